@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # Else each of the many processes of the tests would compile all that it imports, and pytest would rewrite every test file.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install install-dev demo docs notebooks test test-fast test-tracking lint types checks clean
+.PHONY: install install-dev demo docs notebooks test test-fast test-tracking test-cluster lint types checks clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "cotune needs Python 3.11 or newer; set PYTHON=python3.11"; exit 1; }
@@ -76,5 +76,11 @@ test-tracking:
 	.venv-tracking/bin/pip install -q --no-compile -e '.[dev,mlflow,wandb,tensorboard]'
 	OMP_NUM_THREADS=1 .venv-tracking/bin/pytest -n 0 tests/tracking
 
+# Ray too: clusters of two small nodes on this machine, about three minutes.
+test-cluster:
+	@$(MAKE) --no-print-directory VENV=.venv-cluster install-dev
+	.venv-cluster/bin/pip install -q --no-compile -e '.[dev,ray]'
+	OMP_NUM_THREADS=1 .venv-cluster/bin/pytest -n 0 tests/executor tests/bundle/test_predict_on_ray.py
+
 clean:
-	rm -rf build $(VENV) .venv-tracking .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build $(VENV) .venv-tracking .venv-cluster .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -18,6 +18,7 @@ ROOMS = (
     ("prompt",),
     ("probe",),
     ("model",),
+    ("executor",),
     ("embed", "tune"),
     ("evaluate", "refine"),
     ("bundle",),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 
 def shortened(text: str, length: int = 60) -> str:
@@ -48,6 +50,10 @@ class InputError(CotuneError):
         self.what, self.where, self.hint = what, where, hint
         stop = "" if what.endswith("?") else "."
         super().__init__(f"{where + ': ' if where else ''}{what}{stop}{' ' + hint if hint else ''}")
+
+    def __reduce__(self) -> tuple[Callable[[], Any], tuple[()]]:
+        # By default the whole message would come back as what is wrong, when a worker process sends the error.
+        return partial(type(self), self.what, where=self.where, hint=self.hint), ()
 
 
 class RowError(InputError):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cotune.bundle.predictor import Predictor
+from cotune.bundle.predictor import Prediction, Predictor
 from cotune.bundle.rows import checked_row
 from cotune.errors import RowError
 from cotune.task.reading.sheet import Sheet
 from cotune.task.reading.table import free_name
+from cotune.task.values.output import Output
 
 
 @dataclass(frozen=True)
@@ -81,28 +82,62 @@ def answer_sheet(
         batch: rows that run at once.
         progress: told how many rows are done, after each batch.
     """
+    asked = askable(checked)
+    found: list[Prediction] = []
+    for start in range(0, len(asked), batch):
+        found += predictor.answers(asked[start : start + batch], probabilities=probabilities, unsure=unsure)
+        progress(len(found))
+    return sheet_answers(
+        found, predictor.output, predictor.labels, sheet, checked, probabilities=probabilities, unsure=unsure, nested=nested
+    )
+
+
+def askable(checked: Checked) -> list[dict[str, str]]:
+    """The rows that can be answered."""
+    return [fields for fields in checked if not isinstance(fields, RowError)]
+
+
+def sheet_answers(
+    found: Iterable[Prediction],
+    output: Output,
+    labels: Sequence[str],
+    sheet: Sheet,
+    checked: Checked,
+    *,
+    probabilities: bool,
+    unsure: float | None,
+    nested: bool,
+) -> SheetAnswers:
+    """What was answered, as columns.
+
+    Args:
+        found: answers to the rows that can be answered, in their order.
+        output: what an answer is.
+        labels: the labels, in the bundle's order.
+        sheet: the rows.
+        checked: of :func:`check_sheet`.
+        probabilities: as for :func:`answer_sheet`, as are the others.
+        unsure: likewise.
+        nested: likewise.
+    """
     errors = tuple(one for one in checked if isinstance(one, RowError))
-    asked = [(index, fields) for index, fields in enumerate(checked) if not isinstance(fields, RowError)]
+    asked = [index for index, fields in enumerate(checked) if not isinstance(fields, RowError)]
     size = len(checked)
     answers: list[Any] = [None] * size
     cut: list[Any] = [None] * size
     possible: list[Any] = [None] * size
     shares: list[dict[str, float] | None] = [None] * size
-    for start in range(0, len(asked), batch):
-        part = asked[start : start + batch]
-        found = predictor.answers([fields for _, fields in part], probabilities=probabilities, unsure=unsure)
-        for (index, _), one in zip(part, found, strict=True):
-            own = predictor.output.told if nested else predictor.output.own
-            answers[index] = None if one.answer is None else own(one.answer)
-            possible[index] = [own(label) for label in one.possible] or None
-            cut[index] = True if one.truncated else None
-            shares[index] = {label: round(share, 6) for label, share in one.probabilities.items()} if probabilities else None
-        progress(min(start + batch, len(asked)))
+    own = output.told if nested else output.own
+    for index, one in zip(asked, found, strict=True):
+        answers[index] = None if one.answer is None else own(one.answer)
+        possible[index] = [own(label) for label in one.possible] or None
+        cut[index] = True if one.truncated else None
+        shares[index] = {label: round(share, 6) for label, share in one.probabilities.items()} if probabilities else None
     added: dict[str, list[Any]] = {"answer": answers} | ({} if unsure is None else {"possible": possible})
     if probabilities and nested:
         added["probabilities"] = list(shares)
     elif probabilities:
-        added |= {f"p({label})": [None if one is None else one.get(label) for one in shares] for label in predictor.labels}
+        added |= {f"p({label})": [None if one is None else one.get(label) for one in shares] for label in labels}
     truncated = sum(one is True for one in cut)
     added |= {"truncated": cut} if truncated else {}
     if errors:

@@ -6,15 +6,21 @@ import json
 
 import typer
 
-from cotune.cli.program import Json, app
+from cotune.cli.program import ExecutorName, Json, Workers, app
+from cotune.cli.workers import choice_of
 
 
-@app.command(epilog="Example:\n\n  cotune doctor --json")
-def doctor(as_json: Json = False) -> None:
-    """Check this machine and say how to fix what is missing."""
-    from cotune.model.hardware.doctor import diagnose, render
+@app.command(epilog="Examples:\n\n  cotune doctor --json\n\n  cotune doctor --executor ray")
+def doctor(executor: ExecutorName = None, workers: Workers = None, as_json: Json = False) -> None:
+    """Check this machine, and an executor if one is named, and say how to fix what is missing."""
+    choice = choice_of(executor, workers)
+    from cotune.model.hardware.doctor import Diagnosis, diagnose, render
 
     found = diagnose()
+    if choice is not None:
+        from cotune.executor.doctor import diagnose_executor
+
+        found = Diagnosis((*found.checks, *diagnose_executor(choice)), found.probe)
     if as_json:
         typer.echo(json.dumps(found.to_json(), ensure_ascii=False))
     else:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from cotune.cli.program import Json, app
+from cotune.cli.program import ExecutorName, Json, Workers, app
+from cotune.cli.workers import Meter, choice_of, running, tell_summary
 from cotune.errors import counted
 
 
@@ -47,24 +48,40 @@ def embed(
         Path | None,
         typer.Option(help="Texts that the standard is fitted on instead: vectors of files fitted on the same can be compared."),
     ] = None,
+    executor: ExecutorName = None,
+    workers: Workers = None,
     as_json: Json = False,
 ) -> None:
     """Turn texts into vectors with the model itself; what was embedded before comes from the cache."""
-    from cotune.embed.command import embed_file
+    choice = choice_of(executor, workers)
+    from cotune.embed.command import EmbedTask, embed_file
 
-    found = embed_file(
-        input,
-        out,
-        model=model,
-        column=column,
-        settings={"pooling": pooling, "layer": layer, "frames": frames},
-        standard=standard,
-        fit_on=fit_on,
-    )
+    asked: dict[str, Any] = {
+        "model": model,
+        "column": column,
+        "settings": {"pooling": pooling, "layer": layer, "frames": frames},
+        "standard": standard,
+        "fit_on": fit_on,
+    }
+    summary: dict[str, Any] = {}
+    unlike = ""
+    if choice is None:
+        found = embed_file(input, out, **asked)
+    else:
+        from cotune.embed.chunks import embed_on
+
+        task = EmbedTask.read(input, out, **asked)
+        meter = Meter(len(task.different), "text")
+        with running(choice, out) as running_on:
+            found, unlike = embed_on(running_on, task, meter.told)
+            summary = meter.summary(running_on)
+        found |= summary
     if as_json:
         typer.echo(json.dumps(found, ensure_ascii=False))
     else:
         size = f"{counted(found['texts'], 'text')}, {counted(found['width'], 'number')} each"
         typer.echo(f"{size}, {found['from_cache']} from the cache: {out}")
+        if summary:
+            tell_summary(summary, "text", unlike)
         if found["cut"]:
             typer.echo(f"Of {found['cut']} only the first {found['max_chars']} characters were read.", err=True)

@@ -10,7 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cotune.cli.program import Base, Batch, Bundle, Endpoint, Json, KeyEnv, Patience, app, counting, tell
+from cotune.cli.program import (
+    Base,
+    Batch,
+    Bundle,
+    Endpoint,
+    ExecutorName,
+    Json,
+    KeyEnv,
+    Patience,
+    Workers,
+    app,
+    counting,
+    tell,
+)
+from cotune.cli.workers import Meter, choice_of, running, tell_summary
 from cotune.errors import InputError, counted
 from cotune.garbage import collection_paused
 
@@ -18,11 +32,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cotune.bundle import Predictor
+    from cotune.bundle.answer_sheet import Checked, SheetAnswers
+    from cotune.executor import Choice
+    from cotune.task.reading.sheet import Sheet
 
 
 @app.command(
     epilog='Examples:\n\n  cotune predict runs/mine --input "How tall is K2?"\n\n'
-    "  cotune predict runs/mine rows.csv --out answers.csv\n\n  cotune predict runs/mine < rows.jsonl > answers.jsonl"
+    "  cotune predict runs/mine rows.csv --out answers.csv\n\n  cotune predict runs/mine < rows.jsonl > answers.jsonl\n\n"
+    "  cotune predict runs/mine many.parquet --out answers.parquet --executor processes --workers 4"
 )
 def predict(
     bundle: Bundle,
@@ -47,9 +65,18 @@ def predict(
     key_env: KeyEnv = None,
     endpoint: Endpoint = None,
     patience: Patience = 600.0,
+    executor: ExecutorName = None,
+    workers: Workers = None,
     as_json: Json = False,
 ) -> None:
     """Answer new rows with a bundle."""
+    choice = choice_of(executor, workers)
+    if choice is not None and (rows is None or str(rows) == "-" or out is None or input is not None):
+        raise InputError(
+            "an executor answers a file of rows into a file",
+            where="--executor",
+            hint=f"Write: cotune predict {shlex.quote(str(bundle))} rows.csv --out answers.csv --executor {executor}",
+        )
 
     def load() -> Predictor:
         with collection_paused():
@@ -70,7 +97,18 @@ def predict(
         _answer_text(load(), input, probabilities=probabilities, unsure=unsure, as_json=as_json)
         return
     if rows is not None and str(rows) != "-":
-        _answer_file(load, bundle, rows, out, probabilities=probabilities, unsure=unsure, batch=batch, as_json=as_json)
+        _answer_file(
+            load,
+            bundle,
+            rows,
+            out,
+            choice=choice,
+            base=base,
+            probabilities=probabilities,
+            unsure=unsure,
+            batch=batch,
+            as_json=as_json,
+        )
         return
     if out is not None:
         raise InputError(
@@ -145,13 +183,15 @@ def _answer_file(
     rows: Path,
     out: Path | None,
     *,
+    choice: Choice | None,
+    base: Path | None,
     probabilities: bool,
     unsure: float | None,
     batch: int,
     as_json: bool,
 ) -> None:
     """Answer the rows of a file, into a file or to the screen; what is wrong with either is found before a model is loaded."""
-    from cotune.bundle.answer_sheet import answer_sheet, check_sheet
+    from cotune.bundle.answer_sheet import answer_sheet, askable, check_sheet
     from cotune.bundle.manifest import bundle_folder, read_manifest
     from cotune.files import check_place
     from cotune.task.reading.sheet import JSON_LINES, check_suffix, read_sheet, sheet_text, write_sheet
@@ -165,20 +205,22 @@ def _answer_file(
     if out is None and (as_json or kind in (".parquet", ".pq", ".json")):
         # To a screen rows go one by one.
         kind = ".jsonl"
-    found = answer_sheet(
-        load(),
-        sheet,
-        checked,
-        probabilities=probabilities,
-        unsure=unsure,
-        nested=kind in JSON_LINES,
-        batch=batch,
-        progress=counting(sum(isinstance(one, dict) for one in checked)),
-    )
-    if out is None:
-        sys.stdout.write(sheet_text(sheet, found.added, kind))
+    options: dict[str, Any] = {
+        "probabilities": probabilities,
+        "unsure": unsure,
+        "nested": kind in JSON_LINES,
+        "batch": batch,
+    }
+    workers: dict[str, Any] = {}
+    unlike = ""
+    if choice is not None and out is not None:
+        found, workers, unlike = _answer_on(choice, bundle, sheet, checked, out, base=base, **options)
     else:
-        write_sheet(sheet, found.added, out)
+        found = answer_sheet(load(), sheet, checked, **options, progress=counting(len(askable(checked))))
+        if out is None:
+            sys.stdout.write(sheet_text(sheet, found.added, kind))
+        else:
+            write_sheet(sheet, found.added, out)
     told: dict[str, Any] = {
         "out": None if out is None else str(out),
         "rows": len(checked),
@@ -186,12 +228,15 @@ def _answer_file(
         "truncated": found.truncated,
         **({} if unsure is None else {"open": found.open}),
         "errors": [{"where": error.where, "error": error.what} for error in found.errors],
+        **workers,
     }
     if as_json and out is not None:
         typer.echo(json.dumps(told, ensure_ascii=False))
         return
     note = f"{counted(found.answered, 'row')} answered" + ("" if out is None else f": {out}")
     tell(note, err=out is None)
+    if workers:
+        tell_summary(workers, unlike=unlike)
     if unsure is not None:
         tell(_left_open(found.open, found.answered), err=True)
     if found.truncated:
@@ -199,3 +244,19 @@ def _answer_file(
     if found.errors:
         first = found.errors[0]
         tell(f"{counted(len(found.errors), 'row')} could not be answered; the first: {first.where}: {first.what}.", err=True)
+
+
+def _answer_on(
+    choice: Choice, bundle: Path, sheet: Sheet, checked: Checked, out: Path, *, base: Path | None, **options: Any
+) -> tuple[SheetAnswers, dict[str, Any], str]:
+    """Answer rows on an executor and write them; also returns how the workers did, and in what they differ."""
+    from cotune.bundle.answer_sheet import askable
+    from cotune.bundle.chunks import answer_on, open_for_workers
+    from cotune.task.reading.sheet import write_sheet
+
+    opened = open_for_workers(bundle, base, here=choice.kind != "ray")
+    meter = Meter(len(askable(checked)))
+    with running(choice, out) as executor:
+        found, unlike = answer_on(executor, opened, sheet, checked, base=base, told=meter.told, **options)
+        write_sheet(sheet, found.added, out)
+        return found, meter.summary(executor), unlike

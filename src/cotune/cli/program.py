@@ -163,3 +163,16 @@ Endpoint = Annotated[str | None, typer.Option(help="URL that the bundle may send
 Patience = Annotated[float, typer.Option(min=0.1, help="Seconds that a question to an endpoint may take.")]
 
 Batch = Annotated[int, typer.Option(min=1, help="Rows that are answered together.")]
+
+ExecutorName = Annotated[
+    str | None,
+    typer.Option(
+        "--executor",
+        metavar="NAME",
+        help="Who does the work in chunks that an interrupted command goes on from: local, processes, ray or ray:ADDRESS.",
+    ),
+]
+
+Workers = Annotated[
+    int | None, typer.Option(help="Workers of the executor. (default: as processors and memory allow, a processor each)")
+]

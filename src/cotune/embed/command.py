@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
 
 from cotune.cache import cache_folder
 from cotune.embed.cached import CachedEmbedder
-from cotune.embed.encoder import Encoder, named_encoder
+from cotune.embed.embedder import Vectors
+from cotune.embed.encoder import named_encoder
+from cotune.embed.named import named_embedder
 from cotune.embed.standardize import Standard, Standardizer
-from cotune.embed.text import EmbedSettings, Pooling, TextEmbedder
+from cotune.embed.text import EmbedSettings, Pooling
 from cotune.embed.texts import TABLES, check_format, read_texts, texts_of_table, write_vectors
 from cotune.errors import InputError
 from cotune.files import check_place, read_standard_input, read_text
-from cotune.model.loading.by_name import open_model
-from cotune.model.local import LocalModel
 from cotune.task.reading.read import read_table
 
 ENOUGH_TO_WHITEN = 300
@@ -32,16 +33,81 @@ def open_embedder(model: str = "smollm2-135m", settings: EmbedSettings | None = 
     Raises:
         InputError: the model cannot be had, has fewer layers than the settings ask for, or takes no settings.
     """
-    if (encoder := named_encoder(model)) is not None:
-        if settings is not None:
-            raise InputError(
-                "an encoder embeds in its own way", where=model, hint="Leave pooling, layer and frames to language models."
-            )
-        return CachedEmbedder(Encoder(*encoder), cache_folder() / "vectors.sqlite")
-    opened = open_model(model, light=True)
-    settings = settings or EmbedSettings()
-    _check_layer(opened, settings.layer)
-    return CachedEmbedder(TextEmbedder(opened, settings), cache_folder() / "vectors.sqlite")
+    return CachedEmbedder(named_embedder(model, settings), cache_folder() / "vectors.sqlite")
+
+
+@dataclass(frozen=True)
+class EmbedTask:
+    """A file's texts and what is to become of them, checked before any model is loaded.
+
+    Attributes:
+        out: where vectors go.
+        model: as :func:`open_embedder` takes it.
+        settings: how a language model embeds; None where nothing was said.
+        texts: to be embedded.
+        others: texts that the standard is fitted on; None for the texts themselves.
+        standard: what is taken off vectors.
+    """
+
+    out: Path
+    model: str
+    settings: EmbedSettings | None
+    texts: Sequence[str]
+    others: Sequence[str] | None
+    standard: Standard
+
+    @classmethod
+    def read(
+        cls,
+        source: Path,
+        out: Path,
+        *,
+        model: str,
+        column: str | None,
+        settings: Mapping[str, Any],
+        standard: str | None = None,
+        fit_on: Path | None = None,
+    ) -> EmbedTask:
+        """Read the texts; arguments and errors as of :func:`embed_file`."""
+        known = (("--pooling", settings.get("pooling"), get_args(Pooling)), ("--standard", standard, get_args(Standard)))
+        for name, value, names in known:
+            if value is not None and value not in names:
+                raise InputError(f"unknown value {value!r}", where=name, hint=f"Use {', '.join(names)}.")
+        given = {name: value for name, value in settings.items() if value is not None}
+        chosen = EmbedSettings(**given) if given else None
+        check_format(out)
+        check_place(out)
+        texts = _texts_of(source, column)
+        others = None if fit_on is None else _texts_of(fit_on, column)
+        encodes = named_encoder(model) is not None
+        kind = _standard(standard, others or texts, encodes and others is None, str(fit_on or source))
+        return cls(out, model, chosen, texts, others, kind)
+
+    @property
+    def different(self) -> list[str]:
+        """All different texts, in their order."""
+        return list(dict.fromkeys([*self.texts, *(self.others or ())]))
+
+    def write(self, vectors: Vectors, others: Callable[[], Vectors]) -> dict[str, Any]:
+        """Standardize the texts' vectors and write them; returns what was done, for a message.
+
+        Args:
+            vectors: of the texts.
+            others: gives those of the texts that the standard is fitted on, where they are others and there is a standard.
+        """
+        if self.standard != "none":
+            vectors = Standardizer.fit(vectors if self.others is None else others(), self.standard).apply(vectors)
+        write_vectors(self.out, self.texts, vectors)
+        most = None if named_encoder(self.model) is not None else (self.settings or EmbedSettings()).max_chars
+        return {
+            "out": str(self.out),
+            "texts": len(self.texts),
+            "width": int(vectors.shape[1]),
+            "from_cache": 0,
+            "standard": self.standard,
+            "max_chars": most,
+            "cut": 0 if most is None else sum(len(text) > most for text in self.texts),
+        }
 
 
 def embed_file(
@@ -70,34 +136,11 @@ def embed_file(
     Raises:
         InputError: an argument, a text or the model is wrong.
     """
-    known = (("--pooling", settings.get("pooling"), get_args(Pooling)), ("--standard", standard, get_args(Standard)))
-    for name, value, names in known:
-        if value is not None and value not in names:
-            raise InputError(f"unknown value {value!r}", where=name, hint=f"Use {', '.join(names)}.")
-    given = {name: value for name, value in settings.items() if value is not None}
-    chosen = EmbedSettings(**given) if given else None
-    check_format(out)
-    check_place(out)
-    texts = _texts_of(source, column)
-    others = None if fit_on is None else _texts_of(fit_on, column)
-    encodes = named_encoder(model) is not None
-    kind = _standard(standard, others or texts, encodes and others is None, str(fit_on or source))
-    embedder = open_embedder(model, chosen)
-    vectors = embedder.embed(texts)
+    task = EmbedTask.read(source, out, model=model, column=column, settings=settings, standard=standard, fit_on=fit_on)
+    embedder = open_embedder(model, task.settings)
+    vectors = embedder.embed(task.texts)
     found = embedder.found
-    if kind != "none":
-        vectors = Standardizer.fit(vectors if others is None else embedder.embed(others), kind).apply(vectors)
-    write_vectors(out, texts, vectors)
-    most = None if encodes else (chosen or EmbedSettings()).max_chars
-    return {
-        "out": str(out),
-        "texts": len(texts),
-        "width": int(vectors.shape[1]),
-        "from_cache": found,
-        "standard": kind,
-        "max_chars": most,
-        "cut": 0 if most is None else sum(len(text) > most for text in texts),
-    }
+    return {**task.write(vectors, lambda: embedder.embed(task.others or ())), "from_cache": found}
 
 
 def _texts_of(source: Path, column: str | None) -> list[str]:
@@ -123,11 +166,3 @@ def _standard(asked: str | None, texts: Sequence[str], as_they_are: bool, where:
             hint="Use --standard none, or name more texts: --fit-on FILE.",
         )
     return cast(Standard, asked)
-
-
-def _check_layer(model: LocalModel, layer: int | None) -> None:
-    layers = int(model.model.config.get_text_config().num_hidden_layers)
-    if layer is not None and not -layers <= layer <= layers:
-        raise InputError(
-            f"the model has {layers} layers, not {layer}", where="layer", hint=f"Give a number from {-layers} to {layers}."
-        )

@@ -61,7 +61,7 @@ class Encoder:
             raise InputError(
                 f"{kind} cannot load the model ({told})", where=str(folder), hint="Save it again with the installed version."
             ) from error
-        self._about = {"encoder": kind, "files": _fingerprint(folder), "version": version(kind)}
+        self._about = {"encoder": kind, "files": encoder_fingerprint(folder), "version": version(kind)}
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """``[texts, width]``, as the encoder gives them."""
@@ -127,6 +127,7 @@ def _check_types(types: Sequence[str], path: Path) -> None:
             )
 
 
-def _fingerprint(folder: Path) -> str:
+def encoder_fingerprint(folder: Path) -> str:
+    """Content hash of an encoder's files."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in _READ)
     return content_hash({str(path.relative_to(folder)): file_sha256(path) for path in paths}, 64)

@@ -1,0 +1,135 @@
+"""Answers to the rows of a file by the workers of an executor: each batch of rows is a job."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from cotune.bundle.answer_sheet import Checked, SheetAnswers, askable, sheet_answers
+from cotune.bundle.load import OpenedBundle, base_folder, load
+from cotune.bundle.predictor import Prediction, Predictor
+from cotune.errors import InputError
+from cotune.executor import Done, Executor, Job, engine_of, run_all, unlike
+from cotune.files import absolute, canonical_json
+from cotune.garbage import collection_paused
+from cotune.model.base import ENDPOINT
+from cotune.model.loading.folder import FROM_HUB
+from cotune.task.reading.sheet import Sheet
+
+if TYPE_CHECKING:
+    from cotune.model.local import LocalModel
+
+
+def open_for_workers(bundle: Path, base: Path | None, *, here: bool) -> OpenedBundle:
+    """A bundle whose rows workers will answer, checked before any of them starts.
+
+    Args:
+        bundle: its folder.
+        base: as for :func:`cotune.bundle.load`.
+        here: whether the workers run on this machine; then the base model is made ready for them once.
+
+    Raises:
+        InputError: it cannot be loaded, or an endpoint answers.
+    """
+    opened = OpenedBundle.read(bundle)
+    if ENDPOINT in opened.saved:
+        raise InputError(
+            "the bundle's answers come from an endpoint, and workers run models alone",
+            where="--executor",
+            hint="Leave --executor out: questions to an endpoint are asked side by side anyway.",
+        )
+    if here:
+        base_folder(opened, base)
+    return opened
+
+
+def answer_on(
+    executor: Executor,
+    bundle: OpenedBundle,
+    sheet: Sheet,
+    checked: Checked,
+    *,
+    base: Path | None = None,
+    probabilities: bool = False,
+    unsure: float | None = None,
+    nested: bool = False,
+    batch: int = 64,
+    told: Callable[[Done], None] = lambda done: None,
+) -> tuple[SheetAnswers, str]:
+    """Answer the rows of a file on an executor.
+
+    A job is one batch, and batches are those of :func:`cotune.bundle.answer_sheet.answer_sheet`: with as many threads on the
+    same processor the answers are the same to the last digit.
+
+    Args:
+        executor: who runs the jobs.
+        bundle: of :func:`open_for_workers`.
+        sheet: the rows.
+        checked: of :func:`cotune.bundle.answer_sheet.check_sheet`.
+        base: as for :func:`cotune.bundle.load`.
+        probabilities: as for ``answer_sheet``, as are the next three.
+        unsure: likewise.
+        nested: likewise.
+        batch: likewise.
+        told: each job when it is done.
+
+    Returns:
+        The answers, and in which facts the workers' engines differ, empty where they do not.
+    """
+    engine = engine_of(executor)
+    rows = askable(checked)
+    place = None if base is None else FROM_HUB if str(base) == FROM_HUB else absolute(base)
+    places = {"bundle": absolute(bundle.folder), "base": place}
+    about = {"bundle": bundle.manifest.id, "probabilities": probabilities, "unsure": unsure, "engine": engine}
+    parts = (rows[start : start + batch] for start in range(0, len(rows), batch))
+    done = run_all(executor, (Job(answer_chunk, {**about, "rows": part}, places, len(part)) for part in parts), told)
+    found: list[Prediction] = []
+    engines = []
+    labels = bundle.manifest.labels
+    for one in done:
+        result = _read(one.path)
+        engines.append(result["engine"])
+        for answer, shares, truncated, ended, possible in result["answers"]:
+            by_label = dict(zip(labels, shares, strict=True)) if shares else {}
+            found.append(Prediction(answer, by_label, truncated, ended, tuple(possible)))
+    manifest = bundle.manifest
+    options: dict[str, Any] = {"probabilities": probabilities, "unsure": unsure, "nested": nested}
+    return sheet_answers(found, manifest.output, labels, sheet, checked, **options), unlike(engines)
+
+
+def answer_chunk(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
+    """A job that answers one batch of rows."""
+    engine = given["engine"]
+    on = (engine["device"], engine["dtype"], engine["threads"])
+    predictor = _loaded(places["bundle"], given["bundle"], places["base"], *on)
+    from cotune.model.engine.facts import engine_facts
+
+    found = predictor.answers(given["rows"], probabilities=given["probabilities"], unsure=given["unsure"])
+    facts = engine_facts(cast("LocalModel", predictor.model))
+    told = [[one.answer, [*one.probabilities.values()], one.truncated, one.ended, one.possible] for one in found]
+    return canonical_json({"answers": told, "engine": facts}).encode()
+
+
+@lru_cache(maxsize=1)
+def _loaded(bundle: str, id: str, base: str | None, device: str, dtype: str, threads: int) -> Predictor:
+    with collection_paused():
+        predictor = load(bundle, base=base, device=device, dtype=dtype, threads=threads)
+    if predictor.bundle_id != id:
+        raise InputError(
+            "a worker finds another bundle here than the command does",
+            where=bundle,
+            hint="Put the bundle into a folder that every node has under the same path.",
+        )
+    return predictor
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise InputError(
+            "the answers in this file are damaged", where=str(path), hint="Remove it, and run the same command again."
+        ) from error

@@ -1,0 +1,128 @@
+"""A file's rows on an executor: what is shown meanwhile, and what is said of it afterwards."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cotune.cli.program import tell
+from cotune.errors import BusyError, InputError, counted
+
+if TYPE_CHECKING:
+    from cotune.executor import Choice, Done, Executor
+
+_IN_PLACE_S, _LINES_S = 0.25, 30.0
+_NAMED = 2
+"""Workers whose pace is told one by one while they work."""
+
+
+def choice_of(executor: str | None, workers: int | None) -> Choice | None:
+    """The executor of a command line; None where none is named.
+
+    Raises:
+        InputError: one of the two options is wrong.
+    """
+    if executor is None:
+        if workers is not None:
+            raise InputError("workers need an executor", where="--workers", hint="Add --executor processes, or ray.")
+        return None
+    from cotune.executor import Choice
+
+    return Choice.parse(executor, workers)
+
+
+class Meter:
+    """Says on standard error how far workers are: in place on a terminal, elsewhere a line now and then.
+
+    Args:
+        rows: that are to be done.
+        what: they are called.
+        now: seconds of a clock that never goes back.
+    """
+
+    def __init__(self, rows: int, what: str = "row", now: Callable[[], float] = time.monotonic) -> None:
+        from cotune.executor.throughput import Throughput
+
+        self.what, self.seen, self._now = what, Throughput(rows, now), now
+        self._terminal = sys.stderr.isatty()
+        self._shown, self._width = now(), 0
+
+    def told(self, done: Done) -> None:
+        """A job is done."""
+        self.seen.saw(done)
+        whole = self.seen.done >= self.seen.rows
+        if self._now() - self._shown < (_IN_PLACE_S if self._terminal else _LINES_S) and not (whole and self._terminal):
+            return
+        self._shown = self._now()
+        text = self._text()
+        if self._terminal:
+            sys.stderr.write("\r" + text.ljust(self._width) + ("\n" if whole else ""))
+            sys.stderr.flush()
+            self._width = len(text)
+        else:
+            tell(text, err=True)
+
+    def summary(self, executor: Executor) -> dict[str, Any]:
+        """What is told at the end, for machines."""
+        return {
+            "workers": {name: round(rate, 2) for name, rate in self.seen.rates.items()},
+            "lost_workers": executor.lost,
+            "done_before": self.seen.earlier,
+        }
+
+    def _text(self) -> str:
+        from cotune.report.terminal.plain import duration
+
+        seen = self.seen
+        left = seen.left
+        parts = [f"{seen.done:,} of {counted(seen.rows, self.what)}", *([f"about {duration(left)} left"] if left else [])]
+        return ", ".join(parts) + (f"; {told}" if (told := _paces([*seen.rates.values()], self.what)) else "")
+
+
+def _paces(rates: list[float], what: str) -> str:
+    if not rates:
+        return ""
+    many = len(rates) > _NAMED
+    told = f"{min(rates):.1f} to {max(rates):.1f}" if many else " and ".join(f"{rate:.1f}" for rate in rates)
+    return f"{counted(len(rates), 'worker')}, {told} {what}s/s"
+
+
+def tell_summary(summary: Mapping[str, Any], what: str = "row", unlike: str = "") -> None:
+    """Say how the workers did."""
+    parts = [_paces([*summary["workers"].values()], what)]
+    if lost := summary["lost_workers"]:
+        parts.append(f"{counted(lost, 'worker')} lost, {'its chunk was' if lost == 1 else 'their chunks were'} done again")
+    if before := summary["done_before"]:
+        parts.append(f"{counted(before, what)} done before")
+    tell("; ".join(part for part in parts if part), err=True)
+    if unlike:
+        tell(
+            f"The workers computed in different ways, so last digits may depend on which one had a {what}: {unlike}.",
+            err=True,
+        )
+
+
+@contextmanager
+def running(choice: Choice, out: Path) -> Iterator[Executor]:
+    """An executor with the folder of an output's chunks, which is removed at the end; an interrupt says that it stays."""
+    from cotune.executor import open_executor, part_folder
+    from cotune.executor.parts import finished, part_folder_of
+
+    try:
+        with part_folder(out) as folder, open_executor(choice, folder) as executor:
+            yield executor
+    except BusyError:
+        # The chunks there are the other command's.
+        raise
+    except BaseException:
+        if kept := finished(part_folder_of(out)):
+            place = part_folder_of(out)
+            if sys.stderr.isatty():
+                # Below the line that says how far it came.
+                sys.stderr.write("\n")
+            tell(f"{counted(kept, 'chunk')} kept in {place}; the same command goes on from there.", err=True)
+        raise

@@ -1,0 +1,107 @@
+"""Vectors of a file's texts by the workers of an executor, chunk by chunk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from cotune.embed.command import EmbedTask
+from cotune.embed.embedder import IdentifiedEmbedder, Vectors
+from cotune.embed.encoder import named_encoder
+from cotune.embed.named import model_content, named_embedder
+from cotune.embed.text import EmbedSettings, TextEmbedder
+from cotune.errors import InputError
+from cotune.executor import Done, Executor, Job, engine_of, run_all, unlike
+from cotune.files import absolute, canonical_json
+from cotune.model.engine.facts import engine_facts
+from cotune.model.local import LocalModel
+
+CHUNK = 256
+"""Different texts in a job."""
+
+
+def embed_on(
+    executor: Executor, task: EmbedTask, told: Callable[[Done], None] = lambda done: None
+) -> tuple[dict[str, Any], str]:
+    """Embed a file's texts on an executor and write their vectors.
+
+    Equal texts run once. The cache of :func:`cotune.embed.command.open_embedder` is neither read nor written, so that the
+    vectors hang on the texts alone.
+
+    Args:
+        executor: who runs the jobs.
+        task: what is embedded, and where to.
+        told: each job when it is done; its rows are different texts.
+
+    Returns:
+        What was done, for a message, and in which facts the workers' engines differ, empty where they do not.
+
+    Raises:
+        InputError: the model cannot be had, or a worker has another one.
+    """
+    content = model_content(task.model)
+    engine = engine_of(executor)
+    places = {"model": _anywhere(task.model)}
+    settings = None if task.settings is None else asdict(task.settings)
+    about = {"model": content, "settings": settings, "engine": engine}
+    texts = task.different
+    parts = [texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK)]
+    done = run_all(executor, (Job(embed_chunk, {**about, "texts": part}, places, len(part)) for part in parts), told)
+    read = [_read(one) for one in done]
+    vectors = np.concatenate([found for found, _ in read])
+    row_of = {text: row for row, text in enumerate(texts)}
+
+    def taken(these: Any) -> Vectors:
+        found: Vectors = vectors[[row_of[text] for text in these]]
+        return found
+
+    result = task.write(taken(task.texts), lambda: taken(task.others or ()))
+    return result, unlike([facts for _, facts in read])
+
+
+def embed_chunk(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
+    """A job that embeds some texts."""
+    engine = given["engine"]
+    settings = None if given["settings"] is None else canonical_json(given["settings"])
+    embedder = _opened(places["model"], given["model"], settings, engine["device"], engine["dtype"], engine["threads"])
+    vectors = np.ascontiguousarray(embedder.embed(given["texts"]))
+    model = embedder.model if isinstance(embedder, TextEmbedder) else None
+    facts = engine_facts(model) if isinstance(model, LocalModel) else {}
+    return save({"vectors": vectors}, metadata={"engine": canonical_json(facts)})
+
+
+@lru_cache(maxsize=1)
+def _opened(model: str, content: str, settings: str | None, device: str, dtype: str, threads: int) -> IdentifiedEmbedder:
+    if model_content(model) != content:
+        raise InputError(
+            "a worker finds another model under this name than the command does",
+            where=model,
+            hint="Put the model into a folder that every node has under the same path, or fetch it again.",
+        )
+    chosen = None if settings is None else EmbedSettings(**json.loads(settings))
+    return named_embedder(model, chosen, device=device, dtype=dtype, threads=threads)
+
+
+def _anywhere(model: str) -> str:
+    """A model's name as other processes find it: a folder by its whole path."""
+    if (encoder := named_encoder(model)) is not None:
+        return f"{encoder[0]}:{absolute(encoder[1])}"
+    return absolute(model) if Path(model).expanduser().is_dir() else model
+
+
+def _read(done: Done) -> tuple[Vectors, Mapping[str, Any]]:
+    try:
+        with safe_open(done.path, "numpy") as file:
+            return file.get_tensor("vectors"), json.loads(file.metadata()["engine"])
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            "the vectors in this file are damaged", where=str(done.path), hint="Remove it, and run the same command again."
+        ) from error

@@ -1,0 +1,74 @@
+"""An embedder by its model's name."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+from cotune.embed.embedder import IdentifiedEmbedder
+from cotune.embed.encoder import Encoder, encoder_fingerprint, named_encoder
+from cotune.embed.text import EmbedSettings, TextEmbedder
+from cotune.errors import InputError
+from cotune.model.loading.bundled import resolve_model
+from cotune.model.loading.by_name import open_model
+from cotune.model.loading.folder import model_fingerprint
+from cotune.model.local import LocalModel
+
+
+def named_embedder(
+    model: str,
+    settings: EmbedSettings | None = None,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    threads: int | None = None,
+) -> IdentifiedEmbedder:
+    """An embedder that keeps nothing.
+
+    Args:
+        model: the bundled model, a folder or a hub id of a language model; or ``sentence-transformers:FOLDER`` or
+            ``model2vec:FOLDER`` for an encoder, which has no settings.
+        settings: how a language model embeds.
+        device: of a language model, as are the next two; see :func:`cotune.model.loading.by_name.open_model`.
+        dtype: likewise.
+        threads: likewise.
+
+    Raises:
+        InputError: the model cannot be had, has fewer layers than the settings ask for, or takes no settings.
+    """
+    if (encoder := named_encoder(model)) is not None:
+        if settings is not None:
+            raise InputError(
+                "an encoder embeds in its own way", where=model, hint="Leave pooling, layer and frames to language models."
+            )
+        return Encoder(*encoder)
+    opened = open_model(model, device=device, dtype=dtype, threads=threads, light=True)
+    settings = settings or EmbedSettings()
+    _check_layer(opened, settings.layer)
+    return TextEmbedder(opened, settings)
+
+
+def model_content(model: str) -> str:
+    """What a model's files are, by which every machine knows whether it has the same; the model is not loaded.
+
+    Raises:
+        InputError: it cannot be had.
+    """
+    if (encoder := named_encoder(model)) is not None:
+        return f"{encoder[0]} {_version(encoder[0])} {encoder_fingerprint(encoder[1])}"
+    return model_fingerprint(resolve_model(model))
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        # Whoever loads the model says so.
+        return ""
+
+
+def _check_layer(model: LocalModel, layer: int | None) -> None:
+    layers = int(model.model.config.get_text_config().num_hidden_layers)
+    if layer is not None and not -layers <= layer <= layers:
+        raise InputError(
+            f"the model has {layers} layers, not {layer}", where="layer", hint=f"Give a number from {-layers} to {layers}."
+        )

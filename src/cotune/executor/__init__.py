@@ -1,0 +1,13 @@
+"""WHERE jobs run: in this process, in processes beside it, or on a Ray cluster."""
+
+from __future__ import annotations
+
+from cotune.executor.base import Executor, LostError
+from cotune.executor.choice import Choice
+from cotune.executor.engine import engine_of, unlike
+from cotune.executor.job import Done, Job
+from cotune.executor.opening import open_executor
+from cotune.executor.parts import part_folder
+from cotune.executor.run import run_all
+
+__all__ = ["Choice", "Done", "Executor", "Job", "LostError", "engine_of", "open_executor", "part_folder", "run_all", "unlike"]

@@ -1,0 +1,76 @@
+"""The contract of whatever runs jobs, and of a worker that may be lost."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Protocol
+
+from cotune.errors import CotuneError
+from cotune.executor.job import Done, Job
+
+
+class Executor(Protocol):
+    """Runs jobs. The result's file is written before a job's future resolves.
+
+    Attributes:
+        slots: jobs that run at the same time.
+        threads: CPU threads that each of them may use.
+        lost: workers that ended while they had a job, so far.
+        storage: folder of the results.
+    """
+
+    slots: int
+    threads: int
+    lost: int
+    storage: Path
+
+    def submit(self, job: Job) -> Future[Done]:
+        """Have a job done; one with the key of an earlier one is the earlier one.
+
+        The future raises what the job raised, or :class:`LostError` where workers were lost in it again and again.
+        """
+        ...
+
+    def close(self) -> None:
+        """End all workers, whatever they do. May be called again."""
+        ...
+
+
+class LostError(CotuneError):
+    """A job whose workers were lost every time, or one that has no worker left."""
+
+
+class WorkerLost(Exception):
+    """A worker ended before its job did, or does not come back; says how."""
+
+
+class Worker(Protocol):
+    """One slot's worker: a process on this machine or elsewhere. All calls but ``stop`` come from one thread.
+
+    Attributes:
+        name: where it is, for messages.
+    """
+
+    name: str
+
+    def start(self) -> None:
+        """Have it ready: made, made again after it was lost, or as it is.
+
+        Raises:
+            WorkerLost: it cannot be had.
+            CotuneError: no worker like this will do, such as one of another version.
+        """
+        ...
+
+    def perform(self, job: Job, storage: Path) -> Done:
+        """Do a job there; raises what the job raises.
+
+        Raises:
+            WorkerLost: it ended before the job did.
+        """
+        ...
+
+    def stop(self) -> None:
+        """End it at once, also while it has a job; from any thread."""
+        ...

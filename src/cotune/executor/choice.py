@@ -1,0 +1,63 @@
+"""Which executor: what ``--executor`` and ``--workers`` say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cotune.errors import InputError
+
+KINDS = ("local", "processes", "ray")
+WORKER_BYTES = 2 << 30
+"""Memory that a worker is taken to need where nobody says how many workers there are: the bundled model, and rows."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which executor.
+
+    Attributes:
+        kind: in this process, in processes of this machine, or on Ray.
+        address: of a Ray cluster; empty for that of ``RAY_ADDRESS``, or one on this machine.
+        workers: how many; None chooses by processors and memory.
+    """
+
+    kind: Literal["local", "processes", "ray"]
+    address: str = ""
+    workers: int | None = None
+
+    @classmethod
+    def parse(cls, executor: str, workers: int | None = None) -> Choice:
+        """Read ``local``, ``processes``, ``ray`` or ``ray:ADDRESS``.
+
+        Raises:
+            InputError: it is none of these, or does not go with the number of workers.
+        """
+        kind, colon, address = executor.strip().partition(":")
+        if kind not in KINDS or (colon and kind != "ray"):
+            raise InputError(
+                f"unknown executor {executor!r}",
+                where="--executor",
+                hint="Use local, processes, ray, or ray:ADDRESS such as ray:auto or ray:ray://head:10001.",
+            )
+        if colon and not address.strip():
+            raise InputError(
+                "there is no address after the colon", where="--executor", hint="Write ray:ray://head:10001, or ray alone."
+            )
+        if workers is not None and workers < 1:
+            raise InputError(f"{workers} workers are too few", where="--workers", hint="Give 1 or more.")
+        if kind == "local" and workers not in (None, 1):
+            raise InputError(
+                f"local is one worker, not {workers}", where="--workers", hint=f"Use --executor processes --workers {workers}."
+            )
+        return cls(kind, address.strip(), workers)  # type: ignore[arg-type]
+
+
+def slots_of(cpus: int, memory: int) -> int:
+    """Workers of one processor each that a machine has room for; at least one.
+
+    Args:
+        cpus: processors.
+        memory: bytes.
+    """
+    return max(1, min(cpus, memory // WORKER_BYTES))

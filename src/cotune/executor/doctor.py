@@ -1,0 +1,122 @@
+"""What an executor has, what is wrong with it, and how to fix that: ``cotune doctor --executor``."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from cotune.errors import InputError, counted
+from cotune.executor.choice import Choice, slots_of
+from cotune.executor.on_ray import connect, cpus_each, versions
+from cotune.executor.opening import processes_of
+from cotune.model.hardware.capability import default_threads
+from cotune.model.hardware.doctor import Check
+from cotune.model.hardware.machine import usable_cpus
+
+_ANSWER_S = 60.0
+_GIB = 1 << 30
+
+
+def diagnose_executor(choice: Choice) -> list[Check]:
+    """Look at an executor as the commands would use it, started from the current folder."""
+    if choice.kind == "ray":
+        return _ray(choice)
+    if choice.kind == "local":
+        return [Check("executor", "ok", f"this process, {counted(default_threads(), 'thread')}")]
+    (count, each), cpus = processes_of(choice), usable_cpus()
+    finding = f"{counted(count, 'worker')}, {counted(each, 'thread')} each"
+    if count > cpus:
+        return [Check("executor", "warn", f"{finding}; {counted(cpus, 'processor')} may be used", "Give fewer --workers.")]
+    return [Check("executor", "ok", finding)]
+
+
+def _ray(choice: Choice) -> list[Check]:
+    try:
+        ray = connect(choice.address)
+    except InputError as error:
+        return [Check("ray", "fail", error.what, error.hint)]
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    checks = [Check("ray", "ok", f"{metadata.version('ray')}, {counted(len(nodes), 'node')}")]
+    # A file that only this process knows of shows which nodes see the folder.
+    place = Path.cwd() / f".cotune-{secrets.token_hex(6)}"
+    with contextlib.suppress(OSError):
+        place.touch()
+    try:
+        answers = [_asked(ray, node["NodeID"], str(place)) for node in nodes]
+    finally:
+        with contextlib.suppress(OSError):
+            place.unlink(missing_ok=True)
+    checks += [_node(node, answer) for node, answer in zip(nodes, answers, strict=True)]
+    checks += [_slots(choice, nodes), _folder(nodes, answers)]
+    return checks
+
+
+def look(place: str) -> dict[str, Any]:
+    """What a node runs, and whether it sees a file; runs there."""
+    return {**versions(), "torch": metadata.version("torch"), "sees": Path(place).exists()}
+
+
+def _asked(ray: Any, node: str, place: str) -> dict[str, Any] | str:
+    """What a node says, or why it says nothing."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    there = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+    task = ray.remote(look).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+    try:
+        found: dict[str, Any] = ray.get(task.remote(place), timeout=_ANSWER_S)
+        return found
+    except ray.exceptions.RayError as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return "cotune is not installed there" if "No module named 'cotune" in str(error) else lines[-1]
+
+
+def _node(node: dict[str, Any], answer: dict[str, Any] | str) -> Check:
+    has = node["Resources"]
+    parts = [
+        counted(int(has.get("CPU", 0)), "CPU"),
+        *([counted(int(has["GPU"]), "GPU")] if has.get("GPU") else []),
+        f"{has.get('memory', 0) / _GIB:.1f} GiB for workers",
+    ]
+    finding = f"{node['NodeManagerAddress']}: {', '.join(parts)}"
+    if isinstance(answer, str):
+        return Check("node", "fail", f"{finding}; {answer}", "Install cotune[ray] there in the version that runs here.")
+    finding += "; " + ", ".join(f"{name} {answer[name]}" for name in ("cotune", "python", "torch"))
+    if wrong := [f"{name} {here}" for name, here in versions().items() if answer[name] != here]:
+        return Check("node", "fail", finding, f"Here it is {' and '.join(wrong)}: install the same there.")
+    if not has.get("CPU"):
+        return Check("node", "ok", f"{finding}; no worker will run there")
+    return Check("node", "ok", finding)
+
+
+def _slots(choice: Choice, nodes: list[dict[str, Any]]) -> Check:
+    cpus = [int(node["Resources"].get("CPU", 0)) for node in nodes]
+    memory = [int(node["Resources"].get("memory", 0)) for node in nodes]
+    rooms = [slots_of(each, bytes_) for each, bytes_ in zip(cpus, memory, strict=True) if each]
+    count = choice.workers or sum(rooms)
+    each = cpus_each(cpus, count) if choice.workers else 1
+    if not count or not each:
+        told = f"{counted(sum(cpus), 'CPU')}, too few for {counted(count or 1, 'worker')}"
+        return Check("workers", "fail", told, "Give fewer --workers, or add nodes.")
+    finding = f"{counted(count, 'worker')}, {counted(each, 'CPU')} each"
+    if any(node["Resources"].get("GPU") for node in nodes):
+        return Check("workers", "warn", f"{finding}; GPUs are not used", "Workers on Ray compute on CPUs.")
+    return Check("workers", "ok", finding)
+
+
+def _folder(nodes: list[dict[str, Any]], answers: list[dict[str, Any] | str]) -> Check:
+    blind = [
+        str(node["NodeManagerAddress"])
+        for node, answer in zip(nodes, answers, strict=True)
+        if isinstance(answer, dict) and not answer["sees"]
+    ]
+    if blind:
+        return Check(
+            "folder",
+            "warn",
+            f"{Path.cwd()} is not seen by {', '.join(dict.fromkeys(blind))}",
+            "Bundle and output must lie in a folder that every node has under the same path.",
+        )
+    return Check("folder", "ok", f"{Path.cwd()} is seen by all nodes")

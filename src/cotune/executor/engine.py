@@ -1,0 +1,40 @@
+"""What all workers of one output run the model on, so that it does not matter which of them has a row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from cotune.executor.base import Executor
+from cotune.executor.job import Job
+from cotune.executor.run import run_all
+from cotune.model.hardware.capability import check_capability
+
+_CHOSEN = "engine.json"
+
+
+def engine_of(executor: Executor) -> dict[str, Any]:
+    """Device, number type and threads, as the first worker measures them; kept with the results and taken from there again.
+
+    A command that goes on with another number of workers thereby computes as it did before.
+    """
+    path = executor.storage / _CHOSEN
+    if not path.is_file():
+        (done,) = run_all(executor, [Job(choose_engine, {}, {"threads": executor.threads})])
+        done.path.replace(path)
+    found: dict[str, Any] = json.loads(path.read_bytes())
+    return found
+
+
+def choose_engine(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
+    """A job that measures the machine."""
+    found = check_capability(threads=places["threads"])
+    return json.dumps({"device": found.device, "dtype": found.dtype, "threads": found.threads}).encode()
+
+
+def unlike(engines: Collection[Mapping[str, Any]]) -> str:
+    """Which facts differ between the engines that computed an output, as a message; empty where none does."""
+    names = dict.fromkeys(name for engine in engines for name in engine)
+    values = {name: sorted({str(engine.get(name)) for engine in engines}) for name in names}
+    return "; ".join(f"{name}: {', '.join(found)}" for name, found in values.items() if len(found) > 1)

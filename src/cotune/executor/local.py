@@ -1,0 +1,34 @@
+"""Jobs in this process, one after the other."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from pathlib import Path
+
+from cotune.executor.job import Done, Job, perform
+
+
+class LocalExecutor:
+    """Does a job when it is submitted.
+
+    Args:
+        storage: folder of the results.
+        threads: CPU threads that a job may use.
+    """
+
+    slots = 1
+    lost = 0
+
+    def __init__(self, storage: Path, threads: int) -> None:
+        self.storage, self.threads = storage, threads
+
+    def submit(self, job: Job) -> Future[Done]:
+        future: Future[Done] = Future()
+        try:
+            future.set_result(perform(job, self.storage))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def close(self) -> None:
+        return None

@@ -1,0 +1,218 @@
+"""Workers that are actors of a Ray cluster: one on each slot, made again where a node goes away."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cotune.errors import CotuneError, InputError, counted, not_installed
+from cotune.executor.base import WorkerLost
+from cotune.executor.choice import Choice, slots_of
+from cotune.executor.job import Done, Job, perform, settle
+from cotune.executor.slots import SlotExecutor
+from cotune.version import __version__
+
+PATIENCE_S = 300.0
+"""Seconds that a slot waits for an actor that is to be placed, before it is given up."""
+_ASK_S = 5.0
+_STORE_BYTES = 200 << 20
+
+
+def connect(address: str) -> Any:
+    """The package ray, connected to a cluster; one is started on this machine where none is named and none runs.
+
+    Args:
+        address: of the cluster, as ``ray.init`` takes it; empty takes ``RAY_ADDRESS``, else a cluster that runs on this
+            machine, else a new one.
+
+    Raises:
+        InputError: Ray is not installed, or there is no cluster at the address.
+    """
+    # A cluster that is started here tells nobody that it was.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise not_installed("ray", "--executor ray", error) from error
+    if ray.is_initialized():
+        return ray
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    named = address or os.environ.get("RAY_ADDRESS", "")
+    try:
+        if named:
+            ray.init(address=named, **quiet)
+            return ray
+        try:
+            ray.init(address="auto", **quiet)
+        except ConnectionError:
+            from cotune.model.hardware.machine import usable_cpus
+
+            ray.init(
+                address="local",
+                num_cpus=usable_cpus(),
+                object_store_memory=_STORE_BYTES,
+                include_dashboard=False,
+                **quiet,
+            )
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
+        told = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"Ray cannot be reached at {named or 'this machine'} ({told})",
+            where="--executor",
+            hint="Check the address with ray status, or leave it out to start Ray on this machine.",
+        ) from error
+    return ray
+
+
+def ray_executor(choice: Choice, storage: Path) -> SlotExecutor:
+    """An executor whose workers are actors; see :func:`cotune.executor.open_executor`."""
+    ray = connect(choice.address)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus = [int(node.get("CPU", 0)) for node in nodes]
+    if choice.workers is None:
+        count = sum(slots_of(each, int(node.get("memory", 0))) for each, node in zip(cpus, nodes, strict=True) if each)
+        threads = 1
+    else:
+        count, threads = choice.workers, cpus_each(cpus, choice.workers)
+    if not count or not threads:
+        raise InputError(
+            f"the cluster has {counted(sum(cpus), 'CPU')}, too few for {counted(count or 1, 'worker')}",
+            where="--workers",
+            hint="Give fewer --workers, or add nodes; cotune doctor --executor ray shows what there is.",
+        )
+    return SlotExecutor([RayWorker(ray, threads) for _ in range(count)], storage, threads)
+
+
+def cpus_each(nodes: Sequence[int], workers: int) -> int:
+    """The most CPUs a worker may have so that all find room on the nodes; 0 where they do not.
+
+    Args:
+        nodes: CPUs of each.
+        workers: how many; each runs on one node.
+    """
+    return next((cpus for cpus in range(max(nodes, default=0), 0, -1) if sum(n // cpus for n in nodes) >= workers), 0)
+
+
+class Slot:
+    """What runs on a node, as an actor.
+
+    Args:
+        threads: CPU threads that it may use; Ray would give one.
+    """
+
+    def __init__(self, threads: int) -> None:
+        # Torch, which is imported with the first job, takes its threads from there, and the engine sets them again.
+        settle(threads)
+
+    def about(self) -> dict[str, str]:
+        """Where it is and what it runs."""
+        return {"name": f"{socket.gethostname()}:{os.getpid()}", **versions()}
+
+    def perform(self, job: Job, storage: Path) -> Done | CotuneError:
+        """Do a job. Errors for users are given back, since Ray would wrap them."""
+        try:
+            return perform(job, storage)
+        except CotuneError as error:
+            return error
+
+
+class RayWorker:
+    """An actor and what becomes of it.
+
+    Ray makes an actor that died again by itself, on another node where its own is gone; its jobs are not repeated there, but
+    given back to the executor.
+
+    Args:
+        ray: the package, connected.
+        cpus: CPUs that the actor takes.
+        patience: seconds to wait for a place.
+    """
+
+    def __init__(self, ray: Any, cpus: int, patience: float = PATIENCE_S) -> None:
+        self.name = "an actor"
+        self._ray, self._cpus, self._patience = ray, cpus, patience
+        self._actor: Any = None
+        self._ready = self._stopped = False
+        raised = ray.exceptions
+        self._losses = (
+            raised.RayActorError,
+            raised.NodeDiedError,
+            raised.WorkerCrashedError,
+            raised.OutOfMemoryError,
+            raised.ObjectLostError,
+            raised.LocalRayletDiedError,
+        )
+
+    def start(self) -> None:
+        deadline, told = time.monotonic() + self._patience, "it was stopped"
+        while not self._ready and not self._stopped:
+            if self._actor is None:
+                options = {"num_cpus": self._cpus, "max_restarts": -1, "max_task_retries": 0, "scheduling_strategy": "SPREAD"}
+                self._actor = self._ray.remote(Slot).options(**options).remote(self._cpus)
+            try:
+                about = self._ray.get(self._actor.about.remote(), timeout=_ASK_S)
+            except self._ray.exceptions.ActorUnavailableError as error:
+                told = _first_line(error)
+                time.sleep(0.5)
+            except self._losses as error:
+                if "creation task" in str(error):
+                    raise CotuneError(f"a worker cannot start: {_last_line(error)}") from error
+                # It will not come back: the next one is another actor.
+                told, self._actor = _first_line(error), None
+                time.sleep(0.5)
+            except self._ray.exceptions.GetTimeoutError:
+                told = f"no node has {counted(self._cpus, 'CPU')} free"
+            else:
+                _check(about)
+                self.name, self._ready = about["name"], True
+            if not self._ready and time.monotonic() > deadline:
+                raise WorkerLost(told)
+        if self._stopped:
+            self.stop()
+            raise WorkerLost(told)
+
+    def perform(self, job: Job, storage: Path) -> Done:
+        try:
+            answer: Done | CotuneError = self._ray.get(self._actor.perform.remote(job, storage))
+        except self._losses as error:
+            self._ready = False
+            raise WorkerLost(_first_line(error)) from error
+        except self._ray.exceptions.RayTaskError as error:
+            raise RuntimeError(f"a job failed in a worker:\n{error}") from error
+        if isinstance(answer, CotuneError):
+            raise answer
+        return answer
+
+    def stop(self) -> None:
+        self._stopped = True
+        if self._actor is not None and self._ray.is_initialized():
+            self._ray.kill(self._actor)
+
+
+def versions() -> dict[str, str]:
+    """What must be the same on every node."""
+    return {"cotune": __version__, "python": ".".join(map(str, sys.version_info[:2]))}
+
+
+def _check(about: dict[str, str]) -> None:
+    for name, here in versions().items():
+        if about[name] != here:
+            raise InputError(
+                f"a node has {name} {about[name]}, and this machine {here}",
+                where=about["name"],
+                hint="Install the same versions on all nodes; cotune doctor --executor ray shows them.",
+            )
+
+
+def _last_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

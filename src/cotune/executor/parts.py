@@ -1,0 +1,73 @@
+"""The folder beside an output in which finished chunks wait for the others."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from cotune.errors import BusyError, InputError
+from cotune.files import cannot_write, make_folder, remove_stale, write_json
+
+_MARK = "parts.json"
+_LOCK = ".lock"
+
+
+def part_folder_of(out: Path) -> Path:
+    """Where the finished chunks of an output lie."""
+    return out.absolute().with_name(f"{out.name}.parts")
+
+
+@contextmanager
+def part_folder(out: Path) -> Iterator[Path]:
+    """A folder for the results of an output's jobs: ``answers.csv.parts`` beside ``answers.csv``.
+
+    It is removed when the block ends. Where an error or an interrupt ends it, it stays, unless no job is done: the same command
+    then goes on from what is there.
+
+    Raises:
+        BusyError: another command writes the same output.
+        InputError: something else has the folder's name, or it cannot be made.
+    """
+    import filelock
+
+    folder = part_folder_of(out)
+    if folder.exists() and not _is_ours(folder):
+        raise InputError(
+            "finished chunks would go into this folder, and something else is there",
+            where=str(folder),
+            hint="Move it away, or choose another name for the output.",
+        )
+    try:
+        make_folder(folder)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    lock = filelock.FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise BusyError(f"{out}: another command is writing this file. Wait for it, or choose another --out.") from None
+    try:
+        remove_stale(folder)
+        write_json(folder / _MARK, {"output": out.name})
+        yield folder
+    except BaseException:
+        lock.release()
+        if not finished(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    lock.release()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder is one of these, or could have become one when its command was killed."""
+    return folder.is_dir() and ((folder / _MARK).is_file() or all(path.name.startswith(".") for path in folder.iterdir()))
+
+
+def finished(folder: Path) -> int:
+    """How many results lie in a folder; all else in it has a dot in its name."""
+    with suppress(OSError):
+        return sum("." not in path.name for path in folder.iterdir())
+    return 0

@@ -1,0 +1,101 @@
+"""Workers that are processes of this machine."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+import traceback
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from cotune.errors import CotuneError
+from cotune.executor.base import WorkerLost
+from cotune.executor.job import Done, Job, perform, settle
+
+
+class ProcessWorker:
+    """A process that was spawned, not forked, and is asked over a pipe.
+
+    ``concurrent.futures.ProcessPoolExecutor`` gives all jobs up when one of its processes is killed. Here a process takes only
+    its own job with it, and ends by itself when the driver is killed: nobody else holds the other end of its pipe.
+
+    Args:
+        threads: CPU threads that it may use.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.threads, self.name = threads, f"{socket.gethostname()}:"
+        self._process: BaseProcess | None = None
+        self._connection: Connection | None = None
+        self._stopped = False
+
+    def start(self) -> None:
+        if self._process is not None:
+            # Where it died between two jobs, the next one finds out.
+            return
+        if self._stopped:
+            raise WorkerLost("it was stopped")
+        context = get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, self.threads), daemon=True)
+        process.start()
+        theirs.close()
+        self.name, self._process = f"{socket.gethostname()}:{process.pid}", process
+        if self._stopped:
+            process.kill()
+
+    def perform(self, job: Job, storage: Path) -> Done:
+        process, connection = self._process, self._connection
+        assert process is not None and connection is not None
+        try:
+            connection.send((job, storage))
+            answer: Done | Exception = connection.recv()
+        except (EOFError, OSError) as error:
+            process.kill()
+            process.join(5.0)
+            connection.close()
+            self._process = None
+            raise WorkerLost(_how(process.exitcode)) from error
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def stop(self) -> None:
+        self._stopped = True
+        if (process := self._process) is not None:
+            process.kill()
+
+
+def _how(code: int | None) -> str:
+    if code is None or code >= 0:
+        return f"it ended with exit status {code}"
+    return f"it was ended by signal {-code}" + (", as when memory runs out" if code == -signal.SIGKILL else "")
+
+
+def _serve(connection: Connection, threads: int) -> None:
+    """A worker's life: jobs from the pipe, until it closes."""
+    # Ctrl-C reaches all processes of a terminal; the driver says what becomes of its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    settle(threads)
+    while True:
+        try:
+            job, storage = connection.recv()
+        except (EOFError, OSError):
+            return
+        answer: Done | Exception
+        try:
+            answer = perform(job, storage)
+        except CotuneError as error:
+            answer = error
+        except Exception as error:
+            # The traceback stays here; a class of another package may not come over the pipe.
+            told = "".join(traceback.format_exception(error))
+            answer = RuntimeError(f"a job failed in a worker:\n{told}")
+        try:
+            connection.send(answer)
+        except OSError:
+            # The driver is gone.
+            sys.exit(0)

@@ -1,0 +1,168 @@
+"""The scheduler: jobs in the order in which they were submitted, each to the first slot that is free.
+
+Every slot is a thread that hands one job at a time to its worker. A worker that is lost takes nothing with it but its job,
+which goes back to the front of the queue.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cotune.errors import CotuneError, counted
+from cotune.executor.base import LostError, Worker, WorkerLost
+from cotune.executor.job import Done, Job
+
+MOST_LOSSES = 3
+"""Workers that one job may lose; with the next one it is taken to be the job's fault."""
+
+
+@dataclass
+class _Waiting:
+    """A job and who waits for it."""
+
+    job: Job
+    future: Future[Done] = field(default_factory=Future)
+    losses: int = 0
+
+
+class SlotExecutor:
+    """Hands jobs to workers, and again to another one where a worker is lost.
+
+    Args:
+        workers: one for each slot; they are started when there is a job for them.
+        storage: folder of the results.
+        threads: CPU threads of each worker.
+    """
+
+    def __init__(self, workers: Sequence[Worker], storage: Path, threads: int) -> None:
+        self.slots, self.threads, self.storage, self.lost = len(workers), threads, storage, 0
+        self._workers = tuple(workers)
+        self._queue: deque[_Waiting] = deque()
+        self._futures: dict[str, Future[Done]] = {}
+        self._serving = len(workers)
+        self._ended: CotuneError | None = None
+        self._changed = threading.Condition()
+        self._threads = [threading.Thread(target=self._serve, args=(worker,), daemon=True) for worker in workers]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, job: Job) -> Future[Done]:
+        with self._changed:
+            if (known := self._futures.get(job.key)) is not None:
+                return known
+            waiting = _Waiting(job)
+            self._futures[job.key] = waiting.future
+            if self._ended is not None:
+                waiting.future.set_exception(self._ended)
+            else:
+                self._queue.append(waiting)
+                self._changed.notify()
+            return waiting.future
+
+    def close(self) -> None:
+        self._end(LostError("the executor was closed"))
+        for worker in self._workers:
+            worker.stop()
+        for thread in self._threads:
+            thread.join(5.0)
+
+    def _serve(self, worker: Worker) -> None:
+        """A slot's life."""
+        while (waiting := self._next()) is not None:
+            try:
+                worker.start()
+            except WorkerLost as lost:
+                # The job has not run: it is the next one's, and this slot is given up.
+                self._back(waiting)
+                self._retire(lost)
+                return
+            except Exception as error:
+                _resolve(waiting.future, error)
+                self._end(error if isinstance(error, CotuneError) else LostError(f"a worker cannot be started: {error!r}"))
+                return
+            try:
+                done: Done | Exception = worker.perform(waiting.job, self.storage)
+            except WorkerLost as lost:
+                self._lose(waiting, worker, lost)
+                # Others take the job while this one is had again, which may take long.
+                if not self._again(worker):
+                    return
+                continue
+            except Exception as error:
+                done = error
+            _resolve(waiting.future, done)
+
+    def _next(self) -> _Waiting | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._queue or self._ended is not None)
+            return None if self._ended is not None else self._queue.popleft()
+
+    def _lose(self, waiting: _Waiting, worker: Worker, lost: WorkerLost) -> None:
+        waiting.losses += 1
+        with self._changed:
+            self.lost += self._ended is None
+        if waiting.losses <= MOST_LOSSES:
+            self._back(waiting)
+            return
+        _resolve(
+            waiting.future,
+            LostError(
+                f"{counted(waiting.losses, 'worker')} ended in the same job ({worker.name}: {lost}). If memory is short, give "
+                "fewer --workers or a smaller --batch, and run the same command again."
+            ),
+        )
+
+    def _back(self, waiting: _Waiting) -> None:
+        with self._changed:
+            if self._ended is None:
+                self._queue.appendleft(waiting)
+                self._changed.notify()
+                return
+            ended = self._ended
+        _resolve(waiting.future, ended)
+
+    def _again(self, worker: Worker) -> bool:
+        """Have a worker made again; False where this slot ends."""
+        if self._ended is not None:
+            return False
+        try:
+            worker.start()
+        except WorkerLost as lost:
+            self._retire(lost)
+            return False
+        except Exception as error:
+            self._end(error if isinstance(error, CotuneError) else LostError(f"a worker cannot be started: {error!r}"))
+            return False
+        return True
+
+    def _retire(self, lost: WorkerLost) -> None:
+        """One slot fewer; where it was the last, nothing that waits can be done."""
+        with self._changed:
+            self._serving -= 1
+            last = not self._serving
+        if last:
+            self._end(LostError(f"no worker is left ({lost}). What is done is kept: run the same command again."))
+
+    def _end(self, error: CotuneError) -> None:
+        with self._changed:
+            if self._ended is None:
+                self._ended = error
+            left = [*self._queue]
+            self._queue.clear()
+            self._changed.notify_all()
+        for waiting in left:
+            _resolve(waiting.future, self._ended)
+
+
+def _resolve(future: Future[Done], done: Done | Exception) -> None:
+    with suppress(InvalidStateError):
+        if isinstance(done, Exception):
+            future.set_exception(done)
+        else:
+            future.set_result(done)
