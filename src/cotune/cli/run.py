@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +26,7 @@ _QUOTED = '--input "Customer message"'
     "  cotune run --example support"
 )
 def run(
+    context: typer.Context,
     task: Annotated[
         str | None, typer.Argument(help="A task.yaml, or rows: CSV, TSV, JSONL, Parquet, hf://owner/name[:split].")
     ] = None,
@@ -114,7 +116,8 @@ def run(
             # An interrupt may come while it is drawn for the first time.
             view.start()
             with tracked(tracker, config, folder, view) as watched:
-                result = run_cycle(config, folder, prompts=texts, view=watched)
+                typed = shlex.join(["cotune", *context.obj]) if context.obj else None
+                result = run_cycle(config, folder, prompts=texts, view=watched, command=typed)
     except KeyboardInterrupt:
         kept = (folder / JOURNAL).is_file()
         done = f"Progress is saved in {folder}; run the same command to continue." if kept else "Nothing was done yet."

@@ -15,6 +15,7 @@ from typing import Any
 
 from cotune.bundle.calibration import CONFORMAL
 from cotune.bundle.manifest import DATA
+from cotune.bundle.seen import write_row_hashes
 from cotune.config import RunConfig
 from cotune.cycle.answering.judging import open_judge
 from cotune.cycle.candidate import Candidate
@@ -150,8 +151,8 @@ def test(prepared: Prepared, searched: Searched) -> Tested:
     return Tested(results, gains, {"noise": noise, "robustness": robustness, "slices": slices, "references": told})
 
 
-def report(prepared: Prepared, searched: Searched, tested: Tested, view: View) -> dict[str, Any]:
-    """Write summary, bundle, the test's rows and the page; returns the summary."""
+def report(prepared: Prepared, searched: Searched, tested: Tested, view: View, command: str | None = None) -> dict[str, Any]:
+    """Write summary, bundle, the test's rows and the page; returns the summary, with the ``command`` that the user typed."""
     context, confirmed = prepared.context, searched.confirmed
     journal, out = context.journal, context.folder
     cost = journal.step("cost", "cost", lambda: {"wall_s": round(journal.clock(), 1), "peak_rss_mb": _peak_rss_mb()})
@@ -166,9 +167,11 @@ def report(prepared: Prepared, searched: Searched, tested: Tested, view: View) -
         cost=cost,
         trust={**tested.checks, "neighbours": prepared.neighbours, "judge": prepared.judging},
         previous=prepared.previous,
+        command=command,
     )
     doubt = conformal_scores_of(context, confirmed, tested.results)
     _ship(context, built, confirmed.winner.candidate, prepared.config.model, out, doubt)
+    write_row_hashes(out, learnt=(*context.task.train, *context.task.dev), tested=tested.results[confirmed.ships].rows)
     write_json(out / TEST_ROWS, row_answers(context, tested.results))
     # What a caller gets now is what a later one reads from the file.
     summary: dict[str, Any] = json.loads(json.dumps(built, allow_nan=False))
