@@ -364,11 +364,11 @@ def test_the_command_for_a_larger_budget_leaves_the_folder_to_itself(budget: str
 def test_the_runs_own_command_is_advised_with_a_larger_budget_and_can_be_pasted() -> None:
     typed = "cotune run my.csv --input 'Customer message' --output team --budget 90s --json budget=2m"
     summary = {**SUMMARY, "stopped": "the budget is spent", "budget": "90s", "command": typed}
-    [step] = [step for step in improvements(summary) if "budget" in step]
+    [step] = [step for step in next_steps(summary) if "budget" in step]
     command = "cotune run my.csv --input 'Customer message' --output team --budget 180s"
     assert step.endswith(f": {command}")
     for width in (60, 100):
-        shown = verdict_text({**summary, "next": [step]}, width=width).splitlines()
+        shown = verdict_text(summary, width=width).splitlines()
         assert any(line.endswith((f"    {command}", f": {command}")) for line in shown), "on one line"
 
 

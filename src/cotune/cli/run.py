@@ -82,6 +82,7 @@ def run(
         config = config_from_data(task, input=input or None, output=output, overrides=given)
     from cotune.files import read_text, slug
 
+    typed = shlex.join(["cotune", *context.obj]) if context.obj else None
     folder = out or Path("runs") / slug(config.name)
     if not (finish or cut_journal):
         from cotune.cycle.runs.next_folder import folder_for
@@ -116,7 +117,6 @@ def run(
             # An interrupt may come while it is drawn for the first time.
             view.start()
             with tracked(tracker, config, folder, view) as watched:
-                typed = shlex.join(["cotune", *context.obj]) if context.obj else None
                 result = run_cycle(config, folder, prompts=texts, view=watched, command=typed)
     except KeyboardInterrupt:
         kept = (folder / JOURNAL).is_file()
@@ -135,7 +135,7 @@ def run(
 
     from cotune.report import print_verdict
 
-    print_verdict({**result.summary, "out": str(folder)}, Console(highlight=False))
+    print_verdict({**result.summary, "out": str(folder), "command": typed}, Console(highlight=False))
 
 
 def _check_quotes(source: str, settings: list[str], named: dict[str, list[str]]) -> None:

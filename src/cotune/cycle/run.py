@@ -116,7 +116,7 @@ def run(
     if task is None:
         say(view, "reading the rows")
     inputs = read_inputs(config, out, task, prompts)
-    with open_folder(out, inputs.config, inputs.identity) as folder:
+    with open_folder(out, inputs.config, inputs.identity, command) as folder:
         if folder.finished is not None:
             return Result(out, folder.finished)
         journal = _open_journal(out, started, view)
@@ -134,7 +134,7 @@ def run(
             raise
         searched = search(prepared)
         tested = test(prepared, searched)
-        return Result(out, report(prepared, searched, tested, view, command))
+        return Result(out, report(prepared, searched, tested, view))
 
 
 def _open_journal(out: Path, started: float, view: View) -> Journal:

@@ -151,8 +151,8 @@ def test(prepared: Prepared, searched: Searched) -> Tested:
     return Tested(results, gains, {"noise": noise, "robustness": robustness, "slices": slices, "references": told})
 
 
-def report(prepared: Prepared, searched: Searched, tested: Tested, view: View, command: str | None = None) -> dict[str, Any]:
-    """Write summary, bundle, the test's rows and the page; returns the summary, with the ``command`` that the user typed."""
+def report(prepared: Prepared, searched: Searched, tested: Tested, view: View) -> dict[str, Any]:
+    """Write summary, bundle, the test's rows and the page; returns the summary."""
     context, confirmed = prepared.context, searched.confirmed
     journal, out = context.journal, context.folder
     cost = journal.step("cost", "cost", lambda: {"wall_s": round(journal.clock(), 1), "peak_rss_mb": _peak_rss_mb()})
@@ -167,7 +167,6 @@ def report(prepared: Prepared, searched: Searched, tested: Tested, view: View, c
         cost=cost,
         trust={**tested.checks, "neighbours": prepared.neighbours, "judge": prepared.judging},
         previous=prepared.previous,
-        command=command,
     )
     doubt = conformal_scores_of(context, confirmed, tested.results)
     _ship(context, built, confirmed.winner.candidate, prepared.config.model, out, doubt)

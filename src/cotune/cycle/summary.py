@@ -81,10 +81,9 @@ def build_summary(
     cost: Mapping[str, Any],
     trust: Mapping[str, Any],
     previous: Previous | None = None,
-    command: str | None = None,
 ) -> dict[str, Any]:
     """All of ``summary.json`` but where the bundle lies; ``trust`` holds what was measured of noise, robustness, slices and
-    neighbours, ``previous`` what was taken over from an earlier bundle, ``command`` is what the user typed, if known."""
+    neighbours, ``previous`` what was taken over from an earlier bundle."""
     task = context.task
     winner, shipped = confirmed.winner, results[confirmed.ships]
     untuned = not context.can.tune
@@ -126,7 +125,6 @@ def build_summary(
         "task": task.name,
         "n": {"train": len(task.train), "dev": len(task.dev), "test": task.test.n},
         "given": given,
-        "command": command,
         "model": model_name,
         "budget": budget,
         "metric": task.metric,

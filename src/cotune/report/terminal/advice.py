@@ -17,6 +17,7 @@ _FEW_ROWS = 300
 _MUCH = 5
 """Times the budget that is advised where a run used fewer than half of the rows."""
 _ALL_RIGHT = 0.995
+_SAME = re.compile(r"the same command with --budget (\S+)$")
 _ONCE = ("--finish", "--cut-journal", "--json", "--quiet", "-q")
 _ANOTHER = " --out ANOTHER_FOLDER"
 """What earlier versions wrote behind a command; a larger budget goes into a numbered folder by itself."""
@@ -26,9 +27,13 @@ def next_steps(summary: Mapping[str, Any]) -> list[str]:
     """Everything a person can do next: use the bundle, try an own prompt, and what would make the answer better or surer.
 
     Args:
-        summary: as ``summary.json`` holds it; ``out``, where it is there, is the run's folder.
+        summary: as ``summary.json`` holds it; ``out``, where it is there, is the run's folder, and ``command`` what the user
+            typed, which a summary does not hold since it names the folder.
     """
-    return [*_uses(summary), *(stored_steps(summary) or improvements(summary))]
+    steps, command = stored_steps(summary) or improvements(summary), summary.get("command")
+    if isinstance(command, str) and command:
+        steps = [_SAME.sub(lambda found: with_budget(command, found[1]), step) for step in steps]
+    return [*_uses(summary), *steps]
 
 
 def stored_steps(summary: Mapping[str, Any]) -> list[str]:
@@ -102,15 +107,10 @@ def _uses(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _again(summary: Mapping[str, Any], times: int) -> str:
-    """The run's own command with so many times its budget."""
+    """How to run it with so many times its budget; :func:`next_steps` puts in the command where that is known."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", str(summary.get("budget") or ""))
     # An exponent is none of the forms that a budget is given in.
     budget = f"{times * float(found[1]):.15g}{found[2]}" if found else ""
-    command = summary.get("command")
-    if budget and isinstance(command, str) and command:
-        return with_budget(command, budget)
-    if budget and "command" in summary:
-        return f'the same call with budget="{budget}"'
     return f"the same command with --budget {budget}" if budget else f"the same command with {times} times the --budget"
 
 

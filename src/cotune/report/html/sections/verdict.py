@@ -321,7 +321,10 @@ def _cost(record: RunRecord) -> str:
 
 
 def _next(record: RunRecord) -> str:
-    told = "".join(f"<li>{_step(step)}</li>" for step in next_steps({**record.summary, "out": str(record.folder)}))
+    told = "".join(
+        f"<li>{_step(step)}</li>"
+        for step in next_steps({**record.summary, "out": str(record.folder), "command": record.command})
+    )
     best = fields(record.summary.get("best"))
     held = held_rows(len(items(fields(best.get("prompt")).get("demonstrations"))))
     beside = f"<p>{data_text(held)}</p>" if held and best.get("bundle") else ""
