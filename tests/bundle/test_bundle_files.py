@@ -593,6 +593,10 @@ def test_the_card_says_what_it_is_and_how_good(bench: Bench, tmp_path: Path) -> 
     frozen = {**metrics, "arms": {**metrics["arms"], "best_tuned": best | {"readout": "probe", "steps": 0}}}
     untuned = (bench.save(tmp_path / "untuned", metrics=frozen) / "README.md").read_text()
     assert "| **winning prompt, base model: not tuned** (this bundle) | 0.900" in untuned and "tuned model" not in untuned
+    frozen["arms"]["seed_tuned"] = arm
+    frozen["gains"] = {"prompt_given_tuning": {"value": 0.65, "ci": [0.55, 0.72], "p": 0.01}}
+    alone = (bench.save(tmp_path / "alone", metrics=frozen) / "README.md").read_text()
+    assert "| of the winner, not tuned, over the starting prompt | +0.650" in alone, "which was not tuned either"
     plain = (bench.save(tmp_path / "plain", adapter_folder=None) / "README.md").read_text()
     assert "PeftModel" not in plain
     assert "How good" not in plain

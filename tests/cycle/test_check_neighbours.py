@@ -119,7 +119,11 @@ def test_a_small_budget_sees_the_closest_of_each_kind(tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize(
     ("budget", "wanted", "most", "why"),
-    [("100ktok", True, 20_000, "no room"), ("3Mtok", False, 20_000, "is false"), ("3Mtok", True, 50, "up to 50 rows")],
+    [
+        ("100ktok", True, 20_000, "which is what it may take"),
+        ("3Mtok", False, 20_000, "is false"),
+        ("3Mtok", True, 50, "up to 50 rows"),
+    ],
 )
 def test_what_is_left_out_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: str, wanted: bool, most: int, why: str

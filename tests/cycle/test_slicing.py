@@ -84,8 +84,9 @@ def test_dev_is_embedded_once_and_a_resumed_run_counts_the_same(tmp_path: Path) 
     ("settings", "budget", "why"),
     [
         ({"least": 61}, "1Mtok", "60 rows"),
-        ({"room": 10.0}, "1Mtok", "no room"),
-        ({}, "5ktok", "no room"),
+        ({"room": 10.0}, "1Mtok", "tokens, 10 tokens left"),
+        ({"room": 2000.0}, "1ktok", "and may take 500 tokens of the 2,000 tokens left"),
+        ({}, "5ktok", "and may take 250 tokens"),
         ({"wanted": False}, "1Mtok", "evaluate.slices is false"),
     ],
 )

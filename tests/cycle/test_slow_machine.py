@@ -114,6 +114,13 @@ def test_a_race_is_cut_where_the_rest_is_needed_for_the_end(
     assert len(told) == 1
     assert all(way in told[0] for way in ("--finish", "--budget", "limit.test"))
     assert "reserved for the test" in result.summary["stopped"]
+    # References cost so little that they learn from all rows, also where the arms have no time for them.
+    summary, tfidf = result.summary, result.summary["references"]["tfidf"]
+    used = summary["n"]["train"] + summary["n"]["dev"]
+    assert summary["given"] == {"labelled": 140, "test": 100} and used <= summary["first_verdict"]["tfidf_rows"] <= 140
+    assert tfidf.get("learnt_from", used) == 140
+    assert used == 140 or "(fitted to 140 labelled rows)" in summary["verdict"]
+    assert used == 140 or f"{used} of 140 labelled rows were used" in summary["next"][0]
 
 
 def test_a_machine_that_keeps_to_its_plan_cuts_nothing(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,6 +128,7 @@ def test_a_machine_that_keeps_to_its_plan_cuts_nothing(bench: Bench, tmp_path: P
     on(machine, monkeypatch)
     result = run(bench, out, view)
     assert machine.now <= BUDGET
+    assert "learnt_from" not in result.summary["references"]["tfidf"]
     assert not of_kind(out, "cut") and result.summary["n"] == {"train": 98, "dev": 42, "test": 100}
     assert not any("slower than planned" in note for note in view.notes)
 

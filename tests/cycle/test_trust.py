@@ -112,11 +112,14 @@ def test_formats_can_be_switched_off_and_are_not_put_aside_for_then(roomy: Roomy
     assert 0 < reserved[0] - reserved[1] <= 1.06 * 0.048 * 750_000
 
 
-def test_a_small_budget_has_no_room_and_says_so(bench: Bench, roomy: Roomy, tmp_path: Path) -> None:
+def test_what_a_small_budget_leaves_unused_is_measured_with(bench: Bench, roomy: Roomy, tmp_path: Path) -> None:
     assert bench.run(tmp_path / "run", *ROWS, budget="130ktok", seed=roomy.seed).code == 0
-    skipped = summary_of(tmp_path / "run")["robustness"]["skipped"]
-    assert "no room for 32 rows" in skipped or "base model" in skipped or "hardly anything" in skipped
-    assert summary_of(tmp_path / "run")["noise"]["n"] >= 16
+    summary, events = summary_of(tmp_path / "run"), journal_of(tmp_path / "run")
+    used = sum(
+        event["value"]["tokens"] for event in events if event["kind"] == "score" and event["value"]["stage"] == "robustness"
+    )
+    assert summary["robustness"]["n"] >= 32 and used > FORMATS.share * 130_000
+    assert summary["noise"]["n"] >= 16
 
 
 def test_rows_follow_the_room_that_is_left() -> None:
@@ -128,6 +131,10 @@ def test_rows_follow_the_room_that_is_left() -> None:
     assert FORMATS.rows(tokens, 300, 120, 60) == 0
     assert FORMATS.rows(tokens, 30, 5, 60) == 0
     assert FORMATS.rows(tokens, 300, 25, 60, left=20_000) == 47
+    assert NOISE.rows(tokens, 300, 400, 400) == 0 and NOISE.rows(tokens, 300, 400, 400, left=100_000) == 30, "what is unused"
+    assert NOISE.why_not(tokens, 300, 400, 400, 9_000.0) == "needs about 13,600 tokens, 9,000 tokens left"
+    short = "needs about 13,600 tokens and may take 10,000 tokens of the 40,000 tokens left"
+    assert NOISE.why_not(tokens, 300, 400, 400, 40_000.0) == short
     assert FORMATS.rows(tokens, 300, 25, 60, left=-5) == 0
     # Under a time budget the measured rate decides.
     timed = CostModel(parse_budget("10m"), 1000.0, 500.0)

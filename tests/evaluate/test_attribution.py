@@ -188,7 +188,7 @@ def test_the_sentence_leads_with_the_prompt_on_top_of_tuning_and_admits_doubt():
     }
     told = sentence(gains, 500)
     assert told.startswith(
-        "On 500 test rows, on top of tuning, the searched prompt gains 1.0 point (95% interval -1.0 to +3.0, p = 0.40): "
+        "On 500 test rows, on top of tuning, the searched prompt gains 1.0 point (95% interval -1.0 to +3.0, p = 0.400): "
         "no significant difference."
     )
     assert "Tuning with the seed prompt gains 57.0 points (95% interval +53.0 to +61.0, p < 0.001). " in told

@@ -43,7 +43,9 @@ def test_checks_and_what_the_test_can_show_are_told_before_the_run() -> None:
     assert [line.text for line in Story().tell(event)] == ["data: of the 48 pairs, 1 differs"]
     nothing = {"kind": "neighbours", "value": {**NEIGHBOURS, "findings": []}}
     assert "none of the 48 closest pairs" in Story().tell(nothing)[0].text
-    assert "not looked for: no room" in Story().tell({"kind": "neighbours", "value": {"skipped": "no room"}})[0].text
+    assert not Story().tell({"kind": "neighbours", "value": {"skipped": "no room"}}), "that stands on the page"
+    [failed] = Story().tell({"kind": "neighbours", "value": {"skipped": "it failed (RuntimeError)"}})
+    assert "not looked for: it failed" in failed.text
 
 
 def test_warnings_stand_in_the_closing_word() -> None:

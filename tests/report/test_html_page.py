@@ -139,7 +139,7 @@ def test_the_verdict_tells_arms_gains_and_what_to_do(page: str) -> None:
     for shown in (
         "best tuned",
         "82.0 to 92.0",
-        "p = 0.04",
+        "p = 0.040",
         "+1.0 to +11.0",
         "no significant difference",
         "88.0",

@@ -12,6 +12,7 @@ import pytest
 from probe_runs import FIRST, REFERENCES, probe_folder
 from rich.console import Console
 
+from cotune.prompt.prompt import Prompt
 from cotune.report.html import render_report
 from cotune.report.terminal.console import LiveView
 from cotune.report.terminal.lines import PlainView
@@ -74,6 +75,27 @@ def test_the_best_goes_by_held_out_log_loss_not_by_accuracy() -> None:
     assert story.best == (0.8, 0.4, "x") and story.trail == [0.5, 0.4]
 
 
+def test_losses_on_other_rows_are_no_way_from_one_to_the_next() -> None:
+    story = Story()
+    race = {"cycle": 1, "layers": [4], "ranking": ["x"], "rows": {"x": 117}, "best": {"prompt_id": "x", "log_loss": 0.213}}
+    story.tell({"kind": "race", "value": race})
+    tuned = {"stage": "tune", "readout": "head", "rows": 35, "score": 0.9, "log_loss": 0.139, "prompt_id": "x"}
+    story.tell({"kind": "tuned", "value": tuned})
+    assert story.trail == [0.139] and story.best == (0.9, 0.139, "x")
+
+
+def test_the_users_prompts_are_shown_by_their_text_from_the_start() -> None:
+    prompt, story = Prompt("", "Sort it: {text}"), Story()
+    story.tell({"kind": "start", "value": {"task": "t", "n": {"train": 40, "dev": 20}, "prompts": [prompt.to_json()]}})
+    assert story.prompt(prompt.id) == "“Sort it: {text}”", "a race that is cut makes no pool"
+    [cut] = story.tell({"kind": "cut", "value": {"rows": 48, "of": 60, "text": "the race is cut"}})
+    [fitted] = story.tell({"kind": "confirm", "value": {}})
+    assert cut.text == "the race is cut" and fitted.text.startswith("confirmed")
+    story.tell({"kind": "race", "value": {"cycle": 1, "layers": [4], "ranking": [prompt.id], "rows": {prompt.id: 48}}})
+    [fitted] = story.tell({"kind": "confirm", "value": {}})
+    assert fitted.text.startswith("arms fitted to all 48 labelled rows")
+
+
 def test_the_live_view_keeps_the_first_verdict_in_sight(events: list[dict[str, Any]]) -> None:
     console = Console(file=io.StringIO(), width=90, height=20, record=True, _environ={})
     view = LiveView(console, live=False)
@@ -82,7 +104,7 @@ def test_the_live_view_keeps_the_first_verdict_in_sight(events: list[dict[str, A
     view.progress("final", "step 3/12", 100)
     console.print(view.render())
     shown = console.export_text()
-    assert "verdict   0.80 (0.74 to 0.85), after layer 20, TF-IDF 0.58, in 31 s" in shown
+    assert "verdict   0.80 (0.74 to 0.85) by a probe after layer 20; TF-IDF 0.58; known after 31 s" in shown
     assert "held out  0.860  log-loss 0.500" in shown and "best dev" not in shown
     assert "tuning on all labelled rows in cycle 2" in shown
     assert len(shown.splitlines()) <= 20
@@ -154,7 +176,11 @@ def test_without_references_the_untuned_seed_prompt_stands_beside_the_result() -
 @pytest.mark.parametrize(
     ("arm", "references", "told"),
     [
-        ({"n": 6, "ci": [0.4, 0.95]}, {}, ["6 test rows are too few to judge by: the 95% interval spans 55 points."]),
+        (
+            {"n": 6, "ci": [0.4, 0.95]},
+            {},
+            ["6 test rows are too few to judge by: the 95% interval of the score spans 55 points."],
+        ),
         (
             {},
             {"majority": {"score": 0.97, "label": "ok"}},

@@ -100,6 +100,25 @@ def test_an_arm_that_is_not_tuned_is_not_called_so_on_the_page(folder: Path, tmp
     told += "also best tuned<"
     assert told in shown and "winner’s prompt, tuned" not in shown and "The four arms on" in shown
     assert "first prompt, tuned model" in shown
+    answered = json.loads((folder / "test_rows.json").read_text())
+    (tmp_path / "test_rows.json").write_text(json.dumps(answered), encoding="utf-8")
+    embedded = re.search(r'id="data">(.*?)</script>', render_report(tmp_path), re.S)
+    assert embedded
+    columns = [column["name"] for column in json.loads(embedded[1])["tables"]["test"]["columns"]]
+    assert columns == ["seed prompt", "prompt only", "best prompt", "seed tuned"], "one for each arm that differs"
+
+
+def test_next_steps_are_those_of_the_terminal_with_their_commands_as_code(folder: Path, tmp_path: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_file():
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    steps = ["Give it more: cotune run my.csv --budget 10m", "Give it more: the same command with --budget 10m"]
+    (tmp_path / "summary.json").write_text(json.dumps({**summary, "next": steps}), encoding="utf-8")
+    card = render_report(tmp_path).split("What to do next", 1)[1].split("</div>", 1)[0]
+    assert all(f"<code>cotune {command} {tmp_path}" in card for command in ("predict", "try", "view"))
+    option = "<span class=word>--budget</span> 10m</code>"
+    assert f"<code>cotune run my.csv {option}" in card and f"the same command with</bdi> <code>{option}" in card
 
 
 def test_nothing_that_was_held_out_is_called_dev(folder: Path, page: str) -> None:

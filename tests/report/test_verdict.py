@@ -18,6 +18,7 @@ from cotune.cycle.budget.budget import parse_budget
 from cotune.report.terminal.advice import improvements, more_rows, next_steps, still_gaining
 from cotune.report.terminal.notebook import summary_html
 from cotune.report.terminal.plain import signed
+from cotune.report.terminal.result import result_warnings
 from cotune.report.terminal.verdict import print_verdict, quiet_text, verdict_text
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]")
@@ -101,7 +102,7 @@ def test_everything_is_there_and_whole_at_each_width(width: int) -> None:
         "prompt, given tuning +1.2 -0.8 to +6.2 0.420",
         "tuning alone +59.0 +54.0 to +63.0 < 0.001",
         "synergy -6.0 -10.0 to unknown 0.030",
-        "(a) prompt only and best prompt: same prompt and weights",
+        "(a) this arm also stands for prompt only",
         "Accuracy 0.942 on 500 sealed test rows (95% interval 0.918 to 0.959): nothing was learnt from or chosen on them. The "
         "winner scored 0.953 on 150 dev rows, where it was chosen: dev and test agree within their intervals.",
         "7 min 58 s · 1.2 M tokens scored · 640 k trained · 2.1 M saved by the shared prefix · 2.1 GiB of memory at most",
@@ -360,8 +361,37 @@ def test_the_command_for_a_larger_budget_leaves_the_folder_to_itself(budget: str
     assert parse_budget(twice).amount == 2 * parse_budget(budget).amount
 
 
-@pytest.mark.parametrize(("dev", "told"), [(0.95, "agree within their intervals"), (0.99, "too high"), (0.80, "too low")])
-def test_dev_is_called_too_high_only_outside_the_interval_of_the_test(dev: float, told: str) -> None:
+def test_the_runs_own_command_is_advised_with_a_larger_budget_and_can_be_pasted() -> None:
+    typed = "cotune run my.csv --input 'Customer message' --output team --budget 90s --json budget=2m"
+    summary = {**SUMMARY, "stopped": "the budget is spent", "budget": "90s", "command": typed}
+    [step] = [step for step in next_steps(summary) if "budget" in step]
+    command = "cotune run my.csv --input 'Customer message' --output team --budget 180s"
+    assert step.endswith(f": {command}")
+    for width in (60, 100):
+        shown = verdict_text(summary, width=width).splitlines()
+        assert any(line.endswith((f"    {command}", f": {command}")) for line in shown), "on one line"
+
+
+def test_rows_left_out_for_the_budgets_sake_are_no_reason_to_label_more() -> None:
+    summary = {"n": {"train": 112, "dev": 48, "test": 30}, "given": {"labelled": 19500, "test": 500}, "budget": "2m"}
+    gains = {"prompt_given_tuning": gain(0.01, -0.05, 0.09, 0.5)}
+    [step] = improvements({**summary, "gains": gains, "stopped": "the budget is spent"})
+    assert step == (
+        "160 of 19,500 labelled rows were used and 30 of 500 test rows scored, as the budget had room for no more. "
+        "Give it a larger budget: the same command with --budget 10m"
+    )
+    few = {**summary, "arms": {"best_tuned": {"score": 0.9, "n": 29, "ci": [0.7, 0.98]}}}
+    [warning] = result_warnings(few)
+    assert "29 of 500 were scored" in warning and "Label more rows" not in warning
+    right = {"arms": {"best_tuned": {"score": 1.0, "n": 30}}, "references": {"tfidf": {"score": 1.0}}}
+    assert not improvements({**summary, **right, "stopped": "the budget is spent"}), "there is nothing to gain"
+
+
+@pytest.mark.parametrize(
+    ("dev", "told"),
+    [(0.95, "agree within their intervals"), (0.99, "4.8 points more than on the test"), (0.80, "14.2 points less than on")],
+)
+def test_dev_is_compared_with_the_test_only_outside_the_interval_of_the_test(dev: float, told: str) -> None:
     chosen = {"dev": dev, "test": 0.942, "optimism": dev - 0.942}
     assert told in " ".join(verdict_text({**SUMMARY, "selection": chosen}, width=200).split())
 
@@ -399,13 +429,13 @@ def frozen_summary() -> dict[str, Any]:
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_arms_with_one_prompt_and_one_set_of_weights_are_one_row(width: int) -> None:
     text = " ".join(verdict_text(frozen_summary(), width=width).split())
-    told = "(b) prompt only, best prompt and best tuned: same prompt and weights, frozen (no tuning step paid off)"
-    assert told in text and "(a) seed prompt and seed tuned: same prompt and weights, frozen" in text
+    told = "(b) as no tuning step paid off, this arm also stands for prompt only and best tuned"
+    assert told in text and "(a) as no tuning step paid off, this arm also stands for seed tuned" in text
     rows = re.findall(r"(seed prompt|best prompt|prompt only|seed tuned|best tuned) (?:\([ab]\) )?[^0]*0\.\d{3} 0\.", text)
     assert width == 60 or rows == ["seed prompt", "best prompt"]
     assert text.count("+3.3") == 1 and "winner over seed tuned (as prompt alone); winner over seed prompt (as prompt" in text
     never = verdict_text({**frozen_summary(), "prompts_tuned": 0}, width=200)
-    assert "frozen (nothing was tuned)" in never and "paid off" not in never
+    assert "(a) as nothing was tuned, this arm" in never and "paid off" not in never
 
 
 def test_a_run_with_one_arm_has_no_table_of_gains() -> None:

@@ -196,6 +196,7 @@ def test_a_bundle_is_scored_on_labelled_rows(desk: Desk, cotune: Cotune, tmp_pat
     assert found["score"] == pytest.approx(right / 41, abs=1e-6) and found["right"] == right
     assert found["ci"][0] <= found["score"] <= found["ci"][1] and found["ci"][1] - found["ci"][0] > 0.1
     labels = [1, 3, 4, 5]
+    assert found["seen"] == {"learnt": 0, "tested": 0}
     assert found["confusion"] == {
         "labels": list(map(str, labels)),
         "rows": confusion_matrix(gold, answers, labels=labels).tolist(),
@@ -211,6 +212,14 @@ def test_a_bundle_is_scored_on_labelled_rows(desk: Desk, cotune: Cotune, tmp_pat
     assert shown.code == 0, shown.stderr
     assert f"accuracy {right / 41:.3f} (95% interval" in shown.stdout and "41 rows" in shown.stdout
     assert re.search(r"label +rows +given +precision +recall +F1", shown.stdout)
+
+
+def test_rows_that_the_run_has_seen_are_warned_of(desk: Desk, cotune: Cotune) -> None:
+    found = cotune("evaluate", desk.bundle, desk.sheet, "--json")
+    n, seen = json.loads((desk.out / "summary.json").read_text())["n"], json.loads(found.stdout)["seen"]
+    assert seen == {"learnt": n["train"] + n["dev"], "tested": 24}
+    assert f"Warning: {seen['learnt']} of these 90 rows were learnt from by this run, so the score says" in found.stderr
+    assert "Warning: 24 of these 90 rows were tested on by this run" in found.stderr
 
 
 def test_what_cannot_be_scored_is_told(desk: Desk, cotune: Cotune, tmp_path: Path) -> None:

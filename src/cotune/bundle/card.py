@@ -41,6 +41,7 @@ _WINNER_FROZEN = {
     "both": "of the winner, not tuned, over the starting prompt",
     "prompt_given_tuning": "of the winner, not tuned, over the tuned starting prompt",
 }
+_NO_SEED_TUNED = "of tuning the starting prompt: its weights were not tuned"
 _MOST_LABELS = 100
 
 
@@ -293,6 +294,8 @@ def results(manifest: Manifest, metrics: Mapping[str, Any]) -> list[str]:
     rows = []
     same = {name: str(arm["candidate_id"]) for name, arm in shown.items() if arm.get("candidate_id")}
     called = {**_GAINS, **(_WINNER_FROZEN if "best_tuned" in shown and is_frozen(arms, "best_tuned") else {})}
+    if "seed_tuned" in shown and is_frozen(arms, "seed_tuned"):
+        called |= {"prompt_given_tuning": called["both"], "tuning": _NO_SEED_TUNED}
     repeated = repeated_gains(same, list(gains) if isinstance(gains, Mapping) else [])
     for name, gain in gains.items() if isinstance(gains, Mapping) else ():
         if name not in repeated and isinstance(gain, Mapping) and _number(gain.get("value")) and _interval(gain.get("ci")):

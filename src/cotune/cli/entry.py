@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> Any:
     repair_streams()
     try:
         try:
-            app(args=arguments)
+            app(args=arguments, obj=sys.argv[1:] if arguments is None else arguments)
         finally:
             # What cannot be written is told below, and not by the interpreter on its way out.
             sys.stdout.flush()

@@ -45,16 +45,21 @@ def evaluate(
         from cotune.bundle import load
         from cotune.bundle.manifest import bundle_folder, read_manifest
         from cotune.bundle.scored import LabelledRows, score_rows
+        from cotune.bundle.seen import seen_rows
         from cotune.task.reading.read import read_table
 
     bundle = bundle_folder(bundle)
     labelled = LabelledRows.of(read_table(rows), read_manifest(bundle), column=output, metric=metric, group=group)
     for remark in labelled.remarks:
         tell(remark, err=True)
+    seen = seen_rows(bundle, labelled.rows)
+    for warning in seen.warnings() if seen else []:
+        tell(f"Warning: {warning}", err=True)
     predictor = load(bundle, base=base, key_env=key_env, endpoint=endpoint, patience=patience)
     scored = score_rows(predictor, labelled, batch=batch, progress=counting(len(labelled.rows)))
     if as_json:
-        typer.echo(json.dumps({"bundle": str(bundle), "rows": rows, **scored.to_json()}, ensure_ascii=False))
+        told = {"bundle": str(bundle), "rows": rows, **scored.to_json(), "seen": seen.to_json() if seen else None}
+        typer.echo(json.dumps(told, ensure_ascii=False))
         return
     from rich.console import Console
 

@@ -53,7 +53,7 @@ def list_(
             decimal(run.score),
             "-" if run.ci is None else f"{run.ci[0]:.3f} to {run.ci[1]:.3f}",
             "-" if run.n is None else str(run.n),
-            "-" if run.seconds is None else clock(run.seconds),
+            "-" if run.seconds is None else clock(round(run.seconds)),
             run.state,
         )
     console.print(table)

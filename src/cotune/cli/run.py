@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +26,7 @@ _QUOTED = '--input "Customer message"'
     "  cotune run --example support"
 )
 def run(
+    context: typer.Context,
     task: Annotated[
         str | None, typer.Argument(help="A task.yaml, or rows: CSV, TSV, JSONL, Parquet, hf://owner/name[:split].")
     ] = None,
@@ -80,6 +82,7 @@ def run(
         config = config_from_data(task, input=input or None, output=output, overrides=given)
     from cotune.files import read_text, slug
 
+    typed = shlex.join(["cotune", *context.obj]) if context.obj else None
     folder = out or Path("runs") / slug(config.name)
     if not (finish or cut_journal):
         from cotune.cycle.runs.next_folder import folder_for
@@ -114,7 +117,7 @@ def run(
             # An interrupt may come while it is drawn for the first time.
             view.start()
             with tracked(tracker, config, folder, view) as watched:
-                result = run_cycle(config, folder, prompts=texts, view=watched)
+                result = run_cycle(config, folder, prompts=texts, view=watched, command=typed)
     except KeyboardInterrupt:
         kept = (folder / JOURNAL).is_file()
         done = f"Progress is saved in {folder}; run the same command to continue." if kept else "Nothing was done yet."
@@ -132,7 +135,7 @@ def run(
 
     from cotune.report import print_verdict
 
-    print_verdict({**result.summary, "out": str(folder)}, Console(highlight=False))
+    print_verdict({**result.summary, "out": str(folder), "command": typed}, Console(highlight=False))
 
 
 def _check_quotes(source: str, settings: list[str], named: dict[str, list[str]]) -> None:

@@ -50,8 +50,10 @@ class RunContext:
         grader: the judge whose grades are the metric; None where it asks nobody.
         embeds: makes the embedder of a model that answers behind an endpoint; None places texts by their letters.
         stopwatch: that has run while the model was loaded; None begins with a fresh one.
+        given: the task before rows were left out for the budget's sake; None where it is ``task``.
 
     Attributes:
+        given: the task with all rows that the user gave.
         dev: dev rows in a seeded random order.
         train_sample: train rows in one.
         spending: prices, payments, and what is left of the budget.
@@ -74,8 +76,10 @@ class RunContext:
         grader: Judge | None = None,
         embeds: Callable[[Progress | None], Embedder] | None = None,
         stopwatch: Stopwatch | None = None,
+        given: Task | None = None,
     ) -> None:
         model.chooser = model.chooser or Neighbours(cast(LocalModel, model) if model.capabilities.hidden_states else None)
+        self.given = given or task
         self.task, self.folder, self.tune, self.seed = task, folder, tune, seed
         self._model, self._answer_tokens, self._embeds = model, answer_tokens, embeds
         self.dev = dev_in_order(task.dev, seed)
@@ -107,6 +111,7 @@ class RunContext:
             self.answers.grader,
             self._embeds,
             self.spending.stopwatch,
+            self.given,
         )
 
     def keep_rows(self, rows: Collection[str], test: SealedTest | None = None) -> None:

@@ -69,13 +69,16 @@ def _remove_opening(folder: Path) -> None:
 
 
 @contextmanager
-def open_folder(out: Path, config: RunConfig, identity: Mapping[str, object]) -> Iterator[RunFolder]:
+def open_folder(
+    out: Path, config: RunConfig, identity: Mapping[str, object], command: str | None = None
+) -> Iterator[RunFolder]:
     """Make and lock a run's folder, and check that it is this run's.
 
     Args:
         out: where.
         config: of the run.
         identity: content hashes that tell this run from another one besides its config.
+        command: what the user typed, kept beside the config for advice; None where it is not known.
 
     Raises:
         InputError: it cannot be made, or holds another run.
@@ -89,7 +92,7 @@ def open_folder(out: Path, config: RunConfig, identity: Mapping[str, object]) ->
             f"the run's folder cannot be made ({error.strerror})", where=str(out), hint="Choose another --out."
         ) from error
     with _locked(out):
-        finished = _check_same(out, config, identity)
+        finished = _check_same(out, config, identity, command)
         if finished is None:
             remove_stale(out)
         yield RunFolder(out, finished, made)
@@ -103,13 +106,13 @@ def cut_damaged(out: Path) -> Path | None:
         return cut_journal(out)
 
 
-def _check_same(out: Path, config: RunConfig, identity: Mapping[str, object]) -> dict[str, Any] | None:
+def _check_same(out: Path, config: RunConfig, identity: Mapping[str, object], command: str | None) -> dict[str, Any] | None:
     """Write down what this folder's run is, or check that it is this one; its summary where it has ended."""
     path = out / CONFIG
     if not path.is_file():
         if read_journal(out / JOURNAL):
             raise InputError("the folder holds a journal without its config", where=str(out), hint="Choose another --out.")
-        write_json(path, {"config": config.model_dump(mode="json"), "identity": identity})
+        write_json(path, {"config": config.model_dump(mode="json"), "identity": identity, "command": command})
         return None
     try:
         before, known = read_config(path)
@@ -125,7 +128,7 @@ def _check_same(out: Path, config: RunConfig, identity: Mapping[str, object]) ->
     if changes and is_barely_begun(out):
         # Another run was refused or stopped here before it had done anything; it must not keep this one from its folder.
         _remove_opening(out)
-        return _check_same(out, config, identity)
+        return _check_same(out, config, identity, command)
     if changes:
         raise OtherRunError(
             f"the folder holds a run that differs: {'; '.join(changes)}",

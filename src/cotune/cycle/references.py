@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cotune.cycle.budget.reserve import shortage
 from cotune.cycle.context import RunContext
 from cotune.cycle.search.confirm import ArmResult
 from cotune.errors import DivergedError
@@ -27,6 +28,11 @@ REFERENCES = (MAJORITY, TFIDF, ZERO_SHOT)
 
 _MOST_ROWS = 4000
 """Rows that TF-IDF is cross-fitted on for the first verdict: its regression has as many directions as there are rows."""
+_MOST_FURTHER = 1000
+"""The same where a run has no time for all its rows."""
+_MOST_LEARNT, _MOST_CHARACTERS, _MOST_CELLS = 20_000, 4_000_000, 150_000
+"""Rows, characters of all of them, and rows times labels that TF-IDF is fitted to for the test where the arms use fewer rows
+than were given: a few seconds of one processor."""
 ZERO_SHOT_ROWS = 300
 """Test rows at most that the label words of the untuned model are asked for. They run all layers and all labels, so that on a
 long test they would take as much of a budget as an epoch of tuning; 300 rows tell a share to 6 points."""
@@ -36,7 +42,25 @@ def reference_ids(context: RunContext, seed: Prompt) -> dict[str, str]:
     """What the references are, by name, as the opening of the test freezes them."""
     if not context.can.likelihoods or context.task.output.kind.written:
         return {}
-    return {f"reference_{name}": content_hash([name, context.task.fingerprint, seed.id, context.seed]) for name in REFERENCES}
+    given = [] if context.given is context.task else [context.given.fingerprint]
+    parts = [context.task.fingerprint, seed.id, context.seed, *given]
+    return {f"reference_{name}": content_hash([name, *parts]) for name in REFERENCES}
+
+
+def reference_rows(context: RunContext) -> tuple[Example, ...]:
+    """Labelled rows that references learn from, in random order: all that the user gave, also where the arms use fewer of them.
+
+    They cost seconds where the arms cost minutes, and to fit them to the arms' sample would flatter the language model.
+    """
+    task, given = context.task, context.given
+    if (len(task.train), len(task.dev)) == (len(given.train), len(given.dev)):
+        return (*task.train, *task.dev)
+    rows = (*given.train, *given.dev)
+    most = min(_MOST_LEARNT, _MOST_CELLS // len(task.labels))
+    mixed = [rows[i] for i in np.random.default_rng([context.seed, 17]).permutation(len(rows))[:most]]
+    fits = np.cumsum([len(row.text) for row in mixed]) <= _MOST_CHARACTERS
+    used = (*task.train, *task.dev)
+    return tuple(mixed[: int(fits.sum())]) if int(fits.sum()) > len(used) else used
 
 
 def zero_shot_cost(context: RunContext, seed: Prompt) -> float:
@@ -56,9 +80,11 @@ def measure_references(context: RunContext, seed: Prompt, shipped: ArmResult, ro
     Returns:
         By name ``score``, ``ci``, ``n``, ``log_loss`` and ``difference``; None where a reference could not be made.
         ``difference`` is the share of rows that the arm answers right minus the reference's, with ``ci`` and ``p``, paired.
+        ``learnt_from`` is the number of labelled rows that a reference was fitted to, where the arms used fewer.
     """
     rows = shipped.rows
-    learn = (*context.task.train, *context.task.dev)
+    learn = reference_rows(context)
+    used = len(context.task.train) + len(context.task.dev)
     gold, classes = label_indices(learn, context.task), len(context.task.labels)
     texts, asked = [row.text for row in learn], [row.text for row in rows]
 
@@ -69,7 +95,8 @@ def measure_references(context: RunContext, seed: Prompt, shipped: ArmResult, ro
             try:
                 found = answer()
                 commonest = {"label": context.task.labels[int(found[0].argmax())]} if name == MAJORITY else {}
-                return {"name": name, **told(context, found, shipped, places), **commonest}
+                learnt = {} if name == ZERO_SHOT or len(learn) == used else {"learnt_from": len(learn)}
+                return {"name": name, **told(context, found, shipped, places), **commonest, **learnt}
             except ValueError as error:
                 return {"name": name, "skipped": str(error)}
 
@@ -80,7 +107,9 @@ def measure_references(context: RunContext, seed: Prompt, shipped: ArmResult, ro
         MAJORITY: recorded(MAJORITY, lambda: MajorityReference(gold, classes).log_probs(asked)),
         TFIDF: recorded(TFIDF, lambda: TfidfReference(texts, gold, classes).log_probs(asked)),
     }
-    if zero_shot_cost(context, seed) > room:
+    if (cost := zero_shot_cost(context, seed)) > room:
+        skipped = {"name": ZERO_SHOT, "skipped": shortage(context.spending.budget, cost, room, room)}
+        context.journal.step("reference", [ZERO_SHOT, context.task.test.content_hash], lambda: skipped)
         return {**found, ZERO_SHOT: None}
     some = np.sort(np.random.default_rng([context.seed, 14]).permutation(len(rows))[:ZERO_SHOT_ROWS])
     try:
@@ -119,12 +148,15 @@ def told(
     }
 
 
-def labelled_tfidf(context: RunContext, rows: Sequence[Example]) -> float | None:
-    """Cross-fitted accuracy of TF-IDF with logistic regression on labelled rows; None where it cannot be made.
+def labelled_tfidf(context: RunContext, rows: Sequence[Example]) -> tuple[float, int] | None:
+    """Cross-fitted accuracy of TF-IDF with logistic regression, and on how many labelled rows; None where it cannot be made.
 
-    Of very many rows, which stand in random order, the first ones are enough for the verdict.
+    Args:
+        context: whose labelled rows; all of them where the run itself had no time for as many.
+        rows: that the run uses. Of very many rows, which stand in random order, the first ones are enough for the verdict.
     """
-    rows = rows[:_MOST_ROWS]
+    further = reference_rows(context)[:_MOST_FURTHER]
+    rows = further if len(further) > len(rows) else rows[:_MOST_ROWS]
     groups = groups_of(rows)
     gold = label_indices(rows, context.task)
     found = cross_fitted_tfidf(
@@ -134,4 +166,4 @@ def labelled_tfidf(context: RunContext, rows: Sequence[Example]) -> float | None
         groups=None if groups is None else groups.tolist(),
         seed=context.seed,
     )
-    return None if found is None else float((found.argmax(axis=1) == gold).mean())
+    return None if found is None else (float((found.argmax(axis=1) == gold).mean()), len(rows))

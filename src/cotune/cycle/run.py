@@ -90,7 +90,13 @@ class Result:
 
 
 def run(
-    config: RunConfig, out: Path, *, task: Task | None = None, prompts: Sequence[str] = (), view: View | None = None
+    config: RunConfig,
+    out: Path,
+    *,
+    task: Task | None = None,
+    prompts: Sequence[str] = (),
+    view: View | None = None,
+    command: str | None = None,
 ) -> Result:
     """Tune prompt and model together for a task; resume what stands in ``out``.
 
@@ -100,6 +106,7 @@ def run(
         task: the rows, where they were read already; None reads what the config names.
         prompts: further prompt texts of the user's, candidates beside the seed prompt.
         view: shows progress.
+        command: what the user typed, for advice on what to run next; None where it is not known.
 
     Raises:
         InputError: config, data, model or budget are wrong, or the folder holds another run.
@@ -109,7 +116,7 @@ def run(
     if task is None:
         say(view, "reading the rows")
     inputs = read_inputs(config, out, task, prompts)
-    with open_folder(out, inputs.config, inputs.identity) as folder:
+    with open_folder(out, inputs.config, inputs.identity, command) as folder:
         if folder.finished is not None:
             return Result(out, folder.finished)
         journal = _open_journal(out, started, view)

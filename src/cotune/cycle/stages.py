@@ -15,6 +15,7 @@ from typing import Any
 
 from cotune.bundle.calibration import CONFORMAL
 from cotune.bundle.manifest import DATA
+from cotune.bundle.seen import write_row_hashes
 from cotune.config import RunConfig
 from cotune.cycle.answering.judging import open_judge
 from cotune.cycle.candidate import Candidate
@@ -169,6 +170,7 @@ def report(prepared: Prepared, searched: Searched, tested: Tested, view: View) -
     )
     doubt = conformal_scores_of(context, confirmed, tested.results)
     _ship(context, built, confirmed.winner.candidate, prepared.config.model, out, doubt)
+    write_row_hashes(out, learnt=(*context.task.train, *context.task.dev), tested=tested.results[confirmed.ships].rows)
     write_json(out / TEST_ROWS, row_answers(context, tested.results))
     # What a caller gets now is what a later one reads from the file.
     summary: dict[str, Any] = json.loads(json.dumps(built, allow_nan=False))

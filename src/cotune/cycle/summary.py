@@ -92,7 +92,9 @@ def build_summary(
     curse = winners_curse(table, seed=context.seed, groups=groups_of(context.dev), winner=place)
     going_on = _previous(context, previous, confirmed, results, gains)
     arms = {**dict.fromkeys(ARMS if untuned else ()), **{name: _arm(context, result) for name, result in results.items()}}
+    given = {"labelled": len(context.given.train) + len(context.given.dev), "test": context.given.test.n}
     reached = {"metric": task.metric, "arms": arms, "references": trust["references"], "best": {"arm": confirmed.ships}}
+    reached |= {"given": given}
     by_probe = search.by_probe
     frozen = [] if untuned else [name for name in ("seed_tuned", "best_tuned") if is_frozen(arms, name)]
     verdict = sentence(
@@ -122,6 +124,7 @@ def build_summary(
     summary = {
         "task": task.name,
         "n": {"train": len(task.train), "dev": len(task.dev), "test": task.test.n},
+        "given": given,
         "model": model_name,
         "budget": budget,
         "metric": task.metric,
@@ -172,7 +175,10 @@ def first_verdict_of(context: RunContext) -> dict[str, Any] | None:
     """What the first race found, as it was told; None where answers are not read by probes."""
     found = next((event["value"] for event in context.journal.events if event["kind"] == "verdict"), None)
     names = ("seconds", "score", "ci", "n", "log_loss", "prompt_id", "layer", "tfidf")
-    return None if found is None else {name: found[name] for name in names}
+    if found is None:
+        return None
+    # Steps of earlier versions do not say on how many rows.
+    return {**{name: found[name] for name in names}, "tfidf_rows": found.get("tfidf_rows")}
 
 
 def judge_told(context: RunContext, recorded: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -311,7 +311,7 @@ _TOLD = {
 _GOING_ON = "against tuning the seed prompt afresh on these rows, starting from the old bundle {verb}s {points}"
 _SAME = {
     "prompt_given_tuning": "the winner is the tuned seed prompt itself, so the search adds nothing on top of tuning",
-    "tuning": "the seed prompt was not tuned, so what tuning gains was not measured",
+    "tuning": "the seed prompt was not tuned, so tuning adds nothing",
     "both": "the winner is the untuned seed prompt, so nothing is gained",
     "prompt": "without tuning, no prompt was chosen over the seed prompt",
 }
@@ -437,5 +437,7 @@ def told_points(value: float) -> str:
 def told_uncertainty(ci: Interval, p: float) -> str:
     """Interval and p-value of such a difference in words."""
     low, high = (f"{100 * end:+.1f}" if math.isfinite(end) else "unknown" for end in (ci.low, ci.high))
-    told = "p < 0.001" if p < 0.001 else f"p = {p:.{3 if p < 0.1 else 2}f}"
+    # Zero has no sign.
+    low, high = (end[1:] if end[1:] == "0.0" else end for end in (low, high))
+    told = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
     return f"95% interval {low} to {high}, {told}"

@@ -35,6 +35,11 @@ class Budget:
         """As messages name it."""
         return {"time": "s", "tokens": "tokens", "money": "USD"}[self.kind]
 
+    def told(self, amount: float) -> str:
+        """An amount of its unit, for messages: ``12 s``, ``3.4 s``, ``1,200 tokens``."""
+        digits = {"time": 0 if amount >= 9.95 else 1, "tokens": 0, "money": 4}[self.kind]
+        return f"{amount:,.{digits}f} {self.unit}"
+
     def raised(self, more: float) -> str:
         """A round budget that holds ``more`` on top, as it is written in a command, such as ``35m``."""
         needed = self.amount + max(0.0, more)
@@ -74,7 +79,7 @@ def parse_budget(text: str) -> Budget:
         raise BudgetError(
             f"the budget {text[:40]!r} is {'too large' if amount else 'zero'}",
             where="budget",
-            hint="Give at least 60s or 50ktok.",
+            hint="Write for example 60s or 50ktok.",
         )
     return Budget(kind, amount)
 

@@ -1,4 +1,4 @@
-"""What must be left of a time budget: for closing a run, and behind a stretch of steps, however slow the machine gets."""
+"""What must be left of a budget behind a stretch of steps and for closing a run, and what measurements at the end may take."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from cotune.cycle.budget.rates import CostModel
 
 _NOISE = 0.95
 """Share of what was reckoned that must be left: its own margins are for the ordinary noise of a machine."""
+_UNUSED_SHARE = 0.25
+"""Of what a run leaves unused at its end, at most, for one measurement."""
 _DOUBT = 12
 """Steps at the expected speed that count along with those that were taken, or two slow ones would end a stretch."""
 
@@ -48,3 +50,17 @@ def spent_to(
 def closing_cost(budget: Budget) -> float:
     """Of a time budget, what saving and the report take at the end; nothing of another one."""
     return 6.0 + 0.01 * budget.amount if budget.kind == "time" else 0.0
+
+
+def allowed_at_end(budget: Budget, share: float, left: float) -> float:
+    """What a measurement may take once the arms are tested: a share of the budget, or a part of what the run leaves unused."""
+    return min(left, max(share * budget.amount, _UNUSED_SHARE * left))
+
+
+def shortage(budget: Budget, needed: float, allowed: float, left: float | None = None) -> str:
+    """Why a measurement is left out: it needs more than is left, or than it may take."""
+    needs = f"needs about {budget.told(needed)}"
+    if left is None:
+        return f"{needs} and may take {budget.told(allowed)}"
+    rest = f"{budget.told(max(0.0, left))} left"
+    return f"{needs}, {rest}" if needed > left else f"{needs} and may take {budget.told(allowed)} of the {rest}"

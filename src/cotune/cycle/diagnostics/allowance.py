@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from cotune.cycle.budget.rates import CostModel
+from cotune.cycle.budget.reserve import allowed_at_end, shortage
 from cotune.cycle.context import RunContext
 from cotune.cycle.search.pool import has_room
+from cotune.errors import counted
 from cotune.prompt.prompt import Prompt
 from cotune.refine import format_variants
 
@@ -32,7 +34,7 @@ class Allowance:
     least: int
     share: float
 
-    def rows(self, costs: CostModel, dev: int, own: float, prefix: float, left: float = float("inf")) -> int:
+    def rows(self, costs: CostModel, dev: int, own: float, prefix: float, left: float | None = None) -> int:
         """Rows that the budget has room for; 0 where that is fewer than ``least``.
 
         Args:
@@ -40,9 +42,9 @@ class Allowance:
             dev: rows that there are.
             own: tokens of a row.
             prefix: tokens that each pass runs once.
-            left: budget that is left.
+            left: budget that is left at the end of the run; None while that is planned.
         """
-        room = min(self.share * costs.budget.amount, left)
+        room = self.share * costs.budget.amount if left is None else allowed_at_end(costs.budget, self.share, left)
         a_token = costs.scoring(1.0)
         fitting = int((room / a_token / self.passes - prefix) / own) if own > 0 else 0
         rows = min(self.most, dev, fitting)
@@ -52,6 +54,13 @@ class Allowance:
         """Of the rows that the budget has room for, in its unit."""
         rows = self.rows(costs, dev, own, prefix)
         return costs.scoring(self.passes * (rows * own + prefix)) if rows else 0.0
+
+    def why_not(self, costs: CostModel, dev: int, own: float, prefix: float, left: float) -> str:
+        """Why :meth:`rows` is 0 at the end of a run."""
+        if dev < self.least:
+            return f"dev has {counted(dev, 'row')}, and fewer than {self.least} are too few to tell"
+        needed = costs.scoring(self.passes * (self.least * own + prefix))
+        return shortage(costs.budget, needed, allowed_at_end(costs.budget, self.share, left), left)
 
 
 NOISE = Allowance(passes=2, most=48, least=16, share=0.008)

@@ -155,7 +155,7 @@ class _Look:
             spent += sum(tokens(texts[place]) for place in pair if place not in seen)
             seen.update(pair)
             if costs.scoring(spent) > limit:
-                self.why = "the budget has no room for embedding rows"
+                self.why = f"embedding pairs of rows needs more than {costs.budget.told(limit)}, which is what it may take"
                 break
             fitting.append(pair)
         return fitting if len(fitting) >= min(_LEAST, len(pairs)) else []

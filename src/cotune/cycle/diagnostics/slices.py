@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from cotune.cycle.budget.reserve import allowed_at_end, shortage
 from cotune.cycle.budget.stopwatch import untimed
 from cotune.cycle.context import RunContext
 from cotune.cycle.journal import attempt
@@ -51,7 +52,7 @@ def measure_slices(
     cycle: int | None = None,
     near: Sequence[Example] = (),
     least: int = _LEAST_ROWS,
-    room: float = float("inf"),
+    room: float | None = None,
     share: float = _SHARE,
     wanted: bool = True,
 ) -> dict[str, Any]:
@@ -63,7 +64,7 @@ def measure_slices(
         cycle: of the search; None at its end.
         near: train rows whose closeness to the failures is asked for.
         least: dev rows below which slices say nothing.
-        room: budget that may be spent, in its unit.
+        room: budget that is left at the end of a run, in its unit; None while the search goes on.
         share: of the whole budget that may be spent at most; where it is not enough for all dev rows, fewer are looked at.
         wanted: whether the config asks for it.
 
@@ -72,9 +73,9 @@ def measure_slices(
         for the number of rows, ``failures`` as places in the dev order, and ``examples``. With ``near`` also ``close``: row
         id to its similarity with the nearest failure. Or ``skipped`` and why.
     """
-    rows = context.dev[: _fitting(context, near, min(room, share * context.spending.budget.amount))][
-        : len(measured.evaluation.answers)
-    ]
+    budget = context.spending.budget
+    limit = share * budget.amount if room is None else allowed_at_end(budget, share, room)
+    rows = context.dev[: _fitting(context, near, limit)][: len(measured.evaluation.answers)]
     correct, answers = measured.evaluation.correct[: len(rows)], measured.evaluation.answers[: len(rows)]
     failed = np.flatnonzero(correct == 0)
     embedded = context.vectors.dev_rows
@@ -91,7 +92,8 @@ def measure_slices(
         if len(context.dev) < least:
             return {"skipped": f"dev has {counted(len(context.dev), 'row')}, and fewer than {least} are too few to tell"}
         if len(rows) < least:
-            return {"skipped": "the budget has no room for embedding dev"}
+            needed = context.spending.costs.scoring(float(sum(_tokens_each(context, (*context.dev[:least], *near)))))
+            return {"skipped": shortage(budget, needed, limit, room)}
         if len(failed) < LEAST_FAILURES:
             return {"skipped": f"{len(failed)} of {len(rows)} dev rows are wrong, too few to find anything in common"}
         texts = [row.text for row in rows]

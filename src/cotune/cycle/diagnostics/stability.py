@@ -11,11 +11,11 @@ from typing import Any
 
 from cotune.cycle.budget.stopwatch import untimed
 from cotune.cycle.context import RunContext
-from cotune.cycle.diagnostics.allowance import FORMATS, LEAST_FORMATS, NOISE, Allowance, formats_row, noise_row, variants_of
+from cotune.cycle.diagnostics.allowance import FORMATS, LEAST_FORMATS, NOISE, formats_row, noise_row, variants_of
 from cotune.cycle.journal import attempt
 from cotune.cycle.search.confirm import Confirmed
 from cotune.cycle.search.trial import Measured
-from cotune.errors import CotuneError, counted
+from cotune.errors import CotuneError
 from cotune.evaluate.answer_noise import AnswerNoise
 from cotune.evaluate.arms import ArmScores
 from cotune.evaluate.noise import Noise
@@ -44,13 +44,14 @@ def measure_noise(context: RunContext, confirmed: Confirmed, *, keep: float = 0.
         found: dict[str, Any] = context.journal.step("noise", [candidate.id], lambda: elsewhere)
         return found
     own, prefix = noise_row(context, candidate.prompt, tuned=candidate.adapter != BASE)
-    count = NOISE.rows(context.spending.costs, len(context.dev), own, prefix, context.spending.left() - keep)
+    priced = (context.spending.costs, len(context.dev), own, prefix, context.spending.left() - keep)
+    count = NOISE.rows(*priced)
     rows = context.dev[:count]
     odd = context.answering.odd_rows(count)
 
     def measure() -> dict[str, Any]:
         if not count:
-            return {"skipped": _too_little(context, NOISE)}
+            return {"skipped": NOISE.why_not(*priced)}
 
         def told(tokens: int) -> None:
             context.watcher.progress("noise", candidate.prompt.text, tokens)
@@ -115,10 +116,9 @@ def measure_robustness(context: RunContext, confirmed: Confirmed, *, wanted: boo
         why = "the winning prompt has hardly anything that could be formatted in another way"
     else:
         own, prefix = formats_row(context, prompt, variants)
-        rows = context.dev[
-            : FORMATS.rows(context.spending.costs, len(context.dev), own, prefix, context.spending.left() - keep)
-        ]
-        why = "" if rows else _too_little(context, FORMATS)
+        priced = (context.spending.costs, len(context.dev), own, prefix, context.spending.left() - keep)
+        rows = context.dev[: FORMATS.rows(*priced)]
+        why = "" if rows else FORMATS.why_not(*priced)
     found: dict[str, Any] = {"skipped": why}
     if rows:
         found = attempt(context.journal, lambda: _over_formats(context, base, winner, variants, rows))
@@ -154,9 +154,3 @@ def _over_formats(
     as_it_is = {name: judged(measured, measured.scores[: len(rows)]) for name, measured in (("base", base), ("tuned", winner))}
     own = {name: found.told_score() for name, found in as_it_is.items()}
     return {**result.as_dict(), "own": own, "prompts": [prompt.to_json() for prompt in variants]}
-
-
-def _too_little(context: RunContext, allowance: Allowance) -> str:
-    if len(context.dev) < allowance.least:
-        return f"dev has {counted(len(context.dev), 'row')}, and fewer than {allowance.least} are too few to tell"
-    return f"the budget has no room for {allowance.least} rows, answered {allowance.passes} times each"

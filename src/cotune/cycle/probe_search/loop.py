@@ -270,7 +270,9 @@ class LabelLoop:
                 + (f", then for {last:g} more on all labelled rows" if last else "")
                 + f": about {needed(epochs, last):,.0f} {unit}"
                 if epochs
-                else f"no tuning: an epoch needs about {needed(1.0, 0.0):,.0f} {unit}, {max(0.0, room):,.0f} left",
+                else f"no tuning: one epoch on {'each of ' if len(self.splits) > 1 else ''}"
+                f"{counted(len(self.splits), 'split')} of the rows needs about {needed(1.0, 0.0):,.0f} {unit}, and "
+                f"{max(0.0, room):,.0f} {unit} are left for it",
                 f"keep {kept:,.0f} {unit} for {counted(context.task.test.n, 'test row')} and the report",
             ]
             return {
@@ -324,7 +326,11 @@ class LabelLoop:
         cost = self._race_cost(count) + 1.1 * trial
         if cost > room:
             unit = context.spending.budget.unit
-            search.stopped = f"the rest is reserved for the test: a cycle needs {cost:,.0f} {unit}, {max(0.0, room):,.0f} left"
+            what = "racing new prompts and tuning the best of them" if search.epochs else "racing new prompts"
+            search.stopped = (
+                f"the rest is reserved for the test: {what} needs about {cost:,.0f} {unit}, and {max(0.0, room):,.0f} {unit} "
+                "are left for it"
+            )
             return False
         parents = self._parents(search)
         guided = self.guide.look(number, self._on_dev(winner), [p.prompt for p in search.proposals.values()])

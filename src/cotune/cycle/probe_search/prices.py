@@ -24,7 +24,7 @@ def too_small(context: RunContext, what: str, needed: float, left: float) -> Bud
     """What is raised where ``what`` needs more of the budget than is left."""
     budget = context.spending.budget
     unit = budget.unit
-    gone = f" after {budget.amount - left:.0f} s, which loading the model has taken most of" if budget.kind == "time" else ""
+    gone = f" after the first {budget.amount - left:.0f} s" if budget.kind == "time" else ""
     return BudgetError(
         f"the budget is too small: {what} needs about {needed:.0f} {unit}, and {max(0.0, left):.0f} {unit} is left{gone}",
         where="budget",

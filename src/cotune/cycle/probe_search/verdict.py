@@ -51,7 +51,8 @@ def first_verdict(context: RunContext, search: LabelSearch, trials: Trials, bund
             "prompt_id": fit.prompt.id,
             "adapter_id": adapter,
             "layer": fit.found.layer,
-            "tfidf": None if tfidf is None else round(tfidf, 6),
+            "tfidf": None if tfidf is None else round(tfidf[0], 6),
+            "tfidf_rows": None if tfidf is None else tfidf[1],
         }
         _save(context, fit.prompt, adapter, bundle, model_name, {"first_verdict": told})
         return {**told, "text": sentence(told)}
@@ -104,7 +105,9 @@ def accuracy_interval(correct: NDArray[np.float64], rows: Sequence[Example]) -> 
 def sentence(told: dict[str, Any]) -> str:
     """The verdict in words."""
     low, high = told["ci"]
-    beside = "" if told["tfidf"] is None else f"; TF-IDF with logistic regression {told['tfidf']:.2f}"
+    other = told["tfidf_rows"] is not None and told["tfidf_rows"] != told["n"]
+    on = f" on {counted(told['tfidf_rows'], 'labelled row')}" if other else ""
+    beside = "" if told["tfidf"] is None else f"; TF-IDF with logistic regression {told['tfidf']:.2f}{on}"
     return (
         f"after {told['seconds']:.0f} s: {told['score']:.2f} ({low:.2f} to {high:.2f}), cross-fitted on "
         f"{counted(told['n'], 'labelled row')}, by a probe on the state after layer {told['layer']}{beside}"

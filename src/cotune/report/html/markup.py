@@ -76,7 +76,7 @@ def p_value(value: object) -> str:
     found = number(value)
     if found is None:
         return ""
-    return "p < 0.001" if found < 0.001 else f"p = {found:.2g}" if found < 0.1 else f"p = {found:.2f}"
+    return "p < 0.001" if found < 0.001 else f"p = {found:.3f}"
 
 
 def figure(title: str, body: str, caption: str = "", *, kind: str = "") -> str:

@@ -8,12 +8,17 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from cotune.report.terminal.plain import corrected_p, fields, items, number
+from cotune.report.terminal.plain import corrected_p, fields, items, number, shipped
 from cotune.report.terminal.result import frozen_first
 
 # Wider than this, an interval leaves open whether the prompt matters at all.
 _WIDE = 0.06
 _FEW_ROWS = 300
+_MUCH = 5
+"""Times the budget that is advised where a run used fewer than half of the rows."""
+_ALL_RIGHT = 0.995
+_SAME = re.compile(r"the same command with --budget (\S+)$")
+_ONCE = ("--finish", "--cut-journal", "--json", "--quiet", "-q")
 _ANOTHER = " --out ANOTHER_FOLDER"
 """What earlier versions wrote behind a command; a larger budget goes into a numbered folder by itself."""
 
@@ -22,9 +27,13 @@ def next_steps(summary: Mapping[str, Any]) -> list[str]:
     """Everything a person can do next: use the bundle, try an own prompt, and what would make the answer better or surer.
 
     Args:
-        summary: as ``summary.json`` holds it; ``out``, where it is there, is the run's folder.
+        summary: as ``summary.json`` holds it; ``out``, where it is there, is the run's folder, and ``command`` what the user
+            typed, which a summary does not hold since it names the folder.
     """
-    return [*_uses(summary), *(stored_steps(summary) or improvements(summary))]
+    steps, command = stored_steps(summary) or improvements(summary), summary.get("command")
+    if isinstance(command, str) and command:
+        steps = [_SAME.sub(lambda found: with_budget(command, found[1]), step) for step in steps]
+    return [*_uses(summary), *steps]
 
 
 def stored_steps(summary: Mapping[str, Any]) -> list[str]:
@@ -35,20 +44,47 @@ def stored_steps(summary: Mapping[str, Any]) -> list[str]:
 
 def improvements(summary: Mapping[str, Any]) -> list[str]:
     """What would make the answer better or surer, the most useful first; what a run's summary keeps as ``next``."""
-    steps = []
-    if (advice := more_rows(summary)) is not None:
+    if _nothing_to_gain(summary):
+        return []
+    steps, cut = [], rows_left_out(summary)
+    if "test" not in cut and (advice := more_rows(summary)) is not None:
         steps.append(advice)
-    if any(word in str(summary.get("stopped")) for word in ("budget", "reserved")):
+    if cut:
+        few = any(used < given / 2 for used, given in cut.values())
+        steps.append(f"{told_left_out(cut)}. Give it a larger budget: {_again(summary, _MUCH if few else 2)}")
+    elif any(word in str(summary.get("stopped")) for word in ("budget", "reserved")):
         by_probe = frozen_first(summary)
         gained = still_gaining(items(summary.get("cycles")), by_loss=by_probe)
         where = "held-out rows" if by_probe else "dev"
         why = f"the last cycle still gained on {where}" if gained else "this run ended while there were steps left to take"
-        steps.append(f"Give it a larger budget, as {why}: the same command with {_twice(summary)}")
+        steps.append(f"Give it a larger budget, as {why}: {_again(summary, 2)}")
     learnt = _learnt_from(summary)
-    if learnt is not None and learnt < _FEW_ROWS:
+    if "labelled" not in cut and learnt is not None and learnt < _FEW_ROWS:
         rows = "1 row was" if learnt == 1 else f"{learnt:.0f} rows were"
         steps.append(f"Only {rows} learnt from; more labelled rows usually gain the most.")
     return steps
+
+
+def rows_left_out(summary: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """``labelled`` and ``test`` rows where a run used fewer than it was given: how many it used, and of how many."""
+    n, given = fields(summary.get("n")), fields(summary.get("given"))
+    used = {"labelled": (number(n.get("train")) or 0.0) + (number(n.get("dev")) or 0.0), "test": number(n.get("test")) or 0.0}
+    told = {name: number(given.get(name)) or 0.0 for name in used}
+    return {name: (int(used[name]), int(told[name])) for name in used if 0 < used[name] < told[name]}
+
+
+def told_left_out(cut: Mapping[str, tuple[int, int]]) -> str:
+    """``160 of 19,500 labelled rows were used and 30 of 500 test rows scored, as the budget had room for no more``."""
+    verbs = {"labelled": "used", "test": "scored"}
+    first, *more = [f"{used:,} of {given:,} {name} rows {{}}{verbs[name]}" for name, (used, given) in cut.items()]
+    parts = [first.format("were "), *(part.format("") for part in more)]
+    return f"{' and '.join(parts)}, as the budget had room for no more"
+
+
+def _nothing_to_gain(summary: Mapping[str, Any]) -> bool:
+    """Whether model and TF-IDF answer all test rows right."""
+    reached = [shipped(summary), fields(fields(summary.get("references")).get("tfidf"))]
+    return all((number(one.get("score")) or 0.0) >= _ALL_RIGHT for one in reached)
 
 
 def _learnt_from(summary: Mapping[str, Any]) -> float | None:
@@ -70,11 +106,30 @@ def _uses(summary: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _twice(summary: Mapping[str, Any]) -> str:
-    """The option that gives a run twice its budget."""
+def _again(summary: Mapping[str, Any], times: int) -> str:
+    """How to run it with so many times its budget; :func:`next_steps` puts in the command where that is known."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", str(summary.get("budget") or ""))
     # An exponent is none of the forms that a budget is given in.
-    return f"--budget {2 * float(found[1]):.15g}{found[2]}" if found else "twice the --budget"
+    budget = f"{times * float(found[1]):.15g}{found[2]}" if found else ""
+    return f"the same command with --budget {budget}" if budget else f"the same command with {times} times the --budget"
+
+
+def with_budget(command: str, budget: str) -> str:
+    """A ``cotune run`` command with another budget, without what only holds for one call of it."""
+    kept: list[str] = []
+    words = shlex.split(command)
+    for place, word in enumerate(words):
+        if word in _ONCE or word == "--budget" or (place and words[place - 1] == "--budget"):
+            continue
+        if not word.startswith(("--budget=", "budget=")):
+            kept.append(word)
+    return shlex.join([*kept, "--budget", budget])
+
+
+def parted(step: str) -> tuple[str, str]:
+    """What a step says up to its colon, and the command behind it; the whole step and nothing where it has none."""
+    what, colon, command = step.partition(": cotune ")
+    return (f"{what}:", f"cotune {command}") if colon else (step, "")
 
 
 def bundle_path(summary: Mapping[str, Any]) -> PurePath:
@@ -94,8 +149,8 @@ def more_rows(summary: Mapping[str, Any]) -> str | None:
     test = number(fields(summary.get("n")).get("test"))
     rows = f"more than {test:.0f}" if test else "more"
     return (
-        f"To know whether the prompt matters here, test on {rows} labelled rows: the interval is {100 * (high - low):.0f} "
-        "points wide, and four times the rows halve it."
+        f"To know whether the prompt matters here, test on {rows} labelled rows: the interval of its gain is "
+        f"{100 * (high - low):.0f} points wide, and four times the rows halve it."
     )
 
 

@@ -76,8 +76,13 @@ def group_of(arms: Mapping[str, Any], name: str) -> ArmGroup:
 
 def why_frozen(summary: Mapping[str, Any]) -> str:
     """Why an arm that is named after tuning is not tuned, in a few words."""
+    return "frozen" if number(summary.get("prompts_tuned")) is None else f"frozen ({why_untuned(summary)})"
+
+
+def why_untuned(summary: Mapping[str, Any]) -> str:
+    """The same as the end of a sentence."""
     tried = number(summary.get("prompts_tuned"))
-    return "frozen (no tuning step paid off)" if tried else "frozen (nothing was tuned)" if tried == 0 else "frozen"
+    return "no tuning step paid off" if tried else "nothing was tuned" if tried == 0 else "no tuned weights were kept"
 
 
 def _group(arms: Mapping[str, Any], names: tuple[str, ...]) -> ArmGroup:

@@ -81,6 +81,8 @@ class Story:
     _tested: set[str] = field(default_factory=set)
     _tried: bool = False
     _dev: int | None = None
+    _labelled: int | None = None
+    _trail_rows: int | None = None
     _cut: set[bool] = field(default_factory=set)
 
     def tell(self, event: Mapping[str, Any]) -> list[Told]:
@@ -138,11 +140,15 @@ class Story:
         self.best = (score, loss, self.prompt(value.get("prompt_id"), 160))
         return True
 
-    def saw_loss(self, value: Value) -> bool:
-        """Take a judgement as the best so far, whose log-loss was found to be the least."""
+    def saw_loss(self, value: Value, rows: int | None = None) -> bool:
+        """Take a judgement on some rows as the best so far, whose log-loss was found to be the least."""
         score, loss = number(value.get("score")), number(value.get("log_loss"))
         if loss is None:
             return False
+        if rows != self._trail_rows:
+            # Losses on other rows would be no way from one to the next.
+            self.trail.clear()
+        self._trail_rows = rows
         self.trail.append(loss)
         self.best = (score, loss, self.prompt(value.get("prompt_id"), 160))
         return True
@@ -167,10 +173,14 @@ def _rank(score: float | None, loss: float | None) -> tuple[float, float]:
 
 def _start(story: Story, value: Value) -> list[Told]:
     task = value.get("task")
+    for prompt in items(value.get("prompts")):
+        story.learn(prompt)
     story.task = one_line(fields(task).get("name") or (task if isinstance(task, str) else "") or "task", 40)
     story.budget = one_line(value.get("budget") or "", 30)
     dev = number(fields(value.get("n")).get("dev"))
     story._dev = None if dev is None else int(dev)
+    train = number(fields(value.get("n")).get("train"))
+    story._labelled = None if train is None or dev is None else int(train + dev)
     # A journal sorts the keys of objects.
     counts = sorted(fields(value.get("n")).items(), key=lambda pair: ("train", "dev", "test", pair[0]).index(pair[0]))
     rows = ", ".join(f"{amount_of} {one_line(split, 12)}" for split, amount_of in counts)
@@ -252,8 +262,9 @@ def _probe_race(story: Story, value: Value, best: Value) -> list[Told]:
     story.by_probe = True
     ranking, dropped = items(value.get("ranking")), items(value.get("dropped"))
     rows = max((int(found) for item in fields(value.get("rows")).values() if (found := number(item)) is not None), default=0)
+    story._labelled = story._labelled or rows or None
     # Later races look for prompts to tune: what they find is not the best before it was tuned.
-    is_best = story.best is None and story.saw_loss(best)
+    is_best = story.best is None and story.saw_loss(best, rows)
     on = counted(rows, "labelled row") + (f", {len(dropped)} clearly worse" if dropped else "")
     head = f"{cycle_of(value)}{counted(len(ranking), 'prompt')} raced by frozen probes on {on}"
     text = f"{head}: best cross-fitted {measured(best)}{_after(best)} with {story.prompt(best.get('prompt_id'), 48)}"
@@ -293,10 +304,10 @@ def _verdict(story: Story, value: Value) -> list[Told]:
     text = one_line(value.get("text") or f"cross-fitted accuracy {decimal(score, 2)}", 300)
     ends = ends_of(value.get("ci"))
     between = f" ({ends[0]:.2f} to {ends[1]:.2f})" if ends else ""
-    parts = [f"{decimal(score, 2)}{between}", *([f"after layer {layer:.0f}"] if layer is not None else [])]
+    parts = [f"{decimal(score, 2)}{between}" + ("" if layer is None else f" by a probe after layer {layer:.0f}")]
     parts += [f"TF-IDF {tfidf:.2f}"] if tfidf is not None else []
-    parts += [f"in {duration(seconds)}"] if seconds is not None else []
-    story.verdict = ", ".join(parts)
+    parts += [f"known after {duration(seconds)}"] if seconds is not None else []
+    story.verdict = "; ".join(parts)
     return [Told(f"first verdict {text}; a usable bundle (prompt and read-out) is in best", "verdict")]
 
 
@@ -347,7 +358,8 @@ def _probed(story: Story, value: Value) -> list[Told]:
     story.by_probe = True
     loss, rows = number(value.get("log_loss")), number(value.get("rows"))
     frozen = value.get("stage") == "frozen"
-    is_best = not frozen and loss is not None and all(loss < other for other in story._judged) and story.saw_loss(value)
+    is_best = not frozen and loss is not None and all(loss < other for other in story._judged)
+    is_best = is_best and story.saw_loss(value, None if rows is None else int(rows))
     story._judged += [] if loss is None else [loss]
     story._tried = story._tried or not frozen
     held = f"{'cross-fitted' if frozen else 'held-out'} {measured(value)}" + (
@@ -387,15 +399,16 @@ def _confirm(story: Story, value: Value) -> list[Told]:
     groups = dict.fromkeys(group_of(story._arms, name) for name in known)
     arms = [f"{story.arm(group)} {measured(fields(dev[group.names[0]]))}" for group in groups if group.names[0] in dev]
     on = "dev" if story._dev is None else counted(story._dev, "dev row")
-    fitted = f"arms fitted to all labelled rows; on {on}, by fits that had not seen them"
+    rows = "all labelled rows" if story._labelled is None else f"all {counted(story._labelled, 'labelled row')}"
+    fitted = f"arms fitted to {rows}; on {on}, by fits that had not seen them"
     what = fitted if story.by_probe else f"confirmed on {'all of dev' if story._dev is None else f'all {on}'}"
     return [Told(what + (f": {'; '.join(arms)}" if arms else ""))]
 
 
 def _cut(story: Story, value: Value) -> list[Told]:
     if "rows" in value:
-        # Dev goes on with those of its rows that were read.
-        story._dev = None
+        # Train and dev go on with those of their rows that were read, which the race tells.
+        story._dev = story._labelled = None
     return [Told(one_line(value["text"], 300), "news")] if value.get("text") else []
 
 

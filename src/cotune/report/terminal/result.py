@@ -34,7 +34,7 @@ def result_sentences(summary: Mapping[str, Any]) -> list[str]:
     name = "untuned" if untuned is None else REFERENCE_NAMES["zero_shot"]
     scores = {name: _untuned(summary), **{_SHORT[name]: references.get(name) for name in _SHORT}}
     beside = [
-        f"{name} {decimal(one.get('score'))}{of_fewer_rows(one, arm)}"
+        f"{name} {decimal(one.get('score'))}{of_other_rows(one, arm)}"
         for name, one in scores.items()
         if one is not None and one is not arm
     ]
@@ -48,6 +48,12 @@ def of_fewer_rows(one: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
     """`` (on 300 of them)`` where something was measured on fewer rows than an arm; else nothing."""
     rows, all_rows = number(one.get("n")), number(arm.get("n"))
     return f" (on {rows:.0f} of them)" if rows is not None and all_rows is not None and rows < all_rows else ""
+
+
+def of_other_rows(one: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
+    """What tells a reference from an arm beside its score: fewer test rows, or more labelled rows that it was fitted to."""
+    learnt = number(one.get("learnt_from"))
+    return f" (fitted to {counted(f'{learnt:,.0f}', 'labelled row')})" if learnt else of_fewer_rows(one, arm)
 
 
 _SHORT = {"tfidf": "TF-IDF", "majority": "always the commonest label"}
@@ -84,8 +90,11 @@ def result_warnings(summary: Mapping[str, Any]) -> list[str]:
     told = []
     width = 0.0 if ends is None else ends[1] - ends[0]
     if n < _FEW_ROWS or width > _WIDE:
-        spans = f": the 95% interval spans {100 * width:.0f} points" if ends else ""
+        spans = f": the 95% interval of the score spans {100 * width:.0f} points" if ends else ""
         more = f"Label more rows, {_ENOUGH_ROWS} for the test at least." if n < _ENOUGH_ROWS else _MORE_ROWS
+        given = number(fields(summary.get("given")).get("test"))
+        if given is not None and n < given:
+            more = f"{n:,.0f} of {given:,.0f} were scored, as the budget had room for no more; a larger --budget scores more."
         told.append(f"{counted(int(n), 'test row')} {'is' if n == 1 else 'are'} too few to judge by{spans}. {more}")
     majority = number(fields(references.get("majority")).get("score"))
     by_accuracy = summary.get("metric") == "accuracy"

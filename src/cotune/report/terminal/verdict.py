@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cotune.errors import counted
 from cotune.prompt.prompt import held_rows
-from cotune.report.terminal.advice import bundle_path, next_steps
+from cotune.report.terminal.advice import bundle_path, next_steps, parted
 from cotune.report.terminal.arm_words import arm_groups
 from cotune.report.terminal.layout import bullet, prompt_block
 from cotune.report.terminal.lines import speaks_unicode, write_line
@@ -91,10 +91,11 @@ def print_verdict(summary: Mapping[str, Any], console: Console) -> None:
 
 def _print(summary: Mapping[str, Any], console: Console) -> None:
     for part in _parts(summary, console.width):
-        console.print(part)
+        console.print(part, crop=False)
 
 
 def _parts(summary: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
+    from rich.console import Group
     from rich.padding import Padding
     from rich.text import Text
 
@@ -167,7 +168,13 @@ def _parts(summary: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
     if steps := next_steps(summary):
         yield heading("What to do next")
         for step in steps:
-            yield indented(bullet(harmless(step)))
+            what, command = parted(harmless(step))
+            if not command or len(step) + 4 <= width:
+                yield indented(bullet(harmless(step)))
+            else:
+                # Broken into lines, it could not be pasted.
+                yield indented(bullet(what))
+                yield Group(Text(f"    {command}", no_wrap=True, overflow="ignore"))
 
 
 def _marked(text: str) -> RenderableType:
@@ -230,7 +237,7 @@ def _selection(summary: Mapping[str, Any]) -> str:
         return text + "."
     if ends and ends[0] <= (dev or 0.0) <= ends[1]:
         return text + ": dev and test agree within their intervals."
-    return text + f": dev was {100 * abs(optimism):.1f} points too {'high' if optimism > 0 else 'low'}."
+    return text + f": {100 * abs(optimism):.1f} points {'more' if optimism > 0 else 'less'} than on the test."
 
 
 def _cost(summary: Mapping[str, Any]) -> str:

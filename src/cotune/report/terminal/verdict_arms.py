@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cotune.errors import counted
-from cotune.report.terminal.arm_words import ArmGroup, arm_name, why_frozen
+from cotune.report.terminal.arm_words import ArmGroup, arm_name, why_untuned
 from cotune.report.terminal.layout import table_of
 from cotune.report.terminal.narration import REFERENCE_NAMES
 from cotune.report.terminal.plain import decimal, fields, items, number, one_line
@@ -39,10 +39,11 @@ def arm_notes(summary: Mapping[str, Any], marks: Mapping[ArmGroup, str]) -> list
     """What the letters stand for: arms that are one candidate, and where nothing is tuned in one named after tuning."""
     notes = []
     for group, mark in marks.items():
-        *names, last = map(arm_name, group.names)
+        *names, last = [name for name in map(arm_name, group.names) if name != group.title]
+        others = f"{', '.join(names)} and {last}" if names else last
         untuned = group.frozen and {"seed_tuned", "best_tuned"} & set(group.names)
-        why = f", {why_frozen(summary)}" if untuned else ""
-        notes.append(f"({mark}) {', '.join(names)} and {last}: same prompt and weights{why}")
+        why = f"as {why_untuned(summary)}, " if untuned else ""
+        notes.append(f"({mark}) {why}this arm also stands for {others}")
     return notes
 
 

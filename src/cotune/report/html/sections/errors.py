@@ -70,7 +70,7 @@ def _confusion(labels: tuple[str, ...], gold: NDArray[np.int64], answers: NDArra
         body = f"<div class=scroll><table class=plain>{head}{lines}</table></div>"
         return figure("Most frequent confusions", body, right)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    head = "".join(f'<th scope="col"><span>{data_text(one_line(label, 18))}</span></th>' for label in labels)
+    head = "".join(f'<th scope="col"><span>{data_text(one_line(label, 24))}</span></th>' for label in labels)
     lines = ""
     for i, label in enumerate(labels):
         cells = "".join(

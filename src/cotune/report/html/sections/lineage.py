@@ -156,9 +156,11 @@ def map_section(record: RunRecord, prompts: Prompts) -> str:
             radius = 5 + 8 * ((seen / most) ** 0.5 if most else 0.3)
             plot.dot(place, kind, radius=radius, tip=tip, prompt=prompt_id, name=f"{facts.name}: open")
         legend = "".join(f'<span class="swatch s{k}"></span>' for k in range(7))
+        ramp = f'<span>{measure.shown(span[0])}</span><span class="ramp">{legend}</span>'
+        # A scale from a level to the same one shows nothing.
+        ramp = ramp if measure.shown(span[0]) != measure.shown(span[1]) else ""
         key = (
-            f'<div class="legend"><span>{measure.shown(span[0])}</span><span class="ramp">{legend}</span>'
-            f"{measure.legend(span[1])}<span>larger: more rows seen</span>"
+            f'<div class="legend">{ramp}{measure.legend(span[1])}<span>larger: more rows seen</span>'
             "<span>hollow: left the race early</span></div>"
         )
         hidden = "" if not figures else " hidden"

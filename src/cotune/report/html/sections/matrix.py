@@ -13,7 +13,7 @@ from cotune.report.html.sections.errors import NO_ROWS
 from cotune.report.html.sections.prompts import Prompts
 from cotune.report.html.sections.record import AnsweredRow, AnsweredRows, RunRecord
 from cotune.report.html.sections.written import written_changes
-from cotune.report.terminal.arm_words import group_of
+from cotune.report.terminal.arm_words import arm_groups
 from cotune.report.terminal.plain import fields, number, one_line
 
 _TOP = 3
@@ -57,8 +57,11 @@ def matrix_section(record: RunRecord) -> str:
 def tables_for_page(record: RunRecord, prompts: Prompts) -> dict[str, Any]:
     """Each table as the page's script reads it: who answered, the labels, the rows."""
     summed = fields(record.summary.get("arms"))
-    tests, devs = record.tests, replace(record.devs, rows=record.devs.rows[:_MOST_DEV_ROWS])
-    arms = [{"name": group_of(summed, arm).title} for arm in tests.arms]
+    devs = replace(record.devs, rows=record.devs.rows[:_MOST_DEV_ROWS])
+    # Arms of one prompt with one set of weights answer alike: one column for all of them.
+    groups = arm_groups({arm: fields(summed.get(arm)) for arm in record.tests.arms})
+    tests = replace(record.tests, names=tuple(group.names[0] for group in groups))
+    arms = [{"name": group.title} for group in groups]
     found = {"test": (tests, arms), "dev": (devs, _columns(devs, prompts, record))}
     return {
         name: {

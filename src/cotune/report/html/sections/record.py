@@ -74,6 +74,7 @@ class RunRecord:
         summary: of a finished run, else empty.
         config: of the run, else empty.
         identity: hashes of data and prompts.
+        command: what the user typed; empty where it is not known.
         tests: the test rows' answers; empty where the run does not hold them.
         devs: the best prompts' answers to the dev rows; empty likewise.
         remarks: what could not be read, in sentences.
@@ -87,6 +88,7 @@ class RunRecord:
     tests: AnsweredRows = field(default_factory=AnsweredRows)
     devs: AnsweredRows = field(default_factory=AnsweredRows)
     remarks: tuple[str, ...] = ()
+    command: str = ""
 
     @property
     def finished(self) -> bool:
@@ -150,7 +152,9 @@ def read_record(folder: Path) -> RunRecord:
     summary = fields(_json(folder / SUMMARY, remarks)) if ended else {}
     tests, devs = (_answered(name, _json(folder / name, remarks), remarks) for name in (TEST_ROWS, DEV_ROWS))
     config, identity = fields(stored.get("config")), fields(stored.get("identity"))
-    return RunRecord(folder, events, summary, config, identity, tests, devs, tuple(remarks))
+    command = stored.get("command")
+    typed = command if isinstance(command, str) else ""
+    return RunRecord(folder, events, summary, config, identity, tests, devs, tuple(remarks), typed)
 
 
 def _events(path: Path, remarks: list[str]) -> Iterator[Mapping[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +15,7 @@ from cotune.report.html.markup import data_text, esc, figure, p_value, percent, 
 from cotune.report.html.plot import Point, nice_ticks, padded, strip, strip_row, strips
 from cotune.report.html.sections.prompts import Prompts
 from cotune.report.html.sections.record import ARMS, RunRecord
-from cotune.report.terminal.advice import stored_steps
+from cotune.report.terminal.advice import next_steps, parted
 from cotune.report.terminal.arm_words import arm_groups, why_frozen
 from cotune.report.terminal.narration import REFERENCE_NAMES
 from cotune.report.terminal.plain import amount, corrected_p, decimal, dollars, duration, fields, items, number, shipped
@@ -38,6 +37,9 @@ _WINNER_FROZEN = {
 }
 _COUNTED = {1: "The arm"} | {n: f"The {word} arms" for n, word in enumerate(("two", "three", "four", "five", "six"), 2)}
 _MINUS = re.compile(r"(?<=[ (])-(?=\d)")
+_SHARE = re.compile(r"(?<![\d.])[01]\.\d{3}(?![\d.]*\d)")
+"""A score in the headline, which the page's charts have in percent."""
+_OPTION, _WORDS = re.compile(r"--budget \S+$"), re.compile(r"( )")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 _ALPHA = 0.05
 
@@ -54,7 +56,7 @@ def _finished(record: RunRecord) -> str:
     needed, rest = (rest[0], rest[1:]) if rest and references_of(summary) else ("", rest)
     more = "".join(f"<li>{data_text(sentence)}</li>" for sentence in rest)
     return (
-        f'<h1 class="headline">{_set(headline)}</h1>'
+        f'<h1 class="headline">{_set(_SHARE.sub(lambda found: f"{percent(float(found[0]))}%", headline))}</h1>'
         + (f"<p class=needed>{_set(needed)}</p>" if needed else "")
         + "".join(f"<p class=remark>Warning: {_set(warning)}</p>" for warning in result_warnings(summary))
         + _arms(record)
@@ -140,6 +142,8 @@ def _arms(record: RunRecord) -> str:
         score, ci, title = number(one.get("score")), interval_of(one), REFERENCE_NAMES[name]
         some = number(one.get("n"))
         fewer = f", on {some:.0f} of the rows" if some is not None and some < (number(best.get("n")) or 0) else ""
+        learnt = number(one.get("learnt_from"))
+        fewer += f", fitted to {learnt:,.0f} labelled rows" if learnt else ""
         loss = number(one.get("log_loss"))
         tip = f"{title}: {percent(score)}% ({between(ci)})\nlog-loss {decimal(loss)}\n"
         tip += counted(one.get("n", "?"), "test row")
@@ -223,8 +227,9 @@ def _gains(summary: Mapping[str, Any]) -> str:
             if value > 0
             else "significant loss"
         )
-        ends_told = f"{signed_points(ci[0])} to {signed_points(ci[1])}" if ci else ""
-        tip = f"{title}: {signed_points(value)} points ({ends_told})\n{p_value(p)}, {gain.get('test', '')}"
+        ends_told = f"{signed_points(ci[0])} to {signed_points(ci[1])}" if ci and not same else ""
+        tip = f"{title}: {signed_points(value)} points" + (f" ({ends_told})" if ends_told else "")
+        tip += f"\n{p_value(p)}, {gain.get('test', '')}"
         tip += f"\n{gain.get('interval', '')}"
         with_p = "" if same or p is None else f", <span>{p_value(p)}</span>"
         told = f'<span>{ends_told}</span><span class="told {kind}">{word}{with_p}</span>'
@@ -316,11 +321,24 @@ def _cost(record: RunRecord) -> str:
 
 
 def _next(record: RunRecord) -> str:
-    steps = stored_steps(record.summary)
+    told = "".join(
+        f"<li>{_step(step)}</li>"
+        for step in next_steps({**record.summary, "out": str(record.folder), "command": record.command})
+    )
     best = fields(record.summary.get("best"))
-    bundle = shlex.quote(str(record.folder))
-    use = f'<li>Use the bundle: <code>cotune predict {data_text(bundle)} --input "…"</code></li>' if best.get("bundle") else ""
     held = held_rows(len(items(fields(best.get("prompt")).get("demonstrations"))))
-    use += f"<li>{data_text(held)}</li>" if held and use else ""
-    told_steps = "".join(f"<li>{data_text(step)}</li>" for step in steps)
-    return f"<div class=card><h3>What to do next</h3><ul>{use}{told_steps}</ul></div>"
+    beside = f"<p>{data_text(held)}</p>" if held and best.get("bundle") else ""
+    return f"<div class=card><h3>What to do next</h3><ul>{told}</ul>{beside}</div>"
+
+
+def _step(step: str) -> str:
+    """A step with its command, or an option to add to one, as code; no line ends behind the dashes of an option."""
+    what, command = parted(step)
+    if not command and (option := _OPTION.search(step)):
+        what, command = step[: option.start()].rstrip(), option[0]
+    if not command:
+        return data_text(step)
+    words = "".join(
+        f"<span class=word>{esc(word)}</span>" if word.startswith("--") else esc(word) for word in _WORDS.split(command)
+    )
+    return f"{data_text(what)} <code>{words}</code>"
