@@ -130,7 +130,7 @@ def sentence(value: Any) -> str:
     """What the teacher did, in a sentence."""
     agreement = value["agreement"]
     verb = "was" if len(value["rows"]) == 1 else "were"
-    text = f"{counted(len(value['rows']), 'train row')} {verb} labelled by the teacher {value['model']}, none of them in dev or test"
+    text = f"{counted(len(value['rows']), 'train row')} {verb} labelled by the teacher {value['model']}, none of dev or test"
     if agreement["n"]:
         low, high = agreement["ci"]
         rate = f"{100 * agreement['rate']:.0f}%, 95% interval {100 * low:.0f} to {100 * high:.0f}"
