@@ -37,8 +37,15 @@ def sheet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         # Numbers that hardly recur are no labels, and neither is a column that says one thing throughout.
         ("text,price,shop\n" + "".join(f"a thing called {i},{i * 7},here\n" for i in range(30)), ("text", "price")),
         ("text\nonly this\nand that\n", (None, "text")),
+        # A word in a header says more than few values, and so does the last place; blanks speak against a column.
+        ("Message,Ticket category,Channel\n" + "".join(f"a text {i},{'abcd'[i % 4]},{'xy'[i % 2]}\n" for i in range(12)),
+         ("Message", "Ticket category")),
+        ("Message,Channel,Desk\n" + "".join(f"a text {i},{'xy'[i % 2]},{'abcd'[i % 4]}\n" for i in range(12)),
+         ("Message", "Desk")),
+        ("Channel,Desk,Message\n" + "".join(f"{'xy'[i % 2] if i % 3 else ''},{'abcd'[i % 4]},a text {i}\n" for i in range(12)),
+         ("Message", "Desk")),
     ],
-)
+)  # fmt: skip
 def test_columns_are_guessed(tmp_path: Path, text: str, wanted: tuple[str | None, str | None]) -> None:
     (tmp_path / "rows.csv").write_text(text)
     assert guess_columns(read_table(tmp_path / "rows.csv")) == wanted
@@ -58,6 +65,22 @@ def test_yes_takes_what_is_guessed_and_writes_a_task_that_runs_take(sheet: Path)
     assert config.data.train == str(sheet.absolute()) and config.output.type == "label"
     assert "  train: tickets.csv" in text, "a path below the file's folder moves along with it"
     assert "# 3 values" not in text and "3 values stand in 30 rows" in text and "docs/configuration.md" in text
+
+
+def test_guesses_are_told_and_blank_rows_are_left_out_in_numbers_that_agree(sheet: Path) -> None:
+    sheet.write_text(SHEET + "30,,a,1,mail\n31,where is it,,1,mail\n")
+    code, out, err = call("init", sheet, "--yes")
+    assert code == 0, err
+    assert "Reads 'Customer message', answers 'queue' (guessed; --input and --output name others)" in out
+    text = Path("task.yaml").read_text(encoding="utf-8")
+    assert "30 labelled rows" in text and "3 values stand in 30 rows" in text and "leaves out 2 further rows" in text
+    assert load_config(Path("task.yaml")).data.on_blank == "skip"
+    assert "guessed" not in call("init", sheet, "--yes", "--force", "--input", "channel", "--output", "queue").stdout
+
+
+def test_an_interrupt_at_a_question_ends_as_elsewhere(sheet: Path) -> None:
+    code, _, err = typed("init", sheet, keys=b"\x04")
+    assert code == 130 and "Nothing was written" in err and not Path("task.yaml").exists()
 
 
 def test_flags_answer_the_questions_and_odd_names_are_quoted(sheet: Path) -> None:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from cotune.cli import main
 from cotune.embed import EmbedSettings
 from cotune.embed.command import open_embedder
-from cotune.embed.texts import read_texts
+from cotune.embed.texts import read_texts, texts_of_table
 from cotune.errors import InputError
+from cotune.task.reading.table import table_from_rows
 from tiny import save_tiny
 
 TEXTS = ["Who?", "How tall is the tower?", "card", "Who?"]
@@ -158,3 +159,9 @@ def test_standard_input_that_is_no_utf_8_is_told(
         monkeypatch.setattr("sys.stdin", piped)
         assert embed("--input", "-", "--out", str(tmp_path / "v.npy"), "--model", str(model)) == 2
         assert "standard input: it is not UTF-8 text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("column", ["Customer message", "Customer_message"])
+def test_a_column_is_known_by_either_name(column: str) -> None:
+    table = table_from_rows([{"Customer message": "late", "n": 1}], "rows.csv")
+    assert texts_of_table(table, column) == ["late"]

@@ -104,6 +104,11 @@ def test_parse_cuts_instruction_input_and_cue() -> None:
     assert prompt == Prompt("Read.\nThen say.", "T: {title}\nand\nB: {body}", "Answer:", system="S")
 
 
+def test_parse_takes_columns_by_their_own_names() -> None:
+    prompt = parse_prompt("Desk for {labels}?\nMessage: {Customer message} {2nd}\nDesk {x y}:", ["Customer_message", "_2nd"])
+    assert prompt.text == "Desk for {labels}?\nMessage: {Customer_message} {_2nd}\nDesk {x y}:"
+
+
 @given(st.lists(st.text(st.characters(exclude_characters="{}", exclude_categories=["Cs"]), max_size=20), max_size=4))
 def test_parse_reads_back_what_text_shows(lines: list[str]) -> None:
     kept = [line for line in (re.sub(r"\s+", " ", line).strip() for line in lines) if line]

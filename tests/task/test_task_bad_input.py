@@ -16,6 +16,7 @@ import pytest
 from cotune.config import config_from_data
 from cotune.errors import InputError
 from cotune.task import Task, read_table
+from cotune.task.reading.table import nearest_name
 
 GOOD = [{"text": f"message number {index}", "label": "ab"[index % 2]} for index in range(40)]
 
@@ -110,6 +111,16 @@ def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
     good_file(tmp_path, "train.csv")
     message = message_of(tmp_path / "trian.csv")
     assert "trian.csv: there is no such file, did you mean 'train.csv'?" in message
+
+
+@pytest.mark.parametrize(("asked", "known"), [("Ticket category", "Ticket No."), ("tickets.csv", "skew.csv"), ("a", "b")])
+def test_a_far_name_is_not_suggested(asked: str, known: str) -> None:
+    assert nearest_name(asked, [known]) is None
+
+
+def test_an_ending_does_not_make_names_alike(tmp_path: Path) -> None:
+    good_file(tmp_path, "rows.csv")
+    assert "did you mean" not in message_of(tmp_path / "odd.csv")
 
 
 @pytest.mark.parametrize("name", ["nowhere/d.csv", "x" * 300 + ".csv", "nul\0.csv"])

@@ -71,6 +71,13 @@ def test_a_task_of_each_type(rows: list[dict[str, Any]], kind: str, metric: str)
     assert "output_type" not in task_of(rows, type=kind).checks
 
 
+def test_a_column_in_which_every_value_differs_is_warned_of() -> None:
+    found = task_of(texts()).checks["output_type"]
+    assert found.severity == "warning" and "every value of 'a' differs" in found.message and "--output" in found.message
+    recurring = [{**row, "a": f"Answer {i // 1.5:.0f}"} for i, row in enumerate(texts())]
+    assert task_of(recurring).checks["output_type"].severity == "info"
+
+
 def test_outputs_are_written_in_one_form() -> None:
     assert {row.output for row in task_of(texts()).train} <= {f"Answer {i} in words" for i in range(60)}
     assert {row.output for row in task_of(numbers()).train} <= {str(2 * i * i) for i in range(60)}

@@ -140,6 +140,12 @@ def test_a_spreadsheet_with_semicolons_is_read(tmp_path: Path) -> None:
     assert read_table(path).rows[0] == {"text": "a; b, c", "label": "x"}
 
 
+def test_a_spreadsheet_with_tabs_is_read_whatever_its_ending(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("text\tlabel\na; b, c\tx\n")
+    assert read_table(path).rows[0] == {"text": "a; b, c", "label": "x"}
+
+
 @pytest.mark.parametrize(
     ("header", "columns"),
     [

@@ -56,7 +56,8 @@ def test_blank_rows_are_left_out_and_counted(desk: Desk, cotune: Cotune) -> None
 def test_columns_that_are_not_named_are_asked_for_by_name(desk: Desk, cotune: Cotune) -> None:
     ended = cotune("run", desk.sheet)
     assert ended.code == 2
-    assert "'Customer message', 'Order no.', 'Stars (1-5)'" in ended.stderr and "--input COLUMN" in ended.stderr
+    assert "'Customer message', 'Order no.', 'Stars (1-5)'" in ended.stderr
+    assert f"cotune run {desk.sheet} --input 'Customer message' --output 'Stars (1-5)'" in ended.stderr
     missing = cotune("run", desk.sheet, "--input", "Custmer message", "--output", "Stars (1-5)")
     assert "did you mean 'Customer message'? Its columns" in missing.stderr
 
@@ -227,6 +228,7 @@ def test_what_cannot_be_scored_is_told(desk: Desk, cotune: Cotune, tmp_path: Pat
     path.write_text("Customer message,stars\nlate,1\n")
     missing = cotune("evaluate", desk.bundle, path)
     assert missing.code == 2 and "'Stars (1-5)'" in missing.stderr and "'stars'" in missing.stderr
+    assert "or add --output COLUMN." in missing.stderr
     assert cotune("evaluate", desk.bundle, path, "--output", "stars", "--json").code == 0
     assert "does not fit" in cotune("evaluate", desk.bundle, path, "--output", "stars", "--metric", "json_f1").stderr
     for option in ("--output", "--group"):

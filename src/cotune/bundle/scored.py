@@ -125,6 +125,7 @@ class LabelledRows:
             type=output.type,
             on_blank="skip",
             asked_by={name: "the bundle" for name in (*manifest.input_fields, manifest.output_field) if name != column},
+            options={manifest.output_field: "--output"},
         )
         source, styled = with_style(source, output.type)
         rows = examples_from(table, "row", source, output.type)

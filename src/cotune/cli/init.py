@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cotune.cli.program import Json, app, tell
-from cotune.errors import InputError, shown_names
+from cotune.errors import InputError, counted, shown_names
 
 if TYPE_CHECKING:
     from cotune.task.reading.table import Table
@@ -65,11 +65,11 @@ def init(
 
     for name in input or ():
         table.need(name, nested=True)
-    inputs = input or _columns(_answer("Input column", None, guessed_input, check_inputs, asks=asks), table)
-    answers = _answer("Label column", output, guessed_output, lambda text: table.need(text, nested=True), asks=asks)
+    inputs = input or _columns(_answer("input column", None, guessed_input, check_inputs, asks=asks), table)
+    answers = _answer("label column", output, guessed_output, lambda text: table.need(text, nested=True), asks=asks)
     if answers in inputs:
         raise InputError(f"{answers!r} is both input and answer", where=str(data), hint="Name another column with --output.")
-    spent = _answer("Budget", budget, str(RunConfig.model_fields["budget"].default), parse_budget, asks=asks)
+    spent = _answer("budget", budget, str(RunConfig.model_fields["budget"].default), parse_budget, asks=asks)
     write_text(out, task_file(data, table, inputs, answers, spent, out))
     # What is written has to be what a run takes.
     config = load_config(out)
@@ -77,6 +77,10 @@ def init(
         told = {"out": str(out), "name": config.name, "input": inputs, "output": answers, "budget": spent}
         typer.echo(json.dumps(told, ensure_ascii=False))
     else:
+        if not asks and not (input and output):
+            guesses = [option for option, given in (("--input", input), ("--output", output)) if not given]
+            name = f"{' and '.join(guesses)} name{'s another' if len(guesses) == 1 else ' others'}"
+            tell(f"Reads {shown_names(inputs)}, answers {answers!r} (guessed; {name}).")
         tell(f"Written: {out}. Start with: cotune run {shlex.quote(str(out))}")
 
 
@@ -88,7 +92,12 @@ def _answer(question: str, given: str | None, guess: str | None, check: Callable
     """
     if given is None and asks:
         while True:
-            found = str(typer.prompt(question, default=guess, err=True)).strip()
+            try:
+                found = str(typer.prompt(question.capitalize(), default=guess, err=True)).strip()
+            except typer.Abort:
+                # Ctrl-C ends as it does everywhere; nothing was written.
+                typer.echo("\nStopped. Nothing was written.", err=True)
+                raise typer.Exit(130) from None
             try:
                 check(found)
             except InputError as error:
@@ -97,7 +106,7 @@ def _answer(question: str, given: str | None, guess: str | None, check: Callable
                 return found
     found = given if given is not None else guess or ""
     if not found:
-        raise InputError(f"no column looks like the {question.lower()}", where="cotune init", hint="Name it.")
+        raise InputError(f"no column looks like the {question}", where="cotune init", hint="Name it with --input or --output.")
     check(found)
     return found
 
@@ -116,16 +125,23 @@ def task_file(data: Path, table: Table, inputs: Sequence[str], output: str, budg
     # Paths in the file start at its folder.
     place, folder = data.absolute(), out.absolute().parent
     train = place.relative_to(folder) if place.is_relative_to(folder) else place
-    kind, why = guess_type(table.filled(output))
+    whole = [
+        cell
+        for index, row in enumerate(table.rows)
+        if (cell := (row.get(output) or "").strip()) and any((table.shown(index, name) or "").strip() for name in inputs)
+    ]
+    kind, why = guess_type(whole or table.filled(output))
+    blank = len(table) - len(whole)
     read = _yaml(inputs[0]) if len(inputs) == 1 else f"[{', '.join(map(_yaml, inputs))}]"
     lines = [
         ("# What cotune tunes a prompt and a model for. Every key: docs/configuration.md", ""),
         (f"name: {_yaml(task_name(str(data)))}", ""),
         ("data:", ""),
-        (f"  train: {_yaml(str(train))}", f"{len(table):,} labelled rows; some are put aside to choose on, some for the test"),
+        (f"  train: {_yaml(str(train))}", f"{len(whole):,} labelled rows; some are put aside to choose on, some for the test"),
         ("  # test: test.csv", "rows for the test at the end, in the same columns, where you have some"),
         (f"  input: {read}", "what the model reads; a list reads several columns"),
         (f"  output: {_yaml(output)}", "the right answers"),
+        *([("  on_blank: skip", f"leaves out {counted(blank, 'further row')} without input or answer")] if blank else []),
         (f"output: {{type: {kind}}}", f"label, text, number or json; {why}"),
         (f"budget: {_yaml(budget)}", "90s, 10m, 1h, or tokens: 300ktok, 2Mtok"),
         ("# metric: macro_f1", "what is reported and chosen by; accuracy for labels where nothing is said"),

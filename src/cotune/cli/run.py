@@ -78,7 +78,7 @@ def run(
         config = load_config(Path(task), given)
     else:
         if start is None and not (input and output):
-            raise _columns_unsaid(task)
+            raise _columns_unsaid(task, input or [], output)
         config = config_from_data(task, input=input or None, output=output, overrides=given)
     from cotune.files import read_text, slug
 
@@ -181,15 +181,20 @@ def _copied(example: str, *, quiet: bool) -> str:
     return str(task)
 
 
-def _columns_unsaid(source: str) -> InputError:
-    """The error for rows whose columns the user did not name; it says which there are."""
+def _columns_unsaid(source: str, inputs: list[str], output: str | None) -> InputError:
+    """The error for rows whose columns the user did not name; it says which there are, and how a command names them."""
+    from cotune.task.columns import guess_columns
     from cotune.task.reading.read import read_table
 
-    columns = read_table(source).columns
+    table = read_table(source)
+    guessed_input, guessed_output = guess_columns(table)
+    named = [("--input", name) for name in inputs or [guessed_input or "COLUMN"]]
+    named.append(("--output", output or guessed_output or "COLUMN"))
+    command = " ".join(["cotune run", shlex.quote(source), *(f"{option} {shlex.quote(name)}" for option, name in named)])
     return InputError(
         "say which columns to use",
         where=source,
-        hint=f"This file has {shown_names(columns)}: add --input COLUMN --output COLUMN.",
+        hint=f"This file has {shown_names(table.columns)}. As the names suggest: {command}",
     )
 
 

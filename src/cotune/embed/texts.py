@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cotune.errors import InputError, shown_names
 from cotune.files import atomic_path, check_ending
 from cotune.task.reading.cells import has_half_character
+from cotune.task.reading.field_names import column_of
 from cotune.task.reading.table import Table
 
 FORMATS = (".npy", ".parquet", ".jsonl")
@@ -59,6 +60,7 @@ def texts_of_table(table: Table, column: str | None) -> list[str]:
                 hint=f"Say which one holds the texts with --column; this file has {shown_names(table.columns)}.",
             )
         column = "text" if "text" in table.columns else table.columns[0]
+    column = column_of(column, table.columns) or column
     table.need_input(column)
     texts = []
     for index in range(len(table)):

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from cotune.errors import InputError, counted
 from cotune.files import content_hash
+from cotune.task.reading.field_names import with_field_names
 
 Order = Literal["instruction_first", "input_first"]
 
@@ -147,7 +148,7 @@ def parse_prompt(text: str, input_fields: Iterable[str], *, where: str = "prompt
     Lines before the first line that holds a field become the instruction, lines after the last such line the cue.
 
     Args:
-        text: the template, with each input field somewhere as ``{field}``.
+        text: the template, with each input field somewhere as ``{field}``, or by the name of its column.
         input_fields: the task's input fields.
         where: file or key that the text came from, for errors.
         system: an optional system message.
@@ -156,6 +157,7 @@ def parse_prompt(text: str, input_fields: Iterable[str], *, where: str = "prompt
         InputError: the text is empty, or a field of the task does not occur in it.
     """
     names = tuple(input_fields)
+    text = with_field_names(text, names)
     if not text.strip():
         raise InputError("the prompt is empty", where=where, hint=f"Write a text that holds {{{names[0]}}}.")
     found = set(_PLACEHOLDER.findall(text))

@@ -42,9 +42,10 @@ class Source:
 
     ``replay`` holds rows of an earlier run, ``known`` what its bundle knows: its type and labels stay answers where
     ``type`` and ``labels`` do not say otherwise, its schema stays where all rows fit it, and rows whose answers its prompt
-    shows stay out of dev. ``asked_by`` says of columns that the user did not name who did. Without ``checked``
-    nothing is looked for that changes no split; without ``run_metric`` a metric's file is read and not executed. ``on_blank``
-    says what is done with rows without input or output. ``style`` is how numbers are written, found by :func:`with_style`.
+    shows stay out of dev. ``asked_by`` says of columns that the user did not name who did, and ``options`` by which option
+    of the command line another one can be named. Without ``checked`` nothing is looked for that changes no split; without
+    ``run_metric`` a metric's file is read and not executed. ``on_blank`` says what is done with rows without input or output.
+    ``style`` is how numbers are written, found by :func:`with_style`.
     """
 
     train: Table
@@ -64,6 +65,7 @@ class Source:
     replay_ratio: float = 1.0
     known: Known | None = None
     asked_by: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    options: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     checked: bool = True
     run_metric: bool = True
     on_blank: OnBlank = "error"
@@ -171,8 +173,7 @@ def assemble(source: Source, metric: str | None) -> Parts:
             labels,
             removed=removed,
             counts=read,
-            also=(*renamed, *styled, *blank, *_shown_lists(source), *(replay.findings() if replay is not None else ())),
-            guess=guess,
+            also=(*guess, *renamed, *styled, *blank, *_shown_lists(source), *(replay.findings() if replay is not None else ())),
         )
         if source.checked
         else DataChecks((), read),
@@ -181,22 +182,30 @@ def assemble(source: Source, metric: str | None) -> Parts:
     )
 
 
-def _type(source: Source) -> tuple[OutputType, str]:
-    """The type of the output, and, where it was guessed to be anything but labels, the guess in a sentence."""
+def _type(source: Source) -> tuple[OutputType, tuple[Finding, ...]]:
+    """The type of the output, and, where it was guessed to be anything but labels, what is to be told of that."""
     if source.type is not None:
-        return source.type, ""
+        return source.type, ()
     if source.labels is not None:
-        return "label", ""
+        return "label", ()
     if source.known is not None:
-        return source.known.output.type, ""
+        return source.known.output.type, ()
     if source.schema is not None:
-        return "json", ""
+        return "json", ()
     cells = source.train.filled(source.output_field)
     if not cells:
-        return "label", ""
+        return "label", ()
     kind, why = guess_type(cells)
+    if not KINDS[kind].guess_told:
+        return kind, ()
+    if KINDS[kind].may_name_rows(cells):
+        told = (
+            f"every value of {source.output_field!r} differs, so it is no label column: name another with --output, or set "
+            "output.type=text to mean it"
+        )
+        return kind, (Finding("output_type", "warning", told, len(cells)),)
     told = f"the output {source.output_field!r} is taken for {kind}: {why}; output.type says otherwise"
-    return kind, told if KINDS[kind].guess_told else ""
+    return kind, (Finding("output_type", "info", told, len(cells)),)
 
 
 def examples_from(table: Table, role: str, source: Source, type: OutputType = "label") -> Rows:
@@ -208,11 +217,12 @@ def examples_from(table: Table, role: str, source: Source, type: OutputType = "l
     kind = KINDS[type]
     others = (source.output_field, *((source.group,) if source.group is not None else ()))
     for column in source.input_fields:
-        table.need_input(column, source.asked_by.get(column, ""))
+        table.need_input(column, source.asked_by.get(column, ""), source.options.get(column, ""))
     for column in others:
         # A group column is nobody's wish but the user's.
         asked_by = source.asked_by.get(column, "") if column != source.group else ""
-        table.need(column, asked_by, nested=kind.nested_cells and column == source.output_field)
+        option = source.options.get(column, "")
+        table.need(column, asked_by, nested=kind.nested_cells and column == source.output_field, option=option)
     read_output = kind.cell_reader(labels=source.labels or (), schema=source.schema, style=source.style)
     examples = []
     for index, row in enumerate(table.rows):
@@ -338,7 +348,8 @@ def _check_text(text: str | None, table: Table, index: int, column: str) -> None
 def _refuse_empty(table: Table, index: int, columns: Sequence[str], what: str, hint: str) -> None:
     alike = sum(1 for row in table.rows if not any((row.get(column) or "").strip() for column in columns))
     more = f" ({alike:,} rows are like this)" if alike > 1 else ""
-    hint = f"{hint}, take the row out, or leave such rows out with data.on_blank=skip."
+    skip = "data.on_blank=skip at the end of the command (on_blank='skip' in Python)"
+    hint = f"{hint}, take the row out, or leave such rows out: {skip}."
     raise InputError(what + more, where=table.where(index, ", ".join(map(table.header, columns))), hint=hint)
 
 

@@ -114,7 +114,6 @@ def check_data(
     counts: Mapping[str, int] | None = None,
     also: Sequence[Finding] = (),
     long_words: int = LONG_WORDS,
-    guess: str = "",
 ) -> DataChecks:
     """Run every check on the final splits.
 
@@ -127,12 +126,10 @@ def check_data(
         counts: further counts to hand on.
         also: what was found elsewhere.
         long_words: inputs of more words count as over-long.
-        guess: how the type of the output was guessed, to be told; empty where it was given.
     """
     removed = removed or Removed()
     rows = (*train, *dev)
     found = [
-        *([Finding("output_type", "info", guess, len(rows))] if guess else []),
         *also,
         *_leaks(train, test, removed),
         *_repeats(train, dev, test),

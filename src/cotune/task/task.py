@@ -114,6 +114,7 @@ class Task:
                 run_metric=run_metric,
                 known=known,
                 asked_by=_asked_by(config.start),
+                options=dict.fromkeys(data.input, "--input") | {data.output: "--output"},
                 on_blank=data.on_blank,
             ),
             config.name,

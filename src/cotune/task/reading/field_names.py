@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from cotune.task.reading.table import Table
 
 _VALID = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_BRACED = re.compile(r"\{([^{}\n]+)\}")
 RESERVED = "labels"
 """What ``{labels}`` in a prompt stands for, so that no field may be called so."""
 
@@ -85,6 +86,17 @@ def with_fields(table: Table, fields: Mapping[str, str]) -> Table:
         texts=frozenset(called(column) for column in table.texts if column not in hidden),
         headers={**table.headers, **{field: table.header(found) for found, field in renamed.items()}},
     )
+
+
+def with_field_names(template: str, fields: Collection[str]) -> str:
+    """The template with columns in braces, such as ``{Customer message}``, called as their fields are."""
+
+    def called(match: re.Match[str]) -> str:
+        name = match[1].strip()
+        plain = name if is_field_name(name) else _plain(name)
+        return f"{{{plain}}}" if plain in fields and plain != match[1] else match[0]
+
+    return _BRACED.sub(called, template)
 
 
 def _plain(column: str) -> str:

@@ -100,7 +100,9 @@ def check_file(path: Path, source: str) -> None:
             f"the file cannot be reached ({error})", where=source, hint="Check its path and permissions."
         ) from error
     if not exists:
-        near = nearest_name(path.name, _names_beside(path))
+        # All names of one ending are alike by that.
+        beside = [name for name in _names_beside(path) if nearest_name(path.stem, [Path(name).stem])]
+        near = nearest_name(path.name, beside)
         raise InputError(
             "there is no such file" + (f", did you mean {near!r}?" if near else ""),
             where=source,
@@ -143,10 +145,10 @@ def decode(data: bytes, source: str) -> str:
 
 
 def delimiter_of(text: str) -> str:
-    """What separates the cells of a CSV file: commas, or semicolons where the header has no comma."""
+    """What separates the cells of a CSV file: commas, or semicolons or tabs where the header has no comma."""
     first = text.split("\n", 1)[0]
     # a table with labels has two columns or more, so a header without commas is separated by something else
-    return ";" if "," not in first and ";" in first else ","
+    return "," if "," in first else ";" if ";" in first else "\t" if "\t" in first else ","
 
 
 def _read_csv(text: str, source: str) -> Table:

@@ -64,13 +64,13 @@ class Table:
         lists = self.nested.get(column)
         return lists[index] if lists is not None and index in lists else self.rows[index].get(column)
 
-    def need_input(self, column: str, asked_by: str = "") -> None:
+    def need_input(self, column: str, asked_by: str = "", option: str = "") -> None:
         """Check that a column exists and each of its cells can be shown as text.
 
         Raises:
             InputError: it does not, or one cannot.
         """
-        self.need(column, asked_by, nested=True)
+        self.need(column, asked_by, nested=True, option=option)
         for index, text in self.nested.get(column, {}).items():
             if text is None:
                 raise InputError(
@@ -79,10 +79,10 @@ class Table:
                     hint="Give a text, a number, a date, or lists and objects of these.",
                 )
 
-    def need(self, column: str, asked_by: str = "", *, nested: bool = False) -> None:
+    def need(self, column: str, asked_by: str = "", *, nested: bool = False, option: str = "") -> None:
         """Check that a column exists and, unless they are wanted, holds no lists or objects.
 
-        ``asked_by`` says who wants it, where that is not plain.
+        ``asked_by`` says who wants it, where that is not plain, and ``option`` how the command line names another one.
 
         Raises:
             InputError: it does not; names the nearest column.
@@ -91,7 +91,8 @@ class Table:
             headers = tuple(map(self.header, self.columns))
             near = nearest_name(column, headers)
             wanted = f", which {asked_by} names" if asked_by else ""
-            rename = f" Rename the one that holds it to {column!r}, or name it on the command line." if asked_by else ""
+            named = f", or add {option} COLUMN" if option else ""
+            rename = f" Rename the one that holds it to {column!r}{named}." if asked_by else ""
             raise InputError(
                 f"there is no column {column!r}{wanted}" + (f", did you mean {near!r}?" if near else ""),
                 where=self.source,
@@ -179,6 +180,8 @@ def free_name(name: str, columns: Collection[str]) -> str:
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str | None:
+    """The known name that another one is probably a slip of; None where none is as near as that."""
     table = {candidate.lower(): candidate for candidate in known}
-    near = difflib.get_close_matches(name.lower(), table, n=1, cutoff=0.6)
+    # Names that share a word, such as "Ticket No." and "Ticket category", are alike by about two thirds.
+    near = difflib.get_close_matches(name.lower(), table, n=1, cutoff=0.75)
     return table[near[0]] if near else None

@@ -122,6 +122,10 @@ class OutputKind:
         """Why the filled cells of a column look like outputs of this kind, in a few words; empty where they do not."""
         return ""
 
+    def may_name_rows(self, cells: Sequence[str]) -> bool:
+        """Whether cells that were recognised may be each row's own number or name, and no answers."""
+        return False
+
     def cell_reader(
         self, *, labels: Sequence[str] = (), schema: Mapping[str, Any] | None = None, style: NumberStyle | None = None
     ) -> CellReader:

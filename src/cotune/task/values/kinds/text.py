@@ -19,3 +19,7 @@ class TextKind(OutputKind):
     def recognise(self, cells: Sequence[str]) -> str:
         """Whatever is nothing else."""
         return f"{len({cell.strip() for cell in cells}):,} of {len(cells):,} outputs differ"
+
+    def may_name_rows(self, cells: Sequence[str]) -> bool:
+        """Whether every one differs."""
+        return len({cell.strip() for cell in cells}) == len(cells)
