@@ -40,6 +40,7 @@ install-dev: $(VENV)/.installed-dev
 demo: install
 	$(BIN)/cotune run examples/support/task.yaml --budget $(BUDGET) --out $(OUT)
 	$(BIN)/cotune predict $(OUT)/best --input "my parcel still says out for delivery since tuesday??"
+	@echo "To use cotune in this terminal: . $(BIN)/activate"
 
 # The documentation site, in build/site/html; a link that leads nowhere is an error.
 docs: $(VENV)/.installed-docs

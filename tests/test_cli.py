@@ -27,6 +27,7 @@ from command_line import typed
 from cotune import __version__
 from cotune.cli import app, main
 from cotune.cli.evaluate import _confusion, _table
+from cotune.cli.terminal import wrapped
 from cotune.cycle.compare import Tryouts
 from cotune.evaluate.shares import PartScores, Share
 from cotune.evaluate.stats.intervals import Interval
@@ -160,7 +161,9 @@ BAD = {
     "missing label column": Bad(("rows.csv", "'lable'", "'label'"), columns=("--input", "text", "--output", "lable")),
     "no input named": Bad(("--input",), columns=("--output", "label")),
     "no output named": Bad(("--output",), columns=("--input", "text")),
-    "a column named twice": Bad(("'text'", "twice"), columns=("--input", "text", "--output", "text")),
+    "a column named twice": Bad(
+        ("'text'", "--input and --output name the same column"), columns=("--input", "text", "--output", "text")
+    ),
     "duplicate header": csv("text,text,label\na,b,c\n", "bad.csv", "line 1", "'text' twice"),
     "one class only": csv("text,label\n" + "".join(f"row {i},same\n" for i in range(40)), "bad.csv", "'label'", "same"),
     "too few rows": csv("text,label\na,x\nb,y\n", "bad.csv", "rows"),
@@ -249,7 +252,8 @@ def is_one_message(ended: Ended) -> None:
     assert ended.stderr.startswith("cotune: ")
     assert ended.stderr.count("\n") == 1, "one line"
     assert len(ended.stderr) < 600
-    assert ended.stderr.rstrip().endswith((".", "}")), "it ends with how to fix it"
+    # A command is there to be copied.
+    assert ended.stderr.rstrip().endswith((".", "}")) or ": cotune run " in ended.stderr, "it ends with how to fix it"
 
 
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
@@ -399,6 +403,9 @@ def test_a_verdict_is_told_without_escape_codes_when_piped(cotune: Cotune, done:
     assert ended.stderr == ""
     for word in ("seed tuned", "best tuned", "The winning prompt", "The bundle"):
         assert word in ended.stdout
+    first, second, *_ = ended.stdout.splitlines()
+    assert f"{done.out} holds a finished run" in first and "this is its result" in second
+    assert max(map(len, ended.stdout.splitlines())) > 120, "what is piped is not wrapped"
 
 
 def test_rows_of_a_data_set_can_be_named_on_the_command_line(
@@ -446,7 +453,7 @@ def test_a_run_that_is_stopped_at_once_gives_the_terminal_back(done: Done, tiny_
         said = child.stderr.read().decode()
     os.close(terminal)
     assert shown.count(b"\x1b[?25l") == shown.count(b"\x1b[?25h") == 1
-    assert b"Loading" in shown.split(b"\x1b[?25l")[0]
+    assert b"Starting" in shown.split(b"\x1b[?25l")[0]
     assert b"^C" not in shown
     assert "Stopped" in said and "Traceback" not in said
 
@@ -562,7 +569,8 @@ def test_a_terminal_takes_one_prompt_after_another(done: Done) -> None:
     with subprocess.Popen(arguments, stdin=other, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         os.close(other)
         assert child.stdout is not None and child.stderr is not None
-        assert "Ctrl-D" in child.stderr.readline()
+        asked = child.stderr.readline()
+        assert "Ctrl-D" in asked and "{text}" in asked
         answers = []
         for text in ("Which? {text}", "No field.", "Name it: {text}"):
             os.write(terminal, f"{text}\n".encode() + b"\x04")
@@ -574,6 +582,23 @@ def test_a_terminal_takes_one_prompt_after_another(done: Done) -> None:
     os.close(terminal)
     assert [answer["prompt_text"] for answer in answers] == ["Which? {text}", "Name it: {text}"]
     assert "{text}" in said and "Traceback" not in said
+
+
+def test_a_prompt_that_is_piped_is_not_taken_for_an_option(cotune: Cotune, done: Done) -> None:
+    assert "standard input: the prompt is empty" in cotune("try", done.out, stdin=" ").stderr
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_an_error_breaks_between_words_on_a_terminal_and_its_command_stays_whole(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    stream = io.StringIO()
+    stream.isatty = lambda: terminal  # type: ignore[method-assign]
+    text = f"cotune: {'word ' * 12}names suggest: cotune run pool.csv --input 'Customer message' --output 'Ticket category'"
+    lines = wrapped(text, stream).split("\n")
+    assert lines == [text] if not terminal else max(map(len, lines[:-1])) <= 40 and len(lines) == 4
+    assert lines[-1].endswith("cotune run pool.csv --input 'Customer message' --output 'Ticket category'")
 
 
 def test_a_run_that_cannot_be_opened_is_an_error_also_where_nothing_was_typed(done: Done, tmp_path: Path) -> None:

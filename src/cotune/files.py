@@ -175,8 +175,10 @@ def check_place(path: Path) -> None:
         above = next(place for place in path.absolute().parents if place.exists())
         if not above.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        if not os.access(above, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        # The system's own word, such as that the file system is read-only, comes from writing alone.
+        tried = above / f".cotune.{os.getpid()}-{secrets.token_hex(6)}{_TEMPORARY}"
+        os.close(os.open(tried, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        tried.unlink()
     except OSError as error:
         raise cannot_write(path, error) from error
 

@@ -23,7 +23,7 @@ from cotune.model.adapters.slots import BASE
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import RenderedRow, Renderer
-from cotune.task.reading.sheet import read_sheet
+from cotune.task.reading.sheet import read_sheet, sheet_text
 from cotune.task.values.output import Output, label_output
 from cotune.tune.batches import training_rows
 from cotune.tune.settings import TuneSettings
@@ -311,6 +311,17 @@ def test_json_answers_are_values_in_json(bench: Bench, tmp_path: Path) -> None:
     for nested, wanted in ((False, text), (True, json.loads(text))):
         found = answer_sheet(predictor, sheet, check_sheet(sheet, ("text",)), nested=nested)
         assert found.added == {"answer": [wanted]}
+
+
+def test_truth_values_are_written_as_the_training_rows_had_them(bench: Bench, tmp_path: Path) -> None:
+    labels = label_output(("FALSE", "TRUE"), "bool")
+    bundle = bench.save(tmp_path / "best", output=labels, prompt=Prompt("Is it?", "{text}", "Answer:"))
+    (tmp_path / "rows.csv").write_text(f"text\n{TEXTS[0]}\n")
+    sheet = read_sheet(tmp_path / "rows.csv")
+    predictor, checked = loaded(bundle), check_sheet(sheet, ("text",))
+    assert answer_sheet(predictor, sheet, checked).added["answer"][0] in (True, False)
+    found = answer_sheet(predictor, sheet, checked, typed=False)
+    assert sheet_text(sheet, found.added, ".csv").splitlines()[1].endswith((",TRUE", ",FALSE"))
 
 
 def test_how_right_numbers_are_written_is_told(bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

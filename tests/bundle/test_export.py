@@ -84,6 +84,9 @@ def test_the_page_says_how_to_run_it_and_names_no_local_path(bench: Bench, tmp_p
     assert "`a person` (which means `person`)" in page
     assert to == "merged" or f"questions-{bench.adapter_id}=FOLDER/adapter" in page, "servers keep adapters by name"
     written = [path for path in out.rglob("*") if path.suffix in (".json", ".md", ".jinja")]
+    assert "**The folder holds 1 labelled row of your data" in page
+    modes = {path.stat().st_mode & 0o777 for path in out.rglob("*") if path.is_file()}
+    assert modes == {(tmp_path / "bundle" / "README.md").stat().st_mode & 0o777}, "whoever may read one file may read all"
     assert not [path for path in written if str(tmp_path) in path.read_text(encoding="utf-8")]
     assert {path.name for path in out.iterdir()} == {
         *(("base", "adapter") if to == "peft" else ("model",)),

@@ -17,6 +17,7 @@ from cotune.bundle import Predictor, predict_stream
 from cotune.bundle.answer_sheet import answer_sheet, check_sheet
 from cotune.bundle.calibration import Calibration
 from cotune.cli import main
+from cotune.cli.predict import _left_open
 from cotune.errors import InputError
 from cotune.evaluate.stats.conformal import label_sets, threshold
 from cotune.task.reading.sheet import Sheet, sheet_text
@@ -108,6 +109,14 @@ def test_the_command_leaves_rows_open(sure: Path, predictor: Predictor, capsys: 
         main(["predict", str(sure), "--input", text, "--unsure", "0.1", "--json"])
     told = json.loads(capsys.readouterr().out)
     assert told["answer"] is None and len(told["possible"]) > 1 and told["probabilities"].keys() == set(LABELS)
+
+
+@pytest.mark.parametrize(
+    ("count", "told"),
+    [(0, "None of 4 rows left open."), (1, "1 of 4 rows left open: its answer is empty"), (2, "2 of 4 rows left open: their")],
+)
+def test_how_many_rows_are_left_open_is_told(count: int, told: str) -> None:
+    assert _left_open(count, 4).startswith(told)
 
 
 def test_a_server_leaves_rows_open_where_it_is_told_to(predictor: Predictor, bench: Bench, tmp_path: Path) -> None:

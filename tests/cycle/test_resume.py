@@ -11,6 +11,9 @@ import pytest
 import torch
 from cycle_runs import Ended, journal_of, summary_of, without_times
 
+from cotune.config import RunConfig
+from cotune.cycle.folder import open_folder
+
 if TYPE_CHECKING:
     from conftest import Bench
 
@@ -132,6 +135,14 @@ def test_a_run_tells_nothing_but_its_own_story(whole: Path, bench: Bench, tmp_pa
     ended = bench.run(tmp_path / "run", at=("line", "race", 1))
     assert ended.stderr == ""
     assert "\x1b" not in ended.stdout
+
+
+def test_a_folder_that_is_taken_over_is_told(tmp_path: Path) -> None:
+    config = RunConfig.model_validate({"name": "a", "data": {"train": "a.csv", "input": "text", "output": "label"}})
+    other = config.model_copy(update={"budget": "75s"})
+    for given, told in ((config, ""), (config, ""), (other, "budget: '10m' -> '75s'"), (other, "")):
+        with open_folder(tmp_path, given, {"data": "x"}) as folder:
+            assert told in folder.replaced and bool(told) == bool(folder.replaced)
 
 
 # Refusals ---------------------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 import runpy
 import tomllib
@@ -48,3 +50,16 @@ def test_the_page_about_python_shows_all_that_is_exported() -> None:
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     shown = re.findall(r"^::: cotune\.(\w+)$", page, re.MULTILINE)
     assert sorted([*shown, "__version__"]) == sorted(cotune.__all__) and "cotune.__version__" in page
+
+
+def test_the_page_about_python_names_arguments_that_exist() -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    for line in ast.parse(block).body:
+        assert isinstance(line, ast.Expr) and isinstance(line.value, ast.Call)
+        call = line.value
+        known = inspect.signature(eval(ast.unparse(call.func), {"cotune": cotune})).parameters
+        named = [ast.unparse(one) for one in call.args] + [one.arg for one in call.keywords if one.arg]
+        assert not set(named) - set(known), ast.unparse(call)
+        defaults = {one.arg: ast.literal_eval(one.value) for one in call.keywords if one.arg}
+        assert defaults == {name: known[name].default for name in defaults}, ast.unparse(call)

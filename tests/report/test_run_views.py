@@ -212,8 +212,8 @@ def test_live_view_draws_by_itself_and_gives_the_terminal_back() -> None:
     stream = io.StringIO()
     console = Console(file=stream, width=80, height=30, force_terminal=True, color_system="truecolor", _environ={})
     view = LiveView(console, "10 min")
-    before = threading.active_count()
     feed_all(view)
+    before = threading.active_count()
     view.progress("confirm", "x", 10)
     view.close()
     view.close()
@@ -228,6 +228,17 @@ def test_live_view_draws_by_itself_and_gives_the_terminal_back() -> None:
     assert "ended" in shown
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") == 1, "the cursor is shown again"
     assert "\x1b[31mש" not in shown, "a prompt's own escape codes never reach the terminal"
+
+
+def test_nothing_is_drawn_before_a_first_step() -> None:
+    """Most of what is wrong with a run shows before it, and a frame of empty rows would stand above the error."""
+    stream = io.StringIO()
+    view = LiveView(Console(file=stream, width=80, height=30, force_terminal=True, _environ={}))
+    view.event({"n": -1, "kind": "note", "value": {"text": "reading the [rows]"}})
+    assert "reading the [rows]" in stream.getvalue() and "speed" not in stream.getvalue()
+    view.event({"n": 0, "kind": "engine", "active_s": 1.0, "value": {"device": "cpu"}})
+    view.close()
+    assert "speed" in stream.getvalue()
 
 
 def test_plain_lines_tell_every_notable_event_once() -> None:

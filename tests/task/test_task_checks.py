@@ -102,6 +102,7 @@ def test_planted_problems_are_found() -> None:
     assert found["labels_with_few_rows"].examples == ("train:few",)
     assert "2 labels have no train row" in found["labels_without_rows"].message
     assert "1 label has fewer than" in found["labels_with_few_rows"].message
+    assert "label more rows of it" in found["labels_with_few_rows"].message
     assert found["imbalanced_labels"].severity == "info"
     assert found["labels_alike"].count == 1
     severities = [finding.severity for finding in found.findings]

@@ -159,6 +159,12 @@ def test_what_cannot_be_answered_is_told(
         assert placed(fragment) in ended.stderr
 
 
+def test_answers_never_replace_the_rows_themselves(desk: Desk, cotune: Cotune, unseen: Path) -> None:
+    before = unseen.read_bytes()
+    ended = cotune("predict", desk.bundle, unseen, "--out", unseen.parent / "." / unseen.name, *NO_MODEL)
+    assert ended.code == 2 and "this is the file of rows itself" in ended.stderr and unseen.read_bytes() == before
+
+
 def test_a_command_that_is_suggested_can_be_typed(desk: Desk, cotune: Cotune, unseen: Path, tmp_path: Path) -> None:
     path = unseen.rename(tmp_path / "new rows; ls.csv")
     said = cotune("predict", desk.bundle, "--input", path).stderr

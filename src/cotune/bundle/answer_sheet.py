@@ -66,6 +66,7 @@ def answer_sheet(
     probabilities: bool = False,
     unsure: float | None = None,
     nested: bool = False,
+    typed: bool = True,
     batch: int = 64,
     progress: Callable[[int], None] = lambda done: None,
 ) -> SheetAnswers:
@@ -79,6 +80,7 @@ def answer_sheet(
         unsure: share of rows that may be answered wrongly, as for :meth:`Predictor.predict`; None answers every row.
         nested: whether a cell can hold an object: then probabilities are one column and JSON answers their values, else
             probabilities are a column for each label and JSON answers their texts.
+        typed: whether a cell can hold a number or a truth value; else labels are written as the training rows had them.
         batch: rows that run at once.
         progress: told how many rows are done, after each batch.
     """
@@ -88,7 +90,15 @@ def answer_sheet(
         found += predictor.answers(asked[start : start + batch], probabilities=probabilities, unsure=unsure)
         progress(len(found))
     return sheet_answers(
-        found, predictor.output, predictor.labels, sheet, checked, probabilities=probabilities, unsure=unsure, nested=nested
+        found,
+        predictor.output,
+        predictor.labels,
+        sheet,
+        checked,
+        probabilities=probabilities,
+        unsure=unsure,
+        nested=nested,
+        typed=typed,
     )
 
 
@@ -107,6 +117,7 @@ def sheet_answers(
     probabilities: bool,
     unsure: float | None,
     nested: bool,
+    typed: bool = True,
 ) -> SheetAnswers:
     """What was answered, as columns.
 
@@ -119,6 +130,7 @@ def sheet_answers(
         probabilities: as for :func:`answer_sheet`, as are the others.
         unsure: likewise.
         nested: likewise.
+        typed: likewise.
     """
     errors = tuple(one for one in checked if isinstance(one, RowError))
     asked = [index for index, fields in enumerate(checked) if not isinstance(fields, RowError)]
@@ -127,7 +139,7 @@ def sheet_answers(
     cut: list[Any] = [None] * size
     possible: list[Any] = [None] * size
     shares: list[dict[str, float] | None] = [None] * size
-    own = output.told if nested else output.own
+    own: Callable[[str], Any] = output.told if nested else output.own if typed else str
     for index, one in zip(asked, found, strict=True):
         answers[index] = None if one.answer is None else own(one.answer)
         possible[index] = [own(label) for label in one.possible] or None

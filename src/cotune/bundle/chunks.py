@@ -56,6 +56,7 @@ def answer_on(
     probabilities: bool = False,
     unsure: float | None = None,
     nested: bool = False,
+    typed: bool = True,
     batch: int = 64,
     told: Callable[[Done], None] = lambda done: None,
 ) -> tuple[SheetAnswers, str]:
@@ -73,6 +74,7 @@ def answer_on(
         probabilities: as for ``answer_sheet``, as are the next three.
         unsure: likewise.
         nested: likewise.
+        typed: likewise.
         batch: likewise.
         told: each job when it is done.
 
@@ -96,7 +98,7 @@ def answer_on(
             by_label = dict(zip(labels, shares, strict=True)) if shares else {}
             found.append(Prediction(answer, by_label, truncated, ended, tuple(possible)))
     manifest = bundle.manifest
-    options: dict[str, Any] = {"probabilities": probabilities, "unsure": unsure, "nested": nested}
+    options: dict[str, Any] = {"probabilities": probabilities, "unsure": unsure, "nested": nested, "typed": typed}
     return sheet_answers(found, manifest.output, labels, sheet, checked, **options), unlike(engines)
 
 

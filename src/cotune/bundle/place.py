@@ -82,11 +82,13 @@ def exchange(left: Path, right: Path) -> bool:
 
 
 def _sync_all(folder: Path, allowed: int) -> None:
-    """Sync a folder's files, and take rights from them that are not among those allowed: copies bring their source's along."""
+    """Sync a folder's files, and give them the rights that new files get here: copies bring their source's along, and some
+    writers make files that are their owner's alone."""
     for current, _, names in os.walk(folder):
         for path in (Path(current) / name for name in names):
             mode = stat.S_IMODE(path.stat().st_mode)
-            if mode & ~allowed:
-                path.chmod(mode & allowed)
+            wanted = allowed & (mode | 0o666)
+            if mode != wanted:
+                path.chmod(wanted)
             sync(path)
         sync(Path(current))

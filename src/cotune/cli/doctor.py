@@ -24,8 +24,8 @@ def doctor(executor: ExecutorName = None, workers: Workers = None, as_json: Json
     if as_json:
         typer.echo(json.dumps(found.to_json(), ensure_ascii=False))
     else:
-        from rich.console import Console
+        from cotune.cli.terminal import out_console
 
-        Console(highlight=False).print(render(found))
+        out_console().print(render(found))
     if found.status == "fail":
         raise typer.Exit(1)

@@ -10,6 +10,7 @@ import warnings
 from typing import Any
 
 from cotune.cli.program import app, tell
+from cotune.cli.terminal import wrapped
 from cotune.errors import CotuneError
 from cotune.streams import drop_output, repair_streams
 
@@ -45,4 +46,4 @@ def main(arguments: list[str] | None = None) -> Any:
 def _last_word(text: str) -> None:
     # Where standard error is full as well, the exit code has to say it.
     with contextlib.suppress(OSError):
-        tell(f"cotune: {text}", err=True)
+        tell(wrapped(f"cotune: {text}", sys.stderr), err=True)

@@ -61,9 +61,9 @@ def evaluate(
         told = {"bundle": str(bundle), "rows": rows, **scored.to_json(), "seen": seen.to_json() if seen else None}
         typer.echo(json.dumps(told, ensure_ascii=False))
         return
-    from rich.console import Console
+    from cotune.cli.terminal import out_console
 
-    console = Console(highlight=False)
+    console = out_console()
     for part in _shown(scored, rows, console.width):
         console.print(part)
 

@@ -33,7 +33,9 @@ def export(
 ) -> None:
     """Write a bundle for other programs: transformers, ONNX Runtime, PEFT, vLLM, llama.cpp, Ollama, MLflow."""
     from cotune.bundle.export.command import export_bundle
+    from cotune.bundle.load import OpenedBundle
     from cotune.probe.readout import PROBE
+    from cotune.prompt.prompt import held_rows
 
     written = export_bundle(bundle, out, to, base=base)  # type: ignore[arg-type]
     probe = PROBE if (written / PROBE).is_file() else None
@@ -46,4 +48,6 @@ def export(
             "for it; README.md has the lines that read it.",
             err=True,
         )
+    if held := held_rows(len(OpenedBundle.read(bundle).prompt.demonstrations), "folder"):
+        typer.echo(held, err=True)
     typer.echo(f"Written: {written}. Its README.md says how to run it.")

@@ -21,7 +21,7 @@ def list_(
     folder: Annotated[Path, typer.Argument(help="Folder with runs in it.")] = _USUAL,
     as_json: Json = False,
 ) -> None:
-    """List the runs in a folder: task, model, score with its interval, test rows, time, state."""
+    """List the runs in a folder: score with its interval, test rows, time, state; from 120 columns on also task and model."""
     from cotune.cycle.runs.listing import list_runs
 
     found = list_runs(folder) if folder.is_dir() or folder != _USUAL else []
@@ -34,13 +34,13 @@ def list_(
         where = str(folder) if folder.is_dir() else f"{folder}, a folder that is not here yet"
         typer.echo(harmless(f"No runs in {where}. cotune run FILE --input COLUMN --output COLUMN makes one."))
         return
-    from rich.console import Console
     from rich.text import Text
 
+    from cotune.cli.terminal import out_console
     from cotune.report.terminal.layout import table_of
     from cotune.report.terminal.plain import clock, decimal, one_line
 
-    console = Console(highlight=False)
+    console = out_console()
     # On a narrow terminal they would leave no room for the folders, by which runs are named to other commands.
     roomy = console.width >= _ROOMY
     what = ["task", "model"] if roomy else []

@@ -48,7 +48,11 @@ def predict(
         Path | None, typer.Argument(help="File of rows: CSV, TSV, Parquet or JSONL; without it, JSONL from standard input.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="File of the rows with their answers; its ending says the format. (default: the screen)")
+        Path | None,
+        typer.Option(
+            help="File of the rows with their answers; its ending says the format, and one that is there is replaced. "
+            "(default: the screen)"
+        ),
     ] = None,
     input: Annotated[str | None, typer.Option(help="One text to answer, instead of rows.")] = None,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Add each label's probability.")] = False,
@@ -127,12 +131,14 @@ def predict(
     if count.errors:
         typer.echo(f"{counted(count.errors, 'row')} could not be answered; each says why under error.", err=True)
     if unsure is not None:
-        tell(_left_open(count.open, count.rows), err=True)
+        tell(_left_open(count.open, count.rows + count.errors), err=True)
 
 
-def _left_open(count: int, answered: int) -> str:
-    of = counted(answered, "row")
-    return f"{count:,} of {of} left open: their answer is empty, and possible holds the labels that it may be."
+def _left_open(count: int, size: int) -> str:
+    if not count:
+        return f"None of {counted(size, 'row')} left open."
+    answers, they = ("its answer is", "it") if count == 1 else ("their answers are", "each")
+    return f"{count:,} of {counted(size, 'row')} left open: {answers} empty, and possible holds the labels that {they} may be."
 
 
 def _check_no_file(text: str, bundle: Path) -> None:
@@ -194,10 +200,12 @@ def _answer_file(
     from cotune.bundle.answer_sheet import answer_sheet, askable, check_sheet
     from cotune.bundle.manifest import bundle_folder, read_manifest
     from cotune.files import check_place
-    from cotune.task.reading.sheet import JSON_LINES, check_suffix, read_sheet, sheet_text, write_sheet
+    from cotune.task.reading.sheet import JSON_LINES, SEPARATED, check_suffix, read_sheet, sheet_text, write_sheet
 
     if out is not None:
         check_suffix(out)
+        if out.exists() and rows.exists() and out.samefile(rows):
+            raise InputError("this is the file of rows itself", where=f"--out {out}", hint="Name another file for the answers.")
         check_place(out)
     sheet = read_sheet(rows)
     checked = check_sheet(sheet, read_manifest(bundle_folder(bundle)).input_fields)
@@ -209,6 +217,7 @@ def _answer_file(
         "probabilities": probabilities,
         "unsure": unsure,
         "nested": kind in JSON_LINES,
+        "typed": kind not in SEPARATED,
         "batch": batch,
     }
     workers: dict[str, Any] = {}
@@ -238,7 +247,7 @@ def _answer_file(
     if workers:
         tell_summary(workers, unlike=unlike)
     if unsure is not None:
-        tell(_left_open(found.open, found.answered), err=True)
+        tell(_left_open(found.open, len(checked)), err=True)
     if found.truncated:
         tell(f"Of {counted(found.truncated, 'row')} the text was too long and lost its end.", err=True)
     if found.errors:

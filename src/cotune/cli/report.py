@@ -31,9 +31,8 @@ def report(
         typer.echo(json.dumps({"report": str(page), "summary": found}, ensure_ascii=False))
         return
     if found is not None:
-        from rich.console import Console
-
+        from cotune.cli.terminal import out_console
         from cotune.report import print_verdict
 
-        print_verdict({**found, "out": str(run)}, Console(highlight=False))
+        print_verdict({**found, "out": str(run)}, out_console())
     typer.echo(f"Report: {page}")

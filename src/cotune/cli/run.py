@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from cotune.cli.program import Json, app, bundle_argument, tell
-from cotune.cli.terminal import interrupts_unseen
+from cotune.cli.terminal import interrupts_unseen, out_console
 from cotune.errors import InputError, no_run, shown_names
 from cotune.run_files import CONFIG, JOURNAL, run_folder
 
@@ -33,9 +33,13 @@ def run(
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings such as tune.rank=8.")] = None,
     input: Annotated[list[str] | None, typer.Option(help="Input column; may be given several times.")] = None,
     output: Annotated[str | None, typer.Option(help="Label column.")] = None,
-    budget: Annotated[str | None, typer.Option(help="90s, 10m, 1h, tokens: 300ktok, 2Mtok, or money: 2usd.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run; the same one goes on where it stopped.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="90s, 10m, 1h, tokens: 300ktok, 2Mtok, or money: 2usd. (default: 10m)")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; the same one goes on where it stopped. (default: runs/NAME)")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed. (default: 0)")] = None,
     model: Annotated[str | None, typer.Option(help="smollm2-135m (bundled), a folder, a hub id, or openai:NAME.")] = None,
     prompt: Annotated[list[Path] | None, typer.Option(help="File with a prompt of yours, a candidate in the race.")] = None,
     start: Annotated[
@@ -68,6 +72,12 @@ def run(
         task = _copied(example, quiet=quiet or as_json)
     elif task is None:
         raise InputError("Missing argument TASK", hint="Name a task.yaml or a file of rows, or add --example support.")
+    if output is not None and output in (input or ()):
+        raise InputError(
+            f"--input and --output name the same column, {output!r}",
+            where="command line",
+            hint="Name the column of the right answers with --output.",
+        )
     _check_quotes(task, given, {"--input": input or [], "--output": [output] if output else []})
     named = (("budget", budget), ("model", model), ("start", start), ("data.replay", replay))
     given += [f"{name}={value}" for name, value in named if value is not None]
@@ -102,7 +112,7 @@ def run(
     try:
         # What is imported here takes seconds, in which an interrupt must find no terminal that is drawn on.
         if sys.stdout.isatty() and not (as_json or quiet):
-            typer.echo("Loading the model ...")
+            typer.echo("Starting ...")
         from cotune.cycle.folder import cut_damaged
         from cotune.cycle.run import run as run_cycle
         from cotune.tracking import tracked, tracker_of
@@ -131,11 +141,9 @@ def run(
 
         tell(quiet_text({**result.summary, "out": str(folder)}))
         return
-    from rich.console import Console
-
     from cotune.report import print_verdict
 
-    print_verdict({**result.summary, "out": str(folder), "command": typed}, Console(highlight=False))
+    print_verdict({**result.summary, "out": str(folder), "command": typed}, out_console())
 
 
 def _check_quotes(source: str, settings: list[str], named: dict[str, list[str]]) -> None:

@@ -63,7 +63,10 @@ def try_(
         return
     if text is None:
         text = read_standard_input() if prompt is None or str(prompt) == "-" else read_text(prompt, "the prompt file")
-    try_one(open_run(run, allowed), text, where=str(prompt or "--text"), rows=rows, as_json=as_json)
+        where = "standard input" if prompt is None or str(prompt) == "-" else str(prompt)
+    else:
+        where = "--text"
+    try_one(open_run(run, allowed), text, where=where, rows=rows, as_json=as_json)
 
 
 def open_run(run: Path, permissions: Permissions) -> Tryouts:
@@ -110,9 +113,11 @@ def try_typed(run: Path, permissions: Permissions, *, rows: int, as_json: bool) 
     Raises:
         InputError: the run cannot be opened.
     """
+    # Before the other thread imports the same modules.
+    shown = " and ".join(f"{{{name}}}" for name in _fields(run))
     with ThreadPoolExecutor(1) as pool:
         opening = pool.submit(open_run, run, permissions)
-        typer.echo("Type a prompt with its input fields in braces, then press Ctrl-D on an empty line.", err=True)
+        tell(f"Type a prompt with {shown} where the row's text belongs, then press Ctrl-D on an empty line.", err=True)
         while text := sys.stdin.read().strip():
             tryouts = opening.result()
             try:
@@ -122,6 +127,19 @@ def try_typed(run: Path, permissions: Permissions, *, rows: int, as_json: bool) 
             typer.echo("\nType the next prompt, then Ctrl-D; Ctrl-D alone ends.", err=True)
         # A run that cannot be opened is an error also where nothing was typed.
         opening.result()
+
+
+def _fields(run: Path) -> tuple[str, ...]:
+    """The input fields of a run, by its config."""
+    from cotune.cycle.kept import read_config
+    from cotune.task.reading.field_names import fields_for
+
+    try:
+        names = read_config(run / CONFIG)[0].data.input
+    except (OSError, ValueError, KeyError, TypeError):
+        # What is wrong with it is told where the run is opened.
+        names = ("input",)
+    return fields_for(names, names)
 
 
 def try_saved(run: Path, permissions: Permissions, file: Path, *, rows: int, as_json: bool) -> None:

@@ -37,11 +37,13 @@ class RunFolder:
         path: where it is.
         finished: the summary of the run in it; None where that has not ended.
         made: folders that were made for it, the innermost first.
+        replaced: what is to be told of another run that stood in it and had searched nothing; empty where there was none.
     """
 
     path: Path
     finished: dict[str, Any] | None
     made: tuple[Path, ...]
+    replaced: str = ""
 
     def take_back(self) -> None:
         """Remove what a new run wrote, where its input proves wrong, so that the next command may use the folder."""
@@ -92,10 +94,23 @@ def open_folder(
             f"the run's folder cannot be made ({error.strerror})", where=str(out), hint="Choose another --out."
         ) from error
     with _locked(out):
-        finished = _check_same(out, config, identity, command)
+        replaced = ""
+        if changes := _differences(out, config, identity):
+            if not is_barely_begun(out):
+                raise OtherRunError(
+                    f"the folder holds a run that differs: {'; '.join(changes)}",
+                    where=str(out),
+                    hint="Choose another --out, or give the same settings to go on.",
+                )
+            # Another run was refused or stopped here before it had done anything; it must not keep this one from its folder.
+            _remove_opening(out)
+            replaced = f"{out} held another run, stopped before it had searched anything: it is replaced ({'; '.join(changes)})"
+        finished = _finished(out)
+        if not (out / CONFIG).is_file():
+            write_json(out / CONFIG, {"config": config.model_dump(mode="json"), "identity": identity, "command": command})
         if finished is None:
             remove_stale(out)
-        yield RunFolder(out, finished, made)
+        yield RunFolder(out, finished, made, replaced)
 
 
 def cut_damaged(out: Path) -> Path | None:
@@ -106,14 +121,13 @@ def cut_damaged(out: Path) -> Path | None:
         return cut_journal(out)
 
 
-def _check_same(out: Path, config: RunConfig, identity: Mapping[str, object], command: str | None) -> dict[str, Any] | None:
-    """Write down what this folder's run is, or check that it is this one; its summary where it has ended."""
+def _differences(out: Path, config: RunConfig, identity: Mapping[str, object]) -> list[str]:
+    """In what the run of a folder differs from this one; nothing where there is none yet."""
     path = out / CONFIG
     if not path.is_file():
         if read_journal(out / JOURNAL):
             raise InputError("the folder holds a journal without its config", where=str(out), hint="Choose another --out.")
-        write_json(path, {"config": config.model_dump(mode="json"), "identity": identity, "command": command})
-        return None
+        return []
     try:
         before, known = read_config(path)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -125,17 +139,11 @@ def _check_same(out: Path, config: RunConfig, identity: Mapping[str, object], co
             for name in {**known, **identity}
             if known.get(name) != identity.get(name)
         ]
-    if changes and is_barely_begun(out):
-        # Another run was refused or stopped here before it had done anything; it must not keep this one from its folder.
-        _remove_opening(out)
-        return _check_same(out, config, identity, command)
-    if changes:
-        raise OtherRunError(
-            f"the folder holds a run that differs: {'; '.join(changes)}",
-            where=str(out),
-            hint="Choose another --out, or give the same settings to go on.",
-        )
-    # A summary that cannot be read is made again from the journal.
+    return changes
+
+
+def _finished(out: Path) -> dict[str, Any] | None:
+    """The summary of the run in a folder where it has ended; one that cannot be read is made again from the journal."""
     found = read_summary(out)
     ended = found is not None and any(event["kind"] == "done" for event in read_journal(out / JOURNAL))
     return found if ended else None

@@ -15,7 +15,7 @@ from cotune.cycle.journal import Journal
 from cotune.cycle.progress import Quiet, View, say
 from cotune.cycle.stages import prepare, report, search, test
 from cotune.errors import InputError, counted
-from cotune.run_files import BUNDLE, REPORT
+from cotune.run_files import BUNDLE, REPORT, SUMMARY
 from cotune.task.task import Task
 
 if TYPE_CHECKING:
@@ -114,10 +114,14 @@ def run(
     """
     view, started = view or Quiet(), time.monotonic()
     if task is None:
-        say(view, "reading the rows")
+        ended = (out / SUMMARY).is_file()
+        say(view, f"{out} holds a finished run: reading the rows to see that it is this one" if ended else "reading the rows")
     inputs = read_inputs(config, out, task, prompts)
     with open_folder(out, inputs.config, inputs.identity, command) as folder:
+        if folder.replaced:
+            say(view, folder.replaced)
         if folder.finished is not None:
+            say(view, f"the run in {out} is finished: this is its result, and nothing runs again")
             return Result(out, folder.finished)
         journal = _open_journal(out, started, view)
         resumes = bool(journal.events)

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from cotune.errors import InputError, counted
 from cotune.files import content_hash
-from cotune.task.reading.field_names import with_field_names
 
 Order = Literal["instruction_first", "input_first"]
 
@@ -156,6 +155,9 @@ def parse_prompt(text: str, input_fields: Iterable[str], *, where: str = "prompt
     Raises:
         InputError: the text is empty, or a field of the task does not occur in it.
     """
+    # Reports import this module, and with tasks comes numpy.
+    from cotune.task.reading.field_names import with_field_names
+
     names = tuple(input_fields)
     text = with_field_names(text, names)
     if not text.strip():
@@ -178,12 +180,12 @@ def parse_prompt(text: str, input_fields: Iterable[str], *, where: str = "prompt
     )
 
 
-def held_rows(count: int) -> str:
-    """What whoever passes a bundle on has to know of the labelled rows in its prompt; empty where it holds none."""
+def held_rows(count: int, what: str = "bundle") -> str:
+    """What whoever passes on a bundle or export has to know of the labelled rows in its prompt; empty where there are none."""
     if not count:
         return ""
     shown, them = ("demonstrations", "them") if count > 1 else ("a demonstration", "it")
     return (
-        f"The bundle holds {counted(count, 'labelled row')} of your data, as {shown} in its prompt: whoever gets it can read "
+        f"The {what} holds {counted(count, 'labelled row')} of your data, as {shown} in its prompt: whoever gets it can read "
         f"{them}. A run with search.demonstrations=false shows none."
     )

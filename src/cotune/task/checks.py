@@ -300,7 +300,7 @@ def _balance(train: Sequence[Example], labels: Sequence[str]) -> Iterable[Findin
             "labels_with_few_rows",
             "warning",
             f"{counted(len(few), 'label')} {_verb(len(few), 'have')} fewer than {FEW_ROWS} train rows: "
-            f"{shown_names(few, _SHOWN)}",
+            f"{shown_names(few, _SHOWN)}; label more rows of {'it' if len(few) == 1 else 'them'}, or give them another label",
             len(few),
             tuple(example.id for example in train if example.output in few)[:_SHOWN],
         )
@@ -328,7 +328,7 @@ def _alike(labels: Sequence[str]) -> Iterable[Finding]:
         for label in labels:
             alike[key(label)].append(label)
         if doubles := [same for same in alike.values() if len(same) > 1]:
-            message = f"some labels differ {differ}: {', '.join(map(repr, doubles[0]))}"
+            message = f"some labels differ {differ}: {', '.join(map(repr, doubles[0]))}; write those alike that mean the same"
             yield Finding(kind, "warning", message, len(doubles))
 
 

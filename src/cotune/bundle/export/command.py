@@ -21,6 +21,7 @@ from cotune.bundle.predictor import Predictor
 from cotune.errors import InputError
 from cotune.files import write_json, write_text
 from cotune.probe.readout import PROBE
+from cotune.prompt.prompt import held_rows
 
 if TYPE_CHECKING:
     from cotune.model.local import LocalModel
@@ -161,6 +162,8 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
             rank = read_settings(adapter).rank if adapter is not None and trained is None else 0
             card = export_card(manifest, to, asking, words=words, stands_for=stands_for, rank=rank, gguf=gguf)
         write_json(temporary / EXAMPLE, told)
+        if held := held_rows(len(predictor.prompt.demonstrations), "folder"):
+            card += f"\n**{held}**\n"
         write_text(temporary / CARD, card)
     return out
 

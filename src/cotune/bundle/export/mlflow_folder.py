@@ -26,6 +26,7 @@ from cotune.bundle.place import atomic_folder
 from cotune.errors import not_installed
 from cotune.files import write_text
 from cotune.model.base import ENDPOINT
+from cotune.prompt.prompt import held_rows
 
 _SCRIPT = Path(__file__).with_name("pyfunc.py")
 _QUIET = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
@@ -100,7 +101,8 @@ def export_mlflow(bundle: Path, out: Path, base: str | Path | None = None) -> Pa
             finally:
                 sys.path[:] = path
             check_pyfunc(load(bundle, base=base), opened.manifest, found)
-        write_text(temporary / CARD, _card(opened.manifest))
+        held = held_rows(len(opened.prompt.demonstrations), "folder")
+        write_text(temporary / CARD, _card(opened.manifest) + (f"\n**{held}**\n" if held else ""))
     return out
 
 

@@ -46,6 +46,5 @@ def _refused(budget: Budget, why: str) -> BudgetError:
     sensible = SENSIBLE[budget.kind]
     return BudgetError(
         f"the budget is too small: {why}, and it is {budget}",
-        where="budget",
         hint=f"Give --budget {sensible} or more; a run of the bundled model needs about that.",
     )

@@ -136,8 +136,7 @@ def make_plan(
         blank = f" {unit}" if unit else ""
         raise BudgetError(
             f"the budget is too small: scoring the test rows and one short tuning run need about {reserve + least:.0f}{blank}, "
-            f"and {max(0.0, left):.0f}{blank} is left",
-            where="budget",
+            f"and {max(0.0, left):.0f}{blank} are left",
             hint=f"Give {_remedies(least - usable, sizes.test, test_row, raised)}.",
         )
     limit = max(8, max_epochs * sizes.steps_per_epoch)

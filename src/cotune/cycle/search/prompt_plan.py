@@ -86,7 +86,6 @@ def fit_prompt_plan(context: RunContext, config: RunConfig, seed: Prompt) -> Pro
             raise BudgetError(
                 f"the budget is too small: two arms on the test, three prompts on dev and the smallest race need about "
                 f"{_amount(reserve + least)} {unit}, and {_amount(max(0.0, left))} {unit} are left",
-                where="budget",
                 hint=f"Give --budget {budget.raised(1.1 * (least - usable))}, or fewer rows with limit.test= and limit.dev=.",
             )
         return PromptPlan(pool, rows, own, reserve, reserve_tokens, fixed, nearest)

@@ -83,6 +83,8 @@ class LiveView:
         self._log: deque[tuple[float, Told]] = deque(maxlen=_LOG_LINES)
         self._stage, self._what = "", ""
         self._closed = False
+        # What is wrong with a run shows before its first step: notes until then are lines, and nothing is drawn around them.
+        self._starts = False
         # Events come from the run's thread, drawing from the refreshing one.
         self._lock = threading.RLock()
         self._live = Live(console=console, get_renderable=self.render, refresh_per_second=_REFRESH_PER_SECOND)
@@ -90,17 +92,23 @@ class LiveView:
             self.start()
 
     def start(self) -> None:
-        self._live.start()
+        self._starts = True
 
     def event(self, event: Mapping[str, Any]) -> None:
+        begins = self._starts and event.get("kind") != "note"
         with self._lock:
             self._pace.saw_event(event)
             for told in self._story.tell(event):
                 self._log.append((self._pace.elapsed, told))
+                if self._starts and not begins:
+                    self._console.print(told.text, style="bright_black", markup=False, highlight=False)
             if event.get("kind") in ("score", "write", "embed"):
                 value = fields(event.get("value"))
                 self._stage = str(value.get("stage") or self._stage)
                 self._what = self._story.prompt(value.get("prompt_id"), 200)
+        if begins:
+            self._starts = False
+            self._live.start()
 
     def progress(self, stage: str, what: str, tokens: int) -> None:
         with self._lock:
@@ -112,7 +120,7 @@ class LiveView:
             self._pace.set_left(seconds)
 
     def close(self) -> None:
-        self._closed = True
+        self._closed, self._starts = True, False
         # A terminal that has hung up cannot be given back, and a thread that never began cannot be waited for.
         with contextlib.suppress(OSError, ValueError, RuntimeError):
             self._live.stop()

@@ -241,7 +241,7 @@ def _epochs(story: Story, value: Value) -> list[Told]:
     epochs, planned = number(value.get("epochs")), number(value.get("planned"))
     if epochs is None or planned is None or epochs <= planned:
         return []
-    return [Told(f"the search has left budget: {epochs:g} epochs on all labelled rows instead of {planned:g}")]
+    return [Told(f"the search has left budget: {counted(f'{epochs:g}', 'epoch')} on all labelled rows instead of {planned:g}")]
 
 
 def _race(story: Story, value: Value) -> list[Told]:

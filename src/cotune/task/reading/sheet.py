@@ -29,8 +29,8 @@ from cotune.task.reading.table import check_object
 SUFFIXES = (".csv", ".tsv", ".tab", ".parquet", ".pq", ".jsonl", ".ndjson")
 """Endings of files that are read and written."""
 JSON_LINES = (".jsonl", ".ndjson")
+SEPARATED = (".csv", ".tsv", ".tab")
 _JSON = ".json"
-_SEPARATED = (".csv", ".tsv", ".tab")
 _PARQUET = (".parquet", ".pq")
 _EXAMPLE = '{"text": "..."}'
 _BOM = b"\xef\xbb\xbf"
@@ -88,7 +88,7 @@ def read_sheet(path: Path) -> Sheet:
         raise unknown_format(suffix, source, (*SUFFIXES, _JSON))
     data = read_bytes(path, source)
     text = decode(data, source)
-    if suffix in _SEPARATED:
+    if suffix in SEPARATED:
         delimiter = delimiter_of(text) if suffix == ".csv" else "\t"
         table = read_separated(text, source, delimiter, keep_blank=True)
         return Sheet(table.columns, table.rows, source, table.numbers, "line", delimiter, data.startswith(_BOM))
@@ -146,7 +146,7 @@ def write_sheet(sheet: Sheet, added: Mapping[str, Sequence[Any]], out: Path) -> 
             _write_parquet(sheet, added, temporary)
         else:
             text = sheet_text(sheet, added, suffix)
-            temporary.write_bytes((_BOM if sheet.marked and suffix in _SEPARATED else b"") + text.encode("utf-8"))
+            temporary.write_bytes((_BOM if sheet.marked and suffix in SEPARATED else b"") + text.encode("utf-8"))
 
 
 def sheet_text(sheet: Sheet, added: Mapping[str, Sequence[Any]], suffix: str) -> str:
@@ -154,7 +154,7 @@ def sheet_text(sheet: Sheet, added: Mapping[str, Sequence[Any]], suffix: str) ->
 
     Half a character (a lone surrogate), which only JSON can hold, is written as its escape.
     """
-    if suffix not in _SEPARATED:
+    if suffix not in SEPARATED:
         first = next(iter(added), "")
         lines = []
         for index, row in enumerate(sheet.rows):

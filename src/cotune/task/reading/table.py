@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -182,6 +183,14 @@ def free_name(name: str, columns: Collection[str]) -> str:
 def nearest_name(name: str, known: Iterable[str]) -> str | None:
     """The known name that another one is probably a slip of; None where none is as near as that."""
     table = {candidate.lower(): candidate for candidate in known}
-    # Names that share a word, such as "Ticket No." and "Ticket category", are alike by about two thirds.
-    near = difflib.get_close_matches(name.lower(), table, n=1, cutoff=0.75)
+    words = _words(name)
+    # All of the words of one may stand in the other; names that share some, such as "Ticket No." and "Ticket category", are
+    # alike by about two thirds.
+    within = [candidate for candidate in table if words and (words <= _words(candidate) or words >= _words(candidate) != set())]
+    near = difflib.get_close_matches(name.lower(), within, n=1, cutoff=0.0)
+    near = near or difflib.get_close_matches(name.lower(), table, n=1, cutoff=0.75)
     return table[near[0]] if near else None
+
+
+def _words(name: str) -> set[str]:
+    return set(re.findall(r"[^\W_]+", name.lower()))
