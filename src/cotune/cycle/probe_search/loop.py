@@ -265,7 +265,7 @@ class LabelLoop:
             kept = reserve if epochs else max(0.0, min(left, self.prices.test(search, winner, tuned=False)))
             unit = context.spending.budget.unit
             text = [
-                f"tune layers below {winner.found.layer} for {epochs:g} epochs, {counted(steps, 'step')}, on "
+                f"tune layers below {winner.found.layer} for {counted(f'{epochs:g}', 'epoch')}, {counted(steps, 'step')}, on "
                 + counted(len(self.splits), "split")
                 + (f", then for {last:g} more on all labelled rows" if last else "")
                 + f": about {needed(epochs, last):,.0f} {unit}"

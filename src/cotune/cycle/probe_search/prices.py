@@ -26,8 +26,7 @@ def too_small(context: RunContext, what: str, needed: float, left: float) -> Bud
     unit = budget.unit
     gone = f" after the first {budget.amount - left:.0f} s" if budget.kind == "time" else ""
     return BudgetError(
-        f"the budget is too small: {what} needs about {needed:.0f} {unit}, and {max(0.0, left):.0f} {unit} is left{gone}",
-        where="budget",
+        f"the budget is too small: {what} needs about {needed:.0f} {unit}, and {max(0.0, left):.0f} {unit} are left{gone}",
         hint=f"Give --budget {budget.raised(1.2 * (needed - left))}, or fewer test rows with limit.test=.",
     )
 
