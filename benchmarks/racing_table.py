@@ -20,11 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cells import correct_of, paired, read_results
+from compare.pairs import holm
 from cotune.evaluate.arms import ArmScores
 from cotune.evaluate.packing import unpack_rows
 from cotune.evaluate.robustness import robustness
-from cotune.evaluate.stats.intervals import bca_bootstrap
-from cotune.evaluate.stats.paired import holm, paired_interval, sign_flip_test
+from cotune.evaluate.stats.intervals import proportion_interval
+from cotune.evaluate.stats.paired import paired_interval, sign_flip_test
 from racing_ways import WAYS
 
 Cell = dict[str, Any]
@@ -62,7 +63,7 @@ def _line(way: str, cells: dict[int, Cell], others: dict[int, Cell]) -> dict[str
     seeds = sorted(cells)
     mine = [cells[seed] for seed in seeds]
     correct, ids = _pooled(mine)
-    ends = bca_bootstrap(correct, 0, groups=ids)
+    ends = proportion_interval(correct, groups=ids)
     both = [seed for seed in seeds if seed in others]
     return {
         "cell": way,

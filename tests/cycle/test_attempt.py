@@ -71,7 +71,7 @@ def test_the_prompt_as_it_is_stands_beside_its_formats_by_a_rule_made_alike(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing_after(monkeypatch, 1000)
-    context = make_lab(tmp_path, "300ktok")
+    context = make_lab(tmp_path, "80ktok")
     prompt = Prompt("Which kind is it?\nOne of: {labels}", "{text}")
     scores = context.answers.scores(prompt, BASE, context.dev, "confirm")
     # What the run chose on all rows is right for none of those that the formats meet.

@@ -200,8 +200,8 @@ def _type(source: Source) -> tuple[OutputType, tuple[Finding, ...]]:
         return kind, ()
     if KINDS[kind].may_name_rows(cells):
         told = (
-            f"every value of {source.output_field!r} differs, so it is no label column: name another with --output, or set "
-            "output.type=text to mean it"
+            f"the output {source.output_field!r} is taken for {kind}: every value differs, so it is no label column; name "
+            f"another with --output, or set output.type={kind} to mean it"
         )
         return kind, (Finding("output_type", "warning", told, len(cells)),)
     told = f"the output {source.output_field!r} is taken for {kind}: {why}; output.type says otherwise"
