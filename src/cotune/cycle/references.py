@@ -85,7 +85,7 @@ def measure_references(context: RunContext, seed: Prompt, shipped: ArmResult, ro
     rows = shipped.rows
     learn = reference_rows(context)
     used = len(context.task.train) + len(context.task.dev)
-    gold, classes = label_indices(learn, context.task), len(context.task.labels)
+    truth, classes = label_indices(learn, context.task), len(context.task.labels)
     texts, asked = [row.text for row in learn], [row.text for row in rows]
 
     def recorded(
@@ -104,8 +104,8 @@ def measure_references(context: RunContext, seed: Prompt, shipped: ArmResult, ro
         return None if "skipped" in value else {key: item for key, item in value.items() if key != "name"}
 
     found = {
-        MAJORITY: recorded(MAJORITY, lambda: MajorityReference(gold, classes).log_probs(asked)),
-        TFIDF: recorded(TFIDF, lambda: TfidfReference(texts, gold, classes).log_probs(asked)),
+        MAJORITY: recorded(MAJORITY, lambda: MajorityReference(truth, classes).log_probs(asked)),
+        TFIDF: recorded(TFIDF, lambda: TfidfReference(texts, truth, classes).log_probs(asked)),
     }
     if (cost := zero_shot_cost(context, seed)) > room:
         skipped = {"name": ZERO_SHOT, "skipped": shortage(context.spending.budget, cost, room, room)}
@@ -158,12 +158,12 @@ def labelled_tfidf(context: RunContext, rows: Sequence[Example]) -> tuple[float,
     further = reference_rows(context)[:_MOST_FURTHER]
     rows = further if len(further) > len(rows) else rows[:_MOST_ROWS]
     groups = groups_of(rows)
-    gold = label_indices(rows, context.task)
+    truth = label_indices(rows, context.task)
     found = cross_fitted_tfidf(
         [row.text for row in rows],
-        gold,
+        truth,
         len(context.task.labels),
         groups=None if groups is None else groups.tolist(),
         seed=context.seed,
     )
-    return None if found is None else (float((found.argmax(axis=1) == gold).mean()), len(rows))
+    return None if found is None else (float((found.argmax(axis=1) == truth).mean()), len(rows))

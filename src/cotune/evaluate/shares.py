@@ -128,13 +128,13 @@ def label_scores(answered: Answered, *, seed: int, groups: npt.ArrayLike | None 
 def confusions(answered: Answered) -> npt.NDArray[np.int64]:
     """``[labels, labels]`` rows by their right label and the one that was answered, in the order of the output's labels."""
     place = {label: i for i, label in enumerate(answered.output.labels)}
-    gold, answers = (np.array([place[label] for label in labels]) for labels in (answered.gold, answered.answers))
-    return confusion_matrix(gold, answers, len(place))
+    references, answers = (np.array([place[label] for label in labels]) for labels in (answered.gold, answered.answers))
+    return confusion_matrix(references, answers, len(place))
 
 
-def confusion_matrix(gold: npt.NDArray[np.int64], answers: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
+def confusion_matrix(references: npt.NDArray[np.int64], answers: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
     """``[labels, labels]`` rows by the numbers of their right label and of the one that was answered."""
-    counts: npt.NDArray[np.int64] = confusion_counts((gold * size + answers)[None], size)[0].astype(np.int64)
+    counts: npt.NDArray[np.int64] = confusion_counts((references * size + answers)[None], size)[0].astype(np.int64)
     return counts
 
 

@@ -1,4 +1,4 @@
-"""An executor, opened as it was chosen and closed again."""
+"""Opens the chosen executor and closes it at the end."""
 
 from __future__ import annotations
 

@@ -92,17 +92,10 @@ def final_epochs(context: RunContext, search: LabelSearch, prices: Prices, winne
     if not planned or not winner.tuned:
         return planned
 
-    def cost(epochs: float) -> float:
-        total = prices.test(search, winner.fit, words=search.zero_shot)
-        for fit in {fit.prompt.id: fit for fit in (winner.fit, search.seed)}.values():
-            tried = search.of(fit.prompt.id, tuned=True) is not None
-            total += prices.final(fit, rows, epochs + (0.0 if tried else search.epochs))
-        return total
-
     def effect() -> dict[str, float]:
         wanted = HEURISTICS.epochs(rows, prices.config.tune.max_epochs) - search.epochs
-        epochs, room = planned, context.spending.left_within_step()
-        while epochs + 0.5 <= wanted and cost(epochs + 0.5) <= room:
+        epochs, room, tuned = planned, context.spending.left_within_step(), (winner.fit, search.seed)
+        while epochs + 0.5 <= wanted and prices.end(search, winner.fit, tuned, rows, epochs + 0.5) <= room:
             epochs += 0.5
         return {"epochs": epochs, "planned": planned}
 

@@ -117,7 +117,7 @@ def word_vectors(context: RunContext, prompt: Prompt) -> NDArray[np.float32] | N
 
 def head_of(
     states: NDArray[np.float16],
-    gold: NDArray[np.int64],
+    truth: NDArray[np.int64],
     classes: int,
     strength: float,
     words: NDArray[np.float32] | None = None,
@@ -129,10 +129,10 @@ def head_of(
     """
     features, mean, spread = standardised(states)
     if words is None:
-        fitted = fit_logistic(features, gold, classes, strengths=[strength])
+        fitted = fit_logistic(features, truth, classes, strengths=[strength])
         return StartHead(fitted.weight[0], fitted.bias[0], mean, spread)
     offsets = states.astype(np.float32) @ words.T
-    fitted = fit_logistic(features, gold, classes, strengths=[strength], offsets=offsets)
+    fitted = fit_logistic(features, truth, classes, strengths=[strength], offsets=offsets)
     return StartHead(fitted.weight[0] + words * spread, fitted.bias[0] + words @ mean, mean, spread)
 
 

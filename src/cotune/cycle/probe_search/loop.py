@@ -484,15 +484,8 @@ class LabelLoop:
         return max(owed, self._end(search, trying, [search.seed, trying], trying))
 
     def _end(self, search: LabelSearch, winner: PromptFit, tuned: Sequence[PromptFit], trying: PromptFit | None) -> float:
-        """Of the final tuning of some prompts and of the test; a trial, which is half of a tuning, is not paid twice."""
-        owed = self.prices.test(search, winner, tuned=bool(search.epochs), words=search.zero_shot)
-        if search.epochs and search.last_epochs:
-            for fit in {fit.prompt.id: fit for fit in tuned}.values():
-                under_way = trying is not None and fit.prompt.id == trying.prompt.id
-                tried = under_way or search.of(fit.prompt.id, tuned=True) is not None
-                rows = len(self.rows) + len(search.written)
-                owed += self.prices.final(fit, rows, search.last_epochs + (0.0 if tried else search.epochs))
-        return owed
+        """See :meth:`Prices.end`."""
+        return self.prices.end(search, winner, tuned, len(self.rows) + len(search.written), search.last_epochs, trying)
 
     def _has_room(self, search: LabelSearch, fit: PromptFit) -> bool:
         """Whether a trial fits in, and the end whoever wins."""

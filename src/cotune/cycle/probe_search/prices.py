@@ -74,6 +74,33 @@ class Prices:
         """Of tuning on all labelled rows."""
         return self.tuning(fit, rows, self.trials.steps_of(epochs, rows))
 
+    def end(
+        self,
+        search: LabelSearch,
+        winner: PromptFit,
+        tuned: Sequence[PromptFit],
+        rows: int,
+        last_epochs: float,
+        trying: PromptFit | None = None,
+    ) -> float:
+        """Of the final tuning of some prompts and of the test; a trial, which is half of a tuning, is not paid twice.
+
+        Args:
+            search: what was found.
+            winner: the prompt that ships, as it is read.
+            tuned: prompts that are tuned on all rows.
+            rows: labelled rows, and those that a teacher wrote.
+            last_epochs: how often the final tuning meets them.
+            trying: a prompt whose trial is under way.
+        """
+        owed = self.test(search, winner, tuned=bool(search.epochs), words=search.zero_shot)
+        if search.epochs and last_epochs:
+            for fit in {fit.prompt.id: fit for fit in tuned}.values():
+                under_way = trying is not None and fit.prompt.id == trying.prompt.id
+                tried = under_way or search.of(fit.prompt.id, tuned=True) is not None
+                owed += self.final(fit, rows, last_epochs + (0.0 if tried else search.epochs))
+        return owed
+
     def least(self, seed: Prompt, rows: int, embedded: int, *, test: int | None = None) -> float:
         """Of the shortest run that there is: a race in which so many rows are embedded, won by the seed prompt as it stands.
 

@@ -135,7 +135,7 @@ class Trials:
         prompt, layer, strength = fit.prompt, fit.found.layer, fit.found.best.strength
         words = self._words(fit)
         rows = not_shown(prompt, rows)
-        gold = label_indices(rows, context.task)
+        truth = label_indices(rows, context.task)
         classes = len(context.task.labels)
         first = self.edge(fit)
         share = (layer - first) / model.depth
@@ -149,7 +149,7 @@ class Trials:
             if after is not None and after.head is not None:
                 head = head_from(after.head, states)
             else:
-                head = head_of(states, gold, classes, HEURISTICS.head_strength * strength)
+                head = head_of(states, truth, classes, HEURISTICS.head_strength * strength)
             rendered = context.answering.render(prompt, rows)
             told: list[int] = []
 
@@ -165,7 +165,7 @@ class Trials:
                 model,
                 edge,
                 range(len(rows)),
-                gold.tolist(),
+                truth.tolist(),
                 layer,
                 head,
                 self.settings,
@@ -229,7 +229,7 @@ class Trials:
             tuned = self.embedding.states(prompt, adapter, rows, stage, layers=[layer])[0]
         except DivergedError:
             return None
-        probe = probe_of(context, head_of(tuned, gold, classes, HEURISTICS.refit_strength * strength, words), layer)
+        probe = probe_of(context, head_of(tuned, truth, classes, HEURISTICS.refit_strength * strength, words), layer)
         return Fitted(prompt, adapter, layer, int(value["steps"]), probe, head)
 
     def log_probs(self, fitted: Fitted, rows: Sequence[Example], stage: str) -> Floats:
