@@ -228,8 +228,10 @@ def serve(place: str) -> None:
     # Nobody waits for those who answer.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(place)
+        # Whoever sees the path connects at once, so it appears when the socket listens.
+        listening.bind(place + ".new")
         listening.listen()
+        Path(place + ".new").rename(place)
         while True:
             ready, _, _ = select.select([listening, sys.stdin], [], [])
             if sys.stdin in ready:

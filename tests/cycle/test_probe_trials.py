@@ -119,6 +119,30 @@ def test_the_bundle_is_only_replaced_by_what_did_better_on_held_out_rows(context
     assert opened.saved == [better]
 
 
+@pytest.mark.parametrize("errors", [0, 1, 2, 3])
+def test_a_trial_beside_a_frozen_probe_without_errors_has_to_be_better_by_more_than_chance(
+    context: RunContext, errors: int
+) -> None:
+    opened = Opened(context)
+    search, loop = opened.search, opened.loop
+    frozen = search.winner
+    assert frozen is not None
+    search.last_epochs = 1.0
+    right = np.ones(len(frozen.correct))
+    right[:errors] = 0
+    frozen = search.winner = replace(frozen, correct=right)
+    search.evidence[:] = [frozen]
+    noise = np.random.default_rng(0).normal(0.0, 1.0, len(frozen.losses))
+    level = replace(frozen, epochs=1.0, losses=frozen.losses + noise - noise.mean() - 0.01)
+    search.evidence.append(level)
+    loop._choose(search)
+    assert search.winner is (frozen if errors < HEURISTICS.few_errors else level)
+    clearly = replace(frozen, epochs=1.0, losses=frozen.losses - 0.02)
+    search.evidence.append(clearly)
+    loop._choose(search)
+    assert search.winner is clearly or errors >= HEURISTICS.few_errors
+
+
 def test_a_tuning_whose_states_are_not_finite_is_no_trial(context: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = Opened(context)
     search, loop, model = opened.search, opened.loop, context.model

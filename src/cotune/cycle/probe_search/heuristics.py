@@ -55,6 +55,8 @@ class SearchHeuristics:
         refit_strength: strength of a probe on tuned states, as a multiple of the frozen probe's. Tuned weights have met
             these rows already, so their states tell them apart better than they tell unseen rows apart.
         credit: standard errors by which a trial, which is half of a tuning, may be worse than its frozen probe and win.
+        few_errors: held-out errors of the best frozen probe below which a trial must be better by a standard error instead
+            (CLINC150 with 20 labels, 500 rows, 4 minutes: what shipped went from 0.972 and log-loss 0.107 to 0.992 and 0.053).
         guess: times slower than priced that steps may be before a tuning is cut short for the test, whose rows were timed by
             then; a first tuning is priced by a guess.
         care: what the end is priced at for each unit that it should cost: rows of the test are not quite the labelled ones.
@@ -101,6 +103,7 @@ class SearchHeuristics:
     contrast_temperature: float = 0.1
     refit_strength: float = 0.3
     credit: float = 1.0
+    few_errors: int = 2
     guess: float = 1.5
     care: float = 1.06
     other_prompts: float = 1.25

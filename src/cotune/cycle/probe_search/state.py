@@ -97,9 +97,18 @@ class LabelSearch:
 
         A trial has had half of its epochs. Where it was as good as its frozen probe, or a little worse, the tuned result in the
         end was better by far (docs/probes.md), so it loses only where it is worse by more than chance.
+
+        Where the best frozen probe has next to no errors there is little for tuning to gain and much to lose: there a trial
+        must be better than it by a standard error.
         """
+        if not evidence.tuned:
+            return evidence.mean
+        rivals = [e for e in self.evidence if not e.tuned and len(e.losses) == len(evidence.losses)]
+        best = min(rivals, key=lambda e: e.mean, default=None)
+        if best is not None and (1 - best.correct).sum() < HEURISTICS.few_errors:
+            return evidence.mean + standard_error(evidence.losses - best.losses)
         frozen = self.of(evidence.fit.prompt.id, tuned=False)
-        if not (evidence.tuned and self.last_epochs) or frozen is None or len(frozen.losses) != len(evidence.losses):
+        if not self.last_epochs or frozen is None or len(frozen.losses) != len(evidence.losses):
             return evidence.mean
         return evidence.mean - HEURISTICS.credit * standard_error(evidence.losses - frozen.losses)
 
