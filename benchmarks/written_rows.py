@@ -34,13 +34,14 @@ from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.fits import PromptFit, fit_prompt
 from cotune.cycle.probe_search.policy import prices_of
 from cotune.cycle.probe_search.splits import Split, labelled_rows, splits_of
-from cotune.cycle.probe_search.trial import Trials, held_loss
+from cotune.cycle.probe_search.trial import Trials
 from cotune.cycle.teaching.write import with_written, write_rows
 from cotune.cycle.teaching.writing import ROWS, Draft
 from cotune.evaluate.responses import label_indices
 from cotune.model.hardware.machine import processor_name
 from cotune.model.loading.by_name import open_model
 from cotune.model.local import LocalModel
+from cotune.probe.cross_fitting import tempered
 from cotune.prompt.bank import seed_prompt
 from cotune.task.example import Example
 from cotune.task.task import Task
@@ -85,9 +86,9 @@ def judged(context: RunContext, trials: Trials, fit: PromptFit, splits: Sequence
     """Accuracy and log-loss of a prompt's frozen probe on what is held out from each split."""
     tables = [trials.log_probs(trials.frozen(fit, split.learn), split.held, "judge") for split in splits]
     table = np.concatenate(tables)
-    gold = label_indices([row for split in splits for row in split.held], context.task)
-    losses = held_loss(table, gold, fit.found.temperature)
-    return round(float((table.argmax(axis=1) == gold).mean()), 4), round(float(losses.mean()), 4)
+    truth = label_indices([row for split in splits for row in split.held], context.task)
+    losses = -tempered(table, fit.found.temperature)[np.arange(len(truth)), truth]
+    return round(float((table.argmax(axis=1) == truth).mean()), 4), round(float(losses.mean()), 4)
 
 
 def measured(
