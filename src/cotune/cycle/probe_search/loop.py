@@ -26,8 +26,8 @@ from cotune.cycle.probe_search.splits import Split, labelled_rows, splits_of
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.trial import Fitted, Trials
 from cotune.cycle.search.guide import Guide
+from cotune.cycle.search.measured import Measured
 from cotune.cycle.search.pool import next_pool, opening_pool
-from cotune.cycle.search.trial import Measured
 from cotune.cycle.teaching.write import judge_written, with_written, write_rows
 from cotune.errors import CotuneError, DivergedError, counted
 from cotune.evaluate.decision import BY_PROBE
