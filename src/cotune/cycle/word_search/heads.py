@@ -172,7 +172,8 @@ class Heads:
         if usable < HEURISTICS.head_rows * labels:
             return f"it needs {HEURISTICS.head_rows} rows for each of {labels} labels, and {usable} may be used"
         if self._payable(prompt) < HEURISTICS.head_rows * labels:
-            return f"the rows of dev and {HEURISTICS.head_rows} for each of {labels} labels would cost more than {HEURISTICS.head_share:.0%} of the budget"
+            rows = f"the rows of dev and {HEURISTICS.head_rows} for each of {labels} labels"
+            return f"{rows} would cost more than {HEURISTICS.head_share:.0%} of the budget"
         return ""
 
     @property

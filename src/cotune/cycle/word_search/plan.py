@@ -1,4 +1,4 @@
-"""What fits into a budget: how large the pool, how many entrants, how many steps; journalled, and told before the run starts."""
+"""What fits into a budget: how large the pool, how many entrants, how many steps. Printed before the run starts."""
 
 from __future__ import annotations
 
