@@ -9,17 +9,10 @@ import numpy as np
 
 from cotune.cycle.budget.budget import Budget
 from cotune.cycle.context import RunContext
+from cotune.cycle.search.measured import Measured
 from cotune.cycle.search.pool import choose_entrants, demonstration_pool, nearest_variant, next_pool, opening_pool
-from cotune.cycle.search.prompt_race import RaceResult, race_prompts
-from cotune.cycle.search.trial import (
-    Measured,
-    Trial,
-    advance,
-    decay_steps,
-    finish,
-    measure,
-    open_trial,
-)
+from cotune.cycle.search.race import RaceResult, race_prompts
+from cotune.cycle.word_search.trial import Trial, advance, decay_steps, finish, measure, open_trial
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.bank import bare_prompt, seed_prompt
 from cotune.prompt.prompt import Prompt

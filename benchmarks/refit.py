@@ -34,7 +34,7 @@ from cells import add_result, read_results
 from cotune.config import config_from_data
 from cotune.cycle.answering.base import LabelAnswering, rules_of
 from cotune.cycle.answering.factory import answering_for
-from cotune.cycle.search.trial import decay_steps
+from cotune.cycle.word_search.trial import decay_steps
 from cotune.evaluate.decision import BY_PROBE
 from cotune.evaluate.responses import ModelOutputs, label_indices
 from cotune.files import write_text

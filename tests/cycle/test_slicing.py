@@ -20,8 +20,8 @@ from cotune.cycle.diagnostics.slices import measure_slices, slicing_tokens
 from cotune.cycle.journal import Journal
 from cotune.cycle.progress import Quiet
 from cotune.cycle.search.guide import Guide
+from cotune.cycle.search.measured import Measured
 from cotune.cycle.search.pool import demonstration_pool
-from cotune.cycle.search.trial import Measured
 from cotune.evaluate.scoring import Evaluation
 from cotune.model.engine.settings import EngineSettings
 from cotune.prompt.prompt import Prompt

@@ -36,7 +36,7 @@ from cotune.cycle.progress import View, say
 from cotune.cycle.references import measure_references, reference_ids
 from cotune.cycle.row_answers import dev_rows, row_answers
 from cotune.cycle.search.confirm import ArmResult, Confirmed, open_test
-from cotune.cycle.search.state import SearchResult
+from cotune.cycle.search.result import SearchResult
 from cotune.cycle.setup import open_context
 from cotune.cycle.summary import attribution_of, build_summary
 from cotune.cycle.teaching.teach import teach

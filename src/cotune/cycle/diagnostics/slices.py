@@ -11,7 +11,7 @@ from cotune.cycle.budget.reserve import allowed_at_end, shortage
 from cotune.cycle.budget.stopwatch import untimed
 from cotune.cycle.context import RunContext
 from cotune.cycle.journal import attempt
-from cotune.cycle.search.trial import Measured
+from cotune.cycle.search.measured import Measured
 from cotune.embed import centred
 from cotune.errors import counted
 from cotune.evaluate.slices import LEAST_FAILURES, error_slices

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -15,19 +14,19 @@ from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.folder import ASKED
 from cotune.cycle.probe_search.embedding import Embedding
-from cotune.cycle.probe_search.epochs import split_epochs
 from cotune.cycle.probe_search.fits import PromptFit, difference
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.limit import RaceLimit
-from cotune.cycle.probe_search.prices import Prices, too_small
-from cotune.cycle.probe_search.race import ProbeRace, race_probes, rows_embedded
+from cotune.cycle.probe_search.plan import RaceSizes, fit_plan
+from cotune.cycle.probe_search.prices import Prices
+from cotune.cycle.probe_search.race import ProbeRace, race_probes
 from cotune.cycle.probe_search.slow_end import end_of_race, fit_test
 from cotune.cycle.probe_search.splits import Split, labelled_rows, splits_of
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.trial import Fitted, Trials
 from cotune.cycle.search.guide import Guide
+from cotune.cycle.search.measured import Measured
 from cotune.cycle.search.pool import next_pool, opening_pool
-from cotune.cycle.search.trial import Measured
 from cotune.cycle.teaching.write import judge_written, with_written, write_rows
 from cotune.errors import CotuneError, DivergedError, counted
 from cotune.evaluate.decision import BY_PROBE
@@ -73,7 +72,7 @@ class LabelLoop:
         self.splits = splits_of(context)
         self.limit = RaceLimit(context, embedding, partial(end_of_race, context, self.prices, self.own[0]))
         self._cycle = 1
-        self._first_rows = HEURISTICS.opening_rows(len(context.task.labels))
+        self.races = RaceSizes(context, self.prices, self.own[0], config.search.pool)
 
     def run(self) -> LabelSearch:
         """Go round."""
@@ -85,7 +84,8 @@ class LabelLoop:
             return self._ended(search, "the machine is slow, and what was left of the budget is reserved for the test")
         self._write(search)
         fit_test(self.context, self.prices, search, self.config.seed)
-        self._plan(search)
+        plan = fit_plan(self.context, self.config, self.prices, search, self.splits, len(self.rows))
+        search.epochs, search.last_epochs, search.zero_shot = plan.epochs, plan.last_epochs, plan.zero_shot
         if self.context.finish_asked():
             return self._ended(search, ASKED)
         self._first_trials(search)
@@ -159,7 +159,7 @@ class LabelLoop:
             proposals = opening_pool(
                 context,
                 self.own,
-                self._affordable_pool(),
+                self.races.fitting(len(self.rows), self.races.room),
                 demonstrations=config.search.demonstrations,
                 seed=config.seed,
                 previous=previous.proposal if previous else None,
@@ -168,7 +168,7 @@ class LabelLoop:
         prompts = [p.prompt for p in proposals]
         always = [self.own[0], *([previous.prompt] if previous else [])]
         # Passes are slow at first and are priced while the race goes on; on a machine that slows it must still end.
-        ends = context.spending.left() - HEURISTICS.race_over * self._race_room()
+        ends = context.spending.left() - HEURISTICS.race_over * self.races.room
         race = race_probes(
             context,
             self.embedding,
@@ -177,8 +177,10 @@ class LabelLoop:
             BASE,
             cycle=1,
             always=always,
-            first_rows=self._first_rows,
-            affordable=lambda rows: self._embedding_cost(rows) <= context.spending.left_within_step() - ends,
+            first_rows=self.races.first_rows,
+            affordable=lambda embedded: (
+                self.prices.race(self.own[0], len(self.rows), embedded) <= context.spending.left_within_step() - ends
+            ),
             limit=self.limit,
         )
         if race.read < len(self.rows):
@@ -199,94 +201,6 @@ class LabelLoop:
         self.rows = self.rows[:count]
         self.context.keep_rows({row.id for row in self.rows})
         self.splits = splits_of(self.context)
-
-    def _affordable_pool(self) -> int:
-        """Prompts of the first race that its share of the budget pays for."""
-        room = self._race_room()
-        for count in range(self.config.search.pool, HEURISTICS.least_pool, -1):
-            if self._race_cost(count) <= room:
-                return count
-        return HEURISTICS.least_pool
-
-    def _race_room(self) -> float:
-        """What the first race may take of the budget."""
-        budget = self.context.spending.budget
-        room = HEURISTICS.race_share * budget.amount
-        return min(room, HEURISTICS.race_seconds) if budget.kind == "time" else room
-
-    def _race_cost(self, count: int) -> float:
-        return self._embedding_cost(rows_embedded(count, len(self.rows), self._first_rows))
-
-    def _embedding_cost(self, embedded: int) -> float:
-        return self.prices.race(self.own[0], len(self.rows), embedded)
-
-    def _plan(self, search: LabelSearch) -> None:
-        """Fit epochs, and whether all rows are tuned on at the end, into what is left; a ``plan`` step.
-
-        Raises:
-            BudgetError: the arms cannot be tested. A time budget is overrun instead, by the few rows that :func:`fit_test`
-                left, since there is a bundle by now.
-        """
-        context, winner = self.context, search.best_frozen
-        left = context.spending.left()
-        least = self.prices.test(search, winner, tuned=False, words=False)
-        if left < least and context.spending.budget.kind != "time":
-            raise too_small(context, f"the test of {counted(context.task.test.n, 'row')}", least, left)
-        whole = self.prices.test(search, winner)
-        wanted = HEURISTICS.epochs(len(self.rows), self.config.tune.max_epochs)
-        seed = search.seed
-        alone = winner.prompt.id == seed.prompt.id
-        rows = len(self.rows) + len(search.written)
-
-        def needed(epochs: float, last: float) -> float:
-            # All splits judge: on dev alone a tuned seed prompt won over a frozen one that is better by 0.19 nats on all rows
-            # (examples/support, 100 rows; 0.567 against 0.683).
-            trials = self.prices.trial(winner, self.splits, epochs)
-            if not last:
-                return trials + (0.0 if alone else self.prices.trial(seed, self.splits[:1], epochs))
-            final = self.prices.final(winner, rows, last)
-            return trials + final + (0.0 if alone else self.prices.final(seed, rows, epochs + last))
-
-        def effect() -> dict[str, Any]:
-            least = 0.25 if len(self.rows) >= HEURISTICS.many_rows else 1.0
-
-            def fitted(room: float) -> tuple[float, float]:
-                return split_epochs(wanted, lambda epochs, last: needed(epochs, last) <= room, least)
-
-            reserve = whole
-            epochs, last = fitted(left - reserve)
-            asks = bool(last)
-            if not asks:
-                # The reference that asks for the untuned model's words is left out before tuning is.
-                reserve = self.prices.test(search, winner, words=False)
-                epochs, last = fitted(left - reserve)
-            room = left - reserve
-            steps = self.trials.steps_of(epochs, len(self.rows)) if epochs else 0
-            kept = reserve if epochs else max(0.0, min(left, self.prices.test(search, winner, tuned=False)))
-            unit = context.spending.budget.unit
-            text = [
-                f"tune layers below {winner.found.layer} for {counted(f'{epochs:g}', 'epoch')}, {counted(steps, 'step')}, on "
-                + counted(len(self.splits), "split")
-                + (f", then for {last:g} more on all labelled rows" if last else "")
-                + f": about {needed(epochs, last):,.0f} {unit}"
-                if epochs
-                else f"no tuning: one epoch on {'each of ' if len(self.splits) > 1 else ''}"
-                f"{counted(len(self.splits), 'split')} of the rows needs about {needed(1.0, 0.0):,.0f} {unit}, and "
-                f"{max(0.0, room):,.0f} {unit} are left for it",
-                f"keep {kept:,.0f} {unit} for {counted(context.task.test.n, 'test row')} and the report",
-            ]
-            return {
-                "epochs": epochs,
-                "last_epochs": last,
-                "target_steps": steps,
-                "zero_shot": asks,
-                "reserve": round(kept, 2),
-                "text": text,
-            }
-
-        value = context.journal.step("plan", [context.task.fingerprint, context.spending.budget.amount], effect)
-        search.epochs, search.last_epochs = float(value["epochs"]), float(value["last_epochs"])
-        search.zero_shot = bool(value.get("zero_shot", True))
 
     def _first_loss(self, search: LabelSearch) -> float:
         """Held-out log-loss of what the first bundle holds."""
@@ -320,10 +234,8 @@ class LabelLoop:
         trial = self.prices.trial(winner.fit, self.splits, search.epochs) if search.epochs else 0.0
         trial += self.guide.cost(winner.fit.prompt)
         # A challenger that wins has a final of its own; the present winner's is owed already.
-        count = self.config.search.pool
-        while count > HEURISTICS.least_pool and self._race_cost(count) + 1.1 * trial > room:
-            count -= 1
-        cost = self._race_cost(count) + 1.1 * trial
+        count = min(self.config.search.pool, self.races.fitting(len(self.rows), room - 1.1 * trial))
+        cost = self.races.cost(count, len(self.rows)) + 1.1 * trial
         if cost > room:
             unit = context.spending.budget.unit
             what = "racing new prompts and tuning the best of them" if search.epochs else "racing new prompts"
@@ -358,7 +270,7 @@ class LabelLoop:
             BASE,
             cycle=number,
             always=[winner.fit.prompt],
-            first_rows=self._first_rows,
+            first_rows=self.races.first_rows,
         )
         search.fits |= {name: race.fits[name] for name in race.ranking if race.rows[name] == len(self.rows)}
         challenger = self._challenger(search)

@@ -13,8 +13,8 @@ from cotune.cycle.probe_search.confirm import confirm_labels
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.loop import LabelLoop
-from cotune.cycle.probe_search.prices import Prices, too_small
-from cotune.cycle.probe_search.race import rows_embedded
+from cotune.cycle.probe_search.plan import check_budget
+from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.trial import Trials
 from cotune.cycle.probe_search.verdict import better_bundle, first_verdict
@@ -61,23 +61,7 @@ class ProbePolicy:
         self._prices = prices_of(context, config)
         self._embedding, self._trials = self._prices.embedding, self._prices.trials
         self.fixed = self._prices.fixed
-        self._check_budget()
-
-    def _check_budget(self) -> None:
-        """Refuse a budget that not even the shortest run fits, before anything is computed."""
-        context = self._context
-        rows, left = len(context.task.train) + len(context.task.dev), context.spending.left()
-        opening = HEURISTICS.opening_rows(len(context.task.labels))
-        needed = self._prices.least(self._own[0], rows, rows_embedded(HEURISTICS.least_pool, rows, opening))
-        budget = context.spending.budget
-        if budget.kind == "time" and needed <= budget.amount - HEURISTICS.loading:
-            # The budget is enough for a machine that loads the model as fast as planned; a race that is cut needs less.
-            rows, test = min(rows, HEURISTICS.least_rows), min(context.task.test.n, HEURISTICS.least_test)
-            needed = self._prices.least(self._own[0], rows, rows, test=test)
-        if left < needed:
-            raise too_small(
-                context, f"a race of {HEURISTICS.least_pool} prompts and the test of {context.task.test.n} rows", needed, left
-            )
+        check_budget(context, self._prices, own[0])
 
     def search(self) -> tuple[LabelSearch, Confirmed]:
         """Search, then fit the arms."""

@@ -1,1 +1,1 @@
-"""The search by label words and written answers: loop, races, plan and arms."""
+"""What all searches share: the pool, the race by what a model says, what was measured, and the arms at the end."""

@@ -1,8 +1,8 @@
-"""The arms at the end: confirmed on all of dev, frozen, and scored once on the sealed test."""
+"""The arms at the end, however they were found: recorded as they stand on dev, frozen, and scored once on the sealed test."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,21 +12,13 @@ from numpy.typing import NDArray
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.context import RunContext
 from cotune.cycle.diagnostics.leakage import overlapping
-from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.ledger import enter_opening
-from cotune.cycle.search.ending import EndCosts
-from cotune.cycle.search.state import Search
-from cotune.cycle.search.trial import Measured, refit, with_answers
-from cotune.cycle.search.untuned import measure_base, measure_previous
+from cotune.cycle.search.measured import Measured
 from cotune.evaluate.arms import ArmScores
-from cotune.evaluate.frozen_arms import PREVIOUS
 from cotune.evaluate.packing import pack_rows
 from cotune.evaluate.responses import ModelOutputs
 from cotune.evaluate.scoring import Evaluation, finite
-from cotune.model.adapters.slots import BASE
 from cotune.task.example import Example, groups_of
-
-ARMS = ("seed_prompt", "prompt_only", "best_prompt", "seed_tuned", "best_tuned")
 
 
 @dataclass(frozen=True)
@@ -74,74 +66,6 @@ class ArmResult:
             counts=self.evaluation.counts,
             candidate=self.candidate.id,
         )
-
-
-def confirm(
-    context: RunContext,
-    search: Search,
-    *,
-    end: EndCosts,
-    refit_winners: bool = False,
-    previous: Previous | None = None,
-) -> Confirmed:
-    """Re-score on every dev row what may end up in an arm, and settle the arms there.
-
-    The winner of all arms on dev is what ships: where the search found nothing better, that is the tuned seed prompt, or the
-    earlier bundle, unchanged. Where answers are written late, those do so that the log-loss leaves in question, and one of them
-    wins by the metric; the best prompt of the base model is then the one with the least log-loss.
-
-    Args:
-        context: where scoring happens.
-        search: what was found.
-        end: what the end costs. Who is neither the winner nor the seed prompt may win where there is room to test it.
-        refit_winners: train the two tuned arms on train and dev together, once both are chosen.
-        previous: what was taken over from an earlier bundle.
-    """
-    before = [measure_previous(context, previous.candidate)] if previous else []
-    finalists = [search.proposals[i].prompt for i in search.base_race.ranking[:2]]
-    seed_prompt = measure_base(context, search.seed.prompt)
-    base = {m.candidate.prompt.id: m for m in (seed_prompt, *(measure_base(context, p) for p in finalists))}
-    prompt_only = max(base.values(), key=lambda m: m.rank)
-    stands = end.election(search)
-    sure = (search.winner, search.seed)
-    tuned = [t.best for t in search.trials if t.measured and (any(t is one for one in sure) or stands(t.best))]
-    seed_tuned = search.seed.best if search.seed.measured else seed_prompt
-    if context.answers.written_late:
-        written = _finalists(context, [*tuned, *filter(stands, base.values())], [seed_tuned, *search.winner.measured[-1:]])
-        tuned, base = list(written.values()), {i: written.get(m.candidate.id, m) for i, m in base.items()}
-        seed_prompt, prompt_only = (base[m.candidate.prompt.id] for m in (seed_prompt, prompt_only))
-        seed_tuned = written[seed_tuned.candidate.id]
-    leader = max((m for m in tuned if m.candidate.adapter != BASE), key=lambda m: m.rank, default=seed_tuned)
-    alone = leader is seed_tuned
-    room = context.spending.left() - end.cost(search.seed.prompt, leader.candidate.prompt, alone=alone, aside="least")
-    headed, tried = end.heads.fit([seed_tuned, leader], room)
-    seed_tuned, leader = (headed[m.candidate.id] for m in (seed_tuned, leader))
-    best = max([*before, seed_tuned, leader, *base.values()], key=lambda m: m.rank)
-    # A bundle with answers of its own was not made to ask for the task's.
-    asking = previous.prompt if previous and best.candidate.own else best.candidate.prompt
-    best_prompt = base.get(asking.id) or measure_base(context, asking)
-    arms = {
-        "seed_prompt": seed_prompt,
-        "prompt_only": prompt_only,
-        "best_prompt": best_prompt,
-        "seed_tuned": end.heads.final(seed_tuned),
-        "best_tuned": end.heads.final(best),
-    }
-    arms |= {PREVIOUS: before[0]} if before else {}
-    if refit_winners:
-        pair = {m.candidate.id: m for m in (seed_tuned, best)}
-        kept = {m.candidate.id for m in before}
-        refitted = {candidate_id: m if candidate_id in kept else refit(context, m) for candidate_id, m in pair.items()}
-        arms |= {name: refitted[arms[name].candidate.id] for name in ("seed_tuned", "best_tuned")}
-    asked = (*before, *base.values(), best_prompt, *tuned, best, *tried)
-    measured = {m.candidate.id: m for m in asked}.values()
-    return settle(context, arms, [m for m in measured if m.evaluation.answers], best)
-
-
-def _finalists(context: RunContext, measured: Sequence[Measured], always: Sequence[Measured]) -> dict[str, Measured]:
-    """By id, with their answers to all of dev: the two of the least log-loss, and who is asked for in any case."""
-    leading = sorted(measured, key=lambda m: m.rank, reverse=True)[:2]
-    return {i: with_answers(context, m, "confirm") for i, m in {m.candidate.id: m for m in (*leading, *always)}.items()}
 
 
 def settle(

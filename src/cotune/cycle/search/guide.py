@@ -13,8 +13,8 @@ import numpy as np
 from cotune.config import RunConfig
 from cotune.cycle.context import RunContext
 from cotune.cycle.diagnostics.slices import measure_slices, slicing_tokens
+from cotune.cycle.search.measured import Measured, with_answers
 from cotune.cycle.search.proposers import Proposer
-from cotune.cycle.search.trial import Measured, with_answers
 from cotune.errors import counted
 from cotune.prompt.prompt import Prompt
 from cotune.refine import Proposal, fits

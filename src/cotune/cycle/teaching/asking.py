@@ -11,7 +11,7 @@ from typing import Any, Literal
 from cotune.config import RunConfig
 from cotune.cycle.budget.budget import Budget
 from cotune.cycle.endpoints import ANSWERS, answer_limit, prices_of
-from cotune.cycle.search.prompt_plan import least_rows
+from cotune.cycle.prompt_search.plan import least_rows
 from cotune.endpoint import AnswerCache, Client, Endpoint, Prices, Usage, estimate_tokens
 from cotune.endpoint.request_format import FORMS, RequestFormat, Said
 from cotune.errors import InputError

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from cotune.errors import no_run
+from cotune.evaluate.frozen_arms import ARMS as FIVE
+from cotune.evaluate.frozen_arms import PREVIOUS
 from cotune.report.html.measure import DevMeasure, dev_measure
 from cotune.report.terminal.plain import fields, items, number
 from cotune.run_files import CONFIG, DEV_ROWS, JOURNAL, SUMMARY, TEST_ROWS
 
-ARMS = ("seed_prompt", "prompt_only", "best_prompt", "seed_tuned", "best_tuned", "previous")
+ARMS = (*FIVE, PREVIOUS)
 
 
 @dataclass(frozen=True)

@@ -9,21 +9,20 @@ from cotune.config import RunConfig
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.folder import ASKED
-from cotune.cycle.search.ending import EndCosts
 from cotune.cycle.search.guide import Guide
-from cotune.cycle.search.plan import FINAL, Plan
-from cotune.cycle.search.policy import SPENT, Choice, StepPolicy
+from cotune.cycle.search.measured import with_answers
 from cotune.cycle.search.pool import choose_entrants, next_pool, opening_pool
-from cotune.cycle.search.prompt_race import race_prompts
-from cotune.cycle.search.state import Search
-from cotune.cycle.search.trial import Trial, advance, catch_up, finish, open_trial, take_up, with_answers
+from cotune.cycle.search.race import FINAL, race_prompts
+from cotune.cycle.word_search.ending import EndCosts
+from cotune.cycle.word_search.heuristics import HEURISTICS
+from cotune.cycle.word_search.plan import Plan
+from cotune.cycle.word_search.state import Search
+from cotune.cycle.word_search.steps import SPENT, Choice, StepPolicy
+from cotune.cycle.word_search.trial import Trial, advance, catch_up, finish, open_trial, take_up
 from cotune.errors import CotuneError
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.bank import bare_prompt
 from cotune.prompt.prompt import Prompt
-
-_FINISHES = 4
-"""How often the learning rates may fall, where each time budget turns out to be left."""
 
 
 class Loop:
@@ -60,7 +59,7 @@ class Loop:
     def run(self) -> Search:
         """Go round until the budget, the steps or the gains end."""
         search = self._first_cycle()
-        for _ in range(_FINISHES):
+        for _ in range(HEURISTICS.finishes):
             more = self._go_round(search)
             self._finish(search, more)
             if not self._out_of_budget:
@@ -111,7 +110,7 @@ class Loop:
             nearest=plan.nearest,
         )
         by_id = {p.prompt.id: p for p in proposals}
-        race = race_prompts(context, [p.prompt for p in proposals], BASE, rows=plan.race_rows, cycle=1, final=FINAL)
+        race = race_prompts(context, [p.prompt for p in proposals], BASE, rows=plan.race_rows, cycle=1)
         seed = self.own[0]
         self.end.look(seed, [by_id[i].prompt for i in race.ranking[:2]])
         ranking = [by_id[i].prompt for i in race.ranking if i not in (seed.id, previous.prompt.id if previous else "")]
@@ -143,7 +142,7 @@ class Loop:
         losses = sorted(t.latest.evaluation.log_loss for t in alive)
         survivors = sorted(alive, key=lambda t: t.ground.rank, reverse=True)[:2]
         # A second look at the two best pays where it costs little of the whole.
-        if len(alive) > 2 and plan.target_steps >= 100:
+        if len(alive) > 2 and plan.target_steps >= HEURISTICS.second_look:
             for trial in survivors:
                 advance(context, trial, 2 * plan.short_steps, cycle=1)
         winner = max(survivors, key=lambda t: t.ground.rank)
@@ -173,7 +172,7 @@ class Loop:
             context,
             number,
             parents,
-            max(8, self.plan.pool * 2 // 3),
+            HEURISTICS.later_pool_size(self.plan.pool),
             set(search.proposals),
             demonstrations=self.config.search.demonstrations,
             seed=self.config.seed,
@@ -182,7 +181,7 @@ class Loop:
         )
         search.proposals.update({p.prompt.id: p for p in children})
         field_ = list({p.id: p for p in (incumbent.prompt, *parents, *(c.prompt for c in children))}.values())
-        race = race_prompts(context, field_, adapter, rows=rows, cycle=number, final=FINAL)
+        race = race_prompts(context, field_, adapter, rows=rows, cycle=number)
         by_id = {p.id: p for p in field_}
         # Who was tuned from these weights already would only be tuned so again.
         tried = {incumbent.prompt.id, *(t.prompt.id for t in search.trials if t.start == adapter)}

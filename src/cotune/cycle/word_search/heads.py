@@ -12,7 +12,9 @@ from cotune.cycle.answering.base import LabelAnswering
 from cotune.cycle.context import RunContext
 from cotune.cycle.journal import attempt
 from cotune.cycle.kept import register_kept
-from cotune.cycle.search.trial import Measured, measure
+from cotune.cycle.search.measured import Measured
+from cotune.cycle.word_search.heuristics import HEURISTICS
+from cotune.cycle.word_search.trial import measure
 from cotune.errors import DivergedError
 from cotune.evaluate.arms import ArmScores, ArmsMetric
 from cotune.evaluate.decision import BY_PROBE
@@ -22,19 +24,6 @@ from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
 from cotune.refine import not_shown
 from cotune.task.example import Example, groups_of
-
-_SHARE = 0.1
-"""Of the whole budget: what the rows that are read for one candidate may cost, those of dev included."""
-_LEAST = 3
-"""Rows for each label, in all, from which a head is tried."""
-_CARE = 1.05
-"""What rows are reckoned at: those that were counted are a sample of them."""
-_MOST = 5 * 10**8
-"""Rows times width times labels: a fit of some seconds, and of some hundred megabytes."""
-_REACH = 1.96
-"""Standard errors of a difference that chance hardly reaches."""
-_FIT_SECONDS = 2e-8
-"""For each row, number of its state and label."""
 
 
 class Heads:
@@ -59,8 +48,8 @@ class Heads:
         if not rows:
             return 0.0
         own, prefix = self.context.spending.rows.without_words(prompt)
-        fits = 2 * _FIT_SECONDS * (rows + dev) * self._numbers if costs.budget.kind == "time" else 0.0
-        return costs.scoring(_CARE * (rows + 2 * dev) * own + 2 * prefix) + fits
+        fits = 2 * HEURISTICS.head_seconds * (rows + dev) * self._numbers if costs.budget.kind == "time" else 0.0
+        return costs.scoring(HEURISTICS.head_care * (rows + 2 * dev) * own + 2 * prefix) + fits
 
     def fit(self, measured: Sequence[Measured], room: float) -> tuple[dict[str, Measured], list[Measured]]:
         """Each candidate as it was measured, or the same with a head, unless dev clearly prefers words.
@@ -111,7 +100,7 @@ class Heads:
         arms = {name: ArmScores(found.values, counts=found.counts) for name, found in pair.items()}
         statistic = ArmsMetric(arms, self.context.task.measure.aggregate or "mean").statistic()
         error = difference_error(statistic, len(self.context.dev), groups_of(self.context.dev))
-        return words.evaluation.score - head.evaluation.score > _REACH * error
+        return words.evaluation.score - head.evaluation.score > HEURISTICS.head_reach * error
 
     def _whether(self, able: Sequence[Measured], room: float) -> dict[str, Any]:
         """For the journal: that there will be heads, or why there are none."""
@@ -180,10 +169,11 @@ class Heads:
         labels, usable = len(self.context.task.labels), self._usable(prompt)
         if usable == 0:
             return "a label has no train row that the prompt does not show, and a head would silence it"
-        if usable < _LEAST * labels:
-            return f"it needs {_LEAST} rows for each of {labels} labels, and {usable} may be used"
-        if self._payable(prompt) < _LEAST * labels:
-            return f"the rows of dev and {_LEAST} for each of {labels} labels would cost more than {_SHARE:.0%} of the budget"
+        if usable < HEURISTICS.head_rows * labels:
+            return f"it needs {HEURISTICS.head_rows} rows for each of {labels} labels, and {usable} may be used"
+        if self._payable(prompt) < HEURISTICS.head_rows * labels:
+            rows = f"the rows of dev and {HEURISTICS.head_rows} for each of {labels} labels"
+            return f"{rows} would cost more than {HEURISTICS.head_share:.0%} of the budget"
         return ""
 
     @property
@@ -197,7 +187,9 @@ class Heads:
         if prompt.id not in self._most:
             rows = not_shown(prompt, context.train_sample)
             known = len({row.output for row in rows}) == len(context.task.labels) > 1
-            self._most[prompt.id] = max(0, min(len(rows), _MOST // self._numbers - len(context.dev))) if known else 0
+            self._most[prompt.id] = (
+                max(0, min(len(rows), HEURISTICS.head_size // self._numbers - len(context.dev))) if known else 0
+            )
         return self._most[prompt.id]
 
     def _payable(self, prompt: Prompt) -> int:
@@ -208,7 +200,7 @@ class Heads:
         )
         if cost <= 0:
             return most
-        return min(most, int(_SHARE * self.context.spending.budget.amount / cost) - 2 * len(self.context.dev))
+        return min(most, int(HEURISTICS.head_share * self.context.spending.budget.amount / cost) - 2 * len(self.context.dev))
 
     def _rows(self, prompt: Prompt) -> tuple[Example, ...]:
         """So many of them; the first rows of every label come before further ones of any."""
@@ -216,7 +208,7 @@ class Heads:
         seen: Counter[str] = Counter()
         places: dict[str, int] = {}
         for row in rows:
-            places[row.id] = min(seen[row.output], _LEAST)
+            places[row.id] = min(seen[row.output], HEURISTICS.head_rows)
             seen[row.output] += 1
         return tuple(sorted(rows, key=lambda row: places[row.id])[: self._count(prompt)])
 

@@ -12,7 +12,8 @@ from cotune.cycle.candidate import Candidate
 from cotune.cycle.context import RunContext
 from cotune.cycle.journal import Journal
 from cotune.cycle.progress import Quiet
-from cotune.cycle.search.trial import Measured, Trial, open_trial
+from cotune.cycle.search.measured import Measured
+from cotune.cycle.word_search.trial import Trial, open_trial
 from cotune.evaluate.decision import RAW
 from cotune.evaluate.scoring import Evaluation, unanswered
 from cotune.model.adapters.files import LoraSettings

@@ -15,7 +15,7 @@ from cotune.cycle.context import RunContext
 from cotune.cycle.journal import Journal
 from cotune.cycle.progress import Quiet
 from cotune.cycle.search.pool import has_room, nearest_variant, opening_pool
-from cotune.cycle.search.trial import advance, open_trial
+from cotune.cycle.word_search.trial import advance, open_trial
 from cotune.model.adapters.slots import BASE
 from cotune.model.engine.settings import EngineSettings
 from cotune.prompt.bank import seed_prompt

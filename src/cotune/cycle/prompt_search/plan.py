@@ -9,9 +9,9 @@ from typing import Any
 from cotune.config import RunConfig
 from cotune.cycle.budget.reserve import closing_cost
 from cotune.cycle.context import RunContext
-from cotune.cycle.search.plan import FINAL, race_rows_scored
+from cotune.cycle.search.measured import CALIBRATION_ROWS
 from cotune.cycle.search.pool import nearest_cost
-from cotune.cycle.search.untuned import CALIBRATION_ROWS
+from cotune.cycle.search.race import FINAL, race_rows_scored
 from cotune.errors import BudgetError, counted
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt

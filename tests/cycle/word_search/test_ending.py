@@ -21,13 +21,13 @@ from cotune.cycle.context import RunContext
 from cotune.cycle.journal import Journal
 from cotune.cycle.progress import Quiet
 from cotune.cycle.run import run as run_cycle
-from cotune.cycle.search import ending
-from cotune.cycle.search.ending import EndCosts
-from cotune.cycle.search.plan import Plan
-from cotune.cycle.search.policy import SPENT, StepPolicy
-from cotune.cycle.search.state import Search
-from cotune.cycle.search.trial import Trial, advance, decay_steps, finish, open_trial
-from cotune.cycle.search.untuned import CALIBRATION_ROWS
+from cotune.cycle.search.measured import CALIBRATION_ROWS
+from cotune.cycle.word_search.ending import EndCosts
+from cotune.cycle.word_search.heuristics import HEURISTICS
+from cotune.cycle.word_search.plan import Plan
+from cotune.cycle.word_search.state import Search
+from cotune.cycle.word_search.steps import SPENT, StepPolicy
+from cotune.cycle.word_search.trial import Trial, advance, decay_steps, finish, open_trial
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.bank import seed_prompt
 from cotune.prompt.prompt import Demonstration, Prompt
@@ -77,7 +77,7 @@ def test_every_arm_counts_until_the_base_model_is_measured_and_then_those_that_a
         return sum(map(context.spending.rows.scored, asked))
 
     def cost(chosen: Prompt, **more: Any) -> float:
-        return end.cost(seed, chosen, aside="least", **more) / ending._CARE
+        return end.cost(seed, chosen, aside="least", **more) / HEURISTICS.end_care
 
     least = min(CALIBRATION_ROWS, len(context.task.train))
     assert cost(long, new=True) == pytest.approx(

@@ -17,8 +17,9 @@ from cotune.config import config_in_memory
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.compare import Tryouts
 from cotune.cycle.run import run as run_cycle
-from cotune.cycle.search.heads import Heads
-from cotune.cycle.search.trial import Measured, advance, measure, open_trial
+from cotune.cycle.search.measured import Measured
+from cotune.cycle.word_search.heads import Heads
+from cotune.cycle.word_search.trial import advance, measure, open_trial
 from cotune.evaluate.decision import RAW
 from cotune.evaluate.responses import LabelOutputs
 from cotune.evaluate.scoring import Evaluation

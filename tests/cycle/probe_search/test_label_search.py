@@ -13,7 +13,7 @@ import pytest
 from cycle_runs import SETTINGS, Ended, journal_of, labelled_rows, summary_of, without_times, write_csv
 
 from cotune.cache import cache_folder
-from cotune.cycle.probe_search.loop import split_epochs
+from cotune.cycle.probe_search.plan import split_epochs
 from cotune.cycle.probe_search.race import places_after, rounds_of, rows_embedded
 from cotune.evaluate.frozen_arms import ARMS
 

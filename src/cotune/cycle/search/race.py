@@ -14,10 +14,13 @@ from cotune.errors import CotuneError, DivergedError
 from cotune.evaluate.decision import RAW, Decision
 from cotune.evaluate.responses import ModelOutputs
 from cotune.evaluate.scoring import Evaluation, finite
-from cotune.evaluate.stats.racing import Race, successive_halving_schedule
+from cotune.evaluate.stats.racing import Race, schedule_cost, successive_halving_schedule
 from cotune.evaluate.stats.resampling import Floats
 from cotune.prompt.prompt import Prompt
 from cotune.task.example import groups_of
+
+FINAL = 3
+"""Prompts that see all rows of a race."""
 
 
 @dataclass
@@ -57,8 +60,6 @@ def race_prompts(
     *,
     rows: int,
     cycle: int,
-    final: int,
-    first_rows: int = 16,
 ) -> RaceResult:
     """Race prompts over the first ``rows`` rows of dev.
 
@@ -71,8 +72,6 @@ def race_prompts(
         adapter: weights to race under.
         rows: dev rows of the last round.
         cycle: for the journal.
-        final: how many see all rows.
-        first_rows: rows of the first round at least.
 
     Raises:
         CotuneError: every prompt failed.
@@ -83,7 +82,7 @@ def race_prompts(
     race = Race(len(prompts), bound=context.answering.loss_bound, lengths=tuple(map(_length, prompts)), largest=largest)
     seen = 0
     failed: set[int] = set()
-    for step in successive_halving_schedule(len(prompts), rows, final=final, first_rows=first_rows):
+    for step in successive_halving_schedule(len(prompts), rows, final=FINAL):
         end = max(seen, _whole_groups(groups, step.rows))
         part = context.dev[seen:end]
         for number in race.active if part else ():
@@ -136,6 +135,11 @@ def race_prompts(
         },
     )
     return result
+
+
+def race_rows_scored(pool: int, rows: int) -> int:
+    """How many rows a race of so many prompts over so many rows scores in all, at most."""
+    return schedule_cost(pool, successive_halving_schedule(pool, rows, final=FINAL))
 
 
 def _whole_groups(groups: NDArray[np.str_] | None, rows: int) -> int:

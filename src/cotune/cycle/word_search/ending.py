@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from cotune.config import RunConfig
 from cotune.cycle.budget.reserve import closing_cost
@@ -10,20 +11,16 @@ from cotune.cycle.context import RunContext
 from cotune.cycle.diagnostics.allowance import FORMATS, LEAST_FORMATS, NOISE, formats_row, noise_row, variants_of
 from cotune.cycle.diagnostics.slices import END_SHARE
 from cotune.cycle.earlier_bundle import Previous
-from cotune.cycle.search.heads import Heads
-from cotune.cycle.search.plan import Aside
-from cotune.cycle.search.state import Search
-from cotune.cycle.search.trial import Measured, Trial
-from cotune.cycle.search.untuned import CALIBRATION_ROWS, measure_base, measure_previous
+from cotune.cycle.search.measured import CALIBRATION_ROWS, Measured, measure_base, measure_previous
+from cotune.cycle.word_search.heads import Heads
+from cotune.cycle.word_search.heuristics import HEURISTICS
+from cotune.cycle.word_search.state import Search
+from cotune.cycle.word_search.trial import Trial
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
 
-_CARE = 1.04
-"""What the end is reckoned at, for each unit of what it should cost: rows of the test are not quite those of dev."""
-_ANSWERED, _SHARE = 16, 8
-"""Rows that are answered to see how long answers get: so many, or one for so many of those that the end will answer."""
-_GROWN = 2
-"""Times as many steps as when tuned answers were last looked at, after which they are looked at again."""
+Aside = Literal["all", "heads", "least"]
+"""What counts beside what a run cannot do without: heads and all that is measured after the test, heads alone, or nothing."""
 
 
 class EndCosts:
@@ -77,14 +74,15 @@ class EndCosts:
         """
         self._answer(winner.prompt, BASE)
         ground = winner.ground.candidate
-        if ground.adapter != BASE and ground.steps >= _GROWN * self._looked_at:
+        if ground.adapter != BASE and ground.steps >= HEURISTICS.grown * self._looked_at:
             self._looked_at = max(1, ground.steps)
             self._answer(winner.prompt, ground.adapter)
 
     def _answer(self, prompt: Prompt, adapter: str) -> None:
         context = self.context
         if context.answers.written_late and not (adapter == BASE and context.spending.rows.knows_answers(prompt)):
-            rows = max(1, min(_ANSWERED, (context.task.test.n + len(context.dev)) // _SHARE))
+            asked = context.task.test.n + len(context.dev)
+            rows = max(1, min(HEURISTICS.answered, asked // HEURISTICS.answered_share))
             context.answers.scores(prompt, adapter, context.train_sample[:rows], "measure")
 
     # Pricing -------------------------------------------------------------------------------------------------------
@@ -105,8 +103,7 @@ class EndCosts:
             chosen: the prompt that wins, tuned.
             alone: whether that is the tuned seed prompt, so that its arms are the seed prompt's.
             new: whether ``chosen`` only stands for a prompt of its length that nobody knows yet.
-            aside: what counts beside what a run cannot do without, as in :class:`cotune.cycle.search.plan.Plan`; None means
-                what the plan had room for.
+            aside: what counts beside what a run cannot do without; None means what the plan had room for.
         """
         aside = aside or self.aside
         context = self.context
@@ -120,7 +117,7 @@ class EndCosts:
         confirm += sum(self._answers_to_dev(prompt, tuned=True) for prompt in tuned)
         if self.previous is not None and not self._on_dev:
             confirm += len(context.dev) * self._previous_row()
-        whole = _CARE * (confirm + context.task.test.n * self._test_row(base, tuned)) + self.fixed
+        whole = HEURISTICS.end_care * (confirm + context.task.test.n * self._test_row(base, tuned)) + self.fixed
         heads = 0.0 if aside == "least" else sum(map(self.heads.cost, tuned))
         return whole + heads + (self._extras(chosen) if aside == "all" else 0.0)
 
@@ -141,7 +138,7 @@ class EndCosts:
 
     def test_row(self, seed: Prompt) -> float:
         """Of a test row over all arms, before anything is known."""
-        return _CARE * self._test_row(*self._arms(seed, seed, False, True))
+        return HEURISTICS.end_care * self._test_row(*self._arms(seed, seed, False, True))
 
     def _arms(
         self, seed: Prompt, chosen: Prompt, alone: bool, new: bool

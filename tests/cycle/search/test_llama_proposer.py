@@ -19,7 +19,7 @@ from llama import llama_server
 
 pytestmark = [pytest.mark.llama, pytest.mark.timeout(1800)]
 
-ROWS = Path(__file__).resolve().parents[2] / "examples" / "support" / "train.jsonl"
+ROWS = Path(__file__).resolve().parents[3] / "examples" / "support" / "train.jsonl"
 
 
 @pytest.fixture(scope="module")

@@ -8,24 +8,16 @@ from typing import Any, Literal
 
 from cotune.config import RunConfig
 from cotune.cycle.context import RunContext
-from cotune.cycle.search.ending import EndCosts
 from cotune.cycle.search.guide import Guide
-from cotune.cycle.search.plan import ENOUGH, EPOCHS, FINAL, SHORT, Plan, race_rows_scored, whole_runs
-from cotune.cycle.search.state import Search
-from cotune.cycle.search.trial import Trial, advance, decay_steps
+from cotune.cycle.search.race import FINAL, race_rows_scored
+from cotune.cycle.word_search.ending import EndCosts
+from cotune.cycle.word_search.heuristics import HEURISTICS
+from cotune.cycle.word_search.plan import Plan, whole_runs
+from cotune.cycle.word_search.state import Search
+from cotune.cycle.word_search.trial import Trial, advance, decay_steps
 from cotune.errors import counted
 from cotune.prompt.prompt import Prompt
 
-_PATIENCE = 3
-"""Steps of the loop without a better dev score after which it stops."""
-_RACE_SHARE = 0.2
-"""Of the budget that is left: what a race of mutated prompts may cost before the search has shown what it is worth."""
-_LEAST_RACE = 32
-"""Dev rows below which a race says nothing."""
-_MUTATED_SHARE = 0.5
-"""Of what steps could have: what goes to prompts that are mutated, raced and tuned a little on the way."""
-_LIGHT = 1.5
-"""Times the seed prompt's step that another prompt's may cost in any case."""
 SPENT = "the rest of the budget is reserved for the test"
 
 
@@ -87,7 +79,7 @@ class StepPolicy:
 
     def _choose(self, search: Search, lost: int, left: float) -> Choice:
         context, plan, winner = self.context, self.plan, search.winner
-        if lost >= _PATIENCE:
+        if lost >= HEURISTICS.patience:
             return Choice("finish", f"dev did not improve in {counted(lost, 'cycle')}")
         if winner.failed:
             return Choice("finish", "the winner's training diverged; its last good adapter stands")
@@ -108,9 +100,9 @@ class StepPolicy:
         block = max(4, plan.short_steps)
         least = max(3, block // 3)
         rows, race = plan.race_rows, self.race_cost(winner.prompt, plan.race_rows)
-        while winner.peaked and rows > _LEAST_RACE and beside - race < least * per_both:
+        while winner.peaked and rows > HEURISTICS.least_race_rows and beside - race < least * per_both:
             # Nothing but other prompts can help any more, so they race for less rather than not at all.
-            rows = max(_LEAST_RACE, rows // 2)
+            rows = max(HEURISTICS.least_race_rows, rows // 2)
             race = self.race_cost(winner.prompt, rows)
         with_race = int((beside - race) / per_both) if per_both else room
         # The winner's steps in all, its decay among them, if prompts are mutated now and a challenger wins.
@@ -122,7 +114,7 @@ class StepPolicy:
         if not winner.in_doubt and len(search.cycles) < self.config.search.max_cycles and with_race >= least:
             # Where a race takes much of what is left, steps come first, and wherever it would keep the winner from meeting its
             # rows often enough: they are what tuning gains from at first.
-            now = all(cycle["kind"] == "tune" for cycle in search.cycles[1:]) and race <= _RACE_SHARE * beside
+            now = all(cycle["kind"] == "tune" for cycle in search.cycles[1:]) and race <= HEURISTICS.later_race_share * beside
             prompts = self.worth.get("prompts", 0.0) / (race + 2 * block * step + 2 * check)
             tune = self.worth.get("tune", 0.0) / (block * step + check)
             wanted = now or ("tune" in self.worth and prompts >= tune)
@@ -226,19 +218,19 @@ class StepPolicy:
         """
         own = self._step(seed.prompt)
         spare = self._spare(seed, entrants) - max(0, reached - seed.reached) * own
-        share = 1 - _MUTATED_SHARE if cycles + 1 < self.config.search.max_cycles else 1.0
+        share = 1 - HEURISTICS.mutated_share if cycles + 1 < self.config.search.max_cycles else 1.0
         enough = self._enough(seed)
         others = (whole_runs(entrants) - 1) * own
 
         def fits(prompt: Prompt) -> bool:
             step = self._step(prompt)
-            return step <= _LIGHT * own or reached + share * spare / (others + step) >= enough
+            return step <= HEURISTICS.light * own or reached + share * spare / (others + step) >= enough
 
         return [prompt for prompt in prompts if fits(prompt)]
 
     def _enough(self, seed: Trial) -> int:
         """Steps in which a winner meets its rows as often as pays, or as often as it may; not more than that was seen with."""
-        return min(min(EPOCHS, self.config.tune.max_epochs) * seed.run.steps_per_epoch, ENOUGH)
+        return min(min(HEURISTICS.epochs, self.config.tune.max_epochs) * seed.run.steps_per_epoch, HEURISTICS.enough)
 
     def _spare(self, seed: Trial, entrants: int) -> float:
         """What is left for steps once the end, and looks at dev after short and whole runs, are reckoned."""
@@ -265,13 +257,13 @@ class StepPolicy:
         spare = context.spending.left() - max(self.end.cost(seed.prompt, trial.prompt, new=True) for trial in trials) - checks
         # The winner and the seed prompt go on for what a short run lacks of a whole one.
         steps = list(map(self.ahead.step, trials))
-        whole = (sum(steps) + 2 * (1 / SHORT - 1) * max(steps)) or 1.0
+        whole = (sum(steps) + 2 * (1 / HEURISTICS.short - 1) * max(steps)) or 1.0
         short = max(3, seed.steps, min(plan.short_steps, int(spare / whole)))
-        self.plan = replace(plan, short_steps=short, target_steps=min(plan.target_steps, round(short / SHORT)))
+        self.plan = replace(plan, short_steps=short, target_steps=min(plan.target_steps, round(short / HEURISTICS.short)))
 
     def race_cost(self, prompt: Prompt, rows: int) -> float:
         """Cost of a race of mutated prompts, about as long as this one, and of what guides their mutation."""
-        mutated = max(8, self.plan.pool * 2 // 3)
+        mutated = HEURISTICS.later_pool_size(self.plan.pool)
         return self.ahead.race(prompt, mutated + FINAL, rows) + self.guide.cost(prompt)
 
 
@@ -304,8 +296,8 @@ class StepCosts:
             behind = max(0, steps - seed.reached)
             owed = behind + decay_steps(seed.reached + behind, share)
             cost += owed * self.step(seed) + self.check(seed.prompt)
-        return 1.06 * cost
+        return HEURISTICS.finish_care * cost
 
     def race(self, prompt: Prompt, entrants: int, rows: int) -> float:
         """Cost of a race of so many prompts, about as long as this one, over so many rows."""
-        return 1.2 * race_rows_scored(entrants, rows) * self.context.spending.rows.scored(prompt)
+        return HEURISTICS.race_care * race_rows_scored(entrants, rows) * self.context.spending.rows.scored(prompt)

@@ -8,14 +8,11 @@ from typing import Any, ClassVar
 
 from cotune.config import RunConfig
 from cotune.cycle.context import RunContext
-from cotune.cycle.search.confirm import Confirmed, settle
+from cotune.cycle.prompt_search.plan import PromptPlan
 from cotune.cycle.search.guide import Guide
-from cotune.cycle.search.plan import FINAL, race_rows_scored
+from cotune.cycle.search.measured import Measured, measure_base
 from cotune.cycle.search.pool import next_pool, opening_pool
-from cotune.cycle.search.prompt_plan import PromptPlan
-from cotune.cycle.search.prompt_race import RaceResult, race_prompts
-from cotune.cycle.search.trial import Measured, Trial
-from cotune.cycle.search.untuned import measure_base
+from cotune.cycle.search.race import FINAL, RaceResult, race_prompts, race_rows_scored
 from cotune.errors import counted
 from cotune.evaluate.scoring import finite
 from cotune.model.adapters.slots import BASE
@@ -36,7 +33,6 @@ class PromptSearch:
         finalists: the best of the last race.
         cycles: a record for each cycle.
         stopped: why the loop ended.
-        trials: tuned prompts: none.
     """
 
     by_probe: ClassVar[bool] = False
@@ -46,7 +42,6 @@ class PromptSearch:
     finalists: tuple[Prompt, ...] = ()
     cycles: list[dict[str, Any]] = field(default_factory=list)
     stopped: str = ""
-    trials: tuple[Trial, ...] = ()
 
     @property
     def prompts_tuned(self) -> int:
@@ -134,7 +129,7 @@ class PromptLoop:
 
     def _race(self, found: PromptSearch, prompts: Sequence[Prompt]) -> RaceResult:
         """Race prompts, and measure the best of them on all of dev."""
-        race = race_prompts(self.context, prompts, BASE, rows=self.plan.race_rows, cycle=len(found.cycles) + 1, final=FINAL)
+        race = race_prompts(self.context, prompts, BASE, rows=self.plan.race_rows, cycle=len(found.cycles) + 1)
         by_id = {p.id: p for p in prompts}
         found.finalists = tuple(by_id[i] for i in race.ranking[:FINAL])
         best = found.finalists[0]
@@ -178,18 +173,3 @@ class PromptLoop:
             "tokens": self.context.spending.account.tokens,
         }
         found.cycles.append(self.context.journal.step("cycle", [number, best.candidate.prompt.id], lambda: record))
-
-
-def confirm_prompts(context: RunContext, search: PromptSearch) -> Confirmed:
-    """Re-score the last race's best on every dev row, and settle the two arms that there are without tuning.
-
-    Args:
-        context: where it is recorded.
-        search: what was found.
-    """
-    for prompt in search.finalists:
-        if prompt.id not in search.measured:
-            search.measured[prompt.id] = measure_base(context, prompt)
-    seed = next(iter(search.measured.values()))
-    arms = {"seed_prompt": seed, "prompt_only": search.best}
-    return settle(context, arms, list(search.measured.values()), search.best, ships="prompt_only")

@@ -11,38 +11,17 @@ import numpy as np
 
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.context import RunContext
-from cotune.cycle.search.prompt_race import better_rule
+from cotune.cycle.search.measured import Measured
+from cotune.cycle.search.race import better_rule
 from cotune.errors import DivergedError
 from cotune.evaluate.decision import Decision
 from cotune.evaluate.packing import pack_rows
-from cotune.evaluate.responses import ModelOutputs
 from cotune.evaluate.scoring import Evaluation
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
 from cotune.refine import not_shown
 from cotune.task.example import Example
 from cotune.tune.trainer import TuningRun
-
-
-@dataclass(frozen=True)
-class Measured:
-    """An adapter of a trial on all of dev.
-
-    Attributes:
-        candidate: what was measured.
-        evaluation: the judgement under the candidate's rule.
-        scores: what it gave on them.
-    """
-
-    candidate: Candidate
-    evaluation: Evaluation
-    scores: ModelOutputs
-
-    @property
-    def rank(self) -> tuple[float, float]:
-        """Higher is better: the metric, then the log-loss. Who wrote no answers comes behind all that did."""
-        score = self.evaluation.score
-        return -1.0 if np.isnan(score) else score, -self.evaluation.log_loss
 
 
 @dataclass
@@ -171,19 +150,6 @@ def measure(
     scores = context.answers.scores(prompt, adapter, context.dev, stage, answers=not context.answers.written_late)
     rule = decision if decision is not None else better_rule(context, scores, context.dev)
     return Measured(Candidate(prompt, adapter, rule, steps), context.answers.judge(scores, context.dev, rule), scores)
-
-
-def with_answers(context: RunContext, measured: Measured, stage: str, rows: int | None = None) -> Measured:
-    """The same with its answers to the first ``rows`` rows of dev, or all; as it was where it has them, or there are none.
-
-    Raises:
-        DivergedError: scores are not finite.
-    """
-    if not context.answers.written_late or measured.evaluation.answers:
-        return measured
-    candidate, dev = measured.candidate, context.dev[:rows]
-    scores = context.answers.scores(candidate.prompt, candidate.adapter, dev, stage, own=candidate.own)
-    return Measured(candidate, context.answers.judge(scores, dev, candidate.decision), scores)
 
 
 def advance(

@@ -1,34 +1,13 @@
-"""What a search found, and how it went."""
+"""What a search by words found, and how it went."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
-from cotune.cycle.search.prompt_race import RaceResult
-from cotune.cycle.search.trial import Trial
+from cotune.cycle.search.race import RaceResult
+from cotune.cycle.word_search.trial import Trial
 from cotune.refine import Proposal
-
-
-class SearchResult(Protocol):
-    """What a summary needs to know of any search.
-
-    Attributes:
-        by_probe: whether answers are read off hidden states by a probe.
-        proposals: every prompt that was scored, by id.
-        cycles: a record for each cycle.
-        stopped: why the loop ended.
-    """
-
-    by_probe: ClassVar[bool]
-    proposals: dict[str, Proposal]
-    cycles: list[dict[str, Any]]
-    stopped: str
-
-    @property
-    def prompts_tuned(self) -> int:
-        """Prompts whose weights were tuned."""
-        ...
 
 
 @dataclass

@@ -1,0 +1,72 @@
+"""What is measured on dev: a candidate with its judgement, prompts under the base model, and an earlier bundle, unchanged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cotune.cycle.candidate import Candidate
+from cotune.cycle.context import RunContext
+from cotune.evaluate.decision import RAW, Decision
+from cotune.evaluate.responses import ModelOutputs
+from cotune.evaluate.scoring import Evaluation
+from cotune.model.adapters.slots import BASE
+from cotune.prompt.prompt import Prompt
+
+CALIBRATION_ROWS = 64
+"""Train rows whose inputs a bias is estimated on. A guess."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A candidate on all of dev.
+
+    Attributes:
+        candidate: what was measured.
+        evaluation: the judgement under the candidate's rule.
+        scores: what it gave on them.
+    """
+
+    candidate: Candidate
+    evaluation: Evaluation
+    scores: ModelOutputs
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Higher is better: the metric, then the log-loss. Who wrote no answers comes behind all that did."""
+        score = self.evaluation.score
+        return -1.0 if np.isnan(score) else score, -self.evaluation.log_loss
+
+
+def measure_base(context: RunContext, prompt: Prompt) -> Measured:
+    """A prompt under the base model on all of dev, a bias estimated on train inputs where there is one; its answers where they
+    need not be written or nothing else is known."""
+    scores = context.answers.scores(prompt, BASE, context.dev, "confirm", answers=not context.answers.written_late)
+    rules: tuple[Decision, ...] = (RAW,)
+    if context.answering.rules and context.answers.calibrates:
+        rules = context.answers.rules(
+            context.answers.scores(prompt, BASE, context.train_sample[:CALIBRATION_ROWS], "calibrate", answers=False)
+        )
+    judged = [(context.answers.judge(scores, context.dev, rule), rule) for rule in rules]
+    evaluation, rule = max(judged, key=lambda pair: (pair[0].score, -pair[0].log_loss))
+    return Measured(Candidate(prompt, BASE, rule), evaluation, scores)
+
+
+def measure_previous(context: RunContext, candidate: Candidate) -> Measured:
+    """An earlier bundle on all of dev, under its own rule, with its own answers."""
+    scores = context.answers.scores(candidate.prompt, candidate.adapter, context.dev, "confirm", own=candidate.own)
+    return Measured(candidate, context.answers.judge(scores, context.dev, candidate.decision), scores)
+
+
+def with_answers(context: RunContext, measured: Measured, stage: str, rows: int | None = None) -> Measured:
+    """The same with its answers to the first ``rows`` rows of dev, or all; as it was where it has them, or there are none.
+
+    Raises:
+        DivergedError: scores are not finite.
+    """
+    if not context.answers.written_late or measured.evaluation.answers:
+        return measured
+    candidate, dev = measured.candidate, context.dev[:rows]
+    scores = context.answers.scores(candidate.prompt, candidate.adapter, dev, stage, own=candidate.own)
+    return Measured(candidate, context.answers.judge(scores, dev, candidate.decision), scores)
