@@ -1,4 +1,4 @@
-"""The library's front door: what the command line does, as functions."""
+"""The public functions of cotune: what the command line does, for use from Python."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _OF_A_TASK_OBJECT = ("name", "metric", "limit", "start")
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Keep other libraries' notes to their developers from people who call cotune."""
+    """Suppress warnings of other libraries that are meant for their own developers."""
     with warnings.catch_warnings():
-        # tqdm, in a notebook without ipywidgets; peft, of a name that transformers is about to lose.
+        # tqdm in a notebook without ipywidgets; peft about a name that transformers will remove.
         warnings.filterwarnings("ignore", message="IProgress not found")
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
         yield
@@ -49,25 +49,26 @@ def run(
     view: View | None = None,
     **settings: Any,
 ) -> Result:
-    """Tune prompt and model together for a task; called again with the same ``out`` it goes on where it stopped.
+    """Tune a prompt and a model together; called again with the same ``out``, it resumes an interrupted run.
 
     Args:
         task: a :class:`cotune.Task`, the path of a ``task.yaml``, or a :class:`cotune.RunConfig`.
-        out: the run's folder; made when missing. None takes ``runs/NAME`` by the task's name, or ``runs/NAME-2`` and so on
-            where that holds a run with other settings or rows.
-        budget: such as ``90s``, ``10m`` or ``2Mtok``; None keeps what the task says, else ``10m``.
-        model: ``smollm2-135m``, a folder or a hub id; None keeps what the task says, else the bundled one.
-        seed: of everything random; None keeps what the task says, else 0.
-        start: an earlier run, its bundle, or ``hf://org/name@revision``, to go on from with new rows; None keeps what the
-            task says, else starts afresh. A Task is told where it is made, since how its rows are read depends on the bundle.
-        prompts: prompt texts of yours, candidates beside the seed prompt.
-        view: is told how the run goes on; None shows a progress bar, in a notebook or on standard error.
-            ``cotune.Quiet()`` shows nothing.
+        out: the run's folder; made when missing. None takes ``runs/NAME`` by the task's name, or ``runs/NAME-2`` and so on if
+            that holds a run with other settings or rows.
+        budget: such as ``90s``, ``10m`` or ``2Mtok``; None uses the task's budget, or ``10m`` if it has none.
+        model: ``smollm2-135m`` (bundled), a folder or a hub id; None uses the task's model, or the bundled one if it names
+            none.
+        seed: seed of all random choices; None uses the task's seed, or 0 if it has none.
+        start: an earlier run, its bundle, or ``hf://org/name@revision``, to start from with new rows; None uses what the task
+            says. Pass it to a :class:`cotune.Task` where that is made, since the bundle decides how rows are read.
+        prompts: texts of your own prompts, which compete with the seed prompt.
+        view: receives the progress; None shows a progress bar, in a notebook or on standard error. ``cotune.Quiet()`` shows
+            nothing.
         settings: further keys of the config; a section is a mapping and changes only the keys in it, as in
-            ``tune={"rank": 8}``. Where they differ from ``task``, they win.
+            ``tune={"rank": 8}``. They override ``task``.
 
     Returns:
-        The run's folder and its summary, as ``summary.json`` holds it.
+        The run's folder and the content of its ``summary.json``.
 
     Raises:
         InputError: config, data, model or budget are wrong, or ``out`` holds another run.
@@ -107,7 +108,7 @@ def _bar() -> BarView:
 
 
 def _folders(out: str | Path | None, name: str) -> Iterator[Path]:
-    """Where a run may lie, in the order in which folders are tried."""
+    """Possible folders of a run, in the order in which they are tried."""
     if out is not None:
         yield Path(out).expanduser()
         return
@@ -118,14 +119,14 @@ def _folders(out: str | Path | None, name: str) -> Iterator[Path]:
 
 
 def load(bundle: str | Path, **settings: Any) -> Predictor:
-    """Load a bundle to predict with.
+    """Load a bundle for prediction.
 
     Args:
         bundle: a run's folder, its bundle, or ``hf://org/name@revision``.
         settings: keyword arguments of :func:`cotune.bundle.load`, such as ``device``, ``threads`` or ``base``.
 
     Raises:
-        InputError: it is no bundle, a file of it is missing or changed, or its base model is not to be had.
+        InputError: it is not a bundle, a file is missing or was changed, or its base model cannot be found.
     """
     with quiet_libraries():
         from cotune.bundle import load as load_bundle
@@ -145,26 +146,26 @@ def try_prompt(
     judge_key_env: str | None = None,
     base: str | Path | None = None,
 ) -> Tryout:
-    """Set a prompt of yours against a run's winner on dev, paired.
+    """Compare your own prompt with a run's winner on the same dev rows.
 
     Args:
         folder: the run's folder.
         text: the prompt, with each input field as ``{field}``.
         task: the rows, for a run whose task was made in Python.
-        metric: ``FILE.py:FUNCTION`` of the run, to be executed. A folder names it, but only you can allow that, unless you have
-            run the same file at the same place before.
-        endpoint: URL of the model that rows may be sent to, where it is not on this machine.
-        key_env: environment variable with the key for it.
-        judge_endpoint: the same for the judge.
-        judge_key_env: the same for the judge.
-        base: folder of the base model, where it moved; ``"hub"`` lets model and rows be fetched from the hub.
+        metric: ``FILE.py:FUNCTION`` of the run, which will be executed. Required unless you have run the same file in the same
+            place before, since a folder from elsewhere must not execute code.
+        endpoint: URL of the model that rows may be sent to; required if it is not on this machine.
+        key_env: environment variable with the key for ``endpoint``.
+        judge_endpoint: URL of the judge, likewise.
+        judge_key_env: environment variable with the judge's key.
+        base: folder of the base model if it moved; ``"hub"`` allows fetching model and rows from the hub.
 
     Returns:
-        The scores of both prompts with the paired difference and its interval, and the rows that are answered differently.
+        The scores of both prompts, their paired difference with its interval, and the rows that they answer differently.
 
     Raises:
         InputError: there is no such run, it has no winner yet, its data or model have changed, the text lacks an input field,
-            or the folder names a file to execute, a server or a key that you did not allow.
+            or the folder names a file to execute, a server or a key that the arguments do not allow.
     """
     with quiet_libraries():
         from cotune.cycle.compare import try_prompt as try_in_cycle
@@ -179,16 +180,17 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
 
     Args:
         path: the file.
-        overrides: texts such as ``tune.rank=8``, with YAML values; they win over the file.
+        overrides: settings such as ``tune.rank=8``, with YAML values; they override the file.
 
     Raises:
-        InputError: no such file, broken YAML, an unknown key or a value of the wrong kind; names file, line and key.
+        InputError: the file is missing, the YAML is broken, a key is unknown or a value is invalid; the message names file,
+            line and key.
     """
     return _config.load_config(Path(path).expanduser(), overrides)
 
 
 def _resolved(task: Task | RunConfig | str | Path, settings: Mapping[str, Any]) -> tuple[RunConfig, Task | None]:
-    """The config with the settings in place, and the rows where they were read already."""
+    """The config with the settings applied, and the task's rows if it already has them."""
     if isinstance(task, Task) and "start" in settings and absolute(_folder(settings["start"])) == task.start:
         settings = {key: value for key, value in settings.items() if key != "start"}
     fixed = (*_OF_THE_TASK, *(_OF_A_TASK_OBJECT if isinstance(task, Task) else ()))
@@ -209,7 +211,7 @@ def _resolved(task: Task | RunConfig | str | Path, settings: Mapping[str, Any]) 
         )
         return _with_settings(made, {}), task
     if isinstance(task, (str, Path)):
-        # What the file may leave out depends on the bundle.
+        # The keys that a file may omit depend on the bundle.
         task = load_config(task, [f"start={settings['start']}"] if "start" in settings else ())
     if not isinstance(task, RunConfig):
         raise InputError(
@@ -227,7 +229,7 @@ def _folder(start: str | Path) -> Path:
 
 
 def _with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
-    """A config with some keys changed, checked anew, paths in them made absolute; what it left unsaid is settled anew too."""
+    """A copy of a config with some keys changed: validated again, with absolute paths and with defaults computed again."""
     values = _merged(config.model_dump(mode="json", exclude_unset=True), settings)
     data, output = values.pop("data"), values.pop("output", {})
     return _config.config_from_data(

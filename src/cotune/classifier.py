@@ -1,4 +1,4 @@
-"""cotune as a scikit-learn classifier, for pipelines, cross-validation and everything else that speaks that interface."""
+"""A scikit-learn classifier that runs cotune in ``fit``, for pipelines, cross-validation and grid search."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class _Held:
-    """What a fitted estimator holds on to: its temporary folder, and the bundle once it is loaded. Neither is ever pickled."""
+    """Resources of a fitted estimator that are never pickled: its temporary folder, and the loaded bundle."""
 
     def __init__(self, folder: tempfile.TemporaryDirectory[str] | None = None) -> None:
         self.folder = folder
@@ -34,35 +34,34 @@ class _Held:
 
 
 class CotuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """A text classifier whose prompt and model are tuned together; one :func:`cotune.run` for each ``fit``.
+    """A text classifier whose prompt and model are tuned together; each ``fit`` is one :func:`cotune.run`.
 
-    ``fit`` cuts a dev set, to choose on, and a test set, to be opened once at the end, from the rows that it is given, so
-    :attr:`summary_` holds honest numbers without further data. In cross-validation, where the folds are the test,
-    ``test_rows`` may be small.
+    ``fit`` splits a dev set and a test set from the rows that it is given and scores the test once at the end, so the scores in
+    :attr:`summary_` need no further data. In cross-validation, where the folds are the test, ``test_rows`` may be small.
 
-    Models are saved as bundles, never pickled: a pickle names the bundle's folder, so give ``out`` where it has to outlive the
-    estimator.
+    Models are saved as bundles, never pickled: a pickle only names the bundle's folder. Set ``out`` if the model has to outlive
+    the estimator.
 
     Args:
         model: ``smollm2-135m``, a folder or a hub id.
-        budget: of each fit, such as ``90s``, ``10m`` or ``2Mtok``.
-        prompt: text of a prompt of yours, with each input field as ``{field}``; rows that are plain texts have the field
-            ``text``. None drafts one.
-        label_names: what the model is to say for each class, where ``str(class)`` is no good answer, as ``{0: "negative",
-            1: "positive"}``.
-        metric: what dev chooses by.
-        test_rows: rows that are kept for the test; None takes a fifth, from 20 to 500.
-        out: the run's folder, which lets a fit that was stopped go on; None takes a temporary one that lives as long as the
+        budget: budget of each fit, such as ``90s``, ``10m`` or ``2Mtok``.
+        prompt: your own seed prompt, with each input field as ``{field}``; rows that are plain texts have the field ``text``.
+            None drafts a prompt.
+        label_names: label words for classes whose ``str(class)`` means nothing to the model, such as ``{0: "negative", 1:
+            "positive"}``.
+        metric: the reported metric, see the docs on outputs and metrics.
+        test_rows: number of rows for the test; None takes a fifth, between 20 and 500.
+        out: the run's folder, so that an interrupted fit can resume; None takes a temporary one that is deleted with the
             estimator.
-        random_state: of everything random: a number, a generator, or None for another one each time.
-        settings: further keys of the config, as ``{"tune": {"rank": 8}}``.
+        random_state: an integer, a ``RandomState`` instance, or None for a different seed in each fit.
+        settings: further keys of the config, such as ``{"tune": {"rank": 8}}``.
 
     Attributes:
-        classes_: ``[classes]``, sorted.
-        n_features_in_: columns of text that fit saw.
-        feature_names_in_: their names, where they had any.
-        bundle_: the folder of prompt, adapter and decision rule.
-        summary_: what ``summary.json`` of the run holds: arms, gains, intervals, cost.
+        classes_: array ``[classes]``, sorted.
+        n_features_in_: number of text columns seen in ``fit``.
+        feature_names_in_: names of these columns, if they had any.
+        bundle_: folder of the bundle.
+        summary_: content of the run's ``summary.json``: arms, gains, intervals, cost.
     """
 
     def __init__(
@@ -92,11 +91,11 @@ class CotuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Tune prompt and model on labelled texts.
 
         Args:
-            X: a text a row, a frame or a table of text columns, or mappings of fields.
-            y: a class for each.
+            X: one text per row, a frame or a table of text columns, or mappings of fields.
+            y: one class per row.
 
         Raises:
-            ValueError: rows or classes are wrong, or too few.
+            ValueError: rows or classes are invalid, or too few.
             TypeError: ``X`` is sparse, or classes mix texts with other values.
         """
         from cotune.api import run
@@ -146,7 +145,7 @@ class CotuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """``[rows]`` classes.
+        """Predict the classes of rows, ``[rows]``.
 
         Raises:
             ValueError: a row is empty or lacks a field.
@@ -157,7 +156,7 @@ class CotuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return found
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """``[rows, classes]`` probabilities, in the order of :attr:`classes_`, the decision rule applied."""
+        """Predict probabilities ``[rows, classes]``, in the order of :attr:`classes_`."""
         answers = self._answers(X, probabilities=True)
         shares: NDArray[np.float64] = np.array([[one.probabilities[name] for name in self.names_] for one in answers])
         shares /= shares.sum(axis=1, keepdims=True)
@@ -177,7 +176,7 @@ class CotuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError(str(error)) from error
 
     def _engine(self) -> dict[str, Any]:
-        """What the run was told to run on, to be answered on as well."""
+        """The engine settings of the run, which prediction uses as well."""
         told = (self.settings or {}).get("engine") or {}
         return {key: told[key] for key in ("device", "dtype", "threads") if told.get(key) is not None}
 

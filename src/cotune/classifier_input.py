@@ -1,4 +1,4 @@
-"""What :class:`cotune.CotuneClassifier` is given: texts in every form that scikit-learn's users have them in, and classes."""
+"""Validation of the input of :class:`cotune.CotuneClassifier`: texts in scikit-learn's usual formats, and classes."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class TextRows:
 
     Attributes:
         rows: fields of each.
-        fields: their names; ``x0``, ``x1`` and so on where columns have none, as scikit-learn calls them.
-        named: whether a frame or the rows themselves gave the names.
-        flat: whether each row was one text, and no table of one column.
+        fields: their names; ``x0``, ``x1`` and so on, as in scikit-learn, if the columns have none.
+        named: whether the names come from a frame or from the rows themselves.
+        flat: whether each row was a single text, rather than a table of one column.
     """
 
     rows: list[dict[str, str]]
@@ -37,7 +37,7 @@ class TextRows:
         """Read texts, a table of texts, a frame of text columns, or mappings of fields.
 
         Raises:
-            ValueError: there are no rows or no columns, or something in them is no text; says where.
+            ValueError: there are no rows or columns, or a cell is not a text; the message names it.
             TypeError: a sparse matrix, or a frame in which some columns have names and some numbers.
         """
         if issparse(X):
@@ -70,10 +70,10 @@ class TextRows:
         return cls(_checked([{field: row[field] for field in row} for row in listed]), fields, True, False)
 
     def fitted_to(self, fields: Sequence[str], estimator: str) -> list[dict[str, str]]:
-        """Rows with the fields that an estimator was fitted on: by name where there are names, else by place.
+        """Rows with the fields that an estimator was fitted on, matched by name if there are names, otherwise by position.
 
         Raises:
-            ValueError: a column is missing, or the number of unnamed ones is another.
+            ValueError: a column is missing, or the number of unnamed columns differs.
         """
         if self.named and (missing := [field for field in fields if field not in self.fields]):
             raise ValueError(f"rows have no column {missing[0]!r}, which fit had")
@@ -89,15 +89,15 @@ class TextRows:
 
 
 def classes_of(y: Any, rows: int, estimator: str) -> NDArray[Any]:
-    """``[rows]`` the class of each row, as an array that can be sorted.
+    """The class of each row, ``[rows]``, as an array that can be sorted.
 
     Raises:
-        ValueError: there is not one class for each row, or they are no classes; in scikit-learn's words.
+        ValueError: there is not one class per row, or they are not classes; with scikit-learn's messages.
         TypeError: texts and other values are mixed.
     """
     if y is None:
         raise ValueError(f"This {estimator} estimator requires y to be passed, but the target y is None.")
-    # Of a list, numpy would make texts of whatever stands beside a text.
+    # numpy would convert everything in a list that contains a text to text.
     listed = not hasattr(y, "__array__")
     classes: NDArray[Any] = column_or_1d(np.array(y, dtype=object) if listed else np.asarray(y), warn=True)
     if len(classes) != rows:
@@ -115,7 +115,7 @@ def classes_of(y: Any, rows: int, estimator: str) -> NDArray[Any]:
 
 
 def _column_names(X: Any) -> tuple[str, ...] | None:
-    """Names of a frame's columns; None where it is no frame, or its columns are numbered."""
+    """Names of a frame's columns; None if it is not a frame, or its columns are numbered."""
     columns = list(getattr(X, "columns", ()))
     names = tuple(name for name in columns if isinstance(name, str))
     if names and len(names) < len(columns):

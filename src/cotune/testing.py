@@ -1,7 +1,8 @@
-"""Contract tests for what extends cotune: metrics, kinds of outputs, prompt edits and model backends.
+"""Contract tests for extensions of cotune: metrics, output kinds, prompt edits and model backends.
 
-Each function raises an AssertionError that says what does not hold. A package that adds a metric calls :func:`check_metric` in
-its own tests; cotune's tests call these functions on everything that is built in. Any test runner will do.
+Each function raises an AssertionError that names the violated condition. A package that adds a metric calls
+:func:`check_metric` in its own tests; cotune's tests call these functions on everything that is built in. They work with any
+test runner.
 """
 
 from __future__ import annotations
@@ -38,17 +39,17 @@ __all__ = ["check_metric", "check_model", "check_output_kind", "check_prompt_edi
 
 _NO_VALUE = "certainly not one"
 _CLOSE = 0.02
-"""Nats by which a label's score may differ between batches: half-precision models round otherwise in each."""
+"""Difference in nats that a label's score may have between batches, due to rounding in half precision."""
 
 
 # Metrics --------------------------------------------------------------------------------------------------------------
 
 
 def check_metric(metric: Metric) -> None:
-    """Check a metric on a few answers of each type that it names.
+    """Check a metric on a few answers of each output type that it supports.
 
-    It must be finite and between 0 and 1, the same whenever it is asked, depend on each row alone (or, with an aggregate, on
-    sums over rows), and rank right answers no lower than wrong ones.
+    Values must be finite, between 0 and 1 and deterministic, must depend on each row alone (or, with an aggregate, on sums over
+    rows), and must not rank right answers below wrong ones.
 
     Raises:
         AssertionError: something of that does not hold.
@@ -96,7 +97,7 @@ def _check_aggregate(aggregate: Aggregate, right: Answered, wrong: Answered, tol
 
 
 def _answered(output: Output, gold: Sequence[str], answers: Sequence[str]) -> Answered:
-    """Answers with all that a metric may look at."""
+    """Answers with everything that a metric may use."""
     same: Floats = np.array([float(a == b) for a, b in zip(gold, answers, strict=True)])
     rows = [Example(f"row:{i}", {"text": f"the text that belongs to {text}"}, text) for i, text in enumerate(gold)]
     return Answered(list(gold), list(answers), output, rows, losses=1.0 - same, grades=same)
@@ -104,7 +105,7 @@ def _answered(output: Output, gold: Sequence[str], answers: Sequence[str]) -> An
 
 @cache
 def _sample_output(type: OutputType) -> tuple[Output, tuple[str, ...]]:
-    """An output of a type, and outputs of it as a task reads them."""
+    """An output of a type, and sample outputs as a task reads them."""
     kind = KINDS[type]
     reader = kind.cell_reader()
     read = [reader(sample, "a sample") for sample in kind.samples]
@@ -119,7 +120,7 @@ def _sample_output(type: OutputType) -> tuple[Output, tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class _Bounds:
-    """What bounds the answers of a kind that may not be registered."""
+    """Labels and schema that bound the answers of a kind, which need not be registered."""
 
     labels: tuple[str, ...]
     schema: Mapping[str, Any] | None
@@ -133,10 +134,11 @@ class _Bounds:
 
 
 def check_output_kind(kind: OutputKind) -> None:
-    """Check a kind of output on its own samples.
+    """Check an output kind on its own samples.
 
-    Outputs must be read into one form that stays what it is, be values of the kind, be told from each other, be writable under
-    what answers are held to, and be sayable as JSON; text that is no value must be told as such, unless every text is one.
+    The normal form of an output must be stable, a valid value of the kind, different for different samples, accepted by the
+    kind's grammar, and representable as JSON. Text that is not a value must be recognised as such, unless every text is a
+    value.
 
     Raises:
         AssertionError: something of that does not hold.
@@ -218,8 +220,8 @@ def _grammar(held: Constraint) -> Grammar:
 def check_prompt_edit(edit: Operator | Callable[..., Prompt | None]) -> None:
     """Check a prompt edit on the starting bank of a task of every type.
 
-    It must give a Prompt or None, the same for the same seed, take no text from the rows, apply somewhere, and, where it says
-    that it preserves the meaning, keep the words of the instruction.
+    It must return a Prompt or None, be deterministic for a seed, copy no text from the rows, apply to at least one prompt, and
+    keep the words of the instruction if it claims to preserve the meaning.
 
     Raises:
         AssertionError: something of that does not hold.
@@ -256,7 +258,7 @@ def _check_child(operator: Operator, prompt: Prompt, task: Task, grams: RowGrams
 
 @cache
 def _sample_task(type: OutputType) -> Task:
-    """A small task of a type, made of its kind's samples."""
+    """A small task of a type, made from the samples of its kind."""
     samples = KINDS[type].samples
     nouns = ("window", "garden", "letter", "engine", "bottle", "camera", "pencil")
     rows = [
@@ -273,10 +275,10 @@ def _sample_task(type: OutputType) -> Task:
 
 
 def check_model(model: ModelBackend) -> None:
-    """Check a model backend on two short rows: what it scores, writes and shows, as far as it says that it can.
+    """Check a model backend on two short rows: scores, answers and hidden states, as its capabilities promise.
 
     Raises:
-        AssertionError: something does not hold of what the model says that it can do.
+        AssertionError: the model lacks something that its capabilities include.
     """
     told = f"the model {model.name!r}"
     prompt = Prompt("Is it an animal or a plant? Answer with one of: {labels}.", "Word: {word}", "Kind:")

@@ -1,4 +1,4 @@
-"""Vectors kept on disk by content, so that a text is embedded once."""
+"""A cache of vectors on disk, keyed by content, so that each text is embedded once."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from cotune.model.engine.score_cache import ScoreCache
 
 
 class CachedEmbedder:
-    """An embedder that looks a text up before it is run.
+    """An embedder with a cache on disk.
 
-    The key holds everything that could change a vector, as the embedder itself names it. In bfloat16 a vector also moves by
-    rounding with the batch that it was first computed in; the first one stays.
+    The key contains everything that could change a vector, see ``identity`` of the embedder. In bfloat16 a vector also depends
+    on the batch by rounding; the first one computed is kept.
 
     Args:
         embedder: a :class:`TextEmbedder` or an :class:`cotune.embed.Encoder`.
         path: the database file; made when missing.
 
     Attributes:
-        found: texts that were looked up so far and known.
+        found: number of texts found in the cache so far.
     """
 
     def __init__(self, embedder: IdentifiedEmbedder, path: Path) -> None:
@@ -32,7 +32,7 @@ class CachedEmbedder:
         self._cache = ScoreCache(path)
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """``[texts, width]``; equal texts are run once."""
+        """Vectors of texts, ``[texts, width]``; equal texts are embedded once."""
         keys = [content_hash(self.embedder.identity(text), 40) for text in texts]
         known: dict[str, NDArray[np.float32]] = {}
         for key in dict.fromkeys(keys):

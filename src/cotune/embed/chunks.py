@@ -1,4 +1,4 @@
-"""Vectors of a file's texts by the workers of an executor, chunk by chunk."""
+"""Embedding the texts of a file in chunks on an executor."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cotune.model.engine.facts import engine_facts
 from cotune.model.local import LocalModel
 
 CHUNK = 256
-"""Different texts in a job."""
+"""Number of different texts per job."""
 
 
 def embed_on(
@@ -33,19 +33,19 @@ def embed_on(
 ) -> tuple[dict[str, Any], str]:
     """Embed a file's texts on an executor and write their vectors.
 
-    Equal texts run once. The cache of :func:`cotune.embed.command.open_embedder` is neither read nor written, so that the
-    vectors hang on the texts alone.
+    Equal texts run once. The cache of :func:`cotune.embed.command.open_embedder` is neither read nor written, so that vectors
+    depend only on the texts.
 
     Args:
-        executor: who runs the jobs.
-        task: what is embedded, and where to.
-        told: each job when it is done; its rows are different texts.
+        executor: runs the jobs.
+        task: the texts and the output file.
+        told: called with each finished job, whose rows are different texts.
 
     Returns:
-        What was done, for a message, and in which facts the workers' engines differ, empty where they do not.
+        Facts for a message, and the facts in which the workers' engines differ (empty if they agree).
 
     Raises:
-        InputError: the model cannot be had, or a worker has another one.
+        InputError: the model cannot be found, or a worker has another model under this name.
     """
     content = model_content(task.model)
     engine = engine_of(executor)
@@ -91,7 +91,7 @@ def _opened(model: str, content: str, settings: str | None, device: str, dtype: 
 
 
 def _anywhere(model: str) -> str:
-    """A model's name as other processes find it: a folder by its whole path."""
+    """A model's name that is valid in other processes: folders as absolute paths."""
     if (encoder := named_encoder(model)) is not None:
         return f"{encoder[0]}:{absolute(encoder[1])}"
     return absolute(model) if Path(model).expanduser().is_dir() else model

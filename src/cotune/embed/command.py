@@ -1,4 +1,4 @@
-"""From a file of texts to a file of vectors, and an embedder by a model's name."""
+"""Embedding a file of texts, and opening an embedder by a model's name."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ ENOUGH_TO_WHITEN = 300
 
 
 def open_embedder(model: str = "smollm2-135m", settings: EmbedSettings | None = None) -> CachedEmbedder:
-    """An embedder by its name, with its vectors kept in the cache folder.
+    """Open an embedder by its model's name; its vectors are cached in the cache folder.
 
     Args:
         model: the bundled model, a folder or a hub id of a language model; or ``sentence-transformers:FOLDER`` or
-            ``model2vec:FOLDER`` for an encoder, which has no settings.
-        settings: how a language model embeds.
+            ``model2vec:FOLDER`` for an encoder, which accepts no settings.
+        settings: how a language model embeds; None takes the defaults.
 
     Raises:
-        InputError: the model cannot be had, has fewer layers than the settings ask for, or takes no settings.
+        InputError: the model cannot be found, has fewer layers than the settings need, or accepts no settings.
     """
     return CachedEmbedder(named_embedder(model, settings), cache_folder() / "vectors.sqlite")
 
 
 @dataclass(frozen=True)
 class EmbedTask:
-    """A file's texts and what is to become of them, checked before any model is loaded.
+    """The validated arguments of ``cotune embed``, read before any model is loaded.
 
     Attributes:
         out: where vectors go.
         model: as :func:`open_embedder` takes it.
-        settings: how a language model embeds; None where nothing was said.
-        texts: to be embedded.
+        settings: how a language model embeds; None for the defaults.
+        texts: texts to embed.
         others: texts that the standard is fitted on; None for the texts themselves.
-        standard: what is taken off vectors.
+        standard: how vectors are standardised.
     """
 
     out: Path
@@ -68,7 +68,7 @@ class EmbedTask:
         standard: str | None = None,
         fit_on: Path | None = None,
     ) -> EmbedTask:
-        """Read the texts; arguments and errors as of :func:`embed_file`."""
+        """Read the texts; see :func:`embed_file` for arguments and errors."""
         known = (("--pooling", settings.get("pooling"), get_args(Pooling)), ("--standard", standard, get_args(Standard)))
         for name, value, names in known:
             if value is not None and value not in names:
@@ -85,15 +85,15 @@ class EmbedTask:
 
     @property
     def different(self) -> list[str]:
-        """All different texts, in their order."""
+        """All different texts, in order."""
         return list(dict.fromkeys([*self.texts, *(self.others or ())]))
 
     def write(self, vectors: Vectors, others: Callable[[], Vectors]) -> dict[str, Any]:
-        """Standardize the texts' vectors and write them; returns what was done, for a message.
+        """Standardise and write the vectors; returns facts for a message.
 
         Args:
-            vectors: of the texts.
-            others: gives those of the texts that the standard is fitted on, where they are others and there is a standard.
+            vectors: vectors of the texts.
+            others: computes the vectors of :attr:`others`; called only if they are needed.
         """
         if self.standard != "none":
             vectors = Standardizer.fit(vectors if self.others is None else others(), self.standard).apply(vectors)
@@ -120,18 +120,18 @@ def embed_file(
     standard: str | None = None,
     fit_on: Path | None = None,
 ) -> dict[str, Any]:
-    """Embed the texts of a file; returns what was done, for a message.
+    """Embed the texts of a file; returns facts for a message.
 
-    Everything that can be wrong with the arguments is found before the model is loaded.
+    All arguments are checked before the model is loaded.
 
     Args:
-        source: one text a line, or JSON lines; ``-`` is standard input.
+        source: file with one text per line, JSON lines, or a table; ``-`` is standard input.
         out: where vectors go.
         model: as :func:`open_embedder` takes it.
         column: column of a table, or key of a JSON line, that holds the text; None takes ``text``, or a table's only column.
-        settings: some of :class:`EmbedSettings`; what is None is left as it is by default.
-        standard: what is taken off vectors; None chooses by how many texts there are.
-        fit_on: a file of texts on which that is fitted; those of ``source`` where None.
+        settings: some attributes of :class:`EmbedSettings`; None values take the defaults.
+        standard: how vectors are standardised; None chooses by the number of texts.
+        fit_on: a file of texts to fit the standardisation on; None fits it on ``source``.
 
     Raises:
         InputError: an argument, a text or the model is wrong.
@@ -152,12 +152,12 @@ def _texts_of(source: Path, column: str | None) -> list[str]:
 
 
 def _standard(asked: str | None, texts: Sequence[str], as_they_are: bool, where: str) -> Standard:
-    """What is taken off vectors, by the texts that it is fitted on."""
+    """The standardisation to use, depending on the number of texts that it is fitted on."""
     different = len(set(texts))
     if asked is None:
         if as_they_are or different < 2:
             return "none"
-        # Fewer texts than that do not tell in which directions texts vary.
+        # Fewer texts do not determine the directions in which texts vary.
         return "half_whiten" if different >= ENOUGH_TO_WHITEN else "centre"
     if asked != "none" and different < 2:
         raise InputError(

@@ -16,11 +16,11 @@ from cotune.prompt.prompt import Prompt
 Vectors = NDArray[np.float32]
 
 MOST_CHARACTERS = 1200
-"""Of a text: what a language model reads at once to embed it."""
+"""Number of characters of a text that a language model embeds at once."""
 
 
 class Embedder(Protocol):
-    """Turns texts into vectors in which near means alike."""
+    """Turns texts into vectors; similar texts get close vectors."""
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """``[texts, width]``."""
@@ -28,7 +28,7 @@ class Embedder(Protocol):
 
 
 class IdentifiedEmbedder(Embedder, Protocol):
-    """An embedder whose vectors can be kept, since it can say what they hang on."""
+    """An embedder whose vectors can be cached, because it names everything that they depend on."""
 
     def identity(self, text: str) -> Mapping[str, Any]:
         """Everything that could change the vector of a text, as a JSON object."""
@@ -44,17 +44,17 @@ def behaviour(
     adapter: str = BASE,
     progress: Progress | None = None,
 ) -> Vectors:
-    """What prompts make the model do: its mean hidden state at the answer position over fixed inputs.
+    """Vectors of prompts by behaviour: the model's mean hidden state at the answer position over fixed inputs.
 
-    Texts that look alike can act differently, and the other way round.
+    Prompts with similar text can behave differently, and vice versa.
 
     Args:
         model: the model that is being tuned.
-        prompts: to be placed.
-        rows: the same few inputs for all, of the train split.
-        labels: the task's labels; empty where answers are written.
-        adapter: which weights.
-        progress: told the tokens that run.
+        prompts: prompts to embed.
+        rows: a few inputs from the train split, the same for all prompts.
+        labels: the task's labels; empty for generated answers.
+        adapter: id of the weights.
+        progress: called with the number of tokens that ran.
 
     Returns:
         ``[prompts, width]``.
@@ -71,15 +71,15 @@ def behaviour(
 
 
 def whole_texts(embedder: Embedder, texts: Sequence[str], *, size: int = MOST_CHARACTERS) -> Vectors:
-    """Vectors of texts of any length: of a long one the mean over its pieces, each by its share of the text.
+    """Vectors of texts of any length; a long text is the mean over its pieces, weighted by length.
 
-    An embedder may read a text's beginning alone. Texts that differ only further on, such as long prompts with different
-    demonstrations, would then be one and the same.
+    An embedder may read only the beginning of a text. Texts that differ later, such as long prompts with different
+    demonstrations, would otherwise get the same vector.
 
     Args:
-        embedder: reads each different piece once.
+        embedder: embeds each different piece once.
         texts: at least one.
-        size: characters of a piece.
+        size: characters per piece.
 
     Returns:
         ``[texts, width]``.
@@ -95,5 +95,5 @@ def whole_texts(embedder: Embedder, texts: Sequence[str], *, size: int = MOST_CH
 
 
 def centred(vectors: Vectors) -> Vectors:
-    """Unit vectors after taking off their own mean: decoder states share a large common part that hides what differs."""
+    """Subtract the mean and scale to unit length: decoder states share a large common part that hides differences."""
     return Standardizer.fit(vectors).apply(vectors)

@@ -1,4 +1,4 @@
-"""Encoders that were trained for embedding, behind the same call: folders of sentence-transformers and of model2vec."""
+"""Encoders trained for embedding, with the same interface: folders of sentence-transformers and model2vec."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from cotune.errors import InputError
 from cotune.files import content_hash, file_sha256
 
 KINDS = ("sentence-transformers", "model2vec")
-"""What stands before the colon of ``KIND:FOLDER``."""
+"""Valid prefixes of ``KIND:FOLDER``."""
 _READ = (".json", ".safetensors", ".txt", ".model")
 
 
 def named_encoder(model: str) -> tuple[str, Path] | None:
-    """Kind and folder of a name such as ``model2vec:FOLDER``; None where it names a language model."""
+    """Kind and folder of a name such as ``model2vec:FOLDER``; None if it names a language model."""
     kind, colon, folder = model.partition(":")
     return (kind, Path(folder).expanduser()) if colon and kind in KINDS else None
 
 
 class Encoder:
-    """Vectors of an encoder in a local folder. Weights are read from safetensors alone, and no code from the folder runs.
+    """An encoder in a local folder. Weights are read from safetensors only, and no code from the folder runs.
 
     Args:
         kind: one of :data:`KINDS`; its package must be installed.
-        folder: as the package saves a model.
+        folder: a model as the package saves it.
 
     Raises:
-        InputError: the package is missing, or the folder is none of its models, or holds weights in pickle files.
+        InputError: the package is missing, the folder is not one of its models, or it contains pickled weights.
     """
 
     def __init__(self, kind: str, folder: Path) -> None:
@@ -64,7 +64,7 @@ class Encoder:
         self._about = {"encoder": kind, "files": encoder_fingerprint(folder), "version": version(kind)}
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """``[texts, width]``, as the encoder gives them."""
+        """Vectors of texts, ``[texts, width]``, unchanged."""
         if not texts:
             raise InputError("there are no texts to embed", where="texts", hint="Give at least one.")
         found: Vectors = np.asarray(self._model.encode(list(texts), show_progress_bar=False), dtype=np.float32)
@@ -97,7 +97,7 @@ def _check(kind: str, folder: Path) -> None:
 
 
 def _check_modules(path: Path) -> None:
-    """Every part must be a class of the package's own: a name in a file must not choose what code is imported."""
+    """Check that every part is a class of the package itself: a name in a file must not decide which code is imported."""
     try:
         types = [str(module["type"]) for module in json.loads(path.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -106,11 +106,11 @@ def _check_modules(path: Path) -> None:
 
 
 def _check_parts(path: Path) -> None:
-    """The same for a part that consists of parts, such as a router: its own file names their classes under ``types``."""
+    """The same check for a part that contains others, such as a router, whose file names their classes under ``types``."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        # Whoever needs the file will say what is wrong with it.
+        # The code that needs the file reports the error.
         return
     parts = config.get("types") if isinstance(config, dict) else None
     if isinstance(parts, dict):
@@ -128,6 +128,6 @@ def _check_types(types: Sequence[str], path: Path) -> None:
 
 
 def encoder_fingerprint(folder: Path) -> str:
-    """Content hash of an encoder's files."""
+    """Content hash of the encoder's files."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in _READ)
     return content_hash({str(path.relative_to(folder)): file_sha256(path) for path in paths}, 64)

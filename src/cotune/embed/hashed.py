@@ -1,4 +1,4 @@
-"""Vectors of texts by their letters: for near-duplicates and diversity where no model can be seen into."""
+"""Vectors of character n-grams, for near-duplicates and diversity when no hidden states are available."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ WIDTH = 4096
 
 
 class HashedEmbedder:
-    """Character n-grams of 2 to 5 letters inside words, hashed into a fixed number of columns, unit length.
+    """Hashed character n-grams of 2 to 5 letters inside words, scaled to unit length.
 
-    Texts that share wording are near; texts that say the same in other words are not. Nothing is fitted and nothing is run.
-    Source: the hashing trick (Weinberger et al. 2009, arXiv 0902.2206), as scikit-learn does it.
+    Texts with similar wording are close; paraphrases are not. Nothing is fitted and no model runs. Source: the hashing trick
+    (Weinberger et al. 2009, arXiv 0902.2206), as scikit-learn does it.
     """
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """``[texts, WIDTH]``."""
+        """Vectors of texts, ``[texts, WIDTH]``."""
         from sklearn.feature_extraction.text import HashingVectorizer
 
         vectorizer = HashingVectorizer(analyzer="char_wb", ngram_range=(2, 5), n_features=WIDTH, norm="l2")

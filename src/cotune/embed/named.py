@@ -1,4 +1,4 @@
-"""An embedder by its model's name."""
+"""Opening an embedder by its model's name."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def named_embedder(
     dtype: str = "auto",
     threads: int | None = None,
 ) -> IdentifiedEmbedder:
-    """An embedder that keeps nothing.
+    """Open an embedder without a cache.
 
     Args:
         model: the bundled model, a folder or a hub id of a language model; or ``sentence-transformers:FOLDER`` or
-            ``model2vec:FOLDER`` for an encoder, which has no settings.
+            ``model2vec:FOLDER`` for an encoder, which accepts no settings.
         settings: how a language model embeds.
-        device: of a language model, as are the next two; see :func:`cotune.model.loading.by_name.open_model`.
+        device: for a language model, see :func:`cotune.model.loading.by_name.open_model`.
         dtype: likewise.
         threads: likewise.
 
     Raises:
-        InputError: the model cannot be had, has fewer layers than the settings ask for, or takes no settings.
+        InputError: the model cannot be found, has fewer layers than the settings need, or accepts no settings.
     """
     if (encoder := named_encoder(model)) is not None:
         if settings is not None:
@@ -48,10 +48,10 @@ def named_embedder(
 
 
 def model_content(model: str) -> str:
-    """What a model's files are, by which every machine knows whether it has the same; the model is not loaded.
+    """Content hash of a model's files, by which machines can tell whether they have the same model. Does not load it.
 
     Raises:
-        InputError: it cannot be had.
+        InputError: it cannot be found.
     """
     if (encoder := named_encoder(model)) is not None:
         return f"{encoder[0]} {_version(encoder[0])} {encoder_fingerprint(encoder[1])}"
@@ -62,7 +62,7 @@ def _version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
-        # Whoever loads the model says so.
+        # Loading the model reports this error.
         return ""
 
 

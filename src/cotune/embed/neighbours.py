@@ -1,4 +1,4 @@
-"""Demonstrations that fit the row: of a prompt's demonstrations, those that lie nearest to it in the model's own space."""
+"""Nearest demonstrations: for each row, the prompt's demonstrations closest to it in the model's embedding space."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KEPT_PROMPTS, _KEPT_ROWS = 8, 4096
 
 @dataclass(frozen=True)
 class _Pool:
-    """A prompt's demonstrations as points, how to make a row one, and what tells a row from itself."""
+    """The demonstrations of a prompt as vectors, and how to embed and identify rows."""
 
     points: NDArray[np.float32]
     standard: Standardizer
@@ -31,18 +31,17 @@ class _Pool:
 
 
 class Neighbours:
-    """Chooses what a prompt with ``nearest`` above 0 shows each row; give it to the model's renderer, or to a model behind an
-    endpoint.
+    """Chooses the demonstrations that a prompt with ``nearest`` above 0 shows to each row.
 
-    Nearness is the cosine of PromptEOL vectors of the base model, centred on the prompt's own demonstrations: tuning does not
-    move it, so a bundle shows a row what its training and its test would have shown it. Where no model can be seen into, it is
-    that of the texts' letters. A row is never shown itself, whatever
-    its case and white space. The nearest one stands last, next to the row (KATE, arXiv 2101.06804).
+    Pass it to the model's renderer, or to a model behind an endpoint. Similarity is the cosine of PromptEOL vectors of the base
+    model, centred on the prompt's own demonstrations. Tuning does not change it, so a bundle shows a row the same
+    demonstrations as training and test. Without hidden states, hashed character n-grams are compared. A row is never shown
+    itself, ignoring case and white space. The nearest one comes last, next to the row (KATE, arXiv 2101.06804).
 
-    Every text is embedded in a pass of its own: a state differs in its last digits between batches, and near ties with it.
+    Every text is embedded in a separate pass, because rounding differs between batches and could change near ties.
 
     Args:
-        model: who reads; None compares letters.
+        model: embeds the texts; None compares character n-grams.
     """
 
     def __init__(self, model: Model | None = None) -> None:
@@ -51,11 +50,13 @@ class Neighbours:
         if model is not None:
             self._embedder = TextEmbedder(model, progress=self._tokens.append)
         self._pools: dict[str, _Pool] = {}
-        # By their hash: a server's rows are as long as their senders like.
+        # Keyed by hash, because a server's rows can be arbitrarily long.
         self._rows: dict[str, tuple[NDArray[np.float32], int]] = {}
 
     def __call__(self, prompt: Prompt, rows: Sequence[Mapping[str, str]]) -> list[Shown]:
-        """What each row is shown, and the tokens that its own vector takes; the demonstrations' are run once a prompt."""
+        """For each row its demonstrations, and the tokens for its vector; vectors of demonstrations are computed once per
+        prompt.
+        """
         pool = self._pool(prompt)
         shown = []
         for row in rows:
@@ -83,13 +84,13 @@ class Neighbours:
                 self._rows.pop(next(iter(self._rows)))
             self._tokens.clear()
             vector = self._embedder.embed([text])[0]
-            # What was known before costs as much as what was not, so that a run that goes on spends alike.
+            # Cached vectors count as well, so that a resumed run spends the same budget.
             self._rows[key] = vector, sum(self._tokens)
         return self._rows[key]
 
 
 def show_nearest(prompt: Prompt, demonstrations: Sequence[Demonstration], count: int) -> Prompt:
-    """The prompt with a stock of demonstrations, of which each row is shown the ``count`` nearest."""
+    """A copy of the prompt with a stock of demonstrations, of which each row is shown the ``count`` nearest."""
     return prompt.edit(demonstrations=tuple(demonstrations), nearest=count)
 
 

@@ -1,4 +1,4 @@
-"""Vectors from an endpoint's ``/embeddings``, kept on disk like its answers."""
+"""Vectors from an endpoint's ``/embeddings``, stored on disk like its answers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _MOST_WIDTH = 20_000
 
 
 class EndpointEmbedder:
-    """Asks an endpoint for vectors.
+    """An embedder that asks an endpoint.
 
     Args:
-        client: who asks.
+        client: sends the requests.
         model: name of the embedding model there.
-        answers: where vectors are kept.
-        patience: seconds that one request may take, all tries included.
-        progress: told about how many tokens were sent.
+        answers: store of the vectors.
+        patience: seconds for one request, including retries.
+        progress: called with the estimated number of tokens sent.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class EndpointEmbedder:
         """``[texts, width]``.
 
         Raises:
-            EndpointError: no vectors came.
+            EndpointError: the endpoint returned no vectors.
         """
         keys = [content_hash({"embeddings": [self.client.endpoint.base_url, self.model], "text": text}, 40) for text in texts]
         found = {key: self.answers.get(key) for key in keys}
@@ -62,7 +62,7 @@ class EndpointEmbedder:
 
 
 def _vectors(body: Any, count: int) -> list[list[float]]:
-    """The vectors in the order of the texts. Raises ValueError (or KeyError, TypeError) where they are not there."""
+    """The vectors in the order of the texts. Raises ValueError, KeyError or TypeError if the answer has none."""
     vectors = [[float(x) for x in item["embedding"]] for item in sorted(body["data"], key=lambda item: int(item["index"]))]
     widths = {len(vector) for vector in vectors}
     if len(vectors) != count or len(widths) != 1 or not 0 < widths.pop() <= _MOST_WIDTH:

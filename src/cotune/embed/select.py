@@ -1,4 +1,4 @@
-"""Choosing among points: the closest pairs, dropping near-duplicates, and the order that keeps what is chosen far apart."""
+"""Selecting points: closest pairs, removal of near-duplicates, and farthest-first order."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 _BLOCK = 1000
-"""Points whose distances to all others lie in memory at once."""
+"""Number of points whose distances to all others are in memory at once."""
 
 
 def distances(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
-    """``[points, points]`` cosine distances, 0 for like and 2 for opposite directions."""
+    """Cosine distances ``[points, points]``, 0 for equal and 2 for opposite directions."""
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     result: NDArray[np.float64] = 1.0 - np.clip(unit.astype(np.float64) @ unit.T.astype(np.float64), -1.0, 1.0)
     return result
 
 
 def without_near_duplicates(vectors: NDArray[np.float32], threshold: float, *, keep: Sequence[int] = ()) -> list[int]:
-    """Indices that stay when of any two points nearer than ``threshold`` the later one goes.
+    """Indices that remain after removing the later one of any two points closer than ``threshold``.
 
     Args:
         vectors: ``[points, width]``.
         threshold: cosine distance.
-        keep: points that stay whatever is near them.
+        keep: indices that are never removed.
     """
     gaps = distances(vectors)
     staying: list[int] = sorted(keep)
@@ -35,12 +35,12 @@ def without_near_duplicates(vectors: NDArray[np.float32], threshold: float, *, k
 
 
 def farthest_first(vectors: NDArray[np.float32], *, start: Sequence[int] = (0,), count: int | None = None) -> list[int]:
-    """Order points so that each is the one farthest from all before it (Gonzalez 1985); ties go to the earlier point.
+    """Order points so that each is the farthest from all before it (Gonzalez 1985); ties go to the earlier point.
 
     Args:
         vectors: ``[points, width]``.
-        start: points that stand first.
-        count: how many to order; None orders all.
+        start: indices that come first.
+        count: number of points to return; None returns all.
     """
     total = len(vectors)
     count = total if count is None else min(count, total)
@@ -58,13 +58,13 @@ def farthest_first(vectors: NDArray[np.float32], *, start: Sequence[int] = (0,),
 
 
 def closest_pairs(vectors: NDArray[np.float32], first: range, second: range, count: int) -> list[tuple[int, int]]:
-    """Pairs of one point of ``first`` and another of ``second``, the closest first; each pair stands once, lower point first.
+    """Closest pairs of a point in ``first`` and another in ``second``, the closest first; each pair once, lower index first.
 
     Args:
         vectors: unit vectors ``[points, width]``.
-        first: points; none of them behind ``second``'s.
-        second: points; may be the same ones.
-        count: pairs at most.
+        first: indices, none larger than all of ``second``.
+        second: indices; may be the same.
+        count: maximum number of pairs.
     """
     found, floor = np.zeros((3, 0)), -2.0
     for start in range(first.start, first.stop, _BLOCK):
@@ -75,7 +75,7 @@ def closest_pairs(vectors: NDArray[np.float32], first: range, second: range, cou
         likeness = vectors[rows] @ vectors[columns].T
         likeness[columns[None, :] <= rows[:, None]] = -2.0
         flat = likeness.ravel()
-        # What could still be among the closest: after the first block that is little.
+        # Only pairs that can still be among the closest; few after the first block.
         best = np.flatnonzero(flat > floor)
         if len(best) > count:
             best = best[np.argpartition(-flat[best], count - 1)[:count]]

@@ -1,4 +1,4 @@
-"""Taking off what all vectors share: centring, and whitening, fitted on other text than is compared."""
+"""Centring and whitening of vectors, fitted on other texts than those compared."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _POWERS = {"half_whiten": 0.5, "whiten": 1.0}
 
 @dataclass(frozen=True)
 class Standardizer:
-    """An affine map fitted once, then applied to any vectors.
+    """An affine map, fitted once and applied to any vectors.
 
     Attributes:
-        mean: ``[width]``, taken off.
-        rotation: ``[width, kept]`` applied after it; None leaves the axes as they are.
+        mean: ``[width]``, subtracted.
+        rotation: ``[width, kept]`` applied afterwards; None for no rotation.
     """
 
     mean: Vectors
@@ -30,17 +30,17 @@ class Standardizer:
 
     @classmethod
     def fit(cls, vectors: Vectors, kind: Standard = "centre", *, keep: int = 256) -> Standardizer:
-        """Fit on vectors of other text.
+        """Fit on vectors of other texts.
 
         Args:
             vectors: ``[texts, width]``.
-            kind: ``none`` changes nothing, ``centre`` takes off the mean, ``whiten`` also gives each of the leading directions
-                the same variance (arXiv 2103.15316), ``half_whiten`` goes half of that way: it divides by the square root of a
-                direction's standard deviation, which leaves less room to directions that are noise.
-            keep: directions that whitening keeps at most.
+            kind: ``none`` changes nothing; ``centre`` subtracts the mean; ``whiten`` also gives each of the leading directions
+                the same variance (arXiv 2103.15316); ``half_whiten`` divides by the square root of a direction's standard
+                deviation, which amplifies noise directions less.
+            keep: maximum number of directions that whitening keeps.
 
         Raises:
-            InputError: whitening was asked for on fewer than two vectors, or on vectors that are all alike.
+            InputError: whitening on fewer than two vectors, or on vectors that are all equal.
         """
         width = vectors.shape[1]
         if kind == "none":
@@ -58,7 +58,7 @@ class Standardizer:
         return cls(mean, (directions[:kept].T * scale).astype(np.float32))
 
     def apply(self, vectors: Vectors) -> Vectors:
-        """Unit vectors ``[texts, kept]``."""
+        """Apply the map; returns unit vectors ``[texts, kept]``."""
         moved = vectors - self.mean
         if self.rotation is not None:
             moved = moved @ self.rotation

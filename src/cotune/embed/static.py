@@ -1,4 +1,4 @@
-"""Vectors without a forward pass: the model's own table of token vectors, averaged with frequent tokens held down."""
+"""Vectors without a forward pass: averaged token vectors of the model, with frequent tokens weighted down."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ _COMMON, _SAMPLED = 3, 8192
 
 
 class StaticEmbedder:
-    """Places texts by their words alone; thousands take a second.
+    """Embeds texts by their words only; thousands of texts take a second.
 
-    Of the token vectors the directions in which they vary most are taken off, since these tell how frequent a token is rather
-    than what it means (all-but-the-top: Mu and Viswanath, arXiv 1702.01417), and all are made equally long. A text is their
-    mean, each weighted by ``a / (a + share)`` (smooth inverse frequency: Arora, Liang and Ma, ICLR 2017). Shares follow Zipf's
-    law over the tokens' numbers, which vocabularies give in about the order of frequency; so a vector hangs on nothing but
-    its text. Texts are read in lower case.
+    The directions of highest variance, which encode frequency rather than meaning, are removed from the token vectors
+    (all-but-the-top: Mu and Viswanath, arXiv 1702.01417), and all are scaled to unit length. A text is their mean, weighted by
+    ``a / (a + share)`` (smooth inverse frequency: Arora, Liang and Ma, ICLR 2017). Shares follow Zipf's law over token ids,
+    which are roughly ordered by frequency; so a vector depends only on its text. Texts are lower-cased.
 
     Args:
-        model: whose table and tokenizer serve.
+        model: model with the token vectors and the tokenizer.
     """
 
     def __init__(self, model: TokenVectors) -> None:
@@ -39,10 +38,10 @@ class StaticEmbedder:
         self._weights = _SMOOTHING / (_SMOOTHING + ranks / ranks.sum())
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """Unit vectors ``[texts, width]``; zeros where a text has no token."""
+        """Unit vectors ``[texts, width]``; zeros for a text without a token."""
         from scipy.sparse import csr_matrix
 
-        # Within a text most words follow a blank, and their tokens hold it.
+        # Most words in a text follow a blank, and their tokens include it.
         sequences = self.model.tokenizer([f" {text.casefold()}" for text in texts], add_special_tokens=False)["input_ids"]
         lengths = [len(ids) for ids in sequences]
         tokens, column = np.unique(np.concatenate([np.asarray(ids, dtype=np.int64) for ids in sequences]), return_inverse=True)
@@ -53,6 +52,6 @@ class StaticEmbedder:
 
 
 def unit(vectors: NDArray[np.floating]) -> Vectors:
-    """Vectors of length 1; zeros stay."""
+    """Scale vectors to length 1; zeros stay zeros."""
     found: Vectors = (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)).astype(np.float32)
     return found

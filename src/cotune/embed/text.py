@@ -28,27 +28,27 @@ ONE_WORD_FRAMES = (
     'In one word, "{text}" is about:"',
     'The topic of the text "{text}" is best summed up as:"',
 )
-"""Frames after which the model is about to sum a text up: PromptEOL after an example, PromptEOL, and two others."""
+"""Frames that make the model sum a text up in the next token: PromptEOL with an example, PromptEOL, and two others."""
 ECHO_FRAME = "Say it again: {text}\nAgain: {text}"
 PLAIN_FRAME = "{text}"
 WORDS_SHARE = 0.4
-"""Length of the words' vector beside a state of length 1: states differ by 0.4 of their length, words' vectors by all of it."""
+"""Length of the words' vector relative to the state: states differ by 0.4 of their length, words' vectors by all of it."""
 
 
 @dataclass(frozen=True)
 class EmbedSettings:
-    """How a text becomes a vector. The defaults did best on STS-B, see docs/embedding.md.
+    """How a text becomes a vector. The defaults were best on STS-B, see docs/embedding.md.
 
     Attributes:
         pooling: ``prompt_eol`` reads the state at which the model would say the text in one word (arXiv 2307.16645); ``echo``
-            says the text twice and averages over the second time, whose tokens have seen the whole text (arXiv 2402.15449);
-            ``weighted_mean`` weights tokens by their place, since late ones have seen more (SGPT, arXiv 2202.08904);
-            ``mean`` and ``last`` are what they say; ``static`` runs no model, see :class:`cotune.embed.StaticEmbedder`.
+            repeats the text and averages over the repetition, whose tokens have seen the whole text (arXiv 2402.15449);
+            ``weighted_mean`` weights later tokens more, since they have seen more (SGPT, arXiv 2202.08904); ``mean`` and
+            ``last`` average all tokens or take the last; ``static`` runs no model, see :class:`cotune.embed.StaticEmbedder`.
         layer: output of this many layers; negative ones count from the last, so that -2 is the state before the last layer.
-            None means all of them and the final norm.
-        frames: how many frames are averaged; only ``prompt_eol`` has more than one.
-        words: whether the static vector of the text's words stands beside the state, where the model's table can be read.
-        max_chars: longer texts are cut; :func:`cotune.embed.whole_texts` reads them to their end.
+            None reads the last layer's output after the final norm.
+        frames: number of frames to average; only ``prompt_eol`` has more than one.
+        words: whether to append the static vector of the text's words, if the model's token vectors can be read.
+        max_chars: longer texts are cut; use :func:`cotune.embed.whole_texts` to embed them whole.
     """
 
     pooling: Pooling = "prompt_eol"
@@ -80,15 +80,15 @@ def frames_of(pooling: Pooling) -> tuple[str, ...]:
 
 
 class TextEmbedder:
-    """Embeds texts with a language model as its :class:`EmbedSettings` say; what a frame begins with runs once for all texts.
+    """Embeds texts with a language model; the common beginning of a frame runs once for all texts.
 
-    Vectors are not centred: decoder states share a large common part, see :class:`cotune.embed.Standardizer`.
+    Vectors are not centred, although decoder states share a large common part: see :class:`cotune.embed.Standardizer`.
 
     Args:
-        model: who reads.
-        settings: how.
-        adapter: which weights.
-        progress: told the tokens that run.
+        model: the language model.
+        settings: how it embeds.
+        adapter: id of the weights.
+        progress: called with the number of tokens that ran.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class TextEmbedder:
         self.adapter, self.progress = adapter, progress
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """``[texts, width]``; with several frames the mean of each frame's unit vectors, with words twice as wide."""
+        """Vectors ``[texts, width]``: the mean of the frames' unit vectors; twice as wide with words."""
         if not texts:
             raise InputError("there are no texts to embed", where="texts", hint="Give at least one.")
         cut = [text[: self.settings.max_chars] for text in texts]
@@ -134,12 +134,12 @@ class TextEmbedder:
 
 
 def beside(states: Vectors, words: Vectors) -> Vectors:
-    """States of unit length with the words' vectors of length :data:`WORDS_SHARE` behind them."""
+    """Append words' vectors of length :data:`WORDS_SHARE` to states of unit length."""
     return np.concatenate([unit(states), WORDS_SHARE * words], axis=1)
 
 
 def framed(tokenizer: Any, texts: Sequence[str], frame: str, pooling: Pooling) -> tuple[list[list[int]], list[list[float]]]:
-    """Token ids of each text in a frame, and the weight that the settings' pooling gives each token."""
+    """Token ids of each text in a frame, and the pooling weight of each token."""
     head, tail = frame.rsplit("{text}", 1)
     sequences, weights = [], []
     for text in texts:
@@ -152,7 +152,7 @@ def framed(tokenizer: Any, texts: Sequence[str], frame: str, pooling: Pooling) -
 
 
 def _weights(pooling: Pooling, offsets: Sequence[tuple[int, int]], start: int, end: int) -> list[float]:
-    """Weight of each token, which sum to 1; ``start`` and ``end`` are the text's characters."""
+    """Weight of each token, summing to 1; ``start`` and ``end`` are character positions of the text."""
     count = len(offsets)
     inside = [i for i, (first, last) in enumerate(offsets) if last > start and first < end and last > first]
     if pooling == "prompt_eol" or not inside:

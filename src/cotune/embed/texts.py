@@ -1,4 +1,4 @@
-"""Texts in and vectors out, as files: what ``cotune embed`` reads and writes."""
+"""The file formats that ``cotune embed`` reads and writes."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from cotune.task.reading.table import Table
 
 FORMATS = (".npy", ".parquet", ".jsonl")
 TABLES = (".csv", ".tsv", ".tab", ".parquet", ".pq")
-"""Endings of files whose rows have columns, one of which holds the texts."""
+"""Endings of tables, where one column holds the texts."""
 _LINE_END = re.compile("\r\n|\r|\n")
 _OBJECT = re.compile(r"\{\s*(?:[\"}]|$)")
 
 
 def read_texts(text: str, source: str, *, column: str = "text") -> list[str]:
-    """Texts of a file's content: JSON lines with a text in ``column``, or one text a line.
+    """Texts in a file: JSON lines with a text in ``column``, or one text per line.
 
-    A file whose first line with something in it begins as a JSON object does is taken for JSON lines; blank lines are passed
-    over. Only line feeds and carriage returns end a line: other separators may stand inside a text.
+    A file whose first non-blank line begins like a JSON object is read as JSON lines; blank lines are skipped. Only line feeds
+    and carriage returns end a line: other separators may occur inside a text.
 
     Raises:
-        InputError: there are no texts, or a JSON line is broken or has no text; names the line, from 1.
+        InputError: there are no texts, or a JSON line is invalid or has no text; the message names the line, from 1.
     """
     lines = [(number, line.strip()) for number, line in enumerate(_LINE_END.split(text.removeprefix("\ufeff")), 1)]
     lines = [(number, line) for number, line in lines if line]
@@ -47,10 +47,10 @@ def texts_of_table(table: Table, column: str | None) -> list[str]:
 
     Args:
         table: the rows.
-        column: its name; None takes ``text``, or the only one.
+        column: name of the column; None takes ``text``, or the only column.
 
     Raises:
-        InputError: it is not said which column, there is none of that name, or a row of it is blank; names the row.
+        InputError: the column is ambiguous or missing, or a row is blank; the message names the row.
     """
     if column is None:
         if "text" not in table.columns and len(table.columns) > 1:
@@ -92,7 +92,7 @@ def _text_of(line: str, where: str, column: str) -> str:
 
 
 def check_format(path: Path) -> None:
-    """Refuse a file name whose ending is not one that vectors are written in, before anything is computed.
+    """Refuse an output file whose ending is not one of :data:`FORMATS`, before anything is computed.
 
     Raises:
         InputError: another ending.
@@ -101,7 +101,7 @@ def check_format(path: Path) -> None:
 
 
 def write_vectors(path: Path, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
-    """Write vectors in the order of their texts: ``.npy`` alone, ``.parquet`` and ``.jsonl`` with the texts beside them.
+    """Write vectors in the order of their texts: ``.npy`` without, ``.parquet`` and ``.jsonl`` with the texts.
 
     Raises:
         InputError: an ending that is not one of :data:`FORMATS`, or the file cannot be written.

@@ -1,4 +1,4 @@
-"""Cross-fitted probes: which layer's hidden state tells the labels apart, and how well, on rows that the probe has not seen."""
+"""Cross-fitted probes: how well each layer's hidden state separates the labels, on rows that the probe has not seen."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from cotune.probe.logistic import Axes, fit_logistic
 Floats = NDArray[np.float64]
 
 STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
-"""Inverse penalties that are tried on standardised states, where states of 576 numbers have had their best between the ends."""
+"""Inverse penalties that are tried on standardised states; for states of width 576 the best one was never at an end."""
 FOLDS = 5
 FEW_ROWS = 200
-"""Below so many rows folds are drawn three times: the loss of one draw depends on which rows happen to share a fold."""
+"""Number of rows below which folds are drawn three times, because the loss of one draw depends on which rows share a fold."""
 REPEATS = 3
 LAYERS_KEPT = 4
 """Layers that logistic regression is fitted on, chosen by the leave-one-out error of ridge regression."""
 CROSS_TOLERANCE = 3e-3
-"""Of the solver where held-out log-loss alone is asked for, in a third of the time of 1e-4. Held-out log-loss is off by a
-thousandth on most problems and by a hundredth, always downwards, where the weakest penalty wins."""
+"""Tolerance of the solver during cross-fitting, a third of the time of 1e-4. Held-out log-loss is off by a thousandth on most
+problems, and too low by a hundredth if the weakest penalty wins.
+"""
 _MOST_LOGITS = 20_000_000
-"""Numbers that folds which are fitted at once may have in their logits: some hundred megabytes with what the solver keeps."""
+"""Upper bound on the logits of folds that are fitted at once: a few hundred megabytes including the solver's memory."""
 WORD_SCALES = (0.3, 1.0)
-"""Shares of the label words' logits that stand beside the last layer's probe as an offset, where they are given."""
+"""Factors of the label words' logits that are tried as an offset of the last layer's probe, if these logits are given."""
 EVEN_ROWS = 2.0
-"""Rows of every label in equal parts that stand beside the held-out ones where a temperature is fitted (docs/probes.md)."""
+"""Number of rows with all labels in equal parts that are added when a temperature is fitted (docs/probes.md)."""
 LEAST_SPREAD = 1e-6
 ONE_ERROR = 1.0
-"""Standard errors of the paired difference within which a lower layer is as good (Breiman et al., 1984)."""
+"""Number of standard errors of the paired difference within which a lower layer is preferred (Breiman et al., 1984)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +42,12 @@ class LayerFit:
     """A layer's cross-fitted probe at its best penalty.
 
     Attributes:
-        layer: its number, from 1.
+        layer: number of the layer, from 1.
         strength: inverse of the penalty.
-        losses: ``[rows]`` log-loss of each row in nats, the mean over repeats.
+        losses: ``[rows]`` log-loss of each row in nats, averaged over repeats.
         correct: ``[rows]`` share of repeats in which the likeliest label was right.
         log_probs: ``[rows, classes]`` of the first repeat; no row was predicted by weights that had seen it.
-        word_scale: share of the label words' logits that are added to the probe's; 0 without them.
+        word_scale: factor of the label words' logits that are added to the probe's; 0 without them.
     """
 
     layer: int
@@ -69,13 +70,13 @@ class LayerFit:
 
 @dataclass(frozen=True, eq=False)
 class CrossFit:
-    """What cross-fitting found.
+    """Result of :func:`cross_fit`.
 
     Attributes:
         best: the chosen layer's fit.
-        by_layer: every layer that logistic regression was fitted on, from the lowest up.
+        by_layer: fits of all layers that logistic regression was fitted on, the lowest first.
         ridge: mean squared leave-one-out error of ridge regression on one-hot labels, by layer, for every layer.
-        temperature: what logits are divided by, fitted to the cross-fitted logits of the chosen layer.
+        temperature: divisor of the logits, fitted to the cross-fitted logits of the chosen layer.
         lone: labels with fewer than two rows, which cross-fitting cannot judge.
     """
 
@@ -110,27 +111,28 @@ def cross_fit(
     keep: int = LAYERS_KEPT,
     seed: int = 0,
 ) -> CrossFit:
-    """Choose a layer and a penalty for a probe, and predict every row with a probe that has not seen it.
+    """Choose a layer and a penalty for a probe, and predict every row by a probe that has not seen it.
 
-    States are standardised by the mean and spread of all rows, which looks at no label. Ridge regression preselects layers by
-    its leave-one-out error; multinomial logistic regression then decides by cross-fitted log-loss, and the lowest layer wins
-    whose loss is within a standard error of the best one.
+    Use it to find out how well hidden states separate labels, and at which layer. States are standardised by the mean and
+    standard deviation of all rows, which uses no labels. Ridge regression preselects layers by its leave-one-out error;
+    multinomial logistic regression then decides by cross-fitted log-loss. The lowest layer within a standard error of the best
+    one is chosen.
 
-    The logits of label words are a linear map of the last layer's state. Given as ``words`` they stand beside that layer's
-    probe as an offset, which brings what pre-training knows of the words: the probe then learns what they lack.
+    The logits of label words are a linear map of the last layer's state. If given as ``words``, they are also tried as an
+    offset of that layer's probe, which then only has to learn what they lack.
 
     Args:
         states: ``[layers, rows, width]``, or ``[rows, width]`` of a single layer.
         labels: ``[rows]`` numbers from 0.
-        classes: how many labels there are; None takes those that occur.
+        classes: number of labels; None takes the largest label plus one.
         layers: the layers' numbers, increasing; None counts them from 1.
-        groups: rows of one group are never on both sides of a fold; None where each row stands alone.
-        words: ``[rows, classes]`` logits of the label words by the last of the layers; None where there are none.
+        groups: group of each row; rows of one group are always in the same fold. None treats rows as independent.
+        words: ``[rows, classes]`` logits of the label words at the last of the layers, optional.
         strengths: inverse penalties to choose from.
-        folds: held-out parts; fewer where there are fewer rows or groups.
-        repeats: how often folds are drawn anew; None draws three times below 200 rows, else once.
-        keep: layers that logistic regression is fitted on.
-        seed: draws the folds.
+        folds: number of folds; reduced if there are fewer rows or groups.
+        repeats: number of random draws of the folds; None takes three below 200 rows, otherwise one.
+        keep: number of layers that logistic regression is fitted on.
+        seed: seed of the folds.
 
     Raises:
         InputError: there are fewer than two rows, groups or labels, shapes do not fit, or a number is not finite.
@@ -147,7 +149,7 @@ def cross_fit(
     hot[np.arange(len(y)), y] = 1
     ridge: dict[int, float] = {}
     chosen = list(numbers)
-    # The axes of a layer take as long to find as its fits, so those of the layers that lead are kept meanwhile.
+    # Computing the axes of a layer takes as long as its fits, so those of the leading layers are kept.
     found: dict[int, Axes] = {}
     if len(numbers) > keep:
         chosen = []
@@ -176,7 +178,7 @@ def cross_fit(
 def standardised(
     states: NDArray[np.float32] | NDArray[np.float16],
 ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
-    """States with mean 0 and spread 1 in each of their numbers, that mean, and that spread."""
+    """Standardise each column; returns the states, the means and the standard deviations."""
     wide = states.astype(np.float64)
     mean, spread = wide.mean(axis=0), wide.std(axis=0) + LEAST_SPREAD
     return ((wide - mean) / spread).astype(np.float32), mean, spread
@@ -191,10 +193,10 @@ def tempered(log_probs: Floats, temperature: float) -> Floats:
 
 
 def best_temperature(log_probs: Floats, labels: NDArray[np.int64]) -> float:
-    """The temperature, between 1/4 and 8, with the least log-loss on held-out rows and :data:`EVEN_ROWS` more.
+    """The temperature, between 1/4 and 8, with the lowest log-loss on held-out rows and :data:`EVEN_ROWS` added ones.
 
-    Those rows have every label in equal parts. Without them few rows that are all told apart ask for ever surer
-    probabilities, as though no row of the rest could go wrong (Platt, 1999, smooths his targets for the same reason).
+    The added rows have all labels in equal parts. Without them, few rows that are all classified correctly would ask for
+    probabilities close to 1 (Platt, 1999, smooths targets for the same reason).
 
     Args:
         log_probs: ``[rows, classes]`` by weights that have not seen the rows.

@@ -1,4 +1,4 @@
-"""Which rows are held out together: folds that are stratified by label and keep groups whole."""
+"""Cross-validation folds, stratified by label, that keep groups together."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ def fold_numbers(
     groups: Sequence[object] | NDArray[np.str_] | None = None,
     seed: int = 0,
 ) -> NDArray[np.int64]:
-    """The fold of each row, ``[rows]`` from 0 to ``folds - 1``.
+    """Assign each row to a fold; returns ``[rows]`` numbers from 0 to ``folds - 1``.
 
-    Without groups every label's rows are dealt out in turn, and one label begins where the one before it ended, so that folds
-    differ by one row at most, in all and of each label. With groups whole groups are dealt out, the largest first, each to the
-    fold that then has the least excess of its labels.
+    Without groups, the rows of each label are dealt out in turn, each label starting where the previous one ended, so that fold
+    sizes differ by at most one row, overall and per label. With groups, whole groups are dealt out, the largest first, each to
+    the fold that then has the smallest excess of its labels.
 
     Args:
         labels: the label of each row, as a number.
-        folds: at least 2; no more than there are rows, or groups.
-        groups: rows of one group share a fold; None where each row stands alone.
-        seed: draws which rows of a label go to which fold.
+        folds: number of folds, at least 2 and at most the number of rows or groups.
+        groups: group of each row; rows of one group share a fold. None treats rows as independent.
+        seed: seed of the assignment.
 
     Raises:
         ValueError: there are fewer rows or groups than folds, or fewer than 2 folds.
@@ -49,7 +49,7 @@ def fold_numbers(
     share = np.maximum(counts.sum(axis=0) / folds, 1e-9)
     filled, fold_of = np.zeros((folds, counts.shape[1])), np.empty(len(names), dtype=np.int64)
     for place, group in enumerate(order):
-        # Every fold gets a group before one gets a second where labels leave it open.
+        # Between folds that are equally good for the labels, prefer those with fewer groups.
         excess = (((filled + counts[group]) / share) ** 2 - (filled / share) ** 2).sum(axis=1)
         empty = filled.sum(axis=1) == 0
         if len(order) - place <= int(empty.sum()):

@@ -1,7 +1,7 @@
 """Multinomial logistic regression with an L2 penalty, many problems over the same rows at once.
 
 Cross-fitting solves the same regression for every fold and every penalty. Here all of them share their matrix products: the
-rows of a problem are a mask over all rows, and the weights of all problems lie side by side, so that one product with the rows
+rows of a problem are a mask over all rows, and the weights of all problems are stacked, so that one product with the rows
 serves every fold. The solver is L-BFGS (Liu and Nocedal, 1989) in coordinates in which the problem is nearly round: rows are
 rotated to their principal axes, and each axis is scaled by Boehning's bound on the curvature (1992), which is diagonal there.
 """
@@ -19,7 +19,7 @@ from torch import Tensor
 Floats = NDArray[np.float64]
 
 _MEMORY = 10
-"""Pairs of L-BFGS that are kept: more changed nothing in the number of rounds on states of 576 numbers."""
+"""Memory of L-BFGS, in pairs: more pairs did not reduce the number of rounds on states of width 576."""
 _ARMIJO = 1e-4
 _HALVINGS = 12
 
@@ -31,7 +31,7 @@ class Weights:
     Attributes:
         weight: ``[problems, classes, width]``.
         bias: ``[problems, classes]``.
-        rounds: of the solver.
+        rounds: iterations of the solver.
     """
 
     weight: NDArray[np.float64]
@@ -45,17 +45,17 @@ class Weights:
 
 
 class Axes:
-    """Rows in the coordinates of their principal axes, made once for all regressions over them.
+    """Rows in the coordinates of their principal axes, computed once for all regressions over them.
 
     Args:
-        features: ``[rows, width]``; centring and scaling them is the caller's.
-        double: whether to calculate in fp64.
+        features: ``[rows, width]``, centred and scaled by the caller.
+        double: whether to compute in fp64.
     """
 
     def __init__(self, features: NDArray[np.float32], *, double: bool = False) -> None:
         self.x = torch.from_numpy(np.ascontiguousarray(features)).to(torch.float64 if double else torch.float32)
         rows, width = self.x.shape
-        # Weights outside of the span of the rows would only be penalised, so min(rows, width) axes hold the solution.
+        # Weights outside the span of the rows are only penalised, so min(rows, width) axes contain the solution.
         gram = self.x.double() @ self.x.double().T if rows < width else self.x.double().T @ self.x.double()
         self.scale, vectors = _principal(gram)
         if rows < width:
@@ -69,12 +69,12 @@ class Axes:
 
     @classmethod
     def of_products(cls, products: Floats) -> Axes:
-        """The axes of rows of which only the products with each other are known, in fp64.
+        """The axes of rows given by their Gram matrix, in fp64.
 
-        The rows stand for themselves in the coordinates ``z``, and weights are given in these.
+        Weights are then expressed in the coordinates ``z``.
 
         Args:
-            products: ``[rows, rows]``.
+            products: Gram matrix, ``[rows, rows]``.
         """
         axes = cls.__new__(cls)
         axes.scale, axes.left = _principal(torch.from_numpy(np.ascontiguousarray(products, dtype=np.float64)))
@@ -86,7 +86,7 @@ class Axes:
         """Mean squared leave-one-out error of ridge regression for each strength, in closed form.
 
         Args:
-            targets: ``[rows, classes]``, centred here.
+            targets: ``[rows, classes]``; they are centred inside.
             strengths: inverses of the penalty.
         """
         y = torch.from_numpy(targets)
@@ -103,7 +103,7 @@ class Axes:
 
 
 def _principal(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """Roots of the eigenvalues that are not next to nothing, the largest first, and their vectors as columns."""
+    """Square roots of the non-negligible eigenvalues, the largest first, and the eigenvectors as columns."""
     values, vectors = torch.linalg.eigh(gram)
     kept = values > values[-1].clamp_min(1e-30) * 1e-9
     return values[kept].flip(0).clamp_min(0).sqrt(), vectors[:, kept].flip(1)
@@ -120,22 +120,22 @@ def fit_logistic(
     rounds: int = 200,
     tolerance: float = 1e-4,
 ) -> Weights:
-    """Fit one regression for each pair of mask and strength, masks outermost.
+    """Fit one regression for each combination of mask and strength, with masks as the outer loop.
 
     It minimises the summed cross-entropy of the masked rows plus ``|weight|^2 / (2 strength)``; the bias has no penalty. This
-    is what scikit-learn's ``LogisticRegression(C=strength)`` minimises for three or more classes. For two classes it has one
-    row of weights where there are two here, so that its ``C`` is twice ``strength``. A class without a row in a mask has no
-    weights, and a bias that gives it one part in ``rows + classes``.
+    is the objective of scikit-learn's ``LogisticRegression(C=strength)`` for three or more classes. For two classes
+    scikit-learn has one row of weights and this function two, so its ``C`` is twice ``strength``. A class without a row in a
+    mask gets zero weights and a bias for a probability of ``1 / (rows + classes)``.
 
     Args:
         features: ``[rows, width]``, or their :class:`Axes`.
         labels: ``[rows]`` numbers below ``classes``.
-        classes: how many there are.
+        classes: number of classes.
         strengths: inverses of the penalty, each above 0.
         masks: ``[masks, rows]`` rows to learn from; None learns from all.
         offsets: ``[rows, classes]`` added to the logits of every problem; None adds nothing.
-        rounds: of the solver at most.
-        tolerance: largest norm of a problem's scaled gradient, relative to its first one.
+        rounds: maximum number of iterations.
+        tolerance: stop when the norm of each problem's scaled gradient is below this share of its initial norm.
     """
     axes = features if isinstance(features, Axes) else Axes(features, double=True)
     z, dtype = axes.z, axes.z.dtype
@@ -152,7 +152,7 @@ def fit_logistic(
     totals = counts.sum(1)
     add = None if offsets is None else torch.from_numpy(offsets).to(dtype)[:, None]
     absent = (1 - present) * -1e4
-    # Boehning's bound has 1/2 in place of p (1 - p); its mean over classes is nearer to the curvature where there are many.
+    # Boehning's bound replaces p (1 - p) by 1/2; the mean over classes is closer to the curvature with many classes.
     spread = 0.5 * (1 - ((counts / totals[:, None]) ** 2).sum(1)) / max(1, classes - 1)
     share = totals / rows
     curvature = axes.scale.to(dtype).square()[:, None] * (spread * share) + penalty
@@ -179,7 +179,7 @@ def fit_logistic(
     if missing.any():
         logits = (z.double() @ w.view(width, -1).double()).view(rows, problems, classes) + b.double() + absent.double()
         own = torch.zeros(rows, 1, classes, dtype=torch.float64) if add is None else add.double()
-        # By how much all others together lead the class's own offset, in the mean.
+        # Mean difference between the log-sum-exp of the other classes and the class's own offset.
         lead = (logits + own).logsumexp(2, keepdim=True) - own
         mean = ((lead * mask.double()[..., None]).sum(0) / totals.double()[:, None]).numpy()
         rare = mean - np.log(totals.double().numpy() + classes)[:, None]
@@ -191,7 +191,7 @@ def fit_logistic(
 def _minimise(
     evaluate: object, w: Tensor, b: Tensor, step_w: Tensor, step_b: Tensor, rounds: int, tolerance: float
 ) -> tuple[Tensor, Tensor, int]:
-    """L-BFGS on every problem by itself, all in step; see :func:`fit_logistic` for shapes."""
+    """Run L-BFGS on all problems in parallel; see :func:`fit_logistic` for shapes."""
     width = w.shape[0]
 
     def join(part_w: Tensor, part_b: Tensor) -> Tensor:
@@ -205,7 +205,7 @@ def _minimise(
     for done in range(1, rounds + 1):  # noqa: B007
         direction = _direction(grad, pairs)
         slope = (direction * grad).sum((0, 2))
-        # A direction that does not fall is replaced by the steepest one.
+        # Replace a direction that is not a descent direction by steepest descent.
         bad = slope >= 0
         if bool(bad.any()):
             direction = torch.where(bad[:, None], -grad, direction)
@@ -215,7 +215,7 @@ def _minimise(
             move = direction * length[:, None]
             new_w, new_b = w + move[:width] * step_w, b + move[width] * step_b
             new_loss, grad_w, grad_b = evaluate(new_w, new_b)  # type: ignore[operator]
-            # In fp32 a sum over rows is known to about a millionth.
+            # In fp32 a sum over rows has a relative error of about 1e-6.
             short = new_loss > loss + _ARMIJO * length * slope + 2e-6 * loss.abs()
             if not bool(short.any()):
                 break
@@ -240,7 +240,7 @@ def _minimise(
 
 
 def _direction(grad: Tensor, pairs: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-    """The two loops of L-BFGS; a pair with ``rho`` 0 is left out of a problem."""
+    """The two-loop recursion of L-BFGS; a pair with ``rho`` 0 is ignored for that problem."""
     q = grad.clone()
     kept = []
     for change, turn, rho in reversed(pairs):

@@ -1,7 +1,7 @@
 """The read-out of a probe: one linear map from hidden states to label logits, and the layer whose states it reads.
 
-Standardisation and temperature are folded into the weights. The file lies in the adapter's folder, or alone in a folder where
-the weights of the model are not tuned, and belongs to the adapter: its id is another one with a probe than without.
+Standardisation and temperature are folded into the weights. The file is stored in the adapter's folder, or alone in a folder if
+the model's weights are not tuned. It is part of the adapter, so an adapter has another id with a probe than without.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cotune.files import content_hash
 
 PROBE = "probe.safetensors"
 ABOUT = "cotune"
-"""Key of its file's metadata: labels, layer, whether it is pooled, and words, as JSON."""
+"""Key of the file's metadata with labels, layer, ``pooled`` and ``words`` as JSON."""
 _MOST_BYTES = 2**30
 _MOST_LAYERS = 10_000
 _HINT = "Save the adapter anew."
@@ -30,16 +30,16 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """Weights of each label, for hidden states divided by their root mean square.
+    """A linear classifier of hidden states that are divided by their root mean square.
 
     Attributes:
-        labels: that it tells apart, at least two.
-        weight: ``[labels, width]`` in fp32; ``[labels, 2 x width]`` where it is pooled.
+        labels: its classes, at least two.
+        weight: ``[labels, width]`` in fp32; ``[labels, 2 x width]`` if ``pooled``.
         bias: ``[labels]`` in fp32.
-        layer: number of layers after which the state is read, from 1.
-        words: what answers where a program only generates: the decision rule, as JSON, that goes with the probabilities of the
-            labels' words, and the score that these reached on held-out rows. Empty where that was not measured.
-        pooled: whether it reads the mean of the states of a row's own tokens beside the state at the last prompt token.
+        layer: number of the layer whose output is read, from 1.
+        words: fallback for programs that only generate: the decision rule for the label words, as JSON, and their score on
+            held-out rows. Empty if it was not measured.
+        pooled: whether it reads the mean state of a row's own tokens in addition to the state at the last prompt token.
     """
 
     labels: tuple[str, ...]
@@ -51,19 +51,19 @@ class Probe:
 
     @property
     def width(self) -> int:
-        """Numbers of a state of the model that it reads."""
+        """Width of the model's hidden states."""
         return int(self.weight.shape[1]) // (2 if self.pooled else 1)
 
     def log_probs(self, states: NDArray[np.float32], labels: Sequence[str]) -> Floats:
-        """``[rows, labels]`` log-probabilities among the labels, in the order that is asked for.
+        """Log-probabilities ``[rows, labels]``, in the order of ``labels``.
 
         Args:
-            states: ``[rows, width]`` after :attr:`layer` layers, divided by their root mean square; of a pooled probe the mean
-                stands behind, ``[rows, 2 x width]``.
-            labels: all labels of the probe.
+            states: ``[rows, width]`` after :attr:`layer` layers, divided by their root mean square; for a pooled probe
+                ``[rows, 2 x width]`` with the mean appended.
+            labels: all labels of the probe, in any order.
 
         Raises:
-            CotuneError: they are others.
+            CotuneError: the labels are not those of the probe.
         """
         from scipy.special import log_softmax
 
@@ -76,7 +76,7 @@ class Probe:
         return found
 
     def to_bytes(self) -> bytes:
-        """What stands in its file; equal probes give equal bytes."""
+        """The content of its file; equal probes give equal bytes."""
         from safetensors.numpy import save
 
         said = {"labels": self.labels, "layer": self.layer, "pooled": self.pooled, "words": self.words}
@@ -85,7 +85,7 @@ class Probe:
 
 
 def load_probe(folder: Path) -> Probe | None:
-    """The probe in an adapter's folder; None where there is none.
+    """Load the probe in an adapter's folder; None if there is none.
 
     Raises:
         InputError: it cannot be read, or its parts do not fit together.
@@ -118,5 +118,5 @@ def load_probe(folder: Path) -> Probe | None:
 
 
 def probed_id(adapter_id: str, data: bytes) -> str:
-    """Id of an adapter with a probe of these bytes; of ``base``, of a probe on the model as it is."""
+    """Id of an adapter with a probe of these bytes; for ``base``, the id of a probe on the untuned model."""
     return content_hash({"adapter": adapter_id, "probe": content_hash(data, 64)})
