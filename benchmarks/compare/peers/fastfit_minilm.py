@@ -35,7 +35,9 @@ def train(job: Job) -> Trained:
     torch.set_num_threads(job.threads)
     # The trainer fetches the script of its own metric from the hub, which is not needed to train, and not had offline.
     fastfit.train.load_metric = lambda *_, **__: None
-    rows = DatasetDict({"train": Dataset.from_dict({"text": job.texts, "label": job.outputs})})
+    labelled = Dataset.from_dict({"text": job.texts, "label": job.outputs})
+    # The trainer wants all three splits; only the first is used, since nothing but train() is called.
+    rows = DatasetDict({"train": labelled, "validation": labelled, "test": labelled})
     trainer = FastFitTrainer(
         model_name_or_path=str(get_model_path()),
         label_column_name="label",
