@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.config import config_from_data
+from cotune.config.task import Task
 from cotune.cycle.budget.budget import Budget
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.context import RunContext
@@ -22,7 +23,6 @@ from cotune.evaluate.stats.paired import paired_interval
 from cotune.files import atomic_path, content_hash
 from cotune.model.local import LocalModel
 from cotune.task.example import Example
-from cotune.task.task import Task
 from cotune.tune.settings import TuneSettings
 
 RESULTS = "results.jsonl"

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 from cells import add_result, open_context, read_results, task_of
 from cotune.config import config_from_data
+from cotune.config.task import Task
 from cotune.cycle.journal import read_journal
 from cotune.cycle.word_search.trial import measure
 from cotune.evaluate.packing import pack_rows, unpack_rows
@@ -43,7 +44,6 @@ from cotune.model.local import LocalModel
 from cotune.prompt.bank import bare_prompt, seed_prompt
 from cotune.prompt.prompt import Prompt
 from cotune.task.example import Example
-from cotune.task.task import Task
 from measure import say
 
 JUDGED = "choosing.jsonl"

@@ -32,6 +32,7 @@ import numpy as np
 
 from cells import add_result, read_results
 from cotune.config import config_from_data
+from cotune.config.task import Task
 from cotune.cycle.answering.base import LabelAnswering, rules_of
 from cotune.cycle.answering.factory import answering_for
 from cotune.cycle.word_search.trial import decay_steps
@@ -42,7 +43,6 @@ from cotune.model.loading.by_name import open_model
 from cotune.model.local import LocalModel
 from cotune.prompt.bank import seed_prompt
 from cotune.prompt.prompt import Prompt
-from cotune.task.task import Task
 from cotune.tune.batches import TrainingRow
 from cotune.tune.head import fit_head
 from cotune.tune.settings import TuneSettings

@@ -41,6 +41,7 @@ from numpy.typing import NDArray
 
 from cells import add_result, read_results
 from cotune.config import config_from_data
+from cotune.config.task import Task
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.evaluate.decision import fit_bias, label_frequencies
 from cotune.evaluate.responses import label_indices
@@ -50,7 +51,6 @@ from cotune.model.local import LocalModel
 from cotune.probe.cross_fitting import best_temperature, cross_fit, standardised, tempered
 from cotune.probe.logistic import fit_logistic
 from cotune.prompt.bank import seed_prompt
-from cotune.task.task import Task
 from cotune.tune.batches import training_rows
 from cotune.tune.settings import TuneSettings
 from cotune.tune.trainer import TuningRun

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from cotune.api import load, load_config, run, try_prompt
     from cotune.classifier import CotuneClassifier
     from cotune.config import RunConfig
+    from cotune.config.task import Task
     from cotune.cycle.progress import Quiet
     from cotune.embed.command import open_embedder
     from cotune.errors import CotuneError, InputError
-    from cotune.task import Task
 
 __all__ = [
     "CotuneClassifier",
@@ -38,7 +38,7 @@ _PLACES = {
     "InputError": "cotune.errors",
     "Quiet": "cotune.cycle.progress",
     "RunConfig": "cotune.config",
-    "Task": "cotune.task",
+    "Task": "cotune.config.task",
     "load": "cotune.api",
     "load_config": "cotune.api",
     "open_embedder": "cotune.embed.command",

@@ -15,8 +15,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from cotune.classifier_input import TextRows, classes_of
+from cotune.config.task import Task
 from cotune.errors import InputError
-from cotune.task import Task
 
 if TYPE_CHECKING:
     from cotune.bundle import Predictor

@@ -17,6 +17,7 @@ from chat_server import ChatServer, chat_server, completion, send
 from cotune.api import try_prompt
 from cotune.cli import main
 from cotune.config import config_from_data
+from cotune.config.task import Task
 from cotune.cycle.candidate import Candidate
 from cotune.endpoint import Client, Endpoint
 from cotune.endpoint.request_format import RequestFormat
@@ -25,7 +26,6 @@ from cotune.model.remote.model import RemoteModel
 from cotune.prompt.bank import seed_prompt
 from cotune.task.answered import Answered
 from cotune.task.metrics.user import UserMetric
-from cotune.task.task import Task
 from cotune.task.values.output import Output
 
 SECRET = "sk-secret-of-this-machine"

@@ -14,8 +14,8 @@ from cotune.api import try_prompt
 from cotune.bundle import load, predict_stream
 from cotune.bundle.manifest import read_manifest
 from cotune.bundle.serve.shelf import Shelf
+from cotune.config.task import Task
 from cotune.report.terminal.narration import Story
-from cotune.task.task import Task
 from cotune.task.values.output import Output
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from command_line import call
 from cotune.cli import example
 from cotune.cli.example import copy_example, examples_folder
 from cotune.config import load_config
+from cotune.config.task import Task
 from cotune.errors import InputError
-from cotune.task import Task
 from tiny import save_tiny
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,7 +14,7 @@ from bundles import LABELS, Bench, loaded
 
 from cotune.bundle.stream import predict_stream
 from cotune.config import load_config
-from cotune.task.task import Task
+from cotune.config.task import Task
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1200)]
 

@@ -14,8 +14,9 @@ import pyarrow.parquet
 import pytest
 
 from cotune.config import config_from_data
+from cotune.config.task import Task
 from cotune.errors import InputError
-from cotune.task import Task, read_table
+from cotune.task import read_table
 from cotune.task.reading.table import nearest_name
 
 GOOD = [{"text": f"message number {index}", "label": "ab"[index % 2]} for index in range(40)]

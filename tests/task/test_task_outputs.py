@@ -10,8 +10,9 @@ import pandas
 import pytest
 
 from cotune.config import config_from_data
+from cotune.config.task import Task
 from cotune.errors import InputError
-from cotune.task import Output, Task
+from cotune.task import Output
 from cotune.task.assemble import Source, assemble
 from cotune.task.known import Known
 from cotune.task.reading.table import table_from_rows

@@ -13,8 +13,8 @@ import polars
 import pytest
 
 from cotune.config import config_from_data
+from cotune.config.task import Task
 from cotune.errors import InputError
-from cotune.task import Task
 
 
 def rows(size: int, start: int = 0, labels: str = "abc") -> list[dict[str, str]]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from cotune.config import RunConfig
 from cotune.config.endpoints import JUDGE
+from cotune.config.task import Task
 from cotune.cycle.answering.base import rules_of
 from cotune.cycle.answering.factory import answering_for
 from cotune.cycle.candidate import Candidate, Own
@@ -38,7 +39,6 @@ from cotune.refine import not_shown
 from cotune.run_files import CONFIG, JOURNAL, run_folder
 from cotune.task.example import Example, dev_in_order, groups_of
 from cotune.task.known import Known
-from cotune.task.task import Task
 
 MOST_LEARNT = 500
 """Train rows that a tried prompt's probe learns from at most, so that an answer takes seconds."""

@@ -9,11 +9,11 @@ from typing import Any
 from cotune.bundle.load import OpenedBundle, base_folder
 from cotune.bundle.manifest import ADAPTER
 from cotune.config import EngineConfig, RunConfig, TuneConfig
+from cotune.config.task import Task
 from cotune.errors import InputError
 from cotune.model.adapters.files import is_bare_probe, is_prefix, read_settings
 from cotune.model.adapters.slots import BASE
 from cotune.task.reading.field_names import field_names
-from cotune.task.task import Task
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from cotune.task.example import Example
@@ -36,3 +37,32 @@ class Known:
         """What tells the rows that it shows, see :func:`cotune.task.split.duplicate_key`, for fields in this order."""
         rows = [dict(one.fields) for one in self.shown]
         return frozenset(duplicate_key(Example("", {name: row.get(name, "") for name in input_fields}, "")) for row in rows)
+
+
+class Start(Protocol):
+    """The bundle that a run goes on from, as far as its task depends on it."""
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        ...
+
+    @property
+    def known(self) -> Known:
+        """What it answers with. Raises :class:`cotune.errors.InputError` where it is damaged."""
+        ...
+
+    @property
+    def columns(self) -> tuple[tuple[str, ...], str]:
+        """The input columns and the output column of its task."""
+        ...
+
+    @property
+    def metric(self) -> str | None:
+        """The metric's name; None where it is one of a file."""
+        ...
+
+    @property
+    def asked_by(self) -> Mapping[str, str]:
+        """Who names each of the columns, for messages."""
+        ...

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
+from cotune.errors import InputError
 from cotune.files import absolute
 from cotune.task.assemble import OnBlank, Source, assemble
 from cotune.task.checks import DataChecks
 from cotune.task.example import Example
-from cotune.task.known import Known
+from cotune.task.known import Start
 from cotune.task.metrics.metric import Metric
 from cotune.task.reading.read import read_table
 from cotune.task.reading.table import Table, table_from_rows
@@ -19,16 +20,13 @@ from cotune.task.sealed import SealedTest
 from cotune.task.values.output import Output, OutputType
 from cotune.task.values.schema import checked_schema
 
-if TYPE_CHECKING:
-    from cotune.bundle.load import OpenedBundle
-    from cotune.config import RunConfig
-
 
 @dataclass(frozen=True, repr=False)
 class Task:
     """A task, ready to be run.
 
-    Make one with :meth:`from_config`, :meth:`from_frame` or :meth:`from_rows`.
+    Make one with :meth:`from_frame` or :meth:`from_rows`. The class that ``import cotune`` gives is
+    :class:`cotune.config.task.Task`, which also reads configs and the bundles that a task starts from.
 
     Attributes:
         name: what people call it.
@@ -74,54 +72,6 @@ class Task:
         """The metric's name."""
         return self.measure.name
 
-    @classmethod
-    def from_config(
-        cls, config: RunConfig, *, known: Known | None = None, checked: bool = True, run_metric: bool = True
-    ) -> Task:
-        """Read, check and split the data that a config names.
-
-        Args:
-            config: names data, columns and limits.
-            known: what the bundle that the run goes on from knows. Its labels stay answers, unless the config names all
-                labels; its schema stays where all rows fit it, unless the config gives one. Read from the bundle where None.
-            checked: whether to look for near-duplicates and the like, which change no split and were told when the run began.
-            run_metric: whether a metric's own file is executed now; else :meth:`run_metric` does it.
-
-        Raises:
-            InputError: the data is missing, broken, or no task; names file, row and column.
-        """
-        data, limit = config.data, config.limit
-        if known is None and config.start is not None:
-            known = _opened(config.start).known
-        return cls._assembled(
-            Source(
-                train=read_table(data.train),
-                dev=read_table(data.dev, default_split="validation") if data.dev is not None else None,
-                test=read_table(data.test, default_split="test") if data.test is not None else None,
-                input_fields=data.input,
-                output_field=data.output,
-                group=data.group,
-                type=config.output.type,
-                labels=config.output.labels,
-                schema=config.output.read_schema(),
-                limit_train=limit.train,
-                limit_dev=limit.dev,
-                limit_test=limit.test,
-                seed=config.seed,
-                replay=read_table(data.replay) if data.replay is not None else None,
-                replay_ratio=data.replay_ratio,
-                checked=checked,
-                run_metric=run_metric,
-                known=known,
-                asked_by=_asked_by(config.start),
-                options=dict.fromkeys(data.input, "--input") | {data.output: "--output"},
-                on_blank=data.on_blank,
-            ),
-            config.name,
-            config.metric,
-            config.start,
-        )
-
     def run_metric(self) -> None:
         """Execute the metric's own file where it was only read, as for a run's folder that may come from anywhere."""
         from cotune.task.metrics.user import UserMetric
@@ -148,9 +98,9 @@ class Task:
         limit: Mapping[str, int] | None = None,
         replay: Any = None,
         replay_ratio: float = 1.0,
-        start: str | Path | None = None,
+        start: str | Path | Start | None = None,
         on_blank: OnBlank = "error",
-    ) -> Task:
+    ) -> Self:
         """A task from pandas, polars or pyarrow frames (or whatever else :func:`read_table` reads).
 
         Args:
@@ -179,14 +129,12 @@ class Task:
         """
         limits = dict(limit or {})
         if unknown := sorted(set(limits) - {"train", "dev", "test"}):
-            from cotune.errors import InputError
-
             raise InputError(f"unknown limit {unknown[0]!r}", where="limit", hint="Known limits: train, dev, test.")
-        start = None if start is None else _folder(start)
-        bundle = None if start is None else _opened(start)
-        input_fields, output_field = _columns(input, output, start)
+        bundle = cls._start(start)
+        known = None if bundle is None else bundle.known
+        input_fields, output_field = _columns(input, output, bundle)
         if metric is None and bundle is not None:
-            metric = bundle.manifest.named_metric
+            metric = bundle.metric
         return cls._assembled(
             Source(
                 train=_table(frame, "train"),
@@ -204,13 +152,13 @@ class Task:
                 seed=seed,
                 replay=_table(replay, "replay") if replay is not None else None,
                 replay_ratio=replay_ratio,
-                known=None if bundle is None else bundle.known,
-                asked_by=_asked_by(start),
+                known=known,
+                asked_by={} if bundle is None else bundle.asked_by,
                 on_blank=on_blank,
             ),
             name,
             metric,
-            None if start is None else absolute(start),
+            None if bundle is None else absolute(bundle.folder),
         )
 
     @classmethod
@@ -223,15 +171,15 @@ class Task:
         dev: Iterable[Any] | None = None,
         test: Iterable[Any] | None = None,
         replay: Iterable[Any] | None = None,
-        start: str | Path | None = None,
+        start: str | Path | Start | None = None,
         **settings: Any,
-    ) -> Task:
+    ) -> Self:
         """A task from plain lists: of mappings, or of tuples of the input texts and, last, the output.
 
         Arguments and errors as in :meth:`from_frame`.
         """
-        start = None if start is None else _folder(start)
-        input_fields, output_field = _columns(input, output, start)
+        bundle = cls._start(start)
+        input_fields, output_field = _columns(input, output, bundle)
         columns = (*input_fields, output_field)
         return cls.from_frame(
             _named(rows, columns, "train"),
@@ -240,12 +188,19 @@ class Task:
             dev=None if dev is None else _named(dev, columns, "dev"),
             test=None if test is None else _named(test, columns, "test"),
             replay=None if replay is None else _named(replay, columns, "replay"),
-            start=start,
+            start=bundle,
             **settings,
         )
 
     @classmethod
-    def _assembled(cls, source: Source, name: str, metric: str | None, start: str | None) -> Task:
+    def _start(cls, start: str | Path | Start | None) -> Start | None:
+        """What the bundle to start from says of the task; rooms above know how to read one."""
+        if isinstance(start, (str, Path)):
+            raise TypeError(f"{cls.__module__}.Task reads no bundles: make the task with cotune.Task")
+        return start
+
+    @classmethod
+    def _assembled(cls, source: Source, name: str, metric: str | None, start: str | None) -> Self:
         parts = assemble(source, metric)
         return cls(
             name=name,
@@ -263,42 +218,9 @@ class Task:
         )
 
 
-def _folder(start: str | Path) -> Path:
-    from cotune.bundle.load import resolve_bundle
-
-    return resolve_bundle(start)
-
-
-def _opened(start: str | Path) -> OpenedBundle:
-    from cotune.bundle.load import OpenedBundle
-
-    return OpenedBundle.read(start)
-
-
-def _asked_by(start: str | Path | None) -> dict[str, str]:
-    """The columns that the bundle to start from names, for messages."""
-    from cotune.errors import InputError
-
-    if start is None:
-        return {}
-    from cotune.bundle.manifest import read_manifest
-
-    try:
-        manifest = read_manifest(_folder(start))
-    except InputError:
-        # Rows are read again where the bundle that their run started from is gone.
-        return {}
-    return dict.fromkeys((*manifest.input_fields, manifest.output_field), "the bundle")
-
-
-def _columns(input: str | Sequence[str] | None, output: str | None, start: str | Path | None) -> tuple[tuple[str, ...], str]:
+def _columns(input: str | Sequence[str] | None, output: str | None, start: Start | None) -> tuple[tuple[str, ...], str]:
     """The columns that are named, else those of the bundle to start from, else ``input`` and ``output``."""
-    usual: tuple[tuple[str, ...], str] = (("input",), "output")
-    if start is not None and (input is None or output is None):
-        from cotune.bundle.manifest import read_manifest
-
-        manifest = read_manifest(_folder(start))
-        usual = (manifest.input_fields, manifest.output_field)
+    usual = (("input",), "output") if start is None or (input is not None and output is not None) else start.columns
     input_fields = usual[0] if input is None else (input,) if isinstance(input, str) else tuple(input)
     return input_fields, usual[1] if output is None else output
 

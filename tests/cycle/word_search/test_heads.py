@@ -14,6 +14,7 @@ from test_ending import lab_in
 
 import cotune
 from cotune.config import config_in_memory
+from cotune.config.task import Task
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.compare import Tryouts
 from cotune.cycle.run import run as run_cycle
@@ -28,7 +29,6 @@ from cotune.model.adapters.slots import BASE
 from cotune.probe.readout import PROBE
 from cotune.prompt.bank import seed_prompt
 from cotune.report.terminal.steps import ALONE
-from cotune.task.task import Task
 
 if TYPE_CHECKING:
     from conftest import Bench
