@@ -26,21 +26,7 @@ class Task:
     """A task, ready to be run.
 
     Make one with :meth:`from_frame` or :meth:`from_rows`. The class that ``import cotune`` gives is
-    :class:`cotune.config.task.Task`, which also reads configs and the bundles that a task starts from.
-
-    Attributes:
-        name: what people call it.
-        input_fields: names of the input fields, in their order; prompts show them as ``{field}``.
-        output_field: name of the output column.
-        output: what an answer is: its type, labels or schema.
-        measure: what a right answer is worth.
-        train: rows to learn from, in the order of their source.
-        dev: rows to choose on, in the order of their source.
-        test: rows for the one test at the end, sealed.
-        checks: what the data checks found.
-        fingerprint: content hash of all rows with their split, the fields, the labels and the metric; 16 hex digits.
-        replayed: whether rows of an earlier run were given; their ids begin with ``replay:``.
-        start: folder of the bundle that its run goes on from; None where that starts afresh.
+    :class:`cotune.config.task.Task`, which also reads configs and the bundles that a task starts from, and says what the attributes are.
     """
 
     name: str
