@@ -10,8 +10,9 @@ from sklearn.metrics import f1_score
 
 from cotune.evaluate import attribution
 from cotune.evaluate.arms import ArmScores, ArmsMetric
-from cotune.evaluate.attribution import Gain, attribute, sentence
+from cotune.evaluate.attribution import Gain, attribute
 from cotune.evaluate.frozen_arms import ARMS, GAINS, repeated_gains
+from cotune.evaluate.gain_sentences import sentence
 from cotune.evaluate.stats.intervals import Interval
 from cotune.evaluate.stats.paired import mcnemar, paired_proportion_interval
 

@@ -9,9 +9,10 @@ import pytest
 from scipy import special
 
 from cotune.evaluate.arms import ArmScores
-from cotune.evaluate.attribution import attribute, sentence
+from cotune.evaluate.attribution import attribute
 from cotune.evaluate.decision import RAW, Decision
 from cotune.evaluate.frozen_arms import ARMS
+from cotune.evaluate.gain_sentences import sentence
 from cotune.evaluate.noise import Noise, compare, told_with_noise
 
 

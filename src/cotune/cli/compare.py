@@ -33,7 +33,7 @@ def compare(
     if as_json:
         typer.echo(json.dumps(found.to_json(), ensure_ascii=False))
         return
-    from cotune.evaluate.attribution import told_points, told_uncertainty
+    from cotune.evaluate.gain_sentences import told_points, told_uncertainty
 
     tell(f"{found.metric.replace('_', ' ')} on the same {counted(found.n, 'test row')}: {first} {found.scores[0]:.3f}, "
          f"{second} {found.scores[1]:.3f}")  # fmt: skip

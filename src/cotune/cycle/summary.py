@@ -18,8 +18,9 @@ from cotune.cycle.search.confirm import ArmResult, Confirmed
 from cotune.cycle.search.result import SearchResult
 from cotune.cycle.teaching.write import written_findings, written_told
 from cotune.evaluate.answer_noise import AnswerNoise
-from cotune.evaluate.attribution import Attribution, attribute, sentence
+from cotune.evaluate.attribution import Attribution, attribute
 from cotune.evaluate.frozen_arms import ARMS, GAINS, PREVIOUS, is_frozen
+from cotune.evaluate.gain_sentences import sentence
 from cotune.evaluate.noise import Noise, told_with_noise
 from cotune.evaluate.openings import openings_sentence
 from cotune.evaluate.previous import compare_parts, keep_sentence, which_to_keep

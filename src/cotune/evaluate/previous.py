@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cotune.errors import counted
-from cotune.evaluate.attribution import Gain, told_points, told_uncertainty
+from cotune.evaluate.attribution import Gain
+from cotune.evaluate.gain_sentences import told_points, told_uncertainty
 from cotune.evaluate.stats.intervals import Interval
 from cotune.evaluate.stats.paired import discordant_rows, mcnemar, paired_intervals, sign_flip_test
 from cotune.evaluate.stats.together import ALPHA, read_together

@@ -25,8 +25,8 @@ from cotune.task.values.schema import checked_schema
 class Task:
     """A task, ready to be run.
 
-    Make one with :meth:`from_frame` or :meth:`from_rows`. The class that ``import cotune`` gives is
-    :class:`cotune.config.task.Task`, which also reads configs and the bundles that a task starts from, and says what the attributes are.
+    Make one with :meth:`from_frame` or :meth:`from_rows`. What users import is :class:`cotune.config.task.Task`, which also
+    reads configs and the bundles that a task starts from, and says what the attributes are.
     """
 
     name: str

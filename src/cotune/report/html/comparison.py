@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from cotune.errors import counted
-from cotune.evaluate.attribution import told_points
 from cotune.evaluate.frozen_arms import is_frozen
+from cotune.evaluate.gain_sentences import told_points
 from cotune.files import write_text
 from cotune.report.html.intervals import between
 from cotune.report.html.markup import data_text, embedded_json, esc, figure, p_value, percent, signed_points

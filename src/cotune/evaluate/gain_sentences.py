@@ -1,0 +1,144 @@
+"""What the gains of a run mean, in sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+
+from cotune.errors import counted
+from cotune.evaluate.attribution import Gain
+from cotune.evaluate.frozen_arms import repeated_gains
+from cotune.evaluate.stats.intervals import Interval
+from cotune.evaluate.stats.together import ALPHA
+
+_TOLD = {
+    "prompt_given_tuning": "on top of tuning, the searched prompt {verb}s {points}",
+    "tuning": "tuning with the seed prompt {verb}s {points}",
+    "both": "prompt and tuning together {verb} {points}",
+    "prompt": "without tuning, the searched prompt {verb}s {points}",
+}
+# Where a run goes on from a bundle, its winner need owe nothing to a searched prompt.
+_GOING_ON = "against tuning the seed prompt afresh on these rows, starting from the old bundle {verb}s {points}"
+_SAME = {
+    "prompt_given_tuning": "the winner is the tuned seed prompt itself, so the search adds nothing on top of tuning",
+    "tuning": "the seed prompt was not tuned, so tuning adds nothing",
+    "both": "the winner is the untuned seed prompt, so nothing is gained",
+    "prompt": "without tuning, no prompt was chosen over the seed prompt",
+}
+# Where one of the two arms that are named after tuning answers with frozen weights, no prompt was tried on top of tuning.
+_WINNER_FROZEN = {
+    "prompt_given_tuning": "over the tuned seed prompt, the winner, which is not tuned, {verb}s {points}",
+    "both": "the winner, which is not tuned, {verb}s {points} over the seed prompt",
+}
+_SEED_FROZEN = {"prompt_given_tuning": "over the seed prompt, which was not tuned, the tuned winner {verb}s {points}"}
+_BOTH_FROZEN = {
+    **_WINNER_FROZEN,
+    "prompt_given_tuning": "over the seed prompt, which was not tuned either, the winner {verb}s {points}",
+}
+_WINNER_FROZEN_SAME = {"prompt_given_tuning": "the winner is the untuned seed prompt itself, so the search adds nothing"}
+_FROZEN_FIRST = {
+    "prompt": "on frozen weights, the searched prompt {verb}s {points}",
+    "tuning": _TOLD["tuning"],
+    "prompt_given_tuning": _TOLD["prompt_given_tuning"],
+    "both": _TOLD["both"],
+}
+
+
+def sentence(
+    gains: Mapping[str, Gain],
+    n: int,
+    *,
+    alpha: float = ALPHA,
+    going_on: bool = False,
+    frozen_first: bool = False,
+    frozen: Collection[str] = (),
+    candidates: Mapping[str, str] | None = None,
+    tuned: bool = True,
+) -> str:
+    """Say in plain words what the gains mean, led by what the prompt adds to a tuned model.
+
+    Args:
+        gains: by name, as :func:`cotune.evaluate.attribution.attribute` gives them, on a metric between 0 and 1; told in points.
+        n: test rows.
+        alpha: significance level for the corrected p-values.
+        going_on: whether the run went on from an earlier bundle, whose comparison is told elsewhere.
+        frozen_first: whether what the prompt gains on frozen weights is told first, then what tuning gains; the number of
+            rows is told before it then.
+        frozen: which of the arms ``seed_tuned`` and ``best_tuned`` answer with the base model's weights.
+        candidates: id of the candidate by arm. A gain that compares the candidates of one told before it is not told again.
+        tuned: whether any prompt was tuned at all.
+
+    Returns:
+        A few sentences; a gain that is not significant is called "no significant difference", one that is but could be made
+        of the machine's noise "within the noise of this machine".
+    """
+    parts = []
+    winner_frozen, seed_frozen = "best_tuned" in frozen, "seed_tuned" in frozen
+    other = (_BOTH_FROZEN if seed_frozen else _WINNER_FROZEN) if winner_frozen else _SEED_FROZEN if seed_frozen else {}
+    same = {**_SAME, **(_WINNER_FROZEN_SAME if winner_frozen else {})}
+    order = {**(_FROZEN_FIRST if frozen_first else _TOLD), **other}
+    repeated = repeated_gains(candidates or {}, [name for name in order if name in gains])
+    compared = [gains[name] for name in order if name in gains]
+    if compared and not going_on and all(gain.identical for gain in compared):
+        # All of them compare the seed prompt's untuned arm with itself.
+        why = "no tuning step paid off" if tuned else "nothing was tuned"
+        return f"The seed prompt ships untuned: no other prompt was chosen and {why}, so that there is no gain to tell."
+    for name, told in ({**order, "prompt_given_tuning": _GOING_ON} if going_on else order).items():
+        if name in repeated:
+            continue
+        if name in gains and gains[name].identical:
+            parts.append(same[name])
+        elif name in gains:
+            gain = gains[name]
+            verb = "gain" if gain.value >= 0 else "lose"
+            verdict = "" if gain.significant(alpha) else f": {_unclear(gain, alpha)}"
+            parts.append(
+                f"{told.format(verb=verb, points=told_points(gain.value))} ({told_uncertainty(gain.ci, gain.p)}){verdict}"
+            )
+    if winner_frozen and repeated.get("both") == "prompt":
+        why = "no tuning step paid off" if tuned else "nothing was tuned"
+        parts.append(f"what ships is that prompt on frozen weights: {why}")
+    # With a winner that is not tuned it would be the gain of tuning once more, the other way round.
+    if "synergy" in gains and not gains["synergy"].identical and not winner_frozen:
+        parts.append(_synergy(gains["synergy"], alpha))
+    text = ". ".join(part if not number else part[0].upper() + part[1:] for number, part in enumerate(parts))
+    tested = sum(not gain.identical for gain in gains.values())
+    note = " Intervals and p-values are corrected for being read together (Bonferroni)." if tested > 1 else ""
+    return f"{text[:1].upper()}{text[1:]}.{note}" if frozen_first else f"On {counted(n, 'test row')}, {text}.{note}"
+
+
+def _synergy(gain: Gain, alpha: float) -> str:
+    points, uncertainty = told_points(gain.value), told_uncertainty(gain.ci, gain.p)
+    if not gain.significant(alpha):
+        sign = "+" if gain.value >= 0 else "-"
+        return (
+            f"synergy, what the prompt adds after tuning beyond what it adds before, is {sign}{points} ({uncertainty}): "
+            + _unclear(gain, alpha)
+        )
+    if gain.value > 0:
+        return f"tuning makes the prompt worth {points} more than before ({uncertainty}): synergy"
+    return (
+        f"tuning makes the prompt worth {points} less than before ({uncertainty}): the two overlap, or the score has "
+        "little room left above"
+    )
+
+
+def _unclear(gain: Gain, alpha: float) -> str:
+    if gain.p < alpha:
+        return "within the noise of this machine, so no difference is claimed"
+    return "no significant difference"
+
+
+def told_points(value: float) -> str:
+    """The size of a difference of scores between 0 and 1, such as ``3.0 points``."""
+    amount = f"{100 * abs(value):.1f}"
+    return f"{amount} point{'' if amount == '1.0' else 's'}"
+
+
+def told_uncertainty(ci: Interval, p: float) -> str:
+    """Interval and p-value of such a difference in words."""
+    low, high = (f"{100 * end:+.1f}" if math.isfinite(end) else "unknown" for end in (ci.low, ci.high))
+    # Zero has no sign.
+    low, high = (end[1:] if end[1:] == "0.0" else end for end in (low, high))
+    told = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    return f"95% interval {low} to {high}, {told}"
