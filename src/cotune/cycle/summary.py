@@ -85,42 +85,26 @@ def build_summary(
 ) -> dict[str, Any]:
     """All of ``summary.json`` but where the bundle lies; ``trust`` holds what was measured of noise, robustness, slices and
     neighbours, ``previous`` what was taken over from an earlier bundle."""
-    task = context.task
-    winner, shipped = confirmed.winner, results[confirmed.ships]
+    task, account = context.task, context.spending.account
+    winner = confirmed.winner
     untuned = not context.can.tune
-    table = np.stack([m.evaluation.values for m in confirmed.considered])
-    place = [m.candidate.id for m in confirmed.considered].index(confirmed.chosen.candidate.id)
-    curse = winners_curse(table, seed=context.seed, groups=groups_of(context.dev), winner=place)
     going_on = _previous(context, previous, confirmed, results, gains)
     arms = {**dict.fromkeys(ARMS if untuned else ()), **{name: _arm(context, result) for name, result in results.items()}}
     given = {"labelled": len(context.given.train) + len(context.given.dev), "test": context.given.test.n}
-    reached = {"metric": task.metric, "arms": arms, "references": trust["references"], "best": {"arm": confirmed.ships}}
-    reached |= {"given": given}
-    by_probe = search.by_probe
-    frozen = [] if untuned else [name for name in ("seed_tuned", "best_tuned") if is_frozen(arms, name)]
-    verdict = sentence(
-        gains.gains,
-        gains.n,
-        going_on=going_on is not None,
-        frozen_first=by_probe,
-        frozen=frozen,
-        candidates={name: result.candidate.id for name, result in results.items()},
-        tuned=search.prompts_tuned > 0,
-    )
-    verdict = " ".join([*result_sentences(reached), verdict])
-    if going_on is not None:
-        verdict = f"{going_on['sentence']} {verdict}"
-    if untuned:
-        verdict += f" Nothing was tuned: {NOT_TUNED}."
+    references, best = trust["references"], {"arm": confirmed.ships}
+    reached = {"metric": task.metric, "arms": arms, "references": references, "best": best, "given": given}
     opening: Mapping[str, Any] = next((e["value"] for e in context.journal.events if e["kind"] == "open_test"), {})
     opened = opening.get("opened_before", 0)
-    if openings := openings_sentence(opened):
-        verdict += f" {openings}"
-    if untuned and (wrong := _invalid(context, shipped)):
-        verdict += f" {wrong}"
     judging = judge_told(context, trust["judge"])
-    if judging is not None:
-        verdict += f" {judging['sentence']}"
+    sentences = (
+        going_on["sentence"] if going_on is not None else "",
+        *result_sentences(reached),
+        _gains_sentence(context, search, results, gains, arms, going_on=going_on is not None),
+        f"Nothing was tuned: {NOT_TUNED}." if untuned else "",
+        openings_sentence(opened),
+        _invalid(context, results[confirmed.ships]) if untuned else "",
+        judging["sentence"] if judging is not None else "",
+    )
     written = written_told(context)
     summary = {
         "task": task.name,
@@ -131,35 +115,27 @@ def build_summary(
         "metric": task.metric,
         "labels": list(task.labels),
         "output": task.output.to_json(),
-        "verdict": verdict,
+        "verdict": " ".join(filter(None, sentences)),
         "warnings": result_warnings(reached),
         "arms": arms,
         "gains": {**dict.fromkeys(GAINS if untuned else ()), **gains.as_dict()},
         "not_tuned": NOT_TUNED if untuned else None,
         "previous": going_on,
-        "selection": {
-            "dev": round(winner.evaluation.score, 6),
-            "dev_corrected": finite(curse.corrected) if task.measure.per_row else None,
-            "test": round(shipped.evaluation.score, 6),
-            "optimism": round(winner.evaluation.score - shipped.evaluation.score, 6),
-            "candidates": len(search.proposals),
-        },
-        "references": trust["references"],
+        "selection": _selection(context, search, confirmed, results),
+        "references": references,
         "first_verdict": first_verdict_of(context),
-        "noise": trust["noise"],
-        "robustness": trust["robustness"],
-        "slices": trust["slices"],
+        **{name: trust[name] for name in ("noise", "robustness", "slices")},
         "judge": judging,
         "test_opened_before": opened,
         "cycles": search.cycles,
         "stopped": search.stopped,
         "prompts_scored": len(search.proposals),
         "prompts_tuned": search.prompts_tuned,
-        "cost": {**cost, **context.spending.account.counts, "dollars": _dollars(context)},
+        "cost": {**cost, **account.counts, "dollars": _dollars(context)},
         "written_rows": written,
         "data": data_health(context, trust["neighbours"], int(opening.get("in_prompts", 0)), written),
-        "truncated": context.spending.account.truncated,
-        "unmatched": context.spending.account.unmatched,
+        "truncated": account.truncated,
+        "unmatched": account.unmatched,
         "best": {
             "bundle": "best",
             "arm": confirmed.ships,
@@ -170,6 +146,43 @@ def build_summary(
         "versions": versions(),
     }
     return {**summary, "next": improvements(summary)}
+
+
+def _selection(
+    context: RunContext, search: SearchResult, confirmed: Confirmed, results: Mapping[str, ArmResult]
+) -> dict[str, Any]:
+    """The summary's ``selection``: what ships on dev, where it was chosen, beside the test."""
+    dev, test = confirmed.winner.evaluation.score, results[confirmed.ships].evaluation.score
+    values = np.stack([m.evaluation.values for m in confirmed.considered])
+    chosen = [m.candidate.id for m in confirmed.considered].index(confirmed.chosen.candidate.id)
+    curse = winners_curse(values, seed=context.seed, groups=groups_of(context.dev), winner=chosen)
+    return {
+        "dev": round(dev, 6),
+        "dev_corrected": finite(curse.corrected) if context.task.measure.per_row else None,
+        "test": round(test, 6),
+        "optimism": round(dev - test, 6),
+        "candidates": len(search.proposals),
+    }
+
+
+def _gains_sentence(
+    context: RunContext,
+    search: SearchResult,
+    results: Mapping[str, ArmResult],
+    gains: Attribution,
+    arms: Mapping[str, Any],
+    *,
+    going_on: bool,
+) -> str:
+    return sentence(
+        gains.gains,
+        gains.n,
+        going_on=going_on,
+        frozen_first=search.by_probe,
+        frozen=[name for name in ("seed_tuned", "best_tuned") if context.can.tune and is_frozen(arms, name)],
+        candidates={name: result.candidate.id for name, result in results.items()},
+        tuned=search.prompts_tuned > 0,
+    )
 
 
 def first_verdict_of(context: RunContext) -> dict[str, Any] | None:

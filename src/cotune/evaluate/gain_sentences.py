@@ -58,7 +58,7 @@ def sentence(
     """Say in plain words what the gains mean, led by what the prompt adds to a tuned model.
 
     Args:
-        gains: by name, as :func:`cotune.evaluate.attribution.attribute` gives them, on a metric between 0 and 1; told in points.
+        gains: by name, as :func:`cotune.evaluate.attribution.attribute` gives them, on a metric between 0 and 1.
         n: test rows.
         alpha: significance level for the corrected p-values.
         going_on: whether the run went on from an earlier bundle, whose comparison is told elsewhere.
