@@ -11,7 +11,7 @@ import numpy as np
 
 from cotune.config import RunConfig
 from cotune.config.endpoints import JUDGE
-from cotune.config.task import Task
+from cotune.config.task import Task as ConfiguredTask
 from cotune.cycle.answering.base import rules_of
 from cotune.cycle.answering.factory import answering_for
 from cotune.cycle.candidate import Candidate, Own
@@ -39,6 +39,7 @@ from cotune.refine import not_shown
 from cotune.run_files import CONFIG, JOURNAL, run_folder
 from cotune.task.example import Example, dev_in_order, groups_of
 from cotune.task.known import Known
+from cotune.task.task import Task
 
 MOST_LEARNT = 500
 """Train rows that a tried prompt's probe learns from at most, so that an answer takes seconds."""
@@ -87,7 +88,7 @@ class Tryouts:
         if task is None:
             with reading_steps(str(folder)):
                 known = _known(going_on) if going_on else None
-            task = Task.from_config(config, known=known, checked=False, run_metric=False)
+            task = ConfiguredTask.from_config(config, known=known, checked=False, run_metric=False)
         if identity.get("data") != task.fingerprint:
             hint = "Restore the data files, and the metric's file where there is one."
             raise InputError("the data is not what the run was made with", where=config.data.train, hint=hint)

@@ -9,11 +9,12 @@ from typing import Any
 from cotune.bundle.load import OpenedBundle, base_folder
 from cotune.bundle.manifest import ADAPTER
 from cotune.config import EngineConfig, RunConfig, TuneConfig
-from cotune.config.task import Task
+from cotune.config.task import Task as ConfiguredTask
 from cotune.errors import InputError
 from cotune.model.adapters.files import is_bare_probe, is_prefix, read_settings
 from cotune.model.adapters.slots import BASE
 from cotune.task.reading.field_names import field_names
+from cotune.task.task import Task
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def start_task(config: RunConfig, start: Start | None, task: Task | None = None)
             with another type.
     """
     known = start.bundle.known if start is not None else None
-    found = Task.from_config(config, known=known) if task is None else task
+    found = ConfiguredTask.from_config(config, known=known) if task is None else task
     if known is not None and known.output.kind is not found.output.kind:
         raise InputError(
             f"the bundle answers with the type {known.output.type}, and the outputs of the new rows are of the type"
