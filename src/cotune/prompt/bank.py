@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cotune.prompt.prompt import Order, Prompt
-from cotune.prompt.words import MANY_LABELS, capitalise, field_name, indefinite, item_noun, kind_noun, label_words
-from cotune.prompt.written import written_bank, written_seed
+from cotune.prompt.words import MANY_LABELS, LabelStyle, capitalise, field_name, item_noun, kind_noun, label_words
+from cotune.prompt.written import fill, written_bank, written_seed
 from cotune.task.values.kinds.base import Mode
 
 if TYPE_CHECKING:
@@ -85,99 +86,128 @@ def starting_bank(task: Task) -> list[Prompt]:
     return _BANKS[task.output.kind.mode](task)
 
 
+@dataclass(frozen=True)
+class _Draft:
+    """A prompt of the bank before the task's own words are put in: ``<item>``, ``<an item>``, ``<kind>`` and ``<Kind>``.
+
+    Attributes:
+        shown: the row's part, with ``<fields>``, ``<bare>`` or ``<quoted>`` for the input fields.
+        cue: ends the prompt.
+        ask: the instruction where labels are listed.
+        unlisted: the instruction where there are too many to list them; None where it is the same.
+        system: the system text, likewise.
+        unlisted_system: likewise; None where it is the same.
+        words: how labels are written.
+        order: of instruction and row.
+        separator: between the parts.
+    """
+
+    shown: str
+    cue: str = ""
+    ask: str = ""
+    unlisted: str | None = None
+    system: str | None = None
+    unlisted_system: str | None = None
+    words: LabelStyle | None = "human"
+    order: Order = "instruction_first"
+    separator: str = "\n"
+
+
+_LONG = "You are given <an item>. Read it carefully and decide which <kind> fits it best. "
+_ONE = "Answer with that one and with nothing else."
+_MEANT = "Decide what the <item> is about. Look at what is meant, not at single words. "
+_ABOVE = "What is the <kind> of the <item> above? "
+_CHOOSING = (
+    _Draft("<fields>", "<Kind>:"),
+    _Draft("<fields>", "Answer:", "Which of these is it: {labels}?", "Which <kind> is it?", order="input_first"),
+    _Draft(
+        "<bare>",
+        system="Classify each <item>. Answer with one of: {labels}.",
+        unlisted_system="Classify each <item>. Answer with its <kind> alone.",
+    ),
+    _Draft(
+        "<fields>",
+        "Answer:",
+        f"{_LONG}The possible answers are: {{labels}}. {_ONE}",
+        f"{_LONG}There are <count> of them, and only one is right. {_ONE}",
+    ),
+    _Draft("<quoted>", "The <kind> of this <item> is"),
+    _Draft("<bare>", ask="Classify the <item>."),
+    # Before one word that sums a text up, a state holds what the text is about (PromptEOL, arXiv 2307.16645).
+    _Draft('This <item>: <quoted> means in one word:"'),
+    _Draft("<bare>", "What is the <kind> of this <item>?", separator="\n\n"),
+    _Draft(
+        "<fields>",
+        ask="Assign the <item> to one <kind> out of: {labels}.",
+        unlisted="Assign the <item> to its <kind>.",
+        system="You are an experienced annotator who works carefully.",
+    ),
+    _Draft("<bare>", "<Kind>:", "Options: {labels}", "Say its <kind> in a few words.", order="input_first"),
+    _Draft("<fields>", "Answer:", system="", separator=" | "),
+    _Draft("<fields = >", "Label =", "Choose one label: {labels}", "Choose the label that fits.", words=None),
+    _Draft(
+        "<fields \n>",
+        "### <Kind>",
+        "### Task\nFind the <kind> of <an item>.\n### Labels\n{labels}",
+        "### Task\nFind the <kind> of <an item>.",
+        separator="\n\n",
+    ),
+    _Draft("<fields>", "<Kind>:", f"{_MEANT}Then pick from: {{labels}}.", f"{_MEANT}Then give its <kind>."),
+    _Draft("<bare>", ask="I will show you <an item>. Tell me its <kind>.", separator="\n\n"),
+    _Draft(
+        "<bare>",
+        ask=f"{_ABOVE}Choose exactly one: {{labels}}.",
+        unlisted=f"{_ABOVE}Answer in a few words.",
+        order="input_first",
+        separator="\n\n",
+    ),
+    _Draft("<bare>", "Label:", "Labels: {labels}", "Label by <kind>", system="", words="capital"),
+    _Draft("<bare>", "->", "Classify by <kind>:", separator=" "),
+    _Draft('In one word, <quoted> is about:"'),
+    _Draft(
+        "<fields>",
+        ask="{labels}: which one?",
+        unlisted="Name the <kind>.",
+        system="You give short answers.",
+        words="capital",
+        separator="\n\n",
+    ),
+)
+_EXPLAINED_AT = 8
+"""Where in the bank the prompt stands whose instruction says what its labels are about."""
+
+
 def _choosing_bank(task: Task) -> list[Prompt]:
-    item, kind = item_noun(task), kind_noun(task)
-    title, fields, bare = capitalise(kind), field_template(task), bare_template(task)
-    human, capital = label_words(task.labels, "human"), label_words(task.labels, "capital")
-    words = Prompt(label_words=human).words(task.labels)
     listed = len(task.labels) <= MANY_LABELS
+    bare = bare_template(task)
+    nouns = {
+        "<Kind>": capitalise(kind_noun(task)),
+        "<count>": str(len(task.labels)),
+        "<fields>": field_template(task),
+        "<fields = >": field_template(task, " = "),
+        "<fields \n>": field_template(task, "\n"),
+        "<bare>": bare,
+        "<quoted>": f'"{bare}"' if len(task.input_fields) == 1 else bare,
+    }
 
-    def prompt(
-        instruction: str,
-        shown: str,
-        cue: str,
-        *,
-        system: str | None = None,
-        words: tuple[tuple[str, str], ...] = human,
-        order: Order = "instruction_first",
-        separator: str = "\n",
-    ) -> Prompt:
-        return Prompt(instruction, shown, cue, system, words, (), order, separator)
+    def filled(text: str) -> str:
+        text = fill(text, task)
+        for mark, noun in nouns.items():
+            text = text.replace(mark, noun)
+        return text
 
-    def ask(with_list: str, without: str) -> str:
-        return with_list if listed else without
+    def prompt(draft: _Draft) -> Prompt:
+        ask = draft.ask if listed or draft.unlisted is None else draft.unlisted
+        system = draft.system if listed or draft.unlisted_system is None else draft.unlisted_system
+        words = () if draft.words is None else label_words(task.labels, draft.words)
+        shown, cue, system = filled(draft.shown), filled(draft.cue), None if system is None else filled(system)
+        return Prompt(filled(ask), shown, cue, system, words, (), draft.order, draft.separator)
 
-    quoted = f'"{bare}"' if len(task.input_fields) == 1 else bare
-    long = (
-        f"You are given {indefinite(item)}. Read it carefully and decide which {kind} fits it best. "
-        + ask("The possible answers are: {labels}. ", f"There are {len(task.labels)} of them, and only one is right. ")
-        + "Answer with that one and with nothing else."
-    )
-    bank = [
-        seed_prompt(task),
-        bare_prompt(task),
-        prompt("", fields, f"{title}:"),
-        prompt(ask("Which of these is it: {labels}?", f"Which {kind} is it?"), fields, "Answer:", order="input_first"),
-        prompt(
-            "",
-            bare,
-            "",
-            system=f"Classify each {item}. " + ask("Answer with one of: {labels}.", f"Answer with its {kind} alone."),
-        ),
-        prompt(long, fields, "Answer:"),
-        prompt("", quoted, f"The {kind} of this {item} is"),
-        prompt(f"Classify the {item}.", bare, ""),
-        # Before one word that sums a text up, a state holds what the text is about (PromptEOL, arXiv 2307.16645).
-        prompt("", f'This {item}: {quoted} means in one word:"', ""),
-        prompt("", bare, f"What is the {kind} of this {item}?", separator="\n\n"),
-        prompt(
-            ask(f"Assign the {item} to one {kind} out of: {{labels}}.", f"Assign the {item} to its {kind}."),
-            fields,
-            "",
-            system="You are an experienced annotator who works carefully.",
-        ),
-        prompt(ask("Options: {labels}", f"Say its {kind} in a few words."), bare, f"{title}:", order="input_first"),
-        prompt("", fields, "Answer:", system="", separator=" | "),
-        prompt(
-            ask("Choose one label: {labels}", "Choose the label that fits."),
-            field_template(task, " = "),
-            "Label =",
-            words=(),
-        ),
-        prompt(
-            f"### Task\nFind the {kind} of {indefinite(item)}." + ask("\n### Labels\n{labels}", ""),
-            field_template(task, "\n"),
-            f"### {title}",
-            separator="\n\n",
-        ),
-        prompt(
-            f"Decide what the {item} is about. Look at what is meant, not at single words. "
-            + ask("Then pick from: {labels}.", f"Then give its {kind}."),
-            fields,
-            f"{title}:",
-        ),
-        prompt(f"I will show you {indefinite(item)}. Tell me its {kind}.", bare, "", separator="\n\n"),
-        prompt(
-            f"What is the {kind} of the {item} above? " + ask("Choose exactly one: {labels}.", "Answer in a few words."),
-            bare,
-            "",
-            order="input_first",
-            separator="\n\n",
-        ),
-        prompt(ask("Labels: {labels}", f"Label by {kind}"), bare, "Label:", system="", words=capital),
-        prompt(f"Classify by {kind}:", bare, "->", separator=" "),
-        prompt("", f'In one word, {quoted} is about:"', ""),
-        prompt(
-            ask("{labels}: which one?", f"Name the {kind}."),
-            fields,
-            "",
-            system="You give short answers.",
-            separator="\n\n",
-            words=capital,
-        ),
-    ]
-    if line := explanation(words, item) if listed else sample_line(words):
-        bank.insert(8, prompt(f"Classify the {item}. {line}", fields, f"{title}:"))
+    bank = [seed_prompt(task), bare_prompt(task), *map(prompt, _CHOOSING)]
+    words = Prompt(label_words=label_words(task.labels, "human")).words(task.labels)
+    if line := explanation(words, item_noun(task)) if listed else sample_line(words):
+        told = prompt(_Draft("<fields>", "<Kind>:", "Classify the <item>."))
+        bank.insert(_EXPLAINED_AT, told.edit(instruction=f"{told.instruction} {line}"))
     return list({entry.id: entry for entry in bank}.values())
 
 
