@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -15,12 +16,12 @@ from cotune.bundle.export.probe import CLASSIFY, PIPELINE, TEMPLATE, ProbePage, 
 from cotune.bundle.export.request import REQUEST, SCHEMA, Asking
 from cotune.bundle.export.weights import copy_model, cut, merge, write_classifier
 from cotune.bundle.load import load, resolve_base, resolve_bundle
-from cotune.bundle.manifest import ADAPTER, DECISION, PROMPT, read_manifest
+from cotune.bundle.manifest import ADAPTER, DECISION, PROMPT, Manifest, read_manifest
 from cotune.bundle.place import atomic_folder
 from cotune.bundle.predictor import Predictor
 from cotune.errors import InputError
 from cotune.files import write_json, write_text
-from cotune.probe.readout import PROBE
+from cotune.probe.readout import PROBE, Probe
 from cotune.prompt.prompt import held_rows
 
 if TYPE_CHECKING:
@@ -61,9 +62,6 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
     folder, out = resolve_bundle(bundle), Path(out).expanduser()
     if to not in TARGETS:
         raise InputError(f"unknown form {to!r}", where="--to", hint=f"Use one of {', '.join(TARGETS)}.")
-    from cotune.model.adapters.files import is_bare_probe, is_prefix, read_settings
-    from cotune.model.adapters.prefix import load_prefix
-
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(
             "there is something in that place already", where=str(out), hint="Name a folder that is not there yet."
@@ -71,22 +69,156 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
     if to == "mlflow":
         return export_mlflow(folder, out, base)
     if to == "onnx":
-        from cotune.bundle.export.onnx import check_packages, write_onnx
+        from cotune.bundle.export.onnx import check_packages
 
         check_packages()
-    manifest = read_manifest(folder)
-    # In fp32, so that what is compared below differs by the stored weights alone.
-    predictor = load(folder, base=base, device="cpu", dtype="float32")
-    probe = probe_of(predictor)
-    adapter = None if manifest.adapter_id == "base" or is_bare_probe(folder / ADAPTER) else folder / ADAPTER
+    export = _Export.of(folder, to, base)
+    with atomic_folder(out) as temporary, tempfile.TemporaryDirectory(dir=temporary, prefix=".cut-") as aside:
+        export.cut(temporary, Path(aside)).write(temporary)
+    return out
+
+
+@dataclass(frozen=True)
+class _Export:
+    """What a form of a bundle is written from.
+
+    Attributes:
+        folder: the bundle's.
+        to: which form.
+        manifest: of the bundle.
+        predictor: loaded in fp32, so that what is compared with it differs by the stored weights alone.
+        probe: that answers; None where words do, or what is written.
+        source: folder of the base model, up to the layer that the probe reads once it is cut.
+        adapter: folder of its adapter; None where there is none.
+        stands_for: tokens that a trained prefix stands for; None where there is no such prefix.
+        asking: how rows are asked.
+        gguf: writes GGUF; None for other forms.
+    """
+
+    folder: Path
+    to: Target
+    manifest: Manifest
+    predictor: Predictor
+    probe: Probe | None
+    source: Path
+    adapter: Path | None
+    stands_for: int | None
+    asking: Asking
+    gguf: GgufExport | None
+
+    @classmethod
+    def of(cls, folder: Path, to: Target, base: str | Path | None) -> _Export:
+        """Open the bundle, and refuse what the form cannot hold."""
+        from cotune.model.adapters.files import is_bare_probe, is_prefix
+        from cotune.model.adapters.prefix import load_prefix
+
+        manifest = read_manifest(folder)
+        predictor = load(folder, base=base, device="cpu", dtype="float32")
+        probe = probe_of(predictor)
+        adapter = None if manifest.adapter_id == "base" or is_bare_probe(folder / ADAPTER) else folder / ADAPTER
+        _check_form(folder, to, predictor, probe, has_adapter=adapter is not None)
+        trained = load_prefix(adapter) if adapter is not None and is_prefix(adapter) else None
+        if to != "peft" and trained is not None:
+            raise InputError(
+                "a trained prefix cannot be added to a model's weights, and GGUF has no form for it"
+                if to.startswith("gguf")
+                else "a trained prefix cannot be added to a model's weights",
+                where=str(folder),
+                hint="Export with --to peft.",
+            )
+        source = resolve_base(manifest, base)
+        asking = Asking.of(predictor, manifest)
+        gguf = GgufExport.of(predictor, manifest, asking, source, adapter, probe) if to.startswith("gguf") else None
+        stands_for = None if trained is None else len(trained.ids)
+        return cls(folder, to, manifest, predictor, probe, source, adapter, stands_for, asking, gguf)
+
+    def cut(self, out: Path, aside: Path) -> _Export:
+        """With a model that ends after the layer that the probe reads, kept ``aside``; the probe is written to ``out``."""
+        if self.probe is None:
+            return self
+        source, adapter = cut(self.source, self.adapter, self.probe.layer, aside)
+        (out / PROBE).write_bytes(self.probe.to_bytes())
+        return replace(self, source=source, adapter=adapter, gguf=None if self.gguf is None else self.gguf.cut(source, adapter))
+
+    def write(self, out: Path) -> None:
+        """Write the model, which has to answer as the bundle does, then what tells how to ask it."""
+        if self.gguf is not None:
+            (self.gguf.write if self.to == "gguf" else self.gguf.write_merged)(out)
+        elif self.to in _CLASSIFIERS:
+            assert self.probe is not None
+            (self._write_classifier if self.to == "transformers" else self._write_graph)(self.probe, out)
+        elif self.to == "peft":
+            self._write_adapter(out)
+        else:
+            dtype = merge(self.source, self.adapter, out / MODEL)
+            check_weights(self.predictor, self.manifest, out / MODEL, dtype, self.probe)
+        self._write_page(out)
+
+    def _write_classifier(self, probe: Probe, out: Path) -> None:
+        ends = {ids[-1] for ids in _row_ids(self.predictor)}
+        dtype = write_classifier(self.source, self.adapter, probe, out, ends, self.asking.start)
+        write_template(self.predictor, self.asking, out / TEMPLATE)
+        shutil.copyfile(Path(__file__).with_name("pipeline.py"), out / PIPELINE)
+        check_classifier(self.predictor, self.manifest, out, dtype)
+
+    def _write_graph(self, probe: Probe, out: Path) -> None:
+        from cotune.bundle.export.onnx import write_onnx
+
+        prefix_ids = _row_ids(self.predictor)[0][: self.asking.start]
+        write_onnx(self.source, self.adapter, probe, out, prefix_ids)
+        write_template(self.predictor, self.asking, out / TEMPLATE, labels=list(probe.labels), prefix_ids=list(prefix_ids))
+        shutil.copyfile(Path(__file__).with_name(CLASSIFY), out / CLASSIFY)
+        check_graph(self.predictor, self.manifest, out)
+
+    def _write_adapter(self, out: Path) -> None:
+        if self.adapter is None:
+            raise InputError(
+                f"the adapter changes nothing up to layer {self.probe.layer if self.probe else ''}, which the probe reads",
+                where=str(self.folder),
+                hint="Export with --to transformers or --to merged.",
+            )
+        copy_model(self.source, out / BASE)
+        shutil.copytree(self.adapter, out / ADAPTER, ignore=shutil.ignore_patterns(PROBE))
+        if self.probe is not None:
+            check_weights(self.predictor, self.manifest, out / BASE, "float32", self.probe, out / ADAPTER)
+
+    def _write_page(self, out: Path) -> None:
+        """The prompt, the decision rule, an example, requests where there are such, and the page that says how to launch it."""
+        from cotune.model.adapters.files import read_settings
+
+        manifest, asking, gguf, adapter = self.manifest, self.asking, self.gguf, self.adapter
+        shutil.copyfile(self.folder / PROMPT, out / PROMPT)
+        write_json(out / DECISION, manifest.decision.to_json())
+        example = {"prompt_text": asking.text, "labels": list(manifest.labels), "bundle": manifest.id}
+        if self.probe is not None:
+            files = "" if gguf is None else gguf.options(merged=self.to == "gguf-merged")
+            depth = cast("LocalModel", self.predictor.model).depth
+            tuned = adapter is not None
+            card = ProbePage(manifest, self.to, asking, self.probe, depth, tuned, self.stands_for, files).text()
+        else:
+            words = self.predictor.prompt.words(manifest.labels)
+            example |= {"words": list(words)}
+            if asking.schema is not None:
+                write_json(out / SCHEMA, asking.schema)
+            if gguf is None and self.stands_for is None:
+                write_json(out / REQUEST, asking.vllm())
+            rank = read_settings(adapter).rank if adapter is not None and self.stands_for is None else 0
+            card = export_card(manifest, self.to, asking, words=words, stands_for=self.stands_for, rank=rank, gguf=gguf)
+        write_json(out / EXAMPLE, example)
+        if held := held_rows(len(self.predictor.prompt.demonstrations), "folder"):
+            card += f"\n**{held}**\n"
+        write_text(out / CARD, card)
+
+
+def _check_form(folder: Path, to: Target, predictor: Predictor, probe: Probe | None, *, has_adapter: bool) -> None:
     if to in _CLASSIFIERS and probe is None:
-        how = "its labels' words" if manifest.written is None else "what the model writes"
+        how = "what the model writes" if predictor.output.kind.written else "its labels' words"
         raise InputError(
             f"the bundle answers by {how}, not by a probe, and {_CLASSIFIERS[to]} no place for that",
             where=str(folder),
             hint="Export with --to merged, which transformers runs too.",
         )
-    if to == "peft" and adapter is None:
+    if to == "peft" and not has_adapter:
         raise InputError(
             "the bundle has no adapter: the base model won",
             where=str(folder),
@@ -98,74 +230,6 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
             where=str(folder),
             hint="Use cotune predict or cotune serve, or run with search.nearest_demonstrations=false.",
         )
-    trained = load_prefix(adapter) if adapter is not None and is_prefix(adapter) else None
-    if to != "peft" and trained is not None:
-        raise InputError(
-            "a trained prefix cannot be added to a model's weights, and GGUF has no form for it"
-            if to.startswith("gguf")
-            else "a trained prefix cannot be added to a model's weights",
-            where=str(folder),
-            hint="Export with --to peft.",
-        )
-    source = resolve_base(manifest, base)
-    asking = Asking.of(predictor, manifest)
-    gguf = GgufExport.of(predictor, manifest, asking, source, adapter, probe) if to.startswith("gguf") else None
-    stands_for = None if trained is None else len(trained.ids)
-    with atomic_folder(out) as temporary, tempfile.TemporaryDirectory(dir=temporary, prefix=".cut-") as aside:
-        if probe is not None:
-            source, adapter = cut(source, adapter, probe.layer, Path(aside))
-            gguf = None if gguf is None else gguf.cut(source, adapter)
-            (temporary / PROBE).write_bytes(probe.to_bytes())
-        if gguf is not None:
-            (gguf.write if to == "gguf" else gguf.write_merged)(temporary)
-        elif to == "transformers":
-            assert probe is not None
-            dtype = write_classifier(source, adapter, probe, temporary, {ids[-1] for ids in _row_ids(predictor)}, asking.start)
-            write_template(predictor, asking, temporary / TEMPLATE)
-            shutil.copyfile(Path(__file__).with_name("pipeline.py"), temporary / PIPELINE)
-            check_classifier(predictor, manifest, temporary, dtype)
-        elif to == "onnx":
-            assert probe is not None
-            prefix_ids = _row_ids(predictor)[0][: asking.start]
-            write_onnx(source, adapter, probe, temporary, prefix_ids)
-            write_template(predictor, asking, temporary / TEMPLATE, labels=list(probe.labels), prefix_ids=list(prefix_ids))
-            shutil.copyfile(Path(__file__).with_name(CLASSIFY), temporary / CLASSIFY)
-            check_graph(predictor, manifest, temporary)
-        elif to == "peft":
-            if adapter is None:
-                raise InputError(
-                    f"the adapter changes nothing up to layer {probe.layer if probe else ''}, which the probe reads",
-                    where=str(folder),
-                    hint="Export with --to transformers or --to merged.",
-                )
-            copy_model(source, temporary / BASE)
-            shutil.copytree(adapter, temporary / ADAPTER, ignore=shutil.ignore_patterns(PROBE))
-            if probe is not None:
-                check_weights(predictor, manifest, temporary / BASE, "float32", probe, temporary / ADAPTER)
-        else:
-            dtype = merge(source, adapter, temporary / MODEL)
-            check_weights(predictor, manifest, temporary / MODEL, dtype, probe)
-        shutil.copyfile(folder / PROMPT, temporary / PROMPT)
-        write_json(temporary / DECISION, manifest.decision.to_json())
-        told = {"prompt_text": asking.text, "labels": list(manifest.labels), "bundle": manifest.id}
-        if probe is not None:
-            files = "" if gguf is None else gguf.options(merged=to == "gguf-merged")
-            depth = cast("LocalModel", predictor.model).depth
-            card = ProbePage(manifest, to, asking, probe, depth, adapter is not None, stands_for, files).text()
-        else:
-            words = predictor.prompt.words(manifest.labels)
-            told |= {"words": list(words)}
-            if asking.schema is not None:
-                write_json(temporary / SCHEMA, asking.schema)
-            if gguf is None and trained is None:
-                write_json(temporary / REQUEST, asking.vllm())
-            rank = read_settings(adapter).rank if adapter is not None and trained is None else 0
-            card = export_card(manifest, to, asking, words=words, stands_for=stands_for, rank=rank, gguf=gguf)
-        write_json(temporary / EXAMPLE, told)
-        if held := held_rows(len(predictor.prompt.demonstrations), "folder"):
-            card += f"\n**{held}**\n"
-        write_text(temporary / CARD, card)
-    return out
 
 
 def _row_ids(predictor: Predictor) -> list[tuple[int, ...]]:
