@@ -34,7 +34,7 @@ from cotune.task.values.output import Output
 from cotune.version import __version__
 
 if TYPE_CHECKING:
-    from cotune.model.base import ModelBackend, Scorer
+    from cotune.model.base import ModelBackend, SavedModel, Scorer
     from cotune.model.local import LocalModel
 
 
@@ -80,8 +80,7 @@ def save_bundle(
             cannot be written to; an older bundle stays.
         ValueError: the metrics hold NaN, or the decision does not fit the labels.
     """
-    from cotune.model.adapters.files import adapter_content_id, adapter_files, is_prefix
-    from cotune.model.adapters.prefix import CONFIG, load_prefix
+    from cotune.model.adapters.files import adapter_content_id
     from cotune.model.adapters.slots import BASE
 
     labels = output.labels
@@ -106,39 +105,42 @@ def save_bundle(
         answer_tokens=answer_tokens,
         label_type=output.label_type,
     )
-    stands_for = len(load_prefix(adapter_folder).ids) if adapter_folder is not None and is_prefix(adapter_folder) else None
-    text = saved.text
-    asked = {"prompt": prompt.to_json(), "labels": list(labels), "input_fields": list(input_fields), **saved.asking}
-    if prompt.nearest:
-        stock = len(prompt.demonstrations)
-        text = f"(each row is shown those {prompt.nearest} of {stock} examples that are most like it; here for one)\n{text}"
-    # Only a model whose states can be seen has a probe.
-    reading = (
-        _reading(manifest, adapter_folder, prompt, cast("LocalModel", model)) if model.capabilities.hidden_states else None
-    )
-    card = model_card(
-        manifest,
-        metrics,
-        text,
-        stands_for=stands_for,
-        endpoint=saved.server,
-        reading=reading,
-        demonstrations=len(prompt.demonstrations),
-    )
+    card = _card(manifest, metrics, saved, prompt, adapter_folder, model)
     with atomic_folder(folder) as temporary:
+        asked = {"prompt": prompt.to_json(), "labels": list(labels), "input_fields": list(input_fields), **saved.asking}
         write_json(temporary / PROMPT, asked)
         write_json(temporary / DECISION, decision.to_json())
         write_json(temporary / METRICS, dict(metrics))
         write_text(temporary / CARD, card)
         if adapter_folder is not None:
-            (temporary / ADAPTER).mkdir()
-            for name in adapter_files(adapter_folder):
-                copy = _copy_config if name == CONFIG else shutil.copyfile
-                copy(adapter_folder / name, temporary / ADAPTER / name)
+            _copy_adapter(adapter_folder, temporary / ADAPTER)
         files = {name: file_sha256(temporary / name) for name in sorted(list_files(temporary))}
         write_json(temporary / MANIFEST, manifest.to_json() | {"files": files})
         verify(temporary, read_manifest(temporary))
     return folder
+
+
+def _card(
+    manifest: Manifest, metrics: Mapping[str, Any], saved: SavedModel, prompt: Prompt, adapter: Path | None, model: ModelBackend
+) -> str:
+    """The model card: what a row becomes, how a probe reads, and what a prefix stands for."""
+    from cotune.model.adapters.files import is_prefix
+    from cotune.model.adapters.prefix import load_prefix
+
+    text, stock = saved.text, len(prompt.demonstrations)
+    if prompt.nearest:
+        text = f"(each row is shown those {prompt.nearest} of {stock} examples that are most like it; here for one)\n{text}"
+    # Only a model whose states can be seen has a probe.
+    read = model.capabilities.hidden_states
+    return model_card(
+        manifest,
+        metrics,
+        text,
+        stands_for=len(load_prefix(adapter).ids) if adapter is not None and is_prefix(adapter) else None,
+        endpoint=saved.server,
+        reading=_reading(manifest, adapter, prompt, cast("LocalModel", model)) if read else None,
+        demonstrations=stock,
+    )
 
 
 def _reading(manifest: Manifest, folder: Path | None, prompt: Prompt, model: LocalModel) -> Reading | None:
@@ -172,6 +174,16 @@ def _check_free(folder: Path) -> None:
         raise InputError("the folder is there already and holds no bundle", where=str(folder), hint=hint) from error
     if foreign:
         raise InputError("the file is not part of the bundle that is to be replaced", where=str(folder / foreign[0]), hint=hint)
+
+
+def _copy_adapter(source: Path, target: Path) -> None:
+    from cotune.model.adapters.files import adapter_files
+    from cotune.model.adapters.prefix import CONFIG
+
+    target.mkdir()
+    for name in adapter_files(source):
+        copy = _copy_config if name == CONFIG else shutil.copyfile
+        copy(source / name, target / name)
 
 
 def _copy_config(source: Path, target: Path) -> None:

@@ -52,6 +52,21 @@ class RaceResult:
             "dev_log_loss": finite(best.log_loss),
         }
 
+    def told(self) -> dict[str, Any]:
+        """For its own step of the journal."""
+        scores = {prompt_id: found.told_score(4) for prompt_id, found in self.evaluations.items()}
+        log_losses = {prompt_id: finite(found.log_loss, 4) for prompt_id, found in self.evaluations.items()}
+        best = self.ranking[0]
+        return {
+            "adapter_id": self.adapter,
+            "ranking": self.ranking,
+            "dropped": self.dropped,
+            "rows": {prompt_id: len(given) for prompt_id, given in self.scores.items()},
+            "scores": scores,
+            "log_losses": log_losses,
+            "best": {"prompt_id": best, "score": scores[best], "log_loss": log_losses[best]},
+        }
+
 
 def race_prompts(
     context: RunContext,
@@ -115,25 +130,8 @@ def race_prompts(
     for prompt_id, scores in result.scores.items():
         decision = better_rule(context, scores, context.dev[: len(scores)])
         result.evaluations[prompt_id] = context.answers.judge(scores, context.dev[: len(scores)], decision)
-    best = result.ranking[0]
-    context.journal.step(
-        "race",
-        [cycle, adapter, [prompt.id for prompt in prompts]],
-        lambda: {
-            "cycle": cycle,
-            "adapter_id": adapter,
-            "ranking": result.ranking,
-            "dropped": result.dropped,
-            "rows": {prompt_id: len(scores) for prompt_id, scores in result.scores.items()},
-            "scores": {i: e.told_score(4) for i, e in result.evaluations.items()},
-            "log_losses": {i: finite(e.log_loss, 4) for i, e in result.evaluations.items()},
-            "best": {
-                "prompt_id": best,
-                "score": result.evaluations[best].told_score(4),
-                "log_loss": finite(result.evaluations[best].log_loss, 4),
-            },
-        },
-    )
+    key = [cycle, adapter, [prompt.id for prompt in prompts]]
+    context.journal.step("race", key, lambda: {"cycle": cycle, **result.told()})
     return result
 
 
