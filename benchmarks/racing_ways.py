@@ -19,7 +19,7 @@ from cotune.prompt.prompt import Prompt
 from cotune.refine import with_demonstrations
 from cotune.task.task import Task
 
-POOL, FINAL, CHILDREN = 6, 3, 4
+POOL, CHILDREN = 6, 4
 EPOCHS = 8
 
 
@@ -70,7 +70,7 @@ def race(bench: Bench) -> tuple[dict[str, Prompt], RaceResult]:
     proposals = opening_pool(bench.context, [bench.asked], POOL, demonstrations=False, seed=bench.seed)
     prompts = {p.prompt.id: p.prompt for p in proposals}
     rows = min(len(bench.context.dev), 128)
-    return prompts, race_prompts(bench.context, list(prompts.values()), BASE, rows=rows, cycle=1, final=FINAL)
+    return prompts, race_prompts(bench.context, list(prompts.values()), BASE, rows=rows, cycle=1)
 
 
 def entrants(bench: Bench) -> list[Prompt]:
@@ -122,7 +122,7 @@ def two_cycles(bench: Bench) -> Measured:
     parents = [trial.prompt for trial in trials[:2]]
     children = next_pool(context, 2, parents, CHILDREN, seen, demonstrations=False, seed=bench.seed)
     field = {p.id: p for p in (*parents, *(c.prompt for c in children))}
-    result = race_prompts(context, list(field.values()), ground.adapter, rows=min(len(context.dev), 128), cycle=2, final=FINAL)
+    result = race_prompts(context, list(field.values()), ground.adapter, rows=min(len(context.dev), 128), cycle=2)
     rival = next(field[i] for i in result.ranking if i != incumbent.prompt.id)
     challenger = open_trial(context, rival, ground.adapter, ground.steps)
     for trial in (incumbent, challenger):

@@ -74,8 +74,8 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Answer new rows with a bundle."""
-    choice = choice_of(executor, workers)
-    if choice is not None and (rows is None or str(rows) == "-" or out is None or input is not None):
+    choice, from_file = choice_of(executor, workers), rows is not None and str(rows) != "-"
+    if choice is not None and (not from_file or out is None or input is not None):
         raise InputError(
             "an executor answers a file of rows into a file",
             where="--executor",
@@ -100,7 +100,7 @@ def predict(
         _check_no_file(input, bundle)
         _answer_text(load(), input, probabilities=probabilities, unsure=unsure, as_json=as_json)
         return
-    if rows is not None and str(rows) != "-":
+    if rows is not None and from_file:
         _answer_file(
             load,
             bundle,
@@ -124,7 +124,11 @@ def predict(
             where="standard input",
             hint="Give --input TEXT, name a file of rows, or pipe JSONL in.",
         )
-    predictor = load()
+    _answer_stream(load(), batch=batch, probabilities=probabilities, unsure=unsure)
+
+
+def _answer_stream(predictor: Predictor, *, batch: int, probabilities: bool, unsure: float | None) -> None:
+    """Answer JSONL from standard input on standard output."""
     from cotune.bundle import predict_stream
 
     count = predict_stream(predictor, sys.stdin, sys.stdout.write, batch=batch, probabilities=probabilities, unsure=unsure)

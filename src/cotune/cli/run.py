@@ -7,7 +7,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,9 @@ from cotune.cli.program import Json, app, bundle_argument, tell
 from cotune.cli.terminal import interrupts_unseen, out_console
 from cotune.errors import InputError, no_run, shown_names
 from cotune.run_files import CONFIG, JOURNAL, run_folder
+
+if TYPE_CHECKING:
+    from cotune.config import RunConfig
 
 _QUOTED = '--input "Customer message"'
 
@@ -63,8 +66,6 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Tune prompt and model until the budget is spent; writes a bundle, a journal and a report."""
-    from cotune.config import config_from_data, load_config
-
     given = list(overrides or [])
     if example is not None:
         # Settings stand where the task would.
@@ -72,24 +73,8 @@ def run(
         task = _copied(example, quiet=quiet or as_json)
     elif task is None:
         raise InputError("Missing argument TASK", hint="Name a task.yaml or a file of rows, or add --example support.")
-    if output is not None and output in (input or ()):
-        raise InputError(
-            f"--input and --output name the same column, {output!r}",
-            where="command line",
-            hint="Name the column of the right answers with --output.",
-        )
-    _check_quotes(task, given, {"--input": input or [], "--output": [output] if output else []})
-    named = (("budget", budget), ("model", model), ("start", start), ("data.replay", replay))
-    given += [f"{name}={value}" for name, value in named if value is not None]
-    given += [f"seed={seed}"] if seed is not None else []
-    if Path(task).suffix.lower() in (".yaml", ".yml"):
-        if input or output:
-            raise InputError("--input and --output are for bare data files", where=task, hint="Set data.input there.")
-        config = load_config(Path(task), given)
-    else:
-        if start is None and not (input and output):
-            raise _columns_unsaid(task, input or [], output)
-        config = config_from_data(task, input=input or None, output=output, overrides=given)
+    named = (("budget", budget), ("model", model), ("start", start), ("data.replay", replay), ("seed", seed))
+    config = _config_of(task, given, dict(named), input or [], output)
     from cotune.files import read_text, slug
 
     typed = shlex.join(["cotune", *context.obj]) if context.obj else None
@@ -107,43 +92,75 @@ def run(
 
         # Before the seconds that importing and loading take; how the rows fit is checked once they are read.
         check_time(parse_budget(config.budget))
-    from cotune.report import make_view
-
     try:
         # What is imported here takes seconds, in which an interrupt must find no terminal that is drawn on.
         if sys.stdout.isatty() and not (as_json or quiet):
             typer.echo("Starting ...")
-        from cotune.cycle.folder import cut_damaged
-        from cotune.cycle.run import run as run_cycle
-        from cotune.tracking import tracked, tracker_of
-
-        if cut_journal and (copy := cut_damaged(folder)) is not None:
-            typer.echo(f"The journal was damaged and is cut before the damage; the whole file is kept as {copy}.", err=True)
+        if cut_journal:
+            _cut_journal(folder)
         if finish and _told_to_finish(folder):
             return
-        tracker = tracker_of(config.tracking)
-        view = make_view(json=as_json, quiet=quiet, stream=sys.stdout, is_terminal=sys.stdout.isatty())
-        with interrupts_unseen(), contextlib.closing(view):
-            # An interrupt may come while it is drawn for the first time.
-            view.start()
-            with tracked(tracker, config, folder, view) as watched:
-                result = run_cycle(config, folder, prompts=texts, view=watched, command=typed)
+        summary = _searched(config, folder, texts, typed, quiet=quiet, as_json=as_json)
     except KeyboardInterrupt:
         kept = (folder / JOURNAL).is_file()
         done = f"Progress is saved in {folder}; run the same command to continue." if kept else "Nothing was done yet."
         typer.echo(f"\nStopped. {done}", err=True)
         raise typer.Exit(130) from None
     if as_json:
-        typer.echo(json.dumps({"out": str(folder), **result.summary}, ensure_ascii=False))
+        typer.echo(json.dumps({"out": str(folder), **summary}, ensure_ascii=False))
         return
+    from cotune.report import print_verdict, quiet_text
+
     if quiet:
-        from cotune.report import quiet_text
+        tell(quiet_text({**summary, "out": str(folder)}))
+    else:
+        print_verdict({**summary, "out": str(folder), "command": typed}, out_console())
 
-        tell(quiet_text({**result.summary, "out": str(folder)}))
-        return
-    from cotune.report import print_verdict
 
-    print_verdict({**result.summary, "out": str(folder), "command": typed}, out_console())
+def _config_of(task: str, settings: list[str], options: dict[str, Any], inputs: list[str], output: str | None) -> RunConfig:
+    """The config of a task file or of bare rows.
+
+    Args:
+        task: the file.
+        settings: further words of the command.
+        options: settings that have an option of their own; None where it was not given.
+        inputs: columns named by ``--input``.
+        output: the column named by ``--output``.
+    """
+    from cotune.config import config_from_data, load_config
+
+    if output is not None and output in inputs:
+        raise InputError(
+            f"--input and --output name the same column, {output!r}",
+            where="command line",
+            hint="Name the column of the right answers with --output.",
+        )
+    _check_quotes(task, settings, {"--input": inputs, "--output": [output] if output else []})
+    settings = [*settings, *(f"{name}={value}" for name, value in options.items() if value is not None)]
+    if Path(task).suffix.lower() in (".yaml", ".yml"):
+        if inputs or output:
+            raise InputError("--input and --output are for bare data files", where=task, hint="Set data.input there.")
+        return load_config(Path(task), settings)
+    if options["start"] is None and not (inputs and output):
+        raise _columns_unsaid(task, inputs, output)
+    return config_from_data(task, input=inputs or None, output=output, overrides=settings)
+
+
+def _searched(
+    config: RunConfig, folder: Path, texts: list[str], command: str | None, *, quiet: bool, as_json: bool
+) -> dict[str, Any]:
+    """Run, shown on the terminal and told to a tracker; returns the summary."""
+    from cotune.cycle.run import run as run_cycle
+    from cotune.report import make_view
+    from cotune.tracking import tracked, tracker_of
+
+    tracker = tracker_of(config.tracking)
+    view = make_view(json=as_json, quiet=quiet, stream=sys.stdout, is_terminal=sys.stdout.isatty())
+    with interrupts_unseen(), contextlib.closing(view):
+        # An interrupt may come while it is drawn for the first time.
+        view.start()
+        with tracked(tracker, config, folder, view) as watched:
+            return dict(run_cycle(config, folder, prompts=texts, view=watched, command=command).summary)
 
 
 def _check_quotes(source: str, settings: list[str], named: dict[str, list[str]]) -> None:
@@ -204,6 +221,13 @@ def _columns_unsaid(source: str, inputs: list[str], output: str | None) -> Input
         where=source,
         hint=f"This file has {shown_names(table.columns)}. As the names suggest: {command}",
     )
+
+
+def _cut_journal(folder: Path) -> None:
+    from cotune.cycle.folder import cut_damaged
+
+    if (copy := cut_damaged(folder)) is not None:
+        typer.echo(f"The journal was damaged and is cut before the damage; the whole file is kept as {copy}.", err=True)
 
 
 def _told_to_finish(folder: Path) -> bool:

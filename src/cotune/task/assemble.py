@@ -157,29 +157,21 @@ def assemble(source: Source, metric: str | None) -> Parts:
         replay = choose_replay(old, train, dev, sealed, labels, stratum=stratum, shown=shown, ratio=ratio, generator=given)
         train, dev = (*train, *replay.train), (*dev, *replay.dev)
         read |= replay.counts()
-    view = [rows_hash(train), rows_hash(dev), sealed.content_hash, source.input_fields, source.output_field]
-    told = output.to_json() if output.kind.written else labels
-    return Parts(
-        input_fields=source.input_fields,
-        output=output,
-        metric=judged,
-        train=train,
-        dev=dev,
-        test=sealed,
-        checks=check_data(
-            train,
-            dev,
-            sealed,
-            labels,
-            removed=removed,
-            counts=read,
-            also=(*guess, *renamed, *styled, *blank, *_shown_lists(source), *(replay.findings() if replay is not None else ())),
-        )
-        if source.checked
-        else DataChecks((), read),
-        fingerprint=content_hash([*view, told, judged.name, *([judged.fingerprint] if judged.fingerprint else [])]),
-        replayed=replay is not None,
-    )
+    checks = DataChecks((), read)
+    if source.checked:
+        also = (*guess, *renamed, *styled, *blank, *_shown_lists(source), *(replay.findings() if replay is not None else ()))
+        checks = check_data(train, dev, sealed, labels, removed=removed, counts=read, also=also)
+    columns = (source.input_fields, source.output_field)
+    fingerprint = _fingerprint(train, dev, sealed, columns, output, judged)
+    return Parts(source.input_fields, output, judged, train, dev, sealed, checks, fingerprint, replay is not None)
+
+
+def _fingerprint(
+    train: Rows, dev: Rows, test: SealedTest, columns: tuple[tuple[str, ...], str], output: Output, metric: Metric
+) -> str:
+    view = [rows_hash(train), rows_hash(dev), test.content_hash, *columns]
+    told = output.to_json() if output.kind.written else output.labels
+    return content_hash([*view, told, metric.name, *([metric.fingerprint] if metric.fingerprint else [])])
 
 
 def _type(source: Source) -> tuple[OutputType, tuple[Finding, ...]]:
