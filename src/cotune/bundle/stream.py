@@ -7,10 +7,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from cotune.bundle.predictor import Predictor
+from cotune.bundle.predictor import Prediction, Predictor
 from cotune.bundle.rows import checked_row, example_row
 from cotune.errors import InputError, RowError
 from cotune.task.reading.sheet import json_line
+from cotune.task.values.output import Output
+
+ADDED = ("answer", "possible", "probabilities", "truncated", "error")
+"""Keys that an answered row gets."""
 
 
 @dataclass(frozen=True)
@@ -73,25 +77,14 @@ def predict_stream(
         asked = [fields for _, fields in waiting if not isinstance(fields, RowError)]
         found = iter(predictor.answers(asked, probabilities=probabilities, unsure=unsure) if asked else ())
         for row, fields in waiting:
-            kept = {
-                key: value
-                for key, value in row.items()
-                if key not in ("answer", "possible", "probabilities", "truncated", "error")
-            }
+            kept = {key: value for key, value in row.items() if key not in ADDED}
             if isinstance(fields, RowError):
                 errors.append(fields)
                 write(json_line({**kept, "answer": None, "error": fields.what}))
                 continue
             one = next(found)
-            kept["answer"] = None if one.answer is None else predictor.output.told(one.answer)
-            if one.possible:
-                kept["possible"] = [predictor.output.told(label) for label in one.possible]
-            if probabilities:
-                kept["probabilities"] = {label: round(share, 6) for label, share in one.probabilities.items()}
-            if one.truncated:
-                kept["truncated"] = True
             rows, truncated, left_open = rows + 1, truncated + one.truncated, left_open + bool(one.possible)
-            write(json_line(kept))
+            write(json_line({**kept, **_added(one, predictor.output, probabilities=probabilities)}))
         waiting.clear()
 
     for number, line in enumerate(lines, 1):
@@ -111,6 +104,16 @@ def predict_stream(
     if not rows:
         raise InputError("there are no rows", where=source, hint=f"Give lines like {example_row(predictor.input_fields)}.")
     return StreamCount(rows, truncated, len(errors), left_open)
+
+
+def _added(found: Prediction, output: Output, *, probabilities: bool) -> dict[str, Any]:
+    """What a row gets with its answer."""
+    added: dict[str, Any] = {"answer": None if found.answer is None else output.told(found.answer)}
+    if found.possible:
+        added["possible"] = [output.told(label) for label in found.possible]
+    if probabilities:
+        added["probabilities"] = {label: round(share, 6) for label, share in found.probabilities.items()}
+    return added | ({"truncated": True} if found.truncated else {})
 
 
 def _row(text: str, input_fields: tuple[str, ...], where: str) -> tuple[dict[str, Any], dict[str, str] | RowError]:

@@ -99,9 +99,6 @@ def _parts(summary: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
     from rich.padding import Padding
     from rich.text import Text
 
-    def heading(text: str) -> RenderableType:
-        return Padding(Text(text, style="bold cyan"), (1, 0, 0, 0))
-
     def indented(renderable: RenderableType) -> RenderableType:
         return Padding(renderable, (0, 0, 0, 2))
 
@@ -111,70 +108,66 @@ def _parts(summary: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
         yield Text(" ".join(rest))
     for warning in result_warnings(summary):
         yield Padding(_marked(f"Warning: {warning}"), (1, 0, 0, 0))
+    for heading, parts in _sections(summary, width):
+        if parts:
+            yield Padding(Text(heading, style="bold cyan"), (1, 0, 0, 0))
+            yield from map(indented, parts)
+    if steps := next_steps(summary):
+        yield Padding(Text("What to do next", style="bold cyan"), (1, 0, 0, 0))
+    for step in steps:
+        what, command = parted(harmless(step))
+        if not command or len(step) + 4 <= width:
+            yield indented(bullet(harmless(step)))
+        else:
+            # Broken into lines, it could not be pasted.
+            yield indented(bullet(what))
+            yield Group(Text(f"    {command}", no_wrap=True, overflow="ignore"))
+
+
+def _sections(summary: Mapping[str, Any], width: int) -> Iterator[tuple[str, list[RenderableType]]]:
+    """Headings with what stands below each; one with nothing below it is not printed."""
+    from rich.text import Text
+
     arms = {str(name): fields(arm) for name, arm in fields(summary.get("arms")).items() if isinstance(arm, Mapping)}
     if arms:
-        yield heading(arms_title(summary, arms))
-        yield indented(Text(_ARMS, style="bright_black"))
         groups = arm_groups(arms)
-        yield indented(arms_table(summary, arms, groups, width))
-        for note in arm_notes(summary, arm_marks(groups)):
-            yield indented(Text(note, style="bright_black"))
+        notes = [Text(note, style="bright_black") for note in arm_notes(summary, arm_marks(groups))]
+        table = arms_table(summary, arms, groups, width)
+        yield arms_title(summary, arms), [Text(_ARMS, style="bright_black"), table, *notes]
     if references := references_of(summary):
-        yield heading("References")
-        yield indented(references_table(references, width))
+        yield "References", [references_table(references, width)]
     if has_gains(summary):
-        yield heading("Gains, in points")
         excepted = NOISE_EXCEPTED if any(gain.get("within_noise") for gain in gains_of(summary).values()) else "."
-        yield indented(Text(_GAINS + excepted, style="bright_black"))
-        for part in gains_parts(summary, width):
-            yield indented(part)
-    if lines := previous_lines(summary):
-        yield heading("Old and new bundle")
-        for line in lines:
-            yield indented(Text(line))
-    if warned := data_lines(summary):
-        yield heading("Data")
-        for line in warned:
-            yield indented(bullet(line))
-    if lines := robustness_lines(summary):
-        yield heading("Robustness")
-        for line in lines:
-            yield indented(Text(line))
-    if noise := noise_sentence(fields(summary.get("noise"))):
-        yield heading("Noise of this machine")
-        yield indented(Text(f"{noise.capitalize()}."))
-    if chosen := _selection(summary):
-        yield heading("Which score to quote")
-        yield indented(Text(chosen))
-    if cost := _cost(summary):
-        yield heading("Cost")
-        yield indented(Text(cost))
+        yield "Gains, in points", [Text(_GAINS + excepted, style="bright_black"), *gains_parts(summary, width)]
+    yield "Old and new bundle", [Text(line) for line in previous_lines(summary)]
+    yield "Data", [bullet(line) for line in data_lines(summary)]
+    yield "Robustness", [Text(line) for line in robustness_lines(summary)]
+    noise = noise_sentence(fields(summary.get("noise")))
+    for heading, text in (
+        ("Noise of this machine", noise and f"{noise.capitalize()}."),
+        ("Which score to quote", _selection(summary)),
+        ("Cost", _cost(summary)),
+    ):
+        yield heading, [Text(text)] if text else []
     best = fields(summary.get("best"))
-    if isinstance(best.get("prompt_text"), str) and best["prompt_text"]:
-        yield heading("The winning prompt")
-        prompt = fields(best.get("prompt"))
-        if isinstance(prompt.get("system"), str) and prompt["system"].strip():
-            yield indented(Text("System text:", style="bright_black"))
-            yield indented(prompt_block(prompt["system"]))
-            yield indented(Text("Text of each row:", style="bright_black"))
-        yield indented(prompt_block(best["prompt_text"]))
-        for told in _beside(prompt):
-            yield indented(Text(told))
+    yield "The winning prompt", _winning_prompt(best)
     if best.get("bundle"):
-        yield heading("The bundle: prompt and weights in one folder")
-        yield indented(Text(harmless(bundle_path(summary)), overflow="fold"))
-        if held := held_rows(len(items(fields(best.get("prompt")).get("demonstrations")))):
-            yield indented(Text(held, style="yellow"))
-    if steps := next_steps(summary):
-        yield heading("What to do next")
-        for step in steps:
-            what, command = parted(harmless(step))
-            if not command or len(step) + 4 <= width:
-                yield indented(bullet(harmless(step)))
-            else:
-                # Broken into lines, it could not be pasted.
-                yield indented(bullet(what))
-                yield Group(Text(f"    {command}", no_wrap=True, overflow="ignore"))
+        held = held_rows(len(items(fields(best.get("prompt")).get("demonstrations"))))
+        place = Text(harmless(bundle_path(summary)), overflow="fold")
+        yield "The bundle: prompt and weights in one folder", [place, *([Text(held, style="yellow")] if held else [])]
+
+
+def _winning_prompt(best: Mapping[str, Any]) -> list[RenderableType]:
+    from rich.text import Text
+
+    if not isinstance(best.get("prompt_text"), str) or not best["prompt_text"]:
+        return []
+    prompt = fields(best.get("prompt"))
+    system: list[RenderableType] = []
+    if isinstance(prompt.get("system"), str) and prompt["system"].strip():
+        system = [Text("System text:", style="bright_black"), prompt_block(prompt["system"])]
+        system.append(Text("Text of each row:", style="bright_black"))
+    return [*system, prompt_block(best["prompt_text"]), *map(Text, _beside(prompt))]
 
 
 def _marked(text: str) -> RenderableType:
