@@ -48,12 +48,7 @@ def generate(
     gold: Sequence[str] | None = None,
 ) -> Generations:
     """See :meth:`cotune.model.local.LocalModel.generate`."""
-    if limit < 1:
-        raise InputError("an answer needs at least one token", where="limit", hint="Give 1 or more.")
-    if sampling.temperature < 0 or not np.isfinite(sampling.temperature) or sampling.seed < 0:
-        raise InputError("temperature and seed must be 0 or more", where="sampling")
-    if gold is not None and not model.shared:
-        raise InputError("right answers are not read beside written ones on this architecture", hint="Use answer_losses.")
+    _check_request(model, adapter, limit, sampling, reads_references=gold is not None)
     rendered = model.renderer.render_answers(prompt, rows, gold)
     if not rendered:
         return Generations((), (), ())
@@ -70,8 +65,6 @@ def generate(
     if grammar is not None:
         held = TokenGrammar(grammar, model.token_table, lead=lead, limit=limit)
     chooser = Chooser(model.stop_ids, sampling, held, ahead=model.shared)
-    if not model.shared and model.adapters.trained_prefix(adapter) is not None:
-        raise InputError("answers are not written behind a trained prefix on this architecture", hint="Use tune.method=lora.")
     answers: dict[int, Answer] = {}
     losses = np.zeros(len(rendered))
     entering = 0.0
@@ -85,19 +78,9 @@ def generate(
             places = group[start : start + _PART]
             part = [prompts[i] for i in places]
             right = [rendered[i].completions[0] for i in places] if gold is not None else None
-            key = content_hash(
-                {
-                    "model": model.fingerprint,
-                    "adapter": adapter,
-                    "prefix": prefix,
-                    "suffixes": [ids[len(prefix) :] for ids in part],
-                    "decoding": [limit, sampling.temperature, sampling.seed, sorted(chooser.stops)],
-                    "grammar": None if grammar is None else [grammar.key, lead],
-                    **({} if right is None else {"gold": right}),
-                    **engine_facts(model),
-                },
-                40,
-            )
+            decoding = [limit, sampling.temperature, sampling.seed, sorted(chooser.stops)]
+            held_to = None if grammar is None else [grammar.key, lead]
+            key = _key(model, adapter, prefix, part, decoding, held_to, right)
             found = model.cache.get(key) if model.cache else None
             if found is not None:
                 done = _unpack(found[0], found[1])
@@ -130,6 +113,43 @@ def generate(
         gold=None if gold is None else AnswerLosses(losses, lengths),
         entering_s=entering,
         written=sum(answer.fed for answer in written),
+    )
+
+
+def _check_request(model: Engine, adapter: str, limit: int, sampling: Sampling, *, reads_references: bool) -> None:
+    if limit < 1:
+        raise InputError("an answer needs at least one token", where="limit", hint="Give 1 or more.")
+    if sampling.temperature < 0 or not np.isfinite(sampling.temperature) or sampling.seed < 0:
+        raise InputError("temperature and seed must be 0 or more", where="sampling")
+    if model.shared:
+        return
+    if reads_references:
+        raise InputError("right answers are not read beside written ones on this architecture", hint="Use answer_losses.")
+    if model.adapters.trained_prefix(adapter) is not None:
+        raise InputError("answers are not written behind a trained prefix on this architecture", hint="Use tune.method=lora.")
+
+
+def _key(
+    model: Engine,
+    adapter: str,
+    prefix: tuple[int, ...],
+    prompts: Sequence[tuple[int, ...]],
+    decoding: Sequence[object],
+    held_to: Sequence[object] | None,
+    references: Sequence[Sequence[int]] | None,
+) -> str:
+    return content_hash(
+        {
+            "model": model.fingerprint,
+            "adapter": adapter,
+            "prefix": prefix,
+            "suffixes": [ids[len(prefix) :] for ids in prompts],
+            "decoding": decoding,
+            "grammar": held_to,
+            **({} if references is None else {"gold": references}),
+            **engine_facts(model),
+        },
+        40,
     )
 
 
