@@ -10,12 +10,12 @@ import pytest
 from cycle_runs import SETTINGS, journal_of, summary_of
 
 from cotune.bundle import load
-from cotune.config import TuneConfig
-from cotune.cycle.setup import _check_tunable
 from cotune.errors import InputError
 from cotune.model.adapters.prefix import load_prefix
 from cotune.task.task import Task
 from cotune.task.values.output import Output
+from cotune.tune.settings import TuneSettings
+from cotune.tune.tuners import TUNERS
 from tiny import tiny_local
 
 if TYPE_CHECKING:
@@ -55,10 +55,10 @@ def test_free_answers_on_plain_batches_are_refused_before_the_search() -> None:
     rows = [{"text": f"row {i}", "label": f"an answer in words {i}"} for i in range(40)]
     task = Task.from_rows(rows, input="text", output="label", type="text")
     model = tiny_local()
-    _check_tunable(model, TuneConfig(method="prefix"), task)
+    TUNERS["prefix"].check(model, TuneSettings(method="prefix"), written=task.output.kind.written)
     model.shared = False
     with pytest.raises(InputError, match="plain batches"):
-        _check_tunable(model, TuneConfig(method="prefix"), task)
+        TUNERS["prefix"].check(model, TuneSettings(method="prefix"), written=task.output.kind.written)
 
 
 def test_free_answers_are_written_behind_prefixes_to_the_end_of_a_run(bench: Bench) -> None:

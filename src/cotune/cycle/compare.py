@@ -14,11 +14,11 @@ from cotune.config.endpoints import JUDGE
 from cotune.config.task import Task as ConfiguredTask
 from cotune.cycle.answering.base import rules_of
 from cotune.cycle.answering.factory import answering_for
+from cotune.cycle.backends.registry import backend_of
 from cotune.cycle.candidate import Candidate, Own
 from cotune.cycle.journal import read_journal
-from cotune.cycle.kept import check_model, read_config, reading_steps, recorded, register_kept
+from cotune.cycle.kept import read_config, reading_steps, recorded, register_kept
 from cotune.cycle.permissions import Permissions
-from cotune.embed import Neighbours
 from cotune.errors import CotuneError, InputError, no_run
 from cotune.evaluate.decision import BY_PROBE, Decision
 from cotune.evaluate.judge import Judge
@@ -27,8 +27,6 @@ from cotune.evaluate.scoring import Evaluation
 from cotune.evaluate.stats.paired import paired_difference
 from cotune.evaluate.tried import Comparison, Tried
 from cotune.model.adapters.slots import BASE
-from cotune.model.base import ModelBackend
-from cotune.model.engine.settings import EngineSettings, batch_tokens, weight_bytes
 from cotune.model.engine.state_store import layers_of_interest
 from cotune.model.local import LocalModel
 from cotune.probe.cross_fitting import cross_fit, standardised, tempered
@@ -102,7 +100,7 @@ class Tryouts:
             self._words = previous.label_words
             shipped = settled["arms"].get("best_tuned") or settled["arms"]["prompt_only"]
             self._refitted = config.refit and self._winner.adapter != Candidate.from_json(shipped).adapter
-        self._model = _reopened(config, folder, events, task, permissions)
+        self._model = backend_of(config).reopen(config, folder, events, task, permissions)
         self._judge = _judge(config, folder, judging) if judged else None
         self._dev = dev_in_order(task.dev, config.seed)
         self._probe: Probe | None = None
@@ -243,53 +241,6 @@ def _known(going_on: Mapping[str, Any]) -> Known:
 
 def _unheard(tokens: int) -> None:
     """Nobody watches."""
-
-
-def _reopened(
-    config: RunConfig, folder: Path, events: list[dict[str, Any]], task: Task, permissions: Permissions
-) -> ModelBackend:
-    """The model as the run used it.
-
-    Raises:
-        InputError: it is not here, or not the one that the run was made with, which is found before it is loaded.
-    """
-    from cotune.model.engine.score_cache import ScoreCache
-
-    engine, start = (recorded(events, kind, str(folder)) for kind in ("engine", "start"))
-    if config.remote_model is not None:
-        from cotune.cycle.endpoints import reopen_remote
-
-        remote = reopen_remote(config, folder, engine, task)
-        with reading_steps(str(folder)):
-            before = start["model_fingerprint"]
-        if remote.fingerprint != before:
-            raise InputError("the model is not the one the run was made with", where=config.model)
-        remote.chooser = Neighbours()
-        return remote
-    place = permissions.model_folder(config, folder)
-    check_model(events, place)
-    settings = _settings_here(engine, config.engine.max_tokens, place)
-    cache = ScoreCache(folder / "scores.sqlite")
-    model = LocalModel.load(place, settings=settings, cache=cache, name=config.model, light=True)
-    model.chooser = Neighbours(model)
-    return model
-
-
-def _settings_here(engine: Mapping[str, Any], max_tokens: int, folder: Path) -> EngineSettings:
-    """The engine as the run used it; where its device is not here, as this machine runs the model best.
-
-    Both prompts are scored here and now, so that the comparison is as fair on another machine.
-    """
-    from cotune.model.hardware.capability import check_capability, check_device
-
-    settings = EngineSettings.recorded(engine, max_tokens)
-    try:
-        check_device(settings.device)
-    except InputError:
-        found = check_capability("auto", "auto", None)
-        tokens = batch_tokens(found.memory_bytes, weight_bytes(folder))
-        return EngineSettings(found.device, found.dtype, found.threads, tokens, max_tokens, found.memory_bytes)
-    return settings
 
 
 def _judge(config: RunConfig, folder: Path, recorded: dict[str, Any]) -> Judge:

@@ -18,6 +18,8 @@ from cotune.bundle.manifest import DATA
 from cotune.bundle.seen import write_row_hashes
 from cotune.config import RunConfig
 from cotune.cycle.answering.judging import open_judge
+from cotune.cycle.backends.base import Opening
+from cotune.cycle.backends.registry import backend_of
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.context import RunContext
 from cotune.cycle.diagnostics.conformal import conformal_scores_of
@@ -37,7 +39,6 @@ from cotune.cycle.references import measure_references, reference_ids
 from cotune.cycle.row_answers import dev_rows, row_answers
 from cotune.cycle.search.confirm import ArmResult, Confirmed, open_test
 from cotune.cycle.search.result import SearchResult
-from cotune.cycle.setup import open_context
 from cotune.cycle.summary import attribution_of, build_summary
 from cotune.cycle.teaching.teach import teach
 from cotune.errors import CotuneError
@@ -114,7 +115,7 @@ def prepare(inputs: Inputs, journal: Journal, out: Path, view: View) -> Prepared
     task = check_lengths(config, task)
     if config.remote_model is None:
         say(view, f"loading the model {Path(config.model).name}")
-    context = open_context(config, task, own[0], journal, out, view, judge)
+    context = backend_of(config).open(Opening(config, task, own[0], journal, out, view, judge))
     context = context.for_task(fit_rows(context, config, own[0]))
     for spent in (taught, judging):
         context.spending.account.pay(spent)

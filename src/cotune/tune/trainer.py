@@ -16,11 +16,10 @@ from cotune.files import atomic_path, content_hash
 from cotune.model.adapters.slots import BASE
 from cotune.model.hardware.machine import give_back_memory, out_of_memory
 from cotune.model.local import LocalModel
-from cotune.prompt.render import common_start
 from cotune.tune.batches import TrainingRow, micro_batches, rows_of_step
 from cotune.tune.loss import common_prefix, plain_loss, shared_prefix_loss
 from cotune.tune.settings import TuneSettings, learning_rate_factor
-from cotune.tune.trainable import LoraWeights, PrefixWeights, Trainable
+from cotune.tune.tuners import TUNERS
 
 StepReport = Callable[[int, float, int], None]
 """Called after each step with the step's number from 1, its loss per token, and its tokens."""
@@ -67,7 +66,8 @@ class TuningRun:
         self.rows = list(rows)
         self._prefix = common_prefix(self.rows)
         self._answer_length = sum(len(row.answer_ids) for row in self.rows) / len(self.rows)
-        self._trainable = self._make_trainable(opening)
+        tuner = TUNERS[settings.method]
+        self._trainable = tuner.trainable(model, settings, self.rows, seed=seed, start=start, opening=opening)
         identity = {
             "model": model.fingerprint,
             "rows": [[row.prompt_ids, row.answer_ids] for row in self.rows],
@@ -154,14 +154,6 @@ class TuningRun:
         """Write the present adapter as a PEFT folder named by its content under ``parent``; returns its id."""
         self._enter()
         return self._trainable.save(parent)
-
-    def _make_trainable(self, opening: Sequence[int] | None) -> Trainable:
-        if self.settings.method == "lora":
-            return LoraWeights(self.model, self.settings.lora, seed=self.seed, start=self.start)
-        shared = self.rows[0].prompt_ids[: self._prefix]
-        ids = shared if opening is None else common_start([shared, opening])
-        longest = max(len(row.prompt_ids) + len(row.answer_ids) for row in self.rows)
-        return PrefixWeights(self.model, self.settings.prefix, ids, seed=self.seed, start=self.start, longest=longest)
 
     def _one_step(self, batch: Sequence[TrainingRow]) -> tuple[float, int]:
         """One optimizer step, however the batch is cut into passes; returns the loss per answer token, and the tokens run.

@@ -1,0 +1,134 @@
+"""A model behind an endpoint: asked how it wants to be asked, opened for a run or for trying a prompt."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cotune.config import RunConfig
+from cotune.cycle.backends.base import Backend, Opening, tune_settings
+from cotune.cycle.budget.budget import Budget, parse_budget
+from cotune.cycle.budget.rates import CostModel
+from cotune.cycle.endpoints import ANSWERS, answer_limit, prices_of
+from cotune.cycle.journal import Journal
+from cotune.cycle.kept import reading_steps, recorded
+from cotune.cycle.permissions import Permissions
+from cotune.embed import Embedder, EndpointEmbedder, Neighbours
+from cotune.endpoint import AnswerCache, Client, Endpoint
+from cotune.endpoint.request_format import FORMS, RequestFormat
+from cotune.errors import InputError
+from cotune.model.base import Progress
+from cotune.model.remote.model import RemoteModel
+from cotune.model.structured.limits import json_schema
+from cotune.prompt.prompt import Prompt
+from cotune.task.task import Task
+
+if TYPE_CHECKING:
+    from cotune.cycle.context import RunContext
+
+
+class EndpointBackend(Backend):
+    """A model that answers an HTTP API and stays as it is."""
+
+    def takes(self, config: RunConfig) -> bool:
+        return config.remote_model is not None
+
+    def open(self, opening: Opening) -> RunContext:
+        from cotune.cycle.context import RunContext
+
+        config, task, journal, out = opening.config, opening.task, opening.journal, opening.out
+        if not task.measure.needs_answers:
+            raise InputError(
+                f"an endpoint does not tell how likely it finds the right answers, which the metric {task.metric} needs",
+                where="metric",
+                hint="Name a metric of the answers, or a model on this machine.",
+            )
+        remote, found = open_remote(config, task, opening.seed, out, journal)
+        costs = remote_costs(parse_budget(config.budget), config, found)
+        tune, embeds = tune_settings(config), embeds_of(config, remote)
+        return RunContext(
+            task, remote, journal, costs, out, tune, config.seed, opening.watcher, grader=opening.grader, embeds=embeds
+        )
+
+    def reopen(
+        self, config: RunConfig, folder: Path, events: list[dict[str, Any]], task: Task, permissions: Permissions
+    ) -> RemoteModel:
+        engine, start = (recorded(events, kind, str(folder)) for kind in ("engine", "start"))
+        with reading_steps(str(folder)):
+            way, before = RequestFormat.from_json(engine["way"]), start["model_fingerprint"]
+        remote = _model(config, folder, way, task)
+        if remote.fingerprint != before:
+            raise InputError("the model is not the one the run was made with", where=config.model)
+        remote.chooser = Neighbours()
+        return remote
+
+
+def open_remote(config: RunConfig, task: Task, seed: Prompt, out: Path, journal: Journal) -> tuple[RemoteModel, dict[str, Any]]:
+    """The model, asked as the run's first session found that it can be; recorded as an ``engine`` step.
+
+    Args:
+        config: names it.
+        task: whose first train row it is tried with, so that the answer is not lost.
+        seed: the prompt for it.
+        out: the run's folder, where answers are kept.
+        journal: of the run.
+
+    Raises:
+        EndpointError: it cannot be asked.
+        InputError: answers cannot be kept in the folder.
+    """
+    section, row = config.endpoint, task.train[0].fields
+    asked = RequestFormat(
+        20 if section.probabilities and not task.output.kind.written else 0,
+        tokens=answer_limit(config, seed, task),
+    )
+    if json_schema(task.output) is not None:
+        asked = replace(asked, form=FORMS[0])
+    model = _model(config, out, asked, task)
+
+    def effect() -> dict[str, Any]:
+        started = time.monotonic()
+        way = model.settle(seed, row, task.labels)
+        seconds = time.monotonic() - started
+        tokens = model.row_tokens(seed, [row], task.labels)
+        rate = tokens / max(seconds, 0.01)
+        return {"device": "endpoint", "way": way.to_json(), "tokens_per_s": round(rate, 1), "seconds": round(seconds, 3)}
+
+    key = [section.model_dump(mode="json", include={"base_url", "probabilities", "answer_tokens"}), config.model]
+    found: dict[str, Any] = journal.step("engine", key, effect)
+    model.way = RequestFormat.from_json(found["way"])
+    return model, found
+
+
+def remote_costs(budget: Budget, config: RunConfig, found: dict[str, Any]) -> CostModel:
+    """What answers cost, before any has been paid for."""
+    prices = prices_of(config.endpoint)
+    # Answers are short, so nearly all tokens are questions'.
+    price = prices.input / 1e6 if prices else 0.0
+    return CostModel(budget, max(1.0, float(found["tokens_per_s"])), 1.0, token_price=price)
+
+
+def embeds_of(config: RunConfig, model: RemoteModel) -> Callable[[Progress | None], Embedder] | None:
+    """Makes embedders over the endpoint's ``/embeddings``; None where the config names no model for it."""
+    name, answers = config.endpoint.embeddings, model.answers
+    if name is None or answers is None:
+        return None
+    return lambda progress: EndpointEmbedder(model.client, name, answers, patience=config.endpoint.patience, progress=progress)
+
+
+def _model(config: RunConfig, folder: Path, way: RequestFormat, task: Task) -> RemoteModel:
+    section = config.endpoint
+    assert section.base_url is not None and config.remote_model is not None
+    endpoint = Endpoint(section.base_url, config.remote_model, section.key_env, section.timeout)
+    client = Client(endpoint, most=section.concurrency, keep=True)
+    return RemoteModel(
+        client,
+        way=way,
+        answers=AnswerCache(folder / ANSWERS),
+        prices=prices_of(section),
+        patience=section.patience,
+        schema=json_schema(task.output),
+    )

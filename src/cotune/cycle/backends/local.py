@@ -1,0 +1,131 @@
+"""A model on this machine, opened for a run or for trying a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cotune.config import RunConfig
+from cotune.cycle.backends.base import Backend, Opening, tune_settings
+from cotune.cycle.budget.budget import parse_budget
+from cotune.cycle.budget.rates import CostModel
+from cotune.cycle.budget.stopwatch import Stopwatch
+from cotune.cycle.journal import Journal
+from cotune.cycle.kept import check_model, recorded
+from cotune.cycle.permissions import Permissions
+from cotune.embed import Neighbours
+from cotune.errors import InputError
+from cotune.model.engine.settings import EngineSettings, batch_tokens, weight_bytes
+from cotune.model.local import LocalModel
+from cotune.task.task import Task
+from cotune.tune.tuners import TUNERS
+
+if TYPE_CHECKING:
+    from cotune.cycle.context import RunContext
+
+_MICRO_TOKENS = 1536
+"""Tokens of a training pass on a CPU. A token of a 135M model leaves about 1 MB for the way back, and products of fewer rows
+than these are as fast."""
+
+
+class LocalBackend(Backend):
+    """A model on this machine: the bundled one, a folder, or one of the hub."""
+
+    def takes(self, config: RunConfig) -> bool:
+        return True
+
+    def open(self, opening: Opening) -> RunContext:
+        from cotune.cycle.context import RunContext
+
+        config, task, journal, out = opening.config, opening.task, opening.journal, opening.out
+        stopwatch = Stopwatch()
+        with stopwatch:
+            model, probed = load_model(config, out, journal)
+        tune = tune_settings(config)
+        TUNERS[tune.method].check(model, tune, written=task.output.kind.written)
+        on_cpu = model.runner.device.type == "cpu"
+        costs = CostModel.guess(
+            parse_budget(config.budget),
+            gflops=probed["gemm_gflops"],
+            parameters=_matrix_weights(model),
+            threads=probed["threads"] if on_cpu else None,
+            width=int(model.model.config.get_text_config().hidden_size),
+        )
+        if on_cpu:
+            tune = replace(tune, micro_tokens=_MICRO_TOKENS)
+        limit, seed, watcher = config.output.max_tokens, config.seed, opening.watcher
+        return RunContext(task, model, journal, costs, out, tune, seed, watcher, limit, opening.grader, stopwatch=stopwatch)
+
+    def reopen(
+        self, config: RunConfig, folder: Path, events: list[dict[str, Any]], task: Task, permissions: Permissions
+    ) -> LocalModel:
+        from cotune.model.engine.score_cache import ScoreCache
+
+        place = permissions.model_folder(config, folder)
+        check_model(events, place)
+        settings = _settings_here(recorded(events, "engine", str(folder)), config.engine.max_tokens, place)
+        cache = ScoreCache(folder / "scores.sqlite")
+        model = LocalModel.load(place, settings=settings, cache=cache, name=config.model, light=True)
+        model.chooser = Neighbours(model)
+        return model
+
+
+def load_model(config: RunConfig, out: Path, journal: Journal) -> tuple[LocalModel, dict[str, Any]]:
+    """The model as the run's first session chose to run it: device, dtype, threads and batch size are journalled."""
+    from cotune.model.engine.score_cache import ScoreCache
+    from cotune.model.hardware.capability import check_capability, check_device
+    from cotune.model.loading.bundled import resolve_model
+
+    folder = resolve_model(config.model)
+    check_model(journal.events, folder)
+    engine = config.engine
+
+    def effect() -> dict[str, Any]:
+        found = check_capability(engine.device, engine.dtype, engine.threads)
+        return {
+            "device": found.device,
+            "dtype": found.dtype,
+            "threads": found.threads,
+            "batch_tokens": engine.batch_tokens or batch_tokens(found.memory_bytes, weight_bytes(folder)),
+            "gemm_gflops": found.gemm_gflops.get(found.dtype, 0.0) or 50.0,
+            "probe": found.to_json(),
+        }
+
+    probed: dict[str, Any] = journal.step("engine", [engine.model_dump(mode="json"), config.model], effect)
+    settings = EngineSettings.recorded(probed, engine.max_tokens)
+    try:
+        check_device(settings.device)
+    except InputError as error:
+        raise InputError(
+            f"the run was begun on {settings.device}, and here {error.what}",
+            where=str(out),
+            hint="Go on with it on a machine that has one, or begin anew here with another --out.",
+        ) from error
+    model = LocalModel.load(folder, settings=settings, cache=ScoreCache(out / "scores.sqlite"), name=config.model)
+    return model, probed
+
+
+def _settings_here(engine: Mapping[str, Any], max_tokens: int, folder: Path) -> EngineSettings:
+    """The engine as the run used it; where its device is not here, as this machine runs the model best.
+
+    Both prompts are scored here and now, so that the comparison is as fair on another machine.
+    """
+    from cotune.model.hardware.capability import check_capability, check_device
+
+    settings = EngineSettings.recorded(engine, max_tokens)
+    try:
+        check_device(settings.device)
+    except InputError:
+        found = check_capability("auto", "auto", None)
+        tokens = batch_tokens(found.memory_bytes, weight_bytes(folder))
+        return EngineSettings(found.device, found.dtype, found.threads, tokens, max_tokens, found.memory_bytes)
+    return settings
+
+
+def _matrix_weights(model: LocalModel) -> int:
+    """Weights that multiply every token: all but the embeddings."""
+    total = sum(p.numel() for p in model.model.parameters())
+    table: int = model.model.get_input_embeddings().weight.numel()
+    return max(1, int(total) - table)
