@@ -10,12 +10,11 @@ from cotune.errors import counted
 from cotune.evaluate.frozen_arms import is_frozen
 from cotune.evaluate.gain_sentences import told_points
 from cotune.files import write_text
-from cotune.report.html.intervals import between
 from cotune.report.html.markup import data_text, embedded_json, esc, figure, p_value, percent, signed_points
 from cotune.report.html.page import asset
 from cotune.report.html.plot import padded, strip, strip_row, strips
 from cotune.report.html.shell import MARK, shell
-from cotune.report.terminal.plain import ends_of, fields, items, number, one_line, shipped, shipped_arm
+from cotune.report.terminal.plain import between, ends_of, fields, items, number, one_line, shipped, shipped_arm
 from cotune.report.terminal.verdict_arms import rule_of
 
 _MOST_ROWS = 200
@@ -92,9 +91,9 @@ def _scores(found: Mapping[str, Any]) -> str:
     lines = []
     for side, score, ends, summary in zip(_SIDES, scores, intervals, _summaries(found), strict=True):
         kind = "base" if _is_frozen(summary) else "tuned"
-        tip = f"{one_line(found.get(side), 80)}: {percent(score)}% ({between(ends)})"
+        tip = f"{one_line(found.get(side), 80)}: {percent(score)}% ({between(ends, percent)})"
         name, drawn = data_text(one_line(found.get(side), 60)), strip(span, score, ends, kind, tip=tip)
-        told = f"<span>{between(ends)}</span>"
+        told = f"<span>{between(ends, percent)}</span>"
         lines.append(strip_row(name, esc(_weights(summary)), drawn, percent(score), told, kind=kind))
     return figure(
         f"The two runs on {counted(esc(found.get('n')), 'test row')}",
@@ -111,7 +110,7 @@ def _difference(found: Mapping[str, Any], difference: float) -> str:
     clear = bool(found.get("significant"))
     kind = "quiet" if not clear else "up" if difference > 0 else "down"
     word = "no significant difference" if not clear else "significant" if difference > 0 else "significant loss"
-    ci = f"{signed_points(ends[0])} to {signed_points(ends[1])}" if ends else ""
+    ci = between(ends, signed_points)
     tip = f"{signed_points(difference)} points ({ci})\n{p_value(found.get('p'))}, {found.get('test', '')}"
     drawn = strip(span, difference, ends, kind, zero=0.0, tip=tip)
     told = f'<span>{ci}</span><span class="told {kind}">{word}, <span>{p_value(found.get("p"))}</span></span>'

@@ -7,11 +7,7 @@ from collections.abc import Sequence
 from cotune.errors import counted
 from cotune.report.html.markup import percent
 from cotune.report.html.plot import Point
-
-
-def between(ci: Point | None) -> str:
-    """The ends of an interval in percent; empty where it is not known."""
-    return f"{percent(ci[0])} to {percent(ci[1])}" if ci else ""
+from cotune.report.terminal.plain import between
 
 
 def share_interval(score: float, rows: int, metric: str, groups: Sequence[int] = ()) -> Point | None:
@@ -61,5 +57,5 @@ def paired_change(before: str, after: str, groups: Sequence[int] = ()) -> Point 
 def told(score: float, rows: int, metric: str, groups: Sequence[int] = ()) -> str:
     """``51.6% (39.4 to 63.6, 62 rows)``."""
     ci = share_interval(score, rows, metric, groups)
-    between = f"{percent(ci[0])} to {percent(ci[1])}, " if ci else ""
-    return f"{percent(score)}% ({between}{counted(rows, 'row')})"
+    interval = f"{between(ci, percent)}, " if ci else ""
+    return f"{percent(score)}% ({interval}{counted(rows, 'row')})"

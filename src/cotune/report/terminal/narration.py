@@ -6,11 +6,24 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from cotune.errors import counted
 from cotune.report.terminal.arm_words import ARM_NAMES, ArmGroup, group_of, why_frozen
-from cotune.report.terminal.plain import amount, decimal, duration, ends_of, fields, items, number, one_line, quoted
+from cotune.report.terminal.plain import (
+    amount,
+    aside,
+    between,
+    decimal,
+    duration,
+    ends_of,
+    fields,
+    items,
+    number,
+    one_line,
+    quoted,
+)
 from cotune.report.terminal.steps import ALONE, Told, Value, cycle_of, generic
 
 REFERENCE_NAMES = {
@@ -302,9 +315,8 @@ def _better(story: Story, value: Value) -> list[Told]:
 def _verdict(story: Story, value: Value) -> list[Told]:
     score, seconds, layer, tfidf = (number(value.get(name)) for name in ("score", "seconds", "layer", "tfidf"))
     text = one_line(value.get("text") or f"cross-fitted accuracy {decimal(score, 2)}", 300)
-    ends = ends_of(value.get("ci"))
-    between = f" ({ends[0]:.2f} to {ends[1]:.2f})" if ends else ""
-    parts = [f"{decimal(score, 2)}{between}" + ("" if layer is None else f" by a probe after layer {layer:.0f}")]
+    interval = aside(between(ends_of(value.get("ci")), partial(decimal, digits=2)))
+    parts = [f"{decimal(score, 2)}{interval}" + ("" if layer is None else f" by a probe after layer {layer:.0f}")]
     parts += [f"TF-IDF {tfidf:.2f}"] if tfidf is not None else []
     parts += [f"known after {duration(seconds)}"] if seconds is not None else []
     story.verdict = "; ".join(parts)

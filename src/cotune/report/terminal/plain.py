@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 # Left as they are, such characters would move the cursor, recolour the screen or reorder the line around them.
@@ -53,6 +53,16 @@ def ends_of(interval: object) -> tuple[float, float] | None:
     """The two ends of an interval, or None for whatever else stands there."""
     low, high = ([*map(number, items(interval)), None, None])[:2]
     return None if low is None or high is None else (low, high)
+
+
+def between(ends: Sequence[Any] | None, told: Callable[[Any], str] | None = None) -> str:
+    """``0.918 to 0.959``: the ends of an interval, each as ``told`` writes it; empty where there is none."""
+    return " to ".join(map(told or decimal, ends or ()))
+
+
+def aside(text: str) -> str:
+    """The text in parentheses behind a space; empty where it is."""
+    return f" ({text})" if text else ""
 
 
 def p_value(p: float) -> str:

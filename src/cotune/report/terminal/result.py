@@ -7,7 +7,7 @@ from typing import Any
 
 from cotune.errors import counted
 from cotune.report.terminal.narration import REFERENCE_NAMES
-from cotune.report.terminal.plain import decimal, ends_of, fields, number, one_line, p_value, shipped, signed
+from cotune.report.terminal.plain import aside, between, decimal, ends_of, fields, number, one_line, p_value, shipped, signed
 
 _ALPHA = 0.05
 _FEW_ROWS, _WIDE = 30, 0.3
@@ -29,7 +29,7 @@ def result_sentences(summary: Mapping[str, Any]) -> list[str]:
     if number(arm.get("score")) is None:
         return []
     metric = str(summary.get("metric") or "score").replace("_", " ")
-    interval = f" (95% interval {decimal(ends[0])} to {decimal(ends[1])})" if (ends := interval_of(arm)) else ""
+    interval = f" (95% interval {between(ends)})" if (ends := interval_of(arm)) else ""
     untuned = references.get("zero_shot")
     name = "untuned" if untuned is None else REFERENCE_NAMES["zero_shot"]
     scores = {name: _untuned(summary), **{_SHORT[name]: references.get(name) for name in _SHORT}}
@@ -72,9 +72,8 @@ def result_title(summary: Mapping[str, Any]) -> str:
     arm = shipped(summary)
     if number(arm.get("score")) is None:
         return ""
-    ends = interval_of(arm)
-    between = f" ({decimal(ends[0])} to {decimal(ends[1])})" if ends else ""
-    return f"{str(summary.get('metric') or 'score').replace('_', ' ')} {decimal(arm['score'])}{between}"
+    metric = str(summary.get("metric") or "score").replace("_", " ")
+    return f"{metric} {decimal(arm['score'])}{aside(between(interval_of(arm)))}"
 
 
 def result_warnings(summary: Mapping[str, Any]) -> list[str]:

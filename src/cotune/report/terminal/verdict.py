@@ -15,6 +15,7 @@ from cotune.report.terminal.layout import bullet, prompt_block
 from cotune.report.terminal.lines import speaks_unicode, write_line
 from cotune.report.terminal.plain import (
     amount,
+    between,
     decimal,
     dollars,
     duration,
@@ -221,9 +222,9 @@ def _selection(summary: Mapping[str, Any]) -> str:
     where = "by a fit that had not seen them" if probed else "where it was chosen"
     ends, rows = interval_of(arm), number(arm.get("n"))
     on = "the sealed test" if rows is None else counted(int(rows), "sealed test row")
-    between = f" (95% interval {decimal(ends[0])} to {decimal(ends[1])})" if ends else ""
+    interval = f" (95% interval {between(ends)})" if ends else ""
     metric = str(summary.get("metric") or "score").replace("_", " ")
-    text = f"{metric[:1].upper()}{metric[1:]} {decimal(test)} on {on}{between}: nothing was learnt from or chosen on them. "
+    text = f"{metric[:1].upper()}{metric[1:]} {decimal(test)} on {on}{interval}: nothing was learnt from or chosen on them. "
     judged = number(fields(summary.get("n")).get("dev"))
     text += f"The winner scored {decimal(dev)} on {'dev' if judged is None else counted(int(judged), 'dev row')}, {where}"
     if optimism is None:

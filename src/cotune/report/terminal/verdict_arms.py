@@ -9,7 +9,7 @@ from cotune.errors import counted
 from cotune.report.terminal.arm_words import ArmGroup, arm_name, why_untuned
 from cotune.report.terminal.layout import table_of
 from cotune.report.terminal.narration import REFERENCE_NAMES
-from cotune.report.terminal.plain import decimal, fields, items, number, one_line
+from cotune.report.terminal.plain import between, decimal, fields, items, number, one_line
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -118,4 +118,4 @@ def interval_told(ci: object) -> str:
     ends = items(ci)
     if len(ends) != 2 or all(number(end) is None for end in ends):
         return "-"
-    return " to ".join(decimal(end) for end in ends)
+    return between(ends)

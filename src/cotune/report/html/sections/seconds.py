@@ -13,7 +13,7 @@ from cotune.report.html.sections.prompts import Prompts
 from cotune.report.html.sections.record import ARMS, RunRecord
 from cotune.report.terminal.arm_words import group_of
 from cotune.report.terminal.narration import REFERENCE_NAMES
-from cotune.report.terminal.plain import clock, fields, number, one_line
+from cotune.report.terminal.plain import aside, between, clock, fields, number, one_line
 from cotune.report.terminal.result import interval_of, references_of
 
 _LATE = 0.7
@@ -131,11 +131,10 @@ def _labelled_tfidf(record: RunRecord) -> str:
 def _reference_told(name: str, one: object, tested: float) -> str:
     """A reference in words, with its rows where they are fewer than the ``tested`` ones."""
     found = fields(one)
-    ci = interval_of(found)
-    between = f" ({percent(ci[0])} to {percent(ci[1])})" if ci else ""
+    interval = aside(between(interval_of(found), percent))
     rows = number(found.get("n"))
     some = f" on {counted(int(rows), 'row')}" if rows is not None and rows < tested else ""
-    return f"{REFERENCE_NAMES[name]}: {percent(found.get('score'))}%{between}{some}"
+    return f"{REFERENCE_NAMES[name]}: {percent(found.get('score'))}%{interval}{some}"
 
 
 def _test_begins(record: RunRecord, plot: Plot) -> None:
@@ -168,8 +167,8 @@ def _climb(record: RunRecord, course: list[Reached]) -> list[Point]:
 
 def _draw(plot: Plot, one: Reached, prompts: Prompts) -> None:
     facts = prompts.by_id.get(one.prompt_id)
-    between = f" ({percent(one.ci[0])} to {percent(one.ci[1])})" if one.ci else ""
-    tip = f"{one.what}: {percent(one.score)}%{between}\nafter {clock(one.seconds)}" + (f"\n{facts.name}" if facts else "")
+    interval = aside(between(one.ci, percent))
+    tip = f"{one.what}: {percent(one.score)}%{interval}\nafter {clock(one.seconds)}" + (f"\n{facts.name}" if facts else "")
     place = (one.seconds, one.score)
     if one.ci and one.kind in ("verdict", "test"):
         side = "base" if one.base else "tuned"

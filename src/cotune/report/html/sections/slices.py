@@ -10,7 +10,7 @@ from cotune.report.html.markup import data_text, esc, figure, p_value, percent, 
 from cotune.report.html.measure import DevMeasure
 from cotune.report.html.sections.prompts import Prompts, read_prompt
 from cotune.report.html.sections.record import RunRecord
-from cotune.report.terminal.plain import fields, items, number, one_line
+from cotune.report.terminal.plain import between, fields, items, number, one_line
 
 _CAPTION = (
     "a slice also holds the right rows that lie as near. It is named by words that its rows say more often than others. Its "
@@ -72,8 +72,8 @@ def _row(found: Mapping[str, Any]) -> str:
 
 
 def _between(interval: object, *, signed: bool = False) -> str:
-    ends = [signed_points(end) if signed else percent(end) for end in items(interval)]
-    return f"<div class=quiet>{' to '.join(ends)}</div>" if len(ends) == 2 else ""
+    ends = items(interval)
+    return f"<div class=quiet>{between(ends, signed_points if signed else percent)}</div>" if len(ends) == 2 else ""
 
 
 def _case(found: Mapping[str, Any]) -> str:

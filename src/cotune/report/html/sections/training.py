@@ -11,7 +11,7 @@ from cotune.report.html.measure import DevMeasure
 from cotune.report.html.plot import Plot, Point, nice_ticks, padded
 from cotune.report.html.sections.prompts import Prompts
 from cotune.report.html.sections.record import RunRecord
-from cotune.report.terminal.plain import amount, fields, items, number, one_line
+from cotune.report.terminal.plain import amount, between, fields, items, number, one_line
 
 _MOST_POINTS = 600
 _HUES = 6
@@ -152,7 +152,7 @@ def _dev_by_step(
             plot.dot((look.steps, look.level), f"dot {kind}", radius=4.5, tip=tip)
     rows = max(look.rows for trial, _ in dev for look in trial.looks)
     ci = measure.interval(max(levels, key=measure.rank), rows)
-    note = f"The 95% interval of the highest of these scores is {percent(ci[0])} to {percent(ci[1])}." if ci else measure.remark
+    note = f"The 95% interval of the highest of these scores is {between(ci, percent)}." if ci else measure.remark
     return figure(f"Dev {measure.title} by step", plot.render(x_title="optimizer steps", y_title=measure.axis), note)
 
 
@@ -278,5 +278,5 @@ def search_section(record: RunRecord, prompts: Prompts) -> str:
 def _interval_of_best(seen: list[_Seen], measure: DevMeasure) -> str:
     best = max((one for one in seen if not one.raced), key=lambda one: (measure.rank(one.level), one.rows), default=None)
     ci = measure.interval(best.level, best.rows) if best else None
-    told = f"The 95% interval of the highest filled dot is {percent(ci[0])} to {percent(ci[1])}." if ci else measure.remark
+    told = f"The 95% interval of the highest filled dot is {between(ci, percent)}." if ci else measure.remark
     return f" {told}" if told else ""

@@ -10,7 +10,7 @@ from cotune.errors import counted
 from cotune.evaluate.frozen_arms import is_frozen
 from cotune.evaluate.openings import openings_sentence
 from cotune.prompt.prompt import held_rows
-from cotune.report.html.intervals import between, share_interval
+from cotune.report.html.intervals import share_interval
 from cotune.report.html.markup import data_text, esc, figure, p_value, percent, signed_points
 from cotune.report.html.plot import Point, nice_ticks, padded, strip, strip_row, strips
 from cotune.report.html.sections.prompts import Prompts
@@ -18,7 +18,19 @@ from cotune.report.html.sections.record import ARMS, RunRecord
 from cotune.report.terminal.advice import next_steps, parted
 from cotune.report.terminal.arm_words import arm_groups, why_frozen
 from cotune.report.terminal.narration import REFERENCE_NAMES
-from cotune.report.terminal.plain import amount, corrected_p, decimal, dollars, duration, fields, items, number, shipped
+from cotune.report.terminal.plain import (
+    amount,
+    aside,
+    between,
+    corrected_p,
+    decimal,
+    dollars,
+    duration,
+    fields,
+    items,
+    number,
+    shipped,
+)
 from cotune.report.terminal.previous import difference, previous_parts, share
 from cotune.report.terminal.result import frozen_first, interval_of, references_of, result_warnings
 from cotune.report.terminal.verdict_gains import NOISE_EXCEPTED, gains_of, gains_order, has_gains, repeated_of, repeated_told
@@ -133,9 +145,9 @@ def _arms(record: RunRecord) -> str:
         kind = ("base" if group.frozen else "tuned") + (" lead" if ships else "")
         also = f"; also {', '.join(group.others)}" if group.others else ""
         loss = number(arm.get("log_loss"))
-        tip = f"{group.title}: {percent(score)}% ({between(ci)})\nlog-loss {decimal(loss)}\n"
+        tip = f"{group.title}: {percent(score)}% ({between(ci, percent)})\nlog-loss {decimal(loss)}\n"
         tip += counted(arm.get("n", "?"), "test row")
-        drawn, told = strip(span, score, ci, kind, tip=tip, extra=grid), f"<span>{between(ci)}</span>"
+        drawn, told = strip(span, score, ci, kind, tip=tip, extra=grid), f"<span>{between(ci, percent)}</span>"
         what = f"{esc(meaning)}{_read_by(arm)}{esc(also)}"
         lines.append(strip_row(esc(group.title), what, drawn, percent(score), told, kind=kind))
     for name, one in references.items():
@@ -145,9 +157,9 @@ def _arms(record: RunRecord) -> str:
         learnt = number(one.get("learnt_from"))
         fewer += f", fitted to {learnt:,.0f} labelled rows" if learnt else ""
         loss = number(one.get("log_loss"))
-        tip = f"{title}: {percent(score)}% ({between(ci)})\nlog-loss {decimal(loss)}\n"
+        tip = f"{title}: {percent(score)}% ({between(ci, percent)})\nlog-loss {decimal(loss)}\n"
         tip += counted(one.get("n", "?"), "test row")
-        drawn, told = strip(span, score, ci, "quiet", tip=tip, extra=grid), f"<span>{between(ci)}</span>"
+        drawn, told = strip(span, score, ci, "quiet", tip=tip, extra=grid), f"<span>{between(ci, percent)}</span>"
         lines.append(strip_row(esc(title), f"reference{fewer}", drawn, percent(score), told, kind="reference"))
     n = next((arm.get("n") for _, arm in shown if arm.get("n")), "?")
     return figure(
@@ -227,8 +239,8 @@ def _gains(summary: Mapping[str, Any]) -> str:
             if value > 0
             else "significant loss"
         )
-        ends_told = f"{signed_points(ci[0])} to {signed_points(ci[1])}" if ci and not same else ""
-        tip = f"{title}: {signed_points(value)} points" + (f" ({ends_told})" if ends_told else "")
+        ends_told = "" if same else between(ci, signed_points)
+        tip = f"{title}: {signed_points(value)} points{aside(ends_told)}"
         tip += f"\n{p_value(p)}, {gain.get('test', '')}"
         tip += f"\n{gain.get('interval', '')}"
         with_p = "" if same or p is None else f", <span>{p_value(p)}</span>"
@@ -266,9 +278,11 @@ def _selection(record: RunRecord) -> str:
     corrected = number(selection.get("dev_corrected"))
     on = counted(n.get("dev", "?"), "dev row")
     name = f"{esc(on)}, by a fit that had not seen them" if probed else f"{esc(on)}, which chose the winner"
-    rows = [(name, percent(dev), between(dev_ci))]
+    rows = [(name, percent(dev), between(dev_ci, percent))]
     rows += [("the same, corrected for choosing", percent(corrected), "")] if corrected is not None else []
-    rows += [(f"<b>{esc(counted(best.get('n', '?'), 'sealed test row'))}: quote this one</b>", percent(test), between(ci))]
+    rows += [
+        (f"<b>{esc(counted(best.get('n', '?'), 'sealed test row'))}: quote this one</b>", percent(test), between(ci, percent))
+    ]
     table = "".join(f"<tr><th>{name}</th><td>{value}</td><td class=ci>{ci}</td></tr>" for name, value, ci in rows)
     optimism = number(selection.get("optimism")) or 0.0
     opened = number(record.summary.get("test_opened_before", 0))
@@ -289,9 +303,9 @@ def _judge(record: RunRecord) -> str:
     rows = [("model", data_text(judge.get("model"))), ("answers graded", amount(judge.get("rows")))]
     rows += [("answers graded by hand", esc(found.get("n")))] if found else []
     for key, name in (("difference", "mean difference from people"), ("correlation", "correlation with people")):
-        ends = [decimal(end) for end in items(found.get(f"{key}_ci"))]
+        ends = items(found.get(f"{key}_ci"))
         if number(found.get(key)) is not None and len(ends) == 2:
-            rows.append((name, f"{decimal(found[key])} ({ends[0]} to {ends[1]})"))
+            rows.append((name, decimal(found[key]) + aside(between(ends))))
     rows += [("tokens", amount(judge.get("tokens")))]
     rows += [("paid for grades", money)] if (money := dollars(judge.get("dollars"))) else []
     table = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in rows)

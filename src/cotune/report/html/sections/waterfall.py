@@ -9,7 +9,7 @@ from cotune.report.html.markup import esc, figure
 from cotune.report.html.plot import padded
 from cotune.report.html.sections.prompts import Prompts
 from cotune.report.html.sections.record import RunRecord
-from cotune.report.terminal.plain import fields, items, number
+from cotune.report.terminal.plain import between, fields, items, number
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def waterfall_section(record: RunRecord, prompts: Prompts) -> str:
             number_told = f'<b class="{kind}">{measure.change(change)}</b> <span>→ {measure.shown(level)}{unit}</span>'
             if (ends := measure.change_interval(before.correct, move.correct)) is not None:
                 known = True
-                number_told += f"<br><span>{measure.change(ends[0])} to {measure.change(ends[1])}</span>"
+                number_told += f"<br><span>{between(ends, measure.change)}</span>"
         svg = f'<svg class="strip" width="100%" height="28" aria-hidden="true">{bar}</svg>'
         rows.append(
             f'<div class="row"><div class="who">{esc(move.name)}</div>{svg}<div class="number">{number_told}</div></div>'
