@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from baselines import unmasked_loss
+from cotune.model.engine.plan import cut_by_length
 from cotune.model.local import LocalModel
-from cotune.tune.batches import TrainingRow, micro_batches
+from cotune.tune.batches import TrainingRow
 from cotune.tune.loss import plain_loss, shared_prefix_loss
 from cotune.tune.settings import TuneSettings
 from cotune.tune.window import StartHead, WindowRun, WindowSettings, WindowStates
@@ -72,7 +73,7 @@ class Stepper:
     def _parts(self, rows: Sequence[TrainingRow], micro_rows: int | None) -> list[list[TrainingRow]]:
         if micro_rows is None:
             lengths = [len(row.prompt_ids) + len(row.answer_ids) for row in rows]
-            parts = micro_batches(rows, lengths, self.settings.micro_tokens)
+            parts = cut_by_length(range(len(rows)), lengths.__getitem__, self.settings.micro_tokens)
             return [[rows[i] for i in part] for part in parts]
         ordered = sorted(rows, key=lambda row: len(row.prompt_ids))
         return [ordered[start : start + micro_rows] for start in range(0, len(ordered), micro_rows)]

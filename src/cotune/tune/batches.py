@@ -54,20 +54,6 @@ def rows_of_step(step: int, rows: int, batch_size: int, seed: int) -> list[int]:
     return picked
 
 
-def micro_batches(rows: Sequence[TrainingRow], own_lengths: Sequence[int], limit: int) -> list[list[int]]:
-    """Cut a step's rows into parts of at most ``limit`` own tokens, rows of like length together."""
-    order = sorted(range(len(rows)), key=lambda i: (own_lengths[i], i))
-    parts: list[list[int]] = []
-    tokens = limit + 1
-    for i in order:
-        if tokens + own_lengths[i] > limit:
-            parts.append([])
-            tokens = 0
-        parts[-1].append(i)
-        tokens += own_lengths[i]
-    return parts
-
-
 def _permutation(seed: int, epoch: int, rows: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     key = (seed, epoch, rows)
     if key not in _permutations:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -12,11 +11,13 @@ import torch
 from torch import Tensor
 
 from cotune.errors import CotuneError, DivergedError
-from cotune.files import atomic_path, content_hash
+from cotune.files import content_hash
 from cotune.model.adapters.slots import BASE
+from cotune.model.engine.plan import cut_by_length
 from cotune.model.hardware.machine import give_back_memory, out_of_memory
 from cotune.model.local import LocalModel
-from cotune.tune.batches import TrainingRow, micro_batches, rows_of_step
+from cotune.tune.batches import TrainingRow, rows_of_step
+from cotune.tune.checkpoint import Checkpoint, write_checkpoint
 from cotune.tune.loss import common_prefix, plain_loss, shared_prefix_loss
 from cotune.tune.settings import TuneSettings, learning_rate_factor
 from cotune.tune.tuners import TUNERS
@@ -173,7 +174,7 @@ class TuningRun:
         total, tokens, limit = 0.0, 0, most
         while True:
             try:
-                for part in micro_batches(batch, lengths, limit):
+                for part in cut_by_length(range(len(batch)), lengths.__getitem__, limit):
                     loss, used = self._loss([batch[i] for i in part])
                     (loss / weight).backward()  # type: ignore[no-untyped-call]
                     total += float(loss.detach())
@@ -236,19 +237,10 @@ class TuningRun:
 
     def checkpoint(self, branch: str = "") -> Path:
         """Write weights, optimizer state and step; atomically, so a kill leaves the one before."""
-        from safetensors.torch import save
-
         assert self._optimizer is not None
-        tensors: dict[str, Tensor] = {}
-        for name, parameter in self._parameters:
-            tensors[f"weight/{name}"] = parameter.detach().cpu()
-            for part, value in self._optimizer.state.get(parameter, {}).items():
-                tensors[f"{part}/{name}"] = torch.as_tensor(value).detach().cpu()
         self._last = self.folder / f"{branch or 'steady'}.safetensors"
         about = {"step": self.step, "losses": self.losses, "tokens": self.tokens}
-        with atomic_path(self._last) as temporary:
-            # Written from here, so that a full disk is an OSError like any other.
-            temporary.write_bytes(save(tensors, metadata={"about": json.dumps(about)}))
+        write_checkpoint(self._last, self._parameters, self._optimizer, about)
         return self._last
 
     def restart(self) -> None:
@@ -282,22 +274,8 @@ class TuningRun:
         return True
 
     def _restore(self, path: Path) -> None:
-        from safetensors import safe_open
-
         assert self._optimizer is not None
-        with safe_open(path, framework="pt") as stored:
-            about = json.loads(stored.metadata()["about"])
-            self.step, self.losses, self.tokens = int(about["step"]), list(about["losses"]), int(about["tokens"])
-            names = set(stored.keys())
-            with torch.no_grad():
-                for name, parameter in self._parameters:
-                    parameter.copy_(stored.get_tensor(f"weight/{name}"))
-                    state = {
-                        part: stored.get_tensor(f"{part}/{name}").clone()
-                        for part in ("step", "exp_avg", "exp_avg_sq")
-                        if f"{part}/{name}" in names
-                    }
-                    if state:
-                        # The count of steps too: a fused optimizer keeps it beside its parameter.
-                        self._optimizer.state[parameter] = {part: value.to(parameter.device) for part, value in state.items()}
+        checkpoint = Checkpoint.read(path)
+        checkpoint.restore(self._parameters, self._optimizer)
+        self.step, self.losses, self.tokens = checkpoint.step, checkpoint.losses, checkpoint.tokens
         self._last = path

@@ -12,7 +12,6 @@ from what the frozen model knows already (linear probing then fine-tuning, arXiv
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -25,23 +24,24 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from cotune.errors import CotuneError, DivergedError
-from cotune.files import atomic_path, content_hash
+from cotune.files import content_hash
 from cotune.model.adapters.files import LoraSettings
 from cotune.model.adapters.slots import BASE
 from cotune.model.engine.fallback import plain_layer_states
-from cotune.model.engine.plan import plan_pass
+from cotune.model.engine.plan import cut_by_length, plan_pass
 from cotune.model.engine.prefix_cache import PrefixState
 from cotune.model.hardware.machine import give_back_memory, out_of_memory
 from cotune.model.local import LocalModel
 from cotune.prompt.render import shared_prefix
 from cotune.tune.batches import rows_of_step
+from cotune.tune.checkpoint import Checkpoint, write_checkpoint
 
 StepReport = Callable[[int, float, int], None]
 """Called after each step with the step's number from 1, its mean loss a row, and its tokens."""
 
 MOST_STATE_BYTES = 2 * 10**9
 """What the states of rows at the window's edge may take; those of rows beyond are computed again in each step."""
-_CHECKPOINT_EVERY = 10
+_CHECKPOINT, _CHECKPOINT_EVERY = "window.safetensors", 10
 
 
 @dataclass(frozen=True)
@@ -167,16 +167,14 @@ class WindowStates:
     def _compute(self, model: LocalModel, adapter: str, progress: Callable[[int], None] | None, most_bytes: int) -> None:
         model.adapters.use(adapter)
         runner, kept = model.runner, 0
-        order = sorted(range(len(self.sequences)), key=lambda i: (self.own(i), i))
         with torch.no_grad():
             if self.length:
-                plan = plan_pass(
-                    [self.sequences[order[0]][self.length :]], prefix=self.length, head=self.head, device=runner.device
-                )
+                shortest = min(self.sequences, key=len)[self.length :]
+                plan = plan_pass([shortest], prefix=self.length, head=self.head, device=runner.device)
                 self._prefix = runner.edge(plan, None, self.first)[: self.length].clone()
             self._before = runner.prefix(self.head, depth=self.first)
         self.tokens = self.length
-        for part in _parts(order, self.own, model.settings.batch_tokens):
+        for part in cut_by_length(range(len(self.sequences)), self.own, model.settings.batch_tokens):
             states = self._run(part)
             kept += sum(one.nbytes for one in states.values())
             if kept > most_bytes:
@@ -186,18 +184,6 @@ class WindowStates:
             self.tokens += tokens
             if progress:
                 progress(tokens)
-
-
-def _parts(order: Sequence[int], own: Callable[[int], int], limit: int) -> list[list[int]]:
-    parts: list[list[int]] = []
-    tokens = limit + 1
-    for row in order:
-        if tokens + own(row) > limit:
-            parts.append([])
-            tokens = 0
-        parts[-1].append(row)
-        tokens += own(row)
-    return parts
 
 
 def contrastive_loss(features: Tensor, targets: Tensor, temperature: float) -> Tensor:
@@ -344,10 +330,9 @@ class WindowRun:
         assert self._optimizer is not None
         self._optimizer.zero_grad(set_to_none=True)
         limit = max(1, self.settings.micro_tokens - self.states.length)
-        order = sorted(batch, key=lambda i: (self.states.own(i), i))
         while True:
             try:
-                total, tokens = self._backward(_parts(order, self.states.own, limit))
+                total, tokens = self._backward([*cut_by_length(batch, self.states.own, limit)])
                 break
             except RuntimeError as error:
                 if not out_of_memory(error) or limit < max(map(self.states.own, batch)):
@@ -443,44 +428,24 @@ class WindowRun:
         return [*self._lora, ("head.weight", self._weight), ("head.bias", self._bias)]
 
     def _checkpoint(self) -> None:
-        from safetensors.torch import save
-
         assert self._optimizer is not None
-        tensors: dict[str, Tensor] = {}
-        for name, parameter in self._named:
-            tensors[f"weight/{name}"] = parameter.detach().cpu()
-            for part, value in self._optimizer.state.get(parameter, {}).items():
-                tensors[f"{part}/{name}"] = torch.as_tensor(value).detach().cpu()
         about = {"step": self.step, "losses": self.losses, "tokens": self.tokens}
-        with atomic_path(self.folder / "window.safetensors") as temporary:
-            temporary.write_bytes(save(tensors, metadata={"about": json.dumps(about)}))
+        write_checkpoint(self.folder / _CHECKPOINT, self._named, self._optimizer, about)
 
     def _restore(self) -> None:
         """Go on from the checkpoint; one that cannot be read is as good as none."""
-        from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError
 
-        path = self.folder / "window.safetensors"
+        path = self.folder / _CHECKPOINT
         if not path.is_file():
             return
         assert self._optimizer is not None
         try:
-            with safe_open(path, framework="pt") as stored:
-                about = json.loads(stored.metadata()["about"])
-                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+            checkpoint = Checkpoint.read(path)
         except (SafetensorError, OSError, ValueError, KeyError):
             return
-        with torch.no_grad():
-            for name, parameter in self._named:
-                parameter.copy_(tensors[f"weight/{name}"])
-                state = {
-                    # The count of steps too: a fused optimizer keeps it beside its parameter.
-                    part: tensors[f"{part}/{name}"].to(parameter.device)
-                    for part in ("step", "exp_avg", "exp_avg_sq")
-                    if f"{part}/{name}" in tensors
-                }
-                if state:
-                    self._optimizer.state[parameter] = state
-        self.step, self.losses, self.tokens = int(about["step"]), list(about["losses"]), int(about["tokens"])
+        checkpoint.restore(self._named, self._optimizer)
+        self.step, self.losses, self.tokens = checkpoint.step, checkpoint.losses, checkpoint.tokens
 
 
 def _rate(step: int, steps: int, warmup: float) -> float:

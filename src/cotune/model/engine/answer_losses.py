@@ -14,8 +14,7 @@ from cotune.files import content_hash
 from cotune.model.base import AnswerLosses, Progress
 from cotune.model.engine.facts import engine_facts
 from cotune.model.engine.fallback import naive_label_scores
-from cotune.model.engine.hidden_states import cut_by_tokens
-from cotune.model.engine.plan import plan_pass
+from cotune.model.engine.plan import cut_by_length, plan_pass
 from cotune.model.engine.prefix_cache import PrefixState
 from cotune.model.engine.runner import PackedRunner
 from cotune.prompt.prompt import Prompt
@@ -46,8 +45,7 @@ def answer_losses(
         prefix_ids = model.kept_prefix(adapter, rendered[group[0]].prompt_ids[:length], covered)
         tokens += len(prefix_ids) - covered
         own = [len(row.prompt_ids) - len(prefix_ids) + len(row.completions[0]) - 1 for row in rendered]
-        order = sorted(group, key=lambda i: (own[i], i))
-        for part in cut_by_tokens(order, own, model.settings.batch_tokens):
+        for part in cut_by_length(group, own.__getitem__, model.settings.batch_tokens):
             chosen = [rendered[i] for i in part]
             key = content_hash(
                 {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cotune.model.base import Progress
 from cotune.model.engine.fallback import plain_layer_states, plain_states
-from cotune.model.engine.plan import plan_pass
+from cotune.model.engine.plan import cut_by_length, plan_pass
 from cotune.prompt.render import shared_prefix
 
 if TYPE_CHECKING:
@@ -51,12 +51,12 @@ def _fill(
     progress: Progress | None,
 ) -> None:
     """States of the sequences at ``places``, which share ``length`` tokens; a trained prefix stands for ``covered`` of them."""
-    order = sorted(places, key=lambda i: (len(sequences[i]), i))
+    own = [len(s) - length for s in sequences]
     with torch.inference_mode():
         prefix = model.run_prefix(adapter, sequences[places[0]][:length])
         if progress and length > covered:
             progress(length - covered)
-        for part in cut_by_tokens(order, [len(s) - length for s in sequences], model.settings.batch_tokens):
+        for part in cut_by_length(places, own.__getitem__, model.settings.batch_tokens):
             suffixes = [sequences[i][length:] for i in part]
             if model.shared:
                 plan = plan_pass(suffixes, prefix=prefix.length if prefix else 0, device=model.model.device)
@@ -93,12 +93,12 @@ def layer_states(
             # What is pooled over runs with its row.
             length = min(length, *(starts[i] for i in places))
         ids = tuple(sequences[places[0]][:length])
-        order = sorted(places, key=lambda i: (len(sequences[i]), i))
+        own = [len(s) - length for s in sequences]
         with torch.inference_mode():
             prefix = model.run_prefix(adapter, ids, depth=max(layers))
             if progress and length > covered:
                 progress(length - covered)
-            for part in cut_by_tokens(order, [len(s) - length for s in sequences], model.settings.batch_tokens):
+            for part in cut_by_length(places, own.__getitem__, model.settings.batch_tokens):
                 suffixes = [sequences[i][length:] for i in part]
                 skips = None if starts is None else [starts[i] - length for i in part]
                 if model.shared:
@@ -111,17 +111,3 @@ def layer_states(
                 if progress:
                     progress(sum(map(len, suffixes)))
     return result
-
-
-def cut_by_tokens(order: Sequence[int], lengths: Sequence[int], limit: int) -> Iterator[list[int]]:
-    """Cut rows, in an order, into parts of at most ``limit`` tokens, or of one row."""
-    part: list[int] = []
-    tokens = 0
-    for i in order:
-        if part and tokens + lengths[i] > limit:
-            yield part
-            part, tokens = [], 0
-        part.append(i)
-        tokens += lengths[i]
-    if part:
-        yield part

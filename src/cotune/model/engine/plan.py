@@ -9,7 +9,7 @@ questions that begin with the same words are common, and a token's state hangs o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -224,3 +224,23 @@ def plan_pass(
         longest=max(int(places.max(initial=0)) for places in positions),
         merged=bool(merged.any()),
     )
+
+
+def cut_by_length(places: Iterable[int], own: Callable[[int], int], limit: int) -> Iterator[list[int]]:
+    """Cut rows into parts of at most ``limit`` tokens, or of one row, rows of like length together.
+
+    Args:
+        places: numbers of the rows.
+        own: tokens of a row behind what it shares with the others.
+        limit: tokens of a part.
+    """
+    part: list[int] = []
+    tokens = 0
+    for length, place in sorted((own(place), place) for place in places):
+        if part and tokens + length > limit:
+            yield part
+            part, tokens = [], 0
+        part.append(place)
+        tokens += length
+    if part:
+        yield part
