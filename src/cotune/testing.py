@@ -63,13 +63,13 @@ def check_metric(metric: Metric) -> None:
 
 def _check_metric_on(metric: Metric, type: OutputType) -> None:
     told = f"{metric.name} on {type}"
-    output, gold = _sample_output(type)
-    right = _answered(output, gold, gold)
-    wrong = _answered(output, gold, [*gold[1:], gold[0]])
+    output, references = _sample_output(type)
+    right = _answered(output, references, references)
+    wrong = _answered(output, references, [*references[1:], references[0]])
     values = {"right": metric.rows(right), "wrong": metric.rows(wrong)}
     for name, found in values.items():
-        assert np.shape(found) == (len(gold),), (
-            f"{told}: rows of {name} answers have the shape {np.shape(found)}, not ({len(gold)},)"
+        assert np.shape(found) == (len(references),), (
+            f"{told}: rows of {name} answers have the shape {np.shape(found)}, not ({len(references)},)"
         )
         assert np.isfinite(found).all(), f"{told}: a row's value is not finite: {found}"
         assert (np.min(found) >= 0) and (np.max(found) <= 1), f"{told}: a row's value is not between 0 and 1: {found}"
@@ -79,14 +79,14 @@ def _check_metric_on(metric: Metric, type: OutputType) -> None:
         _check_aggregate(metric.aggregate, right, wrong, told)
     assert metric.score(right) >= metric.score(wrong), f"{told}: wrong answers score higher than right ones"
     assert 0 <= metric.score(wrong) <= metric.score(right) <= 1, f"{told}: the score is not between 0 and 1"
-    backwards = metric.rows(_answered(output, gold[::-1], [gold[0], *gold[:0:-1]]))
+    backwards = metric.rows(_answered(output, references[::-1], [references[0], *references[:0:-1]]))
     assert np.allclose(np.asarray(backwards)[::-1], values["wrong"]), f"{told}: a row's value depends on the order of the rows"
 
 
 def _check_aggregate(aggregate: Aggregate, right: Answered, wrong: Answered, told: str) -> None:
     counts = [aggregate.counts(answered) for answered in (right, wrong)]
     for found in counts:
-        assert np.ndim(found) == 2 and len(found) == len(right.gold), (
+        assert np.ndim(found) == 2 and len(found) == len(right.references), (
             f"{told}: counts must be [rows, columns], not {np.shape(found)}"
         )
     assert counts[0].shape == counts[1].shape, f"{told}: the columns of counts depend on what was answered"
@@ -96,11 +96,11 @@ def _check_aggregate(aggregate: Aggregate, right: Answered, wrong: Answered, tol
     assert np.allclose(both, [aggregate.score(one) for one in sums]), f"{told}: scores of several sums at once differ"
 
 
-def _answered(output: Output, gold: Sequence[str], answers: Sequence[str]) -> Answered:
+def _answered(output: Output, references: Sequence[str], answers: Sequence[str]) -> Answered:
     """Answers with everything that a metric may use."""
-    same: Floats = np.array([float(a == b) for a, b in zip(gold, answers, strict=True)])
-    rows = [Example(f"row:{i}", {"text": f"the text that belongs to {text}"}, text) for i, text in enumerate(gold)]
-    return Answered(list(gold), list(answers), output, rows, losses=1.0 - same, grades=same)
+    same: Floats = np.array([float(a == b) for a, b in zip(references, answers, strict=True)])
+    rows = [Example(f"row:{i}", {"text": f"the text that belongs to {text}"}, text) for i, text in enumerate(references)]
+    return Answered(list(references), list(answers), output, rows, losses=1.0 - same, grades=same)
 
 
 @cache

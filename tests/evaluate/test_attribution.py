@@ -103,19 +103,19 @@ def test_synergy_falls_back_to_two_arms_where_the_others_cancel_out():
 
 def test_f1_gains_are_differences_of_f1():
     arms, gold = _arms(rows=200)
-    result = attribute(arms, metric="macro_f1", gold=gold, draws=500, permutations=500)
+    result = attribute(arms, metric="macro_f1", references=gold, draws=500, permutations=500)
     one, two = (f1_score(gold, arms[name].predicted, average="macro") for name in ("best_tuned", "seed_tuned"))
     gain = result.gains["prompt_given_tuning"]
     assert gain.value == pytest.approx(one - two)
     assert gain.test == "paired permutation" and gain.significant()
     called = attribute(
-        arms, metric=lambda truth, given: float(np.mean(truth == given)), gold=gold, draws=200, permutations=50
+        arms, metric=lambda truth, given: float(np.mean(truth == given)), references=gold, draws=200, permutations=50
     ).gains["prompt_given_tuning"]
     plain = attribute(arms).gains["prompt_given_tuning"]
     assert called.value == pytest.approx(plain.value)
     ends = [(gain.ci_single.low, gain.ci_single.high) for gain in (called, plain)]
     assert ends[0] == pytest.approx(ends[1], abs=0.02)
-    with pytest.raises(ValueError, match="gold"):
+    with pytest.raises(ValueError, match="references"):
         attribute(arms, metric="macro_f1")
 
 

@@ -169,5 +169,5 @@ def test_arms_that_hardly_differ_get_width_whatever_the_metric() -> None:
     arms = {name: ArmScores((one == gold).astype(float), None, one, None, name) for name in ARMS}
     arms["best_tuned"] = ArmScores((other == gold).astype(float), None, other, None, "other")
     for ids in (None, np.arange(180) // 6):
-        gain = attribute(arms, metric="macro_f1", gold=gold, groups=ids, draws=300, permutations=50).gains["both"]
+        gain = attribute(arms, metric="macro_f1", references=gold, groups=ids, draws=300, permutations=50).gains["both"]
         assert gain.ci.low < 0 < gain.value < gain.ci.high and gain.ci.width > 0.02

@@ -140,7 +140,7 @@ def test_other_metrics_and_what_does_not_fit() -> None:
     for _ in range(4):
         predicted = np.where(rng.random(60) < 0.7, gold, rng.integers(0, 3, 60))
         arms.append(ArmScores((predicted == gold).astype(float), predicted=predicted))
-    found = robustness(arms, arms[::-1], metric="macro_f1", gold=gold)
+    found = robustness(arms, arms[::-1], metric="macro_f1", references=gold)
     assert sorted(found.base) == pytest.approx(sorted(found.tuned)) and found.n == 60
     assert set(found.as_dict()) == {"n", "base", "tuned", "change", "sentence"}
     with pytest.raises(ValueError, match="two formats"):

@@ -67,7 +67,7 @@ def test_an_interval_leaves_out_zero_where_p_says_so(metric: str, grouped: bool)
             loss = np.where(right, 0.3, 1.2) + 0.3 * generator.random(rows)
             arms[name] = ArmScores(right.astype(float), loss, predicted, candidate=name)
         groups = np.arange(rows) // 3 if grouped else None
-        found = attribute(arms, metric=metric, gold=gold, groups=groups, draws=300, permutations=300)
+        found = attribute(arms, metric=metric, references=gold, groups=groups, draws=300, permutations=300)
         for gain in [*found.gains.values(), *found.log_loss.values()]:
             for interval, p in ((gain.ci, gain.p), (gain.ci_single, gain.p_single)):
                 assert (0.0 not in interval) == (p < 0.05), gain

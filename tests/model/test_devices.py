@@ -146,7 +146,7 @@ def test_answers_under_a_grammar_and_losses_beside_them_are_the_cpus(place: Plac
     asked: Any = {"limit": 30, "grammar": Grammar.json(schema), "gold": ANSWERS[: len(ROWS)]}
     found, wanted = (model.generate(PROMPT, ROWS, **asked) for model in (place.model(kind), on_cpu(kind)))
     assert found.texts == wanted.texts
-    np.testing.assert_allclose(found.gold.losses, wanted.gold.losses, rtol=10 * place.near)
+    np.testing.assert_allclose(found.reference_losses.losses, wanted.reference_losses.losses, rtol=10 * place.near)
 
 
 def test_losses_of_answers_are_the_cpus(place: Place) -> None:

@@ -159,18 +159,18 @@ def test_right_answers_are_read_beside_written_ones(
     local = tiny_local(kind, cache=ScoreCache(tmp_path / "scores.sqlite"))
     apart, losses = local.generate(PROMPT, ROWS, limit=9), local.answer_losses(PROMPT, ROWS, ANSWERS)
     monkeypatch.setattr(generating, "slots_in_memory", lambda *_: slots)
-    both = local.generate(PROMPT, ROWS, limit=9, gold=ANSWERS)
+    both = local.generate(PROMPT, ROWS, limit=9, references=ANSWERS)
     assert both.cached == 0 and both.ids == apart.ids and both.ended == apart.ended
-    np.testing.assert_allclose(both.gold.losses, losses.losses, rtol=1e-5)
-    assert both.gold.lengths.tolist() == losses.lengths.tolist()
+    np.testing.assert_allclose(both.reference_losses.losses, losses.losses, rtol=1e-5)
+    assert both.reference_losses.lengths.tolist() == losses.lengths.tolist()
     assert both.tokens == losses.tokens + apart.written and both.written == apart.written
-    again = local.generate(PROMPT, ROWS, limit=9, gold=ANSWERS)
+    again = local.generate(PROMPT, ROWS, limit=9, references=ANSWERS)
     assert again.cached == len(ROWS) and again.ids == both.ids and again.tokens == both.tokens
-    assert again.gold.losses.tobytes() == both.gold.losses.tobytes()
-    assert local.generate(PROMPT, ROWS, limit=9, gold=[*ANSWERS[:-1], "other"]).cached == 0
+    assert again.reference_losses.losses.tobytes() == both.reference_losses.losses.tobytes()
+    assert local.generate(PROMPT, ROWS, limit=9, references=[*ANSWERS[:-1], "other"]).cached == 0
     local.shared = False
     with pytest.raises(InputError, match="this architecture"):
-        local.generate(PROMPT, ROWS, limit=9, gold=ANSWERS)
+        local.generate(PROMPT, ROWS, limit=9, references=ANSWERS)
 
 
 def test_whatever_changes_answers_changes_the_key(tmp_path: Path) -> None:

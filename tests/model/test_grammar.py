@@ -193,8 +193,10 @@ def test_where_nothing_is_to_be_chosen_the_model_is_not_asked(monkeypatch: pytes
     local, grammar = tiny_local(), Grammar.json({"const": {"a": 1}})
     asked: Any = (Prompt(instruction="Say."), [{"input": "x"}])
     losses = local.answer_losses(*asked, ["x y"]).losses
-    both = local.generate(*asked, limit=30, grammar=grammar, gold=["x y"])
-    assert both.gold is not None and both.gold.losses.tolist() == pytest.approx(losses.tolist(), rel=1e-5)
+    both = local.generate(*asked, limit=30, grammar=grammar, references=["x y"])
+    assert both.reference_losses is not None and both.reference_losses.losses.tolist() == pytest.approx(
+        losses.tolist(), rel=1e-5
+    )
     monkeypatch.setattr(local.runner, "hidden", None)  # whatever runs now would fail
     found = local.generate(*asked, limit=30, grammar=grammar)
     assert found.texts == both.texts == ('{"a": 1}',) and found.ended == both.ended == (True,) and found.written == 0

@@ -52,7 +52,7 @@ def test_rows_keep_what_was_written_and_whether_it_counts(tmp_path: Path) -> Non
     assert [row.right["seed_prompt"] for row in tests.rows] == [False, True, False]
     assert written_changes(tests, tests.rows[1], "best_tuned") == []
     changes = written_changes(tests, tests.rows[0], "best_tuned")
-    assert "".join(text for op, text in changes if op != "+") == tests.labels[tests.rows[0].gold]
+    assert "".join(text for op, text in changes if op != "+") == tests.labels[tests.rows[0].reference]
     assert "".join(text for op, text in changes if op != "-") == '{"intent": "play", "slot": "b c"}'
 
 

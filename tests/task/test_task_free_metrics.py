@@ -79,10 +79,10 @@ def test_rows_lie_between_0_and_1_and_aggregates_come_from_sums(pairs: list[tupl
     assert 0 <= metric.score(answered) <= 1
     if metric.aggregate is not None:
         counts = metric.aggregate.counts(answered)
-        twice = Answered([*answered.gold, answered.gold[0]], [*answered.answers, answered.answers[0]], output)
+        twice = Answered([*answered.references, answered.references[0]], [*answered.answers, answered.answers[0]], output)
         assert metric.aggregate.score(counts.sum(axis=0) + counts[0]) == pytest.approx(metric.score(twice))
-        perfect = Answered(answered.gold, answered.gold, output)
-        if all(g.startswith("{") for g in answered.gold):
+        perfect = Answered(answered.references, answered.references, output)
+        if all(g.startswith("{") for g in answered.references):
             assert metric.score(perfect) == 1.0
 
 

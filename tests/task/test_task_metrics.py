@@ -43,7 +43,7 @@ def test_nothing_to_score_and_unequal_lengths_are_errors(metric: object) -> None
     assert callable(metric)
     with pytest.raises(ValueError, match="no rows"):
         metric([], [], LABELS)
-    with pytest.raises(ValueError, match="1 gold labels but 2"):
+    with pytest.raises(ValueError, match="1 references but 2"):
         metric(["a"], ["a", "b"], LABELS)
 
 

@@ -208,11 +208,11 @@ def judged_by_probe(
     rendered = model.renderer.render(prompt, [row.fields for row in (*learn, *dev)], task.labels)
     starts = [row.start for row in rendered] if probe.pooled else None
     states = model.layer_states([row.prompt_ids for row in rendered], layers, starts=starts, adapter=adapter)
-    gold, count = label_indices(learn, task), len(learn)
+    truth, count = label_indices(learn, task), len(learn)
     groups = groups_of(learn)
     found = cross_fit(
         states[:, :count],
-        gold,
+        truth,
         classes=len(task.labels),
         layers=layers,
         groups=None if groups is None else groups.tolist(),
@@ -220,7 +220,7 @@ def judged_by_probe(
     )
     place = layers.index(found.layer)
     features, mean, spread = standardised(states[place, :count])
-    fitted = fit_logistic(features, gold, len(task.labels), strengths=[found.best.strength])
+    fitted = fit_logistic(features, truth, len(task.labels), strengths=[found.best.strength])
     logits = fitted.logits(((states[place, count:] - mean) / spread).astype(np.float32))[0]
     given = LabelOutputs(tempered(logits, found.temperature))
     return given.judge(dev, BY_PROBE, task), sum(row.truncated for row in rendered[count:])

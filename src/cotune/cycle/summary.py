@@ -66,8 +66,8 @@ def _noise_floor(context: RunContext, result: ArmResult, noise: Noise | AnswerNo
     given, decision, labels = result.scores, result.candidate.decision, context.task.labels
     if context.task.metric not in AVERAGES or not isinstance(given, LabelOutputs):
         return given.noise_floor(noise, decision)
-    gold = [labels.index(row.output) for row in result.rows]
-    return noise.f1_floor(given.log_probs, decision, gold, AVERAGES[context.task.metric], seed=context.seed)
+    references = [labels.index(row.output) for row in result.rows]
+    return noise.f1_floor(given.log_probs, decision, references, AVERAGES[context.task.metric], seed=context.seed)
 
 
 def build_summary(
@@ -321,6 +321,6 @@ def _fields(context: RunContext, result: ArmResult) -> list[dict[str, Any]] | No
 
 
 def _interval(context: RunContext, result: ArmResult) -> Interval:
-    gold = [row.output for row in result.rows]
+    references = [row.output for row in result.rows]
     measure, output = context.task.measure, context.task.output
-    return score_interval(result.evaluation, gold, measure, output, seed=context.seed, groups=result.groups)
+    return score_interval(result.evaluation, references, measure, output, seed=context.seed, groups=result.groups)

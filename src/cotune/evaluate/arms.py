@@ -16,7 +16,7 @@ from cotune.task.metrics.metric import Aggregate
 MetricName = Literal["mean", "macro_f1", "weighted_f1"]
 Metric = MetricName | Aggregate | Callable[[npt.NDArray[Any], npt.NDArray[Any]], float]
 """``"mean"`` of the per-row scores (accuracy), F1 of the predicted labels, what comes from sums of each arm's ``counts``, or
-any ``function(gold, predicted)``."""
+any ``function(references, predicted)``."""
 
 Pair = tuple[str, str]
 
@@ -46,13 +46,13 @@ class ArmsMetric:
     Args:
         arms: by name, all with the same rows.
         metric: see :data:`Metric`.
-        gold: the right answers, shape (rows,); needed where the metric is not a mean.
+        references: the right answers, shape (rows,); needed where the metric is not a mean.
 
     Raises:
-        ValueError: rows do not fit, values are not finite, or gold or predictions are missing.
+        ValueError: rows do not fit, values are not finite, or references or predictions are missing.
     """
 
-    def __init__(self, arms: Mapping[str, ArmScores], metric: Metric, gold: npt.ArrayLike | None = None) -> None:
+    def __init__(self, arms: Mapping[str, ArmScores], metric: Metric, references: npt.ArrayLike | None = None) -> None:
         self.names = list(arms)
         self.metric = metric
         self.scores = np.stack([np.asarray(arm.score, dtype=np.float64) for arm in arms.values()], axis=1)
@@ -66,12 +66,12 @@ class ArmsMetric:
                 raise ValueError("a metric of sums needs each arm's counts, one row for each score")
             self.counts = [np.asarray(arm.counts, dtype=np.float64) for arm in arms.values()]
             return
-        if gold is None or any(arm.predicted is None for arm in arms.values()):
-            raise ValueError("a metric that is not a mean needs gold answers and each arm's predictions")
-        self.gold = np.asarray(gold)
+        if references is None or any(arm.predicted is None for arm in arms.values()):
+            raise ValueError("a metric that is not a mean needs references and each arm's predictions")
+        self.references = np.asarray(references)
         self.predicted = [np.asarray(arm.predicted) for arm in arms.values()]
-        if any(len(column) != self.rows for column in [self.gold, *self.predicted]):
-            raise ValueError("gold, predictions and scores must have the same rows")
+        if any(len(column) != self.rows for column in [self.references, *self.predicted]):
+            raise ValueError("references, predictions and scores must have the same rows")
 
     @property
     def is_zero_one(self) -> bool:
@@ -85,7 +85,7 @@ class ArmsMetric:
         if isinstance(self.metric, Aggregate):
             return aggregate_statistic(self.metric, self.counts)
         if not callable(self.metric):
-            return f1_statistic(self.gold, self.predicted, _average(self.metric))
+            return f1_statistic(self.references, self.predicted, _average(self.metric))
         return self._called
 
     def differs(self, pairs: Sequence[Pair]) -> npt.NDArray[np.bool_]:
@@ -123,15 +123,15 @@ class ArmsMetric:
             return self.metric.score(here.sum(axis=0) + swaps.astype(np.float64) @ (there - here))
         if callable(self.metric):
             mixes = np.where(swaps.astype(bool), self.predicted[other], self.predicted[base])
-            return np.array([float(self.metric(self.gold, mix)) for mix in mixes])
-        names = np.unique(np.concatenate([self.gold, self.predicted[base], self.predicted[other]]))
-        truth = label_indicators(self.gold, names)
+            return np.array([float(self.metric(self.references, mix)) for mix in mixes])
+        names = np.unique(np.concatenate([self.references, self.predicted[base], self.predicted[other]]))
+        truth = label_indicators(self.references, names)
         from_base, from_other = (label_indicators(self.predicted[arm], names) for arm in (base, other))
         weights = swaps.astype(np.float64)
         predicted = from_base.sum(axis=0) + weights @ (from_other - from_base)
         hits = (truth * from_base).sum(axis=0) + weights @ (truth * (from_other - from_base))
-        gold = np.broadcast_to(truth.sum(axis=0), predicted.shape)
-        return f1_from_counts(hits, gold, predicted, _average(self.metric))
+        support = np.broadcast_to(truth.sum(axis=0), predicted.shape)
+        return f1_from_counts(hits, support, predicted, _average(self.metric))
 
     def _called(self, weights: Floats) -> Floats:
         assert callable(self.metric)
@@ -139,7 +139,7 @@ class ArmsMetric:
         for draw, counts in enumerate(weights):
             chosen = np.repeat(np.arange(self.rows), counts.astype(np.int64))
             for arm, predicted in enumerate(self.predicted):
-                values[draw, arm] = float(self.metric(self.gold[chosen], predicted[chosen]))
+                values[draw, arm] = float(self.metric(self.references[chosen], predicted[chosen]))
         return values
 
 

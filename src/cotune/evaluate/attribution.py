@@ -110,7 +110,7 @@ def attribute(
     arms: Mapping[str, ArmScores],
     *,
     metric: Metric = "mean",
-    gold: npt.ArrayLike | None = None,
+    references: npt.ArrayLike | None = None,
     groups: npt.ArrayLike | None = None,
     seed: int = 0,
     level: float = 0.95,
@@ -131,7 +131,7 @@ def attribute(
     Args:
         arms: the arms of :data:`ARMS`, on the same rows in the same order.
         metric: see :data:`cotune.evaluate.arms.Metric`.
-        gold: right answers, needed where the metric is not a mean.
+        references: right answers, needed where the metric is not a mean.
         groups: group id of each row, where rows depend on each other.
         seed: of all resampling.
         level: of the intervals, all held at once.
@@ -156,7 +156,7 @@ def attribute(
         permutations or (_CALLED_DRAWS if callable(metric) else _PERMUTATIONS),
     )
     same = {name: arm.candidate or name for name, arm in chosen.items()}
-    table = ArmsMetric(chosen, metric, gold)
+    table = ArmsMetric(chosen, metric, references)
     compared = _compared(table, same, sampling)
     losses: dict[str, _Compared | None] = {}
     if all(arm.log_loss is not None for arm in five.values()):

@@ -65,9 +65,9 @@ RAW = Decision()
 BY_PROBE = Decision("probe")
 
 
-def label_frequencies(gold: Sequence[int], labels: int) -> Floats:
+def label_frequencies(references: Sequence[int], labels: int) -> Floats:
     """Share of each label among labelled rows, with half a row added to each so that none is zero."""
-    counts = np.bincount(np.asarray(gold, dtype=np.int64), minlength=labels) + 0.5
+    counts = np.bincount(np.asarray(references, dtype=np.int64), minlength=labels) + 0.5
     result: Floats = counts / counts.sum()
     return result
 

@@ -37,20 +37,20 @@ class Asked:
 
     Attributes:
         fields: input fields of the row that was answered.
-        gold: its right answer.
+        reference: its right answer.
         answer: the answer that was given.
         row: the row's id, for messages.
     """
 
     fields: Mapping[str, str]
-    gold: str
+    reference: str
     answer: str
     row: str = ""
 
     def messages(self, rubric: str) -> list[dict[str, str]]:
         """The question to the judge. A row of one field is shown as its text."""
         question = next(iter(self.fields.values())) if len(self.fields) == 1 else dict(self.fields)
-        shown = json.dumps({"question": question, "right": self.gold, "given": self.answer}, ensure_ascii=False)
+        shown = json.dumps({"question": question, "right": self.reference, "given": self.answer}, ensure_ascii=False)
         return [{"role": "system", "content": _SYSTEM + rubric}, {"role": "user", "content": shown}]
 
 

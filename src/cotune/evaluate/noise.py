@@ -58,7 +58,14 @@ class Noise:
         return float(special.ndtri(0.975) * np.sqrt(share / len(scores)))
 
     def f1_floor(
-        self, scores: Floats, decision: Decision, gold: npt.ArrayLike, average: Average, *, draws: int = 500, seed: int = 0
+        self,
+        scores: Floats,
+        decision: Decision,
+        references: npt.ArrayLike,
+        average: Average,
+        *,
+        draws: int = 500,
+        seed: int = 0,
     ) -> float:
         """How far the noise moves an arm's F1 in 95% of scorings: rows flip to their second best label as often as in
         :meth:`floor`, ``draws`` times, and F1 is counted each time.
@@ -66,7 +73,7 @@ class Noise:
         Args:
             scores: ``[rows, labels]`` log-probabilities of an arm.
             decision: the arm's rule.
-            gold: index of each row's right label.
+            references: index of each row's right label.
             average: of the labels' F1.
             draws: scorings that are drawn.
             seed: of the draws.
@@ -75,7 +82,7 @@ class Noise:
         labels = np.arange(judged.shape[1])
         order = np.argsort(-judged, axis=1, kind="stable")
         first, second = (label_indicators(order[:, place], labels) for place in (0, 1))
-        truth = label_indicators(gold, labels)
+        truth = label_indicators(references, labels)
         flips = np.random.default_rng([seed, 22]).random((draws, len(judged))) < self._flipping(judged)
 
         def f1(flipped: Floats) -> Floats:

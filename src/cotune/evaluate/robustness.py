@@ -93,7 +93,7 @@ def robustness(
     tuned: Sequence[ArmScores],
     *,
     metric: Metric = "mean",
-    gold: npt.ArrayLike | None = None,
+    references: npt.ArrayLike | None = None,
     groups: npt.ArrayLike | None = None,
     seed: int = 0,
     level: float = 0.95,
@@ -112,7 +112,7 @@ def robustness(
         base: what the base model scored under each format, two formats at least, on the same rows.
         tuned: the same of the tuned model, formats in the same order.
         metric: see :data:`cotune.evaluate.arms.Metric`.
-        gold: right answers, needed where the metric is not a mean.
+        references: right answers, needed where the metric is not a mean.
         groups: group id of each row, where rows depend on each other.
         seed: of the resampling.
         level: of the intervals.
@@ -129,7 +129,7 @@ def robustness(
     if len(base) != len(tuned) or len(base) < 2:
         raise ValueError(f"two formats or more are needed, as many for each model, not {len(base)} and {len(tuned)}")
     formats = len(base)
-    table = ArmsMetric({str(place): arm for place, arm in enumerate((*base, *tuned))}, metric, gold)
+    table = ArmsMetric({str(place): arm for place, arm in enumerate((*base, *tuned))}, metric, references)
     statistic = table.statistic()
     scores = evaluate_over(statistic, iter([np.ones((1, table.rows))]))[0]
     count = draws or (_CALLED_DRAWS if callable(metric) else DRAWS)

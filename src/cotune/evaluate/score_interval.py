@@ -20,7 +20,7 @@ AVERAGES: dict[str, Average] = {"macro_f1": "macro", "weighted_f1": "weighted"}
 
 def score_interval(
     evaluation: Evaluation,
-    gold: Sequence[str],
+    references: Sequence[str],
     metric: Metric,
     output: Output,
     *,
@@ -31,7 +31,7 @@ def score_interval(
 
     Args:
         evaluation: of the answers.
-        gold: the right answers.
+        references: the right answers.
         metric: what the score is.
         output: what an answer is.
         seed: of the resampling.
@@ -41,7 +41,7 @@ def score_interval(
         return mean_interval(evaluation.values, groups=groups, seed=seed)
     if metric.name in AVERAGES:
         names = sorted({*output.labels, *evaluation.answers})
-        return dirichlet_f1(gold, evaluation.answers, names, average=AVERAGES[metric.name], seed=seed, groups=groups)
+        return dirichlet_f1(references, evaluation.answers, names, average=AVERAGES[metric.name], seed=seed, groups=groups)
     assert evaluation.counts is not None
     statistic = aggregate_statistic(metric.aggregate, [evaluation.counts])
     return aggregate_interval(statistic, evaluation.values, groups=groups, seed=seed)

@@ -91,13 +91,13 @@ def unanswered(log_losses: Floats) -> Evaluation:
 
 
 def evaluate(
-    scores: Floats, gold: Sequence[int] | NDArray[np.int64], decision: Decision, metric: Metric, labels: Sequence[str]
+    scores: Floats, references: Sequence[int] | NDArray[np.int64], decision: Decision, metric: Metric, labels: Sequence[str]
 ) -> Evaluation:
     """Judge label scores by a decision rule.
 
     Args:
         scores: ``[rows, labels]`` log-probabilities.
-        gold: ``[rows]`` index of the right label.
+        references: ``[rows]`` index of the right label.
         decision: how to choose.
         metric: the task's metric.
         labels: names, in score order.
@@ -105,7 +105,7 @@ def evaluate(
     Raises:
         DivergedError: a log-loss is not a number or infinite.
     """
-    truth = np.asarray(gold, dtype=np.int64)
+    truth = np.asarray(references, dtype=np.int64)
     log_probs = decision.log_probs(scores)
     losses = -log_probs[np.arange(len(truth)), truth]
     answers = [labels[i] for i in log_probs.argmax(axis=1)]

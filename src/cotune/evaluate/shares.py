@@ -128,7 +128,7 @@ def label_scores(answered: Answered, *, seed: int, groups: npt.ArrayLike | None 
 def confusions(answered: Answered) -> npt.NDArray[np.int64]:
     """``[labels, labels]`` rows by their right label and the one that was answered, in the order of the output's labels."""
     place = {label: i for i, label in enumerate(answered.output.labels)}
-    references, answers = (np.array([place[label] for label in labels]) for labels in (answered.gold, answered.answers))
+    references, answers = (np.array([place[label] for label in labels]) for labels in (answered.references, answered.answers))
     return confusion_matrix(references, answers, len(place))
 
 

@@ -105,7 +105,7 @@ GREEDY = Sampling()
 
 @dataclass(frozen=True)
 class AnswerLosses:
-    """How well the model expects each row's gold answer.
+    """How well the model expects each row's reference answer.
 
     Attributes:
         losses: ``[rows]`` negative log-likelihood of the answer with its stop token, in nats, summed over its tokens.
@@ -138,7 +138,7 @@ class Generations:
         truncated: rows whose text had to be shortened.
         cached: rows answered from the cache.
         cost: US dollars; 0 where nothing has a price.
-        gold: losses of the right answers, where they were read in the same passes; their tokens are counted here.
+        reference_losses: losses of the references, where they were read in the same passes; their tokens are counted here.
         entering_s: seconds that prompts and right answers took; 0 for what came from the cache.
     """
 
@@ -150,7 +150,7 @@ class Generations:
     truncated: int = 0
     cached: int = 0
     cost: float = 0.0
-    gold: AnswerLosses | None = None
+    reference_losses: AnswerLosses | None = None
     entering_s: float = 0.0
     written: int = 0
 

@@ -141,7 +141,7 @@ class LocalModel(Engine):
         grammar: Grammar | None = None,
         sampling: Sampling = GREEDY,
         progress: Progress | None = None,
-        gold: Sequence[str] | None = None,
+        references: Sequence[str] | None = None,
     ) -> Generations:
         """Write an answer to each row.
 
@@ -153,11 +153,12 @@ class LocalModel(Engine):
             grammar: what answers are held to. Then every answer belongs to it, also where the limit ends it.
             sampling: greedy, or a temperature and a seed.
             progress: told the tokens of each finished part.
-            gold: the gold answer of each row, whose likelihood is read in the same passes: prompts are read once for both.
+            references: the right answer of each row, whose likelihood is read in the same passes.
 
         Raises:
             InputError: prompt and limit are longer than the model's positions, the grammar allows no answer in ``limit``
-                tokens or cannot be used with this tokenizer, or the shared-prefix engine that ``gold`` needs does not fit.
+                tokens or cannot be used with this tokenizer, or the shared-prefix engine does not fit and there are
+                ``references``.
             DivergedError: a logit is not a number or infinite.
         """
         return generate(
@@ -169,7 +170,7 @@ class LocalModel(Engine):
             grammar=grammar,
             sampling=sampling,
             progress=progress,
-            gold=gold,
+            references=references,
         )
 
     def answer_losses(
@@ -181,12 +182,12 @@ class LocalModel(Engine):
         adapter: str = BASE,
         progress: Progress | None = None,
     ) -> AnswerLosses:
-        """Negative log-likelihood of each row's gold answer, its stop token included: how a prompt is judged before it writes.
+        """Negative log-likelihood of each row's reference, its stop token included: how a prompt is judged before it writes.
 
         Args:
             prompt: how to ask.
             rows: input fields of each row.
-            answers: the gold answer of each row.
+            answers: the right answer of each row.
             adapter: which weights.
             progress: told the tokens of each finished batch.
 

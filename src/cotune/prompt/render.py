@@ -27,7 +27,7 @@ class RenderedRow:
     Attributes:
         prompt_ids: everything before the answer.
         completions: for each label, in the order asked for, the answer's ids with the stop token at the end; of free text
-            the one gold answer, or nothing.
+            the one right answer, or nothing.
         truncated: whether the row's text had to be shortened.
         looked_up: tokens that a model ran to choose what this row is shown.
         start: place of the first of ``prompt_ids`` that hangs on the row's fields; those before are the same for all rows.
@@ -125,7 +125,7 @@ class Renderer:
         Args:
             prompt: how to ask; ``{labels}`` stands for nothing.
             rows: input fields of each row.
-            answers: the gold answer of each row; None where there is none to render.
+            answers: the right answer of each row; None where there is none to render.
 
         Raises:
             CotuneError: as for :meth:`render`.

@@ -21,7 +21,7 @@ class Answered:
     """What was right and what was answered, row by row.
 
     Attributes:
-        gold: the right answer of each row.
+        references: the right answer of each row.
         answers: what was answered to it.
         output: the task's output.
         rows: the rows themselves, for a metric that looks at the input; empty where they are not known.
@@ -29,7 +29,7 @@ class Answered:
         grades: what a judge says each answer is worth, from 0 to 1, ``[rows]``; None where none was asked.
     """
 
-    gold: Sequence[str]
+    references: Sequence[str]
     answers: Sequence[str]
     output: Output
     rows: Sequence[Example] = ()
@@ -38,17 +38,22 @@ class Answered:
 
     def __post_init__(self) -> None:
         """Raises ValueError on unequal lengths or no rows."""
-        if len(self.gold) == 0:
+        if len(self.references) == 0:
             raise ValueError("no rows to score")
-        if len(self.gold) != len(self.answers):
-            raise ValueError(f"{len(self.gold)} gold labels but {len(self.answers)} predicted ones")
+        if len(self.references) != len(self.answers):
+            raise ValueError(f"{len(self.references)} references but {len(self.answers)} predicted ones")
+
+    @property
+    def gold(self) -> Sequence[str]:
+        """The references under an earlier name, for metrics of other packages."""
+        return self.references
 
     @cached_property
     def pairs(self) -> list[tuple[Any, Any]]:
         """Values of the right answer and of the given one, each None where it is none of the output's type."""
-        return [(self.output.value(g), self.output.value(a)) for g, a in zip(self.gold, self.answers, strict=True)]
+        return [(self.output.value(g), self.output.value(a)) for g, a in zip(self.references, self.answers, strict=True)]
 
     def each(self, score: Any) -> Floats:
-        """``score(gold text, answer text)`` of every row."""
-        scored = (score(gold, answer) for gold, answer in zip(self.gold, self.answers, strict=True))
-        return np.fromiter(scored, dtype=np.float64, count=len(self.gold))
+        """``score(reference, answer)`` of every row."""
+        scored = (score(reference, answer) for reference, answer in zip(self.references, self.answers, strict=True))
+        return np.fromiter(scored, dtype=np.float64, count=len(self.references))

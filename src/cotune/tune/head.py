@@ -19,13 +19,13 @@ _UNSEEN = -12.0
 
 
 def fit_head(
-    states: NDArray[np.float32], gold: Sequence[int], labels: Sequence[str], layer: int, words: Mapping[str, Any]
+    states: NDArray[np.float32], truth: Sequence[int], labels: Sequence[str], layer: int, words: Mapping[str, Any]
 ) -> Probe:
     """The probe of labelled states.
 
     Args:
         states: ``[rows, width]`` where an answer would begin.
-        gold: ``[rows]`` the right label of each, as its place; at least two labels among them.
+        truth: ``[rows]`` the right label of each, as its place; at least two labels among them.
         labels: all labels.
         layer: after which the states were read.
         words: see :class:`cotune.probe.readout.Probe`.
@@ -38,7 +38,7 @@ def fit_head(
     with warnings.catch_warnings():
         # After so many rounds it is good enough, and dev judges it anyway.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        fitted = LogisticRegression(C=STRENGTH, max_iter=_ROUNDS).fit(wide, np.asarray(gold))
+        fitted = LogisticRegression(C=STRENGTH, max_iter=_ROUNDS).fit(wide, np.asarray(truth))
     # Of two labels, scikit-learn tells how much the second one leads.
     rows = fitted.coef_ if len(fitted.classes_) > 2 else np.concatenate([np.zeros_like(fitted.coef_), fitted.coef_])
     own = fitted.intercept_ if len(fitted.classes_) > 2 else np.array([0.0, fitted.intercept_[0]])

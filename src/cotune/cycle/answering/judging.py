@@ -46,7 +46,7 @@ class ByHand:
     @property
     def content_hash(self) -> str:
         """Of the rows."""
-        return content_hash([[dict(a.fields), a.gold, a.answer, g] for a, g in zip(self.asked, self.grades, strict=True)])
+        return content_hash([[dict(a.fields), a.reference, a.answer, g] for a, g in zip(self.asked, self.grades, strict=True)])
 
 
 def read_by_hand(config: RunConfig, task: Task) -> ByHand:
@@ -85,8 +85,8 @@ def read_by_hand(config: RunConfig, task: Task) -> ByHand:
                 f"{row.get(GRADE)!r} is no grade", where=table.where(index, GRADE), hint="Grade from 0 (wrong) to 1 (right)."
             )
         fields = {name: table.shown(index, name) or "" for name in task.input_fields}
-        gold = task.output.canonical(row.get(task.output_field) or "")
-        asked.append(Asked(fields, gold, row.get(GIVEN) or "", f"row {table.numbers[index]} of {table.source}"))
+        reference = task.output.canonical(row.get(task.output_field) or "")
+        asked.append(Asked(fields, reference, row.get(GIVEN) or "", f"row {table.numbers[index]} of {table.source}"))
         grades.append(grade)
     return ByHand(tuple(asked), tuple(grades))
 

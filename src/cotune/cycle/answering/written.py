@@ -95,11 +95,11 @@ class WrittenAnswering:
             adapter=adapter,
             limit=self.limit,
             grammar=self.writing.grammar,
-            gold=[row.output for row in rows],
+            references=[row.output for row in rows],
             progress=progress,
         )
-        assert found.gold is not None
-        losses = found.gold.losses / found.gold.lengths
+        assert found.reference_losses is not None
+        losses = found.reference_losses.losses / found.reference_losses.lengths
         read = found.tokens - found.written
         cached = bool(found.cached)
         scored = Reply(AnswerOutputs(losses), read, found.tokens_saved, found.truncated, cached)

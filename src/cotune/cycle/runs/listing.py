@@ -116,7 +116,7 @@ class FinishedRun:
         summary: what ``summary.json`` holds.
         arm: name of the arm that ships.
         inputs: of each test row, the texts of its input fields.
-        gold: the right answers.
+        references: the right answers.
         answers: those of what ships.
         values: what each is worth, as the run measured it; None of labels.
         groups: group of each row; None where no row has one.
@@ -126,7 +126,7 @@ class FinishedRun:
     summary: Mapping[str, Any]
     arm: str
     inputs: tuple[tuple[str, ...], ...]
-    gold: tuple[str, ...]
+    references: tuple[str, ...]
     answers: tuple[str, ...]
     values: tuple[float, ...] | None
     groups: tuple[str, ...] | None
@@ -162,7 +162,7 @@ def read_finished(folder: Path) -> FinishedRun:
             summary=summary,
             arm=arm,
             inputs=tuple(tuple(map(str, row["input"].values())) for row in rows),
-            gold=tuple(name(row["gold"]) for row in rows),
+            references=tuple(name(row["gold"]) for row in rows),
             answers=tuple(name(row["answers"][arm]) for row in rows),
             values=None if labels else tuple(float(row["values"][arm]) for row in rows),
             groups=groups if any(row.get("group") for row in rows) else None,

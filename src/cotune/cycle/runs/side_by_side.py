@@ -90,7 +90,7 @@ def compare_runs(first: Path, second: Path) -> RunComparison:
         InputError: one is no finished run, their test rows differ, or their answers cannot be compared.
     """
     one, two = read_finished(first), read_finished(second)
-    rows = [list(zip(run.inputs, run.gold, strict=True)) for run in (one, two)]
+    rows = [list(zip(run.inputs, run.references, strict=True)) for run in (one, two)]
     order = same_order(rows[0], rows[1])
     if order is None:
         shared = sum((Counter(rows[0]) & Counter(rows[1])).values())
@@ -107,9 +107,9 @@ def compare_runs(first: Path, second: Path) -> RunComparison:
     )
     metric, remark = _metric(one, two)
     # Labels that only one of them knows are answers all the same.
-    labels = tuple(sorted({*one.gold, *one.answers, *two.answers})) if one.values is None else ()
+    labels = tuple(sorted({*one.references, *one.answers, *two.answers})) if one.values is None else ()
     output = replace(Output.from_json(one.summary["output"]), labels=labels)
-    before, after = (_judged(run, one.gold, output, metric) for run in (one, two))
+    before, after = (_judged(run, one.references, output, metric) for run in (one, two))
     groups = joined(one.groups, two.groups)
     if groups is None and any(_grouped(run.folder) for run in (one, two)):
         remark = f"{remark} Rows belong to groups that the folders do not name; the interval takes each for itself.".strip()
@@ -125,12 +125,17 @@ def compare_runs(first: Path, second: Path) -> RunComparison:
         only_second=gained,
         remark=remark,
         intervals=(
-            score_interval(before, one.gold, metric, output, seed=0, groups=groups),
-            score_interval(after, one.gold, metric, output, seed=0, groups=groups),
+            score_interval(before, one.references, metric, output, seed=0, groups=groups),
+            score_interval(after, one.references, metric, output, seed=0, groups=groups),
         ),
         summaries=(one.summary, two.summary),
         flipped=tuple(
-            {"input": one.inputs[row], "gold": one.gold[row], "answers": (one.answers[row], two.answers[row]), "right": right}
+            {
+                "input": one.inputs[row],
+                "gold": one.references[row],
+                "answers": (one.answers[row], two.answers[row]),
+                "right": right,
+            }
             for row, right in _flipped(before, after)
         ),
     )
@@ -143,12 +148,12 @@ def joined(first: Sequence[str] | None, second: Sequence[str] | None) -> Sequenc
     return linked((("first", one), ("second", two)) for one, two in zip(first, second, strict=True))
 
 
-def _judged(run: FinishedRun, gold: tuple[str, ...], output: Output, metric: Metric) -> Evaluation:
+def _judged(run: FinishedRun, references: tuple[str, ...], output: Output, metric: Metric) -> Evaluation:
     if metric.aggregate is None and run.values is not None:
         # Whatever measured it, a judge or a function of the user's too, it stands in the run's folder.
         values = np.array(run.values)
         return Evaluation(run.answers, values, metric.right(values), np.zeros(len(values)), float(values.mean()))
-    return judged(Answered(gold, run.answers, output), np.zeros(len(gold)), metric)
+    return judged(Answered(references, run.answers, output), np.zeros(len(references)), metric)
 
 
 def _flipped(before: Evaluation, after: Evaluation) -> Iterator[tuple[int, int]]:

@@ -134,8 +134,8 @@ class Heads:
                 ids = [row.prompt_ids for row in rendered]
                 states = context.model.layer_states(ids, [depth], adapter=candidate.adapter, progress=progress)[0]
                 words = {"decision": candidate.decision.to_json(), "score": measured.evaluation.told_score()}
-                gold = [int(i) for i in label_indices(rows, context.task)]
-                heads = (fit_head(states[:n], gold[:n], context.task.labels, depth, words) for n in (len(train), len(rows)))
+                truth = [int(i) for i in label_indices(rows, context.task)]
+                heads = (fit_head(states[:n], truth[:n], context.task.labels, depth, words) for n in (len(train), len(rows)))
                 first, final = (adapters.add_probe(candidate.adapter, head, context.folder / "adapters") for head in heads)
             return {"adapter_id": first, "final_id": final, "rows": len(train)}
 

@@ -12,22 +12,22 @@ from cotune.evaluate.stats.resampling import Floats, Statistic
 Average = Literal["macro", "weighted"]
 
 
-def f1_from_counts(hits: Floats, gold: Floats, predicted: Floats, average: Average) -> Floats:
+def f1_from_counts(hits: Floats, support: Floats, predicted: Floats, average: Average) -> Floats:
     """F1 averaged over labels, from counts by label.
 
     Args:
         hits: rows of a label that were given it, shape (..., labels).
-        gold: rows of the label, shape (..., labels).
+        support: rows of the label, shape (..., labels).
         predicted: rows given the label, shape (..., labels).
-        average: "macro" (each label alike, those that occur neither in gold nor in the predictions left out) or
-            "weighted" (by gold rows).
+        average: "macro" (each label alike, those that occur neither in the references nor in the predictions left out) or
+            "weighted" (by their rows).
 
     Returns:
         Shape (...); the same as scikit-learn's ``f1_score`` with ``zero_division=0``.
     """
-    seen = (gold + predicted) > 0
-    scores = np.where(seen, 2 * hits / np.where(seen, gold + predicted, 1.0), 0.0)
-    weights = seen.astype(np.float64) if average == "macro" else gold
+    seen = (support + predicted) > 0
+    scores = np.where(seen, 2 * hits / np.where(seen, support + predicted, 1.0), 0.0)
+    weights = seen.astype(np.float64) if average == "macro" else support
     return np.asarray((scores * weights).sum(axis=-1) / weights.sum(axis=-1), dtype=np.float64)
 
 
@@ -35,17 +35,17 @@ def f1_influence(counts: Floats, average: Average) -> Floats:
     """How far a row in each cell of a confusion matrix moves the F1, in the scale of a mean of rows.
 
     Args:
-        counts: confusion matrices, gold first, shape (..., labels, labels).
+        counts: confusion matrices, the right label first, shape (..., labels, labels).
         average: as for :func:`f1_from_counts`.
 
     Returns:
         Shape (..., labels, labels): the derivative of the F1 by the cell's share of rows; its mean over the rows is zero.
     """
-    hits, gold, predicted = np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(axis=-1), counts.sum(axis=-2)
-    rows, both = counts.sum(axis=(-1, -2))[..., None], gold + predicted
+    hits, support, predicted = np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(axis=-1), counts.sum(axis=-2)
+    rows, both = counts.sum(axis=(-1, -2))[..., None], support + predicted
     seen = both > 0
     scores = np.where(seen, 2 * hits / np.where(seen, both, 1.0), 0.0)
-    weights = seen / seen.sum(axis=-1, keepdims=True) if average == "macro" else gold / rows
+    weights = seen / seen.sum(axis=-1, keepdims=True) if average == "macro" else support / rows
     scale = np.where(seen, weights * rows / np.where(seen, both, 1.0), 0.0)
     change = -(scale * scores)[..., :, None] - (scale * scores)[..., None, :]
     change += 2 * scale[..., None] * np.eye(counts.shape[-1])
@@ -59,17 +59,17 @@ def label_indicators(values: npt.ArrayLike, labels: npt.ArrayLike) -> Floats:
     return np.asarray(np.asarray(values)[:, None] == np.asarray(labels)[None, :], dtype=np.float64)
 
 
-def f1_statistic(gold: npt.ArrayLike, predictions: list[npt.NDArray[np.generic]], average: Average) -> Statistic:
+def f1_statistic(references: npt.ArrayLike, predictions: list[npt.NDArray[np.generic]], average: Average) -> Statistic:
     """F1 of several arms on the same rows, as a statistic of resampling weights."""
-    names = np.unique(np.concatenate([np.asarray(gold), *predictions]))
-    truth = label_indicators(gold, names)
+    names = np.unique(np.concatenate([np.asarray(references), *predictions]))
+    truth = label_indicators(references, names)
     given = [label_indicators(predicted, names) for predicted in predictions]
     hits = [truth * indicator for indicator in given]
 
     def statistic(weights: Floats) -> Floats:
-        gold_counts = weights @ truth
+        support = weights @ truth
         columns = [
-            f1_from_counts(weights @ hit, gold_counts, weights @ indicator, average)
+            f1_from_counts(weights @ hit, support, weights @ indicator, average)
             for hit, indicator in zip(hits, given, strict=True)
         ]
         return np.stack(columns, axis=-1)

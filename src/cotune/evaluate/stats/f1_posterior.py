@@ -16,7 +16,7 @@ _CELLS_AT_ONCE = 1_000_000
 
 
 def dirichlet_f1(
-    gold: npt.ArrayLike,
+    references: npt.ArrayLike,
     predicted: npt.ArrayLike,
     labels: Sequence[str] | None = None,
     *,
@@ -34,10 +34,10 @@ def dirichlet_f1(
     the effective rows, by what the F1's influence values and the right answers show of how rows of a group are alike.
 
     Args:
-        gold: right answers, shape (rows,), at least one.
+        references: right answers, shape (rows,), at least one.
         predicted: answers given, shape (rows,).
         labels: those to average over, each taken to occur; None: those that occur here.
-        average: "macro" or "weighted" (by gold rows).
+        average: "macro" or "weighted" (by their rows).
         seed: of the posterior draws.
         groups: group id of each row, where rows depend on each other.
         level: such as 0.95.
@@ -49,9 +49,9 @@ def dirichlet_f1(
     Source: Caelen, A Bayesian interpretation of the confusion matrix (2017); several priors at once as in
     Walley (JRSS B 1996); the second prior is this project's.
     """
-    truth, given = np.asarray(gold).astype(str), np.asarray(predicted).astype(str)
+    truth, given = np.asarray(references).astype(str), np.asarray(predicted).astype(str)
     if truth.shape != given.shape or truth.ndim != 1 or not len(truth):
-        raise ValueError(f"gold of shape {truth.shape} does not fit predictions of shape {given.shape}")
+        raise ValueError(f"references of shape {truth.shape} does not fit predictions of shape {given.shape}")
     names = np.unique(np.concatenate([truth, given]) if labels is None else np.asarray(labels).astype(str))
     if not np.all(np.isin(np.concatenate([truth, given]), names)):
         raise ValueError("an answer is not among the labels")
@@ -68,11 +68,11 @@ def confusion_counts(cells: npt.NDArray[np.int64], size: int) -> Floats:
     """Confusion matrices of many samples at once.
 
     Args:
-        cells: ``gold * size + predicted`` of each row, as indices of labels, shape (samples, rows).
+        cells: ``right * size + predicted`` of each row, as indices of labels, shape (samples, rows).
         size: how many labels there are.
 
     Returns:
-        Shape (samples, labels, labels), gold first.
+        Shape (samples, labels, labels), the right label first.
     """
     offset = np.arange(len(cells))[:, None] * size * size
     counts = np.bincount((cells + offset).ravel(), minlength=len(cells) * size * size)

@@ -1,4 +1,4 @@
-"""How likely each row's gold answer is: teacher-forced, all rows of a batch in one packed pass behind the shared prefix."""
+"""How likely each row's reference is: teacher-forced, all rows of a batch in one packed pass behind the shared prefix."""
 
 from __future__ import annotations
 

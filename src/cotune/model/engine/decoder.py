@@ -52,7 +52,7 @@ class Decoder:
         slots: rows in flight at most.
         pass_tokens: own tokens in a pass over entering prompts.
         progress: told the tokens of each pass and step.
-        gold: right answers, read in the same passes as the prompts, beside what is written.
+        references: right answers, read in the same passes as the prompts, beside what is written.
 
     Attributes:
         losses: ``[rows]`` negative log-likelihood of the right answers, in nats; zeros without them.
@@ -71,9 +71,9 @@ class Decoder:
         slots: int,
         pass_tokens: int,
         progress: Progress | None = None,
-        gold: Sequence[Sequence[int]] | None = None,
+        references: Sequence[Sequence[int]] | None = None,
     ) -> None:
-        self._gold = gold
+        self._references = references
         self.losses = np.zeros(len(suffixes))
         self.entering_s = 0.0
         self._runner, self._prefix, self._suffixes = runner, prefix, suffixes
@@ -83,7 +83,7 @@ class Decoder:
         most = max(len(s) + answer.limit for s, answer in zip(suffixes, answers, strict=True))
         self._own = OwnKeyValues(self._slots, most)
         # Long inputs tend to have long answers: begun first, they do not run on alone at the end.
-        begun = [i for i, answer in enumerate(answers) if gold or not answer.done]
+        begun = [i for i, answer in enumerate(answers) if references or not answer.done]
         self._waiting = sorted(begun, key=lambda i: (len(suffixes[i]), -i))
         self._live: list[int] = []
         self.tokens = 0
@@ -106,7 +106,11 @@ class Decoder:
         tokens = 0
         while self._waiting and len(rows) < free:
             row = self._waiting[-1]
-            more = len(self._suffixes[row]) + len(self._answers[row].due()) + (len(self._gold[row]) - 1 if self._gold else 0)
+            more = (
+                len(self._suffixes[row])
+                + len(self._answers[row].due())
+                + (len(self._references[row]) - 1 if self._references else 0)
+            )
             if rows and tokens + more > self._pass_tokens:
                 break
             rows.append(self._waiting.pop())
@@ -114,14 +118,14 @@ class Decoder:
         device = self._runner.device
         due = [self._answers[row].due() for row in rows]
         # Both what is written and the right answer follow a prompt, and neither sees the other.
-        trees = [fork(ids, self._gold[row][:-1] if self._gold else ()) for row, ids in zip(rows, due, strict=True)]
+        trees = [fork(ids, self._references[row][:-1] if self._references else ()) for row, ids in zip(rows, due, strict=True)]
         suffixes = [self._suffixes[row] for row in rows]
         lengths = [len(suffix) for suffix in suffixes]
         plan = plan_pass(suffixes, prefix=self._before, trees=trees, merge=lengths, device=device)
         ends = plan.last.cpu().numpy()
         kept = [own[: length + len(ids)] for own, length, ids in zip(plan.own_places, lengths, due, strict=True)]
         read = [end + len(ids) for ids, end in zip(due, ends, strict=True)]
-        if self._gold:
+        if self._references:
             for ids, end, nodes in zip(due, ends, plan.node_places, strict=True):
                 read += [end, *nodes[len(ids) :]]
         hidden, collected = self._runner.hidden(plan, self._prefix, read=torch.tensor(read, device=device), collect=True)
@@ -133,9 +137,9 @@ class Decoder:
         chosen = as_tensor(np.concatenate(kept), device)
         for layer, (keys, values) in collected.items():
             self._own.write(layer, slots, places, keys[chosen], values[chosen])
-        if self._gold:
+        if self._references:
             # Of each row the states of its prompt's end and of its right answer's tokens, the last one aside.
-            self.losses[rows] = self._runner.answer_losses(hidden[len(rows) :], [self._gold[row] for row in rows])
+            self.losses[rows] = self._runner.answer_losses(hidden[len(rows) :], [self._references[row] for row in rows])
         self.entering_s += time.perf_counter() - started
         self._live += rows
         self._choose(hidden[: len(rows)], rows, tokens)

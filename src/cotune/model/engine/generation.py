@@ -45,11 +45,11 @@ def generate(
     grammar: Grammar | None,
     sampling: Sampling,
     progress: Progress | None,
-    gold: Sequence[str] | None = None,
+    references: Sequence[str] | None = None,
 ) -> Generations:
     """See :meth:`cotune.model.local.LocalModel.generate`."""
-    _check_request(model, adapter, limit, sampling, reads_references=gold is not None)
-    rendered = model.renderer.render_answers(prompt, rows, gold)
+    _check_request(model, adapter, limit, sampling, reads_references=references is not None)
+    rendered = model.renderer.render_answers(prompt, rows, references)
     if not rendered:
         return Generations((), (), ())
     prompts = [row.prompt_ids for row in rendered]
@@ -77,7 +77,7 @@ def generate(
         for start in range(0, len(group), _PART):
             places = group[start : start + _PART]
             part = [prompts[i] for i in places]
-            right = [rendered[i].completions[0] for i in places] if gold is not None else None
+            right = [rendered[i].completions[0] for i in places] if references is not None else None
             decoding = [limit, sampling.temperature, sampling.seed, sorted(chooser.stops)]
             held_to = None if grammar is None else [grammar.key, lead]
             key = _key(model, adapter, prefix, part, decoding, held_to, right)
@@ -101,7 +101,7 @@ def generate(
             if progress and done.tokens > done.told:
                 progress(done.tokens - done.told)
     written = [answers[i] for i in range(len(prompts))]
-    lengths = np.array([len(row.completions[0]) if gold is not None else 0 for row in rendered], dtype=np.int64)
+    lengths = np.array([len(row.completions[0]) if references is not None else 0 for row in rendered], dtype=np.int64)
     return Generations(
         tuple(model.renderer.read(a.ids, lead) if held is None else held.read(a.ids) for a in written),
         tuple(tuple(answer.ids) for answer in written),
@@ -110,7 +110,7 @@ def generate(
         tokens_saved=max(0, plain - tokens),
         truncated=sum(row.truncated for row in rendered),
         cached=cached,
-        gold=None if gold is None else AnswerLosses(losses, lengths),
+        reference_losses=None if references is None else AnswerLosses(losses, lengths),
         entering_s=entering,
         written=sum(answer.fed for answer in written),
     )
@@ -180,7 +180,7 @@ def _write(
     limit: int,
     chooser: Chooser,
     progress: Progress | None,
-    gold: Sequence[Sequence[int]] | None,
+    references: Sequence[Sequence[int]] | None,
 ) -> _Part:
     """Answers to a part of a request."""
     model.adapters.use(adapter)
@@ -212,7 +212,7 @@ def _write(
                     slots=slots,
                     pass_tokens=model.settings.batch_tokens,
                     progress=tell,
-                    gold=gold,
+                    references=references,
                 )
                 decoder.run()
             if not np.isfinite(decoder.losses).all():

@@ -107,7 +107,9 @@ def confusions(record: RunRecord) -> str:
         return ""
     shipped = shipped_arm(record.summary)
     arm = shipped if shipped in tests.arms else tests.arms[-1]
-    references, answers = (np.array(one) for one in zip(*((row.gold, row.answers[arm]) for row in tests.rows), strict=True))
+    references, answers = (
+        np.array(one) for one in zip(*((row.reference, row.answers[arm]) for row in tests.rows), strict=True)
+    )
     counts = confusion_matrix(references, answers, len(tests.labels))
     told = f"<p>{int(np.trace(counts))} of {counted(len(references), 'test row')} right."
     if len(tests.labels) > _MOST_LABELS:

@@ -22,15 +22,15 @@ def field_counts(answered: Answered) -> Floats:
 
 def row_f1(answered: Answered) -> Floats:
     """``[rows]`` F1 of a row's values; 1 where there should be none and none is given."""
-    hits, gold, given = field_counts(answered).T
-    both = gold + given
+    hits, support, given = field_counts(answered).T
+    both = support + given
     return np.asarray(np.where(both > 0, 2 * hits / np.maximum(both, 1), 1.0), dtype=np.float64)
 
 
 def micro_f1(sums: Floats) -> Floats:
     """F1 over all values of all rows, from sums of :func:`field_counts`; 1 where there should be none and none is given."""
-    hits, gold, given = np.moveaxis(np.asarray(sums, dtype=np.float64), -1, 0)
-    return _share(2 * hits, gold + given)
+    hits, support, given = np.moveaxis(np.asarray(sums, dtype=np.float64), -1, 0)
+    return _share(2 * hits, support + given)
 
 
 def micro_precision(sums: Floats) -> Floats:
@@ -41,35 +41,35 @@ def micro_precision(sums: Floats) -> Floats:
 
 def micro_recall(sums: Floats) -> Floats:
     """Share of the right values that were given; 1 where there are none."""
-    hits, gold, _ = np.moveaxis(np.asarray(sums, dtype=np.float64), -1, 0)
-    return _share(hits, gold)
+    hits, support, _ = np.moveaxis(np.asarray(sums, dtype=np.float64), -1, 0)
+    return _share(hits, support)
 
 
 def fields_of(answered: Answered) -> list[str]:
     """The fields that are told one by one: those of the schema, then those of the right answers. Answers add none."""
     named = schema_fields(answered.output.schema or {})
-    seen = {path for gold, _ in _values(answered) for path, _ in leaf_counts(gold)}
+    seen = {path for reference, _ in _values(answered) for path, _ in leaf_counts(reference)}
     return [*named, *sorted(seen - set(named))]
 
 
 def counts_by_field(answered: Answered) -> Floats:
     """``[rows, 3 fields]``: for each of :func:`fields_of` the values that are right, that should be there, that were given."""
     place = {field: i for i, field in enumerate(fields_of(answered))}
-    table = np.zeros((len(answered.gold), 3, len(place)))
-    for row, (gold, answer) in enumerate(_values(answered)):
-        right, given = leaf_counts(gold), leaf_counts(answer)
+    table = np.zeros((len(answered.references), 3, len(place)))
+    for row, (reference, answer) in enumerate(_values(answered)):
+        right, given = leaf_counts(reference), leaf_counts(answer)
         for kind, counted in enumerate((right & given, right, given)):
             for (path, _), count in counted.items():
                 if path in place:
                     table[row, kind, place[path]] += count
-    return table.reshape(len(answered.gold), -1)
+    return table.reshape(len(answered.references), -1)
 
 
 def field_f1(sums: Floats) -> Floats:
     """Mean of the fields' F1 from sums of :func:`counts_by_field`; fields without any value are left out."""
-    hits, gold, given = np.split(np.asarray(sums, dtype=np.float64), 3, axis=-1)
-    seen = (gold + given) > 0
-    scores = np.where(seen, 2 * hits / np.where(seen, gold + given, 1.0), 0.0)
+    hits, support, given = np.split(np.asarray(sums, dtype=np.float64), 3, axis=-1)
+    seen = (support + given) > 0
+    scores = np.where(seen, 2 * hits / np.where(seen, support + given, 1.0), 0.0)
     return _share(scores.sum(axis=-1), seen.sum(axis=-1).astype(np.float64))
 
 
@@ -80,8 +80,8 @@ def part_accuracy(answered: Answered) -> Floats:
     as wrong.
     """
     scores = []
-    for gold, answer in _values(answered):
-        right, given = _parts(gold), _parts(answer)
+    for reference, answer in _values(answered):
+        right, given = _parts(reference), _parts(answer)
         if answer is NO_JSON or not (right or given):
             scores.append(float(answer is not NO_JSON))
             continue
@@ -101,11 +101,11 @@ def valid(answered: Answered) -> Floats:
 
 
 def _values(answered: Answered) -> list[tuple[Any, Any]]:
-    return [(json_in(g), json_in(a)) for g, a in zip(answered.gold, answered.answers, strict=True)]
+    return [(json_in(g), json_in(a)) for g, a in zip(answered.references, answered.answers, strict=True)]
 
 
-def _counts(gold: Any, answer: Any) -> tuple[int, int, int]:
-    right, given = leaf_counts(gold), leaf_counts(answer)
+def _counts(reference: Any, answer: Any) -> tuple[int, int, int]:
+    right, given = leaf_counts(reference), leaf_counts(answer)
     return (right & given).total(), right.total(), 1 if answer is NO_JSON else given.total()
 
 

@@ -11,39 +11,39 @@ from numpy.typing import NDArray
 from cotune.task.answered import Answered, Floats
 
 
-def correct(gold: Sequence[str], predicted: Sequence[str]) -> NDArray[np.bool_]:
+def correct(references: Sequence[str], predicted: Sequence[str]) -> NDArray[np.bool_]:
     """Whether each row is right, shape (rows,). Raises ValueError where the lengths differ."""
-    if len(gold) != len(predicted):
-        raise ValueError(f"{len(gold)} gold labels but {len(predicted)} predicted ones")
-    return np.fromiter((a == b for a, b in zip(gold, predicted, strict=True)), dtype=np.bool_, count=len(gold))
+    if len(references) != len(predicted):
+        raise ValueError(f"{len(references)} references but {len(predicted)} predicted ones")
+    return np.fromiter((a == b for a, b in zip(references, predicted, strict=True)), dtype=np.bool_, count=len(references))
 
 
 def label_counts(answered: Answered) -> Floats:
     """``[rows, 3 labels]``: for each label whether the row hits it, has it, and was given it.
 
     Raises:
-        ValueError: a gold or given answer is not among the labels.
+        ValueError: a reference or an answer is not among the labels.
     """
     labels = answered.output.labels
     index = {label: position for position, label in enumerate(labels)}
-    if unknown := sorted({*answered.gold, *answered.answers} - set(index)):
+    if unknown := sorted({*answered.references, *answered.answers} - set(index)):
         raise ValueError(f"{unknown[0]!r} is not among the labels")
     eye = np.eye(len(labels))
-    gold = eye[[index[label] for label in answered.gold]]
+    support = eye[[index[label] for label in answered.references]]
     given = eye[[index[label] for label in answered.answers]]
-    return np.concatenate([gold * given, gold, given], axis=1)
+    return np.concatenate([support * given, support, given], axis=1)
 
 
 def f1_over_labels(sums: Floats, average: Literal["macro", "weighted"]) -> Floats:
     """F1 averaged over labels from sums of :func:`label_counts`, ``[..., 3 labels]`` to ``[...]``.
 
-    The macro average leaves out labels that are neither gold nor given, as scikit-learn does: a label without a single row
+    The macro average leaves out labels that are neither right nor given, as scikit-learn does: a label without a single row
     would otherwise pull the mean down whatever the model does.
     """
-    hits, gold, given = np.split(np.asarray(sums, dtype=np.float64), 3, axis=-1)
-    seen = (gold + given) > 0
-    scores = np.where(seen, 2 * hits / np.where(seen, gold + given, 1.0), 0.0)
-    weights = seen.astype(np.float64) if average == "macro" else gold
+    hits, support, given = np.split(np.asarray(sums, dtype=np.float64), 3, axis=-1)
+    seen = (support + given) > 0
+    scores = np.where(seen, 2 * hits / np.where(seen, support + given, 1.0), 0.0)
+    weights = seen.astype(np.float64) if average == "macro" else support
     return np.asarray((scores * weights).sum(axis=-1) / np.maximum(weights.sum(axis=-1), 1e-300), dtype=np.float64)
 
 
@@ -53,5 +53,5 @@ def macro_f1(sums: Floats) -> Floats:
 
 
 def weighted_f1(sums: Floats) -> Floats:
-    """Each label counting by its gold rows."""
+    """Each label counting by its rows."""
     return f1_over_labels(sums, "weighted")

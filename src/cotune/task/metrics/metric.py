@@ -80,13 +80,13 @@ class Metric:
         """``[rows]`` 1 where a row counts as right, from the rows' values."""
         return np.asarray(values >= self.right_from - 1e-9, dtype=np.float64)
 
-    def __call__(self, gold: Sequence[str], predicted: Sequence[str], output: Output | Sequence[str]) -> float:
-        """The score of ``predicted`` against ``gold``; ``output`` may be a list of labels.
+    def __call__(self, references: Sequence[str], predicted: Sequence[str], output: Output | Sequence[str]) -> float:
+        """The score of ``predicted`` against ``references``; ``output`` may be a list of labels.
 
         Raises:
             ValueError: lengths differ, there are no rows, or a label is not among the labels.
         """
-        return self.score(Answered(gold, predicted, output if isinstance(output, Output) else label_output(output)))
+        return self.score(Answered(references, predicted, output if isinstance(output, Output) else label_output(output)))
 
 
 def _texts(score: Callable[[str, str], float]) -> Callable[[Answered], Floats]:
@@ -104,7 +104,7 @@ def _within(absolute: float, relative: float) -> Callable[[Answered], Floats]:
             right is not None and given is not None and equal_numbers(given, right, absolute=absolute, relative=relative)
             for right, given in answered.pairs
         )
-        return np.fromiter(near, dtype=np.float64, count=len(answered.gold))
+        return np.fromiter(near, dtype=np.float64, count=len(answered.references))
 
     return rows
 

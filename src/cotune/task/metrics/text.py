@@ -25,24 +25,24 @@ def normalised_text(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", folded).split())
 
 
-def normalised_match(gold: str, answer: str) -> float:
+def normalised_match(reference: str, answer: str) -> float:
     """1 where the texts are equal once normalised; see :func:`normalised_text`."""
-    return float(normalised_text(gold) == normalised_text(answer))
+    return float(normalised_text(reference) == normalised_text(answer))
 
 
-def token_f1(gold: str, answer: str) -> float:
+def token_f1(reference: str, answer: str) -> float:
     """F1 of the words that both texts have, after :func:`normalised_text`; of two texts without words 1.
 
     Source: the evaluation script of SQuAD (arXiv 1606.05250).
     """
-    right, given = normalised_text(gold).split(), normalised_text(answer).split()
+    right, given = normalised_text(reference).split(), normalised_text(answer).split()
     if not right or not given:
         return float(right == given)
     common = sum((Counter(right) & Counter(given)).values())
     return 2 * common / (len(right) + len(given))
 
 
-def rouge_l(gold: str, answer: str) -> float:
+def rouge_l(reference: str, answer: str) -> float:
     """F1 of the longest common subsequence of words, by the library ``rouge-score``; letters of any script make words.
 
     Raises:
@@ -50,10 +50,10 @@ def rouge_l(gold: str, answer: str) -> float:
 
     Source: Lin, ROUGE (2004).
     """
-    right, given = _words(gold), _words(answer)
+    right, given = _words(reference), _words(answer)
     if not right or not given:
         return float(right == given)
-    return float(_scorer().score(gold, answer)["rougeL"].fmeasure)
+    return float(_scorer().score(reference, answer)["rougeL"].fmeasure)
 
 
 class _Words:

@@ -131,7 +131,7 @@ class UserMetric:
         function = self._function
         if function is None:
             raise RuntimeError("the metric's file was not executed")
-        scores = np.empty(len(answered.gold))
+        scores = np.empty(len(answered.references))
         for i, (right, answer) in enumerate(answered.pairs):
             row = answered.rows[i] if answered.rows else None
             where = f"metric {self.name}, row {row.id if row else i + 1}"

@@ -46,20 +46,20 @@ def errors_section(record: RunRecord) -> str:
 
 
 def _arm_errors(tests: AnsweredRows, arm: str) -> str:
-    gold = np.array([row.gold for row in tests.rows])
+    references = np.array([row.reference for row in tests.rows])
     answers = np.array([row.answers[arm] for row in tests.rows])
-    table = _confusion(tests.labels, gold, answers)
-    reliable = _reliability(tests, arm, gold, answers)
+    table = _confusion(tests.labels, references, answers)
+    reliable = _reliability(tests, arm, references, answers)
     stacked = " stacked" if _BESIDE < len(tests.labels) <= _MOST_LABELS else ""
     return f'<div class="pair{stacked}">{table}{reliable}</div>{_mistakes(tests, arm)}'
 
 
-def _confusion(labels: tuple[str, ...], gold: NDArray[np.int64], answers: NDArray[np.int64]) -> str:
+def _confusion(labels: tuple[str, ...], references: NDArray[np.int64], answers: NDArray[np.int64]) -> str:
     from cotune.evaluate.shares import confusion_matrix
 
-    counts = confusion_matrix(gold, answers, len(labels))
+    counts = confusion_matrix(references, answers, len(labels))
     wrong = sorted(((int(counts[i, j]), i, j) for i, j in np.argwhere(counts) if i != j), reverse=True)
-    right = f"{int(np.trace(counts))} of {counted(len(gold), 'row')} right."
+    right = f"{int(np.trace(counts))} of {counted(len(references), 'row')} right."
     caption = f"{right} Rows: right label. Columns: answer. Shade: share of the row."
     if len(labels) > _MOST_LABELS:
         lines = "".join(
@@ -89,14 +89,14 @@ def _shade(share: float) -> int:
     return 0 if share == 0 else min(5, 1 + int(share * 5))
 
 
-def _reliability(tests: AnsweredRows, arm: str, gold: NDArray[np.int64], answers: NDArray[np.int64]) -> str:
+def _reliability(tests: AnsweredRows, arm: str, references: NDArray[np.int64], answers: NDArray[np.int64]) -> str:
     from cotune.evaluate.stats.calibration import expected_calibration_error, reliability_bins
 
     given = [row.probabilities.get(arm) for row in tests.rows]
     if any(p is None for p in given):
         return figure("Reliability", "<p class=empty>This arm’s probabilities are not recorded for every row.</p>")
     sure = np.clip(np.array([p[a] for p, a in zip(given, answers, strict=True) if p is not None]), 0.0, 1.0)
-    right = (gold == answers).astype(np.float64)
+    right = (references == answers).astype(np.float64)
     error = expected_calibration_error(sure, right)
     chance = _chance_error(sure)
     plot = Plot((0, 1), (0, 1), height=300, label="Reliability diagram")
@@ -135,14 +135,14 @@ def _mistakes(tests: AnsweredRows, arm: str) -> str:
     wrong = [
         (probabilities[row.answers[arm]], row)
         for row in tests.rows
-        if row.answers[arm] != row.gold and (probabilities := row.probabilities.get(arm)) is not None
+        if row.answers[arm] != row.reference and (probabilities := row.probabilities.get(arm)) is not None
     ]
     if not wrong:
         return ""
     wrong.sort(key=lambda pair: -pair[0])
     lines = "".join(
         f"<li><span class=sure>{percent(sure, 0)}%</span> <span>said <b>{data_text(tests.labels[row.answers[arm]])}</b>, "
-        f"right is <b>{data_text(tests.labels[row.gold])}</b></span><p>{data_text(one_line(row.text, 240))}</p></li>"
+        f"right is <b>{data_text(tests.labels[row.reference])}</b></span><p>{data_text(one_line(row.text, 240))}</p></li>"
         for sure, row in wrong[:_SHOWN_MISTAKES]
     )
     note = "Worth a look: some of these may be wrong labels rather than wrong answers."

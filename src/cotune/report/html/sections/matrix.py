@@ -114,7 +114,7 @@ def _row(rows: AnsweredRows, row: AnsweredRow, most_bytes: int) -> dict[str, Any
         "id": cut(row.id, 80)[0],
         "text": text,
         "missing": missing,
-        "gold": row.gold,
+        "gold": row.reference,
         "answers": [row.answers[arm] for arm in rows.arms],
         "right": [row.right[arm] for arm in rows.arms],
         "changes": [written_changes(rows, row, arm) for arm in rows.arms] if rows.written else [],
@@ -127,5 +127,5 @@ def _likely(row: AnsweredRow, arm: str) -> Sequence[Sequence[float]]:
     if given is None:
         return []
     top = sorted(range(len(given)), key=lambda i: -given[i])[:_TOP]
-    kept = dict.fromkeys([*top, row.answers[arm], row.gold])
+    kept = dict.fromkeys([*top, row.answers[arm], row.reference])
     return [[i, round(given[i], 3)] for i in sorted(kept, key=lambda i: -given[i])]

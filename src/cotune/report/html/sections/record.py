@@ -26,7 +26,7 @@ class AnsweredRow:
     Attributes:
         id: of the row.
         text: its input, fields by name where there are several.
-        gold: index of the right label, or of the right answer's text.
+        reference: index of the right label, or of the right answer's text.
         answers: arm name to index of the label that it chose, or of the text that it wrote.
         probabilities: arm name to one number a label, after the arm's decision rule; arms may be missing.
         right: arm name to whether the row counts as right.
@@ -35,7 +35,7 @@ class AnsweredRow:
 
     id: str
     text: str
-    gold: int
+    reference: int
     answers: Mapping[str, int]
     probabilities: Mapping[str, tuple[float, ...]]
     right: Mapping[str, bool]
@@ -208,12 +208,12 @@ def _answered(name: str, data: object, remarks: list[str]) -> AnsweredRows:
 def _written_row(item: Mapping[str, Any], texts: dict[str, int]) -> AnsweredRow | None:
     """A row whose answers are texts; ``texts`` gets those that it does not hold yet."""
     answers, right = fields(item.get("answers")), fields(item.get("right"))
-    gold = item.get("gold")
-    if not isinstance(gold, str) or set(answers) != set(right):
+    reference = item.get("gold")
+    if not isinstance(reference, str) or set(answers) != set(right):
         return None
     said = {str(arm): texts.setdefault(str(text or ""), len(texts)) for arm, text in answers.items()}
     values = {str(arm): value for arm, v in fields(item.get("values")).items() if (value := number(v)) is not None}
-    place = texts.setdefault(gold, len(texts))
+    place = texts.setdefault(reference, len(texts))
     return AnsweredRow(
         str(item.get("id", "")), _shown(item), place, said, {}, {str(a): bool(ok) for a, ok in right.items()}, values
     )
@@ -224,9 +224,9 @@ def _row(item: Mapping[str, Any], labels: int) -> AnsweredRow | None:
         found = number(value)
         return int(found) if found is not None and found == int(found) and 0 <= found < labels else None
 
-    gold = index(item.get("gold"))
+    reference = index(item.get("gold"))
     answers = {str(arm): index(answer) for arm, answer in fields(item.get("answers")).items()}
-    if gold is None or any(answer is None for answer in answers.values()):
+    if reference is None or any(answer is None for answer in answers.values()):
         return None
     probabilities = {}
     for arm, given in fields(item.get("probabilities")).items():
@@ -235,8 +235,8 @@ def _row(item: Mapping[str, Any], labels: int) -> AnsweredRow | None:
         if len(numbers) == labels == len(found):
             probabilities[str(arm)] = numbers
     known = {arm: answer for arm, answer in answers.items() if answer is not None}
-    right = {arm: answer == gold for arm, answer in known.items()}
-    return AnsweredRow(str(item.get("id", "")), _shown(item), gold, known, probabilities, right)
+    right = {arm: answer == reference for arm, answer in known.items()}
+    return AnsweredRow(str(item.get("id", "")), _shown(item), reference, known, probabilities, right)
 
 
 def _shown(item: Mapping[str, Any]) -> str:

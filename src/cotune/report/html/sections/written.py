@@ -21,10 +21,10 @@ def written_changes(tests: AnsweredRows, row: AnsweredRow, arm: str) -> list[lis
 
     Each is ``=``, ``-`` (should be there) or ``+`` (should not) and a text.
     """
-    gold, answer = tests.labels[row.gold][:_MOST_COMPARED], tests.labels[row.answers[arm]][:_MOST_COMPARED]
-    if gold == answer:
+    reference, answer = tests.labels[row.reference][:_MOST_COMPARED], tests.labels[row.answers[arm]][:_MOST_COMPARED]
+    if reference == answer:
         return []
-    return word_diff(gold, answer) or [["-", gold], ["+", answer]]
+    return word_diff(reference, answer) or [["-", reference], ["+", answer]]
 
 
 def written_errors(tests: AnsweredRows, arm: str, told: Sequence[Any]) -> str:
@@ -80,7 +80,7 @@ def _marked(tests: AnsweredRows, row: AnsweredRow, arm: str) -> str:
     tags = {"-": "del", "+": "ins"}
     pieces = written_changes(tests, row, arm)
     if not pieces:
-        return data_text(tests.labels[row.gold])
+        return data_text(tests.labels[row.reference])
     return "".join(
         f"<{tags[op]}>{esc(text)}</{tags[op]}>" if op in tags else f"<span>{esc(text)}</span>" for op, text in pieces
     )

@@ -172,9 +172,9 @@ class OutputKind:
         """Whether an answer is a value of the kind, within the bounds."""
         return self.value(text) is not None
 
-    def same(self, gold: str, answer: str) -> bool:
+    def same(self, reference: str, answer: str) -> bool:
         """Whether an answer is right, as accuracy counts it."""
-        return gold.strip() == answer.strip()
+        return reference.strip() == answer.strip()
 
     def plain_value(self, text: str) -> Any:
         """An answer as served JSON holds it: None, a text, a number, a list or an object."""

@@ -73,9 +73,9 @@ class JsonKind(OutputKind):
         value = json_in(text)
         return value is not NO_JSON and bounds.valid(value)
 
-    def same(self, gold: str, answer: str) -> bool:
+    def same(self, reference: str, answer: str) -> bool:
         """Equal as JSON, whatever the order of keys."""
-        return same_json(json_in(gold), json_in(answer))
+        return same_json(json_in(reference), json_in(answer))
 
     def plain_value(self, text: str) -> Any:
         """The JSON value that the answer states; None where there is none."""

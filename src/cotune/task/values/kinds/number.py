@@ -60,9 +60,9 @@ class NumberKind(OutputKind):
         """The number that the answer states."""
         return number_in(text)
 
-    def same(self, gold: str, answer: str) -> bool:
+    def same(self, reference: str, answer: str) -> bool:
         """Equal but for rounding of binary fractions."""
-        right, given = number_in(gold), number_in(answer)
+        right, given = number_in(reference), number_in(answer)
         return right is not None and given is not None and equal_numbers(given, right, absolute=0.0, relative=1e-9)
 
     def plain_value(self, text: str) -> int | float | None:
