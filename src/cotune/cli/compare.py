@@ -33,13 +33,13 @@ def compare(
     if as_json:
         typer.echo(json.dumps(found.to_json(), ensure_ascii=False))
         return
-    from cotune.evaluate.gain_sentences import told_points, told_uncertainty
+    from cotune.evaluate.gain_sentences import points_text, uncertainty_text
 
     tell(f"{found.metric.replace('_', ' ')} on the same {counted(found.n, 'test row')}: {first} {found.scores[0]:.3f}, "
          f"{second} {found.scores[1]:.3f}")  # fmt: skip
     verb = "gains" if found.gain.value >= 0 else "loses"
     verdict = "" if found.gain.significant() else ": no significant difference"
-    tell(f"{second} {verb} {told_points(found.gain.value)} ({told_uncertainty(found.gain.ci, found.gain.p)}, paired){verdict}.")
+    tell(f"{second} {verb} {points_text(found.gain.value)} ({uncertainty_text(found.gain.ci, found.gain.p)}, paired){verdict}.")
     tell(f"Right in the first alone: {counted(found.only_first, 'row')}; in the second alone: {found.only_second}.")
     if found.remark:
         tell(found.remark)

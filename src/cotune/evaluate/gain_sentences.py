@@ -93,7 +93,7 @@ def sentence(
             verb = "gain" if gain.value >= 0 else "lose"
             verdict = "" if gain.significant(alpha) else f": {_unclear(gain, alpha)}"
             parts.append(
-                f"{told.format(verb=verb, points=told_points(gain.value))} ({told_uncertainty(gain.ci, gain.p)}){verdict}"
+                f"{told.format(verb=verb, points=points_text(gain.value))} ({uncertainty_text(gain.ci, gain.p)}){verdict}"
             )
     if winner_frozen and repeated.get("both") == "prompt":
         why = "no tuning step paid off" if tuned else "nothing was tuned"
@@ -108,7 +108,7 @@ def sentence(
 
 
 def _synergy(gain: Gain, alpha: float) -> str:
-    points, uncertainty = told_points(gain.value), told_uncertainty(gain.ci, gain.p)
+    points, uncertainty = points_text(gain.value), uncertainty_text(gain.ci, gain.p)
     if not gain.significant(alpha):
         sign = "+" if gain.value >= 0 else "-"
         return (
@@ -129,13 +129,13 @@ def _unclear(gain: Gain, alpha: float) -> str:
     return "no significant difference"
 
 
-def told_points(value: float) -> str:
+def points_text(value: float) -> str:
     """The size of a difference of scores between 0 and 1, such as ``3.0 points``."""
     amount = f"{100 * abs(value):.1f}"
     return f"{amount} point{'' if amount == '1.0' else 's'}"
 
 
-def told_uncertainty(ci: Interval, p: float) -> str:
+def uncertainty_text(ci: Interval, p: float) -> str:
     """Interval and p-value of such a difference in words."""
     low, high = (f"{100 * end:+.1f}" if math.isfinite(end) else "unknown" for end in (ci.low, ci.high))
     # Zero has no sign.

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from cotune.errors import counted
 from cotune.evaluate.attribution import Gain
-from cotune.evaluate.gain_sentences import told_points, told_uncertainty
+from cotune.evaluate.gain_sentences import points_text, uncertainty_text
 from cotune.evaluate.stats.intervals import Interval
 from cotune.evaluate.stats.paired import discordant_rows, mcnemar, paired_intervals, sign_flip_test
 from cotune.evaluate.stats.together import ALPHA, read_together
@@ -135,8 +135,8 @@ def keep_sentence(
     verb, clear = ("gains" if gain.value >= 0 else "loses"), gain.significant(alpha)
     keep = which_to_keep(gain, parts, ships_old=False, alpha=alpha)
     text = (
-        f"Keep the {keep} bundle: over the old one the new one {verb} {told_points(gain.value)} "
-        f"({told_uncertainty(gain.ci, gain.p)})"
+        f"Keep the {keep} bundle: over the old one the new one {verb} {points_text(gain.value)} "
+        f"({uncertainty_text(gain.ci, gain.p)})"
     )
     if not clear and keep == "old":
         text += ": no significant difference in all, but it forgot"
@@ -149,7 +149,7 @@ def keep_sentence(
             continue
         verb = "gains" if part.value >= 0 else "loses"
         told = (
-            f"On the {counted(part.n, 'row')} {about} it {verb} {told_points(part.value)} ({told_uncertainty(part.ci, part.p)})"
+            f"On the {counted(part.n, 'row')} {about} it {verb} {points_text(part.value)} ({uncertainty_text(part.ci, part.p)})"
         )
         if part.p >= alpha:
             told += ": no significant difference"

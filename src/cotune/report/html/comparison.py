@@ -8,7 +8,7 @@ from typing import Any
 
 from cotune.errors import counted
 from cotune.evaluate.frozen_arms import is_frozen
-from cotune.evaluate.gain_sentences import told_points
+from cotune.evaluate.gain_sentences import points_text
 from cotune.files import write_text
 from cotune.report.html.markup import data_text, embedded_json, esc, figure, p_value, percent, signed_points
 from cotune.report.html.page import asset
@@ -76,7 +76,7 @@ def _verdict(found: Mapping[str, Any]) -> str:
     clear = "" if found.get("significant") else ": no significant difference"
     remark = f"<p class=remark>{data_text(found['remark'])}</p>" if found.get("remark") else ""
     return (
-        f'<h1 class="headline">{second} {verb} {esc(told_points(difference))} {against} {first}{clear}.</h1>{remark}'
+        f'<h1 class="headline">{second} {verb} {esc(points_text(difference))} {against} {first}{clear}.</h1>{remark}'
         + _scores(found)
         + _difference(found, difference)
         + _table(found)
@@ -93,8 +93,8 @@ def _scores(found: Mapping[str, Any]) -> str:
         kind = "base" if _is_frozen(summary) else "tuned"
         tip = f"{one_line(found.get(side), 80)}: {percent(score)}% ({between(ends, percent)})"
         name, drawn = data_text(one_line(found.get(side), 60)), strip(span, score, ends, kind, tip=tip)
-        told = f"<span>{between(ends, percent)}</span>"
-        lines.append(strip_row(name, esc(_weights(summary)), drawn, percent(score), told, kind=kind))
+        beside = f"<span>{between(ends, percent)}</span>"
+        lines.append(strip_row(name, esc(_weights(summary)), drawn, percent(score), beside, kind=kind))
     return figure(
         f"The two runs on {counted(esc(found.get('n')), 'test row')}",
         strips(lines, span),
@@ -113,8 +113,8 @@ def _difference(found: Mapping[str, Any], difference: float) -> str:
     ci = between(ends, signed_points)
     tip = f"{signed_points(difference)} points ({ci})\n{p_value(found.get('p'))}, {found.get('test', '')}"
     drawn = strip(span, difference, ends, kind, zero=0.0, tip=tip)
-    told = f'<span>{ci}</span><span class="told {kind}">{word}, <span>{p_value(found.get("p"))}</span></span>'
-    line = strip_row("Difference", "second run − first run", drawn, signed_points(difference), told)
+    beside = f'<span>{ci}</span><span class="told {kind}">{word}, <span>{p_value(found.get("p"))}</span></span>'
+    line = strip_row("Difference", "second run − first run", drawn, signed_points(difference), beside)
     return figure(
         "What the second run gains over the first",
         strips([line], span, signed=True),

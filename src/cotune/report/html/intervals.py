@@ -54,7 +54,7 @@ def paired_change(before: str, after: str, groups: Sequence[int] = ()) -> Point 
     return ends.low, ends.high
 
 
-def told(score: float, rows: int, metric: str, groups: Sequence[int] = ()) -> str:
+def share_text(score: float, rows: int, metric: str, groups: Sequence[int] = ()) -> str:
     """``51.6% (39.4 to 63.6, 62 rows)``."""
     ci = share_interval(score, rows, metric, groups)
     interval = f"{between(ci, percent)}, " if ci else ""

@@ -81,8 +81,8 @@ def p_value(value: object) -> str:
 
 def figure(title: str, body: str, caption: str = "", *, kind: str = "") -> str:
     """A figure with its title (trusted text) and what one should know when reading it (trusted markup)."""
-    told = f"<figcaption>{caption}</figcaption>" if caption else ""
-    return f'<figure class="{kind}"><h3>{title}</h3>{body}{told}</figure>'
+    below = f"<figcaption>{caption}</figcaption>" if caption else ""
+    return f'<figure class="{kind}"><h3>{title}</h3>{body}{below}</figure>'
 
 
 def chip(text: object, kind: str = "") -> str:

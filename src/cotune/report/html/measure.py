@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from cotune.errors import counted
-from cotune.report.html.intervals import paired_change, share_interval, told
+from cotune.report.html.intervals import paired_change, share_interval, share_text
 from cotune.report.html.markup import esc, percent, signed_points
 from cotune.report.html.plot import Point
 from cotune.report.terminal.plain import decimal, fields, number, signed
@@ -98,7 +98,7 @@ class DevMeasure(ABC):
         """A difference of levels with its sign."""
 
     @abstractmethod
-    def told(self, level: float, rows: int) -> str:
+    def text(self, level: float, rows: int) -> str:
         """A level with its unit and what it rests on."""
 
     @abstractmethod
@@ -137,8 +137,8 @@ class DevScore(DevMeasure):
     def change(self, change: float) -> str:
         return signed_points(change)
 
-    def told(self, level: float, rows: int) -> str:
-        return told(level, rows, self._metric, self._groups)
+    def text(self, level: float, rows: int) -> str:
+        return share_text(level, rows, self._metric, self._groups)
 
     def other(self, log_loss: float | None) -> str:
         return f"\nlog-loss {decimal(log_loss)}"
@@ -164,9 +164,9 @@ class HeldOutAccuracy(DevScore):
     def title(self) -> str:
         return "accuracy"
 
-    def told(self, level: float, rows: int) -> str:
+    def text(self, level: float, rows: int) -> str:
         # Which labelled rows belong together is not recorded.
-        return f"{percent(level)}% ({counted(rows, 'row')})" if self._groups else told(level, rows, "accuracy")
+        return f"{percent(level)}% ({counted(rows, 'row')})" if self._groups else share_text(level, rows, "accuracy")
 
     def interval(self, level: float, rows: int) -> Point | None:
         return None if self._groups else share_interval(level, rows, "accuracy")
@@ -216,14 +216,16 @@ class DevLogLoss(DevMeasure):
     def change(self, change: float) -> str:
         return signed(change, 3).replace("-", "−")
 
-    def told(self, level: float, rows: int) -> str:
+    def text(self, level: float, rows: int) -> str:
         return f"log-loss {decimal(level)} nats a token ({counted(rows, 'row')})"
 
     def other(self, log_loss: float | None) -> str:
         return ""
 
     def beside(self, score: float | None, rows: int) -> str:
-        return "" if score is None else f"{self._metric.replace('_', ' ')} {told(score, rows, self._metric, self._groups)}"
+        return (
+            "" if score is None else f"{self._metric.replace('_', ' ')} {share_text(score, rows, self._metric, self._groups)}"
+        )
 
 
 def dev_measure(

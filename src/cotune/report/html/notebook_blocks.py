@@ -111,9 +111,9 @@ def confusions(record: RunRecord) -> str:
         np.array(one) for one in zip(*((row.reference, row.answers[arm]) for row in tests.rows), strict=True)
     )
     counts = confusion_matrix(references, answers, len(tests.labels))
-    told = f"<p>{int(np.trace(counts))} of {counted(len(references), 'test row')} right."
+    head = f"<p>{int(np.trace(counts))} of {counted(len(references), 'test row')} right."
     if len(tests.labels) > _MOST_LABELS:
-        return f"{told}</p>{_most_frequent(tests.labels, counts)}"
+        return f"{head}</p>{_most_frequent(tests.labels, counts)}"
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     names = [one_line(label, 30) for label in tests.labels]
     head = "".join(_cell("th", str(number), title=name) for number, name in enumerate(names, 1))
@@ -132,7 +132,7 @@ def confusions(record: RunRecord) -> str:
         for number, name in enumerate(names, 1)
     )
     table = f'<table style="border-collapse:collapse"><tr><th style="background:none"></th>{head}</tr>{lines}</table>'
-    return f"{told} A row for each right label, a column for each answer, by the labels’ numbers.</p>{table}"
+    return f"{head} A row for each right label, a column for each answer, by the labels’ numbers.</p>{table}"
 
 
 def _most_frequent(labels: tuple[str, ...], counts: NDArray[np.int64]) -> str:
@@ -147,5 +147,5 @@ def _most_frequent(labels: tuple[str, ...], counts: NDArray[np.int64]) -> str:
 
 def _cell(tag: str, text: str, *, side: str = "center", title: str = "", tint: tuple[str, float] | None = None) -> str:
     ground = "none" if tint is None or not tint[1] else f"rgba({tint[0]},{0.12 + 0.5 * tint[1]:.2f})"
-    told = f' title="{esc(title)}"' if title else ""
-    return f'<{tag}{told} style="padding:3px 8px;text-align:{side};white-space:nowrap;background:{ground}">{esc(text)}</{tag}>'
+    hover = f' title="{esc(title)}"' if title else ""
+    return f'<{tag}{hover} style="padding:3px 8px;text-align:{side};white-space:nowrap;background:{ground}">{esc(text)}</{tag}>'

@@ -70,16 +70,16 @@ class Plot:
         if len(points) < 2:
             return
         places = " ".join(f"{10 * _share(x, self.x_range):.1f},{1000 - 10 * _share(y, self.y_range):.1f}" for x, y in points)
-        told = f' data-tip="{esc(tip)}"' if tip else ""
+        hover = f' data-tip="{esc(tip)}"' if tip else ""
         self.raw(
             '<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" width="100%" height="100%">'
-            f'<polyline class="{kind}" points="{places}"{told}/></svg>'
+            f'<polyline class="{kind}" points="{places}"{hover}/></svg>'
         )
 
     def dot(self, place: Point, kind: str, *, radius: float = 5, tip: str = "", prompt: str = "", name: str = "") -> None:
         """A dot; with ``prompt`` it is a button that opens that prompt."""
-        told = f' data-tip="{esc(tip)}"' if tip else ""
-        circle = f'<circle class="{kind}" cx="{self.x(place[0])}" cy="{self.y(place[1])}" r="{radius:.1f}"{told}'
+        hover = f' data-tip="{esc(tip)}"' if tip else ""
+        circle = f'<circle class="{kind}" cx="{self.x(place[0])}" cy="{self.y(place[1])}" r="{radius:.1f}"{hover}'
         if prompt:
             circle += f' data-prompt="{esc(prompt)}" tabindex="0" role="button" aria-label="{esc(name or tip)}"'
         self.raw(circle + "/>")
@@ -147,8 +147,8 @@ def strip(
                 parts.append(f'<line class="cap {kind}" x1="{at(end)}" x2="{at(end)}" y1="{top}" y2="{bottom}"/>')
     if value is not None:
         parts.append(f'<circle class="mark {kind}" cx="{at(value)}" cy="50%" r="6.5"/>')
-    told = f' data-tip="{esc(tip)}"' if tip else ""
-    return f'<svg class="strip" width="100%" height="{height}" aria-hidden="true"{told}>{"".join(parts)}</svg>'
+    hover = f' data-tip="{esc(tip)}"' if tip else ""
+    return f'<svg class="strip" width="100%" height="{height}" aria-hidden="true"{hover}>{"".join(parts)}</svg>'
 
 
 def strip_row(who: str, what: str, drawn: str, value: str, more: str, *, kind: str = "") -> str:

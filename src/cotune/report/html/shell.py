@@ -53,14 +53,14 @@ def shell(title: str, body: str, *, style: str, script: str = "", finished: bool
         + ("connect-src 'self'; " if live else "")
         + "base-uri 'none'; form-action 'none'"
     )
-    told = f' data-version="{esc(live.version)}" data-finished="{"yes" if finished else "no"}"' if live else ""
+    state = f' data-version="{esc(live.version)}" data-finished="{"yes" if finished else "no"}"' if live else ""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{esc(policy)}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="referrer" content="no-referrer">'
         f'<title>{esc(title)}</title><link rel="icon" href="data:image/svg+xml,{esc(_ICON)}">'
         + "".join(f"<style>{text}</style>" for text in styles)
-        + f"</head><body{told}>{body}"
+        + f"</head><body{state}>{body}"
         + "".join(f"<script>{text}</script>" for text in scripts)
         + "</body></html>\n"
     )

@@ -51,7 +51,7 @@ def improvements(summary: Mapping[str, Any]) -> list[str]:
         steps.append(advice)
     if cut:
         few = any(used < given / 2 for used, given in cut.values())
-        steps.append(f"{told_left_out(cut)}. Give it a larger budget: {_again(summary, _MUCH if few else 2)}")
+        steps.append(f"{left_out_text(cut)}. Give it a larger budget: {_again(summary, _MUCH if few else 2)}")
     elif any(word in str(summary.get("stopped")) for word in ("budget", "reserved")):
         by_probe = frozen_first(summary)
         gained = still_gaining(items(summary.get("cycles")), by_loss=by_probe)
@@ -69,11 +69,11 @@ def rows_left_out(summary: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     """``labelled`` and ``test`` rows where a run used fewer than it was given: how many it used, and of how many."""
     n, given = fields(summary.get("n")), fields(summary.get("given"))
     used = {"labelled": (number(n.get("train")) or 0.0) + (number(n.get("dev")) or 0.0), "test": number(n.get("test")) or 0.0}
-    told = {name: number(given.get(name)) or 0.0 for name in used}
-    return {name: (int(used[name]), int(told[name])) for name in used if 0 < used[name] < told[name]}
+    all_rows = {name: number(given.get(name)) or 0.0 for name in used}
+    return {name: (int(used[name]), int(all_rows[name])) for name in used if 0 < used[name] < all_rows[name]}
 
 
-def told_left_out(cut: Mapping[str, tuple[int, int]]) -> str:
+def left_out_text(cut: Mapping[str, tuple[int, int]]) -> str:
     """``160 of 19,500 labelled rows were used and 30 of 500 test rows scored, as the budget had room for no more``."""
     verbs = {"labelled": "used", "test": "scored"}
     first, *more = [f"{used:,} of {given:,} {name} rows {{}}{verbs[name]}" for name, (used, given) in cut.items()]

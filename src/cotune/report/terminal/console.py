@@ -13,7 +13,7 @@ from cotune.report.terminal.lines import JsonView, PlainView, speaks_unicode
 from cotune.report.terminal.narration import Story, stage_name
 from cotune.report.terminal.pace import Pace
 from cotune.report.terminal.plain import amount, clock, decimal, fields, one_line, time_left
-from cotune.report.terminal.steps import Told
+from cotune.report.terminal.steps import Line
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -80,7 +80,7 @@ class LiveView:
 
         self._console, self._budget = console, one_line(budget_text, 30)
         self._story, self._pace = Story(), Pace(now)
-        self._log: deque[tuple[float, Told]] = deque(maxlen=_LOG_LINES)
+        self._log: deque[tuple[float, Line]] = deque(maxlen=_LOG_LINES)
         self._stage, self._what = "", ""
         self._closed = False
         # What is wrong with a run shows before its first step: notes until then are lines, and nothing is drawn around them.
@@ -98,10 +98,10 @@ class LiveView:
         begins = self._starts and event.get("kind") != "note"
         with self._lock:
             self._pace.saw_event(event)
-            for told in self._story.tell(event):
-                self._log.append((self._pace.elapsed, told))
+            for line in self._story.tell(event):
+                self._log.append((self._pace.elapsed, line))
                 if self._starts and not begins:
-                    self._console.print(told.text, style="bright_black", markup=False, highlight=False)
+                    self._console.print(line.text, style="bright_black", markup=False, highlight=False)
             if event.get("kind") in ("score", "write", "embed"):
                 value = fields(event.get("value"))
                 self._stage = str(value.get("stage") or self._stage)
@@ -175,10 +175,10 @@ class LiveView:
         grid.add_row("speed", _line((speed, ""), (so_far, "bright_black")))
         budget = self._budget or story.budget
         left = pace.left
-        told = [(clock(pace.elapsed), "bold"), (f" of {budget}" if budget else "", "")]
+        parts = [(clock(pace.elapsed), "bold"), (f" of {budget}" if budget else "", "")]
         if left is not None and not self._closed:
-            told.append((f"   {time_left(left)}", ""))
-        grid.add_row("time", _line(*told))
+            parts.append((f"   {time_left(left)}", ""))
+        grid.add_row("time", _line(*parts))
         if left is not None and not self._closed:
             whole = max(pace.elapsed + left, 1e-9)
             bar = ProgressBar(total=whole, completed=pace.elapsed, complete_style="cyan", finished_style="cyan")
@@ -195,10 +195,10 @@ class LiveView:
         room = min(_LOG_LINES, max(0, self._console.height - _OTHER_LINES - len(self._verdict_lines()) - 1))
         styles = {"verdict": "bold green", "news": "", "failure": "bold red", "note": "bright_black"}
         lines: list[RenderableType] = []
-        for at, told in reversed(list(self._log)[-_LOG_LINES:]):
-            style = "green" if told.best else styles.get(told.level, "")
+        for at, line in reversed(list(self._log)[-_LOG_LINES:]):
+            style = "green" if line.best else styles.get(line.level, "")
             moment = f"{clock(at)}  "
-            wrapped = self._wrapped(told.text, style, self._width - len(moment))
+            wrapped = self._wrapped(line.text, style, self._width - len(moment))
             if len(lines) + len(wrapped) > room:
                 break
             signs = [moment, *[" " * len(moment)] * (len(wrapped) - 1)]

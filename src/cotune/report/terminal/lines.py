@@ -28,8 +28,8 @@ class PlainView:
 
     def event(self, event: Mapping[str, Any]) -> None:
         self._pace.saw_event(event)
-        for told in self._story.tell(event):
-            self._say(told.text)
+        for line in self._story.tell(event):
+            self._say(line.text)
 
     def progress(self, stage: str, what: str, tokens: int) -> None:
         self._pace.saw_tokens(tokens)

@@ -24,7 +24,7 @@ from cotune.report.terminal.plain import (
     one_line,
     quoted,
 )
-from cotune.report.terminal.steps import ALONE, Told, Value, cycle_of, generic
+from cotune.report.terminal.steps import ALONE, Line, Value, cycle_of, generic
 
 REFERENCE_NAMES = {
     "tfidf": "TF-IDF with logistic regression",
@@ -98,7 +98,7 @@ class Story:
     _trail_rows: int | None = None
     _cut: set[bool] = field(default_factory=set)
 
-    def tell(self, event: Mapping[str, Any]) -> list[Told]:
+    def tell(self, event: Mapping[str, Any]) -> list[Line]:
         """Take an event in; the lines that are worth a reader's time, often none."""
         kind, value = str(event.get("kind", "?")), event.get("value")
         found = fields(value)
@@ -108,7 +108,7 @@ class Story:
             return ALONE[kind](found)
         teller = _TELLERS.get(kind)
         if teller is None:
-            return [] if kind in _SILENT else [Told(generic(kind, value))]
+            return [] if kind in _SILENT else [Line(generic(kind, value))]
         return teller(self, found)
 
     def prompt(self, prompt_id: object, limit: int = 60) -> str:
@@ -175,8 +175,8 @@ def stage_name(stage: str) -> str:
 def measured(value: Value) -> str:
     """``0.931, log-loss 0.312`` of an object with both; what is not known is left out."""
     score, loss = number(value.get("score")), number(value.get("log_loss"))
-    told = ([] if score is None else [decimal(score)]) + ([] if loss is None else [f"log-loss {loss:.3f}"])
-    return ", ".join(told) or "-"
+    parts = ([] if score is None else [decimal(score)]) + ([] if loss is None else [f"log-loss {loss:.3f}"])
+    return ", ".join(parts) or "-"
 
 
 def _rank(score: float | None, loss: float | None) -> tuple[float, float]:
@@ -184,7 +184,7 @@ def _rank(score: float | None, loss: float | None) -> tuple[float, float]:
     return -math.inf if score is None else score, -math.inf if loss is None else -loss
 
 
-def _start(story: Story, value: Value) -> list[Told]:
+def _start(story: Story, value: Value) -> list[Line]:
     task = value.get("task")
     for prompt in items(value.get("prompts")):
         story.learn(prompt)
@@ -207,15 +207,15 @@ def _start(story: Story, value: Value) -> list[Told]:
         f"seed {one_line(value['seed'], 20)}" if value.get("seed") is not None else "",
     ]
     guess = one_line(value.get("output") or "", 300)
-    head = Told(" · ".join(part for part in parts if part.strip()), "news")
+    head = Line(" · ".join(part for part in parts if part.strip()), "news")
     # The guess stands among the checks too.
     checks = [text for text in items(value.get("checks")) if not guess or one_line(text, 300) != guess]
     found = [f"data: {one_line(text, 300)}" for text in checks]
     could = [one_line(value["detectable"], 300)] if value.get("detectable") else []
-    return [head, *(Told(line) for line in (*([guess] if guess else []), *found, *could))]
+    return [head, *(Line(line) for line in (*([guess] if guess else []), *found, *could))]
 
 
-def _previous(story: Story, value: Value) -> list[Told]:
+def _previous(story: Story, value: Value) -> list[Line]:
     story.learn(value.get("prompt"))
     story.learn(fields(value.get("was")).get("prompt"))
     added = len(items(value.get("new_labels")))
@@ -227,37 +227,37 @@ def _previous(story: Story, value: Value) -> list[Told]:
     name = one_line(value.get("task") or "", 40)
     labels = counted(len(items(value.get("labels"))), "label")
     head = f"going on from the bundle {name} ({one_line(value.get('bundle'), 16)}) with its {labels}"
-    told = [Told(f"{head}{grown}{rows}", "news")]
-    return told + [Told(one_line(remark, 300)) for remark in items(value.get("remarks"))]
+    lines = [Line(f"{head}{grown}{rows}", "news")]
+    return lines + [Line(one_line(remark, 300)) for remark in items(value.get("remarks"))]
 
 
-def _plan(story: Story, value: Value) -> list[Told]:
+def _plan(story: Story, value: Value) -> list[Line]:
     text = value.get("text")
     lines = [str(line) for line in items(text)] if isinstance(text, list) else str(text or "").splitlines()
-    return [Told(one_line(line, 400)) for line in lines if line.strip()] or [Told(generic("plan", value))]
+    return [Line(one_line(line, 400)) for line in lines if line.strip()] or [Line(generic("plan", value))]
 
 
-def _pool(story: Story, value: Value) -> list[Told]:
+def _pool(story: Story, value: Value) -> list[Line]:
     proposals = [fields(item) for item in items(value.get("proposals"))]
     for proposal in proposals:
         story.learn(proposal.get("prompt"))
     sources = Counter(one_line(p.get("source"), 24) for p in proposals if p.get("source"))
-    told = [f"{count} {_SOURCES.get(source, source)}" for source, count in sources.most_common(5)]
-    made = f" ({', '.join(told)})" if told else ""
+    parts = [f"{count} {_SOURCES.get(source, source)}" for source, count in sources.most_common(5)]
+    made = f" ({', '.join(parts)})" if parts else ""
     dropped = value.get("dropped", value.get("near_duplicates"))
     dropped = len(dropped) if isinstance(dropped, (list, tuple)) else number(dropped)
     gone = f", {counted(int(dropped), 'near-duplicate')} dropped" if dropped else ""
-    return [Told(f"{cycle_of(value)}{counted(len(proposals), 'prompt')} to try{made}{gone}")]
+    return [Line(f"{cycle_of(value)}{counted(len(proposals), 'prompt')} to try{made}{gone}")]
 
 
-def _epochs(story: Story, value: Value) -> list[Told]:
+def _epochs(story: Story, value: Value) -> list[Line]:
     epochs, planned = number(value.get("epochs")), number(value.get("planned"))
     if epochs is None or planned is None or epochs <= planned:
         return []
-    return [Told(f"the search has left budget: {counted(f'{epochs:g}', 'epoch')} on all labelled rows instead of {planned:g}")]
+    return [Line(f"the search has left budget: {counted(f'{epochs:g}', 'epoch')} on all labelled rows instead of {planned:g}")]
 
 
-def _race(story: Story, value: Value) -> list[Told]:
+def _race(story: Story, value: Value) -> list[Line]:
     best = fields(value.get("best"))
     if "layers" in value:
         return _probe_race(story, value, best)
@@ -268,10 +268,10 @@ def _race(story: Story, value: Value) -> list[Told]:
     under = "on the base model" if adapter in (None, "base") else "on the tuned model"
     early = f", {len(dropped)} dropped early" if dropped else ""
     head = f"{cycle_of(value)}{counted(len(ranking), 'prompt')} raced {under}{early}"
-    return [Told(f"{head}: best {measured(best)} with {story.prompt(winner, 48)}", "news" if is_best else "note", is_best)]
+    return [Line(f"{head}: best {measured(best)} with {story.prompt(winner, 48)}", "news" if is_best else "note", is_best)]
 
 
-def _probe_race(story: Story, value: Value, best: Value) -> list[Told]:
+def _probe_race(story: Story, value: Value, best: Value) -> list[Line]:
     story.by_probe = True
     ranking, dropped = items(value.get("ranking")), items(value.get("dropped"))
     rows = max((int(found) for item in fields(value.get("rows")).values() if (found := number(item)) is not None), default=0)
@@ -281,7 +281,7 @@ def _probe_race(story: Story, value: Value, best: Value) -> list[Told]:
     on = counted(rows, "labelled row") + (f", {len(dropped)} clearly worse" if dropped else "")
     head = f"{cycle_of(value)}{counted(len(ranking), 'prompt')} raced by frozen probes on {on}"
     text = f"{head}: best cross-fitted {measured(best)}{_after(best)} with {story.prompt(best.get('prompt_id'), 48)}"
-    return [Told(text, "news" if is_best else "note", is_best)]
+    return [Line(text, "news" if is_best else "note", is_best)]
 
 
 def _after(value: Value) -> str:
@@ -290,29 +290,29 @@ def _after(value: Value) -> str:
     return "" if layer is None else f" after layer {layer:.0f}"
 
 
-def _embed(story: Story, value: Value) -> list[Told]:
+def _embed(story: Story, value: Value) -> list[Line]:
     layers = [int(found) for item in items(value.get("layers")) if (found := number(item)) is not None]
     story._deepest = max([story._deepest, *layers])
     # One step for each prompt and round: too many to be read.
     return _scored(story, value)
 
 
-def _layers(story: Story, value: Value) -> list[Told]:
+def _layers(story: Story, value: Value) -> list[Line]:
     deepest, before = number(value.get("deepest")), story._deepest
     if deepest is None or deepest >= before:
         return []
     story._deepest = int(deepest)
-    return [Told(f"{cycle_of(value)}passes end after layer {deepest:.0f} from now on: no leading prompt is read from above")]
+    return [Line(f"{cycle_of(value)}passes end after layer {deepest:.0f} from now on: no leading prompt is read from above")]
 
 
-def _better(story: Story, value: Value) -> list[Told]:
+def _better(story: Story, value: Value) -> list[Line]:
     score, rows = number(value.get("score")), number(value.get("n"))
     if score is None or rows is None:
         return []
-    return [Told(f"a better bundle is in best: {score:.3f} on {counted(int(rows), 'labelled row')} held out from it")]
+    return [Line(f"a better bundle is in best: {score:.3f} on {counted(int(rows), 'labelled row')} held out from it")]
 
 
-def _verdict(story: Story, value: Value) -> list[Told]:
+def _verdict(story: Story, value: Value) -> list[Line]:
     score, seconds, layer, tfidf = (number(value.get(name)) for name in ("score", "seconds", "layer", "tfidf"))
     text = one_line(value.get("text") or f"cross-fitted accuracy {decimal(score, 2)}", 300)
     interval = aside(between(ends_of(value.get("ci")), partial(decimal, digits=2)))
@@ -320,18 +320,18 @@ def _verdict(story: Story, value: Value) -> list[Told]:
     parts += [f"TF-IDF {tfidf:.2f}"] if tfidf is not None else []
     parts += [f"known after {duration(seconds)}"] if seconds is not None else []
     story.verdict = "; ".join(parts)
-    return [Told(f"first verdict {text}; a usable bundle (prompt and read-out) is in best", "verdict")]
+    return [Line(f"first verdict {text}; a usable bundle (prompt and read-out) is in best", "verdict")]
 
 
-def _reference(story: Story, value: Value) -> list[Told]:
+def _reference(story: Story, value: Value) -> list[Line]:
     name = REFERENCE_NAMES.get(str(value.get("name")), "a reference")
     if value.get("skipped"):
-        return [Told(f"test, {name}: not measured, {one_line(value['skipped'], 160)}")]
+        return [Line(f"test, {name}: not measured, {one_line(value['skipped'], 160)}")]
     rows = f" on {counted(one_line(value['n'], 12), 'test row')}" if value.get("n") is not None else ""
-    return [Told(f"test, {name}: {measured(value)}{rows}", "news")]
+    return [Line(f"test, {name}: {measured(value)}{rows}", "news")]
 
 
-def _scored(story: Story, value: Value) -> list[Told]:
+def _scored(story: Story, value: Value) -> list[Line]:
     cut, on_test = number(value.get("truncated")), value.get("stage") == "test"
     # Told too often to be read, but for the first rows that do not fit, and the first of the test.
     if not cut or on_test in story._cut:
@@ -339,21 +339,21 @@ def _scored(story: Story, value: Value) -> list[Told]:
     story._cut.add(on_test)
     rows = f"{cut:.0f} of {one_line(value.get('rows'), 12)} {'test ' if on_test else ''}rows"
     return [
-        Told(f"{rows} did not fit into the model's context and lost their end, with {story.prompt(value.get('prompt_id'))}")
+        Line(f"{rows} did not fit into the model's context and lost their end, with {story.prompt(value.get('prompt_id'))}")
     ]
 
 
-def _entrants(story: Story, value: Value) -> list[Told]:
+def _entrants(story: Story, value: Value) -> list[Line]:
     ids = items(value.get("prompt_ids"))
     names = ", ".join(story.prompt(prompt_id, 36) for prompt_id in ids[:6]) + (", …" if len(ids) > 6 else "")
-    return [Told(f"{cycle_of(value)}{counted(len(ids), 'prompt')} to be tuned" + (f": {names}" if names else ""))]
+    return [Line(f"{cycle_of(value)}{counted(len(ids), 'prompt')} to be tuned" + (f": {names}" if names else ""))]
 
 
-def _train(story: Story, value: Value) -> list[Told]:
+def _train(story: Story, value: Value) -> list[Line]:
     name = story.prompt(value.get("prompt_id"), 48)
     steps = one_line(value["steps"], 12) if value.get("steps") is not None else "?"
     if value.get("failed"):
-        return [Told(f"training failed at step {steps} with {name}: {one_line(value['failed'], 160)}", "failure")]
+        return [Line(f"training failed at step {steps} with {name}: {one_line(value['failed'], 160)}", "failure")]
     tokens, seconds = number(value.get("tokens")), number(value.get("seconds"))
     cost = f", {amount(tokens)} tokens" if tokens is not None else ""
     cost += f" in {duration(seconds)}" if seconds else ""
@@ -361,11 +361,11 @@ def _train(story: Story, value: Value) -> list[Told]:
     if len(window) == 2 and window[0] is not None and window[1] is not None:
         rows = counted(value.get("rows"), "labelled row" if value.get("stage") == "final" else "row")
         head = f"tuned layers {window[0] + 1:.0f} to {window[1]:.0f} on {rows}, {counted(steps, 'step')}, with {name}"
-        return [Told(f"{head}: loss {decimal(value.get('loss'))}{cost}")]
-    return [Told(f"trained to step {steps} with {name}: loss {decimal(value.get('loss'))}{cost}")]
+        return [Line(f"{head}: loss {decimal(value.get('loss'))}{cost}")]
+    return [Line(f"trained to step {steps} with {name}: loss {decimal(value.get('loss'))}{cost}")]
 
 
-def _probed(story: Story, value: Value) -> list[Told]:
+def _probed(story: Story, value: Value) -> list[Line]:
     """A probe on frozen or tuned weights, judged on the rows held out from it."""
     story.by_probe = True
     loss, rows = number(value.get("log_loss")), number(value.get("rows"))
@@ -379,32 +379,32 @@ def _probed(story: Story, value: Value) -> list[Told]:
     )
     name = story.prompt(value.get("prompt_id"), 48)
     if frozen:
-        return [Told(f"frozen probe{_after(value)}: {held} with {name}")]
+        return [Line(f"frozen probe{_after(value)}: {held} with {name}")]
     by = f", by a probe{_after(value)}"
     steps = f" for {counted(one_line(value['steps'], 12), 'step')}" if value.get("steps") is not None else ""
     text = f"tuned{steps}: {held}{by}, with {name}"
-    return [Told(text + (": best so far" if is_best else ""), "news" if is_best else "note", is_best)]
+    return [Line(text + (": best so far" if is_best else ""), "news" if is_best else "note", is_best)]
 
 
-def _tuned(story: Story, value: Value) -> list[Told]:
+def _tuned(story: Story, value: Value) -> list[Line]:
     if "readout" in value:
         return _probed(story, value)
     story._tried = story._tried or bool(number(value.get("steps")))
     is_best = story.saw_score(value)
     steps = f" after {counted(one_line(value['steps'], 12), 'step')}" if value.get("steps") is not None else ""
     text = f"{cycle_of(value)}tuned{steps}, dev {measured(value)} with {story.prompt(value.get('prompt_id'), 48)}"
-    return [Told(text + (": best so far" if is_best else ""), "news" if is_best else "note", is_best)]
+    return [Line(text + (": best so far" if is_best else ""), "news" if is_best else "note", is_best)]
 
 
-def _cycle_end(story: Story, value: Value) -> list[Told]:
+def _cycle_end(story: Story, value: Value) -> list[Line]:
     reached = measured({"score": value.get("dev_score"), "log_loss": value.get("dev_log_loss")})
     steps = number(value.get("steps"))
     after = f" after {counted(int(steps), 'step')}" if steps else ""
     where = "held-out" if story.by_probe else "dev"
-    return [Told(f"{cycle_of(value)}ends at {where} {reached}{after} with {story.prompt(value.get('winner'), 48)}", "news")]
+    return [Line(f"{cycle_of(value)}ends at {where} {reached}{after} with {story.prompt(value.get('winner'), 48)}", "news")]
 
 
-def _confirm(story: Story, value: Value) -> list[Told]:
+def _confirm(story: Story, value: Value) -> list[Line]:
     dev = fields(value.get("dev"))
     story._arms = dict(fields(value.get("arms")))
     known = dict.fromkeys(name for name in ("best_tuned", *ARM_NAMES) if name in dev)
@@ -414,17 +414,17 @@ def _confirm(story: Story, value: Value) -> list[Told]:
     rows = "all labelled rows" if story._labelled is None else f"all {counted(story._labelled, 'labelled row')}"
     fitted = f"arms fitted to {rows}; on {on}, by fits that had not seen them"
     what = fitted if story.by_probe else f"confirmed on {'all of dev' if story._dev is None else f'all {on}'}"
-    return [Told(what + (f": {'; '.join(arms)}" if arms else ""))]
+    return [Line(what + (f": {'; '.join(arms)}" if arms else ""))]
 
 
-def _cut(story: Story, value: Value) -> list[Told]:
+def _cut(story: Story, value: Value) -> list[Line]:
     if "rows" in value:
         # Train and dev go on with those of their rows that were read, which the race tells.
         story._dev = story._labelled = None
-    return [Told(one_line(value["text"], 300), "news")] if value.get("text") else []
+    return [Line(one_line(value["text"], 300), "news")] if value.get("text") else []
 
 
-def _open_test(story: Story, value: Value) -> list[Told]:
+def _open_test(story: Story, value: Value) -> list[Line]:
     arms = value.get("arms")
     names = list(arms) if isinstance(arms, (list, tuple, Mapping)) else []
     own = [name for name in names if not str(name).startswith("reference_")]
@@ -432,11 +432,11 @@ def _open_test(story: Story, value: Value) -> list[Told]:
     several = len({str(arms[name]) for name in own}) if isinstance(arms, Mapping) else len(own)
     beside = len(names) - len(own)
     references = f" and {counted(beside, 'reference')}" if beside else ""
-    arms_told = f", for {counted(several, 'arm')} (a prompt with weights each){references}" if names else ""
-    return [Told(f"the test rows, sealed until now, are scored once{arms_told}", "news")]
+    arms_text = f", for {counted(several, 'arm')} (a prompt with weights each){references}" if names else ""
+    return [Line(f"the test rows, sealed until now, are scored once{arms_text}", "news")]
 
 
-def _arm(story: Story, value: Value) -> list[Told]:
+def _arm(story: Story, value: Value) -> list[Line]:
     name = value.get("name")
     shown = one_line(name or "arm", 40)
     if isinstance(name, str):
@@ -446,10 +446,10 @@ def _arm(story: Story, value: Value) -> list[Told]:
         story._tested.add(name)
         shown = story.arm(group)
     rows = f" on {counted(one_line(value['n'], 12), 'test row')}" if value.get("n") is not None else ""
-    return [Told(f"test, {shown}: {measured(value)}{rows}", "news")]
+    return [Line(f"test, {shown}: {measured(value)}{rows}", "news")]
 
 
-_TELLERS: dict[str, Callable[[Story, Value], list[Told]]] = {
+_TELLERS: dict[str, Callable[[Story, Value], list[Line]]] = {
     "start": _start,
     "previous": _previous,
     "plan": _plan,
@@ -459,7 +459,7 @@ _TELLERS: dict[str, Callable[[Story, Value], list[Told]]] = {
     "write": _scored,
     "embed": _embed,
     "layers": _layers,
-    "sample": lambda story, value: [Told(one_line(value.get("text"), 200), "news")],
+    "sample": lambda story, value: [Line(one_line(value.get("text"), 200), "news")],
     "cut": _cut,
     "verdict": _verdict,
     "better": _better,

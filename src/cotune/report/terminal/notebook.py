@@ -14,7 +14,7 @@ from cotune.report.terminal.plain import decimal, fields, harmless, number, one_
 from cotune.report.terminal.result import references_of, result_warnings
 from cotune.report.terminal.tryout import TRYOUT_CLOSING, tryout_heading
 from cotune.report.terminal.verdict import headline, verdict_text
-from cotune.report.terminal.verdict_arms import interval_told
+from cotune.report.terminal.verdict_arms import interval_text
 from cotune.report.terminal.verdict_gains import gain_rows, has_gains
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def summary_html(summary: Mapping[str, Any], pictures: Sequence[tuple[str, str]]
             [
                 name,
                 decimal(one.get("score")),
-                interval_told(one.get("ci")),
+                interval_text(one.get("ci")),
                 decimal(one.get("log_loss")),
                 decimal(one.get("n"), 0),
             ]
@@ -129,6 +129,6 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *,
             f'<{tag} style="{_CELL.format(side=side)}">{_text(cell)}</{tag}>' for cell, side in zip(cells, sides, strict=True)
         ) + "</tr>"  # fmt: skip
 
-    told = f'<p style="margin:.8em 0 .2em"><b>{_text(title)}</b></p>' if title else ""
+    heading = f'<p style="margin:.8em 0 .2em"><b>{_text(title)}</b></p>' if title else ""
     body = "".join(row(cells, "td") for cells in rows)
-    return f'{told}<table style="border-collapse:collapse">{row(columns, "th")}{body}</table>'
+    return f'{heading}<table style="border-collapse:collapse">{row(columns, "th")}{body}</table>'

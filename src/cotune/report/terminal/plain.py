@@ -55,9 +55,9 @@ def ends_of(interval: object) -> tuple[float, float] | None:
     return None if low is None or high is None else (low, high)
 
 
-def between(ends: Sequence[Any] | None, told: Callable[[Any], str] | None = None) -> str:
-    """``0.918 to 0.959``: the ends of an interval, each as ``told`` writes it; empty where there is none."""
-    return " to ".join(map(told or decimal, ends or ()))
+def between(ends: Sequence[Any] | None, shown: Callable[[Any], str] | None = None) -> str:
+    """``0.918 to 0.959``: the ends of an interval, each as ``shown`` writes it; empty where there is none."""
+    return " to ".join(map(shown or decimal, ends or ()))
 
 
 def aside(text: str) -> str:

@@ -39,5 +39,5 @@ def difference(part: Mapping[str, Any]) -> str:
     value, p = number(part.get("value")) or 0.0, corrected_p(part)
     ends = [number(end) for end in items(part.get("ci"))]
     shown = " to ".join("unknown" if end is None else signed(100 * end) for end in ends)
-    told = "" if p is None else f", {p_value(p)}"
-    return f"{signed(100 * value)} points (95% interval {shown}{told})"
+    tested = "" if p is None else f", {p_value(p)}"
+    return f"{signed(100 * value)} points (95% interval {shown}{tested})"

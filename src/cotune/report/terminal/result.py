@@ -86,7 +86,7 @@ def result_warnings(summary: Mapping[str, Any]) -> list[str]:
     score, n, ends = number(arm.get("score")), number(arm.get("n")), interval_of(arm)
     if score is None or n is None:
         return []
-    told = []
+    warnings = []
     width = 0.0 if ends is None else ends[1] - ends[0]
     if n < _FEW_ROWS or width > _WIDE:
         spans = f": the 95% interval of the score spans {100 * width:.0f} points" if ends else ""
@@ -94,21 +94,23 @@ def result_warnings(summary: Mapping[str, Any]) -> list[str]:
         given = number(fields(summary.get("given")).get("test"))
         if given is not None and n < given:
             more = f"{n:,.0f} of {given:,.0f} were scored, as the budget had room for no more; a larger --budget scores more."
-        told.append(f"{counted(int(n), 'test row')} {'is' if n == 1 else 'are'} too few to judge by{spans}. {more}")
+        warnings.append(f"{counted(int(n), 'test row')} {'is' if n == 1 else 'are'} too few to judge by{spans}. {more}")
     majority = number(fields(references.get("majority")).get("score"))
     by_accuracy = summary.get("metric") == "accuracy"
     if by_accuracy and majority is not None and (majority >= _SKEWED or majority >= score):
         label = fields(references.get("majority")).get("label")
         says = f"say {one_line(label, 40)!r}" if isinstance(label, str) else "have the commonest label"
         as_good = ", and always answering so is as good as this result" if majority >= score else ""
-        told.append(
+        warnings.append(
             f"{100 * majority:.0f}% of the test rows {says}{as_good}. Accuracy hides how the rarer labels fare: "
             "metric=macro_f1 weighs all labels alike."
         )
     tfidf = number(fields(references.get("tfidf")).get("score"))
     if tfidf is not None and tfidf >= _NEARLY_ALL:
-        told.append(f"TF-IDF reaches {tfidf:.2f} without a language model, so there is nothing for one to gain on these rows.")
-    return told
+        warnings.append(
+            f"TF-IDF reaches {tfidf:.2f} without a language model, so there is nothing for one to gain on these rows."
+        )
+    return warnings
 
 
 def references_of(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

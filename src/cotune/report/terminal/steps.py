@@ -15,7 +15,7 @@ Value = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Told:
+class Line:
     """One line about an event.
 
     Attributes:
@@ -30,88 +30,88 @@ class Told:
     best: bool = False
 
 
-def _engine(value: Value) -> list[Told]:
+def _engine(value: Value) -> list[Line]:
     speed = number(value.get("tokens_per_s"))
     if value.get("way") is not None:
         rate = "" if speed is None else f" with about {amount(speed)} tokens a second"
-        return [Told(f"the endpoint answers{rate}")]
+        return [Line(f"the endpoint answers{rate}")]
     rate = f", {number(value['gemm_gflops']):.0f} GFLOP/s" if number(value.get("gemm_gflops")) else ""
     threads = f" in {counted(value['threads'], 'thread')}" if value.get("threads") else ""
     kind = " ".join(one_line(value[key], 30) for key in ("device", "dtype") if value.get(key))
-    return [Told(f"computing with {kind or 'this machine'}{threads}{rate}")]
+    return [Line(f"computing with {kind or 'this machine'}{threads}{rate}")]
 
 
-def _neighbours(value: Value) -> list[Told]:
+def _neighbours(value: Value) -> list[Line]:
     skipped = str(value.get("skipped") or "")
     if skipped:
         # Why there was no room for it, or no need, stands on the page.
         failed = skipped.startswith("it failed")
-        return [Told(f"data: rows alike in meaning were not looked for: {one_line(skipped, 160)}")] if failed else []
+        return [Line(f"data: rows alike in meaning were not looked for: {one_line(skipped, 160)}")] if failed else []
     found = [one_line(fields(finding).get("message"), 300) for finding in items(value.get("findings"))]
     none = f"none of the {one_line(value.get('pairs'), 12)} closest pairs of rows say the same in other words"
-    return [Told(f"data: {text}") for text in found or [none]]
+    return [Line(f"data: {text}") for text in found or [none]]
 
 
-def _decide(value: Value) -> list[Told]:
+def _decide(value: Value) -> list[Line]:
     why, step = one_line(value.get("why") or "", 200), one_line(value.get("next") or "?", 60)
     step = _STEPS.get(step, f"next: {step}")
-    return [Told(f"{step}: {why}" if why else step)]
+    return [Line(f"{step}: {why}" if why else step)]
 
 
 _STEPS = {"prompts": "next: new prompts", "tune": "next: more tuning", "finish": "finishing"}
 
 
-def _noise(value: Value) -> list[Told]:
+def _noise(value: Value) -> list[Line]:
     if value.get("skipped"):
-        return [Told(f"noise of this machine not measured: {one_line(value['skipped'], 160)}")]
-    return [Told(f"noise of this machine: {noise_sentence(value) or _pairs(value)}")]
+        return [Line(f"noise of this machine not measured: {one_line(value['skipped'], 160)}")]
+    return [Line(f"noise of this machine: {noise_sentence(value) or _pairs(value)}")]
 
 
-def _robustness(value: Value) -> list[Told]:
+def _robustness(value: Value) -> list[Line]:
     if value.get("skipped"):
-        return [Told(f"other formats of the winning prompt not tried: {one_line(value['skipped'], 160)}")]
-    return [Told(one_line(value.get("sentence") or "other formats of the winning prompt were tried", 400), "news")]
+        return [Line(f"other formats of the winning prompt not tried: {one_line(value['skipped'], 160)}")]
+    return [Line(one_line(value.get("sentence") or "other formats of the winning prompt were tried", 400), "news")]
 
 
-def _prefix(value: Value) -> list[Told]:
+def _prefix(value: Value) -> list[Line]:
     if value.get("skipped"):
-        return [Told(f"words near the trained prefix not looked for: {one_line(value['skipped'], 160)}")]
-    return [Told(f"the trained prefix of {counted(value.get('length'), 'token')} was compared with the model's words")]
+        return [Line(f"words near the trained prefix not looked for: {one_line(value['skipped'], 160)}")]
+    return [Line(f"the trained prefix of {counted(value.get('length'), 'token')} was compared with the model's words")]
 
 
-def _head(value: Value) -> list[Told]:
+def _head(value: Value) -> list[Line]:
     if value.get("skipped"):
-        return [Told(f"no probe beside the label words: {one_line(value['skipped'], 160)}")]
-    return [Told(f"a probe was fitted to the states of {counted(value.get('rows'), 'train row')}")]
+        return [Line(f"no probe beside the label words: {one_line(value['skipped'], 160)}")]
+    return [Line(f"a probe was fitted to the states of {counted(value.get('rows'), 'train row')}")]
 
 
-def _heads(value: Value) -> list[Told]:
+def _heads(value: Value) -> list[Line]:
     # What is made says so itself.
     return _head(value) if value.get("skipped") else []
 
 
-def _slices(value: Value) -> list[Told]:
+def _slices(value: Value) -> list[Line]:
     if value.get("skipped"):
-        return [Told(f"{cycle_of(value)}no error slices: {one_line(value['skipped'], 160)}")]
+        return [Line(f"{cycle_of(value)}no error slices: {one_line(value['skipped'], 160)}")]
     slices = [fields(item) for item in items(value.get("slices"))]
     names = "; ".join(one_line(", ".join(map(str, items(s.get("words")))) or "?", 40) for s in slices[:3])
     head = f"{cycle_of(value)}{one_line(value.get('failures'), 12)} of {counted(value.get('rows'), 'dev row')} wrong"
-    return [Told(f"{head}, {counted(len(slices), 'error slice')}" + (f": {names}" if names else ""))]
+    return [Line(f"{head}, {counted(len(slices), 'error slice')}" + (f": {names}" if names else ""))]
 
 
-def _rewrite(value: Value) -> list[Told]:
+def _rewrite(value: Value) -> list[Line]:
     if value.get("failed"):
-        return [Told(f"{cycle_of(value)}the proposer returned nothing: {one_line(value['failed'], 240)}", "failure")]
+        return [Line(f"{cycle_of(value)}the proposer returned nothing: {one_line(value['failed'], 240)}", "failure")]
     if value.get("skipped"):
-        return [Told(f"{cycle_of(value)}the proposer was not asked: {one_line(value['skipped'], 160)}")]
+        return [Line(f"{cycle_of(value)}the proposer was not asked: {one_line(value['skipped'], 160)}")]
     taken, refused = len(items(value.get("proposals"))), len(items(value.get("refused")))
     spent = f"{amount(value.get('tokens'))} tokens"
     if value.get("requests"):
         spent = f"{counted(value.get('requests'), 'request')}, {spent}"
-    return [Told(f"{cycle_of(value)}the proposer wrote {counted(taken, 'instruction')}, {refused} refused ({spent})")]
+    return [Line(f"{cycle_of(value)}the proposer wrote {counted(taken, 'instruction')}, {refused} refused ({spent})")]
 
 
-def _teach(value: Value) -> list[Told]:
+def _teach(value: Value) -> list[Line]:
     agreement = fields(value.get("agreement"))
     ends = ends_of(agreement.get("ci"))
     between = f" (95% interval {100 * ends[0]:.0f} to {100 * ends[1]:.0f}%)" if ends else ""
@@ -123,48 +123,48 @@ def _teach(value: Value) -> list[Told]:
         if value.get("stopped")
         else ""
     )
-    return [Told(f"{head}, {counted(value.get('refused'), 'answer')} fitted nothing{agrees}{left}", "news")]
+    return [Line(f"{head}, {counted(value.get('refused'), 'answer')} fitted nothing{agrees}{left}", "news")]
 
 
-def _written_rows(value: Value) -> list[Told]:
+def _written_rows(value: Value) -> list[Line]:
     if value.get("skipped"):
-        return [Told(f"the teacher wrote no rows: {one_line(value['skipped'], 160)}")]
+        return [Line(f"the teacher wrote no rows: {one_line(value['skipped'], 160)}")]
     refused = {str(why): int(number(count) or 0) for why, count in fields(value.get("refused")).items()}
     head = f"the teacher {one_line(value.get('model'), 40)} wrote rows: {len(items(value.get('rows')))} kept"
     whys = ", ".join(f"{one_line(why, 40)}: {count}" for why, count in refused.items())
     head += f", {sum(refused.values())} refused ({whys})" if refused else ""
     left = f"; asked no more, as {one_line(value['stopped'], 120)}" if value.get("stopped") else ""
-    told = [Told(f"{head} ({counted(value.get('asked'), 'question')}, {amount(value.get('tokens'))} tokens){left}", "news")]
+    lines = [Line(f"{head} ({counted(value.get('asked'), 'question')}, {amount(value.get('tokens'))} tokens){left}", "news")]
     if value.get("failed"):
-        told.append(Told(f"the teacher failed while it wrote rows: {one_line(value['failed'], 240)}", "failure"))
-    return told
+        lines.append(Line(f"the teacher failed while it wrote rows: {one_line(value['failed'], 240)}", "failure"))
+    return lines
 
 
-def _written_judged(value: Value) -> list[Told]:
-    return [Told(one_line(value.get("text") or "written rows were judged", 300))]
+def _written_judged(value: Value) -> list[Line]:
+    return [Line(one_line(value.get("text") or "written rows were judged", 300))]
 
 
-def _judge(value: Value) -> list[Told]:
-    return [Told(one_line(value.get("sentence") or f"judge: {value.get('model')}", 400))]
+def _judge(value: Value) -> list[Line]:
+    return [Line(one_line(value.get("sentence") or f"judge: {value.get('model')}", 400))]
 
 
-def _cost(value: Value) -> list[Told]:
+def _cost(value: Value) -> list[Line]:
     peak = number(value.get("peak_rss_mb"))
     memory = "" if peak is None else f" and {peak / 1024:.1f} GiB of memory at most"
-    return [Told(f"this took {duration(value.get('wall_s'))}{memory}")]
+    return [Line(f"this took {duration(value.get('wall_s'))}{memory}")]
 
 
-def _done(value: Value) -> list[Told]:
+def _done(value: Value) -> list[Line]:
     bundle = f", the bundle is in {one_line(value['bundle'], 60)}" if value.get("bundle") else ""
     score = f" with {decimal(value['score'])} on test" if number(value.get("score")) is not None else ""
-    return [Told(f"done{score}{bundle}", "news")]
+    return [Line(f"done{score}{bundle}", "news")]
 
 
-def _note(value: Value) -> list[Told]:
-    return [Told(one_line(value.get("text") or _pairs(value) or "", 400))]
+def _note(value: Value) -> list[Line]:
+    return [Line(one_line(value.get("text") or _pairs(value) or "", 400))]
 
 
-ALONE: dict[str, Callable[[Value], list[Told]]] = {
+ALONE: dict[str, Callable[[Value], list[Line]]] = {
     "engine": _engine,
     "neighbours": _neighbours,
     "decide": _decide,

@@ -26,25 +26,25 @@ def noise_sentence(noise: Mapping[str, Any]) -> str:
 def data_lines(summary: Mapping[str, Any], most: int = 6) -> list[str]:
     """Rows that were cut, and what the data checks warn of, one line each; what they only note stands on the page."""
     cut = int(number(summary.get("truncated")) or 0)
-    told = [f"{counted(cut, 'row')} did not fit into the model's context under some prompt and lost their end"] if cut else []
+    lines = [f"{counted(cut, 'row')} did not fit into the model's context under some prompt and lost their end"] if cut else []
     findings = [fields(item) for item in items(fields(summary.get("data")).get("findings"))]
     warned = [one_line(f.get("message"), 400) for f in findings if f.get("severity") == "warning" and f.get("message")]
     more = len(warned) - most
-    return told + warned[:most] + ([f"and {more} more, in the report"] if more > 0 else [])
+    return lines + warned[:most] + ([f"and {more} more, in the report"] if more > 0 else [])
 
 
 def robustness_lines(summary: Mapping[str, Any]) -> list[str]:
     """Two lines: the scores over formats before and after tuning, and what that means; none where it was not measured."""
     found = fields(summary.get("robustness"))
-    told = []
+    ranges = []
     for side, name in (("base", "base model"), ("tuned", "tuned")):
         measures = fields(found.get(side))
         least, most = (number(fields(measures.get(end)).get("observed")) for end in ("min", "max"))
         if least is None or most is None:
             return []
-        told.append(f"{name} {decimal(least)} to {decimal(most)}")
+        ranges.append(f"{name} {decimal(least)} to {decimal(most)}")
     formats = len(items(fields(found.get("base")).get("scores")))
     rows = counted(decimal(found.get("n"), 0), "dev row")
-    first = f"The winning prompt in {formats} other formats on {rows}: {', '.join(told)}."
+    first = f"The winning prompt in {formats} other formats on {rows}: {', '.join(ranges)}."
     sentence = found.get("sentence")
     return [first, *([harmless(sentence)] if isinstance(sentence, str) and sentence else [])]

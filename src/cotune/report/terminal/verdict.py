@@ -182,13 +182,13 @@ def _beside(prompt: Mapping[str, Any]) -> list[str]:
     pairs = [pair for pair in items(prompt.get("label_words")) if len(items(pair)) == 2 and pair[0] != pair[1]]
     words = [f"{one_line(label, 40)} → {one_line(word, 40)}" for label, word in pairs[:_MOST_WORDS]]
     more = f", and {len(pairs) - _MOST_WORDS} more in the bundle's prompt.json" if len(pairs) > _MOST_WORDS else ""
-    told = [f"Labels by other words: {', '.join(words)}{more}."] if words else []
+    lines = [f"Labels by other words: {', '.join(words)}{more}."] if words else []
     shown, nearest = items(prompt.get("demonstrations")), number(prompt.get("nearest"))
     if shown:
         count = counted(len(shown), "demonstration")
         which = f"the {decimal(nearest, 0)} of {count} that are most like the row" if nearest else f"{count} before the row"
-        told.append(f"With {which}, in the bundle's prompt.json.")
-    return told
+        lines.append(f"With {which}, in the bundle's prompt.json.")
+    return lines
 
 
 def headline(summary: Mapping[str, Any]) -> list[str]:
@@ -239,14 +239,14 @@ def _cost(summary: Mapping[str, Any]) -> str:
     parts = []
     if number(cost.get("wall_s")) is not None:
         parts.append(duration(cost["wall_s"]))
-    for key, told in (
+    for key, text in (
         ("tokens_scored", "{} tokens scored"),
         ("tokens_trained", "{} trained"),
         ("tokens_embedded", "{} embedded"),
         ("tokens_saved_by_prefix", "{} saved by the shared prefix"),
     ):
         if number(cost.get(key)) is not None:
-            parts.append(told.format(amount(cost[key])))
+            parts.append(text.format(amount(cost[key])))
     if money := dollars(cost.get("dollars")):
         parts.append(f"{money} for answers")
     if (peak := number(cost.get("peak_rss_mb"))) is not None:

@@ -67,7 +67,7 @@ def arms_table(
             "arm": group.title + (f" ({marks[group]})" if group in marks else ""),
             "what it is": group.meaning,
             "score>": decimal(arm.get("score")),
-            "95% interval": interval_told(arm.get("ci")),
+            "95% interval": interval_text(arm.get("ci")),
             "log-loss>": decimal(arm.get("log_loss")),
             "n>": decimal(arm.get("n"), 0),
             "split": one_line(arm.get("split") or "-", 12),
@@ -106,14 +106,14 @@ def references_table(references: Mapping[str, Mapping[str, Any]], width: int) ->
     columns += ["n>"] if counted else []
     table = table_of(columns, width)
     for name, one in references.items():
-        cells = [REFERENCE_NAMES.get(name, one_line(name, 40)), decimal(one.get("score")), interval_told(one.get("ci"))]
+        cells = [REFERENCE_NAMES.get(name, one_line(name, 40)), decimal(one.get("score")), interval_text(one.get("ci"))]
         cells += [decimal(one.get("log_loss"))] if width >= _NARROW else []
         cells += [decimal(one.get("n"), 0)] if counted else []
         table.add_row(*map(Text, cells))
     return table
 
 
-def interval_told(ci: object) -> str:
+def interval_text(ci: object) -> str:
     """``0.918 to 0.959``; ``-`` where it is not known."""
     ends = items(ci)
     if len(ends) != 2 or all(number(end) is None for end in ends):

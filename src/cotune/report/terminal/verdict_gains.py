@@ -67,11 +67,11 @@ def gain_names(summary: Mapping[str, Any]) -> dict[str, str]:
     return {**GAIN_NAMES, **(_WINNER_FROZEN if "best_tuned" in arms and is_frozen(arms, "best_tuned") else {})}
 
 
-def repeated_told(summary: Mapping[str, Any]) -> str:
+def repeated_text(summary: Mapping[str, Any]) -> str:
     """Which gains are left out, and which of those that are shown they repeat; empty where none is."""
     names = gain_names(summary)
-    told = "; ".join(f"{names[name]} (as {names[first]})" for name, first in repeated_of(summary).items())
-    return f"The same arms, and so not shown again: {told}." if told else ""
+    pairs = "; ".join(f"{names[name]} (as {names[first]})" for name, first in repeated_of(summary).items())
+    return f"The same arms, and so not shown again: {pairs}." if pairs else ""
 
 
 def gains_parts(summary: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
@@ -93,9 +93,9 @@ def gains_parts(summary: Mapping[str, Any], width: int) -> Iterator[RenderableTy
         for reading in dict.fromkeys(row[-1] for row in rows):
             if reading in (_NO_DIFFERENCE, _NOISE, _SAME_ARM):
                 alike = [(name, row[0]) for name, row in zip(ordered, rows, strict=True) if row[-1] == reading]
-                yield Text(f"{reading}: {'; '.join(told for _, told in alike)}", style=styles[alike[0][0]])
-    if told := repeated_told(summary):
-        yield Text(told, style="bright_black")
+                yield Text(f"{reading}: {'; '.join(one for _, one in alike)}", style=styles[alike[0][0]])
+    if text := repeated_text(summary):
+        yield Text(text, style="bright_black")
 
 
 def gain_rows(summary: Mapping[str, Any]) -> list[list[str]]:
@@ -104,8 +104,8 @@ def gain_rows(summary: Mapping[str, Any]) -> list[list[str]]:
     for name in _ordered(summary):
         gain, same = gains[name], bool(gains[name].get("identical"))
         interval, p = ("-", "-") if same else (_signed_interval(gain.get("ci"), name), _p(gain))
-        told = names.get(name, one_line(name, 24))
-        rows.append([told, _signed(gain.get("value"), name), interval, p, _reading(gain, name)[0]])
+        title = names.get(name, one_line(name, 24))
+        rows.append([title, _signed(gain.get("value"), name), interval, p, _reading(gain, name)[0]])
     return rows
 
 

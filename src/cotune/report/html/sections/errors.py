@@ -34,11 +34,11 @@ def errors_section(record: RunRecord) -> str:
         f'<option value="{arm}"{" selected" if arm == chosen else ""}>{esc(group.title)}</option>'
         for arm, group in groups.items()
     )
-    told = {
+    shown = {
         arm: written_errors(tests, arm, items(summed.get(arm, {}).get("fields"))) if tests.written else _arm_errors(tests, arm)
         for arm in groups
     }
-    views = "".join(f'<div data-choice="{arm}"{"" if arm == chosen else " hidden"}>{told[arm]}</div>' for arm in groups)
+    views = "".join(f'<div data-choice="{arm}"{"" if arm == chosen else " hidden"}>{shown[arm]}</div>' for arm in groups)
     return (
         f'<div class="controls"><label>Arm <select data-switch="errors">{options}</select></label></div>'
         f'<div data-choices="errors">{views}</div>'

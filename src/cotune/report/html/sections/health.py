@@ -137,15 +137,15 @@ def reproduce_section(record: RunRecord) -> str:
     machine["processor"] = fields(engine.get("probe")).get("processor")
     facts = [("seed", seed), *versions.items(), *machine.items()]
     given = figure("Versions and machine", f"<table class=facts>{_table(facts)}</table>")
-    told = figure("Hashes", f"<table class='facts hashes'>{_table(hashes.items())}</table>", "Of contents, never of names.")
-    return f"{_command(record)}<div class=pair>{given}{told}</div>{_noise(record)}"
+    hashed = figure("Hashes", f"<table class='facts hashes'>{_table(hashes.items())}</table>", "Of contents, never of names.")
+    return f"{_command(record)}<div class=pair>{given}{hashed}</div>{_noise(record)}"
 
 
 def _noise(record: RunRecord) -> str:
     """How far scores move on this machine by themselves."""
     noise = fields(record.summary.get("noise")) or record.value("noise")
-    told = noise_sentence(noise)
-    if not told:
+    sentence = noise_sentence(noise)
+    if not sentence:
         why = noise.get("skipped")
         return figure("Noise of this machine", f"<p>Not measured: {data_text(why)}.</p>") if why else ""
     shifts = [("largest difference of a log-probability, nats", "largest"), ("mean difference, nats", "mean")]

@@ -138,7 +138,7 @@ def _probes(curves: list[LayerCurve], kinds: list[str], prompts: Prompts, record
         points: list[Point] = [(layer, pair[place]) for layer, pair in sorted(curve.probes.items())]
         plot.path(points, f"line {kind}", shown)
         for layer, (score, loss) in sorted(curve.probes.items()):
-            tip = f"{shown}\nfrozen, layer {layer}: {measure.told(score, curve.rows)}\nlog-loss {decimal(loss)}"
+            tip = f"{shown}\nfrozen, layer {layer}: {measure.text(score, curve.rows)}\nlog-loss {decimal(loss)}"
             tip += "\nthe layer that is read" if layer == curve.chosen else ""
             plot.dot((layer, (score, loss)[place]), f"dot hollow {kind}", radius=6 if layer == curve.chosen else 4.5, tip=tip)
         for point in curve.tuned:
@@ -146,7 +146,7 @@ def _probes(curves: list[LayerCurve], kinds: list[str], prompts: Prompts, record
             if point.layer in curve.probes:
                 plot.line((point.layer, curve.probes[point.layer][place]), (point.layer, height), "link")
             tip = f"{shown}\ntuned {counted(point.steps, 'step')}{_between(point.window)}, layer {point.layer}: "
-            tip += f"{measure.told(point.accuracy, point.rows)}\nlog-loss {decimal(point.log_loss)}"
+            tip += f"{measure.text(point.accuracy, point.rows)}\nlog-loss {decimal(point.log_loss)}"
             plot.dot((point.layer, height), f"dot {kind}", radius=6, tip=tip)
     axis = "percent right" if place == 0 else "nats a row, less is better"
     return plot.render(x_title="layer", y_title=axis)

@@ -35,7 +35,7 @@ def lineage_section(record: RunRecord, prompts: Prompts) -> str:
         f'<div class="tree">{axis}<ol>{rows}</ol></div>',
         f"Children stand under the prompt that they were made from. Hollow dot: {_before(record)}. Filled dots: after tuning, "
         "joined in the order of steps. "
-        f"{measure.levels} {_probe_told(record)}Open a prompt for its text and what changed.",
+        f"{measure.levels} {_probe_text(record)}Open a prompt for its text and what changed.",
         kind="wide",
     )
 
@@ -46,7 +46,7 @@ def _before(record: RunRecord) -> str:
     return f"{name} of the frozen probe" if record.by_probe else f"{name} in the race, before tuning in this cycle"
 
 
-def _probe_told(record: RunRecord) -> str:
+def _probe_text(record: RunRecord) -> str:
     """What the winner has by its probe, where these scores are of label words."""
     level = record.dev_measure.of(fields(fields(record.value("confirm").get("dev")).get("best_tuned")))
     if level is None or record.by_probe or not record.answers_by_probe("best_tuned"):
@@ -84,14 +84,14 @@ def _row(prompts: Prompts, measure: DevMeasure, span: Point, prompt_id: str, dep
     chips += chip("dropped early", "gone") if facts.dropped and not facts.tuned else ""
     best = facts.best(measure)
     unit = f" <span class=unit>{measure.unit}</span><br>" if measure.unit else ""
-    number_told = f"<b>{measure.shown(best.level)}</b>{unit}" if best else "–"
+    number_text = f"<b>{measure.shown(best.level)}</b>{unit}" if best else "–"
     detail = (counted(best.steps, "step") if best.steps else counted(best.rows, "row")) if best else ""
     written = f"<br><span>score {percent(best.score)}%</span>" if best and measure.beside(best.score, best.rows) else ""
     return (
         f'<li><button type="button" class="branch d{min(depth, _DEEPEST)} {tag}" data-prompt="{esc(prompt_id)}">'
         f'<span class="what"><span class="name">{data_text(facts.name)}</span><span class="chips">{chips}</span></span>'
         f"{_scores(facts, measure, span)}"
-        f'<span class="number">{number_told} <span>{detail}</span>{written}</span></button></li>'
+        f'<span class="number">{number_text} <span>{detail}</span>{written}</span></button></li>'
     )
 
 
@@ -113,7 +113,7 @@ def _scores(facts: PromptFacts, measure: DevMeasure, span: Point) -> str:
         what = "frozen probe" if score.stage == "frozen" else what
         what = "the old bundle’s weights" if score.stage == "previous" else what
         beside = measure.beside(score.score, score.rows)
-        tip = f"{what}: {measure.told(score.level, score.rows)}" + (f"\n{beside}" if beside else "")
+        tip = f"{what}: {measure.text(score.level, score.rows)}" + (f"\n{beside}" if beside else "")
         tip += f"\nadapter {score.adapter[:12]}"
         parts.append(f'<circle class="{kind}" cx="{at(score)}" cy="50%" r="5" data-tip="{esc(tip)}"/>')
     return f'<svg class="strip" width="100%" height="24" aria-hidden="true">{"".join(parts)}</svg>'
@@ -151,7 +151,7 @@ def map_section(record: RunRecord, prompts: Prompts) -> str:
             out = prompt_id in gone or (most and seen < most)
             kind = "place " + ("plain" if level is None else f"s{_step(level, span)}") + (" hollow" if out else "")
             kind += f" {prompts.tag(prompt_id)}"
-            tip = f"{facts.name}\n" + ("not raced" if level is None else measure.told(level, seen))
+            tip = f"{facts.name}\n" + ("not raced" if level is None else measure.text(level, seen))
             tip += "\nleft the race early" if out else ""
             radius = 5 + 8 * ((seen / most) ** 0.5 if most else 0.3)
             plot.dot(place, kind, radius=radius, tip=tip, prompt=prompt_id, name=f"{facts.name}: open")

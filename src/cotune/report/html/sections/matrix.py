@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from cotune.errors import counted
-from cotune.report.html.intervals import told
+from cotune.report.html.intervals import share_text
 from cotune.report.html.markup import cut
 from cotune.report.html.sections.errors import NO_ROWS
 from cotune.report.html.sections.prompts import Prompts
@@ -86,7 +86,7 @@ def _columns(devs: AnsweredRows, prompts: Prompts, record: RunRecord) -> list[di
         facts, tag = prompts.by_id.get(prompt_id), prompts.tag(prompt_id)
         score, rows = number(found.get("score")), int(number(found.get("n")) or 0)
         about = [f"tuned {counted(steps, 'step')}" if steps else "base model"]
-        about += [told(score, rows, record.metric, record.dev_groups)] if score is not None and rows else []
+        about += [share_text(score, rows, record.metric, record.dev_groups)] if score is not None and rows else []
         columns.append(
             {
                 "name": f"{_ordinal(place + 1)}{f' ({tag})' if tag else ''}, {'tuned' if steps else 'base'}",

@@ -35,8 +35,8 @@ def _row(place: int, found: Mapping[str, Any]) -> str:
     moved = number(found.get("moved"))
     stands = "–" if text is None else _word(text)
     near = ", ".join(_near(items(pair)) for pair in items(found.get("words"))) or "–"
-    told = "–" if moved is None else f"{moved:.2f}"
-    return f"<tr><td class=num>{place}</td><td>{stands}</td><td class=num>{told}</td><td>{near}</td></tr>"
+    distance = "–" if moved is None else f"{moved:.2f}"
+    return f"<tr><td class=num>{place}</td><td>{stands}</td><td class=num>{distance}</td><td>{near}</td></tr>"
 
 
 def _near(pair: list[Any]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from cotune.errors import counted
-from cotune.report.html.intervals import told
+from cotune.report.html.intervals import share_text
 from cotune.report.html.markup import data_text, esc, figure, percent
 from cotune.report.html.plot import Plot, nice_ticks, padded
 from cotune.report.html.sections.prompts import PromptFacts, Prompts, Score, read_prompt
@@ -82,7 +82,7 @@ def _dots(record: RunRecord, found: Mapping[str, Any], formats: list[tuple[Any, 
         for number_, (prompt, scores) in enumerate(formats):
             # Formats often score alike, so each has its own height.
             height = level + 0.6 * (middle - number_) / max(1, len(formats))
-            shown = f"{name}: {told(scores[place], rows, record.metric, record.dev_groups)}"
+            shown = f"{name}: {share_text(scores[place], rows, record.metric, record.dev_groups)}"
             text = one_line(prompt.text.replace("\n", " ⏎ "), 160)
             where = f"format {number_ + 1}, {shown}: open its wording"
             plot.dot((scores[place], height), kind, tip=f"{shown}\n{text}", prompt=prompt.id, name=where)

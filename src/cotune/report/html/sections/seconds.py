@@ -98,12 +98,12 @@ def seconds_section(record: RunRecord, prompts: Prompts) -> str:
     _test_begins(record, plot)
     for place, (name, one) in enumerate(references.items()):
         level = number(one.get("score")) or 0.0
-        plot.path([(0, level), (end * 1.02 or 1, level)], f"line other h{place + 1}", _reference_told(name, one, tested))
+        plot.path([(0, level), (end * 1.02 or 1, level)], f"line other h{place + 1}", _reference_text(name, one, tested))
     plot.path(_climb(record, course), "line winner", "the best so far by held-out log-loss")
     for reached in course:
         _draw(plot, reached, prompts)
     legend = "".join(
-        f'<li><span class="key other h{place + 1}"></span>{data_text(_reference_told(name, one, tested))}</li>'
+        f'<li><span class="key other h{place + 1}"></span>{data_text(_reference_text(name, one, tested))}</li>'
         for place, (name, one) in enumerate(references.items())
     )
     metric = record.metric.replace("_", " ")
@@ -128,7 +128,7 @@ def _labelled_tfidf(record: RunRecord) -> str:
     return "" if found is None else f" TF-IDF with logistic regression has {percent(found)} on the labelled rows."
 
 
-def _reference_told(name: str, one: object, tested: float) -> str:
+def _reference_text(name: str, one: object, tested: float) -> str:
     """A reference in words, with its rows where they are fewer than the ``tested`` ones."""
     found = fields(one)
     interval = aside(between(interval_of(found), percent))

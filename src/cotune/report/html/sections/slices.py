@@ -108,9 +108,11 @@ def _cycle(value: Mapping[str, Any], prompts: Prompts, measure: DevMeasure) -> s
             continue
         facts = prompts.by_id.get(prompt.id)
         best = facts.best(measure) if facts else None
-        told = "not raced" if best is None or facts is None else f"{measure.shown(best.level)} ({counted(best.rows, 'row')})"
-        told += ", dropped early" if facts and facts.dropped and not facts.tuned else ", tuned" if facts and facts.tuned else ""
-        lines.append((data_text(one_line(prompt.instruction, 300)), esc(told)))
+        result = "not raced" if best is None or facts is None else f"{measure.shown(best.level)} ({counted(best.rows, 'row')})"
+        result += (
+            ", dropped early" if facts and facts.dropped and not facts.tuned else ", tuned" if facts and facts.tuned else ""
+        )
+        lines.append((data_text(one_line(prompt.instruction, 300)), esc(result)))
     for item in map(fields, items(value.get("refused"))):
         why = f"refused: {data_text(one_line(item.get('why'), 200))}"
         lines.append((f"<span class=quiet>{data_text(one_line(item.get('text'), 160))}</span>", why))

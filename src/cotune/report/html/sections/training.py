@@ -113,7 +113,7 @@ def training_section(record: RunRecord, prompts: Prompts) -> str:
     loss.axes(ticks, [(t, f"{t:g}") for t in nice_ticks(*loss.y_range, 4) if t >= 0])
     for trial, kind in drawn:
         points = [(trial.start + i + 1, v) for i, v in enumerate(_smooth(trial.losses))]
-        loss.path(_thinned(points), f"line {kind}", _told(trial, prompts))
+        loss.path(_thinned(points), f"line {kind}", _trial_text(trial, prompts))
     dev = [(t, k) for t, k in drawn if t.looks]
     figures = figure(
         "Training loss by step",
@@ -143,9 +143,9 @@ def _dev_by_step(
     plot.axes(ticks, [(t, measure.tick(t)) for t in nice_ticks(*plot.y_range, 4)])
     for trial, kind in dev:
         for line in dev_lines(trial):
-            plot.path(line, f"line {kind}", _told(trial, prompts))
+            plot.path(line, f"line {kind}", _trial_text(trial, prompts))
         for look in trial.looks:
-            tip = f"{_name(trial, prompts)}\n{counted(look.steps, 'step')}: {measure.told(look.level, look.rows)}"
+            tip = f"{_name(trial, prompts)}\n{counted(look.steps, 'step')}: {measure.text(look.level, look.rows)}"
             tip += measure.other(look.log_loss)
             if look.decays_from is not None:
                 tip += f"\nlearning rate fell from step {look.decays_from}"
@@ -189,7 +189,7 @@ def _name(trial: Trial, prompts: Prompts) -> str:
     return (f"{tag}: " if tag else "") + name + (f" (from step {trial.start} on)" if trial.start else "")
 
 
-def _told(trial: Trial, prompts: Prompts) -> str:
+def _trial_text(trial: Trial, prompts: Prompts) -> str:
     decay = f"\nlearning rate falls from step {trial.start + trial.decays_from}" if trial.decays_from else ""
     return f"{_name(trial, prompts)}{decay}"
 
@@ -263,7 +263,7 @@ def search_section(record: RunRecord, prompts: Prompts) -> str:
     plot.path(climb, "line winner")
     for one in seen:
         facts = prompts.by_id.get(one.prompt_id)
-        shown = measure.told(one.level, one.rows)
+        shown = measure.text(one.level, one.rows)
         tip = f"{one.what}, {shown}\n{facts.name if facts else one.prompt_id}\nafter {amount(one.spent)} tokens"
         kind = "dot " + ("raced" if one.raced else "tuned")
         plot.dot((one.spent, one.level), kind, radius=5, tip=tip, prompt=one.prompt_id if facts else "")
@@ -278,5 +278,5 @@ def search_section(record: RunRecord, prompts: Prompts) -> str:
 def _interval_of_best(seen: list[_Seen], measure: DevMeasure) -> str:
     best = max((one for one in seen if not one.raced), key=lambda one: (measure.rank(one.level), one.rows), default=None)
     ci = measure.interval(best.level, best.rows) if best else None
-    told = f"The 95% interval of the highest filled dot is {between(ci, percent)}." if ci else measure.remark
-    return f" {told}" if told else ""
+    note = f"The 95% interval of the highest filled dot is {between(ci, percent)}." if ci else measure.remark
+    return f" {note}" if note else ""

@@ -33,7 +33,7 @@ from cotune.report.terminal.plain import (
 )
 from cotune.report.terminal.previous import difference, previous_parts, share
 from cotune.report.terminal.result import frozen_first, interval_of, references_of, result_warnings
-from cotune.report.terminal.verdict_gains import NOISE_EXCEPTED, gains_of, gains_order, has_gains, repeated_of, repeated_told
+from cotune.report.terminal.verdict_gains import NOISE_EXCEPTED, gains_of, gains_order, has_gains, repeated_of, repeated_text
 
 _GAINS = {
     "prompt_given_tuning": ("Prompt, on top of tuning", "best tuned − seed tuned"),
@@ -100,11 +100,11 @@ def _going_on(record: RunRecord, prompts: Prompts) -> str:
     what = f"Nothing has been measured on {where} yet."
     if best:
         score, facts = best
-        shown = record.dev_measure.told(score.level, score.rows)
+        shown = record.dev_measure.text(score.level, score.rows)
         how = f"after {counted(score.steps, 'step')} of tuning" if score.steps else "on the base model"
         what = f"Best on {where} so far: {esc(shown)} {how}, with “{data_text(facts.name)}”."
-    if told := record.value("verdict").get("text"):
-        what = f"First verdict {data_text(told)}; a usable bundle is in best. {what}"
+    if text := record.value("verdict").get("text"):
+        what = f"First verdict {data_text(text)}; a usable bundle is in best. {what}"
     last = max((number(event.get("active_s")) or 0.0 for event in record.events), default=0.0)
     arms = {str(v.get("name")): v for v in record.values("arm")}
     return (
@@ -147,9 +147,9 @@ def _arms(record: RunRecord) -> str:
         loss = number(arm.get("log_loss"))
         tip = f"{group.title}: {percent(score)}% ({between(ci, percent)})\nlog-loss {decimal(loss)}\n"
         tip += counted(arm.get("n", "?"), "test row")
-        drawn, told = strip(span, score, ci, kind, tip=tip, extra=grid), f"<span>{between(ci, percent)}</span>"
+        drawn, beside = strip(span, score, ci, kind, tip=tip, extra=grid), f"<span>{between(ci, percent)}</span>"
         what = f"{esc(meaning)}{_read_by(arm)}{esc(also)}"
-        lines.append(strip_row(esc(group.title), what, drawn, percent(score), told, kind=kind))
+        lines.append(strip_row(esc(group.title), what, drawn, percent(score), beside, kind=kind))
     for name, one in references.items():
         score, ci, title = number(one.get("score")), interval_of(one), REFERENCE_NAMES[name]
         some = number(one.get("n"))
@@ -159,8 +159,8 @@ def _arms(record: RunRecord) -> str:
         loss = number(one.get("log_loss"))
         tip = f"{title}: {percent(score)}% ({between(ci, percent)})\nlog-loss {decimal(loss)}\n"
         tip += counted(one.get("n", "?"), "test row")
-        drawn, told = strip(span, score, ci, "quiet", tip=tip, extra=grid), f"<span>{between(ci, percent)}</span>"
-        lines.append(strip_row(esc(title), f"reference{fewer}", drawn, percent(score), told, kind="reference"))
+        drawn, beside = strip(span, score, ci, "quiet", tip=tip, extra=grid), f"<span>{between(ci, percent)}</span>"
+        lines.append(strip_row(esc(title), f"reference{fewer}", drawn, percent(score), beside, kind="reference"))
     n = next((arm.get("n") for _, arm in shown if arm.get("n")), "?")
     return figure(
         f"{_COUNTED.get(len(groups), f'The {len(groups)} arms')} on {esc(n)} sealed test rows",
@@ -179,8 +179,8 @@ def _arms(record: RunRecord) -> str:
 def _read_by(arm: Mapping[str, Any]) -> str:
     """What reads an arm's answers, where its summary says."""
     layer = number(arm.get("layer"))
-    told = {"probe": "probe" if layer is None else f"probe after layer {layer:.0f}", "words": "label words"}
-    found = told.get(str(arm.get("readout")))
+    names = {"probe": "probe" if layer is None else f"probe after layer {layer:.0f}", "words": "label words"}
+    found = names.get(str(arm.get("readout")))
     return f", {found}" if found else ""
 
 
@@ -199,10 +199,10 @@ def _previous(record: RunRecord) -> str:
         for name, part in parts
     )
     remarks = items(fields(record.summary.get("previous")).get("remarks"))
-    told = "".join(f"<p>{data_text(remark)}.</p>" for remark in remarks)
+    notes = "".join(f"<p>{data_text(remark)}.</p>" for remark in remarks)
     return figure(
         "Old and new bundle",
-        f"<table class=facts><tr><th></th><td>old</td><td>new</td><td></td></tr>{rows}</table>{told}",
+        f"<table class=facts><tr><th></th><td>old</td><td>new</td><td></td></tr>{rows}</table>{notes}",
         "Share of right rows on the same sealed test rows; the old bundle cannot know new labels. Differences are paired; "
         "intervals and p-values are corrected for the parts being read together (Bonferroni).",
         kind="wide",
@@ -239,20 +239,20 @@ def _gains(summary: Mapping[str, Any]) -> str:
             if value > 0
             else "significant loss"
         )
-        ends_told = "" if same else between(ci, signed_points)
-        tip = f"{title}: {signed_points(value)} points{aside(ends_told)}"
+        interval_text = "" if same else between(ci, signed_points)
+        tip = f"{title}: {signed_points(value)} points{aside(interval_text)}"
         tip += f"\n{p_value(p)}, {gain.get('test', '')}"
         tip += f"\n{gain.get('interval', '')}"
         with_p = "" if same or p is None else f", <span>{p_value(p)}</span>"
-        told = f'<span>{ends_told}</span><span class="told {kind}">{word}{with_p}</span>'
+        beside = f'<span>{interval_text}</span><span class="told {kind}">{word}{with_p}</span>'
         drawn = strip(span, value, ci, kind, zero=0.0, tip=tip)
-        lines.append(strip_row(title, meaning, drawn, signed_points(value), told))
+        lines.append(strip_row(title, meaning, drawn, signed_points(value), beside))
     loss = fields(gains.get("synergy_log_loss"))
-    told_loss = ""
+    loss_note = ""
     if number(loss.get("value")) is not None and not loss.get("identical"):
-        told_value, *ends_loss = [decimal(v).replace("-", "−") for v in (loss["value"], *items(loss.get("ci")))]
-        told_loss = (
-            f" Synergy on the log-loss, which no ceiling hides: {told_value} nats"
+        loss_value, *ends_loss = [decimal(v).replace("-", "−") for v in (loss["value"], *items(loss.get("ci")))]
+        loss_note = (
+            f" Synergy on the log-loss, which no ceiling hides: {loss_value} nats"
             f" ({' to '.join(ends_loss)}, {p_value(corrected_p(loss))})."
         )
     return figure(
@@ -261,7 +261,7 @@ def _gains(summary: Mapping[str, Any]) -> str:
         "Differences in points, paired row by row. The 95% intervals hold all at once, and the p-values are corrected alike "
         "(Bonferroni): an interval that leaves out zero is a significant difference"
         f"{esc(NOISE_EXCEPTED if any(gain.get('within_noise') for _, gain in shown) else '.')}"
-        f"{esc(told_loss)} {esc(repeated_told(summary))}".rstrip(),
+        f"{esc(loss_note)} {esc(repeated_text(summary))}".rstrip(),
         kind="wide",
     )
 
@@ -286,7 +286,7 @@ def _selection(record: RunRecord) -> str:
     table = "".join(f"<tr><th>{name}</th><td>{value}</td><td class=ci>{ci}</td></tr>" for name, value, ci in rows)
     optimism = number(selection.get("optimism")) or 0.0
     opened = number(record.summary.get("test_opened_before", 0))
-    ledger = esc(f" {told}") if (told := openings_sentence(None if opened is None else int(opened))) else ""
+    ledger = esc(f" {openings}") if (openings := openings_sentence(None if opened is None else int(opened))) else ""
     return (
         f"<div class=card><h3>Which score to quote</h3><table class=facts>{table}</table>"
         f"<p>The winner of {esc(selection.get('candidates', 'many'))} prompts scored {100 * abs(optimism):.1f} points "
@@ -335,14 +335,14 @@ def _cost(record: RunRecord) -> str:
 
 
 def _next(record: RunRecord) -> str:
-    told = "".join(
+    listed = "".join(
         f"<li>{_step(step)}</li>"
         for step in next_steps({**record.summary, "out": str(record.folder), "command": record.command})
     )
     best = fields(record.summary.get("best"))
     held = held_rows(len(items(fields(best.get("prompt")).get("demonstrations"))))
     beside = f"<p>{data_text(held)}</p>" if held and best.get("bundle") else ""
-    return f"<div class=card><h3>What to do next</h3><ul>{told}</ul>{beside}</div>"
+    return f"<div class=card><h3>What to do next</h3><ul>{listed}</ul>{beside}</div>"
 
 
 def _step(step: str) -> str:

@@ -45,20 +45,20 @@ def waterfall_section(record: RunRecord, prompts: Prompts) -> str:
         change = level - start
         if place == 0:
             bar = f'<circle class="mark base" cx="{at(level):.2f}%" cy="50%" r="6"/>'
-            number_told = f"<b>{measure.shown(level)}</b>" + (f" <span class=unit>{unit}</span>" if unit else "")
+            number_text = f"<b>{measure.shown(level)}</b>" + (f" <span class=unit>{unit}</span>" if unit else "")
         else:
             kind = "up" if measure.rank(change) > 0 else "down"
             left, width = min(at(start), at(level)), abs(at(level) - at(start))
             bar = f'<line class="from" x1="{at(start):.2f}%" x2="{at(start):.2f}%" y1="0" y2="100%"/>'
             bar += f'<rect class="bar {kind}" x="{left:.2f}%" width="{width:.2f}%" y="20%" height="60%" rx="2"/>'
             kind = kind if change else "quiet"
-            number_told = f'<b class="{kind}">{measure.change(change)}</b> <span>→ {measure.shown(level)}{unit}</span>'
+            number_text = f'<b class="{kind}">{measure.change(change)}</b> <span>→ {measure.shown(level)}{unit}</span>'
             if (ends := measure.change_interval(before.correct, move.correct)) is not None:
                 known = True
-                number_told += f"<br><span>{between(ends, measure.change)}</span>"
+                number_text += f"<br><span>{between(ends, measure.change)}</span>"
         svg = f'<svg class="strip" width="100%" height="28" aria-hidden="true">{bar}</svg>'
         rows.append(
-            f'<div class="row"><div class="who">{esc(move.name)}</div>{svg}<div class="number">{number_told}</div></div>'
+            f'<div class="row"><div class="who">{esc(move.name)}</div>{svg}<div class="number">{number_text}</div></div>'
         )
         before = move
     return figure(

@@ -27,17 +27,17 @@ def written_changes(tests: AnsweredRows, row: AnsweredRow, arm: str) -> list[lis
     return word_diff(reference, answer) or [["-", reference], ["+", answer]]
 
 
-def written_errors(tests: AnsweredRows, arm: str, told: Sequence[Any]) -> str:
+def written_errors(tests: AnsweredRows, arm: str, listed: Sequence[Any]) -> str:
     """An arm's answers: of JSON each field's precision and recall, then the rows that are worth least.
 
-    ``told`` holds the arm's fields as the summary tells them; empty where it tells none.
+    ``listed`` holds the arm's fields as the summary tells them; empty where it tells none.
     """
-    return (_fields(told) if told else "") + _worst(tests, arm)
+    return (_fields(listed) if listed else "") + _worst(tests, arm)
 
 
-def _fields(told: Sequence[Any]) -> str:
+def _fields(listed: Sequence[Any]) -> str:
     lines = ""
-    for one in map(fields, told):
+    for one in map(fields, listed):
         counts = "".join(f"<td class=num>{data_text(one_line(one.get(name), 12))}</td>" for name in ("right", "given"))
         shares = "".join(f"<td class=num>{_share(fields(one.get(name)))}</td>" for name in ("precision", "recall", "f1"))
         name = data_text(one_line(one.get("field") or "(the whole)", 60))
@@ -52,8 +52,8 @@ def _fields(told: Sequence[Any]) -> str:
     )
 
 
-def _share(told: Mapping[str, Any]) -> str:
-    value, ends = number(told.get("value")), [number(end) for end in items(told.get("ci"))]
+def _share(scored: Mapping[str, Any]) -> str:
+    value, ends = number(scored.get("value")), [number(end) for end in items(scored.get("ci"))]
     if value is None:
         return "–"
     between = f" <small>({percent(ends[0])} to {percent(ends[1])})</small>" if len(ends) == 2 else ""
