@@ -12,7 +12,7 @@ of it is used.
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
@@ -61,6 +61,25 @@ class Plugin:
                 where=self.where,
                 hint="Install the package again, or uninstall it.",
             ) from error
+
+    def load_as(self, fits: Callable[[Any], bool], expected: str) -> Any:
+        """What the entry point names, where it fits.
+
+        Args:
+            fits: whether it does.
+            expected: ends the sentence of what it is, such as ``and no Metric``.
+
+        Raises:
+            InputError: the package does not run, or holds nothing of that name, or something else.
+        """
+        found = self.load()
+        if not fits(found):
+            raise InputError(
+                f"{self.point.value} is a {type(found).__name__}, {expected}",
+                where=self.where,
+                hint="Ask the package's author to correct it.",
+            )
+        return found
 
 
 def plugins(group: str, built_in: Collection[str] = ()) -> Mapping[str, Plugin]:

@@ -320,13 +320,7 @@ def operators() -> dict[str, Operator]:
 
 
 def _from_package(plugin: Plugin) -> Operator:
-    found = plugin.load()
-    if not callable(found):
-        raise InputError(
-            f"{plugin.point.value} is a {type(found).__name__}, and neither a cotune.refine.edits.Operator nor a function",
-            where=plugin.where,
-            hint="Ask the package's author to correct it.",
-        )
+    found = plugin.load_as(callable, "and neither a cotune.refine.edits.Operator nor a function")
     given = found if isinstance(found, Operator) else Operator(plugin.name, found)
     hint = "Uninstall the package, or ask its author to correct it."
 

@@ -196,13 +196,8 @@ def metric_named(name: str, where: str = "metric", type: OutputType | None = Non
 
 
 def _from_package(plugin: Plugin) -> Metric:
-    found = plugin.load()
-    if not isinstance(found, Metric):
-        raise InputError(
-            f"{plugin.point.value} is a {type(found).__name__}, and no cotune.task.metrics.metric.Metric",
-            where=plugin.where,
-            hint="Ask the package's author to correct it.",
-        )
+    expected = "and no cotune.task.metrics.metric.Metric"
+    found: Metric = plugin.load_as(lambda found: isinstance(found, Metric), expected)
     # Another version of the package may score otherwise.
     return replace(found, name=plugin.name, fingerprint=found.fingerprint or plugin.package)
 
