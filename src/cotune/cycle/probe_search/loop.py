@@ -27,6 +27,7 @@ from cotune.cycle.probe_search.trial import Fitted, Trials
 from cotune.cycle.search.guide import Guide
 from cotune.cycle.search.measured import Measured
 from cotune.cycle.search.pool import next_pool, opening_pool
+from cotune.cycle.search.result import record_cycle
 from cotune.cycle.teaching.write import judge_written, with_written, write_rows
 from cotune.errors import CotuneError, DivergedError, counted
 from cotune.evaluate.decision import BY_PROBE
@@ -408,10 +409,9 @@ class LabelLoop:
         return self.context.spending.left() - self._owed(search, trying)
 
     def _record(self, search: LabelSearch, race: ProbeRace, *, pool: int, children: int | None = None) -> None:
-        number, winner = len(search.cycles) + 1, search.winner
+        winner = search.winner
         assert winner is not None
-        record = {
-            "cycle": number,
+        facts = {
             "kind": "prompts",
             "pool": pool,
             **({} if children is None else {"children": children}),
@@ -427,12 +427,9 @@ class LabelLoop:
                 if e.tuned
             ],
             "winner": winner.fit.prompt.id,
-            "dev_score": round(float(winner.correct.mean()), 6),
-            "dev_log_loss": round(winner.mean, 6),
-            "steps": winner.first.steps,
-            "tokens": self.context.spending.account.tokens,
         }
-        search.cycles.append(self.context.journal.step("cycle", [number, winner.fit.prompt.id], lambda: record))
+        score, log_loss = round(float(winner.correct.mean()), 6), round(winner.mean, 6)
+        record_cycle(self.context, search.cycles, facts, score=score, log_loss=log_loss, steps=winner.first.steps)
 
 
 def _unreadable(context: RunContext) -> CotuneError:

@@ -13,6 +13,7 @@ from cotune.cycle.search.guide import Guide
 from cotune.cycle.search.measured import Measured, measure_base
 from cotune.cycle.search.pool import next_pool, opening_pool
 from cotune.cycle.search.race import FINAL, RaceResult, race_prompts, race_rows_scored
+from cotune.cycle.search.result import record_cycle
 from cotune.errors import counted
 from cotune.evaluate.scoring import finite
 from cotune.model.adapters.slots import BASE
@@ -158,18 +159,8 @@ class PromptLoop:
         return "prompts", why, left - cost
 
     def _record(self, found: PromptSearch, race: RaceResult, *, pool: int, children: int) -> None:
-        number, best = len(found.cycles) + 1, found.best
-        record = {
-            "cycle": number,
-            "kind": "prompts",
-            "pool": pool,
-            "children": children,
-            "race": race.record(),
-            "tuned": [],
-            "winner": best.candidate.prompt.id,
-            "dev_score": round(best.evaluation.score, 6),
-            "dev_log_loss": finite(best.evaluation.log_loss),
-            "steps": 0,
-            "tokens": self.context.spending.account.tokens,
-        }
-        found.cycles.append(self.context.journal.step("cycle", [number, best.candidate.prompt.id], lambda: record))
+        best = found.best
+        facts = {"kind": "prompts", "pool": pool, "children": children, "race": race.record(), "tuned": []}
+        facts["winner"] = best.candidate.prompt.id
+        score, log_loss = round(best.evaluation.score, 6), finite(best.evaluation.log_loss)
+        record_cycle(self.context, found.cycles, facts, score=score, log_loss=log_loss, steps=0)

@@ -1,9 +1,11 @@
-"""What a summary needs to know of any search."""
+"""What a summary needs to know of any search, and the record of a cycle."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
+from cotune.cycle.context import RunContext
 from cotune.refine import Proposal
 
 
@@ -26,3 +28,27 @@ class SearchResult(Protocol):
     def prompts_tuned(self) -> int:
         """Prompts whose weights were tuned."""
         ...
+
+
+def record_cycle(
+    context: RunContext,
+    cycles: list[dict[str, Any]],
+    facts: Mapping[str, Any],
+    *,
+    score: float | None,
+    log_loss: float | None,
+    steps: int,
+) -> None:
+    """Append a cycle's record; a ``cycle`` step.
+
+    Args:
+        context: where it is recorded.
+        cycles: the records so far.
+        facts: ``kind`` of the cycle, its ``pool``, ``race``, prompts that were ``tuned``, and the ``winner``.
+        score: of the winner on dev.
+        log_loss: of the winner on dev.
+        steps: optimizer steps behind the winner.
+    """
+    number, tokens = len(cycles) + 1, context.spending.account.tokens
+    record = {"cycle": number, **facts, "dev_score": score, "dev_log_loss": log_loss, "steps": steps, "tokens": tokens}
+    cycles.append(context.journal.step("cycle", [number, facts["winner"]], lambda: record))

@@ -13,6 +13,7 @@ from cotune.cycle.search.guide import Guide
 from cotune.cycle.search.measured import with_answers
 from cotune.cycle.search.pool import choose_entrants, next_pool, opening_pool
 from cotune.cycle.search.race import FINAL, race_prompts
+from cotune.cycle.search.result import record_cycle
 from cotune.cycle.word_search.ending import EndCosts
 from cotune.cycle.word_search.heuristics import HEURISTICS
 from cotune.cycle.word_search.plan import Plan
@@ -271,17 +272,9 @@ class Loop:
         return list({p.id: p for p in prompts}.values())[:FINAL]
 
     def _record(self, search: Search, facts: dict[str, Any]) -> None:
-        number = len(search.cycles) + 1
         best = search.winner.ground
-        record = {
-            "cycle": number,
-            **facts,
-            "dev_score": best.evaluation.told_score(),
-            "dev_log_loss": round(best.evaluation.log_loss, 6),
-            "steps": best.candidate.steps,
-            "tokens": self.context.spending.account.tokens,
-        }
-        search.cycles.append(self.context.journal.step("cycle", [number, facts["winner"]], lambda: record))
+        score, log_loss = best.evaluation.told_score(), round(best.evaluation.log_loss, 6)
+        record_cycle(self.context, search.cycles, facts, score=score, log_loss=log_loss, steps=best.candidate.steps)
 
 
 def _tuned_record(trial: Trial) -> dict[str, Any]:
