@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -106,8 +106,8 @@ class Tryouts:
         self._probe: Probe | None = None
         self._read: dict[tuple[str, str], tuple[Evaluation, int]] = {}
         self._weights: list[tuple[str, Decision | None]] = [(self._winner.adapter, self._winner.decision)]
-        if self._winner.adapter != BASE and isinstance(self._model, LocalModel):
-            adapters = self._model.adapters
+        if self._winner.adapter != BASE and self._model.capabilities.tune:
+            adapters = cast("LocalModel", self._model).adapters
             register_kept(adapters, folder, self._winner.adapter)
             self._probe = adapters.probe(self._winner.adapter)
             if self._probe is not None:
@@ -171,8 +171,8 @@ class Tryouts:
         if self._probe is not None:
             key = (asked.id, adapter)
             if key not in self._read:
-                assert isinstance(self._model, LocalModel)
-                self._read[key] = judged_by_probe(self._model, task, dev, asked, adapter, self._probe, self._config.seed)
+                model = cast("LocalModel", self._model)
+                self._read[key] = judged_by_probe(model, task, dev, asked, adapter, self._probe, self._config.seed)
             return self._read[key]
         answering = answering_for(task, self._model, own, self._config.output.max_tokens, self._judge)
         scored = answering.score(asked, adapter, dev, _unheard)
