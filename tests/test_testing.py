@@ -22,7 +22,8 @@ from cotune.task.values.kinds.label import LabelKind
 from cotune.task.values.kinds.number import NumberKind
 from cotune.task.values.kinds.registry import KINDS
 from cotune.task.values.kinds.text import TextKind
-from cotune.testing import check_metric, check_model, check_output_kind, check_prompt_edit
+from cotune.testing import check_metric, check_model, check_output_kind, check_prompt_edit, check_tuner
+from cotune.tune.tuners import TUNERS, LoraTuner
 from tiny import tiny_local
 
 
@@ -151,3 +152,29 @@ def test_a_model_that_promises_too_much_is_found() -> None:
     found.__class__ = Blind
     with pytest.raises(AssertionError, match="what can be tuned can be seen into"):
         check_model(found)
+
+
+@pytest.mark.parametrize("method", TUNERS)
+def test_tuners_keep_the_contract(method: Any) -> None:
+    check_tuner(TUNERS[method], tiny_local("llama"))
+
+
+class _Drifting(LoraTuner):
+    """Draws whatever seed it is given."""
+
+    def trainable(self, model: Any, settings: Any, rows: Any, *, seed: int, start: str = "base", opening: Any = None) -> Any:
+        self.drawn = getattr(self, "drawn", 0) + 1
+        return super().trainable(model, settings, rows, seed=seed + self.drawn, start=start, opening=opening)
+
+
+class _Forgetful(LoraTuner):
+    """Starts afresh whatever it is asked to go on from."""
+
+    def trainable(self, model: Any, settings: Any, rows: Any, *, seed: int, start: str = "base", opening: Any = None) -> Any:
+        return super().trainable(model, settings, rows, seed=seed, opening=opening)
+
+
+@pytest.mark.parametrize(("tuner", "told"), [(_Drifting(), "one seed"), (_Forgetful(), "come back changed")])
+def test_a_broken_tuner_is_found(tuner: Any, told: str) -> None:
+    with pytest.raises(AssertionError, match=told):
+        check_tuner(tuner, tiny_local("llama"))

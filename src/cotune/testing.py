@@ -1,4 +1,4 @@
-"""Contract tests for extensions of cotune: metrics, output kinds, prompt edits and model backends.
+"""Contract tests for extensions of cotune: metrics, output kinds, prompt edits, model backends and tuners.
 
 Each function raises an AssertionError that names the violated condition. A package that adds a metric calls
 :func:`check_metric` in its own tests; cotune's tests call these functions on everything that is built in. They work with any
@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,9 +35,11 @@ from cotune.task.values.output import Output
 from cotune.task.values.schema import Validator
 
 if TYPE_CHECKING:
+    from cotune.model.local import LocalModel
     from cotune.model.structured.grammar import Grammar
+    from cotune.tune.tuners import Tuner
 
-__all__ = ["check_metric", "check_model", "check_output_kind", "check_prompt_edit"]
+__all__ = ["check_metric", "check_model", "check_output_kind", "check_prompt_edit", "check_tuner"]
 
 _NO_VALUE = "certainly not one"
 _CLOSE = 0.02
@@ -316,3 +320,51 @@ def _check_states(model: Any, told: str) -> None:
     assert np.isfinite(states).all(), f"{told}: a state is not finite"
     alone = model.last_states(ids[:1])[0]
     assert np.allclose(alone, states[0], rtol=0.02, atol=0.02 * np.abs(states).max()), f"{told}: a state depends on other rows"
+
+
+# Tuners ---------------------------------------------------------------------------------------------------------------
+
+
+def check_tuner(tuner: Tuner, model: LocalModel) -> None:
+    """Check a tuner on two short rows: the same seed gives the same parameters, which can be changed, saved and put back.
+
+    Raises:
+        AssertionError: the tuner breaks the contract.
+    """
+    import torch
+
+    from cotune.model.adapters.slots import BASE
+    from cotune.tune.batches import training_rows
+    from cotune.tune.settings import TuneSettings
+
+    told, settings = f"the tuner {type(tuner).__name__}", TuneSettings()
+    tuner.check(model, settings, written=False)
+    prompt, fields = Prompt("Is it an animal or a plant?", "Word: {word}", "Kind:"), ({"word": "oak"}, {"word": "a grey horse"})
+    rows = training_rows(model.renderer.render_answers(prompt, fields, ("plant", "animal")))
+    first, second = (tuner.trainable(model, settings, rows, seed=7) for _ in range(2))
+    json.dumps(first.identity)
+    shortest = min(len(row.prompt_ids) for row in rows)
+    assert 0 <= first.stands_for < shortest, f"{told}: it stands for {first.stands_for} of {shortest} tokens"
+    named = dict(first.enter())
+    assert named and all(p.requires_grad for p in named.values()), f"{told}: it has no parameters that can be trained"
+    assert all(first.pace(name) > 0 for name in named), f"{told}: a parameter does not move"
+    start = first.weights()
+    with TemporaryDirectory() as folder:
+        saved = first.save(Path(folder))
+        assert (Path(folder) / saved).is_dir(), f"{told}: {saved!r} is not where it was saved"
+        with torch.no_grad():
+            for parameter in named.values():
+                parameter += 0.25
+        changed = first.weights()
+        same = all(torch.equal(start[name], changed[name]) for name in start)
+        assert not same, f"{told}: the weights that it gave are no copy, or do not change"
+        later = first.save(Path(folder))
+        assert later != saved, f"{told}: other weights have the same id"
+        again = tuner.trainable(model, settings, rows, seed=8, start=later)
+        again.enter()
+        back = again.weights()
+        assert all(torch.equal(back[name], changed[name]) for name in changed), f"{told}: saved weights come back changed"
+    second.enter()
+    drawn = second.weights()
+    assert all(torch.equal(start[name], drawn[name]) for name in start), f"{told}: one seed gives different parameters"
+    model.adapters.use(BASE)
