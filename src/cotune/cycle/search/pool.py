@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from cotune.config.sections import SearchConfig
 from cotune.cycle.context import RunContext
 from cotune.cycle.search.guide import Guided
-from cotune.embed import behaviour, centred, farthest_first, show_nearest, whole_texts, without_near_duplicates
+from cotune.embed import centred, farthest_first, show_nearest, whole_texts, without_near_duplicates
 from cotune.errors import InputError
-from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
 from cotune.refine import Proposal, diverse, first_pool, fixed, hard, with_demonstrations
 from cotune.refine.demonstrations import default_count, fits, strata
@@ -22,7 +21,6 @@ from cotune.task.example import Example
 NEAR = 0.02
 """Cosine distance below which two prompts are the same idea."""
 _EMBEDDED_ROWS = 96
-_BEHAVIOUR_ROWS = 16
 
 
 def demonstration_pool(context: RunContext, close: Mapping[str, float] | None = None) -> DemonstrationPool:
@@ -201,45 +199,6 @@ def shown_text(prompt: Prompt) -> str:
         f"{' '.join(text for _, text in d.fields)} {d.output}" for d in prompt.demonstrations[: prompt.nearest or None]
     )
     return "\n".join(part for part in (prompt.system or "", prompt.text, shown) if part)
-
-
-def choose_entrants(
-    context: RunContext, ranking: Sequence[Prompt], always: Sequence[Prompt], count: int, *, adapter: str = BASE, cycle: int
-) -> list[Prompt]:
-    """Prompts that are tuned: those that must be, the best of the race, then those that behave most unlike these.
-
-    What a prompt is worth before tuning says little about what it is worth after, so base rank alone does not choose.
-
-    Args:
-        context: where behaviour is embedded.
-        ranking: prompts, best first.
-        always: prompts that enter whatever their rank.
-        count: entrants.
-        adapter: weights under which behaviour is looked at.
-        cycle: for the journal.
-    """
-    by_id = {prompt.id: prompt for prompt in (*always, *ranking)}
-
-    def effect() -> object:
-        chosen = list(dict.fromkeys(p.id for p in always))[:count]
-        rest = [p for p in ranking if p.id not in chosen]
-        if len(chosen) < count and rest:
-            chosen.append(rest.pop(0).id)
-        rest = rest[: max(4, len(ranking) // 2)]
-        told: list[int] = []
-        if len(chosen) < count and rest:
-            rows = [row.fields for row in context.train_sample[:_BEHAVIOUR_ROWS]]
-            everyone = [by_id[i] for i in chosen] + rest
-            with context.spending.stopwatch:
-                seen = behaviour(context.model, everyone, rows, context.task.labels, adapter=adapter, progress=told.append)
-            vectors = centred(seen)
-            order = farthest_first(vectors, start=range(len(chosen)), count=count)
-            chosen = [everyone[i].id for i in order]
-        return {"cycle": cycle, "prompt_ids": chosen, "tokens": sum(told), **context.spending.stopwatch.taken()}
-
-    value = context.journal.step("entrants", [cycle, [p.id for p in always], [p.id for p in ranking], count], effect)
-    context.spending.account.counts["tokens_embedded"] += int(value["tokens"])
-    return [by_id[i] for i in value["prompt_ids"]]
 
 
 def _plane(vectors: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:

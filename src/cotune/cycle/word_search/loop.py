@@ -11,10 +11,11 @@ from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.folder import ASKED
 from cotune.cycle.search.guide import Guide
 from cotune.cycle.search.measured import with_answers
-from cotune.cycle.search.pool import choose_entrants, next_pool, opening_pool
+from cotune.cycle.search.pool import next_pool, opening_pool
 from cotune.cycle.search.race import FINAL, race_prompts
 from cotune.cycle.search.result import record_cycle
 from cotune.cycle.word_search.ending import EndCosts
+from cotune.cycle.word_search.entrants import choose_entrants
 from cotune.cycle.word_search.heuristics import HEURISTICS
 from cotune.cycle.word_search.plan import Plan
 from cotune.cycle.word_search.state import Search

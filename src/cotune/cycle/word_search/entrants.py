@@ -1,0 +1,49 @@
+"""Which prompts of a race are tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cotune.cycle.context import RunContext
+from cotune.embed import behaviour, centred, farthest_first
+from cotune.prompt.prompt import Prompt
+
+_BEHAVIOUR_ROWS = 16
+
+
+def choose_entrants(
+    context: RunContext, ranking: Sequence[Prompt], always: Sequence[Prompt], count: int, *, cycle: int
+) -> list[Prompt]:
+    """Prompts that are tuned: those that must be, the best of the race, then those that behave most unlike these.
+
+    What a prompt is worth before tuning says little about what it is worth after, so base rank alone does not choose.
+
+    Args:
+        context: where behaviour is embedded.
+        ranking: prompts, best first.
+        always: prompts that enter whatever their rank.
+        count: entrants.
+        cycle: for the journal.
+    """
+    by_id = {prompt.id: prompt for prompt in (*always, *ranking)}
+
+    def effect() -> object:
+        chosen = list(dict.fromkeys(p.id for p in always))[:count]
+        rest = [p for p in ranking if p.id not in chosen]
+        if len(chosen) < count and rest:
+            chosen.append(rest.pop(0).id)
+        rest = rest[: max(4, len(ranking) // 2)]
+        told: list[int] = []
+        if len(chosen) < count and rest:
+            rows = [row.fields for row in context.train_sample[:_BEHAVIOUR_ROWS]]
+            everyone = [by_id[i] for i in chosen] + rest
+            with context.spending.stopwatch:
+                seen = behaviour(context.model, everyone, rows, context.task.labels, progress=told.append)
+            vectors = centred(seen)
+            order = farthest_first(vectors, start=range(len(chosen)), count=count)
+            chosen = [everyone[i].id for i in order]
+        return {"cycle": cycle, "prompt_ids": chosen, "tokens": sum(told), **context.spending.stopwatch.taken()}
+
+    value = context.journal.step("entrants", [cycle, [p.id for p in always], [p.id for p in ranking], count], effect)
+    context.spending.account.counts["tokens_embedded"] += int(value["tokens"])
+    return [by_id[i] for i in value["prompt_ids"]]
