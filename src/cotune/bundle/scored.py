@@ -144,7 +144,6 @@ def score_rows(
     labelled: LabelledRows,
     *,
     batch: int = 64,
-    seed: int = 0,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Scored:
     """Answer labelled rows and judge the answers.
@@ -153,7 +152,6 @@ def score_rows(
         predictor: who answers.
         labelled: the rows.
         batch: rows that run at once.
-        seed: of the intervals' resampling.
         progress: told how many rows are done, after each batch.
 
     Raises:
@@ -183,15 +181,15 @@ def score_rows(
     return Scored(
         metric=metric.name,
         score=found.score,
-        interval=score_interval(found, references, metric, output, seed=seed, groups=groups),
+        interval=score_interval(found, references, metric, output, seed=0, groups=groups),
         n=len(rows),
         skipped=labelled.skipped,
         right=int(found.correct.sum()),
         majority=majority,
         unknown=dict(sorted(unknown.items())),
-        labels=() if output.kind.written else tuple(label_scores(answered, seed=seed, groups=groups)),
+        labels=() if output.kind.written else tuple(label_scores(answered, seed=0, groups=groups)),
         confusion=None if output.kind.written else confusions(answered),
-        fields=tuple(field_scores(answered, seed=seed, groups=groups)) if output.kind.by_field else (),
+        fields=tuple(field_scores(answered, seed=0, groups=groups)) if output.kind.by_field else (),
         truncated=truncated,
     )
 

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.embed.standardize import Standardizer
-from cotune.model.adapters.slots import BASE
 from cotune.model.base import Model, Progress
 from cotune.prompt.prompt import Prompt
 
@@ -41,7 +40,6 @@ def behaviour(
     rows: Sequence[Mapping[str, str]],
     labels: Sequence[str],
     *,
-    adapter: str = BASE,
     progress: Progress | None = None,
 ) -> Vectors:
     """Vectors of prompts by behaviour: the model's mean hidden state at the answer position over fixed inputs.
@@ -53,7 +51,6 @@ def behaviour(
         prompts: prompts to embed.
         rows: a few inputs from the train split, the same for all prompts.
         labels: the task's labels; empty for generated answers.
-        adapter: id of the weights.
         progress: called with the number of tokens that ran.
 
     Returns:
@@ -65,12 +62,12 @@ def behaviour(
         rendered = renderer.render(prompt, rows, labels) if labels else renderer.render_answers(prompt, rows, None)
         if progress and (looked_up := sum(row.looked_up for row in rendered)):
             progress(looked_up)
-        states = model.last_states([row.prompt_ids for row in rendered], adapter=adapter, progress=progress)
+        states = model.last_states([row.prompt_ids for row in rendered], progress=progress)
         vectors.append(states.mean(axis=0))
     return np.stack(vectors)
 
 
-def whole_texts(embedder: Embedder, texts: Sequence[str], *, size: int = MOST_CHARACTERS) -> Vectors:
+def whole_texts(embedder: Embedder, texts: Sequence[str]) -> Vectors:
     """Vectors of texts of any length; a long text is the mean over its pieces, weighted by length.
 
     An embedder may read only the beginning of a text. Texts that differ later, such as long prompts with different
@@ -79,11 +76,11 @@ def whole_texts(embedder: Embedder, texts: Sequence[str], *, size: int = MOST_CH
     Args:
         embedder: embeds each different piece once.
         texts: at least one.
-        size: characters per piece.
 
     Returns:
         ``[texts, width]``.
     """
+    size = MOST_CHARACTERS
     pieces = [[text[start : start + size] for start in range(0, max(1, len(text)), size)] for text in texts]
     places = {piece: place for place, piece in enumerate(dict.fromkeys(piece for parts in pieces for piece in parts))}
     vectors = embedder.embed(list(places))

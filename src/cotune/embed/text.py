@@ -87,7 +87,6 @@ class TextEmbedder:
     Args:
         model: the language model.
         settings: how it embeds.
-        adapter: id of the weights.
         progress: called with the number of tokens that ran.
     """
 
@@ -96,11 +95,10 @@ class TextEmbedder:
         model: Model,
         settings: EmbedSettings | None = None,
         *,
-        adapter: str = BASE,
         progress: Progress | None = None,
     ) -> None:
         self.model, self.settings = model, settings or EmbedSettings()
-        self.adapter, self.progress = adapter, progress
+        self.progress = progress
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Vectors ``[texts, width]``: the mean of the frames' unit vectors; twice as wide with words."""
@@ -123,14 +121,12 @@ class TextEmbedder:
         """Everything that could change the vector of a text: the bytes of model and adapter, the settings, device, number type,
         threads, engine version, and the text as it is framed."""
         facts = engine_facts(self.model) if isinstance(self.model, LocalModel) else {}
-        about = {"model": self.model.fingerprint, "adapter": self.adapter, "settings": asdict(self.settings), **facts}
+        about = {"model": self.model.fingerprint, "adapter": BASE, "settings": asdict(self.settings), **facts}
         return {"vector": [frame.replace("{text}", text) for frame in self.settings.texts], **about}
 
     def _framed(self, frame: str, texts: Sequence[str]) -> Vectors:
         sequences, weights = framed(self.model.tokenizer, texts, frame, self.settings.pooling)
-        return self.model.mean_states(
-            sequences, weights, adapter=self.adapter, layer=self.settings.layer, progress=self.progress
-        )
+        return self.model.mean_states(sequences, weights, layer=self.settings.layer, progress=self.progress)
 
 
 def beside(states: Vectors, words: Vectors) -> Vectors:

@@ -41,10 +41,10 @@ def bare_prompt(task: Task) -> Prompt:
     return Prompt(input_template=bare_template(task), label_words=label_words(task.labels, "human"))
 
 
-def field_template(task: Task, mark: str = ": ", between: str = "\n") -> str:
+def field_template(task: Task, mark: str = ": ") -> str:
     """The input fields, each behind its name."""
     single = len(task.input_fields) == 1
-    return between.join(
+    return "\n".join(
         f"{capitalise(item_noun(task) if single else field_name(field))}{mark}{{{field}}}" for field in task.input_fields
     )
 

@@ -39,22 +39,20 @@ class RowGrams:
 
     Args:
         task: whose rows may not be copied.
-        n: words in a gram.
     """
 
-    def __init__(self, task: Task, n: int = GRAM) -> None:
-        self.n = n
+    def __init__(self, task: Task) -> None:
         self._grams: set[tuple[str, ...]] = set()
         for row in (*task.train, *task.dev):
             for text in (*row.fields.values(), *([row.output] if task.output.kind.written else [])):
                 words = words_of(text)
                 if len(words) >= _EXCERPT:
-                    self._grams.update(_grams(words, min(n, len(words))))
+                    self._grams.update(_grams(words, min(GRAM, len(words))))
 
     def copied(self, text: str) -> str | None:
         """The first words that a row has too; None where there are none."""
         words = words_of(text)
-        for size in range(_EXCERPT, self.n + 1):
+        for size in range(_EXCERPT, GRAM + 1):
             for gram in _grams(words, size):
                 if gram in self._grams:
                     return " ".join(gram)

@@ -113,7 +113,6 @@ def check_data(
     removed: Removed | None = None,
     counts: Mapping[str, int] | None = None,
     also: Sequence[Finding] = (),
-    long_words: int = LONG_WORDS,
 ) -> DataChecks:
     """Run every check on the final splits.
 
@@ -125,7 +124,6 @@ def check_data(
         removed: rows that already left their splits.
         counts: further counts to hand on.
         also: what was found elsewhere.
-        long_words: inputs of more words count as over-long.
     """
     removed = removed or Removed()
     rows = (*train, *dev)
@@ -135,7 +133,7 @@ def check_data(
         *_repeats(train, dev, test),
         *_near(train, dev, test),
         *_contradictions(rows, "labels" if labels else "outputs"),
-        *_shapes(rows, long_words),
+        *_shapes(rows),
         *(_balance(train, labels) if labels else ()),
     ]
     found.sort(key=lambda finding: finding.severity != "warning")
@@ -263,7 +261,7 @@ def _contradictions(rows: Sequence[Example], said: str) -> Iterable[Finding]:
         )
 
 
-def _shapes(rows: Sequence[Example], long_words: int) -> Iterable[Finding]:
+def _shapes(rows: Sequence[Example]) -> Iterable[Finding]:
     if gaps := [example.id for example in rows if any(not text.strip() for text in example.fields.values())]:
         yield Finding(
             "empty_fields",
@@ -274,12 +272,12 @@ def _shapes(rows: Sequence[Example], long_words: int) -> Iterable[Finding]:
             tuple(gaps[:_SHOWN]),
         )
     lengths = {example.id: sum(len(text.split()) for text in example.fields.values()) for example in rows}
-    if long := [name for name, words in lengths.items() if words > long_words]:
+    if long := [name for name, words in lengths.items() if words > LONG_WORDS]:
         yield Finding(
             "long_inputs",
             "warning",
             f"{counted(len(long), 'row')} of train and dev {_verb(len(long), 'have')} "
-            f"more than {long_words} words (the longest has "
+            f"more than {LONG_WORDS} words (the longest has "
             f"{max(lengths.values())}) and may be truncated",
             len(long),
             tuple(long[:_SHOWN]),

@@ -137,17 +137,17 @@ class SealedTest:
             within_test=sum(left >= border for left, _, _ in pairs),
         )
 
-    def overlapping_rows(self, texts: Iterable[str], size: int = 13) -> int:
-        """How many test rows share ``size`` words in a row with any of ``texts`` (if shorter: stand in one whole)."""
+    def overlapping_rows(self, texts: Iterable[str]) -> int:
+        """How many test rows share 13 words in a row with any of ``texts`` (if shorter: stand in one whole)."""
         from cotune.task.overlap import overlapping_test_rows
 
-        return overlapping_test_rows(texts, self.__examples, size)
+        return overlapping_test_rows(texts, self.__examples)
 
-    def overlapping_train_ids(self, rows: Iterable[Example], size: int = 13) -> tuple[str, ...]:
-        """Ids of the rows that share ``size`` words in a row with a test row, or hold a shorter one of three words whole."""
+    def overlapping_train_ids(self, rows: Iterable[Example]) -> tuple[str, ...]:
+        """Ids of the rows that share 13 words in a row with a test row, or hold a shorter one of three words whole."""
         from cotune.task.overlap import rows_overlapping
 
-        return rows_overlapping(rows, self.__examples, size)
+        return rows_overlapping(rows, self.__examples)
 
     def count_outputs(self, wanted: Callable[[str], bool]) -> int:
         """How many test rows have an output of which ``wanted`` holds."""

@@ -25,6 +25,9 @@ from cotune.task.example import Example
 from cotune.tune.settings import TuneSettings
 from cotune.tune.trainer import TuningRun
 
+_STEP_ROWS = 16
+"""Train rows that the length of a step is estimated from."""
+
 
 class Training:
     """Trains adapters under prompts.
@@ -61,9 +64,9 @@ class Training:
     def _model(self) -> LocalModel:
         return cast(LocalModel, self._answering.model)
 
-    def step_tokens(self, prompt: Prompt, batch: int, sample: int = 16) -> float:
+    def step_tokens(self, prompt: Prompt, batch: int) -> float:
         """Mean tokens of an optimizer step of ``batch`` rows, from a few train rows: an answer's last token is not fed."""
-        rows = self._answering.training_rows(prompt, self._sample[:sample])
+        rows = self._answering.training_rows(prompt, self._sample[:_STEP_ROWS])
         prefix = shared_prefix([row.prompt_ids for row in rows])
         own = sum(len(row.prompt_ids) + len(row.answer_ids) - 1 for row in rows) / len(rows)
         return batch * (own - prefix) + prefix

@@ -27,7 +27,7 @@ def corrected_error(differences: NDArray[np.float64], folds: int = FOLDS) -> flo
     return naive * math.sqrt(1 + folds / (folds - 1))
 
 
-def probably_worse(differences: NDArray[np.float64], *, alpha: float = 0.05, comparisons: int = 1, folds: int = FOLDS) -> bool:
+def probably_worse(differences: NDArray[np.float64], *, alpha: float = 0.05, comparisons: int = 1) -> bool:
     """Whether the first of two candidates has the larger expected loss, by a corrected one-sided t test.
 
     The level is divided by the number of comparisons (Bonferroni): candidates times looks at growing rows.
@@ -36,11 +36,10 @@ def probably_worse(differences: NDArray[np.float64], *, alpha: float = 0.05, com
         differences: ``[rows]`` held-out loss of the first minus that of the second.
         alpha: chance of calling the better one worse, over all comparisons.
         comparisons: how often it is asked.
-        folds: of the cross-fitting.
     """
     from scipy.stats import t
 
-    error = corrected_error(differences, folds)
+    error = corrected_error(differences)
     if not math.isfinite(error):
         return False
     if error == 0:

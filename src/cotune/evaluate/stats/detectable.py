@@ -10,6 +10,7 @@ from scipy import special
 
 from cotune.errors import counted
 
+ALPHA = 0.05
 ASSUMED_CORRELATION = 0.3
 """How alike differences of two arms on rows of one group are taken to be before anything is known of them."""
 
@@ -37,7 +38,7 @@ def _largest_rejected(discordant: npt.NDArray[np.int64], alpha: float) -> npt.ND
     return low
 
 
-def minimum_detectable_effect(n: int, *, discordant: float = 0.1, power: float = 0.8, alpha: float = 0.05) -> float:
+def minimum_detectable_effect(n: int, *, discordant: float = 0.1, power: float = 0.8, alpha: float = ALPHA) -> float:
     """The smallest true gain in accuracy that exact McNemar finds with the given power.
 
     Args:
@@ -64,15 +65,7 @@ def minimum_detectable_effect(n: int, *, discordant: float = 0.1, power: float =
     return high
 
 
-def detectable_sentence(
-    n: int,
-    *,
-    group_sizes: Sequence[int] = (),
-    metric: str = "accuracy",
-    discordant: float = 0.1,
-    power: float = 0.8,
-    alpha: float = 0.05,
-) -> str:
+def detectable_sentence(n: int, *, group_sizes: Sequence[int] = (), metric: str = "accuracy") -> str:
     """Say before a run what its test can show: 'with 200 test rows, a gain below about 6 points ...'.
 
     Args:
@@ -80,9 +73,6 @@ def detectable_sentence(
         group_sizes: how many rows each group has, where rows are grouped. How alike they are is not known before the run, so
             a correlation is assumed, and told.
         metric: its name. The effect is that of right and wrong rows, which another metric's is only about as large as.
-        discordant: see :func:`minimum_detectable_effect`, as the others.
-        power: how often the gain shall be found.
-        alpha: significance level.
 
     Source: the design effect of a mean of clusters (Kish, Survey Sampling 1965).
     """
@@ -98,8 +88,8 @@ def detectable_sentence(
     if metric != "accuracy":
         note = f" This is meant for accuracy; the metric is {metric.replace('_', ' ')}, for which it is a rough guide."
     # Signs of so few groups cannot all agree rarely enough.
-    hopeless = bool(group_sizes) and 2.0 ** (1 - len(group_sizes)) > alpha
-    least = 1.0 if hopeless else minimum_detectable_effect(rows, discordant=discordant, power=power, alpha=alpha)
+    hopeless = bool(group_sizes) and 2.0 ** (1 - len(group_sizes)) > ALPHA
+    least = 1.0 if hopeless else minimum_detectable_effect(rows)
     if least >= 1.0:
         return f"{told}, no gain of any size can be distinguished from noise.{note}"
     points = 100 * least

@@ -27,6 +27,8 @@ from cotune.evaluate.stats.resampling import Floats
 Verdict = Literal["worse", "not told apart"]
 STAKES: Floats = np.array([0.03, 0.07, 0.15, 0.3, 0.5, 0.7, 0.95])
 """Shares of the wealth that are bet, held in parallel: none has to be tuned to how far apart candidates are."""
+_TIE = 1e-9
+"""Mean losses that differ by no more are equal."""
 
 
 @dataclass(frozen=True)
@@ -212,18 +214,13 @@ class Race:
         lost = self._evidence.log_pairs()[candidate, other] >= -math.log(self.alpha)
         return "worse" if lost else "not told apart"
 
-    def ranking(self, tie: float = 1e-9) -> tuple[int, ...]:
-        """Active candidates by mean capped loss, best first.
-
-        Args:
-            tie: losses that differ by no more than this from the best of those not yet ranked are ties; the shorter
-                prompt goes first, then the earlier candidate.
-        """
+    def ranking(self) -> tuple[int, ...]:
+        """Active candidates by mean capped loss, best first; of equal ones the shorter prompt, then the earlier candidate."""
         means, left, ranked = self.mean_losses, list(self.active), list[int]()
         lengths = self.lengths or (0,) * self.n_candidates
         while left:
             least = min(means[candidate] for candidate in left)
-            tied = [candidate for candidate in left if not means[candidate] > least + tie]
+            tied = [candidate for candidate in left if not means[candidate] > least + _TIE]
             first = min(tied or left, key=lambda candidate: (lengths[candidate], candidate))
             ranked.append(first)
             left.remove(first)
