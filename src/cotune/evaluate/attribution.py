@@ -1,4 +1,4 @@
-"""What was gained, and by which of the two strands: prompt, weights, or both together."""
+"""Gains of prompt, weights, and both together, with tests and intervals."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ class Gain:
     """One gain with its uncertainty.
 
     Attributes:
-        value: how much was gained; above 0 is better, for the log-loss too (nats less a row).
-        ci: paired interval, simultaneous with those of all gains that are reported together.
-        p: p-value against no gain, corrected for all gains that are reported together; below 0.05 where, and only where, ``ci``
-            leaves out zero.
+        value: the gain; above 0 is better, also for the log-loss (reduction in nats per row).
+        ci: paired interval, simultaneous for all gains that are reported together.
+        p: p-value against no gain, corrected for all gains that are reported together; below 0.05 if and only if ``ci``
+            excludes zero.
         ci_single: paired interval of this gain alone.
         p_single: p-value of this gain alone.
-        identical: the arms are the same candidate, or their difference cancels out: there is nothing to test.
-        test: what gave ``p``.
-        method: what gave ``ci``.
-        noise: how large a gain the machine's own noise could make; see :mod:`cotune.evaluate.noise`.
+        identical: whether the arms are the same candidate, or their difference cancels out, so that there is nothing to test.
+        test: method of ``p``.
+        method: method of ``ci``.
+        noise: size of a gain that numerical noise could cause; see :mod:`cotune.evaluate.noise`.
     """
 
     value: float
@@ -61,11 +61,11 @@ class Gain:
 
     @property
     def within_noise(self) -> bool:
-        """Whether the gain is no larger than what batches alone could make of it on this machine."""
+        """Whether numerical noise alone could cause the gain."""
         return self.noise > 0 and abs(self.value) <= self.noise
 
     def significant(self, alpha: float = ALPHA) -> bool:
-        """Whether the corrected p-value is below ``alpha``, and the gain is above the machine's noise."""
+        """Whether the corrected p-value is below ``alpha`` and the gain above the numerical noise."""
         return self.p < alpha and not self.within_noise
 
     def as_dict(self) -> dict[str, Any]:
@@ -89,11 +89,10 @@ class Attribution:
     """The gains of a run.
 
     Attributes:
-        n: rows that the arms were compared on.
+        n: number of rows.
         gains: by name, on the metric, ``prompt_given_tuning`` first.
-        log_loss: the same on the log-loss (reduction in nats a row); empty where an arm has no log-loss. Only
-            ``synergy`` of these is corrected together with ``gains``, as only it is reported beside them; the others
-            carry a correction among themselves.
+        log_loss: the same on the log-loss (reduction in nats per row); empty if an arm has no log-loss. Only ``synergy`` is
+            corrected together with ``gains``, since only it is reported with them; the others are corrected among themselves.
     """
 
     n: int
@@ -119,24 +118,23 @@ def attribute(
     draws: int | None = None,
     permutations: int | None = None,
 ) -> Attribution:
-    """Compute the gains between the five arms, and over the arm ``previous`` where it is there, paired row by row.
+    """Compute the gains between the five arms, and over the arm ``previous`` if there is one, paired by row.
 
-    Differences of two arms' 0/1 scores get exact McNemar; all others a permutation of each row's results between the
-    arms, which for ``synergy`` is exact only where the prompt makes no difference at all, and close to it otherwise.
-    With ``groups`` a group's rows are resampled and permuted together. Intervals are paired BCa bootstraps, but for 0/1
-    scores of two arms never narrower than a t interval, see :func:`cotune.evaluate.stats.paired.contrasts`; for 0/1
-    scores of two arms that differ on fewer than 10 rows Tango's score interval stands in for it, since resampling so few rows
-    understates what is not known, and where such rows are grouped Tango's on as many rows as they are worth. Gains that are
-    zero by construction are not tested and do not count in the correction for being read together, and two gains that compare
-    the same arms count once; see :func:`cotune.evaluate.stats.together.read_together`.
+    Differences of two arms' 0/1 scores are tested by exact McNemar; all others by permuting each row's results between the
+    arms, which for ``synergy`` is exact only if the prompt makes no difference, and approximate otherwise. With ``groups`` a
+    group's rows are resampled and permuted together. Intervals are paired BCa bootstraps, except for 0/1 scores of two arms
+    never narrower than a t interval, see :func:`cotune.evaluate.stats.paired.contrasts`. For 0/1 scores of two arms that differ
+    on fewer than 10 rows Tango's score interval is used, since resampling so few rows understates the uncertainty; for grouped
+    rows on their effective number. Gains that are zero by construction are not tested and do not count in the correction, and
+    two gains that compare the same arms count once; see :func:`cotune.evaluate.stats.together.read_together`.
 
     Args:
         arms: the arms of :data:`ARMS`, on the same rows in the same order.
         metric: see :data:`cotune.evaluate.arms.Metric`.
-        gold: right answers, needed where the metric is not a mean.
-        groups: group id of each row, where rows depend on each other.
-        seed: of all resampling.
-        level: of the intervals, all held at once.
+        gold: right answers, needed if the metric is not a mean.
+        groups: group id of each row, if rows depend on each other.
+        seed: seed of all resampling.
+        level: simultaneous level of the intervals.
         draws: resamples; None: 4,000, or 1,000 for a metric that is a function.
         permutations: how many; None: 10,000, or 1,000 for a metric that is a function.
 
@@ -174,7 +172,7 @@ def attribute(
 
 @dataclass(frozen=True, slots=True)
 class _Sampling:
-    """How rows are resampled and permuted."""
+    """Settings of resampling and permutation."""
 
     groups: npt.ArrayLike | None
     seed: int
@@ -184,7 +182,7 @@ class _Sampling:
 
 @dataclass(frozen=True, slots=True)
 class _Compared:
-    """One gain as measured, before it is corrected: its test and its interval at any level, each with its name."""
+    """One gain before correction: its test, and its interval at any level, with their names."""
 
     value: float
     p: float
@@ -194,7 +192,7 @@ class _Compared:
 
 
 def _compared(table: ArmsMetric, same: Mapping[str, str], sampling: _Sampling) -> dict[str, _Compared | None]:
-    """Each gain by name; None where the same candidate stands on both sides."""
+    """Each gain by name; None if the same candidate is on both sides."""
     wanted = EVERY_GAIN if PREVIOUS in table.names else GAINS
     coefficients = np.zeros((len(table.names), len(wanted)))
     for column, pairs in enumerate(wanted.values()):
@@ -215,13 +213,13 @@ def _compared(table: ArmsMetric, same: Mapping[str, str], sampling: _Sampling) -
         seed=sampling.seed,
         draws=sampling.draws,
         groups=sampling.groups,
-        # The difference of two shares is covered without.
+        # Not needed for the difference of two shares.
         widened=~of_shares,
     )
     permuted: dict[tuple[Pair, ...], float] = {}
 
     def permutation(pairs: Sequence[Pair]) -> float:
-        # Two gains may compare the same candidates, under whatever names.
+        # Two gains may compare the same candidates under different names.
         candidates = tuple((same[first], same[second]) for first, second in pairs)
         if candidates not in permuted:
             permuted[candidates] = _permutation(table, pairs, sampling)
@@ -253,7 +251,7 @@ def _column(limits: LimitsAt, column: int) -> IntervalAt:
 
 
 def _of_shares(before: Floats, after: Floats, resampled: IntervalAt, sampling: _Sampling) -> tuple[IntervalAt, str]:
-    """The interval of two arms that have rows right or wrong, with its name; ``resampled`` is the bootstrap's."""
+    """The interval for two arms with 0/1 scores, with its name; ``resampled`` is the bootstrap."""
     if sampling.groups is not None:
         return paired_intervals(
             before, after, seed=sampling.seed, groups=sampling.groups
@@ -287,7 +285,7 @@ def _swaps(rows: int, sampling: _Sampling) -> Iterator[npt.NDArray[np.int8]]:
 def _corrected(found: Mapping[str, _Compared | None], same: Mapping[str, str], level: float) -> dict[str, Gain]:
     """The gains, corrected for as many distinct hypotheses as are tested; the log-loss is another hypothesis than the score."""
     count = len({hypothesis(name, same) for name, one in found.items() if one is not None})
-    # 1 - 0.95 is a little more than 0.05, and a p-value between the two would not agree with its interval.
+    # 1 - 0.95 is slightly more than 0.05, and a p-value in between would contradict its interval.
     alpha = round(1 - level, 12)
     gains = {}
     for name, one in found.items():
@@ -307,7 +305,7 @@ _TOLD = {
     "both": "prompt and tuning together {verb} {points}",
     "prompt": "without tuning, the searched prompt {verb}s {points}",
 }
-# Where a run goes on from a bundle, its winner need owe nothing to a searched prompt.
+# In a warm start the winner need not have a searched prompt.
 _GOING_ON = "against tuning the seed prompt afresh on these rows, starting from the old bundle {verb}s {points}"
 _SAME = {
     "prompt_given_tuning": "the winner is the tuned seed prompt itself, so the search adds nothing on top of tuning",
@@ -317,7 +315,7 @@ _SAME = {
 }
 
 
-# Where one of the two arms that are named after tuning answers with frozen weights, no prompt was tried on top of tuning.
+# If one of the two tuned arms has frozen weights, no prompt was tried on top of tuning.
 _WINNER_FROZEN = {
     "prompt_given_tuning": "over the tuned seed prompt, the winner, which is not tuned, {verb}s {points}",
     "both": "the winner, which is not tuned, {verb}s {points} over the seed prompt",
@@ -348,17 +346,17 @@ def sentence(
     candidates: Mapping[str, str] | None = None,
     tuned: bool = True,
 ) -> str:
-    """Say in plain words what the gains mean, led by what the prompt adds to a tuned model.
+    """Describe the gains in words, starting with the gain of the prompt on a tuned model.
 
     Args:
-        gains: by name, as :func:`attribute` gives them, on a metric between 0 and 1; told in points.
+        gains: gains by name, from :func:`attribute`, on a metric between 0 and 1.
         n: test rows.
         alpha: significance level for the corrected p-values.
-        going_on: whether the run went on from an earlier bundle, whose comparison is told elsewhere.
-        frozen_first: whether what the prompt gains on frozen weights is told first, then what tuning gains; the number of
-            rows is told before it then.
-        frozen: which of the arms ``seed_tuned`` and ``best_tuned`` answer with the base model's weights.
-        candidates: id of the candidate by arm. A gain that compares the candidates of one told before it is not told again.
+        going_on: whether the run started from an earlier bundle, whose comparison is described elsewhere.
+        frozen_first: whether to start with the gain of the prompt on frozen weights, then that of tuning; the number of rows
+            then comes first.
+        frozen: which of the arms ``seed_tuned`` and ``best_tuned`` have the base model's weights.
+        candidates: id of the candidate by arm. A gain that compares the same candidates as an earlier one is not repeated.
         tuned: whether any prompt was tuned at all.
 
     Returns:
@@ -373,7 +371,7 @@ def sentence(
     repeated = repeated_gains(candidates or {}, [name for name in order if name in gains])
     compared = [gains[name] for name in order if name in gains]
     if compared and not going_on and all(gain.identical for gain in compared):
-        # All of them compare the seed prompt's untuned arm with itself.
+        # All of them compare the untuned seed prompt with itself.
         why = "no tuning step paid off" if tuned else "nothing was tuned"
         return f"The seed prompt ships untuned: no other prompt was chosen and {why}, so that there is no gain to tell."
     for name, told in ({**order, "prompt_given_tuning": _GOING_ON} if going_on else order).items():
@@ -389,7 +387,7 @@ def sentence(
     if winner_frozen and repeated.get("both") == "prompt":
         why = "no tuning step paid off" if tuned else "nothing was tuned"
         parts.append(f"what ships is that prompt on frozen weights: {why}")
-    # With a winner that is not tuned it would be the gain of tuning once more, the other way round.
+    # With an untuned winner this would be the gain of tuning with the opposite sign.
     if "synergy" in gains and not gains["synergy"].identical and not winner_frozen:
         parts.append(_synergy(gains["synergy"], alpha))
     text = ". ".join(part if not number else part[0].upper() + part[1:] for number, part in enumerate(parts))
@@ -435,9 +433,9 @@ def told_points(value: float) -> str:
 
 
 def told_uncertainty(ci: Interval, p: float) -> str:
-    """Interval and p-value of such a difference in words."""
+    """Interval and p-value of a difference in words."""
     low, high = (f"{100 * end:+.1f}" if math.isfinite(end) else "unknown" for end in (ci.low, ci.high))
-    # Zero has no sign.
+    # Avoid a signed zero.
     low, high = (end[1:] if end[1:] == "0.0" else end for end in (low, high))
     told = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
     return f"95% interval {low} to {high}, {told}"

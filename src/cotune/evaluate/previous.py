@@ -1,4 +1,4 @@
-"""What came of going on: a new candidate against the earlier bundle, on all rows and on old and new labels apart."""
+"""The verdict of a warm start: the new candidate against the earlier bundle, overall and on old and new labels."""
 
 from __future__ import annotations
 
@@ -18,19 +18,18 @@ from cotune.evaluate.stats.together import ALPHA, read_together
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The comparison on some rows: shares of right rows, whatever the task's metric.
+    """A comparison by shares of right rows, whatever the task's metric.
 
     Attributes:
         n: rows.
-        new: share that the new candidate has right.
-        old: share that the earlier bundle has right.
+        new: share of rows that the new candidate gets right.
+        old: share of rows that the earlier bundle gets right.
         value: ``new`` minus ``old``.
         ci: its paired 95% interval, simultaneous with those of the other parts.
-        p: p-value against no difference, corrected for the parts being read together; below 0.05 where, and only where, ``ci``
-            leaves out zero.
+        p: p-value against no difference, corrected for reading several parts; below 0.05 if and only if ``ci`` excludes zero.
         ci_single: interval of this part alone.
         p_single: p-value of this part alone.
-        test: what gave ``p``.
+        test: method of ``p``.
     """
 
     n: int
@@ -53,7 +52,7 @@ class Part:
 def compare_parts(
     new: npt.ArrayLike, old: npt.ArrayLike, known: npt.ArrayLike, *, groups: npt.ArrayLike | None = None, seed: int = 0
 ) -> dict[str, Part]:
-    """Compare two candidates on all rows, on those of labels that the old one knows, and on the others.
+    """Compare two candidates on all rows, on rows with labels that the old one knows, and on the others.
 
     Args:
         new: right or wrong on each row, shape (rows,).
@@ -63,8 +62,7 @@ def compare_parts(
         seed: of the resampling that grouped rows need.
 
     Returns:
-        The parts that have rows, by name: ``all``, ``old_labels``, ``new_labels``. Where all rows are of one kind, ``all`` says
-        it all and the part of that kind is left out.
+        The non-empty parts by name: ``all``, ``old_labels``, ``new_labels``. If all rows are of one kind, only ``all``.
     """
     one, two, mask = (np.asarray(values, dtype=np.float64) for values in (new, old, known))
     choices = {"all": np.ones(len(one), dtype=bool), "old_labels": mask == 1, "new_labels": mask == 0}
@@ -90,12 +88,12 @@ Keep = Literal["new", "old"]
 
 
 def which_to_keep(gain: Gain, parts: Mapping[str, Part], *, ships_old: bool, alpha: float = ALPHA) -> Keep:
-    """The new bundle where the test shows a gain, else the one that dev preferred, unless the test shows that it forgot.
+    """The new bundle if the test shows a gain, otherwise the one that dev preferred, unless the test shows forgetting.
 
     Args:
         gain: the new candidate over the earlier bundle.
-        parts: of :func:`compare_parts`.
-        ships_old: whether dev found nothing better than the earlier bundle.
+        parts: from :func:`compare_parts`.
+        ships_old: whether nothing was better than the earlier bundle on dev.
         alpha: significance level.
     """
     if ships_old:
@@ -119,14 +117,14 @@ def keep_sentence(
     unseen: bool,
     alpha: float = ALPHA,
 ) -> str:
-    """Say which bundle to keep, why, and what was forgotten.
+    """A sentence on which bundle to keep, why, and what was forgotten.
 
     Args:
         gain: the new candidate over the earlier bundle on the task's metric, a number between 0 and 1.
         parts: of :func:`compare_parts`.
-        ships_old: whether dev found nothing better than the earlier bundle, so that it is what ships.
+        ships_old: whether nothing was better than the earlier bundle on dev, so that it ships.
         new_labels: labels that the earlier bundle does not know.
-        unseen: whether no row of the old labels was there to choose on.
+        unseen: whether some old labels had no row to choose on.
         alpha: significance level.
     """
     if ships_old:

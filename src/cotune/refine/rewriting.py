@@ -162,8 +162,9 @@ def accept(items: Sequence[Any], task: Task, question: Question, grams: RowGrams
     Args:
         items: of the answer.
         task: the task.
-        question: the question. grams: grams of the rows that must not be copied. known:
-            known prompts, besides the present one.
+        question: the question.
+        grams: grams of the rows that must not be copied.
+        known: known prompts, besides the present one.
     """
     found = Rewrites()
     prompt = question.prompt
