@@ -1,4 +1,4 @@
-"""The Task: what is asked, with its splits, labels, metric and data checks."""
+"""The Task: labelled rows in splits, with fields, labels, metric and data checks."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Task:
-    """A task, ready to be run.
+    """A task that is ready to run.
 
     Make one with :meth:`from_config`, :meth:`from_frame` or :meth:`from_rows`.
 
     Attributes:
-        name: what people call it.
+        name: name of the task.
         input_fields: names of the input fields, in their order; prompts show them as ``{field}``.
         output_field: name of the output column.
-        output: what an answer is: its type, labels or schema.
-        measure: what a right answer is worth.
-        train: rows to learn from, in the order of their source.
+        output: type of the answers, with labels or schema.
+        measure: the metric.
+        train: training rows, in the order of their source.
         dev: rows to choose on, in the order of their source.
-        test: rows for the one test at the end, sealed.
-        checks: what the data checks found.
+        test: rows for the final test, sealed.
+        checks: results of the data checks.
         fingerprint: content hash of all rows with their split, the fields, the labels and the metric; 16 hex digits.
-        replayed: whether rows of an earlier run were given; their ids begin with ``replay:``.
-        start: folder of the bundle that its run goes on from; None where that starts afresh.
+        replayed: whether rows of an earlier run are included; their ids begin with ``replay:``.
+        start: folder of the bundle that its run starts from; None for the base model.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Task:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """All labels, sorted; empty where the output is no label."""
+        """All labels, sorted; empty for other outputs."""
         return self.output.labels
 
     @property
@@ -82,13 +82,13 @@ class Task:
 
         Args:
             config: names data, columns and limits.
-            known: what the bundle that the run goes on from knows. Its labels stay answers, unless the config names all
-                labels; its schema stays where all rows fit it, unless the config gives one. Read from the bundle where None.
-            checked: whether to look for near-duplicates and the like, which change no split and were told when the run began.
-            run_metric: whether a metric's own file is executed now; else :meth:`run_metric` does it.
+            known: output of the bundle that the run starts from. Its labels stay answers unless the config names all labels;
+                its schema is kept if all rows fit it, unless the config gives one. None reads it from the bundle.
+            checked: whether to run checks that change no split, such as near-duplicates; not needed when a run is reopened.
+            run_metric: whether to execute a metric's file now; otherwise :meth:`run_metric` does it.
 
         Raises:
-            InputError: the data is missing, broken, or no task; names file, row and column.
+            InputError: the data is missing or invalid; the message names file, row and column.
         """
         data, limit = config.data, config.limit
         if known is None and config.start is not None:
@@ -123,7 +123,7 @@ class Task:
         )
 
     def run_metric(self) -> None:
-        """Execute the metric's own file where it was only read, as for a run's folder that may come from anywhere."""
+        """Execute the metric's file if it was only read, as for a run's folder that may come from elsewhere."""
         from cotune.task.metrics.user import UserMetric
 
         if isinstance(self.measure.rows, UserMetric):
@@ -151,31 +151,31 @@ class Task:
         start: str | Path | None = None,
         on_blank: OnBlank = "error",
     ) -> Task:
-        """A task from pandas, polars or pyarrow frames (or whatever else :func:`read_table` reads).
+        """Make a task from a pandas, polars or pyarrow frame, or anything else that :func:`read_table` reads, such as a file.
 
         Args:
             frame: the labelled rows.
             input: column or columns that the model reads; None takes those of ``start``, else ``input``.
             output: column of the labels, texts, numbers or JSON values that are right; None takes that of ``start``, else
                 ``output``.
-            dev: rows to choose on; cut from ``frame`` where None.
-            test: rows for the one test at the end; cut from ``frame`` where None.
+            dev: rows to choose on; None cuts them from ``frame``.
+            test: rows for the final test; None cuts them from ``frame``.
             group: column whose equal values mark rows that must stay in one split.
-            type: ``label``, ``text``, ``number`` or ``json``; guessed from the data, and told, where None.
-            labels: all labels; taken from the data where None.
-            schema: JSON Schema of the outputs; inferred from the data where None.
-            metric: a key of ``METRICS``, ``within 0.5``, ``within 1%`` or ``FILE.py:FUNCTION``; None takes the type's own.
-            name: what people call the task.
-            seed: of the cuts and subsamples.
-            limit: rows to take at most, by ``train``, ``dev`` and ``test``.
-            replay: rows of the run whose bundle this one goes on from; see ``data.replay``.
+            type: ``label``, ``text``, ``number`` or ``json``; None guesses it from the data.
+            labels: all labels; None takes them from the data.
+            schema: JSON Schema of the outputs; None infers it from the data.
+            metric: a key of ``METRICS``, ``within 0.5``, ``within 1%`` or ``FILE.py:FUNCTION``; None takes the type's default.
+            name: name of the task.
+            seed: seed of splits and subsamples.
+            limit: maximum number of rows, by ``train``, ``dev`` and ``test``.
+            replay: rows of the run that made ``start``, to learn from again; see ``data.replay``.
             replay_ratio: how many of them; see ``data.replay_ratio``.
-            start: bundle of an earlier run that the task's run goes on from. Its labels stay answers, and type, schema and
-                metric are the bundle's where nothing else is said.
-            on_blank: what is done with rows whose input or output is blank; see ``data.on_blank``.
+            start: bundle of an earlier run to start from. Its labels stay answers, and type, schema and metric default to the
+                bundle's.
+            on_blank: what to do with blank rows; see ``data.on_blank``.
 
         Raises:
-            InputError: the rows are no task, naming the row and the column, or ``start`` is no bundle.
+            InputError: the rows are invalid (the message names row and column), or ``start`` is not a bundle.
         """
         limits = dict(limit or {})
         if unknown := sorted(set(limits) - {"train", "dev", "test"}):
@@ -226,7 +226,7 @@ class Task:
         start: str | Path | None = None,
         **settings: Any,
     ) -> Task:
-        """A task from plain lists: of mappings, or of tuples of the input texts and, last, the output.
+        """Make a task from a list of mappings, or of tuples of input texts followed by the output.
 
         Arguments and errors as in :meth:`from_frame`.
         """
@@ -276,7 +276,7 @@ def _opened(start: str | Path) -> OpenedBundle:
 
 
 def _asked_by(start: str | Path | None) -> dict[str, str]:
-    """The columns that the bundle to start from names, for messages."""
+    """The columns of the bundle to start from, for messages."""
     from cotune.errors import InputError
 
     if start is None:
@@ -286,13 +286,13 @@ def _asked_by(start: str | Path | None) -> dict[str, str]:
     try:
         manifest = read_manifest(_folder(start))
     except InputError:
-        # Rows are read again where the bundle that their run started from is gone.
+        # The bundle that a run started from may be gone when its rows are read again.
         return {}
     return dict.fromkeys((*manifest.input_fields, manifest.output_field), "the bundle")
 
 
 def _columns(input: str | Sequence[str] | None, output: str | None, start: str | Path | None) -> tuple[tuple[str, ...], str]:
-    """The columns that are named, else those of the bundle to start from, else ``input`` and ``output``."""
+    """The named columns, or those of the bundle to start from, or ``input`` and ``output``."""
     usual: tuple[tuple[str, ...], str] = (("input",), "output")
     if start is not None and (input is None or output is None):
         from cotune.bundle.manifest import read_manifest
@@ -306,7 +306,7 @@ def _columns(input: str | Sequence[str] | None, output: str | None, start: str |
 def _table(source: Any, role: str) -> Table:
     if isinstance(source, Table):
         return source
-    # messages would otherwise not say which of three frames is meant
+    # so that messages say which of the frames is meant
     return read_table(source, name=None if isinstance(source, str) else f"the {role} rows")
 
 
