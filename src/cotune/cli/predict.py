@@ -50,7 +50,7 @@ def predict(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="File of the rows with their answers; its ending says the format, and one that is there is replaced. "
+            help="Output file with rows and answers; its ending selects the format, an existing file is replaced. "
             "(default: the screen)"
         ),
     ] = None,
@@ -61,7 +61,7 @@ def predict(
         typer.Option(
             min=0.001,
             max=0.5,
-            help="Share of rows that may be answered wrongly; those that the model cannot tell are left open.",
+            help="Share of rows that may be answered wrongly; undecided rows are left open.",
         ),
     ] = None,
     batch: Batch = 64,
