@@ -111,7 +111,7 @@ def _done(session: Session, lock: threading.Lock, do: Any, at: Any, label: Any) 
     """Apply an action to a row; if two pages show the same row, the second one gets an error."""
     with lock:
         if at != session.at and do != "quit":
-            return 409, {**told(session), "error": "This row was answered elsewhere; here is the next one."}
+            return 409, {**told(session), "error": "This row was labelled on another page; here is the next one."}
         try:
             if do == "label" and isinstance(label, str):
                 session.give(label)

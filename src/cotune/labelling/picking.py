@@ -113,9 +113,9 @@ def pick_rows(
     places, rng = list(first.values()), np.random.default_rng([seed, 31])
     if not places:
         raise InputError(
-            "no row of the pool is left to ask about",
+            "the pool has no row left to label",
             where=sheet.source,
-            hint="Give rows with texts that have no label yet; rows that the run or the --out file knows are passed over.",
+            hint="Give rows with texts that have no label yet; rows that the run or the --out file already has are skipped.",
         )
     labelled = labelled[:look] if way in FROM_LABELLED else ()
     if len(places) > look:
