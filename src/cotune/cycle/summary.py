@@ -214,6 +214,7 @@ def _previous(
     facts = previous.facts
     old, new = results[PREVIOUS], results["best_tuned"]
     known = np.array([row.output in set(facts["labels"]) for row in old.rows])
+    only_old = bool(facts["new_labels"]) and bool(known.all())
     parts = compare_parts(new.evaluation.correct, old.evaluation.correct, known, groups=old.groups, seed=context.seed)
     gain = gains.gains["over_previous"]
     ships_old = confirmed.chosen.candidate.id == previous.candidate.id
@@ -222,7 +223,7 @@ def _previous(
         **{name: facts[name] for name in names},
         "prompt_id": previous.candidate.prompt.id,
         "adapter_id": previous.candidate.adapter,
-        "keep": which_to_keep(gain, parts, ships_old=ships_old),
+        "keep": which_to_keep(gain, parts, ships_old=ships_old, only_old=only_old),
         "ships_old": ships_old,
         "parts": {name: part.as_dict() for name, part in parts.items()},
         "sentence": keep_sentence(
@@ -231,6 +232,7 @@ def _previous(
             ships_old=ships_old,
             new_labels=facts["new_labels"],
             unseen=bool(facts["unseen_labels"]),
+            only_old=only_old,
         ),
     }
 
