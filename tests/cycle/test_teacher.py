@@ -11,6 +11,11 @@ import pytest
 from cycle_runs import journal_of, summary_of
 
 from chat_server import Handler, chat_server, send
+from cotune.cycle.teaching.answers import answer_of as meaning_of
+from cotune.endpoint import Usage
+from cotune.endpoint.request_format import Said
+from cotune.prompt.prompt import Prompt
+from cotune.task import Task
 from labelling_server import labelling, meant
 
 if TYPE_CHECKING:
@@ -188,3 +193,14 @@ def test_a_teacher_writes_answers_of_each_type(bench: Bench, tmp_path: Path, kin
     assert 0.4 < agreement["rate"] < 0.95 and agreement["ci"][0] < agreement["rate"] < agreement["ci"][1]
     assert any("labelled by the teacher wise" in line for line in events["start"]["checks"])
     assert events["start"]["n"]["train"] + events["start"]["n"]["dev"] + events["start"]["n"]["test"] == 80 + 30
+
+
+@pytest.mark.parametrize("kind", ["text", "number", "json"])
+def test_an_answer_that_the_limit_cut_is_not_learnt_from(kind: str) -> None:
+    task = Task.from_rows(
+        [{"thing": f"a {i}", "answer": answer_of(kind, i)} for i in range(40)], input="thing", output="answer"
+    )
+    assert task.output.type == kind
+    prompt, text = Prompt("Answer.", "{thing}", "Answer:"), json.dumps(answer_of(kind, 7))
+    assert meaning_of(Said(text, (), Usage()), prompt, task) is not None
+    assert meaning_of(Said(text, (), Usage(), cut=True), prompt, task) is None

@@ -17,6 +17,8 @@ _POSITIONS = 12
 _LEAST_TOKENS, _MOST_TOKENS = 8, 64
 _REFUSED = (400, 404, 422, 500)
 """What servers answer to a request that they do not understand; of 500, the client lets only that through."""
+_CUT = ("length", "max_tokens")
+"""How servers call it (``finish_reason``) that the limit ended an answer."""
 _OF_A_REQUEST = re.compile("response_format|max_tokens|max_completion_tokens|temperature|logprobs|parameter")
 """What a refusal names where another request may be understood."""
 FORMS = ("strict", "schema", "inside", "object", "")
@@ -104,21 +106,25 @@ class Said:
         text: of the message.
         positions: of its first places, the tokens that could have stood there, the chosen one first; empty where none are told.
         usage: tokens of question and answer.
+        cut: whether the limit ended it (``finish_reason``), so that its end is missing.
     """
 
     text: str
     positions: tuple[tuple[tuple[str, float], ...], ...]
     usage: Usage
+    cut: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """For the answers on disk."""
-        return {"text": self.text, "positions": [list(map(list, p)) for p in self.positions], "usage": asdict(self.usage)}
+        positions = [list(map(list, p)) for p in self.positions]
+        return {"text": self.text, "positions": positions, "usage": asdict(self.usage), "cut": self.cut}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Said:
         """Inverse of :meth:`to_json`."""
         positions = tuple(tuple((str(t), float(p)) for t, p in place) for place in data["positions"])
-        return cls(data["text"], positions, Usage(**data["usage"]))
+        # Answers that earlier versions kept do not say.
+        return cls(data["text"], positions, Usage(**data["usage"]), bool(data.get("cut", False)))
 
 
 def read_said(body: Any, messages: Sequence[Mapping[str, str]]) -> Said:
@@ -128,8 +134,10 @@ def read_said(body: Any, messages: Sequence[Mapping[str, str]]) -> Said:
         ValueError: it is no chat completion; or ``KeyError``, ``IndexError``, ``TypeError``.
     """
     # A server that filters an answer says nothing at all; asking again would only cost again.
-    text = "" if body["choices"][0]["message"].get("content", "") is None else message_text(body)
-    return Said(text, _positions(body["choices"][0]), Usage.read(body, asked=estimate_tokens(messages), answer=text))
+    choice = body["choices"][0]
+    text = "" if choice["message"].get("content", "") is None else message_text(body)
+    usage = Usage.read(body, asked=estimate_tokens(messages), answer=text)
+    return Said(text, _positions(choice), usage, choice.get("finish_reason") in _CUT)
 
 
 def find_way(ask: Callable[[RequestFormat], Said], way: RequestFormat, model: str) -> RequestFormat:

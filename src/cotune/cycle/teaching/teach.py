@@ -101,7 +101,7 @@ def teach(
             with teacher.client:
                 teacher.settle(prompt, shown[0].fields, task.labels)
                 asked = ask(teacher, questions([*shown, *order]), bounds)
-        answers = [answer_of(answer.text, prompt, task) for answer in asked.said]
+        answers = [answer_of(answer, prompt, task) for answer in asked.said]
         # What the model could never write is not for it to learn.
         found = [
             (row, None if answer is None or (writable and writable.problem(answer)) else answer)
