@@ -71,6 +71,12 @@ def test_taught_rows_are_learnt_from_marked_and_nowhere_else(bench: Bench, tmp_p
     assert summary["n"]["train"] + summary["n"]["dev"] == 60 + 60
     assert "labelled by the teacher wise" in json.dumps(summary["data"])
     assert "teacher wise labelled 60 rows" in again.stdout
+    # The 60 rows that the user labelled judge, those of the teacher are learnt from beside them.
+    events = journal_of(out)
+    steps = {kind: [e["value"] for e in events if e["kind"] == kind] for kind in ("verdict", "race", "tuned", "embed", "train")}
+    assert all(race["rows"][name] <= 60 for race in steps["race"] for name in race["rows"])
+    assert 50 <= steps["verdict"][0]["n"] <= 60 and {step["rows"] for step in steps["tuned"]} == {60}
+    assert max(step["rows"] for step in [*steps["train"], *steps["embed"]]) > 80
     # Right answers, but for the third that this teacher gets wrong.
     texts = dict(enumerate(rows.read_text().splitlines()))
     right = [meant(texts[int(row_id.split(":")[1]) - 1]) == label for row_id, label in value["rows"]]

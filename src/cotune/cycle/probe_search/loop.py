@@ -21,7 +21,7 @@ from cotune.cycle.probe_search.plan import RaceSizes, fit_plan
 from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.race import ProbeRace, race_probes
 from cotune.cycle.probe_search.slow_end import end_of_race, fit_test
-from cotune.cycle.probe_search.splits import Split, labelled_rows, splits_of
+from cotune.cycle.probe_search.splits import Split, labelled_rows, splits_of, taught_rows
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.trial import Fitted, Trials
 from cotune.cycle.search.guide import Guide
@@ -120,7 +120,7 @@ class LabelLoop:
         found = self._evidence(best, [self.trials.frozen(best, split.learn) for split in splits], 0.0, BASE, splits)
         if not judge_written(self.context, drafts, before.mean, found.mean):
             return
-        self.splits, search.written = splits, tuple(draft.row for draft in drafts)
+        self.splits, search.written = splits, (*search.written, *(draft.row for draft in drafts))
         search.evidence, search.winner = [found], None
         if best is not search.seed:
             self._judge_frozen(search, search.seed)
@@ -183,12 +183,14 @@ class LabelLoop:
             ),
             limit=self.limit,
         )
-        if race.read < len(self.rows):
+        if race.read < len(self.rows) or (self.limit.stopped and taught_rows(context)):
             self._cut_to(race.read)
         fits = {name: race.fits[name] for name in race.ranking if race.rows[name] == len(self.rows)}
         if self.own[0].id not in fits:
             raise _unreadable(context)
-        search = LabelSearch({p.prompt.id: p for p in proposals}, race, fits, fits[self.own[0].id])
+        search = LabelSearch(
+            {p.prompt.id: p for p in proposals}, race, fits, fits[self.own[0].id], written=taught_rows(context)
+        )
         self._judge_frozen(search, search.seed)
         if search.best_frozen is not search.seed:
             self._judge_frozen(search, search.best_frozen)
@@ -197,7 +199,10 @@ class LabelLoop:
         return search
 
     def _cut_to(self, count: int) -> None:
-        """Go on with the labelled rows that a race has read before it was cut."""
+        """Go on with the labelled rows that a race has read before it was cut; a teacher's rows take time to be read too."""
+        taught = taught_rows(self.context)
+        if taught and not self.context.journal.replaying:
+            self.context.journal.tell(f"there is no time for {counted(len(taught), 'row')} that the teacher labelled")
         self.rows = self.rows[:count]
         self.context.keep_rows({row.id for row in self.rows})
         self.splits = splits_of(self.context)
@@ -232,6 +237,8 @@ class LabelLoop:
         assert winner is not None
         room = self._room(search) - self.prices.extras()
         trial = self.prices.trial(winner.fit, self.splits, search.epochs) if search.epochs else 0.0
+        # The race does not read a teacher's rows.
+        trial += self.prices.embedding.row_cost(winner.fit.prompt, len(search.written), layers=[winner.fit.found.layer])
         trial += self.guide.cost(winner.fit.prompt)
         # A challenger that wins has a final of its own; the present winner's is owed already.
         count = min(self.config.search.pool, self.races.fitting(len(self.rows), room - 1.1 * trial))
