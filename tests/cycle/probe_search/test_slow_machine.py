@@ -31,16 +31,16 @@ BUDGET = 60.0
 
 
 class Machine:
-    """A clock that goes with the tokens that run: slower than planned by ``times``, from some second on."""
+    """A clock that goes with the tokens that run: slower than planned by ``times``, between two of its seconds."""
 
-    def __init__(self, times: float, since: float = 0.0) -> None:
-        self.now, self.times, self.since = 0.0, times, since
+    def __init__(self, times: float, since: float = 0.0, until: float = float("inf")) -> None:
+        self.now, self.times, self.since, self.until = 0.0, times, since, until
 
     def monotonic(self) -> float:
         return self.now
 
     def run(self, tokens: int, *, training: bool) -> None:
-        times = self.times if self.now >= self.since else 1.0
+        times = self.times if self.since <= self.now < self.until else 1.0
         self.now += (3 if training else 1) * times * tokens / PLANNED
 
 

@@ -14,6 +14,7 @@ from cotune.cycle.probe_search.race import ProbeRace
 from cotune.cycle.probe_search.trial import Fitted
 from cotune.refine import Proposal
 from cotune.task.example import Example
+from cotune.task.sealed import SealedTest
 
 Floats = NDArray[np.float64]
 
@@ -70,6 +71,7 @@ class LabelSearch:
         zero_shot: whether the budget has room for the reference that asks the untuned model for label words.
         last_epochs: how often they meet all rows at the end; 0 where a trial is all that there is room for.
         written: rows that a teacher labelled or wrote, which are learnt from beside those that the user labelled.
+        whole_test: the test before rows of it were left out for want of time; None where all are to be scored.
     """
 
     by_probe: ClassVar[bool] = True
@@ -86,6 +88,7 @@ class LabelSearch:
     last_epochs: float = 0.0
     zero_shot: bool = True
     written: tuple[Example, ...] = ()
+    whole_test: SealedTest | None = None
 
     @property
     def best_frozen(self) -> PromptFit:
