@@ -437,7 +437,8 @@ def test_who_hangs_up_makes_room(predictor: Predictor, monkeypatch: pytest.Monke
             while not client.ask("/health").json["waiting"]:
                 time.sleep(0.02)
             held_open.shutdown(socket.SHUT_RDWR)
-        time.sleep(0.5)
+        while client.ask("/health").json["waiting"]:
+            time.sleep(0.02)
         go.set()
         assert first.result().status == 200
         assert client.ask("/predict", {"text": "b"}).status == 200

@@ -20,9 +20,11 @@ def test_rows_are_labelled_by_keys_alone(browser: Any, tmp_path: Path) -> None:
 
         def press(key: str, following: str) -> None:
             page.keyboard.press(key)
-            page.wait_for_function("text => document.getElementById('row').textContent === text", arg=following, timeout=10_000)
+            page.wait_for_function(
+                "text => document.getElementById('row').textContent === text", arg=following, timeout=120_000
+            )
 
-        page.wait_for_function("() => document.getElementById('row').textContent === 'a plum'", timeout=10_000)
+        page.wait_for_function("() => document.getElementById('row').textContent === 'a plum'", timeout=120_000)
         press("1", "a <b>dog</b>")
         press("s", "a saw")
         press("u", "a <b>dog</b>")
@@ -43,10 +45,10 @@ def test_of_many_labels_a_part_is_typed(browser: Any, tmp_path: Path) -> None:
         page.wait_for_selector("#typed:focus")
         page.keyboard.type("w08")
         page.keyboard.press("Enter")
-        page.wait_for_function("() => document.getElementById('row').textContent === 'two'", timeout=10_000)
+        page.wait_for_function("() => document.getElementById('row').textContent === 'two'", timeout=120_000)
         page.keyboard.press("Enter")
-        page.wait_for_function("() => document.getElementById('row').textContent.startsWith('All rows')", timeout=10_000)
+        page.wait_for_function("() => document.getElementById('row').textContent.startsWith('All rows')", timeout=120_000)
         page.click("#quit")
-        page.wait_for_function("() => document.getElementById('row').textContent.startsWith('The command')", timeout=10_000)
+        page.wait_for_function("() => document.getElementById('row').textContent.startsWith('The command')", timeout=120_000)
     page.close()
     assert answers(out) == ["w08_fee", "card_w01"]

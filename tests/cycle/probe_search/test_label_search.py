@@ -159,7 +159,7 @@ def test_killed_and_run_again(bench: Bench, finished: Path, tmp_path: Path) -> N
 def test_what_was_decided_by_the_clock_is_not_decided_again(bench: Bench, tmp_path: Path) -> None:
     """Of so many rows a race has rounds, and how many prompts go on from one depends on the time that is left."""
     rows, out = write_csv(tmp_path / "rows.csv", labelled_rows(360)), tmp_path / "run"
-    settings = ("--model", str(bench.model), "--budget", "60s", "--out", str(out), *SETTINGS, "tune.readout=auto")
+    settings = ("--model", str(bench.model), "--budget", "240s", "--out", str(out), *SETTINGS, "tune.readout=auto")
     brief = ("search.max_cycles=1", "tune.max_epochs=1", "limit.test=30")
     asked = ("run", str(rows), "--input", "text", "--output", "label", *settings, *brief)
     for at in (("line", "places", 1), ("line", "plan", 1), ("line", "arm", 2)):
