@@ -47,7 +47,7 @@ class Client:
     def ask(
         self, path: str, body: Any = None, *, method: str = "", sent: Callable[[], object] = lambda: None, **headers: str
     ) -> Reply:
-        """Send a body (bytes as they are, else as JSON), or ask for what is there; ``sent`` is called before the reply comes."""
+        """Send a body (bytes as they are, else as JSON), or ask for what is there; ``sent`` is told before the reply."""
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         with contextlib.closing(connection):

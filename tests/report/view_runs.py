@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -88,7 +87,7 @@ class GrowingRun:
         """Write a file anew, so that whoever reads it meanwhile finds all of the old one or of the new one."""
         new = path.with_suffix(".new")
         new.write_text(text, encoding="utf-8")
-        os.replace(new, path)
+        new.replace(path)
 
     def append(self, text: str) -> None:
         """Write to the journal as it is."""
