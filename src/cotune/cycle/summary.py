@@ -111,10 +111,11 @@ def build_summary(
         verdict = f"{going_on['sentence']} {verdict}"
     if untuned:
         verdict += f" Nothing was tuned: {NOT_TUNED}."
-    opening: Mapping[str, Any] = next((e["value"] for e in context.journal.events if e["kind"] == "open_test"), {})
-    opened = opening.get("opened_before", 0)
-    if openings := openings_sentence(opened):
-        verdict += f" {openings}"
+    openings = [e["value"] for e in context.journal.events if e["kind"] in ("open_test", "more_test")]
+    opening: Mapping[str, Any] = next(iter(openings), {})
+    opened = openings[-1].get("opened_before", 0) if openings else 0
+    if opened_told := openings_sentence(opened):
+        verdict += f" {opened_told}"
     if untuned and (wrong := _invalid(context, shipped)):
         verdict += f" {wrong}"
     judging = judge_told(context, trust["judge"])

@@ -15,7 +15,6 @@ from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.loop import LabelLoop
 from cotune.cycle.probe_search.plan import check_budget
 from cotune.cycle.probe_search.prices import Prices
-from cotune.cycle.probe_search.slow_end import more_test
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.trial import Trials
 from cotune.cycle.probe_search.verdict import better_bundle, first_verdict
@@ -76,8 +75,7 @@ class ProbePolicy:
 
         found = LabelLoop(context, self._config, self._own, self._embedding, self._trials, previous, told, better).run()
         confirmed = confirm_labels(context, found, self._trials, self._prices, previous=previous)
-        more_test(context, self._prices, found, confirmed.arms, self._config.seed)
-        return found, confirmed
+        return found, replace(confirmed, whole_test=found.whole_test)
 
 
 def prices_of(context: RunContext, config: RunConfig) -> Prices:

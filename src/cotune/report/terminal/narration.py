@@ -449,6 +449,7 @@ _TELLERS: dict[str, Callable[[Story, Value], list[Told]]] = {
     "layers": _layers,
     "sample": lambda story, value: [Told(one_line(value.get("text"), 200), "news")],
     "cut": _cut,
+    "more_test": _cut,
     "verdict": _verdict,
     "better": _better,
     "reference": _reference,
