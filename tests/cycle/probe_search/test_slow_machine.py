@@ -139,7 +139,7 @@ def test_a_cut_race_is_resumed_as_it_was_cut(bench: Bench, tmp_path: Path, monke
     machine = Machine(7.0)
     on(machine, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
-        run(bench, out, Heard(until="verdict"))
+        run(bench, out, Heard(until="read_on"))
     before = journal_of(out)
     # The machine is as fast as planned again: what was cut stays cut.
     machine.times = 1.0
@@ -161,6 +161,20 @@ class Recovering(Heard):
         if event["kind"] == self.behind:
             self.machine.times = 1.0
         super().event(event)
+
+
+def test_a_cut_race_reads_on_where_passes_are_fast_again(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, machine = tmp_path / "run", Machine(7.0)
+    on(machine, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        run(bench, out, Recovering(machine, "verdict", until="read_on"))
+    result = run(bench, out, Quiet())
+    assert machine.now <= BUDGET
+    assert any("the race is cut" in step.get("text", "") for step in of_kind(out, "cut"))
+    assert of_kind(out, "read_on")[0]["rows"] == 140 and "fast as planned again" in of_kind(out, "read_on")[0]["text"]
+    summary = result.summary
+    assert summary["n"] == {"train": 98, "dev": 42, "test": 100} and of_kind(out, "plan")
+    assert "slow" not in summary["stopped"] and len(of_kind(out, "verdict")) == 1
 
 
 def test_a_cut_test_gets_further_rows_where_there_is_time_left(

@@ -450,6 +450,7 @@ _TELLERS: dict[str, Callable[[Story, Value], list[Told]]] = {
     "sample": lambda story, value: [Told(one_line(value.get("text"), 200), "news")],
     "cut": _cut,
     "more_test": _cut,
+    "read_on": _cut,
     "verdict": _verdict,
     "better": _better,
     "reference": _reference,
