@@ -8,6 +8,7 @@ from typing import Any
 from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.heuristics import HEURISTICS
+from cotune.errors import DivergedError
 from cotune.prompt.prompt import Prompt
 from cotune.task.example import Example
 
@@ -70,7 +71,11 @@ class RaceLimit:
         if not count:
             return False
         before = spending.costs.look_anew()
-        self._embedding.states(prompts[0], adapter, rows[: read + count], "race")
+        try:
+            self._embedding.states(prompts[0], adapter, rows[: read + count], "race")
+        except DivergedError:
+            spending.costs.recall(before)
+            return False
 
         def decide() -> dict[str, Any]:
             cost = sum(self._cost(prompt, len(rows) - self._embedding.known(prompt, adapter, rows)) for prompt in prompts)
