@@ -58,7 +58,7 @@ def push(
             tell(f"Written: {folder}, {len(files)} files for {repository}. Nothing was uploaded.")
         return
     if out is not None:
-        raise InputError("--out goes with --dry-run", where="--out", hint="Add --dry-run, or leave it out.")
+        raise InputError("it goes with --dry-run", where="--out", hint="Add --dry-run, or leave it out.")
     from cotune.bundle.hub.push import check_target, upload
 
     api = check_target(repository, update=update)

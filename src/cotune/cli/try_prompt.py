@@ -57,7 +57,7 @@ def try_(
     allowed = Permissions(metric, endpoint, key_env, judge_endpoint, judge_key_env, base)
     if watch:
         if text is not None or prompt is None or str(prompt) == "-":
-            raise InputError("--watch needs a file to look at", where="--watch", hint="Name it: --prompt FILE.")
+            raise InputError("it needs a file to look at", where="--watch", hint="Name it: --prompt FILE.")
         try_saved(run, allowed, prompt, rows=rows, as_json=as_json)
         return
     if text is None and prompt is None and sys.stdin.isatty():

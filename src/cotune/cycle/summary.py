@@ -111,10 +111,11 @@ def build_summary(
         verdict = f"{going_on['sentence']} {verdict}"
     if untuned:
         verdict += f" Nothing was tuned: {NOT_TUNED}."
-    opening: Mapping[str, Any] = next((e["value"] for e in context.journal.events if e["kind"] == "open_test"), {})
-    opened = opening.get("opened_before", 0)
-    if openings := openings_sentence(opened):
-        verdict += f" {openings}"
+    openings = [e["value"] for e in context.journal.events if e["kind"] in ("open_test", "more_test")]
+    opening: Mapping[str, Any] = next(iter(openings), {})
+    opened = openings[-1].get("opened_before", 0) if openings else 0
+    if opened_told := openings_sentence(opened):
+        verdict += f" {opened_told}"
     if untuned and (wrong := _invalid(context, shipped)):
         verdict += f" {wrong}"
     judging = judge_told(context, trust["judge"])
@@ -214,6 +215,7 @@ def _previous(
     facts = previous.facts
     old, new = results[PREVIOUS], results["best_tuned"]
     known = np.array([row.output in set(facts["labels"]) for row in old.rows])
+    only_old = bool(facts["new_labels"]) and bool(known.all())
     parts = compare_parts(new.evaluation.correct, old.evaluation.correct, known, groups=old.groups, seed=context.seed)
     gain = gains.gains["over_previous"]
     ships_old = confirmed.chosen.candidate.id == previous.candidate.id
@@ -222,7 +224,7 @@ def _previous(
         **{name: facts[name] for name in names},
         "prompt_id": previous.candidate.prompt.id,
         "adapter_id": previous.candidate.adapter,
-        "keep": which_to_keep(gain, parts, ships_old=ships_old),
+        "keep": which_to_keep(gain, parts, ships_old=ships_old, only_old=only_old),
         "ships_old": ships_old,
         "parts": {name: part.as_dict() for name, part in parts.items()},
         "sentence": keep_sentence(
@@ -231,6 +233,7 @@ def _previous(
             ships_old=ships_old,
             new_labels=facts["new_labels"],
             unseen=bool(facts["unseen_labels"]),
+            only_old=only_old,
         ),
     }
 

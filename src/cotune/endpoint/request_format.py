@@ -17,6 +17,8 @@ _POSITIONS = 12
 _LEAST_TOKENS, _MOST_TOKENS = 8, 64
 _REFUSED = (400, 404, 422, 500)
 """HTTP statuses for a request that the server does not understand; the client passes on a 500 only in that case."""
+_CUT = ("length", "max_tokens")
+"""Values of ``finish_reason`` with which servers say that the token limit ended an answer."""
 _OF_A_REQUEST = re.compile("response_format|max_tokens|max_completion_tokens|temperature|logprobs|parameter")
 """Words in a refusal which mean that another request format may be accepted."""
 FORMS = ("strict", "schema", "inside", "object", "")
@@ -108,21 +110,25 @@ class Said:
         text: text of the message.
         positions: for each of its first tokens, the alternatives with the chosen one first; empty if the server returns none.
         usage: number of tokens of question and answer.
+        cut: whether the token limit ended it (``finish_reason``), so that its end is missing.
     """
 
     text: str
     positions: tuple[tuple[tuple[str, float], ...], ...]
     usage: Usage
+    cut: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object, for the cache on disk."""
-        return {"text": self.text, "positions": [list(map(list, p)) for p in self.positions], "usage": asdict(self.usage)}
+        positions = [list(map(list, p)) for p in self.positions]
+        return {"text": self.text, "positions": positions, "usage": asdict(self.usage), "cut": self.cut}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Said:
         """Inverse of :meth:`to_json`."""
         positions = tuple(tuple((str(t), float(p)) for t, p in place) for place in data["positions"])
-        return cls(data["text"], positions, Usage(**data["usage"]))
+        # Answers that earlier versions kept do not say.
+        return cls(data["text"], positions, Usage(**data["usage"]), bool(data.get("cut", False)))
 
 
 def read_said(body: Any, messages: Sequence[Mapping[str, str]]) -> Said:
@@ -132,8 +138,10 @@ def read_said(body: Any, messages: Sequence[Mapping[str, str]]) -> Said:
         ValueError: if it is no chat completion; also ``KeyError``, ``IndexError`` or ``TypeError``.
     """
     # A filtered answer has no text; asking again would cost again without helping.
-    text = "" if body["choices"][0]["message"].get("content", "") is None else message_text(body)
-    return Said(text, _positions(body["choices"][0]), Usage.read(body, asked=estimate_tokens(messages), answer=text))
+    choice = body["choices"][0]
+    text = "" if choice["message"].get("content", "") is None else message_text(body)
+    usage = Usage.read(body, asked=estimate_tokens(messages), answer=text)
+    return Said(text, _positions(choice), usage, choice.get("finish_reason") in _CUT)
 
 
 def find_way(ask: Callable[[RequestFormat], Said], way: RequestFormat, model: str) -> RequestFormat:

@@ -87,20 +87,28 @@ def compare_parts(
 Keep = Literal["new", "old"]
 
 
-def which_to_keep(gain: Gain, parts: Mapping[str, Part], *, ships_old: bool, alpha: float = ALPHA) -> Keep:
+def which_to_keep(
+    gain: Gain, parts: Mapping[str, Part], *, ships_old: bool, only_old: bool = False, alpha: float = ALPHA
+) -> Keep:
     """The new bundle if the test shows a gain, otherwise the one that dev preferred, unless the test shows forgetting.
 
     Args:
         gain: the new candidate over the earlier bundle.
         parts: from :func:`compare_parts`.
         ships_old: whether nothing was better than the earlier bundle on dev.
+        only_old: whether the task has new labels while all test rows have old ones.
         alpha: significance level.
     """
     if ships_old:
         return "old"
     if gain.significant(alpha):
         return "new" if gain.value > 0 else "old"
-    return "old" if _forgot(parts, alpha) else "new"
+    return "old" if _forgot(_by_label(parts, only_old), alpha) else "new"
+
+
+def _by_label(parts: Mapping[str, Part], only_old: bool) -> Mapping[str, Part]:
+    """The parts, with all rows as those of the old labels where the test has no others."""
+    return {**parts, "old_labels": parts["all"]} if only_old else parts
 
 
 def _forgot(parts: Mapping[str, Part], alpha: float) -> bool:
@@ -115,6 +123,7 @@ def keep_sentence(
     ships_old: bool,
     new_labels: Sequence[str],
     unseen: bool,
+    only_old: bool = False,
     alpha: float = ALPHA,
 ) -> str:
     """A sentence on which bundle to keep, why, and what was forgotten.
@@ -125,12 +134,14 @@ def keep_sentence(
         ships_old: whether nothing was better than the earlier bundle on dev, so that it ships.
         new_labels: labels that the earlier bundle does not know.
         unseen: whether some old labels had no row to choose on.
+        only_old: whether the task has new labels while all test rows have old ones.
         alpha: significance level.
     """
     if ships_old:
         return "Keep the old bundle: on dev nothing was better, so it is what ships again."
     verb, clear = ("gains" if gain.value >= 0 else "loses"), gain.significant(alpha)
-    keep = which_to_keep(gain, parts, ships_old=False, alpha=alpha)
+    keep = which_to_keep(gain, parts, ships_old=False, only_old=only_old, alpha=alpha)
+    parts = _by_label(parts, only_old)
     text = (
         f"Keep the {keep} bundle: over the old one the new one {verb} {told_points(gain.value)} "
         f"({told_uncertainty(gain.ci, gain.p)})"
@@ -153,6 +164,8 @@ def keep_sentence(
         elif name == "old_labels" and part.value < 0:
             told += ": it forgot some of what the old one knew"
         sentences.append(told)
+    if only_old:
+        sentences.append("The test holds no row of new labels, so what was learnt of them cannot be seen")
     if new_labels and "old_labels" not in parts:
         sentences.append("The test holds no row of the old labels, so what was forgotten cannot be seen")
     elif unseen:

@@ -26,13 +26,15 @@ from cotune.task.split import Rows, cut, dev_size, duplicate_key, stratum_of, su
 from cotune.task.values.kinds.registry import KINDS, OutputType
 from cotune.task.values.label_type import label_type
 from cotune.task.values.number import parse_number
-from cotune.task.values.number_style import NumberStyle, number_style
+from cotune.task.values.number_style import NumberStyle, has_decimal_comma, number_style
 from cotune.task.values.output import Output
 from cotune.task.values.typing_of import check_outputs, guess_type, in_one_form, kept_schema, settle
 
 LEAST_ROWS = 20
 OnBlank = Literal["error", "skip"]
 """Handling of rows with a blank input or output."""
+_MANY_COMMAS = 0.1
+"""Share of outputs with a decimal comma above which a warning says that they are not read as numbers."""
 _TEST_CUT, _TEST_LIMIT, _TRAIN_LIMIT, _DEV_CUT, _DEV_LIMIT, _REPLAY = range(6)
 
 
@@ -195,16 +197,30 @@ def _type(source: Source) -> tuple[OutputType, tuple[Finding, ...]]:
     if not cells:
         return "label", ()
     kind, why = guess_type(cells)
+    commas = _decimal_commas(source.output_field, kind, cells)
     if not KINDS[kind].guess_told:
-        return kind, ()
+        return kind, commas
     if KINDS[kind].may_name_rows(cells):
         told = (
             f"the output {source.output_field!r} is taken for {kind}: every value differs, so it is no label column; name "
             f"another with --output, or set output.type={kind} to mean it"
         )
-        return kind, (Finding("output_type", "warning", told, len(cells)),)
+        return kind, (Finding("output_type", "warning", told, len(cells)), *commas)
     told = f"the output {source.output_field!r} is taken for {kind}: {why}; output.type says otherwise"
-    return kind, (Finding("output_type", "info", told, len(cells)),)
+    return kind, (Finding("output_type", "info", told, len(cells)), *commas)
+
+
+def _decimal_commas(column: str, kind: OutputType, cells: Sequence[str]) -> tuple[Finding, ...]:
+    """A warning where many outputs look like numbers with decimal commas and are taken for something else."""
+    found = [cell.strip() for cell in cells if has_decimal_comma(cell)]
+    if KINDS[kind].styled or len(found) < _MANY_COMMAS * len(cells):
+        return ()
+    told = (
+        f"{len(found):,} of {len(cells):,} values of the output {column!r} look like numbers with decimal commas, such as "
+        f"{shortened(found[0])!r}, and are taken for {kind}; output.type=number reads them as numbers, as long as all are "
+        f"written alike, and output.type={kind} confirms that they are none"
+    )
+    return (Finding("decimal_commas", "warning", told, len(found)),)
 
 
 def examples_from(table: Table, role: str, source: Source, type: OutputType = "label") -> Rows:

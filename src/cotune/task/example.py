@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+UNLABELLED = "unlabelled:"
+"""How ids of rows begin that came without a label."""
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
@@ -31,6 +34,11 @@ class Example:
     def text(self) -> str:
         """All input fields as one text."""
         return " ".join(self.fields.values())
+
+    @property
+    def taught(self) -> bool:
+        """Whether the row came without a label, so that its output is a teacher's: it is learnt from and judges nothing."""
+        return self.id.startswith(UNLABELLED)
 
 
 def groups_of(rows: Sequence[Example]) -> NDArray[np.str_] | None:

@@ -42,6 +42,8 @@ StepReport = Callable[[int, float, int], None]
 MOST_STATE_BYTES = 2 * 10**9
 """Upper bound on the stored states at the window's edge, in bytes; states of further rows are recomputed in each step."""
 _CHECKPOINT_EVERY = 10
+_OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq")
+"""What AdamW keeps of each parameter."""
 
 
 @dataclass(frozen=True)
@@ -454,12 +456,12 @@ class WindowRun:
             tensors[f"weight/{name}"] = parameter.detach().cpu()
             for part, value in self._optimizer.state.get(parameter, {}).items():
                 tensors[f"{part}/{name}"] = torch.as_tensor(value).detach().cpu()
-        about = {"step": self.step, "losses": self.losses, "tokens": self.tokens}
+        about = {"key": self.key, "step": self.step, "losses": self.losses, "tokens": self.tokens}
         with atomic_path(self.folder / "window.safetensors") as temporary:
             temporary.write_bytes(save(tensors, metadata={"about": json.dumps(about)}))
 
     def _restore(self) -> None:
-        """Load the checkpoint; an unreadable one counts as missing."""
+        """Load the checkpoint; one that is unreadable or of another run counts as missing."""
         from safetensors import SafetensorError, safe_open
 
         path = self.folder / "window.safetensors"
@@ -470,20 +472,32 @@ class WindowRun:
             with safe_open(path, framework="pt") as stored:
                 about = json.loads(stored.metadata()["about"])
                 tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError, KeyError):
+            step, losses, tokens = int(about["step"]), [float(loss) for loss in about["losses"]], int(about["tokens"])
+            own = about["key"] == self.key and 0 < step == len(losses) <= self.steps
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+            return
+        # All of it is looked at before any of it is taken over: half a checkpoint is worse than none.
+        if not own or not self._fits(tensors):
             return
         with torch.no_grad():
             for name, parameter in self._named:
                 parameter.copy_(tensors[f"weight/{name}"])
-                state = {
-                    # The count of steps too: a fused optimizer keeps it beside its parameter.
-                    part: tensors[f"{part}/{name}"].to(parameter.device)
-                    for part in ("step", "exp_avg", "exp_avg_sq")
-                    if f"{part}/{name}" in tensors
-                }
-                if state:
-                    self._optimizer.state[parameter] = state
-        self.step, self.losses, self.tokens = int(about["step"]), list(about["losses"]), int(about["tokens"])
+                # The count of steps too: a fused optimizer keeps it beside its parameter.
+                if f"step/{name}" in tensors:
+                    self._optimizer.state[parameter] = {
+                        part: tensors[f"{part}/{name}"].to(parameter.device) for part in _OPTIMIZER_STATE
+                    }
+        self.step, self.losses, self.tokens = step, losses, tokens
+
+    def _fits(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether the tensors of a checkpoint are those of this run's weights, by name and shape."""
+        left = {name: tensor.shape for name, tensor in tensors.items()}
+        for name, parameter in self._named:
+            weight, *state = (left.pop(f"{part}/{name}", None) for part in ("weight", *_OPTIMIZER_STATE))
+            # A parameter that no gradient has reached yet has no state.
+            if weight != parameter.shape or state not in ([None] * 3, [torch.Size(), parameter.shape, parameter.shape]):
+                return False
+        return not left
 
 
 def _rate(step: int, steps: int, warmup: float) -> float:

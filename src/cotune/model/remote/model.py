@@ -213,7 +213,7 @@ class RemoteModel:
         return Generations(
             tuple(answer.text.strip() for answer in said),
             ((),) * len(rows),
-            (True,) * len(rows),
+            tuple(not answer.cut for answer in said),
             usage.total,
             cached=len(rows) - len(new),
             cost=self.prices.cost(usage) if self.prices else 0.0,
@@ -302,7 +302,7 @@ class RemoteModel:
             found = label_log_probs(said.positions, words)
             if found is not None:
                 return found, True
-        label = match_label(said.text, words)
+        label = match_label(said.text, words, cut=said.cut)
         return named_log_probs(label, len(words)), label is not None
 
     def _key(self, messages: Sequence[Mapping[str, str]]) -> str:

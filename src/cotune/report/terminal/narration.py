@@ -449,6 +449,8 @@ _TELLERS: dict[str, Callable[[Story, Value], list[Told]]] = {
     "layers": _layers,
     "sample": lambda story, value: [Told(one_line(value.get("text"), 200), "news")],
     "cut": _cut,
+    "more_test": _cut,
+    "read_on": _cut,
     "verdict": _verdict,
     "better": _better,
     "reference": _reference,

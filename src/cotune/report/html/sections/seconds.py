@@ -72,6 +72,8 @@ def read_course(record: RunRecord) -> list[Reached]:
             arm = fields(arms.get(name))
             ci = interval_of(arm) or share_interval(score, int(number(value.get("n")) or 0), record.metric)
             what = f"test, {group_of(arms, name).title}"
+            # An arm that got further test rows counts with all of them.
+            found = [one for one in found if one.what != what]
             found.append(Reached(at, score, "test", what, ci, str(arm.get("prompt_id") or ""), is_frozen(arms, name)))
     return found
 

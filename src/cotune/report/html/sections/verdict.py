@@ -106,7 +106,7 @@ def _going_on(record: RunRecord, prompts: Prompts) -> str:
 
 def _arms(record: RunRecord) -> str:
     found = dict(fields(record.summary.get("arms")))
-    for value in record.values("arm"):
+    for value in reversed([*record.values("arm")]):
         found.setdefault(str(value.get("name")), value)
     shown = [(name, fields(found.get(name))) for name in ARMS if number(fields(found.get(name)).get("score")) is not None]
     if not shown:
