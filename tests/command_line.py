@@ -42,7 +42,7 @@ def typed(*arguments: object, keys: bytes) -> Ended:
         with subprocess.Popen(command, stdin=other, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
             os.close(other)
             os.write(terminal, keys)
-            out, err = child.communicate(timeout=60)
+            out, err = child.communicate(timeout=200)
     finally:
         os.close(terminal)
     return Ended(child.returncode, out, err)

@@ -1,4 +1,4 @@
-"""Where cotune keeps what it can make again: converted models, probe results, fingerprints, scores."""
+"""The cache folder, for data that can be computed again: converted models, probe results, fingerprints, scores."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def cache_folder(*parts: str, create: bool = True) -> Path:
     """The cache folder, or a folder below it: ``$COTUNE_CACHE``, else the system's cache folder for cotune.
 
     Args:
-        parts: names below the cache folder.
-        create: make the folder when it is missing.
+        parts: names of subfolders.
+        create: create the folder if it is missing.
 
     Raises:
-        InputError: the folder cannot be made, for it is read-only, a file, or the disk is full.
+        InputError: if the folder cannot be created: read-only, a file of that name, or a full disk.
     """
     chosen = os.environ.get(CACHE_VARIABLE, "").strip()
     if chosen:

@@ -1,4 +1,4 @@
-"""The errors that a user is meant to read, and how they show long texts, many names and counts."""
+"""Errors with messages for users, and formatting of long texts, lists of names and counts in them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 
 def shortened(text: str, length: int = 60) -> str:
-    """The text as a message shows it, its end left out where it is longer."""
+    """The text quoted for a message, truncated if it is long."""
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
 def shown_names(names: Collection[str], most: int = 20) -> str:
-    """Names as a message lists them, ``most`` of them."""
+    """A list of at most ``most`` names for a message."""
     return ", ".join(map(repr, islice(names, most))) + (" ..." if len(names) > most else "")
 
 
@@ -26,21 +26,21 @@ def counted(count: object, noun: str) -> str:
 
 
 class CotuneError(Exception):
-    """Base of all errors that cotune raises on purpose; the command line prints it without a traceback.
+    """Base class of cotune's errors. The command line prints them without a traceback.
 
     Attributes:
-        exit_code: what the command line exits with.
+        exit_code: exit code of the command line.
     """
 
     exit_code = 1
 
 
 class InputError(CotuneError):
-    """Something that the user gave is wrong. Says what, where, and how to fix it.
+    """Invalid input: a file, a row, a config key or an option. The message says what, where, and how to fix it.
 
     Args:
-        what: the problem, one sentence without a full stop at the end; a question keeps its mark.
-        where: file, row, column or key that it was found at.
+        what: the problem in one sentence, without a full stop at the end; a question keeps its question mark.
+        where: file, row, column or key with the problem.
         hint: what the user can do about it.
     """
 
@@ -52,37 +52,37 @@ class InputError(CotuneError):
         super().__init__(f"{where + ': ' if where else ''}{what}{stop}{' ' + hint if hint else ''}")
 
     def __reduce__(self) -> tuple[Callable[[], Any], tuple[()]]:
-        # By default the whole message would come back as what is wrong, when a worker process sends the error.
+        # Without this, unpickling an error from a worker process would pass the whole message as ``what``.
         return partial(type(self), self.what, where=self.where, hint=self.hint), ()
 
 
 class RowError(InputError):
-    """A row cannot be answered for what stands in its cells, while others beside it can."""
+    """A single row cannot be answered because of its cells; other rows may be answered."""
 
 
 def no_run(folder: Path) -> InputError:
-    """The error for a folder that is taken for a run's and is none."""
+    """The error for a folder that is not a run's folder."""
     what = "this is not a run's folder" if folder.exists() else "there is no such folder"
     hint = "Give the --out folder of a cotune run; cotune list FOLDER shows the runs in a folder."
     return InputError(what, where=str(folder), hint=hint)
 
 
 def not_installed(extra: str, where: str, error: ImportError) -> InputError:
-    """The error of a package that is missing and comes with the extra of its name."""
+    """The error for a missing package that the extra of the same name installs."""
     return InputError(
         f"{extra} is not installed ({error})", where=where, hint=f"Install it with: pip install 'cotune[{extra}]'."
     )
 
 
 class DivergedError(CotuneError):
-    """A loss or score became NaN or infinite; the trial it belongs to is recorded as failed, never as 0."""
+    """A loss or score became NaN or infinite. Its trial is recorded as failed, not with score 0."""
 
 
 class BudgetError(InputError):
-    """The budget is too small for even the shortest run, or cannot be read."""
+    """The budget is too small for the shortest run, or cannot be parsed."""
 
 
 class BusyError(CotuneError):
-    """Another process works on the same run folder."""
+    """Another process is using the same run folder."""
 
     exit_code = 3

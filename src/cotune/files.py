@@ -1,4 +1,4 @@
-"""Files written whole or not at all, canonical JSON, content hashes and safe names."""
+"""Atomic writing of files, canonical JSON, content hashes and safe file names."""
 
 from __future__ import annotations
 
@@ -25,36 +25,36 @@ _NO_PLACE = {
     errno.ENAMETOOLONG: "Choose a shorter name",
 }
 _TEMPORARY = ".tmp"
-# The name it will get, the process that writes it, and what makes it unique.
+# A temporary name: the final name, the number of the writing process, and a unique part.
 _OWNER = re.compile(r"\..+\.(\d+)-[^.]+" + re.escape(_TEMPORARY))
 
 
 def canonical_json(value: Any) -> str:
-    """One text per value: sorted keys, no spaces, no NaN. Raises ValueError on NaN or infinity."""
+    """JSON with sorted keys and no spaces, so that equal values give equal texts. Raises ValueError on NaN or infinity."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def content_hash(value: Any, length: int = 16) -> str:
-    """Hex digest of a JSON value, a text or bytes; ``length`` hex digits of its sha256."""
+    """The first ``length`` hex digits of the sha256 of a JSON value, a text or bytes."""
     data = value if isinstance(value, bytes) else canonical_json(value).encode()
     return hashlib.sha256(data).hexdigest()[:length]
 
 
 def file_sha256(path: Path) -> str:
-    """Full sha256 of a file, read in pieces."""
+    """Full sha256 of a file, read in chunks."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_text(path: Path, what: str) -> str:
-    """Text of a file that a user named; a byte order mark is left out.
+    """Read a UTF-8 file that a user named; a byte order mark is removed.
 
     Args:
-        path: the file.
-        what: what errors call it, such as "the prompt file".
+        path: path of the file.
+        what: its description in errors, such as "the prompt file".
 
     Raises:
-        InputError: it does not exist, is a folder, cannot be read, or is not UTF-8.
+        InputError: if it does not exist, is a folder, cannot be read, or is not UTF-8.
     """
     try:
         return path.read_text(encoding="utf-8-sig")
@@ -71,10 +71,10 @@ def read_text(path: Path, what: str) -> str:
 
 
 def read_standard_input() -> str:
-    """All of standard input as text.
+    """Read all of standard input as text.
 
     Raises:
-        InputError: it is not UTF-8.
+        InputError: if it is not UTF-8.
     """
     try:
         text = sys.stdin.read()
@@ -85,7 +85,7 @@ def read_standard_input() -> str:
 
 
 def sync(path: Path) -> None:
-    """Have a file's bytes, or a folder's entries, written through to the disk."""
+    """fsync a file or the entries of a folder."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -94,7 +94,7 @@ def sync(path: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it that are missing; their names are written through to the disk."""
+    """Create a folder and its missing parents, and fsync their entries."""
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for place in missing:
@@ -103,16 +103,16 @@ def make_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its name, fsynced, when the block ends without an error.
+    """Give a temporary path beside ``path``, which is fsynced and renamed to ``path`` if the block ends without an error.
 
     Raises:
-        InputError: the disk is full or the folder cannot be written to; nothing is left behind.
+        InputError: if the disk is full or the folder cannot be written to. No temporary file is left behind.
     """
     temporary: Path | None = None
     try:
         make_folder(path.parent)
         named = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(6)}{_TEMPORARY}")
-        # The system takes off what the umask forbids; a file of tempfile's is its owner's alone, whatever the umask allows.
+        # os.open applies the umask; tempfile would give the owner access only, whatever the umask allows.
         handle = os.open(named, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         temporary = named
         mode = stat.S_IMODE(os.fstat(handle).st_mode)
@@ -120,7 +120,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
-        # Some writers put a file with rights of their choice in its place.
+        # Some writers replace the file by one with other permissions.
         temporary.chmod(mode)
         temporary.replace(path)
         sync_names(path.parent)
@@ -132,14 +132,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def sync_names(folder: Path) -> None:
-    """Have a new name written through too: without it a loss of power may leave the old file, or none."""
-    # Some network file systems cannot do that for folders; the file itself is safe there.
+    """fsync the folder after a rename: without it a power failure may leave the old file, or none."""
+    # Some network file systems cannot fsync folders; the file itself is safe there.
     with contextlib.suppress(OSError):
         sync(folder)
 
 
 def cannot_write(path: Path, error: OSError) -> InputError:
-    """What a user is told where ``path`` could not be written."""
+    """The error for a ``path`` that could not be written."""
     what = f"cannot write {path} ({error.strerror or error})"
     if error.errno in _NO_PLACE:
         return InputError(what, hint=f"{_NO_PLACE[error.errno]}, and run the command again.")
@@ -148,10 +148,10 @@ def cannot_write(path: Path, error: OSError) -> InputError:
 
 
 def check_ending(path: Path, endings: Sequence[str], what: str) -> None:
-    """Refuse a file name that ends otherwise; ``what`` says what would be written there.
+    """Check the suffix of an output file; ``what`` describes its content in the error.
 
     Raises:
-        InputError: it does.
+        InputError: if the name ends differently.
     """
     if path.suffix.lower() not in endings:
         raise InputError(
@@ -162,12 +162,12 @@ def check_ending(path: Path, endings: Sequence[str], what: str) -> None:
 
 
 def check_place(path: Path) -> None:
-    """Refuse a place where no file can be written, before anything is computed.
+    """Check that a file can be written at a path, before anything is computed.
 
-    What only writing shows, such as a full disk, :func:`atomic_path` tells.
+    Problems that only writing shows, such as a full disk, are reported by :func:`atomic_path`.
 
     Raises:
-        InputError: it is a folder, lies under a file, or its folder may not be written to.
+        InputError: if the path is a folder, lies under a file, or its folder is not writable.
     """
     try:
         if path.is_dir():
@@ -175,7 +175,7 @@ def check_place(path: Path) -> None:
         above = next(place for place in path.absolute().parents if place.exists())
         if not above.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        # The system's own word, such as that the file system is read-only, comes from writing alone.
+        # Only writing gives the system's own reason, such as a read-only file system.
         tried = above / f".cotune.{os.getpid()}-{secrets.token_hex(6)}{_TEMPORARY}"
         os.close(os.open(tried, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         tried.unlink()
@@ -184,14 +184,14 @@ def check_place(path: Path) -> None:
 
 
 def remove_stale(folder: Path, *, mine: bool = True) -> int:
-    """Remove temporary files that killed processes left anywhere in a folder; returns how many.
+    """Remove temporary files that killed processes left in a folder and its subfolders; returns how many.
 
-    Files of living processes stay.
+    Files of running processes are kept.
 
     Args:
-        folder: where to look.
-        mine: also remove files that bear this process's number. In a container the number is the same every time, so before
-            this process has written anything there they are an earlier one's.
+        folder: the folder.
+        mine: also remove files with this process's number. In a container the number is the same in every run, so that before
+            this process has written anything such files belong to an earlier run.
     """
     removed = 0
     for path in folder.rglob(f".*{_TEMPORARY}"):
@@ -223,25 +223,25 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON atomically; NaN and infinity are refused."""
+    """Write indented JSON atomically. Raises ValueError on NaN or infinity."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def slug(name: str, length: int = 60) -> str:
-    """A name that is safe as a file name everywhere: lower-case letters, digits, ``-`` and ``_``."""
+    """Convert a text to a file name that is safe on all systems: lower-case letters, digits, ``-`` and ``_``."""
     return re.sub(r"[^a-z0-9_]+", "-", name.lower()).strip("-")[:length] or "task"
 
 
 def absolute(path: str | Path) -> str:
-    """A path as it is found from anywhere."""
+    """The absolute form of a path."""
     return str(Path(path).expanduser().absolute())
 
 
 def inside(folder: Path, name: str) -> Path:
-    """``folder/name``, checked to stay inside the folder.
+    """The path ``folder/name``, checked to lie inside the folder.
 
     Raises:
-        InputError: the name is absolute or climbs out of the folder, also through a link.
+        InputError: if the name is absolute or leads out of the folder, also through a symbolic link.
     """
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):

@@ -1,12 +1,11 @@
-"""What installed packages add to cotune: entry points, found by group and name, loaded when they are asked for.
+"""Extensions from installed packages: entry points, found by group and name and loaded on first use.
 
-A package says in its metadata what it adds, and needs nothing else::
+A package declares an extension in its metadata::
 
     [project.entry-points."cotune.metrics"]
     brevity = "my_package:BREVITY"
 
-The metadata is read without running anything. A package's code runs only because the user installed it, and only once something
-of it is used.
+Reading the metadata runs no code. A package's code runs only once one of its extensions is used.
 """
 
 from __future__ import annotations
@@ -21,18 +20,18 @@ from typing import Any
 from cotune.errors import InputError
 
 METRICS_GROUP = "cotune.metrics"
-"""Entry points to a :class:`cotune.task.metrics.metric.Metric`."""
+"""Entry point group of metrics; each refers to a :class:`cotune.task.metrics.metric.Metric`."""
 EDITS_GROUP = "cotune.prompt_edits"
-"""Entry points to a :class:`cotune.refine.edits.Operator`, or to a function that is the edit of one."""
+"""Entry point group of operators; each refers to a :class:`cotune.refine.edits.Operator` or to an edit function."""
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """One thing that an installed package adds.
+    """One extension from an installed package.
 
     Attributes:
-        group: the entry point group, such as ``cotune.metrics``.
-        name: what it is called there.
+        group: entry point group, such as ``cotune.metrics``.
+        name: name in that group.
         package: name and version of the package.
         point: the entry point.
     """
@@ -44,14 +43,14 @@ class Plugin:
 
     @property
     def where(self) -> str:
-        """The place, for errors."""
+        """Group, name and package, for error messages."""
         return f"the package {self.package}, entry point {self.name!r} of {self.group}"
 
     def load(self) -> Any:
-        """What the entry point names; runs the package's code.
+        """Load the object that the entry point refers to; this runs the package's code.
 
         Raises:
-            InputError: the package does not run, or holds nothing of that name.
+            InputError: if importing the package fails, or it has no object of that name.
         """
         try:
             return self.point.load()
@@ -83,14 +82,14 @@ class Plugin:
 
 
 def plugins(group: str, built_in: Collection[str] = ()) -> Mapping[str, Plugin]:
-    """What installed packages add to a group, by name in alphabetical order; nothing is loaded.
+    """The extensions of a group, by name in alphabetical order. Nothing is loaded.
 
     Args:
-        group: such as ``cotune.metrics``.
-        built_in: names of cotune's own, which no package may take.
+        group: entry point group, such as ``cotune.metrics``.
+        built_in: names that cotune itself uses, which no package may use.
 
     Raises:
-        InputError: a name is one of cotune's own, or two packages add it; names the packages.
+        InputError: if a name is one of ``built_in`` or two packages use the same one; the message names the packages.
     """
     found: dict[str, Plugin] = {}
     for plugin in _scan(group, tuple(sys.path)):
@@ -107,7 +106,7 @@ def plugins(group: str, built_in: Collection[str] = ()) -> Mapping[str, Plugin]:
 
 @lru_cache(maxsize=16)
 def _scan(group: str, path: tuple[str, ...]) -> tuple[Plugin, ...]:
-    """The group's entry points on an import path, which is a key because reading all metadata takes tens of milliseconds."""
+    """The entry points of a group on an import path. Cached by path, since reading all metadata takes tens of milliseconds."""
     found = []
     for point in metadata.entry_points(group=group):
         about = point.dist

@@ -1,6 +1,6 @@
-"""Standard streams in whatever state a process is given them: closed, full, or of an encoding that cannot hold all texts.
+"""Standard streams that are closed, full, or of an encoding that cannot represent all texts.
 
-And the terminal behind them, whose modes are changed for a while.
+Also temporary changes of a terminal's modes.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from collections.abc import Iterator
 
 
 def repair_streams() -> None:
-    """Replace standard streams that are closed, and have ASCII ones speak UTF-8, as all of cotune's files do.
+    """Replace closed standard streams, and switch ASCII ones to UTF-8, the encoding of all of cotune's files.
 
-    The next file to be opened would take the number of a closed stream, and be written to as if it were that stream.
+    Otherwise the next file to be opened gets the file descriptor of the closed stream, and output would be written into it.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            # The lowest free number is taken, which is this one.
+            # open() takes the lowest free descriptor, which is this one.
             os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)
         stream = getattr(sys, name)
         if stream is None:
@@ -32,19 +32,19 @@ def repair_streams() -> None:
 
 
 def drop_output() -> None:
-    """Throw away what could not be written to standard output; the interpreter would try it again at its end."""
+    """Discard what could not be written to standard output; otherwise the interpreter tries again at exit."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager
 def terminal_without(handle: int, flags: int, when: int) -> Iterator[None]:
-    """Take local modes off a terminal until the block ends.
+    """Turn off local modes of a terminal until the block ends.
 
     Args:
         handle: file descriptor of the terminal.
-        flags: the modes, such as ``termios.ECHO``.
-        when: they change, as for :func:`termios.tcsetattr`.
+        flags: the modes to turn off, such as ``termios.ECHO``.
+        when: when the change takes effect, as for :func:`termios.tcsetattr`.
     """
     import termios
 

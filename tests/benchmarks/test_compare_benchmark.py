@@ -157,7 +157,7 @@ from pathlib import Path
 folder = Path(sys.argv[1])
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 Path(__file__).with_name(f"child-{time.time_ns()}").write_text(str(child.pid))
-time.sleep(0.4)
+time.sleep(1.5)
 test = (folder / "test.jsonl").read_text().splitlines()
 assert all("output" not in json.loads(line) for line in test)
 told = {"predictions": ["a"] * len(test), "probabilities": None, "labels": [], "shipped_bytes": 1, "base_bytes": 0}
@@ -174,7 +174,7 @@ sys.exit(run.main(sys.argv[1:]))
 """
 
 
-def wait_until(true: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_until(true: Callable[[], bool], seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it did not come to that"
@@ -203,7 +203,7 @@ def child_lives(told: Path) -> bool:
 
 @pytest.fixture
 def slow(tmp_path: Path) -> Iterator[Path]:
-    """A driver of the harness whose only peer takes half a second and leaves a child behind."""
+    """A driver of the harness whose only peer takes some seconds and leaves a child behind."""
     script, driver = tmp_path / "slow.py", tmp_path / "driver.py"
     script.write_text(SLOW, encoding="utf-8")
     driver.write_text(DRIVER.format(benchmarks=str(BENCHMARKS), script=str(script)), encoding="utf-8")
@@ -246,9 +246,9 @@ def test_the_limit_ends_the_whole_group_and_memory_is_that_of_all(tmp_path: Path
     script = f"import subprocess, sys, time; p = subprocess.Popen([sys.executable, '-c', {grown!r}]); print(p.pid, flush=True)"
     command = [sys.executable, "-c", f"{script}; time.sleep(600)"]
     found = run_measured(
-        command, folder=tmp_path, environment=os.environ, limit_s=0.8, log=tmp_path / "log", running=tmp_path / "running.json"
+        command, folder=tmp_path, environment=os.environ, limit_s=3.0, log=tmp_path / "log", running=tmp_path / "running.json"
     )
-    assert found.timed_out and 0.8 <= found.seconds < 5 and found.peak_bytes > 60_000_000
+    assert found.timed_out and 3 <= found.seconds < 15 and found.peak_bytes > 60_000_000
     wait_until(lambda: not lives(int((tmp_path / "log").read_text())))
     assert not (tmp_path / "running.json").exists()
 

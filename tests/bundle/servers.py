@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,13 +44,16 @@ class Client:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def ask(self, path: str, body: Any = None, *, method: str = "", **headers: str) -> Reply:
-        """Send a body (bytes as they are, else as JSON), or ask for what is there."""
+    def ask(
+        self, path: str, body: Any = None, *, method: str = "", sent: Callable[[], object] = lambda: None, **headers: str
+    ) -> Reply:
+        """Send a body (bytes as they are, else as JSON), or ask for what is there; ``sent`` is told before the reply."""
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         with contextlib.closing(connection):
-            sent = {name.replace("_", "-"): value for name, value in headers.items()}
-            connection.request(method or ("GET" if body is None else "POST"), path, data, sent)
+            named = {name.replace("_", "-"): value for name, value in headers.items()}
+            connection.request(method or ("GET" if body is None else "POST"), path, data, named)
+            sent()
             reply = connection.getresponse()
             return Reply(reply.status, reply.read().decode(), {k.lower(): v for k, v in reply.getheaders()})
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
 import subprocess
 import time
 import urllib.request
@@ -29,6 +28,7 @@ from cotune.model.engine.trie import label_paths
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import Renderer
 from cotune.task.values.output import Output, label_output
+from free_port import free_port
 from tiny import Kind, merging_tokenizer, save_tiny, tiny_config, tiny_tokenizer
 
 KINDS: tuple[Kind, ...] = ("llama", "qwen2", "qwen3")
@@ -260,9 +260,7 @@ def test_llama_cpps_server_and_the_pages_code_answer_by_the_probe(bench: Bench, 
     out = export_bundle(bundle, tmp_path / "out", to)
     page, heading = (out / "README.md").read_text(encoding="utf-8"), "## Run it"
     (command,) = re.findall(r"```sh\n(.*?)```", page[page.index(heading) :], re.DOTALL)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     command = command.strip().replace("FOLDER", str(out)).replace(f"--port {EMBEDDING_PORT}", f"--port {port}")
     texts = [text for text in TEXTS if "|im_end|" not in text]
     with (tmp_path / "log").open("wb") as log:
@@ -272,14 +270,14 @@ def test_llama_cpps_server_and_the_pages_code_answer_by_the_probe(bench: Bench, 
             found = answers_of_page(out, heading, texts, port)
         finally:
             server.terminate()
-            server.wait(30)
+            server.wait(120)
     wanted = loaded(bundle).predict(texts)
     assert found == wanted and len(set(wanted)) > 1
 
 
 def wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
     """Until a server answers."""
-    for _ in range(300):
+    for _ in range(1000):
         assert server.poll() is None, "the server ended"
         try:
             urllib.request.urlopen(url, timeout=5).close()

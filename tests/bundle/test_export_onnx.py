@@ -93,7 +93,7 @@ def test_the_pages_code_needs_neither_torch_nor_transformers_nor_cotune(pooled: 
     (wanted,) = loaded(pooled.bundle).predict("THE TEXT")
     none = "import sys; sys.modules |= dict.fromkeys(('torch', 'transformers', 'safetensors', 'cotune'))\n"
     code = (none + own + stock).replace("FOLDER", str(pooled.out))
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=pooled.out.parent)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, cwd=pooled.out.parent)
     assert ended.stdout.split("\n") == [wanted, wanted, ""], ended.stderr
     shutil.rmtree(pooled.out / "__pycache__", ignore_errors=True)
 

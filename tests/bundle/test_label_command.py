@@ -135,7 +135,7 @@ def test_after_a_kill_the_same_command_goes_on_without_a_model(bench: Bench, tmp
         shown = shown_until(terminal, b"data.test=TEST.csv")
     finally:
         (bench.base / "away.json").rename(bench.base / "config.json")
-    assert child.wait(30) == 0
+    assert child.wait(120) == 0
     os.close(terminal)
     assert labels_of(out) == [LABELS[1], LABELS[0], LABELS[3]] and not session_file(out).exists()
     assert b"3 rows labelled" in shown and b"--from" in shown and not list(tmp_path.glob(".labelled*"))
@@ -181,13 +181,13 @@ def test_the_page_is_served_by_the_command_and_ends_with_it(
         url, _, token = json.loads(child.stdout.readline())["url"].partition("#")
         code, _, other = called(capsys, *options)
         assert code == 3 and "another cotune label" in other
-        connection = http.client.HTTPConnection(url.split("/")[2], timeout=20)
+        connection = http.client.HTTPConnection(url.split("/")[2], timeout=120)
         for at in (0, 1):
             body = json.dumps({"do": "label", "at": at, "label": LABELS[at]})
             connection.request("POST", "/answer", body, {"Authorization": f"Bearer {token}"})
             assert json.loads(connection.getresponse().read())["at"] == at + 1
         child.send_signal(signal.SIGINT)
-        told, complaints = child.communicate(timeout=20)
+        told, complaints = child.communicate(timeout=120)
     assert child.returncode == 0 and complaints == "Going on at row 1 of 2.\n" and labels_of(out) == list(LABELS[:2])
     found = json.loads(told)
     assert found == {"out": str(out), "labelled": 2, "skipped": 0, "left": 0, "agreed": found["agreed"]}

@@ -20,7 +20,7 @@ from servers import Client, running
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cotune.bundle import Predictor, load_several
-from cotune.bundle.serve.batcher import Batcher
+from cotune.bundle.serve.batcher import Batcher, Job
 from cotune.bundle.serve.kind import QueueFull
 from cotune.bundle.serve.long_texts import LongTexts
 from cotune.web import PatientProtocol
@@ -426,6 +426,8 @@ def test_who_hangs_up_makes_room(predictor: Predictor, monkeypatch: pytest.Monke
         asked.extend(row["text"] for row in rows)
         return answers(rows, **options)
 
+    given_up, abandon = threading.Event(), Job.abandon
+    monkeypatch.setattr(Job, "abandon", lambda job: (abandon(job), given_up.set()))
     monkeypatch.setattr(predictor, "answers", held)
     with running([predictor]) as client, ThreadPoolExecutor(2) as pool:
         first = pool.submit(client.ask, "/predict", {"text": "a"})
@@ -437,7 +439,7 @@ def test_who_hangs_up_makes_room(predictor: Predictor, monkeypatch: pytest.Monke
             while not client.ask("/health").json["waiting"]:
                 time.sleep(0.02)
             held_open.shutdown(socket.SHUT_RDWR)
-        time.sleep(0.5)
+        assert given_up.wait(30)
         go.set()
         assert first.result().status == 200
         assert client.ask("/predict", {"text": "b"}).status == 200

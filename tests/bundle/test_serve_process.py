@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -82,18 +83,19 @@ def test_a_task_s_name_cannot_write_to_the_terminal(bench: Bench, tmp_path: Path
 def test_sigterm_answers_all_that_is_in_flight(bench: Bench, tmp_path: Path) -> None:
     folder = bench.save(tmp_path / "best")
     predictor = load(folder, device="cpu", dtype="float32", threads=1)
-    rows = [texts(100, 100 * i) for i in range(10)]
+    # So much that the server is at work long after it is told to end.
+    rows, sent = [texts(190, 190 * i) for i in range(10)], threading.Semaphore(0)
     bearer = {"Authorization": f"Bearer {TOKEN}"}
-    with process(folder, "--token-env", "MY_TOKEN", "--batch", "8", MY_TOKEN=TOKEN) as (server, client):
+    with process(folder, "--token-env", "MY_TOKEN", "--batch", "8", "--drain", "200", MY_TOKEN=TOKEN) as (server, client):
         assert client.ask("/v1/models").status == 401
 
         def ask(i: int) -> list[str]:
             if i % 2:
                 body = {"model": "questions", "stream": True, "messages": [{"role": "user", "content": rows[i][0]}]}
-                lines = client.ask("/v1/chat/completions", body, **bearer).text.split("\n\n")
+                lines = client.ask("/v1/chat/completions", body, sent=sent.release, **bearer).text.split("\n\n")
                 assert lines[-2:] == ["data: [DONE]", ""]
                 return [json.loads(lines[1].removeprefix("data: "))["choices"][0]["delta"]["content"]]
-            reply = client.ask("/predict", {"rows": rows[i]}, **bearer)
+            reply = client.ask("/predict", {"rows": rows[i]}, sent=sent.release, **bearer)
             assert reply.status == 200, reply.text
             return [row["answer"] for row in reply.json["rows"]]
 
@@ -103,7 +105,10 @@ def test_sigterm_answers_all_that_is_in_flight(bench: Bench, tmp_path: Path) -> 
             head = f"POST /predict HTTP/1.1\r\nHost: 127.0.0.1:{client.port}\r\nAuthorization: Bearer {TOKEN}\r\n"
             late.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[:5])
             found = [pool.submit(ask, i) for i in range(len(rows))]
+            # All have arrived before the end is asked for: connections are taken in their order.
+            assert all(sent.acquire(timeout=120) for _ in found)
             while client.ask("/health").json["waiting"] < 200:
+                assert not all(each.done() for each in found), "the server was done before it was told to end"
                 time.sleep(0.005)
             server.send_signal(signal.SIGTERM)
             time.sleep(0.5)

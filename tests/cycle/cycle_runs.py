@@ -101,7 +101,7 @@ class Commands:
         if self._server is not None:
             assert self._server.stdin is not None
             self._server.stdin.close()
-            self._server.wait(timeout=30)
+            self._server.wait(timeout=120)
 
     def _ask(self, request: dict[str, Any], output: Path | None) -> Ended:
         if self._stream is None:

@@ -227,6 +227,15 @@ def test_without_replay_the_run_says_what_it_cannot_guard(later: Later, tmp_path
     assert summary["labels"] == ["animal", "fruit", "hard_metal", "tool"]
 
 
+def test_forgetting_is_measured_on_a_test_of_old_labels_alone(later: Later, tmp_path: Path) -> None:
+    test = write_csv(tmp_path / "old.csv", rows(("animal", "fruit", "tool"), 30, 6))
+    ended = later.run(tmp_path / "run", f"data.test={test}", budget="30ktok")
+    assert ended.code == 0, ended.stderr
+    told = summary_of(tmp_path / "run")["previous"]
+    assert told["new_labels"] == ["hard_metal"] and list(told["parts"]) == ["all"] and not told["ships_old"]
+    assert "On the 30 rows of the old labels" in told["sentence"] and "no row of new labels" in told["sentence"]
+
+
 def test_labels_that_the_user_names_are_all_there_are(later: Later, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert later.run(out, "--replay", str(later.old), "output.labels=[hard_metal, tool, fruit]").code == 0

@@ -11,6 +11,11 @@ import pytest
 from cycle_runs import journal_of, summary_of
 
 from chat_server import Handler, chat_server, send
+from cotune.cycle.teaching.answers import answer_of as meaning_of
+from cotune.endpoint import Usage
+from cotune.endpoint.request_format import Said
+from cotune.prompt.prompt import Prompt
+from cotune.task import Task
 from labelling_server import labelling, meant
 
 if TYPE_CHECKING:
@@ -66,6 +71,12 @@ def test_taught_rows_are_learnt_from_marked_and_nowhere_else(bench: Bench, tmp_p
     assert summary["n"]["train"] + summary["n"]["dev"] == 60 + 60
     assert "labelled by the teacher wise" in json.dumps(summary["data"])
     assert "teacher wise labelled 60 rows" in again.stdout
+    # The 60 rows that the user labelled judge, those of the teacher are learnt from beside them.
+    events = journal_of(out)
+    steps = {kind: [e["value"] for e in events if e["kind"] == kind] for kind in ("verdict", "race", "tuned", "embed", "train")}
+    assert all(race["rows"][name] <= 60 for race in steps["race"] for name in race["rows"])
+    assert 50 <= steps["verdict"][0]["n"] <= 60 and {step["rows"] for step in steps["tuned"]} == {60}
+    assert max(step["rows"] for step in [*steps["train"], *steps["embed"]]) > 80
     # Right answers, but for the third that this teacher gets wrong.
     texts = dict(enumerate(rows.read_text().splitlines()))
     right = [meant(texts[int(row_id.split(":")[1]) - 1]) == label for row_id, label in value["rows"]]
@@ -188,3 +199,14 @@ def test_a_teacher_writes_answers_of_each_type(bench: Bench, tmp_path: Path, kin
     assert 0.4 < agreement["rate"] < 0.95 and agreement["ci"][0] < agreement["rate"] < agreement["ci"][1]
     assert any("labelled by the teacher wise" in line for line in events["start"]["checks"])
     assert events["start"]["n"]["train"] + events["start"]["n"]["dev"] + events["start"]["n"]["test"] == 80 + 30
+
+
+@pytest.mark.parametrize("kind", ["text", "number", "json"])
+def test_an_answer_that_the_limit_cut_is_not_learnt_from(kind: str) -> None:
+    task = Task.from_rows(
+        [{"thing": f"a {i}", "answer": answer_of(kind, i)} for i in range(40)], input="thing", output="answer"
+    )
+    assert task.output.type == kind
+    prompt, text = Prompt("Answer.", "{thing}", "Answer:"), json.dumps(answer_of(kind, 7))
+    assert meaning_of(Said(text, (), Usage()), prompt, task) is not None
+    assert meaning_of(Said(text, (), Usage(), cut=True), prompt, task) is None

@@ -67,7 +67,7 @@ def placed(name: str, places: dict[str, str]) -> Any:
 
 def execute(notebook: Any, kernel: KernelManager) -> None:
     """Run all cells, and fail where the result of a run is not shown with its tables and pictures."""
-    NotebookClient(notebook, km=kernel, timeout=120, record_timing=False).execute()
+    NotebookClient(notebook, km=kernel, timeout=200, record_timing=False).execute()
     outputs = [output for cell in code_cells(notebook) for output in cell.outputs if "data" in output]
     shown = [output.data["text/html"] for output in outputs if "text/html" in output.data]
     assert any("On the sealed test" in block and "What is taken for what" in block for block in shown)
@@ -88,16 +88,16 @@ def test_a_run_in_a_notebook_can_be_interrupted_and_gone_on_with(kernel: KernelM
 
     client = kernel.client()
     client.start_channels()
-    client.wait_for_ready(timeout=60)
+    client.wait_for_ready(timeout=120)
     sources = [cell.source for cell in code_cells(notebook)]
     run = next(number for number, source in enumerate(sources) if "cotune.run(" in source)
     asked = client.execute("\n".join(sources[: run + 1]))
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     while "race" not in kinds():
         assert time.monotonic() < until
         time.sleep(0.02)
     kernel.interrupt_kernel()
-    reply = client.get_shell_msg(timeout=60)
+    reply = client.get_shell_msg(timeout=120)
     client.stop_channels()
     assert reply["parent_header"]["msg_id"] == asked
     assert (reply["content"]["status"], reply["content"].get("ename")) == ("error", "KeyboardInterrupt")

@@ -28,7 +28,7 @@ class Together:
         with self.lock:
             self.now += 1
             self.most = max(self.most, self.now)
-        time.sleep(0.03)
+        time.sleep(0.1)
         with self.lock:
             self.now -= 1
         said = handler.request_body["messages"][0]["content"]

@@ -95,6 +95,17 @@ def test_what_cannot_be_seen_is_said() -> None:
     assert "replay old rows" in told(gain(0.1, 0.01), {"old_labels": part(0.1, 0.01)}, unseen=True)
 
 
+def test_a_test_of_old_labels_alone_tells_what_was_forgotten() -> None:
+    lost, level = {"all": part(-0.1, 0.01)}, {"all": part(-0.1, 0.2)}
+    text = told(gain(-0.05, 0.5), lost, only_old=True, unseen=True)
+    assert text.startswith("Keep the old bundle") and "but it forgot" in text
+    assert "On the 100 rows of the old labels it loses 10.0 points" in text and "forgot some of what" in text
+    assert "no row of new labels" in text and "what was forgotten cannot be seen" not in text and "replay old rows" in text
+    assert which_to_keep(gain(-0.05, 0.5), lost, ships_old=False, only_old=True) == "old"
+    assert which_to_keep(gain(-0.05, 0.5), level, ships_old=False, only_old=True) == "new"
+    assert "forgot" not in told(gain(-0.05, 0.5), level, only_old=True)
+
+
 def test_the_gain_over_the_old_bundle_joins_the_family_and_changes_no_other() -> None:
     rng = np.random.default_rng(1)
     arms = {

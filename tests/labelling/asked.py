@@ -37,11 +37,11 @@ def typed(session: Session, keys: str) -> str:
         asking = threading.Thread(target=ask_in_terminal, args=(session, other, shown.append), daemon=True)
         asking.start()
         # Before it asks, the terminal would take Ctrl-C for itself.
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while not shown and time.monotonic() < deadline:
             time.sleep(0.005)
         os.write(terminal, keys.encode())
-        asking.join(20)
+        asking.join(120)
         assert not asking.is_alive(), "".join(shown)
     finally:
         os.close(terminal)
@@ -60,5 +60,5 @@ def on_page(session: Session) -> Iterator[str]:
 
     server = threading.Thread(target=label_on_page, args=(session,), kwargs={"ready": ready}, daemon=True)
     server.start()
-    assert up.wait(20)
+    assert up.wait(120)
     yield address[0]

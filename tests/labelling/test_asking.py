@@ -46,7 +46,7 @@ def test_of_many_labels_a_part_is_typed(tmp_path: Path) -> None:
 def ask(address: str, path: str, body: Any = None, token: str | None = None, **headers: str) -> tuple[int, Any, dict[str, str]]:
     url = urlsplit(address)
     bearer = {"Authorization": f"Bearer {url.fragment if token is None else token}"} if token != "" else {}
-    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", url.port or 0, timeout=20)) as connection:
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", url.port or 0, timeout=120)) as connection:
         data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
         connection.request("GET" if body is None else "POST", path, data, {**bearer, **headers})
         reply = connection.getresponse()

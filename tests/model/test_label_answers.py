@@ -137,3 +137,11 @@ def test_what_is_only_named_ranks_first_and_sums_to_one() -> None:
         found = np.exp(named_log_probs(label, labels))
         assert found.sum() == pytest.approx(1.0)
         assert label is None or found.argmax() == label
+
+
+def test_a_word_at_the_end_of_a_cut_answer_may_be_the_beginning_of_a_longer_one() -> None:
+    words = ("card", "card lost", "refund")
+    assert match_label("It is about a card", words) == 0
+    assert match_label("It is about a card", words, cut=True) is None
+    assert match_label("It is about a refund", words, cut=True) == 2
+    assert match_label("card. The customer asks for", words, cut=True) == 0

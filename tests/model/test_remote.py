@@ -259,6 +259,18 @@ def test_what_is_written_is_kept_and_paid_once(tmp_path: Path) -> None:
             found.generate(PROMPT, [row("one")], adapter="x")
 
 
+def test_an_answer_that_the_limit_cut_has_not_ended_also_where_it_was_kept(tmp_path: Path) -> None:
+    def said(text: str) -> bytes:
+        reason = "length" if "two" in text else "stop"
+        return json.dumps({"choices": [{"message": {"content": "12"}, "finish_reason": reason}]}).encode()
+
+    with chat_server(answering(said)) as server:
+        for _ in range(2):
+            found = model(server.url, tmp_path / "a.sqlite").generate(PROMPT, [row("one"), row("two")])
+            assert found.ended == (True, False)
+        assert len(server.seen) == 2
+
+
 STOCK = tuple(
     Demonstration((("text", text),), label)
     for text, label in (("a red apple", "fruit"), ("an old cat", "animal"), ("a ripe plum", "fruit"), ("a grey dog", "animal"))

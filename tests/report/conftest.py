@@ -20,6 +20,6 @@ def browser() -> Iterator[Any]:
         pytest.skip("chromium is missing: apt-get install chromium")
     with sync_api.sync_playwright() as playwright:
         options = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP evil.test 127.0.0.1", *_QUIET.split()]
-        found = playwright.chromium.launch(executable_path=chromium, args=options)
+        found = playwright.chromium.launch(executable_path=chromium, args=options, timeout=120_000)
         yield found
         found.close()

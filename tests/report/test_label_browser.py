@@ -9,6 +9,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "labelling"))
 from asked import answers, on_page, session_of
 
+PATIENCE = 120_000
+"""Milliseconds."""
+
 
 def test_rows_are_labelled_by_keys_alone(browser: Any, tmp_path: Path) -> None:
     out = tmp_path / "labelled.csv"
@@ -20,9 +23,11 @@ def test_rows_are_labelled_by_keys_alone(browser: Any, tmp_path: Path) -> None:
 
         def press(key: str, following: str) -> None:
             page.keyboard.press(key)
-            page.wait_for_function("text => document.getElementById('row').textContent === text", arg=following, timeout=10_000)
+            page.wait_for_function(
+                "text => document.getElementById('row').textContent === text", arg=following, timeout=PATIENCE
+            )
 
-        page.wait_for_function("() => document.getElementById('row').textContent === 'a plum'", timeout=10_000)
+        page.wait_for_function("() => document.getElementById('row').textContent === 'a plum'", timeout=PATIENCE)
         press("1", "a <b>dog</b>")
         press("s", "a saw")
         press("u", "a <b>dog</b>")
@@ -43,10 +48,10 @@ def test_of_many_labels_a_part_is_typed(browser: Any, tmp_path: Path) -> None:
         page.wait_for_selector("#typed:focus")
         page.keyboard.type("w08")
         page.keyboard.press("Enter")
-        page.wait_for_function("() => document.getElementById('row').textContent === 'two'", timeout=10_000)
+        page.wait_for_function("() => document.getElementById('row').textContent === 'two'", timeout=PATIENCE)
         page.keyboard.press("Enter")
-        page.wait_for_function("() => document.getElementById('row').textContent.startsWith('All rows')", timeout=10_000)
+        page.wait_for_function("() => document.getElementById('row').textContent.startsWith('All rows')", timeout=PATIENCE)
         page.click("#quit")
-        page.wait_for_function("() => document.getElementById('row').textContent.startsWith('The command')", timeout=10_000)
+        page.wait_for_function("() => document.getElementById('row').textContent.startsWith('The command')", timeout=PATIENCE)
     page.close()
     assert answers(out) == ["w08_fee", "card_w01"]

@@ -218,7 +218,7 @@ def test_live_view_draws_by_itself_and_gives_the_terminal_back() -> None:
     view.close()
     view.close()
     # The refreshing thread is told to end, and ends when it next runs.
-    for _ in range(100):
+    for _ in range(3000):
         if threading.active_count() < before:
             break
         time.sleep(0.02)

@@ -34,13 +34,13 @@ class Reader:
 
     def wait(self, what: str) -> None:
         # As a function: the page's policy refuses to evaluate text.
-        self.page.wait_for_function(f"() => {what}", timeout=20_000)
+        self.page.wait_for_function(f"() => {what}", timeout=120_000)
 
     def wait_for_text(self, selector: str, text: str) -> None:
         self.page.wait_for_function(
             "([selector, text]) => document.querySelector(selector)?.textContent.includes(text)",
             arg=[selector, text],
-            timeout=20_000,
+            timeout=120_000,
         )
 
     def top(self, selector: str) -> float:
@@ -119,12 +119,9 @@ def test_the_end_of_a_run_shows_the_verdict(browser: Any, tmp_path: Path) -> Non
         count = page.inner_text("#matrix-count")
         page.select_option("[data-switch=map]", "2")
         # More rows come, so the table is made anew; the choices are not.
-        (run.folder / "test_rows.json").write_text(
-            (run.folder / "test_rows.json")
-            .read_text()
-            .replace('"text": "', '"text": "new ')
-            .replace("a plain row", "a new row")
-        )
+        rows = (run.folder / "test_rows.json").read_text()
+        rows = rows.replace('"text": "', '"text": "new ').replace("a plain row", "a new row")
+        run.replace(run.folder / "test_rows.json", rows)
         run.end()
         reader.wait_for_text("h1", "the searched prompt gains 6.0 points.")
         assert page.inner_text("#live") == "Ended" and page.evaluate(MARKED)
@@ -152,9 +149,9 @@ def test_details_panel_and_focus_outlive_a_renewal(browser: Any, tmp_path: Path)
         page.evaluate("id => { document.querySelector(`#lineage [data-prompt='${id}']`).old = true }", prompt)
         events = [json.loads(line) for line in run.lines]
         next(event for event in events if event["kind"] == "race")["value"]["scores"][prompt] += 0.013
-        run.journal.write_text("".join(json.dumps(event) + "\n" for event in events))
+        run.replace(run.journal, "".join(json.dumps(event) + "\n" for event in events))
         summary = run.folder / "summary.json"
-        summary.write_text(summary.read_text().replace("gains 6.0 points", "gains 6.5 points"))
+        run.replace(summary, summary.read_text().replace("gains 6.0 points", "gains 6.5 points"))
         reader.wait_for_text("h1", "gains 6.5 points")
         reader.wait(f"!document.querySelector(\"#lineage [data-prompt='{prompt}']\").old")
         assert page.locator("details.reading").get_attribute("open") is not None
@@ -162,7 +159,7 @@ def test_details_panel_and_focus_outlive_a_renewal(browser: Any, tmp_path: Path)
         page.keyboard.press("Escape")
         reader.wait(f"document.activeElement.dataset.prompt === '{prompt}'")
         page.evaluate("document.activeElement.old = true")
-        run.journal.write_text("".join(run.lines))
+        run.replace(run.journal, "".join(run.lines))
         reader.wait(f"!document.querySelector(\"#lineage [data-prompt='{prompt}']\").old")
         assert page.evaluate("document.activeElement.dataset.prompt") == prompt
         reader.check()

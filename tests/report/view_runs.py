@@ -27,7 +27,7 @@ class Viewer:
 
     def ask(self, path: str = "/", *, method: str = "GET", **headers: str) -> tuple[int, str, dict[str, str]]:
         """Status, body, headers; the Host header is the right one unless ``Host`` is given."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         with contextlib.closing(connection):
             connection.putrequest(method, path, skip_host=True)
             for name, value in {"Host": f"127.0.0.1:{self.port}", **headers}.items():
@@ -40,7 +40,7 @@ class Viewer:
     def stop(self, how: signal.Signals = signal.SIGINT) -> tuple[int, str]:
         """Ask it to stop; exit code and what it complained about."""
         self.process.send_signal(how)
-        _, complaints = self.process.communicate(timeout=20)
+        _, complaints = self.process.communicate(timeout=120)
         return self.process.returncode, complaints
 
 
@@ -83,6 +83,12 @@ class GrowingRun:
         self.journal.write_text("", encoding="utf-8")
         self.grow(events)
 
+    def replace(self, path: Path, text: str) -> None:
+        """Write a file anew, so that whoever reads it meanwhile finds all of the old one or of the new one."""
+        new = path.with_suffix(".new")
+        new.write_text(text, encoding="utf-8")
+        new.replace(path)
+
     def append(self, text: str) -> None:
         """Write to the journal as it is."""
         with self.journal.open("a", encoding="utf-8") as stream:
@@ -96,4 +102,4 @@ class GrowingRun:
     def end(self) -> None:
         """Write what is missing, and the summary."""
         self.grow(len(self.lines))
-        (self.folder / "summary.json").write_text(self._summary, encoding="utf-8")
+        self.replace(self.folder / "summary.json", self._summary)

@@ -79,6 +79,21 @@ def test_a_column_in_which_every_value_differs_is_warned_of() -> None:
     assert task_of(recurring).checks["output_type"].severity == "info"
 
 
+def prices(count: int, among: int = 60) -> list[dict[str, Any]]:
+    """Rows of which so many are answered by one of nine prices with a decimal comma, the others by a word."""
+    return [{"q": f"row {i}", "a": f"12{i % 9},79" if i < count else WORDS[i % 3]} for i in range(among)]
+
+
+def test_decimal_commas_among_labels_are_warned_of() -> None:
+    for count in (9, 60):
+        task = task_of(prices(count))
+        found = task.checks["decimal_commas"]
+        assert task.output.type == "label" and found.severity == "warning"
+        assert f"{count} of 60" in found.message and "'120,79'" in found.message and "output.type=number" in found.message
+    for quiet in (task_of(prices(3)), task_of(prices(60), type="label"), task_of(prices(60), type="number")):
+        assert "decimal_commas" not in quiet.checks
+
+
 def test_outputs_are_written_in_one_form() -> None:
     assert {row.output for row in task_of(texts()).train} <= {f"Answer {i} in words" for i in range(60)}
     assert {row.output for row in task_of(numbers()).train} <= {str(2 * i * i) for i in range(60)}

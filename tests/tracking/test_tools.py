@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import struct
 import subprocess
 import sys
@@ -25,6 +24,7 @@ import pytest
 from command_line import call
 from cotune.bundle import load
 from cotune.run_files import JOURNAL, SUMMARY, TRACKING
+from free_port import free_port
 from tiny import save_tiny
 
 WORDS = {"fruit": ("apple", "pear"), "animal": ("cat", "dog"), "tool": ("saw", "axe")}
@@ -218,9 +218,7 @@ def test_an_export_is_served_by_mlflow_and_answers_as_predict_does(done: Path, m
     # In Python as in a table of numbers.
     assert model.predict([{"text": 7}]) == load(done).predict([{"text": 7}])
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(moved), "--env-manager", "local"]
     # cotune itself lies in the folder; MLflow looks for its server on the path.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -241,7 +239,7 @@ def test_an_export_is_served_by_mlflow_and_answers_as_predict_does(done: Path, m
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(server.pid, 15)
-            server.wait(30)
+            server.wait(120)
 
 
 def posted(port: int, asked: dict[str, Any], server: subprocess.Popen[bytes], log: Path) -> Any:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save
 from torch.nn.functional import cross_entropy
 
 from cotune.errors import CotuneError, DivergedError
@@ -234,6 +236,45 @@ def test_a_damaged_checkpoint_is_as_good_as_none(tmp_path: Path, monkeypatch: py
     steps: list[int] = []
     again.advance(report=lambda step, *_: steps.append(step))
     assert steps == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"last": 4}, {"settings": replace(SETTINGS, lora=LoraSettings(rank=2, alpha=8))}, {"seed": 1}, {"steps": 5}],
+    ids=["more layers", "other shapes", "same shapes", "longer"],
+)
+def test_a_checkpoint_of_another_run_is_left_alone_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: dict[str, Any]
+) -> None:
+    monkeypatch.setattr("cotune.tune.window._CHECKPOINT_EVERY", 2)
+    whole = run_of(local_of(), tmp_path / "whole", steps=4)
+    whole.advance()
+    foreign = run_of(local_of(), tmp_path / "other", **{"steps": 4, **other})
+    foreign.advance(until=lambda: foreign.step == 3)
+    (path,) = foreign.folder.iterdir()
+    run = run_of(local_of(), tmp_path, steps=4)
+    run.folder.mkdir(parents=True)
+    (run.folder / path.name).write_bytes(path.read_bytes())
+    steps: list[int] = []
+    run.advance(report=lambda step, *_: steps.append(step))
+    assert steps == [1, 2, 3, 4] and run.losses == whole.losses
+
+
+def test_shapes_are_looked_at_before_anything_is_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint whose last tensors are others, though it says that it belongs to the run."""
+    monkeypatch.setattr("cotune.tune.window._CHECKPOINT_EVERY", 2)
+    run = run_of(local_of(), tmp_path, steps=4)
+    run.advance(until=lambda: run.step == 3)
+    (path,) = run.folder.iterdir()
+    with safe_open(path, framework="pt") as stored:
+        about, tensors = stored.metadata(), {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    wanted = run_of(local_of(), tmp_path / "whole", steps=4)
+    wanted.advance()
+    for name in ("weight/head.bias", "exp_avg/head.bias"):
+        path.write_bytes(save({**tensors, name: tensors[name][:1].clone()}, metadata=about))
+        again = run_of(local_of(), tmp_path, steps=4)
+        again.advance()
+        assert again.losses == wanted.losses
 
 
 def test_what_is_tuned_otherwise_has_another_key(tmp_path: Path) -> None:

@@ -120,7 +120,10 @@ def test_answers_go_to_the_screen_in_the_format_of_the_file(desk: Desk, cotune: 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("--input", "NEW"), ("'NEW' is a file", "cotune predict", "NEW --out answers.csv")),
+        (
+            ("--input", "NEW"),
+            ("--input: it takes a text to answer, and 'NEW' is a file", "cotune predict", "NEW --out answers.csv"),
+        ),
         (("NEW", "--out", "answers.xlsx"), ("answers.xlsx", ".csv")),
         (("NEW", "--input", "text"), ("--input",)),
         (("none.csv",), ("no such file",)),

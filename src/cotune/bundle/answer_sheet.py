@@ -1,4 +1,4 @@
-"""Answers to the rows of a file, as columns beside the file's own."""
+"""Answers to the rows of a file, as additional columns."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from cotune.task.values.output import Output
 
 @dataclass(frozen=True)
 class SheetAnswers:
-    """What was answered to the rows of a file.
+    """Answers to the rows of a file.
 
     Attributes:
         added: new columns: ``answer``, with ``unsure`` also ``possible`` (the labels of a row that is left open),
-            ``probabilities`` or one column a label, ``truncated`` and ``error`` where a row has one; a name that the file has
-            already gets a number.
-        answered: rows with an answer.
-        truncated: rows among them whose text lost its end.
+            ``probabilities`` or one column per label, ``truncated`` and ``error`` if a row has one; a name that the file
+            already has gets a number.
+        answered: number of rows with an answer.
+        truncated: number of these whose text lost its end.
         errors: why the others have none, each with its place.
-        open: rows among those answered that were left open.
+        open: number of answered rows that were left open.
     """
 
     added: dict[str, list[Any]]
@@ -39,16 +39,16 @@ Checked = list[dict[str, str] | RowError]
 
 
 def check_sheet(sheet: Sheet, input_fields: Sequence[str]) -> Checked:
-    """The input fields of each row, or why it cannot be answered; needs no model.
+    """The input fields of each row, or the error why it cannot be answered; needs no model.
 
     Raises:
         InputError: a column is missing.
-        RowError: no row can be answered; that of the first.
+        RowError: no row can be answered; the error of the first.
     """
     checked: Checked = []
     for index, row in enumerate(sheet.rows):
         try:
-            # A JSON row may lack a key that others have; in a table every row has every column.
+            # In JSON a row may lack a key; in a table every row has every column.
             checked.append(checked_row(dict.fromkeys(sheet.columns) | dict(row), input_fields, sheet.where(index)))
         except RowError as error:
             checked.append(error)
@@ -73,16 +73,16 @@ def answer_sheet(
     """Answer the rows of a file that can be answered.
 
     Args:
-        predictor: who answers.
+        predictor: the predictor.
         sheet: the rows.
-        checked: of :func:`check_sheet`.
-        probabilities: whether to give each label's.
-        unsure: share of rows that may be answered wrongly, as for :meth:`Predictor.predict`; None answers every row.
-        nested: whether a cell can hold an object: then probabilities are one column and JSON answers their values, else
-            probabilities are a column for each label and JSON answers their texts.
-        typed: whether a cell can hold a number or a truth value; else labels are written as the training rows had them.
+        checked: result of :func:`check_sheet`.
+        probabilities: whether to add probabilities.
+        unsure: error rate, as for :meth:`Predictor.predict`; None answers every row.
+        nested: whether a cell can hold an object: probabilities are then one column and JSON answers values; otherwise
+            probabilities are a column per label and JSON answers texts.
+        typed: whether a cell can hold a number or a truth value; otherwise labels are written as in the training rows.
         batch: rows that run at once.
-        progress: told how many rows are done, after each batch.
+        progress: called with the number of rows done, after each batch.
     """
     asked = askable(checked)
     found: list[Prediction] = []
@@ -119,7 +119,7 @@ def sheet_answers(
     nested: bool,
     typed: bool = True,
 ) -> SheetAnswers:
-    """What was answered, as columns.
+    """Answers as columns.
 
     Args:
         found: answers to the rows that can be answered, in their order.

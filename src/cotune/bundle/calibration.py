@@ -1,10 +1,10 @@
-"""How a bundle tells how sure it is: scores of held-out rows, from which thresholds for any share of errors come.
+"""Abstention of a bundle: conformal scores of held-out rows, which give a threshold for any error rate.
 
-A run keeps the scores of :mod:`cotune.evaluate.stats.conformal` of its dev rows in ``metrics.json``. They come from the weights
-that won on dev, before these rows were learnt from. What ships has often learnt from them as well. So the guarantee of split
-conformal prediction is exact for the weights that were judged on dev, and for those that ship as far as they are no worse; that
-the winner was chosen on the same rows makes it a little too hopeful. That is why a run measures it too: the sets that these
-thresholds give are checked on the sealed test, and the coverage found there, with its interval, stands beside the scores.
+A run stores the scores of :mod:`cotune.evaluate.stats.conformal` of its dev rows in ``metrics.json``. They come from the
+weights that won on dev, before they learnt from these rows; the shipped weights have often learnt from them. So the guarantee
+of split conformal prediction is exact for the weights that were judged on dev, and holds for the shipped ones if they are no
+worse; choosing the winner on the same rows makes it slightly optimistic. Therefore a run also measures the coverage of these
+sets on the sealed test, and stores it with its interval.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from cotune.errors import InputError
 from cotune.evaluate.stats.conformal import least_rows, threshold
 
 CONFORMAL = "conformal"
-"""Key of ``metrics.json``."""
+"""Key in ``metrics.json``."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Scores of held-out rows' right labels.
+    """Conformal scores of held-out rows.
 
     Attributes:
         scores: minus the log-probability of the right label, ascending.
@@ -34,14 +34,14 @@ class Calibration:
     scores: tuple[float, ...]
 
     def highest(self, share: float, where: str) -> float:
-        """The threshold of a share of errors.
+        """The threshold for an error rate.
 
         Args:
-            share: of rows that may be answered wrongly.
-            where: what errors call the bundle.
+            share: share of rows that may be answered wrongly.
+            where: name of the bundle in errors.
 
         Raises:
-            InputError: the share is none, or there are too few held-out rows for it.
+            InputError: the share is invalid, or there are too few held-out rows for it.
         """
         if not 0 < share < 1:
             raise InputError(
@@ -58,7 +58,7 @@ class Calibration:
 
     @classmethod
     def of(cls, metrics: Any, where: str) -> Calibration | None:
-        """What ``metrics.json`` says of it; None where it says nothing, as in bundles of earlier versions.
+        """Read it from ``metrics.json``; None if it has none.
 
         Raises:
             InputError: it is damaged.

@@ -1,4 +1,4 @@
-"""Answers to the rows of a file by the workers of an executor: each batch of rows is a job."""
+"""Answering the rows of a file on an executor: each batch of rows is a job."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def open_for_workers(bundle: Path, base: Path | None, *, here: bool) -> OpenedBundle:
-    """A bundle whose rows workers will answer, checked before any of them starts.
+    """Open and check a bundle before any worker starts.
 
     Args:
         bundle: its folder.
@@ -66,8 +66,8 @@ def answer_on(
     same processor the answers are the same to the last digit.
 
     Args:
-        executor: who runs the jobs.
-        bundle: of :func:`open_for_workers`.
+        executor: runs the jobs.
+        bundle: from :func:`open_for_workers`.
         sheet: the rows.
         checked: of :func:`cotune.bundle.answer_sheet.check_sheet`.
         base: as for :func:`cotune.bundle.load`.
@@ -79,7 +79,7 @@ def answer_on(
         told: each job when it is done.
 
     Returns:
-        The answers, and in which facts the workers' engines differ, empty where they do not.
+        The answers, and the facts in which the workers' engines differ (empty if they agree).
     """
     engine = engine_of(executor)
     rows = askable(checked)

@@ -1,8 +1,8 @@
-"""Rows that a server keeps to be labelled: those that it cannot tell, and those far from all that the model learnt from.
+"""Collecting rows for labelling on a server: undecided rows, and rows far from the training rows.
 
-A row is far off where its hidden state is far from the states of rows that were learnt from: the cosine distance to the fifth
-nearest of them, of states whose every number has mean 0 and spread 1 over these rows, is above that of 99 in a hundred of them
-to the others (nearest neighbours as a detector of rows from elsewhere: Sun and others, arXiv 2204.06507).
+A row is far off if the cosine distance of its standardised hidden state to the fifth nearest training row is above the 99th
+percentile of these distances among the training rows themselves (out-of-distribution detection by nearest neighbours: Sun and
+others, arXiv 2204.06507).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from cotune.probe.cross_fitting import standardised
 States = NDArray[np.float32]
 
 SHARE = 0.1
-"""Share of errors by which a row is open where the server is told none."""
+"""Default error rate by which a row counts as undecided."""
 MOST_BYTES, MOST_FILES = 4 * 2**20, 8
 _NEIGHBOUR, _NEAR, _MOST_ROWS, _LEAST_ROWS = 5, 0.99, 500, 20
 _REMEMBERED, _BATCH = 10_000, 64
@@ -44,13 +44,13 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Nearness:
-    """States of rows that were learnt from.
+    """States of training rows.
 
     Attributes:
         mean: ``[width]``.
         spread: ``[width]``.
         states: ``[rows, width]`` of length 1, standardised.
-        limit: the distance from which on a row is far off.
+        limit: distance from which a row is far off.
     """
 
     mean: NDArray[np.float64]
@@ -60,37 +60,36 @@ class Nearness:
 
     @classmethod
     def of(cls, states: States) -> Nearness:
-        """Of ``[rows, width]`` states, at least seven."""
+        """Fit to ``[rows, width]`` states, at least seven."""
         alike, mean, spread = standardised(states)
         alike = unit(alike)
-        # A row is its own nearest one, which counts for nothing.
+        # A row's nearest neighbour is itself.
         gaps = np.sort(1 - alike @ alike.T, axis=1)[:, _NEIGHBOUR]
         return cls(mean, spread, alike, float(np.quantile(gaps, _NEAR)))
 
     def distances(self, states: States) -> NDArray[np.float64]:
-        """``[rows]`` distances to the fifth nearest row."""
+        """Distances to the fifth nearest row, ``[rows]``."""
         gaps = 1 - unit((states - self.mean) / self.spread) @ self.states.T
         found: NDArray[np.float64] = np.sort(gaps, axis=1)[:, _NEIGHBOUR - 1].astype(np.float64)
         return found
 
 
 class Collector:
-    """Keeps rows as JSON lines: their input fields, why they were kept, the answer, and nothing of the request around them.
+    """Stores rows as JSON lines with their input fields, the reason and the answer, and nothing else of the request.
 
-    ``rows.jsonl`` in the folder is written to; at 4 MiB it becomes ``rows-1.jsonl``, and so on, and of these the newest seven
-    stay. Folder and files are the owner's alone. A row that says what a row before it said is passed over, as far as the last
-    10,000 are remembered. A disk that is full ends the collecting, and no request. Rows are read a second time for it, so that
-    answers take about twice as long.
+    Rows are appended to ``rows.jsonl``; at 4 MiB it becomes ``rows-1.jsonl``, and so on, and the newest seven of these are
+    kept. Folder and files are readable by their owner only. Rows that repeat one of the last 10,000 are skipped. A full disk
+    ends the collecting, but no request. Rows are read a second time for this, so that answers take about twice as long.
 
     Args:
-        folder: where rows are kept; one server at a time.
-        predictor: whose doubt counts.
-        like: rows that it learnt from; of few or none, no row is far off.
-        share: of errors, by which rows are open that the bundle cannot tell under it.
+        folder: output folder; for one server at a time.
+        predictor: the predictor.
+        like: training rows; with few or none, no row is far off.
+        share: error rate by which rows count as undecided.
 
     Raises:
-        InputError: neither doubt nor distance can be told, or the folder cannot be written to.
-        BusyError: another server keeps rows there.
+        InputError: neither doubt nor distance can be computed, or the folder cannot be written to.
+        BusyError: another server uses the folder.
     """
 
     def __init__(
@@ -113,7 +112,7 @@ class Collector:
         self._said: OrderedDict[str, None] = OrderedDict()
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # It is taken by one thread, and rows are kept by another.
+            # It is created by one thread and used by another.
             self._lock = FileLock(folder / ".lock", thread_local=False)
             self._lock.acquire(timeout=0)
             self._end_torn_line()
@@ -123,23 +122,23 @@ class Collector:
             raise cannot_write(folder, error) from error
 
     def prepare(self) -> None:
-        """Read the rows that were learnt from; by the thread that answers."""
+        """Read the states of the training rows; called by the answering thread."""
         if self._like:
             parts = [self._predictor.states(self._like[i : i + _BATCH])[0] for i in range(0, len(self._like), _BATCH)]
             self._nearness = Nearness.of(np.concatenate(parts))
 
     def saw(self, rows: Sequence[Mapping[str, str]]) -> None:
-        """Look at rows that were answered, and keep those that a label would teach most; never raises."""
+        """Store those of some answered rows that are worth labelling; never raises."""
         if self._lock.is_locked:
             try:
                 self._keep(rows)
             except (OSError, CotuneError) as error:
-                # A message may hold what was sent.
+                # A message could contain the request.
                 _LOG.warning("no more rows are kept in %s: %s", self._folder, getattr(error, "strerror", type(error).__name__))
                 self.close()
 
     def close(self) -> None:
-        """Leave the folder to others."""
+        """Release the folder."""
         self._lock.release()
 
     def _keep(self, rows: Sequence[Mapping[str, str]]) -> None:
@@ -192,7 +191,7 @@ class Collector:
             os.close(handle)
 
     def _end_torn_line(self) -> None:
-        """Begin a new line behind one that a kill tore."""
+        """Start a new line after one that a kill tore."""
         os.close(self._open())
         held = (self._folder / _CURRENT).read_bytes()
         if held and not held.endswith(b"\n"):
@@ -210,7 +209,7 @@ class Collector:
 
 
 def collected_files(folder: Path) -> list[Path]:
-    """The files of a folder that rows were collected in, the oldest first."""
+    """The files of a collecting folder, the oldest first."""
     found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
     return sorted(found, key=lambda path: (path.name == _CURRENT, _number(path)))
 

@@ -1,4 +1,4 @@
-"""Reading a bundle: nothing of it is used before all of it is what its manifest says."""
+"""Loading a bundle: all files are checked against the manifest before any is used."""
 
 from __future__ import annotations
 
@@ -57,29 +57,27 @@ def load(
     progress: Callable[[str], None] | None = None,
     once: bool = False,
 ) -> Predictor:
-    """Load a bundle to predict with.
+    """Load a bundle for prediction.
 
     Args:
-        folder: the bundle, such as ``runs/trec6``, a run's folder, which means the bundle in it, or
-            ``hf://org/name@revision``, which is fetched from the hub.
+        folder: the bundle's folder, a run's folder such as ``runs/trec6``, or ``hf://org/name@revision``, which is fetched from
+            the hub.
         device: ``auto``, ``cpu``, ``cuda``, ``mps``.
         dtype: ``auto``, ``float32``, ``bfloat16``, ``float16``.
-        threads: CPU threads; None takes what the machine has.
-        base: folder or name of the base model where it is no longer found under the name in the manifest; it must be the
-            same model, byte for byte. ``"hub"`` lets the model that the manifest names be fetched from the hub; a bundle may
-            come from anywhere and name a model of any size, so without that only what is on this machine is used.
-        key_env: environment variable with the key for the endpoint that answers, where one does. A bundle names it, but only
-            you can allow that a key of yours is sent where a bundle says.
-        endpoint: URL of that endpoint. A bundle names it, but only you can allow that your rows are sent there; one on this
-            machine itself needs no leave.
-        patience: seconds that one question to such an endpoint may take, all tries and waits included; a few where something
-            else answers in its place.
-        progress: told, in a sentence each, what takes time.
-        once: whether it answers one row and ends: nothing is prepared then that would pay over many.
+        threads: number of CPU threads; None uses what the machine allows.
+        base: folder or name of the base model if it is no longer found under the name in the manifest; it must be the same
+            model, byte for byte. ``"hub"`` allows fetching the named model from the hub; otherwise only models on this machine
+            are used, since a bundle from elsewhere may name a model of any size.
+        key_env: environment variable with the key for the bundle's endpoint. Required even if the bundle names one, since only
+            you can allow sending a key.
+        endpoint: URL of that endpoint, likewise; not needed for an endpoint on this machine.
+        patience: seconds for one question to such an endpoint, including retries and waits.
+        progress: called with a sentence about each slow step.
+        once: whether only one row will be answered, so that preparation for many rows is skipped.
 
     Raises:
-        InputError: it is no bundle; a file of it is missing, changed, too many or a link; its parts contradict each other;
-            or the base model is not there, another one, or has another chat template.
+        InputError: it is not a bundle; a file is missing, changed, unexpected or a link; its parts contradict each other; or
+            the base model is missing, different, or has another chat template.
     """
     return load_several(
         [folder],
@@ -109,9 +107,9 @@ def load_several(
     once: bool = False,
     weights: bool = False,
 ) -> list[Predictor]:
-    """Load bundles; those of one base model share it, and may therefore be used by one thread at a time alone.
+    """Load bundles; those with the same base model share it, and must only be used by one thread at a time.
 
-    Arguments and errors are those of :func:`load`; with ``weights``, a model behind an endpoint is an error too.
+    Arguments and errors as in :func:`load`; with ``weights``, a model behind an endpoint is an error too.
     """
     from cotune.model.hardware.capability import check_capability
 
@@ -156,23 +154,23 @@ def load_several(
 
 
 def resolve_bundle(name: str | Path, progress: Callable[[str], None] | None = None) -> Path:
-    """A bundle's folder on this machine, of what names one: its folder, its run's, or ``hf://org/name@revision``.
+    """The local folder of a bundle given as its folder, its run's folder, or ``hf://org/name@revision``.
 
     Raises:
-        InputError: it is on the hub and cannot be fetched, or what was fetched is no bundle.
+        InputError: it is on the hub and cannot be fetched, or is not a bundle.
     """
     return fetch_bundle(str(name), progress) if is_on_hub(name) else bundle_folder(name)
 
 
 @dataclass(frozen=True)
 class OpenedBundle:
-    """A bundle whose files are what its manifest says.
+    """A bundle whose files match its manifest.
 
     Attributes:
-        folder: where it lies.
-        manifest: what it holds and what it was made with.
-        prompt: how it asks.
-        saved: all of ``prompt.json``.
+        folder: its folder.
+        manifest: its manifest.
+        prompt: its prompt.
+        saved: the content of ``prompt.json``.
     """
 
     folder: Path
@@ -182,35 +180,35 @@ class OpenedBundle:
 
     @classmethod
     def read(cls, name: str | Path, progress: Callable[[str], None] | None = None) -> OpenedBundle:
-        """Check a bundle's files and read its prompt; the base model is not looked at.
+        """Check a bundle's files and read its prompt, without the base model.
 
         Args:
-            name: the bundle, as :func:`load` takes it.
-            progress: told what is fetched from the hub.
+            name: the bundle, as in :func:`load`.
+            progress: called with a message about downloads.
 
         Raises:
-            InputError: as :func:`load` says.
+            InputError: as in :func:`load`.
         """
         folder = resolve_bundle(name, progress)
         manifest = read_manifest(folder)
         verify(folder, manifest)
         found = cls(folder, manifest, *_read_parts(folder, manifest))
         if manifest.written is not None and ENDPOINT not in found.saved:
-            # Found now, it costs nobody the loading of a model.
+            # Detected before the model is loaded.
             grammar_of(manifest.written, f"{folder / MANIFEST}, output.schema")
         return found
 
     @property
     def known(self) -> Known:
-        """What a run that goes on from it is told of the task."""
+        """Its output and demonstrations, for a run that starts from it."""
         return Known(self.manifest.output, self.prompt.always_shown)
 
 
 def base_folder(bundle: OpenedBundle, base: str | Path | None = None, progress: Callable[[str], None] | None = None) -> Path:
-    """Where the base model lies, its bytes checked; ``base`` as in :func:`load`.
+    """Folder of the base model, with its content checked; ``base`` as in :func:`load`.
 
     Raises:
-        InputError: it is not there, or another one.
+        InputError: it is missing or different.
     """
     from cotune.model.loading.folder import model_fingerprint
 
@@ -242,10 +240,10 @@ def base_folder(bundle: OpenedBundle, base: str | Path | None = None, progress: 
 
 
 def resolve_base(manifest: Manifest, base: str | Path | None = None, progress: Callable[[str], None] | None = None) -> Path:
-    """The base model's folder, fetched from the hub only where the user says so; ``base`` as in :func:`load`.
+    """Folder of the base model, fetched from the hub only if the user allows it; ``base`` as in :func:`load`.
 
     Raises:
-        InputError: it is not there.
+        InputError: it is missing.
     """
     from cotune.model.loading.bundled import resolve_model
 
@@ -317,7 +315,7 @@ def _read_parts(folder: Path, manifest: Manifest) -> tuple[Prompt, Mapping[str, 
 
 
 def check_rendering(saved: Mapping[str, Any], model: Model, where: str) -> None:
-    """Refuse a tokenizer that would turn rows into other ids than those that were tuned and tested with.
+    """Refuse a tokenizer that would produce other ids than those of training and test.
 
     Raises:
         InputError: chat template, stop token or longest prompt differ.
@@ -348,10 +346,10 @@ def _enter_adapter(folder: Path, manifest: Manifest, model: LocalModel) -> None:
 
 
 def check_probe(model: LocalModel, manifest: Manifest, folder: Path) -> None:
-    """Refuse a registered adapter whose probe is not one of these labels on this model.
+    """Refuse a registered adapter whose probe does not fit these labels or this model.
 
     Raises:
-        InputError: it is not, or it cannot be read.
+        InputError: it does not fit, or cannot be read.
     """
     try:
         probe = model.adapters.probe(manifest.adapter_id)
@@ -368,7 +366,7 @@ def check_probe(model: LocalModel, manifest: Manifest, folder: Path) -> None:
 
 
 def base_of(manifest: Manifest, base: str | Path | None = None) -> str:
-    """Name or folder of the base model: the one given, else the manifest's, pinned to its commit where it is on the hub."""
+    """Name or folder of the base model: the given one, or the manifest's, pinned to its commit on the hub."""
     if base is not None and str(base) != FROM_HUB:
         return str(base)
     named = manifest.base_model

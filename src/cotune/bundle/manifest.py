@@ -1,4 +1,4 @@
-"""The manifest of a bundle: what belongs to it, byte for byte, and the check that nothing else is there."""
+"""The manifest of a bundle: its files with hashes, and the check of a folder against it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cotune.task.values.schema import schema_problem
 from cotune.version import __version__
 
 FORMAT, WRITTEN_FORMAT = 3, 2
-"""Of bundles that choose among labels, and of those that write. Format 1 chose among labels, by a head after the last norm."""
+"""Format of bundles for labels, and for generated answers. Format 1 was for labels with a head after the last norm."""
 _HEADED_FORMAT = 1
 MANIFEST, PROMPT, DECISION, METRICS, CARD, ADAPTER = (
     "manifest.json",
@@ -36,13 +36,13 @@ MANIFEST, PROMPT, DECISION, METRICS, CARD, ADAPTER = (
     "adapter",
 )
 DATA = "data"
-"""Key of the metrics: content hashes of all rows of the task, ``rows``, and of its test, ``test``."""
+"""Key in the metrics of the content hashes of all rows (``rows``) and of the test (``test``)."""
 NEEDED = (PROMPT, DECISION, METRICS, CARD)
 ADAPTER_FILES = (f"{ADAPTER}/adapter_config.json", f"{ADAPTER}/adapter_model.safetensors")
 LARGEST_JSON = 16 * 2**20
 
 ENDINGS = (".json", ".md", ".safetensors")
-"""Of the files that a bundle may hold."""
+"""Endings of files that a bundle may contain."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _VERSION = re.compile(r"[A-Za-z0-9.+_-]{1,40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -56,7 +56,7 @@ class BaseModel:
     """The model that a bundle was made with.
 
     Attributes:
-        name: how it is found: the bundled model's name, a folder, or a hub id.
+        name: the bundled model's name, a folder, or a hub id.
         fingerprint: content hash of its files, see :func:`cotune.model.loading.folder.model_fingerprint`.
         revision: commit on the hub; None for anything else.
     """
@@ -68,24 +68,24 @@ class BaseModel:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a bundle holds and what it was made with.
+    """Content and provenance of a bundle.
 
     Attributes:
         task: name of the task.
         files: relative POSIX name to sha256 of every file but the manifest itself.
-        base_model: the model that answers.
+        base_model: the base model.
         adapter_id: content hash of the adapter, or ``base`` where there is none.
         prompt_id: content hash of the prompt.
-        decision: how scores become an answer.
-        labels: the answers to choose from, in the order of the decision's bias; empty where answers are written.
-        input_fields: what a row must hold.
+        decision: decision rule.
+        labels: all labels, in the order of the decision's bias; empty for generated answers.
+        input_fields: input fields of a row.
         output_field: name of the label column that was learned from.
-        metric: what the bundle was chosen by.
-        max_tokens: longest prompt that the engine was set to.
-        versions: of what made it, by name.
-        written: what an answer is where answers are written; None for labels.
-        answer_tokens: tokens that a written answer may have.
-        label_type: what the labels were in the data: texts, or numbers or truth values.
+        metric: the task's metric.
+        max_tokens: longest prompt in tokens.
+        versions: versions of packages, by name.
+        written: the output for generated answers; None for labels.
+        answer_tokens: maximum length of a generated answer.
+        label_type: type of the labels in the data: texts, numbers or truth values.
     """
 
     task: str
@@ -106,12 +106,12 @@ class Manifest:
 
     @property
     def output(self) -> Output:
-        """What an answer is."""
+        """The type of the answers."""
         return self.written or label_output(self.labels, self.label_type)
 
     @property
     def named_metric(self) -> str | None:
-        """The metric, where its name says what it is; None for a function of the user's, whose file no bundle holds."""
+        """The metric's name; None for a function of the user's, whose file is not in the bundle."""
         return None if names_user_metric(self.metric) else self.metric
 
     @cached_property
@@ -201,7 +201,7 @@ class Manifest:
 
 
 def _way_out(version: int, made: str) -> str:
-    """What helps against a bundle of another format."""
+    """A hint for a bundle of another format."""
     if version == _HEADED_FORMAT:
         if made == f"cotune {__version__}":
             return "Run again, since an earlier build of this version made it."
@@ -210,7 +210,7 @@ def _way_out(version: int, made: str) -> str:
 
 
 def _made_by(data: Mapping[str, Any]) -> str:
-    """What a manifest says made it, as far as that can be shown."""
+    """The version that made a bundle, if it can be shown."""
     versions = data.get("versions")
     named = versions.get("cotune") if isinstance(versions, dict) else None
     return f"cotune {named}" if isinstance(named, str) and _VERSION.fullmatch(named) else "another version of cotune"
@@ -224,17 +224,17 @@ def _written(table: _Keys, where: str) -> Output:
 
 
 def bundle_folder(folder: str | Path) -> Path:
-    """The bundle that a folder means: the folder itself, or ``best`` in it where it is a run's."""
+    """The bundle in a folder: the folder itself, or ``best`` in a run's folder."""
     folder = Path(folder).expanduser()
     nested = folder / BUNDLE
     return nested if not os.path.lexists(folder / MANIFEST) and (nested / MANIFEST).is_file() else folder
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a bundle, its own form checked but not yet the files that it names.
+    """Read and validate a manifest, without checking the files that it names.
 
     Raises:
-        InputError: the folder is no bundle, or its manifest is damaged.
+        InputError: the folder is not a bundle, or its manifest is damaged.
     """
     if not folder.is_dir():
         what = "this is a file, not a bundle's folder" if folder.exists() else "there is no such bundle"
@@ -249,11 +249,11 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def verify(folder: Path, manifest: Manifest) -> None:
-    """Check that a bundle holds the files of its manifest, byte for byte, and nothing else.
+    """Check that a bundle contains exactly the files of its manifest, byte for byte.
 
     Raises:
-        InputError: a name leads out of the folder or is of a kind that no bundle holds (pickle files, for instance); a
-            file is missing, is too many, is a link or no regular file, or has changed. Names the file.
+        InputError: a name leads out of the folder or has a forbidden ending (such as pickle files); a file is missing,
+            unexpected, a link, not a regular file, or changed. The message names the file.
     """
     folder = folder.resolve()
     found = list_files(folder) - {MANIFEST}
@@ -261,7 +261,7 @@ def verify(folder: Path, manifest: Manifest) -> None:
         check_name(folder, name)
         if not _SHA256.fullmatch(digest):
             raise InputError(f"the sha256 of {name} is none", where=str(folder / MANIFEST), hint=_HINT)
-    # A probe on the model as it is lies alone in its folder.
+    # A probe on the untuned model is alone in its folder.
     bare_probe = f"{ADAPTER}/{PROBE}" in manifest.files and not set(ADAPTER_FILES) & set(manifest.files)
     needed = {*manifest.files, *NEEDED, *(ADAPTER_FILES if manifest.adapter_id != "base" and not bare_probe else ())}
     if lost := sorted(needed - found):
@@ -292,7 +292,7 @@ def check_name(folder: Path, name: str) -> None:
     """Check that a file of this name may belong to the bundle in a folder.
 
     Raises:
-        InputError: the name could lead out of the folder, or its ending is of a kind that no bundle holds.
+        InputError: the name could lead out of the folder, or its ending is forbidden.
     """
     if not _NAME.fullmatch(name) or name == MANIFEST:
         raise InputError(f"the name {name!r} is not allowed in a bundle", where=str(folder / MANIFEST), hint=_HINT)
@@ -309,7 +309,7 @@ def list_files(folder: Path) -> set[str]:
     """Relative POSIX names of all files below a folder.
 
     Raises:
-        InputError: there is a link, a device or the like, or far too much.
+        InputError: there is a link, a device or the like, or far too many files.
     """
     names: set[str] = set()
     waiting, entries = [folder], 0
@@ -334,10 +334,10 @@ def list_files(folder: Path) -> set[str]:
 
 
 def read_json(path: Path) -> Any:
-    """A JSON value of a bundle's file.
+    """Read a JSON file of a bundle.
 
     Raises:
-        InputError: the file is no regular one, unreasonably large, nested too deeply, or no JSON.
+        InputError: the file is not regular, too large, nested too deeply, or not JSON.
     """
     try:
         status = path.lstat()
@@ -355,7 +355,7 @@ def read_json(path: Path) -> Any:
 
 
 class _Keys:
-    """Takes keys out of a JSON object one by one, each checked."""
+    """Reads keys of a JSON object one by one, each checked."""
 
     def __init__(self, data: Any, where: str, before: str = "") -> None:
         self.where, self.before = where, before
@@ -376,7 +376,7 @@ class _Keys:
         return value
 
     def _check_texts(self, key: str, value: Any) -> None:
-        """Refuse texts without end, and half characters, which can be written nowhere."""
+        """Refuse very long texts, and lone surrogates, which cannot be encoded."""
         texts = [value] if isinstance(value, str) else [*value, *value.values()] if isinstance(value, dict) else value
         for text in texts if isinstance(texts, list) else ():
             if isinstance(text, str) and (len(text) > _LONGEST_TEXT or has_half_character(text)):

@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all, and takes the place of an older one in one step."""
+"""Atomic replacement of a folder."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _SWAP = 2
 
 @contextlib.contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside ``folder`` that takes its name, synced to disk, when the block ends without an error.
+    """A temporary folder that is synced and renamed to ``folder`` when the block ends without an error.
 
-    An older folder of that name is swapped out in the same step and then removed. A kill at any moment leaves the old one
-    or the new one, and the next call sweeps what lies about. Where the file system cannot swap, the old one is moved aside
-    first, and a kill at just that moment is mended by the next call. Safe against a second process doing the same.
+    An older folder of that name is swapped out in the same step and then removed. A kill at any moment leaves the old or the
+    new one, and the next call removes leftovers. If the file system cannot swap, the old one is moved aside first, and the next
+    call repairs a kill at that moment. Safe with concurrent processes.
 
     Raises:
-        InputError: the disk is full or the place cannot be written to; the older folder stays.
+        InputError: the disk is full or not writable; the older folder stays.
     """
     import filelock
 
@@ -54,7 +54,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     except OSError as error:
         raise cannot_write(folder, error) from error
     except InputError as error:
-        # The name of the temporary folder would tell nobody anything.
+        # Messages should not name the temporary folder.
         if isinstance(error.__cause__, OSError):
             raise cannot_write(folder, error.__cause__) from error
         raise
@@ -70,7 +70,7 @@ def _put(temporary: Path, folder: Path, aside: Path) -> None:
 
 
 def exchange(left: Path, right: Path) -> bool:
-    """Swap two folders' names in one step; False where this system or file system cannot."""
+    """Swap two folders atomically; False if the system or file system does not support it."""
     a, b = os.fsencode(left), os.fsencode(right)
     try:
         library = ctypes.CDLL(None, use_errno=True)

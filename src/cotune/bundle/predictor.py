@@ -1,4 +1,4 @@
-"""Answers from a prompt, an adapter and a decision rule as one."""
+"""Prediction with a prompt, an adapter and a decision rule."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Row = str | Mapping[str, Any]
 
 _log = logging.getLogger(__name__)
 
-# Bounds memory on very long lists: rendered rows and scores of so many rows are held at once.
+# Number of rows whose rendered ids and scores are in memory at once.
 _AT_ONCE = 2048
 
 
@@ -39,15 +39,13 @@ class Prediction:
     """One row's answer.
 
     Attributes:
-        answer: the label, or what was written: a text, a number's or JSON's text. :meth:`Predictor.predict` gives labels in the
-            type that they had in the data, :meth:`Predictor.answers` their texts. None where the model cannot tell, which is
-            only said where ``unsure`` asks for it.
-        probabilities: of every label, summing to one, the decision rule applied; empty where they were not asked for and where
-            answers are written.
+        answer: the label, or the generated answer as text. :meth:`Predictor.predict` gives labels in the type that they had in
+            the data, :meth:`Predictor.answers` their texts. None if the model is undecided, which only happens with ``unsure``.
+        probabilities: probability of every label after the decision rule; empty if not requested, and for generated answers.
         truncated: whether the row's text was too long and lost its end.
-        ended: whether what was written came to its end by itself; False where its length cut it or, of numbers and JSON, closed
-            it.
-        possible: where the answer is None, the labels that it may be, the likeliest first.
+        ended: whether a generated answer ended by itself; False if it was cut or, for numbers and JSON, closed at the maximum
+            length.
+        possible: if the answer is None, the possible labels, the likeliest first.
     """
 
     answer: Any
@@ -58,20 +56,20 @@ class Prediction:
 
 
 class Predictor:
-    """What a bundle becomes when it is loaded; see :func:`cotune.bundle.load`. Not for several threads at once.
+    """A loaded bundle, see :func:`cotune.bundle.load`. Not thread-safe.
 
     Args:
-        model: who answers.
-        prompt: how to ask.
-        labels: the answers to choose from, in the decision's order; empty where answers are written.
-        input_fields: what a row must hold.
-        decision: how scores become an answer.
-        adapter_id: which of the model's adapters.
-        bundle_id: content hash of the bundle that this came from.
+        model: the model.
+        prompt: the prompt.
+        labels: all labels, in the decision's order; empty for generated answers.
+        input_fields: input fields of a row.
+        decision: the decision rule.
+        adapter_id: id of the adapter in the model.
+        bundle_id: content hash of the bundle.
         task: name of the task.
-        writing: how answers are written; None where they are chosen among labels.
-        label_type: what labels were in the data.
-        calibration: scores of held-out rows, by which it can tell what it cannot tell; None where the bundle has none.
+        writing: settings of generated answers; None for labels.
+        label_type: type of the labels in the data.
+        calibration: conformal scores of held-out rows, for abstention; None if the bundle has none.
     """
 
     def __init__(
@@ -100,15 +98,15 @@ class Predictor:
 
     @property
     def output(self) -> Output:
-        """What an answer is."""
+        """The type of the answers."""
         return label_output(self.labels, self.label_type) if self.writing is None else self.writing.output
 
     @property
     def model(self) -> Model:
-        """The model on this machine.
+        """The local model.
 
         Raises:
-            InputError: it answers behind an endpoint.
+            InputError: the model is behind an endpoint.
         """
         if not self.scorer.capabilities.hidden_states:
             raise InputError(
@@ -131,20 +129,20 @@ class Predictor:
     def predict(
         self, rows: Row | Sequence[Row], *, probabilities: bool = False, unsure: float | None = None
     ) -> list[Any] | list[Prediction]:
-        """The answers to rows, in their order; labels in the type that they had in the data: texts, int, float or bool.
+        """Answer rows; returns labels in the type that they had in the data (texts, int, float or bool), in order.
 
         Args:
-            rows: texts where the task has one input field; mappings that hold the input fields, whatever else they hold;
-                or a single text or mapping, which is a list of one.
-            probabilities: return :class:`Prediction` objects in place of bare labels. Slower where labels have several
-                tokens, since then every label is scored to its end.
-            unsure: share of rows that may be answered wrongly. Rows that the model cannot tell are answered None then, and
-                :attr:`Prediction.possible` has the labels among which the right one is; see :mod:`cotune.bundle.calibration`
-                for what is guaranteed. None answers every row.
+            rows: texts if the task has one input field; mappings with the input fields (other keys are ignored); or a single
+                text or mapping.
+            probabilities: return :class:`Prediction` objects instead of labels. Slower for labels of several tokens, since
+                every label is then scored to its end.
+            unsure: share of rows that may be answered wrongly. Undecided rows get the answer None, and
+                :attr:`Prediction.possible` has the possible labels; see :mod:`cotune.bundle.calibration` for the guarantee.
+                None answers every row.
 
         Raises:
-            InputError: ``unsure`` is asked of a bundle that cannot tell; there are no rows, or one lacks a field, holds no text
-                or is empty; names the row, from 1.
+            InputError: the bundle does not support ``unsure``; there are no rows, or one lacks a field, has a non-text value or
+                is empty; the message names the row, from 1.
             DivergedError: a score is not a number.
         """
         listed: Sequence[Row] = [rows] if isinstance(rows, (str, Mapping)) else list(rows)
@@ -175,7 +173,7 @@ class Predictor:
         sampling: Sampling = GREEDY,
         unsure: float | None = None,
     ) -> Iterator[Prediction]:
-        """The same for rows that :func:`cotune.bundle.rows.checked_row` made, one by one; ``sampling`` is of written ones."""
+        """Answer rows from :func:`cotune.bundle.rows.checked_row`, one by one; ``sampling`` applies to generated answers."""
         highest = None if unsure is None else self.doubt(unsure)
         if self.writing is not None:
             yield from self._written(self.writing, rows, sampling)
@@ -198,10 +196,10 @@ class Predictor:
                 yield Prediction(None if possible else self.labels[int(place)], by_label, cut[i], possible=possible)
 
     def doubt(self, share: float) -> float:
-        """The highest score of a label that a row's answer may be, for a share of wrong answers.
+        """The conformal threshold for an error rate.
 
         Raises:
-            InputError: the bundle writes its answers, keeps no scores of held-out rows, or too few of them.
+            InputError: the bundle generates its answers, or has no scores of held-out rows, or too few.
         """
         where = self.task or "the bundle"
         if self.writing is not None:
@@ -218,7 +216,7 @@ class Predictor:
         return self.calibration.highest(share, where)
 
     def _open(self, log_probs: NDArray[np.float64] | None, highest: float | None) -> dict[int, tuple[str, ...]]:
-        """Rows that are left open, with their labels, the likeliest first."""
+        """Undecided rows, with their possible labels, the likeliest first."""
         if log_probs is None or highest is None:
             return {}
         sets = label_sets(log_probs, highest)
@@ -228,23 +226,23 @@ class Predictor:
         }
 
     def shortened(self, row: Mapping[str, str]) -> dict[str, str] | None:
-        """A row with a very long text as the model is shown it, so that its answer is the same; None for any other row.
+        """A shortened copy of a row with a very long text that gets the same answer; None for any other row.
 
-        Unlike everything else here, it may be called while another thread has rows answered.
+        Unlike all other methods, it may be called while another thread uses the predictor.
         """
         renderer: Renderer | None = getattr(self.scorer, "renderer", None)
         return None if renderer is None else renderer.shortened(self.prompt, row, self.labels)
 
     def states(self, rows: Sequence[Mapping[str, str]]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-        """What the model makes of rows that :func:`cotune.bundle.rows.checked_row` made, before it answers.
+        """Hidden states and label log-probabilities of rows from :func:`cotune.bundle.rows.checked_row`.
 
         Returns:
-            ``[rows, width]`` hidden states at the last prompt token, divided by their root mean square: what the probe reads
-            where a probe answers, else those after the last layer; and ``[rows, labels]`` log-probabilities of the
-            labels, the decision rule applied.
+            ``[rows, width]`` hidden states at the last prompt token, divided by their root mean square: those that the probe
+            reads, or those after the last layer without a probe; and ``[rows, labels]`` log-probabilities after the decision
+            rule.
 
         Raises:
-            InputError: the model answers behind an endpoint, or answers are written.
+            InputError: the model is behind an endpoint, or answers are generated.
             DivergedError: a score is not a number.
         """
         if self.writing is not None:
@@ -275,7 +273,7 @@ class Predictor:
                 yield Prediction(writing.output.canonical(text), {}, truncated, ended)
 
     def _shown(self, rows: Sequence[Mapping[str, str]]) -> tuple[list[Mapping[str, str]], list[bool]]:
-        """Rows as they are shown, as far as their texts are very long, and which of them were shortened for it."""
+        """Rows with very long texts shortened, and which rows were shortened."""
         short = [self.shortened(row) for row in rows]
         return [row if less is None else less for row, less in zip(rows, short, strict=True)], [
             each is not None for each in short

@@ -1,4 +1,4 @@
-"""Bundles whose model answers behind an endpoint: a prompt, a decision rule, and whom to ask in which way; never a key."""
+"""Bundles whose model is behind an endpoint: prompt, decision rule, address and request format; never a key."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def check_allowed(
     where: str,
     options: tuple[str, str] = ("endpoint", "key_env"),
 ) -> None:
-    """Check that the user allows what a folder names: a server that rows are sent to, and a key that they are sent with.
+    """Check that the user allows the server and the key variable that a folder names.
 
     Args:
         base_url: the server that the folder names; one on this machine needs no permission.
-        named: environment variable that the folder names.
+        named: key variable that the folder names.
         endpoint: URL that the user allows.
         key_env: environment variable that the user names.
         who: asks, for errors.
@@ -40,7 +40,7 @@ def check_allowed(
         options: what the two are called in Python; on the command line they have hyphens.
 
     Raises:
-        InputError: the user allows another server or none, or names no key where the folder wants one.
+        InputError: the user allows another server or none, or names no key variable although the folder needs one.
     """
     from cotune.endpoint.server import is_loopback
 
@@ -73,7 +73,7 @@ def remote_predictor(
     patience: float,
     calibration: Calibration | None = None,
 ) -> Predictor:
-    """A predictor that asks the bundle's endpoint.
+    """Make a predictor that asks the bundle's endpoint.
 
     Args:
         manifest: of the bundle.
@@ -81,12 +81,12 @@ def remote_predictor(
         saved: what ``prompt.json`` holds.
         where: that file, for errors.
         key_env: environment variable with the key, as the caller allows it.
-        endpoint: URL that rows may be sent to, as the caller allows it; one on this machine needs no leave.
+        endpoint: URL that rows may be sent to, as the caller allows it; not needed for one on this machine.
         patience: seconds that one question may take, all tries and waits included.
         calibration: scores of held-out rows; None where the bundle has none.
 
     Raises:
-        InputError: the bundle says nothing usable about the endpoint, or names one or a key that the caller did not allow.
+        InputError: the bundle's endpoint is invalid, or the caller did not allow it or its key.
         EndpointError: the key is not set.
     """
     from cotune.embed import Neighbours

@@ -1,4 +1,4 @@
-"""What may be asked of a bundle: rows with the task's input fields, checked as the rows that were learned from."""
+"""Validation of rows for a bundle, by the same rules as training rows."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from cotune.task.reading.field_names import column_of
 
 
 def checked_row(row: Any, input_fields: Sequence[str], where: str) -> dict[str, str]:
-    """The input fields of a row as texts, and nothing else of it.
+    """The input fields of a row as texts.
 
-    Numbers, truth values, dates, lists and objects become texts as they do in training data. A field may be called as the
-    column of the training data was, ``Customer message`` for ``Customer_message``.
+    Numbers, truth values, dates, lists and objects become texts as they do in training data. A field may have the name of the
+    training column, ``Customer message`` for ``Customer_message``.
 
     Args:
-        row: a mapping that holds the input fields, or a text where there is one field.
+        row: a mapping with the input fields, or a text if there is one field.
         input_fields: names of the fields.
-        where: what errors call the row, such as ``row 3``.
+        where: name of the row in errors, such as ``row 3``.
 
     Raises:
-        RowError: a field holds what cannot be written as text or half a character, or all are empty.
+        RowError: a field cannot be converted to text or has a lone surrogate, or all are empty.
         InputError: a field is missing, or the row has none.
     """
     if isinstance(row, str):
@@ -48,18 +48,18 @@ def checked_row(row: Any, input_fields: Sequence[str], where: str) -> dict[str, 
 
 
 def said(fields: Mapping[str, str]) -> str:
-    """What a row says, so that rows that differ in case and spaces alone are one."""
+    """The normalised content of a row, equal for rows that differ only in case and spaces."""
     return "\n".join(" ".join(text.casefold().split()) for text in fields.values())
 
 
 def example_row(input_fields: Sequence[str]) -> str:
-    """How a row is written, for messages and cards."""
+    """An example of a row, for messages and cards."""
     return "{" + ", ".join(f'"{name}": "..."' for name in input_fields) + "}"
 
 
 def _field(row: Mapping[Any, Any], name: str, where: str) -> str:
     if name not in row:
-        # By its own name, a column is found at once; the others are looked through for rows as a spreadsheet names them.
+        # Look up the field's own name first, then the names of a spreadsheet's columns.
         column = column_of(name, [key for key in row if isinstance(key, str)])
         if column is not None:
             return _text(row[column], column, where)

@@ -1,4 +1,4 @@
-"""Writing a bundle: whole or not at all."""
+"""Writing a bundle atomically."""
 
 from __future__ import annotations
 
@@ -54,30 +54,30 @@ def save_bundle(
     model_name: str,
     answer_tokens: int = 0,
 ) -> Path:
-    """Write a bundle that :func:`cotune.bundle.load` reads. An older bundle of that name is replaced in one step.
+    """Write a bundle for :func:`cotune.bundle.load`. An older bundle in the folder is replaced atomically.
 
     Args:
-        folder: where to; its parent is made.
-        task_name: what people call the task.
-        input_fields: what a row must hold.
+        folder: target folder; its parent is created.
+        task_name: name of the task.
+        input_fields: input fields of a row.
         output_field: name of the label column.
-        output: what an answer is; labels in the order of the decision's bias.
+        output: type of the answers; labels in the order of the decision's bias.
         metric: name of the metric.
-        prompt: how to ask.
-        decision: how scores become an answer.
+        prompt: the prompt.
+        decision: the decision rule.
         adapter_folder: an adapter's PEFT folder, LoRA or a prefix, with its probe if there is one, or a folder with a probe
-            alone; copied as it is. None for the base model.
-        model: the model that it was all measured with; of one behind an endpoint the bundle keeps where it answers.
+            alone; copied unchanged. None for the base model.
+        model: the model; for one behind an endpoint the bundle stores its address.
         metrics: for ``metrics.json`` and the card: ``arms`` and ``gains`` as in a run's summary.
-        model_name: how the user named the model; its folder is stored as an absolute path.
-        answer_tokens: tokens that a written answer may have.
+        model_name: the user's name of the model; a folder is stored as an absolute path.
+        answer_tokens: maximum length of a generated answer.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: something else is in the way at ``folder``, the adapter folder holds no adapter, or the disk is full or
-            cannot be written to; an older bundle stays.
+        InputError: ``folder`` contains something else, the adapter folder has no adapter, or the disk is full or not writable;
+            an older bundle stays.
         ValueError: the metrics hold NaN, or the decision does not fit the labels.
     """
     from cotune.model.adapters.files import adapter_content_id
@@ -144,7 +144,7 @@ def _card(
 
 
 def _reading(manifest: Manifest, folder: Path | None, prompt: Prompt, model: LocalModel) -> Reading | None:
-    """How the probe in an adapter's folder reads; None where there is none."""
+    """Description of the probe in an adapter's folder; None if there is none."""
     from cotune.bundle.export.request import beyond_of
     from cotune.model.adapters.files import is_bare_probe
     from cotune.model.layers.cut import norm_epsilon
@@ -161,7 +161,7 @@ def _reading(manifest: Manifest, folder: Path | None, prompt: Prompt, model: Loc
 
 
 def _check_free(folder: Path) -> None:
-    """Refuse to replace anything that is not a bundle, or that holds files of somebody else."""
+    """Refuse to replace anything that is not a bundle, or that contains other files."""
     hint = "Move it away or choose another folder."
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise InputError("something that is no folder is in the bundle's place", where=str(folder), hint=hint)
@@ -190,7 +190,7 @@ def _copy_config(source: Path, target: Path) -> None:
     config = json.loads(source.read_text(encoding="utf-8"))
     base = config.get("base_model_name_or_path")
     if isinstance(base, str) and (Path(base).expanduser().is_absolute() or Path(base).exists()):
-        # A bundle goes to other machines; peft reads an adapter without this name just as well.
+        # A bundle is copied to other machines; peft does not need this name.
         write_json(target, config | {"base_model_name_or_path": None})
     else:
         shutil.copyfile(source, target)
@@ -206,7 +206,7 @@ def _base_model(model: Scorer, name: str) -> BaseModel:
 
 
 def _revision(name: str) -> str | None:
-    """The commit of a hub model in the local cache, or what its name says; None where neither tells."""
+    """The commit of a hub model from the local cache or its name; None if unknown."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 

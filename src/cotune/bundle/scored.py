@@ -1,4 +1,4 @@
-"""How good a bundle's answers to labelled rows are."""
+"""Scoring a bundle on labelled rows."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from cotune.task.values.output import Output
 
 @dataclass(frozen=True)
 class Scored:
-    """Answers to labelled rows, judged.
+    """Scores of a bundle on labelled rows.
 
     Attributes:
         metric: its name.
-        score: by the metric.
-        interval: of the score, 95%.
-        n: rows.
-        skipped: further rows, without input or right answer.
-        right: rows that count as right.
-        majority: the commonest label and what answering it always scores; None where answers are written.
-        unknown: rows by right labels that the bundle does not know; they count as wrong.
+        score: the score.
+        interval: 95% interval of the score.
+        n: number of rows.
+        skipped: number of further rows without input or right answer.
+        right: number of rows that count as right.
+        majority: the commonest label and its score; None for generated answers.
+        unknown: number of rows by right label unknown to the bundle; they count as wrong.
         labels: of label answers, label by label.
         confusion: ``[labels, labels]`` rows by right label and answer, in the order of ``labels``; None where answers are
             written.
@@ -82,13 +82,13 @@ class Scored:
 
 @dataclass(frozen=True)
 class LabelledRows:
-    """Rows to score a bundle on, checked; needs no model.
+    """Validated labelled rows; needs no model.
 
     Attributes:
         rows: with their right answers.
-        skipped: rows without input or right answer, which are left out.
-        metric: what a right answer is worth.
-        remarks: what a user has to know of how the rows were read.
+        skipped: number of rows without input or right answer, which are left out.
+        metric: the metric.
+        remarks: notes for the user on how the rows were read.
     """
 
     rows: tuple[Example, ...]
@@ -100,7 +100,7 @@ class LabelledRows:
     def of(
         cls, table: Table, manifest: Manifest, *, column: str | None = None, metric: str | None = None, group: str | None = None
     ) -> LabelledRows:
-        """Read labelled rows as the bundle's own were read.
+        """Read labelled rows by the rules of the bundle's training rows.
 
         Args:
             table: the rows.
@@ -110,7 +110,7 @@ class LabelledRows:
             group: column whose equal values mark rows that depend on each other.
 
         Raises:
-            InputError: a column is missing, a cell is none of the output's type, no row is left, or the metric does not fit.
+            InputError: a column is missing, a cell has the wrong type, no row is left, or the metric does not fit.
         """
         judge = _metric(manifest, metric)
         table = with_fields(table, {name: name for name in manifest.input_fields})
@@ -146,13 +146,13 @@ def score_rows(
     batch: int = 64,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Scored:
-    """Answer labelled rows and judge the answers.
+    """Answer labelled rows and score the answers.
 
     Args:
         predictor: who answers.
         labelled: the rows.
         batch: rows that run at once.
-        progress: told how many rows are done, after each batch.
+        progress: called with the number of rows done, after each batch.
 
     Raises:
         DivergedError: a score is not a number.

@@ -1,4 +1,4 @@
-"""Rows that a bundle's run has seen: what it scores on them says little of new ones."""
+"""Rows that a bundle's run has seen, whose scores say little about new rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DIGITS = 12
 
 @dataclass(frozen=True)
 class Seen:
-    """How many of some rows a run has seen.
+    """Numbers of rows that a run has seen.
 
     Attributes:
         learnt: rows that it learnt from or chose on.
@@ -35,7 +35,7 @@ class Seen:
         return {"learnt": self.learnt, "tested": self.tested}
 
     def warnings(self) -> list[str]:
-        """What a user has to know, a sentence for each kind."""
+        """Warnings, one sentence per kind."""
         told = []
         if self.learnt:
             told.append(f"{self._of(self.learnt)} learnt from by this run, so the score says little of new rows.")
@@ -48,17 +48,17 @@ class Seen:
 
 
 def row_hashes(rows: Iterable[Example]) -> list[str]:
-    """Hashes of what rows say, equal where they differ in case and spaces alone; sorted, each once."""
+    """Hashes of rows, equal for rows that differ only in case and spaces; sorted and unique."""
     return sorted({_hash(row) for row in rows})
 
 
 def write_row_hashes(folder: Path, *, learnt: Iterable[Example], tested: Iterable[Example]) -> None:
-    """Write which rows a run learnt from and which it tested on into its folder."""
+    """Store hashes of the rows that a run learnt from and tested on in its folder."""
     write_json(folder / ROW_HASHES, {"learnt": row_hashes(learnt), "tested": row_hashes(tested)})
 
 
 def seen_rows(bundle: Path, rows: Sequence[Example]) -> Seen | None:
-    """How many of some rows the run of a bundle has seen; None where its folder is not there or does not say.
+    """Count the rows that the run of a bundle has seen; None if its folder is missing or has no hashes.
 
     Args:
         bundle: its folder.

@@ -18,11 +18,11 @@ from cotune.errors import counted
 )
 def compare(
     first: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
-    second: Annotated[Path, typer.Argument(help="Folder of another, tested on the same rows.")],
-    report: Annotated[Path | None, typer.Option(help="File for the comparison as one page that needs no network.")] = None,
+    second: Annotated[Path, typer.Argument(help="Folder of another run, tested on the same rows.")],
+    report: Annotated[Path | None, typer.Option(help="Also write the comparison as one offline HTML page.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare what two runs ship, row by row on the test rows of both: difference, 95% interval, p-value."""
+    """Compare the bundles of two runs row by row on the same test: difference, 95% interval, p-value."""
     from cotune.cycle.runs.side_by_side import compare_runs
 
     found = compare_runs(first, second)

@@ -12,7 +12,7 @@ from cotune.cli.workers import choice_of
 
 @app.command(epilog="Examples:\n\n  cotune doctor --json\n\n  cotune doctor --executor ray")
 def doctor(executor: ExecutorName = None, workers: Workers = None, as_json: Json = False) -> None:
-    """Check this machine, and an executor if one is named, and say how to fix what is missing."""
+    """Check this machine, and an executor if one is given, and say how to fix what is missing."""
     choice = choice_of(executor, workers)
     from cotune.model.hardware.doctor import Diagnosis, diagnose, render
 

@@ -22,11 +22,11 @@ def embed(
     input: Annotated[
         Path,
         typer.Option(
-            help="One text a line, JSONL, CSV, TSV or Parquet; - is standard input. A language model reads 1,200 characters "
+            help="One text per line, JSONL, CSV, TSV or Parquet; - is standard input. A language model reads 1,200 characters "
             "of each."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Vectors as .npy, .parquet or .jsonl, in the order of the texts.")],
+    out: Annotated[Path, typer.Option(help="Output file: .npy, .parquet or .jsonl, in the order of the texts.")],
     model: Annotated[
         str,
         typer.Option(help="smollm2-135m (bundled), a folder, a hub id, sentence-transformers:FOLDER or model2vec:FOLDER."),
@@ -35,8 +35,8 @@ def embed(
         str | None, typer.Option(help="Column or key that holds the text. (default: text, or the only column)")
     ] = None,
     pooling: Annotated[str | None, typer.Option(help="prompt_eol, echo, weighted_mean, mean, last or static.")] = None,
-    layer: Annotated[int | None, typer.Option(help="Output of this many layers; negative counts from the last.")] = None,
-    frames: Annotated[int | None, typer.Option(help="Frames that are averaged, for prompt_eol.")] = None,
+    layer: Annotated[int | None, typer.Option(help="Layer whose output is read; negative counts from the last.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Number of frames to average, for prompt_eol.")] = None,
     standard: Annotated[
         str | None,
         typer.Option(
@@ -46,13 +46,13 @@ def embed(
     ] = None,
     fit_on: Annotated[
         Path | None,
-        typer.Option(help="Texts that the standard is fitted on instead: vectors of files fitted on the same can be compared."),
+        typer.Option(help="Texts to fit the standard on; vectors of two files are comparable if both use the same."),
     ] = None,
     executor: ExecutorName = None,
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """Turn texts into vectors with the model itself; what was embedded before comes from the cache."""
+    """Turn texts into vectors with the model; vectors are cached."""
     choice = choice_of(executor, workers)
     from cotune.embed.command import EmbedTask, embed_file
 

@@ -29,9 +29,11 @@ def evaluate(
     bundle: Bundle,
     rows: Annotated[str, typer.Argument(help="Labelled rows: CSV, TSV, JSONL, Parquet, hf://owner/name[:split].")],
     output: Annotated[
-        str | None, typer.Option(help="Column of the right answers. (default: as the bundle's rows had it)")
+        str | None, typer.Option(help="Column of the right answers. (default: that of the training rows)")
     ] = None,
-    metric: Annotated[str | None, typer.Option(help="Such as macro_f1 or FILE.py:FUNCTION. (default: the bundle's)")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="Metric, such as macro_f1 or FILE.py:FUNCTION. (default: the bundle's)")
+    ] = None,
     group: Annotated[str | None, typer.Option(help="Column whose equal values mark rows that depend on each other.")] = None,
     batch: Batch = 64,
     base: Base = None,
@@ -40,7 +42,7 @@ def evaluate(
     patience: Patience = 600.0,
     as_json: Json = False,
 ) -> None:
-    """Score a bundle on labelled rows that its run has not seen: score, interval, and for labels what is confused with what."""
+    """Score a bundle on labelled rows that its run has not seen: score, interval, and for labels a confusion matrix."""
     with collection_paused():
         from cotune.bundle import load
         from cotune.bundle.manifest import bundle_folder, read_manifest

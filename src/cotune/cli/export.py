@@ -19,11 +19,11 @@ from cotune.cli.program import Base, Bundle, Json, app
 )
 def export(
     bundle: Bundle,
-    out: Annotated[Path, typer.Option(help="A folder that is not there yet.")],
+    out: Annotated[Path, typer.Option(help="A new folder.")],
     to: Annotated[
         str,
         typer.Option(
-            help="transformers or onnx (a classifier, of bundles that answer by a probe; onnx needs the extra of that name), "
+            help="transformers or onnx (a classifier, for bundles that answer by a probe; onnx needs the extra of that name), "
             "peft (base model and adapter), merged (one model), gguf or gguf-merged (the same for llama.cpp), or mlflow (a "
             "pyfunc)."
         ),
@@ -31,7 +31,7 @@ def export(
     base: Base = None,
     as_json: Json = False,
 ) -> None:
-    """Write a bundle for other programs: transformers, ONNX Runtime, PEFT, vLLM, llama.cpp, Ollama, MLflow."""
+    """Export a bundle for transformers, ONNX Runtime, PEFT, vLLM, llama.cpp, Ollama or MLflow."""
     from cotune.bundle.export.command import export_bundle
     from cotune.bundle.load import OpenedBundle
     from cotune.probe.readout import PROBE

@@ -31,8 +31,8 @@ def init(
     output: Annotated[str | None, typer.Option(help="Column of the right answers.")] = None,
     budget: Annotated[str | None, typer.Option(help="90s, 10m, 1h, or tokens: 300ktok, 2Mtok.")] = None,
     out: Annotated[Path, typer.Option(help="The task file to write.")] = Path("task.yaml"),
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing and take what is guessed.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing and accept all guesses.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     as_json: Json = False,
 ) -> None:
     """Write a commented task.yaml for labelled rows; asks for the input column, the label column and the budget."""

@@ -32,30 +32,30 @@ def label(
         typer.Argument(
             parser=bundle_argument,
             metavar="RUN",
-            help="Folder of a run or of its bundle, or hf://org/name@revision; it has to answer with labels.",
+            help="Folder of a run or of its bundle, or hf://org/name@revision; it must answer with labels.",
         ),
     ],
     pool: Annotated[
-        Path, typer.Argument(help="Rows without labels: CSV, TSV, Parquet, JSONL, or a folder of serve --collect.")
+        Path, typer.Argument(help="Rows without labels: CSV, TSV, Parquet, JSONL, or a folder from serve --collect.")
     ],
     n: Annotated[int, typer.Option("--n", min=1, help="Rows to ask about.")] = 30,
     out: Annotated[
-        Path | None, typer.Option(help="File of labelled rows, .csv, .tsv, .parquet or .jsonl; one that is there is added to.")
+        Path | None, typer.Option(help="Output file, .csv, .tsv, .parquet or .jsonl; labels are appended to an existing one.")
     ] = None,
     by: Annotated[
-        str | None, typer.Option(help="How rows are picked: random, margin, entropy, spread, badge, diverse_margin, typical.")
+        str | None, typer.Option(help="How to pick rows: random, margin, entropy, spread, badge, diverse_margin, typical.")
     ] = None,
-    look: Annotated[int, typer.Option(min=1, help="Rows of a large pool that the model looks at.")] = 2000,
+    look: Annotated[int, typer.Option(min=1, help="Number of rows of a large pool that the model reads.")] = 2000,
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     web: Annotated[bool, typer.Option("--web", help="Ask on a page in the browser instead of the terminal.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page on 127.0.0.1; 0 picks a free one.")] = 0,
-    no_open: Annotated[bool, typer.Option("--no-open", help="Print the page's address alone, open no browser.")] = False,
+    no_open: Annotated[bool, typer.Option("--no-open", help="Only print the page's address, open no browser.")] = False,
     base: Base = None,
     key_env: KeyEnv = None,
     endpoint: Endpoint = None,
     as_json: Json = False,
 ) -> None:
-    """Pick the rows whose labels teach the model most and ask for them; quit at any time, the same command goes on."""
+    """Pick the rows whose labels would help most and ask for them; quit at any time, the same command resumes."""
     from cotune.bundle.manifest import read_manifest
     from cotune.labelling.known import bundle_of
     from cotune.labelling.picking import default_way

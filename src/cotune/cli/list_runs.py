@@ -18,10 +18,10 @@ _ROOMY = 120
 
 @app.command("list", epilog="Examples:\n\n  cotune list\n\n  cotune list runs/sweep --json")
 def list_(
-    folder: Annotated[Path, typer.Argument(help="Folder with runs in it.")] = _USUAL,
+    folder: Annotated[Path, typer.Argument(help="Folder that contains runs.")] = _USUAL,
     as_json: Json = False,
 ) -> None:
-    """List the runs in a folder: score with its interval, test rows, time, state; from 120 columns on also task and model."""
+    """List the runs in a folder: score, interval, test rows, time, state; in wide terminals also task and model."""
     from cotune.cycle.runs.listing import list_runs
 
     found = list_runs(folder) if folder.is_dir() or folder != _USUAL else []

@@ -50,7 +50,7 @@ def predict(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="File of the rows with their answers; its ending says the format, and one that is there is replaced. "
+            help="Output file with rows and answers; its ending selects the format, an existing file is replaced. "
             "(default: the screen)"
         ),
     ] = None,
@@ -61,7 +61,7 @@ def predict(
         typer.Option(
             min=0.001,
             max=0.5,
-            help="Share of rows that may be answered wrongly; those that the model cannot tell are left open.",
+            help="Share of rows that may be answered wrongly; undecided rows are left open.",
         ),
     ] = None,
     batch: Batch = 64,
@@ -96,7 +96,7 @@ def predict(
 
     if input is not None:
         if rows is not None or out is not None:
-            raise InputError("--input answers one text, and a file is named too", where="--input", hint="Give one of the two.")
+            raise InputError("it answers one text, and a file is named too", where="--input", hint="Give one of the two.")
         _check_no_file(input, bundle)
         _answer_text(load(), input, probabilities=probabilities, unsure=unsure, as_json=as_json)
         return
@@ -116,7 +116,7 @@ def predict(
         return
     if out is not None:
         raise InputError(
-            "--out goes with a file of rows", where="--out", hint="Name the file, or send the answers to it with > FILE."
+            "it goes with a file of rows", where="--out", hint="Name the file, or send the answers to it with > FILE."
         )
     if sys.stdin.isatty():
         raise InputError(
@@ -161,7 +161,7 @@ def _check_no_file(text: str, bundle: Path) -> None:
         return
     if Path(text).suffix.lower() in (*SUFFIXES, ".json"):
         raise InputError(
-            f"--input takes a text to answer, and {text!r} is a file",
+            f"it takes a text to answer, and {text!r} is a file",
             where="--input",
             hint=f"To answer its rows: cotune predict {shlex.quote(str(bundle))} {shlex.quote(text)} --out answers.csv",
         )

@@ -72,7 +72,7 @@ def _is_setting(option: str) -> bool:
 app = typer.Typer(
     name="cotune",
     cls=_InOrder,
-    help="Tune a prompt and a model together, and learn what each of the two gained.",
+    help="Tune a prompt and a model together, and report what each of them gained.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -152,27 +152,25 @@ Bundle = Annotated[
     ),
 ]
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 Base = Annotated[Path | None, typer.Option(help="Folder of the base model if it moved; hub downloads it.")]
 
 KeyEnv = Annotated[str | None, typer.Option(help="Environment variable that holds the endpoint's key.")]
 
-Endpoint = Annotated[str | None, typer.Option(help="URL that the bundle may send rows to, where it is not on this machine.")]
+Endpoint = Annotated[str | None, typer.Option(help="URL that the bundle may send rows to, if it is not on this machine.")]
 
-Patience = Annotated[float, typer.Option(min=0.1, help="Seconds that a question to an endpoint may take.")]
+Patience = Annotated[float, typer.Option(min=0.1, help="Seconds for one question to an endpoint, including retries.")]
 
-Batch = Annotated[int, typer.Option(min=1, help="Rows that are answered together.")]
+Batch = Annotated[int, typer.Option(min=1, help="Rows per batch.")]
 
 ExecutorName = Annotated[
     str | None,
     typer.Option(
         "--executor",
         metavar="NAME",
-        help="Who does the work in chunks that an interrupted command goes on from: local, processes, ray or ray:ADDRESS.",
+        help="Run in chunks that survive an interrupt, on: local, processes, ray or ray:ADDRESS.",
     ),
 ]
 
-Workers = Annotated[
-    int | None, typer.Option(help="Workers of the executor. (default: as processors and memory allow, a processor each)")
-]
+Workers = Annotated[int | None, typer.Option(help="Number of workers. (default: one per processor, as memory allows)")]

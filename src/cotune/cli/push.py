@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def push(
     bundle: Bundle,
     repository: Annotated[str, typer.Argument(metavar="REPOSITORY", help="Where on the hub: org/name.")],
-    private: Annotated[bool, typer.Option("--private", help="Make a repository that only its owner can read.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Create a private repository.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Write what would be uploaded to --out, and upload nothing.")
     ] = False,
@@ -33,17 +33,17 @@ def push(
     to: Annotated[
         str,
         typer.Option(
-            help="Form of the model beside the bundle: auto (what fits it), transformers, merged, peft, bundle (none)."
+            help="Export to upload with the bundle: auto (the one that fits), transformers, merged, peft, bundle (none)."
         ),
     ] = "auto",
     license: Annotated[
-        str | None, typer.Option(help="Licence of the base model, such as apache-2.0. (default: what its own card says)")
+        str | None, typer.Option(help="Licence of the base model, such as apache-2.0. (default: from its own card)")
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Upload rows that the prompt shows without asking.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before uploading rows that the prompt shows.")] = False,
     base: Base = None,
     as_json: Json = False,
 ) -> None:
-    """Put a bundle on the Hugging Face hub, with the model for transformers, the PEFT adapter and a model card."""
+    """Upload a bundle to the Hugging Face hub, with the model for transformers, the PEFT adapter and a model card."""
     from cotune.bundle.hub.repository import Repository
 
     wanted = Repository.of(repository, bundle, to=to, base=base, licence=license)
@@ -58,7 +58,7 @@ def push(
             tell(f"Written: {folder}, {len(files)} files for {repository}. Nothing was uploaded.")
         return
     if out is not None:
-        raise InputError("--out goes with --dry-run", where="--out", hint="Add --dry-run, or leave it out.")
+        raise InputError("it goes with --dry-run", where="--out", hint="Add --dry-run, or leave it out.")
     from cotune.bundle.hub.push import check_target, upload
 
     api = check_target(repository, update=update)

@@ -18,7 +18,7 @@ def report(
     run: Annotated[Path, typer.Argument(help="Folder of a run, finished or not.")],
     as_json: Json = False,
 ) -> None:
-    """Write report.html, one page that needs no network, and print the verdict again."""
+    """Write report.html, one offline page, and print the verdict again."""
     run = run_folder(run)
     if not (run / JOURNAL).is_file():
         raise no_run(run)

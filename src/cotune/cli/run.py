@@ -40,32 +40,35 @@ def run(
         str | None, typer.Option(help="90s, 10m, 1h, tokens: 300ktok, 2Mtok, or money: 2usd. (default: 10m)")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the run; the same one goes on where it stopped. (default: runs/NAME)")
+        Path | None, typer.Option(help="Folder of the run; an interrupted run in it resumes. (default: runs/NAME)")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Random seed. (default: 0)")] = None,
     model: Annotated[str | None, typer.Option(help="smollm2-135m (bundled), a folder, a hub id, or openai:NAME.")] = None,
-    prompt: Annotated[list[Path] | None, typer.Option(help="File with a prompt of yours, a candidate in the race.")] = None,
+    prompt: Annotated[
+        list[Path] | None,
+        typer.Option(help="File with your own prompt, which competes in the race; may be given several times."),
+    ] = None,
     start: Annotated[
         Path | None,
         typer.Option(
             "--from",
             parser=bundle_argument,
             metavar="BUNDLE",
-            help="Earlier run, its bundle, or hf://org/name@revision, to go on from with new rows.",
+            help="Earlier run, its bundle, or hf://org/name@revision, to start from with new rows.",
         ),
     ] = None,
     replay: Annotated[str | None, typer.Option(help="Rows of that run to learn from again.")] = None,
     example: Annotated[
-        str | None, typer.Option(help="An example to copy into this folder and run: support, routing or spam.")
+        str | None, typer.Option(help="Copy an example into this folder and run it: support, routing or spam.")
     ] = None,
     finish: Annotated[bool, typer.Option("--finish", help="End the run's search now and go to the test.")] = False,
     cut_journal: Annotated[
-        bool, typer.Option("--cut-journal", help="Cut a damaged journal before the damage, keep a copy, and go on.")
+        bool, typer.Option("--cut-journal", help="Cut a damaged journal before the damage, keep a copy, and resume.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print score and path only.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only print score and path.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Tune prompt and model until the budget is spent; writes a bundle, a journal and a report."""
+    """Tune a prompt and a model within a budget; writes a bundle, a journal and a report."""
     given = list(overrides or [])
     if example is not None:
         # Settings stand where the task would.

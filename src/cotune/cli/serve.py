@@ -22,35 +22,33 @@ def serve(
         typer.Argument(
             parser=bundle_argument,
             metavar="BUNDLES",
-            help="Folders of runs or of their bundles, or hf://org/name@revision; those of one base model share it.",
+            help="Folders of runs or of their bundles, or hf://org/name@revision; those with the same base model share it.",
         ),
     ],
     host: Annotated[str, typer.Option(help="Address to listen on; any other address needs --token-env.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")] = 8000,
     token_env: Annotated[str | None, typer.Option(help="Name of the environment variable that holds the token.")] = None,
-    queue: Annotated[int, typer.Option(min=1, help="Rows that may wait; more are refused with 429.")] = 1024,
-    batch: Annotated[int, typer.Option(min=1, help="Rows that run together.")] = 64,
-    max_body: Annotated[int, typer.Option(min=1024, help="Longest body of a request, in bytes.")] = 2**20,
+    queue: Annotated[int, typer.Option(min=1, help="Maximum number of waiting rows; more are refused with 429.")] = 1024,
+    batch: Annotated[int, typer.Option(min=1, help="Rows per batch.")] = 64,
+    max_body: Annotated[int, typer.Option(min=1024, help="Maximum size of a request body, in bytes.")] = 2**20,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     base: Base = None,
     allowed_hosts: Annotated[
         str | None,
-        typer.Option(help="Names that requests may be addressed to, with commas between: example.org,*.example.org,10.0.0.5."),
+        typer.Option(help="Comma-separated names that requests may be addressed to: example.org,*.example.org,10.0.0.5."),
     ] = None,
-    drain: Annotated[float, typer.Option(min=0, help="Seconds to answer what had arrived at the end; then 503.")] = 25.0,
+    drain: Annotated[
+        float, typer.Option(min=0, help="Seconds at shutdown to answer requests that have arrived; then 503.")
+    ] = 25.0,
     unsure: Annotated[
         float | None,
-        typer.Option(
-            min=0.001, max=0.5, help="Share of rows that /predict may answer wrongly; it leaves open what it cannot tell."
-        ),
+        typer.Option(min=0.001, max=0.5, help="Share of rows that /predict may answer wrongly; undecided rows are left open."),
     ] = None,
-    collect: Annotated[
-        Path | None, typer.Option(help="Folder in which rows are kept that it cannot tell or that are far off, to be labelled.")
-    ] = None,
+    collect: Annotated[Path | None, typer.Option(help="Folder to store undecided and unusual rows in, for labelling.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Serve bundles as OpenAI's API and by their own fields; SIGTERM or Ctrl-C ends it once all are answered."""
+    """Serve bundles over HTTP: OpenAI's API and the tasks' own fields. SIGTERM or Ctrl-C ends it gracefully."""
     from cotune.bundle.serve import ServeSettings
     from cotune.bundle.serve import serve as serve_bundles
 

@@ -33,19 +33,21 @@ def try_(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     prompt: Annotated[Path | None, typer.Option(help="File with your prompt; - reads it from standard input.")] = None,
     text: Annotated[str | None, typer.Option(help="The prompt itself.")] = None,
-    rows: Annotated[int, typer.Option(min=0, help="Flipped rows to show.")] = 8,
+    rows: Annotated[int, typer.Option(min=0, help="Number of changed rows to show.")] = 8,
     watch: Annotated[bool, typer.Option("--watch", help="Try the file again whenever it is saved; Ctrl-C ends.")] = False,
     metric: Annotated[str | None, typer.Option(help="FILE.py:FUNCTION that the run names and may execute.")] = None,
-    endpoint: Annotated[str | None, typer.Option(help="URL that the run may send rows to, if not on this machine.")] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(help="URL that the run may send rows to, if it is not on this machine.")
+    ] = None,
     key_env: Annotated[str | None, typer.Option(help="Environment variable that holds the endpoint's key.")] = None,
     judge_endpoint: Annotated[str | None, typer.Option(help="URL that rows and answers may be sent to for grades.")] = None,
     judge_key_env: Annotated[str | None, typer.Option(help="Environment variable that holds the judge's key.")] = None,
     base: Base = None,
     as_json: Json = False,
 ) -> None:
-    """Set your own prompt against the winner on dev: difference, interval, flipped rows.
+    """Compare your own prompt with the winner on dev: difference, interval, changed rows.
 
-    Without --prompt and --text a terminal takes one prompt after another, and the model stays loaded from one to the next.
+    In a terminal without --prompt and --text it asks for one prompt after another and keeps the model loaded.
     """
     run = run_folder(run)
     if not (run / CONFIG).is_file():
@@ -55,7 +57,7 @@ def try_(
     allowed = Permissions(metric, endpoint, key_env, judge_endpoint, judge_key_env, base)
     if watch:
         if text is not None or prompt is None or str(prompt) == "-":
-            raise InputError("--watch needs a file to look at", where="--watch", hint="Name it: --prompt FILE.")
+            raise InputError("it needs a file to look at", where="--watch", hint="Name it: --prompt FILE.")
         try_saved(run, allowed, prompt, rows=rows, as_json=as_json)
         return
     if text is None and prompt is None and sys.stdin.isatty():

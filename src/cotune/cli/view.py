@@ -14,10 +14,10 @@ from cotune.cli.program import Json, app, show_page
 def view(
     run: Annotated[Path, typer.Argument(help="Folder of a run, finished or not.")],
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 picks a free one.")] = 0,
-    no_open: Annotated[bool, typer.Option("--no-open", help="Print the address alone, open no browser.")] = False,
+    no_open: Annotated[bool, typer.Option("--no-open", help="Only print the address, open no browser.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show a run's report in the browser, renewed while the run goes on; Ctrl-C ends it."""
+    """Show a run's report in the browser and refresh it during the run; Ctrl-C ends it."""
     from cotune.report.view import view_run
 
     def ready(address: str) -> None:

@@ -1,4 +1,4 @@
-"""WHAT a run is told: one typed config, read from YAML, from ``key=value`` texts, or made from a bare data file."""
+"""SETTINGS of a run: one typed config, read from YAML or ``key=value`` texts, or made from a bare data file."""
 
 from __future__ import annotations
 

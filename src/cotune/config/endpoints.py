@@ -1,4 +1,4 @@
-"""The parts of the config that name language models behind OpenAI-compatible endpoints."""
+"""The sections of the config for language models behind OpenAI-compatible endpoints."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pydantic_core import PydanticCustomError
 from cotune.config.types import Count, Name, Number, Section
 
 NO_PART_OF_THE_ANSWER = ("key_env", "timeout", "concurrency", "patience")
-"""Keys of these sections that a run may be gone on with changed: they say how one asks, not what comes out."""
+"""Keys of these sections that may change when a run is resumed, because they do not affect the answers."""
 
 JUDGE = "judge"
-"""The metric that asks a judge, as ``cotune.task.metrics.metric.METRICS`` calls it."""
+"""Name of the judge's metric in ``cotune.task.metrics.metric.METRICS``."""
 
 Price = Annotated[Number, Field(ge=0)]
 
@@ -28,21 +28,21 @@ def _endpoint_url(value: str) -> str:
     if not usable:
         raise PydanticCustomError("url", "must be a URL such as http://127.0.0.1:8080/v1")
     if "@" in url.netloc or url.query or url.fragment:
-        # The config is written into the run's folder.
+        # The config is stored in the run's folder.
         raise PydanticCustomError("url", "must hold no user, key or query; key_env names the variable that holds the key")
     return value
 
 
 class EndpointSection(Section):
-    """Where a language model answers; nowhere where ``base_url`` is None.
+    """The endpoint of a language model; unused if ``base_url`` is None.
 
     Attributes:
         base_url: such as ``http://127.0.0.1:8080/v1``.
         key_env: environment variable that holds the key; None asks without one.
-        timeout: seconds that one request may take.
-        input_price: US dollars for a million tokens of questions; None where money does not count.
+        timeout: seconds per request.
+        input_price: US dollars per million tokens of questions; None without a price.
         output_price: the same for answers.
-        cached_price: the same for the part of questions that the server had cached; None takes ``input_price``.
+        cached_price: the same for the cached part of questions; None takes ``input_price``.
     """
 
     base_url: Annotated[StrictStr, AfterValidator(_endpoint_url)] | None = None
@@ -62,10 +62,10 @@ class EndpointSection(Section):
 
 
 class NamedEndpoint(EndpointSection):
-    """An endpoint that plays a part beside the model.
+    """An endpoint of another model than the run's.
 
     Attributes:
-        model: its name there.
+        model: name of the model there.
     """
 
     model: Name | None = None
@@ -78,11 +78,11 @@ class NamedEndpoint(EndpointSection):
 
 
 class BoundedEndpoint(NamedEndpoint):
-    """One that is asked no more than so much.
+    """An endpoint with limits on its use.
 
     Attributes:
-        calls: requests of the whole run at most, repeated ones included.
-        tokens: of questions and answers of the whole run at most.
+        calls: maximum number of requests in a run, including repeated ones.
+        tokens: maximum number of tokens of questions and answers in a run.
     """
 
     calls: Count = 16
@@ -109,12 +109,13 @@ class ProposerConfig(BoundedEndpoint):
 
 
 class TeacherConfig(BoundedEndpoint):
-    """A language model that answers unlabelled rows, or writes rows of the labels that are confused most; they are learnt from.
+    """A language model that answers unlabelled rows, or writes new rows for labels that are often confused.
 
     Attributes:
-        sample: labelled train rows that it also answers, to see how often it agrees with them.
-        write: rows that it writes at most, as a share of the labelled train rows; 0 has none written.
-        concurrency: requests at once at most.
+        sample: labelled train rows that it also answers, to measure its agreement with them.
+        write: maximum number of rows that it writes, as a share of the labelled train rows.
+        concurrency: maximum number of
+            simultaneous requests.
     """
 
     calls: Count = 2_000
@@ -131,11 +132,11 @@ class TeacherConfig(BoundedEndpoint):
 
 
 class JudgeConfig(NamedEndpoint):
-    """A language model that grades written answers, where ``metric`` is ``judge``.
+    """A language model that grades generated answers if ``metric`` is ``judge``.
 
     Attributes:
         rubric: what a grade from 0 to 1 means; None takes ``cotune.evaluate.judge.RUBRIC``.
-        agreement: file of answers that people graded, which the judge grades too; None compares it with nobody.
+        agreement: file of answers graded by people, to compare the judge with; None skips the comparison.
         concurrency: requests at once at most.
         patience: seconds that one question may take, all tries and waits included, before the run stops.
         answer_tokens: of its answer at most. Models that think aloud need more.
@@ -149,14 +150,14 @@ class JudgeConfig(NamedEndpoint):
 
 
 class ModelEndpoint(EndpointSection):
-    """How the model is reached where ``model`` is ``openai:NAME``.
+    """The endpoint of the model if ``model`` is ``openai:NAME``.
 
     Attributes:
         concurrency: requests at once at most; how many it is in fact adapts to the server.
         patience: seconds that one question may take, all tries and waits included, before the run stops.
-        probabilities: whether the server is asked for them; without them, or where it tells none, only the answer counts.
+        probabilities: whether to ask the server for probabilities; without them only the answer counts.
         answer_tokens: of an answer at most; None takes it from the labels. Models that think aloud need more.
-        embeddings: model at the same endpoint whose vectors place prompts; None compares them by their letters.
+        embeddings: model at the same endpoint whose vectors compare prompts; None uses character n-grams.
     """
 
     concurrency: Count = 8

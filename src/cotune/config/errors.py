@@ -1,4 +1,4 @@
-"""A validation error of the config, said to a person: file, line, key, what was found, what to write."""
+"""Readable validation errors of the config: file, line, key, the value found, and what to write."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cotune.errors import InputError, shortened
 
 
 def readable_error(error: ErrorDetails, where: str, document: YamlText, root: type[BaseModel]) -> InputError:
-    """The user's view of one validation error: file, line, key, what was found, what to write."""
+    """Convert a validation error to an InputError with file, line, key, the value found, and what to write."""
     path = error["loc"]
     key = ".".join(map(str, path))
     line = next((document.lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in document.lines), None)
@@ -46,7 +46,7 @@ def readable_error(error: ErrorDetails, where: str, document: YamlText, root: ty
         "too_short": f"a list of at least {context.get('min_length')}",
     }.get(kind)
     if wanted is None:
-        # What keys say together is no one key's fault, and the message says what to do.
+        # An error about several keys has no single place; its message says what to do.
         return InputError(error["msg"], where=where, hint=f"Correct {key}." if key else "")
     hint = " Put quotes around it." if kind == "string_type" and isinstance(found, (int, float)) else ""
     return InputError(f"{key!r} must be {wanted}, not {shown(found)}", where=where, hint=f"Correct {key}.{hint}")
@@ -63,7 +63,7 @@ def _known_keys(root: type[BaseModel], path: Sequence[str | int]) -> list[str]:
 
 
 def _nearest_key(root: type[BaseModel], name: str, known: list[str], path: Sequence[str | int]) -> str | None:
-    """The known key that ``name`` is most like: here, or, where it stands in the wrong section, anywhere."""
+    """The known key most similar to ``name``: in this section, or in any if the key is in the wrong section."""
     if near := difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1, cutoff=0.6):
         return ".".join((*map(str, path), near[0]))
     everywhere: dict[str, str] = {key: key for key in root.model_fields}
@@ -74,10 +74,10 @@ def _nearest_key(root: type[BaseModel], name: str, known: list[str], path: Seque
 
 
 def kind_of(value: Any) -> str:
-    """What a YAML value is, in a user's word."""
+    """The type of a YAML value in words."""
     return "list" if isinstance(value, list) else "text" if isinstance(value, str) else type(value).__name__
 
 
 def shown(value: Any, length: int = 60) -> str:
-    """A value as an error or a difference shows it, cut to ``length`` characters."""
+    """A value for messages, cut to ``length`` characters."""
     return shortened("not set" if value is None else repr(value), length)

@@ -1,4 +1,4 @@
-"""The section ``output`` of the config: what an answer is."""
+"""The section ``output`` of the config: the type of the answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cotune.files import read_text
 
 
 def _label_texts(value: Any) -> Any:
-    """Labels that YAML reads as numbers or truth values become the texts that stand in the data."""
+    """Convert labels that YAML reads as numbers or truth values to the texts in the data."""
     if not isinstance(value, (list, tuple)):
         return value
     return tuple(
@@ -24,7 +24,7 @@ def _label_texts(value: Any) -> Any:
 
 
 class OutputConfig(Section):
-    """What the answer is.
+    """The type of the answers.
 
     Attributes:
         type: ``label``, ``text``, ``number`` or ``json``; None guesses it from the data.
@@ -35,7 +35,7 @@ class OutputConfig(Section):
 
     model_config = ConfigDict(serialize_by_alias=True, validate_by_name=True, validate_by_alias=True)
 
-    # Importing the registry would import numpy; a test holds the two lists together.
+    # Importing the registry would import numpy; a test compares the two lists.
     type: Literal["label", "text", "number", "json"] | None = None
     labels: Annotated[tuple[Name, ...], BeforeValidator(_label_texts), Field(min_length=2)] | None = None
     json_schema: dict[str, Any] | Name | None = Field(default=None, alias="schema")
@@ -51,10 +51,10 @@ class OutputConfig(Section):
         return self
 
     def read_schema(self) -> dict[str, Any] | None:
-        """The JSON Schema, read from its file where the config names one; None where there is none.
+        """The JSON Schema, read from its file if the config names one; None if there is none.
 
         Raises:
-            InputError: the file is missing or no JSON, or it is no sound schema.
+            InputError: the file is missing, is not JSON, or is not a valid schema.
         """
         from cotune.task.values.json_value import parse_json
         from cotune.task.values.schema import checked_schema

@@ -1,4 +1,4 @@
-"""Which values of the config name files, and how their relative names become absolute."""
+"""Values of the config that name files, and making relative names absolute."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 IN_MEMORY = "(in memory)"
-"""What stands for a data file where the rows of a task lie in none."""
+"""Placeholder for a data file if the rows are in memory."""
 
 ROLES = ("train", "dev", "test", "replay", "unlabelled")
-"""What the rows of a data file are for."""
+"""The roles of data files."""
 
 DATA_KEYS = tuple(f"data.{role}" for role in ROLES)
 _PATH_KEYS = (*DATA_KEYS, "prompt", "model", "metric", "start", "output.schema", "judge.agreement")
@@ -18,7 +18,7 @@ _PROMPT_SUFFIXES = (".txt", ".md")
 
 
 def resolve_paths(values: dict[str, Any], folder: Path, keys: Container[str] = _PATH_KEYS) -> None:
-    """Make relative file names absolute, in place; what is not a text is left for validation to name."""
+    """Make relative file names absolute, in place; values that are not texts are left for validation."""
     for dotted in _PATH_KEYS:
         section, _, key = dotted.rpartition(".")
         place = values.get(section) if section else values
@@ -41,7 +41,7 @@ def resolve_paths(values: dict[str, Any], folder: Path, keys: Container[str] = _
 
 
 def names_file(prompt: str) -> bool:
-    """Whether a prompt is the path of a file with it."""
+    """Whether a prompt is the path of a file."""
     return "\n" not in prompt.strip() and "{" not in prompt and prompt.strip().lower().endswith(_PROMPT_SUFFIXES)
 
 
@@ -51,5 +51,5 @@ def names_function(metric: str) -> bool:
 
 
 def base_name(name: str | None) -> str | None:
-    """The last part of a path; what names no file on this machine stays as it is."""
+    """The last part of a path; other names stay unchanged."""
     return name if name is None or "://" in name else Path(name).name

@@ -1,4 +1,4 @@
-"""How a run's config comes about: from YAML, from ``key=value`` texts, from a bare data file, or from Python."""
+"""Making a run's config from YAML, from ``key=value`` texts, from a bare data file, or from Python."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
 
     Args:
         path: the YAML file.
-        overrides: texts such as ``tune.rank=8``, with YAML values; they win over the file.
+        overrides: settings such as ``tune.rank=8``, with YAML values; they override the file.
 
     Raises:
-        InputError: no such file, broken YAML, an unknown key or a value of the wrong kind; names file, line and key.
+        InputError: the file is missing, the YAML is broken, a key is unknown or a value is invalid; the message names file,
+            line and key.
     """
     if path.suffix.lower() not in (".yaml", ".yml"):
         raise InputError("a run's file ends in .yaml or .yml", where=str(path), hint="Rename it, or give the data file.")
@@ -58,17 +59,17 @@ def config_from_data(
     overrides: Iterable[str] = (),
     **settings: Any,
 ) -> RunConfig:
-    """A run's config for a bare data file, all else at its default.
+    """A run's config for a bare data file, with defaults for everything else.
 
     Args:
         data_path: file or ``hf://`` name of the labelled rows.
-        input: column or columns that the model reads; None only where a bundle to start from says so.
-        output: column of the labels; None likewise.
+        input: column or columns that the model reads; may be None if a bundle to start from says so.
+        output: column of the right answers; likewise.
         overrides: texts such as ``tune.rank=8``.
         settings: further top-level keys of the config, such as ``budget="2m"``.
 
     Raises:
-        InputError: a key is unknown or a value of the wrong kind.
+        InputError: a key is unknown or a value is invalid.
     """
     train = str(data_path)
     named = {"input": input if input is None or isinstance(input, str) else list(input), "output": output}
@@ -81,13 +82,13 @@ def config_from_data(
 
 
 def config_in_memory(*, name: str, input: Sequence[str], output: str, **settings: Any) -> RunConfig:
-    """A run's config for a task made in Python, whose rows lie in no file; arguments as in :func:`config_from_data`."""
+    """A run's config for a task made in Python, whose rows are in memory; arguments as in :func:`config_from_data`."""
     data = {"train": IN_MEMORY, "input": list(input), "output": output}
     return _validated({"name": name, "data": data, **settings}, "the settings", YamlText(None, {}))
 
 
 def _overridden(values: dict[str, Any], overrides: Iterable[str]) -> tuple[frozenset[str], dict[str, Any]]:
-    """The keys that ``overrides`` set, and the values with them in place."""
+    """The keys that ``overrides`` set, and the values after applying them."""
     keys: set[str] = set()
     for text in overrides:
         key, equals, raw = text.partition("=")
@@ -137,7 +138,7 @@ def _validated(values: dict[str, Any], where: str, document: YamlText, overridde
 
 
 def _check_metric(config: RunConfig, metric: str, where: str, document: YamlText) -> None:
-    """Refuse a metric that there is none of; the error names those that fit what the rows hold."""
+    """Refuse an unknown metric; the error names those that fit the type of the output."""
     from cotune.task.metrics.metric import metric_named
 
     line = document.lines.get(("metric",)) if where != "command line" else None
@@ -150,7 +151,7 @@ def _check_metric(config: RunConfig, metric: str, where: str, document: YamlText
 
 
 def _output_type(config: RunConfig) -> OutputType | None:
-    """The type of the output, as the config says or the rows show; None where neither tells."""
+    """The type of the output, from the config or the rows; None if neither tells."""
     output, data = config.output, config.data
     if output.type is not None:
         return output.type
@@ -168,7 +169,7 @@ def _output_type(config: RunConfig) -> OutputType | None:
 
 
 def task_name(source: str) -> str:
-    """A name after the data: the file's, or its folder's where the file is called after its role."""
+    """A name from the data: the file's, or its folder's if the file is named after its role."""
     path = Path(source.removeprefix("hf://").split(":")[0])
     plain = path.stem.lower() in ("train", "data", "rows") and path.absolute().parent.name
     return plain or path.stem or "task"

@@ -1,4 +1,4 @@
-"""Everything that a run is told, in one typed value, and what of it must stay for the run to be resumed."""
+"""The config of a run as one typed value, and the part of it that must stay the same to resume the run."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from cotune.files import read_text
 
 
 class RunConfig(Section):
-    """Everything that a run is told. Immutable; :func:`load_config` makes one from a file.
+    """The settings of a run. Immutable; use :func:`load_config` to read one from a file.
 
     Attributes:
-        name: what people call the task.
+        name: name of the task.
         metric: one of ``cotune.task.metrics.metric.METRICS``, ``within 0.5``, ``within 1%`` or ``FILE.py:FUNCTION``; None takes
             the default of the output's type.
         model: ``smollm2-135m`` (bundled), a local folder, a hub id, or ``openai:NAME`` behind ``endpoint.base_url``.
-        start: folder of an earlier run's bundle that this one goes on from; None starts afresh.
+        start: folder of an earlier run's bundle to start from; None starts from the base model.
         prompt: the user's own prompt, inline or the path of a ``.txt`` or ``.md`` file; None drafts one.
-        budget: how long the run may go on, such as ``90s``, ``10m``, ``1h``, ``300ktok``, ``2Mtok`` or ``2usd``.
-        refit: whether the winner is trained once more on train and dev together.
-        tracking: the experiment tracker that is told of the run; None tells none.
+        budget: how much the run may spend, such as ``90s``, ``10m``, ``1h``, ``300ktok``, ``2Mtok`` or ``2usd``.
+        refit: whether the last part of training uses train and dev together; selects the search by words.
+        tracking: the experiment tracker to use; None uses none.
     """
 
     name: Name
@@ -89,11 +89,11 @@ class RunConfig(Section):
 
     @property
     def remote_model(self) -> str | None:
-        """Name of the model at ``endpoint``; None where it is one on this machine."""
+        """Name of the model at ``endpoint``; None for a local model."""
         return self.model.removeprefix(REMOTE) if self.model.startswith(REMOTE) else None
 
     def prompt_text(self) -> str | None:
-        """The user's prompt as text, read from its file where ``prompt`` names one.
+        """The user's prompt as text, read from its file if ``prompt`` names one.
 
         Raises:
             InputError: the file is missing, is not UTF-8 text or cannot be read.
@@ -103,10 +103,10 @@ class RunConfig(Section):
         return read_text(Path(self.prompt), "the prompt file")
 
     def fingerprint_view(self) -> dict[str, Any]:
-        """What must be equal for a run folder to be resumed: all but the name, the tracker and where files lie.
+        """The settings that must be equal to resume a run: all but the name, the tracker and the folders of files.
 
-        Data files count by their names and the prompt by its text; what is in the data is hashed by the task, and what a bundle
-        holds by its manifest.
+        Data files are compared by name and the prompt by its text. The task hashes the content of the data, and the manifest
+        that of a bundle.
         """
         view: dict[str, Any] = self.model_dump(mode="json", exclude={"name", "start", "tracking"})
         for role in ROLES:
@@ -117,7 +117,7 @@ class RunConfig(Section):
         for section in ("endpoint", "proposer", "teacher", "judge"):
             for key in NO_PART_OF_THE_ANSWER:
                 view[section].pop(key, None)
-        # The task hashes what stands in the files of the schema and the metric.
+        # The task hashes the content of the files of the schema and the metric.
         if isinstance(self.output.json_schema, str):
             view["output"]["schema"] = base_name(self.output.json_schema)
         if self.metric is not None and names_function(self.metric):
@@ -125,7 +125,7 @@ class RunConfig(Section):
         return view
 
     def differences(self, other: RunConfig) -> list[str]:
-        """What keeps ``other`` from going on with this config's run, a line for each key; empty where nothing does."""
+        """The differences that keep ``other`` from resuming this config's run, one line per key."""
         mine, theirs = _flat(self.fingerprint_view()), _flat(other.fingerprint_view())
         return [
             f"{key}: {shown(mine.get(key))} -> {shown(theirs.get(key))}"

@@ -1,4 +1,4 @@
-"""The parts of the config that say where the rows are, how much of them counts, and how a run tunes, searches and measures."""
+"""Sections of the config for data, limits, tuning, search, evaluation and engine."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from cotune.config.types import Count, Name, Number, Section
 
 
 def _one_or_more(value: Any) -> Any:
-    """A single column name becomes a tuple of one."""
+    """Convert a single column name to a tuple."""
     return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
 
 
 class DataConfig(Section):
-    """Where the rows are and which columns count.
+    """Files and columns of the rows.
 
     Attributes:
         train: labelled rows: a file (CSV, TSV, JSONL, Parquet) or ``hf://dataset[/config][:split]``.
         dev: rows to choose on; None cuts them from ``train``.
-        test: rows for the one test at the end; None cuts them from ``train``.
+        test: rows for the final test; None cuts them from ``train``.
         input: names of the input columns.
         output: name of the label column.
         group: column whose equal values mark rows that must stay in one split.
-        on_blank: what is done with rows whose input or output is blank: refused (``error``), or left out and told (``skip``).
-        replay: rows of the run whose bundle this one goes on from, to be learnt from again.
-        replay_ratio: replayed rows a label at most, as a multiple of what the labels of the new rows have on average.
-        unlabelled: rows without labels that ``teacher`` answers; they are learnt from alone.
+        on_blank: rows with a blank input or output: an error (``error``), or left out and counted (``skip``).
+        replay: rows of the run that made the bundle in ``start``, to learn from again.
+        replay_ratio: maximum number of replayed rows per label, as a multiple of the mean number of new rows per label.
+        unlabelled: rows without labels that ``teacher`` answers; used for learning only.
     """
 
     train: Name
@@ -52,7 +52,7 @@ class DataConfig(Section):
 
 
 class LimitConfig(Section):
-    """Seeded, stratified subsamples, in rows; ``train`` counts all labelled rows, those that become dev included."""
+    """Seeded, stratified subsamples, in rows; ``train`` counts all labelled rows, including those that become dev."""
 
     train: Count | None = None
     dev: Count | None = None
@@ -60,8 +60,7 @@ class LimitConfig(Section):
 
 
 class PrefixConfig(Section):
-    """What a trained prefix starts from, how many tokens it has at most, and how fast it moves; see
-    ``cotune.tune.settings.PrefixSettings``."""
+    """Initialisation, length and learning rate of a trained prefix; see ``cotune.tune.settings.PrefixSettings``."""
 
     init: Literal["text", "random"] = "text"
     tokens: Count | None = None
@@ -69,12 +68,12 @@ class PrefixConfig(Section):
 
 
 class TuneConfig(Section):
-    """What is tuned and how. ``rank``, ``alpha``, ``learning_rate`` and ``target`` are LoRA's; ``prefix`` has its own.
+    """Settings of tuning. ``rank``, ``alpha``, ``learning_rate`` and ``target`` are for LoRA; ``prefix`` has its own.
 
-    ``readout`` says what label tasks on a local model are read off: hidden states (``probe``), label words (``words``), or what
-    fits the run (``auto``). ``layers`` are the first and the last layer of the window below a probe, counted from 1; None takes
-    the probe's layer and those below it. ``batch_size`` None takes 16 rows for a window and 8 otherwise. ``smoothing`` is the
-    probability that a probe's target spreads over all labels.
+    ``readout`` says how label tasks on a local model are read: from hidden states (``probe``), from label words (``words``), or
+    by probes if the model supports them (``auto``). ``layers`` are the first and last layer of the window below a probe,
+    counted from 1; None takes the probe's layer and a third of the depth below it. ``batch_size`` None takes 16 rows for a
+    window and 8 otherwise. ``smoothing`` is the label smoothing of a window.
     """
 
     method: Literal["lora", "prefix"] = "lora"
@@ -94,9 +93,7 @@ class TuneConfig(Section):
 
 
 class SearchConfig(Section):
-    """How prompts are searched: prompts a cycle, prompts tuned a cycle, demonstrations or none, whether later pools also
-    show rows that are like those the winner gets wrong, whether one prompt of a pool shows each row what is nearest to it,
-    cycles at most."""
+    """Settings of the search: prompts per race, prompts tuned per cycle (search by words), demonstrations, cycles."""
 
     pool: Count = 16
     entrants: Count = 4
@@ -107,8 +104,7 @@ class SearchConfig(Section):
 
 
 class EvaluateConfig(Section):
-    """What is measured beside scores: whether rows that are alike in meaning are looked for, whether formats of the winning
-    prompt are compared before and after tuning, and whether its failures on dev are clustered."""
+    """Measurements in addition to scores: rows with similar meaning, prompt formats, clusters of failures."""
 
     neighbours: StrictBool = True
     robustness: StrictBool = True
@@ -116,7 +112,7 @@ class EvaluateConfig(Section):
 
 
 class EngineConfig(Section):
-    """What the model runs on; None and ``auto`` leave the choice to a short probe. Lengths are in tokens."""
+    """Settings of the engine; None and ``auto`` are resolved by a short measurement. Lengths are in tokens."""
 
     device: Name = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

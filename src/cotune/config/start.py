@@ -1,4 +1,4 @@
-"""What a run that goes on from a bundle need not be told again."""
+"""Defaults of a run that starts from a bundle."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from cotune.errors import InputError
 
 
 def fill_from_bundle(values: dict[str, Any]) -> None:
-    """Input and label columns, metric and model of the bundle under ``start``, in place, where nothing else is said.
+    """Fill in input and label columns, metric and model from the bundle in ``start`` if they are missing, in place.
 
-    Only the manifest is read; whether the bundle is what it says is checked before it is used. One on the hub is fetched, and
-    ``start`` then names its folder.
+    Only the manifest is read; the bundle is checked before it is used. A bundle on the hub is fetched, and ``start`` then names
+    its folder.
 
     Raises:
-        InputError: ``start`` names no bundle, one whose model answers behind an endpoint, or one whose base model would have to
-            be fetched from the hub.
+        InputError: ``start`` is not a bundle, its model is behind an endpoint, or its base model would have to be fetched from
+            the hub.
     """
     start, data = values.get("start"), values.get("data")
     if not isinstance(start, str) or not start.strip() or not isinstance(data, dict):
@@ -63,5 +63,5 @@ def _check_here(model: str, start: str) -> None:
             hint=f"If you want it, add --model {shlex.quote(model)} (in Python, model={model!r}).",
         ) from error
     except InputError:
-        # Whoever needs the model tells what is wrong with it.
+        # Loading the model reports other errors.
         return

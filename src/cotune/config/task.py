@@ -16,23 +16,23 @@ from cotune.task.task import Task as _Task
 
 
 class Task(_Task):
-    """A task, ready to be run.
+    """A task that is ready to run.
 
     Make one with :meth:`from_config`, :meth:`from_frame` or :meth:`from_rows`.
 
     Attributes:
-        name: what people call it.
+        name: name of the task.
         input_fields: names of the input fields, in their order; prompts show them as ``{field}``.
         output_field: name of the output column.
-        output: what an answer is: its type, labels or schema.
-        measure: what a right answer is worth.
-        train: rows to learn from, in the order of their source.
+        output: type of the answers, with labels or schema.
+        measure: the metric.
+        train: training rows, in the order of their source.
         dev: rows to choose on, in the order of their source.
-        test: rows for the one test at the end, sealed.
-        checks: what the data checks found.
+        test: rows for the final test, sealed.
+        checks: results of the data checks.
         fingerprint: content hash of all rows with their split, the fields, the labels and the metric; 16 hex digits.
-        replayed: whether rows of an earlier run were given; their ids begin with ``replay:``.
-        start: folder of the bundle that its run goes on from; None where that starts afresh.
+        replayed: whether rows of an earlier run are included; their ids begin with ``replay:``.
+        start: folder of the bundle that its run starts from; None for the base model.
     """
 
     @classmethod
@@ -43,13 +43,13 @@ class Task(_Task):
 
         Args:
             config: names data, columns and limits.
-            known: what the bundle that the run goes on from knows. Its labels stay answers, unless the config names all
-                labels; its schema stays where all rows fit it, unless the config gives one. Read from the bundle where None.
-            checked: whether to look for near-duplicates and the like, which change no split and were told when the run began.
-            run_metric: whether a metric's own file is executed now; else :meth:`run_metric` does it.
+            known: output of the bundle that the run starts from. Its labels stay answers unless the config names all labels;
+                its schema is kept if all rows fit it, unless the config gives one. None reads it from the bundle.
+            checked: whether to run checks that change no split, such as near-duplicates; not needed when a run is reopened.
+            run_metric: whether to execute a metric's file now; otherwise :meth:`run_metric` does it.
 
         Raises:
-            InputError: the data is missing, broken, or no task; names file, row and column.
+            InputError: the data is missing or invalid; the message names file, row and column.
         """
         data, limit = config.data, config.limit
         if known is None and config.start is not None:
@@ -121,5 +121,5 @@ def _asked_by(start: str) -> Mapping[str, str]:
     try:
         return _Bundle(start).asked_by
     except InputError:
-        # Rows are read again where the bundle that their run started from is gone.
+        # The bundle that a run started from may be gone when its rows are read again.
         return {}

@@ -1,4 +1,4 @@
-"""What sections of the config are made of."""
+"""Common types of the config's sections."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ Name = Annotated[StrictStr, Field(min_length=1)]
 
 
 class Section(BaseModel):
-    """A part of the config: immutable, and an unknown key in it is an error."""
+    """A section of the config: immutable; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False)

@@ -1,4 +1,4 @@
-"""YAML as people expect it: ``yes`` is a text, ``1e-3`` a number, a key stands once, and every key knows its line."""
+"""Parsing YAML by the 1.2 core schema: ``yes`` is a text, ``1e-3`` a number, duplicate keys are errors, lines are kept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cotune.errors import InputError
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with the scalars of YAML 1.2's core schema in place of YAML 1.1's.
+    """SafeLoader with the scalars of YAML 1.2's core schema instead of YAML 1.1's.
 
     YAML 1.1 reads the label ``no`` as false, ``12:30`` as 750, ``2024-01-01`` as a date and ``1e-3`` as a text.
     """
@@ -39,7 +39,7 @@ class YamlText:
 
     Attributes:
         value: the document as plain Python values.
-        lines: path of keys (texts and list positions) to the line that it stands on, from 1.
+        lines: path of keys (texts and list positions) to its line, from 1.
     """
 
     value: Any
@@ -54,7 +54,7 @@ def parse_yaml(text: str, where: str) -> YamlText:
         where: file that it came from, for errors.
 
     Raises:
-        InputError: the text is not YAML, holds a key twice, or holds more than one document; names the line.
+        InputError: the text is not YAML, has a duplicate key, or more than one document; the message names the line.
     """
     loader: _Loader | None = None
     try:
@@ -90,7 +90,7 @@ def _note_lines(
     open_: set[int],
     done: set[int],
 ) -> None:
-    """Fill ``lines``; a node that aliases repeat is walked once, or a few lines could take for ever."""
+    """Fill ``lines``; a node repeated by aliases is visited once, because aliases can expand exponentially."""
     if id(node) in done:
         return
     if id(node) in open_:

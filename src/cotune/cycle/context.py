@@ -26,7 +26,7 @@ from cotune.errors import CotuneError
 from cotune.evaluate.judge import Judge
 from cotune.model.base import Capabilities, ModelBackend, Progress
 from cotune.model.local import LocalModel
-from cotune.task.example import dev_in_order
+from cotune.task.example import Example, dev_in_order
 from cotune.task.sealed import SealedTest
 from cotune.task.task import Task
 from cotune.tune.settings import TuneSettings
@@ -83,9 +83,7 @@ class RunContext:
         self.task, self.folder, self.tune, self.seed = task, folder, tune, seed
         self._model, self._answer_tokens, self._embeds = model, answer_tokens, embeds
         self.dev = dev_in_order(task.dev, seed)
-        # Files are often sorted by label, so samples of train are taken from a shuffled one.
-        shuffled = np.random.default_rng([seed, 2]).permutation(len(task.train))
-        self.train_sample = tuple(task.train[i] for i in shuffled)
+        self.train_sample = _shuffled(task, seed)
         answering = answering_for(task, model, limit=answer_tokens, judge=grader)
         rows = RowCosts(answering, costs, self.train_sample[:16], writes=task.measure.needs_answers)
         self.journal, self.watcher = journal, watcher
@@ -121,6 +119,11 @@ class RunContext:
         self.task = replace(task, train=train, dev=dev, test=task.test if test is None else test)
         self.dev = tuple(row for row in self.dev if row.id in rows)
         self.train_sample = tuple(row for row in self.train_sample if row.id in rows)
+
+    def use_rows(self, task: Task) -> None:
+        """Go back to a task that rows were left out of by :meth:`keep_rows`."""
+        self.task = task
+        self.dev, self.train_sample = dev_in_order(task.dev, self.seed), _shuffled(task, self.seed)
 
     @property
     def answering(self) -> Answering:
@@ -162,3 +165,9 @@ class RunContext:
     def finish_asked(self) -> bool:
         """Whether the user asked to end the search; journalled, since what comes next hangs on it."""
         return bool(self.journal.step("finish", "finish", lambda: is_asked_to_finish(self.folder)))
+
+
+def _shuffled(task: Task, seed: int) -> tuple[Example, ...]:
+    """Train rows in a random order: files are often sorted by label."""
+    order = np.random.default_rng([seed, 2]).permutation(len(task.train))
+    return tuple(task.train[i] for i in order)

@@ -12,6 +12,7 @@ from cotune.cycle.budget.budget import Budget, parse_budget
 from cotune.cycle.budget.least import check_time, check_tokens
 from cotune.cycle.diagnostics.unwritable import check_references
 from cotune.cycle.endpoints import check_keys, check_prices
+from cotune.cycle.probe_search.possible import check_probes
 from cotune.cycle.teaching.teach import read_unlabelled, unlabelled_hash
 from cotune.cycle.teaching.write import check_writing
 from cotune.cycle.warm_start import Start, adopt, open_start, start_task
@@ -76,6 +77,7 @@ def read_inputs(config: RunConfig, out: Path, task: Task | None, prompts: Sequen
     start = open_start(config)
     config = adopt(config, start)
     task = check_references(config, start_task(config, start, task))
+    check_probes(config, task)
     check_writing(config, task)
     own = _own_prompts(config, task, prompts)
     found = Inputs(config, budget, task, own, start, read_unlabelled(config, task), read_by_hand(config, task))

@@ -9,6 +9,7 @@ from cotune.config import RunConfig
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.probe_search.policy import ProbePolicy, searches_by_probes
+from cotune.cycle.probe_search.possible import no_probes
 from cotune.cycle.prompt_search.policy import PromptPolicy
 from cotune.cycle.search.confirm import Confirmed
 from cotune.cycle.search.result import SearchResult
@@ -50,6 +51,8 @@ def policy_for(
     """
     if searches_by_probes(context, config):
         return ProbePolicy(context, config, own, previous, bundle)
+    if config.tune.readout == "probe":
+        raise no_probes(f"the engine gives no states between the layers of {context.scorer.name}")
     if config.teacher.write:
         raise no_writing("this model's are not read")
     return WordsPolicy(context, config, own, previous) if context.can.tune else PromptPolicy(context, config, own)

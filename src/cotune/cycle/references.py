@@ -155,7 +155,7 @@ def labelled_tfidf(context: RunContext, rows: Sequence[Example]) -> tuple[float,
         context: whose labelled rows; all of them where the run itself had no time for as many.
         rows: that the run uses. Of very many rows, which stand in random order, the first ones are enough for the verdict.
     """
-    further = reference_rows(context)[:_MOST_FURTHER]
+    further = tuple(row for row in reference_rows(context) if not row.taught)[:_MOST_FURTHER]
     rows = further if len(further) > len(rows) else rows[:_MOST_ROWS]
     groups = groups_of(rows)
     truth = label_indices(rows, context.task)

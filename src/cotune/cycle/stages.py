@@ -38,6 +38,7 @@ from cotune.cycle.progress import View, say
 from cotune.cycle.references import measure_references, reference_ids
 from cotune.cycle.row_answers import dev_rows, row_answers
 from cotune.cycle.search.confirm import ArmResult, Confirmed, open_test
+from cotune.cycle.search.more_test import score_more
 from cotune.cycle.search.result import SearchResult
 from cotune.cycle.summary import attribution_of, build_summary
 from cotune.cycle.teaching.teach import teach
@@ -140,7 +141,7 @@ def test(prepared: Prepared, searched: Searched) -> Tested:
     keep = prepared.policy.fixed
     seed = confirmed.arms["seed_prompt"].candidate.prompt
     references = reference_ids(context, seed)
-    results = open_test(context, confirmed, references)
+    results = score_more(context, confirmed, open_test(context, confirmed, references), references, keep=keep)
     told = measure_references(context, seed, results[confirmed.ships], context.spending.left() - keep) if references else None
     noise = measure_noise(context, confirmed, keep=keep)
     robustness = measure_robustness(context, confirmed, wanted=evaluate.robustness, keep=keep)

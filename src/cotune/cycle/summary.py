@@ -93,8 +93,9 @@ def build_summary(
     given = {"labelled": len(context.given.train) + len(context.given.dev), "test": context.given.test.n}
     references, best = trust["references"], {"arm": confirmed.ships}
     reached = {"metric": task.metric, "arms": arms, "references": references, "best": best, "given": given}
-    opening: Mapping[str, Any] = next((e["value"] for e in context.journal.events if e["kind"] == "open_test"), {})
-    opened = opening.get("opened_before", 0)
+    openings = [e["value"] for e in context.journal.events if e["kind"] in ("open_test", "more_test")]
+    opening: Mapping[str, Any] = next(iter(openings), {})
+    opened = openings[-1].get("opened_before", 0) if openings else 0
     judging = judge_told(context, trust["judge"])
     sentences = (
         going_on["sentence"] if going_on is not None else "",
@@ -230,6 +231,7 @@ def _previous(
     facts = previous.facts
     old, new = results[PREVIOUS], results["best_tuned"]
     known = np.array([row.output in set(facts["labels"]) for row in old.rows])
+    only_old = bool(facts["new_labels"]) and bool(known.all())
     parts = compare_parts(new.evaluation.correct, old.evaluation.correct, known, groups=old.groups, seed=context.seed)
     gain = gains.gains["over_previous"]
     ships_old = confirmed.chosen.candidate.id == previous.candidate.id
@@ -238,7 +240,7 @@ def _previous(
         **{name: facts[name] for name in names},
         "prompt_id": previous.candidate.prompt.id,
         "adapter_id": previous.candidate.adapter,
-        "keep": which_to_keep(gain, parts, ships_old=ships_old),
+        "keep": which_to_keep(gain, parts, ships_old=ships_old, only_old=only_old),
         "ships_old": ships_old,
         "parts": {name: part.as_dict() for name, part in parts.items()},
         "sentence": keep_sentence(
@@ -247,6 +249,7 @@ def _previous(
             ships_old=ships_old,
             new_labels=facts["new_labels"],
             unseen=bool(facts["unseen_labels"]),
+            only_old=only_old,
         ),
     }
 

@@ -1,6 +1,6 @@
-"""WHO ANSWERS ELSEWHERE: one client for OpenAI-compatible endpoints, whether they propose, judge, teach or are the model.
+"""The client for OpenAI-compatible endpoints: proposer, judge, teacher, or the model that is prompted.
 
-How many questions are under way adapts to the server; what was paid for is on disk before it is used."""
+The number of concurrent requests adapts to the server. Every paid answer is written to disk before it is used."""
 
 from __future__ import annotations
 

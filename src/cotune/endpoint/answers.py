@@ -1,4 +1,4 @@
-"""Answers on disk: what was paid for is written before it is used, so that no kill loses it and nothing is asked twice."""
+"""A cache of answers on disk: an answer is written before it is used, so that a killed run never pays for it twice."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _WAIT_S = 10.0
 
 
 class AnswerCache:
-    """A table from content key to an answer, a JSON value; for several threads.
+    """A table from content hash to answer (a JSON value). Thread-safe.
 
-    Unlike scores, which can be computed again, answers cost money: where they cannot be written, the run stops.
+    Unlike scores, which can be computed again, answers cost money, so the run stops if they cannot be written.
 
     Args:
-        path: the database file; made when missing.
+        path: the database file; created if missing.
 
     Raises:
-        InputError: the file cannot be opened, or is damaged.
+        InputError: if the file cannot be opened or is damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,7 +32,7 @@ class AnswerCache:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False)
             self._connection.execute("PRAGMA journal_mode=WAL")
-            # An answer that was used must also outlast the machine.
+            # FULL: an answer that was used must survive a power failure too.
             self._connection.execute("PRAGMA synchronous=FULL")
             self._connection.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL)")
         except (OSError, sqlite3.Error) as error:

@@ -1,4 +1,4 @@
-"""One question in words, one answer in words."""
+"""One chat request with a text answer, as the proposer and the judge send it."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from cotune.endpoint.request_format import RequestFormat, Said, find_way
 from cotune.endpoint.server import Endpoint
 
 TRIES = 4
-"""Requests of one question at most, the first included and refused ones aside."""
+"""Most requests for one question, counting the first but not those refused as malformed."""
 _TEMPERATURE = 0.7
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back.
+    """An answer and what it took.
 
     Attributes:
-        text: of the model's message.
-        requests: that were sent, those in vain included.
-        usage: of question and answer, as the endpoint counts them, else estimated; of tries in vain the most that they may have
-            used, an answer of full length.
-        way: the request that the server understood; the next question begins with it.
+        text: the text of the model's message.
+        requests: number of requests sent, failed ones included.
+        usage: tokens as the endpoint counts them, estimated if it does not say. A failed request counts as a full-length
+            answer, which is the most it may have cost.
+        way: the request format that the server accepted; start the next question with it.
     """
 
     text: str
@@ -39,7 +39,7 @@ class Answer:
 
     @property
     def tokens(self) -> int:
-        """Of questions and answer together."""
+        """Tokens of question and answer together."""
         return self.usage.total
 
 
@@ -55,28 +55,28 @@ def ask(
     sleep: Callable[[float], object] = time.sleep,
     jitter: Callable[[], float] = random.random,
 ) -> Answer:
-    """Ask once; again as :class:`cotune.endpoint.client.Client` does, and otherwise where the server refuses the request.
+    """Ask one question, with retries as in :class:`cotune.endpoint.client.Client` and another request format if one is refused.
 
     Args:
-        endpoint: whom.
-        messages: each with ``role`` and ``content``.
-        way: the request to begin with.
-        schema: what the answer must fit, as far as the server can be held to it.
-        tries: requests at most, those aside that are refused as malformed.
-        most: requests at most, those included; None sets no limit.
-        patience: seconds for all tries and waits together; None takes two timeouts.
-        sleep: waits.
-        jitter: a number in [0, 1), drawn for each wait.
+        endpoint: the server to ask.
+        messages: chat messages, each with ``role`` and ``content``.
+        way: the request format to try first.
+        schema: JSON Schema of the answer, enforced as far as the server supports it.
+        tries: most requests, not counting those refused as malformed.
+        most: most requests in all, counting those too; None for no limit.
+        patience: seconds for all tries and waits together; None means twice the timeout.
+        sleep: function that waits some seconds.
+        jitter: function that draws a number in [0, 1) for each wait.
 
     Raises:
-        EndpointError: no answer came; holds what was spent.
+        EndpointError: if no answer came; the error holds what was spent.
     """
     asked = estimate_tokens(messages)
     end = time.monotonic() + (2 * endpoint.timeout if patience is None else patience)
     requests, lost, answers = 0, 0, list[Said]()
 
     def in_vain() -> Usage:
-        # Nobody tells how far the model came with an answer that never arrived.
+        # How much of a lost answer was generated is unknown.
         return Usage(lost * asked, lost * way.tokens)
 
     def read(body: Any) -> Said:

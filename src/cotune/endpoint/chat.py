@@ -1,4 +1,4 @@
-"""Chat completions: where they are asked for, what a question weighs, and where an answer's text stands."""
+"""Chat completions: their path, an estimate of a question's tokens, and the text of an answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CHAT = "/chat/completions"
 
 
 def estimate_tokens(messages: Sequence[Message]) -> int:
-    """About how many tokens a question has; rather too many than too few."""
+    """Estimated number of tokens of a question; rather too many than too few."""
     return sum(tokens_of(part) for message in messages for part in message.values()) + 8 * len(messages)
 
 
@@ -21,7 +21,7 @@ def message_text(body: Any) -> str:
     """The text of a chat completion.
 
     Raises:
-        ValueError: it has none; or ``KeyError``, ``IndexError``, ``TypeError``.
+        ValueError: if it has none; also ``KeyError``, ``IndexError`` or ``TypeError`` if it has another shape.
     """
     text = body["choices"][0]["message"]["content"]
     if not isinstance(text, str):

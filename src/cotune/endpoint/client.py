@@ -1,4 +1,4 @@
-"""The client: questions to one endpoint, bounded in time, tries, bytes and number at once."""
+"""The client of one endpoint, with bounds on time, retries, bytes and concurrent requests."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ _FIRST_WAIT_S = 0.5
 _MOST_BYTES = 1_000_000
 _IDLE_S = 15.0
 _MOST_LOST = 8
-"""Requests of one question that may be paid in vain."""
+"""Most requests for one question that may be paid for without giving an answer."""
 
 
 @dataclass(frozen=True)
 class Reply(Generic[T]):
-    """What came back.
+    """An answer and the number of requests that it took.
 
     Attributes:
-        value: as it was read.
-        requests: that were sent, those in vain included.
-        lost: of these, requests that the model may have worked for in vain.
+        value: what ``read`` returned.
+        requests: number of requests sent, failed ones included.
+        lost: number of failed requests that the server may charge for.
     """
 
     value: T
@@ -49,23 +49,23 @@ class Reply(Generic[T]):
 
 
 class Client:
-    """Asks one endpoint; for several threads.
+    """Sends requests to one endpoint. Thread-safe.
 
-    After 408, 425, 429, 5xx, a broken connection or a torn answer a question is asked again, with waits that double and are
-    jittered; a server that says when to come back (``Retry-After``) is obeyed, by all questions together. A redirect is not
-    followed: it would carry rows, and the key, to a place that nobody named.
+    After 408, 425, 429, 5xx, a broken connection or an incomplete answer, a request is sent again, with exponential backoff and
+    jitter. A ``Retry-After`` header pauses all requests. Redirects are not followed, since they would send rows and the key to
+    a server that the user did not name.
 
     Args:
-        endpoint: whom.
-        most: requests at once at most.
-        keep: use connections again. It spares handshakes where many questions follow each other; after a long wait the server
-            may have closed one, and a try is lost to it.
-        longest_wait: seconds between two tries at most, where the server names no time.
-        sleep: waits; None waits until the time is over or :meth:`close` is called.
-        jitter: a number in [0, 1), drawn for each wait.
+        endpoint: the server to ask.
+        most: most concurrent requests.
+        keep: keep connections open. This saves handshakes if many requests follow each other; after a long pause the server may
+            have closed the connection, which costs one try.
+        longest_wait: most seconds between two tries, unless the server names a time.
+        sleep: function that waits some seconds; by default the wait also ends when :meth:`close` is called.
+        jitter: function that draws a number in [0, 1) for each wait.
 
     Raises:
-        EndpointError: the key is missing, or the endpoint can never be asked.
+        EndpointError: if the key is missing or the address cannot be used.
     """
 
     def __init__(
@@ -87,10 +87,10 @@ class Client:
         self._sleep = sleep or self._stop.wait
         limits = httpx2.Limits(max_connections=most, max_keepalive_connections=most if keep else 0, keepalive_expiry=_IDLE_S)
         try:
-            # A proxy would read rows and key in clear, and could not reach this machine's loopback anyway. A transport that is
-            # given makes the library pass over HTTP_PROXY and its like, also where it could not use them.
+            # A proxy would see rows and key unencrypted, and cannot reach this machine's loopback. An explicit transport makes
+            # httpx ignore HTTP_PROXY and the like, malformed values included.
             transport = httpx2.HTTPTransport(limits=limits) if is_loopback(urlsplit(endpoint.base_url).hostname or "") else None
-            # The library tries nothing again by itself: all tries are this client's own.
+            # httpx itself must not retry: this client counts and bounds all tries.
             self._http = httpx2.Client(follow_redirects=False, headers=self._key.headers, limits=limits, transport=transport)
         except (ValueError, OSError, ImportError) as error:
             raise self._unusable(error) from None
@@ -102,29 +102,29 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """End all waits, and the connections."""
+        """End all waits and close the connections."""
         self._stop.set()
         self._http.close()
 
     def without_key(self, text: str) -> str:
-        """A text with the key taken out of it."""
+        """The text with the key removed."""
         return self._key.without(text)
 
     def post(
         self, path: str, body: Mapping[str, Any], read: Callable[[Any], T], *, tries: int | None = None, patience: float
     ) -> Reply[T]:
-        """Ask one question.
+        """Send one request, with retries.
 
         Args:
             path: below the base URL, such as ``/chat/completions``.
-            body: of the request.
-            read: takes the answer's JSON value apart; a ``ValueError``, ``TypeError``, ``KeyError`` or ``IndexError`` from it
-                means that the answer is torn.
-            tries: requests at most; None sends as many as patience allows.
+            body: JSON body of the request.
+            read: reads the answer's JSON value; if it raises ``ValueError``, ``TypeError``, ``KeyError`` or ``IndexError``, the
+                answer counts as incomplete.
+            tries: most requests; None sends as many as fit into ``patience``.
             patience: seconds for all tries and waits together.
 
         Raises:
-            EndpointError: no answer came; its ``lost`` counts requests that may have been paid in vain.
+            EndpointError: if no answer came; its ``lost`` counts requests that may be charged all the same.
         """
         end = time.monotonic() + patience
         asked, lost, why = 0, 0, "there was no time for a request"
@@ -178,18 +178,18 @@ class Client:
         patience: float,
         received: Callable[[int, Reply[T]], None],
     ) -> None:
-        """Ask many questions, as many at once as the endpoint bears.
+        """Send many requests, as many at once as the endpoint answers without errors.
 
         Args:
             path: as in :meth:`post`.
-            bodies: of the requests.
+            bodies: JSON bodies of the requests.
             read: as in :meth:`post`.
-            patience: seconds for each question.
-            received: is told the number and the answer of each, in the thread that asked and in no order.
+            patience: seconds for each request, retries included.
+            received: called with index and answer of each request, in the calling thread, in order of arrival.
 
         Raises:
-            EndpointError: one got no answer; questions under way end first, and what they bring is received. The client is
-                of no more use.
+            EndpointError: if a request got no answer. Requests under way end first and their answers are passed to
+                ``received``. The client cannot be used afterwards.
         """
 
         def one(number: int) -> None:
@@ -206,7 +206,7 @@ class Client:
                 failed.set()
                 raise
             if rest:
-                # Nobody waits for another try any more.
+                # No thread waits for another try from here on.
                 self._stop.set()
                 failed.set()
                 for future in rest:
@@ -220,7 +220,7 @@ class Client:
         return min(self._longest_wait, _FIRST_WAIT_S * 2.0 ** min(asked - 1, 30)) * (0.5 + 0.5 * self._jitter())
 
     def _request(self, path: str, body: Mapping[str, Any], seconds: float) -> Any:
-        """One request; the answer's JSON value."""
+        """Send one request; returns the answer's JSON value."""
         import httpx2
 
         end = time.monotonic() + seconds
@@ -230,7 +230,7 @@ class Client:
                 data = bytearray()
                 for piece in response.iter_bytes():
                     data += piece
-                    # The library's own timeout starts anew with every byte, and a trickle would never end.
+                    # httpx's own timeout starts again with every byte, so a slow stream of bytes would never time out.
                     if time.monotonic() > end:
                         raise TryAgain(f"the answer took longer than {seconds:.0f} s")
                     if len(data) > _MOST_BYTES:
@@ -245,26 +245,26 @@ class Client:
         except httpx2.HTTPError as error:
             raise TryAgain(f"the connection broke ({type(error).__name__}: {error})") from error
         except (UnicodeError, OSError) as error:
-            # A certificate or a host name that cannot be used: nothing that another try would change.
+            # A bad certificate or host name, which another try would not change.
             raise Final(str(self._unusable(error))) from error
 
     def _read(self, response: httpx2.Response, data: bytes) -> Any:
         status = response.status_code
-        # Some servers answer 500 to a request that they do not understand, however often it comes.
+        # Some servers always answer 500 to a request that they do not understand.
         if status in _AGAIN and not (status == 500 and _MALFORMED.search(data)):
             wanted = _seconds(response.headers.get("retry-after"))
             raise TryAgain(f"the endpoint answered {status}{self._told(data)}", wanted, paid=False)
         if not 200 <= status < 300:
             raise Final(f"the endpoint answered {status}{self._told(data)}", status)
         try:
-            # In the parsed value nothing is escaped any more. What is made of it from here on cannot hold the key.
+            # The parsed value holds no escapes any more, so the key is found in it whole.
             return self._key.cleaned(json.loads(data.decode("utf-8", "replace")))
         except (ValueError, RecursionError) as error:
             raise TryAgain(f"the answer is no JSON ({type(error).__name__})", crowded=False) from error
 
     def _told(self, data: bytes) -> str:
         """The beginning of an error's body, on one line."""
-        # The key first: of one that is cut through, a part would stay.
+        # Remove the key before cutting the text, or a part of it could remain.
         text = " ".join(self.without_key(data.decode("utf-8", "replace")).split())[:200]
         return f": {text}" if text else ""
 
@@ -273,7 +273,7 @@ class Client:
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """Seconds until the time that a ``Retry-After`` header names, as seconds or as a date; None where it names none."""
+    """Seconds that a ``Retry-After`` header (seconds or a date) asks to wait; None if it cannot be read."""
     if retry_after is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""What goes wrong with an endpoint: what a user reads, and what only the client's loop sees."""
+"""Errors of endpoints: the one that users see, and those that only the client's retry loop handles."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from cotune.errors import CotuneError
 
 
 class EndpointError(CotuneError):
-    """A question got no answer; says why, without a key in it.
+    """A question got no answer. The message says why and never contains the key.
 
     Attributes:
-        requests: that were sent.
-        lost: of these, requests that the model may have worked for in vain.
-        usage: what those may have cost at most, where that was reckoned.
-        status: of the HTTP answer that ended it; None where there was none.
+        requests: number of requests sent.
+        lost: number of these that the server may charge for.
+        usage: most tokens that these may have used, if estimated.
+        status: HTTP status of the last answer; None if there was none.
     """
 
     def __init__(
@@ -24,7 +24,7 @@ class EndpointError(CotuneError):
 
 
 class Final(Exception):
-    """A request failed, and so would any other."""
+    """A request failed, and sending it again would not help."""
 
     def __init__(self, why: str, status: int | None = None) -> None:
         self.status = status
@@ -32,13 +32,13 @@ class Final(Exception):
 
 
 class TryAgain(Exception):
-    """A request failed in a way that another one may not.
+    """A request failed, and sending it again may help.
 
     Attributes:
-        why: in words.
-        wait: seconds that the server asks for; None where it does not.
-        paid: whether the model may have worked for it.
-        crowded: whether fewer requests at once might have helped.
+        why: the reason in words.
+        wait: seconds that the server asks to wait; None if it does not say.
+        paid: whether the server may charge for it.
+        crowded: whether fewer concurrent requests may help.
     """
 
     def __init__(self, why: str, wait: float | None = None, *, paid: bool = True, crowded: bool = True) -> None:

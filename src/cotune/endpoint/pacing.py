@@ -1,4 +1,4 @@
-"""How many requests are under way at once: a little more after each that went well, half after one that did not."""
+"""The number of concurrent requests: grows slowly while requests succeed, halves when the server is overloaded."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 class Window:
     """Additive increase, multiplicative decrease, as TCP does it (Chiu and Jain 1989).
 
-    Requests that were sent before the last decrease say nothing about the present width, so a burst that is turned down
-    halves it once.
+    Requests sent before the last decrease do not count, so that several refusals of one burst halve the width once.
 
     Attributes:
-        most: requests at once at most.
-        width: at present; whole requests count.
-        generation: how often it was halved.
+        most: most concurrent requests.
+        width: present width; rounded down to whole requests.
+        generation: number of times the width was halved.
     """
 
     most: int
@@ -27,11 +26,11 @@ class Window:
         self.width = min(self.width, float(self.most))
 
     def grow(self) -> None:
-        """A request went well: one more after as many as fit at once."""
+        """Record a success; the width grows by one after as many successes as its size."""
         self.width = min(float(self.most), self.width + 1.0 / self.width)
 
     def shrink(self, generation: int) -> None:
-        """A request that began in ``generation`` was turned down."""
+        """Record that a request which began in ``generation`` was refused for overload."""
         if generation == self.generation:
             self.width = max(1.0, self.width / 2)
             self.generation += 1
@@ -39,10 +38,10 @@ class Window:
 
 @dataclass
 class Gate:
-    """Lets threads through as a :class:`Window` allows, and none while one of them waits as the server asked.
+    """Limits the threads that send requests to a :class:`Window`, and pauses all of them when the server asks to wait.
 
     Attributes:
-        window: how many.
+        window: the number of threads that may send at once.
     """
 
     window: Window
@@ -51,7 +50,7 @@ class Gate:
     _turn: threading.Condition = field(default_factory=threading.Condition)
 
     def enter(self, stop: threading.Event) -> int:
-        """Wait for one's turn; returns the window's generation, or -1 where ``stop`` was set meanwhile."""
+        """Wait until this thread may send; returns the window's generation, or -1 if ``stop`` was set meanwhile."""
         with self._turn:
             while self._held or self._running >= int(self.window.width):
                 if stop.is_set():
@@ -63,13 +62,13 @@ class Gate:
             return self.window.generation
 
     def leave(self, generation: int, *, well: bool, crowded: bool = False, hold: bool = False) -> None:
-        """A request has ended.
+        """Record the end of a request.
 
         Args:
-            generation: what :meth:`enter` gave.
+            generation: what :meth:`enter` returned.
             well: whether it was answered.
-            crowded: whether it failed in a way that fewer at once might help.
-            hold: let nobody through until :meth:`release`.
+            crowded: whether it failed in a way that fewer concurrent requests may prevent.
+            hold: let no thread send until :meth:`release`.
         """
         with self._turn:
             self._running -= 1
@@ -81,7 +80,7 @@ class Gate:
             self._turn.notify_all()
 
     def release(self) -> None:
-        """What was asked for has been waited for."""
+        """End the pause that ``hold`` began."""
         with self._turn:
             self._held -= 1
             self._turn.notify_all()

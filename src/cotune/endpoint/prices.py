@@ -1,4 +1,4 @@
-"""What answers cost: tokens as the server counts them, and money at prices that the user names."""
+"""The cost of answers: tokens as the server counts them, and money at the prices in the config."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _CHARACTERS_A_TOKEN = 3.0
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of one or more answers.
+    """Number of tokens of one or more requests.
 
     Attributes:
-        input: of the questions, those that the server had cached included.
-        output: of the answers.
-        cached: of the questions, those that the server had cached.
+        input: tokens of the questions, cached ones included.
+        output: tokens of the answers.
+        cached: tokens of the questions that the server had cached.
     """
 
     input: int = 0
@@ -26,7 +26,7 @@ class Usage:
 
     @property
     def total(self) -> int:
-        """Of questions and answers."""
+        """Tokens of questions and answers together."""
         return self.input + self.output
 
     def __add__(self, other: Usage) -> Usage:
@@ -34,11 +34,11 @@ class Usage:
 
     @classmethod
     def read(cls, body: Any, *, asked: int, answer: str) -> Usage:
-        """From an answer's ``usage``; what it does not say, or says absurdly, is estimated.
+        """Read an answer's ``usage``; missing or impossible numbers are replaced by estimates.
 
         Args:
             body: the answer's JSON object.
-            asked: about how many tokens the question has.
+            asked: estimated tokens of the question.
             answer: the answer's text.
         """
         found = body.get("usage") if isinstance(body, Mapping) else None
@@ -56,12 +56,12 @@ class Usage:
 
 @dataclass(frozen=True)
 class Prices:
-    """US dollars for a million tokens.
+    """Prices in US dollars per million tokens.
 
     Attributes:
-        input: of questions.
-        output: of answers.
-        cached: of the part of questions that the server had cached; None takes the price of any other.
+        input: price of questions.
+        output: price of answers.
+        cached: price of the part of questions that the server had cached; None means the same as ``input``.
     """
 
     input: float
@@ -75,7 +75,7 @@ class Prices:
 
 
 def tokens_of(text: str) -> int:
-    """About how many tokens a text has; rather too many than too few."""
+    """Estimated number of tokens of a text; rather too many than too few."""
     return int(len(text) / _CHARACTERS_A_TOKEN)
 
 

@@ -1,4 +1,4 @@
-"""How an endpoint is asked: the request, what is kept of the answer, and which request a server understands."""
+"""Request formats of an endpoint: building requests, reading answers, and finding the format that a server accepts."""
 
 from __future__ import annotations
 
@@ -13,28 +13,34 @@ from cotune.endpoint.prices import Usage
 
 _MOST_ALTERNATIVES, _FEW_ALTERNATIVES = 20, 5
 _POSITIONS = 12
-"""Places of an answer whose alternatives are kept."""
+"""Number of first tokens of an answer whose alternatives are kept."""
 _LEAST_TOKENS, _MOST_TOKENS = 8, 64
 _REFUSED = (400, 404, 422, 500)
-"""What servers answer to a request that they do not understand; of 500, the client lets only that through."""
+"""HTTP statuses for a request that the server does not understand; the client passes on a 500 only in that case."""
+_CUT = ("length", "max_tokens")
+"""Values of ``finish_reason`` with which servers say that the token limit ended an answer."""
 _OF_A_REQUEST = re.compile("response_format|max_tokens|max_completion_tokens|temperature|logprobs|parameter")
-"""What a refusal names where another request may be understood."""
+"""Words in a refusal which mean that another request format may be accepted."""
 FORMS = ("strict", "schema", "inside", "object", "")
-"""How an answer is held to a JSON Schema (``response_format``), the firmest first: to all of it, as far as the server can, to
-it inside ``json_object`` (llama-cpp-python knows no ``json_schema``), to be an object at all, or not."""
+"""Ways to enforce a JSON Schema (``response_format``), the strictest first.
+
+Strictly; as far as the server supports it; inside ``json_object`` (llama-cpp-python has no ``json_schema``); as any JSON
+object; not at all.
+"""
 
 
 @dataclass(frozen=True)
 class RequestFormat:
-    """What requests to a server look like.
+    """The format of requests to a server.
 
     Attributes:
-        alternatives: tokens asked for at each place of the answer (``top_logprobs``); 0 asks for the text alone.
-        limit: what the server calls the longest answer, ``max_tokens`` or ``max_completion_tokens``.
-        tokens: of the answer at most.
-        greedy: whether the server takes a temperature, which then is 0 where no other is asked for.
-        tells_probabilities: whether answers come with probabilities.
-        form: one of :data:`FORMS`: what of a JSON Schema the server is asked to keep to.
+        alternatives: number of alternative tokens to return for each token of the answer (``top_logprobs``); 0 asks for the
+            text alone.
+        limit: name of the limit on the answer's length: ``max_tokens`` or ``max_completion_tokens``.
+        tokens: most tokens of an answer.
+        greedy: whether the server accepts a temperature; it is then 0 unless another one is given.
+        tells_probabilities: whether answers contain probabilities.
+        form: how a JSON Schema is enforced; one of :data:`FORMS`.
     """
 
     alternatives: int = _MOST_ALTERNATIVES
@@ -52,7 +58,7 @@ class RequestFormat:
         *,
         temperature: float = 0,
     ) -> dict[str, Any]:
-        """The request; ``schema`` is what answers that are JSON must fit."""
+        """The request body; ``schema`` is the JSON Schema of answers that are JSON."""
         body: dict[str, Any] = {"model": model, "messages": [dict(m) for m in messages], self.limit: self.tokens}
         if self.greedy:
             body["temperature"] = temperature
@@ -68,7 +74,7 @@ class RequestFormat:
         return body
 
     def to_json(self) -> dict[str, Any]:
-        """For journal and bundle."""
+        """As a JSON object, for journal and bundle."""
         return asdict(self)
 
     @classmethod
@@ -76,7 +82,7 @@ class RequestFormat:
         """Inverse of :meth:`to_json`.
 
         Raises:
-            ValueError: a key is missing, unknown or of the wrong kind.
+            ValueError: if a key is missing, unknown or of the wrong type.
         """
         kinds = {
             "alternatives": int,
@@ -98,58 +104,64 @@ class RequestFormat:
 
 @dataclass(frozen=True)
 class Said:
-    """What is kept of an answer.
+    """The parts of an answer that are kept.
 
     Attributes:
-        text: of the message.
-        positions: of its first places, the tokens that could have stood there, the chosen one first; empty where none are told.
-        usage: tokens of question and answer.
+        text: text of the message.
+        positions: for each of its first tokens, the alternatives with the chosen one first; empty if the server returns none.
+        usage: number of tokens of question and answer.
+        cut: whether the token limit ended it (``finish_reason``), so that its end is missing.
     """
 
     text: str
     positions: tuple[tuple[tuple[str, float], ...], ...]
     usage: Usage
+    cut: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """For the answers on disk."""
-        return {"text": self.text, "positions": [list(map(list, p)) for p in self.positions], "usage": asdict(self.usage)}
+        """As a JSON object, for the cache on disk."""
+        positions = [list(map(list, p)) for p in self.positions]
+        return {"text": self.text, "positions": positions, "usage": asdict(self.usage), "cut": self.cut}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Said:
         """Inverse of :meth:`to_json`."""
         positions = tuple(tuple((str(t), float(p)) for t, p in place) for place in data["positions"])
-        return cls(data["text"], positions, Usage(**data["usage"]))
+        # Answers that earlier versions kept do not say.
+        return cls(data["text"], positions, Usage(**data["usage"]), bool(data.get("cut", False)))
 
 
 def read_said(body: Any, messages: Sequence[Mapping[str, str]]) -> Said:
-    """Take an answer apart.
+    """Read an answer.
 
     Raises:
-        ValueError: it is no chat completion; or ``KeyError``, ``IndexError``, ``TypeError``.
+        ValueError: if it is no chat completion; also ``KeyError``, ``IndexError`` or ``TypeError``.
     """
-    # A server that filters an answer says nothing at all; asking again would only cost again.
-    text = "" if body["choices"][0]["message"].get("content", "") is None else message_text(body)
-    return Said(text, _positions(body["choices"][0]), Usage.read(body, asked=estimate_tokens(messages), answer=text))
+    # A filtered answer has no text; asking again would cost again without helping.
+    choice = body["choices"][0]
+    text = "" if choice["message"].get("content", "") is None else message_text(body)
+    usage = Usage.read(body, asked=estimate_tokens(messages), answer=text)
+    return Said(text, _positions(choice), usage, choice.get("finish_reason") in _CUT)
 
 
 def find_way(ask: Callable[[RequestFormat], Said], way: RequestFormat, model: str) -> RequestFormat:
-    """Which request a server understands: tried one after the other, as long as it refuses them as malformed.
+    """Find the request format that a server accepts, by trying them in order while it refuses them as malformed.
 
-    A schema is asked for less firmly before anything else is changed. Where a refusal names what it is about, no other request
-    that has it is tried; a 404 that names the model alone means that there is none of that name, however it is asked.
+    The schema is relaxed before anything else is changed. If a refusal names a parameter, formats with that parameter are
+    skipped. A 404 that names only the model means that the model does not exist.
 
     Args:
-        ask: puts a question of the task, whose answer is not lost.
-        way: what to begin with.
-        model: its name there.
+        ask: sends a question of the task in a given format; its answer is kept.
+        way: the format to try first.
+        model: name of the model at the endpoint.
 
     Raises:
-        EndpointError: it refuses all, does not know the model, or cannot be asked.
+        EndpointError: if the server refuses all formats, does not know the model, or cannot be reached.
     """
     other = "max_completion_tokens"
     plain = replace(way, alternatives=0)
     ways = [way, replace(way, alternatives=_FEW_ALTERNATIVES), replace(way, limit=other)] if way.alternatives else []
-    # Some models take no temperature but their own.
+    # Some models accept only their default temperature.
     ways += [plain, replace(plain, limit=other), replace(plain, limit=other, greedy=False)]
     left = [replace(tried, form=form) for tried in ways for form in FORMS[FORMS.index(way.form) :]]
     while True:
@@ -167,12 +179,12 @@ def find_way(ask: Callable[[RequestFormat], Said], way: RequestFormat, model: st
 
 
 def _no_such(model: str, refusal: str) -> bool:
-    """Whether a refusal is about the model and nothing else."""
+    """Whether a refusal names the model and nothing else."""
     return (model in refusal or "model_not_found" in refusal) and not _OF_A_REQUEST.search(refusal)
 
 
 def _without_named(refusal: str, tried: RequestFormat, left: list[RequestFormat]) -> list[RequestFormat]:
-    """The ways that lack what a refusal names; all where it names nothing, or nothing would be left."""
+    """The formats without the parameter that a refusal names; all if it names none or none would be left."""
     if tried.form and "response_format" in refusal:
         others = [way for way in left if way.form != tried.form]
     elif tried.limit in refusal:
@@ -183,12 +195,12 @@ def _without_named(refusal: str, tried: RequestFormat, left: list[RequestFormat]
 
 
 def answer_tokens(words: Sequence[str]) -> int:
-    """Tokens that a label may need, whatever the tokenizer."""
+    """Upper bound of the tokens of a label, for any tokenizer."""
     return min(_MOST_TOKENS, max(_LEAST_TOKENS, 4 + max(map(len, words)) // 2))
 
 
 def _positions(choice: Any) -> tuple[tuple[tuple[str, float], ...], ...]:
-    """What could have stood at each place; nothing where the server tells nothing that can be read."""
+    """The alternatives for each token; empty if the server returns none that can be read."""
     try:
         content = choice["logprobs"]["content"]
         return tuple(_alternatives(place) for place in content[:_POSITIONS])
@@ -207,5 +219,5 @@ def _number(value: Any) -> float:
     found = float(value)
     if found != found:
         raise ValueError("not a number")
-    # Servers write -9999 or minus infinity for next to nothing.
+    # Servers write -9999 or minus infinity for a probability of nearly zero.
     return max(-1000.0, min(0.0, found))

@@ -1,4 +1,4 @@
-"""Which endpoint is asked, and the key that it is asked with."""
+"""The address of an endpoint, and its key."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 from cotune.endpoint.errors import EndpointError
 
 REMOTE = "openai:"
-"""What names of models behind an endpoint begin with."""
+"""Prefix of the names of models behind an endpoint."""
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a URL's host is this machine itself."""
+    """Whether a URL's host is this machine."""
     if "%" in host:
-        # A zone of IPv6, or an escape that others may read as another name.
+        # An IPv6 zone, or an escape that another parser may read as another name.
         return False
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -28,14 +28,14 @@ def is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a language model answers.
+    """The address of a language model behind an HTTP server.
 
     Attributes:
-        base_url: such as ``http://127.0.0.1:8080/v1``; ``/chat/completions`` is added.
-        model: its name there.
-        key_env: environment variable that holds the key; None asks without one. The key itself is never kept.
-        timeout: seconds that one request may take, answer included.
-        section: of the config, for messages.
+        base_url: base address such as ``http://127.0.0.1:8080/v1``; ``/chat/completions`` is appended.
+        model: name of the model at the server.
+        key_env: environment variable that holds the key; None sends no key. The key itself is never stored.
+        timeout: seconds that one request may take, including its answer.
+        section: section of the config, for error messages.
     """
 
     base_url: str
@@ -46,22 +46,22 @@ class Endpoint:
 
     @property
     def identity(self) -> list[str]:
-        """What of it can change an answer: where the server is, and the model's name there."""
+        """The settings that can change an answer: the server's address and the model's name."""
         return [self.base_url.rstrip("/"), self.model]
 
 
 @dataclass(frozen=True, repr=False)
 class Key:
-    """A key in memory. It is sent, and taken out of whatever comes back, since servers quote what they were sent."""
+    """An API key in memory. It is removed from everything that a server returns, since servers may quote the request."""
 
     text: str | None
 
     @classmethod
     def of(cls, endpoint: Endpoint) -> Key:
-        """Read it from the environment.
+        """Read the key from the environment.
 
         Raises:
-            EndpointError: the variable is not set, or holds what no key can have.
+            EndpointError: if the variable is not set, or holds characters that no key can have.
         """
         name = endpoint.key_env
         if name is None:
@@ -77,17 +77,17 @@ class Key:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Of each request."""
+        """HTTP headers of each request."""
         return {} if self.text is None else {"Authorization": f"Bearer {self.text}"}
 
     def without(self, text: str) -> str:
-        """A text with the key taken out, as it is and however JSON writes it."""
+        """The text with the key removed, both as it is and in any JSON spelling."""
         if self.text is None or (self.text not in text and "\\" not in text):
             return text
         return self._written.sub("[key]", text)
 
     def cleaned(self, value: Any) -> Any:
-        """A JSON value with the key taken out of all its texts, names of members included."""
+        """A JSON value with the key removed from all its strings, names of members included."""
         if isinstance(value, str):
             return self.without(value)
         if isinstance(value, list):
@@ -98,6 +98,6 @@ class Key:
 
     @cached_property
     def _written(self) -> re.Pattern[str]:
-        """The key, each of its characters as it is or by its number; an answer may hold JSON in turn, with escapes escaped."""
+        """A pattern of the key with each character literal or as a JSON escape; nested JSON has its escapes escaped again."""
         forms = (rf"(?:\\{{1,4}}(?i:u{ord(c):04x})|\\{{0,4}}{re.escape(c)})" for c in self.text or "")
         return re.compile("".join(forms))

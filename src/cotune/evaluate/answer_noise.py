@@ -1,4 +1,4 @@
-"""The machine's own noise where answers are written: how far a score moves with what else stands in a batch."""
+"""Numerical noise of generated answers: how far a score changes with the composition of batches."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from cotune.task.metrics.metric import Aggregate
 
 @dataclass(frozen=True)
 class AnswerNoise:
-    """How two writings of the same rows differ that should not.
+    """Differences between two generations of the same rows, which should be equal.
 
-    Between two answers lies no margin that could be measured. What rows were seen to change is all that is known, so a change
-    that is rarer than one row in ``n`` is not.
+    Generated answers have no measurable margin. Only observed changes are known, so a change rarer than one row in ``n`` is
+    missed.
 
     Attributes:
         n: rows.
         flipped: rows whose answer differs.
-        values: of the rows whose worth differs, by how much.
-        counts: of these rows, by how much the sums differ that the score is made of; empty for a mean of rows.
+        values: change of the value of each row whose value changed.
+        counts: changes of these rows' counts, for scores that are not means of rows; otherwise empty.
     """
 
     n: int
@@ -43,20 +43,20 @@ class AnswerNoise:
         return cls(int(data["n"]), int(data["flipped"]), tuple(map(float, data["values"])), counts)
 
     def floor(self, judged: Evaluation, aggregate: Aggregate | None, *, draws: int = 500, seed: int = 0) -> float:
-        """How far the noise moves an arm's score in 95% of writings.
+        """The change of an arm's score due to noise that is not exceeded in 95% of generations.
 
-        Rows change as often as was seen, each by a change that was seen, up or down alike; the score is made anew each time.
+        Rows change at the observed rate, each by an observed change in either direction; the score is recomputed each time.
 
         Args:
             judged: the arm on its rows.
-            aggregate: what the score is instead of the rows' mean; None for the mean.
-            draws: writings that are drawn.
+            aggregate: the aggregate of the score; None for a mean of rows.
+            draws: number of simulated generations.
             seed: of the draws.
         """
         changes = np.array(self.values)[:, None]
         table, score = judged.values[:, None], _mean_of(judged.n)
         if aggregate is not None and judged.counts is not None and np.shape(self.counts)[1:] == judged.counts.shape[1:]:
-            # Where other fields occur in these rows, the rows' own worth has to do.
+            # If these rows have other fields, use the values of the rows.
             changes, table, score = np.array(self.counts), judged.counts, aggregate.score
         if not len(changes):
             return 0.0
@@ -71,10 +71,10 @@ class AnswerNoise:
 
 
 def compare_answers(first: Evaluation, second: Evaluation) -> AnswerNoise:
-    """The noise between two writings of the same rows in different batches.
+    """The noise between two generations of the same rows in different batches.
 
     Raises:
-        ValueError: there are no rows, or not the same number.
+        ValueError: there are no rows, or their numbers differ.
     """
     if first.n != second.n or not first.n:
         raise ValueError(f"two writings of the same rows are needed, not of {first.n} and {second.n} rows")

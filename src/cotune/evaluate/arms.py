@@ -1,4 +1,4 @@
-"""Scores of several arms on the same rows: their metric on resamples, and with rows swapped between arms."""
+"""Scores of several arms on the same rows: their metric on resamples, and after swapping rows between arms."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from cotune.task.metrics.metric import Aggregate
 
 MetricName = Literal["mean", "macro_f1", "weighted_f1"]
 Metric = MetricName | Aggregate | Callable[[npt.NDArray[Any], npt.NDArray[Any]], float]
-"""``"mean"`` of the per-row scores (accuracy), F1 of the predicted labels, what comes from sums of each arm's ``counts``, or
-any ``function(references, predicted)``."""
+"""``"mean"`` of the per-row scores (accuracy), an F1 of the predicted labels, an aggregate of each arm's ``counts``, or any
+``function(references, predicted)``.
+"""
 
 Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class ArmScores:
-    """What one arm scored on each row.
+    """Scores of one arm on each row.
 
     Attributes:
         score: score of each row, 0 or 1 for right or wrong, shape (rows,).
-        log_loss: log-loss of each row in nats, shape (rows,); None where the arm has none.
-        predicted: the answer to each row, shape (rows,); needed only where the metric is made of answers.
-        counts: what the metric adds up over rows, shape (rows, columns); needed only where it comes from such sums.
-        candidate: id of what was scored (prompt, adapter, decision rule); arms with one id are the same arm.
+        log_loss: log-loss of each row in nats, shape (rows,); None if unknown.
+        predicted: the answer to each row, shape (rows,); needed only for metrics of answers.
+        counts: per-row counts that the metric sums over rows, shape (rows, columns); needed only for aggregates.
+        candidate: id of the candidate (prompt, adapter, decision rule); arms with the same id are the same arm.
     """
 
     score: npt.NDArray[Any]
@@ -46,10 +47,10 @@ class ArmsMetric:
     Args:
         arms: by name, all with the same rows.
         metric: see :data:`Metric`.
-        references: the right answers, shape (rows,); needed where the metric is not a mean.
+        references: the right answers, shape (rows,); needed if the metric is not a mean.
 
     Raises:
-        ValueError: rows do not fit, values are not finite, or references or predictions are missing.
+        ValueError: rows differ, values are not finite, or references or predictions are missing.
     """
 
     def __init__(self, arms: Mapping[str, ArmScores], metric: Metric, references: npt.ArrayLike | None = None) -> None:
@@ -75,7 +76,7 @@ class ArmsMetric:
 
     @property
     def is_zero_one(self) -> bool:
-        """Whether the metric is a share of right rows."""
+        """Whether the metric is the share of right rows."""
         return self.metric == "mean" and bool(np.all((self.scores == 0) | (self.scores == 1)))
 
     def statistic(self) -> Statistic:
@@ -89,7 +90,7 @@ class ArmsMetric:
         return self._called
 
     def differs(self, pairs: Sequence[Pair]) -> npt.NDArray[np.bool_]:
-        """Whether a row tells the arms of the pairs apart, taken together; shape (rows,)."""
+        """Whether the arms of the pairs differ on a row; shape (rows,)."""
         if self.metric == "mean":
             change = sum(self.scores[:, self.names.index(one)] - self.scores[:, self.names.index(two)] for one, two in pairs)
             return np.asarray(np.abs(change) > 1e-12)
@@ -98,11 +99,11 @@ class ArmsMetric:
         return np.asarray(np.any([change.any(axis=1) for change in apart], axis=0))
 
     def swapped(self, pairs: Sequence[Pair], swaps: npt.NDArray[np.int8]) -> Floats:
-        """Sum of the pairs' differences (first minus second) with the rows marked in ``swaps`` exchanged in each pair.
+        """Sum of the pairs' differences (first minus second) after exchanging the rows marked in ``swaps`` in each pair.
 
         Args:
             pairs: arm names.
-            swaps: 1 where a row's results are exchanged, shape (draws, rows).
+            swaps: 1 for rows whose results are exchanged, shape (draws, rows).
 
         Returns:
             Shape (draws,).
@@ -144,7 +145,7 @@ class ArmsMetric:
 
 
 def aggregate_statistic(metric: Aggregate, counts: Sequence[Floats]) -> Statistic:
-    """A metric that comes from sums as a statistic of resampling weights, a column for each arm's counts."""
+    """An aggregate as a statistic of resampling weights, with one column per arm."""
 
     def statistic(weights: Floats) -> Floats:
         return np.stack([metric.score(weights @ table) for table in counts], axis=-1)

@@ -1,4 +1,4 @@
-"""What was gained, and by which of the two strands: prompt, weights, or both together."""
+"""Gains of prompt, weights, and both together, with tests and intervals."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ class Gain:
     """One gain with its uncertainty.
 
     Attributes:
-        value: how much was gained; above 0 is better, for the log-loss too (nats less a row).
-        ci: paired interval, simultaneous with those of all gains that are reported together.
-        p: p-value against no gain, corrected for all gains that are reported together; below 0.05 where, and only where, ``ci``
-            leaves out zero.
+        value: the gain; above 0 is better, also for the log-loss (reduction in nats per row).
+        ci: paired interval, simultaneous for all gains that are reported together.
+        p: p-value against no gain, corrected for all gains that are reported together; below 0.05 if and only if ``ci``
+            excludes zero.
         ci_single: paired interval of this gain alone.
         p_single: p-value of this gain alone.
-        identical: the arms are the same candidate, or their difference cancels out: there is nothing to test.
-        test: what gave ``p``.
-        method: what gave ``ci``.
-        noise: how large a gain the machine's own noise could make; see :mod:`cotune.evaluate.noise`.
+        identical: whether the arms are the same candidate, or their difference cancels out, so that there is nothing to test.
+        test: method of ``p``.
+        method: method of ``ci``.
+        noise: size of a gain that numerical noise could cause; see :mod:`cotune.evaluate.noise`.
     """
 
     value: float
@@ -59,11 +59,11 @@ class Gain:
 
     @property
     def within_noise(self) -> bool:
-        """Whether the gain is no larger than what batches alone could make of it on this machine."""
+        """Whether numerical noise alone could cause the gain."""
         return self.noise > 0 and abs(self.value) <= self.noise
 
     def significant(self, alpha: float = ALPHA) -> bool:
-        """Whether the corrected p-value is below ``alpha``, and the gain is above the machine's noise."""
+        """Whether the corrected p-value is below ``alpha`` and the gain above the numerical noise."""
         return self.p < alpha and not self.within_noise
 
     def as_dict(self) -> dict[str, Any]:
@@ -87,11 +87,10 @@ class Attribution:
     """The gains of a run.
 
     Attributes:
-        n: rows that the arms were compared on.
+        n: number of rows.
         gains: by name, on the metric, ``prompt_given_tuning`` first.
-        log_loss: the same on the log-loss (reduction in nats a row); empty where an arm has no log-loss. Only
-            ``synergy`` of these is corrected together with ``gains``, as only it is reported beside them; the others
-            carry a correction among themselves.
+        log_loss: the same on the log-loss (reduction in nats per row); empty if an arm has no log-loss. Only ``synergy`` is
+            corrected together with ``gains``, since only it is reported with them; the others are corrected among themselves.
     """
 
     n: int
@@ -117,24 +116,23 @@ def attribute(
     draws: int | None = None,
     permutations: int | None = None,
 ) -> Attribution:
-    """Compute the gains between the five arms, and over the arm ``previous`` where it is there, paired row by row.
+    """Compute the gains between the five arms, and over the arm ``previous`` if there is one, paired by row.
 
-    Differences of two arms' 0/1 scores get exact McNemar; all others a permutation of each row's results between the
-    arms, which for ``synergy`` is exact only where the prompt makes no difference at all, and close to it otherwise.
-    With ``groups`` a group's rows are resampled and permuted together. Intervals are paired BCa bootstraps, but for 0/1
-    scores of two arms never narrower than a t interval, see :func:`cotune.evaluate.stats.paired.contrasts`; for 0/1
-    scores of two arms that differ on fewer than 10 rows Tango's score interval stands in for it, since resampling so few rows
-    understates what is not known, and where such rows are grouped Tango's on as many rows as they are worth. Gains that are
-    zero by construction are not tested and do not count in the correction for being read together, and two gains that compare
-    the same arms count once; see :func:`cotune.evaluate.stats.together.read_together`.
+    Differences of two arms' 0/1 scores are tested by exact McNemar; all others by permuting each row's results between the
+    arms, which for ``synergy`` is exact only if the prompt makes no difference, and approximate otherwise. With ``groups`` a
+    group's rows are resampled and permuted together. Intervals are paired BCa bootstraps, except for 0/1 scores of two arms
+    never narrower than a t interval, see :func:`cotune.evaluate.stats.paired.contrasts`. For 0/1 scores of two arms that differ
+    on fewer than 10 rows Tango's score interval is used, since resampling so few rows understates the uncertainty; for grouped
+    rows on their effective number. Gains that are zero by construction are not tested and do not count in the correction, and
+    two gains that compare the same arms count once; see :func:`cotune.evaluate.stats.together.read_together`.
 
     Args:
         arms: the arms of :data:`ARMS`, on the same rows in the same order.
         metric: see :data:`cotune.evaluate.arms.Metric`.
-        references: right answers, needed where the metric is not a mean.
-        groups: group id of each row, where rows depend on each other.
-        seed: of all resampling.
-        level: of the intervals, all held at once.
+        references: right answers, needed if the metric is not a mean.
+        groups: group id of each row, if rows depend on each other.
+        seed: seed of all resampling.
+        level: simultaneous level of the intervals.
         draws: resamples; None: 4,000, or 1,000 for a metric that is a function.
         permutations: how many; None: 10,000, or 1,000 for a metric that is a function.
 
@@ -172,7 +170,7 @@ def attribute(
 
 @dataclass(frozen=True, slots=True)
 class _Sampling:
-    """How rows are resampled and permuted."""
+    """Settings of resampling and permutation."""
 
     groups: npt.ArrayLike | None
     seed: int
@@ -182,7 +180,7 @@ class _Sampling:
 
 @dataclass(frozen=True, slots=True)
 class _Compared:
-    """One gain as measured, before it is corrected: its test and its interval at any level, each with its name."""
+    """One gain before correction: its test, and its interval at any level, with their names."""
 
     value: float
     p: float
@@ -192,7 +190,7 @@ class _Compared:
 
 
 def _compared(table: ArmsMetric, same: Mapping[str, str], sampling: _Sampling) -> dict[str, _Compared | None]:
-    """Each gain by name; None where the same candidate stands on both sides."""
+    """Each gain by name; None if the same candidate is on both sides."""
     wanted = EVERY_GAIN if PREVIOUS in table.names else GAINS
     coefficients = np.zeros((len(table.names), len(wanted)))
     for column, pairs in enumerate(wanted.values()):
@@ -213,13 +211,13 @@ def _compared(table: ArmsMetric, same: Mapping[str, str], sampling: _Sampling) -
         seed=sampling.seed,
         draws=sampling.draws,
         groups=sampling.groups,
-        # The difference of two shares is covered without.
+        # Not needed for the difference of two shares.
         widened=~of_shares,
     )
     permuted: dict[tuple[Pair, ...], float] = {}
 
     def permutation(pairs: Sequence[Pair]) -> float:
-        # Two gains may compare the same candidates, under whatever names.
+        # Two gains may compare the same candidates under different names.
         candidates = tuple((same[first], same[second]) for first, second in pairs)
         if candidates not in permuted:
             permuted[candidates] = _permutation(table, pairs, sampling)
@@ -251,7 +249,7 @@ def _column(limits: LimitsAt, column: int) -> IntervalAt:
 
 
 def _of_shares(before: Floats, after: Floats, resampled: IntervalAt, sampling: _Sampling) -> tuple[IntervalAt, str]:
-    """The interval of two arms that have rows right or wrong, with its name; ``resampled`` is the bootstrap's."""
+    """The interval for two arms with 0/1 scores, with its name; ``resampled`` is the bootstrap."""
     if sampling.groups is not None:
         return paired_intervals(
             before, after, seed=sampling.seed, groups=sampling.groups
@@ -285,7 +283,7 @@ def _swaps(rows: int, sampling: _Sampling) -> Iterator[npt.NDArray[np.int8]]:
 def _corrected(found: Mapping[str, _Compared | None], same: Mapping[str, str], level: float) -> dict[str, Gain]:
     """The gains, corrected for as many distinct hypotheses as are tested; the log-loss is another hypothesis than the score."""
     count = len({hypothesis(name, same) for name, one in found.items() if one is not None})
-    # 1 - 0.95 is a little more than 0.05, and a p-value between the two would not agree with its interval.
+    # 1 - 0.95 is slightly more than 0.05, and a p-value in between would contradict its interval.
     alpha = round(1 - level, 12)
     gains = {}
     for name, one in found.items():

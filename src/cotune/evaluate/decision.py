@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 SPREAD = 1.5
-"""How far labels' biases are from zero before anything is seen, in nats: their standard deviation."""
+"""Prior standard deviation of the labels' biases, in nats."""
 _WEIGHINGS, _ROUNDS, _ENOUGH = 4, 50, 1e-4
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Raw argmax, argmax after a fixed bias on each label's log-probability, or what a probe says.
+    """The decision rule: raw argmax, argmax after a fixed bias on each label's log-probability, or a probe.
 
     Attributes:
         kind: ``raw``, ``bias``, or ``head``: the scores are a head's, which lies with the adapter, and its argmax answers.
@@ -29,7 +29,7 @@ class Decision:
     bias: tuple[float, ...] = ()
 
     def log_probs(self, scores: Floats) -> Floats:
-        """``[rows, labels]`` log-probabilities among the labels, the bias applied."""
+        """Log-probabilities ``[rows, labels]`` after the bias."""
         shifted = scores + np.asarray(self.bias) if self.bias else scores
         top = shifted.max(axis=1, keepdims=True)
         centred = shifted - top
@@ -37,7 +37,7 @@ class Decision:
         return result
 
     def predict(self, scores: Floats) -> NDArray[np.int64]:
-        """``[rows]`` index of the chosen label; ties go to the first."""
+        """Index of the chosen label, ``[rows]``; ties go to the first."""
         chosen: NDArray[np.int64] = self.log_probs(scores).argmax(axis=1)
         return chosen
 
@@ -66,21 +66,20 @@ BY_PROBE = Decision("probe")
 
 
 def label_frequencies(references: Sequence[int], labels: int) -> Floats:
-    """Share of each label among labelled rows, with half a row added to each so that none is zero."""
+    """Share of each label among labelled rows, with half a row added to each to avoid zeros."""
     counts = np.bincount(np.asarray(references, dtype=np.int64), minlength=labels) + 0.5
     result: Floats = counts / counts.sum()
     return result
 
 
 def fit_bias(scores: Floats, frequencies: Floats) -> Decision:
-    """The bias under which the mean predicted distribution over unlabelled rows comes near given label frequencies.
+    """The bias that brings the mean predicted distribution over unlabelled rows close to given label frequencies.
 
-    Only inputs are used, never their labels. Where the two are made equal and all labels are as frequent, this is batch
-    calibration (arXiv 2309.17249). But the rows at hand hold each label more or less often than its frequency says, and a sure
-    model, which follows what they hold, would be bent to agree all the same. So the bias is a maximum a posteriori one: each
-    label's is normal around zero with a standard deviation of :data:`SPREAD` nats, and the agreement weighs what the
-    model leaves open of a row's label against what it tells. An unsure model is corrected as far as the rows say, one that is
-    sure of a few rows a label hardly.
+    Only inputs are used, never their labels. Matching the frequencies exactly, with all labels equally frequent, is batch
+    calibration (arXiv 2309.17249). But few rows contain each label more or less often than its frequency says, and a confident
+    model should not be changed because of that. So the bias is a maximum a posteriori estimate: each label's bias has a normal
+    prior around zero with a standard deviation of :data:`SPREAD` nats, and the agreement is weighted by how undecided the model
+    is. An undecided model is corrected as far as the rows say, a confident one with few rows per label hardly.
 
     Args:
         scores: ``[rows, labels]`` log-probabilities.
@@ -90,14 +89,14 @@ def fit_bias(scores: Floats, frequencies: Floats) -> Decision:
     bias, weight = np.zeros(len(frequencies)), 1.0
     for _ in range(_WEIGHINGS):
         bias = _most_likely(base, frequencies * len(base), bias, weight)
-        # Of the corrected model: one that says the same label to all rows is sure of it, and wrong.
+        # Computed for the corrected model: a model that gives all rows the same label is confident but wrong.
         told = float(np.square(np.exp(RAW.log_probs(base + bias))).sum(axis=1).mean())
         weight = (1 - told) / told
     return Decision("bias", tuple(round(float(b), 6) for b in bias))
 
 
 def _most_likely(base: Floats, counts: Floats, bias: Floats, weight: float) -> Floats:
-    """By Newton's method from ``bias``; what is maximised is concave."""
+    """Newton's method from ``bias``; the objective is concave."""
     precision = 1 / SPREAD**2
 
     def worth(bias: Floats) -> float:

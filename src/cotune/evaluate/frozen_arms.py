@@ -1,4 +1,4 @@
-"""The arms of a run by name: which gains compare them, which are one candidate, and which are not tuned."""
+"""The arms of a run by name, the gains between them, and arms that are the same candidate or untuned."""
 
 from __future__ import annotations
 
@@ -20,22 +20,21 @@ GAINS: dict[str, tuple[Pair, ...]] = {
 }
 """Each gain as a sum of differences of arms, first minus second."""
 PREVIOUS = "previous"
-"""The arm of a run that goes on: the bundle that it started from, unchanged."""
+"""Additional arm of a warm start: the bundle that it started from, unchanged."""
 EVERY_GAIN: dict[str, tuple[Pair, ...]] = {**GAINS, "over_previous": (("best_tuned", PREVIOUS),)}
-"""With the gain that only a run with this arm has."""
+"""All gains, including that of a warm start."""
 
 _UNTUNED = ("seed_prompt", "prompt_only", "best_prompt")
 
 
 def is_frozen(arms: Mapping[str, Any], name: str) -> bool:
-    """Whether the weights of a run's arm are the base model's.
+    """Whether an arm has the weights of the base model.
 
-    The arms ``seed_tuned`` and ``best_tuned`` are named after what a run tries: where no tuning gained, or there was no room
-    for it, a frozen candidate stands there too.
+    ``seed_tuned`` and ``best_tuned`` also hold frozen candidates if tuning gained nothing or had no room.
 
     Args:
-        arms: as a summary holds them.
-        name: of one of them.
+        arms: the arms of a summary.
+        name: name of one of them.
     """
     if name in _UNTUNED:
         return True
@@ -43,17 +42,17 @@ def is_frozen(arms: Mapping[str, Any], name: str) -> bool:
     adapter = arm.get("adapter_id")
     if adapter == "base":
         return True
-    # The bundle that a run started from counts no steps of this run, and its weights may be tuned ones.
+    # The earlier bundle has no steps of this run, but its weights may be tuned.
     if name == PREVIOUS or adapter == _fields(arms.get(PREVIOUS)).get("adapter_id", ""):
         return False
-    # A frozen probe has an adapter's id too, since it is saved as one.
+    # A frozen probe also has an adapter's id.
     steps = arm.get("steps")
     by_probe = arm.get("readout") == "probe" or _fields(arm.get("decision")).get("kind") == "probe"
     return by_probe and not isinstance(steps, bool) and steps == 0
 
 
 def same_arms(arms: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Names of the arms in their order, those of one prompt, one set of weights and one decision rule together."""
+    """Names of the arms in order, with equal candidates (prompt, weights, decision rule) together."""
     groups: dict[str, list[str]] = {}
     for name in arms:
         arm = _fields(arms[name])
@@ -66,7 +65,7 @@ def same_arms(arms: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def reduced(pairs: Sequence[Pair], same: Mapping[str, str]) -> tuple[Pair, ...]:
-    """The same sum of differences without what cancels out; empty where all of it does."""
+    """The same sum of differences without terms that cancel."""
     named: dict[str, str] = {}
     total: Counter[str] = Counter()
     for first, second in pairs:
@@ -79,18 +78,19 @@ def reduced(pairs: Sequence[Pair], same: Mapping[str, str]) -> tuple[Pair, ...]:
 
 
 def hypothesis(name: str, same: Mapping[str, str]) -> tuple[bool, frozenset[tuple[str, ...]]]:
-    """What a gain's test is about, whichever way round: the scale, and the candidates on the two sides."""
+    """Identity of a gain's hypothesis, regardless of direction: the scale, and the candidates on both sides."""
     pairs = reduced(EVERY_GAIN[name.removesuffix("_log_loss")], same)
     sides = (tuple(sorted(same[pair[side]] for pair in pairs)) for side in (0, 1))
     return name.endswith("_log_loss"), frozenset(sides)
 
 
 def repeated_gains(same: Mapping[str, str], order: Sequence[str]) -> dict[str, str]:
-    """Gains that compare the very candidates of one before them, each with the name of that one.
+    """Gains that compare the same candidates as an earlier one, with the name of that one.
 
     Args:
-        same: id of the candidate by arm; an arm that is not in it is like no other.
-        order: names of the gains as they are told. Those that compare a candidate with itself repeat nothing.
+        same: id of the candidate by arm; missing arms are distinct.
+        order: names of the gains in the order of the report. Gains
+            that compare a candidate with itself are ignored.
     """
     same = {name: same.get(name, name) for name in (*ARMS, PREVIOUS)}
     first: dict[object, str] = {}

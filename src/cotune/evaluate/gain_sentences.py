@@ -17,7 +17,7 @@ _TOLD = {
     "both": "prompt and tuning together {verb} {points}",
     "prompt": "without tuning, the searched prompt {verb}s {points}",
 }
-# Where a run goes on from a bundle, its winner need owe nothing to a searched prompt.
+# In a warm start the winner need not have a searched prompt.
 _GOING_ON = "against tuning the seed prompt afresh on these rows, starting from the old bundle {verb}s {points}"
 _SAME = {
     "prompt_given_tuning": "the winner is the tuned seed prompt itself, so the search adds nothing on top of tuning",
@@ -25,7 +25,7 @@ _SAME = {
     "both": "the winner is the untuned seed prompt, so nothing is gained",
     "prompt": "without tuning, no prompt was chosen over the seed prompt",
 }
-# Where one of the two arms that are named after tuning answers with frozen weights, no prompt was tried on top of tuning.
+# If one of the two tuned arms has frozen weights, no prompt was tried on top of tuning.
 _WINNER_FROZEN = {
     "prompt_given_tuning": "over the tuned seed prompt, the winner, which is not tuned, {verb}s {points}",
     "both": "the winner, which is not tuned, {verb}s {points} over the seed prompt",
@@ -55,17 +55,17 @@ def sentence(
     candidates: Mapping[str, str] | None = None,
     tuned: bool = True,
 ) -> str:
-    """Say in plain words what the gains mean, led by what the prompt adds to a tuned model.
+    """Describe the gains in words, starting with the gain of the prompt on a tuned model.
 
     Args:
-        gains: by name, as :func:`cotune.evaluate.attribution.attribute` gives them, on a metric between 0 and 1.
+        gains: gains by name, from :func:`cotune.evaluate.attribution.attribute`, on a metric between 0 and 1.
         n: test rows.
         alpha: significance level for the corrected p-values.
-        going_on: whether the run went on from an earlier bundle, whose comparison is told elsewhere.
-        frozen_first: whether what the prompt gains on frozen weights is told first, then what tuning gains; the number of
-            rows is told before it then.
-        frozen: which of the arms ``seed_tuned`` and ``best_tuned`` answer with the base model's weights.
-        candidates: id of the candidate by arm. A gain that compares the candidates of one told before it is not told again.
+        going_on: whether the run started from an earlier bundle, whose comparison is described elsewhere.
+        frozen_first: whether to start with the gain of the prompt on frozen weights, then that of tuning; the number of rows
+            then comes first.
+        frozen: which of the arms ``seed_tuned`` and ``best_tuned`` have the base model's weights.
+        candidates: id of the candidate by arm. A gain that compares the same candidates as an earlier one is not repeated.
         tuned: whether any prompt was tuned at all.
 
     Returns:
@@ -80,7 +80,7 @@ def sentence(
     repeated = repeated_gains(candidates or {}, [name for name in order if name in gains])
     compared = [gains[name] for name in order if name in gains]
     if compared and not going_on and all(gain.identical for gain in compared):
-        # All of them compare the seed prompt's untuned arm with itself.
+        # All of them compare the untuned seed prompt with itself.
         why = "no tuning step paid off" if tuned else "nothing was tuned"
         return f"The seed prompt ships untuned: no other prompt was chosen and {why}, so that there is no gain to tell."
     for name, told in ({**order, "prompt_given_tuning": _GOING_ON} if going_on else order).items():
@@ -98,7 +98,7 @@ def sentence(
     if winner_frozen and repeated.get("both") == "prompt":
         why = "no tuning step paid off" if tuned else "nothing was tuned"
         parts.append(f"what ships is that prompt on frozen weights: {why}")
-    # With a winner that is not tuned it would be the gain of tuning once more, the other way round.
+    # With an untuned winner this would be the gain of tuning with the opposite sign.
     if "synergy" in gains and not gains["synergy"].identical and not winner_frozen:
         parts.append(_synergy(gains["synergy"], alpha))
     text = ". ".join(part if not number else part[0].upper() + part[1:] for number, part in enumerate(parts))
@@ -136,9 +136,9 @@ def points_text(value: float) -> str:
 
 
 def uncertainty_text(ci: Interval, p: float) -> str:
-    """Interval and p-value of such a difference in words."""
+    """Interval and p-value of a difference in words."""
     low, high = (f"{100 * end:+.1f}" if math.isfinite(end) else "unknown" for end in (ci.low, ci.high))
-    # Zero has no sign.
+    # Avoid a signed zero.
     low, high = (end[1:] if end[1:] == "0.0" else end for end in (low, high))
     told = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
     return f"95% interval {low} to {high}, {told}"

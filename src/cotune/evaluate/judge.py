@@ -1,4 +1,4 @@
-"""A judge: a language model behind an endpoint says how good an answer is, and how far it can be trusted is measured."""
+"""A judge: a language model behind an endpoint that grades answers, and its agreement with people."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _SYSTEM = (
 
 @dataclass(frozen=True)
 class Asked:
-    """An answer that is to be graded.
+    """An answer to grade.
 
     Attributes:
-        fields: input fields of the row that was answered.
+        fields: input fields of the row.
         reference: its right answer.
         answer: the answer that was given.
         row: the row's id, for messages.
@@ -56,13 +56,13 @@ class Asked:
 
 @dataclass(frozen=True)
 class Grades:
-    """What a judge says of some answers.
+    """Grades of some answers.
 
     Attributes:
         values: ``[rows]`` grades from 0 to 1.
-        rows: answers that this run had not had graded before.
-        tokens: of these, questions and answers, those in vain included.
-        dollars: what they cost; 0 where money does not count.
+        rows: number of answers that were not graded before.
+        tokens: tokens of their questions and replies, including failed ones.
+        dollars: their cost; 0 without prices.
     """
 
     values: Floats
@@ -72,18 +72,18 @@ class Grades:
 
 
 class Judge:
-    """Grades answers against the right ones; every grade is on disk before it is used, and asked for once.
+    """Grades answers against the right ones; every grade is requested once and on disk before it is used.
 
-    A reply without a grade is asked for twice more, then at a temperature, since the same question would be replied to alike.
-    An answer that gets none is a failed measurement: it stops the run and never counts as 0. Grades that came are kept.
+    If a reply has no grade, the question is repeated twice with a temperature, since the same request would get the same reply.
+    An answer without a grade is a failed measurement: it stops the run and never counts as 0. Grades received so far are kept.
 
     Args:
-        client: who asks.
-        answers: where grades are kept.
-        rubric: what a grade means; None takes :data:`RUBRIC`.
-        prices: of its tokens; None where money does not count.
-        patience: seconds that one question may take, all tries included.
-        way: what requests look like; :meth:`settle` finds out which ones the server understands.
+        client: sends the requests.
+        answers: store of grades.
+        rubric: meaning of a grade; None takes :data:`RUBRIC`.
+        prices: prices of its tokens, if any.
+        patience: seconds for one question, including retries.
+        way: request format; :meth:`settle` finds one that the server understands.
     """
 
     def __init__(
@@ -102,10 +102,10 @@ class Judge:
         self._used: set[str] = set()
 
     def settle(self, asked: Asked) -> RequestFormat:
-        """Find out which requests the server understands, by a question that is of use later.
+        """Find a request format that the server understands, with a question that is needed anyway.
 
         Raises:
-            EndpointError: it understands none, or cannot be asked.
+            EndpointError: the server understands none, or cannot be reached.
         """
         messages = asked.messages(self.rubric)
 
@@ -120,14 +120,14 @@ class Judge:
         return self.way
 
     def grade(self, asked: Sequence[Asked], *, progress: Progress | None = None) -> Grades:
-        """Grade answers, many at once.
+        """Grade answers concurrently.
 
         Args:
             asked: the answers.
-            progress: told the tokens of each reply.
+            progress: called with the tokens of each reply.
 
         Raises:
-            EndpointError: a question got no reply, or an answer no grade; names its row.
+            EndpointError: a question got no reply, or a reply has no grade; the message names the row.
         """
         messages = [one.messages(self.rubric) for one in asked]
         keys = [self._key(self.way, message) for message in messages]
@@ -158,7 +158,7 @@ class Judge:
         spent: dict[str, Usage],
         progress: Progress | None,
     ) -> None:
-        """One try for each question; what it brings goes into ``found``, what it costs into ``spent``."""
+        """Try each question once; adds results to ``found`` and costs to ``spent``."""
         keys, turn = list(missing), threading.Lock()
 
         def received(number: int, reply: Reply[Any]) -> None:
@@ -195,7 +195,7 @@ class Judge:
 
 
 def grade_in(text: str) -> float | None:
-    """The grade that a reply gives; None where it gives none from 0 to 1."""
+    """The grade in a reply; None if there is none between 0 and 1."""
     try:
         value = json.loads(text[text.index("{") : text.rindex("}") + 1])["score"]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -207,11 +207,11 @@ def grade_in(text: str) -> float | None:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How a judge's grades compare with those of people.
+    """Agreement of a judge's grades with those of people.
 
     Attributes:
         n: rows.
-        correlation: Pearson's; None where either side gives everything the same grade.
+        correlation: Pearson correlation; None if either side gives everything the same grade.
         correlation_ci: its 95% interval.
         difference: mean absolute difference.
         difference_ci: its 95% interval.
@@ -229,7 +229,7 @@ class Agreement:
 
 
 def agreement(judged: Sequence[float], by_hand: Sequence[float], *, seed: int = 0) -> Agreement:
-    """Compare grades of the same rows; the correlation's interval holds percentiles of a bootstrap over rows (Efron 1979).
+    """Compare grades of the same rows; the interval of the correlation is a percentile bootstrap over rows (Efron 1979).
 
     Args:
         judged: the judge's grades.

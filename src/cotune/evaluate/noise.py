@@ -67,8 +67,8 @@ class Noise:
         draws: int = 500,
         seed: int = 0,
     ) -> float:
-        """How far the noise moves an arm's F1 in 95% of scorings: rows flip to their second best label as often as in
-        :meth:`floor`, ``draws`` times, and F1 is counted each time.
+        """The change of an arm's F1 due to noise that is not exceeded in 95% of scorings, by ``draws`` simulations with the
+        flip rates of :meth:`floor`.
 
         Args:
             scores: ``[rows, labels]`` log-probabilities of an arm.
@@ -94,10 +94,10 @@ class Noise:
         return float(np.quantile(moved, 0.95))
 
     def _flipping(self, judged: Floats) -> Floats:
-        """How likely each row is to be answered with its second best label, at least as likely on average as was seen."""
+        """Probability that each row flips to its second best label, on average at least the observed rate."""
         best = np.sort(judged, axis=1)[:, -2:]
         margin = best[:, 1] - best[:, 0]
-        # Where nothing moves, even a tie is answered alike every time: by the labels' order.
+        # Without noise even a tie always gives the same answer, by the labels' order.
         likely: Floats = np.asarray(special.ndtr(-margin / self.spread)) if self.spread > 0 else np.zeros(len(margin))
         seen, mean = self.flipped / self.n, float(likely.mean())
         if mean >= seen:
@@ -106,12 +106,12 @@ class Noise:
 
 
 def compare(first: Floats, second: Floats, decision: Decision = RAW) -> Noise:
-    """The noise between two scorings of the same rows in different batches.
+    """Measure the noise between two scorings of the same rows in different batches.
 
     Args:
         first: ``[rows, labels]`` log-probabilities.
-        second: the same rows and labels, scored in other company.
-        decision: how an answer is chosen.
+        second: the same rows and labels, scored in other batches.
+        decision: the decision rule.
 
     Raises:
         ValueError: shapes differ, or there are no rows.
@@ -121,19 +121,19 @@ def compare(first: Floats, second: Floats, decision: Decision = RAW) -> Noise:
     moved = second - first
     flipped = int(np.sum(decision.predict(first) != decision.predict(second)))
     size = np.abs(moved)
-    # Of two labels' changes around their row's mean, the difference has twice the variance of one.
+    # The difference of two labels' changes has twice the variance of one.
     spread = float(np.sqrt(2 * np.mean(np.var(moved, axis=1, ddof=1)))) if moved.shape[1] > 1 else 0.0
     reach = float(np.ptp(moved, axis=1).max())
     return Noise(len(first), float(size.max()), float(size.mean()), reach, spread, flipped)
 
 
 def told_with_noise(attribution: Attribution, floors: Mapping[str, float]) -> Attribution:
-    """The gains with the noise that each could be made of, so that none below it is called a difference.
+    """Add the noise floor to each gain, so that no gain below it is called a difference.
 
     Args:
         attribution: the gains.
-        floors: arm name to :meth:`Noise.floor` or :meth:`Noise.f1_floor`; a gain's noise adds up those of the arms that it
-            compares, as independent errors do.
+        floors: arm name to :meth:`Noise.floor` or :meth:`Noise.f1_floor`; a gain's floor adds those of the arms that it
+            compares as independent errors.
     """
     noise = {
         name: min(1.0, math.sqrt(sum(floors.get(arm, 0.0) ** 2 for pair in pairs for arm in pair)))

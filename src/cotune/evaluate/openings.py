@@ -1,10 +1,10 @@
-"""How often a test was opened before, in words."""
+"""A sentence on how often a test was opened before."""
 
 from __future__ import annotations
 
 
 def openings_sentence(times: int | None) -> str:
-    """What to think of a test that was opened ``times`` before; None where that is not known. Empty where it never was."""
+    """A warning about a test that was opened ``times`` before (None if unknown); empty if it never was."""
     if times is None:
         return "How often this test was opened before is not known, since the ledger of openings cannot be read."
     if times <= 0:

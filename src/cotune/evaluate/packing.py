@@ -1,4 +1,4 @@
-"""Which rows were answered right, in a few characters: journals keep them, so that later comparisons can be paired."""
+"""Compact storage of which rows were answered right, so that later comparisons can be paired."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import numpy.typing as npt
 
 
 def pack_rows(correct: npt.ArrayLike) -> str:
-    """``[rows]`` of 0 and 1 as the number of rows, a colon, and hex digits.
+    """Encode ``[rows]`` of 0 and 1 as the number of rows, a colon, and hex digits.
 
     Raises:
-        ValueError: another value than 0 and 1.
+        ValueError: a value is neither 0 nor 1.
     """
     rows = np.asarray(correct)
     if rows.ndim != 1 or not np.isin(rows, (0, 1)).all():
@@ -22,7 +22,7 @@ def unpack_rows(packed: str) -> npt.NDArray[np.uint8]:
     """Inverse of :func:`pack_rows`.
 
     Raises:
-        ValueError: not such a text.
+        ValueError: the text is not in this format.
     """
     count, _, digits = packed.partition(":")
     rows = int(count)

@@ -1,4 +1,4 @@
-"""What came of going on: a new candidate against the earlier bundle, on all rows and on old and new labels apart."""
+"""The verdict of a warm start: the new candidate against the earlier bundle, overall and on old and new labels."""
 
 from __future__ import annotations
 
@@ -19,19 +19,18 @@ from cotune.evaluate.stats.together import ALPHA, read_together
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The comparison on some rows: shares of right rows, whatever the task's metric.
+    """A comparison by shares of right rows, whatever the task's metric.
 
     Attributes:
         n: rows.
-        new: share that the new candidate has right.
-        old: share that the earlier bundle has right.
+        new: share of rows that the new candidate gets right.
+        old: share of rows that the earlier bundle gets right.
         value: ``new`` minus ``old``.
         ci: its paired 95% interval, simultaneous with those of the other parts.
-        p: p-value against no difference, corrected for the parts being read together; below 0.05 where, and only where, ``ci``
-            leaves out zero.
+        p: p-value against no difference, corrected for reading several parts; below 0.05 if and only if ``ci`` excludes zero.
         ci_single: interval of this part alone.
         p_single: p-value of this part alone.
-        test: what gave ``p``.
+        test: method of ``p``.
     """
 
     n: int
@@ -54,7 +53,7 @@ class Part:
 def compare_parts(
     new: npt.ArrayLike, old: npt.ArrayLike, known: npt.ArrayLike, *, groups: npt.ArrayLike | None = None, seed: int = 0
 ) -> dict[str, Part]:
-    """Compare two candidates on all rows, on those of labels that the old one knows, and on the others.
+    """Compare two candidates on all rows, on rows with labels that the old one knows, and on the others.
 
     Args:
         new: right or wrong on each row, shape (rows,).
@@ -64,8 +63,7 @@ def compare_parts(
         seed: of the resampling that grouped rows need.
 
     Returns:
-        The parts that have rows, by name: ``all``, ``old_labels``, ``new_labels``. Where all rows are of one kind, ``all`` says
-        it all and the part of that kind is left out.
+        The non-empty parts by name: ``all``, ``old_labels``, ``new_labels``. If all rows are of one kind, only ``all``.
     """
     one, two, mask = (np.asarray(values, dtype=np.float64) for values in (new, old, known))
     choices = {"all": np.ones(len(one), dtype=bool), "old_labels": mask == 1, "new_labels": mask == 0}
@@ -90,20 +88,28 @@ def compare_parts(
 Keep = Literal["new", "old"]
 
 
-def which_to_keep(gain: Gain, parts: Mapping[str, Part], *, ships_old: bool, alpha: float = ALPHA) -> Keep:
-    """The new bundle where the test shows a gain, else the one that dev preferred, unless the test shows that it forgot.
+def which_to_keep(
+    gain: Gain, parts: Mapping[str, Part], *, ships_old: bool, only_old: bool = False, alpha: float = ALPHA
+) -> Keep:
+    """The new bundle if the test shows a gain, otherwise the one that dev preferred, unless the test shows forgetting.
 
     Args:
         gain: the new candidate over the earlier bundle.
-        parts: of :func:`compare_parts`.
-        ships_old: whether dev found nothing better than the earlier bundle.
+        parts: from :func:`compare_parts`.
+        ships_old: whether nothing was better than the earlier bundle on dev.
+        only_old: whether the task has new labels while all test rows have old ones.
         alpha: significance level.
     """
     if ships_old:
         return "old"
     if gain.significant(alpha):
         return "new" if gain.value > 0 else "old"
-    return "old" if _forgot(parts, alpha) else "new"
+    return "old" if _forgot(_by_label(parts, only_old), alpha) else "new"
+
+
+def _by_label(parts: Mapping[str, Part], only_old: bool) -> Mapping[str, Part]:
+    """The parts, with all rows as those of the old labels where the test has no others."""
+    return {**parts, "old_labels": parts["all"]} if only_old else parts
 
 
 def _forgot(parts: Mapping[str, Part], alpha: float) -> bool:
@@ -118,22 +124,25 @@ def keep_sentence(
     ships_old: bool,
     new_labels: Sequence[str],
     unseen: bool,
+    only_old: bool = False,
     alpha: float = ALPHA,
 ) -> str:
-    """Say which bundle to keep, why, and what was forgotten.
+    """A sentence on which bundle to keep, why, and what was forgotten.
 
     Args:
         gain: the new candidate over the earlier bundle on the task's metric, a number between 0 and 1.
         parts: of :func:`compare_parts`.
-        ships_old: whether dev found nothing better than the earlier bundle, so that it is what ships.
+        ships_old: whether nothing was better than the earlier bundle on dev, so that it ships.
         new_labels: labels that the earlier bundle does not know.
-        unseen: whether no row of the old labels was there to choose on.
+        unseen: whether some old labels had no row to choose on.
+        only_old: whether the task has new labels while all test rows have old ones.
         alpha: significance level.
     """
     if ships_old:
         return "Keep the old bundle: on dev nothing was better, so it is what ships again."
     verb, clear = ("gains" if gain.value >= 0 else "loses"), gain.significant(alpha)
-    keep = which_to_keep(gain, parts, ships_old=False, alpha=alpha)
+    keep = which_to_keep(gain, parts, ships_old=False, only_old=only_old, alpha=alpha)
+    parts = _by_label(parts, only_old)
     text = (
         f"Keep the {keep} bundle: over the old one the new one {verb} {points_text(gain.value)} "
         f"({uncertainty_text(gain.ci, gain.p)})"
@@ -156,6 +165,8 @@ def keep_sentence(
         elif name == "old_labels" and part.value < 0:
             told += ": it forgot some of what the old one knew"
         sentences.append(told)
+    if only_old:
+        sentences.append("The test holds no row of new labels, so what was learnt of them cannot be seen")
     if new_labels and "old_labels" not in parts:
         sentences.append("The test holds no row of the old labels, so what was forgotten cannot be seen")
     elif unseen:

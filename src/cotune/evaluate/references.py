@@ -18,15 +18,15 @@ _FOLDS = 5
 _C = 10.0
 """Inverse of the penalty: scikit-learn's default of 1 is too small for rows of unit length with hundreds of terms."""
 _MOST_CHARACTERS = 20_000
-"""Of a text: beyond, n-grams of one very long row would take more time than they tell."""
+"""Maximum number of characters of a text, so that one very long row does not take most of the time."""
 
 
 class MajorityReference:
-    """Answers with the commonest label; its probabilities are the labels' shares, half a row added to each.
+    """Answers with the commonest label; its probabilities are the labels' shares, with half a row added to each.
 
     Args:
-        labels: ``[rows]`` numbers of the labels learnt from.
-        classes: how many labels there are.
+        labels: ``[rows]`` numbers of the labels to learn from.
+        classes: number of labels.
     """
 
     def __init__(self, labels: NDArray[np.int64], classes: int) -> None:
@@ -39,7 +39,7 @@ class MajorityReference:
 
 
 def _tfidf() -> Any:
-    """TF-IDF of words and pairs of words, beside that of characters within words."""
+    """TF-IDF of words and word pairs, and of characters within words."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.pipeline import make_union
 
@@ -55,7 +55,7 @@ class TfidfReference:
     """TF-IDF of words and of characters within words, with scikit-learn's logistic regression.
 
     Args:
-        texts: rows to learn from.
+        texts: texts to learn from.
         labels: ``[rows]`` numbers of their labels.
         classes: how many labels there are; one without a row gets one part in ``rows + classes``.
 
@@ -87,11 +87,11 @@ def cross_fitted_tfidf(
 ) -> Floats | None:
     """``[rows, classes]`` log-probabilities of TF-IDF with logistic regression, each row by a fit that has not seen its label.
 
-    The terms and their frequencies are those of all rows, which takes no label. A regression on many terms with a penalty on
-    their squared weights depends on the rows' products with each other alone, so all folds are fitted at once in as many
-    directions as there are rows, which is several times faster than in the terms.
+    Terms and frequencies come from all rows, which uses no labels. An L2-penalised regression depends only on the Gram matrix
+    of the rows, so all folds are fitted at once in as many directions as there are rows, several times faster than in the
+    terms.
 
-    None where rows, labels or groups are too few, or where no text holds a word.
+    None if there are too few rows, labels or groups, or no text has a word.
     """
     units = len(labels) if groups is None else len(set(map(str, groups)))
     if units < 2:
@@ -105,7 +105,7 @@ def cross_fitted_tfidf(
     except ValueError:
         return None
     axes = Axes.of_products((terms @ terms.T).toarray())
-    # Two rows of weights for two classes are penalised half as much as scikit-learn's one, which is their difference.
+    # For two classes, two rows of weights are penalised half as much as scikit-learn's single row, which is their difference.
     strength = _C / 2 if classes == 2 else _C
     masks = fold_of[None] != np.arange(folds)[:, None]
     fitted = fit_logistic(axes, labels, classes, strengths=[strength], masks=masks, tolerance=1e-3)

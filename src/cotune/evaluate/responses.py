@@ -1,4 +1,4 @@
-"""What a candidate gave on rows, before it is judged: scores of labels, or written answers and what the right ones cost it."""
+"""Raw outputs of a candidate before scoring: label scores, or generated answers and losses of the right ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 
 
 class ModelOutputs(Protocol):
-    """What a prompt and an adapter gave on some rows, in their order. Slices are of rows."""
+    """Outputs of a prompt and an adapter on some rows, in order. Slices select rows."""
 
     def __len__(self) -> int: ...
 
@@ -32,7 +32,7 @@ class ModelOutputs(Protocol):
         ...
 
     def judge(self, rows: Sequence[Example], decision: Decision, task: Task) -> Evaluation:
-        """Judge it against the rows' right answers.
+        """Score the outputs against the rows' right answers.
 
         Raises:
             DivergedError: a log-loss is not finite.
@@ -40,17 +40,17 @@ class ModelOutputs(Protocol):
         ...
 
     def calibrated(self, task: Task) -> Decision:
-        """The rule that these inputs suggest, their right answers unseen; the raw one where there is nothing to fit."""
+        """The decision rule calibrated on these inputs without their labels; the raw rule if there is nothing to fit."""
         ...
 
     def noise_floor(self, noise: Noise, decision: Decision) -> float:
-        """How far the machine's noise moves the share of right rows; 0 where that is not measured."""
+        """The change of the share of right rows due to numerical noise; 0 if it was not measured."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class LabelOutputs:
-    """Scores of labels.
+    """Label scores.
 
     Attributes:
         log_probs: ``[rows, labels]`` log-probabilities, in the order of the task's labels.
@@ -69,7 +69,7 @@ class LabelOutputs:
         return LabelOutputs(np.concatenate([self.log_probs, more.log_probs]))
 
     def judge(self, rows: Sequence[Example], decision: Decision, task: Task) -> Evaluation:
-        """The label that the decision chooses, and the right label's log-loss under it."""
+        """Score the chosen labels, and the log-loss of the right ones under the decision rule."""
         truth = label_indices(rows, task)
         log_probs = decision.log_probs(self.log_probs)
         losses = -log_probs[np.arange(len(truth)), truth]
@@ -77,7 +77,7 @@ class LabelOutputs:
         return judged(Answered([row.output for row in rows], answers, task.output, rows), losses, task.measure)
 
     def calibrated(self, task: Task) -> Decision:
-        """The bias under which the mean prediction agrees with the label shares of train."""
+        """The bias that matches the mean prediction to the label shares of train."""
         return fit_bias(self.log_probs, label_frequencies(list(label_indices(task.train, task)), len(task.labels)))
 
     def noise_floor(self, noise: Noise, decision: Decision) -> float:
@@ -87,7 +87,7 @@ class LabelOutputs:
 
 @dataclass(frozen=True, eq=False)
 class OwnLabelOutputs:
-    """Scores of labels that are not the task's: an earlier bundle's, unchanged. On a row of any other label it is wrong.
+    """Label scores of an earlier bundle with its own labels. It is wrong on rows with any other label.
 
     Attributes:
         log_probs: ``[rows, known]`` log-probabilities.
@@ -108,14 +108,14 @@ class OwnLabelOutputs:
         return OwnLabelOutputs(np.concatenate([self.log_probs, more.log_probs]), self.known)
 
     def judge(self, rows: Sequence[Example], decision: Decision, task: Task) -> Evaluation:
-        """The label that the decision chooses; the log-loss is infinite on a row whose label is not known."""
+        """Score the chosen labels; the log-loss is infinite for a row whose label is unknown to the bundle."""
         log_probs = decision.log_probs(self.log_probs)
         if not np.isfinite(log_probs).all():
             raise DivergedError("a log-loss is not finite")
         place = {label: i for i, label in enumerate(self.known)}
         losses = np.array([-log_probs[i, place[r.output]] if r.output in place else np.inf for i, r in enumerate(rows)])
         answers = tuple(self.known[i] for i in log_probs.argmax(axis=1))
-        # A metric knows the task's labels alone: an answer that is none of them counts as one that is wrong.
+        # Metrics know only the task's labels: map other answers to one that is wrong.
         asked = set(task.labels)
         told = [a if a in asked else next(b for b in task.labels if b != r.output) for a, r in zip(answers, rows, strict=True)]
         answered = Answered([row.output for row in rows], told, task.output, rows)
@@ -123,7 +123,7 @@ class OwnLabelOutputs:
         return replace(found, answers=answers, log_losses=losses)
 
     def calibrated(self, task: Task) -> Decision:
-        """Nothing to calibrate: its rule is its own."""
+        """Nothing to calibrate: the bundle has its own rule."""
         return RAW
 
     def noise_floor(self, noise: Noise, decision: Decision) -> float:
@@ -133,7 +133,7 @@ class OwnLabelOutputs:
 
 @runtime_checkable
 class WithTexts(ModelOutputs, Protocol):
-    """What holds written answers, which a judge may grade."""
+    """Outputs with generated answers, which a judge may grade."""
 
     @property
     def answered(self) -> tuple[str, ...]:
@@ -147,12 +147,13 @@ class WithTexts(ModelOutputs, Protocol):
 
 @dataclass(frozen=True, eq=False)
 class AnswerOutputs:
-    """Written answers, and the likelihood of the right ones.
+    """Generated answers, and the likelihood of the right ones.
 
     Attributes:
         losses: ``[rows]`` negative log-likelihood of the right answer in nats a token, its stop token counted.
-        texts: ``[rows]`` what was written; None where nothing was asked to be.
-        grades: ``[rows]`` what a judge says it is worth; None where none was asked.
+        texts: ``[rows]`` generated answers; None if none were generated.
+        grades: ``[rows]`` grades of a judge; None without a
+            judge.
     """
 
     losses: Floats
@@ -174,7 +175,7 @@ class AnswerOutputs:
 
     @property
     def answered(self) -> tuple[str, ...]:
-        """What was written; nothing where nothing was asked to be."""
+        """The generated answers; empty if none were generated."""
         return self.texts or ()
 
     def with_grades(self, grades: Floats) -> AnswerOutputs:
@@ -182,7 +183,7 @@ class AnswerOutputs:
         return replace(self, grades=grades)
 
     def judge(self, rows: Sequence[Example], decision: Decision, task: Task) -> Evaluation:
-        """The written answers by the task's metric; there is nothing to decide."""
+        """Score the generated answers by the task's metric; the decision rule is not used."""
         if self.texts is None and task.measure.needs_answers:
             return unanswered(self.losses)
         texts = self.texts if self.texts is not None else ("",) * len(rows)
@@ -194,18 +195,18 @@ class AnswerOutputs:
         return RAW
 
     def noise_floor(self, noise: Noise, decision: Decision) -> float:
-        """Margins between whole answers are not known; see :class:`cotune.evaluate.answer_noise.AnswerNoise`."""
+        """Unknown margins: measured separately, see :class:`cotune.evaluate.answer_noise.AnswerNoise`."""
         return 0.0
 
 
 @dataclass(frozen=True, eq=False)
 class TextOutputs:
-    """Answers that a model behind an endpoint wrote, which tells nothing of the right ones' likelihood.
+    """Answers of a model behind an endpoint, without likelihoods of the right ones.
 
-    An answer that is no value of the task's output, or does not fit its schema, is wrong, whatever else could be read in it.
+    An answer that is not a value of the task's output, or does not fit its schema, is wrong.
 
     Attributes:
-        texts: ``[rows]`` what was written.
+        texts: ``[rows]`` the answers.
         grades: ``[rows]`` what a judge says it is worth; None where none was asked.
     """
 
@@ -232,7 +233,7 @@ class TextOutputs:
         return replace(self, grades=grades)
 
     def judge(self, rows: Sequence[Example], decision: Decision, task: Task) -> Evaluation:
-        """The answers by the task's metric; log-losses are infinite, for they are not known."""
+        """Score the answers by the task's metric; log-losses are infinite, meaning unknown."""
         fit = [task.output.fits(text) for text in self.texts]
         told = [text if fits else "" for text, fits in zip(self.texts, fit, strict=True)]
         grades = None if self.grades is None else np.where(fit, self.grades, 0.0)
@@ -245,7 +246,7 @@ class TextOutputs:
         return RAW
 
     def noise_floor(self, noise: Noise, decision: Decision) -> float:
-        """An endpoint's batches are its own affair."""
+        """Unknown for an endpoint."""
         return 0.0
 
 

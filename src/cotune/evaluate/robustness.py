@@ -1,4 +1,4 @@
-"""How much a model's score hangs on the format of the prompt, before and after tuning."""
+"""Sensitivity of a model's score to the prompt's format, before and after tuning."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ _CALLED_DRAWS = 500
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One number about the scores of several formats.
+    """One summary statistic of the scores of several formats.
 
     Attributes:
-        value: corrected for the rows' chance: scores on few rows scatter even where the formats are equally good.
-        observed: as counted on the rows.
+        value: corrected for chance: scores on few rows vary even if the formats are equally good.
+        observed: the uncorrected
+            number.
         ci: interval of the corrected number.
     """
 
@@ -48,7 +49,7 @@ class Robustness:
         tuned: the same under the tuned model.
         before: the :data:`MEASURES` of the base model.
         after: of the tuned model.
-        change: standard deviation after tuning minus before; below 0 the tuned model is less picky.
+        change: standard deviation after tuning minus before; below 0 the tuned model is less sensitive.
     """
 
     n: int
@@ -60,7 +61,7 @@ class Robustness:
 
     @property
     def significant(self) -> bool:
-        """Whether the interval of the change leaves out zero."""
+        """Whether the interval of the change excludes zero."""
         return self.change.ci.high < 0 or self.change.ci.low > 0
 
     def as_dict(self) -> dict[str, Any]:
@@ -74,7 +75,7 @@ class Robustness:
         }
 
     def sentence(self) -> str:
-        """Whether tuning makes the model less picky about how it is asked, in plain words."""
+        """A sentence on whether tuning makes the model less sensitive to the format."""
         before, after = (100 * side["sd"].value for side in (self.before, self.after))
         spread = (
             f"between formats, scores differ by {before:.1f} points before tuning and {after:.1f} after (standard deviation)"
@@ -101,16 +102,17 @@ def robustness(
 ) -> Robustness:
     """Compare the spread of scores over formats between two models, paired row by row.
 
-    Formats are taken as they are, rows as drawn. All rows are resampled together, for every format and both models alike.
-    A spread counted on few rows is too large, and more so for the model that errs more; taken as it is, it would
-    call every good model robust. So the variance that the rows' chance adds, which the resamples show, is taken away, and
-    the scores are drawn towards their mean until they differ by what is left: worst, best, range and standard deviation are
-    those of the same drawn-in scores. The counted variance, over the noise, is about a noncentral chi-square, which gives the
-    interval of the standard deviation; that of the change is made from the two standard deviations' own intervals.
+    Formats are fixed, rows are random. All rows are resampled together, for every format and both models. A spread observed on
+    few rows is too large, more so for the model with more errors; uncorrected, it would call every good model robust. So the
+    variance due to chance, estimated by the resamples, is subtracted, and the scores are shrunk towards their mean accordingly:
+    worst, best, range and standard deviation are those of the shrunken scores. The observed variance over the noise is about a
+    noncentral chi-square, which gives the interval of the standard deviation; that of the change is made from the intervals of
+    both standard deviations.
 
     Args:
-        base: what the base model scored under each format, two formats at least, on the same rows.
-        tuned: the same of the tuned model, formats in the same order.
+        base: scores of the base model under each of at least two formats, on the same rows.
+        tuned: the same for the tuned
+            model, with formats in the same order.
         metric: see :data:`cotune.evaluate.arms.Metric`.
         references: right answers, needed where the metric is not a mean.
         groups: group id of each row, where rows depend on each other.
@@ -168,8 +170,8 @@ def _measures(scores: Floats, away: Floats, ends: Floats, units: int, level: flo
     lowest, highest, middle = (float(number) for number in (scores.min(), scores.max(), scores.mean()))
     kept = sd.value / sd.observed if sd.observed > 0 else 0.0
     worst, best = middle - kept * max(0.0, middle - lowest), middle + kept * max(0.0, highest - middle)
-    # The true worst format is no worse than its own lower end, whichever it is. Its upper end has to allow for the format
-    # having been picked: it reaches as far as the largest error among all of them.
+    # The lower end is the lowest end of any format's own interval. The upper end has to allow for the selection of the format:
+    # it uses the largest error among all formats.
     below, above = (float(np.quantile(far, level)) for far in (-away.min(axis=1), away.max(axis=1)))
     low = _around(worst, lowest, float(ends[:, 0].min()), lowest + below)
     high = _around(best, highest, highest - above, float(ends[:, 1].max()))
@@ -182,34 +184,34 @@ def _measures(scores: Floats, away: Floats, ends: Floats, units: int, level: flo
 
 
 def _deviation(scores: Floats, away: Floats, units: int, level: float) -> Measure:
-    """Standard deviation of the formats' scores, without what the rows' chance adds to it."""
+    """Standard deviation of the formats' scores, corrected for chance."""
     formats = len(scores)
     counted = float(np.var(scores, ddof=1))
     largest = (formats // 2 * (formats - formats // 2) / (formats * (formats - 1))) ** 0.5
     if units < 2:
         return _around(counted**0.5, counted**0.5, 0.0, largest)
     apart = away - away.mean(axis=1, keepdims=True)
-    # Resamples of n units vary by (n - 1) / n of what samples do.
+    # Resamples of n units have (n - 1) / n of the variance of samples.
     covariance = np.atleast_2d(np.cov(apart, rowvar=False)) * units / (units - 1)
     total = float(np.trace(covariance))
     noise = total / (formats - 1)
     value = max(0.0, counted - noise) ** 0.5
     freedom = total**2 / float(np.sum(covariance**2)) if total > 1e-18 else formats - 1.0
-    # The noise itself is estimated, may be larger in the direction in which the formats differ, and is not nothing where no
-    # resample showed any: half a row may always have come out otherwise.
+    # The noise is an estimate, may be larger in the direction in which the formats differ, and is not zero if no resample
+    # showed any: half a row could always have been different.
     gaps = scores - scores.mean()
     along = float(gaps @ covariance @ gaps) / float(gaps @ gaps) if counted > 1e-18 else 0.0
     wider = float(special.stdtrit(units - 1, (1 + level) / 2) / special.ndtri((1 + level) / 2)) ** 2
     unit = max(noise, along, 0.5 / units**2) * wider / freedom
     seen, tail = counted / unit, (1 - level) / 2
     low = float(special.chndtrinc(seen, freedom, 1 - tail)) if special.chdtrc(freedom, seen) < tail else 0.0
-    # Less scatter than chance gives is no evidence of less than none.
+    # Less variation than chance is not evidence of less than none.
     high = float(special.chndtrinc(max(seen, freedom), freedom, tail))
     return _around(value, counted**0.5, (low * unit) ** 0.5, min(largest, (high * unit) ** 0.5))
 
 
 def _change(before: Measure, after: Measure, *, alike: bool) -> Measure:
-    """After minus before, never farther than the two intervals' ends are apart."""
+    """After minus before, bounded by the ends of both intervals."""
     value, observed = after.value - before.value, after.observed - before.observed
     if alike:
         return Measure(value, observed, Interval(value, value))

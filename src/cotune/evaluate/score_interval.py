@@ -1,4 +1,4 @@
-"""The interval of a task's score, whatever its metric is made of."""
+"""The interval of a task's score for any metric."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cotune.task.metrics.metric import Metric
 from cotune.task.values.output import Output
 
 AVERAGES: dict[str, Average] = {"macro_f1": "macro", "weighted_f1": "weighted"}
-"""How the metrics that are an F1 over labels average it; packages may add label metrics that are sums of another kind."""
+"""Averaging of the F1 metrics over labels; packages may add other aggregates for labels."""
 
 
 def score_interval(
@@ -30,10 +30,10 @@ def score_interval(
     """The 95% interval of a score.
 
     Args:
-        evaluation: of the answers.
+        evaluation: evaluation of the answers.
         references: the right answers.
-        metric: what the score is.
-        output: what an answer is.
+        metric: the metric.
+        output: the type of output.
         seed: of the resampling.
         groups: group id of each row.
     """

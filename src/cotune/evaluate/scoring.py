@@ -1,4 +1,4 @@
-"""From what a candidate gave on rows to the numbers that are compared: each row's worth and log-loss, and the task's metric."""
+"""Scoring a candidate's outputs: value and log-loss of each row, and the task's metric."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A candidate on labelled rows.
+    """Scores of a candidate on labelled rows.
 
     Attributes:
-        answers: ``[rows]`` what was answered; empty where only the right answers' likelihood is known.
-        values: ``[rows]`` what each row is worth by the metric, from 0 to 1; empty like ``answers``.
-        correct: ``[rows]`` 1 where the row counts as right; empty like ``answers``.
-        log_losses: ``[rows]`` minus the log-probability of the right label, bias applied, or of the right answer a token, in
-            nats; infinite where it is not known.
-        score: the task's metric; NaN where it needs answers and there are none.
-        counts: ``[rows, columns]`` what a metric that is no mean of rows is made of; None for one that is.
+        answers: ``[rows]`` answers; empty if only the likelihood of the right answers is known.
+        values: ``[rows]`` value of each row by the metric, from 0 to 1; empty like ``answers``.
+        correct: ``[rows]`` 1 if the row counts as right; empty like ``answers``.
+        log_losses: ``[rows]`` minus the log-probability of the right label, bias applied, or of the right answer per token, in
+            nats; infinite if unknown.
+        score: the task's metric; NaN if it needs answers and there are none.
+        counts: ``[rows, columns]`` counts of a metric that is not a mean of rows; otherwise None.
     """
 
     answers: tuple[str, ...]
@@ -40,12 +40,12 @@ class Evaluation:
 
     @property
     def log_loss(self) -> float:
-        """Mean log-loss a row, in nats; infinite where some row's label is none that the candidate knows."""
+        """Mean log-loss per row, in nats; infinite if some row's label is unknown to the candidate."""
         return float(self.log_losses.mean())
 
     @property
     def race_losses(self) -> Floats:
-        """``[rows]`` what a race goes by: log-losses, or, where none are known, what each row lacks to be right."""
+        """``[rows]`` losses of a race: log-losses, or one minus the rows' values if these are unknown."""
         return self.log_losses if np.isfinite(self.log_losses).all() else 1.0 - self.values
 
     @property
@@ -54,12 +54,12 @@ class Evaluation:
         return len(self.log_losses)
 
     def told_score(self, digits: int = 6) -> float | None:
-        """The score for a journal; None where it is not known."""
+        """The score for the journal; None if unknown."""
         return None if np.isnan(self.score) else round(self.score, digits)
 
 
 def judged(answered: Answered, log_losses: Floats, metric: Metric) -> Evaluation:
-    """Judge answers by a metric.
+    """Score answers by a metric.
 
     Args:
         answered: rows and answers.
@@ -80,7 +80,7 @@ def judged(answered: Answered, log_losses: Floats, metric: Metric) -> Evaluation
 
 
 def unanswered(log_losses: Floats) -> Evaluation:
-    """What is known where nothing was answered: the right answers' likelihood.
+    """An evaluation without answers: only the likelihood of the right answers.
 
     Raises:
         DivergedError: a log-loss is not a number or infinite.
@@ -93,12 +93,12 @@ def unanswered(log_losses: Floats) -> Evaluation:
 def evaluate(
     scores: Floats, references: Sequence[int] | NDArray[np.int64], decision: Decision, metric: Metric, labels: Sequence[str]
 ) -> Evaluation:
-    """Judge label scores by a decision rule.
+    """Score label scores under a decision rule.
 
     Args:
         scores: ``[rows, labels]`` log-probabilities.
         references: ``[rows]`` index of the right label.
-        decision: how to choose.
+        decision: the decision rule.
         metric: the task's metric.
         labels: names, in score order.
 
@@ -113,7 +113,7 @@ def evaluate(
 
 
 def finite(value: float, digits: int = 6) -> float | None:
-    """A number as JSON takes it; None for what is infinite."""
+    """A number for JSON; None if it is infinite."""
     return round(value, digits) if np.isfinite(value) else None
 
 

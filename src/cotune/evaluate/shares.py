@@ -1,4 +1,4 @@
-"""What of answers is right label by label and field by field: precision, recall and F1, each with its interval."""
+"""Precision, recall and F1 by label and by field, with intervals."""
 
 from __future__ import annotations
 
@@ -37,16 +37,15 @@ class Share:
 
 @dataclass(frozen=True)
 class PartScores:
-    """A part of answers on some rows: one of the labels, or a field of JSON.
+    """Scores of one label, or of one field of JSON.
 
     Attributes:
-        name: the label, or the field's path, such as ``slots.time`` or ``tags[]``; that is empty where the whole answer is one
-            value.
-        right: values that should be there.
-        given: values that were given.
-        precision: share of the given values that are right; None where none was given.
-        recall: share of the right values that were given; None where there are none.
-        f1: of both; None where there are neither.
+        name: the label, or the field's path, such as ``slots.time`` or ``tags[]``; empty if the whole answer is one value.
+        right: number of right values.
+        given: number of answered values.
+        precision: share of answered values that are right; None without any.
+        recall: share of right values that were answered; None without any.
+        f1: their F1; None without either.
     """
 
     name: str
@@ -62,13 +61,10 @@ class PartScores:
     ) -> PartScores:
         """The scores of a part.
 
-        Args:
-            name: see above.
-            hits: of each row, given values that are right.
-            right: of each row, values that should be there.
-            given: of each row, values that were given.
-            groups: group id of each row.
-            seed: of the resampling.
+        Args: name: see above. hits: of each row, given values that are right. right: of each row, values that should be there.
+        given: of each row, values that were given.
+        groups: group id of each row.
+        seed: of the resampling.
         """
         precision, recall = ratio_share(hits, given, groups, seed), ratio_share(hits, right, groups, seed)
         f1 = ratio_share(2 * hits, right + given, groups, seed)
@@ -82,7 +78,7 @@ class PartScores:
 
 
 def ratio_share(part: Floats, whole: Floats, groups: npt.NDArray[Any] | None, seed: int) -> Share | None:
-    """A ratio of sums over rows; None where there is nothing to divide by.
+    """A ratio of sums over rows; None if the denominator is zero.
 
     Args:
         part: of each row, what counts of ``whole``.
@@ -110,7 +106,7 @@ def _ratio(part: Floats, whole: Floats) -> Statistic:
 
 
 def label_scores(answered: Answered, *, seed: int, groups: npt.ArrayLike | None = None) -> list[PartScores]:
-    """The labels of the output, in its order.
+    """Scores of each label, in the output's order.
 
     Args:
         answered: rows and answers; all labels of both are the output's.
@@ -126,7 +122,7 @@ def label_scores(answered: Answered, *, seed: int, groups: npt.ArrayLike | None 
 
 
 def confusions(answered: Answered) -> npt.NDArray[np.int64]:
-    """``[labels, labels]`` rows by their right label and the one that was answered, in the order of the output's labels."""
+    """Confusion matrix ``[labels, labels]``: right label by answered label, in the output's order."""
     place = {label: i for i, label in enumerate(answered.output.labels)}
     references, answers = (np.array([place[label] for label in labels]) for labels in (answered.references, answered.answers))
     return confusion_matrix(references, answers, len(place))
@@ -139,10 +135,10 @@ def confusion_matrix(references: npt.NDArray[np.int64], answers: npt.NDArray[np.
 
 
 def field_scores(answered: Answered, *, seed: int, groups: npt.ArrayLike | None = None) -> list[PartScores]:
-    """The fields that stand in right or given answers, the most frequent first, :data:`MOST_FIELDS` at most.
+    """Scores of at most :data:`MOST_FIELDS` fields in right or given answers, the most frequent first.
 
-    Each interval is that of the rows that hold the field: of all rows, resamples without any of a rare field would tell nothing
-    of it. Where each such row holds one value it is that of a share of right rows, else that of a score of sums over rows.
+    Each interval uses the rows that have the field, because resamples of all rows may lack a rare field. If each such row has
+    one value it is the interval of a proportion, otherwise that of a ratio of sums.
 
     Args:
         answered: rows and answers.

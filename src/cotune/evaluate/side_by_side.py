@@ -1,4 +1,4 @@
-"""Two sets of answers to the same rows: what the second gains over the first."""
+"""Comparison of two sets of answers to the same rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cotune.task.metrics.metric import Metric
 def gain_over(
     first: Evaluation, second: Evaluation, metric: Metric, *, groups: npt.ArrayLike | None = None, seed: int = 0
 ) -> Gain:
-    """What ``second`` gains over ``first``, paired row by row: value, 95% interval, p-value.
+    """The gain of ``second`` over ``first``, paired by row: value, 95% interval, p-value.
 
     The same comparison as between a run's arms, see :func:`cotune.evaluate.attribution.attribute`, of which it is the gain of
     tuned over untuned where nothing else differs; so a single hypothesis is tested, and nothing is corrected.
@@ -31,13 +31,13 @@ def gain_over(
 
 
 def flips(first: Evaluation, second: Evaluation) -> tuple[int, int]:
-    """How many rows only the first, and only the second has right."""
+    """Number of rows that only the first, and only the second, has right."""
     one, two = np.asarray(first.correct) > 0, np.asarray(second.correct) > 0
     return int(np.sum(one & ~two)), int(np.sum(~one & two))
 
 
 def same_order(first: Sequence[object], second: Sequence[object]) -> list[int] | None:
-    """For each of some rows its place in ``second``; None where the two do not hold the same rows. Equal rows pair in order."""
+    """For each row its index in ``second``; None if the two do not have the same rows. Equal rows are paired in order."""
     places: dict[object, list[int]] = {}
     for place, row in enumerate(second):
         places.setdefault(row, []).append(place)

@@ -1,4 +1,4 @@
-"""Error slices: where in embedding space a model's failures lie together, and how much worse it is there."""
+"""Error slices: regions of embedding space with many failures, and how much worse the model is there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
 LEAST_FAILURES = 4
-"""Failures below which nothing is clustered."""
+"""Minimum number of failures for clustering."""
 _SMALLEST, _FAILURES_A_SLICE = 3, 8
 _LARGEST, _ALPHA = 0.5, 0.05
 _DIRECTIONS, _REACH = 16, 0.9
@@ -26,17 +26,17 @@ _WORD = re.compile(r"[^\W\d_][\w'’-]*")
 
 @dataclass(frozen=True)
 class Slice:
-    """A region of the inputs in which failures lie together.
+    """A region of the inputs with many failures.
 
     Attributes:
-        words: what its rows say more often than the others, most telling first; may be empty.
+        words: words that are more frequent in its rows than in others, the most typical first; may be empty.
         rows: positions of all its rows, right and wrong ones.
         failures: positions of the wrong ones, nearest to its middle first.
         rate: share of wrong rows in it, with its 95% interval ``ci``.
         rest: share of wrong rows among all others, with ``rest_ci``.
         difference: ``rate - rest``, with ``difference_ci``.
-        p: how often a slice that differs as clearly would be found if the same number of failures lay anywhere, over all slices
-            found together, at most 0.05; None where rows are grouped, since shuffling single rows says nothing then.
+        p: probability of finding a slice that differs as clearly if the failures were random rows, over all slices together, at
+            most 0.05; None for grouped rows, where shuffling single rows is invalid.
     """
 
     words: tuple[str, ...]
@@ -80,24 +80,23 @@ def error_slices(
     draws: int = 199,
     seed: int = 0,
 ) -> list[Slice]:
-    """Cluster the failures, and take each cluster with whatever right rows lie as near to its middle.
+    """Cluster the failures, and add to each cluster the right rows that are as close to its centre.
 
-    A slice that was looked for among the failures has more of them than chance gives. Its interval does not know that;
-    its ``p`` does, for which the same search is made again with the failures shuffled over the rows.
+    A slice found by searching among failures has too many of them. Its interval ignores that; ``p`` accounts for it by
+    repeating the search with the failures shuffled over the rows.
 
     Args:
         vectors: embeddings of all rows, centred, ``[rows, width]``.
         texts: the rows' inputs.
         correct: right (1) or wrong (0), ``[rows]``.
-        groups: group id of each row; intervals then count dependent rows for less.
+        groups: group id of each row; intervals then use the effective number of rows.
         most: slices at most.
         draws: shuffles behind ``p``.
         seed: of the shuffles.
 
     Returns:
-        Slices of at least three failures and at most half of the rows, in which clearly more rows are wrong than in the rest,
-        the clearest first: the interval of the difference lies above zero, and ``p`` is at most 0.05 where there is one. None
-        where fewer than four rows are wrong.
+        Slices of at least three failures and at most half of the rows, the clearest first, whose interval of the difference is
+        above zero and whose ``p``, if any, is at most 0.05. None if fewer than four rows are wrong.
 
     Raises:
         ValueError: the lengths differ or a vector is not finite.
@@ -124,7 +123,7 @@ def error_slices(
     for rows, middle in regions:
         clear = _clearness(rows, wrong)
         p = None if reached is None else (1 + int((reached >= clear).sum())) / (1 + len(reached))
-        # Failures may lie together where most rows are right; that is nothing to fix. What chance does as well is none either.
+        # Skip regions where most rows are right, and those explained by chance.
         if clear <= 0 or (p is not None and p > _ALPHA):
             continue
         slice_ = _described(rows, middle, points, wrong, said, groups, p)
@@ -134,7 +133,7 @@ def error_slices(
 
 
 def _leading(points: Floats) -> Floats:
-    """The directions in which rows differ most: the others hold little but noise, and few failures cannot outvote it."""
+    """The leading directions of variation: the others are mostly noise, which dominates with few failures."""
     moved = points - points.mean(axis=0)
     left, scale, _ = np.linalg.svd(moved, full_matrices=False)
     kept: Floats = left[:, :_DIRECTIONS] * scale[:_DIRECTIONS]
@@ -142,9 +141,9 @@ def _leading(points: Floats) -> Floats:
 
 
 def _regions(points: Floats, wrong: npt.NDArray[np.bool_], most: int) -> list[tuple[Indices, Floats]]:
-    """Rows and middle of each region; right and wrong rows belong by the same rule, or the rate would be made by it.
+    """Rows and centre of each region; right and wrong rows are assigned by the same rule, so that it does not bias the rate.
 
-    A region of more than half of the rows is left out: it is where the data lie, not where the failures do.
+    A region with more than half of the rows is skipped: it describes the data, not the failures.
     """
     from scipy.cluster.hierarchy import fcluster, linkage
 
@@ -157,7 +156,7 @@ def _regions(points: Floats, wrong: npt.NDArray[np.bool_], most: int) -> list[tu
     nearest = gaps.argmin(axis=1)
     reaches = []
     for place, own in enumerate(members):
-        # From the middle of the others: a failure that pulls the middle towards itself would lie nearer than a right row can.
+        # Measured from the centre of the others, because a failure moves the centre towards itself.
         gaps[own, place] *= len(own) / max(1, len(own) - 1)
         reaches.append(float(np.quantile(gaps[own, place], _REACH)))
     inside = gaps[np.arange(len(points)), nearest] <= np.array(reaches)[nearest] + 1e-12
@@ -167,7 +166,7 @@ def _regions(points: Floats, wrong: npt.NDArray[np.bool_], most: int) -> list[tu
 
 
 def _clearness(rows: Indices, wrong: npt.NDArray[np.bool_]) -> float:
-    """Standardised difference of the error rates inside and outside; higher is worse inside."""
+    """Standardised difference of the error rates inside and outside; higher means worse inside."""
     inside, outside = len(rows), len(wrong) - len(rows)
     pooled = float(wrong.mean())
     if not inside or not outside or pooled in (0.0, 1.0):
@@ -218,7 +217,7 @@ def _words(text: str) -> list[str]:
 
 
 def _distinctive(inside: Sequence[set[str]], outside: Sequence[set[str]]) -> tuple[str, ...]:
-    """Words by the log-odds of standing in a row, in standard deviations (Monroe, Colaresi and Quinn, 2008); ties by name."""
+    """Words by their log-odds of occurring in a row, in standard deviations (Monroe et al., 2008); ties by name."""
     told = []
     for word in sorted(set().union(*inside)) if inside else []:
         here, there = sum(word in row for row in inside), sum(word in row for row in outside)

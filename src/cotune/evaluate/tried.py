@@ -1,4 +1,4 @@
-"""What came out where a prompt of the user's was set against the winner's."""
+"""Results of comparing a user's prompt with the winner's."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Comparison:
         weights: ``tuned`` or ``base``.
         mine: the new prompt's metric.
         winner: the winner's metric.
-        difference: mine minus winner's, the mean of what the rows are worth.
+        difference: mine minus winner's, in mean row values.
         low: lower end of its paired 95% interval.
         high: upper end.
-        p: exact McNemar, or a paired permutation test where rows are worth more or less.
-        log_loss_difference: mine minus winner's, in nats a row; below 0 is better. None where an endpoint wrote the answers.
-        flipped: rows that one of both gets right.
+        p: p-value by exact McNemar, or a paired permutation test for values other than 0 and 1.
+        log_loss_difference: mine minus winner's, in nats per row; below 0 is better. None for answers of an endpoint.
+        flipped: rows that only one of both gets right.
         truncated: rows that did not fit into the model's context under the new prompt and lost their end.
     """
 
@@ -39,7 +39,7 @@ class Comparison:
 
     @property
     def reading(self) -> str:
-        """What the difference comes to in words."""
+        """The difference in words."""
         if self.p >= ALPHA:
             return "no significant difference"
         return "better" if self.difference > 0 else "worse"
@@ -51,15 +51,15 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Tried:
-    """What came out for each of the two sets of weights.
+    """Results for each of the two sets of weights.
 
     Attributes:
-        prompt: that was tried.
-        n: dev rows.
+        prompt: the user's prompt.
+        n: number of dev rows.
         comparisons: tuned weights first.
         adapter_id: the tuned weights.
-        before_refit: whether these are the winner's from before its refit, as the shipped ones have learnt from dev.
-        by_probe: whether both prompts are read by probes, fitted to the train rows by one rule.
+        before_refit: whether these are the weights before the refit, because the shipped ones have learnt from dev.
+        by_probe: whether both prompts are read by probes fitted to the train rows.
     """
 
     prompt: Prompt

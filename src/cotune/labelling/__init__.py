@@ -1,1 +1,1 @@
-"""Labelling the rows that matter: which rows of a pool to label, and asking for their labels."""
+"""Active learning: picks the rows of a pool that are worth a label, and asks a person for their labels."""

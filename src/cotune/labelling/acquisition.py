@@ -1,4 +1,4 @@
-"""Which rows of an unlabelled pool are worth a label: by the model's doubt, by how the rows lie, or by both."""
+"""Acquisition functions: pick rows of an unlabelled pool by the model's uncertainty, by diversity, or by both."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ Floats = NDArray[np.float64]
 States = NDArray[np.float32]
 
 CANDIDATES = 10
-"""Rows in doubt that :func:`diverse_margin` clusters, for each row that it picks."""
+"""Number of uncertain rows that :func:`diverse_margin` clusters, for each row that it picks."""
 _NEIGHBOURS = 20
 _MOST_CLUSTERS = 500
 
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """What is known of the rows that may be picked.
+    """What acquisition functions read of the rows of a pool.
 
     Attributes:
-        log_probs: ``[rows, labels]`` by the model that is to learn from them.
-        states: ``[rows, width]`` hidden states, each number with mean 0 and spread 1.
-        labelled: ``[labelled, width]`` states of the rows that have labels; none where they are not known.
+        log_probs: ``[rows, labels]`` log-probabilities by the model that will learn from the labels.
+        states: ``[rows, width]`` hidden states, standardized.
+        labelled: ``[labelled, width]`` states of the rows that have labels; empty if they are not known.
     """
 
     log_probs: Floats
@@ -42,35 +42,35 @@ Acquisition = Callable[[Pool, int, np.random.Generator], list[int]]
 
 
 def margins(log_probs: Floats) -> Floats:
-    """How much likelier the likeliest label of each row is than the second, from 0 to 1."""
+    """Difference of the probabilities of each row's two likeliest labels, from 0 to 1."""
     leading = np.partition(np.exp(log_probs), -2, axis=1)[:, -2:]
     found: Floats = leading[:, 1] - leading[:, 0]
     return found
 
 
 def entropies(log_probs: Floats) -> Floats:
-    """Entropy of each row's labels in nats."""
+    """Entropy of each row's label probabilities in nats."""
     found: Floats = -(np.exp(log_probs) * log_probs).sum(axis=1)
     return found
 
 
 def random_rows(pool: Pool, count: int, rng: np.random.Generator) -> list[int]:
-    """Any rows."""
+    """Pick rows at random."""
     return [int(row) for row in rng.permutation(len(pool))[:count]]
 
 
 def least_margin(pool: Pool, count: int, rng: np.random.Generator) -> list[int]:
-    """Rows whose two likeliest labels are nearly as likely as each other (Scheffer, Decomain and Wrobel, 2001)."""
+    """Pick the rows with the smallest margin between their two likeliest labels (Scheffer, Decomain and Wrobel, 2001)."""
     return [int(row) for row in np.argsort(margins(pool.log_probs), kind="stable")[:count]]
 
 
 def most_entropy(pool: Pool, count: int, rng: np.random.Generator) -> list[int]:
-    """Rows whose labels have the highest entropy (Settles, Active Learning Literature Survey, 2009)."""
+    """Pick the rows with the highest entropy (Settles, Active Learning Literature Survey, 2009)."""
     return [int(row) for row in np.argsort(-entropies(pool.log_probs), kind="stable")[:count]]
 
 
 def spread(pool: Pool, count: int, rng: np.random.Generator) -> list[int]:
-    """Each row the farthest from all that have a label or are picked: k-center (Sener and Savarese, arXiv 1708.00489)."""
+    """k-center: pick each row farthest from all labelled and picked ones (Sener and Savarese, arXiv 1708.00489)."""
     states = unit(pool.states)
     nearest = np.full(len(states), np.inf)
     for start in range(0, len(pool.labelled), 256):
@@ -85,11 +85,11 @@ def spread(pool: Pool, count: int, rng: np.random.Generator) -> list[int]:
 
 
 def badge(pool: Pool, count: int, rng: np.random.Generator) -> list[int]:
-    """Seeds of k-means++ among the gradients that the likeliest label would give the probe (Ash et al., arXiv 1906.03671).
+    """BADGE: k-means++ seeding on the probe's gradients for the likeliest labels (Ash et al., arXiv 1906.03671).
 
-    A gradient is the outer product of ``probabilities - one-hot of the likeliest label`` and the state: long where the model
-    is in doubt, and in another direction where the row or the doubt is another. Products of two of them are products of their
-    parts, so that they are never written out.
+    A gradient is the outer product of ``probabilities - one-hot of the likeliest label`` and the state: long if the model is
+    uncertain, and in another direction for another row or another pair of labels. The inner product of two gradients is the
+    product of the inner products of their parts, so the outer products are never computed.
     """
     errors = np.exp(pool.log_probs)
     errors[np.arange(len(errors)), errors.argmax(axis=1)] -= 1
@@ -104,7 +104,7 @@ def badge(pool: Pool, count: int, rng: np.random.Generator) -> list[int]:
     nearest = to(picked[0])
     while len(picked) < min(count, len(pool)):
         nearest[picked] = 0.0
-        # Rows that are all alike, or of which the model is sure, have no gradient that tells them apart.
+        # Equal rows, and rows of which the model is sure, have no gradient that distinguishes them.
         weights = nearest if nearest.sum() > 0 else np.ones(len(pool)) * ~np.isin(np.arange(len(pool)), picked)
         row = int(rng.choice(len(pool), p=weights / weights.sum()))
         picked.append(row)
@@ -113,9 +113,9 @@ def badge(pool: Pool, count: int, rng: np.random.Generator) -> list[int]:
 
 
 def diverse_margin(pool: Pool, count: int, rng: np.random.Generator) -> list[int]:
-    """Of the rows of least margin, ten for each that is wanted, the one nearest to the middle of each k-means cluster.
+    """Cluster the rows of least margin, ten for each pick, by k-means and pick the row nearest to each centre.
 
-    Clusters are weighted by doubt, one minus the margin (Zhdanov, Diverse mini-batch active learning, arXiv 1901.05954).
+    Rows are weighted by one minus the margin (Zhdanov, Diverse mini-batch active learning, arXiv 1901.05954).
     """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
@@ -126,7 +126,7 @@ def diverse_margin(pool: Pool, count: int, rng: np.random.Generator) -> list[int
         return [int(row) for row in candidates]
     states, weights = unit(pool.states[candidates]), doubt[candidates] + 1e-6
     with warnings.catch_warnings():
-        # Rows that say the same fall into fewer clusters than were asked for.
+        # Equal rows give fewer clusters than asked for.
         warnings.simplefilter("ignore", ConvergenceWarning)
         found = KMeans(count, n_init=1, random_state=int(rng.integers(2**31))).fit(states, sample_weight=weights)
     gaps = ((states - found.cluster_centers_[found.labels_]) ** 2).sum(axis=1)
@@ -136,7 +136,7 @@ def diverse_margin(pool: Pool, count: int, rng: np.random.Generator) -> list[int
 
 
 def typical(pool: Pool, count: int, rng: np.random.Generator) -> list[int]:
-    """The densest row of each large cluster without a label, whatever the model thinks (TypiClust, arXiv 2202.02794)."""
+    """Pick the most typical row of each large cluster without a label, by its states alone (TypiClust, arXiv 2202.02794)."""
     from sklearn.cluster import MiniBatchKMeans
 
     states = unit(np.concatenate([pool.labelled, pool.states]))
@@ -163,7 +163,7 @@ ACQUISITIONS: Mapping[str, Acquisition] = {
     "diverse_margin": diverse_margin,
     "typical": typical,
 }
-"""Ways to pick, by name."""
+"""Acquisition functions by name."""
 
 
 def _clusters(numbers: NDArray[np.int32]) -> list[list[int]]:
@@ -174,7 +174,7 @@ def _clusters(numbers: NDArray[np.int32]) -> list[list[int]]:
 
 
 def _density(states: States, rows: list[int]) -> Callable[[int], float]:
-    """Mean distance of a cluster's row to its nearest neighbours in it: the smaller, the more typical it is."""
+    """Mean distance of each row to its nearest neighbours in its cluster; the smaller, the more typical."""
     gaps = np.sort(1 - states[rows] @ states[rows].T, axis=1)[:, 1 : 1 + _NEIGHBOURS]
     mean = gaps.mean(axis=1) if gaps.shape[1] else np.zeros(len(rows))
     of = dict(zip(rows, mean.tolist(), strict=True))

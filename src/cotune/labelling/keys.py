@@ -1,4 +1,4 @@
-"""Which keys give labels, and which labels a typed text means."""
+"""Keys for labels, and the labels that a typed text may mean."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Mapping, Sequence
 UNDO, SKIP, QUIT = "u", "s", "q"
 _KEYS = "1234567890abcdefghijklmnoprtvwxyz"
 MOST_KEYED = 30
-"""Labels that are given by one key each, at most; of more, one types the beginning of the label."""
+"""Most labels with a key each; with more labels, the beginning of a label is typed."""
 
 
 def label_keys(labels: Sequence[str]) -> dict[str, str] | None:
-    """Key to label, ``u``, ``s`` and ``q`` left out; None where there are too many labels for that."""
+    """Map from key to label, without ``u``, ``s`` and ``q``; None if there are too many labels."""
     return dict(zip(_KEYS, labels, strict=False)) if len(labels) <= MOST_KEYED else None
 
 
 def matching(typed: str, shares: Mapping[str, float]) -> list[str]:
-    """Labels that a typed text may mean: those that begin with it, then those with a word that does, then those that hold it.
+    """Labels that match a typed text: first those that begin with it, then those with such a word, then those that contain it.
 
     Args:
-        typed: in any case; nothing typed means every label.
-        shares: label to probability, the likeliest first, which is the order among labels that match as well.
+        typed: the text, in upper or lower case; an empty one matches every label.
+        shares: label to probability, the likeliest first; also the order among labels that match equally well.
     """
     wanted = typed.casefold().strip()
 

@@ -1,4 +1,4 @@
-"""Rows that a run knows already, which nobody is to be asked about."""
+"""Rows that a run already has labels for, which are not asked about again."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from cotune.task.reading.read import read_table
 
 
 def bundle_of(folder: Path) -> tuple[Path, Path | None]:
-    """The bundle that a run's or a bundle's folder means, and the run's folder where that is known."""
+    """The bundle of a run's or a bundle's folder, and the run's folder if it is known."""
     bundle = bundle_folder(folder)
     if not (bundle / MANIFEST).is_file():
-        # Reading it as a bundle says what is wrong.
+        # Reading it as a bundle reports the error.
         return bundle, None
     run = bundle.resolve().parent
     return bundle, run if bundle.resolve().name == BUNDLE and (run / CONFIG).is_file() else None
 
 
 def rows_of_run(run: Path, manifest: Manifest) -> tuple[list[dict[str, str]], set[str], bool]:
-    """Rows that a run has labels of, as far as its folder and the files that it names tell.
+    """Rows that a run has labels for, as far as its folder and its data files show.
 
-    A test row that is labelled and learnt from by a later run would spoil that run's test.
+    A later run that learns from a test row would have a test that is no longer independent.
 
     Returns:
-        Input fields of the rows with labels but for test rows; what all of them say, the test rows included; and whether the
-        file that the run learnt from could be read.
+        Input fields of the labelled rows without the test rows; the texts of all of them, test rows included; and whether the
+        run's data file could be read.
     """
     labelled: list[dict[str, str]] = []
     words: set[str] = set()
@@ -61,7 +61,7 @@ def rows_of_run(run: Path, manifest: Manifest) -> tuple[list[dict[str, str]], se
 
 
 def train_source(run: Path) -> str | None:
-    """What a run learnt from, as its config names it; None where that cannot be read."""
+    """The data file that a run learnt from, as its config names it; None if it cannot be read."""
     try:
         return str(json.loads((run / CONFIG).read_text(encoding="utf-8"))["config"]["data"]["train"])
     except (OSError, ValueError, KeyError, TypeError):

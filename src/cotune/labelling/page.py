@@ -1,4 +1,4 @@
-"""Asking for labels on a page in the browser, served to this machine alone."""
+"""Ask for labels on a page in the browser, served on this machine only."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ _BODY = (
 
 
 def label_on_page(session: Session, *, port: int = 0, ready: Callable[[str], None] = lambda address: None) -> None:
-    """Ask on a page on 127.0.0.1 until the person quits there, or until Ctrl-C; to be called from the main thread.
+    """Serve the page on 127.0.0.1 until the person quits there, or until Ctrl-C. Call it from the main thread.
 
-    The address holds a token behind its ``#``, which browsers send to nobody; the page gives it back with every question, so
-    that no other user or page of this machine can read rows or label them.
+    The address holds a token behind its ``#``, which browsers do not send to servers. The page adds it to every request, so
+    that other users and pages on this machine can neither read rows nor label them.
 
     Args:
-        session: what is asked, and where answers go.
-        port: to listen on; 0 takes a free one.
-        ready: called with the page's address once a browser can ask for it.
+        session: the labelling session.
+        port: port to listen on; 0 chooses a free one.
+        ready: called with the page's address once it can be opened.
 
     Raises:
-        InputError: the port cannot be had.
+        InputError: if the port cannot be opened.
     """
     token = secrets.token_urlsafe(24)
     ends: list[ReadyServer] = []
@@ -62,18 +62,18 @@ def label_on_page(session: Session, *, port: int = 0, ready: Callable[[str], Non
         try:
             ends[0].run(sockets=[listening])
         except KeyboardInterrupt:
-            # Ctrl-C is how one leaves, and all that was answered is on disk.
+            # Ctrl-C is the usual way to quit; all labels are on disk.
             return
 
 
 def make_app(session: Session, port: int, token: str, stop: Callable[[], None]) -> ASGIApp:
-    """The application: the page at ``/``, the row to ask about at ``/state``, and ``/answer``, which takes what is said to it.
+    """The application: the page at ``/``, the current row at ``/state``, and ``/answer``, which receives labels.
 
     Args:
-        session: what is asked.
-        port: that the server listens on.
-        token: that every question but that for the empty page must bear.
-        stop: ends the server.
+        session: the labelling session.
+        port: port that the server listens on.
+        token: token that every request except that for the empty page must carry.
+        stop: stops the server.
     """
     folder = package_files("cotune.labelling") / "assets"
     live = Live((folder / "label.js").read_text("utf-8"), (folder / "label.css").read_text("utf-8"), "")
@@ -108,10 +108,10 @@ def make_app(session: Session, port: int, token: str, stop: Callable[[], None]) 
 
 
 def _done(session: Session, lock: threading.Lock, do: Any, at: Any, label: Any) -> tuple[int, dict[str, Any]]:
-    """Do what was said to a row; of two pages that show the same one, the second is told so."""
+    """Apply an action to a row; if two pages show the same row, the second one gets an error."""
     with lock:
         if at != session.at and do != "quit":
-            return 409, {**told(session), "error": "This row was answered elsewhere; here is the next one."}
+            return 409, {**told(session), "error": "This row was labelled on another page; here is the next one."}
         try:
             if do == "label" and isinstance(label, str):
                 session.give(label)
@@ -127,7 +127,7 @@ def _done(session: Session, lock: threading.Lock, do: Any, at: Any, label: Any) 
 
 
 def told(session: Session) -> dict[str, Any]:
-    """What the page shows."""
+    """The state that the page shows, as JSON."""
     pick, keyed = session.current, label_keys(session.labels)
     key_of = {} if keyed is None else {label: key for key, label in keyed.items()}
     return {

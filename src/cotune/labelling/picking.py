@@ -1,4 +1,4 @@
-"""From a file of rows without labels to the few that are asked about."""
+"""Pick the rows to label from a file of unlabelled rows."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from cotune.probe.cross_fitting import standardised
 from cotune.task.reading.sheet import Sheet
 
 DEFAULT = "diverse_margin"
-"""How rows are picked where nothing is said."""
+"""The default acquisition function."""
 WITHOUT_STATES = ("random", "margin", "entropy")
-"""Ways to pick that a model behind an endpoint, whose states nobody sees, allows too."""
+"""Acquisition functions that need no hidden states, and so work for models behind endpoints."""
 FROM_LABELLED = ("spread", "typical")
-"""Ways to pick that keep away from rows with labels, so that the model reads these too."""
+"""Acquisition functions that avoid labelled rows, and so need their states too."""
 
 
 @dataclass(frozen=True)
 class Pick:
-    """A row to ask about.
+    """A row that was picked for labelling.
 
     Attributes:
-        number: of its line or row in the pool's file.
-        row: its columns, as the file has them.
+        number: number of its line or row in the pool's file.
+        row: its columns as in the file.
         fields: its input fields as texts.
-        shares: label to the model's probability, the likeliest first.
+        shares: label to probability by the model, the likeliest first.
     """
 
     number: int
@@ -47,7 +47,7 @@ class Pick:
 
     @property
     def guess(self) -> str:
-        """The model's own answer."""
+        """The model's answer."""
         return next(iter(self.shares))
 
     def to_json(self) -> dict[str, Any]:
@@ -59,7 +59,7 @@ class Pick:
         """Inverse of :meth:`to_json`.
 
         Raises:
-            KeyError, TypeError, ValueError: it is none.
+            KeyError, TypeError, ValueError: if the object is not valid.
         """
         shares = {str(label): float(share) for label, share in data["shares"].items()}
         if not shares:
@@ -84,22 +84,21 @@ def pick_rows(
     """Pick rows that are worth a label, the best first.
 
     Args:
-        predictor: whose doubt counts.
-        sheet: the pool.
-        checked: its input fields, of :func:`cotune.bundle.answer_sheet.check_sheet`; rows that cannot be asked about are
-            passed over, and so is what a row before them says already.
-        count: rows to pick; fewer where there are fewer.
-        way: one of :data:`cotune.labelling.acquisition.ACQUISITIONS`.
-        look: rows of a large pool that the model looks at, drawn by the seed.
-        seed: of all draws.
-        known: what rows say that have a label already (:func:`cotune.bundle.rows.said`); they are not picked.
-        labelled: input fields of rows with labels, of which ways of :data:`FROM_LABELLED` read the first ``look``.
-        batch: rows that run at once.
-        progress: told how many rows of how many the model has looked at.
+        predictor: the model whose uncertainty counts.
+        sheet: the pool of rows.
+        checked: its input fields from :func:`cotune.bundle.answer_sheet.check_sheet`; invalid rows and duplicates are skipped.
+        count: number of rows to pick; fewer if the pool has fewer.
+        way: name of the acquisition function, from :data:`cotune.labelling.acquisition.ACQUISITIONS`.
+        look: most rows of the pool that the model reads, drawn at random.
+        seed: seed of all random draws.
+        known: texts of rows that already have a label (:func:`cotune.bundle.rows.said`); they are not picked.
+        labelled: input fields of labelled rows, of which the functions in :data:`FROM_LABELLED` read the first ``look``.
+        batch: number of rows in a batch.
+        progress: called with the number of rows read and the number of all rows to read.
 
     Raises:
-        InputError: no row is left, or the way needs hidden states and the model is behind an endpoint.
-        DivergedError: a score is not a number.
+        InputError: if no row is left, or the function needs hidden states and the model is behind an endpoint.
+        DivergedError: if a score is NaN.
     """
     if way not in WITHOUT_STATES and not predictor.scorer.capabilities.hidden_states:
         raise InputError(
@@ -114,9 +113,9 @@ def pick_rows(
     places, rng = list(first.values()), np.random.default_rng([seed, 31])
     if not places:
         raise InputError(
-            "no row of the pool is left to ask about",
+            "the pool has no row left to label",
             where=sheet.source,
-            hint="Give rows with texts that have no label yet; rows that the run or the --out file knows are passed over.",
+            hint="Give rows with texts that have no label yet; rows that the run or the --out file already has are skipped.",
         )
     labelled = labelled[:look] if way in FROM_LABELLED else ()
     if len(places) > look:
@@ -134,7 +133,7 @@ def pick_rows(
 def _seen(
     predictor: Predictor, rows: Sequence[Mapping[str, str]], batch: int, progress: Callable[[int, int], None]
 ) -> tuple[NDArray[np.float32] | None, NDArray[np.float64]]:
-    """States, where they can be seen, and log-probabilities of rows."""
+    """Hidden states (if the model has them) and log-probabilities of rows."""
     states, log_probs = [], []
     for start in range(0, len(rows), batch):
         part = rows[start : start + batch]
@@ -151,12 +150,12 @@ def _seen(
 
 def _pick(sheet: Sheet, place: int, fields: dict[str, str], labels: Sequence[str], log_probs: NDArray[np.float64]) -> Pick:
     shares = {labels[int(i)]: round(float(np.exp(log_probs[i])), 6) for i in np.argsort(-log_probs, kind="stable")}
-    # A Parquet file may hold dates and the like.
+    # A Parquet file may hold values that JSON cannot, such as dates.
     row = json.loads(json.dumps(dict(sheet.rows[place]), default=str))
     return Pick(sheet.numbers[place], row, fields, shares)
 
 
 def default_way(bundle: Path) -> str:
-    """How rows are picked where nothing is said: what won in docs/labelling.md; by probabilities where states are unseen."""
+    """The default function: the best one of docs/labelling.md, or one by probabilities alone if there are no states."""
     saved = read_json(bundle / PROMPT)
     return "margin" if isinstance(saved, dict) and ENDPOINT in saved else DEFAULT

@@ -1,4 +1,4 @@
-"""The rows that may be asked about: a file, or a folder in which a server collected them."""
+"""The pool of unlabelled rows: a file, or a folder in which a server collected requests."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from cotune.task.reading.sheet import Sheet, read_sheet
 
 
 def read_pool(pool: Path, input_fields: Sequence[str]) -> Sheet:
-    """Rows of a file, or those that ``cotune serve --collect`` kept in a folder, the newest first.
+    """Read the rows of a file, or those that ``cotune serve --collect`` wrote to a folder, the newest first.
 
     Raises:
-        InputError: there are none, or they cannot be read.
+        InputError: if there are none, or they cannot be read.
     """
     if not pool.is_dir():
         return read_sheet(pool)
@@ -28,9 +28,9 @@ def read_pool(pool: Path, input_fields: Sequence[str]) -> Sheet:
             try:
                 row = json.loads(line)["row"]
             except (ValueError, KeyError, TypeError, RecursionError):
-                # The end of a line that a server is writing, or that a kill tore.
+                # An incomplete line, which a server is writing or a kill cut off.
                 continue
-            # A bundle of another task may have been served as well.
+            # The folder may also hold rows of another task's bundle.
             if isinstance(row, dict) and set(input_fields) <= set(row):
                 rows.append({name: row[name] for name in input_fields})
     if not rows:
@@ -44,10 +44,10 @@ def read_pool(pool: Path, input_fields: Sequence[str]) -> Sheet:
 
 
 def identity_of(pool: Path) -> str:
-    """What tells a pool from another one: a file's content, or where a folder is, to which rows may be added meanwhile.
+    """The identity of a pool: a file's content hash, or a folder's path, since rows may be added to a folder.
 
     Raises:
-        InputError: there is none.
+        InputError: if there is no such file or folder.
     """
     if pool.is_dir():
         return absolute(pool.resolve())

@@ -1,4 +1,4 @@
-"""A person's answers to the rows that were picked, on disk after every one of them."""
+"""A labelling session: the picked rows and the labels given so far, saved after every label."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Earlier:
-    """Rows that the file of labels held before.
+    """The rows that the output file held before the session.
 
     Attributes:
-        columns: of the file; none where it is not there.
-        rows: of the file.
-        known: what they say (:func:`cotune.bundle.rows.said`).
-        delimiter: what separates its cells.
-        marked: whether it began with a byte order mark.
+        columns: columns of the file; empty if the file does not exist.
+        rows: rows of the file.
+        known: texts of the rows (:func:`cotune.bundle.rows.said`).
+        delimiter: delimiter of its cells.
+        marked: whether the file begins with a byte order mark.
     """
 
     columns: tuple[str, ...] = ()
@@ -38,10 +38,10 @@ class Earlier:
 
     @classmethod
     def read(cls, out: Path, input_fields: Sequence[str], label: str) -> Earlier:
-        """Read the file that labels are to be added to.
+        """Read the file to which labels are added.
 
         Raises:
-            InputError: it is there and is no file of labelled rows of the task.
+            InputError: if the file exists but does not hold labelled rows of the task.
         """
         if not out.is_file() or not out.stat().st_size:
             return cls()
@@ -58,20 +58,20 @@ class Earlier:
 
 
 class Session:
-    """What was picked and what was said to it.
+    """The picked rows and the actions of the person who labels them.
 
-    Two files are kept, each replaced whole after every answer: the labelled rows at ``out``, and beside them
-    ``out.session.json`` with the picks and the answers, by which the same command goes on after a quit, a crash or kill -9. The
-    second is removed when all is answered.
+    Two files are rewritten atomically after every action: the labelled rows at ``out``, and ``out.session.json`` with picks and
+    actions, from which the same command continues after a quit, a crash or kill -9. The second one is removed when all rows are
+    done.
 
     Args:
-        out: file of labelled rows: CSV, TSV, JSONL or Parquet.
+        out: output file of labelled rows: CSV, TSV, JSONL or Parquet.
         label: name of the label column.
-        labels: that may be given.
+        labels: labels of the task.
         picks: rows to ask about, in order.
-        earlier: what the file held before.
-        identity: what the session belongs to: bundle, pool and settings.
-        actions: place of a pick and its label, None where it was skipped, in the order in which they were given.
+        earlier: rows that the file held before.
+        identity: bundle, pool and settings that the session belongs to.
+        actions: index of a pick and its label (None if skipped), in order of time.
     """
 
     def __init__(
@@ -90,34 +90,34 @@ class Session:
 
     @property
     def at(self) -> int:
-        """How many picks were answered or skipped: the place of the next one."""
+        """Number of picks that were labelled or skipped, which is the index of the next one."""
         return len(self.actions)
 
     @property
     def current(self) -> Pick | None:
-        """The row to ask about; None where all are done."""
+        """The row to label next; None if all are done."""
         return self.picks[self.at] if self.at < len(self.picks) else None
 
     @property
     def labelled(self) -> int:
-        """Picks with a label."""
+        """Number of picks with a label."""
         return sum(label is not None for _, label in self.actions)
 
     @property
     def skipped(self) -> int:
-        """Picks that were passed over."""
+        """Number of picks that were skipped."""
         return self.at - self.labelled
 
     @property
     def agreed(self) -> int:
-        """Picks whose label is the model's own answer."""
+        """Number of picks whose label equals the model's answer."""
         return sum(label == self.picks[place].guess for place, label in self.actions)
 
     def give(self, label: str | None) -> None:
-        """Label the current row, or skip it with None; on disk when this returns.
+        """Label the current row, or skip it with None. The files are written when this returns.
 
         Raises:
-            InputError: the label is none of the task's, nothing is left to label, or the files cannot be written.
+            InputError: if the label is not one of the task's, no row is left, or the files cannot be written.
         """
         if self.current is None:
             raise InputError("all rows are done", where=str(self.out))
@@ -131,7 +131,7 @@ class Session:
             raise
 
     def undo(self) -> bool:
-        """Take the last answer back; whether there was one."""
+        """Undo the last action; returns whether there was one."""
         if not self.actions:
             return False
         last = self.actions.pop()
@@ -143,7 +143,7 @@ class Session:
         return True
 
     def save(self) -> None:
-        """Write the labelled rows, then how far the session is."""
+        """Write the labelled rows, then the state of the session."""
         self._write_rows()
         write_json(
             session_file(self.out),
@@ -159,7 +159,7 @@ class Session:
         )
 
     def close(self) -> None:
-        """Forget how far the session is where nothing is left to go on with."""
+        """Remove the session file if no row is left."""
         if self.current is None:
             session_file(self.out).unlink(missing_ok=True)
 
@@ -169,11 +169,11 @@ class Session:
         rows: list[Mapping[str, Any]] = list(self.earlier.rows)
         rows += [{**pick.row, column: label} for pick, label in given]
         if not rows:
-            # A file with a header alone is none that anything reads.
+            # A file with only a header could not be read back.
             self.out.unlink(missing_ok=True)
             return
         names = dict.fromkeys(self.earlier.columns)
-        # The label column stands last where the pool brings none.
+        # The label column comes last if the pool has none.
         names |= dict.fromkeys(name for pick in self.picks for name in pick.row if name != column)
         names[column] = None
         form: dict[str, Any] = {"delimiter": self.earlier.delimiter, "marked": self.earlier.marked}
@@ -182,15 +182,15 @@ class Session:
 
 
 def session_file(out: Path) -> Path:
-    """Where it stands how far the labelling of a file is."""
+    """Path of the session file of an output file."""
     return out.with_name(f"{out.name}.session.json")
 
 
 def read_session(out: Path, identity: Mapping[str, Any], input_fields: Sequence[str]) -> Session | None:
-    """The session that was left unfinished; None where there is none.
+    """Load an unfinished session; None if there is none.
 
     Raises:
-        InputError: it belongs to another bundle, pool or setting, or cannot be read.
+        InputError: if it belongs to another bundle, pool or setting, or cannot be read.
     """
     path = session_file(out)
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Asking for labels in a terminal, a key at a time."""
+"""Ask for labels in a terminal, by single keys."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _ARROWS = {"A": _UP, "B": _DOWN}
 
 
 def ask_in_terminal(session: Session, handle: int, write: Callable[[str], None]) -> None:
-    """Ask about every row that is left, until all are done or the person quits.
+    """Ask for the label of every row that is left, until all are done or the person quits.
 
     Args:
-        session: what is asked, and where answers go.
-        handle: file descriptor of the terminal; it gives keys one by one until this returns.
-        write: prints a text at once.
+        session: the labelling session.
+        handle: file descriptor of the terminal; in character mode until this returns.
+        write: prints a text without buffering.
     """
     with _key_by_key(handle):
         keys = _keys(handle)
@@ -49,7 +49,7 @@ def ask_in_terminal(session: Session, handle: int, write: Callable[[str], None])
 
 
 def _question(session: Session, pick: Pick, keyed: Mapping[str, str] | None) -> str:
-    """A row as it is shown: how far one is, its text, the labels with their keys and the model's probabilities."""
+    """A row as text: progress, input fields, and the labels with keys and probabilities."""
     told = f"Row {session.at + 1} of {len(session.picks)}"
     if session.at:
         told += f", {session.labelled} labelled, {session.skipped} skipped, the model was right on {session.agreed}"
@@ -116,10 +116,10 @@ def _typed(keys: Iterator[str], pick: Pick, write: Callable[[str], None]) -> str
 
 
 def _choices(text: str, found: list[str], place: int, pick: Pick) -> str:
-    """The line that is being typed on, drawn again: the text and the labels that it may mean, the chosen one in brackets."""
+    """The input line: the typed text and the labels that match it, the selected one in brackets."""
     width = shutil.get_terminal_size().columns - 1
     line = f"label> {harmless(text)} "
-    # The chosen label stays in sight however far the arrows went.
+    # Scroll so that the selected label is visible.
     for number, label in enumerate(found[place:] + found[:place]):
         shown = f"{one_line(label, 40)} {pick.shares[label]:.2f}"
         more = f" [{shown}]" if number == 0 else f"  {shown}"
@@ -130,14 +130,14 @@ def _choices(text: str, found: list[str], place: int, pick: Pick) -> str:
 
 
 def _keys(handle: int) -> Iterator[str]:
-    """Keys as they are typed: characters, ``up`` and ``down``, and an empty text at the end of what is typed."""
+    """Typed keys: characters, ``up``, ``down``, and an empty text at end of input."""
     decode = codecs.getincrementaldecoder("utf-8")("replace").decode
     text = ""
     while True:
         try:
             data = os.read(handle, 1024)
         except OSError:
-            # A terminal that was closed.
+            # The terminal was closed.
             data = b""
         if not data:
             yield ""
@@ -145,10 +145,10 @@ def _keys(handle: int) -> Iterator[str]:
         text += decode(data)
         while text:
             if text[:2] in ("\x1b[", "\x1bO"):
-                # The sequence of a key that gives no character ends with its first letter.
+                # The escape sequence of a special key ends with its first letter.
                 end = next((i for i, character in enumerate(text[2:], 2) if character.isalpha() or character == "~"), None)
                 if end is None:
-                    # The rest of it comes with the next read.
+                    # The rest of the sequence comes with the next read.
                     break
                 if text[end] in _ARROWS and end == 2:
                     yield _ARROWS[text[end]]
@@ -162,7 +162,10 @@ def _keys(handle: int) -> Iterator[str]:
 
 
 def _key_by_key(handle: int) -> AbstractContextManager[None]:
-    """Have the terminal give each key at once, unprinted; interrupts come as keys, so that none falls between two files."""
+    """Switch the terminal to single keys without echo.
+
+    Ctrl-C comes as a key, so that it cannot interrupt the writing of files.
+    """
     import termios
 
     return terminal_without(handle, termios.ICANON | termios.ECHO | termios.ISIG, termios.TCSADRAIN)

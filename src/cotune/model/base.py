@@ -1,4 +1,4 @@
-"""What scoring, prediction and embedding need of a model, whoever answers."""
+"""Protocols of models: what scoring, prediction and embedding need."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from cotune.model.structured.grammar import Grammar
 
 Progress = Callable[[int], None]
-"""Called with the number of tokens that were just run."""
+"""Called with the number of tokens that just ran."""
 
 ENDPOINT = "endpoint"
-"""Key of what a bundle's ``prompt.json`` says of a model behind an endpoint."""
+"""Key in a bundle's ``prompt.json`` for a model behind an endpoint."""
 
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a model can do besides scoring labels. Callers ask for what they need, never for what the model is.
+    """What a model can do besides scoring labels. Callers check capabilities, never the class of the model.
 
     Attributes:
-        tune: its weights can be trained, and adapters put into it.
-        hidden_states: its tokens and hidden states can be seen.
-        likelihoods: it says how likely it finds any given answer, whatever batch the row is in.
-        generation: it writes answers.
+        tune: its weights can be trained, and it can use adapters.
+        hidden_states: its tokens and hidden states can be read.
+        likelihoods: it returns the likelihood of any given answer, independent of the batch.
+        generation: it generates answers.
     """
 
     tune: bool = False
@@ -46,13 +46,13 @@ EVERYTHING = Capabilities(tune=True, hidden_states=True, likelihoods=True, gener
 
 @dataclass(frozen=True)
 class SavedModel:
-    """What a bundle keeps of who answers, and of how it is asked.
+    """What a bundle stores about a model and how to ask it.
 
     Attributes:
-        asking: what decides, beside the prompt, how rows are asked; for ``prompt.json``.
-        text: what the model reads for one row, for people.
-        longest: tokens of a prompt at most.
-        server: URL of the endpoint that answers, and the environment variable with its key; None on this machine.
+        asking: settings, beside the prompt, that decide how rows are asked; for ``prompt.json``.
+        text: an example of a rendered prompt.
+        longest: maximum number of tokens of a prompt.
+        server: URL of the endpoint and the environment variable with its key; None for a local model.
     """
 
     asking: Mapping[str, Any]
@@ -67,13 +67,13 @@ class LabelScores:
 
     Attributes:
         log_probs: ``[rows, labels]`` sums of token log-probabilities; ``-inf`` only where ``pruned``.
-        tokens: tokens the model ran for this.
-        tokens_saved: tokens that the shared prefix spared against running each row alone.
-        truncated: rows whose text had to be shortened.
-        cached: rows answered from the cache.
-        pruned: some labels that could not win were left out; never use these for calibration.
-        cost: US dollars, where answers have a price.
-        unmatched: rows whose answer names no label, where answers are words.
+        tokens: number of tokens that ran.
+        tokens_saved: number of tokens saved by the shared prefix compared to running each row alone.
+        truncated: number of rows whose text was shortened.
+        cached: number of rows answered from the cache.
+        pruned: whether labels that could not win were skipped; do not use such scores for calibration.
+        cost: US dollars, if answers have a price.
+        unmatched: number of rows whose answer names no label, for answers in words.
     """
 
     log_probs: NDArray[np.float64]
@@ -88,12 +88,11 @@ class LabelScores:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen.
+    """Sampling settings.
 
     Attributes:
-        temperature: 0 takes the likeliest; above, tokens are drawn from the softmax of the logits over it.
-        seed: of the draws. A row's draws depend on the seed and its own prompt's tokens alone, never on its batch neighbours;
-            another seed gives another sample.
+        temperature: 0 takes the likeliest token; above 0, tokens are drawn from the softmax of the logits divided by it.
+        seed: seed of the draws. A row's draws depend only on the seed and its own prompt's tokens, never on the batch.
     """
 
     temperature: float = 0.0
@@ -105,15 +104,15 @@ GREEDY = Sampling()
 
 @dataclass(frozen=True)
 class AnswerLosses:
-    """How well the model expects each row's reference answer.
+    """Losses of each row's reference answer.
 
     Attributes:
-        losses: ``[rows]`` negative log-likelihood of the answer with its stop token, in nats, summed over its tokens.
-        lengths: ``[rows]`` tokens of the answer, the stop token included.
-        tokens: tokens the model ran for this.
-        tokens_saved: tokens that the shared prefix spared against running each row alone.
-        truncated: rows whose text had to be shortened.
-        cached: rows answered from the cache.
+        losses: ``[rows]`` negative log-likelihood of the answer including its stop token, in nats, summed over its tokens.
+        lengths: ``[rows]`` number of tokens of the answer, including the stop token.
+        tokens: number of tokens that ran.
+        tokens_saved: number of tokens saved by the shared prefix compared to running each row alone.
+        truncated: number of rows whose text was shortened.
+        cached: number of rows answered from the cache.
     """
 
     losses: NDArray[np.float64]
@@ -126,20 +125,20 @@ class AnswerLosses:
 
 @dataclass(frozen=True)
 class Generations:
-    """One answer a row.
+    """One generated answer per row.
 
     Attributes:
         texts: the answers, without the stop token.
         ids: their token ids, without the stop token.
-        ended: whether an answer stopped by itself; False where the limit cut it or, under a grammar, forced it to its end.
-        tokens: tokens the model ran for this.
-        written: those of them that belong to the answers.
-        tokens_saved: tokens that the shared prefix spared against running each row's prompt alone.
-        truncated: rows whose text had to be shortened.
-        cached: rows answered from the cache.
-        cost: US dollars; 0 where nothing has a price.
-        reference_losses: losses of the references, where they were read in the same passes; their tokens are counted here.
-        entering_s: seconds that prompts and right answers took; 0 for what came from the cache.
+        ended: whether an answer stopped by itself; False if it was cut or, under a grammar, completed at the limit.
+        tokens: number of tokens that ran.
+        written: number of these that belong to the answers.
+        tokens_saved: number of tokens saved by the shared prefix compared to running each row's prompt alone.
+        truncated: number of rows whose text was shortened.
+        cached: number of rows answered from the cache.
+        cost: US dollars; 0 without prices.
+        reference_losses: losses of the reference answers, if computed in the same passes; their tokens are included here.
+        entering_s: seconds for prompts and reference answers; 0 for cached rows.
     """
 
     texts: tuple[str, ...]
@@ -156,22 +155,21 @@ class Generations:
 
 
 class Scorer(Protocol):
-    """Scores labels: all that choosing, measuring and predicting need. One behind an endpoint is
-    :class:`cotune.model.remote.model.RemoteModel`."""
+    """A model that scores labels. For an endpoint: :class:`cotune.model.remote.model.RemoteModel`."""
 
     @property
     def name(self) -> str:
-        """How the user named it, for cards and messages."""
+        """The user's name of it, for cards and messages."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """Content hash of its weights and tokenizer; of one elsewhere, of where it is and what it is called there."""
+        """Content hash of its weights and tokenizer, or of its address and name for a remote model."""
         ...
 
     @property
     def capabilities(self) -> Capabilities:
-        """What it can do besides scoring labels."""
+        """Its capabilities besides scoring labels."""
         ...
 
     def score(
@@ -189,7 +187,7 @@ class Scorer(Protocol):
 
 
 class Writer(Protocol):
-    """Writes answers token by token, for tasks whose answers are no labels."""
+    """A model that generates answers."""
 
     def generate(
         self,
@@ -202,16 +200,16 @@ class Writer(Protocol):
         sampling: Sampling = ...,
         progress: Progress | None = None,
     ) -> Generations:
-        """An answer to each row; see :meth:`cotune.model.local.LocalModel.generate`."""
+        """Generate an answer to each row; see :meth:`cotune.model.local.LocalModel.generate`."""
         ...
 
 
 class ModelBackend(Scorer, Writer, Protocol):
-    """One that a run can ask: :class:`cotune.model.local.LocalModel` or :class:`cotune.model.remote.model.RemoteModel`."""
+    """A model that a run can use: :class:`cotune.model.local.LocalModel` or :class:`cotune.model.remote.model.RemoteModel`."""
 
     @property
     def chooser(self) -> Chooser | None:
-        """Asked where a prompt shows each row other demonstrations; None refuses such prompts."""
+        """Chooses nearest demonstrations; without one, prompts that need them are refused."""
         ...
 
     @chooser.setter
@@ -219,40 +217,40 @@ class ModelBackend(Scorer, Writer, Protocol):
 
     @property
     def prices(self) -> Prices | None:
-        """Of its tokens; None where they cost no money."""
+        """Prices of its tokens, if any."""
         ...
 
     def saved(self, prompt: Prompt, fields: Sequence[str], labels: Sequence[str]) -> SavedModel:
-        """What a bundle with this prompt keeps of it.
+        """What a bundle with this prompt stores about it.
 
         Args:
-            prompt: of the bundle.
+            prompt: prompt of the bundle.
             fields: names of a row's input fields.
-            labels: the answers to choose from; none where answers are written.
+            labels: all labels; none for generated answers.
         """
         ...
 
 
 class AskedModel(ModelBackend, Protocol):
-    """One of which nothing is known but what it answers."""
+    """A model that only returns answers."""
 
     @property
     def tells_probabilities(self) -> bool:
-        """Whether scores are probabilities, or only say which label was named."""
+        """Whether scores are probabilities, or only indicate the named label."""
         ...
 
     @property
     def answer_tokens(self) -> int:
-        """Tokens that an answer may have."""
+        """Maximum length of an answer in tokens."""
         ...
 
     def row_tokens(self, prompt: Prompt, rows: Sequence[Mapping[str, str]], labels: Sequence[str]) -> float:
-        """About how many tokens a row costs, question and answer together; nothing is asked."""
+        """Estimated number of tokens of a row, question and answer together; sends nothing."""
         ...
 
 
 class Model(Scorer, Writer, Protocol):
-    """One whose tokens and states can be seen; :class:`cotune.model.local.LocalModel` is one that can also be tuned."""
+    """A model whose tokens and states can be read; :class:`cotune.model.local.LocalModel` is one that can also be tuned."""
 
     @property
     def tokenizer(self) -> Any:
@@ -261,7 +259,7 @@ class Model(Scorer, Writer, Protocol):
 
     @property
     def renderer(self) -> Renderer:
-        """Makes its token ids."""
+        """Its renderer."""
         ...
 
     def last_states(
@@ -290,7 +288,7 @@ class Model(Scorer, Writer, Protocol):
 
 @runtime_checkable
 class TokenVectors(Protocol):
-    """A model whose table of token vectors can be read; one behind an API's cannot."""
+    """A model whose token embeddings can be read."""
 
     @property
     def tokenizer(self) -> Any:
@@ -299,9 +297,9 @@ class TokenVectors(Protocol):
 
     @property
     def vocabulary(self) -> int:
-        """Rows of its table of token vectors."""
+        """Number of rows of its embedding table."""
         ...
 
     def token_vectors(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        """What its table holds for some tokens, ``[tokens, width]``."""
+        """Embeddings of some tokens, ``[tokens, width]``."""
         ...

@@ -1,4 +1,4 @@
-"""An open-weights model on this machine: scores labels, embeds text, and carries adapters."""
+"""A local open-weights model: scores labels, generates, returns hidden states, and uses adapters."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cotune.prompt.prompt import Prompt
 
 
 class LocalModel(Engine):
-    """A transformers causal language model with the shared-prefix engine around it.
+    """A transformers causal language model with the shared-prefix engine.
 
     Arguments and attributes are those of :class:`cotune.model.engine.engine.Engine`.
     """
@@ -42,8 +42,8 @@ class LocalModel(Engine):
     ) -> LocalModel:
         """Load a checked model folder (see :func:`cotune.model.resolve_model`).
 
-        ``light`` says that nothing will be trained, so that transformers need not be imported where its model is not needed;
-        the other arguments are those of the class.
+        ``light`` says that nothing will be trained, so that transformers is not imported if the minimal model suffices; the
+        other arguments are those of the class.
 
         Raises:
             InputError: the files cannot be loaded.
@@ -83,13 +83,13 @@ class LocalModel(Engine):
         Args:
             prompt: how to ask.
             rows: input fields of each row.
-            labels: the answers to choose from.
-            adapter: which weights; :data:`BASE` or a registered adapter's id.
-            top: None gives the whole distribution; a number gives exact scores of that many best labels and may leave the
-                others out, which is faster where labels have several tokens.
-            batch_rows: rows in a batch at most; None leaves it to the tokens. Only a measurement of noise needs it.
-            fresh: run the model even where the scores are known, and keep nothing: to see whether it says the same again.
-            progress: told the tokens of each finished batch.
+            labels: all labels.
+            adapter: :data:`BASE` or a registered adapter's id.
+            top: None returns the whole distribution; a number returns exact scores of that many best labels and may skip
+                others, which is faster for labels of several tokens.
+            batch_rows: maximum number of rows per batch; only needed to measure noise.
+            fresh: bypass the cache.
+            progress: called with the tokens of each finished batch.
 
         Raises:
             DivergedError: a score is not a number or infinite.
@@ -107,19 +107,19 @@ class LocalModel(Engine):
         )
 
     def keep_prefix(self, prompt: Prompt, fields: Sequence[str], labels: Sequence[str], *, adapter: str = BASE) -> int:
-        """Run what all rows of a prompt begin with, and keep its state for good: requests of a few rows need not run it again.
+        """Run the common beginning of all rows of a prompt and keep its state permanently, for requests of a few rows.
 
-        Without it a request's prefix is what its own rows have in common, of a single row nearly all, and only the last few
-        prefixes are kept.
+        Otherwise a request's prefix is the common beginning of its own rows (nearly everything for a single row), and only the
+        last few prefixes are kept.
 
         Args:
-            prompt: how will be asked.
+            prompt: the prompt.
             fields: names of a row's input fields.
-            labels: the answers to choose from; none where answers are written.
-            adapter: which weights.
+            labels: all labels; none for generated answers.
+            adapter: id of the adapter.
 
         Returns:
-            Its length in tokens.
+            The length of the prefix in tokens.
         """
         if not self.shared:
             return 0
@@ -143,22 +143,21 @@ class LocalModel(Engine):
         progress: Progress | None = None,
         references: Sequence[str] | None = None,
     ) -> Generations:
-        """Write an answer to each row.
+        """Generate an answer to each row.
 
         Args:
             prompt: how to ask.
             rows: input fields of each row.
             adapter: which weights; :data:`BASE` or a registered adapter's id.
-            limit: tokens that an answer may have, the stop token included.
-            grammar: what answers are held to. Then every answer belongs to it, also where the limit ends it.
+            limit: maximum number of tokens of an answer, including the stop token.
+            grammar: constraint on answers; every answer then belongs to it, even if the limit ends it.
             sampling: greedy, or a temperature and a seed.
-            progress: told the tokens of each finished part.
-            references: the right answer of each row, whose likelihood is read in the same passes.
+            progress: called with the tokens of each finished part.
+            references: reference answers whose likelihood is computed in the same passes, so that prompts run once for both.
 
         Raises:
-            InputError: prompt and limit are longer than the model's positions, the grammar allows no answer in ``limit``
-                tokens or cannot be used with this tokenizer, or the shared-prefix engine does not fit and there are
-                ``references``.
+            InputError: prompt and limit exceed the model's positions, the grammar allows no answer in ``limit`` tokens or does
+                not support this tokenizer, or ``references`` is given without the shared-prefix engine.
             DivergedError: a logit is not a number or infinite.
         """
         return generate(
@@ -182,14 +181,14 @@ class LocalModel(Engine):
         adapter: str = BASE,
         progress: Progress | None = None,
     ) -> AnswerLosses:
-        """Negative log-likelihood of each row's reference, its stop token included: how a prompt is judged before it writes.
+        """Negative log-likelihood of each row's reference answer, including its stop token.
 
         Args:
             prompt: how to ask.
             rows: input fields of each row.
-            answers: the right answer of each row.
-            adapter: which weights.
-            progress: told the tokens of each finished batch.
+            answers: the reference answer of each row.
+            adapter: id of the adapter.
+            progress: called with the tokens of each finished batch.
 
         Raises:
             DivergedError: a loss is not a number or infinite.
@@ -206,7 +205,7 @@ class LocalModel(Engine):
         layer: int | None = None,
         progress: Progress | None = None,
     ) -> NDArray[np.float32]:
-        """Hidden state at the last token of each id sequence, ``[rows, width]``; what they share runs once.
+        """Hidden state at the last token of each id sequence, ``[rows, width]``; a common beginning runs once.
 
         Args:
             sequences: token ids, at least one each.
@@ -228,16 +227,16 @@ class LocalModel(Engine):
     ) -> NDArray[np.float32]:
         """Hidden state at the last token of each id sequence after each of several layers, ``[layers, rows, width]``.
 
-        With ``starts`` the mean of the states from there to the end stands beside it, ``[layers, rows, 2 x width]``.
+        With ``starts`` the mean of the states from there to the end is appended, ``[layers, rows, 2 x width]``.
 
         States are divided by their root mean square, so that a model cut at a layer with a final norm of unit weight gives the
-        same. One pass serves all layers and ends after the highest; what the sequences share runs once.
+        same. One pass serves all layers and ends after the highest; a common beginning runs once.
 
         Args:
             sequences: token ids, at least one each.
             layers: each from 1 to :attr:`depth`.
-            starts: place of each sequence's first token that is its own, see :class:`cotune.prompt.render.RenderedRow`; None
-                reads the last token alone.
+            starts: position of each sequence's first own token, see :class:`cotune.prompt.render.RenderedRow`; None reads only
+                the last token.
             adapter: which weights.
             progress: told the tokens that run.
         """
@@ -254,7 +253,7 @@ class LocalModel(Engine):
     ) -> NDArray[np.float32]:
         """Weighted sum of the hidden states of each id sequence, ``[rows, width]``; arguments as in :meth:`last_states`.
 
-        What the sequences share runs once, as far as no token in it has a weight.
+        The common beginning runs once, as far as its tokens have no weight.
 
         Args:
             sequences: token ids, at least one each.
@@ -268,5 +267,5 @@ class LocalModel(Engine):
 
 
 def _as_both(model: LocalModel) -> tuple[Model, ModelBackend]:
-    """Checked by mypy: it is all that the protocols ask for."""
+    """Checked by mypy against the protocols."""
     return model, model

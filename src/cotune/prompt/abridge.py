@@ -1,4 +1,4 @@
-"""Very long texts by their two ends: where no prompt can show the middle, nothing needs to read it."""
+"""Abridging very long texts: a middle part that no prompt can show need not be tokenized."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from typing import Any
 _LETTERS_AND_DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 _SPACES = str.maketrans("Ġ▁", "  ")
 _NEIGHBOURS = re.compile("(?=([A-Za-z0-9][A-Za-z0-9 ]))")
-# What looks ahead further than to the next character could see the end of a text from afar.
+# A lookahead of more than one character could depend on a distant end of the text.
 _LOOKS_FAR = re.compile(r"\(\?(?:=|<|!(?!\\S\)))")
 _NORMALIZERS, _SPLITTERS = ("NFC", "NFKC", "Prepend"), ("ByteLevel", "Digits", "Metaspace")
-# Characters that are searched for a border before it is given up.
+# Number of characters to search for a border.
 _WINDOW = 1024
 # Characters to begin with: of the beginning for each token that is wanted, and of the ending.
 _HEAD, _TAIL = 8, 256
 
 
 class Abridger:
-    """Leaves the middle out of texts that are far too long for a prompt, where that can change nothing but their length.
+    """Removes the middle of texts that are far too long for a prompt, without changing the tokens of the rest.
 
-    Byte-pair encoding joins neighbours only to what is in the vocabulary. So two characters that stand side by side in no entry
-    of it are a border that no token ever crosses: "e" and " " before a letter in most vocabularies, two digits in many. A text
-    that is cut at such borders has the same tokens before the first cut and behind the last, whatever stood between.
+    Byte-pair encoding joins neighbours only to what is in the vocabulary. So two characters that are adjacent in no entry of it
+    form a border that no token crosses: "e" and " " before a letter in most vocabularies, two digits in many. A text that is
+    cut at such borders has the same tokens before the first cut and after the last one, whatever was between.
 
     Args:
-        tokenizer: a fast Hugging Face tokenizer; of other kinds than byte-pair encoding, and of those that split texts in ways
-            that are not known here, no text is abridged.
-        tokens: that a prompt may have.
+        tokenizer: a fast Hugging Face tokenizer. Texts are not abridged for tokenizers other than byte-pair encoding, or with
+            unknown ways of splitting.
+        tokens: maximum length of a prompt.
     """
 
     def __init__(self, tokenizer: Any, tokens: int) -> None:
@@ -38,8 +38,10 @@ class Abridger:
         self.least = 16 * tokens + _WINDOW
 
     def abridged(self, text: str) -> str:
-        """The text without its middle, more than ``tokens`` tokens of its beginning kept; the text itself where it is not long,
-        or where no borders are found."""
+        """The text without its middle, keeping more than ``tokens`` tokens of its beginning.
+
+        A text that is not long, or has no borders, is returned unchanged.
+        """
         if len(text) < self.least or self._joined is None:
             return text
         head = self._head(text)
@@ -49,7 +51,7 @@ class Abridger:
         return text if tail is None else text[:head] + text[tail:]
 
     def _head(self, text: str) -> int | None:
-        """Where a beginning of more than enough tokens ends."""
+        """End of a beginning with more than enough tokens."""
         start = _HEAD * self._tokens
         while start < len(text) // 2:
             end = next(self._borders(text, start), None)
@@ -61,7 +63,7 @@ class Abridger:
         return None
 
     def _tail(self, text: str, head: int) -> int | None:
-        """Where an ending begins that goes on from the beginning with a border too."""
+        """Start of an ending that also has a border to the beginning."""
         length = _TAIL
         while length < len(text) // 4:
             for start in self._borders(text, len(text) - length):
@@ -71,9 +73,9 @@ class Abridger:
         return None
 
     def _borders(self, text: str, start: int) -> Iterator[int]:
-        """Places that no token reaches across."""
+        """Positions that no token crosses."""
         for place in range(start, min(start + _WINDOW, len(text) - 1)):
-            # What follows an apostrophe may be split off together.
+            # Characters after an apostrophe may be split off together.
             if self._parts(text[place - 1], text[place : place + 2]) and "'" not in text[place - 3 : place]:
                 yield place
 
@@ -85,14 +87,14 @@ class Abridger:
 
     @cached_property
     def _alphabet(self) -> frozenset[str]:
-        """Letters, digits and the space, as far as they are tokens by themselves: what is unknown may be dropped or fused."""
+        """Letters, digits and the space, if they are tokens by themselves; unknown characters may be dropped or merged."""
         vocabulary = self._tokenizer.get_vocab()
         space = {" "} if any(mark in vocabulary for mark in "Ġ▁ ") else set()
         return frozenset(each for each in _LETTERS_AND_DIGITS if each in vocabulary) | space
 
     @cached_property
     def _joined(self) -> set[str] | None:
-        """Characters that stand side by side within a token; None where the tokenizer is of a kind that is not known."""
+        """Pairs of characters that are adjacent within a token; None for an unknown kind of tokenizer."""
         backend = getattr(self._tokenizer, "backend_tokenizer", None)
         if backend is None or not _is_known(json.loads(backend.to_str())):
             return None
@@ -100,7 +102,7 @@ class Abridger:
 
 
 def _is_known(told: dict[str, Any]) -> bool:
-    """Whether a tokenizer, as its JSON tells of it, joins within its vocabulary and looks one character ahead at most."""
+    """Whether a tokenizer, given as JSON, only merges within its vocabulary and looks ahead at most one character."""
     model: dict[str, Any] = told["model"]
     plain = not any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"))
     parts = [*_parts_of(told["normalizer"], "normalizers"), *_parts_of(told["pre_tokenizer"], "pretokenizers")]

@@ -1,4 +1,4 @@
-"""The starting bank: prompts drafted from a task's field names and labels alone, clearly different from each other."""
+"""The starting bank: different prompts drafted from a task's field names and labels."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ FEW_LABELS = 12
 
 
 def seed_prompt(task: Task) -> Prompt:
-    """The prompt a task starts from where the user gives none: instruction, labelled fields, cue.
+    """The seed prompt of a task without a prompt of the user's: instruction, labelled fields, cue.
 
-    Up to twenty labels are listed; more would make every pass pay for a long list. JSON's fields are named.
+    Up to twenty labels are listed; a longer list would make every pass expensive. For JSON the fields are named.
     """
     return _SEEDS[task.output.kind.mode](task)
 
@@ -37,12 +37,12 @@ def _choosing_seed(task: Task) -> Prompt:
 
 
 def bare_prompt(task: Task) -> Prompt:
-    """The row's fields and nothing else; the label words are those of the seed prompt."""
+    """A prompt of the row's fields only, with the label words of the seed prompt."""
     return Prompt(input_template=bare_template(task), label_words=label_words(task.labels, "human"))
 
 
 def field_template(task: Task, mark: str = ": ") -> str:
-    """The input fields, each behind its name."""
+    """The input fields, each after its name."""
     single = len(task.input_fields) == 1
     return "\n".join(
         f"{capitalise(item_noun(task) if single else field_name(field))}{mark}{{{field}}}" for field in task.input_fields
@@ -50,14 +50,14 @@ def field_template(task: Task, mark: str = ": ") -> str:
 
 
 def bare_template(task: Task) -> str:
-    """The input fields alone, one a line."""
+    """The input fields without names, one per line."""
     return "\n".join(f"{{{field}}}" for field in task.input_fields)
 
 
 def explanation(words: tuple[str, ...], item: str) -> str | None:
-    """One sentence that says when each word is the answer, made of the words alone; None where it cannot be written.
+    """A sentence that says when each word is the answer, made from the words only; None if it cannot be written.
 
-    More than twelve words are not explained, nor words without letters or with braces (see :func:`sample_line`).
+    It is not written for more than twelve words, or for words without letters or with braces (see :func:`sample_line`).
     """
     if not 0 < len(words) <= FEW_LABELS or not all(map(_quotable, words)):
         return None
@@ -66,9 +66,9 @@ def explanation(words: tuple[str, ...], item: str) -> str | None:
 
 
 def sample_line(words: tuple[str, ...]) -> str | None:
-    """A sentence that shows what answers look like with three of many words; None where it cannot be written.
+    """A sentence that shows three of many words as sample answers; None if it cannot be written.
 
-    Braces in a word would be taken for a placeholder, so such words are not shown.
+    Words with braces are not shown, because braces are placeholders.
     """
     if not words:
         return None
@@ -79,9 +79,9 @@ def sample_line(words: tuple[str, ...]) -> str | None:
 
 
 def starting_bank(task: Task) -> list[Prompt]:
-    """About twenty prompts that differ in kind, the most different first; the seed and the bare prompt are the first two.
+    """About twenty different prompts, the most different first; the seed prompt and the bare prompt are the first two.
 
-    With more than twenty labels none of them lists the labels. No two are equal.
+    With more than twenty labels none of them lists the labels. All are different.
     """
     return _BANKS[task.output.kind.mode](task)
 

@@ -1,4 +1,4 @@
-"""A prompt for other labels than it was made for: new ones get words and a place in its lists, lost ones leave."""
+"""Adapting a prompt to other labels: adding new ones to words and lists, removing lost ones."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _BETWEEN = r"(?:,? (?:and|or) |, | / | \| |; |\n(?:[-*] )?)"
 
 
 def with_labels(prompt: Prompt, before: Sequence[str], after: Sequence[str]) -> Prompt:
-    """The prompt as it asks for the labels ``after``; the very same one where they are those of ``before``.
+    """Adapt a prompt to the labels ``after``; the same object if they equal ``before``.
 
-    Label words of one style go on in that style, others keep what they say, and new labels are written as people would.
-    ``{labels}`` grows by itself. A list or an explanation of the labels that is written out in instruction, cue or system
-    text is written anew; any other text stays as it is. Demonstrations of labels that are gone leave.
+    New label words follow the style of the old ones if they have a common style; otherwise they are written in natural
+    language. ``{labels}`` needs no change. A written-out list or explanation of the labels in instruction, cue or system text
+    is rewritten; other text stays unchanged. Demonstrations of removed labels are removed.
 
     Args:
-        prompt: made for the labels ``before``.
-        before: the labels that it knows.
-        after: the labels that it shall know.
+        prompt: a prompt for the labels ``before``.
+        before: its labels.
+        after: the new labels.
     """
     if set(before) == set(after):
         return prompt
@@ -44,7 +44,7 @@ def with_labels(prompt: Prompt, before: Sequence[str], after: Sequence[str]) -> 
 
 
 def names_all(prompt: Prompt, labels: Sequence[str]) -> bool:
-    """Whether the prompt's own text shows every label's word, or none: a text that names some misleads about the others."""
+    """Whether the prompt's text contains the words of all labels or of none; a text with only some is misleading."""
     text = "\n".join((prompt.system or "", prompt.instruction, prompt.cue))
     named = [bool(re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text)) for word in prompt.words(labels)]
     return all(named) or not any(named) or "{labels}" in text
@@ -59,7 +59,7 @@ def _words(prompt: Prompt, before: Sequence[str], after: Sequence[str]) -> tuple
 
 
 def _explained(text: str, old: Sequence[str], new: Sequence[str]) -> str:
-    """The bank's explanation of the old words exchanged for one of the new words, or taken out where none can be written."""
+    """Replace the bank's explanation of the old words by one of the new words, or remove it if there is none."""
     found = re.search(r'For each ([^"{}\n]{1,60}) say "', text)
     line = explanation(tuple(old), found[1]) if found else None
     if found is None or line is None or line not in text:
@@ -68,7 +68,7 @@ def _explained(text: str, old: Sequence[str], new: Sequence[str]) -> str:
 
 
 def _listed(text: str, old: Sequence[str], new: Sequence[str]) -> str:
-    """A written-out list of all the old words, in whatever order, with the new ones behind and without the lost ones."""
+    """Update a written-out list of all old words, in any order: append the new ones and remove the lost ones."""
     word = "|".join(map(re.escape, sorted(old, key=len, reverse=True)))
     quoted = rf"[\"'`]?(?:{word})[\"'`]?"
     pattern = re.compile(rf"(?<!\w){quoted}(?:{_BETWEEN}{quoted}){{{max(1, len(old) - 1)}}}(?!\w)")

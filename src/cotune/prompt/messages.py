@@ -1,4 +1,4 @@
-"""The message side of rendering: a prompt and a row as chat messages, before anything becomes token ids.
+"""A prompt and a row as chat messages, before tokenization.
 
 The renderer's text and what an endpoint is sent are both made of these turns.
 """
@@ -16,11 +16,11 @@ UNSETTLED = "this prompt shows each row the demonstrations nearest to it, and no
 
 @dataclass(frozen=True)
 class Turns:
-    """What is said.
+    """A conversation.
 
     Attributes:
-        system: the system message; None where there is none.
-        turns: what is shown and what is answered to it; the last answer is None, for it is asked for.
+        system: the system message; None without one.
+        turns: pairs of a user message and its answer; the last answer is None.
     """
 
     system: str | None
@@ -39,21 +39,21 @@ class Turns:
 
 @dataclass(frozen=True)
 class Shown:
-    """The demonstrations that one row is shown, and the tokens that a model ran to choose them."""
+    """The demonstrations of one row, and the number of tokens that were run to choose them."""
 
     demonstrations: tuple[Demonstration, ...]
     tokens: int
 
 
 Chooser = Callable[[Prompt, Sequence[Mapping[str, str]]], Sequence[Shown]]
-"""Chooses what each row is shown of a prompt whose ``nearest`` is above 0."""
+"""Chooses the demonstrations of each row for a prompt whose ``nearest`` is above 0."""
 
 
 def settled(prompt: Prompt, rows: Sequence[Mapping[str, str]], chooser: Chooser | None) -> list[tuple[Prompt, int]]:
-    """For each row the prompt with the demonstrations that it is shown, and the tokens it took to choose them.
+    """For each row the prompt with its demonstrations, and the number of tokens that were run to choose them.
 
     Raises:
-        CotuneError: there is nobody to choose.
+        CotuneError: there is no chooser.
     """
     if chooser is None:
         raise CotuneError(UNSETTLED)
@@ -67,12 +67,12 @@ def turns_of(
 
     Args:
         prompt: how to ask.
-        fields: the row's input fields, put in literally.
+        fields: the row's input fields, substituted literally.
         labels: the answers to choose from.
-        clean: takes out of label words and demonstrations what would mean something to a tokenizer.
+        clean: removes control tokens from label words and demonstrations.
 
     Raises:
-        CotuneError: the prompt shows each row other demonstrations, and it was not settled which.
+        CotuneError: the prompt has nearest demonstrations, and they were not chosen.
     """
     if prompt.nearest:
         raise CotuneError(UNSETTLED)

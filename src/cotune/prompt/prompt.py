@@ -1,4 +1,4 @@
-"""The Prompt: how the task is put to the model, as an immutable value."""
+"""The Prompt: an immutable description of how the task is put to the model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A worked row shown in the prompt: input fields as pairs of name and text, and the right label."""
+    """An example shown in the prompt: input fields as pairs of name and text, and the right label."""
 
     fields: tuple[tuple[str, str], ...]
     output: str
@@ -26,19 +26,19 @@ class Demonstration:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the model reads before it answers, apart from the row itself. Equal by content.
+    """Everything that the model reads before it answers, except the row. Compared by content.
 
-    ``{field}`` and ``{labels}`` are substituted literally, once; whatever else stands in braces stays as it is.
+    ``{field}`` and ``{labels}`` are substituted literally, once; other braces stay unchanged.
 
     Attributes:
-        instruction: what to do; may be empty. ``{labels}`` stands for the list of label words.
-        input_template: how the row's fields are shown; holds ``{field}`` placeholders.
-        cue: the text after the input that calls for the answer; may be empty.
-        system: the system message; None leaves the chat template's own default, an empty text asks for an empty one.
-        label_words: pairs of label and the word the model says for it; labels that are not named say themselves.
-        demonstrations: worked rows shown before the input.
-        nearest: how many of the demonstrations each row is shown, those most like it; 0 shows all of them to every row.
-        order: whether the instruction stands before the input (long shared prefix) or after it.
+        instruction: the instruction; may be empty. ``{labels}`` is replaced by the list of label words.
+        input_template: template of the row's fields, with ``{field}`` placeholders.
+        cue: text after the input that introduces the answer; may be empty.
+        system: the system message; None uses the chat template's default, an empty text an empty message.
+        label_words: pairs of label and label word; other labels are their own words.
+        demonstrations: examples shown before the input.
+        nearest: number of demonstrations shown to each row, the most similar ones; 0 shows all of them to every row.
+        order: whether the instruction comes before the input (long shared prefix) or after it.
         separator: the text between instruction, input and cue.
     """
 
@@ -54,7 +54,7 @@ class Prompt:
 
     @cached_property
     def id(self) -> str:
-        """Content hash of everything above, 12 hex digits."""
+        """Content hash, 12 hex digits."""
         return content_hash(self.to_json(), 12)
 
     @cached_property
@@ -64,7 +64,7 @@ class Prompt:
         return tuple(dict.fromkeys(_PLACEHOLDER.findall(text)))
 
     def word(self, label: str) -> str:
-        """The word that stands for ``label`` in this prompt."""
+        """The label word of ``label``."""
         return dict(self.label_words).get(label, label)
 
     def words(self, labels: Iterable[str]) -> tuple[str, ...]:
@@ -78,12 +78,12 @@ class Prompt:
 
     @property
     def always_shown(self) -> tuple[Demonstration, ...]:
-        """The demonstrations that stand before every row; none where each row is shown those nearest to it, never itself."""
+        """The demonstrations that every row is shown; none with ``nearest``."""
         return () if self.nearest else self.demonstrations
 
     @property
     def text(self) -> str:
-        """The prompt as one template text, for people: what :func:`parse_prompt` reads."""
+        """The prompt as a template text that :func:`parse_prompt` reads."""
         return self.separator.join(part for part in self.parts if part)
 
     @property
@@ -97,7 +97,7 @@ class Prompt:
         """A JSON object that :meth:`from_json` turns back into an equal prompt."""
         data = asdict(self)
         if not self.nearest:
-            # Such prompts keep the id that they had before there were others.
+            # Omitted by default, so that ids of older prompts stay the same.
             del data["nearest"]
         return data
 
@@ -106,7 +106,7 @@ class Prompt:
         """Inverse of :meth:`to_json`.
 
         Raises:
-            InputError: a key is unknown or a value has the wrong form.
+            InputError: a key is unknown or a value is invalid.
         """
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(data) - known):
@@ -137,14 +137,14 @@ class Prompt:
 
 
 def substitute(template: str, values: Mapping[str, str]) -> str:
-    """Replace each ``{name}`` that ``values`` knows, in one pass: what is put in is never looked at again."""
+    """Replace each ``{name}`` in ``values``, in one pass; substituted text is not substituted again."""
     return _PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), template)
 
 
 def parse_prompt(text: str, input_fields: Iterable[str], *, where: str = "prompt", system: str | None = None) -> Prompt:
-    """Read a prompt from plain template text, as a user writes it.
+    """Parse a prompt from a template text, as a user writes it.
 
-    Lines before the first line that holds a field become the instruction, lines after the last such line the cue.
+    Lines before the first line with a field become the instruction, lines after the last one the cue.
 
     Args:
         text: the template, with each input field somewhere as ``{field}``, or by the name of its column.
@@ -181,7 +181,7 @@ def parse_prompt(text: str, input_fields: Iterable[str], *, where: str = "prompt
 
 
 def held_rows(count: int, what: str = "bundle") -> str:
-    """What whoever passes on a bundle or export has to know of the labelled rows in its prompt; empty where there are none."""
+    """A note on the labelled rows in a prompt, for users who share a bundle or export; empty if there are none."""
     if not count:
         return ""
     shown, them = ("demonstrations", "them") if count > 1 else ("a demonstration", "it")

@@ -17,7 +17,7 @@ from cotune.prompt.prompt import Prompt
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
 _MARK = re.compile(f"{_OPEN}([A-Za-z_][A-Za-z0-9_]*){_CLOSE}")
 UNLIKE = ("a", "Z", "7", "#", "é", "\n", " x", "的")
-"""Texts that begin with characters of different kinds: what a prompt has in common with all of them is the prompt's own."""
+"""Texts that begin with different kinds of characters: tokens that a prompt shares with all of them belong to the prompt."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class RenderedRow:
 
     Attributes:
         prompt_ids: everything before the answer.
-        completions: for each label, in the order asked for, the answer's ids with the stop token at the end; of free text
-            the one right answer, or nothing.
+        completions: for each label, in order, the answer's ids including the stop token; for free text the reference answer, or
+            nothing.
         truncated: whether the row's text had to be shortened.
-        looked_up: tokens that a model ran to choose what this row is shown.
-        start: place of the first of ``prompt_ids`` that hangs on the row's fields; those before are the same for all rows.
+        looked_up: tokens that were run to choose this row's demonstrations.
+        start: position of the first of ``prompt_ids`` that depends on the row's fields; those before are the same for all rows.
     """
 
     prompt_ids: tuple[int, ...]
@@ -44,12 +44,12 @@ class Renderer:
     """Turns prompts and rows into token ids with one tokenizer.
 
     Args:
-        tokenizer: a fast Hugging Face tokenizer. Its chat template is used where it has one, else plain text.
+        tokenizer: a fast Hugging Face tokenizer. Its chat template is used if it has one, otherwise plain text.
         max_tokens: longest prompt in tokens; longer rows lose the end of their longest input field, nothing else.
         chat: False ignores the chat template.
 
     Attributes:
-        chooser: asked where a prompt shows each row other demonstrations; None refuses such prompts.
+        chooser: chooses nearest demonstrations; without one, prompts that need them are refused.
 
     Raises:
         InputError: the tokenizer has no end token, the prompt alone is longer than ``max_tokens``, or it is empty.
@@ -82,11 +82,11 @@ class Renderer:
     def render(self, prompt: Prompt, rows: Sequence[Mapping[str, str]], labels: Sequence[str]) -> list[RenderedRow]:
         """Token ids of many rows under one prompt.
 
-        The whole text is tokenized at once, never part by part. A completion is what follows the longest ids that the prompt
-        alone and all prompt-and-answer texts have in common, so that a tokenizer that merges across the border is met too.
+        The whole text is tokenized at once, never in parts. A completion is what follows the longest common ids of the prompt
+        and all prompt-and-answer texts, which also works for a tokenizer that merges across the border.
 
         Raises:
-            CotuneError: the prompt shows each row other demonstrations, and there is no :attr:`chooser`.
+            CotuneError: the prompt has nearest demonstrations, and there is no :attr:`chooser`.
         """
         if not rows:
             return []
@@ -117,15 +117,15 @@ class Renderer:
     def render_answers(
         self, prompt: Prompt, rows: Sequence[Mapping[str, str]], answers: Sequence[str] | None
     ) -> list[RenderedRow]:
-        """Token ids of rows whose answers are free text: each row has one completion of its own, or none without ``answers``.
+        """Token ids of rows with generated answers: one completion per row, or none without ``answers``.
 
-        ``prompt_ids`` do not depend on the answers: they are what generation starts from, so tuning and measuring condition on
-        the very same. Where a tokenizer would merge across the border, the answer's text is tokenized by itself.
+        ``prompt_ids`` do not depend on the answers, so tuning, evaluation and generation use the same ids. If the tokenizer
+        would merge across the border, the answer's text is tokenized separately.
 
         Args:
-            prompt: how to ask; ``{labels}`` stands for nothing.
+            prompt: how to ask; ``{labels}`` is replaced by nothing.
             rows: input fields of each row.
-            answers: the right answer of each row; None where there is none to render.
+            answers: the reference answer of each row; None to render none.
 
         Raises:
             CotuneError: as for :meth:`render`.
@@ -159,8 +159,10 @@ class Renderer:
         return [RenderedRow(tuple(own), made, cut) for (_, own, cut), made in zip(fitted, completions, strict=True)]
 
     def shortened(self, prompt: Prompt, row: Mapping[str, str], labels: Sequence[str]) -> dict[str, str] | None:
-        """A row with a very long text as it is shown: rendered, it gives the ids of the row itself, without the long text being
-        read once more. None for every other row, and for prompts that show each row other demonstrations."""
+        """A shortened copy of a row with a very long text, which renders to the same ids without tokenizing that text again.
+
+        None for all other rows, and for prompts with nearest demonstrations.
+        """
         if prompt.nearest or max(map(len, row.values())) < self._abridger.least:
             return None
         skeleton = self._skeleton(prompt, tuple(row), tuple(labels))
@@ -169,18 +171,18 @@ class Renderer:
         return values if truncated and again == values else None
 
     def lead(self, prompt: Prompt, fields: Sequence[str]) -> str:
-        """What stands between a prompt and every answer: a space, or nothing."""
+        """The separator between a prompt and every answer: a space, or nothing."""
         return self._answer_text(self._skeleton(prompt.edit(demonstrations=(), nearest=0), tuple(fields), ()), "")
 
     def read(self, ids: Sequence[int], lead: str = "") -> str:
-        """The text of an answer's ids, control tokens and the ``lead`` left out."""
+        """The text of an answer's ids, without control tokens and the ``lead``."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text.removeprefix(lead)
 
     # What the model reads -----------------------------------------------------------------------------------------
 
     def _build_skeleton(self, prompt: Prompt, names: tuple[str, ...], labels: tuple[str, ...]) -> str:
-        """The full text with marks where the row's fields belong."""
+        """The full text with markers in place of the row's fields."""
         marks = {name: f"{_OPEN}{name}{_CLOSE}" for name in names}
         made = turns_of(prompt, marks, labels, self._harmless)
         system, turns = made.system, made.turns
@@ -190,7 +192,7 @@ class Renderer:
         for body, answer in turns:
             blocks.append(body if answer is None else body + self._answer_text(body, answer))
         text = "\n\n".join(blocks)
-        # An answer that starts right behind the input would read as its continuation.
+        # An answer right after the input would read as its continuation.
         return text if prompt.cue or prompt.order == "input_first" else text + "\n"
 
     def _chat_text(self, system: str | None, turns: Sequence[tuple[str, str | None]]) -> str:
@@ -202,7 +204,7 @@ class Renderer:
         except TemplateError:
             if system is None:
                 raise
-            # Some templates know no system role; its text then opens the first message.
+            # Templates without a system role: put its text at the start of the first message.
             (body, answer), *rest = turns
             return self._chat_text(None, [(f"{system}\n\n{body}" if system else body, answer), *rest])
         return text
@@ -215,11 +217,11 @@ class Renderer:
         pattern = self._special_pattern
         if pattern is None or len(pattern.findall(text)) == len(pattern.findall(skeleton)):
             return text
-        # A control token arose where a field meets its neighbour.
+        # A control token can arise where a field meets its neighbour.
         return _MARK.sub(lambda match: f" {row[match[1]]} ", skeleton)
 
     def _harmless(self, value: str) -> str:
-        """Field text in which the tokenizer's control tokens, and our own marks, are mere characters."""
+        """Field text with the tokenizer's control tokens and our own markers made harmless."""
         value = value.replace(_OPEN, "").replace(_CLOSE, "")
         if self._special_pattern is None:
             return value
@@ -237,25 +239,25 @@ class Renderer:
         return ids
 
     def _barrier(self, skeleton: str) -> str | None:
-        """The constant text from the last control token on: what stands before it cannot change its tokens."""
+        """The constant text from the last control token on; text before it cannot change its tokens."""
         last = max((skeleton.rfind(token) for token in self._special), default=-1)
         return None if last < 0 or _MARK.search(skeleton, last) else skeleton[last:]
 
     def _complete(self, context: str, answers: tuple[str, ...]) -> tuple[int, tuple[tuple[int, ...], ...]]:
-        """How many ids of ``context`` belong to the answers already, and each answer's ids with the stop token."""
+        """Number of ids of ``context`` that already belong to the answers, and each answer's ids with the stop token."""
         alone, *whole = self._encode([context, *(context + answer for answer in answers)])
         common = min(common_length(alone, ids) for ids in whole)
         return len(alone) - common, tuple((*ids[common:], self.stop_id) for ids in whole)
 
     def _find_start(self, skeleton: str) -> int:
-        """How many ids all rows of a prompt begin with."""
+        """Number of ids that all rows of a prompt share at the beginning."""
         texts = [_MARK.sub(lambda _, text=text: text, skeleton) for text in UNLIKE]  # type: ignore[misc]
         return len(common_start(self._encode(texts)))
 
     def _fitted(self, skeleton: str, rows: Sequence[Mapping[str, str]]) -> list[tuple[dict[str, str], list[int], bool]]:
-        """Each row as it is shown, the ids of its prompt, and whether it had to be shortened for them."""
+        """For each row the shown fields, the prompt's ids, and whether it was shortened."""
         values = [{name: self._harmless(value) for name, value in row.items()} for row in rows]
-        # Of a text that is far too long, no more is read than it takes to know where it is cut.
+        # Read only as much of a very long text as is needed to find the cut.
         told = [{name: self._abridger.abridged(value) for name, value in row.items()} for row in values]
         ids = self._encode([self._fill(skeleton, row) for row in told])
         fitted = []
@@ -267,7 +269,7 @@ class Renderer:
     def _truncate(
         self, skeleton: str, values: dict[str, str], told: dict[str, str], ids: list[int]
     ) -> tuple[dict[str, str], list[int]]:
-        """The row and its ids, shortened where it is too long.
+        """The row and its ids, shortened if it is too long.
 
         Args:
             skeleton: the prompt.
@@ -288,7 +290,7 @@ class Renderer:
             spans = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
             keep = max(0, len(spans) - (len(ids) - self.max_tokens))
             if len(ids) <= self.max_tokens or (keep and elsewhere):
-                # An abridged text has too many tokens by itself, but it may not be shown at all.
+                # An abridged text is too long by itself, but the prompt might not show it.
                 told = dict(values)
                 ids = self._encode([self._fill(skeleton, told)])[0]
                 continue
@@ -314,7 +316,7 @@ class Renderer:
 
 
 def common_length(left: Sequence[int], right: Sequence[int]) -> int:
-    """Number of ids that two sequences have in common at their beginning."""
+    """Length of the common beginning of two sequences."""
     for place, (a, b) in enumerate(zip(left, right, strict=False)):
         if a != b:
             return place
@@ -330,7 +332,7 @@ def common_start(sequences: Sequence[Sequence[int]]) -> tuple[int, ...]:
 def shared_prefix(rows: Sequence[Sequence[int]]) -> int:
     """Length of the longest common prefix of token id sequences, at most one short of the shortest.
 
-    One token of its own is left to every row, since its logits are needed.
+    Every row keeps at least one token of its own, because its logits are needed.
     """
     if not rows:
         return 0

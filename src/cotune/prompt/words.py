@@ -1,4 +1,4 @@
-"""Words for a task's fields and labels: what a row is called, what is asked of it, what the model says for a label."""
+"""Natural-language words for a task's fields and labels."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _SHARE_OF_QUESTIONS = 0.6
 
 
 def humanise(name: str) -> str:
-    """A name as people write it: ``card_arrival`` and ``CardArrival`` become ``card arrival``; acronyms stay.
+    """Convert an identifier to words: ``card_arrival`` and ``CardArrival`` become ``card arrival``; acronyms stay.
 
-    Names with white space or without underscores and inner capitals are words already and stay as they are.
+    Names with white space, or without underscores and inner capitals, stay unchanged.
     """
     words = " ".join(re.sub(r"_+", " ", name).split())
     if " " in name.strip():
@@ -34,7 +34,7 @@ def humanise(name: str) -> str:
 
 
 def capitalise(text: str) -> str:
-    """The text with its first letter upper case and the rest as it is."""
+    """The text with its first letter in upper case."""
     return text[:1].upper() + text[1:]
 
 
@@ -44,9 +44,9 @@ def indefinite(noun: str) -> str:
 
 
 def distinct(wanted: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """Label words of which no two are equal and none is empty; labels that say themselves are left out.
+    """Distinct, non-empty label words; labels that are their own words are left out.
 
-    Where two labels want one word, both fall back to the raw label, until all differ.
+    If two labels would get the same word, both use the raw label.
     """
     words = {label: word if word.strip() else label for label, word in wanted.items()}
     while True:
@@ -70,12 +70,12 @@ def label_words(labels: Sequence[str], style: LabelStyle) -> tuple[tuple[str, st
 
 
 def field_name(field: str) -> str:
-    """How a prompt calls an input field: ``ticket_text`` is ``ticket text``; never with braces or line breaks."""
+    """The name of an input field in a prompt: ``ticket_text`` is ``ticket text``; never with braces or line breaks."""
     return _plain(field) or "input"
 
 
 def item_noun(task: Task) -> str:
-    """What one row is called, from the field's name; ``question`` where that says nothing and most rows ask one."""
+    """A noun for a row, from the field's name; ``question`` if the name is generic and most rows are questions."""
     if len(task.input_fields) > 1:
         return "item"
     name = _plain(task.input_fields[0]).lower()
@@ -86,7 +86,7 @@ def item_noun(task: Task) -> str:
 
 
 def kind_noun(task: Task) -> str:
-    """What is asked of a row, from the output field's name; the kind of output's own noun where that says nothing."""
+    """A noun for the output, from the output field's name; the output kind's own noun if the name is generic."""
     name = _plain(task.output_field).lower()
     return task.output.kind.noun if not name or name in _PLAIN_KINDS else name
 

@@ -1,4 +1,4 @@
-"""Prompts for answers that are written: the seed prompt, and a bank of prompts that differ in kind."""
+"""Prompts for generated answers: the seed prompt, and a bank of different prompts."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ QUESTION_BODIES = (
 
 
 def bodies(task: Task) -> tuple[str, ...]:
-    """Wordings of the request, with ``<item>`` and ``<kind>`` for the task's own nouns."""
+    """Wordings of the request; ``<item>`` and ``<kind>`` are replaced by the task's nouns."""
     asked = task.output.kind.answers_questions and kind_noun(task) == "answer"
     return QUESTION_BODIES if asked else BODIES
 
 
 def written_seed(task: Task, fields: str) -> Prompt:
-    """The prompt that a task of written answers starts from: a request, what an answer looks like, the fields, a cue."""
+    """The seed prompt of a task with generated answers: a request, the form of an answer, the fields, a cue."""
     return Prompt(_request(task, 0, form=True), fields, f"{capitalise(kind_noun(task))}:")
 
 
 def written_bank(task: Task, fields: str, bare: str) -> list[Prompt]:
-    """About a dozen prompts, the most different first; the seed and the bare prompt are the first two. No two are equal."""
+    """About a dozen different prompts, the most different first; the seed prompt and the bare prompt are the first two."""
     item, kind = item_noun(task), kind_noun(task)
     title, form = capitalise(kind), task.output.form
 
@@ -72,7 +72,7 @@ def written_bank(task: Task, fields: str, bare: str) -> list[Prompt]:
 
 
 def fill(text: str, task: Task) -> str:
-    """Put the task's own nouns in."""
+    """Substitute the task's nouns."""
     item = item_noun(task)
     return text.replace("<an item>", indefinite(item)).replace("<item>", item).replace("<kind>", kind_noun(task))
 

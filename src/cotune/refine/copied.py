@@ -1,4 +1,4 @@
-"""Whether a text copies rows, or tells the answers to them."""
+"""Detecting prompts that copy rows, or reveal the answers to them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ GRAM = 8
 """Consecutive words that a prompt may not share with a row."""
 _EXCERPT = 4
 _LEAD = 2
-"""Further words that the line of a shorter row may hold in a worked example, such as ``Input:``."""
-# Scripts without spaces have no words to count, so each of their characters counts as one.
+"""Number of extra words, such as ``Input:``, in the line of a shorter row in a worked example."""
+# In scripts without spaces each character counts as a word.
 _SCRIPTS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_SCRIPTS}]|[^\W_{_SCRIPTS}]+")
 _CLAUSE = re.compile(r"[\n;]|(?<=[.!?])\s")
@@ -32,13 +32,13 @@ def words_of(text: str) -> tuple[str, ...]:
 
 
 class RowGrams:
-    """The word 8-grams of a task's train and dev rows, for looking up whether a text copies one.
+    """The word 8-grams of a task's train and dev rows, to look up whether a text copies a row.
 
-    Right answers count too, where they are no labels. A text with fewer words counts as a whole from four words on: shorter
-    ones are phrases that any instruction may hold.
+    Right answers count too, unless they are labels. From four words on, a shorter text counts as a whole; still shorter ones
+    are phrases that any instruction may contain.
 
     Args:
-        task: whose rows may not be copied.
+        task: task with the rows.
     """
 
     def __init__(self, task: Task) -> None:
@@ -50,7 +50,7 @@ class RowGrams:
                     self._grams.update(_grams(words, min(GRAM, len(words))))
 
     def copied(self, text: str) -> str | None:
-        """The first words that a row has too; None where there are none."""
+        """The first copied words; None if nothing is copied."""
         words = words_of(text)
         for size in range(_EXCERPT, GRAM + 1):
             for gram in _grams(words, size):
@@ -60,17 +60,17 @@ class RowGrams:
 
 
 def told_answer(text: str, rows: Sequence[Example], names: Mapping[str, Sequence[str]]) -> str | None:
-    """The excerpt of a row that a text tells the answer to: row and label stand in one sentence or line, or side by side.
+    """An excerpt of a row whose answer the text reveals: row and label occur in one sentence or line, or in adjacent ones.
 
-    A worked example has two lines (``Input: ...``, ``Output: ...``). A line or sentence beside the row's counts where it names
-    the row's label and no other, as a list of labels tells nothing, and where the row's own names none, as then each speaks for
-    itself. An excerpt is four consecutive words of the row, whether or not a line ends within them, or the whole row where it
-    has fewer; beside a label's line that must then be all of its own but for two words.
+    A worked example has two lines (``Input: ...``, ``Output: ...``). An adjacent line or sentence counts if it names the row's
+    label and no other (a list of labels reveals nothing) and the row's own line names no label. An excerpt is four consecutive
+    words of the row, possibly across lines, or the whole row if it is shorter; next to a label's line, that line must then
+    contain at most two other words.
 
     Args:
-        text: of a prompt.
-        rows: that its author was shown.
-        names: label to what it may be called in the text.
+        text: text of a prompt.
+        rows: rows that its author was shown.
+        names: label to its possible names in the text.
     """
     clauses = [words for clause in _CLAUSE.split(text) if (words := words_of(clause))]
     said = tuple(word for clause in clauses for word in clause)
@@ -79,7 +79,7 @@ def told_answer(text: str, rows: Sequence[Example], names: Mapping[str, Sequence
     for row in rows:
         called = _words_of_all(names.get(row.output, (row.output,)))
         others = _words_of_all(name for label, more in names.items() if label != row.output for name in more)
-        # A label may be part of another one's name.
+        # A label's name may be part of another's.
         others = [other for other in others if not any(_names_any(name, [other]) for name in called)]
         for field in row.fields.values():
             words = words_of(field)
@@ -92,7 +92,7 @@ def told_answer(text: str, rows: Sequence[Example], names: Mapping[str, Sequence
                     continue
                 first, last = within[place], within[place + size - 1]
                 start, end = starts[first], starts[last + 1]
-                # What is quoted may itself hold the label's name, which tells nothing.
+                # The quoted row may itself contain the label's name, which reveals nothing.
                 rest = (said[start:place], said[place + size : end])
                 beside = [clauses[number] for number in (first - 1, last + 1) if 0 <= number < len(clauses)]
                 if any(_names_any(part, others) for part in rest) or (size < _EXCERPT and end - start > size + _LEAD):
@@ -108,7 +108,7 @@ def _words_of_all(names: Iterable[str]) -> list[tuple[str, ...]]:
 
 
 def _names_any(words: Sequence[str], names: Sequence[tuple[str, ...]]) -> bool:
-    """Whether a part of a text holds any of some names."""
+    """Whether a part of a text contains any of the names."""
     return any(name in _grams(words, len(name)) for name in names)
 
 

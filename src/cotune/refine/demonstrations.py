@@ -1,7 +1,7 @@
-"""Demonstrations: which train rows to show, and a prompt that shows them.
+"""Demonstrations: choosing train rows to show, and adding them to a prompt.
 
-Rows come from train alone. A row that a prompt shows must not be trained on under that prompt, for the model would learn to
-copy it: see :func:`not_shown`.
+Rows come from train only. A row that a prompt shows must not be trained on under that prompt, because the model would learn to
+copy its answer: see :func:`not_shown`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MOST, _FEW_LABELS, _HANDFUL, _WRITTEN = 8, 12, 5, 4
 
 
 def default_count(labels: int) -> int:
-    """How many rows to show: one a label and at most 8; a handful of 5 for more than 12 labels, 4 where there are none."""
+    """Default number of rows to show: one per label and at most 8; 5 for more than 12 labels, 4 without labels."""
     if not labels:
         return _WRITTEN
     return min(labels, _MOST) if labels <= _FEW_LABELS else _HANDFUL
@@ -38,7 +38,7 @@ def fits(example: Example, most_words: int = MOST_WORDS) -> bool:
 
 
 def strata(task: Task, rows: Sequence[Example]) -> list[str]:
-    """What rows are balanced over: their labels, or nothing where answers are written."""
+    """The strata that rows are balanced over: their labels, or a single one for generated answers."""
     return list(map(stratum_of(task.output.kind), rows))
 
 
@@ -46,10 +46,10 @@ def fixed(task: Task, rng: np.random.Generator, *, k: int | None = None, per_cla
     """Train rows drawn at random, balanced over the labels, in random order.
 
     Args:
-        task: where the rows come from; only ``task.train`` is looked at.
-        rng: where the draw comes from.
-        k: how many rows; :func:`default_count` where neither ``k`` nor ``per_class`` is given.
-        per_class: how many rows of each label, instead of ``k``.
+        task: task; only ``task.train`` is used.
+        rng: random generator.
+        k: number of rows; :func:`default_count` if neither ``k`` nor ``per_class`` is given.
+        per_class: number of rows per label, instead of ``k``.
 
     Raises:
         ValueError: both ``k`` and ``per_class`` are given, or one is negative.
@@ -75,14 +75,14 @@ def diverse(
     allowed: npt.ArrayLike | None = None,
     rng: np.random.Generator | None = None,
 ) -> list[int]:
-    """Farthest-first rows, balanced over the labels: each next one is as far as can be from those already chosen.
+    """Farthest-first rows, balanced over the labels: each next row is the farthest from those already chosen.
 
     Args:
         vectors: embeddings of the rows, ``[n, d]``; distances are Euclidean.
         labels: the rows' labels, ``n`` of them.
         k: how many rows; fewer come back where fewer are allowed.
         allowed: which rows may be shown, ``[n]`` of bool; all where None.
-        rng: draws the first row; without one the first is the row nearest to the mean.
+        rng: draws the first row; without it the first is the row closest to the mean.
 
     Returns:
         Positions in the order of choice.
@@ -114,15 +114,15 @@ def diverse(
 def hard(
     losses: npt.ArrayLike, labels: Sequence[str], k: int, *, skip: float = 0.05, allowed: npt.ArrayLike | None = None
 ) -> list[int]:
-    """The rows with the highest loss, balanced over the labels, most costly first.
+    """The rows with the highest loss, balanced over the labels, the highest first.
 
-    The very highest are left out, since wrong labels gather there.
+    The very highest are skipped, because wrong labels are frequent there.
 
     Args:
-        losses: log-loss of each row under the model and prompt of now, ``[n]``.
+        losses: log-loss of each row under the present model and prompt, ``[n]``.
         labels: the rows' labels, ``n`` of them.
         k: how many rows; fewer come back where fewer are allowed.
-        skip: share of all rows that is left out at the top.
+        skip: share of all rows that is skipped at the top.
         allowed: which rows may be shown, ``[n]`` of bool; all where None.
 
     Returns:
@@ -142,9 +142,9 @@ def hard(
 
 
 def with_demonstrations(prompt: Prompt, examples: Iterable[Example], *, most_characters: int = MOST_CHARACTERS) -> Prompt:
-    """The prompt with these rows as its demonstrations, in their order, in place of those it had; every row is shown all.
+    """A copy of the prompt with these rows as its demonstrations, in order, replacing the previous ones.
 
-    Rows longer than 60 words are skipped, and so is whatever no longer fits into ``most_characters`` of input text.
+    Rows longer than 60 words are skipped, and so are rows that no longer fit into ``most_characters`` of input text.
     """
     shown: dict[tuple[tuple[str, str], ...], Demonstration] = {}
     room = most_characters
@@ -159,9 +159,9 @@ def with_demonstrations(prompt: Prompt, examples: Iterable[Example], *, most_cha
 
 
 def not_shown(prompt: Prompt, examples: Iterable[Example]) -> tuple[Example, ...]:
-    """The rows that may be trained on under the prompt: those that it does not show as demonstrations.
+    """The rows that the prompt does not show as demonstrations, and that may be used to train under it.
 
-    Where each row is shown those nearest to it, that is all of them, since none is shown itself.
+    With nearest demonstrations these are all rows, since no row is shown itself.
     """
     shown = {shown.fields for shown in prompt.always_shown}
     return tuple(row for row in examples if tuple(row.fields.items()) not in shown)
@@ -185,7 +185,7 @@ def _balanced(
     most: int | None = None,
     ties: dict[str, int] | None = None,
 ) -> list[int]:
-    """Greedy: the least bad row among the labels that were chosen least often; ``badness`` is told the last choice."""
+    """Greedy choice: the row with the lowest badness among the labels chosen least often; ``badness`` gets the last choice."""
     left = np.ones(len(labels), dtype=np.bool_) if allowed is None else allowed.copy()
     names = np.asarray(labels, dtype=object)
     taken: Counter[str] = Counter()

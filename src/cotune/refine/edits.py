@@ -1,7 +1,7 @@
-"""Operators on a Prompt: each a small pure change, by name in ``OPERATORS``.
+"""Prompt edits: small pure changes of a Prompt, by name in ``OPERATORS``.
 
-An operator gives None where it does not apply or changes nothing. None of them loses an input field, a text that a user
-wrote into the input template, or the distinctness of the label words; none takes text from the rows.
+An edit returns None if it does not apply or changes nothing. No edit loses an input field, a text that a user wrote into the
+input template, or the distinctness of the label words; none copies text from the rows.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from cotune.task.task import Task
 
 SEPARATORS = ("\n", "\n\n", " ", " | ")
-# A longer text says more than any wording drawn here could replace.
+# A longer instruction says more than the wordings here.
 _REPLACEABLE = 300
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -48,8 +48,8 @@ class Operator:
 
     Attributes:
         name: its key in ``OPERATORS``.
-        edit: the change itself.
-        preserves_meaning: whether only the format changes, so that a robust candidate should not care.
+        edit: the function.
+        preserves_meaning: whether only the format changes, so that it can be used to measure robustness.
     """
 
     name: str
@@ -57,13 +57,13 @@ class Operator:
     preserves_meaning: bool = False
 
     def __call__(self, prompt: Prompt, task: Task, rng: np.random.Generator) -> Prompt | None:
-        """The changed prompt; None where the edit does not apply, changes nothing or would break the prompt."""
+        """The changed prompt; None if the edit does not apply, changes nothing or would break the prompt."""
         changed = self.edit(prompt, task, rng)
         return None if changed is None or changed == prompt or not sound(changed, task, [prompt]) else changed
 
 
 def sound(child: Prompt, task: Task, parents: Sequence[Prompt]) -> bool:
-    """Whether the child shows each input field as often as a parent does, knows no new one, and its words are distinct."""
+    """Whether the child shows each input field as often as a parent does, has no new field, and has distinct label words."""
     shown, before = _counts(child), [_counts(parent) for parent in parents]
     names = set(task.input_fields).union(*before)
     words = child.words(task.labels)
@@ -126,7 +126,7 @@ def _explain_labels(prompt: Prompt, task: Task, _rng: np.random.Generator) -> Pr
 
 
 def _toggle_form(prompt: Prompt, task: Task, rng: np.random.Generator) -> Prompt | None:
-    """With or without what says what an answer looks like: the list of labels, or a sentence."""
+    """Add or remove the description of the answers: the list of labels, or a sentence."""
     return _TOGGLES[task.output.kind.mode](prompt, task, rng)
 
 
@@ -181,9 +181,9 @@ def _label_words(prompt: Prompt, task: Task, rng: np.random.Generator) -> Prompt
 
 
 def with_words(prompt: Prompt, chosen: tuple[tuple[str, str], ...], task: Task) -> Prompt | None:
-    """The prompt with other label words; a text that names all the old ones, or shows three, follows suit.
+    """A copy with other label words; a text that names all the old ones, or shows three of them, is updated.
 
-    None where a new word holds braces and would have to be written into such a text.
+    None if a new word has braces and would have to be written into such a text.
     """
     changed = prompt.edit(label_words=chosen)
     old, new = prompt.words(task.labels), changed.words(task.labels)
@@ -311,10 +311,10 @@ OPERATORS: dict[str, Operator] = {
 
 
 def operators() -> dict[str, Operator]:
-    """All operators by name: those of ``OPERATORS``, then those that installed packages add, in alphabetical order.
+    """All edits by name: those of ``OPERATORS``, then those of installed packages, in alphabetical order.
 
     Raises:
-        InputError: two have one name, or a package's does not run or is no edit; names the package.
+        InputError: two edits have the same name, or a package's edit cannot be loaded; the message names the package.
     """
     return {**OPERATORS, **{name: _from_package(plugin) for name, plugin in plugins(EDITS_GROUP, OPERATORS).items()}}
 
@@ -339,11 +339,11 @@ def _from_package(plugin: Plugin) -> Operator:
 
 
 def format_variants(prompt: Prompt, n: int, rng: np.random.Generator) -> list[Prompt]:
-    """Up to ``n`` distinct prompts that say the same in another format, for robustness; fewer where there are fewer.
+    """Up to ``n`` distinct prompts with the same content in other formats, to measure robustness.
 
-    One to three format edits each, the prompt itself never among them (FormatSpread, arXiv 2310.11324). Those with the parts in
-    another order are as many as one kind of edit has a share of, and one at least: where the row stands first, the rest of the
-    prompt is no shared prefix, and a row costs several times as much.
+    One to three format edits each, the prompt itself never among them (FormatSpread, arXiv 2310.11324). The number of prompts
+    with the parts in another order is limited to the share of one kind of edit, at least one: if the row comes first, the rest
+    of the prompt is not a shared prefix, and each row costs several times as much.
     """
     made: dict[str, Prompt] = {}
     names = list(FORMATS)

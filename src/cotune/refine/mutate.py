@@ -1,4 +1,4 @@
-"""The pool of a cycle: the first from bank and edits, later ones mutated from the survivors."""
+"""The pool of a cycle: the first one from bank and edits, later ones mutated from the survivors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 DemonstrationPool = Callable[[np.random.Generator], Sequence[Example]]
 """Draws train rows to show: a closure over ``fixed``, ``diverse`` or ``hard``, or over all three in turn."""
 
-# Parts that go together in a crossover: field names and cue are of one style, and label words of one spelling.
+# Parts that are exchanged together in a crossover: field names and cue share a style.
 _PARTS: tuple[tuple[str, ...], ...] = (
     ("instruction",),
     ("input_template", "cue"),
@@ -44,19 +44,18 @@ def mutate(
     demonstration_pool: DemonstrationPool | None = None,
     seen: Iterable[str] = (),
 ) -> list[Proposal]:
-    """Children of the survivors: by one or two edits, by demonstrations, by crossover of two survivors.
+    """Generate children of the survivors by one or two edits, by demonstrations, or by crossover of two survivors.
 
-    The survivors take turns in their order, so that each has a child; where ``n`` is smaller than their number, as many
-    children as survivors come back. None equals a survivor, a prompt of ``seen`` or another child. Fewer come back only
-    where no unseen child is found in many tries.
+    The survivors take turns in order, so that each has a child; at least as many children as survivors are returned. No child
+    equals a survivor, a prompt in ``seen`` or another child. Fewer are returned only if many tries find no unseen child.
 
     Args:
-        survivors: the prompts to mutate from, best first.
-        task: whose field names and labels the operators speak of.
-        n: how many children.
-        rng: where every choice comes from.
-        demonstration_pool: draws train rows to show; None mutates no demonstrations.
-        seen: ids of prompts that are known already.
+        survivors: the parents, best first.
+        task: source of field names and labels.
+        n: number of children.
+        rng: random generator.
+        demonstration_pool: draws train rows to show; None leaves demonstrations unchanged.
+        seen: ids of known prompts.
 
     Raises:
         ValueError: the pool drew a row that is not in ``task.train``.
@@ -81,16 +80,16 @@ def first_pool(
 ) -> list[Proposal]:
     """The pool of the first cycle.
 
-    The user's prompts (the drafted seed prompt where there is none) and the bare prompt come first, whatever ``n`` is. A
-    fifth of the rest, at least one, shows demonstrations where a pool draws some; with prompts of the user another fifth
-    are edits of those. Then come the bank's prompts and, where ``n`` asks for more, edits of all.
+    The user's prompts (or the drafted seed prompt) and the bare prompt come first, whatever ``n`` is. A fifth of the rest, at
+    least one, shows demonstrations if a pool draws some; with prompts of the user another fifth are edits of those. Then come
+    the bank's prompts and, if ``n`` needs more, edits of all.
 
     Args:
-        task: whose field names and labels the prompts speak of.
-        user_prompts: what the user wrote, the one that counts as seed first.
-        n: how many prompts, no two equal.
-        rng: where every choice comes from.
-        demonstration_pool: draws train rows to show; None shows none in the first pool.
+        task: source of field names and labels.
+        user_prompts: the user's prompts, the seed prompt first.
+        n: number of prompts, all different.
+        rng: random generator.
+        demonstration_pool: draws train rows to show; None shows none.
 
     Raises:
         ValueError: the pool drew a row that is not in ``task.train``.
@@ -109,7 +108,7 @@ def first_pool(
             pool.setdefault(prompt.id, Proposal(prompt, "bank"))
     parents = [proposal.prompt for proposal in pool.values()]
     for place in range(for_demonstrations):
-        # The seed prompt first: what demonstrations are worth shows best beside the same prompt without.
+        # The seed prompt first: comparing it with and without demonstrations shows best what they are worth.
         parent = roots[0] if place == 0 else parents[int(rng.integers(len(parents)))]
         _keep(pool, parent, _shown(parent, task, rng, demonstration_pool), "demonstrations", n)
     for turn in range(_TRIES * n):
@@ -146,7 +145,7 @@ def _child(
             made = _crossed(parent, other, task, rng)
             child = None if made is None else Proposal(made[0], "crossover", (parent.id, other.id), made[1])
         else:
-            # Where near prompts have all been seen, go farther.
+            # If all prompts nearby have been seen, apply more edits.
             made = _edited(parent, task, rng, extra=attempt // 10)
             child = None if made is None else Proposal(made[0], "edit", (parent.id,), made[1])
         if child is not None and child.prompt.id not in known:
@@ -155,7 +154,7 @@ def _child(
 
 
 def _edited(prompt: Prompt, task: Task, rng: np.random.Generator, extra: int = 0) -> _Made | None:
-    """One or two edits, ``extra`` more where asked, each by another operator."""
+    """Apply one or two different edits, plus ``extra``."""
     wanted = int(rng.integers(1, 3)) + extra
     known = operators()
     names = list(known)
@@ -171,12 +170,12 @@ def _edited(prompt: Prompt, task: Task, rng: np.random.Generator, extra: int = 0
 
 
 def _shown(prompt: Prompt, task: Task, rng: np.random.Generator, pool: DemonstrationPool | None) -> _Made | None:
-    """Demonstrations added where there are none; else removed (all or half) or exchanged (all or one)."""
+    """Add demonstrations if there are none; otherwise remove (all or half) or exchange (all or one) of them."""
     now = prompt.demonstrations
     if now and (pool is None or rng.random() < 0.4):
         kept = [now[place] for place in sorted(rng.permutation(len(now))[: len(now) // 2])] if rng.random() < 0.5 else []
         if prompt.nearest:
-            # Half of a stock to choose from is no shorter prompt.
+            # Half of a stock of nearest demonstrations does not make the prompt shorter.
             kept = []
         return prompt.edit(demonstrations=tuple(kept), nearest=prompt.nearest if kept else 0), "demonstrations_removed"
     if pool is None:
@@ -198,13 +197,13 @@ def _shown(prompt: Prompt, task: Task, rng: np.random.Generator, pool: Demonstra
 
 
 def _crossed(prompt: Prompt, other: Prompt, task: Task, rng: np.random.Generator) -> _Made | None:
-    """The prompt with one to three parts of the other."""
+    """A copy with one to three parts of another prompt."""
     differing = [parts for parts in _PARTS if any(getattr(prompt, part) != getattr(other, part) for part in parts)]
     if not differing:
         return None
     count = int(rng.integers(1, min(3, len(differing)) + 1))
     taken = sorted({part for place in rng.permutation(len(differing))[:count] for part in differing[place]})
-    # A text that names label words follows the words of the prompt that it joins.
+    # Update a text that names label words to the words of the prompt that it is put into.
     words = other.label_words if "label_words" in taken else prompt.label_words
     mine, theirs = with_words(prompt, words, task), with_words(other, words, task)
     if mine is None or theirs is None:

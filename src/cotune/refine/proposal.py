@@ -1,4 +1,4 @@
-"""A Proposal: a prompt with where it came from."""
+"""A Proposal: a prompt with its provenance."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Source = Literal["user", "seed", "bare", "bank", "edit", "demonstrations", "cros
 
 @dataclass(frozen=True)
 class Proposal:
-    """A prompt to try, with its provenance. Equal by content.
+    """A prompt to try, with its provenance. Compared by content.
 
     Attributes:
-        prompt: what to try.
+        prompt: the prompt.
         source: the kind of step that made it.
-        parents: ids of the prompts that it was made from, the one it resembles most first; none for a first prompt.
+        parents: ids of the prompts that it was made from, the most similar first; none for a first prompt.
         operator: names of the operators that made it, in order, joined by ``+``; empty for a first prompt.
     """
 
@@ -42,7 +42,7 @@ class Proposal:
         """Inverse of :meth:`to_json`.
 
         Raises:
-            InputError: a key is missing or unknown, or a value has the wrong form.
+            InputError: a key is missing or unknown, or a value is invalid.
         """
         known = {"prompt", "source", "parents", "operator"}
         if wrong := sorted(known ^ set(data)):

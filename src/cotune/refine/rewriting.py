@@ -1,4 +1,4 @@
-"""Rewriting by a language model: what it is shown, and which of its instructions are taken."""
+"""Rewriting by a language model: its question, and which of its instructions are accepted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ANSWER_SCHEMA: dict[str, Any] = {
     "required": ["prompts"],
     "additionalProperties": False,
 }
-"""What an answer is held to where the server can: instructions, a list of strings."""
+"""JSON Schema of the answer, for servers that support it: a list of instructions."""
 _MOST_ITEMS = 16
 _ROW_CHARACTERS, _MOST_LABELS, _SHOWN_CHARACTERS = 300, 60, 160
 _FENCE = re.compile(r"```[A-Za-z]*\s*\n?(.*?)```", re.DOTALL)
@@ -36,7 +36,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class Case:
-    """A row with what the model answered."""
+    """A row with the model's answer."""
 
     row: Example
     answer: str
@@ -44,10 +44,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Failures:
-    """A group of failures that is shown.
+    """A group of failures.
 
     Attributes:
-        about: what they have in common, in words; empty where that is not known.
+        about: what they have in common, in words; may be empty.
         cases: a few of them.
     """
 
@@ -57,13 +57,13 @@ class Failures:
 
 @dataclass(frozen=True)
 class Question:
-    """What the language model is shown.
+    """The content of a question to the language model.
 
     Attributes:
         prompt: the present prompt.
         failures: a few rows that it gets wrong, in groups.
         successes: a few that it gets right.
-        wanted: instructions asked for.
+        wanted: number of instructions asked for.
     """
 
     prompt: Prompt
@@ -73,17 +73,17 @@ class Question:
 
     @property
     def rows(self) -> tuple[Example, ...]:
-        """All rows that are shown."""
+        """All rows in the question."""
         return tuple(case.row for case in (*(c for group in self.failures for c in group.cases), *self.successes))
 
 
 @dataclass
 class Rewrites:
-    """What an answer came to.
+    """The result of an answer.
 
     Attributes:
-        proposals: what is taken.
-        refused: what is not, each as ``text`` and ``why``.
+        proposals: accepted prompts.
+        refused: rejected items, each with ``text`` and ``why``.
     """
 
     proposals: list[Proposal] = field(default_factory=list)
@@ -99,7 +99,7 @@ class _Item(BaseModel):
 
 
 def messages_for(task: Task, question: Question) -> list[dict[str, str]]:
-    """The question as chat messages. Rows stand in it as JSON strings, long ones cut."""
+    """The question as chat messages, with rows as JSON strings; long ones are cut."""
     prompt, kind = question.prompt, task.output.kind
     shown = [
         *_told_output(task, prompt),
@@ -124,7 +124,7 @@ def messages_for(task: Task, question: Question) -> list[dict[str, str]]:
 
 
 def _told_output(task: Task, prompt: Prompt) -> list[str]:
-    """What the task asks for and what it is judged by."""
+    """The task and its metric in words."""
     name = json.dumps(task.name, ensure_ascii=False)
     given = f"The task {name}: given {', '.join(task.input_fields)}, a small language model "
     if task.output.kind.written:
@@ -139,9 +139,9 @@ def _told_output(task: Task, prompt: Prompt) -> list[str]:
 
 
 def read_answer(text: str) -> list[Any] | None:
-    """The items of an answer, inside code fences or other talk; None without.
+    """The items of an answer, possibly inside code fences or other text; None if there are none.
 
-    They are those of the first ``{"prompts": [...]}`` that holds an instruction, else of the first such list or single item.
+    Taken from the first ``{"prompts": [...]}`` that contains an instruction, otherwise from the first such list or single item.
     """
     values = [value for value in json_values(text) if isinstance(value, list | dict)]
     objects = [value for value in values if isinstance(value, dict)]
@@ -153,17 +153,18 @@ def read_answer(text: str) -> list[Any] | None:
 
 
 def accept(items: Sequence[Any], task: Task, question: Question, grams: RowGrams, known: Iterable[Prompt]) -> Rewrites:
-    """Take what is a prompt of its own, and say of the rest why not.
+    """Accept new, sound prompts, and give a reason for each rejected item.
 
-    Refused are items of another form, prompts that lose an input field or name one that is none, empty and overlong ones,
-    copies of rows, answers to rows that were shown, and prompts that are known or differ from one only in case and punctuation.
+    Rejected are items of another form, prompts that lose an input field or name an unknown one, empty and overlong ones, copies
+    of rows, answers to rows that were shown, and prompts that are known or differ from a known one only in case and
+    punctuation.
 
     Args:
         items: of the answer.
-        task: what is asked.
-        question: what the author was shown.
-        grams: of the rows that may not be copied.
-        known: prompts that there are already, besides the present one.
+        task: the task.
+        question: the question.
+        grams: grams of the rows that must not be copied.
+        known: known prompts, besides the present one.
     """
     found = Rewrites()
     prompt = question.prompt
@@ -182,7 +183,7 @@ def accept(items: Sequence[Any], task: Task, question: Question, grams: RowGrams
         parts = {"instruction": given.instruction.strip()}
         parts |= {name: text for name in ("input_template", "cue") if (text := getattr(given, name)) is not None}
         child = prompt.edit(**parts)
-        # An example may begin in one part and end in the next.
+        # An example can begin in one part and end in the next.
         why = _wrong(child, task, prompt) or _reveals("\n".join(parts.values()), question, grams, names)
         if not why and _said(child) in said:
             why = "it is known already"
@@ -197,7 +198,7 @@ def accept(items: Sequence[Any], task: Task, question: Question, grams: RowGrams
 def _wrong(child: Prompt, task: Task, parent: Prompt) -> str:
     if not child.instruction:
         return "the instruction is empty"
-    # A small model says the "..." of the question after it.
+    # A small model may repeat the "..." of the question.
     if not words_of(child.instruction):
         return "the instruction holds no word"
     parts = (child.instruction, child.input_template, child.cue)
@@ -224,20 +225,20 @@ def _reveals(text: str, question: Question, grams: RowGrams, names: Mapping[str,
 
 
 def _said(prompt: Prompt) -> Prompt:
-    """The prompt without case and punctuation: the same for any that differ in nothing else."""
+    """The prompt without case and punctuation, to compare prompts."""
     parts = (prompt.instruction, prompt.input_template, prompt.cue)
     instruction, template, cue = (" ".join(words_of(part)) for part in parts)
     return prompt.edit(instruction=instruction, input_template=template, cue=cue)
 
 
 def _instructs(item: Any) -> bool:
-    """Whether an item of an answer is an instruction, as far as its form goes."""
+    """Whether an item of an answer has the form of an instruction."""
     said = item.get("instruction") if isinstance(item, dict) else item
     return isinstance(said, str) and bool(words_of(said))
 
 
 def json_values(text: str) -> Iterator[Any]:
-    """Every JSON value that an answer may mean: the whole of it, what stands in fences, what begins at a bracket."""
+    """Every JSON value in an answer: the whole answer, the content of code fences, and anything that starts at a bracket."""
     decoder = json.JSONDecoder()
     for part in (text, *(match[1] for match in _FENCE.finditer(text))):
         try:
@@ -246,7 +247,7 @@ def json_values(text: str) -> Iterator[Any]:
             continue
     tried = 0
     for match in re.finditer(r"[{\[]", text):
-        # Some text is all brackets.
+        # A bound, because a text may consist of brackets only.
         if (tried := tried + 1) > 50:
             return
         try:
@@ -266,7 +267,7 @@ def _cut(text: str) -> str:
 
 
 def quoted(value: Any) -> str:
-    """A value as JSON, for a question."""
+    """A value as JSON."""
     return _CONTROL.sub("�", json.dumps(value, ensure_ascii=False))
 
 

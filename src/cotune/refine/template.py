@@ -1,4 +1,4 @@
-"""How the input fields are shown: a template read into names and fields, and written in another style."""
+"""The template of the input fields: parsing it into names and fields, and writing it in another style."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _BLOCK = re.compile(
 
 
 def read_template(template: str) -> list[tuple[str | None, str]] | None:
-    """Name and field of each input field in order, the name None where there is none.
+    """Name and field of each input field, in order; the name is None if there is none.
 
-    None where the template is not such a list: it then says something of its own, which no edit may lose.
+    None if the template is not such a list; its own text must then not be lost by an edit.
     """
     found: list[tuple[str | None, str]] = []
     place = 0
@@ -44,7 +44,7 @@ def read_template(template: str) -> list[tuple[str | None, str]] | None:
 
 
 def write_template(shown: list[tuple[str | None, str]], style: str) -> str:
-    """The fields in one style of ``STYLES``; those without a name stay bare."""
+    """The fields in one style of ``STYLES``; fields without a name stay without one."""
     return "\n".join(f"{{{field}}}" if name is None else _styled(name, field, style) for name, field in shown)
 
 

@@ -1,4 +1,4 @@
-"""Instruction wordings by task type, and rules that say the same in other words."""
+"""Instruction wordings by kind of task, and synonym rules."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SENTIMENT = {"positive", "negative", "neutral", "mixed", "pos", "neg", "very po
 _ENTAILMENT = {"entailment", "contradiction", "neutral", "not entailment"}
 _YES_NO = {"yes", "no", "true", "false", "unknown", "maybe"}
 
-# <item>, <an item> and <kind> stand for the task's own nouns.
+# <item>, <an item> and <kind> are replaced by the task's nouns.
 _BODIES: dict[TaskKind, tuple[str, ...]] = {
     "general": (
         "Classify the <item>.",
@@ -74,7 +74,7 @@ LENGTHENERS = (
     "If unsure, give the most likely answer.",
     "Read carefully.",
 )
-# What may be replaced, and by what: never a word that is often of another kind, such as the noun "label".
+# Synonyms; without words that often have another meaning, such as the noun "label".
 _SYNONYMS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("classify", "categorize"), ("classify", "categorize", "label")),
     (("answer with", "reply with", "respond with"), ("answer with", "reply with", "respond with", "say")),
@@ -96,7 +96,7 @@ _SYNONYMS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
 
 
 def task_kind(task: Task) -> TaskKind:
-    """The kind of task that its field names and labels tell of; ``general`` where they say nothing."""
+    """The kind of task, judged by its field names and labels; ``general`` if they do not tell."""
     labels = {label.lower().replace("_", " ") for label in task.labels}
     if labels <= _YES_NO:
         return "yes_no"
@@ -110,7 +110,7 @@ def task_kind(task: Task) -> TaskKind:
 
 
 def instruction_wording(task: Task, listed: bool, rng: np.random.Generator) -> str:
-    """An instruction drawn from the wordings of the task's kind, with the label list, or the form of an answer, or without."""
+    """Draw an instruction for the task's kind, with or without the label list or the form of an answer."""
     return _WORDINGS[task.output.kind.mode](task, listed, rng)
 
 
@@ -140,13 +140,13 @@ def list_sentence(rng: np.random.Generator) -> str:
 
 
 def fill_nouns(text: str, task: Task) -> str:
-    """Put the task's own nouns in."""
+    """Substitute the task's nouns."""
     item, kind = item_noun(task), kind_noun(task)
     return text.replace("<an item>", indefinite(item)).replace("<item>", item).replace("<kind>", kind)
 
 
 def paraphrases(text: str) -> list[str]:
-    """The texts that one synonym rule makes of ``text``; what is quoted or in braces stays as it is."""
+    """The texts that one synonym rule makes from ``text``; quoted text and braces stay unchanged."""
     pieces = re.split(r'(\{[^{}]*\}|"[^"]*")', text)
     made = []
     for place in range(0, len(pieces), 2):
@@ -169,5 +169,5 @@ def paraphrases(text: str) -> list[str]:
 
 
 def sentences(text: str) -> list[str]:
-    """The text cut behind each sentence and before each line break; joined they are the text again."""
+    """Split a text after each sentence and before each line break; joining the parts gives the text again."""
     return [piece for piece in re.split(r"(?<=[.!?])(?=\s)|(?=\n)", text) if piece]

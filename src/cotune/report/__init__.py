@@ -1,4 +1,4 @@
-"""WHAT is shown: the live terminal view and the closing verdict."""
+"""What is shown of a run: the live view and final summary in a terminal, the HTML report, and its server."""
 
 from __future__ import annotations
 

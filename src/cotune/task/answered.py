@@ -1,4 +1,4 @@
-"""Rows with what was answered to them, as metrics read them."""
+"""Rows with their answers, the input of metrics."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Answered:
-    """What was right and what was answered, row by row.
+    """Right and given answers, row by row.
 
     Attributes:
         references: the right answer of each row.
-        answers: what was answered to it.
+        answers: the given answer of each row.
         output: the task's output.
-        rows: the rows themselves, for a metric that looks at the input; empty where they are not known.
-        losses: negative log-likelihood of the right answers in nats a token, ``[rows]``; None where it is not known.
-        grades: what a judge says each answer is worth, from 0 to 1, ``[rows]``; None where none was asked.
+        rows: the rows themselves, for metrics that use the input; may be empty.
+        losses: negative log-likelihood of the right answers in nats per token, ``[rows]``; None if unknown.
+        grades: grades of a judge from 0 to 1, ``[rows]``; None without a judge.
     """
 
     references: Sequence[str]
@@ -37,7 +37,7 @@ class Answered:
     grades: Floats | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError on unequal lengths or no rows."""
+        """Raise ValueError on unequal lengths or no rows."""
         if len(self.references) == 0:
             raise ValueError("no rows to score")
         if len(self.references) != len(self.answers):
@@ -50,7 +50,7 @@ class Answered:
 
     @cached_property
     def pairs(self) -> list[tuple[Any, Any]]:
-        """Values of the right answer and of the given one, each None where it is none of the output's type."""
+        """Values of the right and the given answer of each row; None for an invalid one."""
         return [(self.output.value(g), self.output.value(a)) for g, a in zip(self.references, self.answers, strict=True)]
 
     def each(self, score: Any) -> Floats:

@@ -26,26 +26,27 @@ from cotune.task.split import Rows, cut, dev_size, duplicate_key, stratum_of, su
 from cotune.task.values.kinds.registry import KINDS, OutputType
 from cotune.task.values.label_type import label_type
 from cotune.task.values.number import parse_number
-from cotune.task.values.number_style import NumberStyle, number_style
+from cotune.task.values.number_style import NumberStyle, has_decimal_comma, number_style
 from cotune.task.values.output import Output
 from cotune.task.values.typing_of import check_outputs, guess_type, in_one_form, kept_schema, settle
 
 LEAST_ROWS = 20
 OnBlank = Literal["error", "skip"]
-"""What is done with a row whose input or output is blank."""
+"""Handling of rows with a blank input or output."""
+_MANY_COMMAS = 0.1
+"""Share of outputs with a decimal comma above which a warning says that they are not read as numbers."""
 _TEST_CUT, _TEST_LIMIT, _TRAIN_LIMIT, _DEV_CUT, _DEV_LIMIT, _REPLAY = range(6)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Tables and what to make of them; None means cut (dev, test), take from the data (type, labels, schema), all (limits).
+    """Tables and settings of a task; None means cut (dev, test), take from the data (type, labels, schema), all (limits).
 
-    ``replay`` holds rows of an earlier run, ``known`` what its bundle knows: its type and labels stay answers where
-    ``type`` and ``labels`` do not say otherwise, its schema stays where all rows fit it, and rows whose answers its prompt
-    shows stay out of dev. ``asked_by`` says of columns that the user did not name who did, and ``options`` by which option
-    of the command line another one can be named. Without ``checked`` nothing is looked for that changes no split; without
-    ``run_metric`` a metric's file is read and not executed. ``on_blank`` says what is done with rows without input or output.
-    ``style`` is how numbers are written, found by :func:`with_style`.
+    ``replay`` holds rows of an earlier run, ``known`` the output of its bundle: its type and labels are the defaults, its
+    schema is kept if all rows fit it, and rows whose answers its prompt shows stay out of dev. For columns that the user did
+    not name, ``asked_by`` says who did, and ``options`` which command-line option changes them. Without ``checked``, checks
+    that change no split are skipped; without ``run_metric`` a metric's file is read but not executed. ``on_blank`` says what to
+    do with blank rows. ``style`` is the number format, found by :func:`with_style`.
     """
 
     train: Table
@@ -74,7 +75,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a task consists of; ``input_fields`` are the source's, as prompts can show them."""
+    """The parts of a task; ``input_fields`` are the source's columns under names that prompts can show."""
 
     input_fields: tuple[str, ...]
     output: Output
@@ -91,8 +92,8 @@ def assemble(source: Source, metric: str | None) -> Parts:
     """Validate the tables and make the splits.
 
     The order: the type of the output is settled; rows are validated; a missing test is cut from the labelled rows; labelled
-    rows that repeat the test leave; ``limit.train`` subsamples what is left; a missing dev is cut from that; rows to replay are
-    balanced against what came out, and join train and dev. Labels are shared out evenly; other outputs hardly recur and are
+    rows that repeat the test leave; ``limit.train`` subsamples what is left; a missing dev is cut from that; replayed rows are
+    balanced against the result and added to train and dev. Splits are stratified by label; other outputs hardly recur and are
     not.
 
     Args:
@@ -111,7 +112,7 @@ def assemble(source: Source, metric: str | None) -> Parts:
     labelled = examples_from(source.train, "train", source, kind)
     dev = examples_from(source.dev, "dev", source, kind) if source.dev is not None else None
     test = examples_from(source.test, "test", source, kind) if source.test is not None else None
-    # Of old rows, labels that are not asked for any more are no mistake.
+    # Old rows may have labels that are no longer used.
     old = examples_from(source.replay, ROLE, replace(source, labels=None), kind) if source.replay is not None else ()
     labels = _labels(source, kind, labelled, dev or (), test or (), old)
     read = {"train_read": len(labelled), "dev_read": len(dev or ()), "test_read": len(test or ())}
@@ -121,7 +122,7 @@ def assemble(source: Source, metric: str | None) -> Parts:
     stratum = stratum_of(KINDS[kind])
 
     def generator(stage: int) -> np.random.Generator:
-        # a stream for each stage, so that one limit does not change what another cut takes
+        # a random stream for each stage, so that one limit does not change another cut
         return np.random.default_rng([source.seed, stage])
 
     if test is None:
@@ -144,7 +145,7 @@ def assemble(source: Source, metric: str | None) -> Parts:
     else:
         train, dev = labelled, subsample(dev, source.limit_dev, generator(_DEV_LIMIT), stratum)
     schema = source.schema if source.schema is not None else kept_schema(source.known, (*train, *dev, *old))
-    # Old rows are answers too: a schema that is inferred has to bear them.
+    # An inferred schema has to fit old rows too.
     output = settle(kind, (*train, *dev, *old), labels, schema)
     if not output.kind.written and not any(source.output_field in table.texts for table in _tables(source)):
         output = replace(output, label_type=label_type(labels))
@@ -175,7 +176,7 @@ def _fingerprint(
 
 
 def _type(source: Source) -> tuple[OutputType, tuple[Finding, ...]]:
-    """The type of the output, and, where it was guessed to be anything but labels, what is to be told of that."""
+    """The type of the output, and a finding if it was guessed to be anything but labels."""
     if source.type is not None:
         return source.type, ()
     if source.labels is not None:
@@ -188,30 +189,44 @@ def _type(source: Source) -> tuple[OutputType, tuple[Finding, ...]]:
     if not cells:
         return "label", ()
     kind, why = guess_type(cells)
+    commas = _decimal_commas(source.output_field, kind, cells)
     if not KINDS[kind].guess_told:
-        return kind, ()
+        return kind, commas
     if KINDS[kind].may_name_rows(cells):
         told = (
             f"the output {source.output_field!r} is taken for {kind}: every value differs, so it is no label column; name "
             f"another with --output, or set output.type={kind} to mean it"
         )
-        return kind, (Finding("output_type", "warning", told, len(cells)),)
+        return kind, (Finding("output_type", "warning", told, len(cells)), *commas)
     told = f"the output {source.output_field!r} is taken for {kind}: {why}; output.type says otherwise"
-    return kind, (Finding("output_type", "info", told, len(cells)),)
+    return kind, (Finding("output_type", "info", told, len(cells)), *commas)
+
+
+def _decimal_commas(column: str, kind: OutputType, cells: Sequence[str]) -> tuple[Finding, ...]:
+    """A warning where many outputs look like numbers with decimal commas and are taken for something else."""
+    found = [cell.strip() for cell in cells if has_decimal_comma(cell)]
+    if KINDS[kind].styled or len(found) < _MANY_COMMAS * len(cells):
+        return ()
+    told = (
+        f"{len(found):,} of {len(cells):,} values of the output {column!r} look like numbers with decimal commas, such as "
+        f"{shortened(found[0])!r}, and are taken for {kind}; output.type=number reads them as numbers, as long as all are "
+        f"written alike, and output.type={kind} confirms that they are none"
+    )
+    return (Finding("decimal_commas", "warning", told, len(found)),)
 
 
 def examples_from(table: Table, role: str, source: Source, type: OutputType = "label") -> Rows:
     """The table's rows as examples, ids ``role:number``.
 
     Raises:
-        InputError: a column is missing, an output or an input is empty, or a cell holds what is no text or of another type.
+        InputError: a column is missing, an output or an input is empty, or a cell is of the wrong type.
     """
     kind = KINDS[type]
     others = (source.output_field, *((source.group,) if source.group is not None else ()))
     for column in source.input_fields:
         table.need_input(column, source.asked_by.get(column, ""), source.options.get(column, ""))
     for column in others:
-        # A group column is nobody's wish but the user's.
+        # Only the user can name a group column.
         asked_by = source.asked_by.get(column, "") if column != source.group else ""
         option = source.options.get(column, "")
         table.need(column, asked_by, nested=kind.nested_cells and column == source.output_field, option=option)
@@ -240,14 +255,14 @@ def _tables(source: Source) -> tuple[Table, ...]:
 
 
 def _with_fields(source: Source) -> tuple[Source, tuple[Finding, ...]]:
-    """The source with its input columns called as prompts can show them, and what is to be told of it."""
+    """The source with input columns renamed to names that prompts can show, and a finding about that."""
     fields = fields_for(source.input_fields, source.train.columns)
     columns = [column_of(field, source.train.columns) or field for field in fields]
     renamed = {field: column for field, column in zip(fields, columns, strict=True) if field != column}
     if fields == source.input_fields and not renamed:
         return source, ()
     if len(set(fields)) < len(fields):
-        # Which is named twice is told elsewhere.
+        # A column named twice is reported elsewhere.
         return replace(source, input_fields=fields), ()
     train, *others = (
         None if table is None else with_fields(table, dict(zip(fields, columns, strict=True)))
@@ -261,19 +276,19 @@ def _with_fields(source: Source) -> tuple[Source, tuple[Finding, ...]]:
 
 
 def with_style(source: Source, kind: OutputType) -> tuple[Source, tuple[Finding, ...]]:
-    """The source with how its numbers are written, where they are not plain, and what is to be told of it."""
+    """The source with its number format, if numbers are not plain, and a finding about that."""
     cells = source.train.filled(source.output_field)
     style = number_style(cells) if KINDS[kind].styled else None
     if style is None:
         return source, ()
-    # A cell in which the style shows.
+    # A cell that shows the style.
     example = next((cell for cell in cells if parse_number(cell) is None), cells[0])
     message = f"the output {source.output_field!r} is read as {style.told(example)}"
     return replace(source, style=style), (Finding("number_style", "info", message, len(cells)),)
 
 
 def _skipped(source: Source, labelled: Rows, dev: Rows | None, test: Rows | None, old: Rows) -> tuple[Finding, ...]:
-    """How many rows were left out because their input or output is blank."""
+    """Number of rows left out because their input or output is blank."""
     read = ((source.train, labelled), (source.dev, dev), (source.test, test), (source.replay, old))
     counts: Counter[str] = Counter()
     for table, rows in read:
@@ -346,7 +361,7 @@ def _refuse_empty(table: Table, index: int, columns: Sequence[str], what: str, h
 
 
 def _labels(source: Source, kind: OutputType, labelled: Rows, dev: Rows, test: Rows, old: Rows) -> tuple[str, ...]:
-    """All labels; none where the output is no label."""
+    """All labels; none for other outputs."""
     where = f"{source.train.source}, column {source.output_field!r}"
     total = len(labelled) + len(dev)
     if total < LEAST_ROWS:
@@ -388,7 +403,7 @@ def _labels(source: Source, kind: OutputType, labelled: Rows, dev: Rows, test: R
                 raise InputError(
                     f"the {role} label {shortened(example.output)!r} has no train row"
                     + (f", did you mean {near[0]!r}?" if near else ""),
-                    # The row's number, since blank rows before it may have been left out.
+                    # The row's number in the file, because blank rows before it may have been left out.
                     where=table.place(example.id.rpartition(":")[2], source.output_field),
                     hint="Correct the row, add train rows of it, or list all labels under output.labels.",
                 )
@@ -396,9 +411,9 @@ def _labels(source: Source, kind: OutputType, labelled: Rows, dev: Rows, test: R
 
 
 def _without_leaks(labelled: Rows, dev: Rows | None, test: Rows, shown: frozenset[str]) -> tuple[Rows, Rows | None, Removed]:
-    """Rows that repeat a row of a split that judges them leave: train and dev yield to test, train yields to dev.
+    """Remove rows that repeat a row of a later split: train and dev yield to test, train yields to dev.
 
-    Dev yields to what the earlier bundle's prompt shows too, or it would be asked what it reads.
+    Dev also loses rows that the earlier bundle's prompt shows, because the bundle can read their answers.
     """
     sealed = SealedTest(test)
     in_test = sealed.leaking_train_ids(labelled)
@@ -429,7 +444,7 @@ def _check_enough(source: Source, kind: OutputType, labelled: Rows, dev: Rows | 
         )
     limited = source.limit_train is not None and source.limit_train <= len(labelled)
     least = LEAST_ROWS // 2 if dev is not None or source.test is None else LEAST_ROWS
-    # Old labels are answers too, so new rows may all have a single one.
+    # Old labels count too, so new rows may all have a single label.
     outputs = 1 if not KINDS[kind].written and (source.known is not None or source.replay is not None) else 2
     if len(labelled) < least or len({example.output for example in labelled}) < outputs:
         judging = [name for name, gone in (("the test", removed.train_in_test), ("dev", removed.train_in_dev)) if gone]

@@ -29,14 +29,14 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that the checks found.
+    """One finding of the data checks.
 
     Attributes:
         kind: stable name of the check, such as ``test_rows_in_train``.
-        severity: ``warning`` where it can change what the numbers mean, else ``info``.
-        message: one sentence for people.
-        count: how many rows (or labels, or groups) it concerns.
-        examples: ids of a few train or dev rows that show it; never of test rows.
+        severity: ``warning`` if it can change the meaning of the scores, otherwise ``info``.
+        message: one sentence.
+        count: number of rows (or labels, or groups) concerned.
+        examples: ids of a few train or dev rows; never of test rows.
     """
 
     kind: str
@@ -48,10 +48,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Removed:
-    """Ids of rows that left their split because they repeat rows of a split that judges them.
+    """Ids of rows that were removed because they repeat rows of a later split.
 
-    ``dev_in_prompt`` are those whose answers the prompt of an earlier bundle shows. ``test_rows_repeated`` counts the test
-    rows that stood in train, ``test_rows_repeated_exactly`` those of them that stood there letter for letter.
+    ``dev_in_prompt`` are those whose answers the prompt of an earlier bundle shows. ``test_rows_repeated`` counts the test rows
+    that were in train, ``test_rows_repeated_exactly`` those that were there letter for letter.
     """
 
     train_in_test: tuple[str, ...] = ()
@@ -64,10 +64,10 @@ class Removed:
 
 @dataclass(frozen=True)
 class DataChecks:
-    """What the checks found, warnings first.
+    """Results of the data checks, warnings first.
 
     Attributes:
-        findings: one entry a check that found something.
+        findings: one entry per check that found something.
         counts: rows read, kept and removed, by name.
     """
 
@@ -86,16 +86,16 @@ class DataChecks:
 
     @property
     def messages(self) -> tuple[str, ...]:
-        """The findings' sentences."""
+        """The sentences of the findings."""
         return tuple(finding.message for finding in self.findings)
 
     @property
     def warnings(self) -> tuple[Finding, ...]:
-        """The findings that can change what the numbers mean."""
+        """The findings that can change the meaning of the scores."""
         return tuple(finding for finding in self.findings if finding.severity == "warning")
 
     def plus(self, findings: Iterable[Finding], **counts: int) -> DataChecks:
-        """With what was found later, and further counts."""
+        """A copy with further findings and counts."""
         every = sorted((*self.findings, *findings), key=lambda finding: finding.severity != "warning")
         return DataChecks(tuple(every), MappingProxyType({**self.counts, **counts}))
 
@@ -117,13 +117,13 @@ def check_data(
     """Run every check on the final splits.
 
     Args:
-        train: rows to learn from.
-        dev: rows to choose on.
-        test: the sealed test; only counts and train ids come back from it.
-        labels: the task's labels; empty where its outputs are none.
-        removed: rows that already left their splits.
-        counts: further counts to hand on.
-        also: what was found elsewhere.
+        train: training rows.
+        dev: dev rows.
+        test: the sealed test, which returns only counts and train ids.
+        labels: the task's labels; empty for other outputs.
+        removed: rows that were already removed.
+        counts: further counts to include.
+        also: findings from elsewhere.
     """
     removed = removed or Removed()
     rows = (*train, *dev)
@@ -317,7 +317,7 @@ def _balance(train: Sequence[Example], labels: Sequence[str]) -> Iterable[Findin
 
 
 def _alike(labels: Sequence[str]) -> Iterable[Finding]:
-    """Labels that a person would take for one: by case or punctuation, or by how they look."""
+    """Groups of labels that look the same to a person: by case, punctuation or similar characters."""
     for kind, key, differ in (
         ("labels_alike", _plain_label, "in case or punctuation alone"),
         ("labels_look_alike", looks, "in letters of different scripts that look the same, or in characters that show nothing"),
@@ -331,9 +331,9 @@ def _alike(labels: Sequence[str]) -> Iterable[Finding]:
 
 
 def _plain_label(label: str) -> str:
-    """A label without case and without what only separates or ends its words.
+    """A label without case and without separators.
 
-    Signs that mean something stay: symbols (C++, 👍), a dash at an end (-1, B-), points and dashes between digits (1.5).
+    Meaningful characters stay: symbols (C++, 👍), a dash at an end (-1, B-), points and dashes between digits (1.5).
     """
     text = normalised(label).replace("_", " ")
     kept = []
@@ -348,5 +348,5 @@ def _plain_label(label: str) -> str:
 
 
 def _verb(count: int, verb: str) -> str:
-    """The verb as it follows so many."""
+    """The verb form for a count."""
     return verb if count != 1 else "has" if verb == "have" else f"{verb}s"

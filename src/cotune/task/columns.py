@@ -1,4 +1,4 @@
-"""Which columns of a table are probably the input and the right answers, where nobody has said so."""
+"""Guessing the input column and the column of right answers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _USUAL = ("label", "labels", "category", "class", "intent", "sentiment", "target
 
 
 def guess_columns(table: Table) -> tuple[str | None, str | None]:
-    """The input column and the column of the right answers that a table probably has; None where no column is left for it.
+    """Guess the input column and the column of right answers; None if no column is left.
 
     The answers are in a column with a usual name such as ``label``, else in one of labels (:func:`guess_type`): one with a
     usual word in its name, such as ``Ticket category``, else the table's last column, else the one with the fewest blanks, and
     of these with the fewest different values; else in the last one. The input is what holds the longest texts of the rest.
     """
     filled = {column: table.filled(column) for column in table.columns}
-    # A column with one value throughout tells rows of nothing apart.
+    # A constant column cannot be the answers.
     different = {column: len(set(cells)) for column, cells in filled.items()}
     candidates = [column for column in table.columns if different[column] > 1]
     labels = [column for column in candidates if guess_type(filled[column])[0] == "label"]

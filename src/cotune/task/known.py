@@ -1,4 +1,4 @@
-"""What the bundle that a run goes on from knows of the task."""
+"""The output and demonstrations of the bundle that a run starts from."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ class Shown(Protocol):
 
 @dataclass(frozen=True)
 class Known:
-    """What an earlier bundle answers with, and which answers its prompt gives away.
+    """The output of an earlier bundle, and the rows whose answers its prompt shows.
 
     Attributes:
-        output: what it answers with.
-        shown: the rows that its prompt shows with their answers, whatever is asked.
+        output: output of the bundle.
+        shown: the rows that its prompt shows with their answers.
     """
 
     output: Output
     shown: Sequence[Shown] = ()
 
     def keys(self, input_fields: Sequence[str]) -> frozenset[str]:
-        """What tells the rows that it shows, see :func:`cotune.task.split.duplicate_key`, for fields in this order."""
+        """Keys of the rows that it shows, see :func:`cotune.task.split.duplicate_key`, for fields in this order."""
         rows = [dict(one.fields) for one in self.shown]
         return frozenset(duplicate_key(Example("", {name: row.get(name, "") for name in input_fields}, "")) for row in rows)
 

@@ -1,4 +1,4 @@
-"""Rows of an earlier run that are learnt from again, so that a tuned model does not forget them."""
+"""Rehearsal: learning again from rows of an earlier run, so that the model does not forget them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from cotune.task.split import DEV_MOST, Rows, Stratum, cut, duplicate_key
 
 @dataclass(frozen=True)
 class Replay:
-    """Old rows, chosen.
+    """The chosen old rows.
 
     Attributes:
-        train: those that are learnt from again.
-        dev: those that the choice among candidates looks at, never learnt from in this run.
-        read: rows that the file holds.
-        in_test: ids of rows that repeat a test row and left.
-        in_new: ids of rows that repeat a new row, or belong to the group of a dev row, and left.
-        not_asked: rows whose label is not asked for any more.
-        test_rows_repeated: test rows that stand among the old rows: an earlier bundle may have learnt them.
+        train: rows to learn from again.
+        dev: rows added to dev.
+        read: number of rows in the file.
+        in_test: ids of removed rows that repeat a test row.
+        in_new: ids of removed rows that repeat a new row, or belong to the group of a dev row.
+        not_asked: number of rows whose label is no longer used.
+        test_rows_repeated: number of test rows among the old rows, which an earlier bundle may have learnt.
     """
 
     train: Rows
@@ -49,7 +49,7 @@ class Replay:
         }
 
     def findings(self) -> tuple[Finding, ...]:
-        """What a reader of the numbers has to know of them."""
+        """Findings about them."""
         if not self.test_rows_repeated:
             return ()
         what = f"{counted(self.test_rows_repeated, 'test row')} also stood among the old rows"
@@ -69,13 +69,12 @@ def choose_replay(
     ratio: float,
     generator: np.random.Generator,
 ) -> Replay:
-    """Take what may be replayed, balance it against the new rows, and hold a part of it out for dev.
+    """Select old rows to replay, balance them against the new rows, and hold out a part for dev.
 
-    A label gets at most ``ratio`` times as many rows as the labels of the new rows have on average. So new and old labels
-    stand about evenly before the model: without the bound a large old file would drown the new rows. Of other outputs there are
-    at most ``ratio`` times as many old rows as new ones. The dev part is
-    stratified and as large a share, of at most 300 rows, as dev is of the new rows: without it the choice on dev would never
-    see what is forgotten. Old rows never enter the test, which has to be fresh.
+    A label gets at most ``ratio`` times as many rows as the labels of the new rows have on average. This balances new and old
+    labels; without the bound a large old file would outweigh the new rows. Of other outputs there are at most ``ratio`` times
+    as many old rows as new ones. The dev part is stratified and as large a share, of at most 300 rows, as dev is of the new
+    rows: without it choices on dev would ignore forgetting. Old rows never enter the test.
 
     Args:
         rows: the old rows, ids of their own.
@@ -113,4 +112,4 @@ def choose_replay(
 
 
 ROLE = "replay"
-"""What the ids of replayed rows begin with."""
+"""Prefix of the ids of replayed rows."""

@@ -21,13 +21,13 @@ FindPairs = Callable[[Sequence[Example]], Sequence[tuple[int, int, float]]]
 
 @dataclass(frozen=True)
 class AlikeRows:
-    """Pairs of rows that are alike.
+    """Pairs of similar rows.
 
     Attributes:
-        pairs: positions of two rows of train or dev, lower first, and how close they are.
-        near_test: ids of the rows of train and dev that are like a test row.
-        test_rows: how many test rows are like one of them.
-        within_test: pairs of test rows that are alike.
+        pairs: indices of two rows of train or dev, lower first, and their closeness.
+        near_test: ids of train and dev rows that are similar to a test row.
+        test_rows: number of test rows that are similar to one of them.
+        within_test: number of pairs of similar test rows.
     """
 
     pairs: tuple[tuple[int, int, float], ...]
@@ -37,14 +37,14 @@ class AlikeRows:
 
 
 class SealedTest:
-    """Test rows that nothing can read before the end of a run.
+    """Test rows that cannot be read before the end of a run.
 
-    Until :meth:`open` it tells counts, a content hash, lengths, and which *train* rows repeat test rows. There is no
-    way to iterate, index, pickle or print the rows.
+    Until :meth:`open` it only returns counts, a content hash, lengths, and which *train* rows repeat test rows. The rows cannot
+    be iterated, indexed, pickled or printed.
 
     Attributes:
         n: number of rows.
-        content_hash: equal for tests with the same rows, in whatever order; what the ledger of openings counts by.
+        content_hash: equal for tests with the same rows in any order; the key in the ledger of openings.
     """
 
     __slots__ = ("__examples", "__keys", "__opened", "content_hash", "n")
@@ -69,7 +69,7 @@ class SealedTest:
         return self.n
 
     def sample(self, rows: int, seed: int) -> SealedTest:
-        """As many of the rows, drawn at random and as sealed as all; all of them where there are no more.
+        """A random sample of the rows, also sealed; all of them if there are no more.
 
         Raises:
             CotuneError: the test is open.
@@ -96,18 +96,18 @@ class SealedTest:
         )
 
     def leaking_train_ids(self, train: Iterable[Example]) -> tuple[str, ...]:
-        """Ids of the train rows whose normalised input also stands in the test split, in their order."""
+        """Ids of the train rows whose normalised input is also in the test split, in order."""
         return tuple(example.id for example in train if duplicate_key(example) in self.__keys)
 
     def rows_repeated_by(self, train: Iterable[Example], *, exactly: bool = False) -> int:
-        """How many test rows have their input, normalised or ``exactly`` as it is, in ``train`` too."""
+        """Number of test rows whose input, normalised or ``exactly``, is also in ``train``."""
         if exactly:
             inputs = {tuple(example.fields.values()) for example in train}
             return sum(tuple(example.fields.values()) in inputs for example in self.__examples)
         return sum(self.__keys[key] for key in {duplicate_key(example) for example in train} & set(self.__keys))
 
     def near_duplicates(self, rows: Sequence[Example]) -> tuple[list[tuple[int, int]], tuple[str, ...]]:
-        """Near-duplicates, no exact ones, among ``rows`` and between them and the test.
+        """Near-duplicates (without exact ones) among ``rows`` and between them and the test.
 
         Returns:
             Pairs of positions in ``rows``, lower first, and the ids of the rows that nearly repeat a test row.
@@ -119,13 +119,13 @@ class SealedTest:
         return [pair for pair in pairs if pair[1] < len(rows)], tuple(rows[position].id for position in near_test)
 
     def alike(self, rows: Sequence[Example], find: FindPairs) -> AlikeRows:
-        """Pairs that ``find`` sees among ``rows`` and the test's rows, which stand behind them.
+        """Pairs that ``find`` returns for ``rows`` followed by the test's rows.
 
-        The test's rows are shown to ``find`` alone, and what it says of them comes out as counts.
+        Only ``find`` sees the test's rows; results about them are returned as counts.
 
         Args:
-            rows: of train and dev.
-            find: takes rows, gives pairs of positions (lower first) with how close they are.
+            rows: rows of train and dev.
+            find: function from rows to pairs of indices (lower first) with their closeness.
         """
         pairs = find((*rows, *self.__examples))
         border = len(rows)
@@ -138,39 +138,39 @@ class SealedTest:
         )
 
     def overlapping_rows(self, texts: Iterable[str]) -> int:
-        """How many test rows share 13 words in a row with any of ``texts`` (if shorter: stand in one whole)."""
+        """Number of test rows that share 13 consecutive words with any of ``texts`` (a shorter row as a whole)."""
         from cotune.task.overlap import overlapping_test_rows
 
         return overlapping_test_rows(texts, self.__examples)
 
     def overlapping_train_ids(self, rows: Iterable[Example]) -> tuple[str, ...]:
-        """Ids of the rows that share 13 words in a row with a test row, or hold a shorter one of three words whole."""
+        """Ids of the rows that share 13 consecutive words with a test row, or contain a shorter one as a whole."""
         from cotune.task.overlap import rows_overlapping
 
         return rows_overlapping(rows, self.__examples)
 
     def count_outputs(self, wanted: Callable[[str], bool]) -> int:
-        """How many test rows have an output of which ``wanted`` holds."""
+        """Number of test rows whose output fulfils ``wanted``."""
         return sum(wanted(example.output) for example in self.__examples)
 
     def repeats_within(self) -> int:
-        """How many test rows repeat an earlier test row."""
+        """Number of test rows that repeat an earlier test row."""
         return sum(count - 1 for count in self.__keys.values())
 
     def group_sizes(self) -> tuple[int, ...]:
-        """How many rows each group has, largest first, a row without a group for itself; empty where there are no groups."""
+        """Sizes of the groups, largest first, with a row without a group as its own; empty without groups."""
         groups = groups_of(self.__examples)
         return () if groups is None else tuple(sorted(Counter(groups.tolist()).values(), reverse=True))
 
     def groups_shared_with(self, train: Iterable[Example]) -> int:
-        """How many groups stand both in ``train`` and in the test split."""
+        """Number of groups that are both in ``train`` and in the test split."""
         groups = {example.group for example in self.__examples} - {None}
         return len(groups & {example.group for example in train})
 
     def open(self, frozen: Mapping[str, str]) -> OpenedTest:
-        """Break the seal for the frozen arms alone.
+        """Open the test for the frozen arms only.
 
-        The caller journals ``frozen`` before it asks. A test that is open can be opened again for the same arms only.
+        The caller journals ``frozen`` first. An open test can only be opened again for the same arms.
 
         Args:
             frozen: arm name to the content hash of its candidate.
@@ -211,7 +211,7 @@ class OpenedTest:
     Attributes:
         n: number of rows.
         content_hash: that of the sealed test.
-        frozen: arm name to candidate hash, as they were frozen.
+        frozen: arm name to candidate hash.
     """
 
     __slots__ = ("__examples", "content_hash", "frozen", "n")
@@ -226,10 +226,10 @@ class OpenedTest:
         return f"OpenedTest(n={self.n}, content_hash={self.content_hash!r}, arms={list(self.frozen)})"
 
     def examples_for(self, candidate_hash: str) -> tuple[Example, ...]:
-        """The rows, for a candidate that was frozen.
+        """The rows, for a frozen candidate.
 
         Raises:
-            CotuneError: it was not.
+            CotuneError: the candidate was not frozen.
         """
         if candidate_hash not in self.frozen.values():
             raise CotuneError(f"the candidate {candidate_hash!r} is not among the frozen arms and may not see the test")
@@ -237,6 +237,6 @@ class OpenedTest:
 
 
 def rows_hash(examples: Iterable[Example]) -> str:
-    """Content hash of rows (fields, label, group), whatever their order and ids; 16 hex digits."""
+    """Content hash of rows (fields, label, group), independent of order and ids; 16 hex digits."""
     rows = sorted(content_hash([list(row.fields.items()), row.output, row.group], 64) for row in examples)
     return content_hash(rows)

@@ -1,4 +1,4 @@
-"""Cutting missing splits and subsamples out of labelled rows: stratified, grouped by duplicates, seeded."""
+"""Cutting missing splits and subsamples: stratified, grouped by duplicates, seeded."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ TEST_SHARE, TEST_LEAST, TEST_MOST = 0.2, 20, 500
 
 Rows = tuple[Example, ...]
 Stratum = Callable[[Example], str]
-"""What of a row is shared out evenly between splits."""
+"""Returns the stratum of a row."""
 
 
 def normalised(text: str) -> str:
-    """The text as duplicates are told by: NFKC, case folded, every run of white space one blank."""
+    """Normalise a text to find duplicates: NFKC, case folding, single blanks."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return " ".join(folded.split())
 
 
 def duplicate_key(example: Example) -> str:
-    """Equal for rows whose input fields are equal once normalised, whatever their labels; 32 hex digits."""
+    """Key that is equal for rows with equal normalised inputs, whatever their labels; 32 hex digits."""
     if not example._key:
         joined = "\x1f".join(normalised(text) for text in example.fields.values())
         example._key.append(hashlib.sha256(joined.encode()).hexdigest()[:32])
@@ -35,7 +35,7 @@ def duplicate_key(example: Example) -> str:
 
 
 def units(examples: Sequence[Example]) -> list[list[int]]:
-    """Positions that belong together: rows linked by equal inputs or an equal group, in order of first sight."""
+    """Groups of indices of rows that must stay together: linked by equal inputs or an equal group, in order of appearance."""
     together: dict[int, list[int]] = {}
     for position, leader in enumerate(linked(map(_links, examples))):
         together.setdefault(leader, []).append(position)
@@ -48,7 +48,7 @@ def _links(example: Example) -> list[tuple[str, str]]:
 
 
 def linked(keys: Iterable[Iterable[Hashable]]) -> list[int]:
-    """For each position the first of those that it belongs with: they share a key, or are linked through others that do.
+    """For each index the first index that it is linked to, directly or indirectly, by a shared key.
 
     Args:
         keys: of each position.
@@ -77,11 +77,11 @@ def quotas(
     least: Mapping[str, int] | None = None,
     most: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
-    """How many of ``size`` rows each label gets, in proportion to ``counts``, by largest remainders within bounds.
+    """Divide ``size`` rows among labels in proportion to ``counts``, by largest remainders within bounds.
 
     Args:
         counts: rows of each label.
-        size: rows to share out; where the bounds leave no room for all, fewer are.
+        size: number of rows to divide; fewer if the bounds leave no room.
         least: rows that a label gets at least.
         most: rows that a label gets at most; its count where not said.
     """
@@ -108,17 +108,16 @@ def by_label(example: Example) -> str:
 
 
 def stratum_of(kind: OutputKind) -> Stratum:
-    """The stratum of a row whose output is of a kind."""
+    """The function from rows to strata for an output kind."""
     return lambda example: kind.stratum(example.output)
 
 
 def subsample(
     examples: Sequence[Example], size: int | None, generator: np.random.Generator, stratum: Stratum = by_label
 ) -> Rows:
-    """A stratified subsample in the rows' own order; all of them where ``size`` is None or not smaller.
+    """A stratified subsample in the original order; all rows if ``size`` is None or not smaller.
 
-    Every label keeps a row (two, if ``size`` is twice the number of labels) where it has them, so that rare labels
-    survive the cut of dev that may follow.
+    Every label keeps a row (two if ``size`` is twice the number of labels), so that rare labels survive a later cut of dev.
     """
     if size is None or size >= len(examples):
         return tuple(examples)
@@ -141,17 +140,17 @@ def cut(
     stratum: Stratum = by_label,
     keep: frozenset[str] = frozenset(),
 ) -> tuple[Rows, Rows]:
-    """Cut about ``size`` rows off: (what stays, what is cut), both in the rows' own order.
+    """Cut about ``size`` rows: returns (remaining, cut), both in the original order.
 
-    Stratified by label; rows with equal inputs or an equal group stay together; every label keeps at least one row on
-    the staying side. The size is met exactly where no large unit stands in the way, and about otherwise.
+    Stratified by label; rows with equal inputs or an equal group stay together; every label keeps at least one remaining row.
+    The size is exact unless large units prevent it.
 
     Args:
         examples: the labelled rows.
-        size: how many to cut off.
-        generator: where the choice comes from.
-        stratum: what is shared out evenly.
-        keep: :func:`duplicate_key` of rows that stay, and with them whatever must not be torn from them.
+        size: number of rows to cut.
+        generator: random generator.
+        stratum: function to strata.
+        keep: :func:`duplicate_key` of rows that must remain, with the rows linked to them.
     """
     if not examples or size <= 0:
         return tuple(examples), ()
@@ -176,7 +175,7 @@ def cut(
     for unit in order:
         if may_leave(unit) and all(taken[label] + rows <= quota[label] for label, rows in content[unit].items()):
             take(unit)
-    # large units fit nowhere exactly: take those that bring the cut nearer to what was asked for
+    # large units: take those that bring the cut closer to the requested size
     for unit in order:
         if unit in chosen or sum(taken.values()) >= size or not may_leave(unit):
             continue
@@ -191,14 +190,14 @@ def cut(
 
 
 def dev_size(labelled: int, limit: int | None = None) -> int:
-    """Rows of a dev split that is cut from ``labelled`` rows: ``limit``, or 30% and at most 300."""
+    """Size of a dev split cut from ``labelled`` rows: ``limit``, or 30% and at most 300."""
     return limit if limit is not None else min(DEV_MOST, round(DEV_SHARE * labelled))
 
 
 def test_size(labelled: int, limit: int | None = None) -> int:
-    """Rows of a test split that is cut from ``labelled`` rows: ``limit``, or 20%, at least 20, at most 500.
+    """Size of a test split cut from ``labelled`` rows: ``limit``, or 20%, at least 20, at most 500.
 
-    Never more than a third of the rows, so that a small set leaves something to learn from.
+    Never more than a third of the rows.
     """
     if limit is not None:
         return limit

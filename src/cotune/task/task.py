@@ -1,4 +1,4 @@
-"""The Task: what is asked, with its splits, labels, metric and data checks."""
+"""The Task: labelled rows in splits, with fields, labels, metric and data checks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cotune.task.values.schema import checked_schema
 
 @dataclass(frozen=True, repr=False)
 class Task:
-    """A task, ready to be run.
+    """A task that is ready to run.
 
     Make one with :meth:`from_frame` or :meth:`from_rows`. What users import is :class:`cotune.config.task.Task`, which also
     reads configs and the bundles that a task starts from, and says what the attributes are.
@@ -50,7 +50,7 @@ class Task:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """All labels, sorted; empty where the output is no label."""
+        """All labels, sorted; empty for other outputs."""
         return self.output.labels
 
     @property
@@ -59,7 +59,7 @@ class Task:
         return self.measure.name
 
     def run_metric(self) -> None:
-        """Execute the metric's own file where it was only read, as for a run's folder that may come from anywhere."""
+        """Execute the metric's file if it was only read, as for a run's folder that may come from elsewhere."""
         from cotune.task.metrics.user import UserMetric
 
         if isinstance(self.measure.rows, UserMetric):
@@ -87,31 +87,31 @@ class Task:
         start: str | Path | Start | None = None,
         on_blank: OnBlank = "error",
     ) -> Self:
-        """A task from pandas, polars or pyarrow frames (or whatever else :func:`read_table` reads).
+        """Make a task from a pandas, polars or pyarrow frame, or anything else that :func:`read_table` reads, such as a file.
 
         Args:
             frame: the labelled rows.
             input: column or columns that the model reads; None takes those of ``start``, else ``input``.
             output: column of the labels, texts, numbers or JSON values that are right; None takes that of ``start``, else
                 ``output``.
-            dev: rows to choose on; cut from ``frame`` where None.
-            test: rows for the one test at the end; cut from ``frame`` where None.
+            dev: rows to choose on; None cuts them from ``frame``.
+            test: rows for the final test; None cuts them from ``frame``.
             group: column whose equal values mark rows that must stay in one split.
-            type: ``label``, ``text``, ``number`` or ``json``; guessed from the data, and told, where None.
-            labels: all labels; taken from the data where None.
-            schema: JSON Schema of the outputs; inferred from the data where None.
-            metric: a key of ``METRICS``, ``within 0.5``, ``within 1%`` or ``FILE.py:FUNCTION``; None takes the type's own.
-            name: what people call the task.
-            seed: of the cuts and subsamples.
-            limit: rows to take at most, by ``train``, ``dev`` and ``test``.
-            replay: rows of the run whose bundle this one goes on from; see ``data.replay``.
+            type: ``label``, ``text``, ``number`` or ``json``; None guesses it from the data.
+            labels: all labels; None takes them from the data.
+            schema: JSON Schema of the outputs; None infers it from the data.
+            metric: a key of ``METRICS``, ``within 0.5``, ``within 1%`` or ``FILE.py:FUNCTION``; None takes the type's default.
+            name: name of the task.
+            seed: seed of splits and subsamples.
+            limit: maximum number of rows, by ``train``, ``dev`` and ``test``.
+            replay: rows of the run that made ``start``, to learn from again; see ``data.replay``.
             replay_ratio: how many of them; see ``data.replay_ratio``.
-            start: bundle of an earlier run that the task's run goes on from. Its labels stay answers, and type, schema and
-                metric are the bundle's where nothing else is said.
-            on_blank: what is done with rows whose input or output is blank; see ``data.on_blank``.
+            start: bundle of an earlier run to start from. Its labels stay answers, and type, schema and metric default to the
+                bundle's.
+            on_blank: what to do with blank rows; see ``data.on_blank``.
 
         Raises:
-            InputError: the rows are no task, naming the row and the column, or ``start`` is no bundle.
+            InputError: the rows are invalid (the message names row and column), or ``start`` is not a bundle.
         """
         limits = dict(limit or {})
         if unknown := sorted(set(limits) - {"train", "dev", "test"}):
@@ -160,7 +160,7 @@ class Task:
         start: str | Path | Start | None = None,
         **settings: Any,
     ) -> Self:
-        """A task from plain lists: of mappings, or of tuples of the input texts and, last, the output.
+        """Make a task from a list of mappings, or of tuples of input texts followed by the output.
 
         Arguments and errors as in :meth:`from_frame`.
         """
@@ -214,7 +214,7 @@ def _columns(input: str | Sequence[str] | None, output: str | None, start: Start
 def _table(source: Any, role: str) -> Table:
     if isinstance(source, Table):
         return source
-    # messages would otherwise not say which of three frames is meant
+    # so that messages say which of the frames is meant
     return read_table(source, name=None if isinstance(source, str) else f"the {role} rows")
 
 

@@ -1,4 +1,4 @@
-"""WHERE a run is also told of: experiment trackers, by the events that a view is shown."""
+"""Experiment trackers: MLflow, Weights & Biases and TensorBoard, which receive the events of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of a run's journal and summary trackers are told, as flat numbers."""
+"""Metrics and tables for trackers, as flat numbers from a run's journal and summary."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from cotune.report.terminal.plain import ends_of, fields, number
 from cotune.tracking.tracker import Estimate
 
 _NAMES = {"race": "race", "tuned": "tuned", "cycle": "cycle", "verdict": "first_verdict", "better": "bundle"}
-"""Kinds of events with a held-out score, and how their metrics begin."""
+"""Kinds of events with a held-out score, and the prefix of their metrics."""
 _OF_OTHERS = frozenset({"rewrite", "teach", "judge", "written_rows"})
-"""Kinds of events whose tokens are those of other models, behind endpoints."""
+"""Kinds of events whose tokens belong to other models behind endpoints."""
 
 
 def metrics_of(event: Mapping[str, Any]) -> dict[str, float]:
-    """The measurements of an event by name, such as ``cycle/score``; often none.
+    """The metrics of an event by name, such as ``cycle/score``; empty for most events.
 
-    All scores and log-losses are held-out ones: cross-fitted, or on dev. Numbers that are not finite are left out.
+    All scores and log-losses are held-out ones: cross-fitted, or on dev. NaN and infinite numbers are left out.
     """
     kind, value = str(event.get("kind")), fields(event.get("value"))
     if kind == "train":
@@ -36,9 +36,9 @@ def metrics_of(event: Mapping[str, Any]) -> dict[str, float]:
 
 
 def tokens_after(tokens: int, event: Mapping[str, Any]) -> int:
-    """Tokens that a run's model had run after an event, of those before it.
+    """Tokens that the run's model had processed after an event, from those before it.
 
-    The end of a cycle records the run's own account, in which there is also what no step records; between two of them, steps
+    The end of a cycle records the run's total, which includes tokens that no step records; between two such events the steps
     are added up.
     """
     kind, value = str(event.get("kind")), fields(event.get("value"))
@@ -49,7 +49,7 @@ def tokens_after(tokens: int, event: Mapping[str, Any]) -> int:
 
 
 def estimates_of(summary: Mapping[str, Any]) -> list[Estimate]:
-    """Arms, references and gains of a summary that are numbers."""
+    """The numbers of a summary's arms, references and gains."""
     return [
         *_scored("arm", summary.get("arms")),
         *_scored("reference", summary.get("references")),
@@ -96,7 +96,7 @@ def table_row(one: Estimate) -> tuple[Any, ...]:
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:
-    """Every key of the config that is set, in dotted form; lists as JSON. Keys of endpoints are no part of a config."""
+    """Every key of the config that is set, in dotted form; lists as JSON. A config never contains keys of endpoints."""
     return dict(_flat(config.model_dump(mode="json"), ""))
 
 

@@ -1,4 +1,4 @@
-"""A run's events on their way to a tracker: beside the view, from a thread, and remembered in the run's folder."""
+"""Sends a run's events to a tracker from a thread, and records in the run's folder which were sent."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from cotune.tracking.facts import estimates_of, metrics_of, settings_of, tokens_
 from cotune.tracking.tracker import Moment, Status, Tracked, Tracker, problem_of
 
 _PATIENCE_S = 10.0
-"""How long an interrupted run waits for its tracker."""
+"""Seconds that an interrupted run waits for its tracker."""
 
 
 @contextmanager
 def tracked(tracker: Tracker | None, config: RunConfig, folder: Path, view: View) -> Iterator[View]:
-    """A view for a run that also tells a tracker; the view itself where there is none.
+    """A view that also sends the run's events to a tracker; the view itself if there is no tracker.
 
-    The tracker learns nothing of a run that is refused before its search begins. Of one that resumes, or that ended while the
-    tracker was away, it learns what it was not told yet.
+    Nothing is sent for a run that is refused before its search begins. For a run that resumes, or that ended while the tracker
+    was unreachable, the missing events are sent.
 
     Args:
-        tracker: who is told.
-        config: of the run.
-        folder: of the run.
-        view: is shown the run, and what became of the tracking.
+        tracker: the tracker to send to.
+        config: config of the run.
+        folder: folder of the run.
+        view: the view that shows the run, and at its end whether tracking succeeded.
     """
     if tracker is None:
         yield view
@@ -52,17 +52,17 @@ def tracked(tracker: Tracker | None, config: RunConfig, folder: Path, view: View
 
 
 class Follower:
-    """Tells a tracker a run's events, each once. After a failure it is told nothing more.
+    """Sends each event of a run to a tracker once, until a failure.
 
     Args:
-        tracker: who is told.
-        name: of the tracker.
-        run: what is tracked.
+        tracker: the tracker to send to.
+        name: name of the tracker.
+        run: the run that is tracked.
 
     Attributes:
-        name: of the tracker.
-        where: where a person finds the run in the tracker; empty before it was begun there.
-        problem: why the tracking ended before the run; empty where it did not.
+        name: name of the tracker.
+        where: address of the run in the tracker; empty before the run was started there.
+        problem: why tracking ended before the run; empty if it did not.
     """
 
     def __init__(self, tracker: Tracker, name: str, run: Tracked) -> None:
@@ -74,19 +74,19 @@ class Follower:
 
     @property
     def is_behind(self) -> bool:
-        """Whether the run has ended and the tracker was not told all of it."""
+        """Whether the run has ended and not all of it was sent."""
         kept = self._kept().get(self.name, {})
         return not kept.get("ended") and any(event["kind"] == "done" for event in self._journal())
 
     def take(self, event: Mapping[str, Any]) -> None:
-        """Tell an event, after those before it that were not told yet."""
+        """Send an event, after those before it that were not sent yet."""
         with _told_problem(self):
             self._open(int(event["n"]))
             self._catch_up(int(event["n"]))
             self._tell(event)
 
     def end(self, status: Status) -> None:
-        """Tell what is left, and how the session ended."""
+        """Send what is left and the status at the end of the session."""
         with _told_problem(self):
             if status == "finished":
                 journal = self._journal()
@@ -96,7 +96,7 @@ class Follower:
             self._tracker.end(status)
 
     def _open(self, place: int) -> None:
-        """Begin, or go on with, the tracker's run, at a line of the journal that was not told in any session."""
+        """Start or resume the tracker's run at a line of the journal that no session has sent."""
         if self._id:
             return
         kept = self._kept().get(self.name, {})
@@ -104,7 +104,7 @@ class Follower:
         self._id = self._tracker.start(self._run, before or None)
         self.where = self._tracker.where
         if self._id == before:
-            # A journal that was cut is shorter than what was told.
+            # A journal that was truncated has fewer lines than were sent.
             self._told, self._ended = min(int(number(kept.get("told")) or 0), place), bool(kept.get("ended"))
         self._keep()
 
@@ -143,7 +143,7 @@ class Follower:
         return read_journal(self._run.folder / JOURNAL)
 
     def _kept(self) -> dict[str, Any]:
-        """What earlier sessions kept, by tracker."""
+        """What earlier sessions recorded, by tracker."""
         try:
             found = json.loads((self._run.folder / TRACKING).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -156,11 +156,13 @@ class Follower:
 
 
 class TrackedView:
-    """A view that passes everything on, and has a follower told the run's new events in a thread: a slow server delays nothing.
+    """A view that passes everything on to another view and sends new events to a tracker.
+
+    It sends from a thread, so that a slow server does not delay the run.
 
     Args:
-        view: is shown the run.
-        follower: tells the tracker.
+        view: the view that shows the run.
+        follower: sends to the tracker.
     """
 
     def __init__(self, view: View, follower: Follower) -> None:
@@ -171,30 +173,30 @@ class TrackedView:
 
     @property
     def wants_history(self) -> bool:
-        """Whether the view wants what earlier sessions did."""
+        """Whether the view wants the events of earlier sessions."""
         return bool(getattr(self._view, "wants_history", False))
 
     def event(self, event: dict[str, Any]) -> None:
-        """A line of the journal."""
+        """Take in a line of the journal."""
         self._view.event(event)
         self._tell()
         if event["kind"] == "note":
-            # That of a run that resumes stands at the last line of before.
+            # The note of a run that resumes has the number of the last earlier line.
             self._past = max(self._past, int(event["n"]))
         elif event["n"] > self._past and (self._thread or event["kind"] not in OPENING):
             self._start()
             self._queue.put(event)
 
     def progress(self, stage: str, what: str, tokens: int) -> None:
-        """So many more tokens were run in this stage."""
+        """Pass on that further tokens were processed in a stage."""
         self._view.progress(stage, what, tokens)
 
     def set_time_left(self, seconds: float | None) -> None:
-        """How long the run will take from now."""
+        """Pass on the estimated time left."""
         self._view.set_time_left(seconds)
 
     def close(self, status: Status) -> None:
-        """Have the tracker told the rest, and how the session ended."""
+        """Send the rest to the tracker, and how the session ended."""
         if self._thread is None and not (status == "finished" and self._follower.is_behind):
             return
         self._start()
@@ -202,7 +204,7 @@ class TrackedView:
         if status == "finished" and not self._follower.problem:
             say(self._view, f"telling {self._follower.name} the result")
         waited = 0.0
-        # In short steps, so that an interrupt is heard.
+        # Join in short steps, so that an interrupt is handled.
         while self._thread is not None and self._thread.is_alive() and (status == "finished" or waited < _PATIENCE_S):
             self._thread.join(0.1)
             waited += 0.1
@@ -221,7 +223,7 @@ class TrackedView:
             self._follower.end(found)
 
     def _tell(self) -> None:
-        """Say what became of the tracking, from the thread that the view belongs to."""
+        """Report whether tracking succeeded, from the view's own thread."""
         name, where, problem = self._follower.name, self._follower.where, self._follower.problem
         if problem and self._told != problem:
             self._told = problem
@@ -237,7 +239,7 @@ class TrackedView:
 
 @contextmanager
 def _told_problem(follower: Follower) -> Iterator[None]:
-    """Keep a tracker's failure from the run, whatever it raises."""
+    """Catch any exception of a tracker, so that it never ends the run."""
     try:
         yield
     except Exception as error:

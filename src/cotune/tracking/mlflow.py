@@ -1,4 +1,4 @@
-"""Runs in MLflow; its environment variables and functions say which server, registry and experiment."""
+"""The tracker for MLflow. Server, registry and experiment are set by MLflow's own environment variables and functions."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from cotune.tracking.tracker import Estimate, Moment, Status, Tracked, problem_o
 
 _STATUS: Mapping[Status, str] = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
-"""Where the user says nothing: MLflow itself tries for minutes before it says that there is no server."""
+"""Default for an unset variable: MLflow itself retries for minutes before it reports a missing server."""
 _LONGEST_PARAM = 500
 
 
 class MlflowTracker:
-    """A run with parameters, metrics over seconds, a table of the arms, files, and prompt and model in the registry.
+    """Logs parameters, metrics over seconds, a table of the arms and files, and registers prompt and model.
 
     Raises:
-        InputError: the tracking server cannot be reached, or there is no such experiment.
+        InputError: if the tracking server cannot be reached, or the experiment does not exist.
     """
 
     where: str
@@ -45,12 +45,12 @@ class MlflowTracker:
                 ) from error
 
     def start(self, run: Tracked, resume: str | None) -> str:
-        """Begin a run in the experiment that MLflow's variables name, or resume the one of an id."""
+        """Start a run in the experiment that MLflow's variables name, or resume the run with this id."""
         with quiet_mlflow(**_PATIENCE):
             found = self._resumed(resume) if resume else None
             if found is None:
                 found = mlflow.start_run(run_name=run.name, tags={"cotune.task": run.task})
-                # What is longer stands in config.json.
+                # config.json holds the full values.
                 mlflow.log_params({key: value for key, value in run.config.items() if len(str(value)) <= _LONGEST_PARAM})
         info, server = found.info, public(mlflow.get_tracking_uri())
         path = f"/#/experiments/{info.experiment_id}/runs/{info.run_id}" if server.startswith("http") else ""
@@ -61,32 +61,32 @@ class MlflowTracker:
         try:
             return mlflow.start_run(run_id=run_id)
         except MlflowException as error:
-            # Another server, or somebody removed it.
+            # The id belongs to another server, or the run was deleted.
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             return None
 
     def metrics(self, values: Mapping[str, float], at: Moment) -> None:
-        """One point of each, at the run's whole second."""
+        """Log one point of each metric, with the run's whole seconds as step."""
         with quiet_mlflow(**_PATIENCE):
             mlflow.log_metrics({**values, "seconds": at.seconds, "tokens": float(at.tokens)}, step=round(at.seconds))
 
     def arms(self, found: Sequence[Estimate], at: Moment) -> None:
-        """Metrics, and a table."""
+        """Log metrics and a table."""
         self.metrics(flat_estimates(found), at)
         columns = zip(TABLE, zip(*map(table_row, found), strict=True), strict=True)
         with quiet_mlflow(**_PATIENCE):
             mlflow.log_table({name: list(values) for name, values in columns}, "test.json")
 
     def files(self, run: Tracked) -> None:
-        """Report, summary, config and bundle as artifacts; then prompt and model, registered under the task's name."""
+        """Log report, summary, config and bundle as artifacts, then register prompt and model under the task's name."""
         bundle, name = run.folder / BUNDLE, slug(run.task)
         with quiet_mlflow(**_PATIENCE):
             for file in (CONFIG, SUMMARY, REPORT):
                 if (run.folder / file).is_file():
                     mlflow.log_artifact(str(run.folder / file))
             mlflow.log_artifacts(str(bundle), "bundle")
-            # The registry keeps prompts and models under one set of names.
+            # The registry has one namespace for prompts and models.
             prompt = mlflow.genai.register_prompt(
                 f"{name}-prompt", _template(OpenedBundle.read(bundle)), commit_message=f"cotune run {run.name}"
             )
@@ -94,7 +94,7 @@ class MlflowTracker:
             run_id = mlflow.active_run().info.run_id
             with pyfunc_model(bundle) as parts:
                 model = mlflow.pyfunc.log_model(name="model", **parts)
-            # As registered_model_name does, which prints what it has done.
+            # Does what registered_model_name does, without printing.
             client = mlflow.MlflowClient()
             if not client.search_registered_models(f"name='{name}'", max_results=1):
                 client.create_registered_model(name)
@@ -107,10 +107,10 @@ class MlflowTracker:
 
 
 def _template(bundle: OpenedBundle) -> str | list[dict[str, Any]]:
-    """The bundle's prompt with ``{{field}}`` for each input field: a text, or chat messages where it takes several."""
+    """The bundle's prompt with ``{{field}}`` for each input field: a text, or chat messages if it has several."""
     prompt = bundle.prompt
     if prompt.nearest:
-        # Which demonstrations a row is shown is not known beforehand.
+        # Demonstrations are chosen for each row, so they are not part of the template.
         prompt = prompt.edit(nearest=0, demonstrations=())
     manifest = bundle.manifest
     messages: list[dict[str, Any]] = list(

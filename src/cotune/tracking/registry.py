@@ -1,4 +1,4 @@
-"""Which experiment trackers there are; the package of one is imported when it is asked for."""
+"""The available experiment trackers. A tracker's package is imported only when it is used."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ TRACKERS: Mapping[str, Callable[[], Tracker]] = {"mlflow": _mlflow, "wandb": _wa
 
 
 def tracker_of(name: str | None) -> Tracker | None:
-    """The tracker of a name in the config; None where nothing is tracked.
+    """The tracker with a name from the config; None if tracking is off.
 
     Raises:
-        InputError: its package is not installed, or its server cannot be reached.
+        InputError: if its package is not installed or its server cannot be reached.
     """
     if name is None:
         return None

@@ -1,4 +1,4 @@
-"""Event files for TensorBoard, in the run's folder."""
+"""The tracker for TensorBoard: event files in the run's folder."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from cotune.tracking.facts import TABLE, flat_estimates, table_row
 from cotune.tracking.tracker import Estimate, Moment, Status, Tracked
 
 FOLDER = "tensorboard"
-"""Of the event files, in a run's folder: ``tensorboard --logdir runs`` shows all runs."""
+"""Folder of the event files inside a run's folder; ``tensorboard --logdir runs`` shows all runs."""
 
 
 class TensorboardTracker:
-    """Scalars with the run's seconds as steps, and texts; files stay where they are, in the run's folder."""
+    """Writes scalars with the run's seconds as steps, and texts. The run's files are not copied."""
 
     where: str
     _writer: SummaryWriter
 
     def start(self, run: Tracked, resume: str | None) -> str:
-        """Open another event file in the run's folder; TensorBoard shows all of a folder as one run."""
+        """Open a further event file in the run's folder; TensorBoard shows all files of a folder as one run."""
         self._writer = SummaryWriter(str(run.folder / FOLDER))
         self.where = f"tensorboard --logdir {shlex.quote(str(run.folder))}"
         if resume is None or not Path(run.folder / FOLDER).is_dir():
@@ -31,18 +31,18 @@ class TensorboardTracker:
         return FOLDER
 
     def metrics(self, values: Mapping[str, float], at: Moment) -> None:
-        """Scalars, and the tokens beside them."""
+        """Write scalars and the number of tokens."""
         for name, value in {**values, "tokens": at.tokens}.items():
             self._writer.add_scalar(name, value, round(at.seconds))
         self._writer.flush()
 
     def arms(self, found: Sequence[Estimate], at: Moment) -> None:
-        """Scalars, and one table."""
+        """Write scalars and one table."""
         self.metrics(flat_estimates(found), at)
         self._writer.add_text("test", _markdown(TABLE, [table_row(one) for one in found]), round(at.seconds))
 
     def files(self, run: Tracked) -> None:
-        """Where the files lie: event files hold none."""
+        """Write the paths of the run's files, since event files cannot hold files."""
         rows = [(what, str(run.folder.absolute() / name)) for what, name in _FILES]
         self._writer.add_text("files", _markdown(("what", "where"), rows), 0)
 

@@ -1,4 +1,4 @@
-"""What an experiment tracker is told of a run."""
+"""The interface of experiment trackers."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any, Literal, Protocol
 from cotune.errors import shortened
 
 Status = Literal["finished", "failed", "stopped"]
-"""How a run, or a session of it, ended: a stopped one was interrupted, and the same command resumes it."""
+"""Status at the end of a run or session; a stopped run was interrupted and is resumed by the same command."""
 
 
 @dataclass(frozen=True)
 class Tracked:
-    """The run that a tracker is told of.
+    """The run that is tracked.
 
     Attributes:
-        name: of the run's folder, which tells runs of one task apart.
-        task: what people call the task.
+        name: name of the run's folder, which distinguishes runs of one task.
+        task: name of the task.
         folder: the run's.
-        config: every key of the config that is set, ``tune.rank`` and the like, with numbers, truth values and texts.
+        config: every key of the config that is set, such as ``tune.rank``, with a number, boolean or text.
     """
 
     name: str
@@ -33,12 +33,12 @@ class Tracked:
 
 @dataclass(frozen=True)
 class Moment:
-    """When something was measured.
+    """The time of a measurement.
 
     Attributes:
-        place: of the journal's line, which only grows, over all sessions.
-        seconds: active seconds of the run.
-        tokens: that it had run by then.
+        place: number of the journal's line; increases over all sessions.
+        seconds: active seconds since the run began.
+        tokens: tokens that the run had processed by then.
     """
 
     place: int
@@ -48,17 +48,17 @@ class Moment:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number of the sealed test with its 95% interval.
+    """A number from the sealed test with its 95% interval.
 
     Attributes:
         kind: ``arm``, ``reference`` or ``gain``.
         name: as in ``summary.json``, such as ``best_tuned``, ``tfidf`` or ``both``.
         value: the score, or the difference of scores.
-        low: the interval's lower end; None where there is none.
-        high: its upper end.
-        n: test rows; None for gains.
-        log_loss: None for gains and where none is known.
-        p: of gains, corrected for their being read together.
+        low: lower end of the interval; None without an interval.
+        high: upper end of the interval.
+        n: number of test rows; None for gains.
+        log_loss: log-loss of an arm or reference; None for gains, or if not known.
+        p: p-value of a gain, corrected for multiple comparisons.
     """
 
     kind: Literal["arm", "reference", "gain"]
@@ -72,48 +72,48 @@ class Estimate:
 
 
 def problem_of(error: BaseException) -> str:
-    """What went wrong, on one line."""
+    """An error on one line."""
     return shortened(" ".join(public(f"{type(error).__name__}: {error}").split()), 240).rstrip(".")
 
 
 def public(text: str) -> str:
-    """A text without the user and password that addresses in it may hold."""
+    """The text without user names and passwords in its addresses."""
     return re.sub(r"//[^/\s@]*@", "//", text)
 
 
 class Tracker(Protocol):
-    """Tells a run to an experiment tracker.
+    """Sends a run to an experiment tracker.
 
-    Making one imports the tracker's package and reaches its server, so that what is missing is found before anything is
-    computed. All methods are called from one thread; an exception in one of them ends the tracking, never the run.
+    The constructor imports the tracker's package and connects to its server, so that a missing one is found before anything is
+    computed. All methods are called from one thread. An exception in a method ends tracking, not the run.
 
     Attributes:
-        where: where a person finds the run, once it was started: an address, a folder or a command.
+        where: where to find the run once it was started: an address, a folder or a command.
     """
 
     where: str
 
     def start(self, run: Tracked, resume: str | None) -> str:
-        """Begin a run there, or go on with one; returns its id.
+        """Start or resume a run; returns its id.
 
         Args:
-            run: what is tracked.
-            resume: id of the run that an earlier session began; another id is returned where it is no longer there.
+            run: the run that is tracked.
+            resume: id of the run that an earlier session started; another id is returned if that run no longer exists.
         """
         ...
 
     def metrics(self, values: Mapping[str, float], at: Moment) -> None:
-        """Measurements of the search, such as ``cycle/score``."""
+        """Log metrics of the search, such as ``cycle/score``."""
         ...
 
     def arms(self, found: Sequence[Estimate], at: Moment) -> None:
-        """What the sealed test found of arms and references, and the gains."""
+        """Log the sealed test's scores of arms and references, and the gains."""
         ...
 
     def files(self, run: Tracked) -> None:
-        """The run has ended: its report, summary and bundle lie in its folder."""
+        """Log the files of a finished run: report, summary and bundle are in its folder."""
         ...
 
     def end(self, status: Status) -> None:
-        """The session ends."""
+        """End the session with a status."""
         ...

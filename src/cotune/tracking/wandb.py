@@ -1,4 +1,4 @@
-"""Runs in Weights & Biases; its environment variables say which project, entity, mode and key."""
+"""The tracker for Weights & Biases. Project, entity, mode and key are set by its own environment variables."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from cotune.tracking.facts import TABLE, flat_estimates, table_row
 from cotune.tracking.tracker import Estimate, Moment, Status, Tracked, problem_of
 
 _PROJECT = "cotune"
-"""Where ``WANDB_PROJECT`` says nothing."""
+"""Project if ``WANDB_PROJECT`` is not set."""
 
 
 class WandbTracker:
-    """A run with metrics over seconds, a table of the arms, the report as a page, and the bundle as an artifact.
+    """Logs metrics over seconds, a table of the arms, the report as a page, and the bundle as an artifact.
 
     Raises:
-        InputError: there is no key, the server refuses it, or it cannot be reached; none is needed with ``WANDB_MODE=offline``.
+        InputError: if there is no key, the server rejects it, or the server cannot be reached; with ``WANDB_MODE=offline``
+            neither is needed.
     """
 
     where: str
@@ -45,7 +46,7 @@ class WandbTracker:
             )
 
     def start(self, run: Tracked, resume: str | None) -> str:
-        """Begin a run, or resume the one of an id."""
+        """Start a run, or resume the run with this id."""
         self._run = wandb.init(
             project=None if os.environ.get("WANDB_PROJECT") else _PROJECT,
             name=run.name,
@@ -54,7 +55,7 @@ class WandbTracker:
             config=dict(run.config),
             id=resume,
             resume="allow" if resume else None,
-            # The terminal belongs to cotune's view.
+            # cotune's view writes to the terminal, so wandb must not.
             settings=wandb.Settings(console="off", silent=True),
         )
         self._run.define_metric("seconds", hidden=True)
@@ -63,17 +64,17 @@ class WandbTracker:
         return str(self._run.id)
 
     def metrics(self, values: Mapping[str, float], at: Moment) -> None:
-        """One point of the history."""
+        """Log one point of the history."""
         self._run.log({**values, "seconds": at.seconds, "tokens": at.tokens}, step=at.place)
 
     def arms(self, found: Sequence[Estimate], at: Moment) -> None:
-        """The run's summary, and a table."""
+        """Log the run's summary and a table."""
         self._run.summary.update(flat_estimates(found))
         rows = [list(table_row(one)) for one in found]
         self._run.log({"test": wandb.Table(columns=list(TABLE), data=rows), "seconds": at.seconds}, step=at.place)
 
     def files(self, run: Tracked) -> None:
-        """The bundle as one artifact, report, summary and config as another, and the report as a panel too."""
+        """Log the bundle as one artifact; report, summary and config as another; and the report also as a panel."""
         report = run.folder / REPORT
         if report.is_file():
             self._run.log({"report": wandb.Html(str(report), inject=False)})
@@ -83,14 +84,14 @@ class WandbTracker:
         self._log("run", f"{slug(run.task)}-run", run.folder, about)
 
     def _log(self, kind: str, name: str, folder: Path, files: Sequence[Path]) -> None:
-        # Whole folders and files of a run are told on the terminal, which belongs to cotune's view.
+        # wandb prints a line for each folder that is added, which would disturb cotune's view.
         artifact = wandb.Artifact(name, type=kind)
         for path in files:
             artifact.add_file(str(path), path.relative_to(folder).as_posix())
         self._run.log_artifact(artifact)
 
     def end(self, status: Status) -> None:
-        """Upload what is left."""
+        """Finish the run, which uploads what is left."""
         self._run.finish(exit_code=0 if status == "finished" else 1)
 
 

@@ -1,4 +1,4 @@
-"""Which rows make up which optimizer step."""
+"""The order of rows in training: which rows form each optimizer step."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from cotune.prompt.render import RenderedRow
 
 @dataclass(frozen=True)
 class TrainingRow:
-    """Token ids of a row to learn from: what is given, and the answer with its stop token.
+    """Token ids of a training row: the prompt, and the answer with its stop token.
 
     Attributes:
-        prompt_ids: what is given.
-        answer_ids: what is right, stop token included.
-        looked_up: tokens that a model ran to choose what the row is shown.
+        prompt_ids: ids of the prompt.
+        answer_ids: ids of the right answer, including the stop token.
+        looked_up: tokens that were run to choose the row's demonstrations.
     """
 
     prompt_ids: tuple[int, ...]
@@ -26,11 +26,11 @@ class TrainingRow:
 
 
 def training_rows(rendered: Sequence[RenderedRow], answers: Sequence[int] | None = None) -> list[TrainingRow]:
-    """Pair each rendered row with the completion that is right for it.
+    """Pair each rendered row with its right completion.
 
     Args:
         rendered: rows of one prompt.
-        answers: the number of each row's completion; None where each has just its own (``Renderer.render_answers``).
+        answers: index of each row's completion; None if each row has only its own (``Renderer.render_answers``).
     """
     answers = [0] * len(rendered) if answers is None else answers
     return [
@@ -40,10 +40,10 @@ def training_rows(rendered: Sequence[RenderedRow], answers: Sequence[int] | None
 
 
 def rows_of_step(step: int, rows: int, batch_size: int, seed: int) -> list[int]:
-    """Numbers of the rows in optimizer step ``step``.
+    """Indices of the rows in optimizer step ``step``.
 
-    Every epoch is a fresh permutation, drawn from the seed and the epoch alone: a resumed run needs no random state, and runs
-    with different prompts meet the same rows in the same order, which pairs them.
+    Every epoch is a new permutation, drawn from the seed and the epoch only: a resumed run needs no random state, and runs with
+    different prompts see the same rows in the same order, so that they are paired.
     """
     size = min(batch_size, rows)
     first = step * size

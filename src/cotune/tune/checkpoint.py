@@ -25,7 +25,7 @@ def write_checkpoint(path: Path, named: Named, optimizer: torch.optim.Optimizer,
         path: a ``.safetensors`` file.
         named: the parameters.
         optimizer: AdamW over them.
-        about: ``step``, ``losses`` and ``tokens`` of the run.
+        about: ``step``, ``losses`` and ``tokens`` of the run, and a ``key`` that says which run it is.
     """
     from safetensors.torch import save
 
@@ -44,12 +44,14 @@ class Checkpoint:
     """A checkpoint that was read.
 
     Attributes:
+        key: of the run; empty where it was not written.
         step: optimizer steps that were done.
         losses: of each of them.
         tokens: that ran in them.
         tensors: parameters and the optimizer's state, by name.
     """
 
+    key: str
     step: int
     losses: list[float]
     tokens: int
@@ -68,7 +70,18 @@ class Checkpoint:
             about = json.loads(stored.metadata()["about"])
             # Copies, since the file may be written over.
             tensors = {name: stored.get_tensor(name).clone() for name in stored.keys()}  # noqa: SIM118
-        return cls(int(about["step"]), list(about["losses"]), int(about["tokens"]), tensors)
+        losses = [float(loss) for loss in about["losses"]]
+        return cls(str(about.get("key", "")), int(about["step"]), losses, int(about["tokens"]), tensors)
+
+    def fits(self, named: Named) -> bool:
+        """Whether its tensors are those of these parameters, by name and shape."""
+        left = {name: tensor.shape for name, tensor in self.tensors.items()}
+        for name, parameter in named:
+            weight, *state = (left.pop(f"{part}/{name}", None) for part in ("weight", *_STATE))
+            # A parameter that no gradient has reached yet has no state.
+            if weight != parameter.shape or state not in ([None] * 3, [torch.Size(), parameter.shape, parameter.shape]):
+                return False
+        return not left
 
     def restore(self, named: Named, optimizer: torch.optim.Optimizer) -> None:
         """Put it into parameters and their optimizer.

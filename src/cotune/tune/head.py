@@ -12,22 +12,22 @@ from numpy.typing import NDArray
 from cotune.probe.readout import Probe
 
 STRENGTH = 0.1
-"""Inverse of the penalty on squared weights, of states that were standardised."""
+"""Inverse of the penalty on squared weights, for standardised states."""
 _ROUNDS = 200
 _UNSEEN = -12.0
-"""Logit of a label without a row, in place of one that nothing would hold back."""
+"""Logit of a label without a row, which the fit would leave unbounded."""
 
 
 def fit_head(
     states: NDArray[np.float32], truth: Sequence[int], labels: Sequence[str], layer: int, words: Mapping[str, Any]
 ) -> Probe:
-    """The probe of labelled states.
+    """Fit a probe to labelled states.
 
     Args:
-        states: ``[rows, width]`` where an answer would begin.
-        truth: ``[rows]`` the right label of each, as its place; at least two labels among them.
+        states: ``[rows, width]`` states at the position where an answer would begin.
+        truth: ``[rows]`` index of each row's right label; at least two different ones.
         labels: all labels.
-        layer: after which the states were read.
+        layer: layer whose output was read.
         words: see :class:`cotune.probe.readout.Probe`.
     """
     from sklearn.exceptions import ConvergenceWarning
@@ -36,10 +36,10 @@ def fit_head(
     mean, spread = states.mean(axis=0, dtype=np.float64), states.std(axis=0, dtype=np.float64) + 1e-6
     wide = ((states - mean) / spread).astype(np.float32)
     with warnings.catch_warnings():
-        # After so many rounds it is good enough, and dev judges it anyway.
+        # Good enough after this many iterations; dev decides whether it is used.
         warnings.simplefilter("ignore", ConvergenceWarning)
         fitted = LogisticRegression(C=STRENGTH, max_iter=_ROUNDS).fit(wide, np.asarray(truth))
-    # Of two labels, scikit-learn tells how much the second one leads.
+    # For two labels scikit-learn returns the weights of the second one only.
     rows = fitted.coef_ if len(fitted.classes_) > 2 else np.concatenate([np.zeros_like(fitted.coef_), fitted.coef_])
     own = fitted.intercept_ if len(fitted.classes_) > 2 else np.array([0.0, fitted.intercept_[0]])
     weight, bias = np.zeros((len(labels), states.shape[1])), np.full(len(labels), _UNSEEN)

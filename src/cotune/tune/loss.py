@@ -1,4 +1,4 @@
-"""Loss of a batch on its answers' tokens, with the shared prefix run once or on plain padded batches."""
+"""Loss of a batch on its answers' tokens, with the shared prefix run once or with plain padded batches."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from cotune.tune.batches import TrainingRow
 def shared_prefix_loss(
     model: LocalModel, rows: Sequence[TrainingRow], prefix: int, trained: TrainedPrefix | None = None
 ) -> tuple[Tensor, int]:
-    """Summed loss over the answers' tokens, and the tokens that were run.
+    """Summed loss over the answers' tokens, and the number of tokens that ran.
 
-    The prefix runs once, in the same pass as the rows and with gradient: what flows back through its keys and values from
-    every row is exact. The last token of an answer is predicted and never fed.
+    The prefix runs once, in the same pass as the rows and with gradient; the gradient through its keys and values is exact. The
+    last token of an answer is predicted but never fed.
 
     Args:
-        model: carries the weights that are being trained.
-        rows: of one step; their prompts begin with the same ``prefix`` tokens.
+        model: model with the weights being trained.
+        rows: rows of one step; their prompts begin with the same ``prefix`` tokens.
         prefix: number of those tokens.
-        trained: what stands for the first of them; the rest runs after it.
+        trained: trained prefix that replaces the first of them; the rest runs after it.
     """
     start = trained.state(len(trained.ids), model.model.get_input_embeddings().weight) if trained else None
     head = rows[0].prompt_ids[len(trained.ids) if trained else 0 : prefix]
@@ -47,7 +47,7 @@ def shared_prefix_loss(
 
 
 def plain_loss(model: LocalModel, rows: Sequence[TrainingRow], trained: TrainedPrefix | None = None) -> tuple[Tensor, int]:
-    """The same on a right-padded batch in which every row runs its whole prompt; tokens count without padding."""
+    """The same with a right-padded batch in which every row runs its whole prompt; tokens are counted without padding."""
     use_plain_attention(model.model)
     covered = len(trained.ids) if trained else 0
     start = trained.state(covered, model.model.get_input_embeddings().weight) if trained else None
@@ -66,5 +66,5 @@ def plain_loss(model: LocalModel, rows: Sequence[TrainingRow], trained: TrainedP
 
 
 def common_prefix(rows: Sequence[TrainingRow]) -> int:
-    """Tokens that all rows' prompts share; at least one prompt token stays with each row."""
+    """Number of tokens that all prompts share; at least one prompt token remains in each row."""
     return shared_prefix([row.prompt_ids for row in rows])

@@ -1,4 +1,4 @@
-"""How an adapter is trained, and the learning rate by step."""
+"""Settings of training an adapter, and the learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ Init = Literal["text", "random"]
 
 @dataclass(frozen=True)
 class PrefixSettings:
-    """What a trained prefix starts from.
+    """Initialisation of a trained prefix.
 
     Attributes:
         init: ``text``, the prompt's own first tokens, or ``random`` words.
-        tokens: how many, of a text at most; None takes all that the prompt begins with, or a fixed number at random.
+        tokens: number of tokens (a maximum for ``text``); None takes the whole beginning of the prompt, or a fixed number for
+            ``random``.
     """
 
     init: Init = "text"
@@ -26,22 +27,21 @@ class PrefixSettings:
 
 @dataclass(frozen=True)
 class TuneSettings:
-    """What stays the same over all tuning runs of a task.
+    """Settings shared by all tuning runs of a task.
 
     Attributes:
         method: what is trained: ``lora`` weights, or the keys and values of a ``prefix``.
         lora: shape of the LoRA adapter.
-        prefix: what a prefix starts from.
-        learning_rate: peak learning rate of AdamW; a prefix's counts in units of each layer's own keys and values.
-        batch_size: rows in an optimizer step.
+        prefix: initialisation of a prefix.
+        learning_rate: peak learning rate of AdamW; for a prefix in units of each layer's keys and values.
+        batch_size: rows per optimizer step.
         warmup: steps over which the learning rate rises from zero.
         decay: share of a finished run over which it falls to zero again.
-        weight_decay: of AdamW, on the adapter alone.
+        weight_decay: weight decay of AdamW, on the adapter only.
         clip: largest norm of the gradient.
-        shared_prefix: run the prompt's common prefix once a batch; False trains on plain padded batches.
-        head: whether a classification head is fitted to a tuned winner's states, and answers where dev prefers it.
-        micro_tokens: tokens of a batch that run at once, the prefix among them; larger batches are accumulated, at least a row
-            in each pass.
+        shared_prefix: run the prompt's common prefix once per batch; False trains on plain padded batches.
+        head: whether a probe is fitted to a tuned winner's states and used if dev prefers it.
+        micro_tokens: tokens per pass, including the prefix; larger batches are accumulated, with at least one row per pass.
     """
 
     method: Method = "lora"
@@ -61,14 +61,14 @@ class TuneSettings:
 def learning_rate_factor(step: int, *, warmup: int, decay_from: int | None = None, end: int | None = None) -> float:
     """Share of the peak learning rate in step ``step`` (from 0): warm-up, constant, linear decay.
 
-    A run that is not told its end stays constant, so it is an exact prefix of every longer run (the warm-up-stable-decay
-    schedule, arXiv 2404.06395); a run is finished by decaying from where it stands.
+    Without a known end the rate stays constant, so a run is an exact beginning of every longer run (the warm-up-stable-decay
+    schedule, arXiv 2404.06395). A run is finished by a decay from its present step.
 
     Args:
         step: the optimizer step.
         warmup: steps of warm-up.
-        decay_from: first step of the decay; None while the end is open.
-        end: number of steps in all, above ``decay_from``.
+        decay_from: first step of the decay; None while the end is not known.
+        end: total number of steps, above ``decay_from``.
     """
     factor = min(1.0, (step + 1) / max(1, warmup))
     if decay_from is not None and end is not None and step >= decay_from:

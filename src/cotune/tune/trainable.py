@@ -1,4 +1,4 @@
-"""What a tuning run changes: LoRA weights in the model, or the keys and values of a prefix before it."""
+"""The parameters that a tuning run trains: LoRA weights in the model, or the keys and values of a prefix before it."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ RANDOM_TOKENS = 16
 
 
 class Trainable(Protocol):
-    """Parameters of one kind of adapter; the model carries them from :meth:`enter` on, until something else is put into it."""
+    """Parameters of one kind of adapter; active in the model from :meth:`enter` on, until another adapter is activated."""
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells it from others beside the run's settings."""
+        """What identifies it in addition to the run's settings."""
         ...
 
     @property
     def stands_for(self) -> int:
-        """How many of a prompt's first tokens need not run."""
+        """Number of a prompt's first tokens that need not run."""
         ...
 
     def enter(self) -> Named:
-        """The parameters by name, as they are before the first step."""
+        """The initial parameters by name."""
         ...
 
     def pace(self, name: str) -> float:
@@ -47,15 +47,15 @@ class Trainable(Protocol):
         ...
 
     def prefix(self) -> TrainedPrefix | None:
-        """The prefix as it is now, with gradient; None where there is none."""
+        """The present prefix, with gradient; None if there is none."""
         ...
 
     def weights(self) -> dict[str, Tensor]:
-        """A copy of what has been learnt."""
+        """A copy of the trained parameters."""
         ...
 
     def save(self, parent: Path) -> str:
-        """Write it as a PEFT folder named by its content under ``parent``; returns the adapter's id."""
+        """Write a PEFT folder, named by its content, under ``parent``; returns the adapter's id."""
         ...
 
 
@@ -63,10 +63,10 @@ class LoraWeights:
     """LoRA weights in the model's linear layers.
 
     Args:
-        model: carries them.
+        model: model to train.
         settings: their shape.
         seed: draws fresh ones.
-        start: adapter to go on from; :data:`BASE` draws fresh ones.
+        start: adapter to start from; :data:`BASE` draws new weights.
     """
 
     def __init__(self, model: LocalModel, settings: LoraSettings, *, seed: int, start: str = BASE) -> None:
@@ -91,25 +91,26 @@ class LoraWeights:
 
 
 class PrefixWeights:
-    """Keys and values of a prefix, one parameter each a layer; the model itself stays as it is.
+    """Keys and values of a prefix, one parameter each per layer; the model itself stays unchanged.
 
-    Started from text they are those that the prompt's first tokens have, and stand for these: before the first step every
-    score is what it was. Going on from another prefix, the tokens that both prompts begin with keep what was learnt, and the
-    rest starts from the text behind them. Drawn at random they are those of random words, and come before the whole prompt;
-    so are those of a prompt that begins with the row itself, which has no text to start from.
+    With ``init="text"`` they start as the keys and values of the prompt's first tokens, and replace these tokens: before the
+    first step all scores are unchanged. If started from another prefix, the tokens that both prompts begin with keep what was
+    learnt, and the rest starts from the text. With ``init="random"`` they are those of random words and come before the whole
+    prompt; so do those of a prompt that begins with the row itself, which has no text to start from.
 
-    A layer's keys, or values, move at a pace proportional to their own size, which differs up to fortyfold between layers.
+    The learning rate of a layer's keys or values is proportional to their size, which differs up to fortyfold between layers.
 
     Args:
-        model: whose keys and values they are.
-        settings: how many, and from what.
-        ids: token ids that the prompt begins with whatever the row.
-        seed: draws random words.
-        start: adapter to go on from, which also says whether the prefix stands for text; :data:`BASE` starts afresh.
-        longest: tokens of the longest row, answer included.
+        model: model of the prefix.
+        settings: its length and initialisation.
+        ids: token ids that the prompt begins with for every row.
+        seed: seed of random words.
+        start: adapter to start from, which also says whether the prefix replaces text; :data:`BASE` initialises a new one.
+        longest: tokens of the longest row, including its answer.
 
     Raises:
-        InputError: ``start`` is no prefix, the model keeps no keys and values of one shape, or there is no room for the prefix.
+        InputError: ``start`` is not a prefix, the model's layers have keys and values of different shapes or none, or there is
+            no room for the prefix.
     """
 
     def __init__(
@@ -145,7 +146,7 @@ class PrefixWeights:
             for part, stack in (("keys", first.keys), ("values", first.values))
             for layer, tensor in enumerate(stack)
         }
-        # The first token of a text draws attention by its extreme keys; it would set the pace for all.
+        # The first token of a text has extreme keys (an attention sink), which would dominate the scale.
         self._pace = {
             name: float((p[1:] if len(p) > 1 else p).detach().pow(2).mean().sqrt()) for name, p in self._parameters.items()
         }

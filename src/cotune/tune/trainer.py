@@ -1,4 +1,4 @@
-"""One tuning run: an adapter trained on a prompt, which can be advanced, left, resumed and finished."""
+"""One tuning run: training an adapter on a prompt, which can be advanced, interrupted, resumed and finished."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ StepReport = Callable[[int, float, int], None]
 class TuningRun:
     """Trains one adapter on one prompt's rows.
 
-    The state after step ``n`` is a function of the arguments and ``n`` alone, so a run can be left at any step, resumed from
-    its last checkpoint, and gives the same weights as one never interrupted.
+    The state after step ``n`` depends only on the arguments and ``n``, so a run can be interrupted at any step, resumed from
+    its last checkpoint, and gives the same weights as an uninterrupted one.
 
     Args:
-        model: carries the weights; only one run can be in it at a time, others are parked on disk.
-        rows: rendered rows to learn from.
+        model: model to train; only one run can be active in it at a time, others are stored on disk.
+        rows: rendered training rows.
         settings: how to train.
-        seed: draws the initial weights and the order of rows.
-        folder: where checkpoints of this run go.
-        start: adapter to go on from; :data:`BASE` draws a fresh one.
-        opening: token ids that the prompt begins with whatever the row, which a prefix may stand for; None takes what these
-            rows begin with.
+        seed: seed of the initial weights and of the order of rows.
+        folder: folder of this run's checkpoints.
+        start: adapter to start from; :data:`BASE` draws a new one.
+        opening: token ids that the prompt begins with for every row, which a prefix may replace; None takes the common
+            beginning of ``rows``.
 
     Attributes:
-        rows: what it learns from.
-        step: optimizer steps done.
-        losses: loss per answer token of each of these steps.
-        tokens: tokens run in them.
-        branch: name of the decay that the state belongs to; empty at the full learning rate.
+        rows: training rows.
+        step: number of optimizer steps done.
+        losses: loss per answer token of each step.
+        tokens: number of tokens that ran in these steps.
+        branch: name of the decay that the state is in; empty at the full learning rate.
     """
 
     def __init__(
@@ -88,12 +88,12 @@ class TuningRun:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps in which every row is met about once."""
+        """Optimizer steps per epoch."""
         return math.ceil(len(self.rows) / min(self.settings.batch_size, len(self.rows)))
 
     @property
     def tokens_per_step(self) -> float:
-        """Expected tokens of a step."""
+        """Expected number of tokens per step."""
         size, covered = min(self.settings.batch_size, len(self.rows)), self._trainable.stands_for
         whole = sum(len(row.prompt_ids) + len(row.answer_ids) - 1 for row in self.rows) / len(self.rows)
         return size * (whole - self._prefix) + self._prefix - covered if self._shares else size * (whole - covered)
@@ -111,15 +111,15 @@ class TuningRun:
         """Train until ``to_step`` steps are done.
 
         Args:
-            to_step: where to stop.
-            decay_from: from this step on the learning rate falls, to zero at ``to_step``; None keeps it constant.
-            report: told about each step.
-            checkpoint_every: steps between checkpoints; one more is written at the end.
-            branch: names checkpoints of a decay, which other continuations must not start from.
-            until: asked after each step but the last whether to stop there.
+            to_step: step to stop at.
+            decay_from: first step of the decay, which reaches zero at ``to_step``; None keeps the rate constant.
+            report: called after each step.
+            checkpoint_every: steps between checkpoints; another one is written at the end.
+            branch: name of the checkpoints of a decay, which other continuations must not start from.
+            until: called after each step but the last; training stops if it returns True.
 
         Raises:
-            DivergedError: a loss became NaN or infinite. The last checkpoint stays.
+            DivergedError: a loss became NaN or infinite. The last checkpoint is kept.
         """
         self._enter()
         assert self._optimizer is not None
@@ -147,29 +147,29 @@ class TuningRun:
         self.checkpoint(branch)
 
     def weights(self) -> dict[str, Tensor]:
-        """A copy of the adapter's present weights."""
+        """A copy of the adapter's current weights."""
         self._enter()
         return self._trainable.weights()
 
     def save(self, parent: Path) -> str:
-        """Write the present adapter as a PEFT folder named by its content under ``parent``; returns its id."""
+        """Write the current adapter as a PEFT folder, named by its content, under ``parent``; returns its id."""
         self._enter()
         return self._trainable.save(parent)
 
     def _one_step(self, batch: Sequence[TrainingRow]) -> tuple[float, int]:
-        """One optimizer step, however the batch is cut into passes; returns the loss per answer token, and the tokens run.
+        """One optimizer step over one or more passes; returns the loss per answer token and the number of tokens that ran.
 
-        The gradient is that of the mean row's summed loss over the mean length of *all* answers. Divided by the tokens of its
-        own batch, a row would count less beside long answers than beside short ones; divided by its own, a token of a long
-        answer would count less than one of a short answer, and what is minimised would not be the likelihood of whole answers,
-        by which prompts are raced. The constant keeps the gradient's size apart from how long answers are.
+        The loss is the batch's mean summed loss per row, divided by the mean length of *all* answers. Dividing by the tokens of
+        the batch would weight a row less beside long answers; dividing by the row's own length would weight tokens of long
+        answers less, and would not be the likelihood of whole answers, by which prompts are compared. The constant makes the
+        size of the gradient independent of the length of answers.
         """
         assert self._optimizer is not None
         self._optimizer.zero_grad(set_to_none=True)
         answers = sum(len(row.answer_ids) for row in batch)
         weight = len(batch) * self._answer_length
         lengths = [len(row.prompt_ids) - self._prefix + len(row.answer_ids) for row in batch]
-        # The prefix runs in each pass, gradient and all.
+        # The prefix runs in each pass, with gradient.
         most = max(1, self.settings.micro_tokens - (self._prefix if self._shares else 0))
         total, tokens, limit = 0.0, 0, most
         while True:
@@ -208,7 +208,7 @@ class TuningRun:
     # Leaving and coming back --------------------------------------------------------------------------------------
 
     def _enter(self) -> None:
-        """Put this run's weights into the model, from where they were left."""
+        """Activate this run's weights in the model, at the step where they were left."""
         if self._optimizer is not None and self.model.adapters.current == self._mark:
             return
         parked = self._optimizer is not None
@@ -236,7 +236,7 @@ class TuningRun:
         return f"training-{self.key}-{id(self)}"
 
     def checkpoint(self, branch: str = "") -> Path:
-        """Write weights, optimizer state and step; atomically, so a kill leaves the one before."""
+        """Write weights, optimizer state and step atomically, so that a kill leaves the previous checkpoint."""
         assert self._optimizer is not None
         self._last = self.folder / f"{branch or 'steady'}.safetensors"
         about = {"step": self.step, "losses": self.losses, "tokens": self.tokens}
@@ -244,7 +244,7 @@ class TuningRun:
         return self._last
 
     def restart(self) -> None:
-        """Go back to step 0, from which every step can be reached again; checkpoints stay until they are written over."""
+        """Go back to step 0; checkpoints stay until they are overwritten."""
         self._optimizer, self._last, self.branch = None, None, ""
         self._rewind()
 
@@ -252,9 +252,9 @@ class TuningRun:
         self.step, self.losses, self.tokens = 0, [], 0
 
     def resume(self, branch: str = "") -> bool:
-        """Go back to the last checkpoint of a branch, if there is one; returns whether there was.
+        """Go back to the last checkpoint of a branch; returns False if there is none.
 
-        One that is damaged counts as none and is removed: its steps are made anew from step 0.
+        A damaged checkpoint is removed and counts as missing: its steps are repeated from step 0.
         """
         from safetensors import SafetensorError
 
@@ -266,7 +266,7 @@ class TuningRun:
         try:
             self._restore(path)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError):
-            # Parts of it may stand in the weights by now.
+            # It may have been loaded in part.
             self.restart()
             path.unlink(missing_ok=True)
             return False

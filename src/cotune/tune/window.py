@@ -1,13 +1,13 @@
 """Tuning a window of layers below a probe, from states kept at the window's lower edge.
 
-The loss is the cross-entropy of the probe's head and a supervised contrastive term, which draws the states of rows with one
-label together and those of others apart (arXiv 2004.11362; beside cross-entropy arXiv 2011.01403): each row learns from every
+The loss is the cross-entropy of the probe's head plus a supervised contrastive term, which pulls the states of rows with the
+same label together and pushes others apart (arXiv 2004.11362; with cross-entropy arXiv 2011.01403): each row learns from every
 other row of its step.
 
 A probe that reads the state after ``last`` layers needs none of the layers above, and the layers below ``first`` are frozen, so
-their states are the same in every step: they are computed once, and each step runs ``first`` to ``last`` alone. The prompt's
-shared prefix still runs once a step, with gradient, inside the window. The head starts as the fitted probe, so tuning goes on
-from what the frozen model knows already (linear probing then fine-tuning, arXiv 2202.10054).
+their states are the same in every step: they are computed once, and each step runs only ``first`` to ``last``. The prompt's
+shared prefix runs once per step, with gradient, inside the window. The head starts as the fitted probe (linear probing then
+fine-tuning, arXiv 2202.10054).
 """
 
 from __future__ import annotations
@@ -40,26 +40,26 @@ StepReport = Callable[[int, float, int], None]
 """Called after each step with the step's number from 1, its mean loss a row, and its tokens."""
 
 MOST_STATE_BYTES = 2 * 10**9
-"""What the states of rows at the window's edge may take; those of rows beyond are computed again in each step."""
+"""Upper bound on the stored states at the window's edge, in bytes; states of further rows are recomputed in each step."""
 _CHECKPOINT, _CHECKPOINT_EVERY = "window.safetensors", 10
 
 
 @dataclass(frozen=True)
 class WindowSettings:
-    """How a window is tuned.
+    """Settings of tuning a window.
 
     Attributes:
         lora: shape of the adapter; its ``layers`` are set by the window.
         learning_rate: peak learning rate of AdamW for the adapter.
-        head_rate: the same for the head, whose inputs are standardised.
+        head_rate: peak learning rate for the head, whose inputs are standardised.
         batch_size: rows in an optimizer step.
-        warmup: share of the steps over which the rates rise from zero; they fall to zero over the rest.
-        head_decay: pull of the head's weights towards zero, the penalty of its probe.
-        smoothing: probability that the target spreads over all labels.
+        warmup: share of the steps over which the rates rise linearly from zero; they fall linearly to zero over the rest.
+        head_decay: weight decay of the head, the penalty of its probe.
+        smoothing: label smoothing, the probability that is spread over all labels.
         contrast: share of the contrastive term in the loss, from 0 to 1.
-        contrast_temperature: what its cosines are divided by.
+        contrast_temperature: divisor of the cosines in that term.
         clip: largest norm of the gradient.
-        micro_tokens: tokens of a pass; larger batches are accumulated.
+        micro_tokens: tokens per pass; larger batches are accumulated.
     """
 
     lora: LoraSettings = field(default_factory=LoraSettings)
@@ -77,13 +77,13 @@ class WindowSettings:
 
 @dataclass(frozen=True, eq=False)
 class StartHead:
-    """A linear read-out of standardised states that tuning starts from.
+    """A linear classifier of standardised states, the starting point of tuning.
 
     Attributes:
         weight: ``[labels, width]``.
         bias: ``[labels]``.
-        mean: ``[width]`` of the frozen states.
-        spread: ``[width]`` of the frozen states.
+        mean: ``[width]`` means of the frozen states.
+        spread: ``[width]`` standard deviations of the frozen states.
     """
 
     weight: NDArray[np.float64]
@@ -92,25 +92,25 @@ class StartHead:
     spread: NDArray[np.float64]
 
     def folded(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Weight and bias for states that are not standardised."""
+        """Weight and bias for states without standardisation."""
         weight = self.weight / self.spread
         return weight.astype(np.float32), (self.bias - weight @ self.mean).astype(np.float32)
 
 
 class WindowStates:
-    """States of rows at a window's lower edge, computed once and kept in the model's number type.
+    """States of rows at a window's lower edge, computed once and stored in the model's number type.
 
-    A model that the shared-prefix engine does not fit runs every layer from the token ids in each step; then there are none.
+    For a model without the shared-prefix engine nothing is stored, and each step runs every layer from the token ids.
 
     Args:
-        model: with the adapter that lies below the window, if any, registered.
+        model: model in which the adapter below the window, if any, is registered.
         sequences: token ids of each row's prompt.
-        first: layers below the window.
-        starts: place of each row's first own token where the head reads pooled states, see
-            :meth:`cotune.model.local.LocalModel.layer_states`; None where it reads the last token's alone.
-        adapter: under which the states are computed.
+        first: number of layers below the window.
+        starts: position of each row's first own token if the head reads pooled states, see
+            :meth:`cotune.model.local.LocalModel.layer_states`; None if it reads only the last token.
+        adapter: adapter below the window.
         progress: told the tokens that run.
-        most_bytes: of the rows' states that are kept.
+        most_bytes: upper bound on stored states.
     """
 
     def __init__(
@@ -138,17 +138,17 @@ class WindowStates:
             self._compute(model, adapter, progress, most_bytes)
 
     def own(self, row: int) -> int:
-        """Tokens of a row behind the shared prefix."""
+        """Number of a row's tokens after the shared prefix."""
         return len(self.sequences[row]) - self.length
 
     def skips(self, rows: Sequence[int]) -> list[int] | None:
-        """Tokens behind the shared prefix that do not count where a row's states are pooled; None where they are not."""
+        """Number of tokens after the shared prefix to leave out of pooling; None without pooling."""
         return None if self.starts is None else [self.starts[row] - self.length for row in rows]
 
     def of(self, rows: Sequence[int]) -> Tensor:
         """``[tokens, width]`` of the shared prefix and then each row's own tokens.
 
-        States that are not kept are computed by the weights that lie in the model: those below the window are frozen.
+        States that are not stored are recomputed with the present weights, which are frozen below the window.
         """
         missing = [row for row in dict.fromkeys(rows) if row not in self._rows]
         found = {**self._rows, **self._run(missing)} if missing else self._rows
@@ -159,7 +159,7 @@ class WindowStates:
         suffixes = [self.sequences[i][self.length :] for i in rows]
         device = self._runner.device
         plan = plan_pass(suffixes, prefix=self.length, merge=[len(s) for s in suffixes], device=device)
-        # Not in inference mode: what is kept is an input of passes with gradient.
+        # Not in inference mode, because stored states are inputs of passes with gradient.
         with torch.no_grad():
             states = self._runner.edge(plan, self._before, self.first)
         return {row: states[torch.from_numpy(at).to(device)] for row, at in zip(rows, plan.own_places, strict=True)}
@@ -187,20 +187,20 @@ class WindowStates:
 
 
 def contrastive_loss(features: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    """Supervised contrastive loss, summed over rows: the form of arXiv 2004.11362 whose mean stands outside the logarithm.
+    """Supervised contrastive loss, summed over rows: the variant of arXiv 2004.11362 with the mean outside the logarithm.
 
-    A softmax of cosines gives each row a distribution over all other rows. Its loss is minus the mean log-probability of those
-    that have its label. A row that is alone with its label has none.
+    A softmax of cosines gives each row a distribution over all other rows. Its loss is minus the mean log-probability of the
+    rows with its label; a row that is alone with its label has no loss.
 
     Args:
         features: ``[rows, width]``.
         targets: ``[rows]``, labels as numbers.
-        temperature: what the cosines are divided by.
+        temperature: divisor of the cosines.
     """
     unit = normalize(features, dim=-1)
     alike = (unit @ unit.T) / temperature
     itself = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
-    # Not minus infinity, whose logarithm has no gradient where a row is alone.
+    # Not minus infinity, which would give NaN gradients for a row that is alone.
     others = alike.masked_fill(itself, torch.finfo(alike.dtype).min)
     log_shares = alike - torch.logsumexp(others, dim=1, keepdim=True)
     same = (targets[:, None] == targets[None]) & ~itself
@@ -210,28 +210,28 @@ def contrastive_loss(features: Tensor, targets: Tensor, temperature: float) -> T
 
 
 class WindowRun:
-    """Tunes LoRA weights in a window of layers and the head that reads the window's last state.
+    """Tunes LoRA weights in a window of layers, and the head that reads the window's output.
 
-    The state after step ``n`` is a function of the arguments and ``n`` alone; a run that was killed goes on from its last
-    checkpoint to the same weights.
+    The state after step ``n`` depends only on the arguments and ``n``; a killed run resumes from its last checkpoint and ends
+    with the same weights.
 
     Args:
         model: carries the weights.
-        states: at the window's lower edge, of all rows that may be asked for.
-        rows: numbers of the rows to learn from, among those of ``states``.
-        labels: the label of each row of ``states``, as a number.
-        last: layer that is read; the window ends there.
-        head: what the head starts from.
+        states: states at the window's lower edge.
+        rows: indices of the training rows in ``states``.
+        labels: label of each row of ``states``, as a number.
+        last: last layer of the window, whose output is read.
+        head: initial head.
         settings: how to train.
-        steps: optimizer steps in all; the learning rates are zero after them.
+        steps: total number of optimizer steps; the learning rates are zero after them.
         seed: draws the initial weights and the order of rows.
         folder: where checkpoints go.
         start: adapter to go on from; :data:`BASE` draws a fresh one.
 
     Attributes:
         step: optimizer steps done.
-        losses: mean loss a row of each of them.
-        tokens: tokens that were run in them.
+        losses: mean loss per row of each step.
+        tokens: number of tokens that ran.
     """
 
     def __init__(
@@ -280,14 +280,14 @@ class WindowRun:
 
     @property
     def tokens_per_step(self) -> float:
-        """Expected tokens of a step; each runs through the window alone."""
+        """Expected number of tokens per step; each runs through the window only."""
         size = min(self.settings.batch_size, len(self.rows))
         return size * sum(self.states.own(i) for i in self.rows) / len(self.rows) + self.states.length
 
     def advance(self, *, report: StepReport | None = None, until: Callable[[], bool] | None = None) -> None:
-        """Train to the last step, or until ``until``, asked after each step, says to stop.
+        """Train to the last step, or until ``until``, called after each step, returns True.
 
-        Where the model has carried other weights since, it goes on from the last checkpoint.
+        If other weights were active in the model since, training continues from the last checkpoint.
 
         Raises:
             DivergedError: a loss or a gradient became NaN or infinite.
@@ -322,7 +322,7 @@ class WindowRun:
         return self.model.adapters.save(self._tuned, parent)
 
     def head(self) -> StartHead:
-        """The head as it is now."""
+        """The current head."""
         weight, bias = (p.detach().double().cpu().numpy() for p in (self._weight, self._bias))
         return replace(self.start_head, weight=weight, bias=bias)
 
@@ -351,14 +351,17 @@ class WindowRun:
         return total / len(batch), tokens
 
     def _backward(self, parts: Sequence[Sequence[int]]) -> tuple[float, int]:
-        """Add the gradient of a batch that runs in parts; returns its summed loss and its tokens, each row's counted once."""
+        """Accumulate the gradient of a batch in parts; returns the summed loss and the number of tokens, each row's counted
+        once.
+        """
         rows = [row for part in parts for row in part]
         if len(parts) == 1:
             hidden, tokens = self._hidden(rows)
             loss = self._loss(hidden, rows)
             (loss / len(rows)).backward()  # type: ignore[no-untyped-call]
             return float(loss.detach()), tokens
-        # The contrastive term joins the parts' rows. All states first, then the gradient part by part (arXiv 2101.06983).
+        # The contrastive term needs the rows of all parts: compute all states first, then the gradient part by part (arXiv
+        # 2101.06983).
         with torch.no_grad():
             known = torch.cat([self._hidden(part)[0] for part in parts])
         known.requires_grad_()
@@ -373,7 +376,7 @@ class WindowRun:
         return float(loss.detach()), tokens
 
     def _hidden(self, rows: Sequence[int]) -> tuple[Tensor, int]:
-        """``[rows, width]`` that the head reads, and the tokens that ran."""
+        """The states ``[rows, width]`` that the head reads, and the number of tokens that ran."""
         states, runner = self.states, self.model.runner
         if not self.model.shared:
             sequences = [states.sequences[i] for i in rows]
@@ -385,7 +388,7 @@ class WindowRun:
         return runner.window(plan, states.first, self.last, edge, states.skips(rows)), len(plan.ids)
 
     def _loss(self, hidden: Tensor, rows: Sequence[int]) -> Tensor:
-        """Summed loss of rows by their states."""
+        """Summed loss of rows, given their states."""
         features = (hidden - self._mean) * self._scale
         targets = torch.tensor([self.labels[i] for i in rows], device=hidden.device)
         logits, share = features @ self._weight.T + self._bias, self.settings.contrast
@@ -429,11 +432,11 @@ class WindowRun:
 
     def _checkpoint(self) -> None:
         assert self._optimizer is not None
-        about = {"step": self.step, "losses": self.losses, "tokens": self.tokens}
+        about = {"key": self.key, "step": self.step, "losses": self.losses, "tokens": self.tokens}
         write_checkpoint(self.folder / _CHECKPOINT, self._named, self._optimizer, about)
 
     def _restore(self) -> None:
-        """Go on from the checkpoint; one that cannot be read is as good as none."""
+        """Load the checkpoint; one that is unreadable or of another run counts as missing."""
         from safetensors import SafetensorError
 
         path = self.folder / _CHECKPOINT
@@ -442,7 +445,11 @@ class WindowRun:
         assert self._optimizer is not None
         try:
             checkpoint = Checkpoint.read(path)
-        except (SafetensorError, OSError, ValueError, KeyError):
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+            return
+        own = checkpoint.key == self.key and 0 < checkpoint.step == len(checkpoint.losses) <= self.steps
+        # All of it is checked before any of it is used: half a checkpoint is worse than none.
+        if not own or not checkpoint.fits(self._named):
             return
         checkpoint.restore(self._named, self._optimizer)
         self.step, self.losses, self.tokens = checkpoint.step, checkpoint.losses, checkpoint.tokens

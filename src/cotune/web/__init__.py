@@ -1,4 +1,4 @@
-"""What every server of cotune needs: a port, an orderly end, patience that is bounded, and a guard at the door."""
+"""Parts that all of cotune's servers share: listening, graceful shutdown, limits on slow clients, and access checks."""
 
 from __future__ import annotations
 

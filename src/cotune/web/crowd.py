@@ -1,28 +1,28 @@
-"""How many connections there may be at once: each takes an open file, and a process may have only so many."""
+"""The limit on concurrent connections, which follows from the limit on open files."""
 
 from __future__ import annotations
 
 from cotune.errors import InputError
 
 ACCEPTED = 32
-"""Connections that are taken before anything else is done; asyncio takes as many as the backlog that it is told."""
+"""Connections accepted at once: asyncio accepts as many as the backlog that it is given before it does anything else."""
 BEYOND = 16
-"""Connections above the bound that are told so; further ones are closed at once."""
-# Besides: connections that were taken and are about to be closed, and files that requests or libraries open.
+"""Connections above the limit that get an answer saying so; further ones are closed at once."""
+# Also counts accepted connections that are about to be closed, and files that requests or libraries open.
 _SPARE = BEYOND + 3 * ACCEPTED + 16
 _LEAST = 16
 
 
 def most_connections(most: int) -> int:
-    """As many connections as ``most``, or fewer where the limit of open files leaves no room for them.
+    """The limit on connections: ``most``, or fewer if the limit on open files requires it.
 
     Raises:
-        InputError: it leaves room for hardly any.
+        InputError: if the limit on open files leaves room for hardly any connection.
     """
     try:
         import resource
     except ImportError:
-        # Windows knows no such limit.
+        # Windows has no such limit.
         return most
     import psutil
 

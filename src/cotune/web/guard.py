@@ -1,4 +1,4 @@
-"""Who may ask: only pages and people on this machine that mean this server, or those who know its token."""
+"""Access checks of requests: Host and Origin headers, methods, and the token."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _HEADERS = {
 }
 
 FRAME_POLICY = {"content-security-policy": "frame-ancestors 'none'"}
-"""Header of a page that carries its policy itself: what a page cannot say of itself."""
+"""Header of a page with a policy in its markup: the directives that markup cannot set."""
 ANSWER_POLICY = {"content-security-policy": "default-src 'none'; frame-ancestors 'none'"}
-"""Header of an answer that is no page."""
+"""Header of answers that are not pages."""
 
 _PORT = re.compile(r":\d+$")
 
@@ -31,22 +31,24 @@ Refuse = Callable[[str, int, Mapping[str, str]], Response]
 
 
 class Guard:
-    """Lets a request through to ``app`` if it is addressed to this very server and asks what may be asked.
+    """Passes a request on to ``app`` if it is addressed to this server and allowed; refuses it otherwise.
 
-    A web page from elsewhere can have a browser ask a server on this machine. Where it does so under a name of its own that
-    leads here (DNS rebinding), the Host header gives it away and is answered with 421; where it asks across origins, the
-    Origin header does, 403. Both are looked at on every request to a server on the loopback, and on one that is told its names.
+    A foreign web page can make a browser send requests to a server on this machine. If it uses a host name of its own that
+    resolves to this machine (DNS rebinding), the Host header shows it and the answer is 421; a cross-origin request shows in
+    the Origin header and the answer is 403. Both headers are checked on a loopback server, and on any server whose names are
+    given.
 
     Args:
-        app: what is guarded.
-        port: that the server listens on.
-        loopback: whether it listens on 127.0.0.1, so that its names and its pages' origins are known.
+        app: the application.
+        port: port that the server listens on.
+        loopback: whether the server listens on 127.0.0.1, so that its names and the origins of its pages are known.
         names: further names of the server, as a Host header holds them: with a port, or for any; ``*.example.org`` stands for
-            all names below that one, ``*`` for every name. Off the loopback, none leaves Host and Origin alone.
-        methods: that are let through; None leaves that to ``app``.
-        token: that every request must bear, but those for ``open_paths``; None asks for none.
-        open_paths: that need no token; and, off the loopback, no name, since who asks whether a server lives knows its address.
-        refuse: makes the answer to a request that is not let through.
+            all names below that one, ``*`` for every name. Without names, Host and Origin are not checked outside the loopback.
+        methods: HTTP methods that are allowed; None leaves that to ``app``.
+        token: token that every request must carry, except those for ``open_paths``; None requires none.
+        open_paths: paths that need no token and, outside the loopback, no known name, since health checks use the server's
+            address.
+        refuse: builds the answer to a refused request.
     """
 
     def __init__(
@@ -70,7 +72,7 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            # Nothing else is served; uvicorn is told to speak nothing else either.
+            # uvicorn is configured to serve HTTP alone.
             raise RuntimeError(f"unexpected connection of type {scope['type']}")
 
         async def send_with_headers(message: Message) -> None:
@@ -88,12 +90,12 @@ class Guard:
         if self._loopback or (self._names and scope["path"] not in self._open):
             hosts = headers.getlist("host")
             if len(hosts) != 1 or not self._is_mine(hosts[0]):
-                known = "the names that it was told" if self._names else "127.0.0.1 and localhost"
-                return self._refuse(f"This server answers to {known} alone.", 421, {})
+                known = "its configured host names" if self._names else "127.0.0.1 and localhost"
+                return self._refuse(f"This server only answers requests for {known}.", 421, {})
             if not all(map(self._is_from_here, headers.getlist("origin"))):
-                return self._refuse("Other sites may not ask here.", 403, {})
+                return self._refuse("Requests from pages of other sites are not allowed.", 403, {})
         if self._methods is not None and scope["method"] not in self._methods:
-            return self._refuse("This server is for reading.", 405, {"allow": ", ".join(self._methods)})
+            return self._refuse("This server is read-only.", 405, {"allow": ", ".join(self._methods)})
         if self._token is not None and scope["path"] not in self._open and not self._bears_token(headers):
             return self._refuse(
                 "This server needs a token: send it as 'Authorization: Bearer TOKEN'.", 401, {"www-authenticate": "Bearer"}
@@ -109,7 +111,7 @@ class Guard:
         scheme, _, host = origin.partition("://")
         if scheme == "http" and host in self._hosts:
             return True
-        # A proxy in front may speak TLS for names that were told.
+        # A proxy in front of the server may use TLS for the given names.
         name = _PORT.sub("", host)
         return scheme in ("http", "https") and any(_fits(each, host) or _fits(each, name) for each in self._names)
 
@@ -117,7 +119,7 @@ class Guard:
         assert self._token is not None
         given = headers.getlist("authorization")
         kind, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
-        # Hashes have one length, so that the time of the comparison tells nothing, not even the token's length.
+        # Compare hashes, which have one length, so that the time taken does not even reveal the token's length.
         same = hmac.compare_digest(_digest(token.strip().encode("latin-1", "replace")), self._token)
         return same and kind.lower() == "bearer"
 

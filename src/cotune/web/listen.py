@@ -1,4 +1,4 @@
-"""A port to listen on, or a sentence that says why it cannot be had."""
+"""Open a port, or say why it cannot be opened."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ LOOPBACK = "127.0.0.1"
 
 
 def listen(port: int, host: str = LOOPBACK, *, backlog: int = 64) -> socket.socket:
-    """A listening socket.
+    """Open a listening socket.
 
     Args:
-        port: to listen on; 0 takes a free one.
-        host: address or name of an interface of this machine.
-        backlog: connections that wait to be taken at most.
+        port: port to listen on; 0 chooses a free one.
+        host: address or name of a network interface of this machine.
+        backlog: most connections that may wait to be accepted.
 
     Raises:
-        InputError: the port is in use or not allowed, or the host is none of this machine's.
+        InputError: if the port is in use or not allowed, or the host is not an address of this machine.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
@@ -31,7 +31,7 @@ def listen(port: int, host: str = LOOPBACK, *, backlog: int = 64) -> socket.sock
     listening = socket.socket(family, kind, protocol)
     try:
         if os.name == "posix":
-            # A port that was left a moment ago is free; elsewhere the option would share one that is in use.
+            # On POSIX the option allows a port that was closed a moment ago; on Windows it would share a port in use.
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
         listening.listen(backlog)

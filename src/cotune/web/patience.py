@@ -1,8 +1,8 @@
-"""How long a client may take, and how much of the server's time: uvicorn alone waits for ever, and reads all that has come.
+"""Limits on slow clients and on the time spent reading from one: uvicorn itself waits for ever and reads all at once.
 
-A body may come in chunks of one byte each. What a socket gives in one go then holds thousands, which take as long as a hundred
-small requests; so it is read in slices, and whoever else has something to do comes between. Between two slices several times
-as long passes as the first one took: at each of its small steps the model's thread waits for the interpreter while this works.
+A body may arrive in chunks of one byte. One read from the socket then holds thousands of chunks, which take as long to parse as
+a hundred small requests. So data is parsed in slices, with other work in between. The pause between two slices is several times
+as long as parsing one took, because the model's thread waits for the interpreter lock meanwhile.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from cotune.web.crowd import BEYOND
 
 _SLICE = 4096
 _REST = 9
-"""Times as long as a slice took that pass before the next one."""
+"""Pause before the next slice, as a multiple of the time that the last one took."""
 _OVER = (h11.MUST_CLOSE, h11.CLOSED, h11.ERROR)
 
 
 class _Flow(FlowControl):
-    """Tells when reading may go on."""
+    """Flow control that calls a function when reading resumes."""
 
     def __init__(self, transport: asyncio.Transport, resumed: Callable[[], None]) -> None:
         super().__init__(transport)
@@ -36,12 +36,12 @@ class _Flow(FlowControl):
 
 
 class PatientProtocol(H11Protocol):
-    """Closes a connection whose next request does not begin in time, or whose client does not read, and reads in slices.
+    """Closes connections whose client does not send or read in time, and reads in slices.
 
-    Where there are as many connections as there may be, one that has asked for nothing makes room for a new one.
+    At the limit on connections, the oldest one without a request is closed to make room for a new one.
 
     Attributes:
-        head_s: seconds from the first byte, or from the connection, to the end of a request's head.
+        head_s: seconds from the connection, or from the first byte of a further request, to the end of a request's head.
         read_s: seconds that a client may leave a full buffer of its answer unread.
     """
 
@@ -63,11 +63,11 @@ class PatientProtocol(H11Protocol):
             self._make_room(self.limit_concurrency)
 
     def _make_room(self, most: int) -> None:
-        """Close the connection that has waited longest without a request; this one where there is none and no room left."""
+        """Close the oldest connection without a request, or this one if there is none and the limit is far exceeded."""
         idle = [each for each in self.connections if isinstance(each, PatientProtocol) and each is not self and each._head]
         if idle:
             oldest = min(idle, key=lambda each: each._head.when() if each._head else 0.0)
-            # It counts no longer, although it hears of its end only when the event loop comes to it.
+            # Do not count it any more; the event loop reports its end only later.
             self.connections.discard(oldest)
             oldest._give_up()
         elif len(self.connections) > most + BEYOND:
@@ -79,7 +79,7 @@ class PatientProtocol(H11Protocol):
             self._read_slice()
 
     def _go_on(self) -> None:
-        """Read the next slice when whoever else has something to do has done it."""
+        """Schedule the next slice behind other work."""
         if self._arrived and self._slice is None:
             self.transport.pause_reading()
             self._slice = self.loop.call_later(_REST * self._took, self._read_slice)
@@ -95,7 +95,7 @@ class PatientProtocol(H11Protocol):
             try:
                 super().data_received(part)
             except h11.ProtocolError:
-                # What came is no HTTP, and its request was answered before that was seen.
+                # The data is not HTTP, and an answer was already sent.
                 self._give_up()
                 return
             self._await_head()

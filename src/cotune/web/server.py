@@ -1,4 +1,4 @@
-"""uvicorn, told when it is ready and made to end in order."""
+"""uvicorn with a callback when it is ready and a graceful shutdown."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from cotune.web.crowd import ACCEPTED, most_connections
 from cotune.web.patience import PatientProtocol
 
 _LOG = logging.getLogger(__name__)
-# Connections that wait in the system to be taken.
+# Connections that may wait in the operating system to be accepted.
 _BACKLOG = 512
 _NO_MORE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-# How long no further word is said about them.
+# Seconds without a further warning about these errors.
 _SILENT_S = 60.0
-# What had reached this machine when the end came is read within this time, before idle connections are closed.
+# Seconds for reading data that had arrived before the shutdown, before idle connections are closed.
 _SETTLE_S = 0.1
-# How long an answered client may take to read the rest of its answer once nothing else is left to do.
+# Seconds that a client may take to read the rest of its answer once all requests are answered.
 _LAST_READ_S = 5.0
-# How long those that are given up may take to be told so.
+# Seconds for sending the final answer to requests that are cancelled.
 _LAST_WORD_S = 1.0
 
 
 def bounded_config(app: ASGIApp, *, most: int, log_level: str, drain_s: float | None = None) -> uvicorn.Config:
-    """How uvicorn runs ``app``: HTTP alone, with bounds on what clients may take of time and connections.
+    """The configuration of uvicorn for ``app``: HTTP alone, with limits on slow clients and on connections.
 
     Args:
         app: the application.
-        most: connections at once; fewer where the limit of open files is low.
-        log_level: of uvicorn's messages.
-        drain_s: seconds after which uvicorn cancels requests that have not ended by the end; None for no such bound.
+        most: most concurrent connections; fewer if the limit on open files is low.
+        log_level: log level of uvicorn's messages.
+        drain_s: seconds after which uvicorn cancels unfinished requests at shutdown; None for no limit.
 
     Raises:
-        InputError: the limit of open files leaves no room for connections.
+        InputError: if the limit on open files leaves no room for connections.
     """
     return uvicorn.Config(
         app,
@@ -61,7 +61,7 @@ def bounded_config(app: ASGIApp, *, most: int, log_level: str, drain_s: float | 
 
 
 class ReadyServer(uvicorn.Server):
-    """Says when it is ready: signals are handled by then, so that whoever reads the address may end it at once."""
+    """Calls ``ready`` once requests are answered and signals are handled, so that it may be stopped from then on."""
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -71,7 +71,7 @@ class ReadyServer(uvicorn.Server):
         asyncio.get_running_loop().set_exception_handler(self._complain)
         await super().startup(sockets)
         for listening in sockets or ():
-            # More may wait in the system than asyncio is to take in one go.
+            # The operating system may queue more connections than asyncio should accept at once.
             listening.listen(_BACKLOG)
         self._ready()
 
@@ -80,22 +80,22 @@ class ReadyServer(uvicorn.Server):
         if not isinstance(error, OSError) or error.errno not in _NO_MORE:
             loop.default_exception_handler(context)
         elif loop.time() >= self._silent_until:
-            # asyncio would write a traceback for each connection that waits, again each second.
+            # asyncio would log a traceback for each waiting connection, every second.
             self._silent_until = loop.time() + _SILENT_S
             _LOG.warning("no connection can be taken for the moment: %s", error.strerror)
 
 
 class GracefulServer(ReadyServer):
-    """On SIGTERM or SIGINT it takes no new connection, answers everything that had arrived, and returns as from a call.
+    """On SIGTERM or SIGINT, accepts no new connection, answers all requests that had arrived, and returns normally.
 
-    uvicorn itself raises the signal again in the end, so that the process dies of it. Here a service manager that asks for
-    the end gets exit code 0. A second Ctrl-C waits for nothing.
+    uvicorn itself raises the signal again at the end, which kills the process; this server lets it exit with code 0, as service
+    managers expect. A second Ctrl-C stops it at once.
 
     Args:
-        config: of uvicorn.
-        ready: called when requests are answered.
-        drain_s: seconds in which all is to be answered; None for as long as it takes.
-        give_up: called when they are over, or waiting was cut short: has the rest answered at once.
+        config: configuration of uvicorn.
+        ready: called once the server answers requests.
+        drain_s: seconds for answering the remaining requests; None for no limit.
+        give_up: called when these have passed or at a second Ctrl-C; must make the remaining requests end at once.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class GracefulServer(ReadyServer):
                 self._give_up()
 
     async def _deadline(self) -> None:
-        """Have all answered at once when the time is over, then end whoever does not read that."""
+        """End the remaining requests after ``drain_s``, then abort connections whose client does not read."""
         if self._drain_s is None:
             return
         await asyncio.sleep(self._drain_s)
@@ -148,7 +148,7 @@ class GracefulServer(ReadyServer):
         self.force_exit = True
 
     async def _sweep(self) -> None:
-        """Give up those who never read their answers to the end."""
+        """Abort connections whose client does not read its answer."""
         while self.server_state.tasks:
             await asyncio.sleep(0.1)
         await asyncio.sleep(_LAST_READ_S)

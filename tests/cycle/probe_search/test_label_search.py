@@ -16,6 +16,7 @@ from cotune.cache import cache_folder
 from cotune.cycle.probe_search.plan import split_epochs
 from cotune.cycle.probe_search.race import places_after, rounds_of, rows_embedded
 from cotune.evaluate.frozen_arms import ARMS
+from tiny import save_tiny
 
 if TYPE_CHECKING:
     from conftest import Bench
@@ -158,7 +159,7 @@ def test_killed_and_run_again(bench: Bench, finished: Path, tmp_path: Path) -> N
 def test_what_was_decided_by_the_clock_is_not_decided_again(bench: Bench, tmp_path: Path) -> None:
     """Of so many rows a race has rounds, and how many prompts go on from one depends on the time that is left."""
     rows, out = write_csv(tmp_path / "rows.csv", labelled_rows(360)), tmp_path / "run"
-    settings = ("--model", str(bench.model), "--budget", "60s", "--out", str(out), *SETTINGS, "tune.readout=auto")
+    settings = ("--model", str(bench.model), "--budget", "240s", "--out", str(out), *SETTINGS, "tune.readout=auto")
     brief = ("search.max_cycles=1", "tune.max_epochs=1", "limit.test=30")
     asked = ("run", str(rows), "--input", "text", "--output", "label", *settings, *brief)
     for at in (("line", "places", 1), ("line", "plan", 1), ("line", "arm", 2)):
@@ -301,3 +302,26 @@ def test_of_far_too_many_rows_some_are_drawn(bench: Bench, tmp_path: Path) -> No
     # A split of very many rows has few dev rows; of the sample they are the usual share.
     kept = summary_of(out)["n"]
     assert kept["train"] + kept["dev"] == told["rows"] and kept["dev"] == pytest.approx(0.3 * told["rows"], abs=1)
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        (("tune.method=prefix",), "tune.method is prefix"),
+        (("refit=true",), "refit is true"),
+        (("output.type=text",), "the output is text and no label"),
+        (("--model", "openai:m", "endpoint.base_url=http://127.0.0.1:1/v1"), "the model answers behind an endpoint"),
+    ],
+)
+def test_probes_that_are_impossible_are_an_error_before_anything_runs(
+    bench: Bench, tmp_path: Path, more: tuple[str, ...], why: str
+) -> None:
+    ended = run(bench, tmp_path / "run", "tune.readout=probe", *more)
+    assert ended.code == 2 and why in ended.stderr and "Leave tune.readout out" in ended.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_probes_are_an_error_for_a_model_that_the_engine_does_not_fit(bench: Bench, tmp_path: Path) -> None:
+    other = save_tiny(tmp_path / "gemma", "gemma2")
+    ended = run(bench, tmp_path / "run", "tune.readout=probe", "--model", str(other))
+    assert ended.code == 2 and "the engine gives no states" in ended.stderr and "Leave tune.readout out" in ended.stderr

@@ -5,6 +5,7 @@ The clock goes with the tokens that the model runs, so that how slow the machine
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,16 +32,16 @@ BUDGET = 60.0
 
 
 class Machine:
-    """A clock that goes with the tokens that run: slower than planned by ``times``, from some second on."""
+    """A clock that goes with the tokens that run: slower than planned by ``times``, between two of its seconds."""
 
-    def __init__(self, times: float, since: float = 0.0) -> None:
-        self.now, self.times, self.since = 0.0, times, since
+    def __init__(self, times: float, since: float = 0.0, until: float = float("inf")) -> None:
+        self.now, self.times, self.since, self.until = 0.0, times, since, until
 
     def monotonic(self) -> float:
         return self.now
 
     def run(self, tokens: int, *, training: bool) -> None:
-        times = self.times if self.now >= self.since else 1.0
+        times = self.times if self.since <= self.now < self.until else 1.0
         self.now += (3 if training else 1) * times * tokens / PLANNED
 
 
@@ -138,7 +139,7 @@ def test_a_cut_race_is_resumed_as_it_was_cut(bench: Bench, tmp_path: Path, monke
     machine = Machine(7.0)
     on(machine, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
-        run(bench, out, Heard(until="verdict"))
+        run(bench, out, Heard(until="read_on"))
     before = journal_of(out)
     # The machine is as fast as planned again: what was cut stays cut.
     machine.times = 1.0
@@ -147,6 +148,54 @@ def test_a_cut_race_is_resumed_as_it_was_cut(bench: Bench, tmp_path: Path, monke
     assert journal_of(out)[: len(before)] == before
     assert result.summary["n"]["train"] + result.summary["n"]["dev"] < 140
     assert not any("slower than planned" in note for note in view.notes)
+
+
+class Recovering(Heard):
+    """Makes the machine as fast as planned again behind the first step of a kind."""
+
+    def __init__(self, machine: Machine, behind: str, until: str = "") -> None:
+        super().__init__(until)
+        self.machine, self.behind = machine, behind
+
+    def event(self, event: dict[str, Any]) -> None:
+        if event["kind"] == self.behind:
+            self.machine.times = 1.0
+        super().event(event)
+
+
+def test_a_cut_race_reads_on_where_passes_are_fast_again(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, machine = tmp_path / "run", Machine(7.0)
+    on(machine, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        run(bench, out, Recovering(machine, "verdict", until="read_on"))
+    result = run(bench, out, Quiet())
+    assert machine.now <= BUDGET
+    assert any("the race is cut" in step.get("text", "") for step in of_kind(out, "cut"))
+    assert of_kind(out, "read_on")[0]["rows"] == 140 and "fast as planned again" in of_kind(out, "read_on")[0]["text"]
+    summary = result.summary
+    assert summary["n"] == {"train": 98, "dev": 42, "test": 100} and of_kind(out, "plan")
+    assert "slow" not in summary["stopped"] and len(of_kind(out, "verdict")) == 1
+
+
+def test_a_cut_test_gets_further_rows_where_there_is_time_left(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, machine = tmp_path / "run", Machine(7.0)
+    on(machine, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        run(bench, out, Recovering(machine, "confirm", until="more_test"))
+    result = run(bench, out, Quiet())
+    assert machine.now <= BUDGET
+    cut, more = of_kind(out, "open_test")[0]["n"], of_kind(out, "more_test")
+    counts = [step["test"] for step in more]
+    assert cut < counts[0] <= 2 * cut and counts == sorted(set(counts)) and counts[-1] <= 100
+    summary = result.summary
+    assert {arm["n"] for arm in summary["arms"].values()} == {summary["n"]["test"]} == {counts[-1]}
+    # Whatever was scored first is scored once: the rows stand in one order.
+    scored = [step for step in of_kind(out, "embed") if step["stage"] == "test"]
+    rows = json.loads((out / "test_rows.json").read_text())["rows"]
+    assert len(rows) == len({row["id"] for row in rows}) == counts[-1] and len(scored) < 50
+    assert any("there is time left" in step["text"] for step in more)
 
 
 @pytest.mark.parametrize(("seconds", "test"), [(6.0, 100), (6.0, 28), (25.0, 28)])

@@ -1,4 +1,4 @@
-"""What was exported has to answer as the bundle does, or is not handed over."""
+"""Checks that an export answers as the bundle does."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TEXTS = ("Where is it?", "It does not work, please help.", "a", "12 of 30 were 
 def check_weights(
     predictor: Predictor, manifest: Manifest, folder: Path, dtype: str, probe: Probe | None = None, adapter: Path | None = None
 ) -> None:
-    """Refuse to hand over weights that answer otherwise than the bundle.
+    """Check exported weights against the bundle.
 
     Args:
         predictor: the bundle, in float32.
@@ -62,7 +62,7 @@ def check_weights(
 
 
 def check_classifier(predictor: Predictor, manifest: Manifest, folder: Path, dtype: str) -> None:
-    """The same of a classifier for transformers: rows go through its own pipeline, in one batch.
+    """Check a transformers classifier, by its own pipeline in one batch.
 
     Raises:
         CotuneError: it answers otherwise.
@@ -80,7 +80,7 @@ def check_classifier(predictor: Predictor, manifest: Manifest, folder: Path, dty
 
 
 def check_pyfunc(predictor: Predictor, manifest: Manifest, model: Any) -> None:
-    """The same of a pyfunc of MLflow: it is asked for answers as its users ask.
+    """Check an MLflow pyfunc through its public interface.
 
     Raises:
         CotuneError: it answers otherwise.
@@ -92,7 +92,7 @@ def check_pyfunc(predictor: Predictor, manifest: Manifest, model: Any) -> None:
 
 
 def check_graph(predictor: Predictor, manifest: Manifest, folder: Path) -> None:
-    """The same of an ONNX graph: rows go through the Python that goes with it, one by one and in one batch.
+    """Check an ONNX graph, by its own Python file, one by one and in one batch.
 
     Raises:
         CotuneError: it answers otherwise.

@@ -1,4 +1,4 @@
-"""A bundle in the form that other programs take: for transformers, PEFT, vLLM, llama.cpp or MLflow."""
+"""Exporting a bundle for transformers, ONNX Runtime, PEFT, vLLM, llama.cpp or MLflow."""
 
 from __future__ import annotations
 
@@ -34,30 +34,30 @@ BASE, MODEL, EXAMPLE, CARD = "base", "model", "example.json", "README.md"
 
 
 def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str | Path | None = None) -> Path:
-    """Write a bundle for use outside of cotune, with the very base model that it was tuned on.
+    """Export a bundle for use outside of cotune, together with its base model.
 
     ``peft`` holds ``base/`` and ``adapter/``; ``merged`` holds ``model/``, the base model with the adapter added to its
     weights, in the base model's own number type. ``gguf`` holds ``base.gguf`` and ``adapter-ID.gguf``, ``gguf-merged`` holds
-    ``model.gguf``. Of a bundle that answers by a probe, the model ends after the layer that is read, its final norm has unit
-    weight, and the probe lies beside it; ``transformers`` and ``onnx``, for such bundles alone, are classifiers with the probe
-    in them. Of other bundles there are requests for llama.cpp's server, for vLLM where it takes the adapter, and, where all is
-    in one GGUF file, a ``Modelfile`` and a request for Ollama. All hold the prompt, the decision rule, the schema of answers
-    that have one, an example of what the model reads, and a page that says how to launch it. ``mlflow``, for all bundles, is a
-    pyfunc of bundle, base model and cotune itself. What was written is loaded again and has to answer as the bundle does.
+    ``model.gguf``. For a bundle that answers by a probe, the model ends after the layer that is read, its final norm has unit
+    weight, and the probe is stored next to it; ``transformers`` and ``onnx``, only for such bundles, are classifiers that
+    include the probe. For other bundles there are requests for llama.cpp's server, for vLLM if it supports the adapter, and for
+    a single GGUF file a ``Modelfile`` and a request for Ollama. All include the prompt, the decision rule, the schema if there
+    is one, an example of a rendered prompt, and a page on how to launch the model. ``mlflow``, for all bundles, is a pyfunc of
+    bundle, base model and cotune itself. The export is loaded again and must answer as the bundle does.
 
     Args:
         bundle: the bundle's folder, that of its run, or ``hf://org/name@revision``.
-        out: a folder that is not there yet, or is empty.
-        to: which form.
-        base: folder or name of the base model where it moved.
+        out: a new or empty folder.
+        to: the format.
+        base: folder or name of the base model if it moved.
 
     Returns:
         ``out``.
 
     Raises:
-        InputError: the bundle, its base model or ``out`` is wrong, there is no adapter to export, the form cannot hold it, or
-            a package that it needs is not installed.
-        CotuneError: what was written does not answer as the bundle does.
+        InputError: the bundle, its base model or ``out`` is wrong, there is no adapter to export, the format does not support
+            the bundle, or a required package is not installed.
+        CotuneError: the export does not answer as the bundle does.
     """
     folder, out = resolve_bundle(bundle), Path(out).expanduser()
     if to not in TARGETS:
@@ -233,6 +233,6 @@ def _check_form(folder: Path, to: Target, predictor: Predictor, probe: Probe | N
 
 
 def _row_ids(predictor: Predictor) -> list[tuple[int, ...]]:
-    """What the model reads of some unlike rows."""
+    """Rendered prompts of some different rows."""
     rows = [dict.fromkeys(predictor.input_fields, text) for text in ("a", "Z 7", "#!", "\u7684", "x.\n")]
     return [row.prompt_ids for row in predictor.model.renderer.render(predictor.prompt, rows, predictor.labels)]

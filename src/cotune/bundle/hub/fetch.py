@@ -1,4 +1,4 @@
-"""A bundle on the hub, as ``cotune push`` put it there, fetched once and kept."""
+"""Fetching a bundle that ``cotune push`` uploaded to the hub, with a cache."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from cotune.model.loading.folder import hub_error, network_errors, quiet_bars
 
 SCHEME = "hf://"
 BUNDLE_FOLDER = "bundle"
-"""Where in a repository the bundle lies."""
+"""Folder of the bundle in a repository."""
 
 _NAME = re.compile(r"hf://(?P<repository>[^/@\s]+/[^/@\s]+)(?:@(?P<revision>[^@\s]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def is_on_hub(name: str | Path) -> bool:
-    """Whether a bundle is named by its repository on the hub."""
+    """Whether a name is that of a repository on the hub."""
     return isinstance(name, str) and name.startswith(SCHEME)
 
 
 def fetch_bundle(name: str, progress: Callable[[str], None] | None = None) -> Path:
-    """The folder of a bundle on the hub, fetched into the cache where it is not there yet.
+    """The local folder of a bundle on the hub, fetched into the cache if necessary.
 
-    Nothing but the bundle's JSON, Markdown and safetensors is fetched of the repository. A commit that is in the cache is not
-    asked for again; a branch or tag is looked up whenever the hub can be reached.
+    Only the bundle's JSON, Markdown and safetensors are fetched. A cached commit is not requested again; a branch or tag is
+    looked up whenever the hub can be reached.
 
     Args:
         name: ``hf://org/name``, or ``hf://org/name@revision`` for a branch, tag or commit.
         progress: told what is fetched.
 
     Raises:
-        InputError: the name has another form, there is no such repository or revision, no access to it or no network, or it
-            holds no bundle, or one whose files are not what its manifest says.
+        InputError: the name is invalid, the repository or revision does not exist or cannot be accessed, there is no network,
+            or it contains no bundle or a damaged one.
     """
     import huggingface_hub
 
@@ -86,7 +86,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy what the hub's own cache holds as links, which no bundle may be."""
+    """Copy files that the hub's own cache stores as links, which bundles must not contain."""
     with atomic_folder(target) as temporary:
         for path in sorted(source.rglob("*")):
             if path.is_file():

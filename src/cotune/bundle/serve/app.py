@@ -1,4 +1,4 @@
-"""The application: paths, errors, and the guard at the door."""
+"""The web application: routes, error handling and access control."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def make_app(
     """The application.
 
     Args:
-        shelf: what is served.
-        batcher: who answers.
-        limits: of a request.
-        address: of the server, as people write it.
-        port: that it listens on.
+        shelf: the served bundles.
+        batcher: runs the models.
+        limits: limits of a request.
+        address: address of the server for messages.
+        port: port of the server.
         loopback: whether it listens on 127.0.0.1.
-        names: that it answers to besides, as for :class:`Guard`.
-        token: that requests must bear; None asks for none.
+        names: further names of the server, as for :class:`Guard`.
+        token: required token; None requires none.
     """
 
     def asked(handler: Handler) -> Callable[[Request], Awaitable[Response]]:

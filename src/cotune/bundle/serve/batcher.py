@@ -1,4 +1,4 @@
-"""One thread that owns the models, and a bounded queue before it: what waits for the same work runs together."""
+"""One thread that owns the models, with a bounded queue that batches waiting requests of the same kind."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from cotune.bundle.serve.room import Room
 
 MODEL_THREAD = "cotune-model"
 _LOG = logging.getLogger(__name__)
-# Seconds that a batch may run on after all was given up.
+# Seconds to wait for a running batch after shutdown was forced.
 _LAST_S = 1.0
 
 
 class Job:
-    """What one request wants done.
+    """The work of one request.
 
     Attributes:
-        future: its results, in the order of the items, or the error of one of them.
+        future: results in the order of the items, or an error.
     """
 
     def __init__(self, kind: Kind, items: Sequence[Any]) -> None:
@@ -38,7 +38,7 @@ class Job:
         self._begun = self._abandoned = False
 
     def abandon(self) -> None:
-        """Nobody waits for it any more: what of it has not begun is dropped."""
+        """The client is gone: drop items that have not started."""
         self._abandoned = True
 
     @property
@@ -55,7 +55,7 @@ class Job:
     def _add(self, results: Sequence[Any]) -> None:
         self._results += results
         if len(self._results) == len(self.items):
-            # It may have been given up meanwhile, by another thread.
+            # Another thread may have cancelled it.
             with contextlib.suppress(InvalidStateError):
                 self.future.set_result(self._results)
 
@@ -65,18 +65,18 @@ class Job:
 
 
 class Batcher:
-    """Runs jobs in batches, oldest first, kinds in turn; a long job gives way to others after each batch.
+    """Runs jobs in batches, oldest first, alternating between kinds; a long job yields to others after each batch.
 
     Args:
-        most_waiting: items that may wait.
-        most_together: items in a batch.
-        linger: seconds that a batch waits at most for those who will join it. It is never more than a quarter of what the
-            last batch took, and as many jobs as were in that one do not wait at all.
-        start: called by the thread before anything else, such as to warm the models up.
+        most_waiting: maximum number of waiting items.
+        most_together: maximum number of items in a batch.
+        linger: maximum seconds to wait for further jobs before a batch starts; at most a quarter of the last batch's time, and
+            not at all if as many jobs wait as were in that batch.
+        start: called by the thread first, for example to warm up the models.
 
     Attributes:
-        long_texts: shortens what is very long before it is entered.
-        room: for the bodies whose rows are not known yet.
+        long_texts: shortens very long texts before they are queued.
+        room: memory for bodies that are not parsed yet.
     """
 
     def __init__(
@@ -101,13 +101,13 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Items that wait."""
+        """Number of waiting items."""
         with self._changed:
             return self._waiting()
 
     @property
     def alive(self) -> bool:
-        """Whether anything will be answered any more."""
+        """Whether the thread still answers."""
         with self._changed:
             return not self._stopped
 
@@ -116,12 +116,12 @@ class Batcher:
         self._begun.result()
 
     def submit(self, kind: Kind, items: Sequence[Any]) -> Job:
-        """Enter a job.
+        """Queue a job.
 
         Raises:
-            QueueFull: it finds no place, or the end has come.
+            QueueFull: the queue is full or closed.
             ModelStopped: the model's thread has ended.
-            Ending: all was given up.
+            Ending: shutdown was forced.
         """
         job = Job(kind, items)
         with self._changed:
@@ -137,7 +137,7 @@ class Batcher:
         return job
 
     def give_up(self) -> int:
-        """Fail all that waits or runs, and take nothing more; how many jobs that were."""
+        """Fail all waiting and running jobs and accept no more; returns their number."""
         with self._changed:
             self._closing = self._gave_up = True
             known, self._jobs = dict.fromkeys([*self._running, *self._jobs]), deque()
@@ -149,10 +149,11 @@ class Batcher:
         return len(left)
 
     def close(self) -> bool:
-        """Take nothing more, finish what waits unless it was given up, and end the thread.
+        """Accept no more jobs, finish the waiting ones unless shutdown was forced, and end the thread.
 
         Returns:
-            Whether it has ended: a batch that runs cannot be broken off, and where all was given up nobody waits for it long.
+            Whether the thread has ended: a running batch cannot be interrupted, and a forced shutdown does not wait long for
+            it.
         """
         with self._changed:
             self._closing = True
@@ -181,13 +182,13 @@ class Batcher:
                 items = sum(len(part) for _, part in parts)
                 self._item_s += 0.2 * (self._last_s / items - self._item_s)
         except BaseException as error:
-            # The traceback would hold what was sent.
+            # The traceback could contain the request.
             _LOG.critical("the model's thread ended: %s", type(error).__name__)
         finally:
             self._stop([job for job, _ in parts])
 
     def _stop(self, running: Sequence[Job]) -> None:
-        """Nothing is taken from here on; whoever still waits, in a batch or before one, is told."""
+        """Accept nothing from here on, and fail all waiting jobs."""
         with self._changed:
             self._stopped = True
             left, self._jobs = [*running, *self._jobs], deque()
@@ -196,7 +197,7 @@ class Batcher:
                 job._fail(ModelStopped())
 
     def _next(self) -> list[tuple[Job, Sequence[Any]]]:
-        """The next batch as jobs and their items; empty when the end has come."""
+        """The next batch as jobs with their items; empty at the end."""
         with self._changed:
             while True:
                 while not self._jobs and not self._closing:
@@ -209,7 +210,7 @@ class Batcher:
                     return self._take()
 
     def _gather(self) -> None:
-        """Wait a little for more, where more is likely to come."""
+        """Wait briefly if more jobs are likely to arrive."""
         until = self._jobs[0].arrived + min(self._linger, self._last_s / 4)
         while (
             not self._closing
@@ -222,7 +223,7 @@ class Batcher:
     def _take(self) -> list[tuple[Job, Sequence[Any]]]:
         kind = self._jobs[0].kind
         same = [job for job in self._jobs if job.kind is kind]
-        # So many of each at first that a request of many rows does not keep those of one row waiting.
+        # First a share of each job, so that a request of many rows does not delay small ones.
         share, room = max(1, self.most_together // len(same)), self.most_together
         counts = dict.fromkeys(same, 0)
         for limit in (share, self.most_together):

@@ -16,16 +16,16 @@ from cotune.version import __version__
 
 _REF = "#/components/schemas/"
 _ERRORS = {
-    400: "The body is no JSON, not as described, or holds what cannot be answered.",
+    400: "The body is not JSON, does not fit the schema, or holds a row that cannot be answered.",
     401: "The token is missing or wrong.",
-    403: "Another site's page may not ask here.",
-    404: "There is no such bundle, or no such path.",
+    403: "The request comes from a page of another site.",
+    404: "Unknown bundle or path.",
     408: "The body took too long to arrive.",
     413: "The body is too long.",
     421: "The Host header is not this server's.",
-    429: "The queue is full; `Retry-After` says when to come back.",
-    500: "Something went wrong here.",
-    503: "The model has stopped, and the server must be restarted; or the server is ending.",
+    429: "The queue is full; `Retry-After` says when to try again.",
+    500: "Internal error.",
+    503: "The model has stopped and the server must be restarted, or the server is shutting down.",
 }
 _GOT = (401, 403, 421)
 _POSTED = (400, 401, 403, 404, 408, 413, 421, 429, 500, 503)

@@ -27,6 +27,10 @@ _WIDTH = 576
 """The bundled model's: products grow with its square, the rest with the width itself."""
 
 
+Pace = tuple[float, tuple[float, float], tuple[float, float]]
+"""How fast scoring went, in all and lately."""
+
+
 @dataclass
 class CostModel:
     """Turns tokens into budget.
@@ -127,6 +131,16 @@ class CostModel:
         """How many times longer than :meth:`scoring` says the last passes took: it learns late, and a guess favours it."""
         tokens, seconds = self._lately
         return max(1.0, self.score_rate * seconds / tokens) if tokens else 1.0
+
+    def look_anew(self) -> Pace:
+        """Forget how fast scoring went, so that the next passes tell it; returns what :meth:`recall` takes."""
+        before = (self.score_rate, self._scored, self._lately)
+        self.score_rate, self._scored, self._lately = self._guessed or self.score_rate, (0.0, 0.0), (0.0, 0.0)
+        return before
+
+    def recall(self, before: Pace) -> None:
+        """Go back to what was known before :meth:`look_anew`."""
+        self.score_rate, self._scored, self._lately = before
 
     def saw_scoring(self, tokens: int, seconds: float) -> None:
         """Learn from a scoring step; the recent ones count most, and those that fill no batch not once others are known."""

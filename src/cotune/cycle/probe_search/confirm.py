@@ -25,7 +25,7 @@ from cotune.task.example import Example
 def confirm_labels(
     context: RunContext, search: LabelSearch, trials: Trials, prices: Prices, *, previous: Previous | None = None
 ) -> Confirmed:
-    """Fit the arms to all labelled rows, and to those that a teacher wrote where these are learnt from, and settle them.
+    """Fit the arms to all labelled rows, and to a teacher's that are learnt from, and settle them.
 
     Every arm is read by a probe that is fitted by one rule, so arms differ in prompt and weights alone. What the arms scored on
     dev comes from probes and weights that have seen the other labelled rows only.
@@ -110,7 +110,8 @@ def _frozen_evidence(context: RunContext, search: LabelSearch, trials: Trials, f
     """How a frozen probe did on dev, judged now where the search had no need to."""
     if (found := search.of(fit.prompt.id, tuned=False)) is not None:
         return found
-    made = trials.frozen(fit, (*context.train_sample, *search.written))
+    learn = [row for row in context.train_sample if not row.taught]
+    made = trials.frozen(fit, (*learn, *search.written))
     table = tempered(trials.log_probs(made, context.dev, "judge"), fit.found.temperature)
     return Evidence(fit, 0.0, fit.found.temperature, fit.losses, fit.found.best.correct, made, table)
 

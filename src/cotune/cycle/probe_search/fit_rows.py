@@ -82,5 +82,9 @@ def _sampled(task: Task, rows: int, test: int, seed: int) -> Task:
     train = min(len(task.train), max(2, rows - dev))
     numbers = np.random.default_rng([seed, 15])
     stratum = stratum_of(task.output.kind)
-    kept_train, kept_dev = subsample(task.train, train, numbers, stratum), subsample(task.dev, dev, numbers, stratum)
-    return replace(task, train=kept_train, dev=kept_dev, test=task.test.sample(test, seed))
+    # A teacher's labels come last: nothing is judged by them.
+    own, taught = (tuple(row for row in task.train if row.taught is by_teacher) for by_teacher in (False, True))
+    kept_own, kept_dev = subsample(own, train, numbers, stratum), subsample(task.dev, dev, numbers, stratum)
+    room = train - len(kept_own)
+    kept_taught = subsample(taught, room, numbers, stratum) if taught and room else ()
+    return replace(task, train=(*kept_own, *kept_taught), dev=kept_dev, test=task.test.sample(test, seed))

@@ -19,6 +19,8 @@ class SearchHeuristics:
         warm_share: of a time budget, what a race's first rows may cost on such a machine; else a few are read first.
         warm_rows: so many.
         slow_chunk: rows that a slow machine reads between two looks at the clock.
+        look_share: of what is left behind a cut race, what a few further rows may cost that show whether passes are fast again.
+        least_look: so many rows at least.
         least_rows: labelled rows that a cut race reads in any case: a probe of fewer says little.
         least_test: test rows that are scored in any case.
         slow_test_share: of the budget, what a slow machine leaves for two frozen arms on the test.
@@ -73,6 +75,8 @@ class SearchHeuristics:
     warm_share: float = 0.25
     warm_rows: int = 16
     slow_chunk: int = 32
+    look_share: float = 0.1
+    least_look: int = 2
     least_rows: int = 48
     least_test: int = 30
     slow_test_share: float = 0.25

@@ -8,6 +8,7 @@ from typing import Any
 from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.heuristics import HEURISTICS
+from cotune.errors import DivergedError
 from cotune.prompt.prompt import Prompt
 from cotune.task.example import Example
 
@@ -44,6 +45,49 @@ class RaceLimit:
     def saw_fit(self, seconds: float) -> None:
         """A probe took so long to be cross-fitted."""
         self._fit_seconds = seconds
+
+    def reads_on(self, prompts: Sequence[Prompt], adapter: str, rows: Sequence[Example], read: int, fits: float) -> bool:
+        """Whether the rest of a cut race's rows can be read after all; a ``look`` step and a ``read_on`` step.
+
+        One slow minute must not decide a whole run. A few rows are read to see how fast passes are by now, as long as they cost
+        little at the pace that cut the race. The rest is read where they keep to the plan and it fits in with the end.
+
+        Args:
+            prompts: that would see all rows, the first of them the few rows.
+            adapter: weights of the race.
+            rows: of the race, before it was cut.
+            read: how many of them it has read.
+            fits: cost of fitting the prompts to all rows, at the speed that is expected.
+        """
+        spending = self._context.spending
+        key = [[prompt.id for prompt in prompts], read, len(rows)]
+
+        def look() -> dict[str, int]:
+            a_row = self._cost(prompts[0], 100) / 100
+            count = min(HEURISTICS.slow_chunk, int(HEURISTICS.look_share * spending.left_within_step() / a_row))
+            return {"rows": min(count, len(rows) - read) if count >= HEURISTICS.least_look else 0}
+
+        count = int(self._context.journal.step("look", key, look)["rows"])
+        if not count:
+            return False
+        before = spending.costs.look_anew()
+        try:
+            self._embedding.states(prompts[0], adapter, rows[: read + count], "race")
+        except DivergedError:
+            spending.costs.recall(before)
+            return False
+
+        def decide() -> dict[str, Any]:
+            cost = sum(self._cost(prompt, len(rows) - self._embedding.known(prompt, adapter, rows)) for prompt in prompts)
+            cost += max(fits, self._fit_seconds * len(prompts) * len(rows) / read) + self._end()
+            if self.slow or cost > spending.left_within_step():
+                return {"rows": read}
+            return {"rows": len(rows), "text": f"passes are as fast as planned again: all {len(rows):,} labelled rows are read"}
+
+        if int(self._context.journal.step("read_on", key, decide)["rows"]) < len(rows):
+            spending.costs.recall(before)
+            return False
+        return True
 
     def leaves_out(self, prompt: Prompt, rows: int) -> bool:
         """Whether a prompt that has read its rows is not fitted, since the end needs the time; the journal holds it if so."""

@@ -21,7 +21,7 @@ from cotune.cycle.probe_search.plan import RaceSizes, fit_plan
 from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.race import ProbeRace, race_probes
 from cotune.cycle.probe_search.slow_end import end_of_race, fit_test
-from cotune.cycle.probe_search.splits import Split, labelled_rows, splits_of
+from cotune.cycle.probe_search.splits import Split, labelled_rows, splits_of, taught_rows
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.trial import Fitted, Trials
 from cotune.cycle.search.guide import Guide
@@ -71,7 +71,8 @@ class LabelLoop:
         self.guide = Guide(context, config)
         self.rows = labelled_rows(context)
         self.splits = splits_of(context)
-        self.limit = RaceLimit(context, embedding, partial(end_of_race, context, self.prices, self.own[0]))
+        self.limit = self._new_limit()
+        self._whole = context.task
         self._cycle = 1
         self.races = RaceSizes(context, self.prices, self.own[0], config.search.pool)
 
@@ -79,6 +80,8 @@ class LabelLoop:
         """Go round."""
         search = self._first_race()
         self._told(search)
+        if self.limit.stopped:
+            search = self._read_on(search) or search
         if self.limit.stopped:
             search.zero_shot = False
             fit_test(self.context, self.prices, search, self.config.seed)
@@ -121,7 +124,7 @@ class LabelLoop:
         found = self._evidence(best, [self.trials.frozen(best, split.learn) for split in splits], 0.0, BASE, splits)
         if not judge_written(self.context, drafts, before.mean, found.mean):
             return
-        self.splits, search.written = splits, tuple(draft.row for draft in drafts)
+        self.splits, search.written = splits, (*search.written, *(draft.row for draft in drafts))
         search.evidence, search.winner = [found], None
         if best is not search.seed:
             self._judge_frozen(search, search.seed)
@@ -184,12 +187,16 @@ class LabelLoop:
             ),
             limit=self.limit,
         )
-        if race.read < len(self.rows):
+        if race.read < len(self.rows) or (self.limit.stopped and taught_rows(context)):
             self._cut_to(race.read)
+        return self._opened({p.prompt.id: p for p in proposals}, race)
+
+    def _opened(self, proposals: dict[str, Proposal], race: ProbeRace) -> LabelSearch:
+        """The search after its first race."""
         fits = {name: race.fits[name] for name in race.ranking if race.rows[name] == len(self.rows)}
         if self.own[0].id not in fits:
-            raise _unreadable(context)
-        search = LabelSearch({p.prompt.id: p for p in proposals}, race, fits, fits[self.own[0].id])
+            raise _unreadable(self.context)
+        search = LabelSearch(proposals, race, fits, fits[self.own[0].id], written=taught_rows(self.context))
         self._judge_frozen(search, search.seed)
         if search.best_frozen is not search.seed:
             self._judge_frozen(search, search.best_frozen)
@@ -197,8 +204,45 @@ class LabelLoop:
         self._choose(search)
         return search
 
+    def _new_limit(self) -> RaceLimit:
+        context = self.context
+        return RaceLimit(context, self.embedding, partial(end_of_race, context, self.prices, self.own[0]))
+
+    def _read_on(self, search: LabelSearch) -> LabelSearch | None:
+        """The search with all labelled rows for the leading prompts, where a race was cut and passes are fast again.
+
+        None where they are not, or are slow again before all is read: then what the cut race found stands.
+        """
+        context, read = self.context, len(self.rows)
+        leading = sorted(search.fits.values(), key=lambda fit: fit.mean)[: HEURISTICS.finalists]
+        prompts = list({fit.prompt.id: fit.prompt for fit in (search.seed, *leading)}.values())
+        context.use_rows(self._whole)
+        rows, limit = labelled_rows(context), self.limit
+        if len(rows) > read and limit.reads_on(prompts, BASE, rows, read, self.prices.fits(len(rows))):
+            self.limit = self._new_limit()
+            race = race_probes(
+                context,
+                self.embedding,
+                prompts,
+                rows,
+                BASE,
+                cycle=1,
+                always=prompts[:1],
+                first_rows=len(rows),
+                limit=self.limit,
+            )
+            if not self.limit.stopped:
+                self.rows, self.splits = rows, splits_of(context)
+                return self._opened(search.proposals, race)
+            self.limit = limit
+        context.keep_rows({row.id for row in self.rows})
+        return None
+
     def _cut_to(self, count: int) -> None:
-        """Go on with the labelled rows that a race has read before it was cut."""
+        """Go on with the labelled rows that a race has read before it was cut; a teacher's rows take time to be read too."""
+        taught = taught_rows(self.context)
+        if taught and not self.context.journal.replaying:
+            self.context.journal.tell(f"there is no time for {counted(len(taught), 'row')} that the teacher labelled")
         self.rows = self.rows[:count]
         self.context.keep_rows({row.id for row in self.rows})
         self.splits = splits_of(self.context)
@@ -233,6 +277,8 @@ class LabelLoop:
         assert winner is not None
         room = self._room(search) - self.prices.extras()
         trial = self.prices.trial(winner.fit, self.splits, search.epochs) if search.epochs else 0.0
+        # The race does not read a teacher's rows.
+        trial += self.prices.embedding.row_cost(winner.fit.prompt, len(search.written), layers=[winner.fit.found.layer])
         trial += self.guide.cost(winner.fit.prompt)
         # A challenger that wins has a final of its own; the present winner's is owed already.
         count = min(self.config.search.pool, self.races.fitting(len(self.rows), room - 1.1 * trial))

@@ -94,9 +94,9 @@ def fit_plan(
         context: where effects happen.
         config: the run's config.
         prices: what steps cost.
-        search: after its first race, with rows that a teacher wrote.
+        search: after its first race, with rows that a teacher labelled or wrote.
         splits: that trials are tuned and judged on.
-        labelled: labelled rows.
+        labelled: rows that the user labelled.
 
     Raises:
         BudgetError: the arms cannot be tested. A time budget is overrun instead, by the few rows that :func:`fit_test` left,
@@ -107,8 +107,9 @@ def fit_plan(
     if left < least_test and context.spending.budget.kind != "time":
         raise too_small(context, f"the test of {counted(context.task.test.n, 'row')}", least_test, left)
     whole = prices.test(search, winner)
-    wanted = HEURISTICS.epochs(labelled, config.tune.max_epochs)
-    least = 0.25 if labelled >= HEURISTICS.many_rows else 1.0
+    rows = labelled + len(search.written)
+    wanted = HEURISTICS.epochs(rows, config.tune.max_epochs)
+    least = 0.25 if rows >= HEURISTICS.many_rows else 1.0
 
     def needed(epochs: float, last: float) -> float:
         return _tuning_cost(prices, search, splits, labelled, epochs, last)
@@ -125,7 +126,7 @@ def fit_plan(
             reserve = prices.test(search, winner, words=False)
             epochs, last = fitted(left - reserve)
         room = max(0.0, left - reserve)
-        steps = prices.trials.steps_of(epochs, labelled) if epochs else 0
+        steps = prices.trials.steps_of(epochs, rows) if epochs else 0
         kept = reserve if epochs else max(0.0, min(left, prices.test(search, winner, tuned=False)))
         unit = context.spending.budget.unit
         if epochs:

@@ -74,7 +74,8 @@ class ProbePolicy:
             better_bundle(context, evidence, self._bundle, self._config.model)
 
         found = LabelLoop(context, self._config, self._own, self._embedding, self._trials, previous, told, better).run()
-        return found, confirm_labels(context, found, self._trials, self._prices, previous=previous)
+        confirmed = confirm_labels(context, found, self._trials, self._prices, previous=previous)
+        return found, replace(confirmed, whole_test=found.whole_test)
 
 
 def prices_of(context: RunContext, config: RunConfig) -> Prices:

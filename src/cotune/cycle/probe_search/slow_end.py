@@ -1,4 +1,7 @@
-"""What a slow machine must leave of a time budget behind its first race, and how many test rows it then scores."""
+"""What a slow machine must leave of a time budget behind its first race, and how many test rows it then scores.
+
+Which rows these are is fixed by the run's seed, and how many by the clock.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,9 @@ def end_of_race(context: RunContext, prices: Prices, seed: Prompt) -> float:
 
 def fit_test(context: RunContext, prices: Prices, search: LabelSearch, seed: int) -> None:
     """Draw as many test rows as what is left of a time budget can score with frozen arms; a ``cut`` step where not all.
+
+    The search keeps the whole test, of which the arms get further rows where there is time left in the end
+    (:func:`cotune.cycle.search.more_test.score_more`).
 
     Args:
         context: whose test.
@@ -53,6 +59,7 @@ def fit_test(context: RunContext, prices: Prices, search: LabelSearch, seed: int
         text = f"only {count:,} of {test.n:,} test rows, drawn at random, are scored in the time that is left"
         return {"test": count, "of": test.n, "text": text}
 
+    search.whole_test = test
     context.keep_rows(set(rows), test.sample(int(journal.step("cut", key, effect)["test"]), seed))
 
 

@@ -22,8 +22,8 @@ class Split:
 
 
 def labelled_rows(context: RunContext) -> tuple[Example, ...]:
-    """All labelled rows in a seeded random order; rows of a group stand together."""
-    rows = (*context.task.train, *context.task.dev)
+    """All rows that the user labelled, in a seeded random order; rows of a group stand together."""
+    rows = (*(row for row in context.task.train if not row.taught), *context.task.dev)
     order = np.random.default_rng([context.seed, 12]).permutation(len(rows))
     groups = groups_of(rows)
     if groups is None:
@@ -34,9 +34,14 @@ def labelled_rows(context: RunContext) -> tuple[Example, ...]:
     return tuple(rows[i] for i in sorted(order, key=lambda i: first[str(groups[i])]))
 
 
+def taught_rows(context: RunContext) -> tuple[Example, ...]:
+    """Train rows that a teacher labelled: every split learns from them, and nothing is judged on them."""
+    return tuple(row for row in context.train_sample if row.taught)
+
+
 def splits_of(context: RunContext) -> tuple[Split, ...]:
-    """Train and dev; of few rows also further splits, so that every labelled row is held out once."""
-    train, dev = context.train_sample, context.dev
+    """Train and dev; of few rows also further splits, so that every row that the user labelled is held out once."""
+    train, dev = tuple(row for row in context.train_sample if not row.taught), context.dev
     splits = [Split(train, dev)]
     if len(train) + len(dev) < HEURISTICS.few_rows and HEURISTICS.few_folds > 1:
         groups = groups_of(train)
@@ -52,4 +57,5 @@ def splits_of(context: RunContext) -> tuple[Split, ...]:
                 held = tuple(row for row, of in zip(train, parts, strict=True) if of == part)
                 learn = (*(row for row, of in zip(train, parts, strict=True) if of != part), *dev)
                 splits.append(Split(learn, held))
-    return tuple(splits)
+    taught = taught_rows(context)
+    return tuple(Split((*split.learn, *taught), split.held) for split in splits)

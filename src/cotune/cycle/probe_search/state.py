@@ -14,6 +14,7 @@ from cotune.cycle.probe_search.race import ProbeRace
 from cotune.cycle.probe_search.trial import Fitted
 from cotune.refine import Proposal
 from cotune.task.example import Example
+from cotune.task.sealed import SealedTest
 
 Floats = NDArray[np.float64]
 
@@ -60,7 +61,7 @@ class LabelSearch:
     Attributes:
         proposals: every prompt that was embedded, by id.
         base_race: the first race, under the base model.
-        fits: prompt id to its cross-fitted probe on all labelled rows.
+        fits: prompt id to its cross-fitted probe on all rows that the user labelled.
         seed: the seed prompt's.
         evidence: every way to answer that was judged on held-out rows.
         winner: the best of them.
@@ -69,7 +70,8 @@ class LabelSearch:
         epochs: how often weights meet each row in a trial.
         zero_shot: whether the budget has room for the reference that asks the untuned model for label words.
         last_epochs: how often they meet all rows at the end; 0 where a trial is all that there is room for.
-        written: rows that a teacher wrote, which are learnt from beside the labelled ones.
+        written: rows that a teacher labelled or wrote, which are learnt from beside those that the user labelled.
+        whole_test: the test before rows of it were left out for want of time; None where all are to be scored.
     """
 
     by_probe: ClassVar[bool] = True
@@ -86,6 +88,7 @@ class LabelSearch:
     last_epochs: float = 0.0
     zero_shot: bool = True
     written: tuple[Example, ...] = ()
+    whole_test: SealedTest | None = None
 
     @property
     def best_frozen(self) -> PromptFit:

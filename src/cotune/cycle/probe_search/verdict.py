@@ -25,7 +25,9 @@ _TOLD = ("score", "ci", "n", "log_loss", "layer", "seconds")
 
 
 def first_verdict(context: RunContext, search: LabelSearch, trials: Trials, bundle: Path, model_name: str) -> dict[str, Any]:
-    """Fit the best frozen prompt's probe to all labelled rows, save it as the run's bundle, and tell; a ``verdict`` step.
+    """Fit the best frozen prompt's probe, save it as the run's bundle, and tell; a ``verdict`` step.
+
+    The probe learns from all labelled rows and from those that a teacher labelled.
 
     Args:
         context: where effects happen.
@@ -36,7 +38,7 @@ def first_verdict(context: RunContext, search: LabelSearch, trials: Trials, bund
     """
     fit = search.best_frozen
     rows = labelled_rows(context)
-    made = trials.frozen(fit, rows)
+    made = trials.frozen(fit, (*rows, *search.written))
     adapter = save_readout(context, made, fit.found.temperature, "verdict")
 
     def effect() -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from cotune.evaluate.packing import pack_rows
 from cotune.evaluate.responses import ModelOutputs
 from cotune.evaluate.scoring import Evaluation, finite
 from cotune.task.example import Example, groups_of
+from cotune.task.sealed import SealedTest
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,14 @@ class Confirmed:
         considered: every candidate whose answers to all of dev are known.
         chosen: the one of them that won, before a refit of its weights or of its classification head.
         ships: the arm that goes into the bundle.
+        whole_test: the test before rows of it were left out for want of time; None where all are to be scored.
     """
 
     arms: Mapping[str, Measured]
     considered: list[Measured]
     chosen: Measured
     ships: str = "best_tuned"
+    whole_test: SealedTest | None = None
 
     @property
     def winner(self) -> Measured:
@@ -125,13 +128,20 @@ def open_test(context: RunContext, confirmed: Confirmed, references: Mapping[str
     opened = sealed.open(recorded["arms"])
     results: dict[str, ArmResult] = {}
     for name, measured in confirmed.arms.items():
-        candidate = measured.candidate
-        rows = opened.examples_for(candidate.id)
-        scores = context.answers.scores(candidate.prompt, candidate.adapter, rows, "test", own=candidate.own, arm=name)
-        evaluation = context.answers.judge(scores, rows, candidate.decision)
-        results[name] = ArmResult(candidate, evaluation, scores, rows)
-        context.journal.step("arm", [name, candidate.id], lambda n=name, r=results[name]: _told(n, r))  # type: ignore[misc]
+        results[name] = score_arm(context, name, measured.candidate, opened.examples_for(measured.candidate.id))
     return results
+
+
+def score_arm(
+    context: RunContext, name: str, candidate: Candidate, rows: Sequence[Example], before: ArmResult | None = None
+) -> ArmResult:
+    """Score an arm on rows of the opened test, with those that it was scored on ``before``; recorded as an ``arm`` step."""
+    scores = context.answers.scores(candidate.prompt, candidate.adapter, rows, "test", own=candidate.own, arm=name)
+    if before is not None:
+        scores, rows = before.scores.plus(scores), (*before.rows, *rows)
+    result = ArmResult(candidate, context.answers.judge(scores, rows, candidate.decision), scores, tuple(rows))
+    context.journal.step("arm", [name, candidate.id], lambda: _told(name, result))
+    return result
 
 
 def _told(name: str, result: ArmResult) -> dict[str, Any]:

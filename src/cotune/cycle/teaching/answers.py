@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from cotune.endpoint.request_format import Said
 from cotune.evaluate.score_interval import score_interval
 from cotune.evaluate.scoring import judged
 from cotune.model.remote.label_answers import match_label, spoken
@@ -18,15 +19,18 @@ from cotune.task.reading.cells import has_half_character
 from cotune.task.task import Task
 
 
-def answer_of(text: str, prompt: Prompt, task: Task) -> str | None:
+def answer_of(answer: Said, prompt: Prompt, task: Task) -> str | None:
     """The answer that a teacher gave, in the one form in which answers are learnt; None where it fits the output in no way.
 
-    A number is the last one of the answer. JSON may stand between other words, and has to fit the schema.
+    A number is the last one of the answer. JSON may stand between other words, and has to fit the schema. What the limit cut is
+    no answer, unless it names a label: a model that learnt from it would learn to stop in the middle.
     """
     if not task.output.kind.written:
-        label = match_label(text, prompt.words(task.labels))
+        label = match_label(answer.text, prompt.words(task.labels), cut=answer.cut)
         return None if label is None else task.labels[label]
-    said = task.output.canonical(spoken(text))
+    if answer.cut:
+        return None
+    said = task.output.canonical(spoken(answer.text))
     return said if said and task.output.fits(said) and not ("\0" in said or has_half_character(said)) else None
 
 

@@ -21,7 +21,7 @@ from cotune.model.structured.limits import json_schema
 from cotune.model.structured.writable import Writable
 from cotune.prompt.prompt import Prompt
 from cotune.task.checks import DataChecks, Finding
-from cotune.task.example import Example
+from cotune.task.example import UNLABELLED, Example
 from cotune.task.reading.field_names import with_fields
 from cotune.task.reading.read import read_table
 from cotune.task.sealed import rows_hash
@@ -47,7 +47,7 @@ def read_unlabelled(config: RunConfig, task: Task) -> tuple[Example, ...]:
     for index, number in enumerate(table.numbers):
         fields = {name: table.shown(index, name) or "" for name in task.input_fields}
         if any(text.strip() for text in fields.values()) and not any("\0" in text for text in fields.values()):
-            rows.append(Example(f"unlabelled:{number}", fields, ""))
+            rows.append(Example(f"{UNLABELLED}{number}", fields, ""))
     return tuple(rows)
 
 
@@ -101,7 +101,7 @@ def teach(
             with teacher.client:
                 teacher.settle(prompt, shown[0].fields, task.labels)
                 asked = ask(teacher, questions([*shown, *order]), bounds)
-        answers = [answer_of(answer.text, prompt, task) for answer in asked.said]
+        answers = [answer_of(answer, prompt, task) for answer in asked.said]
         # What the model could never write is not for it to learn.
         found = [
             (row, None if answer is None or (writable and writable.problem(answer)) else answer)

@@ -15,6 +15,7 @@ from cotune.cycle.context import RunContext
 from cotune.cycle.diagnostics.near_duplicates import repeats_in_meaning
 from cotune.cycle.endpoints import prices_of
 from cotune.cycle.probe_search.fits import PromptFit
+from cotune.cycle.probe_search.possible import why_no_probes
 from cotune.cycle.probe_search.splits import Split
 from cotune.cycle.teaching.asking import WHY_STOPPED, Bounds, ask, open_teacher
 from cotune.cycle.teaching.confusion import confused_pairs
@@ -62,21 +63,7 @@ def check_writing(config: RunConfig, task: Task) -> None:
     """
     if not config.teacher.write:
         return
-    tune = config.tune
-    why = next(
-        (
-            told
-            for wrong, told in (
-                (task.output.kind.written, f"the output is {task.output.type} and no label"),
-                (config.remote_model is not None, "the model answers behind an endpoint"),
-                (tune.method != "lora", f"tune.method is {tune.method}"),
-                (tune.readout == "words", "tune.readout is words"),
-                (config.refit, "refit is true"),
-            )
-            if wrong
-        ),
-        "",
-    )
+    why = why_no_probes(config, task) or ("tune.readout is words" if config.tune.readout == "words" else "")
     if why:
         raise no_writing(why)
 

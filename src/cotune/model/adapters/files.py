@@ -1,4 +1,4 @@
-"""What an adapter's folder holds: PEFT's files, the id that they have by content, and whether they are of a plain kind."""
+"""Files of an adapter's folder: PEFT's files, their content id, and validation."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _NOT_PLAIN = (
     "trainable_token_indices",
     "alora_invocation_tokens",
 )
-"""What peft can add to a LoRA that changes its answers and is not rebuilt here."""
+"""Options of peft that change the answers of a LoRA and are not supported here."""
 _MOST_RANK, _MOST_ALPHA, _MOST_TARGETS, _MOST_LAYERS = 65_536, 10**6, 2_000, 10_000
-"""What no adapter exceeds. Beyond, peft would take all memory or compare names for hours before anything is refused."""
+"""Upper bounds on an adapter. Beyond them peft would use all memory, or compare names for hours, before it fails."""
 
 
 BASE = "base"
@@ -46,7 +46,7 @@ class LoraSettings:
         rank: inner width of the update.
         alpha: the update is scaled by ``alpha / rank``.
         target: which linear layers get one, as peft names them.
-        layers: numbers of the decoder layers that have it, from 0 as peft counts them; none means all.
+        layers: numbers of the decoder layers that have it, from 0 as in peft; empty means all.
     """
 
     rank: int = 16
@@ -56,17 +56,17 @@ class LoraSettings:
 
 
 def adapter_content_id(folder: Path) -> str:
-    """Hash of an adapter's weights and settings, its probe included; where the base model lies does not count."""
+    """Hash of an adapter's weights, settings and probe, independent of the base model's path."""
     return with_probe_id(folder, bare_content_id(folder))
 
 
 def with_probe_id(folder: Path, bare_id: str) -> str:
-    """The same where the id without the probe is known."""
+    """The same, given the id without the probe."""
     return probed_id(bare_id, (folder / PROBE).read_bytes()) if (folder / PROBE).is_file() else bare_id
 
 
 def bare_content_id(folder: Path) -> str:
-    """The same of an adapter without its probe; ``base`` where a probe lies alone, on the model as it is."""
+    """The id of an adapter without its probe; ``base`` for a probe on the untuned model."""
     if is_bare_probe(folder):
         return BASE
     if is_prefix(folder):
@@ -77,7 +77,7 @@ def bare_content_id(folder: Path) -> str:
 
 
 def is_prefix(folder: Path) -> bool:
-    """Whether an adapter's folder holds a trained prefix; one that holds nothing of use is none."""
+    """Whether an adapter's folder contains a trained prefix."""
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -86,7 +86,7 @@ def is_prefix(folder: Path) -> bool:
 
 
 def is_bare_probe(folder: Path) -> bool:
-    """Whether a folder holds a probe and no adapter: the read-out of a model that is not tuned."""
+    """Whether a folder contains a probe without an adapter, the read-out of an untuned model."""
     return (folder / PROBE).is_file() and not (folder / CONFIG).exists() and not (folder / WEIGHTS).exists()
 
 
@@ -106,10 +106,10 @@ def copy_adapter(folder: Path, target: Path, *, probe: bool = True) -> None:
 
 
 def alpha_of(alpha: float | str) -> float:
-    """LoRA's alpha as a config holds it; a whole number as one, so that equal settings have equal hashes.
+    """LoRA's alpha from a config, as an int if it is whole, so that equal settings have equal hashes.
 
     Raises:
-        ValueError: it is no number, or none that is finite.
+        ValueError: it is not a finite number.
     """
     found = float(alpha)
     if not math.isfinite(found):
@@ -141,10 +141,10 @@ def read_settings(folder: Path) -> LoraSettings:
 
 
 def _layers_of(config: Mapping[str, Any]) -> tuple[int, ...]:
-    """The decoder layers that an adapter's config names; none where it holds for all.
+    """The decoder layers in an adapter's config; empty if it applies to all.
 
     Raises:
-        ValueError: they are no layers' numbers.
+        ValueError: they are not layer numbers.
     """
     found = config.get("layers_to_transform")
     numbers = [] if found is None else [found] if isinstance(found, int) else list(found)
@@ -155,7 +155,7 @@ def _layers_of(config: Mapping[str, Any]) -> tuple[int, ...]:
 
 def content_id(config: Mapping[str, Any], weights: bytes) -> str:
     shape = {k: v for k, v in config.items() if k in ("r", "lora_alpha", "target_modules", "peft_type", "use_rslora")}
-    # Left out where it holds for all layers, so that such adapters keep their ids.
+    # Omitted if it applies to all layers, so that such adapters keep their ids.
     if config.get("layers_to_transform") is not None:
         shape["layers_to_transform"] = config["layers_to_transform"]
     return content_hash({"config": shape, "weights": content_hash(weights, 64)})

@@ -1,4 +1,4 @@
-"""Adapters, kept on disk by content: LoRA weights are swapped into one loaded model in place, trained prefixes handed out."""
+"""Adapters stored on disk by content: LoRA weights are swapped in one loaded model, trained prefixes are returned."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ from cotune.probe.readout import PROBE, Probe, load_probe, probed_id
 
 
 class AdapterSlot:
-    """The one place in a loaded model where LoRA weights sit; ids tell which ones. Trained prefixes are kept beside it.
+    """The adapter slot of a loaded model: activates LoRA weights by id, and holds trained prefixes.
 
-    An adapter is bound to the model's own layers to be used; to be trained it takes peft, which then stays.
+    For inference an adapter is bound to the model's own layers; training needs peft, which then stays installed.
 
     Args:
-        model: the transformers model. It is changed by the first adapter, not before.
+        model: the transformers model, which the first adapter modifies.
 
     Attributes:
-        keep: adapters whose weights stay in memory; others are read from their folder again.
+        keep: number of adapters whose weights stay in memory; others are read from their folder again.
     """
 
     def __init__(self, model: Any) -> None:
@@ -68,22 +68,22 @@ class AdapterSlot:
         self.keep = 8
 
     def register(self, folder: Path) -> str:
-        """Make an adapter folder usable; returns its id. With a probe, the adapter without it is usable too.
+        """Register an adapter folder; returns its id. With a probe, the adapter without it is registered too.
 
         Raises:
-            InputError: the folder is neither a LoRA adapter nor a prefix in safetensors.
+            InputError: the folder contains neither a LoRA adapter nor a prefix in safetensors.
         """
         bare_id = bare_content_id(folder)
         adapter_id = with_probe_id(folder, bare_id)
         self._folders[adapter_id] = folder
-        # An adapter that lies without a probe has a folder of its own.
+        # An adapter without a probe has its own folder.
         if bare_id != BASE:
             self._folders.setdefault(bare_id, folder)
         self._bare[adapter_id] = bare_id
         return adapter_id
 
     def without_probe(self, adapter_id: str) -> str:
-        """The same weights without their probe; the same id where they have none."""
+        """Id of the same weights without their probe."""
         return self._bare.get(adapter_id, adapter_id)
 
     def probe(self, adapter_id: str) -> Probe | None:
@@ -112,7 +112,7 @@ class AdapterSlot:
         return self.register(target)
 
     def use(self, adapter_id: str) -> None:
-        """Put an adapter's weights into the model, none at all for :data:`BASE` or a trained prefix.
+        """Activate an adapter's weights in the model; none for :data:`BASE` or a trained prefix.
 
         Raises:
             CotuneError: no folder was registered under this id.
@@ -125,12 +125,12 @@ class AdapterSlot:
             self.current = adapter_id
             return
         weights = self.read(adapter_id)
-        # Where an adapter is refused below, the model holds neither it nor the one before.
+        # If an adapter is refused below, neither it nor the previous one is active.
         self.current = ""
         settings = read_settings(self._folders[adapter_id])
         inner = {value.shape[0] for name, value in weights.items() if ".lora_A." in name and value.ndim}
         if inner != {settings.rank}:
-            # Before room is made for weights of a rank that only the config has.
+            # Before memory is allocated for a rank that only the config claims.
             raise InputError("the adapter's weights are not of the rank that its config names", hint="Save the adapter anew.")
         if self._peft is not None or not self._bind(settings, weights):
             self.wrap(settings)
@@ -138,7 +138,7 @@ class AdapterSlot:
         self.current = adapter_id
 
     def read(self, adapter_id: str) -> Mapping[str, Tensor]:
-        """A registered adapter's weights under peft's file names; not to be changed.
+        """A registered adapter's weights under peft's names; do not modify them.
 
         Raises:
             CotuneError: no folder was registered under this id, or a prefix was.
@@ -154,7 +154,7 @@ class AdapterSlot:
         return self._loaded[adapter_id]
 
     def bare(self) -> None:
-        """Switch LoRA weights off; the model is no adapter's until :meth:`use` is called again."""
+        """Deactivate LoRA weights until :meth:`use` is called again."""
         if self._bound is not None:
             self._bound.enabled = False
         if self._peft is not None:
@@ -194,7 +194,7 @@ class AdapterSlot:
         return trained
 
     def _bind(self, settings: LoraSettings, weights: Mapping[str, Tensor]) -> bool:
-        """Put weights on the model's own layers; False where that takes peft."""
+        """Bind weights to the model's own layers; False if that needs peft."""
         if self._bound is None or settings != self._bound_shape:
             self._release()
             groups = linear_groups(self._model, settings.target.split(","), settings.layers) if settings.rank > 0 else None
@@ -211,26 +211,26 @@ class AdapterSlot:
             self._bound, self.current = None, ""
 
     def wrap(self, settings: LoraSettings) -> Any:
-        """Give the model LoRA layers of this shape and switch them on; returns the peft model."""
+        """Add LoRA layers of this shape with peft and activate them; returns the peft model."""
         from peft import get_peft_model
 
         from cotune.model.layers.peft_lora import fuse
 
         self._release()
         if self._peft is not None and settings not in self._shapes:
-            # peft takes its layers out, and with them what stands in for them.
+            # peft removes its layers, including their stand-ins.
             self._model = self._peft.unload()
             self._peft = None
         if self._peft is None:
             try:
                 target = _linear_names(self._model, settings)
                 with warnings.catch_warnings():
-                    # peft asks transformers by a name that it is about to lose.
+                    # peft uses a name that transformers will remove.
                     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
                     self._peft = get_peft_model(self._model, _peft_config(replace(settings, target=target), _task(self._model)))
             except ValueError as error:
                 raise InputError(str(error), where="tune.target", hint="Use all-linear or names of linear layers.") from error
-            # "all-linear" and the list of names that peft makes of it are the same shape.
+            # "all-linear" is equivalent to the list of names that peft expands it to.
             names = self._peft.peft_config["default"].target_modules
             self._shapes = (settings, replace(settings, target=",".join(sorted(names))))
             self._peft.eval()
@@ -239,9 +239,9 @@ class AdapterSlot:
         return self._peft
 
     def start(self, settings: LoraSettings, *, seed: int, adapter_id: str = BASE) -> list[tuple[str, torch.nn.Parameter]]:
-        """Trainable parameters by name, freshly drawn from the seed, or set to a registered adapter's values.
+        """Trainable parameters by name, initialised from the seed or from a registered adapter.
 
-        Until :meth:`use` is called again the model carries these weights, whatever they become.
+        These weights stay active, whatever they become, until :meth:`use` is called again.
         """
         adapter_id = self.without_probe(adapter_id)
         if adapter_id != BASE:
@@ -268,25 +268,25 @@ class AdapterSlot:
 
     @contextmanager
     def unfused(self) -> Iterator[None]:
-        """Let peft's own layers and torch's own products run meanwhile, to measure or to check against them."""
+        """Temporarily run peft's own layers and torch's own products, for measurements and checks."""
         from cotune.model.layers.peft_lora import FusedLinear
 
         with without(self._model, FusedLinear), plain_products(self._model):
             yield
 
     def weights(self) -> dict[str, Tensor]:
-        """A copy of the weights that are in the model now, under peft's file names."""
+        """A copy of the active weights, under peft's names."""
         from peft import get_peft_model_state_dict
 
         state: Mapping[str, Tensor] = get_peft_model_state_dict(self._peft, save_embedding_layers=False)
         return {name: value.detach().float().cpu().clone().contiguous() for name, value in sorted(state.items())}
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Put weights, as :meth:`weights` gives them, into the slot that is being trained."""
+        """Load weights, as returned by :meth:`weights`, into the slot being trained."""
         self._put(weights)
 
     def save(self, weights: Mapping[str, Tensor], parent: Path, base_model: str | None = None) -> str:
-        """Write weights, of the shape that the model holds, as a peft directory named by its content under ``parent``.
+        """Write weights of the active shape as a peft folder, named by its content, under ``parent``.
 
         Returns:
             The adapter id.
@@ -317,7 +317,7 @@ class AdapterSlot:
         return adapter_id
 
     def folder(self, adapter_id: str) -> Path:
-        """Where a registered adapter lies."""
+        """The folder of a registered adapter."""
         return self._folders[adapter_id]
 
     def _lora_parameters(self) -> list[tuple[str, torch.nn.Parameter]]:

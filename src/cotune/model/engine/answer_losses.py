@@ -1,4 +1,4 @@
-"""How likely each row's reference is: teacher-forced, all rows of a batch in one packed pass behind the shared prefix."""
+"""Log-likelihood of each row's right answer by teacher forcing, with all rows of a batch in one packed pass."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _compute(
 def _packed_losses(
     runner: PackedRunner, prefix: PrefixState | None, shared: int, rows: Sequence[RenderedRow]
 ) -> tuple[NDArray[np.float64], int]:
-    """``[rows]`` summed losses, and each row's own tokens; the prefix stands for ``shared`` tokens of each row's prompt."""
+    """``[rows]`` summed losses and the number of own tokens; the prefix covers ``shared`` tokens of each prompt."""
     suffixes = [(*row.prompt_ids[shared:], *row.completions[0][:-1]) for row in rows]
     counts = [len(row.completions[0]) for row in rows]
     asked = [len(row.prompt_ids) - shared - 1 for row in rows]

@@ -1,9 +1,9 @@
 """Attention over a shared prefix and each row's own tokens, as one function that transformers models call.
 
 The prefix is attended to once for the whole batch: the queries of all rows form one long query of each head. Own tokens are
-attended to apart, and both results are merged by their log-sum-exp (Hydragen, arXiv 2402.05099). On CPU each part's backward
-pass, called with the *merged* output and log-sum-exp, gives its exact gradient. Elsewhere, and where a sliding window cuts into
-the prefix, the prefix is expanded over the rows.
+attended to separately, and both results are merged by their log-sum-exp (Hydragen, arXiv 2402.05099). On CPU each part's
+backward pass, called with the *merged* output and log-sum-exp, gives its exact gradient. On other devices, and if a sliding
+window cuts into the prefix, the prefix is expanded over the rows.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cotune.model.engine.row_blocks import RowBlock
 ATTENTION_NAME = "cotune_shared_prefix"
 
 PLAIN_ATTENTION = "_cotune_plain_attention"
-"""Attribute of a model that names the attention it was loaded with; not every architecture has every kind."""
+"""Attribute of a model that stores the attention implementation it was loaded with."""
 
 KeyValue = tuple[Tensor, Tensor]
 """Keys and values of one layer, each ``[tokens, key-value heads, head size]``."""
@@ -44,17 +44,17 @@ class Step(Protocol):
 
 @dataclass
 class Pass:
-    """What the attention function needs to know about the pass that runs.
+    """State of the running pass, which the attention function reads.
 
     Attributes:
         plan: the layout; None for a pass over the prefix alone.
-        prefix: keys and values of the shared prefix by layer, as far as they are there before; a head comes after them.
+        prefix: keys and values by layer of the part of the shared prefix that ran before this pass; the plan's head follows it.
         past: keys and values of the rows' earlier own tokens by layer.
-        collected: filled with this pass's keys and values by layer where ``collect`` is set.
+        collected: keys and values of this pass by layer, if ``collect`` is set.
         collect: whether to fill ``collected``.
-        step: the pass is a decoding step, one token a row, and this attends; then there is no plan.
-        read: places of the pass whose states will be read; None for all. What the last layer adds to others may be left out.
-        last: the layer that the pass ends after; None for the model's last.
+        step: attention of a decoding step with one token per row; there is then no plan.
+        read: positions of the pass whose states will be read; None for all. The last layer may skip the others.
+        last: number of the layer after which the pass ends; None for the model's last.
     """
 
     plan: PackedPlan | None
@@ -72,7 +72,7 @@ _current: ContextVar[Pass | None] = ContextVar("cotune_pass", default=None)
 
 @contextmanager
 def running(current: Pass) -> Iterator[Pass]:
-    """Make ``current`` the pass that the attention function serves."""
+    """Use ``current`` in the attention function until the block ends."""
     token = _current.set(current)
     try:
         yield current
@@ -81,10 +81,10 @@ def running(current: Pass) -> Iterator[Pass]:
 
 
 def read_places(gate: torch.nn.Module, ends: bool) -> Tensor | None:
-    """Places of the running pass whose states will be read; None where a feed-forward layer has to run for all of them.
+    """Positions of the running pass that a feed-forward layer must compute; None for all.
 
     Args:
-        gate: the feed-forward layer that asks.
+        gate: the feed-forward layer.
         ends: whether it belongs to the model's last layer.
     """
     current = _current.get()
@@ -109,14 +109,14 @@ def shared_prefix_attention(
 
     Args:
         query: ``[1, heads, tokens, head size]``; keys and values the same with their own number of heads.
-        attention_mask: ignored, the plan says what may be seen.
-        sliding_window: how many tokens a layer looks back, itself included.
+        attention_mask: ignored; the plan defines the mask.
+        sliding_window: size of the layer's sliding window in tokens, the current one included.
 
     Returns:
         ``[1, tokens, heads, head size]`` and no weights.
 
     Raises:
-        RuntimeError: no pass is running.
+        RuntimeError: if no pass is running.
     """
     current = _current.get()
     if current is None:
@@ -145,7 +145,7 @@ def shared_prefix_attention(
 
 
 def _behind(prefix: KeyValue | None, k: Tensor, v: Tensor) -> KeyValue:
-    """Keys and values with those of what stands before them."""
+    """Keys and values, preceded by those of earlier tokens."""
     return (k, v) if prefix is None else (torch.cat([prefix[0], k]), torch.cat([prefix[1], v]))
 
 
@@ -197,7 +197,7 @@ def _own(
 def _expanded(
     plan: PackedPlan, q: Tensor, k: Tensor, v: Tensor, prefix: KeyValue | None, scale: float, window: int | None
 ) -> Tensor:
-    """The same by expanding the prefix over the rows: any device, any window, gradients by autograd."""
+    """The same with the prefix expanded over the rows, for any device and window, with gradients by autograd."""
     parts = [_expanded_block(plan.prefix, block, q, k, v, prefix, scale, window) for block in plan.blocks]
     return _joined(parts)[plan.unpad_index]
 
@@ -244,7 +244,7 @@ class _SharedPrefix(torch.autograd.Function):
         assert not (plan.merged and any(ctx.needs_input_grad)), "merged rows have no gradients"
         heads = k.shape[1]
         group = q.shape[1] // heads
-        # Each table takes its own from these, so that they are laid token by token once.
+        # Each padded table is gathered from these, so they are made contiguous by token once.
         q = q.contiguous()
         parts = [
             attend(
@@ -259,8 +259,8 @@ class _SharedPrefix(torch.autograd.Function):
         out = _unpad_queries(plan, [part for part, _ in parts], group)
         lse = _unpad_queries(plan, [part.unsqueeze(-1) for _, part in parts], group)
         if prefix_k is not None and prefix_v is not None:
-            # Each head by itself, with keys of its own: queries are taken as they lie, token by token. One long
-            # query for each key-value head would save copies of the few keys and need two of all queries.
+            # Each head has its own keys, so that queries need no copy. One long query for each key-value head would avoid
+            # copies of the few keys but need two of all queries.
             own_k, own_v = (x.transpose(0, 1).repeat_interleave(group, 0) for x in (prefix_k, prefix_v))
             head_out, head_lse = attend(q.transpose(0, 1)[None], own_k[None], own_v[None], scale)
             out_prefix, lse_prefix = head_out[0].transpose(0, 1), head_lse[0].transpose(0, 1).unsqueeze(-1)
@@ -334,7 +334,7 @@ class _ShortCausal(torch.autograd.Function):
 
 @lru_cache(maxsize=4)
 def _causal_mask(tokens: int, keys: int, group: int) -> Tensor:
-    """Additive ``[1, 1, tokens x group, keys]``; every layer of every step asks for the same one."""
+    """Additive ``[1, 1, tokens x group, keys]``; cached, since every layer of every step needs the same one."""
     mask = torch.full((tokens, keys), -torch.inf).triu_(1 + keys - tokens)
     return mask.repeat_interleave(group, 0)[None, None]
 
@@ -359,10 +359,10 @@ def _pad_keys(block: RowBlock, x: Tensor) -> Tensor:
 
 
 def _unpad_keys(plan: PackedPlan, parts: Sequence[Tensor], tokens: int) -> Tensor:
-    """The padded keys' gradients at the tokens that they were taken from; padding brings zeros."""
+    """Gradients of the padded keys, gathered at their tokens; those of padding are zero."""
     flat = _joined([x.transpose(1, 2).reshape(-1, x.shape[1], x.shape[3]) for x in parts])
     if tokens == len(plan.unpad_index):
-        # Without a past, keys are padded as queries are, and each token stands in one place.
+        # Without a past, keys have the same padding as queries, and each token has one place.
         return flat.index_select(0, plan.unpad_index)
     places = torch.cat([block.key_index.flatten() for block in plan.blocks])
     return flat.new_zeros(tokens, *flat.shape[1:]).index_add_(0, places, flat)
@@ -389,6 +389,6 @@ def _head_first(x: Tensor) -> Tensor:
 
 
 def use_plain_attention(model: Any) -> None:
-    """Give the model back the attention that it was loaded with, after packed passes."""
+    """Restore the attention implementation that the model was loaded with."""
     if model.config.get_text_config()._attn_implementation == ATTENTION_NAME:
         model.set_attn_implementation(getattr(model, PLAIN_ATTENTION, "sdpa"))

@@ -1,10 +1,10 @@
-"""Attention on CPU with its log-sum-exp, forward and backward: torch's flash kernel, or dense products where those are faster.
+"""Attention on CPU with log-sum-exp, forward and backward: torch's flash kernel, or dense products if those are faster.
 
-The flash kernel works through small blocks, one batch entry and head after the other; with few keys most of its time is not
-spent on products. With the keys of a short row dense products with scores in fp32 were 2 to 4 times as fast backward and 1.2 to
-1.8 times forward; where many queries see all of 25 to 60 keys they were 1.5 to 1.9 times as fast, and no faster with 300 (2
-cores, AVX512, fp32 and bf16). They hold a table of queries by keys, so they stop where it outgrows the caches, and copies of
-the keys in fp32, so they are left out where each query would pay for many of these.
+The flash kernel works through small blocks, one batch entry and head after the other; with few keys it spends most of its time
+outside of products. With the keys of a short row dense products with scores in fp32 were 2 to 4 times as fast backward and 1.2
+to 1.8 times forward; where many queries see all of 25 to 60 keys they were 1.5 to 1.9 times as fast, and no faster with 300 (2
+cores, AVX512, fp32 and bf16). They need a table of queries by keys, so they are used only while it fits into the caches, and
+copies of the keys in fp32, so they are not used if these are many for each query.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
-# Entries of the table of queries by keys, over all rows and heads, up to which it is made.
+# Most entries of the table of queries by keys, over all rows and heads, for dense products.
 _TABLE = 4_000_000
 _LEAST_QUERIES = 8
 SHORT_KEYS = 128
-"""Keys up to which dense products are the faster way."""
+"""Most keys for which dense products are faster."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -32,7 +32,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = 
         scale: of the products.
         mask: additive ``[rows, 1, queries, keys]`` in fp32; every query must see something.
     """
-    # In half precision the kernel's own products are faster, a table in fp32 is not.
+    # In half precision the kernel is faster than a table in fp32.
     most = _TABLE if q.dtype == torch.float32 else _TABLE // 2
     if k.shape[2] <= SHORT_KEYS and q.shape[2] >= _LEAST_QUERIES and _table(q, k) <= most:
         return _dense(q, k, v, scale, mask)
@@ -45,7 +45,7 @@ def _dense(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -
     if mask is not None:
         scores += mask
     weights = torch.softmax(scores, -1)
-    # The highest score and its weight tell the sum of all, in fewer passes over the table than the sum itself.
+    # The highest score and its weight give the log-sum-exp with fewer passes over the table than a sum.
     lse = scores.amax(-1).sub_(weights.amax(-1).log_())
     return torch.matmul(weights.to(v.dtype), v), lse
 
@@ -62,8 +62,8 @@ def attend_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of queries, keys and values.
 
-    ``out`` and ``lse`` may be those of a wider attention that these keys are a part of: then the gradients are this part's
-    share of it (as in ring attention, arXiv 2310.01889).
+    ``out`` and ``lse`` may belong to an attention over more keys, of which these are a part: the gradients are then this part's
+    share (as in ring attention, arXiv 2310.01889).
 
     Args:
         grad: of the output.

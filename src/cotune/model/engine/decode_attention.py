@@ -1,8 +1,7 @@
 """Attention of one decoding step: each row's newest tokens to the shared prefix and to the row's own tokens.
 
-Own keys and values lie in buffers that are allocated ahead and grow by half, so that a step writes its tokens and copies
-nothing. The prefix lies there once: the queries of all rows that use a key-value head are one long query to it, and both parts
-share one softmax.
+Own keys and values are kept in preallocated buffers that grow by half, so that a step copies nothing. The prefix is stored
+once: the queries of all rows for a key-value head form one long query to it, and both parts share one softmax.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ class OwnKeyValues:
     """Keys and values of the rows' own tokens by layer, each ``[slots, key-value heads, capacity, head size]``.
 
     Args:
-        slots: rows that have a place.
-        most: tokens that a row can have at most.
+        slots: number of rows.
+        most: most own tokens of a row.
     """
 
     def __init__(self, slots: int, most: int) -> None:
@@ -32,7 +31,7 @@ class OwnKeyValues:
         self._layers: dict[int, KeyValue] = {}
 
     def reserve(self, width: int) -> None:
-        """Make room for so many tokens a row; what is written stays."""
+        """Grow the buffers to a number of tokens per row, keeping their content."""
         if width <= self.capacity:
             return
         self.capacity = min(self.most, max(width + _FIRST_GROWTH, self.capacity * 3 // 2))
@@ -45,9 +44,9 @@ class OwnKeyValues:
         return new
 
     def write(self, layer: int, slots: Tensor, places: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Put tokens, ``[tokens, heads, size]``, at their slots and places."""
+        """Write tokens, ``[tokens, heads, size]``, to their slots and positions."""
         if layer not in self._layers:
-            # Zeros, since what was never written is multiplied by a weight of 0.
+            # Zeros, since unwritten entries are multiplied by a weight of 0 and must be finite.
             self._layers[layer] = (self._empty(keys), self._empty(values))
         kept_keys, kept_values = self._layers[layer]
         kept_keys[slots, :, places] = keys
@@ -57,7 +56,7 @@ class OwnKeyValues:
         return like.new_zeros(self.slots, like.shape[1], self.capacity, like.shape[2])
 
     def read(self, layer: int, rows: int, width: int) -> KeyValue:
-        """Keys and values of the first rows and tokens; no copy."""
+        """Views of the keys and values of the first rows and tokens."""
         keys, values = self._layers[layer]
         return keys[:rows, :, :width], values[:rows, :, :width]
 
@@ -69,18 +68,18 @@ class OwnKeyValues:
 
 
 class DecodeStep:
-    """The newest tokens of each row, mostly one, row by row in the order of their slots.
+    """Attention of each row's new tokens (usually one), in the order of the rows' slots.
 
     Args:
         own: the rows' earlier tokens.
-        lengths: of each row, how many own tokens stand before.
-        counts: of each row, how many come now.
+        lengths: number of earlier own tokens of each row.
+        counts: number of new tokens of each row.
         prefix: length of the shared prefix.
-        device: where the model lies.
+        device: device of the model.
 
     Attributes:
-        positions: ``[tokens]`` where each new token stands in its row's whole sequence.
-        last: ``[rows]`` which token is the last one of its row.
+        positions: ``[tokens]`` position of each new token in its row's whole sequence.
+        last: ``[rows]`` index of each row's last token.
     """
 
     def __init__(
@@ -99,7 +98,7 @@ class DecodeStep:
         self._shortest = min(lengths)
         self._width = max(counts)
         if self._width > 1:
-            # A shorter row's last token stands in for those that it does not have.
+            # Shorter rows are padded by their last token.
             steps = torch.minimum(torch.arange(self._width), new[:, None] - 1)
             self._padded_index = ((ends - new)[:, None] + steps).flatten().to(device)
             self._unpadded_index = (slots * self._width + offsets).to(device)
@@ -108,7 +107,7 @@ class DecodeStep:
     def attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, prefix: KeyValue | None, scale: float, window: int | None
     ) -> Tensor:
-        """``[tokens, heads, size]`` in and out; keys and values with their own number of heads, written to the own ones."""
+        """``[tokens, heads, size]`` in and out; keys and values, with their own number of heads, are written to the buffers."""
         tokens, all_heads, size = q.shape
         heads = k.shape[1]
         self._own.write(layer, self._slots, self._places, k, v)
@@ -128,7 +127,7 @@ class DecodeStep:
     def _dense(
         self, queries: Tensor, keys: Tensor, values: Tensor, prefix: tuple[Tensor, ...] | None, mask: Tensor | None
     ) -> Tensor:
-        """Scores of both parts side by side, in fp32 as the scaled queries are; any window and device."""
+        """Concatenate the scores of both parts in fp32; for any window and device."""
         tokens, heads, group, size = queries.shape
         scores = torch.matmul(self._padded(queries), keys.float().transpose(-1, -2))
         before = 0
@@ -147,7 +146,7 @@ class DecodeStep:
         return out
 
     def _merged(self, queries: Tensor, keys: Tensor, values: Tensor, prefix: tuple[Tensor, ...] | None, scale: float) -> Tensor:
-        """Both parts apart, merged by log-sum-exp: what pads the own part stays out of the prefix's."""
+        """Compute both parts separately and merge them by log-sum-exp, so that the prefix part has no padding."""
         tokens, heads, group, size = queries.shape
         out, lse = attend(self._padded(queries), keys, values, scale, self._additive(group))
         out, lse = self._unpadded(out, group), self._unpadded(lse.unsqueeze(-1), group)
@@ -181,7 +180,7 @@ class DecodeStep:
         return 0 if window is None else min(self._prefix, max(0, self._prefix + self._shortest - window + 1))
 
     def _additive(self, group: int) -> Tensor | None:
-        """What is hidden among own tokens as numbers to add, the same for all layers."""
+        """Additive mask among own tokens, the same for all layers."""
         key = (None, -1)
         if key not in self._masks:
             hidden = self._mask(None, 0)
@@ -192,7 +191,7 @@ class DecodeStep:
         return self._masks[key]
 
     def _mask(self, window: int | None, before: int) -> Tensor | None:
-        """``[rows, 1, width, prefix and own]`` what a token does not see: others' length, and what its window has left."""
+        """``[rows, 1, width, prefix and own]`` mask of what a token does not see: padding, and tokens outside its window."""
         key = (window, before)
         if key not in self._masks:
             if window is None and self._longest == self._shortest:

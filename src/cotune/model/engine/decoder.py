@@ -1,7 +1,7 @@
-"""Decoding behind a shared prefix: rows that are finished leave the batch, and waiting rows enter.
+"""Decoding behind a shared prefix with continuous batching: finished rows leave the batch, and waiting rows enter.
 
 On a CPU a step of few rows takes as long as reading the weights once, so the batch is as large as memory allows for. Tokens
-that a grammar leaves no choice about are read in one step with the choice before them.
+that a grammar determines are read in one step together with the token before them.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from cotune.model.engine.row_blocks import as_tensor
 from cotune.model.engine.runner import PackedRunner
 from cotune.model.engine.sampling import Answer, Chooser
 
-# Numbers in the table of logits that is held at once.
+# Most entries of the table of logits.
 _LOGITS = 1 << 25
 
 
 def slots_in_memory(config: Any, bytes_a_number: int, tokens: int, memory: int) -> int:
-    """Rows of so many own tokens whose keys and values fit into memory, at least 1.
+    """Number of rows whose keys and values fit into memory, at least 1.
 
     Args:
         config: the text model's configuration.
-        bytes_a_number: of the model's number type.
-        tokens: of its own that a row can have.
+        bytes_a_number: bytes per number of the model's dtype.
+        tokens: most own tokens of a row.
         memory: bytes.
     """
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
@@ -41,23 +41,23 @@ def slots_in_memory(config: Any, bytes_a_number: int, tokens: int, memory: int) 
 
 
 class Decoder:
-    """Writes the answers of one request's part.
+    """Generates the answers of one part of a request.
 
     Args:
-        runner: of the model, the adapter in it.
-        prefix: state of what all prompts share.
+        runner: runner of the model, with the adapter set.
+        prefix: state of the prefix that all prompts share.
         suffixes: each prompt's own tokens.
-        answers: fresh ones, filled by :meth:`run`.
+        answers: empty answers, filled by :meth:`run`.
         chooser: chooses their tokens.
-        slots: rows in flight at most.
-        pass_tokens: own tokens in a pass over entering prompts.
-        progress: told the tokens of each pass and step.
-        references: right answers, read in the same passes as the prompts, beside what is written.
+        slots: most rows at once.
+        pass_tokens: most own tokens in a pass over entering prompts.
+        progress: called with the number of tokens of each pass and step.
+        references: right answers, whose losses are computed in the same passes as the prompts.
 
     Attributes:
         losses: ``[rows]`` negative log-likelihood of the right answers, in nats; zeros without them.
-        entering_s: seconds that prompts and right answers took.
-        tokens: that were run.
+        entering_s: seconds spent on prompts and right answers.
+        tokens: number of tokens processed.
     """
 
     def __init__(
@@ -82,17 +82,17 @@ class Decoder:
         self._before = prefix.length if prefix else 0
         most = max(len(s) + answer.limit for s, answer in zip(suffixes, answers, strict=True))
         self._own = OwnKeyValues(self._slots, most)
-        # Long inputs tend to have long answers: begun first, they do not run on alone at the end.
+        # Long inputs tend to have long answers: start with them, so that they do not run alone at the end.
         begun = [i for i, answer in enumerate(answers) if references or not answer.done]
         self._waiting = sorted(begun, key=lambda i: (len(suffixes[i]), -i))
         self._live: list[int] = []
         self.tokens = 0
 
     def run(self) -> None:
-        """Until all answers are done."""
+        """Run until all answers are done."""
         while self._waiting or self._live:
             free = self._slots - len(self._live)
-            # A pass over one or two entering rows would cost as much as a step of all.
+            # Wait for several rows: a pass over one or two would cost as much as a step of all.
             if self._waiting and (not self._live or free >= max(1, self._slots // 4)):
                 self._enter(free)
             else:
@@ -100,7 +100,7 @@ class Decoder:
             self._leave()
 
     def _enter(self, free: int) -> None:
-        """Run prompts of waiting rows, as many as have a place and fit into a pass, and choose their first tokens."""
+        """Run prompts of waiting rows, as many as have a slot and fit into a pass, and choose their first tokens."""
         started = time.perf_counter()
         rows: list[int] = []
         tokens = 0
@@ -117,7 +117,7 @@ class Decoder:
             tokens += more
         device = self._runner.device
         due = [self._answers[row].due() for row in rows]
-        # Both what is written and the right answer follow a prompt, and neither sees the other.
+        # The generated and the right answer both follow the prompt and do not see each other.
         trees = [fork(ids, self._references[row][:-1] if self._references else ()) for row, ids in zip(rows, due, strict=True)]
         suffixes = [self._suffixes[row] for row in rows]
         lengths = [len(suffix) for suffix in suffixes]
@@ -138,7 +138,7 @@ class Decoder:
         for layer, (keys, values) in collected.items():
             self._own.write(layer, slots, places, keys[chosen], values[chosen])
         if self._references:
-            # Of each row the states of its prompt's end and of its right answer's tokens, the last one aside.
+            # For each row the states at the end of the prompt and at the right answer's tokens except the last.
             self.losses[rows] = self._runner.answer_losses(hidden[len(rows) :], [self._references[row] for row in rows])
         self.entering_s += time.perf_counter() - started
         self._live += rows
@@ -154,7 +154,7 @@ class Decoder:
         self._choose(hidden[step.last], self._live, len(ids))
 
     def _choose(self, states: Tensor, rows: Sequence[int], tokens: int) -> None:
-        """What comes after the ``tokens`` that just ran, from each row's last state."""
+        """Choose the next tokens from each row's last state."""
         writing = [i for i, row in enumerate(rows) if not self._answers[row].done]
         for i in writing:
             self._answers[rows[i]].read()
@@ -167,11 +167,11 @@ class Decoder:
             self._progress(tokens)
 
     def _length(self, row: int) -> int:
-        """Own tokens of a row that were run."""
+        """Number of a row's own tokens processed so far."""
         return len(self._suffixes[row]) + self._answers[row].fed
 
     def _leave(self) -> None:
-        """Give finished rows' slots to the last ones, so that the live ones stay together."""
+        """Move the last rows into the slots of finished ones, so that active rows are contiguous."""
         for slot in reversed(range(len(self._live))):
             if not self._answers[self._live[slot]].done:
                 continue

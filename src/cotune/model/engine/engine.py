@@ -1,4 +1,4 @@
-"""What every request to a model on this machine shares: weights, adapters, renderer, kept prefixes and settings."""
+"""The engine that all requests to a local model share: weights, adapters, renderer, kept prefixes and settings."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ _log = logging.getLogger(__name__)
 
 
 class Engine:
-    """A loaded causal language model with what requests to it share: see :class:`cotune.model.local.LocalModel` for these.
+    """A loaded causal language model with the state that requests share; :class:`cotune.model.local.LocalModel` adds these.
 
     Args:
         model: the loaded model, in evaluation mode.
         tokenizer: its fast tokenizer.
         fingerprint: content hash of the model's files; part of every cache key.
-        settings: how to run.
-        cache: where scores are kept; None keeps none.
-        name: how the user named the model, for cards and messages.
-        shared: whether the shared-prefix engine fits this architecture; None finds out.
+        settings: settings of the engine.
+        cache: cache of scores; None for none.
+        name: name of the model as the user gave it, for cards and messages.
+        shared: whether the shared-prefix engine fits this architecture; None to check.
 
     Attributes:
-        shared: whether the shared-prefix engine fits this architecture; otherwise plain batches serve.
-        prepacked: whether frozen weights lie in the processor's own layout.
-        capabilities: everything.
-        prices: none: it costs time.
+        shared: whether the shared-prefix engine fits this architecture; otherwise plain batches are used.
+        prepacked: whether frozen weights are prepacked in the processor's own layout.
+        capabilities: all capabilities.
+        prices: None: a local model costs time only.
     """
 
     capabilities = EVERYTHING
@@ -92,7 +92,7 @@ class Engine:
 
     @property
     def chooser(self) -> Chooser | None:
-        """The renderer's."""
+        """The renderer's value."""
         return self.renderer.chooser
 
     @chooser.setter
@@ -100,7 +100,7 @@ class Engine:
         self.renderer.chooser = chooser
 
     def saved(self, prompt: Prompt, fields: Sequence[str], labels: Sequence[str]) -> SavedModel:
-        """What a bundle keeps: everything that decides which token ids a row becomes; see :class:`ModelBackend`."""
+        """Everything that determines a row's token ids, for bundles; see :class:`ModelBackend`."""
         asking = {
             "chat_template": getattr(self.tokenizer, "chat_template", None),
             "stop_id": self.renderer.stop_id,
@@ -110,7 +110,7 @@ class Engine:
         return SavedModel(asking, self.renderer.text(prompt, shown, labels), self.settings.max_tokens)
 
     def own_prefix(self, prompt: Prompt, fields: Sequence[str], labels: Sequence[str]) -> tuple[int, ...]:
-        """Token ids that a prompt begins with whatever the row holds."""
+        """Token ids at the beginning of a prompt that do not depend on the row."""
         rows = [dict.fromkeys(fields, text) for text in UNLIKE]
         renderer = self.renderer
         rendered = renderer.render(prompt, rows, labels) if labels else renderer.render_answers(prompt, rows, None)
@@ -118,10 +118,10 @@ class Engine:
         return sequences[0][: shared_prefix(sequences)]
 
     def run_prefix(self, adapter: str, ids: Sequence[int], depth: int | None = None) -> PrefixState | None:
-        """Keys and values of a prefix under an adapter, which is put into the model; None where there is nothing.
+        """Compute keys and values of a prefix under an adapter, which is set in the model; None for an empty prefix.
 
-        Of a trained prefix they are its own as far as it stands for ``ids``, and those of the text that comes after. ``depth``
-        layers run, all where it is None.
+        A tuned prefix gives its own for the part of ``ids`` that it replaces; those of the remaining text follow. ``depth``
+        layers run; None for all.
         """
         self.adapters.use(adapter)
         trained = self.adapters.trained_prefix(adapter)
@@ -137,7 +137,7 @@ class Engine:
         return self.run_prefix(adapter, ids, None if probe is None else probe.layer)
 
     def with_max_tokens(self, max_tokens: int) -> Self:
-        """The same loaded model for prompts of another greatest length; weights, adapters and kept prefixes are shared."""
+        """The same loaded model with another limit on the length of prompts; weights, adapters and kept prefixes are shared."""
         other = copy.copy(self)
         other.settings = replace(self.settings, max_tokens=max_tokens)
         other.renderer = Renderer(self.tokenizer, max_tokens=other._longest_prompt())
@@ -145,27 +145,27 @@ class Engine:
         return other
 
     def trained_start(self, trained: TrainedPrefix | None, covered: int) -> PrefixState | None:
-        """What a prompt attends to when so many of its tokens are stood for, in the model's number type."""
+        """Keys and values that replace a number of tokens of a prompt, in the model's dtype."""
         return trained.state(covered, self.model.get_input_embeddings().weight) if trained else None
 
     def by_coverage(
         self, adapter: str, sequences: Sequence[Sequence[int]], most: Sequence[int] | None = None
     ) -> list[tuple[int, list[int]]]:
-        """Places of sequences by how many of their tokens a trained prefix stands for; at least one token stays with each."""
+        """Indices of sequences by the number of tokens that a tuned prefix replaces; each keeps at least one token."""
         limits = [len(ids) - 1 for ids in sequences] if most is None else most
         return by_coverage(self.adapters.trained_prefix(adapter), sequences, limits)
 
     def kept_prefix(self, adapter: str, shared: tuple[int, ...], least: int = 0) -> tuple[int, ...]:
-        """How much of what rows share is taken as their prefix: the longest that is kept and has ``least`` tokens, else all."""
+        """Length of the prefix to use for rows: the longest kept one with ``least`` tokens, else all that they share."""
         return self._prefixes.longest_kept(adapter, shared, least)
 
     def prefix_state(self, adapter: str, ids: tuple[int, ...]) -> PrefixState | None:
-        """The state of a prefix under an adapter, as deep as its probe reads; run where it is not known."""
+        """The state of a prefix under an adapter, up to the layer of its probe; computed if not cached."""
         return self._prefixes.get(adapter, ids)
 
     @cached_property
     def stop_ids(self) -> tuple[int, ...]:
-        """Tokens that end an answer: the chat template's, the tokenizer's, and those that the model's maker names."""
+        """Tokens that end an answer: those of the chat template, the tokenizer, and the model's generation config."""
         named = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
         several = named if isinstance(named, list) else [] if named is None else [named]
         found = {self.renderer.stop_id, self.tokenizer.eos_token_id, *several} - {None}
@@ -178,7 +178,7 @@ class Engine:
 
     @property
     def longest_sequence(self) -> int | None:
-        """Positions that the model has; None where it does not say."""
+        """Number of positions of the model; None if its config does not say."""
         limit: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return limit
 
@@ -193,13 +193,13 @@ class Engine:
 
     @property
     def width(self) -> int:
-        """Numbers of a state."""
+        """Width of a hidden state."""
         return int(self.model.get_output_embeddings().weight.shape[1])
 
     def output_vectors(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """``[tokens, width]`` weights that give tokens' logits from a last hidden state divided by its root mean square.
+        """``[tokens, width]`` weights that map a last hidden state, divided by its root mean square, to the tokens' logits.
 
-        What the final norm scales by is part of them; a soft cap on logits is not.
+        They include the scale of the final norm, but not a soft cap on logits.
         """
         head = self.model.get_output_embeddings().weight
         norm = getattr(self.model.get_decoder(), "norm", None)
@@ -215,7 +215,7 @@ class Engine:
         return int(self.model.get_input_embeddings().weight.shape[0])
 
     def token_vectors(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        """What the input embedding holds for some tokens, ``[tokens, width]``."""
+        """Input embeddings of some tokens, ``[tokens, width]``."""
         rows = self.model.get_input_embeddings().weight[torch.from_numpy(tokens).to(self.model.device)]
         found: NDArray[np.float32] = rows.detach().float().cpu().numpy()
         return found

@@ -1,4 +1,4 @@
-"""What of the machine and the engine could change a number; part of every cache key."""
+"""Facts of machine and engine that can change a number; part of every cache key."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from cotune.model.engine.engine import Engine
 
 ENGINE_VERSION = "11"
-"""Raised when a change of the engine can change scores."""
+"""Version of the engine; increased when a change can alter scores."""
 
 
 def processor(device: str) -> str:
-    """What a device computes with: a GPU's name, or the widest instructions that torch uses on this CPU.
+    """A GPU's name, or the widest instruction set that torch uses on this CPU.
 
-    Other instructions sum in another order, so the same model on the same threads gives other last digits.
+    Instruction sets differ in the order of sums, so the same model with the same threads gives slightly different numbers.
     """
     if device.startswith("cuda"):
         return str(torch.cuda.get_device_name(torch.device(device)))
@@ -27,7 +27,7 @@ def processor(device: str) -> str:
 
 
 def engine_facts(model: Engine) -> dict[str, str | int]:
-    """Device and what it is, number type, threads, attention, products and versions."""
+    """Device, dtype, threads, attention, matrix products and versions."""
     return {
         "device": model.settings.device,
         "processor": processor(model.settings.device),

@@ -1,6 +1,6 @@
-"""Label scores the plain way: every row with every label in a pass of its own, padded batches, the model's own attention.
+"""Label scores without the shared prefix: padded batches of every row with every label, by the model's own attention.
 
-Slow and simple. It is what the shared-prefix engine is checked against, and what serves models that the engine does not fit.
+Slow and simple. The reference for tests of the shared-prefix engine, and the fallback for models that it does not fit.
 """
 
 from __future__ import annotations
@@ -32,15 +32,16 @@ def naive_label_scores(
     start: PrefixState | None = None,
     covered: int = 0,
 ) -> tuple[NDArray[np.float64], int]:
-    """``[rows, labels]`` log-probabilities and the tokens run, one whole pass a label.
+    """``[rows, labels]`` log-probabilities and the number of tokens, with one whole pass for each label.
 
     Args:
         model: a transformers causal language model.
         rows: rendered rows with equally many completions.
         batch_rows: sequences in a padded batch.
-        whole: score completions to their end, the stop token included, not just as far as they tell labels apart.
+        whole: whether to score completions to their end, stop token included, or only as far as needed to distinguish the
+            labels.
         start: keys and values that every row attends to.
-        covered: leading tokens of a row that these stand for.
+        covered: number of a row's leading tokens that these replace.
     """
     use_plain_attention(model)
     sequences, owners = [], []
@@ -96,16 +97,16 @@ def behind(model: Any, start: PrefixState | None, mask: torch.Tensor) -> dict[st
 
 
 def plain_prefix(model: Any, ids: Sequence[int], start: PrefixState | None = None) -> dict[int, KeyValue]:
-    """Keys and values by layer of ``ids`` and of what stands before them, from one pass with the model's own cache.
+    """Keys and values by layer of ``ids`` and the tokens before them, from one pass with the model's own cache.
 
     Raises:
-        InputError: the model keeps no keys and values.
+        InputError: if the model has no cache of keys and values.
     """
     from transformers import DynamicCache
 
     use_plain_attention(model)
     given = behind(model, start, torch.ones(1, len(ids), dtype=torch.long, device=model.device))
-    # A cache that knows no sliding windows keeps every token.
+    # A cache without sliding windows keeps every token.
     cache = given.setdefault(_cache_argument(model), DynamicCache())
     try:
         model.get_decoder()(input_ids=torch.tensor([list(ids)], device=model.device), **given | {"use_cache": True})
@@ -118,7 +119,7 @@ def plain_prefix(model: Any, ids: Sequence[int], start: PrefixState | None = Non
 
 
 def _cache_argument(model: Any) -> str:
-    """What this release of transformers calls it."""
+    """The name depends on the release of transformers."""
     names = inspect.signature(model.get_decoder().forward).parameters
     return "past_key_values" if "past_key_values" in names else "cache"
 

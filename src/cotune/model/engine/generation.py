@@ -1,4 +1,4 @@
-"""A request for answers in free text, for numbers or JSON: cut into parts, answered from the cache or by the engine."""
+"""Requests for generated answers (text, numbers or JSON): split into parts, answered from the cache or by the engine."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from cotune.prompt.render import shared_prefix
 if TYPE_CHECKING:
     from cotune.model.engine.engine import Engine
 
-# Rows whose answers are kept together: a killed run loses no more.
+# Number of rows whose answers are cached together; a killed run loses at most these.
 _PART = 256
-# Of all memory, what the keys and values of rows in flight may take.
+# Share of memory for the keys and values of the rows that run at once.
 _SHARE_OF_MEMORY = 0.125
-# On a CPU no more than this: 153 rows at once took 108 s and 3.3 GiB for what 256 at once did in 103 s and 4.7 GiB.
+# Upper limit on a CPU: 153 rows at once took 108 s and 3.3 GiB for what 256 at once did in 103 s and 4.7 GiB.
 _ENOUGH = 1 << 30
 
 
@@ -155,14 +155,14 @@ def _key(
 
 @dataclass(frozen=True)
 class _Part:
-    """What a part of a request brought.
+    """Results of a part of a request.
 
     Attributes:
-        answers: written.
-        losses: of the right answers; zeros where none were given.
-        tokens: run for it, the prefix aside.
-        told: how many of them ``progress`` heard of.
-        entering_s: seconds that prompts, what they share and right answers took.
+        answers: generated answers.
+        losses: losses of the right answers; zeros if none were given.
+        tokens: number of tokens processed, without the prefix.
+        told: number of tokens already reported to ``progress``.
+        entering_s: seconds spent on prompts, their shared prefix and right answers.
     """
 
     answers: list[Answer]
@@ -223,12 +223,12 @@ def _write(
                 raise
         give_back_memory(model.runner.device)
         slots = max(1, min(slots, len(prompts)) // 2)
-        # What ran in vain is not told twice.
+        # Tokens of a failed attempt were already reported.
         tell = None
 
 
 def room_for_rows(device: torch.device | str, memory: int) -> int:
-    """Bytes that keys and values of rows in flight may take of a device's memory."""
+    """Bytes of a device's memory for the keys and values of the rows that run at once."""
     room = int(_SHARE_OF_MEMORY * memory)
     return min(room, _ENOUGH) if torch.device(device).type == "cpu" else room
 
@@ -245,7 +245,7 @@ def _telling(progress: Progress | None, told: list[int]) -> Progress | None:
 
 
 def _pack(part: _Part) -> NDArray[np.float64]:
-    """As numbers: whether it ended, how many of its tokens were read, its right answer's loss, then the ids, padded by -1."""
+    """An answer as numbers for the cache: ended, tokens read, loss of the right answer, then the ids, padded by -1."""
     longest = max(len(answer.ids) for answer in part.answers)
     table = np.full((len(part.answers), 3 + longest), -1.0)
     for line, answer, loss in zip(table, part.answers, part.losses, strict=True):

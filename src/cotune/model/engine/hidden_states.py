@@ -1,4 +1,4 @@
-"""Hidden states of id sequences, to embed with; what the sequences share runs once."""
+"""Hidden states of token sequences; their common prefix runs once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def mean_states(
     adapter: str,
     progress: Progress | None,
 ) -> NDArray[np.float32]:
-    """``[layers, rows, width]``; see :meth:`cotune.model.local.LocalModel.mean_states`, which asks for one layer."""
+    """``[layers, rows, width]``; see :meth:`cotune.model.local.LocalModel.mean_states`, which returns one layer."""
     result = np.empty((len(layers), len(sequences), model.model.config.get_text_config().hidden_size), dtype=np.float32)
     first = [int(np.flatnonzero(w)[0]) for w in weights]
     for covered, places in model.by_coverage(adapter, sequences, first):
@@ -50,7 +50,7 @@ def _fill(
     layers: Sequence[int | None],
     progress: Progress | None,
 ) -> None:
-    """States of the sequences at ``places``, which share ``length`` tokens; a trained prefix stands for ``covered`` of them."""
+    """States of the sequences at ``places``, which share ``length`` tokens; a tuned prefix replaces ``covered`` of them."""
     own = [len(s) - length for s in sequences]
     with torch.inference_mode():
         prefix = model.run_prefix(adapter, sequences[places[0]][:length])
@@ -85,12 +85,12 @@ def layer_states(
     """``[layers, rows, width]``; see :meth:`cotune.model.local.LocalModel.layer_states`."""
     width = model.model.config.get_text_config().hidden_size * (1 if starts is None else 2)
     result = np.empty((len(layers), len(sequences), width), dtype=np.float32)
-    # Outside of inference mode: weights that are made in it could not be trained later.
+    # Outside inference mode: weights created in it could not be trained later.
     model.adapters.use(adapter)
     for covered, places in model.by_coverage(adapter, sequences, starts):
         length = shared_prefix([sequences[i] for i in places]) if model.shared else covered
         if starts is not None:
-            # What is pooled over runs with its row.
+            # Tokens that are pooled must run with their row.
             length = min(length, *(starts[i] for i in places))
         ids = tuple(sequences[places[0]][:length])
         own = [len(s) - length for s in sequences]

@@ -1,4 +1,4 @@
-"""A request for label scores: cut into batches, answered from the cache or by the engine."""
+"""Requests for label scores: split into batches, answered from the cache or by the engine."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def score_labels(
         return LabelScores(np.zeros((0, len(labels))))
     read: ReadStates | None = None
     if (probe := model.adapters.probe(adapter)) is not None:
-        # A probe reads the state where an answer begins: of the labels' words none runs, and all labels are told.
+        # A probe reads the state at the end of the prompt: no label words are processed, and all labels are scored.
         rendered, top = [replace(row, completions=row.completions[:1]) for row in rendered], None
         read = partial(probe.log_probs, labels=labels)
     depth, pooled = (None, False) if probe is None else (probe.layer, probe.pooled)
@@ -65,7 +65,7 @@ def score_labels(
             plain += sum(len(row.prompt_ids) for row in part)
             plain += len(part) * len(batch.trie.tree.tokens)
             if found is not None:
-                # A token budget must end alike whether or not a cache answered, so a hit costs what the pass did.
+                # A token budget must not depend on the cache, so a hit counts as many tokens as the pass did.
                 part_scores, cost = found
                 cached += len(part)
             else:
@@ -101,7 +101,7 @@ def _compute(
     depth: int | None,
     pooled: bool,
 ) -> tuple[NDArray[np.float64], int]:
-    """``[rows, labels]`` scores of a batch, all or those of so many best labels, and the tokens that it took."""
+    """``[rows, labels]`` scores of a batch (of all labels, or exact for the best ones) and the number of tokens."""
     model.adapters.use(adapter)
     if model.shared:
         with torch.inference_mode():

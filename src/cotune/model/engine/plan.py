@@ -1,10 +1,10 @@
-"""Plans of packed passes: which tokens run, where they stand, and what each of them may attend to.
+"""Plans of packed passes: which tokens run, their positions, and which tokens each of them attends to.
 
 A pass runs one flat sequence. Its *head* (optional) is the prompt prefix that every row shares; after it come each row's own
-tokens, one row after the other without padding. A row's own tokens are a *suffix*, followed by *nodes* of a token tree that
-all fork from the end of that suffix. Because nothing is padded, the linear layers never work on padding; only attention among
-a row's own tokens is padded, and that part is small. What the suffixes of two rows begin with alike may run once for both:
-questions that begin with the same words are common, and a token's state hangs on nothing but what stands before it.
+tokens, one row after the other without padding. A row's own tokens are a *suffix*, followed by *nodes* of a token tree that all
+fork from the end of that suffix. Because nothing is padded, the linear layers never work on padding; only attention among a
+row's own tokens is padded, and that part is small. Tokens at which the suffixes of two rows begin alike may run once for both:
+questions often begin with the same words, and a token's state depends only on the tokens before it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Tree:
 
     @property
     def depths(self) -> NDArray[np.int64]:
-        """Distance of each node from the suffix's last token, counted from 0 for its children."""
+        """Depth of each node; 0 for children of the suffix's last token."""
         depths = np.zeros(len(self.tokens), dtype=np.int64)
         for node, parent in enumerate(self.parents):
             depths[node] = 0 if parent < 0 else depths[parent] + 1
@@ -42,7 +42,7 @@ class Tree:
 
     @property
     def ancestry(self) -> NDArray[np.bool_]:
-        """``[node, other]``: whether ``other`` is ``node`` itself or above it."""
+        """``[node, other]``: whether ``other`` is ``node`` itself or an ancestor."""
         table = np.eye(len(self.tokens), dtype=bool)
         for node, parent in enumerate(self.parents):
             if parent >= 0:
@@ -54,7 +54,7 @@ EMPTY_TREE = Tree((), ())
 
 
 def fork(*chains: Sequence[int]) -> Tree:
-    """Sequences that all follow the same suffix and do not see each other, one after the other."""
+    """Sequences that all follow the same suffix and do not see each other."""
     tokens: list[int] = []
     parents: list[int] = []
     for chain in chains:
@@ -65,19 +65,19 @@ def fork(*chains: Sequence[int]) -> Tree:
 
 @dataclass
 class PackedPlan:
-    """One pass, ready to run. Built by :func:`plan_pass`.
+    """A pass that is ready to run. Built by :func:`plan_pass`.
 
     Attributes:
-        ids: ``[tokens]`` token ids: the head, then each row's own tokens but for those that run with an earlier row.
+        ids: ``[tokens]`` token ids: the head, then each row's own tokens except those that run with an earlier row.
         positions: ``[tokens]`` position of each token in its row's whole sequence.
         head: number of leading tokens that belong to the shared prefix and run in this pass.
-        prefix: length of the whole shared prefix, whether it runs here or comes as keys and values from before.
-        blocks: the rows in padded tables, those of like length in one.
-        unpad_index: ``[own]`` where each own token lies in the flattened query tables, one after the other, in the first row
-            that has it.
-        own_places: per row, the places of its tokens among the own tokens of the pass.
-        last: ``[rows]`` place of each row's last suffix token in the whole pass.
-        node_places: per row, the places of its tree nodes in the whole pass.
+        prefix: length of the whole shared prefix, whether it runs in this pass or is given as keys and values.
+        blocks: the rows in padded tables by length.
+        unpad_index: ``[own]`` position of each own token in the concatenated, flattened query tables, in the first row that has
+            it.
+        own_places: per row, the positions of its tokens among the own tokens of the pass.
+        last: ``[rows]`` position of each row's last suffix token in the whole pass.
+        node_places: per row, the positions of its tree nodes in the whole pass.
         longest: largest position in the pass.
         merged: whether some tokens run for several rows; no gradients pass through such a plan.
     """
@@ -114,15 +114,15 @@ class PackedPlan:
 
 
 def merged_starts(suffixes: Sequence[Sequence[int]], nodes: Sequence[int], most: Sequence[int]) -> list[list[int]]:
-    """For each row the places of its leading tokens that run with an earlier row, which begins with the same.
+    """For each row the positions of its leading tokens that run with an earlier row that begins alike.
 
     Args:
         suffixes: the rows' tokens.
-        nodes: how many tokens of a tree stand behind each.
-        most: leading tokens of each that may run with another row, at least the last one aside: what is read is the row's own.
+        nodes: number of tree tokens behind each row.
+        most: number of leading tokens of each row that may run with another row; the last token, which is read, never does.
 
     Returns:
-        Places among the own tokens of a pass of all rows.
+        Positions among the own tokens of all rows.
     """
     placed: dict[tuple[int, int], int] = {}
     found: list[list[int]] = []
@@ -154,18 +154,18 @@ def plan_pass(
     merge: Sequence[int] | None = None,
     device: torch.device | str = "cpu",
 ) -> PackedPlan:
-    """Lay out one pass over rows that share a prefix.
+    """Plan a pass over rows that share a prefix.
 
     Args:
-        suffixes: each row's own tokens, at least one a row unless the row has a past.
+        suffixes: each row's own tokens; at least one unless the row has a past.
         prefix: length of the shared prefix.
-        head: token ids of the prefix's end, or of all of it, where they run in this pass (training).
+        head: token ids of the prefix, or of its end, if they run in this pass (training).
         trees: each row's tree below its suffix; rows often share one object.
-        past: for each row, how many own tokens ran before (their keys and values are given to the pass); all of a row's
-            new tokens may see all of them.
-        merge: so many leading tokens of each suffix, at least its last one aside, may run once for all rows that begin with the
-            same. No gradients pass through such a plan, and it has no past.
-        device: where the tensors shall lie.
+        past: for each row, the number of own tokens that ran before, whose keys and values are given to the pass. The row's new
+            tokens see all of them.
+        merge: number of leading tokens of each suffix (its last token excluded) that may run once for all rows that begin
+            alike. Such a plan has no past and supports no gradients.
+        device: device of the tensors.
     """
     assert not (merge and past), "rows with a past have begun apart"
     rows = len(suffixes)
@@ -201,7 +201,7 @@ def plan_pass(
         layouts.append(layout)
         positions.append(layout.positions[merged[row] :])
 
-    # Elsewhere than on a CPU calls cost more than any padding.
+    # On a GPU, further calls cost more than padding.
     cost = CALL_COST if torch.device(device).type == "cpu" else 1 << 60
     blocks, slots, end = [], np.zeros(rows, dtype=np.int64), 0
     for chosen in rows_of_like_length(own, past_lengths + own, cost):

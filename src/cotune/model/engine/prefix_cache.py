@@ -1,4 +1,4 @@
-"""Keys and values of prompt prefixes, so that what prompts have in common runs once and not once a request."""
+"""A cache of keys and values of prompt prefixes, so that a common prefix runs once for all requests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cotune.model.engine.attention import KeyValue
 
 Ids = tuple[int, ...]
 
-# A few states at most: each holds keys and values of every layer.
+# Few states, since each holds keys and values of every layer.
 _RECENT = 4
 
 
@@ -22,9 +22,9 @@ class PrefixState:
 
 
 class PrefixStates:
-    """Prefix states by adapter and token ids: the last few that were asked for, and those that are kept for good.
+    """Prefix states by adapter and token ids: the last few that were computed, and those that are kept permanently.
 
-    The caller puts the adapter into the model before it asks.
+    The caller must set the adapter in the model first.
 
     Args:
         run: runs a prefix under an adapter; None for an empty one.
@@ -36,7 +36,7 @@ class PrefixStates:
         self._kept: dict[tuple[str, Ids], PrefixState | None] = {}
 
     def get(self, adapter: str, ids: Ids) -> PrefixState | None:
-        """The state of a prefix, run where it is not known; None for an empty one."""
+        """The state of a prefix, computed if not cached; None for an empty one."""
         key = (adapter, ids)
         if key in self._kept:
             return self._kept[key]
@@ -47,7 +47,7 @@ class PrefixStates:
         return self._recent[key]
 
     def keep(self, adapter: str, ids: Ids) -> None:
-        """Run a prefix and keep it, whatever else is asked for."""
+        """Compute the state of a prefix and keep it permanently."""
         if ids and (adapter, ids) not in self._kept:
             self._kept[adapter, ids] = self._run(adapter, ids)
 
@@ -57,5 +57,5 @@ class PrefixStates:
         return max(fitting, key=len, default=shared)
 
     def clear(self) -> None:
-        """Forget the recent ones."""
+        """Remove the states that are not kept permanently."""
         self._recent.clear()

@@ -1,8 +1,8 @@
-"""Rows of like length, side by side in padded tables: how a pass's own tokens attend to each other.
+"""Padded tables of rows of similar length, for attention among a pass's own tokens.
 
-Only this part of a pass is padded. One table for rows of all lengths would be as wide as the longest of them, and what it costs
-grows with the square: questions of 10 to 45 tokens in one table took three times as long as in four. So rows are dealt to
-blocks by length, as many as pay for the calls that each of them needs.
+Only this part of a pass is padded. A single table would be as wide as the longest row, and its cost grows with the square:
+questions of 10 to 45 tokens in one table took three times as long as in four. So rows are split into blocks by length, weighed
+against the cost of further calls.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 CALL_COST = 4_000
-"""Places of a table, queries by keys, that can be attended to in the time that one more table's calls take (nine heads of 64, 2
-cores; half and twice as many make no difference)."""
+"""Entries of a table, queries by keys, that can be processed in the time of one more table's calls.
+
+Measured with nine heads of 64 on 2 cores; half and twice as many make no difference.
+"""
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,10 @@ class RowLayout:
 
     Attributes:
         past: own tokens that ran before.
-        past_start: the first of them among those of all rows.
-        suffix: own tokens in a line, the tree's aside.
-        places: of its own tokens among those of the pass, the suffix's and then the tree's nodes'.
-        positions: of the same in the row's whole sequence.
+        past_start: index of the first of them among those of all rows.
+        suffix: number of own tokens without the tree's.
+        places: positions of its own tokens among those of the pass: the suffix, then the tree's nodes.
+        positions: positions of the same tokens in the row's whole sequence.
         ancestry: ``[node, other]`` of its tree, as :attr:`cotune.model.engine.plan.Tree.ancestry`.
     """
 
@@ -44,14 +46,14 @@ class RowLayout:
 
 @dataclass
 class RowBlock:
-    """Rows whose own tokens stand in one padded table. Built by :func:`build_block`.
+    """Rows in one padded table. Built by :func:`build_block`.
 
     Attributes:
-        rows: their numbers in the pass.
-        query_index: ``[rows, queries]`` which own token of the pass stands there; padding repeats the row's first.
+        rows: indices of the rows in the pass.
+        query_index: ``[rows, queries]`` index of the own token at each place; padding repeats the row's first.
         key_index: ``[rows, keys]`` the same over the past own tokens followed by this pass's own tokens.
-        real: ``[rows, queries]`` what is no padding.
-        allowed: ``[rows, queries, keys]`` which own keys a query may see, sliding windows aside.
+        real: ``[rows, queries]`` False for padding.
+        allowed: ``[rows, queries, keys]`` which own keys a query may see, without sliding windows.
         query_positions: ``[rows, queries]`` in the rows' whole sequences.
         key_positions: ``[rows, keys]``.
     """
@@ -111,17 +113,17 @@ class RowBlock:
 
 
 def rows_of_like_length(queries: npt.ArrayLike, keys: npt.ArrayLike, call_cost: int) -> list[NDArray[np.int64]]:
-    """Deal rows to tables, so that places of all tables and calls for them cost the least.
+    """Split rows into tables at the least cost of entries and calls.
 
-    Exact among the cuts of the rows in order of their keys and queries, by dynamic programming.
+    Optimal among splits of the rows in order of keys and queries, by dynamic programming.
 
     Args:
         queries: of each row.
         keys: of each row.
-        call_cost: of one table, in places.
+        call_cost: cost of one table's calls, in entries.
 
     Returns:
-        Numbers of the rows in each table, the shortest first; rows of the same lengths stay together.
+        Indices of the rows in each table, the shortest first; rows of equal lengths share a table.
     """
     wide, long = np.asarray(queries), np.asarray(keys)
     order = np.lexsort((wide, long))
@@ -146,7 +148,7 @@ def rows_of_like_length(queries: npt.ArrayLike, keys: npt.ArrayLike, call_cost: 
 def build_block(
     chosen: NDArray[np.int64], layouts: Sequence[RowLayout], *, prefix: int, past: int, device: torch.device | str
 ) -> RowBlock:
-    """The table of some rows.
+    """Build the table of some rows.
 
     Args:
         chosen: their numbers.
@@ -173,7 +175,7 @@ def build_block(
         among_own[:length, :length] = np.tri(length, dtype=bool)
         among_own[length:end, :length] = True
         among_own[length:end, length:end] = row.ancestry
-        # A padded query must see something, or its softmax is not a number and spoils the kernel's row.
+        # A padded query must see a key, since NaN in its softmax would spread in the kernel's row.
         among_own[end:, 0] = True
     return RowBlock(
         rows=chosen,

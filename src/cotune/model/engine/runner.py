@@ -1,4 +1,4 @@
-"""Runs packed passes on a transformers causal language model: prefix states, hidden states, logits where they are needed."""
+"""Runs packed passes on a transformers causal language model: prefix states, hidden states and logits."""
 
 from __future__ import annotations
 
@@ -39,32 +39,32 @@ from cotune.model.loading.minimal_llama import LightLlama
 
 _log = logging.getLogger(__name__)
 
-# Rows of logits held at once: a vocabulary of 50,000 in fp32 is 0.2 MB a row.
+# Most rows of logits in memory: a vocabulary of 50,000 in fp32 is 0.2 MB a row.
 _LOGIT_ROWS = 512
 
 
 def install_attention() -> None:
-    """Make :data:`ATTENTION_NAME` known to transformers. Calling it again changes nothing."""
+    """Register :data:`ATTENTION_NAME` with transformers. Further calls do nothing."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(ATTENTION_NAME, shared_prefix_attention)
 
 
 class _FirstLayerDone(Exception):
-    """Ends a pass behind its first layer."""
+    """Raised to end a pass after its first layer."""
 
 
 class PackedRunner:
-    """Packed passes over one loaded model. The caller chooses gradient mode and adapter.
+    """Packed passes over one loaded model. The caller sets gradient mode and adapter.
 
     Args:
         model: a ``transformers`` causal language model (not its peft wrapper), in evaluation mode.
 
     Attributes:
-        device: where it lies.
-        vocabulary: number of tokens that it has logits for.
+        device: device of the model.
+        vocabulary: number of tokens with logits.
         depth: number of its layers.
-        logit_scale: what the head's products are multiplied by.
+        logit_scale: factor of the head's products.
     """
 
     def __init__(self, model: Any) -> None:
@@ -83,13 +83,13 @@ class PackedRunner:
 
     @property
     def _head(self) -> Any:
-        # Asked for each time: another layer may stand in for it by now.
+        # Looked up each time, since another layer may have replaced it.
         return self.model.get_output_embeddings()
 
     def prefix(self, ids: Sequence[int], start: PrefixState | None = None, depth: int | None = None) -> PrefixState | None:
-        """Run a prefix once; None for an empty one. With ``start`` it comes after that, and both are returned as one.
+        """Compute the state of a prefix; None for an empty one. With ``start`` it follows that, and both are returned as one.
 
-        ``depth`` layers run, all where it is None.
+        ``depth`` layers run; None for all.
         """
         if not ids:
             return start
@@ -114,17 +114,17 @@ class PackedRunner:
         collect: bool = False,
         depth: int | None = None,
     ) -> tuple[Tensor, dict[int, KeyValue]]:
-        """Hidden states ``[places, width]`` of a pass, and its keys and values where ``collect`` is set.
+        """Hidden states ``[places, width]`` of a pass, and its keys and values if ``collect`` is set.
 
         Args:
             plan: the layout.
-            prefix: state of the shared prefix, or of the part of it that does not run in this pass.
+            prefix: state of the shared prefix, or of its part that does not run in this pass.
             past: keys and values of the rows' earlier own tokens.
-            read: ``[places]`` of the pass whose states are wanted, each once where gradients are: the last layer does less
-                for the others. None gives all, ``[tokens, width]``.
+            read: ``[places]`` positions whose states are returned (without repetition if gradients are needed); the last layer
+                skips the others. None gives all, ``[tokens, width]``.
             collect: whether to return keys and values by layer.
-            depth: end after so many layers and return the states in fp32, divided by their root mean square; None runs all
-                layers and the model's own final norm.
+            depth: number of layers to run, after which states are returned in fp32, divided by their root mean square. None
+                runs all layers and the model's final norm.
         """
         current = Pass(plan, prefix.layers if prefix else None, past, collect, read=read)
         hidden: Tensor = self._run(plan.ids, plan.positions, current, depth=depth).last_hidden_state[0]
@@ -142,8 +142,9 @@ class PackedRunner:
             plan: the layout.
             prefix: state of the shared prefix, at least as deep as the highest layer.
             layers: each from 1 to the model's depth.
-            skips: own tokens at the beginning of each row that do not count; the state at the last token then stands beside
-                the mean over the others, ``[layers, rows, 2 x width]``. None gives the state at the last token alone.
+            skips: number of own tokens at the beginning of each row that are left out of the mean. The result is then the state
+                at the last token beside the mean over the row, ``[layers, rows, 2 x width]``. None gives the state at the last
+                token alone.
         """
         last = max(layers)
         read = plan.last if skips is None else None
@@ -158,12 +159,12 @@ class PackedRunner:
         return pooled(unit_rms(states, self._epsilon), plan.last, own)
 
     def states(self, plan: PackedPlan, prefix: PrefixState | None, layers: Sequence[int | None]) -> Tensor:
-        """Hidden states of one pass after so many layers each, ``[layers, tokens, width]``; None: after the final norm."""
+        """Hidden states of one pass after each number of layers, ``[layers, tokens, width]``; None for after the final norm."""
         output = self._run(plan.ids, plan.positions, Pass(plan, prefix.layers if prefix else None), layers)
         return read_layers(output, layers)[:, 0]
 
     def edge(self, plan: PackedPlan, prefix: PrefixState | None, depth: int) -> Tensor:
-        """Raw hidden states ``[tokens, width]`` of all tokens of a pass after ``depth`` layers: the lower edge of a window."""
+        """Raw hidden states ``[tokens, width]`` of all tokens of a pass after ``depth`` layers, the input of a window."""
         hidden: Tensor = self._run(
             plan.ids, plan.positions, Pass(plan, prefix.layers if prefix else None), depth=depth
         ).last_hidden_state[0]
@@ -172,13 +173,13 @@ class PackedRunner:
     def window(
         self, plan: PackedPlan, first: int, last: int, edge: Tensor | None, skips: Sequence[int] | None = None
     ) -> Tensor:
-        """States ``[rows, width]`` of each row after ``last`` layers, of which ``first`` and up are run.
+        """States ``[rows, width]`` of each row after ``last`` layers, running only those from ``first`` up.
 
         Args:
             plan: the layout, with the whole shared prefix as its head.
             first: layers below the window; 0 runs from the token ids.
             last: layer that is read.
-            edge: ``[tokens, width]`` states of all tokens of the plan after ``first`` layers; None where that is 0.
+            edge: ``[tokens, width]`` states of all tokens of the plan after ``first`` layers; None if ``first`` is 0.
             skips: as for :meth:`layer_states`.
 
         Returns:
@@ -195,9 +196,9 @@ class PackedRunner:
 
         Args:
             ids: ``[rows]`` the newest token of each row.
-            positions: ``[rows]`` where it stands in the row's whole sequence.
+            positions: ``[rows]`` its position in the row's whole sequence.
             prefix: state of the shared prefix.
-            step: attends to the rows' earlier own tokens.
+            step: attention to the rows' earlier own tokens.
         """
         output = self._run(ids, positions, Pass(None, prefix.layers if prefix else None, step=step))
         hidden: Tensor = output.last_hidden_state[0]
@@ -211,7 +212,7 @@ class PackedRunner:
         return logits if self._softcap is None else torch.tanh(logits / self._softcap) * self._softcap
 
     def log_probs(self, hidden: Tensor, places: Tensor, tokens: Tensor) -> Tensor:
-        """Log-probability of ``tokens[i]`` under the distribution at ``hidden[places[i]]``; every state's logits are made once.
+        """Log-probability of ``tokens[i]`` at state ``hidden[places[i]]``; logits of each state are computed once.
 
         Args:
             hidden: ``[states, width]``.
@@ -240,15 +241,14 @@ class PackedRunner:
 
     def _log_softmax(self, hidden: Tensor) -> Tensor:
         if self._softcap is None and self.logit_scale == 1:
-            # One kernel reads the head's own number type and writes fp32: half the memory traffic of a copy in fp32.
+            # One kernel reads the head's own dtype and writes fp32: half the memory traffic of a copy in fp32.
             return torch.log_softmax(self._head(hidden), dim=-1, dtype=torch.float32)
         return torch.log_softmax(self.logits(hidden), dim=-1)
 
     def first_values(self, ids: Sequence[int]) -> Tensor | None:
-        """Values of the first layer, ``[tokens, key-value heads x head size]``, which hang on each token alone.
+        """Values of the first layer, ``[tokens, key-value heads x head size]``, which depend on each token alone.
 
-        No further layer runs: a hook, which is removed at the end, stops the pass. None where the model does not show its
-        layers.
+        No further layer runs: a hook, removed at the end, stops the pass. None if the model's layers cannot be found.
         """
         layers: Any = getattr(self._decoder, "layers", None)
         if layers is None:
@@ -267,7 +267,7 @@ class PackedRunner:
         return torch.cat(found)
 
     def _part(self, first: int, last: int) -> Any:
-        """A decoder of some of the layers; all modules are the model's."""
+        """A decoder of some of the layers, sharing the model's modules."""
         self._attend_by_plan()
         if (first, last) not in self._parts:
             self._parts[first, last] = cut_decoder(self._decoder, first, last)
@@ -302,7 +302,7 @@ class PackedRunner:
 def self_check(model: Any) -> float:
     """Largest difference between packed and plain logits on a few random tokens, relative to the plain logits' spread.
 
-    Run once after loading: an architecture that the packed pass does not fit shows here, not in a user's results.
+    Run once after loading, to detect architectures that packed passes do not support.
     """
     generator = torch.Generator().manual_seed(0)
     vocabulary = model.get_input_embeddings().weight.shape[0]
@@ -322,7 +322,7 @@ def self_check(model: Any) -> float:
 
 
 def fits(model: Any, dtype: str) -> bool:
-    """Whether packed passes give a model's own logits, as far as its number type is exact; see :func:`self_check`."""
+    """Whether packed passes give a model's own logits, within the precision of its dtype; see :func:`self_check`."""
     try:
         return self_check(model) <= (0.02 if dtype == "float32" else 0.3)
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:

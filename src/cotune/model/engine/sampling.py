@@ -1,4 +1,4 @@
-"""From logits to the next token of each answer: greedy or drawn, held to a grammar, stopped or cut."""
+"""Choice of the next token of each answer from logits: greedy or sampled, within a grammar, until stop or limit."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from cotune.model.structured.token_grammar import GrammarWalk, TokenGrammar
 
 @dataclass
 class Answer:
-    """One answer while it is being written.
+    """An answer during generation.
 
     Attributes:
-        limit: tokens that it may have, the stop token included.
+        limit: most tokens, the stop token included.
         ids: its tokens so far.
         ended: whether the model stopped it.
-        done: whether nothing more comes.
-        fed: how many of its tokens the model has read.
+        done: whether it is complete.
+        fed: number of its tokens that the model has read.
     """
 
     limit: int
@@ -36,23 +36,23 @@ class Answer:
     fed: int = 0
 
     def due(self) -> list[int]:
-        """Tokens that the model has not read."""
+        """Tokens that the model has not read yet."""
         return self.ids[self.fed :]
 
     def read(self) -> None:
-        """The model has read all of them."""
+        """Record that the model has read all tokens."""
         self.fed = len(self.ids)
 
 
 class Chooser:
-    """Chooses tokens for any answers of one request.
+    """Chooses tokens for the answers of one request.
 
     Args:
         stops: tokens that end an answer.
-        sampling: how to choose.
-        grammar: what answers are held to, if anything.
-        ahead: whether tokens that the grammar leaves no choice about are taken at once, without logits; whoever runs the model
-            then feeds several.
+        sampling: sampling parameters.
+        grammar: grammar of the answers; None for free text.
+        ahead: whether to append tokens that the grammar determines without logits; the caller must then feed several tokens at
+            once.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Chooser:
         self.ahead = ahead
 
     def start(self, prompt_ids: Sequence[int], limit: int) -> Answer:
-        """A new answer after a prompt."""
+        """Begin a new answer."""
         draws = None
         if self.sampling.temperature > 0:
             own = int(content_hash({"prompt": list(prompt_ids)}, 16), 16)
@@ -74,10 +74,10 @@ class Chooser:
         return answer
 
     def choose(self, logits: Tensor, answers: Sequence[Answer]) -> None:
-        """Take in the next token of each answer, ``logits`` ``[answers, vocabulary]`` in fp32.
+        """Choose the next token of each answer, ``logits`` ``[answers, vocabulary]`` in fp32.
 
         Raises:
-            DivergedError: a logit that counts is not a number or infinite.
+            DivergedError: if a logit is NaN or infinite.
         """
         best, tokens = logits.max(dim=1)
         if not bool(torch.isfinite(best).all()):
@@ -96,16 +96,16 @@ class Chooser:
                 answer.done = len(answer.ids) >= answer.limit
 
     def _draw(self, logits: Tensor, draws: np.random.Generator) -> int:
-        """Inverse of the cumulative distribution: one number a token, whatever the other rows do."""
-        # On the CPU, where double precision always is and a sum comes out the same each time.
+        """Inverse transform sampling: one random number for each token, independent of other rows."""
+        # On the CPU, which has double precision and reproducible sums.
         shares = torch.softmax(logits.cpu().double() / self.sampling.temperature, dim=0).cumsum(0)
         place = int(torch.searchsorted(shares, draws.random() * float(shares[-1]), right=True))
         return min(place, len(shares) - 1)
 
     def _held(self, logits: Tensor, likeliest: int, answer: Answer, walk: GrammarWalk) -> None:
-        """Take what the model chooses among the tokens that the grammar allows, or else end the answer."""
+        """Choose among the tokens that the grammar allows, or end the answer."""
         token = likeliest
-        # What is likeliest of all is so among those allowed too, and then their mask is of no use.
+        # If the likeliest of all tokens is allowed, no mask is needed.
         if answer.draws is not None or not walk.allows(likeliest, self.stops):
             logits = logits.masked_fill(torch.from_numpy(~walk.allowed(self.stops)).to(logits.device), -torch.inf)
             if not bool(torch.isfinite(logits.max())):
@@ -115,24 +115,24 @@ class Chooser:
         self._take(token, answer, walk)
 
     def _go_ahead(self, answer: Answer) -> None:
-        """Take tokens for as long as just one may come, whatever its logit."""
+        """Append tokens as long as the grammar allows only one."""
         while self.ahead and answer.walk is not None and not answer.done:
             token = answer.walk.only(self.stops)
             if token is None:
                 return
             if answer.draws is not None:
-                # A sample is the same whether or not its tokens are taken ahead.
+                # Draw a number here too, so that samples do not depend on taking tokens ahead.
                 answer.draws.random()
             self._take(token, answer, answer.walk)
 
     def _take(self, token: int, answer: Answer, walk: GrammarWalk) -> None:
-        """Take a token that may come next; end the answer where it is whole, or the limit is reached."""
+        """Append an allowed token; end the answer if it is complete or the limit is reached."""
         if token in self.stops:
             answer.ended = answer.done = True
             return
         walk.push(token)
         answer.ids.append(token)
-        # Where nothing can follow, the stop token need not be asked for.
+        # If nothing can follow, no stop token is needed.
         answer.ended = walk.must_stop
         answer.done = answer.ended or len(answer.ids) >= answer.limit
         if answer.done and not walk.may_stop:

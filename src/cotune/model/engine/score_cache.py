@@ -1,4 +1,4 @@
-"""Scores on disk, so that nothing is computed twice: neither on resume nor by ``cotune try``."""
+"""A cache of scores on disk, so that neither a resumed run nor ``cotune try`` computes them again."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _WAIT_S = 10.0
 
 
 class ScoreCache:
-    """A table from content key to label scores, shared by processes.
+    """A table from content hash to label scores, shared by processes.
 
-    It is a cache and nothing more: where the file is damaged or the disk is full, scoring goes on without it.
+    If the file is damaged or the disk is full, scoring continues without the cache.
 
     Args:
-        path: the database file; made when missing.
+        path: the database file; created if missing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,7 +45,7 @@ class ScoreCache:
             except OSError:
                 return None
             except sqlite3.OperationalError as error:
-                # Busy or not writable, which says nothing against the file: another process may be at work in it.
+                # Busy or not writable, but not damaged: another process may be using the file.
                 _close(connection)
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > patience:
                     return None
@@ -67,7 +67,7 @@ class ScoreCache:
             found = self._connection.execute("SELECT rows, labels, tokens, data FROM batches WHERE key = ?", (key,)).fetchone()
         except sqlite3.Error:
             return None
-        # A file that somebody else wrote may hold anything in any column.
+        # A file written by another program may hold any value in any column.
         if found is None or not isinstance(found[3], bytes) or not all(isinstance(n, int) and n >= 0 for n in found[:3]):
             return None
         if len(found[3]) != found[0] * found[1] * 8:
@@ -75,7 +75,7 @@ class ScoreCache:
         return np.frombuffer(found[3], dtype="<f8").reshape(found[0], found[1]).copy(), int(found[2])
 
     def put(self, key: str, scores: NDArray[np.float64], tokens: int) -> None:
-        """Store scores and the tokens that they cost; the oldest entries leave when there are very many."""
+        """Store scores and the tokens that they cost; the oldest entries are removed if there are too many."""
         if self._connection is None:
             return
         with contextlib.suppress(sqlite3.Error):

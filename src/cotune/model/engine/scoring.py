@@ -1,4 +1,4 @@
-"""Label scores through the shared prefix: one pass for a batch's suffixes and the whole label trie below them."""
+"""Label scores behind a shared prefix: one pass for a batch's suffixes and the label trie below each."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from cotune.model.hardware.machine import give_back_memory, out_of_memory
 from cotune.prompt.render import RenderedRow
 
 ReadStates = Callable[[NDArray[np.float32]], NDArray[np.float64]]
-"""From ``[rows, width]`` states where answers would begin to ``[rows, labels]`` log-probabilities."""
+"""A function from ``[rows, width]`` states at the end of prompts to ``[rows, labels]`` log-probabilities."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows that run together: places in the request, their own tokens and the trie that they share.
+    """Rows that run together: indices in the request, own tokens, and the trie that they share.
 
-    Of each row's tokens so many ``skips`` at the beginning are the same for all rows of its prompt.
+    The first ``skips`` tokens of each row are the same for all rows of its prompt.
     """
 
     places: tuple[int, ...]
@@ -38,23 +38,23 @@ class Batch:
 
     @property
     def lengths(self) -> list[int]:
-        """Own tokens of each row, the trie's aside."""
+        """Number of own tokens of each row, without the trie."""
         return [len(suffix) for suffix in self.suffixes]
 
     @property
     def own_tokens(self) -> int:
-        """Tokens of the batch's full pass, the prefix aside.
+        """Tokens of the batch's full pass, without the prefix.
 
-        What rows begin with alike counts for each of them, though it runs once: how much that is hangs on how a request was
-        cut, and a budget of tokens must not.
+        Tokens that run once for several rows count for each of them: their number depends on how a request is split, and a
+        budget of tokens must not.
         """
         return sum(self.lengths) + len(self.suffixes) * len(self.trie.tree.tokens)
 
 
 def cut_batches(rows: Sequence[RenderedRow], prefix: int, batch_tokens: int, batch_rows: int | None = None) -> list[Batch]:
-    """Cut a request into batches of rows of like length, at most ``batch_tokens`` own tokens and ``batch_rows`` rows each.
+    """Split a request into batches of rows of similar length, with at most ``batch_tokens`` own tokens and ``batch_rows`` rows.
 
-    The cut depends on the rows alone, so that the same request always runs in the same batches.
+    The split depends on the rows alone, so that the same request always runs in the same batches.
     """
     order = sorted(range(len(rows)), key=lambda i: (rows[i].completions, len(rows[i].prompt_ids), i))
     batches: list[Batch] = []
@@ -70,7 +70,7 @@ def cut_batches(rows: Sequence[RenderedRow], prefix: int, batch_tokens: int, bat
 
 
 def _even_cuts(costs: Sequence[int], most: int) -> list[int]:
-    """Ends of as few batches as there can be, the largest as small as can be: a few rows left over would run slowly."""
+    """Ends of the fewest possible batches of nearly equal size, since a last batch of few rows would be inefficient."""
     ends = _cuts(costs, most)
     low, high = max(costs), most
     while low < high:
@@ -84,7 +84,7 @@ def _even_cuts(costs: Sequence[int], most: int) -> list[int]:
 
 
 def _cuts(costs: Sequence[int], most: int, most_rows: int | None = None) -> list[int]:
-    """Where batches end that are filled one after the other."""
+    """Ends of batches that are filled one after the other."""
     ends, tokens, start = [], 0, 0
     for i, cost in enumerate(costs):
         if i > start and (tokens + cost > most or i - start == most_rows):
@@ -103,16 +103,16 @@ def score_in_halves(
     depth: int | None = None,
     pooled: bool = False,
 ) -> tuple[NDArray[np.float64], int]:
-    """``[rows, labels]`` scores of a batch, and its tokens; run in halves where memory runs out.
+    """``[rows, labels]`` scores of a batch, and its number of tokens; run in halves if memory runs out.
 
     Args:
         runner: the model.
-        prefix: state of what all rows begin with; None where that is nothing.
+        prefix: state of the rows' common prefix; None for an empty one.
         batch: the rows.
-        top: None gives the whole distribution; a number as in :func:`score_batch_top`.
-        read: makes scores of the states where answers would begin; None reads off the labels' words.
-        depth: layers after which ``read`` wants the states.
-        pooled: whether it wants the mean over each row's own tokens beside the state at the last.
+        top: None for all labels; a number as in :func:`score_batch_top`.
+        read: computes scores from the states at the end of the prompts; None scores the label words.
+        depth: number of layers after which ``read`` takes the states.
+        pooled: whether it takes the mean over each row's own tokens too.
     """
     try:
         if read is not None:
@@ -123,7 +123,7 @@ def score_in_halves(
     except RuntimeError as error:
         if not out_of_memory(error) or len(batch.places) == 1:
             raise
-    # Outside of the handler, whose traceback keeps the tensors of the pass that failed.
+    # Outside the handler, whose traceback holds the tensors of the failed pass.
     give_back_memory(runner.device)
     middle = len(batch.places) // 2
     halves = [
@@ -137,9 +137,9 @@ def score_in_halves(
 def row_states(
     runner: PackedRunner, prefix: PrefixState | None, batch: Batch, depth: int | None = None, *, pooled: bool = False
 ) -> NDArray[np.float32]:
-    """``[rows, width]`` states where answers would begin, after ``depth`` layers or all of them; no label runs.
+    """``[rows, width]`` states at the end of the prompts, after ``depth`` layers or all of them; no labels are processed.
 
-    ``pooled`` ones, which need a ``depth``, are twice as wide: see :meth:`PackedRunner.layer_states`.
+    With ``pooled``, which needs a ``depth``, they are twice as wide: see :meth:`PackedRunner.layer_states`.
     """
     plan = plan_pass(batch.suffixes, prefix=prefix.length if prefix else 0, merge=batch.lengths, device=runner.device)
     if pooled and depth is not None:
@@ -156,7 +156,7 @@ def score_batch(runner: PackedRunner, prefix: PrefixState | None, batch: Batch) 
     length = prefix.length if prefix else 0
     trees = [trie.tree] * len(batch.suffixes)
     plan = plan_pass(batch.suffixes, prefix=length, trees=trees, merge=batch.lengths, device=runner.device)
-    # States in the order row by row: the suffix's end, then the row's nodes.
+    # States row by row: the suffix's end, then the row's nodes.
     places = np.concatenate(
         [np.concatenate([[int(last)], nodes]) for last, nodes in zip(plan.last.tolist(), plan.node_places, strict=True)]
     )
@@ -180,14 +180,14 @@ def _read_edges(runner: PackedRunner, hidden: torch.Tensor, trie: LabelTrie, row
 def score_batch_top(
     runner: PackedRunner, prefix: PrefixState | None, batch: Batch, top: int
 ) -> tuple[NDArray[np.float64], int]:
-    """Like :func:`score_batch`, exact for the ``top`` best labels of each row; branches that cannot be among them stay closed.
+    """Like :func:`score_batch`, but exact for the ``top`` best labels of each row only; other branches are pruned.
 
     A path's log-probability only falls as it grows, so a node whose path is already below the ``top``-th best complete label
-    needs no pass. The likeliest branches are opened first, since labels that they complete close others unseen; each round
-    opens twice as many, so that few passes are needed where nothing can be closed. Labels left out are ``-inf``.
+    needs no pass. The likeliest branches are expanded first, since the labels that they complete prune others. Each round
+    expands twice as many, so that few passes are needed if nothing can be pruned. Labels left out are ``-inf``.
 
     Returns:
-        ``[rows, labels]`` and the tokens run, those that ran once for several rows counted for each.
+        ``[rows, labels]`` and the number of tokens; those that ran once for several rows count for each.
     """
     trie, tree, rows = batch.trie, batch.trie.tree, len(batch.suffixes)
     length = prefix.length if prefix else 0
@@ -224,15 +224,15 @@ def score_batch_top(
 
 
 def _promising(run: tuple[int, ...], path: float, depth: int, bound: float) -> tuple[int, ...]:
-    """The start of an unbranched run that is opened at once: as far as its path stays above the bound if it goes on falling so.
+    """The part of an unbranched run to expand at once: as far as its extrapolated path stays above the bound.
 
-    Opened one by one, each node would run those above it again; but what falls below the bound early has run in vain.
+    Expanding node by node would repeat the nodes above; expanding all would waste those below the bound.
 
     Args:
-        run: nodes, one below the other.
+        run: nodes, each the child of the one before.
         path: log-probability of the path to the first.
-        depth: tokens of that path.
-        bound: what a path must beat; ``-inf`` where nothing is known yet.
+        depth: number of tokens of that path.
+        bound: log-probability that a path must exceed; ``-inf`` if none is known yet.
     """
     return run[: 1 + sum(path * (1 + i / depth) > bound for i in range(1, len(run)))]
 
@@ -248,11 +248,11 @@ def _open_nodes(
     opened: Sequence[set[int]],
     edges: NDArray[np.float64],
 ) -> int:
-    """Run the wanted nodes of the active rows, forking from the untouched keys of their suffixes."""
+    """Run nodes of the active rows behind the keys and values of their suffixes."""
     trie, tree = batch.trie, batch.trie.tree
     trees, chosen = [], []
     for row in active:
-        # Nodes above the wanted ones run again: a path is a few tokens, its keys would have to be kept otherwise.
+        # Ancestors run again: a path is a few tokens, and its keys would have to be kept otherwise.
         nodes: set[int] = set()
         for node in wanted[row]:
             while node >= 0:
@@ -301,7 +301,7 @@ def _fill_edges(
 
 
 def _partial_scores(trie: LabelTrie, edges: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``[rows, labels]``, ``-inf`` where a label's path is not known to its end."""
+    """``[rows, labels]``, ``-inf`` if a label's path is not known to its end."""
     known = np.where(np.isfinite(edges), edges, 0.0)
     scores = label_scores(trie, known)
     unknown = (~np.isfinite(edges)).astype(np.float64) @ trie.incidence.T > 0
@@ -310,7 +310,7 @@ def _partial_scores(trie: LabelTrie, edges: NDArray[np.float64]) -> NDArray[np.f
 
 
 def _edges_into_nodes(trie: LabelTrie) -> list[tuple[int, int]]:
-    """Pairs of edge and the inner node that it leads to."""
+    """Pairs of an edge and the inner node that it leads to."""
     table = {
         (int(source), int(token)): edge
         for edge, (source, token) in enumerate(zip(trie.edges_from, trie.edges_token, strict=True))

@@ -1,4 +1,4 @@
-"""How the engine runs on a machine."""
+"""Settings of the engine."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _DTYPES = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """How the engine runs.
+    """Settings of the engine.
 
     Attributes:
         device: torch device.
         dtype: ``float32`` or ``bfloat16``.
-        threads: CPU threads; None leaves torch's number.
-        batch_tokens: own tokens in a scoring pass.
-        max_tokens: longest prompt.
-        memory_bytes: bytes that are free before the model is loaded, by which its weights are prepacked or not, see
-            :func:`cotune.model.layers.packed_weights.prepack`; None asks. A run that goes on gives what it found when it began,
-            so that it computes as it did.
+        threads: number of CPU threads; None for torch's default.
+        batch_tokens: most own tokens in a scoring pass.
+        max_tokens: most tokens of a prompt.
+        memory_bytes: free bytes before the model is loaded, which decide whether weights are prepacked
+            (:func:`cotune.model.layers.packed_weights.prepack`); None to measure. A resumed run gives the value from its start,
+            so that numbers stay the same.
     """
 
     device: str = "cpu"
@@ -37,10 +37,10 @@ class EngineSettings:
 
     @staticmethod
     def recorded(engine: Mapping[str, Any], max_tokens: int) -> EngineSettings:
-        """Those of a run, as its journal's ``engine`` step has them.
+        """Read the settings of a run from its journal's ``engine`` event.
 
         Raises:
-            InputError: the step holds something else.
+            InputError: if the event is malformed.
         """
         names = ("device", "dtype", "threads", "batch_tokens")
         try:
@@ -59,18 +59,19 @@ class EngineSettings:
 
 
 def batch_tokens(free: int, weights: int) -> int:
-    """Own tokens of a scoring pass that memory has room for, 256 to 2048.
+    """Number of own tokens of a scoring pass that fits into memory, 256 to 2048.
 
-    A pass of 2,048 tokens of a small model takes a few hundred MB; a pass grows with the model, so large ones get shorter ones.
+    A pass of 2,048 tokens of a small model takes a few hundred MB; memory grows with the model, so large models get shorter
+    passes.
 
     Args:
-        free: bytes that are free before the model is loaded.
-        weights: bytes of its weight files. Twice as much counts as taken: bfloat16 files may be run as float32.
+        free: free bytes before the model is loaded.
+        weights: bytes of its weight files. They count twice, since bfloat16 files may be run in float32.
     """
     spare = max(0, free - 2 * weights)
     return int(max(_LEAST_TOKENS, min(_MOST_TOKENS, spare / max(weights, 1) * 512)))
 
 
 def weight_bytes(folder: Path) -> int:
-    """Bytes of a model folder's weight files."""
+    """Total bytes of a model folder's weight files."""
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))

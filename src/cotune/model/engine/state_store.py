@@ -1,4 +1,4 @@
-"""Hidden states on disk by content, in half precision: what a run embedded once, resume, probes and reports read again."""
+"""A store of hidden states on disk in half precision, for resumed runs, probes and reports."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from cotune.files import atomic_path
 Half = NDArray[np.float16]
 
 MOST_BYTES = 512 * 2**20
-"""Of a run's store; the files that were written or read longest ago make room for new ones."""
+"""Most bytes of a run's store; the least recently used files are removed first."""
 _LARGEST_HALF = 60_000.0
 _NAME = "states"
 
 
 class StateStore:
-    """States by a content key, one file each.
+    """Hidden states by content hash, in one file each.
 
-    States are divided by their root mean square before they come here, so half precision rounds them by one part in 2,000 and
-    none of them is out of its range. A file that is missing or damaged is as good as none: the states are computed again.
+    States must be divided by their root mean square, so that half precision is accurate to one part in 2,000 and does not
+    overflow. If a file is missing or damaged, the states are computed again.
 
     Args:
-        folder: where the files lie; made with the first one.
-        most_bytes: of all files together.
+        folder: folder of the files; created with the first one.
+        most_bytes: most bytes of all files together.
     """
 
     def __init__(self, folder: Path, most_bytes: int = MOST_BYTES) -> None:
         self.folder, self.most_bytes = folder, most_bytes
 
     def get(self, key: str) -> Half | None:
-        """``[layers, rows, width]`` that were stored under a key; None where there are none."""
+        """``[layers, rows, width]`` stored under a key; None if there are none."""
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
@@ -46,7 +46,7 @@ class StateStore:
         return found if found.dtype == np.float16 and found.ndim == 3 else None
 
     def put(self, key: str, states: NDArray[np.float32]) -> Half:
-        """Store states ``[layers, rows, width]``; returns them as :meth:`get` will."""
+        """Store states ``[layers, rows, width]``; returns them rounded, as :meth:`get` will."""
         from safetensors.numpy import save
 
         half: Half = np.clip(states, -_LARGEST_HALF, _LARGEST_HALF).astype(np.float16)
@@ -71,12 +71,12 @@ class StateStore:
 
 
 def layers_of_interest(depth: int, most: int = 11) -> tuple[int, ...]:
-    """Layers whose states a probe may read: from a third of the depth to the end, evenly spaced, the last one among them.
+    """Candidate layers of a probe: evenly spaced from a third of the depth to the end, including the last one.
 
     Args:
         depth: number of the model's layers.
-        most: layers at most. With eleven of SmolLM2-135M's thirty, every second layer is looked at, which halves the
-            number of fits; what the layers between would add was not measured.
+        most: most layers. Eleven of SmolLM2-135M's thirty layers means every second one, which halves the number of fits; the
+            effect of the layers in between was not measured.
     """
     if most < 2:
         return (depth,)

@@ -1,4 +1,4 @@
-"""A trie over the labels' completions, so that labels that begin alike share their passes."""
+"""A trie of the labels' tokens, so that labels with a common beginning share its computation."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from cotune.prompt.render import common_length
 
 @dataclass(frozen=True)
 class LabelTrie:
-    """Where in a token tree each label's log-probabilities are found.
+    """A token tree with the edges that make up each label.
 
     Attributes:
-        tree: the inner nodes below the root, those whose next-token distribution is needed. The root is the last prompt token.
+        tree: the inner nodes below the root, whose next-token distributions are needed. The root is the last prompt token.
         edges_from: for each edge the node whose distribution is read; 0 is the root, node ``i`` of the tree is ``i + 1``.
         edges_token: for each edge the token it reads.
-        label_edges: ``[labels, edges]`` which edges make up each label.
+        label_edges: ``[labels, edges]`` 1 for each edge of a label.
     """
 
     tree: Tree
@@ -33,11 +33,11 @@ class LabelTrie:
 
     @cached_property
     def runs(self) -> tuple[tuple[int, ...], ...]:
-        """Each node with the nodes below it as far as its path does not branch: to open them is to complete a label."""
+        """Each node with the unbranched path below it, which completes a label."""
         sources = Counter(self.edges_from.tolist())
         below = {parent: node for node, parent in enumerate(self.tree.parents) if parent >= 0}
         runs: list[tuple[int, ...]] = [()] * len(self.tree.tokens)
-        # Parents come before children, so a child's run is known first from the end.
+        # Parents come before children, so iterate backwards.
         for node in reversed(range(len(runs))):
             only = below.get(node) if sources[node + 1] == 1 else None
             runs[node] = (node,) if only is None else (node, *runs[only])
@@ -45,16 +45,16 @@ class LabelTrie:
 
     @cached_property
     def incidence(self) -> NDArray[np.float64]:
-        """``label_edges`` as numbers, so that label scores are one matrix product."""
+        """``label_edges`` as floats, so that label scores are one matrix product."""
         return self.label_edges.astype(np.float64)
 
 
 @lru_cache(maxsize=256)
 def build_trie(completions: tuple[tuple[int, ...], ...]) -> LabelTrie:
-    """The trie of labels given as token ids, each with the stop token at its end, as far as they differ (:func:`label_paths`).
+    """Build the trie of labels from their token ids (with the stop token), as far as they differ (:func:`label_paths`).
 
     Raises:
-        InputError: two labels have the same tokens.
+        InputError: if two labels have the same tokens.
     """
     paths = label_paths(completions)
     node_of: dict[tuple[int, ...], int] = {(): 0}
@@ -85,17 +85,17 @@ def build_trie(completions: tuple[tuple[int, ...], ...]) -> LabelTrie:
 
 @lru_cache(maxsize=256)
 def label_paths(completions: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
-    """Each label's tokens up to the first one that no other label shares: what comes after cannot tell labels apart.
+    """Each label's tokens up to the first one that no other label shares; the rest cannot distinguish labels.
 
-    A label's probability is that its path is written. Labels with different first tokens need nothing but the distribution
-    behind the prompt, and 77 names of bank requests 23 further places instead of 151. The stop token counts where one label is
-    the beginning of another.
+    The probability of a label is that of its path. Labels with different first tokens need only the distribution behind the
+    prompt; the 77 labels of BANKING77 need 23 further positions instead of 151. The stop token counts if one label is the
+    beginning of another.
 
     Args:
         completions: token ids of each label, the stop token at the end.
 
     Raises:
-        InputError: two labels have the same tokens.
+        InputError: if two labels have the same tokens.
     """
     if len(set(completions)) < len(completions):
         second = next(i for i, ids in enumerate(completions) if completions.index(ids) < i)
@@ -105,7 +105,7 @@ def label_paths(completions: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ..
             where="label words",
             hint="Give every label a word of its own.",
         )
-    # In sorted order the label that shares most with another one stands beside it.
+    # In sorted order, the label with the longest common beginning is a neighbour.
     order = sorted(range(len(completions)), key=completions.__getitem__)
     shared = [0] * len(completions)
     for left, right in pairwise(order):

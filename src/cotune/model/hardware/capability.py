@@ -1,4 +1,4 @@
-"""Which device, number type and number of threads are fastest here, found by a short measurement and remembered."""
+"""Choosing device, number type and threads by a short, cached measurement."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ _CLEARLY = 1.2
 
 @dataclass(frozen=True)
 class Capability:
-    """What the engine runs on.
+    """Device, number type and threads of the engine.
 
     Attributes:
         device: torch device, such as ``cpu``, ``cuda:0`` or ``mps``.
         dtype: ``float32``, ``bfloat16`` or ``float16``: the type of the base weights and of the matrix products.
         threads: CPU threads.
-        gemm_gflops: measured rate of matrix products at the bundled model's shapes by dtype, in 1e9 operations per
-            second (a multiply and an add are two); 0 where the device cannot do it.
-        memory_bytes: memory free on the device when asked.
+        gemm_gflops: measured rate of matrix products at the bundled model's shapes by dtype, in 1e9 operations per second (a
+            multiply and an add are two); 0 if the device does not support it.
+        memory_bytes: free memory on the device.
         torch_version: torch's version.
         cpu_capability: the widest instruction set that torch uses on this CPU.
         processor: name of the CPU or GPU that was measured.
@@ -63,12 +63,11 @@ class Capability:
 def check_capability(
     device: str = "auto", dtype: str = "auto", threads: int | None = None, *, refresh: bool = False
 ) -> Capability:
-    """Choose device, dtype and threads; what is not ``auto`` is taken as given.
+    """Choose device, dtype and threads, except those that are given.
 
-    A GPU is taken where there is one, with bfloat16 where it has that in hardware. Elsewhere bfloat16 is taken only where its
-    matrix products are measured to be at least 1.2 times as fast as float32's: on many CPUs they are several times
-    slower. The measurement takes under a second and is kept in the cache folder by processor, threads and torch
-    version; memory is asked anew every time.
+    A GPU is used if there is one, with bfloat16 if its hardware supports it. Otherwise bfloat16 is used only if its matrix
+    products are measured to be at least 1.2 times as fast as float32's: on many CPUs they are several times slower. The
+    measurement takes under a second and is cached by processor, threads and torch version; free memory is queried every time.
 
     Args:
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
@@ -77,8 +76,8 @@ def check_capability(
         refresh: measure again.
 
     Raises:
-        InputError: an unknown device or dtype, or a device that is not there.
-        CotuneError: the device is there and does not work.
+        InputError: an unknown device or dtype, or a missing device.
+        CotuneError: the device does not work.
     """
     import torch
 
@@ -106,23 +105,23 @@ def check_capability(
 
 
 def check_device(device: str) -> None:
-    """Check that a device, such as a run recorded it, is on this machine.
+    """Check that a recorded device exists on this machine.
 
     Raises:
-        InputError: it is not, or torch cannot use it.
+        InputError: it does not exist, or torch cannot use it.
     """
     _device(device)
 
 
 def default_threads() -> int:
-    """CPU threads to use: processors that this process may use, or fewer where ``OMP_NUM_THREADS`` says so."""
+    """Number of CPU threads to use: processors of this process, limited by ``OMP_NUM_THREADS``."""
     wish = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     count = usable_cpus()
     return min(count, int(wish)) if wish.isdigit() and int(wish) > 0 else count
 
 
 def free_memory(device: str) -> int:
-    """Bytes free on a device now."""
+    """Free bytes on a device."""
     if device.startswith("cuda"):
         import torch
 
@@ -133,7 +132,7 @@ def free_memory(device: str) -> int:
 def measure_gemm(device: str, dtype: str, *, seconds: float = _SECONDS) -> float:
     """Rate of the bundled model's feed-forward products, in GFLOP/s: the best of repeated calls; 0 if it cannot.
 
-    Takes about ``seconds``, and longer by one call where calls are slow.
+    Takes about ``seconds``, or one call if calls are slower.
     """
     import torch
 
@@ -150,14 +149,14 @@ def measure_gemm(device: str, dtype: str, *, seconds: float = _SECONDS) -> float
             start = time.perf_counter()
             for _ in range(times):
                 last = torch.nn.functional.linear(torch.nn.functional.linear(part, wide), narrow)
-            # Reading one number waits for the device.
+            # Reading one number synchronises with the device.
             float(last[0, 0])
             return 4e-9 * count * _HIDDEN * _INNER * times / (time.perf_counter() - start)
 
         with torch.inference_mode():
             run(16, 1)
             best, count, end = 0.0, 16, time.perf_counter() + seconds
-            # Growing calls: a device that is very slow is told by a small one, and one bad moment decides nothing.
+            # Calls of growing size: a small one detects a very slow device, and a single delay has no effect.
             while time.perf_counter() < end:
                 best = max(best, run(count, repeats))
                 count = min(rows, 4 * count)
@@ -221,14 +220,14 @@ def _measure_and_remember(place: torch.device, threads: int, key: list[Any]) -> 
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        # In turn, so that a moment in which others are at work does not strike one of them alone.
+        # Alternating, so that other load does not affect only one of them.
         rounds = [{name: measure_gemm(str(place), name) for name in _MEASURED} for _ in range(_ROUNDS)]
         rates = {name: round(max(rates[name] for rates in rounds), 2) for name in _MEASURED}
     finally:
         torch.set_num_threads(before)
     if rates["float32"] <= 0:
         raise CotuneError(f"the device {place} does not work: a matrix product failed on it. Try device=cpu.")
-    # Where the cache cannot be written, the next start measures again.
+    # If the cache cannot be written, the next start measures again.
     with contextlib.suppress(CotuneError, OSError):
         write_json(_memory_of(key), {"key": key, "gemm_gflops": rates})
     return rates

@@ -1,4 +1,4 @@
-"""What cotune finds on this machine, what is wrong with it, and how to fix it."""
+"""``cotune doctor``: checks of this machine, with hints."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _LIBRARIES = ("torch", "transformers", "peft")
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """Result of one check.
 
     Attributes:
-        name: what it is about, one word.
-        status: ``ok``, ``warn`` (works, not well) or ``fail`` (does not work).
-        finding: what was found.
-        hint: what to do; empty where nothing is to be done.
+        name: subject, one word.
+        status: ``ok``, ``warn`` (works, but not well) or ``fail`` (does not work).
+        finding: the finding.
+        hint: what to do; may be empty.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All checks, and the probe's result where it worked."""
+    """All checks, and the result of the measurement if it worked."""
 
     checks: tuple[Check, ...]
     probe: Capability | None
@@ -65,10 +65,10 @@ class Diagnosis:
 
 
 def diagnose(*, refresh: bool = False) -> Diagnosis:
-    """Look at everything a run needs. Takes seconds; hashes the bundled model, contacts no network, raises nothing.
+    """Check everything that a run needs. Takes seconds, uses no network, and never raises.
 
     Args:
-        refresh: measure the rates again instead of taking the remembered ones.
+        refresh: measure the rates again instead of using cached ones.
     """
     checks = [_python(), *(_library(name) for name in _LIBRARIES)]
     found, problem = None, ""
@@ -90,13 +90,13 @@ def render(diagnosis: Diagnosis) -> Table:
     for title in ("", "check", "finding", "how to fix"):
         table.add_column(title, overflow="fold")
     for check in diagnosis.checks:
-        # Text, not markup: findings hold paths, which may hold brackets.
+        # Text, not markup: paths in findings may have brackets.
         table.add_row(Text(check.status, styles[check.status]), Text(check.name), Text(check.finding), Text(check.hint))
     return table
 
 
 def _python() -> Check:
-    # An older one cannot have installed cotune, so there is nothing to find fault with.
+    # cotune cannot be installed on an older version, so there is nothing to check.
     return Check("python", "ok", f"{platform.python_version()} ({platform.system()}, {platform.machine()})")
 
 

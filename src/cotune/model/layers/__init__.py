@@ -1,1 +1,1 @@
-"""Modules and weights that take the place of a decoder's own layers."""
+"""Replacements for a decoder's own layers, and decoders that run only some of them."""

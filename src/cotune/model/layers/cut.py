@@ -1,8 +1,7 @@
-"""Decoders that run some of a model's layers: up to the one that is read (early exit), or a window of layers.
+"""Decoders that run some of a model's layers: up to a probe's layer (early exit), or a window of layers.
 
-A hidden state after ``depth`` layers needs none of the layers above, and tuning a window of layers needs none below it once
-the states at its lower edge are known. The parts share every module with the model, so adapters and prepacked weights serve
-them too.
+A hidden state after ``depth`` layers needs none of the layers above, and tuning a window of layers needs none below it once the
+states at its lower edge are known. They share all modules with the model, so adapters and prepacked weights apply to them too.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from torch import Tensor, nn
 from cotune.errors import InputError
 
 _LAYERS = ("layers", "h", "blocks")
-"""Names that decoders give to their list of layers."""
+"""Attribute names of a decoder's list of layers."""
 _NORMS = ("norm", "final_layer_norm", "final_layernorm", "ln_f", "norm_f", "final_norm")
-"""Names that they give to the norm behind the last layer."""
+"""Attribute names of the norm behind the last layer."""
 _EPSILON = 1e-6
-"""Of models whose config names none."""
+"""Epsilon of models whose config has none."""
 
 
 def depth_of(model: Any) -> int:
@@ -33,27 +32,27 @@ def depth_of(model: Any) -> int:
 
 
 def layers_of(decoder: Any) -> nn.ModuleList:
-    """The layers of a decoder, in their order.
+    """The layers of a decoder, in order.
 
     Raises:
-        InputError: it has no list of them under a known name.
+        InputError: if the decoder has no list of layers under a known name.
     """
     return getattr(decoder, _layers_name(decoder))  # type: ignore[no-any-return]
 
 
 def cut_decoder(decoder: Any, first: int, last: int) -> nn.Module:
-    """A decoder that runs layers ``first`` to ``last`` (exclusive) of another and no final norm.
+    """A decoder that runs layers ``first`` to ``last`` (exclusive) of another, without the final norm.
 
-    With ``first`` above 0 its first layer has to be given states, see :func:`entering`. Call it anew after the model's
-    attention implementation has changed, since the copy has a config of its own.
+    With ``first`` above 0 its first layer needs states as input, see :func:`entering`. Call it again after the model's
+    attention implementation has changed, since the copy has its own config.
 
     Args:
-        decoder: a transformers decoder with a ``ModuleList`` of layers and a final norm; it stays as it is.
-        first: layers to leave out at the bottom.
-        last: layers that the result ends after.
+        decoder: a transformers decoder with a ``ModuleList`` of layers and a final norm; it is not changed.
+        first: number of layers to leave out at the bottom.
+        last: number of layers after which the result ends.
 
     Raises:
-        InputError: the decoder does not show its layers or its final norm.
+        InputError: if the decoder's layers or final norm cannot be found.
     """
     name = _layers_name(decoder)
     norms = [norm for norm in _NORMS if isinstance(decoder._modules.get(norm), nn.Module)]
@@ -61,7 +60,7 @@ def cut_decoder(decoder: Any, first: int, last: int) -> nn.Module:
         raise _unknown(decoder, "its final norm")
     layers = list(getattr(decoder, name))[first:last]
     config = copy.copy(decoder.config)
-    # Read through ``__dict__``: some configs answer to names that they do not hold.
+    # Use ``__dict__``, since some configs return values for attributes that they do not have.
     kinds = vars(config).get("layer_types")
     config.num_hidden_layers = len(layers)
     if kinds is not None:
@@ -78,10 +77,10 @@ def cut_decoder(decoder: Any, first: int, last: int) -> nn.Module:
 
 @contextmanager
 def entering(decoder: Any, states: Tensor) -> Iterator[None]:
-    """Let the first layer of a decoder read ``states``, whatever the decoder makes of the token ids meanwhile.
+    """Replace the input of a decoder's first layer by ``states`` until the block ends.
 
-    To give them as ``inputs_embeds`` would not do: decoders scale embeddings, or add positions to them. They enter by a hook,
-    which is removed at the end.
+    ``inputs_embeds`` would not do, since decoders scale embeddings or add positions to them. A hook replaces the input and is
+    removed at the end.
 
     Args:
         decoder: of :func:`cut_decoder`.
@@ -99,14 +98,15 @@ def entering(decoder: Any, states: Tensor) -> Iterator[None]:
 def layer_outputs(
     decoder: Any, numbers: Sequence[int], keep: Callable[[Tensor], Tensor] = torch.clone
 ) -> Iterator[dict[int, Tensor]]:
-    """A table that passes fill meanwhile with the states after some of a decoder's layers, by number from 1.
+    """Collect the states after some of a decoder's layers, by layer number from 1, until the block ends.
 
-    They are tapped by hooks, which are removed at the end.
+    Hooks collect them and are removed at the end.
 
     Args:
         decoder: with at least so many layers.
         numbers: of the layers.
-        keep: makes what is kept of a layer's states ``[batch, tokens, width]``, into which a later layer may add in place.
+        keep: function of a layer's states ``[batch, tokens, width]`` that returns what to keep. It must copy, since later
+            layers may change them in place.
     """
     found: dict[int, Tensor] = {}
 
@@ -139,7 +139,7 @@ def _unknown(decoder: Any, what: str) -> InputError:
 
 
 def unit_rms(states: Tensor, epsilon: float) -> Tensor:
-    """States divided by their root mean square, in fp32: what a final norm of unit weight makes of them.
+    """States divided by their root mean square, in fp32, as by a final norm of unit weight.
 
     Args:
         states: ``[..., width]``.
@@ -150,7 +150,7 @@ def unit_rms(states: Tensor, epsilon: float) -> Tensor:
 
 
 def pooled(states: Tensor, last: Tensor, own: Sequence[NDArray[np.int64]]) -> Tensor:
-    """The state at each row's last token beside the mean of the row's own tokens' states, ``[rows, 2 x width]``.
+    """The state at each row's last token and the mean of its own tokens' states, concatenated: ``[rows, 2 x width]``.
 
     Args:
         states: ``[tokens, width]``, of :func:`unit_rms`.
@@ -165,11 +165,11 @@ def pooled(states: Tensor, last: Tensor, own: Sequence[NDArray[np.int64]]) -> Te
 
 
 def norm_epsilon(model: Any) -> float:
-    """What a model's norms add to the mean square."""
+    """Epsilon of a model's norms."""
     config = model.config.get_text_config()
     return float(getattr(config, "rms_norm_eps", None) or getattr(config, "layer_norm_eps", None) or _EPSILON)
 
 
 def read_layers(output: Any, layers: Sequence[int | None]) -> Tensor:
-    """A decoder's states after so many layers each, ``[layers, rows, tokens, width]``; None: after all and the final norm."""
+    """States after each number of layers, ``[layers, rows, tokens, width]``; None for after all layers and the final norm."""
     return torch.stack([output.last_hidden_state if n is None else output.hidden_states[n] for n in layers])

@@ -23,19 +23,19 @@ _SILU = ("SiLU", "SiLUActivation")
 
 
 def make_lean(model: Module) -> int:
-    """Let lean layers stand in for root-mean-square norms and SiLU-gated feed-forward layers of a model on CPU.
+    """Replace root-mean-square norms and SiLU-gated feed-forward layers of a model on CPU by faster ones.
 
-    A layer is taken only where its stand-in gives what it gives itself on random states, so norms of other forms (Gemma's,
-    which scale by one plus the weight) stay as they are. Calling it again changes nothing.
+    A layer is replaced only if its replacement gives the same results on random states, so that other norms (Gemma's, which
+    scale by one plus the weight) stay. Further calls do nothing.
 
     Args:
         model: in evaluation mode.
 
     Returns:
-        How many layers were taken.
+        The number of replaced layers.
     """
     taken: list[LeanNorm | LeanGated] = []
-    # Layers of one class, width and epsilon run the same code, so one of them speaks for all.
+    # Layers of one class, width and epsilon run the same code, so one of them is tested for all.
     found: dict[tuple[object, ...], bool] = {}
     last = _last_gated(model)
     for layer in layers_without(model, Place.LEAN):
@@ -76,7 +76,7 @@ class LeanGated(StandIn):
 
     Args:
         gated: with the linear layers ``gate_proj``, ``up_proj`` and ``down_proj``.
-        ends: whether no token sees another behind it.
+        ends: whether it is the last layer, behind which no token attends to another.
     """
 
     place = Place.LEAN
@@ -108,7 +108,7 @@ def _stand_in(layer: Module, ends: bool) -> LeanNorm | LeanGated | None:
         fits = isinstance(weight, Tensor) and weight.dim() == 1 and weight.device.type == "cpu"
         return LeanNorm(layer) if fits and _epsilon(layer) is not None else None
     parts = [getattr(layer, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
-    # peft's layers count as those that they adapt.
+    # peft's wrappers count as the layers that they wrap.
     if all(isinstance(getattr(part, "base_layer", part), Linear) for part in parts):
         fits = type(getattr(layer, "act_fn", None)).__name__ in _SILU
         return LeanGated(layer, ends) if fits and _weight(layer).device.type == "cpu" else None
@@ -116,7 +116,7 @@ def _stand_in(layer: Module, ends: bool) -> LeanNorm | LeanGated | None:
 
 
 def _last_gated(model: Any) -> Module | None:
-    """The feed-forward layer behind which no token sees another."""
+    """The last feed-forward layer, behind which no token attends to another."""
     layers = getattr(model.get_decoder(), "layers", None) if hasattr(model, "get_decoder") else None
     found = getattr(layers[-1], "mlp", None) if isinstance(layers, torch.nn.ModuleList) and len(layers) else None
     return original(found) if isinstance(found, Module) else None
@@ -176,7 +176,7 @@ class _Norm(torch.autograd.Function):
 
 
 class _Gate(torch.autograd.Function):
-    """``silu(gate) * up``; the activation is made again backward instead of being kept."""
+    """``silu(gate) * up``; the activation is recomputed in the backward pass instead of being stored."""
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:

@@ -28,12 +28,12 @@ from cotune.model.layers.swap import Place, StandIn, install
 
 @dataclass(frozen=True)
 class LoraUpdate:
-    """What is added to a linear layer.
+    """A LoRA update of a linear layer.
 
     Attributes:
         down: ``[rank, inputs]`` in fp32.
         up: ``[outputs, rank]`` in fp32.
-        scale: of the update.
+        scale: factor of the update.
     """
 
     down: Tensor
@@ -42,15 +42,15 @@ class LoraUpdate:
 
 
 class LoraLayer(StandIn):
-    """A linear layer that answers with its update, by the products of its group.
+    """A linear layer with a LoRA update, computed by the products of its group.
 
     Args:
-        layer: what it stands in for.
+        layer: the layer that it replaces.
         update: its update.
 
     Attributes:
-        group: with what it shares its input; see :func:`install_groups`.
-        number: its own in the group.
+        group: the group of layers with the same input; see :func:`install_groups`.
+        number: its index in the group.
     """
 
     place = Place.LORA
@@ -64,17 +64,17 @@ class LoraLayer(StandIn):
     @property
     @abstractmethod
     def base(self) -> nn.Linear:
-        """The frozen layer, or what stands in for it."""
+        """The frozen layer, or its replacement."""
 
 
 class LoraGroup:
-    """Adapted layers that read one input.
+    """Adapted layers with the same input.
 
     Args:
-        layers: of one input width and number type, in the order in which they ask.
+        layers: layers of one input width and dtype, in the order of their calls.
 
     Attributes:
-        layers: them.
+        layers: the layers.
         outputs: output width of each.
     """
 
@@ -83,20 +83,20 @@ class LoraGroup:
         self.outputs = [int(layer.base.weight.shape[0]) for layer in self.layers]
         self._updates = [layer.update for layer in self.layers]
         self._factors = [factor for update in self._updates for factor in (update.down, update.up)]
-        # Where each layer's outputs and its inner states lie among those of all.
+        # Slices of each layer's outputs and inner states in the stacked ones.
         self._outputs, self._inner = _slices(self.outputs), _slices([int(update.down.shape[0]) for update in self._updates])
         self._input: Tensor | None = None
         self._pending: dict[int, Tensor] = {}
         self._arrange()
 
     def _arrange(self) -> None:
-        """Make room for the products, by whether the frozen weights are prepacked."""
+        """Allocate the stacked weights, depending on whether the frozen weights are prepacked."""
         bases = [layer.base for layer in self.layers]
         width, rank, first = self._outputs[-1].stop, self._inner[-1].stop, bases[0].weight
         self._seen: list[int] = []
         self._bias: Tensor | None = None
         self._up = first.new_zeros(width, rank)
-        # Weights that are prepacked answer where they are; others are stacked above the down-projections.
+        # Prepacked weights are used separately; others are stacked above the down-projections.
         self._stacked = 0 if all(map(prepacked, bases)) else width
         self._down = first.new_empty(self._stacked + rank, first.shape[1])
         if self._stacked:
@@ -105,7 +105,7 @@ class LoraGroup:
     def _stack(self, bases: Sequence[torch.nn.Linear]) -> None:
         for base, outputs in zip(bases, self._outputs, strict=True):
             self._down[outputs].copy_(base.weight.data)
-            # The layer's own weight becomes a view, so that nothing lies in memory twice.
+            # The layer's own weight becomes a view, so that memory holds it once.
             base.weight.data = self._down[outputs]
         if any(base.bias is not None for base in bases):
             self._bias = self._down.new_zeros(len(self._down))
@@ -114,7 +114,7 @@ class LoraGroup:
                     self._bias[outputs] = base.bias.data
 
     def output(self, number: int, x: Tensor) -> Tensor:
-        """What layer ``number`` answers to ``x``; the whole group is run when its first layer asks."""
+        """Output of layer ``number`` for ``x``; the whole group is computed when its first layer is called."""
         if self._input is not x or number not in self._pending:
             self._run(x)
         found = self._pending.pop(number)
@@ -124,7 +124,8 @@ class LoraGroup:
 
     def _run(self, x: Tensor) -> None:
         if self._stacked and all(prepacked(layer.base) for layer in self.layers):
-            # They were prepacked after the adapter came. What is made in inference mode could not be written to outside of it.
+            # They were prepacked after the adapter was added. Tensors created in inference mode could not be written outside
+            # it.
             with torch.inference_mode(False):
                 self._arrange()
         factors = self._factors
@@ -132,7 +133,7 @@ class LoraGroup:
         states = x.reshape(-1, x.shape[-1])
         if torch.is_grad_enabled() and (states.requires_grad or any(f.requires_grad for f in factors)):
             parts: Sequence[Tensor] = _Grouped.apply(self, states, *factors)  # type: ignore[no-untyped-call]
-            # A fused optimizer changes weights without counting it as a version: after training nothing is taken as known.
+            # A fused optimizer changes weights without increasing their version, so reload after training.
             self._seen = []
         else:
             parts, _ = self.forward(states)
@@ -176,7 +177,7 @@ class LoraGroup:
         return update
 
     def _refresh(self) -> None:
-        """Take over trained weights that changed since the last pass."""
+        """Copy trained weights that changed since the last pass."""
         seen = [factor._version for factor in self._factors]
         if seen == self._seen:
             return
@@ -189,19 +190,19 @@ class LoraGroup:
 
 
 def _slices(widths: Sequence[int]) -> list[slice]:
-    """Where parts of these widths lie, one behind the other."""
+    """Slices of consecutive parts of these widths."""
     ends = list(accumulate(widths))
     return [slice(end - width, end) for width, end in zip(widths, ends, strict=True)]
 
 
 class _Grouped(torch.autograd.Function):
-    """A group's products; the factors are inputs only so that gradients reach them."""
+    """A group's products; the LoRA weights are inputs only so that autograd returns their gradients."""
 
     @staticmethod
     def forward(ctx: Any, group: LoraGroup, states: Tensor, *factors: Tensor) -> tuple[Tensor, ...]:
         parts, inner = group.forward(states)
         ctx.group = group
-        # A copy, or the whole stacked output would be kept for it.
+        # A copy, since a view would keep the whole stacked output in memory.
         ctx.save_for_backward(states, inner.contiguous())
         return parts
 
@@ -214,10 +215,10 @@ class _Grouped(torch.autograd.Function):
 
 
 def install_groups(model: Any, groups: Sequence[Sequence[LoraLayer]]) -> None:
-    """Let LoRA layers stand in for a model's, those that read one input together.
+    """Replace a model's layers by LoRA layers, grouped by input.
 
     Raises:
-        ValueError: a layer has a LoRA layer already.
+        ValueError: if a layer already has a LoRA layer.
     """
     for layers in groups:
         group = LoraGroup(layers)
@@ -227,13 +228,13 @@ def install_groups(model: Any, groups: Sequence[Sequence[LoraLayer]]) -> None:
 
 
 def layers_by_input(model: Any, layers: Sequence[Any]) -> list[list[Any]]:
-    """Layers that read one tensor, in the order in which they ask for it; a layer with an input of its own is alone.
+    """Group layers by the tensor that they read, in the order of their calls.
 
-    They are found by watching which of them get the very same tensor in a short pass, so no architecture is named here. Layers
-    that the pass does not reach are left out. They are watched by hooks, which are gone when this returns.
+    A short pass with hooks finds which layers get the same tensor, which works for any architecture. Layers that the pass does
+    not reach are left out. The hooks are removed at the end.
 
     Args:
-        model: the transformers model that they are in.
+        model: the transformers model with the layers.
         layers: linear layers, wrapped by peft or not.
     """
     groups: list[list[Any]] = []

@@ -1,7 +1,7 @@
-"""LoRA weights bound to a model's own linear layers, to score and write with an adapter that is not trained on.
+"""LoRA weights on a model's own linear layers, for scoring and generating with an adapter that is not trained further.
 
-To import peft and have it wrap every layer takes longer than to answer a few rows. What runs here are the groups of
-:mod:`cotune.model.layers.fused_lora` as they run under peft, so the numbers are the same to the bit.
+Importing peft and wrapping every layer takes longer than answering a few rows. This uses the same groups of
+:mod:`cotune.model.layers.fused_lora` as under peft, so the numbers are identical.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ Named = Mapping[str, Linear]
 
 
 _LAYER = re.compile(r"\.(?:layers|h|blocks?)\.(\d+)\.")
-"""Where a module's name tells the number of its decoder layer."""
+"""Pattern of the layer number in a module's name."""
 
 
 def layer_number(name: str) -> int | None:
-    """Number of the decoder layer that a module belongs to, by its name; None where it belongs to none."""
+    """Number of the decoder layer in a module's name; None if it belongs to none."""
     found = _LAYER.search(f".{name}.")
     return int(found[1]) if found else None
 
 
 def linear_groups(model: Any, targets: Collection[str], layers: Collection[int] = ()) -> list[Named] | None:
-    """The layers that peft would adapt, those that read one tensor together.
+    """The layers that peft would adapt, grouped by input.
 
     Args:
         model: the transformers model, not wrapped.
         targets: names of layers, as peft matches them: whole, or the end behind a dot.
-        layers: numbers of the decoder layers that count; none means all.
+        layers: numbers of the decoder layers to adapt; empty for all.
 
     Returns:
-        None where there is none, or where one is no plain linear layer or is not reached by the decoder: peft is needed then.
+        None if there are none, or if one is no plain linear layer or is not reached by the decoder; peft is needed then.
     """
     ends = tuple(f".{target}" for target in targets)
     found = {name: module for name, module in model.named_modules() if name in targets or name.endswith(ends)}
@@ -58,13 +58,13 @@ def linear_groups(model: Any, targets: Collection[str], layers: Collection[int] 
 
 
 class BoundLinear(LoraLayer, Linear):
-    """A linear layer with the update of an adapter that is put in and switched by its owner.
+    """A linear layer with a LoRA update, which its owner enables and disables.
 
     Args:
         base: the layer.
         rank: inner width of the update.
         scale: of the update.
-        owner: tells whether it is enabled.
+        owner: the object whose ``enabled`` decides.
     """
 
     def __init__(self, base: Linear, rank: int, scale: float, owner: BoundLora) -> None:
@@ -80,16 +80,16 @@ class BoundLinear(LoraLayer, Linear):
     def forward(self, input: Tensor) -> Tensor:
         if self.owner.enabled:
             return self.group.output(self.number, input)
-        # Exactly what runs without this: the base model's scores must not hang on an adapter.
+        # Exactly the base model's computation, whose scores must not depend on an adapter.
         return self.base.forward(input)
 
 
 class BoundLora:
-    """LoRA weights over a model's linear layers, which answer with them while :attr:`enabled`.
+    """LoRA weights on a model's linear layers, applied while :attr:`enabled`.
 
     Args:
         model: the transformers model, not wrapped.
-        groups: what :func:`linear_groups` found.
+        groups: groups from :func:`linear_groups`.
         rank: inner width of the updates.
         scale: of the updates.
     """
@@ -97,7 +97,7 @@ class BoundLora:
     def __init__(self, model: Any, groups: Sequence[Named], rank: int, scale: float) -> None:
         self.enabled = False
         self._model = model
-        # What is made in inference mode does not tell when it changes.
+        # Tensors created in inference mode have no version counter.
         with torch.inference_mode(False):
             bound = [{name: BoundLinear(base, rank, scale, self) for name, base in named.items()} for named in groups]
             install_groups(model, [list(named.values()) for named in bound])
@@ -106,26 +106,26 @@ class BoundLora:
         self._table |= {f"base_model.model.{name}.lora_B.weight": layer.update.up for name, layer in layers.items()}
 
     def put(self, weights: Mapping[str, Tensor]) -> None:
-        """Take over weights under peft's file names, and enable them.
+        """Load weights under peft's names, and enable them.
 
         Raises:
-            InputError: they are of other layers or of another shape; nothing changes then.
+            InputError: if they belong to other layers or have other shapes; nothing is changed then.
         """
         copy_weights(weights, self._table)
         self.enabled = True
 
     def release(self) -> None:
-        """Take the LoRA layers out of the model."""
+        """Remove the LoRA layers from the model."""
         for layer in remove(self._model, BoundLinear):
-            # Or the two would hold each other, and the memory of the products, until the next search for garbage.
+            # Break the reference cycle, which would hold the memory until the next garbage collection.
             del layer.group
 
 
 def copy_weights(weights: Mapping[str, Tensor], table: Mapping[str, Tensor]) -> None:
-    """Copy an adapter's weights into those of the same names.
+    """Copy an adapter's weights to the tensors of the same names.
 
     Raises:
-        InputError: names or shapes differ; nothing is copied then.
+        InputError: if names or shapes differ; nothing is copied then.
     """
     odd = sorted(set(table) ^ set(weights)) or [name for name in table if table[name].shape != weights[name].shape]
     if odd:

@@ -1,15 +1,14 @@
-"""Frozen weights in the layout that the processor's matrix products read fastest.
+"""Frozen weights prepacked in the processor's preferred layout for matrix products.
 
-Before a product, oneDNN brings a weight into an order of its own, each time anew; and for fp32 torch asks another library on
-most processors. A frozen weight can be brought into that order once. On two cores with AVX512 all products of ``smollm2-135m``
-then took .69 of the time for 1 and 60 tokens, .88 for 220 and .87 for 1,900 in bfloat16, and .63, .75 and .84 in fp32. In
-bfloat16 the numbers were the same to the bit, in fp32 they differ in the order of sums. The price is a second copy of the
-weights, so models that are large beside what is free keep to torch's own products, as do processors on which this was not
-measured. The operations are those that torch's compiler uses for frozen weights
-(``torch/_inductor/fx_passes/mkldnn_fusion.py``); each is tried on each shape before it is taken.
+Before each product, oneDNN reorders the weight; and for fp32 torch uses another library on most processors. A frozen weight can
+be reordered once. On two cores with AVX512 all products of ``smollm2-135m`` then took 0.69 of the time for 1 and 60 tokens,
+0.88 for 220 and 0.87 for 1,900 in bfloat16, and 0.63, 0.75 and 0.84 in fp32. In bfloat16 the results were identical; in fp32
+the order of sums differs. The cost is a second copy of the weights. So models that are large relative to the free memory use
+torch's own products, and so do processors on which this was not measured. The operations are those that torch's compiler uses
+for frozen weights (``torch/_inductor/fx_passes/mkldnn_fusion.py``); each is tested on each shape before it is used.
 
-Products with the transposed weight, which gradients take, stay torch's own: a third copy took 3% off a training step in
-bfloat16, which was not told from noise, and 6% in fp32.
+Products with the transposed weight, for gradients, remain torch's own: a third copy made a training step faster by 3% in
+bfloat16, which is within noise, and 6% in fp32.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class Prepacked:
     """A frozen weight ``[outputs, inputs]`` in the processor's own layout.
 
     Args:
-        weight: on the CPU; not kept.
+        weight: weight on the CPU; not kept.
     """
 
     def __init__(self, weight: Tensor) -> None:
@@ -57,9 +56,9 @@ class Prepacked:
 
 
 class _Watched:
-    """A layer's weight as it was prepacked, and whether it still is what the layer has.
+    """A layer's prepacked weight, and whether it is still the layer's weight.
 
-    Its memory is kept: nothing else comes to lie at its address then.
+    A reference to its memory, so that no other tensor gets the same address.
     """
 
     def __init__(self, weight: Tensor) -> None:
@@ -68,19 +67,19 @@ class _Watched:
         self._source = weakref.ref(weight)
 
     def is_of(self, weight: Tensor) -> bool:
-        """Not once it was moved, or changed other than through ``.data``."""
+        """False if the weight was moved, or changed other than through ``.data``."""
         return self._source() is weight and _mark(weight) == self._mark
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Watched:
-        # Of a copied layer, whose weight lies elsewhere, this is no more.
+        # Copies of a layer have another weight.
         return self
 
 
 class PackedLinear(StandIn, Linear):
-    """A linear layer that answers by its prepacked weight, as long as that is its weight and frozen.
+    """A linear layer that uses its prepacked weight while its weight is unchanged and frozen.
 
     Args:
-        layer: with a frozen weight on the CPU.
+        layer: a layer with a frozen weight on the CPU.
     """
 
     place = Place.PREPACKED
@@ -97,14 +96,14 @@ class PackedLinear(StandIn, Linear):
 
 
 def prepack(model: torch.nn.Module, memory: int) -> int:
-    """Prepack the weights of a model's linear layers, which answer by them from now on as long as they are frozen.
+    """Prepack the weights of a model's linear layers, which use them while they are frozen.
 
     Args:
-        model: with its weights on one device; layers that are trained are left.
-        memory: bytes that are free; the weights may take an eighth of it.
+        model: model with its weights on one device; layers that are trained are skipped.
+        memory: free bytes; the weights may take an eighth of them.
 
     Returns:
-        How many layers; 0 where the processor is another, its products do not give what torch's own give, or the model is too
+        The number of layers; 0 if the processor is of another kind, its products differ from torch's own, or the model is too
         large.
     """
     found = layers_without(model, Place.PREPACKED)
@@ -126,7 +125,7 @@ def prepack(model: torch.nn.Module, memory: int) -> int:
 
 
 def prepacked(layer: Linear) -> Prepacked | None:
-    """A layer's prepacked weight; None where it has none, it is no longer the layer's, or the layer is trained."""
+    """A layer's prepacked weight; None if there is none, it is out of date, or the layer is trained."""
     if not isinstance(layer, PackedLinear):
         return None
     trained = layer.weight.requires_grad or (layer.bias is not None and layer.bias.requires_grad)
@@ -134,7 +133,7 @@ def prepacked(layer: Linear) -> Prepacked | None:
 
 
 def product(layer: Linear, states: Tensor, add: Tensor | None = None) -> Tensor:
-    """What a linear layer answers, and ``add`` to it, by its prepacked weight if it has one; no gradients through that.
+    """Output of a linear layer plus ``add``, by its prepacked weight if it has one (without gradients).
 
     Args:
         layer: with a weight ``[outputs, inputs]``.
@@ -149,19 +148,19 @@ def product(layer: Linear, states: Tensor, add: Tensor | None = None) -> Tensor:
 
 
 def plain_products(model: torch.nn.Module) -> AbstractContextManager[None]:
-    """Let torch's own products run in a model meanwhile, to measure or to check against them."""
+    """Use torch's own products in a model until the block ends, for measurements and checks."""
     return without(model, PackedLinear)
 
 
 def can_prepack(dtype: torch.dtype) -> bool:
-    """Whether this processor is of the kind on which it was measured to pay, for a number type that it multiplies."""
+    """Whether prepacking was measured to be faster on this kind of processor, for a dtype that it supports."""
     if platform.machine().lower() not in ("x86_64", "amd64") or "AVX512" not in torch.backends.cpu.get_cpu_capability():
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
 
 
 def _same(weight: Tensor) -> bool:
-    """Whether products with a weight of this shape are those of torch."""
+    """Whether products with a weight of this shape equal those of torch."""
     generator = torch.Generator().manual_seed(0)
     outputs, inputs = weight.shape
     states, bias, add = (torch.randn(shape, generator=generator) for shape in ((3, inputs), (outputs,), (3, outputs)))
@@ -179,7 +178,7 @@ def _mark(weight: Tensor) -> tuple[object, ...]:
 
 
 class _Product(torch.autograd.Function):
-    """The product of states with a frozen layer's weight."""
+    """Product of states with a frozen layer's weight."""
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, layer: Linear) -> Tensor:

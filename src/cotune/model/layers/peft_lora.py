@@ -1,4 +1,4 @@
-"""Layers of peft, to be trained, run by the groups of :mod:`cotune.model.layers.fused_lora`. Importing this imports peft."""
+"""Trainable layers of peft, computed by the groups of :mod:`cotune.model.layers.fused_lora`. Importing this imports peft."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ADAPTER = "default"
 
 
 class FusedLinear(LoraLayer, Linear):  # type: ignore[misc]
-    """Stands in for a layer of peft, and is one to peft, which switches it and finds its weights by their names.
+    """Replaces a layer of peft and still counts as one, so that peft enables it and finds its weights by name.
 
     Args:
         layer: a plain LoRA over a plain linear layer.
@@ -33,16 +33,16 @@ class FusedLinear(LoraLayer, Linear):  # type: ignore[misc]
             result: Tensor = super().forward(x, *rest, **more)
             return result
         if self.disable_adapters:
-            # Exactly what ran before peft wrapped the layer: the base model's scores must not hang on that.
+            # Exactly the computation before peft wrapped the layer: the base model's scores must not depend on that.
             base: Tensor = self.base(x)
             return base
         return self.group.output(self.number, x)
 
 
 def fuse(model: Any) -> None:
-    """Let groups of fused layers stand in for the LoRA layers of a model that peft has wrapped.
+    """Replace the LoRA layers of a model that peft has wrapped by groups of fused layers.
 
-    Layers that are not a plain LoRA over a plain linear layer keep peft's own pass.
+    Layers that are not a plain LoRA on a plain linear layer keep peft's own forward pass.
 
     Args:
         model: the transformers model whose linear layers peft has wrapped.

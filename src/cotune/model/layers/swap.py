@@ -1,9 +1,9 @@
-"""Special layers take the place of a model's own as modules and give it back, in any order.
+"""Replace layers of a model by stand-ins and restore them, in any order.
 
-A stand-in answers in place of a layer, by the layer's parameters, buffers, children and hooks: it shares the very tables that
-hold them. So names and memory stay what they are, whatever is moved, trained, hooked or swapped inside of one is so inside of
-the other, and peft wraps, names and unwraps a stand-in as it would the layer. Where several stand in for one layer,
-:class:`Place` orders them, not the time at which they came.
+A stand-in is called in place of a layer and shares the layer's dictionaries of parameters, buffers, children and hooks. So
+names and memory do not change; moving, training, hooking or swapping parts of one applies to the other; and peft wraps, names
+and unwraps a stand-in like the layer. Several stand-ins of one layer are ordered by :class:`Place`, not by the time at which
+they were added.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import nn
 
 
 class Place(IntEnum):
-    """Kinds of stand-ins, in their order from a layer outwards; a layer has at most one of each."""
+    """Kinds of stand-ins, in order from the layer outwards; a layer has at most one of each."""
 
     PREPACKED = 1
     LEAN = 2
@@ -25,49 +25,48 @@ class Place(IntEnum):
 
 
 class StandIn(nn.Module):
-    """A module that answers in place of another.
+    """A module that is called in place of another.
 
-    A subclass says in ``forward`` how. What it asks the layer itself it asks by ``self.inner.forward``, since the hooks have
-    already run.
+    Subclasses implement ``forward``. They must call the layer by ``self.inner.forward``, since the hooks have already run.
 
     Args:
-        layer: what it stands in for, or another stand-in for that.
+        layer: the layer that it replaces, or another stand-in of that layer.
 
     Attributes:
-        place: where it belongs among the stand-ins of a layer.
-        inner: the layer, or the next stand-in on the way to it. It is not among the children, or names would change.
+        place: its kind, which orders the stand-ins of a layer.
+        inner: the layer, or the next stand-in inwards. It is not a child module, since names would change.
     """
 
     place: ClassVar[Place]
     inner: nn.Module
 
     def __init__(self, layer: nn.Module) -> None:
-        # In place of ``nn.Module.__init__``, which would make new tables.
+        # Replaces ``nn.Module.__init__``, which would create new dictionaries.
         vars(self).update(vars(original(layer)))
         vars(self)["inner"] = layer
 
 
 def original(module: nn.Module) -> nn.Module:
-    """The layer that a module stands in for; the module where it is no stand-in."""
+    """The layer that a stand-in replaces; any other module itself."""
     while isinstance(module, StandIn):
         module = module.inner
     return module
 
 
 def layers_without(model: nn.Module, place: Place) -> list[nn.Module]:
-    """The layers of a model that have no stand-in of a kind, each once, without those that stand in for them.
+    """The layers of a model that have no stand-in of a kind, each once, without stand-ins.
 
-    The model itself is not among them: it lies in no other module, so nothing could take its place.
+    The model itself is not included, since it has no parent in which to replace it.
     """
     tops = {id(top): top for _, _, top in _positions(model)}
     return [original(top) for top in tops.values() if all(one.place is not place for one in _stand_ins(top))]
 
 
 def install(model: nn.Module, stand_ins: Iterable[StandIn]) -> None:
-    """Let stand-ins take their places, wherever in a model their layers lie.
+    """Install stand-ins for layers anywhere in a model.
 
     Raises:
-        ValueError: a layer already has a stand-in of the kind; nothing is changed then.
+        ValueError: if a layer already has a stand-in of the kind; nothing is changed then.
     """
     given = {id(original(one)): one for one in stand_ins}
 
@@ -84,7 +83,7 @@ def install(model: nn.Module, stand_ins: Iterable[StandIn]) -> None:
 
 
 def remove(model: nn.Module, kind: type[StandIn]) -> list[StandIn]:
-    """Take the stand-ins of a class out of a model; returns them. Others of the same layers stay."""
+    """Remove the stand-ins of a class from a model and return them. Other stand-ins of the same layers stay."""
     found: dict[int, StandIn] = {}
 
     def drop(_: nn.Module, before: list[StandIn]) -> list[StandIn]:
@@ -97,7 +96,7 @@ def remove(model: nn.Module, kind: type[StandIn]) -> list[StandIn]:
 
 @contextmanager
 def without(model: nn.Module, kind: type[StandIn]) -> Iterator[None]:
-    """Run a model meanwhile without its stand-ins of a class."""
+    """Use a model without its stand-ins of a class until the block ends."""
     removed = remove(model, kind)
     try:
         yield
@@ -106,13 +105,13 @@ def without(model: nn.Module, kind: type[StandIn]) -> Iterator[None]:
 
 
 def _positions(model: nn.Module) -> list[tuple[dict[str, nn.Module | None], str, nn.Module]]:
-    """Where each module lies: the table of its parent, its name there, and itself."""
+    """The dictionary of the parent, the name in it, and the module, for each module."""
     tables = [module._modules for module in model.modules()]
     return [(table, name, module) for table in tables for name, module in table.items() if module is not None]
 
 
 def _stand_ins(top: nn.Module) -> list[StandIn]:
-    """Those of one layer, from the outermost inwards."""
+    """The stand-ins of a layer, from the outermost inwards."""
     found = []
     while isinstance(top, StandIn):
         found.append(top)
@@ -121,7 +120,7 @@ def _stand_ins(top: nn.Module) -> list[StandIn]:
 
 
 def _restack(model: nn.Module, change: Callable[[nn.Module, list[StandIn]], Sequence[StandIn]]) -> None:
-    """Give each layer of a model the stand-ins that ``change`` makes of it and those that it has, after asking for all."""
+    """Set the stand-ins of each layer to what ``change`` returns for the layer and its stand-ins, after computing all."""
     positions = _positions(model)
     tops = {id(top): top for _, _, top in positions}
     wanted = {key: change(original(top), _stand_ins(top)) for key, top in tops.items()}
@@ -132,7 +131,8 @@ def _restack(model: nn.Module, change: Callable[[nn.Module, list[StandIn]], Sequ
             vars(one)["inner"] = last
             last = one
         if last is not top:
-            # Plain attributes, as ``training`` or peft's switch, are in no table: the one that the model showed has them right.
+            # Plain attributes, such as ``training`` or peft's switch, are in no dictionary; the outermost module has the
+            # current ones.
             vars(last).update({name: value for name, value in vars(top).items() if name in vars(layer)})
         found[key] = last
     for table, name, top in positions:

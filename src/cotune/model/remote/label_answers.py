@@ -61,7 +61,7 @@ def spoken(text: str) -> str:
     return _THINKING.sub(" ", text).strip()
 
 
-def match_label(text: str, words: Sequence[str]) -> int | None:
+def match_label(text: str, words: Sequence[str], *, cut: bool = False) -> int | None:
     """Which label an answer in words names; None where it names none, or several and none first.
 
     Spelling, case and punctuation aside: the answer is a label word, or a JSON object with one as a value; or begins with one;
@@ -70,11 +70,14 @@ def match_label(text: str, words: Sequence[str]) -> int | None:
     Args:
         text: of the answer; what a model thinks aloud between ``<think>`` marks is left out.
         words: what the model says for each label.
+        cut: whether the answer was cut at its end: a label word that stands there may be the beginning of a longer one.
     """
     text = spoken(text)
     inner = _json_text(text)
     fold = _folding(words)
     targets = [_words(fold(word)) for word in words]
+    if cut and _may_go_on(fold(text), [fold(word) for word in words]):
+        return None
     for found in (text, inner) if inner is not None else (text,):
         said = _words(fold(found))
         whole = [i for i, target in enumerate(targets) if said == target]
@@ -87,6 +90,12 @@ def match_label(text: str, words: Sequence[str]) -> int | None:
         if len(standing) == 1:
             return standing[0]
     return None
+
+
+def _may_go_on(said: str, words: Sequence[str]) -> bool:
+    """Whether an answer ends with a label word that a longer one begins with."""
+    ends = [word for word in words if word and re.search(rf"(?<!\w){re.escape(word)}$", said)]
+    return any(len(other) > len(word) and other.startswith(word) for word in ends for other in words)
 
 
 def _walk(

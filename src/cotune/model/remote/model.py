@@ -1,4 +1,4 @@
-"""A model behind an OpenAI-compatible endpoint: scores labels and writes when asked; it can neither be tuned nor seen into."""
+"""A model behind an OpenAI-compatible endpoint: scores labels and generates; it has no weights or hidden states here."""
 
 from __future__ import annotations
 
@@ -36,28 +36,28 @@ if TYPE_CHECKING:
     from cotune.model.structured.grammar import Grammar
 
 LONGEST = 10_000_000
-"""Tokens of the longest prompt, as a bundle's manifest has it: how long one may be, only the server knows."""
+"""Placeholder in a manifest for the longest prompt, which only the server knows."""
 
 
 class RemoteModel:
-    """Asks an endpoint, one chat completion a row, many at once, and nothing twice.
+    """Asks an endpoint, one chat completion per row, concurrently, and never twice.
 
-    Where the server tells the alternatives of each token, they become probabilities of the labels
-    (:func:`cotune.model.remote.label_answers.label_log_probs`); else the label that the answer names is all there is. An answer
-    is on disk before it is used. What was used once in a run is free when it is used again.
+    If the server returns the alternatives of each token, they become label probabilities
+    (:func:`cotune.model.remote.label_answers.label_log_probs`); otherwise only the named label is known. An answer is on disk
+    before it is used, and reused answers are free.
 
     Args:
-        client: who asks.
-        way: what requests look like.
-        answers: where answers are kept; None keeps none.
-        prices: of its tokens; None where money does not count.
-        patience: seconds that one question may take, all tries included, before the run stops.
-        schema: what answers that are JSON must fit; the server is asked to keep to it, as far as it can.
-        temperature: of answers; 0 asks for the likeliest one.
+        client: sends the requests.
+        way: request format.
+        answers: store of answers; None stores none.
+        prices: prices of its tokens, if any.
+        patience: seconds for one question, including retries, before the run stops.
+        schema: JSON Schema of the answers, which the server is asked to keep to.
+        temperature: sampling temperature; 0 asks for the likeliest answer.
 
     Attributes:
-        chooser: asked where a prompt shows each row other demonstrations; None refuses such prompts.
-        capabilities: it scores labels and writes.
+        chooser: chooses nearest demonstrations; without one, prompts that need them are refused.
+        capabilities: scoring and generation.
     """
 
     capabilities = Capabilities(generation=True)
@@ -80,17 +80,17 @@ class RemoteModel:
 
     @property
     def endpoint(self) -> Endpoint:
-        """Whom it asks."""
+        """The endpoint."""
         return self.client.endpoint
 
     @property
     def name(self) -> str:
-        """As the config names it."""
+        """Its name in the config."""
         return REMOTE + self.endpoint.model
 
     @property
     def fingerprint(self) -> str:
-        """Content hash of where it is and what it is called there: all that is known of it."""
+        """Content hash of its address and name, the only known facts."""
         return content_hash(self.endpoint.identity, 64)
 
     @property
@@ -104,7 +104,7 @@ class RemoteModel:
         return self.way.tokens
 
     def saved(self, prompt: Prompt, fields: Sequence[str], labels: Sequence[str]) -> SavedModel:
-        """What a bundle keeps: whom to ask, and in which way; see :class:`cotune.model.base.ModelBackend`. Never a key."""
+        """Address and request format for a bundle, never a key; see :class:`cotune.model.base.ModelBackend`."""
         endpoint = self.endpoint
         asking = {
             "base_url": endpoint.base_url,
@@ -118,7 +118,7 @@ class RemoteModel:
         return SavedModel({ENDPOINT: asking}, text, LONGEST, (endpoint.base_url, endpoint.key_env))
 
     def settle(self, prompt: Prompt, row: Mapping[str, str], labels: Sequence[str]) -> RequestFormat:
-        """Find out which requests the server understands, by a question of the task whose answer is kept.
+        """Find a request format that the server understands, with a question of the task whose answer is stored.
 
         Raises:
             EndpointError: it understands none, or cannot be asked.
@@ -126,7 +126,7 @@ class RemoteModel:
         return self.settle_with(self.messages(prompt, [row], labels)[0])
 
     def settle_with(self, messages: Sequence[Mapping[str, str]]) -> RequestFormat:
-        """The same by any question.
+        """The same with any question.
 
         Raises:
             EndpointError: it understands none, or cannot be asked.
@@ -136,7 +136,7 @@ class RemoteModel:
             self.way = way
             if (found := self.kept([messages])[0]) is not None:
                 return found
-            # One question at a time: a refusal here is no failure of the run.
+            # One question at a time: a refusal here is not a failure of the run.
             said = self.client.post(CHAT, self._body(messages), lambda b: read_said(b, messages), patience=self.patience).value
             self._keep(self._key(messages), said)
             return said
@@ -159,10 +159,10 @@ class RemoteModel:
         Args:
             prompt: how to ask.
             rows: input fields of each row, sent whole.
-            labels: the answers to choose from.
-            adapter: :data:`BASE`; there is no other.
-            top: without meaning here: an answer costs the same however many labels are told of.
-            progress: told the tokens of each answer that came.
+            labels: all labels.
+            adapter: must be :data:`BASE`.
+            top: ignored, because an answer costs the same for any number of labels.
+            progress: called with the tokens of each answer.
 
         Raises:
             EndpointError: a question got no answer; those that others got are on disk.
@@ -192,7 +192,7 @@ class RemoteModel:
         sampling: Sampling = GREEDY,
         progress: Progress | None = None,
     ) -> Generations:
-        """What the endpoint writes to each row, as it came; it may be cut, or be no value of the task's.
+        """The endpoint's answer to each row, unchanged; it may be cut or invalid.
 
         Args:
             prompt: how to ask.
@@ -213,17 +213,17 @@ class RemoteModel:
         return Generations(
             tuple(answer.text.strip() for answer in said),
             ((),) * len(rows),
-            (True,) * len(rows),
+            tuple(not answer.cut for answer in said),
             usage.total,
             cached=len(rows) - len(new),
             cost=self.prices.cost(usage) if self.prices else 0.0,
         )
 
     def messages(self, prompt: Prompt, rows: Sequence[Mapping[str, str]], labels: Sequence[str]) -> list[list[dict[str, str]]]:
-        """What is sent for each row.
+        """The messages for each row.
 
         Raises:
-            CotuneError: the prompt shows each row other demonstrations, and there is no :attr:`chooser`.
+            CotuneError: the prompt has nearest demonstrations, and there is no :attr:`chooser`.
         """
         if not prompt.nearest:
             return [turns_of(prompt, row, labels).messages for row in rows]
@@ -233,7 +233,7 @@ class RemoteModel:
     def say(
         self, questions: Sequence[Sequence[Mapping[str, str]]], *, progress: Progress | None = None
     ) -> tuple[list[Said], list[Said]]:
-        """Answers to questions in chat messages, and those of them that this run had not used before.
+        """Answers to questions, and those of them that this run had not used before.
 
         Raises:
             EndpointError: a question got no answer.
@@ -247,7 +247,7 @@ class RemoteModel:
         return [found[key] for key in keys], new
 
     def kept(self, questions: Sequence[Sequence[Mapping[str, str]]]) -> list[Said | None]:
-        """Answers on disk; None where there is none. Nothing is asked."""
+        """Answers on disk, None if missing; sends nothing."""
         keys = [self._key(messages) for messages in questions]
         found = self._kept(keys)
         return [found.get(key) for key in keys]
@@ -297,19 +297,19 @@ class RemoteModel:
             raise InputError(f"the model {self.name} answers elsewhere and takes no adapter {adapter!r}", where="model")
 
     def _judged(self, said: Said, words: Sequence[str]) -> tuple[NDArray[np.float64], bool]:
-        """Scores of the labels, and whether the answer spoke for any."""
+        """Scores of the labels, and whether the answer named any."""
         if self.tells_probabilities and said.positions:
             found = label_log_probs(said.positions, words)
             if found is not None:
                 return found, True
-        label = match_label(said.text, words)
+        label = match_label(said.text, words, cut=said.cut)
         return named_log_probs(label, len(words)), label is not None
 
     def _key(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """Everything that could change an answer. Label words that matter stand in the messages."""
+        """Everything that could change an answer. Relevant label words are in the messages."""
         return content_hash({"endpoint": self.endpoint.identity, "request": self._body(messages)}, 40)
 
 
 def _as_asked(model: RemoteModel) -> AskedModel:
-    """Checked by mypy: it is all that the protocol asks for."""
+    """Checked by mypy against the protocol."""
     return model

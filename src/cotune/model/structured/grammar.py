@@ -1,4 +1,4 @@
-"""What an answer may look like: a JSON Schema or a plain number, kept token by token while decoding.
+"""Grammars of answers: a JSON Schema or a plain number, enforced token by token during decoding.
 
 llguidance says which tokens may come next: along right answers of SNIPS its masks cost on average what xgrammar's do, a schema
 is ready several times sooner (outlines-core takes seconds, and 25 times as long for a mask), and it depends on nothing, neither
@@ -26,7 +26,7 @@ from cotune.task.values.schema import schema_problem
 DECIMALS = 17
 """Of a plain number behind its point at most: none between 0.1 and 1 needs more to be told from every other double."""
 LENGTH = 10_000
-"""Characters of the shortest answer at most: what is asked for without end takes time without end."""
+"""Upper bound on the characters of the shortest answer, so that an unbounded schema does not take unbounded time."""
 _WRITTEN = {
     "whitespace_flexible": False,
     "item_separator": ", ",
@@ -51,7 +51,7 @@ def _library_bytes() -> Any:
 
 
 def _problem(schema: Mapping[str, Any]) -> str:
-    """Why the library refuses a schema; empty where it does not."""
+    """Why the library refuses a schema; empty if it accepts it."""
     import llguidance
 
     return llguidance.LLMatcher.validate_grammar(_source(schema), _library_bytes())
@@ -63,7 +63,7 @@ def _source(schema: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Grammar:
-    """A set of texts that answers are held to. Made by :meth:`json` and :meth:`number`; equal by content.
+    """A set of allowed answers. Made by :meth:`json` and :meth:`number`; compared by content.
 
     Attributes:
         source: the library's own form of it.
@@ -82,7 +82,7 @@ class Grammar:
                 written without exponent, in up to 15 digits before the point unless a bound has more.
 
         Raises:
-            InputError: the schema is broken, or cannot be kept; names the place.
+            InputError: the schema is invalid, or cannot be enforced; the message names the place.
         """
         if wrong := schema_problem(schema):
             raise InputError(f"this is not a valid JSON Schema ({wrong})", where="schema, #", hint="See json-schema.org.")
@@ -133,7 +133,7 @@ class Grammar:
         return bool(matcher.consume_tokens(list(text.encode())) and matcher.is_accepting())
 
     def end(self, text: bytes) -> bytes | None:
-        """A short way to end a text; None where there is none, or none within reach.
+        """A short completion of a text; None if none is found.
 
         Args:
             text: the beginning of one of the grammar's.
@@ -171,7 +171,7 @@ def _quotes(text: bytes) -> int:
 
 
 def _allowed(matcher: Any) -> set[int]:
-    """Bytes that may come next."""
+    """Allowed next bytes."""
     bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
     return set(np.flatnonzero(np.unpackbits(bits, bitorder="little")[:256]).tolist())
 

@@ -1,4 +1,4 @@
-"""How answers of a task are written: what they are held to, and how long they may be."""
+"""Settings of generated answers of a task: grammar and length."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 
 
 def most_tokens(longest: int) -> int:
-    """Tokens that an answer may have where the longest right one has so many: a quarter more, and a few."""
+    """Maximum length of an answer, given the longest right one: a quarter more, and a few tokens."""
     return longest + longest // 4 + 8
 
 
 def json_schema(output: Output) -> Mapping[str, Any] | None:
-    """The schema that answers which are JSON must fit; None for other types."""
+    """The JSON Schema of JSON answers; None for other types."""
     return None if output.constraint is None else output.constraint.schema
 
 
 def grammar_of(output: Output, where: str = "schema") -> Grammar | None:
-    """What answers are held to while they are written; None for free text and labels. No model is needed for it.
+    """The grammar of answers; None for free text and labels. Needs no model.
 
     Args:
         output: the task's.
         where: the schema came from, for errors.
 
     Raises:
-        InputError: the schema cannot be kept while writing; names the keyword and its place.
+        InputError: the schema cannot be enforced during generation; the message names the keyword and its place.
     """
     from cotune.model.structured.grammar import Grammar
 
@@ -51,12 +51,12 @@ def grammar_of(output: Output, where: str = "schema") -> Grammar | None:
 
 @dataclass(frozen=True)
 class Writing:
-    """Writes answers of one type.
+    """Generates answers of one type.
 
     Attributes:
         output: the task's output.
-        limit: tokens of an answer at most, its stop token counted.
-        grammar: what answers are held to; None for free text.
+        limit: maximum number of tokens of an answer, including the stop token.
+        grammar: grammar of answers; None for free text.
     """
 
     output: Output

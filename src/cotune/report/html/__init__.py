@@ -1,7 +1,7 @@
-"""The report of a run: one offline HTML file that anyone can open, also while the run goes on.
+"""The report of a run: one HTML file that needs no network, also while the run is going on.
 
-Pages are made of text from outside, so all of it is escaped or set as text, and a content policy lets nothing load or run
-but the page's own script and style.
+Pages contain texts from data and models, so all of them are escaped, and a content security policy allows only the page's own
+script and style.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Two runs on the same test rows as one page: the difference, what each run ships, and the rows that only one has right."""
+"""A page that compares two runs on the same test rows: the difference, each run's bundle, and rows that only one has right."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def write_comparison(path: Path, found: Mapping[str, Any]) -> None:
 
 
 def render_comparison(found: Mapping[str, Any]) -> str:
-    """The page as text; it loads nothing from elsewhere.
+    """The page as HTML; it loads nothing from the network.
 
     Args:
-        found: what ``cotune compare --json`` prints, with ``intervals`` of the two scores, ``summaries`` of the two runs, and
-            ``flipped``: the rows that only one run has right, each with ``input``, ``gold``, ``answers`` of the two and
-            ``right``, the number of the run that is right.
+        found: the output of ``cotune compare --json``, with ``intervals`` of the two scores, ``summaries`` of the two runs, and
+            ``flipped``: the rows that only one run has right, each with ``input``, ``gold``, the two ``answers`` and ``right``,
+            the number of the run that is right.
     """
     body = (
         f'<header><div class="bar"><span class="brand">{MARK} cotune</span><nav aria-label="Sections">'

@@ -1,4 +1,4 @@
-"""The intervals of scores as a journal holds them: shares of right answers among so many rows, and their changes."""
+"""Confidence intervals of the scores in a journal: shares of right answers, and changes of such shares."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from cotune.report.terminal.plain import between
 
 
 def share_interval(score: float, rows: int, metric: str, groups: Sequence[int] = ()) -> Point | None:
-    """Wilson's 95% interval of an accuracy; None for other metrics, whose intervals need the answers themselves.
+    """Wilson's 95% interval of an accuracy; None for other metrics, whose intervals need the answers.
 
     Args:
         score: share of right answers.
-        rows: how many were asked.
+        rows: number of rows.
         metric: its name.
-        groups: group of each row, where they are grouped. Which of them are right is not known here, so that each group
-            counts as one row: the interval may be too wide, not too narrow.
+        groups: group of each row, if rows are grouped. Since it is not known which rows are right, each group counts as one
+            row: the interval may be too wide, but not too narrow.
     """
     if metric != "accuracy" or rows < 1 or not 0 <= score <= 1:
         return None
     from cotune.evaluate.stats.intervals import wilson
 
-    # Journals round scores, so the number of right answers is the nearest whole one.
+    # Journals round scores, so round to the nearest whole number of right answers.
     share = min(rows, round(score * rows)) / rows
     counted = len(set(groups[:rows])) if groups else rows
     found = wilson(share * counted, counted)
@@ -32,12 +32,12 @@ def share_interval(score: float, rows: int, metric: str, groups: Sequence[int] =
 
 
 def paired_change(before: str, after: str, groups: Sequence[int] = ()) -> Point | None:
-    """Paired 95% interval of a share's change; None where either side's rows are not known.
+    """Paired 95% interval of the change of a share; None if the right rows of either side are not known.
 
     Args:
-        before: which dev rows were right, as the journal packs them; empty where it does not say.
-        after: the same of the same rows after the change.
-        groups: group of each row, where they are grouped.
+        before: packed flags of the dev rows that were right, from the journal; empty if it has none.
+        after: the same for the same rows after the change.
+        groups: group of each row, if rows are grouped.
     """
     if not before or len(before) != len(after):
         return None

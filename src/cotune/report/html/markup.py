@@ -1,4 +1,4 @@
-"""Text from outside made safe for a page, and cut to a size in bytes."""
+"""Escaping and truncating of texts for a page."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _ESCAPED = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028",
 
 
 def esc(text: object) -> str:
-    """The text escaped for HTML, in content and in quoted attributes; control and direction characters written out."""
+    """The text escaped for HTML content and quoted attributes, with control and direction characters spelled out."""
     return html.escape(harmless(text), quote=True)
 
 
 def data_text(text: object) -> str:
-    """:func:`esc` in an element that keeps right-to-left text from reordering what stands around it."""
+    """The escaped text in an element that isolates right-to-left text from its surroundings."""
     return f'<bdi dir="auto">{esc(text)}</bdi>'
 
 
 def embedded_json(value: Any) -> str:
-    """JSON that can stand inside a script element: nothing in it can end the element or open another."""
+    """JSON that is safe inside a script element: it cannot end the element or open another."""
     text = json.dumps(_plain(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return "".join(_ESCAPED.get(character, character) for character in text)
 
@@ -42,7 +42,7 @@ def _plain(value: Any) -> Any:
 
 
 def cut(text: str, most_bytes: int) -> tuple[str, int]:
-    """The beginning of a text that takes at most so many bytes once embedded, and how many characters were left out."""
+    """The text cut to a number of bytes once embedded, and how many characters were cut off."""
     if len(text) * 6 <= most_bytes:
         return text, 0
     used = 0
@@ -80,11 +80,11 @@ def p_value(value: object) -> str:
 
 
 def figure(title: str, body: str, caption: str = "", *, kind: str = "") -> str:
-    """A figure with its title (trusted text) and what one should know when reading it (trusted markup)."""
+    """A figure with title (trusted text) and caption (trusted markup)."""
     below = f"<figcaption>{caption}</figcaption>" if caption else ""
     return f'<figure class="{kind}"><h3>{title}</h3>{body}{below}</figure>'
 
 
 def chip(text: object, kind: str = "") -> str:
-    """A small label."""
+    """A small badge."""
     return f'<span class="chip {kind}">{esc(text)}</span>'

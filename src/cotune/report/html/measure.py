@@ -1,4 +1,4 @@
-"""By what a page tells how good a candidate is on dev: the metric's score, or the log-loss where answers are written late."""
+"""The measure of candidates on dev that a page shows: the metric's score, or the log-loss where that decides."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from cotune.report.terminal.plain import decimal, fields, number, signed
 
 
 class DevMeasure(ABC):
-    """What a page's sections show of dev, read from the journal and put into words.
+    """How the sections of a page read measurements on dev from the journal and word them.
 
     Attributes:
-        where: what the rows are called that it is measured on.
-        key: the journal's name of it in a single measurement.
-        name: what it is called in a sentence.
-        unit: what follows a number that stands alone; empty where the caption says it.
+        where: name of the rows that it is measured on.
+        key: key of the measure in an event of the journal.
+        name: name of the measure in a sentence.
+        unit: unit behind a single number; empty if the caption says it.
         axis: title of an axis.
-        scale: title of a scale that has no room for more; empty where the caption says it.
-        levels: what numbers are, for captions.
-        steps: the same of a chain of levels and the changes between them, without its full stop.
-        remark: what else one should know, for captions; empty where nothing.
-        chosen_late: what a last step is called that leads to the candidate that was kept.
+        scale: short title of a scale; empty if the caption says it.
+        levels: explanation of the numbers, for captions.
+        steps: explanation of a chain of levels and their changes, without a full stop.
+        remark: further remark for captions; may be empty.
+        chosen_late: name of a last step that leads to the candidate that was kept.
         panel: title of a prompt's measurements.
-        columns: of the table under that title.
+        columns: column heads of the table under that title.
     """
 
     where: ClassVar[str] = "dev"
@@ -49,37 +49,37 @@ class DevMeasure(ABC):
         self._metric, self._groups = metric, groups
 
     def of(self, measured: Mapping[str, Any]) -> float | None:
-        """Of a measurement; None where it is not known."""
+        """Level of a measurement; None if not known."""
         return number(measured.get(self.key))
 
     def of_cycle(self, cycle: Mapping[str, Any]) -> float | None:
-        """Of a cycle's winner."""
+        """Level of a cycle's winner."""
         return number(cycle.get(f"dev_{self.key}"))
 
     def of_race(self, race: Mapping[str, Any]) -> dict[str, float]:
-        """Of each prompt of a race by its id, on the rows that it saw."""
+        """Level of each prompt of a race by prompt id, on the rows that it was scored on."""
         return {i: found for i, value in fields(race.get(self._in_race)).items() if (found := number(value)) is not None}
 
     def beside(self, score: float | None, rows: int) -> str:
-        """The score of a candidate that has one beside its measure; empty where the measure is the score."""
+        """The score in words next to the measure; empty if the measure is the score."""
         return ""
 
     def change_interval(self, before: str, after: str) -> Point | None:
-        """95% interval of a change, from the packed rows that are right before and after it; None where it is not known."""
+        """95% interval of a change, from the packed flags of right rows before and after it; None if not known."""
         return None
 
     def interval(self, level: float, rows: int) -> Point | None:
-        """95% interval of a level on so many rows; None where it is not known."""
+        """95% interval of a level on a number of rows; None if not known."""
         return None
 
     @property
     @abstractmethod
     def title(self) -> str:
-        """Its name in a heading, as trusted markup."""
+        """Name of the measure in a heading, as trusted markup."""
 
     @abstractmethod
     def rank(self, level: float) -> float:
-        """Higher is better."""
+        """Sort key of a level; higher is better."""
 
     @abstractmethod
     def shown(self, level: float) -> str:
@@ -87,23 +87,23 @@ class DevMeasure(ABC):
 
     @abstractmethod
     def legend(self, best: float) -> str:
-        """What stands after a scale of colours that ends with its best level, as trusted markup."""
+        """Text behind a colour scale that ends with its best level, as trusted markup."""
 
     @abstractmethod
     def tick(self, level: float) -> str:
-        """A level at an axis."""
+        """Format a level at an axis."""
 
     @abstractmethod
     def change(self, change: float) -> str:
-        """A difference of levels with its sign."""
+        """Format a difference of levels with its sign."""
 
     @abstractmethod
     def text(self, level: float, rows: int) -> str:
-        """A level with its unit and what it rests on."""
+        """Format a level with its unit and number of rows."""
 
     @abstractmethod
     def other(self, log_loss: float | None) -> str:
-        """The log-loss on a separate line, where it is not the measure itself."""
+        """The log-loss on a line of its own, unless it is the measure."""
 
 
 class DevScore(DevMeasure):
@@ -151,7 +151,7 @@ class DevScore(DevMeasure):
 
 
 class HeldOutAccuracy(DevScore):
-    """Accuracy of probes on labelled rows that their fit had not seen, whatever the metric."""
+    """Cross-fitted accuracy of probes, used with any metric."""
 
     where = "held-out rows"
     name = "held-out accuracy"
@@ -165,7 +165,7 @@ class HeldOutAccuracy(DevScore):
         return "accuracy"
 
     def text(self, level: float, rows: int) -> str:
-        # Which labelled rows belong together is not recorded.
+        # The journal does not record the groups of labelled rows.
         return f"{percent(level)}% ({counted(rows, 'row')})" if self._groups else share_text(level, rows, "accuracy")
 
     def interval(self, level: float, rows: int) -> Point | None:
@@ -176,7 +176,7 @@ class HeldOutAccuracy(DevScore):
 
 
 class DevLogLoss(DevMeasure):
-    """The right answers' log-loss, in nats a token: what a search goes by whose answers are written at its end alone."""
+    """Log-loss of the right answers in nats per token, for a search whose answers are generated only at the end."""
 
     key, _in_race = "log_loss", "log_losses"
     name, unit, axis = "log-loss", "nats", "nats a token, less is better"
@@ -231,13 +231,13 @@ class DevLogLoss(DevMeasure):
 def dev_measure(
     events: Iterable[Mapping[str, Any]], metric: str, groups: Sequence[int] = (), *, by_probe: bool = False
 ) -> DevMeasure:
-    """The measure that a run's page shows throughout: the log-loss where the search knew it alone, else the score.
+    """The measure on a run's page: the log-loss if the search had no score, else the score.
 
     Args:
-        events: of the journal.
-        metric: the metric's name.
-        groups: number of the group of each dev row; empty where rows are not grouped.
-        by_probe: whether probes were judged on held-out rows.
+        events: events of the journal.
+        metric: name of the metric.
+        groups: group number of each dev row; empty if rows are not grouped.
+        by_probe: whether probes were scored on held-out rows.
     """
     if by_probe:
         return HeldOutAccuracy(metric, groups)

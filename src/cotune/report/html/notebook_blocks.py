@@ -1,7 +1,6 @@
-"""Pictures of a finished run for a notebook: the layers and the confusions of the report, without its style sheet or script.
+"""Figures of a finished run for a notebook: layers and confusions from the report, without its style sheet or script.
 
-Lines and texts take the colour of the text around them, and cells are tinted with a share of opacity, so that they can be read
-on a light page and on a dark one.
+Lines and texts use the colour of the surrounding text, and cells are tinted by opacity, so that light and dark pages both work.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _KINDS = {"winner": ("the winning prompt", ""), "seed": ("the seed prompt", ' st
 
 
 def run_blocks(folder: Path) -> list[tuple[str, str]]:
-    """Title and HTML of each picture that a run's folder allows; none where it is not there any more."""
+    """Title and HTML of each figure that a run's folder has data for; empty if the folder no longer exists."""
     try:
         record = read_record(folder)
         prompts = read_prompts(record)
@@ -39,7 +38,7 @@ def run_blocks(folder: Path) -> list[tuple[str, str]]:
 
 
 def layer_curve(record: RunRecord, prompts: Prompts) -> str:
-    """Cross-fitted log-loss of the winner's and the seed prompt's probes by layer; empty where no probe was fitted."""
+    """Cross-fitted log-loss of the winner's and the seed prompt's probes by layer; empty if no probe was fitted."""
     curves = {tag: curve for curve in read_curves(record, prompts) if (tag := prompts.tag(curve.prompt_id))}
     if not curves:
         return ""
@@ -99,7 +98,7 @@ def _word(text: str, x: str, y: str, anchor: str, *, down: int = 0) -> str:
 
 
 def confusions(record: RunRecord) -> str:
-    """Right labels against the answers of the arm that ships, on the test rows; empty where no labels were answered."""
+    """Confusion table of the arm in the bundle on the test rows; empty if answers are not labels."""
     from cotune.evaluate.shares import confusion_matrix
 
     tests = record.tests

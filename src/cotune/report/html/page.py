@@ -1,4 +1,4 @@
-"""The page: the sections in their order, the data for its script."""
+"""The page of a run: its sections in order, and the data for its script."""
 
 from __future__ import annotations
 
@@ -29,21 +29,18 @@ from cotune.run_files import REPORT
 
 
 def write_report(run_folder: Path) -> Path:
-    """Write ``report.html`` into a run's folder, whole or not at all; also for a run that has not ended.
+    """Write ``report.html`` into a run's folder, atomically; the run need not have ended.
 
     Args:
-        run_folder: the run's folder. A journal is enough; ``summary.json``, ``config.json``, ``test_rows.json`` and
-            ``dev_rows.json`` are shown where they are there. The test rows are ``{"labels": [text], "rows": [{"id", "input",
-            "gold": label index, "answers": {arm: label index}, "probabilities": {arm: [number a label]}}]}``; of written
-            answers ``gold`` and ``answers`` are texts, and ``right`` and ``values`` say what each is worth. The dev rows have
-            candidates for arms, and ``candidates`` says what they are.
+        run_folder: the run's folder. Only the journal is required; ``summary.json``, ``config.json``, ``test_rows.json`` and
+            ``dev_rows.json`` are used if present (docs/files.md describes them).
 
     Returns:
         The file's path.
 
     Raises:
-        InputError: the folder is not a run's.
-        CotuneError: the file cannot be written.
+        InputError: if the folder is not a run's folder.
+        CotuneError: if the file cannot be written.
     """
     path = run_folder / REPORT
     write_text(path, render_report(run_folder))
@@ -51,10 +48,10 @@ def write_report(run_folder: Path) -> Path:
 
 
 def render_report(run_folder: Path, live: Live | None = None) -> str:
-    """The page as text; what :func:`write_report` writes, or with ``live`` what is served while the run goes on.
+    """The page as HTML: the content of ``report.html``, or with ``live`` the page that is served during the run.
 
     Raises:
-        InputError: the folder is not a run's.
+        InputError: if the folder is not a run's folder.
     """
     record = read_record(run_folder)
     prompts = read_prompts(record)
@@ -127,5 +124,5 @@ def _about(record: RunRecord, task: str) -> str:
 
 
 def asset(name: str) -> str:
-    """A style or script of the page."""
+    """Read a style sheet or script of the page."""
     return (package_files("cotune.report.html") / "assets" / name).read_text(encoding="utf-8")

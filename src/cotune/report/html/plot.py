@@ -1,4 +1,4 @@
-"""Plots as SVG whose places are percentages: they fit any width without a script, and text keeps its size."""
+"""SVG plots with positions in percent, so that they fit any width without a script and text keeps its size."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def padded(values: Iterable[float], *, share: float = 0.06, least: float = 0.0) -> tuple[float, float]:
-    """A range around the values with some air, at least ``least`` wide; 0 to 1 where there are none."""
+    """A range around the values with a margin, at least ``least`` wide; 0 to 1 without values."""
     found = [v for v in values if math.isfinite(v)]
     if not found:
         return 0.0, 1.0
@@ -37,9 +37,9 @@ class Plot:
 
     Args:
         x: range of the horizontal axis.
-        y: range of the vertical axis; the first value lies at the bottom.
-        height: in pixels; the width is what the page gives.
-        label: what the plot shows, for those who do not see it.
+        y: range of the vertical axis; the first value is at the bottom.
+        height: height in pixels; the width follows the page.
+        label: description of the plot for screen readers.
     """
 
     def __init__(self, x: Point, y: Point, *, height: int, label: str) -> None:
@@ -47,11 +47,11 @@ class Plot:
         self._parts: list[str] = []
 
     def x(self, value: float) -> str:
-        """A place on the horizontal axis."""
+        """Position on the horizontal axis in percent."""
         return f"{_share(value, self.x_range):.2f}%"
 
     def y(self, value: float) -> str:
-        """A place on the vertical axis."""
+        """Position on the vertical axis in percent."""
         return f"{100 - _share(value, self.y_range):.2f}%"
 
     def raw(self, markup: str) -> None:
@@ -59,14 +59,14 @@ class Plot:
         self._parts.append(markup)
 
     def line(self, start: Point, end: Point, kind: str) -> None:
-        """A straight line of a class."""
+        """Add a straight line with a CSS class."""
         self.raw(
             f'<line class="{kind}" x1="{self.x(start[0])}" y1="{self.y(start[1])}" '
             f'x2="{self.x(end[0])}" y2="{self.y(end[1])}"/>'
         )
 
     def path(self, points: Sequence[Point], kind: str, tip: str = "") -> None:
-        """A line through points; stretched with the plot, its width kept."""
+        """Add a line through points; it scales with the plot and keeps its stroke width."""
         if len(points) < 2:
             return
         places = " ".join(f"{10 * _share(x, self.x_range):.1f},{1000 - 10 * _share(y, self.y_range):.1f}" for x, y in points)
@@ -77,7 +77,7 @@ class Plot:
         )
 
     def dot(self, place: Point, kind: str, *, radius: float = 5, tip: str = "", prompt: str = "", name: str = "") -> None:
-        """A dot; with ``prompt`` it is a button that opens that prompt."""
+        """Add a dot; with ``prompt`` it is a button that opens that prompt."""
         hover = f' data-tip="{esc(tip)}"' if tip else ""
         circle = f'<circle class="{kind}" cx="{self.x(place[0])}" cy="{self.y(place[1])}" r="{radius:.1f}"{hover}'
         if prompt:
@@ -85,11 +85,11 @@ class Plot:
         self.raw(circle + "/>")
 
     def text(self, place: Point, text: str, kind: str, *, dx: float = 0, dy: float = 0) -> None:
-        """A text at a place, moved by pixels."""
+        """Add a text at a position, offset by pixels."""
         self.raw(f'<text class="{kind}" x="{self.x(place[0])}" y="{self.y(place[1])}" dx="{dx}" dy="{dy}">{esc(text)}</text>')
 
     def axes(self, x_ticks: Sequence[tuple[float, str]], y_ticks: Sequence[tuple[float, str]]) -> None:
-        """Grid lines and their labels, outside of the area."""
+        """Add grid lines and axis labels."""
         for value, shown in y_ticks:
             place = self.y(value)
             self.raw(f'<line class="grid" x1="0" x2="100%" y1="{place}" y2="{place}"/>')
@@ -120,15 +120,15 @@ def strip(
     extra: str = "",
     height: int = 28,
 ) -> str:
-    """One dot with its interval on a separate line.
+    """A plot of one value with its interval.
 
     Args:
         span: range of the scale.
-        value: where the dot lies; None draws none.
+        value: position of the dot; None for no dot.
         ci: ends of the interval.
-        kind: class of dot and interval.
-        zero: where a reference line stands.
-        tip: told on hovering.
+        kind: CSS class of dot and interval.
+        zero: position of a reference line.
+        tip: tooltip.
         extra: trusted markup drawn underneath.
         height: in pixels.
     """
@@ -152,15 +152,15 @@ def strip(
 
 
 def strip_row(who: str, what: str, drawn: str, value: str, more: str, *, kind: str = "") -> str:
-    """A strip between what it is of and its number; trusted markup.
+    """A row with name, strip and number, as trusted markup.
 
     Args:
-        who: in bold.
-        what: the same in more words.
-        drawn: of :func:`strip`.
-        value: in bold, behind it.
-        more: what follows the value.
-        kind: class of the row.
+        who: name, in bold.
+        what: description.
+        drawn: markup from :func:`strip`.
+        value: value behind the strip, in bold.
+        more: text behind the value.
+        kind: CSS class of the row.
     """
     return (
         f'<div class="{f"row {kind}".rstrip()}"><div class="who"><b>{who}</b> <span>{what}</span></div>{drawn}'
@@ -169,7 +169,7 @@ def strip_row(who: str, what: str, drawn: str, value: str, more: str, *, kind: s
 
 
 def strips(rows: Iterable[str], span: Point, *, signed: bool = False) -> str:
-    """Rows of :func:`strip_row` over their common axis, in percent or, ``signed``, in points of a difference."""
+    """Rows from :func:`strip_row` above a common axis, in percent or, if ``signed``, in percentage points."""
     ticks = [(t, _signed_tick(t) if signed else f"{100 * t:g}") for t in nice_ticks(*span, 4)]
     axis = f'<div class="row axis" aria-hidden="true"><div></div>{scale(span, ticks)}<div></div></div>'
     return f'<div class="strips">{"".join(rows)}{axis}</div>'

@@ -1,4 +1,4 @@
-"""The outermost part of a page: head, content policy, styles and scripts, offline or served."""
+"""The frame of a page: head, content security policy, styles and scripts, offline or served."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _ICON = (
     "stroke='%231f6fb5' stroke-width='2'/><circle cx='10.5' cy='8' r='4.5' fill='%23d9730d'/></svg>"
 )
 MARK = _ICON.replace("%23", "#").replace("<svg ", "<svg width='22' height='22' aria-hidden='true' ")
-"""The project's mark as an inline picture."""
+"""The project's logo as an inline image."""
 
 
 @dataclass(frozen=True)
 class Live:
-    """What a served page has beyond the offline file.
+    """The additional parts of a served page.
 
     Attributes:
-        script: renews the page; it may ask the server that the page came from, and nobody else.
-        style: of what the script shows.
-        version: of the run's files that the page was made from.
+        script: refreshes the page; it may send requests to the page's own server only.
+        style: style of what the script shows.
+        version: version of the run's files that the page was made from.
     """
 
     script: str
@@ -32,20 +32,21 @@ class Live:
 
 
 def shell(title: str, body: str, *, style: str, script: str = "", finished: bool = False, live: Live | None = None) -> str:
-    """A whole page.
+    """Build a whole page.
 
     Args:
-        title: trusted or not, it is escaped.
+        title: title; it is escaped.
         body: trusted markup.
         style: the page's own style.
-        script: the page's own script; runs after the body and after ``live``'s.
-        finished: whether the run has ended; told to ``live``'s script.
-        live: makes it a served page.
+        script: the page's own script; runs after the body and after the script of ``live``.
+        finished: whether the run has ended; passed to the script of ``live``.
+        live: the parts of a served page; None for an offline file.
 
     Returns:
-        HTML whose content policy allows these very scripts and styles. Without ``live`` the page may ask nobody for anything.
+        HTML whose content security policy allows exactly these scripts and styles. Without ``live`` the page may send no
+        requests.
     """
-    # The live script comes first: it has to see the sections as they were served, before others fill them.
+    # The live script comes first: it must see the sections as served, before other scripts fill them.
     scripts = [text for text in (live.script if live else "", script) if text]
     styles = [style, *([live.style] if live else [])]
     policy = (

@@ -1,1 +1,1 @@
-"""What is shown in a terminal or a notebook."""
+"""Output in a terminal or a notebook."""

@@ -1,4 +1,4 @@
-"""What a person can do next, read off a run's summary."""
+"""Recommended next steps, from a run's summary."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from typing import Any
 from cotune.report.terminal.plain import corrected_p, fields, items, number, shipped
 from cotune.report.terminal.result import frozen_first
 
-# Wider than this, an interval leaves open whether the prompt matters at all.
+# Width of an interval above which it says nothing about the gain of the prompt.
 _WIDE = 0.06
 _FEW_ROWS = 300
 _MUCH = 5
-"""Times the budget that is advised where a run used fewer than half of the rows."""
+"""Factor of the recommended budget if a run used fewer than half of its rows."""
 _ALL_RIGHT = 0.995
 _SAME = re.compile(r"the same command with --budget (\S+)$")
 _ONCE = ("--finish", "--cut-journal", "--json", "--quiet", "-q")
 _ANOTHER = " --out ANOTHER_FOLDER"
-"""What earlier versions wrote behind a command; a larger budget goes into a numbered folder by itself."""
+"""Ending of commands by earlier versions; a run with a larger budget now gets a numbered folder of its own."""
 
 
 def next_steps(summary: Mapping[str, Any]) -> list[str]:
-    """Everything a person can do next: use the bundle, try an own prompt, and what would make the answer better or surer.
+    """All next steps: use the bundle, try a prompt of one's own, and improve the result.
 
     Args:
-        summary: as ``summary.json`` holds it; ``out``, where it is there, is the run's folder, and ``command`` what the user
-            typed, which a summary does not hold since it names the folder.
+        summary: as ``summary.json`` holds it; ``out``, if present, is the run's folder, and ``command`` the user's command
+            line, which summaries do not contain since it names the folder.
     """
     steps, command = stored_steps(summary) or improvements(summary), summary.get("command")
     if isinstance(command, str) and command:
@@ -37,13 +37,13 @@ def next_steps(summary: Mapping[str, Any]) -> list[str]:
 
 
 def stored_steps(summary: Mapping[str, Any]) -> list[str]:
-    """What a run's summary keeps as ``next``."""
+    """The next steps that a run's summary holds as ``next``."""
     given = [step for step in items(summary.get("next")) if isinstance(step, str) and step.strip()]
     return [step.removesuffix(_ANOTHER) for step in given]
 
 
 def improvements(summary: Mapping[str, Any]) -> list[str]:
-    """What would make the answer better or surer, the most useful first; what a run's summary keeps as ``next``."""
+    """Steps that would improve the result, the most useful first. A run's summary holds them as ``next``."""
     if _nothing_to_gain(summary):
         return []
     steps, cut = [], rows_left_out(summary)
@@ -66,7 +66,7 @@ def improvements(summary: Mapping[str, Any]) -> list[str]:
 
 
 def rows_left_out(summary: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """``labelled`` and ``test`` rows where a run used fewer than it was given: how many it used, and of how many."""
+    """Numbers of used and given rows, for ``labelled`` and ``test`` if a run used fewer than it was given."""
     n, given = fields(summary.get("n")), fields(summary.get("given"))
     used = {"labelled": (number(n.get("train")) or 0.0) + (number(n.get("dev")) or 0.0), "test": number(n.get("test")) or 0.0}
     all_rows = {name: number(given.get(name)) or 0.0 for name in used}
@@ -82,13 +82,13 @@ def left_out_text(cut: Mapping[str, tuple[int, int]]) -> str:
 
 
 def _nothing_to_gain(summary: Mapping[str, Any]) -> bool:
-    """Whether model and TF-IDF answer all test rows right."""
+    """Whether both model and TF-IDF have all test rows right."""
     reached = [shipped(summary), fields(fields(summary.get("references")).get("tfidf"))]
     return all((number(one.get("score")) or 0.0) >= _ALL_RIGHT for one in reached)
 
 
 def _learnt_from(summary: Mapping[str, Any]) -> float | None:
-    """Labelled rows that the last fit learnt from: with probes those of train and dev, else those of train."""
+    """Number of labelled rows in the final fit: train and dev with probes, else train."""
     n = fields(summary.get("n"))
     train, dev = number(n.get("train")), number(n.get("dev"))
     return train if train is None or not frozen_first(summary) else train + (dev or 0.0)
@@ -107,15 +107,15 @@ def _uses(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _again(summary: Mapping[str, Any], times: int) -> str:
-    """How to run it with so many times its budget; :func:`next_steps` puts in the command where that is known."""
+    """A step that multiplies the budget; :func:`next_steps` adds the command if it is known."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", str(summary.get("budget") or ""))
-    # An exponent is none of the forms that a budget is given in.
+    # Budgets cannot be written with an exponent.
     budget = f"{times * float(found[1]):.15g}{found[2]}" if found else ""
     return f"the same command with --budget {budget}" if budget else f"the same command with {times} times the --budget"
 
 
 def with_budget(command: str, budget: str) -> str:
-    """A ``cotune run`` command with another budget, without what only holds for one call of it."""
+    """A ``cotune run`` command with another budget, without options that apply to a single call."""
     kept: list[str] = []
     words = shlex.split(command)
     for place, word in enumerate(words):
@@ -127,18 +127,18 @@ def with_budget(command: str, budget: str) -> str:
 
 
 def parted(step: str) -> tuple[str, str]:
-    """What a step says up to its colon, and the command behind it; the whole step and nothing where it has none."""
+    """A step's text before the colon and the command behind it; the whole step and an empty text if it has no command."""
     what, colon, command = step.partition(": cotune ")
     return (f"{what}:", f"cotune {command}") if colon else (step, "")
 
 
 def bundle_path(summary: Mapping[str, Any]) -> PurePath:
-    """Where the bundle lies, as far as the summary and its ``out`` say."""
+    """Path of the bundle, from the summary and its ``out``."""
     return PurePath(str(summary.get("out") or "")) / str(fields(summary.get("best")).get("bundle") or "")
 
 
 def more_rows(summary: Mapping[str, Any]) -> str | None:
-    """Advice to label more rows, where the interval of what the prompt adds to tuning is wide and says neither yes nor no."""
+    """Advice to label more rows, if the prompt's gain on top of tuning is not significant and its interval wide."""
     gain = fields(fields(summary.get("gains")).get("prompt_given_tuning"))
     if gain.get("identical"):
         gain = fields(fields(summary.get("gains")).get("both"))
@@ -155,19 +155,19 @@ def more_rows(summary: Mapping[str, Any]) -> str | None:
 
 
 def still_gaining(cycles: list[Any], least: float = 0.002, *, by_loss: bool = False) -> bool:
-    """Whether the winner of the last cycle beats those of all cycles before it by at least ``least``.
+    """Whether the last cycle's winner beats those of all earlier cycles by at least ``least``.
 
     Args:
-        cycles: as a summary holds them. Of one cycle alone nobody knows whether another would gain.
+        cycles: cycles of a summary; False if there is only one.
         least: points of the score, or nats.
-        by_loss: whether the log-loss decides, as it does with probes; else it does where a cycle has no score.
+        by_loss: whether the log-loss decides, as with probes; without a score it decides anyway.
     """
     levels = [level for level in (_reached(fields(cycle), by_loss) for cycle in cycles) if level is not None]
     return len(levels) > 1 and levels[-1] >= max(levels[:-1]) + least
 
 
 def _reached(cycle: Mapping[str, Any], by_loss: bool) -> float | None:
-    """How well a cycle's winner does on held-out rows, higher being better."""
+    """Held-out measure of a cycle's winner; higher is better."""
     score, loss = number(cycle.get("dev_score")), number(cycle.get("dev_log_loss"))
     if score is not None and not by_loss:
         return score

@@ -1,4 +1,4 @@
-"""The arms of a run in words: those of one prompt and one set of weights together, and none called tuned that is not."""
+"""Names of a run's arms for people: arms with the same prompt and weights together, and only tuned ones called tuned."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ARM_NAMES = {
     "best_tuned": "best tuned",
     "previous": "old bundle",
 }
-"""What the arms are called before people."""
+"""Names of the arms for people."""
 
 _MEANINGS = {
     "seed_prompt": "first prompt, base model",
@@ -33,18 +33,18 @@ _FROZEN_MEANINGS = {
     "best_tuned": "winner's prompt, base model: not tuned",
 }
 _LEADING = ("previous", "seed_prompt", "best_prompt", "prompt_only", "seed_tuned", "best_tuned")
-"""Which name a group goes by: that of the first of these in it."""
+"""Order in which the members of a group give it its name."""
 
 
 @dataclass(frozen=True)
 class ArmGroup:
-    """Arms that are one candidate: the same prompt, weights and decision rule.
+    """Arms with the same candidate: prompt, weights and decision rule are equal.
 
     Attributes:
-        names: of the arms, as a summary calls them.
-        title: what the group is called before people.
-        meaning: which prompt and which weights it is; empty for one that has no name here.
-        frozen: whether it answers with the base model's weights.
+        names: names of the arms in a summary.
+        title: name of the group for people.
+        meaning: its prompt and weights in words; empty for an unknown arm.
+        frozen: whether it uses the base model's weights.
     """
 
     names: tuple[str, ...]
@@ -54,7 +54,7 @@ class ArmGroup:
 
     @property
     def others(self) -> tuple[str, ...]:
-        """What the group's further arms are called."""
+        """Names of the group's other arms."""
         return tuple(arm_name(name) for name in self.names if arm_name(name) != self.title)
 
 
@@ -63,24 +63,24 @@ def arm_name(name: str) -> str:
 
 
 def arm_groups(arms: Mapping[str, Any]) -> list[ArmGroup]:
-    """The arms, each candidate once, in the order in which they are told."""
+    """The groups of arms, in the order of display."""
     ordered = [*(name for name in ARM_NAMES if name in arms), *(name for name in arms if name not in ARM_NAMES)]
     return [_group(arms, names) for names in same_arms({name: arms[name] for name in ordered})]
 
 
 def group_of(arms: Mapping[str, Any], name: str) -> ArmGroup:
-    """The group of an arm; one of its name alone where nothing more is known of it."""
+    """The group of an arm; for an unknown arm a group with its name alone."""
     found = next((group for group in arm_groups(arms) if name in group.names), None)
     return found or ArmGroup((name,), arm_name(name), _MEANINGS.get(name, ""), False)
 
 
 def why_frozen(summary: Mapping[str, Any]) -> str:
-    """Why an arm that is named after tuning is not tuned, in a few words."""
+    """Why an arm that is called tuned in the summary is not tuned, in a few words."""
     return "frozen" if number(summary.get("prompts_tuned")) is None else f"frozen ({why_untuned(summary)})"
 
 
 def why_untuned(summary: Mapping[str, Any]) -> str:
-    """The same as the end of a sentence."""
+    """The same reason as the end of a sentence."""
     tried = number(summary.get("prompts_tuned"))
     return "no tuning step paid off" if tried else "nothing was tuned" if tried == 0 else "no tuned weights were kept"
 

@@ -1,4 +1,4 @@
-"""How far a run is that was started from Python: one line that renews itself, in a notebook or on standard error."""
+"""Progress of a run that was started from Python: one line that is redrawn, in a notebook or on standard error."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from cotune.report.terminal.plain import clock, decimal, duration, fields, one_l
 
 _CELLS = 24
 _MOST_COLUMNS, _USUAL_COLUMNS = 100, 80
-"""What a line takes of a wide terminal at most, and how wide one is taken to be that does not say."""
+"""Widest line, and the assumed width of a terminal that does not report one."""
 _INTERVALS = {"notebook": 0.5, "terminal": 0.25, "lines": 15.0}
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What is shown.
+    """The state that is shown.
 
     Attributes:
-        share: of the run that is done, from 0 to 1; None where that is not known.
-        text: what goes on.
+        share: share of the run that is done, from 0 to 1; None if not known.
+        text: description of the current work.
     """
 
     share: float | None
@@ -35,16 +35,16 @@ class Progress:
 
 
 class BarView:
-    """Draws a run's progress again and again.
+    """Redraws a run's progress.
 
     Args:
-        draw: shows one state in place of the one before.
-        interval: seconds between two states at least.
-        end: is called once with the last state.
-        now: seconds of a clock that never goes back.
+        draw: function that replaces the shown state.
+        interval: least seconds between two states.
+        end: called once with the last state.
+        now: monotonic clock in seconds.
 
     Attributes:
-        wants_history: a run that resumes tells it what earlier sessions did, so that the best so far is known.
+        wants_history: a resumed run passes events of earlier sessions, so that the best so far is known.
     """
 
     wants_history = True
@@ -67,7 +67,7 @@ class BarView:
         self._story.tell(event)
         noted = one_line(fields(event.get("value")).get("text") or "", 80) if event.get("kind") == "note" else ""
         self._stage = noted or self._stage
-        # What a note announces may take long, with nothing to be told meanwhile.
+        # The work that a note announces may take long without further events.
         self._show(at_once=bool(noted))
 
     def progress(self, stage: str, what: str, tokens: int) -> None:
@@ -79,10 +79,10 @@ class BarView:
         self._pace.set_left(seconds)
 
     def close(self, *, failed: bool = False) -> None:
-        """Show the last state. May be called again.
+        """Show the last state. Further calls do nothing.
 
         Args:
-            failed: the run did not come to its end: the bar stays as full as it was.
+            failed: whether the run failed; the bar then stays at its share.
         """
         if not self._ended:
             self._ended = "stopped" if failed else "ended"
@@ -100,16 +100,18 @@ class BarView:
         if self._story.best and self._story.best[0] is not None:
             parts.append(f"best so far {decimal(self._story.best[0])}")
         rest = f", about {duration(left)} left" if left is not None and not self._ended else ""
-        # A bar without a share would go on moving.
+        # A bar without a share would keep moving.
         share = 1.0 if self._ended == "ended" else share or 0.0 if self._ended else share
         return Progress(share, " · ".join([*parts, f"{clock(elapsed)}{rest}"]))
 
 
 def python_view(stream: TextIO | None = None) -> BarView:
-    """The view of a run that was started from Python: in a notebook a bar, on a terminal a line, elsewhere a line now and then.
+    """The view of a run that was started from Python.
+
+    A bar in a notebook, a redrawn line on a terminal, and else a line now and then.
 
     Args:
-        stream: where lines go, standard error by default.
+        stream: stream for lines; standard error by default.
     """
     out = stream or sys.stderr
     if stream is None and in_notebook():
@@ -126,7 +128,7 @@ def python_view(stream: TextIO | None = None) -> BarView:
 
 
 def _columns(out: TextIO) -> int:
-    """Columns that a line may take: one less than the terminal has, since a full line wraps where the cursor follows it."""
+    """Width of a line: one column less than the terminal, since some terminals wrap a full line."""
     try:
         found = os.get_terminal_size(out.fileno()).columns
     except (OSError, ValueError, AttributeError):
@@ -135,26 +137,26 @@ def _columns(out: TextIO) -> int:
 
 
 def in_notebook() -> bool:
-    """Whether this process shows rich output: a kernel of Jupyter, Colab and the like."""
+    """Whether this process is a notebook kernel that displays HTML, such as Jupyter or Colab."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return shell is not None and type(shell).__name__ != "TerminalInteractiveShell"
 
 
 def bar_line(state: Progress, *, width: int = 100, unicode: bool = True) -> str:
-    """A state as one line of text, at most ``width`` columns."""
+    """A state as one line of at most ``width`` columns."""
     from rich.cells import cell_len
 
     full, empty = ("█", "░") if unicode else ("#", "-")
     cells = min(_CELLS, width // 3)
     filled = round(cells * (state.share or 0.0))
     text = f"{full * filled}{empty * (cells - filled)} {state.text}"
-    # Of some scripts a letter takes two columns.
+    # Letters of some scripts take two columns.
     return next(line for most in range(width, 0, -1) if cell_len(line := one_line(text, most)) <= width or most == 1)
 
 
 def bar_html(state: Progress) -> str:
-    """A state as one block of HTML."""
+    """A state as an HTML block."""
     value = "" if state.share is None else f' value="{state.share:.3f}"'
     return f'<div><progress max="1"{value} style="width:16em"></progress> {html.escape(state.text)}</div>'
 

@@ -1,4 +1,4 @@
-"""What is seen of a run while it goes on: one live view, plain lines when piped, JSON lines for machines, or nothing."""
+"""Views of a run in progress: a live view, plain lines when piped, JSON lines for programs, or nothing."""
 
 from __future__ import annotations
 
@@ -21,49 +21,49 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _LOG_LINES, _LINES_EACH = 7, 4
-"""Screen lines of the log, and those that one long event is wrapped to at most."""
+"""Lines of the log, and most lines of one event."""
 _OTHER_LINES = 10
-"""Apart from the log and the verdict, the live view's frame and rows; a lower terminal gets fewer lines of log."""
+"""Lines of the live view without log and verdict; on a low terminal the log is shortened."""
 _NAMES, _GAP, _FRAME = 8, 2, 4
-"""Columns that the names of the rows take, that stand behind these, and that the frame takes."""
+"""Columns for the rows' names, between name and value, and for the frame."""
 _REFRESH_PER_SECOND = 4
 
 
 class RunView(Protocol):
-    """Shows a run. A view never makes the run fail: a closed pipe silences it, an odd event is shown as it is."""
+    """Shows a run. A view never makes the run fail: a closed pipe silences it, and unknown events are shown as they are."""
 
     def start(self) -> None:
-        """Begin to draw; whoever calls this sees to it that :meth:`close` follows, whatever happens meanwhile."""
+        """Begin to draw. The caller must call :meth:`close` afterwards, also after an exception."""
         ...
 
     def event(self, event: Mapping[str, Any]) -> None:
-        """Take in a line of the run's journal: an object with ``kind``, ``value`` and ``active_s``."""
+        """Show an event of the run's journal: an object with ``kind``, ``value`` and ``active_s``."""
         ...
 
     def progress(self, stage: str, what: str, tokens: int) -> None:
-        """``tokens`` more tokens were run in ``stage``; ``what`` says on what."""
+        """Report that ``tokens`` further tokens were processed in ``stage``; ``what`` describes the work."""
         ...
 
     def set_time_left(self, seconds: float | None) -> None:
-        """The run is expected to end in so many seconds; None where that is not known."""
+        """Set the estimated seconds until the run ends; None if not known."""
         ...
 
     def close(self) -> None:
-        """Stop showing and give the terminal back. May be called again."""
+        """Stop showing and restore the terminal. May be called more than once."""
         ...
 
 
 class LiveView:
-    """One view in a terminal, redrawn in place.
+    """A view in a terminal, redrawn in place.
 
     Args:
-        console: a rich console on the terminal.
-        budget_text: the budget in words; the run's start event may name it instead.
-        now: seconds of a clock that never goes back.
-        live: whether to draw by itself; otherwise :meth:`render` gives what would be drawn.
+        console: rich console of the terminal.
+        budget_text: the budget in words; the run's start event may replace it.
+        now: monotonic clock in seconds.
+        live: whether to draw; otherwise :meth:`render` returns what would be drawn.
 
     Attributes:
-        wants_history: a run that goes on tells it what earlier sessions did.
+        wants_history: a resumed run passes events of earlier sessions.
     """
 
     wants_history = True
@@ -83,9 +83,9 @@ class LiveView:
         self._log: deque[tuple[float, Line]] = deque(maxlen=_LOG_LINES)
         self._stage, self._what = "", ""
         self._closed = False
-        # What is wrong with a run shows before its first step: notes until then are lines, and nothing is drawn around them.
+        # Errors of a run usually come before its first step: until then notes are printed as plain lines.
         self._starts = False
-        # Events come from the run's thread, drawing from the refreshing one.
+        # Events come from the run's thread, while another thread draws.
         self._lock = threading.RLock()
         self._live = Live(console=console, get_renderable=self.render, refresh_per_second=_REFRESH_PER_SECOND)
         if live:
@@ -121,12 +121,12 @@ class LiveView:
 
     def close(self) -> None:
         self._closed, self._starts = True, False
-        # A terminal that has hung up cannot be given back, and a thread that never began cannot be waited for.
+        # A closed terminal cannot be restored, and a thread that never started cannot be joined.
         with contextlib.suppress(OSError, ValueError, RuntimeError):
             self._live.stop()
 
     def render(self) -> RenderableType:
-        """The view as it stands now."""
+        """The view in its present state."""
         from rich import box
         from rich.console import Group
         from rich.panel import Panel
@@ -207,11 +207,11 @@ class LiveView:
 
     @property
     def _width(self) -> int:
-        """Columns inside of the frame."""
+        """Columns inside the frame."""
         return max(20, self._console.width - _FRAME)
 
     def _wrapped(self, text: str, style: str, width: int) -> list[Text]:
-        """A text on a few lines of a width; the last of them ends in an ellipsis where there is more."""
+        """A text wrapped to at most a few lines; the last one ends in an ellipsis if the text is longer."""
         from rich.text import Text
 
         lines = list(Text(text, style).wrap(self._console, width, overflow="fold"))
@@ -242,13 +242,13 @@ class QuietView:
 
 
 def make_view(json: bool, quiet: bool, stream: TextIO, is_terminal: bool) -> RunView:
-    """The view that suits where the output goes; it shows nothing before it is started.
+    """The view for a stream. It shows nothing before it is started.
 
     Args:
-        json: JSON lines are asked for; goes before ``quiet``, since a machine reads along.
-        quiet: nothing is to be shown.
-        stream: where it goes.
-        is_terminal: whether that is a terminal. One that cannot move its cursor or show Unicode gets plain lines.
+        json: whether to write JSON lines; takes precedence over ``quiet``.
+        quiet: whether to show nothing.
+        stream: the output stream.
+        is_terminal: whether it is a terminal. One without cursor movement or Unicode gets plain lines.
     """
     if json:
         return JsonView(stream)

@@ -1,4 +1,4 @@
-"""Pieces of the closing word that rich sets: tables of numbers, bullets, and texts behind a bar."""
+"""Parts of the final summary: tables of numbers, bullets, and texts behind a bar."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _PROMPT_LINES = 40
-# Columns that a terminal needs to have for two spaces between a table's columns.
+# Least width of a terminal for two spaces between a table's columns.
 _ROOMY = 72
 
 
 def prompt_block(text: str) -> RenderableType:
-    """The prompt as it is, its lines wrapped behind a bar, so that it stands apart from what cotune says."""
+    """The prompt's text behind a bar, which separates it from cotune's own text."""
     from rich.console import Group
     from rich.text import Text
 
@@ -31,14 +31,14 @@ def prompt_block(text: str) -> RenderableType:
 
 
 def bullet(text: str) -> RenderableType:
-    """A text behind a dash, its further lines indented as far."""
+    """A text behind a dash, with further lines indented."""
     from rich.text import Text
 
     return _Behind("- ", Text(text), repeat=False)
 
 
 class _Behind:
-    """A text whose wrapped lines all start after a sign, which stands before each of them or before the first alone."""
+    """A text wrapped behind a sign, which is repeated before each line or stands before the first only."""
 
     def __init__(self, sign: str, text: Any, *, repeat: bool = True) -> None:
         self._sign, self._text, self._repeat = sign, text, repeat
@@ -53,7 +53,7 @@ class _Behind:
 
 
 def table_of(columns: list[str], width: int) -> Table:
-    """A table with these headings; one that ends in ``>`` is set to the right."""
+    """A table with these headings; a column whose heading ends in ``>`` is right-aligned."""
     from rich.table import Table
     from rich.text import Text
 
@@ -61,7 +61,7 @@ def table_of(columns: list[str], width: int) -> Table:
         box=None, padding=(0, 2 if width >= _ROOMY else 1, 0, 0), pad_edge=False, header_style="bright_black", show_edge=False
     )
     for place, column in enumerate(columns):
-        # Where room is short the names break, never the numbers.
+        # In a narrow terminal names are wrapped, but not numbers.
         table.add_column(
             Text(column.rstrip(">")),
             justify="right" if column.endswith(">") else "left",

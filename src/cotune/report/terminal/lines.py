@@ -1,4 +1,4 @@
-"""A run told line by line: plain text for pipes and logs, JSON for machines."""
+"""Views that write lines: plain text for pipes and logs, JSON for programs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from cotune.report.terminal.plain import clock, number, one_line, time_left
 
 
 class PlainView:
-    """One line for each thing worth knowing, with the elapsed time and no control codes: for pipes and logs.
+    """Writes a line for each noteworthy event, with the elapsed time and without control codes, for pipes and logs.
 
     Args:
-        stream: where lines go.
+        stream: output stream.
         now: seconds of a clock that never goes back.
-        heartbeat: seconds without a line after which one says what is going on.
+        heartbeat: seconds without a line after which a line describes the current work.
     """
 
     def __init__(self, stream: TextIO, *, now: Callable[[], float] = time.monotonic, heartbeat: float = 60.0) -> None:
@@ -55,15 +55,15 @@ class PlainView:
 
 
 class JsonView:
-    """One JSON object a line: the journal's events as they are, and ``progress`` objects between them.
+    """Writes one JSON object per line: the journal's events unchanged, and ``progress`` objects between them.
 
     A progress object holds ``stage``, ``what``, the ``tokens`` since the last one and ``time_left_s``. Numbers that are not
     finite become null.
 
     Args:
-        stream: where lines go.
+        stream: output stream.
         now: seconds of a clock that never goes back.
-        interval: seconds between two progress objects at least.
+        interval: least seconds between two progress objects.
     """
 
     def __init__(self, stream: TextIO, *, now: Callable[[], float] = time.monotonic, interval: float = 1.0) -> None:
@@ -103,7 +103,7 @@ class JsonView:
 
 
 def speaks_unicode(stream: object) -> bool:
-    """Whether a text stream writes a form of UTF; one without an encoding, as in memory, takes all."""
+    """Whether a text stream can represent Unicode; one without an encoding, such as StringIO, can."""
     return str(getattr(stream, "encoding", None) or "utf-8").lower().replace("_", "-").startswith("utf")
 
 
@@ -111,11 +111,11 @@ _ASCII = str.maketrans({"·": "-", "→": "->", "…": "...", "“": '"', "”":
 
 
 def write_line(stream: IO[str], text: str) -> None:
-    """Write a line, whatever the stream's encoding: what it has no sign for is spelled or escaped.
+    """Write a line; characters that the stream's encoding lacks are replaced or escaped.
 
     Raises:
-        OSError: the stream's other end is gone.
-        ValueError: the stream is closed.
+        OSError: if the stream's other end is closed.
+        ValueError: if the stream is closed.
     """
     if not speaks_unicode(stream):
         encoding = str(getattr(stream, "encoding", None))
@@ -125,7 +125,7 @@ def write_line(stream: IO[str], text: str) -> None:
 
 
 class Output:
-    """Lines to a stream until its other end is gone; a reader that leaves must not end the run."""
+    """Writes lines until the stream's other end is closed, without an error, so that a closed pipe does not end the run."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream: TextIO | None = stream
@@ -134,7 +134,7 @@ class Output:
         self._write(lambda stream: write_line(stream, text))
 
     def redraw(self, text: str) -> None:
-        """Put a text in place of the terminal's present line."""
+        """Replace the terminal's current line by a text."""
 
         def put(stream: TextIO) -> None:
             stream.write(f"\r\x1b[K{text}")

@@ -1,4 +1,4 @@
-"""What a run's journal says, in sentences: each event told in a line, and the state that a live view shows."""
+"""A run's journal in sentences: a line for each event, and the state that a live view shows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ REFERENCE_NAMES = {
     "majority": "always the commonest label",
     "zero_shot": "zero-shot (label words, no training)",
 }
-"""What the references are called before people, the one that matters most first."""
+"""Names of the references for people, the most important one first."""
 
 _SOURCES = {
     "seed": "drafted",
@@ -44,7 +44,7 @@ _SOURCES = {
     "rewrite": "rewritten",
     "previous": "of the old bundle",
 }
-"""Where prompts come from, as words behind a number."""
+"""Sources of prompts, as words behind a number."""
 
 _STAGES = {
     "race": "racing prompts",
@@ -68,16 +68,16 @@ _STAGES = {
 
 @dataclass
 class Story:
-    """Follows a run's events: tells each in words and keeps what is true now. No event, however odd, makes it raise.
+    """Follows a run's events: words each one and keeps the current state. Malformed events do not make it raise.
 
     Attributes:
-        task: its name, empty before the start.
-        budget: as the run's start names it.
-        cycle: number of the present cycle, 0 before the first.
-        best: the best on dev so far: its score, its log-loss (each None where not known) and the prompt's description.
-        trail: the scores that were best one after the other; the log-losses where no scores are known, or where they decide.
-        by_probe: whether labels are read off hidden states, so that held-out log-loss decides.
-        verdict: the first verdict in short, empty before it.
+        task: name of the task; empty before the start event.
+        budget: budget from the run's start event.
+        cycle: number of the current cycle; 0 before the first.
+        best: the best on dev so far: score, log-loss (each None if not known) and a description of the prompt.
+        trail: the successive best scores; log-losses if no scores are known or if they decide.
+        by_probe: whether the search is by probes, so that held-out log-loss decides.
+        verdict: the first verdict in short; empty before it.
     """
 
     task: str = ""
@@ -99,7 +99,7 @@ class Story:
     _cut: set[bool] = field(default_factory=set)
 
     def tell(self, event: Mapping[str, Any]) -> list[Line]:
-        """Take an event in; the lines that are worth a reader's time, often none."""
+        """Take in an event; returns its lines, often none."""
         kind, value = str(event.get("kind", "?")), event.get("value")
         found = fields(value)
         if (cycle := number(found.get("cycle"))) is not None:
@@ -112,12 +112,12 @@ class Story:
         return teller(self, found)
 
     def prompt(self, prompt_id: object, limit: int = 60) -> str:
-        """A prompt by its text where the run has shown it, else by its id."""
+        """Describe a prompt by its text if it is known, else by its id."""
         text = self._prompts.get(str(prompt_id))
         return quoted(text, limit) if text else one_line(prompt_id if prompt_id else "a prompt", limit)
 
     def learn(self, data: object) -> None:
-        """Remember the text of a prompt given as its JSON object."""
+        """Remember the text of a prompt from its JSON object."""
         from cotune.errors import CotuneError
         from cotune.prompt.prompt import Prompt
 
@@ -132,12 +132,12 @@ class Story:
             return
 
     def arm(self, group: ArmGroup) -> str:
-        """An arm's name, with a word where it is named after tuning and nothing is tuned in it."""
+        """An arm's name, with a note if it is called tuned but was not tuned."""
         tuned_names = {"seed_tuned", "best_tuned"} & set(group.names)
         return group.title + (f", {why_frozen({'prompts_tuned': int(self._tried)})}" if group.frozen and tuned_names else "")
 
     def saw_score(self, value: Value) -> bool:
-        """Whether a candidate's judgement on dev is the best so far; ties, and all that wrote no answers, go by log-loss."""
+        """Whether a measurement on dev is the best so far; ties, and measurements without a score, go by log-loss."""
         score, loss = number(value.get("score")), number(value.get("log_loss"))
         if score is None and loss is None:
             return False
@@ -154,12 +154,12 @@ class Story:
         return True
 
     def saw_loss(self, value: Value, rows: int | None = None) -> bool:
-        """Take a judgement on some rows as the best so far, whose log-loss was found to be the least."""
+        """Record a measurement with the least log-loss as the best so far."""
         score, loss = number(value.get("score")), number(value.get("log_loss"))
         if loss is None:
             return False
         if rows != self._trail_rows:
-            # Losses on other rows would be no way from one to the next.
+            # Losses on different rows cannot be compared.
             self.trail.clear()
         self._trail_rows = rows
         self.trail.append(loss)
@@ -168,19 +168,19 @@ class Story:
 
 
 def stage_name(stage: str) -> str:
-    """What a stage of the run is called before people."""
+    """Name of a stage of the run for people."""
     return _STAGES.get(stage, one_line(stage, 30))
 
 
 def measured(value: Value) -> str:
-    """``0.931, log-loss 0.312`` of an object with both; what is not known is left out."""
+    """Format score and log-loss as ``0.931, log-loss 0.312``; an unknown one is left out."""
     score, loss = number(value.get("score")), number(value.get("log_loss"))
     parts = ([] if score is None else [decimal(score)]) + ([] if loss is None else [f"log-loss {loss:.3f}"])
     return ", ".join(parts) or "-"
 
 
 def _rank(score: float | None, loss: float | None) -> tuple[float, float]:
-    """Higher is better: the score, then the log-loss."""
+    """Sort key by score, then log-loss; higher is better."""
     return -math.inf if score is None else score, -math.inf if loss is None else -loss
 
 
@@ -194,7 +194,7 @@ def _start(story: Story, value: Value) -> list[Line]:
     story._dev = None if dev is None else int(dev)
     train = number(fields(value.get("n")).get("train"))
     story._labelled = None if train is None or dev is None else int(train + dev)
-    # A journal sorts the keys of objects.
+    # Journals sort the keys of objects, so restore the order here.
     counts = sorted(fields(value.get("n")).items(), key=lambda pair: ("train", "dev", "test", pair[0]).index(pair[0]))
     rows = ", ".join(f"{amount_of} {one_line(split, 12)}" for split, amount_of in counts)
     machine = " ".join(one_line(value[key], 30) for key in ("device", "dtype") if value.get(key))
@@ -208,7 +208,7 @@ def _start(story: Story, value: Value) -> list[Line]:
     ]
     guess = one_line(value.get("output") or "", 300)
     head = Line(" · ".join(part for part in parts if part.strip()), "news")
-    # The guess stands among the checks too.
+    # The guess is listed among the checks too.
     checks = [text for text in items(value.get("checks")) if not guess or one_line(text, 300) != guess]
     found = [f"data: {one_line(text, 300)}" for text in checks]
     could = [one_line(value["detectable"], 300)] if value.get("detectable") else []
@@ -276,7 +276,7 @@ def _probe_race(story: Story, value: Value, best: Value) -> list[Line]:
     ranking, dropped = items(value.get("ranking")), items(value.get("dropped"))
     rows = max((int(found) for item in fields(value.get("rows")).values() if (found := number(item)) is not None), default=0)
     story._labelled = story._labelled or rows or None
-    # Later races look for prompts to tune: what they find is not the best before it was tuned.
+    # Later races select prompts for tuning; their winners are not the best before they are tuned.
     is_best = story.best is None and story.saw_loss(best, rows)
     on = counted(rows, "labelled row") + (f", {len(dropped)} clearly worse" if dropped else "")
     head = f"{cycle_of(value)}{counted(len(ranking), 'prompt')} raced by frozen probes on {on}"
@@ -285,7 +285,7 @@ def _probe_race(story: Story, value: Value, best: Value) -> list[Line]:
 
 
 def _after(value: Value) -> str:
-    """`` after layer 20``; nothing where no layer is named."""
+    """Format a layer as `` after layer 20``; empty without a layer."""
     layer = number(value.get("layer"))
     return "" if layer is None else f" after layer {layer:.0f}"
 
@@ -293,7 +293,7 @@ def _after(value: Value) -> str:
 def _embed(story: Story, value: Value) -> list[Line]:
     layers = [int(found) for item in items(value.get("layers")) if (found := number(item)) is not None]
     story._deepest = max([story._deepest, *layers])
-    # One step for each prompt and round: too many to be read.
+    # One event for each prompt and round, too many to show.
     return _scored(story, value)
 
 
@@ -333,7 +333,7 @@ def _reference(story: Story, value: Value) -> list[Line]:
 
 def _scored(story: Story, value: Value) -> list[Line]:
     cut, on_test = number(value.get("truncated")), value.get("stage") == "test"
-    # Told too often to be read, but for the first rows that do not fit, and the first of the test.
+    # Scoring is too frequent to show; report truncated rows once before the test and once on it.
     if not cut or on_test in story._cut:
         return []
     story._cut.add(on_test)
@@ -366,7 +366,7 @@ def _train(story: Story, value: Value) -> list[Line]:
 
 
 def _probed(story: Story, value: Value) -> list[Line]:
-    """A probe on frozen or tuned weights, judged on the rows held out from it."""
+    """A probe on frozen or tuned weights, scored on held-out rows."""
     story.by_probe = True
     loss, rows = number(value.get("log_loss")), number(value.get("rows"))
     frozen = value.get("stage") == "frozen"
@@ -419,7 +419,7 @@ def _confirm(story: Story, value: Value) -> list[Line]:
 
 def _cut(story: Story, value: Value) -> list[Line]:
     if "rows" in value:
-        # Train and dev go on with those of their rows that were read, which the race tells.
+        # The number of rows of train and dev in use is reported by the race.
         story._dev = story._labelled = None
     return [Line(one_line(value["text"], 300), "news")] if value.get("text") else []
 
@@ -428,7 +428,7 @@ def _open_test(story: Story, value: Value) -> list[Line]:
     arms = value.get("arms")
     names = list(arms) if isinstance(arms, (list, tuple, Mapping)) else []
     own = [name for name in names if not str(name).startswith("reference_")]
-    # Two names may stand for one prompt with one set of weights, which is scored once.
+    # Two arms may share prompt and weights, which are scored once.
     several = len({str(arms[name]) for name in own}) if isinstance(arms, Mapping) else len(own)
     beside = len(names) - len(own)
     references = f" and {counted(beside, 'reference')}" if beside else ""
@@ -461,6 +461,8 @@ _TELLERS: dict[str, Callable[[Story, Value], list[Line]]] = {
     "layers": _layers,
     "sample": lambda story, value: [Line(one_line(value.get("text"), 200), "news")],
     "cut": _cut,
+    "more_test": _cut,
+    "read_on": _cut,
     "verdict": _verdict,
     "better": _better,
     "reference": _reference,

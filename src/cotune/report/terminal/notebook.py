@@ -1,4 +1,4 @@
-"""How results show themselves in a notebook, each as one block that needs nothing from elsewhere, and when printed."""
+"""HTML and text representations of results in notebooks; the HTML needs no other files."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _MOST_FLIPPED = 8
 
 
 def summary_html(summary: Mapping[str, Any], pictures: Sequence[tuple[str, str]] = ()) -> str:
-    """A finished run as one block of HTML: the result, warnings, gains, arms and references, what to do next.
+    """A finished run as an HTML block: result, warnings, gains, arms, references and next steps.
 
     Args:
-        summary: as ``summary.json`` holds it; ``out``, where it is there, is the run's folder.
-        pictures: title and HTML of further parts, each folded until it is opened.
+        summary: as ``summary.json`` holds it; ``out``, if present, is the run's folder.
+        pictures: title and HTML of further parts, each collapsed at first.
     """
     first, *rest = headline(summary)
     parts = [f'<p style="font-size:1.15em;margin:0 0 .4em"><b>{_text(first)}</b></p>']
@@ -68,7 +68,7 @@ def summary_html(summary: Mapping[str, Any], pictures: Sequence[tuple[str, str]]
 
 
 def tryout_html(found: Tried) -> str:
-    """A prompt against a run's winner as one block of HTML."""
+    """The comparison of a prompt with a run's winner as an HTML block."""
     rows = [
         [
             f"{one.weights} weights",
@@ -98,12 +98,12 @@ def _flipped(found: Comparison) -> str:
 
 
 def notebook_html(text: str) -> str:
-    """A text as HTML that keeps its columns; nothing in it can become markup."""
+    """A text as escaped, preformatted HTML."""
     return f'<pre style="line-height:1.35;overflow-x:auto">{html.escape(harmless(text))}</pre>'
 
 
 def summary_line(summary: Mapping[str, Any]) -> str:
-    """A run in a few words: ``best tuned 0.942 (0.918 to 0.959) on 500 test rows``."""
+    """A run in short: ``best tuned 0.942 (0.918 to 0.959) on 500 test rows``."""
     arm = shipped(summary)
     named = group_of(fields(summary.get("arms")), shipped_arm(summary)).title
     score, ci = number(arm.get("score")), arm.get("ci")

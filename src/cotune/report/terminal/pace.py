@@ -1,4 +1,4 @@
-"""How fast a run goes, how long it has gone on, and how long it still will."""
+"""Throughput, elapsed time and remaining time of a run."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from cotune.report.terminal.plain import number
 
 
 class Pace:
-    """Rolling tokens a second, elapsed active time, and time left between two reports of it.
+    """Rolling tokens per second, elapsed active time, and the remaining time, counted down between two estimates.
 
     Args:
-        now: seconds of a clock that never goes back.
-        window: seconds that the rate looks back.
+        now: monotonic clock in seconds.
+        window: seconds over which the rate is averaged.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic, window: float = 15.0) -> None:
@@ -26,38 +26,38 @@ class Pace:
         self.tokens = 0
 
     def saw_event(self, event: Mapping[str, Any]) -> None:
-        """Set the active time by an event's own."""
+        """Set the active time from an event."""
         if (active := number(event.get("active_s"))) is not None:
             self._active, self._active_at = active, self._now()
 
     def saw_tokens(self, tokens: int) -> None:
-        """So many tokens were just finished."""
+        """Add tokens that were just processed."""
         self.tokens += tokens
         self._samples.append((self._now(), tokens))
         self._forget()
 
     def set_left(self, seconds: float | None) -> None:
-        """The run is expected to last so long from now on."""
+        """Set the estimated remaining seconds."""
         found = number(seconds)
         self._left = None if found is None else (found, self._now())
 
     @property
     def elapsed(self) -> float:
-        """Active seconds of the run, earlier sessions included."""
+        """Active seconds of the run, including earlier sessions."""
         return self._active + self._now() - self._active_at
 
     @property
     def left(self) -> float | None:
-        """Seconds to the end, counted down since they were last set."""
+        """Remaining seconds, counted down since they were last set."""
         return None if self._left is None else max(0.0, self._left[0] - (self._now() - self._left[1]))
 
     @property
     def rate(self) -> float | None:
-        """Tokens a second over the window; None where too little was seen in it."""
+        """Tokens per second over the window; None with too few samples."""
         self._forget()
         if len(self._samples) < 2 or (span := self._samples[-1][0] - self._samples[0][0]) <= 0:
             return None
-        # The first sample's tokens were run before its time, the others' since then.
+        # The first sample's tokens were processed before its time stamp, those of the others since then.
         return sum(tokens for _, tokens in list(self._samples)[1:]) / span
 
     def _forget(self) -> None:

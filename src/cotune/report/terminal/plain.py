@@ -1,4 +1,4 @@
-"""Values as people read them: durations, amounts, and texts from outside that a terminal can be trusted with."""
+"""Formatting for people: durations, amounts, and untrusted texts made safe for a terminal."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-# Left as they are, such characters would move the cursor, recolour the screen or reorder the line around them.
+# Such characters could move the cursor, change colours or reorder the line.
 _DANGEROUS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def harmless(text: object) -> str:
-    """The text with control, direction and lone surrogate characters written out as ``\\x1b`` or ``\\u202e``.
+    """The text with control, direction and lone surrogate characters spelled as ``\\x1b`` or ``\\u202e``.
 
     Line feeds and tabs stay; letters of every script stay as they are.
     """
-    # A Windows line end is no control character to a reader.
+    # Keep Windows line ends.
     plain = str(text).replace("\r\n", "\n")
     return _DANGEROUS.sub(lambda match: match[0].encode("unicode_escape").decode(), plain)
 
@@ -39,7 +39,7 @@ def quoted(text: object, limit: int = 60) -> str:
 
 
 def number(value: object) -> float | None:
-    """A finite number, or None for whatever else stands there."""
+    """The value as a finite number; None for any other value."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:
@@ -50,7 +50,7 @@ def number(value: object) -> float | None:
 
 
 def ends_of(interval: object) -> tuple[float, float] | None:
-    """The two ends of an interval, or None for whatever else stands there."""
+    """The two ends of an interval; None for any other value."""
     low, high = ([*map(number, items(interval)), None, None])[:2]
     return None if low is None or high is None else (low, high)
 
@@ -71,29 +71,29 @@ def p_value(p: float) -> str:
 
 
 def corrected_p(gain: Mapping[str, Any]) -> float | None:
-    """A gain's p-value, corrected for what is read together; None where it is not known."""
-    # Summaries of earlier versions have the one that stands alone as ``p``.
+    """A gain's p-value, corrected for multiple comparisons; None if not known."""
+    # Summaries of earlier versions hold the uncorrected value as ``p``.
     return number(gain.get("p_holm", gain.get("p")))
 
 
 def fields(value: object) -> Mapping[str, Any]:
-    """A JSON object, or an empty one for whatever else stands there."""
+    """The value as a JSON object; an empty one for any other value."""
     return value if isinstance(value, Mapping) else {}
 
 
 def shipped(summary: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The arm that a run's bundle holds; empty where there is none."""
+    """The summary of the arm in a run's bundle; empty if there is none."""
     return fields(fields(summary.get("arms")).get(shipped_arm(summary)))
 
 
 def shipped_arm(summary: Mapping[str, Any]) -> str:
-    """The name of the arm that a run's bundle holds."""
+    """Name of the arm in a run's bundle."""
     arm = fields(summary.get("best")).get("arm")
     return arm if isinstance(arm, str) else "best_tuned"
 
 
 def dollars(value: object) -> str:
-    """An amount of money, with as many digits as a small one needs; empty for whatever else stands there."""
+    """An amount of money, with more digits if it is small; empty for any other value."""
     found = number(value)
     if found is None:
         return ""
@@ -101,12 +101,12 @@ def dollars(value: object) -> str:
 
 
 def items(value: object) -> list[Any]:
-    """A JSON array, or an empty one for whatever else stands there."""
+    """The value as a JSON array; an empty one for any other value."""
     return list(value) if isinstance(value, (list, tuple)) else []
 
 
 def duration(seconds: object) -> str:
-    """``41 s``, ``4 min 12 s`` or ``2 h 05 min``; ``-`` where it is not known."""
+    """A duration as ``41 s``, ``4 min 12 s`` or ``2 h 05 min``; ``-`` if not known."""
     found = number(seconds)
     if found is None:
         return "-"
@@ -119,7 +119,7 @@ def duration(seconds: object) -> str:
 
 
 def time_left(seconds: float) -> str:
-    """``about 41 s left``, or that the time is over."""
+    """The remaining time as ``about 41 s left``, or a note that the time is over."""
     return f"about {duration(seconds)} left" if seconds >= 0.5 else "over its time"
 
 
@@ -131,7 +131,7 @@ def clock(seconds: float) -> str:
 
 
 def amount(value: object) -> str:
-    """``950``, ``12.3 k`` or ``4.1 M``; ``-`` where it is not known."""
+    """A count as ``950``, ``12.3 k`` or ``4.1 M``; ``-`` if not known."""
     found = number(value)
     if found is None:
         return "-"
@@ -144,12 +144,12 @@ def amount(value: object) -> str:
 
 
 def decimal(value: object, digits: int = 3) -> str:
-    """A number with a fixed count of decimals; ``-`` where it is not known."""
+    """A number with a fixed number of decimals; ``-`` if not known."""
     found = number(value)
     return "-" if found is None else f"{found:.{digits}f}"
 
 
 def signed(value: float, digits: int = 1) -> str:
-    """A difference with its sign, and none where it rounds to zero: ``+3.2``, ``-1.0``, ``0.0``."""
+    """A difference with its sign, without one if it rounds to zero: ``+3.2``, ``-1.0``, ``0.0``."""
     text = f"{value:+.{digits}f}"
     return text[1:] if float(text) == 0 else text

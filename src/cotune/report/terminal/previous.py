@@ -1,4 +1,4 @@
-"""What a run's summary says of the bundle that it went on from, for terminal and page."""
+"""Comparison with the bundle that a run started from, for terminal and page."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from cotune.report.terminal.plain import corrected_p, fields, harmless, items, number, p_value, signed
 
 PART_NAMES = {"all": "all rows", "old_labels": "rows of the old labels", "new_labels": "rows of the new labels"}
-"""Parts of the test on which old and new bundle are compared, and what they are called before people."""
+"""Parts of the test on which previous and new bundle are compared, with their names for people."""
 
 
 def previous_lines(summary: Mapping[str, Any]) -> list[str]:
-    """Old and new bundle on each part of the test, then what else there is to know; nothing where a run started afresh."""
+    """Lines on previous and new bundle for each part of the test; empty if the run started from no bundle."""
     previous = fields(summary.get("previous"))
     lines = [
         f"{name} ({part['n']}): {share(part, 'old')} with the old, {share(part, 'new')} with the new, {difference(part)}"
@@ -22,7 +22,7 @@ def previous_lines(summary: Mapping[str, Any]) -> list[str]:
 
 
 def previous_parts(summary: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Name and numbers of each part of the test on which old and new bundle were compared."""
+    """Name and numbers of each part of the test on which previous and new bundle were compared."""
     parts = fields(fields(summary.get("previous")).get("parts"))
     found = [(name, fields(parts.get(key))) for key, name in PART_NAMES.items()]
     return [(name, part) for name, part in found if number(part.get("value")) is not None and number(part.get("n"))]

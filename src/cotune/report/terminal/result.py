@@ -1,4 +1,4 @@
-"""What a run reached beside the references, whether a language model was needed for it, and what the numbers cannot show."""
+"""A run's result next to the references, whether a language model was needed, and warnings on the numbers."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from cotune.report.terminal.plain import aside, between, decimal, ends_of, field
 
 _ALPHA = 0.05
 _FEW_ROWS, _WIDE = 30, 0.3
-"""Below so many test rows, or with a wider interval, a score says next to nothing."""
+"""With fewer test rows, or a wider interval, a score says little."""
 _ENOUGH_ROWS = 100
-"""Test rows to begin with."""
+"""Recommended number of test rows."""
 _MORE_ROWS = "Label more rows for the test: four times as many about halve the interval."
 _SKEWED, _NEARLY_ALL = 0.8, 0.995
 
 
 def result_sentences(summary: Mapping[str, Any]) -> list[str]:
-    """The score that ships beside what comes without tuning, then whether a language model was needed; empty without a score.
+    """Sentences on the bundle's score next to results without tuning, and on whether a language model was needed.
 
     Args:
-        summary: as ``summary.json`` holds it; of ``references`` any may be missing or null.
+        summary: as ``summary.json`` holds it; any of its ``references`` may be missing or null.
     """
     arm = shipped(summary)
     references = references_of(summary)
@@ -45,13 +45,13 @@ def result_sentences(summary: Mapping[str, Any]) -> list[str]:
 
 
 def of_fewer_rows(one: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
-    """`` (on 300 of them)`` where something was measured on fewer rows than an arm; else nothing."""
+    """A note `` (on 300 of them)`` if something was measured on fewer rows than an arm; else empty."""
     rows, all_rows = number(one.get("n")), number(arm.get("n"))
     return f" (on {rows:.0f} of them)" if rows is not None and all_rows is not None and rows < all_rows else ""
 
 
 def of_other_rows(one: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
-    """What tells a reference from an arm beside its score: fewer test rows, or more labelled rows that it was fitted to."""
+    """Notes on a reference: fewer test rows than the arm, or more labelled rows for fitting."""
     learnt = number(one.get("learnt_from"))
     return f" (fitted to {counted(f'{learnt:,.0f}', 'labelled row')})" if learnt else of_fewer_rows(one, arm)
 
@@ -60,15 +60,15 @@ _SHORT = {"tfidf": "TF-IDF", "majority": "always the commonest label"}
 
 
 def _untuned(summary: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """What the model answers with the seed prompt before anything is fitted to rows: by its label words, or as it writes."""
+    """The seed prompt's result before anything is fitted to rows: by label words, or by generated answers."""
     seed = fields(fields(summary.get("arms")).get("seed_prompt"))
-    # A probe has learnt from the labelled rows, also where the weights are the base model's.
+    # A probe is fitted to the labelled rows, even on the base model's weights.
     known = references_of(summary).get("zero_shot") or ({} if seed.get("readout") == "probe" else seed)
     return known if number(known.get("score")) is not None else None
 
 
 def result_title(summary: Mapping[str, Any]) -> str:
-    """The score in short, as for a window's title: ``accuracy 0.640 (0.571 to 0.703)``; empty without a score."""
+    """The score in short, such as ``accuracy 0.640 (0.571 to 0.703)``; empty without a score."""
     arm = shipped(summary)
     if number(arm.get("score")) is None:
         return ""
@@ -77,7 +77,7 @@ def result_title(summary: Mapping[str, Any]) -> str:
 
 
 def result_warnings(summary: Mapping[str, Any]) -> list[str]:
-    """Why the score may say little: few test rows, a label that nearly all rows have, or TF-IDF that is as good.
+    """Warnings on the score: few test rows, a label that nearly all rows have, or TF-IDF that is as good.
 
     Args:
         summary: as ``summary.json`` holds it.
@@ -114,7 +114,7 @@ def result_warnings(summary: Mapping[str, Any]) -> list[str]:
 
 
 def references_of(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The references that have a score, the one that matters most first."""
+    """The references with a score, the most important one first."""
     found = fields(summary.get("references"))
     return {
         name: fields(found.get(name)) for name in REFERENCE_NAMES if number(fields(found.get(name)).get("score")) is not None
@@ -122,12 +122,12 @@ def references_of(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def frozen_first(summary: Mapping[str, Any]) -> bool:
-    """Whether what the prompt gains on frozen weights is told before what tuning gains: where probes read all arms."""
+    """Whether the prompt's gain on frozen weights comes before the gain of tuning, which is so if all arms use probes."""
     return fields(fields(summary.get("arms")).get("seed_prompt")).get("readout") == "probe"
 
 
 def interval_of(measured: Mapping[str, Any]) -> tuple[float, float] | None:
-    """The ends of an interval; None where one is not known."""
+    """The ends of an interval; None if one is not known."""
     return ends_of(measured.get("ci"))
 
 
@@ -151,7 +151,7 @@ def _needed(arm: Mapping[str, Any], tfidf: Mapping[str, Any] | None) -> str:
 
 
 def _by_intervals(mine: tuple[float, float] | None, other: tuple[float, float] | None) -> str:
-    """Whether the model was needed, by whether the two intervals overlap; nothing where one is not known."""
+    """Whether the model was needed, by whether two intervals overlap; empty if one is not known."""
     if mine is None or other is None:
         return ""
     if other[1] < mine[0]:

@@ -1,4 +1,4 @@
-"""Steps of a run told in words for themselves, whatever came before them."""
+"""Sentences for events that need no earlier events."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ class Line:
     """One line about an event.
 
     Attributes:
-        text: the line, harmless to a terminal.
-        level: ``verdict`` for what a user waits for, ``news`` for what stands out, ``failure`` for what went wrong, else
-            ``note``.
+        text: the line, safe for a terminal.
+        level: ``verdict`` for results, ``news`` for notable events, ``failure`` for errors, else ``note``.
         best: whether it reports a new best on dev.
     """
 
@@ -44,7 +43,7 @@ def _engine(value: Value) -> list[Line]:
 def _neighbours(value: Value) -> list[Line]:
     skipped = str(value.get("skipped") or "")
     if skipped:
-        # Why there was no room for it, or no need, stands on the page.
+        # The page gives the reason why it was skipped.
         failed = skipped.startswith("it failed")
         return [Line(f"data: rows alike in meaning were not looked for: {one_line(skipped, 160)}")] if failed else []
     found = [one_line(fields(finding).get("message"), 300) for finding in items(value.get("findings"))]
@@ -86,7 +85,7 @@ def _head(value: Value) -> list[Line]:
 
 
 def _heads(value: Value) -> list[Line]:
-    # What is made says so itself.
+    # Its own event reports it.
     return _head(value) if value.get("skipped") else []
 
 
@@ -183,23 +182,23 @@ ALONE: dict[str, Callable[[Value], list[Line]]] = {
     "done": _done,
     "note": _note,
 }
-"""Kind of a step to how it is told."""
+"""Kind of event to the function that words it."""
 
 
 def cycle_of(value: Value) -> str:
-    """``cycle 2: ``, or nothing where a step belongs to none."""
+    """The prefix ``cycle 2: ``; empty if an event belongs to no cycle."""
     found = number(value.get("cycle"))
     return "" if found is None else f"cycle {int(found)}: "
 
 
 def generic(kind: str, value: object) -> str:
-    """A step that nobody has words for: its kind, and what of it is short."""
+    """An event of unknown kind: its kind and short values."""
     shown = _pairs(value) if isinstance(value, Mapping) else "" if value is None else one_line(value, 80)
     return one_line(kind, 40) + (f": {shown}" if shown else "")
 
 
 def _pairs(value: Value, limit: int = 160) -> str:
-    """What is short enough in an object, as ``key value``."""
+    """The short values of an object, as ``key value``."""
     shown = [f"{key} {_short(item)}" for key, item in value.items() if item is not None]
     return one_line(", ".join(shown), limit)
 

@@ -1,4 +1,4 @@
-"""How far a result can be trusted, in words: the machine's noise, and the winner in other formats."""
+"""Sentences on the reliability of a result: numerical noise, and the winner in other formats."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cotune.report.terminal.plain import decimal, fields, harmless, items, numbe
 
 
 def noise_sentence(noise: Mapping[str, Any]) -> str:
-    """How far scores move with what else stands in a batch, from the summary's or the journal's object; empty if unknown."""
+    """How much scores vary with the batch, from the object in summary or journal; empty if not known."""
     largest, mean, rows = (number(noise.get(name)) for name in ("largest", "mean", "n"))
     flipped = int(number(noise.get("flipped")) or 0)
     if rows is not None and "counts" in noise:
@@ -24,7 +24,7 @@ def noise_sentence(noise: Mapping[str, Any]) -> str:
 
 
 def data_lines(summary: Mapping[str, Any], most: int = 6) -> list[str]:
-    """Rows that were cut, and what the data checks warn of, one line each; what they only note stands on the page."""
+    """Lines on truncated rows and on warnings of the data checks; mere notes are shown on the page only."""
     cut = int(number(summary.get("truncated")) or 0)
     lines = [f"{counted(cut, 'row')} did not fit into the model's context under some prompt and lost their end"] if cut else []
     findings = [fields(item) for item in items(fields(summary.get("data")).get("findings"))]
@@ -34,7 +34,7 @@ def data_lines(summary: Mapping[str, Any], most: int = 6) -> list[str]:
 
 
 def robustness_lines(summary: Mapping[str, Any]) -> list[str]:
-    """Two lines: the scores over formats before and after tuning, and what that means; none where it was not measured."""
+    """Two lines on the scores over formats before and after tuning; empty if not measured."""
     found = fields(summary.get("robustness"))
     ranges = []
     for side, name in (("base", "base model"), ("tuned", "tuned")):

@@ -1,4 +1,4 @@
-"""The words of ``cotune try``."""
+"""The text output of ``cotune try``."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ TRYOUT_CLOSING = (
 
 
 def tryout_text(found: Tried, *, rows: int = 8) -> str:
-    """A prompt against the winner in plain lines: the difference with its interval, and rows that flip.
+    """A prompt compared with the winner: the difference with its interval, and rows that flip.
 
     Args:
-        found: what was measured.
-        rows: flipped rows to show for each set of weights.
+        found: the measurements.
+        rows: number of flipped rows to show for each set of weights.
     """
     return "\n\n".join([tryout_heading(found), *(comparison_text(one, rows) for one in found.comparisons), TRYOUT_CLOSING])
 
 
 def tryout_heading(found: Tried) -> str:
-    """What is compared, on which rows."""
+    """What is compared on which rows."""
     heading = f"Your prompt against the winner on {counted(found.n, 'dev row')}."
     if found.by_probe:
         heading += "\n\nBoth are read by a probe that is fitted to the train rows by one rule."

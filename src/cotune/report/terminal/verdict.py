@@ -1,4 +1,4 @@
-"""The closing word of a run: what was reached, what it owes to what, and what to do next."""
+"""The final summary of a run in the terminal: score, gains, warnings and next steps."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 
 
 def verdict_text(summary: Mapping[str, Any], *, width: int = 100) -> str:
-    """The closing word as plain text without control codes.
+    """The final summary as plain text without control codes.
 
     Args:
-        summary: as ``summary.json`` holds it; what is missing or null is left out or shown as ``-``.
+        summary: as ``summary.json`` holds it; missing or null values are left out or shown as ``-``.
         width: columns.
     """
     from rich.console import Console
@@ -62,7 +62,7 @@ def verdict_text(summary: Mapping[str, Any], *, width: int = 100) -> str:
         width=width,
         force_terminal=False,
         color_system=None,
-        # In a notebook rich would show each part as a block of its own and write nothing to the stream.
+        # In a notebook, rich would display each part as a separate block and write nothing to the stream.
         force_jupyter=False,
         markup=False,
         emoji=False,
@@ -74,7 +74,7 @@ def verdict_text(summary: Mapping[str, Any], *, width: int = 100) -> str:
 
 
 def quiet_text(summary: Mapping[str, Any]) -> str:
-    """The score and where the bundle lies, a line each: what ``--quiet`` leaves of the closing word."""
+    """Score and path of the bundle on a line each, for ``--quiet``."""
     arm = shipped(summary)
     rows = f" on {counted(decimal(arm.get('n'), 0), 'test row')}" if number(arm.get("n")) is not None else ""
     score = result_title(summary)
@@ -83,7 +83,7 @@ def quiet_text(summary: Mapping[str, Any]) -> str:
 
 
 def print_verdict(summary: Mapping[str, Any], console: Console) -> None:
-    """Print the closing word: in colour on a terminal, as plain text elsewhere."""
+    """Print the final summary, in colour on a terminal and else as plain text."""
     if console.is_terminal and speaks_unicode(console.file):
         _print(summary, console)
         return
@@ -178,7 +178,7 @@ def _marked(text: str) -> RenderableType:
 
 
 def _beside(prompt: Mapping[str, Any]) -> list[str]:
-    """What belongs to a prompt besides its texts: label words that are not the labels, and demonstrations."""
+    """Parts of a prompt besides its texts: label words that differ from the labels, and demonstrations."""
     pairs = [pair for pair in items(prompt.get("label_words")) if len(items(pair)) == 2 and pair[0] != pair[1]]
     words = [f"{one_line(label, 40)} → {one_line(word, 40)}" for label, word in pairs[:_MOST_WORDS]]
     more = f", and {len(pairs) - _MOST_WORDS} more in the bundle's prompt.json" if len(pairs) > _MOST_WORDS else ""
@@ -192,7 +192,7 @@ def _beside(prompt: Mapping[str, Any]) -> list[str]:
 
 
 def headline(summary: Mapping[str, Any]) -> list[str]:
-    """The sentences that a run is told in, the result first."""
+    """The sentences on a run, the result first."""
     return _SENTENCE.split(_headline(summary))
 
 
@@ -213,7 +213,7 @@ def _headline(summary: Mapping[str, Any]) -> str:
 
 
 def _selection(summary: Mapping[str, Any]) -> str:
-    """The score to quote, and how the one on dev compares with it."""
+    """The test score, and how the score on dev compares with it."""
     chosen, arm = fields(summary.get("selection")), shipped(summary)
     dev, test, optimism = (number(chosen.get(key)) for key in ("dev", "test", "optimism"))
     if dev is None and test is None:

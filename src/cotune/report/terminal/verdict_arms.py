@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _MARKS = "abcdefgh"
-# Columns that a terminal needs to have for what an arm is, and for all numbers.
+# Least width of a terminal for the description of arms, and for all numbers.
 _WIDE, _NARROW = 100, 60
 
 
@@ -31,12 +31,12 @@ def arms_title(summary: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]]
 
 
 def arm_marks(groups: Sequence[ArmGroup]) -> dict[ArmGroup, str]:
-    """A letter for each group of several arms, under which the table's notes name them."""
+    """A letter for each group of several arms, which the notes below the table explain."""
     return dict(zip((group for group in groups if len(group.names) > 1), _MARKS, strict=False))
 
 
 def arm_notes(summary: Mapping[str, Any], marks: Mapping[ArmGroup, str]) -> list[str]:
-    """What the letters stand for: arms that are one candidate, and where nothing is tuned in one named after tuning."""
+    """Notes for the letters: arms with the same candidate, and arms called tuned that were not tuned."""
     notes = []
     for group, mark in marks.items():
         *names, last = [name for name in map(arm_name, group.names) if name != group.title]
@@ -79,7 +79,7 @@ def arms_table(
 
 
 def _winner(summary: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The arm that the bundle holds, as far as the summary says."""
+    """The arm in the bundle, if the summary names it."""
     best = fields(summary.get("best"))
     named = best.get("arm")
     if isinstance(named, str) and named in arms:
@@ -88,7 +88,7 @@ def _winner(summary: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]]) -
 
 
 def rule_of(arm: Mapping[str, Any]) -> str:
-    """How an arm's answers are chosen: ``probe, layer 20``, or the kind of its decision rule."""
+    """How an arm chooses its answers: ``probe, layer 20``, or the kind of its decision rule."""
     decision, layer = arm.get("decision"), number(arm.get("layer"))
     kind = decision if isinstance(decision, str) else fields(decision).get("kind")
     if kind == "probe" and layer is not None:
@@ -97,10 +97,10 @@ def rule_of(arm: Mapping[str, Any]) -> str:
 
 
 def references_table(references: Mapping[str, Mapping[str, Any]], width: int) -> Table:
-    """What the arms are compared with, on the same rows."""
+    """The references, on the same rows as the arms."""
     from rich.text import Text
 
-    # Label words are asked for on some rows of a long test alone.
+    # On a long test, label words are scored on a sample of the rows.
     counted = len({number(one.get("n")) for one in references.values()}) > 1
     columns = ["reference", "score>", "95% interval", *(["log-loss>"] if width >= _NARROW else [])]
     columns += ["n>"] if counted else []
@@ -114,7 +114,7 @@ def references_table(references: Mapping[str, Mapping[str, Any]], width: int) ->
 
 
 def interval_text(ci: object) -> str:
-    """``0.918 to 0.959``; ``-`` where it is not known."""
+    """An interval as ``0.918 to 0.959``; ``-`` if not known."""
     ends = items(ci)
     if len(ends) != 2 or all(number(end) is None for end in ends):
         return "-"

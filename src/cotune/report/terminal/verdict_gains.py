@@ -1,4 +1,4 @@
-"""The gains of a run as a table, and what each comes to in words."""
+"""The gains of a run as a table, each with an interpretation in words."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 LEADING = "prompt_given_tuning"
-"""The gain that comes first: what the search for a prompt adds to a tuned model."""
+"""The gain that comes first: that of the prompt search on top of tuning."""
 
 GAIN_NAMES = {
     LEADING: "prompt, given tuning",
@@ -25,20 +25,20 @@ GAIN_NAMES = {
     "synergy_log_loss": "synergy, log-loss",
     "over_previous": "over the old bundle",
 }
-"""What the gains are called before people, the one that leads first."""
+"""Names of the gains for people, the first one first."""
 _WINNER_FROZEN = {LEADING: "winner over seed tuned", "both": "winner over seed prompt"}
-"""What two of them are called where the winner is not tuned."""
+"""Names of two gains if the winner was not tuned."""
 
 _NO_DIFFERENCE = "no significant difference"
 _NOISE = "within the noise of this machine"
 _SAME_ARM = "the same arm"
 NOISE_EXCEPTED = ", where it is not within the noise of this machine."
-"""The end of what is said of intervals without zero, where the machine's noise could make such a gain."""
+"""Ending of the interpretation if numerical noise could explain a significant gain."""
 _ALPHA = 0.05
 
 
 def gains_order(frozen_first: bool) -> list[str]:
-    """Names of the gains in the order in which they are told: with ``frozen_first`` the prompt's on frozen weights leads."""
+    """Names of the gains in order of display; with ``frozen_first`` the prompt's gain on frozen weights comes first."""
     leading = ("prompt", "tuning") if frozen_first else ()
     return [*leading, *(name for name in GAIN_NAMES if name not in leading)]
 
@@ -50,32 +50,32 @@ def gains_of(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def has_gains(summary: Mapping[str, Any]) -> bool:
-    """Whether there is a gain to show: where all arms are one, the first sentence of the verdict says so."""
+    """Whether there is a gain to show. If all arms have the same candidate, the verdict's first sentence says so."""
     return not all(gain.get("identical") for gain in gains_of(summary).values())
 
 
 def repeated_of(summary: Mapping[str, Any]) -> dict[str, str]:
-    """Gains that compare the same candidates as one that is told before them, by the arms of a summary."""
+    """Gains that compare the same candidates as an earlier gain, by the arms of a summary."""
     arms, gains = fields(summary.get("arms")), gains_of(summary)
     same = {name: str(fields(arms.get(name)).get("candidate_id") or name) for name in (*ARMS, PREVIOUS)}
     return repeated_gains(same, [name for name in gains_order(frozen_first(summary)) if name in gains])
 
 
 def gain_names(summary: Mapping[str, Any]) -> dict[str, str]:
-    """What the gains are called: none after tuning where the winner is not tuned."""
+    """Names of the gains; without tuning in them if the winner was not tuned."""
     arms = fields(summary.get("arms"))
     return {**GAIN_NAMES, **(_WINNER_FROZEN if "best_tuned" in arms and is_frozen(arms, "best_tuned") else {})}
 
 
 def repeated_text(summary: Mapping[str, Any]) -> str:
-    """Which gains are left out, and which of those that are shown they repeat; empty where none is."""
+    """A note on gains that are left out and the shown gains that they repeat; empty if there are none."""
     names = gain_names(summary)
     pairs = "; ".join(f"{names[name]} (as {names[first]})" for name, first in repeated_of(summary).items())
     return f"The same arms, and so not shown again: {pairs}." if pairs else ""
 
 
 def gains_parts(summary: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
-    """The table of gains; where it has no room for their readings, these follow in lines of their own."""
+    """The table of gains; in a narrow terminal the interpretations follow on separate lines."""
     from rich.text import Text
 
     gains, ordered, rows = gains_of(summary), _ordered(summary), gain_rows(summary)
@@ -99,7 +99,7 @@ def gains_parts(summary: Mapping[str, Any], width: int) -> Iterator[RenderableTy
 
 
 def gain_rows(summary: Mapping[str, Any]) -> list[list[str]]:
-    """Name, value, interval, p-value and reading of each gain but those that repeat another."""
+    """Name, value, interval, p-value and interpretation of each gain, without those that repeat another."""
     rows, gains, names = [], gains_of(summary), gain_names(summary)
     for name in _ordered(summary):
         gain, same = gains[name], bool(gains[name].get("identical"))
@@ -116,7 +116,7 @@ def _ordered(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _reading(gain: Mapping[str, Any], name: str) -> tuple[str, str]:
-    """What a gain comes to in words, and its style."""
+    """The interpretation of a gain in words, and its style."""
     if gain.get("identical"):
         return _SAME_ARM, "bright_black"
     value, p = number(gain.get("value")), corrected_p(gain)
@@ -135,7 +135,7 @@ def _signed(value: object, name: str) -> str:
     found = number(value)
     if found is None:
         return "-"
-    # Nats have no hundredths that one would call points.
+    # A log-loss in nats has no percentage points.
     return signed(found, 3) if name.endswith("log_loss") else signed(100 * found)
 
 

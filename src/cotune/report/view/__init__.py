@@ -1,4 +1,4 @@
-"""The report of a run, served on this machine alone and renewed while the run goes on."""
+"""The server of a run's report, on this machine only; the page is refreshed during the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page that is served, made again only when the run's files changed."""
+"""The served page, rebuilt only when the run's files change."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Shown:
-    """What a reader gets.
+    """A state of the page.
 
     Attributes:
-        version: of the run's files behind the page; empty while there is nothing to show yet.
-        html: the page.
-        error: why the page is not the newest one, in a sentence; empty where it is.
+        version: version of the run's files behind the page; empty if there is nothing to show yet.
+        html: the page as HTML.
+        error: a sentence why the page is not up to date; empty if it is.
     """
 
     version: str
@@ -37,15 +37,15 @@ class Shown:
 
 
 class RunPage:
-    """A run's page, kept as new as its files. Threads may share it.
+    """A run's page, kept up to date with its files. Thread-safe.
 
     Args:
-        folder: the run's folder; its journal may still be missing.
-        pause: seconds between two makings at the least. It grows to nine times what the last one took, so that watching
-            a run takes no more than a tenth of one core from it.
+        folder: the run's folder; the journal may not exist yet.
+        pause: least seconds between two builds of the page. It grows to nine times the duration of the last build, so that
+            watching takes at most a tenth of one core.
 
     Raises:
-        InputError: the folder neither holds a run nor is one about to begin there.
+        InputError: if the folder holds no run and no run is about to begin there.
     """
 
     def __init__(self, folder: Path, *, pause: float = 1.0) -> None:
@@ -59,7 +59,7 @@ class RunPage:
         self._shown = self._notice("Nothing has been written yet.", "The run is about to begin; this page renews itself.")
 
     def current(self) -> Shown:
-        """The newest page; the last good one, with the reason, where a newer one cannot be made."""
+        """The current page, or the last good one with the reason if a newer one cannot be built."""
         with self._lock:
             if time.monotonic() >= self._not_before:
                 self._renew()
@@ -85,7 +85,7 @@ class RunPage:
 
     def _fail(self, why: str) -> None:
         if self._shown.version:
-            # The page in the readers' hands stays as good as it was.
+            # Keep the page that readers have.
             self._shown = Shown(self._shown.version, self._shown.html, f"The page cannot be renewed: {why}")
         else:
             self._shown = self._notice("The page cannot be made.", "It is tried again when the run's files change.", why)

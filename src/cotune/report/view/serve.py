@@ -1,4 +1,4 @@
-"""The server of a run's page, from the socket to Ctrl-C."""
+"""Serve a run's page until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from starlette.types import ASGIApp
 from cotune.report.view.pages import RunPage
 from cotune.web import ANSWER_POLICY, FRAME_POLICY, LOOPBACK, Guard, ReadyServer, bounded_config, listen
 
-# A browser holds about six.
+# A browser keeps about six connections.
 _MOST_CONNECTIONS = 128
 
 
 def view_run(folder: Path, *, port: int = 0, ready: Callable[[str], None] = lambda address: None) -> None:
-    """Serve a run's page on 127.0.0.1 until Ctrl-C or SIGTERM; to be called from the main thread.
+    """Serve a run's page on 127.0.0.1 until Ctrl-C or SIGTERM. Call it from the main thread.
 
     Args:
-        folder: the run's folder; the run may be going on in another process, or be about to begin.
-        port: to listen on; 0 takes a free one.
-        ready: called with the page's address once a browser can ask for it.
+        folder: the run's folder; the run may be in progress in another process, or about to begin.
+        port: port to listen on; 0 chooses a free one.
+        ready: called with the page's address once it can be opened.
 
     Raises:
-        InputError: the folder is not a run's, or the port cannot be had.
+        InputError: if the folder is not a run's folder, or the port cannot be opened.
     """
     page = RunPage(folder)
     with listen(port) as listening:
@@ -41,12 +41,12 @@ def view_run(folder: Path, *, port: int = 0, ready: Callable[[str], None] = lamb
         try:
             ReadyServer(config, lambda: ready(f"http://{LOOPBACK}:{port}/")).run(sockets=[listening])
         except KeyboardInterrupt:
-            # Ctrl-C is how one leaves, and the server has shut down in order before it is told here.
+            # Ctrl-C is the usual way to quit; the server has shut down gracefully by now.
             return
 
 
 def make_app(page: RunPage, port: int) -> ASGIApp:
-    """The application: the page at ``/``, and at ``/state`` whether there is a newer one."""
+    """The application: the page at ``/``, and its current version at ``/state``."""
 
     async def show(request: Request) -> Response:
         shown = await run_in_threadpool(page.current)
@@ -60,7 +60,7 @@ def make_app(page: RunPage, port: int) -> ASGIApp:
 
 
 def open_browser(address: str) -> None:
-    """Open the page where there is a browser with a window; never one that would take over the terminal."""
+    """Open the page in a browser with a window, but not in a text browser, which would take over the terminal."""
     if sys.platform.startswith("linux") and not any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))):
         return
     threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()

@@ -1,4 +1,4 @@
-"""Metrics of JSON answers: fields found, fields right, validity. Every single value counts as one, with its path."""
+"""Metrics of JSON answers by field. Every single value counts as one, with its path."""
 
 from __future__ import annotations
 
@@ -13,47 +13,47 @@ from cotune.task.values.schema import Validator, schema_fields
 
 
 def field_counts(answered: Answered) -> Floats:
-    """``[rows, 3]``: values that are right, that should be there, that were given.
+    """Counts ``[rows, 3]`` of matching values, right values, and answered values.
 
-    An answer that is no JSON counts as one wrong value, or a row whose right answer has none would not punish it.
+    An answer that is not JSON counts as one wrong value, otherwise it would be free for a row without right values.
     """
     return np.array([_counts(*values) for values in _values(answered)], dtype=np.float64)
 
 
 def row_f1(answered: Answered) -> Floats:
-    """``[rows]`` F1 of a row's values; 1 where there should be none and none is given."""
+    """F1 of each row's values, ``[rows]``; 1 if both sides are empty."""
     hits, support, given = field_counts(answered).T
     both = support + given
     return np.asarray(np.where(both > 0, 2 * hits / np.maximum(both, 1), 1.0), dtype=np.float64)
 
 
 def micro_f1(sums: Floats) -> Floats:
-    """F1 over all values of all rows, from sums of :func:`field_counts`; 1 where there should be none and none is given."""
+    """F1 over all values of all rows, from sums of :func:`field_counts`; 1 if both sides are empty."""
     hits, support, given = np.moveaxis(np.asarray(sums, dtype=np.float64), -1, 0)
     return _share(2 * hits, support + given)
 
 
 def micro_precision(sums: Floats) -> Floats:
-    """Share of the given values that are right; 1 where none was given."""
+    """Share of answered values that are right; 1 without any."""
     hits, _, given = np.moveaxis(np.asarray(sums, dtype=np.float64), -1, 0)
     return _share(hits, given)
 
 
 def micro_recall(sums: Floats) -> Floats:
-    """Share of the right values that were given; 1 where there are none."""
+    """Share of right values that were answered; 1 without any."""
     hits, support, _ = np.moveaxis(np.asarray(sums, dtype=np.float64), -1, 0)
     return _share(hits, support)
 
 
 def fields_of(answered: Answered) -> list[str]:
-    """The fields that are told one by one: those of the schema, then those of the right answers. Answers add none."""
+    """The scored fields: those of the schema, then those of the right answers. Answers add none."""
     named = schema_fields(answered.output.schema or {})
     seen = {path for reference, _ in _values(answered) for path, _ in leaf_counts(reference)}
     return [*named, *sorted(seen - set(named))]
 
 
 def counts_by_field(answered: Answered) -> Floats:
-    """``[rows, 3 fields]``: for each of :func:`fields_of` the values that are right, that should be there, that were given."""
+    """Counts ``[rows, 3 fields]``: matching, right and answered values of each of :func:`fields_of`."""
     place = {field: i for i, field in enumerate(fields_of(answered))}
     table = np.zeros((len(answered.references), 3, len(place)))
     for row, (reference, answer) in enumerate(_values(answered)):
@@ -74,10 +74,9 @@ def field_f1(sums: Floats) -> Floats:
 
 
 def part_accuracy(answered: Answered) -> Floats:
-    """``[rows]`` mean over an answer's top-level keys of the share of their values that are right.
+    """Mean over an answer's top-level keys of the share of right values in each, ``[rows]``.
 
-    A key with an object of ten flags counts as much as one with a single word beside it. Keys that only the answer has count
-    as wrong.
+    A key with an object of ten flags counts as much as one with a single word. Keys that only the answer has count as wrong.
     """
     scores = []
     for reference, answer in _values(answered):
@@ -95,7 +94,7 @@ def part_accuracy(answered: Answered) -> Floats:
 
 
 def valid(answered: Answered) -> Floats:
-    """``[rows]`` 1 where the answer itself is JSON that fits the schema."""
+    """1 for answers that are JSON and fit the schema, ``[rows]``."""
     check = Validator(answered.output.schema or {})
     return np.array([float(a is not NO_JSON and check(a)) for _, a in _values(answered)], dtype=np.float64)
 

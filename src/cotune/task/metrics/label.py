@@ -1,4 +1,4 @@
-"""Metrics of labels: whether they are equal, and F1 over the labels."""
+"""Metrics of labels: accuracy and F1 over labels."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from cotune.task.answered import Answered, Floats
 
 
 def correct(references: Sequence[str], predicted: Sequence[str]) -> NDArray[np.bool_]:
-    """Whether each row is right, shape (rows,). Raises ValueError where the lengths differ."""
+    """Whether each row is right, shape (rows,). Raises ValueError if the lengths differ."""
     if len(references) != len(predicted):
         raise ValueError(f"{len(references)} references but {len(predicted)} predicted ones")
     return np.fromiter((a == b for a, b in zip(references, predicted, strict=True)), dtype=np.bool_, count=len(references))
 
 
 def label_counts(answered: Answered) -> Floats:
-    """``[rows, 3 labels]``: for each label whether the row hits it, has it, and was given it.
+    """Counts ``[rows, 3 labels]``: for each label whether it is both right and answered, right, and answered.
 
     Raises:
         ValueError: a reference or an answer is not among the labels.
@@ -37,8 +37,8 @@ def label_counts(answered: Answered) -> Floats:
 def f1_over_labels(sums: Floats, average: Literal["macro", "weighted"]) -> Floats:
     """F1 averaged over labels from sums of :func:`label_counts`, ``[..., 3 labels]`` to ``[...]``.
 
-    The macro average leaves out labels that are neither right nor given, as scikit-learn does: a label without a single row
-    would otherwise pull the mean down whatever the model does.
+    The macro average ignores labels that are neither right nor answered anywhere, as scikit-learn does: a label without rows
+    would otherwise always lower the mean.
     """
     hits, support, given = np.split(np.asarray(sums, dtype=np.float64), 3, axis=-1)
     seen = (support + given) > 0
@@ -48,10 +48,10 @@ def f1_over_labels(sums: Floats, average: Literal["macro", "weighted"]) -> Float
 
 
 def macro_f1(sums: Floats) -> Floats:
-    """Every label counting the same."""
+    """Macro average."""
     return f1_over_labels(sums, "macro")
 
 
 def weighted_f1(sums: Floats) -> Floats:
-    """Each label counting by its rows."""
+    """Average weighted by the labels' rows."""
     return f1_over_labels(sums, "weighted")

@@ -1,4 +1,4 @@
-"""Metrics: what a right answer is worth, for every type of output, behind one contract."""
+"""Metrics for all types of output, with one interface."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _WITHIN = re.compile(r"within\s+(\d+(?:\.\d+)?|\.\d+)\s*(%?)")
 
 @dataclass(frozen=True)
 class Aggregate:
-    """How a score that is no mean of rows comes from sums over rows.
+    """A score that is computed from sums over rows instead of a mean.
 
-    Any weighting or exchange of rows then gives a score at once, which is all that resampling and permutation need.
+    Resampling and permutation only need the score for any weighting or exchange of rows.
 
     Attributes:
-        counts: ``[rows, columns]`` of some rows; the columns depend on the right answers and the output alone.
-        score: ``[..., columns]`` sums to ``[...]`` scores.
+        counts: function to ``[rows, columns]`` counts; the columns depend only on the right answers and the output.
+        score: function from ``[..., columns]`` sums to ``[...]`` scores.
     """
 
     counts: Callable[[Answered], Floats]
@@ -44,15 +44,15 @@ class Metric:
     """A named metric, higher is better, between 0 and 1.
 
     Attributes:
-        name: how a task names it.
-        about: one line for people.
-        types: types of output that it fits.
-        rows: ``[rows]`` values from 0 to 1, what each row is worth; their mean is the score where there is no ``aggregate``.
-        aggregate: what the score is instead of the rows' mean.
-        right_from: value from which a row counts as right where rows are told right or wrong.
-        needs_answers: whether it looks at answers at all, or at the right answers' likelihood alone.
+        name: name in a task.
+        about: description in one line.
+        types: supported types of output.
+        rows: function to ``[rows]`` values from 0 to 1; their mean is the score without an ``aggregate``.
+        aggregate: how to compute a score that is not a mean.
+        right_from: value from which a row counts as right.
+        needs_answers: whether it uses answers, or only the likelihood of the right answers.
         graded: whether a judge has to grade the answers first.
-        fingerprint: of what its name does not tell.
+        fingerprint: hash of its definition, if the name does not identify it.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Metric:
 
     @property
     def per_row(self) -> bool:
-        """Whether the score is the mean of the rows' values."""
+        """Whether the score is a mean of row values."""
         return self.aggregate is None
 
     def score(self, answered: Answered) -> float:
@@ -77,7 +77,7 @@ class Metric:
         return float(self.aggregate.score(self.aggregate.counts(answered).sum(axis=0)))
 
     def right(self, values: Floats) -> Floats:
-        """``[rows]`` 1 where a row counts as right, from the rows' values."""
+        """1 for rows that count as right, ``[rows]``, from the rows' values."""
         return np.asarray(values >= self.right_from - 1e-9, dtype=np.float64)
 
     def __call__(self, references: Sequence[str], predicted: Sequence[str], output: Output | Sequence[str]) -> float:
@@ -94,7 +94,7 @@ def _texts(score: Callable[[str, str], float]) -> Callable[[Answered], Floats]:
 
 
 def _same(answered: Answered) -> Floats:
-    """What accuracy counts: equal labels or texts, equal numbers, equal JSON."""
+    """Rows of accuracy: equal labels or texts, equal numbers, equal JSON."""
     return answered.each(answered.output.kind.same)
 
 
@@ -163,15 +163,15 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
 def metric_named(name: str, where: str = "metric", type: OutputType | None = None) -> Metric:
     """The metric called ``name``: one of ``METRICS``, ``within 0.5`` or ``within 1%`` for numbers, or an installed package's.
 
-    A function of the user's (``metrics.py:score``) is loaded by :func:`metric_for` alone, since that runs its file.
+    A function of the user's (``metrics.py:score``) is only loaded by :func:`metric_for`, because that executes its file.
 
     Args:
-        name: of the metric.
-        where: what errors call the place that names it.
-        type: of the output, for errors, which name those alone that fit it; None where it is not known.
+        name: name of the metric.
+        where: place of the name, for errors.
+        type: type of the output, to list fitting metrics in errors; None if unknown.
 
     Raises:
-        InputError: there is none of that name, which says which is nearest; or packages clash, or one does not run.
+        InputError: the name is unknown (the message suggests the closest one), packages clash, or one cannot be loaded.
     """
     added = plugins(METRICS_GROUP, METRICS)
     if name in METRICS:
@@ -183,7 +183,7 @@ def metric_named(name: str, where: str = "metric", type: OutputType | None = Non
         absolute, relative = (0.0, size / 100) if match[2] else (size, 0.0)
         about = f"share of rows within {match[1]}{match[2]} of the right number"
         return Metric(name.strip(), about, ("number",), _within(absolute, relative))
-    # What types a package's metric fits, only running it tells.
+    # The types of a package's metric are only known after loading it.
     known = [*(one.name for one in METRICS.values() if type is None or type in one.types), *added]
     numbers = "; 'within 0.5' and 'within 1%' for numbers" if type in (None, "number") else ""
     nearest = difflib.get_close_matches(name.lower().replace("-", "_").replace(" ", "_"), known, n=1, cutoff=0.4)
@@ -198,17 +198,17 @@ def metric_named(name: str, where: str = "metric", type: OutputType | None = Non
 def _from_package(plugin: Plugin) -> Metric:
     expected = "and no cotune.task.metrics.metric.Metric"
     found: Metric = plugin.load_as(lambda found: isinstance(found, Metric), expected)
-    # Another version of the package may score otherwise.
+    # Another version of the package may score differently.
     return replace(found, name=plugin.name, fingerprint=found.fingerprint or plugin.package)
 
 
 def metric_for(name: str | None, output: Output, where: str = "metric", *, run: bool = True) -> Metric:
-    """The metric of a task: the one named, or the default of the output's type.
+    """The named metric, or the default of the output's type.
 
-    A user's file is executed here; with ``run`` False it is only read, and whoever may calls :meth:`UserMetric.run`.
+    A user's file is executed here; with ``run=False`` it is only read, and :meth:`UserMetric.run` executes it later.
 
     Raises:
-        InputError: there is none of that name, it does not fit the type, or the user's file is missing or broken.
+        InputError: the name is unknown, the metric does not fit the type, or the user's file is missing or broken.
     """
     if name is None:
         return METRICS[output.kind.default_metric]

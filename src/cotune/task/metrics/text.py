@@ -1,4 +1,4 @@
-"""Metrics of free text, each a number from 0 to 1 a row."""
+"""Metrics of free text, from 0 to 1 per row."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 def normalised_text(text: str) -> str:
     """The text without case, punctuation, English articles and runs of white space, as SQuAD compares answers.
 
-    Source: the evaluation script of SQuAD (arXiv 1606.05250); letters are also brought into one Unicode form (NFKC).
+    Source: the evaluation script of SQuAD (arXiv 1606.05250); Unicode is also normalised (NFKC).
     """
     folded = unicodedata.normalize("NFKC", text).casefold().translate(_PUNCTUATION)
     return " ".join(_ARTICLES.sub(" ", folded).split())
 
 
 def normalised_match(reference: str, answer: str) -> float:
-    """1 where the texts are equal once normalised; see :func:`normalised_text`."""
+    """1 if the texts are equal after normalisation; see :func:`normalised_text`."""
     return float(normalised_text(reference) == normalised_text(answer))
 
 
 def token_f1(reference: str, answer: str) -> float:
-    """F1 of the words that both texts have, after :func:`normalised_text`; of two texts without words 1.
+    """F1 of the words of both texts after :func:`normalised_text`; 1 for two texts without words.
 
     Source: the evaluation script of SQuAD (arXiv 1606.05250).
     """
@@ -57,7 +57,7 @@ def rouge_l(reference: str, answer: str) -> float:
 
 
 class _Words:
-    """Words as the library's own tokenizer cuts them, which however knows no letters but a to z."""
+    """Words as the library's own tokenizer splits them, but for all scripts instead of a to z only."""
 
     def tokenize(self, text: str) -> list[str]:
         return _words(text)

@@ -1,4 +1,4 @@
-"""A metric of the user's own: a function in a Python file that the config names."""
+"""A user's metric: a function in a Python file that the config names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UserFunction = Callable[[Any, Any, dict[str, str]], float]
 
 
 def names_user_metric(name: str) -> bool:
-    """Whether a metric's name means a function in a file, as in ``metrics.py:score``."""
+    """Whether a metric's name is a function in a file, as in ``metrics.py:score``."""
     return ".py:" in name
 
 
@@ -35,12 +35,12 @@ class UserMetric:
     """Calls ``score(right, answer, row)`` for each row; the score of a task is the mean.
 
     ``right`` and ``answer`` are texts for labels and free text, ``decimal.Decimal`` for numbers and plain Python values for
-    JSON; ``answer`` is None where it is no value of the output's type. ``row`` maps the input fields to their texts. The
-    function gives a number from 0 to 1, or True or False.
+    JSON; ``answer`` is None if it is not a valid value. ``row`` maps the input fields to their texts. The function returns a
+    number from 0 to 1, or True or False.
 
-    The file is executed because the user names it, with all that the user may do, and only to score; bundles never hold it.
-    A run's folder names it too, but a folder may come from anywhere: there it is read with ``run=False`` and executed by
-    :meth:`run` once the user has allowed it, or where :attr:`known` says that this user has run that very file before.
+    The file is executed with the user's rights because the user names it, and only to score; bundles never contain it. A run's
+    folder names it too, but a folder may come from elsewhere: there it is read with ``run=False`` and executed by :meth:`run`
+    once the user has allowed it, or if :attr:`known` says that this user has run the same file before.
 
     Args:
         name: file and function, as in ``metrics.py:score``.
@@ -49,7 +49,7 @@ class UserMetric:
 
     Attributes:
         name: file and function, without the folder.
-        fingerprint: content hash of the file, since what it says decides what a run finds.
+        fingerprint: content hash of the file, which affects the results of a run.
 
     Raises:
         InputError: there is no such file or function, or the file does not run.
@@ -74,13 +74,13 @@ class UserMetric:
 
     @property
     def known(self) -> bool:
-        """Whether this user has run this file, as it reads now and where it lies now, before."""
+        """Whether this user has run this file before, unchanged and in the same place."""
         with contextlib.suppress(CotuneError, OSError):
             return self._mark().is_file()
         return False
 
     def run(self) -> None:
-        """Execute the file, if that has not happened yet, and remember that the user wanted it.
+        """Execute the file if necessary, and remember that the user allowed it.
 
         Raises:
             InputError: it does not run, or has no such function.
@@ -88,12 +88,12 @@ class UserMetric:
         if self._function is not None:
             return
         self._function = self._load()
-        # A cache that cannot be written costs a question, not the run.
+        # If the cache cannot be written, the user is asked again; the run continues.
         with contextlib.suppress(CotuneError, OSError):
             write_json(self._mark(), self.name)
 
     def _mark(self) -> Path:
-        """The file that says so. Its name holds the number of its folder: a cache that somebody else filled allows nothing."""
+        """The record of that. Its name contains the id of its folder, so that a copied cache allows nothing."""
         folder = cache_folder("metrics")
         place = str(self._path.absolute())
         return folder / f"{content_hash([folder.stat().st_ino, place, self.fingerprint], 40)}.json"
@@ -103,7 +103,7 @@ class UserMetric:
         module = ModuleType(f"cotune_user_metric_{path.stem}")
         module.__file__ = str(path)
         try:
-            # What was hashed is what is executed: neither the file as it is by now nor a compiled one beside it.
+            # Execute exactly what was hashed: neither a changed file nor a compiled one next to it.
             exec(compile(self._source, str(path), "exec"), vars(module))
         except Exception as error:
             raise InputError(
@@ -126,7 +126,7 @@ class UserMetric:
         """``[rows]`` scores.
 
         Raises:
-            InputError: the function fails, or gives something else than a number from 0 to 1; names the row.
+            InputError: the function fails, or returns anything but a number from 0 to 1; the message names the row.
         """
         function = self._function
         if function is None:

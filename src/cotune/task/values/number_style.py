@@ -75,6 +75,13 @@ def number_style(cells: Sequence[str]) -> NumberStyle | None:
     return NumberStyle(comma, units.pop())
 
 
+def has_decimal_comma(cell: str) -> bool:
+    """Whether a cell is a number, with a unit or without, whose comma cannot stand between thousands."""
+    parts = _parts(cell)
+    digits = "" if parts is None else parts[0].lstrip("+-")
+    return "," in digits and _POINT.fullmatch(digits) is None and _COMMA.fullmatch(digits) is not None
+
+
 def _parts(text: str) -> tuple[str, str] | None:
     """Sign and digits, blanks between thousands taken out, and the unit."""
     plain = re.sub(r"[\u00a0\u2009\u202f]", " ", text.strip()).replace("\u2212", "-").replace("\u2019", "'")

@@ -1,4 +1,4 @@
-"""What an answer is: one of some labels, a number, JSON of a schema, or free text."""
+"""The type of a task's answers: labels, numbers, JSON with a schema, or free text."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ["OUTPUT_TYPES", "WRITTEN_TYPES", "Output", "OutputType", "label_outpu
 
 @dataclass(frozen=True)
 class Output:
-    """The type of a task's answers, and what bounds them.
+    """The type of a task's answers, with labels or schema.
 
     Attributes:
         type: ``label``, ``text``, ``number`` or ``json``.
         labels: all labels, sorted; empty for the other types.
         schema_text: the JSON Schema of JSON and numbers as JSON text; empty for the other types.
-        label_type: what labels are in the data, which knew them as numbers or truth values before they became texts.
+        label_type: type of the labels in the data: texts, numbers or truth values.
     """
 
     type: OutputType = "label"
@@ -36,7 +36,7 @@ class Output:
 
     @property
     def kind(self) -> OutputKind:
-        """What is particular to the type."""
+        """The output kind."""
         return KINDS[self.type]
 
     @cached_property
@@ -54,31 +54,31 @@ class Output:
 
     @property
     def form(self) -> str:
-        """What an instruction says of an answer's form, see :meth:`OutputKind.form`."""
+        """Description of the answer's form in an instruction, see :meth:`OutputKind.form`."""
         return self.kind.form(self)
 
     @property
     def constraint(self) -> Constraint | None:
-        """What answers are held to while they are written; None for free text and labels."""
+        """Constraint on generated answers; None for free text and labels."""
         return self.kind.constraint(self)
 
     def canonical(self, text: str) -> str:
-        """The one way in which an answer that means this is written: what is learnt and what is compared.
+        """The normal form of an answer, used in training and comparison.
 
-        Numbers are written plainly and shortest, JSON with the schema's order of keys; a text that is no such value stays.
+        Numbers in shortest plain form, JSON with the schema's order of keys; other texts stay unchanged.
         """
         return self.kind.canonical(text, self)
 
     def value(self, text: str) -> Any:
-        """What an answer means: a text, a :class:`decimal.Decimal`, or a JSON value; None where it is no such value."""
+        """The value of an answer: a text, a :class:`decimal.Decimal`, or a JSON value; None if it is invalid."""
         return self.kind.value(text)
 
     def own(self, text: str) -> Label:
-        """An answer as the data knew it: a label in its own type; whatever else as its text."""
+        """An answer in the type of the data: a label in its own type, anything else as text."""
         return text if self.kind.written else label_value(text, self.label_type)
 
     def told(self, text: str) -> Any:
-        """An answer for JSON: a label in its own type, JSON as its value, whatever else as its text."""
+        """An answer for JSON output: a label in its own type, JSON as its value, anything else as text."""
         if not self.kind.nested_cells:
             return self.own(text)
         value = self.value(text)
@@ -112,7 +112,7 @@ class Output:
         """Inverse of :meth:`to_json`.
 
         Raises:
-            InputError: it is no description of an output.
+            InputError: it is not a valid description.
         """
         known = {"type", "labels", "schema", "label_type"}
         if not isinstance(data, Mapping) or data.get("type") not in OUTPUT_TYPES or set(data) - known:

@@ -1,1 +1,1 @@
-"""Sections of the page, one a module."""
+"""Sections of the page, one in each module."""

@@ -1,4 +1,4 @@
-"""Errors on the test: what is confused with what, and whether probabilities mean what they say."""
+"""Errors on the test: confusions of labels and calibration of probabilities."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from cotune.report.terminal.plain import decimal, fields, items, one_line
 
 _MOST_LABELS = 24
 _BESIDE = 6
-"""Labels up to which a table of confusions has room beside another figure."""
+"""Most labels for which a confusion table fits next to another figure."""
 _SHOWN_MISTAKES = 8
 _DRAWS = 400
 NO_ROWS = "<p class=empty>The run’s folder holds no answers to single test rows{}.</p>"
 
 
 def errors_section(record: RunRecord) -> str:
-    """Confusions, reliability and the most confident mistakes, for each arm."""
+    """Confusions, reliability diagram and most confident errors of each arm."""
     tests = record.tests
     if not tests.arms:
         return NO_ROWS.format(" yet" if not record.finished else "")
     summed = {name: fields(arm) for name, arm in fields(record.summary.get("arms")).items()}
-    # Arms of one prompt with one set of weights err alike.
+    # Arms with the same prompt and weights make the same errors.
     groups = {group.names[0]: group for group in arm_groups({arm: summed.get(arm, {}) for arm in tests.arms})}
     chosen = next(arm for arm, group in groups.items() if tests.arms[-1] in group.names)
     options = "".join(
@@ -123,7 +123,7 @@ def _reliability(tests: AnsweredRows, arm: str, references: NDArray[np.int64], a
 
 
 def _chance_error(confidence: NDArray[np.float64], bins: int = 10) -> float:
-    """95% quantile of the calibration error of answers that are right exactly as often as they are sure."""
+    """95% quantile of the calibration error that perfectly calibrated answers would have."""
     place = np.clip(np.searchsorted(np.linspace(0, 1, bins + 1), confidence, side="right") - 1, 0, bins - 1)
     drawn = np.random.default_rng(0).random((_DRAWS, len(confidence))) < confidence
     member = np.eye(bins)[place]

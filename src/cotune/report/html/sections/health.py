@@ -1,4 +1,4 @@
-"""Data health, and what one needs to make the same run again."""
+"""Data checks, and what is needed to reproduce the run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _COUNTS = {
 
 
 def health_section(record: RunRecord) -> str:
-    """What the data checks found."""
+    """Findings of the data checks."""
     start = record.value("start")
     data = fields(record.summary.get("data"))
     counts = dict(fields(data.get("counts"))) or dict(fields(start.get("n")))
@@ -74,7 +74,7 @@ def health_section(record: RunRecord) -> str:
 
 
 def _neighbours(found: Mapping[str, Any]) -> str:
-    """The pairs of train and dev rows that say nearly the same, the closest first."""
+    """Near-duplicate pairs of train and dev rows, the closest first."""
     if why := found.get("skipped"):
         return figure("Rows that say the same in other words", f"<p>Not looked for: {data_text(one_line(why, 300))}.</p>")
     pairs = [fields(item) for item in items(found.get("alike"))]
@@ -142,7 +142,7 @@ def reproduce_section(record: RunRecord) -> str:
 
 
 def _noise(record: RunRecord) -> str:
-    """How far scores move on this machine by themselves."""
+    """Numerical noise: how far scores vary on this machine with the batch."""
     noise = fields(record.summary.get("noise")) or record.value("noise")
     sentence = noise_sentence(noise)
     if not sentence:
@@ -179,7 +179,7 @@ def _command(record: RunRecord) -> str:
 
 
 def task_yaml(config: Mapping[str, Any]) -> str:
-    """A run's resolved config as a task file; what is not set is left out."""
+    """The resolved config of a run as a task file; unset keys are left out."""
     import yaml
 
     def given(value: Any) -> Any:

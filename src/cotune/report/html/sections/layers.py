@@ -1,4 +1,4 @@
-"""Where in the model the answer forms: held-out accuracy and log-loss of probes by layer, frozen and tuned."""
+"""Probes by layer: held-out accuracy and log-loss, on frozen and tuned weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HEIGHT = 240
 
 @dataclass(frozen=True)
 class TunedPoint:
-    """What reads a tuned prompt, judged on held-out rows."""
+    """Names of the readouts of a tuned prompt, scored on held-out rows."""
 
     layer: int
     accuracy: float
@@ -31,15 +31,15 @@ class TunedPoint:
 
 @dataclass
 class LayerCurve:
-    """A prompt's probes by layer.
+    """The probes of a prompt by layer.
 
     Attributes:
-        prompt_id: how it asks.
-        rows: labelled rows of the last race that it was in.
-        chosen: the layer that is read.
-        probes: layer to cross-fitted accuracy and log-loss, for the layers that logistic regression was fitted on.
-        ridge: layer to leave-one-out squared error of ridge regression, for every layer that was embedded.
-        tuned: what tuning made of it.
+        prompt_id: id of the prompt.
+        rows: number of labelled rows in the last race of the prompt.
+        chosen: the layer that was chosen.
+        probes: layer to cross-fitted accuracy and log-loss, for the layers with a logistic regression.
+        ridge: layer to leave-one-out squared error of ridge regression, for every embedded layer.
+        tuned: results after tuning.
     """
 
     prompt_id: str
@@ -51,7 +51,7 @@ class LayerCurve:
 
 
 def read_curves(record: RunRecord, prompts: Prompts) -> list[LayerCurve]:
-    """The prompts whose layers are recorded: the winner first, then the seed prompt, then the others, the last race first."""
+    """The prompts with recorded layers: the winner, the seed prompt, then the others with the last race first."""
     found: dict[str, LayerCurve] = {}
     for race in record.values("race"):
         rows, layers, ridge = (fields(race.get(name)) for name in ("rows", "layers", "ridge"))
@@ -63,7 +63,7 @@ def read_curves(record: RunRecord, prompts: Prompts) -> list[LayerCurve]:
             curve.ridge = {
                 layer: error for layer, error in sorted(errors.items(), key=str) if layer is not None and error is not None
             }
-            # The last race that a prompt was in comes last.
+            # Later races overwrite earlier ones.
             found.pop(curve.prompt_id, None)
             if curve.probes:
                 found[curve.prompt_id] = curve
@@ -87,7 +87,7 @@ def read_curves(record: RunRecord, prompts: Prompts) -> list[LayerCurve]:
 
 
 def layers_section(record: RunRecord, prompts: Prompts) -> str:
-    """Plots over the layers; empty where no probe was fitted."""
+    """Plots over the layers; empty if no probe was fitted."""
     curves = read_curves(record, prompts)
     if not curves:
         return ""
@@ -132,7 +132,7 @@ def _probes(curves: list[LayerCurve], kinds: list[str], prompts: Prompts, record
     _band(plot, curves)
     plot.axes(_layer_ticks(depth), [(t, f"{100 * t:g}" if place == 0 else f"{t:g}") for t in nice_ticks(*plot.y_range, 5)])
     measure = record.dev_measure
-    # The leading prompt is drawn last, so that it lies on top.
+    # Draw the leading prompt last, on top of the others.
     for curve, kind in reversed(list(zip(curves, kinds, strict=True))):
         shown = _name(curve, prompts)
         points: list[Point] = [(layer, pair[place]) for layer, pair in sorted(curve.probes.items())]
@@ -153,7 +153,7 @@ def _probes(curves: list[LayerCurve], kinds: list[str], prompts: Prompts, record
 
 
 def _ridge(curves: list[LayerCurve], kinds: list[str], prompts: Prompts, depth: int) -> str:
-    """Every layer that was embedded, by a regression that takes no time."""
+    """The ridge regression's error on every embedded layer."""
     drawn = [(curve, kind) for curve, kind in zip(curves, kinds, strict=True) if len(curve.ridge) > 1]
     if not drawn:
         return ""
@@ -200,7 +200,7 @@ def _numbers(curves: list[LayerCurve], prompts: Prompts) -> str:
 
 
 def _band(plot: Plot, curves: list[LayerCurve]) -> None:
-    """The layers that were tuned for the leading prompt."""
+    """The window of layers that was tuned for the leading prompt."""
     window = next((point.window for curve in curves for point in reversed(curve.tuned) if point.window), None)
     if window is None:
         return
@@ -249,7 +249,7 @@ def _pairs(by_layer: Mapping[str, Any]) -> dict[int, tuple[float, float]]:
 
 
 def _whole(value: object) -> int | None:
-    """A layer's number; the keys of JSON objects are texts."""
+    """A layer's number from a key of a JSON object."""
     if isinstance(value, str):
         return int(value) if value.isascii() and value.isdigit() and len(value) < 6 else None
     found = number(value)

@@ -1,4 +1,4 @@
-"""Lineage and map of the prompts."""
+"""Family tree and map of the prompts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DEEPEST = 6
 
 
 def lineage_section(record: RunRecord, prompts: Prompts) -> str:
-    """Every prompt under its parent, how it did on dev before and after tuning on one scale."""
+    """Every prompt under its parent, with its measure on dev before and after tuning on a common scale."""
     if not prompts.by_id:
         return "<p class=empty>No prompts were proposed yet.</p>"
     measure = record.dev_measure
@@ -41,13 +41,13 @@ def lineage_section(record: RunRecord, prompts: Prompts) -> str:
 
 
 def _before(record: RunRecord) -> str:
-    """What a prompt has without tuning."""
+    """Name of a prompt's measure without tuning."""
     name = record.dev_measure.name
     return f"{name} of the frozen probe" if record.by_probe else f"{name} in the race, before tuning in this cycle"
 
 
 def _probe_text(record: RunRecord) -> str:
-    """What the winner has by its probe, where these scores are of label words."""
+    """A note on the winner's measure by its probe, if the scores here are by label words."""
     level = record.dev_measure.of(fields(fields(record.value("confirm").get("dev")).get("best_tuned")))
     if level is None or record.by_probe or not record.answers_by_probe("best_tuned"):
         return ""
@@ -55,7 +55,7 @@ def _probe_text(record: RunRecord) -> str:
 
 
 def _tree(prompts: Prompts) -> Iterator[tuple[str, int]]:
-    """Ids with their depth, each under its first known parent."""
+    """Prompt ids with their depth in the tree, each under its first known parent."""
     known = prompts.by_id
     children: dict[str, list[str]] = {}
     roots: list[str] = []
@@ -63,7 +63,7 @@ def _tree(prompts: Prompts) -> Iterator[tuple[str, int]]:
         parent = next((p for p in facts.parents if p in known and p != prompt_id), None)
         (roots if parent is None else children.setdefault(parent, [])).append(prompt_id)
     seen: set[str] = set()
-    # Prompts of a circle, which only a damaged journal can hold, hang under no root: they come last.
+    # Only a damaged journal has cycles; their prompts have no root and come last.
     for start in (*roots, *known):
         stack = [(start, 0)]
         while stack:
@@ -120,7 +120,7 @@ def _scores(facts: PromptFacts, measure: DevMeasure, span: Point) -> str:
 
 
 def map_section(record: RunRecord, prompts: Prompts) -> str:
-    """The prompts of each pool as points: near ones read alike to the model."""
+    """The prompts of each pool as points; near ones have similar hidden states."""
     measure = record.dev_measure
     races = {int(number(v.get("cycle")) or 0): v for v in record.values("race")}
     figures: list[str] = []
@@ -136,7 +136,7 @@ def map_section(record: RunRecord, prompts: Prompts) -> str:
         gone = set(map(str, items(race.get("dropped"))))
         most = max(rows.values(), default=0)
         here = sorted((levels[i] for i, _ in points if i in levels), key=measure.rank)
-        # From the worst to the best, whatever is better.
+        # From the worst to the best level, in either direction.
         span = (here[0], here[-1]) if here else (0.0, 1.0)
         plot = Plot(
             padded((p[0] for _, p in points), share=0.12),
@@ -144,7 +144,7 @@ def map_section(record: RunRecord, prompts: Prompts) -> str:
             height=360,
             label=f"Map of the prompts of cycle {cycle}",
         )
-        # Small dots last, so that none is hidden under a large one.
+        # Draw small dots last, so that large ones do not hide them.
         for prompt_id, place in sorted(points, key=lambda item: -rows.get(item[0], 0)):
             facts = prompts.by_id[prompt_id]
             seen, level = rows.get(prompt_id, 0), levels.get(prompt_id)
@@ -157,7 +157,7 @@ def map_section(record: RunRecord, prompts: Prompts) -> str:
             plot.dot(place, kind, radius=radius, tip=tip, prompt=prompt_id, name=f"{facts.name}: open")
         legend = "".join(f'<span class="swatch s{k}"></span>' for k in range(7))
         ramp = f'<span>{measure.shown(span[0])}</span><span class="ramp">{legend}</span>'
-        # A scale from a level to the same one shows nothing.
+        # No colour scale if all levels are equal.
         ramp = ramp if measure.shown(span[0]) != measure.shown(span[1]) else ""
         key = (
             f'<div class="legend">{ramp}{measure.legend(span[1])}<span>larger: more rows seen</span>'

@@ -1,4 +1,4 @@
-"""Rows against who answered them: test rows and the arms, dev rows and the best prompts."""
+"""Tables of single answers: test rows by arm, and dev rows by prompt."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TITLES = {"test": "test rows, arms", "dev": "dev rows, best prompts"}
 
 
 def matrix_section(record: RunRecord) -> str:
-    """The frame of the table that the page's script fills."""
+    """The empty table, which the page's script fills."""
     shown = [name for name, rows in (("test", record.tests), ("dev", record.devs)) if rows.arms]
     if not shown:
         return NO_ROWS.format(" yet: the test split is opened at the end" if not record.finished else "")
@@ -33,7 +33,7 @@ def matrix_section(record: RunRecord) -> str:
         " The best prompts stand with the weights that each did best with, and were chosen by these dev rows, so their scores "
         "are optimistic."
     )
-    # Written answers hardly recur, so there is nothing to pick by.
+    # Generated answers rarely repeat, so no filter by answer is offered.
     hidden = " hidden" if written else ""
     return (
         "<p class=intro>Every row against everyone who answered it: ✓ right, ✗ wrong. A pattern below picks the rows that have "
@@ -55,10 +55,10 @@ def matrix_section(record: RunRecord) -> str:
 
 
 def tables_for_page(record: RunRecord, prompts: Prompts) -> dict[str, Any]:
-    """Each table as the page's script reads it: who answered, the labels, the rows."""
+    """Data of each table for the page's script: columns, labels and rows."""
     summed = fields(record.summary.get("arms"))
     devs = replace(record.devs, rows=record.devs.rows[:_MOST_DEV_ROWS])
-    # Arms of one prompt with one set of weights answer alike: one column for all of them.
+    # Arms with the same prompt and weights give the same answers and share a column.
     groups = arm_groups({arm: fields(summed.get(arm)) for arm in record.tests.arms})
     tests = replace(record.tests, names=tuple(group.names[0] for group in groups))
     arms = [{"name": group.title} for group in groups]
@@ -78,7 +78,7 @@ def tables_for_page(record: RunRecord, prompts: Prompts) -> dict[str, Any]:
 
 
 def _columns(devs: AnsweredRows, prompts: Prompts, record: RunRecord) -> list[dict[str, Any]]:
-    """Heads of the best prompts: their place, whose weights, and the prompt to open."""
+    """Column heads of the best prompts: rank, weights, and the prompt that a click opens."""
     columns = []
     for place, name in enumerate(devs.arms):
         found = devs.candidates[name]
@@ -103,7 +103,7 @@ def _ordinal(place: int) -> str:
 
 
 def rows_for_page(rows: AnsweredRows, *, total_bytes: int = 1_200_000) -> list[dict[str, Any]]:
-    """The rows as the page's script reads them: texts cut to a size in all, only the likeliest labels' probabilities."""
+    """Rows for the page's script, with texts cut to a total size and probabilities of the likeliest labels only."""
     each = max(160, min(4_000, total_bytes // max(1, len(rows.rows))))
     return [_row(rows, row, each) for row in rows.rows]
 

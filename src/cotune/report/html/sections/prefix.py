@@ -1,4 +1,4 @@
-"""The winner's trained prefix, token by token."""
+"""The winner's tuned prefix, token by token."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CAPTION = (
 
 
 def prefix_section(record: RunRecord) -> str:
-    """A table of the prefix's tokens; empty where the run has none."""
+    """A table of the prefix's tokens; empty if the run has no prefix."""
     found = record.value("prefix")
     rows = "".join(_row(place, fields(item)) for place, item in enumerate(items(found.get("tokens"))))
     if not rows:

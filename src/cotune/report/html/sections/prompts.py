@@ -1,4 +1,4 @@
-"""The prompts of a run and what became of each: where it came from, what it scored, how far it was tuned."""
+"""The prompts of a run and the history of each: origin, scores and tuning."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cotune.report.html.sections.record import RunRecord
 from cotune.report.terminal.plain import fields, items, number, one_line
 
 _MOST_WORDS = 1_500
-# A space goes with the word before it: spaces of their own would match anywhere and tear differences to pieces.
+# Each word includes the space behind it: single spaces would match anywhere and split differences.
 _WORD = re.compile(r"^\s+|\S+\s*")
 
 
@@ -27,14 +27,14 @@ class Score:
     """A measurement on dev.
 
     Attributes:
-        level: the score, or the log-loss, by the page's measure of dev.
-        rows: dev rows that it rests on.
-        cycle: in which it was made.
-        adapter: weights that answered.
-        score: the metric, where it is known.
-        log_loss: in nats a row, where it is known.
-        steps: optimizer steps behind the weights, 0 for the base model.
-        stage: of the run.
+        level: score or log-loss, by the page's measure.
+        rows: number of dev rows.
+        cycle: number of the cycle.
+        adapter: id of the adapter, or of the base model.
+        score: the metric's score, if known.
+        log_loss: log-loss in nats per row, if known.
+        steps: optimizer steps of the weights; 0 for the base model.
+        stage: stage of the run.
     """
 
     level: float
@@ -53,14 +53,14 @@ class PromptFacts:
 
     Attributes:
         prompt: the prompt itself.
-        source: where it came from.
-        operator: what made it, empty for a first prompt.
-        parents: ids of the prompts that it was made from.
-        cycle: in which it first appeared.
-        raced: its result in each race.
-        tuned: its adapters' results, in order.
-        dropped: cycles in which the race's test dropped it.
-        layer: that its probe is read from; None where label words or written answers are.
+        source: source of the prompt.
+        operator: operator that made it; empty for initial prompts.
+        parents: ids of its parent prompts.
+        cycle: cycle in which it first appeared.
+        raced: its measurement in each race.
+        tuned: measurements of its adapters, in order.
+        dropped: cycles in which a race eliminated it.
+        layer: layer of its probe; None for label words and generated answers.
     """
 
     prompt: Prompt
@@ -75,27 +75,27 @@ class PromptFacts:
 
     @property
     def name(self) -> str:
-        """The prompt on one short line."""
+        """The prompt as one short line."""
         return one_line(self.prompt.text.replace("\n", " ⏎ ") or "(the bare input)", 110)
 
     @property
     def races(self) -> list[Score]:
-        """Its results in races alone, which all prompts have; others were measured without tuning to be compared with it."""
+        """Its measurements in races, without those of stage ``frozen``, which only serve the comparison with tuning."""
         return [score for score in self.raced if score.stage != "frozen"]
 
     @property
     def origin(self) -> str:
-        """Where it came from, in words."""
+        """Its origin in words."""
         named = {"user": "yours or drafted", "previous": "the old bundle’s"}
         return named.get(self.source, self.operator.replace("_", " ").replace("+", " + ") or self.source)
 
     def best(self, measure: DevMeasure) -> Score | None:
-        """Its best measurement: tuned where it was tuned, else raced."""
+        """Its best measurement: after tuning if it was tuned, else in a race."""
         return max(self.tuned or self.races or self.raced, key=lambda s: measure.rank(s.level), default=None)
 
     @cached_property
     def full_text(self) -> str:
-        """All that the model is shown apart from the row, as people read it."""
+        """Everything that the model is shown except the row, as readable text."""
         prompt = self.prompt
         blocks = [f"[system]\n{prompt.system}"] if prompt.system is not None else []
         if prompt.nearest:
@@ -112,7 +112,7 @@ class PromptFacts:
 
 @dataclass(frozen=True)
 class Prompts:
-    """All prompts of a run by id, in order of appearance; which is the seed's, and which leads."""
+    """All prompts of a run by id, in order of appearance, with the ids of the seed prompt and the leading one."""
 
     by_id: Mapping[str, PromptFacts]
     seed: str = ""
@@ -124,7 +124,7 @@ class Prompts:
 
 
 def read_prompts(record: RunRecord) -> Prompts:
-    """Gather the prompts from a journal; what has not the expected form is passed over."""
+    """Collect the prompts from a journal; malformed events are skipped."""
     found: dict[str, PromptFacts] = {}
     seed = _collect(record, found)
     latest, cycle = "", 1
@@ -190,13 +190,13 @@ def _score(value: Mapping[str, Any], level: float | None, measured: Mapping[str,
 
 
 def _with_answers(measured: Score, written: Mapping[str, Any]) -> Score:
-    """A measurement with the score of what its adapter wrote later, where it wrote that to the same rows."""
+    """A measurement completed by the score of answers that its adapter generated later for the same rows."""
     same = (measured.adapter, measured.rows) == (str(written.get("adapter_id")), number(written.get("rows")))
     return replace(measured, score=number(written.get("score"))) if same and measured.score is None else measured
 
 
 def read_prompt(data: object) -> Prompt | None:
-    """A prompt from its JSON object; None for whatever else stands there."""
+    """Read a prompt from its JSON object; None for any other value."""
     try:
         prompt = Prompt.from_json(fields(data)) if fields(data) else None
         return prompt if prompt and prompt.id else None
@@ -205,10 +205,10 @@ def read_prompt(data: object) -> Prompt | None:
 
 
 def word_diff(before: str, after: str) -> list[list[str]] | None:
-    """What became of a text, word by word.
+    """Difference of two texts by words.
 
     Returns:
-        Pairs of ``=`` (kept), ``-`` (gone) or ``+`` (new) and the piece of text; None where the texts are too long to compare.
+        Pairs of ``=`` (kept), ``-`` (gone) or ``+`` (new) and the piece of text; None if the texts are too long to compare.
     """
     old, new = _WORD.findall(before), _WORD.findall(after)
     if max(len(old), len(new)) > _MOST_WORDS:
@@ -224,7 +224,7 @@ def word_diff(before: str, after: str) -> list[list[str]] | None:
 
 
 def prompt_details(prompts: Prompts, metric: str, groups: Sequence[int] = (), *, total_bytes: int = 700_000) -> dict[str, Any]:
-    """For the page's panel: each prompt's text, scores and difference from its parent, cut to a size in all."""
+    """Data for the page's panel: each prompt's text, scores and difference from its parent, cut to a total size."""
     each = max(600, min(12_000, total_bytes // (2 * max(1, len(prompts.by_id)))))
     texts = {prompt_id: cut(facts.full_text, each) for prompt_id, facts in prompts.by_id.items()}
     details: dict[str, Any] = {}

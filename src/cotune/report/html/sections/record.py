@@ -1,4 +1,4 @@
-"""What a run's folder holds, read without trust: a report must come out of half a journal too."""
+"""Read a run's folder leniently, since a report must also work for an incomplete journal."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ ARMS = (*FIVE, PREVIOUS)
 
 @dataclass(frozen=True)
 class AnsweredRow:
-    """A row with what each arm, or each candidate, answered.
+    """A row with the answers of each arm or candidate.
 
     Attributes:
-        id: of the row.
-        text: its input, fields by name where there are several.
-        reference: index of the right label, or of the right answer's text.
-        answers: arm name to index of the label that it chose, or of the text that it wrote.
-        probabilities: arm name to one number a label, after the arm's decision rule; arms may be missing.
-        right: arm name to whether the row counts as right.
-        values: arm name to what a written answer is worth by the metric; empty for labels.
+        id: id of the row.
+        text: its input; with several fields, each with its name.
+        reference: index of the right label or answer text.
+        answers: arm name to index of its label or generated text.
+        probabilities: arm name to one probability per label, after the arm's decision rule; arms may be missing.
+        right: arm name to whether its answer is right.
+        values: arm name to the metric's score of a generated answer; empty for labels.
     """
 
     id: str
@@ -44,14 +44,14 @@ class AnsweredRow:
 
 @dataclass(frozen=True)
 class AnsweredRows:
-    """Rows of a run, with the labels, or the texts of written answers, that their indices point into.
+    """Rows of a run, with the labels or answer texts that their indices refer to.
 
     Attributes:
-        labels: what may be answered, or what was.
-        rows: of the test, or of dev.
-        written: whether answers are texts.
-        names: who may have answered, in the order in which they are shown.
-        candidates: what is known of each name that is not an arm's.
+        labels: the labels, or the texts of generated answers.
+        rows: rows of the test or of dev.
+        written: whether answers are generated texts.
+        names: names of arms or candidates, in the order of display.
+        candidates: description of each name that is not an arm's.
     """
 
     labels: tuple[str, ...] = ()
@@ -62,24 +62,24 @@ class AnsweredRows:
 
     @cached_property
     def arms(self) -> tuple[str, ...]:
-        """Names that answered every row."""
+        """Names with an answer to every row."""
         return tuple(name for name in self.names if self.rows and all(name in row.answers for row in self.rows))
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run as its folder tells it.
+    """A run as read from its folder.
 
     Attributes:
         folder: the run's folder.
         events: the journal's lines, each with ``kind`` and ``value``.
-        summary: of a finished run, else empty.
-        config: of the run, else empty.
+        summary: summary of a finished run, else empty.
+        config: config of the run, if present.
         identity: hashes of data and prompts.
-        command: what the user typed; empty where it is not known.
-        tests: the test rows' answers; empty where the run does not hold them.
-        devs: the best prompts' answers to the dev rows; empty likewise.
-        remarks: what could not be read, in sentences.
+        command: the command line; empty if not known.
+        tests: answers to the test rows; empty if the run has none.
+        devs: answers of the best prompts to the dev rows; empty if the run has none.
+        remarks: sentences on what could not be read.
     """
 
     folder: Path
@@ -94,7 +94,7 @@ class RunRecord:
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end."""
+        """Whether the run has finished."""
         return bool(self.summary)
 
     @property
@@ -104,13 +104,13 @@ class RunRecord:
 
     @cached_property
     def dev_groups(self) -> tuple[int, ...]:
-        """Number of the group of each dev row, in the order in which all meet them; empty where rows are not grouped."""
+        """Group number of each dev row, in scoring order; empty if rows are not grouped."""
         found = [number(group) for group in items(self.value("start").get("dev_groups"))]
         return tuple(int(group) for group in found if group is not None)
 
     @cached_property
     def dev_measure(self) -> DevMeasure:
-        """By what the page tells how good a candidate is on dev."""
+        """The measure of candidates on dev that the page shows."""
         return dev_measure(self.events, self.metric, self.dev_groups, by_probe=self.by_probe)
 
     def values(self, *kinds: str) -> Iterator[Mapping[str, Any]]:
@@ -120,21 +120,21 @@ class RunRecord:
                 yield fields(event.get("value"))
 
     def value(self, kind: str) -> Mapping[str, Any]:
-        """The last event's value of a kind; empty where there is none."""
+        """The value of the last event of a kind; empty if there is none."""
         return next(reversed(list(self.values(kind))), {})
 
     def confirmed(self, arm: str) -> Mapping[str, Any]:
-        """An arm's candidate as it was frozen before the test; empty where none was."""
+        """An arm's candidate as fixed before the test; empty if none was."""
         return fields(fields(self.value("confirm").get("arms")).get(arm))
 
     @cached_property
     def by_probe(self) -> bool:
-        """Whether the search read labels off hidden states, so that what it measured are probes on held-out rows."""
+        """Whether the search was by probes, so that its measurements are of probes on held-out rows."""
         found = any("layers" in value for value in self.values("race"))
         return found or any("readout" in value for value in self.values("tuned"))
 
     def answers_by_probe(self, arm: str) -> bool:
-        """Whether a probe answers in a frozen arm."""
+        """Whether an arm's candidate answers by a probe."""
         return fields(self.confirmed(arm).get("decision")).get("kind") == "probe"
 
 
@@ -142,14 +142,14 @@ def read_record(folder: Path) -> RunRecord:
     """Read a run's folder.
 
     Raises:
-        InputError: it is not a run's folder.
+        InputError: if it is not a run's folder.
     """
     if not (folder / JOURNAL).is_file() and not (folder / SUMMARY).is_file():
         raise no_run(folder)
     remarks: list[str] = []
     events = tuple(_events(folder / JOURNAL, remarks))
     stored = fields(_json(folder / CONFIG, remarks))
-    # The report is written before the run says that it is done; its cost is the last step that a summary rests on.
+    # The report is written before the run's last event; the cost event is the last one that a summary needs.
     ended = any(event.get("kind") in ("cost", "done") for event in events) or not events
     summary = fields(_json(folder / SUMMARY, remarks)) if ended else {}
     tests, devs = (_answered(name, _json(folder / name, remarks), remarks) for name in (TEST_ROWS, DEV_ROWS))
@@ -170,7 +170,7 @@ def _events(path: Path, remarks: list[str]) -> Iterator[Mapping[str, Any]]:
         try:
             event = json.loads(line)
         except (ValueError, RecursionError):
-            # A run that is going on, or was killed, may have left half a line at the end.
+            # A run in progress, or one that was killed, may have an incomplete last line.
             unreadable += line is not torn and line is not lines[-1]
             continue
         if isinstance(event, dict):
@@ -206,7 +206,7 @@ def _answered(name: str, data: object, remarks: list[str]) -> AnsweredRows:
 
 
 def _written_row(item: Mapping[str, Any], texts: dict[str, int]) -> AnsweredRow | None:
-    """A row whose answers are texts; ``texts`` gets those that it does not hold yet."""
+    """Read a row with generated answers; new texts are added to ``texts``."""
     answers, right = fields(item.get("answers")), fields(item.get("right"))
     reference = item.get("gold")
     if not isinstance(reference, str) or set(answers) != set(right):

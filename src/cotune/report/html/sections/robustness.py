@@ -1,4 +1,4 @@
-"""The winning prompt in other formats, before and after tuning."""
+"""Prompt format robustness: the winner in other formats, before and after tuning."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MEASURES = {"min": "worst format", "max": "best format", "range": "range", "sd"
 
 
 def robustness_section(record: RunRecord, prompts: Prompts) -> str:
-    """Dots for each format, base model above tuned, and the spread in numbers."""
+    """A dot for each format, with the base model above the tuned one, and the spread in numbers."""
     found = _found(record)
     formats = _formats(found)
     if not formats:
@@ -38,7 +38,7 @@ def robustness_section(record: RunRecord, prompts: Prompts) -> str:
 
 
 def with_formats(record: RunRecord, prompts: Prompts) -> Prompts:
-    """The prompts and, for the panel, the other formats of the winner with their scores."""
+    """The prompts, and the winner's other formats with their scores for the panel."""
     found = _found(record)
     rows = int(number(found.get("n")) or 0)
     more: dict[str, PromptFacts] = {}
@@ -57,7 +57,7 @@ def _found(record: RunRecord) -> Mapping[str, Any]:
 
 
 def _formats(found: Mapping[str, Any]) -> list[tuple[Any, tuple[float, float]]]:
-    """Each format's prompt with its scores under the base model and the tuned one."""
+    """Prompt of each format with its scores on the base model and the tuned one."""
     base, tuned = (items(fields(found.get(side)).get("scores")) for side, *_ in _SIDES)
     shown = []
     for item, *scores in zip(items(found.get("prompts")), base, tuned, strict=False):
@@ -80,7 +80,7 @@ def _dots(record: RunRecord, found: Mapping[str, Any], formats: list[tuple[Any, 
         if (score := number(own.get(side))) is not None:
             plot.line((score, level - 0.42), (score, level + 0.42), "from")
         for number_, (prompt, scores) in enumerate(formats):
-            # Formats often score alike, so each has its own height.
+            # Formats often have equal scores, so each has a height of its own.
             height = level + 0.6 * (middle - number_) / max(1, len(formats))
             shown = f"{name}: {share_text(scores[place], rows, record.metric, record.dev_groups)}"
             text = one_line(prompt.text.replace("\n", " ⏎ "), 160)

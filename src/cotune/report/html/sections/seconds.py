@@ -1,4 +1,4 @@
-"""Score against seconds for a run that reads labels by probes: the first verdict, the cycles, the test, and the references."""
+"""Score over seconds for a search by probes: first verdict, cycles, test and references."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _LATE = 0.7
 
 @dataclass(frozen=True)
 class Reached:
-    """A score and when it was known.
+    """A score and its time.
 
     Attributes:
-        seconds: of work since the run began.
-        score: share of right rows; of the test the metric.
+        seconds: active seconds since the run began.
+        score: accuracy; on the test the metric's score.
         kind: ``race``, ``frozen``, ``tuned``, ``verdict`` or ``test``.
-        what: in words.
-        ci: its interval, where it is known.
-        prompt_id: what was asked.
+        what: description in words.
+        ci: its interval, if known.
+        prompt_id: id of the prompt.
         base: whether the weights are the base model's.
     """
 
@@ -43,7 +43,7 @@ class Reached:
 
 
 def read_course(record: RunRecord) -> list[Reached]:
-    """Everything that was measured, in order."""
+    """All measured points, in order."""
     found: list[Reached] = []
     measure = record.dev_measure
     arms = fields(record.summary.get("arms"))
@@ -72,12 +72,14 @@ def read_course(record: RunRecord) -> list[Reached]:
             arm = fields(arms.get(name))
             ci = interval_of(arm) or share_interval(score, int(number(value.get("n")) or 0), record.metric)
             what = f"test, {group_of(arms, name).title}"
+            # An arm that got further test rows counts with all of them.
+            found = [one for one in found if one.what != what]
             found.append(Reached(at, score, "test", what, ci, str(arm.get("prompt_id") or ""), is_frozen(arms, name)))
     return found
 
 
 def seconds_section(record: RunRecord, prompts: Prompts) -> str:
-    """The plot; empty where no probe was fitted."""
+    """The plot; empty if no probe was fitted."""
     course = read_course(record)
     if not record.by_probe or not course:
         return ""
@@ -129,7 +131,7 @@ def _labelled_tfidf(record: RunRecord) -> str:
 
 
 def _reference_text(name: str, one: object, tested: float) -> str:
-    """A reference in words, with its rows where they are fewer than the ``tested`` ones."""
+    """A reference in words, with its number of rows if smaller than ``tested``."""
     found = fields(one)
     interval = aside(between(interval_of(found), percent))
     rows = number(found.get("n"))
@@ -141,13 +143,13 @@ def _test_begins(record: RunRecord, plot: Plot) -> None:
     opened = next((number(event.get("active_s")) for event in record.events if event.get("kind") == "open_test"), None)
     if opened is not None:
         plot.line((opened, plot.y_range[0]), (opened, plot.y_range[1]), "zero")
-        # A test near the end has no room for its name on its right.
+        # Near the right edge there is no room for the name to the right of the dot.
         kind, dx = ("tick y", -6) if opened > _LATE * plot.x_range[1] else ("tick", 6)
         plot.text((opened, plot.y_range[0]), "test opened", kind, dx=dx, dy=-6)
 
 
 def _climb(record: RunRecord, course: list[Reached]) -> list[Point]:
-    """The held-out score of the best so far: the first race's best, then each cycle's winner."""
+    """The held-out score of the best candidate so far: the first race's best, then each cycle's winner."""
     first = next((one for one in course if one.kind == "race"), None)
     points: list[Point] = [] if first is None else [(first.seconds, first.score)]
     opened = None

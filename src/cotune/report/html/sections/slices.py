@@ -1,4 +1,4 @@
-"""Where the winner's failures lie together, and what a language model made of them."""
+"""Slices: clusters of the winner's errors, and the prompts that a proposer wrote for them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CAPTION = (
 
 
 def slices_section(record: RunRecord, prompts: Prompts) -> str:
-    """A table of the slices at the end of the run, and the rewriting where a proposer was asked."""
+    """A table of the final slices, and the rewritten prompts if a proposer was used."""
     return _slices(record) + _rewriting(record, prompts)
 
 
@@ -47,7 +47,7 @@ def _slices(record: RunRecord) -> str:
 
 
 def _place(record: RunRecord) -> str:
-    """By what rows are near each other."""
+    """The distance by which rows are clustered, in words."""
     if record.value("engine").get("device") != "endpoint":
         return "the base model’s embeddings"
     return "the endpoint’s embeddings" if fields(record.config.get("endpoint")).get("embeddings") else "their letters"
@@ -83,7 +83,7 @@ def _case(found: Mapping[str, Any]) -> str:
 
 
 def _rewriting(record: RunRecord, prompts: Prompts) -> str:
-    """What the proposer gave in each cycle, what was refused, how the rest fared, and why nothing came where nothing did."""
+    """The proposer's prompts in each cycle: rejected ones, results of the others, and errors."""
     asked = list(record.values("rewrite"))
     if not asked:
         return ""

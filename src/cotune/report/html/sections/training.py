@@ -1,4 +1,4 @@
-"""How the run went: loss and dev by step, the best on dev by tokens."""
+"""Training curves: loss and dev by step, best on dev by tokens."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _SPENT = {"train": "new_tokens", "score": "tokens", "write": "tokens"}
 
 @dataclass(frozen=True)
 class Look:
-    """A look at dev.
+    """A measurement on dev during training.
 
     Attributes:
-        steps: optimizer steps in all.
-        level: by the page's measure of dev.
-        rows: dev rows.
-        log_loss: in nats.
-        decays_from: steps in all at which the learning rate began to fall; None where it had not.
+        steps: optimizer steps so far.
+        level: score or log-loss, by the page's measure.
+        rows: number of dev rows.
+        log_loss: log-loss in nats.
+        decays_from: step at which the learning rate began to decay; None if it had not.
     """
 
     steps: int
@@ -39,18 +39,18 @@ class Look:
 
 @dataclass
 class Trial:
-    """A prompt's training, from the weights that it started with.
+    """The training of a prompt from given weights.
 
     Attributes:
-        prompt_id: what was asked.
-        start: optimizer steps behind the weights that it started from.
+        prompt_id: id of the prompt.
+        start: optimizer steps of the initial weights.
         losses: training loss of each step.
-        steady: how many of these steps were taken at the full learning rate.
-        decays_from: step at which the learning rate began to fall; None where it did not.
-        looks: at dev, in the order in which they were taken.
-        failed: why it stopped, where it diverged.
-        window: lower and upper edge of the layers that were tuned; None where all were.
-        rows: labelled rows that were learnt from; 0 where that is not recorded.
+        steady: number of these steps at the full learning rate.
+        decays_from: step at which the learning rate began to decay; None if it did not.
+        looks: measurements on dev, in order.
+        failed: the reason if it diverged.
+        window: lower and upper edge of the tuned window of layers; None if all layers were tuned.
+        rows: number of training rows; 0 if not recorded.
     """
 
     prompt_id: str
@@ -65,7 +65,7 @@ class Trial:
 
 
 def read_trials(record: RunRecord) -> list[Trial]:
-    """Put the pieces of training that a journal holds together again: what begins with the same losses is one trial."""
+    """Join the training events of a journal into trials: events whose losses begin alike belong to one trial."""
     trials: list[Trial] = []
     by_adapter: dict[str, tuple[Trial, int, int | None]] = {}
     for event in record.events:
@@ -99,7 +99,7 @@ def read_trials(record: RunRecord) -> list[Trial]:
 
 
 def training_section(record: RunRecord, prompts: Prompts) -> str:
-    """Loss and dev by step, a line for each tuned prompt."""
+    """Loss and dev by step, with a line for each tuned prompt."""
     trials = [t for t in read_trials(record) if t.losses]
     if not trials:
         return "<p class=empty>Nothing was tuned yet.</p>"
@@ -123,7 +123,7 @@ def training_section(record: RunRecord, prompts: Prompts) -> str:
         else "",
         kind="wide" if record.by_probe else "",
     )
-    # A window is tuned without a look in between, so there is nothing to show by step.
+    # A window is tuned without measurements in between, so there is no curve by step.
     if dev and not record.by_probe:
         figures += _dev_by_step(record, prompts, dev, most, ticks)
     legend = "".join(
@@ -157,9 +157,9 @@ def _dev_by_step(
 
 
 def dev_lines(trial: Trial) -> list[list[Point]]:
-    """A trial's way over dev: one line at the full learning rate, and a branch to each look after that had fallen.
+    """A trial's curve on dev: one line at the full learning rate, and a branch for each decay.
 
-    Training that goes on after it fell goes on from before, so a line through all looks in their order would run backwards.
+    Training continues from the weights before the decay, so one line through all measurements would run backwards.
     """
     steady = sorted((look.steps, look.level) for look in trial.looks if look.decays_from is None)
     lines: list[list[Point]] = [list(steady)]
@@ -212,7 +212,7 @@ def _thinned(points: Sequence[Point]) -> list[Point]:
 
 @dataclass(frozen=True)
 class _Seen:
-    """A measurement on dev, and what had been spent by then."""
+    """A measurement on dev with the tokens spent by then."""
 
     spent: float
     level: float
@@ -223,7 +223,7 @@ class _Seen:
 
 
 def search_section(record: RunRecord, prompts: Prompts) -> str:
-    """The best on dev by what was spent until then."""
+    """The best on dev by tokens spent."""
     measure = record.dev_measure
     spent, best = 0.0, None
     seen: list[_Seen] = []
@@ -242,7 +242,7 @@ def search_section(record: RunRecord, prompts: Prompts) -> str:
         steps = counted(value.get("steps"), "step")
         what = f"race of cycle {value.get('cycle')}: best of the pool" if raced else f"tuned {steps}"
         seen.append(_Seen(spent, level, int(number(rows) or 0), str(found.get("prompt_id")), what, raced))
-        # Races see a part of dev only, so they do not count as the best.
+        # Races use a part of dev only, so they do not count as the best.
         if not raced and (best is None or measure.rank(level) > measure.rank(best)):
             climb += [(spent, best)] if best is not None else []
             climb.append((spent, level))

@@ -1,4 +1,4 @@
-"""The page's first section: what was reached, what it owes to what, how far to trust it, what to do next."""
+"""The page's first section: score, gains, warnings and next steps."""
 
 from __future__ import annotations
 
@@ -50,21 +50,21 @@ _WINNER_FROZEN = {
 _COUNTED = {1: "The arm"} | {n: f"The {word} arms" for n, word in enumerate(("two", "three", "four", "five", "six"), 2)}
 _MINUS = re.compile(r"(?<=[ (])-(?=\d)")
 _SHARE = re.compile(r"(?<![\d.])[01]\.\d{3}(?![\d.]*\d)")
-"""A score in the headline, which the page's charts have in percent."""
+"""Format a score for the headline."""
 _OPTION, _WORDS = re.compile(r"--budget \S+$"), re.compile(r"( )")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 _ALPHA = 0.05
 
 
 def verdict_section(record: RunRecord, prompts: Prompts) -> str:
-    """The section's inside as markup."""
+    """The content of the section as markup."""
     return _finished(record) if record.finished else _going_on(record, prompts)
 
 
 def _finished(record: RunRecord) -> str:
     summary = record.summary
     headline, *rest = _SENTENCE.split(str(summary.get("verdict") or "The run has ended.").strip())
-    # With references the second sentence says whether a language model was needed at all.
+    # With references, the second sentence compares the score with methods that need no language model.
     needed, rest = (rest[0], rest[1:]) if rest and references_of(summary) else ("", rest)
     more = "".join(f"<li>{data_text(sentence)}</li>" for sentence in rest)
     return (
@@ -85,14 +85,14 @@ def _finished(record: RunRecord) -> str:
 
 
 def _set(sentence: str) -> str:
-    """A sentence set for the page: minus signs, and no line break inside TF-IDF."""
+    """Typography of a sentence: minus signs, and no line break inside TF-IDF."""
     return data_text(_MINUS.sub("−", sentence).replace("TF-IDF", "TF\u2011IDF"))
 
 
 def _going_on(record: RunRecord, prompts: Prompts) -> str:
     tuned = [(s, facts) for facts in prompts.by_id.values() for s in facts.tuned]
     raced = [(s, facts) for facts in prompts.by_id.values() for s in facts.raced]
-    # Who left a race early may have been right on all of the few rows that it met.
+    # A candidate that left a race early may have been right on all of its few rows.
     longest = max((score.rows for score, _ in raced), default=0)
     known = tuned or [(score, facts) for score, facts in raced if score.rows == longest]
     best = max(known, key=lambda pair: record.dev_measure.rank(pair[0].level), default=None)
@@ -118,7 +118,7 @@ def _going_on(record: RunRecord, prompts: Prompts) -> str:
 
 def _arms(record: RunRecord) -> str:
     found = dict(fields(record.summary.get("arms")))
-    for value in record.values("arm"):
+    for value in reversed([*record.values("arm")]):
         found.setdefault(str(value.get("name")), value)
     shown = [(name, fields(found.get(name))) for name in ARMS if number(fields(found.get(name)).get("score")) is not None]
     if not shown:
@@ -177,7 +177,7 @@ def _arms(record: RunRecord) -> str:
 
 
 def _read_by(arm: Mapping[str, Any]) -> str:
-    """What reads an arm's answers, where its summary says."""
+    """The readout of an arm, if its summary names it."""
     layer = number(arm.get("layer"))
     names = {"probe": "probe" if layer is None else f"probe after layer {layer:.0f}", "words": "label words"}
     found = names.get(str(arm.get("readout")))
@@ -189,7 +189,7 @@ def _arm_ci(arm: Mapping[str, Any], metric: str) -> Point | None:
 
 
 def _previous(record: RunRecord) -> str:
-    """Old and new bundle on each part of the test, so that forgetting shows."""
+    """Previous and new bundle on each part of the test, which shows forgetting."""
     parts = previous_parts(record.summary)
     if not parts:
         return ""
@@ -346,7 +346,7 @@ def _next(record: RunRecord) -> str:
 
 
 def _step(step: str) -> str:
-    """A step with its command, or an option to add to one, as code; no line ends behind the dashes of an option."""
+    """A next step with its command or option as code; lines do not break after the dashes of an option."""
     what, command = parted(step)
     if not command and (option := _OPTION.search(step)):
         what, command = step[: option.start()].rstrip(), option[0]

@@ -1,4 +1,4 @@
-"""Which of the cycle's steps moved dev by how much: a second, cheaper reading of who did what."""
+"""Changes on dev by each step of the cycles, as a cheap second estimate of the gains."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from cotune.report.terminal.plain import between, fields, items, number
 
 @dataclass(frozen=True)
 class Move:
-    """A step and where the leading candidate stands on dev after it.
+    """A step, and the leading candidate's measure on dev after it.
 
     Attributes:
-        name: what was done.
-        level: the score, or the log-loss, by the page's measure of dev.
-        correct: which dev rows are right then, as the journal packs them; empty where it does not say.
+        name: name of the step.
+        level: score or log-loss, by the page's measure.
+        correct: packed flags of the dev rows that are right, from the journal; empty if it has none.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Move:
 
 
 def waterfall_section(record: RunRecord, prompts: Prompts) -> str:
-    """Which step of the cycle moved dev by how much."""
+    """Changes on dev by step."""
     steps = read_moves(record, prompts)
     if len(steps) < 2:
         return "<p class=empty>No step has changed the score yet.</p>"
@@ -74,7 +74,7 @@ def waterfall_section(record: RunRecord, prompts: Prompts) -> str:
 
 
 def read_moves(record: RunRecord, prompts: Prompts) -> list[Move]:
-    """The steps in their order, the starting point first."""
+    """The steps in order, beginning with the starting point."""
     if record.by_probe:
         return _probe_moves(record, prompts)
     measure = record.dev_measure
@@ -144,7 +144,7 @@ def read_moves(record: RunRecord, prompts: Prompts) -> list[Move]:
 
 
 def _probe_moves(record: RunRecord, prompts: Prompts) -> list[Move]:
-    """The seed prompt's frozen probe, the best prompt's, then each cycle's winner where that changed."""
+    """The seed prompt's frozen probe, the best prompt's, then each cycle's winner if it changed."""
     measure = record.dev_measure
     race = next(record.values("race"), {})
     first, best = measure.of_race(race), fields(race.get("best"))
@@ -165,7 +165,7 @@ def _probe_moves(record: RunRecord, prompts: Prompts) -> list[Move]:
 
 
 def _untuned(record: RunRecord, chosen: list[Move]) -> list[Move]:
-    """The cycles of a run without tuning that found a better prompt; what was ``chosen`` in the end stands for the last one."""
+    """The cycles of a run without tuning that found a better prompt; the last one is replaced by what was ``chosen``."""
     moves: list[Move] = []
     leader = ""
     for cycle in record.values("cycle"):

@@ -1,4 +1,4 @@
-"""Written answers on the page: how they differ from what is right, and what of JSON is right field by field."""
+"""Generated answers on the page: differences from the right answers, and JSON results by field."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from cotune.report.html.sections.record import AnsweredRow, AnsweredRows
 from cotune.report.terminal.plain import fields, items, number, one_line
 
 _MOST_COMPARED = 1_200
-"""Characters of an answer that are compared word by word."""
+"""Most characters of an answer that are compared by words."""
 _SHOWN_ROWS = 12
 
 
 def written_changes(tests: AnsweredRows, row: AnsweredRow, arm: str) -> list[list[str]]:
-    """Pieces that lead from the right answer to the given one; empty where both are equal.
+    """Difference between the right answer and the given one; empty if both are equal.
 
-    Each is ``=``, ``-`` (should be there) or ``+`` (should not) and a text.
+    Each piece is ``=``, ``-`` (missing) or ``+`` (should not be there) and a text.
     """
     reference, answer = tests.labels[row.reference][:_MOST_COMPARED], tests.labels[row.answers[arm]][:_MOST_COMPARED]
     if reference == answer:
@@ -28,9 +28,9 @@ def written_changes(tests: AnsweredRows, row: AnsweredRow, arm: str) -> list[lis
 
 
 def written_errors(tests: AnsweredRows, arm: str, listed: Sequence[Any]) -> str:
-    """An arm's answers: of JSON each field's precision and recall, then the rows that are worth least.
+    """An arm's answers: for JSON precision and recall of each field, then the rows with the lowest scores.
 
-    ``listed`` holds the arm's fields as the summary tells them; empty where it tells none.
+    ``listed`` holds the arm's fields from the summary; empty if there are none.
     """
     return (_fields(listed) if listed else "") + _worst(tests, arm)
 

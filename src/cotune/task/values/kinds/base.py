@@ -1,4 +1,4 @@
-"""What a kind of output is: everything that differs between labels, text, numbers and JSON, behind one class."""
+"""Output kinds: one class for everything that differs between labels, text, numbers and JSON."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ CellReader = Callable[[str, str], str]
 """``reader(cell text, where)``: the canonical output. Raises InputError where the cell is none of the kind."""
 
 Mode = Literal["choose", "write"]
-"""How a model answers: by choosing among labels, or by writing token by token. Rooms that do the two differently have a table
-by mode, so that a new kind needs no entry in it."""
+"""How a model answers: by choosing among labels, or by generating. Packages that treat the two differently have a table by
+mode, so that a new kind needs no entry.
+"""
 
 
 class Bounds(Protocol):
-    """What bounds the answers of one task, see :class:`cotune.task.values.output.Output`."""
+    """Bounds on the answers of a task, see :class:`cotune.task.values.output.Output`."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -38,11 +39,11 @@ class Bounds(Protocol):
 
 @dataclass(frozen=True)
 class Constraint:
-    """What answers are held to while they are written.
+    """Constraint on generated answers.
 
     Attributes:
-        schema: the JSON Schema of an answer; None for a plain number.
-        integer: whether a plain number has no fraction.
+        schema: JSON Schema of the answer; None for a plain number.
+        integer: whether a plain number must be whole.
     """
 
     schema: Mapping[str, Any] | None = None
@@ -50,9 +51,9 @@ class Constraint:
 
 
 class OutputKind:
-    """A kind of output. Subclass it, give it a name, override what differs, and add an instance to the registry.
+    """An output kind. To add one, subclass it, set a name, override what differs, and add an instance to the registry.
 
-    The defaults are those of free text, which is written token by token and where every text is an answer.
+    The defaults are those of free text, which is generated and where every text is an answer.
 
     Attributes:
         name: what ``output.type`` calls it.
@@ -64,20 +65,20 @@ class OutputKind:
         by_field: whether answers have fields that are scored one by one.
         nested_cells: whether a cell of a table may hold a list or an object.
         styled: whether outputs may be written with decimal commas, a unit or a currency.
-        guess_told: whether a user is told that the kind was guessed.
-        output_noun: what an output is called in messages about the data.
+        guess_told: whether to report that the kind was guessed.
+        output_noun: noun for an output in messages about the data.
         fill_hint: what to do about a row without an output.
-        noun: what prompts call the answer where the column's name says nothing.
-        prompt_noun: what a language model that rewrites a prompt is told it is.
+        noun: noun for the answer in prompts if the column's name is generic.
+        prompt_noun: noun for the prompt in questions to a language model that rewrites it.
         answers_questions: whether prompts may ask for an answer to a question.
         cues: cues that prompts of the kind may end with, besides those of all.
         systems: system texts likewise; ``<kind>`` stands for the noun.
         placeholders: what a language model that rewrites a prompt is told of further placeholders.
         advice: what its instructions should explain.
-        misfit: what an answer that is no value of the kind is said to do; empty where every text is one.
-        sampled: whether a served answer may be drawn at a temperature.
-        response_formats: what a chat request may ask for as ``response_format``.
-        reply: what a served bundle answers with, for the error about another format.
+        misfit: verb phrase for an answer that is not a value of the kind; empty if every text is one.
+        sampled: whether a served answer may be sampled.
+        response_formats: allowed ``response_format`` of chat requests.
+        reply: description of a served answer, for errors about other formats.
     """
 
     name: ClassVar[str] = ""
@@ -109,7 +110,7 @@ class OutputKind:
 
     @property
     def written(self) -> bool:
-        """Whether answers are written token by token, not chosen among labels."""
+        """Whether answers are generated rather than chosen among labels."""
         return self.mode == "write"
 
     def summary(self, bounds: Bounds) -> str:
@@ -119,17 +120,17 @@ class OutputKind:
     # Reading data -------------------------------------------------------------------------------------------------
 
     def recognise(self, cells: Sequence[str]) -> str:
-        """Why the filled cells of a column look like outputs of this kind, in a few words; empty where they do not."""
+        """Why the filled cells of a column look like outputs of this kind, in a few words; empty if they do not."""
         return ""
 
     def may_name_rows(self, cells: Sequence[str]) -> bool:
-        """Whether cells that were recognised may be each row's own number or name, and no answers."""
+        """Whether recognised cells may be row numbers or names instead of answers."""
         return False
 
     def cell_reader(
         self, *, labels: Sequence[str] = (), schema: Mapping[str, Any] | None = None, style: NumberStyle | None = None
     ) -> CellReader:
-        """What reads the output cells.
+        """Make the reader of output cells.
 
         Args:
             labels: the only texts that may stand there; empty allows all.
@@ -140,32 +141,32 @@ class OutputKind:
         return lambda cell, where: _text(cell, where, known)
 
     def schema_of(self, outputs: Sequence[str], given: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-        """The JSON Schema of a task's outputs; ``given`` is what the user or an earlier bundle says. None for kinds without."""
+        """The JSON Schema of outputs; ``given`` comes from the user or an earlier bundle. None for kinds without a schema."""
         return None
 
     def kept_schema(self, schema: Mapping[str, Any] | None, outputs: Sequence[str]) -> Mapping[str, Any] | None:
-        """An earlier bundle's schema, where it holds for these outputs; None where another one has to be found."""
+        """An earlier bundle's schema if it fits these outputs, otherwise None."""
         return None
 
     def in_one_form(self, output: str, schema: Mapping[str, Any] | None) -> str:
-        """An output that was read, once the schema is known: JSON gets the schema's order of keys."""
+        """The normal form of an output under the schema: JSON gets the schema's order of keys."""
         return output
 
     def stratum(self, output: str) -> str:
-        """What splits and demonstrations are balanced over: the label, or nothing where outputs hardly recur."""
+        """Stratum for splits and demonstrations: the label, or a constant if outputs hardly recur."""
         return ""
 
     # Answers ------------------------------------------------------------------------------------------------------
 
     def canonical(self, text: str, bounds: Bounds) -> str:
-        """The one way in which an answer that means this is written: what is learnt and what is compared.
+        """The normal form of an answer, used in training and comparison.
 
-        A text that is no value of the kind stays, but for white space around it.
+        A text that is not a value only loses surrounding white space.
         """
         return text.strip()
 
     def value(self, text: str) -> Any:
-        """What an answer means; None where it is no value of the kind."""
+        """The value of an answer; None if it is not a value of the kind."""
         return text.strip()
 
     def fits(self, text: str, bounds: Bounds) -> bool:
@@ -183,15 +184,15 @@ class OutputKind:
     # Writing ------------------------------------------------------------------------------------------------------
 
     def form(self, bounds: Bounds) -> str:
-        """What an instruction says of an answer's form: a sentence, or the labels' placeholder; empty where it is free."""
+        """Description of the answer's form in an instruction: a sentence, or the placeholder of labels; empty for free text."""
         return ""
 
     def constraint(self, bounds: Bounds) -> Constraint | None:
-        """What answers are held to while they are written; None where that is nothing."""
+        """Constraint on generated answers; None without one."""
         return None
 
     def unwritable_hint(self, *, schema_given: bool) -> str:
-        """What to do about outputs that could never be written."""
+        """Advice about outputs that can never be generated."""
         return "Correct the rows."
 
 
