@@ -110,9 +110,9 @@ def confusions(record: RunRecord) -> str:
         np.array(one) for one in zip(*((row.reference, row.answers[arm]) for row in tests.rows), strict=True)
     )
     counts = confusion_matrix(references, answers, len(tests.labels))
-    head = f"<p>{int(np.trace(counts))} of {counted(len(references), 'test row')} right."
+    right = f"<p>{int(np.trace(counts))} of {counted(len(references), 'test row')} right."
     if len(tests.labels) > _MOST_LABELS:
-        return f"{head}</p>{_most_frequent(tests.labels, counts)}"
+        return f"{right}</p>{_most_frequent(tests.labels, counts)}"
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     names = [one_line(label, 30) for label in tests.labels]
     head = "".join(_cell("th", str(number), title=name) for number, name in enumerate(names, 1))
@@ -131,7 +131,7 @@ def confusions(record: RunRecord) -> str:
         for number, name in enumerate(names, 1)
     )
     table = f'<table style="border-collapse:collapse"><tr><th style="background:none"></th>{head}</tr>{lines}</table>'
-    return f"{head} A row for each right label, a column for each answer, by the labels’ numbers.</p>{table}"
+    return f"{right} A row for each right label, a column for each answer, by the labels’ numbers.</p>{table}"
 
 
 def _most_frequent(labels: tuple[str, ...], counts: NDArray[np.int64]) -> str:

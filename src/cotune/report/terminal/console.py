@@ -195,10 +195,10 @@ class LiveView:
         room = min(_LOG_LINES, max(0, self._console.height - _OTHER_LINES - len(self._verdict_lines()) - 1))
         styles = {"verdict": "bold green", "news": "", "failure": "bold red", "note": "bright_black"}
         lines: list[RenderableType] = []
-        for at, line in reversed(list(self._log)[-_LOG_LINES:]):
-            style = "green" if line.best else styles.get(line.level, "")
+        for at, entry in reversed(list(self._log)[-_LOG_LINES:]):
+            style = "green" if entry.best else styles.get(entry.level, "")
             moment = f"{clock(at)}  "
-            wrapped = self._wrapped(line.text, style, self._width - len(moment))
+            wrapped = self._wrapped(entry.text, style, self._width - len(moment))
             if len(lines) + len(wrapped) > room:
                 break
             signs = [moment, *[" " * len(moment)] * (len(wrapped) - 1)]
