@@ -1,1 +1,1 @@
-"""Bundles as folders that other tools read."""
+"""Export of bundles to the formats of other tools."""

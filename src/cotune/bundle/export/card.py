@@ -1,4 +1,4 @@
-"""The page that goes with an exported bundle: what it is and how other programs run it."""
+"""The README of an exported bundle: what it is and how other programs run it."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def export_card(
     rank: int = 0,
     gguf: GgufExport | None = None,
 ) -> str:
-    """Markdown, for bundles that answer by words or write.
+    """The README in Markdown, for bundles with label words or generated answers.
 
     Args:
-        manifest: of the bundle.
+        manifest: manifest of the bundle.
         to: ``peft``, ``merged``, ``gguf`` or ``gguf-merged``.
-        asking: what the model reads for an example row, and how it is asked.
-        words: what the model says for each label, where answers are labels.
-        stands_for: where the adapter is a trained prefix, how many of the text's first tokens it stands for.
-        rank: of the adapter, where it is a LoRA.
-        gguf: who wrote the GGUF files, for those two forms.
+        asking: requests and an example prompt.
+        words: label words, if answers are labels.
+        stands_for: number of the text's first tokens that a tuned prefix replaces; None for other adapters.
+        rank: rank of the adapter, if it is a LoRA.
+        gguf: the writer of the GGUF files, for those two forms.
     """
     fields = ", ".join(f"THE {name.upper()}" for name in manifest.input_fields)
     parts = [
@@ -198,7 +198,7 @@ def _vllm(asking: Asking, served: str) -> tuple[str, ...]:
 
 
 def _python(asking: Asking, folder: str, more_import: str, model: str, skip: int = 0) -> tuple[str, ...]:
-    """One answer with transformers; how the model is made is what differs."""
+    """Python for one answer with transformers; forms differ in how the model is loaded."""
     code = code_block(
         "python",
         "import json",

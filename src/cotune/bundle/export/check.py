@@ -1,4 +1,4 @@
-"""Checks that an export answers as the bundle does."""
+"""Checks that an export gives the same answers as the bundle."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cotune.probe.readout import Probe
 if TYPE_CHECKING:
     from cotune.model.local import LocalModel
 
-# Weights are stored rounded, which in bfloat16 moves log-probabilities by about this much.
+# Tolerance of log-probabilities: weights are rounded to the stored dtype, and bfloat16 changes them by about this much.
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 0.6, "float16": 0.15}
 _LEAST_SHARE = 1e-30
 _TEXTS = ("Where is it?", "It does not work, please help.", "a", "12 of 30 were right, and nobody knew why that was so.")
@@ -32,12 +32,13 @@ def check_weights(
         predictor: the bundle, in float32.
         manifest: its manifest.
         folder: the model.
-        dtype: that its weights were rounded to.
-        probe: what answers, where that is a probe: the model ends after its layer, and it is to say the same of the states.
-        adapter: of the model; None where it needs none.
+        dtype: dtype of the stored weights.
+        probe: the probe, if one answers: the model then ends after its layer, and the probe must give the same answers on its
+            states.
+        adapter: folder of the adapter; None if there is none.
 
     Raises:
-        CotuneError: they do.
+        CotuneError: if answers differ.
     """
     from cotune.model.adapters.files import BASE
     from cotune.model.engine.settings import EngineSettings
@@ -47,7 +48,7 @@ def check_weights(
     other = LocalModel.load(folder, settings=settings)
     own = BASE if adapter is None else other.adapters.register(adapter)
     rows = _rows(manifest)
-    # Written answers part for good where one token does, so the likelihood of fixed ones is compared.
+    # One different token changes the rest of a generated answer, so compare the likelihood of fixed answers.
     asked = (predictor.prompt, rows, manifest.labels or _TEXTS)
     if probe is None:
         wanted = predictor.model.score(*asked, adapter=predictor.adapter_id).log_probs
@@ -72,7 +73,7 @@ def check_classifier(predictor: Predictor, manifest: Manifest, folder: Path, dty
     rows = _rows(manifest)
     wanted = predictor.scorer.score(predictor.prompt, rows, manifest.labels, adapter=predictor.adapter_id).log_probs
     told = load(folder, batch_size=len(rows))(rows, top_k=None)
-    # Python leaves the compiled class there, which would be shipped with the export.
+    # Python leaves compiled files in the folder, which would be exported too.
     shutil.rmtree(folder / "__pycache__", ignore_errors=True)
     by_label = [{each["label"]: each["score"] for each in row} for row in told]
     found = np.log(np.maximum([[row[label] for label in manifest.labels] for row in by_label], _LEAST_SHARE))
@@ -113,7 +114,7 @@ def _rows(manifest: Manifest) -> list[dict[str, str]]:
 
 
 def _compare(wanted: NDArray[np.float64], found: NDArray[np.float64], dtype: str) -> None:
-    # Relative to the best label: how unlikely a very unlikely label is matters to nobody.
+    # Relative to the best label, since the exact probability of a very unlikely label does not matter.
     near = wanted > wanted.max(axis=1, keepdims=True) - 5
     difference = float(np.abs(np.where(near, found - wanted, 0.0)).max())
     if not difference <= _TOLERANCE.get(dtype, 1.0):

@@ -8,7 +8,7 @@
     classify([{"text": "a row with named fields"}])
     classify.probabilities(["a text"])                     # [rows, labels], in the order of classify.labels
 
-Needs onnxruntime, tokenizers and numpy, and nothing of cotune, which wrote this folder.
+Needs onnxruntime, tokenizers and numpy, but not cotune, which wrote this folder.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ Row = str | Mapping[str, Any]
 
 
 class RowClassifier:
-    """Fills rows into the prompt and runs the model.
+    """A classifier that fills rows into the prompt and runs the model.
 
     Args:
-        session: of the model.
+        session: session of the model.
         tokenizer: its tokenizer.
-        template: what ``template.json`` holds.
+        template: content of ``template.json``.
 
     Attributes:
-        labels: in the order of the probabilities.
+        labels: the labels, in the order of the probabilities.
     """
 
     def __init__(self, session: InferenceSession, tokenizer: Tokenizer, template: Mapping[str, Any]) -> None:
@@ -48,14 +48,14 @@ class RowClassifier:
         self._control = re.compile("|".join(map(re.escape, control))) if control else None
 
     def __call__(self, rows: Row | Sequence[Row], batch_size: int = 32) -> Any:
-        """The likeliest label of each row and its probability; of one row that is no list, its answer alone."""
+        """The likeliest label of each row and its probability; a single answer for a single row that is not in a list."""
         if isinstance(rows, (str, Mapping)):
             return self([rows])[0]
         found = self.probabilities(rows, batch_size)
         return [{"label": self.labels[row.argmax()], "score": float(row.max())} for row in found]
 
     def probabilities(self, rows: Sequence[Row], batch_size: int = 32) -> NDArray[np.float64]:
-        """``[rows, labels]``; rows of like length go through the model together, ``batch_size`` at a time."""
+        """``[rows, labels]``; rows of similar length run together, ``batch_size`` at a time."""
         ids = self.ids(rows)
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         found = np.zeros((len(ids), len(self.labels)))
@@ -73,7 +73,7 @@ class RowClassifier:
         return "".join(part if isinstance(part, str) else texts[part["field"]] for part in self.template["pieces"])
 
     def ids(self, rows: Sequence[Row]) -> list[list[int]]:
-        """Token ids of each row, as far as the model reads the text before its answer."""
+        """Token ids of each row, up to the position at which the model answers."""
         texts = [self.filled(row) for row in rows]
         told = self.tokenizer.encode_batch(texts, add_special_tokens=self.template["add_special_tokens"])
         return [each.ids[: len(each.ids) - self.template["beyond"]] for each in told]
@@ -81,8 +81,8 @@ class RowClassifier:
     def feed(self, ids: Sequence[list[int]]) -> dict[str, NDArray[np.int64]]:
         """The model's inputs for one batch.
 
-        The states of the prompt's beginning are in the model. A row whose text merges with it into other tokens has them
-        masked, and is read from its own beginning.
+        The model contains the states of the prompt's beginning. If a row's text merges with it into other tokens, these are
+        masked and the row is read from its beginning.
         """
         known = len(self._prefix)
         follows = [len(row) > known and row[:known] == self._prefix for row in ids]
@@ -95,7 +95,7 @@ class RowClassifier:
         return {"input_ids": tokens, "attention_mask": mask}
 
     def _harmless(self, text: str) -> str:
-        """A row's text in which the tokenizer's control tokens are mere characters."""
+        """A row's text with the tokenizer's control tokens broken up by a space."""
         return text if self._control is None else self._control.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
 
 
@@ -106,13 +106,13 @@ def load(
     threads: int = 0,
     providers: Sequence[str] = ("CPUExecutionProvider",),
 ) -> RowClassifier:
-    """The classifier of a folder.
+    """Load the classifier of a folder.
 
     Args:
-        folder: where the model lies; None means beside this file.
-        model: its file.
-        threads: that compute; 0 takes one for each core.
-        providers: of ONNX Runtime, which are tried in this order.
+        folder: folder of the model; None for that of this file.
+        model: name of the model's file.
+        threads: number of threads; 0 for one per core.
+        providers: execution providers of ONNX Runtime, in order of preference.
     """
     folder = Path(__file__).resolve().parent if folder is None else Path(folder)
     options = SessionOptions()

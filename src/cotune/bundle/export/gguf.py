@@ -1,4 +1,4 @@
-"""A bundle as GGUF files, which llama.cpp and programs built on it run."""
+"""Export to GGUF files for llama.cpp and programs built on it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ESCAPED = re.compile(r'["\\\x00-\x1f\x7f]')
 
 @dataclass(frozen=True)
 class GgufExport:
-    """Writes one bundle's files.
+    """Writes the files of a bundle.
 
     The base model's file is made from the folder that the adapter was tuned on, the bundled model's too, although that came
     from a GGUF file with matrices of 4 bits. llama.cpp multiplies such matrices with activations rounded to 8 bits, which moves
@@ -37,12 +37,12 @@ class GgufExport:
     Args:
         predictor: the bundle, in float32.
         manifest: its manifest.
-        asking: how it is asked.
+        asking: its requests.
         source: the base model's folder.
-        adapter: the adapter's folder; None where the base model answers.
-        probe: what answers, where that is a probe; None where words do.
-        layout: of the base model.
-        tokenizer: of the base model.
+        adapter: the adapter's folder; None for the base model.
+        probe: the probe; None for label words.
+        layout: layout of the base model.
+        tokenizer: tokenizer of the base model.
     """
 
     predictor: Predictor
@@ -58,17 +58,17 @@ class GgufExport:
     def of(
         cls, predictor: Predictor, manifest: Manifest, asking: Asking, source: Path, adapter: Path | None, probe: Probe | None
     ) -> GgufExport:
-        """Look whether all of it has a place in GGUF, before anything is written.
+        """Check that GGUF supports all parts of the bundle, before anything is written.
 
         Raises:
-            InputError: something has not.
+            InputError: if a part is not supported.
         """
         layout = Layout.of(source)
         tokenizer = GgufTokenizer.of(predictor.model.renderer)
         return cls(predictor, manifest, asking, source, adapter, probe, layout, tokenizer)
 
     def cut(self, source: Path, adapter: Path | None) -> GgufExport:
-        """The same for a model and an adapter that end after the layer that the probe reads."""
+        """The same files for a model and an adapter cut after the probe's layer."""
         return replace(self, source=source, adapter=adapter, layout=Layout.of(source))
 
     @property
@@ -77,12 +77,12 @@ class GgufExport:
         return None if self.adapter is None else f"adapter-{self.manifest.adapter_id}.gguf"
 
     def options(self, *, merged: bool) -> str:
-        """What llama.cpp is told to load."""
+        """Options with which llama.cpp loads the files."""
         apart = f" --lora FOLDER/{self.adapter_file}" if self.adapter_file and not merged else ""
         return f"-m FOLDER/{MERGED if merged else BASE}{apart}"
 
     def write(self, out: Path) -> None:
-        """Write base model and adapter, each a file.
+        """Write base model and adapter to a file each.
 
         Raises:
             CotuneError: what was written does not answer as the bundle does.
@@ -94,7 +94,7 @@ class GgufExport:
         self._write_requests(out, BASE)
 
     def write_merged(self, out: Path) -> None:
-        """Write one file, the adapter added to the weights.
+        """Write a single file with the adapter added to the weights.
 
         Raises:
             CotuneError: what was written does not answer as the bundle does.
@@ -118,10 +118,10 @@ class GgufExport:
     def _write_requests(self, out: Path, model: str) -> None:
         write_json(out / REQUEST, self.request())
         if self.probe is not None:
-            # Ollama tells no states as they are.
+            # Ollama does not return raw states.
             return
         if model == BASE and self.adapter is not None:
-            # Ollama takes adapters no more.
+            # Ollama no longer supports adapters.
             return
         write_json(out / OLLAMA, self.asking.ollama())
         stop = self.predictor.model.tokenizer.convert_ids_to_tokens(self.predictor.model.renderer.stop_id)
@@ -137,7 +137,7 @@ class GgufExport:
         write_text(out / MODELFILE, "\n".join(lines) + "\n")
 
     def request(self) -> dict[str, Any]:
-        """The body that llama.cpp's server takes at ``/completion``, or at ``/embedding`` where a probe answers."""
+        """A request body for llama.cpp's server at ``/completion``, or at ``/embedding`` for a probe."""
         if self.probe is not None:
             return {"content": self.asking.text, "embd_normalize": -1}
         body: dict[str, Any] = {"prompt": self.asking.text, "temperature": 0, "n_predict": self.asking.tokens}
@@ -152,7 +152,7 @@ class GgufExport:
 
 
 def label_grammar(words: Sequence[str]) -> str:
-    """A grammar in llama.cpp's notation, GBNF, of exactly these words."""
+    """A grammar in GBNF, llama.cpp's notation, of exactly these words."""
     return "root ::= " + " | ".join(f'"{_ESCAPED.sub(_escape, word)}"' for word in words)
 
 

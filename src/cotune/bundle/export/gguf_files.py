@@ -1,4 +1,4 @@
-"""GGUF files of a model and of a LoRA adapter: written as llama.cpp reads them, and read back under transformers' names."""
+"""Write GGUF files of a model and of a LoRA adapter, and read them back under transformers' names."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ _BEFORE, _FREQUENCIES = "base_model.model.", "rope_freqs.weight"
 
 
 def write_model(folder: Path, target: Path, layout: Layout, tokenizer: GgufTokenizer, name: str) -> str:
-    """Write a model's folder as one GGUF file; returns the number type of its matrices.
+    """Write a model's folder as one GGUF file; returns the dtype of its matrices.
 
     Matrices keep bfloat16 and float16. float32 ones become float16, which rounds them eight times finer than the bfloat16 that
     models mostly run in, unless a value is too large for it. Vectors are float32, as llama.cpp wants them. Tensors are read
     one by one, so the model need not fit into memory.
 
     Args:
-        folder: with safetensors weights.
+        folder: folder with safetensors weights.
         target: the file.
         layout: of the model.
-        tokenizer: what is written of its tokenizer.
-        name: what the file says it is.
+        tokenizer: tokenizer in llama.cpp's form.
+        name: name of the model in the file.
     """
     import gguf
 
@@ -71,7 +71,7 @@ def write_adapter(adapter: Path, target: Path, layout: Layout, name: str) -> Non
     """Write a LoRA adapter's folder as one GGUF file, its factors in float32.
 
     Raises:
-        InputError: it changes a layer that llama.cpp adapts in another way.
+        InputError: if it changes a layer for which llama.cpp has another form of adapter.
     """
     import gguf
     from safetensors.torch import load_file
@@ -87,13 +87,13 @@ def write_adapter(adapter: Path, target: Path, layout: Layout, name: str) -> Non
 
 
 def weights_in(folder: Path, layout: Layout, model: Path, adapter: Path | None = None) -> dict[str, Tensor]:
-    """The weights that GGUF files hold, the adapter added, under the names that they have in a model's folder; in float32.
+    """The weights in GGUF files in float32, with the adapter added, under the names in a model's folder.
 
     Args:
-        folder: with the same tensors.
+        folder: model folder with the same tensors.
         layout: of the model.
-        model: a file that :func:`write_model` wrote.
-        adapter: one that :func:`write_adapter` wrote.
+        model: a file from :func:`write_model`.
+        adapter: a file from :func:`write_adapter`.
     """
     held, scale = _read(model)[0], 0.0
     factors: dict[str, Tensor] = {}
@@ -132,7 +132,7 @@ def _factors(weights: dict[str, Tensor], layout: Layout) -> Iterator[tuple[str, 
     for name, values in weights.items():
         module, kind, _ = name.removeprefix(_BEFORE).rsplit(".", 2)
         weight = f"{module}.weight"
-        # The second factor makes the output features, whose order llama.cpp changes.
+        # The second factor has the output features, whose order llama.cpp changes.
         ordered = layout.reordered(weight, values) if kind == "lora_B" else values
         yield f"{layout.adapted(weight)}.{kind.lower()}", ordered.float()
 
@@ -140,7 +140,7 @@ def _factors(weights: dict[str, Tensor], layout: Layout) -> Iterator[tuple[str, 
 def _write(
     writer: GGUFWriter, tensors: Sequence[tuple[str, tuple[int, ...], Callable[[], Tensor]]], dtype: torch.dtype
 ) -> None:
-    """The file's head, which tells every tensor's place, then each tensor as it is read."""
+    """Write the file's header, with the position of every tensor, then each tensor in turn."""
     import gguf
 
     kinds = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -165,7 +165,7 @@ def _itself(values: Tensor) -> Tensor:
 
 
 def _plain(values: Tensor) -> Any:
-    """As numpy, which has no bfloat16."""
+    """The tensor as numpy array; numpy has no bfloat16."""
     return (values.view(torch.int16) if values.dtype == torch.bfloat16 else values).numpy()
 
 
@@ -179,7 +179,7 @@ def _matrix_type(weights: _Weights, names: Sequence[str]) -> torch.dtype:
 
 
 class _Weights:
-    """All tensors of a folder's safetensors files, by name, read when asked for."""
+    """All tensors of a folder's safetensors files, by name, read on access."""
 
     def __init__(self, folder: Path) -> None:
         self._paths = sorted(folder.glob("*.safetensors"))

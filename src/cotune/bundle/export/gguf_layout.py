@@ -1,4 +1,4 @@
-"""What llama.cpp calls the parts of a model, and the order in which it keeps their rows."""
+"""Names and row order of a model's tensors in llama.cpp."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _EMBEDDING, _HEAD = "model.embed_tokens", "lm_head"
 
 @dataclass(frozen=True)
 class Layout:
-    """How the tensors of one model are named and ordered in GGUF.
+    """Names and order of the tensors of one model in GGUF.
 
     Attributes:
-        config: of the model, as transformers reads it.
-        architecture: llama.cpp's name of it.
-        names: the library's table from transformers' names of modules.
-        rotated: heads of query and key projections whose rows llama.cpp wants in another order, by the module's last name.
+        config: transformers config of the model.
+        architecture: llama.cpp's name of the architecture.
+        names: gguf's table of names for transformers' modules.
+        rotated: number of heads of projections whose rows llama.cpp orders differently, by the module's last name.
     """
 
     config: Any
@@ -39,7 +39,7 @@ class Layout:
         """The layout of a model's folder.
 
         Raises:
-            InputError: the model has something that this writer does not know how to say in GGUF.
+            InputError: if the model has a part that this writer does not support.
         """
         import gguf
         from transformers import AutoConfig
@@ -51,7 +51,7 @@ class Layout:
             raise _refused(f"models of the type {kind!r} cannot be written as GGUF (only {', '.join(known)} can)", folder)
         if odd := _odd(config):
             raise _refused(f"a model with {odd} cannot be written as GGUF", folder)
-        # Of those known, llama.cpp rotates neighbouring rows of a head for llama, and its two halves for the others.
+        # Of the supported ones, llama.cpp rotates neighbouring rows of a head for llama, and its two halves for the others.
         heads = {"q_proj": int(config.num_attention_heads), "k_proj": int(config.num_key_value_heads)}
         return cls(
             config,
@@ -67,10 +67,10 @@ class Layout:
         return int(found or self.config.hidden_size // self.config.num_attention_heads)
 
     def place(self, tensor: str) -> str:
-        """What a tensor, such as ``model.layers.0.self_attn.q_proj.weight``, is called in GGUF.
+        """GGUF name of a tensor, such as ``model.layers.0.self_attn.q_proj.weight``.
 
         Raises:
-            InputError: it has no name there.
+            InputError: if it has none.
         """
         module, _, part = tensor.rpartition(".")
         found: str | None = self.names.get_name(module)
@@ -82,7 +82,7 @@ class Layout:
         """The same for the weight of a layer that an adapter changes.
 
         Raises:
-            InputError: llama.cpp takes a LoRA of another form there, or none.
+            InputError: if llama.cpp does not support a LoRA of this form there.
         """
         if _module(tensor) in (_EMBEDDING, _HEAD):
             raise InputError(
@@ -91,15 +91,15 @@ class Layout:
         return self.place(tensor)
 
     def skipped(self, tensor: str) -> bool:
-        """Whether a tensor is left out: it is the embedding once more, or follows from the config."""
+        """Whether a tensor is omitted, as a copy of the embedding or because it follows from the config."""
         return tensor.endswith(".inv_freq") or (bool(self.config.tie_word_embeddings) and _module(tensor) == _HEAD)
 
     def reordered(self, tensor: str, values: Tensor) -> Tensor:
         """Rows in llama.cpp's order: the two halves of a rotated head become neighbours, pair by pair.
 
         Args:
-            tensor: whose values these are, or, for a LoRA's second factor, the weight that it is added to.
-            values: output features first.
+            tensor: name of the tensor; for a LoRA's second factor, name of the adapted weight.
+            values: the values, with output features first.
         """
         return self._swapped(tensor, values, lambda half: (2, half))
 
@@ -131,7 +131,7 @@ class Layout:
         writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
 
     def frequency_factors(self) -> Tensor | None:
-        """By what each rotary frequency is divided where the model has Llama 3's stretched context, else None."""
+        """Divisors of the rotary frequencies for Llama 3's extended context, else None."""
         rope = self.config.rope_parameters
         if rope["rope_type"] != "llama3":
             return None
@@ -149,7 +149,7 @@ def _module(tensor: str) -> str:
 
 
 def _odd(config: Any) -> str:
-    """What about a config has no place in the files written here, in words; empty where all has."""
+    """Parts of a config that are not supported, in words; empty if all are."""
     rope = dict(config.rope_parameters)
     kind = rope.pop("rope_type", "default")
     known = ("rope_theta", *(_LLAMA3 if kind == "llama3" else ()))

@@ -1,4 +1,4 @@
-"""A tokenizer as llama.cpp keeps it: byte-level BPE with a rule of splitting that llama.cpp knows by name."""
+"""Tokenizers in llama.cpp's form: byte-level BPE with a named pre-tokenizer."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _HINT = "Export with --to merged, and convert that folder with llama.cpp's own c
 
 @dataclass(frozen=True)
 class GgufTokenizer:
-    """What is written of a tokenizer.
+    """The parts of a tokenizer that are written.
 
     Attributes:
-        splitting: llama.cpp's name of the rule by which texts are split before merges.
-        tokens: of each id, as the vocabulary spells them.
+        splitting: llama.cpp's name of the pre-tokenizer.
+        tokens: token of each id, spelled as in the vocabulary.
         control: ids of control tokens.
         added: ids of other tokens that were added to the vocabulary.
-        merges: in their order, each two tokens with a space between.
-        special: ids by llama.cpp's names: ``bos``, ``eos``, ``eot``, ``unk``, ``pad``.
-        adds_bos: whether plain text gets a first token.
-        chat_template: None where there is none.
+        merges: merges in order, each as two tokens with a space in between.
+        special: special token ids by llama.cpp's names: ``bos``, ``eos``, ``eot``, ``unk``, ``pad``.
+        adds_bos: whether a first token is added to texts.
+        chat_template: the chat template; None if there is none.
     """
 
     splitting: str
@@ -44,13 +44,13 @@ class GgufTokenizer:
 
     @classmethod
     def of(cls, renderer: Renderer) -> GgufTokenizer:
-        """From what renders prompts.
+        """Read it from the renderer of prompts.
 
-        A text that holds the chat template already, which is how exported prompts are sent, gets no first token; so that the
-        ids of a whole rendered text are here what they are there.
+        No first token is added to texts with a chat template, as exported prompts have, so that llama.cpp gives the same ids
+        for a rendered text.
 
         Raises:
-            InputError: llama.cpp would make other ids.
+            InputError: if llama.cpp would give other ids.
         """
         tokenizer = renderer.tokenizer
         data = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -82,7 +82,7 @@ class GgufTokenizer:
         )
 
     def write(self, writer: GGUFWriter, size: int) -> None:
-        """Write it for a model whose embedding has ``size`` rows; those beyond the vocabulary are unused tokens."""
+        """Write it for a model whose embedding has ``size`` rows; rows beyond the vocabulary become unused tokens."""
         from gguf import TokenType
 
         more = range(len(self.tokens), size)
@@ -104,7 +104,7 @@ class GgufTokenizer:
 
 
 def _splitting(data: dict[str, Any]) -> str | None:
-    """llama.cpp's name of the rule by which a ``tokenizer.json`` splits texts, or None where it has none."""
+    """llama.cpp's name of the pre-tokenizer of a ``tokenizer.json``; None if it has none."""
     model, normalizer = data["model"], data["normalizer"]
     plain = (
         model["type"] == "BPE"
@@ -126,5 +126,5 @@ def _splitting(data: dict[str, Any]) -> str | None:
         split = first[0]
         whole = split.get("behavior") == "Isolated" and not split.get("invert")
         found = _SPLITS.get((split.get("pattern") or {}).get("Regex", "")) if whole else None
-    # Qwen2 also composes accents (NFC), which llama.cpp leaves out.
+    # Qwen2 also normalizes to NFC, which llama.cpp does not.
     return found if normalizer is None or (found == "qwen2" and normalizer == {"type": "NFC"}) else None

@@ -1,4 +1,4 @@
-"""A bundle as a model of MLflow, which ``mlflow.pyfunc.load_model`` and ``mlflow models serve`` run."""
+"""Export to an MLflow model, for ``mlflow.pyfunc.load_model`` and ``mlflow models serve``."""
 
 from __future__ import annotations
 
@@ -35,15 +35,13 @@ _SOURCE = Path(__file__).parents[2]
 
 @contextmanager
 def pyfunc_model(bundle: Path, base: Path | None = None) -> Iterator[dict[str, Any]]:
-    """Arguments of MLflow's ``save_model`` and ``log_model`` for a bundle; they hold until the block ends.
+    """Arguments of MLflow's ``save_model`` and ``log_model`` for a bundle; valid until the block ends.
 
-    The model holds cotune's own source and names the packages that it needs, so that it runs where there is no cotune. Nothing
-    is pickled.
+    The model contains cotune's source and lists its requirements, so that it runs without cotune installed. Nothing is pickled.
 
     Args:
         bundle: the bundle's folder.
-        base: folder of its base model, which is then written too; without it, the base model is looked for as by
-            :func:`cotune.load`.
+        base: folder of its base model, which is then included; otherwise the base model is found as by :func:`cotune.load`.
     """
     import mlflow
     from mlflow.models import ModelSignature
@@ -51,7 +49,7 @@ def pyfunc_model(bundle: Path, base: Path | None = None) -> Iterator[dict[str, A
 
     manifest = read_manifest(bundle)
     with tempfile.TemporaryDirectory() as aside:
-        # MLflow calls what it copies by the names that it finds, and refuses links, which the hub's cache is made of.
+        # MLflow keeps file names when it copies, and refuses links, which the hub's cache consists of.
         artifacts = {"bundle": shutil.copytree(bundle, f"{aside}/bundle")}
         if base is not None:
             artifacts["base"] = f"{aside}/base"
@@ -72,11 +70,11 @@ def pyfunc_model(bundle: Path, base: Path | None = None) -> Iterator[dict[str, A
 
 
 def export_mlflow(bundle: Path, out: Path, base: str | Path | None = None) -> Path:
-    """Write a bundle as a model folder of MLflow, with the base model in it, and see that it answers as the bundle does.
+    """Write a bundle as an MLflow model folder with its base model, and check that it gives the same answers.
 
     Args:
         bundle: the bundle's folder.
-        out: a folder that is not there yet, or is empty.
+        out: a new or empty folder.
         base: folder or name of the base model where it moved.
 
     Raises:
@@ -108,10 +106,10 @@ def export_mlflow(bundle: Path, out: Path, base: str | Path | None = None) -> Pa
 
 @contextmanager
 def quiet_mlflow(**settings: str) -> Iterator[None]:
-    """Keep remarks of MLflow and of what it asks servers with from people who use cotune; errors are raised.
+    """Suppress warnings and logs of MLflow and its HTTP libraries; errors are still raised.
 
     Args:
-        settings: of MLflow's environment variables, where they are not set.
+        settings: defaults of MLflow's environment variables.
     """
     loggers = [logging.getLogger(name) for name in ("mlflow", "alembic", "urllib3.connectionpool")]
     before = [logger.level for logger in loggers]
@@ -120,7 +118,7 @@ def quiet_mlflow(**settings: str) -> Iterator[None]:
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
-        # MLflow sets filters back to what shows its warnings, so they are recorded instead, and forgotten.
+        # MLflow resets warning filters, so record the warnings and discard them.
         with warnings.catch_warnings(record=True):
             yield
     finally:
@@ -131,7 +129,7 @@ def quiet_mlflow(**settings: str) -> Iterator[None]:
 
 
 def _card(manifest: Manifest) -> str:
-    """The page that goes with the folder: how MLflow runs it."""
+    """The README of the folder: how MLflow runs it."""
     fields = ", ".join(manifest.input_fields)
     rows = json.dumps([dict.fromkeys(manifest.input_fields, "...")])
     return (
@@ -163,6 +161,6 @@ def _card(manifest: Manifest) -> str:
 
 
 def _requirements() -> list[str]:
-    """What cotune needs, extras left out."""
+    """Requirements of cotune without extras."""
     needed = map(Requirement, metadata.requires("cotune") or ())
     return [str(each) for each in needed if each.marker is None]

@@ -1,4 +1,4 @@
-"""A cut model and its probe as one ONNX graph, the states of the prompt's beginning in it as constants."""
+"""A cut model and its probe as one ONNX graph, which contains the states of the prompt's beginning as constants."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 class PrefixedClassifier(torch.nn.Module):
-    """Reads rows behind the prompt's beginning, whose keys and values are kept.
+    """The exported module: reads rows behind the prompt's beginning, whose keys and values are constants.
 
     Args:
         model: a transformers causal language model whose last hidden state the probe reads.
-        probe: its labels stand in its order in the logits.
-        prefix_ids: tokens that rows begin with, which are run once, here; none is possible.
+        probe: the probe; logits are in the order of its labels.
+        prefix_ids: tokens that all rows begin with, which run once at construction; may be empty.
     """
 
     def __init__(self, model: Any, probe: Probe, prefix_ids: Sequence[int]) -> None:
@@ -60,7 +60,7 @@ class PrefixedClassifier(torch.nn.Module):
         at_end = places == ends
         state = (states * at_end[..., None].to(states.dtype)).sum(1)
         if self.pooled:
-            # The mean leaves out the prompt's beginning wherever that stands.
+            # The mean excludes the prompt's beginning, wherever it is.
             first = self.known * (1 - attention_mask[:, :1]) if self.known else torch.zeros_like(ends)
             taken = (((places >= first) & own.bool()) | at_end).to(states.dtype)[..., None]
             state = torch.cat([state, (states * taken).sum(1) / taken.sum(1)], dim=1)
@@ -69,7 +69,7 @@ class PrefixedClassifier(torch.nn.Module):
 
 
 def check_packages() -> None:
-    """Raise an :class:`InputError` where a package that the export needs is missing."""
+    """Raise an :class:`InputError` if a package that the export needs is missing."""
     if missing := [name for name in _PACKAGES if find_spec(name) is None]:
         raise InputError(
             f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed",
@@ -84,7 +84,7 @@ def write_onnx(source: Path, adapter: Path | None, probe: Probe, target: Path, p
     Args:
         source: a model that :func:`~cotune.bundle.export.weights.cut` wrote.
         adapter: of it; None where there is none.
-        probe: its labels stand in its order in the logits.
+        probe: the probe; logits are in the order of its labels.
         target: the folder, which is there.
         prefix_ids: tokens that rows begin with.
 
@@ -94,7 +94,7 @@ def write_onnx(source: Path, adapter: Path | None, probe: Probe, target: Path, p
     from transformers import AutoTokenizer
 
     model, _ = merged(source, adapter)
-    # The relation of the two lengths is told, so that the exporter need not guess it from the example.
+    # Declare the relation of the two lengths, so that the exporter does not guess it from the example.
     rows, longest = torch.export.Dim("rows"), torch.export.Dim("longest")
     known = len(prefix_ids)
     example = (torch.ones(3, 5, dtype=torch.long), torch.ones(3, known + 5, dtype=torch.long))
@@ -123,7 +123,7 @@ def write_onnx(source: Path, adapter: Path | None, probe: Probe, target: Path, p
 
 
 def _forget_origins(model: Any) -> None:
-    """Take out where in which file of this machine each node comes from."""
+    """Remove the source locations of nodes, which contain paths of this machine."""
     for node in model.graph.all_nodes():
         node.metadata_props.clear()
         for value in node.outputs:
@@ -136,7 +136,7 @@ def _forget_origins(model: Any) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What the exporter tells its developers is none of the user's business."""
+    """Suppress the exporter's messages for its developers."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -7,7 +7,7 @@
     classify({"text": "a row with named fields"})
     classify("a text", top_k=None)                         # every label with its probability
 
-Needs torch, transformers and safetensors, and nothing of cotune, which wrote this folder.
+Needs torch, transformers and safetensors, but not cotune, which wrote this folder.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from transformers.utils import logging
 
 
 class RowClassification(TextClassificationPipeline):  # type: ignore[misc]
-    """Takes a row, a text or a mapping of the input fields, in place of the whole text that the model reads.
+    """A text-classification pipeline that takes rows (a text or a mapping of input fields) and fills them into the prompt.
 
     Attributes:
-        template: the prompt's constant parts, and where a row's fields stand between them.
+        template: the prompt's constant parts, and the places of a row's fields between them.
     """
 
     template: dict[str, Any]
@@ -40,7 +40,7 @@ class RowClassification(TextClassificationPipeline):  # type: ignore[misc]
         return "".join(part if isinstance(part, str) else texts[part["field"]] for part in self.template["pieces"])
 
     def _harmless(self, text: str) -> str:
-        """A row's text in which the tokenizer's control tokens are mere characters."""
+        """A row's text with the tokenizer's control tokens broken up by a space."""
         added = self.tokenizer.added_tokens_decoder.values()
         control = sorted((t.content for t in added if t.special and len(t.content) > 1), key=len, reverse=True)
         pattern = "|".join(map(re.escape, control))
@@ -50,7 +50,7 @@ class RowClassification(TextClassificationPipeline):  # type: ignore[misc]
         """Accept any model: transformers logs an error for a class that it does not list, such as that of ``pooled.py``."""
 
     def preprocess(self, inputs: str | dict[str, Any], **options: Any) -> dict[str, torch.Tensor]:
-        """Token ids of a row, as far as the model reads the text before its answer."""
+        """Token ids of a row, up to the position at which the model answers."""
         ids = self.tokenizer(self.filled(inputs), add_special_tokens=self.template["add_special_tokens"], **options)[
             "input_ids"
         ]
@@ -59,7 +59,7 @@ class RowClassification(TextClassificationPipeline):  # type: ignore[misc]
 
 
 def _model_class(folder: Path) -> Any:
-    """The class in ``pooled.py`` of the folder where that lies there, else one of transformers'; no other code is run."""
+    """The class in the folder's ``pooled.py`` if it exists, else one of transformers'. No other code is run."""
     path = folder / "pooled.py"
     if not path.is_file():
         return AutoModelForSequenceClassification
@@ -71,16 +71,16 @@ def _model_class(folder: Path) -> Any:
 
 
 def load(folder: str | Path | None = None, *, dtype: torch.dtype = torch.float32, **options: Any) -> RowClassification:
-    """The pipeline of a folder.
+    """Load the pipeline of a folder.
 
     Args:
-        folder: where the model lies; None means beside this file.
-        dtype: to compute in.
-        options: of the pipeline, such as ``device`` and ``batch_size``.
+        folder: folder of the model; None for that of this file.
+        dtype: dtype of the computation.
+        options: further options of the pipeline, such as ``device`` and ``batch_size``.
     """
     folder = Path(__file__).resolve().parent if folder is None else Path(folder)
     before = logging.get_verbosity()
-    # Of a bias, which the file holds, transformers' class knows nothing, and says so.
+    # The file contains a bias, which transformers' class does not have and warns about.
     logging.set_verbosity_error()
     try:
         model = _model_class(folder).from_pretrained(folder, dtype=dtype)

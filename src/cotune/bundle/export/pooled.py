@@ -17,7 +17,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 
 class PooledForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
-    """Reads the state at a text's last token beside the mean of the states from ``config.pool_from`` on.
+    """A classifier on the state at a text's last token and the mean of the states from ``config.pool_from`` on.
 
     The tokens before ``pool_from`` are the prompt's, the same for all rows.
     """
@@ -36,7 +36,7 @@ class PooledForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **_: Any
     ) -> SequenceClassifierOutput:
-        """Logits ``[rows, labels]`` of texts that are padded at their ends."""
+        """Logits ``[rows, labels]`` of texts that are padded on the right."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         states = self.model(input_ids=input_ids, attention_mask=mask, use_cache=False).last_hidden_state
         places, ends = torch.arange(mask.shape[1], device=mask.device)[None], mask.sum(1, keepdim=True) - 1

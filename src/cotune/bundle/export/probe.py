@@ -1,4 +1,4 @@
-"""The page of an export that answers by a probe: how the answer comes about, and Python that reads it."""
+"""The README of an export with a probe: how answers are computed, with Python code."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from cotune.model.local import LocalModel
 from cotune.probe.readout import ABOUT, PROBE, Probe
 
 EMBEDDING_PORT = 8081
-"""Where the page tells llama.cpp's server to serve states."""
+"""Port of the server for states in the README's example of llama.cpp."""
 PIPELINE, CLASSIFY, TEMPLATE = "pipeline.py", "classify.py", "template.json"
-"""What goes with a classifier: Python that fills the prompt, for transformers and for ONNX, and the prompt's constant parts."""
+"""Files of a classifier: Python for transformers and for ONNX, and the prompt's constant parts."""
 ONNX, TOKENIZER = "model.onnx", "tokenizer.json"
 
 _PEFT = (
@@ -29,13 +29,13 @@ _PEFT = (
 
 
 def probe_of(predictor: Predictor) -> Probe | None:
-    """The probe that a loaded bundle answers by; None where words or written answers do."""
+    """The probe of a loaded bundle; None for label words and generated answers."""
     model = predictor.scorer
     return model.adapters.probe(predictor.adapter_id) if isinstance(model, LocalModel) else None
 
 
 def batch_of(tokens: int) -> str:
-    """Options with which llama.cpp's server takes a text of so many tokens in one piece, as a pooled state needs."""
+    """Options for llama.cpp's server to read a text of that many tokens in one batch, which pooled states need."""
     return f"-c {tokens} -b {tokens} -ub {tokens} -np 1"
 
 
@@ -46,10 +46,10 @@ def write_template(predictor: Predictor, asking: Asking, target: Path, **more: S
         predictor: the bundle.
         asking: how it is asked.
         target: the file.
-        more: what it holds besides.
+        more: further content.
     """
     fields = predictor.input_fields
-    # A mark that the prompt holds itself would be taken for a field.
+    # A marker that the prompt itself contains would be taken for a field.
     marks: dict[str, str] = {}
     number = 0
     while not marks or any(mark in asking.text for mark in marks.values()):
@@ -70,16 +70,16 @@ def write_template(predictor: Predictor, asking: Asking, target: Path, **more: S
 
 @dataclass(frozen=True)
 class ProbePage:
-    """Writes ``README.md`` for one form.
+    """Writes ``README.md`` for a form of export.
 
     Attributes:
         manifest: of the bundle.
         to: the form.
         asking: what the model reads for an example row.
-        probe: what answers.
-        depth: layers of the whole base model.
-        adapter: whether an adapter lies beside the base model.
-        stands_for: where that is a trained prefix, how many of the text's first tokens it stands for.
+        probe: the probe.
+        depth: number of layers of the whole base model.
+        adapter: whether there is an adapter beside the base model.
+        stands_for: number of the text's first tokens that a tuned prefix replaces; None for other adapters.
         files: options with which llama.cpp loads the model; empty for the other forms.
     """
 
@@ -164,10 +164,10 @@ class ProbePage:
         ]
 
     def _pooled(self, joined: str, axis: str) -> str:
-        """Python that makes what the probe reads of ``states`` ``[tokens, width]``."""
+        """Python that computes the probe's input from ``states`` ``[tokens, width]``."""
         if not self.probe.pooled:
             return "states[-1]"
-        # A trained prefix stands for the text's first tokens, which have no states then.
+        # A tuned prefix replaces the text's first tokens, which then have no states.
         return f"{joined}([states[-1], states[{max(0, self.asking.start - (self.stands_for or 0))}:].mean({axis}=0)])"
 
     def _llama(self) -> tuple[str, ...]:
@@ -203,7 +203,7 @@ class ProbePage:
         )
 
     def _row(self) -> str:
-        """Python of a row: a text where it has one field, else a mapping."""
+        """Python for a row: a text if it has one field, else a mapping."""
         if len(self.manifest.input_fields) == 1:
             return repr("THE TEXT")
         return "{" + ", ".join(f"{n!r}: 'THE {n.upper()}'" for n in self.manifest.input_fields) + "}"
@@ -325,7 +325,7 @@ class ProbePage:
         return tuple(parts)
 
     def _prompt_text(self) -> list[str]:
-        """Python that makes the text that the model reads for a row."""
+        """Python that builds the text that the model reads for a row."""
         return [
             'prompt_text = json.load(open("FOLDER/example.json", encoding="utf-8"))["prompt_text"]',
             *(
@@ -340,7 +340,7 @@ def ids_of(asking: Asking, skip: int = 0) -> list[str]:
 
     Args:
         asking: how it is asked.
-        skip: tokens at its beginning that a trained prefix stands for.
+        skip: number of tokens at its beginning that a tuned prefix replaces.
     """
     return ids_lines(special=not asking.chat, beyond=asking.beyond, skip=skip)
 

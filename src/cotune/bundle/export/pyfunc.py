@@ -1,6 +1,6 @@
-"""Answers rows with the cotune bundle beside it, as a pyfunc of MLflow; ``cotune.bundle.export.mlflow_folder`` puts it there.
+"""An MLflow pyfunc that answers rows with the bundle in the same folder, written by ``cotune.bundle.export.mlflow_folder``.
 
-MLflow runs this file as it stands ("models from code"), so that nothing is pickled.
+MLflow runs this file ("models from code"), so that nothing is pickled.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class CotuneModel(PythonModel):  # type: ignore[misc]
     """
 
     def load_context(self, context: Any) -> None:
-        """Load the bundle, with the base model that lies beside it where one does."""
+        """Load the bundle, with the base model in the same folder if there is one."""
         from cotune.bundle.load import load
 
         config, artifacts = context.model_config or {}, context.artifacts
@@ -29,11 +29,11 @@ class CotuneModel(PythonModel):  # type: ignore[misc]
         if "base" in artifacts:
             given.setdefault("base", artifacts["base"])
         self._predictor = load(artifacts["bundle"], **given)
-        # Servers ask from several threads.
+        # Servers call this from several threads.
         self._lock = threading.Lock()
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def] # MLflow would take hints for a schema
-        """The rows' answers; with the parameter ``probabilities``, objects with ``answer`` and ``probabilities``."""
+        """Answer rows; with the parameter ``probabilities``, returns objects with ``answer`` and ``probabilities``."""
         rows = model_input
         if hasattr(rows, "to_dict"):
             rows = rows.astype(object).where(rows.notna(), None).to_dict("records")

@@ -1,4 +1,4 @@
-"""What other programs' servers are sent, so that they answer as the bundle does."""
+"""Requests to other programs' servers that give the same answers as the bundle."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ if TYPE_CHECKING:
 
 SCHEMA, REQUEST, OLLAMA = "schema.json", "request.json", "ollama.json"
 
-# vLLM sets memory aside for adapters of one of these ranks, and takes no other number.
+# Values that vLLM accepts for ``--max-lora-rank``.
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 @dataclass(frozen=True)
 class Asking:
-    """How a bundle's model is asked.
+    """Everything that a request to a bundle's model needs.
 
     Attributes:
-        name: what a server is told to call it. Servers keep answers and adapters by name, so the adapter's content is in it.
-        text: what the model reads, for a row whose fields hold their own names.
-        chat: whether a chat template, with its control tokens, is in the text.
-        tokens: that an answer may have, its stop token included.
+        name: name of the model at a server. It contains the adapter's hash, since servers cache answers and adapters by name.
+        text: the prompt for a row whose fields contain their own names.
+        chat: whether the text contains a chat template with its control tokens.
+        tokens: most tokens of an answer, its stop token included.
         stop_ids: tokens that end an answer.
-        lead: what every answer begins with: a space, or nothing.
-        words: what is said for each label, the lead included; none where answers are written.
-        beyond: tokens of the text at its end that the model does not read before its answer: what a tokenizer merges with the
-            answer's beginning, or an end token that it adds to every text.
-        completions: the tokens that each label is said with, its stop token included; none where answers are written.
-        bias: what the decision rule adds to each label's log-probability; empty where it adds nothing.
-        schema: that a right answer fits; None where there is none.
-        start: tokens that the texts of all rows begin with.
+        lead: beginning of every answer: a space, or nothing.
+        words: label words, the lead included; empty for generated answers.
+        beyond: number of tokens at the text's end that are not part of the prompt: those that the tokenizer merges with the
+            answer, or an end token that it adds to every text.
+        completions: token ids of each label, its stop token included; empty for generated answers.
+        bias: bias of each label's log-probability by the decision rule; empty if there is none.
+        schema: JSON Schema of answers; None if there is none.
+        start: tokens at which the texts of all rows begin.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Asking:
 
     @classmethod
     def of(cls, predictor: Predictor, manifest: Manifest) -> Asking:
-        """What a bundle says of it."""
+        """Read it from a loaded bundle."""
         model, prompt = cast("LocalModel", predictor.model), predictor.prompt
         lead = model.renderer.lead(prompt, manifest.input_fields)
         completions: tuple[tuple[int, ...], ...] = ()
@@ -83,30 +83,30 @@ class Asking:
 
     @property
     def held(self) -> Mapping[str, Any] | None:
-        """The schema where a server can hold answers to it. One that begins with a space is let through by no schema."""
+        """The schema, if a server can enforce it; schemas do not allow answers that begin with a space."""
         return None if self.lead else self.schema
 
     @property
     def spelt_tokens(self) -> int:
-        """That a label may need where a server holds answers to the words: a model may spell them in shorter tokens."""
+        """Most tokens of a label if a server enforces the words, since a model may spell them in shorter tokens."""
         return 1 + max(len(word.encode()) for word in self.words)
 
     @property
     def label_bias(self) -> list[tuple[int, float]]:
-        """The decision rule as a bias on tokens: that of each label on the token it begins with.
+        """The decision rule as a bias on the first token of each label.
 
-        Empty where there is none, or where two labels begin with one token.
+        Empty if there is none, or if two labels begin with the same token.
         """
         first = [ids[0] for ids in self.completions]
         return [] if not self.bias or len(set(first)) < len(first) else list(zip(first, self.bias, strict=True))
 
     def vllm(self) -> dict[str, Any]:
-        """The body for ``/v1/completions`` of vLLM; the names are those of its documentation."""
+        """Request body for ``/v1/completions`` of vLLM, with the names of its documentation."""
         body: dict[str, Any] = {
             "model": self.name,
             "prompt": self.text,
             "temperature": 0,
-            # Else the server takes the penalty that the model's generation_config.json may name.
+            # Otherwise the server uses the penalty from the model's generation_config.json.
             "repetition_penalty": 1,
             "max_tokens": self.spelt_tokens if self.words else self.tokens,
             "stop_token_ids": list(self.stop_ids),
@@ -121,13 +121,13 @@ class Asking:
         return body
 
     def ollama(self) -> dict[str, Any]:
-        """The body for ``/api/generate`` of Ollama; the names are those of its documentation."""
+        """Request body for ``/api/generate`` of Ollama, with the names of its documentation."""
         body: dict[str, Any] = {"model": self.name, "prompt": self.text, "raw": True, "stream": False}
         return body if self.held is None else body | {"format": dict(self.held)}
 
 
 def beyond_of(renderer: Renderer, prompt: Prompt, fields: Sequence[str], labels: Sequence[str]) -> int:
-    """Tokens at a text's end that the model does not read before its answer; see :attr:`Asking.beyond`."""
+    """Number of tokens at a text's end that are not part of the prompt; see :attr:`Asking.beyond`."""
     row = dict.fromkeys(fields, "a")
     (rendered,) = renderer.render(prompt, [row], labels)
     whole = renderer.tokenizer(renderer.text(prompt, row, labels), add_special_tokens=not renderer.chat)
@@ -135,12 +135,12 @@ def beyond_of(renderer: Renderer, prompt: Prompt, fields: Sequence[str], labels:
 
 
 def vllm_rank(rank: int) -> int:
-    """The smallest ``--max-lora-rank`` that vLLM takes for an adapter of a rank."""
+    """The smallest ``--max-lora-rank`` of vLLM for an adapter of a rank."""
     return next((each for each in _VLLM_RANKS if each >= rank), rank)
 
 
 def example_text(predictor: Predictor) -> str:
-    """What the model reads for a row whose fields hold their own names."""
+    """The prompt for a row whose fields contain their own names."""
     return predictor.model.renderer.text(
         predictor.prompt, {name: f"THE {name.upper()}" for name in predictor.input_fields}, predictor.labels
     )

@@ -1,4 +1,4 @@
-"""A base model's own files; its weights with an adapter added; and both cut after the layer that a probe reads."""
+"""Copies of a base model, of its weights with an adapter added, and of both cut after a probe's layer."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from cotune.probe.readout import Probe
 
 POOLED = "pooled.py"
-"""What goes with a classifier of a pooled probe: its class."""
+"""File with the class of a classifier with a pooled probe."""
 _ENDINGS = (".json", ".jinja", ".model", ".txt")
 _NO_NORM = "the final norm of models of the type {!r} cannot be made one of unit weight, which the probe needs"
 
 
 def copy_model(source: Path, target: Path, *, weights: bool = True) -> None:
-    """Copy the model's own files: what a folder holds besides them is nobody's business elsewhere."""
+    """Copy the model's own files only, since a folder may contain others."""
     target.mkdir()
     for path in sorted(source.iterdir()):
         is_weights = path.suffix == ".safetensors" or path.name.endswith(".safetensors.index.json")
@@ -32,7 +32,7 @@ def copy_model(source: Path, target: Path, *, weights: bool = True) -> None:
 
 
 def merge(source: Path, adapter: Path | None, target: Path) -> str:
-    """Copy a model with an adapter added to its weights in fp32, stored in the base model's number type, which is returned."""
+    """Copy a model with an adapter added to its weights in fp32, stored in the base model's dtype, which is returned."""
     model, dtype = merged(source, adapter)
     copy_model(source, target, weights=False)
     model.to(dtype).save_pretrained(target, max_shard_size="4GB")
@@ -42,22 +42,22 @@ def merge(source: Path, adapter: Path | None, target: Path) -> str:
 def write_classifier(source: Path, adapter: Path | None, probe: Probe, target: Path, last_ids: set[int], pool_from: int) -> str:
     """Write a cut model with an adapter added and the probe as ``score``: a sequence classifier for transformers.
 
-    Of a probe that reads the last token alone it is one of transformers' classes. The file holds ``score.bias`` too, which
-    these leave out and token classifiers have. Of a pooled probe it is the class in :data:`POOLED`, which goes with it.
+    For a probe on the last token it is one of transformers' classes. The file also contains ``score.bias``, which these classes
+    ignore but token classifiers use. For a pooled probe it is the class in :data:`POOLED`, which is exported too.
 
     Args:
-        source: a model that :func:`cut` wrote.
-        adapter: of it; None where there is none.
-        probe: its labels become ``id2label``, in its order.
-        target: the folder, which is there.
-        last_ids: tokens that a prompt may end with, none of which may pad.
-        pool_from: tokens that all rows' texts begin with, over which no mean is taken.
+        source: a model from :func:`cut`.
+        adapter: its adapter; None if there is none.
+        probe: the probe; its labels become ``id2label``, in order.
+        target: an existing folder.
+        last_ids: tokens at which a prompt may end, none of which may be used for padding.
+        pool_from: number of tokens at which all texts begin, which are excluded from the mean.
 
     Returns:
-        The number type of all but the probe's weights, which are float32.
+        The dtype of all weights except the probe's, which are float32.
 
     Raises:
-        InputError: transformers has no sequence classifier for the model, or the tokenizer no token to pad with.
+        InputError: if transformers has no sequence classifier for the model, or the tokenizer has no token for padding.
     """
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -104,28 +104,28 @@ def write_classifier(source: Path, adapter: Path | None, probe: Probe, target: P
     for path in sorted((target / "model").iterdir()):
         path.rename(target / path.name)
     (target / "model").rmdir()
-    # It would generate nothing.
+    # A cut model cannot generate.
     (target / "generation_config.json").unlink(missing_ok=True)
     return str(dtype).removeprefix("torch.")
 
 
 def cut(source: Path, adapter: Path | None, layer: int, target: Path) -> tuple[Path, Path | None]:
-    """Write a model, and an adapter of it, that end after the layer that a probe reads.
+    """Write a model and its adapter cut after a probe's layer.
 
-    The final norm gets unit weight, so that what the model gives as its last hidden state is what the probe reads. Output
-    vectors that are not the embedding's are left out: nothing reads them any more.
+    The final norm gets unit weight, so that the last hidden state is the probe's input. An output layer that is not tied to the
+    embedding is omitted, since it is not used.
 
     Args:
         source: the model's folder.
-        adapter: the adapter's; None where there is none.
+        adapter: the adapter's folder; None if there is none.
         layer: number of layers to keep.
-        target: a folder that is there.
+        target: an existing folder.
 
     Returns:
-        The folders of both; None for an adapter of which nothing lies below.
+        The folders of both; None for an adapter without weights below the cut.
 
     Raises:
-        InputError: the model's final norm is of another kind.
+        InputError: if the model's final norm is of another kind.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -141,7 +141,7 @@ def cut(source: Path, adapter: Path | None, layer: int, target: Path) -> tuple[P
         raise InputError(_NO_NORM.format(config.model_type), where=str(source), hint="Use cotune predict or cotune serve.")
     decoder.layers = torch.nn.ModuleList(list(layers)[:layer])
     for name, value in list(vars(config).items()):
-        # Such as ``layer_types``: one entry a layer.
+        # Lists such as ``layer_types`` have one entry per layer.
         if isinstance(value, (list, tuple)) and len(value) == depth and "layer" in name:
             setattr(config, name, list(value)[:layer])
     config.num_hidden_layers = layer
@@ -154,7 +154,7 @@ def cut(source: Path, adapter: Path | None, layer: int, target: Path) -> tuple[P
 
 
 def _make_unit(norm: Any, epsilon: float, width: int) -> bool:
-    """Give a final norm unit weight; False where it is none that divides by the root mean square and scales."""
+    """Set a final norm to unit weight; False if it is not a root-mean-square norm with a scale."""
     import torch
 
     from cotune.model.layers.cut import unit_rms
@@ -164,7 +164,7 @@ def _make_unit(norm: Any, epsilon: float, width: int) -> bool:
         return False
     states = torch.linspace(-1, 2, width)[None]
     with torch.no_grad():
-        # Some scale by the weight, others by one more than it.
+        # Some scale by the weight, others by one plus the weight.
         for value in (1.0, 0.0):
             weight.fill_(value)
             if torch.allclose(norm(states.to(weight.dtype)).float(), unit_rms(states.to(weight.dtype), epsilon), atol=2e-2):
@@ -173,7 +173,7 @@ def _make_unit(norm: Any, epsilon: float, width: int) -> bool:
 
 
 def _cut_adapter(adapter: Path, layer: int, target: Path) -> bool:
-    """Copy what an adapter holds of a model's first layers; False, and no copy, where that is nothing."""
+    """Copy an adapter's weights of a model's first layers; False, without a copy, if there are none."""
     from safetensors.torch import load_file, save_file
 
     from cotune.model.adapters.files import adapter_files, is_prefix
@@ -183,7 +183,7 @@ def _cut_adapter(adapter: Path, layer: int, target: Path) -> bool:
     config = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
     weights = load_file(adapter / WEIGHTS)
     if is_prefix(adapter):
-        # Keys and values of a layer stand beside those of the next.
+        # Keys and values of a layer are followed by those of the next.
         kept = {name: value[:, : 2 * layer * config["token_dim"]].contiguous() for name, value in weights.items()}
         config["num_layers"] = layer
     else:
@@ -203,7 +203,7 @@ def _cut_adapter(adapter: Path, layer: int, target: Path) -> bool:
 
 
 def _pad_token(tokenizer: Any, last_ids: set[int], source: Path) -> str:
-    """A token to fill batches with: a classifier reads the last one that is another, so no prompt may end with it."""
+    """A padding token; no prompt may end with it, since classifiers read the last token that is not padding."""
     for token in (
         tokenizer.pad_token,
         tokenizer.eos_token,
@@ -217,7 +217,7 @@ def _pad_token(tokenizer: Any, last_ids: set[int], source: Path) -> str:
 
 
 def merged(source: Path, adapter: Path | None) -> tuple[Any, torch.dtype]:
-    """A model in fp32 with an adapter added to its weights, and the number type that they are stored in."""
+    """A model in fp32 with an adapter added to its weights, and the dtype of the stored weights."""
     import torch
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM

@@ -1,1 +1,1 @@
-"""Bundles on the Hugging Face hub: what is uploaded, uploading it, and fetching it again."""
+"""Bundles on the Hugging Face hub: preparing, uploading and fetching."""

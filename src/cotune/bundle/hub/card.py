@@ -1,4 +1,4 @@
-"""The model card of a repository on the hub: what the hub reads at its head, and the page."""
+"""The model card of a repository on the hub: metadata and page."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from cotune.errors import counted
 from cotune.model.loading.bundled import BUNDLED_MODEL
 
 EXPORT_PAGE = "EXPORT.md"
-"""How the exported files are run without cotune."""
+"""How to run the exported files without cotune."""
 _BUNDLED_ON_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _ASKED = "Hello, can you help me with this?"
 AT_THE_TOP: dict[Target | None, str] = {
@@ -37,7 +37,7 @@ AT_THE_TOP: dict[Target | None, str] = {
     "merged": "`model/`: the base model with all that was tuned in its weights",
     "peft": "`base/` and `adapter/`: the base model and the PEFT adapter of it, as far as the answer needs them",
 }
-"""What lies at the top of a repository, by the form of the exported model."""
+"""Files at the top of a repository, by the form of the exported model."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,16 @@ class HubCard:
 
     Attributes:
         repository: ``org/name``.
-        manifest: of the bundle.
+        manifest: manifest of the bundle.
         metrics: its ``metrics.json``.
-        form: in which the model is exported beside the bundle; None where the bundle is all.
-        adapter: whether the bundle holds a PEFT adapter; ``prefix`` whether that is a trained prefix.
-        rows: rows of the user's data that the prompt shows.
-        text: what the model reads for a row whose fields hold ``THE`` and their names; None where nothing is exported.
-        licence: of the base model, as the hub writes it; None where it is not known.
-        endpoint: where a model behind an endpoint answers: its URL, and the environment variable with the key, if any.
-        pooled: of an exported classifier, whether its class comes along as code; ``special`` whether the tokenizer then adds
-            its control tokens to the text; ``beyond`` tokens at the text's end that the model does not read.
+        form: form of the exported model; None for the bundle alone.
+        adapter: whether the bundle has a PEFT adapter; ``prefix`` whether that is a tuned prefix.
+        rows: number of rows of the user's data in the prompt.
+        text: the prompt for a row whose fields contain ``THE`` and their names; None without an export.
+        licence: licence of the base model as the hub spells it; None if not known.
+        endpoint: for a model behind an endpoint its URL, and the environment variable with the key, if any.
+        pooled: whether an exported classifier contains its class as code; ``special`` whether its tokenizer adds control tokens
+            to the text; ``beyond`` number of tokens at the text's end that are not part of the prompt.
     """
 
     repository: str
@@ -73,7 +73,7 @@ class HubCard:
     beyond: int = 0
 
     def page(self) -> str:
-        """Markdown with the hub's YAML before it."""
+        """The card in Markdown, after the hub's YAML."""
         manifest, by_probe = self.manifest, self.manifest.decision.kind == "probe"
         parts = [
             f"---\n{self.head()}\n---",
@@ -212,7 +212,7 @@ class HubCard:
         ]
 
     def _own_class(self) -> list[str]:
-        """How transformers loads the classifier without the files beside it that fill in the prompt."""
+        """How to load the classifier with transformers alone, without the files that fill in the prompt."""
         if not self.pooled:
             return [self._without_bias()]
         prompt_text = [
@@ -245,7 +245,7 @@ class HubCard:
         ]
 
     def _cut_text(self, prompt_text: list[str]) -> tuple[str, list[str]]:
-        """The same where the text's last tokens are not read, which transformers' pipeline cannot leave out."""
+        """The same if the text's last tokens must be removed, which transformers' pipeline cannot do."""
         takes = (
             f"takes the whole prompt without its last {counted(self.beyond, 'token')}, which the model does not read before it "
             "answers and transformers' own pipeline cannot leave out"

@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 _OF_THE_HUB = ".gitattributes"
-"""Made by the hub with every repository."""
+"""Created by the hub in every repository."""
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """What was uploaded.
+    """The result of an upload.
 
     Attributes:
-        url: of the commit.
+        url: URL of the commit.
         commit: its hash.
     """
 
@@ -34,15 +34,15 @@ class Pushed:
 
 
 def check_target(repository: str, *, update: bool) -> HfApi:
-    """Ask the hub whether a repository can be pushed to, before anything is computed.
+    """Check that a repository can be pushed to, before anything is computed.
 
     Args:
         repository: ``org/name``.
-        update: whether it may be there already; it then has to be one that was pushed before.
+        update: whether it may exist; it must then be a repository that was pushed by cotune.
 
     Raises:
-        InputError: there is no token, or the hub refuses it; the hub cannot be reached; or the repository is there, and may not
-            be, or is another one.
+        InputError: if there is no token or the hub rejects it; the hub cannot be reached; or the repository exists without
+            ``update``, or was not pushed by cotune.
     """
     from huggingface_hub import HfApi, get_token
 
@@ -75,24 +75,24 @@ def check_target(repository: str, *, update: bool) -> HfApi:
 
 
 def upload(api: HfApi, repository: str, folder: Path, files: Sequence[str], *, private: bool, update: bool) -> Pushed:
-    """Make a repository and commit a folder's files to it; with ``update`` files of before that are not among them go.
+    """Create a repository and commit a folder's files to it; with ``update``, other files in it are deleted.
 
     Args:
-        api: with the token.
+        api: client with the token.
         repository: ``org/name``.
-        folder: holds the files.
+        folder: folder of the files.
         files: their names.
-        private: whether others may not read it; a repository that is there stays what it is.
-        update: whether it may be there already.
+        private: whether a new repository is private; an existing one is not changed.
+        update: whether it may exist.
 
     Raises:
-        InputError: the token may not, the name was taken meanwhile, or the hub cannot be reached.
-        CotuneError: the hub would not take a file.
+        InputError: if the token has no permission, the name was taken meanwhile, or the hub cannot be reached.
+        CotuneError: if the hub rejects a file.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     with _told(api, repository):
-        # What an organization says of new repositories holds where nothing is said here.
+        # Without a setting, the organization's default for new repositories applies.
         api.create_repo(repository, private=private or None, exist_ok=update)
         gone = set(api.list_repo_files(repository)) - {_OF_THE_HUB, *files} if update else set()
         done = api.create_commit(
@@ -108,13 +108,13 @@ def upload(api: HfApi, repository: str, folder: Path, files: Sequence[str], *, p
 
 @contextlib.contextmanager
 def _told(api: HfApi, repository: str) -> Iterator[None]:
-    """Turn what the hub's client raises into errors for users."""
+    """Convert exceptions of the hub's client to errors for users."""
     try:
         yield
     except network_errors() as error:
         raise _error(error, api.endpoint, repository) from error
     except (RuntimeError, ValueError) as error:
-        # Of the upload of large files the client tells the name alone, and the reason as the cause.
+        # For large files, the client's error only names the file; its cause holds the reason.
         if isinstance(error.__cause__, network_errors()):
             raise _error(error.__cause__, api.endpoint, repository) from error
         raise CotuneError(f"{repository}: the hub did not take the files: {error}") from error

@@ -1,4 +1,4 @@
-"""What ``cotune push`` uploads, as a folder: the exported model, the bundle, and a model card."""
+"""The folder that ``cotune push`` uploads: exported model, bundle and model card."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from cotune.model.loading.bundled import BUNDLED_MODEL
 
 AUTO, BUNDLE_ALONE = "auto", "bundle"
 FORMS = (AUTO, *(target for target in TARGETS if target in AT_THE_TOP), BUNDLE_ALONE)
-"""In which form the model may stand beside the bundle."""
+"""Forms of the exported model."""
 
 
 @dataclass(frozen=True)
 class Repository:
-    """What is to stand on the hub.
+    """The content of a repository on the hub.
 
     Attributes:
         name: ``org/name``.
-        bundle: the bundle, its files checked.
-        form: of the exported model; None where the bundle is all.
+        bundle: the bundle with checked files.
+        form: form of the exported model; None for the bundle alone.
         base: folder or name of the base model where it moved.
-        licence: of the base model where the user says so.
+        licence: licence of the base model, if the user gives it.
     """
 
     name: str
@@ -51,17 +51,17 @@ class Repository:
     def of(
         cls, name: str, bundle: Path, *, to: str = AUTO, base: str | Path | None = None, licence: str | None = None
     ) -> Repository:
-        """Open a bundle to be put on the hub.
+        """Open a bundle for pushing.
 
         Args:
             name: ``org/name``.
             bundle: its folder, or its run's.
             to: one of :data:`FORMS`.
             base: folder or name of the base model where it moved.
-            licence: of the base model, as the hub writes it; None takes what is known of it.
+            licence: licence of the base model as the hub spells it; None to use that of its model card.
 
         Raises:
-            InputError: the name is none, the bundle is none, or the form is unknown.
+            InputError: if the name or the bundle is invalid, or the form is unknown.
         """
         _check_name(name)
         if to not in FORMS:
@@ -71,11 +71,11 @@ class Repository:
 
     @property
     def rows(self) -> int:
-        """Rows of the user's data that the prompt shows word for word."""
+        """Number of rows of the user's data that the prompt shows."""
         return len(self.bundle.prompt.demonstrations)
 
     def told(self) -> list[str]:
-        """What of the user's own whoever can read the repository will read, in sentences."""
+        """Sentences on the user's data that readers of the repository can see."""
         found = []
         if self.rows:
             found.append(f"The prompt shows {counted(self.rows, 'row')} of your data, word for word.")
@@ -86,11 +86,11 @@ class Repository:
         return found
 
     def write(self, out: Path) -> list[str]:
-        """Write all files into a folder that is not there yet, or is empty; returns their names.
+        """Write all files into a new or empty folder; returns their names.
 
         Raises:
-            InputError: something is in that place, the base model is not there, or the form cannot hold the bundle.
-            CotuneError: the exported model does not answer as the bundle does.
+            InputError: if the folder is not empty, the base model is missing, or the form does not support the bundle.
+            CotuneError: if the exported model gives other answers than the bundle.
         """
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise InputError(
@@ -113,7 +113,7 @@ class Repository:
             return sorted(list_files(temporary))
 
     def _card(self, text: str | None, template: Mapping[str, Any] | None = None) -> HubCard:
-        """``template`` is of a classifier that comes with its class as code, else None."""
+        """``template`` is that of a classifier with its class as code, else None."""
         from cotune.model.adapters.files import is_bare_probe, is_prefix
 
         bundle, adapter = self.bundle, self.bundle.folder / ADAPTER
@@ -141,7 +141,7 @@ class Repository:
 
 
 def form_of(bundle: OpenedBundle) -> Target | None:
-    """The form that fits a bundle: a classifier where a probe answers, one model where words do or answers are written."""
+    """The default form: a classifier for bundles with a probe, else one merged model."""
     from cotune.model.adapters.files import is_prefix
 
     if ENDPOINT in bundle.saved or bundle.prompt.nearest:
@@ -152,7 +152,7 @@ def form_of(bundle: OpenedBundle) -> Target | None:
 
 
 def licence_of(bundle: OpenedBundle, base: str | Path | None = None) -> str | None:
-    """The licence of a bundle's base model, as its own card says it; None where that is not on this machine or says none."""
+    """The licence in the base model's own card; None if that is not on this machine or has none."""
     if bundle.manifest.base_model.name.lower() == BUNDLED_MODEL:
         return "apache-2.0"
     if ENDPOINT in bundle.saved:

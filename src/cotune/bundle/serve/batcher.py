@@ -38,12 +38,12 @@ class Job:
         self._begun = self._abandoned = False
 
     def abandon(self) -> None:
-        """The client is gone: drop items that have not started."""
+        """Drop items that have not started, after the client has disconnected."""
         self._abandoned = True
 
     @property
     def left(self) -> int:
-        """Items not yet taken."""
+        """Items that are not in a batch yet."""
         return len(self.items) - self.taken
 
     def _wanted(self) -> bool:
@@ -55,7 +55,7 @@ class Job:
     def _add(self, results: Sequence[Any]) -> None:
         self._results += results
         if len(self._results) == len(self.items):
-            # Another thread may have cancelled it.
+            # Another thread may have cancelled the future.
             with contextlib.suppress(InvalidStateError):
                 self.future.set_result(self._results)
 
@@ -188,7 +188,7 @@ class Batcher:
             self._stop([job for job, _ in parts])
 
     def _stop(self, running: Sequence[Job]) -> None:
-        """Accept nothing from here on, and fail all waiting jobs."""
+        """Accept no more jobs, and fail all waiting ones."""
         with self._changed:
             self._stopped = True
             left, self._jobs = [*running, *self._jobs], deque()
@@ -223,7 +223,7 @@ class Batcher:
     def _take(self) -> list[tuple[Job, Sequence[Any]]]:
         kind = self._jobs[0].kind
         same = [job for job in self._jobs if job.kind is kind]
-        # First a share of each job, so that a request of many rows does not delay small ones.
+        # Take a share of each job first, so that a request of many rows does not delay small ones.
         share, room = max(1, self.most_together // len(same)), self.most_together
         counts = dict.fromkeys(same, 0)
         for limit in (share, self.most_together):
@@ -249,11 +249,11 @@ class Batcher:
             if len(results) != len(items):
                 raise WorkFailed(f"{len(items)} items gave {len(results)} results")
         except BaseException as error:
-            # A panic of a library in Rust is a BaseException; the thread must outlive it, or every request would hang.
+            # A panic in a Rust library is a BaseException; the thread must survive it, or all requests would hang.
             if len(parts) == 1:
                 parts[0][0]._fail(error if isinstance(error, Exception) else WorkFailed(type(error).__name__))
                 return
-            # One request's row must not spoil the others' answers.
+            # A row that fails must not affect other requests.
             for one in parts:
                 self._run([one])
             return

@@ -34,13 +34,13 @@ from cotune.bundle.serve.shelf import Served, Shelf
 from cotune.bundle.serve.work import Answered, Draw
 from cotune.errors import InputError
 
-# Below it the likeliest token is as good as sure, and dividing by it would overflow.
+# Smallest temperature: below it sampling is greedy in effect, and the division would overflow.
 _LEAST_TEMPERATURE = 1e-6
 _FIELDS: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 
 
 async def chat(request: Request, shelf: Shelf, batcher: Batcher, limits: Limits) -> Response:
-    """Answer a chat, whole or as a stream of server-sent events."""
+    """Answer a chat, as one response or a stream of server-sent events."""
     asked, served, row = await taken(request, batcher, limits, lambda sent: _asked(sent, shelf))
     kind, item = _work(asked, served, row)
     (found,) = await answered(request, batcher, kind, [item])
@@ -48,13 +48,13 @@ async def chat(request: Request, shelf: Shelf, batcher: Batcher, limits: Limits)
     if not asked.stream:
         return json_response(whole)
     usage = bool(asked.stream_options and asked.stream_options.include_usage)
-    # All of the answer is known at once, so that its events need not be spread over time.
+    # The whole answer is known by now, so all events are sent at once.
     events = "".join(f"data: {event}\n\n" for event in _events(whole, usage=usage))
     return Response(events, media_type="text/event-stream")
 
 
 def _asked(sent: bytearray, shelf: Shelf) -> tuple[ChatRequest, Served, dict[str, str]]:
-    """The request, which holds no messages any more, the bundle and the row that it is asked for."""
+    """The request without its messages, the bundle, and the row to answer."""
     asked = parsed(ChatRequest.model_validate_json, sent)
     if asked.top_logprobs is not None and not asked.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs to be true.", code="invalid_body", param="top_logprobs")
@@ -65,7 +65,7 @@ def _asked(sent: bytearray, shelf: Shelf) -> tuple[ChatRequest, Served, dict[str
 
 
 def _work(asked: ChatRequest, served: Served, row: dict[str, str]) -> tuple[Kind, Any]:
-    """Who answers, and what it is given."""
+    """The work and item for a request."""
     temperature = asked.temperature or 0.0
     if served.drawn is not None and temperature >= _LEAST_TEMPERATURE:
         return served.drawn, Draw(row, temperature, None if asked.seed is None else asked.seed % 2**63)
@@ -73,7 +73,7 @@ def _work(asked: ChatRequest, served: Served, row: dict[str, str]) -> tuple[Kind
 
 
 def _check_format(asked: ChatRequest, predictor: Predictor) -> None:
-    """What a bundle cannot give is refused: JSON from one whose answers are none, log-probabilities of what is written."""
+    """Refuse what the bundle does not support: JSON format for other answers, or log-probabilities of generated answers."""
     kind = predictor.output.kind
     if asked.response_format is not None and asked.response_format.type not in kind.response_formats:
         raise ApiError(400, f"This bundle answers with {kind.reply}.", code="unsupported", param="response_format")
@@ -85,7 +85,7 @@ def last_text(messages: Sequence[Message]) -> str:
     """The text of the user's last message.
 
     Raises:
-        ApiError: there is none, or it holds something else.
+        ApiError: if there is none, or it contains anything but text.
     """
     place, message = next(((i, m) for i, m in reversed(list(enumerate(messages))) if m.role == "user"), (0, None))
     if message is None:
@@ -103,10 +103,10 @@ def last_text(messages: Sequence[Message]) -> str:
 
 
 def fields_of(text: str, input_fields: Sequence[str]) -> dict[str, str]:
-    """The row that a message's text holds: the text itself for one field, a JSON object of the fields for several.
+    """The row in a message: the text itself for a single field, or a JSON object of several fields.
 
     Raises:
-        InputError: it is no such row.
+        InputError: if the text is not such a row.
     """
     where = "the last user message"
     if len(input_fields) == 1:
@@ -153,12 +153,12 @@ def _best(probabilities: dict[str, float], count: int) -> list[str]:
 
 
 def _top(label: str, probability: float) -> TopLogprob:
-    # The lowest that a double can say, for a label whose probability is too small to be one.
+    # The lowest double, for a label whose probability rounds to zero.
     return TopLogprob(token=label, logprob=math.log(max(probability, 5e-324)), bytes=list(label.encode()))
 
 
 def _events(whole: ChatResponse, *, usage: bool) -> Iterator[str]:
-    """Chunks as JSON, then the end mark."""
+    """Chunks as JSON, then the end marker."""
     choice = whole.choices[0]
     logprobs = choice.logprobs.model_dump() if choice.logprobs else None
 

@@ -36,7 +36,7 @@ async def embeddings(request: Request, shelf: Shelf, batcher: Batcher, limits: L
 
 
 def _asked(sent: bytearray, batcher: Batcher, limits: Limits) -> tuple[EmbeddingRequest, list[str]]:
-    """The request, which holds no texts any more, and its texts."""
+    """The request without its texts, and the texts."""
     asked = parsed(EmbeddingRequest.model_validate_json, sent)
     given = [asked.input] if isinstance(asked.input, str) else asked.input
     return asked.model_copy(update={"input": ""}), checked(given, _text, batcher, limits)

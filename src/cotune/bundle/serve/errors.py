@@ -1,4 +1,4 @@
-"""Errors in the shape that OpenAI's clients read."""
+"""Errors in the format of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _LONGEST = 500
 
 
 class ApiError(Exception):
-    """A request that is not answered as asked.
+    """A request that is refused.
 
     Args:
         status: HTTP status.
-        message: what is wrong and how to fix it.
-        code: a word for programs.
-        param: key of the body that it is about.
-        headers: of the answer.
+        message: the problem and how to fix it.
+        code: error code for programs.
+        param: key of the body with the problem.
+        headers: further headers of the response.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class ApiError(Exception):
         self.headers = dict(headers or {})
 
     def response(self) -> Response:
-        """As an HTTP answer."""
+        """The error as an HTTP response."""
         return error_response(self.message, self.status, self.headers, code=self.code, param=self.param)
 
 
@@ -64,7 +64,7 @@ def error_response(
 ) -> Response:
     """``{"error": {"message", "type", "param", "code"}}``."""
     shown = message if len(message) <= _LONGEST else message[:_LONGEST] + " ..."
-    # A key of the request may hold half a character, which no answer can.
+    # A key of the request may contain a lone surrogate, which cannot be encoded.
     shown = shown.encode("utf-8", "replace").decode()
     kind = _KINDS.get(status, "invalid_request_error")
     error = {"message": shown, "type": kind, "param": param, "code": code}
@@ -72,7 +72,7 @@ def error_response(
 
 
 def always(answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-    """The same with an answer to every error."""
+    """The application with a response to every error."""
 
     async def answered(request: Request) -> Response:
         try:
@@ -80,7 +80,7 @@ def always(answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Reques
         except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:
-            # Not Exception alone: a panic of the tokenizers, which are written in Rust, is none.
+            # BaseException, since a panic of the tokenizers, which are written in Rust, is no Exception.
             return _response_to(error)
 
     return answered
@@ -101,13 +101,13 @@ def _response_to(error: BaseException) -> Response:
             return error_response(f"This is not answered any more: {error}.", 503, {"connection": "close"}, code="ending")
         case ModelStopped():
             return error_response(f"Nothing can be answered: {error}.", 503, code="model_stopped")
-    # The message of an error may hold what was sent, which is written nowhere.
+    # Do not log the error's message, since it may contain the request.
     _LOG.error("a request failed: %s", type(error).__name__)
     return error_response("Something went wrong here; it is not the request's fault.", 500, code="internal")
 
 
 def wrong_body(error: ValidationError) -> ApiError:
-    """A body that is no JSON, or not as described; the values that were sent are not repeated."""
+    """The error for a body that is not JSON or does not fit the schema; it does not repeat the values that were sent."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
     if found[0]["type"] == "json_invalid":
         return ApiError(400, f"The body is no JSON that can be read ({found[0]['msg']}).", code="invalid_json")

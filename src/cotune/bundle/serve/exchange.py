@@ -1,4 +1,4 @@
-"""From a request's bytes to a body, and from a body's rows to the model's answers, all of it bounded."""
+"""Read a request's body and have its rows answered, within limits."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from cotune.bundle.serve.room import Arriving
 R = TypeVar("R")
 V = TypeVar("V")
 
-# What is too long is read on and thrown away up to here, so that the client gets to read why it was refused.
+# A body that is too long is read and discarded up to here, so that the client can read the error.
 _MOST_DISCARDED = 32 * 2**20
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a request may ask for.
+    """Limits of a request.
 
     Attributes:
-        body_bytes: of its body.
-        body_s: seconds in which the body must have arrived.
-        rows: rows or texts in one request.
+        body_bytes: most bytes of its body.
+        body_s: seconds within which the body must arrive.
+        rows: most rows or texts in a request.
     """
 
     body_bytes: int = 2**20
@@ -39,19 +39,21 @@ class Limits:
 
 
 async def taken(request: Request, batcher: Batcher, limits: Limits, read: Callable[[bytearray], V]) -> V:
-    """What ``read`` takes from the body, which is kept no longer: parsed, it may need many times its bytes.
+    """Receive and parse a body; returns what ``read`` extracts.
+
+    The body is then freed, since parsed it may need many times its size.
 
     Args:
-        request: whose body.
-        batcher: who will answer.
-        limits: of the request.
-        read: parses the body and checks its rows; of a long body on the thread of long texts.
+        request: the request.
+        batcher: the batcher that will answer.
+        limits: limits of a request.
+        read: parses the body and checks its rows; for a long body it is called on the thread for long texts.
 
     Raises:
-        ApiError: 413 where it is too long, 408 where it takes too long; or ``read`` refuses it.
-        InputError: ``read`` refuses a row.
-        QueueFull: too much waits.
-        Gone: the client hung up.
+        ApiError: if it is too long (413), takes too long (408), or ``read`` refuses it.
+        InputError: if ``read`` refuses a row.
+        QueueFull: if too many items are waiting.
+        Gone: if the client disconnected.
     """
     body = Arriving(batcher.room)
     try:
@@ -98,7 +100,7 @@ def _too_long(limits: Limits) -> ApiError:
 
 
 def parsed(validate: Callable[[bytearray], V], body: bytearray) -> V:
-    """A body as a model or type adapter of pydantic has it from JSON; ApiError 400 where it is not as described."""
+    """Parse a body by a pydantic model or type adapter; raises ApiError 400 if it does not fit."""
     try:
         return validate(body)
     except ValidationError as error:
@@ -106,17 +108,17 @@ def parsed(validate: Callable[[bytearray], V], body: bytearray) -> V:
 
 
 def checked(given: Sequence[Any], check: Callable[[int, Any], R], batcher: Batcher, limits: Limits) -> list[R]:
-    """Each of the given rows or texts as ``check`` makes it, which is told its place and what it is.
+    """Check rows or texts; ``check`` gets the place and the value and returns the item.
 
     Args:
-        given: rows or texts as they came.
-        check: raises InputError where one cannot be answered.
-        batcher: who will answer.
-        limits: of the request.
+        given: rows or texts of the request.
+        check: raises InputError if one cannot be answered.
+        batcher: the batcher that will answer.
+        limits: limits of a request.
 
     Raises:
-        ApiError: they are too many.
-        InputError: ``check`` refuses one.
+        ApiError: if there are too many.
+        InputError: if ``check`` refuses one.
     """
     most = min(limits.rows, batcher.most_waiting)
     if len(given) > most:
@@ -125,12 +127,12 @@ def checked(given: Sequence[Any], check: Callable[[int, Any], R], batcher: Batch
 
 
 async def answered(request: Request, batcher: Batcher, kind: Kind, items: Sequence[Any]) -> list[Any]:
-    """What the model's thread makes of the items.
+    """Have the items answered by the model's thread.
 
     Raises:
-        InputError: one of the items cannot be answered.
-        QueueFull: too much waits.
-        Gone: the client hung up; what had not begun is dropped.
+        InputError: if one of the items cannot be answered.
+        QueueFull: if too many items are waiting.
+        Gone: if the client disconnected; items that had not started are dropped.
     """
     answer = asyncio.ensure_future(_run(batcher, kind, items))
     gone = asyncio.ensure_future(_hung_up(request))
@@ -161,5 +163,5 @@ async def _hung_up(request: Request) -> None:
 
 
 def json_response(body: BaseModel) -> Response:
-    """A model of pydantic as an HTTP answer."""
+    """A pydantic model as an HTTP response."""
     return Response(body.model_dump_json(by_alias=True), media_type="application/json")

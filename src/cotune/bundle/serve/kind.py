@@ -1,4 +1,4 @@
-"""What can be asked of the models, and why it may not be answered."""
+"""Kinds of work for the models, and errors of work that is not answered."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ class Kind(Protocol):
     """A kind of work. Items of one kind (the same object) run together."""
 
     def run(self, items: Sequence[Any]) -> Sequence[Any]:
-        """A result for each item; called by the batcher's thread alone."""
+        """Return a result for each item. Called by the batcher's thread only."""
         ...
 
     def size(self, item: Any) -> int:
-        """Characters of an item that would be read."""
+        """Number of characters of an item that would be read."""
         ...
 
     def shortened(self, item: Any) -> Any:
-        """The item with less to read and the same result but for being ``cut()``; None where there is nothing to leave out."""
+        """A shorter item with the same result except for the ``cut()`` mark; None if nothing can be left out."""
         ...
 
 
 class QueueFull(CotuneError):
-    """More is waiting than may wait.
+    """Too many items are waiting.
 
     Attributes:
         retry_after: whole seconds after which there should be room.
@@ -37,25 +37,25 @@ class QueueFull(CotuneError):
 
 
 class Gone(CotuneError):
-    """The client has hung up."""
+    """The client has disconnected."""
 
 
 class WorkFailed(CotuneError):
-    """Work broke off in a way that no ``Exception`` tells of, such as a panic of a library written in Rust.
+    """Work failed with an error that is no ``Exception``, such as a panic in a library written in Rust.
 
-    Its message names the kind of failure alone, since a panic's own text may hold what was sent.
+    The message names only the kind of failure, since a panic's own text may contain the request.
     """
 
 
 class ModelStopped(CotuneError):
-    """The model's thread has ended, and nothing will be answered any more."""
+    """The model's thread has ended, so that nothing can be answered."""
 
     def __init__(self) -> None:
         super().__init__("the model has stopped; restart the server")
 
 
 class Ending(CotuneError):
-    """The server ends and the time to answer what had arrived is over."""
+    """The server is shutting down and the time for remaining requests has passed."""
 
     def __init__(self) -> None:
         super().__init__("the server is ending; ask again when it is back")

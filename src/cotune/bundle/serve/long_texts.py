@@ -1,4 +1,4 @@
-"""What takes long to read is read on a thread of its own: the event loop, the model and short requests wait for none of it."""
+"""A thread for parsing and shortening long texts, so that the event loop, the model and short requests do not wait."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from cotune.bundle.serve.kind import Ending, Kind, QueueFull
 
 T = TypeVar("T")
 
-# Characters from which on something is long.
+# Number of characters from which on a text is long.
 _LONG = 8192
-# Characters that may wait here: some seconds' work, and what they take of memory.
+# Most characters that may wait here, which bounds time (some seconds) and memory.
 _MOST = 16 * 2**20
 _PER_SECOND = 2**18
 
 
 class LongTexts:
-    """Checks rows and shortens them to what the model is shown, one after the other; from the event loop alone.
+    """Checks rows and shortens them to what the model reads, one after the other. Call it from the event loop only.
 
     Args:
-        most: characters that may wait.
+        most: most characters that may wait.
     """
 
     def __init__(self, most: int = _MOST) -> None:
@@ -33,10 +33,10 @@ class LongTexts:
         self._thread = ThreadPoolExecutor(1, "cotune-texts")
 
     async def aside(self, size: int, work: Callable[[], T]) -> T:
-        """What ``work`` returns; it is done at once where ``size``, the characters that it reads, is small.
+        """Result of ``work``, which is called at once if ``size``, the number of characters that it reads, is small.
 
         Raises:
-            QueueFull: too much waits.
+            QueueFull: if too many items are waiting.
         """
         if size < _LONG:
             return work()
@@ -44,16 +44,16 @@ class LongTexts:
             return await self._on_thread(work)
 
     async def shortened(self, kind: Kind, items: Sequence[Any]) -> tuple[list[Any], set[int]]:
-        """The items as they are to be entered, and the places of those that were shortened.
+        """The items to be queued, and the indices of those that were shortened.
 
         Raises:
-            QueueFull: too much waits.
+            QueueFull: if too many items are waiting.
         """
         found, cut = list(items), set()
         sizes = {place: size for place, item in enumerate(items) if (size := kind.size(item)) >= _LONG}
         with self._place(sum(sizes.values())):
             for place in sizes:
-                # One by one, so that a request of many gives way to others.
+                # One by one, so that other requests get their turn.
                 less = await self._on_thread(partial(kind.shortened, items[place]))
                 if less is not None:
                     found[place] = less
@@ -72,12 +72,12 @@ class LongTexts:
             raise
 
     def give_up(self) -> None:
-        """Begin nothing more; what waits fails with :class:`Ending`."""
+        """Start no more work; waiting work fails with :class:`Ending`."""
         self._gave_up = True
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def close(self) -> None:
-        """End the thread; nothing waits any more."""
+        """End the thread, when nothing waits any more."""
         self._thread.shutdown(wait=not self._gave_up)
 
     @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What can be asked at which path, and the OpenAPI document made from it."""
+"""The operations of the API, and the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ _POSTED = (400, 401, 403, 404, 408, 413, 421, 429, 500, 503)
 
 @dataclass(frozen=True)
 class Operation:
-    """What can be asked at a path: the application routes it, and the document tells of it.
+    """An operation of the API, for routing and for the OpenAPI document.
 
     Attributes:
-        name: of it among the operations.
+        name: operation id.
         method: GET or POST.
-        path: as Starlette routes it.
-        summary: for people.
-        gives: models of the answer, any of them.
-        errors: statuses of what is not answered.
-        takes: models of the body, any of them; none where there is no body.
-        parameters: of query and path, as the document tells of them.
-        streams: whether the answer may be events.
+        path: path in Starlette's syntax.
+        summary: description.
+        gives: models of the response, any of them.
+        errors: statuses of errors.
+        takes: models of the body, any of them; empty without a body.
+        parameters: parameters of query and path, in OpenAPI's format.
+        streams: whether the response may be a stream of events.
     """
 
     name: str
@@ -89,13 +89,13 @@ def operations(shelf: Shelf) -> list[Operation]:
 
 
 def openapi_document(told: Sequence[Operation], shelf: Shelf, limits: Limits, *, token: bool) -> dict[str, Any]:
-    """The document as JSON.
+    """The OpenAPI document as JSON.
 
     Args:
         told: the operations.
-        shelf: what is served.
-        limits: that descriptions name.
-        token: whether one is asked for.
+        shelf: the served bundles.
+        limits: limits to name in descriptions.
+        token: whether a token is required.
     """
     sent = [(model, "validation") for each in told for model in each.takes]
     returned = [(model, "serialization") for each in told for model in each.gives]
@@ -123,7 +123,7 @@ def openapi_document(told: Sequence[Operation], shelf: Shelf, limits: Limits, *,
 
 
 def _row_models(served: Served, number: int) -> tuple[type[BaseModel], type[BaseModel]]:
-    """A bundle's row and list of rows as models; their fields have the task's own names, whatever characters those hold."""
+    """Models of a bundle's row and list of rows; their fields have the task's own names, with any characters."""
     fields: dict[str, Any] = {
         f"field_{i}": (Annotated[schemas.Cell, Field(alias=name, title=name)], ...)
         for i, name in enumerate(served.predictor.input_fields)
@@ -141,7 +141,7 @@ def _described(told: Operation) -> dict[str, Any]:
     good: dict[str, Any] = {"description": "The answer.", "content": _content(*told.gives)}
     if told.streams:
         good["description"] = "The answer; with `stream` as server-sent events, all of it in one of them."
-        # Version 3.1 has no words for what an event holds.
+        # OpenAPI 3.1 cannot describe the content of events.
         good["content"]["text/event-stream"] = {}
     answers = {"200": good}
     for status in told.errors:

@@ -1,4 +1,4 @@
-"""The page at ``/docs``: the OpenAPI document for people, made here, with no script and nothing from elsewhere."""
+"""The page at ``/docs``: the OpenAPI document as HTML without scripts or external files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def docs_page(document: Mapping[str, Any], address: str) -> str:
 
     Args:
         document: the OpenAPI document.
-        address: of the server, for the examples.
+        address: address of the server, for the examples.
     """
     info, schemas = document["info"], document["components"]["schemas"]
     secured = "security" in document

@@ -1,4 +1,4 @@
-"""``/predict``: the task's own fields in; answer, probabilities and the bundle's id out."""
+"""``/predict``: takes the task's fields; returns answer, probabilities and the bundle's id."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def predict(request: Request, shelf: Shelf, batcher: Batcher, limits: Limi
 
 @dataclass(frozen=True)
 class _Asked:
-    """What a body asks for: a bundle, its rows, and whether they came as a list."""
+    """A parsed body: bundle, rows, and whether they were a list."""
 
     served: Served
     items: list[dict[str, str]]
@@ -57,7 +57,7 @@ def _asked(request: Request, sent: bytearray, shelf: Shelf, batcher: Batcher, li
 
 
 def _bundle(request: Request, body: Mapping[str, Any], shelf: Shelf) -> Served:
-    """Which bundle: the query's, else the body's, else the only one."""
+    """The bundle of the query, else of the body, else the only one."""
     if "bundle" in request.query_params:
         return shelf.find(request.query_params["bundle"], "bundle")
     only = next(iter(shelf.served.values())) if len(shelf.served) == 1 else None
@@ -85,7 +85,7 @@ def row_answer(found: Answered, output: Output) -> RowAnswer:
 
 
 def _sayable(value: Any) -> Any:
-    """The value; None where it cannot be written as JSON."""
+    """The value; None if it cannot be written as JSON."""
     try:
         _VALUE.dump_json(value)
     except PydanticSerializationError:

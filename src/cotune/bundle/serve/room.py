@@ -1,22 +1,22 @@
-"""How many bytes of bodies are in memory at once."""
+"""The limit on bytes of request bodies in memory."""
 
 from __future__ import annotations
 
 from cotune.bundle.serve.kind import QueueFull
 
-# Bytes up to which a body is short; as many as there may be connections take a few MiB.
+# Most bytes of a short body; one for each possible connection takes a few MiB.
 _SHORT = 8192
 _PER_SECOND = 2**20
 
 
 class Room:
-    """Counts the bytes of the bodies that arrive or wait to be read; from the event loop alone.
+    """Counts the bytes of bodies that are arriving or waiting to be parsed. Use it from the event loop only.
 
-    A body leaves it as soon as its rows are known: what waits for the model is counted by the batcher.
+    A body is released once it is parsed: items that wait for the model are counted by the batcher.
 
     Attributes:
-        most: bytes at once; a short body always finds a place.
-        used: bytes now.
+        most: most bytes at once; short bodies are always accepted.
+        used: present number of bytes.
     """
 
     most = 64 * 2**20
@@ -26,13 +26,13 @@ class Room:
 
 
 class Arriving:
-    """A body that grows as it arrives.
+    """A body that is arriving.
 
     Args:
-        room: that it takes.
+        room: the room that it uses.
 
     Attributes:
-        data: what has arrived; empty where it was refused.
+        data: what has arrived; empty if it was refused.
         refused: whether there was no room.
     """
 
@@ -41,7 +41,7 @@ class Arriving:
         self.data, self.refused = bytearray(), False
 
     def add(self, piece: bytes) -> None:
-        """Keep a piece, or nothing at all from the first one on that has no place."""
+        """Add a piece, or discard everything if there is no room for it."""
         if self.refused:
             return
         counted = len(self.data) + len(piece)
@@ -55,11 +55,11 @@ class Arriving:
         self.data += piece
 
     def check(self) -> None:
-        """Raises QueueFull where there was no room."""
+        """Raise QueueFull if there was no room."""
         if self.refused:
             raise QueueFull(max(1, min(60, self._room.used // _PER_SECOND)))
 
     def release(self) -> None:
-        """Give the room back."""
+        """Release the bytes."""
         self._room.used -= self._counted
         self._counted, self.data = 0, bytearray()

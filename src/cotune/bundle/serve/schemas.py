@@ -1,4 +1,4 @@
-"""What requests and answers look like; the OpenAPI document is made from these."""
+"""Models of requests and responses, from which the OpenAPI document is made."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ MOST_MESSAGES, MOST_LOGPROBS = 2048, 20
 
 
 class Body(BaseModel):
-    """Of a request: keys that are not known are passed over, as OpenAI's clients send many."""
+    """Base class of requests. Unknown keys are ignored, since OpenAI's clients send many."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
 
 class Part(Body):
-    """A piece of a message's content; only texts can be read."""
+    """A part of a message's content; only text is supported."""
 
     type: str
     text: str | None = None
 
 
 class Message(Body):
-    """A message; the last one of the user is answered."""
+    """A message. The user's last message is answered."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | Annotated[list[Part], Field(fail_fast=True)] | None = None
 
 
 class StreamOptions(Body):
-    """Of a stream."""
+    """Options of a stream."""
 
     include_usage: bool | None = None
 
 
 class ResponseFormat(Body):
-    """``text``; of a bundle that answers with JSON ``json_object`` too, which is the JSON of its own schema."""
+    """``text``, or ``json_object`` for a bundle with JSON answers, which always follow its own schema."""
 
     type: str
 
@@ -49,8 +49,8 @@ class ResponseFormat(Body):
 class ChatRequest(Body):
     """A chat whose last user message holds the input.
 
-    Labels are the likeliest one, numbers and JSON are written greedily, and so are texts without a temperature. Other settings
-    of sampling change nothing, and how long an answer may be is the bundle's to say.
+    The answer is the likeliest label, or is generated greedily for numbers, JSON, and texts without a temperature. Other
+    sampling parameters are ignored. The bundle sets the longest answer.
     """
 
     model: str = Field(description="A bundle's id from /v1/models, or its task's name where only one bundle has it.")
@@ -67,7 +67,7 @@ class ChatRequest(Body):
 
 
 class TopLogprob(BaseModel):
-    """A label and its log-probability among the labels, the decision rule applied."""
+    """A label and its log-probability among the labels, after the decision rule."""
 
     token: str
     logprob: float
@@ -75,20 +75,20 @@ class TopLogprob(BaseModel):
 
 
 class Logprob(TopLogprob):
-    """The answer, as if it were one token, and the best labels."""
+    """The answer as a single token, and the best labels."""
 
     top_logprobs: list[TopLogprob]
 
 
 class Logprobs(BaseModel):
-    """Of a choice."""
+    """Log-probabilities of a choice."""
 
     content: list[Logprob]
     refusal: None = None
 
 
 class Answer(BaseModel):
-    """The assistant's message: the label, or what was written."""
+    """The assistant's message: the label or the generated answer."""
 
     role: Literal["assistant"] = "assistant"
     content: str
@@ -96,7 +96,10 @@ class Answer(BaseModel):
 
 
 class Choice(BaseModel):
-    """The one choice; ``length`` where a written answer was cut by its length, or closed in time to fit its schema."""
+    """The only choice.
+
+    ``finish_reason`` is ``length`` if the answer reached the limit, or was closed before it to fit the schema.
+    """
 
     index: int = 0
     message: Answer
@@ -105,7 +108,7 @@ class Choice(BaseModel):
 
 
 class Usage(BaseModel):
-    """Tokens that were read, and those of the answer."""
+    """Number of tokens of the prompt and of the answer."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -113,7 +116,7 @@ class Usage(BaseModel):
 
 
 class ChatResponse(BaseModel):
-    """The answer to a chat."""
+    """The response to a chat."""
 
     id: str
     object: Literal["chat.completion"] = "chat.completion"
@@ -124,7 +127,7 @@ class ChatResponse(BaseModel):
 
 
 class EmbeddingRequest(Body):
-    """Texts to embed with the base model, no adapter."""
+    """Texts to embed with the base model, without an adapter."""
 
     model: str = Field(description="A bundle's id, whose base model is taken, or the base model's name.")
     input: (
@@ -136,7 +139,7 @@ class EmbeddingRequest(Body):
 
 
 class Embedding(BaseModel):
-    """A text's vector: numbers, or little-endian float32 in base64."""
+    """A text's vector, as numbers or as little-endian float32 in base64."""
 
     object: Literal["embedding"] = "embedding"
     index: int
@@ -144,14 +147,14 @@ class Embedding(BaseModel):
 
 
 class EmbeddingUsage(BaseModel):
-    """Tokens of the texts."""
+    """Number of tokens of the texts."""
 
     prompt_tokens: int
     total_tokens: int
 
 
 class EmbeddingResponse(BaseModel):
-    """Vectors in the order of the texts."""
+    """The vectors, in the order of the texts."""
 
     object: Literal["list"] = "list"
     data: list[Embedding]
@@ -160,7 +163,7 @@ class EmbeddingResponse(BaseModel):
 
 
 class OutputCard(BaseModel):
-    """What answers are, and the JSON Schema that numbers and JSON fit."""
+    """The kind of answers, and the JSON Schema of numbers and JSON."""
 
     type: OutputType
     json_schema: Mapping[str, Any] | None = Field(alias="schema")
@@ -169,7 +172,7 @@ class OutputCard(BaseModel):
 class ModelCard(BaseModel):
     """A bundle.
 
-    ``parent`` is the base model's name, ``adapter`` the content hash of its weights or prefix, or ``base`` where it has none.
+    ``parent`` is the base model's name, ``adapter`` the content hash of its weights or prefix, or ``base`` without an adapter.
     """
 
     id: str
@@ -187,7 +190,7 @@ class ModelCard(BaseModel):
 
 
 class ModelList(BaseModel):
-    """The bundles that are served."""
+    """The served bundles."""
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
@@ -196,10 +199,10 @@ class ModelList(BaseModel):
 class RowAnswer(BaseModel):
     """A row's answer.
 
-    ``value`` is what it means: a number, a JSON value, or the answer itself where it is a label or a text; null where it is no
-    such value. ``probabilities`` are of every label, and none of what is written. ``truncated`` says whether the row's text was
-    too long and lost its end, ``ended`` whether a written answer came to its end by itself. Where the server runs with
-    ``--unsure``, ``answer`` is null for a row that the model cannot tell, and ``possible`` has the labels that it may be.
+    ``value`` is the parsed answer: a number, a JSON value, or the label or text itself; null if it cannot be parsed.
+    ``probabilities`` has every label, and is empty for generated answers. ``truncated`` says whether the row's text was too
+    long and was cut at its end; ``ended`` whether a generated answer ended by itself. If the server runs with ``--unsure``,
+    ``answer`` is null for a row that the model cannot decide, and ``possible`` lists its possible labels.
     """
 
     answer: str | None
@@ -211,20 +214,20 @@ class RowAnswer(BaseModel):
 
 
 class Predicted(RowAnswer):
-    """The answer to a single row; ``bundle`` is the id of the bundle that gave it."""
+    """The answer to a single row; ``bundle`` is the id of the bundle."""
 
     bundle: str
 
 
 class PredictedRows(BaseModel):
-    """Answers in the order of the rows; ``bundle`` is the id of the bundle that gave them."""
+    """Answers in the order of the rows; ``bundle`` is the id of the bundle."""
 
     bundle: str
     rows: list[RowAnswer]
 
 
 class Health(BaseModel):
-    """The server lives; ``waiting`` counts rows and texts that wait for the model."""
+    """The server is running; ``waiting`` is the number of rows and texts that wait for the model."""
 
     status: Literal["ok"] = "ok"
     bundles: int
@@ -232,7 +235,7 @@ class Health(BaseModel):
 
 
 class ErrorDetail(BaseModel):
-    """What is wrong, for people (``message``) and for programs (``type``, ``code``, ``param``)."""
+    """The error, for people (``message``) and for programs (``type``, ``code``, ``param``)."""
 
     message: str
     type: str

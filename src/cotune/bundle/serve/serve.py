@@ -1,4 +1,4 @@
-"""The server of bundles, from loading to the last answer."""
+"""Run the server of bundles."""
 
 from __future__ import annotations
 
@@ -25,31 +25,29 @@ from cotune.web import LOOPBACK, GracefulServer, bounded_config, listen
 
 _LOG = logging.getLogger(__name__)
 _NAME = re.compile(r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
-# Connections at once; more are answered with 503 by uvicorn.
+# Most concurrent connections; uvicorn answers further ones with 503.
 _MOST_CONNECTIONS = 1024
 
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """How a server runs.
+    """Settings of a server.
 
     Attributes:
-        host: address to listen on; any but 127.0.0.1 demands a token.
-        port: 0 takes a free one.
+        host: address to listen on; any other than 127.0.0.1 requires a token.
+        port: port to listen on; 0 chooses a free one.
         token_env: name of the environment variable that holds the token.
-        queue: rows that may wait for the model; more are refused with 429.
-        batch: rows that run together.
-        body_bytes: longest body.
+        queue: most rows that may wait for the model; further ones are refused with 429.
+        batch: most rows in a batch.
+        body_bytes: most bytes of a body.
         device: ``auto``, ``cpu``, ``cuda``, ``mps``.
-        dtype: ``auto``, ``float32``, ``bfloat16``, ``float16``; in the short ones probabilities move a little with the batch
-            that a row happens to be in.
-        allowed_hosts: names that requests may be addressed to: on 127.0.0.1 besides that and localhost; elsewhere these alone,
-            where there are any. Each as a Host header holds it, with a port or for any port; ``*.example.org`` and ``*`` fit
-            several.
-        unsure: share of rows that ``/predict`` may answer wrongly, so that it leaves open what the model cannot tell; None
+        dtype: ``auto``, ``float32``, ``bfloat16``, ``float16``; in half precision probabilities vary slightly with the batch.
+        allowed_hosts: host names that requests may use: on 127.0.0.1 in addition to that and localhost, elsewhere these only,
+            if any are given. With a port or for any port; ``*.example.org`` and ``*`` match several.
+        unsure: most share of wrong answers of ``/predict``, which gives no answer to rows that the model cannot decide; None
             answers every row.
-        collect: folder in which rows are kept that a label would teach most; None keeps none.
-        drain_s: seconds in which all that had arrived is answered when the end is asked for; the rest gets 503.
+        collect: folder for rows that are most worth a label; None to collect none.
+        drain_s: seconds for answering remaining requests at shutdown; the rest gets 503.
     """
 
     host: str = LOOPBACK
@@ -74,22 +72,22 @@ def serve(
     like: Sequence[Sequence[Mapping[str, str]]] = (),
     ready: Callable[[str, list[str]], None] = lambda address, ids: None,
 ) -> bool:
-    """Serve bundles until SIGTERM or Ctrl-C, then answer what is in flight and return; to be called from the main thread.
+    """Serve bundles until SIGTERM or Ctrl-C, then answer remaining requests and return. Call it from the main thread.
 
     Args:
-        bundles: their folders; those of one base model share it.
-        settings: where and within which bounds.
-        base: folder or name of the base model, where it moved.
-        like: rows that each bundle learnt from, as far as they are known, by which ``collect`` tells rows that are far off.
-        ready: called with the address and the bundles' ids once requests can be answered.
+        bundles: folders of the bundles; those with the same base model share it in memory.
+        settings: settings of the server.
+        base: folder or name of the base model if it moved.
+        like: training rows of each bundle if known, by which ``collect`` recognizes unusual rows.
+        ready: called with the address and the bundles' ids once the server answers requests.
 
     Returns:
-        Whether the model's thread has ended. Where the time to drain was over it may still be at its last batch, which cannot
-        be broken off but by :func:`os._exit`.
+        Whether the model's thread has ended. After ``drain_s`` it may still be running its last batch, which only
+        :func:`os._exit` can interrupt.
 
     Raises:
-        InputError: a bundle cannot be loaded, or cannot tell how sure it is and has to, or its model is behind an endpoint; the
-            port cannot be had, or a token is needed and missing.
+        InputError: if a bundle cannot be loaded, has no calibration for ``unsure``, or its model is behind an endpoint; if the
+            port cannot be opened, or a required token is missing.
     """
     settings = settings or ServeSettings()
     token = _token(settings)
@@ -111,13 +109,13 @@ def prepared(
     like: Sequence[Sequence[Mapping[str, str]]] = (),
     ready: Callable[[str, list[str]], None] = lambda address, ids: None,
 ) -> Iterator[GracefulServer]:
-    """A server that is ready to run, and its model's thread, which ends with the block.
+    """Create a server and start its model's thread, which ends with the block.
 
     Args:
-        predictors: loaded bundles; nothing else may use them meanwhile.
-        listening: the socket that it will be run with.
-        settings: its bounds.
-        token: that requests must bear; None asks for none.
+        predictors: loaded bundles; nothing else may use them until the block ends.
+        listening: the listening socket.
+        settings: settings of the server.
+        token: token that requests must carry; None requires none.
         like: as for :func:`serve`.
         ready: as for :func:`serve`.
     """
@@ -133,12 +131,12 @@ def prepared(
         loopback = settings.host == LOOPBACK
         names = settings.allowed_hosts
         app = make_app(shelf, batcher, limits, address=address, port=port, loopback=loopback, names=names, token=token)
-        # uvicorn's errors come with tracebacks, which could hold what was sent.
+        # uvicorn logs tracebacks, which could contain requests.
         config = bounded_config(app, most=_MOST_CONNECTIONS, log_level="critical")
 
         def give_up() -> None:
             if count := batcher.give_up():
-                # One line on standard error, for whoever asked for the end.
+                # Print one line on standard error at shutdown.
                 _LOG.warning("%d requests were not answered before the end", count)
 
         yield GracefulServer(config, lambda: ready(address, list(shelf.served)), drain_s=settings.drain_s, give_up=give_up)
@@ -151,7 +149,7 @@ def prepared(
 def _collectors(
     predictors: Sequence[Predictor], settings: ServeSettings, like: Sequence[Sequence[Mapping[str, str]]]
 ) -> list[Collector]:
-    """Who keeps rows of each bundle; a folder of its name for each where there are several."""
+    """The collector of each bundle; several bundles get a subfolder each."""
     if settings.collect is None:
         return []
     several = len(predictors) > 1

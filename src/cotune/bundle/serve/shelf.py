@@ -1,4 +1,4 @@
-"""The bundles that are served, by name, each with the kinds of work that it is asked for."""
+"""The served bundles by name, each with its kinds of work."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from cotune.model.local import LocalModel
 
 @dataclass(frozen=True)
 class Served:
-    """A bundle.
+    """A served bundle.
 
     Attributes:
         id: ``task@hash``.
-        predictor: who answers.
-        best: work that asks for the answer alone.
-        full: work that asks for all probabilities.
-        sure: the same, which leaves rows open where the server is told to.
-        drawn: work whose answers are drawn; None where the bundle writes no free text.
+        predictor: the predictor.
+        best: work for answers without probabilities.
+        full: work for answers with all probabilities.
+        sure: the same, without an answer to undecided rows if the server runs with ``unsure``.
+        drawn: work for sampled answers; None unless the bundle generates free text.
         embedding: work for its base model, the same object for all bundles of one.
     """
 
@@ -44,15 +44,15 @@ class Served:
 
 
 class Shelf:
-    """What can be asked.
+    """The served bundles.
 
     Args:
         predictors: loaded bundles.
-        unsure: share of rows that ``/predict`` may answer wrongly; None answers every row.
-        collectors: who keeps rows of each bundle, where any are kept.
+        unsure: most share of wrong answers of ``/predict``; None answers every row.
+        collectors: collectors of rows by bundle, if rows are collected.
 
     Raises:
-        InputError: a bundle is given twice, or cannot tell how sure it is and has to.
+        InputError: if a bundle is given twice, or has no calibration for ``unsure``.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Shelf:
             self.served[name] = Served(name, predictor, best, full, sure, drawn, embedding)
 
     def warm_up(self) -> None:
-        """Run every bundle's fixed prompt, so that no request has to; by the thread that will answer."""
+        """Compute the prefix of every bundle's prompt in advance. Call it from the model's thread."""
         import torch
 
         for served in self.served.values():
@@ -91,10 +91,10 @@ class Shelf:
             collector.prepare()
 
     def find(self, name: str, param: str = "model") -> Served:
-        """A bundle by its id, or by its task's name where only one has it.
+        """A bundle by its id, or by its task's name if that is unique.
 
         Raises:
-            ApiError: there is none, or more than one.
+            ApiError: if there is none, or more than one.
         """
         if name in self.served:
             return self.served[name]
@@ -105,16 +105,16 @@ class Shelf:
         raise ApiError(404, f"{what}; /v1/models lists their ids.", code="model_not_found", param=param)
 
     def embedding(self, name: str) -> Embedding:
-        """The work of embedding with a base model, by its own name or a bundle's."""
+        """The embedding work of a base model, by its own name or that of a bundle."""
         found = {id(each.embedding): each.embedding for each in self.served.values() if each.parent == name}
         return next(iter(found.values())) if len(found) == 1 else self.find(name).embedding
 
     def cards(self) -> list[ModelCard]:
-        """A card for each bundle."""
+        """Model cards of all bundles."""
         return [self.card(each) for each in self.served.values()]
 
     def card(self, served: Served) -> ModelCard:
-        """A bundle's card."""
+        """Model card of a bundle."""
         predictor = served.predictor
         return ModelCard(
             id=served.id,

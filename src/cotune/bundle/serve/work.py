@@ -1,4 +1,4 @@
-"""What the model's thread does: answers rows of one bundle, embeds texts with one base model."""
+"""Kinds of work of the model's thread: answers to rows of a bundle, and embeddings by a base model."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Answered:
 
     Attributes:
         prediction: the answer itself.
-        prompt_tokens: that were read.
-        completion_tokens: of the answer, and its stop token where it came to one.
+        prompt_tokens: number of tokens of the prompt.
+        completion_tokens: number of tokens of the answer, including a stop token.
     """
 
     prediction: Prediction
@@ -27,7 +27,7 @@ class Answered:
     completion_tokens: int
 
     def cut(self) -> Answered:
-        """The same for a row that was shortened before."""
+        """The same answer, marked as truncated."""
         return replace(self, prediction=replace(self.prediction, truncated=True))
 
 
@@ -36,10 +36,10 @@ class Scoring:
 
     Args:
         predictor: the bundle.
-        probabilities: whether every label's probability is wanted; rows with and without do not mix, since what the answer
-            alone needs takes less.
-        unsure: share of rows that may be answered wrongly; None leaves no row open.
-        collector: keeps rows to be labelled; None keeps none.
+        probabilities: whether to compute every label's probability; rows with and without are not batched together, since
+            answers alone cost less.
+        unsure: most share of wrong answers; None answers every row.
+        collector: collects rows to label; None for none.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Scoring:
         self._predictor, self._probabilities, self._unsure, self._collector = predictor, probabilities, unsure, collector
 
     def size(self, item: Mapping[str, str]) -> int:
-        """Characters of a row."""
+        """Number of characters of a row."""
         return sum(map(len, item.values()))
 
     def shortened(self, item: Mapping[str, str]) -> Mapping[str, str] | None:
@@ -72,12 +72,12 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Draw:
-    """A row whose answer is drawn.
+    """A row with a sampled answer.
 
     Attributes:
         row: its fields.
-        temperature: above 0.
-        seed: of the draws; None where another one is wanted each time.
+        temperature: sampling temperature, above 0.
+        seed: seed; None for a different answer each time.
     """
 
     row: Mapping[str, str]
@@ -86,7 +86,7 @@ class Draw:
 
 
 class Drawing:
-    """Draws answers of a bundle that writes; those of one temperature and seed run together.
+    """Samples answers of a bundle that generates text; rows with the same temperature and seed run together.
 
     Args:
         predictor: the bundle.
@@ -96,7 +96,7 @@ class Drawing:
         self._predictor = predictor
 
     def size(self, item: Draw) -> int:
-        """Characters of a row."""
+        """Number of characters of a row."""
         return sum(map(len, item.row.values()))
 
     def shortened(self, item: Draw) -> Draw | None:
@@ -111,7 +111,7 @@ class Drawing:
             first, together, rows = items[waiting[0]], [], set()
             for place in waiting:
                 item = items[place]
-                # A row's draws depend on the seed and its own tokens alone: of one seed, equal rows would get equal answers.
+                # Samples depend only on the seed and the row's tokens, so equal rows with one seed would get equal answers.
                 key = tuple(item.row.items()) if first.seed is None else place
                 if (item.temperature, item.seed) == (first.temperature, first.seed) and key not in rows:
                     rows.add(key)
@@ -140,7 +140,7 @@ class Embedded:
 
     Attributes:
         vector: ``[width]``.
-        tokens: of the text.
+        tokens: number of tokens of the text.
     """
 
     vector: Vectors
@@ -148,10 +148,10 @@ class Embedded:
 
 
 class Embedding:
-    """Embeds texts with a base model, no adapter, as :class:`TextEmbedder` does by default.
+    """Embeds texts with a base model, without adapter, as :class:`TextEmbedder` does by default.
 
     Args:
-        model: who reads.
+        model: the base model.
     """
 
     def __init__(self, model: Model) -> None:
@@ -159,11 +159,11 @@ class Embedding:
         self._tokenizer = model.tokenizer
 
     def size(self, item: str) -> int:
-        """Characters of a text's beginning, which alone is read."""
+        """Number of characters that are read, which are a text's beginning."""
         return min(len(item), self._embedder.settings.max_chars)
 
     def shortened(self, item: str) -> None:
-        """A text's beginning is never too long."""
+        """None, since only a text's beginning is read."""
 
     def run(self, items: Sequence[str]) -> list[Embedded]:
         vectors = self._embedder.embed(items)

@@ -1,4 +1,4 @@
-"""How a value from a file or a frame becomes the text of a cell, the same for every format."""
+"""Convert values from files and frames to the text of a cell, in the same way for all formats."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ NESTED: Final = _Nested.NESTED
 def cell_text(value: Any) -> str | _Nested | None:
     """The text of a cell.
 
-    Numbers become their shortest exact text, truth values ``true`` and ``false``, dates ISO 8601; an empty text,
-    None, NaN and a frame's missing value become None.
+    Numbers become their shortest exact text, booleans ``true`` and ``false``, dates ISO 8601. An empty text, None, NaN and a
+    frame's missing value become None.
 
     Args:
-        value: a plain Python or numpy scalar, or whatever else a file or frame holds.
+        value: a Python or numpy scalar, or any other value in a file or frame.
 
     Returns:
-        The text, None for an empty cell, or :data:`NESTED` for what is no single text (lists, objects, bytes).
+        The text, None for an empty cell, or :data:`NESTED` for values that are no single text (lists, objects, bytes).
     """
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return None
@@ -60,10 +60,10 @@ def input_text(value: Any) -> str | _Nested | None:
     """The text of a cell as an input shows it: a list as ``a, b``, an empty one as ``none``, an object or nested lists as JSON.
 
     Args:
-        value: as of :func:`cell_text`, which is followed for what is one text, number or date.
+        value: as for :func:`cell_text`, which converts single texts, numbers and dates.
 
     Returns:
-        The text, None for an empty cell, or :data:`NESTED` for what JSON does not know, such as bytes.
+        The text, None for an empty cell, or :data:`NESTED` for values that JSON does not support, such as bytes.
     """
     text = cell_text(value)
     if text is not NESTED:
@@ -77,12 +77,12 @@ def input_text(value: Any) -> str | _Nested | None:
 
 
 def has_half_character(text: str) -> bool:
-    """Whether a lone surrogate stands in a text: half of a character, which can be written to no file."""
+    """Whether a text contains a lone surrogate (half of a character), which cannot be written to a file."""
     return not text.isascii() and _HALF.search(text) is not None
 
 
 def nested_text(value: Any) -> str | None:
-    """A list or an object as JSON text; None where it holds what JSON does not know."""
+    """A list or an object as JSON text; None if JSON does not support a value in it."""
     try:
         return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError):

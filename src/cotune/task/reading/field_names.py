@@ -1,4 +1,4 @@
-"""Names of columns as prompts can show them: ``Customer message`` becomes ``Customer_message``."""
+"""Field names of columns for prompts: ``Customer message`` becomes ``Customer_message``."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from cotune.task.reading.table import Table
 _VALID = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _BRACED = re.compile(r"\{([^{}\n]+)\}")
 RESERVED = "labels"
-"""What ``{labels}`` in a prompt stands for, so that no field may be called so."""
+"""Reserved names: ``{labels}`` in a prompt is replaced by the list of labels."""
 
 
 def is_field_name(name: str) -> bool:
-    """Whether a name can stand in braces in a prompt."""
+    """Whether a name can be used in braces in a prompt."""
     return _VALID.match(name) is not None
 
 
 def field_names(columns: Iterable[str]) -> dict[str, str]:
-    """The field name of each column: itself where it can stand in a prompt, else the nearest name that no other column has.
+    """The field name of each column: its own name if it is valid in a prompt, else the most similar free name.
 
-    Accents go, whatever is no letter, digit or ``_`` becomes ``_``, a leading digit gets a ``_`` before it.
+    Accents are removed, characters other than letters, digits and ``_`` become ``_``, and a leading digit gets a ``_`` before
+    it.
     """
     columns = list(columns)
     taken = {column for column in columns if is_field_name(column)} | {RESERVED}
@@ -43,13 +44,13 @@ def field_names(columns: Iterable[str]) -> dict[str, str]:
 
 
 def fields_for(wanted: Sequence[str], columns: Sequence[str]) -> tuple[str, ...]:
-    """The field names of columns that a user names, by their own names or by their field names; what is neither stays."""
+    """The field names of columns, given by column or field name; unknown names are returned unchanged."""
     names = field_names(columns)
     return tuple(names.get(name, name) for name in wanted)
 
 
 def column_of(field: str, columns: Iterable[str]) -> str | None:
-    """The column that a field is read from: that of its name, else the one with this field name; None where there is none."""
+    """The column of a field: the one with its name, else the one with this field name; None if there is none."""
     columns = list(columns)
     if field in columns:
         return field
@@ -57,12 +58,11 @@ def column_of(field: str, columns: Iterable[str]) -> str | None:
 
 
 def with_fields(table: Table, fields: Mapping[str, str]) -> Table:
-    """The table with its columns called as fields are.
+    """The table with columns renamed to fields.
 
     Args:
         table: rows as read.
-        fields: field name to the column that it was read from in the task's first table; in another table it may be called
-            either way.
+        fields: field name to column name in the task's first table; other tables may use either name.
     """
     renamed = {}
     for field, column in fields.items():
@@ -71,7 +71,7 @@ def with_fields(table: Table, fields: Mapping[str, str]) -> Table:
             renamed[found] = field
     if not renamed:
         return table
-    # A column that has the name already, and is not meant, would stand in the way.
+    # Another column with that name would conflict.
     hidden = set(renamed.values()) & set(table.columns)
     kept = [column for column in table.columns if column not in hidden]
 
@@ -89,7 +89,7 @@ def with_fields(table: Table, fields: Mapping[str, str]) -> Table:
 
 
 def with_field_names(template: str, fields: Collection[str]) -> str:
-    """The template with columns in braces, such as ``{Customer message}``, called as their fields are."""
+    """The template with columns in braces, such as ``{Customer message}``, replaced by their field names."""
 
     def called(match: re.Match[str]) -> str:
         name = match[1].strip()

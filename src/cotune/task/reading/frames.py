@@ -23,10 +23,10 @@ def is_frame(value: Any) -> bool:
 
 
 def read_frame(frame: Any, name: str | None = None) -> Table:
-    """A Table from a frame; rows are counted from 1 whatever the frame's index says.
+    """A Table from a frame; rows are numbered from 1, whatever the frame's index.
 
     Raises:
-        InputError: the frame has no rows or names a column twice.
+        InputError: if the frame has no rows or two columns of the same name.
     """
     home = type(frame).__module__.split(".")[0]
     source = name or f"the {home} frame"
@@ -45,7 +45,7 @@ def read_parquet(path: Path, source: str) -> Table:
     """A Table from a Parquet file.
 
     Raises:
-        InputError: the file is empty, broken, or has no rows.
+        InputError: if the file is empty, damaged, or has no rows.
     """
     return table_from_columns(parquet_columns(path, source)[1], source)
 
@@ -54,7 +54,7 @@ def parquet_columns(path: Path, source: str) -> tuple[Any, list[tuple[str, list[
     """The pyarrow table of a Parquet file, and its named columns of Python values.
 
     Raises:
-        InputError: the file is empty or broken.
+        InputError: if the file is empty or damaged.
     """
     import pyarrow
     import pyarrow.parquet
@@ -80,7 +80,7 @@ def table_from_columns(columns: Iterable[tuple[str, list[Any]]], source: str) ->
     """A Table from named columns of values.
 
     Raises:
-        InputError: there are no rows, or two columns have one name.
+        InputError: if there are no rows, or two columns have the same name.
     """
     columns = list(columns)
     names = [name for name, _ in columns]

@@ -19,7 +19,7 @@ def read_hub(name: str, default_split: str = "train") -> Table:
     never run.
 
     Raises:
-        InputError: the name has another form, ``datasets`` is missing, or the data set cannot be had.
+        InputError: if the name has another form, ``datasets`` is missing, or the data set cannot be loaded.
     """
     match = _NAME.match(name)
     if not match:
@@ -39,10 +39,10 @@ def read_hub(name: str, default_split: str = "train") -> Table:
     for path, config in _readings(match["path"]):
         try:
             found = datasets.load_dataset(path, config, split=split)
-        except Exception as error:  # the library raises a dozen unrelated kinds; all mean that it cannot be had
+        except Exception as error:  # the library raises many unrelated types; all mean that the data set cannot be loaded
             failure = failure or error
             if isinstance(error, ConnectionError):
-                break  # no other reading of the name can help, and each waits long
+                break  # no other interpretation of the name can help, and each waits long
             continue
         return table_from_data_set(found, name)
     assert failure is not None
@@ -55,7 +55,7 @@ def read_hub(name: str, default_split: str = "train") -> Table:
 
 
 def _readings(path: str) -> list[tuple[str, str | None]]:
-    """Data set and config that a path can mean, the likelier reading first."""
+    """Possible data set and config of a path, the likelier interpretation first."""
     if path.startswith("/"):
         folder = Path(path)
         return [(path, None)] if folder.is_dir() else [(str(folder.parent), folder.name), (path, None)]

@@ -1,4 +1,4 @@
-"""Reading rows from files, hub data sets, frames and lists into one light Table."""
+"""Read rows from files, hub data sets, frames and lists into a Table."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 
 
 def read_table(source: str | Path | Any, *, name: str | None = None, default_split: str = "train") -> Table:
-    """Read rows from wherever they are.
+    """Read rows from any supported source.
 
     Args:
         source: the path of a CSV, TSV, JSONL, JSON or Parquet file; ``hf://dataset[/config][:split]``; a pandas,
             polars or pyarrow frame; a ``datasets.Dataset``; or an iterable of mappings.
-        name: what messages call the source; its path, or what kind of thing it is, by default.
-        default_split: split of a hub data set that is read where its name gives none.
+        name: name of the source in messages; by default its path, or its type.
+        default_split: split of a hub data set if its name gives none.
 
     Raises:
-        InputError: the source cannot be read, is empty, or is broken; names file, row and column.
+        InputError: if the source cannot be read, is empty, or is damaged; names file, row and column.
     """
     if isinstance(source, str) and source.startswith("hf://"):
         from cotune.task.reading.hub import read_hub
@@ -64,10 +64,10 @@ def _read_file(path: Path, source: str) -> Table:
 
 
 def read_bytes(path: Path, source: str) -> bytes:
-    """The content of a file of rows; ``source`` is what errors call it.
+    """The content of a file of rows; ``source`` is its name in errors.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: if it cannot be read.
     """
     try:
         return path.read_bytes()
@@ -78,7 +78,7 @@ def read_bytes(path: Path, source: str) -> bytes:
 
 
 def unknown_format(suffix: str, source: str, known: Iterable[str]) -> InputError:
-    """The error for a file whose ending says nothing, or that it is a spreadsheet program's own."""
+    """The error for a file with an unknown suffix, or with that of a spreadsheet program."""
     if suffix in _SPREADSHEETS:
         return InputError(
             f"a file that ends in {suffix!r} is read by spreadsheet programs alone",
@@ -100,7 +100,7 @@ def check_file(path: Path, source: str) -> None:
             f"the file cannot be reached ({error})", where=source, hint="Check its path and permissions."
         ) from error
     if not exists:
-        # All names of one ending are alike by that.
+        # Equal suffixes would make all names similar.
         beside = [name for name in _names_beside(path) if nearest_name(path.stem, [Path(name).stem])]
         near = nearest_name(path.name, beside)
         raise InputError(
@@ -145,9 +145,9 @@ def decode(data: bytes, source: str) -> str:
 
 
 def delimiter_of(text: str) -> str:
-    """What separates the cells of a CSV file: commas, or semicolons or tabs where the header has no comma."""
+    """Delimiter of a CSV file: comma, or semicolon or tab if the header has no comma."""
     first = text.split("\n", 1)[0]
-    # a table with labels has two columns or more, so a header without commas is separated by something else
+    # a table with labels has at least two columns, so a header without commas has another delimiter
     return "," if "," in first else ";" if ";" in first else "\t" if "\t" in first else ","
 
 
@@ -160,16 +160,16 @@ def _read_tsv(text: str, source: str) -> Table:
 
 
 def read_separated(text: str, source: str, delimiter: str, *, keep_blank: bool = False) -> Table:
-    """A Table of separated cells.
+    """A Table from delimited text.
 
     Args:
         text: the file's content.
-        source: what messages call it.
-        delimiter: what separates cells.
-        keep_blank: make a row without cells of each blank line but the last ones, so that rows keep their places.
+        source: its name in messages.
+        delimiter: delimiter of the cells.
+        keep_blank: convert blank lines, except at the end, to rows without cells, so that rows keep their positions.
 
     Raises:
-        InputError: there are no rows, or one is torn; names the line.
+        InputError: if there are no rows, or one is malformed; names the line.
     """
     limit = csv.field_size_limit(sys.maxsize)
     try:
@@ -218,7 +218,7 @@ def _header(cells: list[str], where: str) -> list[str]:
     names = [cell.strip() for cell in cells]
     for position, name in enumerate(names):
         if not name:
-            # Another column may be called so.
+            # Another column may have that name.
             names[position] = free_name(f"column {position + 1}", names)
         elif name in names[:position]:
             raise InputError(
@@ -255,10 +255,10 @@ def _read_json_lines(text: str, source: str) -> Table:
 
 
 def json_lines(text: str, source: str) -> Iterator[tuple[int, Any]]:
-    """The values of JSON lines with their numbers, from 1; blank lines are passed over.
+    """The values of JSON lines with line numbers from 1; blank lines are skipped.
 
     Raises:
-        InputError: a line is no JSON; names it.
+        InputError: if a line is not JSON; names the line.
     """
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
@@ -273,7 +273,7 @@ def json_list(text: str, source: str) -> list[Any]:
     """The values of a JSON list.
 
     Raises:
-        InputError: the text is no JSON, or holds no list.
+        InputError: if the text is not a JSON list.
     """
     value = parse_json_row(text, source, "Write a list of objects, or one object a line in a .jsonl file.")
     if not isinstance(value, list):

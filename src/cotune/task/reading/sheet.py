@@ -1,4 +1,4 @@
-"""Rows of a file with all their own columns and values, to be given back with more columns."""
+"""Rows of a file with all columns and original values, to be written back with further columns."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from cotune.task.reading.read import (
 from cotune.task.reading.table import check_object
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".parquet", ".pq", ".jsonl", ".ndjson")
-"""Endings of files that are read and written."""
+"""Suffixes of files that can be read and written."""
 JSON_LINES = (".jsonl", ".ndjson")
 SEPARATED = (".csv", ".tsv", ".tab")
 _JSON = ".json"
@@ -38,17 +38,17 @@ _BOM = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True)
 class Sheet:
-    """Rows with whatever columns they have.
+    """Rows with all their columns.
 
     Attributes:
         columns: in their order.
-        rows: column to value, as the file has it: texts in CSV, JSON values in JSONL, Python values in Parquet.
+        rows: column to value as in the file: texts in CSV, JSON values in JSONL, Python values in Parquet.
         source: the file's name, for messages.
-        numbers: of each row the line in text files, else the row, counted from 1.
-        unit: what these count.
-        delimiter: what separates cells in a text file of them.
-        marked: whether the file began with a byte order mark, by which spreadsheets know UTF-8.
-        arrow: the pyarrow table of a Parquet file, whose types are kept.
+        numbers: number of each row, counted from 1: the line in text files, else the row.
+        unit: what ``numbers`` counts, ``line`` or ``row``.
+        delimiter: delimiter of a text file with cells.
+        marked: whether the file begins with a byte order mark, by which spreadsheet programs recognize UTF-8.
+        arrow: the pyarrow table of a Parquet file, whose types are preserved.
     """
 
     columns: tuple[str, ...]
@@ -61,12 +61,12 @@ class Sheet:
     arrow: Any = None
 
     def where(self, index: int) -> str:
-        """The place of a row as messages name it."""
+        """The place of a row for messages."""
         return f"{self.source}, {self.unit} {self.numbers[index]}"
 
 
 def check_suffix(path: Path) -> None:
-    """Refuse a file name whose ending is none of :data:`SUFFIXES`, before anything is computed.
+    """Check that a file name ends in one of :data:`SUFFIXES`, before anything is computed.
 
     Raises:
         InputError: another ending.
@@ -75,10 +75,10 @@ def check_suffix(path: Path) -> None:
 
 
 def read_sheet(path: Path) -> Sheet:
-    """Read rows of a CSV, TSV, Parquet, JSONL or JSON file; blank lines between the rows of a CSV file are rows without cells.
+    """Read rows of a CSV, TSV, Parquet, JSONL or JSON file; blank lines inside a CSV file become rows without cells.
 
     Raises:
-        InputError: the file is missing, empty, broken, or of another kind; names the line.
+        InputError: if the file is missing, empty, damaged, or of another kind; names the line.
     """
     source, suffix = str(path), path.suffix.lower()
     check_file(path, source)
@@ -129,15 +129,15 @@ def _read_parquet(path: Path, source: str) -> Sheet:
 
 
 def write_sheet(sheet: Sheet, added: Mapping[str, Sequence[Any]], out: Path) -> None:
-    """Write rows with columns added, in the format that the name of the file says.
+    """Write rows with added columns, in the format of the file's suffix.
 
     Args:
         sheet: the rows as they were read.
-        added: new columns, a value for each row.
-        out: the file; written whole or not at all.
+        added: new columns, with a value for each row.
+        out: the file; written atomically.
 
     Raises:
-        InputError: another ending, or the file cannot be written.
+        InputError: if the suffix is unknown, or the file cannot be written.
     """
     check_suffix(out)
     suffix = out.suffix.lower()
@@ -150,15 +150,15 @@ def write_sheet(sheet: Sheet, added: Mapping[str, Sequence[Any]], out: Path) -> 
 
 
 def sheet_text(sheet: Sheet, added: Mapping[str, Sequence[Any]], suffix: str) -> str:
-    """The rows with columns added as CSV, TSV or JSON lines; Parquet, which is no text, as JSON lines.
+    """The rows with added columns as CSV, TSV or JSON lines; JSON lines for Parquet too.
 
-    Half a character (a lone surrogate), which only JSON can hold, is written as its escape.
+    Lone surrogates, which only JSON can represent, are written as escapes.
     """
     if suffix not in SEPARATED:
         first = next(iter(added), "")
         lines = []
         for index, row in enumerate(sheet.rows):
-            # What a row has nothing of, such as an error, is left out of it.
+            # Values that a row does not have, such as an error, are left out.
             more = {name: values[index] for name, values in added.items() if values[index] is not None or name == first}
             lines.append(json_line(_plain({**row, **more})))
         return "".join(lines)
@@ -192,14 +192,14 @@ def _arrow_column(values: list[Any]) -> Any:
         if not _has_empty_object(column.type):
             return column
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
-        # Values of several types, whole numbers beyond 64 bits, half characters.
+        # Values of mixed types, integers beyond 64 bits, lone surrogates.
         pass
-    # Parquet has no type for these; they are stored as text.
+    # Parquet has no type for these; store them as text.
     return pa.array([None if value is None else _cell(value) for value in values], type=pa.string())
 
 
 def _has_empty_object(kind: Any) -> bool:
-    """Whether an Arrow type holds objects without a single key, which Parquet cannot store."""
+    """Whether an Arrow type contains objects without keys, which Parquet cannot store."""
     import pyarrow as pa
 
     empty = pa.types.is_struct(kind) and kind.num_fields == 0
@@ -215,14 +215,14 @@ def _cell(value: Any) -> str:
 
 
 def _escaped(text: str) -> str:
-    """The text with half characters as JSON escapes: no file can hold them, and rows that were answered must not be lost."""
+    """The text with lone surrogates as JSON escapes: files cannot hold them, and answered rows must not be lost."""
     return text.encode("utf-8", "backslashreplace").decode() if has_half_character(text) else text
 
 
 def json_line(row: Mapping[str, Any]) -> str:
     """A row of JSON values as a line."""
     line = json.dumps(row, ensure_ascii=False)
-    # Half a character in a key or value that is no input: escaped it can be written and comes back the same.
+    # A lone surrogate in a key or in a value that is no input: escaped, it can be written and read back.
     return (json.dumps(row) if has_half_character(line) else line) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Rows as read, before anything is asked of them."""
+"""A table of rows as read from a source, before any validation."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ Cell = str | None
 
 @dataclass(frozen=True)
 class Table:
-    """Rows as read, before anything is asked of them.
+    """A table of rows as read from a source, before any validation.
 
     Attributes:
-        columns: column names in their order.
-        rows: one mapping a row from column to text; None or a missing key where the cell is empty.
-        source: file, data set or variable that the rows came from, for messages.
-        numbers: one number a row for messages: the line in text files, else the row, both counted from 1.
+        columns: column names in order.
+        rows: for each row a mapping from column to text; None or a missing key for an empty cell.
+        source: name of the file, data set or variable, for messages.
+        numbers: number of each row for messages, counted from 1: the line in text files, else the row.
         unit: what ``numbers`` counts, ``line`` or ``row``.
-        nested: column to its rows, counted from 0, that hold a list or an object in place of a text, each with the text that
-            an input shows, None where there is none; such cells stand in ``rows`` as JSON text.
-        texts: columns in which a source that tells numbers from texts holds a text; none of a CSV file, which does not.
-        headers: what the source calls columns that are called otherwise here, for messages.
+        nested: column to its rows (from 0) with a list or an object, each with the text that an input shows (None if there is
+            none). ``rows`` holds such cells as JSON.
+        texts: columns with a text, in sources that distinguish numbers from texts; empty for CSV files.
+        headers: original names of renamed columns, for messages.
     """
 
     columns: tuple[str, ...]
@@ -44,32 +44,32 @@ class Table:
         return len(self.rows)
 
     def where(self, index: int, column: str | None = None) -> str:
-        """The place of row ``index`` (and a column) as messages name it."""
+        """The place of row ``index`` (and a column) for messages."""
         return self.place(self.numbers[index], column)
 
     def place(self, number: int | str, column: str | None = None) -> str:
-        """The place of the row that ``numbers`` calls ``number``."""
+        """The place of the row with a number from ``numbers``."""
         place = f"{self.source}, {self.unit} {number}"
         return f"{place}, column {self.header(column)!r}" if column is not None else place
 
     def header(self, column: str) -> str:
-        """What the source calls a column."""
+        """The original name of a column."""
         return self.headers.get(column, column)
 
     def filled(self, column: str) -> list[str]:
-        """The cells of a column that are not blank."""
+        """The non-blank cells of a column."""
         return [cell for row in self.rows if (cell := row.get(column)) and cell.strip()]
 
     def shown(self, index: int, column: str) -> Cell:
-        """A cell as an input shows it, lists and objects too."""
+        """The text of a cell for an input, also for lists and objects."""
         lists = self.nested.get(column)
         return lists[index] if lists is not None and index in lists else self.rows[index].get(column)
 
     def need_input(self, column: str, asked_by: str = "", option: str = "") -> None:
-        """Check that a column exists and each of its cells can be shown as text.
+        """Check that a column exists and all its cells can be shown as text.
 
         Raises:
-            InputError: it does not, or one cannot.
+            InputError: if it does not exist, or a cell cannot be shown.
         """
         self.need(column, asked_by, nested=True, option=option)
         for index, text in self.nested.get(column, {}).items():
@@ -81,12 +81,12 @@ class Table:
                 )
 
     def need(self, column: str, asked_by: str = "", *, nested: bool = False, option: str = "") -> None:
-        """Check that a column exists and, unless they are wanted, holds no lists or objects.
+        """Check that a column exists and, unless allowed, contains no lists or objects.
 
-        ``asked_by`` says who wants it, where that is not plain, and ``option`` how the command line names another one.
+        ``asked_by`` names what requires the column, and ``option`` the command line option for another one.
 
         Raises:
-            InputError: it does not; names the nearest column.
+            InputError: if it does not; names the most similar column.
         """
         if column not in self.columns:
             headers = tuple(map(self.header, self.columns))
@@ -108,7 +108,7 @@ class Table:
 
 
 def stored_text(value: Any, nested: dict[str, dict[int, Cell]], column: str, index: int) -> Cell:
-    """The text of a cell; of a list or an object its JSON, and in ``nested`` is noted what an input shows of it."""
+    """The text of a cell. A list or an object becomes JSON, with its text for inputs added to ``nested``."""
     text = cell_text(value)
     if text is not NESTED:
         return text
@@ -118,10 +118,10 @@ def stored_text(value: Any, nested: dict[str, dict[int, Cell]], column: str, ind
 
 
 def table_from_rows(rows: Iterable[Any], source: str, numbers: Sequence[int] | None = None, unit: str = "row") -> Table:
-    """A Table from mappings of column to value; columns are the union of keys in order of first sight.
+    """A Table from mappings of column to value; columns are the union of keys in order of first occurrence.
 
     Raises:
-        InputError: there are no rows, or one is no mapping.
+        InputError: if there are no rows, or one is not a mapping.
     """
     columns: dict[str, None] = {}
     nested: dict[str, dict[int, Cell]] = {}
@@ -145,10 +145,10 @@ def table_from_rows(rows: Iterable[Any], source: str, numbers: Sequence[int] | N
 
 
 def check_object(row: object, where: str, example: str) -> None:
-    """Refuse a row that is no mapping of names to values; ``example`` says how one is written.
+    """Check that a row is a mapping of names to values; ``example`` shows one in the error.
 
     Raises:
-        InputError: it is none.
+        InputError: if it is not.
     """
     if not isinstance(row, Mapping):
         raise InputError(
@@ -172,7 +172,7 @@ def json_kind(value: Any) -> str:
 
 
 def free_name(name: str, columns: Collection[str]) -> str:
-    """A name that no column has yet: the one that is wanted, else with a number."""
+    """A free column name: the given one, else with a number."""
     found, number = name, 1
     while found in columns:
         number += 1
@@ -181,11 +181,11 @@ def free_name(name: str, columns: Collection[str]) -> str:
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str | None:
-    """The known name that another one is probably a slip of; None where none is as near as that."""
+    """The known name that a misspelled one probably means; None if none is similar enough."""
     table = {candidate.lower(): candidate for candidate in known}
     words = _words(name)
-    # All of the words of one may stand in the other; names that share some, such as "Ticket No." and "Ticket category", are
-    # alike by about two thirds.
+    # One name may contain all words of the other. Names that share some words, such as "Ticket No." and "Ticket category", have
+    # a similarity of about two thirds.
     within = [candidate for candidate in table if words and (words <= _words(candidate) or words >= _words(candidate) != set())]
     near = difflib.get_close_matches(name.lower(), within, n=1, cutoff=0.0)
     near = near or difflib.get_close_matches(name.lower(), table, n=1, cutoff=0.75)

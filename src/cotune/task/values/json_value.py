@@ -1,4 +1,4 @@
-"""JSON values in data and in answers: reading, writing in one way, and their fields one by one."""
+"""JSON values in data and in answers: parsing, canonical text, and their single values."""
 
 from __future__ import annotations
 
@@ -23,20 +23,19 @@ NO_JSON: Final = _NoJson.NO_JSON
 _FENCE = re.compile(r"```[A-Za-z]*\s*\n?(.*?)```", re.DOTALL)
 _MOST_TRIES = 20
 DEEPEST = 128
-"""Levels of lists and objects that a JSON value may have."""
+"""Deepest nesting of lists and objects in a JSON value."""
 _UNLIKE_OTHERS = re.compile(r"\d(?:\.0\b|[eE][-+]?\d)")
-"""Numbers that could be written plainer, as ``1.0`` and ``1e-05``; or a text that looks like one."""
+"""Numbers with a plainer form, such as ``1.0`` and ``1e-05``, or a text that looks like one."""
 
 Leaf = tuple[str, str]
 """Path of a value, such as ``slots.artist`` or ``guests[]``, and the value as JSON text."""
 
 
 def parse_json(text: str) -> Any:
-    """The JSON value that a text is.
+    """Parse a text as JSON.
 
     Raises:
-        ValueError: it is none, holds NaN, infinity or half a character, names a key twice in one object, or is nested too
-            deeply.
+        ValueError: if it is not JSON, contains NaN, infinity, a lone surrogate or a duplicate key, or is nested too deeply.
     """
     try:
         value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique)
@@ -46,9 +45,9 @@ def parse_json(text: str) -> Any:
 
 
 def json_in(answer: str) -> Any:
-    """The JSON value that an answer states: the answer itself, what stands in its code fence, else its first object or list.
+    """The JSON value of an answer: the answer itself, the content of its code fence, else its first object or list.
 
-    :data:`NO_JSON` where there is none.
+    :data:`NO_JSON` if there is none.
     """
     fenced = _FENCE.search(answer)
     for text in (answer, *([fenced[1]] if fenced else [])):
@@ -67,7 +66,7 @@ def json_in(answer: str) -> Any:
 
 
 def json_text(value: Any) -> str:
-    """A JSON value as answers are written: one line, other letters than ASCII as they are, equal numbers in equal digits.
+    """Canonical text of a JSON value: one line, without ASCII escapes, and the same digits for equal numbers.
 
     Numbers are written as :func:`cotune.task.values.number.number_text` does: ``1``, not ``1.0``, ``0.00001``, not ``1e-05``.
     """
@@ -80,14 +79,14 @@ def _plain_text(value: Any) -> str:
         return "{" + ", ".join(f"{json.dumps(name, ensure_ascii=False)}: {_plain_text(v)}" for name, v in value.items()) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(_plain_text, value)) + "]"
-    # From there on the digits of a double are not those of the whole number that it is.
+    # From here on the digits of a double differ from those of its exact integer value.
     if isinstance(value, float) and abs(value) < 2**53:
         return number_text(Decimal(float.__repr__(value)))
     return json.dumps(value, ensure_ascii=False)
 
 
 def single_values(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every single value of a JSON value with its path; items of a list share the path ``name[]``.
+    """All single values (leaves) of a JSON value with their paths; items of a list share the path ``name[]``.
 
     Empty objects and lists have none.
     """
@@ -104,19 +103,19 @@ def single_values(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def leaves(value: Any) -> Iterator[Leaf]:
     """The :func:`single_values` as JSON texts.
 
-    White space around and within texts does not count, nor does ``1.0`` differ from ``1``.
+    White space in texts is normalized, and ``1.0`` equals ``1``.
     """
     for path, single in single_values(value):
         yield path, _leaf_text(single)
 
 
 def leaf_counts(value: Any) -> Counter[Leaf]:
-    """How often each leaf stands in a value; none for :data:`NO_JSON`."""
+    """Counts of the leaves of a value; empty for :data:`NO_JSON`."""
     return Counter() if value is NO_JSON else Counter(leaves(value))
 
 
 def same_json(left: Any, right: Any) -> bool:
-    """Whether two values are equal, whatever the order of keys; as in :func:`leaves`, lists keep their order."""
+    """Whether two values are equal, in any order of keys; the order of lists matters."""
     return left is not NO_JSON and right is not NO_JSON and _plain(left) == _plain(right)
 
 
@@ -158,7 +157,7 @@ _TOO_DEEP = f"it is nested more than {DEEPEST} levels deep"
 
 
 def _sound(value: Any, text: str) -> Any:
-    """The value; refused where its text could not be written, or walking through it would never end."""
+    """The value; raises ValueError if its text could not be written, or if it is nested too deeply."""
     if text.count("[") + text.count("{") > DEEPEST:
         level, inside = 0, [value]
         while nested := [inner for inner in inside if isinstance(inner, (dict, list))]:

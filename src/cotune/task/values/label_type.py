@@ -1,4 +1,4 @@
-"""The type that labels had before they became texts, so that answers come back in it."""
+"""The original type of labels, in which answers are returned."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _FLOAT = re.compile(r"-?\d+\.\d+(?:e[+-]?\d+)?")
 
 
 def label_type(labels: Collection[str]) -> LabelType:
-    """What all of some labels are, by the way in which they are written.
+    """The common type of labels, by their spelling.
 
-    Truth values are ``true`` and ``false`` in any case, whole numbers have no leading zeros or plus, others are written as
-    Python writes them: whatever reads back as another text, such as ``007`` or ``1.50``, is a text.
+    Booleans are ``true`` and ``false`` in any case; integers have no leading zeros or plus sign; other numbers are spelled as
+    by Python. Anything that would be spelled differently, such as ``007`` or ``1.50``, is a text.
     """
     lower = {label.lower() for label in labels}
     if labels and lower <= {"true", "false"} and len(lower) == len(labels):
@@ -31,7 +31,7 @@ def label_type(labels: Collection[str]) -> LabelType:
 
 
 def label_value(label: str, own: LabelType) -> Label:
-    """A label in its type; the text itself where it is none of that type."""
+    """A label in its type; the text itself if it is not of that type."""
     if own == "text" or label_type([label]) != own:
         return label
     if own == "bool":

@@ -1,4 +1,4 @@
-"""Numbers in data and in answers: which texts are numbers, and the one way in which a number is written."""
+"""Numbers in data and in answers: parsing and canonical text."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ _PLAINEST = 40
 
 
 def parse_number(text: str) -> Decimal | None:
-    """The number that a text is, and nothing but that; None where it is none.
+    """Parse a text that is a number and nothing else; None for any other text.
 
-    Blanks around it, a leading plus and commas between groups of three digits (``1,234,567.5``) are taken, as is the minus
-    sign of typography; units, signs of currency, percent and decimal commas are not, since what they mean is the user's to say.
+    Blanks around it, a leading plus and commas between groups of three digits (``1,234,567.5``) are accepted, as is the
+    typographic minus sign. Units, currencies, percent signs and decimal commas are not, since only the user knows their
+    meaning.
     """
     plain = text.strip().replace("\u2212", "-")
     if len(plain) > _LONGEST or not plain.isascii():
@@ -32,9 +33,9 @@ def parse_number(text: str) -> Decimal | None:
 
 
 def number_in(answer: str) -> Decimal | None:
-    """The number that an answer states: the answer itself, else the last number that stands in it, as in "makes 51 in all.".
+    """The number in an answer: the answer itself, else the last number in it, as in "makes 51 in all.".
 
-    None where there is none. A minus that stands behind a digit is read as a sign of subtraction or a range.
+    None if there is none. A minus behind a digit is a subtraction or a range, not a sign.
     """
     whole = parse_number(answer)
     if whole is not None:
@@ -44,10 +45,10 @@ def number_in(answer: str) -> Decimal | None:
 
 
 def number_text(number: Decimal) -> str:
-    """The shortest plain way to write it: ``5`` for ``5.00``, ``0.5`` for ``.5``; with an exponent where that would be long."""
+    """The shortest plain form: ``5`` for ``5.00``, ``0.5`` for ``.5``; with an exponent if it would be long."""
     if not number:
         return "0"
-    # Rounded nowhere: normalize() would cut at the context's precision.
+    # Without rounding: normalize() would round to the context's precision.
     sign, digits, exponent = number.as_tuple()
     assert isinstance(exponent, int)
     while len(digits) > 1 and digits[-1] == 0:
@@ -57,9 +58,9 @@ def number_text(number: Decimal) -> str:
 
 
 def equal_numbers(left: Decimal, right: Decimal, *, absolute: float = 0.0, relative: float = 1e-9) -> bool:
-    """Whether ``left`` lies within ``absolute`` or within the share ``relative`` of ``right``, whichever is more."""
+    """Whether ``left`` differs from ``right`` by at most ``absolute`` or the share ``relative``, whichever is larger."""
     if left == right:
         return True
     gap, size = abs(float(left) - float(right)), abs(float(right))
-    # Rounding of 0.1 and its like must not put a value beside the border that it lies on.
+    # Allow for rounding of numbers such as 0.1 at the bound itself.
     return gap <= max(absolute, relative * size) * (1 + 1e-9)

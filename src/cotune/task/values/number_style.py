@@ -1,4 +1,4 @@
-"""How a column writes its numbers: with decimal commas, blanks between thousands, a unit or a currency."""
+"""Number formats of a column: decimal commas, spaces between thousands, a unit or a currency."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from decimal import Decimal
 from cotune.task.values.number import number_text, parse_number
 
 _CURRENCIES = "EUR|USD|GBP|CHF|JPY|CNY|INR|AUD|CAD|SEK|NOK|DKK|PLN|CZK"
-# A word before a number names a thing ("room 12"), so that only a currency may stand there.
+# A word before a number names a thing ("room 12"), so only a currency is allowed there.
 _FORM = re.compile(
     rf"(?P<sign>[+-]?)\s*(?P<before>[$€£¥₹]|(?:{_CURRENCIES})\b)?\s*(?P<inner>[+-]?)"
     r"(?P<digits>\d(?:[\d.,' ]*\d)?)\s*(?P<after>[^\W\d_][^\d,;]{0,14}|[%‰°$€£¥₹][^\d,;]{0,4})?"
@@ -23,18 +23,18 @@ _LONGEST = 80
 
 @dataclass(frozen=True)
 class NumberStyle:
-    """What all cells of a column have in common, beside their numbers.
+    """The common number format of a column.
 
     Attributes:
         decimal_comma: ``12,5`` is twelve and a half, ``1.234`` one thousand and more.
-        unit: what stands before or behind each number; empty where nothing does.
+        unit: unit or currency before or behind each number; empty if there is none.
     """
 
     decimal_comma: bool = False
     unit: str = ""
 
     def read(self, text: str) -> Decimal | None:
-        """The number of a cell; None where it is written in another style."""
+        """The number of a cell; None if it has another format."""
         parts = _parts(text)
         if parts is None or parts[1] != self.unit:
             return None
@@ -46,7 +46,7 @@ class NumberStyle:
         return parse_number(digits)
 
     def told(self, example: str) -> str:
-        """The style in words, with a cell as an example."""
+        """The format in words, with a cell as an example."""
         found = self.read(example)
         kinds = ["with decimal commas"] if self.decimal_comma else []
         kinds += [f"without the unit {self.unit!r} that all of them have"] if self.unit else []
@@ -55,9 +55,9 @@ class NumberStyle:
 
 
 def number_style(cells: Sequence[str]) -> NumberStyle | None:
-    """The style that all of some cells are written in; None where there is none, or where they are plain numbers.
+    """The common format of cells; None if there is none, or if they are plain numbers.
 
-    Cells in which the comma could be either, such as ``1,234`` alone, are taken for thousands, as plain numbers are.
+    Ambiguous commas, as in ``1,234`` alone, separate thousands, as in plain numbers.
     """
     if not cells or all(parse_number(cell) is not None for cell in cells):
         return None
@@ -76,14 +76,14 @@ def number_style(cells: Sequence[str]) -> NumberStyle | None:
 
 
 def has_decimal_comma(cell: str) -> bool:
-    """Whether a cell is a number, with a unit or without, whose comma cannot stand between thousands."""
+    """Whether a cell is a number, with or without a unit, whose comma cannot separate thousands."""
     parts = _parts(cell)
     digits = "" if parts is None else parts[0].lstrip("+-")
     return "," in digits and _POINT.fullmatch(digits) is None and _COMMA.fullmatch(digits) is not None
 
 
 def _parts(text: str) -> tuple[str, str] | None:
-    """Sign and digits, blanks between thousands taken out, and the unit."""
+    """Sign and digits without spaces between thousands, and the unit."""
     plain = re.sub(r"[\u00a0\u2009\u202f]", " ", text.strip()).replace("\u2212", "-").replace("\u2019", "'")
     match = _FORM.fullmatch(plain) if len(plain) <= _LONGEST else None
     if match is None or (match["sign"] and match["inner"]) or (match["before"] and match["after"]):

@@ -1,4 +1,4 @@
-"""JSON Schemas of a task's outputs: given ones checked, missing ones inferred from the rows."""
+"""JSON Schemas of a task's outputs: validation of given ones, and inference from the rows."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from cotune.errors import InputError, shortened
 from cotune.task.values.json_value import DEEPEST
 
 ENUM_MOST, ENUM_EACH, ENUM_LONGEST = 24, 10, 60
-"""An enumeration: values at most, rows for each of them on average at least, characters of one at most."""
+"""Limits of an enumeration: most values, least rows per value on average, most characters of a value."""
 LEAST_TEXT, LEAST_ITEMS = 32, 4
-"""Characters of a text, and items of an array, that an inferred bound allows for whatever was seen."""
+"""Least inferred bounds on characters of a text and items of an array."""
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 _DRAFT = re.compile(r"https?://json-schema\.org/(draft-0[4-7]|draft/20(19-09|20-12))/schema#?")
 
@@ -23,10 +23,10 @@ def infer_schema(values: Sequence[Any]) -> dict[str, Any]:
     """The JSON Schema of some values.
 
     Objects get the properties that were seen, in the order of the objects, those in every object required, no others allowed. A
-    text becomes an enumeration where at most 24 values recur: ten rows a value on average and no value that stands only once.
-    The share of rows with a value not yet seen is about the share of values seen once (Good, Biometrika 1953), so that one
-    that was never seen is then unlikely. Other texts and arrays may be half as long again as the longest that was seen: a model
-    that was not tuned knows no end of its own.
+    text becomes an enumeration if it has at most 24 values, with ten rows per value on average and no value that occurs once.
+    The probability of an unseen value is about the share of rows with a value that occurs once (Good, Biometrika 1953), so
+    unseen values are then unlikely. Other texts and arrays may be 1.5 times as long as the longest one seen, since an untuned
+    model may not stop by itself.
 
     Args:
         values: JSON values, at least one.
@@ -43,10 +43,10 @@ def infer_schema(values: Sequence[Any]) -> dict[str, Any]:
 
 
 def checked_schema(schema: Any, where: str) -> Mapping[str, Any] | None:
-    """A schema that was given; None where none was.
+    """Validate a given schema; None if none was given.
 
     Raises:
-        InputError: it is no sound JSON Schema.
+        InputError: if it is not a valid JSON Schema.
     """
     if schema is None:
         return None
@@ -61,7 +61,7 @@ def checked_schema(schema: Any, where: str) -> Mapping[str, Any] | None:
 
 
 def schema_problem(schema: Any) -> str:
-    """What is wrong with a JSON Schema; empty where it is sound. Nothing but the schema itself is read, no address, no file."""
+    """The error in a JSON Schema; empty if it is valid. References to URLs and files are not followed."""
     import jsonschema_rs
 
     if not isinstance(schema, Mapping):
@@ -78,7 +78,7 @@ def schema_problem(schema: Any) -> str:
 def _validator(schema: Mapping[str, Any]) -> Any:
     import jsonschema_rs
 
-    # Without a retriever of ours the library would fetch addresses and read files that a schema names.
+    # Without a retriever of its own, the library would fetch URLs and read files that a schema names.
     return jsonschema_rs.validator_for(dict(schema), retriever=_retrieve_nothing)
 
 
@@ -87,10 +87,10 @@ def _retrieve_nothing(uri: str) -> NoReturn:
 
 
 class Validator:
-    """Checks values against one schema.
+    """Validates values by a schema.
 
     Args:
-        schema: a sound JSON Schema.
+        schema: a valid JSON Schema.
     """
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
@@ -101,7 +101,7 @@ class Validator:
         return bool(self._inner.is_valid(value))
 
     def problem(self, value: Any) -> str:
-        """The first thing that is wrong with a value, with its place in it; empty where nothing is."""
+        """The first error in a value with its path; empty if there is none."""
         for error in self._inner.iter_errors(value):
             place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.instance_path).lstrip(".")
             return f"{place + ': ' if place else ''}{error.message}"
@@ -109,7 +109,7 @@ class Validator:
 
 
 def schema_fields(schema: Mapping[str, Any], path: str = "") -> list[str]:
-    """Paths of the single values that a schema names, as :func:`cotune.task.values.json_value.leaves` writes them."""
+    """Paths of a schema's single values, as in :func:`cotune.task.values.json_value.leaves`."""
     found: list[str] = []
     for option in schema.get("anyOf", ()):
         found += schema_fields(option, path)
@@ -123,7 +123,7 @@ def schema_fields(schema: Mapping[str, Any], path: str = "") -> list[str]:
 
 
 def _strange(schema: Any) -> Iterator[str]:
-    """What no schema of an output should hold, whatever the library makes of it."""
+    """Errors in output schemas that the library does not report."""
     waiting = [(schema, 1)]
     while waiting:
         value, depth = waiting.pop()
@@ -171,7 +171,7 @@ def _half_again(values: Sequence[Sequence[Any]], least: int) -> int:
 
 
 def _names(values: Sequence[Any]) -> list[str]:
-    """Keys of all objects, each behind the one that stands before it where it was first seen."""
+    """Keys of all objects in order of first occurrence, each behind its predecessor there."""
     names: list[str] = []
     for value in values:
         place = 0

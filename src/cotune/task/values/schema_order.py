@@ -1,4 +1,4 @@
-"""A JSON value as a schema would have it written: keys in the schema's order, values of enumerations as they stand there."""
+"""Normalize a JSON value by a schema: keys in the schema's order, and values of enumerations as spelled there."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
 
 
 def in_schema_order(value: Any, schema: Mapping[str, Any]) -> Any:
-    """The value with the keys of its objects in the order of the schema's properties, others behind them in their own.
+    """The value with keys in the order of the schema's properties, followed by other keys in their own order.
 
-    References inside the schema are followed. Of several options (``anyOf``, ``oneOf``) the first one counts under which the
-    value is valid, as far as types, keys, lengths, bounds and enumerations tell. What other keywords ask for does not matter.
+    References inside the schema are followed. Of several options (``anyOf``, ``oneOf``) the first valid one is used, judged by
+    types, keys, lengths, bounds and enumerations; other keywords are ignored.
     """
     return _Order(schema).of(value, schema)
 
@@ -46,7 +46,7 @@ class _Order:
         return value
 
     def _resolved(self, value: Any, schema: Any) -> Mapping[str, Any]:
-        """The schema that speaks of the value itself, references and options left behind."""
+        """The schema of the value itself, with references and options resolved."""
         found = _mapping(schema)
         for _ in range(_MOST_HOPS):
             options = found.get("anyOf") or found.get("oneOf")
@@ -79,7 +79,7 @@ class _Order:
             return False
         if isinstance(value, dict):
             known = _mapping(found.get("properties"))
-            # Answers hold named properties alone, whatever else the schema would allow.
+            # Answers contain only named properties, even if the schema allows others.
             return set(found.get("required", ())) <= set(value) <= set(known) and all(
                 self._suits(inner, known[name]) for name, inner in value.items()
             )
@@ -95,7 +95,7 @@ class _Order:
 
 
 def _between(value: float, schema: Mapping[str, Any], least: str, most: str, *, itself: bool = True) -> bool:
-    """Whether a value lies within bounds, those themselves included or not; what is no number bounds nothing."""
+    """Whether a value lies within inclusive or exclusive bounds; bounds that are not numbers are ignored."""
     low, high = (bound if is_of_type(bound, "number") else None for bound in (schema.get(least), schema.get(most)))
     if not itself and value in (low, high):
         return False
@@ -103,7 +103,7 @@ def _between(value: float, schema: Mapping[str, Any], least: str, most: str, *, 
 
 
 def is_of_type(value: Any, kind: str) -> bool:
-    """Whether a value is of a type that JSON Schema knows; ``1.0`` is an integer."""
+    """Whether a value has a type of JSON Schema; ``1.0`` is an integer."""
     if kind not in _KINDS or (isinstance(value, bool) and kind != "boolean"):
         return False
     return isinstance(value, _KINDS[kind]) and (kind != "integer" or not isinstance(value, float) or value.is_integer())
@@ -115,7 +115,7 @@ def _values(schema: Mapping[str, Any]) -> Sequence[Any]:
 
 
 def same_value(left: Any, right: Any) -> bool:
-    """Whether JSON Schema takes two values for the same: ``1`` is ``1.0`` and not ``true``, keys have no order."""
+    """Equality by JSON Schema: ``1`` equals ``1.0`` but not ``true``, and keys have no order."""
     return bool(left == right) and json_text(_sorted(left)) == json_text(_sorted(right))
 
 

@@ -1,4 +1,4 @@
-"""A JSON Schema in words, for prompts: which fields an answer has, never in braces."""
+"""A JSON Schema in words for prompts, without braces."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _MOST_FIELDS, _MOST_VALUES, _MOST_CHARACTERS = 30, 12, 40
 
 
 def described_fields(schema: Mapping[str, Any]) -> str:
-    """The single values that a schema names, with the values of short enumerations: ``intent (one of "play", "stop")``.
+    """The names of a schema's single values, with the values of short enumerations: ``intent (one of "play", "stop")``.
 
-    Empty where it names none. Names and values with braces or line breaks are left out: they would be read as placeholders.
+    Empty if it has none. Names and values with braces or line breaks are omitted, since braces mark placeholders.
     """
     found = list(dict.fromkeys(text for text in _fields(schema, "") if not set(text) & set("{}\n")))
     return ", ".join(found[:_MOST_FIELDS]) + (" and others" if len(found) > _MOST_FIELDS else "")

@@ -1,4 +1,4 @@
-"""From the cells of the output column to outputs: the type guessed, the schema settled, rows in one form."""
+"""Determine a task's output from its cells: guess the type, choose the schema, and normalize rows."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from cotune.task.values.output import Output
 
 
 def guess_type(cells: Sequence[str]) -> tuple[OutputType, str]:
-    """The type of outputs that look like these, and why, in a few words.
+    """Guess the type of outputs; returns it with the reason in a few words.
 
-    JSON where all are JSON objects or lists; numbers where all are numbers, more than twenty differ and they are no numbering
-    from 0 or 1; else labels where the values recur, half as many of them as rows at most; else text.
+    JSON if all are JSON objects or lists; numbers if all are numbers, more than twenty differ, and they are no numbering from 0
+    or 1; else labels if at most half as many values as rows differ; else text.
 
     Args:
         cells: the filled cells of the output column, at least one.
@@ -28,27 +28,27 @@ def guess_type(cells: Sequence[str]) -> tuple[OutputType, str]:
 
 
 def settle(type: OutputType, rows: Rows, labels: tuple[str, ...], schema: Mapping[str, Any] | None) -> Output:
-    """The task's output; a schema that was not given is inferred from rows that may be looked at, train and dev."""
+    """The task's output; if no schema is given, it is inferred from train and dev."""
     found = KINDS[type].schema_of([row.output for row in rows], schema)
     return Output(type, labels, "" if found is None else json_text(found))
 
 
 def kept_schema(known: Known | None, rows: Rows) -> Mapping[str, Any] | None:
-    """The JSON Schema of an earlier bundle, where all rows fit it; None where there is none, or one does not."""
+    """The JSON Schema of an earlier bundle if all rows fit it, else None."""
     return None if known is None else known.output.kind.kept_schema(known.output.schema, [row.output for row in rows])
 
 
 def in_one_form(rows: Rows, output: Output) -> Rows:
-    """The rows with their outputs written the one way; of JSON that is the schema's order of keys."""
+    """The rows with normalized outputs; JSON gets the schema's order of keys."""
     written = (output.kind.in_one_form(row.output, output.schema) for row in rows)
     return tuple(row if text == row.output else replace(row, output=text) for row, text in zip(rows, written, strict=True))
 
 
 def check_outputs(rows: Rows, where: str) -> None:
-    """Refuse outputs that are all the same.
+    """Check that outputs are not all the same.
 
     Raises:
-        InputError: they are.
+        InputError: if they are.
     """
     counts = Counter(row.output for row in rows)
     if len(counts) < 2:

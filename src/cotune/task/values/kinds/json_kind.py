@@ -1,4 +1,4 @@
-"""JSON that fits a schema."""
+"""JSON answers with a schema."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cotune.task.values.schema_words import described_fields
 
 
 class JsonKind(OutputKind):
-    """A JSON value of a schema."""
+    """The kind of JSON values with a schema."""
 
     name = "json"
     samples = ('{"city": "Rome", "guests": 2}', '{"guests": 4, "city": "Bern"}', '{"city": "Oslo", "guests": 3, "tags": ["a"]}')
@@ -31,7 +31,7 @@ class JsonKind(OutputKind):
     reply = "the JSON of its own schema"
 
     def recognise(self, cells: Sequence[str]) -> str:
-        """JSON objects or lists, all of them."""
+        """Recognized if all cells are JSON objects or lists."""
         if all(cell.lstrip()[:1] in "{[" and _is_json(cell) for cell in cells):
             return "every output is a JSON object or list"
         return ""
@@ -39,59 +39,59 @@ class JsonKind(OutputKind):
     def cell_reader(
         self, *, labels: Sequence[str] = (), schema: Mapping[str, Any] | None = None, style: NumberStyle | None = None
     ) -> CellReader:
-        """Reads JSON texts that fit the schema."""
+        """A reader of JSON texts that fit the schema."""
         check = Validator(schema) if schema is not None else None
         return lambda cell, where: _json(cell, where, check)
 
     def schema_of(self, outputs: Sequence[str], given: Mapping[str, Any] | None) -> Mapping[str, Any]:
-        """The given one, else one inferred from the outputs."""
+        """The given schema, else one inferred from the outputs."""
         return given if given is not None else infer_schema([parse_json(output) for output in outputs])
 
     def kept_schema(self, schema: Mapping[str, Any] | None, outputs: Sequence[str]) -> Mapping[str, Any] | None:
-        """The schema, where all outputs fit it."""
+        """The schema if all outputs fit it."""
         if schema is None:
             return None
         check = Validator(schema)
         return schema if all(check(parse_json(output)) for output in outputs) else None
 
     def in_one_form(self, output: str, schema: Mapping[str, Any] | None) -> str:
-        """With the schema's order of keys."""
+        """The output with the schema's order of keys."""
         return output if schema is None else json_text(in_schema_order(parse_json(output), schema))
 
     def canonical(self, text: str, bounds: Bounds) -> str:
-        """The JSON value that the answer states, with the schema's order of keys."""
+        """The JSON value in the answer, with the schema's order of keys."""
         value = json_in(text)
         return text.strip() if value is NO_JSON else json_text(in_schema_order(value, bounds.schema or {}))
 
     def value(self, text: str) -> Any:
-        """The JSON value that the answer states."""
+        """The JSON value in the answer."""
         found = json_in(text)
         return None if found is NO_JSON else found
 
     def fits(self, text: str, bounds: Bounds) -> bool:
-        """Whether it states JSON that fits the schema."""
+        """Whether the answer contains JSON that fits the schema."""
         value = json_in(text)
         return value is not NO_JSON and bounds.valid(value)
 
     def same(self, reference: str, answer: str) -> bool:
-        """Equal as JSON, whatever the order of keys."""
+        """Whether both are equal as JSON, in any order of keys."""
         return same_json(json_in(reference), json_in(answer))
 
     def plain_value(self, text: str) -> Any:
-        """The JSON value that the answer states; None where there is none."""
+        """The JSON value in the answer; None if there is none."""
         return self.value(text)
 
     def form(self, bounds: Bounds) -> str:
-        """Which fields it has."""
+        """Description of the fields."""
         fields = described_fields(bounds.schema or {})
         return f"Answer with JSON with the fields {fields}." if fields else "Answer with JSON."
 
     def constraint(self, bounds: Bounds) -> Constraint | None:
-        """The schema."""
+        """Answers must fit the schema."""
         return None if bounds.schema is None else Constraint(schema=bounds.schema)
 
     def unwritable_hint(self, *, schema_given: bool) -> str:
-        """Rows and schema do not go together."""
+        """Advice about rows that do not fit the schema."""
         if schema_given:
             return "Correct the rows or the schema, or leave the schema out to have one inferred from train and dev."
         return "Correct the rows, or give output.schema."

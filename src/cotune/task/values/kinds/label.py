@@ -1,4 +1,4 @@
-"""Labels: one of some texts, chosen by how likely the model finds each."""
+"""Labels: one of several texts, chosen by probability."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cotune.task.values.kinds.base import Bounds, OutputKind
 
 
 class LabelKind(OutputKind):
-    """One of some labels."""
+    """The kind of labels."""
 
     name = "label"
     samples = ("card arrival", "card_lost", "Refund", "other")
@@ -26,20 +26,20 @@ class LabelKind(OutputKind):
     advice = "Explain how labels are told apart."
 
     def summary(self, bounds: Bounds) -> str:
-        """How many labels."""
+        """The number of labels."""
         return counted(len(bounds.labels), "label")
 
     def recognise(self, cells: Sequence[str]) -> str:
-        """Values that recur: at most half as many of them as rows."""
+        """Recognized if values repeat: at most half as many different ones as rows."""
         different = len({cell.strip() for cell in cells})
         stand = "stands" if different == 1 else "stand"
         told = f"{counted(different, 'value')} {stand} in {counted(len(cells), 'row')}"
         return "" if different > max(2, len(cells) // 2) else told
 
     def stratum(self, output: str) -> str:
-        """The label."""
+        """The label is the stratum."""
         return output
 
     def form(self, bounds: Bounds) -> str:
-        """The placeholder of the list of labels."""
+        """The placeholder for the list of labels."""
         return "{labels}"

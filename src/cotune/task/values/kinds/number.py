@@ -1,4 +1,4 @@
-"""Numbers, written in plain digits."""
+"""Numbers in plain digits."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from cotune.task.values.number import equal_numbers, number_in, number_text, par
 from cotune.task.values.number_style import NumberStyle, number_style
 
 _NUMBERS_FROM = 20
-"""Numbers that differ from which they are not taken for labels such as stars from 1 to 5."""
+"""Least count of different numbers; fewer are taken for labels, such as stars from 1 to 5."""
 
 
 class NumberKind(OutputKind):
-    """A number."""
+    """The kind of numbers."""
 
     name = "number"
     samples = ("51", "-12.5", "1,234,567", "0.25")
@@ -27,7 +27,7 @@ class NumberKind(OutputKind):
     misfit = "hold no number"
 
     def recognise(self, cells: Sequence[str]) -> str:
-        """Numbers of which more than twenty differ and that are no numbering from 0 or 1."""
+        """Recognized if all cells are numbers, more than twenty differ, and they are no numbering from 0 or 1."""
         different = len({cell.strip() for cell in cells})
         if different <= _NUMBERS_FROM:
             return ""
@@ -43,30 +43,30 @@ class NumberKind(OutputKind):
     def cell_reader(
         self, *, labels: Sequence[str] = (), schema: Mapping[str, Any] | None = None, style: NumberStyle | None = None
     ) -> CellReader:
-        """Reads cells that are a number, plain or in a style that all have."""
+        """A reader of numbers, plain or in the common style of the column."""
         return lambda cell, where: _number(cell, where, style)
 
     def schema_of(self, outputs: Sequence[str], given: Mapping[str, Any] | None) -> Mapping[str, Any]:
-        """Whether all are whole."""
+        """A schema that says whether all outputs are integers."""
         whole = all(Decimal(output) == Decimal(output).to_integral_value() for output in outputs)
         return {"type": "integer" if whole else "number"}
 
     def canonical(self, text: str, bounds: Bounds) -> str:
-        """The number that the answer states, written plainly and shortest."""
+        """The number in the answer, in its shortest plain form."""
         number = number_in(text)
         return text.strip() if number is None else number_text(number)
 
     def value(self, text: str) -> Decimal | None:
-        """The number that the answer states."""
+        """The number in the answer."""
         return number_in(text)
 
     def same(self, reference: str, answer: str) -> bool:
-        """Equal but for rounding of binary fractions."""
+        """Whether both are equal up to rounding errors of doubles."""
         right, given = number_in(reference), number_in(answer)
         return right is not None and given is not None and equal_numbers(given, right, absolute=0.0, relative=1e-9)
 
     def plain_value(self, text: str) -> int | float | None:
-        """The number; None where there is none, or it is too large for a double."""
+        """The number; None if there is none, or if it is too large for a double."""
         value = number_in(text)
         if value is None:
             return None
@@ -74,15 +74,15 @@ class NumberKind(OutputKind):
         return int(value) if number.is_integer() and abs(number) < 2**53 else number if math.isfinite(number) else None
 
     def form(self, bounds: Bounds) -> str:
-        """A number alone."""
+        """An instruction to answer with a number only."""
         return "Answer with a number and nothing else."
 
     def constraint(self, bounds: Bounds) -> Constraint:
-        """Plain digits, whole where all outputs are."""
+        """Answers must be plain numbers; integers only if all outputs are."""
         return Constraint(integer=bounds.schema == {"type": "integer"})
 
     def unwritable_hint(self, *, schema_given: bool) -> str:
-        """They are too long."""
+        """Advice about numbers that are too long."""
         return "Shorten the numbers, or set output.type to text."
 
 

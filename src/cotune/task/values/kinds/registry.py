@@ -1,6 +1,6 @@
 """All kinds of outputs by name.
 
-A further kind is one file in this folder, an entry in each of the two lists here, and its name in ``cotune/config/output.py``.
+To add a kind, add a file to this folder, an entry to both lists here, and its name to ``cotune/config/output.py``.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from cotune.task.values.kinds.text import TextKind
 OutputType = Literal["label", "text", "number", "json"]
 OUTPUT_TYPES: tuple[OutputType, ...] = get_args(OutputType)
 
-# The order in which the outputs of a column are tried: from the strictest kind to the one that everything is.
+# Order in which a column's outputs are tested: from the strictest kind to the one that accepts everything.
 _KINDS: tuple[OutputKind, ...] = (JsonKind(), NumberKind(), LabelKind(), TextKind())
 
 KINDS: Mapping[str, OutputKind] = MappingProxyType({kind.name: kind for kind in _KINDS})
-"""Kinds by name, in the order in which the outputs of a column are tried."""
+"""Kinds by name, in the order in which a column's outputs are tested."""
 
 WRITTEN_TYPES: tuple[OutputType, ...] = tuple(name for name in OUTPUT_TYPES if KINDS[name].written)
-"""Names of the kinds whose answers are written."""
+"""Names of the kinds with generated answers."""

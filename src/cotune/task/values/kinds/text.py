@@ -1,4 +1,4 @@
-"""Free text: whatever the model writes."""
+"""Free text."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class TextKind(OutputKind):
     sampled = True
 
     def recognise(self, cells: Sequence[str]) -> str:
-        """Whatever is nothing else."""
+        """Recognized if no other kind is."""
         return f"{len({cell.strip() for cell in cells}):,} of {len(cells):,} outputs differ"
 
     def may_name_rows(self, cells: Sequence[str]) -> bool:
-        """Whether every one differs."""
+        """Whether all cells differ."""
         return len({cell.strip() for cell in cells}) == len(cells)
