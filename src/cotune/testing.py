@@ -354,7 +354,7 @@ def check_tuner(tuner: Tuner, model: LocalModel) -> None:
         assert (Path(folder) / saved).is_dir(), f"{told}: {saved!r} is not where it was saved"
         with torch.no_grad():
             for parameter in named.values():
-                parameter += 0.25
+                parameter.add_(0.25)
         changed = first.weights()
         same = all(torch.equal(start[name], changed[name]) for name in start)
         assert not same, f"{told}: the weights that it gave are no copy, or do not change"
