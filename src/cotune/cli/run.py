@@ -11,8 +11,9 @@ from typing import Annotated
 
 import typer
 
-from cotune.cli.program import Json, app, bundle_argument, tell
+from cotune.cli.program import Json, Workers, app, bundle_argument, tell
 from cotune.cli.terminal import interrupts_unseen, out_console
+from cotune.cli.workers import choice_of
 from cotune.errors import InputError, no_run, shown_names
 from cotune.run_files import CONFIG, JOURNAL, run_folder
 
@@ -23,7 +24,7 @@ _QUOTED = '--input "Customer message"'
     epilog="Examples:\n\n  cotune run task.yaml --budget 10m --out runs/mine\n\n"
     "  cotune run tickets.csv --input text --output label\n\n  cotune run task.yaml tune.rank=8 limit.train=500\n\n"
     "  cotune run new.csv --from runs/mine --replay old.csv\n\n  cotune run task.yaml tracking=mlflow\n\n"
-    "  cotune run --example support"
+    "  cotune run --example support\n\n  cotune run task.yaml --executor ray:auto --workers 8"
 )
 def run(
     context: typer.Context,
@@ -62,12 +63,22 @@ def run(
     cut_journal: Annotated[
         bool, typer.Option("--cut-journal", help="Cut a damaged journal before the damage, keep a copy, and resume.")
     ] = False,
+    executor: Annotated[
+        str | None,
+        typer.Option(
+            "--executor",
+            metavar="NAME",
+            help="Spread a search for labels over processes, ray or ray:ADDRESS.",
+        ),
+    ] = None,
+    workers: Workers = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only print score and path.")] = False,
     as_json: Json = False,
 ) -> None:
     """Tune a prompt and a model within a budget; writes a bundle, a journal and a report."""
     from cotune.config import config_from_data, load_config
 
+    choice = choice_of(executor, workers)
     given = list(overrides or [])
     if example is not None:
         # Settings stand where the task would.
@@ -130,7 +141,7 @@ def run(
             # An interrupt may come while it is drawn for the first time.
             view.start()
             with tracked(tracker, config, folder, view) as watched:
-                result = run_cycle(config, folder, prompts=texts, view=watched, command=typed)
+                result = run_cycle(config, folder, prompts=texts, view=watched, command=typed, executor=choice)
     except KeyboardInterrupt:
         kept = (folder / JOURNAL).is_file()
         done = f"Progress is saved in {folder}; run the same command to continue." if kept else "Nothing was done yet."

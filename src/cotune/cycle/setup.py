@@ -11,12 +11,15 @@ from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.budget.stopwatch import Stopwatch
 from cotune.cycle.context import RunContext
+from cotune.cycle.crew.crew import Crew
+from cotune.cycle.crew.opening import check_engine
 from cotune.cycle.endpoints import embeds_of, open_remote, remote_costs
 from cotune.cycle.journal import Journal
 from cotune.cycle.kept import check_model
 from cotune.cycle.progress import Watcher
 from cotune.errors import InputError
 from cotune.evaluate.judge import Judge
+from cotune.executor import Executor
 from cotune.model.adapters.files import LoraSettings, alpha_of
 from cotune.model.adapters.slots import BASE
 from cotune.model.engine.settings import EngineSettings, batch_tokens, weight_bytes
@@ -38,6 +41,7 @@ def open_context(
     out: Path,
     watcher: Watcher,
     grader: Judge | None = None,
+    executor: Executor | None = None,
 ) -> RunContext:
     """Open the model and make the run context.
 
@@ -49,6 +53,7 @@ def open_context(
         out: the run's folder.
         watcher: is told about progress.
         grader: the judge whose grades are the metric; None where it asks nobody.
+        executor: who does the work that can be spread; None where the run does all itself.
 
     Raises:
         InputError: the model cannot be loaded, or has no such layers to tune.
@@ -70,7 +75,12 @@ def open_context(
         )
     stopwatch = Stopwatch()
     with stopwatch:
-        model, probed = load_model(config, out, journal)
+        model, probed = load_model(config, out, journal, None if executor is None else executor.threads)
+    crew: Crew | None = None
+    if executor is not None:
+        check_engine(model)
+        crew = Crew(executor, out, config.model, model, probed, config.engine.max_tokens)
+        crew.begin()
     _check_tunable(model, config.tune, task)
     on_cpu = model.runner.device.type == "cpu"
     costs = CostModel.guess(
@@ -80,15 +90,21 @@ def open_context(
         threads=probed["threads"] if on_cpu else None,
         width=int(model.model.config.get_text_config().hidden_size),
     )
+    if crew is not None:
+        costs = costs.spread(crew.slots)
     tune = tune_settings(config)
     if on_cpu:
         tune = replace(tune, micro_tokens=_MICRO_TOKENS)
     limit, number = config.output.max_tokens, config.seed
-    return RunContext(task, model, journal, costs, out, tune, number, watcher, limit, grader, stopwatch=stopwatch)
+    return RunContext(task, model, journal, costs, out, tune, number, watcher, limit, grader, stopwatch=stopwatch, crew=crew)
 
 
-def load_model(config: RunConfig, out: Path, journal: Journal) -> tuple[LocalModel, dict[str, Any]]:
-    """The model as the run's first session chose to run it: device, dtype, threads and batch size are journalled."""
+def load_model(config: RunConfig, out: Path, journal: Journal, threads: int | None = None) -> tuple[LocalModel, dict[str, Any]]:
+    """The model as the run's first session chose to run it: device, dtype, threads and batch size are journalled.
+
+    ``threads`` are those of each worker, where the config names none; the run itself computes with as many, so that it does not
+    matter who does what.
+    """
     from cotune.model.engine.score_cache import ScoreCache
     from cotune.model.hardware.capability import check_capability, check_device
     from cotune.model.loading.bundled import resolve_model
@@ -98,7 +114,7 @@ def load_model(config: RunConfig, out: Path, journal: Journal) -> tuple[LocalMod
     engine = config.engine
 
     def effect() -> dict[str, Any]:
-        found = check_capability(engine.device, engine.dtype, engine.threads)
+        found = check_capability(engine.device, engine.dtype, engine.threads or threads)
         return {
             "device": found.device,
             "dtype": found.dtype,
