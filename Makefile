@@ -80,11 +80,11 @@ test-tracking:
 	.venv-tracking/bin/pip install -q --no-compile -e '.[dev,mlflow,wandb,tensorboard]'
 	OMP_NUM_THREADS=1 .venv-tracking/bin/pytest -n 0 tests/tracking
 
-# Ray too: clusters of two small nodes on this machine, about three minutes.
+# Ray too: clusters of two and of four small nodes on this machine, about ten minutes.
 test-cluster:
 	@$(MAKE) --no-print-directory VENV=.venv-cluster install-dev
 	.venv-cluster/bin/pip install -q --no-compile -e '.[dev,ray]'
-	OMP_NUM_THREADS=1 .venv-cluster/bin/pytest -n 0 tests/executor tests/bundle/test_predict_on_ray.py
+	OMP_NUM_THREADS=1 .venv-cluster/bin/pytest -n 0 tests/executor tests/bundle/test_predict_on_ray.py tests/cycle/test_run_on_ray.py
 
 clean:
 	rm -rf build $(VENV) .venv-tracking .venv-cluster .pytest_cache .mypy_cache .ruff_cache .hypothesis

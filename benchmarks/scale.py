@@ -1,13 +1,14 @@
 """How far a probe race spreads over workers: the executor's real scheduler with jobs that sleep as long as measured ones took.
 
 ``python benchmarks/scale.py RUN --out scale.json`` reads the lengths from a finished run's journal, so it needs no cluster. A
-search's race over prompts is played as :func:`cotune.cycle.probe_search.race.rounds_of` plans it: in each round every prompt
-that is left embeds its new rows, in chunks of 64; then its probe is fitted; nothing of the next round starts before. Nobody is
-dropped by the test, so that every round has its planned jobs. Time runs 50 times faster, which makes the scheduler's own time
-(files written and synced, threads woken) look 50 times longer than it is.
+search's race over prompts is played as :func:`cotune.cycle.probe_search.race.rounds_of` plans it and as a run with workers has
+it done: in each round every prompt that is left embeds its new rows, in passes of 64; the driver takes these in its order, and
+has each probe fitted behind what is embedded; then it takes the probes, and fits those itself that nobody has begun. Nothing of
+the next round starts before. Nobody is dropped by the test, so that every round has its planned jobs. Time runs 50 times
+faster, which makes the scheduler's own time (files written and synced, threads woken) look 50 times longer than it is.
 
-Efficiency is the sum of all jobs' seconds over slots times wall-clock seconds. It is given with the probes fitted by the driver
-alone, and with each fit as a job.
+Efficiency is the sum of all jobs' seconds over slots times wall-clock seconds; the driver's own fits count as well, and the
+driver as no slot. It is given for the fits as they are, and for fits that the driver makes all by itself.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ import random
 import tempfile
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.race import rounds_of
-from cotune.executor import Done, Job, run_all
+from cotune.executor import Done, Job
 from cotune.executor.job import perform
 from cotune.executor.slots import SlotExecutor
 
@@ -62,7 +64,7 @@ def measured(run: Path) -> tuple[list[float], int, int]:
 
 def race(slots: int, paces: list[float], rows: int, fit: float, *, fits_as_jobs: bool, faster: float) -> dict[str, float]:
     """Play a race of as many prompts as there are paces; seconds as they would be, and the efficiency."""
-    busy, number = 0.0, 0
+    busy, number, own = 0.0, 0, 0
 
     def job(seconds: float) -> Job:
         nonlocal busy, number
@@ -73,18 +75,25 @@ def race(slots: int, paces: list[float], rows: int, fit: float, *, fits_as_jobs:
         executor = SlotExecutor([Sleeper() for _ in range(slots)], Path(folder), 1)
         begun, before, standing = time.monotonic(), 0, len(paces)
         for step in rounds_of(len(paces), rows, HEURISTICS.first_rows):
-            starts = range(before, step.rows, CHUNK)
-            chunks = [min(CHUNK, step.rows - start) for start in starts]
-            run_all(executor, [job(pace * size) for pace in paces[:standing] for size in chunks])
-            if fits_as_jobs:
-                run_all(executor, [job(fit) for _ in range(standing)])
-            else:
-                busy += fit * standing
-                time.sleep(fit * standing / faster)
+            chunks = [min(CHUNK, step.rows - start) for start in range(before, step.rows, CHUNK)]
+            passes = [[executor.submit(job(pace * size)) for size in chunks] for pace in paces[:standing]]
+            fits: list[tuple[Job, Future[Done] | None]] = []
+            for states in passes:
+                for future in states:
+                    future.result()
+                probe = job(fit)
+                fits.append((probe, executor.submit(probe) if fits_as_jobs else None))
+            for probe, found in fits:
+                if found is None or executor.take_back(probe):
+                    own += 1
+                    time.sleep(fit / faster)
+                else:
+                    found.result()
             before, standing = step.rows, step.keep
         wall = (time.monotonic() - begun) * faster
         executor.close()
-    return {"wall_s": round(wall, 1), "busy_s": round(busy, 1), "efficiency": round(busy / (slots * wall), 3), "jobs": number}
+    told = {"wall_s": round(wall, 1), "busy_s": round(busy, 1), "efficiency": round(busy / (slots * wall), 3)}
+    return {**told, "jobs": number - own, "driver_fits": own}
 
 
 def main() -> None:

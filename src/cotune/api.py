@@ -46,6 +46,8 @@ def run(
     seed: int | None = None,
     start: str | Path | None = None,
     prompts: Sequence[str] = (),
+    executor: str | None = None,
+    workers: int | None = None,
     view: View | None = None,
     **settings: Any,
 ) -> Result:
@@ -62,6 +64,9 @@ def run(
         start: an earlier run, its bundle, or ``hf://org/name@revision``, to start from with new rows; None uses what the task
             says. Pass it to a :class:`cotune.Task` where that is made, since the bundle decides how rows are read.
         prompts: texts of your own prompts, which compete with the seed prompt.
+        executor: who does the work of a search for labels: ``processes``, ``ray`` or ``ray:ADDRESS``; None uses this process
+            alone. A script must then call this under ``if __name__ == "__main__":``.
+        workers: how many; None chooses by processors and memory.
         view: receives the progress; None shows a progress bar, in a notebook or on standard error. ``cotune.Quiet()`` shows
             nothing.
         settings: further keys of the config; a section is a mapping and changes only the keys in it, as in
@@ -82,14 +87,16 @@ def run(
         from cotune.cycle.folder import OtherRunError
         from cotune.cycle.progress import Quiet
         from cotune.cycle.run import run as run_cycle
+        from cotune.executor import Choice
         from cotune.tracking import tracked, tracker_of
 
+        choice = Choice.named(executor, workers)
         tracker = tracker_of(config.tracking)
         for folder in _folders(out, config.name):
             shown, ended = None if view is not None else _bar(), False
             try:
                 with tracked(tracker, config, folder, view or shown or Quiet()) as watched:
-                    result = run_cycle(config, folder, task=rows, prompts=tuple(prompts), view=watched)
+                    result = run_cycle(config, folder, task=rows, prompts=tuple(prompts), view=watched, executor=choice)
                 ended = True
                 return result
             except OtherRunError:

@@ -14,6 +14,7 @@ TRACKING = "tracking.json"
 WRITTEN_ROWS = "written_rows.jsonl"
 BUNDLE = "best"
 LOCK = ".lock"
+JOBS, WORKERS = "jobs", "workers.json"
 
 
 def run_folder(folder: Path) -> Path:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from crew_runs import run
 from cycle_runs import SETTINGS, Commands, Ended, labelled_rows, write_csv
 
 from cotune.cache import cache_folder
@@ -63,5 +64,14 @@ def whole(bench: Bench) -> Path:
     """The folder of a run that nothing interrupted."""
     out = bench.folder / "whole"
     ended = bench.run(out)
+    assert ended.code == 0, ended.stderr
+    return out
+
+
+@pytest.fixture(scope="session")
+def alone(bench: Bench) -> Path:
+    """A run of labels, by probes, in one process."""
+    out = bench.folder / "alone"
+    ended = run(bench, out)
     assert ended.code == 0, ended.stderr
     return out

@@ -17,12 +17,15 @@ from __future__ import annotations
 
 import importlib
 import json
+import multiprocessing
 import os
 import resource
 import select
 import signal
 import socket
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable
 from fnmatch import fnmatch
@@ -147,12 +150,27 @@ def arm(at: list[Any], hit: Callable[[], None]) -> None:
         import cotune.bundle.save
 
         before(cotune.bundle.save, "verify")
+    elif kind == "appears":
+        threading.Thread(target=_once_there, args=(what, met), daemon=True).start()
     elif kind == "clean":
         from cotune.cycle.search.training import Training
 
         before(Training, "clean")
     else:
         raise ValueError(kind)
+
+
+def _once_there(pattern: str, met: Callable[[], None]) -> None:
+    while not any(Path("/").glob(pattern.lstrip("/"))):
+        time.sleep(0.002)
+    met()
+
+
+def kill_worker() -> None:
+    """Kill one of the processes that work for this one."""
+    victim = min(multiprocessing.active_children(), key=lambda process: process.pid or 0)
+    assert victim.pid is not None
+    os.kill(victim.pid, signal.SIGKILL)
 
 
 def child(request: dict[str, Any]) -> None:
@@ -170,8 +188,9 @@ def child(request: dict[str, Any]) -> None:
         os.environ.clear()
         os.environ.update(request["environment"])
         if request.get("at"):
-            number = getattr(signal, "SIG" + request.get("signal", "KILL"))
-            arm(request["at"], lambda: os.kill(os.getpid(), number))
+            name = request.get("signal", "KILL")
+            hit = kill_worker if name == "WORKER" else lambda: os.kill(os.getpid(), getattr(signal, "SIG" + name))
+            arm(request["at"], hit)
         if request.get("file_limit"):
             resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_limit"], request["file_limit"]))
         from cotune.cli import main

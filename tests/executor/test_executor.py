@@ -21,7 +21,7 @@ from cotune.errors import BusyError, InputError
 from cotune.executor import Choice, Done, Executor, Job, LostError, open_executor, part_folder, run_all
 from cotune.executor.base import WorkerLost
 from cotune.executor.choice import slots_of
-from cotune.executor.job import perform
+from cotune.executor.job import SMALLER, perform
 from cotune.executor.on_ray import cpus_each
 from cotune.executor.slots import MOST_LOSSES, SlotExecutor
 from cotune.executor.throughput import Throughput
@@ -145,6 +145,61 @@ def test_slots_that_do_not_come_back_leave_their_jobs_to_the_others(tmp_path: Pa
         run_all(last, numbers(30))
     assert len([*(tmp_path / "b").iterdir()]) == 3
     last.close()
+
+
+def test_what_nobody_has_begun_is_taken_back(tmp_path: Path) -> None:
+    with open_executor(Choice("processes", workers=1), tmp_path) as executor:
+        first, second, third = numbers(3, slow_double, log=tmp_path / "log")
+        futures = [executor.submit(job) for job in (first, second, third)]
+        while not (tmp_path / "log").is_file():
+            time.sleep(0.01)
+        # The first is done or nearly so; of the others one may have been begun, and the last not.
+        assert executor.take_back(third) and futures[2].cancelled()
+        assert not executor.take_back(first)
+        assert json.loads(futures[1].result(timeout=30).path.read_bytes()) == 2
+        # What was taken back, or is done, is new where it is asked for again.
+        assert executor.submit(third) is not futures[2]
+        assert json.loads(executor.submit(third).result(timeout=30).path.read_bytes()) == 4
+    assert len((tmp_path / "log").read_text().splitlines()) == 3
+
+
+class ShortOfMemory(FakeWorker):
+    """A worker that is lost until its job comes in smaller pieces."""
+
+    def __init__(self, *, told: bool) -> None:
+        super().__init__(99)
+        self.told, self.losses = told, 0
+
+    def perform(self, job: Job, storage: Path) -> Done:
+        if not job.places.get(SMALLER):
+            self.losses += 1
+            raise WorkerLost("it was killed", memory=self.told)
+        return super().perform(job, storage)
+
+
+@pytest.mark.parametrize(("told", "losses"), [(True, 1), (False, 2)])
+def test_a_job_that_takes_too_much_memory_comes_again_in_smaller_pieces(tmp_path: Path, told: bool, losses: int) -> None:
+    worker = ShortOfMemory(told=told)
+    executor = SlotExecutor([worker], tmp_path, 1)
+    assert results(run_all(executor, numbers(1))) == [0]
+    assert worker.losses == executor.lost == losses and executor.losses == {"fake": losses}
+    executor.close()
+
+
+class Silent(FakeWorker):
+    """A worker that nothing is heard of any more."""
+
+    def perform(self, job: Job, storage: Path) -> Done:
+        time.sleep(60)
+        raise AssertionError
+
+
+def test_jobs_are_given_up_where_nothing_is_heard_of_workers(tmp_path: Path) -> None:
+    executor = SlotExecutor([Silent(9), Silent(9)], tmp_path, 1)
+    futures = [executor.submit(job) for job in numbers(3)]
+    time.sleep(0.2)
+    executor.abandon(LostError("the head is gone"))
+    assert {str(future.exception(timeout=5)) for future in futures} == {"the head is gone"}
 
 
 def test_closing_ends_workers_that_are_busy(tmp_path: Path) -> None:

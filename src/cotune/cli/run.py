@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cotune.cli.program import Json, app, bundle_argument, tell
+from cotune.cli.program import Json, Workers, app, bundle_argument, tell
 from cotune.cli.terminal import interrupts_unseen, out_console
+from cotune.cli.workers import choice_of
 from cotune.errors import InputError, no_run, shown_names
 from cotune.run_files import CONFIG, JOURNAL, run_folder
 
 if TYPE_CHECKING:
     from cotune.config import RunConfig
+    from cotune.executor.choice import Choice
 
 _QUOTED = '--input "Customer message"'
 
@@ -26,7 +28,7 @@ _QUOTED = '--input "Customer message"'
     epilog="Examples:\n\n  cotune run task.yaml --budget 10m --out runs/mine\n\n"
     "  cotune run tickets.csv --input text --output label\n\n  cotune run task.yaml tune.rank=8 limit.train=500\n\n"
     "  cotune run new.csv --from runs/mine --replay old.csv\n\n  cotune run task.yaml tracking=mlflow\n\n"
-    "  cotune run --example support"
+    "  cotune run --example support\n\n  cotune run task.yaml --executor ray:auto --workers 8"
 )
 def run(
     context: typer.Context,
@@ -65,10 +67,20 @@ def run(
     cut_journal: Annotated[
         bool, typer.Option("--cut-journal", help="Cut a damaged journal before the damage, keep a copy, and resume.")
     ] = False,
+    executor: Annotated[
+        str | None,
+        typer.Option(
+            "--executor",
+            metavar="NAME",
+            help="Spread a search for labels over processes, ray or ray:ADDRESS.",
+        ),
+    ] = None,
+    workers: Workers = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only print score and path.")] = False,
     as_json: Json = False,
 ) -> None:
     """Tune a prompt and a model within a budget; writes a bundle, a journal and a report."""
+    choice = choice_of(executor, workers)
     given = list(overrides or [])
     if example is not None:
         # Settings stand where the task would.
@@ -103,7 +115,7 @@ def run(
             _cut_journal(folder)
         if finish and _told_to_finish(folder):
             return
-        summary = _searched(config, folder, texts, typed, quiet=quiet, as_json=as_json)
+        summary = _searched(config, folder, texts, typed, choice, quiet=quiet, as_json=as_json)
     except KeyboardInterrupt:
         kept = (folder / JOURNAL).is_file()
         done = f"Progress is saved in {folder}; run the same command to continue." if kept else "Nothing was done yet."
@@ -150,7 +162,14 @@ def _config_of(task: str, settings: list[str], options: dict[str, Any], inputs: 
 
 
 def _searched(
-    config: RunConfig, folder: Path, texts: list[str], command: str | None, *, quiet: bool, as_json: bool
+    config: RunConfig,
+    folder: Path,
+    texts: list[str],
+    command: str | None,
+    choice: Choice | None,
+    *,
+    quiet: bool,
+    as_json: bool,
 ) -> dict[str, Any]:
     """Run, shown on the terminal and told to a tracker; returns the summary."""
     from cotune.cycle.run import run as run_cycle
@@ -163,7 +182,7 @@ def _searched(
         # An interrupt may come while it is drawn for the first time.
         view.start()
         with tracked(tracker, config, folder, view) as watched:
-            return dict(run_cycle(config, folder, prompts=texts, view=watched, command=command).summary)
+            return dict(run_cycle(config, folder, prompts=texts, view=watched, command=command, executor=choice).summary)
 
 
 def _check_quotes(source: str, settings: list[str], named: dict[str, list[str]]) -> None:

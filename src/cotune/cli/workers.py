@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cotune.cli.program import tell
-from cotune.errors import BusyError, InputError, counted
+from cotune.errors import BusyError, counted
 
 if TYPE_CHECKING:
     from cotune.executor import Choice, Done, Executor
@@ -26,13 +26,11 @@ def choice_of(executor: str | None, workers: int | None) -> Choice | None:
     Raises:
         InputError: one of the two options is wrong.
     """
-    if executor is None:
-        if workers is not None:
-            raise InputError("workers need an executor", where="--workers", hint="Add --executor processes, or ray.")
+    if executor is None and workers is None:
         return None
     from cotune.executor import Choice
 
-    return Choice.parse(executor, workers)
+    return Choice.named(executor, workers)
 
 
 class Meter:

@@ -16,6 +16,7 @@ from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.budget.row_costs import RowCosts
 from cotune.cycle.budget.spending import Spending
 from cotune.cycle.budget.stopwatch import Stopwatch
+from cotune.cycle.crew.crew import Crew
 from cotune.cycle.folder import is_asked_to_finish
 from cotune.cycle.journal import Journal
 from cotune.cycle.progress import Watcher
@@ -51,6 +52,7 @@ class RunContext:
         embeds: makes the embedder of a model that answers behind an endpoint; None places texts by their letters.
         stopwatch: that has run while the model was loaded; None begins with a fresh one.
         given: the task before rows were left out for the budget's sake; None where it is ``task``.
+        crew: workers that do some of the run's work; None where it does all itself.
 
     Attributes:
         given: the task with all rows that the user gave.
@@ -77,10 +79,11 @@ class RunContext:
         embeds: Callable[[Progress | None], Embedder] | None = None,
         stopwatch: Stopwatch | None = None,
         given: Task | None = None,
+        crew: Crew | None = None,
     ) -> None:
         model.chooser = model.chooser or Neighbours(cast(LocalModel, model) if model.capabilities.hidden_states else None)
         self.given = given or task
-        self.task, self.folder, self.tune, self.seed = task, folder, tune, seed
+        self.task, self.folder, self.tune, self.seed, self.crew = task, folder, tune, seed, crew
         self._model, self._answer_tokens, self._embeds = model, answer_tokens, embeds
         self.dev = dev_in_order(task.dev, seed)
         self.train_sample = _shuffled(task, seed)
@@ -88,7 +91,7 @@ class RunContext:
         rows = RowCosts(answering, costs, self.train_sample[:16], writes=task.measure.needs_answers)
         self.journal, self.watcher = journal, watcher
         self.spending = Spending(costs, rows, journal, watcher, stopwatch)
-        self.answers = Answers(task, answering, journal, self.spending, watcher, grader)
+        self.answers = Answers(task, answering, journal, self.spending, watcher, grader, crew)
         self.training = Training(answering, tune, journal, self.spending, watcher, folder, seed, self.train_sample)
         self.vectors = RowVectors(self._embedder, self.spending.stopwatch)
 
@@ -110,6 +113,7 @@ class RunContext:
             self._embeds,
             self.spending.stopwatch,
             self.given,
+            self.crew,
         )
 
     def keep_rows(self, rows: Collection[str], test: SealedTest | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,13 +14,13 @@ from cotune.cycle.journal import cut_journal, read_journal
 from cotune.cycle.kept import read_config, read_summary
 from cotune.errors import BusyError, CotuneError, InputError
 from cotune.files import cannot_write, make_folder, remove_stale, write_json, write_text
-from cotune.run_files import CONFIG, JOURNAL, LOCK
+from cotune.run_files import CONFIG, JOBS, JOURNAL, LOCK
 
 OPENING = frozenset({"engine", "sample", "start", "neighbours", "clock"})
 """Steps that come before anything is searched: what they tell is found again in seconds, once the model is loaded."""
 _FINISH = "finish"
 """A file that asks the run to end its search; the run looks for it at each decision."""
-_OPENED = (CONFIG, JOURNAL, _FINISH, "scores.sqlite", "scores.sqlite-wal", "scores.sqlite-shm")
+_OPENED = (CONFIG, JOURNAL, JOBS, _FINISH, "scores.sqlite", "scores.sqlite-wal", "scores.sqlite-shm")
 """What a run has written by then."""
 ASKED = "the user asked to finish"
 """Why such a search ended."""
@@ -67,7 +68,10 @@ def is_barely_begun(folder: Path) -> bool:
 
 def _remove_opening(folder: Path) -> None:
     for name in _OPENED:
-        (folder / name).unlink(missing_ok=True)
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name, ignore_errors=True)
+        else:
+            (folder / name).unlink(missing_ok=True)
 
 
 @contextmanager

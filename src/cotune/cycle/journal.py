@@ -153,6 +153,11 @@ class Journal:
         event = self._events[self._next]
         return event["kind"] == kind and event.get("key") == content_hash(key)
 
+    def holds(self, kind: str, key: Any) -> bool:
+        """Whether a step stands in the journal, wherever."""
+        name = content_hash(key)
+        return any(event["kind"] == kind and event.get("key") == name for event in self._events)
+
     @property
     def events(self) -> list[dict[str, Any]]:
         """All events so far, earlier sessions' too."""

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cotune.config import RunConfig
+from cotune.cycle.crew.opening import check_spread, open_workers
 from cotune.cycle.folder import is_barely_begun, open_folder
 from cotune.cycle.inputs import read_inputs
 from cotune.cycle.journal import Journal
 from cotune.cycle.progress import Quiet, View, say
 from cotune.cycle.stages import prepare, report, search, test
 from cotune.errors import InputError, counted
+from cotune.executor import Choice
+from cotune.report.terminal.plain import fields
 from cotune.run_files import BUNDLE, REPORT, SUMMARY
 from cotune.task.task import Task
 
@@ -97,6 +101,7 @@ def run(
     prompts: Sequence[str] = (),
     view: View | None = None,
     command: str | None = None,
+    executor: Choice | None = None,
 ) -> Result:
     """Tune prompt and model together for a task; resume what stands in ``out``.
 
@@ -107,6 +112,7 @@ def run(
         prompts: further prompt texts of the user's, candidates beside the seed prompt.
         view: shows progress.
         command: what the user typed, for advice on what to run next; None where it is not known.
+        executor: who does the work that can be spread; None does all in this process. A run may go on with another one.
 
     Raises:
         InputError: config, data, model or budget are wrong, or the folder holds another run.
@@ -117,6 +123,7 @@ def run(
         ended = (out / SUMMARY).is_file()
         say(view, f"{out} holds a finished run: reading the rows to see that it is this one" if ended else "reading the rows")
     inputs = read_inputs(config, out, task, prompts)
+    check_spread(executor, inputs.config, inputs.task)
     with open_folder(out, inputs.config, inputs.identity, command) as folder:
         if folder.replaced:
             say(view, folder.replaced)
@@ -125,20 +132,30 @@ def run(
             return Result(out, folder.finished)
         journal = _open_journal(out, started, view)
         resumes = bool(journal.events)
-        try:
-            prepared = prepare(inputs, journal, out, view)
-        except InputError:
-            if not resumes or is_barely_begun(out):
-                folder.take_back()
-            raise
-        except KeyboardInterrupt:
-            # One that was stopped while the model was loading has nothing to go on from.
-            if is_barely_begun(out):
-                folder.take_back()
-            raise
-        searched = search(prepared)
-        tested = test(prepared, searched)
-        return Result(out, report(prepared, searched, tested, view))
+        with ExitStack() as stack:
+            try:
+                workers = stack.enter_context(open_workers(executor, out, _device(inputs.config, journal)))
+                prepared = prepare(inputs, journal, out, view, workers)
+            except InputError:
+                stack.close()
+                if not resumes or is_barely_begun(out):
+                    folder.take_back()
+                raise
+            except KeyboardInterrupt:
+                stack.close()
+                # One that was stopped while the model was loading has nothing to go on from.
+                if is_barely_begun(out):
+                    folder.take_back()
+                raise
+            searched = search(prepared)
+            tested = test(prepared, searched)
+            return Result(out, report(prepared, searched, tested, view))
+
+
+def _device(config: RunConfig, journal: Journal) -> str:
+    """What the model runs on: as the run began, else as the config says."""
+    recorded = (event["value"] for event in journal.events if event["kind"] == "engine")
+    return str(fields(next(recorded, None)).get("device", config.engine.device))
 
 
 def _open_journal(out: Path, started: float, view: View) -> Journal:

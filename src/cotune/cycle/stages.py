@@ -22,6 +22,7 @@ from cotune.cycle.backends.base import Opening
 from cotune.cycle.backends.registry import backend_of
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.context import RunContext
+from cotune.cycle.crew.crew import clean_jobs, earlier_account
 from cotune.cycle.diagnostics.conformal import conformal_scores_of
 from cotune.cycle.diagnostics.leakage import overlap_finding, overlapping
 from cotune.cycle.diagnostics.near_duplicates import check_neighbours
@@ -42,9 +43,10 @@ from cotune.cycle.search.more_test import score_more
 from cotune.cycle.search.result import SearchResult
 from cotune.cycle.summary import attribution_of, build_summary
 from cotune.cycle.teaching.teach import teach
-from cotune.errors import CotuneError
+from cotune.errors import CotuneError, counted
 from cotune.evaluate.stats.detectable import detectable_sentence
 from cotune.evaluate.stats.resampling import group_index
+from cotune.executor import Executor
 from cotune.files import write_json, write_text
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
@@ -96,7 +98,7 @@ class Tested:
     checks: Mapping[str, Any]
 
 
-def prepare(inputs: Inputs, journal: Journal, out: Path, view: View) -> Prepared:
+def prepare(inputs: Inputs, journal: Journal, out: Path, view: View, executor: Executor | None = None) -> Prepared:
     """Label rows by the teacher if there is one, load the model, check the data and plan the search.
 
     Args:
@@ -104,6 +106,7 @@ def prepare(inputs: Inputs, journal: Journal, out: Path, view: View) -> Prepared
         journal: of the run.
         out: the run's folder.
         view: is told about progress.
+        executor: who does the work that can be spread; None where the run does all itself.
 
     Raises:
         InputError: the model, the data or the budget is wrong.
@@ -116,7 +119,7 @@ def prepare(inputs: Inputs, journal: Journal, out: Path, view: View) -> Prepared
     task = check_lengths(config, task)
     if config.remote_model is None:
         say(view, f"loading the model {Path(config.model).name}")
-    context = backend_of(config).open(Opening(config, task, own[0], journal, out, view, judge))
+    context = backend_of(config).open(Opening(config, task, own[0], journal, out, view, judge, executor))
     context = context.for_task(fit_rows(context, config, own[0]))
     for spent in (taught, judging):
         context.spending.account.pay(spent)
@@ -125,6 +128,9 @@ def prepare(inputs: Inputs, journal: Journal, out: Path, view: View) -> Prepared
     neighbours = check_neighbours(context, wanted=config.evaluate.neighbours)
     previous = enter(context, inputs.start) if inputs.start else None
     policy = policy_for(context, config, own, previous, out / BUNDLE)
+    if context.crew is not None:
+        say(view, f"waiting for {counted(context.crew.slots, 'worker')}")
+        context.crew.ready()
     return Prepared(config, context, policy, previous, neighbours, judging)
 
 
@@ -157,7 +163,14 @@ def report(prepared: Prepared, searched: Searched, tested: Tested, view: View) -
     """Write summary, bundle, the test's rows and the page; returns the summary."""
     context, confirmed = prepared.context, searched.confirmed
     journal, out = context.journal, context.folder
-    cost = journal.step("cost", "cost", lambda: {"wall_s": round(journal.clock(), 1), "peak_rss_mb": _peak_rss_mb()})
+    crew = context.crew
+
+    def effect() -> dict[str, Any]:
+        workers = earlier_account(out) if crew is None else crew.account()
+        told = {"wall_s": round(journal.clock(), 1), "peak_rss_mb": _peak_rss_mb()}
+        return {**told, **({"workers": workers} if workers else {})}
+
+    cost = journal.step("cost", "cost", effect)
     built = build_summary(
         context,
         searched.search,
@@ -178,6 +191,7 @@ def report(prepared: Prepared, searched: Searched, tested: Tested, view: View) -
     summary: dict[str, Any] = json.loads(json.dumps(built, allow_nan=False))
     write_json(out / SUMMARY, summary)
     context.training.clean()
+    clean_jobs(out)
     _write_page(out, view)
     journal.step("done", "done", lambda: {"bundle": BUNDLE, "score": summary["arms"][confirmed.ships]["score"]})
     return summary

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Protocol
@@ -17,12 +18,14 @@ class Executor(Protocol):
         slots: jobs that run at the same time.
         threads: CPU threads that each of them may use.
         lost: workers that ended while they had a job, so far.
+        losses: the same by the worker's name.
         storage: folder of the results.
     """
 
     slots: int
     threads: int
     lost: int
+    losses: Mapping[str, int]
     storage: Path
 
     def submit(self, job: Job) -> Future[Done]:
@@ -32,17 +35,40 @@ class Executor(Protocol):
         """
         ...
 
+    def take_back(self, job: Job) -> bool:
+        """Forget a job: whether no worker had begun it, so that none will.
+
+        One that runs goes on. One that is done counts as new where it is submitted again.
+        """
+        ...
+
     def close(self) -> None:
         """End all workers, whatever they do. May be called again."""
         ...
 
 
 class LostError(CotuneError):
-    """A job whose workers were lost every time, or one that has no worker left."""
+    """A job whose workers were lost every time, or one that has no worker left.
+
+    Attributes:
+        of_job: whether it was this job's workers alone, so that others may still be done.
+    """
+
+    def __init__(self, what: str, *, of_job: bool = False) -> None:
+        self.of_job = of_job
+        super().__init__(what)
 
 
 class WorkerLost(Exception):
-    """A worker ended before its job did, or does not come back; says how."""
+    """A worker ended before its job did, or does not come back; says how.
+
+    Attributes:
+        memory: whether it is known that memory ran out.
+    """
+
+    def __init__(self, how: str, *, memory: bool = False) -> None:
+        self.memory = memory
+        super().__init__(how)
 
 
 class Worker(Protocol):

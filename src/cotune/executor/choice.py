@@ -27,6 +27,17 @@ class Choice:
     workers: int | None = None
 
     @classmethod
+    def named(cls, executor: str | None, workers: int | None) -> Choice | None:
+        """Read what may be missing; None where no executor is named.
+
+        Raises:
+            InputError: as for :meth:`parse`, or there are workers without an executor.
+        """
+        if executor is None and workers is not None:
+            raise InputError("workers need an executor", where="--workers", hint="Add --executor processes, or ray.")
+        return None if executor is None else cls.parse(executor, workers)
+
+    @classmethod
     def parse(cls, executor: str, workers: int | None = None) -> Choice:
         """Read ``local``, ``processes``, ``ray`` or ``ray:ADDRESS``.
 

@@ -102,7 +102,8 @@ def _slots(choice: Choice, nodes: list[dict[str, Any]]) -> Check:
         return Check("workers", "fail", told, "Give fewer --workers, or add nodes.")
     finding = f"{counted(count, 'worker')}, {counted(each, 'CPU')} each"
     if any(node["Resources"].get("GPU") for node in nodes):
-        return Check("workers", "warn", f"{finding}; GPUs are not used", "Workers on Ray compute on CPUs.")
+        told = "Those of cotune run compute on GPUs where the command itself runs on one; those of other commands on CPUs."
+        return Check("workers", "warn", f"{finding}; GPUs are not used", told)
     return Check("workers", "ok", finding)
 
 

@@ -7,7 +7,7 @@ import socket
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ from typing import Any
 from cotune.errors import InputError
 from cotune.files import atomic_path, content_hash
 from cotune.version import __version__
+
+SMALLER = "smaller"
+"""Among a job's places: true where it is to be done in smaller pieces."""
 
 Work = Callable[[Mapping[str, Any], Mapping[str, Any]], bytes]
 """A module's function from a job's ``given`` and ``places`` to the bytes of its result, JSON or safetensors."""
@@ -27,7 +30,8 @@ class Job:
     Attributes:
         work: what is done; a function that a module holds by its name, so that another process finds it.
         given: all that the result hangs on, as a JSON object.
-        places: where things lie and how many threads there are, which must not change the result; as a JSON object.
+        places: where things lie and how many threads there are, which must not change the result; as a JSON object. Where
+            workers ran out of memory in the job, or seem to have, the next one finds :data:`SMALLER` there.
         rows: how many rows it is about, for progress.
     """
 
@@ -44,6 +48,10 @@ class Job:
     def key(self) -> str:
         """Content hash of the function's name, what it is given and cotune's version: the name of the result's file."""
         return content_hash([f"{self.work.__module__}.{self.work.__qualname__}", __version__, self.given], 40)
+
+    def smaller(self) -> Job:
+        """The same job, to be done in smaller pieces."""
+        return replace(self, places={**self.places, SMALLER: True})
 
 
 @dataclass(frozen=True)

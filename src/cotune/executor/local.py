@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
+from types import MappingProxyType
 
 from cotune.executor.job import Done, Job, perform
 
@@ -18,6 +20,7 @@ class LocalExecutor:
 
     slots = 1
     lost = 0
+    losses: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, storage: Path, threads: int) -> None:
         self.storage, self.threads = storage, threads
@@ -29,6 +32,10 @@ class LocalExecutor:
         except Exception as error:
             future.set_exception(error)
         return future
+
+    def take_back(self, job: Job) -> bool:
+        # It is done by now.
+        return False
 
     def close(self) -> None:
         return None

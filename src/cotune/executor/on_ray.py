@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cotune.errors import CotuneError, InputError, counted, not_installed
-from cotune.executor.base import WorkerLost
+from cotune.executor.base import LostError, WorkerLost
 from cotune.executor.choice import Choice, slots_of
 from cotune.executor.job import Done, Job, perform, settle
 from cotune.executor.slots import SlotExecutor
 from cotune.version import __version__
 
+HEAD_PATIENCE_S = 25.0
+"""Seconds without the head after which a command ends, and says how to go on; Ray would end the process after a minute."""
+_LOOK_S = 3.0
 PATIENCE_S = 300.0
 """Seconds that a slot waits for an actor that is to be placed, before it is given up."""
 _ASK_S = 5.0
@@ -70,12 +75,64 @@ def connect(address: str) -> Any:
     return ray
 
 
-def ray_executor(choice: Choice, storage: Path) -> SlotExecutor:
+class RayExecutor(SlotExecutor):
+    """Hands jobs to actors, and gives up where the cluster's head is gone: without it Ray ends this process within a minute.
+
+    Args:
+        ray: the package, connected.
+        workers: the actors.
+        storage: folder of the results.
+        threads: CPU threads of each worker.
+        head: host and port at which the head is there as long as something listens.
+    """
+
+    def __init__(self, ray: Any, workers: Sequence[RayWorker], storage: Path, threads: int, head: tuple[str, int]) -> None:
+        super().__init__(workers, storage, threads)
+        self._ray, self._head, self._closed = ray, head, threading.Event()
+        self._headless = False
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def close(self) -> None:
+        self._closed.set()
+        if not self._headless:
+            super().close()
+
+    def _watch(self) -> None:
+        heard = time.monotonic()
+        while not self._closed.wait(_LOOK_S):
+            with contextlib.suppress(OSError), socket.create_connection(self._head, timeout=_LOOK_S):
+                heard = time.monotonic()
+            if time.monotonic() - heard > HEAD_PATIENCE_S:
+                self._headless = True
+                told = f"Ray's head at {self._head[0]}:{self._head[1]} does not answer any more"
+                self.abandon(LostError(f"{told}. What is done is kept: run the same command again once there is a cluster."))
+                return
+
+
+def _head_of(ray: Any, address: str) -> tuple[str, int]:
+    """Where the head listens: for a client what it is connected to, else what keeps the cluster's state."""
+    named = address or os.environ.get("RAY_ADDRESS", "")
+    place = named.removeprefix("ray://") if named.startswith("ray://") else str(ray.get_runtime_context().gcs_address)
+    host, _, port = place.rpartition(":")
+    return host, int(port)
+
+
+def ray_executor(choice: Choice, storage: Path, *, gpus: bool = False) -> SlotExecutor:
     """An executor whose workers are actors; see :func:`cotune.executor.open_executor`."""
     ray = connect(choice.address)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus = [int(node.get("CPU", 0)) for node in nodes]
-    if choice.workers is None:
+    cards = sum(int(node.get("GPU", 0)) for node in nodes) if gpus else 0
+    if gpus and not cards:
+        raise InputError(
+            "the model runs on a GPU here, and the cluster has none",
+            where="--executor",
+            hint="Add nodes with GPUs, or run with engine.device=cpu.",
+        )
+    if cards and choice.workers is None:
+        count = cards
+        threads = cpus_each(cpus, cards)
+    elif choice.workers is None:
         count = sum(slots_of(each, int(node.get("memory", 0))) for each, node in zip(cpus, nodes, strict=True) if each)
         threads = 1
     else:
@@ -86,7 +143,9 @@ def ray_executor(choice: Choice, storage: Path) -> SlotExecutor:
             where="--workers",
             hint="Give fewer --workers, or add nodes; cotune doctor --executor ray shows what there is.",
         )
-    return SlotExecutor([RayWorker(ray, threads) for _ in range(count)], storage, threads)
+    share = min(1.0, int(1000 * cards / count) / 1000) if cards else 0.0
+    workers = [RayWorker(ray, threads, gpus=share) for _ in range(count)]
+    return RayExecutor(ray, workers, storage, threads, _head_of(ray, choice.address))
 
 
 def cpus_each(nodes: Sequence[int], workers: int) -> int:
@@ -132,10 +191,11 @@ class RayWorker:
         ray: the package, connected.
         cpus: CPUs that the actor takes.
         patience: seconds to wait for a place.
+        gpus: of a GPU, what the actor takes.
     """
 
-    def __init__(self, ray: Any, cpus: int, patience: float = PATIENCE_S) -> None:
-        self.name = "an actor"
+    def __init__(self, ray: Any, cpus: int, patience: float = PATIENCE_S, gpus: float = 0.0) -> None:
+        self.name, self._gpus = "an actor", gpus
         self._ray, self._cpus, self._patience = ray, cpus, patience
         self._actor: Any = None
         self._ready = self._stopped = False
@@ -154,6 +214,7 @@ class RayWorker:
         while not self._ready and not self._stopped:
             if self._actor is None:
                 options = {"num_cpus": self._cpus, "max_restarts": -1, "max_task_retries": 0, "scheduling_strategy": "SPREAD"}
+                options |= {"num_gpus": self._gpus} if self._gpus else {}
                 self._actor = self._ray.remote(Slot).options(**options).remote(self._cpus)
             try:
                 about = self._ray.get(self._actor.about.remote(), timeout=_ASK_S)
@@ -182,12 +243,16 @@ class RayWorker:
             answer: Done | CotuneError = self._ray.get(self._actor.perform.remote(job, storage))
         except self._losses as error:
             self._ready = False
-            raise WorkerLost(_first_line(error)) from error
+            raise WorkerLost(_first_line(error), memory=self._for_memory(error)) from error
         except self._ray.exceptions.RayTaskError as error:
             raise RuntimeError(f"a job failed in a worker:\n{error}") from error
         if isinstance(answer, CotuneError):
             raise answer
         return answer
+
+    def _for_memory(self, error: Exception) -> bool:
+        """Whether Ray ended the worker because its node's memory ran out."""
+        return isinstance(error, self._ray.exceptions.OutOfMemoryError) or "low on memory" in str(error)
 
     def stop(self) -> None:
         self._stopped = True

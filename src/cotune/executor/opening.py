@@ -18,39 +18,48 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def open_executor(choice: Choice, storage: Path) -> Iterator[Executor]:
+def open_executor(choice: Choice, storage: Path, *, gpus: bool = False) -> Iterator[Executor]:
     """An executor whose workers end with the block.
 
     Args:
         choice: which.
         storage: folder of the results; on Ray every node must see it.
+        gpus: whether workers compute on GPUs, one each where nobody says how many workers there are.
 
     Raises:
         InputError: Ray is not installed, or the cluster cannot be reached or has too little for so many workers.
     """
-    executor = _executor(choice, storage)
+    executor = _executor(choice, storage, gpus)
     try:
         yield executor
     finally:
         executor.close()
 
 
-def _executor(choice: Choice, storage: Path) -> Executor:
+def _executor(choice: Choice, storage: Path, gpus: bool) -> Executor:
     if choice.kind == "ray":
         from cotune.executor.on_ray import ray_executor
 
-        return ray_executor(choice, storage)
+        return ray_executor(choice, storage, gpus=gpus)
     if choice.kind == "local":
         return LocalExecutor(storage, default_threads())
     from cotune.executor.processes import ProcessWorker
 
-    count, each = processes_of(choice)
-    return SlotExecutor([ProcessWorker(each) for _ in range(count)], storage, each)
+    cards = _cards() if gpus else 0
+    count, each = processes_of(choice, cards)
+    workers = [ProcessWorker(each, slot % cards if cards else None) for slot in range(count)]
+    return SlotExecutor(workers, storage, each)
 
 
-def processes_of(choice: Choice) -> tuple[int, int]:
-    """How many processes of this machine, and the threads of each."""
+def _cards() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def processes_of(choice: Choice, cards: int = 0) -> tuple[int, int]:
+    """How many processes of this machine, one for each of its GPUs where these are used, and the threads of each."""
     cpus = usable_cpus()
-    count = choice.workers or slots_of(cpus, available_memory())
+    count = choice.workers or cards or slots_of(cpus, available_memory())
     # OMP_NUM_THREADS bounds the threads of one process, not the number of them.
     return count, max(1, min(default_threads(), cpus // count))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import sys
@@ -24,10 +25,11 @@ class ProcessWorker:
 
     Args:
         threads: CPU threads that it may use.
+        gpu: number of the one GPU that it sees; None leaves it all.
     """
 
-    def __init__(self, threads: int) -> None:
-        self.threads, self.name = threads, f"{socket.gethostname()}:"
+    def __init__(self, threads: int, gpu: int | None = None) -> None:
+        self.threads, self.gpu, self.name = threads, gpu, f"{socket.gethostname()}:"
         self._process: BaseProcess | None = None
         self._connection: Connection | None = None
         self._stopped = False
@@ -40,7 +42,7 @@ class ProcessWorker:
             raise WorkerLost("it was stopped")
         context = get_context("spawn")
         self._connection, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, self.threads), daemon=True)
+        process = context.Process(target=_serve, args=(theirs, self.threads, self.gpu), daemon=True)
         process.start()
         theirs.close()
         self.name, self._process = f"{socket.gethostname()}:{process.pid}", process
@@ -75,11 +77,15 @@ def _how(code: int | None) -> str:
     return f"it was ended by signal {-code}" + (", as when memory runs out" if code == -signal.SIGKILL else "")
 
 
-def _serve(connection: Connection, threads: int) -> None:
+def _serve(connection: Connection, threads: int, gpu: int | None) -> None:
     """A worker's life: jobs from the pipe, until it closes."""
     # Ctrl-C reaches all processes of a terminal; the driver says what becomes of its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     settle(threads)
+    if gpu is not None:
+        # Before torch looks for one.
+        seen = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+        os.environ["CUDA_VISIBLE_DEVICES"] = seen[gpu] if seen else str(gpu)
     while True:
         try:
             job, storage = connection.recv()

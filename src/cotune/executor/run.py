@@ -37,7 +37,7 @@ def run_all(executor: Executor, jobs: Iterable[Job], told: Callable[[Done], None
 
     def settle(future: Future[Done]) -> None:
         result = future.result()
-        _appears(result.path)
+        appears(result.path)
         for place in waiting.pop(future):
             done[place] = result
             told(result)
@@ -60,10 +60,14 @@ def run_all(executor: Executor, jobs: Iterable[Job], told: Callable[[Done], None
     return [done[place] for place in range(len(done))]
 
 
-def _appears(path: Path) -> None:
-    """Wait for a file that another node has written: a network file system may show it late."""
+def appears(path: Path) -> None:
+    """Wait for a file that another node has written: a network file system may show it late.
+
+    Raises:
+        InputError: it does not appear.
+    """
     patience = time.monotonic() + _APPEARS_S
-    while not path.is_file():
+    while not path.exists():
         if time.monotonic() > patience:
             raise InputError(
                 "a worker wrote this result, and it is not here",

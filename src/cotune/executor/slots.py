@@ -7,8 +7,8 @@ which goes back to the front of the queue.
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,9 +20,11 @@ from cotune.executor.job import Done, Job
 
 MOST_LOSSES = 3
 """Workers that one job may lose; with the next one it is taken to be the job's fault."""
+_MEMORY_LOSSES = 2
+"""Workers that one job loses before it is taken to need too much memory, where none of them says so."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Waiting:
     """A job and who waits for it."""
 
@@ -42,9 +44,12 @@ class SlotExecutor:
 
     def __init__(self, workers: Sequence[Worker], storage: Path, threads: int) -> None:
         self.slots, self.threads, self.storage, self.lost = len(workers), threads, storage, 0
+        self._losses: Counter[str] = Counter()
+        self.losses: Mapping[str, int] = self._losses
         self._workers = tuple(workers)
         self._queue: deque[_Waiting] = deque()
         self._futures: dict[str, Future[Done]] = {}
+        self._running: set[_Waiting] = set()
         self._serving = len(workers)
         self._ended: CotuneError | None = None
         self._changed = threading.Condition()
@@ -64,6 +69,27 @@ class SlotExecutor:
                 self._queue.append(waiting)
                 self._changed.notify()
             return waiting.future
+
+    def take_back(self, job: Job) -> bool:
+        with self._changed:
+            future = self._futures.get(job.key)
+            waiting = next((one for one in self._queue if one.future is future), None)
+            if waiting is None:
+                if future is not None and future.done():
+                    del self._futures[job.key]
+                return False
+            self._queue.remove(waiting)
+            del self._futures[job.key]
+        waiting.future.cancel()
+        return True
+
+    def abandon(self, error: CotuneError) -> None:
+        """Give up all jobs, those too that workers have: none of these will be heard of again."""
+        self._end(error)
+        with self._changed:
+            running = [*self._running]
+        for waiting in running:
+            _resolve(waiting.future, error)
 
     def close(self) -> None:
         self._end(LostError("the executor was closed"))
@@ -96,17 +122,27 @@ class SlotExecutor:
                 continue
             except Exception as error:
                 done = error
+            with self._changed:
+                self._running.discard(waiting)
             _resolve(waiting.future, done)
 
     def _next(self) -> _Waiting | None:
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._ended is not None)
-            return None if self._ended is not None else self._queue.popleft()
+            if self._ended is not None:
+                return None
+            waiting = self._queue.popleft()
+            self._running.add(waiting)
+            return waiting
 
     def _lose(self, waiting: _Waiting, worker: Worker, lost: WorkerLost) -> None:
         waiting.losses += 1
         with self._changed:
+            self._running.discard(waiting)
             self.lost += self._ended is None
+            self._losses[worker.name] += self._ended is None
+        if lost.memory or waiting.losses >= _MEMORY_LOSSES:
+            waiting.job = waiting.job.smaller()
         if waiting.losses <= MOST_LOSSES:
             self._back(waiting)
             return
@@ -114,12 +150,14 @@ class SlotExecutor:
             waiting.future,
             LostError(
                 f"{counted(waiting.losses, 'worker')} ended in the same job ({worker.name}: {lost}). If memory is short, give "
-                "fewer --workers or a smaller --batch, and run the same command again."
+                "fewer --workers or smaller batches (--batch, engine.batch_tokens), and run the same command again.",
+                of_job=True,
             ),
         )
 
     def _back(self, waiting: _Waiting) -> None:
         with self._changed:
+            self._running.discard(waiting)
             if self._ended is None:
                 self._queue.appendleft(waiting)
                 self._changed.notify()

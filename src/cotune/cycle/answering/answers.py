@@ -6,10 +6,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from cotune.cycle.answering.base import Answering, Reply, rules_of
+from cotune.cycle.answering.base import Answering, LabelAnswering, Reply, rules_of
 from cotune.cycle.answering.factory import answering_for
 from cotune.cycle.budget.spending import Spending
 from cotune.cycle.candidate import Own
+from cotune.cycle.crew.crew import Crew
+from cotune.cycle.crew.scores import ScoresAhead
 from cotune.cycle.journal import Journal
 from cotune.cycle.progress import Watcher
 from cotune.evaluate.decision import RAW, Decision
@@ -32,18 +34,27 @@ class Answers:
         spending: pays for them.
         watcher: is told about progress.
         grader: the judge whose grades are the metric; None where it asks nobody.
+        crew: workers that score labels; None without.
 
     Attributes:
         calibrates: whether rules with a bias are tried; they need rows of every label.
     """
 
     def __init__(
-        self, task: Task, answering: Answering, journal: Journal, spending: Spending, watcher: Watcher, grader: Judge | None
+        self,
+        task: Task,
+        answering: Answering,
+        journal: Journal,
+        spending: Spending,
+        watcher: Watcher,
+        grader: Judge | None,
+        crew: Crew | None = None,
     ) -> None:
-        self.answering, self.grader = answering, grader
+        self.answering, self.grader, self._crew = answering, grader, crew
         self._task, self._journal, self._spending, self._watcher = task, journal, spending, watcher
         self.calibrates = True
         self._known: dict[str, ModelOutputs] = {}
+        self._ahead: dict[str, ScoresAhead] = {}
 
     @property
     def written_late(self) -> bool:
@@ -78,7 +89,7 @@ class Answers:
         Raises:
             DivergedError: what was given is not finite.
         """
-        key = [prompt.id, adapter, [row.id for row in rows], *([own.to_json()] if own is not None else [])]
+        key = _key(prompt, adapter, rows, own)
         name = content_hash(key)
         answering = self.by(own)
         wanted = answers and self._task.measure.needs_answers
@@ -91,6 +102,10 @@ class Answers:
         facts = {"stage": stage, "prompt_id": prompt.id, "adapter_id": adapter, "rows": len(rows)}
         given = self._known.get(name)
         started = time.monotonic()
+        if given is None and self._crew is not None:
+            self.ahead(prompt, adapter, rows, own)
+            if (ahead := self._ahead.pop(name, None)) is not None:
+                ahead.collect()
         both = answering.both(prompt, adapter, rows, told) if given is None and wanted else None
         if given is None:
             reply = both[0] if both else answering.score(prompt, adapter, rows, told)
@@ -115,6 +130,15 @@ class Answers:
                 given = written.given
             self._known[f"{name}+"] = given
         return given
+
+    def ahead(self, prompt: Prompt, adapter: str, rows: Sequence[Example], own: Own | None = None) -> None:
+        """Have workers score labels that :meth:`scores` is asked for next; nothing where the run has none."""
+        name, answering = content_hash(_key(prompt, adapter, rows, own)), self.by(own)
+        if self._crew is None or name in self._known or name in self._ahead or not isinstance(answering, LabelAnswering):
+            return
+        labels, fields = answering.task.labels, [row.fields for row in rows]
+        self._ahead[name] = ScoresAhead(self._crew, answering.model, prompt, fields, labels, adapter)
+        self._ahead[name].submit()
 
     def _told(self, reply: Reply, rows: Sequence[Example], seconds: float) -> dict[str, Any]:
         """A reply of the model for the journal."""
@@ -153,3 +177,8 @@ class Answers:
     def leave_out_rules(self) -> None:
         """Try no decision rule with a bias from now on: there are labels without a row."""
         self.calibrates = False
+
+
+def _key(prompt: Prompt, adapter: str, rows: Sequence[Example], own: Own | None) -> list[Any]:
+    """What goes into a request, for the journal."""
+    return [prompt.id, adapter, [row.id for row in rows], *([own.to_json()] if own is not None else [])]

@@ -12,6 +12,7 @@ from cotune.cycle.journal import Journal
 from cotune.cycle.permissions import Permissions
 from cotune.cycle.progress import Watcher
 from cotune.evaluate.judge import Judge
+from cotune.executor import Executor
 from cotune.model.adapters.files import LoraSettings, alpha_of
 from cotune.model.base import ModelBackend
 from cotune.prompt.prompt import Prompt
@@ -35,6 +36,7 @@ class Opening:
         out: the run's folder.
         watcher: is told about progress.
         grader: the judge whose grades are the metric; None where it asks nobody.
+        executor: who does the work that can be spread; None where the run does all itself.
     """
 
     config: RunConfig
@@ -44,6 +46,7 @@ class Opening:
     out: Path
     watcher: Watcher
     grader: Judge | None = None
+    executor: Executor | None = None
 
 
 class Backend(ABC):

@@ -12,6 +12,8 @@ from cotune.cycle.backends.base import Backend, Opening, tune_settings
 from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.budget.stopwatch import Stopwatch
+from cotune.cycle.crew.crew import Crew
+from cotune.cycle.crew.opening import check_engine
 from cotune.cycle.journal import Journal
 from cotune.cycle.kept import check_model, recorded
 from cotune.cycle.permissions import Permissions
@@ -40,9 +42,15 @@ class LocalBackend(Backend):
         from cotune.cycle.context import RunContext
 
         config, task, journal, out = opening.config, opening.task, opening.journal, opening.out
+        executor = opening.executor
         stopwatch = Stopwatch()
         with stopwatch:
-            model, probed = load_model(config, out, journal)
+            model, probed = load_model(config, out, journal, None if executor is None else executor.threads)
+        crew: Crew | None = None
+        if executor is not None:
+            check_engine(model)
+            crew = Crew(executor, out, config.model, model, probed, config.engine.max_tokens)
+            crew.begin()
         tune = tune_settings(config)
         TUNERS[tune.method].check(model, tune, written=task.output.kind.written)
         on_cpu = model.runner.device.type == "cpu"
@@ -53,10 +61,12 @@ class LocalBackend(Backend):
             threads=probed["threads"] if on_cpu else None,
             width=int(model.model.config.get_text_config().hidden_size),
         )
+        if crew is not None:
+            costs = costs.spread(crew.slots)
         if on_cpu:
             tune = replace(tune, micro_tokens=_MICRO_TOKENS)
-        limit, seed, watcher = config.output.max_tokens, config.seed, opening.watcher
-        return RunContext(task, model, journal, costs, out, tune, seed, watcher, limit, opening.grader, stopwatch=stopwatch)
+        limit, seed, watcher, grader = config.output.max_tokens, config.seed, opening.watcher, opening.grader
+        return RunContext(task, model, journal, costs, out, tune, seed, watcher, limit, grader, stopwatch=stopwatch, crew=crew)
 
     def reopen(
         self, config: RunConfig, folder: Path, events: list[dict[str, Any]], task: Task, permissions: Permissions
@@ -72,8 +82,12 @@ class LocalBackend(Backend):
         return model
 
 
-def load_model(config: RunConfig, out: Path, journal: Journal) -> tuple[LocalModel, dict[str, Any]]:
-    """The model as the run's first session chose to run it: device, dtype, threads and batch size are journalled."""
+def load_model(config: RunConfig, out: Path, journal: Journal, threads: int | None = None) -> tuple[LocalModel, dict[str, Any]]:
+    """The model as the run's first session chose to run it: device, dtype, threads and batch size are journalled.
+
+    ``threads`` are those of each worker, where the config names none; the run itself computes with as many, so that it does not
+    matter who does what.
+    """
     from cotune.model.engine.score_cache import ScoreCache
     from cotune.model.hardware.capability import check_capability, check_device
     from cotune.model.loading.bundled import resolve_model
@@ -83,7 +97,7 @@ def load_model(config: RunConfig, out: Path, journal: Journal) -> tuple[LocalMod
     engine = config.engine
 
     def effect() -> dict[str, Any]:
-        found = check_capability(engine.device, engine.dtype, engine.threads)
+        found = check_capability(engine.device, engine.dtype, engine.threads or threads)
         return {
             "device": found.device,
             "dtype": found.dtype,

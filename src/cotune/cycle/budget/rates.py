@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cotune.cycle.budget.budget import Budget
 
@@ -45,6 +45,7 @@ class CostModel:
         train_rate: tokens a second in training.
         write_rate: tokens a second in writing answers, those of their prompts, which are read as fast as in scoring, apart.
         token_price: US dollars for a token of an endpoint's, questions and answers mixed as they were so far.
+        slots: workers among which scoring is spread.
     """
 
     budget: Budget
@@ -52,6 +53,7 @@ class CostModel:
     train_rate: float
     write_rate: float = 0.0
     token_price: float = 0.0
+    slots: int = 1
     _slowest: float = 0.0
     _guessed: float = 0.0
     _scored: tuple[float, float] = (0.0, 0.0)
@@ -88,6 +90,16 @@ class CostModel:
             _slowest=0.5 * rate,
             _guessed=0.0 if threads is None else rate,
         )
+
+    def spread(self, slots: int) -> CostModel:
+        """The same where so many workers score side by side; one tuning is still done by one of them."""
+        faster = {name: slots * getattr(self, name) for name in ("score_rate", "_slowest", "_guessed")}
+        return replace(self, slots=slots, **faster)
+
+    @property
+    def alone(self) -> CostModel:
+        """The same for what the run itself scores beside its workers."""
+        return self if self.slots == 1 else replace(self, score_rate=self.score_rate / self.slots, slots=1)
 
     def scoring(self, tokens: float) -> float:
         """Cost of scoring so many tokens."""

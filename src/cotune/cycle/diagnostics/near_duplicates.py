@@ -154,7 +154,7 @@ class _Look:
         for pair in pairs:
             spent += sum(tokens(texts[place]) for place in pair if place not in seen)
             seen.update(pair)
-            if costs.scoring(spent) > limit:
+            if costs.alone.scoring(spent) > limit:
                 self.why = f"embedding pairs of rows needs more than {costs.budget.told(limit)}, which is what it may take"
                 break
             fitting.append(pair)

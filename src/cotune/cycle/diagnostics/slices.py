@@ -40,9 +40,9 @@ def _tokens_each(context: RunContext, rows: Sequence[Example]) -> list[int]:
 def _fitting(context: RunContext, near: Sequence[Example], limit: float) -> int:
     """Dev rows that can be embedded within ``limit``, in the budget's unit, once ``near`` is; those that were once are free."""
     if context.vectors.dev_rows:
-        return context.vectors.dev_rows if context.spending.costs.scoring(slicing_tokens(context, near)) <= limit else 0
+        return context.vectors.dev_rows if context.spending.costs.alone.scoring(slicing_tokens(context, near)) <= limit else 0
     spent = sum(_tokens_each(context, near)) + np.cumsum(_tokens_each(context, context.dev[:_MOST_ROWS]))
-    return int(sum(context.spending.costs.scoring(float(tokens)) <= limit for tokens in spent))
+    return int(sum(context.spending.costs.alone.scoring(float(tokens)) <= limit for tokens in spent))
 
 
 def measure_slices(
@@ -92,7 +92,7 @@ def measure_slices(
         if len(context.dev) < least:
             return {"skipped": f"dev has {counted(len(context.dev), 'row')}, and fewer than {least} are too few to tell"}
         if len(rows) < least:
-            needed = context.spending.costs.scoring(float(sum(_tokens_each(context, (*context.dev[:least], *near)))))
+            needed = context.spending.costs.alone.scoring(float(sum(_tokens_each(context, (*context.dev[:least], *near)))))
             return {"skipped": shortage(budget, needed, limit, room)}
         if len(failed) < LEAST_FAILURES:
             return {"skipped": f"{len(failed)} of {len(rows)} dev rows are wrong, too few to find anything in common"}

@@ -44,7 +44,7 @@ def measure_noise(context: RunContext, confirmed: Confirmed, *, keep: float = 0.
         found: dict[str, Any] = context.journal.step("noise", [candidate.id], lambda: elsewhere)
         return found
     own, prefix = noise_row(context, candidate.prompt, tuned=candidate.adapter != BASE)
-    priced = (context.spending.costs, len(context.dev), own, prefix, context.spending.left() - keep)
+    priced = (context.spending.costs.alone, len(context.dev), own, prefix, context.spending.left() - keep)
     count = NOISE.rows(*priced)
     rows = context.dev[:count]
     odd = context.answering.odd_rows(count)
@@ -142,6 +142,9 @@ def _over_formats(
         found = judged(measured, context.answers.scores(prompt, measured.candidate.adapter, rows, "robustness"))
         return ArmScores(found.values, counts=found.counts)
 
+    for measured in (base, winner):
+        for prompt in variants if context.journal.upcoming != "robustness" else ():
+            context.answers.ahead(prompt, measured.candidate.adapter, rows)
     before, after = ([arm(measured, prompt) for prompt in variants] for measured in (base, winner))
     result = robustness(
         before,

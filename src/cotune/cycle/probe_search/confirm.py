@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
@@ -57,16 +58,21 @@ def confirm_labels(
     recipe = tuned or seed_tuned
     keep = prices.test(search, winner.fit, words=search.zero_shot)
     reached: Measured | None = None
+    tried = None
+    if recipe is not None and (seed_tuned is not None or search.last_epochs):
+        # Where the seed prompt had no trial of its own it is tuned as the winner was, and not judged on dev.
+        tried = seed_tuned or _like(recipe, seed_frozen, search.seed)
     if recipe is not None and winner.tuned:
         behind = 0.0
         if search.last_epochs and search.seed.prompt.id != winner.fit.prompt.id:
             behind = prices.final(search.seed, len(rows), search.last_epochs + (search.epochs if seed_tuned is None else 0.0))
+        _final_ahead(context, search, trials, winner, rows, keep + behind)
+        if tried is not None and tried is not winner:
+            _final_ahead(context, search, trials, tried, rows, keep)
         reached = _settled_tuned(context, search, trials, winner, rows, keep + behind)
     if seed_tuned is not None and seed_tuned is winner:
         arms["seed_tuned"] = reached or arms["seed_prompt"]
-    elif recipe is not None and (seed_tuned is not None or search.last_epochs):
-        # Where the seed prompt had no trial of its own it is tuned as the winner was, and not judged on dev.
-        tried = seed_tuned or _like(recipe, seed_frozen, search.seed)
+    elif tried is not None:
         arms["seed_tuned"] = _settled_tuned(context, search, trials, tried, rows, keep) or arms["seed_prompt"]
     else:
         arms["seed_tuned"] = arms["seed_prompt"]
@@ -133,20 +139,38 @@ def _settled_tuned(
     """
     fit, made = evidence.fit, evidence.first
     if search.last_epochs:
-        tried = made.adapter != BASE
-        steps = trials.steps_of(search.last_epochs, len(rows))
-        if not tried:
-            steps += trials.steps_of(evidence.epochs, len(context.train_sample))
-        # Of few rows a head that is fitted anew to the tuned states of these rows may lose what the trial's had learnt (TREC-6,
-        # 64 rows, one draw: 0.64 against 0.73); of many it is better (TREC-6, 500 rows, one draw: 0.913 against 0.907).
-        after = made if tried and len(rows) < HEURISTICS.few_rows else None
-        start = made.adapter if tried else evidence.start
-        # An order of rows unlike the trial's.
-        found = trials.tune(fit, rows, steps, stage="final", start=start, after=after, keep=keep, seed=context.seed + 1)
+        steps, how = _final(context, search, trials, evidence, rows, keep)
+        found = trials.tune(fit, rows, steps, **how)
         if found is None:
             return None
-        made = replace(found, steps=found.steps + (made.steps if tried else 0))
+        made = replace(found, steps=found.steps + (made.steps if made.adapter != BASE else 0))
     return measured_on_dev(context, _saved(context, made, evidence, "final"), made, evidence)
+
+
+def _final(
+    context: RunContext, search: LabelSearch, trials: Trials, evidence: Evidence, rows: Sequence[Example], keep: float
+) -> tuple[int, dict[str, Any]]:
+    """Steps of a prompt's final tuning, and the other arguments of :meth:`Trials.tune`."""
+    made = evidence.first
+    tried = made.adapter != BASE
+    steps = trials.steps_of(search.last_epochs, len(rows))
+    if not tried:
+        steps += trials.steps_of(evidence.epochs, len(context.train_sample))
+    # Of few rows a head that is fitted anew to the tuned states of these rows may lose what the trial's had learnt (TREC-6,
+    # 64 rows, one draw: 0.64 against 0.73); of many it is better (TREC-6, 500 rows, one draw: 0.913 against 0.907).
+    after = made if tried and len(rows) < HEURISTICS.few_rows else None
+    start = made.adapter if tried else evidence.start
+    # An order of rows unlike the trial's.
+    return steps, {"stage": "final", "start": start, "after": after, "keep": keep, "seed": context.seed + 1}
+
+
+def _final_ahead(
+    context: RunContext, search: LabelSearch, trials: Trials, evidence: Evidence, rows: Sequence[Example], keep: float
+) -> None:
+    """Have a worker begin with a prompt's final tuning, where the run has workers."""
+    if search.last_epochs:
+        steps, how = _final(context, search, trials, evidence, rows, keep)
+        trials.ahead(evidence.fit, rows, steps, **how)
 
 
 def _measured_first(context: RunContext, evidence: Evidence) -> Measured:

@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cotune.cycle.context import RunContext
+from cotune.cycle.crew.crew import pace_seconds
+from cotune.cycle.crew.fits import StoredStates
+from cotune.cycle.crew.states import StatesAhead
 from cotune.errors import DivergedError
 from cotune.files import content_hash
 from cotune.model.engine.facts import engine_facts
 from cotune.model.engine.state_store import Half, StateStore, layers_of_interest
 from cotune.prompt.prompt import Prompt
+from cotune.prompt.render import RenderedRow
 from cotune.task.example import Example
+
+_Known = dict[str, tuple[tuple[int, ...], NDArray[np.float16]]]
+"""By a row's id the numbers of its layers, and its states after them."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """A request for states: its content key, the rows as they are asked, and of which weights and layers."""
+
+    name: str
+    rendered: Sequence[RenderedRow]
+    sequences: Sequence[tuple[int, ...]]
+    starts: Sequence[int]
+    adapter: str
+    layers: tuple[int, ...]
 
 
 class Embedding:
@@ -33,7 +53,9 @@ class Embedding:
         self.context = context
         self.layers = layers_of_interest(context.model.depth)
         self._store = StateStore(context.folder / "states")
-        self._known: dict[tuple[str, str], dict[str, tuple[tuple[int, ...], NDArray[np.float16]]]] = {}
+        self._known: dict[tuple[str, str], _Known] = {}
+        self._files: dict[tuple[str, str], dict[str, tuple[str, int, tuple[int, ...]]]] = {}
+        self._ahead: dict[str, StatesAhead] = {}
 
     def states(
         self,
@@ -59,14 +81,75 @@ class Embedding:
         Raises:
             DivergedError: a state is not finite.
         """
+        known, wanted = self.read(prompt, adapter, rows, stage, layers=layers)
+        return np.stack([_of_layers(*known[row.id], wanted) for row in rows], axis=1)
+
+    def read(
+        self, prompt: Prompt, adapter: str, rows: Sequence[Example], stage: str, *, layers: Sequence[int] | None = None
+    ) -> tuple[_Known, tuple[int, ...]]:
+        """Embed rows that are new, as :meth:`states` does; what is known of a prompt's rows, and the layers that are wanted."""
         wanted = tuple(self.layers if layers is None else layers)
         bare = self.context.model.adapters.without_probe(adapter)
         known = self._known.setdefault((prompt.id, bare), {})
-        missing = [row for row in rows if row.id not in known or not set(wanted) <= set(known[row.id][0])]
-        if missing:
+        if missing := self._missing(prompt, bare, rows, wanted):
             found = self._embed(prompt, bare, missing, wanted, stage)
             known.update({row.id: _joined(known.get(row.id), wanted, found[:, place]) for place, row in enumerate(missing)})
-        return np.stack([_of_layers(*known[row.id], wanted) for row in rows], axis=1)
+        return known, wanted
+
+    def ahead(
+        self,
+        prompts: Sequence[Prompt],
+        adapter: str,
+        rows: Sequence[Example],
+        *,
+        layers: Sequence[int] | None = None,
+    ) -> None:
+        """Have workers embed rows that are asked for next, under all prompts at once; nothing where the run has no workers.
+
+        What they have done is taken, and recorded, where it is asked for.
+        """
+        crew = self.context.crew
+        wanted = tuple(self.layers if layers is None else layers)
+        bare = self.context.model.adapters.without_probe(adapter)
+        for prompt in prompts if crew is not None and crew.can_use(bare) else ():
+            if missing := self._missing(prompt, bare, rows, wanted):
+                asked = self._asked(prompt, bare, missing, wanted)
+                if not self._store.has(asked.name):
+                    self._spread(asked).submit()
+
+    def give_up(self) -> None:
+        """Leave what workers were asked ahead and nobody has asked for since."""
+        for states in self._ahead.values():
+            states.take_back()
+        self._ahead.clear()
+
+    def knows(self, prompt: Prompt, adapter: str, rows: Sequence[Example], layers: Sequence[int]) -> bool:
+        """Whether rows have states of some layers, so that nothing has to be embedded for them."""
+        return not self._missing(prompt, self.context.model.adapters.without_probe(adapter), rows, tuple(layers))
+
+    def stored(self, prompt: Prompt, adapter: str, rows: Sequence[Example], layers: Sequence[int]) -> StoredStates | None:
+        """Where the states of rows lie on disk; None where those of one row are not in one file that is still there."""
+        held = self._files.get((prompt.id, self.context.model.adapters.without_probe(adapter)), {})
+        places = [held.get(row.id) for row in rows]
+        files: dict[str, tuple[int, ...]] = {}
+        for place in places:
+            if place is None or not set(layers) <= set(place[2]):
+                return None
+            files[place[0]] = place[2]
+        if not all(self._store.has(name) for name in files):
+            return None
+        numbers = {name: number for number, name in enumerate(files)}
+        return StoredStates(
+            self._store.folder,
+            tuple(files.items()),
+            tuple((numbers[place[0]], place[1]) for place in places if place is not None),
+            tuple(layers),
+        )
+
+    def _missing(self, prompt: Prompt, bare: str, rows: Sequence[Example], wanted: tuple[int, ...]) -> list[Example]:
+        """Rows whose states of the wanted layers are not known yet."""
+        known = self._known.get((prompt.id, bare), {})
+        return [row for row in rows if row.id not in known or not set(wanted) <= set(known[row.id][0])]
 
     def known(self, prompt: Prompt, adapter: str, rows: Sequence[Example]) -> int:
         """How many of the first rows have states of all :attr:`layers`."""
@@ -82,52 +165,90 @@ class Embedding:
         """Share of the model's layers that a pass runs."""
         return max(self.layers if layers is None else layers) / self.context.model.depth
 
-    def _embed(self, prompt: Prompt, adapter: str, rows: Sequence[Example], layers: tuple[int, ...], stage: str) -> Half:
-        context, model = self.context, self.context.model
-        rendered = context.answering.render(prompt, rows)
+    def _asked(self, prompt: Prompt, adapter: str, rows: Sequence[Example], layers: tuple[int, ...]) -> _Asked:
+        model = self.context.model
+        rendered = self.context.answering.render(prompt, rows)
         sequences, starts = [row.prompt_ids for row in rendered], [row.start for row in rendered]
         asked = {"model": model.fingerprint, "adapter": adapter, "ids": sequences, "starts": starts, "layers": layers}
-        name = content_hash({**asked, **engine_facts(model)}, 32)
+        return _Asked(content_hash({**asked, **engine_facts(model)}, 32), rendered, sequences, starts, adapter, layers)
+
+    def _spread(self, asked: _Asked) -> StatesAhead:
+        """The request as workers do it."""
+        assert self.context.crew is not None
+        if asked.name not in self._ahead:
+            self._ahead[asked.name] = StatesAhead(
+                self.context.crew,
+                asked.sequences,
+                asked.starts,
+                asked.layers,
+                asked.adapter,
+                self.context.model.settings.batch_tokens,
+            )
+        return self._ahead[asked.name]
+
+    def _embed(self, prompt: Prompt, adapter: str, rows: Sequence[Example], layers: tuple[int, ...], stage: str) -> Half:
+        context, crew = self.context, self.context.crew
+        asked = self._asked(prompt, adapter, rows, layers)
         kept: list[Half] = []
 
         def told(tokens: int) -> None:
             context.watcher.progress(stage, prompt.text, round(tokens * self.share(layers)))
 
-        def compute() -> tuple[Half, int]:
-            ran: list[int] = []
-
-            def progress(tokens: int) -> None:
-                ran.append(tokens)
-                told(tokens)
-
-            found = model.layer_states(sequences, layers, starts=starts, adapter=adapter, progress=progress)
-            if not np.isfinite(found).all():
-                raise DivergedError(f"hidden states of prompt {prompt.id} with adapter {adapter} are not finite")
-            return self._store.put(name, found), sum(ran)
+        def compute() -> tuple[Half, int, dict[str, object]]:
+            try:
+                if crew is not None and crew.can_use(adapter):
+                    found, ran, by = self._spread(asked).result(told)
+                    return self._store.put(asked.name, found), ran, {"by": by}
+                return *self._pass(asked, told), {}
+            except DivergedError as error:
+                raise DivergedError(f"hidden states of prompt {prompt.id} with adapter {adapter} are not finite") from error
 
         def effect() -> dict[str, object]:
             started = time.monotonic()
-            found, tokens = compute()
+            found, tokens, by = compute()
             kept.append(found)
-            plain = sum(map(len, sequences))
+            plain = sum(map(len, asked.sequences))
             return {
                 "stage": stage,
                 "prompt_id": prompt.id,
                 "adapter_id": adapter,
                 "rows": len(rows),
                 "layers": list(layers),
-                "tokens": round(tokens * self.share(layers)) + sum(row.looked_up for row in rendered),
+                "tokens": round(tokens * self.share(layers)) + sum(row.looked_up for row in asked.rendered),
                 "saved": max(0, plain - tokens),
-                "truncated": sum(row.truncated for row in rendered),
+                "truncated": sum(row.truncated for row in asked.rendered),
                 "seconds": round(time.monotonic() - started, 3),
+                **by,
             }
 
         value = context.journal.step("embed", [prompt.id, adapter, [row.id for row in rows], list(layers)], effect)
-        context.spending.charge(value, "tokens_embedded", context.spending.costs.saw_scoring)
+        context.spending.charge(value, "tokens_embedded", lambda ran, took: self._saw(ran, pace_seconds(value, took)))
         if not kept:
-            stored = self._store.get(name)
+            stored = self._store.get(asked.name)
             kept.append(compute()[0] if stored is None or stored.shape[:2] != (len(layers), len(rows)) else stored)
+        if (ahead := self._ahead.pop(asked.name, None)) is not None:
+            ahead.forget()
+        held = self._files.setdefault((prompt.id, adapter), {})
+        held.update({row.id: (asked.name, place, layers) for place, row in enumerate(rows)})
         return kept[0]
+
+    def _saw(self, tokens: int, seconds: float) -> None:
+        if seconds:
+            self.context.spending.costs.saw_scoring(tokens, seconds)
+
+    def _pass(self, asked: _Asked, told: Callable[[int], None]) -> tuple[Half, int]:
+        """Embed in this process; the states as they are stored, and the tokens that were run."""
+        ran: list[int] = []
+
+        def progress(tokens: int) -> None:
+            ran.append(tokens)
+            told(tokens)
+
+        model = self.context.model
+        found = model.layer_states(asked.sequences, asked.layers, starts=asked.starts, adapter=asked.adapter, progress=progress)
+        if not np.isfinite(found).all():
+            raise DivergedError("hidden states are not finite")
+        return self._store.put(asked.name, found), sum(ran)
 
     def row_cost(self, prompt: Prompt, rows: int, *, layers: Sequence[int] | None = None) -> float:
         """Cost of embedding so many rows under a prompt, in the budget's unit."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cotune.cycle.context import RunContext
+from cotune.cycle.crew.fits import FitAhead, FitTask, word_weights
+from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.evaluate.responses import label_indices
-from cotune.probe.cross_fitting import CrossFit, cross_fit, standardised
+from cotune.probe.cross_fitting import LAYERS_KEPT, CrossFit, standardised
 from cotune.probe.logistic import fit_logistic
 from cotune.probe.readout import Probe
 from cotune.prompt.prompt import Prompt
@@ -49,6 +52,49 @@ class PromptFit:
         return float(self.losses.mean())
 
 
+class Fitting:
+    """Fits the probes of a race's prompts, with workers where the run has some.
+
+    Args:
+        context: whose task, seed and workers count.
+        embedding: keeps the states.
+        adapter: under which weights the race is run.
+    """
+
+    def __init__(self, context: RunContext, embedding: Embedding, adapter: str) -> None:
+        self._context, self._embedding, self._adapter = context, embedding, adapter
+        self._ahead: dict[str, FitAhead] = {}
+
+    def ahead(self, prompt: Prompt, rows: Sequence[Example], **effort: Any) -> None:
+        """Have workers fit a prompt's probe once they have nothing else to do; nothing where the run has none."""
+        crew, embedding = self._context.crew, self._embedding
+        if crew is None or (stored := embedding.stored(prompt, self._adapter, rows, embedding.layers)) is None:
+            return
+        places, task = task_of(self._context, prompt, rows, embedding.layers, **effort)
+        self._ahead[prompt.id] = FitAhead(crew, task, stored.of(places.tolist()))
+        self._ahead[prompt.id].submit()
+
+    def fit(self, prompt: Prompt, rows: Sequence[Example], **effort: Any) -> PromptFit:
+        """A prompt's cross-fitted probe; ``effort`` is ``keep`` and ``repeats`` of :func:`cotune.probe.cross_fit`.
+
+        Raises:
+            DivergedError: a state is not finite.
+        """
+        ahead = self._ahead.pop(prompt.id, None)
+        found = None if ahead is None else ahead.result()
+        if found is not None:
+            places = usable_places(prompt, rows)
+            return PromptFit(prompt, tuple(rows[i] for i in places), places, found)
+        states = self._embedding.states(prompt, self._adapter, rows, "race")
+        return fit_prompt(self._context, prompt, rows, states, self._embedding.layers, **effort)
+
+    def give_up(self) -> None:
+        """Leave what nobody has asked for."""
+        for ahead in self._ahead.values():
+            ahead.give_up()
+        self._ahead.clear()
+
+
 def fit_prompt(
     context: RunContext,
     prompt: Prompt,
@@ -56,7 +102,7 @@ def fit_prompt(
     states: NDArray[np.float16],
     layers: Sequence[int],
     *,
-    keep: int = 4,
+    keep: int = LAYERS_KEPT,
     repeats: int | None = None,
 ) -> PromptFit:
     """Cross-fit a prompt's probe on rows, those aside that the prompt shows with their labels.
@@ -70,23 +116,40 @@ def fit_prompt(
         keep: see :func:`cotune.probe.cross_fit`.
         repeats: see there.
     """
-    usable = {row.id for row in not_shown(prompt, rows)}
-    places = np.array([i for i, row in enumerate(rows) if row.id in usable], dtype=np.int64)
+    places, task = task_of(context, prompt, rows, layers, keep=keep, repeats=repeats)
+    return PromptFit(prompt, tuple(rows[i] for i in places), places, task.fit(context.model, states[:, places]))
+
+
+def task_of(
+    context: RunContext,
+    prompt: Prompt,
+    rows: Sequence[Example],
+    layers: Sequence[int],
+    *,
+    keep: int = LAYERS_KEPT,
+    repeats: int | None = None,
+) -> tuple[NDArray[np.int64], FitTask]:
+    """What a prompt's probe is fitted to: the places of the rows that it does not show, and all but their states."""
+    places = usable_places(prompt, rows)
     chosen = tuple(rows[i] for i in places)
-    vectors = word_vectors(context, prompt) if layers[-1] == context.model.depth else None
+    words = first_words(context, prompt) if layers[-1] == context.model.depth else None
     groups = groups_of(chosen)
-    found = cross_fit(
-        states[:, places],
+    return places, FitTask(
         label_indices(chosen, context.task),
-        classes=len(context.task.labels),
-        layers=layers,
-        groups=None if groups is None else groups.tolist(),
-        words=None if vectors is None else states[-1, places].astype(np.float32) @ vectors.T,
-        keep=keep,
-        repeats=repeats,
-        seed=context.seed,
+        len(context.task.labels),
+        tuple(layers),
+        None if groups is None else groups.tolist(),
+        words,
+        keep,
+        repeats,
+        context.seed,
     )
-    return PromptFit(prompt, chosen, places, found)
+
+
+def usable_places(prompt: Prompt, rows: Sequence[Example]) -> NDArray[np.int64]:
+    """Places of the rows that a prompt does not show with their labels."""
+    usable = {row.id for row in not_shown(prompt, rows)}
+    return np.array([i for i, row in enumerate(rows) if row.id in usable], dtype=np.int64)
 
 
 def difference(first: PromptFit, second: PromptFit) -> Floats:
@@ -97,22 +160,18 @@ def difference(first: PromptFit, second: PromptFit) -> Floats:
 
 
 def word_vectors(context: RunContext, prompt: Prompt) -> NDArray[np.float32] | None:
-    """``[labels, 2 x width]`` weights that give the logits of the labels' words from a row's states after the last layer.
+    """Weights that give the logits of the labels' words, see :func:`word_weights`; None where these are no read-out."""
+    first = first_words(context, prompt)
+    return None if first is None else word_weights(context.model, first)
 
-    Those of the mean over the row's tokens, which stands behind the state at the last one, are zero.
 
-    They are the output vectors of the words' first tokens, which differ between labels or there are none; their mean over
-    labels is taken away, which no comparison of labels sees.
-    """
+def first_words(context: RunContext, prompt: Prompt) -> tuple[int, ...] | None:
+    """The first token of each label's words; None where there are too many labels, or two begin alike."""
     labels = context.task.labels
     if len(labels) > HEURISTICS.most_words:
         return None
     first = [completion[0] for completion in context.answering.render(prompt, context.train_sample[:1])[0].completions]
-    if len(set(first)) < len(labels):
-        return None
-    found = context.model.output_vectors(first)
-    centred: NDArray[np.float32] = np.pad(found - found.mean(axis=0), ((0, 0), (0, found.shape[1])))
-    return centred
+    return tuple(first) if len(set(first)) == len(labels) else None
 
 
 def head_of(

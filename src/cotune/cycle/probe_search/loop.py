@@ -259,6 +259,9 @@ class LabelLoop:
         """
         if search.epochs:
             lead, seed = search.best_frozen, search.seed
+            if self.context.crew is not None and seed.prompt.id != lead.prompt.id:
+                self._tune_ahead(search, lead, self.splits)
+                self._seed_ahead(search, lead)
             self._try(search, lead)
             if seed.prompt.id != lead.prompt.id:
                 if not search.last_epochs:
@@ -266,6 +269,16 @@ class LabelLoop:
                 elif self._has_room(search, seed):
                     self._try(search, seed)
         self._record(search, search.base_race, pool=len(search.proposals))
+
+    def _seed_ahead(self, search: LabelSearch, lead: PromptFit) -> None:
+        """Have workers tune the seed prompt beside the leading one, where it will be tuned as far as can be seen."""
+        seed = search.seed
+        if not search.last_epochs:
+            self._tune_ahead(search, seed, self.splits[:1])
+            return
+        both = sum(self.prices.trial(fit, self.splits, search.epochs) for fit in (lead, seed))
+        if both <= self.context.spending.left_within_step() - self._owed(search, seed):
+            self._tune_ahead(search, seed, self.splits)
 
     # Later cycles -------------------------------------------------------------------------------------------------
 
@@ -366,17 +379,29 @@ class LabelLoop:
         start = self._start_of(fit.prompt, search)
         keep = self._owed(search, fit)
         found = []
+        self._tune_ahead(search, fit, wanted)
         for split in wanted:
             steps = self.trials.steps_of(search.epochs, len(split.learn))
             made = self.trials.tune(fit, split.learn, steps, stage="tune", start=start, keep=keep)
             if made is None:
+                self.trials.give_up()
                 return
+            self.embedding.ahead([fit.prompt], made.adapter, split.held, layers=[made.layer])
             found.append(made)
         if not any(e.fit.prompt.id == fit.prompt.id and not e.tuned for e in search.evidence):
             self._judge_frozen(search, search.fits.get(fit.prompt.id, fit))
         with suppress(DivergedError):
             search.evidence.append(self._evidence(fit, found, search.epochs, start, splits=wanted))
         self._choose(search)
+
+    def _tune_ahead(self, search: LabelSearch, fit: PromptFit, splits: Sequence[Split]) -> None:
+        """Have workers tune a prompt on each split, as :meth:`_try` asks for; nothing where the run has none."""
+        if self.context.crew is None:
+            return
+        start, keep = self._start_of(fit.prompt, search), self._owed(search, fit)
+        for split in splits:
+            steps = self.trials.steps_of(search.epochs, len(split.learn))
+            self.trials.ahead(fit, split.learn, steps, stage="tune", start=start, keep=keep)
 
     @property
     def _judged(self) -> int:

@@ -57,18 +57,23 @@ class Prices:
     def tuning(self, fit: PromptFit, rows: int, steps: int) -> float:
         """Of tuning a prompt's window on rows and reading the tuned states of these."""
         context, first = self.context, self.trials.edge(fit)
-        edge = self.embedding.row_cost(fit.prompt, rows, layers=[first]) if first else 0.0
+        # One worker tunes, however many embed.
+        slots = context.spending.costs.slots if context.spending.budget.kind == "time" else 1
+        edge = slots * self.embedding.row_cost(fit.prompt, rows, layers=[first]) if first else 0.0
         states = self.embedding.row_cost(fit.prompt, rows, layers=[fit.found.layer])
         return context.spending.costs.training(steps * self.trials.step_tokens(fit)) + edge + states + self._fit(rows)
 
     def trial(self, fit: PromptFit, splits: Sequence[Split], epochs: float) -> float:
-        """Of tuning on each split and judging its held-out rows."""
-        total = 0.0
+        """Of tuning on each split, side by side where there are workers, and judging its held-out rows."""
+        costs = self.context.spending.costs
+        total, tunings = 0.0, []
         for split in splits:
             steps = self.trials.steps_of(epochs, len(split.learn))
-            total += self.tuning(fit, len(split.learn), steps)
+            tunings.append(self.tuning(fit, len(split.learn), steps))
             total += self.embedding.row_cost(fit.prompt, len(split.held), layers=[fit.found.layer])
-        return total
+        if costs.budget.kind == "time" and costs.slots > 1 and tunings:
+            return total + max(tunings) * -(-len(tunings) // costs.slots)
+        return total + sum(tunings)
 
     def final(self, fit: PromptFit, rows: int, epochs: float) -> float:
         """Of tuning on all labelled rows."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.embedding import Embedding
-from cotune.cycle.probe_search.fits import PromptFit, difference, fit_prompt
+from cotune.cycle.probe_search.fits import Fitting, PromptFit, difference
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.limit import RaceLimit
 from cotune.errors import CotuneError, DivergedError
@@ -134,8 +134,11 @@ def race_probes(
     steps = rounds_of(len(by_id), len(rows), first_rows)
     looks = len(steps)
     before, leader = 0, ""
+    fitting = Fitting(context, embedding, adapter)
     for number, step in enumerate(steps):
         count = _with_two_labels(rows, step.rows)
+        if limit is None or not limit.slow:
+            embedding.ahead([by_id[name] for name in active], adapter, rows[:count])
         if limit is not None:
             try:
                 active, count = _within(limit, race, active, protected, by_id, rows, before, count)
@@ -146,21 +149,28 @@ def race_probes(
                 break
         seen = rows[:count]
         last = len(seen) >= race.read
+        if context.crew is not None:
+            diverged = _read_ahead(embedding, fitting, [by_id[name] for name in active], adapter, seen, **_effort(last))
+            failed |= diverged
+            active = [name for name in active if name not in diverged]
         for name in list(active):
             # The first one is the seed prompt, which every run ends with.
             if limit is not None and name != active[0] and name != leader and limit.leaves_out(by_id[name], count):
                 active.remove(name)
                 continue
             try:
-                states = embedding.states(by_id[name], adapter, seen, "race")
+                embedding.read(by_id[name], adapter, seen, "race")
                 started = time.monotonic()
-                race.fits[name] = fit_prompt(context, by_id[name], seen, states, embedding.layers, **_effort(last))
+                race.fits[name] = fitting.fit(by_id[name], seen, **_effort(last))
                 race.rows[name] = len(seen)
                 if limit is not None:
                     limit.saw_fit(time.monotonic() - started)
             except DivergedError:
                 failed.add(name)
                 active.remove(name)
+        # What a limit left out.
+        fitting.give_up()
+        embedding.give_up()
         before = len(seen)
         if not active:
             raise CotuneError("every prompt of the race gave hidden states that are not finite")
@@ -197,6 +207,26 @@ def race_probes(
     ]
     _record(context, race, cycle, list(by_id), [name for name in protected if name in full])
     return race
+
+
+def _read_ahead(
+    embedding: Embedding,
+    fitting: Fitting,
+    prompts: Sequence[Prompt],
+    adapter: str,
+    rows: Sequence[Example],
+    **effort: Any,
+) -> set[str]:
+    """Take what workers have embedded, prompt by prompt, and have the probes fitted behind it; ids of those that diverged."""
+    failed = set[str]()
+    for prompt in prompts:
+        try:
+            embedding.read(prompt, adapter, rows, "race")
+        except DivergedError:
+            failed.add(prompt.id)
+        else:
+            fitting.ahead(prompt, rows, **effort)
+    return failed
 
 
 def _within(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,17 +12,19 @@ from numpy.typing import NDArray
 
 from cotune.cycle.budget.reserve import spent_to
 from cotune.cycle.context import RunContext
+from cotune.cycle.crew.tuning import Deadline, TuningAhead, WindowTask, tune_window
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.fits import PromptFit, head_from, head_of, probe_of, word_vectors
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.errors import DivergedError
 from cotune.evaluate.responses import label_indices
+from cotune.files import content_hash
 from cotune.model.adapters.slots import BASE
 from cotune.probe.readout import Probe, load_probe
 from cotune.prompt.prompt import Prompt
 from cotune.refine import not_shown
 from cotune.task.example import Example
-from cotune.tune.window import WindowRun, WindowSettings, WindowStates
+from cotune.tune.window import WindowSettings
 
 Floats = NDArray[np.float64]
 
@@ -48,6 +50,47 @@ class Fitted:
     head: Probe | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class _Wanted:
+    """A tuning that is asked for; see :meth:`Trials.tune`."""
+
+    fit: PromptFit
+    rows: Sequence[Example]
+    steps: int
+    stage: str
+    start: str
+    after: Fitted | None
+    keep: float
+    seed: int
+
+    @property
+    def source(self) -> str:
+        """Weights whose states the head starts from: a head that is kept has the coordinates of the frozen ones."""
+        return self.start if self.after is None else BASE
+
+    @property
+    def start_id(self) -> str:
+        """Weights that tuning begins from."""
+        return self.start if self.after is None else self.after.adapter
+
+    @property
+    def key(self) -> list[Any]:
+        """Of the step."""
+        best = self.fit.found.best
+        rows, onward = [row.id for row in self.rows], [] if self.after is None else ["after"]
+        return [
+            self.fit.prompt.id,
+            self.start_id,
+            self.fit.found.layer,
+            best.strength,
+            best.word_scale,
+            rows,
+            self.steps,
+            self.seed,
+            *onward,
+        ]
+
+
 class Trials:
     """Tunes prompts and fits their read-outs, journalled.
 
@@ -66,6 +109,7 @@ class Trials:
         window: tuple[int, int] | None = None,
     ) -> None:
         self.context, self.embedding, self.settings, self._window = context, embedding, settings, window
+        self._ahead: dict[str, TuningAhead] = {}
 
     def edge(self, fit: PromptFit) -> int:
         """Layers below the window that ends after the layer which a prompt is read from."""
@@ -133,88 +177,19 @@ class Trials:
         """
         context, model = self.context, self.context.model
         prompt, layer, strength = fit.prompt, fit.found.layer, fit.found.best.strength
-        words = self._words(fit)
-        rows = not_shown(prompt, rows)
-        truth = label_indices(rows, context.task)
-        classes = len(context.task.labels)
-        first = self.edge(fit)
-        share = (layer - first) / model.depth
-        draw = context.seed if seed is None else seed
-        # A head that is kept has the coordinates of the frozen states.
-        source, start = (start, start) if after is None else (BASE, after.adapter)
+        wanted = _Wanted(fit, not_shown(prompt, rows), steps, stage, start, after, keep, context.seed if seed is None else seed)
+        key = wanted.key
+        rows, truth = wanted.rows, label_indices(wanted.rows, context.task)
+        source, start = wanted.source, wanted.start_id
         states = self.embedding.states(prompt, source, rows, "embed" if source == BASE else stage, layers=[layer])[0]
 
         def effect() -> dict[str, Any]:
-            started = time.monotonic()
-            if after is not None and after.head is not None:
-                head = head_from(after.head, states)
-            else:
-                head = head_of(states, truth, classes, HEURISTICS.head_strength * strength)
-            rendered = context.answering.render(prompt, rows)
-            told: list[int] = []
+            about = {"stage": stage, "prompt_id": prompt.id, "start": start}
+            if context.crew is not None and context.crew.can_use(start):
+                ahead = self._ahead.pop(content_hash(key), None) or self._spread(wanted, states)
+                return {**about, **ahead.result()}
+            return {**about, **self._tuned(wanted, states)}
 
-            def progress(tokens: int) -> None:
-                told.append(tokens)
-                context.watcher.progress(
-                    stage, f"states below layer {first + 1}: {prompt.text}", round(tokens * first / model.depth)
-                )
-
-            ids, starts = [row.prompt_ids for row in rendered], [row.start for row in rendered]
-            edge = WindowStates(model, ids, first, starts=starts, adapter=start, progress=progress)
-            run = WindowRun(
-                model,
-                edge,
-                range(len(rows)),
-                truth.tolist(),
-                layer,
-                head,
-                self.settings,
-                steps=steps,
-                seed=draw,
-                folder=context.folder / "checkpoints",
-                start=start,
-            )
-            costs, clock = context.spending.costs, context.journal.clock
-            spent = spent_to(keep, costs, run.tokens_per_step * share, clock, guess=HEURISTICS.guess)
-            trained: list[tuple[float, int]] = []
-
-            def report(step: int, loss: float, tokens: int) -> None:
-                trained.append((time.monotonic(), tokens))
-                context.watcher.progress(stage, f"step {step}/{steps}, loss {loss:.3f}: {prompt.text}", round(tokens * share))
-
-            try:
-                run.advance(report=report, until=spent)
-                adapter = run.save(context.folder / "adapters")
-                made = {
-                    "adapter_id": adapter,
-                    "probe_id": model.adapters.add_probe(
-                        adapter, probe_of(context, run.head(), layer), context.folder / "adapters"
-                    ),
-                }
-            except DivergedError as error:
-                made = {"failed": str(error)}
-            timed = trained[1:] if len(trained) > 1 else trained
-            return {
-                "stage": stage,
-                "prompt_id": prompt.id,
-                "start": start,
-                "asked": steps,
-                "steps": run.step,
-                "decayed": True,
-                "window": [first, layer],
-                "rows": len(rows),
-                "losses": [round(loss, 4) for loss in run.losses],
-                "loss": round(float(np.mean(run.losses[-5:])), 4) if run.losses else None,
-                "tokens": run.tokens,
-                "new_tokens": round(run.tokens * share + edge.tokens * first / model.depth),
-                "timed_tokens": round(sum(tokens for _, tokens in timed) * share),
-                "timed_seconds": round(timed[-1][0] - trained[0][0], 3) if len(trained) > 1 else 0.0,
-                "seconds": round(time.monotonic() - started, 3),
-                **made,
-            }
-
-        onward = [] if after is None else ["after"]
-        key = [prompt.id, start, layer, strength, fit.found.best.word_scale, [row.id for row in rows], steps, draw, *onward]
         value = context.journal.step("train", key, effect)
         context.spending.account.counts["tokens_trained"] += int(value["new_tokens"])
         if value.get("timed_tokens") and value["timed_seconds"]:
@@ -229,8 +204,85 @@ class Trials:
             tuned = self.embedding.states(prompt, adapter, rows, stage, layers=[layer])[0]
         except DivergedError:
             return None
-        probe = probe_of(context, head_of(tuned, truth, classes, HEURISTICS.refit_strength * strength, words), layer)
+        refit = head_of(tuned, truth, len(context.task.labels), HEURISTICS.refit_strength * strength, self._words(fit))
+        probe = probe_of(context, refit, layer)
         return Fitted(prompt, adapter, layer, int(value["steps"]), probe, head)
+
+    def ahead(self, fit: PromptFit, rows: Sequence[Example], steps: int, **how: Any) -> None:
+        """Have a worker tune what :meth:`tune` is asked for with the same arguments later; nothing where the run has none."""
+        context, crew = self.context, self.context.crew
+        seed = how.pop("seed", None)
+        how = {"start": BASE, "after": None, "keep": 0.0, **how}
+        rows = not_shown(fit.prompt, rows)
+        wanted = _Wanted(fit, rows, steps, seed=context.seed if seed is None else seed, **how)
+        layer = fit.found.layer
+        name = content_hash(wanted.key)
+        if crew is None or name in self._ahead or not crew.can_use(wanted.start_id):
+            return
+        if context.journal.holds("train", wanted.key):
+            return
+        if not self.embedding.knows(fit.prompt, wanted.source, rows, [layer]):
+            # These are recorded as a step, which has its place in the run's order.
+            return
+        states = self.embedding.states(fit.prompt, wanted.source, rows, "embed", layers=[layer])[0]
+        self._ahead[name] = self._spread(wanted, states)
+        self._ahead[name].submit()
+
+    def give_up(self) -> None:
+        """Leave what workers were asked ahead and nobody has asked for since."""
+        for ahead in self._ahead.values():
+            ahead.take_back()
+        self._ahead.clear()
+
+    def _spread(self, wanted: _Wanted, states: NDArray[np.float16]) -> TuningAhead:
+        """A tuning as a worker does it."""
+        context, costs = self.context, self.context.spending.costs
+        assert context.crew is not None
+        deadline = None
+        if wanted.keep > 0 and costs.budget.kind == "time":
+            clock = context.journal.clock()
+            deadline = Deadline(wanted.keep, costs.budget.amount, costs.train_rate, clock, time.time(), HEURISTICS.guess)
+        return TuningAhead(context.crew, self._task(wanted, states), deadline)
+
+    def _tuned(self, wanted: _Wanted, states: NDArray[np.float16]) -> dict[str, Any]:
+        """Tune in this process."""
+        context, costs, clock = self.context, self.context.spending.costs, self.context.journal.clock
+        stage, text, task = wanted.stage, wanted.fit.prompt.text, self._task(wanted, states)
+        depth, share = context.model.depth, (task.last - task.first) / context.model.depth
+
+        def until(step_tokens: float) -> Callable[[], bool] | None:
+            return spent_to(wanted.keep, costs, step_tokens, clock, guess=HEURISTICS.guess)
+
+        def below(tokens: int) -> None:
+            context.watcher.progress(stage, f"states below layer {task.first + 1}: {text}", round(tokens * task.first / depth))
+
+        def report(step: int, loss: float, tokens: int) -> None:
+            context.watcher.progress(stage, f"step {step}/{task.steps}, loss {loss:.3f}: {text}", round(tokens * share))
+
+        return tune_window(context.model, task, context.folder, until=until, edge_progress=below, report=report)
+
+    def _task(self, wanted: _Wanted, states: NDArray[np.float16]) -> WindowTask:
+        """What is tuned, from the frozen states of its rows."""
+        context, fit, after = self.context, wanted.fit, wanted.after
+        truth = label_indices(wanted.rows, context.task)
+        if after is not None and after.head is not None:
+            head = head_from(after.head, states)
+        else:
+            head = head_of(states, truth, len(context.task.labels), HEURISTICS.head_strength * fit.found.best.strength)
+        rendered = context.answering.render(fit.prompt, wanted.rows)
+        return WindowTask(
+            [row.prompt_ids for row in rendered],
+            [row.start for row in rendered],
+            truth.tolist(),
+            context.task.labels,
+            self.edge(fit),
+            fit.found.layer,
+            head,
+            self.settings,
+            wanted.steps,
+            wanted.seed,
+            wanted.start_id,
+        )
 
     def log_probs(self, fitted: Fitted, rows: Sequence[Example], stage: str) -> Floats:
         """``[rows, labels]`` of the read-out."""

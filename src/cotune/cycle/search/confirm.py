@@ -127,6 +127,9 @@ def open_test(context: RunContext, confirmed: Confirmed, references: Mapping[str
     )
     opened = sealed.open(recorded["arms"])
     results: dict[str, ArmResult] = {}
+    for measured in confirmed.arms.values():
+        candidate = measured.candidate
+        context.answers.ahead(candidate.prompt, candidate.adapter, opened.examples_for(candidate.id), candidate.own)
     for name, measured in confirmed.arms.items():
         results[name] = score_arm(context, name, measured.candidate, opened.examples_for(measured.candidate.id))
     return results

@@ -66,7 +66,7 @@ class Guide:
         if not self.on:
             return 0.0
         context = self.context
-        cost = context.spending.costs.scoring(slicing_tokens(context, self._near))
+        cost = context.spending.costs.alone.scoring(slicing_tokens(context, self._near))
         if context.answers.written_late:
             cost += min(_WRITTEN, len(context.dev)) * (
                 context.spending.rows.scored(prompt) + context.spending.rows.written(prompt, tuned=True)

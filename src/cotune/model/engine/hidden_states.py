@@ -81,8 +81,12 @@ def layer_states(
     starts: Sequence[int] | None = None,
     adapter: str,
     progress: Progress | None,
+    shared: int | None = None,
 ) -> NDArray[np.float32]:
-    """``[layers, rows, width]``; see :meth:`cotune.model.local.LocalModel.layer_states`."""
+    """``[layers, rows, width]``; see :meth:`cotune.model.local.LocalModel.layer_states`.
+
+    ``shared`` says how many tokens run once for all sequences, where these are a part of a request; None finds what they share.
+    """
     width = model.model.config.get_text_config().hidden_size * (1 if starts is None else 2)
     result = np.empty((len(layers), len(sequences), width), dtype=np.float32)
     # Outside inference mode: weights created in it could not be trained later.
@@ -92,6 +96,8 @@ def layer_states(
         if starts is not None:
             # Tokens that are pooled must run with their row.
             length = min(length, *(starts[i] for i in places))
+        if shared is not None:
+            length = min(length, shared)
         ids = tuple(sequences[places[0]][:length])
         own = [len(s) - length for s in sequences]
         with torch.inference_mode():
@@ -111,3 +117,18 @@ def layer_states(
                 if progress:
                     progress(sum(map(len, suffixes)))
     return result
+
+
+def passes_of(sequences: Sequence[Sequence[int]], starts: Sequence[int], limit: int) -> tuple[int, list[list[int]]]:
+    """How :func:`layer_states` runs a request on the shared-prefix engine: tokens that run once, and the places of each pass.
+
+    A pass that is run alone, with as many tokens shared, gives the same to the last bit.
+
+    Args:
+        sequences: token ids, at least one each.
+        starts: place of each sequence's first token that is its own.
+        limit: own tokens in a pass.
+    """
+    length = min(shared_prefix(sequences), *starts)
+    own = [len(ids) - length for ids in sequences]
+    return length, [list(part) for part in cut_by_length(range(len(sequences)), own.__getitem__, limit)]

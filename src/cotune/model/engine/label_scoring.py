@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,8 @@ from cotune.prompt.render import RenderedRow, shared_prefix
 
 if TYPE_CHECKING:
     from cotune.model.engine.engine import Engine
+
+_ENDLESS = 1 << 40
 
 
 def score_labels(
@@ -50,26 +52,20 @@ def score_labels(
     scores = np.empty((len(rendered), len(labels)))
     tokens, cached, plain = sum(row.looked_up for row in rendered), 0, 0
     cache = None if fresh else model.cache
-    starts = [row.start for row in rendered] if pooled else None
-    for covered, places in model.by_coverage(adapter, [row.prompt_ids for row in rendered], starts):
-        rows_here = [rendered[i] for i in places]
-        length = shared_prefix([row.prompt_ids for row in rows_here]) if model.shared else covered
-        if pooled:
-            length = min(length, *(row.start for row in rows_here))
-        prefix_ids = model.kept_prefix(adapter, rows_here[0].prompt_ids[:length], covered)
-        tokens += len(prefix_ids) - covered
-        for batch in cut_batches(rows_here, len(prefix_ids), model.settings.batch_tokens, batch_rows):
-            key = _key(model, adapter, prefix_ids, batch, batch.completions if read is None else labels, top)
+    for part in _parts(model, rendered, adapter, pooled, batch_rows):
+        tokens += len(part.prefix) - part.covered
+        for batch in part.batches:
+            key = _key(model, adapter, part.prefix, batch, batch.completions if read is None else labels, top)
             found = cache.get(key) if cache else None
-            part = [rows_here[i] for i in batch.places]
-            plain += sum(len(row.prompt_ids) for row in part)
-            plain += len(part) * len(batch.trie.tree.tokens)
+            rows_here = [rendered[part.places[i]] for i in batch.places]
+            plain += sum(len(row.prompt_ids) for row in rows_here)
+            plain += len(rows_here) * len(batch.trie.tree.tokens)
             if found is not None:
                 # A token budget must not depend on the cache, so a hit counts as many tokens as the pass did.
                 part_scores, cost = found
-                cached += len(part)
+                cached += len(rows_here)
             else:
-                part_scores, cost = _compute(model, adapter, prefix_ids, batch, part, top, read, depth, pooled)
+                part_scores, cost = _compute(model, adapter, part.prefix, batch, rows_here, top, read, depth, pooled)
                 # Pruned labels have no score, but the best ones must.
                 needed = part_scores if top is None else part_scores.max(axis=1)
                 if np.isnan(part_scores).any() or not np.isfinite(needed).all():
@@ -77,7 +73,7 @@ def score_labels(
                 if cache:
                     cache.put(key, part_scores, cost)
             tokens += cost
-            scores[[places[i] for i in batch.places]] = part_scores
+            scores[[part.places[i] for i in batch.places]] = part_scores
             if progress:
                 progress(cost)
     return LabelScores(
@@ -88,6 +84,74 @@ def score_labels(
         cached=cached,
         pruned=top is not None,
     )
+
+
+@dataclass(frozen=True)
+class UnknownBatch:
+    """A batch of a request for whole distributions whose scores are not in the model's cache.
+
+    Attributes:
+        key: under which the cache would have them.
+        prefix: token ids that run once.
+        rows: its rows, in their order.
+    """
+
+    key: str
+    prefix: tuple[int, ...]
+    rows: tuple[RenderedRow, ...]
+
+
+def unknown_batches(
+    model: Engine, prompt: Prompt, rows: Sequence[Mapping[str, str]], labels: Sequence[str], *, adapter: str
+) -> list[UnknownBatch]:
+    """The batches that :func:`score_labels` would have to run, with ``top`` None, for somebody else to run them."""
+    rendered = model.renderer.render(prompt, rows, labels)
+    if not rendered or model.cache is None or not model.shared:
+        return []
+    probe = model.adapters.probe(adapter)
+    if probe is not None:
+        rendered = [replace(row, completions=row.completions[:1]) for row in rendered]
+    found = []
+    for part in _parts(model, rendered, adapter, probe is not None and probe.pooled, None):
+        for batch in part.batches:
+            key = _key(model, adapter, part.prefix, batch, batch.completions if probe is None else labels, None)
+            if model.cache.get(key) is None:
+                found.append(UnknownBatch(key, part.prefix, tuple(rendered[part.places[i]] for i in batch.places)))
+    return found
+
+
+def score_batch_alone(
+    model: Engine, prefix: tuple[int, ...], rows: Sequence[RenderedRow], labels: Sequence[str], *, adapter: str
+) -> tuple[NDArray[np.float64], int]:
+    """``[rows, labels]`` scores of an :class:`UnknownBatch`, and their tokens: to the last bit what the request would give."""
+    probe = model.adapters.probe(adapter)
+    (batch,) = cut_batches(rows, len(prefix), _ENDLESS)
+    read: ReadStates | None = None if probe is None else partial(probe.log_probs, labels=labels)
+    depth, pooled = (None, False) if probe is None else (probe.layer, probe.pooled)
+    return _compute(model, adapter, prefix, batch, rows, None, read, depth, pooled)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Rows of a request, by their places, that share a prefix; a trained one stands for ``covered`` tokens of it."""
+
+    places: Sequence[int]
+    covered: int
+    prefix: tuple[int, ...]
+    batches: Sequence[Batch]
+
+
+def _parts(
+    model: Engine, rendered: Sequence[RenderedRow], adapter: str, pooled: bool, batch_rows: int | None
+) -> Iterator[_Part]:
+    starts = [row.start for row in rendered] if pooled else None
+    for covered, places in model.by_coverage(adapter, [row.prompt_ids for row in rendered], starts):
+        rows_here = [rendered[i] for i in places]
+        length = shared_prefix([row.prompt_ids for row in rows_here]) if model.shared else covered
+        if pooled:
+            length = min(length, *(row.start for row in rows_here))
+        prefix = model.kept_prefix(adapter, rows_here[0].prompt_ids[:length], covered)
+        yield _Part(places, covered, prefix, cut_batches(rows_here, len(prefix), model.settings.batch_tokens, batch_rows))
 
 
 def _compute(

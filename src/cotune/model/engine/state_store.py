@@ -37,7 +37,7 @@ class StateStore:
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
-        path = self._path(key)
+        path = self.path(key)
         try:
             found: Half = load_file(path)[_NAME]
             path.touch()
@@ -45,19 +45,24 @@ class StateStore:
             return None
         return found if found.dtype == np.float16 and found.ndim == 3 else None
 
-    def put(self, key: str, states: NDArray[np.float32]) -> Half:
+    def has(self, key: str) -> bool:
+        """Whether there is a file of states under a key."""
+        return self.path(key).is_file()
+
+    def put(self, key: str, states: NDArray[np.float32] | Half) -> Half:
         """Store states ``[layers, rows, width]``; returns them rounded, as :meth:`get` will."""
         from safetensors.numpy import save
 
-        half: Half = np.clip(states, -_LARGEST_HALF, _LARGEST_HALF).astype(np.float16)
+        half = as_half(states)
         if half.nbytes > self.most_bytes:
             return half
         self._make_room(half.nbytes)
-        with atomic_path(self._path(key)) as temporary:
+        with atomic_path(self.path(key)) as temporary:
             temporary.write_bytes(save({_NAME: np.ascontiguousarray(half)}))
         return half
 
-    def _path(self, key: str) -> Path:
+    def path(self, key: str) -> Path:
+        """The file of states under a key, whether or not it is there."""
         return self.folder / f"{key}.safetensors"
 
     def _make_room(self, needed: int) -> None:
@@ -68,6 +73,12 @@ class StateStore:
                 return
             path.unlink(missing_ok=True)
             held -= found.st_size
+
+
+def as_half(states: NDArray[np.float32] | Half) -> Half:
+    """States in half precision; those that are out of its range are cut."""
+    half: Half = np.clip(states, -_LARGEST_HALF, _LARGEST_HALF).astype(np.float16)
+    return half
 
 
 def layers_of_interest(depth: int, most: int = 11) -> tuple[int, ...]:

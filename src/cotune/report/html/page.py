@@ -22,6 +22,7 @@ from cotune.report.html.sections.slices import slices_section
 from cotune.report.html.sections.training import search_section, training_section
 from cotune.report.html.sections.verdict import verdict_section
 from cotune.report.html.sections.waterfall import waterfall_section
+from cotune.report.html.sections.workers import workers_section
 from cotune.report.html.shell import MARK, Live, shell
 from cotune.report.terminal.plain import fields, one_line
 from cotune.report.terminal.result import result_title
@@ -56,6 +57,7 @@ def render_report(run_folder: Path, live: Live | None = None) -> str:
     record = read_record(run_folder)
     prompts = read_prompts(record)
     prefix, layers, seconds = prefix_section(record), layers_section(record, prompts), seconds_section(record, prompts)
+    workers = workers_section(record)
     sections = [
         ("verdict", "Verdict", "", verdict_section(record, prompts)),
         *([("seconds", "Course", "What was known when", seconds)] if seconds else []),
@@ -70,6 +72,7 @@ def render_report(run_folder: Path, live: Live | None = None) -> str:
         ("training", "Training", "", training_section(record, prompts)),
         *([] if seconds else [("search", "Search", "", search_section(record, prompts))]),
         ("waterfall", "Waterfall", "", waterfall_section(record, prompts)),
+        *([("workers", "Workers", "Who did the work", workers)] if workers else []),
         ("health", "Data health", "", health_section(record)),
         ("reproduce", "Reproduce", "", reproduce_section(record)),
     ]

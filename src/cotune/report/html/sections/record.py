@@ -14,7 +14,7 @@ from cotune.evaluate.frozen_arms import ARMS as FIVE
 from cotune.evaluate.frozen_arms import PREVIOUS
 from cotune.report.html.measure import DevMeasure, dev_measure
 from cotune.report.terminal.plain import fields, items, number
-from cotune.run_files import CONFIG, DEV_ROWS, JOURNAL, SUMMARY, TEST_ROWS
+from cotune.run_files import CONFIG, DEV_ROWS, JOBS, JOURNAL, SUMMARY, TEST_ROWS, WORKERS
 
 ARMS = (*FIVE, PREVIOUS)
 
@@ -77,6 +77,7 @@ class RunRecord:
         config: config of the run, if present.
         identity: hashes of data and prompts.
         command: the command line; empty if not known.
+        workers: what each worker has done; empty if the run had none.
         tests: answers to the test rows; empty if the run has none.
         devs: answers of the best prompts to the dev rows; empty if the run has none.
         remarks: sentences on what could not be read.
@@ -91,6 +92,7 @@ class RunRecord:
     devs: AnsweredRows = field(default_factory=AnsweredRows)
     remarks: tuple[str, ...] = ()
     command: str = ""
+    workers: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:
@@ -156,7 +158,9 @@ def read_record(folder: Path) -> RunRecord:
     config, identity = fields(stored.get("config")), fields(stored.get("identity"))
     command = stored.get("command")
     typed = command if isinstance(command, str) else ""
-    return RunRecord(folder, events, summary, config, identity, tests, devs, tuple(remarks), typed)
+    # A run that is going on keeps the account among its jobs' results.
+    workers = fields(fields(summary.get("cost")).get("workers")) or fields(_json(folder / JOBS / WORKERS, remarks))
+    return RunRecord(folder, events, summary, config, identity, tests, devs, tuple(remarks), typed, workers)
 
 
 def _events(path: Path, remarks: list[str]) -> Iterator[Mapping[str, Any]]:

@@ -1,0 +1,205 @@
+"""Cross-fitted probes by workers, from states that lie in the run's folder."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cotune.cycle.crew.crew import Crew, engine_of
+from cotune.cycle.crew.tensors import packed, unpacked
+from cotune.cycle.crew.worker import told, worker_model
+from cotune.errors import CotuneError
+from cotune.executor import Job
+from cotune.files import absolute, canonical_json
+from cotune.model.engine.state_store import Half, StateStore
+from cotune.model.local import LocalModel
+from cotune.probe.cross_fitting import CrossFit, LayerFit, cross_fit
+
+_APPEARS_S = 20.0
+_ABOUT = "fit"
+_ARRAYS = ("losses", "correct", "log_probs")
+
+
+class StatesGoneError(CotuneError):
+    """States that a fit needs are not where they were."""
+
+
+@dataclass(frozen=True, eq=False)
+class StoredStates:
+    """Where the states of rows lie.
+
+    Attributes:
+        folder: of the files.
+        files: name and layers of each.
+        rows: for each row the number of its file, and its place in it.
+        layers: numbers of the layers that are wanted.
+    """
+
+    folder: Path
+    files: tuple[tuple[str, tuple[int, ...]], ...]
+    rows: tuple[tuple[int, int], ...]
+    layers: tuple[int, ...]
+
+    def of(self, places: Sequence[int]) -> StoredStates:
+        """Of some of the rows."""
+        return StoredStates(self.folder, self.files, tuple(self.rows[i] for i in places), self.layers)
+
+
+@dataclass(frozen=True, eq=False)
+class FitTask:
+    """What is cross-fitted besides the states: see :func:`cotune.probe.cross_fitting.cross_fit`.
+
+    Attributes:
+        truth: the rows' labels, as numbers.
+        classes: how many labels there are.
+        layers: numbers of the layers.
+        groups: of the rows.
+        words: the first token of each label's words, which stand beside the last layer's probe; None without them.
+        keep: layers that logistic regression is fitted on.
+        repeats: how often folds are drawn.
+        seed: draws them.
+    """
+
+    truth: NDArray[np.int64]
+    classes: int
+    layers: tuple[int, ...]
+    groups: list[Any] | None
+    words: tuple[int, ...] | None
+    keep: int
+    repeats: int | None
+    seed: int
+
+    def fit(self, model: LocalModel, states: Half) -> CrossFit:
+        """Cross-fit states ``[layers, rows, 2 x width]``."""
+        words = None
+        if self.words is not None:
+            words = states[-1].astype(np.float32) @ word_weights(model, self.words).T
+        return cross_fit(
+            states,
+            self.truth,
+            classes=self.classes,
+            layers=self.layers,
+            groups=self.groups,
+            words=words,
+            keep=self.keep,
+            repeats=self.repeats,
+            seed=self.seed,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {**vars(self), "truth": self.truth.tolist(), "layers": list(self.layers)}
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> FitTask:
+        """What :meth:`to_json` gave."""
+        words = None if told["words"] is None else tuple(told["words"])
+        truth, layers = np.array(told["truth"], dtype=np.int64), tuple(told["layers"])
+        return cls(**{**told, "truth": truth, "layers": layers, "words": words})
+
+
+def word_weights(model: LocalModel, first: Sequence[int]) -> NDArray[np.float32]:
+    """``[labels, 2 x width]`` weights that give the logits of words from a row's states, by the words' first tokens.
+
+    Their mean over labels is taken away, which no comparison of labels sees. Those of the mean over the row's tokens, which
+    stands behind the state at the last one, are zero.
+    """
+    found = model.output_vectors(first)
+    centred: NDArray[np.float32] = np.pad(found - found.mean(axis=0), ((0, 0), (0, found.shape[1])))
+    return centred
+
+
+class FitAhead:
+    """A probe that workers fit, where one of them is free before the run itself wants it.
+
+    Args:
+        crew: the workers.
+        task: what is fitted.
+        states: of the rows.
+    """
+
+    def __init__(self, crew: Crew, task: FitTask, states: StoredStates) -> None:
+        self._crew = crew
+        given = {"task": task.to_json(), "files": states.files, "rows": states.rows, "layers": states.layers}
+        self._job: Job = crew.job(fit_probe, json.loads(canonical_json(given)), states=absolute(states.folder))
+
+    def submit(self) -> None:
+        """Have it fitted behind what workers have to do already."""
+        self._crew.submit(self._job)
+
+    def give_up(self) -> None:
+        """Have it fitted no more, where no worker has begun."""
+        self._crew.take_back(self._job)
+
+    def result(self) -> CrossFit | None:
+        """What was fitted; None where no worker has begun, or it could not: then the run fits for itself."""
+        if self._crew.take_back(self._job):
+            return None
+        try:
+            result = self._crew.result(self._job)
+        except StatesGoneError:
+            return None
+        arrays, metadata = unpacked(result.data)
+        self._crew.saw_engine(result.worker, engine_of(metadata))
+        return _unpacked(arrays, json.loads(metadata[_ABOUT]))
+
+
+def fit_probe(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
+    """A job that cross-fits a probe."""
+    model = worker_model(given, places)
+    states = _states(Path(places["states"]), given["files"], given["rows"], given["layers"])
+    found = FitTask.from_json(given["task"]).fit(model, states)
+    arrays, about = _packed(found)
+    return packed(arrays, {**told(model), _ABOUT: json.dumps(about)})
+
+
+def _states(
+    folder: Path, files: Sequence[tuple[str, Sequence[int]]], rows: Sequence[tuple[int, int]], layers: Sequence[int]
+) -> Half:
+    """``[layers, rows, 2 x width]`` from the files that hold them."""
+    found = []
+    for name, held in files:
+        stored = _stored(folder, name)
+        found.append(stored if list(held) == list(layers) else stored[[list(held).index(layer) for layer in layers]])
+    return np.stack([found[number][:, place] for number, place in rows], axis=1)
+
+
+def _stored(folder: Path, name: str) -> Half:
+    patience, store = time.monotonic() + _APPEARS_S, StateStore(folder)
+    while (states := store.get(name)) is None:
+        # A network file system may show it late.
+        if time.monotonic() > patience:
+            raise StatesGoneError(f"states that a fit needs are not in {folder}")
+        time.sleep(0.2)
+    return states
+
+
+def _packed(found: CrossFit) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    arrays: dict[str, NDArray[Any]] = {}
+    layers = []
+    for number, fit in enumerate(found.by_layer):
+        arrays |= {f"{number}/{name}": getattr(fit, name) for name in _ARRAYS}
+        layers.append({"layer": fit.layer, "strength": fit.strength, "word_scale": fit.word_scale})
+    about = {
+        "layers": layers,
+        "best": next(number for number, fit in enumerate(found.by_layer) if fit is found.best),
+        "ridge": list(found.ridge.items()),
+        "temperature": found.temperature,
+        "lone": list(found.lone),
+    }
+    return arrays, about
+
+
+def _unpacked(arrays: Mapping[str, NDArray[Any]], about: Mapping[str, Any]) -> CrossFit:
+    fits = []
+    for number, one in enumerate(about["layers"]):
+        losses, correct, log_probs = (arrays[f"{number}/{name}"] for name in _ARRAYS)
+        fits.append(LayerFit(one["layer"], one["strength"], losses, correct, log_probs, one["word_scale"]))
+    return CrossFit(fits[about["best"]], tuple(fits), dict(about["ridge"]), about["temperature"], tuple(about["lone"]))

@@ -1,0 +1,85 @@
+"""Opens the workers of a run, where the command names some, and refuses runs whose work cannot be spread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cotune.config import RunConfig
+from cotune.cycle.crew.crew import jobs_folder
+from cotune.errors import InputError
+from cotune.executor import Choice, Executor, open_executor
+from cotune.files import make_folder
+from cotune.model.local import LocalModel
+from cotune.task.task import Task
+
+_ALONE = "Leave --executor out: this run works in one process."
+
+
+@contextmanager
+def open_workers(choice: Choice | None, out: Path, device: str) -> Iterator[Executor | None]:
+    """The executor of a run, whose workers end with the block; None where the run does all its work itself.
+
+    Args:
+        choice: which; ``local`` is as good as none.
+        out: the run's folder.
+        device: that the model runs on, ``auto`` where that is not known yet. Workers have GPUs where the run itself has one:
+            else what it computes would not be comparable with theirs.
+
+    Raises:
+        InputError: Ray is not installed, or the cluster cannot be reached or has too little for so many workers.
+    """
+    if choice is None or choice.kind == "local":
+        yield None
+        return
+    folder = jobs_folder(out)
+    make_folder(folder)
+    with open_executor(choice, folder.absolute(), gpus=_on_gpu(device)) as executor:
+        from threadpoolctl import threadpool_limits
+
+        # What the run takes back from its workers it must compute as they do.
+        with threadpool_limits(limits=executor.threads, user_api="blas"):
+            yield executor
+
+
+def _on_gpu(device: str) -> bool:
+    import torch
+
+    return torch.cuda.is_available() if device == "auto" else device.startswith("cuda")
+
+
+def check_spread(choice: Choice | None, config: RunConfig, task: Task) -> None:
+    """Refuse workers for a run that could give them nothing to do.
+
+    Raises:
+        InputError: rows are answered in another way than by probes on a model of this machine.
+    """
+    if choice is None or choice.kind == "local":
+        return
+    tune = config.tune
+    if config.remote_model is not None:
+        raise _refused("the model answers behind an endpoint, whose questions go out side by side anyway", _ALONE)
+    if task.output.kind.written:
+        raise _refused(f"answers of type {task.output.kind.name} are written, and only labels are searched by workers", _ALONE)
+    for name, wrong in (
+        ("tune.readout=words", tune.readout == "words"),
+        ("tune.method=prefix", tune.method != "lora"),
+        ("refit=true", config.refit),
+    ):
+        if wrong:
+            raise _refused(f"with {name} labels are searched by their words", f"Leave {name} out, or --executor.")
+
+
+def check_engine(model: LocalModel) -> None:
+    """The same, once the model is known.
+
+    Raises:
+        InputError: the shared-prefix engine does not fit it.
+    """
+    if not model.shared:
+        raise _refused("the shared-prefix engine does not fit this model, so labels are searched by their words", _ALONE)
+
+
+def _refused(why: str, hint: str) -> InputError:
+    return InputError(f"the run cannot be spread over workers: {why}", where="--executor", hint=hint)

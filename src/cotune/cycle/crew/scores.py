@@ -1,0 +1,80 @@
+"""Label scores by workers: each batch of a request is a job, whose scores the model's cache then holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cotune.cycle.crew.crew import Crew, engine_of
+from cotune.cycle.crew.tensors import packed, unpacked
+from cotune.cycle.crew.worker import told, worker_model
+from cotune.executor import Job
+from cotune.model.engine.label_scoring import score_batch_alone, unknown_batches
+from cotune.model.local import LocalModel
+from cotune.prompt.prompt import Prompt
+from cotune.prompt.render import RenderedRow
+
+_SCORES, _COST = "scores", "cost"
+
+
+class ScoresAhead:
+    """Label scores that workers compute, for a model whose cache then knows them.
+
+    Args:
+        crew: the workers.
+        model: the run's.
+        prompt: how to ask.
+        rows: input fields of each row.
+        labels: the answers to choose from.
+        adapter: which weights.
+    """
+
+    def __init__(
+        self,
+        crew: Crew,
+        model: LocalModel,
+        prompt: Prompt,
+        rows: Sequence[Mapping[str, str]],
+        labels: Sequence[str],
+        adapter: str,
+    ) -> None:
+        self._crew, self._model = crew, model
+        self._jobs: dict[str, Job] = {}
+        for batch in unknown_batches(model, prompt, rows, labels, adapter=adapter) if crew.can_use(adapter) else ():
+            length = len(batch.prefix)
+            given = {
+                "prefix": list(batch.prefix),
+                "rows": [[list(row.prompt_ids[length:]), row.start] for row in batch.rows],
+                "completions": [list(ids) for ids in batch.rows[0].completions],
+                "labels": list(labels),
+            }
+            self._jobs[batch.key] = crew.job(score_job, given, adapter=adapter, rows=len(batch.rows))
+
+    def submit(self) -> None:
+        """Have all batches scored."""
+        for job in self._jobs.values():
+            self._crew.submit(job)
+
+    def collect(self) -> None:
+        """Put the scores into the model's cache, once they are there."""
+        self.submit()
+        assert self._model.cache is not None or not self._jobs
+        for key, job in self._jobs.items():
+            result = self._crew.result(job)
+            arrays, metadata = unpacked(result.data)
+            self._crew.saw_engine(result.worker, engine_of(metadata))
+            # What is not finite is found so again, and told, by the run itself.
+            if self._model.cache is not None and np.isfinite(arrays[_SCORES]).all():
+                self._model.cache.put(key, arrays[_SCORES], int(metadata[_COST]))
+            self._crew.forget(job)
+
+
+def score_job(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
+    """A job that scores one batch of rows."""
+    model = worker_model(given, places)
+    prefix, completions = tuple(given["prefix"]), tuple(tuple(ids) for ids in given["completions"])
+    rows = [RenderedRow((*prefix, *own), completions, False, start=start) for own, start in given["rows"]]
+    scores, cost = score_batch_alone(model, prefix, rows, given["labels"], adapter=given["adapter"])
+    return packed({_SCORES: scores}, {**told(model), _COST: str(cost)})

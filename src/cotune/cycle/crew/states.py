@@ -1,0 +1,132 @@
+"""Hidden states by workers: each pass of a request is a job, so that who runs it and in which order changes no bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cotune.cycle.crew.crew import Crew, Result, engine_of
+from cotune.cycle.crew.tensors import packed, unpacked
+from cotune.cycle.crew.worker import told, with_room, worker_model
+from cotune.errors import DivergedError
+from cotune.executor import Job
+from cotune.model.engine.hidden_states import layer_states, passes_of
+from cotune.model.engine.state_store import Half, as_half
+
+_NAME = "states"
+
+
+class StatesAhead:
+    """States of a request that workers compute.
+
+    Args:
+        crew: the workers.
+        sequences: token ids of each row's prompt.
+        starts: place of each row's first token that is its own.
+        layers: numbers of the layers.
+        adapter: which weights.
+        batch_tokens: own tokens in a pass.
+    """
+
+    def __init__(
+        self,
+        crew: Crew,
+        sequences: Sequence[Sequence[int]],
+        starts: Sequence[int],
+        layers: Sequence[int],
+        adapter: str,
+        batch_tokens: int,
+    ) -> None:
+        self._crew, self._layers, self._rows = crew, tuple(layers), len(sequences)
+        self._shared, self._passes = passes_of(sequences, starts, batch_tokens)
+        self._own = [sum(len(sequences[i]) - self._shared for i in part) for part in self._passes]
+        prefix = list(sequences[0][: self._shared])
+        self._jobs: list[Job] = []
+        for part in self._passes:
+            given = {
+                "prefix": prefix,
+                "rows": [list(sequences[i][self._shared :]) for i in part],
+                "starts": [starts[i] for i in part],
+                "layers": list(layers),
+            }
+            self._jobs.append(crew.job(embed_pass, given, adapter=adapter, rows=len(part)))
+
+    def submit(self) -> None:
+        """Have all passes run."""
+        for job in self._jobs:
+            self._crew.submit(job)
+
+    def result(self, progress: Callable[[int], None]) -> tuple[Half, int, dict[str, Any]]:
+        """The states ``[layers, rows, 2 x width]``, the tokens that were run, and who ran them.
+
+        Tokens are those of one process: what the rows share counts once, however many workers ran it.
+
+        Args:
+            progress: told the tokens of each pass.
+
+        Raises:
+            DivergedError: a state is not finite.
+        """
+        self.submit()
+        if self._shared:
+            progress(self._shared)
+        found: Half | None = None
+        results: list[Result] = []
+        engines = []
+        try:
+            for job, part, own in zip(self._jobs, self._passes, self._own, strict=True):
+                results.append(self._crew.result(job))
+                arrays, metadata = unpacked(results[-1].data)
+                states = arrays[_NAME]
+                engines.append(engine_of(metadata))
+                self._crew.saw_engine(results[-1].worker, engines[-1])
+                if found is None:
+                    found = np.empty((len(self._layers), self._rows, states.shape[2]), dtype=np.float16)
+                found[:, part] = states
+                progress(own)
+        except BaseException:
+            for job in self._jobs:
+                self._crew.take_back(job)
+            raise
+        assert found is not None
+        return found, self._shared + sum(self._own), self._crew.by(results, engines)
+
+    def take_back(self) -> None:
+        """Give up what no worker has begun."""
+        for job in self._jobs:
+            self._crew.take_back(job)
+
+    def forget(self) -> None:
+        """Remove the passes' results, once the states are kept elsewhere."""
+        for job in self._jobs:
+            self._crew.forget(job)
+
+
+def embed_pass(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
+    """A job that runs one pass; gives states in half precision."""
+    model = worker_model(given, places)
+    prefix, starts = given["prefix"], given["starts"]
+    sequences = [[*prefix, *own] for own in given["rows"]]
+
+    def run(smaller: bool) -> Half:
+        middle = max(1, len(sequences) // 2) if smaller else len(sequences)
+        parts = []
+        for part in (slice(0, middle), slice(middle, None)):
+            if sequences[part]:
+                found = layer_states(
+                    model,
+                    sequences[part],
+                    given["layers"],
+                    starts=starts[part],
+                    adapter=given["adapter"],
+                    progress=None,
+                    shared=len(prefix),
+                )
+                if not np.isfinite(found).all():
+                    raise DivergedError("hidden states are not finite")
+                parts.append(as_half(found))
+        return np.concatenate(parts, axis=1)
+
+    return packed({_NAME: with_room(model, places, run)}, told(model))

@@ -1,0 +1,234 @@
+"""Tuning a window of layers, in the run itself or by a worker: one piece of code, so that both give the same weights."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cotune.cycle.budget.budget import Budget
+from cotune.cycle.budget.rates import CostModel
+from cotune.cycle.budget.reserve import spent_to
+from cotune.cycle.crew.crew import Crew, jobs_folder
+from cotune.cycle.crew.tensors import packed, unpacked
+from cotune.cycle.crew.worker import ENGINE, WorkerMemoryError, with_room, worker_model
+from cotune.errors import DivergedError
+from cotune.executor import Job, LostError
+from cotune.executor.run import appears
+from cotune.files import canonical_json
+from cotune.model.adapters.files import LoraSettings
+from cotune.model.engine.facts import engine_facts
+from cotune.model.local import LocalModel
+from cotune.probe.readout import Probe
+from cotune.tune.window import StartHead, WindowRun, WindowSettings, WindowStates
+
+_HEAD = ("weight", "bias", "mean", "spread")
+
+
+@dataclass(frozen=True, eq=False)
+class WindowTask:
+    """What is tuned.
+
+    Attributes:
+        sequences: token ids of each row's prompt.
+        starts: place of each row's first token that is its own.
+        truth: the rows' labels, as numbers.
+        labels: of the task.
+        first: layers below the window.
+        last: layer that is read.
+        head: what the head starts from.
+        settings: how to tune.
+        steps: of the optimizer.
+        seed: draws the weights and the order.
+        start: adapter that tuning begins from.
+    """
+
+    sequences: Sequence[Sequence[int]]
+    starts: Sequence[int]
+    truth: Sequence[int]
+    labels: tuple[str, ...]
+    first: int
+    last: int
+    head: StartHead
+    settings: WindowSettings
+    steps: int
+    seed: int
+    start: str
+
+    def to_bytes(self) -> bytes:
+        """For a worker."""
+        names = ("sequences", "starts", "truth", "labels", "first", "last", "steps", "seed", "start")
+        told = {name: getattr(self, name) for name in names} | {"settings": asdict(self.settings)}
+        return packed({name: getattr(self.head, name) for name in _HEAD}, {"task": canonical_json(told)})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> WindowTask:
+        """What :meth:`to_bytes` gave."""
+        arrays, metadata = unpacked(data)
+        told = json.loads(metadata["task"])
+        lora = told["settings"].pop("lora")
+        lora["layers"] = tuple(lora["layers"])
+        told["settings"] = WindowSettings(lora=LoraSettings(**lora), **told["settings"])
+        told["labels"] = tuple(told["labels"])
+        return cls(head=StartHead(**{name: arrays[name] for name in _HEAD}), **told)
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """When a tuning must end for what comes after it: see :func:`cotune.cycle.budget.reserve.spent_to`.
+
+    Attributes:
+        keep: cost of what follows.
+        amount: of the time budget.
+        train_rate: tokens a second in training.
+        clock: seconds of the budget that had gone,
+        at: when the time was this, in seconds since 1970.
+        guess: see there.
+    """
+
+    keep: float
+    amount: float
+    train_rate: float
+    clock: float
+    at: float
+    guess: float
+
+    def spent(self, step_tokens: float) -> Callable[[], bool] | None:
+        """What tells after each step whether it has to be the last; by the clock of the machine that asks."""
+        costs = CostModel(Budget("time", self.amount), self.train_rate, self.train_rate)
+        return spent_to(self.keep, costs, step_tokens, lambda: self.clock + time.time() - self.at, guess=self.guess)
+
+
+def tune_window(
+    model: LocalModel,
+    task: WindowTask,
+    folder: Path,
+    *,
+    until: Callable[[float], Callable[[], bool] | None] = lambda step_tokens: None,
+    edge_progress: Callable[[int], None] = lambda tokens: None,
+    report: Callable[[int, float, int], None] = lambda step, loss, tokens: None,
+) -> dict[str, Any]:
+    """Tune a window and save its weights, and its head as a probe of them, among the run's adapters.
+
+    Args:
+        model: carries the weights; the adapter that tuning begins from is registered.
+        task: what to tune.
+        folder: of the run.
+        until: makes of a step's tokens what tells after each step whether it has to be the last.
+        edge_progress: told the tokens that run below the window.
+        report: called after each step.
+
+    Returns:
+        For a ``train`` step; ``adapter_id`` and ``probe_id``, or ``failed`` and why where the loss diverged.
+    """
+    started = time.monotonic()
+    share = (task.last - task.first) / model.depth
+    edge = WindowStates(model, task.sequences, task.first, starts=task.starts, adapter=task.start, progress=edge_progress)
+    run = WindowRun(
+        model,
+        edge,
+        range(len(task.sequences)),
+        list(task.truth),
+        task.last,
+        task.head,
+        task.settings,
+        steps=task.steps,
+        seed=task.seed,
+        folder=folder / "checkpoints",
+        start=task.start,
+    )
+    trained: list[tuple[float, int]] = []
+
+    def told(step: int, loss: float, tokens: int) -> None:
+        trained.append((time.monotonic(), tokens))
+        report(step, loss, tokens)
+
+    adapters = folder / "adapters"
+    try:
+        run.advance(report=told, until=until(run.tokens_per_step * share))
+        adapter = run.save(adapters)
+        probe = Probe(task.labels, *run.head().folded(), task.last, pooled=True)
+        made = {"adapter_id": adapter, "probe_id": model.adapters.add_probe(adapter, probe, adapters)}
+    except DivergedError as error:
+        made = {"failed": str(error)}
+    timed = trained[1:] if len(trained) > 1 else trained
+    return {
+        "asked": task.steps,
+        "steps": run.step,
+        "decayed": True,
+        "window": [task.first, task.last],
+        "rows": len(task.sequences),
+        "losses": [round(loss, 4) for loss in run.losses],
+        "loss": round(float(np.mean(run.losses[-5:])), 4) if run.losses else None,
+        "tokens": run.tokens,
+        "new_tokens": round(run.tokens * share + edge.tokens * task.first / model.depth),
+        "timed_tokens": round(sum(tokens for _, tokens in timed) * share),
+        "timed_seconds": round(timed[-1][0] - trained[0][0], 3) if len(trained) > 1 else 0.0,
+        "seconds": round(time.monotonic() - started, 3),
+        **made,
+    }
+
+
+class TuningAhead:
+    """A window that a worker tunes.
+
+    Args:
+        crew: the workers.
+        task: what is tuned.
+        deadline: when it has to end; None where the budget is none of time.
+    """
+
+    def __init__(self, crew: Crew, task: WindowTask, deadline: Deadline | None) -> None:
+        self._crew, self._task = crew, task
+        given = {"task": crew.keep(task.to_bytes())}
+        places = {} if deadline is None else {"deadline": asdict(deadline)}
+        self._job: Job = crew.job(tune_job, given, adapter=task.start, rows=len(task.sequences), **places)
+
+    def submit(self) -> None:
+        """Have it tuned."""
+        self._crew.submit(self._job)
+
+    def take_back(self) -> None:
+        """Give it up where no worker has begun."""
+        self._crew.take_back(self._job)
+
+    def result(self) -> dict[str, Any]:
+        """For a ``train`` step, once it is done; ``failed`` where workers ran out of memory in it, or were lost too often."""
+        started = time.monotonic()
+        try:
+            result = self._crew.result(self._job)
+        except (WorkerMemoryError, LostError) as error:
+            if isinstance(error, LostError) and not error.of_job:
+                raise
+            none: dict[str, Any] = {"asked": self._task.steps, "steps": 0, "decayed": True, "rows": len(self._task.sequences)}
+            none |= {"window": [self._task.first, self._task.last], "losses": [], "loss": None, "tokens": 0, "new_tokens": 0}
+            return {**none, "seconds": round(time.monotonic() - started, 3), "failed": str(error)}
+        found: dict[str, Any] = json.loads(result.data)
+        engine = found.pop(ENGINE)
+        for name in ("adapter_id", "probe_id"):
+            if name in found:
+                appears(self._crew.folder / "adapters" / found[name])
+        self._crew.saw_engine(result.worker, engine)
+        return {**found, "by": self._crew.by([result], [engine])}
+
+
+def tune_job(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
+    """A job that tunes a window; the weights lie among the run's adapters before it ends."""
+    model, folder = worker_model(given, places), Path(places["run"])
+    task = WindowTask.from_bytes((jobs_folder(folder) / given["task"]).read_bytes())
+    deadline = Deadline(**places["deadline"]) if "deadline" in places else None
+
+    def tune(smaller: bool) -> dict[str, Any]:
+        settings = task.settings
+        if smaller:
+            settings = replace(settings, micro_tokens=settings.micro_tokens // 2)
+        until = (lambda tokens: None) if deadline is None else deadline.spent
+        return tune_window(model, replace(task, settings=settings), folder, until=until)
+
+    found = with_room(model, places, tune)
+    return canonical_json({**found, ENGINE: engine_facts(model)}).encode()

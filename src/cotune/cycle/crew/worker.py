@@ -1,0 +1,114 @@
+"""The model of a run in a worker: loaded once, checked, and given the adapters that jobs need."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cotune.errors import CotuneError, InputError
+from cotune.executor.job import SMALLER
+from cotune.files import canonical_json
+from cotune.garbage import collection_paused
+from cotune.model.adapters.slots import BASE
+from cotune.model.engine.facts import engine_facts
+from cotune.model.engine.settings import EngineSettings
+from cotune.model.hardware.machine import give_back_memory, out_of_memory
+from cotune.model.loading.bundled import resolve_model
+from cotune.model.local import LocalModel
+
+RUN_ENGINE = "run_engine"
+"""Among what a job is given: how the run's model runs."""
+ENGINE = "engine"
+"""In a result: what the worker computed with."""
+
+T = TypeVar("T")
+
+
+class WorkerMemoryError(CotuneError):
+    """A job that took more memory than a worker has, in smaller pieces too."""
+
+
+def load_worker(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
+    """A job that does no more than to load the model; tells what the worker computes with."""
+    return canonical_json(engine_facts(worker_model(given, places))).encode()
+
+
+def worker_model(given: Mapping[str, Any], places: Mapping[str, Any]) -> LocalModel:
+    """The run's model with the adapter that a job needs registered.
+
+    Raises:
+        InputError: the model is not to be had here, or is another one than the run's; or the adapter is not seen from here.
+    """
+    model = _loaded(places["model"], given["model"], json.dumps(given[RUN_ENGINE], sort_keys=True))
+    if (adapter := given["adapter"]) != BASE and adapter not in _registered:
+        folder = Path(places["adapter"])
+        if not folder.is_dir():
+            raise InputError(
+                "a worker does not see these weights",
+                where=str(folder),
+                hint="The run's folder must be one that every node has under the same path.",
+            )
+        found = model.adapters.register(folder)
+        _registered.update({adapter, found, model.adapters.without_probe(found)})
+    return model
+
+
+_registered: set[str] = set()
+
+
+@lru_cache(maxsize=1)
+def _loaded(name: str, fingerprint: str, engine: str) -> LocalModel:
+    # Another model knows none of the adapters of the one before.
+    _registered.clear()
+    with collection_paused():
+        model = LocalModel.load(resolve_model(name), settings=EngineSettings(**json.loads(engine)), name=name)
+    if model.fingerprint != fingerprint:
+        raise InputError(
+            "a worker finds another model under this name than the run does",
+            where=name,
+            hint="Put the model into a folder that every node has under the same path, or give all nodes the same cache.",
+        )
+    return model
+
+
+def told(model: LocalModel) -> dict[str, str]:
+    """What a worker computes with, for the metadata of its result."""
+    return {ENGINE: canonical_json(engine_facts(model))}
+
+
+def with_room(model: LocalModel, places: Mapping[str, Any], do: Callable[[bool], T]) -> T:
+    """Do something; where memory runs out, once more in smaller pieces.
+
+    Args:
+        model: whose device's memory it is.
+        places: of the job; where workers were lost in it before, it is done in smaller pieces at once.
+        do: is told whether to use smaller pieces.
+
+    Raises:
+        WorkerMemoryError: memory runs out again.
+    """
+    smaller = bool(places.get(SMALLER))
+    if not smaller:
+        try:
+            return do(False)
+        except (MemoryError, RuntimeError) as error:
+            if not _memory(error):
+                raise
+        # Outside of the handler, whose traceback keeps the tensors that were in the way.
+        give_back_memory(model.runner.device)
+    try:
+        return do(True)
+    except (MemoryError, RuntimeError) as error:
+        if not _memory(error):
+            raise
+        raise WorkerMemoryError(
+            "a worker ran out of memory twice, the second time with half the tokens a pass. Give fewer --workers, a smaller "
+            "engine.batch_tokens or tune.batch_size, or machines with more memory."
+        ) from None
+
+
+def _memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and out_of_memory(error))

@@ -1,0 +1,112 @@
+"""A run whose work processes do: it decides, records and ships what a run in one process does, whoever dies meanwhile."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from crew_runs import account, run, same_as
+from cycle_runs import journal_of
+
+from cotune.cycle.crew import fits
+from cotune.cycle.crew.fits import FitTask
+from cotune.cycle.crew.worker import WorkerMemoryError, with_room
+from tiny import tiny_local
+
+if TYPE_CHECKING:
+    from conftest import Bench
+
+KILLED = -9
+ONE, TWO = (("--executor", "processes", "--workers", str(count)) for count in (1, 2))
+
+
+def test_two_processes_give_what_one_does(bench: Bench, alone: Path, tmp_path: Path) -> None:
+    ended = run(bench, tmp_path / "run", *TWO)
+    assert ended.code == 0, ended.stderr
+    same_as(alone, tmp_path / "run")
+    found = account(tmp_path / "run")
+    assert found["slots"] == 2 and found["lost"] == 0 and found["unlike"] == ""
+    workers = found["workers"].values()
+    assert len(workers) == 2 and all(one["jobs"] > 5 and one["seconds"] > 0 for one in workers)
+    assert {one["engine"]["dtype"] for one in workers} == {"float32"}
+    # All that was embedded, tuned and tested was so by workers, and every record says what they compute with.
+    events = journal_of(tmp_path / "run")
+    by = [event["value"].get("by") for event in events if event["kind"] in ("embed", "train")]
+    assert by and all(one and one["dtype"] == "float32" and one["processor"] for one in by)
+    assert max(one["workers"] for one in by) == 2
+
+
+def test_killed_and_gone_on_with_and_without_workers(bench: Bench, alone: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    killed = run(bench, out, *ONE, at=("line", "train", 2))
+    assert killed.code == KILLED, f"the moment never came: {killed.stderr}"
+    assert [*(out / "jobs").iterdir()]
+    ended = run(bench, out)
+    assert ended.code == 0, ended.stderr
+    same_as(alone, out)
+    # What the workers did before is told, by a session that had none.
+    assert account(out)["jobs"] > 5
+
+
+def test_a_killed_worker_costs_nothing_but_time(bench: Bench, alone: Path, tmp_path: Path) -> None:
+    ended = run(bench, tmp_path / "run", *ONE, at=("line", "embed", 3), signal="WORKER")
+    assert ended.code == 0, ended.stderr
+    same_as(alone, tmp_path / "run")
+    found = account(tmp_path / "run")
+    assert found["lost"] == 1 and len(found["workers"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        (("tune.readout=words",), "searched by their words"),
+        (("refit=true",), "searched by their words"),
+        (("output.type=text",), "are written"),
+    ],
+)
+def test_what_cannot_be_spread_is_refused(bench: Bench, tmp_path: Path, settings: tuple[str, ...], why: str) -> None:
+    refused = bench.run(tmp_path / "run", *settings, *ONE)
+    assert refused.code == 2 and why in refused.stderr and "--executor" in refused.stderr, refused.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_fit_is_the_same_after_its_way_through_a_file() -> None:
+    rng = np.random.default_rng(0)
+    truth = np.arange(40) % 2
+    states = (rng.normal(size=(3, 40, 8)) + truth[None, :, None]).astype(np.float16)
+    task = FitTask(truth, 2, (2, 4, 6), None, None, 2, 1, 0)
+    found = FitTask.from_json(json.loads(json.dumps(task.to_json()))).fit(tiny_local(), states)
+    arrays, about = fits._packed(found)
+    again = fits._unpacked(arrays, json.loads(json.dumps(about)))
+    assert (again.layer, again.temperature, again.lone, again.ridge) == (
+        found.layer,
+        found.temperature,
+        found.lone,
+        found.ridge,
+    )
+    for one, other in zip(again.by_layer, found.by_layer, strict=True):
+        assert (one.layer, one.strength, one.word_scale) == (other.layer, other.strength, other.word_scale)
+        assert all((getattr(one, name) == getattr(other, name)).all() for name in ("losses", "correct", "log_probs"))
+
+
+def test_memory_that_runs_out_twice_is_told() -> None:
+    model, asked = tiny_local(), list[bool]()
+
+    def once(smaller: bool) -> str:
+        asked.append(smaller)
+        if not smaller:
+            raise RuntimeError("not enough memory: you tried to allocate 8 bytes")
+        return "done"
+
+    def always(smaller: bool) -> str:
+        raise MemoryError
+
+    assert with_room(model, {}, once) == "done" and asked == [False, True]
+    assert with_room(model, {"smaller": True}, once) == "done" and asked == [False, True, True]
+    with pytest.raises(WorkerMemoryError, match=r"half the tokens.*fewer --workers"):
+        with_room(model, {}, always)
+    with pytest.raises(ZeroDivisionError):
+        with_room(model, {}, lambda smaller: str(1 / 0))
