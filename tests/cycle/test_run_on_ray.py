@@ -152,6 +152,8 @@ def test_a_lost_head_ends_the_command_and_the_next_cluster_goes_on(bench: Bench,
         def lose() -> None:
             begun.append(time.monotonic())
             cluster.head_node.kill_gcs_server()
+            # Workers that are there go on without a head, and would get this short run to its end.
+            kill_worker(out)
 
         loser = once(embedding(out), lose)
         ended = run(bench, out, *on(cluster, 1))

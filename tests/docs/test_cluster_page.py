@@ -62,4 +62,4 @@ def test_the_manifest_has_room_for_its_workers_and_what_they_share() -> None:
 def test_the_page_says_what_runs_on_an_executor() -> None:
     commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     takes = {name for name, command in commands.items() if any("--executor" in one.opts for one in command.params)}
-    assert takes == {"predict", "embed", "doctor"} and "`cotune run` has no such option" in PAGE
+    assert takes == {"predict", "embed", "doctor", "run"} and "## A run on workers" in PAGE
