@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from conftest import Bench
 
 
-def run(bench: Bench, out: Path, *more: str, **named: Any) -> Ended:
+def run(bench: Bench, out: Path, *more: str, budget: str = "220ktok", **named: Any) -> Ended:
     # Short passes, so that a request is cut into several; a first cycle and a later one.
     settings = ("tune.readout=auto", "search.max_cycles=2", "engine.batch_tokens=300")
-    return bench.run(out, *settings, *more, budget="220ktok", **named)
+    return bench.run(out, *settings, *more, budget=budget, **named)
 
 
 def account(folder: Path) -> dict[str, Any]:

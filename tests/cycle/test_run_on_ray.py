@@ -136,6 +136,18 @@ def test_a_full_object_store_is_no_hindrance(cluster: Any, bench: Bench, alone: 
     same_as(alone, tmp_path / "run")
 
 
+def test_a_budget_of_time_is_kept_and_a_killed_driver_goes_on(cluster: Any, bench: Bench, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    # The deadline of a tuning goes to the worker, whose clock is another one.
+    killed = run(bench, out, *on(cluster), budget="90s", at=("line", "train", 2))
+    assert killed.code == KILLED, killed.stderr
+    ended = run(bench, out, *on(cluster), budget="90s")
+    assert ended.code == 0, ended.stderr
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["cost"]["wall_s"] < 90 and summary["prompts_tuned"] >= 1
+    assert {value["steps"] for value in (event["value"] for event in journal_of(out) if event["kind"] == "train")} != {0}
+
+
 def test_four_nodes(bench: Bench, alone: Path, tmp_path: Path) -> None:
     with ray_nodes.nodes(4) as cluster:
         ended = run(bench, tmp_path / "run", *on(cluster, 4))
