@@ -1,11 +1,11 @@
 """How far a probe race spreads over workers: the executor's real scheduler with jobs that sleep as long as measured ones took.
 
 ``python benchmarks/scale.py RUN --out scale.json`` reads the lengths from a finished run's journal, so it needs no cluster. A
-search's race over prompts is played as :func:`cotune.cycle.probe_search.race.rounds_of` plans it and as a run with workers has
-it done: in each round every prompt that is left embeds its new rows, in passes of 64; the driver takes these in its order, and
-has each probe fitted behind what is embedded; then it takes the probes, and fits those itself that nobody has begun. Nothing of
-the next round starts before. Nobody is dropped by the test, so that every round has its planned jobs. Time runs 50 times
-faster, which makes the scheduler's own time (files written and synced, threads woken) look 50 times longer than it is.
+search's race over prompts is played as :func:`cotune.cycle.probe_search.race.rounds_of` plans it and as a run with workers does
+it: in each round every prompt that is left embeds its new rows, in passes of 64, the longest first; the driver takes these in its
+order, and has each probe fitted behind what is embedded; then it takes the probes, and fits those itself that nobody has begun.
+Nothing of the next round starts before. Nobody is dropped by the test, so that every round has its planned jobs. Time runs 20
+times faster, which makes the scheduler's own time (files written and synced, threads woken) look 20 times longer than it is.
 
 Efficiency is the sum of all jobs' seconds over slots times wall-clock seconds; the driver's own fits count as well, and the
 driver as no slot. It is given for the fits as they are, and for fits that the driver makes all by itself.
@@ -76,7 +76,10 @@ def race(slots: int, paces: list[float], rows: int, fit: float, *, fits_as_jobs:
         begun, before, standing = time.monotonic(), 0, len(paces)
         for step in rounds_of(len(paces), rows, HEURISTICS.first_rows):
             chunks = [min(CHUNK, step.rows - start) for start in range(before, step.rows, CHUNK)]
-            passes = [[executor.submit(job(pace * size)) for size in chunks] for pace in paces[:standing]]
+            longest = [(pace * size, place) for place, pace in enumerate(paces[:standing]) for size in chunks]
+            passes: list[list[Future[Done]]] = [[] for _ in range(standing)]
+            for seconds, place in sorted(longest, reverse=True):
+                passes[place].append(executor.submit(job(seconds)))
             fits: list[tuple[Job, Future[Done] | None]] = []
             for states in passes:
                 for future in states:
@@ -101,7 +104,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder of a finished run of labels")
     parser.add_argument("--prompts", type=int, nargs="+", default=[16, 128])
     parser.add_argument("--slots", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
-    parser.add_argument("--faster", type=float, default=50.0)
+    parser.add_argument("--faster", type=float, default=20.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()

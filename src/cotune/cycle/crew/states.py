@@ -16,6 +16,8 @@ from cotune.model.engine.hidden_states import layer_states, passes_of
 from cotune.model.engine.state_store import Half, as_half
 
 _NAME = "states"
+_LONG = 0.75
+"""Share of a full pass from which one is long."""
 
 
 class StatesAhead:
@@ -39,7 +41,7 @@ class StatesAhead:
         adapter: str,
         batch_tokens: int,
     ) -> None:
-        self._crew, self._layers, self._rows = crew, tuple(layers), len(sequences)
+        self._crew, self._layers, self._rows, self._limit = crew, tuple(layers), len(sequences), batch_tokens
         self._shared, self._passes = passes_of(sequences, starts, batch_tokens)
         self._own = [sum(len(sequences[i]) - self._shared for i in part) for part in self._passes]
         prefix = list(sequences[0][: self._shared])
@@ -53,10 +55,11 @@ class StatesAhead:
             }
             self._jobs.append(crew.job(embed_pass, given, adapter=adapter, rows=len(part)))
 
-    def submit(self) -> None:
-        """Have all passes run."""
-        for job in self._jobs:
-            self._crew.submit(job)
+    def submit_long(self) -> None:
+        """Have the passes run that are about as long as any."""
+        for own, job in zip(self._own, self._jobs, strict=True):
+            if own >= _LONG * self._limit:
+                self._crew.submit(job)
 
     def result(self, progress: Callable[[int], None]) -> tuple[Half, int, dict[str, Any]]:
         """The states ``[layers, rows, 2 x width]``, the tokens that were run, and who ran them.
@@ -69,7 +72,7 @@ class StatesAhead:
         Raises:
             DivergedError: a state is not finite.
         """
-        self.submit()
+        submit_all([self])
         if self._shared:
             progress(self._shared)
         found: Half | None = None
@@ -102,6 +105,13 @@ class StatesAhead:
         """Remove the passes' results, once the states are kept elsewhere."""
         for job in self._jobs:
             self._crew.forget(job)
+
+
+def submit_all(requests: Sequence[StatesAhead]) -> None:
+    """Have the passes of several requests run, the longest first: else one that comes late keeps a round waiting."""
+    jobs = [(own, one, job) for one in requests for own, job in zip(one._own, one._jobs, strict=True)]
+    for _, one, job in sorted(jobs, key=lambda item: -item[0]):
+        one._crew.submit(job)
 
 
 def embed_pass(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:

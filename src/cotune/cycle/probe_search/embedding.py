@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cotune.cycle.context import RunContext
 from cotune.cycle.crew.crew import pace_seconds
 from cotune.cycle.crew.fits import StoredStates
-from cotune.cycle.crew.states import StatesAhead
+from cotune.cycle.crew.states import StatesAhead, submit_all
 from cotune.errors import DivergedError
 from cotune.files import content_hash
 from cotune.model.engine.facts import engine_facts
@@ -111,11 +111,15 @@ class Embedding:
         crew = self.context.crew
         wanted = tuple(self.layers if layers is None else layers)
         bare = self.context.model.adapters.without_probe(adapter)
+        begun = []
         for prompt in prompts if crew is not None and crew.can_use(bare) else ():
             if missing := self._missing(prompt, bare, rows, wanted):
                 asked = self._asked(prompt, bare, missing, wanted)
                 if not self._store.has(asked.name):
-                    self._spread(asked).submit()
+                    begun.append(self._spread(asked))
+                    # Workers begin while further prompts are rendered.
+                    begun[-1].submit_long()
+        submit_all(begun)
 
     def give_up(self) -> None:
         """Leave what workers were asked ahead and nobody has asked for since."""
