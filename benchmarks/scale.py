@@ -1,11 +1,12 @@
 """How far a probe race spreads over workers: the executor's real scheduler with jobs that sleep as long as measured ones took.
 
 ``python benchmarks/scale.py RUN --out scale.json`` reads the lengths from a finished run's journal, so it needs no cluster. A
-search's race over prompts is played as :func:`cotune.cycle.probe_search.race.rounds_of` plans it and as a run with workers does
-it: in each round every prompt that is left embeds its new rows, in passes of 64, the longest first; the driver takes these in
-its order, and has each probe fitted behind what is embedded; then it takes the probes, and fits those itself that nobody has
-begun. Nothing of the next round starts before. Nobody is dropped by the test, so that every round has its planned jobs. Time runs 20
-times faster, which makes the scheduler's own time (files written and synced, threads woken) look 20 times longer than it is.
+search's race over prompts is played as :func:`cotune.cycle.probe_search.race.rounds_of` plans it and as a run with workers
+does it: in each round every prompt that is left embeds its new rows, in passes of 64, the longest first; the driver takes
+these in its order, and has each probe fitted behind what is embedded; then it takes the probes, and fits those itself that
+nobody has begun. Nothing of the next round starts before. Nobody is dropped by the test, so that every round has its planned
+jobs. Time runs 20 times faster, which makes the scheduler's own time (files written and synced, threads woken) look 20 times
+longer than it is.
 
 Efficiency is the sum of all jobs' seconds over slots times wall-clock seconds; the driver's own fits count as well, and the
 driver as no slot. It is given for the fits as they are, and for fits that the driver makes all by itself.
