@@ -2,14 +2,13 @@
 
 ``python benchmarks/scale.py RUN --out scale.json`` reads the lengths from a finished run's journal, so it needs no cluster. A
 search's race over prompts is played as :func:`cotune.cycle.probe_search.race.rounds_of` plans it and as a run with workers
-does it: in each round every prompt that is left embeds its new rows, in passes of 64, the longest first; the driver takes
-these in its order, and has each probe fitted behind what is embedded; then it takes the probes, and fits those itself that
-nobody has begun. Nothing of the next round starts before. Nobody is dropped by the test, so that every round has its planned
-jobs. Time runs 20 times faster, which makes the scheduler's own time (files written and synced, threads woken) look 20 times
-longer than it is.
+does it: in each round every remaining prompt embeds its new rows, in passes of 64, the longest first. The driver reads these
+in its own order and submits each probe's fit behind them; then it collects the fits, and does those itself that no worker has
+begun. A round ends before the next one starts. The test drops nobody, so that every round has its planned jobs. Time runs 20
+times faster, which makes the scheduler's own time (files written and synced, threads woken) look 20 times longer than it is.
 
-Efficiency is the sum of all jobs' seconds over slots times wall-clock seconds; the driver's own fits count as well, and the
-driver as no slot. It is given for the fits as they are, and for fits that the driver makes all by itself.
+Efficiency is the sum of all jobs' seconds divided by slots times wall-clock seconds; the driver's own fits count as jobs, the
+driver not as a slot. It is given with fits as jobs, and with all fits done by the driver.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""A run's work on workers: states of rows, fits of probes, tuning, and the scores of the test."""
+"""Jobs of a run for its workers: states of rows, fits of probes, tunings, label scores."""

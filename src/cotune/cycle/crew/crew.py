@@ -1,7 +1,7 @@
-"""The workers of a run: what they are told of it, the jobs that they do, and an account of these.
+"""The workers of a run: their jobs, and an account of what each has done.
 
-The run goes through its steps one by one, and alone writes the journal. It has jobs done ahead that it will want soon, and
-takes their results in the order of its plan, whatever the order in which they are done. So it decides alike on every executor.
+The run takes its steps one by one and is the only one to write the journal. It submits ahead the jobs that it will need soon,
+and reads their results in the order of its plan, in whatever order they finish. So it decides the same on every executor.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from cotune.run_files import JOBS, WORKERS
 
 _TELL_S = 2.0
 _EFFICIENCY = 0.8
-"""Share of their time that slots are taken to be busy (benchmarks/scale.py)."""
+"""Assumed busy share of slots, see benchmarks/scale.py."""
 
 
 @dataclass
@@ -37,15 +37,13 @@ class _Worked:
     """What a worker has done.
 
     Attributes:
-        jobs: that it has done.
-        seconds: that it was busy with them.
-        lost: how often it was lost in one.
-        engine: what it computes with.
+        jobs: finished jobs.
+        seconds: time spent on them.
+        engine: facts of its engine, once known.
     """
 
     jobs: int = 0
     seconds: float = 0.0
-    lost: int = 0
     engine: Mapping[str, Any] | None = None
 
 
@@ -54,9 +52,9 @@ class Result:
     """A job's result.
 
     Attributes:
-        data: what it gave.
-        worker: who did it; empty where an earlier command had it done.
-        seconds: that the worker was busy.
+        data: the result's bytes.
+        worker: the worker's name; empty if an earlier session did the job.
+        seconds: time that the worker spent on it.
     """
 
     data: bytes
@@ -65,14 +63,14 @@ class Result:
 
 
 class Crew:
-    """Has jobs done for a run.
+    """Submits a run's jobs and collects their results.
 
     Args:
-        executor: who does them; its storage is :func:`jobs_folder` of the run.
-        folder: of the run.
-        name: how the model was named, for workers on other machines.
-        model: that the run has loaded; workers load the same.
-        settings: how it runs, as the journal's ``engine`` step has it.
+        executor: runs the jobs; its storage is the run's :func:`jobs_folder`.
+        folder: the run's folder.
+        name: the model as the user named it; workers load it by this name.
+        model: the run's own copy.
+        settings: value of the journal's ``engine`` step.
         max_tokens: longest prompt.
     """
 
@@ -98,17 +96,17 @@ class Crew:
     # Workers ------------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Have every worker load the model, beside whatever the run does next."""
+        """Start loading the model in every worker, while the run goes on."""
         self._loading = [self.job(load_worker, {"slot": slot}) for slot in range(self.slots)]
         for job in self._loading:
             (self.executor.storage / job.key).unlink(missing_ok=True)
             self.submit(job)
 
     def ready(self) -> None:
-        """Wait until all workers have loaded the model: what they do first must not look slow.
+        """Wait until all workers have loaded the model, so that loading does not count as a slow first job.
 
         Raises:
-            CotuneError: they cannot load it, or not this one.
+            CotuneError: a worker cannot load it, or finds another model under its name.
         """
         for job in self._loading:
             self.result(job)
@@ -118,20 +116,20 @@ class Crew:
     # Jobs ---------------------------------------------------------------------------------------------------------
 
     def job(self, work: Work, given: Mapping[str, Any], *, adapter: str = BASE, rows: int = 1, **places: Any) -> Job:
-        """A job that is done with the run's model.
+        """A job that uses the run's model.
 
         Args:
-            work: what is done.
-            given: what the result hangs on besides the model and how it runs.
-            adapter: the weights that are put into it.
-            rows: that it is about.
-            places: further things that do not change the result.
+            work: the job's function.
+            given: what the result depends on, besides the model and its engine settings.
+            adapter: weights that the job needs.
+            rows: number of rows.
+            places: further arguments that do not change the result.
         """
         where = {} if adapter == BASE else {"adapter": absolute(self._model.adapters.folder(adapter))}
         return Job(work, {**self._about, "adapter": adapter, **given}, {**self._places, **where, **places}, rows)
 
     def submit(self, job: Job) -> None:
-        """Have a job done; nothing where an earlier command had it done already."""
+        """Queue a job, unless it is queued already or an earlier session has done it."""
         if job.key in self._futures:
             return
         if (known := found(job, self.executor.storage)) is not None:
@@ -143,7 +141,7 @@ class Crew:
         self._futures[job.key] = future
 
     def result(self, job: Job) -> Result:
-        """What a job gave, once it is done; it is submitted where it was not. Raises what the job raised."""
+        """Wait for a job's result; submits the job if needed, and raises what it raised."""
         self.submit(job)
         done = self._futures[job.key].result()
         appears(done.path)
@@ -151,7 +149,7 @@ class Crew:
         return Result(done.path.read_bytes(), done.worker, done.seconds)
 
     def take_back(self, job: Job) -> bool:
-        """Give a job up: whether no worker had begun it, so that none will."""
+        """Cancel a job that no worker has begun; False if one has."""
         if job.key not in self._futures:
             return True
         taken = self.executor.take_back(job)
@@ -160,14 +158,14 @@ class Crew:
         return taken
 
     def forget(self, job: Job) -> None:
-        """Remove a job's result, which is kept elsewhere or no longer needed."""
+        """Remove the result of a job."""
         self._futures.pop(job.key, None)
         self.executor.take_back(job)
         with suppress(OSError):
             (self.executor.storage / job.key).unlink(missing_ok=True)
 
     def keep(self, data: bytes) -> str:
-        """Put what jobs need where all workers find it; returns its name, a hash of the content."""
+        """Store an input of jobs for all workers; returns its name, a content hash."""
         name = f"{content_hash(data, 40)}.given"
         path = self.executor.storage / name
         if not path.is_file():
@@ -176,19 +174,19 @@ class Crew:
         return name
 
     def can_use(self, adapter: str) -> bool:
-        """Whether workers can put an adapter into the model: a prefix that was trained stays with the run itself."""
+        """Whether workers can load an adapter: LoRA weights, not a trained prefix."""
         return self._model.adapters.trained_prefix(adapter) is None
 
     # The account --------------------------------------------------------------------------------------------------
 
     def saw_engine(self, worker: str, engine: Mapping[str, Any]) -> None:
-        """A worker computes with these."""
+        """Record the engine facts of a worker."""
         if worker:
             with self._lock:
                 self._workers.setdefault(worker, _Worked()).engine = engine
 
     def by(self, results: Sequence[Result], engines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """For the record of a step that workers did: how many, how long they were busy, and what they compute with."""
+        """The ``by`` of a step's record: slots, workers, their busy seconds, processor and dtype."""
         facts = {name: sorted({str(engine[name]) for engine in engines}) for name in ("processor", "dtype")}
         return {
             "slots": self.slots,
@@ -198,11 +196,10 @@ class Crew:
         }
 
     def account(self) -> dict[str, Any]:
-        """Who did how much, earlier sessions of the run included, for the summary and the report.
+        """What each worker has done, including earlier sessions of the run; ``cost.workers`` of the summary.
 
-        ``slots`` are those of this session; ``slot_seconds`` is how long they were there, ``busy_seconds`` how long they
-        worked.
-        ``unlike`` says in what the workers' engines differ, empty where they do not.
+        ``slots`` are those of this session, ``slot_seconds`` the time that they existed, ``busy_seconds`` the time in jobs.
+        ``unlike`` names the engine facts that differ between workers.
         """
         with self._lock:
             lost = dict(self.executor.losses)
@@ -231,17 +228,17 @@ class Crew:
         }
 
     def tell(self) -> None:
-        """Write the account now and then, where a page that watches the run reads it."""
+        """Write the account every few seconds, for the live view and for a session that resumes."""
         now = time.monotonic()
         if now - self._told < _TELL_S:
             return
         self._told = now
-        # What is only told must not end a run; a disk that is full ends it at its next step.
+        # A full disk ends the run at its next step, not here.
         with suppress(CotuneError, OSError):
             write_json(self.executor.storage / WORKERS, self.account())
 
     def _saw(self, future: Future[Done]) -> None:
-        """From the thread of a slot."""
+        """Count a finished job; called from an executor's thread."""
         if future.cancelled() or future.exception() is not None:
             return
         done = future.result()
@@ -253,38 +250,46 @@ class Crew:
 
 
 def pace_seconds(value: Mapping[str, Any], seconds: float) -> float:
-    """Seconds from which a step's pace is learnt: what workers were busy with it, as though all slots had been so beside it.
+    """Seconds to learn a step's pace from: the workers' busy seconds divided by the slots.
 
-    How long the run waited for one step says little, since jobs of several are under way at the same time.
+    The time that the run waited for one step says little, since jobs of several steps run at the same time.
 
     Args:
         value: the step's record.
-        seconds: that it took.
+        seconds: wall-clock time of the step.
     """
     by = value.get("by")
     return seconds if by is None else float(by["seconds"]) / int(by["slots"]) / _EFFICIENCY
 
 
 def engine_of(data: Mapping[str, str]) -> Mapping[str, Any]:
-    """What a worker computed with, from the metadata of its result."""
+    """The worker's engine facts, from the metadata of a result."""
     found: Mapping[str, Any] = json.loads(data[ENGINE])
     return found
 
 
 def jobs_folder(folder: Path) -> Path:
-    """Where the results of a run's jobs lie until the run has ended."""
+    """Folder of a run's job results; removed when the run ends."""
     return folder / JOBS
 
 
 def earlier_account(folder: Path) -> dict[str, Any]:
-    """The account that earlier sessions of a run have left; empty where no workers were there."""
-    with suppress(OSError, ValueError):
+    """Account left by earlier sessions of a run; empty without workers."""
+    with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
         read = json.loads((jobs_folder(folder) / WORKERS).read_bytes())
-        if isinstance(read, dict):
-            return read
+        workers = {
+            str(name): {
+                "jobs": int(one["jobs"]),
+                "seconds": float(one["seconds"]),
+                "lost": int(one["lost"]),
+                "engine": dict(one["engine"]) if one["engine"] else None,
+            }
+            for name, one in dict(read["workers"]).items()
+        }
+        return {**read, "slot_seconds": float(read["slot_seconds"]), "workers": workers}
     return {}
 
 
 def clean_jobs(folder: Path) -> None:
-    """Remove results and account, which nothing needs once a run has ended."""
+    """Remove job results and account of a finished run."""
     shutil.rmtree(jobs_folder(folder), ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Cross-fitted probes by workers, from states that lie in the run's folder."""
+"""Cross-fitted probes from workers, which read the states from the run's folder."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ _ARRAYS = ("losses", "correct", "log_probs")
 
 
 class StatesGoneError(CotuneError):
-    """States that a fit needs are not where they were."""
+    """The states of a fit are no longer in the run's folder."""
 
 
 @dataclass(frozen=True, eq=False)
 class StoredStates:
-    """Where the states of rows lie.
+    """Where the states of rows are stored.
 
     Attributes:
-        folder: of the files.
-        files: name and layers of each.
-        rows: for each row the number of its file, and its place in it.
-        layers: numbers of the layers that are wanted.
+        folder: folder of the files.
+        files: name and layers of each file.
+        rows: for each row, the number of its file and its place in it.
+        layers: numbers of the layers to read.
     """
 
     folder: Path
@@ -54,7 +54,7 @@ class StoredStates:
 
 @dataclass(frozen=True, eq=False)
 class FitTask:
-    """What is cross-fitted besides the states: see :func:`cotune.probe.cross_fitting.cross_fit`.
+    """Arguments of :func:`cotune.probe.cross_fitting.cross_fit`, except for the states.
 
     Attributes:
         truth: the rows' labels, as numbers.
@@ -117,7 +117,7 @@ def word_weights(model: LocalModel, first: Sequence[int]) -> NDArray[np.float32]
 
 
 class FitAhead:
-    """A probe that workers fit, where one of them is free before the run itself wants it.
+    """A fit that a worker does, if one is free before the run needs it.
 
     Args:
         crew: the workers.
@@ -131,15 +131,15 @@ class FitAhead:
         self._job: Job = crew.job(fit_probe, json.loads(canonical_json(given)), states=absolute(states.folder))
 
     def submit(self) -> None:
-        """Have it fitted behind what workers have to do already."""
+        """Queue the fit behind the jobs that are queued already."""
         self._crew.submit(self._job)
 
     def give_up(self) -> None:
-        """Have it fitted no more, where no worker has begun."""
+        """Cancel the fit if no worker has begun it."""
         self._crew.take_back(self._job)
 
     def result(self) -> CrossFit | None:
-        """What was fitted; None where no worker has begun, or it could not: then the run fits for itself."""
+        """The fit; None if no worker has begun it or the states are gone: then the run does it."""
         if self._crew.take_back(self._job):
             return None
         try:

@@ -1,4 +1,4 @@
-"""Opens the workers of a run, where the command names some, and refuses runs whose work cannot be spread."""
+"""Starts the workers of a run, and refuses runs that cannot use any."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ _ALONE = "Leave --executor out: this run works in one process."
 
 @contextmanager
 def open_workers(choice: Choice | None, out: Path, device: str) -> Iterator[Executor | None]:
-    """The executor of a run, whose workers end with the block; None where the run does all its work itself.
+    """The executor of a run, closed at the end of the block; None without workers.
 
     Args:
-        choice: which; ``local`` is as good as none.
+        choice: the executor; ``local`` is the same as None.
         out: the run's folder.
-        device: that the model runs on, ``auto`` where that is not known yet. Workers have GPUs where the run itself has one:
-            else what it computes would not be comparable with theirs.
+        device: the run's device, or ``auto``. Workers get GPUs only if the run itself uses one, so that numbers are comparable.
 
     Raises:
         InputError: Ray is not installed, or the cluster cannot be reached or has too little for so many workers.
@@ -50,7 +49,7 @@ def _on_gpu(device: str) -> bool:
 
 
 def check_spread(choice: Choice | None, config: RunConfig, task: Task) -> None:
-    """Refuse workers for a run that could give them nothing to do.
+    """Refuse workers for a run that cannot use them.
 
     Raises:
         InputError: rows are answered in another way than by probes on a model of this machine.

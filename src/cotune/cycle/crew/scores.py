@@ -1,4 +1,4 @@
-"""Label scores by workers: each batch of a request is a job, whose scores the model's cache then holds."""
+"""Label scores from workers. Each batch of a request is a job; its scores go into the model's cache."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SCORES, _COST = "scores", "cost"
 
 
 class ScoresAhead:
-    """Label scores that workers compute, for a model whose cache then knows them.
+    """A request for label scores, as jobs for the batches that are not in the model's cache.
 
     Args:
         crew: the workers.
@@ -53,19 +53,19 @@ class ScoresAhead:
             self._jobs[batch.key] = crew.job(score_job, given, adapter=adapter, rows=len(batch.rows))
 
     def submit(self) -> None:
-        """Have all batches scored."""
+        """Queue the batches."""
         for job in self._jobs.values():
             self._crew.submit(job)
 
     def collect(self) -> None:
-        """Put the scores into the model's cache, once they are there."""
+        """Wait for the scores and put them into the model's cache."""
         self.submit()
         assert self._model.cache is not None or not self._jobs
         for key, job in self._jobs.items():
             result = self._crew.result(job)
             arrays, metadata = unpacked(result.data)
             self._crew.saw_engine(result.worker, engine_of(metadata))
-            # What is not finite is found so again, and told, by the run itself.
+            # The run computes scores that are not finite again, and raises.
             if self._model.cache is not None and np.isfinite(arrays[_SCORES]).all():
                 self._model.cache.put(key, arrays[_SCORES], int(metadata[_COST]))
             self._crew.forget(job)

@@ -1,4 +1,4 @@
-"""Hidden states by workers: each pass of a request is a job, so that who runs it and in which order changes no bit."""
+"""Hidden states from workers. Each pass of a request is a job, so the states do not depend on who runs it, or in what order."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from cotune.model.engine.state_store import Half, as_half
 
 _NAME = "states"
 _LONG = 0.75
-"""Share of a full pass from which one is long."""
+"""Share of a full pass from which a pass counts as long."""
 
 
 class StatesAhead:
-    """States of a request that workers compute.
+    """A request for states, as jobs.
 
     Args:
         crew: the workers.
@@ -56,15 +56,15 @@ class StatesAhead:
             self._jobs.append(crew.job(embed_pass, given, adapter=adapter, rows=len(part)))
 
     def submit_long(self) -> None:
-        """Have the passes run that are about as long as any."""
+        """Submit the passes that are nearly full."""
         for own, job in zip(self._own, self._jobs, strict=True):
             if own >= _LONG * self._limit:
                 self._crew.submit(job)
 
     def result(self, progress: Callable[[int], None]) -> tuple[Half, int, dict[str, Any]]:
-        """The states ``[layers, rows, 2 x width]``, the tokens that were run, and who ran them.
+        """The states ``[layers, rows, 2 x width]``, the tokens run, and the ``by`` of the step's record.
 
-        Tokens are those of one process: what the rows share counts once, however many workers ran it.
+        Tokens are those of one process: the shared prefix counts once, however many workers ran it.
 
         Args:
             progress: told the tokens of each pass.
@@ -97,25 +97,25 @@ class StatesAhead:
         return found, self._shared + sum(self._own), self._crew.by(results, engines)
 
     def take_back(self) -> None:
-        """Give up what no worker has begun."""
+        """Cancel passes that no worker has begun."""
         for job in self._jobs:
             self._crew.take_back(job)
 
     def forget(self) -> None:
-        """Remove the passes' results, once the states are kept elsewhere."""
+        """Remove the passes' results."""
         for job in self._jobs:
             self._crew.forget(job)
 
 
 def submit_all(requests: Sequence[StatesAhead]) -> None:
-    """Have the passes of several requests run, the longest first: else one that comes late keeps a round waiting."""
+    """Submit the passes of several requests, the longest first, so that no long one starts last."""
     jobs = [(own, one, job) for one in requests for own, job in zip(one._own, one._jobs, strict=True)]
     for _, one, job in sorted(jobs, key=lambda item: -item[0]):
         one._crew.submit(job)
 
 
 def embed_pass(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
-    """A job that runs one pass; gives states in half precision."""
+    """A job that runs one pass; returns states in half precision."""
     model = worker_model(given, places)
     prefix, starts = given["prefix"], given["starts"]
     sequences = [[*prefix, *own] for own in given["rows"]]

@@ -1,4 +1,4 @@
-"""Tuning a window of layers, in the run itself or by a worker: one piece of code, so that both give the same weights."""
+"""Tuning a window of layers; the run and its workers use the same function, so both give the same weights."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _HEAD = ("weight", "bias", "mean", "spread")
 
 @dataclass(frozen=True, eq=False)
 class WindowTask:
-    """What is tuned.
+    """A tuning's input.
 
     Attributes:
         sequences: token ids of each row's prompt.
@@ -80,15 +80,15 @@ class WindowTask:
 
 @dataclass(frozen=True)
 class Deadline:
-    """When a tuning must end for what comes after it: see :func:`cotune.cycle.budget.reserve.spent_to`.
+    """When a tuning must end to leave time for what follows, see :func:`cotune.cycle.budget.reserve.spent_to`.
 
     Attributes:
         keep: cost of what follows.
-        amount: of the time budget.
-        train_rate: tokens a second in training.
-        clock: seconds of the budget that had gone,
-        at: when the time was this, in seconds since 1970.
-        guess: see there.
+        amount: the time budget in seconds.
+        train_rate: training tokens per second.
+        clock: seconds of the budget spent at the time ``at``.
+        at: a time in seconds since 1970.
+        guess: as there.
     """
 
     keep: float
@@ -99,7 +99,7 @@ class Deadline:
     guess: float
 
     def spent(self, step_tokens: float) -> Callable[[], bool] | None:
-        """What tells after each step whether it has to be the last; by the clock of the machine that asks."""
+        """A function that says after each step whether it must be the last, by this machine's clock; None without a limit."""
         costs = CostModel(Budget("time", self.amount), self.train_rate, self.train_rate)
         return spent_to(self.keep, costs, step_tokens, lambda: self.clock + time.time() - self.at, guess=self.guess)
 
@@ -175,12 +175,12 @@ def tune_window(
 
 
 class TuningAhead:
-    """A window that a worker tunes.
+    """A tuning as a job.
 
     Args:
         crew: the workers.
-        task: what is tuned.
-        deadline: when it has to end; None where the budget is none of time.
+        task: the tuning's input.
+        deadline: when it must end; None without a time budget.
     """
 
     def __init__(self, crew: Crew, task: WindowTask, deadline: Deadline | None) -> None:
@@ -190,15 +190,15 @@ class TuningAhead:
         self._job: Job = crew.job(tune_job, given, adapter=task.start, rows=len(task.sequences), **places)
 
     def submit(self) -> None:
-        """Have it tuned."""
+        """Queue the tuning."""
         self._crew.submit(self._job)
 
     def take_back(self) -> None:
-        """Give it up where no worker has begun."""
+        """Cancel the tuning if no worker has begun it."""
         self._crew.take_back(self._job)
 
     def result(self) -> dict[str, Any]:
-        """For a ``train`` step, once it is done; ``failed`` where workers ran out of memory in it, or were lost too often."""
+        """Values of a ``train`` step; ``failed`` if workers ran out of memory in it or were lost too often."""
         started = time.monotonic()
         try:
             result = self._crew.result(self._job)
@@ -218,7 +218,7 @@ class TuningAhead:
 
 
 def tune_job(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
-    """A job that tunes a window; the weights lie among the run's adapters before it ends."""
+    """A job that tunes a window and saves the weights among the run's adapters."""
     model, folder = worker_model(given, places), Path(places["run"])
     task = WindowTask.from_bytes((jobs_folder(folder) / given["task"]).read_bytes())
     deadline = Deadline(**places["deadline"]) if "deadline" in places else None

@@ -1,4 +1,4 @@
-"""The model of a run in a worker: loaded once, checked, and given the adapters that jobs need."""
+"""The run's model in a worker: loaded once, compared with the run's own, with the adapters that jobs need."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from cotune.model.loading.bundled import resolve_model
 from cotune.model.local import LocalModel
 
 RUN_ENGINE = "run_engine"
-"""Among what a job is given: how the run's model runs."""
+"""Key of the engine settings among what a job is given."""
 ENGINE = "engine"
-"""In a result: what the worker computed with."""
+"""Key of the worker's engine facts in a result."""
 
 T = TypeVar("T")
 
 
 class WorkerMemoryError(CotuneError):
-    """A job that took more memory than a worker has, in smaller pieces too."""
+    """A worker ran out of memory in a job, also with smaller passes."""
 
 
 def load_worker(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
-    """A job that does no more than to load the model; tells what the worker computes with."""
+    """A job that only loads the model; returns the worker's engine facts."""
     return canonical_json(engine_facts(worker_model(given, places))).encode()
 
 
 def worker_model(given: Mapping[str, Any], places: Mapping[str, Any]) -> LocalModel:
-    """The run's model with the adapter that a job needs registered.
+    """The run's model, with the job's adapter registered.
 
     Raises:
-        InputError: the model is not to be had here, or is another one than the run's; or the adapter is not seen from here.
+        InputError: the model cannot be loaded or is not the run's, or the adapter's folder is not visible.
     """
     model = _loaded(places["model"], given["model"], json.dumps(given[RUN_ENGINE], sort_keys=True))
     if (adapter := given["adapter"]) != BASE and adapter not in _registered:
@@ -75,20 +75,20 @@ def _loaded(name: str, fingerprint: str, engine: str) -> LocalModel:
 
 
 def told(model: LocalModel) -> dict[str, str]:
-    """What a worker computes with, for the metadata of its result."""
+    """The worker's engine facts, as metadata of a result."""
     return {ENGINE: canonical_json(engine_facts(model))}
 
 
 def with_room(model: LocalModel, places: Mapping[str, Any], do: Callable[[bool], T]) -> T:
-    """Do something; where memory runs out, once more in smaller pieces.
+    """Call a function; if memory runs out, once more with smaller passes.
 
     Args:
-        model: whose device's memory it is.
-        places: of the job; where workers were lost in it before, it is done in smaller pieces at once.
-        do: is told whether to use smaller pieces.
+        model: runs on the device whose memory may run out.
+        places: of the job; passes are small from the start if earlier workers were lost for want of memory.
+        do: the function; its argument says whether passes must be smaller.
 
     Raises:
-        WorkerMemoryError: memory runs out again.
+        WorkerMemoryError: memory ran out again.
     """
     smaller = bool(places.get(SMALLER))
     if not smaller:
