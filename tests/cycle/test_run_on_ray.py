@@ -9,15 +9,18 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from crew_runs import account, run, same_as
-from cycle_runs import journal_of
+from cycle_runs import Commands, Ended, journal_of
 
 import ray_nodes
 
@@ -156,6 +159,17 @@ def test_four_nodes(bench: Bench, alone: Path, tmp_path: Path) -> None:
     assert len(account(tmp_path / "run")["workers"]) == 4
 
 
+class Direct(Commands):
+    """Runs each command as a process of its own, which ends as one on a command line does."""
+
+    def __init__(self) -> None:
+        pass
+
+    def run(self, *arguments: str, **named: Any) -> Ended:
+        done = subprocess.run([sys.executable, "-m", "cotune.cli", *arguments], capture_output=True, text=True, check=False)
+        return Ended(done.returncode, 0, done.stdout, done.stderr)
+
+
 def test_a_lost_head_ends_the_command_and_the_next_cluster_goes_on(bench: Bench, alone: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with ray_nodes.nodes(1) as cluster:
@@ -168,7 +182,7 @@ def test_a_lost_head_ends_the_command_and_the_next_cluster_goes_on(bench: Bench,
             kill_worker(out)
 
         loser = once(embedding(out), lose)
-        ended = run(bench, out, *on(cluster, 1))
+        ended = run(replace(bench, commands=Direct()), out, *on(cluster, 1))
         took = time.monotonic() - begun[0]
         loser.join()
     assert ended.code == 1 and "head" in ended.stderr and "run the same command again" in ended.stderr, ended.stderr
