@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -13,7 +13,19 @@ from cycle_runs import journal_of
 
 from cotune.cycle.crew import fits
 from cotune.cycle.crew.fits import FitTask
-from cotune.cycle.crew.worker import WorkerMemoryError, with_room
+from cotune.cycle.crew.states import embed_pass
+from cotune.cycle.crew.tensors import unpacked
+from cotune.cycle.crew.tuning import TuningAhead, WindowTask
+from cotune.cycle.crew.worker import RUN_ENGINE, WorkerMemoryError, with_room
+from cotune.errors import InputError
+from cotune.executor import LostError
+from cotune.executor.job import SMALLER
+from cotune.model.adapters.files import LoraSettings
+from cotune.model.adapters.slots import BASE
+from cotune.model.engine.settings import EngineSettings
+from cotune.model.engine.state_store import as_half
+from cotune.model.local import LocalModel
+from cotune.tune.window import StartHead, WindowSettings
 from tiny import tiny_local
 
 if TYPE_CHECKING:
@@ -110,3 +122,58 @@ def test_memory_that_runs_out_twice_is_told() -> None:
         with_room(model, {}, always)
     with pytest.raises(ZeroDivisionError):
         with_room(model, {}, lambda smaller: str(1 / 0))
+
+
+def test_a_pass_in_smaller_pieces_gives_the_same_states(bench: Bench, tmp_path: Path) -> None:
+    model = LocalModel.load(bench.model, settings=EngineSettings(threads=1))
+    engine = {name: getattr(model.settings, name) for name in EngineSettings.__dataclass_fields__}
+    rows, starts = [[9, 8, 7], [9, 8, 7, 6], [5, 4, 3, 2, 1]], [4, 4, 5]
+    given = {"model": model.fingerprint, RUN_ENGINE: engine, "adapter": BASE, "prefix": [1, 2, 3], "rows": rows}
+    given |= {"starts": starts, "layers": [1, 2]}
+    places = {"model": str(bench.model), "run": str(tmp_path)}
+    whole, pieces = (unpacked(embed_pass(given, {**places, **more}))[0]["states"] for more in ({}, {SMALLER: True}))
+    direct = model.layer_states([[1, 2, 3, *own] for own in rows], [1, 2], starts=starts)
+    assert (whole == as_half(direct)).all() and whole.shape == (2, 3, 64)
+    assert np.allclose(whole, pieces, atol=2e-3)
+    with pytest.raises(InputError, match="another model under this name"):
+        embed_pass({**given, "model": "other"}, places)
+
+
+class Short:
+    """Workers that run out of memory in every job."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def keep(self, data: bytes) -> str:
+        self.data = data
+        return "name"
+
+    def job(self, work: Any, given: Any, **more: Any) -> str:
+        return "job"
+
+    def result(self, job: str) -> Any:
+        raise self.error
+
+
+def test_a_tuning_without_memory_is_a_failed_trial_and_one_without_workers_ends_the_run() -> None:
+    head = StartHead(
+        *(np.arange(size, dtype=np.float64).reshape(shape) for size, shape in ((6, (2, 3)), (2, 2), (3, 3), (3, 3)))
+    )
+    settings = WindowSettings(lora=LoraSettings(rank=4, layers=(1,)), micro_tokens=100)
+    task = WindowTask([(1, 2), (3, 4, 5)], [1, 1], [0, 1], ("a", "b"), 0, 2, head, settings, 7, 3, BASE)
+    short: Any = Short(WorkerMemoryError("no memory: give fewer --workers"))
+    ended = TuningAhead(short, task, None).result()
+    assert ended["failed"] == "no memory: give fewer --workers" and (ended["steps"], ended["new_tokens"], ended["rows"]) == (
+        0,
+        0,
+        2,
+    )
+    again = WindowTask.from_bytes(short.data)
+    assert again.settings == settings and again.labels == ("a", "b") and again.to_bytes() == short.data
+    # Workers that were lost in this job alone leave the others to be done; without any worker the run cannot go on.
+    short.error = LostError("4 workers ended in the same job", of_job=True)
+    assert "4 workers" in TuningAhead(short, task, None).result()["failed"]
+    short.error = LostError("no worker is left")
+    with pytest.raises(LostError, match="no worker"):
+        TuningAhead(short, task, None).result()
