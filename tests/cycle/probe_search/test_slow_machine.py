@@ -16,7 +16,7 @@ from cycle_runs import journal_of, labelled_rows
 
 from cotune.config import config_in_memory
 from cotune.cycle.budget.rates import CostModel
-from cotune.cycle.probe_search import race
+from cotune.cycle.probe_search import fits
 from cotune.cycle.progress import Quiet
 from cotune.cycle.run import Result
 from cotune.cycle.run import run as run_cycle
@@ -79,13 +79,13 @@ def on(machine: Machine, patch: pytest.MonkeyPatch) -> None:
 
 def slow_fits(machine: Machine, patch: pytest.MonkeyPatch, seconds: float) -> None:
     """Let each cross-fit of a race take so long."""
-    fit = race.fit_prompt
+    fit = fits.fit_prompt
 
     def counted(*given: Any, **named: Any) -> Any:
         machine.now += seconds
         return fit(*given, **named)
 
-    patch.setattr(race, "fit_prompt", counted)
+    patch.setattr(fits, "fit_prompt", counted)
 
 
 def of_kind(out: Path, kind: str) -> list[dict[str, Any]]:
