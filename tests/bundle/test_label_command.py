@@ -73,7 +73,7 @@ def test_rows_that_are_known_or_said_twice_are_not_asked_about(bench: Bench, tmp
     pool.write_text("text\na one\nA  ONE\n \na two\na three\n", encoding="utf-8")
     known = {said({"text": "a TWO"})}
     assert sorted(pick.number for pick in picked(bench, bundle, pool, 9, known=known)) == [2, 6]
-    with pytest.raises(InputError, match="no row of the pool is left"):
+    with pytest.raises(InputError, match="the pool has no row left to label"):
         picked(bench, bundle, pool, 9, known={said({"text": f"a {n}"}) for n in ("one", "two", "three")})
 
 

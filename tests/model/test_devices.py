@@ -143,7 +143,7 @@ def test_answers_under_a_grammar_and_losses_beside_them_are_the_cpus(place: Plac
         "properties": {"kind": {"enum": ["aa", "bb"]}, "said": {"type": "string"}},
         "required": ["said"],
     }
-    asked: Any = {"limit": 30, "grammar": Grammar.json(schema), "gold": ANSWERS[: len(ROWS)]}
+    asked: Any = {"limit": 30, "grammar": Grammar.json(schema), "references": ANSWERS[: len(ROWS)]}
     found, wanted = (model.generate(PROMPT, ROWS, **asked) for model in (place.model(kind), on_cpu(kind)))
     assert found.texts == wanted.texts
     np.testing.assert_allclose(found.reference_losses.losses, wanted.reference_losses.losses, rtol=10 * place.near)
