@@ -8,12 +8,15 @@ import signal
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from cotune.errors import InputError
 from cotune.executor import Job
 from cotune.executor.on_ray import Slot
+
+kept: list[Any] = []
 
 
 def double(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
@@ -44,6 +47,12 @@ def killed_always(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
         file.write("killed\n")
     os.kill(os.getpid(), signal.SIGKILL)
     return b""
+
+
+def lock_kept(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
+    """The worker keeps a lock of the system, as progress bars do."""
+    kept.append(get_context("spawn").RLock())
+    return double(given, places)
 
 
 def refused(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:

@@ -248,6 +248,25 @@ def test_workers_end_with_a_driver_that_is_killed(tmp_path: Path) -> None:
     pytest.fail("the worker lives on")
 
 
+def test_idle_workers_end_by_themselves(tmp_path: Path) -> None:
+    script = tmp_path / "drive.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from jobs import lock_kept, numbers\n"
+        "from cotune.executor import Choice, open_executor\n"
+        "import sys\n"
+        "if __name__ == '__main__':\n"
+        "    with open_executor(Choice('processes', workers=2), Path(sys.argv[1])) as executor:\n"
+        "        for future in [executor.submit(job) for job in numbers(4, lock_kept)]:\n"
+        "            future.result()\n",
+        encoding="utf-8",
+    )
+    paths = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    ended = subprocess.run([sys.executable, str(script), str(tmp_path)], env=paths, capture_output=True, text=True, timeout=200)
+    # Python tells of locks that a process which was killed has left.
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 @pytest.mark.parametrize(
     ("executor", "workers", "said"),
     [

@@ -16,6 +16,9 @@ from cotune.errors import CotuneError
 from cotune.executor.base import WorkerLost
 from cotune.executor.job import Done, Job, perform, settle
 
+_END_S = 5.0
+"""What an idle worker may take to end by itself."""
+
 
 class ProcessWorker:
     """A process that was spawned, not forked, and is asked over a pipe.
@@ -32,7 +35,7 @@ class ProcessWorker:
         self.threads, self.gpu, self.name = threads, gpu, f"{socket.gethostname()}:"
         self._process: BaseProcess | None = None
         self._connection: Connection | None = None
-        self._stopped = False
+        self._stopped = self._busy = False
 
     def start(self) -> None:
         if self._process is not None:
@@ -52,6 +55,7 @@ class ProcessWorker:
     def perform(self, job: Job, storage: Path) -> Done:
         process, connection = self._process, self._connection
         assert process is not None and connection is not None
+        self._busy = True
         try:
             connection.send((job, storage))
             answer: Done | Exception = connection.recv()
@@ -61,14 +65,22 @@ class ProcessWorker:
             connection.close()
             self._process = None
             raise WorkerLost(_how(process.exitcode)) from error
+        finally:
+            self._busy = False
         if isinstance(answer, Exception):
             raise answer
         return answer
 
     def stop(self) -> None:
         self._stopped = True
-        if (process := self._process) is not None:
-            process.kill()
+        process, connection = self._process, self._connection
+        if process is None or connection is None:
+            return
+        if not self._busy:
+            # An idle worker ends when its pipe closes, and returns what it holds of the system, such as semaphores.
+            connection.close()
+            process.join(_END_S)
+        process.kill()
 
 
 def _how(code: int | None) -> str:
