@@ -60,7 +60,7 @@ def confirm_labels(
     reached: Measured | None = None
     tried = None
     if recipe is not None and (seed_tuned is not None or search.last_epochs):
-        # Where the seed prompt had no trial of its own it is tuned as the winner was, and not judged on dev.
+        # Without a trial, the seed prompt is tuned by the recipe of the winner and is not judged on dev.
         tried = seed_tuned or _like(recipe, seed_frozen, search.seed)
     if recipe is not None and winner.tuned:
         behind = 0.0

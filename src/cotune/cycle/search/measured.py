@@ -60,7 +60,7 @@ def measure_previous(context: RunContext, candidate: Candidate) -> Measured:
 
 
 def with_answers(context: RunContext, measured: Measured, stage: str, rows: int | None = None) -> Measured:
-    """The same with its answers to the first ``rows`` rows of dev, or all; as it was where it has them, or there are none.
+    """A measurement with answers to the first ``rows`` rows of dev, or to all; unchanged where it has answers or needs none.
 
     Raises:
         DivergedError: scores are not finite.

@@ -56,7 +56,7 @@ def confirm(
     headed, tried = end.heads.fit([seed_tuned, leader], room)
     seed_tuned, leader = (headed[m.candidate.id] for m in (seed_tuned, leader))
     best = max([*before, seed_tuned, leader, *base.values()], key=lambda m: m.rank)
-    # A bundle with answers of its own was not made to ask for the task's.
+    # A bundle that answers with other labels was not made to ask for those of the task.
     asking = previous.prompt if previous and best.candidate.own else best.candidate.prompt
     best_prompt = base.get(asking.id) or measure_base(context, asking)
     arms = {

@@ -76,7 +76,7 @@ class WordHeuristics:
     answered: int = 16
     """Rows that are answered to see how long answers get, at most. A guess."""
     answered_share: int = 8
-    """One such row for so many of those that the end will answer."""
+    """Rows that will be answered at the end for each row that is answered now, at least. A guess."""
     grown: int = 2
     """Times as many steps as when tuned answers were last looked at, after which they are looked at again. A guess."""
 
