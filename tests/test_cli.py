@@ -458,6 +458,14 @@ def test_a_run_that_is_stopped_at_once_gives_the_terminal_back(done: Done, tiny_
     assert "Stopped" in said and "Traceback" not in said
 
 
+def test_an_interrupt_while_a_string_is_executed_ends_with_the_usual_code(done: Done, tmp_path: Path) -> None:
+    """Importing dataclasses executes strings, so that an interrupt in the first seconds often comes there."""
+    (tmp_path / "own.py").write_text("exec('raise KeyboardInterrupt')\n")
+    command = [sys.executable, "-m", "cotune.cli", "run", str(done.rows), "--input", "text", "--output", "label"]
+    ended = subprocess.run([*command, f"metric={tmp_path / 'own.py'}:score"], capture_output=True, text=True)
+    assert (ended.returncode, "Traceback" in ended.stderr) == (130, False), ended.stderr
+
+
 def test_predict_answers_one_text(cotune: Cotune, done: Done) -> None:
     ended = cotune("predict", done.out / "best", "--input", "apple number 3")
     assert ended.code == 0

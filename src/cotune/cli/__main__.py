@@ -4,4 +4,9 @@ from __future__ import annotations
 
 from cotune.cli.entry import main
 
-main()
+try:
+    main()
+finally:
+    # Python remembers an interrupt that came while a string was executed, as dataclasses do on import, although it was handled.
+    # After `python -m` it would then end by SIGINT instead of with the exit code. Executing another string resets that.
+    exec("pass")
