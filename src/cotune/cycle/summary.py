@@ -14,6 +14,7 @@ from cotune.cycle.context import RunContext
 from cotune.cycle.diagnostics.leakage import overlap_finding
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.endpoints import NOT_TUNED
+from cotune.cycle.probe_search.label_names import names_told
 from cotune.cycle.search.confirm import ArmResult, Confirmed
 from cotune.cycle.search.result import SearchResult
 from cotune.cycle.teaching.write import written_findings, written_told
@@ -136,6 +137,7 @@ def build_summary(
         "prompts_tuned": search.prompts_tuned,
         "cost": {**cost, **account.counts, "dollars": _dollars(context)},
         "written_rows": written,
+        "label_names": names_told(context),
         "data": data_health(context, trust["neighbours"], int(opening.get("in_prompts", 0)), written),
         "truncated": account.truncated,
         "unmatched": account.unmatched,

@@ -16,6 +16,7 @@ from cotune.cycle.folder import ASKED
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.fits import PromptFit, difference
 from cotune.cycle.probe_search.heuristics import HEURISTICS
+from cotune.cycle.probe_search.label_names import COST_SHARE, judge_names, label_name_rows, with_names
 from cotune.cycle.probe_search.limit import RaceLimit
 from cotune.cycle.probe_search.plan import RaceSizes, fit_plan
 from cotune.cycle.probe_search.prices import Prices
@@ -37,6 +38,7 @@ from cotune.model.adapters.slots import BASE
 from cotune.probe.cross_fitting import best_temperature, tempered
 from cotune.prompt.prompt import Prompt
 from cotune.refine import Proposal
+from cotune.task.example import Example
 
 
 class LabelLoop:
@@ -79,9 +81,13 @@ class LabelLoop:
     def run(self) -> LabelSearch:
         """Go round."""
         search = self._first_race()
+        if not self.limit.stopped:
+            self._name_labels(search)
         self._told(search)
         if self.limit.stopped:
             search = self._read_on(search) or search
+            if not self.limit.stopped:
+                self._name_labels(search)
         if self.limit.stopped:
             search.zero_shot = False
             fit_test(self.context, self.prices, search, self.config.seed)
@@ -121,12 +127,33 @@ class LabelLoop:
         if not drafts or before is None:
             return
         splits = with_written(self.splits, drafts)
-        found = self._evidence(best, [self.trials.frozen(best, split.learn) for split in splits], 0.0, BASE, splits)
-        if not judge_written(self.context, drafts, before.mean, found.mean):
+        found = self._with_further(best, splits)
+        if judge_written(self.context, drafts, before.mean, found.mean):
+            self._learn_from(search, [draft.row for draft in drafts], splits, found)
+
+    def _name_labels(self, search: LabelSearch) -> None:
+        """Learn from the labels' names as further rows where that is better on held-out rows."""
+        best, names = search.best_frozen, label_name_rows(self.context.task)
+        before = search.of(best.prompt.id, tuned=False)
+        cost = self.prices.embedding.row_cost(best.prompt, len(names), layers=[best.found.layer])
+        if not (self.config.search.label_names and names and before) or cost > COST_SHARE * self.context.spending.left():
             return
-        self.splits, search.written = splits, (*search.written, *(draft.row for draft in drafts))
+        splits = with_names(self.splits, names)
+        found = self._with_further(best, splits)
+        if judge_names(self.context, names, before, found):
+            self._learn_from(search, names, splits, found)
+            search.named = found
+            self._bundle_loss = found.mean
+
+    def _with_further(self, fit: PromptFit, splits: Sequence[Split]) -> Evidence:
+        """A prompt's frozen probe on the held-out rows of splits that learn from further rows."""
+        return self._evidence(fit, [self.trials.frozen(fit, split.learn) for split in splits], 0.0, BASE, splits, refit=True)
+
+    def _learn_from(self, search: LabelSearch, rows: Sequence[Example], splits: tuple[Split, ...], found: Evidence) -> None:
+        """Go on with further rows to learn from; what was judged without them is judged again."""
+        self.splits, search.written = splits, (*search.written, *rows)
         search.evidence, search.winner = [found], None
-        if best is not search.seed:
+        if found.fit is not search.seed:
             self._judge_frozen(search, search.seed)
         self._choose(search)
 
@@ -371,7 +398,7 @@ class LabelLoop:
     def _judge_frozen(self, search: LabelSearch, fit: PromptFit) -> None:
         """A prompt's frozen probe on the rows held out from each split."""
         found = [self.trials.frozen(fit, split.learn) for split in self.splits]
-        search.evidence.append(self._evidence(fit, found, 0.0, BASE))
+        search.evidence.append(self._evidence(fit, found, 0.0, BASE, refit=bool(search.written)))
 
     def _try(self, search: LabelSearch, fit: PromptFit, splits: Sequence[Split] | None = None) -> None:
         """Tune a prompt on each split; nothing is added where a tuning diverged."""
@@ -414,13 +441,24 @@ class LabelLoop:
         return previous.ground if previous and prompt.id != search.seed.prompt.id else BASE
 
     def _evidence(
-        self, fit: PromptFit, found: Sequence[Fitted], epochs: float, start: str, splits: Sequence[Split] | None = None
+        self,
+        fit: PromptFit,
+        found: Sequence[Fitted],
+        epochs: float,
+        start: str,
+        splits: Sequence[Split] | None = None,
+        *,
+        refit: bool = False,
     ) -> Evidence:
+        """How read-outs did on the rows held out from each split; a ``tuned`` step.
+
+        The temperature of a frozen probe is that of its cross-fitting, unless it has learnt from further rows (``refit``).
+        """
         splits = self.splits if splits is None else splits
         tables = [self.trials.log_probs(made, split.held, "judge") for made, split in zip(found, splits, strict=True)]
         truth = label_indices([row for split in splits for row in split.held], self.context.task)
         whole = np.concatenate(tables)
-        temperature = best_temperature(whole, truth) if epochs else fit.found.temperature
+        temperature = best_temperature(whole, truth) if epochs or refit else fit.found.temperature
         log_probs = tempered(whole, temperature)
         evidence = Evidence(
             fit,

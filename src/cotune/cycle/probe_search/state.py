@@ -70,7 +70,9 @@ class LabelSearch:
         epochs: how often weights meet each row in a trial.
         zero_shot: whether the budget has room for the reference that asks the untuned model for label words.
         last_epochs: how often they meet all rows at the end; 0 where a trial is all that there is room for.
-        written: rows that a teacher labelled or wrote, which are learnt from beside those that the user labelled.
+        written: rows that a teacher labelled or wrote and names of labels, which are learnt from beside the rows that the user
+            labelled.
+        named: the best frozen prompt's probe that has learnt from names of labels; None if these are not used.
         whole_test: the test before rows of it were left out for want of time; None where all are to be scored.
     """
 
@@ -88,6 +90,7 @@ class LabelSearch:
     last_epochs: float = 0.0
     zero_shot: bool = True
     written: tuple[Example, ...] = ()
+    named: Evidence | None = None
     whole_test: SealedTest | None = None
 
     @property

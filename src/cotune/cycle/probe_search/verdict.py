@@ -27,7 +27,8 @@ _TOLD = ("score", "ci", "n", "log_loss", "layer", "seconds")
 def first_verdict(context: RunContext, search: LabelSearch, trials: Trials, bundle: Path, model_name: str) -> dict[str, Any]:
     """Fit the best frozen prompt's probe, save it as the run's bundle, and tell; a ``verdict`` step.
 
-    The probe learns from all labelled rows and from those that a teacher labelled.
+    The probe learns from all labelled rows, from those that a teacher labelled, and from names of labels if these are used.
+    With names it is judged on the rows held out from the search's splits, as cross-fitting leaves names out.
 
     Args:
         context: where effects happen.
@@ -36,23 +37,25 @@ def first_verdict(context: RunContext, search: LabelSearch, trials: Trials, bund
         bundle: folder of the run's bundle.
         model_name: how the user named the model.
     """
-    fit = search.best_frozen
+    fit, named = search.best_frozen, search.named
     rows = labelled_rows(context)
     made = trials.frozen(fit, (*rows, *search.written))
-    adapter = save_readout(context, made, fit.found.temperature, "verdict")
+    adapter = save_readout(context, made, fit.found.temperature if named is None else named.temperature, "verdict")
 
     def effect() -> dict[str, Any]:
-        low, high = accuracy_interval(fit.found.best.correct, fit.rows)
+        correct, judged = (fit.found.best.correct, fit.rows) if named is None else (named.correct, _held(context, named))
+        low, high = accuracy_interval(correct, judged)
         tfidf = labelled_tfidf(context, rows)
         told = {
             "seconds": round(context.journal.clock(), 1),
-            "score": round(fit.found.best.accuracy, 6),
+            "score": round(float(correct.mean()), 6),
             "ci": [round(low, 6), round(high, 6)],
-            "n": len(fit.rows),
-            "log_loss": round(fit.mean, 6),
+            "n": len(correct),
+            "log_loss": round(fit.mean if named is None else named.mean, 6),
             "prompt_id": fit.prompt.id,
             "adapter_id": adapter,
             "layer": fit.found.layer,
+            "label_names": named is not None,
             "tfidf": None if tfidf is None else round(tfidf[0], 6),
             "tfidf_rows": None if tfidf is None else tfidf[1],
         }
@@ -76,8 +79,7 @@ def better_bundle(context: RunContext, evidence: Evidence, bundle: Path, model_n
     adapter = save_readout(context, made, evidence.temperature, "better")
 
     def effect() -> dict[str, Any]:
-        held = [row for split in splits_of(context) for row in split.held][: len(evidence.correct)]
-        low, high = accuracy_interval(evidence.correct, held)
+        low, high = accuracy_interval(evidence.correct, _held(context, evidence))
         told = {
             "seconds": round(context.journal.clock(), 1),
             "score": round(float(evidence.correct.mean()), 6),
@@ -95,6 +97,11 @@ def better_bundle(context: RunContext, evidence: Evidence, bundle: Path, model_n
     return value
 
 
+def _held(context: RunContext, evidence: Evidence) -> list[Example]:
+    """The held-out rows that evidence was judged on: those of all splits, or of the first alone."""
+    return [row for split in splits_of(context) for row in split.held][: len(evidence.correct)]
+
+
 def accuracy_interval(correct: NDArray[np.float64], rows: Sequence[Example]) -> tuple[float, float]:
     """95% interval of an accuracy on held-out rows: Wilson's, or by groups where the rows have some.
 
@@ -110,9 +117,11 @@ def sentence(told: dict[str, Any]) -> str:
     other = told["tfidf_rows"] is not None and told["tfidf_rows"] != told["n"]
     on = f" on {counted(told['tfidf_rows'], 'labelled row')}" if other else ""
     beside = "" if told["tfidf"] is None else f"; TF-IDF with logistic regression {told['tfidf']:.2f}{on}"
+    rows = counted(told["n"], "labelled row")
+    judged = f"on {rows} held out, by a probe that learns from names of labels too," if told["label_names"] else ""
     return (
-        f"after {told['seconds']:.0f} s: {told['score']:.2f} ({low:.2f} to {high:.2f}), cross-fitted on "
-        f"{counted(told['n'], 'labelled row')}, by a probe on the state after layer {told['layer']}{beside}"
+        f"after {told['seconds']:.0f} s: {told['score']:.2f} ({low:.2f} to {high:.2f}), "
+        f"{judged or f'cross-fitted on {rows}, by a probe'} on the state after layer {told['layer']}{beside}"
     )
 
 

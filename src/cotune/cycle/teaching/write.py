@@ -97,8 +97,10 @@ def write_rows(context: RunContext, config: RunConfig, fit: PromptFit, splits: S
     if not section.write:
         return ()
     left = context.spending.left()
-    pairs = confused_pairs(fit, task, {row.id for row in task.train}, _PAIRS)
-    parts = [split.held for split in splits[1:]] or [splits[0].learn]
+    train = {row.id for row in task.train}
+    pairs = confused_pairs(fit, task, train, _PAIRS)
+    # Names of labels may be learnt from too; a question shows labelled rows.
+    parts = [split.held for split in splits[1:]] or [tuple(row for row in splits[0].learn if row.id in train)]
     rng = np.random.default_rng([context.seed, 27])
     askings = plan(pairs, parts, _TIMES * -(-most // ROWS), rng)
 
