@@ -1,4 +1,4 @@
-"""A model behind an OpenAI-compatible endpoint: scores labels and generates; it has no weights or hidden states here."""
+"""A model behind an OpenAI-compatible endpoint, which scores labels and generates, without access to hidden states."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ LONGEST = 10_000_000
 
 
 class RemoteModel:
-    """Asks an endpoint, one chat completion per row, concurrently, and never twice.
+    """Sends an endpoint one chat completion request per row, concurrently, and never the same one twice.
 
     If the server returns the alternatives of each token, they become label probabilities
     (:func:`cotune.model.remote.label_answers.label_log_probs`); otherwise only the named label is known. An answer is on disk
@@ -100,7 +100,7 @@ class RemoteModel:
 
     @property
     def answer_tokens(self) -> int:
-        """Tokens that an answer may have."""
+        """Maximum number of tokens of an answer."""
         return self.way.tokens
 
     def saved(self, prompt: Prompt, fields: Sequence[str], labels: Sequence[str]) -> SavedModel:
@@ -118,7 +118,7 @@ class RemoteModel:
         return SavedModel({ENDPOINT: asking}, text, LONGEST, (endpoint.base_url, endpoint.key_env))
 
     def settle(self, prompt: Prompt, row: Mapping[str, str], labels: Sequence[str]) -> RequestFormat:
-        """Find a request format that the server understands, with a question of the task whose answer is stored.
+        """Find a request format that the server understands, by a question of the task whose answer is stored.
 
         Raises:
             EndpointError: it understands none, or cannot be asked.
@@ -126,7 +126,7 @@ class RemoteModel:
         return self.settle_with(self.messages(prompt, [row], labels)[0])
 
     def settle_with(self, messages: Sequence[Mapping[str, str]]) -> RequestFormat:
-        """The same with any question.
+        """Find a request format by any question, see :meth:`settle`.
 
         Raises:
             EndpointError: it understands none, or cannot be asked.
@@ -136,7 +136,7 @@ class RemoteModel:
             self.way = way
             if (found := self.kept([messages])[0]) is not None:
                 return found
-            # One question at a time: a refusal here is not a failure of the run.
+            # Questions are sent one at a time, because a refusal here is not a failure of the run.
             said = self.client.post(CHAT, self._body(messages), lambda b: read_said(b, messages), patience=self.patience).value
             self._keep(self._key(messages), said)
             return said
@@ -198,10 +198,10 @@ class RemoteModel:
             prompt: how to ask.
             rows: input fields of each row, sent whole.
             adapter: :data:`BASE`; there is no other.
-            limit: without meaning here, as are ``grammar`` and ``sampling``: :attr:`way` and :attr:`schema` say it all.
-            grammar: see above.
-            sampling: see above.
-            progress: told the tokens of each answer that came.
+            limit: ignored; :attr:`way` and :attr:`schema` decide.
+            grammar: ignored, like ``limit``.
+            sampling: ignored, like ``limit``.
+            progress: called with the tokens of each answer.
 
         Raises:
             EndpointError: a question got no answer; those that others got are on disk.
@@ -233,7 +233,7 @@ class RemoteModel:
     def say(
         self, questions: Sequence[Sequence[Mapping[str, str]]], *, progress: Progress | None = None
     ) -> tuple[list[Said], list[Said]]:
-        """Answers to questions, and those of them that this run had not used before.
+        """Answers to questions, and those answers among them that this run had not used before.
 
         Raises:
             EndpointError: a question got no answer.
@@ -253,7 +253,7 @@ class RemoteModel:
         return [found.get(key) for key in keys]
 
     def row_tokens(self, prompt: Prompt, rows: Sequence[Mapping[str, str]], labels: Sequence[str]) -> float:
-        """About how many tokens a row costs, question and answer together; nothing is asked."""
+        """Estimated tokens of a row, question and answer together; sends nothing."""
         asked = [estimate_tokens(messages) for messages in self.messages(prompt, rows, labels)]
         return sum(asked) / max(1, len(asked)) + self.way.tokens / 2
 
