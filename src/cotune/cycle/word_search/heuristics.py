@@ -39,7 +39,7 @@ class WordHeuristics:
     second_look: int = 100
     """Number of steps of a whole run from which a second comparison of the two best entrants is cheap. A guess."""
     writing_half: float = 0.5
-    """Share of the budget that training should get if answers are written. A guess."""
+    """Share of the budget left at planning that training should get if answers are written. A guess."""
     other_than_steps: float = 0.1
     """Approximate share of a longer budget for races and checks instead of steps. A guess."""
     least_test: int = 30
