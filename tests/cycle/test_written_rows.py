@@ -276,6 +276,6 @@ def test_the_bounds_of_the_teacher_are_kept(bench: Bench, tmp_path: Path) -> Non
         assert len(server.seen) == 2
         run(bench, server.url, tmp_path / "tokens", "teacher.tokens=700", at=("line", "written_rows", 1))
         assert len(server.seen) <= 4
-    assert written_of(tmp_path / "calls")["stopped"] == "teacher.calls were asked"
+    assert written_of(tmp_path / "calls")["stopped"] == "teacher.calls is reached"
     value = written_of(tmp_path / "tokens")
     assert "teacher.tokens" in value["stopped"] and value["tokens"] <= 700

@@ -410,7 +410,7 @@ class LabelLoop:
         return sum(len(split.held) for split in self.splits)
 
     def _start_of(self, prompt: Prompt, search: LabelSearch) -> str:
-        """Adapter that a prompt is tuned from: an earlier bundle's, but BASE for the seed prompt, to show the gain by tuning."""
+        """Adapter that a prompt is tuned from: an earlier bundle's, but BASE for the seed prompt, to show the gain."""
         previous = self.previous
         return previous.ground if previous and prompt.id != search.seed.prompt.id else BASE
 

@@ -122,7 +122,7 @@ class EndCosts:
         return whole + heads + (self._extras(chosen) if aside == "all" else 0.0)
 
     def election(self, search: Search) -> Callable[[Measured], bool]:
-        """Return whether a candidate may win besides the winner and the seed prompt: if there is room for its answers and test."""
+        """Predicate of whether a further candidate may win: there is room for its answers and its test."""
         seed, winner, left = search.seed, search.winner, self.context.spending.left()
         alone = winner is seed
         beside = 0.0 if alone else self._answers_to_dev(winner.prompt, tuned=True)

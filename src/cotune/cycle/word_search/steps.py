@@ -193,10 +193,9 @@ class StepPolicy:
             steps *= 2
 
     def entrants(self, seed: Trial) -> int:
-        """Number of prompts that are tuned, including the seed prompt: as planned, or two if the winner would have too few
-        epochs.
+        """Number of prompts that are tuned: as planned, or two if the winner would have too few epochs.
 
-        In that case each further prompt costs the winner steps, from which tuning gains most at first.
+        The seed prompt counts too. With few epochs, each further prompt costs the winner steps, from which tuning gains most.
         """
         most = max(2, self.plan.entrants)
         if self.context.spending.budget.kind == "tokens":
