@@ -114,7 +114,7 @@ class Trial:
 
 
 def _was_better(before: Evaluation, last: Evaluation) -> bool:
-    """Whether ``before`` is better by metric and log-loss; without written answers, by more than the log-loss's standard error."""
+    """Whether ``before`` is better by metric and log-loss; without written answers, by a standard error of the log-loss."""
     if np.isnan(before.score) or np.isnan(last.score):
         risen = last.log_losses - before.log_losses
         return float(risen.mean()) > float(risen.std()) / math.sqrt(len(risen))
