@@ -1,4 +1,4 @@
-"""References beside the arms: models without a language model, and zero-shot label words of the seed prompt."""
+"""References for the arms: baselines without a language model, and zero-shot label words of the seed prompt."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def zero_shot_cost(context: RunContext, seed: Prompt) -> float:
 
 
 def measure_references(context: RunContext, seed: Prompt, shipped: ArmResult, room: float) -> dict[str, Any]:
-    """Score the references on test rows; recorded as a ``reference`` step each.
+    """Score the references on test rows; each is recorded as a ``reference`` step.
 
     Args:
         context: context of the run.

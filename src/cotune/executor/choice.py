@@ -42,7 +42,7 @@ class Choice:
         """Read ``local``, ``processes``, ``ray`` or ``ray:ADDRESS``.
 
         Raises:
-            InputError: it is none of these, or does not go with the number of workers.
+            InputError: it is none of these, or does not fit the number of workers.
         """
         kind, colon, address = executor.strip().partition(":")
         if kind not in KINDS or (colon and kind != "ray"):

@@ -133,21 +133,21 @@ class OnePass:
     def write(
         self, prompt: Prompt, adapter: str, rows: Sequence[Example], given: ModelOutputs, progress: Progress
     ) -> Reply | None:
-        """The scores are the answer."""
+        """None, because the scores are the answer."""
         return None
 
     def both(
         self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress
     ) -> tuple[Reply, Reply, float] | None:
-        """The scores are the answer."""
+        """None, because the scores are the answer."""
         return None
 
     def tokens_read_again(self, prompt: Prompt, rows: Sequence[Example], *, apart: bool) -> float:
-        """None beyond scoring."""
+        """0, because nothing is read or written after scoring."""
         return 0.0
 
     def answer_tokens(self, *, tuned: bool) -> float:
-        """None beyond scoring."""
+        """0, because nothing is read or written after scoring."""
         return 0.0
 
 
@@ -155,8 +155,8 @@ class LabelAnswering(OnePass):
     """Scores every label of every row.
 
     Args:
-        task: what is asked.
-        model: who answers.
+        task: the task.
+        model: the model that answers.
     """
 
     rules = True
@@ -167,7 +167,7 @@ class LabelAnswering(OnePass):
         self.loss_bound = loss_bound(len(task.labels))
 
     def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:
-        """``[rows, labels]`` log-probabilities."""
+        """Outputs are log-probabilities of the labels, ``[rows, labels]``."""
         found = self.model.score(prompt, [row.fields for row in rows], self.task.labels, adapter=adapter, progress=progress)
         return Reply(LabelOutputs(found.log_probs), found.tokens, found.tokens_saved, found.truncated, bool(found.cached))
 
@@ -216,8 +216,8 @@ class OwnLabelAnswering(LabelAnswering):
     """Scores labels of an earlier bundle, which differ from the task's.
 
     Args:
-        task: what is asked.
-        model: who answers.
+        task: the task.
+        model: the model that answers.
         labels: labels to choose from.
     """
 
@@ -227,7 +227,7 @@ class OwnLabelAnswering(LabelAnswering):
         super().__init__(replace(task, output=replace(task.output, labels=labels)), model)
 
     def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:
-        """``[rows, labels]`` log-probabilities."""
+        """Outputs are log-probabilities of the labels, ``[rows, labels]``."""
         reply = super().score(prompt, adapter, rows, progress)
         assert isinstance(reply.given, LabelOutputs)
         return replace(reply, given=OwnLabelOutputs(reply.given.log_probs, self.task.labels))
@@ -237,8 +237,8 @@ class AskedAnswering(OnePass):
     """Asks a model behind an endpoint for each row's label; such rows cannot be rendered, tuned or batched here.
 
     Args:
-        task: what is asked.
-        model: who answers.
+        task: the task.
+        model: the model that answers.
 
     Attributes:
         rules: whether the model's scores are probabilities, so that a bias can be fitted to them.
@@ -252,7 +252,7 @@ class AskedAnswering(OnePass):
         self.rules = model.tells_probabilities
 
     def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:
-        """``[rows, labels]`` log-probabilities."""
+        """Outputs are log-probabilities of the labels, ``[rows, labels]``."""
         found = self.model.score(prompt, [row.fields for row in rows], self.task.labels, adapter=adapter, progress=progress)
         return Reply(
             LabelOutputs(found.log_probs), found.tokens, 0, 0, bool(found.cached), round(found.cost, 9), found.unmatched
@@ -275,13 +275,13 @@ class AskedAnswering(OnePass):
         return self.model.row_tokens(prompt, [row.fields for row in rows], self.task.labels), 0
 
     def odd_rows(self, count: int) -> int:
-        """Its batches are its own affair."""
+        """All rows, because the endpoint batches by itself."""
         return count
 
     def noise(
         self, prompt: Prompt, adapter: str, rows: Sequence[Example], decision: Decision, *, odd: int, progress: Progress
     ) -> tuple[Noise, int] | None:
-        """Its batches are its own affair."""
+        """None, because the endpoint batches by itself."""
         return None
 
     def _elsewhere(self) -> CotuneError:

@@ -50,8 +50,8 @@ class ProbePolicy:
         bundle: folder of the run's bundle, written first by the first verdict.
 
     Raises:
-        BudgetError: not even the shortest run fits the budget.
-        InputError: ``tune.layers`` are none of the model's.
+        BudgetError: the budget is too small for the shortest run.
+        InputError: ``tune.layers`` are not layers of the model.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ def prices_of(context: RunContext, config: RunConfig) -> Prices:
     """Prices of a search by probes, with its embedding and trials.
 
     Raises:
-        InputError: ``tune.layers`` are none of the model's.
+        InputError: ``tune.layers`` are not layers of the model.
     """
     embedding, window = Embedding(context), config.tune.layers
     if window is not None:

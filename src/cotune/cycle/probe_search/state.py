@@ -62,7 +62,7 @@ class LabelSearch:
     Attributes:
         proposals: every prompt that was embedded, by id.
         base_race: the first race, under the base model.
-        fits: prompt id to its cross-fitted probe on all rows that the user labelled.
+        fits: cross-fitted probe of each prompt, by id, on all rows that the user labelled.
         seed: fit of the seed prompt.
         evidence: every candidate that was judged on held-out rows.
         winner: the best of them.

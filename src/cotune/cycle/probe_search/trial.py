@@ -229,7 +229,7 @@ class Trials:
         self._ahead[name].submit()
 
     def give_up(self) -> None:
-        """Leave what workers were asked ahead and nobody has asked for since."""
+        """Drop the requests of :meth:`ahead` that were not used."""
         for ahead in self._ahead.values():
             ahead.take_back()
         self._ahead.clear()

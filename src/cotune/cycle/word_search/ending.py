@@ -67,7 +67,8 @@ class EndCosts:
         self._answer(self._only, BASE)
 
     def learn(self, winner: Trial) -> None:
-        """Measure the length of answers under a winner's prompt: with the base model, and with its weights as training goes on.
+        """Measure the length of answers under a winner's prompt: with the base model, and with its weights as training
+        continues.
 
         Raises:
             DivergedError: scores are not finite.

@@ -117,7 +117,7 @@ def make_plan(
         unit: the budget's unit, as written in messages.
 
     Raises:
-        BudgetError: not even one short run fits.
+        BudgetError: the budget is too small for one short run.
     """
     row = scoring(sizes.own)
     usable = left - reserve
@@ -207,7 +207,7 @@ def fit_plan(context: RunContext, config: RunConfig, seed: Prompt, end: EndCosts
         previous: the earlier bundle of a warm start; its arm and its prompt's length cost too.
 
     Raises:
-        BudgetError: not even one short run fits.
+        BudgetError: the budget is too small for one short run.
     """
     task = context.task
     # The first passes of a process are slow, so passes of the same size warm it up before the rate is measured.

@@ -49,7 +49,7 @@ def minimum_detectable_effect(n: int, *, discordant: float = 0.1, power: float =
         alpha: significance level.
 
     Returns:
-        A share, such as 0.06 for six points; 1.0 where no gain would be found.
+        A share, such as 0.06 for six points; 1.0 if no gain would be found.
 
     Source: exact unconditional power of McNemar's test (Duffy, Biometrics 1984).
     """

@@ -37,7 +37,7 @@ def dirichlet_f1(
         references: right answers, shape (rows,), at least one.
         predicted: predicted answers, shape (rows,).
         labels: labels to average over, each assumed to occur; None takes those in the rows.
-        average: "macro" or "weighted" (by their rows).
+        average: "macro" or "weighted" (by rows of the label).
         seed: seed of the posterior draws.
         groups: group id of each row, if rows depend on each other.
         level: confidence level, such as 0.95.

@@ -212,7 +212,7 @@ def _spread(jackknife: Floats) -> Floats:
 
 
 def influence_values(statistic: Statistic, rows: int) -> Floats:
-    """How far each row moves the statistics, in the scale of a mean of rows; shape (rows, statistics).
+    """Influence of each row on the statistics, on the scale of a mean of rows; shape (rows, statistics).
 
     They are computed by the jackknife; for a mean they are the values minus their mean.
     """

@@ -52,7 +52,7 @@ class RemoteModel:
         answers: store of answers; None stores none.
         prices: prices of its tokens, if any.
         patience: seconds for one question, including retries, before the run stops.
-        schema: JSON Schema of the answers, which the server is asked to keep to.
+        schema: JSON Schema of the answers, which the server is asked to follow.
         temperature: sampling temperature; 0 asks for the likeliest answer.
 
     Attributes:
@@ -121,7 +121,7 @@ class RemoteModel:
         """Find a request format that the server understands, by a question of the task whose answer is stored.
 
         Raises:
-            EndpointError: it understands none, or cannot be asked.
+            EndpointError: the server understands none, or cannot be asked.
         """
         return self.settle_with(self.messages(prompt, [row], labels)[0])
 
@@ -129,7 +129,7 @@ class RemoteModel:
         """Find a request format by any question, see :meth:`settle`.
 
         Raises:
-            EndpointError: it understands none, or cannot be asked.
+            EndpointError: the server understands none, or cannot be asked.
         """
 
         def ask(way: RequestFormat) -> Said:
@@ -158,14 +158,14 @@ class RemoteModel:
 
         Args:
             prompt: how to ask.
-            rows: input fields of each row, sent whole.
+            rows: input fields of each row, which are not shortened.
             labels: all labels.
             adapter: must be :data:`BASE`.
             top: ignored, because an answer costs the same for any number of labels.
             progress: called with the tokens of each answer.
 
         Raises:
-            EndpointError: a question got no answer; those that others got are on disk.
+            EndpointError: a question got no answer; answers to others are on disk.
             InputError: an answer cannot be written to disk, or another adapter is asked for.
         """
         self._only_base(adapter)
@@ -196,15 +196,15 @@ class RemoteModel:
 
         Args:
             prompt: how to ask.
-            rows: input fields of each row, sent whole.
-            adapter: :data:`BASE`; there is no other.
+            rows: input fields of each row, which are not shortened.
+            adapter: must be :data:`BASE`.
             limit: ignored; :attr:`way` and :attr:`schema` decide.
             grammar: ignored, like ``limit``.
             sampling: ignored, like ``limit``.
             progress: called with the tokens of each answer.
 
         Raises:
-            EndpointError: a question got no answer; those that others got are on disk.
+            EndpointError: a question got no answer; answers to others are on disk.
             InputError: an answer cannot be written to disk, or another adapter is asked for.
         """
         self._only_base(adapter)
