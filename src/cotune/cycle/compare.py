@@ -88,7 +88,7 @@ class Tryouts:
                 known = _known(going_on) if going_on else None
             task = ConfiguredTask.from_config(config, known=known, checked=False, run_metric=False)
         if identity.get("data") != task.fingerprint:
-            hint = "Restore the data files, and the metric's file where there is one."
+            hint = "Restore the data files, and the metric's file if there is one."
             raise InputError("the data is not that of the run", where=config.data.train, hint=hint)
         task.run_metric()
         self._config, self._task = config, task

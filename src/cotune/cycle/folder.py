@@ -108,7 +108,7 @@ def open_folder(
                 )
             # Another run was refused or stopped here before its search; it must not block this run.
             _remove_opening(out)
-            replaced = f"{out} held another run, stopped before it had searched anything: it is replaced ({'; '.join(changes)})"
+            replaced = f"{out} held another run, which stopped before its search; it is replaced ({'; '.join(changes)})"
         finished = _finished(out)
         if not (out / CONFIG).is_file():
             write_json(out / CONFIG, {"config": config.model_dump(mode="json"), "identity": identity, "command": command})

@@ -70,9 +70,7 @@ def recorded(events: Sequence[Mapping[str, Any]], kind: str, where: str) -> Any:
     for event in events:
         if event["kind"] == kind:
             return event["value"]
-    raise InputError(
-        f"the journal holds no step {kind!r}", where=where, hint="Copy the run's folder again from where it was made."
-    )
+    raise InputError(f"the journal holds no step {kind!r}", where=where, hint="Copy the run's folder again from its source.")
 
 
 def check_model(events: Sequence[Mapping[str, Any]], folder: Path) -> None:
@@ -102,13 +100,13 @@ def register_kept(adapters: AdapterSlot, run: Path, adapter_id: str) -> None:
     folder = inside(run / "adapters", adapter_id)
     if not folder.is_dir():
         raise InputError(
-            "the trained weights that the journal names are gone",
+            "the trained weights that the journal names are missing",
             where=str(folder),
-            hint="Copy adapters/ of the run again from where it was made, or train anew with another --out.",
+            hint="Copy adapters/ of the run again from its source, or start a new run with another --out.",
         )
     if adapters.register(folder) != adapter_id:
         raise InputError(
             "the trained weights are not the ones that the journal names",
             where=str(folder),
-            hint="Copy adapters/ of the run again from where it was made, or train anew with another --out.",
+            hint="Copy adapters/ of the run again from its source, or start a new run with another --out.",
         )

@@ -97,8 +97,8 @@ class Permissions:
         named = [name for name in (data.train, data.dev, data.test, data.replay) if (name or "").startswith(_DATA_SET)]
         if named and not self.fetch:
             raise InputError(
-                f"the run's rows are a data set ({named[0]}), which is fetched from the hub or may name addresses to fetch"
-                " from, and it is for you to allow that",
+                f"the run's rows are a data set ({named[0]}) that is fetched from the hub or may name addresses to fetch"
+                " from, which needs your permission",
                 where=where,
                 hint="If you want that, add --base hub (in Python, base='hub').",
             )
@@ -110,7 +110,7 @@ def _known_metric(name: str, where: str) -> str:
 
     if not UserMetric(name, f"{where}, metric", run=False).known:
         raise InputError(
-            f"the run's metric is a Python file, {name}, and it is for you to say whether it is executed",
+            f"the run's metric is a Python file, {name}, which is executed only if you allow it",
             where=where,
             hint=f"Read it first; if you trust it, add --metric {shlex.quote(name)} (in Python, metric={name!r}).",
         )

@@ -121,14 +121,14 @@ def run(
     view, started = view or Quiet(), time.monotonic()
     if task is None:
         ended = (out / SUMMARY).is_file()
-        say(view, f"{out} holds a finished run: reading the rows to see that it is this one" if ended else "reading the rows")
+        say(view, f"{out} holds a finished run: reading the rows to check that it is the same" if ended else "reading the rows")
     inputs = read_inputs(config, out, task, prompts)
     check_spread(executor, inputs.config, inputs.task)
     with open_folder(out, inputs.config, inputs.identity, command) as folder:
         if folder.replaced:
             say(view, folder.replaced)
         if folder.finished is not None:
-            say(view, f"the run in {out} is finished: this is its result, and nothing runs again")
+            say(view, f"the run in {out} is finished: showing its result")
             return Result(out, folder.finished)
         journal = _open_journal(out, started, view)
         resumes = bool(journal.events)

@@ -102,7 +102,7 @@ def _slots(choice: Choice, nodes: list[dict[str, Any]]) -> Check:
         return Check("workers", "fail", told, "Give fewer --workers, or add nodes.")
     finding = f"{counted(count, 'worker')}, {counted(each, 'CPU')} each"
     if any(node["Resources"].get("GPU") for node in nodes):
-        told = "Those of cotune run compute on GPUs where the command itself runs on one; those of other commands on CPUs."
+        told = "Workers of cotune run use GPUs if the command itself does; those of other commands use CPUs."
         return Check("workers", "warn", f"{finding}; GPUs are not used", told)
     return Check("workers", "ok", finding)
 
@@ -118,6 +118,6 @@ def _folder(nodes: list[dict[str, Any]], answers: list[dict[str, Any] | str]) ->
             "folder",
             "warn",
             f"{Path.cwd()} is not seen by {', '.join(dict.fromkeys(blind))}",
-            "Bundle and output must lie in a folder that every node has under the same path.",
+            "Bundle and output must be in a folder that every node has under the same path.",
         )
     return Check("folder", "ok", f"{Path.cwd()} is seen by all nodes")

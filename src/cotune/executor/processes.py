@@ -87,7 +87,7 @@ class ProcessWorker:
 def _how(code: int | None) -> str:
     if code is None or code >= 0:
         return f"it ended with exit status {code}"
-    return f"it was ended by signal {-code}" + (", as when memory runs out" if code == -signal.SIGKILL else "")
+    return f"it was ended by signal {-code}" + (", as happens when memory runs out" if code == -signal.SIGKILL else "")
 
 
 def _serve(connection: Connection, threads: int, gpu: int | None) -> None:

@@ -56,7 +56,7 @@ def check_neighbours(context: RunContext, *, wanted: bool = True) -> dict[str, A
         if not context.can.hidden_states:
             return {"skipped": f"{context.scorer.name} answers behind an endpoint and cannot be inspected"}
         if total > _MOST_ROWS:
-            return {"skipped": f"they are looked for in up to {_MOST_ROWS:,} rows, and here are {total:,}"}
+            return {"skipped": f"this check takes up to {_MOST_ROWS:,} rows, and there are {total:,}"}
         look = _Look(context)
         found = task.test.alike(rows, look.find)
         if not look.pairs:
@@ -155,7 +155,7 @@ class _Look:
             spent += sum(tokens(texts[place]) for place in pair if place not in seen)
             seen.update(pair)
             if costs.alone.scoring(spent) > limit:
-                self.why = f"embedding pairs of rows needs more than {costs.budget.told(limit)}, which is what it may take"
+                self.why = f"embedding pairs of rows needs more than {costs.budget.told(limit)}, its share of the budget"
                 break
             fitting.append(pair)
         return fitting if len(fitting) >= min(_LEAST, len(pairs)) else []

@@ -71,8 +71,8 @@ def check_references(config: RunConfig, task: Task) -> Task:
         if bad.most:
             raise _refusal(bad, config, task)
         message = (
-            f"{bad.count:,} of {bad.total:,} {bad.split} rows have an output that can never be written, so that no answer "
-            f"to them is wholly right; they stay{bad.told}"
+            f"{bad.count:,} of {bad.total:,} {bad.split} rows have an output that can never be written, so no answer "
+            f"to them can be fully right; they are kept{bad.told}"
         )
         findings.append(Finding(f"unwritable_in_{bad.split}", "warning", message, bad.count, bad.ids))
     if config.remote_model is not None and (limit := config.endpoint.answer_tokens or config.output.max_tokens):
@@ -120,7 +120,7 @@ def _long(task: Task, length: Callable[[str], int], limit: int, key: str) -> lis
         hint = f"Raise it to {longest + 1:,} or more, or leave it out."
         if bad.most and bad.split != "test" and task.output.constraint is not None:
             raise InputError(f"{what}, and an answer may have no more{bad.told}", where=key, hint=hint)
-        message = f"{what}, the most that an answer may have ({key}), so that answers to them are cut; they stay{bad.told}"
+        message = f"{what}, the maximum of an answer ({key}), so answers to them are cut; they are kept{bad.told}"
         findings.append(Finding(f"long_outputs_in_{bad.split}", "warning", message, bad.count, bad.ids))
     return findings
 

@@ -118,7 +118,7 @@ def _plan_text(plan: PromptPlan, context: RunContext, spent: float) -> list[str]
     return [
         f"score {counted(plan.pool, 'prompt')} on up to {counted(plan.race_rows, 'dev row')} each: about "
         f"{_amount(race)} {unit}",
-        "then mutate from the best and race again, while it helps and the budget lasts",
+        "then mutate the best and race again, while this helps and the budget lasts",
         "nothing is tuned: the model answers behind an endpoint",
         f"keep {_amount(plan.reserve)} {unit} for confirming and {counted(context.task.test.n, 'test row')}",
         f"in all about {_amount(spent + race + plan.reserve)} {unit}, with more races at most {_amount(costs.budget.amount)}",

@@ -143,7 +143,7 @@ def read_finished(folder: Path) -> FinishedRun:
         raise no_run(folder)
     if not (folder / SUMMARY).is_file():
         raise InputError(
-            "the run has not ended, and only a test that was opened can be compared",
+            "the run has not ended, so its test has not been opened",
             where=str(folder),
             hint="Run the same cotune run command again, or end it with --finish.",
         )
@@ -171,7 +171,7 @@ def read_finished(folder: Path) -> FinishedRun:
         raise InputError(
             f"the run's answers to its test cannot be read ({type(error).__name__}: {str(error)[:80]})",
             where=str(folder / TEST_ROWS),
-            hint="Copy the run's folder again from where it was made.",
+            hint="Copy the run's folder again from its source.",
         ) from error
 
 

@@ -36,10 +36,10 @@ def folder_for(config: RunConfig, folder: Path) -> tuple[Path, str]:
         if place.exists() if known is None else known.differences(config):
             continue
         state = "holds a finished run" if ended else "holds a run that is planned"
-        goes = "goes on" if known is not None else "runs"
+        goes = "resumes" if known is not None else "runs"
         return place, (
-            f"{folder} {state} for {before.budget}, and a search is planned by its budget; this one, for {config.budget}, "
-            f"{goes} in {place}." + ("" if ended else f" With --budget {before.budget} the other goes on.")
+            f"{folder} {state} for {before.budget}, and a search is planned by its budget; the run for {config.budget} "
+            f"{goes} in {place}." + ("" if ended else f" Use --budget {before.budget} to resume the other run.")
         )
     return folder, ""
 

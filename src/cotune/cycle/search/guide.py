@@ -115,7 +115,7 @@ class Guide:
 
     def _asked(self, proposer: Proposer, question: Question, known: Iterable[Prompt], room: float) -> dict[str, Any]:
         if not any(group.cases for group in question.failures):
-            return {"skipped": "the winner gets no dev row wrong"}
+            return {"skipped": "the winner has no wrong answers on dev"}
         answer = proposer.asked(messages_for(self.context.task, question), room)
         text = answer.pop("text", None)
         if text is None:

@@ -255,7 +255,7 @@ def verdict_on(told: Mapping[str, Any]) -> str:
     """A sentence on whether written rows are used."""
     rows, between = counted(told["rows"], "written row"), f"{told['log_loss']:.3f} with, {told['without']:.3f} without"
     verb = "is" if told["rows"] == 1 else "are"
-    return f"{rows} {verb} {'' if told['used'] else 'not '}learnt from: held-out log-loss {between}"
+    return f"{rows} {verb} {'' if told['used'] else 'not '}used: held-out log-loss {between}"
 
 
 def written_told(context: RunContext) -> dict[str, Any] | None:

@@ -67,8 +67,7 @@ class EndCosts:
         self._answer(self._only, BASE)
 
     def learn(self, winner: Trial) -> None:
-        """Measure the length of answers under a winner's prompt: with the base model, and with its weights as training
-        continues.
+        """Measure the length of answers under a winner's prompt, with the base model and with its tuned weights.
 
         Raises:
             DivergedError: scores are not finite.

@@ -172,9 +172,9 @@ class Heads:
         """The reason why there is no head for this prompt; empty if there can be one."""
         labels, usable = len(self.context.task.labels), self._usable(prompt)
         if usable == 0:
-            return "a label has no train row that the prompt does not show, and a head would silence it"
+            return "a label has no train row that the prompt does not show, so a head would never predict it"
         if usable < HEURISTICS.head_rows * labels:
-            return f"it needs {HEURISTICS.head_rows} rows for each of {labels} labels, and {usable} may be used"
+            return f"it needs {HEURISTICS.head_rows} rows for each of {labels} labels, and there are {usable}"
         if self._payable(prompt) < HEURISTICS.head_rows * labels:
             rows = f"the rows of dev and {HEURISTICS.head_rows} for each of {labels} labels"
             return f"{rows} would cost more than {HEURISTICS.head_share:.0%} of the budget"

@@ -291,11 +291,10 @@ def _plan_text(plan: Plan, context: RunContext, sizes: Sizes, spent: float) -> l
     return [
         f"score {counted(plan.pool, 'prompt')} on up to {counted(plan.race_rows, 'dev row')} each: about {plan.race:,.0f} "
         f"{unit}",
-        f"tune {plan.entrants} of them for {counted(plan.short_steps, 'step')}, then the best on",
-        f"to about {counted(plan.target_steps, 'step')} ({plan.target_steps / sizes.steps_per_epoch:.1f} epochs), the seed "
-        "prompt as far: "
-        f"about {plan.tuning:,.0f} {unit}",
+        f"tune {plan.entrants} of them for {counted(plan.short_steps, 'step')}, then the best one",
+        f"up to about {counted(plan.target_steps, 'step')} ({plan.target_steps / sizes.steps_per_epoch:.1f} epochs), and "
+        f"the seed prompt as long: about {plan.tuning:,.0f} {unit}",
         f"keep {plan.reserve:,.0f} {unit} for confirming, {counted(sizes.test, 'test row')} and the report",
-        *([steps, f"an answer has {context.answering.limit} tokens at most"] if sizes.late else []),
-        f"in all about {end:,.0f} of {amount:,.0f} {unit}; what is left goes into further rounds while they help",
+        *([steps, f"an answer has at most {context.answering.limit} tokens"] if sizes.late else []),
+        f"in all about {end:,.0f} of {amount:,.0f} {unit}; the rest goes into further cycles while they help",
     ]

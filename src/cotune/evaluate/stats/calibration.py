@@ -53,7 +53,7 @@ def reliability_bins(
     if sure.shape != right.shape or sure.ndim != 1:
         raise ValueError(f"confidences of shape {sure.shape} do not fit answers of shape {right.shape}")
     if not np.all((sure >= -1e-9) & (sure <= 1 + 1e-6)):
-        raise ValueError("a confidence lies outside 0 to 1")
+        raise ValueError("a confidence is outside 0 to 1")
     if not len(sure):
         return []
     edges = np.linspace(0, 1, bins + 1)

@@ -81,8 +81,8 @@ def detectable_sentence(n: int, *, group_sizes: Sequence[int] = (), metric: str 
         effect = 1 + (sum(size * size for size in group_sizes) / sum(group_sizes) - 1) * ASSUMED_CORRELATION
         rows = max(1, round(n / effect))
         told += (
-            f" in {counted(len(group_sizes), 'group')}, worth about {counted(rows, 'row')} if those of a group "
-            f"agree as a correlation of {ASSUMED_CORRELATION} makes them"
+            f" in {counted(len(group_sizes), 'group')}, worth about {counted(rows, 'row')} at a "
+            f"correlation of {ASSUMED_CORRELATION} within groups"
         )
     note = ""
     if metric != "accuracy":

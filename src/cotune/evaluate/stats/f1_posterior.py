@@ -51,7 +51,7 @@ def dirichlet_f1(
     """
     truth, given = np.asarray(references).astype(str), np.asarray(predicted).astype(str)
     if truth.shape != given.shape or truth.ndim != 1 or not len(truth):
-        raise ValueError(f"references of shape {truth.shape} does not fit predictions of shape {given.shape}")
+        raise ValueError(f"references of shape {truth.shape} do not fit predictions of shape {given.shape}")
     names = np.unique(np.concatenate([truth, given]) if labels is None else np.asarray(labels).astype(str))
     if not np.all(np.isin(np.concatenate([truth, given]), names)):
         raise ValueError("an answer is not among the labels")

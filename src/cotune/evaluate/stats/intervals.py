@@ -195,7 +195,7 @@ def _check_counts(successes: float, n: float) -> None:
 def _checked(values: npt.ArrayLike) -> Floats:
     scores = np.asarray(values, dtype=np.float64)
     if scores.ndim != 1 or not len(scores):
-        raise ValueError(f"scores must be one value a row and at least one row, not of shape {scores.shape}")
+        raise ValueError(f"scores must be one value for each of at least one row, not of shape {scores.shape}")
     if not np.all(np.isfinite(scores)):
         raise ValueError("scores hold NaN or infinity")
     return scores

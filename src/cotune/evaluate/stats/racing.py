@@ -235,7 +235,7 @@ class Race:
             raise ValueError(f"groups of shape {ids.shape} do not fit {len(shares)} rows")
         parts = np.split(shares, np.flatnonzero(ids[1:] != ids[:-1]) + 1) if len(ids) else []
         if any(len(part) > self.largest for part in parts):
-            raise ValueError(f"a group has more than the {self.largest} rows that the largest was said to have")
+            raise ValueError(f"a group has more than {self.largest} rows, the given size of the largest group")
         return [(part.sum(axis=0), len(part)) for part in parts]
 
     @property
@@ -276,7 +276,7 @@ def successive_halving_schedule(
         ValueError: there are no candidates or rows, nobody to keep, or the factor is not above 1.
     """
     if n_candidates < 1 or n_rows < 1 or final < 1 or factor <= 1:
-        raise ValueError("a schedule needs candidates, rows, someone to keep, and a factor above 1")
+        raise ValueError("a schedule needs candidates, rows, at least one finalist, and a factor above 1")
     last = min(final, n_candidates)
     thinnings = math.ceil(math.log(n_candidates / last) / math.log(factor) - 1e-9)
     while True:

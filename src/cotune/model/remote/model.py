@@ -294,7 +294,9 @@ class RemoteModel:
 
     def _only_base(self, adapter: str) -> None:
         if adapter != BASE:
-            raise InputError(f"the model {self.name} answers elsewhere and takes no adapter {adapter!r}", where="model")
+            raise InputError(
+                f"the model {self.name} answers behind an endpoint and takes no adapter {adapter!r}", where="model"
+            )
 
     def _judged(self, said: Said, words: Sequence[str]) -> tuple[NDArray[np.float64], bool]:
         """Scores of the labels, and whether the answer named any."""
