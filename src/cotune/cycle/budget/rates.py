@@ -140,7 +140,7 @@ class CostModel:
 
     @property
     def lag(self) -> float:
-        """How many times longer than by :meth:`scoring`, which lags behind, the last passes took."""
+        """Ratio of the last passes' time to their price by :meth:`scoring`, which adapts slowly; at least 1."""
         tokens, seconds = self._lately
         return max(1.0, self.score_rate * seconds / tokens) if tokens else 1.0
 

@@ -41,8 +41,7 @@ class SearchHeuristics:
         early_layers: number of layers that are fitted before a race's last round.
         most_words: number of labels above which words are not a read-out, because their first tokens hardly ever all differ.
         patience: number of cycles without a better winner after which the search ends.
-        many_rows: number of labelled rows from which less than an epoch may be tuned, if the budget has no room for a whole
-            one.
+        many_rows: number of labelled rows from which tuning may take less than an epoch, if there is no room for a whole one.
         epochs_few: epochs in all for up to 100 rows (four draws of TREC-6: no gain beyond 4).
         epochs_some: epochs in all for up to 300 rows.
         epochs_many: epochs in all for more rows (two draws of TREC-6, 500 rows: accuracy is constant from 2 epochs on, log-loss
@@ -58,8 +57,8 @@ class SearchHeuristics:
         credit: standard errors by which a trial, which is half of a tuning, may be worse than its frozen probe and still win.
         few_errors: number of held-out errors of the best frozen probe below which a trial must be better by a standard error
             (CLINC150 with 20 labels, 500 rows, 4 minutes: what shipped went from 0.972 and log-loss 0.107 to 0.992 and 0.053).
-        guess: slowdown of steps against their price, which is a guess for a first tuning, up to which a tuning is not cut short
-            for the test, whose rows have been timed.
+        guess: slowdown of steps against their price up to which a tuning is not cut short for the test. The price of a first
+            tuning is a guess, while test rows have been timed by then.
         care: factor on the expected cost of the end, because test rows differ from the labelled ones.
         other_prompts: mean cost of a row under a pool's prompts, as a multiple of the seed prompt's; some have no shared
             prefix.

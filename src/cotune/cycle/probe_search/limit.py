@@ -18,8 +18,8 @@ class RaceLimit:
 
     The end means fitting probes to the rows that were read, saving a bundle and the test. A stop is recorded as a ``cut`` step,
     because it depends on the clock. If passes take more than ``HEURISTICS.slow`` times as long as planned, rows are read in
-    small chunks. Fits are priced by the duration of the last fit, because on a busy machine passes may keep to a plan that
-    measured its speed, while fits are slower.
+    small chunks. Fits are priced by the duration of the last fit, whatever the speed of passes: on a machine that was already
+    busy when its speed was measured, passes keep to the plan, but all else is late.
 
     Args:
         context: context of the run.
