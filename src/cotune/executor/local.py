@@ -1,4 +1,4 @@
-"""Jobs in this process, one after the other."""
+"""An executor that performs jobs in this process, one after the other."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from cotune.executor.job import Done, Job, perform
 
 
 class LocalExecutor:
-    """Does a job when it is submitted.
+    """Performs a job when it is submitted.
 
     Args:
         storage: folder of the results.
-        threads: CPU threads that a job may use.
+        threads: number of CPU threads that a job may use.
     """
 
     slots = 1
@@ -34,7 +34,7 @@ class LocalExecutor:
         return future
 
     def take_back(self, job: Job) -> bool:
-        # It is done by now.
+        # It is already done.
         return False
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The first verdict: what the first race found, told and saved as a usable bundle long before the run ends."""
+"""The first verdict: the result of the first race, reported and saved as a usable bundle long before the run ends."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from cotune.evaluate.stats.intervals import proportion_interval
 from cotune.task.example import Example, groups_of
 
 _TOLD = ("score", "ci", "n", "log_loss", "layer", "seconds")
-"""What the bundle's metrics tell of how it was found."""
+"""Values that the bundle's metrics keep."""
 
 
 def first_verdict(context: RunContext, search: LabelSearch, trials: Trials, bundle: Path, model_name: str) -> dict[str, Any]:
-    """Fit the best frozen prompt's probe, save it as the run's bundle, and tell; a ``verdict`` step.
+    """Fit the best frozen prompt's probe, save it as the run's bundle, and report it; a ``verdict`` step.
 
     The probe learns from all labelled rows, from those that a teacher labelled, and from names of labels if these are used.
     With names it is judged on the rows held out from the search's splits, as cross-fitting leaves names out.
 
     Args:
-        context: where effects happen.
-        search: after its first race.
+        context: context of the run.
+        search: the search after its first race.
         trials: fits probes.
         bundle: folder of the run's bundle.
-        model_name: how the user named the model.
+        model_name: the user's name of the model.
     """
     fit, named = search.best_frozen, search.named
     rows = labelled_rows(context)
@@ -67,13 +67,13 @@ def first_verdict(context: RunContext, search: LabelSearch, trials: Trials, bund
 
 
 def better_bundle(context: RunContext, evidence: Evidence, bundle: Path, model_name: str) -> dict[str, Any]:
-    """Save tuned weights as the run's bundle, so that a run ended early leaves the best that it found; a ``better`` step.
+    """Save tuned weights as the run's bundle, so that a run that ends early leaves its best result; a ``better`` step.
 
     Args:
-        context: where effects happen.
-        evidence: how the weights did.
+        context: context of the run.
+        evidence: the weights and their results.
         bundle: folder of the run's bundle.
-        model_name: how the user named the model.
+        model_name: the user's name of the model.
     """
     made = evidence.first
     adapter = save_readout(context, made, evidence.temperature, "better")
@@ -103,9 +103,9 @@ def _held(context: RunContext, evidence: Evidence) -> list[Example]:
 
 
 def accuracy_interval(correct: NDArray[np.float64], rows: Sequence[Example]) -> tuple[float, float]:
-    """95% interval of an accuracy on held-out rows: Wilson's, or by groups where the rows have some.
+    """95% interval of an accuracy on held-out rows: Wilson's, by groups if there are any.
 
-    A row that several draws of the folds judged counts by the share of them that were right, as it does in the accuracy.
+    A row that several draws of the folds judged counts by the share of draws that were right, as in the accuracy.
     """
     found = proportion_interval(correct, groups=groups_of(rows))
     return float(found.low), float(found.high)
