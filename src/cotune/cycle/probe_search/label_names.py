@@ -1,4 +1,4 @@
-"""Names of labels as rows: ``book hotel`` reads like a text with that label, so with few rows it is one more to learn from."""
+"""Names of labels as rows: ``book hotel`` reads like a text with that label, so it is a further row to learn from."""
 
 from __future__ import annotations
 
@@ -45,16 +45,15 @@ def with_names(splits: Sequence[Split], names: Sequence[Example]) -> tuple[Split
 
 
 def judge_names(context: RunContext, names: Sequence[Example], without: Evidence, having: Evidence) -> bool:
-    """Whether the names are learnt from: the probe that has learnt from them is better by a standard error; a
-    ``label_names`` step.
+    """Whether names are used: the probe fitted with them is better by a standard error; a ``label_names`` step.
 
     On 64 rows of CLINC150 with 20 labels it is better by four standard errors, and accuracy on unseen rows rises by 2 to 12
     points; on TREC-6 and SMS spam, whose names are abstract, the difference is within one (docs/probes.md).
 
     Args:
         context: of the run.
-        names: the rows.
-        without: the leading prompt's frozen probe without them.
+        names: rows of the names.
+        without: the best prompt's frozen probe without them.
         having: the same with them, judged on the same held-out rows.
     """
 
@@ -80,6 +79,6 @@ def names_told(context: RunContext) -> dict[str, Any] | None:
 def _text(told: Mapping[str, Any]) -> str:
     verb = "are" if told["used"] else "are not"
     return (
-        f"the names of {counted(told['rows'], 'label')} {verb} learnt from as rows: held-out log-loss "
+        f"the names of {counted(told['rows'], 'label')} {verb} used as rows: held-out log-loss "
         f"{told['log_loss']:.3f} with, {told['without']:.3f} without"
     )

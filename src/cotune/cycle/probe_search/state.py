@@ -70,11 +70,10 @@ class LabelSearch:
         stopped: why the search ended.
         epochs: epochs of a trial.
         zero_shot: whether the budget has room for the reference that asks the untuned model for label words.
-        last_epochs: how often they meet all rows at the end; 0 where a trial is all that there is room for.
-        written: rows that a teacher labelled or wrote and names of labels, which are learnt from beside the rows that the user
-            labelled.
-        named: the best frozen prompt's probe that has learnt from names of labels; None if these are not used.
-        whole_test: the test before rows of it were left out for want of time; None where all are to be scored.
+        last_epochs: epochs of the final tuning on all rows; 0 if there is only room for a trial.
+        written: rows that a teacher labelled or wrote, and names of labels, used for training besides the user's labelled rows.
+        named: the best frozen prompt's probe, fitted with names of labels; None if these are not used.
+        whole_test: the test before rows were left out for lack of time; None if all are scored.
     """
 
     by_probe: ClassVar[bool] = True
