@@ -266,6 +266,17 @@ def test_rounds_halve_prompts_and_end_with_all_rows(prompts: int, rows: int) -> 
     assert prompts * min(rows, 96) <= rows_embedded(prompts, rows, 96) <= whole + np.ceil(rows)
 
 
+def test_of_few_rows_only_the_leading_prompts_are_fitted_at_all_folds(bench: Bench, tmp_path: Path) -> None:
+    ended = run(bench, tmp_path / "run", "search.pool=10", "search.max_cycles=1", budget="120ktok")
+    assert ended.code == 0, ended.stderr
+    race = of_kind(tmp_path / "run", "race")[0]
+    seed = of_kind(tmp_path / "run", "confirm")[0]["arms"]["seed_prompt"]["prompt_id"]
+    assert len(race["rows"]) == 10 and len(race["full"]) in (5, 6) and seed in race["full"]
+    assert race["ranking"][: len(race["full"])] == race["full"]
+    # The others were fitted too, with less effort, and one of them may look better than it is.
+    assert set(race["log_losses"]) == set(race["rows"])
+
+
 def test_fewer_prompts_go_on_where_the_budget_does_not_pay_for_all() -> None:
     steps = rounds_of(12, 500, 96)
     assert [step.keep for step in steps][:2] == [6, 3]

@@ -36,6 +36,8 @@ class SearchHeuristics:
         first_rows: number of labelled rows of a race's first round.
         first_rows_a_label: the same per label, if that gives more rows.
         finalists: number of prompts that see all rows of a race, besides the seed prompt, which always does.
+        full_fits: prompts whose probes are fitted at all folds and layers in the only round of a race of few rows, besides
+            those that always continue; the others are fitted once, at two layers.
         alpha: maximum share of races in which the test drops the best prompt; shown by simulation.
         layer_margin: number of layers of interest above the deepest one of the leading prompts that later passes still run.
         early_layers: number of layers that are fitted before a race's last round.
@@ -90,6 +92,7 @@ class SearchHeuristics:
     first_rows: int = 96
     first_rows_a_label: int = 4
     finalists: int = 2
+    full_fits: int = 5
     alpha: float = 0.05
     layer_margin: int = 2
     early_layers: int = 2

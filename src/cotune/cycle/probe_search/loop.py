@@ -81,13 +81,11 @@ class LabelLoop:
     def run(self) -> LabelSearch:
         """Run the search."""
         search = self._first_race()
-        if not self.limit.stopped:
-            self._name_labels(search)
+        self._name_labels(search)
         self._told(search)
-        if self.limit.stopped:
-            search = self._read_on(search) or search
-            if not self.limit.stopped:
-                self._name_labels(search)
+        if self.limit.stopped and (read := self._read_on(search)) is not None:
+            search = read
+            self._name_labels(search)
         if self.limit.stopped:
             search.zero_shot = False
             fit_test(self.context, self.prices, search, self.config.seed)
@@ -221,7 +219,7 @@ class LabelLoop:
 
     def _opened(self, proposals: dict[str, Proposal], race: ProbeRace) -> LabelSearch:
         """The search's state after its first race."""
-        fits = {name: race.fits[name] for name in race.ranking if race.rows[name] == len(self.rows)}
+        fits = {name: race.fits[name] for name in race.full if race.rows[name] == len(self.rows)}
         if self.own[0].id not in fits:
             raise _unreadable(self.context)
         search = LabelSearch(proposals, race, fits, fits[self.own[0].id], written=taught_rows(self.context))
@@ -360,7 +358,7 @@ class LabelLoop:
             always=[winner.fit.prompt],
             first_rows=self.races.first_rows,
         )
-        search.fits |= {name: race.fits[name] for name in race.ranking if race.rows[name] == len(self.rows)}
+        search.fits |= {name: race.fits[name] for name in race.full if race.rows[name] == len(self.rows)}
         challenger = self._challenger(search)
         if challenger is not None and not search.epochs:
             self._judge_frozen(search, challenger)

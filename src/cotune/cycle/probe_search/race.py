@@ -70,6 +70,7 @@ class ProbeRace:
         dropped: ids that the test dropped.
         rows: number of rows that each prompt saw, by id.
         read: number of rows of the race; fewer than it was given if it was cut.
+        full: ids of the prompts whose probes were fitted on all rows at all folds, best first.
     """
 
     adapter: str
@@ -78,6 +79,7 @@ class ProbeRace:
     dropped: list[str] = field(default_factory=list)
     rows: dict[str, int] = field(default_factory=dict)
     read: int = 0
+    full: list[str] = field(default_factory=list)
 
     def record(self) -> dict[str, Any]:
         """Entry in a cycle's record."""
@@ -149,8 +151,11 @@ def race_probes(
                 break
         seen = rows[:count]
         last = len(seen) >= race.read
+        # Few rows make a single round, in which every prompt would be fitted at all folds.
+        screened = last and len(active) > HEURISTICS.full_fits + len(protected & set(active))
+        effort = _effort(last and not screened)
         if context.crew is not None:
-            diverged = _read_ahead(embedding, fitting, [by_id[name] for name in active], adapter, seen, **_effort(last))
+            diverged = _read_ahead(embedding, fitting, [by_id[name] for name in active], adapter, seen, **effort)
             failed |= diverged
             active = [name for name in active if name not in diverged]
         for name in list(active):
@@ -161,13 +166,15 @@ def race_probes(
             try:
                 embedding.read(by_id[name], adapter, seen, "race")
                 started = time.monotonic()
-                race.fits[name] = fitting.fit(by_id[name], seen, **_effort(last))
+                race.fits[name] = fitting.fit(by_id[name], seen, **effort)
                 race.rows[name] = len(seen)
                 if limit is not None:
                     limit.saw_fit(time.monotonic() - started)
             except DivergedError:
                 failed.add(name)
                 active.remove(name)
+        if screened:
+            _fit_fully(race, fitting, active, protected, by_id, seen, limit)
         # Requests of prompts that the limit left out.
         fitting.give_up()
         embedding.give_up()
@@ -199,14 +206,38 @@ def race_probes(
         keep = int(context.journal.step("places", [cycle, number, standing], places))
         staying = {*standing[:keep], *protected}
         active = [name for name in active if name in staying]
-    full = [name for name in race.fits if race.rows[name] == race.read and name not in failed]
-    others = [name for name in race.fits if name not in full and name not in failed]
-    race.ranking = [
-        *sorted(full, key=lambda name: race.fits[name].mean),
-        *sorted(others, key=lambda name: (-race.rows[name], race.fits[name].mean)),
-    ]
-    _record(context, race, cycle, list(by_id), [name for name in protected if name in full])
+    full = race.full or [name for name in race.fits if race.rows[name] == race.read]
+    race.full = sorted((name for name in full if name not in failed), key=lambda name: race.fits[name].mean)
+    others = [name for name in race.fits if name not in race.full and name not in failed]
+    race.ranking = [*race.full, *sorted(others, key=lambda name: (-race.rows[name], race.fits[name].mean))]
+    _record(context, race, cycle, list(by_id), [name for name in protected if name in race.full])
     return race
+
+
+def _fit_fully(
+    race: ProbeRace,
+    fitting: Fitting,
+    active: Sequence[str],
+    protected: set[str],
+    by_id: Mapping[str, Prompt],
+    rows: Sequence[Example],
+    limit: RaceLimit | None,
+) -> None:
+    """Fit the leading prompts, and those that always continue, at all folds after all prompts were fitted at some."""
+    if not active:
+        return
+    leading = sorted(active, key=lambda name: race.fits[name].mean)
+    again = [name for name in active if name in protected or name in leading[: HEURISTICS.full_fits]]
+    for name in again:
+        fitting.ahead(by_id[name], rows, **_effort(True))
+    for name in again:
+        if limit is not None and name not in (active[0], leading[0]) and limit.leaves_out(by_id[name], len(rows)):
+            continue
+        started = time.monotonic()
+        race.fits[name] = fitting.fit(by_id[name], rows, **_effort(True))
+        race.full.append(name)
+        if limit is not None:
+            limit.saw_fit(time.monotonic() - started)
 
 
 def _read_ahead(
@@ -329,6 +360,7 @@ def _record(context: RunContext, race: ProbeRace, cycle: int, entered: Sequence[
             "adapter_id": race.adapter,
             "ranking": race.ranking,
             "dropped": race.dropped,
+            "full": race.full,
             "rows": race.rows,
             "scores": {name: round(fit.found.best.accuracy, 4) for name, fit in race.fits.items()},
             "log_losses": {name: round(fit.mean, 4) for name, fit in race.fits.items()},
