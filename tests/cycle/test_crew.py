@@ -14,12 +14,12 @@ from cycle_runs import journal_of
 from cotune.cycle.crew import fits
 from cotune.cycle.crew.fits import FitTask
 from cotune.cycle.crew.states import embed_pass
-from cotune.cycle.crew.tensors import unpacked
 from cotune.cycle.crew.tuning import TuningAhead, WindowTask
 from cotune.cycle.crew.worker import RUN_ENGINE, WorkerMemoryError, with_room
 from cotune.errors import InputError
 from cotune.executor import LostError
 from cotune.executor.job import SMALLER
+from cotune.executor.tensors import unpacked
 from cotune.model.adapters.files import LoraSettings
 from cotune.model.adapters.slots import BASE
 from cotune.model.engine.settings import EngineSettings
