@@ -252,11 +252,11 @@ class UrlStorage(Storage):
             return bool(files.info(f"{root}/{name}"))
 
         with contextlib.suppress(FileNotFoundError):
-            return self._asked("look for", seen)
+            return self._asked("look into", seen)
         return False
 
     def read(self, name: str) -> bytes:
-        return self._asked("read", lambda files, root: bytes(files.cat_file(f"{root}/{name}")))
+        return self._asked("read from", lambda files, root: bytes(files.cat_file(f"{root}/{name}")))
 
     def write(self, name: str, data: bytes) -> None:
         def put(files: Any, root: str) -> None:
@@ -276,9 +276,9 @@ class UrlStorage(Storage):
                 raise
 
         try:
-            self._asked("write", put)
+            self._asked("write to", put)
         except FileNotFoundError as error:
-            raise self._failed("write", error) from error
+            raise self._failed("write to", error) from error
 
     def remove(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -335,7 +335,9 @@ def checked_url(url: str) -> str:
     url = url.strip().rstrip("/")
     protocol, colon, rest = url.partition("://")
     # First, so that no message shows them. A secret may hold a slash, hence in all of the rest.
-    if re.search(r":[^@]*@", rest) or ("@" in rest.partition("/")[0] and protocol in ("s3", "s3a", "gs", "gcs")):
+    if re.search(r":[^@]*@", rest if colon else url) or (
+        "@" in rest.partition("/")[0] and protocol in ("s3", "s3a", "gs", "gcs")
+    ):
         raise InputError(
             "the URL holds credentials, which would be shown and stored with it",
             where="--storage",

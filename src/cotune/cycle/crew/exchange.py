@@ -15,6 +15,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -149,11 +150,12 @@ class ThroughStorage(Exchange):
         return {}
 
     def offer_states(self, folder: Path, names: Sequence[str]) -> Mapping[str, Any]:
+        store = StateStore(folder)
         for each in names:
+            path = store.path(each)
             # The store may have removed old ones; then the run fits these itself.
             with suppress(FileNotFoundError):
-                data = StateStore(folder).path(each).read_bytes()
-                self._offer(_states_name(each), lambda name, data=data: self.storage.write(name, data))
+                self._offer(_states_name(each), partial(_put_file, self.storage, path))
         return {}
 
     def receive(self, adapter: str) -> None:
@@ -201,6 +203,10 @@ class ThroughStorage(Exchange):
                     hint="Remove them, and run the same command again.",
                 )
         return folder
+
+
+def _put_file(storage: Storage, path: Path, name: str) -> None:
+    storage.write(name, path.read_bytes())
 
 
 def exchange_for(storage: Storage, run: Path) -> Exchange:
