@@ -80,17 +80,25 @@ def test_a_killed_worker_costs_nothing_but_time(bench: Bench, alone: Path, tmp_p
     assert found["lost"] == 1 and len(found["workers"]) == 2
 
 
-@pytest.fixture(params=["local", "s3"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """Where a run may store what its workers do."""
-    if request.param == "local":
-        yield f"local://{tmp_path}/store"
-    else:
-        with object_store.bucket() as bucket:
-            yield f"{bucket}/runs"
+def test_workers_that_do_not_know_the_folder_of_the_run(bench: Bench, alone: Path, tmp_path: Path) -> None:
+    out, seen, store = tmp_path / "run", tmp_path / "seen", tmp_path / "store"
+    assert run(bench, seen, *ONE, at=("job", str(seen), 1)).code == KILLED, "without a storage jobs are told the folder"
+    ended = run(bench, out, *ONE, "--storage", f"local://{store}", at=("job", str(out), 1))
+    assert ended.code == 0, f"a job was told the folder, or failed: {ended.stderr}"
+    same_as(alone, out)
+    assert account(out)["jobs"] > 5
+    # Nothing is left, neither there nor on this machine.
+    assert not [*store.iterdir()] and not [*cache_folder("workers").iterdir()]
 
 
-def test_workers_that_do_not_see_the_folder_of_the_run(
+@pytest.fixture
+def url() -> Iterator[str]:
+    """Where an object store takes what a run's workers do."""
+    with object_store.bucket() as bucket:
+        yield f"{bucket}/runs"
+
+
+def test_an_object_store_is_all_that_run_and_workers_share(
     bench: Bench, alone: Path, tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, jobs = tmp_path / "run", list[Job]()
@@ -114,9 +122,7 @@ def test_workers_that_do_not_see_the_folder_of_the_run(
     assert not [job for job in jobs if str(out) in canonical_json([job.given, job.places])], "no job knows the run's folder"
     again = {job.key for job in jobs if job.work is not load_worker} & done
     assert not again, "what was done before is not done again"
-    # Nothing is left, neither there nor on this machine.
-    assert storage.names() == set() and not (tmp_path / "store" / storage.url.rpartition("/")[2]).exists()
-    assert not [*cache_folder("workers").iterdir()]
+    assert storage.names() == set() and not [*cache_folder("workers").iterdir()]
 
 
 def test_a_run_that_is_refused_leaves_nothing_in_the_storage(bench: Bench, tmp_path: Path) -> None:

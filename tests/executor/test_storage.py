@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from failing_store import Failing, reset
+from fsspec.core import url_to_fs
 from jobs import killed_once, numbers
 from safetensors.numpy import save
 
@@ -59,14 +60,23 @@ def test_what_is_written_is_read_and_nothing_else(storage: Storage, tmp_path: Pa
     assert storage.has("a") and storage.names() == {"a", "b.given"}
     again: Storage = pickle.loads(pickle.dumps(storage))
     assert again == storage and again.read("a") == b"second"
-    again.remove("a")
-    again.remove("a")
-    # Another process's change is seen, whatever fsspec remembers of its listings.
+    again.remove("c")
+    remove_elsewhere(storage, "a")
+    # Whatever fsspec remembers of its listings.
     assert not storage.has("a") and storage.names() == {"b.given"}
     storage.clear()
     storage.clear()
     assert storage.names() == set()
     assert not [*tmp_path.rglob("*.tmp")] and not (tmp_path / "store" / "run").exists()
+
+
+def remove_elsewhere(storage: Storage, name: str) -> None:
+    """As another process does."""
+    if isinstance(storage, UrlStorage):
+        files, root = url_to_fs(storage.url, skip_instance_cache=True)
+        files.rm_file(f"{root}/{name}")
+    else:
+        Path(storage.where(name)).unlink()
 
 
 @pytest.mark.usefixtures("impatient")
