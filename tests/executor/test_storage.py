@@ -226,6 +226,14 @@ def test_processes_store_results_at_a_url(storage: Storage, tmp_path: Path) -> N
         assert all(one.earlier for one in run_all(executor, jobs)) and executor.storage == storage
 
 
+def test_a_store_that_fails_a_worker_is_named_by_its_url(tmp_path: Path) -> None:
+    (tmp_path / "store").touch()
+    storage = UrlStorage(f"local://{tmp_path}/store/run")
+    with open_executor(Choice("processes", workers=1), storage) as executor:
+        error = executor.submit(numbers(1)[0]).exception(timeout=60)
+    assert isinstance(error, StorageError) and f"the storage {storage.url} (NotADirectoryError" in str(error)
+
+
 @pytest.mark.usefixtures("impatient")
 def test_a_node_fetches_an_adapter_once(tmp_path: Path) -> None:
     reset()
