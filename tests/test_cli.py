@@ -404,7 +404,7 @@ def test_a_verdict_is_told_without_escape_codes_when_piped(cotune: Cotune, done:
     for word in ("seed tuned", "best tuned", "The winning prompt", "The bundle"):
         assert word in ended.stdout
     first, second, *_ = ended.stdout.splitlines()
-    assert f"{done.out} holds a finished run" in first and "this is its result" in second
+    assert f"{done.out} holds a finished run" in first and "showing its result" in second
     assert max(map(len, ended.stdout.splitlines())) > 120, "what is piped is not wrapped"
 
 

@@ -120,7 +120,7 @@ def test_a_small_budget_sees_the_closest_of_each_kind(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("budget", "wanted", "most", "why"),
     [
-        ("100ktok", True, 20_000, "which is what it may take"),
+        ("100ktok", True, 20_000, "its share of the budget"),
         ("3Mtok", False, 20_000, "is false"),
         ("3Mtok", True, 50, "up to 50 rows"),
     ],

@@ -82,7 +82,7 @@ def test_a_metric_that_the_folder_names_is_not_executed(tmp_path: Path, server: 
         try_prompt(folder, PROMPT)
     assert name in str(caught.value)
     # Rows or a metric that are not the run's are told before anything is executed, allowed or not.
-    with pytest.raises(InputError, match="not what the run was made with"):
+    with pytest.raises(InputError, match="the data is not that of the run"):
         try_prompt(folder, PROMPT, metric=name)
     assert not (tmp_path / "executed").exists() and not server.seen
 

@@ -368,7 +368,7 @@ def test_settings_that_belong_to_the_bundle_cannot_be_others(later: Later, tmp_p
 
 
 def test_old_rows_need_a_bundle(bench: Bench, tmp_path: Path) -> None:
-    refused(bench.run(tmp_path / "run", "--replay", str(bench.rows)), "no bundle is named to go on from")
+    refused(bench.run(tmp_path / "run", "--replay", str(bench.rows)), "there is no bundle to start from")
     task = cotune.Task.from_rows(rows(("fruit", "tool"), 60, 1), input="text", output="label", replay=rows(("tool",), 20, 2))
     with pytest.raises(cotune.InputError, match="no bundle is named"):
         cotune.run(task, out=tmp_path / "run", model=bench.model)

@@ -291,7 +291,7 @@ def test_a_run_of_a_machine_with_a_gpu_is_told_elsewhere(bench: Bench, whole: Pa
     events = [{name: value for name, value in event.items() if name != "chain"} for event in journal_of(out)]
     next(event for event in events if event["kind"] == "engine")["value"]["device"] = "cuda:0"
     (out / "journal.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
-    told(bench.run(out), "begun on cuda:0", "no cuda device", "--out")
+    told(bench.run(out), "started on cuda:0", "no cuda device", "--out")
     # A prompt is compared where both can be scored, whatever device the run had.
     tried = bench.commands.run("try", str(out), "--text", "What is {text}?", "--json")
     assert tried.code == 0 and json.loads(tried.stdout)["comparisons"], tried.stderr

@@ -244,7 +244,7 @@ def test_written_rows_are_learnt_from_where_they_help_and_paid_once(bench: Bench
     assert told["kept"] == len(value["rows"]) and told["asked"] == value["asked"] and told["refused"] == value["refused"]
     assert told["used"] is (told["log_loss"] < told["without"])
     assert any(finding["kind"] == "written_rows" for finding in summary["data"]["findings"])
-    assert "the teacher wise wrote rows:" in ended.stdout and "learnt from: held-out log-loss" in ended.stdout
+    assert "the teacher wise wrote rows:" in ended.stdout and "used: held-out log-loss" in ended.stdout
     # They are in no split, and neither dev nor test rows were shown to anybody.
     assert summary["n"]["train"] + summary["n"]["dev"] == 60 and summary["n"]["test"] == 24
     tests = {row["input"]["text"] for row in json.loads((out / "test_rows.json").read_text())["rows"]}
@@ -276,6 +276,6 @@ def test_the_bounds_of_the_teacher_are_kept(bench: Bench, tmp_path: Path) -> Non
         assert len(server.seen) == 2
         run(bench, server.url, tmp_path / "tokens", "teacher.tokens=700", at=("line", "written_rows", 1))
         assert len(server.seen) <= 4
-    assert written_of(tmp_path / "calls")["stopped"] == "teacher.calls were asked"
+    assert written_of(tmp_path / "calls")["stopped"] == "teacher.calls is reached"
     value = written_of(tmp_path / "tokens")
     assert "teacher.tokens" in value["stopped"] and value["tokens"] <= 700

@@ -35,9 +35,7 @@ def test_the_detectable_effect_shrinks_with_rows_and_is_hopeless_for_a_handful()
 
 def test_grouped_rows_show_less_and_the_sentence_says_what_is_assumed():
     alone, told = detectable_sentence(200), detectable_sentence(200, group_sizes=[10] * 20)
-    assert told.startswith(
-        "With 200 test rows in 20 groups, worth about 54 rows if those of a group agree as a correlation of 0.3"
-    )
+    assert told.startswith("With 200 test rows in 20 groups, worth about 54 rows at a correlation of 0.3 within groups")
     points = [int(text.split("below about ")[1].split()[0]) for text in (alone, told)]
     assert points[1] > 1.5 * points[0]
     assert "no gain of any size" in detectable_sentence(200, group_sizes=[40] * 5)

@@ -153,7 +153,7 @@ def test_a_race_takes_the_rows_of_a_group_for_one_bet():
     apart = Race(3, bound=2.0, largest=5).update(units[:2].repeat(5, axis=0), ids[:10])
     apart = apart.update(units[2:].repeat(5, axis=0), ids[10:])
     assert apart.dropped == by_group.dropped and apart.mean_losses == pytest.approx(by_group.mean_losses)
-    with pytest.raises(ValueError, match="more than the 4 rows"):
+    with pytest.raises(ValueError, match="more than 4 rows, the given size"):
         Race(3, largest=4).update(units[:1].repeat(5, axis=0), ids[:5])
     with pytest.raises(ValueError, match="do not fit"):
         Race(3).update(units, ids)

@@ -258,7 +258,7 @@ def test_a_larger_budget_goes_to_a_numbered_folder(desk: Desk) -> None:
     assert bundle == f"{desk.out}-2/best" and Path(bundle).is_dir()
     before = (desk.out / "journal.jsonl").read_bytes()
     again = desk.run("30ktok", "--quiet")
-    assert again.stdout == second.stdout and "goes on in" in again.stderr
+    assert again.stdout == second.stdout and "resumes in" in again.stderr
     assert (desk.out / "journal.jsonl").read_bytes() == before
     smaller = desk.run("20ktok")
     assert smaller.code == 2 and "budget: '25ktok' -> '20ktok'" in smaller.stderr

@@ -100,6 +100,7 @@ class SearchConfig(Section):
     demonstrations: StrictBool = True
     hard_demonstrations: StrictBool = False
     nearest_demonstrations: StrictBool = False
+    label_names: StrictBool = True
     max_cycles: Count = 8
 
 

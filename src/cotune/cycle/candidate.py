@@ -1,4 +1,4 @@
-"""What is compared: a prompt, an adapter and a decision rule."""
+"""Candidates: a prompt, an adapter and a decision rule."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from cotune.task.values.output import Output
 
 @dataclass(frozen=True)
 class Own:
-    """What an earlier bundle answers with, unchanged, where that is not what the task asks for.
+    """Output of an unchanged earlier bundle that differs from the task's.
 
     Attributes:
-        output: its labels, or what its written answers are held to.
-        limit: tokens of a written answer at most; 0 for labels.
+        output: its labels, or the output that its written answers must fit.
+        limit: maximum tokens of a written answer; 0 for labels.
     """
 
     output: Output
     limit: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """For the journal, which sorts the keys of objects: a schema's order counts, so it is a text there."""
+        """JSON value for the journal. The schema is a text, because the journal sorts keys and a schema's order matters."""
         output = self.output
         return {"type": output.type, "labels": list(output.labels), "schema": output.schema_text, "answer_tokens": self.limit}
 
@@ -38,14 +38,14 @@ class Own:
 
 @dataclass(frozen=True)
 class Candidate:
-    """Prompt, adapter and decision rule as one.
+    """A prompt, an adapter and a decision rule.
 
     Attributes:
-        prompt: how it asks.
-        adapter: which weights answer; ``base`` or an adapter's content id.
-        decision: how scores become an answer.
-        steps: optimizer steps behind the adapter, those of the adapters of this run that it started from included.
-        own: what it answers with, where that is not the task's: a bundle of an earlier run, unchanged.
+        prompt: the prompt.
+        adapter: the weights: ``base`` or an adapter's content id.
+        decision: rule that turns scores into an answer.
+        steps: optimizer steps of the adapter, including those of this run's adapters that it started from.
+        own: output of an unchanged earlier bundle, if it differs from the task's.
     """
 
     prompt: Prompt
@@ -56,17 +56,17 @@ class Candidate:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Labels of its own; none where it chooses among the task's."""
+        """Its own labels; empty if it uses the task's."""
         return self.own.output.labels if self.own is not None else ()
 
     @property
     def id(self) -> str:
-        """Content hash of what answers: prompt, adapter and rule, and what it answers with by itself."""
+        """Content hash of prompt, adapter, rule and own output."""
         own = [self.own.to_json()] if self.own is not None else []
         return content_hash([self.prompt.id, self.adapter, self.decision.to_json(), *own])
 
     def to_json(self) -> dict[str, Any]:
-        """For the journal."""
+        """JSON value for the journal."""
         return {
             "id": self.id,
             "prompt": self.prompt.to_json(),

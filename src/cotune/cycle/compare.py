@@ -1,4 +1,4 @@
-"""Trying one's own prompt against a run's winner on dev, paired, in seconds."""
+"""Comparison of the user's own prompt with a run's winner on dev: paired, and within seconds."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ from cotune.task.known import Known
 from cotune.task.task import Task
 
 MOST_LEARNT = 500
-"""Train rows that a tried prompt's probe learns from at most, so that an answer takes seconds."""
+"""Maximum number of train rows for a tried prompt's probe, so that a comparison takes seconds."""
 _AROUND = 4
 
 
 class Tryout(Tried):
-    """What came out for each of the two sets of weights, shown as a table where Python shows it."""
+    """Comparison of a prompt with the winner for each set of weights; displayed as a table."""
 
     def __str__(self) -> str:
         from cotune.report import tryout_text
@@ -59,16 +59,16 @@ class Tryout(Tried):
 
 
 class Tryouts:
-    """A finished or confirmed run, opened for prompts of one's own; the model stays loaded from one to the next.
+    """A finished or confirmed run that is opened to try prompts; the model stays loaded between prompts.
 
     Args:
-        folder: a run's folder that got as far as confirming its winner.
-        task: the run's rows, where they lie in no file.
-        permissions: what the folder may do. By itself it lets nothing be executed, sent or fetched.
+        folder: folder of a run whose winner has been confirmed.
+        task: the run's rows, if they are not in a file.
+        permissions: the user's permissions for the folder. Without them nothing is executed, sent or fetched.
 
     Raises:
-        InputError: no such run, a run that has no winner yet, data or a model that has changed, or a file to execute, a server
-            or a secret that the folder names and the user did not.
+        InputError: there is no such run, it has no winner yet, its data or model has changed, or the folder names a file to
+            execute, a server or a secret that the user did not name.
     """
 
     def __init__(self, folder: Path, task: Task | None = None, *, permissions: Permissions | None = None) -> None:
@@ -88,13 +88,13 @@ class Tryouts:
                 known = _known(going_on) if going_on else None
             task = ConfiguredTask.from_config(config, known=known, checked=False, run_metric=False)
         if identity.get("data") != task.fingerprint:
-            hint = "Restore the data files, and the metric's file where there is one."
-            raise InputError("the data is not what the run was made with", where=config.data.train, hint=hint)
+            hint = "Restore the data files, and the metric's file if there is one."
+            raise InputError("the data is not that of the run", where=config.data.train, hint=hint)
         task.run_metric()
         self._config, self._task = config, task
         with reading_steps(str(folder)):
             settled = confirmed[-1]["value"]
-            # Scores on dev say nothing about weights that a refit let learn from it.
+            # Dev scores are meaningless for refitted weights, which have learnt from dev.
             self._winner = Candidate.from_json(settled["chosen"])
             previous = Prompt.from_json(going_on["prompt"]) if self._winner.own else self._winner.prompt
             self._words = previous.label_words
@@ -111,10 +111,10 @@ class Tryouts:
             register_kept(adapters, folder, self._winner.adapter)
             self._probe = adapters.probe(self._winner.adapter)
             if self._probe is not None:
-                # The winner's probe was fitted to its own wording, so both prompts get one by the same rule.
+                # The winner's probe was fitted to its own prompt, so both prompts get a probe that is fitted in the same way.
                 bare = adapters.without_probe(self._winner.adapter)
                 self._winner = replace(self._winner, adapter=bare)
-            # What the first use makes room for takes a second or two, which a typed prompt need not wait for.
+            # The first use takes a second or two, which a typed prompt should not wait for.
             adapters.use(self._winner.adapter)
             tuned = [] if self._winner.adapter == BASE else [(self._winner.adapter, self._winner.decision)]
             self._weights = [*tuned, (BASE, None)]
@@ -124,11 +124,11 @@ class Tryouts:
 
         Args:
             text: the prompt, with the task's input fields in braces.
-            where: where the text came from, for errors.
-            heard: called with what is known so far after each set of weights, the tuned one first.
+            where: source of the text, for errors.
+            heard: called with the results so far after each set of weights, the tuned one first.
 
         Raises:
-            InputError: a prompt without an input field.
+            InputError: the prompt has no input field.
         """
         prompt = parse_prompt(text, self._task.input_fields, where=where).edit(label_words=self._words)
         found = Tryout(prompt, len(self._dev), [], self._winner.adapter, self._refitted, self._probe is not None)
@@ -166,7 +166,7 @@ class Tryouts:
         )
 
     def _judged(self, asked: Prompt, adapter: str, rule: Decision | None, own: Own | None) -> tuple[Evaluation, int]:
-        """How good the answers are, and of how many rows the end did not fit."""
+        """Evaluation of the answers, and number of rows that were shortened."""
         task, dev = self._task, self._dev
         if self._probe is not None:
             key = (asked.id, adapter)
@@ -187,16 +187,17 @@ class Tryouts:
 def judged_by_probe(
     model: LocalModel, task: Task, dev: Sequence[Example], prompt: Prompt, adapter: str, probe: Probe, seed: int
 ) -> tuple[Evaluation, int]:
-    """A prompt on dev, read by a probe that is fitted to train rows, and how many rows were shortened.
+    """Evaluate a prompt on dev by a probe that is fitted to train rows; also returns the number of shortened rows.
 
     Args:
-        model: whose states are read.
-        task: whose train rows are learnt from.
-        dev: rows that judge.
-        prompt: how to ask.
-        adapter: which weights.
-        probe: that reads the winner. The prompt's reads the same layer; of the base model those around it compete.
-        seed: draws the train rows, where there are very many, and the folds.
+        model: model that gives the states.
+        task: task, whose train rows are learnt from.
+        dev: held-out rows.
+        prompt: the prompt.
+        adapter: the weights.
+        probe: the winner's probe. The prompt's probe reads the same layer; with the base model it may also read layers around
+            it.
+        seed: seed of the sample of train rows, if there are very many, and of the folds.
     """
     learn = not_shown(prompt, task.train)
     order = np.random.default_rng([seed, 13]).permutation(len(learn))[:MOST_LEARNT]
@@ -229,18 +230,18 @@ def judged_by_probe(
 def try_prompt(
     folder: Path, text: str, *, where: str = "prompt", task: Task | None = None, permissions: Permissions | None = None
 ) -> Tryout:
-    """One prompt against a run's winner; for several, keep a :class:`Tryouts`, whose errors and arguments these are."""
+    """Compare one prompt with a run's winner; see :class:`Tryouts`, which is faster for several prompts."""
     return Tryouts(folder, task, permissions=permissions).compare(text, where=where)
 
 
 def _known(going_on: Mapping[str, Any]) -> Known:
-    """What the bundle that a run went on from knew, from the run's ``previous`` step: the bundle may be gone."""
+    """Output and shown rows of the bundle of a warm start, from the ``previous`` step, because the bundle may be gone."""
     was = Candidate.from_json(going_on["was"])
     return Known(Own.from_json(going_on["answers"]).output, was.prompt.always_shown)
 
 
 def _unheard(tokens: int) -> None:
-    """Nobody watches."""
+    """Ignore progress."""
 
 
 def _judge(config: RunConfig, folder: Path, recorded: dict[str, Any]) -> Judge:

@@ -1,4 +1,4 @@
-"""Where a run's effects happen: what is asked and tuned, journalled, counted and charged to the budget."""
+"""The run context: all parts of a run that act, such as the model, the journal and the budget."""
 
 from __future__ import annotations
 
@@ -34,34 +34,34 @@ from cotune.tune.settings import TuneSettings
 
 
 class RunContext:
-    """A task, a model, and the six that act for a run: journal, watcher, spending, answers, training and vectors.
+    """A task and a model, with the six parts that act for a run: journal, watcher, spending, answers, training and vectors.
 
-    Each keeps its own caches; nobody writes to them from outside.
+    Each part keeps its own caches, which are not written to from outside.
 
     Args:
-        task: what is asked.
-        model: who answers, on this machine or behind an endpoint.
-        journal: where every step is recorded.
-        costs: what steps cost.
-        folder: the run's folder.
-        tune: how adapters are trained.
-        seed: of the run.
-        watcher: is told about progress.
-        answer_tokens: tokens of a written answer at most; None takes it from the data.
-        grader: the judge whose grades are the metric; None where it asks nobody.
-        embeds: makes the embedder of a model that answers behind an endpoint; None places texts by their letters.
-        stopwatch: that has run while the model was loaded; None begins with a fresh one.
-        given: the task before rows were left out for the budget's sake; None where it is ``task``.
-        crew: workers that do some of the run's work; None where it does all itself.
+        task: the task.
+        model: the model, on this machine or behind an endpoint.
+        journal: records all steps.
+        costs: prices of steps.
+        folder: folder of the run.
+        tune: settings of training.
+        seed: seed of the run.
+        watcher: receives progress.
+        answer_tokens: maximum tokens of a written answer; None takes it from the data.
+        grader: the judge whose grades are the metric; None without a judge.
+        embeds: creates the embedder of a model behind an endpoint; None embeds texts by their characters.
+        stopwatch: stopwatch that ran while the model was loaded; None takes a new one.
+        given: the task before rows were left out because of the budget; None if it is ``task``.
+        crew: workers that do some of the run's work; None if the run does all work itself.
 
     Attributes:
         given: the task with all rows that the user gave.
         dev: dev rows in a seeded random order.
-        train_sample: train rows in one.
-        spending: prices, payments, and what is left of the budget.
-        answers: what the model gives on rows.
-        training: adapters that are tuned on what the model says.
-        vectors: of rows, each embedded once.
+        train_sample: train rows in a seeded random order.
+        spending: prices, payments and the remaining budget.
+        answers: the model's outputs on rows.
+        training: tuning of adapters on the model's outputs.
+        vectors: vectors of rows, each embedded once.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class RunContext:
         self.vectors = RowVectors(self._embedder, self.spending.stopwatch)
 
     def for_task(self, task: Task) -> RunContext:
-        """The same run with other rows, before anything was asked."""
+        """The same run with other rows, before the first request."""
         if task is self.task:
             return self
         return RunContext(
@@ -117,7 +117,7 @@ class RunContext:
         )
 
     def keep_rows(self, rows: Collection[str], test: SealedTest | None = None) -> None:
-        """Go on with some of the labelled rows, by id, and some of the test, where the budget has no room for more."""
+        """Keep only some of the labelled rows, by id, and some of the test, because the budget has no room for more."""
         task = self.task
         train, dev = (tuple(row for row in part if row.id in rows) for part in (task.train, task.dev))
         self.task = replace(task, train=train, dev=dev, test=task.test if test is None else test)
@@ -125,23 +125,23 @@ class RunContext:
         self.train_sample = tuple(row for row in self.train_sample if row.id in rows)
 
     def use_rows(self, task: Task) -> None:
-        """Go back to a task that rows were left out of by :meth:`keep_rows`."""
+        """Restore a task whose rows were left out by :meth:`keep_rows`."""
         self.task = task
         self.dev, self.train_sample = dev_in_order(task.dev, self.seed), _shuffled(task, self.seed)
 
     @property
     def answering(self) -> Answering:
-        """How the model answers this task's rows."""
+        """The way in which the model answers the task's rows."""
         return self.answers.answering
 
     @property
     def scorer(self) -> ModelBackend:
-        """Who answers."""
+        """The model that answers."""
         return self.answering.model
 
     @property
     def can(self) -> Capabilities:
-        """What the model can do."""
+        """Capabilities of the model."""
         return self.scorer.capabilities
 
     @property
@@ -149,29 +149,29 @@ class RunContext:
         """The model on this machine: for its tokens, its states and its adapters.
 
         Raises:
-            CotuneError: it answers behind an endpoint.
+            CotuneError: the model is behind an endpoint.
         """
         if not self.can.hidden_states:
-            raise CotuneError(f"{self.scorer.name} answers behind an endpoint and cannot be tuned or seen into")
+            raise CotuneError(f"{self.scorer.name} answers behind an endpoint and cannot be tuned or inspected")
         return cast(LocalModel, self.scorer)
 
     @property
     def remote(self) -> ModelBackend | None:
-        """The model behind an endpoint; None where it is on this machine."""
+        """The model behind an endpoint; None if the model is on this machine."""
         return None if self.can.tune else self.scorer
 
     def _embedder(self, progress: Progress | None) -> Embedder:
-        """Places texts: by the model's own states where they can be seen, else by an endpoint's vectors or by their letters."""
+        """An embedder: by the model's hidden states if possible, otherwise by an endpoint's vectors or by characters."""
         if self.can.hidden_states:
             return TextEmbedder(self.model, progress=progress)
         return self._embeds(progress) if self._embeds else HashedEmbedder()
 
     def finish_asked(self) -> bool:
-        """Whether the user asked to end the search; journalled, since what comes next hangs on it."""
+        """Whether the user asked to end the search; recorded, because the next steps depend on it."""
         return bool(self.journal.step("finish", "finish", lambda: is_asked_to_finish(self.folder)))
 
 
 def _shuffled(task: Task, seed: int) -> tuple[Example, ...]:
-    """Train rows in a random order: files are often sorted by label."""
+    """Train rows in a random order, because files are often sorted by label."""
     order = np.random.default_rng([seed, 2]).permutation(len(task.train))
     return tuple(task.train[i] for i in order)

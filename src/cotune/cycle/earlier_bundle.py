@@ -1,4 +1,4 @@
-"""The earlier bundle inside a run: unchanged, and the first candidate that is made of it."""
+"""The earlier bundle of a warm start: unchanged, and as the first candidate of the run."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from cotune.task.example import Example
 
 @dataclass(frozen=True)
 class Previous:
-    """What a run takes over from a bundle.
+    """The parts of a bundle that a run starts from.
 
     Attributes:
-        candidate: the unchanged bundle: its prompt, adapter and decision rule, and what it answers with where the task has
-            other labels, another schema or longer answers.
-        prompt: its prompt as it asks for the task's labels; what goes on.
-        facts: what the journal says of it.
+        candidate: the unchanged bundle: its prompt, adapter and decision rule, and its output if the task has other labels,
+            another schema or longer answers.
+        prompt: its prompt, adapted to the task's labels, which the run starts from.
+        facts: value of the ``previous`` step.
     """
 
     candidate: Candidate
@@ -37,21 +37,21 @@ class Previous:
 
     @property
     def ground(self) -> str:
-        """The weights that go on: those of its adapter, without a classification head made for them."""
+        """The weights that the run starts from: those of the bundle's adapter, without its classification head."""
         return str(self.facts["ground"])
 
     @property
     def proposal(self) -> Proposal:
-        """The prompt with where it came from."""
+        """The prompt with its origin."""
         was = self.candidate.prompt.id
         return Proposal(self.prompt, "previous", *(((was,), "labels") if was != self.prompt.id else ()))
 
 
 def enter(context: RunContext, start: Start) -> Previous:
-    """Bring a bundle's adapter into the run's folder and its prompt up to the task's labels; a ``previous`` step.
+    """Copy a bundle's adapter into the run's folder and adapt its prompt to the task's labels; a ``previous`` step.
 
     Raises:
-        InputError: the model renders prompts otherwise than the bundle's did, or the adapter does not fit it.
+        InputError: the model renders prompts differently from the bundle's, or the adapter does not fit it.
     """
     bundle, task = start.bundle, context.task
     manifest = bundle.manifest
@@ -65,7 +65,7 @@ def enter(context: RunContext, start: Start) -> Previous:
     candidate = Candidate(bundle.prompt, manifest.adapter_id, manifest.decision, own=own)
     trained = {row.output for row in task.train}
     unseen = [label for label in manifest.labels if label in task.labels and label not in trained]
-    # The bias makes predictions as frequent as the labels of train, which would silence labels that have no row there.
+    # The bias makes predictions as frequent as the labels of train, which would suppress labels without a row there.
     if unseen:
         context.answers.leave_out_rules()
 
@@ -73,21 +73,19 @@ def enter(context: RunContext, start: Start) -> Previous:
 
     def effect() -> dict[str, Any]:
         if start.adapter_folder is not None:
-            # Unchanged, and the weights alone, which go on and may win.
+            # The unchanged adapter, and its weights without a head, which are tuned further and may win.
             copy_adapter(start.adapter_folder, context.folder / "adapters" / manifest.adapter_id)
             if ground != BASE:
                 copy_adapter(start.adapter_folder, context.folder / "adapters" / ground, probe=False)
         remarks = []
         if leaking:
-            remarks.append(f"{len(leaking)} of its worked examples stand in the new test, so they left its prompt")
+            remarks.append(f"{len(leaking)} of its worked examples are in the new test, so they were removed from its prompt")
         if not names_all(prompt, task.labels):
             remarks.append("its text names some labels and not the new ones; it stays unchanged")
         if unseen:
-            remarks.append(
-                f"{len(unseen)} of its labels have no row here, so nothing guards what it knows of them: replay old rows"
-            )
+            remarks.append(f"{len(unseen)} of its labels have no row here, so it may forget them: replay old rows")
         if manifest.output.schema_text != task.output.schema_text:
-            remarks.append("its answers had another schema than the new ones, and the unchanged bundle keeps to that")
+            remarks.append("its answers had another schema than the new ones, and the unchanged bundle keeps its schema")
         return {
             "bundle": start.id,
             "task": manifest.task,

@@ -1,4 +1,4 @@
-"""The endpoints that a run may ask: their keys, their prices, and how long an answer may be."""
+"""The endpoints that a run may ask: their keys, their prices, and the maximum length of answers."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from cotune.task.task import Task
 
 ANSWERS = "answers.sqlite"
 NOT_TUNED = "the model answers behind an endpoint, where it cannot be tuned"
-"""Why a run has no tuned arms; what its summary says."""
+"""Reason in the summary of a run without tuned arms."""
 
 
 def endpoints_of(config: RunConfig) -> dict[str, EndpointSection]:
-    """The sections of the config that name an endpoint which this run may ask."""
+    """The sections of the config with an endpoint that this run may ask."""
     named = {"endpoint": config.endpoint, "proposer": config.proposer, "teacher": config.teacher, "judge": config.judge}
     return {
         name: section
@@ -31,7 +31,7 @@ def endpoints_of(config: RunConfig) -> dict[str, EndpointSection]:
 
 
 def check_keys(config: RunConfig) -> None:
-    """Find a missing key before anything is done, in each session: without one a proposer would only count as failed.
+    """Check in each session that no key is missing; without its key a proposer would only count as failed.
 
     Raises:
         InputError: an environment variable is not set.
@@ -44,7 +44,7 @@ def check_keys(config: RunConfig) -> None:
 
 
 def check_prices(config: RunConfig, budget: Budget) -> None:
-    """A budget of money needs a price for whatever is asked.
+    """Check that all endpoints have prices if the budget is money.
 
     Raises:
         BudgetError: the model costs no money, or an endpoint has no price.
@@ -67,19 +67,19 @@ def check_prices(config: RunConfig, budget: Budget) -> None:
 
 
 def prices_of(section: EndpointSection) -> Prices | None:
-    """The prices of an endpoint; None where the config names none."""
+    """The prices of an endpoint; None if the config names none."""
     if section.input_price is None or section.output_price is None:
         return None
     return Prices(section.input_price, section.output_price, section.cached_price)
 
 
 def answer_limit(config: RunConfig, prompt: Prompt, task: Task) -> int:
-    """Tokens that an answer of the model's may have."""
+    """Maximum tokens of an answer of the model."""
     return config.endpoint.answer_tokens or usual_limit(config, prompt, task)
 
 
 def usual_limit(config: RunConfig, prompt: Prompt, task: Task) -> int:
-    """Tokens that whoever answers behind an endpoint may use, as far as the task says."""
+    """Maximum tokens of an answer of any endpoint, by the task."""
     if task.output.kind.written:
         return config.output.max_tokens or most_tokens(max(tokens_of(row.output) for row in (*task.train, *task.dev)))
     return answer_tokens((*task.labels, *prompt.words(task.labels)))

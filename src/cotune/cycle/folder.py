@@ -1,4 +1,4 @@
-"""A run's folder: whose it is, locked while a process works in it, and left as it was found where a new run is refused."""
+"""A run's folder: checked, locked while a process works in it, and left unchanged if a new run is refused."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from cotune.files import cannot_write, make_folder, remove_stale, write_json, wr
 from cotune.run_files import CONFIG, JOBS, JOURNAL, LOCK
 
 OPENING = frozenset({"engine", "sample", "start", "neighbours", "clock"})
-"""Steps that come before anything is searched: what they tell is found again in seconds, once the model is loaded."""
+"""Steps before the search, which are repeated within seconds after the model is loaded."""
 _FINISH = "finish"
-"""A file that asks the run to end its search; the run looks for it at each decision."""
+"""A file that asks the run to end its search; the run checks for it at each decision."""
 _OPENED = (CONFIG, JOURNAL, JOBS, _FINISH, "scores.sqlite", "scores.sqlite-wal", "scores.sqlite-shm")
-"""What a run has written by then."""
+"""Files that a run may have written before its search."""
 ASKED = "the user asked to finish"
-"""Why such a search ended."""
+"""Reason for the end of such a search."""
 
 
 class OtherRunError(InputError):
@@ -35,10 +35,10 @@ class RunFolder:
     """A run's folder that this process has locked.
 
     Attributes:
-        path: where it is.
-        finished: the summary of the run in it; None where that has not ended.
-        made: folders that were made for it, the innermost first.
-        replaced: what is to be told of another run that stood in it and had searched nothing; empty where there was none.
+        path: the folder.
+        finished: summary of the run in it; None if the run has not ended.
+        made: folders that were created for it, the innermost first.
+        replaced: message on another run in it that was replaced because it had not searched anything; otherwise empty.
     """
 
     path: Path
@@ -47,7 +47,7 @@ class RunFolder:
     replaced: str = ""
 
     def take_back(self) -> None:
-        """Remove what a new run wrote, where its input proves wrong, so that the next command may use the folder."""
+        """Remove the files of a new run whose input is wrong, so that the next command may use the folder."""
         _remove_opening(self.path)
         (self.path / LOCK).unlink(missing_ok=True)
         for place in self.made:
@@ -56,9 +56,9 @@ class RunFolder:
 
 
 def is_barely_begun(folder: Path) -> bool:
-    """Whether a run was begun in a folder and ended before it had searched anything: nothing there is worth keeping."""
+    """Whether the run in a folder ended before its search, so that nothing is worth keeping."""
     try:
-        # Answers of a teacher or a judge, which were paid for, stand in files beside the journal.
+        # Answers of a teacher or a judge, which were paid for, are in other files.
         if not (folder / CONFIG).is_file() or {path.name for path in folder.iterdir()} - {*_OPENED, LOCK}:
             return False
         return all(event["kind"] in OPENING for event in read_journal(folder / JOURNAL))
@@ -78,17 +78,17 @@ def _remove_opening(folder: Path) -> None:
 def open_folder(
     out: Path, config: RunConfig, identity: Mapping[str, object], command: str | None = None
 ) -> Iterator[RunFolder]:
-    """Make and lock a run's folder, and check that it is this run's.
+    """Create and lock a run's folder, and check that it does not hold another run.
 
     Args:
-        out: where.
-        config: of the run.
-        identity: content hashes that tell this run from another one besides its config.
-        command: what the user typed, kept beside the config for advice; None where it is not known.
+        out: the folder.
+        config: config of the run.
+        identity: content hashes that identify the run, together with its config.
+        command: the user's command line, stored for advice; None if unknown.
 
     Raises:
-        InputError: it cannot be made, or holds another run.
-        BusyError: another process works in it.
+        InputError: the folder cannot be created, or holds another run.
+        BusyError: another process works in the folder.
     """
     made = tuple(place for place in (out, *out.parents) if not place.exists())
     try:
@@ -104,11 +104,11 @@ def open_folder(
                 raise OtherRunError(
                     f"the folder holds a run that differs: {'; '.join(changes)}",
                     where=str(out),
-                    hint="Choose another --out, or give the same settings to go on.",
+                    hint="Choose another --out, or give the same settings to resume it.",
                 )
-            # Another run was refused or stopped here before it had done anything; it must not keep this one from its folder.
+            # Another run was refused or stopped here before its search; it must not block this run.
             _remove_opening(out)
-            replaced = f"{out} held another run, stopped before it had searched anything: it is replaced ({'; '.join(changes)})"
+            replaced = f"{out} held another run, which stopped before its search; it is replaced ({'; '.join(changes)})"
         finished = _finished(out)
         if not (out / CONFIG).is_file():
             write_json(out / CONFIG, {"config": config.model_dump(mode="json"), "identity": identity, "command": command})
@@ -118,7 +118,7 @@ def open_folder(
 
 
 def cut_damaged(out: Path) -> Path | None:
-    """Cut a run's damaged journal, while nobody else works there, as :func:`cotune.cycle.journal.cut_journal` does."""
+    """Lock a run's folder and cut its damaged journal, see :func:`cotune.cycle.journal.cut_journal`."""
     if not (out / JOURNAL).is_file():
         return None
     with _locked(out):
@@ -126,7 +126,7 @@ def cut_damaged(out: Path) -> Path | None:
 
 
 def _differences(out: Path, config: RunConfig, identity: Mapping[str, object]) -> list[str]:
-    """In what the run of a folder differs from this one; nothing where there is none yet."""
+    """Differences between the run in a folder and this one; empty if there is no run yet."""
     path = out / CONFIG
     if not path.is_file():
         if read_journal(out / JOURNAL):
@@ -147,7 +147,7 @@ def _differences(out: Path, config: RunConfig, identity: Mapping[str, object]) -
 
 
 def _finished(out: Path) -> dict[str, Any] | None:
-    """The summary of the run in a folder where it has ended; one that cannot be read is made again from the journal."""
+    """The summary of an ended run; None otherwise, and if it cannot be read, so that it is written again."""
     found = read_summary(out)
     ended = found is not None and any(event["kind"] == "done" for event in read_journal(out / JOURNAL))
     return found if ended else None
@@ -171,7 +171,7 @@ def _locked(out: Path) -> Iterator[None]:
 
 
 def ask_to_finish(folder: Path) -> None:
-    """Ask the run of a folder, now at work or resumed later, to end its search at its next decision.
+    """Ask the run in a folder, now or when it is resumed, to end its search at its next decision.
 
     Raises:
         InputError: the folder cannot be written to.
@@ -180,5 +180,5 @@ def ask_to_finish(folder: Path) -> None:
 
 
 def is_asked_to_finish(folder: Path) -> bool:
-    """Whether the run of a folder was asked to end its search."""
+    """Whether the run in a folder was asked to end its search."""
     return (folder / _FINISH).is_file()

@@ -1,4 +1,4 @@
-"""What a run is given, read and checked before anything is written."""
+"""Inputs of a run, which are read and checked before anything is written."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from cotune.version import __version__
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run is given.
+    """Inputs of a run.
 
     Attributes:
-        config: with what belongs to the bundle that the run starts from.
-        budget: parsed.
+        config: config of the run, with the settings of the bundle that it starts from.
+        budget: the parsed budget.
         task: the labelled rows.
-        own: the seed prompt first, then further prompts of the user's.
-        start: the bundle that the run starts from; None where there is none.
-        unlabelled: rows for a teacher to label; empty without one.
-        by_hand: graded rows that a judge is compared with.
+        own: the seed prompt first, then the user's further prompts.
+        start: the bundle that the run starts from, if any.
+        unlabelled: rows for a teacher to label; empty without a teacher.
+        by_hand: graded answers that a judge is compared with.
     """
 
     config: RunConfig
@@ -48,9 +48,9 @@ class Inputs:
 
     @property
     def identity(self) -> Mapping[str, object]:
-        """What tells this run from another one besides its config: content hashes, whatever the files are called."""
+        """Content hashes that, with the config, identify the run independently of file names."""
         found: dict[str, object] = {"data": self.task.fingerprint, "prompts": [p.id for p in self.own], "cotune": __version__}
-        # Of a bundle its content counts, wherever it lies; a run that starts afresh knows nothing of it.
+        # A bundle counts by its content, not by its path; runs without a bundle have no such entry.
         found |= {"start": self.start.id} if self.start else {}
         more = {
             "unlabelled": unlabelled_hash(self.unlabelled),
@@ -60,13 +60,13 @@ class Inputs:
 
 
 def read_inputs(config: RunConfig, out: Path, task: Task | None, prompts: Sequence[str]) -> Inputs:
-    """Read and check what a run is given.
+    """Read and check the inputs of a run.
 
     Args:
-        config: what to do.
-        out: the run's folder, which tells what was checked already.
-        task: the rows, where they were read already; None reads what the config names.
-        prompts: further prompt texts of the user's, candidates beside the seed prompt.
+        config: config of the run.
+        out: folder of the run; some checks are skipped if the run exists.
+        task: the rows, if they have already been read; None reads the files that the config names.
+        prompts: further prompt texts of the user, candidates besides the seed prompt.
 
     Raises:
         InputError: config, data, model, keys or prices are wrong or missing.
@@ -103,7 +103,7 @@ def _parsed(text: str, task: Task, where: str) -> Prompt:
 
 
 def _check_model(config: RunConfig) -> None:
-    """Find the model before anything is written."""
+    """Check that the model exists before anything is written."""
     from cotune.model.loading.bundled import resolve_model
 
     if config.remote_model is None:

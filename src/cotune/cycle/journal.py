@@ -1,11 +1,11 @@
-"""The journal of a run: everything that was decided and measured, in order, one JSON object a line.
+"""The journal of a run: all decisions and measurements in order, one JSON object per line.
 
-The cycle is a program whose every effect goes through :meth:`Journal.step`. A run that goes on after a kill runs the same
-program again: steps that stand in the journal give back what was recorded, the first one that does not is done for real.
-So nothing is lost, and there is no second piece of code that rebuilds a half-finished run.
+All effects of a run go through :meth:`Journal.step`. A run that resumes after a kill executes the same program again: steps in
+the journal return their recorded values, and further steps are executed. So nothing is lost, and no other code has to restore
+the state of an unfinished run.
 
-Each line holds a hash of itself and of the line before, so that one that was altered, lost or moved is noticed. It tells damage
-and editing by mistake; whoever writes the whole file anew can write its hashes too.
+Each line holds a hash of itself and of the line before, so that a changed, lost or moved line is detected. This protects
+against damage and accidental edits, but not against someone who rewrites the whole file with its hashes.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from cotune.files import atomic_path, cannot_write, canonical_json, content_hash
 from cotune.run_files import JOURNAL
 
 CHAIN = "chain"
-"""Key of a line's hash."""
+"""Key of the hash in a line."""
 
 
 class DamagedJournalError(CotuneError):
-    """A line of a journal that is not its last cannot be read, or is not what was written there.
+    """A line of a journal before the last one cannot be read or was changed.
 
     Attributes:
-        line: its number, from 1.
+        line: number of the line, from 1.
     """
 
     def __init__(self, path: Path, line: int) -> None:
         self.line = line
         super().__init__(
             f"{path}: line {line} of the journal is damaged or was altered. The same cotune run command with --cut-journal "
-            "keeps a copy, cuts the journal there and goes on from the step before; or start a new --out folder."
+            "keeps a copy, cuts the journal there and resumes from the step before; or start a new --out folder."
         )
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
-    """The journal's whole lines; a torn last line, as a kill leaves it, is passed over.
+    """Read the journal's whole lines; a torn last line, as a kill leaves it, is ignored.
 
     Raises:
         InputError: the file cannot be read.
-        DamagedJournalError: a line before the last one cannot be read, or a line is not the one that was written there.
+        DamagedJournalError: a line before the last one cannot be read, or a line was changed.
     """
     if not path.is_file():
         return []
@@ -61,7 +61,7 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines[:-1], start=1):
         try:
             event = json.loads(line)
-            # Whatever a step has, it has a value: null where there is nothing to say.
+            # Every step has a value, which may be null.
             if not isinstance(event, dict) or not isinstance(event.get("kind"), str) or "value" not in event:
                 raise ValueError("not an event")
             if not isinstance(event.get("active_s", 0.0), (int, float)):
@@ -70,7 +70,7 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
             if number == len(lines) - 1:
                 break
             raise DamagedJournalError(path, number) from error
-        # Journals of versions before this hash have none.
+        # Journals of older versions have no hashes.
         if (chain is not None or CHAIN in event) and event.get(CHAIN) != _link(chain, event):
             raise DamagedJournalError(path, number)
         chain = event.get(CHAIN)
@@ -79,10 +79,10 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
 
 
 def cut_journal(folder: Path) -> Path | None:
-    """Cut a damaged journal before its first damaged line; returns the copy that was kept, None where nothing is damaged.
+    """Cut a damaged journal before its first damaged line; returns the path of a copy, or None if nothing is damaged.
 
     Args:
-        folder: the run's. The caller sees to it that no run is at work there.
+        folder: folder of the run. The caller must ensure that no process works in it.
 
     Raises:
         InputError: the journal or its copy cannot be written.
@@ -104,12 +104,12 @@ def cut_journal(folder: Path) -> Path | None:
 
 
 def _link(before: str | None, event: Mapping[str, Any]) -> str:
-    """What a line's hash must be, by the line and the hash of the one before."""
+    """The hash of a line, by its content and the hash of the line before."""
     return content_hash([before, {name: value for name, value in event.items() if name != CHAIN}])
 
 
 class Journal:
-    """Append-only, flushed and fsynced record of a run.
+    """Append-only record of a run; each line is flushed and fsynced.
 
     Args:
         folder: the run's folder.
@@ -117,11 +117,11 @@ class Journal:
 
     Attributes:
         replaying: whether the next step still comes from the journal.
-        broken: whether a step could not be taken for the journal's own sake; then nothing else may go on either.
+        broken: whether a step failed because of the journal itself; then the run must end.
     """
 
     _within = ""
-    """Kind of the step that is being taken."""
+    """Kind of the step that is being executed."""
 
     def __init__(self, folder: Path, *, started: float | None = None) -> None:
         self.path = folder / JOURNAL
@@ -133,7 +133,7 @@ class Journal:
         self.listeners: list[Callable[[dict[str, Any]], None]] = []
 
     def tell(self, text: str) -> None:
-        """Tell the listeners what is no step; it is not written down."""
+        """Tell the listeners a note that is not recorded."""
         for listener in self.listeners:
             listener({"n": -1, "kind": "note", "value": {"text": text}})
 
@@ -143,38 +143,39 @@ class Journal:
 
     @property
     def upcoming(self) -> str | None:
-        """Kind of the step that comes from the journal next; None where it does not."""
+        """Kind of the next step if it comes from the journal, otherwise None."""
         return str(self._events[self._next]["kind"]) if self.replaying else None
 
     def holds_next(self, kind: str, key: Any) -> bool:
-        """Whether the step that comes from the journal next is this one."""
+        """Whether the next step in the journal is this one."""
         if not self.replaying:
             return False
         event = self._events[self._next]
         return event["kind"] == kind and event.get("key") == content_hash(key)
 
     def holds(self, kind: str, key: Any) -> bool:
-        """Whether a step stands in the journal, wherever."""
+        """Whether a step is anywhere in the journal."""
         name = content_hash(key)
         return any(event["kind"] == kind and event.get("key") == name for event in self._events)
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """All events so far, earlier sessions' too."""
+        """All events so far, including those of earlier sessions."""
         return self._events
 
     def step(self, kind: str, key: Any, effect: Callable[[], Any]) -> Any:
-        """Do something once and for all.
+        """Execute an effect once and record its value; returns the recorded value.
 
         Args:
-            kind: what sort of step it is.
-            key: JSON value that identifies the step: what goes in.
-            effect: does it and returns a JSON value; not called where the journal already holds the step. It takes no step
-                itself: that would stand before this one, where a resumed run does not look for it.
+            kind: kind of the step.
+            key: JSON value that identifies the step by its inputs.
+            effect: executes the step and returns a JSON value; not called if the journal already holds the step. It must not
+                take steps
+            itself: they would be recorded before this one, where a resumed run does not expect them.
 
         Raises:
-            CotuneError: the journal holds another step at this place, so the folder belongs to another program or config; or
-                this is taken inside of another step.
+            CotuneError: the journal holds another step at this place, so the folder belongs to another version or config; or
+                the step is taken within another step.
         """
         if self._within:
             self.broken = True
@@ -199,10 +200,10 @@ class Journal:
 
     def _append(self, kind: str, name: str, value: Any) -> Any:
         event = {"n": len(self._events), "kind": kind, "key": name, "active_s": round(self.clock(), 3), "value": value}
-        # Numbers that JSON writes otherwise than Python must give one hash on either way.
+        # The hash must be the same before and after a round trip through JSON.
         event = json.loads(canonical_json(event))
         before = self._events[-1].get(CHAIN) if self._events else None
-        # A journal that an older version began stays without.
+        # A journal of an older version stays without hashes.
         if before is not None or not self._events:
             event[CHAIN] = _link(before, event)
         line = canonical_json(event)
@@ -212,15 +213,15 @@ class Journal:
                 stream.flush()
                 os.fsync(stream.fileno())
             if not self._events:
-                # The file's name must outlast a loss of power too.
+                # The file's name must survive a power failure too.
                 sync_names(self.path.parent)
         except OSError as error:
             self.broken = True
             raise InputError(
                 f"cannot write {self.path} ({error.strerror})",
-                hint="Free some space and run the same command to go on.",
+                hint="Free some space and run the same command again to resume.",
             ) from error
-        # What is recorded is what a resumed run will read, so numbers take the same form now.
+        # Return the value as a resumed run will read it, so that numbers are equal.
         stored: dict[str, Any] = json.loads(line)
         self._events.append(stored)
         self._next = len(self._events)
@@ -242,15 +243,15 @@ class Journal:
 
 
 def attempt(journal: Journal, effect: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What ``effect`` returns, or its error under the name ``skipped``; for what a run may go on without.
+    """Result of an optional effect, or its error under the name ``skipped``.
 
-    What no journal can hold, such as a number that is none, is a failure too.
+    A result that the journal cannot hold, such as NaN, is a failure too.
 
-    A journal that cannot be written, or that holds another step, still ends the run: without it nothing may go on.
+    An error of the journal itself still ends the run.
 
     Args:
-        journal: of the run.
-        effect: measures or asks something.
+        journal: journal of the run.
+        effect: returns a dict for the journal.
     """
     try:
         found = effect()

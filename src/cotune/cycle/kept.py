@@ -1,4 +1,4 @@
-"""What a run's folder keeps beside its journal, read back: its config, its model, its adapters."""
+"""Reading of a run's folder: its config, its summary, its model and its adapters."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 def read_config(path: Path) -> tuple[RunConfig, Mapping[str, Any]]:
-    """The config of a run's ``config.json``, and the content hashes of what the run belongs to.
+    """The config in a run's ``config.json``, and the content hashes that identify the run.
 
     Raises:
         OSError: it cannot be read.
-        ValueError, KeyError, TypeError: it holds something else.
+        ValueError, KeyError, TypeError: its content is invalid.
     """
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
@@ -36,7 +36,7 @@ def read_config(path: Path) -> tuple[RunConfig, Mapping[str, Any]]:
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
-    """The summary of an ended run; None where there is none, or none that can be read."""
+    """The summary of an ended run; None if it is missing or cannot be read."""
     try:
         found = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -46,10 +46,10 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def reading_steps(where: str) -> Iterator[None]:
-    """Takes values of a journal's steps apart; a folder from elsewhere may hold anything in them.
+    """Convert errors in reading values of journal steps, because a folder from elsewhere may hold anything.
 
     Raises:
-        InputError: they hold something else than a run writes there.
+        InputError: the values are not those that a run writes.
     """
     try:
         yield
@@ -57,12 +57,12 @@ def reading_steps(where: str) -> Iterator[None]:
         raise InputError(
             f"the journal's steps do not hold what this version writes there ({type(error).__name__}: {error})",
             where=where,
-            hint="Copy the run's folder again from where it was made, or begin anew with another --out.",
+            hint="Copy the run's folder again from its source, or start a new run with another --out.",
         ) from error
 
 
 def recorded(events: Sequence[Mapping[str, Any]], kind: str, where: str) -> Any:
-    """The value of a journal's first step of a kind.
+    """The value of the first step of a kind.
 
     Raises:
         InputError: there is none.
@@ -70,13 +70,11 @@ def recorded(events: Sequence[Mapping[str, Any]], kind: str, where: str) -> Any:
     for event in events:
         if event["kind"] == kind:
             return event["value"]
-    raise InputError(
-        f"the journal holds no step {kind!r}", where=where, hint="Copy the run's folder again from where it was made."
-    )
+    raise InputError(f"the journal holds no step {kind!r}", where=where, hint="Copy the run's folder again from its source.")
 
 
 def check_model(events: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """Check that a model's folder is what a run began with, before it is loaded; a run that has not begun takes any.
+    """Check before loading that a model is the one that the run started with; a new run takes any model.
 
     Raises:
         InputError: its files have changed since.
@@ -89,26 +87,26 @@ def check_model(events: Sequence[Mapping[str, Any]], folder: Path) -> None:
                     f"the model is not the one that the run was made with (content hash {now[:12]}, and it was"
                     f" {str(before)[:12]})",
                     where=str(folder),
-                    hint="Restore its files or name the folder of the unchanged model, or begin anew with another --out.",
+                    hint="Restore its files or name the folder of the unchanged model, or start a new run with another --out.",
                 )
 
 
 def register_kept(adapters: AdapterSlot, run: Path, adapter_id: str) -> None:
-    """Make an adapter that a run keeps usable.
+    """Register an adapter in a run's folder.
 
     Raises:
-        InputError: its files are gone, or are not what the journal says.
+        InputError: its files are missing, or differ from the journal's content hash.
     """
     folder = inside(run / "adapters", adapter_id)
     if not folder.is_dir():
         raise InputError(
-            "the trained weights that the journal names are gone",
+            "the trained weights that the journal names are missing",
             where=str(folder),
-            hint="Copy adapters/ of the run again from where it was made, or train anew with another --out.",
+            hint="Copy adapters/ of the run again from its source, or start a new run with another --out.",
         )
     if adapters.register(folder) != adapter_id:
         raise InputError(
             "the trained weights are not the ones that the journal names",
             where=str(folder),
-            hint="Copy adapters/ of the run again from where it was made, or train anew with another --out.",
+            hint="Copy adapters/ of the run again from its source, or start a new run with another --out.",
         )

@@ -1,4 +1,4 @@
-"""How often a test's content was opened, by which runs: what is looked at often is no longer unseen."""
+"""Ledger of which runs opened a test and how often, because a test that is opened often is no longer unseen."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ _PATIENCE_S = 10.0
 
 
 def enter_opening(content_hash: str, run: Path, arms: dict[str, str]) -> int | None:
-    """Record that a run opens a test; returns how often other openings came before, None where that is not known.
+    """Record that a run opens a test; returns the number of other openings before, None if it is unknown.
 
-    The ledger lies in the cache folder by the test's content, so a renamed or copied file is known again. One run that goes on
-    with the same arms counts once. A file that cannot be read is set aside beside the new one. As long as it lies there, what
-    it knew is missing, and the count is not known.
+    The ledger is in the cache folder and keyed by the test's content, so that a renamed or copied file is recognised. A run
+    that resumes with the same arms counts once. A damaged file is renamed and kept beside the new one; as long as it is there,
+    the number is unknown.
 
     Args:
-        content_hash: of the test's rows.
-        run: the run's folder.
+        content_hash: content hash of the test's rows.
+        run: folder of the run.
         arms: the frozen arms, by name.
     """
     from filelock import FileLock
 
     path = cache_folder("ledger", create=False) / f"{content_hash}.json"
     mine = {"run": str(run.resolve()), "arms": arms}
-    # A cache that cannot be read or written must not cost a run its end, but what it knows must not count as nothing either.
+    # A cache that cannot be read or written must not fail a run, but must not count as no openings either.
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock"), timeout=_PATIENCE_S):
@@ -47,7 +47,7 @@ def enter_opening(content_hash: str, run: Path, arms: dict[str, str]) -> int | N
 
 
 def _read(path: Path) -> list[dict[str, object]] | None:
-    """The entries; None where the file is damaged."""
+    """The entries; None if the file is damaged."""
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

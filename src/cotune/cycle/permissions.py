@@ -1,4 +1,4 @@
-"""What the user lets a run's folder do. The folder may come from anywhere, so what it names is never enough."""
+"""The user's permissions for a run's folder, which may come from anywhere, so that its own entries are not trusted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cotune.model.loading.folder import FROM_HUB, NotFetchedError
 from cotune.run_files import CONFIG
 
 if TYPE_CHECKING:
-    # What imports these is imported while a user types.
+    # This module is imported while a user types.
     from cotune.config import RunConfig
     from cotune.config.endpoints import EndpointSection
 
@@ -21,15 +21,15 @@ _DATA_SET = "hf://"
 
 @dataclass(frozen=True)
 class Permissions:
-    """What the user said on this command line.
+    """The user's permissions on the command line.
 
     Attributes:
-        metric: ``FILE.py:FUNCTION``, which is executed if the run was made with it, byte for byte.
+        metric: ``FILE.py:FUNCTION``, which is executed if it is the run's metric, byte for byte.
         endpoint: URL of the model that rows may be sent to; one on this machine needs no permission.
-        key_env: environment variable with the key for it.
+        key_env: environment variable with the model's key.
         judge_endpoint: URL of the judge that rows and answers may be sent to.
-        judge_key_env: environment variable with the key for it.
-        base: folder of the base model where it moved; ``hub`` lets what the run names be fetched from the hub.
+        judge_key_env: environment variable with the judge's key.
+        base: folder of the base model if it has moved; ``hub`` allows fetching the run's model and rows from the hub.
     """
 
     metric: str | None = None
@@ -41,20 +41,20 @@ class Permissions:
 
     @property
     def fetch(self) -> bool:
-        """Whether the hub may be asked."""
+        """Whether the hub may be used."""
         return str(self.base) == FROM_HUB
 
     def applied(self, config: RunConfig, folder: Path, *, judged: bool, rows_known: bool) -> RunConfig:
-        """A run's config with what the user said in place of what its folder says.
+        """A run's config with the user's entries in place of the folder's.
 
         Args:
-            config: as it stands in the folder.
-            folder: of the run, for errors.
+            config: config in the folder.
+            folder: folder of the run, for errors.
             judged: whether the run asks a judge.
-            rows_known: whether the rows and their metric come from the caller and not from what the folder names.
+            rows_known: whether the rows and their metric come from the caller and not from the folder.
 
         Raises:
-            InputError: the folder names a file to execute, a server or a secret that the user did not.
+            InputError: the folder names a file to execute, a server or a secret that the user did not name.
         """
         from cotune.config.paths import names_function
 
@@ -75,10 +75,10 @@ class Permissions:
         return config.model_copy(update=changes)
 
     def model_folder(self, config: RunConfig, folder: Path) -> Path:
-        """Where the model of an applied config lies.
+        """Folder of an applied config's model.
 
         Raises:
-            InputError: it is not there, or would have to be fetched from the hub and the user did not say so.
+            InputError: it is missing, or would have to be fetched from the hub without the user's permission.
         """
         from cotune.model.loading.bundled import resolve_model
 
@@ -93,24 +93,24 @@ class Permissions:
 
     def _check_rows(self, config: RunConfig, where: str) -> None:
         data = config.data
-        # A name with a third slash is a folder of this machine, whose README may name addresses that rows are fetched from.
+        # A name with a third slash is a local folder, whose README may name addresses to fetch rows from.
         named = [name for name in (data.train, data.dev, data.test, data.replay) if (name or "").startswith(_DATA_SET)]
         if named and not self.fetch:
             raise InputError(
-                f"the run's rows are a data set ({named[0]}), which is fetched from the hub or may name addresses to fetch"
-                " from, and it is for you to allow that",
+                f"the run's rows are a data set ({named[0]}) that is fetched from the hub or may name addresses to fetch"
+                " from, which needs your permission",
                 where=where,
                 hint="If you want that, add --base hub (in Python, base='hub').",
             )
 
 
 def _known_metric(name: str, where: str) -> str:
-    """The metric that the folder names, where this user has run that very file before."""
+    """The metric that the folder names, if this user has run the same file before."""
     from cotune.task.metrics.user import UserMetric
 
     if not UserMetric(name, f"{where}, metric", run=False).known:
         raise InputError(
-            f"the run's metric is a Python file, {name}, and it is for you to say whether it is executed",
+            f"the run's metric is a Python file, {name}, which is executed only if you allow it",
             where=where,
             hint=f"Read it first; if you trust it, add --metric {shlex.quote(name)} (in Python, metric={name!r}).",
         )
@@ -120,7 +120,7 @@ def _known_metric(name: str, where: str) -> str:
 def _allowed(
     section: EndpointSection, endpoint: str | None, key_env: str | None, who: str, options: tuple[str, str], where: str
 ) -> EndpointSection:
-    """The section of an endpoint with the key that the user names in place of the folder's."""
+    """The section of an endpoint, with the user's key in place of the folder's."""
     from cotune.bundle.remote import check_allowed
 
     if section.base_url is None:

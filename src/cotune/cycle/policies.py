@@ -1,4 +1,4 @@
-"""Search policies: how prompts and weights are searched for, by what the model can do and how rows are answered."""
+"""Search policies, chosen by the model's capabilities and the kind of answers."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from cotune.prompt.prompt import Prompt
 
 
 class SearchPolicy(Protocol):
-    """Searches within the budget, and fits what it found into the arms.
+    """Searches within the budget, and returns the arms.
 
-    A policy plans when it is made, and refuses a budget that is too small then.
+    A policy plans when it is created, and then refuses a budget that is too small.
 
     Attributes:
-        fixed: of a time budget, what saving and the report take.
+        fixed: cost of saving and the report under a time budget.
     """
 
     fixed: float
 
     def search(self) -> tuple[SearchResult, Confirmed]:
-        """Search until the budget is spent but for the test, then settle the arms."""
+        """Search until the rest of the budget is needed for the test, then record the arms."""
         ...
 
 
@@ -40,19 +40,19 @@ def policy_for(
     """The policy that fits the model and the task.
 
     Args:
-        context: where effects happen.
-        config: the run's config.
-        own: the seed prompt first, then further prompts of the user's.
-        previous: what an earlier bundle brings.
-        bundle: folder of the run's bundle, where a first one comes to lie early.
+        context: context of the run.
+        config: config of the run.
+        own: the seed prompt first, then the user's further prompts.
+        previous: the earlier bundle of a warm start.
+        bundle: folder of the run's bundle, where a first bundle may be saved early.
 
     Raises:
-        InputError: the budget is too small, or the config asks for what the model cannot do.
+        InputError: the budget is too small, or the model cannot do what the config asks for.
     """
     if searches_by_probes(context, config):
         return ProbePolicy(context, config, own, previous, bundle)
     if config.tune.readout == "probe":
         raise no_probes(f"the engine gives no states between the layers of {context.scorer.name}")
     if config.teacher.write:
-        raise no_writing("this model's are not read")
+        raise no_writing("those of this model are not read")
     return WordsPolicy(context, config, own, previous) if context.can.tune else PromptPolicy(context, config, own)

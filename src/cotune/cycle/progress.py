@@ -1,4 +1,4 @@
-"""What is told of a run between its journal's lines: its progress, and how long it will still take."""
+"""Progress of a run between its journal's lines, and its remaining time."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from cotune.cycle.budget.rates import CostModel
 
 
 class Watcher(Protocol):
-    """Is told how a run goes on between its journal's lines."""
+    """Receives a run's progress between its journal's lines."""
 
     def progress(self, stage: str, what: str, tokens: int) -> None:
-        """So many more tokens were run in this stage."""
+        """A number of further tokens were computed in a stage."""
         ...
 
     def set_time_left(self, seconds: float | None) -> None:
-        """How long the run will take from now; None where that is not known."""
+        """Set the remaining time of the run; None if it is unknown."""
         ...
 
 
 class View(Watcher, Protocol):
-    """Shows how a run goes on."""
+    """Shows a run's progress."""
 
     def event(self, event: dict[str, Any]) -> None:
         """A line of the journal."""
@@ -41,27 +41,27 @@ class Quiet:
 
 
 def say(view: View, text: str) -> None:
-    """Name what takes its time before the first step of the journal."""
+    """Show a note that is not in the journal."""
     view.event({"n": -1, "kind": "note", "value": {"text": text}})
 
 
 class TimeLeft:
-    """Tells a watcher how long a run will still take, from what is left of its budget of time or tokens.
+    """Tells a watcher the remaining time of a run, by its remaining budget of time or tokens.
 
     Args:
-        costs: the budget, and how fast tokens pass.
-        watcher: who is told.
+        costs: the budget and the rates.
+        watcher: receives the remaining time.
     """
 
     def __init__(self, costs: CostModel, watcher: Watcher) -> None:
         self._costs, self._watcher, self._unneeded = costs, watcher, 0.0
 
     def tell(self, left: float) -> None:
-        """So much of the budget is left."""
+        """Update the remaining budget."""
         needed = left - self._unneeded
         self._watcher.set_time_left(needed / self._costs.score_rate if self._costs.budget.kind == "tokens" else needed)
 
     def expect(self, cost: float | None, left: float) -> None:
-        """Only so much of what is left will be needed; None where nobody knows, and all of it may be."""
+        """Set how much of the remaining budget will be needed; None means that all of it may be."""
         self._unneeded = 0.0 if cost is None else max(0.0, left - cost)
         self.tell(left)

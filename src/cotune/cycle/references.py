@@ -1,4 +1,4 @@
-"""References beside the arms: what answers without a language model, and the seed prompt's words without any tuning."""
+"""References for the arms: baselines without a language model, and zero-shot label words of the seed prompt."""
 
 from __future__ import annotations
 
@@ -27,19 +27,21 @@ MAJORITY, TFIDF, ZERO_SHOT = "majority", "tfidf", "zero_shot"
 REFERENCES = (MAJORITY, TFIDF, ZERO_SHOT)
 
 _MOST_ROWS = 4000
-"""Rows that TF-IDF is cross-fitted on for the first verdict: its regression has as many directions as there are rows."""
+"""Maximum number of rows that TF-IDF is cross-fitted on for the first verdict; its regression has as many dimensions."""
 _MOST_FURTHER = 1000
-"""The same where a run has no time for all its rows."""
+"""The same if a run has no time for all its rows."""
 _MOST_LEARNT, _MOST_CHARACTERS, _MOST_CELLS = 20_000, 4_000_000, 150_000
-"""Rows, characters of all of them, and rows times labels that TF-IDF is fitted to for the test where the arms use fewer rows
-than were given: a few seconds of one processor."""
+"""Maximum of rows, of their characters, and of rows times labels that TF-IDF is fitted to if the arms use a sample of the rows:
+a few seconds of one processor.
+"""
 ZERO_SHOT_ROWS = 300
-"""Test rows at most that the label words of the untuned model are asked for. They run all layers and all labels, so that on a
-long test they would take as much of a budget as an epoch of tuning; 300 rows tell a share to 6 points."""
+"""Maximum number of test rows for the zero-shot reference. It runs all layers and labels, and on a long test would cost as much
+as an epoch of tuning; 300 rows give a share to 6 points.
+"""
 
 
 def reference_ids(context: RunContext, seed: Prompt) -> dict[str, str]:
-    """What the references are, by name, as the opening of the test freezes them."""
+    """Content hashes of the references, by name, which the opening of the test freezes."""
     if not context.can.likelihoods or context.task.output.kind.written:
         return {}
     given = [] if context.given is context.task else [context.given.fingerprint]
@@ -48,9 +50,9 @@ def reference_ids(context: RunContext, seed: Prompt) -> dict[str, str]:
 
 
 def reference_rows(context: RunContext) -> tuple[Example, ...]:
-    """Labelled rows that references learn from, in random order: all that the user gave, also where the arms use fewer of them.
+    """Labelled rows that references learn from, in random order: all that the user gave, even if the arms use fewer.
 
-    They cost seconds where the arms cost minutes, and to fit them to the arms' sample would flatter the language model.
+    References cost seconds and arms minutes; fitting references to the arms' sample would favour the language model unfairly.
     """
     task, given = context.task, context.given
     if (len(task.train), len(task.dev)) == (len(given.train), len(given.dev)):
@@ -64,23 +66,23 @@ def reference_rows(context: RunContext) -> tuple[Example, ...]:
 
 
 def zero_shot_cost(context: RunContext, seed: Prompt) -> float:
-    """Of asking the untuned model for label words on the test, in the budget's unit."""
+    """Cost of asking the untuned model for label words on the test, in the budget's unit."""
     return min(context.task.test.n, ZERO_SHOT_ROWS) * context.spending.rows.scored(seed)
 
 
 def measure_references(context: RunContext, seed: Prompt, shipped: ArmResult, room: float) -> dict[str, Any]:
-    """Score the references on test rows; recorded as a ``reference`` step each.
+    """Score the references on test rows; each is recorded as a ``reference`` step.
 
     Args:
-        context: the labelled rows and the model.
-        seed: the seed prompt, whose label words answer zero-shot.
-        shipped: the arm that the bundle holds, which the references are compared with on the same rows.
-        room: budget that may be spent; label words are not asked for where it is too little.
+        context: context of the run.
+        seed: the seed prompt, whose label words are the zero-shot reference.
+        shipped: the arm in the bundle, which the references are compared with on the same rows.
+        room: budget that may be spent; the zero-shot reference is left out if it is too small.
 
     Returns:
-        By name ``score``, ``ci``, ``n``, ``log_loss`` and ``difference``; None where a reference could not be made.
-        ``difference`` is the share of rows that the arm answers right minus the reference's, with ``ci`` and ``p``, paired.
-        ``learnt_from`` is the number of labelled rows that a reference was fitted to, where the arms used fewer.
+        ``score``, ``ci``, ``n``, ``log_loss`` and ``difference`` by name; None if a reference could not be computed.
+        ``difference`` is the arm's share of right rows minus the reference's, with paired ``ci`` and ``p``. ``learnt_from`` is
+        the number of labelled rows that a reference was fitted to, if the arms used fewer.
     """
     rows = shipped.rows
     learn = reference_rows(context)
@@ -124,7 +126,7 @@ def measure_references(context: RunContext, seed: Prompt, shipped: ArmResult, ro
 def told(
     context: RunContext, log_probs: NDArray[np.float64], shipped: ArmResult, places: NDArray[np.int64] | None = None
 ) -> dict[str, Any]:
-    """A reference's scores, and its paired difference from an arm, on the arm's rows or those in some ``places`` of them."""
+    """A reference's scores, and its paired difference from an arm, on the arm's rows or those at ``places``."""
     chosen = np.arange(len(shipped.rows)) if places is None else places
     rows = tuple(shipped.rows[i] for i in chosen)
     evaluation: Evaluation = LabelOutputs(log_probs).judge(rows, RAW, context.task)
@@ -149,11 +151,11 @@ def told(
 
 
 def labelled_tfidf(context: RunContext, rows: Sequence[Example]) -> tuple[float, int] | None:
-    """Cross-fitted accuracy of TF-IDF with logistic regression, and on how many labelled rows; None where it cannot be made.
+    """Cross-fitted accuracy of TF-IDF with logistic regression, and its number of rows; None if it cannot be computed.
 
     Args:
-        context: whose labelled rows; all of them where the run itself had no time for as many.
-        rows: that the run uses. Of very many rows, which stand in random order, the first ones are enough for the verdict.
+        context: context of the run; all its labelled rows are used if the run itself uses a sample.
+        rows: rows that the run uses, in random order; of very many rows the first ones suffice.
     """
     further = tuple(row for row in reference_rows(context) if not row.taught)[:_MOST_FURTHER]
     rows = further if len(further) > len(rows) else rows[:_MOST_ROWS]

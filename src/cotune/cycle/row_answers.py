@@ -1,4 +1,4 @@
-"""What every arm answered to every test row, and the best prompts to every dev row, for the report."""
+"""Answers of all arms to all test rows, and of the best prompts to all dev rows, for the report."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _MOST_PROMPTS = 6
 
 
 def dev_rows(context: RunContext, confirmed: Confirmed) -> dict[str, Any]:
-    """What the best prompts answered to every dev row, each with the weights that it did best with; the seed prompt among them.
+    """Answers of the best prompts, including the seed prompt, to every dev row, each with its best weights.
 
     Returns:
         As :func:`row_answers`, by candidate id instead of arm, and ``candidates``: their ``id``, ``prompt_id``, ``adapter_id``,
-        ``steps``, ``score`` and ``n``, what was chosen first, then the best.
+        ``steps``, ``score`` and ``n``, the chosen one first, then the best.
     """
-    # A head may have been chosen over words that rank a row higher.
+    # A head may have been chosen over words that rank slightly higher.
     by_prompt = {confirmed.chosen.candidate.prompt.id: confirmed.chosen}
     for measured in sorted(confirmed.considered, key=lambda m: m.rank, reverse=True):
         by_prompt.setdefault(measured.candidate.prompt.id, measured)
@@ -49,7 +49,7 @@ def dev_rows(context: RunContext, confirmed: Confirmed) -> dict[str, Any]:
 
 
 def row_answers(context: RunContext, results: Mapping[str, ArmResult]) -> dict[str, Any]:
-    """Of labels their numbers and probabilities; of other outputs the texts and what each is worth."""
+    """Answers by arm: numbers and probabilities of labels, or texts with their scores for other outputs."""
     return _TABLES[context.task.output.kind.mode](context, results)
 
 
@@ -79,7 +79,7 @@ def _label_answers(context: RunContext, results: Mapping[str, ArmResult]) -> dic
     shares = {
         name: _among(labels, result.candidate.labels or context.task.labels, result.candidate.decision, result.scores.log_probs)
         for name, result in results.items()
-        # An answer that only names a label says nothing of how likely it is.
+        # An answer that only names a label has no probability.
         if isinstance(result.scores, (LabelOutputs, OwnLabelOutputs)) and context.answering.rules
     }
     return {
@@ -105,12 +105,12 @@ _TABLES: Mapping[Mode, Callable[[RunContext, Mapping[str, ArmResult]], dict[str,
 
 
 def _among(labels: Sequence[str], known: Sequence[str], decision: Decision, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``[rows, labels]`` probabilities; none for labels that an arm does not know."""
+    """``[rows, labels]`` probabilities; 0 for labels that an arm does not know."""
     shares = np.zeros((len(scores), len(labels)))
     shares[:, [labels.index(label) for label in known]] = np.exp(decision.log_probs(scores))
     return shares
 
 
 def _group(row: Example) -> dict[str, str]:
-    """What rows that depend on each other have in common; nothing where nothing is known."""
+    """The row's group as a dict; empty without one."""
     return {} if row.group is None else {"group": row.group}

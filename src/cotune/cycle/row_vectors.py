@@ -1,4 +1,4 @@
-"""Vectors of rows, by which demonstrations are spread and failures are clustered: each row is embedded once a session."""
+"""Vectors of rows, for diverse demonstrations and clusters of failures; each row is embedded once per session."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class RowVectors:
     """Embeds rows and keeps their vectors.
 
     Args:
-        embedder: makes what places texts; it is told the tokens that run.
-        stopwatch: takes the seconds of it.
+        embedder: creates an embedder from a function that receives its tokens.
+        stopwatch: measures the seconds.
 
     Attributes:
-        dev_rows: dev rows whose embedding stands in the journal and is paid for.
-        stock_paid: whether the rows that the nearest demonstrations are chosen from are paid for.
+        dev_rows: number of dev rows whose embedding is recorded and paid for.
+        stock_paid: whether the embedding of the stock of nearest demonstrations is paid for.
     """
 
     def __init__(self, embedder: Callable[[Progress | None], Embedder], stopwatch: Stopwatch) -> None:
@@ -34,7 +34,7 @@ class RowVectors:
         self.stock_paid = False
 
     def of(self, rows: Sequence[Example]) -> tuple[Vectors, int]:
-        """``[rows, width]``, and the tokens that ran for it: none where these rows were embedded before in this session."""
+        """``[rows, width]``, and the number of computed tokens: 0 if the rows were already embedded in this session."""
         key = tuple(row.id for row in rows)
         if key in self._kept:
             return self._kept[key], 0
@@ -43,17 +43,17 @@ class RowVectors:
         return found, tokens
 
     def texts(self, texts: Sequence[str]) -> tuple[Vectors, int]:
-        """``[texts, width]`` and the tokens that ran; nothing is kept."""
+        """``[texts, width]`` and the number of computed tokens; nothing is kept."""
         told: list[int] = []
         with self._stopwatch:
             found = self.embedder(told.append).embed(list(texts))
         return found, sum(told)
 
     def paid_for_dev(self, rows: int) -> None:
-        """So many dev rows were embedded by a recorded step."""
+        """Note that a recorded step embedded dev rows."""
         self.dev_rows = self.dev_rows or rows
 
     def pay_for_stock(self) -> bool:
-        """Whether the rows that the nearest are chosen from have still to be paid for; from now on they are."""
+        """Return whether the stock of nearest demonstrations must still be paid for, and mark it as paid."""
         owed, self.stock_paid = not self.stock_paid, True
         return owed

@@ -1,4 +1,4 @@
-"""A whole run: prepare, search, test, report. Runs again in the same folder resume where it stopped."""
+"""A whole run: prepare, search, test, report. Another call with the same folder resumes the run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Result:
 
     Attributes:
         folder: the run's folder.
-        summary: what ``summary.json`` holds.
+        summary: content of ``summary.json``.
     """
 
     folder: Path
@@ -40,18 +40,18 @@ class Result:
 
     @property
     def bundle(self) -> Path:
-        """The folder that ships."""
+        """Folder of the bundle."""
         return self.folder / BUNDLE
 
     @property
     def score(self) -> float:
-        """What the bundle scores on the sealed test, by the task's metric."""
+        """Score of the bundle on the sealed test, by the task's metric."""
         from cotune.report.terminal.plain import shipped
 
         return float(shipped(self.summary)["score"])
 
     def to_frame(self) -> DataFrame:
-        """Arms and references as a pandas frame, one a row: ``score``, ``low`` and ``high`` (95%), ``n``, ``log_loss``.
+        """Arms and references as rows of a pandas frame: ``score``, ``low`` and ``high`` (95%), ``n``, ``log_loss``.
 
         Raises:
             InputError: pandas is not installed.
@@ -71,7 +71,7 @@ class Result:
         return DataFrame(rows).set_index("name")
 
     def report(self) -> Path:
-        """The run's page, one file to open in a browser; it is written where it is missing.
+        """Path of the run's report page, a file for the browser; it is written if it is missing.
 
         Raises:
             CotuneError: the file cannot be written.
@@ -103,32 +103,32 @@ def run(
     command: str | None = None,
     executor: Choice | None = None,
 ) -> Result:
-    """Tune prompt and model together for a task; resume what stands in ``out``.
+    """Tune prompt and model together for a task; resumes the run in ``out``, if there is one.
 
     Args:
-        config: what to do.
-        out: the run's folder; made when missing.
-        task: the rows, where they were read already; None reads what the config names.
-        prompts: further prompt texts of the user's, candidates beside the seed prompt.
+        config: config of the run.
+        out: folder of the run; created if missing.
+        task: the rows, if they have already been read; None reads the files that the config names.
+        prompts: further prompt texts of the user, candidates besides the seed prompt.
         view: shows progress.
-        command: what the user typed, for advice on what to run next; None where it is not known.
-        executor: who does the work that can be spread; None does all in this process. A run may go on with another one.
+        command: the user's command line, for advice on further commands; None if unknown.
+        executor: runs work in parallel; None does all work in this process. A run may resume with another executor.
 
     Raises:
-        InputError: config, data, model or budget are wrong, or the folder holds another run.
+        InputError: the config, the data, the model or the budget is wrong, or the folder holds another run.
         BusyError: another process works in the folder.
     """
     view, started = view or Quiet(), time.monotonic()
     if task is None:
         ended = (out / SUMMARY).is_file()
-        say(view, f"{out} holds a finished run: reading the rows to see that it is this one" if ended else "reading the rows")
+        say(view, f"{out} holds a finished run: reading the rows to check that it is the same" if ended else "reading the rows")
     inputs = read_inputs(config, out, task, prompts)
     check_spread(executor, inputs.config, inputs.task)
     with open_folder(out, inputs.config, inputs.identity, command) as folder:
         if folder.replaced:
             say(view, folder.replaced)
         if folder.finished is not None:
-            say(view, f"the run in {out} is finished: this is its result, and nothing runs again")
+            say(view, f"the run in {out} is finished: showing its result")
             return Result(out, folder.finished)
         journal = _open_journal(out, started, view)
         resumes = bool(journal.events)
@@ -143,7 +143,7 @@ def run(
                 raise
             except KeyboardInterrupt:
                 stack.close()
-                # One that was stopped while the model was loading has nothing to go on from.
+                # A run that was stopped while the model was loading has nothing to resume.
                 if is_barely_begun(out):
                     folder.take_back()
                 raise
@@ -153,22 +153,22 @@ def run(
 
 
 def _device(config: RunConfig, journal: Journal) -> str:
-    """What the model runs on: as the run began, else as the config says."""
+    """Device of the model: that of the run's first session, otherwise that of the config."""
     recorded = (event["value"] for event in journal.events if event["kind"] == "engine")
     return str(fields(next(recorded, None)).get("device", config.engine.device))
 
 
 def _open_journal(out: Path, started: float, view: View) -> Journal:
-    """The run's journal; of one that resumes, the view is told what stands in it."""
+    """Open the run's journal; if it is not empty, tell the view."""
     journal = Journal(out, started=started)
     journal.listeners.append(view.event)
     if journal.events:
         done = f"{counted(len(journal.events), 'step')}, {journal.clock() / 60:.1f} min"
         note = {"text": f"resuming {out}: {done} are done"}
-        # With the time already spent, so that the clock that a view shows goes on from there.
+        # The time already spent is included, so that a view's clock continues from it.
         spent = round(journal.clock(), 3)
         view.event({"n": len(journal.events) - 1, "kind": "note", "active_s": spent, "value": note})
-        # Only a view that draws a whole picture needs what happened before.
+        # Only some views need the earlier events.
         for event in journal.events if getattr(view, "wants_history", False) else ():
             view.event(event)
     return journal

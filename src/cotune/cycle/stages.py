@@ -1,4 +1,4 @@
-"""The stages of a run, each from one value to the next: prepare, search, test, report."""
+"""The stages of a run: prepare, search, test, report. Each takes the result of the one before."""
 
 from __future__ import annotations
 
@@ -57,15 +57,15 @@ from cotune.task.example import groups_of
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run whose model is loaded, whose data is checked and whose budget is planned.
+    """A run with a loaded model, checked data and a planned budget.
 
     Attributes:
-        config: of the run.
-        context: where its effects happen.
-        policy: how it searches.
-        previous: what the earlier bundle that it starts from brings.
-        neighbours: rows alike in meaning, for the data checks.
-        judging: how far a judge agreed with graded rows.
+        config: config of the run.
+        context: context of the run.
+        policy: search policy.
+        previous: the earlier bundle of a warm start.
+        neighbours: rows of similar meaning, for the data checks.
+        judging: a judge's agreement with graded rows.
     """
 
     config: RunConfig
@@ -78,7 +78,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Searched:
-    """What the search found, and the arms that are to be tested."""
+    """Result of the search, and the arms to test."""
 
     search: SearchResult
     confirmed: Confirmed
@@ -86,11 +86,11 @@ class Searched:
 
 @dataclass(frozen=True)
 class Tested:
-    """The arms on the sealed test, and what was measured beside them.
+    """The arms on the sealed test, and further measurements.
 
     Attributes:
-        results: by arm.
-        gains: what prompt and weights gained, with intervals.
+        results: results by arm.
+        gains: gains by prompt and weights, with intervals.
         checks: noise, robustness, slices and references, by name.
     """
 
@@ -100,14 +100,14 @@ class Tested:
 
 
 def prepare(inputs: Inputs, journal: Journal, out: Path, view: View, executor: Executor | None = None) -> Prepared:
-    """Label rows by the teacher if there is one, load the model, check the data and plan the search.
+    """Let the teacher, if any, label rows, load the model, check the data and plan the search.
 
     Args:
-        inputs: what the run is given.
-        journal: of the run.
-        out: the run's folder.
-        view: is told about progress.
-        executor: who does the work that can be spread; None where the run does all itself.
+        inputs: inputs of the run.
+        journal: journal of the run.
+        out: folder of the run.
+        view: shows progress.
+        executor: runs work in parallel; None if the run does all work itself.
 
     Raises:
         InputError: the model, the data or the budget is wrong.
@@ -136,14 +136,14 @@ def prepare(inputs: Inputs, journal: Journal, out: Path, view: View, executor: E
 
 
 def search(prepared: Prepared) -> Searched:
-    """Search until the budget is spent but for the test, and settle the arms."""
+    """Search until the rest of the budget is needed for the test, and record the arms."""
     found, confirmed = prepared.policy.search()
     write_json(prepared.context.folder / DEV_ROWS, dev_rows(prepared.context, confirmed))
     return Searched(found, confirmed)
 
 
 def test(prepared: Prepared, searched: Searched) -> Tested:
-    """Open the sealed test once, score the arms and the references on it, and measure how stable the winner is."""
+    """Open the sealed test once, score the arms and the references, and measure the winner's stability."""
     context, evaluate, confirmed = prepared.context, prepared.config.evaluate, searched.confirmed
     keep = prepared.policy.fixed
     seed = confirmed.arms["seed_prompt"].candidate.prompt
@@ -161,7 +161,7 @@ def test(prepared: Prepared, searched: Searched) -> Tested:
 
 
 def report(prepared: Prepared, searched: Searched, tested: Tested, view: View) -> dict[str, Any]:
-    """Write summary, bundle, the test's rows and the page; returns the summary."""
+    """Write the summary, the bundle, the test rows and the report page; returns the summary."""
     context, confirmed = prepared.context, searched.confirmed
     journal, out = context.journal, context.folder
     crew = context.crew
@@ -188,7 +188,7 @@ def report(prepared: Prepared, searched: Searched, tested: Tested, view: View) -
     _ship(context, built, confirmed.winner.candidate, prepared.config.model, out, doubt)
     write_row_hashes(out, learnt=(*context.task.train, *context.task.dev), tested=tested.results[confirmed.ships].rows)
     write_json(out / TEST_ROWS, row_answers(context, tested.results))
-    # What a caller gets now is what a later one reads from the file.
+    # Return the same values that are later read from the file.
     summary: dict[str, Any] = json.loads(json.dumps(built, allow_nan=False))
     write_json(out / SUMMARY, summary)
     context.training.clean()
@@ -264,7 +264,7 @@ def _ship(
 
 
 def _write_page(out: Path, view: View) -> None:
-    """Write the page; a run whose numbers are safe does not fail for want of it."""
+    """Write the report page; a failure does not fail the run, whose numbers are saved."""
     from cotune.report.html import write_report
 
     try:
@@ -273,7 +273,7 @@ def _write_page(out: Path, view: View) -> None:
         what = str(error) if isinstance(error, CotuneError) else f"{type(error).__name__}: {error}"
         again = f"cotune report {shlex.quote(str(out))}"
         text = f"the report could not be written ({what}); the run's numbers are safe, {again} tries again"
-        # A traceback is no note, but it must not be lost either. A disk that is full takes neither.
+        # A traceback is too long for a note, but must not be lost; on a full disk it cannot be written.
         with suppress(CotuneError):
             write_text(out / REPORT_ERROR, traceback.format_exc())
             text += f", {REPORT_ERROR} says more"

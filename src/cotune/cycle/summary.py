@@ -1,4 +1,4 @@
-"""The summary of a finished run: the numbers of ``summary.json``."""
+"""The summary of a finished run: the content of ``summary.json``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from cotune.cycle.context import RunContext
 from cotune.cycle.diagnostics.leakage import overlap_finding
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.endpoints import NOT_TUNED
+from cotune.cycle.probe_search.label_names import names_told
 from cotune.cycle.search.confirm import ArmResult, Confirmed
 from cotune.cycle.search.result import SearchResult
 from cotune.cycle.teaching.write import written_findings, written_told
@@ -40,11 +41,11 @@ from cotune.version import __version__
 def attribution_of(
     context: RunContext, results: Mapping[str, ArmResult], noise: Noise | AnswerNoise | None = None
 ) -> Attribution:
-    """The gains between the arms on the test rows; with ``noise``, none that it could make is called a difference."""
+    """Gains between the arms on the test rows; with ``noise``, gains within the noise are not called differences."""
     one = next(iter(results.values()))
     arms = {name: result.for_attribution() for name, result in results.items()}
     if not context.can.tune:
-        # Tuning that does nothing: all gains but the prompt's are the same arm, or the very same comparison.
+        # Without tuning, all gains except the prompt's compare equal arms or repeat a comparison.
         arms |= {"seed_tuned": arms["seed_prompt"], "best_prompt": arms["prompt_only"], "best_tuned": arms["prompt_only"]}
     gains = attribute(
         arms,
@@ -60,7 +61,7 @@ def attribution_of(
 
 
 def _noise_floor(context: RunContext, result: ArmResult, noise: Noise | AnswerNoise) -> float:
-    """How far the machine's noise moves an arm's score: F1 where that is the metric and the arm knows the task's labels."""
+    """Effect of the machine's noise on an arm's score, which is F1 if that is the metric and the labels are the task's."""
     if isinstance(noise, AnswerNoise):
         return noise.floor(result.evaluation, context.task.measure.aggregate, seed=context.seed)
     given, decision, labels = result.scores, result.candidate.decision, context.task.labels
@@ -83,8 +84,11 @@ def build_summary(
     trust: Mapping[str, Any],
     previous: Previous | None = None,
 ) -> dict[str, Any]:
-    """All of ``summary.json`` but where the bundle lies; ``trust`` holds what was measured of noise, robustness, slices and
-    neighbours, ``previous`` what was taken over from an earlier bundle."""
+    """Build the content of ``summary.json``.
+
+    ``trust`` holds the measurements of noise, robustness, slices, references, neighbours and the judge, ``previous`` the
+    earlier bundle of a warm start.
+    """
     task, account = context.task, context.spending.account
     winner = confirmed.winner
     untuned = not context.can.tune
@@ -136,6 +140,7 @@ def build_summary(
         "prompts_tuned": search.prompts_tuned,
         "cost": {**cost, **account.counts, "dollars": _dollars(context)},
         "written_rows": written,
+        "label_names": names_told(context),
         "data": data_health(context, trust["neighbours"], int(opening.get("in_prompts", 0)), written),
         "truncated": account.truncated,
         "unmatched": account.unmatched,
@@ -154,7 +159,7 @@ def build_summary(
 def _selection(
     context: RunContext, search: SearchResult, confirmed: Confirmed, results: Mapping[str, ArmResult]
 ) -> dict[str, Any]:
-    """The summary's ``selection``: what ships on dev, where it was chosen, beside the test."""
+    """The summary's ``selection``: the shipped arm's score on dev, where it was chosen, and on the test."""
     dev, test = confirmed.winner.evaluation.score, results[confirmed.ships].evaluation.score
     values = np.stack([m.evaluation.values for m in confirmed.considered])
     chosen = [m.candidate.id for m in confirmed.considered].index(confirmed.chosen.candidate.id)
@@ -189,17 +194,17 @@ def _gains_sentence(
 
 
 def first_verdict_of(context: RunContext) -> dict[str, Any] | None:
-    """What the first race found, as it was told; None where answers are not read by probes."""
+    """The first verdict; None if answers are not read by probes."""
     found = next((event["value"] for event in context.journal.events if event["kind"] == "verdict"), None)
     names = ("seconds", "score", "ci", "n", "log_loss", "prompt_id", "layer", "tfidf")
     if found is None:
         return None
-    # Steps of earlier versions do not say on how many rows.
+    # Steps of earlier versions lack the number of rows.
     return {**{name: found[name] for name in names}, "tfidf_rows": found.get("tfidf_rows")}
 
 
 def judge_told(context: RunContext, recorded: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The summary's ``judge``: who graded, how that agrees with people, and what it took; None where nobody was asked."""
+    """The summary's ``judge``: its model, agreement with people and cost; None without a judge."""
     if context.answers.grader is None:
         return None
     facts = {name: recorded[name] for name in ("model", "rubric", "agreement", "sentence")}
@@ -213,8 +218,10 @@ def judge_told(context: RunContext, recorded: Mapping[str, Any]) -> dict[str, An
 def data_health(
     context: RunContext, neighbours: Mapping[str, Any], in_prompts: int, written: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """What all data checks found, warnings first: those of the rows, of the winning prompts, of rows alike in meaning, and of
-    rows that a teacher wrote."""
+    """Findings of all data checks, warnings first.
+
+    They concern the rows, the arms' prompts, rows of similar meaning, and rows that a teacher wrote.
+    """
     told = [asdict(f) for f in (*overlap_finding(in_prompts, "prompts of the arms"), *written_findings(written))]
     checked = context.task.checks.to_json()
     findings = [*checked["findings"], *told, *neighbours.get("findings", [])]
@@ -225,7 +232,7 @@ def data_health(
 def _previous(
     context: RunContext, previous: Previous | None, confirmed: Confirmed, results: Mapping[str, ArmResult], gains: Attribution
 ) -> dict[str, Any] | None:
-    """The summary's ``previous``: what was gone on from, the comparison on the test, and which to keep; None without one."""
+    """The summary's ``previous``: the earlier bundle, its comparison on the test, and which to keep; None without one."""
     if previous is None:
         return None
     facts = previous.facts
@@ -255,27 +262,27 @@ def _previous(
 
 
 def _invalid(context: RunContext, result: ArmResult) -> str:
-    """How many answers of what ships are no value of the task's output, in a sentence; empty where all are or need not be."""
+    """A sentence on the shipped arm's answers that are not values of the task's output; empty if there are none."""
     valid = _valid(context, result)
     misfit = context.task.output.kind.misfit
     return f"{valid.count(False)} of {len(valid)} answers {misfit}, and count as wrong." if False in valid else ""
 
 
 def _valid(context: RunContext, result: ArmResult) -> list[bool]:
-    """Whether each answer is a value of the task's output; empty where every text is."""
+    """Whether each answer is a value of the task's output; empty if every text is one."""
     output = context.task.output
     return [output.fits(answer) for answer in result.evaluation.answers] if output.kind.misfit else []
 
 
 def _dollars(context: RunContext) -> float | None:
-    """What all answers of endpoints have cost; None where nothing has a price."""
+    """Cost of the answers of all endpoints; None if nothing has a price."""
     asked = (context.scorer, context.answers.grader)
     priced = context.spending.account.dollars > 0 or any(one is not None and one.prices is not None for one in asked)
     return round(context.spending.account.dollars, 6) if priced else None
 
 
 def versions() -> dict[str, str]:
-    """Of what the numbers depend on."""
+    """Versions of the packages that the numbers depend on."""
     from importlib.metadata import version
 
     packages = {name: version(name) for name in ("torch", "transformers", "peft", "numpy")}
@@ -305,7 +312,7 @@ def _arm(context: RunContext, result: ArmResult) -> dict[str, Any]:
 
 
 def _readout(context: RunContext, candidate: Candidate) -> dict[str, Any]:
-    """How a candidate's answers are read off the model, and after which layer; None where that is the last one or not known."""
+    """A candidate's read-out and its layer; None if the layer is the last one or unknown."""
     written = (context.task if candidate.own is None else candidate.own).output.kind.written
     if written or candidate.decision.kind != "probe":
         return {"readout": "generation" if written else "words", "layer": None}
@@ -318,7 +325,7 @@ def _ends(interval: Interval) -> list[float]:
 
 
 def _fields(context: RunContext, result: ArmResult) -> list[dict[str, Any]] | None:
-    """What of JSON is right field by field; None for other types."""
+    """Scores of JSON fields; None for other types of output."""
     if not context.task.output.kind.by_field:
         return None
     answered = Answered([row.output for row in result.rows], result.evaluation.answers, context.task.output)

@@ -1,4 +1,4 @@
-"""The bundle that a run goes on from: checked as for predicting, and what of it the run's settings take over."""
+"""Warm starts: the bundle that a run starts from, its checks, and the settings that the run takes from it."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from cotune.task.task import Task
 
 @dataclass(frozen=True)
 class Start:
-    """An earlier bundle whose files and base model are what its manifest says."""
+    """An earlier bundle whose files and base model match its manifest."""
 
     bundle: OpenedBundle
 
     @property
     def id(self) -> str:
-        """Content hash of the bundle; part of what a run's folder belongs to."""
+        """Content hash of the bundle; part of a run's identity."""
         return self.bundle.manifest.id
 
     @property
     def adapter_folder(self) -> Path | None:
-        """Where its adapter lies; None where it is the base model's."""
+        """Folder of its adapter; None if it uses the base model."""
         return None if self.bundle.manifest.adapter_id == BASE else self.bundle.folder / ADAPTER
 
 
 def open_start(config: RunConfig) -> Start | None:
-    """The bundle that the config goes on from, checked; None where it starts afresh.
+    """Open and check the bundle that the config starts from; None if it names none.
 
     Raises:
-        InputError: it is no bundle, a file of it has changed, or ``model`` is not what it was made with, byte for byte.
+        InputError: the folder is not a bundle, one of its files has changed, or ``model`` is not its model, byte for byte.
     """
     if config.start is None:
         return None
@@ -48,30 +48,30 @@ def open_start(config: RunConfig) -> Start | None:
 
 
 def adopt(config: RunConfig, start: Start | None) -> RunConfig:
-    """The config with what belongs to the bundle: shape of its adapter, longest prompt.
+    """The config with the bundle's settings: shape of its adapter, maximum length of prompts.
 
     Raises:
-        InputError: the input fields are others, or such a setting was given and differs.
+        InputError: the input fields differ, or such a setting was given and differs.
     """
     if start is None:
         return config
     manifest, where = start.bundle.manifest, str(start.bundle.folder)
-    # A column may be named as its file has it, or as prompts do.
+    # A column may have its name in the file or in prompts.
     given = field_names(config.data.input)
     if set(manifest.input_fields) not in (set(given), set(given.values())):
         raise InputError(
             f"the bundle reads {_quoted(manifest.input_fields)} and the input of the new rows is {_quoted(config.data.input)}",
             where=where,
-            hint="Rename the columns of the new rows, since the bundle's prompt names its fields, or start afresh without it.",
+            hint="Rename the columns of the new rows, because the bundle's prompt names its fields, or start without it.",
         )
     tune: dict[str, Any] = {}
-    # A probe that reads the base model has no shape that weights would have to go on with.
+    # A probe on the base model has no weights whose shape must be kept.
     if start.adapter_folder is not None and not is_bare_probe(start.adapter_folder):
         if is_prefix(start.adapter_folder):
             raise InputError(
-                "the bundle's adapter is a trained prefix, which stands for the first tokens of its own prompt alone",
+                "the bundle's adapter is a trained prefix, which only fits the first tokens of its own prompt",
                 where=where,
-                hint="Go on from a bundle of tune.method=lora, or start afresh without it.",
+                hint="Start from a bundle of tune.method=lora, or start without it.",
             )
         shape = read_settings(start.adapter_folder)
         tune = {"method": "lora", "rank": shape.rank, "alpha": float(shape.alpha), "target": shape.target}
@@ -82,9 +82,9 @@ def adopt(config: RunConfig, start: Start | None) -> RunConfig:
             given = getattr(getattr(config, section), key)
             if given not in (value, getattr(usual, key)):
                 raise InputError(
-                    f"the bundle was made with {section}.{key}={value}, and here it is {given}",
+                    f"the bundle has {section}.{key}={value}, and here it is {given}",
                     where=f"{section}.{key}",
-                    hint="Leave it out: the run goes on from the bundle as it is.",
+                    hint="Leave it out; the run uses the bundle's setting.",
                 )
     return config.model_copy(
         update={"tune": config.tune.model_copy(update=tune), "engine": config.engine.model_copy(update=engine)}
@@ -92,16 +92,16 @@ def adopt(config: RunConfig, start: Start | None) -> RunConfig:
 
 
 def start_task(config: RunConfig, start: Start | None, task: Task | None = None) -> Task:
-    """The rows, checked against the bundle that the run goes on from.
+    """The rows, checked against the bundle that the run starts from.
 
     Args:
         config: names the data.
-        start: the bundle that the run goes on from.
-        task: the rows, where they were read already, with what the bundle knows.
+        start: the bundle that the run starts from, if any.
+        task: the rows, if they have already been read, with the bundle's labels.
 
     Raises:
-        InputError: the data is missing or broken, rows are replayed and there is no bundle to go on from, or the bundle answers
-            with another type.
+        InputError: the data is missing or broken, rows are replayed without a bundle to start from, or the bundle has another
+            output type.
     """
     known = start.bundle.known if start is not None else None
     found = ConfiguredTask.from_config(config, known=known) if task is None else task
@@ -110,11 +110,13 @@ def start_task(config: RunConfig, start: Start | None, task: Task | None = None)
             f"the bundle answers with the type {known.output.type}, and the outputs of the new rows are of the type"
             f" {found.output.type}",
             where="output.type",
-            hint="Leave output.type out, or start afresh without the bundle.",
+            hint="Leave output.type out, or start without the bundle.",
         )
     if found.replayed and start is None:
         raise InputError(
-            "old rows are to be replayed, and no bundle is named to go on from", where="replay", hint="Name it as start."
+            "old rows are to be replayed, but there is no bundle to start from",
+            where="replay",
+            hint="Name the bundle as start.",
         )
     return found
 

@@ -1,4 +1,4 @@
-"""Which executor: what ``--executor`` and ``--workers`` say."""
+"""The choice of an executor by ``--executor`` and ``--workers``."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from cotune.executor.storage import checked_url
 
 KINDS = ("local", "processes", "ray")
 WORKER_BYTES = 2 << 30
-"""Memory that a worker is taken to need where nobody says how many workers there are: the bundled model, and rows."""
+"""Memory that a worker is assumed to need if the number of workers is not given: the bundled model, and rows."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Which executor.
+    """An executor and its number of workers.
 
     Attributes:
         kind: in this process, in processes of this machine, or on Ray.
-        address: of a Ray cluster; empty for that of ``RAY_ADDRESS``, or one on this machine.
-        workers: how many; None chooses by processors and memory.
-        storage: URL below which a run's results are stored; empty for the run's folder.
+        address: address of a Ray cluster; if empty, that of ``RAY_ADDRESS``, or a cluster on this machine.
+        workers: number of workers; None chooses it by processors and memory.
+        storage: URL below which a run's results are stored; if empty, they are stored in the run's folder.
     """
 
     kind: Literal["local", "processes", "ray"]
@@ -31,10 +31,10 @@ class Choice:
 
     @classmethod
     def named(cls, executor: str | None, workers: int | None, storage: str | None = None) -> Choice | None:
-        """Read what may be missing; None where no executor is named.
+        """Read options that may be missing; None if no executor is named.
 
         Raises:
-            InputError: as for :meth:`parse`, or there are workers or a storage without an executor.
+            InputError: as for :meth:`parse`, or a number of workers or a storage is given without an executor.
         """
         if executor is None and workers is not None:
             raise InputError("workers need an executor", where="--workers", hint="Add --executor processes, or ray.")
@@ -47,7 +47,7 @@ class Choice:
         """Read ``local``, ``processes``, ``ray`` or ``ray:ADDRESS``.
 
         Raises:
-            InputError: it is none of these, does not go with the number of workers, or the storage is no URL that can be used.
+            InputError: it is none of these, does not fit the number of workers, or the storage is not a usable URL.
         """
         kind, colon, address = executor.strip().partition(":")
         if kind not in KINDS or (colon and kind != "ray"):
@@ -73,10 +73,10 @@ class Choice:
 
 
 def slots_of(cpus: int, memory: int) -> int:
-    """Workers of one processor each that a machine has room for; at least one.
+    """Number of workers of one processor each that a machine has room for; at least one.
 
     Args:
-        cpus: processors.
-        memory: bytes.
+        cpus: number of processors.
+        memory: memory in bytes.
     """
     return max(1, min(cpus, memory // WORKER_BYTES))

@@ -1,4 +1,4 @@
-"""What an executor has, what is wrong with it, and how to fix that: ``cotune doctor --executor``."""
+"""Checks of an executor for ``cotune doctor --executor``: its resources, its problems, and how to fix them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _GIB = 1 << 30
 
 
 def diagnose_executor(choice: Choice) -> list[Check]:
-    """Look at an executor as the commands would use it, started from the current folder."""
+    """Check an executor as a command that is started in the current folder would use it."""
     if choice.kind == "ray":
         return _ray(choice)
     if choice.kind == "local":
@@ -40,7 +40,7 @@ def _ray(choice: Choice) -> list[Check]:
         return [Check("ray", "fail", error.what, error.hint)]
     nodes = [node for node in ray.nodes() if node["Alive"]]
     checks = [Check("ray", "ok", f"{metadata.version('ray')}, {counted(len(nodes), 'node')}")]
-    # A file that only this process knows of shows which nodes see the folder.
+    # A new file with a random name shows which nodes see the folder.
     place = Path.cwd() / f".cotune-{secrets.token_hex(6)}"
     with contextlib.suppress(OSError):
         place.touch()
@@ -55,12 +55,12 @@ def _ray(choice: Choice) -> list[Check]:
 
 
 def look(place: str) -> dict[str, Any]:
-    """What a node runs, and whether it sees a file; runs there."""
+    """Versions on a node, and whether the node sees a file; runs on that node."""
     return {**versions(), "torch": metadata.version("torch"), "sees": Path(place).exists()}
 
 
 def _asked(ray: Any, node: str, place: str) -> dict[str, Any] | str:
-    """What a node says, or why it says nothing."""
+    """A node's answer to :func:`look`, or the reason why there is none."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     there = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
@@ -102,7 +102,7 @@ def _slots(choice: Choice, nodes: list[dict[str, Any]]) -> Check:
         return Check("workers", "fail", told, "Give fewer --workers, or add nodes.")
     finding = f"{counted(count, 'worker')}, {counted(each, 'CPU')} each"
     if any(node["Resources"].get("GPU") for node in nodes):
-        told = "Those of cotune run compute on GPUs where the command itself runs on one; those of other commands on CPUs."
+        told = "Workers of cotune run use GPUs if the command itself does; those of other commands use CPUs."
         return Check("workers", "warn", f"{finding}; GPUs are not used", told)
     return Check("workers", "ok", finding)
 
@@ -118,6 +118,6 @@ def _folder(nodes: list[dict[str, Any]], answers: list[dict[str, Any] | str]) ->
             "folder",
             "warn",
             f"{Path.cwd()} is not seen by {', '.join(dict.fromkeys(blind))}",
-            "Bundle and output must lie in a folder that every node has under the same path.",
+            "Bundle and output must be in a folder that every node has under the same path.",
         )
     return Check("folder", "ok", f"{Path.cwd()} is seen by all nodes")

@@ -1,4 +1,4 @@
-"""What all workers of one output run the model on, so that it does not matter which of them has a row."""
+"""Device, dtype and threads that all workers of an output share, so that a result does not depend on the worker."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _CHOSEN = "engine.json"
 
 
 def engine_of(executor: Executor) -> dict[str, Any]:
-    """Device, number type and threads, as the first worker measures them; kept with the results and taken from there again.
+    """Device, dtype and threads as measured by the first worker; stored with the results and read from there later.
 
-    A command that goes on with another number of workers thereby computes as it did before.
+    A command that resumes with another number of workers therefore computes the same results.
     """
     storage = executor.storage
     if not storage.has(_CHOSEN):
@@ -29,13 +29,13 @@ def engine_of(executor: Executor) -> dict[str, Any]:
 
 
 def choose_engine(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
-    """A job that measures the machine."""
+    """Job that measures the machine."""
     found = check_capability(threads=places["threads"])
     return json.dumps({"device": found.device, "dtype": found.dtype, "threads": found.threads}).encode()
 
 
 def unlike(engines: Collection[Mapping[str, Any]]) -> str:
-    """Which facts differ between the engines that computed an output, as a message; empty where none does."""
+    """Message that names the settings that differ between the engines of an output; empty if none does."""
     names = dict.fromkeys(name for engine in engines for name in engine)
     values = {name: sorted({str(engine.get(name)) for engine in engines}) for name in names}
     return "; ".join(f"{name}: {', '.join(found)}" for name, found in values.items() if len(found) > 1)

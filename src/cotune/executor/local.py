@@ -1,4 +1,4 @@
-"""Jobs in this process, one after the other."""
+"""An executor that performs jobs in this process, one after the other."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from cotune.executor.storage import Storage, storage_at
 
 
 class LocalExecutor:
-    """Does a job when it is submitted.
+    """Performs a job when it is submitted.
 
     Args:
-        storage: of the results, or their folder.
-        threads: CPU threads that a job may use.
+        storage: storage of the results, or their folder.
+        threads: number of CPU threads that a job may use.
     """
 
     slots = 1
@@ -35,7 +35,7 @@ class LocalExecutor:
         return future
 
     def take_back(self, job: Job) -> bool:
-        # It is done by now.
+        # It is already done.
         return False
 
     def close(self) -> None:

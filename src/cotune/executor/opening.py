@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 @contextmanager
 def open_executor(choice: Choice, storage: Path | Storage, *, gpus: bool = False) -> Iterator[Executor]:
-    """An executor whose workers end with the block.
+    """Open an executor whose workers end with the block.
 
     Args:
-        choice: which.
-        storage: of the results, or their folder, which on Ray every node must see.
-        gpus: whether workers compute on GPUs, one each where nobody says how many workers there are.
+        choice: which executor.
+        storage: storage of the results, or their folder, which on Ray every node must see.
+        gpus: whether workers compute on GPUs; if the number of workers is not given, there is one for each GPU.
 
     Raises:
-        InputError: Ray is not installed, or the cluster cannot be reached or has too little for so many workers.
+        InputError: Ray is not installed, or the cluster cannot be reached or is too small for the number of workers.
     """
     executor = _executor(choice, storage_at(storage), gpus)
     try:
@@ -59,7 +59,7 @@ def _cards() -> int:
 
 
 def processes_of(choice: Choice, cards: int = 0) -> tuple[int, int]:
-    """How many processes of this machine, one for each of its GPUs where these are used, and the threads of each."""
+    """Number of worker processes, one for each GPU if GPUs are used, and the number of threads of each."""
     cpus = usable_cpus()
     count = choice.workers or cards or slots_of(cpus, available_memory())
     # OMP_NUM_THREADS bounds the threads of one process, not the number of them.

@@ -1,4 +1,4 @@
-"""The folder beside an output in which finished chunks wait for the others."""
+"""The folder beside an output that holds finished chunks until all are finished."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LOCK = ".lock"
 
 
 def part_folder_of(out: Path) -> Path:
-    """Where the finished chunks of an output lie."""
+    """The folder of an output's finished chunks."""
     return out.absolute().with_name(f"{out.name}.parts")
 
 
@@ -23,12 +23,12 @@ def part_folder_of(out: Path) -> Path:
 def part_folder(out: Path) -> Iterator[Path]:
     """A folder for the results of an output's jobs: ``answers.csv.parts`` beside ``answers.csv``.
 
-    It is removed when the block ends. Where an error or an interrupt ends it, it stays, unless no job is done: the same command
-    then goes on from what is there.
+    The folder is removed when the block ends. If an error or an interrupt ends the block, the folder is kept unless no job is
+    done, so that the same command can continue from it.
 
     Raises:
         BusyError: another command writes the same output.
-        InputError: something else has the folder's name, or it cannot be made.
+        InputError: something else has the folder's name, or the folder cannot be made.
     """
     import filelock
 
@@ -62,12 +62,12 @@ def part_folder(out: Path) -> Iterator[Path]:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether a folder is one of these, or could have become one when its command was killed."""
+    """Whether this module made a folder; a folder of hidden files may be one whose command was killed before it was marked."""
     return folder.is_dir() and ((folder / _MARK).is_file() or all(path.name.startswith(".") for path in folder.iterdir()))
 
 
 def finished(folder: Path) -> int:
-    """How many results lie in a folder; all else in it has a dot in its name."""
+    """Number of results in a folder; all other files in it have a dot in their names."""
     with suppress(OSError):
         return sum("." not in path.name for path in folder.iterdir())
     return 0

@@ -17,18 +17,19 @@ from cotune.executor.job import Done, Job, perform, settle
 from cotune.executor.storage import Storage
 
 _END_S = 5.0
-"""What an idle worker may take to end by itself."""
+"""Seconds that an idle worker may take to end by itself."""
 
 
 class ProcessWorker:
-    """A process that was spawned, not forked, and is asked over a pipe.
+    """A spawned, not forked, process that receives jobs over a pipe.
 
-    ``concurrent.futures.ProcessPoolExecutor`` gives all jobs up when one of its processes is killed. Here a process takes only
-    its own job with it, and ends by itself when the driver is killed: nobody else holds the other end of its pipe.
+    ``concurrent.futures.ProcessPoolExecutor`` gives up all jobs when one of its processes is killed. Here only the job of the
+    killed process is lost. A worker ends by itself when the driver is killed, because only the driver holds the other end of
+    the pipe.
 
     Args:
-        threads: CPU threads that it may use.
-        gpu: number of the one GPU that it sees; None leaves it all.
+        threads: number of CPU threads that the worker may use.
+        gpu: number of the only GPU that the worker sees; None shows it all GPUs.
     """
 
     def __init__(self, threads: int, gpu: int | None = None) -> None:
@@ -39,7 +40,7 @@ class ProcessWorker:
 
     def start(self) -> None:
         if self._process is not None:
-            # Where it died between two jobs, the next one finds out.
+            # If it died between two jobs, the next job finds out.
             return
         if self._stopped:
             raise WorkerLost("it was stopped")
@@ -77,7 +78,7 @@ class ProcessWorker:
         if process is None or connection is None:
             return
         if not self._busy:
-            # An idle worker ends when its pipe closes, and returns what it holds of the system, such as semaphores.
+            # An idle worker ends when its pipe closes, and releases system resources such as semaphores.
             connection.close()
             process.join(_END_S)
         process.kill()
@@ -86,16 +87,16 @@ class ProcessWorker:
 def _how(code: int | None) -> str:
     if code is None or code >= 0:
         return f"it ended with exit status {code}"
-    return f"it was ended by signal {-code}" + (", as when memory runs out" if code == -signal.SIGKILL else "")
+    return f"it was ended by signal {-code}" + (", as happens when memory runs out" if code == -signal.SIGKILL else "")
 
 
 def _serve(connection: Connection, threads: int, gpu: int | None) -> None:
-    """A worker's life: jobs from the pipe, until it closes."""
-    # Ctrl-C reaches all processes of a terminal; the driver says what becomes of its workers.
+    """Perform jobs from the pipe until it closes."""
+    # Ctrl-C reaches all processes of a terminal; only the driver may stop its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     settle(threads)
     if gpu is not None:
-        # Before torch looks for one.
+        # This must be set before torch looks for GPUs.
         seen = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
         os.environ["CUDA_VISIBLE_DEVICES"] = seen[gpu] if seen else str(gpu)
     while True:
@@ -109,7 +110,7 @@ def _serve(connection: Connection, threads: int, gpu: int | None) -> None:
         except CotuneError as error:
             answer = error
         except Exception as error:
-            # The traceback stays here; a class of another package may not come over the pipe.
+            # An exception of another package may not survive pickling, so its traceback is sent as text.
             told = "".join(traceback.format_exception(error))
             answer = RuntimeError(f"a job failed in a worker:\n{told}")
         try:

@@ -1,4 +1,4 @@
-"""How fast workers go, and how long it still takes."""
+"""Speed of workers, and the remaining time."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from cotune.executor.job import Done
 
 
 class Throughput:
-    """Counts the rows of jobs as they are done.
+    """Counts the rows of finished jobs.
 
     Args:
-        rows: of all jobs.
-        now: seconds of a clock that never goes back.
+        rows: number of rows of all jobs.
+        now: monotonic clock in seconds.
 
     Attributes:
-        done: rows that are done.
-        earlier: rows among them that an earlier command had done.
+        done: number of finished rows.
+        earlier: how many of them an earlier command had finished.
     """
 
     def __init__(self, rows: int, now: Callable[[], float] = time.monotonic) -> None:
@@ -26,7 +26,7 @@ class Throughput:
         self._workers: dict[str, tuple[int, float]] = {}
 
     def saw(self, job: Done) -> None:
-        """So much more is done."""
+        """Add a finished job."""
         self.done += job.rows
         if job.earlier:
             self.earlier += job.rows
@@ -36,12 +36,12 @@ class Throughput:
 
     @property
     def rates(self) -> dict[str, float]:
-        """Rows a second of each worker while it was busy, loading of the model included, the fastest first."""
+        """Rows per second of each worker while it was busy, including model loading; the fastest worker comes first."""
         found = {name: rows / max(seconds, 1e-9) for name, (rows, seconds) in self._workers.items()}
         return dict(sorted(found.items(), key=lambda item: -item[1]))
 
     @property
     def left(self) -> float | None:
-        """Seconds to the end at the pace since the start; None before anything is done."""
+        """Remaining seconds at the pace since the start; None before the first job is finished."""
         fresh = self.done - self.earlier
         return (self.rows - self.done) * (self._now() - self._begun) / fresh if fresh else None

@@ -163,4 +163,4 @@ def test_likelihood_is_not_known_behind_an_endpoint(bench: Bench, tmp_path: Path
     with chat_server(writing("text")) as server:
         ended = run(bench, server, tmp_path / "run", "text", "metric=likelihood")
         assert not server.seen
-    assert ended.code == 2 and "does not tell how likely" in ended.stderr
+    assert ended.code == 2 and "does not return the likelihood of the right answers" in ended.stderr

@@ -83,7 +83,7 @@ def test_where_such_a_winner_could_not_be_tested_there_are_none(bench: Bench, tm
     assert plan["nearest"] is False and "leave nearest demonstrations out" in plan["text"][-1]
     race, tuning, reserve = plan["race"], plan["tuning"], plan["reserve"]
     told = " ".join(plan["text"])
-    assert f"dev rows each: about {race:,.0f} tokens" in told and f"as far: about {tuning:,.0f} tokens" in told
+    assert f"dev rows each: about {race:,.0f} tokens" in told and f"as long: about {tuning:,.0f} tokens" in told
     (whole,) = [int(text.replace(",", "")) for text in re.findall(r"in all about ([\d,]+) of 30,000 tokens", told)]
     assert race + tuning + reserve < whole < race + tuning + reserve + 6000
 

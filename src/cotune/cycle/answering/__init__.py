@@ -1,1 +1,1 @@
-"""How prompts are answered and judged, by kind of output."""
+"""Answering of rows under a prompt, and the evaluation of answers, by kind of output."""

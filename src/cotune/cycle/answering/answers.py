@@ -1,4 +1,4 @@
-"""What a model gives on rows: each question asked once, journalled, paid for, and judged by the task's metric."""
+"""A model's outputs on rows: requested once, recorded in the journal, paid for, and judged by the task's metric."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ class Answers:
     """Asks the model about rows of a task.
 
     Args:
-        task: what is asked.
-        answering: how the model answers its rows.
-        journal: where replies are recorded.
-        spending: pays for them.
-        watcher: is told about progress.
-        grader: the judge whose grades are the metric; None where it asks nobody.
-        crew: workers that score labels; None without.
+        task: the task.
+        answering: the way in which the model answers rows.
+        journal: records the replies.
+        spending: budget of the run.
+        watcher: receives progress.
+        grader: the judge whose grades are the metric; None without a judge.
+        crew: workers that score labels; None without workers.
 
     Attributes:
-        calibrates: whether rules with a bias are tried; they need rows of every label.
+        calibrates: whether decision rules with a bias are tried, which need rows of every label.
     """
 
     def __init__(
@@ -58,8 +58,10 @@ class Answers:
 
     @property
     def written_late(self) -> bool:
-        """Whether the search goes by the right answers' log-loss and only finalists write: a written answer costs many passes,
-        its likelihood one. An endpoint does not tell it."""
+        """Whether the search uses the right answers' log-loss and only finalists write answers.
+
+        A written answer costs many passes, its likelihood only one. Endpoints return no likelihoods.
+        """
         can, task = self.answering.model.capabilities, self._task
         return can.likelihoods and task.output.kind.written and task.measure.needs_answers
 
@@ -74,20 +76,19 @@ class Answers:
         own: Own | None = None,
         **note: Any,
     ) -> ModelOutputs:
-        """What a prompt and an adapter give on rows; recorded as a ``score`` step, and written answers as a ``write`` step.
+        """Outputs of a prompt and an adapter on rows; a ``score`` step, and for written answers a ``write`` step.
 
         Args:
-            prompt: how to ask.
-            adapter: which weights.
-            rows: of one split.
-            stage: what for.
-            answers: whether the metric is asked for; False where the log-loss alone decides, which is far cheaper where answers
-                have to be written.
-            own: what is answered with, where it is not the task's output.
-            note: further facts for the journal.
+            prompt: the prompt.
+            adapter: the weights.
+            rows: rows of one split.
+            stage: purpose, for the journal and progress.
+            answers: whether the metric is needed; False if the log-loss decides, which is far cheaper if answers are written.
+            own: an earlier bundle's output, if it differs from the task's.
+            note: further values for the journal.
 
         Raises:
-            DivergedError: what was given is not finite.
+            DivergedError: an output is not finite.
         """
         key = _key(prompt, adapter, rows, own)
         name = content_hash(key)
@@ -132,7 +133,7 @@ class Answers:
         return given
 
     def ahead(self, prompt: Prompt, adapter: str, rows: Sequence[Example], own: Own | None = None) -> None:
-        """Have workers score labels that :meth:`scores` is asked for next; nothing where the run has none."""
+        """Let workers score labels before :meth:`scores` is called; does nothing without workers."""
         name, answering = content_hash(_key(prompt, adapter, rows, own)), self.by(own)
         if self._crew is None or name in self._known or name in self._ahead or not isinstance(answering, LabelAnswering):
             return
@@ -141,7 +142,7 @@ class Answers:
         self._ahead[name].submit()
 
     def _told(self, reply: Reply, rows: Sequence[Example], seconds: float) -> dict[str, Any]:
-        """A reply of the model for the journal."""
+        """A reply as a record for the journal."""
         judged = self.judge(reply.given, rows, RAW)
         return {
             "score": judged.told_score(),
@@ -156,16 +157,15 @@ class Answers:
         }
 
     def judge(self, given: ModelOutputs, rows: Sequence[Example], decision: Decision) -> Evaluation:
-        """What was given against the rows' right answers."""
+        """Evaluate outputs against the rows' right answers."""
         return given.judge(rows, decision, self._task)
 
     def bias(self, given: ModelOutputs) -> Decision:
-        """The calibrated rule from what was given on some rows, whose right answers are not looked at; the raw one where there
-        is nothing to fit."""
+        """The calibrated rule by outputs on some rows, without their right answers; the raw rule if none can be fitted."""
         return given.calibrated(self._task) if self.answering.rules else RAW
 
     def by(self, own: Own | None = None) -> Answering:
-        """How rows are answered: with the task's output, or with an earlier bundle's."""
+        """The answering with the task's output, or with that of an earlier bundle."""
         return self.answering if own is None else answering_for(self._task, self.answering.model, own, judge=self.grader)
 
     def rules(self, given: ModelOutputs) -> tuple[Decision, ...]:
@@ -175,10 +175,10 @@ class Answers:
         return rules_of(self.answering, given, self._task)
 
     def leave_out_rules(self) -> None:
-        """Try no decision rule with a bias from now on: there are labels without a row."""
+        """Stop trying decision rules with a bias, because some labels have no row."""
         self.calibrates = False
 
 
 def _key(prompt: Prompt, adapter: str, rows: Sequence[Example], own: Own | None) -> list[Any]:
-    """What goes into a request, for the journal."""
+    """Journal key of a request."""
     return [prompt.id, adapter, [row.id for row in rows], *([own.to_json()] if own is not None else [])]

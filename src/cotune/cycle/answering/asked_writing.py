@@ -1,4 +1,4 @@
-"""Answers that a model behind an endpoint writes: judged by what they are worth, since it tells no likelihoods."""
+"""Answers that a model behind an endpoint writes; they are judged by the metric, because endpoints return no likelihoods."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from cotune.task.task import Task
 
 
 class AskedWriting(AskedAnswering):
-    """Asks a model behind an endpoint to write an answer to each row; races go by the metric too, so each row is answered.
+    """Asks a model behind an endpoint to write an answer to each row, also in races, which use the metric too.
 
     Args:
-        task: what is asked.
-        model: who answers.
-        judge: who grades the answers; None where the metric asks nobody.
+        task: the task.
+        model: the model that answers.
+        judge: grades the answers; None if the metric needs no judge.
     """
 
     loss_bound = 1.0
@@ -32,7 +32,7 @@ class AskedWriting(AskedAnswering):
         self.limit = model.answer_tokens
 
     def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:
-        """The answers, and their grades."""
+        """The answers with their grades."""
         found = self.model.generate(prompt, [row.fields for row in rows], adapter=adapter, limit=self.limit, progress=progress)
         reply = Reply(
             TextOutputs(found.texts),

@@ -1,4 +1,4 @@
-"""How a model answers a task's rows: by scoring labels, or by writing. All that differs between types of output stands here."""
+"""Answering of a task's rows: by scoring labels, or by writing. All differences between types of output are here."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from cotune.task.task import Task
 from cotune.tune.batches import TrainingRow, training_rows
 
 ODD_ROWS = 3
-"""Rows of the small batches that noise is looked for with, at least."""
+"""Minimum number of rows of the small batches that noise is measured with."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a request to the model brought, and what it cost.
+    """Result and cost of a request to the model.
 
     Attributes:
-        given: what was given.
-        tokens: tokens that were run.
-        saved: tokens that the shared prefix spared.
-        truncated: rows whose text was shortened.
-        cached: whether any of it came from the cache.
-        dollars: what it cost, a judge's grades included; None where nobody behind an endpoint was asked.
-        unmatched: rows whose answer, by an endpoint, names no label, or is no value of the task's output.
-        written: those of ``tokens`` that were written one by one.
-        judged: what a judge did for it, ``rows``, ``tokens`` and ``dollars``; empty without one.
+        given: the model's outputs.
+        tokens: number of computed tokens.
+        saved: number of tokens saved by the shared prefix.
+        truncated: number of rows whose text was shortened.
+        cached: whether any output is from the cache.
+        dollars: cost, including a judge's grades; None if no endpoint was asked.
+        unmatched: number of an endpoint's answers that name no label, or are not values of the task's output.
+        written: number of ``tokens`` that were written one by one.
+        judged: a judge's ``rows``, ``tokens`` and ``dollars``; empty without a judge.
     """
 
     given: ModelOutputs
@@ -52,13 +52,13 @@ class Reply:
 
 
 class Answering(Protocol):
-    """Asks a model about a task's rows.
+    """Answers a task's rows by a model.
 
     Attributes:
         loss_bound: cap on a row's loss in a race, in nats.
         rules: whether a decision rule other than the raw one can be fitted.
-        limit: tokens that a written answer may have; 0 where none is written.
-        noise_tokens: which count of the account the tokens of :meth:`noise` belong to.
+        limit: maximum tokens of a written answer; 0 if none is written.
+        noise_tokens: entry of the account for the tokens of :meth:`noise`.
     """
 
     loss_bound: float
@@ -68,84 +68,86 @@ class Answering(Protocol):
 
     @property
     def model(self) -> ModelBackend:
-        """Who answers."""
+        """The model that answers."""
         ...
 
     def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:
-        """What a cheap pass over the rows gives: enough for a log-loss."""
+        """Outputs of a cheap pass over the rows, which suffice for a log-loss."""
         ...
 
     def write(
         self, prompt: Prompt, adapter: str, rows: Sequence[Example], given: ModelOutputs, progress: Progress
     ) -> Reply | None:
-        """Answers to add to what :meth:`score` gave; None where that holds them already."""
+        """Answers in addition to the outputs ``given`` of :meth:`score`; None if these are the answers."""
         ...
 
     def both(
         self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress
     ) -> tuple[Reply, Reply, float] | None:
-        """What :meth:`score` and :meth:`write` give, each row's prompt being read once for both, and the seconds that the first
-        took of them; None where nothing is spared."""
+        """Results of :meth:`score` and :meth:`write` with one reading of each prompt, and the seconds of the first.
+
+        None if this would save nothing.
+        """
         ...
 
     def render(self, prompt: Prompt, rows: Sequence[Example]) -> list[RenderedRow]:
-        """The rows' token ids with whatever may be answered."""
+        """Token ids of the rows with all possible answers."""
         ...
 
     def training_rows(self, prompt: Prompt, rows: Sequence[Example]) -> list[TrainingRow]:
-        """The rows' token ids with what is right for each."""
+        """Token ids of the rows with their right answers."""
         ...
 
     def own_prefix(self, prompt: Prompt) -> Sequence[int]:
-        """What every row of a prompt begins with, whatever stands in it."""
+        """Token ids that every row of a prompt begins with, for any content."""
         ...
 
     def tokens_a_row(self, prompt: Prompt, rows: Sequence[Example]) -> tuple[float, int]:
-        """Mean own tokens of a row in :meth:`score`, and tokens of the prefix."""
+        """Mean number of own tokens of a row in :meth:`score`, and number of tokens of the prefix."""
         ...
 
     def tokens_read_again(self, prompt: Prompt, rows: Sequence[Example], *, apart: bool) -> float:
-        """Mean tokens of a row that writing an answer reads beyond :meth:`score`, more where it comes ``apart`` from that."""
+        """Mean number of a row's tokens that writing reads again; more if it is done ``apart`` from :meth:`score`."""
         ...
 
     def answer_tokens(self, *, tuned: bool) -> float:
-        """Tokens of a written answer, about, before any was seen; ``tuned`` weights know how long an answer is."""
+        """Expected tokens of a written answer before any is known; ``tuned`` weights have learnt the length of answers."""
         ...
 
     def odd_rows(self, count: int) -> int:
-        """Rows of the small batches that noise is looked for with, where there are ``count`` in all."""
+        """Number of rows of the small batches that noise is measured with, for ``count`` rows in all."""
         ...
 
     def noise(
         self, prompt: Prompt, adapter: str, rows: Sequence[Example], decision: Decision, *, odd: int, progress: Progress
     ) -> tuple[Noise | AnswerNoise, int] | None:
-        """How two passes over the same rows in other batches differ, and their tokens; None where that is not measured."""
+        """Differences between two passes over the same rows in different batches, and their tokens; None if not measured."""
         ...
 
 
 class OnePass:
-    """What scoring gives is the answer: nothing is written afterwards."""
+    """Base class for answering by scores alone, without writing."""
 
     limit = 0
 
     def write(
         self, prompt: Prompt, adapter: str, rows: Sequence[Example], given: ModelOutputs, progress: Progress
     ) -> Reply | None:
-        """The scores are the answer."""
+        """None, because the scores are the answer."""
         return None
 
     def both(
         self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress
     ) -> tuple[Reply, Reply, float] | None:
-        """The scores are the answer."""
+        """None, because the scores are the answer."""
         return None
 
     def tokens_read_again(self, prompt: Prompt, rows: Sequence[Example], *, apart: bool) -> float:
-        """None beyond scoring."""
+        """0, because nothing is read or written after scoring."""
         return 0.0
 
     def answer_tokens(self, *, tuned: bool) -> float:
-        """None beyond scoring."""
+        """0, because nothing is read or written after scoring."""
         return 0.0
 
 
@@ -153,8 +155,8 @@ class LabelAnswering(OnePass):
     """Scores every label of every row.
 
     Args:
-        task: what is asked.
-        model: who answers.
+        task: the task.
+        model: the model that answers.
     """
 
     rules = True
@@ -165,24 +167,24 @@ class LabelAnswering(OnePass):
         self.loss_bound = loss_bound(len(task.labels))
 
     def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:
-        """``[rows, labels]`` log-probabilities."""
+        """Outputs are log-probabilities of the labels, ``[rows, labels]``."""
         found = self.model.score(prompt, [row.fields for row in rows], self.task.labels, adapter=adapter, progress=progress)
         return Reply(LabelOutputs(found.log_probs), found.tokens, found.tokens_saved, found.truncated, bool(found.cached))
 
     def render(self, prompt: Prompt, rows: Sequence[Example]) -> list[RenderedRow]:
-        """Each row with all labels."""
+        """Token ids of each row with all labels."""
         return self.model.renderer.render(prompt, [row.fields for row in rows], self.task.labels)
 
     def training_rows(self, prompt: Prompt, rows: Sequence[Example]) -> list[TrainingRow]:
-        """Each row with its label."""
+        """Token ids of each row with its label."""
         return training_rows(self.render(prompt, rows), [int(i) for i in label_indices(rows, self.task)])
 
     def own_prefix(self, prompt: Prompt) -> Sequence[int]:
-        """With the list of labels in it."""
+        """Token ids that every row begins with, including the list of labels."""
         return self.model.own_prefix(prompt, self.task.input_fields, self.task.labels)
 
     def tokens_a_row(self, prompt: Prompt, rows: Sequence[Example]) -> tuple[float, int]:
-        """A row's text and the labels' trie."""
+        """Mean number of tokens of a row's text and the labels' trie, and number of tokens of the prefix."""
         from cotune.model.engine.trie import build_trie
 
         own, prefix = self.own_tokens(prompt, rows)
@@ -190,19 +192,19 @@ class LabelAnswering(OnePass):
         return own + len(build_trie(first.completions).tree.tokens), prefix
 
     def own_tokens(self, prompt: Prompt, rows: Sequence[Example]) -> tuple[float, int]:
-        """Mean own tokens of a row without the labels' words, and tokens of the prefix."""
+        """Mean number of own tokens of a row without the label words, and number of tokens of the prefix."""
         rendered = self.render(prompt, rows)
         prefix = shared_prefix([row.prompt_ids for row in rendered])
         return sum(len(row.prompt_ids) + row.looked_up for row in rendered) / len(rendered) - prefix, prefix
 
     def odd_rows(self, count: int) -> int:
-        """Three, whatever there are."""
+        """Always three."""
         return ODD_ROWS
 
     def noise(
         self, prompt: Prompt, adapter: str, rows: Sequence[Example], decision: Decision, *, odd: int, progress: Progress
     ) -> tuple[Noise, int] | None:
-        """Both are run anew: a score from the cache is the same to the last bit and would hide what is looked for."""
+        """Run both passes without the cache, whose scores are equal to the last bit and would hide the noise."""
         asked: tuple[Any, ...] = (prompt, [row.fields for row in rows], self.task.labels)
         whole, pieces = (
             self.model.score(*asked, adapter=adapter, batch_rows=size, fresh=True, progress=progress) for size in (None, odd)
@@ -211,12 +213,12 @@ class LabelAnswering(OnePass):
 
 
 class OwnLabelAnswering(LabelAnswering):
-    """Scores labels that are not the task's: an earlier bundle's, unchanged.
+    """Scores labels of an earlier bundle, which differ from the task's.
 
     Args:
-        task: what is asked.
-        model: who answers.
-        labels: those to choose from.
+        task: the task.
+        model: the model that answers.
+        labels: labels to choose from.
     """
 
     rules = False
@@ -225,21 +227,21 @@ class OwnLabelAnswering(LabelAnswering):
         super().__init__(replace(task, output=replace(task.output, labels=labels)), model)
 
     def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:
-        """``[rows, labels]`` log-probabilities."""
+        """Outputs are log-probabilities of the labels, ``[rows, labels]``."""
         reply = super().score(prompt, adapter, rows, progress)
         assert isinstance(reply.given, LabelOutputs)
         return replace(reply, given=OwnLabelOutputs(reply.given.log_probs, self.task.labels))
 
 
 class AskedAnswering(OnePass):
-    """Asks a model behind an endpoint for each row's label: nothing of it can be rendered, tuned or run in other batches.
+    """Asks a model behind an endpoint for each row's label; such rows cannot be rendered, tuned or batched here.
 
     Args:
-        task: what is asked.
-        model: who answers.
+        task: the task.
+        model: the model that answers.
 
     Attributes:
-        rules: whether its scores are probabilities, so that a bias can be fitted to them.
+        rules: whether the model's scores are probabilities, so that a bias can be fitted to them.
     """
 
     noise_tokens = "tokens_scored"
@@ -250,7 +252,7 @@ class AskedAnswering(OnePass):
         self.rules = model.tells_probabilities
 
     def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:
-        """``[rows, labels]`` log-probabilities."""
+        """Outputs are log-probabilities of the labels, ``[rows, labels]``."""
         found = self.model.score(prompt, [row.fields for row in rows], self.task.labels, adapter=adapter, progress=progress)
         return Reply(
             LabelOutputs(found.log_probs), found.tokens, 0, 0, bool(found.cached), round(found.cost, 9), found.unmatched
@@ -269,23 +271,23 @@ class AskedAnswering(OnePass):
         raise self._elsewhere()
 
     def tokens_a_row(self, prompt: Prompt, rows: Sequence[Example]) -> tuple[float, int]:
-        """Question and answer, about; an endpoint shares no prefix."""
+        """Estimated tokens of question and answer; an endpoint shares no prefix."""
         return self.model.row_tokens(prompt, [row.fields for row in rows], self.task.labels), 0
 
     def odd_rows(self, count: int) -> int:
-        """Its batches are its own affair."""
+        """All rows, because the endpoint batches by itself."""
         return count
 
     def noise(
         self, prompt: Prompt, adapter: str, rows: Sequence[Example], decision: Decision, *, odd: int, progress: Progress
     ) -> tuple[Noise, int] | None:
-        """Its batches are its own affair."""
+        """None, because the endpoint batches by itself."""
         return None
 
     def _elsewhere(self) -> CotuneError:
-        return CotuneError(f"{self.model.name} answers behind an endpoint and cannot be tuned or seen into")
+        return CotuneError(f"{self.model.name} answers behind an endpoint and cannot be tuned or inspected")
 
 
 def rules_of(answering: Answering, given: ModelOutputs, task: Task) -> tuple[Decision, ...]:
-    """The decision rules to choose from: the raw one, and the one that the inputs suggest where there is one."""
+    """The decision rules to choose from: the raw one, and the calibrated one if there is one."""
     return (RAW, given.calibrated(task)) if answering.rules else (RAW,)

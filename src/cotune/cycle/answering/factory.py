@@ -1,4 +1,4 @@
-"""Which kind of answering a task and a model need."""
+"""Choice of the answering for a task and a model."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def answering_for(
     limit: int | None = None,
     judge: Judge | None = None,
 ) -> Answering:
-    """How this task's rows are answered by this model.
+    """The answering for a task and a model.
 
     Args:
-        task: what is asked.
-        model: who answers.
-        own: what an earlier bundle answers with; None for the task's output.
-        limit: tokens of a written answer at most; None takes it from the data.
-        judge: who grades written answers; None where the metric asks nobody.
+        task: the task.
+        model: the model that answers.
+        own: an earlier bundle's output; None for the task's output.
+        limit: maximum tokens of a written answer; None takes it from the data.
+        judge: grades written answers; None if the metric needs no judge.
 
     Raises:
-        InputError: the task's schema cannot be kept while writing.
+        InputError: the task's schema cannot be enforced while writing.
     """
     written = (task if own is None else own).output.kind.written
     if not model.capabilities.likelihoods:

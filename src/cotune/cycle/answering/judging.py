@@ -1,4 +1,4 @@
-"""A run whose metric is a judge's: who grades, how that agrees with people, and grades beside answers."""
+"""Runs whose metric is a judge's grade: opening the judge, its agreement with people, and grading of answers."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from cotune.task.reading.read import read_table
 from cotune.task.task import Task
 
 GIVEN, GRADE = "given", "grade"
-"""Columns of a file of answers that people graded."""
+"""Columns of a file of answers that were graded by people."""
 _LEAST = 10
 _WHERE = "judge.agreement"
 
 
 @dataclass(frozen=True)
 class ByHand:
-    """Answers that people graded.
+    """Answers that were graded by people.
 
     Attributes:
         asked: the answers.
-        grades: what people gave them, from 0 to 1.
+        grades: their grades, from 0 to 1.
     """
 
     asked: tuple[Asked, ...] = ()
@@ -45,21 +45,21 @@ class ByHand:
 
     @property
     def content_hash(self) -> str:
-        """Of the rows."""
+        """Content hash of the rows."""
         return content_hash([[dict(a.fields), a.reference, a.answer, g] for a, g in zip(self.asked, self.grades, strict=True)])
 
 
 def read_by_hand(config: RunConfig, task: Task) -> ByHand:
-    """The rows of ``judge.agreement``; none where the config names no file.
+    """Read the rows of ``judge.agreement``; no rows if the config names no file.
 
     Raises:
-        InputError: the file cannot be read, lacks a column, has too few rows, or a grade is none from 0 to 1; names the row.
+        InputError: the file cannot be read, lacks a column, has too few rows, or a grade is not from 0 to 1; names the row.
     """
     if config.judge.agreement is None:
         return ByHand()
     if clash := sorted({GIVEN, GRADE} & {*task.input_fields, task.output_field}):
         raise InputError(
-            f"the task's own column {clash[0]!r} is called as one of the answers that people graded",
+            f"the task's column {clash[0]!r} has the name of a column of the answers that people graded",
             where=_WHERE,
             hint="Rename the task's column.",
         )
@@ -92,17 +92,17 @@ def read_by_hand(config: RunConfig, task: Task) -> ByHand:
 
 
 def open_judge(config: RunConfig, task: Task, by_hand: ByHand, out: Path, journal: Journal) -> tuple[Judge | None, Any]:
-    """The judge, asked as the run's first session found that it can be, and what was recorded as a ``judge`` step.
+    """Open the judge in the request format of the run's first session; recorded as a ``judge`` step.
 
     Args:
-        config: names it.
-        task: whose metric may be the judge's.
-        by_hand: of :func:`read_by_hand`; the judge grades these first.
-        out: the run's folder, where grades are kept.
-        journal: of the run.
+        config: names the judge.
+        task: the task, whose metric may need a judge.
+        by_hand: graded answers by :func:`read_by_hand`, which the judge grades first.
+        out: folder of the run, where grades are kept.
+        journal: journal of the run.
 
     Returns:
-        None and an empty record where the metric asks no judge.
+        The judge and the recorded value; None and an empty value if the metric needs no judge.
 
     Raises:
         EndpointError: it cannot be asked, or gives no grades.
@@ -114,7 +114,7 @@ def open_judge(config: RunConfig, task: Task, by_hand: ByHand, out: Path, journa
 
     def effect() -> dict[str, Any]:
         judge.settle(Asked(row.fields, row.output, row.output))
-        # The answer that it was tried with is graded by now, and is paid for here.
+        # The grade of the answer that the judge was tried with is paid for here.
         tried = judge.grade([Asked(row.fields, row.output, row.output)])
         found = judge.grade(by_hand.asked)
         compared = agreement(found.values.tolist(), by_hand.grades, seed=config.seed).as_dict() if by_hand.asked else None
@@ -135,10 +135,10 @@ def open_judge(config: RunConfig, task: Task, by_hand: ByHand, out: Path, journa
 
 
 def reopen_judge(config: RunConfig, folder: Path, recorded: Mapping[str, Any]) -> Judge:
-    """The judge as a run in ``folder`` asked it; ``recorded`` is what its ``judge`` step recorded.
+    """Open the judge of the run in ``folder`` again; ``recorded`` is the value of its ``judge`` step.
 
     Raises:
-        InputError: the step holds something else.
+        InputError: the step is invalid.
     """
     judge = _judge(config, folder)
     with reading_steps(str(folder)):
@@ -147,7 +147,7 @@ def reopen_judge(config: RunConfig, folder: Path, recorded: Mapping[str, Any]) -
 
 
 def graded(judge: Judge | None, reply: Reply, rows: Sequence[Example], progress: Progress) -> Reply:
-    """A reply with a judge's grades beside its texts, and with what they cost; as it was where there is no judge.
+    """Add a judge's grades and their cost to a reply; unchanged without a judge.
 
     Raises:
         EndpointError: an answer got no grade.
@@ -167,17 +167,17 @@ def graded(judge: Judge | None, reply: Reply, rows: Sequence[Example], progress:
 
 
 def sentence(model: str, found: Mapping[str, Any] | None) -> str:
-    """Who grades, and how that agrees with people, in a sentence; ``found`` is what an ``Agreement`` tells."""
+    """A sentence on the judge and its agreement with people; ``found`` is an ``Agreement`` as a dict."""
     said = f"Scores are grades by the judge {model}"
     if found is None:
-        return f"{said}, which was compared with nobody's: how far they can be trusted is not known."
+        return f"{said}, which was not compared with grades by people, so it is unknown how far they can be trusted."
     low, high = found["difference_ci"]
     text = (
         f"{said}; on {counted(found['n'], 'answer')} graded by hand it is off by {found['difference']:.2f} on average "
         f"(95% interval {low:.2f} to {high:.2f})"
     )
     if found["correlation"] is None:
-        return f"{text}, and one side gives all of them the same grade."
+        return f"{text}, and one side gives all answers the same grade."
     low, high = found["correlation_ci"]
     return f"{text}, correlation {found['correlation']:.2f} (95% interval {low:.2f} to {high:.2f})."
 

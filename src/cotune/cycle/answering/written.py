@@ -1,4 +1,4 @@
-"""Answers that are written: texts, numbers, JSON; judged in passing by how likely the right ones are."""
+"""Written answers: texts, numbers and JSON, also judged by the likelihood of the right answers."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from cotune.tune.batches import TrainingRow, training_rows
 
 _LEAST_PROMPT = 64
 LOSS_BOUND = 6.0
-"""Nats a token: what a race takes for as bad as can be. An untuned model needs about 3 for a short answer."""
+"""Cap on the loss in races, in nats per token. An untuned model has about 3 for a short answer."""
 
 
 class WrittenAnswering:
-    """Writes an answer to every row where one is wanted, and else only looks at the right answer's likelihood.
+    """Computes the right answers' likelihood, and writes answers if they are needed.
 
     Args:
-        task: what is asked.
-        model: who answers.
-        limit: tokens of an answer at most; None takes a quarter more than the longest right answer of train and dev.
-        judge: who grades the answers; None where the metric asks nobody.
-        output: what answers are held to; None takes the task's, an earlier bundle has its own.
+        task: the task.
+        model: the model that answers.
+        limit: maximum tokens of an answer; None takes a quarter more than the longest right answer of train and dev.
+        judge: grades the answers; None if the metric needs no judge.
+        output: output that answers must fit; None takes the task's. An earlier bundle may have another one.
 
     Attributes:
-        model: the same model, for prompts that leave room for an answer among its positions.
+        model: the model with shorter prompts, so that an answer fits into its positions.
 
     Raises:
-        InputError: the task's schema cannot be kept while writing, or answers leave no room for a prompt.
+        InputError: the task's schema cannot be enforced while writing, or answers leave no room for a prompt.
     """
 
     rules = False
@@ -66,7 +66,7 @@ class WrittenAnswering:
         self._usual = sum(lengths) / len(lengths)
 
     def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:
-        """The right answers' loss a token."""
+        """Loss per token of the right answers."""
         found = self.model.answer_losses(
             prompt, [row.fields for row in rows], [row.output for row in rows], adapter=adapter, progress=progress
         )
@@ -76,7 +76,7 @@ class WrittenAnswering:
     def write(
         self, prompt: Prompt, adapter: str, rows: Sequence[Example], given: ModelOutputs, progress: Progress
     ) -> Reply | None:
-        """Greedy answers, held to the output's type, and their grades."""
+        """Greedy answers, constrained to the output's type, with their grades."""
         assert isinstance(given, AnswerOutputs)
         found = self.writing.write(self.model, prompt, [row.fields for row in rows], adapter=adapter, progress=progress)
         both = AnswerOutputs(given.losses, found.texts)
@@ -86,7 +86,7 @@ class WrittenAnswering:
     def both(
         self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress
     ) -> tuple[Reply, Reply, float] | None:
-        """The right answers' loss a token, and greedy answers; tokens of prompts and right answers count with the scores."""
+        """Loss per token of the right answers, and greedy answers; tokens of prompts and right answers count as scored."""
         if not self.model.shared:
             return None
         found = self.model.generate(
@@ -108,31 +108,31 @@ class WrittenAnswering:
         return scored, graded(self.judge, written, rows, progress), found.entering_s
 
     def warm_up(self, prompt: Prompt, rows: Sequence[Example]) -> None:
-        """Write answers that nobody looks at: what holds them to their type is compiled before a rate is taken."""
+        """Write answers that are discarded, so that the grammar is compiled before a rate is measured."""
         self.writing.write(self.model, prompt, [row.fields for row in rows], adapter=BASE)
 
     def render(self, prompt: Prompt, rows: Sequence[Example]) -> list[RenderedRow]:
-        """Each row up to where its answer begins."""
+        """Token ids of each row up to its answer."""
         return self.model.renderer.render_answers(prompt, [row.fields for row in rows], None)
 
     def training_rows(self, prompt: Prompt, rows: Sequence[Example]) -> list[TrainingRow]:
-        """Each row with its right answer."""
+        """Token ids of each row with its right answer."""
         fields, answers = [row.fields for row in rows], [row.output for row in rows]
         return training_rows(self.model.renderer.render_answers(prompt, fields, answers), [0] * len(rows))
 
     def own_prefix(self, prompt: Prompt) -> Sequence[int]:
-        """All that stands before the first field."""
+        """Token ids before the first field."""
         return self.model.own_prefix(prompt, self.task.input_fields, ())
 
     def tokens_a_row(self, prompt: Prompt, rows: Sequence[Example]) -> tuple[float, int]:
-        """A row's text and its right answer, the last token of which is not fed."""
+        """Mean number of tokens of a row's text and right answer, without the answer's last token, which is not an input."""
         asked = self.training_rows(prompt, rows)
         prefix = shared_prefix([row.prompt_ids for row in asked])
         own = sum(len(row.prompt_ids) + len(row.answer_ids) - 1 for row in asked) / len(asked)
         return own - prefix, prefix
 
     def tokens_read_again(self, prompt: Prompt, rows: Sequence[Example], *, apart: bool) -> float:
-        """A row's text once more where that is spared by nothing."""
+        """Mean number of tokens of a row's text if it must be read again, otherwise 0."""
         if self.model.shared and not apart:
             return 0.0
         asked = self.render(prompt, rows)
@@ -140,18 +140,20 @@ class WrittenAnswering:
         return sum(len(row.prompt_ids) for row in asked) / len(asked) - prefix
 
     def answer_tokens(self, *, tuned: bool) -> float:
-        """The usual length of a right answer, for untuned models between that and the limit: they do not know its end."""
+        """Mean length of a right answer; for untuned models, which do not know where to stop, halfway to the limit."""
         return self._usual if tuned else (self._usual + self.limit) / 2
 
     def odd_rows(self, count: int) -> int:
-        """A quarter: a token that is written costs a pass over all weights whether three rows or twelve wait for it."""
+        """A quarter of the rows, because a written token costs a pass over all weights for three rows as for twelve."""
         return max(ODD_ROWS, count // 4)
 
     def noise(
         self, prompt: Prompt, adapter: str, rows: Sequence[Example], decision: Decision, *, odd: int, progress: Progress
     ) -> tuple[AnswerNoise, int] | None:
-        """All rows at once, and a few at a time. Not measured by a judge, who would have to grade everything twice, nor where
-        no answer is looked at."""
+        """Compare answers to all rows at once with answers to a few at a time.
+
+        None with a judge, who would have to grade everything twice, or if the metric needs no answers.
+        """
         if self.judge is not None or not self.task.measure.needs_answers:
             return None
         parts = [rows, *(rows[start : start + odd] for start in range(0, len(rows), odd))]
@@ -165,7 +167,7 @@ class WrittenAnswering:
 
 
 def _with_room(model: LocalModel, limit: int) -> LocalModel:
-    """The model with prompts so short that an answer still fits into its positions."""
+    """The model with prompts limited so that an answer fits into its positions."""
     most = model.longest_sequence
     if most is None or model.renderer.max_tokens + limit <= most:
         return model
@@ -173,11 +175,11 @@ def _with_room(model: LocalModel, limit: int) -> LocalModel:
         raise InputError(
             f"answers of up to {limit} tokens leave no room for a prompt among the model's {most}",
             where="output.max_tokens",
-            hint="Lower it, shorten the outputs, or take a model that reads more.",
+            hint="Lower it, shorten the outputs, or take a model with a longer context.",
         )
     return model.with_max_tokens(most - limit)
 
 
 def _lengths(model: LocalModel, texts: Sequence[str]) -> list[int]:
-    """Tokens of answers, their stop tokens counted."""
+    """Numbers of tokens of answers, including their stop tokens."""
     return [len(ids) + 1 for ids in model.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]

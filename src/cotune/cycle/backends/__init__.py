@@ -1,1 +1,1 @@
-"""Who answers in a run: a model on this machine, or one behind an endpoint."""
+"""Backends: models on this machine, and models behind an endpoint."""

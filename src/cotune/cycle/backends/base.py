@@ -1,4 +1,4 @@
-"""What a backend is: how a run gets the model that its config names."""
+"""The base class of backends, which open the model that a run's config names."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from cotune.task.task import Task
 from cotune.tune.settings import PrefixSettings, TuneSettings
 
 if TYPE_CHECKING:
-    # Trying a prompt does not wait for what only a run needs.
+    # Trying a prompt should not wait for imports that only a run needs.
     from cotune.cycle.context import RunContext
 
 
 @dataclass(frozen=True)
 class Opening:
-    """What a run has before its model.
+    """The parts of a run that exist before its model.
 
     Attributes:
-        config: of the run.
-        task: what is asked.
-        seed: the seed prompt, with which an endpoint is tried.
-        journal: of the run.
-        out: the run's folder.
-        watcher: is told about progress.
-        grader: the judge whose grades are the metric; None where it asks nobody.
-        executor: who does the work that can be spread; None where the run does all itself.
+        config: config of the run.
+        task: the task.
+        seed: the seed prompt, which an endpoint is tried with.
+        journal: journal of the run.
+        out: folder of the run.
+        watcher: receives progress.
+        grader: the judge whose grades are the metric; None without a judge.
+        executor: runs work in parallel; None if the run does all work itself.
     """
 
     config: RunConfig
@@ -50,8 +50,11 @@ class Opening:
 
 
 class Backend(ABC):
-    """A kind of model. Add one to :data:`cotune.cycle.backends.registry.BACKENDS`; what its models can do they say themselves,
-    see :class:`cotune.model.base.Capabilities`."""
+    """A kind of model.
+
+    Add new ones to :data:`cotune.cycle.backends.registry.BACKENDS`. The models say what they can do, see
+    :class:`cotune.model.base.Capabilities`.
+    """
 
     @abstractmethod
     def takes(self, config: RunConfig) -> bool:
@@ -59,7 +62,7 @@ class Backend(ABC):
 
     @abstractmethod
     def open(self, opening: Opening) -> RunContext:
-        """Open the model and make the run context; recorded as an ``engine`` step.
+        """Open the model and create the run context; recorded as an ``engine`` step.
 
         Raises:
             InputError: the model cannot be opened, or does not fit the task.
@@ -70,22 +73,22 @@ class Backend(ABC):
     def reopen(
         self, config: RunConfig, folder: Path, events: list[dict[str, Any]], task: Task, permissions: Permissions
     ) -> ModelBackend:
-        """The model as a finished run used it.
+        """Open the model as a finished run used it.
 
         Args:
-            config: of the run.
-            folder: of the run.
-            events: of its journal.
-            task: what is asked.
-            permissions: what the user lets the folder do.
+            config: config of the run.
+            folder: folder of the run.
+            events: events of its journal.
+            task: the task.
+            permissions: the user's permissions for the folder.
 
         Raises:
-            InputError: it is not here, or not the one that the run was made with, which is found before it is loaded.
+            InputError: the model is missing or is not the one of the run, which is checked before it is loaded.
         """
 
 
 def tune_settings(config: RunConfig) -> TuneSettings:
-    """The part of the config that training needs."""
+    """The settings of training, from the config."""
     tune = config.tune
     return TuneSettings(
         method=tune.method,
@@ -95,6 +98,6 @@ def tune_settings(config: RunConfig) -> TuneSettings:
         batch_size=tune.batch_size or TuneSettings.batch_size,
         clip=tune.clip,
         shared_prefix=tune.shared_prefix,
-        # A refit gives weights that a head was not fitted to.
+        # A head does not fit the weights that a refit changes.
         head=tune.head and not config.refit,
     )

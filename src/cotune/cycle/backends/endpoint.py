@@ -1,4 +1,4 @@
-"""A model behind an endpoint: asked how it wants to be asked, opened for a run or for trying a prompt."""
+"""The backend for models behind an endpoint."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class EndpointBackend(Backend):
-    """A model that answers an HTTP API and stays as it is."""
+    """A model behind an HTTP API, which cannot be tuned."""
 
     def takes(self, config: RunConfig) -> bool:
         return config.remote_model is not None
@@ -42,7 +42,7 @@ class EndpointBackend(Backend):
         config, task, journal, out = opening.config, opening.task, opening.journal, opening.out
         if not task.measure.needs_answers:
             raise InputError(
-                f"an endpoint does not tell how likely it finds the right answers, which the metric {task.metric} needs",
+                f"an endpoint does not return the likelihood of the right answers, which the metric {task.metric} needs",
                 where="metric",
                 hint="Name a metric of the answers, or a model on this machine.",
             )
@@ -67,14 +67,14 @@ class EndpointBackend(Backend):
 
 
 def open_remote(config: RunConfig, task: Task, seed: Prompt, out: Path, journal: Journal) -> tuple[RemoteModel, dict[str, Any]]:
-    """The model, asked as the run's first session found that it can be; recorded as an ``engine`` step.
+    """Open the model in the request format of the run's first session; recorded as an ``engine`` step.
 
     Args:
-        config: names it.
-        task: whose first train row it is tried with, so that the answer is not lost.
-        seed: the prompt for it.
-        out: the run's folder, where answers are kept.
-        journal: of the run.
+        config: names the model.
+        task: the task; its first train row is the trial question, so that the answer is useful.
+        seed: prompt for the trial question.
+        out: folder of the run, where answers are kept.
+        journal: journal of the run.
 
     Raises:
         EndpointError: it cannot be asked.
@@ -104,15 +104,15 @@ def open_remote(config: RunConfig, task: Task, seed: Prompt, out: Path, journal:
 
 
 def remote_costs(budget: Budget, config: RunConfig, found: dict[str, Any]) -> CostModel:
-    """What answers cost, before any has been paid for."""
+    """Prices before any answer has been paid for."""
     prices = prices_of(config.endpoint)
-    # Answers are short, so nearly all tokens are questions'.
+    # Answers are short, so nearly all tokens belong to questions.
     price = prices.input / 1e6 if prices else 0.0
     return CostModel(budget, max(1.0, float(found["tokens_per_s"])), 1.0, token_price=price)
 
 
 def embeds_of(config: RunConfig, model: RemoteModel) -> Callable[[Progress | None], Embedder] | None:
-    """Makes embedders over the endpoint's ``/embeddings``; None where the config names no model for it."""
+    """A function that creates embedders by the endpoint's ``/embeddings``; None if the config names no model for it."""
     name, answers = config.endpoint.embeddings, model.answers
     if name is None or answers is None:
         return None

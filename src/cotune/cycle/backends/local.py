@@ -1,4 +1,4 @@
-"""A model on this machine, opened for a run or for trying a prompt."""
+"""The backend for models on this machine."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from cotune.cycle.context import RunContext
 
 _MICRO_TOKENS = 1536
-"""Tokens of a training pass on a CPU. A token of a 135M model leaves about 1 MB for the way back, and products of fewer rows
-than these are as fast."""
+"""Maximum tokens of a training pass on a CPU. A token of a 135M model keeps about 1 MB for the backward pass, and larger
+products are not faster.
+"""
 
 
 class LocalBackend(Backend):
@@ -83,10 +84,10 @@ class LocalBackend(Backend):
 
 
 def load_model(config: RunConfig, out: Path, journal: Journal, threads: int | None = None) -> tuple[LocalModel, dict[str, Any]]:
-    """The model as the run's first session chose to run it: device, dtype, threads and batch size are journalled.
+    """Load the model with the device, dtype, threads and batch size of the run's first session, which are recorded.
 
-    ``threads`` are those of each worker, where the config names none; the run itself computes with as many, so that it does not
-    matter who does what.
+    ``threads`` is the number of threads of each worker if the config gives none; the run's own process uses as many, so that
+    results do not depend on who computes them.
     """
     from cotune.model.engine.score_cache import ScoreCache
     from cotune.model.hardware.capability import check_capability, check_device
@@ -113,18 +114,18 @@ def load_model(config: RunConfig, out: Path, journal: Journal, threads: int | No
         check_device(settings.device)
     except InputError as error:
         raise InputError(
-            f"the run was begun on {settings.device}, and here {error.what}",
+            f"the run was started on {settings.device}, and here {error.what}",
             where=str(out),
-            hint="Go on with it on a machine that has one, or begin anew here with another --out.",
+            hint="Resume it on a machine with such a device, or start a new run here with another --out.",
         ) from error
     model = LocalModel.load(folder, settings=settings, cache=ScoreCache(out / "scores.sqlite"), name=config.model)
     return model, probed
 
 
 def _settings_here(engine: Mapping[str, Any], max_tokens: int, folder: Path) -> EngineSettings:
-    """The engine as the run used it; where its device is not here, as this machine runs the model best.
+    """The engine settings of the run, or the best ones for this machine if the run's device is not available.
 
-    Both prompts are scored here and now, so that the comparison is as fair on another machine.
+    Both prompts are scored with the same settings, so that the comparison is fair on any machine.
     """
     from cotune.model.hardware.capability import check_capability, check_device
 
@@ -139,7 +140,7 @@ def _settings_here(engine: Mapping[str, Any], max_tokens: int, folder: Path) -> 
 
 
 def _matrix_weights(model: LocalModel) -> int:
-    """Weights that multiply every token: all but the embeddings."""
+    """Number of weights without the embeddings."""
     total = sum(p.numel() for p in model.model.parameters())
     table: int = model.model.get_input_embeddings().weight.numel()
     return max(1, int(total) - table)

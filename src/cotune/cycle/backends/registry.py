@@ -1,4 +1,4 @@
-"""The backends that there are."""
+"""The registry of backends."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cotune.cycle.backends.endpoint import EndpointBackend
 from cotune.cycle.backends.local import LocalBackend
 
 BACKENDS: tuple[Backend, ...] = (EndpointBackend(), LocalBackend())
-"""The first one that takes a config opens its model; the last one takes any."""
+"""The first backend that takes a config opens its model; the last one takes any."""
 
 
 def backend_of(config: RunConfig) -> Backend:

@@ -1,1 +1,1 @@
-"""What a run may spend, what it has spent, and what its steps will cost."""
+"""Budget, spending and prices of a run."""

@@ -1,4 +1,4 @@
-"""What a run has spent so far: tokens by what they were run for, money, and what a judge was asked."""
+"""The account of a run: tokens by purpose, money, and requests to a judge."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ _SPENT = ("tokens_scored", "tokens_written", "tokens_trained", "tokens_embedded"
 
 
 class Account:
-    """Adds up what steps record that they cost.
+    """Adds up the recorded costs of steps.
 
     Attributes:
         counts: tokens scored, written, trained, embedded, and saved by the shared prefix.
-        truncated: most rows of one request whose text was shortened.
-        unmatched: most rows of one request whose answer named no label.
-        dollars: what answers of all endpoints have cost.
-        judged: what the judge did: rows, tokens, dollars.
+        truncated: maximum, over requests, of the number of rows whose text was shortened.
+        unmatched: maximum, over requests, of the number of rows whose answer named no label.
+        dollars: cost of the answers of all endpoints.
+        judged: rows, tokens and dollars of the judge.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Account:
         return sum(self.counts[name] for name in _SPENT)
 
     def charge(self, value: Mapping[str, Any], kind: str) -> None:
-        """Charge a step that asked the model; ``kind`` says which of :attr:`counts` its tokens belong to."""
+        """Charge a step that asked the model; ``kind`` is the entry of :attr:`counts` for its tokens."""
         self.counts[kind] += int(value["tokens"])
         self.counts["tokens_saved_by_prefix"] += int(value["saved"])
         self.truncated = max(self.truncated, int(value["truncated"]))
@@ -41,9 +41,9 @@ class Account:
         self.saw_judging(value.get("judged", {}))
 
     def pay(self, value: Mapping[str, Any]) -> None:
-        """Charge the ``dollars`` that a recorded step cost, where it cost any."""
+        """Charge the ``dollars`` of a recorded step, if any."""
         self.dollars += float(value.get("dollars", 0.0))
 
     def saw_judging(self, value: Mapping[str, Any]) -> None:
-        """Count what a recorded step had the judge do."""
+        """Count the judge's work in a recorded step."""
         self.judged = {name: count + value.get(name, 0) for name, count in self.judged.items()}

@@ -1,4 +1,4 @@
-"""What a run may spend: time on the clock, tokens processed, or money for answers."""
+"""The budget of a run: time, tokens, or money for answers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Budget:
     Attributes:
         kind: ``time`` (seconds), ``tokens`` (processed in scoring, writing, training and embedding alike) or ``money``
             (US dollars, for answers of an endpoint at the config's prices).
-        amount: in that unit.
+        amount: amount in that unit.
     """
 
     kind: Literal["time", "tokens", "money"]
@@ -32,16 +32,16 @@ class Budget:
 
     @property
     def unit(self) -> str:
-        """As messages name it."""
+        """The unit's name in messages."""
         return {"time": "s", "tokens": "tokens", "money": "USD"}[self.kind]
 
     def told(self, amount: float) -> str:
-        """An amount of its unit, for messages: ``12 s``, ``3.4 s``, ``1,200 tokens``."""
+        """Format an amount with the unit, for messages: ``12 s``, ``3.4 s``, ``1,200 tokens``."""
         digits = {"time": 0 if amount >= 9.95 else 1, "tokens": 0, "money": 4}[self.kind]
         return f"{amount:,.{digits}f} {self.unit}"
 
     def raised(self, more: float) -> str:
-        """A round budget that holds ``more`` on top, as it is written in a command, such as ``35m``."""
+        """The budget plus ``more``, rounded up, as written in a command, such as ``35m``."""
         needed = self.amount + max(0.0, more)
         if self.kind == "time":
             minutes = needed / 60
@@ -62,7 +62,7 @@ class Budget:
 
 
 def parse_budget(text: str) -> Budget:
-    """Read ``90s``, ``10m``, ``1h``, ``300ktok``, ``2Mtok`` or ``2usd``.
+    """Parse ``90s``, ``10m``, ``1h``, ``300ktok``, ``2Mtok`` or ``2usd``.
 
     Raises:
         BudgetError: the text has another form, or the amount is zero.
@@ -85,7 +85,7 @@ def parse_budget(text: str) -> Budget:
 
 
 class Clock:
-    """Active seconds of a run: those of earlier sessions and of this one; the time in between does not count.
+    """Active seconds of a run: those of earlier sessions and of this one, without the time between.
 
     Args:
         before: active seconds of earlier sessions.

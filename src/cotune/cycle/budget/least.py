@@ -1,4 +1,4 @@
-"""Budgets that no run could keep, refused before the model is loaded; the exact check follows once rows have a price."""
+"""Checks that refuse budgets that are far too small, before the model is loaded; the exact check follows later."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from cotune.errors import BudgetError
 from cotune.task.task import Task
 
 SENSIBLE = {"time": "60s", "tokens": "50ktok"}
-"""The least that is advised: what the bundled model needs for a first bundle and a test, of a few hundred short rows."""
+"""Advised minimum: the bundled model needs this for a first bundle and a test on a few hundred short rows."""
 _LEAST_ROWS, _LEAST_WORDS, _LEAST_DEPTH = 200, 32, 1 / 3
-"""Of more rows some are drawn, longer ones may be cut to the model's context, and layers above a third are not run."""
+"""Rows that are kept if there are more, words that a row counts at most, and the minimum share of layers that run."""
 
 
 def check_time(budget: Budget) -> None:
-    """Refuse a time budget that not even saving and the report fit into.
+    """Refuse a time budget that is too small for saving and the report.
 
     Raises:
-        BudgetError: it does not.
+        BudgetError: it is too small.
     """
     closing = closing_cost(budget)
     if budget.kind == "time" and budget.amount <= closing:
-        raise _refused(budget, f"saving and the report alone are given {closing:.0f} s")
+        raise _refused(budget, f"saving and the report alone need {closing:.0f} s")
 
 
 def check_tokens(budget: Budget, task: Task) -> None:
-    """Refuse a token budget that the labels' rows do not fit into, each read once by a third of the layers.
+    """Refuse a token budget for label tasks that is too small to read each row once by a third of the layers.
 
-    A word has a token at least, and every row is read once in all: labelled ones in the race, the others in the test.
+    A word has at least one token, and every row is read at least once: labelled rows in the race, the others in the test.
 
     Raises:
-        BudgetError: they do not.
+        BudgetError: the budget is too small.
     """
     if budget.kind != "tokens" or task.output.kind.written:
         return
@@ -39,7 +39,7 @@ def check_tokens(budget: Budget, task: Task) -> None:
     rows = min(len(labelled), _LEAST_ROWS) + min(task.test.n, _LEAST_ROWS)
     least = _LEAST_DEPTH * words * rows
     if budget.amount < least:
-        raise _refused(budget, f"reading {rows} rows once takes {least:,.0f} tokens at least")
+        raise _refused(budget, f"reading {rows} rows once takes at least {least:,.0f} tokens")
 
 
 def _refused(budget: Budget, why: str) -> BudgetError:

@@ -1,4 +1,4 @@
-"""What must be left of a budget behind a stretch of steps and for closing a run, and what measurements at the end may take."""
+"""Reserves of a budget: for the time after a tuning, for closing a run, and for measurements at the end."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from cotune.cycle.budget.budget import Budget
 from cotune.cycle.budget.rates import CostModel
 
 _NOISE = 0.95
-"""Share of what was reckoned that must be left: its own margins are for the ordinary noise of a machine."""
+"""Share of the planned reserve that must be left; its margins are for the ordinary noise of a machine."""
 _UNUSED_SHARE = 0.25
-"""Of what a run leaves unused at its end, at most, for one measurement."""
+"""Maximum share of a run's unused budget for one measurement at the end."""
 _DOUBT = 12
-"""Steps at the expected speed that count along with those that were taken, or two slow ones would end a stretch."""
+"""Number of steps at the expected speed that are averaged with the measured ones; otherwise two slow steps could end a tuning.
+"""
 
 
 def spent_to(
     keep: float, costs: CostModel, step_tokens: float, clock: Callable[[], float], *, guess: float = 1.0
 ) -> Callable[[], bool] | None:
-    """What tells after each step whether it has to be the last, so that enough is left for what comes after.
+    """Return a function that tells after each step whether it must be the last one, to leave enough budget.
 
-    A machine that others begin to use takes many times as long as it did, for the steps as for all that follows; so what must
-    be left grows with the steps' own slowness, as far as there were enough of them to show it. The first step does not count
-    there: it may touch memory for the first time.
+    If others start to use the machine, the steps and all that follows become slower. So the reserve grows with the measured
+    slowness of the steps, as far as there were enough steps. The first step does not count, because it may allocate memory.
 
     Args:
-        keep: cost of what follows at the speed that is expected; 0 keeps nothing back.
-        costs: that speed, and the budget.
-        step_tokens: of a step.
-        clock: seconds of the budget that have gone.
-        guess: times slower than expected that steps may be without what follows being slower too, where it has been timed
-            and the price of a step is still a guess.
+        keep: cost of what follows, at the expected speed; 0 reserves nothing.
+        costs: the expected speed and the budget.
+        step_tokens: tokens of a step.
+        clock: returns the used seconds of the budget.
+        guess: slowdown of steps up to which what follows counts as on time, because its price was measured while that of a step
+            is still a guess.
 
     Returns:
-        None where nothing has to be asked: other budgets than time are known to the token.
+        None if there is nothing to check: the cost of steps is known exactly unless the budget is time.
     """
     if keep <= 0 or costs.budget.kind != "time":
         return None
@@ -48,17 +48,17 @@ def spent_to(
 
 
 def closing_cost(budget: Budget) -> float:
-    """Of a time budget, what saving and the report take at the end; nothing of another one."""
+    """Seconds reserved for saving and the report under a time budget; 0 for other budgets."""
     return 6.0 + 0.01 * budget.amount if budget.kind == "time" else 0.0
 
 
 def allowed_at_end(budget: Budget, share: float, left: float) -> float:
-    """What a measurement may take once the arms are tested: a share of the budget, or a part of what the run leaves unused."""
+    """Budget of a measurement after the test: a share of the budget, or a part of the unused budget if that is more."""
     return min(left, max(share * budget.amount, _UNUSED_SHARE * left))
 
 
 def shortage(budget: Budget, needed: float, allowed: float, left: float | None = None) -> str:
-    """Why a measurement is left out: it needs more than is left, or than it may take."""
+    """Message on why a measurement is left out: it needs more than is left, or than its allowance."""
     needs = f"needs about {budget.told(needed)}"
     if left is None:
         return f"{needs} and may take {budget.told(allowed)}"

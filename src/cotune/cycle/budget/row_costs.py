@@ -1,4 +1,4 @@
-"""What a row costs, in the budget's own unit: by what rows like it took, as soon as any were run."""
+"""Prices of rows in the budget's unit, by measured tokens as soon as there are any."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from cotune.task.example import Example
 class RowCosts:
     """Prices rows of a prompt.
 
-    What a row reads can be counted beforehand on a few of them. What a model writes is known once it has written: an untuned
-    one often goes on to the limit under one prompt and stops at once under another, a tuned one has learnt how long they are.
+    The tokens that a row reads can be counted beforehand on a few rows. The length of answers is known only after some are
+    written: an untuned model may write up to the limit under one prompt and stop at once under another, while a tuned model has
+    learnt the length.
 
     Args:
-        answering: how rows are answered.
-        costs: what tokens cost.
-        sample: rows whose tokens are counted where none of a prompt were run yet.
+        answering: the way in which rows are answered.
+        costs: prices of tokens.
+        sample: rows whose tokens are counted before a prompt's rows have been run.
         writes: whether answers are written at all.
     """
 
@@ -34,19 +35,19 @@ class RowCosts:
         self._tuned: float | None = None
 
     def saw_reading(self, prompt: Prompt, rows: int, tokens: int, saved: int) -> None:
-        """So many rows of a prompt were scored, and their shared prefix was run once for all. The largest request counts."""
+        """Record that rows of a prompt were scored, with one pass for their shared prefix. The largest request counts."""
         if rows >= self._read.get(prompt.id, (2, 0.0))[0]:
             self._read[prompt.id] = (rows, (tokens - saved / (rows - 1)) / rows)
 
     def saw_writing(self, prompt: Prompt, adapter: str, rows: int, tokens: int) -> None:
-        """So many answers were written, of so many tokens in all."""
+        """Record that answers of ``tokens`` tokens in all were written to ``rows`` rows."""
         if adapter == BASE:
             self._base[prompt.id] = tokens / rows
         else:
             self._tuned = tokens / rows
 
     def knows_answers(self, prompt: Prompt) -> bool:
-        """Whether the untuned model was seen to answer this prompt."""
+        """Whether the untuned model has answered this prompt."""
         return prompt.id in self._base
 
     def scored(self, prompt: Prompt) -> float:
@@ -56,36 +57,36 @@ class RowCosts:
         return self._costs.scoring(self.counted(prompt)[0])
 
     def counted(self, prompt: Prompt) -> tuple[float, int]:
-        """Mean own tokens of a scored row of the sample, and the prefix's tokens."""
+        """Mean number of own tokens of a scored row of the sample, and number of tokens of the prefix."""
         if prompt.id not in self._counted:
             self._counted[prompt.id] = self._answering.tokens_a_row(prompt, self._sample)
         return self._counted[prompt.id]
 
     def without_words(self, prompt: Prompt) -> tuple[float, int]:
-        """The same without the labels' words: what embedding a row reads."""
+        """The same without the label words, which is what embedding a row reads."""
         if prompt.id not in self._asked:
             assert isinstance(self._answering, LabelAnswering)
             self._asked[prompt.id] = self._answering.own_tokens(prompt, self._sample)
         return self._asked[prompt.id]
 
     def written(self, prompt: Prompt, *, tuned: bool, apart: bool = False, new: bool = False) -> float:
-        """Cost of writing a row's answer beyond scoring it; none where nothing is written.
+        """Cost of writing a row's answer in addition to scoring it; 0 if nothing is written.
 
         Args:
-            prompt: how it is asked.
-            tuned: whether the weights are.
-            apart: whether it is written some time after it was scored, so that the row is read again.
-            new: whether ``prompt`` only stands for one that nobody knows yet.
+            prompt: prompt of the row.
+            tuned: whether the weights are tuned.
+            apart: whether the answer is written some time after scoring, so that the row is read again.
+            new: whether ``prompt`` stands for an unknown prompt of its length.
         """
         if not self._writes:
             return 0.0
         return self._costs.writing(self._read_again(prompt, apart), self.answer_tokens(prompt, tuned=tuned, new=new))
 
     def answer_tokens(self, prompt: Prompt, *, tuned: bool, new: bool = False) -> float:
-        """Tokens of a written answer: as many as were seen.
+        """Expected tokens of a written answer, by those that were written.
 
-        Untuned under a prompt that was not answered yet, as many as under the one that was answered at the greatest length;
-        tuned at least as many as right answers have, since that is where more steps lead.
+        For an untuned model under a new prompt, it is the maximum over the prompts so far. For a tuned model it is at least the
+        mean length of right answers, which more steps lead to.
         """
         usual = self._answering.answer_tokens(tuned=tuned)
         if tuned:

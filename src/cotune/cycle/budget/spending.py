@@ -1,4 +1,4 @@
-"""What a run may still spend, what it has spent, and what is told of that."""
+"""The spending of a run: its remaining budget, payments, and progress messages."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from cotune.cycle.journal import Journal
 from cotune.cycle.progress import TimeLeft, Watcher
 
 _SLOW = 4.0
-"""Times slower than planned from which a machine is called slow; the plan's own guess is off by two at most."""
+"""Slowdown from which a machine is called slow; the plan's guess is off by at most a factor of two."""
 
 
 class Spending:
     """The budget of a run: prices, payments and what is left.
 
     Args:
-        costs: the budget, and what tokens cost.
-        rows: what rows cost, as far as any were run.
-        journal: whose clock a time budget goes by.
-        watcher: is told how long the run will still take.
-        stopwatch: that has run while the model was loaded; None begins with a fresh one.
+        costs: the budget and prices of tokens.
+        rows: prices of rows.
+        journal: its clock measures a time budget.
+        watcher: receives the remaining time of the run.
+        stopwatch: stopwatch that ran while the model was loaded; None takes a new one.
 
     Attributes:
-        account: what has been spent so far.
-        stopwatch: seconds of model work in steps that do other things too.
+        account: the account so far.
+        stopwatch: seconds of model work within steps that do other things too.
     """
 
     def __init__(
@@ -42,11 +42,11 @@ class Spending:
 
     @property
     def budget(self) -> Budget:
-        """How much may be spent, and of what."""
+        """The budget."""
         return self.costs.budget
 
     def left(self) -> float:
-        """Budget that is left, in its unit. Under a time budget this is journalled, since decisions hang on it."""
+        """Remaining budget, in its unit. A remaining time is recorded in the journal, because decisions depend on it."""
         if self.budget.kind == "tokens":
             left = self.budget.amount - self.account.tokens
             self._time_left.tell(left)
@@ -58,14 +58,14 @@ class Spending:
         return left
 
     def left_within_step(self) -> float:
-        """The same inside of a step, whose recorded value stands for what the clock said."""
+        """Remaining budget within a step; the clock is not recorded, because the step's value is."""
         budget = self.budget
         return budget.amount - self._journal.clock() if budget.kind == "time" else self.left()
 
     def expect_end(self, cost: float | None) -> None:
-        """Tell that only so much of the budget is still needed, the search being over; None where it goes on."""
+        """Report that only ``cost`` is still needed because the search is over; None means that it continues."""
         budget = self.budget
-        # Money passes at no pace that is known.
+        # The pace of spending money is unknown.
         if budget.kind != "money":
             spent = self._journal.clock() if budget.kind == "time" else self.account.tokens
             self._time_left.expect(cost, budget.amount - spent)
@@ -74,9 +74,9 @@ class Spending:
         """Pay for a recorded step.
 
         Args:
-            value: its record.
-            kind: the count of the account that its tokens belong to.
-            saw: learns from its tokens and seconds how fast such steps are.
+            value: record of the step.
+            kind: the account's entry for its tokens.
+            saw: called with its tokens and seconds, to learn the rate.
         """
         self.account.charge(value, kind)
         if value["seconds"]:

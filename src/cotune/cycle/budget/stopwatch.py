@@ -1,4 +1,4 @@
-"""How long the model was at work within steps that do other things too."""
+"""A stopwatch for model work within steps that do other things too."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Stopwatch:
         self._seconds += time.monotonic() - self._started
 
     def taken(self) -> dict[str, float]:
-        """``seconds`` since this was last asked, for a step's record."""
+        """``seconds`` since the last call, for a step's record."""
         seconds, self._seconds = self._seconds, 0.0
         return {"seconds": round(seconds, 3)}
 
 
 def untimed(recorded: dict[str, Any]) -> dict[str, Any]:
-    """A step's record without its ``seconds``: what a run that went on after a kill tells alike."""
+    """A step's record without its ``seconds``, so that a resumed run gives an equal one."""
     return {name: item for name, item in recorded.items() if name != "seconds"}

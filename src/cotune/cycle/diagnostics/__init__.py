@@ -1,1 +1,1 @@
-"""What a run checks about its data and its result."""
+"""Checks of a run's data and results."""

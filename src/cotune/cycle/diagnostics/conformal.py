@@ -1,4 +1,4 @@
-"""What a bundle keeps to tell how sure it is: scores of dev rows, and how far their sets hold on the sealed test."""
+"""Conformal scores for a bundle: those of dev rows, and the coverage of their sets on the sealed test."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _DIGITS = 10_000
 
 
 def conformal_scores_of(context: RunContext, confirmed: Confirmed, results: Mapping[str, ArmResult]) -> dict[str, Any] | None:
-    """For ``metrics.json``: see :mod:`cotune.bundle.calibration`.
+    """The conformal entry of ``metrics.json``, see :mod:`cotune.bundle.calibration`.
 
     Returns:
-        ``n`` dev rows, their ``scores`` in ascending order, rounded up, and a ``test`` of each share that they suffice for;
-        None where answers are written, where a model names labels and no probabilities, and of an earlier bundle with other
-        labels than the task's.
+        Number ``n`` of dev rows, their ``scores`` in ascending order, rounded up, and a ``test`` of each share that they
+        suffice for. None if answers are written, if the model returns labels without probabilities, or for an earlier bundle
+        with other labels than the task's.
     """
     measured, shipped = confirmed.chosen, results[confirmed.ships]
     given, tested = measured.scores, shipped.scores
@@ -33,7 +33,7 @@ def conformal_scores_of(context: RunContext, confirmed: Confirmed, results: Mapp
         return None
     log_probs = measured.candidate.decision.log_probs(given.log_probs)
     scores = np.sort(np.maximum(conformal_scores(log_probs, label_indices(context.dev, context.task)), 0.0))
-    # Up, so that no label leaves a set that belongs there.
+    # Rounded up, so that no label is removed from a set.
     kept = [math.ceil(score * _DIGITS) / _DIGITS for score in scores.tolist()]
     truth = label_indices(shipped.rows, context.task)
     on_test = shipped.candidate.decision.log_probs(tested.log_probs)

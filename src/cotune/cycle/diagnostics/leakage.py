@@ -1,4 +1,4 @@
-"""Whether the test stands in a prompt: in what the user wrote, or in what its demonstrations show."""
+"""Leakage of test rows into prompts: into the user's text or into demonstrations."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from cotune.task.task import Task
 
 
 def overlapping(task: Task, prompts: Sequence[Prompt]) -> int:
-    """How many test rows share 13 words in a row with a prompt or its demonstrations; shorter rows count where they stand
-    there whole. See :func:`cotune.task.overlap.overlapping_test_rows`."""
+    """Number of test rows that share 13 consecutive words with a prompt or its demonstrations, or are there whole.
+
+    See :func:`cotune.task.overlap.overlapping_test_rows`.
+    """
     return task.test.overlapping_rows(shown_text(prompt) for prompt in prompts)
 
 
 def overlap_finding(count: int, whose: str) -> list[Finding]:
-    """What is told of it; nothing where no row does.
+    """A finding on such rows; empty if there are none.
 
     Args:
-        count: of :func:`overlapping`.
-        whose: which prompts.
+        count: result of :func:`overlapping`.
+        whose: description of the prompts.
     """
     if not count:
         return []
     rows = f"{counted(count, 'test row')} stand{'s' if count == 1 else ''}"
-    message = f"{rows} in {whose}, whole or thirteen words of it in a row, so the test flatters what was read there"
+    message = f"{rows} in {whose}, whole or by thirteen consecutive words, so the test scores are too good"
     return [Finding("test_rows_in_prompts", "warning", message, count)]

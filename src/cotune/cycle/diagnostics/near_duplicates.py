@@ -1,7 +1,7 @@
-"""Rows that say the same in other words, looked for before anything is scored: the data check that needs the model.
+"""Rows that say the same in other words: the data check that needs the model.
 
-Thousands of rows cannot be run through the model for a check. Their words alone say which pairs are worth a look
-(:class:`cotune.embed.StaticEmbedder`); the closest few dozen of these are embedded, and only they are told.
+Embedding thousands of rows by the model would be too expensive for a check. So pairs are preselected by their words
+(:class:`cotune.embed.StaticEmbedder`), and only the closest few dozen are embedded and reported.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from cotune.task.example import Example
 from cotune.task.near import near_duplicates
 
 LIKE = 0.9
-"""Cosine of centred vectors from which two rows count as saying the same."""
+"""Cosine similarity of centred vectors from which two rows count as saying the same."""
 _MOST_ROWS = 20_000
 _PAIRS = {"train and test": 16, "train and dev": 12, "train": 10, "dev": 5, "test": 5}
 _SPARE, _TIMES_A_ROW = 12, 2
 _CLOSEST = 2
-"""Rows that a new row is compared with by the model."""
+"""Number of rows that a new row is compared with by the model."""
 _REFERENCE, _LEAST = 24, 4
 _SHARE, _MAX_CHARS, _SHOWN_CHARS, _SHOWN_IDS = 0.004, 400, 160, 6
 
 
 def check_neighbours(context: RunContext, *, wanted: bool = True) -> dict[str, Any]:
-    """Look for pairs of rows that are alike in meaning, within and across the splits; recorded as a ``neighbours`` step.
+    """Find pairs of rows of similar meaning, within and across the splits; recorded as a ``neighbours`` step.
 
-    Nothing is removed: paraphrases are what real inputs are made of, and whether a pair is one is a matter of degree.
+    Nothing is removed, because paraphrases are common in real inputs, and similarity is a matter of degree.
 
     Args:
-        context: where embedding happens.
+        context: context of the run.
         wanted: whether the config asks for it.
 
     Returns:
-        ``rows`` that there are, ``pairs`` looked at by the model, ``threshold``, ``alike`` (pairs of train and dev rows: ids,
-        labels, beginnings of the texts, closeness), ``near_test`` (ids of train and dev rows that are like a test row),
-        ``test_rows`` (how many test rows that are), ``within_test`` (pairs), ``findings`` and ``tokens``; or ``skipped`` and
-        why.
+        Number of ``rows``, number of ``pairs`` compared by the model, ``threshold``, ``alike`` (pairs of train and dev rows:
+        ids, labels, beginnings of the texts, closeness), ``near_test`` (ids of train and dev rows that are similar to a test
+        row), ``test_rows`` (number of these test rows), ``within_test`` (number of pairs), ``findings`` and ``tokens``; or
+        ``skipped`` with the reason.
     """
     task = context.task
     rows = (*task.train, *task.dev)
@@ -54,9 +54,9 @@ def check_neighbours(context: RunContext, *, wanted: bool = True) -> dict[str, A
         if not wanted:
             return {"skipped": "evaluate.neighbours is false"}
         if not context.can.hidden_states:
-            return {"skipped": f"{context.scorer.name} answers behind an endpoint and cannot be seen into"}
+            return {"skipped": f"{context.scorer.name} answers behind an endpoint and cannot be inspected"}
         if total > _MOST_ROWS:
-            return {"skipped": f"they are looked for in up to {_MOST_ROWS:,} rows, and here are {total:,}"}
+            return {"skipped": f"this check takes up to {_MOST_ROWS:,} rows, and there are {total:,}"}
         look = _Look(context)
         found = task.test.alike(rows, look.find)
         if not look.pairs:
@@ -92,7 +92,7 @@ def check_neighbours(context: RunContext, *, wanted: bool = True) -> dict[str, A
 
 
 class _Look:
-    """Finds the pairs; keeps how many were looked at, what that cost, and why it was none."""
+    """Finds the pairs, and keeps the number of compared pairs, their tokens, and the reason if there are none."""
 
     def __init__(self, context: RunContext) -> None:
         self.context = context
@@ -100,7 +100,7 @@ class _Look:
         self.why = "no two rows have a word in common"
 
     def find(self, rows: Sequence[Example]) -> list[tuple[int, int, float]]:
-        """Pairs that are alike, among all rows: train, then dev, then test."""
+        """Similar pairs among all rows: train, then dev, then test."""
         texts = [row.text[:_MAX_CHARS] for row in rows]
         candidates = self._within_budget(self._candidates(rows, texts), texts)
         if not candidates:
@@ -111,7 +111,7 @@ class _Look:
         return found
 
     def _candidates(self, rows: Sequence[Example], texts: Sequence[str]) -> list[tuple[int, int]]:
-        """The pairs closest by their words, those across splits first; what is told as a duplicate anyway is left out."""
+        """The pairs closest by their words, those across splits first, without those that another check reports."""
         vectors = StaticEmbedder(self.context.model).embed(texts)
         train, dev = len(self.context.task.train), len(self.context.task.train) + len(self.context.task.dev)
         ranges = {
@@ -128,12 +128,12 @@ class _Look:
             for left, right in closest_pairs(vectors, first, second, _SPARE * _PAIRS[name]):
                 if len(taken) == _PAIRS[name]:
                     break
-                # One text that is like everything must not fill the list.
+                # A text that is similar to everything must not fill the list.
                 if max(times[left], times[right]) < _TIMES_A_ROW and not near_duplicates(rows[left], rows[right]):
                     taken.append((left, right))
                     times[[left, right]] += 1
             chosen.append(taken)
-        # In turns, so that a small budget sees the closest of every kind.
+        # Alternate between kinds, so that a small budget sees the closest of every kind.
         most = max(map(len, chosen))
         return [pairs[turn] for turn in range(most) for pairs in chosen if turn < len(pairs)]
 
@@ -146,7 +146,7 @@ class _Look:
         head, tail = (self._length(part) for part in EmbedSettings().texts[0].split("{text}"))
 
         def tokens(text: str) -> int:
-            # Where text and frame meet, tokens can fall otherwise.
+            # Tokens may differ where text and frame meet.
             return self._length(text) + tail + 2
 
         spent, seen = head + sum(map(tokens, _reference(self.context))), set[int]()
@@ -155,7 +155,7 @@ class _Look:
             spent += sum(tokens(texts[place]) for place in pair if place not in seen)
             seen.update(pair)
             if costs.alone.scoring(spent) > limit:
-                self.why = f"embedding pairs of rows needs more than {costs.budget.told(limit)}, which is what it may take"
+                self.why = f"embedding pairs of rows needs more than {costs.budget.told(limit)}, its share of the budget"
                 break
             fitting.append(pair)
         return fitting if len(fitting) >= min(_LEAST, len(pairs)) else []
@@ -164,18 +164,18 @@ class _Look:
 def repeats_in_meaning(
     context: RunContext, rows: Sequence[Example], known: Sequence[Example], stage: str
 ) -> tuple[dict[str, bool], int]:
-    """Rows that say what another one says in other words, as :func:`check_neighbours` tells it.
+    """Rows that say the same as another in other words, by the criterion of :func:`check_neighbours`.
 
-    Each row is compared by the model with those that are the closest to it by their words.
+    The model compares each row with the rows that are closest by their words.
 
     Args:
-        context: where embedding happens.
-        rows: new rows; of two that say the same the first is none.
-        known: rows that they may not repeat, beside those of the test.
-        stage: for the progress.
+        context: context of the run.
+        rows: new rows; of two that say the same the first is kept.
+        known: rows that they must not repeat, besides those of the test.
+        stage: stage, for the progress.
 
     Returns:
-        Ids of the rows, with whether it is a test row that they repeat, and tokens that ran.
+        Ids of the rows, each with whether it repeats a test row, and the number of computed tokens.
     """
     spent = 0
 
@@ -202,7 +202,7 @@ def repeats_in_meaning(
 def _alike(
     context: RunContext, texts: Sequence[str], candidates: Sequence[tuple[int, int]], stage: str
 ) -> tuple[list[tuple[int, int, float]], int]:
-    """Those of the pairs of texts that are alike, and tokens that ran."""
+    """The similar pairs of texts, and the number of computed tokens."""
     if not candidates:
         return [], 0
     told: list[int] = []
@@ -214,7 +214,7 @@ def _alike(
     places = sorted({place for pair in candidates for place in pair})
     embedder = TextEmbedder(context.model, EmbedSettings(max_chars=_MAX_CHARS), progress=progress)
     vectors = embedder.embed([texts[place] for place in places] + _reference(context))
-    # Centred on rows drawn at random as well: those of a single cluster of pairs have more in common than texts have.
+    # Random rows are included in the centring, because the rows of a single cluster have too much in common.
     fitted = Standardizer.fit(vectors).apply(vectors)
     where = {place: i for i, place in enumerate(places)}
     close = [(left, right, float(fitted[where[left]] @ fitted[where[right]])) for left, right in candidates]
@@ -222,14 +222,14 @@ def _alike(
 
 
 def _reference(context: RunContext) -> list[str]:
-    """Texts of train, drawn at random."""
+    """Random texts of train."""
     train = context.task.train
     drawn = np.random.default_rng([context.seed, 23]).permutation(len(train))[:_REFERENCE]
     return [train[place].text[:_MAX_CHARS] for place in drawn]
 
 
 def _findings(value: dict[str, Any], dev: set[str], labelled: bool) -> list[Finding]:
-    """What is told of the pairs; contradictions can change what the numbers mean."""
+    """Findings on the pairs; contradictory labels are warnings."""
     looked = f"of the {value['pairs']} pairs of rows closest by their words"
     alike: list[dict[str, Any]] = value["alike"]
     in_dev = [sum(row in dev for row in pair["rows"]) for pair in alike]
@@ -241,7 +241,7 @@ def _findings(value: dict[str, Any], dev: set[str], labelled: bool) -> list[Find
     def with_rows_of_dev(count: int) -> list[dict[str, Any]]:
         return [pair for pair, inside in zip(alike, in_dev, strict=True) if inside == count]
 
-    # Free texts and numbers differ for many reasons.
+    # Only labels are compared, because free texts and numbers may differ for many reasons.
     clashing = [pair for pair in alike if labelled and pair["labels"][0] != pair["labels"][1]]
     same, near, within = "nearly the same in other words", value["near_test"], value["within_test"]
     found = of_pairs("same_meaning_other_label", "warning", clashing, f"say {same} and have different labels")

@@ -1,4 +1,4 @@
-"""What the winner's trained prefix says, for the report."""
+"""Reading of the winner's trained prefix, for the report."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _MOST = 256
 
 
 def measure_prefix(context: RunContext, candidate: Candidate) -> None:
-    """Record as a ``prefix`` step what each token of a trained prefix stands for, how far it moved, and what it is near to.
+    """Record the tokens of a trained prefix, how far each has moved, and the words nearest to it; a ``prefix`` step.
 
-    Nothing for any other adapter. It takes a look at the first layer alone, which a budget does not count.
+    Does nothing for other adapters. It reads only the first layer, which is not charged to the budget.
     """
     trained = context.model.adapters.trained_prefix(candidate.adapter)
     if trained is None:

@@ -1,4 +1,4 @@
-"""Slices of a candidate's failures on dev, journalled: what they have in common, and which train rows are like them."""
+"""Slices of a candidate's failures on dev: their common words, and the train rows that are similar to them."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from cotune.evaluate.slices import LEAST_FAILURES, error_slices
 from cotune.task.example import Example, groups_of
 
 END_SHARE = 0.005
-"""Of the budget, at most, that slices may take at the end of a run."""
+"""Maximum share of the budget for slices at the end of a run."""
 _MOST_ROWS, _EXAMPLES, _SHARE = 300, 3, 0.05
 _LEAST_ROWS = 40
 _FRAME_TOKENS = 16
-"""About what the embedding's frame adds to a row."""
+"""Approximate number of tokens that the embedding's frame adds to a row."""
 
 
 def slicing_tokens(context: RunContext, near: Sequence[Example] = ()) -> int:
-    """Tokens that the next :func:`measure_slices` will run; none once dev is embedded, which is done once a run."""
+    """Number of tokens of the next :func:`measure_slices`; dev rows count only once per run."""
     rows = (*(() if context.vectors.dev_rows else context.dev[:_MOST_ROWS]), *near)
     return sum(_tokens_each(context, rows))
 
@@ -38,7 +38,7 @@ def _tokens_each(context: RunContext, rows: Sequence[Example]) -> list[int]:
 
 
 def _fitting(context: RunContext, near: Sequence[Example], limit: float) -> int:
-    """Dev rows that can be embedded within ``limit``, in the budget's unit, once ``near`` is; those that were once are free."""
+    """Number of dev rows that can be embedded within ``limit``, besides ``near``; rows that were embedded before are free."""
     if context.vectors.dev_rows:
         return context.vectors.dev_rows if context.spending.costs.alone.scoring(slicing_tokens(context, near)) <= limit else 0
     spent = sum(_tokens_each(context, near)) + np.cumsum(_tokens_each(context, context.dev[:_MOST_ROWS]))
@@ -56,22 +56,22 @@ def measure_slices(
     share: float = _SHARE,
     wanted: bool = True,
 ) -> dict[str, Any]:
-    """Cluster a candidate's failures on dev where the run's embedder places them; recorded as a ``slices`` step.
+    """Cluster a candidate's failures on dev by the run's embedder; recorded as a ``slices`` step.
 
     Args:
-        context: where embedding happens.
-        measured: the candidate on all of dev, or on its first rows.
-        cycle: of the search; None at its end.
-        near: train rows whose closeness to the failures is asked for.
-        least: dev rows below which slices say nothing.
-        room: budget that is left at the end of a run, in its unit; None while the search goes on.
-        share: of the whole budget that may be spent at most; where it is not enough for all dev rows, fewer are looked at.
+        context: context of the run.
+        measured: the candidate, measured on all of dev or on its first rows.
+        cycle: number of the search's cycle; None at its end.
+        near: train rows whose similarity with the failures is computed.
+        least: minimum number of dev rows.
+        room: remaining budget at the end of a run, in its unit; None during the search.
+        share: maximum share of the whole budget; if it is too small for all dev rows, fewer are used.
         wanted: whether the config asks for it.
 
     Returns:
-        ``rows`` and ``failures`` looked at, and ``slices``: what :meth:`cotune.evaluate.slices.Slice.to_json` gives, with ``n``
-        for the number of rows, ``failures`` as places in the dev order, and ``examples``. With ``near`` also ``close``: row
-        id to its similarity with the nearest failure. Or ``skipped`` and why.
+        Numbers of ``rows`` and ``failures``, and ``slices``: dicts of :meth:`cotune.evaluate.slices.Slice.to_json`, with ``n``
+            for the number of rows, ``failures`` as indices in the order of dev, and ``examples``. With ``near`` also ``close``:
+            row id to its similarity with the nearest failure. Or ``skipped`` with the reason.
     """
     budget = context.spending.budget
     limit = share * budget.amount if room is None else allowed_at_end(budget, share, room)
@@ -98,7 +98,7 @@ def measure_slices(
             return {"skipped": f"{len(failed)} of {len(rows)} dev rows are wrong, too few to find anything in common"}
         texts = [row.text for row in rows]
         own, ran = context.vectors.of(rows)
-        # A run that resumes embeds dev again; what it costs was counted when it was first done.
+        # A resumed run embeds dev again; the cost was counted the first time.
         tokens = 0 if embedded else ran
         others = own[:0]
         if near:
@@ -125,7 +125,7 @@ def measure_slices(
 
 
 def _told(slice_: dict[str, Any], rows: Sequence[Example], answers: Sequence[str]) -> dict[str, Any]:
-    """A slice with a few of its failures in words; its rows are counted, as hundreds of numbers tell nobody anything."""
+    """A slice with a few of its failures as texts, and the number of its rows instead of their indices."""
     examples = [
         {"input": dict(rows[i].fields), "right": rows[i].output, "answered": answers[i] if answers else None}
         for i in slice_["failures"][:_EXAMPLES]

@@ -1,7 +1,7 @@
-"""Measured once the test is done, on dev rows alone: the machine's noise, and how far the winner hangs on its format.
+"""Measurements on dev rows after the test: the machine's noise, and the winner's dependence on its format.
 
-Neither decides anything. Both are paid from the budget: the plan puts their tokens aside, and what has no room is left out and
-says so.
+Neither affects the result. Both are paid from the budget, which reserves their tokens; a measurement without room is left out,
+with the reason.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from cotune.task.example import Example, groups_of
 
 
 def measure_noise(context: RunContext, confirmed: Confirmed, *, keep: float = 0.0) -> dict[str, Any]:
-    """Have the winner answer the same dev rows in two kinds of batches; recorded as a ``noise`` step.
+    """Let the winner answer the same dev rows in two kinds of batches; recorded as a ``noise`` step.
 
     Args:
-        context: where scoring happens.
+        context: context of the run.
         confirmed: the frozen arms.
         keep: budget that must be left afterwards, in its unit.
 
     Returns:
-        What :meth:`Noise.as_dict` or :meth:`AnswerNoise.as_dict` gives, with ``tokens``; or ``skipped`` and why.
+        The dict of :meth:`Noise.as_dict` or :meth:`AnswerNoise.as_dict`, with ``tokens``; or ``skipped`` with the reason.
     """
     candidate = confirmed.chosen.candidate
     if not context.can.likelihoods:
@@ -75,7 +75,7 @@ def measure_noise(context: RunContext, confirmed: Confirmed, *, keep: float = 0.
 
 
 def noise_of(recorded: dict[str, Any]) -> Noise | AnswerNoise | None:
-    """The noise as it was recorded; None where it was not measured."""
+    """The recorded noise; None if it was not measured."""
     if "skipped" in recorded:
         return None
     if "counts" in recorded:
@@ -84,20 +84,20 @@ def noise_of(recorded: dict[str, Any]) -> Noise | AnswerNoise | None:
 
 
 def measure_robustness(context: RunContext, confirmed: Confirmed, *, wanted: bool = True, keep: float = 0.0) -> dict[str, Any]:
-    """Score the winning prompt in other formats, with the base model and with the tuned one; a ``robustness`` step.
+    """Score the winning prompt in other formats, with base and tuned weights; a ``robustness`` step.
 
-    After a refit, of weights or of a head, it is the adapter before it that is measured, as the refit has seen the dev rows.
+    After a refit of weights or of a head, the adapter before it is measured, because the refit has seen the dev rows.
 
     Args:
-        context: where scoring happens.
+        context: context of the run.
         confirmed: the frozen arms.
         wanted: whether the config asks for it.
         keep: budget that must be left afterwards, in its unit.
 
     Returns:
-        What :meth:`cotune.evaluate.robustness.Robustness.as_dict` gives, with ``prompts`` (the formats, in the order of the
-        scores) and ``own`` (scores of the winning prompt as it is, judged alike on the same rows; None where nothing was
-        written); or ``skipped`` and why.
+        The dict of :meth:`cotune.evaluate.robustness.Robustness.as_dict`, with ``prompts`` (the formats, in the order of the
+        scores) and ``own`` (scores of the unchanged prompt on the same rows; None if nothing was written); or ``skipped`` with
+        the reason.
     """
     winner, frozen = confirmed.chosen, confirmed.arms.get("best_prompt")
     base = frozen or winner
@@ -132,12 +132,12 @@ def _over_formats(
 ) -> dict[str, Any]:
     def judged(measured: Measured, scores: ModelOutputs) -> Evaluation:
         rule = measured.candidate.decision
-        # A bias belongs to a format and needs no labels: kept as it was, it would make the model look pickier than it is.
+        # A bias belongs to a format and needs no labels; the unchanged bias would make the model look less robust than it is.
         return context.answers.judge(scores, rows, context.answers.bias(scores) if rule.kind == "bias" else rule)
 
     def arm(measured: Measured, prompt: Prompt) -> ArmScores:
         if context.journal.upcoming == "robustness":
-            # An earlier session failed here and recorded so; a run that goes on must not do more than it did.
+            # An earlier session failed here and recorded this; a resumed run must not do more.
             raise CotuneError("the measurement was given up before")
         found = judged(measured, context.answers.scores(prompt, measured.candidate.adapter, rows, "robustness"))
         return ArmScores(found.values, counts=found.counts)
@@ -153,7 +153,7 @@ def _over_formats(
         groups=groups_of(rows),
         seed=context.seed,
     )
-    # Where finalists alone write on dev, the base model wrote nothing there.
+    # If only finalists write on dev, the base model wrote nothing there.
     as_it_is = {name: judged(measured, measured.scores[: len(rows)]) for name, measured in (("base", base), ("tuned", winner))}
     own = {name: found.told_score() for name, found in as_it_is.items()}
     return {**result.as_dict(), "own": own, "prompts": [prompt.to_json() for prompt in variants]}

@@ -1,4 +1,4 @@
-"""Right answers against what the model will be able to write, before there is a model."""
+"""Checks, before the model is loaded, of whether the model could write the right answers."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from cotune.task.values.schema import schema_problem
 
 _SHOWN = 3
 _SURELY = 2
-"""Tokens are estimated where the model answers behind an endpoint; an answer of so many times the limit is surely too long."""
+"""Multiple of the limit above which an answer is certainly too long, if tokens are estimated for an endpoint."""
 
 Problem = Callable[[str], str]
-"""Why a right answer cannot be written; empty where it can be."""
+"""Maps a right answer to the reason why it cannot be written; empty if it can be."""
 
 
 @dataclass(frozen=True)
 class _Bad:
-    """Rows of a split whose outputs have a problem: how many of how many, and a few with theirs; of the test none is named."""
+    """Rows of a split whose outputs have a problem: their number, and a few examples; no test row is named."""
 
     split: str
     count: int
@@ -46,20 +46,20 @@ class _Bad:
 
 
 def check_references(config: RunConfig, task: Task) -> Task:
-    """Refuse a schema that cannot be kept, and tell of right answers that could never be written.
+    """Refuse a schema that cannot be enforced, and report right answers that could never be written.
 
-    A model on this machine is held to the grammar of the outputs; one behind an endpoint is asked to keep to the schema, by
-    which its answers are checked here. The rows stay: what else they hold is worth learning.
+    A model on this machine is constrained by the grammar of the outputs. A model behind an endpoint is asked to follow the
+    schema, and its answers are checked here. The rows are kept, because the rest of them is worth learning.
 
     Args:
         config: names the model and where the schema comes from.
         task: the rows.
 
     Returns:
-        The task, whose checks tell of such rows.
+        The task; its checks report such rows.
 
     Raises:
-        InputError: the schema has a keyword that cannot be kept while writing, or the outputs of most rows of a split could
+        InputError: the schema has a keyword that cannot be enforced while writing, or the outputs of most rows of a split could
             never be written; names place and reason.
     """
     if not task.output.kind.written:
@@ -71,8 +71,8 @@ def check_references(config: RunConfig, task: Task) -> Task:
         if bad.most:
             raise _refusal(bad, config, task)
         message = (
-            f"{bad.count:,} of {bad.total:,} {bad.split} rows have an output that can never be written, so that no answer "
-            f"to them is wholly right; they stay{bad.told}"
+            f"{bad.count:,} of {bad.total:,} {bad.split} rows have an output that can never be written, so no answer "
+            f"to them can be fully right; they are kept{bad.told}"
         )
         findings.append(Finding(f"unwritable_in_{bad.split}", "warning", message, bad.count, bad.ids))
     if config.remote_model is not None and (limit := config.endpoint.answer_tokens or config.output.max_tokens):
@@ -82,17 +82,17 @@ def check_references(config: RunConfig, task: Task) -> Task:
 
 
 def check_lengths(config: RunConfig, task: Task) -> Task:
-    """Tell of right answers that are longer than any answer may be; the model's tokenizer is loaded, not the model.
+    """Report right answers that are longer than the limit; loads the model's tokenizer, but not the model.
 
     Args:
-        config: names the model, and the limit if it has one; else it comes from train and dev, which then fit.
+        config: names the model, and the limit if any; otherwise the limit is taken from train and dev, which then fit.
         task: the rows.
 
     Returns:
-        The task, whose checks tell of such rows.
+        The task; its checks report such rows.
 
     Raises:
-        InputError: those of most rows of train or dev are, where answers are numbers or JSON; or there is no tokenizer.
+        InputError: answers are numbers or JSON and those of most rows of train or dev are too long; or there is no tokenizer.
     """
     if not task.output.kind.written or config.remote_model is not None:
         return task
@@ -101,7 +101,7 @@ def check_lengths(config: RunConfig, task: Task) -> Task:
 
     tokenizer = load_tokenizer(resolve_model(config.model))
     outputs = list(_outputs(task))
-    # All at once, which is several times as fast as one by one.
+    # Tokenizing all at once is several times as fast as one by one.
     known = dict(zip(outputs, map(len, tokenizer(outputs, add_special_tokens=False)["input_ids"]), strict=True))
 
     def length(text: str) -> int:
@@ -120,7 +120,7 @@ def _long(task: Task, length: Callable[[str], int], limit: int, key: str) -> lis
         hint = f"Raise it to {longest + 1:,} or more, or leave it out."
         if bad.most and bad.split != "test" and task.output.constraint is not None:
             raise InputError(f"{what}, and an answer may have no more{bad.told}", where=key, hint=hint)
-        message = f"{what}, the most that an answer may have ({key}), so that answers to them are cut; they stay{bad.told}"
+        message = f"{what}, the maximum of an answer ({key}), so answers to them are cut; they are kept{bad.told}"
         findings.append(Finding(f"long_outputs_in_{bad.split}", "warning", message, bad.count, bad.ids))
     return findings
 
@@ -143,7 +143,7 @@ def _refusal(bad: _Bad, config: RunConfig, task: Task) -> InputError:
 
 
 def _invalid(output: Output, place: str) -> Problem:
-    """What a model behind an endpoint cannot give: an answer that is none of the output's type."""
+    """The problem check for a model behind an endpoint: a right answer must be a value of the output."""
     if output.schema is not None and (wrong := schema_problem(output.schema)):
         raise InputError(f"answers cannot be checked against it ({wrong})", where=place, hint="Give a simpler output.schema.")
     return lambda text: "" if output.fits(text) else "which does not fit the schema"

@@ -1,3 +1,3 @@
-"""The search for label tasks on a local model: prompts raced by probes on hidden states, then a window of layers tuned."""
+"""The search for label tasks on a local model: races prompts by probes on hidden states, then tunes a window of layers."""
 
 from __future__ import annotations

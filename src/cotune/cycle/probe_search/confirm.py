@@ -1,4 +1,4 @@
-"""From what a label search found to the five arms: frozen probes and final tuning on all labelled rows."""
+"""The five arms of a label search: frozen probes and final tuning on all labelled rows."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from cotune.task.example import Example
 def confirm_labels(
     context: RunContext, search: LabelSearch, trials: Trials, prices: Prices, *, previous: Previous | None = None
 ) -> Confirmed:
-    """Fit the arms to all labelled rows, and to a teacher's that are learnt from, and settle them.
+    """Fit the arms to all labelled rows, including a teacher's that are used, and record them.
 
-    Every arm is read by a probe that is fitted by one rule, so arms differ in prompt and weights alone. What the arms scored on
-    dev comes from probes and weights that have seen the other labelled rows only.
+    The probes of all arms are fitted in the same way, so that arms differ only in prompt and weights. The arms' dev scores come
+    from probes and weights that have not seen dev.
 
     Args:
-        context: where effects happen.
-        search: what was found.
+        context: context of the run.
+        search: result of the search.
         trials: fits read-outs and tunes.
-        prices: what the final tuning costs.
-        previous: what was taken over from an earlier bundle.
+        prices: prices of the final tuning.
+        previous: the earlier bundle of a warm start.
     """
     rows = (*labelled_rows(context), *search.written)
     winner = search.winner
@@ -88,10 +88,10 @@ def confirm_labels(
 
 
 def final_epochs(context: RunContext, search: LabelSearch, prices: Prices, winner: Evidence, rows: int) -> float:
-    """How often the final tuning meets all labelled rows; an ``epochs`` step.
+    """Epochs of the final tuning on all labelled rows; an ``epochs`` step.
 
-    More often than planned, up to what so many rows want, where the search has left budget: the plan had to pay for the final
-    tuning of two prompts and for a test of more arms than there may be.
+    There are more than planned, up to the heuristic number for the rows, if the search has left budget: the plan assumed the
+    final tuning of two prompts and a test of more arms than there may be.
     """
     planned = search.last_epochs
     if not planned or not winner.tuned:
@@ -108,12 +108,12 @@ def final_epochs(context: RunContext, search: LabelSearch, prices: Prices, winne
 
 
 def _like(recipe: Evidence, frozen: Evidence, fit: PromptFit) -> Evidence:
-    """The seed prompt tuned by another prompt's recipe; its dev scores stay those of its frozen probe."""
+    """The seed prompt to be tuned by another prompt's recipe; its dev scores are those of its frozen probe."""
     return replace(frozen, fit=fit, epochs=recipe.epochs, temperature=recipe.temperature, start=BASE)
 
 
 def _frozen_evidence(context: RunContext, search: LabelSearch, trials: Trials, fit: PromptFit) -> Evidence:
-    """How a frozen probe did on dev, judged now where the search had no need to."""
+    """Evidence of a frozen probe, judged on dev now if the search has not done so."""
     if (found := search.of(fit.prompt.id, tuned=False)) is not None:
         return found
     learn = [row for row in context.train_sample if not row.taught]
@@ -123,7 +123,7 @@ def _frozen_evidence(context: RunContext, search: LabelSearch, trials: Trials, f
 
 
 def _settled_frozen(context: RunContext, trials: Trials, evidence: Evidence, rows: Sequence[Example]) -> Measured:
-    """A prompt's probe fitted to all rows, with what the one fitted to train gave on dev."""
+    """A prompt's probe fitted to all rows, with the dev scores of the probe that was fitted to train."""
     fit = evidence.fit
     made = trials.frozen(fit, rows)
     return measured_on_dev(context, _saved(context, made, evidence, "final"), made, evidence)
@@ -132,10 +132,10 @@ def _settled_frozen(context: RunContext, trials: Trials, evidence: Evidence, row
 def _settled_tuned(
     context: RunContext, search: LabelSearch, trials: Trials, evidence: Evidence, rows: Sequence[Example], keep: float
 ) -> Measured | None:
-    """A tuned prompt, tuned on from its trial's weights on all rows where there is room; None where that diverged.
+    """A tuned prompt, tuned further on all rows from its trial's weights if there is room; None if that diverged.
 
-    The trial has learnt from the train rows of the first split, so that no step is spent twice. A prompt without a trial takes
-    as many steps in all.
+    The trial has learnt from the train rows of the first split, so no step is repeated. A prompt without a trial takes the same
+    number of steps in all.
     """
     fit, made = evidence.fit, evidence.first
     if search.last_epochs:
@@ -156,25 +156,25 @@ def _final(
     steps = trials.steps_of(search.last_epochs, len(rows))
     if not tried:
         steps += trials.steps_of(evidence.epochs, len(context.train_sample))
-    # Of few rows a head that is fitted anew to the tuned states of these rows may lose what the trial's had learnt (TREC-6,
-    # 64 rows, one draw: 0.64 against 0.73); of many it is better (TREC-6, 500 rows, one draw: 0.913 against 0.907).
+    # With few rows, a head that is refitted to the tuned states may lose what the trial's head has learnt (TREC-6, 64 rows, one
+    # draw: 0.64 against 0.73); with many it is better (TREC-6, 500 rows, one draw: 0.913 against 0.907).
     after = made if tried and len(rows) < HEURISTICS.few_rows else None
     start = made.adapter if tried else evidence.start
-    # An order of rows unlike the trial's.
+    # The seed makes the order of rows differ from the trial's.
     return steps, {"stage": "final", "start": start, "after": after, "keep": keep, "seed": context.seed + 1}
 
 
 def _final_ahead(
     context: RunContext, search: LabelSearch, trials: Trials, evidence: Evidence, rows: Sequence[Example], keep: float
 ) -> None:
-    """Have a worker begin with a prompt's final tuning, where the run has workers."""
+    """Let a worker start a prompt's final tuning, if the run has workers."""
     if search.last_epochs:
         steps, how = _final(context, search, trials, evidence, rows, keep)
         trials.ahead(evidence.fit, rows, steps, **how)
 
 
 def _measured_first(context: RunContext, evidence: Evidence) -> Measured:
-    """What was judged on dev, with its own weights: what later measurements on dev may ask."""
+    """The candidate that was judged on dev, with its weights saved for later measurements on dev."""
     made = evidence.first
     return measured_on_dev(context, _saved(context, made, evidence, "judged"), made, evidence)
 
@@ -188,13 +188,13 @@ def save_readout(context: RunContext, made: Fitted, temperature: float, stage: s
     """Save weights with their read-out in the run's folder; a ``probe`` step.
 
     Args:
-        context: whose folder.
+        context: context of the run.
         made: weights and read-out.
-        temperature: what its logits are divided by.
-        stage: what for.
+        temperature: divisor of the read-out's logits.
+        stage: purpose, for the journal.
 
     Returns:
-        The id of the two together.
+        The id of weights and read-out together.
     """
     probe = warmed(made.probe, temperature)
     folder, adapters = context.folder / "adapters", context.model.adapters

@@ -1,4 +1,4 @@
-"""Hidden states of the labelled rows under prompts and adapters: journalled, stored by content, embedded once."""
+"""Hidden states of rows under prompts and adapters: recorded in the journal, stored by content, computed once."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from cotune.prompt.render import RenderedRow
 from cotune.task.example import Example
 
 _Known = dict[str, tuple[tuple[int, ...], NDArray[np.float16]]]
-"""By a row's id the numbers of its layers, and its states after them."""
+"""Row id to the numbers of its layers, and the states after them."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Asked:
-    """A request for states: its content key, the rows as they are asked, and of which weights and layers."""
+    """A request for states: its content key, the rendered rows, the weights and the layers."""
 
     name: str
     rendered: Sequence[RenderedRow]
@@ -38,15 +38,15 @@ class _Asked:
 
 
 class Embedding:
-    """Embeds rows and keeps their states: in memory for this session, on disk for a run that resumes.
+    """Embeds rows and keeps their states in memory and, for a resumed run, on disk.
 
-    Tokens are charged by the share of the layers that ran, so that a pass that ends early costs less of a token budget too.
+    Tokens are charged by the share of layers that ran, so that a pass that ends early also costs less of a token budget.
 
     Args:
-        context: where effects happen.
+        context: context of the run.
 
     Attributes:
-        layers: numbers of the layers whose states are kept where none are named.
+        layers: numbers of the layers whose states are computed by default.
     """
 
     def __init__(self, context: RunContext) -> None:
@@ -66,16 +66,16 @@ class Embedding:
         *,
         layers: Sequence[int] | None = None,
     ) -> Half:
-        """States of rows, ``[layers, rows, 2 x width]``; recorded as an ``embed`` step where rows are new.
+        """States of rows, ``[layers, rows, 2 x width]``; recorded as an ``embed`` step if rows are new.
 
-        The state at the last prompt token stands beside the mean over the row's own tokens, which come after what the prompt
-        begins with for all rows.
+        The state at the last prompt token is concatenated with the mean over the row's own tokens, which follow the prompt's
+        common beginning.
 
         Args:
-            prompt: how to ask.
-            adapter: which weights; a probe that belongs to them does not matter.
+            prompt: prompt to embed rows under.
+            adapter: weights; their probe, if any, is ignored.
             rows: labelled rows.
-            stage: what for, for the journal and the progress.
+            stage: purpose, for the journal and progress.
             layers: numbers of the layers; None takes :attr:`layers`.
 
         Raises:
@@ -87,7 +87,7 @@ class Embedding:
     def read(
         self, prompt: Prompt, adapter: str, rows: Sequence[Example], stage: str, *, layers: Sequence[int] | None = None
     ) -> tuple[_Known, tuple[int, ...]]:
-        """Embed rows that are new, as :meth:`states` does; what is known of a prompt's rows, and the layers that are wanted."""
+        """Embed new rows like :meth:`states`; returns all known states of the prompt, and the numbers of the layers."""
         wanted = tuple(self.layers if layers is None else layers)
         bare = self.context.model.adapters.without_probe(adapter)
         known = self._known.setdefault((prompt.id, bare), {})
@@ -104,9 +104,9 @@ class Embedding:
         *,
         layers: Sequence[int] | None = None,
     ) -> None:
-        """Have workers embed rows that are asked for next, under all prompts at once; nothing where the run has no workers.
+        """Let workers embed rows that are needed next, under all prompts at once; does nothing without workers.
 
-        What they have done is taken, and recorded, where it is asked for.
+        Their results are recorded when they are requested.
         """
         crew = self.context.crew
         wanted = tuple(self.layers if layers is None else layers)
@@ -122,17 +122,17 @@ class Embedding:
         submit_all(begun)
 
     def give_up(self) -> None:
-        """Leave what workers were asked ahead and nobody has asked for since."""
+        """Drop the requests of :meth:`ahead` that were not used."""
         for states in self._ahead.values():
             states.take_back()
         self._ahead.clear()
 
     def knows(self, prompt: Prompt, adapter: str, rows: Sequence[Example], layers: Sequence[int]) -> bool:
-        """Whether rows have states of some layers, so that nothing has to be embedded for them."""
+        """Whether the states of rows and layers are known already."""
         return not self._missing(prompt, self.context.model.adapters.without_probe(adapter), rows, tuple(layers))
 
     def stored(self, prompt: Prompt, adapter: str, rows: Sequence[Example], layers: Sequence[int]) -> StoredStates | None:
-        """Where the states of rows lie on disk; None where those of one row are not in one file that is still there."""
+        """Files of the states of rows; None if the layers of a row are not all in one existing file."""
         held = self._files.get((prompt.id, self.context.model.adapters.without_probe(adapter)), {})
         places = [held.get(row.id) for row in rows]
         files: dict[str, tuple[int, ...]] = {}
@@ -151,18 +151,18 @@ class Embedding:
         )
 
     def _missing(self, prompt: Prompt, bare: str, rows: Sequence[Example], wanted: tuple[int, ...]) -> list[Example]:
-        """Rows whose states of the wanted layers are not known yet."""
+        """Rows whose states of the wanted layers are unknown."""
         known = self._known.get((prompt.id, bare), {})
         return [row for row in rows if row.id not in known or not set(wanted) <= set(known[row.id][0])]
 
     def known(self, prompt: Prompt, adapter: str, rows: Sequence[Example]) -> int:
-        """How many of the first rows have states of all :attr:`layers`."""
+        """Number of leading rows with states of all :attr:`layers`."""
         known = self._known.get((prompt.id, self.context.model.adapters.without_probe(adapter)), {})
         wanted = set(self.layers)
         return next((n for n, row in enumerate(rows) if row.id not in known or not wanted <= set(known[row.id][0])), len(rows))
 
     def narrow(self, deepest: int) -> None:
-        """Embed no layers above ``deepest`` from now on, so that passes end there."""
+        """Stop embedding layers above ``deepest``, so that passes end there."""
         self.layers = tuple(layer for layer in self.layers if layer <= deepest)
 
     def share(self, layers: Sequence[int] | None = None) -> float:
@@ -177,7 +177,7 @@ class Embedding:
         return _Asked(content_hash({**asked, **engine_facts(model)}, 32), rendered, sequences, starts, adapter, layers)
 
     def _spread(self, asked: _Asked) -> StatesAhead:
-        """The request as workers do it."""
+        """The request as jobs for workers."""
         assert self.context.crew is not None
         if asked.name not in self._ahead:
             self._ahead[asked.name] = StatesAhead(
@@ -241,7 +241,7 @@ class Embedding:
             self.context.spending.costs.saw_scoring(tokens, seconds)
 
     def _pass(self, asked: _Asked, told: Callable[[int], None]) -> tuple[Half, int]:
-        """Embed in this process; the states as they are stored, and the tokens that were run."""
+        """Embed in this process; returns the stored states and the number of computed tokens."""
         ran: list[int] = []
 
         def progress(tokens: int) -> None:
@@ -255,7 +255,7 @@ class Embedding:
         return self._store.put(asked.name, found), sum(ran)
 
     def row_cost(self, prompt: Prompt, rows: int, *, layers: Sequence[int] | None = None) -> float:
-        """Cost of embedding so many rows under a prompt, in the budget's unit."""
+        """Cost of embedding ``rows`` rows under a prompt, in the budget's unit."""
         own, prefix = self.context.spending.rows.without_words(prompt)
         return self.context.spending.costs.scoring((rows * own + prefix) * self.share(layers))
 
@@ -263,7 +263,7 @@ class Embedding:
 def _joined(
     before: tuple[tuple[int, ...], NDArray[np.float16]] | None, layers: tuple[int, ...], states: NDArray[np.float16]
 ) -> tuple[tuple[int, ...], NDArray[np.float16]]:
-    """A row's states with those of other layers that were read before."""
+    """A row's states, joined with earlier states of other layers."""
     others = () if before is None else tuple(layer for layer in before[0] if layer not in layers)
     if before is None or not others:
         return layers, states
@@ -271,7 +271,7 @@ def _joined(
 
 
 def _of_layers(stored: tuple[int, ...], states: NDArray[np.float16], wanted: tuple[int, ...]) -> NDArray[np.float16]:
-    """A row's states of the layers that are wanted, ``[layers, width]``."""
+    """A row's states of the wanted layers, ``[layers, width]``."""
     if stored == wanted:
         return states
     found: NDArray[np.float16] = states[[stored.index(layer) for layer in wanted]]

@@ -1,4 +1,4 @@
-"""How many rows a search by probes can use within its budget: of very many, a random sample instead of a refusal."""
+"""Sampling of rows for a search by probes: with very many rows, a random sample that the budget can use."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ from cotune.task.split import DEV_SHARE, stratum_of, subsample
 from cotune.task.task import Task
 
 LEAST_ROWS, LEAST_ROWS_A_LABEL = 200, 4
-"""Labelled rows that are kept in any case, in all and for each label."""
+"""Minimum number of labelled rows that are kept, in all and for each label."""
 LEAST_TEST = 200
-"""Test rows that are kept in any case: fewer tell hardly any gain."""
+"""Minimum number of test rows that are kept; with fewer, hardly any gain can be detected."""
 
 
 def fit_rows(context: RunContext, config: RunConfig, seed: Prompt) -> Task:
-    """The task with as many labelled rows and test rows as the budget can use; a ``sample`` step where these are not all.
+    """The task with as many labelled rows and test rows as the budget can use; a ``sample`` step if these are not all.
 
-    Labelled rows are as many as the first race, with the smallest pool, can embed in its share of the budget. Test rows are as
-    many as two frozen arms can answer in theirs. Both are drawn at random, stratified by label, before anything is searched.
+    The number of labelled rows is that which the first race, with the smallest pool, can embed in its share of the budget. The
+    number of test rows is that which two frozen arms can answer in their share. Both samples are random and stratified by
+    label, and are drawn before the search.
 
     Args:
-        context: of the run.
-        config: of the run.
-        seed: the seed prompt, by whose length rows are priced.
+        context: context of the run.
+        config: config of the run.
+        seed: the seed prompt, whose length gives the price of rows.
     """
     task = context.task
     if not searches_by_probes(context, config):
@@ -77,12 +78,12 @@ def _most(count: int, cost: Callable[[int], float], room: float) -> int:
 
 
 def _sampled(task: Task, rows: int, test: int, seed: int) -> Task:
-    # Of many rows a split takes 300 at most as dev: their share of a sample would be a handful.
+    # With many rows, dev has at most 300; its share of a sample would be a handful.
     dev = min(len(task.dev), max(round(rows * len(task.dev) / (len(task.train) + len(task.dev))), round(DEV_SHARE * rows), 2))
     train = min(len(task.train), max(2, rows - dev))
     numbers = np.random.default_rng([seed, 15])
     stratum = stratum_of(task.output.kind)
-    # A teacher's labels come last: nothing is judged by them.
+    # A teacher's labels come last, because nothing is judged on them.
     own, taught = (tuple(row for row in task.train if row.taught is by_teacher) for by_teacher in (False, True))
     kept_own, kept_dev = subsample(own, train, numbers, stratum), subsample(task.dev, dev, numbers, stratum)
     room = train - len(kept_own)

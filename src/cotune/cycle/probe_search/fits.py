@@ -1,4 +1,4 @@
-"""Probes of prompts on the labelled rows: cross-fitted to be compared, fitted to rows to answer."""
+"""Probes of prompts on labelled rows: cross-fitted for comparison, or fitted to all rows for answers."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class PromptFit:
     """A prompt's cross-fitted probe.
 
     Attributes:
-        prompt: how it asks.
-        rows: labelled rows that it was fitted on: those that the prompt does not show.
-        places: ``[rows]`` where they stand among all rows that were asked for.
+        prompt: the prompt.
+        rows: labelled rows that it was fitted on, which the prompt does not show.
+        places: ``[rows]`` their indices among all requested rows.
         found: layer, penalty and cross-fitted predictions.
     """
 
@@ -43,7 +43,7 @@ class PromptFit:
 
     @property
     def losses(self) -> Floats:
-        """Log-loss of each of its rows in nats."""
+        """Log-loss of each row in nats."""
         return self.found.best.losses
 
     @property
@@ -53,12 +53,12 @@ class PromptFit:
 
 
 class Fitting:
-    """Fits the probes of a race's prompts, with workers where the run has some.
+    """Fits the probes of a race's prompts, by workers if the run has any.
 
     Args:
-        context: whose task, seed and workers count.
-        embedding: keeps the states.
-        adapter: under which weights the race is run.
+        context: context of the run.
+        embedding: stores the states.
+        adapter: weights of the race.
     """
 
     def __init__(self, context: RunContext, embedding: Embedding, adapter: str) -> None:
@@ -66,7 +66,7 @@ class Fitting:
         self._ahead: dict[str, FitAhead] = {}
 
     def ahead(self, prompt: Prompt, rows: Sequence[Example], **effort: Any) -> None:
-        """Have workers fit a prompt's probe once they have nothing else to do; nothing where the run has none."""
+        """Let workers fit a prompt's probe when they are idle; does nothing without workers."""
         crew, embedding = self._context.crew, self._embedding
         if crew is None or (stored := embedding.stored(prompt, self._adapter, rows, embedding.layers)) is None:
             return
@@ -89,7 +89,7 @@ class Fitting:
         return fit_prompt(self._context, prompt, rows, states, self._embedding.layers, **effort)
 
     def give_up(self) -> None:
-        """Leave what nobody has asked for."""
+        """Drop the submitted fits that were not used."""
         for ahead in self._ahead.values():
             ahead.give_up()
         self._ahead.clear()
@@ -105,16 +105,16 @@ def fit_prompt(
     keep: int = LAYERS_KEPT,
     repeats: int | None = None,
 ) -> PromptFit:
-    """Cross-fit a prompt's probe on rows, those aside that the prompt shows with their labels.
+    """Cross-fit a prompt's probe on the rows that the prompt does not show with their labels.
 
     Args:
-        context: whose task and seed count.
-        prompt: how the states were asked for.
+        context: context of the run.
+        prompt: prompt of the states.
         rows: labelled rows.
         states: ``[layers, rows, 2 x width]``.
-        layers: their numbers.
+        layers: numbers of the layers.
         keep: see :func:`cotune.probe.cross_fit`.
-        repeats: see there.
+        repeats: see :func:`cotune.probe.cross_fit`.
     """
     places, task = task_of(context, prompt, rows, layers, keep=keep, repeats=repeats)
     return PromptFit(prompt, tuple(rows[i] for i in places), places, task.fit(context.model, states[:, places]))
@@ -129,7 +129,7 @@ def task_of(
     keep: int = LAYERS_KEPT,
     repeats: int | None = None,
 ) -> tuple[NDArray[np.int64], FitTask]:
-    """What a prompt's probe is fitted to: the places of the rows that it does not show, and all but their states."""
+    """Indices of the rows that a prompt's probe is fitted to, and the fitting task without their states."""
     places = usable_places(prompt, rows)
     chosen = tuple(rows[i] for i in places)
     words = first_words(context, prompt) if layers[-1] == context.model.depth else None
@@ -147,7 +147,7 @@ def task_of(
 
 
 def usable_places(prompt: Prompt, rows: Sequence[Example]) -> NDArray[np.int64]:
-    """Places of the rows that a prompt does not show with their labels."""
+    """Indices of the rows that a prompt does not show with their labels."""
     usable = {row.id for row in not_shown(prompt, rows)}
     return np.array([i for i, row in enumerate(rows) if row.id in usable], dtype=np.int64)
 
@@ -160,13 +160,13 @@ def difference(first: PromptFit, second: PromptFit) -> Floats:
 
 
 def word_vectors(context: RunContext, prompt: Prompt) -> NDArray[np.float32] | None:
-    """Weights that give the logits of the labels' words, see :func:`word_weights`; None where these are no read-out."""
+    """Weights that give the logits of the label words, see :func:`word_weights`; None if words cannot be a read-out."""
     first = first_words(context, prompt)
     return None if first is None else word_weights(context.model, first)
 
 
 def first_words(context: RunContext, prompt: Prompt) -> tuple[int, ...] | None:
-    """The first token of each label's words; None where there are too many labels, or two begin alike."""
+    """First token of each label word; None if there are too many labels, or two words begin with the same token."""
     labels = context.task.labels
     if len(labels) > HEURISTICS.most_words:
         return None
@@ -181,10 +181,10 @@ def head_of(
     strength: float,
     words: NDArray[np.float32] | None = None,
 ) -> StartHead:
-    """The read-out of states ``[rows, width]`` that is fitted to all of them.
+    """A read-out that is fitted to all states ``[rows, width]``.
 
-    ``words`` are weights ``[labels, width]`` that it is fitted beside and that are part of the result: see
-    :func:`word_vectors`.
+    ``words`` are weights ``[labels, width]``, see :func:`word_vectors`; the read-out is fitted with their logits as an offset,
+    and they are part of the result.
     """
     features, mean, spread = standardised(states)
     if words is None:
@@ -196,7 +196,7 @@ def head_of(
 
 
 def head_from(probe: Probe, states: NDArray[np.float16]) -> StartHead:
-    """A probe as a head that is tuned on, in the coordinates of the frozen ``states`` ``[rows, width]``."""
+    """A probe as a head to continue tuning from, in the coordinates of the frozen ``states`` ``[rows, width]``."""
     _, mean, spread = standardised(states)
     weight = probe.weight.astype(np.float64)
     return StartHead(weight * spread, probe.bias + weight @ mean, mean, spread)

@@ -1,4 +1,4 @@
-"""Keeping a first race within a time budget on a machine that is slower than planned."""
+"""Limit of the first race under a time budget, for machines that are slower than planned."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from cotune.task.example import Example
 
 
 class RaceLimit:
-    """Reads a race's rows for as long as what is left of a time budget is not needed for the end.
+    """Reads a race's rows until the rest of a time budget is needed for the end.
 
-    It stops where the rest is needed to fit the probes of what was read, to save a bundle and to test. Such a stop is a
-    ``cut`` step, since it hangs on the clock. Where passes take more than ``HEURISTICS.slow`` times as long as planned, it
-    reads in small chunks. Fits count by how long the last one took, whatever passes take: a busy machine is measured as it
-    is before the run is planned, so that its passes keep to the plan and all else is late.
+    The end means fitting probes to the rows that were read, saving a bundle and the test. A stop is recorded as a ``cut`` step,
+    because it depends on the clock. If passes take more than ``HEURISTICS.slow`` times as long as planned, rows are read in
+    small chunks. Fits are priced by the duration of the last fit, whatever the speed of passes: on a machine that was already
+    busy when its speed was measured, passes keep to the plan, but all else is late.
 
     Args:
-        context: whose budget, clock and journal.
-        embedding: embeds and keeps the states.
-        end: cost of what follows the race, at the pace that was measured.
+        context: context of the run.
+        embedding: embeds rows and stores their states.
+        end: cost of all that follows the race, at the measured pace.
     """
 
     def __init__(self, context: RunContext, embedding: Embedding, end: Callable[[], float]) -> None:
@@ -43,21 +43,21 @@ class RaceLimit:
         return self._context.spending.budget.kind == "time"
 
     def saw_fit(self, seconds: float) -> None:
-        """A probe took so long to be cross-fitted."""
+        """Record how long it took to cross-fit a probe."""
         self._fit_seconds = seconds
 
     def reads_on(self, prompts: Sequence[Prompt], adapter: str, rows: Sequence[Example], read: int, fits: float) -> bool:
-        """Whether the rest of a cut race's rows can be read after all; a ``look`` step and a ``read_on`` step.
+        """Whether the remaining rows of a cut race can be read after all; a ``look`` step and a ``read_on`` step.
 
-        One slow minute must not decide a whole run. A few rows are read to see how fast passes are by now, as long as they cost
-        little at the pace that cut the race. The rest is read where they keep to the plan and it fits in with the end.
+        One slow minute must not decide a whole run. If a few rows cost little at the pace that cut the race, they are read to
+        measure the present speed. The rest is read if passes keep to the plan again and the end still fits the budget.
 
         Args:
-            prompts: that would see all rows, the first of them the few rows.
+            prompts: prompts that would see all rows; the first one reads the few rows.
             adapter: weights of the race.
-            rows: of the race, before it was cut.
-            read: how many of them it has read.
-            fits: cost of fitting the prompts to all rows, at the speed that is expected.
+            rows: rows of the race before it was cut.
+            read: number of rows that it has read.
+            fits: cost of fitting the prompts to all rows, at the expected speed.
         """
         spending = self._context.spending
         key = [[prompt.id for prompt in prompts], read, len(rows)]
@@ -90,7 +90,7 @@ class RaceLimit:
         return True
 
     def leaves_out(self, prompt: Prompt, rows: int) -> bool:
-        """Whether a prompt that has read its rows is not fitted, since the end needs the time; the journal holds it if so."""
+        """Whether a prompt's probe must be left out because the end needs the time; if so, a ``cut`` step."""
         journal, key = self._context.journal, ["fit", prompt.id, rows]
         over = journal.holds_next("cut", key) if journal.replaying else self._timed and self._room(1) < 0
         if over:
@@ -99,13 +99,13 @@ class RaceLimit:
         return over
 
     def warm_up(self, prompt: Prompt, adapter: str, rows: Sequence[Example], count: int) -> None:
-        """Read a race's first rows under its first prompt; a few at first where all would take long if passes are slow.
+        """Read a race's first rows under its first prompt; starts with a few rows if all would take long on a slow machine.
 
         Args:
-            prompt: the first one.
+            prompt: first prompt of the race.
             adapter: weights of the race.
-            rows: of the race.
-            count: rows of its first round.
+            rows: rows of the race.
+            count: number of rows of the first round.
         """
         spending = self._context.spending
         price = HEURISTICS.slowest * self._embedding.row_cost(prompt, count)
@@ -114,14 +114,14 @@ class RaceLimit:
         self.read(prompt, adapter, rows, count, least=min(HEURISTICS.least_rows, count))
 
     def read(self, prompt: Prompt, adapter: str, rows: Sequence[Example], count: int, *, least: int | None) -> int:
-        """Embed rows up to ``count`` under a prompt; returns up to where there is time for.
+        """Embed up to ``count`` rows under a prompt; returns the number that there is time for.
 
         Args:
-            prompt: how to ask.
-            adapter: under which weights.
-            rows: of the race.
-            count: rows that it should see.
-            least: rows that are read in any case; None reads no further where not all of them can be.
+            prompt: prompt to embed rows under.
+            adapter: weights of the race.
+            rows: rows of the race.
+            count: number of rows that the prompt should see.
+            least: number of rows that are read in any case; None reads none unless there is time for all.
         """
         at = self._embedding.known(prompt, adapter, rows[:count])
         while at < count:
@@ -136,7 +136,7 @@ class RaceLimit:
         return count
 
     def allowed(self, prompts: Sequence[Prompt], before: int, count: int, *, least: int, stage: str = "round") -> int:
-        """Rows that prompts may see of ``count``, each having seen ``before``: fewer where the end needs the time."""
+        """Number of rows, up to ``count``, that prompts may see after ``before`` rows; fewer if the end needs the time."""
         journal = self._context.journal
         key = [stage, [prompt.id for prompt in prompts], before, count]
         over = journal.holds_next("cut", key) if journal.replaying else self._is_over(prompts, before, count)
@@ -155,7 +155,7 @@ class RaceLimit:
         return self._timed and sum(self._cost(prompt, count - before) for prompt in prompts) > self._room(len(prompts))
 
     def _room(self, fits: int) -> float:
-        """What is left for passes before so many prompts are fitted and the race ends."""
+        """Budget that is left for passes, without the cost of fitting a number of prompts and of the end."""
         return self._context.spending.left_within_step() - self._end() - self._fit_seconds * fits
 
     def _told(self, known: bool) -> dict[str, str]:

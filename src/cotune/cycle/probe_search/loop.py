@@ -1,4 +1,4 @@
-"""The cycle for label tasks on a local model: race prompts by probes, tune below the best, mutate, go round."""
+"""The loop for label tasks on a local model: race prompts by probes, tune below the best, mutate, repeat."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from cotune.cycle.folder import ASKED
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.fits import PromptFit, difference
 from cotune.cycle.probe_search.heuristics import HEURISTICS
+from cotune.cycle.probe_search.label_names import COST_SHARE, judge_names, label_name_rows, with_names
 from cotune.cycle.probe_search.limit import RaceLimit
 from cotune.cycle.probe_search.plan import RaceSizes, fit_plan
 from cotune.cycle.probe_search.prices import Prices
@@ -37,20 +38,21 @@ from cotune.model.adapters.slots import BASE
 from cotune.probe.cross_fitting import best_temperature, tempered
 from cotune.prompt.prompt import Prompt
 from cotune.refine import Proposal
+from cotune.task.example import Example
 
 
 class LabelLoop:
     """Runs the cycle until the budget ends or nothing gains.
 
     Args:
-        context: where effects happen.
-        config: the run's config.
-        own: the seed prompt first, then further prompts of the user's.
-        embedding: embeds rows and keeps their states.
+        context: context of the run.
+        config: config of the run.
+        own: the seed prompt first, then the user's further prompts.
+        embedding: embeds rows and stores their states.
         trials: tunes windows.
-        previous: what an earlier bundle brings, where the run goes on from one.
-        first_verdict: told about the first race; saves the first bundle.
-        better: told about tuned weights that beat what the bundle holds on held-out rows; saves them as the bundle.
+        previous: the earlier bundle of a warm start.
+        first_verdict: called after the first race; saves the first bundle.
+        better: called with tuned weights that beat the bundle's on held-out rows; saves them as the bundle.
     """
 
     def __init__(
@@ -77,11 +79,15 @@ class LabelLoop:
         self.races = RaceSizes(context, self.prices, self.own[0], config.search.pool)
 
     def run(self) -> LabelSearch:
-        """Go round."""
+        """Run the search."""
         search = self._first_race()
+        if not self.limit.stopped:
+            self._name_labels(search)
         self._told(search)
         if self.limit.stopped:
             search = self._read_on(search) or search
+            if not self.limit.stopped:
+                self._name_labels(search)
         if self.limit.stopped:
             search.zero_shot = False
             fit_test(self.context, self.prices, search, self.config.seed)
@@ -114,33 +120,55 @@ class LabelLoop:
         return search
 
     def _write(self, search: LabelSearch) -> None:
-        """Have rows written for the labels that are confused most; learnt from where that is better on held-out rows."""
+        """Let a teacher write rows for the labels that are confused most, and use them if that is better on held-out rows."""
         best = search.best_frozen
         drafts = write_rows(self.context, self.config, best, self.splits)
         before = search.of(best.prompt.id, tuned=False)
         if not drafts or before is None:
             return
         splits = with_written(self.splits, drafts)
-        found = self._evidence(best, [self.trials.frozen(best, split.learn) for split in splits], 0.0, BASE, splits)
-        if not judge_written(self.context, drafts, before.mean, found.mean):
+        found = self._with_further(best, splits)
+        if judge_written(self.context, drafts, before.mean, found.mean):
+            self._learn_from(search, [draft.row for draft in drafts], splits, found)
+
+    def _name_labels(self, search: LabelSearch) -> None:
+        """Learn from the labels' names as further rows where that is better on held-out rows."""
+        best, names = search.best_frozen, label_name_rows(self.context.task)
+        before = search.of(best.prompt.id, tuned=False)
+        cost = self.prices.embedding.row_cost(best.prompt, len(names), layers=[best.found.layer])
+        if not (self.config.search.label_names and names and before) or cost > COST_SHARE * self.context.spending.left():
             return
-        self.splits, search.written = splits, (*search.written, *(draft.row for draft in drafts))
+        splits = with_names(self.splits, names)
+        found = self._with_further(best, splits)
+        if judge_names(self.context, names, before, found):
+            self._learn_from(search, names, splits, found)
+            search.named = found
+            self._bundle_loss = found.mean
+
+    def _with_further(self, fit: PromptFit, splits: Sequence[Split]) -> Evidence:
+        """A prompt's frozen probe on the held-out rows of splits that learn from further rows."""
+        return self._evidence(fit, [self.trials.frozen(fit, split.learn) for split in splits], 0.0, BASE, splits, refit=True)
+
+    def _learn_from(self, search: LabelSearch, rows: Sequence[Example], splits: tuple[Split, ...], found: Evidence) -> None:
+        """Go on with further rows to learn from; what was judged without them is judged again."""
+        self.splits, search.written = splits, (*search.written, *rows)
         search.evidence, search.winner = [found], None
-        if best is not search.seed:
+        if found.fit is not search.seed:
             self._judge_frozen(search, search.seed)
         self._choose(search)
 
     def _ended(self, search: LabelSearch, why: str) -> LabelSearch:
-        """The search as it stands after its first race, with frozen probes alone."""
+        """End the search after its first race, with frozen probes only."""
         search.stopped, search.epochs = why, 0.0
         self._record(search, search.base_race, pool=len(search.proposals))
         self.context.spending.expect_end(self._owed(search))
         return search
 
     def _keep(self, search: LabelSearch) -> None:
-        """Let the bundle become the winner, where that is tuned and did better on held-out rows than what the bundle holds.
+        """Save the winner as the bundle if it is tuned and better on held-out rows than the present bundle.
 
-        A winner may be one by credit alone, see :meth:`LabelSearch.expected`; its trial, which would be saved, is not better.
+        A winner may have won only by the credit of :meth:`LabelSearch.expected`; then its trial, which would be saved, is not
+        better.
         """
         winner = search.winner
         if winner is not None and winner.tuned and winner.mean < self._bundle_loss:
@@ -151,13 +179,13 @@ class LabelLoop:
 
     def _first_race(self) -> LabelSearch:
         context, config, previous = self.context, self.config, self.previous
-        # The first passes of a process are slow; what they teach is needed for the size of the race.
+        # The first passes of a process are slow, and the size of the race depends on the measured speed.
         try:
             self.limit.warm_up(self.own[0], BASE, self.rows, min(HEURISTICS.first_rows, len(self.rows)))
         except DivergedError as error:
             raise _unreadable(context) from error
         if self.limit.stopped:
-            # Not even the first rows could all be read; making prompts takes passes too.
+            # Not even all of the first rows could be read, and generating prompts needs passes too.
             proposals = [Proposal(self.own[0], "user")]
         else:
             proposals = opening_pool(
@@ -171,7 +199,7 @@ class LabelLoop:
             )
         prompts = [p.prompt for p in proposals]
         always = [self.own[0], *([previous.prompt] if previous else [])]
-        # Passes are slow at first and are priced while the race goes on; on a machine that slows it must still end.
+        # Passes are slow at first and are priced during the race; it must end even if the machine becomes slower.
         ends = context.spending.left() - HEURISTICS.race_over * self.races.room
         race = race_probes(
             context,
@@ -192,7 +220,7 @@ class LabelLoop:
         return self._opened({p.prompt.id: p for p in proposals}, race)
 
     def _opened(self, proposals: dict[str, Proposal], race: ProbeRace) -> LabelSearch:
-        """The search after its first race."""
+        """The search's state after its first race."""
         fits = {name: race.fits[name] for name in race.ranking if race.rows[name] == len(self.rows)}
         if self.own[0].id not in fits:
             raise _unreadable(self.context)
@@ -209,9 +237,9 @@ class LabelLoop:
         return RaceLimit(context, self.embedding, partial(end_of_race, context, self.prices, self.own[0]))
 
     def _read_on(self, search: LabelSearch) -> LabelSearch | None:
-        """The search with all labelled rows for the leading prompts, where a race was cut and passes are fast again.
+        """The search with all labelled rows for the leading prompts, if a race was cut and passes are fast again.
 
-        None where they are not, or are slow again before all is read: then what the cut race found stands.
+        None if passes are not fast, or become slow again before all rows are read; then the result of the cut race stands.
         """
         context, read = self.context, len(self.rows)
         leading = sorted(search.fits.values(), key=lambda fit: fit.mean)[: HEURISTICS.finalists]
@@ -239,7 +267,7 @@ class LabelLoop:
         return None
 
     def _cut_to(self, count: int) -> None:
-        """Go on with the labelled rows that a race has read before it was cut; a teacher's rows take time to be read too."""
+        """Continue with the labelled rows that a race read before it was cut, without a teacher's rows, which take time too."""
         taught = taught_rows(self.context)
         if taught and not self.context.journal.replaying:
             self.context.journal.tell(f"there is no time for {counted(len(taught), 'row')} that the teacher labelled")
@@ -248,14 +276,14 @@ class LabelLoop:
         self.splits = splits_of(self.context)
 
     def _first_loss(self, search: LabelSearch) -> float:
-        """Held-out log-loss of what the first bundle holds."""
+        """Held-out log-loss of the first bundle."""
         first = search.of(search.best_frozen.prompt.id, tuned=False)
         return float("inf") if first is None else first.mean
 
     def _first_trials(self, search: LabelSearch) -> None:
-        """Tune the leading prompt; where there is room also the seed prompt.
+        """Tune the leading prompt and, if there is room, the seed prompt.
 
-        A trial of the seed prompt is half of its final tuning, which is owed in any case.
+        A trial of the seed prompt is half of its final tuning, which is needed in any case.
         """
         if search.epochs:
             lead, seed = search.best_frozen, search.seed
@@ -271,7 +299,7 @@ class LabelLoop:
         self._record(search, search.base_race, pool=len(search.proposals))
 
     def _seed_ahead(self, search: LabelSearch, lead: PromptFit) -> None:
-        """Have workers tune the seed prompt beside the leading one, where it will be tuned as far as can be seen."""
+        """Let workers tune the seed prompt beside the leading one, if it will probably be tuned."""
         seed = search.seed
         if not search.last_epochs:
             self._tune_ahead(search, seed, self.splits[:1])
@@ -283,7 +311,7 @@ class LabelLoop:
     # Later cycles -------------------------------------------------------------------------------------------------
 
     def _next_cycle(self, search: LabelSearch) -> bool:
-        """Mutate, race on frozen states, tune the best child; False where there is no room."""
+        """Mutate, race on frozen states, tune the best child; False if there is no room."""
         context, number = self.context, len(search.cycles) + 1
         self._cycle = number
         winner = search.winner
@@ -293,7 +321,7 @@ class LabelLoop:
         # The race does not read a teacher's rows.
         trial += self.prices.embedding.row_cost(winner.fit.prompt, len(search.written), layers=[winner.fit.found.layer])
         trial += self.guide.cost(winner.fit.prompt)
-        # A challenger that wins has a final of its own; the present winner's is owed already.
+        # A challenger that wins needs a final tuning too; that of the present winner is already reserved.
         count = min(self.config.search.pool, self.races.fitting(len(self.rows), room - 1.1 * trial))
         cost = self.races.cost(count, len(self.rows)) + 1.1 * trial
         if cost > room:
@@ -343,7 +371,7 @@ class LabelLoop:
         return True
 
     def _challenger(self, search: LabelSearch) -> PromptFit | None:
-        """The best prompt that was not tuned yet, where its frozen probe is not clearly worse than the best one's."""
+        """The best prompt that was not tuned yet, if its frozen probe is not clearly worse than the best one."""
         tried = {e.fit.prompt.id for e in search.evidence if e.tuned or not search.epochs}
         known = list(search.fits.values())
         best = min(known, key=lambda fit: fit.mean)
@@ -352,13 +380,13 @@ class LabelLoop:
         return next(near, None)
 
     def _choose(self, search: LabelSearch) -> None:
-        """Let the best way to answer that was judged on all held-out rows win; of equals the present winner."""
+        """Choose the winner among the evidence on all held-out rows; ties keep the present winner."""
         best = min((e for e in search.evidence if len(e.losses) == self._judged), key=search.expected)
         if search.winner is None or search.expected(best) < search.expected(search.winner):
             search.winner = best
 
     def _on_dev(self, evidence: Evidence) -> Measured:
-        """What a way to answer gave on dev, for those who look at its failures."""
+        """A candidate's outputs on dev, for the analysis of its failures."""
         return measured_on_dev(self.context, evidence.first.adapter, evidence.first, evidence)
 
     def _parents(self, search: LabelSearch) -> list[Prompt]:
@@ -369,12 +397,12 @@ class LabelLoop:
     # Judging ------------------------------------------------------------------------------------------------------
 
     def _judge_frozen(self, search: LabelSearch, fit: PromptFit) -> None:
-        """A prompt's frozen probe on the rows held out from each split."""
+        """Judge a prompt's frozen probe on the held-out rows of each split."""
         found = [self.trials.frozen(fit, split.learn) for split in self.splits]
-        search.evidence.append(self._evidence(fit, found, 0.0, BASE))
+        search.evidence.append(self._evidence(fit, found, 0.0, BASE, refit=bool(search.written)))
 
     def _try(self, search: LabelSearch, fit: PromptFit, splits: Sequence[Split] | None = None) -> None:
-        """Tune a prompt on each split; nothing is added where a tuning diverged."""
+        """Tune a prompt on each split; nothing is added if a tuning diverged."""
         wanted = self.splits if splits is None else splits
         start = self._start_of(fit.prompt, search)
         keep = self._owed(search, fit)
@@ -395,7 +423,7 @@ class LabelLoop:
         self._choose(search)
 
     def _tune_ahead(self, search: LabelSearch, fit: PromptFit, splits: Sequence[Split]) -> None:
-        """Have workers tune a prompt on each split, as :meth:`_try` asks for; nothing where the run has none."""
+        """Let workers tune a prompt on each split for :meth:`_try`; does nothing without workers."""
         if self.context.crew is None:
             return
         start, keep = self._start_of(fit.prompt, search), self._owed(search, fit)
@@ -405,22 +433,33 @@ class LabelLoop:
 
     @property
     def _judged(self) -> int:
-        """Rows that are held out by some split."""
+        """Number of rows that the splits hold out in all."""
         return sum(len(split.held) for split in self.splits)
 
     def _start_of(self, prompt: Prompt, search: LabelSearch) -> str:
-        """Adapter that a prompt is tuned from: an earlier bundle's, but for the seed prompt, which shows what tuning gives."""
+        """Adapter that a prompt is tuned from: an earlier bundle's, but BASE for the seed prompt, to show the gain."""
         previous = self.previous
         return previous.ground if previous and prompt.id != search.seed.prompt.id else BASE
 
     def _evidence(
-        self, fit: PromptFit, found: Sequence[Fitted], epochs: float, start: str, splits: Sequence[Split] | None = None
+        self,
+        fit: PromptFit,
+        found: Sequence[Fitted],
+        epochs: float,
+        start: str,
+        splits: Sequence[Split] | None = None,
+        *,
+        refit: bool = False,
     ) -> Evidence:
+        """How read-outs did on the rows held out from each split; a ``tuned`` step.
+
+        The temperature of a frozen probe is that of its cross-fitting, unless it has learnt from further rows (``refit``).
+        """
         splits = self.splits if splits is None else splits
         tables = [self.trials.log_probs(made, split.held, "judge") for made, split in zip(found, splits, strict=True)]
         truth = label_indices([row for split in splits for row in split.held], self.context.task)
         whole = np.concatenate(tables)
-        temperature = best_temperature(whole, truth) if epochs else fit.found.temperature
+        temperature = best_temperature(whole, truth) if epochs or refit else fit.found.temperature
         log_probs = tempered(whole, temperature)
         evidence = Evidence(
             fit,
@@ -455,10 +494,10 @@ class LabelLoop:
     # Budget -------------------------------------------------------------------------------------------------------
 
     def _owed(self, search: LabelSearch, trying: PromptFit | None = None) -> float:
-        """Of the final tuning and of the test, whoever of the winner and ``trying`` wins; the latter's trial is under way."""
+        """Cost of the final tuning and the test, whether the winner or ``trying``, whose trial is running, wins."""
         winner = search.winner
         if winner is None or not winner.tuned:
-            # A frozen winner is tuned no further; the seed prompt's weights are an arm in any case.
+            # A frozen winner is not tuned; the seed prompt's weights are an arm in any case.
             fit = search.best_frozen if winner is None else winner.fit
             owed = self._end(search, fit, [search.seed], trying)
         else:
@@ -472,11 +511,11 @@ class LabelLoop:
         return self.prices.end(search, winner, tuned, len(self.rows) + len(search.written), search.last_epochs, trying)
 
     def _has_room(self, search: LabelSearch, fit: PromptFit) -> bool:
-        """Whether a trial fits in, and the end whoever wins."""
+        """Whether the budget has room for a trial and for the end, whoever wins."""
         return self.prices.trial(fit, self.splits, search.epochs) <= self._room(search, fit)
 
     def _room(self, search: LabelSearch, trying: PromptFit | None = None) -> float:
-        """Budget that nothing is reserved for, with or without a trial that is looked ahead to."""
+        """Budget that is not reserved, if ``trying`` is tuned next."""
         return self.context.spending.left() - self._owed(search, trying)
 
     def _record(self, search: LabelSearch, race: ProbeRace, *, pool: int, children: int | None = None) -> None:
@@ -511,7 +550,7 @@ def _unreadable(context: RunContext) -> CotuneError:
 
 
 def measured_on_dev(context: RunContext, adapter: str, made: Fitted, evidence: Evidence) -> Measured:
-    """Weights as a candidate, with what the evidence gave on dev."""
+    """Weights as a candidate, with the dev outputs of its evidence."""
     given = LabelOutputs(evidence.dev_log_probs)
     candidate = Candidate(made.prompt, adapter, BY_PROBE, made.steps)
     return Measured(candidate, context.answers.judge(given, context.dev, BY_PROBE), given)

@@ -1,4 +1,4 @@
-"""What fits into a budget: the shortest run, the prompts of a race, and how often tuned weights meet their rows."""
+"""Fitting a run into its budget: the shortest run, the number of prompts of a race, and the epochs of tuning."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from cotune.prompt.prompt import Prompt
 
 
 def check_budget(context: RunContext, prices: Prices, seed: Prompt) -> None:
-    """Refuse a budget that not even the shortest run fits, before anything is computed.
+    """Refuse a budget that is too small for the shortest run, before any computation.
 
     Raises:
-        BudgetError: it does not.
+        BudgetError: the budget is too small.
     """
     rows, left = len(context.task.train) + len(context.task.dev), context.spending.left()
     opening = HEURISTICS.opening_rows(len(context.task.labels))
     needed = prices.least(seed, rows, rows_embedded(HEURISTICS.least_pool, rows, opening))
     budget = context.spending.budget
     if budget.kind == "time" and needed <= budget.amount - HEURISTICS.loading:
-        # The budget is enough for a machine that loads the model as fast as planned; a race that is cut needs less.
+        # The budget suffices for a machine that loads the model as fast as planned; a cut race needs less.
         rows, test = min(rows, HEURISTICS.least_rows), min(context.task.test.n, HEURISTICS.least_test)
         needed = prices.least(seed, rows, rows, test=test)
     if left < needed:
@@ -37,16 +37,16 @@ def check_budget(context: RunContext, prices: Prices, seed: Prompt) -> None:
 
 
 class RaceSizes:
-    """How many prompts race for a given part of the budget.
+    """Number of prompts of a race for a given part of the budget.
 
     Args:
-        context: whose budget.
-        prices: what rows cost.
-        seed: the seed prompt, by whose length rows are priced.
-        most: prompts of a race at most.
+        context: context of the run.
+        prices: prices of rows.
+        seed: the seed prompt, whose length gives the price of rows.
+        most: maximum number of prompts of a race.
 
     Attributes:
-        first_rows: labelled rows of a race's first round.
+        first_rows: number of labelled rows of a race's first round.
     """
 
     def __init__(self, context: RunContext, prices: Prices, seed: Prompt, most: int) -> None:
@@ -55,29 +55,29 @@ class RaceSizes:
 
     @property
     def room(self) -> float:
-        """What the first race may take of the budget."""
+        """Budget of the first race."""
         budget = self._context.spending.budget
         room = HEURISTICS.race_share * budget.amount
         return min(room, HEURISTICS.race_seconds) if budget.kind == "time" else room
 
     def cost(self, count: int, rows: int) -> float:
-        """Of a race of so many prompts over so many labelled rows."""
+        """Cost of a race of ``count`` prompts over ``rows`` labelled rows."""
         return self._prices.race(self._seed, rows, rows_embedded(count, rows, self.first_rows))
 
     def fitting(self, rows: int, room: float) -> int:
-        """Prompts of a race over so many labelled rows that costs no more than ``room``; the fewest where none does."""
+        """Number of prompts of a race over ``rows`` labelled rows that costs at most ``room``, or the minimum number."""
         counts = range(self._most, HEURISTICS.least_pool, -1)
         return next((count for count in counts if self.cost(count, rows) <= room), HEURISTICS.least_pool)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What follows the first race, in numbers.
+    """The plan for what follows the first race.
 
     Attributes:
-        epochs: how often a trial's weights meet its rows; 0 where nothing is tuned.
-        last_epochs: how often the final tuning meets all labelled rows; 0 where a trial ships.
-        zero_shot: whether the untuned model's label words are asked as a reference.
+        epochs: epochs of a trial; 0 if nothing is tuned.
+        last_epochs: epochs of the final tuning on all labelled rows; 0 if a trial ships.
+        zero_shot: whether the untuned model is asked for label words as a reference.
     """
 
     epochs: float
@@ -88,19 +88,19 @@ class Plan:
 def fit_plan(
     context: RunContext, config: RunConfig, prices: Prices, search: LabelSearch, splits: Sequence[Split], labelled: int
 ) -> Plan:
-    """Fit epochs, and whether all rows are tuned on at the end, into what is left; recorded as a ``plan`` step.
+    """Fit the epochs of trials and of a final tuning on all rows into the remaining budget; recorded as a ``plan`` step.
 
     Args:
-        context: where effects happen.
-        config: the run's config.
-        prices: what steps cost.
-        search: after its first race, with rows that a teacher labelled or wrote.
-        splits: that trials are tuned and judged on.
-        labelled: rows that the user labelled.
+        context: context of the run.
+        config: config of the run.
+        prices: prices of steps.
+        search: the search after its first race, with rows that a teacher labelled or wrote.
+        splits: splits that trials are tuned and judged on.
+        labelled: number of rows that the user labelled.
 
     Raises:
-        BudgetError: the arms cannot be tested. A time budget is overrun instead, by the few rows that :func:`fit_test` left,
-            since there is a bundle by now.
+        BudgetError: the arms cannot be tested. A time budget is overrun instead, by the few test rows that :func:`fit_test`
+            left, because there is already a bundle.
     """
     winner, left = search.best_frozen, context.spending.left()
     least_test = prices.test(search, winner, tuned=False, words=False)
@@ -122,7 +122,7 @@ def fit_plan(
         epochs, last = fitted(left - reserve)
         asks = bool(last)
         if not asks:
-            # The reference that asks for the untuned model's words is left out before tuning is.
+            # The reference by the untuned model's words is left out before tuning is.
             reserve = prices.test(search, winner, words=False)
             epochs, last = fitted(left - reserve)
         room = max(0.0, left - reserve)
@@ -156,11 +156,11 @@ def fit_plan(
 def _tuning_cost(
     prices: Prices, search: LabelSearch, splits: Sequence[Split], labelled: int, epochs: float, last: float
 ) -> float:
-    """Of the leading prompt's trial on every split, of the seed prompt's tuning, and of tuning on for ``last`` epochs."""
+    """Cost of the leading prompt's trials, of the seed prompt's tuning, and of the final tuning of ``last`` epochs."""
     winner, seed = search.best_frozen, search.seed
     alone = winner.prompt.id == seed.prompt.id
     rows = labelled + len(search.written)
-    # All splits judge: on dev alone a tuned seed prompt won over a frozen one that is better by 0.19 nats on all rows
+    # All splits judge: on dev alone a tuned seed prompt won against a frozen one that is better by 0.19 nats on all rows
     # (examples/support, 100 rows; 0.567 against 0.683).
     trials = prices.trial(winner, splits, epochs)
     if not last:
@@ -170,28 +170,28 @@ def _tuning_cost(
 
 
 def split_epochs(wanted: float, fits: Callable[[float, float], bool], least: float = 1.0) -> tuple[float, float]:
-    """Epochs of a trial, and of tuning on from it on all labelled rows: as many as fit, half of them in the trial if these do.
+    """Epochs of a trial and of the final tuning on all labelled rows: as many as fit, half of them in the trial if possible.
 
     Args:
-        wanted: in all.
-        fits: whether the budget pays for a number of epochs of the trial and a number of the final tuning.
-        least: epochs of either kind at least.
+        wanted: epochs in all.
+        fits: whether the budget suffices for given epochs of the trial and of the final tuning.
+        least: minimum epochs of each.
 
     Returns:
-        Both 0 where nothing fits. The second is 0 where only a trial fits, which is what ships then.
+        Both are 0 if nothing fits. The second is 0 if only a trial fits, which then ships.
     """
     ways = [
         (epochs, last)
         for epochs in _falling(max(least, wanted / 2), least)
         for last in _falling(max(least, wanted - epochs), least)
     ]
-    # Learning from all rows gains more than meeting some of them once more.
+    # Learning from all rows gains more than a further epoch on some of them.
     ways = sorted(ways, key=lambda way: (-min(wanted, sum(way)), -way[0]))
     return next((way for way in (*ways, *((epochs, 0.0) for epochs in _falling(wanted, least))) if fits(*way)), (0.0, 0.0))
 
 
 def _falling(wanted: float, least: float = 1.0) -> list[float]:
-    """Epochs to try, from the wanted ones down to one, and by halves below that."""
+    """Epochs to try, in decreasing order from ``wanted`` to 1, and by halves below 1."""
     found = [wanted]
     while found[-1] > 1:
         found.append(max(1.0, round(found[-1] * 0.75 * 2) / 2 if found[-1] > 1.5 else 1.0))

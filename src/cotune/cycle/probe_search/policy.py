@@ -1,4 +1,4 @@
-"""A label task on a local model, from the first race to arms that are ready for the test."""
+"""The search policy for label tasks on a local model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cotune.tune.window import WindowSettings
 
 
 def searches_by_probes(context: RunContext, config: RunConfig) -> bool:
-    """Whether a run reads labels off hidden states: labels, a model on this machine that the engine fits, and LoRA."""
+    """Whether a run reads labels off hidden states: this needs labels, a local model that the engine supports, and LoRA."""
     return (
         context.can.tune
         and context.can.hidden_states
@@ -43,15 +43,15 @@ class ProbePolicy:
     See :class:`cotune.cycle.policies.SearchPolicy`.
 
     Args:
-        context: where effects happen.
-        config: the run's config.
-        own: the seed prompt first, then further prompts of the user's.
-        previous: what an earlier bundle brings.
-        bundle: folder of the run's bundle, where the first verdict's comes to lie.
+        context: context of the run.
+        config: config of the run.
+        own: the seed prompt first, then the user's further prompts.
+        previous: the earlier bundle of a warm start.
+        bundle: folder of the run's bundle, written first by the first verdict.
 
     Raises:
-        BudgetError: not even the shortest run fits the budget.
-        InputError: ``tune.layers`` are none of the model's.
+        BudgetError: the budget is too small for the shortest run.
+        InputError: ``tune.layers`` are not layers of the model.
     """
 
     def __init__(
@@ -79,17 +79,17 @@ class ProbePolicy:
 
 
 def prices_of(context: RunContext, config: RunConfig) -> Prices:
-    """Prices of a search by probes, with the embedding and the trials that they are of.
+    """Prices of a search by probes, with its embedding and trials.
 
     Raises:
-        InputError: ``tune.layers`` are none of the model's.
+        InputError: ``tune.layers`` are not layers of the model.
     """
     embedding, window = Embedding(context), config.tune.layers
     if window is not None:
         lowest, last = window
         if not 1 <= lowest <= last <= context.model.depth:
             raise InputError(
-                f"layers {lowest} to {last} are no window of a model with {context.model.depth} layers",
+                f"layers {lowest} to {last} are not a window of a model with {context.model.depth} layers",
                 where="tune.layers",
                 hint=f"Give two numbers from 1 to {context.model.depth}, the lower one first.",
             )
@@ -99,7 +99,7 @@ def prices_of(context: RunContext, config: RunConfig) -> Prices:
 
 
 def window_settings(config: RunConfig, context: RunContext) -> WindowSettings:
-    """The part of the config that tuning a window needs."""
+    """The settings of tuning a window, from the config."""
     tune = config.tune
     return WindowSettings(
         lora=replace(context.tune.lora, layers=()),

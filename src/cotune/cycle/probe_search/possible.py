@@ -1,4 +1,4 @@
-"""Whether a run can read its labels off hidden states, as far as is known before the model is loaded."""
+"""Checks, before the model is loaded, of whether a run can read labels off hidden states."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from cotune.task.task import Task
 
 
 def why_no_probes(config: RunConfig, task: Task) -> str:
-    """Why labels cannot be read off hidden states in a run; empty where nothing is known against it."""
+    """The reason why labels cannot be read off hidden states in a run; empty if there is none."""
     reasons = (
-        (task.output.kind.written, f"the output is {task.output.type} and no label"),
+        (task.output.kind.written, f"the output is {task.output.type}, not a label"),
         (config.remote_model is not None, "the model answers behind an endpoint"),
         (config.tune.method != "lora", f"tune.method is {config.tune.method}"),
         (config.refit, "refit is true"),
@@ -19,19 +19,19 @@ def why_no_probes(config: RunConfig, task: Task) -> str:
 
 
 def check_probes(config: RunConfig, task: Task) -> None:
-    """Find out before anything is computed whether the probes that a config asks for are possible.
+    """Check before any computation that the probes that a config asks for are possible.
 
     Raises:
-        InputError: ``tune.readout`` is ``probe`` and they are not.
+        InputError: ``tune.readout`` is ``probe`` and probes are impossible.
     """
     if config.tune.readout == "probe" and (why := why_no_probes(config, task)):
         raise no_probes(why)
 
 
 def no_probes(why: str) -> InputError:
-    """What is raised where ``tune.readout`` is ``probe`` and probes are impossible."""
+    """The error if ``tune.readout`` is ``probe`` and probes are impossible."""
     return InputError(
         f"labels cannot be read off hidden states here: {why}",
         where="tune.readout",
-        hint="Leave tune.readout out, so that the run takes what is possible.",
+        hint="Leave tune.readout out, so that the run chooses a possible one.",
     )

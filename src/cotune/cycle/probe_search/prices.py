@@ -1,4 +1,4 @@
-"""What the steps of a label search cost, in the budget's own unit."""
+"""Prices of the steps of a label search, in the budget's unit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cotune.prompt.prompt import Prompt
 
 
 def too_small(context: RunContext, what: str, needed: float, left: float) -> BudgetError:
-    """What is raised where ``what`` needs more of the budget than is left."""
+    """The error if ``what`` needs more of the budget than is left."""
     budget = context.spending.budget
     unit = budget.unit
     gone = f" after the first {budget.amount - left:.0f} s" if budget.kind == "time" else ""
@@ -32,39 +32,39 @@ def too_small(context: RunContext, what: str, needed: float, left: float) -> Bud
 
 
 class Prices:
-    """Prices by what was measured so far.
+    """Prices by the measurements so far.
 
     Args:
-        context: what rows cost.
-        embedding: which layers run.
-        trials: how windows are tuned.
-        config: what is measured after the test.
+        context: context of the run.
+        embedding: gives the layers that run.
+        trials: gives the windows that are tuned.
+        config: says what is measured after the test.
     """
 
     def __init__(self, context: RunContext, embedding: Embedding, trials: Trials, config: RunConfig) -> None:
         self.context, self.embedding, self.trials, self.config = context, embedding, trials, config
         self.fixed = closing_cost(context.spending.budget)
-        """Of a time budget: for saving and the report."""
+        """Cost of saving and the report under a time budget."""
 
     def race(self, seed: Prompt, rows: int, embedded: int) -> float:
-        """Of a race in which so many rows are embedded, all prompts taken together, by the seed prompt's length."""
+        """Cost of a race that embeds ``embedded`` rows over all prompts, by the seed prompt's length."""
         return HEURISTICS.other_prompts * self.embedding.row_cost(seed, rows) * embedded / max(1, rows)
 
     def fits(self, rows: int) -> float:
-        """Of cross-fitting the probes of a race in which three prompts see all rows."""
+        """Cost of cross-fitting the probes of a race in which three prompts see all rows."""
         return HEURISTICS.race_fits * self._fit(rows)
 
     def tuning(self, fit: PromptFit, rows: int, steps: int) -> float:
-        """Of tuning a prompt's window on rows and reading the tuned states of these."""
+        """Cost of tuning a prompt's window on rows and of embedding the rows with the tuned weights."""
         context, first = self.context, self.trials.edge(fit)
-        # One worker tunes, however many embed.
+        # One worker tunes, even if many embed.
         slots = context.spending.costs.slots if context.spending.budget.kind == "time" else 1
         edge = slots * self.embedding.row_cost(fit.prompt, rows, layers=[first]) if first else 0.0
         states = self.embedding.row_cost(fit.prompt, rows, layers=[fit.found.layer])
         return context.spending.costs.training(steps * self.trials.step_tokens(fit)) + edge + states + self._fit(rows)
 
     def trial(self, fit: PromptFit, splits: Sequence[Split], epochs: float) -> float:
-        """Of tuning on each split, side by side where there are workers, and judging its held-out rows."""
+        """Cost of tuning on each split, in parallel if there are workers, and of judging the held-out rows."""
         costs = self.context.spending.costs
         total, tunings = 0.0, []
         for split in splits:
@@ -76,7 +76,7 @@ class Prices:
         return total + sum(tunings)
 
     def final(self, fit: PromptFit, rows: int, epochs: float) -> float:
-        """Of tuning on all labelled rows."""
+        """Cost of tuning on all labelled rows."""
         return self.tuning(fit, rows, self.trials.steps_of(epochs, rows))
 
     def end(
@@ -88,15 +88,15 @@ class Prices:
         last_epochs: float,
         trying: PromptFit | None = None,
     ) -> float:
-        """Of the final tuning of some prompts and of the test; a trial, which is half of a tuning, is not paid twice.
+        """Cost of the final tuning of some prompts and of the test; a trial, which is half of a tuning, is not priced twice.
 
         Args:
-            search: what was found.
-            winner: the prompt that ships, as it is read.
+            search: the search so far.
+            winner: the prompt that ships, with its probe.
             tuned: prompts that are tuned on all rows.
-            rows: labelled rows, and those that a teacher wrote.
-            last_epochs: how often the final tuning meets them.
-            trying: a prompt whose trial is under way.
+            rows: number of labelled rows, including those that a teacher wrote.
+            last_epochs: epochs of the final tuning.
+            trying: a prompt whose trial is running.
         """
         owed = self.test(search, winner, tuned=bool(search.epochs), words=search.zero_shot)
         if search.epochs and last_epochs:
@@ -107,26 +107,26 @@ class Prices:
         return owed
 
     def least(self, seed: Prompt, rows: int, embedded: int, *, test: int | None = None) -> float:
-        """Of the shortest run that there is: a race in which so many rows are embedded, won by the seed prompt as it stands.
+        """Cost of the shortest run: a race that embeds ``embedded`` rows and is won by the frozen seed prompt.
 
         Args:
             seed: the seed prompt.
-            rows: labelled rows.
-            embedded: rows of the race, all prompts taken together.
-            test: test rows; None means all.
+            rows: number of labelled rows.
+            embedded: number of rows of the race, over all prompts.
+            test: number of test rows; None means all.
         """
         test = self.context.task.test.n if test is None else test
         arms = 2 * self.embedding.row_cost(seed, test, layers=[min(self.embedding.layers)])
         return self.race(seed, rows, embedded) / HEURISTICS.other_prompts + arms + self.fixed
 
     def test(self, search: LabelSearch, winner: PromptFit, *, tuned: bool = True, words: bool = True) -> float:
-        """Of the arms on the test, of saving and of the report.
+        """Cost of the arms on the test, of saving and of the report.
 
         Args:
-            search: what was found, for the seed prompt and the prompt that is best on the base model.
-            winner: the prompt that ships, as it is read.
+            search: the search so far, for the seed prompt and the best prompt of the base model.
+            winner: the prompt that ships, with its probe.
             tuned: whether there are arms with tuned weights.
-            words: whether the label words of the untuned model are asked as well, which the run can do without.
+            words: whether the untuned model is also asked for label words, which is optional.
         """
         rows = self.context.task.test.n
         frozen = search.fits.get(winner.prompt.id, winner)
@@ -136,7 +136,7 @@ class Prices:
         return HEURISTICS.care * (arms + (zero_shot_cost(self.context, search.seed.prompt) if words else 0.0)) + self.fixed
 
     def extras(self) -> float:
-        """Of what is measured after the test and decides nothing, at most: a search that could go on leaves this."""
+        """Maximum cost of measurements after the test, which decide nothing; a search that could continue leaves this."""
         evaluate = self.config.evaluate
         share = NOISE.share + evaluate.robustness * FORMATS.share + evaluate.slices * END_SHARE
         return share * self.context.spending.budget.amount

@@ -1,4 +1,4 @@
-"""The probe race: prompts embedded on ever more labelled rows, cross-fitted after each chunk, losers dropped."""
+"""The probe race: embeds prompts on growing numbers of labelled rows, cross-fits probes and drops losers."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from cotune.prompt.prompt import Prompt
 from cotune.task.example import Example
 
 _WORTH = 1.25
-"""Times as many rows as before that a round has to bring where it is cut."""
+"""Minimum ratio of a cut round's rows to those of the round before."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """Rows that the prompts of a round have seen at its end, and how many of them go on."""
+    """Number of rows that a round's prompts have seen at its end, and number of prompts that continue."""
 
     rows: int
     keep: int
@@ -36,12 +36,12 @@ def rounds_of(prompts: int, rows: int, first_rows: int) -> tuple[Round, ...]:
     """Successive halving: each round doubles the rows and halves the prompts; the last one sees all rows.
 
     Args:
-        prompts: that enter.
-        rows: labelled rows.
-        first_rows: of the first round.
+        prompts: number of entrants.
+        rows: number of labelled rows.
+        first_rows: number of rows of the first round.
     """
     found, seen, count = [], min(first_rows, rows), prompts
-    # A round that would leave less than half of the rows to save is joined with the last one.
+    # A round that would save less than half of the rows is merged with the last one.
     while count > HEURISTICS.finalists and seen < 0.6 * rows:
         count = max(HEURISTICS.finalists, -(-count // 2))
         found.append(Round(seen, count))
@@ -50,7 +50,7 @@ def rounds_of(prompts: int, rows: int, first_rows: int) -> tuple[Round, ...]:
 
 
 def rows_embedded(prompts: int, rows: int, first_rows: int, always: int = 1) -> int:
-    """Rows that a race embeds at most, over all prompts; ``always`` of them see every row."""
+    """Maximum number of rows that a race embeds over all prompts, of which ``always`` see every row."""
     total, before, count = 0, 0, prompts
     for step in rounds_of(prompts, rows, first_rows):
         total += (count + (always if before else 0)) * (step.rows - before)
@@ -60,15 +60,16 @@ def rows_embedded(prompts: int, rows: int, first_rows: int, always: int = 1) -> 
 
 @dataclass
 class ProbeRace:
-    """How a race ended.
+    """Result of a race.
 
     Attributes:
-        adapter: the weights it was run under.
-        ranking: prompt ids, best first: those that saw all rows by their mean log-loss, then the others by how far they came.
-        fits: prompt id to its fit on the rows it saw.
+        adapter: weights of the race.
+        ranking: prompt ids, best first: those that saw all rows by mean log-loss, then the others by the number of rows they
+            saw.
+        fits: fit of each prompt, by id, on the rows it saw.
         dropped: ids that the test dropped.
-        rows: prompt id to how many rows it saw.
-        read: rows of the race: those that it was given, or fewer where it was cut.
+        rows: number of rows that each prompt saw, by id.
+        read: number of rows of the race; fewer than it was given if it was cut.
     """
 
     adapter: str
@@ -79,7 +80,7 @@ class ProbeRace:
     read: int = 0
 
     def record(self) -> dict[str, Any]:
-        """For a cycle's record."""
+        """Entry in a cycle's record."""
         best = self.fits[self.ranking[0]]
         return {
             "adapter_id": self.adapter,
@@ -105,24 +106,23 @@ def race_probes(
 ) -> ProbeRace:
     """Race prompts over labelled rows under one set of weights.
 
-    All prompts meet the same rows in the same order. After each chunk every prompt's probe is cross-fitted on all rows so far.
-    A prompt leaves when a corrected test finds it worse than the leader, or when the schedule of successive halving has no
-    place for it. A row that a prompt shows as a demonstration does not count for that prompt.
+    All prompts see the same rows in the same order. After each chunk every prompt's probe is cross-fitted on all rows so far. A
+    prompt is dropped if a corrected test finds it worse than the leader, or if the schedule of successive halving has no place
+    for it. A row that a prompt shows as a demonstration does not count for that prompt.
 
     Args:
-        context: where effects happen.
-        embedding: embeds and keeps the states.
+        context: context of the run.
+        embedding: embeds rows and stores their states.
         prompts: entrants, at least one.
         rows: labelled rows in random order.
         adapter: weights to race under.
-        cycle: for the journal.
-        always: prompts that see all rows whatever their place.
-        first_rows: rows of the first round at least.
-        affordable: whether the race may embed so many more rows, all prompts taken together; it is asked inside of a step.
-            Where it may not, because passes turn out slower than they were priced, fewer prompts go on than the schedule has
-            places for.
-        limit: cuts the race between prompts and between chunks of rows, where what is left of the budget is needed for the
-            end; None reads all.
+        cycle: number of the cycle, for the journal.
+        always: prompts that see all rows whatever their rank.
+        first_rows: minimum number of rows of the first round.
+        affordable: whether the race may embed a further number of rows, over all prompts; called within a step. If not, because
+            passes are slower than planned, fewer prompts continue than the schedule allows.
+        limit: cuts the race between prompts and between chunks of rows if the rest of the budget is needed for the end; None
+            reads all rows.
 
     Raises:
         CotuneError: every prompt failed.
@@ -143,7 +143,7 @@ def race_probes(
             try:
                 active, count = _within(limit, race, active, protected, by_id, rows, before, count)
             except DivergedError:
-                # The loop below finds out whose states are not finite.
+                # The loop below finds the prompts whose states are not finite.
                 limit = None
             if count <= before:
                 break
@@ -154,7 +154,7 @@ def race_probes(
             failed |= diverged
             active = [name for name in active if name not in diverged]
         for name in list(active):
-            # The first one is the seed prompt, which every run ends with.
+            # The first one is the seed prompt, which every run needs at its end.
             if limit is not None and name != active[0] and name != leader and limit.leaves_out(by_id[name], count):
                 active.remove(name)
                 continue
@@ -168,7 +168,7 @@ def race_probes(
             except DivergedError:
                 failed.add(name)
                 active.remove(name)
-        # What a limit left out.
+        # Requests of prompts that the limit left out.
         fitting.give_up()
         embedding.give_up()
         before = len(seen)
@@ -188,14 +188,14 @@ def race_probes(
             )
         ]
         if last:
-            # On all rows there is nothing left to spare; who lost by the test is told.
+            # After the last round, the test's losers are only recorded.
             race.dropped += [name for name in worse if name not in race.dropped]
             break
         race.dropped += [name for name in worse if name not in race.dropped and name not in protected]
         active = [name for name in active if name not in worse or name in protected]
         standing = sorted((n for n in active if n not in protected), key=lambda name: race.fits[name].mean)
         places = partial(places_after, steps, number, len(standing), len(protected & set(active)), affordable)
-        # What a run decides by its clock must hold when it resumes.
+        # A decision by the clock is recorded, so that a resumed run repeats it.
         keep = int(context.journal.step("places", [cycle, number, standing], places))
         staying = {*standing[:keep], *protected}
         active = [name for name in active if name in staying]
@@ -217,7 +217,7 @@ def _read_ahead(
     rows: Sequence[Example],
     **effort: Any,
 ) -> set[str]:
-    """Take what workers have embedded, prompt by prompt, and have the probes fitted behind it; ids of those that diverged."""
+    """Read states embedded by workers, prompt by prompt, and submit the probe fits; returns ids of prompts that diverged."""
     failed = set[str]()
     for prompt in prompts:
         try:
@@ -239,10 +239,10 @@ def _within(
     before: int,
     count: int,
 ) -> tuple[list[str], int]:
-    """Who goes on in a round, and up to which row, by what is left of the budget; these rows are read then.
+    """Read a round's rows within the remaining budget; returns the prompts that continue and their number of rows.
 
-    Whatever is cut, the first prompt goes on, and from the second round on the leader; a round whose rows cannot be read under
-    these is left out, and the race ends with the rows before it.
+    The first prompt always continues, and from the second round on the leader too. A round whose rows cannot be read under
+    these prompts is left out, and the race ends with the rows before it.
     """
     must = list(active[:1])
     if before:
@@ -254,7 +254,7 @@ def _within(
             active, count = must, race.read
             if count <= before:
                 return list(active), before
-    # In their order, so that passes are what they would be without a limit.
+    # Keep the order, so that passes are the same as without a limit.
     order = [*must, *(name for name in active if name not in must)] if limit.slow else list(active)
     reading, short, least = list[str](), False, min(count, _with_two_labels(rows, min(count, HEURISTICS.least_rows)))
     for name in order:
@@ -274,14 +274,14 @@ def _within(
 
 
 def places_after(steps: Sequence[Round], number: int, standing: int, protected: int, affordable: Callable[[int], bool]) -> int:
-    """How many prompts go on after a round: what the schedule says, or fewer where the budget does not pay for these.
+    """Number of prompts that continue after a round: that of the schedule, or fewer if the budget is too small.
 
     Args:
         steps: the schedule.
-        number: place of the round among them.
-        standing: prompts that could go on.
-        protected: prompts that go on whatever is decided, beside these.
-        affordable: whether the race may embed so many more rows, all prompts taken together.
+        number: index of the round.
+        standing: number of prompts that could continue.
+        protected: number of further prompts that always continue.
+        affordable: whether the race may embed a further number of rows, over all prompts.
     """
     planned = min(steps[number].keep, standing)
 
@@ -293,7 +293,7 @@ def places_after(steps: Sequence[Round], number: int, standing: int, protected: 
 
 
 def _with_two_labels(rows: Sequence[Example], count: int) -> int:
-    """Up to which row a round goes that was planned for ``count``: a probe needs two labels, with two rows each if it can."""
+    """The end of a round that was planned for ``count``, moved until there are two labels, with two rows each if possible."""
     while count < len(rows):
         common = Counter(row.output for row in rows[:count]).most_common(2)
         if len(common) > 1 and common[1][1] > 1:
@@ -303,7 +303,7 @@ def _with_two_labels(rows: Sequence[Example], count: int) -> int:
 
 
 def _narrow(context: RunContext, embedding: Embedding, fits: Sequence[PromptFit], cycle: int) -> None:
-    """Leave out layers well above those that the better half of the prompts is read from; a ``layers`` step."""
+    """Leave out layers well above those that the better half of the prompts reads; a ``layers`` step."""
     better = sorted(fits, key=lambda fit: fit.mean)[: max(1, len(fits) // 2)]
 
     def effort() -> dict[str, Any]:

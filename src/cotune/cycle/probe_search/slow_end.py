@@ -1,6 +1,6 @@
-"""What a slow machine must leave of a time budget behind its first race, and how many test rows it then scores.
+"""The end of a run on a slow machine: the time to leave after the first race, and the number of test rows.
 
-Which rows these are is fixed by the run's seed, and how many by the clock.
+The run's seed determines which rows are scored, and the clock determines their number.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from cotune.prompt.prompt import Prompt
 
 
 def end_of_race(context: RunContext, prices: Prices, seed: Prompt) -> float:
-    """What must be left: two frozen arms on some of the test rows, saving and the report, at the pace that was measured."""
+    """Cost of two frozen arms on some of the test rows, of saving and of the report, at the measured pace."""
     embedding, test = prices.embedding, context.task.test.n
 
     def arms(rows: int) -> float:
@@ -27,16 +27,16 @@ def end_of_race(context: RunContext, prices: Prices, seed: Prompt) -> float:
 
 
 def fit_test(context: RunContext, prices: Prices, search: LabelSearch, seed: int) -> None:
-    """Draw as many test rows as what is left of a time budget can score with frozen arms; a ``cut`` step where not all.
+    """Draw as many test rows as frozen arms can score in the rest of a time budget; a ``cut`` step if not all.
 
-    The search keeps the whole test, of which the arms get further rows where there is time left in the end
+    The search keeps the whole test; the arms are scored on further rows if there is time left at the end
     (:func:`cotune.cycle.search.more_test.score_more`).
 
     Args:
-        context: whose test.
-        prices: what the arms cost.
-        search: after its first race.
-        seed: of the run.
+        context: context of the run.
+        prices: prices of the arms.
+        search: the search after its first race.
+        seed: seed of the run.
     """
     journal, task = context.journal, context.task
     test, rows = task.test, [row.id for row in (*task.train, *task.dev)]
@@ -64,5 +64,5 @@ def fit_test(context: RunContext, prices: Prices, search: LabelSearch, seed: int
 
 
 def _closing(context: RunContext, prices: Prices) -> float:
-    """Of saving and the report, which what is put aside for them pays for a few times over."""
+    """Cost of saving and the report; the fixed reserve pays for a few times as much."""
     return prices.fixed * max(1.0, HEURISTICS.closing * context.spending.costs.slowness)

@@ -1,4 +1,4 @@
-"""Which labelled rows a trial learns from, and which are held out from it."""
+"""Splits of the labelled rows into rows that a trial learns from and held-out rows."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from cotune.task.example import Example, groups_of
 
 @dataclass(frozen=True)
 class Split:
-    """Rows to learn from and rows that judge."""
+    """Rows to learn from, and held-out rows."""
 
     learn: tuple[Example, ...]
     held: tuple[Example, ...]
 
 
 def labelled_rows(context: RunContext) -> tuple[Example, ...]:
-    """All rows that the user labelled, in a seeded random order; rows of a group stand together."""
+    """All rows that the user labelled, in a seeded random order; rows of a group are adjacent."""
     rows = (*(row for row in context.task.train if not row.taught), *context.task.dev)
     order = np.random.default_rng([context.seed, 12]).permutation(len(rows))
     groups = groups_of(rows)
@@ -35,12 +35,12 @@ def labelled_rows(context: RunContext) -> tuple[Example, ...]:
 
 
 def taught_rows(context: RunContext) -> tuple[Example, ...]:
-    """Train rows that a teacher labelled: every split learns from them, and nothing is judged on them."""
+    """Train rows that a teacher labelled; every split learns from them, and none holds them out."""
     return tuple(row for row in context.train_sample if row.taught)
 
 
 def splits_of(context: RunContext) -> tuple[Split, ...]:
-    """Train and dev; of few rows also further splits, so that every row that the user labelled is held out once."""
+    """The split into train and dev; if rows are few, also further splits, so that each of the user's rows is held out once."""
     train, dev = tuple(row for row in context.train_sample if not row.taught), context.dev
     splits = [Split(train, dev)]
     if len(train) + len(dev) < HEURISTICS.few_rows and HEURISTICS.few_folds > 1:

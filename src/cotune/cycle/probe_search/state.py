@@ -1,4 +1,4 @@
-"""What a label search found, and how it went."""
+"""State and result of a label search."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """How one way to answer did on rows that it had not seen.
+    """Result of a candidate on held-out rows.
 
     Attributes:
         fit: the prompt with its frozen probe.
-        epochs: how often the weights met each row; 0 where they are frozen.
-        temperature: what its logits are divided by, fitted to the held-out rows.
+        epochs: epochs of tuning; 0 if the weights are frozen.
+        temperature: divisor of its logits, fitted to the held-out rows.
         losses: ``[rows]`` held-out log-loss in nats, after temperature, in the order of the splits.
-        correct: ``[rows]`` 1 where the likeliest label was right.
-        first: its weights of the first split, whose held-out rows are dev.
-        dev_log_probs: ``[dev rows, labels]`` what these gave on dev, in the order of the first split, after temperature.
+        correct: ``[rows]`` 1 if the likeliest label was right, otherwise 0.
+        first: weights and read-out of the first split, whose held-out rows are dev.
+        dev_log_probs: ``[dev rows, labels]`` their log-probabilities on dev, in the order of the first split, after
+            temperature.
         start: adapter that tuning started from.
     """
 
@@ -56,22 +57,23 @@ class Evidence:
 
 @dataclass
 class LabelSearch:
-    """What a label search found.
+    """State and result of a label search.
 
     Attributes:
         proposals: every prompt that was embedded, by id.
         base_race: the first race, under the base model.
-        fits: prompt id to its cross-fitted probe on all rows that the user labelled.
-        seed: the seed prompt's.
-        evidence: every way to answer that was judged on held-out rows.
+        fits: cross-fitted probe of each prompt, by id, on all rows that the user labelled.
+        seed: fit of the seed prompt.
+        evidence: every candidate that was judged on held-out rows.
         winner: the best of them.
         cycles: a record for each cycle.
         stopped: why the search ended.
-        epochs: how often weights meet each row in a trial.
+        epochs: epochs of a trial.
         zero_shot: whether the budget has room for the reference that asks the untuned model for label words.
-        last_epochs: how often they meet all rows at the end; 0 where a trial is all that there is room for.
-        written: rows that a teacher labelled or wrote, which are learnt from beside those that the user labelled.
-        whole_test: the test before rows of it were left out for want of time; None where all are to be scored.
+        last_epochs: epochs of the final tuning on all rows; 0 if there is only room for a trial.
+        written: rows that a teacher labelled or wrote, and names of labels, used for training besides the user's labelled rows.
+        named: the best frozen prompt's probe, fitted with names of labels; None if these are not used.
+        whole_test: the test before rows were left out for lack of time; None if all are scored.
     """
 
     by_probe: ClassVar[bool] = True
@@ -88,21 +90,22 @@ class LabelSearch:
     last_epochs: float = 0.0
     zero_shot: bool = True
     written: tuple[Example, ...] = ()
+    named: Evidence | None = None
     whole_test: SealedTest | None = None
 
     @property
     def best_frozen(self) -> PromptFit:
-        """The prompt whose frozen probe has the least cross-fitted log-loss."""
+        """The prompt whose frozen probe has the lowest cross-fitted log-loss."""
         return min(self.fits.values(), key=lambda fit: fit.mean)
 
     def expected(self, evidence: Evidence) -> float:
-        """Held-out log-loss that is expected of what ships: a trial that is tuned on gets a standard error's credit.
+        """Expected held-out log-loss of the shipped weights; a trial gets the credit of a standard error.
 
-        A trial has had half of its epochs. Where it was as good as its frozen probe, or a little worse, the tuned result in the
-        end was better by far (docs/probes.md), so it loses only where it is worse by more than chance.
+        A trial has had half of its epochs and is tuned further. If it was as good as its frozen probe or a little worse, the
+        final result was far better (docs/probes.md), so a trial loses only if it is worse by more than chance.
 
-        Where the best frozen probe has next to no errors there is little for tuning to gain and much to lose: there a trial
-        must be better than it by a standard error.
+        If the best frozen probe has next to no errors, tuning has little to gain and much to lose, so a trial must be better
+        than that probe by a standard error.
         """
         if not evidence.tuned:
             return evidence.mean
@@ -121,11 +124,11 @@ class LabelSearch:
         return len({e.fit.prompt.id for e in self.evidence if e.tuned})
 
     def of(self, prompt_id: str, *, tuned: bool) -> Evidence | None:
-        """The best evidence of a prompt, frozen or tuned; None where there is none."""
+        """The best evidence of a prompt, frozen or tuned; None if there is none."""
         found = [e for e in self.evidence if e.fit.prompt.id == prompt_id and e.tuned == tuned]
         return min(found, key=lambda e: e.mean, default=None)
 
 
 def standard_error(differences: Floats) -> float:
-    """Of the mean of paired differences."""
+    """Standard error of the mean of paired differences."""
     return float(differences.std(ddof=1) / np.sqrt(len(differences))) if len(differences) > 1 else 0.0

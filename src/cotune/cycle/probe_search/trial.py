@@ -1,4 +1,4 @@
-"""A trial: a prompt whose window of layers is tuned on some labelled rows, and what it gives on the rows held out from it."""
+"""Trials: prompts whose window of layers is tuned on some labelled rows and judged on held-out rows."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class Fitted:
     """Weights, frozen or tuned, with their read-out.
 
     Attributes:
-        prompt: how it asks.
-        adapter: id of the tuned weights without a probe; :data:`BASE` where the weights are frozen.
-        layer: that is read.
-        steps: optimizer steps behind the adapter.
-        probe: what answers, fitted to the states.
-        head: the linear head that was tuned with the weights; None where they are frozen.
+        prompt: the prompt.
+        adapter: id of the tuned weights without a probe; :data:`BASE` if the weights are frozen.
+        layer: layer that the probe reads.
+        steps: optimizer steps of the adapter.
+        probe: read-out that was fitted to the states.
+        head: linear head that was tuned with the weights; None if they are frozen.
     """
 
     prompt: Prompt
@@ -52,7 +52,7 @@ class Fitted:
 
 @dataclass(frozen=True, eq=False)
 class _Wanted:
-    """A tuning that is asked for; see :meth:`Trials.tune`."""
+    """A requested tuning; see :meth:`Trials.tune`."""
 
     fit: PromptFit
     rows: Sequence[Example]
@@ -65,17 +65,17 @@ class _Wanted:
 
     @property
     def source(self) -> str:
-        """Weights whose states the head starts from: a head that is kept has the coordinates of the frozen ones."""
+        """Weights whose states the head starts from; a head of an earlier trial has the coordinates of the frozen states."""
         return self.start if self.after is None else BASE
 
     @property
     def start_id(self) -> str:
-        """Weights that tuning begins from."""
+        """Weights that tuning starts from."""
         return self.start if self.after is None else self.after.adapter
 
     @property
     def key(self) -> list[Any]:
-        """Of the step."""
+        """Key of the journal step."""
         best = self.fit.found.best
         rows, onward = [row.id for row in self.rows], [] if self.after is None else ["after"]
         return [
@@ -92,13 +92,13 @@ class _Wanted:
 
 
 class Trials:
-    """Tunes prompts and fits their read-outs, journalled.
+    """Tunes prompts and fits their read-outs, and records this in the journal.
 
     Args:
-        context: where effects happen.
+        context: context of the run.
         embedding: embeds rows under the tuned weights.
-        settings: how windows are tuned.
-        window: first and last layer of every window; None takes a share of the depth below the layer that is read.
+        settings: settings of window tuning.
+        window: first and last layer of every window; None takes a share of the depth below the layer that the probe reads.
     """
 
     def __init__(
@@ -112,24 +112,24 @@ class Trials:
         self._ahead: dict[str, TuningAhead] = {}
 
     def edge(self, fit: PromptFit) -> int:
-        """Layers below the window that ends after the layer which a prompt is read from."""
+        """Number of layers below the window, which ends at the layer that the probe reads."""
         layer = fit.found.layer
         if self._window is not None:
             return min(self._window[0], layer) - 1
         return max(0, layer - max(1, round(HEURISTICS.window_share * self.context.model.depth)))
 
     def steps_of(self, epochs: float, rows: int) -> int:
-        """Optimizer steps in which each row is met so often."""
+        """Number of optimizer steps of ``epochs`` epochs."""
         return max(1, round(epochs * rows / min(self.settings.batch_size, rows)))
 
     def step_tokens(self, fit: PromptFit) -> float:
-        """Mean tokens of a step, by the share of the layers that it runs."""
+        """Mean tokens of a step, scaled by the share of layers that it runs."""
         own, prefix = self.context.spending.rows.counted(fit.prompt)
         rows = min(self.settings.batch_size, len(self.context.task.train))
         return (rows * own + prefix) * (fit.found.layer - self.edge(fit)) / self.context.model.depth
 
     def frozen(self, fit: PromptFit, rows: Sequence[Example]) -> Fitted:
-        """The probe of a prompt on the model as it is, fitted to rows."""
+        """A prompt's probe on the base model, fitted to rows."""
         prompt, layer, strength = fit.prompt, fit.found.layer, fit.found.best.strength
         rows = not_shown(prompt, rows)
         states = self.embedding.states(prompt, BASE, rows, "embed", layers=[layer])[0]
@@ -139,7 +139,7 @@ class Trials:
         return Fitted(prompt, BASE, layer, 0, probe_of(self.context, head, layer))
 
     def _words(self, fit: PromptFit) -> NDArray[np.float32] | None:
-        """Weights of the label words that a prompt's probe stands beside; None where it stands alone."""
+        """Weights of the label words that are an offset of a prompt's probe; None if there is no offset."""
         scale = fit.found.best.word_scale
         vectors = word_vectors(self.context, fit.prompt) if scale else None
         return None if vectors is None else (scale * vectors).astype(np.float32)
@@ -158,22 +158,22 @@ class Trials:
     ) -> Fitted | None:
         """Tune the window below a layer on rows and fit the read-out; a ``train`` step and an ``embed`` step.
 
-        A probe that is fitted to the tuned states answers, not the head that was tuned with them: the contrastive term draws
-        the states apart and leaves the head behind (64 rows, two draws, mean of TREC-6, film snippets and CLINC150-20:
-        accuracy 0.885 and log-loss 0.295 against 0.821 and 0.520).
+        The read-out is a probe that is fitted to the tuned states, not the head that was tuned with them, because the
+        contrastive term separates the states faster than the head follows (64 rows, two draws, mean of TREC-6, film snippets
+        and CLINC150-20: accuracy 0.885 and log-loss 0.295 against 0.821 and 0.520).
 
         Args:
-            fit: the prompt with its frozen probe, whose layer is read and from which the head starts.
+            fit: the prompt with its frozen probe, which gives the layer and the head's start.
             rows: labelled rows; those that the prompt shows are left out.
-            steps: of the optimizer.
-            stage: for the journal.
-            start: adapter that tuning begins from, with a head fitted to its states.
-            after: an earlier trial of the prompt that is tuned on with its head.
-            keep: budget that must be left; tuning ends early where it would not be.
-            seed: draws the weights and the order; None takes the run's.
+            steps: number of optimizer steps.
+            stage: purpose, for the journal.
+            start: adapter that tuning starts from, with a head fitted to its states.
+            after: an earlier trial of the prompt to continue, with its head.
+            keep: budget that must be left; tuning ends early to leave it.
+            seed: seed of the weights and the order of rows; None takes the run's.
 
         Returns:
-            None where the loss diverged, which is recorded and told, or the tuned states are not finite.
+            None if the loss diverged, which is recorded, or the tuned states are not finite.
         """
         context, model = self.context, self.context.model
         prompt, layer, strength = fit.prompt, fit.found.layer, fit.found.best.strength
@@ -209,7 +209,7 @@ class Trials:
         return Fitted(prompt, adapter, layer, int(value["steps"]), probe, head)
 
     def ahead(self, fit: PromptFit, rows: Sequence[Example], steps: int, **how: Any) -> None:
-        """Have a worker tune what :meth:`tune` is asked for with the same arguments later; nothing where the run has none."""
+        """Let a worker start a tuning before :meth:`tune` is called with the same arguments; does nothing without workers."""
         context, crew = self.context, self.context.crew
         seed = how.pop("seed", None)
         how = {"start": BASE, "after": None, "keep": 0.0, **how}
@@ -222,20 +222,20 @@ class Trials:
         if context.journal.holds("train", wanted.key):
             return
         if not self.embedding.knows(fit.prompt, wanted.source, rows, [layer]):
-            # These are recorded as a step, which has its place in the run's order.
+            # Embedding is a journal step, and steps must keep their order.
             return
         states = self.embedding.states(fit.prompt, wanted.source, rows, "embed", layers=[layer])[0]
         self._ahead[name] = self._spread(wanted, states)
         self._ahead[name].submit()
 
     def give_up(self) -> None:
-        """Leave what workers were asked ahead and nobody has asked for since."""
+        """Drop the requests of :meth:`ahead` that were not used."""
         for ahead in self._ahead.values():
             ahead.take_back()
         self._ahead.clear()
 
     def _spread(self, wanted: _Wanted, states: NDArray[np.float16]) -> TuningAhead:
-        """A tuning as a worker does it."""
+        """A tuning as a job for a worker."""
         context, costs = self.context, self.context.spending.costs
         assert context.crew is not None
         deadline = None
@@ -262,7 +262,7 @@ class Trials:
         return tune_window(context.model, task, context.folder, until=until, edge_progress=below, report=report)
 
     def _task(self, wanted: _Wanted, states: NDArray[np.float16]) -> WindowTask:
-        """What is tuned, from the frozen states of its rows."""
+        """The tuning task, whose head starts from the frozen states of its rows."""
         context, fit, after = self.context, wanted.fit, wanted.after
         truth = label_indices(wanted.rows, context.task)
         if after is not None and after.head is not None:
@@ -285,7 +285,7 @@ class Trials:
         )
 
     def log_probs(self, fitted: Fitted, rows: Sequence[Example], stage: str) -> Floats:
-        """``[rows, labels]`` of the read-out."""
+        """``[rows, labels]`` log-probabilities of the read-out."""
         states = self.embedding.states(fitted.prompt, fitted.adapter, rows, stage, layers=[fitted.layer])[0]
         return fitted.probe.log_probs(states.astype(np.float32), self.context.task.labels)
 

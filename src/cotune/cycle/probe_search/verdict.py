@@ -1,4 +1,4 @@
-"""The first verdict: what the first race found, told and saved as a usable bundle long before the run ends."""
+"""The first verdict: the result of the first race, reported and saved as a usable bundle long before the run ends."""
 
 from __future__ import annotations
 
@@ -21,38 +21,41 @@ from cotune.evaluate.stats.intervals import proportion_interval
 from cotune.task.example import Example, groups_of
 
 _TOLD = ("score", "ci", "n", "log_loss", "layer", "seconds")
-"""What the bundle's metrics tell of how it was found."""
+"""Values that the bundle's metrics keep."""
 
 
 def first_verdict(context: RunContext, search: LabelSearch, trials: Trials, bundle: Path, model_name: str) -> dict[str, Any]:
-    """Fit the best frozen prompt's probe, save it as the run's bundle, and tell; a ``verdict`` step.
+    """Fit the best frozen prompt's probe, save it as the run's bundle, and report it; a ``verdict`` step.
 
-    The probe learns from all labelled rows and from those that a teacher labelled.
+    The probe learns from all labelled rows, from those that a teacher labelled, and from names of labels if these are used.
+    With names it is judged on the rows held out from the search's splits, as cross-fitting leaves names out.
 
     Args:
-        context: where effects happen.
-        search: after its first race.
+        context: context of the run.
+        search: the search after its first race.
         trials: fits probes.
         bundle: folder of the run's bundle.
-        model_name: how the user named the model.
+        model_name: the user's name of the model.
     """
-    fit = search.best_frozen
+    fit, named = search.best_frozen, search.named
     rows = labelled_rows(context)
     made = trials.frozen(fit, (*rows, *search.written))
-    adapter = save_readout(context, made, fit.found.temperature, "verdict")
+    adapter = save_readout(context, made, fit.found.temperature if named is None else named.temperature, "verdict")
 
     def effect() -> dict[str, Any]:
-        low, high = accuracy_interval(fit.found.best.correct, fit.rows)
+        correct, judged = (fit.found.best.correct, fit.rows) if named is None else (named.correct, _held(context, named))
+        low, high = accuracy_interval(correct, judged)
         tfidf = labelled_tfidf(context, rows)
         told = {
             "seconds": round(context.journal.clock(), 1),
-            "score": round(fit.found.best.accuracy, 6),
+            "score": round(float(correct.mean()), 6),
             "ci": [round(low, 6), round(high, 6)],
-            "n": len(fit.rows),
-            "log_loss": round(fit.mean, 6),
+            "n": len(correct),
+            "log_loss": round(fit.mean if named is None else named.mean, 6),
             "prompt_id": fit.prompt.id,
             "adapter_id": adapter,
             "layer": fit.found.layer,
+            "label_names": named is not None,
             "tfidf": None if tfidf is None else round(tfidf[0], 6),
             "tfidf_rows": None if tfidf is None else tfidf[1],
         }
@@ -64,20 +67,19 @@ def first_verdict(context: RunContext, search: LabelSearch, trials: Trials, bund
 
 
 def better_bundle(context: RunContext, evidence: Evidence, bundle: Path, model_name: str) -> dict[str, Any]:
-    """Save tuned weights as the run's bundle, so that a run ended early leaves the best that it found; a ``better`` step.
+    """Save tuned weights as the run's bundle, so that a run that ends early leaves its best result; a ``better`` step.
 
     Args:
-        context: where effects happen.
-        evidence: how the weights did.
+        context: context of the run.
+        evidence: the weights and their results.
         bundle: folder of the run's bundle.
-        model_name: how the user named the model.
+        model_name: the user's name of the model.
     """
     made = evidence.first
     adapter = save_readout(context, made, evidence.temperature, "better")
 
     def effect() -> dict[str, Any]:
-        held = [row for split in splits_of(context) for row in split.held][: len(evidence.correct)]
-        low, high = accuracy_interval(evidence.correct, held)
+        low, high = accuracy_interval(evidence.correct, _held(context, evidence))
         told = {
             "seconds": round(context.journal.clock(), 1),
             "score": round(float(evidence.correct.mean()), 6),
@@ -95,10 +97,15 @@ def better_bundle(context: RunContext, evidence: Evidence, bundle: Path, model_n
     return value
 
 
-def accuracy_interval(correct: NDArray[np.float64], rows: Sequence[Example]) -> tuple[float, float]:
-    """95% interval of an accuracy on held-out rows: Wilson's, or by groups where the rows have some.
+def _held(context: RunContext, evidence: Evidence) -> list[Example]:
+    """The held-out rows that evidence was judged on: those of all splits, or of the first alone."""
+    return [row for split in splits_of(context) for row in split.held][: len(evidence.correct)]
 
-    A row that several draws of the folds judged counts by the share of them that were right, as it does in the accuracy.
+
+def accuracy_interval(correct: NDArray[np.float64], rows: Sequence[Example]) -> tuple[float, float]:
+    """95% interval of an accuracy on held-out rows: Wilson's, by groups if there are any.
+
+    A row that several draws of the folds judged counts by the share of draws that were right, as in the accuracy.
     """
     found = proportion_interval(correct, groups=groups_of(rows))
     return float(found.low), float(found.high)
@@ -110,9 +117,11 @@ def sentence(told: dict[str, Any]) -> str:
     other = told["tfidf_rows"] is not None and told["tfidf_rows"] != told["n"]
     on = f" on {counted(told['tfidf_rows'], 'labelled row')}" if other else ""
     beside = "" if told["tfidf"] is None else f"; TF-IDF with logistic regression {told['tfidf']:.2f}{on}"
+    rows = counted(told["n"], "labelled row")
+    judged = f"on {rows} held out, by a probe that learns from names of labels too," if told["label_names"] else ""
     return (
-        f"after {told['seconds']:.0f} s: {told['score']:.2f} ({low:.2f} to {high:.2f}), cross-fitted on "
-        f"{counted(told['n'], 'labelled row')}, by a probe on the state after layer {told['layer']}{beside}"
+        f"after {told['seconds']:.0f} s: {told['score']:.2f} ({low:.2f} to {high:.2f}), "
+        f"{judged or f'cross-fitted on {rows}, by a probe'} on the state after layer {told['layer']}{beside}"
     )
 
 

@@ -1,1 +1,1 @@
-"""The search where weights stay as they are: prompts raced by what a model answers, such as one behind an endpoint."""
+"""The search without tuning: races prompts by a model's answers, for models such as those behind endpoints."""

@@ -1,4 +1,4 @@
-"""The cycle where the model cannot be tuned: design prompts, race them, mutate from the best, until the budget ends."""
+"""The loop of the search without tuning: generate prompts, race them, mutate the best, until the budget ends."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _PATIENCE = 2
 
 @dataclass
 class PromptSearch:
-    """What a search without tuning found, and how it went.
+    """State and result of a search without tuning.
 
     Attributes:
         proposals: every prompt that was scored, by id.
-        measured: what was measured on all of dev, by prompt id, the seed prompt first.
-        finalists: the best of the last race.
+        measured: measurements on all of dev, by prompt id, the seed prompt first.
+        finalists: the best prompts of the last race.
         cycles: a record for each cycle.
         stopped: why the loop ended.
     """
@@ -51,7 +51,7 @@ class PromptSearch:
 
     @property
     def best(self) -> Measured:
-        """The best on dev; ties go to what was measured first."""
+        """The best measurement on dev; ties keep the earliest."""
         return max(self.measured.values(), key=lambda m: m.rank)
 
 
@@ -59,10 +59,10 @@ class PromptLoop:
     """Runs the cycle within a plan.
 
     Args:
-        context: where effects happen.
-        config: the run's config.
-        plan: of the search.
-        own: the seed prompt first, then further prompts of the user's.
+        context: context of the run.
+        config: config of the run.
+        plan: plan of the search.
+        own: the seed prompt first, then the user's further prompts.
     """
 
     def __init__(self, context: RunContext, config: RunConfig, plan: PromptPlan, own: Sequence[Prompt]) -> None:
@@ -70,7 +70,7 @@ class PromptLoop:
         self.guide = Guide(context, config)
 
     def run(self) -> PromptSearch:
-        """Go round until the budget, the cycles or the gains end."""
+        """Run cycles until the budget, the cycles or the gains end."""
         context, search = self.context, self.config.search
         proposals = opening_pool(
             context,
@@ -102,8 +102,10 @@ class PromptLoop:
             lost = 0 if found.best.rank > before else lost + 1
 
     def _next(self, found: PromptSearch, before: RaceResult, room: float) -> RaceResult:
-        """Mutate from the best on dev and the last race's best, and race the children against them; beside that ``room`` may be
-        spent."""
+        """Mutate the best prompts on dev and of the last race, and race the children against them.
+
+        ``room`` is the budget for the guide's answer.
+        """
         context, number = self.context, len(found.cycles) + 1
         known = {p.prompt.id: p.prompt for p in found.proposals.values()} | {p.id: p for p in self.own}
         leading = sorted(found.measured.values(), key=lambda m: m.rank, reverse=True)
@@ -143,18 +145,18 @@ class PromptLoop:
         return max(4, self.plan.pool * 2 // 3)
 
     def _decide(self, found: PromptSearch, lost: int) -> tuple[str, str, float]:
-        """What comes next, why, and what it leaves of the budget beside the end."""
+        """The next step, the reason, and the budget that it leaves besides the end."""
         context = self.context
         if lost >= _PATIENCE:
             return "finish", f"dev did not improve in {counted(lost, 'cycle')}", 0.0
         if len(found.cycles) >= self.config.search.max_cycles:
-            return "finish", f"search.max_cycles={self.config.search.max_cycles} were gone through", 0.0
+            return "finish", f"search.max_cycles={self.config.search.max_cycles} is reached", 0.0
         left = context.spending.left() - context.spending.costs.scoring(self.plan.reserve_tokens) - self.plan.fixed
         own = max(context.spending.rows.counted(found.best.candidate.prompt)[0], self.plan.row_tokens)
         rows = race_rows_scored(self._children + FINAL, self.plan.race_rows) + len(context.dev)
         cost = 1.2 * context.spending.costs.scoring(rows * own) + self.guide.cost(found.best.candidate.prompt)
         if cost > left:
-            return "finish", "the budget is spent, but for the end", 0.0
+            return "finish", "the rest of the budget is reserved for the test", 0.0
         why = "prompts were not mutated yet" if len(found.cycles) == 1 else "the budget has room for another race"
         return "prompts", why, left - cost
 

@@ -1,4 +1,4 @@
-"""What fits into a budget where nothing can be tuned: prompts that are raced, and what is put aside for the end."""
+"""Fitting a search without tuning into its budget: the size of races, and the reserve for the end."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from cotune.prompt.prompt import Prompt
 from cotune.task.task import Task
 
 _FIRST_SHARE = 0.4
-"""Of what the end leaves, that the first race may take: later pools, mutated from its best, need as much again."""
+"""Share of the budget without the end for the first race; later races need as much again."""
 _LEAST_ROWS, _MOST_ROWS, _LEAST_POOL = 32, 128, 4
 
 
 @dataclass(frozen=True)
 class PromptPlan:
-    """A search without tuning in numbers.
+    """Plan of a search without tuning.
 
     Attributes:
-        pool: prompts of the first race.
-        race_rows: dev rows of the longest race.
+        pool: number of prompts of the first race.
+        race_rows: number of dev rows of the longest race.
         row_tokens: tokens of a row with the seed prompt, question and answer.
-        reserve: budget for confirming and the test, in the budget's unit, at the rates known at the start.
-        reserve_tokens: tokens of it; their cost is counted anew as rates become known.
-        fixed: what the end costs besides.
+        reserve: budget for confirmation and the test, in the budget's unit, at the rates known at the start.
+        reserve_tokens: tokens of the reserve; they are priced again when rates are known better.
+        fixed: further cost of the end.
         nearest: whether pools hold a prompt that shows each row its nearest demonstrations.
     """
 
@@ -46,13 +46,13 @@ class PromptPlan:
 
 
 def end_rows(task: Task) -> float:
-    """Rows that are asked at the end, whatever is found: two arms on the test, finalists on dev."""
+    """Number of rows that are asked at the end in any case: two arms on the test, finalists on dev."""
     calibration = min(CALIBRATION_ROWS, len(task.train))
     return 1.05 * (2 * task.test.n + (FINAL + 1) * len(task.dev) + FINAL * calibration)
 
 
 def least_rows(task: Task) -> float:
-    """Rows that the smallest search asks, its end included."""
+    """Number of rows that the smallest search asks, including its end."""
     return end_rows(task) + race_rows_scored(_LEAST_POOL, min(len(task.dev), _LEAST_ROWS))
 
 
@@ -60,7 +60,7 @@ def fit_prompt_plan(context: RunContext, config: RunConfig, seed: Prompt) -> Pro
     """Ask a few rows, then fit the search into the budget; recorded as a ``plan`` step.
 
     Raises:
-        BudgetError: the budget does not even hold the end and the smallest race.
+        BudgetError: the budget is too small for the end and the smallest race.
     """
     task = context.task
     context.answers.scores(seed, BASE, context.train_sample[:CALIBRATION_ROWS], "measure", answers=False)
@@ -108,7 +108,7 @@ def fit_prompt_plan(context: RunContext, config: RunConfig, seed: Prompt) -> Pro
 
 
 def _nearest_tokens(context: RunContext, config: RunConfig, seed: Prompt, own: float) -> float:
-    """Further tokens at the end where the winner shows each row its nearest demonstrations; 0 where there is no such prompt."""
+    """Additional tokens of the end if the winner shows each row its nearest demonstrations; 0 if there is no such prompt."""
     return 1.05 * (context.task.test.n + FINAL * len(context.dev)) * nearest_cost(context, config.search, seed, own)
 
 
@@ -118,7 +118,7 @@ def _plan_text(plan: PromptPlan, context: RunContext, spent: float) -> list[str]
     return [
         f"score {counted(plan.pool, 'prompt')} on up to {counted(plan.race_rows, 'dev row')} each: about "
         f"{_amount(race)} {unit}",
-        "then mutate from the best and race again, while it helps and the budget lasts",
+        "then mutate the best and race again, while this helps and the budget lasts",
         "nothing is tuned: the model answers behind an endpoint",
         f"keep {_amount(plan.reserve)} {unit} for confirming and {counted(context.task.test.n, 'test row')}",
         f"in all about {_amount(spent + race + plan.reserve)} {unit}, with more races at most {_amount(costs.budget.amount)}",
@@ -126,5 +126,5 @@ def _plan_text(plan: PromptPlan, context: RunContext, spent: float) -> list[str]
 
 
 def _amount(cost: float) -> str:
-    """A cost for people: seconds and tokens whole, cents of a few dollars kept."""
+    """Format a cost for messages; small amounts keep three digits."""
     return f"{cost:,.0f}" if cost >= 100 else f"{cost:.3g}"

@@ -1,4 +1,4 @@
-"""A run whose weights stay as they are, from the plan to arms that are ready for the test."""
+"""The search policy for models that cannot be tuned."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cotune.prompt.prompt import Prompt
 
 
 class PromptPolicy:
-    """Races prompts of a model whose weights stay as they are, such as one behind an endpoint.
+    """Races prompts of a model that cannot be tuned, such as one behind an endpoint.
 
     See :class:`cotune.cycle.policies.SearchPolicy`.
     """
@@ -29,11 +29,11 @@ class PromptPolicy:
 
 
 def confirm_prompts(context: RunContext, search: PromptSearch) -> Confirmed:
-    """Re-score the last race's best on every dev row, and settle the two arms that there are without tuning.
+    """Score the best prompts of the last race on every dev row, and record the two arms.
 
     Args:
-        context: where it is recorded.
-        search: what was found.
+        context: context of the run.
+        search: result of the search.
     """
     for prompt in search.finalists:
         if prompt.id not in search.measured:

@@ -1,1 +1,1 @@
-"""Runs side by side: those of a folder, the next free folder, and two runs compared."""
+"""Several runs: listing those of a folder, choosing the next free folder, and comparing two runs."""

@@ -1,4 +1,4 @@
-"""Runs by their folders: which there are, how far each is, and what the finished ones answered on the test."""
+"""Runs by their folders: a list of them with their states, and the test answers of finished ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cotune.run_files import CONFIG, JOURNAL, LOCK, SUMMARY, TEST_ROWS, run_fold
 State = Literal["finished", "running", "stopped", "damaged"]
 _DEEPEST = 3
 _TAIL = 1 << 16
-"""Bytes from a journal's end in which its last whole line is looked for."""
+"""Number of bytes at a journal's end that are searched for its last whole line."""
 
 
 @dataclass(frozen=True)
@@ -26,17 +26,17 @@ class ListedRun:
     """A run in a list.
 
     Attributes:
-        folder: where it lies.
-        task: its name.
-        model: as the user named it.
-        metric: what ``score`` is; empty before the end.
-        score: of what ships, on the test; None before the end.
-        ci: its 95% interval.
-        n: test rows.
+        folder: folder of the run.
+        task: name of the task.
+        model: the user's name of the model.
+        metric: metric of ``score``; empty before the end.
+        score: score of the bundle on the test; None before the end.
+        ci: 95% interval of the score.
+        n: number of test rows.
         seconds: active seconds so far.
-        budget: as the user gave it.
-        state: ``finished``; ``running`` while a process works there; ``stopped`` where the same command goes on; ``damaged``
-            where files cannot be read.
+        budget: the budget as the user gave it.
+        state: ``finished``; ``running`` if a process works on it; ``stopped`` if the same command resumes it; ``damaged`` if
+            files cannot be read.
     """
 
     folder: str
@@ -51,12 +51,12 @@ class ListedRun:
     state: State
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
+        """The run as a JSON object."""
         return asdict(self)
 
 
 def list_runs(folder: Path) -> list[ListedRun]:
-    """The runs in a folder and the folders in it, by name; the folder itself where it is a run's.
+    """The runs in a folder and its subfolders, by name; the folder itself if it is a run's.
 
     Raises:
         InputError: there is no such folder.
@@ -68,7 +68,7 @@ def list_runs(folder: Path) -> list[ListedRun]:
 
 def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
     if (folder / JOURNAL).is_file():
-        # What lies in a run is its own.
+        # Folders inside a run are not runs.
         yield folder
         return
     inner: list[Path] = []
@@ -109,17 +109,17 @@ def _listed(folder: Path) -> ListedRun:
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What a finished run answered on the test.
+    """A finished run's answers on the test.
 
     Attributes:
-        folder: where it lies.
-        summary: what ``summary.json`` holds.
+        folder: folder of the run.
+        summary: content of ``summary.json``.
         arm: name of the arm that ships.
-        inputs: of each test row, the texts of its input fields.
-        references: the right answers.
-        answers: those of what ships.
-        values: what each is worth, as the run measured it; None of labels.
-        groups: group of each row; None where no row has one.
+        inputs: texts of the input fields of each test row.
+        references: right answers.
+        answers: answers of the shipped arm.
+        values: score of each answer in the run; None for labels.
+        groups: group of each row; None if no row has a group.
     """
 
     folder: Path
@@ -133,17 +133,17 @@ class FinishedRun:
 
 
 def read_finished(folder: Path) -> FinishedRun:
-    """Read what a finished run answered on the test.
+    """Read a finished run's answers on the test.
 
     Raises:
-        InputError: it is no run's folder, the run has not ended, or its files cannot be read.
+        InputError: the folder is not a run's, the run has not ended, or its files cannot be read.
     """
     folder = run_folder(folder)
     if not (folder / JOURNAL).is_file() and not (folder / SUMMARY).is_file():
         raise no_run(folder)
     if not (folder / SUMMARY).is_file():
         raise InputError(
-            "the run has not ended, and only a test that was opened can be compared",
+            "the run has not ended, so its test has not been opened",
             where=str(folder),
             hint="Run the same cotune run command again, or end it with --finish.",
         )
@@ -171,12 +171,12 @@ def read_finished(folder: Path) -> FinishedRun:
         raise InputError(
             f"the run's answers to its test cannot be read ({type(error).__name__}: {str(error)[:80]})",
             where=str(folder / TEST_ROWS),
-            hint="Copy the run's folder again from where it was made.",
+            hint="Copy the run's folder again from its source.",
         ) from error
 
 
 def _last_event(path: Path) -> dict[str, Any] | None:
-    """The last whole line of a journal, whose beginning need not be read for it."""
+    """The last whole line of a journal; reads only the file's end if possible."""
     try:
         with path.open("rb") as stream:
             size = stream.seek(0, os.SEEK_END)
@@ -193,7 +193,7 @@ def _last_event(path: Path) -> dict[str, Any] | None:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process works in a run's folder now; no where its lock cannot be looked at."""
+    """Whether a process is working in a run's folder; False if its lock cannot be read."""
     from filelock import FileLock, Timeout
 
     if not (folder / LOCK).is_file():
@@ -208,7 +208,7 @@ def is_locked(folder: Path) -> bool:
 
 
 def _object(path: Path) -> tuple[dict[str, Any], bool]:
-    """A JSON object of a file, and whether it could not be read."""
+    """The JSON object in a file, and whether reading it failed."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -217,5 +217,5 @@ def _object(path: Path) -> tuple[dict[str, Any], bool]:
 
 
 def _model(name: str) -> str:
-    """A folder's last part; any other name as it is."""
+    """The last part of an absolute path; other names are unchanged."""
     return Path(name).name if Path(name).is_absolute() else name

@@ -1,4 +1,4 @@
-"""Where a run goes whose folder holds the same run with a smaller budget: into a numbered folder beside it."""
+"""The folder of a run: a numbered one if the named folder holds the same run with a smaller budget."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _MOST = 1000
 
 
 def folder_for(config: RunConfig, folder: Path) -> tuple[Path, str]:
-    """The folder of a run, and what to tell where it is another than the one that was named.
+    """The folder of a run, and a message if it is not the folder that was named.
 
-    A search is planned by its budget from its first race on, so a run cannot be given more of it later and be the run that it
-    would have been. Where the folder holds this run with a smaller budget, a folder with the next number takes it; one that
-    holds this very run already is gone on with.
+    A search is planned by its budget from the first race on, so a run cannot get more budget later. If the folder holds this
+    run with a smaller budget, the run uses the folder with the next free number, or resumes in a numbered folder that already
+    holds it.
 
     Args:
-        config: of the run.
+        config: config of the run.
         folder: the folder that was named.
     """
     before = _config(folder)
@@ -36,16 +36,16 @@ def folder_for(config: RunConfig, folder: Path) -> tuple[Path, str]:
         if place.exists() if known is None else known.differences(config):
             continue
         state = "holds a finished run" if ended else "holds a run that is planned"
-        goes = "goes on" if known is not None else "runs"
+        goes = "resumes" if known is not None else "runs"
         return place, (
-            f"{folder} {state} for {before.budget}, and a search is planned by its budget; this one, for {config.budget}, "
-            f"{goes} in {place}." + ("" if ended else f" With --budget {before.budget} the other goes on.")
+            f"{folder} {state} for {before.budget}, and a search is planned by its budget; the run for {config.budget} "
+            f"{goes} in {place}." + ("" if ended else f" Use --budget {before.budget} to resume the other run.")
         )
     return folder, ""
 
 
 def _config(folder: Path) -> RunConfig | None:
-    """The config of the run in a folder; None where there is none that can be read."""
+    """The config of the run in a folder; None if it is missing or cannot be read."""
     try:
         return read_config(folder / CONFIG)[0]
     except (OSError, ValueError, KeyError, TypeError):
@@ -53,7 +53,7 @@ def _config(folder: Path) -> RunConfig | None:
 
 
 def _is_smaller(before: RunConfig, config: RunConfig) -> bool:
-    """Whether nothing differs but the budget, which is larger now."""
+    """Whether the two differ only in the budget, which is larger in ``config``."""
     old, new = parse_budget(before.budget), parse_budget(config.budget)
     if old.kind != new.kind or new.amount <= old.amount:
         return False

@@ -1,4 +1,4 @@
-"""Two finished runs on the same test rows, compared row by row."""
+"""Comparison of two finished runs on the same test rows, row by row."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from cotune.task.values.output import Output
 
 @dataclass(frozen=True)
 class RunComparison:
-    """What the second of two runs gains over the first on the test rows of both.
+    """Gain of the second of two runs over the first on the same test rows.
 
     Attributes:
-        first: folder of the one.
-        second: folder of the other.
-        metric: what is compared.
-        n: test rows.
-        scores: of the two.
+        first: folder of the first run.
+        second: folder of the second run.
+        metric: metric of the comparison.
+        n: number of test rows.
+        scores: scores of the two runs.
         gain: second minus first.
-        only_first: rows that only the first has right.
-        only_second: rows that only the second has right.
-        remark: what to know of the comparison; empty where there is nothing.
+        only_first: number of rows that only the first has right.
+        only_second: number of rows that only the second has right.
+        remark: remark on the comparison; may be empty.
         intervals: 95% intervals of the two scores.
-        summaries: of the two runs.
-        flipped: rows that only one of them has right: the texts of their ``input`` fields, ``gold``, the two ``answers``, and
+        summaries: summaries of the two runs.
+        flipped: rows that only one run has right: the texts of their ``input`` fields, ``gold``, the two ``answers``, and
             ``right``, 0 or 1 for the run that is right.
     """
 
@@ -59,12 +59,12 @@ class RunComparison:
     flipped: tuple[Mapping[str, Any], ...]
 
     def for_page(self) -> dict[str, Any]:
-        """What :func:`cotune.report.html.comparison.render_comparison` shows."""
+        """The data that :func:`cotune.report.html.comparison.render_comparison` shows."""
         more = {"summaries": list(self.summaries), "flipped": list(self.flipped)}
         return {**self.to_json(), "intervals": [interval.as_list() for interval in self.intervals], **more}
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
+        """The comparison as a JSON object."""
         return {
             "first": str(self.first),
             "second": str(self.second),
@@ -84,10 +84,10 @@ class RunComparison:
 
 
 def compare_runs(first: Path, second: Path) -> RunComparison:
-    """Compare what two runs ship on the test rows of both.
+    """Compare the bundles of two runs on the same test rows.
 
     Raises:
-        InputError: one is no finished run, their test rows differ, or their answers cannot be compared.
+        InputError: one is not a finished run, their test rows differ, or their answers cannot be compared.
     """
     one, two = read_finished(first), read_finished(second)
     rows = [list(zip(run.inputs, run.references, strict=True)) for run in (one, two)]
@@ -106,13 +106,13 @@ def compare_runs(first: Path, second: Path) -> RunComparison:
         groups=None if two.groups is None else tuple(two.groups[place] for place in order),
     )
     metric, remark = _metric(one, two)
-    # Labels that only one of them knows are answers all the same.
+    # Labels that only one of them knows are answers too.
     labels = tuple(sorted({*one.references, *one.answers, *two.answers})) if one.values is None else ()
     output = replace(Output.from_json(one.summary["output"]), labels=labels)
     before, after = (_judged(run, one.references, output, metric) for run in (one, two))
     groups = joined(one.groups, two.groups)
     if groups is None and any(_grouped(run.folder) for run in (one, two)):
-        remark = f"{remark} Rows belong to groups that the folders do not name; the interval takes each for itself.".strip()
+        remark = f"{remark} Rows have groups that the folders do not name; the interval treats rows as independent.".strip()
     lost, gained = flips(before, after)
     return RunComparison(
         first=first,
@@ -142,7 +142,7 @@ def compare_runs(first: Path, second: Path) -> RunComparison:
 
 
 def joined(first: Sequence[str] | None, second: Sequence[str] | None) -> Sequence[str] | Sequence[int] | None:
-    """Groups that hold all rows together that either of two groupings does; None without any grouping."""
+    """The finest grouping that keeps together all rows that either of two groupings does; None without any grouping."""
     if first is None or second is None or first == second:
         return second if first is None else first
     return linked((("first", one), ("second", two)) for one, two in zip(first, second, strict=True))
@@ -150,21 +150,21 @@ def joined(first: Sequence[str] | None, second: Sequence[str] | None) -> Sequenc
 
 def _judged(run: FinishedRun, references: tuple[str, ...], output: Output, metric: Metric) -> Evaluation:
     if metric.aggregate is None and run.values is not None:
-        # Whatever measured it, a judge or a function of the user's too, it stands in the run's folder.
+        # The run's folder holds the scores of any metric, including a judge's or a user's function.
         values = np.array(run.values)
         return Evaluation(run.answers, values, metric.right(values), np.zeros(len(values)), float(values.mean()))
     return judged(Answered(references, run.answers, output), np.zeros(len(references)), metric)
 
 
 def _flipped(before: Evaluation, after: Evaluation) -> Iterator[tuple[int, int]]:
-    """Each row that one of two has right, and which of them."""
+    """Each row that only one of the two has right, with 0 or 1 for that one."""
     for row, (first, second) in enumerate(zip(np.asarray(before.correct) > 0, np.asarray(after.correct) > 0, strict=True)):
         if first != second:
             yield row, int(second)
 
 
 def _metric(one: FinishedRun, two: FinishedRun) -> tuple[Metric, str]:
-    """What both are compared by, and a remark where that is not what both were chosen by."""
+    """Metric of the comparison, and a remark if it is not the metric of both runs."""
     names = [str(run.summary.get("metric")) for run in (one, two)]
     kinds = {str((run.summary.get("output") or {}).get("type")) for run in (one, two)}
     if len(kinds) > 1:

@@ -1,1 +1,1 @@
-"""What all searches share: the pool, the race by what a model says, what was measured, and the arms at the end."""
+"""Parts that all searches share: pools, the race by model outputs, measurements on dev, and the arms at the end."""

@@ -1,4 +1,4 @@
-"""The arms at the end, however they were found: recorded as they stand on dev, frozen, and scored once on the sealed test."""
+"""The arms at the end of a search: recorded with their dev scores, frozen, and scored once on the sealed test."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from cotune.task.sealed import SealedTest
 
 @dataclass(frozen=True)
 class Confirmed:
-    """The arms before the test: five; two where nothing is tuned; one more, the earlier bundle, where the run goes on from it.
+    """The arms before the test: five, or two without tuning, and one more for the earlier bundle of a warm start.
 
     Attributes:
-        arms: arm name to its candidate as measured on all of dev.
-        considered: every candidate whose answers to all of dev are known.
-        chosen: the one of them that won, before a refit of its weights or of its classification head.
+        arms: arm name to its candidate, measured on all of dev.
+        considered: every candidate whose answers on all of dev are known.
+        chosen: the winner among them, before its weights or classification head are refitted.
         ships: the arm that goes into the bundle.
-        whole_test: the test before rows of it were left out for want of time; None where all are to be scored.
+        whole_test: the test before rows were left out for lack of time; None if all are scored.
     """
 
     arms: Mapping[str, Measured]
@@ -42,13 +42,13 @@ class Confirmed:
 
     @property
     def winner(self) -> Measured:
-        """What ships."""
+        """The candidate that ships."""
         return self.arms[self.ships]
 
 
 @dataclass(frozen=True)
 class ArmResult:
-    """An arm on the test: who answered, how it was judged, what it gave, and the rows."""
+    """Result of an arm on the test: the candidate, its evaluation, its outputs, and the rows."""
 
     candidate: Candidate
     evaluation: Evaluation
@@ -57,11 +57,11 @@ class ArmResult:
 
     @property
     def groups(self) -> NDArray[np.str_] | None:
-        """Group of each row; None where the task has none."""
+        """Group of each row; None if the task has no groups."""
         return groups_of(self.rows)
 
     def for_attribution(self) -> ArmScores:
-        """In the form that attribution takes."""
+        """The result in the form that attribution takes."""
         losses = self.evaluation.log_losses
         return ArmScores(
             score=self.evaluation.values,
@@ -79,13 +79,13 @@ def settle(
     *,
     ships: str = "best_tuned",
 ) -> Confirmed:
-    """Record the arms as they stand before the test, in a ``confirm`` step.
+    """Record the arms before the test, in a ``confirm`` step.
 
     Args:
-        context: where it is recorded.
-        arms: by name.
-        considered: every candidate whose answers to all of dev are known.
-        chosen: the one of them that won, before a refit of its weights or of its head: what they give has seen dev.
+        context: context of the run.
+        arms: the arms, by name.
+        considered: every candidate whose answers on all of dev are known.
+        chosen: the winner among them, before its weights or head are refitted, which learns from dev.
         ships: the arm that goes into the bundle.
     """
     context.journal.step(
@@ -108,9 +108,9 @@ def settle(
 
 
 def open_test(context: RunContext, confirmed: Confirmed, references: Mapping[str, str] | None = None) -> dict[str, ArmResult]:
-    """Freeze the arms in the journal, break the seal, score each arm; a killed opening goes on with the same arms.
+    """Freeze the arms in the journal, open the sealed test, and score each arm; a killed run resumes with the same arms.
 
-    ``references`` are frozen with them, by name and content hash, and may see the rows too.
+    ``references`` (name to content hash) are frozen with the arms, and may also see the rows.
     """
     frozen = {name: m.candidate.id for name, m in confirmed.arms.items()} | dict(references or {})
     sealed = context.task.test
@@ -138,7 +138,7 @@ def open_test(context: RunContext, confirmed: Confirmed, references: Mapping[str
 def score_arm(
     context: RunContext, name: str, candidate: Candidate, rows: Sequence[Example], before: ArmResult | None = None
 ) -> ArmResult:
-    """Score an arm on rows of the opened test, with those that it was scored on ``before``; recorded as an ``arm`` step."""
+    """Score an arm on rows of the opened test and add the result ``before`` of earlier rows; recorded as an ``arm`` step."""
     scores = context.answers.scores(candidate.prompt, candidate.adapter, rows, "test", own=candidate.own, arm=name)
     if before is not None:
         scores, rows = before.scores.plus(scores), (*before.rows, *rows)

@@ -1,4 +1,4 @@
-"""What the winner's failures say to the next pool: instructions by a language model, and rows like those it gets wrong."""
+"""Use of the winner's failures for the next pool: new instructions by a language model, and hard demonstrations."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ _SLICES, _CASES, _SUCCESSES, _UNGROUPED = 4, 3, 6, 8
 _NEAR_ROWS = 96
 _LEAST_ROWS = 8
 _WRITTEN = 64
-"""Dev rows that the winner answers for this where answers are written late: enough failures to learn from."""
+"""Dev rows that the winner answers for this if its answers are not written yet; enough to find failures."""
 
 
 @dataclass(frozen=True)
 class Guided:
-    """What goes into a pool beside what is mutated.
+    """Additions to a pool besides mutated prompts.
 
     Attributes:
         rewrites: prompts by the language model.
-        close: train row id to how like a failure it is; empty where no hard rows are shown.
+        close: train row id to similarity with a failure; empty if there are no hard demonstrations.
     """
 
     rewrites: tuple[Proposal, ...] = ()
@@ -43,11 +43,11 @@ class Guided:
 
 
 class Guide:
-    """Looks at the winner's failures once a cycle; does nothing at all where the config asks for neither of its two uses.
+    """Examines the winner's failures once a cycle, for rewrites and hard demonstrations; does nothing if both are off.
 
     Args:
-        context: where effects happen.
-        config: the run's config.
+        context: context of the run.
+        config: config of the run.
     """
 
     def __init__(self, context: RunContext, config: RunConfig) -> None:
@@ -57,12 +57,14 @@ class Guide:
 
     @property
     def on(self) -> bool:
-        """Whether the config asks for it."""
+        """Whether the config asks for rewrites or hard demonstrations."""
         return self.proposer is not None or self._hard
 
     def cost(self, prompt: Prompt) -> float:
-        """What the next look at a winner of about this prompt's length costs, in the budget's unit; money for an answer aside,
-        which :meth:`look` takes from its ``room``."""
+        """Cost of the next :meth:`look` at a winner of about this prompt's length, in the budget's unit.
+
+        Money for the proposer's answer is not included; :meth:`look` takes it from its ``room``.
+        """
         if not self.on:
             return 0.0
         context = self.context
@@ -74,13 +76,13 @@ class Guide:
         return cost + (self.proposer.cost() if self.proposer is not None else 0.0)
 
     def look(self, cycle: int, winner: Measured, known: Iterable[Prompt], room: float = float("inf")) -> Guided | None:
-        """Slices of the winner's failures, then what they are for; None where the config asks for nothing.
+        """Measure slices of the winner's failures, and use them; None if the config asks for nothing.
 
         Args:
-            cycle: whose pool is made.
-            winner: on all of dev.
-            known: prompts that there are.
-            room: of a budget of money, what an answer may cost; where it may cost more, none is asked for.
+            cycle: number of the next pool's cycle.
+            winner: the winner, measured on all of dev.
+            known: prompts that exist already.
+            room: dollars that an answer may cost under a money budget; if it may cost more, the proposer is not asked.
         """
         if not self.on:
             return None
@@ -98,7 +100,7 @@ class Guide:
         known: Iterable[Prompt],
         room: float,
     ) -> list[Proposal]:
-        """Ask, and take what is sound; recorded as a ``rewrite`` step, so that a run that goes on pays for no answer twice."""
+        """Ask, and keep the valid answers; recorded as a ``rewrite`` step, so that a resumed run does not pay twice."""
         question = self._question(winner, slices)
 
         def effect() -> dict[str, Any]:
@@ -113,7 +115,7 @@ class Guide:
 
     def _asked(self, proposer: Proposer, question: Question, known: Iterable[Prompt], room: float) -> dict[str, Any]:
         if not any(group.cases for group in question.failures):
-            return {"skipped": "the winner gets no dev row wrong"}
+            return {"skipped": "the winner has no wrong answers on dev"}
         answer = proposer.asked(messages_for(self.context.task, question), room)
         text = answer.pop("text", None)
         if text is None:
@@ -125,7 +127,7 @@ class Guide:
         return {**answer, "proposals": [proposal.to_json() for proposal in found.proposals], "refused": found.refused}
 
     def _question(self, winner: Measured, slices: Mapping[str, Any]) -> Question:
-        """A few failures of each slice, or a few of all where there are no slices, and a few rows that are right."""
+        """A few failures of each slice, or of all rows if there are no slices, and a few right answers."""
         evaluation, dev = winner.evaluation, self.context.dev
 
         def case(place: int) -> Case:

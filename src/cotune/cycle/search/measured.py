@@ -1,4 +1,4 @@
-"""What is measured on dev: a candidate with its judgement, prompts under the base model, and an earlier bundle, unchanged."""
+"""Measurements on dev: of candidates, of prompts under the base model, and of an unchanged earlier bundle."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
 
 CALIBRATION_ROWS = 64
-"""Train rows whose inputs a bias is estimated on. A guess."""
+"""Number of train rows whose inputs a bias is estimated on. A guess."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A candidate on all of dev.
+    """A candidate that was measured on dev.
 
     Attributes:
-        candidate: what was measured.
-        evaluation: the judgement under the candidate's rule.
-        scores: what it gave on them.
+        candidate: the candidate.
+        evaluation: its evaluation under its decision rule.
+        scores: its outputs.
     """
 
     candidate: Candidate
@@ -34,14 +34,16 @@ class Measured:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """Higher is better: the metric, then the log-loss. Who wrote no answers comes behind all that did."""
+        """Sort key, higher is better: the metric, then the log-loss; candidates without written answers come last."""
         score = self.evaluation.score
         return -1.0 if np.isnan(score) else score, -self.evaluation.log_loss
 
 
 def measure_base(context: RunContext, prompt: Prompt) -> Measured:
-    """A prompt under the base model on all of dev, a bias estimated on train inputs where there is one; its answers where they
-    need not be written or nothing else is known."""
+    """Measure a prompt under the base model on all of dev, with a bias estimated on train inputs if there is one.
+
+    Answers that are written late are not written here.
+    """
     scores = context.answers.scores(prompt, BASE, context.dev, "confirm", answers=not context.answers.written_late)
     rules: tuple[Decision, ...] = (RAW,)
     if context.answering.rules and context.answers.calibrates:
@@ -54,13 +56,13 @@ def measure_base(context: RunContext, prompt: Prompt) -> Measured:
 
 
 def measure_previous(context: RunContext, candidate: Candidate) -> Measured:
-    """An earlier bundle on all of dev, under its own rule, with its own answers."""
+    """Measure an earlier bundle on all of dev, under its own decision rule and with its own answers."""
     scores = context.answers.scores(candidate.prompt, candidate.adapter, context.dev, "confirm", own=candidate.own)
     return Measured(candidate, context.answers.judge(scores, context.dev, candidate.decision), scores)
 
 
 def with_answers(context: RunContext, measured: Measured, stage: str, rows: int | None = None) -> Measured:
-    """A measurement with answers to the first ``rows`` rows of dev, or to all; unchanged where it has answers or needs none.
+    """Add answers to the first ``rows`` rows of dev, or to all; unchanged if there are answers or none are needed.
 
     Raises:
         DivergedError: scores are not finite.

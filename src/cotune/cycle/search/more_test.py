@@ -1,4 +1,4 @@
-"""Further test rows for the frozen arms of a run that had cut its test and has time left."""
+"""Further test rows for the frozen arms of a run that cut its test and has time left."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from cotune.cycle.ledger import enter_opening
 from cotune.cycle.search.confirm import ArmResult, Confirmed, score_arm
 
 _SURE = 0.7
-"""Share of the time left that further rows may take: a machine that was slow may be so again."""
+"""Share of the remaining time that further rows may take, because a machine that was slow may be slow again."""
 _WORTH = 1.1
-"""Times as many rows as before that there has to be time for."""
+"""Minimum ratio of the new number of rows to the old one."""
 
 
 def score_more(
@@ -23,17 +23,17 @@ def score_more(
     *,
     keep: float,
 ) -> Mapping[str, ArmResult]:
-    """Score the arms on further rows of a test that was cut, as long as there is time; recorded as ``more_test`` steps.
+    """Score the arms on further rows of a test that was cut, while there is time; recorded as ``more_test`` steps.
 
-    The order of the rows is fixed by the run's seed. How many are scored hangs on the clock alone: on what is left, and on the
-    pace at which the last ones were scored. All arms meet the same rows.
+    The run's seed fixes the order of the rows. Their number depends only on the clock: on the time left and the pace of the
+    last rows. All arms are scored on the same rows.
 
     Args:
-        context: of the run, whose test becomes the rows that were scored.
-        confirmed: the arms, and the whole test where it was cut.
-        results: of the arms on the rows so far.
-        references: that were frozen with the arms.
-        keep: budget that what follows the test needs.
+        context: context of the run; its test is replaced by the scored rows.
+        confirmed: the arms, and the whole test if it was cut.
+        results: results of the arms on the rows so far.
+        references: content hashes of the references that were frozen with the arms.
+        keep: budget that is needed after the test.
     """
     whole = confirmed.whole_test
     if whole is None:
@@ -63,7 +63,7 @@ def score_more(
 
 
 def _affordable(context: RunContext, most: int, before: int, keep: float) -> int:
-    """How many test rows there is time for, twice as many as so far at most; a ``test_room`` step."""
+    """Number of test rows that there is time for, at most twice the present number; a ``test_room`` step."""
     journal, test = context.journal, context.task.test
 
     def effect() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The prompts of a cycle: mutated, embedded, ordered, cut to their number."""
+"""The prompts of a cycle: generated, embedded, without near-duplicates, ordered and cut to size."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from cotune.refine.mutate import DemonstrationPool, mutate
 from cotune.task.example import Example
 
 NEAR = 0.02
-"""Cosine distance below which two prompts are the same idea."""
+"""Cosine distance below which two prompts are near-duplicates."""
 _EMBEDDED_ROWS = 96
 
 
 def demonstration_pool(context: RunContext, close: Mapping[str, float] | None = None) -> DemonstrationPool:
-    """Draws demonstrations from train: half the time rows that lie far apart for the model, else random ones.
+    """Draw demonstrations from train: half of the time diverse rows by the model's embedding, otherwise random rows.
 
-    With ``close`` (row id to how like a failure it is) half of all draws are rows that are close to one.
+    With ``close`` (row id to similarity with a failure) half of all draws are rows that are similar to failures.
     """
     near = [row for row in context.train_sample if row.id in close] if close else []
     rows = [row for row in context.train_sample if fits(row)][:_EMBEDDED_ROWS]
@@ -35,7 +35,7 @@ def demonstration_pool(context: RunContext, close: Mapping[str, float] | None = 
         if not rows:
             return ()
         if close and near and rng.random() < 0.5:
-            # Noise as large as what tells rows apart, or each draw would show the same ones.
+            # Without noise on the scale of the similarities, each draw would show the same rows.
             closeness = np.array([close[row.id] for row in near])
             closeness = closeness + closeness.std() * rng.standard_normal(len(near))
             picked = hard(closeness, strata(context.task, near), default_count(len(context.task.labels)), skip=0.0)
@@ -43,7 +43,7 @@ def demonstration_pool(context: RunContext, close: Mapping[str, float] | None = 
         if rng.random() < 0.5:
             return fixed(context.task, rng)
         vectors, tokens = context.vectors.of(rows)
-        # Drawing is no step of the journal: a run that resumes does it again, and counts it again.
+        # Drawing is not a step of the journal: a resumed run repeats it and counts it again.
         context.spending.account.counts["tokens_embedded"] += tokens
         chosen = diverse(centred(vectors), strata(context.task, rows), default_count(len(context.task.labels)), rng=rng)
         return [rows[i] for i in chosen]
@@ -52,7 +52,7 @@ def demonstration_pool(context: RunContext, close: Mapping[str, float] | None = 
 
 
 def nearest_variant(context: RunContext, prompt: Prompt) -> Proposal | None:
-    """The prompt with train rows of which each row is shown the nearest; None where it is such a one or rows are too few."""
+    """A variant that shows each row its nearest train rows; None if the prompt already does or there are too few rows."""
     rows = [row for row in context.train_sample if fits(row)][:_EMBEDDED_ROWS]
     stock = with_demonstrations(prompt, rows, most_characters=sum(len(row.text) for row in rows)).demonstrations
     count = min(default_count(len(context.task.labels)), len(stock) - 1)
@@ -68,12 +68,12 @@ def nearest_variant(context: RunContext, prompt: Prompt) -> Proposal | None:
 
 
 def nearest_cost(context: RunContext, search: SearchConfig, seed: Prompt, own: float) -> float:
-    """Tokens by which a row grows where it is shown its nearest demonstrations; 0 where pools hold no such prompt.
+    """Additional tokens of a row that is shown its nearest demonstrations; 0 if pools hold no such prompt.
 
     Args:
-        context: where prompts are measured.
-        search: whether pools hold demonstrations, and nearest ones.
-        seed: the prompt that is varied.
+        context: context of the run.
+        search: says whether pools hold demonstrations and nearest ones.
+        seed: prompt to vary.
         own: tokens of one of its rows.
     """
     variant = nearest_variant(context, seed) if search.demonstrations and search.nearest_demonstrations else None
@@ -90,9 +90,9 @@ def opening_pool(
     previous: Proposal | None = None,
     nearest: bool = False,
 ) -> list[Proposal]:
-    """The first cycle's pool: the user's prompts or the drafted one first, an earlier bundle's, the bare input, then others.
+    """The first cycle's pool: the user's prompts or the drafted one, an earlier bundle's, the bare input, then others.
 
-    With ``nearest`` the seed prompt also enters with the train rows that lie nearest to each row.
+    With ``nearest`` the pool also holds the seed prompt with each row's nearest train rows as demonstrations.
     """
     rng = np.random.default_rng([seed, 10])
     shown = demonstration_pool(context) if demonstrations else None
@@ -120,9 +120,9 @@ def next_pool(
     guided: Guided | None = None,
     nearest: bool = False,
 ) -> list[Proposal]:
-    """A later cycle's pool: children of this run's survivors, none of them tried before, and what ``guided`` adds to them.
+    """A later cycle's pool: new children of this run's survivors, and the rewrites of ``guided``.
 
-    With ``nearest`` the first survivor also enters with the train rows that lie nearest to each row.
+    With ``nearest`` the pool also holds the first survivor with each row's nearest train rows as demonstrations.
     """
     guided = guided or Guided()
     rng = np.random.default_rng([seed, 10, cycle])
@@ -137,7 +137,7 @@ def next_pool(
 
 
 def _record(context: RunContext, cycle: int, proposals: list[Proposal], count: int, keep: Sequence[int]) -> list[Proposal]:
-    """Drop what leaves no room for a row, embed, drop near-duplicates, order farthest-first and cut; journalled."""
+    """Drop prompts without room for a row, embed, drop near-duplicates, order farthest-first and cut; a ``pool`` step."""
     proposals = [p for i, p in enumerate(proposals) if i in keep or has_room(context, p.prompt)]
     if not proposals:
         return []
@@ -163,12 +163,12 @@ def _record(context: RunContext, cycle: int, proposals: list[Proposal], count: i
 
 
 def thinned(vectors: NDArray[np.float32], count: int, *, keep: Sequence[int] = ()) -> tuple[list[int], int]:
-    """Which points a pool holds, in its order, and how many went because an earlier one is the same idea.
+    """Points of a pool in their order, and the number of near-duplicates that were dropped.
 
     Args:
         vectors: ``[points, width]``.
-        count: points at most.
-        keep: points that stand first, whatever is near them.
+        count: maximum number of points.
+        keep: points that come first and are never dropped.
     """
     staying = without_near_duplicates(vectors, NEAR, keep=keep)
     first = [staying.index(i) for i in keep] or [0]
@@ -177,13 +177,12 @@ def thinned(vectors: NDArray[np.float32], count: int, *, keep: Sequence[int] = (
 
 
 def has_room(context: RunContext, prompt: Prompt) -> bool:
-    """Whether a prompt leaves an eighth of what the model takes to the row; demonstrations may fill it all.
-    How much an endpoint's model takes is not known here."""
+    """Whether a prompt leaves at least an eighth of the model's context to the row; always true for endpoints."""
     if not context.can.hidden_states:
         return True
     renderer = context.model.renderer
     if prompt.nearest:
-        # Whichever rows are nearest, they are no longer than these.
+        # The nearest rows are at most as long as the longest ones.
         longest = sorted(prompt.demonstrations, key=lambda d: sum(len(text) for _, text in d.fields))[-prompt.nearest :]
         prompt = prompt.edit(demonstrations=tuple(longest), nearest=0)
     try:
@@ -194,7 +193,7 @@ def has_room(context: RunContext, prompt: Prompt) -> bool:
 
 
 def shown_text(prompt: Prompt) -> str:
-    """A prompt's text with what its demonstrations show, for embedding; of a stock to choose from, some."""
+    """A prompt's text with its demonstrations, for embedding; only the first few of a stock of nearest demonstrations."""
     shown = "\n".join(
         f"{' '.join(text for _, text in d.fields)} {d.output}" for d in prompt.demonstrations[: prompt.nearest or None]
     )
@@ -202,7 +201,7 @@ def shown_text(prompt: Prompt) -> str:
 
 
 def _plane(vectors: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    """The two directions in which points differ most, for a map."""
+    """Coordinates on the first two principal components, for a map."""
     moved = (vectors - vectors.mean(axis=0)).astype(np.float64)
     if len(moved) < 3:
         return np.zeros((len(moved), 2))

@@ -1,4 +1,4 @@
-"""Who writes new instructions: a language model behind an endpoint."""
+"""The proposer: a language model behind an endpoint that writes new instructions."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from cotune.endpoint.request_format import FORMS, RequestFormat
 from cotune.refine.rewriting import ANSWER_SCHEMA
 
 _ANSWER_TOKENS, _LEAST_ANSWER = 1500, 200
-"""Of an answer: at most, and so few that asking is not worth it."""
+"""Maximum tokens of an answer, and the number below which asking is not worth it."""
 _GIVE_UP = 2
-"""Cycles in a row without an answer after which nobody is asked any more."""
+"""Cycles in a row without an answer after which the proposer is not asked again."""
 _SHARE = 0.05
-"""Of a time budget: how long one cycle waits for its answer at most."""
+"""Share of a time budget that one cycle waits for its answer at most."""
 _WAIT_S = 15.0
-"""About how long an endpoint's answer takes, before any came."""
+"""Expected seconds of an answer before the first one."""
 Messages = Sequence[Mapping[str, str]]
 
 
@@ -28,11 +28,11 @@ class Proposer:
     """Asks an OpenAI-compatible endpoint once a cycle, within ``proposer.calls`` and ``proposer.tokens``.
 
     Args:
-        context: whose budget it keeps to.
+        context: context of the run, whose budget limits the requests.
         config: names the endpoint.
 
     Attributes:
-        name: of the model, for the journal and for people.
+        name: name of the model, for the journal and messages.
     """
 
     def __init__(self, context: RunContext, config: ProposerConfig) -> None:
@@ -44,19 +44,19 @@ class Proposer:
         self._way = RequestFormat(0, form=FORMS[0])
 
     def cost(self) -> float:
-        """Seconds that the next answer is waited for; nothing of another budget."""
+        """Expected seconds of waiting for the next answer; 0 if the budget is not time."""
         waits = self.context.spending.budget.kind == "time" and not self._over()
         return min(self._patience(), self._waited or _WAIT_S) if waits else 0.0
 
     def asked(self, messages: Messages, room: float) -> dict[str, Any]:
-        """Ask.
+        """Ask for new instructions.
 
         Args:
             messages: the question.
-            room: of a budget of money, what an answer may cost.
+            room: dollars that an answer may cost under a money budget.
 
         Returns:
-            For the journal: the answer's ``text``, or ``failed`` or ``skipped`` and why; and what was spent.
+            A record for the journal: the answer's ``text``, or the reason as ``failed`` or ``skipped``, and its cost.
         """
         config, tokens = self.config, self.config.tokens - self._tokens
         if over := self._over():
@@ -65,13 +65,15 @@ class Proposer:
         answer_tokens = min(_ANSWER_TOKENS, tokens - asking)
         if answer_tokens < _LEAST_ANSWER:
             return {"skipped": f"proposer.tokens={config.tokens} leave no room for a question of about {asking} tokens"}
-        # A try that brings nothing may be paid for too.
+        # A failed try may cost money too.
         tries = min(TRIES, tokens // (asking + answer_tokens))
         dearest = self._paid(Usage(asking, answer_tokens)).get("dollars", 0.0)
         if self.context.spending.budget.kind == "money" and dearest > 0:
             tries = int(min(tries, max(0.0, room) / dearest))
         if tries < 1:
-            return {"skipped": f"an answer may cost {dearest:.2g} USD, and the race and the end leave less of the budget"}
+            return {
+                "skipped": f"an answer may cost {dearest:.2g} USD, and the budget has less left besides the race and the end"
+            }
         self.context.watcher.progress("rewrite", f"{self.name} reads what goes wrong", 0)
         way, calls, patience = replace(self._way, tokens=answer_tokens), config.calls - self._requests, self._patience()
         try:
@@ -83,7 +85,7 @@ class Proposer:
         return {"text": answer.text, **spent, **self._paid(answer.usage)}
 
     def saw(self, value: Mapping[str, Any]) -> None:
-        """Count what a recorded step spent."""
+        """Count the cost of a recorded step."""
         self.context.spending.account.pay(value)
         self._requests += int(value["requests"])
         self._tokens += int(value["tokens"])
@@ -94,13 +96,13 @@ class Proposer:
         self._in_vain = self._in_vain + 1 if "failed" in value else 0 if value["requests"] else self._in_vain
 
     def _over(self) -> str:
-        """Why the endpoint is asked no more; empty where it still is."""
+        """The reason why the endpoint is not asked again; empty if it may be asked."""
         used_up = f"proposer.calls={self.config.calls} are used up" if self._requests >= self.config.calls else ""
         in_vain = f"it gave no answer {self._in_vain} cycles in a row, so it is not asked any more"
         return in_vain if self._in_vain >= _GIVE_UP else used_up
 
     def _patience(self) -> float:
-        """Seconds that a cycle waits for an answer at most."""
+        """Maximum seconds that a cycle waits for an answer."""
         budget, most = self.context.spending.budget, 2 * self.config.timeout
         return min(most, _SHARE * budget.amount) if budget.kind == "time" else most
 

@@ -1,4 +1,4 @@
-"""Racing prompts on dev under one set of weights: successive halving over rows, losers dropped by a sequential test."""
+"""Race of prompts on dev under one set of weights: successive halving over rows, with a sequential test."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from cotune.prompt.prompt import Prompt
 from cotune.task.example import groups_of
 
 FINAL = 3
-"""Prompts that see all rows of a race."""
+"""Number of prompts that see all rows of a race."""
 
 
 @dataclass
 class RaceResult:
-    """How a race ended.
+    """Result of a race.
 
     Attributes:
-        adapter: the weights it was run under.
-        ranking: prompt ids, best first: those that saw all rows, then the others by how far they came.
-        scores: prompt id to what it gave on the first rows of dev that it saw.
-        dropped: ids that the test called worse.
-        evaluations: prompt id to its judgement on the rows it saw, under its better decision rule.
+        adapter: weights of the race.
+        ranking: prompt ids, best first: those that saw all rows, then the others by the number of rows they saw.
+        scores: outputs of each prompt, by id, on the first rows of dev, as far as it saw them.
+        dropped: ids that the test dropped.
+        evaluations: evaluation of each prompt, by id, on the rows it saw, under its better decision rule.
     """
 
     adapter: str
@@ -42,7 +42,7 @@ class RaceResult:
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
-        """For a cycle's record."""
+        """Entry in a cycle's record."""
         best = self.evaluations[self.ranking[0]]
         return {
             "adapter_id": self.adapter,
@@ -53,7 +53,7 @@ class RaceResult:
         }
 
     def told(self) -> dict[str, Any]:
-        """For its own step of the journal."""
+        """Value of the race's step in the journal."""
         scores = {prompt_id: found.told_score(4) for prompt_id, found in self.evaluations.items()}
         log_losses = {prompt_id: finite(found.log_loss, 4) for prompt_id, found in self.evaluations.items()}
         best = self.ranking[0]
@@ -78,15 +78,15 @@ def race_prompts(
 ) -> RaceResult:
     """Race prompts over the first ``rows`` rows of dev.
 
-    All meet the same rows in the same order. The judged loss is the log-loss after calibration: under the base model raw scores
-    say more about which label word is frequent than about the prompt.
+    All prompts see the same rows in the same order. The loss is the log-loss after calibration, because raw scores of the base
+    model depend more on the frequency of label words than on the prompt.
 
     Args:
-        context: where scoring happens.
+        context: context of the run.
         prompts: entrants, at least one.
         adapter: weights to race under.
         rows: dev rows of the last round.
-        cycle: for the journal.
+        cycle: number of the cycle, for the journal.
 
     Raises:
         CotuneError: every prompt failed.
@@ -136,19 +136,19 @@ def race_prompts(
 
 
 def race_rows_scored(pool: int, rows: int) -> int:
-    """How many rows a race of so many prompts over so many rows scores in all, at most."""
+    """Maximum number of row scores of a race of ``pool`` prompts over ``rows`` rows."""
     return schedule_cost(pool, successive_halving_schedule(pool, rows, final=FINAL))
 
 
 def _whole_groups(groups: NDArray[np.str_] | None, rows: int) -> int:
-    """Up to which row a round goes that was planned for ``rows``, so that it cuts no group."""
+    """The end of a round that was planned for ``rows``, moved so that no group is cut."""
     while groups is not None and rows < len(groups) and groups[rows] == groups[rows - 1]:
         rows += 1
     return rows
 
 
 def _length(prompt: Prompt) -> int:
-    """Characters that a row reads before its own, about."""
+    """Approximate number of characters before a row's own text."""
     shown = sum(len(text) for demonstration in prompt.demonstrations for _, text in demonstration.fields)
     if prompt.nearest:
         shown = shown * min(prompt.nearest, len(prompt.demonstrations)) // max(1, len(prompt.demonstrations))
@@ -156,8 +156,10 @@ def _length(prompt: Prompt) -> int:
 
 
 def race_losses(context: RunContext, scores: ModelOutputs) -> Floats:
-    """Per-row log-loss after the bias that the inputs seen so far suggest; few inputs suggest none. Where no log-loss is known,
-    what the row lacks to be right."""
+    """Log-loss of each row after calibration on the inputs so far, if there are at least 8.
+
+    Without a log-loss, it is the score that the row lacks.
+    """
     rows = context.dev[: len(scores)]
     if len(scores) < 8:
         return context.answers.judge(scores, rows, RAW).race_losses
@@ -165,7 +167,7 @@ def race_losses(context: RunContext, scores: ModelOutputs) -> Floats:
 
 
 def better_rule(context: RunContext, scores: ModelOutputs, rows: Sequence[object]) -> Decision:
-    """Raw or calibrated, whichever is better on the metric, ties by log-loss; chosen on dev for every arm alike."""
+    """Choose the raw or the calibrated rule, whichever is better on dev by the metric, ties by log-loss."""
     examples = context.dev[: len(rows)]
     rules = context.answers.rules(scores)
     if len(rules) == 1:

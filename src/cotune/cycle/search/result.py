@@ -1,4 +1,4 @@
-"""What a summary needs to know of any search, and the record of a cycle."""
+"""The results of a search that a summary needs, and the record of a cycle."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cotune.refine import Proposal
 
 
 class SearchResult(Protocol):
-    """What a summary needs to know of any search.
+    """The results of a search that a summary needs.
 
     Attributes:
         by_probe: whether answers are read off hidden states by a probe.
@@ -42,12 +42,12 @@ def record_cycle(
     """Append a cycle's record; a ``cycle`` step.
 
     Args:
-        context: where it is recorded.
+        context: context of the run.
         cycles: the records so far.
         facts: ``kind`` of the cycle, its ``pool``, ``race``, prompts that were ``tuned``, and the ``winner``.
-        score: of the winner on dev.
-        log_loss: of the winner on dev.
-        steps: optimizer steps behind the winner.
+        score: the winner's score on dev.
+        log_loss: the winner's log-loss on dev.
+        steps: optimizer steps of the winner.
     """
     number, tokens = len(cycles) + 1, context.spending.account.tokens
     record = {"cycle": number, **facts, "dev_score": score, "dev_log_loss": log_loss, "steps": steps, "tokens": tokens}

@@ -1,4 +1,4 @@
-"""Tuning on what a model says: runs of the optimizer by prompt and start, journalled and paid for."""
+"""Tuning of adapters on a model's outputs: optimizer runs by prompt and start, with journal and budget."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from cotune.tune.settings import TuneSettings
 from cotune.tune.trainer import TuningRun
 
 _STEP_ROWS = 16
-"""Train rows that the length of a step is estimated from."""
+"""Number of train rows that the tokens of a step are estimated from."""
 
 
 class Training:
     """Trains adapters under prompts.
 
     Args:
-        answering: renders rows with what is right for each.
-        settings: how adapters are trained.
-        journal: where steps are recorded.
-        spending: pays for them.
-        watcher: is told about progress.
-        folder: the run's folder.
-        seed: of the run.
+        answering: renders rows with their right answers.
+        settings: settings of training.
+        journal: records the steps.
+        spending: budget of the run.
+        watcher: receives progress.
+        folder: folder of the run.
+        seed: seed of the run.
         sample: train rows that steps are priced by.
     """
 
@@ -65,14 +65,14 @@ class Training:
         return cast(LocalModel, self._answering.model)
 
     def step_tokens(self, prompt: Prompt, batch: int) -> float:
-        """Mean tokens of an optimizer step of ``batch`` rows, from a few train rows: an answer's last token is not fed."""
+        """Mean tokens of an optimizer step of ``batch`` rows, by a few train rows; an answer's last token is not an input."""
         rows = self._answering.training_rows(prompt, self._sample[:_STEP_ROWS])
         prefix = shared_prefix([row.prompt_ids for row in rows])
         own = sum(len(row.prompt_ids) + len(row.answer_ids) - 1 for row in rows) / len(rows)
         return batch * (own - prefix) + prefix
 
     def run_of(self, prompt: Prompt, start: str, train: Sequence[Example]) -> TuningRun:
-        """The tuning run of a prompt from an adapter over given rows; one object for each, parked between calls."""
+        """The tuning run of a prompt from an adapter on ``train``; the same arguments return the same object."""
         key = content_hash([prompt.id, start, [row.id for row in train]])
         if key not in self._runs:
             rows = self._answering.training_rows(prompt, train)
@@ -100,10 +100,10 @@ class Training:
     ) -> tuple[str, int] | None:
         """Advance a run and keep its adapter; recorded as a ``train`` step.
 
-        Under a time budget it ends early where ``keep`` of that would not be left, see :func:`spent_to`.
+        Under a time budget it ends early if less than ``keep`` would be left, see :func:`spent_to`.
 
         Returns:
-            The adapter's id and the run's steps, or None where it diverged, which is recorded as a failure and told.
+            The adapter's id and the run's steps, or None if it diverged, which is recorded as a failure.
         """
         branch = f"decay-{decay_from}-{end}" if decay_from is not None else ""
         spent = spent_to(keep, self._spending.costs, run.tokens_per_step, self._journal.clock)
@@ -111,16 +111,16 @@ class Training:
 
         def told(step: int, loss: float, tokens: int) -> None:
             if not self._trains and step < end:
-                # A process's first step touches memory for the first time: it says nothing about the others.
+                # The first step of a process is slow because it allocates memory, so it is not timed.
                 first.append((time.monotonic(), tokens))
             self._trains = True
             self._watcher.progress(stage, f"step {step}/{end}, loss {loss:.3f}: {prompt.text}", tokens)
 
         def effect() -> dict[str, Any]:
-            # A run that was finished goes on from where its learning rate was still full.
+            # A run whose learning rate has decayed continues from its last step at the full rate.
             if not (branch and run.resume(branch)) and (run.step == 0 or run.branch):
                 run.resume()
-            # A clock that is asked again after a kill may call for fewer steps than the checkpoint has.
+            # After a kill, the clock may allow fewer steps than the checkpoint has.
             if run.step > end:
                 run.restart()
             started, before = time.monotonic(), run.tokens
@@ -160,5 +160,5 @@ class Training:
         return str(value["adapter_id"]), int(value["steps"])
 
     def clean(self) -> None:
-        """Remove checkpoints, which nothing needs once a run has ended."""
+        """Remove the checkpoints, which are not needed after the run."""
         shutil.rmtree(self._folder / "checkpoints", ignore_errors=True)

@@ -1,1 +1,1 @@
-"""A teacher: a model behind an endpoint that labels rows which nobody has labelled."""
+"""The teacher: a model behind an endpoint that labels unlabelled rows and writes new ones."""

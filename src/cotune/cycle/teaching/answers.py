@@ -1,4 +1,4 @@
-"""What a teacher's answers mean: the label, number, JSON or text that each is, and how often it agrees with known ones."""
+"""A teacher's answers: their conversion to labels, numbers, JSON or texts, and their agreement with known ones."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from cotune.task.task import Task
 
 
 def answer_of(answer: Said, prompt: Prompt, task: Task) -> str | None:
-    """The answer that a teacher gave, in the one form in which answers are learnt; None where it fits the output in no way.
+    """A teacher's answer in the canonical form; None if it does not fit the output.
 
-    A number is the last one of the answer. JSON may stand between other words, and has to fit the schema. What the limit cut is
-    no answer, unless it names a label: a model that learnt from it would learn to stop in the middle.
+    A number is the last one of the answer. JSON may be between other words, and must fit the schema. An answer that was cut by
+    the limit is refused unless it names a label, because a model would learn from it to stop in the middle.
     """
     if not task.output.kind.written:
         label = match_label(answer.text, prompt.words(task.labels), cut=answer.cut)
@@ -35,9 +35,9 @@ def answer_of(answer: Said, prompt: Prompt, task: Task) -> str | None:
 
 
 def agreement_of(answers: Sequence[str | None], rows: Sequence[Example], task: Task, seed: int) -> dict[str, Any]:
-    """How far answers agree with what is known of the rows, by the task's metric; of labels, the share of equal ones.
+    """Agreement of answers with the known outputs of rows, by the task's metric; for labels, the share of equal ones.
 
-    Answers that fit nothing count as wrong. A metric that looks at more than answers is replaced by the default of the
+    Answers that do not fit the output count as wrong. A metric that needs more than answers is replaced by the default of the
     output's type.
     """
     if not answers:
@@ -47,7 +47,7 @@ def agreement_of(answers: Sequence[str | None], rows: Sequence[Example], task: T
         metric = METRICS[kind.default_metric]
     known = [row.output for row in rows[: len(answers)]]
     groups = groups_of(rows[: len(answers)])
-    # No label, and no value of any type, is an empty text.
+    # An empty text is never a label or a valid value.
     given = [answer or "" for answer in answers]
     found = judged(Answered(known, given, task.output, rows[: len(answers)]), np.zeros(len(known)), metric)
     interval = score_interval(found, known, metric, task.output, seed=seed, groups=groups)

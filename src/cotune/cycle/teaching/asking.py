@@ -1,4 +1,4 @@
-"""A teacher is asked as many questions, in their order, as calls, tokens and money allow."""
+"""Questions to a teacher within the bounds of calls, tokens and money."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ from cotune.task.task import Task
 
 PATIENCE_S = 600.0
 Question = Sequence[Mapping[str, str]]
-"""Chat messages that end with what is asked."""
+"""Chat messages that end with the question."""
 Stop = Literal["", "calls", "tokens", "money"]
 
 WHY_STOPPED = {
-    "calls": "teacher.calls were asked",
-    "tokens": "teacher.tokens would not have held more",
-    "money": "the rest of the budget is the search's, half of it at least",
+    "calls": "teacher.calls is reached",
+    "tokens": "teacher.tokens is reached",
+    "money": "the rest of the budget is reserved for the search",
 }
 
 _SHARE = 0.5
-"""Of a budget of money, what a teacher may spend at most."""
+"""Maximum share of a money budget for the teacher."""
 _FIRST, _AT_ONCE = 8, 64
 _MARGIN = 1.1
-"""Rows may cost more than those before them."""
+"""Factor on the expected cost, because rows may cost more than those before them."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a teacher may be asked.
+    """Bounds of the questions to a teacher.
 
     Attributes:
-        calls: questions at most.
-        tokens: of questions and answers at most.
-        dollars: what answers may cost; infinite where the budget is no money.
+        calls: maximum number of questions.
+        tokens: maximum tokens of questions and answers.
+        dollars: maximum cost of answers; infinite if the budget is not money.
     """
 
     calls: int
@@ -55,12 +55,12 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a teacher answered.
+    """A teacher's answers.
 
     Attributes:
-        said: answers to the first questions, in their order.
-        spent: tokens of all of them, those kept from an earlier session included: they were paid for once.
-        stopped: which bound left questions unasked; empty where none did.
+        said: answers to the first questions, in order.
+        spent: tokens of all answers, including those kept from an earlier session, which also paid for them.
+        stopped: the bound that left questions unasked; empty if there is none.
     """
 
     said: tuple[Said, ...]
@@ -69,13 +69,13 @@ class Asked:
 
 
 def bounds_of(config: RunConfig, budget: Budget, task: Task, seed: Prompt) -> Bounds:
-    """The bounds of a run's teacher; of a budget of money what the smallest search leaves, and half at most."""
+    """The bounds of a run's teacher; under a money budget, what the smallest search leaves, and at most half."""
     section = config.teacher
     if budget.kind != "money":
         return Bounds(section.calls, section.tokens)
     rows = (*task.train, *task.dev)[:_AT_ONCE]
     asked = sum(estimate_tokens(turns_of(seed, row.fields, task.labels).messages) for row in rows) / len(rows)
-    # Few answers are as long as they may be.
+    # Few answers reach the maximum length.
     answer = answer_limit(config, seed, task) / 2
     prices = prices_of(config.endpoint)
     row = prices.cost(Usage(round(asked), round(answer))) if prices else 0.0
@@ -91,18 +91,18 @@ def open_teacher(
     temperature: float = 0,
     patience: float = PATIENCE_S,
 ) -> RemoteModel:
-    """The teacher, with its answers kept in a run's folder.
+    """Open the teacher, with its answers kept in the run's folder.
 
     Args:
-        config: names it.
-        out: the run's folder.
-        tokens: of an answer at most.
-        schema: what answers that are JSON must fit.
-        temperature: of answers.
-        patience: seconds that one question may take, all tries included.
+        config: names the teacher.
+        out: folder of the run.
+        tokens: maximum tokens of an answer.
+        schema: JSON Schema of the answers, if any.
+        temperature: sampling temperature.
+        patience: maximum seconds for one question, including retries.
 
     Raises:
-        InputError: the config names none.
+        InputError: the config names no teacher.
         EndpointError: its key is missing.
     """
     section = config.teacher
@@ -124,21 +124,21 @@ def open_teacher(
 
 
 def affordable(teacher: RemoteModel, questions: Sequence[Question], bounds: Bounds) -> float:
-    """About how many questions the money holds, before any was asked; infinite where money does not count."""
+    """Estimated number of questions that the money suffices for, before the first; infinite if money does not count."""
     each = _cost(teacher.prices, foreseen(teacher, questions)) / max(1, len(questions))
     return bounds.dollars / each if each > 0 else math.inf
 
 
 def foreseen(teacher: RemoteModel, questions: Sequence[Question]) -> Usage:
-    """About what questions will use, rather too much than too little: answers as long as they may be."""
+    """Upper estimate of the usage of questions, with answers of maximum length."""
     return Usage(sum(map(estimate_tokens, questions)), len(questions) * teacher.way.tokens)
 
 
 def ask(teacher: RemoteModel, questions: Sequence[Question], bounds: Bounds) -> Asked:
-    """Ask until a bound is met; what questions will use is foreseen by what those before them used.
+    """Ask until a bound is reached; the usage of questions is estimated by those before them.
 
     Raises:
-        EndpointError: it cannot be asked; what it answered is on disk.
+        EndpointError: the teacher cannot be asked; its answers so far are on disk.
     """
     said: list[Said] = []
     spent, guessed = Usage(), Usage()

@@ -1,4 +1,4 @@
-"""Which pairs of labels a probe confuses most."""
+"""The pairs of labels that a probe confuses most."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from cotune.task.task import Task
 
 @dataclass(frozen=True)
 class ConfusedPair:
-    """Two labels that are taken for each other.
+    """Two labels that are confused with each other.
 
     Attributes:
-        labels: in the task's order.
-        mass: probability that rows of either label give to the other one, summed over rows.
+        labels: the labels, in the task's order.
+        mass: probability that rows of each label give to the other, summed over rows.
     """
 
     labels: tuple[str, str]
@@ -28,13 +28,13 @@ class ConfusedPair:
 def confused_pairs(fit: PromptFit, task: Task, rows: Collection[str], most: int) -> list[ConfusedPair]:
     """The pairs of labels that a cross-fitted probe confuses most, the worst first.
 
-    Probabilities are counted instead of wrong answers: of few rows hardly any pair has more than one wrong answer.
+    Probabilities are summed instead of wrong answers, because with few rows hardly any pair has more than one wrong answer.
 
     Args:
-        fit: whose cross-fitted probabilities count; no row was predicted by weights that had seen it.
-        task: names the labels.
-        rows: ids of the rows that count.
-        most: pairs at most.
+        fit: fit with cross-fitted probabilities; no row was predicted by weights that had seen it.
+        task: the task, with its labels.
+        rows: ids of the rows to use.
+        most: maximum number of pairs.
     """
     places = [place for place, row in enumerate(fit.rows) if row.id in rows]
     given = np.exp(fit.found.log_probs[places])

@@ -1,4 +1,4 @@
-"""A teacher: a language model behind an endpoint answers unlabelled rows, which then join the train rows, never dev or test."""
+"""The teacher labels: a model behind an endpoint answers unlabelled rows, which join the train rows, never dev or test."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from cotune.task.split import duplicate_key
 from cotune.task.task import Task
 
 _SURE = 0.6
-"""Agreement below which a teacher is warned of: its interval does not reach it."""
+"""A teacher whose interval of agreement is below this gets a warning."""
 
 
 def read_unlabelled(config: RunConfig, task: Task) -> tuple[Example, ...]:
-    """The rows that a teacher may answer, without a label; none where the config names no file. Empty ones are passed over.
+    """Read the unlabelled rows that a teacher may answer, without empty ones; no rows if the config names no file.
 
     Raises:
         InputError: the file cannot be read or lacks an input column.
@@ -52,30 +52,30 @@ def read_unlabelled(config: RunConfig, task: Task) -> tuple[Example, ...]:
 
 
 def unlabelled_hash(rows: Sequence[Example]) -> str | None:
-    """What of them a run's folder belongs to; None where there are none."""
+    """Content hash of unlabelled rows, for the identity of a run; None if there are none."""
     return rows_hash(rows) if rows else None
 
 
 def teach(
     config: RunConfig, budget: Budget, task: Task, rows: Sequence[Example], prompt: Prompt, out: Path, journal: Journal
 ) -> tuple[Task, Any]:
-    """Have unlabelled rows answered and put them into train; recorded as a ``teach`` step.
+    """Let the teacher answer unlabelled rows and add them to train; recorded as a ``teach`` step.
 
-    Rows that repeat a row of train, dev or test, or share 13 words with a test row, are not asked about. The teacher also
-    answers some labelled train rows without seeing their labels, which shows how often it agrees with them. Where the budget
-    is money, it leaves enough for the smallest search, and half at least; that sample takes a third at most of what it spends.
+    Rows that repeat a row of train, dev or test, or share 13 words with a test row, are left out. The teacher also answers some
+    labelled train rows without seeing their labels, to measure its agreement. Under a money budget it leaves enough for the
+    smallest search, and at least half; the labelled rows take at most a third of its cost.
 
     Args:
         config: names the teacher and its bounds.
-        budget: of the run.
-        task: the rows that there are.
-        rows: of :func:`read_unlabelled`.
-        prompt: how to ask.
-        out: the run's folder, where answers are kept.
-        journal: of the run.
+        budget: budget of the run.
+        task: the task with its labelled rows.
+        rows: unlabelled rows, by :func:`read_unlabelled`.
+        prompt: prompt for the questions.
+        out: folder of the run, where answers are kept.
+        journal: journal of the run.
 
     Returns:
-        The task with the new train rows, marked by ids that begin with ``unlabelled:``, and what was recorded.
+        The task with the new train rows, whose ids begin with ``unlabelled:``, and the recorded value.
 
     Raises:
         EndpointError: the teacher cannot be asked.
@@ -102,7 +102,7 @@ def teach(
                 teacher.settle(prompt, shown[0].fields, task.labels)
                 asked = ask(teacher, questions([*shown, *order]), bounds)
         answers = [answer_of(answer, prompt, task) for answer in asked.said]
-        # What the model could never write is not for it to learn.
+        # The model must not learn from answers that it could never write.
         found = [
             (row, None if answer is None or (writable and writable.problem(answer)) else answer)
             for row, answer in zip(order, answers[len(shown) :], strict=False)
@@ -127,7 +127,7 @@ def teach(
 
 
 def sentence(value: Any) -> str:
-    """What the teacher did, in a sentence."""
+    """A sentence on the teacher's work."""
     agreement = value["agreement"]
     verb = "was" if len(value["rows"]) == 1 else "were"
     text = f"{counted(len(value['rows']), 'train row')} {verb} labelled by the teacher {value['model']}, none of dev or test"
@@ -142,7 +142,7 @@ def sentence(value: Any) -> str:
 
 
 def _fresh(rows: Sequence[Example], task: Task) -> tuple[list[Example], dict[str, int]]:
-    """Rows that are new, and why the others are not asked about."""
+    """New rows, and numbers of the others by reason."""
     known = {duplicate_key(row) for row in (*task.train, *task.dev)}
     in_test = set(task.test.leaking_train_ids(rows))
     overlapping = set(task.test.overlapping_train_ids(rows)) - in_test
@@ -161,7 +161,7 @@ def _fresh(rows: Sequence[Example], task: Task) -> tuple[list[Example], dict[str
 
 
 def _told(checks: DataChecks, value: Any) -> DataChecks:
-    """The data checks with what the teacher did, a warning where it hardly agrees with the labels."""
+    """The data checks with a finding on the teacher, which is a warning if its agreement is low."""
     findings = []
     between = value["agreement"]["ci"]
     unsure = between is not None and between[1] < _SURE

@@ -1,4 +1,4 @@
-"""A teacher writes rows: for the labels that a probe confuses most, learnt from where that helps, and never judged on."""
+"""The teacher writes rows for the labels that a probe confuses most; they are used for training only, if that helps."""
 
 from __future__ import annotations
 
@@ -45,21 +45,21 @@ from cotune.task.task import Task
 
 STAGE = "written_rows"
 _PAIRS = 8
-"""Pairs of labels that are written for at most."""
+"""Maximum number of pairs of labels."""
 _TIMES = 2
-"""As often as many rows are asked for as may be kept: some are refused."""
+"""Ratio of requested rows to rows that may be kept, because some are refused."""
 _TIME_SHARE = 0.2
-"""Of a time budget: how long the teacher is waited for at most."""
+"""Maximum share of a time budget for waiting for the teacher."""
 _TEMPERATURE = 0.8
 _BUDGET_SHARE = 0.1
-"""Of what is left of a budget of tokens or time, what comparing new rows with known ones may cost at most."""
+"""Maximum share of the remaining tokens or time for the comparison of new rows with known ones."""
 
 
 def check_writing(config: RunConfig, task: Task) -> None:
-    """Find out before anything is computed whether rows can be written for a run.
+    """Check before any computation that rows can be written for a run.
 
     Raises:
-        InputError: labels are not read off hidden states there.
+        InputError: the run does not read labels off hidden states.
     """
     if not config.teacher.write:
         return
@@ -69,7 +69,7 @@ def check_writing(config: RunConfig, task: Task) -> None:
 
 
 def no_writing(why: str) -> InputError:
-    """What is raised where no rows can be written."""
+    """The error if no rows can be written."""
     return InputError(
         f"a teacher writes rows for labels that are read off hidden states, and {why}",
         where="teacher.write",
@@ -78,27 +78,29 @@ def no_writing(why: str) -> InputError:
 
 
 def write_rows(context: RunContext, config: RunConfig, fit: PromptFit, splits: Sequence[Split]) -> tuple[Draft, ...]:
-    """Have rows written for the labels that a cross-fitted probe confuses most; a ``written_rows`` step.
+    """Let the teacher write rows for the labels that a cross-fitted probe confuses most; a ``written_rows`` step.
 
-    Nothing is asked where the config asks for nothing. Dev rows are shown to nobody, and rows that are shown together are held
-    out together. An endpoint that fails ends the writing and not the run; what it has answered by then counts.
+    Does nothing unless the config asks for it. Dev rows are never shown, and rows that are shown together are held out
+    together. If the endpoint fails, the writing ends but not the run, and the answers so far count.
 
     Args:
-        context: where effects happen.
+        context: context of the run.
         config: names the teacher, its bounds, and the share of rows that may be written.
-        fit: the prompt's probe that is asked what it confuses.
-        splits: what a search learns from and judges on.
+        fit: cross-fitted probe, whose confusions count.
+        splits: splits of the search.
 
     Returns:
-        The rows that are kept. They are written to the run's folder too.
+        The rows that are kept. They are also saved in the run's folder.
     """
     section, task = config.teacher, context.task
     most = int(section.write * len(task.train))
     if not section.write:
         return ()
     left = context.spending.left()
-    pairs = confused_pairs(fit, task, {row.id for row in task.train}, _PAIRS)
-    parts = [split.held for split in splits[1:]] or [splits[0].learn]
+    train = {row.id for row in task.train}
+    pairs = confused_pairs(fit, task, train, _PAIRS)
+    # Names of labels may be learnt from too; a question shows labelled rows.
+    parts = [split.held for split in splits[1:]] or [tuple(row for row in splits[0].learn if row.id in train)]
     rng = np.random.default_rng([context.seed, 27])
     askings = plan(pairs, parts, _TIMES * -(-most // ROWS), rng)
 
@@ -109,7 +111,7 @@ def write_rows(context: RunContext, config: RunConfig, fit: PromptFit, splits: S
                 "there are no two labels with train rows to show" if most else f"teacher.write={section.write:g} allows no row"
             )
             return {**empty, "skipped": why}
-        # Each new row and two others that are like it.
+        # Each new row is compared with two similar ones.
         own, _ = context.spending.rows.without_words(fit.prompt)
         if context.spending.costs.scoring(3 * _TIMES * most * own) > _BUDGET_SHARE * left:
             return {**empty, "skipped": "the budget has no room for comparing new rows with known ones"}
@@ -131,7 +133,7 @@ def write_rows(context: RunContext, config: RunConfig, fit: PromptFit, splits: S
 
 
 class _Writing:
-    """Asks question after question until enough rows are kept or a bound is met."""
+    """Asks questions until enough rows are kept or a bound is reached."""
 
     def __init__(self, context: RunContext, config: RunConfig, askings: Sequence[Asking], most: int) -> None:
         self.context, self.config, self.askings, self.most = context, config, list(askings), most
@@ -143,7 +145,7 @@ class _Writing:
         self._grams = RowGrams(context.task)
 
     def run(self) -> dict[str, Any]:
-        """Ask; what a ``written_rows`` step records."""
+        """Ask, and return the value of the ``written_rows`` step."""
         context, section = self.context, self.config.teacher
         task, stopped, failed = context.task, "", ""
         teacher = open_teacher(
@@ -162,7 +164,7 @@ class _Writing:
                     teacher.settle_with(questions[0])
                 while len(self.kept) < self.most and self.asked < len(questions) and not stopped:
                     if self._left() <= 0:
-                        stopped = "a fifth of the time budget went into waiting for it"
+                        stopped = "a fifth of the time budget was spent waiting for it"
                         break
                     teacher.patience = self._patience()
                     end = self.asked + max(1, min(section.concurrency, -(-(self.most - len(self.kept)) // ROWS)))
@@ -184,7 +186,7 @@ class _Writing:
         }
 
     def _bounds(self) -> Bounds:
-        """What answers to unlabelled rows have left of the teacher's bounds."""
+        """The teacher's bounds without what answers to unlabelled rows have used."""
         section = self.config.teacher
         taught: Mapping[str, Any] = next(
             (event["value"] for event in self.context.journal.events if event["kind"] == "teach"), {}
@@ -193,14 +195,14 @@ class _Writing:
         return Bounds(max(0, calls), max(0, tokens))
 
     def _patience(self) -> float:
-        """Seconds that one question may take: the run can go on without its answer."""
+        """Maximum seconds for one question; the run can continue without an answer."""
         return min(2 * self.config.teacher.timeout, self._left())
 
     def _left(self) -> float:
         return self._ends - time.monotonic()
 
     def _read(self, teacher: RemoteModel, questions: Sequence[Any], end: int) -> None:
-        """Take what was answered of the questions up to ``end``."""
+        """Take the answers to the questions up to ``end``."""
         drafts = Drafts()
         for number, said in enumerate(teacher.kept(questions[self.asked : end]), start=self.asked):
             if said is None:
@@ -213,7 +215,7 @@ class _Writing:
         self._keep(drafts.taken)
 
     def _keep(self, taken: Sequence[Draft]) -> None:
-        """Keep rows that repeat no other, as many as are wanted."""
+        """Keep rows that repeat no other, up to the wanted number."""
         task, kept = self.context.task, [draft.row for draft in self.kept]
         found = repeats(taken, task, kept)
         rest = [draft for draft in taken if draft.row.id not in found]
@@ -225,7 +227,7 @@ class _Writing:
 
 
 def with_written(splits: Sequence[Split], drafts: Sequence[Draft]) -> tuple[Split, ...]:
-    """Splits that also learn from written rows, but for those whose author was shown a row that is held out there."""
+    """Splits that also learn from written rows, except rows whose question showed a row that the split holds out."""
     found = []
     for split in splits:
         held = {row.id for row in split.held}
@@ -234,14 +236,13 @@ def with_written(splits: Sequence[Split], drafts: Sequence[Draft]) -> tuple[Spli
 
 
 def judge_written(context: RunContext, rows: Sequence[Draft], without: float, having: float) -> bool:
-    """Whether written rows are learnt from: a probe that has learnt from them is better on held-out rows; a
-    ``written_judged`` step.
+    """Whether written rows are used: a probe that learns from them is better on held-out rows; a ``written_judged`` step.
 
     Args:
-        context: of the run.
-        rows: what was written.
+        context: context of the run.
+        rows: the written rows.
         without: held-out log-loss of the leading prompt's frozen probe without them.
-        having: the same with them.
+        having: held-out log-loss with them.
     """
 
     def effect() -> dict[str, Any]:
@@ -253,14 +254,14 @@ def judge_written(context: RunContext, rows: Sequence[Draft], without: float, ha
 
 
 def verdict_on(told: Mapping[str, Any]) -> str:
-    """Whether written rows are learnt from, in words."""
+    """A sentence on whether written rows are used."""
     rows, between = counted(told["rows"], "written row"), f"{told['log_loss']:.3f} with, {told['without']:.3f} without"
     verb = "is" if told["rows"] == 1 else "are"
-    return f"{rows} {verb} {'' if told['used'] else 'not '}learnt from: held-out log-loss {between}"
+    return f"{rows} {verb} {'' if told['used'] else 'not '}used: held-out log-loss {between}"
 
 
 def written_told(context: RunContext) -> dict[str, Any] | None:
-    """The summary's ``written_rows``; None where no teacher was to write any."""
+    """The summary's ``written_rows``; None if no teacher was asked to write rows."""
     events = {event["kind"]: event["value"] for event in context.journal.events if event["kind"] in (STAGE, "written_judged")}
     if STAGE not in events:
         return None
@@ -273,7 +274,7 @@ def written_told(context: RunContext) -> dict[str, Any] | None:
 
 
 def sentence(value: Mapping[str, Any]) -> str:
-    """What the teacher wrote, in a sentence."""
+    """A sentence on the rows that the teacher wrote."""
     if why := value.get("skipped"):
         return f"the teacher was not asked for rows: {why}"
     kept, refused = len(value["rows"]), sum(value["refused"].values())
@@ -282,9 +283,9 @@ def sentence(value: Mapping[str, Any]) -> str:
         told += f" and {refused} refused ({', '.join(f'{why}: {count}' for why, count in value['refused'].items())})"
     if value.get("failed"):
         told += f"; it failed: {value['failed']}"
-    return told + (f"; it was asked no more, as {value['stopped']}" if value.get("stopped") else "")
+    return told + (f"; it was not asked again, as {value['stopped']}" if value.get("stopped") else "")
 
 
 def written_findings(told: Mapping[str, Any] | None) -> list[Finding]:
-    """The data checks' line about written rows."""
+    """The finding of the data checks on written rows."""
     return [] if told is None else [Finding("written_rows", "info", told["sentence"], told["kept"])]

@@ -1,4 +1,4 @@
-"""New rows for two labels that are confused: how a language model is asked for them, and which of its rows are taken."""
+"""New rows for two confused labels: the question to a language model, and the checks of its rows."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from cotune.task.split import duplicate_key, quotas
 from cotune.task.task import Task
 
 ROWS = 8
-"""Rows that one question asks for, half of them for each label."""
+"""Number of rows that a question asks for, half of them for each label."""
 SHOWN = 3
-"""Rows of each label that a question shows."""
+"""Number of rows of each label that a question shows."""
 _ROW_CHARACTERS = 600
 _TIMES_AS_LONG, _LEAST_CHARACTERS = 2, 200
-"""A row may be so many times as long as the longest labelled one, or of so many characters."""
+"""Maximum length of a row: this multiple of the longest labelled row, or this number of characters if that is more."""
 _ANSWER_TOKENS = (256, 4000)
 PREFIX = "written:"
-"""How ids of written rows begin."""
+"""Prefix of the ids of written rows."""
 
 NO_LIST, FORM, LABEL, MANY, LONG = "no list of rows", "another form", "another label", "more than asked for", "too long"
 COPIED, NEAR, MEANING, TEST = "copied", "nearly a known row", "a known row in other words", "like a test row"
 REASONS = (NO_LIST, FORM, LABEL, MANY, LONG, COPIED, NEAR, MEANING, TEST)
-"""Why something is refused: an answer as a whole, or one of its rows."""
+"""Reasons for refusing an answer or one of its rows."""
 
 
 @dataclass(frozen=True)
 class Asking:
-    """One question.
+    """A question to the language model.
 
     Attributes:
-        labels: the two that are confused.
-        shown: labelled rows that the question shows. All of them are held out together, so that they and what is written after
-            them can be kept from weights that are judged on them.
+        labels: the two confused labels.
+        shown: labelled rows that the question shows. All are held out by one split, so that weights that are judged on them
+            learn neither from them nor from the rows that are written after them.
     """
 
     labels: tuple[str, str]
@@ -54,8 +54,8 @@ class Draft:
     """A row that a language model wrote.
 
     Attributes:
-        row: with its label; its id begins with :data:`PREFIX`.
-        shown: ids of the rows that its author was shown.
+        row: the row with its label; its id begins with :data:`PREFIX`.
+        shown: ids of the rows that the question showed.
     """
 
     row: Example
@@ -73,11 +73,11 @@ class Draft:
 
 @dataclass
 class Drafts:
-    """What answers came to.
+    """Rows of the answers.
 
     Attributes:
-        taken: rows that are sound by themselves; whether they repeat others tells :func:`repeats`.
-        refused: reason to how often.
+        taken: rows that are valid by themselves; :func:`repeats` finds those that repeat others.
+        refused: number of refusals by reason.
     """
 
     taken: list[Draft] = field(default_factory=list)
@@ -87,13 +87,13 @@ class Drafts:
 def plan(
     pairs: Sequence[ConfusedPair], parts: Sequence[Sequence[Example]], count: int, rng: np.random.Generator
 ) -> list[Asking]:
-    """Questions for pairs of labels, by how much each is confused.
+    """Questions for pairs of labels, in proportion to their confusion.
 
     Args:
-        pairs: of :func:`cotune.cycle.teaching.confusion.confused_pairs`.
-        parts: train rows; a question shows rows of one part.
-        count: questions.
-        rng: draws what is shown.
+        pairs: pairs by :func:`cotune.cycle.teaching.confusion.confused_pairs`.
+        parts: parts of the train rows; a question shows rows of one part.
+        count: number of questions.
+        rng: draws the shown rows.
     """
     askable = {pair.labels: pair.mass for pair in pairs if pair.mass > 0 and _parts_with(pair.labels, parts)}
     if not askable:
@@ -101,7 +101,7 @@ def plan(
     weights = {"\0".join(labels): max(1, round(1e6 * mass)) for labels, mass in askable.items()}
     shares = quotas(weights, count)
     found = [_asking(labels, parts, rng) for labels in askable for _ in range(shares["\0".join(labels)])]
-    # In turns, so that a budget that ends early has asked for all pairs.
+    # A random order, so that all pairs are asked about even if the budget ends early.
     return [found[i] for i in rng.permutation(len(found))]
 
 
@@ -120,7 +120,7 @@ def _asking(labels: tuple[str, str], parts: Sequence[Sequence[Example]], rng: np
 
 
 def messages_for(task: Task, asking: Asking) -> list[dict[str, str]]:
-    """The question as chat messages. Rows stand in it as JSON, long ones cut."""
+    """The question as chat messages, with rows as JSON; long rows are cut."""
     name, (first, second) = json.dumps(task.name, ensure_ascii=False), map(quoted, asking.labels)
     told = [
         f"The task {name}: given {', '.join(task.input_fields)}, a classifier answers with a label ({task.output_field}). "
@@ -140,7 +140,7 @@ def messages_for(task: Task, asking: Asking) -> list[dict[str, str]]:
 
 
 def answer_schema(task: Task, askings: Sequence[Asking]) -> dict[str, Any]:
-    """What an answer is held to where the server can: rows with the input fields and a label."""
+    """JSON Schema of an answer, for servers that support it: rows with the input fields and a label."""
     labels = sorted({label for asking in askings for label in asking.labels})
     fields = {name: {"type": "string"} for name in task.input_fields} | {task.output_field: {"enum": labels}}
     row = {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
@@ -149,22 +149,22 @@ def answer_schema(task: Task, askings: Sequence[Asking]) -> dict[str, Any]:
 
 
 def answer_limit(rows: Sequence[Example]) -> int:
-    """Tokens that an answer may have, by how long labelled rows are."""
+    """Maximum tokens of an answer, by the length of labelled rows."""
     lengths = [tokens_of(row.text) for row in rows]
     least, most = _ANSWER_TOKENS
     return int(min(most, max(least, ROWS * (1.5 * float(np.quantile(lengths, 0.9)) + 30))))
 
 
 def take(text: str, asking: Asking, task: Task, grams: RowGrams, drafts: Drafts, number: int) -> None:
-    """Add to ``drafts`` the rows of an answer that have the form, the labels and the length that were asked for and copy none.
+    """Add to ``drafts`` the rows of an answer that have the right form, labels and length and are not copies.
 
     Args:
-        text: the answer.
-        asking: what was asked.
-        task: whose fields and labels count.
-        grams: of the rows that may not be copied.
-        drafts: added to.
-        number: of the question, for ids.
+        text: text of the answer.
+        asking: the question.
+        task: the task, with its fields and labels.
+        grams: n-grams of the rows that must not be copied.
+        drafts: collects the rows and refusals.
+        number: number of the question, for ids.
     """
     items = _rows_of(text)
     if items is None:
@@ -189,7 +189,7 @@ def take(text: str, asking: Asking, task: Task, grams: RowGrams, drafts: Drafts,
 
 
 def _rows_of(text: str) -> list[Any] | None:
-    """The rows of an answer, inside code fences or other talk; None without."""
+    """The rows of an answer, also within code fences or other text; None if there are none."""
     for value in json_values(text):
         rows = value.get("rows") if isinstance(value, dict) else value
         if isinstance(rows, list) and any(isinstance(row, dict) for row in rows):
@@ -198,7 +198,7 @@ def _rows_of(text: str) -> list[Any] | None:
 
 
 def _fields_of(item: Any, task: Task) -> dict[str, str] | None:
-    """A row's input fields; None where one is missing, empty, no text, or holds what no text may hold."""
+    """A row's input fields; None if one is missing, empty, not a text, or contains invalid characters."""
     if not isinstance(item, dict):
         return None
     found = {}
@@ -219,11 +219,11 @@ def _cut(fields: Any) -> dict[str, str]:
 
 
 def repeats(drafts: Sequence[Draft], task: Task, kept: Sequence[Example]) -> dict[str, str]:
-    """Ids of rows that nearly repeat others by their letters, with the reason.
+    """Ids of rows that nearly repeat others by their characters, with the reason.
 
     Args:
-        drafts: new rows; of two that repeat each other the first stays.
-        task: whose train, dev and test rows may not be repeated.
+        drafts: new rows; of two that repeat each other the first is kept.
+        task: the task, whose train, dev and test rows must not be repeated.
         kept: new rows that were taken before.
     """
     new = [draft.row for draft in drafts]
@@ -239,6 +239,6 @@ def repeats(drafts: Sequence[Draft], task: Task, kept: Sequence[Example]) -> dic
         seen.add(key)
     for left, right in pairs:
         if left < len(new):
-            # The later of two new ones, and whichever is new beside a known row.
+            # The later of two new rows, or the new row beside a known one.
             found.setdefault(new[right].id if right < len(new) else new[left].id, NEAR)
     return found

@@ -1,1 +1,1 @@
-"""The search by label words and written answers: prompts raced by likelihoods, then trials of tuned weights side by side."""
+"""The search by label words and written answers: races prompts by likelihood, then tunes several in trials."""

@@ -1,4 +1,4 @@
-"""The arms of a search by words, confirmed on all of dev."""
+"""Confirmation of the arms of a search by words on all of dev."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def confirm(
     refit_winners: bool = False,
     previous: Previous | None = None,
 ) -> Confirmed:
-    """Re-score on every dev row what may end up in an arm, and settle the arms there.
+    """Score all candidates for the arms on every dev row, and record the arms.
 
-    The winner of all arms on dev is what ships: where the search found nothing better, that is the tuned seed prompt, or the
-    earlier bundle, unchanged. Where answers are written late, those do so that the log-loss leaves in question, and one of them
-    wins by the metric; the best prompt of the base model is then the one with the least log-loss.
+    The best arm on dev ships: if the search found nothing better, it is the tuned seed prompt or the unchanged earlier bundle.
+    If answers are written late, the finalists by log-loss write them now, and one of these wins by the metric; the best prompt
+    of the base model is then the one with the lowest log-loss.
 
     Args:
-        context: where scoring happens.
-        search: what was found.
-        end: what the end costs. Who is neither the winner nor the seed prompt may win where there is room to test it.
-        refit_winners: train the two tuned arms on train and dev together, once both are chosen.
-        previous: what was taken over from an earlier bundle.
+        context: context of the run.
+        search: result of the search.
+        end: cost of the end; a candidate other than the winner and the seed prompt may win if there is room to test it.
+        refit_winners: train the two tuned arms on train and dev together after both are chosen.
+        previous: the earlier bundle of a warm start.
     """
     before = [measure_previous(context, previous.candidate)] if previous else []
     finalists = [search.proposals[i].prompt for i in search.base_race.ranking[:2]]
@@ -56,7 +56,7 @@ def confirm(
     headed, tried = end.heads.fit([seed_tuned, leader], room)
     seed_tuned, leader = (headed[m.candidate.id] for m in (seed_tuned, leader))
     best = max([*before, seed_tuned, leader, *base.values()], key=lambda m: m.rank)
-    # A bundle that answers with other labels was not made to ask for those of the task.
+    # A bundle with other labels does not ask for the labels of the task.
     asking = previous.prompt if previous and best.candidate.own else best.candidate.prompt
     best_prompt = base.get(asking.id) or measure_base(context, asking)
     arms = {
@@ -78,6 +78,6 @@ def confirm(
 
 
 def _finalists(context: RunContext, measured: Sequence[Measured], always: Sequence[Measured]) -> dict[str, Measured]:
-    """By id, with their answers to all of dev: the two of the least log-loss, and who is asked for in any case."""
+    """The two candidates with the lowest log-loss and those of ``always``, by id, with their answers on all of dev."""
     leading = sorted(measured, key=lambda m: m.rank, reverse=True)[:2]
     return {i: with_answers(context, m, "confirm") for i, m in {m.candidate.id: m for m in (*leading, *always)}.items()}

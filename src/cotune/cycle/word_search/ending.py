@@ -1,4 +1,4 @@
-"""What the end of a run costs: confirming, the test, and what is measured after it. The one place that knows."""
+"""Cost of the end of a run: confirmation, the test, and the measurements after it."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
 
 Aside = Literal["all", "heads", "least"]
-"""What counts beside what a run cannot do without: heads and all that is measured after the test, heads alone, or nothing."""
+"""Optional parts of the cost: heads and all measurements after the test, heads only, or none."""
 
 
 class EndCosts:
-    """Prices the end, in the budget's own unit, by what was measured as soon as it was.
+    """Prices the end in the budget's unit, by measurements as soon as there are any.
 
-    Before the first race nothing is known of the prompts that the arms will ask, so each counts as one more, like the seed
-    prompt. Once the race has ended, what confirming needs of the base model in any case is measured: from then on it is known
-    which prompts are asked, which arms are others' doubles, and how long an untuned answer is under each.
+    Before the first race the prompts of the arms are unknown, so each counts as a further prompt as long as the seed prompt.
+    After the race, the base model's scores that confirmation needs are measured. Then it is known which prompts the arms have,
+    which arms coincide, and how long untuned answers are under each prompt.
 
     Args:
-        context: where effects happen, and what rows cost.
-        config: whether formats and slices are measured.
-        previous: what is taken over from an earlier bundle, an arm of its own.
+        context: context of the run, with prices of rows.
+        config: says whether formats and slices are measured.
+        previous: the earlier bundle of a warm start, which is a further arm.
     """
 
     def __init__(self, context: RunContext, config: RunConfig, previous: Previous | None = None) -> None:
@@ -41,9 +41,9 @@ class EndCosts:
         self.heads = Heads(context)
         self._formats, self._slices = config.evaluate.robustness and context.answers.grader is None, config.evaluate.slices
         self.fixed = closing_cost(context.spending.budget)
-        """Of a time budget: for the report and for saving."""
+        """Cost of the report and of saving under a time budget."""
         self.aside: Aside = "all"
-        """What the plan had room for; what it has not is done all the same where the end finds room."""
+        """Optional parts that the plan had room for; the others are still measured if there is room at the end."""
         self._only: Prompt | None = None
         self._on_dev: set[str] = set()
         self._looked_at = 0
@@ -52,7 +52,7 @@ class EndCosts:
     # Measuring what will be needed ---------------------------------------------------------------------------------
 
     def look(self, seed: Prompt, finalists: Sequence[Prompt]) -> None:
-        """Measure the base model's finalists on dev, which confirming takes from what is known then.
+        """Measure the base model's finalists on dev, which confirmation reuses.
 
         Raises:
             DivergedError: scores are not finite.
@@ -67,7 +67,7 @@ class EndCosts:
         self._answer(self._only, BASE)
 
     def learn(self, winner: Trial) -> None:
-        """See how long answers get under a winner's prompt: with the base model, and with its weights as they learn more.
+        """Measure the length of answers under a winner's prompt, with the base model and with its tuned weights.
 
         Raises:
             DivergedError: scores are not finite.
@@ -96,20 +96,20 @@ class EndCosts:
         new: bool = False,
         aside: Aside | None = None,
     ) -> float:
-        """Of the whole end.
+        """Cost of the whole end.
 
         Args:
             seed: the seed prompt.
-            chosen: the prompt that wins, tuned.
-            alone: whether that is the tuned seed prompt, so that its arms are the seed prompt's.
-            new: whether ``chosen`` only stands for a prompt of its length that nobody knows yet.
-            aside: what counts beside what a run cannot do without; None means what the plan had room for.
+            chosen: the winning prompt, tuned.
+            alone: whether ``chosen`` is the seed prompt, so that it needs no arms of its own.
+            new: whether ``chosen`` stands for an unknown prompt of its length.
+            aside: optional parts of the cost; None takes those that the plan had room for.
         """
         aside = aside or self.aside
         context = self.context
         base, tuned = self._arms(seed, chosen, alone, new)
         rows = sum(context.spending.rows.scored(prompt) for name, (prompt, _) in base.items() if name not in self._on_dev)
-        # Before the finalists were looked at, there is one more of them than there are arms.
+        # Before the finalists are measured, there is one more of them than there are arms.
         rows += 0.0 if self._on_dev else context.spending.rows.scored(seed)
         confirm = len(context.dev) * rows
         if context.answering.rules and context.answers.calibrates:
@@ -122,7 +122,7 @@ class EndCosts:
         return whole + heads + (self._extras(chosen) if aside == "all" else 0.0)
 
     def election(self, search: Search) -> Callable[[Measured], bool]:
-        """Tells who may win beside the winner and the seed prompt: whoever there is room to ask for answers and to test."""
+        """Predicate of whether a further candidate may win: there is room for its answers and its test."""
         seed, winner, left = search.seed, search.winner, self.context.spending.left()
         alone = winner is seed
         beside = 0.0 if alone else self._answers_to_dev(winner.prompt, tuned=True)
@@ -131,20 +131,19 @@ class EndCosts:
             prompt, tuned = measured.candidate.prompt, measured.candidate.adapter != BASE
             if tuned:
                 return beside + self.cost(seed.prompt, prompt, aside="least") <= left
-            # Hardly ever better than what was tuned, so that nothing is left out for it.
+            # Untuned prompts are hardly ever better than tuned ones, so nothing is left out for them.
             return self._answers_to_dev(prompt, tuned=False) + self.cost(seed.prompt, winner.prompt, alone=alone) <= left
 
         return stands
 
     def test_row(self, seed: Prompt) -> float:
-        """Of a test row over all arms, before anything is known."""
+        """Cost of a test row over all arms, before any measurement."""
         return HEURISTICS.end_care * self._test_row(*self._arms(seed, seed, False, True))
 
     def _arms(
         self, seed: Prompt, chosen: Prompt, alone: bool, new: bool
     ) -> tuple[dict[str, tuple[Prompt, bool]], list[Prompt]]:
-        """What the base model is asked on the test, by name, with whether it is a prompt that nobody knows yet; and tuned
-        weights."""
+        """Prompts of the base model's arms, by name, each with whether it is still unknown; and prompts with tuned weights."""
         base = {seed.id: (seed, False)}
         only = self._only
         base.setdefault("only" if only is None else only.id, (only or seed, only is None))
@@ -158,7 +157,7 @@ class EndCosts:
         return cost + self._previous_row()
 
     def _answers_to_dev(self, prompt: Prompt, *, tuned: bool) -> float:
-        """Of what a finalist writes on dev, some time after it was scored there."""
+        """Cost of a finalist's written answers on dev, some time after it was scored there."""
         return (
             len(self.context.dev) * self.context.spending.rows.written(prompt, tuned=tuned, apart=True)
             if self.context.answers.written_late
@@ -172,7 +171,7 @@ class EndCosts:
         return self.context.spending.rows.scored(prompt) + self.context.spending.rows.written(prompt, tuned=True)
 
     def _extras(self, chosen: Prompt) -> float:
-        """Of what is measured after the test; what would have no room then is not put aside either."""
+        """Cost of measurements after the test; nothing is reserved for those that would be left out then."""
         context, dev = self.context, len(self.context.dev)
         cost = NOISE.cost(context.spending.costs, dev, *noise_row(context, chosen, tuned=True))
         if self._formats and len(variants := self._variants_of(chosen)) >= LEAST_FORMATS:

@@ -1,4 +1,4 @@
-"""Which prompts of a race are tuned."""
+"""Choice of the prompts that are tuned after a race."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _BEHAVIOUR_ROWS = 16
 def choose_entrants(
     context: RunContext, ranking: Sequence[Prompt], always: Sequence[Prompt], count: int, *, cycle: int
 ) -> list[Prompt]:
-    """Prompts that are tuned: those that must be, the best of the race, then those that behave most unlike these.
+    """Choose the prompts to tune: the required ones, the best of the race, then those with the most different behaviour.
 
-    What a prompt is worth before tuning says little about what it is worth after, so base rank alone does not choose.
+    A prompt's score before tuning says little about its score after tuning, so the choice does not depend on rank alone.
 
     Args:
-        context: where behaviour is embedded.
+        context: context of the run.
         ranking: prompts, best first.
-        always: prompts that enter whatever their rank.
-        count: entrants.
-        cycle: for the journal.
+        always: prompts that are tuned whatever their rank.
+        count: number of entrants.
+        cycle: number of the cycle, for the journal.
     """
     by_id = {prompt.id: prompt for prompt in (*always, *ranking)}
 

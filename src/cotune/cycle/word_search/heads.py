@@ -1,5 +1,7 @@
-"""A classification head on tuned weights: fitted on train once the search has ended, taken where dev prefers it, then fitted on
-train and dev together."""
+"""Classification heads on tuned weights.
+
+A head is fitted on train after the search, used unless dev prefers words, and then fitted again on train and dev together.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +29,13 @@ from cotune.task.example import Example, groups_of
 
 
 class Heads:
-    """Fits heads to tuned candidates, and knows what that costs.
+    """Fits heads to tuned candidates, and prices this.
 
-    A run's tuned weights have met each row a few times only. Logistic regression on the states that they give the rows goes on
-    from there without a further step, and tells the labels apart better than their words do.
+    Tuned weights have had only a few epochs. Logistic regression on their states learns further without optimizer steps, and
+    separates the labels better than label words do.
 
     Args:
-        context: where effects happen.
+        context: context of the run.
     """
 
     def __init__(self, context: RunContext) -> None:
@@ -42,8 +44,10 @@ class Heads:
         self._final: dict[str, str] = {}
 
     def cost(self, prompt: Prompt) -> float:
-        """Of trying one on a tuned prompt, in the budget's unit; 0 where none is tried. The states of train rows and of dev are
-        read, and dev is scored with the head."""
+        """Cost of a head for a tuned prompt, in the budget's unit; 0 if none is tried.
+
+        The states of train rows and of dev are computed, and dev is scored with the head.
+        """
         rows, dev, costs = self._count(prompt), len(self.context.dev), self.context.spending.costs
         if not rows:
             return 0.0
@@ -52,22 +56,22 @@ class Heads:
         return costs.scoring(HEURISTICS.head_care * (rows + 2 * dev) * own + 2 * prefix) + fits
 
     def fit(self, measured: Sequence[Measured], room: float) -> tuple[dict[str, Measured], list[Measured]]:
-        """Each candidate as it was measured, or the same with a head, unless dev clearly prefers words.
+        """Fit heads to candidates; a candidate keeps its words if dev clearly prefers them.
 
-        All get a try or none does, so that what is told of two prompts is told of the prompts.
+        Heads are tried for all candidates or for none, so that a comparison of two prompts depends only on the prompts.
 
         Args:
-            measured: candidates of this run; the base model stays as it is.
+            measured: candidates of this run; the base model gets no head.
             room: budget that this may take.
 
         Returns:
-            Them by the id that they had, and all that was tried.
+            The candidates by their original ids, and all candidates with a head that were tried.
         """
         found = {m.candidate.id: m for m in measured}
         able = [m for m in found.values() if m.candidate.adapter != BASE]
         if not able or not self._asked_for():
             return found, []
-        # The decision is recorded: a run that goes on here may have another view of what is left.
+        # The decision is recorded, because a resumed run may have another remaining budget here.
         told = self.context.journal.step("heads", list(map(_id, able)), lambda: self._whether(able, room))
         if "skipped" in told:
             return found, []
@@ -76,10 +80,10 @@ class Heads:
         return found | better, list(tried.values())
 
     def final(self, measured: Measured) -> Measured:
-        """A chosen candidate with the head that was fitted on train and dev together; as it is where it has none.
+        """A chosen candidate with the head that was fitted on train and dev together; unchanged if it has no head.
 
-        The rows of dev are as unknown to the weights as those of the test will be, which train rows are not, so they tell a
-        head more. What was chosen stands as it was measured before: dev says nothing honest about the new head.
+        The weights have not seen the dev rows, as they have not seen the test, so dev rows tell a head more than train rows.
+        The measurement before is kept, because dev cannot judge a head that has learnt from it.
         """
         candidate = measured.candidate
         if (adapter := self._final.get(candidate.adapter)) is None:
@@ -87,10 +91,10 @@ class Heads:
         return Measured(replace(candidate, adapter=adapter), measured.evaluation, measured.scores)
 
     def _prefers_words(self, words: Measured, head: Measured) -> bool:
-        """Whether words rank higher, and by more than chance.
+        """Whether words are better than the head by more than chance.
 
-        A head has nearly always been better, and few rows of dev say little about that: where its log-loss is lower, words have
-        to be better by what a 95% interval of the difference spans.
+        A head has nearly always been better, and few dev rows say little about that. If its log-loss is lower, words must
+        therefore be better by more than the reach of a 95% interval of the difference.
         """
         if head.rank >= words.rank:
             return False
@@ -103,7 +107,7 @@ class Heads:
         return words.evaluation.score - head.evaluation.score > HEURISTICS.head_reach * error
 
     def _whether(self, able: Sequence[Measured], room: float) -> dict[str, Any]:
-        """For the journal: that there will be heads, or why there are none."""
+        """A record for the journal: the number of candidates that get heads, or why there are none."""
         prompts = [m.candidate.prompt for m in able]
         for prompt in prompts:
             if why := self._lacking(prompt):
@@ -115,7 +119,7 @@ class Heads:
         return {"candidates": len(able)}
 
     def _with_head(self, measured: Measured) -> Measured | None:
-        """The candidate with a head, measured on dev; None where that failed."""
+        """The candidate with a head, measured on dev; None if that failed."""
         context, candidate, adapters = self.context, measured.candidate, self.context.model.adapters
 
         def progress(tokens: int) -> None:
@@ -161,16 +165,16 @@ class Heads:
         return context.tune.head and isinstance(context.answering, LabelAnswering)
 
     def _count(self, prompt: Prompt) -> int:
-        """Train rows that a head is fitted on: as many as a share of the budget pays for; 0 where none is tried."""
+        """Number of train rows that a head is fitted on, within its share of the budget; 0 if none is tried."""
         return 0 if not self._asked_for() or self._lacking(prompt) else self._payable(prompt)
 
     def _lacking(self, prompt: Prompt) -> str:
-        """What there is too little of for a head on this prompt; empty where there is enough."""
+        """The reason why there is no head for this prompt; empty if there can be one."""
         labels, usable = len(self.context.task.labels), self._usable(prompt)
         if usable == 0:
-            return "a label has no train row that the prompt does not show, and a head would silence it"
+            return "a label has no train row that the prompt does not show, so a head would never predict it"
         if usable < HEURISTICS.head_rows * labels:
-            return f"it needs {HEURISTICS.head_rows} rows for each of {labels} labels, and {usable} may be used"
+            return f"it needs {HEURISTICS.head_rows} rows for each of {labels} labels, and there are {usable}"
         if self._payable(prompt) < HEURISTICS.head_rows * labels:
             rows = f"the rows of dev and {HEURISTICS.head_rows} for each of {labels} labels"
             return f"{rows} would cost more than {HEURISTICS.head_share:.0%} of the budget"
@@ -178,11 +182,11 @@ class Heads:
 
     @property
     def _numbers(self) -> int:
-        """Of a head."""
+        """Number of a head's weights."""
         return self.context.model.width * len(self.context.task.labels)
 
     def _usable(self, prompt: Prompt) -> int:
-        """Train rows that may be used beside those of dev; 0 where a label has none."""
+        """Maximum number of train rows besides those of dev; 0 if a label has no row."""
         context = self.context
         if prompt.id not in self._most:
             rows = not_shown(prompt, context.train_sample)
@@ -193,7 +197,7 @@ class Heads:
         return self._most[prompt.id]
 
     def _payable(self, prompt: Prompt) -> int:
-        """As many of them as the budget has a share for, with dev read twice."""
+        """Number of these rows within a head's share of the budget, with dev read twice."""
         cost, most = (
             self.context.spending.costs.scoring(self.context.spending.rows.without_words(prompt)[0]),
             self._usable(prompt),
@@ -203,7 +207,7 @@ class Heads:
         return min(most, int(HEURISTICS.head_share * self.context.spending.budget.amount / cost) - 2 * len(self.context.dev))
 
     def _rows(self, prompt: Prompt) -> tuple[Example, ...]:
-        """So many of them; the first rows of every label come before further ones of any."""
+        """The train rows of a head; the first rows of every label come before further rows of any label."""
         rows = not_shown(prompt, self.context.train_sample)
         seen: Counter[str] = Counter()
         places: dict[str, int] = {}

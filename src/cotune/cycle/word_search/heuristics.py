@@ -1,4 +1,4 @@
-"""The numeric constants of the search by words, in one place, each with where it comes from."""
+"""The numeric constants of the search by words, each with its source."""
 
 from __future__ import annotations
 
@@ -9,94 +9,99 @@ from dataclasses import dataclass
 class WordHeuristics:
     """Constants of the search by label words and written answers.
 
-    Those that were measured say so, with the page that holds the figures. The others are guesses that no trial has
-    contradicted.
+    Measured constants say so, with the page of the figures. The others are guesses that no experiment has contradicted.
     """
 
     # The plan -----------------------------------------------------------------------------------------------------
 
     race_shares: tuple[float, ...] = (0.12, 0.06)
-    """Of what the end leaves of the budget: for the first race, and for it where training runs short. Kept small, since what
-    prompts are worth before tuning says little about what they are worth after (docs/tuning.md)."""
+    """Shares of the budget without the end: for the first race, and for it if training is short of steps. They are small
+    because scores before tuning say little about scores after tuning (docs/tuning.md).
+    """
     most_race_rows: int = 128
-    """Dev rows of the longest first race at most: what races were compared at (docs/search.md)."""
+    """Maximum number of dev rows of the first race, at which races were compared (docs/search.md)."""
     least_race_rows: int = 32
-    """Dev rows below which a race says nothing: so few give an accuracy of one half a standard error of 0.09."""
+    """Minimum number of dev rows of a race: on 32 rows, an accuracy of one half has a standard error of 0.09."""
     least_pool: int = 6
-    """Prompts of a first race at least, the seed prompt and the bare input among them. A guess."""
+    """Minimum number of prompts of a first race, including the seed prompt and the bare input. A guess."""
     short: float = 0.2
-    """Length of an entrant's short run, as a share of the winner's whole one. A guess."""
+    """Length of an entrant's short run as a share of the winner's whole run. A guess."""
     epochs: int = 4
-    """Times that the winner should meet its rows before more prompts are raced or tuned: up to there each further step gained
-    something on rows that no run had seen (350 rows; docs/tuning.md)."""
+    """Epochs that the winner should have before more prompts are raced or tuned: up to these each further step improved the
+    score on unseen rows (350 rows; docs/tuning.md).
+    """
     enough: int = 180
-    """Steps after which it need not have met them so often: as many as those 350 rows took, and of thousands of rows many need
-    not be met at all."""
+    """Number of steps that suffice instead of these epochs: as many as those 350 rows took; of thousands of rows many need not
+    be used.
+    """
     least_steps: int = 40
-    """Steps that a winner is wanted to have where its epochs are shorter. A guess."""
+    """Minimum number of steps that a winner should have if its epochs are short. A guess."""
     second_look: int = 100
-    """Steps of a whole run from which a second look at the two best entrants costs little of it. A guess."""
+    """Number of steps of a whole run from which a second comparison of the two best entrants is cheap. A guess."""
     writing_half: float = 0.5
-    """Of what is left of the budget when it is planned: what training should get where answers are written. A guess."""
+    """Share of the budget left at planning that training should get if answers are written. A guess."""
     other_than_steps: float = 0.1
-    """Of a longer budget, about what goes into races and checks instead of steps. A guess."""
+    """Approximate share of a longer budget for races and checks instead of steps. A guess."""
     least_test: int = 30
-    """Test rows below which none are advised: the interval of an accuracy is 0.3 wide there."""
+    """Minimum number of test rows that is advised; the interval of an accuracy is 0.3 wide there."""
     timed_answers: tuple[int, int] = (16, 48)
-    """Rows that are answered to see how long that takes, the second number under a long budget: many at once take far less
-    time a row, and the test is answered many at once."""
+    """Number of rows that are answered to measure the time; the second number holds for a long budget. Large batches take far
+    less time per row, and the test is answered in large batches.
+    """
     long_budget: float = 600.0
-    """Seconds from which a budget is long in that sense. A guess."""
+    """Seconds from which a budget is long. A guess."""
 
     # The next step ------------------------------------------------------------------------------------------------
 
     patience: int = 3
-    """Steps of the loop without a better dev score after which it stops: one bad look may be noise. A guess."""
+    """Number of cycles without a better dev score after which the loop stops; a single bad score may be noise. A guess."""
     later_race_share: float = 0.2
-    """Of the budget that is left: what a race of mutated prompts may cost before one has shown what it is worth. A guess."""
+    """Share of the remaining budget that a race of mutated prompts may cost before one has shown its value. A guess."""
     mutated_share: float = 0.5
-    """Of what steps could have: what goes to prompts that are mutated, raced and tuned a little on the way. A guess."""
+    """Share of the budget for steps that mutated prompts, their races and short runs take. A guess."""
     light: float = 1.5
-    """Times the seed prompt's step that another prompt's may cost in any case: with demonstrations it costs two or three."""
+    """Cost of a prompt's step, as a multiple of the seed prompt's, that is always accepted; with demonstrations it is two or
+    three.
+    """
     later_pool: float = 2 / 3
-    """Size of a later pool as a share of the first one's: its parents are raced as well. A guess."""
+    """Size of a later pool as a share of the first one, because its parents are raced too. A guess."""
     least_later_pool: int = 8
-    """Prompts of a later pool at least. A guess."""
+    """Minimum number of prompts of a later pool. A guess."""
     race_care: float = 1.2
-    """What a later race is priced at for each unit that it should cost: mutated prompts may be longer. A guess."""
+    """Factor on the expected cost of a later race, because mutated prompts may be longer. A guess."""
     finish_care: float = 1.06
-    """The same for letting the learning rates fall: no batch is quite as long as the mean one. A guess."""
+    """Factor on the expected cost of decaying the learning rates, because batches differ in length. A guess."""
     finishes: int = 4
-    """How often the learning rates may fall, where budget turns out to be left each time. A guess."""
+    """Maximum number of times that the learning rates decay, if budget is left each time. A guess."""
 
     # The end ------------------------------------------------------------------------------------------------------
 
     end_care: float = 1.04
-    """What the end is priced at for each unit that it should cost: rows of the test are not quite those of dev. A guess."""
+    """Factor on the expected cost of the end, because test rows differ from dev rows. A guess."""
     answered: int = 16
-    """Rows that are answered to see how long answers get, at most. A guess."""
+    """Maximum number of rows that are answered to measure the length of answers. A guess."""
     answered_share: int = 8
-    """Rows that will be answered at the end for each row that is answered now, at least. A guess."""
+    """Minimum ratio of rows answered at the end to rows answered for this measurement. A guess."""
     grown: int = 2
-    """Times as many steps as when tuned answers were last looked at, after which they are looked at again. A guess."""
+    """Growth of the number of steps after which the length of tuned answers is measured again. A guess."""
 
     # Heads --------------------------------------------------------------------------------------------------------
 
     head_share: float = 0.1
-    """Of the whole budget: what the rows that are read for one head may cost, those of dev included. A guess."""
+    """Share of the whole budget for the rows of one head, including those of dev. A guess."""
     head_rows: int = 3
-    """Rows for each label, in all, from which a head is tried. A guess."""
+    """Minimum number of rows per label, on average, for a head. A guess."""
     head_care: float = 1.05
-    """What its rows are priced at for each unit that they should cost: those that were counted are a sample. A guess."""
+    """Factor on the expected cost of a head's rows, because their tokens were counted on a sample. A guess."""
     head_size: int = 5 * 10**8
-    """Rows times width times labels at most: a fit of some seconds, and of some hundred megabytes."""
+    """Maximum of rows times width times labels: a fit of some seconds and some hundred megabytes."""
     head_reach: float = 1.96
-    """Standard errors of a difference that chance hardly reaches: the 95% quantile of a normal one."""
+    """Standard errors that a difference by chance rarely exceeds: the two-sided 95% quantile of the normal distribution."""
     head_seconds: float = 2e-8
-    """Seconds of a fit for each row, number of its state and label: about the time that fits took on a machine of two cores."""
+    """Seconds of a fit per row, state dimension and label, as measured on a machine with two cores."""
 
     def later_pool_size(self, pool: int) -> int:
-        """Prompts that a later cycle generates, by the size of the first pool."""
+        """Number of prompts that a later cycle generates, by the size of the first pool."""
         return max(self.least_later_pool, int(pool * self.later_pool))
 
 

@@ -1,4 +1,4 @@
-"""The cycle: design prompts, race them, tune through them, race again, mutate, go round until the budget ends."""
+"""The loop of the search by words: generate prompts, race them, tune under the best, repeat until the budget ends."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Loop:
     """Runs the cycle within a plan.
 
     Args:
-        context: where effects happen.
-        config: the run's config.
-        plan: the first cycle in numbers.
-        own: the seed prompt first, then further prompts of the user's.
-        end: what comes once the search is over, and what that costs.
-        previous: what an earlier bundle brings, where the run goes on from one.
+        context: context of the run.
+        config: config of the run.
+        plan: plan of the first cycle.
+        own: the seed prompt first, then the user's further prompts.
+        end: prices of the end.
+        previous: the earlier bundle of a warm start.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class Loop:
 
     @property
     def plan(self) -> Plan:
-        """The first cycle in numbers, at the speed that was measured."""
+        """The plan of the first cycle, at the measured speed."""
         return self.policy.plan
 
     def run(self) -> Search:
-        """Go round until the budget, the steps or the gains end."""
+        """Run cycles until the budget, the steps or the gains end."""
         search = self._first_cycle()
         for _ in range(HEURISTICS.finishes):
             more = self._go_round(search)
@@ -67,7 +67,7 @@ class Loop:
             if not self._out_of_budget:
                 break
             self._let_the_better_lead(search)
-            # What the end costs is estimated with care; where much is left after all, it is spent.
+            # The cost of the end is estimated cautiously; if much is left, it is spent.
             choice = self.policy.decide(search, 0)
             if choice.next == "finish" or choice.steps < max(4, search.winner.steps // 4):
                 break
@@ -75,7 +75,7 @@ class Loop:
         return search
 
     def _go_round(self, search: Search) -> int:
-        """Cycle after cycle until something ends it; steps that there is room for even then."""
+        """Run cycles until a decision to finish; returns the steps that there is still room for."""
         lost = 0
         while True:
             choice = self.policy.decide(search, lost)
@@ -95,7 +95,7 @@ class Loop:
             else:
                 self._tune_cycle(search, steps)
             winner = search.winner
-            # One bad look is not yet a cycle that did not help: the next one tells.
+            # A first bad score does not count as a failed cycle; the next one decides.
             lost = 0 if winner.best.rank > before else lost + (not winner.in_doubt)
 
     # Cycles -------------------------------------------------------------------------------------------------------
@@ -117,7 +117,7 @@ class Loop:
         self.end.look(seed, [by_id[i].prompt for i in race.ranking[:2]])
         ranking = [by_id[i].prompt for i in race.ranking if i not in (seed.id, previous.prompt.id if previous else "")]
         bare = bare_prompt(context.task)
-        # The seed prompt is tuned afresh, to show what that gives; all others go on from what an earlier run learnt.
+        # The seed prompt is tuned from the base model to show the gain; all others start at the earlier run's weights.
         ground = previous.ground if previous else BASE
         first = open_trial(context, seed, BASE)
         self.policy.time_steps(first)
@@ -139,11 +139,11 @@ class Loop:
         alive = [t for t in trials if not t.failed]
         if not alive:
             raise CotuneError("every tuning run diverged. Lower tune.learning_rate and start a new --out folder.")
-        # As they stand after equal steps: two of them go on below.
+        # Records after equal steps; two of the trials continue below.
         tuned = [_tuned_record(t) for t in alive]
         losses = sorted(t.latest.evaluation.log_loss for t in alive)
         survivors = sorted(alive, key=lambda t: t.ground.rank, reverse=True)[:2]
-        # A second look at the two best pays where it costs little of the whole.
+        # A second comparison of the two best pays if it costs little of the whole.
         if len(alive) > 2 and plan.target_steps >= HEURISTICS.second_look:
             for trial in survivors:
                 advance(context, trial, 2 * plan.short_steps, cycle=1)
@@ -163,7 +163,7 @@ class Loop:
         return search
 
     def _prompt_cycle(self, search: Search, steps: int, rows: int) -> None:
-        """Mutate from the survivors, race under the present adapter, and tune on through what leads there."""
+        """Mutate the survivors, race under the present adapter, and tune the leading prompt further."""
         context, number = self.context, len(search.cycles) + 1
         incumbent = search.winner
         ground = incumbent.ground.candidate
@@ -185,7 +185,7 @@ class Loop:
         field_ = list({p.id: p for p in (incumbent.prompt, *parents, *(c.prompt for c in children))}.values())
         race = race_prompts(context, field_, adapter, rows=rows, cycle=number)
         by_id = {p.id: p for p in field_}
-        # Who was tuned from these weights already would only be tuned so again.
+        # Prompts that were already tuned from these weights are left out.
         tried = {incumbent.prompt.id, *(t.prompt.id for t in search.trials if t.start == adapter)}
         challengers = self.policy.fitting(search, [by_id[i] for i in race.ranking if i not in tried], steps)[:1]
         before = incumbent.ground.evaluation.log_loss
@@ -196,7 +196,7 @@ class Loop:
             [number, [t.prompt.id for t in entrants]],
             lambda: {"cycle": number, "prompt_ids": [t.prompt.id for t in entrants]},
         )
-        # Where more steps only made the incumbent worse, it stands as it was at its best, and the challenger alone is tuned.
+        # If more steps only made the incumbent worse, its best weights stand, and only the challenger is tuned.
         if not incumbent.peaked:
             advance(context, incumbent, incumbent.steps + steps, cycle=number)
         for trial in rivals:
@@ -222,7 +222,7 @@ class Loop:
         )
 
     def _tune_cycle(self, search: Search, steps: int) -> None:
-        """Tune the winner on under its own prompt."""
+        """Continue tuning the winner under its own prompt."""
         number = len(search.cycles) + 1
         winner = search.winner
         before = winner.ground.evaluation.log_loss
@@ -236,28 +236,28 @@ class Loop:
         )
 
     def _finish(self, search: Search, more: int) -> None:
-        """Take ``more`` steps where there is room for them, bring the seed prompt as far, and let both learning rates fall."""
+        """Take ``more`` steps, train the seed prompt to as many steps, and decay both learning rates."""
         number = len(search.cycles)
         winner, seed = search.winner, search.seed
         if more:
             keep = self.policy.kept(search, more, check=False)
             advance(self.context, winner, winner.steps + more, cycle=number, check=False, keep=keep)
         if not seed.failed and seed is not winner:
-            # However slow the machine has become: what is told of the two is at equal steps.
-            # A refit goes on from what was measured.
+            # The two are compared at equal steps, however slow the machine has become. A refit continues from the measured
+            # weights.
             steps = winner.ground.candidate.steps if self.config.refit else winner.reached
             advance(self.context, seed, steps, cycle=number, stage="seed", check=self.config.refit)
         if self.config.refit:
-            # The decay belongs to the refit, which comes after dev has chosen.
+            # The decay is part of the refit, which follows the choice on dev.
             return
         finish(self.context, winner, cycle=number)
         if seed is not winner:
             finish(self.context, seed, cycle=number)
 
     def _let_the_better_lead(self, search: Search) -> None:
-        """Go on with the seed prompt where it turned out better than the winner: then it needs no arms but its own.
+        """Make the seed prompt the winner if it is better; it then needs no further arms.
 
-        Both are asked for their answers when they are confirmed, if not here.
+        The answers of both are needed for confirmation in any case.
         """
         winner, seed = search.winner, search.seed
         if seed is not winner and seed.measured and not seed.failed:
@@ -265,7 +265,7 @@ class Loop:
             search.winner = seed if ranks[1] > ranks[0] else winner
 
     def _survivors(self, search: Search) -> list[Prompt]:
-        """Parents of the next pool: the winner, tuned prompts by their latest score, and the base race's best."""
+        """Parents of the next pool: the winner, tuned prompts by their latest score, and the best of the last race."""
         trials = sorted((t for t in search.trials if t.steady and not t.failed), key=lambda t: t.ground.rank, reverse=True)
         prompts = [search.winner.prompt, *(t.prompt for t in trials)]
         latest = search.cycles[-1].get("race") or {}

@@ -1,4 +1,4 @@
-"""What fits into a budget: how large the pool, how many entrants, how many steps. Printed before the run starts."""
+"""Fitting a run into its budget: size of the pool, number of entrants, number of steps."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from cotune.prompt.prompt import Prompt
 
 @dataclass(frozen=True)
 class Sizes:
-    """Facts that a plan rests on.
+    """Numbers that a plan depends on.
 
     Attributes:
-        train: rows; ``dev`` and ``test`` too.
-        own: tokens of a scored row behind the shared prefix.
+        train: number of train rows. dev: number of dev rows. test: number of test rows.
+        own: tokens of a scored row after the shared prefix.
         step_tokens: tokens of an optimizer step.
-        steps_per_epoch: optimizer steps in which each train row is met once.
-        late: whether answers are written, those to dev by finalists alone.
+        steps_per_epoch: optimizer steps of one epoch.
+        late: whether answers are written, on dev only by finalists.
     """
 
     train: int
@@ -45,24 +45,23 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Plan:
-    """The first cycle in numbers, and what is put aside for the end.
+    """Plan of the first cycle, and the reserve for the end.
 
     Attributes:
-        pool: prompts that are scored.
-        race_rows: dev rows of the longest race.
-        entrants: prompts that are tuned.
+        pool: number of prompts that are scored.
+        race_rows: number of dev rows of the longest race.
+        entrants: number of prompts that are tuned.
         short_steps: optimizer steps of each entrant's short run.
-        target_steps: steps that the winner and the seed prompt reach in all, decay included, if nothing intervenes.
-        reserve: budget for confirming, the test and the report, in the budget's unit, by what is known at the start; what the
-            end costs is counted anew as more is known.
-        fixed: what of it is for the report and for saving.
-        aside: what the reserve holds beside what a run cannot do without: classification heads and all that is measured after
-            the test, heads alone, or nothing.
+        target_steps: planned optimizer steps of the winner and the seed prompt in all, including decay.
+        reserve: budget for confirmation, the test and the report, in the budget's unit, as estimated at the start; it is
+            estimated again later.
+        fixed: part of the reserve for the report and for saving.
+        aside: optional parts of the reserve: classification heads and all measurements after the test, heads only, or none.
         nearest: whether pools hold a prompt that shows each row its nearest demonstrations.
-        training: share of the budget that goes into steps.
-        advice: what would give steps half of it, where they get less; empty where they do not.
+        training: share of the budget for steps.
+        advice: options that would give steps half of the budget, if they get less; otherwise empty.
         race: cost of the first race, in the budget's unit, at the rates known at the start.
-        tuning: that of the steps and of measuring what they gave.
+        tuning: cost of the steps and of their measurements on dev.
     """
 
     pool: int
@@ -99,26 +98,26 @@ def make_plan(
     raised: Callable[[float], str] = "{:.0f} more".format,
     unit: str = "",
 ) -> Plan:
-    """Fit a run into what is left of the budget.
+    """Fit a run into the remaining budget.
 
-    Training gets about four fifths of what the end leaves; each entrant's short run is about a fifth of the winner's.
+    Training gets about four fifths of the budget without the end; each entrant's short run is about a fifth of the winner's.
 
     Args:
-        left: budget, in its unit.
-        sizes: of the task.
-        reserve: budget that the end takes, in its unit.
-        test_row: what of it a test row takes.
-        scoring: cost of scoring so many tokens.
-        training: cost of training on so many tokens.
-        max_pool: prompts at most.
-        max_entrants: tuned prompts at most.
-        max_epochs: epochs of the winner's run at most.
-        decay: share of a finished run in which the learning rate falls.
-        raised: the budget with so much more, as a command would name it.
-        unit: of the budget, as messages name it.
+        left: remaining budget, in its unit.
+        sizes: sizes of the task.
+        reserve: budget of the end, in its unit.
+        test_row: part of it for each test row.
+        scoring: cost of scoring a number of tokens.
+        training: cost of training on a number of tokens.
+        max_pool: maximum number of prompts.
+        max_entrants: maximum number of tuned prompts.
+        max_epochs: maximum epochs of the winner's run.
+        decay: share of a finished run in which the learning rate decays.
+        raised: the budget plus an amount, as written in a command.
+        unit: the budget's unit, as written in messages.
 
     Raises:
-        BudgetError: not even one short run fits.
+        BudgetError: the budget is too small for one short run.
     """
     row = scoring(sizes.own)
     usable = left - reserve
@@ -133,8 +132,8 @@ def make_plan(
             hint=f"Give {_remedies(least - usable, sizes.test, test_row, raised)}.",
         )
     limit = max(8, max_epochs * sizes.steps_per_epoch)
-    # What prompts are worth before tuning says little about after, so the first race is kept short; where the rows cannot be
-    # met often enough even so, it is kept shorter and fewer prompts are tuned, since steps are what tuning gains from at first.
+    # Scores before tuning say little about scores after tuning, so the first race is short. If there are still too few epochs,
+    # it is made shorter and fewer prompts are tuned, because tuning gains most from more steps at first.
     wanted = min(limit, max(HEURISTICS.least_steps, min(HEURISTICS.epochs * sizes.steps_per_epoch, HEURISTICS.enough)))
     for share in HEURISTICS.race_shares:
         pool, race_rows = _fit_race(max_pool, sizes.dev, share * usable / row)
@@ -147,9 +146,9 @@ def make_plan(
     steady = target - decay_steps(int(target * (1 - decay)), decay)
     short = max(3, min(round(HEURISTICS.short * target), steady))
     plan = Plan(pool, race_rows, entrants, short, target, reserve)
-    # More steps than max_epochs allows for are none that anything else took away.
+    # Steps beyond max_epochs are not lacking.
     lacking = (HEURISTICS.writing_half - trained) * left if sizes.late and target < limit else 0.0
-    # Of a longer budget some goes into races and checks, and of the rest half is what is asked for.
+    # Some of a longer budget goes into races and checks, and half of the rest into steps.
     longer = 1 / (1 - HEURISTICS.other_than_steps - HEURISTICS.writing_half)
     advice = _remedies(lacking, sizes.test, test_row, raised, longer=longer) if lacking > 0 else ""
     steps = entrants * short + 2 * max(0, target - short)
@@ -158,7 +157,7 @@ def make_plan(
 
 
 def _remedies(lacking: float, test: int, test_row: float, raised: Callable[[float], str], *, longer: float = 1.1) -> str:
-    """What would make room for what is lacking: a longer budget, by so many times as much, or fewer test rows."""
+    """Options that free the lacking budget: a budget that is larger by ``longer`` times as much, or fewer test rows."""
     rows = int(test - 1.1 * lacking / test_row) if test_row > 0 else 0
     rows -= rows % 10
     budget = f"--budget {raised(longer * lacking)}"
@@ -166,7 +165,7 @@ def _remedies(lacking: float, test: int, test_row: float, raised: Callable[[floa
 
 
 def _fit_race(max_pool: int, dev: int, affordable: float) -> tuple[int, int]:
-    """Prompts and dev rows of a first race of so many scored rows; at least six prompts and 32 rows."""
+    """Number of prompts and of dev rows of a first race that scores at most ``affordable`` rows; at least 6 and 32."""
     least, rows, pool = HEURISTICS.least_race_rows, min(dev, HEURISTICS.most_race_rows), max_pool
     while race_rows_scored(pool, rows) > affordable and (rows > least or pool > HEURISTICS.least_pool):
         if rows > 48 or pool <= 12:
@@ -178,10 +177,11 @@ def _fit_race(max_pool: int, dev: int, affordable: float) -> tuple[int, int]:
 
 
 def _fit_tuning(max_entrants: int, rest: float, step: float, check: float, wanted: int) -> tuple[int, int]:
-    """Entrants, and steps of the whole run: entrants' short runs at a fifth each, then the winner and the seed to the end.
+    """Number of entrants, and steps of a whole run.
 
-    Entrants are given up, down to the seed prompt and one more, where ``wanted`` steps do not fit. A check on dev comes after
-    each stretch.
+    Each entrant's short run takes a fifth of these steps; then the winner and the seed prompt continue to the end. Each part
+    ends with a measurement on dev. If ``wanted`` steps do not fit, there are fewer entrants, down to the seed prompt and one
+    more.
     """
     entrants = max_entrants
     while True:
@@ -192,7 +192,7 @@ def _fit_tuning(max_entrants: int, rest: float, step: float, check: float, wante
 
 
 def whole_runs(entrants: int) -> float:
-    """How many whole runs' steps tuning takes: entrants' short ones, then the winner and the seed prompt go on to the end."""
+    """Steps of tuning in whole runs: the entrants' short runs, then the rest of the winner's and the seed prompt's runs."""
     return HEURISTICS.short * entrants + 2 * (1 - HEURISTICS.short)
 
 
@@ -200,17 +200,17 @@ def fit_plan(context: RunContext, config: RunConfig, seed: Prompt, end: EndCosts
     """Measure the scoring rate on a few rows, then fit the run into the budget; recorded as a ``plan`` step.
 
     Args:
-        context: where effects happen.
-        config: the run's config.
-        seed: the seed prompt, whose length rows are counted with.
-        end: what the end costs.
-        previous: what is taken over from an earlier bundle; its arm and its own prompt's length cost too.
+        context: context of the run.
+        config: config of the run.
+        seed: the seed prompt, whose length gives the price of rows.
+        end: prices of the end.
+        previous: the earlier bundle of a warm start; its arm and its prompt's length cost too.
 
     Raises:
-        BudgetError: not even one short run fits.
+        BudgetError: the budget is too small for one short run.
     """
     task = context.task
-    # The first passes of a process are slow, so others of the same size warm it up before the rate is taken.
+    # The first passes of a process are slow, so passes of the same size warm it up before the rate is measured.
     warm = context.train_sample[CALIBRATION_ROWS : 2 * CALIBRATION_ROWS] or context.train_sample[:4]
     with context.spending.stopwatch:
         context.answering.score(seed, BASE, warm, lambda tokens: None)
@@ -255,8 +255,8 @@ def fit_plan(context: RunContext, config: RunConfig, seed: Prompt, end: EndCosts
     nearest, warmed = _nearest_tokens(context, config, seed, own), context.spending.stopwatch.taken()
 
     def effect() -> dict[str, Any]:
-        # What a run can do without must not keep it from happening; it is left out at the end for want of room. Nor must
-        # prompts whose every row is long: where such a winner could not be tested, there are none.
+        # Optional parts must not make a run impossible; they are left out at the end if there is no room. Prompts with nearest
+        # demonstrations, whose rows are long, are left out if such a winner could not be tested.
         ways: list[tuple[Aside, bool]] = [("all", True)] if nearest else []
         for aside, with_nearest in (*ways, ("all", False), ("heads", False)):
             with suppress(BudgetError):
@@ -270,7 +270,7 @@ def fit_plan(context: RunContext, config: RunConfig, seed: Prompt, end: EndCosts
             text.append("leave nearest demonstrations out: the budget could not test a winner that has them")
         return {**plan.to_json(), **warmed, "text": text}
 
-    # What decides nothing about the plan is no part of its key.
+    # Settings that do not affect the plan are not part of its key.
     search = config.search.model_dump(exclude={"hard_demonstrations", "nearest_demonstrations"})
     value = context.journal.step("plan", [task.fingerprint, config.budget, search], effect)
     plan = Plan(**{name: value[name] for name in Plan.__dataclass_fields__ if name in value})
@@ -279,7 +279,7 @@ def fit_plan(context: RunContext, config: RunConfig, seed: Prompt, end: EndCosts
 
 
 def _nearest_tokens(context: RunContext, config: RunConfig, seed: Prompt, own: float) -> float:
-    """Further tokens at the end where the winner shows each row its nearest demonstrations; 0 where there is no such prompt."""
+    """Additional tokens of the end if the winner shows each row its nearest demonstrations; 0 if there is no such prompt."""
     # Three arms may have it on the test, and three candidates are confirmed on dev.
     return 1.05 * 3 * (context.task.test.n + len(context.dev)) * nearest_cost(context, config.search, seed, own)
 
@@ -291,11 +291,10 @@ def _plan_text(plan: Plan, context: RunContext, sizes: Sizes, spent: float) -> l
     return [
         f"score {counted(plan.pool, 'prompt')} on up to {counted(plan.race_rows, 'dev row')} each: about {plan.race:,.0f} "
         f"{unit}",
-        f"tune {plan.entrants} of them for {counted(plan.short_steps, 'step')}, then the best on",
-        f"to about {counted(plan.target_steps, 'step')} ({plan.target_steps / sizes.steps_per_epoch:.1f} epochs), the seed "
-        "prompt as far: "
-        f"about {plan.tuning:,.0f} {unit}",
+        f"tune {plan.entrants} of them for {counted(plan.short_steps, 'step')}, then the best one",
+        f"up to about {counted(plan.target_steps, 'step')} ({plan.target_steps / sizes.steps_per_epoch:.1f} epochs), and "
+        f"the seed prompt as long: about {plan.tuning:,.0f} {unit}",
         f"keep {plan.reserve:,.0f} {unit} for confirming, {counted(sizes.test, 'test row')} and the report",
-        *([steps, f"an answer has {context.answering.limit} tokens at most"] if sizes.late else []),
-        f"in all about {end:,.0f} of {amount:,.0f} {unit}; what is left goes into further rounds while they help",
+        *([steps, f"an answer has at most {context.answering.limit} tokens"] if sizes.late else []),
+        f"in all about {end:,.0f} of {amount:,.0f} {unit}; the rest goes into further cycles while they help",
     ]

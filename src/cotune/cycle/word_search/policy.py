@@ -1,4 +1,4 @@
-"""A search by words, from the plan to arms that are ready for the test."""
+"""The search policy for label words and written answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cotune.prompt.prompt import Prompt
 
 
 class WordsPolicy:
-    """Tunes and races prompts by what the model says: label words, or written answers by their likelihood.
+    """Races and tunes prompts by likelihoods of label words or of written answers.
 
     See :class:`cotune.cycle.policies.SearchPolicy`.
     """

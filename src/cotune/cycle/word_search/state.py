@@ -1,4 +1,4 @@
-"""What a search by words found, and how it went."""
+"""State and result of a search by words."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from cotune.refine import Proposal
 
 @dataclass
 class Search:
-    """What a search found, and how it went.
+    """State and result of a search by words.
 
     Attributes:
         proposals: every prompt that was scored, by id.
         base_race: the first race, under the base model.
         seed: the seed prompt's trial.
-        winner: the trial that leads.
-        trials: all trials, the seed's first.
+        winner: the leading trial.
+        trials: all trials, that of the seed prompt first.
         cycles: a record for each cycle.
         stopped: why the loop ended.
     """

@@ -1,4 +1,4 @@
-"""What a search does next: mutate prompts, train on, or finish, by what moved dev and by what is left of the budget."""
+"""Choice of the next step of a search: mutate prompts, continue tuning, or finish."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ SPENT = "the rest of the budget is reserved for the test"
 
 @dataclass(frozen=True)
 class Choice:
-    """What comes next.
+    """The next step.
 
     Attributes:
         next: a search for prompts, steps of the winner, or the end.
-        why: in words.
-        steps: optimizer steps that it may take. Of the end: those that there is room for, but for no look at what they gave.
-        rows: dev rows that the longest race may take.
-        left: budget that was left, in its unit.
-        end: what the end was expected to take of it.
+        why: the reason, in words.
+        steps: optimizer steps that it may take. For the
+        end: steps that there is room for without a measurement on dev.
+        rows: number of dev rows of the longest race.
+        left: remaining budget, in its unit. end: expected cost of the end.
     """
 
     next: Literal["prompts", "tune", "finish"]
@@ -50,25 +50,25 @@ class StepPolicy:
     """Chooses the next step of a search.
 
     Args:
-        context: where effects happen.
-        config: the run's config.
-        plan: the first cycle in numbers.
-        end: what the end costs.
-        guide: what guides mutation, and costs something too.
+        context: context of the run.
+        config: config of the run.
+        plan: plan of the first cycle.
+        end: prices of the end.
+        guide: guide of mutation, which costs something too.
     """
 
     def __init__(self, context: RunContext, config: RunConfig, plan: Plan, end: EndCosts, guide: Guide) -> None:
         self.context, self.config, self.plan, self.end, self.guide = context, config, plan, end, guide
         self.ahead = StepCosts(context)
-        # Budget a nat of dev log-loss has cost, by kind of step: what moved dev decides what comes next.
+        # Gain in dev log-loss by the last step of each kind.
         self.worth: dict[str, float] = {}
 
     def decide(self, search: Search, lost: int) -> Choice:
-        """What comes next, why, and how many steps it may take.
+        """Choose the next step, with the reason and its number of steps.
 
         Args:
-            search: what was found so far.
-            lost: how often in a row dev did not improve.
+            search: the search so far.
+            lost: number of cycles in a row without a better dev score.
         """
         self.end.learn(search.winner)
         left, end = self.context.spending.left(), self._end(search)
@@ -90,30 +90,30 @@ class StepPolicy:
             return Choice("finish", f"the steps reached tune.max_epochs={self.config.tune.max_epochs}")
         spare = left - self.owed(search)
         step, check = self.ahead.step(winner), self.ahead.check(winner.prompt)
-        # Every further step of the winner is owed by the seed prompt too, and both have a longer decay.
+        # Every further step of the winner is also needed for the seed prompt, and both have a longer decay.
         longer = 1 + decay / (1 - decay)
         per_step = (1 if winner is search.seed else 2) * longer * step
         affordable = int((spare - check) / per_step) if per_step else room
-        # A challenger brings arms of its own, and the seed prompt follows it; the winner goes on beside it, unless in vain.
+        # A challenger adds arms, and the seed prompt must follow it; the winner continues too, unless more steps do not help.
         beside = left - self._owed_to_a_challenger(search) - (1 if winner.peaked else 2) * check
         per_both = (2 * longer + (0 if winner.peaked else 1)) * step
         block = max(4, plan.short_steps)
         least = max(3, block // 3)
         rows, race = plan.race_rows, self.race_cost(winner.prompt, plan.race_rows)
         while winner.peaked and rows > HEURISTICS.least_race_rows and beside - race < least * per_both:
-            # Nothing but other prompts can help any more, so they race for less rather than not at all.
+            # Only other prompts can help now, so they race on fewer rows rather than not at all.
             rows = max(HEURISTICS.least_race_rows, rows // 2)
             race = self.race_cost(winner.prompt, rows)
         with_race = int((beside - race) / per_both) if per_both else room
-        # The winner's steps in all, its decay among them, if prompts are mutated now and a challenger wins.
+        # The winner's steps in all, including decay, if prompts are mutated now and a challenger wins.
         taken = min(block, with_race)
         later = longer * (winner.reached + taken) + ((beside - race - taken * per_both) / (2 * step) if step else room)
         # Steps that no longer help are not lacking.
         lacking = lost == 0 and later < self._enough(search.seed)
         held = False
         if not winner.in_doubt and len(search.cycles) < self.config.search.max_cycles and with_race >= least:
-            # Where a race takes much of what is left, steps come first, and wherever it would keep the winner from meeting its
-            # rows often enough: they are what tuning gains from at first.
+            # If a race takes much of the rest, or would leave the winner too few epochs, steps come first, because tuning gains
+            # most from more steps at first.
             now = all(cycle["kind"] == "tune" for cycle in search.cycles[1:]) and race <= HEURISTICS.later_race_share * beside
             prompts = self.worth.get("prompts", 0.0) / (race + 2 * block * step + 2 * check)
             tune = self.worth.get("tune", 0.0) / (block * step + check)
@@ -139,16 +139,16 @@ class StepPolicy:
                 why += "; the last ones made dev worse, which a second look may undo"
             elif "tune" in self.worth:
                 why += f"; the last ones moved dev log-loss by {self.worth['tune']:.4f}"
-            # A stretch ends with a check on dev, which costs as much as several steps, and shows whether more steps still help.
+            # Tuning ends with a measurement on dev, which costs as much as several steps and shows whether more steps help.
             return Choice("tune", why, min(room, affordable, max(block, winner.reached // 2)))
-        # A refit goes on from what was measured.
+        # A refit continues from the measured weights.
         more = 0 if self.config.refit or not per_step else min(room, int(spare / per_step))
         while more > 0 and self.owed(search, more) > left:
             more -= 1
         return Choice("finish", SPENT, max(0, more))
 
     def owed(self, search: Search, more: int = 0) -> float:
-        """Cost of all that comes if the search ends now: letting the learning rates fall after ``more`` steps, and the end."""
+        """Cost of all that follows if the search ends now: ``more`` steps, the decay of the learning rates, and the end."""
         winner, seed = search.winner, search.seed
         cost = self._end(search)
         if winner.failed:
@@ -156,7 +156,7 @@ class StepPolicy:
         return cost + more * self.ahead.step(winner) + self.ahead.finish(winner, seed, winner.reached + more)
 
     def kept(self, search: Search, more: int, *, check: bool) -> float:
-        """What must be left of the budget once the winner has taken ``more`` steps, a look at dev after them included."""
+        """Budget that must be left after the winner has taken ``more`` steps, including a measurement on dev if ``check``."""
         winner = search.winner
         look = self.ahead.check(winner.prompt) if check else 0.0
         return self.owed(search, more) - more * self.ahead.step(winner) + look
@@ -167,7 +167,7 @@ class StepPolicy:
         return cost + self.ahead.finish(winner, seed, winner.reached, challenged=True)
 
     def fitting(self, search: Search, challengers: Sequence[Prompt], steps: int) -> list[Prompt]:
-        """Those of some prompts that could be tuned so many steps, win, and be tested within what is left of the budget."""
+        """Prompts that could be tuned for ``steps`` steps, win, and be tested within the remaining budget."""
         context, seed, winner = self.context, search.seed, search.winner
         left = context.spending.left()
         reached = winner.reached + steps
@@ -184,7 +184,7 @@ class StepPolicy:
         return [prompt for prompt in light if cost(prompt) <= left]
 
     def time_steps(self, seed: Trial) -> None:
-        """Train the seed prompt's first steps, to know how fast that is: the plan was made on a guess."""
+        """Train the seed prompt's first steps to measure the speed, which the plan had to guess."""
         steps, costs = 4, self.context.spending.costs
         if costs.budget.kind == "tokens":
             return
@@ -193,8 +193,10 @@ class StepPolicy:
             steps *= 2
 
     def entrants(self, seed: Trial) -> int:
-        """Prompts that are tuned, the seed prompt's among them: as many as planned, or two where the winner could not meet its
-        rows often enough. There a prompt more costs the winner steps, and steps are what tuning gains from at first."""
+        """Number of prompts that are tuned: as planned, or two if the winner would have too few epochs.
+
+        The seed prompt counts too. With few epochs, each further prompt costs the winner steps, from which tuning gains most.
+        """
         most = max(2, self.plan.entrants)
         if self.context.spending.budget.kind == "tokens":
             return most
@@ -204,17 +206,17 @@ class StepPolicy:
     def light(
         self, prompts: Sequence[Prompt], seed: Trial, *, entrants: int, reached: int = 0, cycles: int = 0
     ) -> list[Prompt]:
-        """Those of some prompts whose length leaves the winner steps enough.
+        """Prompts whose length leaves the winner enough steps.
 
-        A prompt that shows demonstrations is ahead at first, and each step under it costs two or three times as much. It is
-        tuned where, as the winner, it would meet its rows often enough all the same.
+        A prompt with demonstrations leads at first, but its steps cost two or three times as much. It is tuned if it would
+        still have enough epochs as the winner.
 
         Args:
-            prompts: in the order in which they are wanted.
-            seed: the seed prompt's trial, which will follow the winner to as many steps.
-            entrants: prompts that get short runs.
-            reached: steps that the weights have behind them.
-            cycles: that are over.
+            prompts: prompts, best first.
+            seed: the seed prompt's trial, which follows the winner to as many steps.
+            entrants: number of prompts with short runs.
+            reached: steps that the weights have had.
+            cycles: number of finished cycles.
         """
         own = self._step(seed.prompt)
         spare = self._spare(seed, entrants) - max(0, reached - seed.reached) * own
@@ -229,49 +231,49 @@ class StepPolicy:
         return [prompt for prompt in prompts if fits(prompt)]
 
     def _enough(self, seed: Trial) -> int:
-        """Steps in which a winner meets its rows as often as pays, or as often as it may; not more than that was seen with."""
+        """Number of steps that is enough for a winner: those of the wanted or allowed epochs, within the measured range."""
         return min(min(HEURISTICS.epochs, self.config.tune.max_epochs) * seed.run.steps_per_epoch, HEURISTICS.enough)
 
     def _spare(self, seed: Trial, entrants: int) -> float:
-        """What is left for steps once the end, and looks at dev after short and whole runs, are reckoned."""
+        """Budget for steps without the end and the measurements on dev after short and whole runs."""
         spare = self.context.spending.left() - self.end.cost(seed.prompt, seed.prompt, new=True)
         return spare - (entrants + 3) * self.ahead.check(seed.prompt)
 
     def _step(self, prompt: Prompt) -> float:
-        """Cost of an optimizer step under a prompt that has no trial yet."""
+        """Cost of an optimizer step under a prompt without a trial."""
         context = self.context
         return context.spending.costs.training(
             context.training.step_tokens(prompt, min(context.tune.batch_size, len(context.task.train)))
         )
 
     def pace(self, trials: Sequence[Trial]) -> None:
-        """Make the plan's short runs no longer than what the first steps' speed allows.
+        """Shorten the plan's short runs to what the measured speed allows.
 
         Args:
-            trials: that are tuned, the seed prompt's first.
+            trials: trials of all entrants, that of the seed prompt first.
         """
         context, plan, seed = self.context, self.plan, trials[0]
         if context.spending.budget.kind == "tokens":
             return
         checks = (len(trials) + 3) * self.ahead.check(seed.prompt)
         spare = context.spending.left() - max(self.end.cost(seed.prompt, trial.prompt, new=True) for trial in trials) - checks
-        # The winner and the seed prompt go on for what a short run lacks of a whole one.
+        # The winner and the seed prompt continue from a short run to a whole one.
         steps = list(map(self.ahead.step, trials))
         whole = (sum(steps) + 2 * (1 / HEURISTICS.short - 1) * max(steps)) or 1.0
         short = max(3, seed.steps, min(plan.short_steps, int(spare / whole)))
         self.plan = replace(plan, short_steps=short, target_steps=min(plan.target_steps, round(short / HEURISTICS.short)))
 
     def race_cost(self, prompt: Prompt, rows: int) -> float:
-        """Cost of a race of mutated prompts, about as long as this one, and of what guides their mutation."""
+        """Cost of a race of mutated prompts of about this prompt's length, and of the guide."""
         mutated = HEURISTICS.later_pool_size(self.plan.pool)
         return self.ahead.race(prompt, mutated + FINAL, rows) + self.guide.cost(prompt)
 
 
 class StepCosts:
-    """Prices steps at the rates that were measured so far.
+    """Prices steps at the measured rates.
 
     Args:
-        context: whose rates, rows and prompts these are.
+        context: context of the run.
     """
 
     def __init__(self, context: RunContext) -> None:
@@ -286,9 +288,9 @@ class StepCosts:
         return self.context.spending.rows.scored(prompt) * len(self.context.dev)
 
     def finish(self, winner: Trial, seed: Trial, steps: int, *, challenged: bool = False) -> float:
-        """Cost of decaying the winner after so many steps, and of bringing the seed prompt as far and decaying it.
+        """Cost of decaying the winner after ``steps`` steps, and of training the seed prompt as long and decaying it.
 
-        ``challenged`` by another prompt of its length, the winner is not the seed prompt, whoever leads now.
+        ``challenged`` means that another prompt of the winner's length may win, so that the winner is not the seed prompt.
         """
         share = self.context.tune.decay
         cost = decay_steps(steps, share) * self.step(winner) + self.check(winner.prompt)
@@ -299,5 +301,5 @@ class StepCosts:
         return HEURISTICS.finish_care * cost
 
     def race(self, prompt: Prompt, entrants: int, rows: int) -> float:
-        """Cost of a race of so many prompts, about as long as this one, over so many rows."""
+        """Cost of a race of ``entrants`` prompts of about this prompt's length over ``rows`` rows."""
         return HEURISTICS.race_care * race_rows_scored(entrants, rows) * self.context.spending.rows.scored(prompt)

@@ -1,4 +1,4 @@
-"""Trials: prompts that are tuned, side by side, in equal steps."""
+"""Trials: prompts that are tuned for equal numbers of steps and compared."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from cotune.tune.trainer import TuningRun
 
 @dataclass
 class Trial:
-    """A prompt being tuned from some adapter on.
+    """A prompt that is tuned from an adapter.
 
     Attributes:
-        prompt: what is asked.
+        prompt: the prompt.
         run: its tuning run.
         start: adapter that it started from.
-        start_steps: optimizer steps behind that adapter.
-        measured: its adapters on dev, in the order in which they came about.
-        steady: those of them that were trained at the full learning rate to their end, in the order of steps.
-        finished: numbers of steps from which the learning rate has fallen already.
+        start_steps: optimizer steps of that adapter.
+        measured: its adapters, measured on dev, in order.
+        steady: those of ``measured`` that were trained at the full learning rate, in order of steps.
+        finished: numbers of steps at which the learning rate was decayed.
         failed: whether training diverged.
-        steady_steps: optimizer steps at the full learning rate that this trial itself took.
-        epoch: optimizer steps in which every row is met about once.
-        newest: its adapter after all steps at the full learning rate, which need not have been measured.
+        steady_steps: optimizer steps at the full learning rate of this trial.
+        epoch: optimizer steps of about one epoch.
+        newest: its adapter after all steps at the full learning rate, which may not have been measured.
     """
 
     prompt: Prompt
@@ -56,7 +56,7 @@ class Trial:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps behind the newest adapter at the full learning rate."""
+        """Optimizer steps of the newest adapter at the full learning rate."""
         return self.start_steps + self.steady_steps
 
     @property
@@ -66,29 +66,29 @@ class Trial:
 
     @property
     def best_steady(self) -> Measured:
-        """The best of these: what goes on from here starts from it."""
+        """The best adapter that was measured at the full learning rate."""
         return max(self.steady, key=lambda m: m.rank)
 
     @property
     def behind(self) -> bool:
         """Whether its last steps at the full learning rate made it worse, by the metric and by the log-loss.
 
-        Before every row was met once that is chance: there is nothing yet that could have been learnt by heart.
+        Within the first epoch this is chance, because nothing can have been memorised yet.
         """
         return self._behind(len(self.steady) - 1)
 
     @property
     def peaked(self) -> bool:
-        """Whether two looks in a row found it behind: more steps help no more.
+        """Whether two measurements in a row were worse, so that more steps do not help.
 
-        One does not show that. At the full learning rate the weights swing about what they learn, and a falling one, or some
-        more steps, often leave a bad look far behind.
+        One does not show that: at the full learning rate the weights oscillate, and a decay or more steps often repair a bad
+        score.
         """
         return self.behind and self._behind(len(self.steady) - 2)
 
     @property
     def in_doubt(self) -> bool:
-        """Whether a first look found it behind, and a second may undo that."""
+        """Whether only the last measurement was worse, which the next may undo."""
         return self.behind and not self.peaked
 
     def _behind(self, place: int) -> bool:
@@ -99,12 +99,12 @@ class Trial:
 
     @property
     def ground(self) -> Measured:
-        """The adapter that others go on from: the newest, or the best one where the last steps made it worse."""
+        """The adapter that others start from: the newest, or the best one if the last steps made it worse."""
         return self.best_steady if self.behind else self.latest
 
     @property
     def reached(self) -> int:
-        """Optimizer steps from which its learning rate would fall."""
+        """Optimizer steps at which its learning rate would be decayed."""
         return self.ground.candidate.steps if self.steady and self.peaked else self.steps
 
     @property
@@ -114,7 +114,7 @@ class Trial:
 
 
 def _was_better(before: Evaluation, last: Evaluation) -> bool:
-    """By the metric and the log-loss; where no answer was written, by more of the log-loss than its standard error."""
+    """Whether ``before`` is better by metric and log-loss; without written answers, by a standard error of the log-loss."""
     if np.isnan(before.score) or np.isnan(last.score):
         risen = last.log_losses - before.log_losses
         return float(risen.mean()) > float(risen.std()) / math.sqrt(len(risen))
@@ -122,7 +122,7 @@ def _was_better(before: Evaluation, last: Evaluation) -> bool:
 
 
 def open_trial(context: RunContext, prompt: Prompt, start: str = BASE, start_steps: int = 0) -> Trial:
-    """A trial that has not trained yet. Rows that its prompt shows are not learnt from: the answer would be copied."""
+    """A new trial. Rows that its prompt shows are left out of training, because their answers could be copied."""
     run = _run_of(context, prompt, start, context.task.train)
     return Trial(prompt, run, start, start_steps, epoch=run.steps_per_epoch)
 
@@ -132,7 +132,7 @@ def _run_of(context: RunContext, prompt: Prompt, start: str, rows: Sequence[Exam
 
 
 def take_up(context: RunContext, trial: Trial, *, cycle: int) -> bool:
-    """Measure the adapter that a trial starts from, so that going on may turn out worse than standing still."""
+    """Measure the adapter that a trial starts from, so that tuning is compared with it."""
     return _measure_into(context, trial, trial.start, trial.start_steps, cycle, "previous")
 
 
@@ -141,8 +141,7 @@ def measure(
 ) -> Measured:
     """Score a tuned prompt on all of dev at once and choose its decision rule there.
 
-    Where answers would have to be written, none are yet: the right ones' log-loss, read in one pass, says which steps were
-    good.
+    Answers that must be written are not written yet; the right answers' log-loss, from one pass, tells which steps were good.
 
     Raises:
         DivergedError: scores are not finite.
@@ -155,10 +154,10 @@ def measure(
 def advance(
     context: RunContext, trial: Trial, steps: int, *, cycle: int, stage: str = "tune", check: bool = True, keep: float = 0.0
 ) -> bool:
-    """Train a trial up to ``steps`` steps in all at the full learning rate and measure it; False where it failed.
+    """Train a trial up to ``steps`` steps in all at the full learning rate and measure it; False if it failed.
 
-    ``check=False`` leaves out the measurement, for a trial that is finished right after; ``keep`` is as in
-    :meth:`RunContext.train`.
+    ``check=False`` leaves out the measurement, for a trial that is finished next; ``keep`` is as in
+    :meth:`cotune.cycle.search.training.Training.advance`.
     """
     if trial.failed:
         return False
@@ -175,24 +174,24 @@ def advance(
 
 
 def catch_up(context: RunContext, trial: Trial, *, cycle: int) -> bool:
-    """Measure what a trial trained last without a look at it, before anything goes on from there; False where it failed."""
+    """Measure a trial's newest adapter if it was not measured, before training continues; False if it failed."""
     if trial.failed or trial.newest == BASE or trial.latest.candidate.steps >= trial.steps:
         return not trial.failed
     return _measure_into(context, trial, trial.newest, trial.steps, cycle, "tune")
 
 
 def finish(context: RunContext, trial: Trial, *, cycle: int) -> bool:
-    """Let the learning rate of a trial fall to zero; False where that failed.
+    """Decay the learning rate of a trial to zero; False if that failed.
 
-    It falls from where the trial stands, after one bad look too, since what swings comes to rest as it falls; or, where more
-    steps help no more, from its best adapter on dev.
+    The decay starts at the newest weights, even after one bad score, because oscillations settle during decay; if more steps do
+    not help, it starts at the best adapter on dev.
     """
     if trial.failed or not trial.measured:
         return False
     if trial.peaked and trial.latest.candidate.steps == trial.steps:
         best = trial.best_steady.candidate
         if best.adapter == trial.start:
-            # Nothing of what was trained here is better than what it started from.
+            # No trained adapter is better than the start.
             return True
         run = _run_of(context, trial.prompt, best.adapter, context.task.train)
         start, own = best.steps, 0
@@ -209,10 +208,10 @@ def finish(context: RunContext, trial: Trial, *, cycle: int) -> bool:
 
 
 def refit(context: RunContext, measured: Measured) -> Measured:
-    """Let a chosen adapter's learning rate fall on train and dev together, as scikit-learn's searches refit their winner.
+    """Refit a chosen adapter on train and dev together with a decaying learning rate, like scikit-learn's ``refit``.
 
-    What was chosen, decision rule included, stands as it was measured before: dev says nothing honest about the new adapter.
-    Where the refit diverges, the adapter stays what it was.
+    The measurement before, including the decision rule, is kept, because dev cannot judge an adapter that has learnt from it.
+    If the refit diverges, the adapter stays unchanged.
     """
     candidate = measured.candidate
     if candidate.adapter == BASE:
@@ -227,7 +226,7 @@ def refit(context: RunContext, measured: Measured) -> Measured:
 
 
 def decay_steps(steps: int, decay: float) -> int:
-    """Steps of the decay that make up the share ``decay`` of the finished run."""
+    """Number of decay steps after ``steps`` steps, so that they are the share ``decay`` of the finished run."""
     return max(1, round(steps * decay / (1 - decay)))
 
 
@@ -245,7 +244,7 @@ def _measure_into(context: RunContext, trial: Trial, adapter: str, steps: int, c
 
 
 def told(measured: Measured) -> dict[str, Any]:
-    """For the journal: who was measured, and what came out."""
+    """A measurement as a record for the journal."""
     return {
         "prompt_id": measured.candidate.prompt.id,
         "adapter_id": measured.candidate.adapter,

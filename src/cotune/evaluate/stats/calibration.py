@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say: reliability, calibration error."""
+"""Calibration of probabilities: reliability bins and calibration error."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Binning = Literal["width", "mass"]
 
 @dataclass(frozen=True, slots=True)
 class ReliabilityBin:
-    """Rows whose confidence falls into one range.
+    """Rows whose confidence is in one range.
 
     Attributes:
-        low: least confidence of the range, inclusive.
-        high: its end, inclusive only in the last bin.
-        count: rows in it, at least 1.
-        confidence: their mean confidence.
-        accuracy: share of them that is right.
+        low: lower end of the range, inclusive.
+        high: upper end of the range, inclusive only in the last bin.
+        count: number of rows, at least 1.
+        confidence: mean confidence of the rows.
+        accuracy: share of rows that are right.
         ci: Wilson interval of the accuracy.
     """
 
@@ -37,14 +37,14 @@ class ReliabilityBin:
 def reliability_bins(
     confidence: npt.ArrayLike, correct: npt.ArrayLike, *, bins: int = 10, binning: Binning = "width"
 ) -> list[ReliabilityBin]:
-    """Bin rows by confidence, for a reliability diagram; empty bins are left out.
+    """Bin rows by confidence for a reliability diagram; empty bins are left out.
 
     Args:
-        confidence: probability of the answer given, 0 to 1, shape (rows,).
+        confidence: probability of the predicted answer, 0 to 1, shape (rows,).
         correct: right or wrong, shape (rows,).
-        bins: how many at most.
-        binning: "width" (ranges equally wide) or "mass" (bins of about equally many rows; rows of equal confidence
-            stay together).
+        bins: maximum number of bins.
+        binning: "width" (ranges of equal width) or "mass" (bins with about equal numbers of rows; rows of equal confidence stay
+            together).
 
     Raises:
         ValueError: shapes do not fit, or a confidence is outside 0 to 1.
@@ -53,7 +53,7 @@ def reliability_bins(
     if sure.shape != right.shape or sure.ndim != 1:
         raise ValueError(f"confidences of shape {sure.shape} do not fit answers of shape {right.shape}")
     if not np.all((sure >= -1e-9) & (sure <= 1 + 1e-6)):
-        raise ValueError("a confidence lies outside 0 to 1")
+        raise ValueError("a confidence is outside 0 to 1")
     if not len(sure):
         return []
     edges = np.linspace(0, 1, bins + 1)
@@ -84,7 +84,7 @@ def expected_calibration_error(
 ) -> float:
     """Mean distance between confidence and accuracy over the bins, weighted by rows; 0 is perfectly calibrated.
 
-    On few rows it is above 0 even for a calibrated model, the more so the more bins there are. Args as for
+    On few rows it is above 0 even for a calibrated model, and it grows with the number of bins. Args as for
     :func:`reliability_bins`.
 
     Source: Guo et al., On Calibration of Modern Neural Networks (arXiv 1706.04599); bins of equal mass: Nixon et al.

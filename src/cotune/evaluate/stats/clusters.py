@@ -1,4 +1,4 @@
-"""How many independent rows dependent ones are worth: what an interval counts where rows are grouped."""
+"""Effective numbers of rows: how many independent rows are worth as much as grouped ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy import special
 from cotune.evaluate.stats.resampling import Floats, group_index
 
 FEW_GROUPS = 20
-"""Below this many groups a resampling of groups says too little about their spread."""
+"""Number of groups below which resampling groups says too little about their spread."""
 _CORRELATIONS: Floats = np.concatenate([[1e-4], np.linspace(0.02, 0.98, 25), [0.999]])
 _SURE = 0.9
 
@@ -25,20 +25,20 @@ def group_sums(values: npt.ArrayLike, groups: npt.ArrayLike) -> Floats:
 
 
 def correlation_bound(counts: npt.ArrayLike, sure: float = _SURE) -> Floats:
-    """How alike rows of one group may be, from how rows of a few kinds are spread over the groups.
+    """Upper bound on the correlation within groups, from the counts of a few kinds of rows in each group.
 
-    A Dirichlet-multinomial model: rows of a group are drawn from shares of their own, which scatter around the shares of
-    all rows. Every correlation is as likely beforehand, so few groups, or few rows of the rarer kind, leave room for a
-    high one, where the spread that is seen would say that there is none.
+    The model is Dirichlet-multinomial: each group has its own shares of the kinds, which scatter around the shares of all rows.
+    The prior over correlations is uniform, so that few groups, or few rows of the rarer kind, leave room for a high correlation
+    even if the observed spread shows none.
 
     Args:
-        counts: rows of each kind in each group, shape (..., groups, kinds); parts of rows are allowed.
+        counts: number of rows of each kind in each group, shape (..., groups, kinds); may be fractional.
         sure: probability that the correlation is below the result.
 
     Returns:
         Shape (...), between 0 and 1.
 
-    Source: Mosimann (Biometrika 1962) for the model; the bound instead of an estimate is this project's.
+    Source: Mosimann (Biometrika 1962) for the model; this project takes a bound instead of an estimate.
     """
     table = np.asarray(counts, dtype=np.float64)
     sizes = table.sum(axis=-1)
@@ -63,19 +63,19 @@ def correlation_bound(counts: npt.ArrayLike, sure: float = _SURE) -> Floats:
 def effective_rows(
     values: npt.ArrayLike, groups: npt.ArrayLike, kinds: npt.ArrayLike | None = None, *, level: float = 0.95
 ) -> Floats:
-    """How many independent rows say as much about a mean as these do, on the safe side.
+    """Cautious number of independent rows that would say as much about a mean as these rows.
 
-    The fewer of two counts. One discounts the rows by the design effect that the groups show (how much more the mean
-    scatters by groups than by rows, never less), and by what the t distribution is wider than the normal one, as the spread
-    is itself an estimate. The other discounts them by :func:`correlation_bound`, which is what holds where few groups, or
-    few rows that differ, show too little. Where all values are equal, and with a single group, a group counts as one row.
+    The smaller of two numbers. The first divides the rows by the observed design effect (how much more the mean scatters by
+    groups than by rows, at least 1), and by how much wider the t distribution is than the normal one, because the spread is an
+    estimate. The second uses :func:`correlation_bound`, which decides if few groups, or few rows that differ, show too little.
+    If all values are equal, or there is a single group, each group counts as one row.
 
     Args:
-        values: what is averaged, shape (..., rows).
+        values: values of the mean, shape (..., rows).
         groups: group id of each row, shape (rows,).
-        kinds: which kind each row is of, as shares that add up to 1, shape (..., rows, kinds); None: values are shares of a
-            right answer, from 0 to 1.
-        level: of the interval that is to be made of it.
+        kinds: kind of each row, as shares that add up to 1, shape (..., rows, kinds); None treats values as shares of a right
+            answer, from 0 to 1.
+        level: confidence level of the interval that uses the result.
 
     Returns:
         Shape (...), at most the number of rows.
@@ -91,7 +91,7 @@ def effective_rows(
     centred = numbers - numbers.mean(axis=-1, keepdims=True)
     by_row = np.mean(centred**2, axis=-1)
     by_group = units / (units - 1) * np.sum(group_sums(centred, groups) ** 2, axis=-1) / rows
-    # The smallest spread that is more than rounding.
+    # A smaller spread is rounding.
     flat = by_row <= 1e-20
     narrowed = float(special.ndtri((1 + level) / 2) / special.stdtrit(units - 1, (1 + level) / 2)) ** 2
     shown = np.where(flat, float(units), narrowed * rows / np.maximum(1.0, by_group / np.where(flat, 1.0, by_row)))

@@ -1,15 +1,15 @@
-"""Sets of labels that hold the right one with a share that is asked for: split conformal prediction.
+"""Split conformal prediction: sets of labels that hold the right label with a given probability.
 
-The score of a row is minus the log-probability of a label. Of ``n`` rows that the model did not learn from, with their right
-labels' scores, the threshold for a share ``a`` of errors is the ``ceil((n + 1) (1 - a))``-th smallest score, and a new row's
-set holds every label whose score is no higher. This is the score of least ambiguous sets (Sadinle, Lei and Wasserman, JASA
-2019, ``LAC`` in MAPIE), on the log scale, which gives the same sets and keeps its digits where probabilities are near one.
+The score of a label is minus its log-probability. Given the scores of the right labels of ``n`` rows that the model did not
+learn from, the threshold for a share ``a`` of errors is the ``ceil((n + 1) (1 - a))``-th smallest score. A new row's set holds
+every label whose score is not higher. This is the score of least ambiguous sets (Sadinle, Lei and Wasserman, JASA 2019, ``LAC``
+in MAPIE) on the log scale, which gives the same sets and keeps its precision near probability one.
 
 **What is guaranteed** (Vovk, Gammerman and Shafer, 2005; Lei et al., JASA 2018): if the ``n`` rows and a new one are
-exchangeable, the set holds the right label with probability at least ``1 - a``, over all of them. It is no promise for a single
-label, a kind of row, or rows that come from elsewhere than the ``n`` did. The likeliest label is always in the set here, so
-that none is empty; that can only add right labels. A row whose set has one label is answered by it. So of all rows, at most a
-share ``a`` is answered wrongly, while the others are answered rightly or left open.
+exchangeable, the set holds the right label with probability at least ``1 - a``, on average over all rows. There is no guarantee
+for a single label, for a kind of row, or for rows of another source. Here the likeliest label is always in the set, so that no
+set is empty; this can only add right labels. A row is answered if its set has one label. So at most a share ``a`` of all rows
+is answered wrongly; the others are answered rightly or left open.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ Floats = NDArray[np.float64]
 
 
 def conformal_scores(log_probs: Floats, truth: NDArray[np.int64]) -> Floats:
-    """Scores of rows' right labels.
+    """Scores of the right labels.
 
     Args:
-        log_probs: ``[rows, labels]``, by a model that has not learnt from the rows.
+        log_probs: ``[rows, labels]`` by a model that has not learnt from the rows.
         truth: ``[rows]`` number of the right label.
     """
     found: Floats = -log_probs[np.arange(len(truth)), truth]
@@ -35,28 +35,28 @@ def conformal_scores(log_probs: Floats, truth: NDArray[np.int64]) -> Floats:
 
 
 def least_rows(share: float) -> int:
-    """Rows that a threshold for a share of errors needs at least."""
+    """Minimum number of rows of a threshold for a share of errors."""
     return math.ceil(1 / share - 1e-9) - 1
 
 
 def threshold(scores: Floats, share: float) -> float:
-    """The highest score of a label that is in a set; infinite where there are fewer scores than :func:`least_rows`.
+    """Highest score of a label that is in a set; infinite if there are fewer scores than :func:`least_rows`.
 
     Args:
-        scores: of :func:`conformal_scores`.
-        share: of sets that may lack the right label, between 0 and 1.
+        scores: scores of :func:`conformal_scores`.
+        share: share of sets that may lack the right label, between 0 and 1.
     """
-    # In binary, 20 * 0.95 may come out above 19.
+    # In binary, 20 * 0.95 may be above 19.
     rank = math.ceil((len(scores) + 1) * (1 - share) - 1e-9)
     return math.inf if rank > len(scores) else float(np.sort(scores)[max(rank, 1) - 1])
 
 
 def label_sets(log_probs: Floats, highest: float) -> NDArray[np.bool_]:
-    """``[rows, labels]`` whether a label is in a row's set; the likeliest one always is.
+    """``[rows, labels]`` whether a label is in a row's set; the likeliest label always is.
 
     Args:
         log_probs: ``[rows, labels]``.
-        highest: of :func:`threshold`.
+        highest: result of :func:`threshold`.
     """
     found: NDArray[np.bool_] = -log_probs <= highest
     found[np.arange(len(log_probs)), log_probs.argmax(axis=1)] = True
@@ -65,14 +65,14 @@ def label_sets(log_probs: Floats, highest: float) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How sets did on rows whose labels are known.
+    """Quality of sets on rows whose labels are known.
 
     Attributes:
         covered: share of rows whose set holds the right label.
         answered: share of rows whose set has one label.
-        wrong: share of all rows that were answered, and wrongly.
+        wrong: share of all rows that were answered wrongly.
         size: mean number of labels in a set.
-        by_label: ``covered`` of the rows of each label that occurs, by its number.
+        by_label: ``covered`` for the rows of each label that occurs, by its number.
     """
 
     covered: float
@@ -83,7 +83,7 @@ class Coverage:
 
 
 def coverage(sets: NDArray[np.bool_], truth: NDArray[np.int64]) -> Coverage:
-    """Judge the sets of rows.
+    """Compute the coverage of sets.
 
     Args:
         sets: ``[rows, labels]``.

@@ -1,4 +1,4 @@
-"""Comparing cross-fitted losses, which are not independent: folds share most of the rows that their models learn from."""
+"""Comparison of cross-fitted losses, which are not independent because folds share most of their training rows."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ FOLDS = 5
 def corrected_error(differences: NDArray[np.float64], folds: int = FOLDS) -> float:
     """Standard error of a mean difference between cross-fitted losses.
 
-    Nadeau and Bengio (2003) add the share of held-out to learning rows to the variance of a cross-validated mean: with
-    ``folds`` parts the naive standard error grows by ``sqrt(1 + folds / (folds - 1))``, half as much again for five.
+    Nadeau and Bengio (2003) add the ratio of held-out to training rows to the variance of a cross-validated mean. With
+    ``folds`` folds this multiplies the naive standard error by ``sqrt(1 + folds / (folds - 1))``, which is 1.5 for five folds.
 
     Args:
         differences: ``[rows]`` paired differences of held-out losses.
-        folds: of the cross-fitting.
+        folds: number of folds of the cross-fitting.
     """
     rows = len(differences)
     if rows < 2:
@@ -28,14 +28,14 @@ def corrected_error(differences: NDArray[np.float64], folds: int = FOLDS) -> flo
 
 
 def probably_worse(differences: NDArray[np.float64], *, alpha: float = 0.05, comparisons: int = 1) -> bool:
-    """Whether the first of two candidates has the larger expected loss, by a corrected one-sided t test.
+    """Whether a corrected one-sided t test shows that the first of two candidates has the larger expected loss.
 
-    The level is divided by the number of comparisons (Bonferroni): candidates times looks at growing rows.
+    The level is divided by the number of comparisons (Bonferroni), which is candidates times looks at a growing sample.
 
     Args:
-        differences: ``[rows]`` held-out loss of the first minus that of the second.
-        alpha: chance of calling the better one worse, over all comparisons.
-        comparisons: how often it is asked.
+        differences: ``[rows]`` held-out loss of the first candidate minus that of the second.
+        alpha: probability of calling the better one worse, over all comparisons.
+        comparisons: number of comparisons.
     """
     from scipy.stats import t
 

@@ -1,4 +1,4 @@
-"""What a test can show at all, before it is run: the smallest gain that it would find."""
+"""The smallest gain that a test can detect, computed before the test."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from cotune.errors import counted
 
 ALPHA = 0.05
 ASSUMED_CORRELATION = 0.3
-"""How alike differences of two arms on rows of one group are taken to be before anything is known of them."""
+"""Correlation of two arms' differences within a group that is assumed before any are known."""
 
 
 def mcnemar_power(n: int, effect: float, discordant: float, alpha: float = 0.05) -> float:
-    """How often exact McNemar finds a true gain of ``effect`` when a share ``discordant`` of ``n`` rows differs."""
+    """Power of exact McNemar for a true gain of ``effect`` if the arms differ on a share ``discordant`` of ``n`` rows."""
     spread = 9 * np.sqrt(n * discordant * (1 - discordant)) + 9
     counts = np.arange(max(0, int(n * discordant - spread)), min(n, int(n * discordant + spread)) + 1)
     rejecting = _largest_rejected(counts, alpha)
@@ -29,7 +29,7 @@ def mcnemar_power(n: int, effect: float, discordant: float, alpha: float = 0.05)
 
 
 def _largest_rejected(discordant: npt.NDArray[np.int64], alpha: float) -> npt.NDArray[np.int64]:
-    """The largest minority count that exact McNemar rejects for each number of discordant rows; -1 where none is."""
+    """The largest minority count that exact McNemar rejects for each number of discordant rows; -1 if there is none."""
     low, high = np.full(len(discordant), -1), np.asarray(discordant // 2, dtype=np.int64)
     while np.any(low < high):
         middle = (low + high + 1) // 2
@@ -42,14 +42,14 @@ def minimum_detectable_effect(n: int, *, discordant: float = 0.1, power: float =
     """The smallest true gain in accuracy that exact McNemar finds with the given power.
 
     Args:
-        n: test rows.
-        discordant: share of rows on which exactly one of the arms is right; an effect larger than it is read as one
-            where all rows that differ speak for the better arm.
-        power: how often the gain shall be found.
+        n: number of test rows.
+        discordant: share of rows on which exactly one arm is right; for a larger effect, all rows that differ are taken to
+            favour the better arm.
+        power: probability of finding the gain.
         alpha: significance level.
 
     Returns:
-        A share, such as 0.06 for six points; 1.0 where no gain would be found.
+        A share, such as 0.06 for six points; 1.0 if no gain would be found.
 
     Source: exact unconditional power of McNemar's test (Duffy, Biometrics 1984).
     """
@@ -66,13 +66,13 @@ def minimum_detectable_effect(n: int, *, discordant: float = 0.1, power: float =
 
 
 def detectable_sentence(n: int, *, group_sizes: Sequence[int] = (), metric: str = "accuracy") -> str:
-    """Say before a run what its test can show: 'with 200 test rows, a gain below about 6 points ...'.
+    """Sentence on what a run's test can show: 'With 200 test rows, a gain below about 6 points ...'.
 
     Args:
-        n: test rows.
-        group_sizes: how many rows each group has, where rows are grouped. How alike they are is not known before the run, so
-            a correlation is assumed, and told.
-        metric: its name. The effect is that of right and wrong rows, which another metric's is only about as large as.
+        n: number of test rows.
+        group_sizes: number of rows of each group, if rows are grouped. Their correlation is unknown before the run, so one is
+            assumed and named.
+        metric: name of the metric. The effect is computed for right and wrong rows; for other metrics it is only a rough guide.
 
     Source: the design effect of a mean of clusters (Kish, Survey Sampling 1965).
     """
@@ -81,13 +81,13 @@ def detectable_sentence(n: int, *, group_sizes: Sequence[int] = (), metric: str 
         effect = 1 + (sum(size * size for size in group_sizes) / sum(group_sizes) - 1) * ASSUMED_CORRELATION
         rows = max(1, round(n / effect))
         told += (
-            f" in {counted(len(group_sizes), 'group')}, worth about {counted(rows, 'row')} if those of a group "
-            f"agree as a correlation of {ASSUMED_CORRELATION} makes them"
+            f" in {counted(len(group_sizes), 'group')}, worth about {counted(rows, 'row')} at a "
+            f"correlation of {ASSUMED_CORRELATION} within groups"
         )
     note = ""
     if metric != "accuracy":
         note = f" This is meant for accuracy; the metric is {metric.replace('_', ' ')}, for which it is a rough guide."
-    # Signs of so few groups cannot all agree rarely enough.
+    # With so few groups, all signs agree by chance more often than the level allows.
     hopeless = bool(group_sizes) and 2.0 ** (1 - len(group_sizes)) > ALPHA
     least = 1.0 if hopeless else minimum_detectable_effect(rows)
     if least >= 1.0:

@@ -1,4 +1,4 @@
-"""F1 over labels, for one table of counts and for many resamples at once."""
+"""F1 averaged over labels, for one confusion matrix or many resamples at once."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def f1_from_counts(hits: Floats, support: Floats, predicted: Floats, average: Av
     """F1 averaged over labels, from counts by label.
 
     Args:
-        hits: rows of a label that were given it, shape (..., labels).
-        support: rows of the label, shape (..., labels).
-        predicted: rows given the label, shape (..., labels).
-        average: "macro" (each label alike, those that occur neither in the references nor in the predictions left out) or
-            "weighted" (by their rows).
+        hits: number of rows of each label that were predicted as it, shape (..., labels).
+        support: number of rows of each label, shape (..., labels).
+        predicted: number of rows predicted as each label, shape (..., labels).
+        average: "macro" (equal weights, without labels that are neither in the references nor in the predictions) or "weighted"
+            (by rows of the label).
 
     Returns:
         Shape (...); the same as scikit-learn's ``f1_score`` with ``zero_division=0``.
@@ -32,7 +32,7 @@ def f1_from_counts(hits: Floats, support: Floats, predicted: Floats, average: Av
 
 
 def f1_influence(counts: Floats, average: Average) -> Floats:
-    """How far a row in each cell of a confusion matrix moves the F1, in the scale of a mean of rows.
+    """Influence on the F1 of a row in each cell of a confusion matrix, on the scale of a mean of rows.
 
     Args:
         counts: confusion matrices, the right label first, shape (..., labels, labels).
@@ -55,7 +55,7 @@ def f1_influence(counts: Floats, average: Average) -> Floats:
 
 
 def label_indicators(values: npt.ArrayLike, labels: npt.ArrayLike) -> Floats:
-    """One column a label: 1.0 where a row has it, shape (rows, labels)."""
+    """One-hot columns of the labels, shape (rows, labels)."""
     return np.asarray(np.asarray(values)[:, None] == np.asarray(labels)[None, :], dtype=np.float64)
 
 

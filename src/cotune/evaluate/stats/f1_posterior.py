@@ -1,4 +1,4 @@
-"""The interval of an F1 averaged over labels: the posterior of its confusion matrix."""
+"""Interval of an F1 averaged over labels, from the posterior of the confusion matrix."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def dirichlet_f1(
 ) -> Interval:
     """Posterior interval of an F1 averaged over labels, from the confusion matrix.
 
-    The cells of the matrix get a Dirichlet posterior. On few rows a label the prior matters, so two are tried and
-    the interval covers what either says: a sparse one that adds next to nothing, and one that lets each label be right
-    about as often as all rows are, three rows' worth a label and widely spread. With ``groups`` the matrix is scaled down to
-    the effective rows, by what the F1's influence values and the right answers show of how rows of a group are alike.
+    The cells of the matrix get a Dirichlet posterior. With few rows per label the prior matters, so the interval covers those
+    of two priors: a sparse one with next to no weight, and a widely spread one that expects the accuracy of all rows for each
+    label, with the weight of three rows per label. With ``groups`` the matrix is scaled down to effective rows, computed from
+    the F1's influence values and from right answers.
 
     Args:
         references: right answers, shape (rows,), at least one.
-        predicted: answers given, shape (rows,).
-        labels: those to average over, each taken to occur; None: those that occur here.
-        average: "macro" or "weighted" (by their rows).
-        seed: of the posterior draws.
-        groups: group id of each row, where rows depend on each other.
-        level: such as 0.95.
-        draws: from each posterior.
+        predicted: predicted answers, shape (rows,).
+        labels: labels to average over, each assumed to occur; None takes those in the rows.
+        average: "macro" or "weighted" (by rows of the label).
+        seed: seed of the posterior draws.
+        groups: group id of each row, if rows depend on each other.
+        level: confidence level, such as 0.95.
+        draws: number of draws from each posterior.
 
     Raises:
         ValueError: shapes do not fit, or an answer is not among ``labels``.
@@ -51,7 +51,7 @@ def dirichlet_f1(
     """
     truth, given = np.asarray(references).astype(str), np.asarray(predicted).astype(str)
     if truth.shape != given.shape or truth.ndim != 1 or not len(truth):
-        raise ValueError(f"references of shape {truth.shape} does not fit predictions of shape {given.shape}")
+        raise ValueError(f"references of shape {truth.shape} do not fit predictions of shape {given.shape}")
     names = np.unique(np.concatenate([truth, given]) if labels is None else np.asarray(labels).astype(str))
     if not np.all(np.isin(np.concatenate([truth, given]), names)):
         raise ValueError("an answer is not among the labels")
@@ -69,7 +69,7 @@ def confusion_counts(cells: npt.NDArray[np.int64], size: int) -> Floats:
 
     Args:
         cells: ``right * size + predicted`` of each row, as indices of labels, shape (samples, rows).
-        size: how many labels there are.
+        size: number of labels.
 
     Returns:
         Shape (samples, labels, labels), the right label first.
@@ -82,10 +82,10 @@ def confusion_counts(cells: npt.NDArray[np.int64], size: int) -> Floats:
 def effective_share(
     cells: npt.NDArray[np.int64], counts: Floats, average: Average, groups: npt.ArrayLike, level: float
 ) -> Floats:
-    """What share of the rows counts where rows of a group depend on each other; shape (samples,).
+    """Effective share of the rows if rows of a group depend on each other; shape (samples,).
 
-    The fewer of what the F1's influence values and what right and wrong rows show, see
-    :func:`cotune.evaluate.stats.clusters.effective_rows`. Args as for :func:`confusion_counts` and :func:`dirichlet_f1`.
+    The smaller of :func:`cotune.evaluate.stats.clusters.effective_rows` of the F1's influence values and of right and wrong
+    rows. Args as for :func:`confusion_counts` and :func:`dirichlet_f1`.
     """
     size, rows = counts.shape[-1], cells.shape[-1]
     influence = np.take_along_axis(f1_influence(counts, average).reshape(len(cells), -1), cells, axis=-1)

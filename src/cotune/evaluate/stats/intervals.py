@@ -1,4 +1,4 @@
-"""Intervals for one score: a proportion, a mean, or what comes from sums over rows."""
+"""Intervals for one score: a proportion, a mean, or a statistic of sums over rows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Interval:
     """A range of values that the data are compatible with.
 
     Attributes:
-        low: lower end; minus infinity where nothing bounds it.
+        low: lower end; minus infinity if it is unbounded.
         high: upper end.
     """
 
@@ -44,11 +44,11 @@ class Interval:
         return self.high - self.low
 
     def as_list(self) -> list[float | None]:
-        """``[low, high]`` for JSON, None in place of an end that is not finite."""
+        """``[low, high]`` for JSON, with None for an end that is not finite."""
         return [end if math.isfinite(end) else None for end in (self.low, self.high)]
 
     def rounded(self) -> list[float | None]:
-        """:meth:`as_list` with six digits behind the point."""
+        """:meth:`as_list` with six decimal places."""
         return [None if end is None else round(end, 6) for end in self.as_list()]
 
 
@@ -56,12 +56,12 @@ def wilson(successes: float, n: float, level: float = 0.95) -> Interval:
     """Wilson's score interval of a proportion: the default for accuracy at every n.
 
     Args:
-        successes: how many of the rows are right; may be fractional together with an effective ``n``.
-        n: how many rows there are, at least 1.
-        level: such as 0.95.
+        successes: number of right rows; may be fractional if ``n`` is an effective number.
+        n: number of rows, at least 1.
+        level: confidence level, such as 0.95.
 
     Raises:
-        ValueError: ``n`` is not positive or ``successes`` lies outside 0 to ``n``.
+        ValueError: ``n`` is not positive or ``successes`` is outside 0 to ``n``.
 
     Source: Wilson (JASA 1927); recommended by Brown, Cai and DasGupta (Statistical Science 2001).
     """
@@ -71,7 +71,7 @@ def wilson(successes: float, n: float, level: float = 0.95) -> Interval:
 
 
 def wilson_limits(shares: Floats, rows: Floats, level: float = 0.95) -> tuple[Floats, Floats]:
-    """Limits of :func:`wilson` for many shares of so many rows at once; all arrays of one shape."""
+    """Limits of :func:`wilson` for many shares, each with its number of rows; all arrays have one shape."""
     z = float(special.ndtri((1 + level) / 2))
     middle = (shares + z * z / (2 * rows)) / (1 + z * z / rows)
     reach = z / (1 + z * z / rows) * np.sqrt(shares * (1 - shares) / rows + z * z / (4 * rows * rows))
@@ -80,16 +80,16 @@ def wilson_limits(shares: Floats, rows: Floats, level: float = 0.95) -> tuple[Fl
 
 
 def proportion_interval(correct: npt.ArrayLike, *, groups: npt.ArrayLike | None = None, level: float = 0.95) -> Interval:
-    """The interval of a share of right rows that cotune reports: Wilson's; by effective rows where they are grouped.
+    """Reported interval of a share of right rows: Wilson's, on effective rows if they are grouped.
 
-    With ``groups``, Wilson's interval is that of as many rows as :func:`cotune.evaluate.stats.clusters.effective_rows` says, on
-    the safe side, so that few groups give a wide interval. Where all rows are right, or all wrong, or there is a single group,
-    each group counts as one row.
+    With ``groups``, the number of rows is replaced by the cautious :func:`cotune.evaluate.stats.clusters.effective_rows`, so
+    that few groups give a wide interval. If all rows are right, all are wrong, or there is a single group, each group counts as
+    one row.
 
     Args:
-        correct: right or wrong, or parts of it from 0 to 1, shape (rows,).
+        correct: 1 for a right row and 0 for a wrong one, or a share between, shape (rows,).
         groups: group id of each row.
-        level: such as 0.95.
+        level: confidence level, such as 0.95.
 
     Source: Wilson's interval on effective rows as in Franco et al. (JSSAM 2019).
     """
@@ -106,18 +106,18 @@ def mean_interval(
     level: float = 0.95,
     draws: int = DRAWS,
 ) -> Interval:
-    """The interval of a mean of scores from 0 to 1 that cotune reports.
+    """Reported interval of a mean of scores from 0 to 1.
 
-    :func:`proportion_interval` for 0/1 scores, else the BCa bootstrap; with fewer than 20 groups
-    :func:`proportion_interval` too, as no score scatters more than a right or wrong one, and with more the wider ends of
-    the bootstrap and of a t interval by groups. No normal approximation of ungrouped rows at any number of them.
+    For 0/1 scores it is :func:`proportion_interval`, otherwise the BCa bootstrap. With fewer than 20 groups it is
+    :func:`proportion_interval` too, because 0/1 scores have the largest variance; with more groups it takes the wider ends of
+    the bootstrap and of a t interval by groups. Ungrouped rows never use a normal approximation, whatever their number.
 
     Args:
-        values: one score a row, shape (rows,), at least one.
-        seed: of the resampling.
-        groups: group id of each row; whole groups are drawn then, and the group is the unit of evidence.
-        level: such as 0.95.
-        draws: how many resamples.
+        values: score of each row, shape (rows,), at least one.
+        seed: seed of the resampling.
+        groups: group id of each row; if given, whole groups are drawn, and the group is the unit of evidence.
+        level: confidence level, such as 0.95.
+        draws: number of resamples.
 
     Source: see :func:`cotune.evaluate.stats.resampling.bca_limits`; clusters: Field and Welsh (JRSS B 2007).
     """
@@ -138,19 +138,19 @@ def aggregate_interval(
     level: float = 0.95,
     draws: int = DRAWS,
 ) -> Interval:
-    """The interval of a score that is no mean of rows, such as a micro F1: the BCa bootstrap of whole rows.
+    """Reported interval of a score that is not a mean of rows, such as micro F1: the BCa bootstrap of rows.
 
-    Rows that are all right or all wrong leave nothing to resample; they are then counted as a share of right rows, as
-    :func:`proportion_interval` does. With few groups the score is counted as such a share of as many effective rows as its
-    influence values show; with more, the wider ends of the bootstrap of groups and of a t interval are taken.
+    If all rows are right or all are wrong, there is nothing to resample, and the interval is :func:`proportion_interval`. With
+    few groups the score is treated as a share of effective rows, whose number comes from its influence values; with more, the
+    wider ends of the bootstrap of groups and of a t interval are taken.
 
     Args:
         statistic: the score as a statistic of resampling weights, one column, from 0 to 1.
-        values: what each row is worth, from 0 to 1, shape (rows,).
-        seed: of the resampling.
-        groups: group id of each row; whole groups are drawn then.
-        level: such as 0.95.
-        draws: how many resamples.
+        values: score of each row, from 0 to 1, shape (rows,).
+        seed: seed of the resampling.
+        groups: group id of each row; if given, whole groups are drawn.
+        level: confidence level, such as 0.95.
+        draws: number of resamples.
     """
     scores = _checked(values)
     if np.all(scores == 0) or np.all(scores == 1):
@@ -167,13 +167,13 @@ def aggregate_interval(
 def few_groups_limits(
     statistic: Statistic, values: Floats, groups: npt.ArrayLike, level: float = 0.95
 ) -> tuple[Floats, Floats]:
-    """Wilson's limits of a score that is no mean of rows, on the effective rows that its influence values show.
+    """Wilson's limits of a score that is not a mean of rows, on effective rows computed from its influence values.
 
     Args:
-        statistic: the score of each of some samples of the same rows, as a column for each.
-        values: what each row is worth, from 0 to 1, shape (samples, rows).
+        statistic: scores of several samples of the same rows, one column each.
+        values: score of each row, from 0 to 1, shape (samples, rows).
         groups: group id of each row.
-        level: such as 0.95.
+        level: confidence level, such as 0.95.
     """
     rows = values.shape[-1]
     kinds = np.stack([values, 1 - values], axis=-1)
@@ -195,7 +195,7 @@ def _check_counts(successes: float, n: float) -> None:
 def _checked(values: npt.ArrayLike) -> Floats:
     scores = np.asarray(values, dtype=np.float64)
     if scores.ndim != 1 or not len(scores):
-        raise ValueError(f"scores must be one value a row and at least one row, not of shape {scores.shape}")
+        raise ValueError(f"scores must be one value for each of at least one row, not of shape {scores.shape}")
     if not np.all(np.isfinite(scores)):
         raise ValueError("scores hold NaN or infinity")
     return scores

@@ -1,4 +1,4 @@
-"""Comparing two arms on the same rows: tests, intervals, and what can be told apart at all."""
+"""Tests and intervals for two arms on the same rows."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from cotune.evaluate.stats.resampling import (
 from cotune.evaluate.stats.together import IntervalAt, read_together
 
 FEW_DIFFERING = 10
-"""Below this many rows or groups that tell arms apart, resampling them understates what is not known."""
+"""Number of rows or groups that differ between arms below which resampling understates the uncertainty."""
 _ENUMERATED = 14
 _CELLS_AT_ONCE = 4_000_000
 
 
 def mcnemar(first_only: int, second_only: int) -> float:
-    """Exact two-sided McNemar test: are two arms right equally often?
+    """Exact two-sided McNemar test of whether two arms are right equally often.
 
     Args:
         first_only: rows that only the first arm has right.
         second_only: rows that only the second arm has right.
 
     Returns:
-        The p-value; 1.0 where no row tells the arms apart.
+        The p-value; 1.0 if the arms differ on no row.
 
-    Source: McNemar (Psychometrika 1947), with the binomial distribution instead of its approximation.
+    Source: McNemar (Psychometrika 1947), with the exact binomial distribution.
     """
     discordant = first_only + second_only
     if min(first_only, second_only) < 0:
@@ -47,7 +47,7 @@ def mcnemar(first_only: int, second_only: int) -> float:
 
 
 def discordant_rows(first: npt.ArrayLike, second: npt.ArrayLike) -> tuple[int, int]:
-    """Count the rows that only the first, and that only the second of two arms has right."""
+    """Number of rows that only the first arm has right, and number that only the second has right."""
     one, two = np.asarray(first).astype(bool), np.asarray(second).astype(bool)
     if one.shape != two.shape:
         raise ValueError(f"paired arms need the same rows, not {one.shape} and {two.shape}")
@@ -57,14 +57,14 @@ def discordant_rows(first: npt.ArrayLike, second: npt.ArrayLike) -> tuple[int, i
 def sign_flip_test(differences: npt.ArrayLike, *, seed: int, draws: int = 10_000, groups: npt.ArrayLike | None = None) -> float:
     """Two-sided permutation test that paired differences have mean zero.
 
-    Under the null hypothesis that the arms are exchangeable on each row, each difference could as well have had the
-    other sign. All sign patterns are enumerated for up to 14 rows that differ; else ``draws`` random ones are
-    drawn and the observed one is counted in, so that the p-value is valid at any number of draws.
+    If the arms are exchangeable on each row, as the null hypothesis says, both signs of a difference are equally likely. All
+    sign patterns are enumerated for up to 14 rows that differ; otherwise ``draws`` random patterns are drawn and the observed
+    one is added, so that the p-value is valid for any number of draws.
 
     Args:
-        differences: one paired difference a row, shape (rows,).
-        seed: of the random sign patterns.
-        draws: how many there are.
+        differences: paired difference of each row, shape (rows,).
+        seed: seed of the random sign patterns.
+        draws: number of random sign patterns.
         groups: group id of each row; the signs of a group's rows are flipped together.
 
     Source: Fisher, The Design of Experiments (1935); Phipson and Smyth (2010) for counting the observed pattern.
@@ -92,13 +92,13 @@ def sign_flip_test(differences: npt.ArrayLike, *, seed: int, draws: int = 10_000
 def paired_proportion_interval(first_only: int, second_only: int, n: int, level: float = 0.95) -> Interval:
     """Tango's score interval of the difference of two proportions on the same rows, second minus first.
 
-    It has width where no row tells the arms apart, and it agrees with McNemar's test.
+    It has a width even if the arms differ on no row, and it agrees with McNemar's test.
 
     Args:
         first_only: rows that only the first arm has right.
         second_only: rows that only the second arm has right.
-        n: all rows.
-        level: such as 0.95.
+        n: number of all rows.
+        level: confidence level, such as 0.95.
 
     Source: Tango (Statistics in Medicine 1998).
     """
@@ -111,7 +111,7 @@ def paired_proportion_interval(first_only: int, second_only: int, n: int, level:
 def tango_limits(gained: npt.ArrayLike, lost: npt.ArrayLike, n: npt.ArrayLike, level: float = 0.95) -> tuple[Floats, Floats]:
     """Limits of :func:`paired_proportion_interval` for many tables at once, by bisection of the score statistic.
 
-    Rows may be parts of rows, as effective rows are; all arrays of one shape, or ``n`` a number.
+    Counts may be fractional, as those of effective rows are. All arrays have one shape, or ``n`` is a number.
     """
     plus, minus, n = (np.asarray(counts, dtype=np.float64) for counts in (gained, lost, n))
     z = float(special.ndtri((1 + level) / 2))
@@ -136,12 +136,12 @@ def tango_limits(gained: npt.ArrayLike, lost: npt.ArrayLike, n: npt.ArrayLike, l
 
 
 def grouped_tango_limits(differences: npt.ArrayLike, groups: npt.ArrayLike, level: float = 0.95) -> tuple[Floats, Floats]:
-    """Tango's limits on as many rows as grouped ones are worth, see :func:`cotune.evaluate.stats.clusters.effective_rows`.
+    """Tango's limits for grouped rows, on :func:`cotune.evaluate.stats.clusters.effective_rows`.
 
     Args:
-        differences: of two arms on each row, from -1 to 1, shape (..., rows).
+        differences: differences of two arms on each row, from -1 to 1, shape (..., rows).
         groups: group id of each row.
-        level: such as 0.95.
+        level: confidence level, such as 0.95.
 
     Returns:
         Lower and upper limits, each of shape (...).
@@ -153,7 +153,7 @@ def grouped_tango_limits(differences: npt.ArrayLike, groups: npt.ArrayLike, leve
 
 
 LimitsAt = Callable[[float], tuple[Floats, Floats]]
-"""A level such as 0.95 to lower and upper limits."""
+"""Maps a level such as 0.95 to lower and upper limits."""
 
 
 def contrasts(
@@ -165,23 +165,23 @@ def contrasts(
     groups: npt.ArrayLike | None = None,
     widened: bool | npt.NDArray[np.bool_] = True,
 ) -> tuple[Floats, LimitsAt]:
-    """Estimate and limits of differences between arms that are no difference of two shares of right rows.
+    """Estimate and limits of differences between arms, for scores other than a share of right rows.
 
-    The wider ends of the paired BCa bootstrap and of a t interval by the jackknife, of whole groups where there are any:
-    each alone is too short on few rows, the one where differences are skewed, the other where they are not. Where fewer than
-    10 rows or groups tell the arms apart, neither knows what was not met, and :func:`tango_limits` join in, on the
-    differences as parts of the largest one.
+    Takes the wider ends of the paired BCa bootstrap and of a jackknife t interval, both by whole groups if rows are grouped.
+    Each alone is too short on few rows: one if differences are skewed, the other if they are not. If the arms differ on fewer
+    than 10 rows or groups, both miss rare rows that the sample does not hold; the interval is then widened to
+    :func:`tango_limits` of the differences divided by the largest one.
 
     Args:
-        statistic: the differences as statistics of resampling weights, a column each.
-        differs: whether a row tells the arms apart, shape (rows, columns).
-        seed: of the resampling.
-        draws: how many resamples.
+        statistic: the differences as statistics of resampling weights, one column each.
+        differs: whether the arms differ on a row, shape (rows, columns).
+        seed: seed of the resampling.
+        draws: number of resamples.
         groups: group id of each row.
-        widened: for which columns the t interval counts.
+        widened: columns that use the t interval.
 
     Returns:
-        The estimates, shape (columns,), and a function that gives their limits at any level from the same resamples.
+        The estimates, shape (columns,), and a function that returns their limits at any level from the same resamples.
     """
     rows = len(differs)
     found = resample(statistic, rows, seed=seed, draws=draws, groups=groups, widened=widened)
@@ -194,7 +194,7 @@ def contrasts(
         if changes is None:
             return low, high
         largest = np.abs(changes).max(axis=-1)
-        # Where nothing differs, a row could have made a difference of one.
+        # If nothing differs, a row could have made a difference of one.
         largest = np.where(largest > 0, largest, 1.0)
         parts = changes / largest[:, None]
         if groups is None:
@@ -218,15 +218,18 @@ def paired_interval(
     draws: int = DRAWS,
     groups: npt.ArrayLike | None = None,
 ) -> Interval:
-    """The interval of a paired difference, second minus first: Tango's for 0/1 scores, on effective rows where they are
-    grouped; else :func:`contrasts`. Infinite for other scores of a single group."""
+    """Interval of a paired difference, second minus first.
+
+    Tango's interval for 0/1 scores, on effective rows if they are grouped; otherwise :func:`contrasts`. The interval is
+    infinite for other scores of a single group.
+    """
     return paired_intervals(first, second, seed=seed, draws=draws, groups=groups)(level)
 
 
 def paired_intervals(
     first: npt.ArrayLike, second: npt.ArrayLike, *, seed: int, draws: int = DRAWS, groups: npt.ArrayLike | None = None
 ) -> IntervalAt:
-    """:func:`paired_interval` at any level, from the same resamples."""
+    """Return :func:`paired_interval` as a function of the level, from the same resamples."""
     one, two = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if one.shape != two.shape:
         raise ValueError(f"paired arms need the same rows, not {one.shape} and {two.shape}")
@@ -250,9 +253,11 @@ def interval_of(limits: tuple[Floats, Floats], column: int = 0) -> Interval:
 def paired_difference(
     first: npt.ArrayLike, second: npt.ArrayLike, *, seed: int, groups: npt.ArrayLike | None = None
 ) -> tuple[Interval, float]:
-    """Interval and p-value of a paired difference, second minus first: :func:`paired_interval`, with exact McNemar for
-    ungrouped 0/1 scores and a permutation test for others, by whole groups where ``groups`` says which rows belong together;
-    both agree about zero, see :func:`cotune.evaluate.stats.together.read_together`.
+    """Interval and p-value of a paired difference, second minus first.
+
+    The interval is :func:`paired_interval`. The test is exact McNemar for ungrouped 0/1 scores and a permutation test
+    otherwise, by whole groups if ``groups`` is given. Both agree about zero, see
+    :func:`cotune.evaluate.stats.together.read_together`.
     """
     one, two = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     both = np.concatenate([one, two])

@@ -1,11 +1,10 @@
-"""Racing candidates over the same rows: drop a loser as soon as the data say so, however often one looks.
+"""Races of candidates over the same rows; losers may be dropped after any row.
 
-Every candidate is scored on the same rows in the same random order. For each ordered pair a gambler bets, row after
-row, that the first loses more than the second; no strategy can expect to win where that is not so, and a gambler who
-has multiplied the stake by 20 is evidence at the level 1/20, at whichever row one looks (Ville's inequality).
-Losses are capped at a bound, so that what is compared is the mean of the capped loss, which is the same scale for
-every pair and therefore has a best candidate. Rows that depend on each other make one bet together, on the sum of their
-losses: what a group's first row shows would tell a gambler how to win on its others.
+Every candidate is scored on the same rows in the same random order. For each ordered pair a gambler bets, row by row, that the
+first candidate has the larger loss. If it has not, no strategy wins on average. A gambler who has multiplied the stake by 20 is
+therefore evidence at the level 1/20, at any row (Ville's inequality). Losses are capped at a bound, and the means of capped
+losses are compared; all pairs thus share a scale, and there is a best candidate. Rows of a group make one bet on the sum of
+their losses, because a group's first row would tell a gambler how to win on the others.
 
 Source: betting as in Waudby-Smith and Ramdas (arXiv 2010.09686, sections 4 and 5); averaging e-values over opponents
 as in Vovk and Wang (Annals of Statistics 2021).
@@ -26,21 +25,21 @@ from cotune.evaluate.stats.resampling import Floats
 
 Verdict = Literal["worse", "not told apart"]
 STAKES: Floats = np.array([0.03, 0.07, 0.15, 0.3, 0.5, 0.7, 0.95])
-"""Shares of the wealth that are bet, held in parallel: none has to be tuned to how far apart candidates are."""
+"""Shares of the wealth that are bet in parallel, so that none has to be tuned to the distance between candidates."""
 _TIE = 1e-9
-"""Mean losses that differ by no more are equal."""
+"""Difference of mean losses up to which they are equal."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What has been won by the gamblers; arrays may have leading axes for races side by side.
+    """Wealth of the gamblers; arrays may have leading axes for several races at once.
 
     Attributes:
-        pairs: log wealth of each stake betting that i is worse than j, shape (..., candidates, candidates, stakes).
-        leader: log wealth of each stake betting that i is worse than whoever led before the row, shape
-            (..., candidates, stakes).
-        totals: sum of losses, as shares of the bound, shape (..., candidates).
-        rows: rows seen, shape (..., candidates).
+        pairs: log wealth of each stake that bets that i is worse than j, shape (..., candidates, candidates, stakes).
+        leader: log wealth of each stake that bets that i is worse than the leader before the row, shape (..., candidates,
+            stakes).
+        totals: sums of losses as shares of the bound, shape (..., candidates).
+        rows: number of rows, shape (..., candidates).
     """
 
     pairs: Floats
@@ -60,13 +59,14 @@ class Evidence:
         )
 
     def after(self, losses: Floats, active: npt.NDArray[np.bool_], rows: int = 1, largest: int = 1) -> Evidence:
-        """Bet on one more row, or on a group of them at once; the inactive take no part.
+        """Bet on one more row, or on a group of rows at once; inactive candidates take no part.
 
         Args:
-            losses: of the row, from 0 to 1, or summed over the group's rows, shape (..., candidates).
-            active: who takes part, shape (..., candidates).
-            rows: how many rows the group has.
-            largest: rows of the largest group there is, so that stakes stay below what can be lost and each row weighs alike.
+            losses: losses of the row, from 0 to 1, or sums over the group's rows, shape (..., candidates).
+            active: which candidates take part, shape (..., candidates).
+            rows: number of rows of the group.
+            largest: number of rows of the largest group; it scales the losses so that no stake can be lost whole and all rows
+                have the same weight.
         """
         both, scaled = active[..., :, None] & active[..., None, :], losses / largest
         excess = np.where(both, scaled[..., :, None] - scaled[..., None, :], 0.0)
@@ -84,14 +84,14 @@ class Evidence:
         return _log_mean(self.pairs)
 
     def log_not_best(self) -> Floats:
-        """Log e-value that i is not the best, shape (..., candidates): half on the leader, half on all the others."""
+        """Log e-value that i is not the best, shape (..., candidates): half against the leader, half against all others."""
         candidates = self.totals.shape[-1]
         pairs = np.where(np.eye(candidates, dtype=bool), -np.inf, self.log_pairs())
         others = np.logaddexp.reduce(pairs, axis=-1) - math.log(max(1, candidates - 1))
         return np.asarray(np.logaddexp(others, _log_mean(self.leader)) - math.log(2), dtype=np.float64)
 
     def _opponents(self, active: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-        """Who each candidate is bet against: the active one with the least loss so far, other than itself."""
+        """Opponent of each candidate: the other active candidate with the least loss so far."""
         candidates = active.shape[-1]
         standing = np.where(active, self.totals, np.inf)
         rivals = np.where(np.eye(candidates, dtype=bool), np.inf, standing[..., None, :])
@@ -100,20 +100,20 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Race:
-    """A race of candidates over rows, one immutable state of it; :meth:`update` gives the next one.
+    """Immutable state of a race of candidates over rows; :meth:`update` returns the next state.
 
-    The best candidate, the one with the least mean capped loss, is dropped in at most a share ``alpha`` of races, at
-    whatever rows one looks and whatever the other candidates do. Rows must come in random order.
+    The best candidate, which has the least mean capped loss, is dropped in at most a share ``alpha`` of races, whichever rows
+    one looks at and whatever the other candidates do. Rows must be in random order.
 
     Attributes:
-        n_candidates: how many enter.
-        alpha: in what share of races the best may be dropped wrongly.
+        n_candidates: number of candidates.
+        alpha: share of races in which the best candidate may be dropped.
         bound: cap on the loss of a row, in the loss's unit; see :func:`loss_bound`.
-        lengths: prompt length of each candidate, in tokens; ties keep the shorter. None: ties keep the earlier.
-        dropped: candidates that the test dropped, first dropped first.
-        beaten_by: for each of ``dropped``, who led when it was dropped.
-        retired: candidates that :meth:`retire` took out without a verdict.
-        largest: rows of the largest group, where rows are grouped; see :meth:`update`.
+        lengths: prompt length of each candidate; ties keep the shorter one. If None, ties keep the earlier one.
+        dropped: candidates that the test dropped, in order.
+        beaten_by: the leader at the time, for each of ``dropped``.
+        retired: candidates that :meth:`retire` removed without a verdict.
+        largest: number of rows of the largest group if rows are grouped; see :meth:`update`.
     """
 
     n_candidates: int
@@ -142,7 +142,7 @@ class Race:
 
     @property
     def rows(self) -> tuple[int, ...]:
-        """How many rows each candidate was judged on."""
+        """Number of rows that each candidate was judged on."""
         return tuple(int(count) for count in self._evidence.rows)
 
     @property
@@ -155,10 +155,10 @@ class Race:
         """Judge the active candidates on more rows.
 
         Args:
-            losses: shape (rows, active candidates), at least 0, columns in the order of :attr:`active`. How the rows
-                are cut into calls does not matter: a candidate dropped at a row takes no part in later ones.
-            groups: group id of each row, where rows depend on each other: those that stand side by side are one bet. A group
-                must stand in one call, whole groups must come in random order, and none may be larger than :attr:`largest`.
+            losses: losses, at least 0, shape (rows, active candidates), columns in the order of :attr:`active`. The split of
+                rows into calls does not matter: a candidate that is dropped at a row takes no part in later rows.
+            groups: group id of each row; adjacent rows of one group are one bet. A group must be within one call, whole groups
+                must be in random order, and none may be larger than :attr:`largest`.
 
         Returns:
             The race after these rows; the last candidate is never dropped.
@@ -193,7 +193,7 @@ class Race:
         return replace(self, evidence=evidence, dropped=tuple(dropped), beaten_by=tuple(beaten_by))
 
     def retire(self, candidates: Sequence[int]) -> Race:
-        """Take candidates out without a verdict, as a round of successive halving does."""
+        """Remove candidates without a verdict, as a round of successive halving does."""
         staying = [candidate for candidate in self.active if candidate not in set(candidates)]
         if not staying:
             raise ValueError("a race cannot lose its last candidate")
@@ -201,11 +201,11 @@ class Race:
         return replace(self, retired=self.retired + leaving)
 
     def verdict(self, candidate: int, other: int) -> Verdict:
-        """Whether a candidate is worse than another one, by the rows that both were judged on.
+        """Whether a candidate is worse than another, by the rows that both were judged on.
 
-        Only a dropped candidate is called worse: than the one that led when it was dropped, and than every other one
-        that it lost to by evidence at the level ``alpha``. So the best candidate is called worse than anyone in at most
-        ``alpha`` of races.
+        Only a dropped candidate is called worse: than the leader at the time, and than every other candidate that it lost to by
+        evidence at the level ``alpha``. So the best candidate is called worse than any other in at most a share ``alpha`` of
+        races.
         """
         if candidate not in self.dropped or candidate == other:
             return "not told apart"
@@ -215,7 +215,7 @@ class Race:
         return "worse" if lost else "not told apart"
 
     def ranking(self) -> tuple[int, ...]:
-        """Active candidates by mean capped loss, best first; of equal ones the shorter prompt, then the earlier candidate."""
+        """Active candidates by mean capped loss, best first; ties keep the shorter prompt, then the earlier candidate."""
         means, left, ranked = self.mean_losses, list(self.active), list[int]()
         lengths = self.lengths or (0,) * self.n_candidates
         while left:
@@ -227,7 +227,7 @@ class Race:
         return tuple(ranked)
 
     def _units(self, shares: Floats, groups: npt.ArrayLike | None) -> list[tuple[Floats, int]]:
-        """What is bet on at once, with its number of rows."""
+        """Losses of each bet, which is a row or a group, with its number of rows."""
         if groups is None:
             return [(row, 1) for row in shares]
         ids = np.asarray(groups)
@@ -235,7 +235,7 @@ class Race:
             raise ValueError(f"groups of shape {ids.shape} do not fit {len(shares)} rows")
         parts = np.split(shares, np.flatnonzero(ids[1:] != ids[:-1]) + 1) if len(ids) else []
         if any(len(part) > self.largest for part in parts):
-            raise ValueError(f"a group has more than the {self.largest} rows that the largest was said to have")
+            raise ValueError(f"a group has more than {self.largest} rows, the given size of the largest group")
         return [(part.sum(axis=0), len(part)) for part in parts]
 
     @property
@@ -249,8 +249,8 @@ class Round:
     """One round of successive halving.
 
     Attributes:
-        keep: how many candidates go on after the round.
-        rows: up to which row (counted from the first) the round's candidates are judged.
+        keep: number of candidates that continue after the round.
+        rows: number of rows that the round's candidates have been judged on at its end.
     """
 
     keep: int
@@ -260,23 +260,23 @@ class Round:
 def successive_halving_schedule(
     n_candidates: int, n_rows: int, *, final: int = 2, factor: float = 2.0, first_rows: int = 16
 ) -> list[Round]:
-    """Plan rounds of fewer and fewer candidates that cost about the same, of which the last ends on all rows.
+    """Plan rounds of equal cost with fewer and fewer candidates; the last round ends on all rows.
 
-    The thinning of the field and the spending are those of Karnin and others (ICML 2013); they take rows as endless. Here the
-    rows of a round are reckoned from the last backwards, so that nobody meets all of them but those who are left then.
+    The number of candidates and the cost of each round follow Karnin et al. (ICML 2013), who assume unlimited rows. Here rows
+    are limited and are planned backwards from the last round, so that only its candidates see all rows.
 
     Args:
-        n_candidates: how many enter, at least 1.
-        n_rows: rows there are; the last round ends there.
-        final: how many meet all rows.
-        factor: by how much each round thins the field; by more where ``n_rows`` are too few for so many rounds.
-        first_rows: least rows of the first round; half as many are the least that a later round adds.
+        n_candidates: number of candidates, at least 1.
+        n_rows: number of all rows.
+        final: number of candidates that see all rows.
+        factor: factor by which each round reduces the candidates; larger if ``n_rows`` is too small for the number of rounds.
+        first_rows: minimum number of rows of the first round; a later round adds at least half as many.
 
     Raises:
         ValueError: there are no candidates or rows, nobody to keep, or the factor is not above 1.
     """
     if n_candidates < 1 or n_rows < 1 or final < 1 or factor <= 1:
-        raise ValueError("a schedule needs candidates, rows, someone to keep, and a factor above 1")
+        raise ValueError("a schedule needs candidates, rows, at least one finalist, and a factor above 1")
     last = min(final, n_candidates)
     thinnings = math.ceil(math.log(n_candidates / last) / math.log(factor) - 1e-9)
     while True:
@@ -291,7 +291,7 @@ def successive_halving_schedule(
 
 
 def _ends(fields: Sequence[int], n_rows: int, first_rows: int) -> Floats:
-    """Up to which row each round goes where all cost alike; where that leaves the first too few, the others do."""
+    """Last row of each round at equal cost of all rounds, or of all but the first if it would have too few rows."""
     shares = 1 / np.array(fields)
     ends = n_rows * np.cumsum(shares) / shares.sum()
     if len(fields) > 1 and ends[0] < first_rows:
@@ -301,7 +301,7 @@ def _ends(fields: Sequence[int], n_rows: int, first_rows: int) -> Floats:
 
 
 def schedule_cost(n_candidates: int, schedule: Sequence[Round]) -> int:
-    """How many evaluations (candidate on row) a schedule spends."""
+    """Number of evaluations (candidate on row) of a schedule."""
     cost, field_size, seen = 0, n_candidates, 0
     for step in schedule:
         cost += field_size * (step.rows - seen)
@@ -310,9 +310,9 @@ def schedule_cost(n_candidates: int, schedule: Sequence[Round]) -> int:
 
 
 def loss_bound(n_labels: int) -> float:
-    """A cap for the log-loss of a classification row, in nats: that of a guess among all labels, half as much again.
+    """Cap on the log-loss of a classification row, in nats: 1.5 times that of a uniform guess among the labels.
 
-    A row that is lost more clearly than a guess says little more than that it is lost.
+    A loss far above that of a guess says little more than that the row is wrong.
     """
     return 1.5 * math.log(max(2, n_labels))
 

@@ -1,4 +1,4 @@
-"""The bootstrap that every interval here shares: seeded resampling weights and bias-corrected limits."""
+"""The bootstrap of all intervals in this package: seeded resampling weights and bias-corrected limits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy import special
 
 Floats = npt.NDArray[np.float64]
 Statistic = Callable[[Floats], Floats]
-"""Weights of shape (draws, rows), how often each row stands in each resample, to values (draws, statistics)."""
+"""Maps weights (how often each resample holds each row), shape (draws, rows), to values, shape (draws, statistics)."""
 
 _CELLS_AT_ONCE = 4_000_000
 _FEW_UNITS = 20
@@ -25,10 +25,10 @@ def group_index(groups: npt.ArrayLike) -> npt.NDArray[np.int64]:
 
 
 def resampling_weights(rows: int, draws: int, seed: int, groups: npt.ArrayLike | None = None) -> Iterator[Floats]:
-    """Yield the resamples in chunks of shape (some draws, rows): how often each row is drawn.
+    """Yield how often each resample draws each row, in chunks of shape (some draws, rows).
 
-    Rows are drawn with replacement; with ``groups``, whole groups are (the cluster bootstrap). The same seed and
-    shape give the same resamples, so that everything measured on the same rows is resampled alike.
+    Rows are drawn with replacement; with ``groups``, whole groups are drawn (the cluster bootstrap). The same seed and shape
+    give the same resamples, so all statistics of the same rows are resampled alike.
     """
     index = np.arange(rows) if groups is None else group_index(groups)
     units = int(index.max()) + 1 if rows else 0
@@ -44,7 +44,7 @@ def resampling_weights(rows: int, draws: int, seed: int, groups: npt.ArrayLike |
 
 
 def leave_one_out_weights(rows: int, groups: npt.ArrayLike | None = None) -> Iterator[Floats]:
-    """Yield, in chunks, the jackknife's weights: each unit (row or group) left out once."""
+    """Yield the weights of the jackknife in chunks: each unit (row or group) is left out once."""
     index = np.arange(rows) if groups is None else group_index(groups)
     units = int(index.max()) + 1
     step = max(1, _CELLS_AT_ONCE // rows)
@@ -73,14 +73,14 @@ def bca_limits(estimate: Floats, replicates: Floats, jackknife: Floats, level: f
     """Bias-corrected and accelerated limits with expanded percentiles.
 
     Args:
-        estimate: the statistics on the rows as they are, shape (statistics,).
-        replicates: the statistics on each resample, shape (draws, statistics).
-        jackknife: the statistics with each unit left out, shape (units, statistics).
-        level: such as 0.95.
+        estimate: statistics of all rows, shape (statistics,).
+        replicates: statistics of each resample, shape (draws, statistics).
+        jackknife: statistics with each unit left out, shape (units, statistics).
+        level: confidence level, such as 0.95.
 
     Returns:
-        Lower and upper limits, each of shape (statistics,). With fewer than two units nothing is known about the
-        spread and the limits are infinite.
+        Lower and upper limits, each of shape (statistics,). With fewer than two units the spread is unknown and the limits are
+        infinite.
 
     Source: Efron, Better Bootstrap Confidence Intervals (JASA 1987); the percentiles are widened by the t quantile
     and n/(n-1), as the bootstrap's own spread is too small on few rows (Hesterberg, arXiv 1411.5279, section 3.3).
@@ -111,13 +111,13 @@ def bca_limits(estimate: Floats, replicates: Floats, jackknife: Floats, level: f
 
 @dataclass(frozen=True)
 class Resampled:
-    """One or several statistics of the same rows, resampled once, with their limits at any level.
+    """One or several statistics of the same rows, resampled once; gives limits at any level.
 
     Attributes:
-        estimate: the statistics on the rows themselves, shape (statistics,).
-        replicates: the statistics on each resample, None where fewer than two units leave nothing to resample.
-        jackknife: the statistics with each unit left out, None likewise.
-        widened: which statistics take the wider end of the bootstrap's and of :func:`jackknife_limits`.
+        estimate: statistics of all rows, shape (statistics,).
+        replicates: statistics of each resample; None if there are fewer than two units.
+        jackknife: statistics with each unit left out; None if there are fewer than two units.
+        widened: statistics that take the wider ends of the bootstrap and of :func:`jackknife_limits`.
     """
 
     estimate: Floats
@@ -150,11 +150,11 @@ def resample(
     """Resample one or several statistics of the same rows.
 
     Args:
-        statistic: what is estimated.
-        rows: how many there are.
-        seed: of the resampling.
-        draws: how many resamples.
-        groups: group id of each row; whole groups are drawn then.
+        statistic: statistics to resample.
+        rows: number of rows.
+        seed: seed of the resampling.
+        draws: number of resamples.
+        groups: group id of each row; if given, whole groups are drawn.
         widened: see :class:`Resampled`.
     """
     estimate = evaluate_over(statistic, iter([np.ones((1, rows))]))[0]
@@ -180,13 +180,13 @@ def bootstrap_limits(
 
 
 def jackknife_limits(estimate: Floats, jackknife: Floats, level: float) -> tuple[Floats, Floats]:
-    """The estimate plus and minus a t quantile of standard errors, which are those of the jackknife.
+    """The estimate plus and minus a t quantile times the jackknife's standard error.
 
-    It errs on other samples than the bootstrap does: where a long tail was not met, resampling cannot meet it either, and the
-    bootstrap moves both its ends away from the tail. Args as for :func:`bca_limits`. With few units a degree of freedom is
-    taken off, as skewed values make the spread itself less certain than normal ones.
+    It fails on other samples than the bootstrap. If a sample misses a long tail, so do its resamples, and the bootstrap moves
+    both ends away from the tail. With few units a degree of freedom is subtracted, because the spread of skewed values is less
+    certain than that of normal ones. Args as for :func:`bca_limits`.
 
-    Source: Tukey's jackknife; by groups Bell and McCaffrey (Survey Methodology 2002).
+    Source: Tukey's jackknife; for groups: Bell and McCaffrey (Survey Methodology 2002).
     """
     units = len(jackknife)
     spread = _spread(jackknife)
@@ -198,9 +198,9 @@ def difference_error(statistic: Statistic, rows: int, groups: npt.ArrayLike | No
     """Standard error of the difference between two scores of the same rows, by the jackknife.
 
     Args:
-        statistic: both scores, a column each.
-        rows: how many there are, two at least.
-        groups: group id of each row; whole groups are left out then.
+        statistic: both scores, one column each.
+        rows: number of rows, at least two.
+        groups: group id of each row; if given, whole groups are left out.
     """
     without = evaluate_over(statistic, leave_one_out_weights(rows, groups))
     return float(_spread(without[:, :1] - without[:, 1:])[0])
@@ -212,9 +212,9 @@ def _spread(jackknife: Floats) -> Floats:
 
 
 def influence_values(statistic: Statistic, rows: int) -> Floats:
-    """How far each row moves the statistics, in the scale of a mean of rows; shape (rows, statistics).
+    """Influence of each row on the statistics, on the scale of a mean of rows; shape (rows, statistics).
 
-    By the jackknife: for a mean these are the values less their mean.
+    They are computed by the jackknife; for a mean they are the values minus their mean.
     """
     without = evaluate_over(statistic, leave_one_out_weights(rows))
     return np.asarray((rows - 1) * (without.mean(axis=0) - without), dtype=np.float64)

@@ -1,4 +1,4 @@
-"""The winner's curse: how much of the winner's dev score is luck."""
+"""The winner's curse: how much of the best candidate's dev score is luck."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from cotune.evaluate.stats.resampling import Floats, group_index, resampling_wei
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The winner's dev score and what is to be expected of it on new rows.
+    """The winner's dev score, and the score to expect on new rows.
 
     Attributes:
         winner: index of the candidate with the best dev score.
-        dev: its mean score on the dev rows.
-        corrected: what it can be expected to score on new rows; NaN where all rows are one group, which tells nothing of luck.
+        dev: mean score of the winner on the dev rows.
+        corrected: expected score of the winner on new rows; NaN if all rows are in one group, because luck cannot be estimated
+            then.
         optimism: ``dev - corrected``, at least 0.
-        candidates: how many were compared.
+        candidates: number of compared candidates.
     """
 
     winner: int
@@ -34,26 +35,25 @@ class Selection:
 def winners_curse(
     scores: npt.ArrayLike, *, seed: int, draws: int = 2000, groups: npt.ArrayLike | None = None, winner: int | None = None
 ) -> Selection:
-    """Correct the winner's dev score for having been chosen on the same rows, by bootstrapping the whole selection.
+    """Correct the winner's dev score for its selection on the same rows, by bootstrapping the whole selection.
 
-    Rows are resampled for all candidates together, the best of each resample is chosen anew, and how much better it
-    looks there than it is on average is the optimism. Candidates are first shrunk towards each other by the share of
-    their spread that chance alone explains; without that, equal candidates would keep their luck as if it were merit and
-    the optimism would come out too small. A row that a candidate was not scored on is filled with what the
-    row gave to those that were, shifted by how the candidate compares with them; so early losers stay in the selection. The
-    rounds of a race are not replayed: where candidates lie close and most were dropped early, up to a third of the
-    optimism may remain.
+    Rows are resampled for all candidates together, and the best candidate of each resample is chosen. The optimism is how much
+    better it scores there than its average. Candidates are first shrunk towards each other by the share of their spread that
+    chance explains; otherwise the luck of equal candidates would count as merit and the optimism would be too small. If a
+    candidate was not scored on a row, the missing score is the row's mean over finalists plus the candidate's mean difference
+    from them, so early losers stay in the selection. The rounds of a race are not replayed: if candidates are close and most
+    were dropped early, up to a third of the optimism may remain.
 
     Args:
-        scores: higher is better, shape (candidates, rows), NaN where a candidate was not scored on a row. At least one
+        scores: scores, higher is better, shape (candidates, rows); NaN if a candidate was not scored on a row. At least one
             candidate must be scored on all rows.
-        seed: of the resampling.
-        draws: resamples.
-        groups: group id of each row; whole groups are drawn then.
-        winner: the candidate that was chosen; None: the one with the best mean among those scored on all rows.
+        seed: seed of the resampling.
+        draws: number of resamples.
+        groups: group id of each row; if given, whole groups are drawn.
+        winner: index of the chosen candidate; None takes the best mean among those scored on all rows.
 
     Raises:
-        ValueError: no candidate was scored on all rows, one on none, or the winner not on all.
+        ValueError: no candidate was scored on all rows, a candidate was scored on no row, or the winner was not scored on all.
 
     Source: optimism bootstrap (Efron and Tibshirani 1993, chapter 17) around centres shrunk as by James and
     Stein (Efron and Morris, JASA 1973).
@@ -80,11 +80,11 @@ def winners_curse(
     centres = _shrunk(filled, known.sum(axis=1), groups)
     noise = filled - filled.mean(axis=1, keepdims=True)
     luck, total = 0.0, 0
-    # A resample of few units scatters less than new ones would.
+    # A resample of few units scatters less than a new sample.
     noise *= np.sqrt(units / (units - 1))
     for weights in resampling_weights(rows, draws, seed, groups):
         drawn = (weights @ noise.T) / weights.sum(axis=1, keepdims=True)
-        # A mean over fewer rows varies more than the same mean over filled ones.
+        # A mean over few rows varies more than the mean that includes filled rows.
         drawn *= np.sqrt(rows / known.sum(axis=1))
         best = np.argmax(centres + drawn, axis=1)
         luck += float(np.sum(drawn[np.arange(len(best)), best]))
@@ -94,14 +94,14 @@ def winners_curse(
 
 
 def _filled(table: Floats, known: npt.NDArray[np.bool_], finalists: npt.NDArray[np.bool_]) -> Floats:
-    """Fill unseen rows: the finalists' mean on the row, shifted by how the candidate did on the rows it saw."""
+    """Fill missing scores with the finalists' mean on the row plus the candidate's mean difference from the finalists."""
     by_row = table[finalists].mean(axis=0)
     shift = (np.where(known, table - by_row, 0.0).sum(axis=1) / known.sum(axis=1))[:, None]
     return np.asarray(np.where(known, table, by_row + shift), dtype=np.float64)
 
 
 def _shrunk(filled: Floats, counts: npt.NDArray[np.int64], groups: npt.ArrayLike | None) -> Floats:
-    """Candidates' means, drawn together by the share of their spread that chance, by rows or by groups, explains."""
+    """Means of the candidates, shrunk by the share of their spread that chance explains, by rows or by groups."""
     means = filled.mean(axis=1)
     relative = filled - filled.mean(axis=0)
     by_unit = relative - relative.mean(axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Tests and intervals of differences that are read together: one correction for both, so that they never contradict."""
+"""One correction for the tests and intervals of differences that are read together, so that they never disagree."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Callable
 from cotune.evaluate.stats.intervals import Interval
 
 ALPHA = 0.05
-"""A difference is claimed where its p-value is below this, and its interval, at one minus this, leaves out zero."""
+"""A difference is claimed if its p-value is below this and its interval at the level ``1 - ALPHA`` excludes zero."""
 
 IntervalAt = Callable[[float], Interval]
-"""A level such as 0.95 to the interval of a difference."""
+"""Maps a level such as 0.95 to the interval of a difference."""
 _HALVINGS = 30
 
 
@@ -19,19 +19,19 @@ def read_together(p: float, interval_at: IntervalAt, count: int = 1, alpha: floa
     """Correct the test and the interval of one of several differences that are read together.
 
     The p-value is multiplied by ``count`` and the interval is taken at the level ``1 - alpha / count`` (Bonferroni). All such
-    intervals hold their true values at once in at least ``1 - alpha`` of samples, whatever the dependence between them, and no
-    difference is claimed that is none in more than ``alpha``. Holm's step-down correction of p-values claims more, but no
-    simultaneous intervals with two ends belong to it: where it claims what Bonferroni does not, the interval would hold zero.
+    intervals contain their true values at once in at least ``1 - alpha`` of samples, whatever the dependence between them, and
+    a false difference is claimed in at most ``alpha`` of samples. Holm's step-down correction claims more, but has no matching
+    two-sided simultaneous intervals: if it claims a difference that Bonferroni does not, the interval contains zero.
 
-    A test and an interval that are made in different ways can disagree about zero near the limit. Then the more cautious of
-    the two holds: the interval is stretched to zero, or the p-value is raised to the level at which the interval reaches zero.
-    So the interval leaves out zero if and only if the p-value is below ``alpha``.
+    A test and an interval of different methods can disagree about zero near the limit. Then the more cautious of the two
+    decides: the interval is stretched to zero, or the p-value is raised to the level at which the interval reaches zero. So the
+    interval excludes zero if and only if the p-value is below ``alpha``.
 
     Args:
-        p: the test's p-value, on its own.
-        interval_at: the interval of the difference at any level, wider at higher ones.
-        count: how many differences are read together, this one included.
-        alpha: how often a claim may be wrong.
+        p: uncorrected p-value of the test.
+        interval_at: interval of the difference at any level, wider at higher levels.
+        count: number of differences that are read together, including this one.
+        alpha: probability of a false claim.
 
     Returns:
         The corrected p-value, and the simultaneous interval.

@@ -1,4 +1,4 @@
-"""From an endpoint's answer to label probabilities: by what the server says of its first tokens, or by matching the text."""
+"""Label probabilities from an endpoint's answer: by its first tokens' log-probabilities, or by matching its text."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 Alternatives = Sequence[tuple[str, float]]
-"""A position of an answer: tokens that could have stood there, the chosen one first, each with its log-probability."""
+"""Alternative tokens at one position of an answer, the chosen one first, each with its log-probability."""
 
 FLOOR = 1e-6
-"""Least share that a label keeps where the server does not name it, before renormalising: 13.8 nats below the whole."""
+"""Minimum share of a label that the server does not name, before renormalising: 13.8 nats below 1."""
 NAMED = 0.9
-"""What a label gets that an answer names, where no probabilities are told; the others share the rest."""
+"""Probability of the named label if the server returns no probabilities; the other labels share the rest."""
 
 _OPENING = " \t\r\n\"'`*_([{<“‘«-•:>#"
 _THINKING = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL | re.IGNORECASE)
 
 
 def label_log_probs(positions: Sequence[Alternatives], words: Sequence[str]) -> NDArray[np.float64] | None:
-    """``[labels]`` log-probabilities among the labels, from the alternatives that a server tells for an answer's first tokens.
+    """``[labels]`` log-probabilities among the labels, from a server's alternatives for an answer's first tokens.
 
-    A token speaks for every label word that begins with what is said so far. Where one word does, it gets the token's
-    probability; where several do, the next position tells them apart as far as the answer goes that way, and otherwise they
-    share it equally. A word that no alternative speaks for was below the last one shown: it gets an equal part of what the
-    alternatives leave over, at most the last one's probability and at least :data:`FLOOR`. All is renormalised over the labels.
+    A token supports every label word that begins with the text so far. If there is one such word, it gets the token's
+    probability. If there are several, the next position decides between them if the answer continues with this token; otherwise
+    they share the probability equally. A word without support gets an equal part of the probability that the alternatives
+    leave, at most that of the last alternative and at least :data:`FLOOR`. The result is renormalised over the labels.
 
     Args:
-        positions: of the answer, at least the first.
-        words: what the model says for each label; two may begin alike, none may be equal.
+        positions: positions of the answer, at least the first.
+        words: label words; two may have a common beginning, but none may be equal.
 
     Returns:
-        None where no alternative speaks for any label.
+        None if no alternative supports any label.
     """
     fold = _folding(words)
     shares = _walk(positions, 0, "", [fold(_plain(word)) for word in words], range(len(words)), fold)
@@ -48,7 +48,7 @@ def label_log_probs(positions: Sequence[Alternatives], words: Sequence[str]) -> 
 
 
 def named_log_probs(label: int | None, labels: int) -> NDArray[np.float64]:
-    """``[labels]`` for an answer that only names a label: no probability, but what ranks it first; uniform without one."""
+    """``[labels]`` log-probabilities that rank the named label first, without knowing its probability; uniform if None."""
     if label is None:
         return np.full(labels, -math.log(labels))
     result = np.full(labels, math.log((1 - NAMED) / max(1, labels - 1)))
@@ -57,20 +57,20 @@ def named_log_probs(label: int | None, labels: int) -> NDArray[np.float64]:
 
 
 def spoken(text: str) -> str:
-    """An answer without what the model thought aloud between ``<think>`` marks."""
+    """An answer without the text between ``<think>`` marks."""
     return _THINKING.sub(" ", text).strip()
 
 
 def match_label(text: str, words: Sequence[str], *, cut: bool = False) -> int | None:
-    """Which label an answer in words names; None where it names none, or several and none first.
+    """The label that an answer's text names; None if it names none, or several and none at its start.
 
-    Spelling, case and punctuation aside: the answer is a label word, or a JSON object with one as a value; or begins with one;
-    or one alone stands in it as whole words (a word within a longer one that also stands there does not count).
+    Case and punctuation are ignored. The answer must be a label word or a JSON object with one as its value, begin with a label
+    word, or contain exactly one as whole words (a word inside a longer label that is also there does not count).
 
     Args:
-        text: of the answer; what a model thinks aloud between ``<think>`` marks is left out.
-        words: what the model says for each label.
-        cut: whether the answer was cut at its end: a label word that stands there may be the beginning of a longer one.
+        text: text of the answer; anything between ``<think>`` marks is ignored.
+        words: label words.
+        cut: whether the answer was cut at its end; a label word there may be the beginning of a longer one.
     """
     text = spoken(text)
     inner = _json_text(text)
@@ -93,7 +93,7 @@ def match_label(text: str, words: Sequence[str], *, cut: bool = False) -> int | 
 
 
 def _may_go_on(said: str, words: Sequence[str]) -> bool:
-    """Whether an answer ends with a label word that a longer one begins with."""
+    """Whether an answer ends with a label word that is the beginning of a longer one."""
     ends = [word for word in words if word and re.search(rf"(?<!\w){re.escape(word)}$", said)]
     return any(len(other) > len(word) and other.startswith(word) for word in ends for other in words)
 
@@ -106,7 +106,7 @@ def _walk(
     left: Sequence[int],
     fold: Callable[[str], str],
 ) -> dict[int, float] | None:
-    """Shares of the labels ``left`` given what was said; None where this position speaks for none of them."""
+    """Shares of the labels ``left`` given the text so far; None if this position supports none of them."""
     shares = dict.fromkeys(left, 0.0)
     shown, last, spoke = 0.0, 1.0, False
     for number, (token, log_prob) in enumerate(positions[place]):
@@ -119,7 +119,7 @@ def _walk(
         if chosen and more and (len(meant) > 1 or not _plain(so_far)):
             deeper = _walk(positions, place + 1, so_far, targets, meant or left, fold)
         elif not _plain(so_far):
-            # A blank that was not taken says nothing about what would follow it.
+            # A blank that was not chosen says nothing about the text after it.
             continue
         if deeper is None:
             deeper = {i: 1.0 / len(meant) for i in meant}
@@ -137,7 +137,7 @@ def _walk(
 
 
 def _meant(so_far: str, token: str, targets: Sequence[str], left: Sequence[int], fold: Callable[[str], str]) -> list[int]:
-    """Labels that an answer which begins so may still come to."""
+    """Labels that an answer may still name, given its beginning."""
     text = fold(_plain(so_far))
     if not text:
         return []
@@ -151,7 +151,7 @@ def _meant(so_far: str, token: str, targets: Sequence[str], left: Sequence[int],
 
 
 def _folding(words: Sequence[str]) -> Callable[[str], str]:
-    """Case, and whether words are joined by a blank or an underscore, are passed over unless that is what tells two apart."""
+    """Return a function that ignores case and underscores in place of blanks, unless two words differ in these alone."""
     plain = [_plain(word) for word in words]
     for fold in (_fold_all, _fold_case):
         if len(set(map(fold, plain))) == len(set(plain)):
@@ -180,7 +180,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _stands(target: tuple[str, ...], said: tuple[str, ...], targets: Sequence[tuple[str, ...]]) -> bool:
-    """Whether the words stand together anywhere but inside a longer label that stands there too."""
+    """Whether the words of a label occur together outside of a longer label that also occurs."""
     for start in range(len(said) - len(target) + 1):
         if said[start : start + len(target)] == target and not any(
             len(other) > len(target) and said[at : at + len(other)] == other
@@ -192,7 +192,7 @@ def _stands(target: tuple[str, ...], said: tuple[str, ...], targets: Sequence[tu
 
 
 def _json_text(text: str) -> str | None:
-    """The one text in a JSON object that the answer holds; None where it holds none."""
+    """The only text value of a JSON object in the answer; None if there is no such object or value."""
     start, end = text.find("{"), text.rfind("}")
     if start < 0 or end < start:
         return None

@@ -1,4 +1,4 @@
-"""A model behind an OpenAI-compatible endpoint: scores labels and generates; it has no weights or hidden states here."""
+"""A model behind an OpenAI-compatible endpoint, which scores labels and generates, without access to hidden states."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ LONGEST = 10_000_000
 
 
 class RemoteModel:
-    """Asks an endpoint, one chat completion per row, concurrently, and never twice.
+    """Sends an endpoint one chat completion request per row, concurrently, and never the same one twice.
 
     If the server returns the alternatives of each token, they become label probabilities
     (:func:`cotune.model.remote.label_answers.label_log_probs`); otherwise only the named label is known. An answer is on disk
@@ -52,7 +52,7 @@ class RemoteModel:
         answers: store of answers; None stores none.
         prices: prices of its tokens, if any.
         patience: seconds for one question, including retries, before the run stops.
-        schema: JSON Schema of the answers, which the server is asked to keep to.
+        schema: JSON Schema of the answers, which the server is asked to follow.
         temperature: sampling temperature; 0 asks for the likeliest answer.
 
     Attributes:
@@ -100,7 +100,7 @@ class RemoteModel:
 
     @property
     def answer_tokens(self) -> int:
-        """Tokens that an answer may have."""
+        """Maximum number of tokens of an answer."""
         return self.way.tokens
 
     def saved(self, prompt: Prompt, fields: Sequence[str], labels: Sequence[str]) -> SavedModel:
@@ -118,25 +118,25 @@ class RemoteModel:
         return SavedModel({ENDPOINT: asking}, text, LONGEST, (endpoint.base_url, endpoint.key_env))
 
     def settle(self, prompt: Prompt, row: Mapping[str, str], labels: Sequence[str]) -> RequestFormat:
-        """Find a request format that the server understands, with a question of the task whose answer is stored.
+        """Find a request format that the server understands, by a question of the task whose answer is stored.
 
         Raises:
-            EndpointError: it understands none, or cannot be asked.
+            EndpointError: the server understands none, or cannot be asked.
         """
         return self.settle_with(self.messages(prompt, [row], labels)[0])
 
     def settle_with(self, messages: Sequence[Mapping[str, str]]) -> RequestFormat:
-        """The same with any question.
+        """Find a request format by any question, see :meth:`settle`.
 
         Raises:
-            EndpointError: it understands none, or cannot be asked.
+            EndpointError: the server understands none, or cannot be asked.
         """
 
         def ask(way: RequestFormat) -> Said:
             self.way = way
             if (found := self.kept([messages])[0]) is not None:
                 return found
-            # One question at a time: a refusal here is not a failure of the run.
+            # Questions are sent one at a time, because a refusal here is not a failure of the run.
             said = self.client.post(CHAT, self._body(messages), lambda b: read_said(b, messages), patience=self.patience).value
             self._keep(self._key(messages), said)
             return said
@@ -158,14 +158,14 @@ class RemoteModel:
 
         Args:
             prompt: how to ask.
-            rows: input fields of each row, sent whole.
+            rows: input fields of each row, which are not shortened.
             labels: all labels.
             adapter: must be :data:`BASE`.
             top: ignored, because an answer costs the same for any number of labels.
             progress: called with the tokens of each answer.
 
         Raises:
-            EndpointError: a question got no answer; those that others got are on disk.
+            EndpointError: a question got no answer; answers to others are on disk.
             InputError: an answer cannot be written to disk, or another adapter is asked for.
         """
         self._only_base(adapter)
@@ -196,15 +196,15 @@ class RemoteModel:
 
         Args:
             prompt: how to ask.
-            rows: input fields of each row, sent whole.
-            adapter: :data:`BASE`; there is no other.
-            limit: without meaning here, as are ``grammar`` and ``sampling``: :attr:`way` and :attr:`schema` say it all.
-            grammar: see above.
-            sampling: see above.
-            progress: told the tokens of each answer that came.
+            rows: input fields of each row, which are not shortened.
+            adapter: must be :data:`BASE`.
+            limit: ignored; :attr:`way` and :attr:`schema` decide.
+            grammar: ignored, like ``limit``.
+            sampling: ignored, like ``limit``.
+            progress: called with the tokens of each answer.
 
         Raises:
-            EndpointError: a question got no answer; those that others got are on disk.
+            EndpointError: a question got no answer; answers to others are on disk.
             InputError: an answer cannot be written to disk, or another adapter is asked for.
         """
         self._only_base(adapter)
@@ -233,7 +233,7 @@ class RemoteModel:
     def say(
         self, questions: Sequence[Sequence[Mapping[str, str]]], *, progress: Progress | None = None
     ) -> tuple[list[Said], list[Said]]:
-        """Answers to questions, and those of them that this run had not used before.
+        """Answers to questions, and those answers among them that this run had not used before.
 
         Raises:
             EndpointError: a question got no answer.
@@ -253,7 +253,7 @@ class RemoteModel:
         return [found.get(key) for key in keys]
 
     def row_tokens(self, prompt: Prompt, rows: Sequence[Mapping[str, str]], labels: Sequence[str]) -> float:
-        """About how many tokens a row costs, question and answer together; nothing is asked."""
+        """Estimated tokens of a row, question and answer together; sends nothing."""
         asked = [estimate_tokens(messages) for messages in self.messages(prompt, rows, labels)]
         return sum(asked) / max(1, len(asked)) + self.way.tokens / 2
 
@@ -294,7 +294,9 @@ class RemoteModel:
 
     def _only_base(self, adapter: str) -> None:
         if adapter != BASE:
-            raise InputError(f"the model {self.name} answers elsewhere and takes no adapter {adapter!r}", where="model")
+            raise InputError(
+                f"the model {self.name} answers behind an endpoint and takes no adapter {adapter!r}", where="model"
+            )
 
     def _judged(self, said: Said, words: Sequence[str]) -> tuple[NDArray[np.float64], bool]:
         """Scores of the labels, and whether the answer named any."""

@@ -143,6 +143,10 @@ def _written_judged(value: Value) -> list[Line]:
     return [Line(one_line(value.get("text") or "written rows were judged", 300))]
 
 
+def _label_names(value: Value) -> list[Line]:
+    return [Line(one_line(value.get("text") or "names of labels were tried as rows", 300))]
+
+
 def _judge(value: Value) -> list[Line]:
     return [Line(one_line(value.get("sentence") or f"judge: {value.get('model')}", 400))]
 
@@ -178,6 +182,7 @@ ALONE: dict[str, Callable[[Value], list[Line]]] = {
     "judge": _judge,
     "written_rows": _written_rows,
     "written_judged": _written_judged,
+    "label_names": _label_names,
     "cost": _cost,
     "done": _done,
     "note": _note,

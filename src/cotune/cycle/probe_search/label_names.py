@@ -1,0 +1,84 @@
+"""Names of labels as rows: ``book hotel`` reads like a text with that label, so it is a further row to learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cotune.cycle.context import RunContext
+from cotune.cycle.probe_search.splits import Split
+from cotune.cycle.probe_search.state import Evidence, standard_error
+from cotune.errors import counted
+from cotune.prompt.words import humanise
+from cotune.task.example import Example
+from cotune.task.task import Task
+
+Floats = NDArray[np.float64]
+
+PREFIX = "name:"
+"""How ids of these rows begin."""
+STEP = "label_names"
+COST_SHARE = 0.02
+"""Of what is left of the budget, what embedding the names may cost."""
+
+
+def label_name_rows(task: Task) -> tuple[Example, ...]:
+    """A row for each label: its name as the text of the longest input field, the other fields empty.
+
+    Empty if a label has no letters in its name, such as ``3``: that says nothing about its rows.
+    """
+    names = {label: humanise(label) for label in task.labels}
+    if not all(any(character.isalpha() for character in name) for name in names.values()):
+        return ()
+    lengths = {field: sum(len(row.fields[field]) for row in task.train) for field in task.input_fields}
+    field = max(lengths, key=lambda name: lengths[name])
+    empty = dict.fromkeys(task.input_fields, "")
+    return tuple(Example(f"{PREFIX}{label}", {**empty, field: name}, label) for label, name in names.items())
+
+
+def with_names(splits: Sequence[Split], names: Sequence[Example]) -> tuple[Split, ...]:
+    """Splits that also learn from the names."""
+    return tuple(Split((*split.learn, *names), split.held) for split in splits)
+
+
+def judge_names(context: RunContext, names: Sequence[Example], without: Evidence, having: Evidence) -> bool:
+    """Whether names are used: the probe fitted with them is better by a standard error; a ``label_names`` step.
+
+    On 64 rows of CLINC150 with 20 labels it is better by four standard errors, and accuracy on unseen rows rises by 2 to 12
+    points; on TREC-6 and SMS spam, whose names are abstract, the difference is within one (docs/probes.md).
+
+    Args:
+        context: of the run.
+        names: rows of the names.
+        without: the best prompt's frozen probe without them.
+        having: the same with them, judged on the same held-out rows.
+    """
+
+    def effect() -> dict[str, Any]:
+        used = better_by_an_error(having.losses, without.losses)
+        told = {"rows": len(names), "log_loss": round(having.mean, 6), "without": round(without.mean, 6), "used": used}
+        return {**told, "text": _text(told)}
+
+    return bool(context.journal.step(STEP, [row.id for row in names], effect)["used"])
+
+
+def better_by_an_error(having: Floats, without: Floats) -> bool:
+    """Whether losses are lower than others on the same rows by at least a standard error of their mean difference."""
+    gap = having - without
+    return bool(gap.mean() < -standard_error(gap))
+
+
+def names_told(context: RunContext) -> dict[str, Any] | None:
+    """The summary's ``label_names``; None if they were not tried."""
+    return next((dict(event["value"]) for event in context.journal.events if event["kind"] == STEP), None)
+
+
+def _text(told: Mapping[str, Any]) -> str:
+    verb = "are" if told["used"] else "are not"
+    return (
+        f"the names of {counted(told['rows'], 'label')} {verb} used as rows: held-out log-loss "
+        f"{told['log_loss']:.3f} with, {told['without']:.3f} without"
+    )
