@@ -19,7 +19,7 @@ class Executor(Protocol):
         threads: CPU threads that each of them may use.
         lost: workers that ended while they had a job, so far.
         losses: the same by the worker's name.
-        storage: of the results.
+        storage: storage of the results.
     """
 
     slots: int

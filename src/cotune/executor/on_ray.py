@@ -81,7 +81,7 @@ class RayExecutor(SlotExecutor):
     Args:
         ray: the package, connected.
         workers: the actors.
-        storage: of the results.
+        storage: storage of the results.
         threads: CPU threads of each worker.
         head: host and port at which the head is there as long as something listens.
     """

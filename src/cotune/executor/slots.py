@@ -39,7 +39,7 @@ class SlotExecutor:
 
     Args:
         workers: one for each slot; they are started when there is a job for them.
-        storage: of the results, or their folder.
+        storage: storage of the results, or their folder.
         threads: CPU threads of each worker.
     """
 

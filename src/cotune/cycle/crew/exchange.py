@@ -1,6 +1,6 @@
-"""The way of adapters and states from a run to its workers, and of tuned adapters back.
+"""Transfer of adapters and states from a run to its workers, and of tuned adapters back.
 
-Where all nodes see the run's folder, it is the folder itself. With ``--storage URL`` no worker needs to see it: everything goes
+Where all nodes see the run's folder, they read and write there. With ``--storage URL`` no worker needs to see it: everything goes
 through the storage, and each node keeps adapters in a folder of its own cache.
 """
 
@@ -35,11 +35,11 @@ _ID = re.compile(r"[0-9a-f]{16}")
 
 
 class Exchange(ABC):
-    """Both ends of the way; a job's ``places`` say which one it is.
+    """Transfers adapters and states; the run uses one half of the methods, its workers the other.
 
     Attributes:
-        storage: of results and inputs.
-        places: what every job is told.
+        storage: storage of results and inputs.
+        places: entries for the ``places`` of every job, from which a worker makes its exchange.
     """
 
     storage: Storage
@@ -49,15 +49,15 @@ class Exchange(ABC):
 
     @abstractmethod
     def offer_adapter(self, adapter: str, folder: Path) -> Mapping[str, Any]:
-        """Let workers have an adapter; returns what their jobs are told besides :attr:`places`."""
+        """Make an adapter available to workers; returns further entries for the ``places`` of jobs that use it."""
 
     @abstractmethod
     def offer_states(self, folder: Path, names: Sequence[str]) -> Mapping[str, Any]:
-        """The same for files of a state store."""
+        """The same for files of a state store, by their names."""
 
     @abstractmethod
     def receive(self, adapter: str) -> None:
-        """Wait until an adapter that a worker handed in is in the run's folder.
+        """Wait until an adapter that a worker has published is in the run's folder.
 
         Raises:
             InputError: it does not appear, or is damaged.
@@ -67,12 +67,12 @@ class Exchange(ABC):
 
     @property
     @abstractmethod
-    def workshop(self) -> Path:
-        """Folder for what a tuning writes: checkpoints, and adapters."""
+    def tuning_folder(self) -> Path:
+        """Folder in which a tuning writes checkpoints and adapters."""
 
     @abstractmethod
     def adapter(self, places: Mapping[str, Any], adapter: str) -> Path:
-        """Folder of an adapter that the run offered.
+        """Folder of an adapter that the run has made available.
 
         Raises:
             InputError: it is not visible, or is damaged.
@@ -80,11 +80,11 @@ class Exchange(ABC):
 
     @abstractmethod
     def states(self, places: Mapping[str, Any], name: str) -> Half | None:
-        """States that the run offered; None while they are not there."""
+        """States that the run has made available; None if they are not there."""
 
     @abstractmethod
-    def hand_in(self, adapters: Sequence[str]) -> None:
-        """Give the run adapters from the workshop."""
+    def publish(self, adapters: Sequence[str]) -> None:
+        """Make adapters in :attr:`tuning_folder` available to the run."""
 
 
 class SharedFolder(Exchange):
@@ -108,7 +108,7 @@ class SharedFolder(Exchange):
         Folder(self._run / _ADAPTERS).wait_for(adapter)
 
     @property
-    def workshop(self) -> Path:
+    def tuning_folder(self) -> Path:
         return self._run
 
     def adapter(self, places: Mapping[str, Any], adapter: str) -> Path:
@@ -124,16 +124,16 @@ class SharedFolder(Exchange):
     def states(self, places: Mapping[str, Any], name: str) -> Half | None:
         return StateStore(Path(places["states"])).get(name)
 
-    def hand_in(self, adapters: Sequence[str]) -> None:
+    def publish(self, adapters: Sequence[str]) -> None:
         return None
 
 
 class ThroughStorage(Exchange):
-    """A storage, and a folder at each end that the other one does not see.
+    """A storage at a URL; the run and each node have a folder of their own.
 
     Args:
-        storage: what both ends reach.
-        folder: the run's folder, or that of a node.
+        storage: storage that run and workers can reach.
+        folder: the run's folder, or a node's own folder for this run.
     """
 
     def __init__(self, storage: UrlStorage, folder: Path) -> None:
@@ -162,7 +162,7 @@ class ThroughStorage(Exchange):
         self._fetched(adapter)
 
     @property
-    def workshop(self) -> Path:
+    def tuning_folder(self) -> Path:
         # Apart from fetched adapters, which are whole if they are there.
         return self._folder / "tuned"
 
@@ -179,9 +179,9 @@ class ThroughStorage(Exchange):
             return states_of(self.storage.read(_states_name(name)))
         return None
 
-    def hand_in(self, adapters: Sequence[str]) -> None:
+    def publish(self, adapters: Sequence[str]) -> None:
         for adapter in adapters:
-            folder = self.workshop / _ADAPTERS / adapter
+            folder = self.tuning_folder / _ADAPTERS / adapter
             self.storage.put_folder(_adapter_name(adapter), folder, adapter_files(folder))
 
     def _offer(self, name: str, put: Callable[[str], None]) -> None:
@@ -190,7 +190,7 @@ class ThroughStorage(Exchange):
         self._offered.add(name)
 
     def _fetched(self, adapter: str) -> Path:
-        """The folder of an adapter below this end's folder, fetched where it is not there whole."""
+        """The folder of an adapter below the own folder; fetched if it is missing or damaged."""
         folder = self._folder / _ADAPTERS / adapter
         if not _is(folder, adapter):
             shutil.rmtree(folder, ignore_errors=True)
@@ -210,12 +210,12 @@ def _put_file(storage: Storage, path: Path, name: str) -> None:
 
 
 def exchange_for(storage: Storage, run: Path) -> Exchange:
-    """The run's end of the way."""
+    """The run's exchange."""
     return ThroughStorage(storage, run) if isinstance(storage, UrlStorage) else SharedFolder(run)
 
 
 def exchange_of(places: Mapping[str, Any]) -> Exchange:
-    """A worker's end of the way."""
+    """A worker's exchange, as the ``places`` of its job say."""
     if "storage" not in places:
         return SharedFolder(Path(places["run"]))
     return ThroughStorage(UrlStorage(places["storage"]), _node_folder(places["storage"]))

@@ -222,7 +222,7 @@ def _adapters(found: Mapping[str, Any]) -> list[str]:
 
 
 def tune_job(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
-    """A job that tunes a window and hands in the weights as adapters of the run."""
+    """A job that tunes a window and saves the weights as adapters of the run."""
     model, exchange = worker_model(given, places), exchange_of(places)
     task = WindowTask.from_bytes(exchange.storage.read_late(given["task"]))
     deadline = Deadline(**places["deadline"]) if "deadline" in places else None
@@ -232,8 +232,8 @@ def tune_job(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
         if smaller:
             settings = replace(settings, micro_tokens=settings.micro_tokens // 2)
         until = (lambda tokens: None) if deadline is None else deadline.spent
-        return tune_window(model, replace(task, settings=settings), exchange.workshop, until=until)
+        return tune_window(model, replace(task, settings=settings), exchange.tuning_folder, until=until)
 
     found = with_room(model, places, tune)
-    exchange.hand_in(_adapters(found))
+    exchange.publish(_adapters(found))
     return canonical_json({**found, ENGINE: engine_facts(model)}).encode()
