@@ -1,7 +1,7 @@
 """Transfer of adapters and states from a run to its workers, and of tuned adapters back.
 
-Where all nodes see the run's folder, they read and write there. With ``--storage URL`` no worker needs to see it: everything goes
-through the storage, and each node keeps adapters in a folder of its own cache.
+Where all nodes see the run's folder, they read and write there. With ``--storage URL`` no worker needs to see it: everything
+goes through the storage, and each node keeps adapters in a folder of its own cache.
 """
 
 from __future__ import annotations
