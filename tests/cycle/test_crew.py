@@ -83,12 +83,13 @@ def test_a_killed_worker_costs_nothing_but_time(bench: Bench, alone: Path, tmp_p
 def test_workers_that_do_not_know_the_folder_of_the_run(bench: Bench, alone: Path, tmp_path: Path) -> None:
     out, seen, store = tmp_path / "run", tmp_path / "seen", tmp_path / "store"
     assert run(bench, seen, *ONE, at=("job", str(seen), 1)).code == KILLED, "without a storage jobs are told the folder"
+    before = {*cache_folder("workers").iterdir()}
     ended = run(bench, out, *ONE, "--storage", f"local://{store}", at=("job", str(out), 1))
     assert ended.code == 0, f"a job was told the folder, or failed: {ended.stderr}"
     same_as(alone, out)
     assert account(out)["jobs"] > 5
     # Nothing is left, neither there nor on this machine.
-    assert not [*store.iterdir()] and not [*cache_folder("workers").iterdir()]
+    assert not [*store.iterdir()] and {*cache_folder("workers").iterdir()} == before
 
 
 @pytest.fixture
@@ -102,6 +103,7 @@ def test_an_object_store_is_all_that_run_and_workers_share(
     bench: Bench, alone: Path, tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, jobs = tmp_path / "run", list[Job]()
+    before = {*cache_folder("workers").iterdir()}
     killed = run(bench, out, *ONE, "--storage", url, at=("line", "embed", 4))
     assert killed.code == KILLED, f"the moment never came: {killed.stderr}"
     assert {path.name for path in (out / "jobs").iterdir()} <= {"storage.json", "workers.json"}
@@ -122,7 +124,7 @@ def test_an_object_store_is_all_that_run_and_workers_share(
     assert not [job for job in jobs if str(out) in canonical_json([job.given, job.places])], "no job knows the run's folder"
     again = {job.key for job in jobs if job.work is not load_worker} & done
     assert not again, "what was done before is not done again"
-    assert storage.names() == set() and not [*cache_folder("workers").iterdir()]
+    assert storage.names() == set() and {*cache_folder("workers").iterdir()} == before
 
 
 def test_a_run_that_is_refused_leaves_nothing_in_the_storage(bench: Bench, tmp_path: Path) -> None:
