@@ -25,7 +25,7 @@ from typing import Any
 
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.race import rounds_of
-from cotune.executor import Done, Job
+from cotune.executor import Done, Job, Storage
 from cotune.executor.job import perform
 from cotune.executor.slots import SlotExecutor
 
@@ -40,7 +40,7 @@ class Sleeper:
     def start(self) -> None:
         return None
 
-    def perform(self, job: Job, storage: Path) -> Done:
+    def perform(self, job: Job, storage: Storage) -> Done:
         return perform(job, storage)
 
     def stop(self) -> None:

@@ -48,6 +48,7 @@ def run(
     prompts: Sequence[str] = (),
     executor: str | None = None,
     workers: int | None = None,
+    storage: str | None = None,
     view: View | None = None,
     **settings: Any,
 ) -> Result:
@@ -67,6 +68,8 @@ def run(
         executor: who does the work of a search for labels: ``processes``, ``ray`` or ``ray:ADDRESS``; None uses this process
             alone. A script must then call this under ``if __name__ == "__main__":``.
         workers: how many; None chooses by processors and memory.
+        storage: URL that fsspec knows, such as ``s3://bucket/path``, below which workers store results and adapters until the
+            run ends; None uses the run's folder, which all nodes must then see.
         view: receives the progress; None shows a progress bar, in a notebook or on standard error. ``cotune.Quiet()`` shows
             nothing.
         settings: further keys of the config; a section is a mapping and changes only the keys in it, as in
@@ -90,7 +93,7 @@ def run(
         from cotune.executor import Choice
         from cotune.tracking import tracked, tracker_of
 
-        choice = Choice.named(executor, workers)
+        choice = Choice.named(executor, workers, storage)
         tracker = tracker_of(config.tracking)
         for folder in _folders(out, config.name):
             shown, ended = None if view is not None else _bar(), False

@@ -138,6 +138,12 @@ def arm(at: list[Any], hit: Callable[[], None]) -> None:
         from cotune.model.engine.state_store import StateStore
 
         after(StateStore, "put")
+    elif kind == "job":
+        from cotune.executor.slots import SlotExecutor
+        from cotune.files import canonical_json
+
+        # A job that is told of something, such as a path.
+        before(SlotExecutor, "submit", lambda self, job: what in canonical_json([job.given, job.places]))
     elif kind == "model opened":
         from cotune.model.local import LocalModel
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +13,22 @@ import pytest
 from crew_runs import account, run, same_as
 from cycle_runs import journal_of
 
+import object_store
+from cotune.cache import cache_folder
 from cotune.cycle.crew import fits
-from cotune.cycle.crew.fits import FitTask
+from cotune.cycle.crew.exchange import run_storage
+from cotune.cycle.crew.fits import FitTask, fit_probe
 from cotune.cycle.crew.states import embed_pass
-from cotune.cycle.crew.tensors import unpacked
-from cotune.cycle.crew.tuning import TuningAhead, WindowTask
-from cotune.cycle.crew.worker import RUN_ENGINE, WorkerMemoryError, with_room
+from cotune.cycle.crew.tuning import TuningAhead, WindowTask, tune_job
+from cotune.cycle.crew.worker import RUN_ENGINE, WorkerMemoryError, load_worker, with_room
+from cotune.cycle.kept import read_config
+from cotune.cycle.run import run as run_cycle
 from cotune.errors import InputError
-from cotune.executor import LostError
+from cotune.executor import Choice, Job, LostError
 from cotune.executor.job import SMALLER
+from cotune.executor.slots import SlotExecutor
+from cotune.executor.tensors import unpacked
+from cotune.files import canonical_json
 from cotune.model.adapters.files import LoraSettings
 from cotune.model.adapters.slots import BASE
 from cotune.model.engine.settings import EngineSettings
@@ -69,6 +78,65 @@ def test_a_killed_worker_costs_nothing_but_time(bench: Bench, alone: Path, tmp_p
     same_as(alone, tmp_path / "run")
     found = account(tmp_path / "run")
     assert found["lost"] == 1 and len(found["workers"]) == 2
+
+
+def test_workers_that_do_not_know_the_folder_of_the_run(bench: Bench, alone: Path, tmp_path: Path) -> None:
+    out, seen, store = tmp_path / "run", tmp_path / "seen", tmp_path / "store"
+    assert run(bench, seen, *ONE, at=("job", str(seen), 1)).code == KILLED, "without a storage jobs are told the folder"
+    before = {*cache_folder("workers").iterdir()}
+    ended = run(bench, out, *ONE, "--storage", f"local://{store}", at=("job", str(out), 1))
+    assert ended.code == 0, f"a job was told the folder, or failed: {ended.stderr}"
+    same_as(alone, out)
+    assert account(out)["jobs"] > 5
+    # Nothing is left, neither there nor on this machine.
+    assert not [*store.iterdir()] and {*cache_folder("workers").iterdir()} == before
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    """Where an object store takes what a run's workers do."""
+    with object_store.bucket() as bucket:
+        yield f"{bucket}/runs"
+
+
+def test_an_object_store_is_all_that_run_and_workers_share(
+    bench: Bench, alone: Path, tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, jobs = tmp_path / "run", list[Job]()
+    before = {*cache_folder("workers").iterdir()}
+    killed = run(bench, out, *ONE, "--storage", url, at=("line", "embed", 4))
+    assert killed.code == KILLED, f"the moment never came: {killed.stderr}"
+    assert {path.name for path in (out / "jobs").iterdir()} <= {"storage.json", "workers.json"}
+    storage = run_storage(url, out)
+    done = storage.names()
+    assert sum("." not in name for name in done) > 2
+
+    def submit(self: SlotExecutor, job: Job) -> Any:
+        jobs.append(job)
+        return submitted(self, job)
+
+    submitted = SlotExecutor.submit
+    monkeypatch.setattr(SlotExecutor, "submit", submit)
+    run_cycle(read_config(out / "config.json")[0], out, executor=Choice("processes", workers=1, storage=url))
+    same_as(alone, out)
+    works = Counter(job.work for job in jobs)
+    assert all(works[work] for work in (embed_pass, fit_probe, tune_job)) and {job.given["adapter"] for job in jobs} - {BASE}
+    assert not [job for job in jobs if str(out) in canonical_json([job.given, job.places])], "no job knows the run's folder"
+    again = {job.key for job in jobs if job.work is not load_worker} & done
+    assert not again, "what was done before is not done again"
+    assert storage.names() == set() and {*cache_folder("workers").iterdir()} == before
+
+
+def test_a_run_that_is_refused_leaves_nothing_in_the_storage(bench: Bench, tmp_path: Path) -> None:
+    refused = run(bench, tmp_path / "run", *ONE, "--storage", f"local://{tmp_path}/store", budget="1ktok")
+    assert refused.code == 2, refused.stderr
+    assert not (tmp_path / "run").exists() and not [*(tmp_path / "store").iterdir()]
+    (tmp_path / "file").touch()
+    refused = run(bench, tmp_path / "run", *ONE, "--storage", f"local://{tmp_path}/file/store")
+    assert refused.code == 2 and f"could not write to the storage local://{tmp_path}/file/store" in refused.stderr
+    assert not (tmp_path / "run").exists()
+    refused = run(bench, tmp_path / "run", *ONE, "--storage", "s3://key:secret@bucket/path")
+    assert refused.code == 2 and "holds credentials" in refused.stderr and "secret" not in refused.stderr + refused.stdout
 
 
 @pytest.mark.parametrize(

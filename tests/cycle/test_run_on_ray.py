@@ -87,6 +87,18 @@ def test_two_nodes_give_what_one_process_does(cluster: Any, bench: Bench, alone:
     assert found["slots"] == 2 and found["lost"] == 0 and len(found["workers"]) == 2
 
 
+def test_workers_that_share_no_folder_with_the_run(cluster: Any, bench: Bench, alone: Path, tmp_path: Path) -> None:
+    out, store = tmp_path / "run", tmp_path / "store"
+    killed = run(bench, out, *on(cluster), "--storage", f"local://{store}", at=("line", "train", 2))
+    assert killed.code == KILLED, killed.stderr
+    assert not (out / "checkpoints").exists(), "workers tune in folders of their nodes"
+    assert {path.suffix for path in store.rglob("*") if path.is_file()} >= {"", ".given", ".states", ".adapter"}
+    ended = run(bench, out, *on(cluster), "--storage", f"local://{store}")
+    assert ended.code == 0, ended.stderr
+    same_as(alone, out)
+    assert not [*store.iterdir()]
+
+
 @pytest.mark.parametrize("moment", [embedding, tuning])
 def test_a_killed_worker_costs_nothing_but_time(
     cluster: Any, bench: Bench, alone: Path, tmp_path: Path, moment: Callable[[Path], Callable[[], object]]

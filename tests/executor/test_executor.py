@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from jobs import broken, double, killed_always, killed_once, numbers, refused, slow_double
 
 from cotune.errors import BusyError, InputError
-from cotune.executor import Choice, Done, Executor, Job, LostError, open_executor, part_folder, run_all
+from cotune.executor import Choice, Done, Executor, Job, LostError, Storage, open_executor, part_folder, run_all
 from cotune.executor.base import WorkerLost
 from cotune.executor.choice import slots_of
 from cotune.executor.job import SMALLER, perform
@@ -40,7 +40,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Executor]:
 
 
 def results(done: list[Done]) -> list[Any]:
-    return [json.loads(one.path.read_bytes()) for one in done]
+    return [json.loads(one.read()) for one in done]
 
 
 @settings(max_examples=40)
@@ -62,8 +62,8 @@ def test_doing_a_job_twice_does_no_harm(tmp_path: Path) -> None:
     job = numbers(4, log=tmp_path / "log")[3]
     (tmp_path / "storage").mkdir()
     first, second = (perform(job, tmp_path / "storage") for _ in range(2))
-    assert not first.earlier and second.earlier and first.path == second.path
-    assert first.path.read_bytes() == b"6" and (tmp_path / "log").read_text().count("\n") == 1
+    assert not first.earlier and second.earlier and first.where == second.where
+    assert first.read() == b"6" and (tmp_path / "log").read_text().count("\n") == 1
     assert [path.name for path in (tmp_path / "storage").iterdir()] == [job.key]
 
 
@@ -124,7 +124,7 @@ class FakeWorker:
         if self.gone:
             raise WorkerLost("the node is gone")
 
-    def perform(self, job: Job, storage: Path) -> Done:
+    def perform(self, job: Job, storage: Storage) -> Done:
         if not self.most:
             self.gone = True
             raise WorkerLost("the node is gone")
@@ -156,10 +156,10 @@ def test_what_nobody_has_begun_is_taken_back(tmp_path: Path) -> None:
         # The first is done or nearly so; of the others one may have been begun, and the last not.
         assert executor.take_back(third) and futures[2].cancelled()
         assert not executor.take_back(first)
-        assert json.loads(futures[1].result(timeout=30).path.read_bytes()) == 2
+        assert json.loads(futures[1].result(timeout=30).read()) == 2
         # What was taken back, or is done, is new where it is asked for again.
         assert executor.submit(third) is not futures[2]
-        assert json.loads(executor.submit(third).result(timeout=30).path.read_bytes()) == 4
+        assert json.loads(executor.submit(third).result(timeout=30).read()) == 4
     assert len((tmp_path / "log").read_text().splitlines()) == 3
 
 
@@ -170,7 +170,7 @@ class ShortOfMemory(FakeWorker):
         super().__init__(99)
         self.told, self.losses = told, 0
 
-    def perform(self, job: Job, storage: Path) -> Done:
+    def perform(self, job: Job, storage: Storage) -> Done:
         if not job.places.get(SMALLER):
             self.losses += 1
             raise WorkerLost("it was killed", memory=self.told)
@@ -189,7 +189,7 @@ def test_a_job_that_takes_too_much_memory_comes_again_in_smaller_pieces(tmp_path
 class Silent(FakeWorker):
     """A worker that nothing is heard of any more."""
 
-    def perform(self, job: Job, storage: Path) -> Done:
+    def perform(self, job: Job, storage: Storage) -> Done:
         time.sleep(60)
         raise AssertionError
 

@@ -33,7 +33,7 @@ def cluster() -> Iterator[Any]:
 
 
 def results(done: list[Done]) -> list[Any]:
-    return [json.loads(one.path.read_bytes()) for one in done]
+    return [json.loads(one.read()) for one in done]
 
 
 def after(count: int, storage: Path, act: Callable[[], None]) -> threading.Thread:

@@ -92,7 +92,7 @@ def answer_on(
     engines = []
     labels = bundle.manifest.labels
     for one in done:
-        result = _read(one.path)
+        result = _read(one)
         engines.append(result["engine"])
         for answer, shares, truncated, ended, possible in result["answers"]:
             by_label = dict(zip(labels, shares, strict=True)) if shares else {}
@@ -128,10 +128,10 @@ def _loaded(bundle: str, id: str, base: str | None, device: str, dtype: str, thr
     return predictor
 
 
-def _read(path: Path) -> Any:
+def _read(done: Done) -> Any:
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(done.read())
     except ValueError as error:
         raise InputError(
-            "the answers in this file are damaged", where=str(path), hint="Remove it, and run the same command again."
+            "the answers in this file are damaged", where=done.where, hint="Remove it, and run the same command again."
         ) from error

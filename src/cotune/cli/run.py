@@ -28,7 +28,8 @@ _QUOTED = '--input "Customer message"'
     epilog="Examples:\n\n  cotune run task.yaml --budget 10m --out runs/mine\n\n"
     "  cotune run tickets.csv --input text --output label\n\n  cotune run task.yaml tune.rank=8 limit.train=500\n\n"
     "  cotune run new.csv --from runs/mine --replay old.csv\n\n  cotune run task.yaml tracking=mlflow\n\n"
-    "  cotune run --example support\n\n  cotune run task.yaml --executor ray:auto --workers 8"
+    "  cotune run --example support\n\n  cotune run task.yaml --executor ray:auto --workers 8\n\n"
+    "  cotune run task.yaml --executor ray:auto --storage s3://bucket/runs"
 )
 def run(
     context: typer.Context,
@@ -76,11 +77,19 @@ def run(
         ),
     ] = None,
     workers: Workers = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Where workers store results and adapters, such as s3://bucket/path. (default: the run's folder, which all "
+            "nodes must then see)",
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only print score and path.")] = False,
     as_json: Json = False,
 ) -> None:
     """Tune a prompt and a model within a budget; writes a bundle, a journal and a report."""
-    choice = choice_of(executor, workers)
+    choice = choice_of(executor, workers, storage)
     given = list(overrides or [])
     if example is not None:
         # Settings stand where the task would.

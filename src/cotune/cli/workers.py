@@ -20,17 +20,17 @@ _NAMED = 2
 """Workers whose pace is told one by one while they work."""
 
 
-def choice_of(executor: str | None, workers: int | None) -> Choice | None:
+def choice_of(executor: str | None, workers: int | None, storage: str | None = None) -> Choice | None:
     """The executor of a command line; None where none is named.
 
     Raises:
-        InputError: one of the two options is wrong.
+        InputError: one of the options is wrong.
     """
-    if executor is None and workers is None:
+    if executor is None and workers is None and storage is None:
         return None
     from cotune.executor import Choice
 
-    return Choice.named(executor, workers)
+    return Choice.named(executor, workers, storage)
 
 
 class Meter:

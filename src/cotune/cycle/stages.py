@@ -47,6 +47,7 @@ from cotune.errors import CotuneError, counted
 from cotune.evaluate.stats.detectable import detectable_sentence
 from cotune.evaluate.stats.resampling import group_index
 from cotune.executor import Executor
+from cotune.executor.storage import StorageError
 from cotune.files import write_json, write_text
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
@@ -191,7 +192,10 @@ def report(prepared: Prepared, searched: Searched, tested: Tested, view: View) -
     summary: dict[str, Any] = json.loads(json.dumps(built, allow_nan=False))
     write_json(out / SUMMARY, summary)
     context.training.clean()
-    clean_jobs(out)
+    try:
+        clean_jobs(out, None if crew is None else crew.executor.storage)
+    except StorageError as error:
+        say(view, f"what workers stored could not be removed: {error}")
     _write_page(out, view)
     journal.step("done", "done", lambda: {"bundle": BUNDLE, "score": summary["arms"][confirmed.ships]["score"]})
     return summary

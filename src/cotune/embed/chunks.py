@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors import SafetensorError
 
 from cotune.embed.command import EmbedTask
 from cotune.embed.embedder import IdentifiedEmbedder, Vectors
@@ -20,6 +19,7 @@ from cotune.embed.named import model_content, named_embedder
 from cotune.embed.text import EmbedSettings, TextEmbedder
 from cotune.errors import InputError
 from cotune.executor import Done, Executor, Job, engine_of, run_all, unlike
+from cotune.executor.tensors import packed, unpacked
 from cotune.files import absolute, canonical_json
 from cotune.model.engine.facts import engine_facts
 from cotune.model.local import LocalModel
@@ -72,10 +72,10 @@ def embed_chunk(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
     engine = given["engine"]
     settings = None if given["settings"] is None else canonical_json(given["settings"])
     embedder = _opened(places["model"], given["model"], settings, engine["device"], engine["dtype"], engine["threads"])
-    vectors = np.ascontiguousarray(embedder.embed(given["texts"]))
+    vectors = embedder.embed(given["texts"])
     model = embedder.model if isinstance(embedder, TextEmbedder) else None
     facts = engine_facts(model) if isinstance(model, LocalModel) else {}
-    return save({"vectors": vectors}, metadata={"engine": canonical_json(facts)})
+    return packed({"vectors": vectors}, {"engine": canonical_json(facts)})
 
 
 @lru_cache(maxsize=1)
@@ -99,9 +99,9 @@ def _anywhere(model: str) -> str:
 
 def _read(done: Done) -> tuple[Vectors, Mapping[str, Any]]:
     try:
-        with safe_open(done.path, "numpy") as file:
-            return file.get_tensor("vectors"), json.loads(file.metadata()["engine"])
+        arrays, metadata = unpacked(done.read())
+        return arrays["vectors"], json.loads(metadata["engine"])
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            "the vectors in this file are damaged", where=str(done.path), hint="Remove it, and run the same command again."
+            "the vectors in this file are damaged", where=done.where, hint="Remove it, and run the same command again."
         ) from error

@@ -9,5 +9,18 @@ from cotune.executor.job import Done, Job
 from cotune.executor.opening import open_executor
 from cotune.executor.parts import part_folder
 from cotune.executor.run import run_all
+from cotune.executor.storage import Storage
 
-__all__ = ["Choice", "Done", "Executor", "Job", "LostError", "engine_of", "open_executor", "part_folder", "run_all", "unlike"]
+__all__ = [
+    "Choice",
+    "Done",
+    "Executor",
+    "Job",
+    "LostError",
+    "Storage",
+    "engine_of",
+    "open_executor",
+    "part_folder",
+    "run_all",
+    "unlike",
+]

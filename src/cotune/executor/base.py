@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Protocol
 
 from cotune.errors import CotuneError
 from cotune.executor.job import Done, Job
+from cotune.executor.storage import Storage
 
 
 class Executor(Protocol):
-    """Runs jobs. The result's file is written before a job's future resolves.
+    """Runs jobs. The result is stored before a job's future resolves.
 
     Attributes:
         slots: jobs that run at the same time.
         threads: CPU threads that each of them may use.
         lost: workers that ended while they had a job, so far.
         losses: the same by the worker's name.
-        storage: folder of the results.
+        storage: storage of the results.
     """
 
     slots: int
     threads: int
     lost: int
     losses: Mapping[str, int]
-    storage: Path
+    storage: Storage
 
     def submit(self, job: Job) -> Future[Done]:
         """Have a job done; one with the key of an earlier one is the earlier one.
@@ -89,7 +89,7 @@ class Worker(Protocol):
         """
         ...
 
-    def perform(self, job: Job, storage: Path) -> Done:
+    def perform(self, job: Job, storage: Storage) -> Done:
         """Do a job there; raises what the job raises.
 
         Raises:

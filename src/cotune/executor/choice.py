@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cotune.errors import InputError
+from cotune.executor.storage import checked_url
 
 KINDS = ("local", "processes", "ray")
 WORKER_BYTES = 2 << 30
@@ -20,29 +21,33 @@ class Choice:
         kind: in this process, in processes of this machine, or on Ray.
         address: address of a Ray cluster; if empty, that of ``RAY_ADDRESS``, or a cluster on this machine.
         workers: number of workers; None chooses it by processors and memory.
+        storage: URL below which a run's results are stored; if empty, they are stored in the run's folder.
     """
 
     kind: Literal["local", "processes", "ray"]
     address: str = ""
     workers: int | None = None
+    storage: str = ""
 
     @classmethod
-    def named(cls, executor: str | None, workers: int | None) -> Choice | None:
+    def named(cls, executor: str | None, workers: int | None, storage: str | None = None) -> Choice | None:
         """Read options that may be missing; None if no executor is named.
 
         Raises:
-            InputError: as for :meth:`parse`, or a number of workers is given without an executor.
+            InputError: as for :meth:`parse`, or a number of workers or a storage is given without an executor.
         """
         if executor is None and workers is not None:
             raise InputError("workers need an executor", where="--workers", hint="Add --executor processes, or ray.")
-        return None if executor is None else cls.parse(executor, workers)
+        if executor is None and storage is not None:
+            raise InputError("a storage needs workers", where="--storage", hint="Add --executor processes, or ray.")
+        return None if executor is None else cls.parse(executor, workers, storage)
 
     @classmethod
-    def parse(cls, executor: str, workers: int | None = None) -> Choice:
+    def parse(cls, executor: str, workers: int | None = None, storage: str | None = None) -> Choice:
         """Read ``local``, ``processes``, ``ray`` or ``ray:ADDRESS``.
 
         Raises:
-            InputError: it is none of these, or does not fit the number of workers.
+            InputError: it is none of these, does not fit the number of workers, or the storage is not a usable URL.
         """
         kind, colon, address = executor.strip().partition(":")
         if kind not in KINDS or (colon and kind != "ray"):
@@ -61,7 +66,10 @@ class Choice:
             raise InputError(
                 f"local is one worker, not {workers}", where="--workers", hint=f"Use --executor processes --workers {workers}."
             )
-        return cls(kind, address.strip(), workers)  # type: ignore[arg-type]
+        if kind == "local" and storage is not None:
+            raise InputError("local stores nothing elsewhere", where="--storage", hint="Use --executor processes, or ray.")
+        url = "" if storage is None else checked_url(storage)
+        return cls(kind, address.strip(), workers, url)  # type: ignore[arg-type]
 
 
 def slots_of(cpus: int, memory: int) -> int:

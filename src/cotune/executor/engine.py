@@ -19,11 +19,12 @@ def engine_of(executor: Executor) -> dict[str, Any]:
 
     A command that resumes with another number of workers therefore computes the same results.
     """
-    path = executor.storage / _CHOSEN
-    if not path.is_file():
+    storage = executor.storage
+    if not storage.has(_CHOSEN):
         (done,) = run_all(executor, [Job(choose_engine, {}, {"threads": executor.threads})])
-        done.path.replace(path)
-    found: dict[str, Any] = json.loads(path.read_bytes())
+        storage.write(_CHOSEN, done.read())
+        storage.remove(done.key)
+    found: dict[str, Any] = json.loads(storage.read(_CHOSEN))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Jobs: pure functions of small values, named by their content, whose results are files."""
+"""Jobs: pure functions of small values, named by their content, whose results are stored."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cotune.errors import InputError
-from cotune.files import atomic_path, content_hash
+from cotune.executor.storage import Storage, storage_at
+from cotune.files import content_hash
 from cotune.version import __version__
 
 SMALLER = "smaller"
@@ -46,7 +46,7 @@ class Job:
 
     @cached_property
     def key(self) -> str:
-        """Content hash of the function's name, what it is given and cotune's version: the name of the result's file."""
+        """Content hash of the function's name, what it is given and cotune's version: the name of its result."""
         return content_hash([f"{self.work.__module__}.{self.work.__qualname__}", __version__, self.given], 40)
 
     def smaller(self) -> Job:
@@ -60,7 +60,7 @@ class Done:
 
     Attributes:
         key: of the job.
-        path: the file with its result.
+        storage: where its result is stored, under the key.
         rows: of the job.
         worker: who did it, as ``host:process``.
         seconds: that the worker was busy with it.
@@ -68,43 +68,46 @@ class Done:
     """
 
     key: str
-    path: Path
+    storage: Storage
     rows: int
     worker: str = ""
     seconds: float = 0.0
     earlier: bool = False
 
+    @property
+    def where(self) -> str:
+        """Path or URL of the result, for messages."""
+        return self.storage.where(self.key)
 
-def found(job: Job, storage: Path) -> Done | None:
-    """A job whose result lies in the storage folder already; None where it does not."""
-    path = storage / job.key
-    return Done(job.key, path, job.rows, earlier=True) if path.is_file() else None
+    def read(self) -> bytes:
+        """The result, once it is here."""
+        return self.storage.read_late(self.key)
 
 
-def perform(job: Job, storage: Path) -> Done:
+def found(job: Job, storage: Storage) -> Done | None:
+    """A job whose result is stored already; None where it is not."""
+    return Done(job.key, storage, job.rows, earlier=True) if storage.has(job.key) else None
+
+
+def perform(job: Job, storage: Path | Storage) -> Done:
     """Do a job where this process runs, and write its result; one that is there already is left as it is.
 
     Args:
         job: what to do.
-        storage: folder of the results, which the driver has made and sees too.
+        storage: of the results, or their folder, which the driver has made and sees too.
 
     Raises:
-        InputError: this machine does not see the folder, or it cannot be written to.
+        InputError: this machine does not see the storage, or it cannot be written to.
+        StorageError: it fails again and again.
     """
-    if not storage.is_dir():
-        raise InputError(
-            f"the worker on {socket.gethostname()} does not see this folder",
-            where=str(storage),
-            hint="Choose an output in a folder that every node has under the same path.",
-        )
+    storage = storage_at(storage)
+    storage.check()
     if (known := found(job, storage)) is not None:
         return known
     begun = time.monotonic()
     result = job.work(job.given, job.places)
-    path = storage / job.key
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(result)
-    return Done(job.key, path, job.rows, worker_name(), time.monotonic() - begun)
+    storage.write(job.key, result)
+    return Done(job.key, storage, job.rows, worker_name(), time.monotonic() - begun)
 
 
 def settle(threads: int) -> None:

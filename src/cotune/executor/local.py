@@ -8,13 +8,14 @@ from pathlib import Path
 from types import MappingProxyType
 
 from cotune.executor.job import Done, Job, perform
+from cotune.executor.storage import Storage, storage_at
 
 
 class LocalExecutor:
     """Performs a job when it is submitted.
 
     Args:
-        storage: folder of the results.
+        storage: storage of the results, or their folder.
         threads: number of CPU threads that a job may use.
     """
 
@@ -22,8 +23,8 @@ class LocalExecutor:
     lost = 0
     losses: Mapping[str, int] = MappingProxyType({})
 
-    def __init__(self, storage: Path, threads: int) -> None:
-        self.storage, self.threads = storage, threads
+    def __init__(self, storage: Path | Storage, threads: int) -> None:
+        self.storage, self.threads = storage_at(storage), threads
 
     def submit(self, job: Job) -> Future[Done]:
         future: Future[Done] = Future()

@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from cotune.errors import CotuneError, InputError, counted, not_installed
@@ -18,6 +17,7 @@ from cotune.executor.base import LostError, WorkerLost
 from cotune.executor.choice import Choice, slots_of
 from cotune.executor.job import Done, Job, perform, settle
 from cotune.executor.slots import SlotExecutor
+from cotune.executor.storage import Storage
 from cotune.version import __version__
 
 HEAD_PATIENCE_S = 25.0
@@ -81,12 +81,12 @@ class RayExecutor(SlotExecutor):
     Args:
         ray: the package, connected.
         workers: the actors.
-        storage: folder of the results.
+        storage: storage of the results.
         threads: CPU threads of each worker.
         head: host and port at which the head is there as long as something listens.
     """
 
-    def __init__(self, ray: Any, workers: Sequence[RayWorker], storage: Path, threads: int, head: tuple[str, int]) -> None:
+    def __init__(self, ray: Any, workers: Sequence[RayWorker], storage: Storage, threads: int, head: tuple[str, int]) -> None:
         super().__init__(workers, storage, threads)
         self._ray, self._head, self._closed = ray, head, threading.Event()
         self._headless = False
@@ -117,7 +117,7 @@ def _head_of(ray: Any, address: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def ray_executor(choice: Choice, storage: Path, *, gpus: bool = False) -> SlotExecutor:
+def ray_executor(choice: Choice, storage: Storage, *, gpus: bool = False) -> SlotExecutor:
     """An executor whose workers are actors; see :func:`cotune.executor.open_executor`."""
     ray = connect(choice.address)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -173,7 +173,7 @@ class Slot:
         """Where it is and what it runs."""
         return {"name": f"{socket.gethostname()}:{os.getpid()}", **versions()}
 
-    def perform(self, job: Job, storage: Path) -> Done | CotuneError:
+    def perform(self, job: Job, storage: Storage) -> Done | CotuneError:
         """Do a job. Errors for users are given back, since Ray would wrap them."""
         try:
             return perform(job, storage)
@@ -238,7 +238,7 @@ class RayWorker:
             self.stop()
             raise WorkerLost(told)
 
-    def perform(self, job: Job, storage: Path) -> Done:
+    def perform(self, job: Job, storage: Storage) -> Done:
         try:
             answer: Done | CotuneError = self._ray.get(self._actor.perform.remote(job, storage))
         except self._losses as error:

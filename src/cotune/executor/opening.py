@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from cotune.executor.choice import Choice, slots_of
 from cotune.executor.local import LocalExecutor
 from cotune.executor.slots import SlotExecutor
+from cotune.executor.storage import Storage, storage_at
 from cotune.model.hardware.capability import default_threads
 from cotune.model.hardware.machine import available_memory, usable_cpus
 
@@ -18,25 +19,25 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def open_executor(choice: Choice, storage: Path, *, gpus: bool = False) -> Iterator[Executor]:
+def open_executor(choice: Choice, storage: Path | Storage, *, gpus: bool = False) -> Iterator[Executor]:
     """Open an executor whose workers end with the block.
 
     Args:
         choice: which executor.
-        storage: folder of the results; on Ray every node must see it.
+        storage: storage of the results, or their folder, which on Ray every node must see.
         gpus: whether workers compute on GPUs; if the number of workers is not given, there is one for each GPU.
 
     Raises:
         InputError: Ray is not installed, or the cluster cannot be reached or is too small for the number of workers.
     """
-    executor = _executor(choice, storage, gpus)
+    executor = _executor(choice, storage_at(storage), gpus)
     try:
         yield executor
     finally:
         executor.close()
 
 
-def _executor(choice: Choice, storage: Path, gpus: bool) -> Executor:
+def _executor(choice: Choice, storage: Storage, gpus: bool) -> Executor:
     if choice.kind == "ray":
         from cotune.executor.on_ray import ray_executor
 

@@ -10,11 +10,11 @@ import traceback
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 
 from cotune.errors import CotuneError
 from cotune.executor.base import WorkerLost
 from cotune.executor.job import Done, Job, perform, settle
+from cotune.executor.storage import Storage
 
 _END_S = 5.0
 """Seconds that an idle worker may take to end by itself."""
@@ -53,7 +53,7 @@ class ProcessWorker:
         if self._stopped:
             process.kill()
 
-    def perform(self, job: Job, storage: Path) -> Done:
+    def perform(self, job: Job, storage: Storage) -> Done:
         process, connection = self._process, self._connection
         assert process is not None and connection is not None
         self._busy = True

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from pathlib import Path
 
-from cotune.errors import InputError
 from cotune.executor.base import Executor
 from cotune.executor.job import Done, Job, found
 
 AHEAD = 2
 """Jobs a slot that are submitted at the same time: one runs, one waits."""
-_APPEARS_S = 60.0
 
 
 def run_all(executor: Executor, jobs: Iterable[Job], told: Callable[[Done], None] = lambda done: None) -> list[Done]:
@@ -30,14 +26,14 @@ def run_all(executor: Executor, jobs: Iterable[Job], told: Callable[[Done], None
 
     Raises:
         LostError: workers were lost in one job again and again, or none is left.
-        InputError: a result is not in the storage folder, though its worker wrote it.
+        InputError: a result is not in the storage, though its worker wrote it.
     """
     done: dict[int, Done] = {}
     waiting: dict[Future[Done], list[int]] = {}
 
     def settle(future: Future[Done]) -> None:
         result = future.result()
-        appears(result.path)
+        result.storage.wait_for(result.key)
         for place in waiting.pop(future):
             done[place] = result
             told(result)
@@ -58,20 +54,3 @@ def run_all(executor: Executor, jobs: Iterable[Job], told: Callable[[Done], None
         for ready in wait(waiting, return_when=FIRST_COMPLETED).done:
             settle(ready)
     return [done[place] for place in range(len(done))]
-
-
-def appears(path: Path) -> None:
-    """Wait for a file that another node has written: a network file system may show it late.
-
-    Raises:
-        InputError: it does not appear.
-    """
-    patience = time.monotonic() + _APPEARS_S
-    while not path.exists():
-        if time.monotonic() > patience:
-            raise InputError(
-                "a worker wrote this result, and it is not here",
-                where=str(path),
-                hint="Choose an output in a folder that all nodes share, and not one that each has by the same name.",
-            )
-        time.sleep(0.2)

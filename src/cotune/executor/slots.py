@@ -17,6 +17,7 @@ from pathlib import Path
 from cotune.errors import CotuneError, counted
 from cotune.executor.base import LostError, Worker, WorkerLost
 from cotune.executor.job import Done, Job
+from cotune.executor.storage import Storage, storage_at
 
 MOST_LOSSES = 3
 """Workers that one job may lose; with the next one it is taken to be the job's fault."""
@@ -38,12 +39,12 @@ class SlotExecutor:
 
     Args:
         workers: one for each slot; they are started when there is a job for them.
-        storage: folder of the results.
+        storage: storage of the results, or their folder.
         threads: CPU threads of each worker.
     """
 
-    def __init__(self, workers: Sequence[Worker], storage: Path, threads: int) -> None:
-        self.slots, self.threads, self.storage, self.lost = len(workers), threads, storage, 0
+    def __init__(self, workers: Sequence[Worker], storage: Path | Storage, threads: int) -> None:
+        self.slots, self.threads, self.storage, self.lost = len(workers), threads, storage_at(storage), 0
         self._losses: Counter[str] = Counter()
         self.losses: Mapping[str, int] = self._losses
         self._workers = tuple(workers)

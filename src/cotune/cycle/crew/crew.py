@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cotune.cycle.crew.exchange import clean_storage, exchange_for
 from cotune.cycle.crew.worker import ENGINE, RUN_ENGINE, load_worker
 from cotune.errors import CotuneError
 from cotune.executor import Done, Executor, Job, unlike
 from cotune.executor.job import Work, found
-from cotune.executor.run import appears
-from cotune.files import absolute, atomic_path, content_hash, write_json
+from cotune.executor.storage import Storage, UrlStorage
+from cotune.files import absolute, content_hash, write_json
 from cotune.model.adapters.slots import BASE
 from cotune.model.local import LocalModel
 from cotune.run_files import JOBS, WORKERS
@@ -66,7 +67,7 @@ class Crew:
     """Submits a run's jobs and collects their results.
 
     Args:
-        executor: runs the jobs; its storage is the run's :func:`jobs_folder`.
+        executor: runs the jobs; its storage is the run's :func:`jobs_folder`, or lies at a URL.
         folder: the run's folder.
         name: the model as the user named it; workers load it by this name.
         model: the run's own copy.
@@ -85,7 +86,10 @@ class Crew:
         run = {"device": device, "dtype": settings["dtype"], "threads": settings["threads"]}
         run |= {"batch_tokens": settings["batch_tokens"], "memory_bytes": settings["probe"]["memory_bytes"]}
         self._about = {"model": model.fingerprint, RUN_ENGINE: {**run, "max_tokens": max_tokens}}
-        self._places = {"model": str(place), "run": absolute(folder)}
+        self.exchange = exchange_for(executor.storage, folder)
+        self._places = {"model": str(place), **self.exchange.places}
+        # Results of earlier sessions: a store at a URL is asked once, not for each job.
+        self._stored = executor.storage.names()
         self._lock = threading.Lock()
         self._workers: dict[str, _Worked] = {}
         self._futures: dict[str, Future[Done]] = {}
@@ -99,7 +103,7 @@ class Crew:
         """Start loading the model in every worker, while the run goes on."""
         self._loading = [self.job(load_worker, {"slot": slot}) for slot in range(self.slots)]
         for job in self._loading:
-            (self.executor.storage / job.key).unlink(missing_ok=True)
+            self._remove(job.key)
             self.submit(job)
 
     def ready(self) -> None:
@@ -125,14 +129,14 @@ class Crew:
             rows: number of rows.
             places: further arguments that do not change the result.
         """
-        where = {} if adapter == BASE else {"adapter": absolute(self._model.adapters.folder(adapter))}
+        where = {} if adapter == BASE else self.exchange.offer_adapter(adapter, self._model.adapters.folder(adapter))
         return Job(work, {**self._about, "adapter": adapter, **given}, {**self._places, **where, **places}, rows)
 
     def submit(self, job: Job) -> None:
         """Queue a job, unless it is queued already or an earlier session has done it."""
         if job.key in self._futures:
             return
-        if (known := found(job, self.executor.storage)) is not None:
+        if job.key in self._stored and (known := found(job, self.executor.storage)) is not None:
             future: Future[Done] = Future()
             future.set_result(known)
         else:
@@ -144,9 +148,9 @@ class Crew:
         """Wait for a job's result; submits the job if needed, and raises what it raised."""
         self.submit(job)
         done = self._futures[job.key].result()
-        appears(done.path)
+        data = done.read()
         self.tell()
-        return Result(done.path.read_bytes(), done.worker, done.seconds)
+        return Result(data, done.worker, done.seconds)
 
     def take_back(self, job: Job) -> bool:
         """Cancel a job that no worker has begun; False if one has."""
@@ -161,17 +165,19 @@ class Crew:
         """Remove the result of a job."""
         self._futures.pop(job.key, None)
         self.executor.take_back(job)
-        with suppress(OSError):
-            (self.executor.storage / job.key).unlink(missing_ok=True)
+        self._remove(job.key)
 
     def keep(self, data: bytes) -> str:
         """Store an input of jobs for all workers; returns its name, a content hash."""
         name = f"{content_hash(data, 40)}.given"
-        path = self.executor.storage / name
-        if not path.is_file():
-            with atomic_path(path) as temporary:
-                temporary.write_bytes(data)
+        if name not in self._stored:
+            self.executor.storage.write(name, data)
+            self._stored.add(name)
         return name
+
+    def _remove(self, name: str) -> None:
+        self._stored.discard(name)
+        self.executor.storage.remove(name)
 
     def can_use(self, adapter: str) -> bool:
         """Whether workers can load an adapter: LoRA weights, not a trained prefix."""
@@ -235,7 +241,7 @@ class Crew:
         self._told = now
         # A full disk ends the run at its next step, not here.
         with suppress(CotuneError, OSError):
-            write_json(self.executor.storage / WORKERS, self.account())
+            write_json(jobs_folder(self.folder) / WORKERS, self.account())
 
     def _saw(self, future: Future[Done]) -> None:
         """Count a finished job; called from an executor's thread."""
@@ -290,6 +296,18 @@ def earlier_account(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def clean_jobs(folder: Path) -> None:
-    """Remove job results and account of a finished run."""
-    shutil.rmtree(jobs_folder(folder), ignore_errors=True)
+def clean_jobs(folder: Path, storage: Storage | None = None) -> None:
+    """Remove job results and account of a finished run.
+
+    Args:
+        folder: the run's folder.
+        storage: of its executor; None without workers.
+
+    Raises:
+        StorageError: a store at a URL does not answer.
+    """
+    try:
+        if isinstance(storage, UrlStorage):
+            clean_storage(storage)
+    finally:
+        shutil.rmtree(jobs_folder(folder), ignore_errors=True)

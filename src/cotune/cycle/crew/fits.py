@@ -1,4 +1,4 @@
-"""Cross-fitted probes from workers, which read the states from the run's folder."""
+"""Cross-fitted probes from workers, which read the states that the run has stored."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.cycle.crew.crew import Crew, engine_of
-from cotune.cycle.crew.tensors import packed, unpacked
+from cotune.cycle.crew.exchange import exchange_of
 from cotune.cycle.crew.worker import told, worker_model
 from cotune.errors import CotuneError
 from cotune.executor import Job
-from cotune.files import absolute, canonical_json
-from cotune.model.engine.state_store import Half, StateStore
+from cotune.executor.tensors import packed, unpacked
+from cotune.files import canonical_json
+from cotune.model.engine.state_store import Half
 from cotune.model.local import LocalModel
 from cotune.probe.cross_fitting import CrossFit, LayerFit, cross_fit
 
@@ -28,7 +29,7 @@ _ARRAYS = ("losses", "correct", "log_probs")
 
 
 class StatesGoneError(CotuneError):
-    """The states of a fit are no longer in the run's folder."""
+    """The states of a fit are no longer stored."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +129,8 @@ class FitAhead:
     def __init__(self, crew: Crew, task: FitTask, states: StoredStates) -> None:
         self._crew = crew
         given = {"task": task.to_json(), "files": states.files, "rows": states.rows, "layers": states.layers}
-        self._job: Job = crew.job(fit_probe, json.loads(canonical_json(given)), states=absolute(states.folder))
+        offered = crew.exchange.offer_states(states.folder, [name for name, _ in states.files])
+        self._job: Job = crew.job(fit_probe, json.loads(canonical_json(given)), **offered)
 
     def submit(self) -> None:
         """Queue the fit behind the jobs that are queued already."""
@@ -154,29 +156,32 @@ class FitAhead:
 def fit_probe(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
     """A job that cross-fits a probe."""
     model = worker_model(given, places)
-    states = _states(Path(places["states"]), given["files"], given["rows"], given["layers"])
+    states = _states(places, given["files"], given["rows"], given["layers"])
     found = FitTask.from_json(given["task"]).fit(model, states)
     arrays, about = _packed(found)
     return packed(arrays, {**told(model), _ABOUT: json.dumps(about)})
 
 
 def _states(
-    folder: Path, files: Sequence[tuple[str, Sequence[int]]], rows: Sequence[tuple[int, int]], layers: Sequence[int]
+    places: Mapping[str, Any],
+    files: Sequence[tuple[str, Sequence[int]]],
+    rows: Sequence[tuple[int, int]],
+    layers: Sequence[int],
 ) -> Half:
     """``[layers, rows, 2 x width]`` from the files that hold them."""
     found = []
     for name, held in files:
-        stored = _stored(folder, name)
+        stored = _stored(places, name)
         found.append(stored if list(held) == list(layers) else stored[[list(held).index(layer) for layer in layers]])
     return np.stack([found[number][:, place] for number, place in rows], axis=1)
 
 
-def _stored(folder: Path, name: str) -> Half:
-    patience, store = time.monotonic() + _APPEARS_S, StateStore(folder)
-    while (states := store.get(name)) is None:
+def _stored(places: Mapping[str, Any], name: str) -> Half:
+    patience, exchange = time.monotonic() + _APPEARS_S, exchange_of(places)
+    while (states := exchange.states(places, name)) is None:
         # A network file system may show it late.
         if time.monotonic() > patience:
-            raise StatesGoneError(f"states that a fit needs are not in {folder}")
+            raise StatesGoneError(f"the states {name} that a fit needs are gone")
         time.sleep(0.2)
     return states
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cotune.config import RunConfig
 from cotune.cycle.crew.crew import jobs_folder
-from cotune.errors import InputError
+from cotune.cycle.crew.exchange import clean_storage, run_storage
+from cotune.cycle.folder import is_barely_begun
+from cotune.errors import CotuneError, InputError
 from cotune.executor import Choice, Executor, open_executor
+from cotune.executor.storage import Folder, Storage, UrlStorage
 from cotune.files import make_folder
 from cotune.model.local import LocalModel
 from cotune.task.task import Task
@@ -27,19 +30,30 @@ def open_workers(choice: Choice | None, out: Path, device: str) -> Iterator[Exec
         device: the run's device, or ``auto``. Workers get GPUs only if the run itself uses one, so that numbers are comparable.
 
     Raises:
-        InputError: Ray is not installed, or the cluster cannot be reached or has too little for so many workers.
+        InputError: Ray is not installed, the cluster cannot be reached or has too little for so many workers, or the storage
+            cannot be used.
     """
     if choice is None or choice.kind == "local":
         yield None
         return
     folder = jobs_folder(out)
     make_folder(folder)
-    with open_executor(choice, folder.absolute(), gpus=_on_gpu(device)) as executor:
-        from threadpoolctl import threadpool_limits
+    storage: Storage = Folder(folder.absolute())
+    if choice.storage:
+        storage = run_storage(choice.storage, out)
+        storage.prove()
+    try:
+        with open_executor(choice, storage, gpus=_on_gpu(device)) as executor:
+            from threadpoolctl import threadpool_limits
 
-        # What the run takes back from its workers it must compute as they do.
-        with threadpool_limits(limits=executor.threads, user_api="blas"):
-            yield executor
+            # What the run takes back from its workers it must compute as they do.
+            with threadpool_limits(limits=executor.threads, user_api="blas"):
+                yield executor
+    finally:
+        # Of a run that ended, a worker may have stored something since its results were removed.
+        if isinstance(storage, UrlStorage) and (not folder.exists() or is_barely_begun(out)):
+            with suppress(CotuneError):
+                clean_storage(storage)
 
 
 def _on_gpu(device: str) -> bool:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from cotune.cycle.crew.crew import Crew, engine_of
-from cotune.cycle.crew.tensors import packed, unpacked
 from cotune.cycle.crew.worker import told, worker_model
 from cotune.executor import Job
+from cotune.executor.tensors import packed, unpacked
 from cotune.model.engine.label_scoring import score_batch_alone, unknown_batches
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt

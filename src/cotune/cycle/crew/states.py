@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from cotune.cycle.crew.crew import Crew, Result, engine_of
-from cotune.cycle.crew.tensors import packed, unpacked
 from cotune.cycle.crew.worker import told, with_room, worker_model
 from cotune.errors import DivergedError
 from cotune.executor import Job
+from cotune.executor.tensors import packed, unpacked
 from cotune.model.engine.hidden_states import layer_states, passes_of
 from cotune.model.engine.state_store import Half, as_half
 

@@ -14,12 +14,12 @@ import numpy as np
 from cotune.cycle.budget.budget import Budget
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.budget.reserve import spent_to
-from cotune.cycle.crew.crew import Crew, jobs_folder
-from cotune.cycle.crew.tensors import packed, unpacked
+from cotune.cycle.crew.crew import Crew
+from cotune.cycle.crew.exchange import exchange_of
 from cotune.cycle.crew.worker import ENGINE, WorkerMemoryError, with_room, worker_model
 from cotune.errors import DivergedError
 from cotune.executor import Job, LostError
-from cotune.executor.run import appears
+from cotune.executor.tensors import packed, unpacked
 from cotune.files import canonical_json
 from cotune.model.adapters.files import LoraSettings
 from cotune.model.engine.facts import engine_facts
@@ -210,17 +210,21 @@ class TuningAhead:
             return {**none, "seconds": round(time.monotonic() - started, 3), "failed": str(error)}
         found: dict[str, Any] = json.loads(result.data)
         engine = found.pop(ENGINE)
-        for name in ("adapter_id", "probe_id"):
-            if name in found:
-                appears(self._crew.folder / "adapters" / found[name])
+        for adapter in _adapters(found):
+            self._crew.exchange.receive(adapter)
         self._crew.saw_engine(result.worker, engine)
         return {**found, "by": self._crew.by([result], [engine])}
 
 
+def _adapters(found: Mapping[str, Any]) -> list[str]:
+    """The adapters that a tuning made; none where it failed."""
+    return [str(found[name]) for name in ("adapter_id", "probe_id") if name in found]
+
+
 def tune_job(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
-    """A job that tunes a window and saves the weights among the run's adapters."""
-    model, folder = worker_model(given, places), Path(places["run"])
-    task = WindowTask.from_bytes((jobs_folder(folder) / given["task"]).read_bytes())
+    """A job that tunes a window and saves the weights as adapters of the run."""
+    model, exchange = worker_model(given, places), exchange_of(places)
+    task = WindowTask.from_bytes(exchange.storage.read_late(given["task"]))
     deadline = Deadline(**places["deadline"]) if "deadline" in places else None
 
     def tune(smaller: bool) -> dict[str, Any]:
@@ -228,7 +232,8 @@ def tune_job(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
         if smaller:
             settings = replace(settings, micro_tokens=settings.micro_tokens // 2)
         until = (lambda tokens: None) if deadline is None else deadline.spent
-        return tune_window(model, replace(task, settings=settings), folder, until=until)
+        return tune_window(model, replace(task, settings=settings), exchange.tuning_folder, until=until)
 
     found = with_room(model, places, tune)
+    exchange.publish(_adapters(found))
     return canonical_json({**found, ENGINE: engine_facts(model)}).encode()

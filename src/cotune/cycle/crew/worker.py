@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, TypeVar
 
+from cotune.cycle.crew.exchange import exchange_of
 from cotune.errors import CotuneError, InputError
 from cotune.executor.job import SMALLER
 from cotune.files import canonical_json
@@ -40,18 +40,11 @@ def worker_model(given: Mapping[str, Any], places: Mapping[str, Any]) -> LocalMo
     """The run's model, with the job's adapter registered.
 
     Raises:
-        InputError: the model cannot be loaded or is not the run's, or the adapter's folder is not visible.
+        InputError: the model cannot be loaded or is not the run's, or the adapter is not visible.
     """
     model = _loaded(places["model"], given["model"], json.dumps(given[RUN_ENGINE], sort_keys=True))
     if (adapter := given["adapter"]) != BASE and adapter not in _registered:
-        folder = Path(places["adapter"])
-        if not folder.is_dir():
-            raise InputError(
-                "a worker does not see these weights",
-                where=str(folder),
-                hint="The run's folder must be one that every node has under the same path.",
-            )
-        found = model.adapters.register(folder)
+        found = model.adapters.register(exchange_of(places).adapter(places, adapter))
         _registered.update({adapter, found, model.adapters.without_probe(found)})
     return model
 

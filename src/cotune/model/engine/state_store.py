@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,16 +34,16 @@ class StateStore:
 
     def get(self, key: str) -> Half | None:
         """``[layers, rows, width]`` stored under a key; None if there are none."""
-        from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
         path = self.path(key)
-        try:
+
+        def load() -> Half:
             found: Half = load_file(path)[_NAME]
             path.touch()
-        except (SafetensorError, OSError, KeyError, ValueError):
-            return None
-        return found if found.dtype == np.float16 and found.ndim == 3 else None
+            return found
+
+        return _readable(load)
 
     def has(self, key: str) -> bool:
         """Whether there is a file of states under a key."""
@@ -73,6 +73,23 @@ class StateStore:
                 return
             path.unlink(missing_ok=True)
             held -= found.st_size
+
+
+def states_of(data: bytes) -> Half | None:
+    """``[layers, rows, width]`` from the bytes of a store's file; None if it is damaged."""
+    from safetensors.numpy import load
+
+    return _readable(lambda: load(data)[_NAME])
+
+
+def _readable(load: Callable[[], Half]) -> Half | None:
+    from safetensors import SafetensorError
+
+    try:
+        found = load()
+    except (SafetensorError, OSError, KeyError, ValueError):
+        return None
+    return found if found.dtype == np.float16 and found.ndim == 3 else None
 
 
 def as_half(states: NDArray[np.float32] | Half) -> Half:

@@ -21,5 +21,6 @@ def unpacked(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """What :func:`packed` was given."""
     from safetensors.numpy import load
 
+    arrays = load(data)
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return load(data), header.get("__metadata__", {})
+    return arrays, header.get("__metadata__", {})

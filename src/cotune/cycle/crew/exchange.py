@@ -1,0 +1,276 @@
+"""Transfer of adapters and states from a run to its workers, and of tuned adapters back.
+
+Where all nodes see the run's folder, they read and write there. With ``--storage URL`` no worker needs to see it: everything
+goes through the storage, and each node keeps adapters in a folder of its own cache.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cotune.cache import cache_folder
+from cotune.errors import InputError
+from cotune.executor.storage import Folder, Storage, UrlStorage
+from cotune.files import absolute, content_hash, write_json
+from cotune.model.adapters.files import adapter_content_id, adapter_files
+from cotune.model.engine.state_store import Half, StateStore, states_of
+from cotune.run_files import JOBS
+
+_ADAPTERS = "adapters"
+_NODE = "workers"
+_NODE_DAYS = 7.0
+_PLACE = "storage.json"
+_ID = re.compile(r"[0-9a-f]{16}")
+
+
+class Exchange(ABC):
+    """Transfers adapters and states; the run uses one half of the methods, its workers the other.
+
+    Attributes:
+        storage: storage of results and inputs.
+        places: entries for the ``places`` of every job, from which a worker makes its exchange.
+    """
+
+    storage: Storage
+    places: Mapping[str, Any]
+
+    # The run ------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def offer_adapter(self, adapter: str, folder: Path) -> Mapping[str, Any]:
+        """Make an adapter available to workers; returns further entries for the ``places`` of jobs that use it."""
+
+    @abstractmethod
+    def offer_states(self, folder: Path, names: Sequence[str]) -> Mapping[str, Any]:
+        """The same for files of a state store, by their names."""
+
+    @abstractmethod
+    def receive(self, adapter: str) -> None:
+        """Wait until an adapter that a worker has published is in the run's folder.
+
+        Raises:
+            InputError: it does not appear, or is damaged.
+        """
+
+    # A worker -----------------------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def tuning_folder(self) -> Path:
+        """Folder in which a tuning writes checkpoints and adapters."""
+
+    @abstractmethod
+    def adapter(self, places: Mapping[str, Any], adapter: str) -> Path:
+        """Folder of an adapter that the run has made available.
+
+        Raises:
+            InputError: it is not visible, or is damaged.
+        """
+
+    @abstractmethod
+    def states(self, places: Mapping[str, Any], name: str) -> Half | None:
+        """States that the run has made available; None if they are not there."""
+
+    @abstractmethod
+    def publish(self, adapters: Sequence[str]) -> None:
+        """Make adapters in :attr:`tuning_folder` available to the run."""
+
+
+class SharedFolder(Exchange):
+    """The run's folder, which all nodes see under the same path.
+
+    Args:
+        run: the folder.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self._run, self.storage = run, Folder((run / JOBS).absolute())
+        self.places = {"run": absolute(run)}
+
+    def offer_adapter(self, adapter: str, folder: Path) -> Mapping[str, Any]:
+        return {"adapter": absolute(folder)}
+
+    def offer_states(self, folder: Path, names: Sequence[str]) -> Mapping[str, Any]:
+        return {"states": absolute(folder)}
+
+    def receive(self, adapter: str) -> None:
+        Folder(self._run / _ADAPTERS).wait_for(adapter)
+
+    @property
+    def tuning_folder(self) -> Path:
+        return self._run
+
+    def adapter(self, places: Mapping[str, Any], adapter: str) -> Path:
+        folder = Path(places["adapter"])
+        if not folder.is_dir():
+            raise InputError(
+                "a worker does not see these weights",
+                where=str(folder),
+                hint="The run's folder must be one that every node has under the same path; or give --storage URL.",
+            )
+        return folder
+
+    def states(self, places: Mapping[str, Any], name: str) -> Half | None:
+        return StateStore(Path(places["states"])).get(name)
+
+    def publish(self, adapters: Sequence[str]) -> None:
+        return None
+
+
+class ThroughStorage(Exchange):
+    """A storage at a URL; the run and each node have a folder of their own.
+
+    Args:
+        storage: storage that run and workers can reach.
+        folder: the run's folder, or a node's own folder for this run.
+    """
+
+    def __init__(self, storage: UrlStorage, folder: Path) -> None:
+        self.storage, self._folder = storage, folder
+        self.places = {"storage": storage.url}
+        self._offered: set[str] = set()
+
+    def offer_adapter(self, adapter: str, folder: Path) -> Mapping[str, Any]:
+        def put(name: str) -> None:
+            # Weights are registered in one folder with and without their probe.
+            self.storage.put_folder(name, folder, adapter_files(folder, probe=adapter_content_id(folder) == adapter))
+
+        self._offer(_adapter_name(adapter), put)
+        return {}
+
+    def offer_states(self, folder: Path, names: Sequence[str]) -> Mapping[str, Any]:
+        store = StateStore(folder)
+        for each in names:
+            path = store.path(each)
+            # The store may have removed old ones; then the run fits these itself.
+            with suppress(FileNotFoundError):
+                self._offer(_states_name(each), partial(_put_file, self.storage, path))
+        return {}
+
+    def receive(self, adapter: str) -> None:
+        self._fetched(adapter)
+
+    @property
+    def tuning_folder(self) -> Path:
+        # Apart from fetched adapters, which are whole if they are there.
+        return self._folder / "tuned"
+
+    def adapter(self, places: Mapping[str, Any], adapter: str) -> Path:
+        from filelock import FileLock
+
+        parent = self._folder / _ADAPTERS
+        parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(parent / f".{adapter}.lock"):
+            return self._fetched(adapter)
+
+    def states(self, places: Mapping[str, Any], name: str) -> Half | None:
+        with suppress(FileNotFoundError):
+            return states_of(self.storage.read(_states_name(name)))
+        return None
+
+    def publish(self, adapters: Sequence[str]) -> None:
+        for adapter in adapters:
+            folder = self.tuning_folder / _ADAPTERS / adapter
+            self.storage.put_folder(_adapter_name(adapter), folder, adapter_files(folder))
+
+    def _offer(self, name: str, put: Callable[[str], None]) -> None:
+        if name not in self._offered and not self.storage.has(name):
+            put(name)
+        self._offered.add(name)
+
+    def _fetched(self, adapter: str) -> Path:
+        """The folder of an adapter below the own folder; fetched if it is missing or damaged."""
+        folder = self._folder / _ADAPTERS / adapter
+        if not _is(folder, adapter):
+            shutil.rmtree(folder, ignore_errors=True)
+            self.storage.fetch_folder(_adapter_name(adapter), folder)
+            if not _is(folder, adapter):
+                shutil.rmtree(folder, ignore_errors=True)
+                raise InputError(
+                    "these are other weights than the run's",
+                    where=self.storage.where(_adapter_name(adapter)),
+                    hint="Remove them, and run the same command again.",
+                )
+        return folder
+
+
+def _put_file(storage: Storage, path: Path, name: str) -> None:
+    storage.write(name, path.read_bytes())
+
+
+def exchange_for(storage: Storage, run: Path) -> Exchange:
+    """The run's exchange."""
+    return ThroughStorage(storage, run) if isinstance(storage, UrlStorage) else SharedFolder(run)
+
+
+def exchange_of(places: Mapping[str, Any]) -> Exchange:
+    """A worker's exchange, as the ``places`` of its job say."""
+    if "storage" not in places:
+        return SharedFolder(Path(places["run"]))
+    return ThroughStorage(UrlStorage(places["storage"]), _node_folder(places["storage"]))
+
+
+def run_storage(url: str, run: Path) -> UrlStorage:
+    """Where a run stores its results below a URL: under a name of its own, which it finds again when it resumes."""
+    path = run / JOBS / _PLACE
+    name = ""
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        name = str(json.loads(path.read_bytes())["id"])
+    if not _ID.fullmatch(name):
+        name = secrets.token_hex(8)
+        write_json(path, {"id": name})
+    return UrlStorage(f"{url}/cotune-{name}")
+
+
+def clean_storage(storage: UrlStorage) -> None:
+    """Remove what a run stored, and what workers of this machine kept of it.
+
+    Raises:
+        StorageError: the storage does not answer.
+    """
+    shutil.rmtree(_node_place(storage.url), ignore_errors=True)
+    storage.clear()
+
+
+def _node_folder(url: str) -> Path:
+    """A node's folder for the run with a storage. Those of runs that ended days ago are removed: no run reaches all nodes."""
+    folder = _node_place(url)
+    if not folder.is_dir():
+        folder = cache_folder(_NODE, folder.name)
+        for other in folder.parent.iterdir():
+            with suppress(OSError):
+                if time.time() - other.stat().st_mtime > _NODE_DAYS * 86_400:
+                    shutil.rmtree(other, ignore_errors=True)
+    os.utime(folder)
+    return folder
+
+
+def _node_place(url: str) -> Path:
+    return cache_folder(_NODE, content_hash(url), create=False)
+
+
+def _is(folder: Path, adapter: str) -> bool:
+    """Whether a folder holds this adapter, by its content."""
+    try:
+        return folder.is_dir() and adapter_content_id(folder) == adapter
+    except (InputError, OSError, ValueError):
+        return False
+
+
+def _adapter_name(adapter: str) -> str:
+    return f"{adapter}.adapter"
+
+
+def _states_name(name: str) -> str:
+    return f"{name}.states"
