@@ -267,7 +267,7 @@ def test_rounds_halve_prompts_and_end_with_all_rows(prompts: int, rows: int) -> 
 
 
 def test_of_few_rows_only_the_leading_prompts_are_fitted_at_all_folds(bench: Bench, tmp_path: Path) -> None:
-    ended = run(bench, tmp_path / "run", "search.pool=10", "search.max_cycles=1", budget="120ktok")
+    ended = run(bench, tmp_path / "run", "search.pool=10", "search.max_cycles=1", budget="600ktok")
     assert ended.code == 0, ended.stderr
     race = of_kind(tmp_path / "run", "race")[0]
     seed = of_kind(tmp_path / "run", "confirm")[0]["arms"]["seed_prompt"]["prompt_id"]
