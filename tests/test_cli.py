@@ -363,7 +363,15 @@ def done(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Done:
     rows = folder / "rows.csv"
     rows.write_text(GOOD)
     arguments = [str(rows), "--input", "text", "--output", "label", "--model", str(tiny_folder), "--budget", "25ktok"]
-    arguments += ["--out", str(folder / "out"), "search.pool=4", "search.entrants=2", "engine.threads=1", "tune.rank=2"]
+    arguments += [
+        "--out",
+        str(folder / "out"),
+        "search.pool=4",
+        "search.entrants=2",
+        "engine.threads=1",
+        "engine.dtype=float32",
+        "tune.rank=2",
+    ]
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), contextlib.suppress(SystemExit):
         main(["run", *arguments, "--json"])
@@ -392,7 +400,7 @@ def test_no_step_of_a_run_is_told_as_raw_keys(done: Done) -> None:
 
 def again(cotune: Cotune, done: Done, tiny_folder: Path, *more: str) -> Ended:
     arguments = ["--input", "text", "--output", "label", "--model", tiny_folder, "--budget", "25ktok", "--out", done.out]
-    settings = ["search.pool=4", "search.entrants=2", "engine.threads=1", "tune.rank=2"]
+    settings = ["search.pool=4", "search.entrants=2", "engine.threads=1", "engine.dtype=float32", "tune.rank=2"]
     return cotune("run", done.rows, *arguments, *settings, *more)
 
 

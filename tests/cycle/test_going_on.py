@@ -370,7 +370,7 @@ def test_settings_that_belong_to_the_bundle_cannot_be_others(later: Later, tmp_p
 def test_old_rows_need_a_bundle(bench: Bench, tmp_path: Path) -> None:
     refused(bench.run(tmp_path / "run", "--replay", str(bench.rows)), "there is no bundle to start from")
     task = cotune.Task.from_rows(rows(("fruit", "tool"), 60, 1), input="text", output="label", replay=rows(("tool",), 20, 2))
-    with pytest.raises(cotune.InputError, match="no bundle is named"):
+    with pytest.raises(cotune.InputError, match="there is no bundle to start from"):
         cotune.run(task, out=tmp_path / "run", model=bench.model)
 
 
@@ -472,7 +472,7 @@ def test_a_task_file_need_say_no_more_than_on_the_command_line(later: Later, gro
 def test_a_config_object_goes_on_with_the_bundles_model(later: Later, tmp_path: Path) -> None:
     config = config_from_data(later.new, input="text", output="label")
     # The model is looked at before the rank.
-    with pytest.raises(cotune.InputError, match=r"made with tune\.rank=4"):
+    with pytest.raises(cotune.InputError, match=r"the bundle has tune\.rank=4"):
         cotune.run(config, out=tmp_path / "run", start=later.bundle, tune={"rank": 8})
     named = config_from_data(later.new, input="text", output="label", model=str(tmp_path / "none"))
     with pytest.raises(cotune.InputError, match="base model cannot be found"):

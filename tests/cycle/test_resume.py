@@ -244,7 +244,7 @@ def told(ended: Ended, *fragments: str, code: int = 2) -> None:
 def test_a_folder_that_lacks_something_is_told_what(bench: Bench, whole: Path, tmp_path: Path) -> None:
     out = unfinished(whole, tmp_path / "adapters")
     shutil.rmtree(out / "adapters")
-    told(bench.run(out), "trained weights", "are gone", "adapters/", "--out")
+    told(bench.run(out), "trained weights", "are missing", "adapters/", "--out")
 
     out = unfinished(whole, tmp_path / "identity")
     config = json.loads((out / "config.json").read_text())

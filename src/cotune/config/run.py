@@ -59,7 +59,7 @@ class RunConfig(Section):
     @_model_validator(mode="after")
     def _replay_needs_a_start(self) -> RunConfig:
         if self.data.replay is not None and self.start is None:
-            what = "data.replay holds rows of an earlier run, and no bundle is named to go on from; set start"
+            what = "data.replay holds rows of an earlier run, but there is no bundle to start from; set start"
             raise PydanticCustomError("replay", "{what}", {"what": what})
         return self
 

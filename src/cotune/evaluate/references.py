@@ -108,7 +108,7 @@ def cross_fitted_tfidf(
     # For two classes, two rows of weights are penalised half as much as scikit-learn's single row, which is their difference.
     strength = _C / 2 if classes == 2 else _C
     masks = fold_of[None] != np.arange(folds)[:, None]
-    fitted = fit_logistic(axes, labels, classes, strengths=[strength], masks=masks, tolerance=1e-3)
+    fitted = fit_logistic(axes, labels, classes, strengths=[strength], masks=masks, tolerance=3e-4)
     logits = np.einsum("nd,fkd->fnk", axes.z.numpy(), fitted.weight) + fitted.bias[:, None]
     found: Floats = log_softmax(logits[fold_of, np.arange(len(labels))], axis=-1)
     return found

@@ -228,19 +228,19 @@ def _fit_layer(
     features = axes.x.numpy()
     rows = np.arange(len(y))
     found = np.empty((len(held), len(strengths), len(y), classes))
-    for repeat, fold_of in enumerate(held):
-        folds = int(fold_of.max()) + 1
-        masks = np.stack([fold_of != fold for fold in range(folds)])
-        at_once = max(1, _MOST_LOGITS // (len(strengths) * len(y) * classes))
-        for first in range(0, folds, at_once):
-            some = masks[first : first + at_once]
-            fitted = fit_logistic(axes, y, classes, strengths=strengths, masks=some, offsets=offsets, tolerance=CROSS_TOLERANCE)
-            for place in range(len(some)):
-                out = np.flatnonzero(fold_of == first + place)
-                part = slice(place * len(strengths), (place + 1) * len(strengths))
-                logits = np.einsum("nd,bkd->bnk", features[out], fitted.weight[part], optimize=True)
-                logits += fitted.bias[part, None]
-                found[repeat][:, out] = logits if offsets is None else logits + offsets[out]
+    # Small problems take as long as their calls do, so the folds of all draws are fitted together.
+    left_out = [(repeat, fold_of == fold) for repeat, fold_of in enumerate(held) for fold in range(int(fold_of.max()) + 1)]
+    at_once = max(1, _MOST_LOGITS // (len(strengths) * len(y) * classes))
+    for first in range(0, len(left_out), at_once):
+        some = left_out[first : first + at_once]
+        masks = np.stack([~held_out for _, held_out in some])
+        fitted = fit_logistic(axes, y, classes, strengths=strengths, masks=masks, offsets=offsets, tolerance=CROSS_TOLERANCE)
+        for place, (repeat, held_out) in enumerate(some):
+            out = np.flatnonzero(held_out)
+            part = slice(place * len(strengths), (place + 1) * len(strengths))
+            logits = np.einsum("nd,bkd->bnk", features[out], fitted.weight[part], optimize=True)
+            logits += fitted.bias[part, None]
+            found[repeat][:, out] = logits if offsets is None else logits + offsets[out]
     log_probs = log_softmax(found, axis=-1)
     losses = -log_probs[:, :, rows, y].mean(axis=0)  # [strengths, rows]
     at = int(np.argmin(losses.mean(axis=1)))

@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 
 PREFIX = "name:"
 """How ids of these rows begin."""
-STEP = "label_names"
+_STEP = "label_names"
 COST_SHARE = 0.02
 """Of what is left of the budget, what embedding the names may cost."""
 
@@ -62,7 +62,7 @@ def judge_names(context: RunContext, names: Sequence[Example], without: Evidence
         told = {"rows": len(names), "log_loss": round(having.mean, 6), "without": round(without.mean, 6), "used": used}
         return {**told, "text": _text(told)}
 
-    return bool(context.journal.step(STEP, [row.id for row in names], effect)["used"])
+    return bool(context.journal.step("label_names", [row.id for row in names], effect)["used"])
 
 
 def better_by_an_error(having: Floats, without: Floats) -> bool:
@@ -73,7 +73,7 @@ def better_by_an_error(having: Floats, without: Floats) -> bool:
 
 def names_told(context: RunContext) -> dict[str, Any] | None:
     """The summary's ``label_names``; None if they were not tried."""
-    return next((dict(event["value"]) for event in context.journal.events if event["kind"] == STEP), None)
+    return next((dict(event["value"]) for event in context.journal.events if event["kind"] == _STEP), None)
 
 
 def _text(told: Mapping[str, Any]) -> str:
