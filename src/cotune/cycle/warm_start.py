@@ -69,7 +69,7 @@ def adopt(config: RunConfig, start: Start | None) -> RunConfig:
     if start.adapter_folder is not None and not is_bare_probe(start.adapter_folder):
         if is_prefix(start.adapter_folder):
             raise InputError(
-                "the bundle's adapter is a trained prefix, which only fits the first tokens of its own prompt",
+                "the bundle's adapter is a trained prefix, which only fits the first tokens of the bundle's prompt",
                 where=where,
                 hint="Start from a bundle of tune.method=lora, or start without it.",
             )

@@ -1,7 +1,7 @@
 """Transfer of adapters and states from a run to its workers, and of tuned adapters back.
 
 Where all nodes see the run's folder, they read and write there. With ``--storage URL`` no worker needs to see it: everything
-goes through the storage, and each node keeps adapters in a folder of its own cache.
+goes through the storage, and each node keeps adapters in a folder of the node's cache.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ def exchange_of(places: Mapping[str, Any]) -> Exchange:
 
 
 def run_storage(url: str, run: Path) -> UrlStorage:
-    """Where a run stores its results below a URL: under a name of its own, which it finds again when it resumes."""
+    """Where a run stores its results below a URL: under an ID that no other run has, kept in its folder for a resumed run."""
     path = run / JOBS / _PLACE
     name = ""
     with suppress(OSError, ValueError, TypeError, KeyError):

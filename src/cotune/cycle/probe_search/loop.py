@@ -125,34 +125,28 @@ class LabelLoop:
         if not drafts or before is None:
             return
         splits = with_written(self.splits, drafts)
-        found = self._with_further(best, splits)
-        if judge_written(self.context, drafts, before.mean, found.mean):
-            self._learn_from(search, [draft.row for draft in drafts], splits, found)
+        if judge_written(self.context, drafts, before.mean, self._frozen(search, best, splits).mean):
+            self._learn_from(search, [draft.row for draft in drafts], splits, best)
 
     def _name_labels(self, search: LabelSearch) -> None:
-        """Learn from the labels' names as further rows where that is better on held-out rows."""
+        """Use the labels' names as further rows if that is better on held-out rows."""
         best, names = search.best_frozen, label_name_rows(self.context.task)
         before = search.of(best.prompt.id, tuned=False)
         cost = self.prices.embedding.row_cost(best.prompt, len(names), layers=[best.found.layer])
         if not (self.config.search.label_names and names and before) or cost > COST_SHARE * self.context.spending.left():
             return
         splits = with_names(self.splits, names)
-        found = self._with_further(best, splits)
-        if judge_names(self.context, names, before, found):
-            self._learn_from(search, names, splits, found)
-            search.named = found
-            self._bundle_loss = found.mean
+        if judge_names(self.context, names, before, self._frozen(search, best, splits)):
+            self._learn_from(search, names, splits, best)
+            search.named = search.of(best.prompt.id, tuned=False)
+            self._bundle_loss = self._first_loss(search)
 
-    def _with_further(self, fit: PromptFit, splits: Sequence[Split]) -> Evidence:
-        """A prompt's frozen probe on the held-out rows of splits that learn from further rows."""
-        return self._evidence(fit, [self.trials.frozen(fit, split.learn) for split in splits], 0.0, BASE, splits, refit=True)
-
-    def _learn_from(self, search: LabelSearch, rows: Sequence[Example], splits: tuple[Split, ...], found: Evidence) -> None:
-        """Go on with further rows to learn from; what was judged without them is judged again."""
+    def _learn_from(self, search: LabelSearch, rows: Sequence[Example], splits: tuple[Split, ...], best: PromptFit) -> None:
+        """Use further rows from now on; the best prompt and the seed prompt are judged again with them."""
         self.splits, search.written = splits, (*search.written, *rows)
-        search.evidence, search.winner = [found], None
-        if found.fit is not search.seed:
-            self._judge_frozen(search, search.seed)
+        search.evidence, search.winner = [], None
+        for fit in {fit.prompt.id: fit for fit in (best, search.seed)}.values():
+            self._judge_frozen(search, fit)
         self._choose(search)
 
     def _ended(self, search: LabelSearch, why: str) -> LabelSearch:
@@ -396,8 +390,15 @@ class LabelLoop:
 
     def _judge_frozen(self, search: LabelSearch, fit: PromptFit) -> None:
         """Judge a prompt's frozen probe on the held-out rows of each split."""
-        found = [self.trials.frozen(fit, split.learn) for split in self.splits]
-        search.evidence.append(self._evidence(fit, found, 0.0, BASE, refit=bool(search.written)))
+        search.evidence.append(self._frozen(search, fit, self.splits))
+
+    def _frozen(self, search: LabelSearch, fit: PromptFit, splits: Sequence[Split]) -> Evidence:
+        """How a prompt's frozen probe does on the held-out rows of splits.
+
+        Its temperature is that of its cross-fitting, which knows no further rows; once these are used, it is fitted again.
+        """
+        found = [self.trials.frozen(fit, split.learn) for split in splits]
+        return self._evidence(fit, found, 0.0, BASE, splits, refit=bool(search.written))
 
     def _try(self, search: LabelSearch, fit: PromptFit, splits: Sequence[Split] | None = None) -> None:
         """Tune a prompt on each split; nothing is added if a tuning diverged."""

@@ -101,7 +101,7 @@ class EndCosts:
         Args:
             seed: the seed prompt.
             chosen: the winning prompt, tuned.
-            alone: whether ``chosen`` is the seed prompt, so that it needs no arms of its own.
+            alone: whether ``chosen`` is the seed prompt, so that it needs no separate arms.
             new: whether ``chosen`` stands for an unknown prompt of its length.
             aside: optional parts of the cost; None takes those that the plan had room for.
         """
