@@ -337,6 +337,29 @@ def test_gold_answers_take_the_order_of_the_schema() -> None:
     assert grammar == Grammar.json(schema) and grammar.key != Grammar.number().key
 
 
+@given(st.integers(-3000, 3000), st.integers(1, 2000), st.integers(1, 4), st.booleans(), st.data())
+@settings(max_examples=100, deadline=None)
+def test_any_decimal_within_bounds_can_be_written(
+    low: int, wide: int, places: int, exclusive: bool, data: st.DataObject
+) -> None:
+    least, most = low / 10**places, (low + wide) / 10**places
+    names = ("exclusiveMinimum", "exclusiveMaximum") if exclusive else ("minimum", "maximum")
+    grammar = Grammar.json(
+        {"type": "object", "properties": {"a": {"type": "number"} | dict(zip(names, (least, most), strict=True))}}
+    )
+    digits = data.draw(st.integers(1, places))
+    value = data.draw(st.integers(low - 1, low + wide + 1)) // 10 ** (places - digits) / 10**digits
+    inside = least < value < most if exclusive else least <= value <= most
+    assert grammar.accepts(json.dumps({"a": int(value) if value == int(value) else value})) == inside
+
+
+def test_a_number_with_bounds_may_stand_beside_other_types_and_behind_a_reference() -> None:
+    score = {"type": ["number", "null"], "minimum": -0.25, "maximum": 0.25}
+    grammar = Grammar.json({"type": "array", "items": {"$ref": "#/$defs/score"}, "$defs": {"score": score}})
+    assert grammar.accepts("[0.2, -0.2, null, 0, 0.25]")
+    assert not grammar.accepts("[0.3]") and not grammar.accepts("[-0.26]")
+
+
 def respelled(value: Any, seed: int) -> Any:
     """The same value otherwise: keys in another order, whole numbers with a point."""
     if isinstance(value, dict):

@@ -19,7 +19,7 @@ import numpy as np
 
 from cotune.errors import InputError
 from cotune.files import content_hash
-from cotune.model.structured.json_schema import DIGITS, closed_schema, parts_of
+from cotune.model.structured.json_schema import DIGITS, closed_schema, parts_of, with_shortened_bounds
 from cotune.task.values.json_value import json_text
 from cotune.task.values.schema import schema_problem
 
@@ -58,7 +58,7 @@ def _problem(schema: Mapping[str, Any]) -> str:
 
 
 def _source(schema: Mapping[str, Any]) -> str:
-    return json_text({"grammars": [{"json_schema": {**schema, "x-guidance": _WRITTEN}}]})
+    return json_text({"grammars": [{"json_schema": {**with_shortened_bounds(dict(schema)), "x-guidance": _WRITTEN}}]})
 
 
 @dataclass(frozen=True)

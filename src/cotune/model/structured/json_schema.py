@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from typing import Any
 
 from cotune.errors import InputError
@@ -77,6 +78,33 @@ def parts_of(schema: Any, where: str = "#") -> Iterator[tuple[str, Schema]]:
             yield from parts_of(part, f"{where}/{name}/{key}")
     if "items" in schema:
         yield from parts_of(schema["items"], f"{where}/items")
+
+
+def with_shortened_bounds(schema: Schema) -> Schema:
+    """A closed schema for llguidance, which also allows the decimals that a bound begins with.
+
+    Under a maximum of 0.25 the library writes 0.20 but not 0.2, and likewise above a negative minimum. Such decimals are listed
+    as an alternative. Parts that combine bounds with ``anyOf``, ``oneOf`` or ``$ref`` are left as they are.
+
+    Args:
+        schema: the result of :func:`closed_schema`.
+    """
+    found: Schema = json.loads(json_text(schema))
+    for _, part in [*parts_of(found)]:
+        if "number" in part.get("type", ()) and "minimum" in part and not part.keys() & {"anyOf", "oneOf", "$ref"}:
+            low, high = part["minimum"], part["maximum"]
+            begun = [*_beginnings(low), *_beginnings(high)]
+            if values := [value for value in dict.fromkeys(begun) if low <= value <= high]:
+                # References lead to definitions at the root.
+                inner = {name: part.pop(name) for name in [*part] if name not in {"$defs", "definitions"}}
+                part["anyOf"] = [inner, {"enum": values}]
+    return found
+
+
+def _beginnings(bound: float) -> list[float]:
+    """Decimals with which a bound's digits begin, such as 0.1 and 0.12 of 0.125."""
+    whole, _, fraction = format(Decimal(str(bound)), "f").partition(".")
+    return [float(f"{whole}.{fraction[:count]}") for count in range(1, len(fraction))]
 
 
 def _bound(part: Schema, where: str) -> None:
