@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # Else each of the many processes of the tests would compile all that it imports, and pytest would rewrite every test file.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install install-dev demo docs notebooks test test-fast test-tracking test-cluster lint types checks clean
+.PHONY: install install-dev demo docs notebooks test test-fast test-tracking test-cluster test-ray lint types checks clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "cotune needs Python 3.11 or newer; set PYTHON=python3.11"; exit 1; }
@@ -85,6 +85,14 @@ test-cluster:
 	@$(MAKE) --no-print-directory VENV=.venv-cluster install-dev
 	.venv-cluster/bin/pip install -q --no-compile -e '.[dev,ray]'
 	OMP_NUM_THREADS=1 .venv-cluster/bin/pytest -n 0 tests/executor tests/bundle/test_predict_on_ray.py tests/cycle/test_run_on_ray.py
+
+# One run of each kind on Ray, in the environment of the other tests: what continuous integration has time for.
+test-ray: install-dev
+	$(BIN)/pip install -q --no-compile -e '.[dev,ray]'
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 \
+		tests/executor/test_ray.py::test_two_nodes_give_the_same_in_the_same_order \
+		tests/executor/test_ray.py::test_killed_actors_cost_their_job_one_more_try \
+		tests/cycle/test_run_on_ray.py::test_two_nodes_give_what_one_process_does
 
 clean:
 	rm -rf build $(VENV) .venv-tracking .venv-cluster .pytest_cache .mypy_cache .ruff_cache .hypothesis

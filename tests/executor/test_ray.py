@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs import BrokenSlot, broken, killed_always, killed_once, numbers, refused, slow_double
+from jobs import BrokenSlot, broken, card, killed_always, killed_once, numbers, refused, slow_double
 
 import ray_nodes
 from cotune.cli import main
@@ -139,6 +140,23 @@ def test_actors_that_cannot_be_made_are_told_at_once(cluster: Any, tmp_path: Pat
         run_all(executor, numbers(1))
 
 
+def test_a_worker_takes_a_gpu_where_there_is_one(cluster: Any, tmp_path: Path) -> None:
+    """Ray counts GPUs by what a node says of itself, so that the placement can be tested without one."""
+    with (
+        pytest.raises(InputError, match="the model runs on a GPU here, and the cluster has none"),
+        open_executor(Choice("ray", cluster.address), tmp_path, gpus=True),
+    ):
+        pass
+    extra = cluster.add_node(**ray_nodes.NODE, num_gpus=1)
+    cluster.wait_for_nodes()
+    try:
+        with open_executor(Choice("ray", cluster.address), storage_of(tmp_path), gpus=True) as executor:
+            assert executor.slots == 1
+            assert results(run_all(executor, numbers(2, card))) == ["0", "0"]
+    finally:
+        cluster.remove_node(extra)
+
+
 def test_the_doctor_says_what_the_cluster_has(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -149,6 +167,9 @@ def test_the_doctor_says_what_the_cluster_has(
     assert "1 CPU" in checks[1].finding and "cotune" in checks[1].finding and checks[3].finding == "2 workers, 1 CPU each"
     assert "seen by all nodes" in checks[4].finding
     assert diagnose_executor(Choice("ray", cluster.address, workers=5))[3].status == "fail"
+    *_, storage = diagnose_executor(Choice("ray", cluster.address, storage=f"local://{tmp_path}/store"))
+    assert (storage.name, storage.status) == ("storage", "ok") and not [*(tmp_path / "store").iterdir()]
+    shutil.rmtree(tmp_path / "store")
     with pytest.raises(SystemExit):
         main(["doctor", "--executor", f"ray:{cluster.address}", "--workers", "5", "--json"])
     told = json.loads(capsys.readouterr().out)

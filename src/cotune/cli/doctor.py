@@ -6,14 +6,17 @@ import json
 
 import typer
 
-from cotune.cli.program import ExecutorName, Json, Workers, app
+from cotune.cli.program import ExecutorName, Json, StorageUrl, Workers, app
 from cotune.cli.workers import choice_of
 
 
-@app.command(epilog="Examples:\n\n  cotune doctor --json\n\n  cotune doctor --executor ray")
-def doctor(executor: ExecutorName = None, workers: Workers = None, as_json: Json = False) -> None:
-    """Check this machine, and an executor if one is given, and say how to fix what is missing."""
-    choice = choice_of(executor, workers)
+@app.command(
+    epilog="Examples:\n\n  cotune doctor --json\n\n  cotune doctor --executor ray\n\n"
+    "  cotune doctor --executor ray:auto --storage s3://bucket/runs"
+)
+def doctor(executor: ExecutorName = None, workers: Workers = None, storage: StorageUrl = None, as_json: Json = False) -> None:
+    """Check this machine, and an executor and its storage if they are given, and say how to fix what is missing."""
+    choice = choice_of(executor, workers, storage)
     from cotune.model.hardware.doctor import Diagnosis, diagnose, render
 
     found = diagnose()

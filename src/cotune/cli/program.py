@@ -173,4 +173,14 @@ ExecutorName = Annotated[
     ),
 ]
 
+StorageUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        metavar="URL",
+        help="Where workers store results and adapters, such as s3://bucket/path. (default: the run's folder, which all "
+        "nodes must then see)",
+    ),
+]
+
 Workers = Annotated[int | None, typer.Option(help="Number of workers. (default: one per processor, as memory allows)")]

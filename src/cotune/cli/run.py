@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cotune.cli.program import Json, Workers, app, bundle_argument, tell
+from cotune.cli.program import Json, StorageUrl, Workers, app, bundle_argument, tell
 from cotune.cli.terminal import interrupts_unseen, out_console
 from cotune.cli.workers import choice_of
 from cotune.errors import InputError, no_run, shown_names
@@ -77,14 +77,7 @@ def run(
         ),
     ] = None,
     workers: Workers = None,
-    storage: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            help="Where workers store results and adapters, such as s3://bucket/path. (default: the run's folder, which all "
-            "nodes must then see)",
-        ),
-    ] = None,
+    storage: StorageUrl = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only print score and path.")] = False,
     as_json: Json = False,
 ) -> None:

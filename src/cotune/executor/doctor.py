@@ -1,17 +1,20 @@
-"""Checks of an executor for ``cotune doctor --executor``: its resources, its problems, and how to fix them."""
+"""Checks of an executor and its storage for ``cotune doctor --executor``, with a hint for every problem."""
 
 from __future__ import annotations
 
 import contextlib
 import secrets
+import time
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from cotune.errors import InputError, counted
+from cotune.errors import CotuneError, InputError, counted
 from cotune.executor.choice import Choice, slots_of
 from cotune.executor.on_ray import connect, cpus_each, versions
 from cotune.executor.opening import processes_of
+from cotune.executor.storage import UrlStorage
 from cotune.model.hardware.capability import default_threads
 from cotune.model.hardware.doctor import Check
 from cotune.model.hardware.machine import usable_cpus
@@ -21,7 +24,7 @@ _GIB = 1 << 30
 
 
 def diagnose_executor(choice: Choice) -> list[Check]:
-    """Check an executor as a command that is started in the current folder would use it."""
+    """Check an executor and its storage, if it has a URL, as a command that is started in the current folder would use them."""
     if choice.kind == "ray":
         return _ray(choice)
     if choice.kind == "local":
@@ -29,8 +32,10 @@ def diagnose_executor(choice: Choice) -> list[Check]:
     (count, each), cpus = processes_of(choice), usable_cpus()
     finding = f"{counted(count, 'worker')}, {counted(each, 'thread')} each"
     if count > cpus:
-        return [Check("executor", "warn", f"{finding}; {counted(cpus, 'processor')} may be used", "Give fewer --workers.")]
-    return [Check("executor", "ok", finding)]
+        workers = Check("executor", "warn", f"{finding}; {counted(cpus, 'processor')} may be used", "Give fewer --workers.")
+    else:
+        workers = Check("executor", "ok", finding)
+    return [workers, *([_storage(UrlStorage(choice.storage), lambda name: [])] if choice.storage else [])]
 
 
 def _ray(choice: Choice) -> list[Check]:
@@ -45,13 +50,47 @@ def _ray(choice: Choice) -> list[Check]:
     with contextlib.suppress(OSError):
         place.touch()
     try:
-        answers = [_asked(ray, node["NodeID"], str(place)) for node in nodes]
+        answers = [_asked(ray, node, look, str(place)) for node in nodes]
     finally:
         with contextlib.suppress(OSError):
             place.unlink(missing_ok=True)
     checks += [_node(node, answer) for node, answer in zip(nodes, answers, strict=True)]
-    checks += [_slots(choice, nodes), _folder(nodes, answers)]
-    return checks
+    checks.append(_slots(choice, nodes))
+    if not choice.storage:
+        return [*checks, _folder(nodes, answers)]
+    storage = UrlStorage(choice.storage)
+
+    def from_nodes(name: str) -> list[str]:
+        found = ((node, _asked(ray, node, read_from, storage.url, name)) for node in nodes if node["Resources"].get("CPU"))
+        return [f"{node['NodeManagerAddress']}: {answer}" for node, answer in found if answer]
+
+    return [*checks, _storage(storage, from_nodes)]
+
+
+def _storage(storage: UrlStorage, from_nodes: Callable[[str], list[str]]) -> Check:
+    """Write, read and remove an object here; ``from_nodes`` lets nodes read it and says which of them could not."""
+    started = time.monotonic()
+    try:
+        with storage.trial() as (name, _):
+            seconds = time.monotonic() - started
+            failed = from_nodes(name)
+    except InputError as error:
+        return Check("storage", "fail", error.what, error.hint)
+    if failed:
+        hint = "The URL and its credentials must be valid on every node, and the package of its protocol installed there."
+        return Check("storage", "fail", f"{storage.url} is read here, but not on {'; '.join(failed)}", hint)
+    return Check("storage", "ok", f"{storage.url}, {seconds:.2f} s to write and read an object")
+
+
+def read_from(url: str, name: str) -> str:
+    """Read an object of a storage; runs on a node, and returns why it fails, or an empty string."""
+    try:
+        UrlStorage(url).read(name)
+    except FileNotFoundError:
+        return "the object is not there"
+    except CotuneError as error:
+        return error.what if isinstance(error, InputError) else str(error)
+    return ""
 
 
 def look(place: str) -> dict[str, Any]:
@@ -59,15 +98,14 @@ def look(place: str) -> dict[str, Any]:
     return {**versions(), "torch": metadata.version("torch"), "sees": Path(place).exists()}
 
 
-def _asked(ray: Any, node: str, place: str) -> dict[str, Any] | str:
-    """A node's answer to :func:`look`, or the reason why there is none."""
+def _asked(ray: Any, node: dict[str, Any], function: Callable[..., Any], *arguments: str) -> Any:
+    """The result of a function on a node, or as text the reason why there is none."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    there = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
-    task = ray.remote(look).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+    there = NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
+    task = ray.remote(function).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
     try:
-        found: dict[str, Any] = ray.get(task.remote(place), timeout=_ANSWER_S)
-        return found
+        return ray.get(task.remote(*arguments), timeout=_ANSWER_S)
     except ray.exceptions.RayError as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         return "cotune is not installed there" if "No module named 'cotune" in str(error) else lines[-1]

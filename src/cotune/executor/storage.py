@@ -11,7 +11,7 @@ import shutil
 import socket
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -217,16 +217,27 @@ class UrlStorage(Storage):
         _opened(self.url)
 
     def prove(self) -> None:
-        """Write, read and remove something, before anything is computed.
+        """Write, read and remove an object, before anything is computed.
 
         Raises:
             InputError: one of them fails, or the package of the protocol is not installed.
         """
-        name, data = f"{secrets.token_hex(8)}.try", b"cotune"
+        with self.trial():
+            pass
+
+    @contextlib.contextmanager
+    def trial(self) -> Iterator[tuple[str, bytes]]:
+        """Write an object for others to read, and remove it afterwards; gives its name and its data.
+
+        Raises:
+            InputError: as for :meth:`prove`.
+        """
+        name, data = f"{secrets.token_hex(8)}.try", secrets.token_bytes(32)
         try:
             self.write(name, data)
             if self.read_late(name) != data:
                 raise StorageError(f"the storage {self.url} gives back something else than was written")
+            yield name, data
             self.remove(name)
         except StorageError as error:
             raise InputError(
