@@ -136,15 +136,15 @@ def test_a_run_that_is_refused_leaves_nothing_in_the_storage(bench: Bench, tmp_p
     assert refused.code == 2 and f"could not write to the storage local://{tmp_path}/file/store" in refused.stderr
     assert not (tmp_path / "run").exists()
     refused = run(bench, tmp_path / "run", *ONE, "--storage", "s3://key:secret@bucket/path")
-    assert refused.code == 2 and "holds credentials" in refused.stderr and "secret" not in refused.stderr + refused.stdout
+    assert refused.code == 2 and "contains credentials" in refused.stderr and "secret" not in refused.stderr + refused.stdout
 
 
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
-        (("tune.readout=words",), "searched by their words"),
-        (("refit=true",), "searched by their words"),
-        (("output.type=text",), "are written"),
+        (("tune.readout=words",), "read by their words"),
+        (("refit=true",), "read by their words"),
+        (("output.type=text",), "are generated"),
     ],
 )
 def test_what_cannot_be_spread_is_refused(bench: Bench, tmp_path: Path, settings: tuple[str, ...], why: str) -> None:
@@ -203,7 +203,7 @@ def test_a_pass_in_smaller_pieces_gives_the_same_states(bench: Bench, tmp_path: 
     direct = model.layer_states([[1, 2, 3, *own] for own in rows], [1, 2], starts=starts)
     assert (whole == as_half(direct)).all() and whole.shape == (2, 3, 64)
     assert np.allclose(whole, pieces, atol=2e-3)
-    with pytest.raises(InputError, match="another model under this name"):
+    with pytest.raises(InputError, match="different model under this name"):
         embed_pass({**given, "model": "other"}, places)
 
 
@@ -240,7 +240,7 @@ def test_a_tuning_without_memory_is_a_failed_trial_and_one_without_workers_ends_
     again = WindowTask.from_bytes(short.data)
     assert again.settings == settings and again.labels == ("a", "b") and again.to_bytes() == short.data
     # Workers that were lost in this job alone leave the others to be done; without any worker the run cannot go on.
-    short.error = LostError("4 workers ended in the same job", of_job=True)
+    short.error = LostError("4 workers ended during the same job", of_job=True)
     assert "4 workers" in TuningAhead(short, task, None).result()["failed"]
     short.error = LostError("no worker is left")
     with pytest.raises(LostError, match="no worker"):

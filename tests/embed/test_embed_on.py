@@ -104,5 +104,5 @@ def test_a_worker_with_another_model_is_refused(
     monkeypatch.setattr(chunks, "model_content", lambda name: next(found))
     given = ["--input", texts, "--model", model, "--out", tmp_path / "v.npy", "--executor", "local"]
     assert embed(*given) == 2
-    assert "finds another model under this name" in capsys.readouterr().err
+    assert "has a different model under this name" in capsys.readouterr().err
     assert not [*tmp_path.glob("v.npy*")]

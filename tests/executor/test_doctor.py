@@ -23,7 +23,7 @@ def test_processes_share_the_processors(monkeypatch: pytest.MonkeyPatch) -> None
     (check,) = diagnose_executor(Choice("processes", workers=3))
     assert (check.status, check.finding) == ("ok", "3 workers, 2 threads each")
     (check,) = diagnose_executor(Choice("processes", workers=16))
-    assert check.status == "warn" and check.hint == "Give fewer --workers."
+    assert check.status == "warn" and check.hint == "Use fewer --workers."
     monkeypatch.setattr("cotune.executor.opening.default_threads", lambda: 1)
     assert processes_of(Choice("processes")) == (8, 1) and processes_of(Choice("processes", workers=2)) == (2, 1)
     assert diagnose_executor(Choice("local"))[0].status == "ok"

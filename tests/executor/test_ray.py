@@ -94,7 +94,7 @@ def test_killed_actors_cost_their_job_one_more_try(cluster: Any, tmp_path: Path)
 
 def test_a_job_that_kills_every_actor_is_given_up(cluster: Any, tmp_path: Path) -> None:
     with open_executor(Choice("ray", cluster.address), storage_of(tmp_path)) as executor:
-        with pytest.raises(LostError, match="4 workers ended in the same job"):
+        with pytest.raises(LostError, match="4 workers ended during the same job"):
             run_all(executor, numbers(1, killed_always, log=tmp_path / "log"))
         assert (tmp_path / "log").read_text().count("\n") == 4
 
@@ -165,7 +165,7 @@ def test_the_doctor_says_what_the_cluster_has(
     assert [check.name for check in checks] == ["ray", "node", "node", "workers", "folder"]
     assert {check.status for check in checks} == {"ok"} and not [*tmp_path.iterdir()]
     assert "1 CPU" in checks[1].finding and "cotune" in checks[1].finding and checks[3].finding == "2 workers, 1 CPU each"
-    assert "seen by all nodes" in checks[4].finding
+    assert "accessed by all nodes" in checks[4].finding
     assert diagnose_executor(Choice("ray", cluster.address, workers=5))[3].status == "fail"
     *_, storage = diagnose_executor(Choice("ray", cluster.address, storage=f"local://{tmp_path}/store"))
     assert (storage.name, storage.status) == ("storage", "ok") and not [*(tmp_path / "store").iterdir()]

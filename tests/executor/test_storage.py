@@ -50,7 +50,7 @@ def test_what_is_written_is_read_and_nothing_else(storage: Storage, tmp_path: Pa
     assert storage.names() == set() and not storage.has("a")
     with pytest.raises(FileNotFoundError):
         storage.read("a")
-    with pytest.raises(InputError, match="it is not here") as error:
+    with pytest.raises(InputError, match="it does not appear here") as error:
         storage.read_late("a")
     assert storage.where("a") in str(error.value)
     storage.write("a", b"first")
@@ -172,9 +172,9 @@ def test_credentials_in_a_url_are_refused_and_not_shown(url: str) -> None:
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("/shared/folder", "is no URL. Give a URL such as s3://bucket/path"),
-        ("s3://", "is no URL"),
-        ("memory://runs", "one process alone"),
+        ("/shared/folder", "is not a URL. Give a URL such as s3://bucket/path"),
+        ("s3://", "is not a URL"),
+        ("memory://runs", "one process only"),
         ("file://runs/store", r"not an absolute path\. Write three slashes"),
         ("simplecache::file:///runs", "chained"),
         ("nosuch://place/x", "cannot be opened"),
@@ -262,6 +262,6 @@ def test_a_node_fetches_an_adapter_once(tmp_path: Path) -> None:
     assert other != adapter
     store.put_folder(f"{adapter}.adapter", elsewhere, ["adapter_config.json", "adapter_model.safetensors"])
     (place / "adapter_model.safetensors").write_bytes(b"")
-    with pytest.raises(InputError, match="other weights than the run's"):
+    with pytest.raises(InputError, match="not the one that the run uses"):
         fetch()
     assert not place.exists()

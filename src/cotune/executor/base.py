@@ -1,4 +1,4 @@
-"""The contract of whatever runs jobs, and of a worker that may be lost."""
+"""The interfaces of executors and of their workers, and the errors of lost workers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from cotune.executor.storage import Storage
 
 
 class Executor(Protocol):
-    """Runs jobs. The result is stored before a job's future resolves.
+    """Runs jobs. A job's result is stored before its future resolves.
 
     Attributes:
-        slots: jobs that run at the same time.
-        threads: CPU threads that each of them may use.
-        lost: workers that ended while they had a job, so far.
-        losses: the same by the worker's name.
+        slots: number of jobs that run at the same time.
+        threads: number of CPU threads that each job may use.
+        lost: number of workers that ended during a job, so far.
+        losses: the same number by the worker's name.
         storage: storage of the results.
     """
 
@@ -29,29 +29,29 @@ class Executor(Protocol):
     storage: Storage
 
     def submit(self, job: Job) -> Future[Done]:
-        """Have a job done; one with the key of an earlier one is the earlier one.
+        """Queue a job; returns the earlier future if a job with the same key was submitted before.
 
-        The future raises what the job raised, or :class:`LostError` where workers were lost in it again and again.
+        The future raises the job's error, or :class:`LostError` if too many workers were lost in the job.
         """
         ...
 
     def take_back(self, job: Job) -> bool:
-        """Forget a job: whether no worker had begun it, so that none will.
+        """Cancel a job that no worker has started; returns whether it was cancelled.
 
-        One that runs goes on. One that is done counts as new where it is submitted again.
+        A running job continues. A finished job is forgotten, so that it runs again if it is submitted again.
         """
         ...
 
     def close(self) -> None:
-        """End all workers, whatever they do. May be called again."""
+        """End all workers, busy ones included. May be called more than once."""
         ...
 
 
 class LostError(CotuneError):
-    """A job whose workers were lost every time, or one that has no worker left.
+    """A job failed because its workers were lost again and again, or because no worker is left.
 
     Attributes:
-        of_job: whether it was this job's workers alone, so that others may still be done.
+        of_job: whether only this job is affected, so that other jobs may still succeed.
     """
 
     def __init__(self, what: str, *, of_job: bool = False) -> None:
@@ -60,10 +60,10 @@ class LostError(CotuneError):
 
 
 class WorkerLost(Exception):
-    """A worker ended before its job did, or does not come back; says how.
+    """A worker ended during a job or cannot be started; the message gives the reason.
 
     Attributes:
-        memory: whether it is known that memory ran out.
+        memory: whether memory is known to be the reason.
     """
 
     def __init__(self, how: str, *, memory: bool = False) -> None:
@@ -72,31 +72,31 @@ class WorkerLost(Exception):
 
 
 class Worker(Protocol):
-    """One slot's worker: a process on this machine or elsewhere. All calls but ``stop`` come from one thread.
+    """The worker of one slot: a process on this machine or another. All methods but ``stop`` are called from one thread.
 
     Attributes:
-        name: where it is, for messages.
+        name: host and process id, for messages.
     """
 
     name: str
 
     def start(self) -> None:
-        """Have it ready: made, made again after it was lost, or as it is.
+        """Start the worker, or restart it after it was lost; does nothing if it is running.
 
         Raises:
-            WorkerLost: it cannot be had.
-            CotuneError: no worker like this will do, such as one of another version.
+            WorkerLost: this worker cannot be started.
+            CotuneError: no worker can be used, for example because another version of cotune is installed there.
         """
         ...
 
     def perform(self, job: Job, storage: Storage) -> Done:
-        """Do a job there; raises what the job raises.
+        """Run a job in the worker; raises the job's error if it fails.
 
         Raises:
-            WorkerLost: it ended before the job did.
+            WorkerLost: the worker ended during the job.
         """
         ...
 
     def stop(self) -> None:
-        """End it at once, also while it has a job; from any thread."""
+        """End the worker at once, even during a job. May be called from any thread."""
         ...

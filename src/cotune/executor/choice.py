@@ -37,9 +37,9 @@ class Choice:
             InputError: as for :meth:`parse`, or a number of workers or a storage is given without an executor.
         """
         if executor is None and workers is not None:
-            raise InputError("workers need an executor", where="--workers", hint="Add --executor processes, or ray.")
+            raise InputError("workers need an executor", where="--workers", hint="Add --executor processes or ray.")
         if executor is None and storage is not None:
-            raise InputError("a storage needs workers", where="--storage", hint="Add --executor processes, or ray.")
+            raise InputError("a storage needs an executor", where="--storage", hint="Add --executor processes or ray.")
         return None if executor is None else cls.parse(executor, workers, storage)
 
     @classmethod
@@ -58,16 +58,20 @@ class Choice:
             )
         if colon and not address.strip():
             raise InputError(
-                "there is no address after the colon", where="--executor", hint="Write ray:ray://head:10001, or ray alone."
+                "there is no address after the colon", where="--executor", hint="Write ray:ray://head:10001, or just ray."
             )
         if workers is not None and workers < 1:
-            raise InputError(f"{workers} workers are too few", where="--workers", hint="Give 1 or more.")
+            raise InputError(f"there must be at least 1 worker, not {workers}", where="--workers", hint="Give 1 or more.")
         if kind == "local" and workers not in (None, 1):
             raise InputError(
-                f"local is one worker, not {workers}", where="--workers", hint=f"Use --executor processes --workers {workers}."
+                f"the executor local has one worker, not {workers}",
+                where="--workers",
+                hint=f"Use --executor processes --workers {workers}.",
             )
         if kind == "local" and storage is not None:
-            raise InputError("local stores nothing elsewhere", where="--storage", hint="Use --executor processes, or ray.")
+            raise InputError(
+                "the executor local cannot use a storage", where="--storage", hint="Use --executor processes or ray."
+            )
         url = "" if storage is None else checked_url(storage)
         return cls(kind, address.strip(), workers, url)  # type: ignore[arg-type]
 

@@ -32,7 +32,7 @@ def diagnose_executor(choice: Choice) -> list[Check]:
     (count, each), cpus = processes_of(choice), usable_cpus()
     finding = f"{counted(count, 'worker')}, {counted(each, 'thread')} each"
     if count > cpus:
-        workers = Check("executor", "warn", f"{finding}; {counted(cpus, 'processor')} may be used", "Give fewer --workers.")
+        workers = Check("executor", "warn", f"{finding}; {counted(cpus, 'processor')} may be used", "Use fewer --workers.")
     else:
         workers = Check("executor", "ok", finding)
     return [workers, *([_storage(UrlStorage(choice.storage), lambda name: [])] if choice.storage else [])]
@@ -45,7 +45,7 @@ def _ray(choice: Choice) -> list[Check]:
         return [Check("ray", "fail", error.what, error.hint)]
     nodes = [node for node in ray.nodes() if node["Alive"]]
     checks = [Check("ray", "ok", f"{metadata.version('ray')}, {counted(len(nodes), 'node')}")]
-    # A new file with a random name shows which nodes see the folder.
+    # A new file with a random name shows which nodes can access the folder.
     place = Path.cwd() / f".cotune-{secrets.token_hex(6)}"
     with contextlib.suppress(OSError):
         place.touch()
@@ -94,7 +94,7 @@ def read_from(url: str, name: str) -> str:
 
 
 def look(place: str) -> dict[str, Any]:
-    """Versions on a node, and whether the node sees a file; runs on that node."""
+    """Versions on a node, and whether the node can access a file; runs on that node."""
     return {**versions(), "torch": metadata.version("torch"), "sees": Path(place).exists()}
 
 
@@ -120,10 +120,10 @@ def _node(node: dict[str, Any], answer: dict[str, Any] | str) -> Check:
     ]
     finding = f"{node['NodeManagerAddress']}: {', '.join(parts)}"
     if isinstance(answer, str):
-        return Check("node", "fail", f"{finding}; {answer}", "Install cotune[ray] there in the version that runs here.")
+        return Check("node", "fail", f"{finding}; {answer}", "Install cotune[ray] there in the same version as here.")
     finding += "; " + ", ".join(f"{name} {answer[name]}" for name in ("cotune", "python", "torch"))
     if wrong := [f"{name} {here}" for name, here in versions().items() if answer[name] != here]:
-        return Check("node", "fail", finding, f"Here it is {' and '.join(wrong)}: install the same there.")
+        return Check("node", "fail", finding, f"This machine has {' and '.join(wrong)}: install the same there.")
     if not has.get("CPU"):
         return Check("node", "ok", f"{finding}; no worker will run there")
     return Check("node", "ok", finding)
@@ -137,10 +137,10 @@ def _slots(choice: Choice, nodes: list[dict[str, Any]]) -> Check:
     each = cpus_each(cpus, count) if choice.workers else 1
     if not count or not each:
         told = f"{counted(sum(cpus), 'CPU')}, too few for {counted(count or 1, 'worker')}"
-        return Check("workers", "fail", told, "Give fewer --workers, or add nodes.")
+        return Check("workers", "fail", told, "Use fewer --workers, or add nodes.")
     finding = f"{counted(count, 'worker')}, {counted(each, 'CPU')} each"
     if any(node["Resources"].get("GPU") for node in nodes):
-        told = "Workers of cotune run use GPUs if the command itself does; those of other commands use CPUs."
+        told = "Workers of cotune run use GPUs if the command itself does; workers of other commands use CPUs."
         return Check("workers", "warn", f"{finding}; GPUs are not used", told)
     return Check("workers", "ok", finding)
 
@@ -155,7 +155,7 @@ def _folder(nodes: list[dict[str, Any]], answers: list[dict[str, Any] | str]) ->
         return Check(
             "folder",
             "warn",
-            f"{Path.cwd()} is not seen by {', '.join(dict.fromkeys(blind))}",
-            "Bundle and output must be in a folder that every node has under the same path.",
+            f"{Path.cwd()} cannot be accessed by {', '.join(dict.fromkeys(blind))}",
+            "Bundle and output must be in a folder that every node can access under the same path.",
         )
-    return Check("folder", "ok", f"{Path.cwd()} is seen by all nodes")
+    return Check("folder", "ok", f"{Path.cwd()} can be accessed by all nodes")

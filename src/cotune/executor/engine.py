@@ -1,4 +1,4 @@
-"""Device, dtype and threads that all workers of an output share, so that a result does not depend on the worker."""
+"""Device, dtype and number of threads, the same for all workers so that results do not depend on the worker."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _CHOSEN = "engine.json"
 
 
 def engine_of(executor: Executor) -> dict[str, Any]:
-    """Device, dtype and threads as measured by the first worker; stored with the results and read from there later.
+    """Device, dtype and number of threads, as chosen by the first worker.
 
-    A command that resumes with another number of workers therefore computes the same results.
+    They are stored with the results, so that a command that resumes with another number of workers computes the same results.
     """
     storage = executor.storage
     if not storage.has(_CHOSEN):
@@ -29,13 +29,13 @@ def engine_of(executor: Executor) -> dict[str, Any]:
 
 
 def choose_engine(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
-    """Job that measures the machine."""
+    """Job that chooses them by measuring the machine."""
     found = check_capability(threads=places["threads"])
     return json.dumps({"device": found.device, "dtype": found.dtype, "threads": found.threads}).encode()
 
 
 def unlike(engines: Collection[Mapping[str, Any]]) -> str:
-    """Message that names the settings that differ between the engines of an output; empty if none does."""
+    """The settings in which engines differ, as text; empty if there are none."""
     names = dict.fromkeys(name for engine in engines for name in engine)
     values = {name: sorted({str(engine.get(name)) for engine in engines}) for name in names}
     return "; ".join(f"{name}: {', '.join(found)}" for name, found in values.items() if len(found) > 1)

@@ -1,4 +1,4 @@
-"""Jobs: pure functions of small values, named by their content, whose results are stored."""
+"""Jobs: pure functions of small arguments, with stored results that are named by a hash of the arguments."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from cotune.files import content_hash
 from cotune.version import __version__
 
 SMALLER = "smaller"
-"""Among a job's places: true where it is to be done in smaller pieces."""
+"""Key in a job's ``places``: true if the job must run in smaller parts."""
 
 Work = Callable[[Mapping[str, Any], Mapping[str, Any]], bytes]
-"""A module's function from a job's ``given`` and ``places`` to the bytes of its result, JSON or safetensors."""
+"""A module-level function from a job's ``given`` and ``places`` to its result as bytes (JSON or safetensors)."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A piece of work that any worker can do, and that does no harm when it is done twice.
+    """Work that any worker can do. Running a job twice does no harm.
 
     Attributes:
-        work: what is done; a function that a module holds by its name, so that another process finds it.
-        given: all that the result hangs on, as a JSON object.
-        places: where things lie and how many threads there are, which must not change the result; as a JSON object. Where
-            workers ran out of memory in the job, or seem to have, the next one finds :data:`SMALLER` there.
-        rows: how many rows it is about, for progress.
+        work: a module-level function, which other processes find by its name.
+        given: everything that the result depends on, as a JSON object.
+        places: arguments that must not change the result, such as paths and the number of threads, as a JSON object. After
+            workers ran out of memory in the job, or probably did, it contains :data:`SMALLER`.
+        rows: number of rows, for progress.
     """
 
     work: Work
@@ -42,29 +42,29 @@ class Job:
 
     def __post_init__(self) -> None:
         if "<" in self.work.__qualname__:
-            raise ValueError(f"{self.work.__qualname__} is no function that another process could find by its name")
+            raise ValueError(f"{self.work.__qualname__} is not a module-level function, so other processes cannot find it")
 
     @cached_property
     def key(self) -> str:
-        """Content hash of the function's name, what it is given and cotune's version: the name of its result."""
+        """Name of the result: a hash of the function's name, ``given`` and cotune's version."""
         return content_hash([f"{self.work.__module__}.{self.work.__qualname__}", __version__, self.given], 40)
 
     def smaller(self) -> Job:
-        """The same job, to be done in smaller pieces."""
+        """The same job, to be run in smaller parts."""
         return replace(self, places={**self.places, SMALLER: True})
 
 
 @dataclass(frozen=True)
 class Done:
-    """A job that is done.
+    """A finished job.
 
     Attributes:
-        key: of the job.
-        storage: where its result is stored, under the key.
-        rows: of the job.
-        worker: who did it, as ``host:process``.
-        seconds: that the worker was busy with it.
-        earlier: whether the result was there already.
+        key: the job's key, under which its result is stored.
+        storage: storage of the result.
+        rows: the job's number of rows.
+        worker: the worker that ran it, as ``host:process``; empty if an earlier command did.
+        seconds: time that the worker spent on it.
+        earlier: whether the result was already stored.
     """
 
     key: str
@@ -80,25 +80,25 @@ class Done:
         return self.storage.where(self.key)
 
     def read(self) -> bytes:
-        """The result, once it is here."""
+        """The result; waits until it appears on this machine."""
         return self.storage.read_late(self.key)
 
 
 def found(job: Job, storage: Storage) -> Done | None:
-    """A job whose result is stored already; None where it is not."""
+    """The finished job if its result is already stored, otherwise None."""
     return Done(job.key, storage, job.rows, earlier=True) if storage.has(job.key) else None
 
 
 def perform(job: Job, storage: Path | Storage) -> Done:
-    """Do a job where this process runs, and write its result; one that is there already is left as it is.
+    """Run a job in this process and store its result, unless it is already stored.
 
     Args:
-        job: what to do.
-        storage: of the results, or their folder, which the driver has made and sees too.
+        job: the job.
+        storage: storage of the results, or their existing folder, which the driver can access too.
 
     Raises:
-        InputError: this machine does not see the storage, or it cannot be written to.
-        StorageError: it fails again and again.
+        InputError: this machine cannot access the storage, or cannot write to it.
+        StorageError: the storage failed repeatedly.
     """
     storage = storage_at(storage)
     storage.check()
@@ -111,17 +111,17 @@ def perform(job: Job, storage: Path | Storage) -> Done:
 
 
 def settle(threads: int) -> None:
-    """Set up a process as a worker, before it imports what computes.
+    """Set up a process as a worker. Call it before numerical libraries are imported.
 
     Args:
-        threads: CPU threads that it may use.
+        threads: number of CPU threads that it may use.
     """
     for name in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS"):
         os.environ[name] = str(threads)
-    # As for the command itself: other libraries' notes to their developers.
+    # The command does the same: these warnings of other libraries are for their developers.
     warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 def worker_name() -> str:
-    """This process, as messages name it."""
+    """Name of this process for messages, as ``host:process``."""
     return f"{socket.gethostname()}:{os.getpid()}"

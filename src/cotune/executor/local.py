@@ -1,4 +1,4 @@
-"""An executor that performs jobs in this process, one after the other."""
+"""An executor that runs jobs in this process, one after the other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cotune.executor.storage import Storage, storage_at
 
 
 class LocalExecutor:
-    """Performs a job when it is submitted.
+    """Runs a job when it is submitted.
 
     Args:
         storage: storage of the results, or their folder.

@@ -1,4 +1,4 @@
-"""Workers that are actors of a Ray cluster: one on each slot, made again where a node goes away."""
+"""Workers on a Ray cluster: one actor for each slot, restarted elsewhere when its node is lost."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from cotune.executor.storage import Storage
 from cotune.version import __version__
 
 HEAD_PATIENCE_S = 25.0
-"""Seconds without the head after which a command ends, and says how to go on; Ray would end the process after a minute."""
+"""Seconds without the head node after which a command ends with a message; Ray would kill the process after a minute."""
 _LOOK_S = 3.0
 PATIENCE_S = 300.0
-"""Seconds that a slot waits for an actor that is to be placed, before it is given up."""
+"""Seconds that a slot waits until Ray has placed its actor; after that, the slot is given up."""
 _ASK_S = 5.0
 _STORE_BYTES = 200 << 20
 
 
 def connect(address: str) -> Any:
-    """The package ray, connected to a cluster; one is started on this machine where none is named and none runs.
+    """Connect to a Ray cluster; returns the package ``ray``.
 
     Args:
-        address: of the cluster, as ``ray.init`` takes it; empty takes ``RAY_ADDRESS``, else a cluster that runs on this
-            machine, else a new one.
+        address: address of the cluster, as for ``ray.init``. If empty, ``RAY_ADDRESS`` is used, else the cluster that runs on
+            this machine; if there is none, one is started here.
 
     Raises:
         InputError: Ray is not installed, or there is no cluster at the address.
     """
-    # A cluster that is started here tells nobody that it was.
+    # A cluster that is started here must not send usage statistics.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -66,24 +66,23 @@ def connect(address: str) -> Any:
                 **quiet,
             )
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
-        told = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"Ray cannot be reached at {named or 'this machine'} ({told})",
+            f"Ray cannot be reached at {named or 'this machine'} ({_first_line(error)})",
             where="--executor",
-            hint="Check the address with ray status, or leave it out to start Ray on this machine.",
+            hint="Check the address with ray status, or omit it to start Ray on this machine.",
         ) from error
     return ray
 
 
 class RayExecutor(SlotExecutor):
-    """Hands jobs to actors, and gives up where the cluster's head is gone: without it Ray ends this process within a minute.
+    """Runs jobs on actors, and gives up when the cluster's head node is lost: Ray would kill this process within a minute.
 
     Args:
-        ray: the package, connected.
-        workers: the actors.
+        ray: the package, connected to a cluster.
+        workers: the workers.
         storage: storage of the results.
-        threads: CPU threads of each worker.
-        head: host and port at which the head is there as long as something listens.
+        threads: number of CPU threads of each worker.
+        head: host and port of the head node; it counts as lost when no connection can be made.
     """
 
     def __init__(self, ray: Any, workers: Sequence[RayWorker], storage: Storage, threads: int, head: tuple[str, int]) -> None:
@@ -104,13 +103,13 @@ class RayExecutor(SlotExecutor):
                 heard = time.monotonic()
             if time.monotonic() - heard > HEAD_PATIENCE_S:
                 self._headless = True
-                told = f"Ray's head at {self._head[0]}:{self._head[1]} does not answer any more"
-                self.abandon(LostError(f"{told}. What is done is kept: run the same command again once there is a cluster."))
+                told = f"Ray's head node at {self._head[0]}:{self._head[1]} no longer answers"
+                self.abandon(LostError(f"{told}. Finished jobs are stored: run the same command again when a cluster is up."))
                 return
 
 
 def _head_of(ray: Any, address: str) -> tuple[str, int]:
-    """Where the head listens: for a client what it is connected to, else what keeps the cluster's state."""
+    """Host and port of the head node: those that a Ray client is connected to, otherwise those of the GCS server."""
     named = address or os.environ.get("RAY_ADDRESS", "")
     place = named.removeprefix("ray://") if named.startswith("ray://") else str(ray.get_runtime_context().gcs_address)
     host, _, port = place.rpartition(":")
@@ -118,7 +117,7 @@ def _head_of(ray: Any, address: str) -> tuple[str, int]:
 
 
 def ray_executor(choice: Choice, storage: Storage, *, gpus: bool = False) -> SlotExecutor:
-    """An executor whose workers are actors; see :func:`cotune.executor.open_executor`."""
+    """Make an executor with actors as workers; see :func:`cotune.executor.open_executor`."""
     ray = connect(choice.address)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus = [int(node.get("CPU", 0)) for node in nodes]
@@ -141,7 +140,7 @@ def ray_executor(choice: Choice, storage: Storage, *, gpus: bool = False) -> Slo
         raise InputError(
             f"the cluster has {counted(sum(cpus), 'CPU')}, too few for {counted(count or 1, 'worker')}",
             where="--workers",
-            hint="Give fewer --workers, or add nodes; cotune doctor --executor ray shows what there is.",
+            hint="Use fewer --workers, or add nodes; cotune doctor --executor ray lists the nodes.",
         )
     share = min(1.0, int(1000 * cards / count) / 1000) if cards else 0.0
     workers = [RayWorker(ray, threads, gpus=share) for _ in range(count)]
@@ -149,32 +148,32 @@ def ray_executor(choice: Choice, storage: Storage, *, gpus: bool = False) -> Slo
 
 
 def cpus_each(nodes: Sequence[int], workers: int) -> int:
-    """The most CPUs a worker may have so that all find room on the nodes; 0 where they do not.
+    """The most CPUs per worker such that all workers fit on the nodes; 0 if they do not fit.
 
     Args:
-        nodes: CPUs of each.
-        workers: how many; each runs on one node.
+        nodes: number of CPUs of each node.
+        workers: number of workers; each runs on one node.
     """
     return next((cpus for cpus in range(max(nodes, default=0), 0, -1) if sum(n // cpus for n in nodes) >= workers), 0)
 
 
 class Slot:
-    """What runs on a node, as an actor.
+    """The class of the actors, which runs on the nodes.
 
     Args:
-        threads: CPU threads that it may use; Ray would give one.
+        threads: number of CPU threads that it may use; Ray would set one.
     """
 
     def __init__(self, threads: int) -> None:
-        # Torch, which is imported with the first job, takes its threads from there, and the engine sets them again.
+        # Torch is imported with the first job and reads this number; the engine sets it again.
         settle(threads)
 
     def about(self) -> dict[str, str]:
-        """Where it is and what it runs."""
+        """Name and versions of this process."""
         return {"name": f"{socket.gethostname()}:{os.getpid()}", **versions()}
 
     def perform(self, job: Job, storage: Storage) -> Done | CotuneError:
-        """Do a job. Errors for users are given back, since Ray would wrap them."""
+        """Run a job. Errors for users are returned, since Ray would wrap them if they were raised."""
         try:
             return perform(job, storage)
         except CotuneError as error:
@@ -182,16 +181,15 @@ class Slot:
 
 
 class RayWorker:
-    """An actor and what becomes of it.
+    """A worker that runs as an actor.
 
-    Ray makes an actor that died again by itself, on another node where its own is gone; its jobs are not repeated there, but
-    given back to the executor.
+    Ray restarts an actor that died, on another node if its node is lost. It does not repeat the actor's job; the executor does.
 
     Args:
-        ray: the package, connected.
-        cpus: CPUs that the actor takes.
-        patience: seconds to wait for a place.
-        gpus: of a GPU, what the actor takes.
+        ray: the package, connected to a cluster.
+        cpus: number of CPUs that the actor reserves.
+        patience: seconds to wait until Ray has placed the actor.
+        gpus: number or share of GPUs that the actor reserves.
     """
 
     def __init__(self, ray: Any, cpus: int, patience: float = PATIENCE_S, gpus: float = 0.0) -> None:
@@ -224,7 +222,7 @@ class RayWorker:
             except self._losses as error:
                 if "creation task" in str(error):
                     raise CotuneError(f"a worker cannot start: {_last_line(error)}") from error
-                # It will not come back: the next one is another actor.
+                # This actor will not restart, so a new one is made.
                 told, self._actor = _first_line(error), None
                 time.sleep(0.5)
             except self._ray.exceptions.GetTimeoutError:
@@ -261,7 +259,7 @@ class RayWorker:
 
 
 def versions() -> dict[str, str]:
-    """What must be the same on every node."""
+    """Versions that must be the same on every node."""
     return {"cotune": __version__, "python": ".".join(map(str, sys.version_info[:2]))}
 
 
@@ -269,7 +267,7 @@ def _check(about: dict[str, str]) -> None:
     for name, here in versions().items():
         if about[name] != here:
             raise InputError(
-                f"a node has {name} {about[name]}, and this machine {here}",
+                f"a node has {name} {about[name]}, and this machine has {here}",
                 where=about["name"],
                 hint="Install the same versions on all nodes; cotune doctor --executor ray shows them.",
             )

@@ -1,4 +1,4 @@
-"""Opens the chosen executor and closes it at the end."""
+"""Opening and closing the chosen executor."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def open_executor(choice: Choice, storage: Path | Storage, *, gpus: bool = False
 
     Args:
         choice: which executor.
-        storage: storage of the results, or their folder, which on Ray every node must see.
+        storage: storage of the results, or their folder, which with Ray every node must be able to access.
         gpus: whether workers compute on GPUs; if the number of workers is not given, there is one for each GPU.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The folder beside an output that holds finished chunks until all are finished."""
+"""The folder next to an output that stores finished chunks until all are finished."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def part_folder_of(out: Path) -> Path:
 
 @contextmanager
 def part_folder(out: Path) -> Iterator[Path]:
-    """A folder for the results of an output's jobs: ``answers.csv.parts`` beside ``answers.csv``.
+    """A folder for the results of an output's jobs: ``answers.csv.parts`` next to ``answers.csv``.
 
-    The folder is removed when the block ends. If an error or an interrupt ends the block, the folder is kept unless no job is
-    done, so that the same command can continue from it.
+    The folder is removed when the block ends. If an error or an interrupt ends the block and a job is done, the folder is kept,
+    so that the same command can continue from it.
 
     Raises:
         BusyError: another command writes the same output.
@@ -35,7 +35,7 @@ def part_folder(out: Path) -> Iterator[Path]:
     folder = part_folder_of(out)
     if folder.exists() and not _is_ours(folder):
         raise InputError(
-            "finished chunks would go into this folder, and something else is there",
+            "finished chunks would be stored in this folder, but it contains something else",
             where=str(folder),
             hint="Move it away, or choose another name for the output.",
         )

@@ -1,4 +1,4 @@
-"""Many jobs: submitted as slots are free, given back in their own order once all are done."""
+"""Running many jobs and returning them in order."""
 
 from __future__ import annotations
 
@@ -9,24 +9,23 @@ from cotune.executor.base import Executor
 from cotune.executor.job import Done, Job, found
 
 AHEAD = 2
-"""Jobs a slot that are submitted at the same time: one runs, one waits."""
+"""Number of submitted jobs per slot: one runs, one waits."""
 
 
 def run_all(executor: Executor, jobs: Iterable[Job], told: Callable[[Done], None] = lambda done: None) -> list[Done]:
-    """Have all jobs done.
+    """Run all jobs.
 
     Args:
-        executor: who does them.
-        jobs: in their order; they are made as they are needed.
-        told: each job when it is done, in the order in which that happens.
+        executor: the executor.
+        jobs: the jobs; the iterable is consumed as slots become free.
+        told: called with each job when it is finished, in order of time.
 
     Returns:
-        The jobs in the order in which they were given, whatever the order in which they were done: what is decided by them is
-        decided alike on every executor.
+        The finished jobs in the order of ``jobs``, so that results do not depend on the executor.
 
     Raises:
-        LostError: workers were lost in one job again and again, or none is left.
-        InputError: a result is not in the storage, though its worker wrote it.
+        LostError: too many workers were lost in one job, or no worker is left.
+        InputError: a result does not appear in the storage, although its worker wrote it.
     """
     done: dict[int, Done] = {}
     waiting: dict[Future[Done], list[int]] = {}

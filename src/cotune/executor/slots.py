@@ -1,7 +1,6 @@
-"""The scheduler: jobs in the order in which they were submitted, each to the first slot that is free.
+"""The scheduler: runs jobs in the order of submission, each on the first free slot.
 
-Every slot is a thread that hands one job at a time to its worker. A worker that is lost takes nothing with it but its job,
-which goes back to the front of the queue.
+Every slot is a thread that gives its worker one job at a time. If a worker is lost, its job returns to the front of the queue.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ from cotune.executor.job import Done, Job
 from cotune.executor.storage import Storage, storage_at
 
 MOST_LOSSES = 3
-"""Workers that one job may lose; with the next one it is taken to be the job's fault."""
+"""Number of workers that may be lost in one job; after one more, the job fails."""
 _MEMORY_LOSSES = 2
-"""Workers that one job loses before it is taken to need too much memory, where none of them says so."""
+"""Number of workers lost in one job after which it probably needs too much memory, even if no worker says so."""
 
 
 @dataclass(eq=False)
 class _Waiting:
-    """A job and who waits for it."""
+    """A submitted job and its future."""
 
     job: Job
     future: Future[Done] = field(default_factory=Future)
@@ -35,12 +34,12 @@ class _Waiting:
 
 
 class SlotExecutor:
-    """Hands jobs to workers, and again to another one where a worker is lost.
+    """Runs jobs on workers, and repeats a job on another worker if its worker is lost.
 
     Args:
-        workers: one for each slot; they are started when there is a job for them.
+        workers: one for each slot; a worker is started with its first job.
         storage: storage of the results, or their folder.
-        threads: CPU threads of each worker.
+        threads: number of CPU threads of each worker.
     """
 
     def __init__(self, workers: Sequence[Worker], storage: Path | Storage, threads: int) -> None:
@@ -85,7 +84,7 @@ class SlotExecutor:
         return True
 
     def abandon(self, error: CotuneError) -> None:
-        """Give up all jobs, those too that workers have: none of these will be heard of again."""
+        """Fail all jobs, running ones included, without waiting for the workers."""
         self._end(error)
         with self._changed:
             running = [*self._running]
@@ -100,25 +99,24 @@ class SlotExecutor:
             thread.join(5.0)
 
     def _serve(self, worker: Worker) -> None:
-        """A slot's life."""
+        """Run jobs on a slot's worker until the executor ends or the worker cannot be started."""
         while (waiting := self._next()) is not None:
             try:
                 worker.start()
-            except WorkerLost as lost:
-                # The job has not run: it is the next one's, and this slot is given up.
-                self._back(waiting)
-                self._retire(lost)
-                return
             except Exception as error:
-                _resolve(waiting.future, error)
-                self._end(error if isinstance(error, CotuneError) else LostError(f"a worker cannot be started: {error!r}"))
+                if isinstance(error, WorkerLost):
+                    # The job has not run, so another slot takes it.
+                    self._back(waiting)
+                else:
+                    _resolve(waiting.future, error)
+                self._retire(error)
                 return
             try:
                 done: Done | Exception = worker.perform(waiting.job, self.storage)
             except WorkerLost as lost:
                 self._lose(waiting, worker, lost)
-                # Others take the job while this one is had again, which may take long.
-                if not self._again(worker):
+                # Another slot takes the job while this worker restarts, which may take long.
+                if not self._restart(worker):
                     return
                 continue
             except Exception as error:
@@ -150,8 +148,8 @@ class SlotExecutor:
         _resolve(
             waiting.future,
             LostError(
-                f"{counted(waiting.losses, 'worker')} ended in the same job ({worker.name}: {lost}). If memory is short, give "
-                "fewer --workers or smaller batches (--batch, engine.batch_tokens), and run the same command again.",
+                f"{counted(waiting.losses, 'worker')} ended during the same job ({worker.name}: {lost}). If memory is short, "
+                "use fewer --workers or smaller batches (--batch, engine.batch_tokens), and run the same command again.",
                 of_job=True,
             ),
         )
@@ -166,27 +164,27 @@ class SlotExecutor:
             ended = self._ended
         _resolve(waiting.future, ended)
 
-    def _again(self, worker: Worker) -> bool:
-        """Have a worker made again; False where this slot ends."""
+    def _restart(self, worker: Worker) -> bool:
+        """Start a lost worker again; False if this slot must end."""
         if self._ended is not None:
             return False
         try:
             worker.start()
-        except WorkerLost as lost:
-            self._retire(lost)
-            return False
         except Exception as error:
-            self._end(error if isinstance(error, CotuneError) else LostError(f"a worker cannot be started: {error!r}"))
+            self._retire(error)
             return False
         return True
 
-    def _retire(self, lost: WorkerLost) -> None:
-        """One slot fewer; where it was the last, nothing that waits can be done."""
+    def _retire(self, error: Exception) -> None:
+        """Give up a slot whose worker cannot be started. Ends the executor if no slot is left or no worker could be started."""
+        if not isinstance(error, WorkerLost):
+            self._end(error if isinstance(error, CotuneError) else LostError(f"a worker cannot be started: {error!r}"))
+            return
         with self._changed:
             self._serving -= 1
             last = not self._serving
         if last:
-            self._end(LostError(f"no worker is left ({lost}). What is done is kept: run the same command again."))
+            self._end(LostError(f"no worker is left ({error}). Finished jobs are stored: run the same command again."))
 
     def _end(self, error: CotuneError) -> None:
         with self._changed:

@@ -1,4 +1,4 @@
-"""Where results are stored: in a folder that all workers see, or below a URL of fsspec such as ``s3://bucket/path``."""
+"""Storage of results: a folder that all workers can access, or an fsspec URL such as ``s3://bucket/path``."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from cotune.files import atomic_path, content_hash, inside, make_folder, sync
 
 _APPEARS_S = 60.0
 _WAITS_S = (0.25, 1.0, 4.0, 10.0)
-"""Seconds before a store is asked again that failed."""
+"""Seconds to wait before each retry after a failure."""
 _FINAL = (PermissionError, IsADirectoryError, NotADirectoryError, NotImplementedError)
-"""What no second attempt mends."""
+"""Errors that are not retried."""
 _WHOLE = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss"})
-"""Protocols of object stores: an object is there whole or not at all."""
+"""Protocols of object stores, which write an object whole or not at all."""
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs"}
 _PACKAGES |= {"adl": "adlfs", "oss": "ossfs", "sftp": "paramiko", "ssh": "paramiko", "smb": "smbprotocol"}
 _HASHES = "sha256"
@@ -37,21 +37,21 @@ T = TypeVar("T")
 
 
 class StorageError(CotuneError):
-    """A store failed again and again, or for good."""
+    """A storage failed repeatedly, or with an error that is not retried."""
 
 
 class Storage(ABC):
-    """Results and other data by name; whatever is read was written whole.
+    """A store of bytes by name, which never returns incomplete data.
 
-    Names are content hashes, with an ending for what is not a job's result.
+    The name of a job's result is its key, a hash; other names have an ending.
     """
 
     hint = ""
-    """What helps where a result does not appear."""
+    """Hint for the error if a result does not appear."""
 
     @abstractmethod
     def check(self) -> None:
-        """See that a worker can use it from here.
+        """Check that this machine can use the storage.
 
         Raises:
             InputError: it cannot.
@@ -59,45 +59,45 @@ class Storage(ABC):
 
     @abstractmethod
     def where(self, name: str) -> str:
-        """Path or URL of what has a name, for messages."""
+        """Path or URL of a name, for messages."""
 
     @abstractmethod
     def names(self) -> set[str]:
-        """Names of all that is there."""
+        """All stored names."""
 
     @abstractmethod
     def has(self, name: str) -> bool:
-        """Whether something has this name."""
+        """Whether a name is stored."""
 
     @abstractmethod
     def read(self, name: str) -> bytes:
-        """What was written under a name. Raises FileNotFoundError where nothing was."""
+        """The data of a name. Raises FileNotFoundError if it is not stored."""
 
     @abstractmethod
     def write(self, name: str, data: bytes) -> None:
-        """Write data whole or not at all; replaces what has the name."""
+        """Write data whole or not at all; replaces earlier data of the name."""
 
     @abstractmethod
     def remove(self, name: str) -> None:
-        """Remove what has a name, if anything has."""
+        """Remove a name if it is stored."""
 
     @abstractmethod
     def clear(self) -> None:
-        """Remove all that is there, and the place itself."""
+        """Remove everything, and the storage's own folder."""
 
     def wait_for(self, name: str) -> None:
-        """Wait for what another node has written: a network file system may show it late.
+        """Wait until data that another node has written can be seen here.
 
         Raises:
-            InputError: it does not appear.
+            InputError: it does not appear in time.
         """
         self._waited(name, lambda: self.has(name) or None)
 
     def read_late(self, name: str) -> bytes:
-        """Read what another node has written, as soon as it is here.
+        """Read data that another node has written, as soon as it can be seen here.
 
         Raises:
-            InputError: it does not appear.
+            InputError: it does not appear in time.
         """
 
         def read() -> bytes | None:
@@ -108,8 +108,8 @@ class Storage(ABC):
         return self._waited(name, read)
 
     def put_folder(self, name: str, folder: Path, files: Sequence[str]) -> None:
-        """Write some of a folder's files as one object, so that all of them are there or none."""
-        # Workers import numpy after their threads are set.
+        """Write files of a folder as one object, so that either all or none are stored."""
+        # Imported here, because workers set the number of threads before they import numpy.
         import numpy as np
 
         from cotune.executor.tensors import packed
@@ -120,10 +120,10 @@ class Storage(ABC):
         self.write(name, packed(arrays, {_HASHES: json.dumps(hashes)}))
 
     def fetch_folder(self, name: str, target: Path) -> None:
-        """Make a folder of what :meth:`put_folder` wrote. It appears whole, by a rename; one that is there already is left.
+        """Restore a folder from :meth:`put_folder` atomically; an existing folder is not changed.
 
         Raises:
-            InputError: nothing has this name, what has it is damaged, or the folder cannot be made.
+            InputError: the name is not stored, its data is damaged, or the folder cannot be made.
         """
         files = _unfolded(self.read_late(name), self.where(name))
         make_folder(target.parent)
@@ -137,37 +137,42 @@ class Storage(ABC):
             with contextlib.suppress(OSError):
                 temporary.rename(target)
             if not target.is_dir():
-                raise InputError("this folder cannot be made", where=str(target), hint="Allow writing there.")
+                raise InputError("the folder cannot be made", where=str(target), hint="Check the permissions there.")
             sync(target.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
     def _waited(self, name: str, found: Callable[[], T | None]) -> T:
-        patience = time.monotonic() + _APPEARS_S
-        while (result := found()) is None:
-            if time.monotonic() > patience:
-                raise InputError("a worker wrote this result, and it is not here", where=self.where(name), hint=self.hint)
-            time.sleep(0.2)
+        if (result := appears(found, _APPEARS_S)) is None:
+            raise InputError("a worker wrote this result, but it does not appear here", where=self.where(name), hint=self.hint)
         return result
+
+
+def appears(found: Callable[[], T | None], seconds: float) -> T | None:
+    """Call a function until its result is not None, for at most so many seconds: network file systems show new files late."""
+    end = time.monotonic() + seconds
+    while (result := found()) is None and time.monotonic() <= end:
+        time.sleep(0.2)
+    return result
 
 
 @dataclass(frozen=True)
 class Folder(Storage):
-    """A folder that all workers see under the same path.
+    """A folder that all workers can access under the same path.
 
     Attributes:
-        path: the folder, which the driver makes.
+        path: the folder, which the driver creates.
     """
 
     path: Path
-    hint = "Choose an output in a folder that all nodes share, and not one that each has by the same name."
+    hint = "Choose an output in a folder that all nodes share, not in separate folders of the same name."
 
     def check(self) -> None:
         if not self.path.is_dir():
             raise InputError(
-                f"the worker on {socket.gethostname()} does not see this folder",
+                f"the worker on {socket.gethostname()} cannot access this folder",
                 where=str(self.path),
-                hint="Choose an output in a folder that every node has under the same path.",
+                hint="Choose an output in a folder that every node can access under the same path.",
             )
 
     def where(self, name: str) -> str:
@@ -198,16 +203,16 @@ class Folder(Storage):
 
 @dataclass(frozen=True)
 class UrlStorage(Storage):
-    """What lies below a URL that fsspec knows. Credentials are those that its package finds on each node.
+    """A storage below a URL that fsspec supports, with the credentials that fsspec finds on each node.
 
-    A store that fails is asked again some times, see :data:`_WAITS_S`.
+    Failed operations are retried, see :data:`_WAITS_S`.
 
     Attributes:
-        url: as :func:`checked_url` gives it, and longer.
+        url: a URL from :func:`checked_url`, or one below it.
     """
 
     url: str
-    hint = "Give a URL that means the same store on every node."
+    hint = "Give a URL that refers to the same storage on every node."
 
     @cached_property
     def _whole(self) -> bool:
@@ -217,7 +222,7 @@ class UrlStorage(Storage):
         _opened(self.url)
 
     def prove(self) -> None:
-        """Write, read and remove an object, before anything is computed.
+        """Write, read and remove a test object, before anything is computed.
 
         Raises:
             InputError: one of them fails, or the package of the protocol is not installed.
@@ -236,12 +241,12 @@ class UrlStorage(Storage):
         try:
             self.write(name, data)
             if self.read_late(name) != data:
-                raise StorageError(f"the storage {self.url} gives back something else than was written")
+                raise StorageError(f"the storage {self.url} returned other data than was written")
             yield name, data
             self.remove(name)
         except StorageError as error:
             raise InputError(
-                str(error).rstrip("."), where="--storage", hint="Check the URL, and that you may read, write and delete there."
+                str(error).rstrip("."), where="--storage", hint="Check the URL and your permissions to read, write and delete."
             ) from error
 
     def where(self, name: str) -> str:
@@ -258,7 +263,7 @@ class UrlStorage(Storage):
 
     def has(self, name: str) -> bool:
         def seen(files: Any, root: str) -> bool:
-            # An answer of fsspec's cache may be older than the object; and its exists() takes a failure for a no.
+            # fsspec's cached listing may be outdated, and its exists() returns False on errors.
             files.invalidate_cache()
             return bool(files.info(f"{root}/{name}"))
 
@@ -304,7 +309,7 @@ class UrlStorage(Storage):
             self._asked("clear", removed)
 
     def _asked(self, what: str, act: Callable[[Any, str], T]) -> T:
-        """Do something with fsspec's file system and the path in it, again where it fails."""
+        """Call a function with fsspec's file system and the path in it, with retries."""
         files, root = _opened(self.url)
         waits = iter(_WAITS_S)
         while True:
@@ -313,7 +318,7 @@ class UrlStorage(Storage):
             except FileNotFoundError:
                 raise
             except Exception as error:
-                # Packages for stores raise errors of their own, of which few are an OSError.
+                # The packages have their own exceptions, few of which are an OSError.
                 if isinstance(error, _FINAL) or (wait := next(waits, None)) is None:
                     raise self._failed(what, error) from error
             time.sleep(wait)
@@ -323,45 +328,46 @@ class UrlStorage(Storage):
         told = shortened(_SECRET.sub(r"\1", lines[0]), 200)
         reason = f"{type(error).__name__}: {told}" if told else type(error).__name__
         return StorageError(
-            f"{socket.gethostname()} could not {what} the storage {self.url} ({reason}). What is done is kept: run the same "
-            "command again once the storage answers."
+            f"{socket.gethostname()} could not {what} the storage {self.url} ({reason}). Finished jobs are stored: run the "
+            "same command again when the storage answers."
         )
 
 
 _SECRET = re.compile(r"(://)[^/\s@]*@|\?\S+")
-"""Parts of a URL in another package's message that may hold a password or a signature."""
+"""Parts of a URL in another package's message that may contain a password or a signature."""
 
 
 def storage_at(place: Path | Storage) -> Storage:
-    """The storage that a path means, or the one that is given."""
+    """A storage for a folder; a storage is returned unchanged."""
     return Folder(place) if isinstance(place, Path) else place
 
 
 def checked_url(url: str) -> str:
-    """A URL of ``--storage`` without a slash at its end.
+    """Check a URL for ``--storage``; returns it without a slash at its end.
 
     Raises:
-        InputError: it is none, has credentials in it, is of no use for several processes, or needs a package that is missing.
+        InputError: it is not a URL, contains credentials, cannot be used by several processes, or needs a package that is not
+            installed.
     """
     url = url.strip().rstrip("/")
     protocol, colon, rest = url.partition("://")
-    # First, so that no message shows them. A secret may hold a slash, hence in all of the rest.
+    # Credentials are checked first, so that no message shows them. They may contain a slash, so the whole URL is searched.
     if re.search(r":[^@]*@", rest if colon else url) or (
         "@" in rest.partition("/")[0] and protocol in ("s3", "s3a", "gs", "gcs")
     ):
         raise InputError(
-            "the URL holds credentials, which would be shown and stored with it",
+            "the URL contains credentials, which would be shown and stored with it",
             where="--storage",
-            hint=f"{_EXAMPLE}; set credentials where its package looks for them, in the environment or a file of each node.",
+            hint=f"{_EXAMPLE}; set credentials on each node where its package looks for them, in the environment or a file.",
         )
     if "?" in rest or "#" in rest:
-        raise InputError("the URL has a part behind ? or #", where="--storage", hint=f"{_EXAMPLE}, without it.")
+        raise InputError("the URL has a part after ? or #", where="--storage", hint=f"{_EXAMPLE}, without it.")
     if not colon or not rest or not protocol:
-        raise InputError(f"{url!r} is no URL", where="--storage", hint=f"{_EXAMPLE}.")
+        raise InputError(f"{url!r} is not a URL", where="--storage", hint=f"{_EXAMPLE}.")
     if "::" in url:
         raise InputError("chained URLs are not supported", where="--storage", hint=f"{_EXAMPLE}.")
     if protocol == "memory":
-        raise InputError("memory:// is seen by one process alone", where="--storage", hint=f"{_EXAMPLE}.")
+        raise InputError("memory:// is visible to one process only", where="--storage", hint=f"{_EXAMPLE}.")
     if protocol in ("file", "local") and not rest.startswith("/"):
         raise InputError(
             f"{url} is not an absolute path", where="--storage", hint=f"Write three slashes: {protocol}:///shared/folder."
@@ -372,7 +378,7 @@ def checked_url(url: str) -> str:
 
 @lru_cache(maxsize=8)
 def _opened(url: str) -> tuple[Any, str]:
-    """fsspec's file system of a URL, and the path in it."""
+    """fsspec's file system for a URL, and the path in it."""
     protocol = url.partition("://")[0]
     here = f"on {socket.gethostname()}"
     try:
@@ -395,7 +401,7 @@ def _opened(url: str) -> tuple[Any, str]:
 
 
 def _unfolded(data: bytes, where: str) -> dict[str, bytes]:
-    """The files of a folder from :meth:`Storage.put_folder`, checked."""
+    """The files in an object from :meth:`Storage.put_folder`, with their hashes checked."""
     from safetensors import SafetensorError
 
     from cotune.executor.tensors import unpacked
@@ -406,7 +412,5 @@ def _unfolded(data: bytes, where: str) -> dict[str, bytes]:
         if {name: content_hash(each, 64) for name, each in files.items()} != json.loads(metadata[_HASHES]):
             raise ValueError("another content hash")
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            "what was stored here is damaged", where=where, hint="Remove it, and run the same command again."
-        ) from error
+        raise InputError("the stored data is damaged", where=where, hint="Remove it and run the same command again.") from error
     return files

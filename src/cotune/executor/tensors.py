@@ -1,4 +1,4 @@
-"""Arrays with metadata as bytes, in the form of safetensors."""
+"""Arrays with metadata as bytes, in safetensors format."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 
 def packed(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
-    """Arrays and texts as bytes."""
+    """Arrays and their metadata as bytes."""
     from safetensors.numpy import save
 
     return bytes(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata=dict(metadata)))
 
 
 def unpacked(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    """What :func:`packed` was given."""
+    """Inverse of :func:`packed`."""
     from safetensors.numpy import load
 
     arrays = load(data)

@@ -1,1 +1,1 @@
-"""Jobs of a run for its workers: states of rows, fits of probes, tunings, label scores."""
+"""Jobs that a run gives its workers: hidden states, probe fits, tuning and label scores."""

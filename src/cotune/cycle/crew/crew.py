@@ -1,7 +1,7 @@
-"""The workers of a run: their jobs, and an account of what each has done.
+"""The workers of a run: their jobs, and what each worker has done.
 
-The run takes its steps one by one and is the only one to write the journal. It submits ahead the jobs that it will need soon,
-and reads their results in the order of its plan, in whatever order they finish. So it decides the same on every executor.
+The run takes its steps one by one, and only the run writes the journal. It submits the jobs of later steps in advance and reads
+all results in the order of its plan, whatever order they finish in. Decisions are therefore the same on every executor.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Crew:
         name: the model as the user named it; workers load it by this name.
         model: the run's own copy.
         settings: value of the journal's ``engine`` step.
-        max_tokens: longest prompt.
+        max_tokens: most tokens of a prompt.
     """
 
     def __init__(
@@ -81,14 +81,14 @@ class Crew:
         self.executor, self.folder, self._model = executor, folder, model
         self.slots = executor.slots
         place = absolute(Path(name)) if Path(name).is_dir() else name
-        # Each worker sees the one GPU that it has.
+        # Each worker sees only its own GPU.
         device = "cuda:0" if str(settings["device"]).startswith("cuda") else settings["device"]
         run = {"device": device, "dtype": settings["dtype"], "threads": settings["threads"]}
         run |= {"batch_tokens": settings["batch_tokens"], "memory_bytes": settings["probe"]["memory_bytes"]}
         self._about = {"model": model.fingerprint, RUN_ENGINE: {**run, "max_tokens": max_tokens}}
         self.exchange = exchange_for(executor.storage, folder)
         self._places = {"model": str(place), **self.exchange.places}
-        # Results of earlier sessions: a store at a URL is asked once, not for each job.
+        # Results of earlier sessions. One request lists them all; a storage at a URL answers slowly.
         self._stored = executor.storage.names()
         self._lock = threading.Lock()
         self._workers: dict[str, _Worked] = {}
@@ -100,7 +100,7 @@ class Crew:
     # Workers ------------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Start loading the model in every worker, while the run goes on."""
+        """Start loading the model in every worker, without waiting for it."""
         self._loading = [self.job(load_worker, {"slot": slot}) for slot in range(self.slots)]
         for job in self._loading:
             self._remove(job.key)
@@ -110,7 +110,7 @@ class Crew:
         """Wait until all workers have loaded the model, so that loading does not count as a slow first job.
 
         Raises:
-            CotuneError: a worker cannot load it, or finds another model under its name.
+            CotuneError: a worker cannot load it, or finds a different model under its name.
         """
         for job in self._loading:
             self.result(job)
@@ -123,11 +123,11 @@ class Crew:
         """A job that uses the run's model.
 
         Args:
-            work: the job's function.
-            given: what the result depends on, besides the model and its engine settings.
-            adapter: weights that the job needs.
-            rows: number of rows.
-            places: further arguments that do not change the result.
+            work: function that does the job.
+            given: arguments that the result depends on, besides the model and its engine settings.
+            adapter: id of the adapter that the job uses.
+            rows: number of rows, for progress.
+            places: arguments that do not change the result.
         """
         where = {} if adapter == BASE else self.exchange.offer_adapter(adapter, self._model.adapters.folder(adapter))
         return Job(work, {**self._about, "adapter": adapter, **given}, {**self._places, **where, **places}, rows)
@@ -145,7 +145,7 @@ class Crew:
         self._futures[job.key] = future
 
     def result(self, job: Job) -> Result:
-        """Wait for a job's result; submits the job if needed, and raises what it raised."""
+        """Wait for a job's result; submits the job if necessary, and raises the job's error if it failed."""
         self.submit(job)
         done = self._futures[job.key].result()
         data = done.read()
@@ -153,7 +153,7 @@ class Crew:
         return Result(data, done.worker, done.seconds)
 
     def take_back(self, job: Job) -> bool:
-        """Cancel a job that no worker has begun; False if one has."""
+        """Cancel a job that no worker has started; returns False if one has."""
         if job.key not in self._futures:
             return True
         taken = self.executor.take_back(job)
@@ -192,7 +192,7 @@ class Crew:
                 self._workers.setdefault(worker, _Worked()).engine = engine
 
     def by(self, results: Sequence[Result], engines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """The ``by`` of a step's record: slots, workers, their busy seconds, processor and dtype."""
+        """The entry ``by`` of a journal step: slots, workers, their busy seconds, processor and dtype."""
         facts = {name: sorted({str(engine[name]) for engine in engines}) for name in ("processor", "dtype")}
         return {
             "slots": self.slots,
@@ -202,10 +202,10 @@ class Crew:
         }
 
     def account(self) -> dict[str, Any]:
-        """What each worker has done, including earlier sessions of the run; ``cost.workers`` of the summary.
+        """What each worker has done, in this and earlier sessions of the run; ``cost.workers`` in the summary.
 
-        ``slots`` are those of this session, ``slot_seconds`` the time that they existed, ``busy_seconds`` the time in jobs.
-        ``unlike`` names the engine facts that differ between workers.
+        ``slots`` counts the slots of this session, ``slot_seconds`` adds up the time that slots existed, and ``busy_seconds``
+        the time in jobs. ``unlike`` names the engine facts that differ between workers.
         """
         with self._lock:
             lost = dict(self.executor.losses)
@@ -239,7 +239,7 @@ class Crew:
         if now - self._told < _TELL_S:
             return
         self._told = now
-        # A full disk ends the run at its next step, not here.
+        # A full disk is reported by the next step of the run.
         with suppress(CotuneError, OSError):
             write_json(jobs_folder(self.folder) / WORKERS, self.account())
 
@@ -256,13 +256,13 @@ class Crew:
 
 
 def pace_seconds(value: Mapping[str, Any], seconds: float) -> float:
-    """Seconds to learn a step's pace from: the workers' busy seconds divided by the slots.
+    """Seconds of a step for estimating the speed of later steps: the workers' busy seconds per slot.
 
-    The time that the run waited for one step says little, since jobs of several steps run at the same time.
+    The time that the run waited for the step says little, since jobs of several steps run at the same time.
 
     Args:
-        value: the step's record.
-        seconds: wall-clock time of the step.
+        value: the step's value in the journal.
+        seconds: wall-clock time of the step, which is returned if no workers were used.
     """
     by = value.get("by")
     return seconds if by is None else float(by["seconds"]) / int(by["slots"]) / _EFFICIENCY
@@ -280,7 +280,7 @@ def jobs_folder(folder: Path) -> Path:
 
 
 def earlier_account(folder: Path) -> dict[str, Any]:
-    """Account left by earlier sessions of a run; empty without workers."""
+    """The account that earlier sessions of a run wrote; empty if there is none."""
     with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
         read = json.loads((jobs_folder(folder) / WORKERS).read_bytes())
         workers = {
@@ -297,14 +297,14 @@ def earlier_account(folder: Path) -> dict[str, Any]:
 
 
 def clean_jobs(folder: Path, storage: Storage | None = None) -> None:
-    """Remove job results and account of a finished run.
+    """Remove the job results and the account of a finished run.
 
     Args:
         folder: the run's folder.
-        storage: of its executor; None without workers.
+        storage: the executor's storage; None without workers.
 
     Raises:
-        StorageError: a store at a URL does not answer.
+        StorageError: a storage at a URL does not answer.
     """
     try:
         if isinstance(storage, UrlStorage):

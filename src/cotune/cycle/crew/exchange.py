@@ -1,7 +1,7 @@
 """Transfer of adapters and states from a run to its workers, and of tuned adapters back.
 
-Where all nodes see the run's folder, they read and write there. With ``--storage URL`` no worker needs to see it: everything
-goes through the storage, and each node keeps adapters in a folder of the node's cache.
+If all nodes can access the run's folder, they read and write there. With ``--storage URL`` no worker needs access to it:
+everything goes through the storage, and each node stores adapters in its cache folder.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _ID = re.compile(r"[0-9a-f]{16}")
 
 
 class Exchange(ABC):
-    """Transfers adapters and states; the run uses one half of the methods, its workers the other.
+    """Transfers adapters and states. The first methods are for the run, the others for its workers.
 
     Attributes:
         storage: storage of results and inputs.
-        places: entries for the ``places`` of every job, from which a worker makes its exchange.
+        places: entries for the ``places`` of every job, from which :func:`exchange_of` makes the worker's exchange.
     """
 
     storage: Storage
@@ -53,14 +53,14 @@ class Exchange(ABC):
 
     @abstractmethod
     def offer_states(self, folder: Path, names: Sequence[str]) -> Mapping[str, Any]:
-        """The same for files of a state store, by their names."""
+        """Make files of a state store available, by their names; returns further entries for ``places``."""
 
     @abstractmethod
     def receive(self, adapter: str) -> None:
-        """Wait until an adapter that a worker has published is in the run's folder.
+        """Wait until an adapter that a worker published is in the run's folder.
 
         Raises:
-            InputError: it does not appear, or is damaged.
+            InputError: it does not appear in time, or is damaged.
         """
 
     # A worker -----------------------------------------------------------------------------------------------------
@@ -75,7 +75,7 @@ class Exchange(ABC):
         """Folder of an adapter that the run has made available.
 
         Raises:
-            InputError: it is not visible, or is damaged.
+            InputError: this machine cannot access it, or it is damaged.
         """
 
     @abstractmethod
@@ -88,7 +88,7 @@ class Exchange(ABC):
 
 
 class SharedFolder(Exchange):
-    """The run's folder, which all nodes see under the same path.
+    """An exchange through the run's folder, which all nodes can access under the same path.
 
     Args:
         run: the folder.
@@ -115,9 +115,9 @@ class SharedFolder(Exchange):
         folder = Path(places["adapter"])
         if not folder.is_dir():
             raise InputError(
-                "a worker does not see these weights",
+                "a worker cannot access this adapter",
                 where=str(folder),
-                hint="The run's folder must be one that every node has under the same path; or give --storage URL.",
+                hint="Choose an --out that every node can access under the same path, or add --storage URL.",
             )
         return folder
 
@@ -129,11 +129,11 @@ class SharedFolder(Exchange):
 
 
 class ThroughStorage(Exchange):
-    """A storage at a URL; the run and each node have a folder of their own.
+    """An exchange through a storage at a URL.
 
     Args:
-        storage: storage that run and workers can reach.
-        folder: the run's folder, or a node's own folder for this run.
+        storage: storage that the run and its workers can reach.
+        folder: local folder for adapters: the run's, or the node's cache folder for this run.
     """
 
     def __init__(self, storage: UrlStorage, folder: Path) -> None:
@@ -143,7 +143,7 @@ class ThroughStorage(Exchange):
 
     def offer_adapter(self, adapter: str, folder: Path) -> Mapping[str, Any]:
         def put(name: str) -> None:
-            # Weights are registered in one folder with and without their probe.
+            # The same folder is registered as two adapters: with its probe and without it.
             self.storage.put_folder(name, folder, adapter_files(folder, probe=adapter_content_id(folder) == adapter))
 
         self._offer(_adapter_name(adapter), put)
@@ -153,7 +153,7 @@ class ThroughStorage(Exchange):
         store = StateStore(folder)
         for each in names:
             path = store.path(each)
-            # The store may have removed old ones; then the run fits these itself.
+            # The store may have removed old states; the run then fits the probe itself.
             with suppress(FileNotFoundError):
                 self._offer(_states_name(each), partial(_put_file, self.storage, path))
         return {}
@@ -163,7 +163,7 @@ class ThroughStorage(Exchange):
 
     @property
     def tuning_folder(self) -> Path:
-        # Apart from fetched adapters, which are whole if they are there.
+        # Not among the fetched adapters, which are always complete.
         return self._folder / "tuned"
 
     def adapter(self, places: Mapping[str, Any], adapter: str) -> Path:
@@ -190,7 +190,7 @@ class ThroughStorage(Exchange):
         self._offered.add(name)
 
     def _fetched(self, adapter: str) -> Path:
-        """The folder of an adapter below the own folder; fetched if it is missing or damaged."""
+        """The local folder of an adapter, which is fetched if it is missing or damaged."""
         folder = self._folder / _ADAPTERS / adapter
         if not _is(folder, adapter):
             shutil.rmtree(folder, ignore_errors=True)
@@ -198,9 +198,9 @@ class ThroughStorage(Exchange):
             if not _is(folder, adapter):
                 shutil.rmtree(folder, ignore_errors=True)
                 raise InputError(
-                    "these are other weights than the run's",
+                    "this adapter is not the one that the run uses",
                     where=self.storage.where(_adapter_name(adapter)),
-                    hint="Remove them, and run the same command again.",
+                    hint="Remove it and run the same command again.",
                 )
         return folder
 
@@ -210,19 +210,19 @@ def _put_file(storage: Storage, path: Path, name: str) -> None:
 
 
 def exchange_for(storage: Storage, run: Path) -> Exchange:
-    """The run's exchange."""
+    """The exchange for the run itself."""
     return ThroughStorage(storage, run) if isinstance(storage, UrlStorage) else SharedFolder(run)
 
 
 def exchange_of(places: Mapping[str, Any]) -> Exchange:
-    """A worker's exchange, as the ``places`` of its job say."""
+    """The exchange for a worker, from the ``places`` of its job."""
     if "storage" not in places:
         return SharedFolder(Path(places["run"]))
     return ThroughStorage(UrlStorage(places["storage"]), _node_folder(places["storage"]))
 
 
 def run_storage(url: str, run: Path) -> UrlStorage:
-    """Where a run stores its results below a URL: under an ID that no other run has, kept in its folder for a resumed run."""
+    """The storage of a run below a URL, under a random id, which the run's folder stores for resuming."""
     path = run / JOBS / _PLACE
     name = ""
     with suppress(OSError, ValueError, TypeError, KeyError):
@@ -234,7 +234,7 @@ def run_storage(url: str, run: Path) -> UrlStorage:
 
 
 def clean_storage(storage: UrlStorage) -> None:
-    """Remove what a run stored, and what workers of this machine kept of it.
+    """Remove everything that a run stored, and the adapters that workers on this machine fetched.
 
     Raises:
         StorageError: the storage does not answer.
@@ -244,7 +244,7 @@ def clean_storage(storage: UrlStorage) -> None:
 
 
 def _node_folder(url: str) -> Path:
-    """A node's folder for the run with a storage. Those of runs that ended days ago are removed: no run reaches all nodes."""
+    """A node's cache folder for a run. Folders unused for a week are removed here, since no run can clean up all nodes."""
     folder = _node_place(url)
     if not folder.is_dir():
         folder = cache_folder(_NODE, folder.name)
@@ -261,7 +261,7 @@ def _node_place(url: str) -> Path:
 
 
 def _is(folder: Path, adapter: str) -> bool:
-    """Whether a folder holds this adapter, by its content."""
+    """Whether a folder contains this adapter, judged by its content."""
     try:
         return folder.is_dir() and adapter_content_id(folder) == adapter
     except (InputError, OSError, ValueError):

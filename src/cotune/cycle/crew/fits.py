@@ -1,9 +1,8 @@
-"""Cross-fitted probes from workers, which read the states that the run has stored."""
+"""Cross-fitting of probes by workers, which read the states that the run has stored."""
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from cotune.cycle.crew.exchange import exchange_of
 from cotune.cycle.crew.worker import told, worker_model
 from cotune.errors import CotuneError
 from cotune.executor import Job
+from cotune.executor.storage import appears
 from cotune.executor.tensors import packed, unpacked
 from cotune.files import canonical_json
 from cotune.model.engine.state_store import Half
@@ -39,7 +39,7 @@ class StoredStates:
     Attributes:
         folder: folder of the files.
         files: name and layers of each file.
-        rows: for each row, the number of its file and its place in it.
+        rows: for each row, the index of its file and the row's index in the file.
         layers: numbers of the layers to read.
     """
 
@@ -49,7 +49,7 @@ class StoredStates:
     layers: tuple[int, ...]
 
     def of(self, places: Sequence[int]) -> StoredStates:
-        """Of some of the rows."""
+        """The states of some of the rows, by index."""
         return StoredStates(self.folder, self.files, tuple(self.rows[i] for i in places), self.layers)
 
 
@@ -59,13 +59,13 @@ class FitTask:
 
     Attributes:
         truth: the rows' labels, as numbers.
-        classes: how many labels there are.
+        classes: number of labels.
         layers: numbers of the layers.
-        groups: of the rows.
-        words: the first token of each label's words, which stand beside the last layer's probe; None without them.
-        keep: layers that logistic regression is fitted on.
-        repeats: how often folds are drawn.
-        seed: draws them.
+        groups: group of each row; rows of a group stay in one fold.
+        words: first token of each label's word, if word logits are combined with the last layer's probe; otherwise None.
+        keep: number of layers that logistic regression is fitted on.
+        repeats: number of times that folds are drawn.
+        seed: seed of the folds.
     """
 
     truth: NDArray[np.int64]
@@ -78,7 +78,7 @@ class FitTask:
     seed: int
 
     def fit(self, model: LocalModel, states: Half) -> CrossFit:
-        """Cross-fit states ``[layers, rows, 2 x width]``."""
+        """Cross-fit probes on states ``[layers, rows, 2 x width]``."""
         words = None
         if self.words is not None:
             words = states[-1].astype(np.float32) @ word_weights(model, self.words).T
@@ -95,22 +95,22 @@ class FitTask:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON object."""
+        """A JSON object for :meth:`from_json`."""
         return {**vars(self), "truth": self.truth.tolist(), "layers": list(self.layers)}
 
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> FitTask:
-        """What :meth:`to_json` gave."""
+        """Inverse of :meth:`to_json`."""
         words = None if told["words"] is None else tuple(told["words"])
         truth, layers = np.array(told["truth"], dtype=np.int64), tuple(told["layers"])
         return cls(**{**told, "truth": truth, "layers": layers, "words": words})
 
 
 def word_weights(model: LocalModel, first: Sequence[int]) -> NDArray[np.float32]:
-    """``[labels, 2 x width]`` weights that give the logits of words from a row's states, by the words' first tokens.
+    """Weights ``[labels, 2 x width]`` that map a row's states to the logits of label words, by the words' first tokens.
 
-    Their mean over labels is taken away, which no comparison of labels sees. Those of the mean over the row's tokens, which
-    stands behind the state at the last one, are zero.
+    They are centred over the labels, which changes no comparison of labels. A row's states are the one at its last token and
+    the mean over its tokens; the weights of the mean are zero.
     """
     found = model.output_vectors(first)
     centred: NDArray[np.float32] = np.pad(found - found.mean(axis=0), ((0, 0), (0, found.shape[1])))
@@ -118,12 +118,12 @@ def word_weights(model: LocalModel, first: Sequence[int]) -> NDArray[np.float32]
 
 
 class FitAhead:
-    """A fit that a worker does, if one is free before the run needs it.
+    """A fit that a worker does if one is free before the run needs the result.
 
     Args:
         crew: the workers.
-        task: what is fitted.
-        states: of the rows.
+        task: arguments of the fit.
+        states: the rows' states.
     """
 
     def __init__(self, crew: Crew, task: FitTask, states: StoredStates) -> None:
@@ -133,15 +133,15 @@ class FitAhead:
         self._job: Job = crew.job(fit_probe, json.loads(canonical_json(given)), **offered)
 
     def submit(self) -> None:
-        """Queue the fit behind the jobs that are queued already."""
+        """Queue the fit after the jobs that are already queued."""
         self._crew.submit(self._job)
 
     def give_up(self) -> None:
-        """Cancel the fit if no worker has begun it."""
+        """Cancel the fit if no worker has started it."""
         self._crew.take_back(self._job)
 
     def result(self) -> CrossFit | None:
-        """The fit; None if no worker has begun it or the states are gone: then the run does it."""
+        """The fit; None if no worker has started it or its states were removed, so that the run must do it."""
         if self._crew.take_back(self._job):
             return None
         try:
@@ -168,7 +168,7 @@ def _states(
     rows: Sequence[tuple[int, int]],
     layers: Sequence[int],
 ) -> Half:
-    """``[layers, rows, 2 x width]`` from the files that hold them."""
+    """States ``[layers, rows, 2 x width]`` from the files that contain them."""
     found = []
     for name, held in files:
         stored = _stored(places, name)
@@ -177,12 +177,10 @@ def _states(
 
 
 def _stored(places: Mapping[str, Any], name: str) -> Half:
-    patience, exchange = time.monotonic() + _APPEARS_S, exchange_of(places)
-    while (states := exchange.states(places, name)) is None:
-        # A network file system may show it late.
-        if time.monotonic() > patience:
-            raise StatesGoneError(f"the states {name} that a fit needs are gone")
-        time.sleep(0.2)
+    exchange = exchange_of(places)
+    states = appears(lambda: exchange.states(places, name), _APPEARS_S)
+    if states is None:
+        raise StatesGoneError(f"the states {name} that a fit needs were removed")
     return states
 
 

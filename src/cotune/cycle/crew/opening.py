@@ -1,4 +1,4 @@
-"""Starts the workers of a run, and refuses runs that cannot use any."""
+"""Starting the workers of a run, and refusing runs that cannot use any."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from cotune.files import make_folder
 from cotune.model.local import LocalModel
 from cotune.task.task import Task
 
-_ALONE = "Leave --executor out: this run works in one process."
+_ALONE = "Remove --executor: this run works in one process."
 
 
 @contextmanager
 def open_workers(choice: Choice | None, out: Path, device: str) -> Iterator[Executor | None]:
-    """The executor of a run, closed at the end of the block; None without workers.
+    """Open the executor of a run, which is closed at the end of the block; None without workers.
 
     Args:
         choice: the executor; ``local`` is the same as None.
@@ -30,8 +30,8 @@ def open_workers(choice: Choice | None, out: Path, device: str) -> Iterator[Exec
         device: the run's device, or ``auto``. Workers get GPUs only if the run itself uses one, so that numbers are comparable.
 
     Raises:
-        InputError: Ray is not installed, the cluster cannot be reached or has too little for so many workers, or the storage
-            cannot be used.
+        InputError: Ray is not installed, the cluster cannot be reached or is too small for the number of workers, or the
+            storage cannot be used.
     """
     if choice is None or choice.kind == "local":
         yield None
@@ -46,11 +46,11 @@ def open_workers(choice: Choice | None, out: Path, device: str) -> Iterator[Exec
         with open_executor(choice, storage, gpus=_on_gpu(device)) as executor:
             from threadpoolctl import threadpool_limits
 
-            # What the run takes back from its workers it must compute as they do.
+            # The run itself does some of the workers' jobs and must get the same numbers, which depend on the thread count.
             with threadpool_limits(limits=executor.threads, user_api="blas"):
                 yield executor
     finally:
-        # Of a run that ended, a worker may have stored something since its results were removed.
+        # If the run has ended, a worker may have stored something after its results were removed.
         if isinstance(storage, UrlStorage) and (not folder.exists() or is_barely_begun(out)):
             with suppress(CotuneError):
                 clean_storage(storage)
@@ -66,33 +66,33 @@ def check_spread(choice: Choice | None, config: RunConfig, task: Task) -> None:
     """Refuse workers for a run that cannot use them.
 
     Raises:
-        InputError: rows are answered in another way than by probes on a model of this machine.
+        InputError: answers are not read by a probe on a local model.
     """
     if choice is None or choice.kind == "local":
         return
     tune = config.tune
     if config.remote_model is not None:
-        raise _refused("the model answers behind an endpoint, whose questions go out side by side anyway", _ALONE)
+        raise _refused("the model is behind an endpoint, which is sent concurrent requests anyway", _ALONE)
     if task.output.kind.written:
-        raise _refused(f"answers of type {task.output.kind.name} are written, and only labels are searched by workers", _ALONE)
+        raise _refused(f"answers of type {task.output.kind.name} are generated, and workers support only labels", _ALONE)
     for name, wrong in (
         ("tune.readout=words", tune.readout == "words"),
         ("tune.method=prefix", tune.method != "lora"),
         ("refit=true", config.refit),
     ):
         if wrong:
-            raise _refused(f"with {name} labels are searched by their words", f"Leave {name} out, or --executor.")
+            raise _refused(f"with {name}, labels are read by their words, not by a probe", f"Remove {name} or --executor.")
 
 
 def check_engine(model: LocalModel) -> None:
-    """The same, once the model is known.
+    """Refuse workers for a run whose model has no probes.
 
     Raises:
-        InputError: the shared-prefix engine does not fit it.
+        InputError: the shared-prefix engine does not support the model.
     """
     if not model.shared:
-        raise _refused("the shared-prefix engine does not fit this model, so labels are searched by their words", _ALONE)
+        raise _refused("the shared-prefix engine does not support this model, so labels are read by their words", _ALONE)
 
 
 def _refused(why: str, hint: str) -> InputError:
-    return InputError(f"the run cannot be spread over workers: {why}", where="--executor", hint=hint)
+    return InputError(f"the run cannot use workers: {why}", where="--executor", hint=hint)

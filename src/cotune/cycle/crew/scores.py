@@ -1,4 +1,4 @@
-"""Label scores from workers. Each batch of a request is a job; its scores go into the model's cache."""
+"""Label scores computed by workers. Each batch of a request is a job, whose scores are added to the model's cache."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _SCORES, _COST = "scores", "cost"
 
 
 class ScoresAhead:
-    """A request for label scores, as jobs for the batches that are not in the model's cache.
+    """A request for label scores: one job for each batch that is not in the model's cache.
 
     Args:
         crew: the workers.
-        model: the run's.
-        prompt: how to ask.
+        model: the run's model.
+        prompt: the prompt.
         rows: input fields of each row.
-        labels: the answers to choose from.
-        adapter: which weights.
+        labels: the labels to score.
+        adapter: id of the adapter.
     """
 
     def __init__(
@@ -58,14 +58,14 @@ class ScoresAhead:
             self._crew.submit(job)
 
     def collect(self) -> None:
-        """Wait for the scores and put them into the model's cache."""
+        """Wait for the scores and add them to the model's cache."""
         self.submit()
         assert self._model.cache is not None or not self._jobs
         for key, job in self._jobs.items():
             result = self._crew.result(job)
             arrays, metadata = unpacked(result.data)
             self._crew.saw_engine(result.worker, engine_of(metadata))
-            # The run computes scores that are not finite again, and raises.
+            # Scores that are not finite are left out: the run computes them again and raises the error.
             if self._model.cache is not None and np.isfinite(arrays[_SCORES]).all():
                 self._model.cache.put(key, arrays[_SCORES], int(metadata[_COST]))
             self._crew.forget(job)

@@ -1,4 +1,4 @@
-"""Hidden states from workers. Each pass of a request is a job, so the states do not depend on who runs it, or in what order."""
+"""Hidden states computed by workers. Each pass of a request is a job, so that the states do not depend on worker or order."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _LONG = 0.75
 
 
 class StatesAhead:
-    """A request for states, as jobs.
+    """A request for hidden states: one job for each pass.
 
     Args:
         crew: the workers.
         sequences: token ids of each row's prompt.
-        starts: place of each row's first token that is its own.
+        starts: position of each row's first token that belongs to the row, not to the prompt.
         layers: numbers of the layers.
-        adapter: which weights.
-        batch_tokens: own tokens in a pass.
+        adapter: id of the adapter.
+        batch_tokens: most tokens in a pass, without the shared prefix.
     """
 
     def __init__(
@@ -62,12 +62,12 @@ class StatesAhead:
                 self._crew.submit(job)
 
     def result(self, progress: Callable[[int], None]) -> tuple[Half, int, dict[str, Any]]:
-        """The states ``[layers, rows, 2 x width]``, the tokens run, and the ``by`` of the step's record.
+        """The states ``[layers, rows, 2 x width]``, the number of tokens run, and the journal entry ``by``.
 
-        Tokens are those of one process: the shared prefix counts once, however many workers ran it.
+        Tokens are counted as in one process: the shared prefix counts once, however many workers ran it.
 
         Args:
-            progress: told the tokens of each pass.
+            progress: called with the number of tokens of each pass.
 
         Raises:
             DivergedError: a state is not finite.
@@ -97,25 +97,25 @@ class StatesAhead:
         return found, self._shared + sum(self._own), self._crew.by(results, engines)
 
     def take_back(self) -> None:
-        """Cancel passes that no worker has begun."""
+        """Cancel passes that no worker has started."""
         for job in self._jobs:
             self._crew.take_back(job)
 
     def forget(self) -> None:
-        """Remove the passes' results."""
+        """Remove the results of the passes."""
         for job in self._jobs:
             self._crew.forget(job)
 
 
 def submit_all(requests: Sequence[StatesAhead]) -> None:
-    """Submit the passes of several requests, the longest first, so that no long one starts last."""
+    """Submit the passes of several requests, longest first, so that no worker starts a long pass while the others idle."""
     jobs = [(own, one, job) for one in requests for own, job in zip(one._own, one._jobs, strict=True)]
     for _, one, job in sorted(jobs, key=lambda item: -item[0]):
         one._crew.submit(job)
 
 
 def embed_pass(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
-    """A job that runs one pass; returns states in half precision."""
+    """Job that runs one pass; returns states in half precision."""
     model = worker_model(given, places)
     prefix, starts = given["prefix"], given["starts"]
     sequences = [[*prefix, *own] for own in given["rows"]]

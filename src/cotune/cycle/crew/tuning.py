@@ -1,4 +1,4 @@
-"""Tuning a window of layers; the run and its workers use the same function, so both give the same weights."""
+"""Tuning of a window of layers. The run and its workers use the same function, so both give the same weights."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ _HEAD = ("weight", "bias", "mean", "spread")
 
 @dataclass(frozen=True, eq=False)
 class WindowTask:
-    """A tuning's input.
+    """Arguments of :func:`tune_window`.
 
     Attributes:
         sequences: token ids of each row's prompt.
-        starts: place of each row's first token that is its own.
+        starts: position of each row's first token that belongs to the row, not to the prompt.
         truth: the rows' labels, as numbers.
-        labels: of the task.
-        first: layers below the window.
-        last: layer that is read.
-        head: what the head starts from.
-        settings: how to tune.
-        steps: of the optimizer.
-        seed: draws the weights and the order.
-        start: adapter that tuning begins from.
+        labels: the task's labels.
+        first: number of layers below the window.
+        last: layer that the head reads, the last of the window.
+        head: initial weights of the head.
+        settings: settings of the tuning.
+        steps: number of optimizer steps.
+        seed: seed of the initial weights and of the order of rows.
+        start: id of the adapter that tuning starts from.
     """
 
     sequences: Sequence[Sequence[int]]
@@ -61,14 +61,14 @@ class WindowTask:
     start: str
 
     def to_bytes(self) -> bytes:
-        """For a worker."""
+        """The task in safetensors format, for :meth:`from_bytes`."""
         names = ("sequences", "starts", "truth", "labels", "first", "last", "steps", "seed", "start")
         told = {name: getattr(self, name) for name in names} | {"settings": asdict(self.settings)}
         return packed({name: getattr(self.head, name) for name in _HEAD}, {"task": canonical_json(told)})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> WindowTask:
-        """What :meth:`to_bytes` gave."""
+        """Inverse of :meth:`to_bytes`."""
         arrays, metadata = unpacked(data)
         told = json.loads(metadata["task"])
         lora = told["settings"].pop("lora")
@@ -80,15 +80,15 @@ class WindowTask:
 
 @dataclass(frozen=True)
 class Deadline:
-    """When a tuning must end to leave time for what follows, see :func:`cotune.cycle.budget.reserve.spent_to`.
+    """The time at which tuning must end so that later steps fit the budget, see :func:`cotune.cycle.budget.reserve.spent_to`.
 
     Attributes:
-        keep: cost of what follows.
+        keep: cost of the later steps.
         amount: the time budget in seconds.
         train_rate: training tokens per second.
-        clock: seconds of the budget spent at the time ``at``.
+        clock: seconds of the budget that were spent at the time ``at``.
         at: a time in seconds since 1970.
-        guess: as there.
+        guess: as for ``spent_to``.
     """
 
     keep: float
@@ -99,7 +99,7 @@ class Deadline:
     guess: float
 
     def spent(self, step_tokens: float) -> Callable[[], bool] | None:
-        """A function that says after each step whether it must be the last, by this machine's clock; None without a limit."""
+        """A function that tells after each step whether to stop, by this machine's clock; None without a limit."""
         costs = CostModel(Budget("time", self.amount), self.train_rate, self.train_rate)
         return spent_to(self.keep, costs, step_tokens, lambda: self.clock + time.time() - self.at, guess=self.guess)
 
@@ -113,18 +113,19 @@ def tune_window(
     edge_progress: Callable[[int], None] = lambda tokens: None,
     report: Callable[[int, float, int], None] = lambda step, loss, tokens: None,
 ) -> dict[str, Any]:
-    """Tune a window and save its weights, and its head as a probe of them, among the run's adapters.
+    """Tune a window; save its weights as an adapter of the run, and its head as the adapter's probe.
 
     Args:
-        model: carries the weights; the adapter that tuning begins from is registered.
+        model: the model, with the adapter ``task.start`` registered.
         task: what to tune.
-        folder: of the run.
-        until: makes of a step's tokens what tells after each step whether it has to be the last.
-        edge_progress: told the tokens that run below the window.
-        report: called after each step.
+        folder: the run's folder.
+        until: takes the number of tokens of a step and returns a function that tells after each step whether to stop, or None.
+        edge_progress: called with the number of tokens that ran below the window.
+        report: called after each step with its number, loss and number of tokens.
 
     Returns:
-        For a ``train`` step; ``adapter_id`` and ``probe_id``, or ``failed`` and why where the loss diverged.
+        The value of a journal step ``train``, with ``adapter_id`` and ``probe_id``, or ``failed`` with the reason if the loss
+        diverged.
     """
     started = time.monotonic()
     share = (task.last - task.first) / model.depth
@@ -175,12 +176,12 @@ def tune_window(
 
 
 class TuningAhead:
-    """A tuning as a job.
+    """Tuning as a job of a worker.
 
     Args:
         crew: the workers.
-        task: the tuning's input.
-        deadline: when it must end; None without a time budget.
+        task: what to tune.
+        deadline: the time at which it must end; None without a time budget.
     """
 
     def __init__(self, crew: Crew, task: WindowTask, deadline: Deadline | None) -> None:
@@ -190,15 +191,15 @@ class TuningAhead:
         self._job: Job = crew.job(tune_job, given, adapter=task.start, rows=len(task.sequences), **places)
 
     def submit(self) -> None:
-        """Queue the tuning."""
+        """Queue the job."""
         self._crew.submit(self._job)
 
     def take_back(self) -> None:
-        """Cancel the tuning if no worker has begun it."""
+        """Cancel the job if no worker has started it."""
         self._crew.take_back(self._job)
 
     def result(self) -> dict[str, Any]:
-        """Values of a ``train`` step; ``failed`` if workers ran out of memory in it or were lost too often."""
+        """The value of a journal step ``train``; with ``failed`` if workers ran out of memory or were lost too often."""
         started = time.monotonic()
         try:
             result = self._crew.result(self._job)
@@ -217,12 +218,12 @@ class TuningAhead:
 
 
 def _adapters(found: Mapping[str, Any]) -> list[str]:
-    """The adapters that a tuning made; none where it failed."""
+    """Ids of the adapters that tuning made; empty if it failed."""
     return [str(found[name]) for name in ("adapter_id", "probe_id") if name in found]
 
 
 def tune_job(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
-    """A job that tunes a window and saves the weights as adapters of the run."""
+    """Job that tunes a window and saves the weights as adapters of the run."""
     model, exchange = worker_model(given, places), exchange_of(places)
     task = WindowTask.from_bytes(exchange.storage.read_late(given["task"]))
     deadline = Deadline(**places["deadline"]) if "deadline" in places else None

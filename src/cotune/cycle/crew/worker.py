@@ -1,4 +1,4 @@
-"""The run's model in a worker: loaded once, compared with the run's own, with the adapters that jobs need."""
+"""The run's model in a worker: loaded once, checked against the run's own, with the adapters that jobs need."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cotune.model.loading.bundled import resolve_model
 from cotune.model.local import LocalModel
 
 RUN_ENGINE = "run_engine"
-"""Key of the engine settings among what a job is given."""
+"""Key of the engine settings in a job's ``given``."""
 ENGINE = "engine"
 """Key of the worker's engine facts in a result."""
 
@@ -28,11 +28,11 @@ T = TypeVar("T")
 
 
 class WorkerMemoryError(CotuneError):
-    """A worker ran out of memory in a job, also with smaller passes."""
+    """A worker ran out of memory in a job, even with smaller passes."""
 
 
 def load_worker(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
-    """A job that only loads the model; returns the worker's engine facts."""
+    """Job that only loads the model; returns the worker's engine facts."""
     return canonical_json(engine_facts(worker_model(given, places))).encode()
 
 
@@ -40,7 +40,7 @@ def worker_model(given: Mapping[str, Any], places: Mapping[str, Any]) -> LocalMo
     """The run's model, with the job's adapter registered.
 
     Raises:
-        InputError: the model cannot be loaded or is not the run's, or the adapter is not visible.
+        InputError: the model cannot be loaded or is not the run's, or this machine cannot access the adapter.
     """
     model = _loaded(places["model"], given["model"], json.dumps(given[RUN_ENGINE], sort_keys=True))
     if (adapter := given["adapter"]) != BASE and adapter not in _registered:
@@ -54,13 +54,13 @@ _registered: set[str] = set()
 
 @lru_cache(maxsize=1)
 def _loaded(name: str, fingerprint: str, engine: str) -> LocalModel:
-    # Another model knows none of the adapters of the one before.
+    # A newly loaded model has no adapters.
     _registered.clear()
     with collection_paused():
         model = LocalModel.load(resolve_model(name), settings=EngineSettings(**json.loads(engine)), name=name)
     if model.fingerprint != fingerprint:
         raise InputError(
-            "a worker finds another model under this name than the run does",
+            "a worker has a different model under this name than the run",
             where=name,
             hint="Put the model into a folder that every node has under the same path, or give all nodes the same cache.",
         )
@@ -73,11 +73,11 @@ def told(model: LocalModel) -> dict[str, str]:
 
 
 def with_room(model: LocalModel, places: Mapping[str, Any], do: Callable[[bool], T]) -> T:
-    """Call a function; if memory runs out, once more with smaller passes.
+    """Call a function; if memory runs out, call it once more with smaller passes.
 
     Args:
-        model: runs on the device whose memory may run out.
-        places: of the job; passes are small from the start if earlier workers were lost for want of memory.
+        model: the model, whose device's memory is freed between the calls.
+        places: the job's ``places``; passes are small from the start if earlier workers ran out of memory in the job.
         do: the function; its argument says whether passes must be smaller.
 
     Raises:
@@ -90,7 +90,7 @@ def with_room(model: LocalModel, places: Mapping[str, Any], do: Callable[[bool],
         except (MemoryError, RuntimeError) as error:
             if not _memory(error):
                 raise
-        # Outside of the handler, whose traceback keeps the tensors that were in the way.
+        # Not in the handler, because the exception's traceback holds references to tensors.
         give_back_memory(model.runner.device)
     try:
         return do(True)
@@ -98,7 +98,7 @@ def with_room(model: LocalModel, places: Mapping[str, Any], do: Callable[[bool],
         if not _memory(error):
             raise
         raise WorkerMemoryError(
-            "a worker ran out of memory twice, the second time with half the tokens a pass. Give fewer --workers, a smaller "
+            "a worker ran out of memory twice, the second time with half the tokens in a pass. Use fewer --workers, a smaller "
             "engine.batch_tokens or tune.batch_size, or machines with more memory."
         ) from None
 
