@@ -246,7 +246,7 @@ def test_what_a_refusal_names_is_not_sent_again() -> None:
 
 
 def test_refused_requests_count_where_requests_are_bounded() -> None:
-    with chat_server(send(400, b"no")) as server, pytest.raises(EndpointError, match="no request is left") as told:
+    with chat_server(send(400, b"no")) as server, pytest.raises(EndpointError, match="requests is used up") as told:
         asked(server.url, way=FIRM, schema=SCHEMA, most=3)
     assert len(server.seen) == told.value.requests == 3 and told.value.usage.total == 0
 
@@ -261,7 +261,7 @@ def test_refused_requests_count_where_requests_are_bounded() -> None:
 )
 def test_a_model_that_is_not_there_is_told_at_once(said: str) -> None:
     with chat_server(send(404, said.encode())) as server:
-        with pytest.raises(EndpointError, match="knows no model 'writer'; check its name") as told:
+        with pytest.raises(EndpointError, match="has no model 'writer'; check its name") as told:
             asked(server.url, way=FIRM, schema=SCHEMA)
         assert len(server.seen) == told.value.requests == 1
     assert said[:40] in str(told.value) and told.value.usage.total == 0

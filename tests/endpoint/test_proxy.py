@@ -60,7 +60,7 @@ def test_a_proxy_that_cannot_be_used_bars_the_way_to_other_machines_alone(monkey
         with chat_server(send(200, completion("endpoint"))) as server:
             assert ask(server.url) == "endpoint"
         if proxy.startswith("nothing") or importlib.util.find_spec("socksio") is None:
-            with pytest.raises(EndpointError, match="cannot be asked"):
+            with pytest.raises(EndpointError, match="cannot be used"):
                 ask("http://api.example.test/v1")
 
 

@@ -130,7 +130,7 @@ def test_an_answer_that_cannot_be_kept_stops_the_run(tmp_path: Path) -> None:
         found = model(server.url, tmp_path / "a.sqlite")
         assert found.answers is not None
         found.answers.close()
-        with pytest.raises(InputError, match="paid for cannot be"):
+        with pytest.raises(InputError, match="stored answers of the endpoint cannot be"):
             found.score(PROMPT, [row("one")], LABELS)
 
 
@@ -142,7 +142,7 @@ def test_an_empty_answer_is_no_reason_to_ask_again() -> None:
 
 def test_what_is_paid_in_vain_is_bounded() -> None:
     with chat_server(send(200, b"{}")) as server:
-        with pytest.raises(EndpointError, match="not what was asked for"):
+        with pytest.raises(EndpointError, match="has an unexpected format"):
             model(server.url).score(PROMPT, [row("one")], LABELS)
         assert len(server.seen) == 8
 

@@ -153,10 +153,10 @@ def test_templates_and_cues_are_taken_too_and_demonstrations_stay() -> None:
     [
         ({"instruction": GOOD, "input_template": "Message:"}, "never shows the input field {text}"),
         ({"instruction": GOOD, "input_template": "{message}"}, "never shows the input field {text}"),
-        ({"instruction": GOOD + " {question}"}, "{question} is no input field"),
+        ({"instruction": GOOD + " {question}"}, "{question} is not an input field"),
         ({"instruction": GOOD + " {text}"}, "more often"),
         ({"instruction": "   "}, "empty"),
-        ({"instruction": "..."}, "holds no word"),
+        ({"instruction": "..."}, "contains no word"),
         ({"instruction": ""}, "not an instruction"),
         ({"instruction": 3}, "not an instruction"),
         ({"prompt": GOOD}, "not an instruction"),
@@ -170,15 +170,15 @@ def test_templates_and_cues_are_taken_too_and_demonstrations_stay() -> None:
         ({"instruction": GOOD + " Where is MY... card?"}, "copies a row"),
         ({"instruction": "Mind my parcel:\n- arrived broken\n- yesterday and I want"}, "copies a row"),
         ({"instruction": "My parcel arrived broken", "cue": "yesterday and I want:"}, "copies a row"),
-        ({"instruction": 'Say returns for "Refund".'}, "tells the answer"),
-        ({"instruction": "When the parcel arrived broken yesterday, say returns."}, "tells the answer"),
-        ({"instruction": "Input: my parcel arrived broken yesterday\nOutput: returns"}, "tells the answer"),
-        ({"instruction": "Returns:\n\n- my parcel arrived broken yesterday"}, "tells the answer"),
-        ({"instruction": "Some say: my parcel arrived. Broken yesterday! The answer is returns."}, "tells the answer"),
-        ({"instruction": "Text: refund!\nLabel: returns\nText: a lost street\nLabel: cards"}, "tells the answer"),
+        ({"instruction": 'Say returns for "Refund".'}, "reveals the answer"),
+        ({"instruction": "When the parcel arrived broken yesterday, say returns."}, "reveals the answer"),
+        ({"instruction": "Input: my parcel arrived broken yesterday\nOutput: returns"}, "reveals the answer"),
+        ({"instruction": "Returns:\n\n- my parcel arrived broken yesterday"}, "reveals the answer"),
+        ({"instruction": "Some say: my parcel arrived. Broken yesterday! The answer is returns."}, "reveals the answer"),
+        ({"instruction": "Text: refund!\nLabel: returns\nText: a lost street\nLabel: cards"}, "reveals the answer"),
         (
             {"instruction": "Text: parcel arrived broken yesterday", "input_template": "Is: returns\nText: {text}"},
-            "tells the answer",
+            "reveals the answer",
         ),
     ],
 )
@@ -219,9 +219,9 @@ def test_right_answers_that_are_no_labels_may_not_be_copied() -> None:
 def test_duplicates_are_refused_also_in_other_case_and_punctuation() -> None:
     found = tried(GOOD, GOOD, GOOD.upper().replace(".", "!"), PROMPT.instruction)
     assert len(found.proposals) == 1
-    assert [item["why"] for item in found.refused] == ["it is known already"] * 3
+    assert [item["why"] for item in found.refused] == ["it is already known"] * 3
     for older in (GOOD, GOOD.upper().replace(".", "!")):
-        assert tried(GOOD, known=[PROMPT.edit(instruction=older)]).refused[0]["why"] == "it is known already"
+        assert tried(GOOD, known=[PROMPT.edit(instruction=older)]).refused[0]["why"] == "it is already known"
     other = PROMPT.edit(instruction=GOOD, demonstrations=(Demonstration((("text", LONG),), "returns"),))
     assert tried(GOOD, known=[other, PROMPT.edit(instruction="Other.")]).proposals
 

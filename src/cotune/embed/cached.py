@@ -16,12 +16,12 @@ from cotune.model.engine.score_cache import ScoreCache
 class CachedEmbedder:
     """An embedder with a cache on disk.
 
-    The key contains everything that could change a vector, see ``identity`` of the embedder. In bfloat16 a vector also depends
-    on the batch by rounding; the first one computed is kept.
+    The key contains everything that could change a vector, see ``identity`` of the embedder. In bfloat16, rounding makes a
+    vector depend on the batch as well; the first vector that was computed is stored.
 
     Args:
         embedder: a :class:`TextEmbedder` or an :class:`cotune.embed.Encoder`.
-        path: the database file; made when missing.
+        path: the database file; created if missing.
 
     Attributes:
         found: number of texts found in the cache so far.

@@ -45,7 +45,7 @@ def embed_on(
         Facts for a message, and the facts in which the workers' engines differ (empty if they agree).
 
     Raises:
-        InputError: the model cannot be found, or a worker has another model under this name.
+        InputError: the model cannot be found, or a worker has a different model under this name.
     """
     content = model_content(task.model)
     engine = engine_of(executor)
@@ -68,7 +68,7 @@ def embed_on(
 
 
 def embed_chunk(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
-    """A job that embeds some texts."""
+    """Job that embeds some of the texts."""
     engine = given["engine"]
     settings = None if given["settings"] is None else canonical_json(given["settings"])
     embedder = _opened(places["model"], given["model"], settings, engine["device"], engine["dtype"], engine["threads"])
@@ -82,7 +82,7 @@ def embed_chunk(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
 def _opened(model: str, content: str, settings: str | None, device: str, dtype: str, threads: int) -> IdentifiedEmbedder:
     if model_content(model) != content:
         raise InputError(
-            "a worker finds another model under this name than the command does",
+            "a worker has a different model under this name than the command",
             where=model,
             hint="Put the model into a folder that every node has under the same path, or fetch it again.",
         )
@@ -103,5 +103,5 @@ def _read(done: Done) -> tuple[Vectors, Mapping[str, Any]]:
         return arrays["vectors"], json.loads(metadata["engine"])
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            "the vectors in this file are damaged", where=done.where, hint="Remove it, and run the same command again."
+            "the vectors in this file are damaged", where=done.where, hint="Remove it and run the same command again."
         ) from error

@@ -23,7 +23,7 @@ ENOUGH_TO_WHITEN = 300
 
 
 def open_embedder(model: str = "smollm2-135m", settings: EmbedSettings | None = None) -> CachedEmbedder:
-    """Open an embedder by its model's name; its vectors are cached in the cache folder.
+    """Open an embedder by its model's name, with vectors cached in the cache folder.
 
     Args:
         model: the bundled model, a folder or a hub id of a language model; or ``sentence-transformers:FOLDER`` or
@@ -41,11 +41,11 @@ class EmbedTask:
     """The validated arguments of ``cotune embed``, read before any model is loaded.
 
     Attributes:
-        out: where vectors go.
+        out: output file.
         model: as :func:`open_embedder` takes it.
         settings: how a language model embeds; None for the defaults.
         texts: texts to embed.
-        others: texts that the standard is fitted on; None for the texts themselves.
+        others: texts that the standardisation is fitted on; None for the texts themselves.
         standard: how vectors are standardised.
     """
 
@@ -126,7 +126,7 @@ def embed_file(
 
     Args:
         source: file with one text per line, JSON lines, or a table; ``-`` is standard input.
-        out: where vectors go.
+        out: output file: ``.npy``, ``.parquet`` or ``.jsonl``.
         model: as :func:`open_embedder` takes it.
         column: column of a table, or key of a JSON line, that holds the text; None takes ``text``, or a table's only column.
         settings: some attributes of :class:`EmbedSettings`; None values take the defaults.
@@ -161,8 +161,8 @@ def _standard(asked: str | None, texts: Sequence[str], as_they_are: bool, where:
         return "half_whiten" if different >= ENOUGH_TO_WHITEN else "centre"
     if asked != "none" and different < 2:
         raise InputError(
-            "what all texts share can only be told from two different ones",
+            "standardising needs at least two different texts",
             where=where,
-            hint="Use --standard none, or name more texts: --fit-on FILE.",
+            hint="Use --standard none, or give a file with more texts: --fit-on FILE.",
         )
     return cast(Standard, asked)

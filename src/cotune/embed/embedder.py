@@ -1,4 +1,4 @@
-"""Vectors for texts and for prompts' behaviour, from the model that is being tuned."""
+"""Embedders: vectors of texts, and of the behaviour of prompts, from the model that is being tuned."""
 
 from __future__ import annotations
 
@@ -92,5 +92,5 @@ def whole_texts(embedder: Embedder, texts: Sequence[str]) -> Vectors:
 
 
 def centred(vectors: Vectors) -> Vectors:
-    """Subtract the mean and scale to unit length: decoder states share a large common part that hides differences."""
+    """Subtract the mean and scale to unit length, because decoder states share a large common part that hides differences."""
     return Standardizer.fit(vectors).apply(vectors)

@@ -1,4 +1,4 @@
-"""Encoders trained for embedding, with the same interface: folders of sentence-transformers and model2vec."""
+"""Encoders that were trained for embedding, from folders of sentence-transformers and model2vec."""
 
 from __future__ import annotations
 
@@ -79,11 +79,11 @@ def _check(kind: str, folder: Path) -> None:
     if kind not in KINDS:
         raise InputError(f"unknown kind of encoder {kind!r}", where=str(folder), hint=f"Use {' or '.join(KINDS)}.")
     if not folder.is_dir():
-        raise InputError("this is no folder", where=str(folder), hint=f"Give {kind}:FOLDER; models are not fetched.")
+        raise InputError("this is not a folder", where=str(folder), hint=f"Give {kind}:FOLDER; models are not fetched.")
     for path in sorted(folder.rglob("*.bin")):
         if not (path.parent / "model.safetensors").is_file():
             raise InputError(
-                "the weights lie in a pickle file, which could run code", where=str(path), hint="Save the model as safetensors."
+                "the weights are in a pickle file, which could run code", where=str(path), hint="Save the model as safetensors."
             )
     modules = folder / "modules.json"
     if kind == "sentence-transformers" and not modules.is_file():
@@ -101,7 +101,7 @@ def _check_modules(path: Path) -> None:
     try:
         types = [str(module["type"]) for module in json.loads(path.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError("the file names no modules", where=str(path), hint="Save the model again.") from error
+        raise InputError("the file does not list modules", where=str(path), hint="Save the model again.") from error
     _check_types(types, path)
 
 
@@ -121,9 +121,9 @@ def _check_types(types: Sequence[str], path: Path) -> None:
     for name in types:
         if not name.startswith("sentence_transformers."):
             raise InputError(
-                f"the module {name!r} is not the package's own",
+                f"the module {name!r} is not part of the package",
                 where=str(path),
-                hint="Use a model without code of its own.",
+                hint="Use a model that needs no other code.",
             )
 
 

@@ -38,7 +38,7 @@ def named_embedder(
     if (encoder := named_encoder(model)) is not None:
         if settings is not None:
             raise InputError(
-                "an encoder embeds in its own way", where=model, hint="Leave pooling, layer and frames to language models."
+                "an encoder accepts no settings", where=model, hint="Use pooling, layer and frames with language models only."
             )
         return Encoder(*encoder)
     opened = open_model(model, device=device, dtype=dtype, threads=threads, light=True)
@@ -48,7 +48,7 @@ def named_embedder(
 
 
 def model_content(model: str) -> str:
-    """Content hash of a model's files, by which machines can tell whether they have the same model. Does not load it.
+    """Content hash of a model's files, to compare the models of two machines. Does not load the model.
 
     Raises:
         InputError: it cannot be found.

@@ -90,7 +90,7 @@ class Neighbours:
 
 
 def show_nearest(prompt: Prompt, demonstrations: Sequence[Demonstration], count: int) -> Prompt:
-    """A copy of the prompt with a stock of demonstrations, of which each row is shown the ``count`` nearest."""
+    """A copy of the prompt with these demonstrations, of which each row is shown the ``count`` nearest."""
     return prompt.edit(demonstrations=tuple(demonstrations), nearest=count)
 
 

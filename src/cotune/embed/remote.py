@@ -1,4 +1,4 @@
-"""Vectors from an endpoint's ``/embeddings``, stored on disk like its answers."""
+"""Vectors from an endpoint's ``/embeddings``, cached on disk like its answers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class EndpointEmbedder:
     Args:
         client: sends the requests.
         model: name of the embedding model there.
-        answers: store of the vectors.
+        answers: cache of the vectors.
         patience: seconds for one request, including retries.
         progress: called with the estimated number of tokens sent.
     """
@@ -66,7 +66,7 @@ def _vectors(body: Any, count: int) -> list[list[float]]:
     vectors = [[float(x) for x in item["embedding"]] for item in sorted(body["data"], key=lambda item: int(item["index"]))]
     widths = {len(vector) for vector in vectors}
     if len(vectors) != count or len(widths) != 1 or not 0 < widths.pop() <= _MOST_WIDTH:
-        raise ValueError("not a vector for each text")
+        raise ValueError("there is not one vector for each text")
     if not np.isfinite(vectors).all():
         raise ValueError("a vector is not finite")
     return vectors

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _BLOCK = 1000
-"""Number of points whose distances to all others are in memory at once."""
+"""Number of points whose distances to all other points are in memory at the same time."""
 
 
 def distances(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -75,7 +75,7 @@ def closest_pairs(vectors: NDArray[np.float32], first: range, second: range, cou
         likeness = vectors[rows] @ vectors[columns].T
         likeness[columns[None, :] <= rows[:, None]] = -2.0
         flat = likeness.ravel()
-        # Only pairs that can still be among the closest; few after the first block.
+        # Only pairs that can still be among the closest, which are few after the first block.
         best = np.flatnonzero(flat > floor)
         if len(best) > count:
             best = best[np.argpartition(-flat[best], count - 1)[:count]]

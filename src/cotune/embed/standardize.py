@@ -1,4 +1,4 @@
-"""Centring and whitening of vectors, fitted on other texts than those compared."""
+"""Centring and whitening of vectors, fitted on one set of texts and applied to others."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ class Standardizer:
         if kind == "centre":
             return cls(mean)
         if len(vectors) < 2:
-            raise InputError("whitening needs at least two texts", where="texts", hint="Give more, or centre only.")
+            raise InputError("whitening needs at least two texts", where="texts", hint="Give more texts, or only centre.")
         _, lengths, directions = np.linalg.svd((vectors - mean).astype(np.float64), full_matrices=False)
         kept = min(keep, int((lengths > lengths[0] * 1e-6).sum()))
         if not kept:
-            raise InputError("all vectors to be whitened are alike", where="texts", hint="Give other texts, or centre only.")
+            raise InputError("whitening needs different vectors", where="texts", hint="Give other texts, or only centre.")
         scale = (np.sqrt(len(vectors) - 1) / lengths[:kept]) ** _POWERS[kind]
         return cls(mean, (directions[:kept].T * scale).astype(np.float32))
 

@@ -1,4 +1,4 @@
-"""Vectors for texts from a decoder-only model: how states are pooled, from which layer, under which frames."""
+"""Vectors of texts from a decoder-only language model: pooling, layer and frames."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ ONE_WORD_FRAMES = (
     'In one word, "{text}" is about:"',
     'The topic of the text "{text}" is best summed up as:"',
 )
-"""Frames that make the model sum a text up in the next token: PromptEOL with an example, PromptEOL, and two others."""
+"""Frames that make the model summarise a text in the next token: PromptEOL with an example, PromptEOL, and two others."""
 ECHO_FRAME = "Say it again: {text}\nAgain: {text}"
 PLAIN_FRAME = "{text}"
 WORDS_SHARE = 0.4
-"""Length of the words' vector relative to the state: states differ by 0.4 of their length, words' vectors by all of it."""
+"""Length of the words' vector relative to the state. States differ by 0.4 of their length, words' vectors by all of it."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class TextEmbedder:
         cut = [text[: self.settings.max_chars] for text in texts]
         if self.settings.pooling == "static":
             if self._words is None:
-                raise InputError("the model's table cannot be read", where="pooling", hint="Use another pooling.")
+                raise InputError("the model's token vectors cannot be read", where="pooling", hint="Use another pooling.")
             return self._words.embed(cut)
         found = [self._framed(frame, cut) for frame in self.settings.texts]
         states: Vectors = found[0] if len(found) == 1 else np.mean([unit(each) for each in found], axis=0)
@@ -118,8 +118,8 @@ class TextEmbedder:
         return StaticEmbedder(self.model) if isinstance(self.model, TokenVectors) else None
 
     def identity(self, text: str) -> dict[str, Any]:
-        """Everything that could change the vector of a text: the bytes of model and adapter, the settings, device, number type,
-        threads, engine version, and the text as it is framed."""
+        """Everything that could change the vector of a text: the bytes of model and adapter, the settings, device, dtype,
+        threads, engine version, and the text in its frames."""
         facts = engine_facts(self.model) if isinstance(self.model, LocalModel) else {}
         about = {"model": self.model.fingerprint, "adapter": BASE, "settings": asdict(self.settings), **facts}
         return {"vector": [frame.replace("{text}", text) for frame in self.settings.texts], **about}

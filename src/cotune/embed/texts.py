@@ -36,7 +36,7 @@ def read_texts(text: str, source: str, *, column: str = "text") -> list[str]:
     lines = [(number, line.strip()) for number, line in enumerate(_LINE_END.split(text.removeprefix("\ufeff")), 1)]
     lines = [(number, line) for number, line in lines if line]
     if not lines:
-        raise InputError("there are no texts", where=source, hint="Give one text a line, or JSON lines.")
+        raise InputError("there are no texts", where=source, hint="Give one text per line, or JSON lines.")
     if not _OBJECT.match(lines[0][1]):
         return [line for _, line in lines]
     return [_text_of(line, f"{source}, line {number}", column) for number, line in lines]
@@ -57,7 +57,7 @@ def texts_of_table(table: Table, column: str | None) -> list[str]:
             raise InputError(
                 "the file has several columns, and none of them is called 'text'",
                 where=table.source,
-                hint=f"Say which one holds the texts with --column; this file has {shown_names(table.columns)}.",
+                hint=f"Name the column with the texts by --column; this file has {shown_names(table.columns)}.",
             )
         column = "text" if "text" in table.columns else table.columns[0]
     column = column_of(column, table.columns) or column
@@ -66,12 +66,12 @@ def texts_of_table(table: Table, column: str | None) -> list[str]:
     for index in range(len(table)):
         text = table.shown(index, column) or ""
         if not text.strip():
-            raise InputError("the cell is blank", where=table.where(index, column), hint="Fill it, or take the row out.")
+            raise InputError("the cell is blank", where=table.where(index, column), hint="Fill it, or remove the row.")
         if has_half_character(text):
             raise InputError(
                 "there is half a character (a lone surrogate) in the text",
                 where=table.where(index, column),
-                hint="Write it whole.",
+                hint="Write the whole character.",
             )
         texts.append(text)
     return texts
@@ -82,12 +82,14 @@ def _text_of(line: str, where: str, column: str) -> str:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise InputError("the line is no JSON", where=where, hint=hint) from error
+        raise InputError("the line is not JSON", where=where, hint=hint) from error
     found = row.get(column) if isinstance(row, dict) else None
     if not isinstance(found, str) or not found.strip():
         raise InputError(f"the line has no text in {column!r}", where=where, hint=hint)
     if has_half_character(found):
-        raise InputError("there is half a character (a lone surrogate) in the text", where=where, hint="Write it whole.")
+        raise InputError(
+            "there is half a character (a lone surrogate) in the text", where=where, hint="Write the whole character."
+        )
     return found
 
 

@@ -1,4 +1,4 @@
-"""The client for OpenAI-compatible endpoints: proposer, judge, teacher, or the model that is prompted.
+"""The client for OpenAI-compatible endpoints: proposer, judge, teacher, or the model whose prompt is tuned.
 
 The number of concurrent requests adapts to the server. Every paid answer is written to disk before it is used."""
 

@@ -1,4 +1,4 @@
-"""A cache of answers on disk: an answer is written before it is used, so that a killed run never pays for it twice."""
+"""A cache of answers on disk. An answer is written before it is used, so that a killed run never pays for it twice."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WAIT_S = 10.0
 class AnswerCache:
     """A table from content hash to answer (a JSON value). Thread-safe.
 
-    Unlike scores, which can be computed again, answers cost money, so the run stops if they cannot be written.
+    Answers cost money, unlike scores, so errors of reading and writing are raised.
 
     Args:
         path: the database file; created if missing.
@@ -68,7 +68,7 @@ class AnswerCache:
 
     def _failed(self, what: str, error: Exception) -> InputError:
         return InputError(
-            f"the answers that were paid for cannot be {what} ({error})",
+            f"the stored answers of the endpoint cannot be {what} ({error})",
             where=str(self._path),
-            hint="Free some space, or, where the file is damaged, move it away (its answers are asked for again).",
+            hint="Free some disk space. If the file is damaged, move it away; its answers are then requested again.",
         )

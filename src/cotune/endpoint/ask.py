@@ -16,7 +16,7 @@ from cotune.endpoint.request_format import RequestFormat, Said, find_way
 from cotune.endpoint.server import Endpoint
 
 TRIES = 4
-"""Most requests for one question, counting the first but not those refused as malformed."""
+"""Most requests for one question, including the first one, but not those refused as malformed."""
 _TEMPERATURE = 0.7
 
 
@@ -27,8 +27,8 @@ class Answer:
     Attributes:
         text: the text of the model's message.
         requests: number of requests sent, failed ones included.
-        usage: tokens as the endpoint counts them, estimated if it does not say. A failed request counts as a full-length
-            answer, which is the most it may have cost.
+        usage: number of tokens, as the endpoint reports it or else estimated. A failed request counts as an answer of the
+            maximum length, the most that it can have cost.
         way: the request format that the server accepted; start the next question with it.
     """
 
@@ -63,13 +63,13 @@ def ask(
         way: the request format to try first.
         schema: JSON Schema of the answer, enforced as far as the server supports it.
         tries: most requests, not counting those refused as malformed.
-        most: most requests in all, counting those too; None for no limit.
+        most: most requests in total, including those; None for no limit.
         patience: seconds for all tries and waits together; None means twice the timeout.
         sleep: function that waits some seconds.
         jitter: function that draws a number in [0, 1) for each wait.
 
     Raises:
-        EndpointError: if no answer came; the error holds what was spent.
+        EndpointError: if there was no answer; the error has the number of requests and tokens that were spent.
     """
     asked = estimate_tokens(messages)
     end = time.monotonic() + (2 * endpoint.timeout if patience is None else patience)
@@ -89,7 +89,7 @@ def ask(
             nonlocal requests, lost
             left = tries - lost if most is None else min(tries - lost, most - requests)
             if left < 1:
-                raise EndpointError(f"no request is left after {requests}, the last of which was refused as malformed")
+                raise EndpointError(f"the limit of {requests} requests is used up, and the last one was refused as malformed")
             body = tried.body(endpoint.model, messages, schema, temperature=_TEMPERATURE)
             try:
                 reply = client.post(CHAT, body, read, tries=left, patience=end - time.monotonic())

@@ -1,4 +1,4 @@
-"""Chat completions: their path, an estimate of a question's tokens, and the text of an answer."""
+"""Chat completions: their path, the estimated number of tokens of a question, and the text of an answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CHAT = "/chat/completions"
 
 
 def estimate_tokens(messages: Sequence[Message]) -> int:
-    """Estimated number of tokens of a question; rather too many than too few."""
+    """Estimated number of tokens of a question, usually too high."""
     return sum(tokens_of(part) for message in messages for part in message.values()) + 8 * len(messages)
 
 
@@ -25,5 +25,5 @@ def message_text(body: Any) -> str:
     """
     text = body["choices"][0]["message"]["content"]
     if not isinstance(text, str):
-        raise ValueError("its content is no text")
+        raise ValueError("the content is not a text")
     return text

@@ -30,7 +30,7 @@ _FIRST_WAIT_S = 0.5
 _MOST_BYTES = 1_000_000
 _IDLE_S = 15.0
 _MOST_LOST = 8
-"""Most requests for one question that may be paid for without giving an answer."""
+"""Most failed requests for one question that the server may charge for."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Client:
             patience: seconds for all tries and waits together.
 
         Raises:
-            EndpointError: if no answer came; its ``lost`` counts requests that may be charged all the same.
+            EndpointError: if there was no answer; its ``lost`` counts the failed requests that may be charged nevertheless.
         """
         end = time.monotonic() + patience
         asked, lost, why = 0, 0, "there was no time for a request"
@@ -136,14 +136,14 @@ class Client:
         while (tries is None or asked < tries) and lost < _MOST_LOST and (left := end - time.monotonic()) > 0:
             generation = self.gate.enter(self._stop)
             if generation < 0:
-                raise failure("it was given up")
+                raise failure("the request was cancelled")
             asked += 1
             try:
                 value = read(self._request(path, body, min(self.endpoint.timeout, left)))
             except TryAgain as failed:
                 told = failed
             except (ValueError, TypeError, KeyError, IndexError) as error:
-                told = TryAgain(f"the answer is not what was asked for ({type(error).__name__})", crowded=False)
+                told = TryAgain(f"the answer has an unexpected format ({type(error).__name__})", crowded=False)
             except Final as error:
                 self.gate.leave(generation, well=False)
                 raise failure(str(error), error.status) from None
@@ -178,7 +178,7 @@ class Client:
         patience: float,
         received: Callable[[int, Reply[T]], None],
     ) -> None:
-        """Send many requests, as many at once as the endpoint answers without errors.
+        """Send many requests, with as many at a time as the endpoint answers without errors.
 
         Args:
             path: as in :meth:`post`.
@@ -206,7 +206,7 @@ class Client:
                 failed.set()
                 raise
             if rest:
-                # No thread waits for another try from here on.
+                # From here on, no thread waits for another try.
                 self._stop.set()
                 failed.set()
                 for future in rest:
@@ -257,10 +257,10 @@ class Client:
         if not 200 <= status < 300:
             raise Final(f"the endpoint answered {status}{self._told(data)}", status)
         try:
-            # The parsed value holds no escapes any more, so the key is found in it whole.
+            # The key is removed from the parsed value, which has no escapes that could hide it.
             return self._key.cleaned(json.loads(data.decode("utf-8", "replace")))
         except (ValueError, RecursionError) as error:
-            raise TryAgain(f"the answer is no JSON ({type(error).__name__})", crowded=False) from error
+            raise TryAgain(f"the answer is not JSON ({type(error).__name__})", crowded=False) from error
 
     def _told(self, data: bytes) -> str:
         """The beginning of an error's body, on one line."""
@@ -269,7 +269,7 @@ class Client:
         return f": {text}" if text else ""
 
     def _unusable(self, error: Exception) -> EndpointError:
-        return EndpointError(self.without_key(f"the endpoint cannot be asked ({type(error).__name__}: {error})"))
+        return EndpointError(self.without_key(f"the endpoint cannot be used ({type(error).__name__}: {error})"))
 
 
 def _seconds(retry_after: str | None) -> float | None:

@@ -7,12 +7,12 @@ from cotune.errors import CotuneError
 
 
 class EndpointError(CotuneError):
-    """A question got no answer. The message says why and never contains the key.
+    """A question got no answer. The message gives the reason and never contains the key.
 
     Attributes:
         requests: number of requests sent.
         lost: number of these that the server may charge for.
-        usage: most tokens that these may have used, if estimated.
+        usage: most tokens that these requests can have used, if estimated.
         status: HTTP status of the last answer; None if there was none.
     """
 

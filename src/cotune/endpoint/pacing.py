@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Window:
-    """Additive increase, multiplicative decrease, as TCP does it (Chiu and Jain 1989).
+    """Additive increase, multiplicative decrease, as in TCP (Chiu and Jain 1989).
 
     Requests sent before the last decrease do not count, so that several refusals of one burst halve the width once.
 

@@ -1,4 +1,4 @@
-"""The cost of answers: tokens as the server counts them, and money at the prices in the config."""
+"""The cost of answers: number of tokens as the server reports it, and money at the prices in the config."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Prices:
 
 
 def tokens_of(text: str) -> int:
-    """Estimated number of tokens of a text; rather too many than too few."""
+    """Estimated number of tokens of a text, usually too high."""
     return int(len(text) / _CHARACTERS_A_TOKEN)
 
 

@@ -127,7 +127,7 @@ class Said:
     def from_json(cls, data: Mapping[str, Any]) -> Said:
         """Inverse of :meth:`to_json`."""
         positions = tuple(tuple((str(t), float(p)) for t, p in place) for place in data["positions"])
-        # Answers that earlier versions kept do not say.
+        # Answers stored by earlier versions lack this key.
         return cls(data["text"], positions, Usage(**data["usage"]), bool(data.get("cut", False)))
 
 
@@ -171,7 +171,7 @@ def find_way(ask: Callable[[RequestFormat], Said], way: RequestFormat, model: st
         except EndpointError as error:
             refusal = str(error)
             if error.status == 404 and _no_such(model, refusal):
-                told = f"the endpoint knows no model {model!r}; check its name ({refusal})"
+                told = f"the endpoint has no model {model!r}; check its name ({refusal})"
                 raise EndpointError(told, requests=error.requests, lost=error.lost, status=404) from None
             if error.status not in _REFUSED or not left:
                 raise

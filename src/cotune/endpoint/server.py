@@ -61,7 +61,7 @@ class Key:
         """Read the key from the environment.
 
         Raises:
-            EndpointError: if the variable is not set, or holds characters that no key can have.
+            EndpointError: if the variable is not set, or contains characters that cannot be sent in a header.
         """
         name = endpoint.key_env
         if name is None:
@@ -71,7 +71,7 @@ class Key:
             raise EndpointError(f"the environment variable {name} ({endpoint.section}.key_env) is not set")
         if not (key.isascii() and key.isprintable()):
             raise EndpointError(
-                f"the environment variable {name} ({endpoint.section}.key_env) holds characters that no key can have"
+                f"the environment variable {name} ({endpoint.section}.key_env) contains characters that cannot be sent"
             )
         return cls(key)
 

@@ -1,1 +1,1 @@
-"""Active learning: picks the rows of a pool that are worth a label, and asks a person for their labels."""
+"""Active learning: picks the rows of a pool whose labels would help most, and asks a person for these labels."""

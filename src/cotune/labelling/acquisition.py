@@ -22,12 +22,12 @@ _MOST_CLUSTERS = 500
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """What acquisition functions read of the rows of a pool.
+    """The input of acquisition functions.
 
     Attributes:
-        log_probs: ``[rows, labels]`` log-probabilities by the model that will learn from the labels.
-        states: ``[rows, width]`` hidden states, standardized.
-        labelled: ``[labelled, width]`` states of the rows that have labels; empty if they are not known.
+        log_probs: ``[rows, labels]`` log-probabilities from the model that will learn from the labels.
+        states: ``[rows, width]`` hidden states, standardised.
+        labelled: ``[labelled, width]`` states of the rows that already have labels; empty if they are not known.
     """
 
     log_probs: Floats
@@ -42,7 +42,7 @@ Acquisition = Callable[[Pool, int, np.random.Generator], list[int]]
 
 
 def margins(log_probs: Floats) -> Floats:
-    """Difference of the probabilities of each row's two likeliest labels, from 0 to 1."""
+    """Difference between the probabilities of each row's two likeliest labels, from 0 to 1."""
     leading = np.partition(np.exp(log_probs), -2, axis=1)[:, -2:]
     found: Floats = leading[:, 1] - leading[:, 0]
     return found
@@ -87,9 +87,9 @@ def spread(pool: Pool, count: int, rng: np.random.Generator) -> list[int]:
 def badge(pool: Pool, count: int, rng: np.random.Generator) -> list[int]:
     """BADGE: k-means++ seeding on the probe's gradients for the likeliest labels (Ash et al., arXiv 1906.03671).
 
-    A gradient is the outer product of ``probabilities - one-hot of the likeliest label`` and the state: long if the model is
-    uncertain, and in another direction for another row or another pair of labels. The inner product of two gradients is the
-    product of the inner products of their parts, so the outer products are never computed.
+    A gradient is the outer product of ``probabilities - one-hot of the likeliest label`` and the state. It is long if the model
+    is uncertain, and its direction depends on the row and on the labels that compete. The inner product of two gradients is
+    the product of the inner products of their parts, so the outer products are never computed.
     """
     errors = np.exp(pool.log_probs)
     errors[np.arange(len(errors)), errors.argmax(axis=1)] -= 1
@@ -136,7 +136,7 @@ def diverse_margin(pool: Pool, count: int, rng: np.random.Generator) -> list[int
 
 
 def typical(pool: Pool, count: int, rng: np.random.Generator) -> list[int]:
-    """Pick the most typical row of each large cluster without a label, by its states alone (TypiClust, arXiv 2202.02794)."""
+    """Pick the most typical row of each large cluster without a label, by the states only (TypiClust, arXiv 2202.02794)."""
     from sklearn.cluster import MiniBatchKMeans
 
     states = unit(np.concatenate([pool.labelled, pool.states]))

@@ -1,4 +1,4 @@
-"""Keys for labels, and the labels that a typed text may mean."""
+"""Keys for labels, and the labels that match a typed text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows that a run already has labels for, which are not asked about again."""
+"""Rows that already have labels in a run, which are not asked about again."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def bundle_of(folder: Path) -> tuple[Path, Path | None]:
     """The bundle of a run's or a bundle's folder, and the run's folder if it is known."""
     bundle = bundle_folder(folder)
     if not (bundle / MANIFEST).is_file():
-        # Reading it as a bundle reports the error.
+        # Opening it as a bundle will report the error.
         return bundle, None
     run = bundle.resolve().parent
     return bundle, run if bundle.resolve().name == BUNDLE and (run / CONFIG).is_file() else None
 
 
 def rows_of_run(run: Path, manifest: Manifest) -> tuple[list[dict[str, str]], set[str], bool]:
-    """Rows that a run has labels for, as far as its folder and its data files show.
+    """The labelled rows of a run, from its folder and its data file.
 
-    A later run that learns from a test row would have a test that is no longer independent.
+    Test rows are not returned: a later run that learnt from them would have no independent test.
 
     Returns:
         Input fields of the labelled rows without the test rows; the texts of all of them, test rows included; and whether the

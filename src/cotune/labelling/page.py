@@ -36,10 +36,10 @@ _BODY = (
 
 
 def label_on_page(session: Session, *, port: int = 0, ready: Callable[[str], None] = lambda address: None) -> None:
-    """Serve the page on 127.0.0.1 until the person quits there, or until Ctrl-C. Call it from the main thread.
+    """Serve the page on 127.0.0.1 until the person quits on the page or presses Ctrl-C. Call it from the main thread.
 
-    The address holds a token behind its ``#``, which browsers do not send to servers. The page adds it to every request, so
-    that other users and pages on this machine can neither read rows nor label them.
+    The address contains a token after its ``#``, a part that browsers do not send to servers. The page adds the token to every
+    request, so that other users and pages on this machine can neither read rows nor label them.
 
     Args:
         session: the labelling session.
@@ -91,7 +91,7 @@ def make_app(session: Session, port: int, token: str, stop: Callable[[], None]) 
         async for part in request.stream():
             sent += part
             if len(sent) > _MOST_BODY:
-                return JSONResponse({"error": "This is too long."}, 413, ANSWER_POLICY)
+                return JSONResponse({"error": "The request is too long."}, 413, ANSWER_POLICY)
         try:
             body = json.loads(sent)
             do, at, label = body["do"], body["at"], body.get("label")
@@ -120,7 +120,7 @@ def _done(session: Session, lock: threading.Lock, do: Any, at: Any, label: Any) 
             elif do == "undo":
                 session.undo()
             elif do != "quit":
-                return 400, {"error": "do is label (with a label), skip, undo or quit."}
+                return 400, {"error": "do must be label (with a label), skip, undo or quit."}
         except InputError as error:
             return 400, {**told(session), "error": str(error)}
         return 200, told(session)

@@ -1,4 +1,4 @@
-"""Pick the rows to label from a file of unlabelled rows."""
+"""Picking the rows to label from a file of unlabelled rows."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from cotune.task.reading.sheet import Sheet
 DEFAULT = "diverse_margin"
 """The default acquisition function."""
 WITHOUT_STATES = ("random", "margin", "entropy")
-"""Acquisition functions that need no hidden states, and so work for models behind endpoints."""
+"""Acquisition functions that need no hidden states and therefore work for models behind endpoints."""
 FROM_LABELLED = ("spread", "typical")
-"""Acquisition functions that avoid labelled rows, and so need their states too."""
+"""Acquisition functions that avoid labelled rows and therefore need their states as well."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Pick:
         """
         shares = {str(label): float(share) for label, share in data["shares"].items()}
         if not shares:
-            raise ValueError("a pick without labels")
+            raise ValueError("a row has no labels")
         return cls(int(data["number"]), dict(data["row"]), {str(k): str(v) for k, v in data["fields"].items()}, shares)
 
 
@@ -81,10 +81,10 @@ def pick_rows(
     batch: int = 64,
     progress: Callable[[int, int], None] = lambda done, size: None,
 ) -> list[Pick]:
-    """Pick rows that are worth a label, the best first.
+    """Pick the rows whose labels would help most, the best first.
 
     Args:
-        predictor: the model whose uncertainty counts.
+        predictor: the model that will learn from the labels.
         sheet: the pool of rows.
         checked: its input fields from :func:`cotune.bundle.answer_sheet.check_sheet`; invalid rows and duplicates are skipped.
         count: number of rows to pick; fewer if the pool has fewer.
@@ -102,9 +102,9 @@ def pick_rows(
     """
     if way not in WITHOUT_STATES and not predictor.scorer.capabilities.hidden_states:
         raise InputError(
-            f"rows are picked by {way!r} from hidden states, and the model answers behind an endpoint",
+            f"{way!r} picks rows by hidden states, which a model behind an endpoint does not return",
             where="--by",
-            hint=f"Pick by one of {', '.join(WITHOUT_STATES)}.",
+            hint=f"Use one of {', '.join(WITHOUT_STATES)}.",
         )
     first: dict[str, int] = {}
     for place, fields in enumerate(checked):
@@ -115,7 +115,7 @@ def pick_rows(
         raise InputError(
             "the pool has no row left to label",
             where=sheet.source,
-            hint="Give rows with texts that have no label yet; rows that the run or the --out file already has are skipped.",
+            hint="Give rows that have no label yet; rows with the text of a row of the run or of the --out file are skipped.",
         )
     labelled = labelled[:look] if way in FROM_LABELLED else ()
     if len(places) > look:

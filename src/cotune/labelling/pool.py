@@ -28,7 +28,7 @@ def read_pool(pool: Path, input_fields: Sequence[str]) -> Sheet:
             try:
                 row = json.loads(line)["row"]
             except (ValueError, KeyError, TypeError, RecursionError):
-                # An incomplete line, which a server is writing or a kill cut off.
+                # An incomplete line: a server is writing it, or was killed while writing.
                 continue
             # The folder may also hold rows of another task's bundle.
             if isinstance(row, dict) and set(input_fields) <= set(row):
@@ -44,7 +44,7 @@ def read_pool(pool: Path, input_fields: Sequence[str]) -> Sheet:
 
 
 def identity_of(pool: Path) -> str:
-    """The identity of a pool: a file's content hash, or a folder's path, since rows may be added to a folder.
+    """Identify a pool, by the content hash of a file or by the path of a folder, since a folder may grow.
 
     Raises:
         InputError: if there is no such file or folder.

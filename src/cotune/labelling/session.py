@@ -1,4 +1,4 @@
-"""A labelling session: the picked rows and the labels given so far, saved after every label."""
+"""A labelling session: the picked rows and the labels given so far, saved after each label."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Earlier:
         """Read the file to which labels are added.
 
         Raises:
-            InputError: if the file exists but does not hold labelled rows of the task.
+            InputError: if the file exists but does not contain labelled rows of the task.
         """
         if not out.is_file() or not out.stat().st_size:
             return cls()
@@ -49,9 +49,9 @@ class Earlier:
         columns = {name: column_of(name, sheet.columns) for name in (*input_fields, label)}
         if lost := [name for name, column in columns.items() if column is None]:
             raise InputError(
-                f"the file is there already and has no column {lost[0]!r}",
+                f"the file already exists and has no column {lost[0]!r}",
                 where=str(out),
-                hint="Labels are added to a file of labelled rows of this task; choose another --out.",
+                hint="Labels can only be added to a file of labelled rows of this task; choose another --out.",
             )
         known = {said({name: str(row.get(columns[name] or name) or "") for name in input_fields}) for row in sheet.rows}
         return cls(sheet.columns, tuple(sheet.rows), frozenset(known), sheet.delimiter, sheet.marked)
@@ -120,9 +120,9 @@ class Session:
             InputError: if the label is not one of the task's, no row is left, or the files cannot be written.
         """
         if self.current is None:
-            raise InputError("all rows are done", where=str(self.out))
+            raise InputError("all rows are labelled or skipped", where=str(self.out))
         if label is not None and label not in self.labels:
-            raise InputError(f"{label!r} is none of the labels", where=str(self.out), hint="Give one of the bundle's labels.")
+            raise InputError(f"{label!r} is not a label", where=str(self.out), hint="Give one of the bundle's labels.")
         self.actions.append((self.at, label))
         try:
             self.save()
@@ -202,26 +202,27 @@ def read_session(out: Path, identity: Mapping[str, Any], input_fields: Sequence[
         picks = [Pick.from_json(one) for one in data["picks"]]
         actions = [(int(place), None if label is None else str(label)) for place, label in data["actions"]]
         if [place for place, _ in actions] != list(range(len(actions))) or len(actions) > len(picks):
-            raise ValueError("answers without rows")
+            raise ValueError("labels without rows")
         before, count = dict(data["identity"]), int(data["earlier"])
         label, labels = str(data["label"]), tuple(map(str, data["labels"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"the unfinished session cannot be read ({type(error).__name__}: {error})",
             where=str(path),
-            hint=f"What was labelled stands in {out.name}. Remove this file to begin anew; rows there are not asked again.",
+            hint=f"The labels given so far are in {out.name}. Remove this file to start again without losing them.",
         ) from error
     if other := [name for name in identity if before.get(name) != identity[name]]:
         raise InputError(
             f"there is an unfinished session with another {' and '.join(other)}",
             where=str(path),
-            hint=f"Give the command that began it to go on, or remove this file: what was labelled stands in {out.name}.",
+            hint="Continue it with the command that started it, or remove this file to start again; the labels given so far "
+            f"are in {out.name}.",
         )
     earlier = Earlier.read(out, input_fields, label)
     if len(earlier.rows) < count:
         raise InputError(
-            f"the file has {counted(len(earlier.rows), 'row')}, and had {count} before the session that is unfinished",
+            f"the file has {counted(len(earlier.rows), 'row')}, but had {count} when the unfinished session started",
             where=str(out),
-            hint=f"Put the file back, or remove {path.name} to begin anew.",
+            hint=f"Restore the file, or remove {path.name} to start again.",
         )
     return Session(out, label, labels, picks, replace(earlier, rows=earlier.rows[:count]), before, actions)

@@ -1,4 +1,4 @@
-"""Ask for labels in a terminal, by single keys."""
+"""Asking for labels in a terminal, by single keys."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ARROWS = {"A": _UP, "B": _DOWN}
 
 
 def ask_in_terminal(session: Session, handle: int, write: Callable[[str], None]) -> None:
-    """Ask for the label of every row that is left, until all are done or the person quits.
+    """Ask for the label of every remaining row, until all are done or the person quits.
 
     Args:
         session: the labelling session.
@@ -61,14 +61,14 @@ def _question(session: Session, pick: Pick, keyed: Mapping[str, str] | None) -> 
     if keyed is not None:
         width = min(40, max(len(one_line(label, 40)) for label in keyed.values()))
         for key, label in keyed.items():
-            mark = "  <- the model's guess, Enter takes it" if label == pick.guess else ""
+            mark = "  <- the model's guess, Enter accepts it" if label == pick.guess else ""
             lines.append(f"  {key}  {one_line(label, 40):<{width}}  {pick.shares.get(label, 0.0):4.2f}{mark}")
         lines.append(f"  {SKIP} skip   {UNDO} undo   {QUIT} quit")
     else:
         lines.append(
             f"The model's guess: {one_line(pick.guess, 60)} ({pick.shares[pick.guess]:.2f}). Type a part of the label,"
         )
-        lines.append("Enter takes the one in brackets, arrows move on. Tab skips, Backspace undoes, Ctrl-D quits.")
+        lines.append("Enter accepts the one in brackets, arrow keys change it. Tab skips, Backspace undoes, Ctrl-D quits.")
     return "\n".join([*lines, "label> "])
 
 
@@ -162,7 +162,7 @@ def _keys(handle: int) -> Iterator[str]:
 
 
 def _key_by_key(handle: int) -> AbstractContextManager[None]:
-    """Switch the terminal to single keys without echo.
+    """Switch the terminal to single keys without echo, until the block ends.
 
     Ctrl-C comes as a key, so that it cannot interrupt the writing of files.
     """

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cotune.task.task import Task
 
 GRAM = 8
-"""Consecutive words that a prompt may not share with a row."""
+"""Number of consecutive words that a prompt must not share with a row."""
 _EXCERPT = 4
 _LEAD = 2
 """Number of extra words, such as ``Input:``, in the line of a shorter row in a worked example."""
@@ -60,17 +60,20 @@ class RowGrams:
 
 
 def told_answer(text: str, rows: Sequence[Example], names: Mapping[str, Sequence[str]]) -> str | None:
-    """An excerpt of a row whose answer the text reveals: row and label occur in one sentence or line, or in adjacent ones.
+    """Find a row whose answer the text reveals: row and label occur in one line or sentence, or in adjacent ones.
 
-    A worked example has two lines (``Input: ...``, ``Output: ...``). An adjacent line or sentence counts if it names the row's
-    label and no other (a list of labels reveals nothing) and the row's own line names no label. An excerpt is four consecutive
-    words of the row, possibly across lines, or the whole row if it is shorter; next to a label's line, that line must then
-    contain at most two other words.
+    Adjacent ones count because a worked example has two lines (``Input: ...``, ``Output: ...``), but only if the line next to
+    the row's names its label and no other (a list of labels reveals nothing) and the row's own line names no label. A row
+    occurs if the text has four consecutive words of it, possibly across lines. A shorter row must occur whole; next to a
+    label's line, its own line may then contain at most two other words.
 
     Args:
         text: text of a prompt.
         rows: rows that its author was shown.
         names: label to its possible names in the text.
+
+    Returns:
+        The words of the row; None if the text reveals no answer.
     """
     clauses = [words for clause in _CLAUSE.split(text) if (words := words_of(clause))]
     said = tuple(word for clause in clauses for word in clause)

@@ -1,7 +1,7 @@
 """Demonstrations: choosing train rows to show, and adding them to a prompt.
 
-Rows come from train only. A row that a prompt shows must not be trained on under that prompt, because the model would learn to
-copy its answer: see :func:`not_shown`.
+Only train rows are chosen. A row that a prompt shows must not be used to train under that prompt, because the model would learn
+to copy its answer: see :func:`not_shown`.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ def default_count(labels: int) -> int:
 
 
 def fits(example: Example, most_words: int = MOST_WORDS) -> bool:
-    """Whether a row is short enough to be shown: at most ``most_words`` words over all fields."""
+    """Whether a row is short enough to be shown: at most ``most_words`` words in all fields together."""
     return sum(len(text.split()) for text in example.fields.values()) <= most_words
 
 
 def strata(task: Task, rows: Sequence[Example]) -> list[str]:
-    """The strata that rows are balanced over: their labels, or a single one for generated answers."""
+    """The stratum of each row, over which the choice is balanced: its label, or the same for all rows of generated answers."""
     return list(map(stratum_of(task.output.kind), rows))
 
 
 def fixed(task: Task, rng: np.random.Generator, *, k: int | None = None, per_class: int | None = None) -> tuple[Example, ...]:
-    """Train rows drawn at random, balanced over the labels, in random order.
+    """Draw train rows at random, balanced over the labels, in random order.
 
     Args:
         task: task; only ``task.train`` is used.
@@ -55,7 +55,7 @@ def fixed(task: Task, rng: np.random.Generator, *, k: int | None = None, per_cla
         ValueError: both ``k`` and ``per_class`` are given, or one is negative.
     """
     if (k is not None and per_class is not None) or min(k or 0, per_class or 0) < 0:
-        raise ValueError("give either k or per_class, and neither below 0")
+        raise ValueError("give either k or per_class, not both, and not below 0")
     count = per_class * len(task.labels) if per_class is not None else default_count(len(task.labels)) if k is None else k
     rows = [row for row in task.train if fits(row)]
     order = rng.permutation(len(rows))
@@ -75,17 +75,17 @@ def diverse(
     allowed: npt.ArrayLike | None = None,
     rng: np.random.Generator | None = None,
 ) -> list[int]:
-    """Farthest-first rows, balanced over the labels: each next row is the farthest from those already chosen.
+    """Choose rows farthest-first, balanced over the labels: each next row is the farthest from those already chosen.
 
     Args:
         vectors: embeddings of the rows, ``[n, d]``; distances are Euclidean.
-        labels: the rows' labels, ``n`` of them.
-        k: how many rows; fewer come back where fewer are allowed.
-        allowed: which rows may be shown, ``[n]`` of bool; all where None.
-        rng: draws the first row; without it the first is the row closest to the mean.
+        labels: labels of the ``n`` rows.
+        k: number of rows; fewer are returned if fewer are allowed.
+        allowed: boolean mask ``[n]`` of the rows that may be shown; None allows all.
+        rng: draws the first row; if None, the row closest to the mean comes first.
 
     Returns:
-        Positions in the order of choice.
+        Indices of the rows, in the order of choice.
 
     Raises:
         ValueError: the shapes differ, or a vector is not finite.
@@ -114,19 +114,19 @@ def diverse(
 def hard(
     losses: npt.ArrayLike, labels: Sequence[str], k: int, *, skip: float = 0.05, allowed: npt.ArrayLike | None = None
 ) -> list[int]:
-    """The rows with the highest loss, balanced over the labels, the highest first.
+    """Choose the rows with the highest loss, balanced over the labels, the highest first.
 
-    The very highest are skipped, because wrong labels are frequent there.
+    The rows with the very highest losses are skipped, because wrong labels are frequent among them.
 
     Args:
         losses: log-loss of each row under the present model and prompt, ``[n]``.
-        labels: the rows' labels, ``n`` of them.
-        k: how many rows; fewer come back where fewer are allowed.
-        skip: share of all rows that is skipped at the top.
-        allowed: which rows may be shown, ``[n]`` of bool; all where None.
+        labels: labels of the ``n`` rows.
+        k: number of rows; fewer are returned if fewer are allowed.
+        skip: share of all rows that is skipped, those with the highest losses.
+        allowed: boolean mask ``[n]`` of the rows that may be shown; None allows all.
 
     Returns:
-        Positions in the order of choice.
+        Indices of the rows, in the order of choice.
 
     Raises:
         ValueError: the shapes differ, or a loss is NaN or infinite.

@@ -1,7 +1,7 @@
 """Prompt edits: small pure changes of a Prompt, by name in ``OPERATORS``.
 
-An edit returns None if it does not apply or changes nothing. No edit loses an input field, a text that a user wrote into the
-input template, or the distinctness of the label words; none copies text from the rows.
+An edit returns None if it does not apply or changes nothing. No edit removes an input field or text that a user wrote into the
+input template, makes two label words equal, or copies text from the rows.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from cotune.task.task import Task
 
 SEPARATORS = ("\n", "\n\n", " ", " | ")
-# A longer instruction says more than the wordings here.
+# A longer instruction contains more than the wordings here, so it is not replaced by one of them.
 _REPLACEABLE = 300
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -181,9 +181,9 @@ def _label_words(prompt: Prompt, task: Task, rng: np.random.Generator) -> Prompt
 
 
 def with_words(prompt: Prompt, chosen: tuple[tuple[str, str], ...], task: Task) -> Prompt | None:
-    """A copy with other label words; a text that names all the old ones, or shows three of them, is updated.
+    """A copy with other label words. A text that names all the old words, or shows three of them, is updated.
 
-    None if a new word has braces and would have to be written into such a text.
+    Returns None if a new word contains braces and such a text would have to contain it.
     """
     changed = prompt.edit(label_words=chosen)
     old, new = prompt.words(task.labels), changed.words(task.labels)
@@ -331,7 +331,7 @@ def _from_package(plugin: Plugin) -> Operator:
             told = f"the prompt edit {plugin.name!r} failed ({type(error).__name__}: {error})"
             raise InputError(told, where=plugin.where, hint=hint) from error
         if changed is not None and not isinstance(changed, Prompt):
-            told = f"the prompt edit {plugin.name!r} gave a {type(changed).__name__}, and neither a Prompt nor None"
+            told = f"the prompt edit {plugin.name!r} returned a {type(changed).__name__} instead of a Prompt or None"
             raise InputError(told, where=plugin.where, hint=hint)
         return changed
 
@@ -341,9 +341,9 @@ def _from_package(plugin: Plugin) -> Operator:
 def format_variants(prompt: Prompt, n: int, rng: np.random.Generator) -> list[Prompt]:
     """Up to ``n`` distinct prompts with the same content in other formats, to measure robustness.
 
-    One to three format edits each, the prompt itself never among them (FormatSpread, arXiv 2310.11324). The number of prompts
-    with the parts in another order is limited to the share of one kind of edit, at least one: if the row comes first, the rest
-    of the prompt is not a shared prefix, and each row costs several times as much.
+    Each differs from the prompt by one to three format edits (FormatSpread, arXiv 2310.11324). Only a few, at least one, may
+    have the parts in another order: if the row comes first, the rest of the prompt is not a shared prefix, and each row costs
+    several times as much.
     """
     made: dict[str, Prompt] = {}
     names = list(FORMATS)

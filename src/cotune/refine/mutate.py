@@ -1,4 +1,4 @@
-"""The pool of a cycle: the first one from bank and edits, later ones mutated from the survivors."""
+"""The pool of prompts of a cycle: from bank and edits in the first cycle, mutated from the survivors in later ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cotune.task.task import Task
 
 DemonstrationPool = Callable[[np.random.Generator], Sequence[Example]]
-"""Draws train rows to show: a closure over ``fixed``, ``diverse`` or ``hard``, or over all three in turn."""
+"""A function that draws train rows to show, by ``fixed``, ``diverse`` or ``hard``, or by all three in turn."""
 
 # Parts that are exchanged together in a crossover: field names and cue share a style.
 _PARTS: tuple[tuple[str, ...], ...] = (
@@ -46,8 +46,8 @@ def mutate(
 ) -> list[Proposal]:
     """Generate children of the survivors by one or two edits, by demonstrations, or by crossover of two survivors.
 
-    The survivors take turns in order, so that each has a child; at least as many children as survivors are returned. No child
-    equals a survivor, a prompt in ``seen`` or another child. Fewer are returned only if many tries find no unseen child.
+    The survivors take turns in order, and each gets a child even if ``n`` is smaller than their number. No child equals a
+    survivor, a prompt in ``seen`` or another child. Fewer are returned only if many tries find no unseen child.
 
     Args:
         survivors: the parents, best first.
@@ -80,9 +80,9 @@ def first_pool(
 ) -> list[Proposal]:
     """The pool of the first cycle.
 
-    The user's prompts (or the drafted seed prompt) and the bare prompt come first, whatever ``n`` is. A fifth of the rest, at
-    least one, shows demonstrations if a pool draws some; with prompts of the user another fifth are edits of those. Then come
-    the bank's prompts and, if ``n`` needs more, edits of all.
+    The user's prompts (or the drafted seed prompt) and the bare prompt come first, whatever ``n`` is. Of the rest, a fifth, at
+    least one, have demonstrations if there is a demonstration pool, and a fifth are edits of the user's prompts if there are
+    any. Then come the bank's prompts and, if ``n`` is larger, edits of all these.
 
     Args:
         task: source of field names and labels.
@@ -108,7 +108,7 @@ def first_pool(
             pool.setdefault(prompt.id, Proposal(prompt, "bank"))
     parents = [proposal.prompt for proposal in pool.values()]
     for place in range(for_demonstrations):
-        # The seed prompt first: comparing it with and without demonstrations shows best what they are worth.
+        # The seed prompt comes first: its scores with and without demonstrations show their worth best.
         parent = roots[0] if place == 0 else parents[int(rng.integers(len(parents)))]
         _keep(pool, parent, _shown(parent, task, rng, demonstration_pool), "demonstrations", n)
     for turn in range(_TRIES * n):
@@ -183,7 +183,7 @@ def _shown(prompt: Prompt, task: Task, rng: np.random.Generator, pool: Demonstra
     rows = tuple(pool(rng))
     train = {row.id for row in task.train}
     if foreign := [row.id for row in rows if row.id not in train]:
-        raise ValueError(f"demonstrations must be train rows, and {foreign[0]!r} is none")
+        raise ValueError(f"demonstrations must be train rows, but {foreign[0]!r} is not one")
     fresh = with_demonstrations(prompt, rows)
     if not fresh.demonstrations:
         return None

@@ -1,4 +1,4 @@
-"""Rewriting by a language model: its question, and which of its instructions are accepted."""
+"""Rewriting of prompts by a language model: the question to it, and the check of its instructions."""
 
 from __future__ import annotations
 
@@ -153,17 +153,17 @@ def read_answer(text: str) -> list[Any] | None:
 
 
 def accept(items: Sequence[Any], task: Task, question: Question, grams: RowGrams, known: Iterable[Prompt]) -> Rewrites:
-    """Accept new, sound prompts, and give a reason for each rejected item.
+    """Accept new, valid prompts, and give a reason for each rejected item.
 
-    Rejected are items of another form, prompts that lose an input field or name an unknown one, empty and overlong ones, copies
-    of rows, answers to rows that were shown, and prompts that are known or differ from a known one only in case and
-    punctuation.
+    Rejected are items that are not instructions; prompts that lose an input field or name an unknown one; empty and too long
+    prompts; prompts that copy a row or reveal the answer to a row that was shown; and prompts that equal a known one except for
+    case and punctuation.
 
     Args:
-        items: of the answer.
+        items: items of the answer, from :func:`read_answer`.
         task: the task.
-        question: the question.
-        grams: grams of the rows that must not be copied.
+        question: the question that was asked.
+        grams: word n-grams of the rows that must not be copied.
         known: known prompts, besides the present one.
     """
     found = Rewrites()
@@ -186,7 +186,7 @@ def accept(items: Sequence[Any], task: Task, question: Question, grams: RowGrams
         # An example can begin in one part and end in the next.
         why = _wrong(child, task, prompt) or _reveals("\n".join(parts.values()), question, grams, names)
         if not why and _said(child) in said:
-            why = "it is known already"
+            why = "it is already known"
         if why:
             found.refused.append({"text": _short(given.instruction), "why": why})
             continue
@@ -200,17 +200,17 @@ def _wrong(child: Prompt, task: Task, parent: Prompt) -> str:
         return "the instruction is empty"
     # A small model may repeat the "..." of the question.
     if not words_of(child.instruction):
-        return "the instruction holds no word"
+        return "the instruction contains no word"
     parts = (child.instruction, child.input_template, child.cue)
     if any(_CONTROL.search(part) for part in parts):
-        return "it holds control characters"
+        return "it contains control characters"
     if sum(map(len, parts)) > MOST_CHARACTERS + len(parent.input_template) + len(parent.cue):
         return f"it is longer than {MOST_CHARACTERS:,} characters"
     shown = [name for part in (child.system or "", *parts) for name in _PLACEHOLDER.findall(part)]
     if missing := [name for name in task.input_fields if name not in shown]:
         return f"it never shows the input field {{{missing[0]}}}"
     if foreign := [name for name in shown if name not in (*task.input_fields, "labels", *parent.placeholders)]:
-        return f"{{{foreign[0]}}} is no input field"
+        return f"{{{foreign[0]}}} is not an input field"
     if not sound(child, task, [parent]):
         return "it shows an input field more often than the prompt that it comes from"
     return ""
@@ -220,7 +220,7 @@ def _reveals(text: str, question: Question, grams: RowGrams, names: Mapping[str,
     if copied := grams.copied(text):
         return f"it copies a row ({copied})"
     if told := told_answer(text, question.rows, names):
-        return f"it tells the answer to a row that was shown ({told})"
+        return f"it reveals the answer to a row that was shown ({told})"
     return ""
 
 
@@ -247,7 +247,7 @@ def json_values(text: str) -> Iterator[Any]:
             continue
     tried = 0
     for match in re.finditer(r"[{\[]", text):
-        # A bound, because a text may consist of brackets only.
+        # Bounded, because a text may consist of brackets only.
         if (tried := tried + 1) > 50:
             return
         try:

@@ -25,9 +25,9 @@ _BLOCK = re.compile(
 
 
 def read_template(template: str) -> list[tuple[str | None, str]] | None:
-    """Name and field of each input field, in order; the name is None if there is none.
+    """The shown name (None if there is none) and the field of each input field, in order.
 
-    None if the template is not such a list; its own text must then not be lost by an edit.
+    Returns None if the template is not a plain list of fields: edits must not change it, or its own text would be lost.
     """
     found: list[tuple[str | None, str]] = []
     place = 0

@@ -1,4 +1,4 @@
-"""Instruction wordings by kind of task, and synonym rules."""
+"""Wordings of instructions by kind of task, and synonym rules."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ _SYNONYMS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
 
 
 def task_kind(task: Task) -> TaskKind:
-    """The kind of task, judged by its field names and labels; ``general`` if they do not tell."""
+    """The kind of task, guessed from its field names and labels; ``general`` if they give no hint."""
     labels = {label.lower().replace("_", " ") for label in task.labels}
     if labels <= _YES_NO:
         return "yes_no"
