@@ -246,7 +246,7 @@ def test_what_a_refusal_names_is_not_sent_again() -> None:
 
 
 def test_refused_requests_count_where_requests_are_bounded() -> None:
-    with chat_server(send(400, b"no")) as server, pytest.raises(EndpointError, match="requests is used up") as told:
+    with chat_server(send(400, b"no")) as server, pytest.raises(EndpointError, match="requests are used up") as told:
         asked(server.url, way=FIRM, schema=SCHEMA, most=3)
     assert len(server.seen) == told.value.requests == 3 and told.value.usage.total == 0
 

@@ -89,7 +89,7 @@ def ask(
             nonlocal requests, lost
             left = tries - lost if most is None else min(tries - lost, most - requests)
             if left < 1:
-                raise EndpointError(f"the limit of {requests} requests is used up, and the last one was refused as malformed")
+                raise EndpointError(f"all requests are used up ({requests}), and the last one was refused as malformed")
             body = tried.body(endpoint.model, messages, schema, temperature=_TEMPERATURE)
             try:
                 reply = client.post(CHAT, body, read, tries=left, patience=end - time.monotonic())
