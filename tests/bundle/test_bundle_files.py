@@ -247,7 +247,7 @@ def test_a_link_to_a_whole_bundle_is_fine(bundle: Path, tmp_path: Path) -> None:
 def test_pipes_are_not_waited_for(bundle: Path) -> None:
     (bundle / "metrics.json").unlink()
     os.mkfifo(bundle / "metrics.json")
-    assert "no regular file" in refused(bundle).what
+    assert "not a regular file" in refused(bundle).what
 
 
 @pytest.mark.parametrize(
@@ -317,7 +317,7 @@ def test_a_huge_or_deep_json_is_refused(bundle: Path) -> None:
     (bundle / "manifest.json").write_bytes(whole + b" " * LARGEST_JSON)
     assert "bytes" in refused(bundle).what
     (bundle / "manifest.json").write_text("[" * 1_000_000)
-    assert "no JSON" in refused(bundle).what
+    assert "not valid JSON" in refused(bundle).what
     (bundle / "manifest.json").write_bytes(whole)
     forge(bundle, "prompt.json", b" " * (LARGEST_JSON + 1))
     assert "bytes" in refused(bundle).what
@@ -334,7 +334,7 @@ def test_far_too_many_files_are_refused(bundle: Path) -> None:
     [
         ({"format": 4}, "format 4"),
         ({"format": 0}, "format 0"),
-        ({"format": True}, "wrong kind"),
+        ({"format": True}, "wrong type"),
         ({"labels": []}, "labels"),
         ({"labels": ["a", "a"]}, "labels"),
         ({"labels": ["a", 1]}, "labels"),
@@ -350,11 +350,11 @@ def test_far_too_many_files_are_refused(bundle: Path) -> None:
         ({"hooks": []}, "hooks"),
         ({"adapter_id": None}, "adapter_id"),
         ({"task": "\ud800"}, "half a character"),
-        ({"task": "x" * 10**6}, "without end"),
+        ({"task": "x" * 10**6}, "very long text"),
         ({"labels": ["a", "b", "c", "\udfff"]}, "half a character"),
-        ({"input_fields": ["x" * 10**6]}, "without end"),
+        ({"input_fields": ["x" * 10**6]}, "very long text"),
         ({"versions": {"\ud800": "1"}}, "half a character"),
-        ({"base_model": {"name": "x" * 100_001, "fingerprint": "0"}}, "without end"),
+        ({"base_model": {"name": "x" * 100_001, "fingerprint": "0"}}, "very long text"),
     ],
 )
 def test_a_damaged_manifest_is_refused(bundle: Path, changes: dict[str, Any], what: str) -> None:
@@ -392,7 +392,7 @@ def test_parts_of_two_bundles_are_refused(bench: Bench, bundle: Path, tmp_path: 
         ("prompt.json", saved | {"max_tokens": 99}, {}, "longest prompt"),
         ("decision.json", {"kind": "raw", "bias": []}, {}, "decision"),
         ("metrics.json", {}, {"adapter_id": "0" * 16}, "the adapter"),
-        ("metrics.json", {}, {"adapter_id": "base"}, "no adapter"),
+        ("metrics.json", {}, {"adapter_id": "base"}, "not contain an adapter"),
     ]
     for number, (name, data, manifest, what) in enumerate(cases):
         copy = tmp_path / str(number)
@@ -447,17 +447,17 @@ def test_a_probe_that_does_not_fit_the_rest_is_refused_before_it_answers(bench: 
         found = right.predict([{"text": "a"}], probabilities=True)[0].probabilities
         assert sum(found.values()) == pytest.approx(1) and set(found) == set(LABELS)
         wrong: list[tuple[dict[str, Any], str]] = [
-            ({"labels": (*LABELS[:-1], "else")}, "not one of these labels on this model"),
+            ({"labels": (*LABELS[:-1], "else")}, "does not fit the labels or the model"),
             ({"wide": width + 1}, "does not fit this model"),
             ({"layer": 3}, "does not fit this model"),
         ]
         for number, (changes, told) in enumerate(wrong):
             error = refused(bundle_with(f"wrong {tuned} {number}", tuned=tuned, **changes))
             assert told in error.what and error.where.endswith("probe.safetensors")
-        with pytest.raises(InputError, match="go together"):
+        with pytest.raises(InputError, match="if and only if"):
             bundle_with(f"rule {tuned}", tuned=tuned, decision=RAW)
     for number, without in enumerate((bench.adapter, None)):
-        with pytest.raises(InputError, match="go together"):
+        with pytest.raises(InputError, match="if and only if"):
             bench.save(tmp_path / f"none {number}", decision=BY_PROBE, adapter_folder=without)
 
 
@@ -542,7 +542,7 @@ def test_folders_that_are_no_bundle(bundle: Path, tmp_path: Path) -> None:
     assert "a file" in refused(bundle / "README.md").what
     assert loaded(bundle.parent).bundle_id == loaded(bundle).bundle_id, "a run's folder means the bundle in it"
     (tmp_path / "empty").mkdir()
-    assert "holds no manifest.json" in refused(tmp_path / "empty").what
+    assert "has no manifest.json" in refused(tmp_path / "empty").what
 
 
 # The card -------------------------------------------------------------------------------------------------------------
@@ -572,7 +572,7 @@ def test_the_card_says_what_it_is_and_how_good(bench: Bench, tmp_path: Path) -> 
     assert card.startswith("# a / b # ‹script›\n")
     assert "| starting prompt, base model | 0.250 (0.200 to 0.300) | 90 | test |" in card
     assert "| from both | +0.650 (+0.550 to +0.720) | 0.0006 |" in card
-    assert "| beyond the sum of both, in log-loss (nats a row) | +0.200 (+0.100 to +0.300) | 0.04 |" in card
+    assert "| beyond the sum of both, in log-loss (nats per row) | +0.200 (+0.100 to +0.300) | 0.04 |" in card
     assert "| p |" in card and "corrected" in card
     formats = "in 2 other formats, on 80 dev rows: base model 0.200 to 0.310, tuned model 0.880 to 0.900. Tuning makes"
     assert formats in card and "picky / by 3 points" in card

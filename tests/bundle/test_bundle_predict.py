@@ -258,11 +258,11 @@ def test_stream_writes_each_batch_before_it_reads_on(predictor: Predictor) -> No
 @pytest.mark.parametrize(
     ("bad", "what"),
     [
-        ("{", "no JSON"),
+        ("{", "not JSON"),
         ("[1]", "not a list"),
         ("{}", "no field 'text'"),
         ('{"text": NaN}', "NaN is no number"),
-        ("[" * 100_000, "no JSON"),
+        ("[" * 100_000, "not JSON"),
     ],
 )
 def test_stream_names_the_line_and_answers_what_stood_before(predictor: Predictor, bad: str, what: str) -> None:

@@ -114,7 +114,7 @@ def test_weights_that_answer_otherwise_are_not_handed_over(
 
     whole = export.merge
     monkeypatch.setattr(export, "merge", lambda source, adapter, target: whole(source, None, target))
-    with pytest.raises(CotuneError, match="answer otherwise"):
+    with pytest.raises(CotuneError, match="give other answers"):
         export_bundle(bench.save(tmp_path / "bundle"), tmp_path / "out", "merged")
     assert not (tmp_path / "out").exists()
 
@@ -249,7 +249,7 @@ def test_layers_that_an_adapter_names_are_cut_too(tmp_path: Path) -> None:
     bench = make_bench(tmp_path, num_hidden_layers=3, lora=LoraSettings(rank=4, alpha=8, layers=(1, 2)))
     out = export_bundle(bench.save_probed(tmp_path / "bundle", layer=2), tmp_path / "out", "peft")
     assert json.loads((out / "adapter" / "adapter_config.json").read_text())["layers_to_transform"] == [1]
-    with pytest.raises(InputError, match="changes nothing up to layer 1") as error:
+    with pytest.raises(InputError, match="changes no layer up to layer 1") as error:
         export_bundle(bench.save_probed(tmp_path / "other", layer=1), tmp_path / "none", "peft")
     assert "--to transformers" in error.value.hint and not (tmp_path / "none").exists()
 
@@ -263,7 +263,7 @@ def test_a_probe_that_would_answer_otherwise_is_not_handed_over(
     whole = export.cut
     # One layer too many.
     monkeypatch.setattr(export, "cut", lambda source, adapter, layer, target: whole(source, adapter, layer + 1, target))
-    with pytest.raises(CotuneError, match="answer otherwise"):
+    with pytest.raises(CotuneError, match="give other answers"):
         export_bundle(bench.save_probed(tmp_path / "bundle"), tmp_path / "out", to)
     assert not (tmp_path / "out").exists()
 
@@ -280,7 +280,7 @@ def test_batches_are_padded_with_a_token_that_no_prompt_ends_with(bench: Bench, 
         write_classifier(source, adapter, probe, tmp_path / name, last_ids, 3)
         padded = json.loads((tmp_path / name / "config.json").read_text())["pad_token_id"]
         assert (padded == own) is (name == "kept") and padded is not None
-    with pytest.raises(InputError, match="no token to pad with"):
+    with pytest.raises(InputError, match="no token for padding"):
         write_classifier(source, adapter, probe, tmp_path, set(range(len(bench.model.tokenizer))), 3)
 
 
@@ -342,8 +342,8 @@ def test_an_export_says_that_there_is_a_probe(bench: Bench, tmp_path: Path, caps
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["BUNDLE", "--out", "OUT", "--to", "tflite"], "unknown form 'tflite'"),
-        (["BUNDLE", "--out", "BUNDLE"], "something in that place"),
+        (["BUNDLE", "--out", "OUT", "--to", "tflite"], "unknown format 'tflite'"),
+        (["BUNDLE", "--out", "BUNDLE"], "is not empty"),
         (["OUT", "--out", "OUT"], "there is no such bundle"),
         (["BUNDLE", "--out", "OUT", "--base", "OUT"], "base model cannot be found"),
     ],

@@ -76,7 +76,7 @@ def test_the_files_hold_base_and_adapter_apart(bench: Bench, tmp_path: Path) -> 
     torch.testing.assert_close(held[f"{name}.weight"] - bare[f"{name}.weight"], added, atol=1e-5, rtol=1e-5)
     page = (out / "README.md").read_text(encoding="utf-8")
     assert f"--lora FOLDER/{adapter}" in page and str(tmp_path) not in page
-    assert "ollama create" not in page and "--to gguf-merged" in page, "Ollama refuses adapters"
+    assert "ollama create" not in page and "--to gguf-merged" in page, "Ollama does not support adapters"
 
 
 def test_the_request_is_bounded_to_the_words_of_the_labels(bench: Bench, tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_the_request_is_bounded_to_the_words_of_the_labels(bench: Bench, tmp_pat
     assert request["grammar"] == 'root ::= "a person" | "place" | "card arrival" | "card delivery"'
     # "card arrival" and "card delivery" begin alike, so no bias on a first token could tell them apart.
     assert "logit_bias" not in request
-    assert "begin with one token" in (out / "README.md").read_text(encoding="utf-8")
+    assert "begin with the same token" in (out / "README.md").read_text(encoding="utf-8")
     apart = LABELS[:3]
     prompt, decision = loaded(bundle).prompt, type(BIAS)("bias", BIAS.bias[:3])
     other = bench.save(tmp_path / "other", output=label_output(apart), decision=decision, prompt=prompt)
@@ -104,7 +104,7 @@ def test_a_bundle_that_writes_asks_for_its_schema(bench: Bench, tmp_path: Path) 
     out = export_bundle(bench.save(tmp_path / "bundle", answer_tokens=24, **changes), tmp_path / "out", "gguf")
     request = json.loads((out / "request.json").read_text(encoding="utf-8"))
     assert request["json_schema"] == schema and request["n_predict"] == 24 and "grammar" not in request
-    assert "held to the schema" in (out / "README.md").read_text(encoding="utf-8")
+    assert "restricted to the schema" in (out / "README.md").read_text(encoding="utf-8")
 
 
 def test_one_file_holds_the_sum(bench: Bench, tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_rows_in_another_order_are_not_handed_over(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: Any
 ) -> None:
     monkeypatch.setattr(Layout, "reordered", lambda self, tensor, values: values)
-    with pytest.raises(CotuneError, match="answer otherwise"):
+    with pytest.raises(CotuneError, match="give other answers"):
         export_bundle(bench.save(tmp_path / "bundle"), tmp_path / "out", to)
     assert not (tmp_path / "out").exists()
 

@@ -108,7 +108,7 @@ def test_a_dry_run_asks_nobody_and_replaces_nothing(pushed: Pushed, tmp_path: Pa
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "note.txt").write_text("mine")
     code, _, err = call("push", pushed.bundle, REPOSITORY, "--dry-run", "--out", tmp_path / "mine")
-    assert code == 2 and "something in that place" in err and len(pushed.hub.asked) == before
+    assert code == 2 and "is not empty" in err and len(pushed.hub.asked) == before
 
 
 def test_the_card_holds_scores_intervals_hashes_widget_and_licence(pushed: Pushed) -> None:
@@ -124,14 +124,14 @@ def test_the_card_holds_scores_intervals_hashes_widget_and_licence(pushed: Pushe
     (metric,) = result["metrics"]
     assert metric["value"] == 0.9 and metric["args"] == {"ci": [0.8, 0.95], "n": 100} and "0.8 to 0.95" in metric["name"]
     assert "base_model" not in found, "a folder on this machine is no base that others can have"
-    assert "**Its prompt shows 1 row of the data" in text and f"`{'b' * 16}`" in text
+    assert "**The prompt contains 1 row of the training data" in text and f"`{'b' * 16}`" in text
     assert f'cotune.load("hf://{REPOSITORY}")' in text and 'subfolder="bundle/adapter"' in text
     assert str(pushed.bundle.parent) not in page
 
 
 def test_the_card_says_that_a_pooled_classifier_is_code_and_its_lines_run(pushed: Pushed) -> None:
     page = (pushed.written / "README.md").read_text()
-    assert (pushed.written / "pooled.py").is_file() and "executes that file" in page and "leaves out" not in page
+    assert (pushed.written / "pooled.py").is_file() and "runs that file" in page and "`score.bias`" not in page
     (code,) = [found for found in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "trust_remote_code=True" in found]
     example = f'hf_hub_download("{REPOSITORY}", "example.json")'
     assert example in code
@@ -164,7 +164,7 @@ def test_the_cards_lines_read_no_token_too_many(tmp_path: Path) -> None:
 def test_the_card_of_a_classifier_that_reads_one_token_names_no_code(bench: Bench, tmp_path: Path) -> None:
     opened = OpenedBundle.read(bench.save_probed(tmp_path / "bundle", pooled=False))
     page = Repository("org/one", opened, "transformers")._card("THE TEXT").page()
-    assert "leaves out `score.bias`" in page and "trust_remote_code" not in page and "pooled.py" not in page
+    assert "ignore `score.bias`" in page and "trust_remote_code" not in page and "pooled.py" not in page
 
 
 def test_a_bundle_comes_back_from_the_hub_and_answers_alike(pushed: Pushed) -> None:
@@ -235,8 +235,8 @@ def test_a_file_that_was_changed_on_the_hub_is_refused(pushed: Pushed) -> None:
     [
         ("hf://org/nothing", "there is no model org/nothing"),
         (f"hf://{REPOSITORY}@v9", "no revision 'v9'"),
-        ("hf://questions", "not a bundle's name"),
-        ("hf://org/plain", "holds no bundle"),
+        ("hf://questions", "not the name of a bundle"),
+        ("hf://org/plain", "contains no bundle"),
     ],
 )
 def test_what_cannot_be_fetched_is_told(pushed: Pushed, name: str, told: str) -> None:
@@ -259,11 +259,11 @@ def test_rows_in_the_prompt_are_uploaded_only_where_the_user_says_so(pushed: Pus
     [
         ("org/new", "", "there is no token"),
         ("org/new", "hf_wrong", "the hub refused the token"),
-        ("org/new", READER, "the token may not write to org"),
-        ("others/new", TOKEN, "the token may not write to others"),
-        (REPOSITORY, TOKEN, "there is a repository of this name already"),
-        ("questions", TOKEN, "names no owner"),
-        ("org/a b", TOKEN, "is no repository's name"),
+        ("org/new", READER, "the token has no permission to write to org"),
+        ("others/new", TOKEN, "the token has no permission to write to others"),
+        (REPOSITORY, TOKEN, "the repository already exists"),
+        ("questions", TOKEN, "has no owner"),
+        ("org/a b", TOKEN, "is not a valid name of a repository"),
     ],
 )
 def test_what_cannot_be_pushed_is_told(
@@ -313,7 +313,9 @@ def test_an_update_leaves_nothing_of_before_and_spares_what_is_another_repositor
     repositories["org/theirs"] = type(repositories["org/updated"])(False)
     repositories["org/theirs"].commit({"model.safetensors": b"theirs"})
     code, _, err = call("push", pushed.bundle, "org/theirs", "--yes", "--to", "bundle", "--update")
-    assert code == 2 and "holds something else" in err and repositories["org/theirs"].files["model.safetensors"] == b"theirs"
+    assert (
+        code == 2 and "contains no cotune bundle" in err and repositories["org/theirs"].files["model.safetensors"] == b"theirs"
+    )
     for name in ("org/updated", "org/theirs"):
         del repositories[name]
 
@@ -336,5 +338,5 @@ def test_a_bundle_without_rows_says_so_and_asks_nothing(bench: Bench, tmp_path: 
     bundle = bench.save(tmp_path / "plain", prompt=PROMPT.edit(demonstrations=()))
     found = Repository.of("org/plain", bundle)
     assert found.rows == 0 and not any("rows" in line for line in found.told())
-    assert "shows none of the rows" in found._card(None).page()
+    assert "contains no rows of the training data" in found._card(None).page()
     assert any(str(bench.base) in line for line in found.told()), "a path of this machine goes along, and is told"

@@ -123,7 +123,7 @@ def test_json_lines_and_other_bundles(bundle: Path, tmp_path: Path, capsys: pyte
     assert (tmp_path / "on.jsonl").read_bytes() == (tmp_path / "usual.jsonl").read_bytes()
     engine = {"device": "cpu", "dtype": "float32", "threads": 1}
     given = {"bundle": "another", "rows": [{"text": "a"}], "probabilities": False, "unsure": None, "engine": engine}
-    with pytest.raises(InputError, match="finds another bundle here"):
+    with pytest.raises(InputError, match="has a different bundle here"):
         answer_chunk(given, {"bundle": str(bundle), "base": None})
 
 
@@ -134,7 +134,7 @@ def test_json_lines_and_other_bundles(bundle: Path, tmp_path: Path, capsys: pyte
         (["--input", "a", "--executor", "local"], "an executor answers a file of rows into a file"),
         (["ROWS", "--out", "a.csv", "--executor", "many"], "unknown executor 'many'"),
         (["ROWS", "--out", "a.csv", "--workers", "2"], "workers need an executor"),
-        (["ROWS", "--out", "a.csv", "--executor", "local", "--unsure", "0.1"], "the bundle cannot tell how sure it is"),
+        (["ROWS", "--out", "a.csv", "--executor", "local", "--unsure", "0.1"], "the bundle has no scores of held-out rows"),
     ],
 )
 def test_what_does_not_go_together_is_told_and_leaves_nothing(

@@ -46,14 +46,14 @@ def user(content: Any, **more: Any) -> dict[str, Any]:
 
 DEEP = b"[" * 100_000
 BAD: list[tuple[str, Any, str]] = [
-    ("/predict", b"", "no JSON"),
-    ("/predict", b"{", "no JSON"),
-    ("/predict", b"\xff\xfe{}", "no JSON"),
+    ("/predict", b"", "not valid JSON"),
+    ("/predict", b"{", "not valid JSON"),
+    ("/predict", b"\xff\xfe{}", "not valid JSON"),
     ("/predict", DEEP, "recursion"),
     ("/predict", b'{"text":' * 50_000, "recursion"),
-    ("/predict", b"[]", "not as described"),
-    ("/predict", b'{"text": ' + b"9" * 5000 + b"}", "no JSON"),
-    ("/predict", b'{"text": "\\ud83d"}', "no JSON"),
+    ("/predict", b"[]", "does not fit the schema"),
+    ("/predict", b'{"text": ' + b"9" * 5000 + b"}", "not valid JSON"),
+    ("/predict", b'{"text": "\\ud83d"}', "not valid JSON"),
     ("/predict", {"text": "a\0b"}, "NUL"),
     ("/predict", {"text": " "}, "empty"),
     ("/predict", {"text": ["a\0"]}, "NUL"),
@@ -68,7 +68,7 @@ BAD: list[tuple[str, Any, str]] = [
     (
         "/v1/chat/completions",
         {"model": "questions", "messages": [{"role": "assistant", "content": "a"}]},
-        "no message of the user",
+        "no user message",
     ),
     ("/v1/chat/completions", user(None), "empty"),
     ("/v1/chat/completions", user([{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]), "Only texts"),

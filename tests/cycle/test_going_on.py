@@ -353,7 +353,7 @@ def test_a_bundle_that_was_tampered_with_is_refused(later: Later, tmp_path: Path
     data["prompt"]["instruction"] = "Say something else."
     (copy / "prompt.json").write_text(json.dumps(data))
     refused(later.run(tmp_path / "run", "--from", str(copy)), "prompt.json", "has changed since the bundle was made")
-    refused(later.run(tmp_path / "run", "--from", str(tmp_path)), "this folder is no bundle", "Give the folder of a run")
+    refused(later.run(tmp_path / "run", "--from", str(tmp_path)), "this folder is not a bundle", "Give the folder of a run")
     assert not (tmp_path / "run").exists()
 
 

@@ -257,7 +257,7 @@ def test_written_rows_are_learnt_from_where_they_help_and_paid_once(bench: Bench
     trained = [e["value"] for e in journal_of(out) if e["kind"] == "train" and e["value"]["stage"] == "final"]
     assert all(v["rows"] == 60 + told["used"] * told["kept"] for v in trained)
     card = (out / "best" / "README.md").read_text()
-    assert ("synthetic rows too, written by the language model wise" in card) is told["used"]
+    assert ("synthetic rows, written by the language model wise" in card) is told["used"]
     assert not [path for path in out.rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()]
 
 

@@ -228,8 +228,8 @@ def test_rows_that_the_run_has_seen_are_warned_of(desk: Desk, cotune: Cotune) ->
     found = cotune("evaluate", desk.bundle, desk.sheet, "--json")
     n, seen = json.loads((desk.out / "summary.json").read_text())["n"], json.loads(found.stdout)["seen"]
     assert seen == {"learnt": n["train"] + n["dev"], "tested": 24}
-    assert f"Warning: {seen['learnt']} of these 90 rows were learnt from by this run, so the score says" in found.stderr
-    assert "Warning: 24 of these 90 rows were tested on by this run" in found.stderr
+    assert f"Warning: {seen['learnt']} of these 90 rows were used by this run for learning, so the score says" in found.stderr
+    assert "Warning: 24 of these 90 rows were in the test of this run" in found.stderr
 
 
 def test_what_cannot_be_scored_is_told(desk: Desk, cotune: Cotune, tmp_path: Path) -> None:

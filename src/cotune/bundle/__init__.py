@@ -1,4 +1,4 @@
-"""WHAT is shipped: saving, loading and using prompt + adapter + decision rule as one folder."""
+"""WHAT is shipped: a folder with prompt, adapter and decision rule, and how it is saved, loaded and used."""
 
 from __future__ import annotations
 

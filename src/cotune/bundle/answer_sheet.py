@@ -19,13 +19,13 @@ class SheetAnswers:
     """Answers to the rows of a file.
 
     Attributes:
-        added: new columns: ``answer``, with ``unsure`` also ``possible`` (the labels of a row that is left open),
-            ``probabilities`` or one column per label, ``truncated`` and ``error`` if a row has one; a name that the file
-            already has gets a number.
-        answered: number of rows with an answer.
-        truncated: number of these whose text lost its end.
-        errors: why the others have none, each with its place.
-        open: number of answered rows that were left open.
+        added: new columns: ``answer``; with ``unsure`` also ``possible``, the possible labels of an undecided row;
+            ``probabilities`` or one column per label; ``truncated`` and ``error`` if any row has one. A number is added to a
+            name that the file already has.
+        answered: number of rows that the model answered, undecided ones included.
+        truncated: number of these whose text was too long and was cut.
+        errors: errors of the other rows.
+        open: number of undecided rows.
     """
 
     added: dict[str, list[Any]]
@@ -39,11 +39,11 @@ Checked = list[dict[str, str] | RowError]
 
 
 def check_sheet(sheet: Sheet, input_fields: Sequence[str]) -> Checked:
-    """The input fields of each row, or the error why it cannot be answered; needs no model.
+    """The input fields of each row, or the error if it cannot be answered. Needs no model.
 
     Raises:
         InputError: a column is missing.
-        RowError: no row can be answered; the error of the first.
+        RowError: the error of the first row, if no row can be answered.
     """
     checked: Checked = []
     for index, row in enumerate(sheet.rows):
@@ -78,10 +78,10 @@ def answer_sheet(
         checked: result of :func:`check_sheet`.
         probabilities: whether to add probabilities.
         unsure: error rate, as for :meth:`Predictor.predict`; None answers every row.
-        nested: whether a cell can hold an object: probabilities are then one column and JSON answers values; otherwise
-            probabilities are a column per label and JSON answers texts.
-        typed: whether a cell can hold a number or a truth value; otherwise labels are written as in the training rows.
-        batch: rows that run at once.
+        nested: whether a cell can contain an object. If so, probabilities are one column and JSON answers are values; otherwise
+            probabilities are one column per label and JSON answers are texts.
+        typed: whether a cell can contain a number or a truth value; otherwise labels are written as in the training rows.
+        batch: number of rows in a batch.
         progress: called with the number of rows done, after each batch.
     """
     asked = askable(checked)
@@ -119,18 +119,14 @@ def sheet_answers(
     nested: bool,
     typed: bool = True,
 ) -> SheetAnswers:
-    """Answers as columns.
+    """Convert answers to columns; see :func:`answer_sheet` for the arguments that are not listed.
 
     Args:
-        found: answers to the rows that can be answered, in their order.
-        output: what an answer is.
+        found: answers to the rows of :func:`askable`, in their order.
+        output: type of the answers.
         labels: the labels, in the bundle's order.
         sheet: the rows.
-        checked: of :func:`check_sheet`.
-        probabilities: as for :func:`answer_sheet`, as are the others.
-        unsure: likewise.
-        nested: likewise.
-        typed: likewise.
+        checked: result of :func:`check_sheet`.
     """
     errors = tuple(one for one in checked if isinstance(one, RowError))
     asked = [index for index, fields in enumerate(checked) if not isinstance(fields, RowError)]

@@ -1,10 +1,10 @@
 """Abstention of a bundle: conformal scores of held-out rows, which give a threshold for any error rate.
 
-A run stores the scores of :mod:`cotune.evaluate.stats.conformal` of its dev rows in ``metrics.json``. They come from the
-weights that won on dev, before they learnt from these rows; the shipped weights have often learnt from them. So the guarantee
-of split conformal prediction is exact for the weights that were judged on dev, and holds for the shipped ones if they are no
-worse; choosing the winner on the same rows makes it slightly optimistic. Therefore a run also measures the coverage of these
-sets on the sealed test, and stores it with its interval.
+A run stores the conformal scores (:mod:`cotune.evaluate.stats.conformal`) of its dev rows in ``metrics.json``. They come from
+the weights that won on dev, before they were trained on these rows as well, which the shipped weights often are. The guarantee
+of split conformal prediction therefore holds exactly for the weights that were evaluated on dev, and for the shipped ones if
+they are no worse. It is slightly optimistic because the winner was chosen on the same rows. A run therefore also measures the
+coverage of the label sets on the sealed test, and stores it with its interval.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class Calibration:
         """
         if not 0 < share < 1:
             raise InputError(
-                f"{share} is no share of rows", where="unsure", hint="Give a number between 0 and 1, such as 0.05."
+                f"{share} is not a share of rows", where="unsure", hint="Give a number between 0 and 1, such as 0.05."
             )
         if len(self.scores) < (needed := least_rows(share)):
             enough = math.ceil(1000 / (len(self.scores) + 1)) / 1000
             raise InputError(
-                f"a share of {share:g} wrong answers needs {needed} held-out rows, and the run had {len(self.scores)}",
+                f"a share of {share:g} wrong answers needs {needed} held-out rows, but the run had {len(self.scores)}",
                 where=where,
                 hint=f"Allow {enough:g} or more, or run again with more labelled rows.",
             )
@@ -58,15 +58,15 @@ class Calibration:
 
     @classmethod
     def of(cls, metrics: Any, where: str) -> Calibration | None:
-        """Read it from ``metrics.json``; None if it has none.
+        """Read the scores from ``metrics.json``; None if there are none.
 
         Raises:
-            InputError: it is damaged.
+            InputError: they are invalid.
         """
         found = metrics.get(CONFORMAL) if isinstance(metrics, Mapping) else None
         if found is None:
             return None
         scores = found.get("scores") if isinstance(found, Mapping) else None
         if not isinstance(scores, list) or not all(type(s) in (int, float) and math.isfinite(s) and s >= 0 for s in scores):
-            raise InputError("the scores of held-out rows are none", where=where, hint="Copy the bundle again.")
+            raise InputError("the scores of held-out rows are invalid", where=where, hint="Copy the bundle again.")
         return cls(tuple(sorted(map(float, scores))))

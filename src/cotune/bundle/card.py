@@ -22,7 +22,7 @@ _ARMS = {
     "best_prompt": "winning prompt, base model",
     "seed_tuned": "starting prompt, tuned model",
     "best_tuned": "winning prompt, tuned model",
-    "previous": "the earlier bundle that this one went on from",
+    "previous": "the earlier bundle that this one started from",
 }
 _NOT_TUNED = {
     "seed_tuned": "starting prompt, base model: not tuned",
@@ -34,7 +34,7 @@ _GAINS = {
     "both": "from both",
     "prompt_given_tuning": "from the prompt, once the model is tuned",
     "synergy": "beyond the sum of both",
-    "synergy_log_loss": "beyond the sum of both, in log-loss (nats a row)",
+    "synergy_log_loss": "beyond the sum of both, in log-loss (nats per row)",
     "over_previous": "over the earlier bundle",
 }
 _WINNER_FROZEN = {
@@ -47,16 +47,16 @@ _MOST_LABELS = 100
 
 @dataclass(frozen=True)
 class Reading:
-    """How a bundle's probe reads states.
+    """How a bundle's probe reads hidden states.
 
     Attributes:
-        probe: what answers.
-        depth: layers of the base model.
-        epsilon: what is added to the mean square that a state is divided by the root of.
+        probe: the probe.
+        depth: number of layers of the base model.
+        epsilon: number added to the mean square of a state before the state is divided by its root.
         special: whether the tokenizer adds its control tokens to the text.
-        beyond: tokens of the text at its end that the model does not read before its answer.
+        beyond: number of tokens at the end of the text that are not part of the prompt.
         tuned: whether the weights are tuned too.
-        start: tokens that the texts of all rows begin with.
+        start: number of tokens at which the texts of all rows begin.
     """
 
     probe: Probe
@@ -78,17 +78,16 @@ def model_card(
     reading: Reading | None = None,
     demonstrations: int = 0,
 ) -> str:
-    """The card's text.
+    """The model card in Markdown.
 
     Args:
-        manifest: what the bundle holds; its ``files`` are not looked at.
-        metrics: as in a run's summary: ``arms`` and ``gains``, each with their intervals, and ``robustness``; what is missing
-            is left out, and so is a score without interval.
-        prompt_text: what the model reads, with ``{field}`` where a row's text goes.
-        stands_for: where the adapter is a trained prefix, how many of a prompt's first tokens it stands for.
-        endpoint: where a model behind an endpoint answers: its URL, and the environment variable with the key, if any.
-        reading: where a probe answers, how it reads.
-        demonstrations: labelled rows that the prompt holds.
+        manifest: manifest of the bundle; its ``files`` are not used.
+        metrics: ``arms``, ``gains`` and ``robustness`` as in a run's summary; scores without an interval are left out.
+        prompt_text: the text that the model reads, with ``{field}`` in place of a row's fields.
+        stands_for: number of a prompt's first tokens that a trained prefix replaces; None for other adapters.
+        endpoint: for a model behind an endpoint, its URL and the environment variable with the key, if any.
+        reading: how the probe reads states; None without a probe.
+        demonstrations: number of labelled rows in the prompt.
     """
     base = base_model_name(manifest)
     tuned = manifest.adapter_id != "base" if reading is None else reading.tuned
@@ -99,14 +98,14 @@ def model_card(
         use(manifest, endpoint),
     ]
     if endpoint is not None:
-        parts.append(f"Rows are sent to {plain(endpoint[0])}, which answers them; cotune asks for your leave first.")
+        parts.append(sent_to(endpoint[0]))
     if reading is not None:
-        parts += ["## How the answer comes about", probe_in_words(reading.probe, reading.depth, f"{ADAPTER}/{PROBE}")]
+        parts += ["## How answers are computed", probe_in_words(reading.probe, reading.depth, f"{ADAPTER}/{PROBE}")]
         parts += _reading(reading, base, stands_for)
     elif tuned:
         parts += ["The adapter is a plain PEFT folder and works without cotune:", _fence(_peft(base), "python")]
         parts.append(
-            "Give it the text below with its fields filled in. "
+            "Give it the text below with the fields filled in. "
             + _choosing(manifest)
             + ("" if stands_for is None else f" {without_prefix(stands_for)}")
         )
@@ -119,8 +118,13 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
+def sent_to(url: str) -> str:
+    """A note on the endpoint that answers."""
+    return f"Rows are sent to {plain(url)}, which answers them, but only if you allow it."
+
+
 def lead(manifest: Manifest, *, tuned: bool, prefix: bool, by_probe: bool) -> str:
-    """What the bundle does, and what it is made of."""
+    """The first paragraph: the bundle's input, answers and parts."""
     fields = ", ".join(f"`{plain(name)}`" for name in manifest.input_fields)
     return (
         f"Reads {fields} and answers with {answers(manifest)}. A prompt"
@@ -133,7 +137,7 @@ def lead(manifest: Manifest, *, tuned: bool, prefix: bool, by_probe: bool) -> st
 
 
 def answers(manifest: Manifest) -> str:
-    """What the bundle answers with."""
+    """The possible answers in words."""
     if manifest.written is not None:
         return manifest.written.kind.about
     shown = ", ".join(f"`{plain(label)}`" for label in manifest.labels[:_MOST_LABELS])
@@ -142,37 +146,38 @@ def answers(manifest: Manifest) -> str:
 
 
 def _choosing(manifest: Manifest) -> str:
-    """How an answer comes about here, for those who run the model elsewhere."""
+    """How cotune computes an answer, for users who run the model with another program."""
     if manifest.written is not None:
-        held = "" if manifest.written.constraint is None else ", held token by token to what can become a valid answer"
-        return f"cotune writes greedily{held}, up to {counted(manifest.answer_tokens, 'token')}."
-    return "cotune does not let the model write freely: it scores every label and takes the likeliest" + (
+        held = "" if manifest.written.constraint is None else ", restricted to tokens that can lead to a valid answer"
+        return f"cotune generates greedily{held}, up to {counted(manifest.answer_tokens, 'token')}."
+    return "cotune does not generate labels: it scores every label and takes the likeliest" + (
         ", after adding the bias in `decision.json`." if manifest.decision.bias else "."
     )
 
 
 _MEAN = (
-    "Beside it stands the mean of the states, divided likewise, of all tokens from the row's first one on: those before it are "
-    "the prompt's, the same for all rows. "
+    "It is followed by the mean of the states, divided in the same way, of all tokens from the row's first one on; the tokens "
+    "before it belong to the prompt and are the same for all rows. "
 )
 
 
 def probe_in_words(probe: Probe, depth: int, name: str) -> str:
-    """How a probe's answer comes about, for people."""
+    """How a probe computes an answer, in words."""
     where = f"layer {probe.layer} of {depth}" if probe.layer < depth else f"the last of its {depth} layers"
     return (
-        "The model writes nothing. It reads the text below up to its last token; what it holds there after "
-        f"{where}, a list of {probe.width} numbers, is its hidden state. The state is divided by its root mean "
+        "The model generates nothing. It reads the text below up to its last token; the output of "
+        f"{where} there, {probe.width} numbers, is the hidden state. The state is divided by its root mean "
         f"square. {_MEAN if probe.pooled else ''}The probe (`{name}`) is multinomial logistic regression on "
-        f"{'these numbers' if probe.pooled else 'it'}: each label has a weight for each of the "
-        "numbers, and a bias. The sum of the products, plus the bias, is the label's logit, and the largest answers; a softmax "
-        "over all of them gives the probabilities." + (" The layers above need not run." if probe.layer < depth else "")
+        f"{'these numbers' if probe.pooled else 'it'}: each label has a bias and a weight for each of the "
+        "numbers. The sum of the products plus the bias is the label's logit. The label with the largest logit is the answer; "
+        "a softmax over all logits gives the probabilities."
+        + (" The layers above need not run." if probe.layer < depth else "")
     )
 
 
 def _reading(reading: Reading, base: str, stands_for: int | None) -> list[str]:
-    """How the same answer is had with transformers alone."""
-    export = "`cotune export FOLDER --to transformers --out OTHER` writes a classifier that transformers runs by itself."
+    """How to compute the same answer with transformers, without cotune."""
+    export = "`cotune export FOLDER --to transformers --out OTHER` writes a classifier that runs with transformers alone."
     if stands_for is not None:
         return ["The prefix is a PEFT folder: `cotune export FOLDER --to peft --out OTHER` says how to run it without cotune."]
     model = "AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)"
@@ -187,7 +192,7 @@ def _reading(reading: Reading, base: str, stands_for: int | None) -> list[str]:
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         "",
         f'base = "FOLDER OR HUB ID OF THE BASE MODEL"  # {plain(base)}',
-        'text = "..."  # what the model reads, see below, with its fields filled in',
+        'text = "..."  # the text that the model reads, see below, with the fields filled in',
         f'with safe_open("FOLDER/{ADAPTER}/{PROBE}", "pt") as probe:',
         f'    labels = json.loads(probe.metadata()["{ABOUT}"])["labels"]',
         '    weight, bias = probe.get_tensor("weight"), probe.get_tensor("bias")',
@@ -204,7 +209,7 @@ def _reading(reading: Reading, base: str, stands_for: int | None) -> list[str]:
         f"state = {pooled}",
         "print(labels[int((weight @ state + bias).argmax())])",
     ]
-    return [f"{export} The same by hand:", _fence("\n".join(code), "python")]
+    return [f"{export} Without such an export:", _fence("\n".join(code), "python")]
 
 
 def without_prefix(stands_for: int) -> str:
@@ -212,19 +217,19 @@ def without_prefix(stands_for: int) -> str:
     if not stands_for:
         return "The prefix is a prefix-tuning adapter that comes before the whole text."
     return (
-        f"The prefix is a prefix-tuning adapter that stands for the text's first {counted(stands_for, 'token')}: tokenize the "
+        f"The prefix is a prefix-tuning adapter that replaces the text's first {counted(stands_for, 'token')}: tokenize the "
         f"whole text and give the model `ids[{stands_for}:]`."
     )
 
 
 def base_model_name(manifest: Manifest) -> str:
-    """The base model's name for people: of a folder only its own name, since where it lay helps nobody else."""
+    """The base model's name for readers: only the last part of a folder's path, since the path is useless elsewhere."""
     name = manifest.base_model.name
     return PurePath(name).name if PurePath(name).is_absolute() or name.startswith((".", "~")) else name
 
 
 def use(manifest: Manifest, endpoint: tuple[str, str | None] | None, folder: str = "FOLDER") -> str:
-    """How cotune answers with the bundle; ``folder`` is what names it."""
+    """How to use the bundle with cotune; ``folder`` is its name in the examples."""
     single = len(manifest.input_fields) == 1
     row = example_row(manifest.input_fields)
     url, key = endpoint or (None, None)
@@ -267,20 +272,19 @@ def shown_arms(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def shipped_arms(manifest: Manifest, arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Names of the arms that are the bundle's prompt and weights, the one that it is called by first."""
+    """Names of the arms with the bundle's prompt and weights; ``best_tuned`` comes first if it is one of them."""
     same = [name for name, arm in arms.items() if _is_this(manifest, arm)]
-    # Arms can be one candidate; the bundle is the winner by name where it is among them.
     return sorted(same, key=lambda name: name != "best_tuned")
 
 
 def results(manifest: Manifest, metrics: Mapping[str, Any]) -> list[str]:
-    """The section of the scores, arm by arm, and of what was gained; empty where nothing was measured."""
+    """The section with the scores of the arms and the gains; empty if there are no scores."""
     lines = [f"| what | {plain(manifest.metric)} (95% interval) | rows | split |", "|---|---|---|---|"]
     shown = shown_arms(metrics)
     if not shown:
         return []
     arms, shipped = metrics["arms"], shipped_arms(manifest, shown)
-    # Arms can be one candidate, which is shown once; the bundle is the winner by name where it is among them.
+    # Arms that are the same candidate are shown once, under the winner's name if it is one of them.
     for group in same_arms(shown):
         name = next((name for name in ("best_tuned", "seed_tuned") if name in group), group[0])
         arm = shown[name]
@@ -306,20 +310,20 @@ def results(manifest: Manifest, metrics: Mapping[str, Any]) -> list[str]:
     if rows:
         parts.append("\n".join(["| gain | difference (95% interval) | p |", "|---|---|---|", *rows]))
         parts.append(
-            "Differences are paired, row by row. An interval that holds zero tells nothing apart. Intervals and p-values"
-            " are corrected for the number of gains."
+            "Differences are paired, row by row. If an interval contains zero, the difference is not significant. Intervals and"
+            " p-values are corrected for the number of gains."
         )
     return parts
 
 
 def robustness(metrics: Mapping[str, Any]) -> list[str]:
-    """How far the score hangs on the prompt's format; nothing where it was not measured."""
+    """How much the score depends on the prompt's format; empty if this was not measured."""
     found = metrics.get("robustness")
     if not isinstance(found, Mapping) or not isinstance(sentence := found.get("sentence"), str):
         return []
     spans = []
     arms = metrics.get("arms")
-    ships = "what ships" if isinstance(arms, Mapping) and is_frozen(arms, "best_tuned") else "tuned model"
+    ships = "shipped model" if isinstance(arms, Mapping) and is_frozen(arms, "best_tuned") else "tuned model"
     for side, about in (("base", "base model"), ("tuned", ships)):
         scores = found[side].get("scores") if isinstance(found.get(side), Mapping) else None
         if not isinstance(scores, Sequence) or not scores or not all(map(_number, scores)):
@@ -340,46 +344,37 @@ def _is_this(manifest: Manifest, arm: Mapping[str, Any]) -> bool:
 
 
 def about_base(manifest: Manifest, base: str) -> str:
-    """Which base model it needs."""
+    """The base model that the bundle needs."""
     revision = f", revision `{manifest.base_model.revision}`" if manifest.base_model.revision else ""
     return (
-        f"`{plain(base)}`{revision}, content hash `{manifest.base_model.fingerprint[:16]}`. A bundle is refused with any"
-        " other. The base model's licence and what it learned elsewhere go with it."
+        f"`{plain(base)}`{revision}, content hash `{manifest.base_model.fingerprint[:16]}`. The bundle does not load with any"
+        " other model. The base model's licence and biases apply to the bundle too."
     )
 
 
 def limits(manifest: Manifest) -> str:
-    """What the bundle is not good for."""
-    if manifest.written is not None:
-        bounds = "- It always gives an answer, also where there is none" + (
-            "; it may be cut at its longest."
-            if manifest.written.constraint is None
-            else ", and one that is valid need not be right."
-        )
-        return "\n".join(
-            (
-                bounds,
-                "- The scores hold for rows like those it was tested on.",
-                f"- Texts that make the prompt longer than {manifest.max_tokens} tokens lose their end, which is told.",
-            )
-        )
-    return "\n".join(
-        (
-            "- It always answers with one of its labels, also where none fits.",
-            "- The scores hold for rows like those it was tested on.",
-            f"- Texts that make the prompt longer than {manifest.max_tokens} tokens lose their end, which is told.",
-            "- Probabilities are shares among the labels; how far they can be trusted has to be checked on your own rows.",
-        )
-    )
+    """The bundle's limits, as a list."""
+    lines = [
+        "- The scores hold for rows like those it was tested on.",
+        f"- Texts that make the prompt longer than {manifest.max_tokens} tokens are cut at the end; such answers are marked.",
+    ]
+    if manifest.written is None:
+        lines.insert(0, "- It always answers with one of its labels, even if none fits.")
+        lines.append("- Probabilities are shares among the labels; check on your own rows how far they can be trusted.")
+    elif manifest.written.constraint is None:
+        lines.insert(0, "- It always gives an answer, even if there is none; a long answer may be cut.")
+    else:
+        lines.insert(0, "- It always gives an answer, even if there is none; a valid answer may be wrong.")
+    return "\n".join(lines)
 
 
 def synthetic(metrics: Mapping[str, Any]) -> str:
-    """A line about rows that a language model wrote and the bundle has learnt from; empty where there are none."""
+    """A line about rows that a language model wrote and the bundle has learnt from; empty if there are none."""
     written = metrics.get("written_rows")
     if not isinstance(written, Mapping) or not isinstance(kept := written.get("kept"), int) or not written.get("used"):
         return ""
     rows = counted(kept, "synthetic row")
-    return f"\n- It has learnt from {rows} too, written by the language model {plain(str(written.get('model')))}."
+    return f"\n- It has also learnt from {rows}, written by the language model {plain(str(written.get('model')))}."
 
 
 def code_block(language: str, *lines: str) -> str:
@@ -394,7 +389,7 @@ def _fence(text: str, language: str = "text") -> str:
 
 
 def plain(text: str) -> str:
-    """A text that cannot leave its line, its table cell or its code span."""
+    """A text made safe for a line, a table cell or a code span of Markdown."""
     return " ".join(text.split()).replace("|", "/").replace("`", "'").replace("<", "‹").replace(">", "›")
 
 

@@ -27,19 +27,19 @@ def open_for_workers(bundle: Path, base: Path | None, *, here: bool) -> OpenedBu
     """Open and check a bundle before any worker starts.
 
     Args:
-        bundle: its folder.
+        bundle: the bundle's folder.
         base: as for :func:`cotune.bundle.load`.
-        here: whether the workers run on this machine; then the base model is made ready for them once.
+        here: whether the workers run on this machine; the base model is then prepared for them once.
 
     Raises:
-        InputError: it cannot be loaded, or an endpoint answers.
+        InputError: the bundle cannot be loaded, or its model is behind an endpoint.
     """
     opened = OpenedBundle.read(bundle)
     if ENDPOINT in opened.saved:
         raise InputError(
-            "the bundle's answers come from an endpoint, and workers run models alone",
+            "the bundle's model is behind an endpoint, which workers do not support",
             where="--executor",
-            hint="Leave --executor out: questions to an endpoint are asked side by side anyway.",
+            hint="Remove --executor: an endpoint is sent concurrent requests anyway.",
         )
     if here:
         base_folder(opened, base)
@@ -62,21 +62,21 @@ def answer_on(
 ) -> tuple[SheetAnswers, str]:
     """Answer the rows of a file on an executor.
 
-    A job is one batch, and batches are those of :func:`cotune.bundle.answer_sheet.answer_sheet`: with as many threads on the
-    same processor the answers are the same to the last digit.
+    Each job is one batch, the same as in :func:`cotune.bundle.answer_sheet.answer_sheet`. On the same processor and with the
+    same number of threads, the answers are therefore exactly the same.
 
     Args:
         executor: runs the jobs.
         bundle: from :func:`open_for_workers`.
         sheet: the rows.
-        checked: of :func:`cotune.bundle.answer_sheet.check_sheet`.
+        checked: result of :func:`cotune.bundle.answer_sheet.check_sheet`.
         base: as for :func:`cotune.bundle.load`.
-        probabilities: as for ``answer_sheet``, as are the next three.
-        unsure: likewise.
-        nested: likewise.
-        typed: likewise.
-        batch: likewise.
-        told: each job when it is done.
+        probabilities: as for ``answer_sheet``, like the next four.
+        unsure: see there.
+        nested: see there.
+        typed: see there.
+        batch: see there.
+        told: called with each job when it is finished.
 
     Returns:
         The answers, and the facts in which the workers' engines differ (empty if they agree).
@@ -103,7 +103,7 @@ def answer_on(
 
 
 def answer_chunk(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
-    """A job that answers one batch of rows."""
+    """Job that answers one batch of rows."""
     engine = given["engine"]
     on = (engine["device"], engine["dtype"], engine["threads"])
     predictor = _loaded(places["bundle"], given["bundle"], places["base"], *on)
@@ -121,7 +121,7 @@ def _loaded(bundle: str, id: str, base: str | None, device: str, dtype: str, thr
         predictor = load(bundle, base=base, device=device, dtype=dtype, threads=threads)
     if predictor.bundle_id != id:
         raise InputError(
-            "a worker finds another bundle here than the command does",
+            "a worker has a different bundle here than the command",
             where=bundle,
             hint="Put the bundle into a folder that every node has under the same path.",
         )
@@ -133,5 +133,5 @@ def _read(done: Done) -> Any:
         return json.loads(done.read())
     except ValueError as error:
         raise InputError(
-            "the answers in this file are damaged", where=done.where, hint="Remove it, and run the same command again."
+            "the answers in this file are damaged", where=done.where, hint="Remove it and run the same command again."
         ) from error

@@ -1,8 +1,8 @@
 """Collecting rows for labelling on a server: undecided rows, and rows far from the training rows.
 
-A row is far off if the cosine distance of its standardised hidden state to the fifth nearest training row is above the 99th
-percentile of these distances among the training rows themselves (out-of-distribution detection by nearest neighbours: Sun and
-others, arXiv 2204.06507).
+A row is far from them if the cosine distance of its standardised hidden state to the fifth nearest training row is above the
+99th percentile of these distances among the training rows themselves (out-of-distribution detection by nearest neighbours: Sun
+et al., arXiv 2204.06507).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from cotune.probe.cross_fitting import standardised
 States = NDArray[np.float32]
 
 SHARE = 0.1
-"""Default error rate by which a row counts as undecided."""
+"""Default error rate for undecided rows."""
 MOST_BYTES, MOST_FILES = 4 * 2**20, 8
 _NEIGHBOUR, _NEAR, _MOST_ROWS, _LEAST_ROWS = 5, 0.99, 500, 20
 _REMEMBERED, _BATCH = 10_000, 64
@@ -50,7 +50,7 @@ class Nearness:
         mean: ``[width]``.
         spread: ``[width]``.
         states: ``[rows, width]`` of length 1, standardised.
-        limit: distance from which a row is far off.
+        limit: distance above which a row is far from the training rows.
     """
 
     mean: NDArray[np.float64]
@@ -77,18 +77,18 @@ class Nearness:
 class Collector:
     """Stores rows as JSON lines with their input fields, the reason and the answer, and nothing else of the request.
 
-    Rows are appended to ``rows.jsonl``; at 4 MiB it becomes ``rows-1.jsonl``, and so on, and the newest seven of these are
-    kept. Folder and files are readable by their owner only. Rows that repeat one of the last 10,000 are skipped. A full disk
-    ends the collecting, but no request. Rows are read a second time for this, so that answers take about twice as long.
+    Rows are appended to ``rows.jsonl``, which is renamed to ``rows-1.jsonl`` and so on at 4 MiB; the newest seven of these are
+    kept. Folder and files are readable only by their owner. Rows that repeat one of the last 10,000 are skipped. A full disk
+    stops the collector, but no request. The model reads each row a second time, so that answers take about twice as long.
 
     Args:
         folder: output folder; for one server at a time.
         predictor: the predictor.
-        like: training rows; with few or none, no row is far off.
-        share: error rate by which rows count as undecided.
+        like: training rows; if there are few or none, no row counts as far from them.
+        share: error rate for undecided rows.
 
     Raises:
-        InputError: neither doubt nor distance can be computed, or the folder cannot be written to.
+        InputError: the bundle supports neither undecided rows nor distances, or the folder cannot be written to.
         BusyError: another server uses the folder.
     """
 
@@ -101,40 +101,41 @@ class Collector:
         self._highest = None
         if predictor.writing is not None or (predictor.calibration is None and not self._like):
             raise InputError(
-                "the bundle writes its answers, of which no doubt is known"
+                "the bundle generates its answers, and rows are only collected for labels"
                 if predictor.writing is not None
-                else "the bundle keeps no scores of held-out rows, and the rows that it learnt from are not known",
+                else "the bundle has no scores of held-out rows, and its training rows are not known",
                 where="--collect",
-                hint="Serve a run with labels, made by this version.",
+                hint="Serve the folder of a label run that was made by this version.",
             )
         if predictor.calibration is not None:
             self._highest = predictor.doubt(share or SHARE)
         self._said: OrderedDict[str, None] = OrderedDict()
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # It is created by one thread and used by another.
+            # The lock is created by one thread and released by another.
             self._lock = FileLock(folder / ".lock", thread_local=False)
             self._lock.acquire(timeout=0)
             self._end_torn_line()
         except Timeout:
-            raise BusyError(f"{folder}: another server keeps rows there. Choose another folder for --collect.") from None
+            raise BusyError(f"{folder}: another server stores rows there. Choose another folder for --collect.") from None
         except OSError as error:
             raise cannot_write(folder, error) from error
 
     def prepare(self) -> None:
-        """Read the states of the training rows; called by the answering thread."""
+        """Compute the states of the training rows. Call it from the model's thread."""
         if self._like:
             parts = [self._predictor.states(self._like[i : i + _BATCH])[0] for i in range(0, len(self._like), _BATCH)]
             self._nearness = Nearness.of(np.concatenate(parts))
 
     def saw(self, rows: Sequence[Mapping[str, str]]) -> None:
-        """Store those of some answered rows that are worth labelling; never raises."""
+        """Store those of the answered rows that should be labelled; never raises."""
         if self._lock.is_locked:
             try:
                 self._keep(rows)
             except (OSError, CotuneError) as error:
-                # A message could contain the request.
-                _LOG.warning("no more rows are kept in %s: %s", self._folder, getattr(error, "strerror", type(error).__name__))
+                # Not the whole message, which could contain the request.
+                why = getattr(error, "strerror", type(error).__name__)
+                _LOG.warning("no more rows are stored in %s: %s", self._folder, why)
                 self.close()
 
     def close(self) -> None:
@@ -191,7 +192,7 @@ class Collector:
             os.close(handle)
 
     def _end_torn_line(self) -> None:
-        """Start a new line after one that a kill tore."""
+        """Start a new line after one that a killed server left incomplete."""
         os.close(self._open())
         held = (self._folder / _CURRENT).read_bytes()
         if held and not held.endswith(b"\n"):

@@ -13,6 +13,7 @@ from cotune.bundle.card import base_model_name
 from cotune.bundle.hub.fetch import fetch_bundle, is_on_hub
 from cotune.bundle.manifest import (
     ADAPTER,
+    COPY_AGAIN,
     DECISION,
     MANIFEST,
     METRICS,
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from cotune.model.local import LocalModel
 
 PATIENCE_S = 600.0
-_HINT = "Copy the bundle again from where it was made."
 
 
 def load(
@@ -71,7 +71,7 @@ def load(
         key_env: environment variable with the key for the bundle's endpoint. Required even if the bundle names one, since only
             you can allow sending a key.
         endpoint: URL of that endpoint, likewise; not needed for an endpoint on this machine.
-        patience: seconds for one question to such an endpoint, including retries and waits.
+        patience: seconds for one request to such an endpoint, including retries and waits.
         progress: called with a sentence about each slow step.
         once: whether only one row will be answered, so that preparation for many rows is skipped.
 
@@ -107,7 +107,7 @@ def load_several(
     once: bool = False,
     weights: bool = False,
 ) -> list[Predictor]:
-    """Load bundles; those with the same base model share it, and must only be used by one thread at a time.
+    """Load bundles. Those with the same base model share it, and must only be used by one thread at a time.
 
     Arguments and errors as in :func:`load`; with ``weights``, a model behind an endpoint is an error too.
     """
@@ -124,9 +124,9 @@ def load_several(
             if weights:
                 name = manifest.base_model.name
                 raise InputError(
-                    f"the bundle's answers come from {name}, behind an endpoint, and there are no weights to serve",
+                    f"the bundle's model {name} is behind an endpoint, so there are no weights to serve",
                     where=where,
-                    hint="Ask it with cotune predict, or serve a bundle of a model on this machine.",
+                    hint="Use cotune predict, or serve a bundle with a local model.",
                 )
             predictors.append(
                 remote_predictor(
@@ -194,7 +194,7 @@ class OpenedBundle:
         verify(folder, manifest)
         found = cls(folder, manifest, *_read_parts(folder, manifest))
         if manifest.written is not None and ENDPOINT not in found.saved:
-            # Detected before the model is loaded.
+            # Unsupported schemas are refused here, before the model is loaded.
             grammar_of(manifest.written, f"{folder / MANIFEST}, output.schema")
         return found
 
@@ -220,21 +220,21 @@ def base_folder(bundle: OpenedBundle, base: str | Path | None = None, progress: 
         raise InputError(
             f"the bundle's base model cannot be found ({error.strerror or error})",
             where=where,
-            hint="If it lies elsewhere, name its folder as the base.",
+            hint="If it is elsewhere, give its folder as the base.",
         ) from error
     except InputError as error:
         hint = _hub_hint(name) if isinstance(error, NotFetchedError) else error.hint
         raise InputError(
             f"the bundle's base model cannot be found: {error.what}",
             where=where,
-            hint=f"{hint} If it lies elsewhere, name its folder as the base.".strip(),
+            hint=f"{hint} If it is elsewhere, give its folder as the base.".strip(),
         ) from error
     if model_fingerprint(model_folder) != manifest.base_model.fingerprint:
         raise InputError(
             f"the model {name} is not the one that the bundle was made with ({base_model_name(manifest)}, content hash"
             f" {manifest.base_model.fingerprint[:12]})",
             where=where,
-            hint="Name the folder of the unchanged model as the base, or run again with this one.",
+            hint="Give the folder of the unchanged model as the base, or run again with this one.",
         )
     return model_folder
 
@@ -251,7 +251,7 @@ def resolve_base(manifest: Manifest, base: str | Path | None = None, progress: C
 
 
 def _hub_hint(name: str) -> str:
-    return f"If you want {name} to be fetched, add --base hub (in Python, base='hub')."
+    return f"To allow fetching {name}, add --base hub (in Python, base='hub')."
 
 
 def _load_base(bundle: OpenedBundle, folder: Path, found: Capability, *, once: bool) -> LocalModel:
@@ -291,31 +291,31 @@ def _calibration(folder: Path) -> Calibration | None:
 
 
 def _read_parts(folder: Path, manifest: Manifest) -> tuple[Prompt, Mapping[str, Any]]:
-    """The prompt and the rest of ``prompt.json``, in agreement with the manifest."""
+    """The prompt and the whole content of ``prompt.json``, checked against the manifest."""
     where = str(folder / PROMPT)
     saved = read_json(folder / PROMPT)
     if has_half_character(json.dumps(saved, ensure_ascii=False)):
-        raise InputError("there is half a character (a lone surrogate) in it", where=where, hint=_HINT)
+        raise InputError("the file contains half a character (a lone surrogate)", where=where, hint=COPY_AGAIN)
     data = saved.get("prompt") if isinstance(saved, dict) else None
     if not isinstance(data, dict):
-        raise InputError("there is no prompt in it", where=where, hint=_HINT)
+        raise InputError("the file contains no prompt", where=where, hint=COPY_AGAIN)
     try:
         prompt = Prompt.from_json(data)
         same = isinstance(prompt.system, str | None) and prompt.id == manifest.prompt_id
     except InputError as error:
-        raise InputError(error.what, where=where, hint=_HINT) from error
+        raise InputError(error.what, where=where, hint=COPY_AGAIN) from error
     if not same:
-        raise InputError(f"the prompt is not the one that {MANIFEST} names", where=where, hint=_HINT)
+        raise InputError(f"the prompt is not the one in {MANIFEST}", where=where, hint=COPY_AGAIN)
     for key, value in (("labels", manifest.labels), ("input_fields", manifest.input_fields)):
         if saved.get(key) != list(value):
-            raise InputError(f"its {key} are not those of {MANIFEST}", where=where, hint=_HINT)
+            raise InputError(f"the {key} are not those in {MANIFEST}", where=where, hint=COPY_AGAIN)
     if read_json(folder / DECISION) != manifest.decision.to_json():
-        raise InputError(f"the decision rule is not the one that {MANIFEST} names", where=str(folder / DECISION), hint=_HINT)
+        raise InputError(f"the decision rule is not the one in {MANIFEST}", where=str(folder / DECISION), hint=COPY_AGAIN)
     return prompt, saved
 
 
 def check_rendering(saved: Mapping[str, Any], model: Model, where: str) -> None:
-    """Refuse a tokenizer that would produce other ids than those of training and test.
+    """Refuse a tokenizer that would produce other token ids than in training and test.
 
     Raises:
         InputError: chat template, stop token or longest prompt differ.
@@ -331,17 +331,17 @@ def check_rendering(saved: Mapping[str, Any], model: Model, where: str) -> None:
             raise InputError(
                 f"the base model's {about[key]} is not the one that the bundle was made with",
                 where=where,
-                hint="Use the unchanged base model, and versions of transformers and cotune near those in the manifest.",
+                hint="Use the unchanged base model, with versions of transformers and cotune close to those in the manifest.",
             )
 
 
 def _enter_adapter(folder: Path, manifest: Manifest, model: LocalModel) -> None:
     if model.adapters.register(folder) != manifest.adapter_id:
-        raise InputError(f"the adapter is not the one that {MANIFEST} names", where=str(folder), hint=_HINT)
+        raise InputError(f"the adapter is not the one in {MANIFEST}", where=str(folder), hint=COPY_AGAIN)
     try:
         model.adapters.use(manifest.adapter_id)
     except InputError as error:
-        raise InputError(error.what, where=error.where or str(folder), hint=error.hint or _HINT) from error
+        raise InputError(error.what, where=error.where or str(folder), hint=error.hint or COPY_AGAIN) from error
     check_probe(model, manifest, folder)
 
 
@@ -354,14 +354,14 @@ def check_probe(model: LocalModel, manifest: Manifest, folder: Path) -> None:
     try:
         probe = model.adapters.probe(manifest.adapter_id)
     except InputError as error:
-        raise InputError(error.what, where=error.where or str(folder / PROBE), hint=error.hint or _HINT) from error
+        raise InputError(error.what, where=error.where or str(folder / PROBE), hint=error.hint or COPY_AGAIN) from error
     if probe is None:
         return
     if set(probe.labels) != set(manifest.labels) or probe.width != model.width or probe.layer > model.depth:
         raise InputError(
-            "the probe is not one of these labels on this model",
+            "the probe does not fit the labels or the model",
             where=str(folder / PROBE),
-            hint=_HINT,
+            hint=COPY_AGAIN,
         )
 
 

@@ -48,7 +48,8 @@ _VERSION = re.compile(r"[A-Za-z0-9.+_-]{1,40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MOST_ENTRIES = 1000
 _LONGEST_TEXT = 100_000
-_HINT = "Copy the bundle again from where it was made."
+COPY_AGAIN = "Copy the bundle again from where it was made."
+"""Hint for a damaged bundle."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Manifest:
         task: name of the task.
         files: relative POSIX name to sha256 of every file but the manifest itself.
         base_model: the base model.
-        adapter_id: content hash of the adapter, or ``base`` where there is none.
+        adapter_id: content hash of the adapter, or ``base`` if there is none.
         prompt_id: content hash of the prompt.
         decision: decision rule.
         labels: all labels, in the order of the decision's bias; empty for generated answers.
@@ -111,7 +112,7 @@ class Manifest:
 
     @property
     def named_metric(self) -> str | None:
-        """The metric's name; None for a function of the user's, whose file is not in the bundle."""
+        """The metric's name; None for a function of the user, whose file is not in the bundle."""
         return None if names_user_metric(self.metric) else self.metric
 
     @cached_property
@@ -153,14 +154,14 @@ class Manifest:
         """Inverse of :meth:`to_json`.
 
         Raises:
-            InputError: keys are missing, unknown or of the wrong kind, or another format.
+            InputError: keys are missing, unknown or of the wrong type, or the format is another.
         """
         table = _Keys(data, where)
         if (version := table.take("format", int)) not in (FORMAT, WRITTEN_FORMAT):
             made = _made_by(data)
             raise InputError(
                 f"the bundle was made by {made} in format {version}, and cotune {__version__} reads format {FORMAT} "
-                f"(labels) and {WRITTEN_FORMAT} (written answers)",
+                f"(labels) and {WRITTEN_FORMAT} (generated answers)",
                 where=where,
                 hint=_way_out(version, made),
             )
@@ -169,7 +170,7 @@ class Manifest:
         try:
             decision = Decision.from_json(table.take("decision", dict))
         except (ValueError, TypeError, OverflowError) as error:
-            raise InputError("the decision rule is none", where=f"{where}, key decision", hint=_HINT) from error
+            raise InputError("the decision rule is invalid", where=f"{where}, key decision", hint=COPY_AGAIN) from error
         found = cls(
             task=table.take("task", str),
             files=table.texts_by_name("files"),
@@ -192,7 +193,7 @@ class Manifest:
         if decision.bias and len(decision.bias) != len(found.labels):
             table.wrong("decision", f"has {len(decision.bias)} numbers for {len(found.labels)} labels")
         if found.label_type not in LABEL_TYPES:
-            table.wrong("label_type", "is none of " + ", ".join(LABEL_TYPES))
+            table.wrong("label_type", "is not one of " + ", ".join(LABEL_TYPES))
         if not 1 <= found.max_tokens <= 10_000_000:
             table.wrong("engine.max_tokens", "is out of range")
         if version == WRITTEN_FORMAT and not 1 <= found.answer_tokens <= 1_000_000:
@@ -204,13 +205,13 @@ def _way_out(version: int, made: str) -> str:
     """A hint for a bundle of another format."""
     if version == _HEADED_FORMAT:
         if made == f"cotune {__version__}":
-            return "Run again, since an earlier build of this version made it."
+            return "Run again: the bundle was made by an earlier build of this version."
         return f"Run again with this version, or use {made}."
-    return "Use the version of cotune that made it." if version > FORMAT else _HINT
+    return "Use the version of cotune that made it." if version > FORMAT else COPY_AGAIN
 
 
 def _made_by(data: Mapping[str, Any]) -> str:
-    """The version that made a bundle, if it can be shown."""
+    """The version that made a bundle, if it is safe to show."""
     versions = data.get("versions")
     named = versions.get("cotune") if isinstance(versions, dict) else None
     return f"cotune {named}" if isinstance(named, str) and _VERSION.fullmatch(named) else "another version of cotune"
@@ -219,7 +220,7 @@ def _made_by(data: Mapping[str, Any]) -> str:
 def _written(table: _Keys, where: str) -> Output:
     output = Output.from_json(table.take("output", dict))
     if not output.kind.written or (output.schema is not None and schema_problem(output.schema)):
-        raise InputError("the output is none that is written", where=f"{where}, key output", hint=_HINT)
+        raise InputError("the output is not one of generated answers", where=f"{where}, key output", hint=COPY_AGAIN)
     return output
 
 
@@ -237,14 +238,14 @@ def read_manifest(folder: Path) -> Manifest:
         InputError: the folder is not a bundle, or its manifest is damaged.
     """
     if not folder.is_dir():
-        what = "this is a file, not a bundle's folder" if folder.exists() else "there is no such bundle"
+        what = "this is a file, not the folder of a bundle" if folder.exists() else "there is no such bundle"
         raise InputError(what, where=str(folder), hint="Give the folder of a run or of a bundle.")
     if not os.path.lexists(folder / MANIFEST):
         if (folder / JOURNAL).is_file():
-            hint = "A run has one from its first verdict on: run the same cotune run command again."
+            hint = "A run writes one after its first verdict: run the same cotune run command again."
             raise InputError("this run has no bundle yet", where=str(folder), hint=hint)
-        hint = "Give the folder of a run, or a copy of a run's folder best/."
-        raise InputError("this folder is no bundle: it holds no manifest.json", where=str(folder), hint=hint)
+        hint = "Give the folder of a run, or a copy of its folder best/."
+        raise InputError("this folder is not a bundle: it has no manifest.json", where=str(folder), hint=hint)
     return Manifest.from_json(read_json(folder / MANIFEST), str(folder / MANIFEST))
 
 
@@ -260,12 +261,12 @@ def verify(folder: Path, manifest: Manifest) -> None:
     for name, digest in manifest.files.items():
         check_name(folder, name)
         if not _SHA256.fullmatch(digest):
-            raise InputError(f"the sha256 of {name} is none", where=str(folder / MANIFEST), hint=_HINT)
-    # A probe on the untuned model is alone in its folder.
+            raise InputError(f"the sha256 of {name} is invalid", where=str(folder / MANIFEST), hint=COPY_AGAIN)
+    # The folder of a probe on the untuned model contains only the probe.
     bare_probe = f"{ADAPTER}/{PROBE}" in manifest.files and not set(ADAPTER_FILES) & set(manifest.files)
     needed = {*manifest.files, *NEEDED, *(ADAPTER_FILES if manifest.adapter_id != "base" and not bare_probe else ())}
     if lost := sorted(needed - found):
-        raise InputError("the file is missing", where=str(folder / lost[0]), hint=_HINT)
+        raise InputError("the file is missing", where=str(folder / lost[0]), hint=COPY_AGAIN)
     if added := sorted(found - set(manifest.files)):
         raise InputError(
             "the file is not in the bundle's manifest", where=str(folder / added[0]), hint="Move it out of the bundle."
@@ -273,19 +274,19 @@ def verify(folder: Path, manifest: Manifest) -> None:
     by_probe, probed = manifest.decision.kind == "probe", f"{ADAPTER}/{PROBE}" in manifest.files
     if by_probe != probed or (by_probe and (manifest.written is not None or manifest.adapter_id == "base")):
         raise InputError(
-            "a probe and the decision rule named probe go together, with labels and with the probe's own adapter id",
+            "a bundle has a probe if and only if its decision rule is probe, and then needs labels and the probe's adapter id",
             where=str(folder / ADAPTER / PROBE),
-            hint=_HINT,
+            hint=COPY_AGAIN,
         )
     if manifest.adapter_id == "base" and (odd := sorted(n for n in found if n.startswith(f"{ADAPTER}/"))):
-        raise InputError("a bundle of the base model holds no adapter", where=str(folder / odd[0]), hint=_HINT)
+        raise InputError("a bundle of the base model must not contain an adapter", where=str(folder / odd[0]), hint=COPY_AGAIN)
     for name, digest in sorted(manifest.files.items()):
         try:
             same = file_sha256(folder / name) == digest
         except OSError as error:
             _unreadable(folder / name, error)
         if not same:
-            raise InputError("the file has changed since the bundle was made", where=str(folder / name), hint=_HINT)
+            raise InputError("the file has changed since the bundle was made", where=str(folder / name), hint=COPY_AGAIN)
 
 
 def check_name(folder: Path, name: str) -> None:
@@ -295,12 +296,12 @@ def check_name(folder: Path, name: str) -> None:
         InputError: the name could lead out of the folder, or its ending is forbidden.
     """
     if not _NAME.fullmatch(name) or name == MANIFEST:
-        raise InputError(f"the name {name!r} is not allowed in a bundle", where=str(folder / MANIFEST), hint=_HINT)
+        raise InputError(f"the name {name!r} is not allowed in a bundle", where=str(folder / MANIFEST), hint=COPY_AGAIN)
     if not name.endswith(ENDINGS):
         raise InputError(
-            "a bundle holds JSON, Markdown and safetensors alone, since other files can run code when they are read",
+            "a bundle may only contain JSON, Markdown and safetensors, since other files can run code when they are read",
             where=str(folder / name),
-            hint=_HINT,
+            hint=COPY_AGAIN,
         )
     inside(folder, name)
 
@@ -321,7 +322,7 @@ def list_files(folder: Path) -> set[str]:
                     path = Path(entry.path)
                     entries += 1
                     if entries > _MOST_ENTRIES:
-                        raise InputError("there are far too many files for a bundle", where=str(folder), hint=_HINT)
+                        raise InputError("the folder has too many files for a bundle", where=str(folder), hint=COPY_AGAIN)
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(path)
                     elif entry.is_file(follow_symlinks=False):
@@ -345,13 +346,13 @@ def read_json(path: Path) -> Any:
             _irregular(path)
         if status.st_size > LARGEST_JSON:
             raise InputError(
-                f"the file has {status.st_size:,} bytes and {LARGEST_JSON:,} are allowed", where=str(path), hint=_HINT
+                f"the file has {status.st_size:,} bytes, and {LARGEST_JSON:,} are allowed", where=str(path), hint=COPY_AGAIN
             )
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant)
     except OSError as error:
         _unreadable(path, error)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"the file is no JSON that can be read ({error})", where=str(path), hint=_HINT) from error
+        raise InputError(f"the file is not valid JSON ({error})", where=str(path), hint=COPY_AGAIN) from error
 
 
 class _Keys:
@@ -360,7 +361,7 @@ class _Keys:
     def __init__(self, data: Any, where: str, before: str = "") -> None:
         self.where, self.before = where, before
         if not isinstance(data, dict):
-            raise InputError("there is no JSON object", where=where, hint=_HINT)
+            raise InputError("this is not a JSON object", where=where, hint=COPY_AGAIN)
         self.left = dict(data)
 
     def take(self, key: str, kind: type, *default: Any) -> Any:
@@ -371,7 +372,7 @@ class _Keys:
             self.wrong(key, "is missing")
         value = self.left.pop(key)
         if not isinstance(value, kind) or isinstance(value, bool):
-            self.wrong(key, "has a value of the wrong kind")
+            self.wrong(key, "has a value of the wrong type")
         self._check_texts(key, value)
         return value
 
@@ -380,18 +381,18 @@ class _Keys:
         texts = [value] if isinstance(value, str) else [*value, *value.values()] if isinstance(value, dict) else value
         for text in texts if isinstance(texts, list) else ():
             if isinstance(text, str) and (len(text) > _LONGEST_TEXT or has_half_character(text)):
-                self.wrong(key, "holds half a character (a lone surrogate), or a text without end")
+                self.wrong(key, "contains half a character (a lone surrogate) or a very long text")
 
     def texts(self, key: str) -> tuple[str, ...]:
         value = self.take(key, list)
         if not value or not all(isinstance(item, str) for item in value) or len(set(value)) < len(value):
-            self.wrong(key, "must be a list of texts of which no two are equal")
+            self.wrong(key, "must be a list of different texts")
         return tuple(value)
 
     def texts_by_name(self, key: str) -> dict[str, str]:
         value = self.take(key, dict)
         if not all(isinstance(item, str) for item in value.values()):
-            self.wrong(key, "must hold texts alone")
+            self.wrong(key, "must contain only texts")
         return dict(value)
 
     def end(self) -> None:
@@ -399,21 +400,22 @@ class _Keys:
             self.wrong(min(self.left), "is unknown")
 
     def wrong(self, key: str, what: str) -> NoReturn:
-        raise InputError(f"the key {self.before}{key} {what}", where=self.where, hint=_HINT)
+        raise InputError(f"the key {self.before}{key} {what}", where=self.where, hint=COPY_AGAIN)
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
+def refuse_constant(name: str) -> NoReturn:
+    """Refuse NaN and infinities; for ``parse_constant`` of :func:`json.loads`."""
+    raise ValueError(f"{name} is not a number")
 
 
 def _irregular(path: Path) -> NoReturn:
-    what = "a link" if path.is_symlink() else "no regular file"
-    raise InputError(f"this is {what}, and a bundle holds its files itself", where=str(path), hint=_HINT)
+    what = "a link" if path.is_symlink() else "not a regular file"
+    raise InputError(f"this is {what}, and a bundle must contain the files themselves", where=str(path), hint=COPY_AGAIN)
 
 
 def _unreadable(path: Path, error: OSError) -> NoReturn:
     raise InputError(
         f"the file cannot be read ({error.strerror or error})",
         where=str(path),
-        hint="Check that it is there and its permissions.",
+        hint="Check that it exists, and its permissions.",
     ) from error

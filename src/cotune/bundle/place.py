@@ -1,4 +1,4 @@
-"""Atomic replacement of a folder."""
+"""Checking and atomically replacing output folders."""
 
 from __future__ import annotations
 
@@ -19,16 +19,27 @@ _CURRENT_FOLDER = -100
 _SWAP = 2
 
 
+def check_new(folder: Path) -> None:
+    """Refuse an output folder that is not new or empty.
+
+    Raises:
+        InputError: it contains something, or is not a folder.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        what = "the folder is not empty" if folder.is_dir() else "this is a file, not a folder"
+        raise InputError(what, where=str(folder), hint="Give a new or empty folder.")
+
+
 @contextlib.contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder that is synced and renamed to ``folder`` when the block ends without an error.
 
-    An older folder of that name is swapped out in the same step and then removed. A kill at any moment leaves the old or the
-    new one, and the next call removes leftovers. If the file system cannot swap, the old one is moved aside first, and the next
-    call repairs a kill at that moment. Safe with concurrent processes.
+    An existing folder of that name is swapped with the new one in the same step and then removed. If the process is killed, the
+    old or the new folder is there, and the next call removes leftovers. If the file system cannot swap folders, the old one is
+    moved aside first; should the process be killed at this moment, the next call repairs it. Safe with concurrent processes.
 
     Raises:
-        InputError: the disk is full or not writable; the older folder stays.
+        InputError: the disk is full or not writable; the existing folder is unchanged.
     """
     import filelock
 
@@ -82,8 +93,8 @@ def exchange(left: Path, right: Path) -> bool:
 
 
 def _sync_all(folder: Path, allowed: int) -> None:
-    """Sync a folder's files, and give them the rights that new files get here: copies bring their source's along, and some
-    writers make files that are their owner's alone."""
+    """Sync a folder's files and give them the permissions of new files here: copies have those of their source, and some
+    writers make files that only the owner can read."""
     for current, _, names in os.walk(folder):
         for path in (Path(current) / name for name in names):
             mode = stat.S_IMODE(path.stat().st_mode)

@@ -42,7 +42,7 @@ class Prediction:
         answer: the label, or the generated answer as text. :meth:`Predictor.predict` gives labels in the type that they had in
             the data, :meth:`Predictor.answers` their texts. None if the model is undecided, which only happens with ``unsure``.
         probabilities: probability of every label after the decision rule; empty if not requested, and for generated answers.
-        truncated: whether the row's text was too long and lost its end.
+        truncated: whether the row's text was too long and was cut at its end.
         ended: whether a generated answer ended by itself; False if it was cut or, for numbers and JSON, closed at the maximum
             length.
         possible: if the answer is None, the possible labels, the likeliest first.
@@ -110,9 +110,9 @@ class Predictor:
         """
         if not self.scorer.capabilities.hidden_states:
             raise InputError(
-                f"the bundle's answers come from {self.scorer.name}, behind an endpoint, and there are no weights here",
+                f"the bundle's model {self.scorer.name} is behind an endpoint, so there are no weights here",
                 where=self.task,
-                hint="Ask it with cotune predict.",
+                hint="Use cotune predict.",
             )
         return cast("Model", self.scorer)
 
@@ -151,7 +151,7 @@ class Predictor:
         checked = [checked_row(row, self.input_fields, f"row {number}") for number, row in enumerate(listed, 1)]
         found = list(self.answers(checked, probabilities=probabilities, unsure=unsure))
         if cut := sum(answer.truncated for answer in found):
-            _log.warning("%d of %d rows were too long and lost the end of their text", cut, len(found))
+            _log.warning("%d of %d rows were too long and were cut at the end of their text", cut, len(found))
         if self.label_type != "text":
             own: dict[Any, Any] = {None: None} | {label: self.output.own(label) for label in self.labels}
             found = [
@@ -204,14 +204,14 @@ class Predictor:
         where = self.task or "the bundle"
         if self.writing is not None:
             raise InputError(
-                "the bundle writes its answers, and only labels can be left open", where=where, hint="Take --unsure off."
+                "the bundle generates its answers, and only labels can be undecided", where=where, hint="Remove --unsure."
             )
         if self.calibration is None:
             raise InputError(
-                "the bundle cannot tell how sure it is: it keeps no scores of held-out rows",
+                "the bundle has no scores of held-out rows, which --unsure needs",
                 where=where,
-                hint="A run of an earlier version made it, or one that has not ended, or its model gives no probabilities. Run "
-                "again with this version, or take --unsure off.",
+                hint="It was made by an earlier version or by a run that has not ended, or its model gives no probabilities. "
+                "Run again with this version, or remove --unsure.",
             )
         return self.calibration.highest(share, where)
 
@@ -246,7 +246,7 @@ class Predictor:
             DivergedError: a score is not a number.
         """
         if self.writing is not None:
-            raise InputError("the bundle writes its answers and has no labels to tell apart", where=self.task)
+            raise InputError("the bundle generates its answers and has no labels", where=self.task)
         model = cast("LocalModel", self.model)
         shown, _ = self._shown(rows)
         rendered = model.renderer.render(self.prompt, shown, self.labels)

@@ -1,4 +1,4 @@
-"""Bundles whose model is behind an endpoint: prompt, decision rule, address and request format; never a key."""
+"""Bundles whose model is behind an endpoint: prompt, decision rule, address and request format, without the key."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cotune.bundle.calibration import Calibration
-from cotune.bundle.manifest import Manifest
+from cotune.bundle.manifest import COPY_AGAIN, Manifest
 from cotune.bundle.predictor import Predictor
 from cotune.errors import InputError
 from cotune.model.base import ENDPOINT
 from cotune.prompt.prompt import Prompt
 
 _CONCURRENCY = 8
-_HINT = "Copy the bundle again from where it was made."
 
 
 def check_allowed(
@@ -31,13 +30,13 @@ def check_allowed(
     """Check that the user allows the server and the key variable that a folder names.
 
     Args:
-        base_url: the server that the folder names; one on this machine needs no permission.
-        named: key variable that the folder names.
+        base_url: URL of the server that the folder names; a server on this machine needs no permission.
+        named: environment variable with the key that the folder names.
         endpoint: URL that the user allows.
-        key_env: environment variable that the user names.
-        who: asks, for errors.
+        key_env: environment variable that the user allows.
+        who: name of the folder's content in errors, such as ``bundle``.
         where: the folder's file, for errors.
-        options: what the two are called in Python; on the command line they have hyphens.
+        options: names of the two options in Python; on the command line they have hyphens.
 
     Raises:
         InputError: the user allows another server or none, or names no key variable although the folder needs one.
@@ -48,17 +47,16 @@ def check_allowed(
     if not is_loopback(urlsplit(base_url).hostname or "") and (endpoint or "").rstrip("/") != base_url.rstrip("/"):
         added = f"{flags[0]} {shlex.quote(base_url)} (in Python, {options[0]}={base_url!r})"
         raise InputError(
-            f"the {who} sends the rows to {base_url}, and it is for you to allow that"
-            + (f", not {endpoint}" if endpoint else ""),
+            f"the {who} sends rows to {base_url}, which you have not allowed" + (f", unlike {endpoint}" if endpoint else ""),
             where=where,
-            hint=f"If you trust that server with them, add {added}.",
+            hint=f"If you trust that server with your rows, add {added}.",
         )
     if named is not None and key_env is None:
         added = f"{flags[1]} {shlex.quote(named)} (in Python, {options[1]}={named!r})"
         raise InputError(
-            f"the {who} asks {base_url} with a key, and it is for you to say which",
+            f"the {who} sends a key to {base_url}, which you have not allowed",
             where=where,
-            hint=f"If you trust that server with it, add {added}.",
+            hint=f"If you trust that server with the key, add {added}.",
         )
 
 
@@ -73,17 +71,17 @@ def remote_predictor(
     patience: float,
     calibration: Calibration | None = None,
 ) -> Predictor:
-    """Make a predictor that asks the bundle's endpoint.
+    """Make a predictor for a bundle whose model is behind an endpoint.
 
     Args:
-        manifest: of the bundle.
-        prompt: of the bundle.
-        saved: what ``prompt.json`` holds.
-        where: that file, for errors.
-        key_env: environment variable with the key, as the caller allows it.
-        endpoint: URL that rows may be sent to, as the caller allows it; not needed for one on this machine.
-        patience: seconds that one question may take, all tries and waits included.
-        calibration: scores of held-out rows; None where the bundle has none.
+        manifest: manifest of the bundle.
+        prompt: prompt of the bundle.
+        saved: content of ``prompt.json``.
+        where: path of that file, for errors.
+        key_env: environment variable with the key, if the caller allows one.
+        endpoint: URL that rows may be sent to, if the caller allows one; not needed for a server on this machine.
+        patience: seconds for one request, including retries and waits.
+        calibration: scores of held-out rows; None if the bundle has none.
 
     Raises:
         InputError: the bundle's endpoint is invalid, or the caller did not allow it or its key.
@@ -100,20 +98,18 @@ def remote_predictor(
         base_url, named, timeout = str(data["base_url"]), data["key_env"], float(data["timeout"])
         way, url = RequestFormat.from_json(data["way"]), urlsplit(base_url)
         usable = url.scheme in ("http", "https") and bool(url.hostname) and "@" not in url.netloc and 0 < timeout < 1e6
-        usable = (
-            usable and base_url.isprintable() and (named is None or isinstance(named, str)) and manifest.adapter_id == "base"
-        )
+        usable = usable and base_url.isprintable() and (named is None or isinstance(named, str))
+        if not usable or manifest.adapter_id != "base":
+            raise ValueError("no usable endpoint")
         asked = Endpoint(base_url, str(data["model"]), key_env, timeout, "--key-env, or the bundle")
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError("it does not say whom to ask, and how", where=where, hint=_HINT) from error
-    if not usable:
-        raise InputError("it does not say whom to ask, and how", where=where, hint=_HINT)
+        raise InputError("the file names no valid endpoint and request format", where=where, hint=COPY_AGAIN) from error
     check_allowed(base_url, named, endpoint, key_env, who="bundle", where=where)
     written = manifest.written
     schema = json_schema(written) if written is not None else None
     model = RemoteModel(Client(asked, most=_CONCURRENCY, keep=True), way=way, schema=schema, patience=patience)
     if model.fingerprint != manifest.base_model.fingerprint:
-        raise InputError("the endpoint is not the one that the manifest names", where=where, hint=_HINT)
+        raise InputError("the endpoint is not the one in the manifest", where=where, hint=COPY_AGAIN)
     if prompt.nearest:
         model.chooser = Neighbours()
     return Predictor(

@@ -29,7 +29,7 @@ def checked_row(row: Any, input_fields: Sequence[str], where: str) -> dict[str, 
     if isinstance(row, str):
         if len(input_fields) > 1:
             raise InputError(
-                f"the task has {len(input_fields)} input fields ({', '.join(input_fields)}) and this is one text",
+                f"the task has {len(input_fields)} input fields ({', '.join(input_fields)}), but this is a single text",
                 where=where,
                 hint=f"Give rows like {example_row(input_fields)}.",
             )
@@ -43,7 +43,7 @@ def checked_row(row: Any, input_fields: Sequence[str], where: str) -> dict[str, 
     fields = {name: _field(row, name, where) for name in input_fields}
     if not any(text.strip() for text in fields.values()):
         named = [column_of(name, [key for key in row if isinstance(key, str)]) or name for name in fields]
-        raise RowError("the input is empty", where=f"{where}, {', '.join(named)}", hint="Fill it, or take the row out.")
+        raise RowError("the input is empty", where=f"{where}, {', '.join(named)}", hint="Fill it, or remove the row.")
     return fields
 
 
@@ -69,7 +69,7 @@ def _field(row: Mapping[Any, Any], name: str, where: str) -> str:
         raise InputError(
             f"there is no field {name!r}" + (f", did you mean {lower[near[0]]!r}?" if near else ""),
             where=where,
-            hint=f"The row holds {shown_names(known, 10) or 'nothing'}; name the field {name!r}.",
+            hint=f"The row has {shown_names(known, 10) or 'no fields'}; name the field {name!r}.",
         )
     return _text(row[name], name, where)
 
@@ -78,12 +78,12 @@ def _text(value: Any, name: str, where: str) -> str:
     text = input_text(value)
     if text is NESTED:
         raise RowError(
-            f"this {type(value).__name__} cannot be written as text",
+            f"a value of type {type(value).__name__} cannot be converted to text",
             where=f"{where}, field {name!r}",
-            hint="Give a text, a number, a date, or lists and objects of these.",
+            hint="Give a text, a number, a date, or a list or object of these.",
         )
     found = str(text or "")
     if "\0" in found or has_half_character(found):
         kind = "a NUL character" if "\0" in found else "half a character (a lone surrogate)"
-        raise RowError(f"there is {kind} in the text", where=f"{where}, field {name!r}", hint="Take it out.")
+        raise RowError(f"there is {kind} in the text", where=f"{where}, field {name!r}", hint="Remove it.")
     return found

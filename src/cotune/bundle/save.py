@@ -77,8 +77,8 @@ def save_bundle(
 
     Raises:
         InputError: ``folder`` contains something else, the adapter folder has no adapter, or the disk is full or not writable;
-            an older bundle stays.
-        ValueError: the metrics hold NaN, or the decision does not fit the labels.
+            an older bundle is unchanged.
+        ValueError: the metrics contain NaN, or the decision does not fit the labels.
     """
     from cotune.model.adapters.files import adapter_content_id
     from cotune.model.adapters.slots import BASE
@@ -123,14 +123,14 @@ def save_bundle(
 def _card(
     manifest: Manifest, metrics: Mapping[str, Any], saved: SavedModel, prompt: Prompt, adapter: Path | None, model: ModelBackend
 ) -> str:
-    """The model card: what a row becomes, how a probe reads, and what a prefix stands for."""
+    """The model card, with what it needs to know about the prompt, the probe and the prefix."""
     from cotune.model.adapters.files import is_prefix
     from cotune.model.adapters.prefix import load_prefix
 
     text, stock = saved.text, len(prompt.demonstrations)
     if prompt.nearest:
-        text = f"(each row is shown those {prompt.nearest} of {stock} examples that are most like it; here for one)\n{text}"
-    # Only a model whose states can be seen has a probe.
+        text = f"(each row is shown the {prompt.nearest} most similar of {stock} examples; here the text of one row)\n{text}"
+    # Only a model with hidden states can have a probe.
     read = model.capabilities.hidden_states
     return model_card(
         manifest,
@@ -164,16 +164,16 @@ def _check_free(folder: Path) -> None:
     """Refuse to replace anything that is not a bundle, or that contains other files."""
     hint = "Move it away or choose another folder."
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise InputError("something that is no folder is in the bundle's place", where=str(folder), hint=hint)
+        raise InputError("this exists and is not a folder", where=str(folder), hint=hint)
     if not folder.exists() or not any(folder.iterdir()):
         return
     try:
         known = {MANIFEST, *read_manifest(folder).files}
         foreign = sorted(list_files(folder) - known)
     except InputError as error:
-        raise InputError("the folder is there already and holds no bundle", where=str(folder), hint=hint) from error
+        raise InputError("the folder already exists and is not a bundle", where=str(folder), hint=hint) from error
     if foreign:
-        raise InputError("the file is not part of the bundle that is to be replaced", where=str(folder / foreign[0]), hint=hint)
+        raise InputError("the file is not part of the bundle that would be replaced", where=str(folder / foreign[0]), hint=hint)
 
 
 def _copy_adapter(source: Path, target: Path) -> None:
@@ -190,7 +190,7 @@ def _copy_config(source: Path, target: Path) -> None:
     config = json.loads(source.read_text(encoding="utf-8"))
     base = config.get("base_model_name_or_path")
     if isinstance(base, str) and (Path(base).expanduser().is_absolute() or Path(base).exists()):
-        # A bundle is copied to other machines; peft does not need this name.
+        # A local path is useless on other machines, and PEFT does not need it.
         write_json(target, config | {"base_model_name_or_path": None})
     else:
         shutil.copyfile(source, target)

@@ -31,19 +31,19 @@ class Scored:
     """Scores of a bundle on labelled rows.
 
     Attributes:
-        metric: its name.
+        metric: name of the metric.
         score: the score.
         interval: 95% interval of the score.
         n: number of rows.
         skipped: number of further rows without input or right answer.
         right: number of rows that count as right.
         majority: the commonest label and its score; None for generated answers.
-        unknown: number of rows by right label unknown to the bundle; they count as wrong.
-        labels: of label answers, label by label.
-        confusion: ``[labels, labels]`` rows by right label and answer, in the order of ``labels``; None where answers are
-            written.
-        fields: of JSON answers, field by field.
-        truncated: rows whose text lost its end.
+        unknown: for each right label that the bundle does not know, its number of rows, which count as wrong.
+        labels: scores of each label; empty for generated answers.
+        confusion: ``[labels, labels]`` number of rows by right label and answer, in the order of ``labels``; None for generated
+            answers.
+        fields: scores of each field of JSON answers.
+        truncated: number of rows whose text was too long and was cut.
     """
 
     metric: str
@@ -85,7 +85,7 @@ class LabelledRows:
     """Validated labelled rows; needs no model.
 
     Attributes:
-        rows: with their right answers.
+        rows: the rows, with their right answers.
         skipped: number of rows without input or right answer, which are left out.
         metric: the metric.
         remarks: notes for the user on how the rows were read.
@@ -104,9 +104,9 @@ class LabelledRows:
 
         Args:
             table: the rows.
-            manifest: of the bundle.
-            column: that of the right answers; None takes the one that the bundle was made with.
-            metric: its name; None takes the bundle's.
+            manifest: manifest of the bundle.
+            column: column of the right answers; None takes the name that it had in the training data.
+            metric: name of the metric; None takes the bundle's.
             group: column whose equal values mark rows that depend on each other.
 
         Raises:
@@ -149,9 +149,9 @@ def score_rows(
     """Answer labelled rows and score the answers.
 
     Args:
-        predictor: who answers.
+        predictor: the predictor.
         labelled: the rows.
-        batch: rows that run at once.
+        batch: number of rows in a batch.
         progress: called with the number of rows done, after each batch.
 
     Raises:
@@ -197,15 +197,15 @@ def score_rows(
 def _metric(manifest: Manifest, name: str | None) -> Metric:
     if name is None and manifest.named_metric is None:
         raise InputError(
-            f"the bundle was chosen by {manifest.metric}, a function of yours, and holds no copy of it",
+            f"the bundle's metric is your function {manifest.metric}, which it does not contain",
             where="--metric",
-            hint="Name its file, --metric FILE.py:FUNCTION, or another metric.",
+            hint="Give its file with --metric FILE.py:FUNCTION, or another metric.",
         )
     metric = metric_for(name or manifest.named_metric, manifest.output, "--metric")
     if metric.graded or not metric.needs_answers:
         raise InputError(
             f"the metric {metric.name!r} needs more than answers",
             where="--metric",
-            hint="Name one that looks at answers, such as --metric accuracy.",
+            hint="Give a metric of answers, such as --metric accuracy.",
         )
     return metric

@@ -18,12 +18,12 @@ _DIGITS = 12
 
 @dataclass(frozen=True)
 class Seen:
-    """Numbers of rows that a run has seen.
+    """How many of some rows a run has seen.
 
     Attributes:
-        learnt: rows that it learnt from or chose on.
-        tested: rows of its test.
-        n: rows in all.
+        learnt: number of rows that it was trained or selected on.
+        tested: number of rows in its test.
+        n: number of all rows.
     """
 
     learnt: int
@@ -38,9 +38,9 @@ class Seen:
         """Warnings, one sentence per kind."""
         told = []
         if self.learnt:
-            told.append(f"{self._of(self.learnt)} learnt from by this run, so the score says little of new rows.")
+            told.append(f"{self._of(self.learnt)} used by this run for learning, so the score says little about new rows.")
         if self.tested:
-            told.append(f"{self._of(self.tested)} tested on by this run: choosing by their score again undoes the test.")
+            told.append(f"{self._of(self.tested)} in the test of this run: choosing by their score again invalidates the test.")
         return told
 
     def _of(self, count: int) -> str:
@@ -61,8 +61,8 @@ def seen_rows(bundle: Path, rows: Sequence[Example]) -> Seen | None:
     """Count the rows that the run of a bundle has seen; None if its folder is missing or has no hashes.
 
     Args:
-        bundle: its folder.
-        rows: with the bundle's input fields.
+        bundle: folder of the bundle.
+        rows: rows with the bundle's input fields.
     """
     path = run_folder(bundle) / ROW_HASHES
     if not path.is_file():

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
+from cotune.bundle.manifest import refuse_constant
 from cotune.bundle.predictor import Prediction, Predictor
 from cotune.bundle.rows import checked_row, example_row
 from cotune.errors import InputError, RowError
@@ -14,18 +15,18 @@ from cotune.task.reading.sheet import json_line
 from cotune.task.values.output import Output
 
 ADDED = ("answer", "possible", "probabilities", "truncated", "error")
-"""Keys that an answered row gets."""
+"""Keys that are added to answered rows."""
 
 
 @dataclass(frozen=True)
 class StreamCount:
-    """What went through a stream.
+    """Numbers of rows in a stream.
 
     Attributes:
-        rows: rows answered.
-        truncated: rows among them whose text lost its end.
-        errors: further rows, which could not be answered for what stands in them.
-        open: rows among those answered that were left open.
+        rows: rows that the model answered, undecided ones included.
+        truncated: rows among these whose text was too long and was cut.
+        errors: other rows, which could not be answered because of their content.
+        open: undecided rows.
     """
 
     rows: int
@@ -44,27 +45,27 @@ def predict_stream(
     unsure: float | None = None,
     source: str = "standard input",
 ) -> StreamCount:
-    """Read rows as JSON lines and write each with its answer as a JSON line, in order, batch by batch.
+    """Read rows as JSON lines and write each row with its answer as a JSON line, in order.
 
-    Each row is written with all its keys and ``answer`` (labels in their own type, JSON as its value), ``probabilities`` (label
-    to share, six digits) where they are asked for, and ``truncated`` where its text lost its end; keys of these names that it
-    had are replaced. A row whose input is blank, or no text, comes back with ``answer`` null and its ``error``. A line may be a
-    bare JSON text where the task has one input field; blank lines are passed over. The rows before a broken line are answered
-    before its error is raised.
+    To the keys of a row are added: ``answer`` (labels in the type that they had in the data, JSON as its value);
+    ``probabilities`` by label if requested; and ``truncated`` if the row's text was too long and was cut. They replace existing
+    keys of these names. A row whose input is blank or cannot be converted to text gets ``answer`` null and an ``error``. If the
+    task has one input field, a line may also be a JSON string. Blank lines are skipped. The rows before an invalid line are
+    answered before its error is raised.
 
     Args:
-        predictor: who answers.
-        lines: one JSON object each.
-        write: takes one line with its line break, such as ``sys.stdout.write``.
-        batch: rows that run at once.
-        probabilities: whether to write them.
-        unsure: share of rows that may be answered wrongly, as for :meth:`Predictor.predict`; rows that are left open have
-            ``answer`` null and the labels that it may be under ``possible``.
-        source: what errors call the stream.
+        predictor: the predictor.
+        lines: one JSON object per line.
+        write: called with each output line, line break included; for example ``sys.stdout.write``.
+        batch: number of rows in a batch.
+        probabilities: whether to add probabilities.
+        unsure: share of rows that may be answered wrongly, as for :meth:`Predictor.predict`; undecided rows get ``answer`` null
+            and the possible labels under ``possible``.
+        source: name of the stream in errors.
 
     Raises:
-        InputError: a line is no JSON or no row of the task, or there are none, or none can be answered; names the line,
-            from 1.
+        InputError: a line is not JSON or not a row of the task, there are no rows, or no row can be answered; the message names
+            the line, from 1.
     """
     if batch < 1:
         raise InputError(f"a batch of {batch} rows is too small", where="batch", hint="Give 1 or more.")
@@ -107,7 +108,7 @@ def predict_stream(
 
 
 def _added(found: Prediction, output: Output, *, probabilities: bool) -> dict[str, Any]:
-    """What a row gets with its answer."""
+    """The keys that an answer adds to a row."""
     added: dict[str, Any] = {"answer": None if found.answer is None else output.told(found.answer)}
     if found.possible:
         added["possible"] = [output.told(label) for label in found.possible]
@@ -117,19 +118,15 @@ def _added(found: Prediction, output: Output, *, probabilities: bool) -> dict[st
 
 
 def _row(text: str, input_fields: tuple[str, ...], where: str) -> tuple[dict[str, Any], dict[str, str] | RowError]:
-    """The row of a line, and its checked input fields or why they cannot be answered."""
+    """The row in a line, and its checked input fields or the error if it cannot be answered."""
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
+        value = json.loads(text, parse_constant=refuse_constant)
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"this is no JSON ({error})", where=where, hint=f"Write each line like {example_row(input_fields)}."
+            f"the line is not JSON ({error})", where=where, hint=f"Write each line like {example_row(input_fields)}."
         ) from error
     row = value if isinstance(value, dict) else {input_fields[0]: value}
     try:
         return row, checked_row(value, input_fields, where)
     except RowError as error:
         return row, error
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")

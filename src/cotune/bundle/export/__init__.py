@@ -1,1 +1,1 @@
-"""Export of bundles to the formats of other tools."""
+"""Export of bundles to formats of other tools."""

@@ -33,19 +33,15 @@ def export_card(
         rank: rank of the adapter, if it is a LoRA.
         gguf: the writer of the GGUF files, for those two forms.
     """
-    fields = ", ".join(f"THE {name.upper()}" for name in manifest.input_fields)
     parts = [
         f"# {manifest.task}, exported",
         f"From the cotune bundle `{manifest.id}`: {', '.join(manifest.input_fields)} in, "
         f"{_out(manifest)} out. "
-        f"The base model is {base_model_name(manifest)}, the very weights that the adapter was tuned on.",
-        "## What the model reads",
-        f"Replace {fields} and keep every other character"
-        + ("; the chat template is applied already." if asking.chat else "."),
-        f"````text\n{asking.text}\n````",
+        f"The base model is {base_model_name(manifest)}, with exactly the weights that the adapter was tuned on.",
+        *asking.shown(manifest.input_fields),
         f"Generate greedily until the stop token, {counted(asking.tokens, 'token')} at most"
         + (f"; the answer is one of: {_told(manifest, words)}." if words else "."),
-        "## How it answers here and there",
+        "## How cotune and other programs answer",
         _rule(manifest, asking, requested=stands_for is None),
         "## Run it",
         *_launch(to, asking, stands_for, rank, gguf),
@@ -67,35 +63,35 @@ def _told(manifest: Manifest, words: Sequence[str]) -> str:
 def _rule(manifest: Manifest, asking: Asking, *, requested: bool) -> str:
     if manifest.written is not None:
         if asking.schema is None:
-            return "cotune generates greedily too; an answer that is not at its end by then is cut."
+            return "cotune generates greedily too; an answer that has not ended by then is cut."
         told = (
-            f"cotune generates greedily too, held token by token to the schema in `{SCHEMA}`, and always ends with a value "
-            "that fits it. "
+            f"cotune generates greedily too, but only tokens that the schema in `{SCHEMA}` allows, and always ends with a "
+            "valid value. "
         )
         if asking.held is None:
             return told + (
-                "This model's answer begins with a space, which no server lets through that holds it to a schema: leave the "
-                f"answer free, strip it, and check it against `{SCHEMA}`."
+                "This model's answers begin with a space, which servers that enforce a schema do not allow: generate without "
+                f"the schema, strip the answer, and check it against `{SCHEMA}`."
             )
         return told + (
-            "A server that is given the schema keeps to it too, but an answer that is too long is cut there, and need not fit."
+            "A server that is given the schema enforces it too, but cuts an answer that is too long, which may then be invalid."
         )
     told = (
-        "cotune scores every label, as far as it differs from the others, and takes the likeliest. Greedy generation takes the "
-        "likeliest next token instead, which is the same answer for nearly all rows; restrict generation to the labels where "
-        "the server can."
+        "cotune scores every label up to the token that tells it from the others, and takes the likeliest. Greedy generation "
+        "takes the likeliest next token instead, which gives the same answer for nearly all rows; restrict generation to the "
+        "labels if the server can."
     )
     if manifest.decision.kind != "raw":
         told += (
-            " This bundle's decision rule also adds a fixed bias to each label's log-probability (`decision.json`): a program "
-            "that only generates leaves it out, and answers some rows otherwise. "
-            "To have it, read the labels' log-probabilities and add the bias before choosing."
+            " This bundle's decision rule also adds a fixed bias to each label's log-probability (`decision.json`). A program "
+            "that only generates omits the bias and gives other answers for some rows. "
+            "To apply it, read the labels' log-probabilities and add the bias before choosing."
         )
         if requested:
             told += (
-                f" In `{REQUEST}` it stands as `logit_bias`, on the token that each label begins with."
+                f" `{REQUEST}` contains it as `logit_bias` on the first token of each label."
                 if asking.label_bias
-                else " A server's own `logit_bias` cannot stand for it, since two of these labels begin with one token."
+                else " A server's `logit_bias` cannot replace it, since two of these labels begin with the same token."
             )
     return told
 
@@ -109,37 +105,37 @@ def _launch(to: str, asking: Asking, stands_for: int | None, rank: int, gguf: Gg
 
 
 def _gguf(gguf: GgufExport, asking: Asking, *, merged: bool) -> tuple[str, ...]:
-    bounds = {"grammar": ", held to the labels by a grammar", "json_schema": ", held to the schema"}
+    bounds = {"grammar": ", restricted to the labels by a grammar", "json_schema": ", restricted to the schema"}
     held = next((told for key, told in bounds.items() if key in gguf.request()), "")
     return (
         "llama.cpp:",
         code_block("sh", f"llama-server {gguf.options(merged=merged)} --alias {asking.name}"),
         f"`{REQUEST}` is a request for it: the text above{held}, at temperature 0.",
         code_block("sh", f"curl http://127.0.0.1:8080/completion -d @FOLDER/{REQUEST}"),
-        "The chat template is in the file too, but the text has it applied already, so it goes to `/completion` as it is, not "
-        "to `/v1/chat/completions`.",
+        "The file also contains the chat template, but the text has it applied already, so send it unchanged to `/completion`, "
+        "not to `/v1/chat/completions`.",
         *_ollama(gguf, asking, apart=bool(gguf.adapter_file) and not merged),
     )
 
 
 def _ollama(gguf: GgufExport, asking: Asking, *, apart: bool) -> tuple[str, ...]:
     if apart:
-        return ("Ollama refuses adapters since its version 0.34.1: for it, export with `--to gguf-merged`.",)
+        return ("Ollama does not support adapters since version 0.34.1: export with `--to gguf-merged` for it.",)
     if asking.held is not None:
-        told = "`format` holds the schema"
+        told = "`format` contains the schema"
     elif gguf.manifest.written is not None:
         told = "It generates greedily"
     else:
-        told = "Ollama takes neither a grammar of labels nor a bias: it only generates greedily"
-        told += ", so the decision rule is left out there" if asking.bias else ""
+        told = "Ollama supports neither a grammar of labels nor a bias: it only generates greedily"
+        told += ", without the decision rule" if asking.bias else ""
     return (
-        f"Ollama, by the `{MODELFILE}`:",
+        f"Ollama, with the `{MODELFILE}`:",
         code_block(
             "sh",
             f"ollama create {asking.name} -f FOLDER/{MODELFILE}",
             f"curl http://127.0.0.1:11434/api/generate -d @FOLDER/{OLLAMA}",
         ),
-        f"{told}. Both files follow Ollama's documentation; it was not run with them.",
+        f"{told}. Both files follow Ollama's documentation; they were not tested with Ollama.",
     )
 
 
@@ -152,7 +148,7 @@ def _peft(asking: Asking, rank: int) -> tuple[str, ...]:
     return (
         "transformers and PEFT:",
         *_python(asking, "base", _PEFT, _WITH_ADAPTER),
-        "vLLM, which serves the adapter under a name of its own, and keeps it by that name, so the content's hash is in it:",
+        "vLLM serves the adapter under a separate name and caches it by that name, which therefore contains the content hash:",
         *_vllm(
             asking,
             f"FOLDER/base --enable-lora --max-lora-rank {vllm_rank(rank)} --lora-modules {asking.name}=FOLDER/adapter",
@@ -162,7 +158,7 @@ def _peft(asking: Asking, rank: int) -> tuple[str, ...]:
 
 def _prefix(asking: Asking, stands_for: int) -> tuple[str, ...]:
     return (
-        f"transformers and PEFT. {without_prefix(stands_for)} Servers that hold several adapters mostly take LoRA alone.",
+        f"transformers and PEFT. {without_prefix(stands_for)} Most servers with several adapters support only LoRA.",
         *_python(asking, "base", _PEFT, _WITH_ADAPTER, skip=stands_for),
     )
 
@@ -173,7 +169,7 @@ def _merged(asking: Asking) -> tuple[str, ...]:
         *_python(asking, "model", "", _WHOLE),
         "vLLM:",
         *_vllm(asking, f"FOLDER/model --served-model-name {asking.name}"),
-        "llama.cpp and Ollama read GGUF: export with `--to gguf`, or convert this folder with llama.cpp's own "
+        "llama.cpp and Ollama read GGUF: export with `--to gguf`, or convert this folder with llama.cpp's "
         "`convert_hf_to_gguf.py`.",
     )
 
@@ -181,11 +177,11 @@ def _merged(asking: Asking) -> tuple[str, ...]:
 def _vllm(asking: Asking, served: str) -> tuple[str, ...]:
     told = f"`{REQUEST}` is a request for it: the text above, at temperature 0, with this model's name and stop tokens"
     if asking.words:
-        told += '; `structured_outputs` holds it to the labels, as before vLLM 0.12 `"guided_choice": [...]` does'
+        told += '; `structured_outputs` restricts it to the labels (before vLLM 0.12: `"guided_choice": [...]`)'
     if asking.held is not None:
         told += (
-            '; `response_format` holds the schema, as `"structured_outputs": {"json": ...}` would do, and before vLLM 0.12 '
-            '`"guided_json": ...`'
+            '; `response_format` enforces the schema, like `"structured_outputs": {"json": ...}` (before vLLM 0.12: '
+            '`"guided_json": ...`)'
         )
     return (
         code_block(
@@ -193,12 +189,12 @@ def _vllm(asking: Asking, served: str) -> tuple[str, ...]:
             f"vllm serve {served}",
             f"curl http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' -d @FOLDER/{REQUEST}",
         ),
-        f"{told}. It follows vLLM's documentation; vLLM was not run with it.",
+        f"{told}. It follows vLLM's documentation; it was not tested with vLLM.",
     )
 
 
 def _python(asking: Asking, folder: str, more_import: str, model: str, skip: int = 0) -> tuple[str, ...]:
-    """Python for one answer with transformers; forms differ in how the model is loaded."""
+    """Python code for one answer with transformers; export formats differ in how the model is loaded."""
     code = code_block(
         "python",
         "import json",
@@ -211,14 +207,14 @@ def _python(asking: Asking, folder: str, more_import: str, model: str, skip: int
         *_opened(folder, model),
         *ids_of(asking, skip),
         f"stop = {list(asking.stop_ids)}",
-        "# What the model's generation_config.json may say of sampling and penalties is for chatting.",
+        "# The model's generation_config.json may set sampling and penalties for chats.",
         'greedy = {"do_sample": False, "repetition_penalty": 1.0}',
         f"written = model.generate(**ids, **greedy, max_new_tokens={asking.tokens}, eos_token_id=stop)",
         'print(tokenizer.decode(written[0, ids["input_ids"].shape[1] :], skip_special_tokens=True))',
     )
     if asking.schema is None:
         return (code,)
-    return code, f"In transformers nothing holds the answer to the schema: check it against `{SCHEMA}`."
+    return code, f"transformers does not enforce the schema: check the answer against `{SCHEMA}`."
 
 
 def _opened(folder: str, model: str) -> list[str]:

@@ -63,10 +63,10 @@ def check_weights(
 
 
 def check_classifier(predictor: Predictor, manifest: Manifest, folder: Path, dtype: str) -> None:
-    """Check a transformers classifier, by its own pipeline in one batch.
+    """Check a transformers classifier with its pipeline, in one batch.
 
     Raises:
-        CotuneError: it answers otherwise.
+        CotuneError: if answers differ.
     """
     from cotune.bundle.export.pipeline import load
 
@@ -84,19 +84,19 @@ def check_pyfunc(predictor: Predictor, manifest: Manifest, model: Any) -> None:
     """Check an MLflow pyfunc through its public interface.
 
     Raises:
-        CotuneError: it answers otherwise.
+        CotuneError: if answers differ.
     """
     rows = _rows(manifest)
     wanted, found = predictor.predict(rows), list(model.predict(rows))
     if wanted != found:
-        raise CotuneError(f"the exported model answers {found} and the bundle {wanted}; nothing was written")
+        raise CotuneError(f"the exported model answers {found}, but the bundle answers {wanted}; nothing was written")
 
 
 def check_graph(predictor: Predictor, manifest: Manifest, folder: Path) -> None:
-    """Check an ONNX graph, by its own Python file, one by one and in one batch.
+    """Check an ONNX graph with its Python file, with rows one by one and in one batch.
 
     Raises:
-        CotuneError: it answers otherwise.
+        CotuneError: if answers differ.
     """
     from cotune.bundle.export.classify import load
 
@@ -119,6 +119,6 @@ def _compare(wanted: NDArray[np.float64], found: NDArray[np.float64], dtype: str
     difference = float(np.abs(np.where(near, found - wanted, 0.0)).max())
     if not difference <= _TOLERANCE.get(dtype, 1.0):
         raise CotuneError(
-            "the exported weights answer otherwise than the bundle: log-probabilities differ by "
-            f"{difference:.3f} nats at most; nothing was written"
+            "the exported weights give other answers than the bundle: log-probabilities differ by up to "
+            f"{difference:.3f} nats; nothing was written"
         )

@@ -1,4 +1,4 @@
-"""Answers rows with the model in this folder, by ONNX Runtime.
+"""Answers rows with the model in this folder, using ONNX Runtime.
 
     from classify import load
 

@@ -1,4 +1,4 @@
-"""Exporting a bundle for transformers, ONNX Runtime, PEFT, vLLM, llama.cpp or MLflow."""
+"""Export of a bundle for transformers, ONNX Runtime, PEFT, vLLM, llama.cpp or MLflow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cotune.bundle.export.request import REQUEST, SCHEMA, Asking
 from cotune.bundle.export.weights import copy_model, cut, merge, write_classifier
 from cotune.bundle.load import load, resolve_base, resolve_bundle
 from cotune.bundle.manifest import ADAPTER, DECISION, PROMPT, Manifest, read_manifest
-from cotune.bundle.place import atomic_folder
+from cotune.bundle.place import atomic_folder, check_new
 from cotune.bundle.predictor import Predictor
 from cotune.errors import InputError
 from cotune.files import write_json, write_text
@@ -29,27 +29,32 @@ if TYPE_CHECKING:
 
 Target = Literal["transformers", "onnx", "peft", "merged", "gguf", "gguf-merged", "mlflow"]
 TARGETS: tuple[Target, ...] = ("transformers", "onnx", "peft", "merged", "gguf", "gguf-merged", "mlflow")
-_CLASSIFIERS: dict[Target, str] = {"transformers": "transformers' classifiers have", "onnx": "an ONNX graph of one pass has"}
+_CLASSIFIERS: dict[Target, str] = {"transformers": "a classifier of transformers", "onnx": "an ONNX graph"}
 BASE, MODEL, EXAMPLE, CARD = "base", "model", "example.json", "README.md"
 
 
 def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str | Path | None = None) -> Path:
-    """Export a bundle for use outside of cotune, together with its base model.
+    """Export a bundle together with its base model, for use without cotune.
 
-    ``peft`` holds ``base/`` and ``adapter/``; ``merged`` holds ``model/``, the base model with the adapter added to its
-    weights, in the base model's own number type. ``gguf`` holds ``base.gguf`` and ``adapter-ID.gguf``, ``gguf-merged`` holds
-    ``model.gguf``. For a bundle that answers by a probe, the model ends after the layer that is read, its final norm has unit
-    weight, and the probe is stored next to it; ``transformers`` and ``onnx``, only for such bundles, are classifiers that
-    include the probe. For other bundles there are requests for llama.cpp's server, for vLLM if it supports the adapter, and for
-    a single GGUF file a ``Modelfile`` and a request for Ollama. All include the prompt, the decision rule, the schema if there
-    is one, an example of a rendered prompt, and a page on how to launch the model. ``mlflow``, for all bundles, is a pyfunc of
-    bundle, base model and cotune itself. The export is loaded again and must answer as the bundle does.
+    The formats are:
+
+    - ``peft``: ``base/`` and ``adapter/``.
+    - ``merged``: ``model/``, the base model with the adapter added to its weights, in the base model's dtype.
+    - ``gguf``: ``base.gguf`` and ``adapter-ID.gguf``. ``gguf-merged``: ``model.gguf``.
+    - ``transformers`` and ``onnx``: a classifier that includes the probe; only for bundles that answer by a probe.
+    - ``mlflow``: a pyfunc with the bundle, the base model and cotune itself.
+
+    For a bundle that answers by a probe, the model ends after the layer that the probe reads, its final norm has unit weight,
+    and the probe is stored next to it. For other bundles there are requests for llama.cpp's server, for vLLM if it supports the
+    adapter, and with a single GGUF file a ``Modelfile`` and a request for Ollama. All formats but ``mlflow`` include the
+    prompt, the decision rule, the schema if there is one, an example of a rendered prompt, and a page on how to run the model.
+    The export is loaded again and must give the same answers as the bundle.
 
     Args:
         bundle: the bundle's folder, that of its run, or ``hf://org/name@revision``.
         out: a new or empty folder.
         to: the format.
-        base: folder or name of the base model if it moved.
+        base: folder or name of the base model if it has moved.
 
     Returns:
         ``out``.
@@ -57,15 +62,12 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
     Raises:
         InputError: the bundle, its base model or ``out`` is wrong, there is no adapter to export, the format does not support
             the bundle, or a required package is not installed.
-        CotuneError: the export does not answer as the bundle does.
+        CotuneError: the export gives other answers than the bundle.
     """
     folder, out = resolve_bundle(bundle), Path(out).expanduser()
     if to not in TARGETS:
-        raise InputError(f"unknown form {to!r}", where="--to", hint=f"Use one of {', '.join(TARGETS)}.")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(
-            "there is something in that place already", where=str(out), hint="Name a folder that is not there yet."
-        )
+        raise InputError(f"unknown format {to!r}", where="--to", hint=f"Use one of {', '.join(TARGETS)}.")
+    check_new(out)
     if to == "mlflow":
         return export_mlflow(folder, out, base)
     if to == "onnx":
@@ -80,19 +82,19 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
 
 @dataclass(frozen=True)
 class _Export:
-    """What a form of a bundle is written from.
+    """The inputs of an export.
 
     Attributes:
-        folder: the bundle's.
-        to: which form.
-        manifest: of the bundle.
-        predictor: loaded in fp32, so that what is compared with it differs by the stored weights alone.
-        probe: that answers; None where words do, or what is written.
-        source: folder of the base model, up to the layer that the probe reads once it is cut.
-        adapter: folder of its adapter; None where there is none.
-        stands_for: tokens that a trained prefix stands for; None where there is no such prefix.
-        asking: how rows are asked.
-        gguf: writes GGUF; None for other forms.
+        folder: folder of the bundle.
+        to: the format.
+        manifest: manifest of the bundle.
+        predictor: the bundle, loaded in float32 so that an export can only differ from it by the dtype of its weights.
+        probe: the probe; None for label words and generated answers.
+        source: folder of the base model, or of its first layers after :meth:`cut`.
+        adapter: folder of the adapter; None if there is none.
+        stands_for: number of tokens that a trained prefix replaces; None for other adapters.
+        asking: requests and an example prompt.
+        gguf: writer of GGUF files; None for other formats.
     """
 
     folder: Path
@@ -108,7 +110,7 @@ class _Export:
 
     @classmethod
     def of(cls, folder: Path, to: Target, base: str | Path | None) -> _Export:
-        """Open the bundle, and refuse what the form cannot hold."""
+        """Open the bundle, and check that the format supports it."""
         from cotune.model.adapters.files import is_bare_probe, is_prefix
         from cotune.model.adapters.prefix import load_prefix
 
@@ -120,7 +122,7 @@ class _Export:
         trained = load_prefix(adapter) if adapter is not None and is_prefix(adapter) else None
         if to != "peft" and trained is not None:
             raise InputError(
-                "a trained prefix cannot be added to a model's weights, and GGUF has no form for it"
+                "a trained prefix cannot be added to a model's weights, and GGUF does not support it"
                 if to.startswith("gguf")
                 else "a trained prefix cannot be added to a model's weights",
                 where=str(folder),
@@ -133,7 +135,7 @@ class _Export:
         return cls(folder, to, manifest, predictor, probe, source, adapter, stands_for, asking, gguf)
 
     def cut(self, out: Path, aside: Path) -> _Export:
-        """With a model that ends after the layer that the probe reads, kept ``aside``; the probe is written to ``out``."""
+        """The inputs with a model, written to ``aside``, that ends after the probe's layer; writes the probe to ``out``."""
         if self.probe is None:
             return self
         source, adapter = cut(self.source, self.adapter, self.probe.layer, aside)
@@ -141,7 +143,7 @@ class _Export:
         return replace(self, source=source, adapter=adapter, gguf=None if self.gguf is None else self.gguf.cut(source, adapter))
 
     def write(self, out: Path) -> None:
-        """Write the model, which has to answer as the bundle does, then what tells how to ask it."""
+        """Write the model, check its answers, and write the files on how to use it."""
         if self.gguf is not None:
             (self.gguf.write if self.to == "gguf" else self.gguf.write_merged)(out)
         elif self.to in _CLASSIFIERS:
@@ -173,7 +175,7 @@ class _Export:
     def _write_adapter(self, out: Path) -> None:
         if self.adapter is None:
             raise InputError(
-                f"the adapter changes nothing up to layer {self.probe.layer if self.probe else ''}, which the probe reads",
+                f"the adapter changes no layer up to layer {self.probe.layer if self.probe else ''}, which the probe reads",
                 where=str(self.folder),
                 hint="Export with --to transformers or --to merged.",
             )
@@ -183,7 +185,7 @@ class _Export:
             check_weights(self.predictor, self.manifest, out / BASE, "float32", self.probe, out / ADAPTER)
 
     def _write_page(self, out: Path) -> None:
-        """The prompt, the decision rule, an example, requests where there are such, and the page that says how to launch it."""
+        """Write the prompt, the decision rule, an example, requests if there are any, and the page on how to run the model."""
         from cotune.model.adapters.files import read_settings
 
         manifest, asking, gguf, adapter = self.manifest, self.asking, self.gguf, self.adapter
@@ -212,21 +214,21 @@ class _Export:
 
 def _check_form(folder: Path, to: Target, predictor: Predictor, probe: Probe | None, *, has_adapter: bool) -> None:
     if to in _CLASSIFIERS and probe is None:
-        how = "what the model writes" if predictor.output.kind.written else "its labels' words"
+        how = "generation" if predictor.output.kind.written else "label words"
         raise InputError(
-            f"the bundle answers by {how}, not by a probe, and {_CLASSIFIERS[to]} no place for that",
+            f"the bundle answers by {how}, not by a probe, which {_CLASSIFIERS[to]} does not support",
             where=str(folder),
-            hint="Export with --to merged, which transformers runs too.",
+            hint="Export with --to merged, which also runs with transformers.",
         )
     if to == "peft" and not has_adapter:
         raise InputError(
-            "the bundle has no adapter: the base model won",
+            "the bundle has no adapter, because the base model won",
             where=str(folder),
             hint="Export with --to merged." if probe is None else "Export with --to transformers or --to merged.",
         )
     if predictor.prompt.nearest:
         raise InputError(
-            "the bundle's prompt shows each row the demonstrations most like it, which no exported file can find",
+            "the bundle's prompt shows each row its nearest demonstrations, which exports do not support",
             where=str(folder),
             hint="Use cotune predict or cotune serve, or run with search.nearest_demonstrations=false.",
         )

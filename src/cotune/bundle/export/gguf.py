@@ -27,12 +27,12 @@ _ESCAPED = re.compile(r'["\\\x00-\x1f\x7f]')
 
 @dataclass(frozen=True)
 class GgufExport:
-    """Writes the files of a bundle.
+    """Writes the GGUF files of a bundle.
 
-    The base model's file is made from the folder that the adapter was tuned on, the bundled model's too, although that came
-    from a GGUF file with matrices of 4 bits. llama.cpp multiplies such matrices with activations rounded to 8 bits, which moves
-    log-probabilities over ten times further than rounding the weights to float16 does (docs/export.md); and the folder is
-    always there, while that file would have to be fetched again.
+    The base model's file is made from the folder that the adapter was tuned on. This holds for the bundled model too, although
+    it came from a GGUF file with 4-bit matrices: llama.cpp multiplies such matrices with activations rounded to 8 bits, which
+    changes log-probabilities over ten times more than rounding the weights to float16 does (docs/export.md). Besides, the
+    folder always exists, while that file would have to be fetched again.
 
     Args:
         predictor: the bundle, in float32.
@@ -85,7 +85,7 @@ class GgufExport:
         """Write base model and adapter to a file each.
 
         Raises:
-            CotuneError: what was written does not answer as the bundle does.
+            CotuneError: the files give other answers than the bundle.
         """
         dtype = write_model(self.source, out / BASE, self.layout, self.tokenizer, self.manifest.base_model.fingerprint[:16])
         if self.adapter is not None and self.adapter_file is not None:
@@ -97,7 +97,7 @@ class GgufExport:
         """Write a single file with the adapter added to the weights.
 
         Raises:
-            CotuneError: what was written does not answer as the bundle does.
+            CotuneError: the file gives other answers than the bundle.
         """
         with tempfile.TemporaryDirectory(dir=out, prefix=".merged-") as name:
             folder = Path(name) / "model"

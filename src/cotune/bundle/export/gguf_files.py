@@ -1,4 +1,4 @@
-"""Write GGUF files of a model and of a LoRA adapter, and read them back under transformers' names."""
+"""Writing GGUF files of a model and a LoRA adapter, and reading them back under transformers' names."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ _BEFORE, _FREQUENCIES = "base_model.model.", "rope_freqs.weight"
 def write_model(folder: Path, target: Path, layout: Layout, tokenizer: GgufTokenizer, name: str) -> str:
     """Write a model's folder as one GGUF file; returns the dtype of its matrices.
 
-    Matrices keep bfloat16 and float16. float32 ones become float16, which rounds them eight times finer than the bfloat16 that
-    models mostly run in, unless a value is too large for it. Vectors are float32, as llama.cpp wants them. Tensors are read
+    Matrices in bfloat16 and float16 keep their dtype. float32 becomes float16, which rounds eight times finer than the bfloat16
+    that most models run in, unless a value is too large for it. Vectors are float32, as llama.cpp requires. Tensors are read
     one by one, so the model need not fit into memory.
 
     Args:
         folder: folder with safetensors weights.
         target: the file.
-        layout: of the model.
-        tokenizer: tokenizer in llama.cpp's form.
+        layout: layout of the model.
+        tokenizer: tokenizer in llama.cpp's format.
         name: name of the model in the file.
     """
     import gguf
@@ -71,7 +71,7 @@ def write_adapter(adapter: Path, target: Path, layout: Layout, name: str) -> Non
     """Write a LoRA adapter's folder as one GGUF file, its factors in float32.
 
     Raises:
-        InputError: if it changes a layer for which llama.cpp has another form of adapter.
+        InputError: if it changes a layer for which llama.cpp needs another kind of adapter.
     """
     import gguf
     from safetensors.torch import load_file
@@ -91,7 +91,7 @@ def weights_in(folder: Path, layout: Layout, model: Path, adapter: Path | None =
 
     Args:
         folder: model folder with the same tensors.
-        layout: of the model.
+        layout: layout of the model.
         model: a file from :func:`write_model`.
         adapter: a file from :func:`write_adapter`.
     """
@@ -111,7 +111,7 @@ def weights_in(folder: Path, layout: Layout, model: Path, adapter: Path | None =
                 values += scale * (factors.pop(f"{place}.lora_b") @ down)
             found[name] = layout.restored(name, values).contiguous()
     if more := {*held, *factors} - {_FREQUENCIES}:
-        raise CotuneError(f"the GGUF files hold tensors of no known role, {min(more)} among them")
+        raise CotuneError(f"the GGUF files contain unknown tensors, such as {min(more)}")
     return found
 
 

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from gguf import GGUFWriter
     from torch import Tensor
 
-_HINT = "Export with --to merged, and convert that folder with llama.cpp's own convert_hf_to_gguf.py."
+CONVERT = "Export with --to merged, and convert that folder with llama.cpp's convert_hf_to_gguf.py."
+"""Hint for models that are not supported here."""
 _LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 _EMBEDDING, _HEAD = "model.embed_tokens", "lm_head"
 
@@ -75,7 +76,7 @@ class Layout:
         module, _, part = tensor.rpartition(".")
         found: str | None = self.names.get_name(module)
         if found is None:
-            raise InputError(f"{tensor} has no place in a GGUF file", where="--to gguf", hint=_HINT)
+            raise InputError(f"{tensor} has no name in a GGUF file", where="--to gguf", hint=CONVERT)
         return f"{found}.{part}"
 
     def adapted(self, tensor: str) -> str:
@@ -165,4 +166,4 @@ def _odd(config: Any) -> str:
 
 
 def _refused(what: str, folder: Path) -> InputError:
-    return InputError(what, where=str(folder), hint=_HINT)
+    return InputError(what, where=str(folder), hint=CONVERT)

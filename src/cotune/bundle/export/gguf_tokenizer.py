@@ -1,4 +1,4 @@
-"""Tokenizers in llama.cpp's form: byte-level BPE with a named pre-tokenizer."""
+"""Tokenizers in llama.cpp's format: byte-level BPE with a named pre-tokenizer."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cotune.bundle.export.gguf_layout import CONVERT
 from cotune.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,12 +16,11 @@ if TYPE_CHECKING:
 
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _SPLITS = {_WORDS % r"\p{N}{1,3}": "llama-bpe", _WORDS % r"\p{N}": "qwen2"}
-_HINT = "Export with --to merged, and convert that folder with llama.cpp's own convert_hf_to_gguf.py."
 
 
 @dataclass(frozen=True)
 class GgufTokenizer:
-    """The parts of a tokenizer that are written.
+    """The parts of a tokenizer that a GGUF file contains.
 
     Attributes:
         splitting: llama.cpp's name of the pre-tokenizer.
@@ -44,7 +44,7 @@ class GgufTokenizer:
 
     @classmethod
     def of(cls, renderer: Renderer) -> GgufTokenizer:
-        """Read it from the renderer of prompts.
+        """Read the tokenizer of a renderer.
 
         No first token is added to texts with a chat template, as exported prompts have, so that llama.cpp gives the same ids
         for a rendered text.
@@ -61,7 +61,7 @@ class GgufTokenizer:
                 "the model's tokenizer cannot be written as GGUF (only byte-level BPE that splits like GPT-2, SmolLM, Llama 3 "
                 "or Qwen2 can)",
                 where="--to gguf",
-                hint=_HINT,
+                hint=CONVERT,
             )
         by_id = {index: token for token, index in model["vocab"].items()}
         added = {entry["id"]: entry for entry in data["added_tokens"]}

@@ -49,7 +49,7 @@ def pyfunc_model(bundle: Path, base: Path | None = None) -> Iterator[dict[str, A
 
     manifest = read_manifest(bundle)
     with tempfile.TemporaryDirectory() as aside:
-        # MLflow keeps file names when it copies, and refuses links, which the hub's cache consists of.
+        # MLflow keeps file names when it copies, and refuses links, such as those in the hub's cache.
         artifacts = {"bundle": shutil.copytree(bundle, f"{aside}/bundle")}
         if base is not None:
             artifacts["base"] = f"{aside}/base"
@@ -75,11 +75,11 @@ def export_mlflow(bundle: Path, out: Path, base: str | Path | None = None) -> Pa
     Args:
         bundle: the bundle's folder.
         out: a new or empty folder.
-        base: folder or name of the base model where it moved.
+        base: folder or name of the base model if it has moved.
 
     Raises:
         InputError: MLflow is not installed, or the bundle or its base model is wrong.
-        CotuneError: what was written does not answer as the bundle does.
+        CotuneError: the model gives other answers than the bundle.
     """
     try:
         import mlflow.pyfunc
@@ -151,7 +151,7 @@ def _card(manifest: Manifest) -> str:
                     "curl http://127.0.0.1:5000/invocations -H 'Content-Type: application/json' \\",
                     f"  -d '{{\"dataframe_records\": {rows}}}'",
                 ),
-                "`--env-manager local` takes the packages that are installed; without it, MLflow installs those of "
+                "`--env-manager local` uses the installed packages; without it, MLflow installs those in "
                 "`requirements.txt`. "
                 "cotune itself is in `code/`.",
             )

@@ -48,9 +48,9 @@ class PrefixedClassifier(torch.nn.Module):
         """Logits ``[rows, labels]``.
 
         Args:
-            input_ids: ``[rows, longest]`` of what follows the prefix, padded at the ends. A row that does not begin with it
-                stands here whole.
-            attention_mask: ``[rows, prefix + longest]``; over the prefix 1, or 0 for a row that does not begin with it.
+            input_ids: ``[rows, longest]`` token ids after the prefix, padded on the right; all token ids of a row that does not
+                begin with the prefix.
+            attention_mask: ``[rows, prefix + longest]``; 1 over the prefix, or 0 for a row that does not begin with it.
         """
         own = attention_mask[:, self.known :]
         layers = {n: (self.get_buffer(f"keys_{n}"), self.get_buffer(f"values_{n}")) for n in self.layers}
@@ -83,9 +83,9 @@ def write_onnx(source: Path, adapter: Path | None, probe: Probe, target: Path, p
 
     Args:
         source: a model that :func:`~cotune.bundle.export.weights.cut` wrote.
-        adapter: of it; None where there is none.
+        adapter: its adapter; None if there is none.
         probe: the probe; logits are in the order of its labels.
-        target: the folder, which is there.
+        target: an existing folder.
         prefix_ids: tokens that rows begin with.
 
     Raises:
@@ -112,7 +112,7 @@ def write_onnx(source: Path, adapter: Path | None, probe: Probe, target: Path, p
             )
     except torch.onnx.OnnxExporterError as error:
         raise InputError(
-            f"torch has no ONNX graph for models of the type {model.config.model_type!r}",
+            f"torch cannot export models of the type {model.config.model_type!r} to ONNX",
             where="--to onnx",
             hint="Export with --to transformers.",
         ) from error

@@ -1,4 +1,4 @@
-"""Answers rows with the classifier in this folder: transformers' text-classification pipeline, the prompt filled in.
+"""Answers rows with the classifier in this folder: transformers' text-classification pipeline, with the prompt filled in.
 
     from pipeline import load
 
@@ -28,7 +28,7 @@ class RowClassification(TextClassificationPipeline):  # type: ignore[misc]
     """A text-classification pipeline that takes rows (a text or a mapping of input fields) and fills them into the prompt.
 
     Attributes:
-        template: the prompt's constant parts, and the places of a row's fields between them.
+        template: the prompt's constant parts, with the positions of a row's fields between them.
     """
 
     template: dict[str, Any]

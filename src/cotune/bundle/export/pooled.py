@@ -1,10 +1,10 @@
-"""The classifier in this folder: transformers' own decoder, and a linear map of its states.
+"""The classifier in this folder: transformers' decoder, and a linear map of its states.
 
     from transformers import pipeline
 
     classify = pipeline("text-classification", model="FOLDER", trust_remote_code=True)
 
-It takes the whole text that the model reads. ``pipeline.py`` beside it fills a row into the prompt.
+Its input is the whole text that the model reads. ``pipeline.py`` in this folder fills a row into the prompt.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 class PooledForSequenceClassification(PreTrainedModel):  # type: ignore[misc]
     """A classifier on the state at a text's last token and the mean of the states from ``config.pool_from`` on.
 
-    The tokens before ``pool_from`` are the prompt's, the same for all rows.
+    The tokens before ``pool_from`` belong to the prompt and are the same for all rows.
     """
 
     config_class = LlamaConfig

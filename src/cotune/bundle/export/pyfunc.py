@@ -15,7 +15,7 @@ from mlflow.pyfunc import PythonModel
 class CotuneModel(PythonModel):  # type: ignore[misc]
     """A predictor that takes frames and lists of rows.
 
-    ``base``, ``endpoint`` and ``key_env`` of the model config, as :func:`cotune.load` takes them, say what a bundle may use::
+    The model config may contain the arguments ``base``, ``endpoint`` and ``key_env`` of :func:`cotune.load`::
 
         mlflow.pyfunc.load_model("models:/support/1", model_config={"base": "hub"})
     """

@@ -1,4 +1,4 @@
-"""Requests to other programs' servers that give the same answers as the bundle."""
+"""Requests to servers of other programs that give the same answers as the bundle."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Asking:
 
     @classmethod
     def of(cls, predictor: Predictor, manifest: Manifest) -> Asking:
-        """Read it from a loaded bundle."""
+        """Collect it from a loaded bundle."""
         model, prompt = cast("LocalModel", predictor.model), predictor.prompt
         lead = model.renderer.lead(prompt, manifest.input_fields)
         completions: tuple[tuple[int, ...], ...] = ()
@@ -85,6 +85,16 @@ class Asking:
     def held(self) -> Mapping[str, Any] | None:
         """The schema, if a server can enforce it; schemas do not allow answers that begin with a space."""
         return None if self.lead else self.schema
+
+    def shown(self, input_fields: Sequence[str]) -> tuple[str, ...]:
+        """The section of a README about the text that the model reads."""
+        fields = ", ".join(f"THE {name.upper()}" for name in input_fields)
+        template = "; the chat template is already applied." if self.chat else "."
+        return (
+            "## What the model reads",
+            f"Replace {fields} and keep every other character{template}",
+            f"````text\n{self.text}\n````",
+        )
 
     @property
     def spelt_tokens(self) -> int:

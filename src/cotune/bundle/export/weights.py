@@ -1,4 +1,4 @@
-"""Copies of a base model, of its weights with an adapter added, and of both cut after a probe's layer."""
+"""Copying a base model, adding an adapter to its weights, and cutting both after a probe's layer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 POOLED = "pooled.py"
 """File with the class of a classifier with a pooled probe."""
 _ENDINGS = (".json", ".jinja", ".model", ".txt")
-_NO_NORM = "the final norm of models of the type {!r} cannot be made one of unit weight, which the probe needs"
+_NO_NORM = "the final norm of models of the type {!r} cannot be given unit weight, which the probe needs"
 
 
 def copy_model(source: Path, target: Path, *, weights: bool = True) -> None:
@@ -88,7 +88,7 @@ def write_classifier(source: Path, adapter: Path | None, probe: Probe, target: P
         fits = False
     if not fits:
         raise InputError(
-            f"transformers has no plain sequence classifier for models of the type {config.model_type!r}",
+            f"transformers has no suitable sequence classifier for models of the type {config.model_type!r}",
             where="--to transformers",
             hint="Export with --to merged.",
         )
@@ -213,7 +213,7 @@ def _pad_token(tokenizer: Any, last_ids: set[int], source: Path) -> str:
     ):
         if token is not None and tokenizer.convert_tokens_to_ids(token) not in last_ids:
             return str(token)
-    raise InputError("the tokenizer has no token to pad with", where=str(source), hint="Export with --to merged.")
+    raise InputError("the tokenizer has no token for padding", where=str(source), hint="Export with --to merged.")
 
 
 def merged(source: Path, adapter: Path | None) -> tuple[Any, torch.dtype]:

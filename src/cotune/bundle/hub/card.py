@@ -16,6 +16,7 @@ from cotune.bundle.card import (
     plain,
     results,
     robustness,
+    sent_to,
     shipped_arms,
     shown_arms,
     use,
@@ -33,11 +34,11 @@ EXPORT_PAGE = "EXPORT.md"
 _BUNDLED_ON_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _ASKED = "Hello, can you help me with this?"
 AT_THE_TOP: dict[Target | None, str] = {
-    "transformers": "a sequence classifier of transformers, the probe in it as the layer `score`",
-    "merged": "`model/`: the base model with all that was tuned in its weights",
-    "peft": "`base/` and `adapter/`: the base model and the PEFT adapter of it, as far as the answer needs them",
+    "transformers": "a sequence classifier of transformers, with the probe as its layer `score`",
+    "merged": "`model/`: the base model with the adapter added to its weights",
+    "peft": "`base/` and `adapter/`: the base model and its PEFT adapter, as far as answers need them",
 }
-"""Files at the top of a repository, by the form of the exported model."""
+"""Files at the top of a repository, by the format of the exported model."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class HubCard:
         repository: ``org/name``.
         manifest: manifest of the bundle.
         metrics: its ``metrics.json``.
-        form: form of the exported model; None for the bundle alone.
-        adapter: whether the bundle has a PEFT adapter; ``prefix`` whether that is a tuned prefix.
+        form: format of the exported model; None for the bundle alone.
+        adapter: whether the bundle has a PEFT adapter; ``prefix`` whether it is a tuned prefix.
         rows: number of rows of the user's data in the prompt.
         text: the prompt for a row whose fields contain ``THE`` and their names; None without an export.
         licence: licence of the base model as the hub spells it; None if not known.
@@ -79,13 +80,13 @@ class HubCard:
             f"---\n{self.head()}\n---",
             f"# {plain(manifest.task)}",
             lead(manifest, tuned=self.adapter, prefix=self.prefix, by_probe=by_probe),
-            "## What is in it",
+            "## Contents",
             self._contents(),
             self._rows(),
             "## Use",
-            "With cotune, which fetches the bundle, checks the hash of each file and keeps it:",
+            "With cotune, which fetches the bundle, checks the hash of each file and caches it:",
             use(manifest, self.endpoint, f"{SCHEME}{self.repository}"),
-            f"`{SCHEME}{self.repository}@REVISION` names a commit, a branch or a tag; only a commit stays the same for good. "
+            f"`{SCHEME}{self.repository}@REVISION` refers to a commit, a branch or a tag; only a commit never changes. "
             + self._fetching(),
             *self._transformers(),
             *self._peft(),
@@ -163,32 +164,32 @@ class HubCard:
         return text
 
     def _contents(self) -> str:
-        lines = [f"| `{BUNDLE_FOLDER}/` | the bundle that cotune answers with, the hash of each file in `{MANIFEST}` |"]
+        lines = [f"| `{BUNDLE_FOLDER}/` | the bundle for cotune, with the hash of each file in `{MANIFEST}` |"]
         if self.form is not None:
-            page = f"[{EXPORT_PAGE}]({EXPORT_PAGE}) says how to run it, where `FOLDER` is a copy of this repository"
-            code = f", its class in `{POOLED}`" if self.pooled else ""
-            lines.insert(0, f"| the files beside this one | {AT_THE_TOP[self.form]}{code}; {page} |")
+            page = f"[{EXPORT_PAGE}]({EXPORT_PAGE}) explains how to run it, where `FOLDER` is a copy of this repository"
+            code = f", with its class in `{POOLED}`" if self.pooled else ""
+            lines.insert(0, f"| the other files | {AT_THE_TOP[self.form]}{code}; {page} |")
         if self.adapter:
             lines.append(f"| `{BUNDLE_FOLDER}/{ADAPTER}/` | a PEFT adapter of the whole base model |")
         return "\n".join(["| where | what |", "|---|---|", *lines])
 
     def _rows(self) -> str:
         if not self.rows:
-            return "Its prompt shows none of the rows that it was made with."
+            return "The prompt contains no rows of the training data."
         return (
-            f"**Its prompt shows {counted(self.rows, 'row')} of the data that it was made with, word for word**: whoever can "
-            "read this repository can read that."
+            f"**The prompt contains {counted(self.rows, 'row')} of the training data, word for word.** Everyone who can read "
+            "this repository can read them."
         )
 
     def _fetching(self) -> str:
         name = self.manifest.base_model.name
         if self.endpoint is not None:
-            return f"Rows are sent to {plain(self.endpoint[0])}, which answers them; cotune asks for your leave first."
+            return sent_to(self.endpoint[0])
         if name.lower() == BUNDLED_MODEL:
-            return "The base model comes along with cotune."
+            return "The base model is included in cotune."
         if Path(name).is_absolute():
-            return "`--base FOLDER` (in Python `base=`) says where the base model lies."
-        return '`--base hub` (in Python `base="hub"`) lets the base model be fetched from the hub.'
+            return "`--base FOLDER` (in Python `base=`) gives the folder of the base model."
+        return '`--base hub` (in Python `base="hub"`) allows fetching the base model from the hub.'
 
     def _transformers(self) -> list[str]:
         if self.form != "transformers":
@@ -226,7 +227,7 @@ class HubCard:
         if self.beyond:
             takes, code = self._cut_text(prompt_text)
         else:
-            takes = "takes the whole prompt as the text"
+            takes = "its input is the whole prompt"
             code = [
                 "import json",
                 "",
@@ -238,17 +239,17 @@ class HubCard:
                 f'print(classify(prompt_text, add_special_tokens={self.special})[0]["label"])',
             ]
         return [
-            f"The classifier's class stands in `{POOLED}`, since transformers' own read the last token alone. transformers "
-            f"executes that file where `trust_remote_code=True` allows it, and then {takes}; "
-            "`revision=` holds it to a commit that you have read. The widget of this page executes no code.",
+            f"The classifier's class is in `{POOLED}`, since those of transformers read only the last token. transformers "
+            f"runs that file if `trust_remote_code=True` allows it; {takes}. "
+            "`revision=` pins a commit whose code you have read. The widget on this page runs no code.",
             code_block("python", *code),
         ]
 
     def _cut_text(self, prompt_text: list[str]) -> tuple[str, list[str]]:
         """The same if the text's last tokens must be removed, which transformers' pipeline cannot do."""
         takes = (
-            f"takes the whole prompt without its last {counted(self.beyond, 'token')}, which the model does not read before it "
-            "answers and transformers' own pipeline cannot leave out"
+            f"its input is the whole prompt without the last {counted(self.beyond, 'token')}, which the model does not read "
+            "before it answers and transformers' pipeline cannot remove"
         )
         return takes, [
             "import json",
@@ -268,9 +269,9 @@ class HubCard:
 
     def _without_bias(self) -> str:
         return (
-            f'`pipeline("text-classification", model="{self.repository}")`, and so the widget of this page, takes the whole '
-            "prompt as its text and leaves out `score.bias`, for which that class has no place, so that it answers some rows "
-            f"otherwise. `{PIPELINE}` fills in the prompt and puts the bias in place."
+            f'The input of `pipeline("text-classification", model="{self.repository}")`, and of the widget on this page, is '
+            "the whole prompt. They ignore `score.bias`, which that class does not support, and therefore give other answers "
+            f"for some rows. `{PIPELINE}` fills in the prompt and adds the bias."
         )
 
     def _row(self) -> str:
@@ -288,12 +289,12 @@ class HubCard:
             f'base = AutoModelForCausalLM.from_pretrained("FOLDER OR HUB ID OF THE BASE MODEL")  # {plain(base)}',
             f'model = PeftModel.from_pretrained(base, "{self.repository}", subfolder="{BUNDLE_FOLDER}/{ADAPTER}")',
         ]
-        note = f"[The bundle's own page]({BUNDLE_FOLDER}/{CARD}) says how the answer is read off the model."
+        note = f"[The bundle's README]({BUNDLE_FOLDER}/{CARD}) explains how the answer is computed."
         if self.manifest.base_model.name.lower() == BUNDLED_MODEL:
-            note = f"The base model that it was tuned on is the 4-bit form of `{base}` that cotune comes with. {note}"
+            note = f"It was tuned on the 4-bit version of `{base}` that is included in cotune. {note}"
         return ["The adapter with PEFT:", code_block("python", *code), note]
 
     def _licence(self) -> str:
         if self.licence is None:
-            return "The licence of the base model, which is not known here, goes with what is in this repository."
-        return f"The base model's licence is `{plain(self.licence)}`, and goes with what is in this repository."
+            return "The base model's licence is not known here; it applies to this repository too."
+        return f"The base model's licence, `{plain(self.licence)}`, applies to this repository too."

@@ -29,8 +29,8 @@ def is_on_hub(name: str | Path) -> bool:
 def fetch_bundle(name: str, progress: Callable[[str], None] | None = None) -> Path:
     """The local folder of a bundle on the hub, fetched into the cache if necessary.
 
-    Only the bundle's JSON, Markdown and safetensors are fetched. A cached commit is not requested again; a branch or tag is
-    looked up whenever the hub can be reached.
+    Only the JSON, Markdown and safetensors files of the bundle are fetched. A cached commit is not fetched again; a branch or
+    tag is resolved again whenever the hub can be reached.
 
     Args:
         name: ``hf://org/name``, or ``hf://org/name@revision`` for a branch, tag or commit.
@@ -45,7 +45,7 @@ def fetch_bundle(name: str, progress: Callable[[str], None] | None = None) -> Pa
     match = _NAME.fullmatch(name)
     if match is None:
         raise InputError(
-            "this is not a bundle's name on the hub", where=name, hint="Write hf://org/name or hf://org/name@revision."
+            "this is not the name of a bundle on the hub", where=name, hint="Write hf://org/name or hf://org/name@revision."
         )
     repository, revision = match["repository"], match["revision"]
     kept = cache_folder("bundles", repository.replace("/", "--"))
@@ -63,16 +63,16 @@ def fetch_bundle(name: str, progress: Callable[[str], None] | None = None) -> Pa
     source, target = Path(snapshot) / BUNDLE_FOLDER, kept / Path(snapshot).name
     if not (source / MANIFEST).is_file():
         raise InputError(
-            f"the repository holds no bundle ({BUNDLE_FOLDER}/{MANIFEST})",
+            f"the repository contains no bundle ({BUNDLE_FOLDER}/{MANIFEST})",
             where=name,
-            hint="Name one that cotune push made, and a revision of it that has one.",
+            hint="Give a repository that was pushed by cotune push, and a revision that contains a bundle.",
         )
     if not _is_whole(target):
         _copy(source, target)
         try:
             verify(target, read_manifest(target))
         except InputError as error:
-            hint = "Push the bundle again, or name another revision."
+            hint = "Push the bundle again, or give another revision."
             raise InputError(f"{error.what} ({error.where})", where=name, hint=hint) from error
     return target
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _OF_THE_HUB = ".gitattributes"
 """Created by the hub in every repository."""
+_EXISTS, _UPDATE = "the repository already exists", "Add --update to add a commit to it, or choose another name."
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def check_target(repository: str, *, update: bool) -> HfApi:
         raise InputError(
             "there is no token for the hub",
             where=repository,
-            hint="Set HF_TOKEN to one that may write, or run `hf auth login`; --dry-run needs none.",
+            hint="Set HF_TOKEN to a token with write permission, or run `hf auth login`; --dry-run needs no token.",
         )
     api = HfApi(token=token)
     with _told(api, repository):
@@ -60,14 +61,14 @@ def check_target(repository: str, *, update: bool) -> HfApi:
             return api
         if not update:
             raise InputError(
-                "there is a repository of this name already",
+                _EXISTS,
                 where=repository,
-                hint="Add --update to put a new commit on it, or choose another name.",
+                hint=_UPDATE,
             )
         there = set(api.list_repo_files(repository)) - {_OF_THE_HUB}
     if there and f"{BUNDLE_FOLDER}/{MANIFEST}" not in there:
         raise InputError(
-            "the repository holds something else, which --update would remove",
+            "the repository contains no cotune bundle, and --update would delete its files",
             where=repository,
             hint="Choose another name.",
         )
@@ -92,7 +93,7 @@ def upload(api: HfApi, repository: str, folder: Path, files: Sequence[str], *, p
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     with _told(api, repository):
-        # Without a setting, the organization's default for new repositories applies.
+        # None applies the organization's default for new repositories.
         api.create_repo(repository, private=private or None, exist_ok=update)
         gone = set(api.list_repo_files(repository)) - {_OF_THE_HUB, *files} if update else set()
         done = api.create_commit(
@@ -117,7 +118,7 @@ def _told(api: HfApi, repository: str) -> Iterator[None]:
         # For large files, the client's error only names the file; its cause holds the reason.
         if isinstance(error.__cause__, network_errors()):
             raise _error(error.__cause__, api.endpoint, repository) from error
-        raise CotuneError(f"{repository}: the hub did not take the files: {error}") from error
+        raise CotuneError(f"{repository}: the hub did not accept the files: {error}") from error
 
 
 def _error(error: BaseException, endpoint: str, repository: str) -> InputError:
@@ -125,21 +126,18 @@ def _error(error: BaseException, endpoint: str, repository: str) -> InputError:
 
     if isinstance(error, OfflineModeIsEnabled):
         return InputError(
-            "the hub may not be asked, since HF_HUB_OFFLINE is set", where=repository, hint="Unset it, or use --dry-run."
+            "the hub cannot be used, because HF_HUB_OFFLINE is set", where=repository, hint="Unset it, or use --dry-run."
         )
     status = getattr(getattr(error, "response", None), "status_code", None)
     said = getattr(error, "server_message", None)
     owner = repository.partition("/")[0]
     what, hint = {
-        401: ("the hub refused the token", f"Make one that may write at {endpoint}/settings/tokens and set HF_TOKEN to it."),
+        401: ("the hub refused the token", f"Create one with write permission at {endpoint}/settings/tokens and set HF_TOKEN."),
         403: (
-            f"the token may not write to {owner}",
-            "Use a token with the right to write there, or a name of yours before the slash.",
+            f"the token has no permission to write to {owner}",
+            "Use a token with this permission, or your own user name before the slash.",
         ),
-        409: (
-            "there is a repository of this name already",
-            "Add --update to put a new commit on it, or choose another name.",
-        ),
+        409: (_EXISTS, _UPDATE),
         None: (
             f"the hub at {endpoint} cannot be reached ({type(error).__name__})",
             "Check the network; --dry-run writes the files without it.",

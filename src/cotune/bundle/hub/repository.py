@@ -18,7 +18,7 @@ from cotune.bundle.hub.card import AT_THE_TOP, EXPORT_PAGE, HubCard
 from cotune.bundle.hub.fetch import BUNDLE_FOLDER
 from cotune.bundle.load import OpenedBundle, resolve_base
 from cotune.bundle.manifest import ADAPTER, CARD, METRICS, list_files, read_json
-from cotune.bundle.place import atomic_folder
+from cotune.bundle.place import atomic_folder, check_new
 from cotune.errors import InputError, counted
 from cotune.files import write_text
 from cotune.model.base import ENDPOINT
@@ -37,7 +37,7 @@ class Repository:
         name: ``org/name``.
         bundle: the bundle with checked files.
         form: form of the exported model; None for the bundle alone.
-        base: folder or name of the base model where it moved.
+        base: folder or name of the base model if it has moved.
         licence: licence of the base model, if the user gives it.
     """
 
@@ -57,7 +57,7 @@ class Repository:
             name: ``org/name``.
             bundle: its folder, or its run's.
             to: one of :data:`FORMS`.
-            base: folder or name of the base model where it moved.
+            base: folder or name of the base model if it has moved.
             licence: licence of the base model as the hub spells it; None to use that of its model card.
 
         Raises:
@@ -65,7 +65,7 @@ class Repository:
         """
         _check_name(name)
         if to not in FORMS:
-            raise InputError(f"unknown form {to!r}", where="--to", hint=f"Use one of {', '.join(FORMS)}.")
+            raise InputError(f"unknown format {to!r}", where="--to", hint=f"Use one of {', '.join(FORMS)}.")
         opened = OpenedBundle.read(bundle)
         return cls(name, opened, form_of(opened) if to == AUTO else next((t for t in TARGETS if t == to), None), base, licence)
 
@@ -75,14 +75,14 @@ class Repository:
         return len(self.bundle.prompt.demonstrations)
 
     def told(self) -> list[str]:
-        """Sentences on the user's data that readers of the repository can see."""
+        """Sentences for the user about the private data that readers of the repository will see."""
         found = []
         if self.rows:
             found.append(f"The prompt shows {counted(self.rows, 'row')} of your data, word for word.")
         if (server := self._endpoint) is not None:
-            found.append(f"The bundle names the server that answers, {server[0]}.")
+            found.append(f"The bundle contains the address of the model's server, {server[0]}.")
         elif Path(self.bundle.manifest.base_model.name).is_absolute():
-            found.append(f"The bundle names the base model's folder, {self.bundle.manifest.base_model.name}.")
+            found.append(f"The bundle contains the path of the base model, {self.bundle.manifest.base_model.name}.")
         return found
 
     def write(self, out: Path) -> list[str]:
@@ -92,10 +92,7 @@ class Repository:
             InputError: if the folder is not empty, the base model is missing, or the form does not support the bundle.
             CotuneError: if the exported model gives other answers than the bundle.
         """
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise InputError(
-                "there is something in that place already", where=str(out), hint="Name a folder that is not there yet."
-            )
+        check_new(out)
         bundle = self.bundle
         with atomic_folder(out) as temporary:
             text, template = None, None
@@ -152,7 +149,7 @@ def form_of(bundle: OpenedBundle) -> Target | None:
 
 
 def licence_of(bundle: OpenedBundle, base: str | Path | None = None) -> str | None:
-    """The licence in the base model's own card; None if that is not on this machine or has none."""
+    """The licence in the base model's card; None if the card is not on this machine or names none."""
     if bundle.manifest.base_model.name.lower() == BUNDLED_MODEL:
         return "apache-2.0"
     if ENDPOINT in bundle.saved:
@@ -174,10 +171,11 @@ def _check_name(name: str) -> None:
     try:
         validate_repo_id(name)
     except HFValidationError as error:
-        raise InputError(f"{name!r} is no repository's name", where="REPOSITORY", hint="Names look like org/name.") from error
+        what = f"{name!r} is not a valid name of a repository"
+        raise InputError(what, where="REPOSITORY", hint="Names look like org/name.") from error
     if name.count("/") != 1:
         raise InputError(
-            f"{name!r} names no owner",
+            f"{name!r} has no owner",
             where="REPOSITORY",
-            hint="Write your name or that of your organization before it: org/name.",
+            hint="Write your user name or organization in front of it: org/name.",
         )

@@ -1,4 +1,4 @@
-"""Bundles behind HTTP: OpenAI's API and the tasks' own fields, requests batched as they arrive."""
+"""Serving bundles over HTTP: OpenAI's API and an API with the tasks' fields, with requests batched as they arrive."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def make_app(
 
     async def wrong_path(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        what = "There is nothing here; /docs says what there is." if error.status_code == 404 else str(error.detail)
+        what = "There is nothing here; see /docs." if error.status_code == 404 else str(error.detail)
         return error_response(what, error.status_code, error.headers)
 
     answers = {

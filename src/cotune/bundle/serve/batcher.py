@@ -1,4 +1,4 @@
-"""One thread that owns the models, with a bounded queue that batches waiting requests of the same kind."""
+"""The thread that owns the models, with a bounded queue from which it takes batches of requests of the same kind."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class Batcher:
 
     @property
     def alive(self) -> bool:
-        """Whether the thread still answers."""
+        """Whether the thread is running."""
         with self._changed:
             return not self._stopped
 
@@ -249,7 +249,7 @@ class Batcher:
             if len(results) != len(items):
                 raise WorkFailed(f"{len(items)} items gave {len(results)} results")
         except BaseException as error:
-            # A panic in a Rust library is a BaseException; the thread must survive it, or all requests would hang.
+            # A panic in a Rust library is a BaseException. The thread must survive it, or all requests would hang.
             if len(parts) == 1:
                 parts[0][0]._fail(error if isinstance(error, Exception) else WorkFailed(type(error).__name__))
                 return

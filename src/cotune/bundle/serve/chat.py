@@ -48,7 +48,7 @@ async def chat(request: Request, shelf: Shelf, batcher: Batcher, limits: Limits)
     if not asked.stream:
         return json_response(whole)
     usage = bool(asked.stream_options and asked.stream_options.include_usage)
-    # The whole answer is known by now, so all events are sent at once.
+    # The answer is already complete, so all events are sent at once.
     events = "".join(f"data: {event}\n\n" for event in _events(whole, usage=usage))
     return Response(events, media_type="text/event-stream")
 
@@ -78,7 +78,7 @@ def _check_format(asked: ChatRequest, predictor: Predictor) -> None:
     if asked.response_format is not None and asked.response_format.type not in kind.response_formats:
         raise ApiError(400, f"This bundle answers with {kind.reply}.", code="unsupported", param="response_format")
     if asked.logprobs and predictor.writing is not None:
-        raise ApiError(400, "Written answers have no log-probabilities here.", code="unsupported", param="logprobs")
+        raise ApiError(400, "Generated answers have no log-probabilities.", code="unsupported", param="logprobs")
 
 
 def last_text(messages: Sequence[Message]) -> str:
@@ -89,12 +89,12 @@ def last_text(messages: Sequence[Message]) -> str:
     """
     place, message = next(((i, m) for i, m in reversed(list(enumerate(messages))) if m.role == "user"), (0, None))
     if message is None:
-        raise ApiError(400, "There is no message of the user to answer.", code="invalid_body", param="messages")
+        raise ApiError(400, "There is no user message to answer.", code="invalid_body", param="messages")
     if isinstance(message.content, list):
         if any(part.type != "text" or part.text is None for part in message.content):
             raise ApiError(
                 400,
-                "Only texts can be read, no images, sounds or files.",
+                "Only texts are supported, no images, sounds or files.",
                 code="unsupported",
                 param=f"messages.{place}.content",
             )
@@ -115,7 +115,7 @@ def fields_of(text: str, input_fields: Sequence[str]) -> dict[str, str]:
         row = _FIELDS.validate_json(text)
     except ValueError:
         raise InputError(
-            "this is no JSON object of texts",
+            "this is not a JSON object of texts",
             where=where,
             hint=f"The task has {len(input_fields)} input fields; write {example_row(input_fields)}.",
         ) from None

@@ -80,7 +80,7 @@ def always(answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Reques
         except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:
-            # BaseException, since a panic of the tokenizers, which are written in Rust, is no Exception.
+            # BaseException, since a panic of the tokenizers, which are written in Rust, is not an Exception.
             return _response_to(error)
 
     return answered
@@ -93,25 +93,26 @@ def _response_to(error: BaseException) -> Response:
         case InputError():
             return error_response(str(error), 400, code="invalid_value", param=error.where or None)
         case QueueFull(retry_after=seconds):
-            text = f"Too much is waiting to be answered; come back in {seconds} s."
+            text = f"Too many rows are waiting; try again in {seconds} s."
             return error_response(text, 429, {"retry-after": str(seconds)}, code="queue_full")
         case Gone():
             return Response(status_code=499)
         case Ending():
-            return error_response(f"This is not answered any more: {error}.", 503, {"connection": "close"}, code="ending")
+            return error_response(f"The request was not answered: {error}.", 503, {"connection": "close"}, code="ending")
         case ModelStopped():
-            return error_response(f"Nothing can be answered: {error}.", 503, code="model_stopped")
+            return error_response(f"No request can be answered: {error}.", 503, code="model_stopped")
     # Do not log the error's message, since it may contain the request.
     _LOG.error("a request failed: %s", type(error).__name__)
-    return error_response("Something went wrong here; it is not the request's fault.", 500, code="internal")
+    return error_response("Internal error; the request is not the cause.", 500, code="internal")
 
 
 def wrong_body(error: ValidationError) -> ApiError:
     """The error for a body that is not JSON or does not fit the schema; it does not repeat the values that were sent."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
     if found[0]["type"] == "json_invalid":
-        return ApiError(400, f"The body is no JSON that can be read ({found[0]['msg']}).", code="invalid_json")
+        return ApiError(400, f"The body is not valid JSON ({found[0]['msg']}).", code="invalid_json")
     places = [".".join(map(str, each["loc"]))[:100] for each in found]
     told = "; ".join(f"{place or 'body'}: {each['msg']}" for place, each in zip(places[:3], found, strict=False))
     more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
-    return ApiError(400, f"The body is not as described in /docs: {told}{more}.", code="invalid_body", param=places[0] or None)
+    what = f"The body does not fit the schema in /docs: {told}{more}."
+    return ApiError(400, what, code="invalid_body", param=places[0] or None)

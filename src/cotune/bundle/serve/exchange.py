@@ -1,4 +1,4 @@
-"""Read a request's body and have its rows answered, within limits."""
+"""Reading a request's body and getting its rows answered, within limits."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Limits:
 async def taken(request: Request, batcher: Batcher, limits: Limits, read: Callable[[bytearray], V]) -> V:
     """Receive and parse a body; returns what ``read`` extracts.
 
-    The body is then freed, since parsed it may need many times its size.
+    The body is freed afterwards, because the parsed values may need many times its size.
 
     Args:
         request: the request.
@@ -93,7 +93,7 @@ async def _read_body(request: Request, limits: Limits, body: Arriving) -> None:
 def _too_long(limits: Limits) -> ApiError:
     return ApiError(
         413,
-        f"The body is longer than {limits.body_bytes:,} bytes; send fewer rows at once.",
+        f"The body is longer than {limits.body_bytes:,} bytes; send fewer rows in a request.",
         code="body_too_long",
         headers={"connection": "close"},
     )
@@ -122,7 +122,7 @@ def checked(given: Sequence[Any], check: Callable[[int, Any], R], batcher: Batch
     """
     most = min(limits.rows, batcher.most_waiting)
     if len(given) > most:
-        raise ApiError(400, f"There are {len(given)} rows, and {most} may be asked at once.", code="too_many_rows")
+        raise ApiError(400, f"There are {len(given)} rows, and {most} are allowed in a request.", code="too_many_rows")
     return [check(place, each) for place, each in enumerate(given)]
 
 

@@ -20,7 +20,7 @@ class Kind(Protocol):
         ...
 
     def shortened(self, item: Any) -> Any:
-        """A shorter item with the same result except for the ``cut()`` mark; None if nothing can be left out."""
+        """A shorter item with the same result except for the ``cut()`` mark; None if the item cannot be shortened."""
         ...
 
 
@@ -33,7 +33,7 @@ class QueueFull(CotuneError):
 
     def __init__(self, retry_after: int) -> None:
         self.retry_after = retry_after
-        super().__init__("too much is waiting to be answered")
+        super().__init__("too many rows are waiting")
 
 
 class Gone(CotuneError):
@@ -48,7 +48,7 @@ class WorkFailed(CotuneError):
 
 
 class ModelStopped(CotuneError):
-    """The model's thread has ended, so that nothing can be answered."""
+    """The model's thread has ended, so that no request can be answered."""
 
     def __init__(self) -> None:
         super().__init__("the model has stopped; restart the server")
@@ -58,4 +58,4 @@ class Ending(CotuneError):
     """The server is shutting down and the time for remaining requests has passed."""
 
     def __init__(self) -> None:
-        super().__init__("the server is ending; ask again when it is back")
+        super().__init__("the server is shutting down; try again when it is back")

@@ -66,13 +66,13 @@ def operations(shelf: Shelf) -> list[Operation]:
         "name": "bundle",
         "in": "query",
         "required": len(names) > 1,
-        "description": "Which bundle; may also stand in the body. Not needed where only one is served.",
+        "description": "Id of the bundle; may also be given in the body. Not needed if only one is served.",
         "schema": {"type": "string", "enum": names},
     }
     model = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}, "example": names[0]}
-    row_told = "Answer one row, or several under `rows`, by the task's own fields."
-    chat_told = "The last user message is the input (of several fields a JSON object), the answer the assistant's."
-    health_told = "Whether the server lives, and how much waits."
+    row_told = "Answer one row, given by the task's fields, or several under `rows`."
+    chat_told = "The last user message is the input (a JSON object for several fields); the assistant's message is the answer."
+    health_told = "Whether the server is running, and how many rows are waiting."
     either = (schemas.Predicted, schemas.PredictedRows)
     chat, embedding = (schemas.ChatRequest,), (schemas.EmbeddingRequest,)
     vectors = (schemas.EmbeddingResponse,)
@@ -80,7 +80,7 @@ def operations(shelf: Shelf) -> list[Operation]:
         Operation("predict", "POST", "/predict", row_told, either, _POSTED, rows, (bundle,)),
         Operation("chat", "POST", "/v1/chat/completions", chat_told, (schemas.ChatResponse,), _POSTED, chat, streams=True),
         Operation("embed", "POST", "/v1/embeddings", "Embed texts with the base model.", vectors, _POSTED, embedding),
-        Operation("models", "GET", "/v1/models", "The bundles that are served.", (schemas.ModelList,), _GOT),
+        Operation("models", "GET", "/v1/models", "The served bundles.", (schemas.ModelList,), _GOT),
         Operation(
             "model", "GET", "/v1/models/{model:path}", "One bundle.", (schemas.ModelCard,), (*_GOT, 404), parameters=(model,)
         ),
@@ -109,7 +109,7 @@ def openapi_document(told: Sequence[Operation], shelf: Shelf, limits: Limits, *,
         "info": {
             "title": "cotune",
             "version": __version__,
-            "description": "Bundles of prompt, adapter and decision rule, served as OpenAI's API and by their own fields. "
+            "description": "Bundles of prompt, adapter and decision rule, served by OpenAI's API and by the tasks' fields. "
             f"Bodies have at most {limits.body_bytes:,} bytes and {limits.rows} rows.",
         },
         "paths": {each.path.replace(":path}", "}"): {each.method.lower(): _described(each)} for each in told},
@@ -140,7 +140,7 @@ def _row_models(served: Served, number: int) -> tuple[type[BaseModel], type[Base
 def _described(told: Operation) -> dict[str, Any]:
     good: dict[str, Any] = {"description": "The answer.", "content": _content(*told.gives)}
     if told.streams:
-        good["description"] = "The answer; with `stream` as server-sent events, all of it in one of them."
+        good["description"] = "The answer; with `stream` as server-sent events, one of which has the whole answer."
         # OpenAPI 3.1 cannot describe the content of events.
         good["content"]["text/event-stream"] = {}
     answers = {"200": good}

@@ -32,8 +32,9 @@ def docs_page(document: Mapping[str, Any], address: str) -> str:
     secured = "security" in document
     parts = [f"<h1>{escape(info['title'])} {escape(info['version'])}</h1>", f"<p>{escape(info['description'])}</p>"]
     if secured:
-        parts.append("<p>Requests need the header <code>Authorization: Bearer TOKEN</code>, but for <code>/health</code>.</p>")
-    parts.append('<p>The same for programs: <a href="/openapi.json">openapi.json</a>.</p>')
+        header = "<code>Authorization: Bearer TOKEN</code>"
+        parts.append(f"<p>Requests need the header {header}, except those to <code>/health</code>.</p>")
+    parts.append('<p>This page as an OpenAPI document: <a href="/openapi.json">openapi.json</a>.</p>')
     for path, methods in document["paths"].items():
         for method, about in methods.items():
             parts.append(_operation(path, method, about, schemas, address, secured=secured))

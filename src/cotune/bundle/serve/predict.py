@@ -66,7 +66,7 @@ def _bundle(request: Request, body: Mapping[str, Any], shelf: Shelf) -> Served:
         return only
     if not isinstance(name, str):
         raise ApiError(
-            400, "Say which bundle: its id as 'bundle'; /v1/models lists them.", code="missing_bundle", param="bundle"
+            400, "Give the bundle's id as 'bundle'; /v1/models lists the ids.", code="missing_bundle", param="bundle"
         )
     return shelf.find(name, "bundle")
 
@@ -89,6 +89,6 @@ def _sayable(value: Any) -> Any:
     try:
         _VALUE.dump_json(value)
     except PydanticSerializationError:
-        # Nested far too deeply.
+        # Nested too deeply.
         return None
     return value

@@ -53,16 +53,16 @@ class ChatRequest(Body):
     sampling parameters are ignored. The bundle sets the longest answer.
     """
 
-    model: str = Field(description="A bundle's id from /v1/models, or its task's name where only one bundle has it.")
+    model: str = Field(description="A bundle's id from /v1/models, or its task's name if only one bundle has it.")
     messages: list[Message] = Field(min_length=1, max_length=MOST_MESSAGES)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    logprobs: bool | None = Field(None, description="Give the answer's log-probability among the labels.")
-    top_logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS, description="And those of so many best labels.")
-    temperature: float | None = Field(None, ge=0, le=2, description="Above 0, a bundle of free text draws its answer.")
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63, description="Of the draws; without one each request has its own.")
+    logprobs: bool | None = Field(None, description="Return the answer's log-probability among the labels.")
+    top_logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS, description="Also return those of this many best labels.")
+    temperature: float | None = Field(None, ge=0, le=2, description="Above 0, a bundle of free text samples its answer.")
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63, description="Seed of sampling; random if omitted.")
     n: Literal[1] | None = None
-    tools: list[Any] | None = Field(None, max_length=0, description="A bundle calls no tools.")
+    tools: list[Any] | None = Field(None, max_length=0, description="Tools are not supported.")
     response_format: ResponseFormat | None = None
 
 
@@ -129,13 +129,13 @@ class ChatResponse(BaseModel):
 class EmbeddingRequest(Body):
     """Texts to embed with the base model, without an adapter."""
 
-    model: str = Field(description="A bundle's id, whose base model is taken, or the base model's name.")
+    model: str = Field(description="The base model's name, or the id of a bundle that uses it.")
     input: (
         Annotated[str, Field(min_length=1)]
         | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, fail_fast=True)]
     )
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: int | None = Field(None, ge=1, description="The model's width, or nothing.")
+    dimensions: int | None = Field(None, ge=1, description="Must equal the model's width if given.")
 
 
 class Embedding(BaseModel):

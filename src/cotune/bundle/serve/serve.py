@@ -44,8 +44,7 @@ class ServeSettings:
         dtype: ``auto``, ``float32``, ``bfloat16``, ``float16``; in half precision probabilities vary slightly with the batch.
         allowed_hosts: host names that requests may use: on 127.0.0.1 in addition to that and localhost, elsewhere these only,
             if any are given. With a port or for any port; ``*.example.org`` and ``*`` match several.
-        unsure: most share of wrong answers of ``/predict``, which gives no answer to rows that the model cannot decide; None
-            answers every row.
+        unsure: error rate of ``/predict``, which leaves rows undecided to keep it; None answers every row.
         collect: folder for rows that are most worth a label; None to collect none.
         drain_s: seconds for answering remaining requests at shutdown; the rest gets 503.
     """
@@ -137,7 +136,7 @@ def prepared(
         def give_up() -> None:
             if count := batcher.give_up():
                 # Print one line on standard error at shutdown.
-                _LOG.warning("%d requests were not answered before the end", count)
+                _LOG.warning("%d requests were not answered before shutdown", count)
 
         yield GracefulServer(config, lambda: ready(address, list(shelf.served)), drain_s=settings.drain_s, give_up=give_up)
     finally:
@@ -165,7 +164,7 @@ def _check_names(names: Sequence[str]) -> None:
     for name in names:
         if not _NAME.fullmatch(name):
             raise InputError(
-                f"{name!r} is no name that a request can be addressed to",
+                f"{name!r} is not a valid host name for requests",
                 where="--allowed-hosts",
                 hint="Give names as in a Host header: example.org, example.org:8000, 10.0.0.5, [::1] or *.example.org.",
             )
@@ -175,14 +174,14 @@ def _token(settings: ServeSettings) -> str | None:
     if settings.token_env is None:
         if settings.host != LOOPBACK:
             raise InputError(
-                f"whoever can reach {settings.host} could ask, and there is no token",
+                f"everyone who can reach {settings.host} could use the server, because there is no token",
                 where="--host",
                 hint="Put a token into an environment variable and give its name as --token-env, or serve on 127.0.0.1.",
             )
         return None
     token = os.environ.get(settings.token_env, "").strip()
     if not token or not token.isascii() or not token.isprintable():
-        what = "has other characters than printable ASCII" if token else "is not set"
+        what = "contains characters that are not printable ASCII" if token else "is not set"
         raise InputError(
             f"the environment variable with the token {what}",
             where=f"--token-env {settings.token_env}",

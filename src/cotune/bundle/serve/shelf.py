@@ -48,7 +48,7 @@ class Shelf:
 
     Args:
         predictors: loaded bundles.
-        unsure: most share of wrong answers of ``/predict``; None answers every row.
+        unsure: error rate of ``/predict``; None answers every row.
         collectors: collectors of rows by bundle, if rows are collected.
 
     Raises:
@@ -101,7 +101,7 @@ class Shelf:
         named = [each for each in self.served.values() if each.predictor.task == name]
         if len(named) == 1:
             return named[0]
-        what = f"{len(named)} bundles are of this task" if named else "there is no such bundle here"
+        what = f"{len(named)} bundles have this task" if named else "there is no such bundle"
         raise ApiError(404, f"{what}; /v1/models lists their ids.", code="model_not_found", param=param)
 
     def embedding(self, name: str) -> Embedding:

@@ -38,7 +38,7 @@ class Scoring:
         predictor: the bundle.
         probabilities: whether to compute every label's probability; rows with and without are not batched together, since
             answers alone cost less.
-        unsure: most share of wrong answers; None answers every row.
+        unsure: error rate; None answers every row.
         collector: collects rows to label; None for none.
     """
 
