@@ -343,7 +343,7 @@ def test_far_too_many_files_are_refused(bundle: Path) -> None:
         ({"base_model": "x"}, "base_model"),
         ({"base_model": {"name": "x"}}, "base_model.fingerprint"),
         ({"decision": {"kind": "bias", "bias": [1, 2]}}, "2 numbers for 4 labels"),
-        ({"decision": {"kind": "bias", "bias": [1, 2, 3, 1e999]}}, "Infinity is no number"),
+        ({"decision": {"kind": "bias", "bias": [1, 2, 3, 1e999]}}, "Infinity is not a number"),
         ({"decision": {"kind": "python", "bias": []}}, "decision"),
         ({"engine": {"max_tokens": -1}}, "max_tokens"),
         ({"engine": {"max_tokens": 1, "trust_remote_code": True}}, "trust_remote_code"),

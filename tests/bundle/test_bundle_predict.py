@@ -261,7 +261,7 @@ def test_stream_writes_each_batch_before_it_reads_on(predictor: Predictor) -> No
         ("{", "not JSON"),
         ("[1]", "not a list"),
         ("{}", "no field 'text'"),
-        ('{"text": NaN}', "NaN is no number"),
+        ('{"text": NaN}', "NaN is not a number"),
         ("[" * 100_000, "not JSON"),
     ],
 )
