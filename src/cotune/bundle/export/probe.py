@@ -112,7 +112,7 @@ class ProbePage:
         added = ", with the adapter added to its weights" if self.adapter else ""
         ends = f", cut after layer {self.probe.layer}" if self.probe.layer < self.depth else ""
         if self.to == "onnx":
-            return f"`{ONNX}` is the base model{added}{ends}, with the probe, in float32; its output are the logits."
+            return f"`{ONNX}` is the base model{added}{ends}, with the probe, in float32; it outputs the logits."
         where = {
             "peft": "`base/` is the base model",
             "merged": f"`model/` is the base model{added}",
