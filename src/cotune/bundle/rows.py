@@ -26,20 +26,15 @@ def checked_row(row: Any, input_fields: Sequence[str], where: str) -> dict[str, 
         RowError: a field cannot be converted to text or has a lone surrogate, or all are empty.
         InputError: a field is missing, or the row has none.
     """
+    hint = f"Give rows like {example_row(input_fields)}."
     if isinstance(row, str):
         if len(input_fields) > 1:
-            raise InputError(
-                f"the task has {len(input_fields)} input fields ({', '.join(input_fields)}), but this is a single text",
-                where=where,
-                hint=f"Give rows like {example_row(input_fields)}.",
-            )
+            what = f"the task has {len(input_fields)} input fields ({', '.join(input_fields)}), but this is a single text"
+            raise InputError(what, where=where, hint=hint)
         row = {input_fields[0]: row}
     if not isinstance(row, Mapping):
-        raise InputError(
-            f"a row must be a text or an object with named fields, not a {type(row).__name__}",
-            where=where,
-            hint=f"Give rows like {example_row(input_fields)}.",
-        )
+        what = f"a row must be a text or an object with named fields, not a {type(row).__name__}"
+        raise InputError(what, where=where, hint=hint)
     fields = {name: _field(row, name, where) for name in input_fields}
     if not any(text.strip() for text in fields.values()):
         named = [column_of(name, [key for key in row if isinstance(key, str)]) or name for name in fields]

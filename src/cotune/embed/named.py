@@ -22,18 +22,9 @@ def named_embedder(
     dtype: str = "auto",
     threads: int | None = None,
 ) -> IdentifiedEmbedder:
-    """Open an embedder without a cache.
+    """Open an embedder without a cache; otherwise like :func:`cotune.embed.command.open_embedder`.
 
-    Args:
-        model: the bundled model, a folder or a hub id of a language model; or ``sentence-transformers:FOLDER`` or
-            ``model2vec:FOLDER`` for an encoder, which accepts no settings.
-        settings: how a language model embeds.
-        device: for a language model, see :func:`cotune.model.loading.by_name.open_model`.
-        dtype: likewise.
-        threads: likewise.
-
-    Raises:
-        InputError: the model cannot be found, has fewer layers than the settings need, or accepts no settings.
+    ``device``, ``dtype`` and ``threads`` apply to language models, see :func:`cotune.model.loading.by_name.open_model`.
     """
     if (encoder := named_encoder(model)) is not None:
         if settings is not None:

@@ -67,7 +67,7 @@ def connect(address: str) -> Any:
             )
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
         raise InputError(
-            f"Ray cannot be reached at {named or 'this machine'} ({_first_line(error)})",
+            f"Ray cannot be reached at {named or 'this machine'} ({_line(error)})",
             where="--executor",
             hint="Check the address with ray status, or omit it to start Ray on this machine.",
         ) from error
@@ -217,13 +217,13 @@ class RayWorker:
             try:
                 about = self._ray.get(self._actor.about.remote(), timeout=_ASK_S)
             except self._ray.exceptions.ActorUnavailableError as error:
-                told = _first_line(error)
+                told = _line(error)
                 time.sleep(0.5)
             except self._losses as error:
                 if "creation task" in str(error):
-                    raise CotuneError(f"a worker cannot start: {_last_line(error)}") from error
+                    raise CotuneError(f"a worker cannot start: {_line(error, -1)}") from error
                 # This actor will not restart, so a new one is made.
-                told, self._actor = _first_line(error), None
+                told, self._actor = _line(error), None
                 time.sleep(0.5)
             except self._ray.exceptions.GetTimeoutError:
                 told = f"no node has {counted(self._cpus, 'CPU')} free"
@@ -241,7 +241,7 @@ class RayWorker:
             answer: Done | CotuneError = self._ray.get(self._actor.perform.remote(job, storage))
         except self._losses as error:
             self._ready = False
-            raise WorkerLost(_first_line(error), memory=self._for_memory(error)) from error
+            raise WorkerLost(_line(error), memory=self._for_memory(error)) from error
         except self._ray.exceptions.RayTaskError as error:
             raise RuntimeError(f"a job failed in a worker:\n{error}") from error
         if isinstance(answer, CotuneError):
@@ -273,9 +273,5 @@ def _check(about: dict[str, str]) -> None:
             )
 
 
-def _last_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+def _line(error: BaseException, number: int = 0) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[number].rstrip(".")

@@ -85,6 +85,12 @@ def _other(rng: np.random.Generator, options: Sequence[_T], current: _T) -> _T |
     return left[int(rng.integers(len(left)))] if left else None
 
 
+def _exchanged(prompt: Prompt, part: str, options: Sequence[str], rng: np.random.Generator) -> Prompt | None:
+    """A copy with another one of the options as a part; None if there is no other."""
+    chosen = _other(rng, options, getattr(prompt, part))
+    return None if chosen is None else prompt.edit(**{part: chosen})
+
+
 # Instruction ----------------------------------------------------------------------------------------------------------
 
 
@@ -97,8 +103,7 @@ def _reword(prompt: Prompt, task: Task, rng: np.random.Generator) -> Prompt | No
 
 
 def _paraphrase(prompt: Prompt, _task: Task, rng: np.random.Generator) -> Prompt | None:
-    text = _other(rng, paraphrases(prompt.instruction), prompt.instruction)
-    return None if text is None else prompt.edit(instruction=text)
+    return _exchanged(prompt, "instruction", paraphrases(prompt.instruction), rng)
 
 
 def _drop_sentence(prompt: Prompt, _task: Task, rng: np.random.Generator) -> Prompt | None:
@@ -159,8 +164,7 @@ def _casing(prompt: Prompt, rng: np.random.Generator) -> Prompt | None:
     pieces = sentences(prompt.instruction)
     small = "".join(re.sub(r"^(\s*)([A-Z])(?=[a-z])", lambda m: m[1] + m[2].lower(), piece) for piece in pieces)
     large = "".join(re.sub(r"^(\s*)([a-z])", lambda m: m[1] + m[2].upper(), piece) for piece in pieces)
-    text = _other(rng, (small, large), prompt.instruction)
-    return None if text is None else prompt.edit(instruction=text)
+    return _exchanged(prompt, "instruction", (small, large), rng)
 
 
 def _move_instruction(prompt: Prompt, _task: Task, _rng: np.random.Generator) -> Prompt | None:
@@ -233,16 +237,14 @@ def _order(prompt: Prompt, _rng: np.random.Generator) -> Prompt | None:
 def _separator(prompt: Prompt, rng: np.random.Generator) -> Prompt | None:
     if not prompt.instruction and not prompt.cue:
         return None
-    chosen = _other(rng, SEPARATORS, prompt.separator)
-    return None if chosen is None else prompt.edit(separator=chosen)
+    return _exchanged(prompt, "separator", SEPARATORS, rng)
 
 
 def _field_style(prompt: Prompt, rng: np.random.Generator) -> Prompt | None:
     shown = read_template(prompt.input_template)
     if shown is None or all(name is None for name, _ in shown):
         return None
-    written = _other(rng, [write_template(shown, style) for style in STYLES], prompt.input_template)
-    return None if written is None else prompt.edit(input_template=written)
+    return _exchanged(prompt, "input_template", [write_template(shown, style) for style in STYLES], rng)
 
 
 def _cue_style(prompt: Prompt, rng: np.random.Generator) -> Prompt | None:
@@ -251,16 +253,13 @@ def _cue_style(prompt: Prompt, rng: np.random.Generator) -> Prompt | None:
         return None
     name = capitalise(match[1].lower() if match[1].isupper() else match[1])
     styles = [f"{name}:", f"{name} =", f"### {name}", f"{name.upper()}:", f"{name.lower()}:", f"{name} ->"]
-    chosen = _other(rng, styles, prompt.cue)
-    return None if chosen is None else prompt.edit(cue=chosen)
+    return _exchanged(prompt, "cue", styles, rng)
 
 
 def _cue(prompt: Prompt, task: Task, rng: np.random.Generator) -> Prompt | None:
     item, kind = item_noun(task), kind_noun(task)
     options = ["", "Answer:", f"{capitalise(kind)}:", "Output:", f"What is the {kind} of this {item}?"]
-    options += task.output.kind.cues
-    chosen = _other(rng, options, prompt.cue)
-    return None if chosen is None else prompt.edit(cue=chosen)
+    return _exchanged(prompt, "cue", [*options, *task.output.kind.cues], rng)
 
 
 def _field_names(prompt: Prompt, task: Task, rng: np.random.Generator) -> Prompt | None:
@@ -272,8 +271,7 @@ def _field_names(prompt: Prompt, task: Task, rng: np.random.Generator) -> Prompt
     named: list[list[tuple[str | None, str]]] = [[(capitalise(field_name(field)), field) for _, field in shown]]
     named += [[(capitalise(word), field) for _, field in shown] for word in extra]
     named.append([(None, field) for _, field in shown])
-    written = _other(rng, [write_template(names, "colon") for names in named], prompt.input_template)
-    return None if written is None else prompt.edit(input_template=written)
+    return _exchanged(prompt, "input_template", [write_template(names, "colon") for names in named], rng)
 
 
 FORMATS: dict[str, Format] = {

@@ -136,20 +136,19 @@ def _child(
     parent = survivors[turn]
     others = [other for other in survivors if other != parent]
     for attempt in range(_TRIES):
+        source: Source = "edit"
+        parents: tuple[str, ...] = (parent.id,)
         draw = rng.random()
         if draw < 0.25 and (demonstration_pool is not None or parent.demonstrations):
-            made = _shown(parent, task, rng, demonstration_pool)
-            child = None if made is None else Proposal(made[0], "demonstrations", (parent.id,), made[1])
+            made, source = _shown(parent, task, rng, demonstration_pool), "demonstrations"
         elif draw < 0.5 and others:
             other = others[int(rng.integers(len(others)))]
-            made = _crossed(parent, other, task, rng)
-            child = None if made is None else Proposal(made[0], "crossover", (parent.id, other.id), made[1])
+            made, source, parents = _crossed(parent, other, task, rng), "crossover", (parent.id, other.id)
         else:
             # If all prompts nearby have been seen, apply more edits.
             made = _edited(parent, task, rng, extra=attempt // 10)
-            child = None if made is None else Proposal(made[0], "edit", (parent.id,), made[1])
-        if child is not None and child.prompt.id not in known:
-            return child
+        if made is not None and made[0].id not in known:
+            return Proposal(made[0], source, parents, made[1])
     return None
 
 

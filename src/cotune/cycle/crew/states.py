@@ -90,8 +90,7 @@ class StatesAhead:
                 found[:, part] = states
                 progress(own)
         except BaseException:
-            for job in self._jobs:
-                self._crew.take_back(job)
+            self.take_back()
             raise
         assert found is not None
         return found, self._shared + sum(self._own), self._crew.by(results, engines)
