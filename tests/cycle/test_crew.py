@@ -20,7 +20,7 @@ from cotune.cycle.crew.exchange import run_storage
 from cotune.cycle.crew.fits import FitTask, fit_probe
 from cotune.cycle.crew.states import embed_pass
 from cotune.cycle.crew.tuning import TuningAhead, WindowTask, tune_job
-from cotune.cycle.crew.worker import RUN_ENGINE, WorkerMemoryError, load_worker, with_room
+from cotune.cycle.crew.worker import RUN_ENGINE, WorkerMemoryError, load_worker, with_less_memory
 from cotune.cycle.kept import read_config
 from cotune.cycle.run import run as run_cycle
 from cotune.errors import InputError
@@ -184,12 +184,12 @@ def test_memory_that_runs_out_twice_is_told() -> None:
     def always(smaller: bool) -> str:
         raise MemoryError
 
-    assert with_room(model, {}, once) == "done" and asked == [False, True]
-    assert with_room(model, {"smaller": True}, once) == "done" and asked == [False, True, True]
+    assert with_less_memory(model, {}, once) == "done" and asked == [False, True]
+    assert with_less_memory(model, {"smaller": True}, once) == "done" and asked == [False, True, True]
     with pytest.raises(WorkerMemoryError, match=r"half the tokens.*fewer --workers"):
-        with_room(model, {}, always)
+        with_less_memory(model, {}, always)
     with pytest.raises(ZeroDivisionError):
-        with_room(model, {}, lambda smaller: str(1 / 0))
+        with_less_memory(model, {}, lambda smaller: str(1 / 0))
 
 
 def test_a_pass_in_smaller_pieces_gives_the_same_states(bench: Bench, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ _TEMPERATURE = 0.7
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer and what it took.
+    """An answer and its cost.
 
     Attributes:
         text: the text of the model's message.
@@ -75,7 +75,7 @@ def ask(
     end = time.monotonic() + (2 * endpoint.timeout if patience is None else patience)
     requests, lost, answers = 0, 0, list[Said]()
 
-    def in_vain() -> Usage:
+    def wasted() -> Usage:
         # How much of a lost answer was generated is unknown.
         return Usage(lost * asked, lost * way.tokens)
 
@@ -103,5 +103,5 @@ def ask(
         try:
             found = find_way(put, way, endpoint.model)
         except EndpointError as error:
-            raise EndpointError(str(error), requests=requests, lost=lost, usage=in_vain(), status=error.status) from None
-    return Answer(answers[-1].text, requests, answers[-1].usage + in_vain(), found)
+            raise EndpointError(str(error), requests=requests, lost=lost, usage=wasted(), status=error.status) from None
+    return Answer(answers[-1].text, requests, answers[-1].usage + wasted(), found)

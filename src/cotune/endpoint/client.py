@@ -130,8 +130,8 @@ class Client:
         asked, lost, why = 0, 0, "there was no time for a request"
 
         def failure(text: str, status: int | None = None) -> EndpointError:
-            told = self.without_key(f"{text} ({counted(asked, 'request')})")
-            return EndpointError(told, requests=asked, lost=lost, status=status)
+            message = self.without_key(f"{text} ({counted(asked, 'request')})")
+            return EndpointError(message, requests=asked, lost=lost, status=status)
 
         while (tries is None or asked < tries) and lost < _MOST_LOST and (left := end - time.monotonic()) > 0:
             generation = self.gate.enter(self._stop)
@@ -141,9 +141,9 @@ class Client:
             try:
                 value = read(self._request(path, body, min(self.endpoint.timeout, left)))
             except TryAgain as failed:
-                told = failed
+                problem = failed
             except (ValueError, TypeError, KeyError, IndexError) as error:
-                told = TryAgain(f"the answer has an unexpected format ({type(error).__name__})", crowded=False)
+                problem = TryAgain(f"the answer has an unexpected format ({type(error).__name__})", crowded=False)
             except Final as error:
                 self.gate.leave(generation, well=False)
                 raise failure(str(error), error.status) from None
@@ -153,11 +153,11 @@ class Client:
             else:
                 self.gate.leave(generation, well=True)
                 return Reply(value, asked, lost)
-            why, lost = told.why, lost + told.paid
-            again_in = self._wait(asked, told.wait)
+            why, lost = problem.why, lost + problem.paid
+            again_in = self._wait(asked, problem.wait)
             late = again_in >= end - time.monotonic()
-            hold = told.wait is not None and not late
-            self.gate.leave(generation, well=False, crowded=told.crowded, hold=hold)
+            hold = problem.wait is not None and not late
+            self.gate.leave(generation, well=False, crowded=problem.crowded, hold=hold)
             again = (tries is None or asked < tries) and lost < _MOST_LOST
             if again and late:
                 raise failure(f"{why}; another try in {again_in:.0f} s would come too late")
@@ -253,16 +253,16 @@ class Client:
         # Some servers always answer 500 to a request that they do not understand.
         if status in _AGAIN and not (status == 500 and _MALFORMED.search(data)):
             wanted = _seconds(response.headers.get("retry-after"))
-            raise TryAgain(f"the endpoint answered {status}{self._told(data)}", wanted, paid=False)
+            raise TryAgain(f"the endpoint answered {status}{self._excerpt(data)}", wanted, paid=False)
         if not 200 <= status < 300:
-            raise Final(f"the endpoint answered {status}{self._told(data)}", status)
+            raise Final(f"the endpoint answered {status}{self._excerpt(data)}", status)
         try:
             # The key is removed from the parsed value, which has no escapes that could hide it.
             return self._key.cleaned(json.loads(data.decode("utf-8", "replace")))
         except (ValueError, RecursionError) as error:
             raise TryAgain(f"the answer is not JSON ({type(error).__name__})", crowded=False) from error
 
-    def _told(self, data: bytes) -> str:
+    def _excerpt(self, data: bytes) -> str:
         """The beginning of an error's body, on one line."""
         # Remove the key before cutting the text, or a part of it could remain.
         text = " ".join(self.without_key(data.decode("utf-8", "replace")).split())[:200]

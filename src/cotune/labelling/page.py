@@ -84,7 +84,7 @@ def make_app(session: Session, port: int, token: str, stop: Callable[[], None]) 
         return HTMLResponse(page, headers=FRAME_POLICY)
 
     async def state(request: Request) -> Response:
-        return JSONResponse(told(session), headers=ANSWER_POLICY)
+        return JSONResponse(state_of(session), headers=ANSWER_POLICY)
 
     async def answer(request: Request) -> Response:
         sent = b""
@@ -111,7 +111,7 @@ def _done(session: Session, lock: threading.Lock, do: Any, at: Any, label: Any) 
     """Apply an action to a row; if two pages show the same row, the second one gets an error."""
     with lock:
         if at != session.at and do != "quit":
-            return 409, {**told(session), "error": "This row was labelled on another page; here is the next one."}
+            return 409, {**state_of(session), "error": "This row was labelled on another page; here is the next one."}
         try:
             if do == "label" and isinstance(label, str):
                 session.give(label)
@@ -122,11 +122,11 @@ def _done(session: Session, lock: threading.Lock, do: Any, at: Any, label: Any) 
             elif do != "quit":
                 return 400, {"error": "do must be label (with a label), skip, undo or quit."}
         except InputError as error:
-            return 400, {**told(session), "error": str(error)}
-        return 200, told(session)
+            return 400, {**state_of(session), "error": str(error)}
+        return 200, state_of(session)
 
 
-def told(session: Session) -> dict[str, Any]:
+def state_of(session: Session) -> dict[str, Any]:
     """The state that the page shows, as JSON."""
     pick, keyed = session.current, label_keys(session.labels)
     key_of = {} if keyed is None else {label: key for key, label in keyed.items()}

@@ -40,7 +40,7 @@ def export_card(
         f"The base model is {base_model_name(manifest)}, with exactly the weights that the adapter was tuned on.",
         *asking.shown(manifest.input_fields),
         f"Generate greedily until the stop token, {counted(asking.tokens, 'token')} at most"
-        + (f"; the answer is one of: {_told(manifest, words)}." if words else "."),
+        + (f"; the answer is one of: {_named(manifest, words)}." if words else "."),
         "## How cotune and other programs answer",
         _rule(manifest, asking, requested=stands_for is None),
         "## Run it",
@@ -55,7 +55,7 @@ def _out(manifest: Manifest) -> str:
     )
 
 
-def _told(manifest: Manifest, words: Sequence[str]) -> str:
+def _named(manifest: Manifest, words: Sequence[str]) -> str:
     pairs = zip(manifest.labels, words, strict=True)
     return ", ".join(f"`{label}`" if label == word else f"`{word}` (which means `{label}`)" for label, word in pairs)
 

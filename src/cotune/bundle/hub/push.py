@@ -55,7 +55,7 @@ def check_target(repository: str, *, update: bool) -> HfApi:
             hint="Set HF_TOKEN to a token with write permission, or run `hf auth login`; --dry-run needs no token.",
         )
     api = HfApi(token=token)
-    with _told(api, repository):
+    with _readable_errors(api, repository):
         api.whoami()
         if not api.repo_exists(repository):
             return api
@@ -92,7 +92,7 @@ def upload(api: HfApi, repository: str, folder: Path, files: Sequence[str], *, p
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    with _told(api, repository):
+    with _readable_errors(api, repository):
         # None applies the organization's default for new repositories.
         api.create_repo(repository, private=private or None, exist_ok=update)
         gone = set(api.list_repo_files(repository)) - {_OF_THE_HUB, *files} if update else set()
@@ -108,7 +108,7 @@ def upload(api: HfApi, repository: str, folder: Path, files: Sequence[str], *, p
 
 
 @contextlib.contextmanager
-def _told(api: HfApi, repository: str) -> Iterator[None]:
+def _readable_errors(api: HfApi, repository: str) -> Iterator[None]:
     """Convert exceptions of the hub's client to errors for users."""
     try:
         yield

@@ -67,7 +67,7 @@ class Crew:
     """Submits a run's jobs and collects their results.
 
     Args:
-        executor: runs the jobs; its storage is the run's :func:`jobs_folder`, or lies at a URL.
+        executor: runs the jobs; its storage is the run's :func:`jobs_folder`, or is at a URL.
         folder: the run's folder.
         name: the model as the user named it; workers load it by this name.
         model: the run's own copy.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cotune.cycle.crew.crew import Crew, engine_of
 from cotune.cycle.crew.exchange import exchange_of
-from cotune.cycle.crew.worker import told, worker_model
+from cotune.cycle.crew.worker import engine_metadata, worker_model
 from cotune.errors import CotuneError
 from cotune.executor import Job
 from cotune.executor.storage import appears
@@ -99,11 +99,11 @@ class FitTask:
         return {**vars(self), "truth": self.truth.tolist(), "layers": list(self.layers)}
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> FitTask:
+    def from_json(cls, data: Mapping[str, Any]) -> FitTask:
         """Inverse of :meth:`to_json`."""
-        words = None if told["words"] is None else tuple(told["words"])
-        truth, layers = np.array(told["truth"], dtype=np.int64), tuple(told["layers"])
-        return cls(**{**told, "truth": truth, "layers": layers, "words": words})
+        words = None if data["words"] is None else tuple(data["words"])
+        truth, layers = np.array(data["truth"], dtype=np.int64), tuple(data["layers"])
+        return cls(**{**data, "truth": truth, "layers": layers, "words": words})
 
 
 def word_weights(model: LocalModel, first: Sequence[int]) -> NDArray[np.float32]:
@@ -159,7 +159,7 @@ def fit_probe(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
     states = _states(places, given["files"], given["rows"], given["layers"])
     found = FitTask.from_json(given["task"]).fit(model, states)
     arrays, about = _packed(found)
-    return packed(arrays, {**told(model), _ABOUT: json.dumps(about)})
+    return packed(arrays, {**engine_metadata(model), _ABOUT: json.dumps(about)})
 
 
 def _states(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cotune.cycle.crew.crew import Crew, engine_of
-from cotune.cycle.crew.worker import told, worker_model
+from cotune.cycle.crew.worker import engine_metadata, worker_model
 from cotune.executor import Job
 from cotune.executor.tensors import packed, unpacked
 from cotune.model.engine.label_scoring import score_batch_alone, unknown_batches
@@ -77,4 +77,4 @@ def score_job(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
     prefix, completions = tuple(given["prefix"]), tuple(tuple(ids) for ids in given["completions"])
     rows = [RenderedRow((*prefix, *own), completions, False, start=start) for own, start in given["rows"]]
     scores, cost = score_batch_alone(model, prefix, rows, given["labels"], adapter=given["adapter"])
-    return packed({_SCORES: scores}, {**told(model), _COST: str(cost)})
+    return packed({_SCORES: scores}, {**engine_metadata(model), _COST: str(cost)})

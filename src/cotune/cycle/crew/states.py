@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cotune.cycle.crew.crew import Crew, Result, engine_of
-from cotune.cycle.crew.worker import told, with_room, worker_model
+from cotune.cycle.crew.worker import engine_metadata, with_less_memory, worker_model
 from cotune.errors import DivergedError
 from cotune.executor import Job
 from cotune.executor.tensors import packed, unpacked
@@ -138,4 +138,4 @@ def embed_pass(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
                 parts.append(as_half(found))
         return np.concatenate(parts, axis=1)
 
-    return packed({_NAME: with_room(model, places, run)}, told(model))
+    return packed({_NAME: with_less_memory(model, places, run)}, engine_metadata(model))

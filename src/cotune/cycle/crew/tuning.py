@@ -16,7 +16,7 @@ from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.budget.reserve import spent_to
 from cotune.cycle.crew.crew import Crew
 from cotune.cycle.crew.exchange import exchange_of
-from cotune.cycle.crew.worker import ENGINE, WorkerMemoryError, with_room, worker_model
+from cotune.cycle.crew.worker import ENGINE, WorkerMemoryError, with_less_memory, worker_model
 from cotune.errors import DivergedError
 from cotune.executor import Job, LostError
 from cotune.executor.tensors import packed, unpacked
@@ -63,19 +63,19 @@ class WindowTask:
     def to_bytes(self) -> bytes:
         """The task in safetensors format, for :meth:`from_bytes`."""
         names = ("sequences", "starts", "truth", "labels", "first", "last", "steps", "seed", "start")
-        told = {name: getattr(self, name) for name in names} | {"settings": asdict(self.settings)}
-        return packed({name: getattr(self.head, name) for name in _HEAD}, {"task": canonical_json(told)})
+        data = {name: getattr(self, name) for name in names} | {"settings": asdict(self.settings)}
+        return packed({name: getattr(self.head, name) for name in _HEAD}, {"task": canonical_json(data)})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> WindowTask:
         """Inverse of :meth:`to_bytes`."""
         arrays, metadata = unpacked(data)
-        told = json.loads(metadata["task"])
-        lora = told["settings"].pop("lora")
+        task = json.loads(metadata["task"])
+        lora = task["settings"].pop("lora")
         lora["layers"] = tuple(lora["layers"])
-        told["settings"] = WindowSettings(lora=LoraSettings(**lora), **told["settings"])
-        told["labels"] = tuple(told["labels"])
-        return cls(head=StartHead(**{name: arrays[name] for name in _HEAD}), **told)
+        task["settings"] = WindowSettings(lora=LoraSettings(**lora), **task["settings"])
+        task["labels"] = tuple(task["labels"])
+        return cls(head=StartHead(**{name: arrays[name] for name in _HEAD}), **task)
 
 
 @dataclass(frozen=True)
@@ -145,13 +145,13 @@ def tune_window(
     )
     trained: list[tuple[float, int]] = []
 
-    def told(step: int, loss: float, tokens: int) -> None:
+    def stepped(step: int, loss: float, tokens: int) -> None:
         trained.append((time.monotonic(), tokens))
         report(step, loss, tokens)
 
     adapters = folder / "adapters"
     try:
-        run.advance(report=told, until=until(run.tokens_per_step * share))
+        run.advance(report=stepped, until=until(run.tokens_per_step * share))
         adapter = run.save(adapters)
         probe = Probe(task.labels, *run.head().folded(), task.last, pooled=True)
         made = {"adapter_id": adapter, "probe_id": model.adapters.add_probe(adapter, probe, adapters)}
@@ -235,6 +235,6 @@ def tune_job(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
         until = (lambda tokens: None) if deadline is None else deadline.spent
         return tune_window(model, replace(task, settings=settings), exchange.tuning_folder, until=until)
 
-    found = with_room(model, places, tune)
+    found = with_less_memory(model, places, tune)
     exchange.publish(_adapters(found))
     return canonical_json({**found, ENGINE: engine_facts(model)}).encode()

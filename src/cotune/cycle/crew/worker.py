@@ -67,12 +67,12 @@ def _loaded(name: str, fingerprint: str, engine: str) -> LocalModel:
     return model
 
 
-def told(model: LocalModel) -> dict[str, str]:
+def engine_metadata(model: LocalModel) -> dict[str, str]:
     """The worker's engine facts, as metadata of a result."""
     return {ENGINE: canonical_json(engine_facts(model))}
 
 
-def with_room(model: LocalModel, places: Mapping[str, Any], do: Callable[[bool], T]) -> T:
+def with_less_memory(model: LocalModel, places: Mapping[str, Any], do: Callable[[bool], T]) -> T:
     """Call a function; if memory runs out, call it once more with smaller passes.
 
     Args:
