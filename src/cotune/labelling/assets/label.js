@@ -16,7 +16,7 @@
     const options = { headers: { Authorization: `Bearer ${token}` } };
     if (body) Object.assign(options, { method: "POST", body: JSON.stringify(body) });
     const reply = await fetch(path, options);
-    if (reply.status === 401) throw new Error("Open the address that cotune label printed, with all that stands behind its #.");
+    if (reply.status === 401) throw new Error("Open the address that cotune label printed, including the part after #.");
     return reply.json();
   }
 
@@ -49,7 +49,7 @@
 
   function draw() {
     progress.textContent = `${state.at} of ${state.of} done, ${state.labelled} labelled, ${state.skipped} skipped`;
-    about.textContent = state.at ? `The model was right on ${state.agreed} of ${state.labelled}. Labels are kept in ${state.out}.` : `Labels are kept in ${state.out}.`;
+    about.textContent = state.at ? `The model was right on ${state.agreed} of ${state.labelled}. Labels are saved in ${state.out}.` : `Labels are saved in ${state.out}.`;
     const done = state.fields === null;
     typing.hidden = done || state.keyed;
     at("skip").disabled = done;
