@@ -176,7 +176,7 @@ class SlotExecutor:
         return True
 
     def _retire(self, error: Exception) -> None:
-        """Give up a slot whose worker cannot be started. Ends the executor if no slot is left or no worker could be started."""
+        """Give up a slot whose worker cannot be started; ends the executor if no slot is left or no worker can be used."""
         if not isinstance(error, WorkerLost):
             self._end(error if isinstance(error, CotuneError) else LostError(f"a worker cannot be started: {error!r}"))
             return

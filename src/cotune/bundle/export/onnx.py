@@ -23,7 +23,7 @@ _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 class PrefixedClassifier(torch.nn.Module):
-    """The exported module: reads rows behind the prompt's beginning, whose keys and values are constants.
+    """The exported module: reads rows after the prompt's beginning, whose keys and values are constants.
 
     Args:
         model: a transformers causal language model whose last hidden state the probe reads.
@@ -69,7 +69,7 @@ class PrefixedClassifier(torch.nn.Module):
 
 
 def check_packages() -> None:
-    """Raise an :class:`InputError` if a package that the export needs is missing."""
+    """Check that the packages that the export needs are installed; raises an :class:`InputError` if one is missing."""
     if missing := [name for name in _PACKAGES if find_spec(name) is None]:
         raise InputError(
             f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed",

@@ -41,7 +41,7 @@ class Gone(CotuneError):
 
 
 class WorkFailed(CotuneError):
-    """Work failed with an error that is no ``Exception``, such as a panic in a library written in Rust.
+    """Work failed with an error that is not an ``Exception``, such as a panic in a library written in Rust.
 
     The message names only the kind of failure, since a panic's own text may contain the request.
     """
