@@ -58,11 +58,11 @@ BAD: list[tuple[str, Any, str]] = [
     ("/predict", {"text": " "}, "empty"),
     ("/predict", {"text": ["a\0"]}, "NUL"),
     ("/predict", {"rows": [["a"]]}, "not a list"),
-    ("/predict", b'{"text": {"a": NaN}}', "cannot be written"),
+    ("/predict", b'{"text": {"a": NaN}}', "cannot be converted"),
     ("/predict", {"txt": "a"}, "did you mean 'txt'"),
     ("/predict", {"rows": []}, "no rows"),
     ("/predict", {"rows": [{"text": "a"}, {}]}, "rows.1"),
-    ("/predict", {"rows": ["a"] * 257}, "256 may be asked"),
+    ("/predict", {"rows": ["a"] * 257}, "256 are allowed"),
     ("/v1/chat/completions", DEEP, "recursion"),
     ("/v1/chat/completions", {"model": "questions", "messages": []}, "messages"),
     (
@@ -496,12 +496,12 @@ def filled(start: bytes, item: bytes, end: bytes) -> bytes:
 
 
 HEAVY = [
-    ("/predict", filled(b'{"rows":[', b"[]", b"]}"), "256 may be asked"),
-    ("/predict", filled(b'{"rows":[', b"[[]]", b"]}"), "256 may be asked"),
+    ("/predict", filled(b'{"rows":[', b"[]", b"]}"), "256 are allowed"),
+    ("/predict", filled(b'{"rows":[', b"[[]]", b"]}"), "256 are allowed"),
     ("/predict", filled(b'{"text":[', b"1", b"]}"), None),
     ("/v1/chat/completions", filled(b'{"model":"a","messages":[{"role":"user","content":[', b"1", b"]}]}"), "content"),
     ("/v1/embeddings", filled(b'{"model":"a","input":[', b"1", b"]}"), "input"),
-    ("/v1/embeddings", filled(b'{"model":"questions","input":[', b'"a"', b"]}"), "256 may be asked"),
+    ("/v1/embeddings", filled(b'{"model":"questions","input":[', b'"a"', b"]}"), "256 are allowed"),
 ]
 
 

@@ -126,7 +126,7 @@ def test_too_many_workers_and_a_wrong_address_are_told(cluster: Any, tmp_path: P
     monkeypatch.setattr(on_ray, "versions", lambda: {"cotune": "9.9", "python": "3.99"})
     with (
         open_executor(Choice("ray", cluster.address, workers=1), tmp_path) as executor,
-        pytest.raises(InputError, match=r"a node has cotune .*, and this machine 9\.9"),
+        pytest.raises(InputError, match=r"a node has cotune .*, and this machine has 9\.9"),
     ):
         run_all(executor, numbers(1))
 
