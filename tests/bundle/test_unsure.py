@@ -129,5 +129,8 @@ def test_a_server_leaves_rows_open_where_it_is_told_to(predictor: Predictor, ben
         # A chat always has an answer.
         chat = {"model": server.models[0], "messages": [{"role": "user", "content": ROWS[0]}]}
         assert server.ask("/v1/chat/completions", chat).json["choices"][0]["message"]["content"] in LABELS
-    with pytest.raises(InputError, match="has no scores of held-out rows"), running([loaded(bench.save(tmp_path / "older"))], unsure=0.1):
+    with (
+        pytest.raises(InputError, match="no scores of held-out rows"),
+        running([loaded(bench.save(tmp_path / "older"))], unsure=0.1),
+    ):
         pass

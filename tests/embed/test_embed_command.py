@@ -147,7 +147,7 @@ def test_only_line_ends_end_a_text_and_a_brace_is_no_object() -> None:
     assert read_texts('{"text": "a\u2028b"}\n', "here") == ["a\u2028b"]
     assert read_texts("{name} asks\n{}", "here") == ["{name} asks", "{}"]
     for broken in ('{"text": "a"', '{\n  "text": "a"\n}'):
-        with pytest.raises(InputError, match="no JSON"):
+        with pytest.raises(InputError, match="not JSON"):
             read_texts(broken, "here")
 
 
