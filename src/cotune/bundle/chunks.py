@@ -71,11 +71,7 @@ def answer_on(
         sheet: the rows.
         checked: result of :func:`cotune.bundle.answer_sheet.check_sheet`.
         base: as for :func:`cotune.bundle.load`.
-        probabilities: as for ``answer_sheet``, like the next four.
-        unsure: see there.
-        nested: see there.
-        typed: see there.
-        batch: see there.
+        probabilities, unsure, nested, typed, batch: as for ``answer_sheet``.
         told: called with each job when it is finished.
 
     Returns:
