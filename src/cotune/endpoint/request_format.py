@@ -94,11 +94,11 @@ class RequestFormat:
         }
         data = {"form": "", **data}
         if set(data) != set(kinds) or not all(isinstance(data[key], kind) for key, kind in kinds.items()):
-            raise ValueError("not a way to ask")
+            raise ValueError("not a request format")
         found = cls(**data)
         limits = ("max_tokens", "max_completion_tokens")
         if found.limit not in limits or found.form not in FORMS or not 1 <= found.tokens <= 10**6:
-            raise ValueError("not a way to ask")
+            raise ValueError("not a request format")
         return found
 
 
