@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def run(bench: Bench, out: Path, *more: str, budget: str = "220ktok", **named: Any) -> Ended:
     # Short passes, so that a request is cut into several; a first cycle and a later one.
-    settings = ("tune.readout=auto", "search.max_cycles=2", "engine.batch_tokens=300")
+    settings = ("tune.readout=auto", "search.max_cycles=2", "engine.batch_tokens=300", "limit.train=48")
     return bench.run(out, *settings, *more, budget=budget, **named)
 
 

@@ -30,7 +30,7 @@ SETTINGS = (
     "tune.learning_rate=0.02",
     "search.pool=6",
     "search.entrants=3",
-    "tune.max_epochs=4",
+    "tune.max_epochs=2",
     "engine.threads=1",
     "engine.dtype=float32",
 )

@@ -461,7 +461,7 @@ def test_a_task_file_need_say_no_more_than_on_the_command_line(later: Later, gro
     path = tmp_path / "new.yaml"
     path.write_text(
         f"data: {{train: {later.new}, test: {later.test}, replay: {later.old}}}\nbudget: 50ktok\nseed: 4\n"
-        "tune: {readout: words, batch_size: 8, learning_rate: 0.02, max_epochs: 4}\nsearch: {pool: 6, entrants: 3}\n"
+        "tune: {readout: words, batch_size: 8, learning_rate: 0.02, max_epochs: 2}\nsearch: {pool: 6, entrants: 3}\n"
         "engine: {threads: 1, dtype: float32}\n"
     )
     result = cotune.run(path, out=tmp_path / "run", start=later.bundle)

@@ -35,7 +35,7 @@ def task_of(*, named: bool, count: int = 3) -> Task:
 
 
 def run(bench: Bench, out: Path, task: Task, **search: Any) -> dict[str, Any]:
-    settings: dict[str, Any] = {"model": str(bench.model), "budget": "40ktok", "seed": 3, "tune": {"rank": 2}}
+    settings: dict[str, Any] = {"model": str(bench.model), "budget": "40ktok", "seed": 3, "tune": {"rank": 2, "max_epochs": 1}}
     settings |= {"engine": {"dtype": "float32", "threads": 1}, "search": {"pool": 4, "max_cycles": 1, **search}}
     return dict(run_cycle(config_in_memory(name="names", input=["text"], output="label", **settings), out, task=task).summary)
 

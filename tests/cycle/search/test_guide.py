@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from conftest import Bench
 
 KILLED = -9
-BRIEF = ("tune.max_epochs=2",)
-"""For tests of what is proposed, to which tuning matters little."""
 WISE = ("Name the kind of thing that is meant.", "Think of what the first word stands for.", "Decide between {labels}.")
 
 
@@ -118,7 +116,7 @@ def test_a_resumed_run_asks_for_nothing_twice(
 def test_a_run_goes_on_without_answers(bench: Bench, tmp_path: Path, reply: Reply, more: tuple[str, ...], told: str) -> None:
     out = tmp_path / "run"
     with chat_server(reply) as server:
-        ended = bench.run(out, *settings(server.url, *BRIEF, *more))
+        ended = bench.run(out, *settings(server.url, *more))
     assert ended.code == 0, ended.stderr
     failed = of_kind(out, "rewrite")[0]
     assert told in failed["failed"]
@@ -137,7 +135,7 @@ def test_a_schema_is_asked_for_and_what_the_server_refused_is_not_asked_again(be
 
     out = tmp_path / "run"
     with chat_server(picky) as server:
-        assert bench.run(out, *settings(server.url, *BRIEF)).code == 0
+        assert bench.run(out, *settings(server.url)).code == 0
         formats = [request["body"].get("response_format") for request in server.seen]
     assert formats[0]["json_schema"]["schema"] == ANSWER_SCHEMA
     assert [wanted["type"] for wanted in formats] == ["json_schema"] * 2 + ["json_object"] * (len(formats) - 2)
@@ -148,7 +146,9 @@ def test_a_schema_is_asked_for_and_what_the_server_refused_is_not_asked_again(be
 
 def test_a_spent_proposer_budget_is_told(bench: Bench, tmp_path: Path) -> None:
     with chat_server(good()) as server:
-        assert bench.run(tmp_path / "run", *settings(server.url, *BRIEF, "proposer.tokens=300")).code == 0
+        assert (
+            bench.run(tmp_path / "run", *settings(server.url, "proposer.tokens=300"), at=("line", "rewrite", 1)).code == KILLED
+        )
         assert not server.seen
     assert "proposer.tokens=300" in of_kind(tmp_path / "run", "rewrite")[0]["skipped"]
 

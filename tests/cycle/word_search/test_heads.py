@@ -37,7 +37,7 @@ ROWS = labelled_rows(180)
 # A rate at which nothing is learnt.
 SLOW: dict[str, Any] = {
     "search": {"pool": 6, "entrants": 2, "max_cycles": 1},
-    "tune": {"readout": "words", "batch_size": 8, "rank": 4, "learning_rate": 1e-7},
+    "tune": {"readout": "words", "batch_size": 8, "rank": 4, "learning_rate": 1e-7, "max_epochs": 2},
     "engine": {"dtype": "float32", "threads": 1},
 }
 
