@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from probe_runs import probe_folder
-from view_runs import GrowingRun, Viewer, viewing
+from view_runs import GrowingRun, page_served, viewing
 
 MARKED = "document.querySelector('main').marked === true"
 
@@ -20,14 +20,14 @@ MARKED = "document.querySelector('main').marked === true"
 class Reader:
     """A page of the server with what it asked for and complained about."""
 
-    def __init__(self, browser: Any, viewer: Viewer, **options: Any) -> None:
+    def __init__(self, browser: Any, url: str, **options: Any) -> None:
         self.page = browser.new_page(viewport={"width": 1280, "height": 900}, **options)
         self.requests: list[str] = []
         self.errors: list[str] = []
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.on("console", lambda message: self.errors.append(message.text) if message.type != "log" else None)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.url = viewer.url
+        self.url = url
         self.page.goto(self.url)
         # A page that was loaded anew would have lost this.
         self.page.evaluate("document.querySelector('main').marked = true")
@@ -54,8 +54,8 @@ class Reader:
 
 @contextlib.contextmanager
 def reading(browser: Any, run: GrowingRun, **options: Any) -> Iterator[Reader]:
-    with viewing(run.folder) as viewer:
-        reader = Reader(browser, viewer, **options)
+    with page_served(run.folder) as (url, _):
+        reader = Reader(browser, url, **options)
         try:
             yield reader
         finally:
@@ -70,9 +70,9 @@ def events_until(run: GrowingRun, kind: str, count: int = 1) -> int:
 
 def test_no_section_of_the_header_is_cut_beside_what_tells_the_runs_state(browser: Any, tmp_path: Path) -> None:
     folder = probe_folder(tmp_path / "run")
-    with viewing(folder) as viewer:
+    with page_served(folder) as (url, _):
         page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.goto(viewer.url)
+        page.goto(url)
         assert page.inner_text("#live") == "Ended" and page.locator("nav a").count() == 13
         assert (
             page.evaluate("() => { const nav = document.querySelector('nav'); return nav.scrollWidth - nav.clientWidth; }") == 0
@@ -206,7 +206,7 @@ def test_errors_stand_in_a_bar_and_go_away(browser: Any, tmp_path: Path) -> None
 def test_a_server_that_has_gone_is_told(browser: Any, tmp_path: Path) -> None:
     run = GrowingRun(tmp_path / "run", events=8)
     with viewing(run.folder) as viewer:
-        reader = Reader(browser, viewer)
+        reader = Reader(browser, viewer.url)
         assert viewer.stop() == (0, "")
         reader.wait_for_text("#live", "Not connected")
         assert "does not answer" in reader.page.inner_text("#live-error")
@@ -240,20 +240,20 @@ def elsewhere() -> Iterator[str]:
 
 def test_other_sites_get_nothing(browser: Any, tmp_path: Path, elsewhere: str) -> None:
     run = GrowingRun(tmp_path / "run", events=8)
-    with viewing(run.folder) as viewer:
+    with page_served(run.folder) as (url, port):
         page = browser.new_page()
         # A name of the other site that leads to this machine, as after DNS rebinding.
-        answer = page.goto(f"http://evil.test:{viewer.port}/")
+        answer = page.goto(f"http://evil.test:{port}/")
         assert answer.status == 421 and "ended" not in page.content()
         page.goto(elsewhere)
         ask = "async ([url, mode]) => { try { return (await fetch(url, {mode})).type } catch { return 'refused' } }"
-        assert page.evaluate(ask, [f"{viewer.url}state", "cors"]) == "refused"
-        assert page.evaluate(ask, [viewer.url, "no-cors"]) == "refused"
+        assert page.evaluate(ask, [f"{url}state", "cors"]) == "refused"
+        assert page.evaluate(ask, [url, "no-cors"]) == "refused"
         framed = """url => new Promise(done => {
             const frame = document.createElement("iframe");
             frame.onload = () => { try { done(frame.contentDocument ? "empty" : "kept out") } catch { done("kept out") } };
             frame.src = url; document.body.append(frame); })"""
-        assert page.evaluate(framed, viewer.url) == "kept out"
+        assert page.evaluate(framed, url) == "kept out"
         assert "chrome-error" in page.frames[1].url
         page.close()
 

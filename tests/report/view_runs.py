@@ -1,4 +1,4 @@
-"""The command ``cotune view`` as a process of its own, and runs whose journal grows beside it."""
+"""The page of ``cotune view``, served by the command or in this process, and runs whose journal grows beside it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from report_runs import made_rows, run_folder
+
+from cotune.report.view.pages import RunPage
+from cotune.report.view.serve import make_app
+from cotune.web import LOOPBACK, ReadyServer, bounded_config, listen
 
 LABELS, TEXTS = ("animal", "fruit", "tool"), ("a plain row", "another one")
 
@@ -58,6 +63,23 @@ def viewing(folder: Path, *options: str) -> Iterator[Viewer]:
     finally:
         process.kill()
         process.communicate()
+
+
+@contextlib.contextmanager
+def page_served(folder: Path) -> Iterator[tuple[str, int]]:
+    """Serve a run's page in a thread of this process, for tests of the page; yields its address and port."""
+    with listen(0) as listening:
+        port, ready = listening.getsockname()[1], threading.Event()
+        config = bounded_config(make_app(RunPage(folder), port), most=32, log_level="error", drain_s=2)
+        server = ReadyServer(config, ready.set)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        assert ready.wait(120)
+        try:
+            yield f"http://{LOOPBACK}:{port}/", port
+        finally:
+            server.should_exit = server.force_exit = True
+            thread.join(120)
 
 
 class GrowingRun:
