@@ -186,7 +186,8 @@ def contrasts(
     rows = len(differs)
     found = resample(statistic, rows, seed=seed, draws=draws, groups=groups, widened=widened)
     units = differs.sum(axis=0) if groups is None else (group_sums(differs.T, groups) > 0).sum(axis=-1)
-    scarce = (units < FEW_DIFFERING) & np.isfinite(found.limits(0.5)[0])
+    # Limits of a single row or group are infinite already.
+    scarce = (units < FEW_DIFFERING) & (found.replicates is not None)
     changes = np.where(differs, found.estimate + influence_values(statistic, rows), 0.0).T[scarce] if scarce.any() else None
 
     def limits(level: float) -> tuple[Floats, Floats]:
