@@ -25,7 +25,12 @@ from tiny import save_tiny
 
 TEXTS = [f"{word} number {i}" for i in range(30) for word in ("card", "tower")]
 CLASSES = np.array([0, 1] * 30)
-SETTINGS = {"search": {"max_cycles": 1}, "engine": {"device": "cpu", "dtype": "float32", "threads": 1}}
+SETTINGS = {
+    "search": {"max_cycles": 1, "pool": 4},
+    "tune": {"max_epochs": 1},
+    "evaluate": {"robustness": False, "slices": False},
+    "engine": {"device": "cpu", "dtype": "float32", "threads": 1},
+}
 
 
 @pytest.fixture(scope="module")

@@ -346,6 +346,15 @@ def test_a_table_of_labels_breaks_no_name_on_80_columns() -> None:
 
 # A whole run ------------------------------------------------------------------------------------------------------
 
+BRIEF = (
+    "search.pool=4",
+    "search.entrants=2",
+    "engine.threads=1",
+    "engine.dtype=float32",
+    "tune.rank=2",
+    "tune.max_epochs=2",
+)
+
 
 @dataclass(frozen=True)
 class Done:
@@ -363,15 +372,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Done:
     rows = folder / "rows.csv"
     rows.write_text(GOOD)
     arguments = [str(rows), "--input", "text", "--output", "label", "--model", str(tiny_folder), "--budget", "25ktok"]
-    arguments += [
-        "--out",
-        str(folder / "out"),
-        "search.pool=4",
-        "search.entrants=2",
-        "engine.threads=1",
-        "engine.dtype=float32",
-        "tune.rank=2",
-    ]
+    arguments += ["--out", str(folder / "out"), *BRIEF]
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), contextlib.suppress(SystemExit):
         main(["run", *arguments, "--json"])
@@ -400,8 +401,7 @@ def test_no_step_of_a_run_is_told_as_raw_keys(done: Done) -> None:
 
 def again(cotune: Cotune, done: Done, tiny_folder: Path, *more: str) -> Ended:
     arguments = ["--input", "text", "--output", "label", "--model", tiny_folder, "--budget", "25ktok", "--out", done.out]
-    settings = ["search.pool=4", "search.entrants=2", "engine.threads=1", "engine.dtype=float32", "tune.rank=2"]
-    return cotune("run", done.rows, *arguments, *settings, *more)
+    return cotune("run", done.rows, *arguments, *BRIEF, *more)
 
 
 def test_a_verdict_is_told_without_escape_codes_when_piped(cotune: Cotune, done: Done, tiny_folder: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,10 +27,12 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = ["rows", "--data", str(root / "data"), "--sets", "trec6", "--train", "50", "--test", "16", "--out", str(root)]
     assert versions.main(rows) == 0
     model = str(save_tiny(root / "model", max_position_embeddings=1024))
+    brief: dict[str, Any] = {"search": {"pool": 4, "max_cycles": 1}, "tune": {"max_epochs": 1}}
+    brief |= {"evaluate": {"robustness": False, "slices": False}}
     for side, budget in (("before", "20ktok"), ("after", "30ktok")):
         for seed in (0, 1):
             task = root / f"trec6-{seed}.yaml"
-            cotune.run(task, out=root / side / task.stem, model=model, budget=budget, seed=seed)
+            cotune.run(task, out=root / side / task.stem, model=model, budget=budget, seed=seed, **brief)
     return root
 
 

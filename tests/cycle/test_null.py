@@ -33,7 +33,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_runs_on_meaningless_labels_claim_no_gain(null_check: Any, model: str, tmp_path: Path) -> None:
     """Half of them read by words and half by probes, which search by another loop."""
     readouts = ["words" if seed % 2 else "probe" for seed in range(RUNS)]
-    runs = [null_check.null_run(tmp_path / str(i), model, i, readout=readout) for i, readout in enumerate(readouts)]
+    brief = {"budget": "40ktok"}
+    runs = [null_check.null_run(tmp_path / str(i), model, i, readout=readout, **brief) for i, readout in enumerate(readouts)]
     for found in runs:
         assert found["stages"]["race"] >= 1 and found["stages"]["tuned"] >= 2 and found["stages"]["arm"] == 5
         assert found["claimed"] or "no significant difference" in found["verdict"] or "nothing is gained" in found["verdict"]
@@ -44,6 +45,6 @@ def test_runs_on_meaningless_labels_claim_no_gain(null_check: Any, model: str, t
 
 
 def test_the_same_run_claims_a_gain_where_there_is_one(null_check: Any, model: str, tmp_path: Path) -> None:
-    more = {"budget": "120ktok", "told": True, "readout": "words"}
+    more = {"budget": "90ktok", "told": True, "readout": "words"}
     runs = [null_check.null_run(tmp_path / str(seed), model, seed, **more) for seed in range(2)]
     assert all(found["gained"] for found in runs), [found["verdict"] for found in runs]

@@ -44,7 +44,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             lines = (ROOT / "examples" / example / f"{split}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
             (folder / example / f"{split}.jsonl").write_text("".join(lines[:count]), encoding="utf-8")
     model = save_tiny(folder / "model")
-    return {"BUDGET": "60ktok", "MODEL": str(model), "EXAMPLES": str(folder), "RUNS": str(folder / "runs")}
+    return {"BUDGET": "30ktok", "MODEL": str(model), "EXAMPLES": str(folder), "RUNS": str(folder / "runs")}
 
 
 def read(name: str) -> Any:
