@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -35,6 +35,15 @@ os.fsync = written_through
 
 # None that opens a browser: playwright leaves an event loop behind, in which no later test can run one.
 LATE_AND_LONG = frozenset(f"test_{name}.py" for name in ("api", "classifier", "cli", "trainer", "new_user"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collecting imports all test files, and with them all libraries: a million objects that stay."""
+    from cotune.garbage import collection_paused
+
+    with collection_paused():
+        return (yield)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

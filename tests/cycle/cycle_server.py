@@ -237,9 +237,12 @@ def answer(connection: socket.socket) -> None:
 
 
 def load() -> None:
-    """Import what commands import."""
-    for name in LOADED:
-        importlib.import_module(name)
+    """Import what commands import; no child looks for garbage among it, which would copy its memory."""
+    from cotune.garbage import collection_paused
+
+    with collection_paused():
+        for name in LOADED:
+            importlib.import_module(name)
 
 
 def serve(place: str) -> None:
