@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # Else each of the many processes of the tests would compile all that it imports, and pytest would rewrite every test file.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install install-dev demo docs notebooks test test-fast test-tracking test-cluster test-ray lint types checks clean
+.PHONY: install install-dev install-all demo docs notebooks test test-fast test-tracking test-cluster test-ray lint types checks clean
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "cotune needs Python 3.11 or newer; set PYTHON=python3.11"; exit 1; }
@@ -33,9 +33,16 @@ $(VENV)/.installed-docs: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install -q --no-compile -e '.[docs]'
 	@touch $@ $(VENV)/.installed
 
+# For .ci/run, which needs both: a second call of pip would build the package and resolve all requirements once more.
+$(VENV)/.installed-all: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install -q --no-compile -e '.[dev,docs]'
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-dev $(VENV)/.installed-docs
+
 install: $(VENV)/.installed
 
 install-dev: $(VENV)/.installed-dev
+
+install-all: $(VENV)/.installed-all
 
 demo: install
 	$(BIN)/cotune run examples/support/task.yaml --budget $(BUDGET) --out $(OUT)
