@@ -86,7 +86,8 @@ def circles(graph: dict[str, frozenset[str]]) -> list[list[str]]:
     left = dict(graph)
     while True:
         ends = [name for name, targets in left.items() if not targets & left.keys()]
-        starts = [name for name in left if not any(name in targets for other, targets in left.items() if other != name)]
+        wanted = frozenset[str]().union(*left.values())
+        starts = [name for name in left if name not in wanted]
         if not ends and not starts:
             return [sorted(left)] if left else []
         for name in {*ends, *starts}:

@@ -303,7 +303,8 @@ def test_a_worked_example_of_the_old_prompt_is_never_in_dev(later: Later, grown:
 
     # The command line cuts the same rows, and finds them again.
     out = tmp_path / "run"
-    ended = later.run(out, "--from", str(bundle), "--replay", str(later.old), f"data.test={later.test}", budget="80ktok")
+    asked = ("--from", str(bundle), "--replay", str(later.old), f"data.test={later.test}", "search.max_cycles=1")
+    ended = later.run(out, *asked, budget="80ktok")
     assert ended.code == 0, ended.stderr
     data = [json.loads((folder / "config.json").read_text())["identity"]["data"] for folder in (out, grown)]
     assert data[0] == task.fingerprint != data[1] == plain.fingerprint

@@ -125,11 +125,12 @@ def test_a_better_bundle_takes_the_place_of_the_first(bench: Bench, planned: Pat
     assert told["log_loss"] < frozen
 
 
+NOTHING_TUNED = ("torn line", "verdict", 1)
 MOMENTS = (
     (("states stored", "", 2), "behind states whose line was not written"),
     (("torn line", "embed", 2), "inside the line of an embedding"),
     (("bundle", "", 1), "while the first bundle is saved"),
-    (("torn line", "verdict", 1), "inside the line of the first verdict"),
+    (NOTHING_TUNED, "inside the line of the first verdict"),
     (("line", "train", 2), "between two splits"),
     (("optimizer step", "", 5), "inside an optimizer step"),
     (("rename", "window.safetensors", 1), "before a checkpoint gets its name"),
@@ -147,6 +148,10 @@ def test_killed_and_run_again(bench: Bench, finished: Path, tmp_path: Path) -> N
     for at, where in MOMENTS:
         killed = run(bench, out, at=at)
         assert killed.code == KILLED, f"the moment never came: {where}: {killed.stderr}"
+        if at == NOTHING_TUNED:
+            # States that are gone are computed again.
+            for path in (out / "states").iterdir():
+                path.unlink()
     again = run(bench, out)
     assert again.code == 0, again.stderr
     assert summary_of(out) == summary_of(finished)
@@ -170,14 +175,6 @@ def test_what_was_decided_by_the_clock_is_not_decided_again(bench: Bench, tmp_pa
     ended = bench.commands.run(*asked)
     assert ended.code == 0, ended.stderr
     assert journal_of(out)[: len(before)] == before
-
-
-def test_states_that_are_gone_are_computed_again(bench: Bench, planned: Path, finished: Path, tmp_path: Path) -> None:
-    out = copied(planned, tmp_path / "run")
-    for path in (out / "states").iterdir():
-        path.unlink()
-    assert run(bench, out).code == 0
-    assert summary_of(out) == summary_of(finished)
 
 
 def test_a_search_that_is_told_to_finish_goes_to_the_test(bench: Bench, planned: Path, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from conftest import Bench
 
 KILLED = -9
+BRIEF = ("tune.max_epochs=1", "limit.train=50")
+"""For tests of what is proposed, to which tuning matters little."""
 WISE = ("Name the kind of thing that is meant.", "Think of what the first word stands for.", "Decide between {labels}.")
 
 
@@ -116,7 +118,7 @@ def test_a_resumed_run_asks_for_nothing_twice(
 def test_a_run_goes_on_without_answers(bench: Bench, tmp_path: Path, reply: Reply, more: tuple[str, ...], told: str) -> None:
     out = tmp_path / "run"
     with chat_server(reply) as server:
-        ended = bench.run(out, *settings(server.url, *more))
+        ended = bench.run(out, *settings(server.url, *BRIEF, *more))
     assert ended.code == 0, ended.stderr
     failed = of_kind(out, "rewrite")[0]
     assert told in failed["failed"]
@@ -135,7 +137,7 @@ def test_a_schema_is_asked_for_and_what_the_server_refused_is_not_asked_again(be
 
     out = tmp_path / "run"
     with chat_server(picky) as server:
-        assert bench.run(out, *settings(server.url)).code == 0
+        assert bench.run(out, *settings(server.url, *BRIEF)).code == 0
         formats = [request["body"].get("response_format") for request in server.seen]
     assert formats[0]["json_schema"]["schema"] == ANSWER_SCHEMA
     assert [wanted["type"] for wanted in formats] == ["json_schema"] * 2 + ["json_object"] * (len(formats) - 2)
@@ -177,7 +179,7 @@ def test_a_run_that_goes_on_without_the_key_is_left_as_it_is(
 
 def test_hard_rows_are_shown_without_a_proposer_too(bench: Bench, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert bench.run(out, "search.hard_demonstrations=true", budget="120ktok").code == 0
+    assert bench.run(out, "search.hard_demonstrations=true", *BRIEF, budget="90ktok").code == 0
     slices = [value for value in of_kind(out, "slices") if value["cycle"]]
     assert slices and not of_kind(out, "rewrite")
     if close := slices[0].get("close"):
