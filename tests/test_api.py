@@ -184,7 +184,7 @@ def test_try_prompt_compares_with_the_winner(tmp_path: Path, model: Path) -> Non
 def test_after_a_refit_prompts_are_compared_under_weights_that_have_not_seen_dev(tmp_path: Path, model: Path) -> None:
     torch.set_num_threads(1)
     path = task_file(tmp_path)
-    tuned = {**FAST, "tune": {"rank": 4, "batch_size": 8, "learning_rate": 0.01, "max_epochs": 4}}
+    tuned = {**FAST, "tune": {"rank": 4, "batch_size": 8, "learning_rate": 0.01}}
     result = cotune.run(path, out=tmp_path / "run", budget="120ktok", model=model, refit=True, **tuned)
     found = cotune.try_prompt(str(result.folder), "What is {text}?")
     assert found.before_refit and found.to_json()["before_refit"] is True
