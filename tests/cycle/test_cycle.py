@@ -420,7 +420,9 @@ def test_a_ledger_whose_lock_cannot_be_taken_is_unknown(tmp_path: Path, monkeypa
 
 def test_a_test_that_was_opened_before_is_told_in_the_verdict_and_on_the_page(tmp_path: Path, bench: Bench) -> None:
     test = [{"text": f"known {row['text']}", "label": row["label"]} for row in labelled_rows(30, seed=2)]
-    task = Task.from_rows(labelled_rows(60), input="text", output="label", test=test)
+    task, sampled = (
+        Task.from_rows(labelled_rows(60), input="text", output="label", test=test, limit=limit) for limit in ({}, {"test": 24})
+    )
     assert [enter_opening(task.test.content_hash, tmp_path / name, {}) for name in ("one", "two")] == [0, 1]
     settings: dict[str, Any] = {"model": str(bench.model), "budget": "25ktok", "seed": 4}
     settings |= {
@@ -430,7 +432,8 @@ def test_a_test_that_was_opened_before_is_told_in_the_verdict_and_on_the_page(tm
     }
     settings |= {"evaluate": {"robustness": False, "slices": False, "neighbours": False}}
     config = config_in_memory(name="known", input=["text"], output="label", **settings)
-    result = run_cycle(config, tmp_path / "run", task=task, view=Quiet())
+    # A sample of the rows counts as the test.
+    result = run_cycle(config, tmp_path / "run", task=sampled, view=Quiet())
     assert of_kind(tmp_path / "run", "open_test")[0]["opened_before"] == result.summary["test_opened_before"] == 2
     sentence = "This test was opened 2 times before: read its p-values with care."
     assert sentence in result.summary["verdict"]

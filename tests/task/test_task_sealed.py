@@ -117,6 +117,12 @@ def test_the_hash_is_of_the_rows_in_any_order() -> None:
     assert rows_hash((*ROWS, ROWS[0])) != rows_hash(ROWS)
 
 
+def test_a_sample_keeps_the_hash_of_the_whole_test(sealed: SealedTest) -> None:
+    samples = [sealed.sample(3, seed=1), sealed.sample(3, seed=2), sealed.sample(4, seed=1).sample(2, seed=1)]
+    assert len({sample.content_hash for sample in samples}) == 3
+    assert {sample.given_hash for sample in samples} == {sealed.given_hash} == {sealed.content_hash}
+
+
 def test_a_sample_is_sealed_as_well_and_drawn_by_its_seed(sealed: SealedTest) -> None:
     few = sealed.sample(2, seed=1)
     assert few.n == 2 and few == sealed.sample(2, seed=1) and sealed.sample(sealed.n, seed=1) is sealed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from cotune.config.task import Task
 from cotune.errors import InputError
 
 
-def rows(size: int, start: int = 0, labels: str = "abc") -> list[dict[str, str]]:
+def rows(size: int, start: int = 0, labels: Sequence[str] = "abc") -> list[dict[str, str]]:
     return [{"text": f"message number {start + i}", "label": labels[i % len(labels)]} for i in range(size)]
 
 
@@ -55,6 +56,15 @@ def test_limits_count_all_labelled_rows(tmp_path: Path) -> None:
     config = config_from_data(train, input="text", output="label", data={"test": str(test)}, limit={"train": 500, "dev": 100})
     task = Task.from_config(config)
     assert (len(task.train), len(task.dev), task.test.n) == (400, 100, 900)
+
+
+@pytest.mark.parametrize("outputs", [["a", "b"], ['{"a": 1, "b": 2}', '{"b": 3, "a": 4}'], ["1", "2.5"]])
+def test_a_limited_test_is_known_by_all_rows_of_its_file(outputs: list[str]) -> None:
+    content, test = rows(60, labels=outputs), rows(40, start=500, labels=outputs)
+    whole = task_of(content, test=test).test
+    few = [task_of(content, test=test, limit={"test": 20}, seed=seed).test for seed in (0, 1)]
+    assert len({one.content_hash for one in few}) == 2
+    assert {one.given_hash for one in few} == {whole.given_hash} == {whole.content_hash}
 
 
 def test_dev_is_at_most_300_rows_of_its_own_accord() -> None:

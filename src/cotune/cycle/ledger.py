@@ -14,21 +14,21 @@ _DAMAGED = ".damaged-"
 _PATIENCE_S = 10.0
 
 
-def enter_opening(content_hash: str, run: Path, arms: dict[str, str]) -> int | None:
+def enter_opening(test: str, run: Path, arms: dict[str, str]) -> int | None:
     """Record that a run opens a test; returns the number of other openings before, None if it is unknown.
 
-    The ledger is in the cache folder and keyed by the test's content, so that a renamed or copied file is recognised. A run
-    that resumes with the same arms counts once. A damaged file is renamed and kept beside the new one; as long as it is there,
-    the number is unknown.
+    The ledger is in the cache folder and keyed by the content of the test that the user gave, so that a renamed or copied file
+    is recognised, and so is another sample of its rows. A run that resumes with the same arms counts once. A damaged file is
+    renamed and kept beside the new one; as long as it is there, the number is unknown.
 
     Args:
-        content_hash: content hash of the test's rows.
+        test: content hash of all rows of the test (:attr:`SealedTest.given_hash`).
         run: folder of the run.
         arms: the frozen arms, by name.
     """
     from filelock import FileLock
 
-    path = cache_folder("ledger", create=False) / f"{content_hash}.json"
+    path = cache_folder("ledger", create=False) / f"{test}.json"
     mine = {"run": str(run.resolve()), "arms": arms}
     # A cache that cannot be read or written must not fail a run, but must not count as no openings either.
     try:

@@ -133,7 +133,7 @@ def assemble(source: Source, metric: str | None) -> Parts:
             raise _cannot_cut("test", source)
     shown: frozenset[str] = source.known.keys(source.input_fields) if source.known is not None else frozenset()
     labelled, dev, removed = _without_leaks(labelled, dev, test, shown)
-    test = subsample(test, source.limit_test, generator(_TEST_LIMIT), stratum)
+    given, test = test, subsample(test, source.limit_test, generator(_TEST_LIMIT), stratum)
     labelled = subsample(labelled, source.limit_train, generator(_TRAIN_LIMIT), stratum)
     _check_enough(source, kind, labelled, dev, removed)
     if dev is None:
@@ -150,12 +150,12 @@ def assemble(source: Source, metric: str | None) -> Parts:
     if not output.kind.written and not any(source.output_field in table.texts for table in _tables(source)):
         output = replace(output, label_type=label_type(labels))
     train, dev, test, old = (in_one_form(rows, output) for rows in (train, dev, test, old))
-    sealed = SealedTest(test)
+    sealed = SealedTest(test, rows_hash(in_one_form(given, output)) if len(given) > len(test) else None)
     replay: Replay | None = None
     if source.replay is not None:
-        given = generator(_REPLAY)
+        drawn = generator(_REPLAY)
         ratio = source.replay_ratio
-        replay = choose_replay(old, train, dev, sealed, labels, stratum=stratum, shown=shown, ratio=ratio, generator=given)
+        replay = choose_replay(old, train, dev, sealed, labels, stratum=stratum, shown=shown, ratio=ratio, generator=drawn)
         train, dev = (*train, *replay.train), (*dev, *replay.dev)
         read |= replay.counts()
     checks = DataChecks((), read)

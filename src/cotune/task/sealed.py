@@ -44,17 +44,23 @@ class SealedTest:
 
     Attributes:
         n: number of rows.
-        content_hash: equal for tests with the same rows in any order; the key in the ledger of openings.
+        content_hash: equal for tests with the same rows in any order.
+        given_hash: content hash of the test that the rows were sampled from; the key in the ledger of openings.
+
+    Args:
+        examples: the rows.
+        given_hash: content hash of the test that they were sampled from; None if they are the whole test.
     """
 
-    __slots__ = ("__examples", "__keys", "__opened", "content_hash", "n")
+    __slots__ = ("__examples", "__keys", "__opened", "content_hash", "given_hash", "n")
 
-    def __init__(self, examples: Sequence[Example]) -> None:
+    def __init__(self, examples: Sequence[Example], given_hash: str | None = None) -> None:
         self.__examples = tuple(examples)
         self.__keys = Counter(duplicate_key(example) for example in self.__examples)
         self.__opened: dict[str, str] | None = None
         self.n = len(self.__examples)
         self.content_hash = rows_hash(self.__examples)
+        self.given_hash = given_hash or self.content_hash
 
     def __repr__(self) -> str:
         return f"SealedTest(n={self.n}, content_hash={self.content_hash!r})"
@@ -79,7 +85,7 @@ class SealedTest:
         if rows >= self.n:
             return self
         chosen = np.sort(np.random.default_rng([seed, 16]).permutation(self.n)[:rows])
-        return SealedTest([self.__examples[i] for i in chosen])
+        return SealedTest([self.__examples[i] for i in chosen], self.given_hash)
 
     @property
     def facts(self) -> Mapping[str, float]:

@@ -16,6 +16,7 @@ from cycle_runs import journal_of, labelled_rows
 
 from cotune.config import config_in_memory
 from cotune.cycle.budget.rates import CostModel
+from cotune.cycle.ledger import enter_opening
 from cotune.cycle.probe_search import fits
 from cotune.cycle.progress import Quiet
 from cotune.cycle.run import Result
@@ -92,8 +93,12 @@ def of_kind(out: Path, kind: str) -> list[dict[str, Any]]:
     return [event["value"] for event in journal_of(out) if event["kind"] == kind]
 
 
+def task_of(test: int = 100) -> Task:
+    return Task.from_rows(labelled_rows(240), input="text", output="label", limit={"test": test})
+
+
 def run(bench: Bench, out: Path, view: Quiet, test: int = 100) -> Result:
-    task = Task.from_rows(labelled_rows(240), input="text", output="label", limit={"test": test})
+    task = task_of(test)
     settings: dict[str, Any] = {"model": str(bench.model), "budget": f"{BUDGET:g}s", "seed": 4}
     settings |= {"tune": {"rank": 2}, "search": {"pool": 6, "max_cycles": 1}, "engine": {"dtype": "float32", "threads": 1}}
     return run_cycle(config_in_memory(name="slow", input=["text"], output="label", **settings), out, task=task, view=view)
@@ -181,6 +186,7 @@ def test_a_cut_test_gets_further_rows_where_there_is_time_left(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, machine = tmp_path / "run", Machine(7.0)
+    enter_opening(task_of().test.content_hash, tmp_path / "before", {})
     on(machine, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         run(bench, out, Recovering(machine, "confirm", until="more_test"))
@@ -191,6 +197,9 @@ def test_a_cut_test_gets_further_rows_where_there_is_time_left(
     assert cut < counts[0] <= 2 * cut and counts == sorted(set(counts)) and counts[-1] <= 100
     summary = result.summary
     assert {arm["n"] for arm in summary["arms"].values()} == {summary["n"]["test"]} == {counts[-1]}
+    # The run before opened the whole test, so it opened each sample of it as well.
+    opened = {step["opened_before"] for step in (*of_kind(out, "open_test"), *more)}
+    assert opened == {summary["test_opened_before"]} and min(opened) >= 1
     # Whatever was scored first is scored once: the rows stand in one order.
     scored = [step for step in of_kind(out, "embed") if step["stage"] == "test"]
     rows = json.loads((out / "test_rows.json").read_text())["rows"]

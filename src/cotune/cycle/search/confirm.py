@@ -121,7 +121,7 @@ def open_test(context: RunContext, confirmed: Confirmed, references: Mapping[str
             "arms": frozen,
             "test": sealed.content_hash,
             "n": sealed.n,
-            "opened_before": enter_opening(sealed.content_hash, context.folder, frozen),
+            "opened_before": enter_opening(sealed.given_hash, context.folder, frozen),
             "in_prompts": overlapping(context.task, [m.candidate.prompt for m in confirmed.arms.values()]),
         },
     )

@@ -51,7 +51,7 @@ def score_more(
             lambda test=test: {  # type: ignore[misc]
                 "test": test.n,
                 "of": whole.n,
-                "opened_before": enter_opening(test.content_hash, context.folder, frozen),
+                "opened_before": enter_opening(test.given_hash, context.folder, frozen),
                 "text": f"there is time left: {test.n:,} of {whole.n:,} test rows are scored",
             },
         )
