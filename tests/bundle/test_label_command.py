@@ -165,6 +165,19 @@ def test_without_a_terminal_it_says_how_else_and_json_asks_nobody(
     assert not list(tmp_path.glob("*out*")) and not list(tmp_path.glob("*.session.json"))
 
 
+@pytest.mark.parametrize(
+    ("name", "told"), [("file/labelled.csv", "where a folder is needed"), ("made.csv", "A folder has that")]
+)
+def test_a_place_for_labels_that_cannot_be_written_is_told(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, told: str
+) -> None:
+    bundle, pool = bench.save_probed(tmp_path / "bundle"), pool_of(tmp_path)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "made.csv").mkdir()
+    code, _, error = called(capsys, bundle, pool, "--out", tmp_path / name, "--web", "--no-open")
+    assert code == 2 and "cannot write" in error and told in error
+
+
 def test_the_page_is_served_by_the_command_and_ends_with_it(
     bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

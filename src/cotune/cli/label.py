@@ -82,9 +82,11 @@ def label(
         return
     if out is None:
         raise InputError("say where the labels go", where="--out", hint="Add --out labelled.csv; --json prints the rows alone.")
+    from cotune.files import check_place
     from cotune.task.reading.sheet import check_suffix
 
     check_suffix(out)
+    check_place(out)
     if not web and not sys.stdin.isatty():
         raise InputError(
             "there is nobody to ask, since standard input is no terminal",
