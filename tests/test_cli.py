@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import pytest
@@ -54,8 +54,8 @@ Cotune = Callable[..., Ended]
 def cotune(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cotune:
     """Calls the command line in this process, its output not a terminal."""
 
-    def call(*arguments: object, stdin: str = "") -> Ended:
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+    def call(*arguments: object, stdin: str | TextIO = "") -> Ended:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin) if isinstance(stdin, str) else stdin)
         capsys.readouterr()
         with pytest.raises(SystemExit) as end:
             main([str(argument) for argument in arguments])
@@ -514,6 +514,13 @@ def test_rows_that_cannot_be_answered_are_told(cotune: Cotune, done: Done, stdin
     ended = cotune("predict", done.out / "best", stdin=stdin)
     is_one_message(ended)
     assert all(fragment in ended.stderr for fragment in told)
+
+
+def test_standard_input_that_is_no_utf_8_is_told(cotune: Cotune, done: Done) -> None:
+    content = '{"text": "horse"}\n{"text": "Müller"}\n'.encode("latin-1")
+    ended = cotune("predict", done.out / "best", stdin=io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
+    assert ended.code == 2 and "standard input, line 2" in ended.stderr and "UTF-8" in ended.stderr
+    assert [json.loads(line)["text"] for line in ended.stdout.splitlines()] == ["horse"]
 
 
 @pytest.mark.parametrize("place", ["nothing", "empty", "file", "changed"])

@@ -11,6 +11,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator
+from typing import TextIO
 
 
 def repair_streams() -> None:
@@ -29,6 +30,16 @@ def repair_streams() -> None:
             setattr(sys, name, open(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper) and codecs.lookup(stream.encoding).name == "ascii":
             stream.reconfigure(encoding="utf-8", errors="backslashreplace" if name == "stderr" else "strict")
+
+
+def tolerant_input() -> TextIO:
+    """Standard input, in which bytes that are no UTF-8 become lone surrogates instead of an error.
+
+    An error of decoding would come for a whole block of lines, and would lose those that can be read.
+    """
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
+    return sys.stdin
 
 
 def drop_output() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import shutil
@@ -272,6 +273,19 @@ def test_stream_names_the_line_and_answers_what_stood_before(predictor: Predicto
     assert error.value.where.startswith("rows.jsonl, line 3")
     assert what in error.value.what
     assert [json.loads(line)["text"] for line in written] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("errors", "where", "before"), [("surrogateescape", "line 3", ["a", "b"]), ("strict", "after line", [])]
+)
+def test_stream_that_is_no_utf_8_is_told(predictor: Predictor, errors: str, where: str, before: list[str]) -> None:
+    written: list[str] = []
+    content = '{"text": "a"}\n{"text": "b"}\n{"text": "Müller"}\n{"text": "c"}\n'.encode("latin-1")
+    lines = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8", errors=errors)
+    with pytest.raises(InputError, match="not UTF-8 text") as error:
+        predict_stream(predictor, lines, written.append)
+    assert error.value.where.startswith(f"standard input, {where}") and "iconv" in str(error.value.hint)
+    assert [json.loads(line)["text"] for line in written] == before
 
 
 def test_a_row_that_cannot_be_answered_is_told_in_its_place(predictor: Predictor) -> None:

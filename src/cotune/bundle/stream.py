@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,11 @@ from cotune.errors import InputError, RowError
 from cotune.task.reading.sheet import json_line
 from cotune.task.values.output import Output
 
+_Row = tuple[dict[str, Any], dict[str, str] | RowError]
 ADDED = ("answer", "possible", "probabilities", "truncated", "error")
 """Keys that are added to answered rows."""
+_UNDECODED = re.compile("[\udc80-\udcff]")
+"""Bytes that are no UTF-8, in a line that was read with ``errors="surrogateescape"``."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,12 @@ def predict_stream(
         source: name of the stream in errors.
 
     Raises:
-        InputError: a line is not JSON or not a row of the task, there are no rows, or no row can be answered; the message names
-            the line, from 1.
+        InputError: a line is no UTF-8, no JSON or no row of the task, or there are none, or none can be answered; names the
+            line, from 1.
     """
     if batch < 1:
         raise InputError(f"a batch of {batch} rows is too small", where="batch", hint="Give 1 or more.")
-    waiting: list[tuple[dict[str, Any], dict[str, str] | RowError]] = []
+    waiting: list[_Row] = []
     rows, truncated, left_open = 0, 0, 0
     errors: list[RowError] = []
 
@@ -88,15 +92,11 @@ def predict_stream(
             write(json_line({**kept, **_added(one, predictor.output, probabilities=probabilities)}))
         waiting.clear()
 
-    for number, line in enumerate(lines, 1):
-        text = line.removeprefix("\ufeff").strip() if number == 1 else line.strip()
-        if not text:
-            continue
-        try:
-            waiting.append(_row(text, predictor.input_fields, f"{source}, line {number}"))
-        except InputError:
+    for found in _rows(lines, predictor.input_fields, source):
+        if isinstance(found, InputError):
             answer()
-            raise
+            raise found
+        waiting.append(found)
         if len(waiting) == batch:
             answer()
     answer()
@@ -117,7 +117,29 @@ def _added(found: Prediction, output: Output, *, probabilities: bool) -> dict[st
     return added | ({"truncated": True} if found.truncated else {})
 
 
-def _row(text: str, input_fields: tuple[str, ...], where: str) -> tuple[dict[str, Any], dict[str, str] | RowError]:
+def _rows(lines: Iterable[str], input_fields: tuple[str, ...], source: str) -> Iterator[_Row | InputError]:
+    """The rows of the lines; a line that is none ends them with its error."""
+    number = 0
+    try:
+        for number, line in enumerate(lines, 1):
+            if _UNDECODED.search(line):
+                raise _no_utf8(f"{source}, line {number}")
+            text = line.removeprefix("\ufeff").strip() if number == 1 else line.strip()
+            if text:
+                yield _row(text, input_fields, f"{source}, line {number}")
+    except InputError as error:
+        yield error
+    except UnicodeDecodeError:
+        # A file is decoded many lines at once.
+        yield _no_utf8(f"{source}, after line {number}")
+
+
+def _no_utf8(where: str) -> InputError:
+    hint = "Pipe in UTF-8, such as: iconv -f latin1 -t utf-8 rows.jsonl | cotune predict BUNDLE"
+    return InputError("it is not UTF-8 text", where=where, hint=hint)
+
+
+def _row(text: str, input_fields: tuple[str, ...], where: str) -> _Row:
     """The row in a line, and its checked input fields or the error if it cannot be answered."""
     try:
         value = json.loads(text, parse_constant=refuse_constant)

@@ -130,8 +130,10 @@ def predict(
 def _answer_stream(predictor: Predictor, *, batch: int, probabilities: bool, unsure: float | None) -> None:
     """Answer JSONL from standard input on standard output."""
     from cotune.bundle import predict_stream
+    from cotune.streams import tolerant_input
 
-    count = predict_stream(predictor, sys.stdin, sys.stdout.write, batch=batch, probabilities=probabilities, unsure=unsure)
+    lines, write = tolerant_input(), sys.stdout.write
+    count = predict_stream(predictor, lines, write, batch=batch, probabilities=probabilities, unsure=unsure)
     if count.errors:
         typer.echo(f"{counted(count.errors, 'row')} could not be answered; each says why under error.", err=True)
     if unsure is not None:
