@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -119,6 +120,12 @@ class Tryouts:
             tuned = [] if self._winner.adapter == BASE else [(self._winner.adapter, self._winner.decision)]
             self._weights = [*tuned, (BASE, None)]
 
+    def close(self) -> None:
+        """Close connections and files of the model and of the judge."""
+        self._model.close()
+        if self._judge is not None:
+            self._judge.close()
+
     def compare(self, text: str, *, where: str = "prompt", heard: Callable[[Tryout], None] | None = None) -> Tryout:
         """Score a prompt text with the run's tuned and base weights and compare it with the winner, row by row.
 
@@ -231,7 +238,8 @@ def try_prompt(
     folder: Path, text: str, *, where: str = "prompt", task: Task | None = None, permissions: Permissions | None = None
 ) -> Tryout:
     """Compare one prompt with a run's winner; see :class:`Tryouts`, which is faster for several prompts."""
-    return Tryouts(folder, task, permissions=permissions).compare(text, where=where)
+    with closing(Tryouts(folder, task, permissions=permissions)) as tryouts:
+        return tryouts.compare(text, where=where)
 
 
 def _known(going_on: Mapping[str, Any]) -> Known:

@@ -134,8 +134,10 @@ def run(
         resumes = bool(journal.events)
         with ExitStack() as stack:
             try:
+                # Closed after the workers, which may still be using them.
+                resources = stack.enter_context(ExitStack())
                 workers = stack.enter_context(open_workers(executor, out, _device(inputs.config, journal)))
-                prepared = prepare(inputs, journal, out, view, workers)
+                prepared = prepare(inputs, journal, out, view, resources, workers)
             except InputError:
                 stack.close()
                 if not resumes or is_barely_begun(out):

@@ -8,7 +8,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,9 @@ class Tested:
     checks: Mapping[str, Any]
 
 
-def prepare(inputs: Inputs, journal: Journal, out: Path, view: View, executor: Executor | None = None) -> Prepared:
+def prepare(
+    inputs: Inputs, journal: Journal, out: Path, view: View, resources: ExitStack, executor: Executor | None = None
+) -> Prepared:
     """Let the teacher, if any, label rows, load the model, check the data and plan the search.
 
     Args:
@@ -107,6 +109,7 @@ def prepare(inputs: Inputs, journal: Journal, out: Path, view: View, executor: E
         journal: journal of the run.
         out: folder of the run.
         view: shows progress.
+        resources: closes connections and files of the model and of the judge when the run ends.
         executor: runs work in parallel; None if the run does all work itself.
 
     Raises:
@@ -116,11 +119,11 @@ def prepare(inputs: Inputs, journal: Journal, out: Path, view: View, executor: E
     taught: Any = {}
     if inputs.unlabelled:
         task, taught = teach(config, inputs.budget, task, inputs.unlabelled, own[0], out, journal)
-    judge, judging = open_judge(config, task, inputs.by_hand, out, journal)
+    judge, judging = open_judge(config, task, inputs.by_hand, out, journal, resources)
     task = check_lengths(config, task)
     if config.remote_model is None:
         say(view, f"loading the model {Path(config.model).name}")
-    context = backend_of(config).open(Opening(config, task, own[0], journal, out, view, judge, executor))
+    context = backend_of(config).open(Opening(config, task, own[0], journal, out, view, resources, judge, executor))
     context = context.for_task(fit_rows(context, config, own[0]))
     for spent in (taught, judging):
         context.spending.account.pay(spent)

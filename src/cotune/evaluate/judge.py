@@ -101,6 +101,11 @@ class Judge:
         self.way = way or RequestFormat(alternatives=0, tokens=ANSWER_TOKENS)
         self._used: set[str] = set()
 
+    def close(self) -> None:
+        """Close the connections and the store of grades."""
+        self.client.close()
+        self.answers.close()
+
     def settle(self, asked: Asked) -> RequestFormat:
         """Find a request format that the server understands, with a question that is needed anyway.
 

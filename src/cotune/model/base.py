@@ -230,6 +230,10 @@ class ModelBackend(Scorer, Writer, Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Close its connections and files."""
+        ...
+
 
 class AskedModel(ModelBackend, Protocol):
     """A model that only returns answers."""

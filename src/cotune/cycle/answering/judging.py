@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,9 @@ def read_by_hand(config: RunConfig, task: Task) -> ByHand:
     return ByHand(tuple(asked), tuple(grades))
 
 
-def open_judge(config: RunConfig, task: Task, by_hand: ByHand, out: Path, journal: Journal) -> tuple[Judge | None, Any]:
+def open_judge(
+    config: RunConfig, task: Task, by_hand: ByHand, out: Path, journal: Journal, resources: ExitStack
+) -> tuple[Judge | None, Any]:
     """Open the judge in the request format of the run's first session; recorded as a ``judge`` step.
 
     Args:
@@ -100,6 +103,7 @@ def open_judge(config: RunConfig, task: Task, by_hand: ByHand, out: Path, journa
         by_hand: graded answers by :func:`read_by_hand`, which the judge grades first.
         out: folder of the run, where grades are kept.
         journal: journal of the run.
+        resources: closes the judge when the run ends.
 
     Returns:
         The judge and the recorded value; None and an empty value if the metric needs no judge.
@@ -109,7 +113,7 @@ def open_judge(config: RunConfig, task: Task, by_hand: ByHand, out: Path, journa
     """
     if not task.measure.graded:
         return None, {}
-    judge = _judge(config, out)
+    judge = resources.enter_context(closing(_judge(config, out)))
     row = task.train[0]
 
     def effect() -> dict[str, Any]:

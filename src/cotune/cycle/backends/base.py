@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ class Opening:
         journal: journal of the run.
         out: folder of the run.
         watcher: receives progress.
+        resources: closes the model's connections and files when the run ends.
         grader: the judge whose grades are the metric; None without a judge.
         executor: runs work in parallel; None if the run does all work itself.
     """
@@ -45,6 +47,7 @@ class Opening:
     journal: Journal
     out: Path
     watcher: Watcher
+    resources: ExitStack
     grader: Judge | None = None
     executor: Executor | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,7 @@ class EndpointBackend(Backend):
                 where="metric",
                 hint="Name a metric of the answers, or a model on this machine.",
             )
-        remote, found = open_remote(config, task, opening.seed, out, journal)
+        remote, found = open_remote(config, task, opening.seed, out, journal, opening.resources)
         costs = remote_costs(parse_budget(config.budget), config, found)
         tune, embeds = tune_settings(config), embeds_of(config, remote)
         return RunContext(
@@ -66,7 +67,9 @@ class EndpointBackend(Backend):
         return remote
 
 
-def open_remote(config: RunConfig, task: Task, seed: Prompt, out: Path, journal: Journal) -> tuple[RemoteModel, dict[str, Any]]:
+def open_remote(
+    config: RunConfig, task: Task, seed: Prompt, out: Path, journal: Journal, resources: ExitStack
+) -> tuple[RemoteModel, dict[str, Any]]:
     """Open the model in the request format of the run's first session; recorded as an ``engine`` step.
 
     Args:
@@ -75,6 +78,7 @@ def open_remote(config: RunConfig, task: Task, seed: Prompt, out: Path, journal:
         seed: prompt for the trial question.
         out: folder of the run, where answers are kept.
         journal: journal of the run.
+        resources: closes the model when the run ends.
 
     Raises:
         EndpointError: it cannot be asked.
@@ -87,7 +91,7 @@ def open_remote(config: RunConfig, task: Task, seed: Prompt, out: Path, journal:
     )
     if json_schema(task.output) is not None:
         asked = replace(asked, form=FORMS[0])
-    model = _model(config, out, asked, task)
+    model = resources.enter_context(closing(_model(config, out, asked, task)))
 
     def effect() -> dict[str, Any]:
         started = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,7 @@ class LocalBackend(Backend):
         stopwatch = Stopwatch()
         with stopwatch:
             model, probed = load_model(config, out, journal, None if executor is None else executor.threads)
+        opening.resources.enter_context(closing(model))
         crew: Crew | None = None
         if executor is not None:
             check_engine(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,18 +88,18 @@ def teach(
     sample = [task.train[i] for i in rng.permutation(len(task.train))[: section.sample]]
 
     def effect() -> dict[str, Any]:
-        teacher = open_teacher(config, out, tokens=usual_limit(config, prompt, task), schema=json_schema(task.output))
         writable = Writable(task.output) if config.remote_model is None else None
         bounds = bounds_of(config, budget, task, prompt)
+        tokens, schema = usual_limit(config, prompt, task), json_schema(task.output)
+        with closing(open_teacher(config, out, tokens=tokens, schema=schema)) as teacher:
 
-        def questions(rows: Sequence[Example]) -> list[list[dict[str, str]]]:
-            return teacher.messages(prompt, [row.fields for row in rows], task.labels)
+            def questions(rows: Sequence[Example]) -> list[list[dict[str, str]]]:
+                return teacher.messages(prompt, [row.fields for row in rows], task.labels)
 
-        room = affordable(teacher, questions(sample), bounds)
-        shown = sample[: max(1, int(min(room / 3, len(sample))))]
-        asked = Asked((), Usage(), "money")
-        if room >= 1:
-            with teacher.client:
+            room = affordable(teacher, questions(sample), bounds)
+            shown = sample[: max(1, int(min(room / 3, len(sample))))]
+            asked = Asked((), Usage(), "money")
+            if room >= 1:
                 teacher.settle(prompt, shown[0].fields, task.labels)
                 asked = ask(teacher, questions([*shown, *order]), bounds)
         answers = [answer_of(answer, prompt, task) for answer in asked.said]

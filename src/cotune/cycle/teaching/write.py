@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -158,7 +159,7 @@ class _Writing:
         )
         bounds = self._bounds()
         questions = [messages_for(task, asking) for asking in self.askings]
-        with teacher.client:
+        with closing(teacher):
             try:
                 if bounds.calls > 0 and bounds.tokens > 0:
                     teacher.settle_with(questions[0])

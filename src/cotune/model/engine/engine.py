@@ -99,6 +99,11 @@ class Engine:
     def chooser(self, chooser: Chooser | None) -> None:
         self.renderer.chooser = chooser
 
+    def close(self) -> None:
+        """Close the cache of scores; the model goes on without it."""
+        if self.cache is not None:
+            self.cache.close()
+
     def saved(self, prompt: Prompt, fields: Sequence[str], labels: Sequence[str]) -> SavedModel:
         """Everything that determines a row's token ids, for bundles; see :class:`ModelBackend`."""
         asking = {

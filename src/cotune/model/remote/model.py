@@ -103,6 +103,12 @@ class RemoteModel:
         """Maximum number of tokens of an answer."""
         return self.way.tokens
 
+    def close(self) -> None:
+        """Close the connections and the store of answers."""
+        self.client.close()
+        if self.answers is not None:
+            self.answers.close()
+
     def saved(self, prompt: Prompt, fields: Sequence[str], labels: Sequence[str]) -> SavedModel:
         """Address and request format for a bundle, never a key; see :class:`cotune.model.base.ModelBackend`."""
         endpoint = self.endpoint
