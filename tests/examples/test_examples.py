@@ -115,4 +115,7 @@ def test_one_command_copies_an_example_and_runs_it(tmp_path: Path, monkeypatch: 
     arguments = ["run", "--example", "spam", "tune.rank=2", "limit.test=20", "limit.train=60", *settings, "--model", str(model)]
     ended = call(*arguments, "--budget", "25ktok", "--quiet")
     assert not ended.code, ended.stderr
-    assert (tmp_path / "spam" / "task.yaml").is_file() and (tmp_path / "runs" / "spam" / "best" / "manifest.json").is_file()
+    out = tmp_path / "runs" / "spam"
+    assert (tmp_path / "spam" / "task.yaml").is_file() and (out / "best" / "manifest.json").is_file()
+    events = [json.loads(line) for line in (out / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert next(len(event["value"]["proposals"]) for event in events if event["kind"] == "pool") == 2

@@ -314,7 +314,7 @@ class LabelLoop:
         trial += self.prices.embedding.row_cost(winner.fit.prompt, len(search.written), layers=[winner.fit.found.layer])
         trial += self.guide.cost(winner.fit.prompt)
         # A challenger that wins needs a final tuning too; that of the present winner is already reserved.
-        count = min(self.config.search.pool, self.races.fitting(len(self.rows), room - 1.1 * trial))
+        count = self.races.fitting(len(self.rows), room - 1.1 * trial)
         cost = self.races.cost(count, len(self.rows)) + 1.1 * trial
         if cost > room:
             unit = context.spending.budget.unit

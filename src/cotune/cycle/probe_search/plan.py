@@ -65,9 +65,9 @@ class RaceSizes:
         return self._prices.race(self._seed, rows, rows_embedded(count, rows, self.first_rows))
 
     def fitting(self, rows: int, room: float) -> int:
-        """Number of prompts of a race over ``rows`` labelled rows that costs at most ``room``, or the minimum number."""
-        counts = range(self._most, HEURISTICS.least_pool, -1)
-        return next((count for count in counts if self.cost(count, rows) <= room), HEURISTICS.least_pool)
+        """Number of prompts of a race over ``rows`` labelled rows that costs at most ``room``, else the minimum number."""
+        least = min(HEURISTICS.least_pool, self._most)
+        return next((count for count in range(self._most, least, -1) if self.cost(count, rows) <= room), least)
 
 
 @dataclass(frozen=True)
