@@ -27,6 +27,7 @@ from cotune.cycle.probe_search.verdict import accuracy_interval
 from cotune.cycle.progress import Quiet
 from cotune.errors import CotuneError
 from cotune.evaluate.stats.intervals import wilson
+from cotune.executor import LostError
 from cotune.model.adapters.slots import BASE
 from cotune.model.engine.settings import EngineSettings
 from cotune.model.local import LocalModel
@@ -167,6 +168,44 @@ def test_a_tuning_whose_states_are_not_finite_is_no_trial(context: RunContext, m
     monkeypatch.setattr(model, "layer_states", broken_on_dev)
     loop._try(search, search.best_frozen, splits=loop.splits[:1])
     assert all(not e.tuned for e in search.evidence) and search.winner in before
+
+
+class Lost:
+    """Workers that are lost in every job; jobs are numbers."""
+
+    def __init__(self) -> None:
+        self.queued, self.taken_back, self._jobs = list[int](), list[int](), 0
+
+    def can_use(self, adapter: str) -> bool:
+        return True
+
+    def keep(self, data: bytes) -> str:
+        return "name"
+
+    def job(self, work: Any, given: Any, **more: Any) -> int:
+        self._jobs += 1
+        return self._jobs
+
+    def submit(self, job: int) -> None:
+        self.queued.append(job)
+
+    def take_back(self, job: int) -> None:
+        self.taken_back.append(job)
+
+    def result(self, job: int) -> Any:
+        raise LostError("4 workers ended in the same job", of_job=True)
+
+
+def test_a_trial_that_fails_takes_back_its_own_jobs_alone(context: RunContext) -> None:
+    opened, crew = Opened(context), Lost()
+    search, loop = opened.search, opened.loop
+    other = next(fit for fit in search.fits.values() if fit.prompt.id != search.seed.prompt.id)
+    search.epochs, context.crew = 1.0, crew  # type: ignore[assignment]
+    loop._tune_ahead(search, other, loop.splits)
+    loop._tune_ahead(search, search.seed, loop.splits)
+    assert crew.queued == [1, 2, 3, 4, 5, 6]
+    loop._try(search, other)
+    assert crew.taken_back == [2, 3] and crew.queued == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_model_that_cannot_read_the_seed_prompt_is_told(context: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -411,7 +411,7 @@ class LabelLoop:
             steps = self.trials.steps_of(search.epochs, len(split.learn))
             made = self.trials.tune(fit, split.learn, steps, stage="tune", start=start, keep=keep)
             if made is None:
-                self.trials.give_up()
+                self.trials.give_up(fit.prompt)
                 return
             self.embedding.ahead([fit.prompt], made.adapter, split.held, layers=[made.layer])
             found.append(made)

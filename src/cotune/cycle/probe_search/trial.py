@@ -109,7 +109,7 @@ class Trials:
         window: tuple[int, int] | None = None,
     ) -> None:
         self.context, self.embedding, self.settings, self._window = context, embedding, settings, window
-        self._ahead: dict[str, TuningAhead] = {}
+        self._ahead: dict[tuple[str, str], TuningAhead] = {}
 
     def edge(self, fit: PromptFit) -> int:
         """Number of layers below the window, which ends at the layer that the probe reads."""
@@ -186,7 +186,7 @@ class Trials:
         def effect() -> dict[str, Any]:
             about = {"stage": stage, "prompt_id": prompt.id, "start": start}
             if context.crew is not None and context.crew.can_use(start):
-                ahead = self._ahead.pop(content_hash(key), None) or self._spread(wanted, states)
+                ahead = self._ahead.pop((prompt.id, content_hash(key)), None) or self._spread(wanted, states)
                 return {**about, **ahead.result()}
             return {**about, **self._tuned(wanted, states)}
 
@@ -216,7 +216,7 @@ class Trials:
         rows = not_shown(fit.prompt, rows)
         wanted = _Wanted(fit, rows, steps, seed=context.seed if seed is None else seed, **how)
         layer = fit.found.layer
-        name = content_hash(wanted.key)
+        name = (fit.prompt.id, content_hash(wanted.key))
         if crew is None or name in self._ahead or not crew.can_use(wanted.start_id):
             return
         if context.journal.holds("train", wanted.key):
@@ -228,11 +228,10 @@ class Trials:
         self._ahead[name] = self._spread(wanted, states)
         self._ahead[name].submit()
 
-    def give_up(self) -> None:
-        """Drop the requests of :meth:`ahead` that were not used."""
-        for ahead in self._ahead.values():
-            ahead.take_back()
-        self._ahead.clear()
+    def give_up(self, prompt: Prompt) -> None:
+        """Drop the requests of :meth:`ahead` for a prompt that were not used."""
+        for name in [name for name in self._ahead if name[0] == prompt.id]:
+            self._ahead.pop(name).take_back()
 
     def _spread(self, wanted: _Wanted, states: NDArray[np.float16]) -> TuningAhead:
         """A tuning as a job for a worker."""
