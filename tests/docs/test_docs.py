@@ -253,3 +253,44 @@ def test_the_readme_is_short_and_its_table_names_every_command() -> None:
     rows = [line for line in text.splitlines() if line.startswith("| `cotune ")]
     assert {name for row in rows for name in re.findall(r"`cotune (\w+)`", row)} == set(commands)
     assert len(text.splitlines()) <= 120
+
+
+_ITEM = re.compile(r"    (?:(\*{0,2}\w+):|[A-Z]\w+(?:, [A-Z]\w+)*:)(?= |$)")
+
+
+def items(docstring: str, section: str) -> Iterator[str]:
+    """Lines of a section; a continuation is indented deeper than the item that it belongs to."""
+    within = False
+    for line in docstring.splitlines():
+        if not line.startswith(" ") and line:
+            within = line == section
+        elif within and line and not line.startswith(" " * 8):
+            yield line
+
+
+def parameters(node: ast.AST) -> set[str] | None:
+    """Names of what a function or a class is called with; None if another file says so."""
+    if isinstance(node, ast.ClassDef):
+        made = [part for part in node.body if isinstance(part, ast.FunctionDef) and part.name == "__init__"]
+        return parameters(made[0]) if made else None
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        return None
+    given = node.args
+    several = [part for part in (given.vararg, given.kwarg) if part is not None]
+    return {part.arg for part in (*given.posonlyargs, *given.args, *given.kwonlyargs, *several)}
+
+
+def test_items_of_docstrings_name_parameters_and_errors() -> None:
+    wrong, seen = [], 0
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                continue
+            told, known = ast.get_docstring(node) or "", parameters(node)
+            for section in ("Args:", "Attributes:", "Raises:"):
+                for line in items(told, section):
+                    found, seen = _ITEM.match(line), seen + 1
+                    named = found[1].lstrip("*") if found and found[1] else ""
+                    if found is None or (section == "Args:" and known is not None and named not in known):
+                        wrong.append(f"{path.relative_to(ROOT)}, {node.name}: {line.strip()}")
+    assert not wrong and seen > 2000

@@ -71,7 +71,11 @@ def answer_on(
         sheet: the rows.
         checked: result of :func:`cotune.bundle.answer_sheet.check_sheet`.
         base: as for :func:`cotune.bundle.load`.
-        probabilities, unsure, nested, typed, batch: as for ``answer_sheet``.
+        probabilities: as for :func:`cotune.bundle.answer_sheet.answer_sheet`.
+        unsure: as for :func:`cotune.bundle.answer_sheet.answer_sheet`.
+        nested: as for :func:`cotune.bundle.answer_sheet.answer_sheet`.
+        typed: as for :func:`cotune.bundle.answer_sheet.answer_sheet`.
+        batch: as for :func:`cotune.bundle.answer_sheet.answer_sheet`.
         told: called with each job when it is finished.
 
     Returns:

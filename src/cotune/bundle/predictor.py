@@ -237,9 +237,9 @@ class Predictor:
         """Hidden states and label log-probabilities of rows from :func:`cotune.bundle.rows.checked_row`.
 
         Returns:
-            ``[rows, width]`` hidden states at the last prompt token, divided by their root mean square: those that the probe
-            reads, or those after the last layer without a probe; and ``[rows, labels]`` log-probabilities after the decision
-            rule.
+            ``[rows, width]`` hidden states at the last prompt token, divided by their root mean square. They are those that
+                the probe reads, or those after the last layer without a probe.
+            ``[rows, labels]`` log-probabilities after the decision rule.
 
         Raises:
             InputError: the model is behind an endpoint, or answers are generated.

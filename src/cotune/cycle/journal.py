@@ -170,8 +170,7 @@ class Journal:
             kind: kind of the step.
             key: JSON value that identifies the step by its inputs.
             effect: executes the step and returns a JSON value; not called if the journal already holds the step. It must not
-                take steps
-            itself: they would be recorded before this one, where a resumed run does not expect them.
+                take steps itself: they would be recorded before this one, where a resumed run does not expect them.
 
         Raises:
             CotuneError: the journal holds another step at this place, so the folder belongs to another version or config; or
