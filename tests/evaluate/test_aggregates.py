@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from cotune.evaluate.arms import ArmScores, ArmsMetric, aggregate_statistic
 from cotune.evaluate.attribution import attribute
 from cotune.evaluate.frozen_arms import ARMS
-from cotune.evaluate.score_interval import score_interval
+from cotune.evaluate.score_interval import AVERAGES, score_interval
 from cotune.evaluate.scoring import judged
 from cotune.evaluate.stats.clusters import FEW_GROUPS
+from cotune.evaluate.stats.f1 import f1_statistic
 from cotune.evaluate.stats.intervals import aggregate_interval, few_groups_limits
 from cotune.evaluate.stats.resampling import bootstrap_limits, difference_error, evaluate_over, resampling_weights
 from cotune.task.answered import Answered
@@ -29,22 +30,29 @@ def label_arm(gold: list[str], answers: list[str], name: str) -> ArmScores:
     aggregate = METRICS[name].aggregate
     assert aggregate is not None
     right = np.array([float(g == a) for g, a in zip(gold, answers, strict=True)])
-    return ArmScores(right, predicted=np.array(answers), counts=aggregate.counts(Answered(gold, answers, label_output(LABELS))))
+    return ArmScores(right, counts=aggregate.counts(Answered(gold, answers, label_output(LABELS))))
 
 
 @pytest.mark.parametrize("name", ["macro_f1", "weighted_f1"])
 def test_sums_give_what_the_confusion_matrix_gives(name: str) -> None:
     rng = np.random.default_rng(0)
     gold = list(rng.choice(LABELS, 40))
-    arms = {arm: label_arm(gold, list(rng.choice(LABELS, 40)), name) for arm in ("one", "two")}
+    answers = {arm: rng.choice(LABELS, 40) for arm in ("one", "two")}
     aggregate = METRICS[name].aggregate
     assert aggregate is not None
-    by_sums, by_matrix = ArmsMetric(arms, aggregate), ArmsMetric(arms, name, gold)  # type: ignore[arg-type]
+    by_sums = ArmsMetric({arm: label_arm(gold, list(given), name) for arm, given in answers.items()}, aggregate)
     weights = next(resampling_weights(40, 50, 1))
-    np.testing.assert_allclose(by_sums.statistic()(weights), by_matrix.statistic()(weights))
+    average = AVERAGES[name]
+    by_matrix = f1_statistic(gold, list(answers.values()), average)
+    np.testing.assert_allclose(by_sums.statistic()(weights), by_matrix(weights))
     swaps = rng.integers(0, 2, size=(30, 40), dtype=np.int8)
-    pair = (("one", "two"),)
-    np.testing.assert_allclose(by_sums.swapped(pair, swaps), by_matrix.swapped(pair, swaps), atol=1e-12)
+    once = np.ones((1, 40))
+    mixed = [
+        f1_statistic(gold, [np.where(row, answers[b], answers[a]) for a, b in (("one", "two"), ("two", "one"))], average)(once)
+        for row in swaps
+    ]
+    differences = [found[0, 0] - found[0, 1] for found in mixed]
+    np.testing.assert_allclose(by_sums.swapped((("one", "two"),), swaps), differences, atol=1e-12)
 
 
 def test_counts_are_needed_row_for_row() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from dependent import f1_counts, f1_metric
 from sklearn.metrics import f1_score
 
 from cotune.evaluate import attribution
@@ -15,22 +17,25 @@ from cotune.evaluate.frozen_arms import ARMS, GAINS, repeated_gains
 from cotune.evaluate.gain_sentences import sentence
 from cotune.evaluate.stats.intervals import Interval
 from cotune.evaluate.stats.paired import mcnemar, paired_proportion_interval
+from cotune.task.metrics.metric import Aggregate
 
 ACCURACY = {"seed_prompt": 0.4, "prompt_only": 0.5, "best_prompt": 0.45, "seed_tuned": 0.8, "best_tuned": 0.95}
 
 
-def _arms(rows: int = 400, seed: int = 0, accuracy: dict[str, float] | None = None) -> tuple[dict, np.ndarray]:
+def _arms(rows: int = 400, seed: int = 0, accuracy: dict[str, float] | None = None) -> tuple[dict, dict[str, np.ndarray]]:
+    """Arms by name, with counts for the macro F1, and their answers with the right ones under ``gold``."""
     generator = np.random.default_rng(seed)
     gold = generator.integers(0, 4, rows)
     hard = generator.random(rows)
-    arms = {}
+    arms, answers = {}, {"gold": gold}
     for name, share in (accuracy or ACCURACY).items():
         correct = 0.5 * hard + 0.5 * generator.random(rows)
         right = correct < np.quantile(0.5 * generator.random(50_000) + 0.5 * generator.random(50_000), share)
         predicted = np.where(right, gold, (gold + generator.integers(1, 4, rows)) % 4)
         loss = np.where(right, 0.3, 1.7) + 0.2 * generator.random(rows)
-        arms[name] = ArmScores(right.astype(float), loss, predicted, candidate=f"{name}-candidate")
-    return arms, gold
+        answers[name] = predicted
+        arms[name] = ArmScores(right.astype(float), loss, f1_counts(gold, predicted), candidate=f"{name}-candidate")
+    return arms, answers
 
 
 def test_gains_are_the_differences_that_their_names_say():
@@ -102,32 +107,34 @@ def test_synergy_falls_back_to_two_arms_where_the_others_cancel_out():
 
 
 def test_f1_gains_are_differences_of_f1():
-    arms, gold = _arms(rows=200)
-    result = attribute(arms, metric="macro_f1", references=gold, draws=500, permutations=500)
-    one, two = (f1_score(gold, arms[name].predicted, average="macro") for name in ("best_tuned", "seed_tuned"))
+    arms, answers = _arms(rows=200)
+    result = attribute(arms, metric=f1_metric("macro_f1"), draws=500, permutations=500)
+    one, two = (f1_score(answers["gold"], answers[name], average="macro") for name in ("best_tuned", "seed_tuned"))
     gain = result.gains["prompt_given_tuning"]
     assert gain.value == pytest.approx(one - two)
     assert gain.test == "paired permutation" and gain.significant()
-    called = attribute(
-        arms, metric=lambda truth, given: float(np.mean(truth == given)), references=gold, draws=200, permutations=50
-    ).gains["prompt_given_tuning"]
+    # A mean as a metric of sums, which is resampled in another way.
+    share = Aggregate(lambda answered: np.ones((200, 2)), lambda sums: sums[..., 0] / sums[..., 1])
+    summed = {name: replace(arm, counts=np.stack([arm.score, np.ones(200)], axis=1)) for name, arm in arms.items()}
+    summed_gain = attribute(summed, metric=share, draws=200, permutations=50).gains["prompt_given_tuning"]
     plain = attribute(arms).gains["prompt_given_tuning"]
-    assert called.value == pytest.approx(plain.value)
-    ends = [(gain.ci_single.low, gain.ci_single.high) for gain in (called, plain)]
+    assert summed_gain.value == pytest.approx(plain.value)
+    ends = [(gain.ci_single.low, gain.ci_single.high) for gain in (summed_gain, plain)]
     assert ends[0] == pytest.approx(ends[1], abs=0.02)
-    with pytest.raises(ValueError, match="references"):
-        attribute(arms, metric="macro_f1")
+    with pytest.raises(ValueError, match="counts"):
+        attribute({name: replace(arm, counts=None) for name, arm in arms.items()}, metric=f1_metric("macro_f1"))
 
 
 @pytest.mark.parametrize("metric", ["mean", "macro_f1", "weighted_f1"])
 def test_swapping_rows_between_arms_is_what_it_says(metric):
-    arms, gold = _arms(rows=60)
-    table = ArmsMetric(arms, metric, gold)
+    arms, answers = _arms(rows=60)
+    gold = answers["gold"]
+    table = ArmsMetric(arms, metric if metric == "mean" else f1_metric(metric))
     swaps = np.random.default_rng(1).integers(0, 2, (4, 60), dtype=np.int8)
     got = table.swapped([("best_tuned", "seed_tuned"), ("seed_prompt", "best_prompt")], swaps)
 
     def score(name: str, other: str, row: np.ndarray) -> float:
-        mixed = np.where(row == 1, arms[other].predicted, arms[name].predicted)
+        mixed = np.where(row == 1, answers[other], answers[name])
         if metric == "mean":
             return float(np.mean(mixed == gold))
         return float(f1_score(gold, mixed, average=metric.removesuffix("_f1")))

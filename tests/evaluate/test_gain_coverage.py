@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from dependent import ALONE, GROUPED, STRONG, Floats, ids_of, margins
+from dependent import ALONE, GROUPED, STRONG, Floats, f1_counts, f1_metric, ids_of, margins
 from scipy import special
 
 from cotune.evaluate.arms import ArmScores
@@ -144,7 +144,7 @@ def test_tests_of_grouped_pairs_keep_their_level(shape: tuple[int, int]) -> None
 def test_what_is_reported_is_what_was_simulated(groups: int) -> None:
     ids = ids_of(groups, 5)
     margin = margins(np.random.default_rng(5), np.array(ACCURACIES[0]), 1, groups, 5, 0.5)[0]
-    arms = {name: ArmScores((margin[i] > 0).astype(float), _loss(margin[i]), None, None, name) for i, name in enumerate(ARMS)}
+    arms = {name: ArmScores((margin[i] > 0).astype(float), _loss(margin[i]), None, name) for i, name in enumerate(ARMS)}
     for grouping in (None, ids):
         result = attribute(arms, groups=grouping, draws=DRAWS, seed=1, permutations=10)
         for place, name in enumerate(GAINS):
@@ -159,7 +159,7 @@ def test_what_is_reported_is_what_was_simulated(groups: int) -> None:
 
 def test_the_difference_of_two_shares_is_the_bootstraps_alone() -> None:
     margin = margins(np.random.default_rng(5), np.array(ACCURACIES[0]), 1, 120, 1, 0.0)[0]
-    arms = {name: ArmScores((margin[i] > 0).astype(float), None, None, None, name) for i, name in enumerate(ARMS)}
+    arms = {name: ArmScores((margin[i] > 0).astype(float), None, None, name) for i, name in enumerate(ARMS)}
     gain = attribute(arms, draws=1000, seed=1, permutations=10).gains["tuning"]
     changes = (COEFFICIENTS[list(GAINS).index("tuning")] @ (margin > 0))[:, None]
     limits = {
@@ -176,8 +176,8 @@ def test_arms_that_hardly_differ_get_width_whatever_the_metric() -> None:
     one = np.where(np.arange(180) % 5 == 0, (gold + 1) % 3, gold)
     other = one.copy()
     other[:2] = gold[:2]
-    arms = {name: ArmScores((one == gold).astype(float), None, one, None, name) for name in ARMS}
-    arms["best_tuned"] = ArmScores((other == gold).astype(float), None, other, None, "other")
+    arms = {name: ArmScores((one == gold).astype(float), None, f1_counts(gold, one), name) for name in ARMS}
+    arms["best_tuned"] = ArmScores((other == gold).astype(float), None, f1_counts(gold, other), "other")
     for ids in (None, np.arange(180) // 6):
-        gain = attribute(arms, metric="macro_f1", references=gold, groups=ids, draws=300, permutations=50).gains["both"]
+        gain = attribute(arms, metric=f1_metric("macro_f1"), groups=ids, draws=300, permutations=50).gains["both"]
         assert gain.ci.low < 0 < gain.value < gain.ci.high and gain.ci.width > 0.02

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from dependent import f1_counts, f1_metric
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -139,8 +140,8 @@ def test_other_metrics_and_what_does_not_fit() -> None:
     arms = []
     for _ in range(4):
         predicted = np.where(rng.random(60) < 0.7, gold, rng.integers(0, 3, 60))
-        arms.append(ArmScores((predicted == gold).astype(float), predicted=predicted))
-    found = robustness(arms, arms[::-1], metric="macro_f1", references=gold)
+        arms.append(ArmScores((predicted == gold).astype(float), counts=f1_counts(gold, predicted)))
+    found = robustness(arms, arms[::-1], metric=f1_metric("macro_f1"))
     assert sorted(found.base) == pytest.approx(sorted(found.tuned)) and found.n == 60
     assert set(found.as_dict()) == {"n", "base", "tuned", "change", "sentence"}
     with pytest.raises(ValueError, match="two formats"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from dependent import f1_counts, f1_metric
 from scipy import special
 
 from cotune.evaluate.arms import ArmScores
@@ -65,9 +66,10 @@ def test_an_interval_leaves_out_zero_where_p_says_so(metric: str, grouped: bool)
             right = generator.random(rows) < generator.choice([0.5, 0.6, 0.75, 0.9])
             predicted = np.where(right, gold, (gold + 1) % 3)
             loss = np.where(right, 0.3, 1.2) + 0.3 * generator.random(rows)
-            arms[name] = ArmScores(right.astype(float), loss, predicted, candidate=name)
+            arms[name] = ArmScores(right.astype(float), loss, f1_counts(gold, predicted), candidate=name)
         groups = np.arange(rows) // 3 if grouped else None
-        found = attribute(arms, metric=metric, references=gold, groups=groups, draws=300, permutations=300)
+        measure = "mean" if metric == "mean" else f1_metric(metric)
+        found = attribute(arms, metric=measure, groups=groups, draws=300, permutations=300)
         for gain in [*found.gains.values(), *found.log_loss.values()]:
             for interval, p in ((gain.ci, gain.p), (gain.ci_single, gain.p_single)):
                 assert (0.0 not in interval) == (p < 0.05), gain

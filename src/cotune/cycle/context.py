@@ -155,11 +155,6 @@ class RunContext:
             raise CotuneError(f"{self.scorer.name} answers behind an endpoint and cannot be tuned or inspected")
         return cast(LocalModel, self.scorer)
 
-    @property
-    def remote(self) -> ModelBackend | None:
-        """The model behind an endpoint; None if the model is on this machine."""
-        return None if self.can.tune else self.scorer
-
     def _embedder(self, progress: Progress | None) -> Embedder:
         """An embedder: by the model's hidden states if possible, otherwise by an endpoint's vectors or by characters."""
         if self.can.hidden_states:

@@ -26,7 +26,6 @@ from cotune.evaluate.stats.resampling import Floats, group_index
 from cotune.evaluate.stats.together import ALPHA, IntervalAt, read_together
 
 _PERMUTATIONS = 10_000
-_CALLED_DRAWS = 1000
 _CELLS_AT_ONCE = 4_000_000
 
 
@@ -109,12 +108,10 @@ def attribute(
     arms: Mapping[str, ArmScores],
     *,
     metric: Metric = "mean",
-    references: npt.ArrayLike | None = None,
     groups: npt.ArrayLike | None = None,
     seed: int = 0,
-    level: float = 0.95,
-    draws: int | None = None,
-    permutations: int | None = None,
+    draws: int = DRAWS,
+    permutations: int = _PERMUTATIONS,
 ) -> Attribution:
     """Compute the gains between the five arms, and over the arm ``previous`` if there is one, paired by row.
 
@@ -129,12 +126,10 @@ def attribute(
     Args:
         arms: the arms of :data:`ARMS`, on the same rows in the same order.
         metric: see :data:`cotune.evaluate.arms.Metric`.
-        references: right answers, needed if the metric is not a mean.
         groups: group id of each row, if rows depend on each other.
         seed: seed of all resampling.
-        level: simultaneous level of the intervals.
-        draws: resamples; None: 4,000, or 1,000 for a metric that is a function.
-        permutations: how many; None: 10,000, or 1,000 for a metric that is a function.
+        draws: number of resamples.
+        permutations: number of permutations.
 
     Raises:
         ValueError: an arm is missing, or rows do not fit.
@@ -147,25 +142,20 @@ def attribute(
         raise ValueError(f"arms are missing: {', '.join(missing)}")
     five = {name: arms[name] for name in ARMS}
     chosen = {**five, **({PREVIOUS: arms[PREVIOUS]} if PREVIOUS in arms else {})}
-    sampling = _Sampling(
-        groups,
-        seed,
-        draws or (_CALLED_DRAWS if callable(metric) else DRAWS),
-        permutations or (_CALLED_DRAWS if callable(metric) else _PERMUTATIONS),
-    )
+    sampling = _Sampling(groups, seed, draws, permutations)
     same = {name: arm.candidate or name for name, arm in chosen.items()}
-    table = ArmsMetric(chosen, metric, references)
+    table = ArmsMetric(chosen, metric)
     compared = _compared(table, same, sampling)
     losses: dict[str, _Compared | None] = {}
     if all(arm.log_loss is not None for arm in five.values()):
         negative = {name: ArmScores(-np.asarray(arm.log_loss)) for name, arm in five.items()}
         losses = _compared(ArmsMetric(negative, "mean"), same, sampling)
     together = {**compared, **({"synergy_log_loss": losses["synergy"]} if losses else {})}
-    gains = _corrected(together, same, level)
+    gains = _corrected(together, same)
     if not losses:
         return Attribution(table.rows, gains, {})
     synergy = gains.pop("synergy_log_loss")
-    return Attribution(table.rows, gains, {**_corrected(losses, same, level), "synergy": synergy})
+    return Attribution(table.rows, gains, {**_corrected(losses, same), "synergy": synergy})
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,18 +270,16 @@ def _swaps(rows: int, sampling: _Sampling) -> Iterator[npt.NDArray[np.int8]]:
         yield generator.integers(0, 2, size=size, dtype=np.int8)[:, index]
 
 
-def _corrected(found: Mapping[str, _Compared | None], same: Mapping[str, str], level: float) -> dict[str, Gain]:
+def _corrected(found: Mapping[str, _Compared | None], same: Mapping[str, str]) -> dict[str, Gain]:
     """The gains, corrected for as many distinct hypotheses as are tested; the log-loss is another hypothesis than the score."""
     count = len({hypothesis(name, same) for name, one in found.items() if one is not None})
-    # 1 - 0.95 is slightly more than 0.05, and a p-value in between would contradict its interval.
-    alpha = round(1 - level, 12)
     gains = {}
     for name, one in found.items():
         if one is None:
             none = Interval(0.0, 0.0)
             gains[name] = Gain(0.0, none, 1.0, none, 1.0, True, "none: the same arm", "none: the same arm")
             continue
-        p_single, ci_single = read_together(one.p, one.interval_at, alpha=alpha)
-        p, ci = read_together(one.p, one.interval_at, count, alpha=alpha)
+        p_single, ci_single = read_together(one.p, one.interval_at)
+        p, ci = read_together(one.p, one.interval_at, count)
         gains[name] = Gain(one.value, ci, p, ci_single, p_single, False, one.test, one.method)
     return gains

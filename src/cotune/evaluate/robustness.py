@@ -15,8 +15,9 @@ from cotune.evaluate.stats.intervals import Interval, proportion_interval
 from cotune.evaluate.stats.resampling import Floats, evaluate_over, group_index, resampling_weights
 
 DRAWS = 2000
+_LEVEL = 0.95
+_TAIL = (1 - _LEVEL) / 2
 MEASURES = ("min", "max", "range", "sd")
-_CALLED_DRAWS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +26,7 @@ class Measure:
 
     Attributes:
         value: corrected for chance: scores on few rows vary even if the formats are equally good.
-        observed: the uncorrected
-            number.
+        observed: the uncorrected number.
         ci: interval of the corrected number.
     """
 
@@ -94,11 +94,9 @@ def robustness(
     tuned: Sequence[ArmScores],
     *,
     metric: Metric = "mean",
-    references: npt.ArrayLike | None = None,
     groups: npt.ArrayLike | None = None,
     seed: int = 0,
-    level: float = 0.95,
-    draws: int | None = None,
+    draws: int = DRAWS,
 ) -> Robustness:
     """Compare the spread of scores over formats between two models, paired row by row.
 
@@ -111,14 +109,11 @@ def robustness(
 
     Args:
         base: scores of the base model under each of at least two formats, on the same rows.
-        tuned: the same for the tuned
-            model, with formats in the same order.
+        tuned: the same for the tuned model, with formats in the same order.
         metric: see :data:`cotune.evaluate.arms.Metric`.
-        references: right answers, needed where the metric is not a mean.
         groups: group id of each row, where rows depend on each other.
         seed: of the resampling.
-        level: of the intervals.
-        draws: resamples; None: 2,000, or 500 for a metric that is a function.
+        draws: number of resamples.
 
     Raises:
         ValueError: fewer than two formats, or the two models' formats or rows do not fit.
@@ -131,20 +126,18 @@ def robustness(
     if len(base) != len(tuned) or len(base) < 2:
         raise ValueError(f"two formats or more are needed, as many for each model, not {len(base)} and {len(tuned)}")
     formats = len(base)
-    table = ArmsMetric({str(place): arm for place, arm in enumerate((*base, *tuned))}, metric, references)
+    table = ArmsMetric({str(place): arm for place, arm in enumerate((*base, *tuned))}, metric)
     statistic = table.statistic()
     scores = evaluate_over(statistic, iter([np.ones((1, table.rows))]))[0]
-    count = draws or (_CALLED_DRAWS if callable(metric) else DRAWS)
-    resampled = evaluate_over(statistic, resampling_weights(table.rows, count, seed, groups))
+    resampled = evaluate_over(statistic, resampling_weights(table.rows, draws, seed, groups))
     units = table.rows if groups is None else int(group_index(groups).max()) + 1
-    tail = (1 - level) / 2
     if table.is_zero_one:
-        each = [proportion_interval(column, groups=groups, level=level) for column in table.scores.T]
+        each = [proportion_interval(column, groups=groups, level=_LEVEL) for column in table.scores.T]
         ends = np.array([[one.low, one.high] for one in each])
     else:
-        ends = np.quantile(resampled, [tail, 1 - tail], axis=0).T
+        ends = np.quantile(resampled, [_TAIL, 1 - _TAIL], axis=0).T
     sides = (slice(0, formats), slice(formats, None))
-    before, after = (_measures(scores[side], resampled[:, side] - scores[side], ends[side], units, level) for side in sides)
+    before, after = (_measures(scores[side], resampled[:, side] - scores[side], ends[side], units) for side in sides)
     alike = np.array_equal(resampled[:, sides[0]], resampled[:, sides[1]])
     return Robustness(
         table.rows,
@@ -156,7 +149,7 @@ def robustness(
     )
 
 
-def _measures(scores: Floats, away: Floats, ends: Floats, units: int, level: float) -> dict[str, Measure]:
+def _measures(scores: Floats, away: Floats, ends: Floats, units: int) -> dict[str, Measure]:
     """The measures of one model.
 
     Args:
@@ -164,26 +157,25 @@ def _measures(scores: Floats, away: Floats, ends: Floats, units: int, level: flo
         away: how far each resample's scores lie from them, shape (draws, formats).
         ends: interval of each format's own score, shape (formats, 2).
         units: rows, or groups of rows, that were resampled.
-        level: of the intervals.
     """
-    sd = _deviation(scores, away, units, level)
+    sd = _deviation(scores, away, units)
     lowest, highest, middle = (float(number) for number in (scores.min(), scores.max(), scores.mean()))
     kept = sd.value / sd.observed if sd.observed > 0 else 0.0
     worst, best = middle - kept * max(0.0, middle - lowest), middle + kept * max(0.0, highest - middle)
     # The lower end is the lowest end of any format's own interval. The upper end has to allow for the selection of the format:
     # it uses the largest error among all formats.
-    below, above = (float(np.quantile(far, level)) for far in (-away.min(axis=1), away.max(axis=1)))
+    below, above = (float(np.quantile(far, _LEVEL)) for far in (-away.min(axis=1), away.max(axis=1)))
     low = _around(worst, lowest, float(ends[:, 0].min()), lowest + below)
     high = _around(best, highest, highest - above, float(ends[:, 1].max()))
     counted = highest - lowest
     ratio = counted / sd.observed if sd.observed > 0 else (2 * (len(scores) - 1)) ** 0.5
-    apart = float(np.quantile(np.ptp(away, axis=1), level))
+    apart = float(np.quantile(np.ptp(away, axis=1), _LEVEL))
     widest = min(ratio * sd.ci.high, high.ci.high - low.ci.low)
     spread = _around(high.value - low.value, counted, min(ratio * sd.ci.low, counted - apart), widest)
     return {"min": low, "max": high, "range": spread, "sd": sd}
 
 
-def _deviation(scores: Floats, away: Floats, units: int, level: float) -> Measure:
+def _deviation(scores: Floats, away: Floats, units: int) -> Measure:
     """Standard deviation of the formats' scores, corrected for chance."""
     formats = len(scores)
     counted = float(np.var(scores, ddof=1))
@@ -201,12 +193,12 @@ def _deviation(scores: Floats, away: Floats, units: int, level: float) -> Measur
     # showed any: half a row could always have been different.
     gaps = scores - scores.mean()
     along = float(gaps @ covariance @ gaps) / float(gaps @ gaps) if counted > 1e-18 else 0.0
-    wider = float(special.stdtrit(units - 1, (1 + level) / 2) / special.ndtri((1 + level) / 2)) ** 2
+    wider = float(special.stdtrit(units - 1, 1 - _TAIL) / special.ndtri(1 - _TAIL)) ** 2
     unit = max(noise, along, 0.5 / units**2) * wider / freedom
-    seen, tail = counted / unit, (1 - level) / 2
-    low = float(special.chndtrinc(seen, freedom, 1 - tail)) if special.chdtrc(freedom, seen) < tail else 0.0
+    seen = counted / unit
+    low = float(special.chndtrinc(seen, freedom, 1 - _TAIL)) if special.chdtrc(freedom, seen) < _TAIL else 0.0
     # Less variation than chance is not evidence of less than none.
-    high = float(special.chndtrinc(max(seen, freedom), freedom, tail))
+    high = float(special.chndtrinc(max(seen, freedom), freedom, _TAIL))
     return _around(value, counted**0.5, (low * unit) ** 0.5, min(largest, (high * unit) ** 0.5))
 
 

@@ -66,12 +66,12 @@ class LabelScores:
     """Log-probabilities of every label for every row, before any decision rule.
 
     Attributes:
-        log_probs: ``[rows, labels]`` sums of token log-probabilities; ``-inf`` only where ``pruned``.
+        log_probs: ``[rows, labels]`` sums of token log-probabilities; ``-inf`` only for labels that were skipped since they could not be
+            among the ``top`` that were asked for. Such scores must not be used for calibration.
         tokens: number of tokens that ran.
         tokens_saved: number of tokens saved by the shared prefix compared to running each row alone.
         truncated: number of rows whose text was shortened.
         cached: number of rows answered from the cache.
-        pruned: whether labels that could not win were skipped; do not use such scores for calibration.
         cost: US dollars, if answers have a price.
         unmatched: number of rows whose answer names no label, for answers in words.
     """
@@ -81,7 +81,6 @@ class LabelScores:
     tokens_saved: int = 0
     truncated: int = 0
     cached: int = 0
-    pruned: bool = False
     cost: float = 0.0
     unmatched: int = 0
 

@@ -54,7 +54,6 @@ class WindowSettings:
         head_rate: peak learning rate for the head, whose inputs are standardised.
         batch_size: rows in an optimizer step.
         warmup: share of the steps over which the rates rise linearly from zero; they fall linearly to zero over the rest.
-        head_decay: weight decay of the head, the penalty of its probe.
         smoothing: label smoothing, the probability that is spread over all labels.
         contrast: share of the contrastive term in the loss, from 0 to 1.
         contrast_temperature: divisor of the cosines in that term.
@@ -67,7 +66,6 @@ class WindowSettings:
     head_rate: float = 1e-3
     batch_size: int = 16
     warmup: float = 0.1
-    head_decay: float = 0.0
     smoothing: float = 0.0
     contrast: float = 0.0
     contrast_temperature: float = 0.1
@@ -407,8 +405,7 @@ class WindowRun:
         self._optimizer = torch.optim.AdamW(
             [
                 {"params": [p for _, p in self._lora], "lr": peak, "peak": peak, "weight_decay": 0.0},
-                {"params": [self._weight], "lr": head, "peak": head, "weight_decay": self.settings.head_decay},
-                {"params": [self._bias], "lr": head, "peak": head, "weight_decay": 0.0},
+                {"params": [self._weight, self._bias], "lr": head, "peak": head, "weight_decay": 0.0},
             ],
             betas=(0.9, 0.99),
             fused=True,

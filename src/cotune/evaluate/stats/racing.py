@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +22,6 @@ import numpy.typing as npt
 from cotune.errors import DivergedError
 from cotune.evaluate.stats.resampling import Floats
 
-Verdict = Literal["worse", "not told apart"]
 STAKES: Floats = np.array([0.03, 0.07, 0.15, 0.3, 0.5, 0.7, 0.95])
 """Shares of the wealth that are bet in parallel, so that none has to be tuned to the distance between candidates."""
 _TIE = 1e-9
@@ -111,7 +109,6 @@ class Race:
         bound: cap on the loss of a row, in the loss's unit; see :func:`loss_bound`.
         lengths: prompt length of each candidate; ties keep the shorter one. If None, ties keep the earlier one.
         dropped: candidates that the test dropped, in order.
-        beaten_by: the leader at the time, for each of ``dropped``.
         retired: candidates that :meth:`retire` removed without a verdict.
         largest: number of rows of the largest group if rows are grouped; see :meth:`update`.
     """
@@ -121,7 +118,6 @@ class Race:
     bound: float = 4.0
     lengths: tuple[int, ...] | None = None
     dropped: tuple[int, ...] = ()
-    beaten_by: tuple[int, ...] = ()
     retired: tuple[int, ...] = ()
     largest: int = 1
     evidence: Evidence | None = field(default=None, repr=False)
@@ -178,7 +174,7 @@ class Race:
             raise ValueError("losses must not be negative")
         shares = np.zeros((len(table), self.n_candidates))
         shares[:, list(entered)] = np.minimum(table, self.bound) / self.bound
-        evidence, dropped, beaten_by = self._evidence, list(self.dropped), list(self.beaten_by)
+        evidence, dropped = self._evidence, list(self.dropped)
         active = np.isin(np.arange(self.n_candidates), entered)
         for summed, rows in self._units(shares, groups):
             evidence = evidence.after(summed, active, rows, self.largest)
@@ -188,9 +184,8 @@ class Race:
             leader = int(np.argmin(np.where(active, evidence.totals, np.inf)))
             losers[leader] &= losers.sum() < active.sum()
             dropped += [int(loser) for loser in np.flatnonzero(losers)]
-            beaten_by += [leader] * int(losers.sum())
             active = active & ~losers
-        return replace(self, evidence=evidence, dropped=tuple(dropped), beaten_by=tuple(beaten_by))
+        return replace(self, evidence=evidence, dropped=tuple(dropped))
 
     def retire(self, candidates: Sequence[int]) -> Race:
         """Remove candidates without a verdict, as a round of successive halving does."""
@@ -199,20 +194,6 @@ class Race:
             raise ValueError("a race cannot lose its last candidate")
         leaving = tuple(candidate for candidate in candidates if candidate in self.active)
         return replace(self, retired=self.retired + leaving)
-
-    def verdict(self, candidate: int, other: int) -> Verdict:
-        """Whether a candidate is worse than another, by the rows that both were judged on.
-
-        Only a dropped candidate is called worse: than the leader at the time, and than every other candidate that it lost to by
-        evidence at the level ``alpha``. So the best candidate is called worse than any other in at most a share ``alpha`` of
-        races.
-        """
-        if candidate not in self.dropped or candidate == other:
-            return "not told apart"
-        if self.beaten_by[self.dropped.index(candidate)] == other:
-            return "worse"
-        lost = self._evidence.log_pairs()[candidate, other] >= -math.log(self.alpha)
-        return "worse" if lost else "not told apart"
 
     def ranking(self) -> tuple[int, ...]:
         """Active candidates by mean capped loss, best first; ties keep the shorter prompt, then the earlier candidate."""

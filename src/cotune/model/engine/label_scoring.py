@@ -82,7 +82,6 @@ def score_labels(
         tokens_saved=max(0, plain - tokens),
         truncated=sum(row.truncated for row in rendered),
         cached=cached,
-        pruned=top is not None,
     )
 
 
