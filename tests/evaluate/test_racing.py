@@ -251,11 +251,10 @@ def test_few_rows_mean_few_rounds_and_a_first_one_that_is_long_enough():
     candidates=st.integers(1, 200),
     rows=st.integers(1, 500),
     final=st.integers(1, 6),
-    factor=st.floats(1.2, 6.0),
     first=st.integers(1, 40),
 )
-def test_schedules_end_on_all_rows_with_the_wanted_number(candidates, rows, final, factor, first):
-    schedule = successive_halving_schedule(candidates, rows, final=final, factor=factor, first_rows=first)
+def test_schedules_end_on_all_rows_with_the_wanted_number(candidates, rows, final, first):
+    schedule = successive_halving_schedule(candidates, rows, final=final, first_rows=first)
     assert schedule[-1] == Round(min(final, candidates), rows)
     assert all(one.rows <= two.rows and one.keep >= two.keep for one, two in pairwise(schedule))
     assert schedule[0].rows >= min(rows, first)

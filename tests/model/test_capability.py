@@ -148,7 +148,6 @@ def test_probe_is_quick_measures_and_is_remembered(cache: Path) -> None:
     assert again.dtype == "bfloat16"
     assert again.gemm_gflops == {"float32": 10.0, "bfloat16": 100.0}
     assert check_capability("cpu", "float32", threads=1).dtype == "float32"
-    assert check_capability("cpu", threads=1, refresh=True).gemm_gflops["float32"] != 10.0
     for damage in ("[]", '{"gemm_gflops": {"float32": 1}}'):
         stored.write_text(damage)
         assert check_capability("cpu", threads=1).gemm_gflops["float32"] not in (1.0, 10.0)

@@ -100,8 +100,8 @@ def test_text_shows_the_parts_in_their_order() -> None:
 
 
 def test_parse_cuts_instruction_input_and_cue() -> None:
-    prompt = parse_prompt("Read.\nThen say.\nT: {title}\nand\nB: {body}\nAnswer:\n", ["title", "body"], system="S")
-    assert prompt == Prompt("Read.\nThen say.", "T: {title}\nand\nB: {body}", "Answer:", system="S")
+    prompt = parse_prompt("Read.\nThen say.\nT: {title}\nand\nB: {body}\nAnswer:\n", ["title", "body"])
+    assert prompt == Prompt("Read.\nThen say.", "T: {title}\nand\nB: {body}", "Answer:")
 
 
 def test_parse_takes_columns_by_their_own_names() -> None:

@@ -205,9 +205,6 @@ def test_the_plain_text() -> None:
     )
     assert PLAIN.text(prompt, {"input": "Who?"}, LABELS) == "Be brief.\n\nClassify.\nWhere?\nLabel: card\n\nWho?\nLabel:"
     assert PLAIN.stop_id == PLAIN.tokenizer.eos_token_id
-    assert Renderer(tiny_tokenizer(), chat=False).text(prompt, {"input": "Who?"}, LABELS) == PLAIN.text(
-        prompt, {"input": "Who?"}, LABELS
-    )
 
 
 def fresh_tokenizer(**changes: Any) -> Any:
@@ -374,7 +371,7 @@ def test_free_answers_and_labels_have_the_same_ids(renderer: Renderer) -> None:
 
 @RENDERERS
 def test_a_row_that_is_too_long_is_shortened_alike_with_and_without_its_answer(renderer: Renderer) -> None:
-    short = Renderer(renderer.tokenizer, max_tokens=40, chat=renderer.chat)
+    short = Renderer(renderer.tokenizer, max_tokens=40)
     prompt, rows = Prompt(instruction="Sum it up.", cue="In short:"), [{"input": "one two three " * 30}, {"input": "x"}]
     free = short.render_answers(prompt, rows, ["a long tale", "x"])
     assert [row.truncated for row in free] == [True, False]

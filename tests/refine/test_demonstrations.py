@@ -46,13 +46,10 @@ def test_fixed_draws_short_train_rows_in_balance(seed: int, k: int) -> None:
     assert max(counts.values(), default=0) - min((counts[label] for label in LABELS), default=0) <= 1
 
 
-def test_fixed_by_class_by_default_and_where_it_runs_out() -> None:
+def test_fixed_by_default_and_where_it_runs_out() -> None:
     rng = np.random.default_rng(0)
-    assert Counter(row.output for row in fixed(TASK, rng, per_class=2)) == dict.fromkeys(LABELS, 2)
     assert len(fixed(TASK, rng)) == 3
-    assert 8 <= len(fixed(TASK, rng, per_class=1000)) < len(TASK.train)
-    with pytest.raises(ValueError, match="either"):
-        fixed(TASK, rng, k=1, per_class=1)
+    assert 8 <= len(fixed(TASK, rng, k=1000)) < len(TASK.train)
 
 
 def test_fixed_draws_all_rows_and_labels_in_turn() -> None:
@@ -71,9 +68,8 @@ def test_diverse_takes_the_far_corner_of_each_class() -> None:
     chosen = diverse(points, labels, 4)
     assert set(chosen) >= {2, 4} and Counter(labels[place] for place in chosen) == {"a": 2, "b": 2}
     assert chosen == diverse(points, labels, 4)
-    assert 2 not in diverse(points, labels, 5, allowed=[True, True, False, True, True, True])
     assert sorted(diverse(points, labels, 99)) == list(range(6))
-    assert diverse(points, labels, 3, allowed=np.zeros(6, bool)) == []
+    assert diverse(np.zeros((0, 2)), [], 3) == []
 
 
 def test_diverse_spreads_wider_than_chance() -> None:
@@ -95,7 +91,6 @@ def test_hard_takes_the_costly_rows_but_not_the_very_top() -> None:
     labels = list("ababababab")
     assert hard(losses, labels, 2, skip=0.1) == [1, 8]
     assert hard(losses, labels, 2, skip=0.0) == [5, 8]
-    assert hard(losses, labels, 1, skip=0.0, allowed=losses < 4) == [3]
     assert len(hard(losses, labels, 99, skip=0.2)) == 8
 
 
@@ -107,8 +102,6 @@ def test_numbers_that_are_none_are_refused() -> None:
     for call in (lambda: hard([0.1], ["a", "b"], 1), lambda: diverse([[0.0]], ["a", "b"], 1)):
         with pytest.raises(ValueError, match="must be"):
             call()
-    with pytest.raises(ValueError, match="allowed"):
-        hard([0.1, 0.2], ["a", "b"], 1, allowed=[True])
 
 
 def test_with_demonstrations_replaces_skips_long_rows_and_caps() -> None:

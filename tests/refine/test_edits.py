@@ -43,7 +43,7 @@ MINE = "You sort mail. Be kind (e.g. to {me}).\nSay card_arrival, AddToPlaylist,
 
 
 def prompts_of(task: Task) -> list[Prompt]:
-    mine = [parse_prompt(MINE, ["input"], system="Keep {labels} in mind.")] if task.input_fields == ("input",) else []
+    mine = [parse_prompt(MINE, ["input"]).edit(system="Keep {labels} in mind.")] if task.input_fields == ("input",) else []
     return [*starting_bank(task), *mine]
 
 

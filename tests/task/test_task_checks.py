@@ -206,4 +206,4 @@ def test_near_pairs_of_thousands_of_rows_stand_once_lower_first() -> None:
     texts = sentences(4300, seed=11, words=6)
     for first, second in ((7, 2500), (2100, 2200), (3000, 4200)):
         texts[second] = texts[first] + "!"
-    assert near_pairs(examples(texts), 0.95) == [(7, 2500), (2100, 2200), (3000, 4200)]
+    assert near_pairs(examples(texts)) == [(7, 2500), (2100, 2200), (3000, 4200)]

@@ -61,9 +61,9 @@ class Gain:
         """Whether numerical noise alone could cause the gain."""
         return self.noise > 0 and abs(self.value) <= self.noise
 
-    def significant(self, alpha: float = ALPHA) -> bool:
-        """Whether the corrected p-value is below ``alpha`` and the gain above the numerical noise."""
-        return self.p < alpha and not self.within_noise
+    def significant(self) -> bool:
+        """Whether the corrected p-value is below :data:`ALPHA` and the gain above the numerical noise."""
+        return self.p < ALPHA and not self.within_noise
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -48,7 +48,6 @@ def sentence(
     gains: Mapping[str, Gain],
     n: int,
     *,
-    alpha: float = ALPHA,
     going_on: bool = False,
     frozen_first: bool = False,
     frozen: Collection[str] = (),
@@ -60,7 +59,6 @@ def sentence(
     Args:
         gains: gains by name, from :func:`cotune.evaluate.attribution.attribute`, on a metric between 0 and 1.
         n: test rows.
-        alpha: significance level for the corrected p-values.
         going_on: whether the run started from an earlier bundle, whose comparison is described elsewhere.
         frozen_first: whether to start with the gain of the prompt on frozen weights, then that of tuning; the number of rows
             then comes first.
@@ -91,7 +89,7 @@ def sentence(
         elif name in gains:
             gain = gains[name]
             verb = "gain" if gain.value >= 0 else "lose"
-            verdict = "" if gain.significant(alpha) else f": {_unclear(gain, alpha)}"
+            verdict = "" if gain.significant() else f": {_unclear(gain)}"
             parts.append(
                 f"{told.format(verb=verb, points=points_text(gain.value))} ({uncertainty_text(gain.ci, gain.p)}){verdict}"
             )
@@ -100,20 +98,20 @@ def sentence(
         parts.append(f"what ships is that prompt on frozen weights: {why}")
     # With an untuned winner this would be the gain of tuning with the opposite sign.
     if "synergy" in gains and not gains["synergy"].identical and not winner_frozen:
-        parts.append(_synergy(gains["synergy"], alpha))
+        parts.append(_synergy(gains["synergy"]))
     text = ". ".join(part if not number else part[0].upper() + part[1:] for number, part in enumerate(parts))
     tested = sum(not gain.identical for gain in gains.values())
     note = " Intervals and p-values are corrected for being read together (Bonferroni)." if tested > 1 else ""
     return f"{text[:1].upper()}{text[1:]}.{note}" if frozen_first else f"On {counted(n, 'test row')}, {text}.{note}"
 
 
-def _synergy(gain: Gain, alpha: float) -> str:
+def _synergy(gain: Gain) -> str:
     points, uncertainty = points_text(gain.value), uncertainty_text(gain.ci, gain.p)
-    if not gain.significant(alpha):
+    if not gain.significant():
         sign = "+" if gain.value >= 0 else "-"
         return (
             f"synergy, what the prompt adds after tuning beyond what it adds before, is {sign}{points} ({uncertainty}): "
-            + _unclear(gain, alpha)
+            + _unclear(gain)
         )
     if gain.value > 0:
         return f"tuning makes the prompt worth {points} more than before ({uncertainty}): synergy"
@@ -123,8 +121,8 @@ def _synergy(gain: Gain, alpha: float) -> str:
     )
 
 
-def _unclear(gain: Gain, alpha: float) -> str:
-    if gain.p < alpha:
+def _unclear(gain: Gain) -> str:
+    if gain.p < ALPHA:
         return "within the noise of this machine, so no difference is claimed"
     return "no significant difference"
 

@@ -17,6 +17,8 @@ from cotune.evaluate.frozen_arms import EVERY_GAIN
 from cotune.evaluate.stats.f1 import Average, f1_from_counts, label_indicators
 from cotune.evaluate.stats.resampling import Floats
 
+_SCORINGS = 500
+
 
 @dataclass(frozen=True, slots=True)
 class Noise:
@@ -64,18 +66,16 @@ class Noise:
         references: npt.ArrayLike,
         average: Average,
         *,
-        draws: int = 500,
         seed: int = 0,
     ) -> float:
-        """The change of an arm's F1 due to noise that is not exceeded in 95% of scorings, by ``draws`` simulations with the
-        flip rates of :meth:`floor`.
+        """The change of an arm's F1 due to noise that is not exceeded in 95% of scorings, by simulations with the flip rates of
+        :meth:`floor`.
 
         Args:
             scores: ``[rows, labels]`` log-probabilities of an arm.
             decision: the arm's rule.
             references: index of each row's right label.
             average: of the labels' F1.
-            draws: scorings that are drawn.
             seed: of the draws.
         """
         judged = decision.log_probs(scores)
@@ -83,7 +83,7 @@ class Noise:
         order = np.argsort(-judged, axis=1, kind="stable")
         first, second = (label_indicators(order[:, place], labels) for place in (0, 1))
         truth = label_indicators(references, labels)
-        flips = np.random.default_rng([seed, 22]).random((draws, len(judged))) < self._flipping(judged)
+        flips = np.random.default_rng([seed, 22]).random((_SCORINGS, len(judged))) < self._flipping(judged)
 
         def f1(flipped: Floats) -> Floats:
             hits = (truth * first).sum(axis=0) + flipped @ (truth * (second - first))

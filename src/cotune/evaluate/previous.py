@@ -88,9 +88,7 @@ def compare_parts(
 Keep = Literal["new", "old"]
 
 
-def which_to_keep(
-    gain: Gain, parts: Mapping[str, Part], *, ships_old: bool, only_old: bool = False, alpha: float = ALPHA
-) -> Keep:
+def which_to_keep(gain: Gain, parts: Mapping[str, Part], *, ships_old: bool, only_old: bool = False) -> Keep:
     """The new bundle if the test shows a gain, otherwise the one that dev preferred, unless the test shows forgetting.
 
     Args:
@@ -98,13 +96,12 @@ def which_to_keep(
         parts: from :func:`compare_parts`.
         ships_old: whether nothing was better than the earlier bundle on dev.
         only_old: whether the task has new labels while all test rows have old ones.
-        alpha: significance level.
     """
     if ships_old:
         return "old"
-    if gain.significant(alpha):
+    if gain.significant():
         return "new" if gain.value > 0 else "old"
-    return "old" if _forgot(_by_label(parts, only_old), alpha) else "new"
+    return "old" if _forgot(_by_label(parts, only_old)) else "new"
 
 
 def _by_label(parts: Mapping[str, Part], only_old: bool) -> Mapping[str, Part]:
@@ -112,9 +109,9 @@ def _by_label(parts: Mapping[str, Part], only_old: bool) -> Mapping[str, Part]:
     return {**parts, "old_labels": parts["all"]} if only_old else parts
 
 
-def _forgot(parts: Mapping[str, Part], alpha: float) -> bool:
+def _forgot(parts: Mapping[str, Part]) -> bool:
     part = parts.get("old_labels")
-    return part is not None and part.value < 0 and part.p < alpha
+    return part is not None and part.value < 0 and part.p < ALPHA
 
 
 def keep_sentence(
@@ -125,7 +122,6 @@ def keep_sentence(
     new_labels: Sequence[str],
     unseen: bool,
     only_old: bool = False,
-    alpha: float = ALPHA,
 ) -> str:
     """A sentence on which bundle to keep, why, and what was forgotten.
 
@@ -136,12 +132,11 @@ def keep_sentence(
         new_labels: labels that the earlier bundle does not know.
         unseen: whether some old labels had no row to choose on.
         only_old: whether the task has new labels while all test rows have old ones.
-        alpha: significance level.
     """
     if ships_old:
         return "Keep the old bundle: on dev nothing was better, so it is what ships again."
-    verb, clear = ("gains" if gain.value >= 0 else "loses"), gain.significant(alpha)
-    keep = which_to_keep(gain, parts, ships_old=False, only_old=only_old, alpha=alpha)
+    verb, clear = ("gains" if gain.value >= 0 else "loses"), gain.significant()
+    keep = which_to_keep(gain, parts, ships_old=False, only_old=only_old)
     parts = _by_label(parts, only_old)
     text = (
         f"Keep the {keep} bundle: over the old one the new one {verb} {points_text(gain.value)} "
@@ -160,7 +155,7 @@ def keep_sentence(
         told = (
             f"On the {counted(part.n, 'row')} {about} it {verb} {points_text(part.value)} ({uncertainty_text(part.ci, part.p)})"
         )
-        if part.p >= alpha:
+        if part.p >= ALPHA:
             told += ": no significant difference"
         elif name == "old_labels" and part.value < 0:
             told += ": it forgot some of what the old one knew"

@@ -13,9 +13,7 @@ from cotune.evaluate.scoring import Evaluation
 from cotune.task.metrics.metric import Metric
 
 
-def gain_over(
-    first: Evaluation, second: Evaluation, metric: Metric, *, groups: npt.ArrayLike | None = None, seed: int = 0
-) -> Gain:
+def gain_over(first: Evaluation, second: Evaluation, metric: Metric, *, groups: npt.ArrayLike | None = None) -> Gain:
     """The gain of ``second`` over ``first``, paired by row: value, 95% interval, p-value.
 
     The same comparison as between a run's arms, see :func:`cotune.evaluate.attribution.attribute`, of which it is the gain of
@@ -27,7 +25,7 @@ def gain_over(
 
     before, after = arm("first", first), arm("second", second)
     arms = dict.fromkeys(("seed_prompt", "prompt_only", "best_prompt", "seed_tuned"), before) | {"best_tuned": after}
-    return attribute(arms, metric=metric.aggregate or "mean", groups=groups, seed=seed).gains["both"]
+    return attribute(arms, metric=metric.aggregate or "mean", groups=groups).gains["both"]
 
 
 def flips(first: Evaluation, second: Evaluation) -> tuple[int, int]:

@@ -66,8 +66,8 @@ class LabelScores:
     """Log-probabilities of every label for every row, before any decision rule.
 
     Attributes:
-        log_probs: ``[rows, labels]`` sums of token log-probabilities; ``-inf`` only for labels that were skipped since they could not be
-            among the ``top`` that were asked for. Such scores must not be used for calibration.
+        log_probs: ``[rows, labels]`` sums of token log-probabilities; ``-inf`` only for labels that were skipped because they
+            could not be among the best that were asked for. Such scores must not be used for calibration.
         tokens: number of tokens that ran.
         tokens_saved: number of tokens saved by the shared prefix compared to running each row alone.
         truncated: number of rows whose text was shortened.

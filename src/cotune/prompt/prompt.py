@@ -141,7 +141,7 @@ def substitute(template: str, values: Mapping[str, str]) -> str:
     return _PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), template)
 
 
-def parse_prompt(text: str, input_fields: Iterable[str], *, where: str = "prompt", system: str | None = None) -> Prompt:
+def parse_prompt(text: str, input_fields: Iterable[str], *, where: str = "prompt") -> Prompt:
     """Parse a prompt from a template text, as a user writes it.
 
     Lines before the first line with a field become the instruction, lines after the last one the cue.
@@ -150,7 +150,6 @@ def parse_prompt(text: str, input_fields: Iterable[str], *, where: str = "prompt
         text: the template, with each input field somewhere as ``{field}``, or by the name of its column.
         input_fields: the task's input fields.
         where: file or key that the text came from, for errors.
-        system: an optional system message.
 
     Raises:
         InputError: the text is empty, or a field of the task does not occur in it.
@@ -176,7 +175,6 @@ def parse_prompt(text: str, input_fields: Iterable[str], *, where: str = "prompt
         instruction="\n".join(lines[:first]),
         input_template="\n".join(lines[first : last + 1]),
         cue="\n".join(lines[last + 1 :]),
-        system=system,
     )
 
 

@@ -46,7 +46,6 @@ class Renderer:
     Args:
         tokenizer: a fast Hugging Face tokenizer. Its chat template is used if it has one, otherwise plain text.
         max_tokens: longest prompt in tokens; longer rows lose the end of their longest input field, nothing else.
-        chat: False ignores the chat template.
 
     Attributes:
         chooser: chooses nearest demonstrations; without one, prompts that need them are refused.
@@ -55,12 +54,12 @@ class Renderer:
         InputError: the tokenizer has no end token, the prompt alone is longer than ``max_tokens``, or it is empty.
     """
 
-    def __init__(self, tokenizer: Any, *, max_tokens: int = 1024, chat: bool = True) -> None:
+    def __init__(self, tokenizer: Any, *, max_tokens: int = 1024) -> None:
         self.tokenizer = tokenizer
         self.chooser: Chooser | None = None
         self.max_tokens = max_tokens
         self._abridger = Abridger(tokenizer, max_tokens)
-        self.chat = bool(chat and getattr(tokenizer, "chat_template", None))
+        self.chat = bool(getattr(tokenizer, "chat_template", None))
         self._special = sorted(
             (t.content for t in tokenizer.added_tokens_decoder.values() if t.special and len(t.content) > 1),
             key=len,

@@ -42,28 +42,22 @@ def strata(task: Task, rows: Sequence[Example]) -> list[str]:
     return list(map(stratum_of(task.output.kind), rows))
 
 
-def fixed(task: Task, rng: np.random.Generator, *, k: int | None = None, per_class: int | None = None) -> tuple[Example, ...]:
+def fixed(task: Task, rng: np.random.Generator, *, k: int | None = None) -> tuple[Example, ...]:
     """Draw train rows at random, balanced over the labels, in random order.
 
     Args:
         task: task; only ``task.train`` is used.
         rng: random generator.
-        k: number of rows; :func:`default_count` if neither ``k`` nor ``per_class`` is given.
-        per_class: number of rows per label, instead of ``k``.
-
-    Raises:
-        ValueError: both ``k`` and ``per_class`` are given, or one is negative.
+        k: number of rows; None takes :func:`default_count`.
     """
-    if (k is not None and per_class is not None) or min(k or 0, per_class or 0) < 0:
-        raise ValueError("give either k or per_class, not both, and not below 0")
-    count = per_class * len(task.labels) if per_class is not None else default_count(len(task.labels)) if k is None else k
+    count = default_count(len(task.labels)) if k is None else k
     rows = [row for row in task.train if fits(row)]
     order = rng.permutation(len(rows))
     score = np.empty(len(rows))
     score[order] = np.arange(len(rows))
     names = task.labels or ("",)
     ties = {label: int(place) for label, place in zip(names, rng.permutation(len(names)), strict=True)}
-    chosen = _balanced(strata(task, rows), count, lambda _: score, most=per_class, ties=ties)
+    chosen = _balanced(strata(task, rows), count, lambda _: score, ties=ties)
     return tuple(rows[chosen[place]] for place in rng.permutation(len(chosen)))
 
 
@@ -72,7 +66,6 @@ def diverse(
     labels: Sequence[str],
     k: int,
     *,
-    allowed: npt.ArrayLike | None = None,
     rng: np.random.Generator | None = None,
 ) -> list[int]:
     """Choose rows farthest-first, balanced over the labels: each next row is the farthest from those already chosen.
@@ -80,8 +73,7 @@ def diverse(
     Args:
         vectors: embeddings of the rows, ``[n, d]``; distances are Euclidean.
         labels: labels of the ``n`` rows.
-        k: number of rows; fewer are returned if fewer are allowed.
-        allowed: boolean mask ``[n]`` of the rows that may be shown; None allows all.
+        k: number of rows; fewer are returned if there are fewer.
         rng: draws the first row; if None, the row closest to the mean comes first.
 
     Returns:
@@ -91,15 +83,14 @@ def diverse(
         ValueError: the shapes differ, or a vector is not finite.
     """
     points = np.asarray(vectors, dtype=np.float64)
-    open_rows = _allowed(allowed, len(labels))
     if points.ndim != 2 or len(points) != len(labels):
         raise ValueError(f"vectors must be [{len(labels)}, d], not {points.shape}")
     if not np.isfinite(points).all():
         raise ValueError("the vectors are not all finite")
-    if not open_rows.any():
+    if not len(points):
         return []
     nearest = np.full(len(points), np.inf)
-    typical = np.linalg.norm(points - points[open_rows].mean(axis=0), axis=1)
+    typical = np.linalg.norm(points - points.mean(axis=0), axis=1)
     first: npt.NDArray[np.float64] = typical if rng is None else rng.random(len(points))
 
     def badness(last: int | None) -> npt.NDArray[np.float64]:
@@ -108,12 +99,10 @@ def diverse(
         nearest[:] = np.minimum(nearest, np.linalg.norm(points - points[last], axis=1))
         return -nearest
 
-    return _balanced(labels, k, badness, allowed=open_rows)
+    return _balanced(labels, k, badness)
 
 
-def hard(
-    losses: npt.ArrayLike, labels: Sequence[str], k: int, *, skip: float = 0.05, allowed: npt.ArrayLike | None = None
-) -> list[int]:
+def hard(losses: npt.ArrayLike, labels: Sequence[str], k: int, *, skip: float = 0.05) -> list[int]:
     """Choose the rows with the highest loss, balanced over the labels, the highest first.
 
     The rows with the very highest losses are skipped, because wrong labels are frequent among them.
@@ -121,9 +110,8 @@ def hard(
     Args:
         losses: log-loss of each row under the present model and prompt, ``[n]``.
         labels: labels of the ``n`` rows.
-        k: number of rows; fewer are returned if fewer are allowed.
+        k: number of rows; fewer are returned if fewer are left.
         skip: share of all rows that is skipped, those with the highest losses.
-        allowed: boolean mask ``[n]`` of the rows that may be shown; None allows all.
 
     Returns:
         Indices of the rows, in the order of choice.
@@ -136,9 +124,9 @@ def hard(
         raise ValueError(f"losses must be [{len(labels)}], not {values.shape}")
     if not np.isfinite(values).all():
         raise ValueError("the losses are not all finite")
-    open_rows = _allowed(allowed, len(labels)).copy()
-    open_rows[np.argsort(-values, kind="stable")[: int(skip * len(values))]] = False
-    return _balanced(labels, k, lambda _: -values, allowed=open_rows)
+    left = np.ones(len(values), dtype=np.bool_)
+    left[np.argsort(-values, kind="stable")[: int(skip * len(values))]] = False
+    return _balanced(labels, k, lambda _: -values, allowed=left)
 
 
 def with_demonstrations(prompt: Prompt, examples: Iterable[Example], *, most_characters: int = MOST_CHARACTERS) -> Prompt:
@@ -167,22 +155,12 @@ def not_shown(prompt: Prompt, examples: Iterable[Example]) -> tuple[Example, ...
     return tuple(row for row in examples if tuple(row.fields.items()) not in shown)
 
 
-def _allowed(mask: npt.ArrayLike | None, n: int) -> npt.NDArray[np.bool_]:
-    if mask is None:
-        return np.ones(n, dtype=np.bool_)
-    allowed = np.asarray(mask, dtype=np.bool_)
-    if allowed.shape != (n,):
-        raise ValueError(f"allowed must be [{n}], not {allowed.shape}")
-    return allowed
-
-
 def _balanced(
     labels: Sequence[str],
     k: int,
     badness: Callable[[int | None], npt.NDArray[Any]],
     *,
     allowed: npt.NDArray[np.bool_] | None = None,
-    most: int | None = None,
     ties: dict[str, int] | None = None,
 ) -> list[int]:
     """Greedy choice: the row with the lowest badness among the labels chosen least often; ``badness`` gets the last choice."""
@@ -194,8 +172,6 @@ def _balanced(
         bad = badness(chosen[-1] if chosen else None)
         present = sorted(set(names[left]))
         fewest = min(taken[label] for label in present)
-        if most is not None and fewest >= most:
-            break
         candidates = [label for label in present if taken[label] == fewest]
         if ties is not None:
             candidates = [min(candidates, key=lambda label: ties[label])]

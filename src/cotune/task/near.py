@@ -13,6 +13,7 @@ from cotune.task.example import Example
 from cotune.task.split import duplicate_key, normalised
 
 THRESHOLD = 0.8
+"""Similarity from which two rows are near-duplicates."""
 _WIDTH, _BITS = 5, 22
 _LONGEST = 1000
 _ENOUGH = 10_000
@@ -20,8 +21,8 @@ _MOST_MEETINGS = 5_000_000
 _MOST_GRAMS_COMPARED = 50_000_000
 
 
-def near_pairs(examples: Sequence[Example], threshold: float = THRESHOLD) -> list[tuple[int, int]]:
-    """Pairs of positions (lower first) whose sets of character 5-grams have a Jaccard similarity of ``threshold``.
+def near_pairs(examples: Sequence[Example]) -> list[tuple[int, int]]:
+    """Pairs of positions (lower first) whose sets of character 5-grams have a Jaccard similarity of :data:`THRESHOLD`.
 
     Exact duplicates are not among them, nor are texts under five characters; of a text the first 1,000 characters
     count. Through prefix filtering (Bayardo, Ma and Srikant, "Scaling Up All Pairs Similarity Search", 2007): two sets
@@ -31,7 +32,6 @@ def near_pairs(examples: Sequence[Example], threshold: float = THRESHOLD) -> lis
 
     Args:
         examples: the rows; of rows with equal normalised inputs only the first is looked at.
-        threshold: similarity in (0, 1] from which two rows are near-duplicates.
     """
     first: dict[str, int] = {}
     for position, example in enumerate(examples):
@@ -42,7 +42,7 @@ def near_pairs(examples: Sequence[Example], threshold: float = THRESHOLD) -> lis
     texts = [_beginning(examples[position].text) for position in positions]
     grams = _gram_matrix(texts)
     sizes = np.diff(grams.indptr)
-    left, right = _candidates(_rarest(grams, sizes, threshold), sizes, threshold)
+    left, right = _candidates(_rarest(grams, sizes), sizes)
     if len(left) == 0:
         return []
     # piece by piece: gathering all candidate rows at once could take gigabytes
@@ -52,19 +52,19 @@ def near_pairs(examples: Sequence[Example], threshold: float = THRESHOLD) -> lis
             for start in range(0, len(left), 20_000)
         ]
     ).ravel()
-    alike = shared >= threshold * (sizes[left] + sizes[right] - shared) - 1e-6
+    alike = shared >= THRESHOLD * (sizes[left] + sizes[right] - shared) - 1e-6
     pairs = zip(positions[left[alike]].tolist(), positions[right[alike]].tolist(), strict=True)
     return sorted((min(pair), max(pair)) for pair in pairs)
 
 
-def near_duplicates(first: Example, second: Example, threshold: float = THRESHOLD) -> bool:
+def near_duplicates(first: Example, second: Example) -> bool:
     """Whether two rows are equal once normalised, or a pair that :func:`near_pairs` would give."""
     grams = []
     for row in (first, second):
         text = _beginning(row.text)
         grams.append({text[start : start + _WIDTH] for start in range(len(text) - _WIDTH + 1)})
     shared = len(grams[0] & grams[1])
-    return duplicate_key(first) == duplicate_key(second) or shared >= threshold * max(1, len(grams[0] | grams[1]))
+    return duplicate_key(first) == duplicate_key(second) or shared >= THRESHOLD * max(1, len(grams[0] | grams[1]))
 
 
 def _beginning(text: str) -> str:
@@ -98,14 +98,14 @@ def _gram_matrix(texts: Sequence[str]) -> Any:
     return csr_matrix((ones, (cells >> _BITS, columns)), shape=(len(texts), 1 << _BITS))
 
 
-def _rarest(grams: Any, sizes: NDArray[Any], threshold: float) -> Any:
+def _rarest(grams: Any, sizes: NDArray[Any]) -> Any:
     """The matrix cut to each row's rarest grams, as many as a similar row must share one of."""
     frequency = np.bincount(grams.indices, minlength=grams.shape[1])
     rows = np.repeat(np.arange(len(sizes)), sizes)
     # rarest first within a row; the gram's own number breaks ties the same way in every row
     order = np.lexsort((grams.indices, frequency[grams.indices], rows))
     rank = np.arange(len(order)) - np.repeat(grams.indptr[:-1], sizes)
-    wanted = np.array([size - math.ceil(threshold * size) + 1 for size in range(int(sizes.max(initial=0)) + 1)])
+    wanted = np.array([size - math.ceil(THRESHOLD * size) + 1 for size in range(int(sizes.max(initial=0)) + 1)])
     kept = order[rank < np.repeat(wanted[sizes], sizes)]
     prefix = grams.copy()
     mask = np.zeros(len(grams.data), dtype=np.float32)
@@ -115,7 +115,7 @@ def _rarest(grams: Any, sizes: NDArray[Any], threshold: float) -> Any:
     return prefix
 
 
-def _candidates(prefix: Any, sizes: NDArray[Any], threshold: float) -> tuple[NDArray[Any], NDArray[Any]]:
+def _candidates(prefix: Any, sizes: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Pairs of rows (lower first) that share one of the kept grams and whose sizes allow the similarity."""
     from scipy.sparse import triu
 
@@ -132,7 +132,7 @@ def _candidates(prefix: Any, sizes: NDArray[Any], threshold: float) -> tuple[NDA
         block = triu(prefix[start : start + 2000] @ transposed, k=start + 1).tocoo()
         found.append(np.stack((block.row.astype(np.int64) + start, block.col, block.data)).astype(np.int64))
     left, right, shared = np.concatenate(found, axis=1)
-    fits = np.minimum(sizes[left], sizes[right]) >= threshold * np.maximum(sizes[left], sizes[right]) - 1e-6
+    fits = np.minimum(sizes[left], sizes[right]) >= THRESHOLD * np.maximum(sizes[left], sizes[right]) - 1e-6
     left, right, shared = left[fits], right[fits], shared[fits]
     order = np.argsort(-shared, kind="stable")
     order = order[np.cumsum(sizes[left[order]] + sizes[right[order]]) <= _MOST_GRAMS_COMPARED]

@@ -10,10 +10,11 @@ from cotune.task.example import Example
 from cotune.task.split import normalised
 
 _WORD = re.compile(r"\w+")
+_SIZE = 13
 
 
-def overlapping_test_rows(texts: Iterable[str], test: Iterable[Example], size: int = 13) -> int:
-    """How many test rows share ``size`` words in a row with any of ``texts``; the count is all that comes back.
+def overlapping_test_rows(texts: Iterable[str], test: Iterable[Example]) -> int:
+    """How many test rows share 13 words in a row with any of ``texts``; the count is all that comes back.
 
     A test row of fewer words counts where all its words (at least three) stand in a text in their order. Thirteen words
     is the width that GPT-3's contamination study used (Brown et al. 2020, appendix C).
@@ -21,7 +22,6 @@ def overlapping_test_rows(texts: Iterable[str], test: Iterable[Example], size: i
     Args:
         texts: prompts, demonstrations, or whatever else the model is shown.
         test: the test rows.
-        size: words that must agree.
     """
     shown = [_WORD.findall(normalised(text)) for text in texts]
     grams: dict[int, set[tuple[str, ...]]] = {}
@@ -34,19 +34,19 @@ def overlapping_test_rows(texts: Iterable[str], test: Iterable[Example], size: i
     overlapping = 0
     for example in test:
         words = _WORD.findall(normalised(example.text))
-        width = min(size, len(words))
+        width = min(_SIZE, len(words))
         if width >= 3 and not grams_of(width).isdisjoint(_grams(words, width)):
             overlapping += 1
     return overlapping
 
 
-def rows_overlapping(rows: Iterable[Example], test: Iterable[Example], size: int = 13) -> tuple[str, ...]:
+def rows_overlapping(rows: Iterable[Example], test: Iterable[Example]) -> tuple[str, ...]:
     """Ids of the rows that overlap with a test row as :func:`overlapping_test_rows` counts it, seen from the other side."""
     grams: dict[int, set[tuple[str, ...]]] = defaultdict(set)
     for example in test:
         words = _WORD.findall(normalised(example.text))
         if len(words) >= 3:
-            grams[min(size, len(words))].update(_grams(words, min(size, len(words))))
+            grams[min(_SIZE, len(words))].update(_grams(words, min(_SIZE, len(words))))
     found = []
     for row in rows:
         words = _WORD.findall(normalised(row.text))

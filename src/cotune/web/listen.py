@@ -9,15 +9,16 @@ import socket
 from cotune.errors import InputError
 
 LOOPBACK = "127.0.0.1"
+_BACKLOG = 64
+"""Connections that may wait to be accepted."""
 
 
-def listen(port: int, host: str = LOOPBACK, *, backlog: int = 64) -> socket.socket:
+def listen(port: int, host: str = LOOPBACK) -> socket.socket:
     """Open a listening socket.
 
     Args:
         port: port to listen on; 0 chooses a free one.
         host: address or name of a network interface of this machine.
-        backlog: most connections that may wait to be accepted.
 
     Raises:
         InputError: if the port is in use or not allowed, or the host is not an address of this machine.
@@ -34,7 +35,7 @@ def listen(port: int, host: str = LOOPBACK, *, backlog: int = 64) -> socket.sock
             # On POSIX the option allows a port that was closed a moment ago; on Windows it would share a port in use.
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
-        listening.listen(backlog)
+        listening.listen(_BACKLOG)
     except OSError as error:
         listening.close()
         if error.errno == errno.EADDRNOTAVAIL:

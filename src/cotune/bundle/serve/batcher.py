@@ -20,6 +20,10 @@ MODEL_THREAD = "cotune-model"
 _LOG = logging.getLogger(__name__)
 # Seconds to wait for a running batch after shutdown was forced.
 _LAST_S = 1.0
+_LINGER_S = 0.02
+"""Maximum seconds to wait for further jobs before a batch starts; at most a quarter of the last batch's time, and not at all if
+as many jobs wait as were in that batch.
+"""
 
 
 class Job:
@@ -70,8 +74,6 @@ class Batcher:
     Args:
         most_waiting: maximum number of waiting items.
         most_together: maximum number of items in a batch.
-        linger: maximum seconds to wait for further jobs before a batch starts; at most a quarter of the last batch's time, and
-            not at all if as many jobs wait as were in that batch.
         start: called by the thread first, for example to warm up the models.
 
     Attributes:
@@ -84,11 +86,10 @@ class Batcher:
         *,
         most_waiting: int = 1024,
         most_together: int = 64,
-        linger: float = 0.02,
         start: Callable[[], None] = lambda: None,
     ) -> None:
         self.most_waiting, self.most_together = most_waiting, most_together
-        self._linger, self._start = linger, start
+        self._start = start
         self.long_texts, self.room = LongTexts(), Room()
         self._changed = threading.Condition()
         self._jobs: deque[Job] = deque()
@@ -211,7 +212,7 @@ class Batcher:
 
     def _gather(self) -> None:
         """Wait briefly if more jobs are likely to arrive."""
-        until = self._jobs[0].arrived + min(self._linger, self._last_s / 4)
+        until = self._jobs[0].arrived + min(_LINGER_S, self._last_s / 4)
         while (
             not self._closing
             and len(self._jobs) < self._last_jobs

@@ -49,11 +49,11 @@ def rounds_of(prompts: int, rows: int, first_rows: int) -> tuple[Round, ...]:
     return (*found, Round(rows, count))
 
 
-def rows_embedded(prompts: int, rows: int, first_rows: int, always: int = 1) -> int:
-    """Maximum number of rows that a race embeds over all prompts, of which ``always`` see every row."""
+def rows_embedded(prompts: int, rows: int, first_rows: int) -> int:
+    """Maximum number of rows that a race embeds over all prompts, of which one sees every row whatever its rank."""
     total, before, count = 0, 0, prompts
     for step in rounds_of(prompts, rows, first_rows):
-        total += (count + (always if before else 0)) * (step.rows - before)
+        total += (count + (1 if before else 0)) * (step.rows - before)
         before, count = step.rows, step.keep
     return total
 

@@ -24,7 +24,7 @@ def group_sums(values: npt.ArrayLike, groups: npt.ArrayLike) -> Floats:
     return np.asarray(np.add.reduceat(np.asarray(values, dtype=np.float64)[..., order], starts, axis=-1))
 
 
-def correlation_bound(counts: npt.ArrayLike, sure: float = _SURE) -> Floats:
+def correlation_bound(counts: npt.ArrayLike) -> Floats:
     """Upper bound on the correlation within groups, from the counts of a few kinds of rows in each group.
 
     The model is Dirichlet-multinomial: each group has its own shares of the kinds, which scatter around the shares of all rows.
@@ -33,7 +33,6 @@ def correlation_bound(counts: npt.ArrayLike, sure: float = _SURE) -> Floats:
 
     Args:
         counts: number of rows of each kind in each group, shape (..., groups, kinds); may be fractional.
-        sure: probability that the correlation is below the result.
 
     Returns:
         Shape (...), between 0 and 1.
@@ -53,10 +52,10 @@ def correlation_bound(counts: npt.ArrayLike, sure: float = _SURE) -> Floats:
         likelihood[..., place] = by_group.sum(axis=-1) + by_kind.sum(axis=(-1, -2))
     weights = np.exp(likelihood - likelihood.max(axis=-1, keepdims=True))
     below = (np.cumsum(weights, axis=-1) - weights / 2) / weights.sum(axis=-1, keepdims=True)
-    after = np.clip((below < sure).sum(axis=-1, keepdims=True), 1, len(_CORRELATIONS) - 1)
+    after = np.clip((below < _SURE).sum(axis=-1, keepdims=True), 1, len(_CORRELATIONS) - 1)
     left, right = (np.take_along_axis(below, place, axis=-1)[..., 0] for place in (after - 1, after))
     start, end = _CORRELATIONS[after[..., 0] - 1], _CORRELATIONS[after[..., 0]]
-    way = np.clip((sure - left) / np.maximum(right - left, 1e-12), 0.0, 1.0)
+    way = np.clip((_SURE - left) / np.maximum(right - left, 1e-12), 0.0, 1.0)
     return np.asarray(start + way * (end - start), dtype=np.float64)
 
 

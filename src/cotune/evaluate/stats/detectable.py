@@ -11,15 +11,16 @@ from scipy import special
 from cotune.errors import counted
 
 ALPHA = 0.05
+_POWER = 0.8
 ASSUMED_CORRELATION = 0.3
 """Correlation of two arms' differences within a group that is assumed before any are known."""
 
 
-def mcnemar_power(n: int, effect: float, discordant: float, alpha: float = 0.05) -> float:
+def mcnemar_power(n: int, effect: float, discordant: float) -> float:
     """Power of exact McNemar for a true gain of ``effect`` if the arms differ on a share ``discordant`` of ``n`` rows."""
     spread = 9 * np.sqrt(n * discordant * (1 - discordant)) + 9
     counts = np.arange(max(0, int(n * discordant - spread)), min(n, int(n * discordant + spread)) + 1)
-    rejecting = _largest_rejected(counts, alpha)
+    rejecting = _largest_rejected(counts)
     share = min(1.0, (discordant + effect) / (2 * discordant))
     lower = np.where(rejecting >= 0, special.bdtr(np.maximum(rejecting, 0), counts, 1 - share), 0.0)
     upper = np.where(rejecting >= 0, special.bdtr(np.maximum(rejecting, 0), counts, share), 0.0)
@@ -28,25 +29,23 @@ def mcnemar_power(n: int, effect: float, discordant: float, alpha: float = 0.05)
     return float(np.sum(weights * (lower + upper)))
 
 
-def _largest_rejected(discordant: npt.NDArray[np.int64], alpha: float) -> npt.NDArray[np.int64]:
+def _largest_rejected(discordant: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """The largest minority count that exact McNemar rejects for each number of discordant rows; -1 if there is none."""
     low, high = np.full(len(discordant), -1), np.asarray(discordant // 2, dtype=np.int64)
     while np.any(low < high):
         middle = (low + high + 1) // 2
-        rejected = 2 * special.bdtr(middle, discordant, 0.5) <= alpha
+        rejected = 2 * special.bdtr(middle, discordant, 0.5) <= ALPHA
         low, high = np.where(rejected, middle, low), np.where(rejected, high, middle - 1)
     return low
 
 
-def minimum_detectable_effect(n: int, *, discordant: float = 0.1, power: float = 0.8, alpha: float = ALPHA) -> float:
-    """The smallest true gain in accuracy that exact McNemar finds with the given power.
+def minimum_detectable_effect(n: int, *, discordant: float = 0.1) -> float:
+    """The smallest true gain in accuracy that exact McNemar finds in 80% of tests.
 
     Args:
         n: number of test rows.
         discordant: share of rows on which exactly one arm is right; for a larger effect, all rows that differ are taken to
             favour the better arm.
-        power: probability of finding the gain.
-        alpha: significance level.
 
     Returns:
         A share, such as 0.06 for six points; 1.0 if no gain would be found.
@@ -55,12 +54,12 @@ def minimum_detectable_effect(n: int, *, discordant: float = 0.1, power: float =
     """
     if n < 1 or not 0 < discordant <= 1:
         raise ValueError(f"no effect to detect with n={n} and discordant={discordant}")
-    if mcnemar_power(n, 1.0, 1.0, alpha) < power:
+    if mcnemar_power(n, 1.0, 1.0) < _POWER:
         return 1.0
     low, high = 0.0, 1.0
     for _ in range(20):
         middle = (low + high) / 2
-        found = mcnemar_power(n, middle, max(discordant, middle), alpha) >= power
+        found = mcnemar_power(n, middle, max(discordant, middle)) >= _POWER
         low, high = (low, middle) if found else (middle, high)
     return high
 

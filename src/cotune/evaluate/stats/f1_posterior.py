@@ -13,6 +13,7 @@ from cotune.evaluate.stats.intervals import Interval
 from cotune.evaluate.stats.resampling import Floats
 
 _CELLS_AT_ONCE = 1_000_000
+_LEVEL = 0.95
 
 
 def dirichlet_f1(
@@ -23,10 +24,9 @@ def dirichlet_f1(
     average: Average = "macro",
     seed: int,
     groups: npt.ArrayLike | None = None,
-    level: float = 0.95,
     draws: int = 1000,
 ) -> Interval:
-    """Posterior interval of an F1 averaged over labels, from the confusion matrix.
+    """95% posterior interval of an F1 averaged over labels, from the confusion matrix.
 
     The cells of the matrix get a Dirichlet posterior. With few rows per label the prior matters, so the interval covers those
     of two priors: a sparse one with next to no weight, and a widely spread one that expects the accuracy of all rows for each
@@ -40,7 +40,6 @@ def dirichlet_f1(
         average: "macro" or "weighted" (by rows of the label).
         seed: seed of the posterior draws.
         groups: group id of each row, if rows depend on each other.
-        level: confidence level, such as 0.95.
         draws: number of draws from each posterior.
 
     Raises:
@@ -59,8 +58,8 @@ def dirichlet_f1(
     cells = np.searchsorted(names, truth) * size + np.searchsorted(names, given)
     counts = confusion_counts(cells[None], size)
     if groups is not None:
-        counts *= effective_share(cells[None], counts, average, groups, level)[:, None, None]
-    low, high = posterior_limits(counts, average, seed=seed, level=level, draws=draws)
+        counts *= effective_share(cells[None], counts, average, groups, _LEVEL)[:, None, None]
+    low, high = posterior_limits(counts, average, seed=seed, level=_LEVEL, draws=draws)
     return Interval(float(low[0]), float(high[0]))
 
 

@@ -21,6 +21,7 @@ from cotune.evaluate.stats.resampling import (
 )
 
 DRAWS = 4000
+LEVEL = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +104,9 @@ def mean_interval(
     *,
     seed: int,
     groups: npt.ArrayLike | None = None,
-    level: float = 0.95,
     draws: int = DRAWS,
 ) -> Interval:
-    """Reported interval of a mean of scores from 0 to 1.
+    """Reported 95% interval of a mean of scores from 0 to 1.
 
     For 0/1 scores it is :func:`proportion_interval`, otherwise the BCa bootstrap. With fewer than 20 groups it is
     :func:`proportion_interval` too, because 0/1 scores have the largest variance; with more groups it takes the wider ends of
@@ -116,16 +116,15 @@ def mean_interval(
         values: score of each row, shape (rows,), at least one.
         seed: seed of the resampling.
         groups: group id of each row; if given, whole groups are drawn, and the group is the unit of evidence.
-        level: confidence level, such as 0.95.
         draws: number of resamples.
 
     Source: see :func:`cotune.evaluate.stats.resampling.bca_limits`; clusters: Field and Welsh (JRSS B 2007).
     """
     scores = _checked(values)
     if np.all((scores == 0) | (scores == 1)) or (_few(groups) and scores.min() >= 0 and scores.max() <= 1):
-        return proportion_interval(scores, groups=groups, level=level)
+        return proportion_interval(scores, groups=groups)
     statistic, widened = weighted_mean(scores), groups is not None
-    _, low, high = bootstrap_limits(statistic, len(scores), seed=seed, draws=draws, level=level, groups=groups, widened=widened)
+    _, low, high = bootstrap_limits(statistic, len(scores), seed=seed, draws=draws, level=LEVEL, groups=groups, widened=widened)
     return Interval(float(low[0]), float(high[0]))
 
 
@@ -135,10 +134,9 @@ def aggregate_interval(
     *,
     seed: int,
     groups: npt.ArrayLike | None = None,
-    level: float = 0.95,
     draws: int = DRAWS,
 ) -> Interval:
-    """Reported interval of a score that is not a mean of rows, such as micro F1: the BCa bootstrap of rows.
+    """Reported 95% interval of a score that is not a mean of rows, such as micro F1: the BCa bootstrap of rows.
 
     If all rows are right or all are wrong, there is nothing to resample, and the interval is :func:`proportion_interval`. With
     few groups the score is treated as a share of effective rows, whose number comes from its influence values; with more, the
@@ -149,36 +147,32 @@ def aggregate_interval(
         values: score of each row, from 0 to 1, shape (rows,).
         seed: seed of the resampling.
         groups: group id of each row; if given, whole groups are drawn.
-        level: confidence level, such as 0.95.
         draws: number of resamples.
     """
     scores = _checked(values)
     if np.all(scores == 0) or np.all(scores == 1):
-        return proportion_interval(scores, groups=groups, level=level)
+        return proportion_interval(scores, groups=groups)
     if groups is not None and _few(groups):
-        low, high = few_groups_limits(statistic, scores[None], groups, level)
+        low, high = few_groups_limits(statistic, scores[None], groups)
         return Interval(float(low[0]), float(high[0]))
     _, low, high = bootstrap_limits(
-        statistic, len(scores), seed=seed, draws=draws, level=level, groups=groups, widened=groups is not None
+        statistic, len(scores), seed=seed, draws=draws, level=LEVEL, groups=groups, widened=groups is not None
     )
     return Interval(max(0.0, float(low[0])), min(1.0, float(high[0])))
 
 
-def few_groups_limits(
-    statistic: Statistic, values: Floats, groups: npt.ArrayLike, level: float = 0.95
-) -> tuple[Floats, Floats]:
-    """Wilson's limits of a score that is not a mean of rows, on effective rows computed from its influence values.
+def few_groups_limits(statistic: Statistic, values: Floats, groups: npt.ArrayLike) -> tuple[Floats, Floats]:
+    """Wilson's 95% limits of a score that is not a mean of rows, on effective rows computed from its influence values.
 
     Args:
         statistic: scores of several samples of the same rows, one column each.
         values: score of each row, from 0 to 1, shape (samples, rows).
         groups: group id of each row.
-        level: confidence level, such as 0.95.
     """
     rows = values.shape[-1]
     kinds = np.stack([values, 1 - values], axis=-1)
-    effective = effective_rows(influence_values(statistic, rows).T, groups, kinds, level=level)
-    return wilson_limits(np.clip(evaluate_over(statistic, iter([np.ones((1, rows))]))[0], 0.0, 1.0), effective, level)
+    effective = effective_rows(influence_values(statistic, rows).T, groups, kinds, level=LEVEL)
+    return wilson_limits(np.clip(evaluate_over(statistic, iter([np.ones((1, rows))]))[0], 0.0, 1.0), effective, LEVEL)
 
 
 def _few(groups: npt.ArrayLike | None) -> bool:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy import special
 
 from cotune.evaluate.stats.clusters import effective_rows, group_sums
-from cotune.evaluate.stats.intervals import DRAWS, Interval
+from cotune.evaluate.stats.intervals import DRAWS, LEVEL, Interval
 from cotune.evaluate.stats.resampling import (
     Floats,
     Statistic,
@@ -215,20 +215,18 @@ def paired_interval(
     second: npt.ArrayLike,
     *,
     seed: int,
-    level: float = 0.95,
-    draws: int = DRAWS,
     groups: npt.ArrayLike | None = None,
 ) -> Interval:
-    """Interval of a paired difference, second minus first.
+    """95% interval of a paired difference, second minus first.
 
     Tango's interval for 0/1 scores, on effective rows if they are grouped; otherwise :func:`contrasts`. The interval is
     infinite for other scores of a single group.
     """
-    return paired_intervals(first, second, seed=seed, draws=draws, groups=groups)(level)
+    return paired_intervals(first, second, seed=seed, groups=groups)(LEVEL)
 
 
 def paired_intervals(
-    first: npt.ArrayLike, second: npt.ArrayLike, *, seed: int, draws: int = DRAWS, groups: npt.ArrayLike | None = None
+    first: npt.ArrayLike, second: npt.ArrayLike, *, seed: int, groups: npt.ArrayLike | None = None
 ) -> IntervalAt:
     """Return :func:`paired_interval` as a function of the level, from the same resamples."""
     one, two = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
@@ -236,7 +234,7 @@ def paired_intervals(
         raise ValueError(f"paired arms need the same rows, not {one.shape} and {two.shape}")
     both, changes = np.concatenate([one, two]), two - one
     if not np.all((both == 0) | (both == 1)):
-        limits = contrasts(weighted_mean(changes), changes[:, None] != 0, seed=seed, draws=draws, groups=groups)[1]
+        limits = contrasts(weighted_mean(changes), changes[:, None] != 0, seed=seed, groups=groups)[1]
         return lambda level: interval_of(limits(level))
     if groups is None:
         lost, gained = discordant_rows(one, two)

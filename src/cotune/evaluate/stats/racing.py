@@ -238,28 +238,26 @@ class Round:
     rows: int
 
 
-def successive_halving_schedule(
-    n_candidates: int, n_rows: int, *, final: int = 2, factor: float = 2.0, first_rows: int = 16
-) -> list[Round]:
+def successive_halving_schedule(n_candidates: int, n_rows: int, *, final: int = 2, first_rows: int = 16) -> list[Round]:
     """Plan rounds of equal cost with fewer and fewer candidates; the last round ends on all rows.
 
     The number of candidates and the cost of each round follow Karnin et al. (ICML 2013), who assume unlimited rows. Here rows
-    are limited and are planned backwards from the last round, so that only its candidates see all rows.
+    are limited and are planned backwards from the last round, so that only its candidates see all rows. Each round halves the
+    candidates, or reduces them further if ``n_rows`` is too small for the number of rounds.
 
     Args:
         n_candidates: number of candidates, at least 1.
         n_rows: number of all rows.
         final: number of candidates that see all rows.
-        factor: factor by which each round reduces the candidates; larger if ``n_rows`` is too small for the number of rounds.
         first_rows: minimum number of rows of the first round; a later round adds at least half as many.
 
     Raises:
-        ValueError: there are no candidates or rows, nobody to keep, or the factor is not above 1.
+        ValueError: there are no candidates or rows, or nobody to keep.
     """
-    if n_candidates < 1 or n_rows < 1 or final < 1 or factor <= 1:
-        raise ValueError("a schedule needs candidates, rows, at least one finalist, and a factor above 1")
+    if n_candidates < 1 or n_rows < 1 or final < 1:
+        raise ValueError("a schedule needs candidates, rows and at least one finalist")
     last = min(final, n_candidates)
-    thinnings = math.ceil(math.log(n_candidates / last) / math.log(factor) - 1e-9)
+    thinnings = math.ceil(math.log2(n_candidates / last) - 1e-9)
     while True:
         thinned = (last / n_candidates) ** (np.arange(thinnings + 1) / max(1, thinnings))
         fields = [max(last, round(n_candidates * float(share))) for share in thinned]

@@ -15,6 +15,9 @@ from cotune.model.adapters.prefix import TrainedPrefix
 from cotune.model.adapters.slots import BASE
 from cotune.model.local import LocalModel
 
+_WORDS = 5
+"""Nearest words of a token."""
+
 
 @dataclass(frozen=True)
 class PrefixToken:
@@ -32,15 +35,14 @@ class PrefixToken:
     words: tuple[tuple[str, float], ...]
 
 
-def read_prefix(model: LocalModel, trained: TrainedPrefix, *, words: int = 5) -> list[PrefixToken]:
+def read_prefix(model: LocalModel, trained: TrainedPrefix) -> list[PrefixToken]:
     """Every token of a prefix.
 
     Args:
         model: that it was trained on.
         trained: the prefix.
-        words: nearest words of each token.
     """
-    nearest = _nearest(model, trained, words)
+    nearest = _nearest(model, trained)
     moved = _moved(model, trained)
     texts = [model.tokenizer.decode([i]) for i in trained.ids]
     return [
@@ -69,7 +71,7 @@ def _moved(model: LocalModel, trained: TrainedPrefix) -> list[float]:
     return found
 
 
-def _nearest(model: LocalModel, trained: TrainedPrefix, words: int) -> list[list[tuple[int, float]]]:
+def _nearest(model: LocalModel, trained: TrainedPrefix) -> list[list[tuple[int, float]]]:
     model.adapters.use(BASE)
     with torch.inference_mode():
         found = model.runner.first_values(range(len(model.tokenizer))) if model.shared else None
@@ -77,5 +79,5 @@ def _nearest(model: LocalModel, trained: TrainedPrefix, words: int) -> list[list
         return []
     table = normalize(found.float(), dim=1)
     mine = normalize(trained.values[0].float().flatten(1).to(table), dim=1)
-    near, place = (mine @ table.T).topk(min(words, table.shape[0]), dim=1)
+    near, place = (mine @ table.T).topk(min(_WORDS, table.shape[0]), dim=1)
     return [list(zip(ids, cosines, strict=True)) for ids, cosines in zip(place.tolist(), near.tolist(), strict=True)]

@@ -22,12 +22,14 @@ from cotune.model.engine.trie import label_paths
 from cotune.model.layers.cut import cut_decoder, layer_outputs, norm_epsilon, pooled, read_layers, unit_rms
 from cotune.prompt.render import RenderedRow
 
+_SEQUENCES = 16
+"""Sequences in a padded batch."""
+
 
 def naive_label_scores(
     model: Any,
     rows: Sequence[RenderedRow],
     *,
-    batch_rows: int = 16,
     whole: bool = False,
     start: PrefixState | None = None,
     covered: int = 0,
@@ -37,7 +39,6 @@ def naive_label_scores(
     Args:
         model: a transformers causal language model.
         rows: rendered rows with equally many completions.
-        batch_rows: sequences in a padded batch.
         whole: whether to score completions to their end, stop token included, or only as far as needed to distinguish the
             labels.
         start: keys and values that every row attends to.
@@ -52,8 +53,8 @@ def naive_label_scores(
             owners.append((row, label))
     scores = np.zeros((len(rows), len(rows[0].completions)))
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i][0]))
-    for place in range(0, len(order), batch_rows):
-        part = order[place : place + batch_rows]
+    for place in range(0, len(order), _SEQUENCES):
+        part = order[place : place + _SEQUENCES]
         ids, mask = pad([sequences[i][0] for i in part], model.device)
         with torch.inference_mode():
             logits = model(ids, **behind(model, start, mask)).logits.float()

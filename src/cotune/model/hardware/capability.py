@@ -60,9 +60,7 @@ class Capability:
         return {**asdict(self), "gemm_gflops": dict(self.gemm_gflops)}
 
 
-def check_capability(
-    device: str = "auto", dtype: str = "auto", threads: int | None = None, *, refresh: bool = False
-) -> Capability:
+def check_capability(device: str = "auto", dtype: str = "auto", threads: int | None = None) -> Capability:
     """Choose device, dtype and threads, except those that are given.
 
     A GPU is used if there is one, with bfloat16 if its hardware supports it. Otherwise bfloat16 is used only if its matrix
@@ -73,7 +71,6 @@ def check_capability(
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         dtype: ``auto`` or one of :data:`DTYPES`.
         threads: CPU threads; None takes what affinity, container quota and ``OMP_NUM_THREADS`` leave.
-        refresh: measure again.
 
     Raises:
         InputError: an unknown device or dtype, or a missing device.
@@ -91,7 +88,7 @@ def check_capability(
     name = torch.cuda.get_device_name(place) if place.type == "cuda" else processor_name()
     capability = torch.backends.cpu.get_cpu_capability()
     key = [_VERSION, str(place), count, usable_cpus(), name, capability, torch.__version__]
-    rates = _remembered(key, refresh=refresh) or _measure_and_remember(place, count, key)
+    rates = _remembered(key) or _measure_and_remember(place, count, key)
     return Capability(
         device=str(place),
         dtype=_choose(rates, place) if dtype == "auto" else dtype,
@@ -129,10 +126,10 @@ def free_memory(device: str) -> int:
     return available_memory()
 
 
-def measure_gemm(device: str, dtype: str, *, seconds: float = _SECONDS) -> float:
+def measure_gemm(device: str, dtype: str) -> float:
     """Rate of the bundled model's feed-forward products, in GFLOP/s: the best of repeated calls; 0 if it cannot.
 
-    Takes about ``seconds``, or one call if calls are slower.
+    Takes a fraction of a second, or one call if calls are slower.
     """
     import torch
 
@@ -155,7 +152,7 @@ def measure_gemm(device: str, dtype: str, *, seconds: float = _SECONDS) -> float
 
         with torch.inference_mode():
             run(16, 1)
-            best, count, end = 0.0, 16, time.perf_counter() + seconds
+            best, count, end = 0.0, 16, time.perf_counter() + _SECONDS
             # Calls of growing size: a small one detects a very slow device, and a single delay has no effect.
             while time.perf_counter() < end:
                 best = max(best, run(count, repeats))
@@ -204,13 +201,12 @@ def _memory_of(key: list[Any]) -> Path:
     return cache_folder("probe") / f"{content_hash(key, 24)}.json"
 
 
-def _remembered(key: list[Any], *, refresh: bool) -> dict[str, float] | None:
-    if not refresh:
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, CotuneError):
-            stored = json.loads(_memory_of(key).read_text(encoding="utf-8"))
-            rates = {name: float(stored["gemm_gflops"][name]) for name in _MEASURED}
-            if stored["key"] == key and all(0 <= rate < 1e9 for rate in rates.values()) and rates["float32"] > 0:
-                return rates
+def _remembered(key: list[Any]) -> dict[str, float] | None:
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, CotuneError):
+        stored = json.loads(_memory_of(key).read_text(encoding="utf-8"))
+        rates = {name: float(stored["gemm_gflops"][name]) for name in _MEASURED}
+        if stored["key"] == key and all(0 <= rate < 1e9 for rate in rates.values()) and rates["float32"] > 0:
+            return rates
     return None
 
 

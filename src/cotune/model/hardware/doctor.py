@@ -64,16 +64,12 @@ class Diagnosis:
         }
 
 
-def diagnose(*, refresh: bool = False) -> Diagnosis:
-    """Check everything that a run needs. Takes seconds, uses no network, and never raises.
-
-    Args:
-        refresh: measure the rates again instead of using cached ones.
-    """
+def diagnose() -> Diagnosis:
+    """Check everything that a run needs. Takes seconds, uses no network, and never raises."""
     checks = [_python(), *(_library(name) for name in _LIBRARIES)]
     found, problem = None, ""
     try:
-        found = check_capability(refresh=refresh)
+        found = check_capability()
     except (CotuneError, ImportError, RuntimeError, OSError) as error:
         problem = str(error) or type(error).__name__
     checks += [_device(found, problem), _dtype(found), _threads(found), _memory(), _disk(), _model(), _hub()]

@@ -64,18 +64,17 @@ class Writing:
     grammar: Grammar | None
 
     @classmethod
-    def of(cls, output: Output, limit: int, *, where: str = "schema") -> Writing:
+    def of(cls, output: Output, limit: int) -> Writing:
         """The writing of an output.
 
         Args:
             output: the task's.
             limit: tokens of an answer at most.
-            where: the schema came from, for errors.
 
         Raises:
-            InputError: its schema cannot be kept while writing; names the place.
+            InputError: its schema cannot be kept while writing.
         """
-        return cls(output, limit, grammar_of(output, where))
+        return cls(output, limit, grammar_of(output))
 
     def write(
         self,

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from cotune.report.html.markup import esc
 
 Point = tuple[float, float]
+_STRIP_HEIGHT = 28
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -118,7 +119,6 @@ def strip(
     zero: float | None = None,
     tip: str = "",
     extra: str = "",
-    height: int = 28,
 ) -> str:
     """A plot of one value with its interval.
 
@@ -130,7 +130,6 @@ def strip(
         zero: position of a reference line.
         tip: tooltip.
         extra: trusted markup drawn underneath.
-        height: in pixels.
     """
 
     def at(number: float) -> str:
@@ -143,12 +142,12 @@ def strip(
         parts.append(f'<line class="whisker {kind}" x1="{at(ci[0])}" x2="{at(ci[1])}" y1="50%" y2="50%"/>')
         for end in ci:
             if span[0] <= end <= span[1]:
-                top, bottom = height / 2 - 5, height / 2 + 5
+                top, bottom = _STRIP_HEIGHT / 2 - 5, _STRIP_HEIGHT / 2 + 5
                 parts.append(f'<line class="cap {kind}" x1="{at(end)}" x2="{at(end)}" y1="{top}" y2="{bottom}"/>')
     if value is not None:
         parts.append(f'<circle class="mark {kind}" cx="{at(value)}" cy="50%" r="6.5"/>')
     hover = f' data-tip="{esc(tip)}"' if tip else ""
-    return f'<svg class="strip" width="100%" height="{height}" aria-hidden="true"{hover}>{"".join(parts)}</svg>'
+    return f'<svg class="strip" width="100%" height="{_STRIP_HEIGHT}" aria-hidden="true"{hover}>{"".join(parts)}</svg>'
 
 
 def strip_row(who: str, what: str, drawn: str, value: str, more: str, *, kind: str = "") -> str:

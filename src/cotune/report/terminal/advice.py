@@ -17,6 +17,8 @@ _FEW_ROWS = 300
 _MUCH = 5
 """Factor of the recommended budget if a run used fewer than half of its rows."""
 _ALL_RIGHT = 0.995
+_LEAST_GAIN = 0.002
+"""Points of the score, or nats, by which a cycle's winner must beat earlier ones."""
 _SAME = re.compile(r"the same command with --budget (\S+)$")
 _ONCE = ("--finish", "--cut-journal", "--json", "--quiet", "-q")
 _ANOTHER = " --out ANOTHER_FOLDER"
@@ -154,16 +156,15 @@ def more_rows(summary: Mapping[str, Any]) -> str | None:
     )
 
 
-def still_gaining(cycles: list[Any], least: float = 0.002, *, by_loss: bool = False) -> bool:
-    """Whether the last cycle's winner beats those of all earlier cycles by at least ``least``.
+def still_gaining(cycles: list[Any], *, by_loss: bool = False) -> bool:
+    """Whether the last cycle's winner clearly beats those of all earlier cycles.
 
     Args:
         cycles: cycles of a summary; False if there is only one.
-        least: points of the score, or nats.
         by_loss: whether the log-loss decides, as with probes; without a score it decides anyway.
     """
     levels = [level for level in (_reached(fields(cycle), by_loss) for cycle in cycles) if level is not None]
-    return len(levels) > 1 and levels[-1] >= max(levels[:-1]) + least
+    return len(levels) > 1 and levels[-1] >= max(levels[:-1]) + _LEAST_GAIN
 
 
 def _reached(cycle: Mapping[str, Any], by_loss: bool) -> float | None:

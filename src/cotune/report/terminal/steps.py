@@ -202,10 +202,10 @@ def generic(kind: str, value: object) -> str:
     return one_line(kind, 40) + (f": {shown}" if shown else "")
 
 
-def _pairs(value: Value, limit: int = 160) -> str:
+def _pairs(value: Value) -> str:
     """The short values of an object, as ``key value``."""
     shown = [f"{key} {_short(item)}" for key, item in value.items() if item is not None]
-    return one_line(", ".join(shown), limit)
+    return one_line(", ".join(shown), 160)
 
 
 def _short(item: object) -> str:

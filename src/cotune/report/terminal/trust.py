@@ -8,6 +8,8 @@ from typing import Any
 from cotune.errors import counted
 from cotune.report.terminal.plain import decimal, fields, harmless, items, number, one_line
 
+_MOST_WARNINGS = 6
+
 
 def noise_sentence(noise: Mapping[str, Any]) -> str:
     """How much scores vary with the batch, from the object in summary or journal; empty if not known."""
@@ -23,14 +25,14 @@ def noise_sentence(noise: Mapping[str, Any]) -> str:
     )
 
 
-def data_lines(summary: Mapping[str, Any], most: int = 6) -> list[str]:
+def data_lines(summary: Mapping[str, Any]) -> list[str]:
     """Lines on truncated rows and on warnings of the data checks; mere notes are shown on the page only."""
     cut = int(number(summary.get("truncated")) or 0)
     lines = [f"{counted(cut, 'row')} did not fit into the model's context under some prompt and lost their end"] if cut else []
     findings = [fields(item) for item in items(fields(summary.get("data")).get("findings"))]
     warned = [one_line(f.get("message"), 400) for f in findings if f.get("severity") == "warning" and f.get("message")]
-    more = len(warned) - most
-    return lines + warned[:most] + ([f"and {more} more, in the report"] if more > 0 else [])
+    more = len(warned) - _MOST_WARNINGS
+    return lines + warned[:_MOST_WARNINGS] + ([f"and {more} more, in the report"] if more > 0 else [])
 
 
 def robustness_lines(summary: Mapping[str, Any]) -> list[str]:

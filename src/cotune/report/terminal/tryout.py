@@ -11,19 +11,16 @@ if TYPE_CHECKING:
     from cotune.evaluate.tried import Comparison, Tried
 
 _WIDTH, _ANSWER_WIDTH = 70, 200
+_ROWS = 8
+"""Flipped rows to show for each set of weights."""
 TRYOUT_CLOSING = (
     "Dev rows chose the winner, so it starts with an advantage here. To let yours compete: cotune run --prompt FILE."
 )
 
 
-def tryout_text(found: Tried, *, rows: int = 8) -> str:
-    """A prompt compared with the winner: the difference with its interval, and rows that flip.
-
-    Args:
-        found: the measurements.
-        rows: number of flipped rows to show for each set of weights.
-    """
-    return "\n\n".join([tryout_heading(found), *(comparison_text(one, rows) for one in found.comparisons), TRYOUT_CLOSING])
+def tryout_text(found: Tried) -> str:
+    """A prompt compared with the winner: the difference with its interval, and rows that flip."""
+    return "\n\n".join([tryout_heading(found), *(comparison_text(one, _ROWS) for one in found.comparisons), TRYOUT_CLOSING])
 
 
 def tryout_heading(found: Tried) -> str:

@@ -18,6 +18,7 @@ _BESIDE = 6
 """Most labels for which a confusion table fits next to another figure."""
 _SHOWN_MISTAKES = 8
 _DRAWS = 400
+_BINS = 10
 NO_ROWS = "<p class=empty>The run’s folder holds no answers to single test rows{}.</p>"
 
 
@@ -122,11 +123,11 @@ def _reliability(tests: AnsweredRows, arm: str, references: NDArray[np.int64], a
     )
 
 
-def _chance_error(confidence: NDArray[np.float64], bins: int = 10) -> float:
+def _chance_error(confidence: NDArray[np.float64]) -> float:
     """95% quantile of the calibration error that perfectly calibrated answers would have."""
-    place = np.clip(np.searchsorted(np.linspace(0, 1, bins + 1), confidence, side="right") - 1, 0, bins - 1)
+    place = np.clip(np.searchsorted(np.linspace(0, 1, _BINS + 1), confidence, side="right") - 1, 0, _BINS - 1)
     drawn = np.random.default_rng(0).random((_DRAWS, len(confidence))) < confidence
-    member = np.eye(bins)[place]
+    member = np.eye(_BINS)[place]
     gaps = np.abs((drawn - confidence) @ member).sum(axis=1) / len(confidence)
     return float(np.quantile(gaps, 0.95))
 

@@ -17,6 +17,7 @@ from cotune.report.html.measure import DevMeasure
 from cotune.report.html.sections.record import RunRecord
 from cotune.report.terminal.plain import fields, items, number, one_line
 
+_MOST_BYTES = 700_000
 _MOST_WORDS = 1_500
 # Each word includes the space behind it: single spaces would match anywhere and split differences.
 _WORD = re.compile(r"^\s+|\S+\s*")
@@ -223,9 +224,9 @@ def word_diff(before: str, after: str) -> list[list[str]] | None:
     return pieces
 
 
-def prompt_details(prompts: Prompts, metric: str, groups: Sequence[int] = (), *, total_bytes: int = 700_000) -> dict[str, Any]:
+def prompt_details(prompts: Prompts, metric: str, groups: Sequence[int] = ()) -> dict[str, Any]:
     """Data for the page's panel: each prompt's text, scores and difference from its parent, cut to a total size."""
-    each = max(600, min(12_000, total_bytes // (2 * max(1, len(prompts.by_id)))))
+    each = max(600, min(12_000, _MOST_BYTES // (2 * max(1, len(prompts.by_id)))))
     texts = {prompt_id: cut(facts.full_text, each) for prompt_id, facts in prompts.by_id.items()}
     details: dict[str, Any] = {}
     for prompt_id, facts in prompts.by_id.items():

@@ -14,6 +14,7 @@ from cotune.report.html.sections.record import RunRecord
 from cotune.report.terminal.plain import amount, between, fields, items, number, one_line
 
 _MOST_POINTS = 600
+_SMOOTHED = 5
 _HUES = 6
 _SPENT = {"train": "new_tokens", "score": "tokens", "write": "tokens"}
 
@@ -201,8 +202,8 @@ def _ending(trial: Trial) -> str:
     return f'<span class="quiet">{steps}</span>' + (f' <b class="down">{data_text(trial.failed)}</b>' if trial.failed else "")
 
 
-def _smooth(losses: list[float], window: int = 5) -> list[float]:
-    return [sum(part) / len(part) for i in range(len(losses)) for part in (losses[max(0, i - window + 1) : i + 1],)]
+def _smooth(losses: list[float]) -> list[float]:
+    return [sum(part) / len(part) for i in range(len(losses)) for part in (losses[max(0, i - _SMOOTHED + 1) : i + 1],)]
 
 
 def _thinned(points: Sequence[Point]) -> list[Point]:
