@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cells", nargs="+", default=list(WAYS), choices=list(WAYS))
     parser.add_argument("--steps", type=int, default=64, help="the budget, in optimizer steps of the seed prompt")
     parser.add_argument("--test", type=int, default=250, help="test rows")
-    parser.add_argument("--dev", type=int, help="labelled rows to choose on; 30% of them where not given")
+    parser.add_argument("--dev", type=int, help="labelled rows to choose on; 30%% of them where not given")
     parser.add_argument("--wording-rows", type=int, default=40, help="test rows under each other wording")
     parser.add_argument("--max-tokens", type=int, default=1024, help="longest prompt; longer rows lose their end")
     parser.add_argument("--model", default="smollm2-135m")
