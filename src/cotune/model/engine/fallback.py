@@ -97,7 +97,7 @@ def behind(model: Any, start: PrefixState | None, mask: torch.Tensor) -> dict[st
 
 
 def plain_prefix(model: Any, ids: Sequence[int], start: PrefixState | None = None) -> dict[int, KeyValue]:
-    """Keys and values by layer of ``ids`` and the tokens before them, from one pass with the model's own cache.
+    """Keys and values by layer of ``ids`` and the tokens before them, computed with the model's own cache.
 
     Raises:
         InputError: if the model has no cache of keys and values.
@@ -127,7 +127,7 @@ def _cache_argument(model: Any) -> str:
 def plain_states(
     model: Any, sequences: Sequence[Sequence[int]], layers: Sequence[int | None], start: PrefixState | None = None
 ) -> torch.Tensor:
-    """Hidden states of all sequences' tokens, one after the other, ``[layers, tokens, width]``; see ``mean_states``."""
+    """Hidden states of all sequences' tokens, concatenated, ``[layers, tokens, width]``; see ``mean_states``."""
     use_plain_attention(model)
     ids, mask = pad(sequences, model.device)
     wanted = any(n is not None for n in layers)
@@ -171,12 +171,12 @@ _ROWS = 16
 
 
 def plain_generate(model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Answer], chooser: Chooser) -> int:
-    """Write all answers; prompts of one length run together, since not every architecture allows for padding.
+    """Generate all answers; prompts of the same length run together, since not every architecture supports padding.
 
     Args:
         model: a transformers causal language model.
         prompts: token ids before each answer.
-        answers: fresh ones, filled here.
+        answers: empty answers, which this fills.
         chooser: chooses their tokens.
 
     Returns:

@@ -124,9 +124,9 @@ def _check_request(model: Engine, adapter: str, limit: int, sampling: Sampling, 
     if model.shared:
         return
     if reads_references:
-        raise InputError("right answers are not read beside written ones on this architecture", hint="Use answer_losses.")
+        raise InputError("losses of right answers need the shared-prefix engine during generation", hint="Use answer_losses.")
     if model.adapters.trained_prefix(adapter) is not None:
-        raise InputError("answers are not written behind a trained prefix on this architecture", hint="Use tune.method=lora.")
+        raise InputError("generation with a trained prefix needs the shared-prefix engine", hint="Use tune.method=lora.")
 
 
 def _key(
@@ -182,7 +182,7 @@ def _write(
     progress: Progress | None,
     references: Sequence[Sequence[int]] | None,
 ) -> _Part:
-    """Answers to a part of a request."""
+    """Generate the answers to a part of a request."""
     model.adapters.use(adapter)
     if not model.shared:
         answers = [chooser.start(ids, limit) for ids in prompts]

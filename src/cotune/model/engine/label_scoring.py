@@ -91,9 +91,9 @@ class UnknownBatch:
     """A batch of a request for whole distributions whose scores are not in the model's cache.
 
     Attributes:
-        key: under which the cache would have them.
+        key: cache key of the scores.
         prefix: token ids that run once.
-        rows: its rows, in their order.
+        rows: rows of the batch, in order.
     """
 
     key: str
@@ -104,7 +104,7 @@ class UnknownBatch:
 def unknown_batches(
     model: Engine, prompt: Prompt, rows: Sequence[Mapping[str, str]], labels: Sequence[str], *, adapter: str
 ) -> list[UnknownBatch]:
-    """The batches that :func:`score_labels` would have to run, with ``top`` None, for somebody else to run them."""
+    """The batches that :func:`score_labels` with ``top=None`` would compute, so that another process can compute them."""
     rendered = model.renderer.render(prompt, rows, labels)
     if not rendered or model.cache is None or not model.shared:
         return []
@@ -123,7 +123,7 @@ def unknown_batches(
 def score_batch_alone(
     model: Engine, prefix: tuple[int, ...], rows: Sequence[RenderedRow], labels: Sequence[str], *, adapter: str
 ) -> tuple[NDArray[np.float64], int]:
-    """``[rows, labels]`` scores of an :class:`UnknownBatch`, and their tokens: to the last bit what the request would give."""
+    """``[rows, labels]`` scores of an :class:`UnknownBatch`, bitwise identical to the request's, and the number of tokens."""
     probe = model.adapters.probe(adapter)
     (batch,) = cut_batches(rows, len(prefix), _ENDLESS)
     read: ReadStates | None = None if probe is None else partial(probe.log_probs, labels=labels)
@@ -133,7 +133,7 @@ def score_batch_alone(
 
 @dataclass(frozen=True)
 class _Part:
-    """Rows of a request, by their places, that share a prefix; a trained one stands for ``covered`` tokens of it."""
+    """Indices of a request's rows that share a prefix; a trained prefix replaces ``covered`` tokens of it."""
 
     places: Sequence[int]
     covered: int

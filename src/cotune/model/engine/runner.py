@@ -83,7 +83,7 @@ class PackedRunner:
 
     @property
     def _head(self) -> Any:
-        # Looked up each time, since another layer may have replaced it.
+        # Looked up on each call, since another layer may have replaced it.
         return self.model.get_output_embeddings()
 
     def prefix(self, ids: Sequence[int], start: PrefixState | None = None, depth: int | None = None) -> PrefixState | None:
