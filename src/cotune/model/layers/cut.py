@@ -83,7 +83,7 @@ def entering(decoder: Any, states: Tensor) -> Iterator[None]:
     removed at the end.
 
     Args:
-        decoder: of :func:`cut_decoder`.
+        decoder: a decoder from :func:`cut_decoder`.
         states: ``[batch, tokens, width]``.
     """
 
@@ -103,8 +103,8 @@ def layer_outputs(
     Hooks collect them and are removed at the end.
 
     Args:
-        decoder: with at least so many layers.
-        numbers: of the layers.
+        decoder: a decoder with at least that many layers.
+        numbers: numbers of the layers.
         keep: function of a layer's states ``[batch, tokens, width]`` that returns what to keep. It must copy, since later
             layers may change them in place.
     """
@@ -127,12 +127,12 @@ def _layers_name(decoder: Any) -> str:
     for name in _LAYERS:
         if isinstance(getattr(decoder, name, None), nn.ModuleList):
             return name
-    raise _unknown(decoder, "its layers")
+    raise _unknown(decoder, "list of layers")
 
 
 def _unknown(decoder: Any, what: str) -> InputError:
     return InputError(
-        f"{type(decoder).__name__} does not show {what}, so that no state between layers can be read",
+        f"{type(decoder).__name__} has no known {what}, so states between layers cannot be read",
         where="model",
         hint="Use tune.readout=words, or another model.",
     )

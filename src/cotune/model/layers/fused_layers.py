@@ -2,8 +2,9 @@
 
 On a CPU a layer's elementwise work costs nearly as much as its products: each operation reads and writes the states of all
 tokens, and transformers writes a norm as five of them and a gate as two with new memory each. Here a norm is three and a gate
-works in place; trained through, both keep the least that their gradients need. Behind the last layer's attention no token sees
-another, so its feed-forward layer runs only where a state is read. Each stand-in is compared with its layer before it is taken.
+works in place; in training, both keep only what their gradients need. Behind the last layer's attention no token sees
+another, so its feed-forward layer runs only where a state is read. Each replacement is compared with its layer before it is
+used.
 """
 
 from __future__ import annotations
