@@ -53,7 +53,7 @@ class Loaded:
         model: the model, in evaluation mode, frozen, on its device.
         tokenizer: its fast tokenizer.
         fingerprint: content hash of the model's files.
-        known: what was remembered; None where this is the first load.
+        known: cached results of the first load; None if this is the first load.
     """
 
     model: Any
@@ -66,12 +66,12 @@ def load_folder(folder: Path, settings: EngineSettings, *, light: bool = False) 
     """Load a checked model folder.
 
     Args:
-        folder: with config, tokenizer and safetensors files.
-        settings: say the number type and the device.
-        light: whether the light model and tokenizer will do, where they are known to be the same.
+        folder: folder with config, tokenizer and safetensors files.
+        settings: engine settings, of which dtype and device are used.
+        light: whether to use the minimal model and tokenizer if they are known to be equivalent.
 
     Raises:
-        InputError: the files cannot be loaded.
+        InputError: if the files cannot be loaded.
     """
     fingerprint = model_fingerprint(folder)
     known = _recall(fingerprint, settings)
@@ -91,7 +91,7 @@ def load_tokenizer(folder: Path) -> Any:
     """The fast tokenizer of a checked model folder.
 
     Raises:
-        InputError: it cannot be loaded.
+        InputError: if it cannot be loaded.
     """
     from transformers import AutoTokenizer
 
@@ -110,13 +110,13 @@ def _not_loaded(folder: Path, error: Exception) -> InputError:
 
 
 def remember(loaded: Loaded, folder: Path, settings: EngineSettings, *, shared: bool) -> None:
-    """Store the results of a first load; an unwritable cache only costs time.
+    """Store the results of a first load; if the cache cannot be written, the checks are repeated next time.
 
     Args:
-        loaded: what :func:`load_folder` gave, with lean layers by now.
-        folder: that it was loaded from.
-        settings: that it was loaded with.
-        shared: whether the shared-prefix engine fits it.
+        loaded: result of :func:`load_folder`, after its layers were replaced by faster ones.
+        folder: folder that it was loaded from.
+        settings: settings that it was loaded with.
+        shared: whether the shared-prefix engine supports it.
     """
     small = shared and weight_bytes(folder) <= _WORTH_BYTES
     tensors = _tensors_in(folder, getattr(torch, settings.dtype)) if small else {}

@@ -1,7 +1,6 @@
-"""A tokenizer without transformers: of a fast one, what rendering prompts and reading answers call.
+"""A minimal tokenizer without transformers, with the methods that rendering prompts and reading answers need.
 
-It is taken only where a first load has shown that it is the one that transformers makes
-(:mod:`cotune.model.loading.minimal_check`).
+It is used only if a first load has shown that it equals the one of transformers (:mod:`cotune.model.loading.minimal_check`).
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_
 
 
 class LightTokenizer:
-    """What a folder's ``tokenizer.json`` and chat template say. Whatever else is asked of it, transformers' own answers.
+    """The tokenizer of a folder's ``tokenizer.json`` and chat template. Other attributes come from transformers' tokenizer.
 
     Args:
         folder: a model folder.
 
     Raises:
-        ValueError, KeyError: the folder holds something else.
-        OSError: it cannot be read.
+        ValueError, KeyError: if the folder contains another kind of tokenizer.
+        OSError: if it cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -52,7 +51,7 @@ class LightTokenizer:
         return_offsets_mapping: bool = False,
         **more: Any,
     ) -> Any:
-        """``input_ids`` and, where asked for, ``offset_mapping`` of a text or of each of several."""
+        """``input_ids`` and, on request, ``offset_mapping`` of a text or of several texts."""
         if more:
             return self.whole(
                 texts, add_special_tokens=add_special_tokens, return_offsets_mapping=return_offsets_mapping, **more
@@ -74,14 +73,14 @@ class LightTokenizer:
 
     @cached_property
     def whole(self) -> Any:
-        """Transformers' own tokenizer."""
+        """The tokenizer of transformers."""
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(self._folder, local_files_only=True, trust_remote_code=False)
 
     @property
     def added_tokens_decoder(self) -> dict[int, Any]:
-        """Tokens by id that stand beside the vocabulary, control tokens among them."""
+        """Added tokens by id, including control tokens."""
         found: dict[int, Any] = self.inner.get_added_tokens_decoder()
         return found
 
@@ -109,7 +108,7 @@ class LightTokenizer:
     def apply_chat_template(
         self, messages: Any, *, tokenize: bool = True, add_generation_prompt: bool = False, **more: Any
     ) -> Any:
-        """The text of a conversation."""
+        """Render a conversation as text."""
         if tokenize or more:
             more["tokenize"] = tokenize
             return self.whole.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, **more)
@@ -125,7 +124,7 @@ class LightTokenizer:
             raise TemplateError(message)
 
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        # Transformers has its own of these, for templates come from anywhere; here there are none.
+        # Transformers defines further variables for templates; these are not available here.
         environment.globals = {"raise_exception": refuse}
         del environment.filters["tojson"]
         text = self.chat_template or ""
