@@ -1,4 +1,4 @@
-"""From tables to the splits of a task: validate, drop leaks, subsample, cut, check."""
+"""Makes the splits of a task from tables: validate, remove leaks, subsample, split, check."""
 
 from __future__ import annotations
 
@@ -91,14 +91,14 @@ class Parts:
 def assemble(source: Source, metric: str | None) -> Parts:
     """Validate the tables and make the splits.
 
-    The order: the type of the output is settled; rows are validated; a missing test is cut from the labelled rows; labelled
-    rows that repeat the test leave; ``limit.train`` subsamples what is left; a missing dev is cut from that; replayed rows are
-    balanced against the result and added to train and dev. Splits are stratified by label; other outputs hardly recur and are
-    not.
+    Steps, in order: determine the output's type; validate the rows; cut a missing test from the labelled rows; remove labelled
+    rows that repeat the test; subsample the rest by ``limit.train``; cut a missing dev from it; balance replayed rows against
+    the result and add them to train and dev. Splits are stratified by label. Other outputs hardly recur, so their splits are
+    not stratified.
 
     Args:
         source: the tables.
-        metric: its name; None takes the default of the output's type.
+        metric: name of the metric; None for the default of the output's type.
 
     Raises:
         InputError: a column is missing, a cell is empty or of another type, a label unknown, there are too few rows or labels,
@@ -194,7 +194,7 @@ def _type(source: Source) -> tuple[OutputType, tuple[Finding, ...]]:
         return kind, commas
     if KINDS[kind].may_name_rows(cells):
         told = (
-            f"the output {source.output_field!r} is taken for {kind}: every value differs, so it is no label column; name "
+            f"the output {source.output_field!r} is taken for {kind}: every value differs, so it is not a label column; name "
             f"another with --output, or set output.type={kind} to mean it"
         )
         return kind, (Finding("output_type", "warning", told, len(cells)), *commas)
@@ -342,7 +342,7 @@ def _check_text(text: str | None, table: Table, index: int, column: str) -> None
         return
     if "\0" in text:
         raise InputError(
-            "there is a NUL character in the text", where=table.where(index, column), hint="Take it out of the cell."
+            "there is a NUL character in the text", where=table.where(index, column), hint="Remove it from the cell."
         )
     if has_half_character(text):
         raise InputError(
@@ -438,9 +438,9 @@ def _without(rows: Rows, ids: Sequence[str]) -> Rows:
 def _check_enough(source: Source, kind: OutputType, labelled: Rows, dev: Rows | None, removed: Removed) -> None:
     if dev is not None and not dev:
         raise InputError(
-            f"every dev row also stands in the test{' or in the prompt of the bundle' if removed.dev_in_prompt else ''}",
+            f"every dev row is also in the test{' or in the prompt of the bundle' if removed.dev_in_prompt else ''}",
             where=source.dev.source if source.dev else "dev",
-            hint="Give a dev file of its own, or leave data.dev out to have dev cut from train.",
+            hint="Give another dev file, or omit data.dev to cut dev from train.",
         )
     limited = source.limit_train is not None and source.limit_train <= len(labelled)
     least = LEAST_ROWS // 2 if dev is not None or source.test is None else LEAST_ROWS
@@ -470,7 +470,7 @@ def _check_cut(role: str, size: int, rows: int) -> None:
 
 def _cannot_cut(role: str, source: Source) -> InputError:
     return InputError(
-        f"no {role} split can be cut: every label's rows hang together by equal inputs"
+        f"no {role} split can be cut: all rows of each label are linked by equal inputs"
         + (f" or equal {source.group!r}" if source.group is not None else ""),
         where=source.train.source,
         hint=f"Name a file under data.{role}, or a finer group column.",

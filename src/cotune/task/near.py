@@ -23,14 +23,13 @@ _MOST_GRAMS_COMPARED = 50_000_000
 def near_pairs(examples: Sequence[Example], threshold: float = THRESHOLD) -> list[tuple[int, int]]:
     """Pairs of positions (lower first) whose sets of character 5-grams have a Jaccard similarity of ``threshold``.
 
-    Exact duplicates are not among them, nor are texts under five characters; of a text the first 1,000 characters
-    count. Through prefix filtering (Bayardo, Ma and Srikant, "Scaling Up All Pairs Similarity Search", 2007): two sets
-    that are this alike share one of their rarest grams, so only such pairs are compared. Exact, but for sets of texts
-    that are all put together from the same few phrases: there the pairs that share most rare grams are compared, as many
-    as take a few seconds.
+    Exact duplicates and texts under five characters are left out; only the first 1,000 characters of a text are compared. Uses
+    prefix filtering (Bayardo, Ma and Srikant, "Scaling Up All Pairs Similarity Search", 2007): two similar sets share one of
+    their rarest grams, so only pairs that do are compared. The result is exact unless all texts are made of the same few
+    phrases; then only the pairs that share most rare grams are compared, as many as take a few seconds.
 
     Args:
-        examples: the rows; of rows with equal normalised inputs only the first is looked at.
+        examples: the rows; of rows with equal normalised inputs only the first is compared.
         threshold: similarity in (0, 1] from which two rows are near-duplicates.
     """
     first: dict[str, int] = {}
@@ -58,7 +57,7 @@ def near_pairs(examples: Sequence[Example], threshold: float = THRESHOLD) -> lis
 
 
 def near_duplicates(first: Example, second: Example, threshold: float = THRESHOLD) -> bool:
-    """Whether two rows are equal once normalised, or a pair that :func:`near_pairs` would give."""
+    """Whether two rows are equal after normalisation, or a pair that :func:`near_pairs` would return."""
     grams = []
     for row in (first, second):
         text = _beginning(row.text)
@@ -68,16 +67,16 @@ def near_duplicates(first: Example, second: Example, threshold: float = THRESHOL
 
 
 def _beginning(text: str) -> str:
-    """The first characters of the normalised text, as many as count; of a very long text the rest is not looked at."""
+    """The part of the normalised text that is compared; the rest of a very long text is not normalised."""
     begun = normalised(text[:_ENOUGH])
-    # Where the text was cut, a character may look otherwise than in its place; that is far beyond what counts.
+    # Normalisation may differ at the cut, but that is far beyond the part that is compared.
     return (begun if len(text) <= _ENOUGH or len(begun) >= 2 * _LONGEST else normalised(text))[:_LONGEST]
 
 
 def _gram_matrix(texts: Sequence[str]) -> Any:
-    """Which text holds which 5-gram, as a sparse 0/1 matrix of shape (texts, 2**22); grams are hashed into columns.
+    """Which text contains which 5-gram, as a sparse 0/1 matrix of shape (texts, 2**22); grams are hashed into columns.
 
-    One pass over all characters at once: twenty times faster than a vectorizer that cuts text by text.
+    One pass over all characters is twenty times faster than a vectorizer that processes each text.
     """
     from scipy.sparse import csr_matrix
 
@@ -99,10 +98,10 @@ def _gram_matrix(texts: Sequence[str]) -> Any:
 
 
 def _rarest(grams: Any, sizes: NDArray[Any], threshold: float) -> Any:
-    """The matrix cut to each row's rarest grams, as many as a similar row must share one of."""
+    """The matrix with only each row's rarest grams, so many that every similar row shares at least one."""
     frequency = np.bincount(grams.indices, minlength=grams.shape[1])
     rows = np.repeat(np.arange(len(sizes)), sizes)
-    # rarest first within a row; the gram's own number breaks ties the same way in every row
+    # rarest first within a row; the gram's number breaks ties in the same way for every row
     order = np.lexsort((grams.indices, frequency[grams.indices], rows))
     rank = np.arange(len(order)) - np.repeat(grams.indptr[:-1], sizes)
     wanted = np.array([size - math.ceil(threshold * size) + 1 for size in range(int(sizes.max(initial=0)) + 1)])
@@ -120,7 +119,7 @@ def _candidates(prefix: Any, sizes: NDArray[Any], threshold: float) -> tuple[NDA
     from scipy.sparse import triu
 
     frequency = np.bincount(prefix.indices, minlength=prefix.shape[1]).astype(np.int64)
-    # Nearly all of the millions of columns hold one row or none, which meets nobody.
+    # Nearly all of the millions of columns have at most one row, which has no partner.
     several = np.flatnonzero(frequency > 1)
     by_rarity = several[np.argsort(frequency[several], kind="stable")]
     work = np.cumsum(frequency[by_rarity] * (frequency[by_rarity] - 1) // 2)

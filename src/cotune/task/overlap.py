@@ -1,4 +1,4 @@
-"""Rows and texts that share many words in a row with test rows."""
+"""Overlap of rows and texts with test rows: many consecutive words in common."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _WORD = re.compile(r"\w+")
 
 
 def overlapping_test_rows(texts: Iterable[str], test: Iterable[Example], size: int = 13) -> int:
-    """How many test rows share ``size`` words in a row with any of ``texts``; the count is all that comes back.
+    """Number of test rows that share ``size`` consecutive words with any of ``texts``.
 
-    A test row of fewer words counts where all its words (at least three) stand in a text in their order. Thirteen words
-    is the width that GPT-3's contamination study used (Brown et al. 2020, appendix C).
+    A shorter test row counts if all its words (at least three) occur consecutively in a text. Thirteen words were used in
+    GPT-3's contamination study (Brown et al. 2020, appendix C).
 
     Args:
-        texts: prompts, demonstrations, or whatever else the model is shown.
+        texts: prompts, demonstrations, and other texts that the model sees.
         test: the test rows.
-        size: words that must agree.
+        size: number of consecutive words.
     """
     shown = [_WORD.findall(normalised(text)) for text in texts]
     grams: dict[int, set[tuple[str, ...]]] = {}
@@ -41,7 +41,7 @@ def overlapping_test_rows(texts: Iterable[str], test: Iterable[Example], size: i
 
 
 def rows_overlapping(rows: Iterable[Example], test: Iterable[Example], size: int = 13) -> tuple[str, ...]:
-    """Ids of the rows that overlap with a test row as :func:`overlapping_test_rows` counts it, seen from the other side."""
+    """Ids of the rows that overlap with a test row, by the criterion of :func:`overlapping_test_rows`."""
     grams: dict[int, set[tuple[str, ...]]] = defaultdict(set)
     for example in test:
         words = _WORD.findall(normalised(example.text))

@@ -1,4 +1,4 @@
-"""Cutting missing splits and subsamples: stratified, grouped by duplicates, seeded."""
+"""Stratified, seeded splits and subsamples that keep duplicates and groups together."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def linked(keys: Iterable[Iterable[Hashable]]) -> list[int]:
     """For each index the first index that it is linked to, directly or indirectly, by a shared key.
 
     Args:
-        keys: of each position.
+        keys: the keys of each index.
     """
     parent: list[int] = []
     first: dict[Hashable, int] = {}
@@ -80,10 +80,10 @@ def quotas(
     """Divide ``size`` rows among labels in proportion to ``counts``, by largest remainders within bounds.
 
     Args:
-        counts: rows of each label.
-        size: number of rows to divide; fewer if the bounds leave no room.
-        least: rows that a label gets at least.
-        most: rows that a label gets at most; its count where not said.
+        counts: number of rows of each label.
+        size: number of rows to divide; fewer if the bounds do not allow it.
+        least: minimum number of rows of each label.
+        most: maximum number of rows of each label; defaults to its count.
     """
     least, most = least or {}, most or counts
     total = sum(counts.values())

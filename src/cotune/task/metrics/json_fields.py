@@ -1,4 +1,4 @@
-"""Metrics of JSON answers by field. Every single value counts as one, with its path."""
+"""Metrics of JSON answers by field. The units are single values with their paths."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class UserMetric:
 
     Args:
         name: file and function, as in ``metrics.py:score``.
-        where: where the name stands, for errors.
+        where: place of the name, for errors.
         run: whether to execute the file now.
 
     Attributes:
@@ -93,7 +93,7 @@ class UserMetric:
             write_json(self._mark(), self.name)
 
     def _mark(self) -> Path:
-        """The record of that. Its name contains the id of its folder, so that a copied cache allows nothing."""
+        """The file that records the permission. Its name contains its folder's id, so that a copied cache grants nothing."""
         folder = cache_folder("metrics")
         place = str(self._path.absolute())
         return folder / f"{content_hash([folder.stat().st_ino, place, self.fingerprint], 40)}.json"
@@ -107,7 +107,7 @@ class UserMetric:
             exec(compile(self._source, str(path), "exec"), vars(module))
         except Exception as error:
             raise InputError(
-                f"the metric's file does not run ({type(error).__name__}: {error})",
+                f"the metric's file cannot be executed ({type(error).__name__}: {error})",
                 where=f"{where}, {path}",
                 hint="Correct it; python FILE shows the whole error.",
             ) from error
@@ -147,7 +147,7 @@ class UserMetric:
                 or not 0 <= found <= 1
             ):
                 raise InputError(
-                    f"the metric gave {found!r}", where=where, hint="It must give a number from 0 (wrong) to 1 (right)."
+                    f"the metric returned {found!r}", where=where, hint="It must return a number from 0 (wrong) to 1 (right)."
                 )
             scores[i] = float(found)
         return scores

@@ -15,7 +15,7 @@ _NAME = re.compile(r"hf://(?P<path>[^:\s]+)(?::(?P<split>[^:\s]+))?\Z")
 def read_hub(name: str, default_split: str = "train") -> Table:
     """A Table from ``hf://dataset[/config][:split]``; class numbers become class names.
 
-    The data set is ``owner/name`` or a folder's absolute path (``hf:///data/mine``). Code that a data set brings is
+    The data set is ``owner/name`` or a folder's absolute path (``hf:///data/mine``). Code in a data set is
     never run.
 
     Raises:

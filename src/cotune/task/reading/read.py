@@ -81,7 +81,7 @@ def unknown_format(suffix: str, source: str, known: Iterable[str]) -> InputError
     """The error for a file with an unknown suffix, or with that of a spreadsheet program."""
     if suffix in _SPREADSHEETS:
         return InputError(
-            f"a file that ends in {suffix!r} is read by spreadsheet programs alone",
+            f"a file that ends in {suffix!r} can only be read by spreadsheet programs",
             where=source,
             hint="Save the sheet as CSV in UTF-8, and give that .csv file.",
         )

@@ -75,7 +75,7 @@ class Table:
         for index, text in self.nested.get(column, {}).items():
             if text is None:
                 raise InputError(
-                    "the cell holds what cannot be written as text",
+                    "the cell holds a value that cannot be written as text",
                     where=self.where(index, column),
                     hint="Give a text, a number, a date, or lists and objects of these.",
                 )

@@ -116,7 +116,7 @@ class Output:
         """
         known = {"type", "labels", "schema", "label_type"}
         if not isinstance(data, Mapping) or data.get("type") not in OUTPUT_TYPES or set(data) - known:
-            raise InputError("this does not say what an answer is", where="output", hint="It needs a type.")
+            raise InputError("the output has no type", where="output", hint="It needs a type.")
         name, labels, schema = data["type"], data.get("labels", []), data.get("schema")
         if not isinstance(labels, Sequence) or not all(isinstance(label, str) for label in labels):
             raise InputError("the labels are not a list of texts", where="output")
