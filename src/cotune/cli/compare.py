@@ -40,7 +40,7 @@ def compare(
     verb = "gains" if found.gain.value >= 0 else "loses"
     verdict = "" if found.gain.significant() else ": no significant difference"
     tell(f"{second} {verb} {points_text(found.gain.value)} ({uncertainty_text(found.gain.ci, found.gain.p)}, paired){verdict}.")
-    tell(f"Right in the first alone: {counted(found.only_first, 'row')}; in the second alone: {found.only_second}.")
+    tell(f"Right in the first only: {counted(found.only_first, 'row')}; in the second only: {found.only_second}.")
     if found.remark:
         tell(found.remark)
     if report is not None:

@@ -1,4 +1,4 @@
-"""``cotune doctor``: what this machine offers."""
+"""``cotune doctor``: check this machine."""
 
 from __future__ import annotations
 

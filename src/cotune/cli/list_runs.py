@@ -11,9 +11,9 @@ import typer
 from cotune.cli.program import Json, app
 
 _USUAL = Path("runs")
-"""Where runs lie unless ``--out`` says otherwise."""
+"""The default folder of runs."""
 _ROOMY = 120
-"""Columns of a terminal from which a run's task and model are shown too."""
+"""Minimum width of a terminal, in columns, to show task and model too."""
 
 
 @app.command("list", epilog="Examples:\n\n  cotune list\n\n  cotune list runs/sweep --json")
@@ -31,7 +31,7 @@ def list_(
     if not found:
         from cotune.report.terminal.plain import harmless
 
-        where = str(folder) if folder.is_dir() else f"{folder}, a folder that is not here yet"
+        where = str(folder) if folder.is_dir() else f"{folder}, a folder that does not exist yet"
         typer.echo(harmless(f"No runs in {where}. cotune run FILE --input COLUMN --output COLUMN makes one."))
         return
     from rich.text import Text
@@ -41,7 +41,7 @@ def list_(
     from cotune.report.terminal.plain import clock, decimal, one_line
 
     console = out_console()
-    # On a narrow terminal they would leave no room for the folders, by which runs are named to other commands.
+    # On a narrow terminal they would leave no room for the folders, which other commands need.
     roomy = console.width >= _ROOMY
     what = ["task", "model"] if roomy else []
     table = table_of(["run", *what, "score>", "95% interval", "rows>", "time>", "state"], console.width)
@@ -58,4 +58,4 @@ def list_(
         )
     console.print(table)
     if len({run.metric for run in found if run.metric}) > 1:
-        typer.echo("The scores are not all of one metric; --json names each run's.")
+        typer.echo("The scores are of different metrics; --json names each run's.")

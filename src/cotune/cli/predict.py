@@ -90,13 +90,13 @@ def predict(
                 bundle, base=base, key_env=key_env, endpoint=endpoint, patience=patience, once=input is not None
             )
             if unsure is not None:
-                # What cannot be told is said before any row is read.
+                # Raise errors about the options before reading any row.
                 found.doubt(unsure)
             return found
 
     if input is not None:
         if rows is not None or out is not None:
-            raise InputError("it answers one text, and a file is named too", where="--input", hint="Give one of the two.")
+            raise InputError("it answers one text, but a file is given too", where="--input", hint="Give one of the two.")
         _check_no_file(input, bundle)
         _answer_text(load(), input, probabilities=probabilities, unsure=unsure, as_json=as_json)
         return
@@ -115,9 +115,7 @@ def predict(
         )
         return
     if out is not None:
-        raise InputError(
-            "it goes with a file of rows", where="--out", hint="Name the file, or send the answers to it with > FILE."
-        )
+        raise InputError("it needs a file of rows", where="--out", hint="Give the file, or redirect the answers with > FILE.")
     if sys.stdin.isatty():
         raise InputError(
             "there are no rows to answer",
@@ -133,7 +131,7 @@ def _answer_stream(predictor: Predictor, *, batch: int, probabilities: bool, uns
 
     count = predict_stream(predictor, sys.stdin, sys.stdout.write, batch=batch, probabilities=probabilities, unsure=unsure)
     if count.errors:
-        typer.echo(f"{counted(count.errors, 'row')} could not be answered; each says why under error.", err=True)
+        typer.echo(f"{counted(count.errors, 'row')} could not be answered; their errors are under the key error.", err=True)
     if unsure is not None:
         tell(_left_open(count.open, count.rows + count.errors), err=True)
 
@@ -146,10 +144,10 @@ def _left_open(count: int, size: int) -> str:
 
 
 def _check_no_file(text: str, bundle: Path) -> None:
-    """Tell whoever gives a file's name for a text.
+    """Check that a text is not the name of a file.
 
     Raises:
-        InputError: it is the name of a file of rows.
+        InputError: if it is the name of a file of rows.
     """
     from cotune.task.reading.sheet import SUFFIXES
 
@@ -161,15 +159,15 @@ def _check_no_file(text: str, bundle: Path) -> None:
         return
     if Path(text).suffix.lower() in (*SUFFIXES, ".json"):
         raise InputError(
-            f"it takes a text to answer, and {text!r} is a file",
+            f"it needs a text to answer, but {text!r} is a file",
             where="--input",
             hint=f"To answer its rows: cotune predict {shlex.quote(str(bundle))} {shlex.quote(text)} --out answers.csv",
         )
-    tell(f"{text!r} is also the name of a file; its name is answered, not what it holds.", err=True)
+    tell(f"{text!r} is also the name of a file; the name is answered, not the file's content.", err=True)
 
 
 def _answer_text(predictor: Predictor, text: str, *, probabilities: bool, unsure: float | None, as_json: bool) -> None:
-    # Of the texts, which is what a terminal shows; JSON has every label in its own type.
+    # The terminal shows labels as texts; JSON has them in their original type.
     from cotune.bundle.rows import checked_row
 
     rows = [checked_row(text, predictor.input_fields, "row 1")]
@@ -184,7 +182,7 @@ def _answer_text(predictor: Predictor, text: str, *, probabilities: bool, unsure
     else:
         tell(found.answer)
     if found.truncated:
-        typer.echo("The text was too long and lost its end.", err=True)
+        typer.echo("The text was too long and was truncated.", err=True)
 
 
 def _answer_file(
@@ -200,7 +198,7 @@ def _answer_file(
     batch: int,
     as_json: bool,
 ) -> None:
-    """Answer the rows of a file, into a file or to the screen; what is wrong with either is found before a model is loaded."""
+    """Answer the rows of a file, into a file or to the screen. Both files are checked before a model is loaded."""
     from cotune.bundle.answer_sheet import answer_sheet, askable, check_sheet
     from cotune.bundle.manifest import bundle_folder, read_manifest
     from cotune.files import check_place
@@ -209,13 +207,13 @@ def _answer_file(
     if out is not None:
         check_suffix(out)
         if out.exists() and rows.exists() and out.samefile(rows):
-            raise InputError("this is the file of rows itself", where=f"--out {out}", hint="Name another file for the answers.")
+            raise InputError("this is the input file", where=f"--out {out}", hint="Name another file for the answers.")
         check_place(out)
     sheet = read_sheet(rows)
     checked = check_sheet(sheet, read_manifest(bundle_folder(bundle)).input_fields)
     kind = (rows if out is None else out).suffix.lower()
     if out is None and (as_json or kind in (".parquet", ".pq", ".json")):
-        # To a screen rows go one by one.
+        # On the screen, rows appear one by one.
         kind = ".jsonl"
     options: dict[str, Any] = {
         "probabilities": probabilities,
@@ -253,7 +251,7 @@ def _answer_file(
     if unsure is not None:
         tell(_left_open(found.open, len(checked)), err=True)
     if found.truncated:
-        tell(f"Of {counted(found.truncated, 'row')} the text was too long and lost its end.", err=True)
+        tell(f"Of {counted(found.truncated, 'row')} the text was too long and was truncated.", err=True)
     if found.errors:
         first = found.errors[0]
         tell(f"{counted(len(found.errors), 'row')} could not be answered; the first: {first.where}: {first.what}.", err=True)
@@ -262,7 +260,7 @@ def _answer_file(
 def _answer_on(
     choice: Choice, bundle: Path, sheet: Sheet, checked: Checked, out: Path, *, base: Path | None, **options: Any
 ) -> tuple[SheetAnswers, dict[str, Any], str]:
-    """Answer rows on an executor and write them; also returns how the workers did, and in what they differ."""
+    """Answer rows on an executor and write them; also returns the workers' summary and their differences."""
     from cotune.bundle.answer_sheet import askable
     from cotune.bundle.chunks import answer_on, open_for_workers
     from cotune.task.reading.sheet import write_sheet

@@ -58,7 +58,7 @@ def push(
             tell(f"Written: {folder}, {len(files)} files for {repository}. Nothing was uploaded.")
         return
     if out is not None:
-        raise InputError("it goes with --dry-run", where="--out", hint="Add --dry-run, or leave it out.")
+        raise InputError("it needs --dry-run", where="--out", hint="Add --dry-run, or omit it.")
     from cotune.bundle.hub.push import check_target, upload
 
     api = check_target(repository, update=update)
@@ -79,8 +79,8 @@ def push(
 
 
 def _ask(wanted: Repository, *, private: bool) -> None:
-    """Have the user allow that rows are uploaded."""
-    readers = "those who may read the private repository" if private else "whoever may read the repository"
+    """Ask the user for permission to upload rows."""
+    readers = "people with access to the private repository" if private else "everyone who can read the repository"
     if not sys.stdin.isatty():
         raise InputError(
             f"the prompt shows {counted(wanted.rows, 'row')} of your data, which {readers} could read",
