@@ -127,14 +127,14 @@ def attribute(
     two gains that compare the same arms count once; see :func:`cotune.evaluate.stats.together.read_together`.
 
     Args:
-        arms: the arms of :data:`ARMS`, on the same rows in the same order.
+        arms: the arms of :data:`ARMS` by name, on the same rows in the same order.
         metric: see :data:`cotune.evaluate.arms.Metric`.
         references: right answers, needed if the metric is not a mean.
         groups: group id of each row, if rows depend on each other.
         seed: seed of all resampling.
         level: simultaneous level of the intervals.
-        draws: resamples; None: 4,000, or 1,000 for a metric that is a function.
-        permutations: how many; None: 10,000, or 1,000 for a metric that is a function.
+        draws: number of resamples; None: 4,000, or 1,000 for a metric that is a function.
+        permutations: number of permutations; None: 10,000, or 1,000 for a metric that is a function.
 
     Raises:
         ValueError: an arm is missing, or rows do not fit.
@@ -281,7 +281,7 @@ def _swaps(rows: int, sampling: _Sampling) -> Iterator[npt.NDArray[np.int8]]:
 
 
 def _corrected(found: Mapping[str, _Compared | None], same: Mapping[str, str], level: float) -> dict[str, Gain]:
-    """The gains, corrected for as many distinct hypotheses as are tested; the log-loss is another hypothesis than the score."""
+    """The gains, corrected for the number of distinct hypotheses; score and log-loss are different hypotheses."""
     count = len({hypothesis(name, same) for name, one in found.items() if one is not None})
     # 1 - 0.95 is slightly more than 0.05, and a p-value in between would contradict its interval.
     alpha = round(1 - level, 12)

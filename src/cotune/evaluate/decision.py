@@ -21,8 +21,8 @@ class Decision:
     """The decision rule: raw argmax, argmax after a fixed bias on each label's log-probability, or a probe.
 
     Attributes:
-        kind: ``raw``, ``bias``, or ``head``: the scores are a head's, which lies with the adapter, and its argmax answers.
-        bias: one number a label, in the task's label order; empty for the others.
+        kind: ``raw``, ``bias``, or ``head`` (argmax of the scores of a head that is stored with the adapter).
+        bias: one number per label, in the task's label order; empty for the other kinds.
     """
 
     kind: Literal["raw", "bias", "probe"] = "raw"

@@ -89,8 +89,7 @@ def repeated_gains(same: Mapping[str, str], order: Sequence[str]) -> dict[str, s
 
     Args:
         same: id of the candidate by arm; missing arms are distinct.
-        order: names of the gains in the order of the report. Gains
-            that compare a candidate with itself are ignored.
+        order: names of the gains in the order of the report. Gains that compare a candidate with itself are ignored.
     """
     same = {name: same.get(name, name) for name in (*ARMS, PREVIOUS)}
     first: dict[object, str] = {}

@@ -1,4 +1,4 @@
-"""What the gains of a run mean, in sentences."""
+"""Sentences that describe the gains of a run."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def sentence(
 
     Args:
         gains: gains by name, from :func:`cotune.evaluate.attribution.attribute`, on a metric between 0 and 1.
-        n: test rows.
+        n: number of test rows.
         alpha: significance level for the corrected p-values.
-        going_on: whether the run started from an earlier bundle, whose comparison is described elsewhere.
+        going_on: whether the run started from an earlier bundle; the comparison with it is described elsewhere.
         frozen_first: whether to start with the gain of the prompt on frozen weights, then that of tuning; the number of rows
             then comes first.
         frozen: which of the arms ``seed_tuned`` and ``best_tuned`` have the base model's weights.
@@ -69,8 +69,8 @@ def sentence(
         tuned: whether any prompt was tuned at all.
 
     Returns:
-        A few sentences; a gain that is not significant is called "no significant difference", one that is but could be made
-        of the machine's noise "within the noise of this machine".
+        A few sentences. A gain that is not significant is called "no significant difference"; a significant one that numerical
+        noise could cause is called "within the noise of this machine".
     """
     parts = []
     winner_frozen, seed_frozen = "best_tuned" in frozen, "seed_tuned" in frozen
@@ -82,7 +82,7 @@ def sentence(
     if compared and not going_on and all(gain.identical for gain in compared):
         # All of them compare the untuned seed prompt with itself.
         why = "no tuning step paid off" if tuned else "nothing was tuned"
-        return f"The seed prompt ships untuned: no other prompt was chosen and {why}, so that there is no gain to tell."
+        return f"The seed prompt ships untuned: no other prompt was chosen and {why}, so there is no gain to report."
     for name, told in ({**order, "prompt_given_tuning": _GOING_ON} if going_on else order).items():
         if name in repeated:
             continue
@@ -103,7 +103,7 @@ def sentence(
         parts.append(_synergy(gains["synergy"], alpha))
     text = ". ".join(part if not number else part[0].upper() + part[1:] for number, part in enumerate(parts))
     tested = sum(not gain.identical for gain in gains.values())
-    note = " Intervals and p-values are corrected for being read together (Bonferroni)." if tested > 1 else ""
+    note = " Intervals and p-values are corrected for multiple comparisons (Bonferroni)." if tested > 1 else ""
     return f"{text[:1].upper()}{text[1:]}.{note}" if frozen_first else f"On {counted(n, 'test row')}, {text}.{note}"
 
 

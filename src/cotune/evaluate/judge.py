@@ -72,7 +72,7 @@ class Grades:
 
 
 class Judge:
-    """Grades answers against the right ones; every grade is requested once and on disk before it is used.
+    """Grades answers against the right ones. Every grade is requested once and stored on disk before it is used.
 
     If a reply has no grade, the question is repeated twice with a temperature, since the same request would get the same reply.
     An answer without a grade is a failed measurement: it stops the run and never counts as 0. Grades received so far are kept.
@@ -80,7 +80,7 @@ class Judge:
     Args:
         client: sends the requests.
         answers: store of grades.
-        rubric: meaning of a grade; None takes :data:`RUBRIC`.
+        rubric: meaning of a grade; None for :data:`RUBRIC`.
         prices: prices of its tokens, if any.
         patience: seconds for one question, including retries.
         way: request format; :meth:`settle` finds one that the server understands.
@@ -232,16 +232,16 @@ def agreement(judged: Sequence[float], by_hand: Sequence[float], *, seed: int = 
     """Compare grades of the same rows; the interval of the correlation is a percentile bootstrap over rows (Efron 1979).
 
     Args:
-        judged: the judge's grades.
-        by_hand: the people's.
-        seed: of the resampling.
+        judged: grades of the judge.
+        by_hand: grades of people.
+        seed: seed of the resampling.
 
     Raises:
         ValueError: lengths differ, or there are fewer than three rows.
     """
     mine, theirs = np.asarray(judged, dtype=np.float64), np.asarray(by_hand, dtype=np.float64)
     if len(mine) != len(theirs) or len(mine) < 3:
-        raise ValueError("grades of the same three rows or more are needed")
+        raise ValueError("grades of at least three common rows are needed")
     rows = np.random.default_rng(seed).integers(0, len(mine), size=(_DRAWS, len(mine)))
     gaps = np.abs(mine - theirs)
     near = mean_interval(gaps, seed=seed)
@@ -258,7 +258,7 @@ def agreement(judged: Sequence[float], by_hand: Sequence[float], *, seed: int = 
 
 
 def _correlations(first: Floats, second: Floats) -> Floats:
-    """Of each pair of rows; those without any spread are left out."""
+    """Correlation of each pair of rows; pairs with a constant row are left out."""
     a, b = (x - x.mean(axis=1, keepdims=True) for x in (first, second))
     scale = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
     spread = scale > 1e-12

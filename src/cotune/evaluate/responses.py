@@ -150,10 +150,9 @@ class AnswerOutputs:
     """Generated answers, and the likelihood of the right ones.
 
     Attributes:
-        losses: ``[rows]`` negative log-likelihood of the right answer in nats a token, its stop token counted.
+        losses: ``[rows]`` negative log-likelihood of the right answer in nats per token, including its stop token.
         texts: ``[rows]`` generated answers; None if none were generated.
-        grades: ``[rows]`` grades of a judge; None without a
-            judge.
+        grades: ``[rows]`` grades of a judge; None without a judge.
     """
 
     losses: Floats
@@ -207,7 +206,7 @@ class TextOutputs:
 
     Attributes:
         texts: ``[rows]`` the answers.
-        grades: ``[rows]`` what a judge says it is worth; None where none was asked.
+        grades: ``[rows]`` grades of a judge; None without a judge.
     """
 
     texts: tuple[str, ...]
@@ -225,7 +224,7 @@ class TextOutputs:
 
     @property
     def answered(self) -> tuple[str, ...]:
-        """What was written."""
+        """The generated answers."""
         return self.texts
 
     def with_grades(self, grades: Floats) -> TextOutputs:
@@ -251,7 +250,7 @@ class TextOutputs:
 
 
 def label_indices(rows: Sequence[Example], task: Task) -> NDArray[np.int64]:
-    """Index of each row's label."""
+    """The index of each row's label."""
     place = {label: i for i, label in enumerate(task.labels)}
     return np.array([place[row.output] for row in rows], dtype=np.int64)
 

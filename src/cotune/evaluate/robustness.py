@@ -25,8 +25,7 @@ class Measure:
 
     Attributes:
         value: corrected for chance: scores on few rows vary even if the formats are equally good.
-        observed: the uncorrected
-            number.
+        observed: the uncorrected number.
         ci: interval of the corrected number.
     """
 
@@ -44,11 +43,11 @@ class Robustness:
     """Scores under several formats of one prompt, by the base model and by the tuned one.
 
     Attributes:
-        n: rows, the same for every format and both models.
+        n: number of rows, the same for every format and both models.
         base: score of each format under the base model.
         tuned: the same under the tuned model.
         before: the :data:`MEASURES` of the base model.
-        after: of the tuned model.
+        after: the same of the tuned model.
         change: standard deviation after tuning minus before; below 0 the tuned model is less sensitive.
     """
 
@@ -83,10 +82,10 @@ class Robustness:
         low, high = (100 * end for end in (self.change.ci.low, self.change.ci.high))
         uncertain = f"change {100 * self.change.value:+.1f}, 95% interval {low:+.1f} to {high:+.1f}"
         if not self.significant:
-            question = "Does tuning make the model less picky about how it is asked? No significant difference"
+            question = "Does tuning make the model less sensitive to the prompt's format? No significant difference"
             return f"{question}: {spread}; {uncertain}."
         word = "less" if self.change.value < 0 else "more"
-        return f"Tuning makes the model {word} picky about how it is asked: {spread}; {uncertain}."
+        return f"Tuning makes the model {word} sensitive to the prompt's format: {spread}; {uncertain}."
 
 
 def robustness(
@@ -111,14 +110,13 @@ def robustness(
 
     Args:
         base: scores of the base model under each of at least two formats, on the same rows.
-        tuned: the same for the tuned
-            model, with formats in the same order.
+        tuned: the same for the tuned model, with formats in the same order.
         metric: see :data:`cotune.evaluate.arms.Metric`.
-        references: right answers, needed where the metric is not a mean.
-        groups: group id of each row, where rows depend on each other.
-        seed: of the resampling.
-        level: of the intervals.
-        draws: resamples; None: 2,000, or 500 for a metric that is a function.
+        references: right answers, needed if the metric is not a mean.
+        groups: group id of each row, if rows depend on each other.
+        seed: seed of the resampling.
+        level: confidence level of the intervals.
+        draws: number of resamples; None: 2,000, or 500 for a metric that is a function.
 
     Raises:
         ValueError: fewer than two formats, or the two models' formats or rows do not fit.
@@ -129,7 +127,7 @@ def robustness(
     Donner (Statistics in Medicine 2008).
     """
     if len(base) != len(tuned) or len(base) < 2:
-        raise ValueError(f"two formats or more are needed, as many for each model, not {len(base)} and {len(tuned)}")
+        raise ValueError(f"at least two formats, the same for both models, are needed, not {len(base)} and {len(tuned)}")
     formats = len(base)
     table = ArmsMetric({str(place): arm for place, arm in enumerate((*base, *tuned))}, metric, references)
     statistic = table.statistic()
@@ -160,11 +158,11 @@ def _measures(scores: Floats, away: Floats, ends: Floats, units: int, level: flo
     """The measures of one model.
 
     Args:
-        scores: of each format, shape (formats,).
-        away: how far each resample's scores lie from them, shape (draws, formats).
-        ends: interval of each format's own score, shape (formats, 2).
-        units: rows, or groups of rows, that were resampled.
-        level: of the intervals.
+        scores: score of each format, shape (formats,).
+        away: deviation of each resample's scores from them, shape (draws, formats).
+        ends: interval of each format's score, shape (formats, 2).
+        units: number of resampled units (rows or groups).
+        level: confidence level of the intervals.
     """
     sd = _deviation(scores, away, units, level)
     lowest, highest, middle = (float(number) for number in (scores.min(), scores.max(), scores.mean()))
@@ -205,7 +203,7 @@ def _deviation(scores: Floats, away: Floats, units: int, level: float) -> Measur
     unit = max(noise, along, 0.5 / units**2) * wider / freedom
     seen, tail = counted / unit, (1 - level) / 2
     low = float(special.chndtrinc(seen, freedom, 1 - tail)) if special.chdtrc(freedom, seen) < tail else 0.0
-    # Less variation than chance is not evidence of less than none.
+    # Variation below that of chance is treated as none.
     high = float(special.chndtrinc(max(seen, freedom), freedom, tail))
     return _around(value, counted**0.5, (low * unit) ** 0.5, min(largest, (high * unit) ** 0.5))
 

@@ -18,8 +18,8 @@ def gain_over(
 ) -> Gain:
     """The gain of ``second`` over ``first``, paired by row: value, 95% interval, p-value.
 
-    The same comparison as between a run's arms, see :func:`cotune.evaluate.attribution.attribute`, of which it is the gain of
-    tuned over untuned where nothing else differs; so a single hypothesis is tested, and nothing is corrected.
+    The same comparison as between a run's arms (:func:`cotune.evaluate.attribution.attribute`). It tests a single hypothesis,
+    so nothing is corrected.
     """
 
     def arm(name: str, evaluation: Evaluation) -> ArmScores:
@@ -31,7 +31,7 @@ def gain_over(
 
 
 def flips(first: Evaluation, second: Evaluation) -> tuple[int, int]:
-    """Number of rows that only the first, and only the second, has right."""
+    """Number of rows that only the first has right, and number that only the second has right."""
     one, two = np.asarray(first.correct) > 0, np.asarray(second.correct) > 0
     return int(np.sum(one & ~two)), int(np.sum(~one & two))
 

@@ -82,17 +82,17 @@ def error_slices(
 ) -> list[Slice]:
     """Cluster the failures, and add to each cluster the right rows that are as close to its centre.
 
-    A slice found by searching among failures has too many of them. Its interval ignores that; ``p`` accounts for it by
-    repeating the search with the failures shuffled over the rows.
+    A slice that is searched among failures has too many of them by construction. Its interval ignores that; ``p`` accounts for
+    it by repeating the search with the failures shuffled over the rows.
 
     Args:
         vectors: embeddings of all rows, centred, ``[rows, width]``.
         texts: the rows' inputs.
         correct: right (1) or wrong (0), ``[rows]``.
         groups: group id of each row; intervals then use the effective number of rows.
-        most: slices at most.
-        draws: shuffles behind ``p``.
-        seed: of the shuffles.
+        most: maximum number of slices.
+        draws: number of shuffles for ``p``.
+        seed: seed of the shuffles.
 
     Returns:
         Slices of at least three failures and at most half of the rows, the clearest first, whose interval of the difference is

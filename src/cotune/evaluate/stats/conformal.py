@@ -1,4 +1,4 @@
-"""Split conformal prediction: sets of labels that hold the right label with a given probability.
+"""Split conformal prediction: sets of labels that contain the right label with a given probability.
 
 The score of a label is minus its log-probability. Given the scores of the right labels of ``n`` rows that the model did not
 learn from, the threshold for a share ``a`` of errors is the ``ceil((n + 1) (1 - a))``-th smallest score. A new row's set holds
