@@ -1,4 +1,4 @@
-"""Abridging very long texts: a middle part that no prompt can show need not be tokenized."""
+"""Abridge very long texts: a middle part that does not fit into a prompt need not be tokenized."""
 
 from __future__ import annotations
 

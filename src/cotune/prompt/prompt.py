@@ -26,7 +26,7 @@ class Demonstration:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Everything that the model reads before it answers, except the row. Compared by content.
+    """Everything that the model reads before it answers, except the row. Prompts are compared by content.
 
     ``{field}`` and ``{labels}`` are substituted literally, once; other braces stay unchanged.
 
@@ -78,7 +78,7 @@ class Prompt:
 
     @property
     def always_shown(self) -> tuple[Demonstration, ...]:
-        """The demonstrations that every row is shown; none with ``nearest``."""
+        """The demonstrations that are shown to every row; none with ``nearest``."""
         return () if self.nearest else self.demonstrations
 
     @property
@@ -155,13 +155,13 @@ def parse_prompt(text: str, input_fields: Iterable[str], *, where: str = "prompt
     Raises:
         InputError: the text is empty, or a field of the task does not occur in it.
     """
-    # Reports import this module, and with tasks comes numpy.
+    # Imported here because reports import this module, and the task package imports numpy.
     from cotune.task.reading.field_names import with_field_names
 
     names = tuple(input_fields)
     text = with_field_names(text, names)
     if not text.strip():
-        raise InputError("the prompt is empty", where=where, hint=f"Write a text that holds {{{names[0]}}}.")
+        raise InputError("the prompt is empty", where=where, hint=f"Write a text that contains {{{names[0]}}}.")
     found = set(_PLACEHOLDER.findall(text))
     if missing := [name for name in names if name not in found]:
         raise InputError(

@@ -1,4 +1,4 @@
-"""The one renderer: from a Prompt and rows to token ids. Tuning, evaluation, prediction and serving all call it."""
+"""The one renderer from prompts and rows to token ids, used by tuning, evaluation, prediction and serving."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Renderer:
             cut, completions = self._label_tails(context, answers)
             if len(row_ids) <= cut:
                 raise InputError(
-                    "nothing of the prompt stands before the answer in some row",
+                    "the prompt has no text before the answer in some row",
                     where="prompt",
                     hint="Give the prompt an instruction or a cue.",
                 )
@@ -123,7 +123,7 @@ class Renderer:
         would merge across the border, the answer's text is tokenized separately.
 
         Args:
-            prompt: how to ask; ``{labels}`` is replaced by nothing.
+            prompt: the prompt; ``{labels}`` is replaced by nothing.
             rows: input fields of each row.
             answers: the reference answer of each row; None to render none.
 
@@ -221,7 +221,7 @@ class Renderer:
         return _MARK.sub(lambda match: f" {row[match[1]]} ", skeleton)
 
     def _harmless(self, value: str) -> str:
-        """Field text with the tokenizer's control tokens and our own markers made harmless."""
+        """Field text without the tokenizer's control tokens and the renderer's own markers."""
         value = value.replace(_OPEN, "").replace(_CLOSE, "")
         if self._special_pattern is None:
             return value
@@ -272,10 +272,10 @@ class Renderer:
         """The row and its ids, shortened if it is too long.
 
         Args:
-            skeleton: the prompt.
-            values: of the row.
-            told: the same, abridged where they are very long.
-            ids: of ``told``.
+            skeleton: full text of the prompt with markers.
+            values: fields of the row.
+            told: the same fields, with very long ones abridged.
+            ids: token ids of ``told``.
         """
         values, told = dict(values), dict(told)
         while told != values or len(ids) > self.max_tokens:
