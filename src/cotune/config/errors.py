@@ -42,7 +42,7 @@ def readable_error(error: ErrorDetails, where: str, document: YamlText, root: ty
         "greater_than": f"more than {context.get('gt')}",
         "greater_than_equal": f"at least {context.get('ge')}",
         "less_than": f"less than {context.get('lt')}",
-        "string_too_short": "a text that is not empty",
+        "string_too_short": "a non-empty text",
         "too_short": f"a list of at least {context.get('min_length')}",
     }.get(kind)
     if wanted is None:
