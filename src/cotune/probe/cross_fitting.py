@@ -1,4 +1,4 @@
-"""Cross-fitted probes: how well each layer's hidden state separates the labels, on rows that the probe has not seen."""
+"""Cross-fitted probes: held-out measurement of how well each layer's hidden states separate the labels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cotune.probe.logistic import Axes, fit_logistic
 Floats = NDArray[np.float64]
 
 STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
-"""Inverse penalties that are tried on standardised states; for states of width 576 the best one was never at an end."""
+"""Inverse penalties to try on standardised states; for states of width 576 the best one was never the first or the last."""
 FOLDS = 5
 FEW_ROWS = 200
 """Number of rows below which folds are drawn three times, because the loss of one draw depends on which rows share a fold."""
@@ -269,10 +269,10 @@ def _check(
         raise InputError(
             f"states of shape {stack.shape} do not fit {len(y)} labels and {len(numbers)} layers",
             where="states",
-            hint="Give [layers, rows, width] and one label a row.",
+            hint="Give [layers, rows, width] and one label per row.",
         )
     if groups is not None and len(groups) != len(y):
-        raise InputError(f"{len(groups)} groups do not fit {len(y)} rows", where="groups", hint="Give one group a row.")
+        raise InputError(f"{len(groups)} groups do not fit {len(y)} rows", where="groups", hint="Give one group per row.")
     if words is not None and words.shape != (len(y), classes):
         raise InputError(
             f"logits of words of shape {words.shape} do not fit {len(y)} rows and {classes} labels",
