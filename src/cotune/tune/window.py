@@ -109,7 +109,7 @@ class WindowStates:
         starts: position of each row's first own token if the head reads pooled states, see
             :meth:`cotune.model.local.LocalModel.layer_states`; None if it reads only the last token.
         adapter: adapter below the window.
-        progress: told the tokens that run.
+        progress: called with the number of tokens that run.
         most_bytes: upper bound on stored states.
     """
 
@@ -216,7 +216,7 @@ class WindowRun:
     with the same weights.
 
     Args:
-        model: carries the weights.
+        model: model to train.
         states: states at the window's lower edge.
         rows: indices of the training rows in ``states``.
         labels: label of each row of ``states``, as a number.
@@ -224,9 +224,9 @@ class WindowRun:
         head: initial head.
         settings: how to train.
         steps: total number of optimizer steps; the learning rates are zero after them.
-        seed: draws the initial weights and the order of rows.
-        folder: where checkpoints go.
-        start: adapter to go on from; :data:`BASE` draws a fresh one.
+        seed: seed of the initial weights and of the order of rows.
+        folder: folder of the checkpoints.
+        start: adapter to start from; :data:`BASE` draws a new one.
 
     Attributes:
         step: optimizer steps done.
@@ -318,7 +318,7 @@ class WindowRun:
             CotuneError: nothing was trained yet.
         """
         if self._tuned is None:
-            raise CotuneError("there are no tuned weights to save before advance() has ended")
+            raise CotuneError("there are no tuned weights to save until advance() has ended")
         return self.model.adapters.save(self._tuned, parent)
 
     def head(self) -> StartHead:
@@ -448,7 +448,7 @@ class WindowRun:
         except (SafetensorError, OSError, ValueError, KeyError, TypeError):
             return
         own = checkpoint.key == self.key and 0 < checkpoint.step == len(checkpoint.losses) <= self.steps
-        # All of it is checked before any of it is used: half a checkpoint is worse than none.
+        # Check everything before using anything: half a checkpoint is worse than none.
         if not own or not checkpoint.fits(self._named):
             return
         checkpoint.restore(self._named, self._optimizer)
