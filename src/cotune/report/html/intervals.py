@@ -16,7 +16,7 @@ def share_interval(score: float, rows: int, metric: str, groups: Sequence[int] =
     Args:
         score: share of right answers.
         rows: number of rows.
-        metric: its name.
+        metric: name of the metric.
         groups: group of each row, if rows are grouped. Since it is not known which rows are right, each group counts as one
             row: the interval may be too wide, but not too narrow.
     """

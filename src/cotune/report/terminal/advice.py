@@ -24,7 +24,7 @@ _ANOTHER = " --out ANOTHER_FOLDER"
 
 
 def next_steps(summary: Mapping[str, Any]) -> list[str]:
-    """All next steps: use the bundle, try a prompt of one's own, and improve the result.
+    """All next steps: use the bundle, try your own prompt, and improve the result.
 
     Args:
         summary: as ``summary.json`` holds it; ``out``, if present, is the run's folder, and ``command`` the user's command

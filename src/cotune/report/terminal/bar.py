@@ -39,7 +39,7 @@ class BarView:
 
     Args:
         draw: function that replaces the shown state.
-        interval: least seconds between two states.
+        interval: minimum seconds between two states.
         end: called once with the last state.
         now: monotonic clock in seconds.
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _LOG_LINES, _LINES_EACH = 7, 4
-"""Lines of the log, and most lines of one event."""
+"""Number of lines of the log, and maximum number of lines of one event."""
 _OTHER_LINES = 10
 """Lines of the live view without log and verdict; on a low terminal the log is shortened."""
 _NAMES, _GAP, _FRAME = 8, 2, 4

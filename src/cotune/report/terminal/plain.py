@@ -56,12 +56,12 @@ def ends_of(interval: object) -> tuple[float, float] | None:
 
 
 def between(ends: Sequence[Any] | None, shown: Callable[[Any], str] | None = None) -> str:
-    """``0.918 to 0.959``: the ends of an interval, each as ``shown`` writes it; empty where there is none."""
+    """``0.918 to 0.959``: the ends of an interval, formatted by ``shown``; empty if there is none."""
     return " to ".join(map(shown or decimal, ends or ()))
 
 
 def aside(text: str) -> str:
-    """The text in parentheses behind a space; empty where it is."""
+    """The text in parentheses behind a space; empty if the text is."""
     return f" ({text})" if text else ""
 
 

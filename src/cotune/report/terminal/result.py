@@ -11,7 +11,7 @@ from cotune.report.terminal.plain import aside, between, decimal, ends_of, field
 
 _ALPHA = 0.05
 _FEW_ROWS, _WIDE = 30, 0.3
-"""With fewer test rows, or a wider interval, a score says little."""
+"""Fewer test rows, or a wider interval, make a score unreliable."""
 _ENOUGH_ROWS = 100
 """Recommended number of test rows."""
 _MORE_ROWS = "Label more rows for the test: four times as many about halve the interval."

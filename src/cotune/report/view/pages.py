@@ -41,7 +41,7 @@ class RunPage:
 
     Args:
         folder: the run's folder; the journal may not exist yet.
-        pause: least seconds between two builds of the page. It grows to nine times the duration of the last build, so that
+        pause: minimum seconds between two builds of the page. It grows to nine times the duration of the last build, so that
             watching takes at most a tenth of one core.
 
     Raises:

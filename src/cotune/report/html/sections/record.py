@@ -158,7 +158,7 @@ def read_record(folder: Path) -> RunRecord:
     config, identity = fields(stored.get("config")), fields(stored.get("identity"))
     command = stored.get("command")
     typed = command if isinstance(command, str) else ""
-    # A run that is going on keeps the account among its jobs' results.
+    # During a run, this file is stored with the results of its jobs.
     workers = fields(fields(summary.get("cost")).get("workers")) or fields(_json(folder / JOBS / WORKERS, remarks))
     return RunRecord(folder, events, summary, config, identity, tests, devs, tuple(remarks), typed, workers)
 

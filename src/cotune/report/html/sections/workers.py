@@ -1,4 +1,4 @@
-"""The workers of a run that was spread: who did how much, and who was lost."""
+"""The workers of a distributed run: the work of each, and lost workers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CAPTION = (
 
 
 def workers_section(record: RunRecord) -> str:
-    """A table of the workers; empty where the run did all its work itself."""
+    """A table of the workers; empty if the run used none."""
     found = record.workers
     workers = {str(name): fields(one) for name, one in fields(found.get("workers")).items()}
     if not workers:
