@@ -1,4 +1,4 @@
-"""cotune tunes a prompt and a model together and says what each of the two gained."""
+"""cotune tunes a prompt and a model together, and reports what each of the two gained."""
 
 from __future__ import annotations
 

@@ -62,14 +62,14 @@ class Plugin:
             ) from error
 
     def load_as(self, fits: Callable[[Any], bool], expected: str) -> Any:
-        """What the entry point names, where it fits.
+        """Load the object that the entry point refers to, and check it.
 
         Args:
-            fits: whether it does.
-            expected: ends the sentence of what it is, such as ``and no Metric``.
+            fits: function that tells whether an object is valid.
+            expected: end of the error message, such as ``and no Metric``.
 
         Raises:
-            InputError: the package does not run, or holds nothing of that name, or something else.
+            InputError: if the object cannot be loaded or is not valid.
         """
         found = self.load()
         if not fits(found):

@@ -1,6 +1,6 @@
 """Contract tests for extensions of cotune: metrics, output kinds, prompt edits, model backends and tuners.
 
-Each function raises an AssertionError that names the violated condition. A package that adds a metric calls
+Each function raises an AssertionError with the violated condition. A package that adds a metric calls
 :func:`check_metric` in its own tests; cotune's tests call these functions on everything that is built in. They work with any
 test runner.
 """
@@ -58,10 +58,10 @@ def check_metric(metric: Metric) -> None:
     Raises:
         AssertionError: something of that does not hold.
     """
-    assert metric.name and metric.about, "a metric needs a name and a line about it"
-    assert metric.types, f"{metric.name}: it fits no type of output"
+    assert metric.name and metric.about, "a metric needs a name and a one-line description"
+    assert metric.types, f"{metric.name}: it supports no output type"
     for name in metric.types:
-        assert name in OUTPUT_TYPES, f"{metric.name}: {name!r} is no type of output; known are {', '.join(OUTPUT_TYPES)}"
+        assert name in OUTPUT_TYPES, f"{metric.name}: {name!r} is not an output type; known are {', '.join(OUTPUT_TYPES)}"
         _check_metric_on(metric, name)
 
 
@@ -78,7 +78,7 @@ def _check_metric_on(metric: Metric, type: OutputType) -> None:
         assert np.isfinite(found).all(), f"{told}: a row's value is not finite: {found}"
         assert (np.min(found) >= 0) and (np.max(found) <= 1), f"{told}: a row's value is not between 0 and 1: {found}"
         assert set(np.unique(metric.right(np.asarray(found)))) <= {0.0, 1.0}, f"{told}: right() gives more than 0 and 1"
-    assert np.array_equal(values["wrong"], metric.rows(wrong)), f"{told}: asked twice, it gives two answers"
+    assert np.array_equal(values["wrong"], metric.rows(wrong)), f"{told}: two calls give different values"
     if metric.aggregate is not None:
         _check_aggregate(metric.aggregate, right, wrong, told)
     assert metric.score(right) >= metric.score(wrong), f"{told}: wrong answers score higher than right ones"
@@ -101,7 +101,7 @@ def _check_aggregate(aggregate: Aggregate, right: Answered, wrong: Answered, tol
 
 
 def _answered(output: Output, references: Sequence[str], answers: Sequence[str]) -> Answered:
-    """Answers with everything that a metric may use."""
+    """Answers with all data that a metric may use."""
     same: Floats = np.array([float(a == b) for a, b in zip(references, answers, strict=True)])
     rows = [Example(f"row:{i}", {"text": f"the text that belongs to {text}"}, text) for i, text in enumerate(references)]
     return Answered(list(references), list(answers), output, rows, losses=1.0 - same, grades=same)
@@ -173,7 +173,7 @@ def check_output_kind(kind: OutputKind) -> None:
 
 def _check_value(kind: OutputKind, text: str, bounds: _Bounds, told: str) -> None:
     assert kind.cell_reader()(text, "a sample") == text or kind.in_one_form(text, bounds.schema) == text, (
-        f"{told}: {text!r} read again is another output"
+        f"{told}: {text!r} changes when it is read again"
     )
     assert kind.canonical(text, bounds) == text, f"{told}: canonical({text!r}) is {kind.canonical(text, bounds)!r}"
     assert kind.canonical(f" {text}\n", bounds) == text, f"{told}: white space around {text!r} changes what it means"
@@ -202,7 +202,7 @@ def _check_held(kind: OutputKind, outputs: Sequence[str], bounds: _Bounds, told:
             raise AssertionError(f"{told}: the cell {_NO_VALUE!r} is read without an error")
     assert kind.canonical(f" {_NO_VALUE} ", bounds) == _NO_VALUE, f"{told}: a text that is no value must stay"
     held = kind.constraint(bounds)
-    assert held is None or kind.written, f"{told}: what is chosen among labels is held to nothing"
+    assert held is None or kind.written, f"{told}: kinds with labels have no constraint"
     assert (held is not None) == bool(kind.misfit), (
         f"{told}: answers are held to {held}, and an unfit one is said to {kind.misfit!r}"
     )
@@ -245,9 +245,9 @@ def _check_child(operator: Operator, prompt: Prompt, task: Task, grams: RowGrams
     told = f"the edit {operator.name!r} on {prompt.id}"
     before = prompt.to_json()
     raw, again = (operator.edit(prompt, task, np.random.default_rng(seed)) for _ in range(2))
-    assert raw is None or isinstance(raw, Prompt), f"{told} gave a {type(raw).__name__}, and neither a Prompt nor None"
-    assert raw == again, f"{told}: with one seed it makes two prompts; take every random number from the generator it is given"
-    assert prompt.to_json() == before, f"{told} changed the prompt that it was given"
+    assert raw is None or isinstance(raw, Prompt), f"{told} gave a {type(raw).__name__}, instead of a Prompt or None"
+    assert raw == again, f"{told}: one seed gives two prompts; take all random numbers from the given generator"
+    assert prompt.to_json() == before, f"{told} changed the given prompt"
     child = operator(prompt, task, np.random.default_rng(seed))
     if child is None:
         return False
@@ -256,7 +256,7 @@ def _check_child(operator: Operator, prompt: Prompt, task: Task, grams: RowGrams
     assert copied is None, f"{told}: the child copies a row ({copied})"
     if operator.preserves_meaning:
         kept = words_of(child.instruction) == words_of(prompt.instruction) and child.label_words == prompt.label_words
-        assert kept, f"{told}: it says that it preserves the meaning, and changes words"
+        assert kept, f"{told}: it claims to preserve the meaning but changes words"
     return True
 
 
@@ -289,10 +289,10 @@ def check_model(model: ModelBackend) -> None:
     rows, labels = [{"word": "oak"}, {"word": "a grey horse in the stable"}], ("animal", "plant")
     can = model.capabilities
     assert isinstance(can, Capabilities), f"{told}: its capabilities are a {type(can).__name__}"
-    assert model.name and model.fingerprint == model.fingerprint, f"{told}: it needs a name and a fingerprint that stays"
+    assert model.name and model.fingerprint == model.fingerprint, f"{told}: it needs a name and a constant fingerprint"
     scores = model.score(prompt, rows, labels).log_probs
     assert scores.shape == (2, 2), f"{told}: scores of 2 rows and 2 labels have the shape {scores.shape}"
-    assert not np.isnan(scores).any() and (scores <= 1e-6).all(), f"{told}: these are no log-probabilities: {scores.tolist()}"
+    assert not np.isnan(scores).any() and (scores <= 1e-6).all(), f"{told}: these are not log-probabilities: {scores.tolist()}"
     one = model.score(prompt, rows[:1], labels).log_probs[0]
     assert np.allclose(one, scores[0], atol=_CLOSE), f"{told}: a row's scores depend on the other rows: {one} and {scores[0]}"
     try:
@@ -300,12 +300,12 @@ def check_model(model: ModelBackend) -> None:
     except (CotuneError, KeyError):
         pass
     else:
-        raise AssertionError(f"{told}: an adapter that it does not have is taken for one")
+        raise AssertionError(f"{told}: an unknown adapter is accepted")
     if can.generation:
         found = model.generate(prompt, rows, limit=4)
         assert len(found.texts) == len(found.ended) == 2, f"{told}: 2 rows got {len(found.texts)} answers"
-        assert found.texts == model.generate(prompt, rows, limit=4).texts, f"{told}: greedy answers differ when asked again"
-    assert can.hidden_states or not can.tune, f"{told}: what can be tuned can be seen into"
+        assert found.texts == model.generate(prompt, rows, limit=4).texts, f"{told}: greedy answers differ between calls"
+    assert can.hidden_states or not can.tune, f"{told}: a model that can be tuned must give hidden states"
     if can.hidden_states:
         _check_states(model, told)
     saved = model.saved(prompt, ("word",), labels)
@@ -344,10 +344,10 @@ def check_tuner(tuner: Tuner, model: LocalModel) -> None:
     first, second = (tuner.trainable(model, settings, rows, seed=7) for _ in range(2))
     json.dumps(first.identity)
     shortest = min(len(row.prompt_ids) for row in rows)
-    assert 0 <= first.stands_for < shortest, f"{told}: it stands for {first.stands_for} of {shortest} tokens"
+    assert 0 <= first.stands_for < shortest, f"{told}: it replaces {first.stands_for} of {shortest} tokens"
     named = dict(first.enter())
-    assert named and all(p.requires_grad for p in named.values()), f"{told}: it has no parameters that can be trained"
-    assert all(first.pace(name) > 0 for name in named), f"{told}: a parameter does not move"
+    assert named and all(p.requires_grad for p in named.values()), f"{told}: it has no trainable parameters"
+    assert all(first.pace(name) > 0 for name in named), f"{told}: a parameter does not change in training"
     start = first.weights()
     with TemporaryDirectory() as folder:
         saved = first.save(Path(folder))
@@ -357,13 +357,13 @@ def check_tuner(tuner: Tuner, model: LocalModel) -> None:
                 parameter.add_(0.25)
         changed = first.weights()
         same = all(torch.equal(start[name], changed[name]) for name in start)
-        assert not same, f"{told}: the weights that it gave are no copy, or do not change"
+        assert not same, f"{told}: weights() returns no copy, or the weights do not change"
         later = first.save(Path(folder))
         assert later != saved, f"{told}: other weights have the same id"
         again = tuner.trainable(model, settings, rows, seed=8, start=later)
         again.enter()
         back = again.weights()
-        assert all(torch.equal(back[name], changed[name]) for name in changed), f"{told}: saved weights come back changed"
+        assert all(torch.equal(back[name], changed[name]) for name in changed), f"{told}: loaded weights differ"
     second.enter()
     drawn = second.weights()
     assert all(torch.equal(start[name], drawn[name]) for name in start), f"{told}: one seed gives different parameters"
