@@ -246,7 +246,7 @@ class AdapterSlot:
         adapter_id = self.without_probe(adapter_id)
         if adapter_id != BASE:
             if self.trained_prefix(adapter_id) is not None:
-                raise InputError("LoRA cannot go on from a prefix", where="tune.method", hint="Use tune.method=prefix.")
+                raise InputError("LoRA cannot start from a prefix", where="tune.method", hint="Use tune.method=prefix.")
             self.read(adapter_id)
             self.wrap(read_settings(self._folders[adapter_id]))
             self.use(adapter_id)

@@ -93,7 +93,7 @@ class Grammar:
             refused = [(where, why) for where, part in parts_of(closed) if (why := _problem(shared | part))]
             where, why = refused[-1] if refused else ("#", _problem(closed))
             raise InputError(
-                f"answers cannot be held to it ({why.splitlines()[0]})",
+                f"the schema cannot be enforced ({why.splitlines()[0]})",
                 where=f"schema, {where}",
                 hint="Remove the named keyword, or list the values in enum.",
             )

@@ -28,7 +28,7 @@ def workers_section(record: RunRecord) -> str:
     rows = "".join(_row(name, one) for name, one in ranked[:_MOST])
     more = f"<p>{counted(len(ranked) - _MOST, 'more worker')} did less.</p>" if len(ranked) > _MOST else ""
     if unlike := found.get("unlike"):
-        told = "The workers compute in different ways, so last digits may depend on who did what"
+        told = "The workers differ, so last digits may depend on which worker did a job"
         more += f"<p>{told}: {data_text(one_line(unlike, 300))}.</p>"
     table = f"<div class=scroll><table class=plain>{head}{rows}</table></div>"
     return figure(_title(found), table + more, _CAPTION, kind="wide")
