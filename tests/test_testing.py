@@ -69,7 +69,7 @@ assert F1.aggregate is not None
         (replace(ACCURACY, rows=lambda a: 1 - ACCURACY.rows(a)), "wrong answers score higher"),
         (replace(ACCURACY, rows=lambda a: np.random.default_rng().random(len(a.references))), "two calls"),
         (replace(ACCURACY, rows=lambda a: np.linspace(0, 1, len(a.references))), "order of the rows"),
-        (replace(ACCURACY, types=("texts",)), "'texts' is no type"),
+        (replace(ACCURACY, types=("texts",)), "'texts' is not an output type"),
         (replace(F1, aggregate=Aggregate(lambda a: F1.aggregate.counts(a).sum(axis=0), F1.aggregate.score)), "[rows, columns]"),
         (replace(F1, aggregate=Aggregate(F1.aggregate.counts, lambda s: np.float64(np.ravel(s)[0] * 0))), "into [...]"),
     ],

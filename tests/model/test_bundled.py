@@ -424,7 +424,7 @@ def test_good_local_folder_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ("config", "told"),
     [
         ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "BertForMaskedLM has no language model head"),
-        ({"model_type": "llama", "architectures": ["LlamaModel"]}, "LlamaModel has no head"),
+        ({"model_type": "llama", "architectures": ["LlamaModel"]}, "LlamaModel has no language model head"),
         (
             {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True},
             "encoder-decoder",
