@@ -141,7 +141,7 @@ class Grammar:
         matcher = self._start.deep_copy()
         if not matcher.consume_tokens(list(text)):
             return None
-        found, inside, searched = b"", _quotes(text) % 2 == 1, False
+        completion, inside, searched = b"", _quotes(text) % 2 == 1, False
         while not matcher.is_accepting():
             allowed = _allowed(matcher)
             # In a free string, brackets are ordinary characters.
@@ -153,10 +153,10 @@ class Grammar:
             elif not inside and ord('"') in allowed:
                 names = (name for name in self._required if matcher.validate_tokens(list(name)) == len(name))
                 more, searched = next(names, more), False
-            if len(found) > LENGTH or not more or not matcher.consume_tokens(list(more)):
+            if len(completion) > LENGTH or not more or not matcher.consume_tokens(list(more)):
                 return None
-            found, inside = found + more, inside ^ (_quotes(more) % 2 == 1)
-        return found
+            completion, inside = completion + more, inside ^ (_quotes(more) % 2 == 1)
+        return completion
 
     @cached_property
     def _required(self) -> list[bytes]:

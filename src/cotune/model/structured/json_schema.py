@@ -37,8 +37,8 @@ def closed_schema(schema: Mapping[str, Any]) -> Schema:
         Raises:
             InputError: if a part does not say what is allowed; the message names the place.
     """
-    found: Schema = json.loads(json_text(schema))
-    for where, part in parts_of(found):
+    closed: Schema = json.loads(json_text(schema))
+    for where, part in parts_of(closed):
         kinds = part.get("type", "object" if "properties" in part else "array" if "items" in part else ())
         kinds = [kinds] if isinstance(kinds, str) else kinds
         for name in _BEYOND & part.keys():
@@ -48,8 +48,8 @@ def closed_schema(schema: Mapping[str, Any]) -> Schema:
         if "array" in kinds and "items" not in part and part.get("maxItems") != 0:
             raise _refusal("an array's items are not described", where, "Add items.")
         for name in {"enum", "const"} & part.keys():
-            given = part[name] if name == "enum" else [part[name]]
-            values = [value for value in given if not _UNSAID.search(json_text(value))]
+            allowed = part[name] if name == "enum" else [part[name]]
+            values = [value for value in allowed if not _UNSAID.search(json_text(value))]
             if not values:
                 raise _refusal("none of its values can be generated", where, "Give at least one without control characters.")
             if name == "enum":
@@ -60,7 +60,7 @@ def closed_schema(schema: Mapping[str, Any]) -> Schema:
             part["type"] = kinds
             if {"number", "integer"} & set(kinds):
                 _bound(part, where)
-    return found
+    return closed
 
 
 def parts_of(schema: Any, where: str = "#") -> Iterator[tuple[str, Schema]]:
@@ -89,8 +89,8 @@ def with_shortened_bounds(schema: Schema) -> Schema:
     Args:
         schema: the result of :func:`closed_schema`.
     """
-    found: Schema = json.loads(json_text(schema))
-    for _, part in [*parts_of(found)]:
+    extended: Schema = json.loads(json_text(schema))
+    for _, part in [*parts_of(extended)]:
         if "number" in part.get("type", ()) and "minimum" in part and not part.keys() & {"anyOf", "oneOf", "$ref"}:
             low, high = part["minimum"], part["maximum"]
             begun = [*_beginnings(low), *_beginnings(high)]
@@ -98,7 +98,7 @@ def with_shortened_bounds(schema: Schema) -> Schema:
                 # References lead to definitions at the root.
                 inner = {name: part.pop(name) for name in [*part] if name not in {"$defs", "definitions"}}
                 part["anyOf"] = [inner, {"enum": values}]
-    return found
+    return extended
 
 
 def _beginnings(bound: float) -> list[float]:

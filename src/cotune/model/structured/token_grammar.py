@@ -60,9 +60,9 @@ class TokenTable:
         ids, start = [], 0
         while start < len(text):
             for size in range(min(self._longest, len(text) - start), 0, -1):
-                found = self._ids.get(text[start : start + size])
-                if found is not None:
-                    ids.append(found)
+                token = self._ids.get(text[start : start + size])
+                if token is not None:
+                    ids.append(token)
                     start += size
                     break
             else:

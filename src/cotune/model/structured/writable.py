@@ -53,8 +53,8 @@ class Writable:
         value = parse_json(answer)
         leaves = [(f"{path}: " if path else "", leaf) for path, leaf in single_values(value)]
         for place, leaf in leaves:
-            if isinstance(leaf, str) and (found := _CONTROL.search(leaf)):
-                return f"{place}it contains the control character U+{ord(found[0]):04X}"
+            if isinstance(leaf, str) and (control := _CONTROL.search(leaf)):
+                return f"{place}it contains the control character U+{ord(control[0]):04X}"
         problem = self._check.problem(value)
         for place, leaf in leaves:
             # Near an excluded bound, fewer digits are written than elsewhere.
