@@ -105,11 +105,11 @@ def plain_prefix(model: Any, ids: Sequence[int], start: PrefixState | None = Non
     from transformers import DynamicCache
 
     use_plain_attention(model)
-    given = behind(model, start, torch.ones(1, len(ids), dtype=torch.long, device=model.device))
+    arguments = behind(model, start, torch.ones(1, len(ids), dtype=torch.long, device=model.device))
     # A cache without sliding windows keeps every token.
-    cache = given.setdefault(_cache_argument(model), DynamicCache())
+    cache = arguments.setdefault(_cache_argument(model), DynamicCache())
     try:
-        model.get_decoder()(input_ids=torch.tensor([list(ids)], device=model.device), **given | {"use_cache": True})
+        model.get_decoder()(input_ids=torch.tensor([list(ids)], device=model.device), **arguments | {"use_cache": True})
         layers = {n: (layer.keys, layer.values) for n, layer in enumerate(cache.layers)}
     except (AttributeError, IndexError, TypeError, ValueError) as error:
         raise InputError(
@@ -156,11 +156,11 @@ def plain_layer_states(
     use_plain_attention(model)
     ids, mask = pad(sequences, model.device)
     part = cut_decoder(model.get_decoder(), 0, max(layers))
-    with layer_outputs(part, layers) as found:
+    with layer_outputs(part, layers) as outputs:
         part(input_ids=ids, **behind(model, start, mask))
     epsilon, width = norm_epsilon(model), ids.shape[1]
     ends = torch.arange(len(sequences), device=mask.device) * width + mask.sum(1) - 1
-    states = (unit_rms(found[number].flatten(0, 1), epsilon) for number in layers)
+    states = (unit_rms(outputs[number].flatten(0, 1), epsilon) for number in layers)
     if skips is None:
         return torch.stack([each.index_select(0, ends) for each in states])
     own = [row * width + np.arange(skip, len(sequences[row])) for row, skip in enumerate(skips)]

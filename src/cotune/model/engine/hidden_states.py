@@ -111,10 +111,10 @@ def layer_states(
                 if model.shared:
                     before = prefix.length if prefix else 0
                     plan = plan_pass(suffixes, prefix=before, merge=[len(s) for s in suffixes], device=model.model.device)
-                    found = model.runner.layer_states(plan, prefix, layers, skips)
+                    states = model.runner.layer_states(plan, prefix, layers, skips)
                 else:
-                    found = plain_layer_states(model.model, suffixes, layers, prefix, skips)
-                result[:, part] = found.cpu().numpy()
+                    states = plain_layer_states(model.model, suffixes, layers, prefix, skips)
+                result[:, part] = states.cpu().numpy()
                 if progress:
                     progress(sum(map(len, suffixes)))
     return result

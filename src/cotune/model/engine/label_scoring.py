@@ -56,13 +56,13 @@ def score_labels(
         tokens += len(part.prefix) - part.covered
         for batch in part.batches:
             key = _key(model, adapter, part.prefix, batch, batch.completions if read is None else labels, top)
-            found = cache.get(key) if cache else None
+            hit = cache.get(key) if cache else None
             rows_here = [rendered[part.places[i]] for i in batch.places]
             plain += sum(len(row.prompt_ids) for row in rows_here)
             plain += len(rows_here) * len(batch.trie.tree.tokens)
-            if found is not None:
+            if hit is not None:
                 # A token budget must not depend on the cache, so a hit counts as many tokens as the pass did.
-                part_scores, cost = found
+                part_scores, cost = hit
                 cached += len(rows_here)
             else:
                 part_scores, cost = _compute(model, adapter, part.prefix, batch, rows_here, top, read, depth, pooled)
@@ -111,13 +111,13 @@ def unknown_batches(
     probe = model.adapters.probe(adapter)
     if probe is not None:
         rendered = [replace(row, completions=row.completions[:1]) for row in rendered]
-    found = []
+    batches = []
     for part in _parts(model, rendered, adapter, probe is not None and probe.pooled, None):
         for batch in part.batches:
             key = _key(model, adapter, part.prefix, batch, batch.completions if probe is None else labels, None)
             if model.cache.get(key) is None:
-                found.append(UnknownBatch(key, part.prefix, tuple(rendered[part.places[i]] for i in batch.places)))
-    return found
+                batches.append(UnknownBatch(key, part.prefix, tuple(rendered[part.places[i]] for i in batch.places)))
+    return batches
 
 
 def score_batch_alone(

@@ -125,7 +125,7 @@ def merged_starts(suffixes: Sequence[Sequence[int]], nodes: Sequence[int], most:
         Positions among the own tokens of all rows.
     """
     placed: dict[tuple[int, int], int] = {}
-    found: list[list[int]] = []
+    merged: list[list[int]] = []
     end = 0
     for suffix, behind, limit in zip(suffixes, nodes, most, strict=True):
         path: list[int] = []
@@ -139,9 +139,9 @@ def merged_starts(suffixes: Sequence[Sequence[int]], nodes: Sequence[int], most:
         for token in suffix[len(path) :]:
             above = placed.setdefault((above, token), end)
             end += 1
-        found.append(path)
+        merged.append(path)
         end += behind
-    return found
+    return merged
 
 
 def plan_pass(
