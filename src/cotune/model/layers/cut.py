@@ -87,8 +87,8 @@ def entering(decoder: Any, states: Tensor) -> Iterator[None]:
         states: ``[batch, tokens, width]``.
     """
 
-    def enter(_: Any, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return ((states, *args[1:]), given) if args else (args, given | {"hidden_states": states})
+    def enter(_: Any, args: tuple[Any, ...], arguments: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return ((states, *args[1:]), arguments) if args else (args, arguments | {"hidden_states": states})
 
     with layers_of(decoder)[0].register_forward_pre_hook(enter, with_kwargs=True):
         yield
@@ -108,11 +108,11 @@ def layer_outputs(
         keep: function of a layer's states ``[batch, tokens, width]`` that returns what to keep. It must copy, since later
             layers may change them in place.
     """
-    found: dict[int, Tensor] = {}
+    outputs: dict[int, Tensor] = {}
 
     def tap(number: int) -> Any:
         def read(_: Any, __: Any, output: Any) -> None:
-            found[number] = keep(output[0] if isinstance(output, tuple) else output)
+            outputs[number] = keep(output[0] if isinstance(output, tuple) else output)
 
         return read
 
@@ -120,7 +120,7 @@ def layer_outputs(
     with ExitStack() as taps:
         for number in set(numbers):
             taps.enter_context(layers[number - 1].register_forward_hook(tap(number)))
-        yield found
+        yield outputs
 
 
 def _layers_name(decoder: Any) -> str:
