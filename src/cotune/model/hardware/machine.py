@@ -81,8 +81,8 @@ def out_of_memory(error: RuntimeError) -> bool:
     """Whether an error of torch reports that a device is out of memory."""
     import torch
 
-    told = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in told or "out of memory" in told
+    message = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in message or "out of memory" in message
 
 
 def give_back_memory(device: torch.device) -> None:
