@@ -203,8 +203,8 @@ def _fetch(source: Path, workplace: Path, say: Progress) -> str:
 def _installed_gguf() -> Path | None:
     package, _, name = GGUF_MEMBER.partition("/")
     with contextlib.suppress(ImportError, ValueError):
-        found = importlib.util.find_spec(package)
-        for place in (found.submodule_search_locations or ()) if found else ():
+        spec = importlib.util.find_spec(package)
+        for place in (spec.submodule_search_locations or ()) if spec else ():
             if (Path(place) / name).is_file():
                 return Path(place) / name
     return None

@@ -93,21 +93,21 @@ def model_fingerprint(folder: Path) -> str:
         if path.name in _TOKENIZER_FILES or path.name in _CONFIGS or path.name == _INDEX or path.suffix == ".safetensors"
     )
     memory = _fingerprint_memory(folder)
-    known = _known_hashes(memory)
+    remembered = _known_hashes(memory)
     hashes: dict[str, str] = {}
     rows: dict[str, list[Any]] = {}
     try:
         for path in paths:
             stat = path.stat()
             state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
-            row = known.get(path.name)
+            row = remembered.get(path.name)
             hashes[path.name] = row[4] if row and row[:4] == state else file_sha256(path)
             rows[path.name] = [*state, hashes[path.name]]
     except OSError as error:
         raise InputError(
             f"the file cannot be read ({error.strerror or error})", where=str(path), hint="Check its permissions."
         ) from error
-    if memory is not None and rows != known:
+    if memory is not None and rows != remembered:
         # An unwritable cache only costs time.
         with contextlib.suppress(CotuneError, OSError):
             write_json(memory, rows)

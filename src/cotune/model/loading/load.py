@@ -127,9 +127,9 @@ def remember(loaded: Loaded, folder: Path, settings: EngineSettings, *, shared: 
 
 def _recall(fingerprint: str, settings: EngineSettings) -> Known | None:
     with contextlib.suppress(CotuneError, OSError, ValueError, TypeError):
-        found = Known(**json.loads(_memory_of(fingerprint, settings).read_text(encoding="utf-8")))
-        if all(isinstance(value, bool) for value in asdict(found).values()):
-            return found
+        known = Known(**json.loads(_memory_of(fingerprint, settings).read_text(encoding="utf-8")))
+        if all(isinstance(value, bool) for value in asdict(known).values()):
+            return known
     return None
 
 
@@ -161,7 +161,7 @@ def _whole(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
 def _tensors_in(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for path in weight_files(folder):
-        found |= {name: value.to(dtype) if value.is_floating_point() else value for name, value in load_file(path).items()}
-    return found
+        tensors |= {name: value.to(dtype) if value.is_floating_point() else value for name, value in load_file(path).items()}
+    return tensors

@@ -80,13 +80,13 @@ def _passes(model: Any) -> list[Tensor]:
     plan = plan_pass(suffixes, prefix=prefix.length, trees=[tree] * 3, device=runner.device)
     states, keys = runner.hidden(plan, prefix, collect=True)
     layers = len(prefix.layers)
-    found = [runner.hidden(plan, prefix, read=plan.last)[0]]
-    found += [states, runner.logits(states[plan.last]), runner.states(plan, prefix, [None, *range(layers + 1)])]
+    results = [runner.hidden(plan, prefix, read=plan.last)[0]]
+    results += [states, runner.logits(states[plan.last]), runner.states(plan, prefix, [None, *range(layers + 1)])]
     plan.positions += model.config.get_text_config().max_position_embeddings - int(plan.positions.max()) - 1
-    found.append(runner.hidden(plan, prefix)[0])
+    results.append(runner.hidden(plan, prefix)[0])
     for pairs in (prefix.layers, keys):
-        found += [part for _, pair in sorted(pairs.items()) for part in pair]
-    return found
+        results += [part for _, pair in sorted(pairs.items()) for part in pair]
+    return results
 
 
 def _same_tokenizer(whole: Any, light: LightTokenizer) -> bool:
@@ -97,29 +97,29 @@ def _same_tokenizer(whole: Any, light: LightTokenizer) -> bool:
 
 def _content(tokenizer: Any) -> dict[str, Any]:
     """The behaviour of a tokenizer on single texts, without truncation and padding."""
-    found: dict[str, Any] = json.loads(tokenizer.to_str())
-    found |= {"truncation": None, "padding": None}
-    after = found.pop("post_processor") or {}
+    content: dict[str, Any] = json.loads(tokenizer.to_str())
+    content |= {"truncation": None, "padding": None}
+    after = content.pop("post_processor") or {}
     if after.get("type") != "TemplateProcessing" or after["single"] != [{"Sequence": {"id": "A", "type_id": 0}}]:
-        found |= {"post_processor": after} if after else {}
-    return found
+        content |= {"post_processor": after} if after else {}
+    return content
 
 
 def _answers(tokenizer: Any) -> list[Any]:
     """A tokenizer's results for every call of a renderer."""
-    found: list[Any] = [tokenizer.chat_template, tokenizer.eos_token_id]
+    answers: list[Any] = [tokenizer.chat_template, tokenizer.eos_token_id]
     added = tokenizer.added_tokens_decoder
-    found.append([(number, str(token.content), token.special) for number, token in sorted(added.items())])
-    found += [tokenizer.convert_tokens_to_ids(token.content) for token in added.values()]
+    answers.append([(number, str(token.content), token.special) for number, token in sorted(added.items())])
+    answers += [tokenizer.convert_tokens_to_ids(token.content) for token in added.values()]
     for special in (True, False):
-        found.append(tokenizer(list(_TEXTS), add_special_tokens=special)["input_ids"])
-    for ids in found[-1]:
-        found += [tokenizer.decode(ids, skip_special_tokens=s, clean_up_tokenization_spaces=False) for s in (True, False)]
+        answers.append(tokenizer(list(_TEXTS), add_special_tokens=special)["input_ids"])
+    for ids in answers[-1]:
+        answers += [tokenizer.decode(ids, skip_special_tokens=s, clean_up_tokenization_spaces=False) for s in (True, False)]
     one = tokenizer(_TEXTS[-1], add_special_tokens=False, return_offsets_mapping=True)
-    found.append([list(one["input_ids"]), list(map(tuple, one["offset_mapping"]))])
+    answers.append([list(one["input_ids"]), list(map(tuple, one["offset_mapping"]))])
     if tokenizer.chat_template:
         messages = [{"role": role, "content": content} for role, content in _TURNS]
         for part in (messages, messages[1:], messages[1:2], messages[1:3], messages[3:]):
             for asked in (True, False):
-                found.append(tokenizer.apply_chat_template(part, tokenize=False, add_generation_prompt=asked))
-    return found
+                answers.append(tokenizer.apply_chat_template(part, tokenize=False, add_generation_prompt=asked))
+    return answers

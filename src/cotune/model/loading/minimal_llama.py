@@ -130,10 +130,10 @@ class _Parts:
         self._left = dict(tensors)
 
     def take(self, name: str, *shape: int) -> nn.Parameter:
-        found = self._left.pop(name)
-        if found.shape != shape:
-            raise ValueError(f"{name} has shape {tuple(found.shape)} instead of {shape}")
-        return nn.Parameter(found, requires_grad=False)
+        tensor = self._left.pop(name)
+        if tensor.shape != shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)} instead of {shape}")
+        return nn.Parameter(tensor, requires_grad=False)
 
     def check_end(self) -> None:
         if self._left:
@@ -216,8 +216,8 @@ class _Attention(nn.Module):
         shape = (*states.shape[:-1], -1, self.config.head_dim)
         q, k, v = (project(states).view(shape).transpose(1, 2) for project in (self.q_proj, self.k_proj, self.v_proj))
         attend = shared_prefix_attention if self.config._attn_implementation == ATTENTION_NAME else _causal
-        found, _ = attend(self, _turned(q, cos, sin), _turned(k, cos, sin), v, None, self.config.head_dim**-0.5)
-        result: Tensor = self.o_proj(found.reshape(*states.shape[:-1], -1).contiguous())
+        out, _ = attend(self, _turned(q, cos, sin), _turned(k, cos, sin), v, None, self.config.head_dim**-0.5)
+        result: Tensor = self.o_proj(out.reshape(*states.shape[:-1], -1).contiguous())
         return result
 
 
@@ -231,8 +231,8 @@ class _Gated(nn.Module):
         self.act_fn = nn.SiLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
-        return found
+        out: Tensor = self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+        return out
 
 
 class _RMSNorm(nn.Module):
@@ -259,8 +259,8 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def _causal(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: None, scale: float) -> tuple[Tensor, None]:
-    found = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
-    return found.transpose(1, 2), None
+    attended = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
+    return attended.transpose(1, 2), None
 
 
 def light_llama(folder: Path, tensors: Mapping[str, Tensor]) -> LightLlama:

@@ -57,11 +57,11 @@ class LightTokenizer:
                 texts, add_special_tokens=add_special_tokens, return_offsets_mapping=return_offsets_mapping, **more
             )
         several = [texts] if isinstance(texts, str) else list(texts)
-        found = self.inner.encode_batch(several, add_special_tokens=add_special_tokens)
-        given: dict[str, Any] = {"input_ids": [one.ids for one in found]}
+        encodings = self.inner.encode_batch(several, add_special_tokens=add_special_tokens)
+        result: dict[str, Any] = {"input_ids": [one.ids for one in encodings]}
         if return_offsets_mapping:
-            given["offset_mapping"] = [one.offsets for one in found]
-        return {name: value[0] for name, value in given.items()} if isinstance(texts, str) else given
+            result["offset_mapping"] = [one.offsets for one in encodings]
+        return {name: value[0] for name, value in result.items()} if isinstance(texts, str) else result
 
     def __len__(self) -> int:
         return int(self.inner.get_vocab_size(with_added_tokens=True))
@@ -81,20 +81,20 @@ class LightTokenizer:
     @property
     def added_tokens_decoder(self) -> dict[int, Any]:
         """Added tokens by id, including control tokens."""
-        found: dict[int, Any] = self.inner.get_added_tokens_decoder()
-        return found
+        decoder: dict[int, Any] = self.inner.get_added_tokens_decoder()
+        return decoder
 
     @property
     def eos_token_id(self) -> int | None:
         """The token that ends a text."""
         token = self._named.get("eos_token")
-        found: int | None = None if token is None else self.inner.token_to_id(token)
-        return found
+        token_id: int | None = None if token is None else self.inner.token_to_id(token)
+        return token_id
 
     def convert_tokens_to_ids(self, token: Any) -> Any:
         """The id of a token."""
-        found = self.inner.token_to_id(token) if isinstance(token, str) else None
-        return self.whole.convert_tokens_to_ids(token) if found is None else found
+        token_id = self.inner.token_to_id(token) if isinstance(token, str) else None
+        return self.whole.convert_tokens_to_ids(token) if token_id is None else token_id
 
     def decode(
         self, ids: Any, *, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None, **more: Any
@@ -128,7 +128,7 @@ class LightTokenizer:
         environment.globals = {"raise_exception": refuse}
         del environment.filters["tojson"]
         text = self.chat_template or ""
-        known = {"messages", "add_generation_prompt", *environment.globals, *self._named}
-        if others := find_undeclared_variables(environment.parse(text)) - known:
+        available = {"messages", "add_generation_prompt", *environment.globals, *self._named}
+        if others := find_undeclared_variables(environment.parse(text)) - available:
             raise ValueError(f"the chat template reads {sorted(others)}")
         return environment.from_string(text)
