@@ -153,9 +153,9 @@ def assemble(source: Source, metric: str | None) -> Parts:
     sealed = SealedTest(test)
     replay: Replay | None = None
     if source.replay is not None:
-        given = generator(_REPLAY)
+        arguments = generator(_REPLAY)
         ratio = source.replay_ratio
-        replay = choose_replay(old, train, dev, sealed, labels, stratum=stratum, shown=shown, ratio=ratio, generator=given)
+        replay = choose_replay(old, train, dev, sealed, labels, stratum=stratum, shown=shown, ratio=ratio, generator=arguments)
         train, dev = (*train, *replay.train), (*dev, *replay.dev)
         read |= replay.counts()
     checks = DataChecks((), read)
@@ -171,8 +171,8 @@ def _fingerprint(
     train: Rows, dev: Rows, test: SealedTest, columns: tuple[tuple[str, ...], str], output: Output, metric: Metric
 ) -> str:
     view = [rows_hash(train), rows_hash(dev), test.content_hash, *columns]
-    told = output.to_json() if output.kind.written else output.labels
-    return content_hash([*view, told, metric.name, *([metric.fingerprint] if metric.fingerprint else [])])
+    description = output.to_json() if output.kind.written else output.labels
+    return content_hash([*view, description, metric.name, *([metric.fingerprint] if metric.fingerprint else [])])
 
 
 def _type(source: Source) -> tuple[OutputType, tuple[Finding, ...]]:
@@ -193,26 +193,26 @@ def _type(source: Source) -> tuple[OutputType, tuple[Finding, ...]]:
     if not KINDS[kind].guess_told:
         return kind, commas
     if KINDS[kind].may_name_rows(cells):
-        told = (
+        message = (
             f"the output {source.output_field!r} is taken for {kind}: every value differs, so it is not a label column; name "
             f"another with --output, or set output.type={kind} to mean it"
         )
-        return kind, (Finding("output_type", "warning", told, len(cells)), *commas)
-    told = f"the output {source.output_field!r} is taken for {kind}: {why}; output.type says otherwise"
-    return kind, (Finding("output_type", "info", told, len(cells)), *commas)
+        return kind, (Finding("output_type", "warning", message, len(cells)), *commas)
+    message = f"the output {source.output_field!r} is taken for {kind}: {why}; output.type says otherwise"
+    return kind, (Finding("output_type", "info", message, len(cells)), *commas)
 
 
 def _decimal_commas(column: str, kind: OutputType, cells: Sequence[str]) -> tuple[Finding, ...]:
     """A warning where many outputs look like numbers with decimal commas and are taken for something else."""
-    found = [cell.strip() for cell in cells if has_decimal_comma(cell)]
-    if KINDS[kind].styled or len(found) < _MANY_COMMAS * len(cells):
+    matching = [cell.strip() for cell in cells if has_decimal_comma(cell)]
+    if KINDS[kind].styled or len(matching) < _MANY_COMMAS * len(cells):
         return ()
-    told = (
-        f"{len(found):,} of {len(cells):,} values of the output {column!r} look like numbers with decimal commas, such as "
-        f"{shortened(found[0])!r}, and are taken for {kind}; output.type=number reads them as numbers, as long as all are "
+    message = (
+        f"{len(matching):,} of {len(cells):,} values of the output {column!r} look like numbers with decimal commas, such as "
+        f"{shortened(matching[0])!r}, and are taken for {kind}; output.type=number reads them as numbers, as long as all are "
         f"written alike, and output.type={kind} confirms that they are none"
     )
-    return (Finding("decimal_commas", "warning", told, len(found)),)
+    return (Finding("decimal_commas", "warning", message, len(matching)),)
 
 
 def examples_from(table: Table, role: str, source: Source, type: OutputType = "label") -> Rows:
@@ -269,8 +269,8 @@ def _with_fields(source: Source) -> tuple[Source, tuple[Finding, ...]]:
         for table in (source.train, source.dev, source.test, source.replay)
     )
     assert train is not None
-    told = ", ".join(f"{column!r} is {{{field}}}" for field, column in renamed.items())
-    message = f"input columns whose names cannot stand in a prompt are renamed there: {told}"
+    listed = ", ".join(f"{column!r} is {{{field}}}" for field, column in renamed.items())
+    message = f"input columns whose names cannot stand in a prompt are renamed there: {listed}"
     source = replace(source, train=train, dev=others[0], test=others[1], replay=others[2], input_fields=fields)
     return source, (Finding("renamed_columns", "info", message, len(renamed)),)
 
@@ -295,9 +295,9 @@ def _skipped(source: Source, labelled: Rows, dev: Rows | None, test: Rows | None
         if table is not None:
             # Two tables may come from one file.
             counts[table.source] += len(table) - len(rows or ())
-    told = ", ".join(f"{count:,} of {name}" for name, count in counts.items() if count)
+    listed = ", ".join(f"{count:,} of {name}" for name, count in counts.items() if count)
     total = sum(counts.values())
-    message = f"rows without input or output were left out: {told}"
+    message = f"rows without input or output were left out: {listed}"
     return (Finding("blank_rows", "warning", message, total),) if total else ()
 
 

@@ -127,7 +127,7 @@ def check_data(
     """
     removed = removed or Removed()
     rows = (*train, *dev)
-    found = [
+    findings = [
         *also,
         *_leaks(train, test, removed),
         *_repeats(train, dev, test),
@@ -136,7 +136,7 @@ def check_data(
         *_shapes(rows),
         *(_balance(train, labels) if labels else ()),
     ]
-    found.sort(key=lambda finding: finding.severity != "warning")
+    findings.sort(key=lambda finding: finding.severity != "warning")
     total = {
         "train": len(train),
         "dev": len(dev),
@@ -149,7 +149,7 @@ def check_data(
         "test_rows_in_train_exactly": removed.test_rows_repeated_exactly,
         **(counts or {}),
     }
-    return DataChecks(tuple(found), MappingProxyType(total))
+    return DataChecks(tuple(findings), MappingProxyType(total))
 
 
 def _leaks(train: Sequence[Example], test: SealedTest, removed: Removed) -> Iterable[Finding]:

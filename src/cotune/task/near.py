@@ -126,11 +126,11 @@ def _candidates(prefix: Any, sizes: NDArray[Any], threshold: float) -> tuple[NDA
     columns = np.sort(by_rarity[work <= _MOST_MEETINGS])
     prefix = prefix[:, columns]
     transposed = prefix.T.tocsr()
-    found = [np.zeros((3, 0), dtype=np.int64)]
+    pairs = [np.zeros((3, 0), dtype=np.int64)]
     for start in range(0, prefix.shape[0], 2000):
         block = triu(prefix[start : start + 2000] @ transposed, k=start + 1).tocoo()
-        found.append(np.stack((block.row.astype(np.int64) + start, block.col, block.data)).astype(np.int64))
-    left, right, shared = np.concatenate(found, axis=1)
+        pairs.append(np.stack((block.row.astype(np.int64) + start, block.col, block.data)).astype(np.int64))
+    left, right, shared = np.concatenate(pairs, axis=1)
     fits = np.minimum(sizes[left], sizes[right]) >= threshold * np.maximum(sizes[left], sizes[right]) - 1e-6
     left, right, shared = left[fits], right[fits], shared[fits]
     order = np.argsort(-shared, kind="stable")

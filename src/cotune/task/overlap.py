@@ -47,12 +47,12 @@ def rows_overlapping(rows: Iterable[Example], test: Iterable[Example], size: int
         words = _WORD.findall(normalised(example.text))
         if len(words) >= 3:
             grams[min(size, len(words))].update(_grams(words, min(size, len(words))))
-    found = []
+    overlapping = []
     for row in rows:
         words = _WORD.findall(normalised(row.text))
-        if any(not known.isdisjoint(_grams(words, width)) for width, known in grams.items()):
-            found.append(row.id)
-    return tuple(found)
+        if any(not test_grams.isdisjoint(_grams(words, width)) for width, test_grams in grams.items()):
+            overlapping.append(row.id)
+    return tuple(overlapping)
 
 
 def _grams(words: Sequence[str], width: int) -> Iterable[tuple[str, ...]]:

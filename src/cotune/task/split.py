@@ -88,18 +88,18 @@ def quotas(
     least, most = least or {}, most or counts
     total = sum(counts.values())
     exact = {label: size * count / total for label, count in counts.items()}
-    given = {label: max(least.get(label, 0), min(most.get(label, 0), int(exact[label]))) for label in counts}
-    while sum(given.values()) < size:
-        open_labels = [label for label in counts if given[label] < most.get(label, 0)]
+    assigned = {label: max(least.get(label, 0), min(most.get(label, 0), int(exact[label]))) for label in counts}
+    while sum(assigned.values()) < size:
+        open_labels = [label for label in counts if assigned[label] < most.get(label, 0)]
         if not open_labels:
             break
-        given[max(open_labels, key=lambda label: exact[label] - given[label])] += 1
-    while sum(given.values()) > size:
-        open_labels = [label for label in counts if given[label] > least.get(label, 0)]
+        assigned[max(open_labels, key=lambda label: exact[label] - assigned[label])] += 1
+    while sum(assigned.values()) > size:
+        open_labels = [label for label in counts if assigned[label] > least.get(label, 0)]
         if not open_labels:
             break
-        given[min(open_labels, key=lambda label: exact[label] - given[label])] -= 1
-    return given
+        assigned[min(open_labels, key=lambda label: exact[label] - assigned[label])] -= 1
+    return assigned
 
 
 def by_label(example: Example) -> str:

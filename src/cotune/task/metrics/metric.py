@@ -101,8 +101,8 @@ def _same(answered: Answered) -> Floats:
 def _within(absolute: float, relative: float) -> Callable[[Answered], Floats]:
     def rows(answered: Answered) -> Floats:
         near = (
-            right is not None and given is not None and equal_numbers(given, right, absolute=absolute, relative=relative)
-            for right, given in answered.pairs
+            right is not None and value is not None and equal_numbers(value, right, absolute=absolute, relative=relative)
+            for right, value in answered.pairs
         )
         return np.fromiter(near, dtype=np.float64, count=len(answered.references))
 

@@ -38,13 +38,13 @@ def read_hub(name: str, default_split: str = "train") -> Table:
     failure: Exception | None = None
     for path, config in _readings(match["path"]):
         try:
-            found = datasets.load_dataset(path, config, split=split)
+            loaded = datasets.load_dataset(path, config, split=split)
         except Exception as error:  # the library raises many unrelated types; all mean that the data set cannot be loaded
             failure = failure or error
             if isinstance(error, ConnectionError):
                 break  # no other interpretation of the name can help, and each waits long
             continue
-        return table_from_data_set(found, name)
+        return table_from_data_set(loaded, name)
     assert failure is not None
     reason = (str(failure).strip().splitlines() or [""])[0][:200]
     raise InputError(

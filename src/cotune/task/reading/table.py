@@ -173,11 +173,11 @@ def json_kind(value: Any) -> str:
 
 def free_name(name: str, columns: Collection[str]) -> str:
     """A free column name: the given one, else with a number."""
-    found, number = name, 1
-    while found in columns:
+    candidate, number = name, 1
+    while candidate in columns:
         number += 1
-        found = f"{name}_{number}"
-    return found
+        candidate = f"{name}_{number}"
+    return candidate
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str | None:

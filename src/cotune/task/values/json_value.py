@@ -134,12 +134,12 @@ def _leaf_text(value: Any) -> str:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
         names = [name for name, _ in pairs]
         doubled = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the key {doubled!r} is given twice in one object")
-    return found
+    return mapping
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -56,8 +56,8 @@ def checked_schema(schema: Any, where: str) -> Mapping[str, Any] | None:
             where=where,
             hint='Write for example {"type": "object", "properties": {...}}.',
         )
-    found: Mapping[str, Any] = schema
-    return found
+    result: Mapping[str, Any] = schema
+    return result
 
 
 def schema_problem(schema: Any) -> str:
@@ -110,16 +110,16 @@ class Validator:
 
 def schema_fields(schema: Mapping[str, Any], path: str = "") -> list[str]:
     """Paths of a schema's single values, as in :func:`cotune.task.values.json_value.leaves`."""
-    found: list[str] = []
+    paths: list[str] = []
     for option in schema.get("anyOf", ()):
-        found += schema_fields(option, path)
+        paths += schema_fields(option, path)
     for name, inner in (schema.get("properties") or {}).items():
-        found += schema_fields(inner, f"{path}.{name}" if path else str(name))
+        paths += schema_fields(inner, f"{path}.{name}" if path else str(name))
     if isinstance(schema.get("items"), Mapping):
-        found += schema_fields(schema["items"], f"{path}[]")
-    if not found and path and not schema.get("properties") and schema.get("type") not in ("object", "array"):
-        found = [path]
-    return list(dict.fromkeys(found))
+        paths += schema_fields(schema["items"], f"{path}[]")
+    if not paths and path and not schema.get("properties") and schema.get("type") not in ("object", "array"):
+        paths = [path]
+    return list(dict.fromkeys(paths))
 
 
 def _strange(schema: Any) -> Iterator[str]:

@@ -29,8 +29,8 @@ def guess_type(cells: Sequence[str]) -> tuple[OutputType, str]:
 
 def settle(type: OutputType, rows: Rows, labels: tuple[str, ...], schema: Mapping[str, Any] | None) -> Output:
     """The task's output; if no schema is given, it is inferred from train and dev."""
-    found = KINDS[type].schema_of([row.output for row in rows], schema)
-    return Output(type, labels, "" if found is None else json_text(found))
+    inferred = KINDS[type].schema_of([row.output for row in rows], schema)
+    return Output(type, labels, "" if inferred is None else json_text(inferred))
 
 
 def kept_schema(known: Known | None, rows: Rows) -> Mapping[str, Any] | None:

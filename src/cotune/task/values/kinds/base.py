@@ -137,8 +137,8 @@ class OutputKind:
             schema: JSON Schema of the values; None allows all.
             style: number format; None allows only plain numbers.
         """
-        known = {label.strip() for label in labels}
-        return lambda cell, where: _text(cell, where, known)
+        allowed = {label.strip() for label in labels}
+        return lambda cell, where: _text(cell, where, allowed)
 
     def schema_of(self, outputs: Sequence[str], given: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
         """The JSON Schema of outputs; ``given`` comes from the user or an earlier bundle. None for kinds without a schema."""

@@ -62,8 +62,8 @@ class NumberKind(OutputKind):
 
     def same(self, reference: str, answer: str) -> bool:
         """Whether both are equal up to rounding errors of doubles."""
-        right, given = number_in(reference), number_in(answer)
-        return right is not None and given is not None and equal_numbers(given, right, absolute=0.0, relative=1e-9)
+        right, answered = number_in(reference), number_in(answer)
+        return right is not None and answered is not None and equal_numbers(answered, right, absolute=0.0, relative=1e-9)
 
     def plain_value(self, text: str) -> int | float | None:
         """The number; None if there is none, or if it is too large for a double."""
