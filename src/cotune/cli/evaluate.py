@@ -60,8 +60,8 @@ def evaluate(
     predictor = load(bundle, base=base, key_env=key_env, endpoint=endpoint, patience=patience)
     scored = score_rows(predictor, labelled, batch=batch, progress=counting(len(labelled.rows)))
     if as_json:
-        told = {"bundle": str(bundle), "rows": rows, **scored.to_json(), "seen": seen.to_json() if seen else None}
-        typer.echo(json.dumps(told, ensure_ascii=False))
+        record = {"bundle": str(bundle), "rows": rows, **scored.to_json(), "seen": seen.to_json() if seen else None}
+        typer.echo(json.dumps(record, ensure_ascii=False))
         return
     from cotune.cli.terminal import out_console
 
@@ -84,8 +84,8 @@ def _shown(scored: Scored, source: str, width: int) -> Iterator[Any]:
     if scored.skipped:
         yield Text(f"Left out: {counted(scored.skipped, 'row')} without input or right answer.")
     if scored.unknown:
-        told = ", ".join(f"{label!r} ({count})" for label, count in list(scored.unknown.items())[:8])
-        yield Text(harmless(f"Labels that the bundle does not know, whose rows count as wrong: {told}."))
+        listed = ", ".join(f"{label!r} ({count})" for label, count in list(scored.unknown.items())[:8])
+        yield Text(harmless(f"Labels that the bundle does not know, whose rows count as wrong: {listed}."))
     if scored.truncated:
         yield Text(f"Of {counted(scored.truncated, 'row')} the text was too long and was truncated.")
     if scored.labels:
@@ -135,11 +135,11 @@ def _confusion(scored: Scored, width: int) -> Iterator[Any]:
     from cotune.report.terminal.plain import one_line
 
     assert scored.confusion is not None
-    found = [one_line(one.name, 24) for one in scored.labels]
+    labels = [one_line(one.name, 24) for one in scored.labels]
     # Long names leave no room for columns, so columns are numbered and rows show number and name.
-    numbered = max(map(len, found)) + sum(max(3, len(name)) + 2 for name in found) + 2 > width
-    names = [f"{place} {name}" for place, name in enumerate(found, 1)] if numbered else found
-    heads = [str(place) for place in range(1, len(found) + 1)] if numbered else found
+    numbered = max(map(len, labels)) + sum(max(3, len(name)) + 2 for name in labels) + 2 > width
+    names = [f"{place} {name}" for place, name in enumerate(labels, 1)] if numbered else labels
+    heads = [str(place) for place in range(1, len(labels) + 1)] if numbered else labels
     room = max(map(len, names)) + sum(max(3, len(head)) + 2 for head in heads) + 2
     if len(names) <= _MATRIX_LABELS and room <= width:
         yield Text(f"Right label (rows) and answer (columns{', by number' if numbered else ''}):")

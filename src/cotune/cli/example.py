@@ -25,9 +25,9 @@ def copy_example(name: str) -> tuple[Path, bool]:
     Raises:
         InputError: if there is no such example, or another file has its name.
     """
-    known = sorted(path.parent.name for path in examples_folder().glob(f"*/{_TASK}"))
-    if name not in known:
-        raise InputError(f"there is no example {name!r}", where="--example", hint=f"Give one of {shown_names(known)}.")
+    names = sorted(path.parent.name for path in examples_folder().glob(f"*/{_TASK}"))
+    if name not in names:
+        raise InputError(f"there is no example {name!r}", where="--example", hint=f"Give one of {shown_names(names)}.")
     folder = Path(name)
     if (folder / _TASK).is_file():
         return folder / _TASK, False

@@ -74,41 +74,41 @@ def init(
     # A run must accept the written file.
     config = load_config(out)
     if as_json:
-        told = {"out": str(out), "name": config.name, "input": inputs, "output": answers, "budget": spent}
-        typer.echo(json.dumps(told, ensure_ascii=False))
+        record = {"out": str(out), "name": config.name, "input": inputs, "output": answers, "budget": spent}
+        typer.echo(json.dumps(record, ensure_ascii=False))
     else:
         if not asks and not (input and output):
-            guesses = [option for option, given in (("--input", input), ("--output", output)) if not given]
+            guesses = [option for option, value in (("--input", input), ("--output", output)) if not value]
             name = f"{' and '.join(guesses)} name{'s another' if len(guesses) == 1 else ' others'}"
             tell(f"Reads {shown_names(inputs)}, answers {answers!r} (guessed; {name}).")
         tell(f"Written: {out}. Start with: cotune run {shlex.quote(str(out))}")
 
 
-def _answer(question: str, given: str | None, guess: str | None, check: Callable[[str], object], *, asks: bool) -> str:
+def _answer(question: str, value: str | None, guess: str | None, check: Callable[[str], object], *, asks: bool) -> str:
     """The given value, else the user's answer, else the guess; asks again if an answer is invalid.
 
     Raises:
         InputError: if the given value is invalid, or there is no guess.
     """
-    if given is None and asks:
+    if value is None and asks:
         while True:
             try:
-                found = str(typer.prompt(question.capitalize(), default=guess, err=True)).strip()
+                answer = str(typer.prompt(question.capitalize(), default=guess, err=True)).strip()
             except typer.Abort:
                 # Ctrl-C ends the command; nothing was written.
                 typer.echo("\nStopped. Nothing was written.", err=True)
                 raise typer.Exit(130) from None
             try:
-                check(found)
+                check(answer)
             except InputError as error:
                 tell(error, err=True)
             else:
-                return found
-    found = given if given is not None else guess or ""
-    if not found:
+                return answer
+    answer = value if value is not None else guess or ""
+    if not answer:
         raise InputError(f"no column looks like the {question}", where="cotune init", hint="Name it with --input or --output.")
-    check(found)
-    return found
+    check(answer)
+    return answer
 
 
 def _columns(text: str, table: Table) -> list[str]:

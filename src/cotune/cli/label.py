@@ -77,7 +77,7 @@ def label(
     if as_json and not web:
         picks, _ = _picked(load, folder, manifest, pool, asks, out)
         typer.echo(
-            json.dumps({"way": way, "labels": list(manifest.labels), "rows": [_told(p) for p in picks]}, ensure_ascii=False)
+            json.dumps({"way": way, "labels": list(manifest.labels), "rows": [_record(p) for p in picks]}, ensure_ascii=False)
         )
         return
     if out is None:
@@ -163,10 +163,10 @@ def _session(
 ) -> Session:
     from cotune.labelling.session import Session, read_session
 
-    found = read_session(out, asks, manifest.input_fields)
-    if found is not None:
-        tell(f"Resuming at row {found.at + 1} of {len(found.picks)}.", err=True)
-        return found
+    resumed = read_session(out, asks, manifest.input_fields)
+    if resumed is not None:
+        tell(f"Resuming at row {resumed.at + 1} of {len(resumed.picks)}.", err=True)
+        return resumed
     picks, earlier = _picked(load, folder, manifest, pool, asks, out)
     session = Session(out, manifest.output_field, manifest.labels, picks, earlier, asks)
     session.save()
@@ -192,7 +192,7 @@ def _ask(session: Session, *, web: bool, port: int, no_open: bool, as_json: bool
     label_on_page(session, port=port, ready=ready)
 
 
-def _told(pick: Pick) -> dict[str, Any]:
+def _record(pick: Pick) -> dict[str, Any]:
     return {"number": pick.number, "row": pick.row, "guess": pick.guess, "probabilities": pick.shares}
 
 

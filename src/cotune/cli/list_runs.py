@@ -24,11 +24,11 @@ def list_(
     """List the runs in a folder: score, interval, test rows, time, state; in wide terminals also task and model."""
     from cotune.cycle.runs.listing import list_runs
 
-    found = list_runs(folder) if folder.is_dir() or folder != _USUAL else []
+    runs = list_runs(folder) if folder.is_dir() or folder != _USUAL else []
     if as_json:
-        typer.echo(json.dumps([run.to_json() for run in found], ensure_ascii=False))
+        typer.echo(json.dumps([run.to_json() for run in runs], ensure_ascii=False))
         return
-    if not found:
+    if not runs:
         from cotune.report.terminal.plain import harmless
 
         where = str(folder) if folder.is_dir() else f"{folder}, a folder that does not exist yet"
@@ -45,7 +45,7 @@ def list_(
     roomy = console.width >= _ROOMY
     what = ["task", "model"] if roomy else []
     table = table_of(["run", *what, "score>", "95% interval", "rows>", "time>", "state"], console.width)
-    for run in found:
+    for run in runs:
         named = [Text(one_line(text, 24)) for text in (run.task, run.model)] if roomy else []
         table.add_row(
             Text(one_line(run.folder, 400)),
@@ -57,5 +57,5 @@ def list_(
             run.state,
         )
     console.print(table)
-    if len({run.metric for run in found if run.metric}) > 1:
+    if len({run.metric for run in runs if run.metric}) > 1:
         typer.echo("The scores are of different metrics; --json names each run's.")

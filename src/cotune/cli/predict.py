@@ -86,13 +86,13 @@ def predict(
         with collection_paused():
             from cotune.bundle import load as load_bundle
 
-            found = load_bundle(
+            predictor = load_bundle(
                 bundle, base=base, key_env=key_env, endpoint=endpoint, patience=patience, once=input is not None
             )
             if unsure is not None:
                 # Raise errors about the options before reading any row.
-                found.doubt(unsure)
-            return found
+                predictor.doubt(unsure)
+            return predictor
 
     if input is not None:
         if rows is not None or out is not None:
@@ -171,17 +171,17 @@ def _answer_text(predictor: Predictor, text: str, *, probabilities: bool, unsure
     from cotune.bundle.rows import checked_row
 
     rows = [checked_row(text, predictor.input_fields, "row 1")]
-    found = next(iter(predictor.answers(rows, probabilities=True, unsure=unsure)))
+    answered = next(iter(predictor.answers(rows, probabilities=True, unsure=unsure)))
     if as_json or probabilities:
         own = predictor.output.told
-        answer: dict[str, Any] = {"answer": None if found.answer is None else own(found.answer)}
-        answer |= {} if unsure is None else {"possible": [own(label) for label in found.possible]}
-        typer.echo(json.dumps({**answer, "probabilities": found.probabilities}, ensure_ascii=False))
-    elif found.possible:
-        tell("open: " + ", ".join(f"{label} ({found.probabilities[label]:.2f})" for label in found.possible))
+        answer: dict[str, Any] = {"answer": None if answered.answer is None else own(answered.answer)}
+        answer |= {} if unsure is None else {"possible": [own(label) for label in answered.possible]}
+        typer.echo(json.dumps({**answer, "probabilities": answered.probabilities}, ensure_ascii=False))
+    elif answered.possible:
+        tell("open: " + ", ".join(f"{label} ({answered.probabilities[label]:.2f})" for label in answered.possible))
     else:
-        tell(found.answer)
-    if found.truncated:
+        tell(answered.answer)
+    if answered.truncated:
         typer.echo("The text was too long and was truncated.", err=True)
 
 
@@ -225,36 +225,36 @@ def _answer_file(
     workers: dict[str, Any] = {}
     unlike = ""
     if choice is not None and out is not None:
-        found, workers, unlike = _answer_on(choice, bundle, sheet, checked, out, base=base, **options)
+        answers, workers, unlike = _answer_on(choice, bundle, sheet, checked, out, base=base, **options)
     else:
-        found = answer_sheet(load(), sheet, checked, **options, progress=counting(len(askable(checked))))
+        answers = answer_sheet(load(), sheet, checked, **options, progress=counting(len(askable(checked))))
         if out is None:
-            sys.stdout.write(sheet_text(sheet, found.added, kind))
+            sys.stdout.write(sheet_text(sheet, answers.added, kind))
         else:
-            write_sheet(sheet, found.added, out)
-    told: dict[str, Any] = {
+            write_sheet(sheet, answers.added, out)
+    record: dict[str, Any] = {
         "out": None if out is None else str(out),
         "rows": len(checked),
-        "answered": found.answered,
-        "truncated": found.truncated,
-        **({} if unsure is None else {"open": found.open}),
-        "errors": [{"where": error.where, "error": error.what} for error in found.errors],
+        "answered": answers.answered,
+        "truncated": answers.truncated,
+        **({} if unsure is None else {"open": answers.open}),
+        "errors": [{"where": error.where, "error": error.what} for error in answers.errors],
         **workers,
     }
     if as_json and out is not None:
-        typer.echo(json.dumps(told, ensure_ascii=False))
+        typer.echo(json.dumps(record, ensure_ascii=False))
         return
-    note = f"{counted(found.answered, 'row')} answered" + ("" if out is None else f": {out}")
+    note = f"{counted(answers.answered, 'row')} answered" + ("" if out is None else f": {out}")
     tell(note, err=out is None)
     if workers:
         tell_summary(workers, unlike=unlike)
     if unsure is not None:
-        tell(_left_open(found.open, len(checked)), err=True)
-    if found.truncated:
-        tell(f"Of {counted(found.truncated, 'row')} the text was too long and was truncated.", err=True)
-    if found.errors:
-        first = found.errors[0]
-        tell(f"{counted(len(found.errors), 'row')} could not be answered; the first: {first.where}: {first.what}.", err=True)
+        tell(_left_open(answers.open, len(checked)), err=True)
+    if answers.truncated:
+        tell(f"Of {counted(answers.truncated, 'row')} the text was too long and was truncated.", err=True)
+    if answers.errors:
+        first = answers.errors[0]
+        tell(f"{counted(len(answers.errors), 'row')} could not be answered; the first: {first.where}: {first.what}.", err=True)
 
 
 def _answer_on(
@@ -268,6 +268,6 @@ def _answer_on(
     opened = open_for_workers(bundle, base, here=choice.kind != "ray")
     meter = Meter(len(askable(checked)))
     with running(choice, out) as executor:
-        found, unlike = answer_on(executor, opened, sheet, checked, base=base, told=meter.told, **options)
-        write_sheet(sheet, found.added, out)
-        return found, meter.summary(executor), unlike
+        answers, unlike = answer_on(executor, opened, sheet, checked, base=base, told=meter.told, **options)
+        write_sheet(sheet, answers.added, out)
+        return answers, meter.summary(executor), unlike

@@ -71,8 +71,8 @@ def push(
             tell(f"Uploading {len(files)} files to {repository}.", err=True)
         done = upload(api, repository, folder, files, private=private, update=update)
     if as_json:
-        told = {"repository": repository, "url": done.url, "commit": done.commit, "files": files, "rows": wanted.rows}
-        typer.echo(json.dumps(told, ensure_ascii=False))
+        record = {"repository": repository, "url": done.url, "commit": done.commit, "files": files, "rows": wanted.rows}
+        typer.echo(json.dumps(record, ensure_ascii=False))
     else:
         tell(f"Pushed: {done.url}")
         tell(f'Load it anywhere with cotune.load("hf://{repository}@{done.commit}").')

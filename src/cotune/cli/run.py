@@ -83,15 +83,15 @@ def run(
 ) -> None:
     """Tune a prompt and a model within a budget; writes a bundle, a journal and a report."""
     choice = choice_of(executor, workers, storage)
-    given = list(overrides or [])
+    settings = list(overrides or [])
     if example is not None:
         # The first word is a setting instead of a task.
-        given = given if task is None else [task, *given]
+        settings = settings if task is None else [task, *settings]
         task = _copied(example, quiet=quiet or as_json)
     elif task is None:
         raise InputError("Missing argument TASK", hint="Name a task.yaml or a file of rows, or add --example support.")
     named = (("budget", budget), ("model", model), ("start", start), ("data.replay", replay), ("seed", seed))
-    config = _config_of(task, given, dict(named), input or [], output)
+    config = _config_of(task, settings, dict(named), input or [], output)
     from cotune.files import read_text, slug
 
     typed = shlex.join(["cotune", *context.obj]) if context.obj else None
@@ -99,9 +99,9 @@ def run(
     if not (finish or cut_journal):
         from cotune.cycle.runs.next_folder import folder_for
 
-        folder, told = folder_for(config, folder)
-        if told:
-            tell(told, err=True)
+        folder, note = folder_for(config, folder)
+        if note:
+            tell(note, err=True)
     texts = [read_text(path, "the prompt file") for path in prompt or []]
     if not (folder / CONFIG).is_file():
         from cotune.cycle.budget.budget import parse_budget
@@ -115,7 +115,7 @@ def run(
             typer.echo("Starting ...")
         if cut_journal:
             _cut_journal(folder)
-        if finish and _told_to_finish(folder):
+        if finish and _ask_to_finish(folder):
             return
         summary = _searched(config, folder, texts, typed, choice, quiet=quiet, as_json=as_json)
     except KeyboardInterrupt:
@@ -254,7 +254,7 @@ def _cut_journal(folder: Path) -> None:
         typer.echo(f"The journal was damaged and was cut before the damage; a copy of the whole file is in {copy}.", err=True)
 
 
-def _told_to_finish(folder: Path) -> bool:
+def _ask_to_finish(folder: Path) -> bool:
     """Ask a run to end its search; returns whether another process is running it, which then finishes the run."""
     from cotune.cycle.folder import ask_to_finish
     from cotune.cycle.runs.listing import is_locked

@@ -77,8 +77,8 @@ def _learnt_from(bundle: Path) -> list[dict[str, str]]:
     from cotune.bundle.manifest import read_manifest
     from cotune.labelling.known import bundle_of, rows_of_run
 
-    found, run = bundle_of(bundle)
-    rows = rows_of_run(run, read_manifest(found))[0] if run is not None else []
+    folder, run = bundle_of(bundle)
+    rows = rows_of_run(run, read_manifest(folder))[0] if run is not None else []
     if not rows:
         tell(f"{bundle}: the training rows are unknown, so rows are not collected for being far from them.", err=True)
     return rows

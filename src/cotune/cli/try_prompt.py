@@ -94,10 +94,10 @@ def try_one(tryouts: Tryouts, text: str, *, where: str, rows: int, as_json: bool
     """
     from cotune.report import TRYOUT_CLOSING, comparison_text, tryout_heading
 
-    def show(found: Tryout) -> None:
-        if len(found.comparisons) == 1:
-            typer.echo(tryout_heading(found) + "\n")
-        typer.echo(comparison_text(found.comparisons[-1], rows) + "\n")
+    def show(result: Tryout) -> None:
+        if len(result.comparisons) == 1:
+            typer.echo(tryout_heading(result) + "\n")
+        typer.echo(comparison_text(result.comparisons[-1], rows) + "\n")
 
     found = tryouts.compare(text, where=where, heard=None if as_json else show)
     typer.echo(json.dumps(found.to_json(), ensure_ascii=False) if as_json else TRYOUT_CLOSING)

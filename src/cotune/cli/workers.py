@@ -78,15 +78,15 @@ class Meter:
         seen = self.seen
         left = seen.left
         parts = [f"{seen.done:,} of {counted(seen.rows, self.what)}", *([f"about {duration(left)} left"] if left else [])]
-        return ", ".join(parts) + (f"; {told}" if (told := _paces([*seen.rates.values()], self.what)) else "")
+        return ", ".join(parts) + (f"; {paces}" if (paces := _paces([*seen.rates.values()], self.what)) else "")
 
 
 def _paces(rates: list[float], what: str) -> str:
     if not rates:
         return ""
     many = len(rates) > _NAMED
-    told = f"{min(rates):.1f} to {max(rates):.1f}" if many else " and ".join(f"{rate:.1f}" for rate in rates)
-    return f"{counted(len(rates), 'worker')}, {told} {what}s/s"
+    shown = f"{min(rates):.1f} to {max(rates):.1f}" if many else " and ".join(f"{rate:.1f}" for rate in rates)
+    return f"{counted(len(rates), 'worker')}, {shown} {what}s/s"
 
 
 def tell_summary(summary: Mapping[str, Any], what: str = "row", unlike: str = "") -> None:
