@@ -223,16 +223,16 @@ def _compared(table: ArmsMetric, same: Mapping[str, str], sampling: _Sampling) -
             permuted[candidates] = _permutation(table, pairs, sampling)
         return permuted[candidates]
 
-    found: dict[str, _Compared | None] = {}
+    gains: dict[str, _Compared | None] = {}
     for column, (name, pairs) in enumerate(compared.items()):
         if not pairs:
-            found[name] = None
+            gains[name] = None
             continue
         resampled = _column(limits, column)
         if not of_shares[column]:
             method = "paired BCa bootstrap, widened by a t interval"
             p = permutation(pairs)
-            found[name] = _Compared(float(value[column]), p, "paired permutation", resampled, method)
+            gains[name] = _Compared(float(value[column]), p, "paired permutation", resampled, method)
             continue
         before, after = (table.scores[:, table.names.index(arm)] for arm in reversed(pairs[0]))
         interval_at, method = _of_shares(before, after, resampled, sampling)
@@ -240,8 +240,8 @@ def _compared(table: ArmsMetric, same: Mapping[str, str], sampling: _Sampling) -
             p, test = permutation(pairs), "paired permutation"
         else:
             p, test = mcnemar(*discordant_rows(before, after)), "exact McNemar"
-        found[name] = _Compared(float(value[column]), p, test, interval_at, method)
-    return found
+        gains[name] = _Compared(float(value[column]), p, test, interval_at, method)
+    return gains
 
 
 def _column(limits: LimitsAt, column: int) -> IntervalAt:
@@ -280,13 +280,13 @@ def _swaps(rows: int, sampling: _Sampling) -> Iterator[npt.NDArray[np.int8]]:
         yield generator.integers(0, 2, size=size, dtype=np.int8)[:, index]
 
 
-def _corrected(found: Mapping[str, _Compared | None], same: Mapping[str, str], level: float) -> dict[str, Gain]:
+def _corrected(compared: Mapping[str, _Compared | None], same: Mapping[str, str], level: float) -> dict[str, Gain]:
     """The gains, corrected for the number of distinct hypotheses; score and log-loss are different hypotheses."""
-    count = len({hypothesis(name, same) for name, one in found.items() if one is not None})
+    count = len({hypothesis(name, same) for name, one in compared.items() if one is not None})
     # 1 - 0.95 is slightly more than 0.05, and a p-value in between would contradict its interval.
     alpha = round(1 - level, 12)
     gains = {}
-    for name, one in found.items():
+    for name, one in compared.items():
         if one is None:
             none = Interval(0.0, 0.0)
             gains[name] = Gain(0.0, none, 1.0, none, 1.0, True, "none: the same arm", "none: the same arm")

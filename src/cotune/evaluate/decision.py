@@ -90,8 +90,8 @@ def fit_bias(scores: Floats, frequencies: Floats) -> Decision:
     for _ in range(_WEIGHINGS):
         bias = _most_likely(base, frequencies * len(base), bias, weight)
         # Computed for the corrected model: a model that gives all rows the same label is confident but wrong.
-        told = float(np.square(np.exp(RAW.log_probs(base + bias))).sum(axis=1).mean())
-        weight = (1 - told) / told
+        certainty = float(np.square(np.exp(RAW.log_probs(base + bias))).sum(axis=1).mean())
+        weight = (1 - certainty) / certainty
     return Decision("bias", tuple(round(float(b), 6) for b in bias))
 
 

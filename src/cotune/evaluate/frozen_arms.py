@@ -97,9 +97,9 @@ def repeated_gains(same: Mapping[str, str], order: Sequence[str]) -> dict[str, s
     for name in order:
         if (pairs := EVERY_GAIN.get(name)) is None or not reduced(pairs, same):
             continue
-        known = first.setdefault(hypothesis(name, same), name)
-        if known != name:
-            repeated[name] = known
+        earlier = first.setdefault(hypothesis(name, same), name)
+        if earlier != name:
+            repeated[name] = earlier
     return repeated
 
 

@@ -83,7 +83,7 @@ def sentence(
         # All of them compare the untuned seed prompt with itself.
         why = "no tuning step paid off" if tuned else "nothing was tuned"
         return f"The seed prompt ships untuned: no other prompt was chosen and {why}, so there is no gain to report."
-    for name, told in ({**order, "prompt_given_tuning": _GOING_ON} if going_on else order).items():
+    for name, template in ({**order, "prompt_given_tuning": _GOING_ON} if going_on else order).items():
         if name in repeated:
             continue
         if name in gains and gains[name].identical:
@@ -93,7 +93,7 @@ def sentence(
             verb = "gain" if gain.value >= 0 else "lose"
             verdict = "" if gain.significant(alpha) else f": {_unclear(gain, alpha)}"
             parts.append(
-                f"{told.format(verb=verb, points=points_text(gain.value))} ({uncertainty_text(gain.ci, gain.p)}){verdict}"
+                f"{template.format(verb=verb, points=points_text(gain.value))} ({uncertainty_text(gain.ci, gain.p)}){verdict}"
             )
     if winner_frozen and repeated.get("both") == "prompt":
         why = "no tuning step paid off" if tuned else "nothing was tuned"
@@ -140,5 +140,5 @@ def uncertainty_text(ci: Interval, p: float) -> str:
     low, high = (f"{100 * end:+.1f}" if math.isfinite(end) else "unknown" for end in (ci.low, ci.high))
     # Avoid a signed zero.
     low, high = (end[1:] if end[1:] == "0.0" else end for end in (low, high))
-    told = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-    return f"95% interval {low} to {high}, {told}"
+    p_text = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    return f"95% interval {low} to {high}, {p_text}"

@@ -262,5 +262,5 @@ def _correlations(first: Floats, second: Floats) -> Floats:
     a, b = (x - x.mean(axis=1, keepdims=True) for x in (first, second))
     scale = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
     spread = scale > 1e-12
-    found: Floats = (a * b).sum(axis=1)[spread] / scale[spread]
-    return found
+    correlations: Floats = (a * b).sum(axis=1)[spread] / scale[spread]
+    return correlations

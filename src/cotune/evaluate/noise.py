@@ -88,8 +88,8 @@ class Noise:
 
         def f1(flipped: Floats) -> Floats:
             hits = (truth * first).sum(axis=0) + flipped @ (truth * (second - first))
-            given = first.sum(axis=0) + flipped @ (second - first)
-            return f1_from_counts(hits, truth.sum(axis=0), given, average)
+            predicted = first.sum(axis=0) + flipped @ (second - first)
+            return f1_from_counts(hits, truth.sum(axis=0), predicted, average)
 
         moved = np.abs(f1(flips.astype(np.float64)) - f1(np.zeros((1, len(judged)))))
         return float(np.quantile(moved, 0.95))

@@ -157,14 +157,14 @@ def keep_sentence(
         if (part := parts.get(name)) is None:
             continue
         verb = "gains" if part.value >= 0 else "loses"
-        told = (
+        sentence = (
             f"On the {counted(part.n, 'row')} {about} it {verb} {points_text(part.value)} ({uncertainty_text(part.ci, part.p)})"
         )
         if part.p >= alpha:
-            told += ": no significant difference"
+            sentence += ": no significant difference"
         elif name == "old_labels" and part.value < 0:
-            told += ": it forgot some of what the old one knew"
-        sentences.append(told)
+            sentence += ": it forgot some of what the old one knew"
+        sentences.append(sentence)
     if only_old:
         sentences.append("The test has no rows of new labels, so it does not show how well they were learnt")
     if new_labels and "old_labels" not in parts:

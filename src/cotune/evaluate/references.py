@@ -73,11 +73,11 @@ class TfidfReference:
 
     def log_probs(self, texts: Sequence[str]) -> Floats:
         """``[rows, classes]`` log-probabilities."""
-        found = self._pipeline.predict_proba(_cut(texts))
-        known = self._pipeline[-1].classes_
+        probabilities = self._pipeline.predict_proba(_cut(texts))
+        fitted_classes = self._pipeline[-1].classes_
         rare = 1 / (self._rows + self._classes)
         shares = np.full((len(texts), self._classes), rare)
-        shares[:, known] = np.maximum(found, 1e-9) * (1 - rare * (self._classes - len(known)))
+        shares[:, fitted_classes] = np.maximum(probabilities, 1e-9) * (1 - rare * (self._classes - len(fitted_classes)))
         log_probs: Floats = np.log(shares / shares.sum(axis=1, keepdims=True))
         return log_probs
 
@@ -110,5 +110,5 @@ def cross_fitted_tfidf(
     masks = fold_of[None] != np.arange(folds)[:, None]
     fitted = fit_logistic(axes, labels, classes, strengths=[strength], masks=masks, tolerance=3e-4)
     logits = np.einsum("nd,fkd->fnk", axes.z.numpy(), fitted.weight) + fitted.bias[:, None]
-    found: Floats = log_softmax(logits[fold_of, np.arange(len(labels))], axis=-1)
-    return found
+    log_probs: Floats = log_softmax(logits[fold_of, np.arange(len(labels))], axis=-1)
+    return log_probs

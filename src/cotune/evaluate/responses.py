@@ -117,10 +117,10 @@ class OwnLabelOutputs:
         answers = tuple(self.known[i] for i in log_probs.argmax(axis=1))
         # Metrics know only the task's labels: map other answers to one that is wrong.
         asked = set(task.labels)
-        told = [a if a in asked else next(b for b in task.labels if b != r.output) for a, r in zip(answers, rows, strict=True)]
-        answered = Answered([row.output for row in rows], told, task.output, rows)
-        found = judged(answered, np.where(np.isfinite(losses), losses, 0.0), task.measure)
-        return replace(found, answers=answers, log_losses=losses)
+        known = [a if a in asked else next(b for b in task.labels if b != r.output) for a, r in zip(answers, rows, strict=True)]
+        answered = Answered([row.output for row in rows], known, task.output, rows)
+        evaluation = judged(answered, np.where(np.isfinite(losses), losses, 0.0), task.measure)
+        return replace(evaluation, answers=answers, log_losses=losses)
 
     def calibrated(self, task: Task) -> Decision:
         """Nothing to calibrate: the bundle has its own rule."""
@@ -168,8 +168,8 @@ class AnswerOutputs:
 
     def plus(self, more: AnswerOutputs) -> AnswerOutputs:
         """This and what was given on further rows; without texts or grades where one of the two has none."""
-        known = self.texts is not None and more.texts is not None
-        texts = (*(self.texts or ()), *(more.texts or ())) if known else None
+        complete = self.texts is not None and more.texts is not None
+        texts = (*(self.texts or ()), *(more.texts or ())) if complete else None
         return AnswerOutputs(np.concatenate([self.losses, more.losses]), texts, _all_grades(self.grades, more.grades))
 
     @property
@@ -234,11 +234,11 @@ class TextOutputs:
     def judge(self, rows: Sequence[Example], decision: Decision, task: Task) -> Evaluation:
         """Score the answers by the task's metric; log-losses are infinite, meaning unknown."""
         fit = [task.output.fits(text) for text in self.texts]
-        told = [text if fits else "" for text, fits in zip(self.texts, fit, strict=True)]
+        valid = [text if fits else "" for text, fits in zip(self.texts, fit, strict=True)]
         grades = None if self.grades is None else np.where(fit, self.grades, 0.0)
-        answered = Answered([row.output for row in rows], told, task.output, rows, None, grades)
-        found = judged(answered, np.zeros(len(rows)), task.measure)
-        return replace(found, answers=self.texts, log_losses=np.full(len(rows), np.inf))
+        answered = Answered([row.output for row in rows], valid, task.output, rows, None, grades)
+        evaluation = judged(answered, np.zeros(len(rows)), task.measure)
+        return replace(evaluation, answers=self.texts, log_losses=np.full(len(rows), np.inf))
 
     def calibrated(self, task: Task) -> Decision:
         """Nothing to calibrate."""

@@ -76,8 +76,8 @@ class PartScores:
     def as_dict(self, part: str) -> dict[str, Any]:
         """For JSON; ``part`` is the key of the name, ``label`` or ``field``."""
         shares = {"precision": self.precision, "recall": self.recall, "f1": self.f1}
-        told = {name: None if share is None else share.as_dict() for name, share in shares.items()}
-        return {part: self.name, "right": self.right, "given": self.given, **told}
+        record = {name: None if share is None else share.as_dict() for name, share in shares.items()}
+        return {part: self.name, "right": self.right, "given": self.given, **record}
 
 
 def ratio_share(part: Floats, whole: Floats, groups: npt.NDArray[Any] | None, seed: int) -> Share | None:
@@ -150,13 +150,13 @@ def field_scores(answered: Answered, *, seed: int, groups: npt.ArrayLike | None 
     """
     hits, right, given = np.split(counts_by_field(answered), 3, axis=1)
     ids = None if groups is None else np.asarray(groups)
-    found = []
+    scores = []
     names = fields_of(answered)
     for place in sorted(range(len(names)), key=lambda i: (-right[:, i].sum(), i)):
         one = PartScores.of(names[place], hits[:, place], right[:, place], given[:, place], groups=ids, seed=seed)
         if one.f1 is None:
             continue
-        found.append(one)
-        if len(found) == MOST_FIELDS:
+        scores.append(one)
+        if len(scores) == MOST_FIELDS:
             break
-    return found
+    return scores

@@ -43,9 +43,9 @@ def same_order(first: Sequence[object], second: Sequence[object]) -> list[int] |
         places.setdefault(row, []).append(place)
     if len(first) != len(second):
         return None
-    found = []
+    order = []
     for row in first:
         if not (left := places.get(row)):
             return None
-        found.append(left.pop(0))
-    return found
+        order.append(left.pop(0))
+    return order

@@ -30,8 +30,8 @@ def conformal_scores(log_probs: Floats, truth: NDArray[np.int64]) -> Floats:
         log_probs: ``[rows, labels]`` by a model that has not learnt from the rows.
         truth: ``[rows]`` number of the right label.
     """
-    found: Floats = -log_probs[np.arange(len(truth)), truth]
-    return found
+    scores: Floats = -log_probs[np.arange(len(truth)), truth]
+    return scores
 
 
 def least_rows(share: float) -> int:
@@ -58,9 +58,9 @@ def label_sets(log_probs: Floats, highest: float) -> NDArray[np.bool_]:
         log_probs: ``[rows, labels]``.
         highest: result of :func:`threshold`.
     """
-    found: NDArray[np.bool_] = -log_probs <= highest
-    found[np.arange(len(log_probs)), log_probs.argmax(axis=1)] = True
-    return found
+    sets: NDArray[np.bool_] = -log_probs <= highest
+    sets[np.arange(len(log_probs)), log_probs.argmax(axis=1)] = True
+    return sets
 
 
 @dataclass(frozen=True)
