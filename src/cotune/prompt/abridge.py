@@ -80,10 +80,10 @@ class Abridger:
                 yield place
 
     def _parts(self, left: str, right: str) -> bool:
-        joined, known = self._joined or set(), self._alphabet
-        if left not in known or (right[0] == " " and right[1] not in _LETTERS_AND_DIGITS[:52]):
+        joined, alphabet = self._joined or set(), self._alphabet
+        if left not in alphabet or (right[0] == " " and right[1] not in _LETTERS_AND_DIGITS[:52]):
             return False
-        return right[0] in known and left + right[0] not in joined
+        return right[0] in alphabet and left + right[0] not in joined
 
     @cached_property
     def _alphabet(self) -> frozenset[str]:

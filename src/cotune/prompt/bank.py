@@ -206,8 +206,8 @@ def _choosing_bank(task: Task) -> list[Prompt]:
     bank = [seed_prompt(task), bare_prompt(task), *map(prompt, _CHOOSING)]
     words = Prompt(label_words=label_words(task.labels, "human")).words(task.labels)
     if line := explanation(words, item_noun(task)) if listed else sample_line(words):
-        told = prompt(_Draft("<fields>", "<Kind>:", "Classify the <item>."))
-        bank.insert(_EXPLAINED_AT, told.edit(instruction=f"{told.instruction} {line}"))
+        plain = prompt(_Draft("<fields>", "<Kind>:", "Classify the <item>."))
+        bank.insert(_EXPLAINED_AT, plain.edit(instruction=f"{plain.instruction} {line}"))
     return list({entry.id: entry for entry in bank}.values())
 
 

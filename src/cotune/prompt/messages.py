@@ -29,12 +29,12 @@ class Turns:
     @property
     def messages(self) -> list[dict[str, str]]:
         """The turns as chat messages."""
-        found = [] if self.system is None else [{"role": "system", "content": self.system}]
+        result = [] if self.system is None else [{"role": "system", "content": self.system}]
         for shown, answer in self.turns:
-            found.append({"role": "user", "content": shown})
+            result.append({"role": "user", "content": shown})
             if answer is not None:
-                found.append({"role": "assistant", "content": answer})
-        return found
+                result.append({"role": "assistant", "content": answer})
+        return result
 
 
 @dataclass(frozen=True)

@@ -108,9 +108,9 @@ class Prompt:
         Raises:
             InputError: a key is unknown or a value is invalid.
         """
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(data) - known):
-            raise InputError(f"unknown prompt key {unknown[0]!r}", hint=f"Known keys: {', '.join(sorted(known))}.")
+        names = {field.name for field in fields(cls)}
+        if unknown := sorted(set(data) - names):
+            raise InputError(f"unknown prompt key {unknown[0]!r}", hint=f"Known keys: {', '.join(sorted(names))}.")
         values = dict(data)
         try:
             values["label_words"] = tuple((str(a), str(b)) for a, b in data.get("label_words", ()))
@@ -162,8 +162,8 @@ def parse_prompt(text: str, input_fields: Iterable[str], *, where: str = "prompt
     text = with_field_names(text, names)
     if not text.strip():
         raise InputError("the prompt is empty", where=where, hint=f"Write a text that contains {{{names[0]}}}.")
-    found = set(_PLACEHOLDER.findall(text))
-    if missing := [name for name in names if name not in found]:
+    placeholders = set(_PLACEHOLDER.findall(text))
+    if missing := [name for name in names if name not in placeholders]:
         raise InputError(
             f"the prompt never shows the input field {{{missing[0]}}}",
             where=where,

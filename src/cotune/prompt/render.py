@@ -133,10 +133,10 @@ class Renderer:
         if not rows:
             return []
         if prompt.nearest:
-            given = [None] * len(rows) if answers is None else [[answer] for answer in answers]
+            references = [None] * len(rows) if answers is None else [[answer] for answer in answers]
             return [
                 replace(self.render_answers(own, [row], answer)[0], looked_up=tokens)
-                for row, answer, (own, tokens) in zip(rows, given, settled(prompt, rows, self.chooser), strict=True)
+                for row, answer, (own, tokens) in zip(rows, references, settled(prompt, rows, self.chooser), strict=True)
             ]
         skeleton = self._skeleton(prompt, tuple(rows[0]), ())
         fitted = self._fitted(skeleton, rows)
@@ -258,16 +258,16 @@ class Renderer:
         """For each row the shown fields, the prompt's ids, and whether it was shortened."""
         values = [{name: self._harmless(value) for name, value in row.items()} for row in rows]
         # Read only as much of a very long text as is needed to find the cut.
-        told = [{name: self._abridger.abridged(value) for name, value in row.items()} for row in values]
-        ids = self._encode([self._fill(skeleton, row) for row in told])
+        abridged = [{name: self._abridger.abridged(value) for name, value in row.items()} for row in values]
+        ids = self._encode([self._fill(skeleton, row) for row in abridged])
         fitted = []
-        for row, seen, row_ids in zip(values, told, ids, strict=True):
+        for row, seen, row_ids in zip(values, abridged, ids, strict=True):
             shown, shown_ids = self._truncate(skeleton, row, seen, row_ids)
             fitted.append((shown, shown_ids, shown != row))
         return fitted
 
     def _truncate(
-        self, skeleton: str, values: dict[str, str], told: dict[str, str], ids: list[int]
+        self, skeleton: str, values: dict[str, str], abridged: dict[str, str], ids: list[int]
     ) -> tuple[dict[str, str], list[int]]:
         """The row and its ids, shortened if it is too long.
 
@@ -277,10 +277,10 @@ class Renderer:
             told: the same fields, with very long ones abridged.
             ids: token ids of ``told``.
         """
-        values, told = dict(values), dict(told)
-        while told != values or len(ids) > self.max_tokens:
+        values, abridged = dict(values), dict(abridged)
+        while abridged != values or len(ids) > self.max_tokens:
             longest = max(values, key=lambda name: len(values[name]))
-            text, elsewhere = told[longest], any(told[name] != values[name] for name in values if name != longest)
+            text, elsewhere = abridged[longest], any(abridged[name] != values[name] for name in values if name != longest)
             if not text:
                 raise InputError(
                     f"the prompt alone is {len(ids)} tokens long and the limit is {self.max_tokens}",
@@ -291,12 +291,12 @@ class Renderer:
             keep = max(0, len(spans) - (len(ids) - self.max_tokens))
             if len(ids) <= self.max_tokens or (keep and elsewhere):
                 # An abridged text is too long by itself, but the prompt might not show it.
-                told = dict(values)
-                ids = self._encode([self._fill(skeleton, told)])[0]
+                abridged = dict(values)
+                ids = self._encode([self._fill(skeleton, abridged)])[0]
                 continue
             cut = text[: min(spans[keep][0], len(text) - 1)] if keep < len(spans) else text[:-1]
-            values[longest] = told[longest] = cut
-            ids = self._encode([self._fill(skeleton, told)])[0]
+            values[longest] = abridged[longest] = cut
+            ids = self._encode([self._fill(skeleton, abridged)])[0]
         return values, ids
 
     def _find_stop(self) -> int:
