@@ -102,8 +102,8 @@ class ProposerConfig(BoundedEndpoint):
                 "model needs base_url: serve the model, for example with llama.cpp's or vLLM's OpenAI server, and give "
                 "proposer.base_url",
             )
-        told = ("key_env", "input_price")
-        if self.base_url is None and (vain := [name for name in told if getattr(self, name) is not None]):
+        keys = ("key_env", "input_price")
+        if self.base_url is None and (vain := [name for name in keys if getattr(self, name) is not None]):
             raise PydanticCustomError("endpoint", "{what} has no effect without base_url", {"what": vain[0]})
         return self
 

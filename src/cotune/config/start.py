@@ -41,8 +41,8 @@ def fill_from_bundle(values: dict[str, Any]) -> None:
     if values.get("model") is None:
         _check_here(base_of(manifest), start)
     columns = {"input": list(manifest.input_fields), "output": manifest.output_field}
-    for place, known in ((data, columns), (values, {"metric": manifest.named_metric, "model": base_of(manifest)})):
-        for key, value in known.items():
+    for place, defaults in ((data, columns), (values, {"metric": manifest.named_metric, "model": base_of(manifest)})):
+        for key, value in defaults.items():
             if place.get(key) is None:
                 place[key] = value
 
