@@ -72,8 +72,8 @@ class Probe:
         place = {label: i for i, label in enumerate(self.labels)}
         order = [place[label] for label in labels]
         logits = states.astype(np.float64) @ self.weight[order].T.astype(np.float64) + self.bias[order]
-        found: Floats = log_softmax(logits, axis=1)
-        return found
+        result: Floats = log_softmax(logits, axis=1)
+        return result
 
     def to_bytes(self) -> bytes:
         """The content of its file; equal probes give equal bytes."""
