@@ -67,11 +67,11 @@ class LoraTuner(Tuner):
         layers = [name for name, module in model.model.named_modules() if isinstance(module, torch.nn.Linear)]
         for wanted in target.split(","):
             if not any(f".{name}".endswith(f".{wanted}") for name in layers):
-                known = sorted({name.rpartition(".")[2] for name in layers})
+                names = sorted({name.rpartition(".")[2] for name in layers})
                 raise InputError(
                     f"the model has no linear layer {wanted!r}",
                     where="tune.target",
-                    hint=f"Use all-linear or some of {', '.join(known)}, with commas between them.",
+                    hint=f"Use all-linear or some of {', '.join(names)}, with commas between them.",
                 )
 
     def trainable(

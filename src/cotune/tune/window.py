@@ -151,9 +151,9 @@ class WindowStates:
         States that are not stored are recomputed with the present weights, which are frozen below the window.
         """
         missing = [row for row in dict.fromkeys(rows) if row not in self._rows]
-        found = {**self._rows, **self._run(missing)} if missing else self._rows
+        stored = {**self._rows, **self._run(missing)} if missing else self._rows
         parts = [] if self._prefix is None else [self._prefix]
-        return torch.cat([*parts, *(found[row] for row in rows)])
+        return torch.cat([*parts, *(stored[row] for row in rows)])
 
     def _run(self, rows: Sequence[int]) -> Mapping[int, Tensor]:
         suffixes = [self.sequences[i][self.length :] for i in rows]
@@ -363,13 +363,13 @@ class WindowRun:
         # The contrastive term needs the rows of all parts: compute all states first, then the gradient part by part (arXiv
         # 2101.06983).
         with torch.no_grad():
-            known = torch.cat([self._hidden(part)[0] for part in parts])
-        known.requires_grad_()
-        loss = self._loss(known, rows)
+            states = torch.cat([self._hidden(part)[0] for part in parts])
+        states.requires_grad_()
+        loss = self._loss(states, rows)
         (loss / len(rows)).backward()  # type: ignore[no-untyped-call]
-        assert known.grad is not None
+        assert states.grad is not None
         tokens = 0
-        for part, gradient in zip(parts, torch.split(known.grad, [len(part) for part in parts]), strict=True):
+        for part, gradient in zip(parts, torch.split(states.grad, [len(part) for part in parts]), strict=True):
             hidden, used = self._hidden(part)
             hidden.backward(gradient)  # type: ignore[no-untyped-call]
             tokens += used
