@@ -145,10 +145,10 @@ class Follower:
     def _kept(self) -> dict[str, Any]:
         """What earlier sessions recorded, by tracker."""
         try:
-            found = json.loads((self._run.folder / TRACKING).read_text(encoding="utf-8"))
+            record = json.loads((self._run.folder / TRACKING).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        return {name: fields(kept) for name, kept in fields(found).items()}
+        return {name: fields(kept) for name, kept in fields(record).items()}
 
     def _keep(self) -> None:
         kept = {"run": self._id, "told": self._told, "ended": self._ended}
@@ -216,11 +216,11 @@ class TrackedView:
             self._thread.start()
 
     def _work(self) -> None:
-        while isinstance(found := self._queue.get(), Mapping):
+        while isinstance(item := self._queue.get(), Mapping):
             if not self._follower.problem:
-                self._follower.take(found)
+                self._follower.take(item)
         if not self._follower.problem:
-            self._follower.end(found)
+            self._follower.end(item)
 
     def _tell(self) -> None:
         """Report whether tracking succeeded, from the view's own thread."""
