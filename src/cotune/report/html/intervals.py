@@ -27,8 +27,8 @@ def share_interval(score: float, rows: int, metric: str, groups: Sequence[int] =
     # Journals round scores, so round to the nearest whole number of right answers.
     share = min(rows, round(score * rows)) / rows
     counted = len(set(groups[:rows])) if groups else rows
-    found = wilson(share * counted, counted)
-    return found.low, found.high
+    interval = wilson(share * counted, counted)
+    return interval.low, interval.high
 
 
 def paired_change(before: str, after: str, groups: Sequence[int] = ()) -> Point | None:

@@ -58,7 +58,7 @@ class DevMeasure(ABC):
 
     def of_race(self, race: Mapping[str, Any]) -> dict[str, float]:
         """Level of each prompt of a race by prompt id, on the rows that it was scored on."""
-        return {i: found for i, value in fields(race.get(self._in_race)).items() if (found := number(value)) is not None}
+        return {i: level for i, value in fields(race.get(self._in_race)).items() if (level := number(value)) is not None}
 
     def beside(self, score: float | None, rows: int) -> str:
         """The score in words next to the measure; empty if the measure is the score."""

@@ -38,8 +38,8 @@ def next_steps(summary: Mapping[str, Any]) -> list[str]:
 
 def stored_steps(summary: Mapping[str, Any]) -> list[str]:
     """The next steps that a run's summary holds as ``next``."""
-    given = [step for step in items(summary.get("next")) if isinstance(step, str) and step.strip()]
-    return [step.removesuffix(_ANOTHER) for step in given]
+    steps = [step for step in items(summary.get("next")) if isinstance(step, str) and step.strip()]
+    return [step.removesuffix(_ANOTHER) for step in steps]
 
 
 def improvements(summary: Mapping[str, Any]) -> list[str]:
@@ -108,9 +108,9 @@ def _uses(summary: Mapping[str, Any]) -> list[str]:
 
 def _again(summary: Mapping[str, Any], times: int) -> str:
     """A step that multiplies the budget; :func:`next_steps` adds the command if it is known."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", str(summary.get("budget") or ""))
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", str(summary.get("budget") or ""))
     # Budgets cannot be written with an exponent.
-    budget = f"{times * float(found[1]):.15g}{found[2]}" if found else ""
+    budget = f"{times * float(match[1]):.15g}{match[2]}" if match else ""
     return f"the same command with --budget {budget}" if budget else f"the same command with {times} times the --budget"
 
 

@@ -115,9 +115,11 @@ def result_warnings(summary: Mapping[str, Any]) -> list[str]:
 
 def references_of(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """The references with a score, the most important one first."""
-    found = fields(summary.get("references"))
+    references = fields(summary.get("references"))
     return {
-        name: fields(found.get(name)) for name in REFERENCE_NAMES if number(fields(found.get(name)).get("score")) is not None
+        name: fields(references.get(name))
+        for name in REFERENCE_NAMES
+        if number(fields(references.get(name)).get("score")) is not None
     }
 
 

@@ -35,16 +35,16 @@ def data_lines(summary: Mapping[str, Any], most: int = 6) -> list[str]:
 
 def robustness_lines(summary: Mapping[str, Any]) -> list[str]:
     """Two lines on the scores over formats before and after tuning; empty if not measured."""
-    found = fields(summary.get("robustness"))
+    robustness = fields(summary.get("robustness"))
     ranges = []
     for side, name in (("base", "base model"), ("tuned", "tuned")):
-        measures = fields(found.get(side))
+        measures = fields(robustness.get(side))
         least, most = (number(fields(measures.get(end)).get("observed")) for end in ("min", "max"))
         if least is None or most is None:
             return []
         ranges.append(f"{name} {decimal(least)} to {decimal(most)}")
-    formats = len(items(fields(found.get("base")).get("scores")))
-    rows = counted(decimal(found.get("n"), 0), "dev row")
+    formats = len(items(fields(robustness.get("base")).get("scores")))
+    rows = counted(decimal(robustness.get("n"), 0), "dev row")
     first = f"The winning prompt in {formats} other formats on {rows}: {', '.join(ranges)}."
-    sentence = found.get("sentence")
+    sentence = robustness.get("sentence")
     return [first, *([harmless(sentence)] if isinstance(sentence, str) and sentence else [])]

@@ -101,10 +101,10 @@ class RunPage:
 
 def _stamp(path: Path) -> list[int] | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return [found.st_mtime_ns, found.st_size, found.st_ino]
+    return [status.st_mtime_ns, status.st_size, status.st_ino]
 
 
 def _live(version: str) -> Live:

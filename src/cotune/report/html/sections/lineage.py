@@ -179,14 +179,14 @@ def map_section(record: RunRecord, prompts: Prompts) -> str:
 
 
 def _points(pool: object, prompts: Prompts) -> list[tuple[str, Point]]:
-    found = []
+    points = []
     value = fields(pool)
     for item, place in zip(items(value.get("proposals")), items(value.get("places")), strict=False):
         numbers = [number(p) for p in items(place)]
         prompt = read_prompt(fields(item).get("prompt"))
         if prompt and len(numbers) == 2 and numbers[0] is not None and numbers[1] is not None and prompt.id in prompts.by_id:
-            found.append((prompt.id, (numbers[0], numbers[1])))
-    return found
+            points.append((prompt.id, (numbers[0], numbers[1])))
+    return points
 
 
 def _step(level: float, span: Point) -> int:

@@ -125,23 +125,23 @@ class Prompts:
 
 def read_prompts(record: RunRecord) -> Prompts:
     """Collect the prompts from a journal; malformed events are skipped."""
-    found: dict[str, PromptFacts] = {}
-    seed = _collect(record, found)
+    prompts: dict[str, PromptFacts] = {}
+    seed = _collect(record, prompts)
     latest, cycle = "", 1
     for event in record.events:
         kind, value = event.get("kind"), fields(event.get("value"))
         if kind == "race":
             cycle = int(number(value.get("cycle")) or cycle)
-            _race(found, value, record.dev_measure)
-        elif kind == "tuned" and (facts := found.get(str(value.get("prompt_id")))):
+            _race(prompts, value, record.dev_measure)
+        elif kind == "tuned" and (facts := prompts.get(str(value.get("prompt_id")))):
             score = _score(value, record.dev_measure.of(value), value)
             score = replace(score, cycle=cycle) if score and record.by_probe else score
             (facts.raced if score and score.stage == "frozen" else facts.tuned).extend([score] if score else [])
-        elif kind == "write" and value.get("stage") == "confirm" and (facts := found.get(str(value.get("prompt_id")))):
+        elif kind == "write" and value.get("stage") == "confirm" and (facts := prompts.get(str(value.get("prompt_id")))):
             facts.tuned = [_with_answers(score, value) for score in facts.tuned]
         elif kind == "cycle":
             latest = str(value.get("winner"))
-    return Prompts(found, seed, str(record.confirmed("best_tuned").get("prompt_id") or latest))
+    return Prompts(prompts, seed, str(record.confirmed("best_tuned").get("prompt_id") or latest))
 
 
 def _collect(record: RunRecord, found: dict[str, PromptFacts]) -> str:
