@@ -83,8 +83,8 @@ def run(
         BusyError: another process works in ``out``.
     """
     paths = {"model": model, "start": start}
-    given = {"budget": budget, "seed": seed, **{key: None if path is None else str(path) for key, path in paths.items()}}
-    settings |= {key: value for key, value in given.items() if value is not None}
+    overrides = {"budget": budget, "seed": seed, **{key: None if path is None else str(path) for key, path in paths.items()}}
+    settings |= {key: value for key, value in overrides.items() if value is not None}
     config, rows = _resolved(task, settings)
     with quiet_libraries():
         from cotune.cycle.folder import OtherRunError
