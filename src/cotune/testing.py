@@ -1,4 +1,4 @@
-"""Contract tests for extensions of cotune: metrics, output kinds, prompt edits, model backends and tuners.
+"""Contract tests for extensions of cotune: metrics, output kinds, prompt edits, backends and tuners.
 
 Each function raises an AssertionError with the violated condition. A package that adds a metric calls
 :func:`check_metric` in its own tests; cotune's tests call these functions on everything that is built in. They work with any
@@ -56,7 +56,7 @@ def check_metric(metric: Metric) -> None:
     rows), and must not rank right answers below wrong ones.
 
     Raises:
-        AssertionError: something of that does not hold.
+        AssertionError: if a condition does not hold.
     """
     assert metric.name and metric.about, "a metric needs a name and a one-line description"
     assert metric.types, f"{metric.name}: it supports no output type"
@@ -145,7 +145,7 @@ def check_output_kind(kind: OutputKind) -> None:
     value.
 
     Raises:
-        AssertionError: something of that does not hold.
+        AssertionError: if a condition does not hold.
     """
     what = f"the kind {kind.name!r}"
     assert kind.name.isidentifier() and kind.name == kind.name.lower(), f"{what}: its name must be one word in lower case"
@@ -228,7 +228,7 @@ def check_prompt_edit(edit: Operator | Callable[..., Prompt | None]) -> None:
     keep the words of the instruction if it claims to preserve the meaning.
 
     Raises:
-        AssertionError: something of that does not hold.
+        AssertionError: if a condition does not hold.
     """
     operator = edit if isinstance(edit, Operator) else Operator(getattr(edit, "__name__", "edit"), edit)
     made = 0
@@ -326,7 +326,7 @@ def _check_states(model: Any, what: str) -> None:
 
 
 def check_tuner(tuner: Tuner, model: LocalModel) -> None:
-    """Check a tuner on two short rows: the same seed gives the same parameters, which can be changed, saved and put back.
+    """Check a tuner on two short rows: the same seed gives the same parameters, which can be changed, saved and loaded.
 
     Raises:
         AssertionError: the tuner breaks the contract.

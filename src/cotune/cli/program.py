@@ -116,19 +116,19 @@ def count(done: int, size: int, what: str = "rows") -> None:
         sys.stderr.flush()
 
 
-def show_page(address: str, line: str, told: Mapping[str, Any], *, as_json: bool, no_open: bool) -> None:
+def show_page(address: str, line: str, values: Mapping[str, Any], *, as_json: bool, no_open: bool) -> None:
     """Print the address of a page, and open it in a browser if the output is a terminal.
 
     Args:
         address: address of the page.
         line: line to print.
-        told: further values for JSON.
+        values: further values for JSON.
         as_json: whether to print JSON instead of the line.
         no_open: whether to open no browser.
     """
     from cotune.report.view import open_browser
 
-    typer.echo(json.dumps({"url": address, **told}, ensure_ascii=False) if as_json else line)
+    typer.echo(json.dumps({"url": address, **values}, ensure_ascii=False) if as_json else line)
     sys.stdout.flush()
     if sys.stdout.isatty() and not no_open and not as_json:
         open_browser(address)

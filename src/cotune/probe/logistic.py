@@ -191,7 +191,7 @@ def _widened(part: Tensor, classes: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class _Problems:
-    """What sets problems apart; the first dimension of each tensor is the problems.
+    """The data that differs between problems, which are the first dimension of each tensor.
 
     Attributes:
         mask: ``[problems, rows]`` 1 for rows to learn from.

@@ -274,8 +274,8 @@ class Renderer:
         Args:
             skeleton: full text of the prompt with markers.
             values: fields of the row.
-            told: the same fields, with very long ones abridged.
-            ids: token ids of ``told``.
+            abridged: the same fields, with very long ones abridged.
+            ids: token ids of ``abridged``.
         """
         values, abridged = dict(values), dict(abridged)
         while abridged != values or len(ids) > self.max_tokens:

@@ -44,7 +44,7 @@ class Example:
 def groups_of(rows: Sequence[Example]) -> NDArray[np.str_] | None:
     """Group of each row, for statistics of dependent rows; None if no row has a group.
 
-    A row without a group is a group of its own.
+    A row without a group forms its own group.
     """
     if not any(row.group for row in rows):
         return None

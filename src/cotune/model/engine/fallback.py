@@ -81,7 +81,7 @@ def behind(model: Any, start: PrefixState | None, mask: torch.Tensor) -> dict[st
 
     Args:
         model: a transformers causal language model.
-        start: keys and values that every row attends to, gradient included; None where there are none.
+        start: keys and values that every row attends to, gradient included; None if there are none.
         mask: ``[rows, longest]`` of the rows' own tokens.
     """
     if start is None:

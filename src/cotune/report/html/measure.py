@@ -14,7 +14,7 @@ from cotune.report.terminal.plain import decimal, fields, number, signed
 
 
 class DevMeasure(ABC):
-    """How the sections of a page read measurements on dev from the journal and word them.
+    """The sections' way of reading measurements on dev from the journal, and their wording.
 
     Attributes:
         where: name of the rows that it is measured on.
@@ -103,7 +103,7 @@ class DevMeasure(ABC):
 
     @abstractmethod
     def other(self, log_loss: float | None) -> str:
-        """The log-loss on a line of its own, unless it is the measure."""
+        """The log-loss on a separate line, unless it is the measure."""
 
 
 class DevScore(DevMeasure):

@@ -20,7 +20,7 @@ _ALL_RIGHT = 0.995
 _SAME = re.compile(r"the same command with --budget (\S+)$")
 _ONCE = ("--finish", "--cut-journal", "--json", "--quiet", "-q")
 _ANOTHER = " --out ANOTHER_FOLDER"
-"""Ending of commands by earlier versions; a run with a larger budget now gets a numbered folder of its own."""
+"""Ending of commands by earlier versions; a run with a larger budget now gets its own numbered folder."""
 
 
 def next_steps(summary: Mapping[str, Any]) -> list[str]:

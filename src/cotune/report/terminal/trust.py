@@ -10,7 +10,7 @@ from cotune.report.terminal.plain import decimal, fields, harmless, items, numbe
 
 
 def noise_sentence(noise: Mapping[str, Any]) -> str:
-    """How much scores vary with the batch, from the object in summary or journal; empty if not known."""
+    """A sentence on the variation of scores with the batch, from summary or journal; empty if not known."""
     largest, mean, rows = (number(noise.get(name)) for name in ("largest", "mean", "n"))
     flipped = int(number(noise.get("flipped")) or 0)
     if rows is not None and "counts" in noise:

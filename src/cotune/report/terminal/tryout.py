@@ -27,7 +27,7 @@ def tryout_text(found: Tried, *, rows: int = 8) -> str:
 
 
 def tryout_heading(found: Tried) -> str:
-    """What is compared on which rows."""
+    """The prompts and rows of the comparison."""
     heading = f"Your prompt against the winner on {counted(found.n, 'dev row')}."
     if found.by_probe:
         heading += "\n\nBoth are read by a probe that is fitted to the train rows by one rule."

@@ -80,7 +80,7 @@ def _dots(record: RunRecord, data: Mapping[str, Any], formats: list[tuple[Any, t
         if (score := number(own.get(side))) is not None:
             plot.line((score, level - 0.42), (score, level + 0.42), "from")
         for number_, (prompt, scores) in enumerate(formats):
-            # Formats often have equal scores, so each has a height of its own.
+            # Formats often have equal scores, so each has its own height.
             height = level + 0.6 * (middle - number_) / max(1, len(formats))
             shown = f"{name}: {share_text(scores[place], rows, record.metric, record.dev_groups)}"
             text = one_line(prompt.text.replace("\n", " ⏎ "), 160)
