@@ -131,14 +131,14 @@ class Judge:
         """
         messages = [one.messages(self.rubric) for one in asked]
         keys = [self._key(self.way, message) for message in messages]
-        found = {key: kept for key in dict.fromkeys(keys) if (kept := self.answers.get(key)) is not None}
-        missing = {key: place for place, key in enumerate(keys) if key not in found}
+        graded = {key: kept for key in dict.fromkeys(keys) if (kept := self.answers.get(key)) is not None}
+        missing = {key: place for place, key in enumerate(keys) if key not in graded}
         spent: dict[str, Usage] = {}
         for number in range(_TRIES):
-            missing = {key: place for key, place in missing.items() if key not in found}
-            self._ask({key: messages[place] for key, place in missing.items()}, number > 0, found, spent, progress)
+            missing = {key: place for key, place in missing.items() if key not in graded}
+            self._ask({key: messages[place] for key, place in missing.items()}, number > 0, graded, spent, progress)
         for key, place in missing.items():
-            if key not in found:
+            if key not in graded:
                 which = asked[place].row or f"row {place + 1}"
                 raise EndpointError(
                     f"the judge {self.client.endpoint.model} gave no grade from 0 to 1 for {which}, asked {_TRIES} times: a "
@@ -146,19 +146,19 @@ class Judge:
                 )
         new = [key for key in dict.fromkeys(keys) if key not in self._used]
         self._used.update(keys)
-        usage = sum((Usage(**found[key]["usage"]) for key in new), Usage())
-        values = np.array([found[key]["grade"] for key in keys], dtype=np.float64)
+        usage = sum((Usage(**graded[key]["usage"]) for key in new), Usage())
+        values = np.array([graded[key]["grade"] for key in keys], dtype=np.float64)
         return Grades(values, len(new), usage.total, self.prices.cost(usage) if self.prices else 0.0)
 
     def _ask(
         self,
         missing: Mapping[str, Sequence[Mapping[str, str]]],
         drawn: bool,
-        found: dict[str, Any],
+        graded: dict[str, Any],
         spent: dict[str, Usage],
         progress: Progress | None,
     ) -> None:
-        """Try each question once; adds results to ``found`` and costs to ``spent``."""
+        """Try each question once; adds results to ``graded`` and costs to ``spent``."""
         keys, turn = list(missing), threading.Lock()
 
         def received(number: int, reply: Reply[Any]) -> None:
@@ -169,7 +169,7 @@ class Judge:
             if (grade := grade_in(said.text)) is not None:
                 kept = self._keep(key, grade, usage)
                 with turn:
-                    found[key] = kept
+                    graded[key] = kept
             if progress:
                 progress(0)
 

@@ -101,11 +101,11 @@ class Abridger:
         return set(_NEIGHBOURS.findall("\n".join(self._tokenizer.get_vocab()).translate(_SPACES)))
 
 
-def _is_known(told: dict[str, Any]) -> bool:
+def _is_known(tokenizer: dict[str, Any]) -> bool:
     """Whether a tokenizer, given as JSON, only merges within its vocabulary and looks ahead at most one character."""
-    model: dict[str, Any] = told["model"]
+    model: dict[str, Any] = tokenizer["model"]
     plain = not any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"))
-    parts = [*_parts_of(told["normalizer"], "normalizers"), *_parts_of(told["pre_tokenizer"], "pretokenizers")]
+    parts = [*_parts_of(tokenizer["normalizer"], "normalizers"), *_parts_of(tokenizer["pre_tokenizer"], "pretokenizers")]
     return plain and model["type"] == "BPE" and all(_is_local(part) for part in parts)
 
 

@@ -374,14 +374,14 @@ def _labels(source: Source, kind: OutputType, labelled: Rows, dev: Rows, test: R
         check_outputs((*labelled, *dev), where)
         return ()
     counts = Counter(example.output for example in (*labelled, *dev))
-    known = {*(source.known.output.labels if source.known is not None else ()), *(example.output for example in old)}
-    if len({*counts, *known}) < 2:
+    expected = {*(source.known.output.labels if source.known is not None else ()), *(example.output for example in old)}
+    if len({*counts, *expected}) < 2:
         raise InputError(
             f"every row has the same label, {shortened(next(iter(counts)))!r}",
             where=where,
             hint="Name another output column, or add rows with other labels.",
         )
-    if sum(1 for count in counts.values() if count >= 2) < (1 if known else 2):
+    if sum(1 for count in counts.values() if count >= 2) < (1 if expected else 2):
         raise InputError(
             f"only {sum(1 for count in counts.values() if count >= 2)} of {counted(len(counts), 'label')} has two rows or more",
             where=where,
@@ -395,7 +395,7 @@ def _labels(source: Source, kind: OutputType, labelled: Rows, dev: Rows, test: R
             where=where,
             hint="Leave output.type out or set it to text, or name a column with a few repeated values.",
         )
-    seen_in_train = Counter([*(example.output for example in labelled), *known])
+    seen_in_train = Counter([*(example.output for example in labelled), *expected])
     for role, table, rows in (("test", source.test, test), ("dev", source.dev, dev)):
         for example in rows:
             if table is not None and example.output not in seen_in_train:
@@ -407,7 +407,7 @@ def _labels(source: Source, kind: OutputType, labelled: Rows, dev: Rows, test: R
                     where=table.place(example.id.rpartition(":")[2], source.output_field),
                     hint="Correct the row, add train rows of it, or list all labels under output.labels.",
                 )
-    return tuple(sorted({*counts, *known}))
+    return tuple(sorted({*counts, *expected}))
 
 
 def _without_leaks(labelled: Rows, dev: Rows | None, test: Rows, shown: frozenset[str]) -> tuple[Rows, Rows | None, Removed]:

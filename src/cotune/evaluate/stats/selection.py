@@ -93,11 +93,11 @@ def winners_curse(
     return Selection(chosen, dev, dev - optimism, optimism, candidates)
 
 
-def _filled(table: Floats, known: npt.NDArray[np.bool_], finalists: npt.NDArray[np.bool_]) -> Floats:
+def _filled(table: Floats, scored: npt.NDArray[np.bool_], finalists: npt.NDArray[np.bool_]) -> Floats:
     """Fill missing scores with the finalists' mean on the row plus the candidate's mean difference from the finalists."""
     by_row = table[finalists].mean(axis=0)
-    shift = (np.where(known, table - by_row, 0.0).sum(axis=1) / known.sum(axis=1))[:, None]
-    return np.asarray(np.where(known, table, by_row + shift), dtype=np.float64)
+    shift = (np.where(scored, table - by_row, 0.0).sum(axis=1) / scored.sum(axis=1))[:, None]
+    return np.asarray(np.where(scored, table, by_row + shift), dtype=np.float64)
 
 
 def _shrunk(filled: Floats, counts: npt.NDArray[np.int64], groups: npt.ArrayLike | None) -> Floats:

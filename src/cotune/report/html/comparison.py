@@ -179,8 +179,8 @@ def _rows(comparison: Mapping[str, Any]) -> str:
 
 
 def _summaries(comparison: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    known = [fields(summary) for summary in items(comparison.get("summaries"))]
-    return [*known, {}, {}][: len(_SIDES)]
+    summaries = [fields(summary) for summary in items(comparison.get("summaries"))]
+    return [*summaries, {}, {}][: len(_SIDES)]
 
 
 def _is_frozen(summary: Mapping[str, Any]) -> bool:

@@ -161,7 +161,7 @@ class LiveView:
                 grid.add_row("" if place else "verdict", line)
         if story.best:
             score, loss, prompt = story.best
-            trail = " → ".join(decimal(found) for found in story.trail[-4:]) if len(story.trail) > 1 else ""
+            trail = " → ".join(decimal(level) for level in story.trail[-4:]) if len(story.trail) > 1 else ""
             known = [] if score is None else [(decimal(score), "bold cyan")]
             if loss is not None:
                 known.append((f"{'  ' if known else ''}log-loss {loss:.3f}", "" if known else "bold cyan"))

@@ -274,7 +274,7 @@ def _race(story: Story, value: Value) -> list[Line]:
 def _probe_race(story: Story, value: Value, best: Value) -> list[Line]:
     story.by_probe = True
     ranking, dropped = items(value.get("ranking")), items(value.get("dropped"))
-    rows = max((int(found) for item in fields(value.get("rows")).values() if (found := number(item)) is not None), default=0)
+    rows = max((int(layer) for item in fields(value.get("rows")).values() if (layer := number(item)) is not None), default=0)
     story._labelled = story._labelled or rows or None
     # Later races select prompts for tuning; their winners are not the best before they are tuned.
     is_best = story.best is None and story.saw_loss(best, rows)
@@ -291,7 +291,7 @@ def _after(value: Value) -> str:
 
 
 def _embed(story: Story, value: Value) -> list[Line]:
-    layers = [int(found) for item in items(value.get("layers")) if (found := number(item)) is not None]
+    layers = [int(layer) for item in items(value.get("layers")) if (layer := number(item)) is not None]
     story._deepest = max([story._deepest, *layers])
     # One event for each prompt and round, too many to show.
     return _scored(story, value)

@@ -63,8 +63,8 @@ def _untuned(summary: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The seed prompt's result before anything is fitted to rows: by label words, or by generated answers."""
     seed = fields(fields(summary.get("arms")).get("seed_prompt"))
     # A probe is fitted to the labelled rows, even on the base model's weights.
-    known = references_of(summary).get("zero_shot") or ({} if seed.get("readout") == "probe" else seed)
-    return known if number(known.get("score")) is not None else None
+    result = references_of(summary).get("zero_shot") or ({} if seed.get("readout") == "probe" else seed)
+    return result if number(result.get("score")) is not None else None
 
 
 def result_title(summary: Mapping[str, Any]) -> str:

@@ -16,22 +16,22 @@ TRYOUT_CLOSING = (
 )
 
 
-def tryout_text(found: Tried, *, rows: int = 8) -> str:
+def tryout_text(tried: Tried, *, rows: int = 8) -> str:
     """A prompt compared with the winner: the difference with its interval, and rows that flip.
 
     Args:
-        found: the measurements.
+        tried: the measurements.
         rows: number of flipped rows to show for each set of weights.
     """
-    return "\n\n".join([tryout_heading(found), *(comparison_text(one, rows) for one in found.comparisons), TRYOUT_CLOSING])
+    return "\n\n".join([tryout_heading(tried), *(comparison_text(one, rows) for one in tried.comparisons), TRYOUT_CLOSING])
 
 
-def tryout_heading(found: Tried) -> str:
+def tryout_heading(tried: Tried) -> str:
     """The prompts and rows of the comparison."""
-    heading = f"Your prompt against the winner on {counted(found.n, 'dev row')}."
-    if found.by_probe:
+    heading = f"Your prompt against the winner on {counted(tried.n, 'dev row')}."
+    if tried.by_probe:
         heading += "\n\nBoth are read by a probe that is fitted to the train rows by one rule."
-    if not found.before_refit:
+    if not tried.before_refit:
         return heading
     return (
         f"{heading}\n\nThe run's refit has learnt from dev too, so the tuned weights here are those from before it, with which "

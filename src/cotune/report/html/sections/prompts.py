@@ -144,40 +144,40 @@ def read_prompts(record: RunRecord) -> Prompts:
     return Prompts(prompts, seed, str(record.confirmed("best_tuned").get("prompt_id") or latest))
 
 
-def _collect(record: RunRecord, found: dict[str, PromptFacts]) -> str:
+def _collect(record: RunRecord, prompts: dict[str, PromptFacts]) -> str:
     seed = ""
     for value in record.values("previous"):
         if (prompt := read_prompt(fields(value.get("was")).get("prompt"))) is not None:
-            found[prompt.id] = PromptFacts(prompt, "previous")
+            prompts[prompt.id] = PromptFacts(prompt, "previous")
     for value in record.values("start", "pool", "confirm"):
         for item in items(value.get("prompts")):
             if (prompt := read_prompt(item)) is not None:
-                found.setdefault(prompt.id, PromptFacts(prompt, "user"))
+                prompts.setdefault(prompt.id, PromptFacts(prompt, "user"))
                 seed = seed or prompt.id
         for item in map(fields, items(value.get("proposals"))):
             if (prompt := read_prompt(item.get("prompt"))) is not None:
                 cycle = int(number(value.get("cycle")) or 1)
-                facts = found.setdefault(prompt.id, PromptFacts(prompt, cycle=cycle))
+                facts = prompts.setdefault(prompt.id, PromptFacts(prompt, cycle=cycle))
                 facts.source, facts.operator = str(item.get("source", "")), str(item.get("operator", ""))
                 facts.parents = tuple(map(str, items(item.get("parents"))))
         for arm in map(fields, fields(value.get("arms")).values()):
             if (prompt := read_prompt(arm.get("prompt"))) is not None:
-                found.setdefault(prompt.id, PromptFacts(prompt))
+                prompts.setdefault(prompt.id, PromptFacts(prompt))
     return seed
 
 
-def _race(found: Mapping[str, PromptFacts], value: Mapping[str, Any], measure: DevMeasure) -> None:
+def _race(prompts: Mapping[str, PromptFacts], value: Mapping[str, Any], measure: DevMeasure) -> None:
     named = {"rows": "rows", "score": "scores", "log_loss": "log_losses"}
     for prompt_id, level in measure.of_race(value).items():
-        facts = found.get(prompt_id)
+        facts = prompts.get(prompt_id)
         measured = _score(value, level, {name: fields(value.get(key)).get(prompt_id) for name, key in named.items()})
         if facts and measured:
             facts.raced.append(measured)
             layer = number(fields(value.get("layers")).get(prompt_id))
             facts.layer = facts.layer if layer is None else int(layer)
     for prompt_id in map(str, items(value.get("dropped"))):
-        if prompt_id in found:
-            found[prompt_id].dropped.add(int(number(value.get("cycle")) or 1))
+        if prompt_id in prompts:
+            prompts[prompt_id].dropped.add(int(number(value.get("cycle")) or 1))
 
 
 def _score(value: Mapping[str, Any], level: float | None, measured: Mapping[str, Any]) -> Score | None:

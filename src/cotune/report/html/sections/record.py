@@ -132,8 +132,8 @@ class RunRecord:
     @cached_property
     def by_probe(self) -> bool:
         """Whether the search was by probes, so that its measurements are of probes on held-out rows."""
-        found = any("layers" in value for value in self.values("race"))
-        return found or any("readout" in value for value in self.values("tuned"))
+        by_layer = any("layers" in value for value in self.values("race"))
+        return by_layer or any("readout" in value for value in self.values("tuned"))
 
     def answers_by_probe(self, arm: str) -> bool:
         """Whether an arm's candidate answers by a probe."""
@@ -234,13 +234,13 @@ def _row(item: Mapping[str, Any], labels: int) -> AnsweredRow | None:
         return None
     probabilities = {}
     for arm, values in fields(item.get("probabilities")).items():
-        found = [number(p) for p in items(values)]
-        numbers = tuple(p for p in found if p is not None and -1e-9 <= p <= 1 + 1e-6)
-        if len(numbers) == labels == len(found):
+        shares = [number(p) for p in items(values)]
+        numbers = tuple(p for p in shares if p is not None and -1e-9 <= p <= 1 + 1e-6)
+        if len(numbers) == labels == len(shares):
             probabilities[str(arm)] = numbers
-    known = {arm: answer for arm, answer in answers.items() if answer is not None}
-    right = {arm: answer == reference for arm, answer in known.items()}
-    return AnsweredRow(str(item.get("id", "")), _shown(item), reference, known, probabilities, right)
+    answered = {arm: answer for arm, answer in answers.items() if answer is not None}
+    right = {arm: answer == reference for arm, answer in answered.items()}
+    return AnsweredRow(str(item.get("id", "")), _shown(item), reference, answered, probabilities, right)
 
 
 def _shown(item: Mapping[str, Any]) -> str:
