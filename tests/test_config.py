@@ -154,7 +154,7 @@ BROKEN: dict[str, tuple[str, tuple[str, ...]]] = {
     "unknown metric": ("metric: acuracy", ("line 7, metric", "'acuracy'", "did you mean 'accuracy'")),
     "one label": ("output: {labels: [a]}", ("output.labels", "at least 2")),
     "label twice": ("output: {labels: [a, b, a]}", ("output", "label 'a' is given twice")),
-    "empty name": ("model: ''", ("line 7, model", "not empty")),
+    "empty name": ("model: ''", ("line 7, model", "non-empty")),
     "key twice": ("seed: 1\nseed: 2", ("line 8", "'seed' is given twice")),
     "broken YAML": ("tune: {rank: 8", ("task.yaml, line", "not valid YAML", "quotes")),
     "bad indentation": ("tune:\n  rank: 8\n alpha: 3", ("task.yaml, line 9", "not valid YAML")),

@@ -67,9 +67,9 @@ assert F1.aggregate is not None
         (replace(ACCURACY, rows=lambda a: 2 * ACCURACY.rows(a)), "not between 0 and 1"),
         (replace(ACCURACY, rows=lambda a: ACCURACY.rows(a)[:1]), "have the shape"),
         (replace(ACCURACY, rows=lambda a: 1 - ACCURACY.rows(a)), "wrong answers score higher"),
-        (replace(ACCURACY, rows=lambda a: np.random.default_rng().random(len(a.references))), "asked twice"),
+        (replace(ACCURACY, rows=lambda a: np.random.default_rng().random(len(a.references))), "two calls"),
         (replace(ACCURACY, rows=lambda a: np.linspace(0, 1, len(a.references))), "order of the rows"),
-        (replace(ACCURACY, types=("texts",)), "'texts' is no type"),
+        (replace(ACCURACY, types=("texts",)), "'texts' is not an output type"),
         (replace(F1, aggregate=Aggregate(lambda a: F1.aggregate.counts(a).sum(axis=0), F1.aggregate.score)), "[rows, columns]"),
         (replace(F1, aggregate=Aggregate(F1.aggregate.counts, lambda s: np.float64(np.ravel(s)[0] * 0))), "into [...]"),
     ],
@@ -128,7 +128,7 @@ def _quoting(prompt: Prompt, task: Any, rng: Any) -> Prompt:
 @pytest.mark.parametrize(
     ("edit", "told"),
     [
-        (lambda prompt, task, rng: prompt.edit(cue=str(np.random.default_rng().random())), "with one seed"),
+        (lambda prompt, task, rng: prompt.edit(cue=str(np.random.default_rng().random())), "one seed"),
         (_quoting, "copies a row"),
         (lambda prompt, task, rng: "text", "gave a str"),
         (lambda prompt, task, rng: prompt.edit(input_template=""), "applies to no prompt"),
@@ -150,7 +150,7 @@ def test_a_model_that_promises_too_much_is_found() -> None:
 
     found = tiny_local("llama")
     found.__class__ = Blind
-    with pytest.raises(AssertionError, match="what can be tuned can be seen into"):
+    with pytest.raises(AssertionError, match="a model that can be tuned must give hidden states"):
         check_model(found)
 
 
@@ -174,7 +174,7 @@ class _Forgetful(LoraTuner):
         return super().trainable(model, settings, rows, seed=seed, opening=opening)
 
 
-@pytest.mark.parametrize(("tuner", "told"), [(_Drifting(), "one seed"), (_Forgetful(), "come back changed")])
+@pytest.mark.parametrize(("tuner", "told"), [(_Drifting(), "one seed"), (_Forgetful(), "loaded weights differ")])
 def test_a_broken_tuner_is_found(tuner: Any, told: str) -> None:
     with pytest.raises(AssertionError, match=told):
         check_tuner(tuner, tiny_local("llama"))

@@ -1,4 +1,4 @@
-"""cotune tunes a prompt and a model together and says what each of the two gained."""
+"""cotune tunes a prompt and a model together, and reports what each of the two gained."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ _PLACES = {
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module 'cotune' has no attribute {name!r}")
-    found = getattr(import_module(_PLACES[name]), name)
-    globals()[name] = found
-    return found
+    value = getattr(import_module(_PLACES[name]), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

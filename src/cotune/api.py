@@ -1,4 +1,4 @@
-"""The public functions of cotune: what the command line does, for use from Python."""
+"""The public functions of cotune: the command line's features, for use from Python."""
 
 from __future__ import annotations
 
@@ -56,18 +56,18 @@ def run(
 
     Args:
         task: a :class:`cotune.Task`, the path of a ``task.yaml``, or a :class:`cotune.RunConfig`.
-        out: the run's folder; made when missing. None takes ``runs/NAME`` by the task's name, or ``runs/NAME-2`` and so on if
+        out: the run's folder; created if missing. None takes ``runs/NAME`` by the task's name, or ``runs/NAME-2`` and so on if
             that holds a run with other settings or rows.
         budget: such as ``90s``, ``10m`` or ``2Mtok``; None uses the task's budget, or ``10m`` if it has none.
         model: ``smollm2-135m`` (bundled), a folder or a hub id; None uses the task's model, or the bundled one if it names
             none.
         seed: seed of all random choices; None uses the task's seed, or 0 if it has none.
         start: an earlier run, its bundle, or ``hf://org/name@revision``, to start from with new rows; None uses what the task
-            says. Pass it to a :class:`cotune.Task` where that is made, since the bundle decides how rows are read.
+            says. For a :class:`cotune.Task`, pass it to the constructor, since the bundle decides how rows are read.
         prompts: texts of your own prompts, which compete with the seed prompt.
-        executor: who does the work of a search for labels: ``processes``, ``ray`` or ``ray:ADDRESS``; None uses this process
+        executor: executor of a search for labels: ``processes``, ``ray`` or ``ray:ADDRESS``; None uses this process
             alone. A script must then call this under ``if __name__ == "__main__":``.
-        workers: how many; None chooses by processors and memory.
+        workers: number of workers; None chooses it by processors and memory.
         storage: URL that fsspec knows, such as ``s3://bucket/path``, below which workers store results and adapters until the
             run ends; None uses the run's folder, which all nodes must then see.
         view: receives the progress; None shows a progress bar, in a notebook or on standard error. ``cotune.Quiet()`` shows
@@ -83,8 +83,8 @@ def run(
         BusyError: another process works in ``out``.
     """
     paths = {"model": model, "start": start}
-    given = {"budget": budget, "seed": seed, **{key: None if path is None else str(path) for key, path in paths.items()}}
-    settings |= {key: value for key, value in given.items() if value is not None}
+    overrides = {"budget": budget, "seed": seed, **{key: None if path is None else str(path) for key, path in paths.items()}}
+    settings |= {key: value for key, value in overrides.items() if value is not None}
     config, rows = _resolved(task, settings)
     with quiet_libraries():
         from cotune.cycle.folder import OtherRunError

@@ -15,7 +15,7 @@ def cache_folder(*parts: str, create: bool = True) -> Path:
 
     Args:
         parts: names of subfolders.
-        create: create the folder if it is missing.
+        create: whether to create the folder if it is missing.
 
     Raises:
         InputError: if the folder cannot be created: read-only, a file of that name, or a full disk.
@@ -34,7 +34,7 @@ def cache_folder(*parts: str, create: bool = True) -> Path:
         except (OSError, RuntimeError) as error:
             reason = getattr(error, "strerror", None) or error
             raise InputError(
-                f"the cache folder cannot be made ({reason})",
+                f"the cache folder cannot be created ({reason})",
                 where=str(folder),
                 hint=f"Set {CACHE_VARIABLE} to a folder that can be written to.",
             ) from error

@@ -101,24 +101,24 @@ class CotuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         from cotune.api import run
         from cotune.cycle.progress import Quiet
 
-        given = TextRows.of(X)
-        chosen = classes_of(y, len(given.rows), type(self).__name__)
+        rows = TextRows.of(X)
+        chosen = classes_of(y, len(rows.rows), type(self).__name__)
         classes = np.unique(chosen)
         if len(classes) < 2:
             raise ValueError(f"y holds one class, {classes[0]!r}, and at least two classes are needed")
         names = self._names(classes)
         said = dict(zip(classes.tolist(), names, strict=True))
         target = "label"
-        while target in given.fields:
+        while target in rows.fields:
             target += "_"
-        labelled = [{**row, target: said[value]} for row, value in zip(given.rows, chosen.tolist(), strict=True)]
+        labelled = [{**row, target: said[value]} for row, value in zip(rows.rows, chosen.tolist(), strict=True)]
         folder, held = self._folder()
         seed = self._seed()
         try:
             settings = dict(self.settings or {})
             task = Task.from_rows(
                 labelled,
-                input=list(given.fields),
+                input=list(rows.fields),
                 output=target,
                 labels=names,
                 metric=self.metric,
@@ -133,10 +133,10 @@ class CotuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError(str(error)) from error
         self.classes_ = classes
         self.names_ = names
-        self.fields_ = given.fields
-        self.n_features_in_ = len(given.fields)
-        if given.named:
-            self.feature_names_in_ = np.array(given.fields, dtype=object)
+        self.fields_ = rows.fields
+        self.n_features_in_ = len(rows.fields)
+        if rows.named:
+            self.feature_names_in_ = np.array(rows.fields, dtype=object)
         elif hasattr(self, "feature_names_in_"):
             del self.feature_names_in_
         self.summary_ = result.summary
@@ -152,8 +152,8 @@ class CotuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         answers = self._answers(X, probabilities=False)
         place = {name: i for i, name in enumerate(self.names_)}
-        found: NDArray[Any] = self.classes_[[place[answer] for answer in answers]]
-        return found
+        predicted: NDArray[Any] = self.classes_[[place[answer] for answer in answers]]
+        return predicted
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Predict probabilities ``[rows, classes]``, in the order of :attr:`classes_`."""
@@ -177,14 +177,14 @@ class CotuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _engine(self) -> dict[str, Any]:
         """The engine settings of the run, which prediction uses as well."""
-        told = (self.settings or {}).get("engine") or {}
-        return {key: told[key] for key in ("device", "dtype", "threads") if told.get(key) is not None}
+        engine = (self.settings or {}).get("engine") or {}
+        return {key: engine[key] for key in ("device", "dtype", "threads") if engine.get(key) is not None}
 
     def _names(self, classes: NDArray[Any]) -> list[str]:
-        given, values = self.label_names or {}, classes.tolist()
-        if unknown := [key for key in given if key not in values]:
+        words, values = self.label_names or {}, classes.tolist()
+        if unknown := [key for key in words if key not in values]:
             raise ValueError(f"label_names has {unknown[0]!r}, which is not among the classes {values}")
-        names = [str(given.get(value, value)) for value in values]
+        names = [str(words.get(value, value)) for value in values]
         if len(set(names)) < len(names):
             raise ValueError(f"two classes have one name: {sorted(names)}")
         return names

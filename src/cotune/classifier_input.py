@@ -1,4 +1,4 @@
-"""Validation of the input of :class:`cotune.CotuneClassifier`: texts in scikit-learn's usual formats, and classes."""
+"""Validation of the input of :class:`cotune.CotuneClassifier`: texts in scikit-learn's formats, and classes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class TextRows:
     """Rows of text.
 
     Attributes:
-        rows: fields of each.
-        fields: their names; ``x0``, ``x1`` and so on, as in scikit-learn, if the columns have none.
-        named: whether the names come from a frame or from the rows themselves.
+        rows: fields of each row.
+        fields: names of the fields; ``x0``, ``x1`` and so on, as in scikit-learn, if the columns have none.
+        named: whether the names come from a frame or from the rows.
         flat: whether each row was a single text, rather than a table of one column.
     """
 

@@ -1,4 +1,4 @@
-"""When to look for garbage: not while a program starts."""
+"""Control of the garbage collector during startup."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def collection_paused() -> Iterator[None]:
-    """No search for garbage meanwhile, and none later among what was made meanwhile.
+    """Pause garbage collection until the block ends, then exclude the objects created meanwhile from later collections.
 
-    Modules and a loaded model are a million objects that stay. Python looks them through a thousand times while it makes them,
-    which takes a tenth of a command's start, and again in every later full search.
+    Modules and a loaded model are a million permanent objects. Python would traverse them a thousand times while they are
+    created, which takes a tenth of a command's startup, and again in every later full collection.
     """
     enabled = gc.isenabled()
     gc.disable()

@@ -62,23 +62,23 @@ class Plugin:
             ) from error
 
     def load_as(self, fits: Callable[[Any], bool], expected: str) -> Any:
-        """What the entry point names, where it fits.
+        """Load the object that the entry point refers to, and check it.
 
         Args:
-            fits: whether it does.
-            expected: ends the sentence of what it is, such as ``and no Metric``.
+            fits: function that tells whether an object is valid.
+            expected: end of the error message, such as ``and no Metric``.
 
         Raises:
-            InputError: the package does not run, or holds nothing of that name, or something else.
+            InputError: if the object cannot be loaded or is not valid.
         """
-        found = self.load()
-        if not fits(found):
+        loaded = self.load()
+        if not fits(loaded):
             raise InputError(
-                f"{self.point.value} is a {type(found).__name__}, {expected}",
+                f"{self.point.value} is a {type(loaded).__name__}, {expected}",
                 where=self.where,
                 hint="Ask the package's author to correct it.",
             )
-        return found
+        return loaded
 
 
 def plugins(group: str, built_in: Collection[str] = ()) -> Mapping[str, Plugin]:
@@ -91,25 +91,25 @@ def plugins(group: str, built_in: Collection[str] = ()) -> Mapping[str, Plugin]:
     Raises:
         InputError: if a name is one of ``built_in`` or two packages use the same one; the message names the packages.
     """
-    found: dict[str, Plugin] = {}
+    by_name: dict[str, Plugin] = {}
     for plugin in _scan(group, tuple(sys.path)):
-        other = "cotune itself" if plugin.name in built_in else found[plugin.name].package if plugin.name in found else ""
+        other = "cotune itself" if plugin.name in built_in else by_name[plugin.name].package if plugin.name in by_name else ""
         if other:
             raise InputError(
                 f"the name {plugin.name!r} is taken twice in {group}: by {other} and by the package {plugin.package}",
                 where=plugin.where,
                 hint="Uninstall one of the two, or ask its author for another name.",
             )
-        found[plugin.name] = plugin
-    return found
+        by_name[plugin.name] = plugin
+    return by_name
 
 
 @lru_cache(maxsize=16)
 def _scan(group: str, path: tuple[str, ...]) -> tuple[Plugin, ...]:
     """The entry points of a group on an import path. Cached by path, since reading all metadata takes tens of milliseconds."""
-    found = []
+    points = []
     for point in metadata.entry_points(group=group):
         about = point.dist
         package = "unknown" if about is None else f"{about.name} {about.version}"
-        found.append(Plugin(group, point.name, package, point))
-    return tuple(sorted(found, key=lambda plugin: (plugin.name, plugin.package)))
+        points.append(Plugin(group, point.name, package, point))
+    return tuple(sorted(points, key=lambda plugin: (plugin.name, plugin.package)))

@@ -18,7 +18,7 @@ JOBS, WORKERS = "jobs", "workers.json"
 
 
 def run_folder(folder: Path) -> Path:
-    """The run that a folder means: the folder itself, or the run around it where it is a run's ``best``."""
+    """The run of a folder: the folder itself, or its parent if it is a run's ``best``."""
     if (folder / JOURNAL).is_file() or (folder / CONFIG).is_file() or folder.resolve().name != BUNDLE:
         return folder
     around = folder.parent if folder.name == BUNDLE else folder.resolve().parent

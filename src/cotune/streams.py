@@ -1,7 +1,4 @@
-"""Standard streams that are closed, full, or of an encoding that cannot represent all texts.
-
-Also temporary changes of a terminal's modes.
-"""
+"""Repair of standard streams (closed, full, or with a limited encoding), and temporary changes of a terminal's modes."""
 
 from __future__ import annotations
 

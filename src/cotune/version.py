@@ -1,4 +1,4 @@
-"""The version, where every module may ask for it."""
+"""The version, in a module that every other module can import."""
 
 from __future__ import annotations
 

@@ -468,9 +468,9 @@ def test_a_probe_that_does_not_fit_the_rest_is_refused_before_it_answers(bench: 
         ({}, {"bias": np.full(4, np.nan, dtype=np.float32)}, "not finite"),
         ({}, {"weight": np.full((4, 32), np.inf, dtype=np.float32)}, "not finite"),
         ({}, {"weight": np.zeros((3, 32), dtype=np.float32)}, "do not fit together"),
-        ({"layer": 0}, {}, "its layer is none"),
-        ({"layer": True}, {}, "its layer is none"),
-        ({"layer": 10**9}, {}, "its layer is none"),
+        ({"layer": 0}, {}, "its layer is invalid"),
+        ({"layer": True}, {}, "its layer is invalid"),
+        ({"layer": 10**9}, {}, "its layer is invalid"),
         ({"labels": ["a", "a", "b", "c"]}, {}, "do not fit together"),
         ({"labels": None}, {}, "cannot be read"),
     ],
@@ -562,7 +562,7 @@ def test_the_card_says_what_it_is_and_how_good(bench: Bench, tmp_path: Path) -> 
             "n": 80,
             "base": {"scores": [0.2, 0.31]},
             "tuned": {"scores": [0.88, 0.9]},
-            "sentence": "Tuning makes the model less picky | by 3 points.",
+            "sentence": "Tuning makes the model less sensitive | by 3 points.",
         },
     }
     prompt = PROMPT.edit(instruction="Use ```` fences: {labels}")
@@ -575,7 +575,7 @@ def test_the_card_says_what_it_is_and_how_good(bench: Bench, tmp_path: Path) -> 
     assert "| beyond the sum of both, in log-loss (nats per row) | +0.200 (+0.100 to +0.300) | 0.04 |" in card
     assert "| p |" in card and "corrected" in card
     formats = "in 2 other formats, on 80 dev rows: base model 0.200 to 0.310, tuned model 0.880 to 0.900. Tuning makes"
-    assert formats in card and "picky / by 3 points" in card
+    assert formats in card and "sensitive / by 3 points" in card
     assert "0.123" not in card, "a score without interval is no score"
     shown = bench.model.renderer.text(prompt, {"text": "{text}"}, LABELS)
     assert f"`````text\n{shown}\n`````" in card
@@ -639,14 +639,14 @@ def test_a_schema_that_cannot_be_kept_is_refused_before_the_base_is_looked_for(b
     schema = {"type": "object", "properties": {"a": {"type": "string", "not": {"const": ""}}}}
     output = Output("json", schema_text=json.dumps(schema))
     folder = bench.save(tmp_path / "written", output=output, answer_tokens=20, metric="json_f1", prompt=Prompt("Say."))
-    with pytest.raises(InputError, match=r"manifest\.json, output\.schema, #/properties/a: answers cannot be held"):
+    with pytest.raises(InputError, match=r"manifest\.json, output\.schema, #/properties/a: the schema cannot be enforced"):
         load(folder, base=tmp_path / "nowhere")
 
 
 def test_a_base_model_is_fetched_only_where_the_user_says_so(bench: Bench, tmp_path: Path) -> None:
     bundle = bench.save(tmp_path / "bundle", model_name="cotune-tests/none-such")
     told = refused(bundle)
-    assert "for you to allow" in told.what and "--base hub" in told.hint
+    assert "needs your permission" in told.what and "--base hub" in told.hint
     assert "cannot be fetched from the hub" in refused(bundle, base="hub").what
     rows = tmp_path / "rows.csv"
     rows.write_text("text,label\n" + "".join(f"row {i},{LABELS[i % 2]}\n" for i in range(40)))

@@ -201,6 +201,6 @@ def test_the_page_is_served_by_the_command_and_ends_with_it(
             assert json.loads(connection.getresponse().read())["at"] == at + 1
         child.send_signal(signal.SIGINT)
         told, complaints = child.communicate(timeout=120)
-    assert child.returncode == 0 and complaints == "Going on at row 1 of 2.\n" and labels_of(out) == list(LABELS[:2])
+    assert child.returncode == 0 and complaints == "Resuming at row 1 of 2.\n" and labels_of(out) == list(LABELS[:2])
     found = json.loads(told)
     assert found == {"out": str(out), "labelled": 2, "skipped": 0, "left": 0, "agreed": found["agreed"]}

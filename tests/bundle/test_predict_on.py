@@ -106,7 +106,7 @@ def test_an_interrupted_command_goes_on_from_finished_chunks(
     arguments = [bundle, rows, "--out", out, "--probabilities", "--batch", 4, "--executor", "local"]
     monkeypatch.setattr(Predictor, "answers", interrupted)
     assert predict(*arguments) == 130
-    assert f"10 chunks kept in {out}.parts; the same command goes on from there." in capsys.readouterr().err
+    assert f"10 chunks kept in {out}.parts; the same command resumes." in capsys.readouterr().err
     assert not out.exists()
     assert predict(*arguments) == 0
     assert "40 rows done before" in capsys.readouterr().err

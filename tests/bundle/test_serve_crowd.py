@@ -91,7 +91,7 @@ def test_it_is_said_once_that_no_connection_can_be_taken(predictor: Predictor, c
             time.sleep(2.5)
         assert client.ask("/health").status == 200
     (said,) = caplog.records
-    assert "no connection can be taken" in said.getMessage() and said.exc_info is None
+    assert "no connection can be accepted" in said.getMessage() and said.exc_info is None
 
 
 @contextlib.contextmanager

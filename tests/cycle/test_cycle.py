@@ -409,7 +409,7 @@ def test_a_damaged_ledger_is_set_aside_and_what_it_knew_is_unknown(
     aside.unlink()
     assert enter_opening("h", tmp_path / "five", {}) == 2
     assert enter_opening("another", tmp_path / "five", {}) == 0
-    assert "not known" in openings_sentence(None)
+    assert "is unknown" in openings_sentence(None)
 
 
 def test_a_ledger_whose_lock_cannot_be_taken_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -435,7 +435,7 @@ def test_a_test_that_was_opened_before_is_told_in_the_verdict_and_on_the_page(tm
     # A sample of the rows counts as the test.
     result = run_cycle(config, tmp_path / "run", task=sampled, view=Quiet())
     assert of_kind(tmp_path / "run", "open_test")[0]["opened_before"] == result.summary["test_opened_before"] == 2
-    sentence = "This test was opened 2 times before: read its p-values with care."
+    sentence = "This test was opened 2 times before: interpret its p-values with care."
     assert sentence in result.summary["verdict"]
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert sentence in page.split('<section id="verdict"')[1].split("</section>")[0]

@@ -46,13 +46,13 @@ def test_a_keyword_that_cannot_be_kept_is_refused_before_any_model_is_looked_for
     assert ended.code == 2, ended.stderr
     place = "output.schema, #/properties/kind" if at == "inline" else f"output.schema, {file}, #/properties/kind"
     said = " ".join(ended.stderr.split())
-    assert f'{place}: answers cannot be held to it (Unimplemented keys: ["not"])' in said, ended.stderr
+    assert f'{place}: the schema cannot be enforced (Unimplemented keys: ["not"])' in said, ended.stderr
     assert "or list the values in enum" in said and not (tmp_path / "run").exists()
 
 
 def test_a_schema_of_a_task_made_in_python_is_refused_as_early(tmp_path: Path) -> None:
     task = Task.from_rows(rows_of(), input="thing", output="answer", schema=REFUSED)
-    with pytest.raises(InputError, match=r"schema of the outputs, #/properties/kind: answers cannot be held to it"):
+    with pytest.raises(InputError, match=r"schema of the outputs, #/properties/kind: the schema cannot be enforced"):
         run_task(task, out=tmp_path / "run", model=tmp_path / "no-model")
     assert not (tmp_path / "run").exists()
 
@@ -101,7 +101,7 @@ def test_rows_that_could_never_be_answered_rightly_are_told_before_the_start(ben
          ("outputs of train: 28 of 28 train rows", "'surplus' was unexpected", "Correct the rows or the schema")),
         (rows_of(), with_odd(range(12), 20, colour="red"), "output.type=json", ("outputs of test: 12 of 20 test", "Correct")),
         ([{**row, "answer": f"{10**20 + i}.5"} for i, row in enumerate(rows_of())], [], "output.type=number",
-         ("28 of 28 train rows", "has more digits than are written, 15 before the point", "output.type to text")),
+         ("28 of 28 train rows", "has more digits than can be generated, 15 before the point", "output.type to text")),
     ],
     ids=["train", "test", "number"],
 )  # fmt: skip

@@ -201,7 +201,7 @@ def test_the_sentence_leads_with_the_prompt_on_top_of_tuning_and_admits_doubt():
     )
     assert "Tuning with the seed prompt gains 57.0 points (95% interval +53.0 to +61.0, p < 0.001). " in told
     assert "makes the prompt worth 6.0 points less than before" in told
-    assert "corrected for being read together (Bonferroni)" in told
+    assert "corrected for multiple comparisons (Bonferroni)" in told
     worse = sentence({"prompt_given_tuning": _gain(-0.03, -0.05, -0.01, 0.01)}, 300)
     assert "loses 3.0 points" in worse and "significant" not in worse and "corrected" not in worse
     frozen = sentence(gains, 500, frozen_first=True)
@@ -236,7 +236,7 @@ def test_the_sentence_calls_no_frozen_arm_tuned():
 def test_one_arm_is_told_in_one_sentence():
     none = Gain(0.0, Interval(0, 0), 1.0, Interval(0, 0), 1.0, True)
     gains = dict.fromkeys(("prompt", "tuning", "prompt_given_tuning", "both", "synergy"), none)
-    told = "The seed prompt ships untuned: no other prompt was chosen and {}, so that there is no gain to tell."
+    told = "The seed prompt ships untuned: no other prompt was chosen and {}, so there is no gain to report."
     for frozen_first in (False, True):
         assert sentence(gains, 28, frozen_first=frozen_first, tuned=False) == told.format("nothing was tuned")
     assert sentence(gains, 28) == told.format("no tuning step paid off")

@@ -108,5 +108,5 @@ def test_agreement_has_intervals_that_hold_the_value() -> None:
     assert perfect.difference == 0 and perfect.difference_ci[1] > 0.01
     same = agreement([1.0, 1.0, 1.0], [0.0, 0.5, 1.0])
     assert same.correlation is None and same.difference == pytest.approx(0.5)
-    with pytest.raises(ValueError, match="three rows"):
+    with pytest.raises(ValueError, match="three common rows"):
         agreement([1.0, 0.0], [1.0, 0.0])

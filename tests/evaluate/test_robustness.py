@@ -40,7 +40,7 @@ def test_no_change_is_claimed_where_the_true_spreads_are_equal(base: tuple[float
     results = [compared(rng, 60, base, tuned) for _ in range(100)]
     assert np.mean([r.significant for r in results]) <= 0.05
     if base == (0.4, 0.0):
-        # What is merely counted says less picky nearly every time.
+        # What is merely counted says less sensitive nearly every time.
         assert np.mean([r.change.observed < 0 for r in results]) > 0.9
 
 
@@ -49,9 +49,9 @@ def test_a_true_change_is_found_and_told() -> None:
     results = [compared(rng, 100, (0.5, 0.1), (0.9, 0.01)) for _ in range(60)]
     found = [r for r in results if r.significant]
     assert len(found) >= 0.8 * len(results)
-    assert all(r.change.value < 0 and "less picky" in r.sentence() for r in found)
+    assert all(r.change.value < 0 and "less sensitive" in r.sentence() for r in found)
     worse = compared(rng, 100, (0.9, 0.01), (0.5, 0.12))
-    assert worse.significant and "more picky" in worse.sentence()
+    assert worse.significant and "more sensitive" in worse.sentence()
 
 
 @pytest.mark.parametrize(("base", "tuned"), [((0.5, 0.0), (0.8, 0.0)), ((0.5, 0.08), (0.8, 0.08)), ((0.5, 0.03), (0.9, 0.01))])
@@ -146,7 +146,7 @@ def test_other_metrics_and_what_does_not_fit() -> None:
     assert set(found.as_dict()) == {"n", "base", "tuned", "change", "sentence"}
     with pytest.raises(ValueError, match="two formats"):
         robustness(arms[:1], arms[:1])
-    with pytest.raises(ValueError, match="as many"):
+    with pytest.raises(ValueError, match="the same for both models"):
         robustness(arms, arms[:2])
     with pytest.raises(ValueError):
         robustness(arms, [replace(arms[0], score=np.ones(3)), *arms[1:]])

@@ -89,7 +89,7 @@ def test_what_is_no_example_or_in_the_way_is_told(tmp_path: Path, monkeypatch: p
     with pytest.raises(InputError, match="'routing', 'spam', 'support'"):
         copy_example("spma")
     (tmp_path / "spam").write_text("mine")
-    with pytest.raises(InputError, match="something else is called spam"):
+    with pytest.raises(InputError, match="another file here is called spam"):
         copy_example("spam")
     with pytest.raises(InputError, match=r"no example '\.\./spam'"):
         copy_example("../spam")

@@ -48,7 +48,7 @@ def test_the_last_word_counts_what_was_lost_and_what_was_there(capsys: pytest.Ca
     tell_summary({"workers": {"a:1": 20.0}, "lost_workers": 2, "done_before": 1200}, "text", "processor: AVX2, AVX512")
     first, second = capsys.readouterr().err.splitlines()
     assert first == "1 worker, 20.0 texts/s; 2 workers lost, their chunks were done again; 1,200 texts done before"
-    assert second.endswith("last digits may depend on which one had a text: processor: AVX2, AVX512.")
+    assert second.endswith("last digits may depend on which worker computed a text: processor: AVX2, AVX512.")
 
 
 def test_what_is_kept_is_told_by_whose_it_is_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,7 +56,7 @@ def test_what_is_kept_is_told_by_whose_it_is_alone(tmp_path: Path, capsys: pytes
     with pytest.raises(KeyboardInterrupt), running(choice, out) as executor:
         perform(numbers(1)[0], executor.storage)
         raise KeyboardInterrupt
-    assert capsys.readouterr().err == f"1 chunk kept in {out}.parts; the same command goes on from there.\n"
+    assert capsys.readouterr().err == f"1 chunk kept in {out}.parts; the same command resumes.\n"
     with part_folder(out), pytest.raises(BusyError), running(choice, out):
         pass
     assert capsys.readouterr().err == "" and workers.choice_of(None, None) is None

@@ -423,13 +423,13 @@ def test_good_local_folder_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("config", "told"),
     [
-        ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "BertForMaskedLM has no head that writes text"),
-        ({"model_type": "llama", "architectures": ["LlamaModel"]}, "LlamaModel has no head"),
+        ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "BertForMaskedLM has no language model head"),
+        ({"model_type": "llama", "architectures": ["LlamaModel"]}, "LlamaModel has no language model head"),
         (
             {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True},
             "encoder-decoder",
         ),
-        ({"model_type": "vit", "architectures": ["ViTModel"]}, "'vit' is no causal language model"),
+        ({"model_type": "vit", "architectures": ["ViTModel"]}, "'vit' is not a known causal language model"),
         ({"model_type": "mine", "auto_map": {"AutoModel": "x.Y"}}, "runs code from its own folder"),
     ],
 )

@@ -200,7 +200,7 @@ def test_what_was_found_is_plain_json(cache: Path) -> None:
         ({"device": "tpu"}, "unknown device 'tpu'"),
         ({"device": "cuda:x"}, "unknown device"),
         ({"dtype": "int4"}, "unknown dtype 'int4'"),
-        ({"threads": 0}, "0 threads are too few"),
+        ({"threads": 0}, "threads must be positive, not 0"),
     ],
 )
 def test_wrong_wishes_are_told(cache: Path, arguments: dict[str, str], told: str) -> None:

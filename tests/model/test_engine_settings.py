@@ -47,5 +47,5 @@ def test_weights_are_counted_over_all_files(tmp_path: Path) -> None:
 def test_settings_that_a_journal_cannot_mean_are_told(name: str, value: object) -> None:
     step = {"device": "cpu", "dtype": "float32", "threads": None, "batch_tokens": 64, "probe": {"memory_bytes": 5}}
     assert EngineSettings.recorded(step, 100) == EngineSettings("cpu", "float32", None, 64, 100, 5)
-    with pytest.raises(InputError, match="how the model was run"):
+    with pytest.raises(InputError, match="no valid engine settings"):
         EngineSettings.recorded(step | {name: value}, 100)

@@ -169,7 +169,7 @@ def test_right_answers_are_read_beside_written_ones(
     assert again.reference_losses.losses.tobytes() == both.reference_losses.losses.tobytes()
     assert local.generate(PROMPT, ROWS, limit=9, references=[*ANSWERS[:-1], "other"]).cached == 0
     local.shared = False
-    with pytest.raises(InputError, match="this architecture"):
+    with pytest.raises(InputError, match="shared-prefix engine"):
         local.generate(PROMPT, ROWS, limit=9, references=ANSWERS)
 
 

@@ -281,7 +281,7 @@ def test_each_row_is_shown_what_its_letters_are_nearest_to(tmp_path: Path) -> No
     prompt = show_nearest(PROMPT, STOCK, 1)
     with chat_server(answering(lambda text: "fruit")) as server:
         found = model(server.url, tmp_path / "a.sqlite")
-        with pytest.raises(CotuneError, match="nothing is here to find them"):
+        with pytest.raises(CotuneError, match="no chooser for them"):
             found.score(prompt, [row("x")], LABELS)
         found.chooser = Neighbours()
         asked = found.messages(prompt, [row("a green apple"), row("an OLD cat "), row("two dogs")], LABELS)

@@ -157,7 +157,7 @@ def test_it_changes_places_with_lora(tmp_path: Path) -> None:
     weighted = scores(model, lora)
     for adapter, expected in ((prefix, own), (BASE, base), (lora, weighted), (prefix, own)):
         np.testing.assert_array_equal(scores(model, adapter), expected)
-    with pytest.raises(InputError, match="cannot go on from a prefix"):
+    with pytest.raises(InputError, match="cannot start from a prefix"):
         model.adapters.start(LoraSettings(rank=2, alpha=4), seed=0, adapter_id=prefix)
 
 

@@ -101,7 +101,7 @@ SCHEMA = {
         ({"size": 10**15 - 1}, ""),
         ({"size": 10**15}, "size: 1000000000000000 has more digits"),
         ({"slots": [{}, {"name": "much too long"}]}, "slots[1].name: "),
-        ({"slots": [{"name": "a\u0001b"}]}, "slots[].name: it holds the control character U+0001"),
+        ({"slots": [{"name": "a\u0001b"}]}, "slots[].name: it contains the control character U+0001"),
         ({"slots": [{"other": 1}]}, "'other' was unexpected"),
     ],
 )

@@ -276,7 +276,7 @@ def _robustness(prompt: Prompt, texts: tuple[str, ...]) -> dict[str, Any]:
         "base": {"scores": scores[0], **measures},
         "tuned": {"scores": scores[1], **measures},
         "change": {"value": -0.05, "observed": -0.06, "ci": [-0.09, -0.01], "significant": True},
-        "sentence": "Tuning makes the model less picky about how it is asked. " + texts[0][:100],
+        "sentence": "Tuning makes the model less sensitive to the prompt's format. " + texts[0][:100],
         "own": {"base": 0.44, "tuned": 0.92},
         "prompts": [variant.to_json() for variant in variants],
     }

@@ -153,7 +153,7 @@ def test_the_verdict_tells_arms_gains_and_what_to_do(page: str) -> None:
 
 def test_formats_are_dots_that_open_their_wording(page: str) -> None:
     section = page.split('<section id="robustness"')[1].split("</section>")[0]
-    assert "less picky" in section
+    assert "less sensitive" in section
     dots = re.findall(r'<circle class="dot (raced|tuned)"[^>]* data-prompt="(\w+)" tabindex="0" role="button"', section)
     assert [kind for kind, _ in dots] == ["raced"] * 4 + ["tuned"] * 4
     data = json.loads(page.split('<script type="application/json" id="data">')[1].split("</script>")[0])

@@ -62,7 +62,7 @@ SUMMARY: dict[str, Any] = {
         "n": 60,
         "base": {"scores": [0.31, 0.4, 0.5], "min": {"observed": 0.31}, "max": {"observed": 0.5}},
         "tuned": {"scores": [0.88, 0.9, 0.91], "min": {"observed": 0.88}, "max": {"observed": 0.91}},
-        "sentence": "Tuning makes the model less picky about how it is asked.",
+        "sentence": "Tuning makes the model less sensitive to the prompt's format.",
     },
     "gains": {
         "prompt": gain(0.072, 0.03, 0.11, 0.003),
@@ -198,7 +198,7 @@ def test_readings_depend_on_the_corrected_p_value() -> None:
 def test_robustness_takes_two_lines_and_noise_one() -> None:
     text = verdict_text(SUMMARY, width=300)
     assert "The winning prompt in 3 other formats on 60 dev rows: base model 0.310 to 0.500, tuned 0.880 to 0.910." in text
-    assert "Tuning makes the model less picky" in text
+    assert "Tuning makes the model less sensitive" in text
     assert "In other batches log-probabilities differ by 0.021 at most" in text and "1 of 48 answers flip" in text
     left_out = {**SUMMARY, "robustness": {"skipped": "no room"}, "noise": {"skipped": "no room"}}
     assert "Robustness" not in verdict_text(left_out) and "Noise" not in verdict_text(left_out)

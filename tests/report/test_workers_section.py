@@ -33,7 +33,7 @@ def test_each_worker_has_its_line_and_the_busiest_comes_first() -> None:
     assert shown.index("node-a:17") < shown.index("node-b:18")
     assert "1,002" in shown and "1 min 40 s" in shown and "AVX512, float32, 4 threads" in shown
     assert "2 slots; 1,042 jobs; busy 2 min 30 s, 75% of 3 min 20 s of slots; 1 worker lost" in shown
-    assert "different ways" not in shown
+    assert "The workers differ" not in shown
     assert "processor: AMX, AVX512" in section({**ACCOUNT, "unlike": "processor: AMX, AVX512"})
 
 

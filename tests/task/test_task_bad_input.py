@@ -212,7 +212,7 @@ def test_a_train_set_that_is_all_in_dev(tmp_path: Path) -> None:
 def test_a_dev_set_that_is_all_in_the_test(tmp_path: Path) -> None:
     other = good_file(tmp_path, "other.csv", [{"text": f"other {i}", "label": "ab"[i % 2]} for i in range(9)])
     message = message_of(good_file(tmp_path), data={"test": str(other), "dev": str(other)})
-    assert "other.csv: every dev row also stands in the test" in message
+    assert "other.csv: every dev row is also in the test" in message
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def test_a_users_own_function(tmp_path: Path) -> None:
         ("def score(right, answer, row):\n    return float('nan')", ("row dev:0", "gave nan")),
         ("def score(right, answer, row):\n    return row['nope']", ("row dev:0", "KeyError")),
         ("def other():\n    pass", ("no function 'score'", "other")),
-        ("import nothing_of_that_name", ("does not run", "ModuleNotFoundError")),
+        ("import nothing_of_that_name", ("cannot be executed", "ModuleNotFoundError")),
         (None, ("cannot be read",)),
     ],
 )

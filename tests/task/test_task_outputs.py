@@ -136,7 +136,7 @@ def test_outputs_as_json_text_and_nested_are_the_same(tmp_path: Path) -> None:
         (objects(), {"schema": {"type": "object", "properties": {"count": {"type": "integer"}}}, "bad": '{"count": "x"}'},
          ("row 8, column 'a'", "does not fit output.schema", "count: ")),
         (objects(), {"schema": {"type": "objekt"}}, ("schema", "not a valid JSON Schema")),
-        (objects(), {"schema": {"$ref": "http://example.org/x"}}, ("schema", "nothing outside")),
+        (objects(), {"schema": {"$ref": "http://example.org/x"}}, ("schema", "stay within the schema")),
         (texts(), {"type": "text", "bad": "  "}, ("row 8, column 'a'", "output is empty")),
         (texts(), {"type": "text", "metric": "json_f1"}, ("metric", "does not fit answers of the type text", "token_f1")),
         ([{**row, "a": "same"} for row in texts()], {"type": "text"}, ("column 'a'", "same output, 'same'")),

@@ -197,9 +197,9 @@ def test_no_room_for_it_is_told_before_training(tmp_path: Path) -> None:
 def test_lora_and_prefix_do_not_go_on_from_each_other(model: LocalModel, tmp_path: Path) -> None:
     lora = run_of(model, tmp_path, method="lora", lora=LoraSettings(2, 4))
     weights, prefix = lora.save(tmp_path), run_of(model, tmp_path).save(tmp_path)
-    with pytest.raises(InputError, match="a prefix cannot go on from LoRA"):
+    with pytest.raises(InputError, match="a prefix cannot start from LoRA"):
         run_of(model, tmp_path, start=weights)
-    with pytest.raises(InputError, match="LoRA cannot go on from a prefix"):
+    with pytest.raises(InputError, match="LoRA cannot start from a prefix"):
         run_of(model, tmp_path, method="lora", lora=LoraSettings(2, 4), start=prefix).advance(1)
 
 

@@ -122,7 +122,7 @@ def test_answers_go_to_the_screen_in_the_format_of_the_file(desk: Desk, cotune: 
     [
         (
             ("--input", "NEW"),
-            ("--input: it takes a text to answer, and 'NEW' is a file", "cotune predict", "NEW --out answers.csv"),
+            ("--input: it needs a text to answer, but 'NEW' is a file", "cotune predict", "NEW --out answers.csv"),
         ),
         (("NEW", "--out", "answers.xlsx"), ("answers.xlsx", ".csv")),
         (("NEW", "--input", "text"), ("--input",)),
@@ -165,7 +165,7 @@ def test_what_cannot_be_answered_is_told(
 def test_answers_never_replace_the_rows_themselves(desk: Desk, cotune: Cotune, unseen: Path) -> None:
     before = unseen.read_bytes()
     ended = cotune("predict", desk.bundle, unseen, "--out", unseen.parent / "." / unseen.name, *NO_MODEL)
-    assert ended.code == 2 and "this is the file of rows itself" in ended.stderr and unseen.read_bytes() == before
+    assert ended.code == 2 and "this is the input file" in ended.stderr and unseen.read_bytes() == before
 
 
 def test_a_command_that_is_suggested_can_be_typed(desk: Desk, cotune: Cotune, unseen: Path, tmp_path: Path) -> None:

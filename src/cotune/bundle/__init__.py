@@ -1,4 +1,4 @@
-"""WHAT is shipped: a folder with prompt, adapter and decision rule, and how it is saved, loaded and used."""
+"""Bundles: folders with prompt, adapter and decision rule, and how they are saved, loaded and used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line, one file a command: parses, calls, prints. Everything heavy is imported by the command that needs it."""
+"""The command line, one file per command. Commands import heavy packages only when they run."""
 
 from __future__ import annotations
 

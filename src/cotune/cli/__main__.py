@@ -7,6 +7,6 @@ from cotune.cli.entry import main
 try:
     main()
 finally:
-    # Python remembers an interrupt that came while a string was executed, as dataclasses do on import, although it was handled.
+    # Python remembers an interrupt during the execution of a string, as dataclasses do on import, even if it was handled.
     # After `python -m` it would then end by SIGINT instead of with the exit code. Executing another string resets that.
     exec("pass")

@@ -25,23 +25,26 @@ def compare(
     """Compare the bundles of two runs row by row on the same test: difference, 95% interval, p-value."""
     from cotune.cycle.runs.side_by_side import compare_runs
 
-    found = compare_runs(first, second)
+    comparison = compare_runs(first, second)
     if report is not None:
         from cotune.report.html.comparison import write_comparison
 
-        write_comparison(report, found.for_page())
+        write_comparison(report, comparison.for_page())
     if as_json:
-        typer.echo(json.dumps(found.to_json(), ensure_ascii=False))
+        typer.echo(json.dumps(comparison.to_json(), ensure_ascii=False))
         return
     from cotune.evaluate.gain_sentences import points_text, uncertainty_text
 
-    tell(f"{found.metric.replace('_', ' ')} on the same {counted(found.n, 'test row')}: {first} {found.scores[0]:.3f}, "
-         f"{second} {found.scores[1]:.3f}")  # fmt: skip
-    verb = "gains" if found.gain.value >= 0 else "loses"
-    verdict = "" if found.gain.significant() else ": no significant difference"
-    tell(f"{second} {verb} {points_text(found.gain.value)} ({uncertainty_text(found.gain.ci, found.gain.p)}, paired){verdict}.")
-    tell(f"Right in the first alone: {counted(found.only_first, 'row')}; in the second alone: {found.only_second}.")
-    if found.remark:
-        tell(found.remark)
+    tell(
+        f"{comparison.metric.replace('_', ' ')} on the same {counted(comparison.n, 'test row')}: "
+        f"{first} {comparison.scores[0]:.3f}, {second} {comparison.scores[1]:.3f}"
+    )
+    verb = "gains" if comparison.gain.value >= 0 else "loses"
+    verdict = "" if comparison.gain.significant() else ": no significant difference"
+    uncertainty = uncertainty_text(comparison.gain.ci, comparison.gain.p)
+    tell(f"{second} {verb} {points_text(comparison.gain.value)} ({uncertainty}, paired){verdict}.")
+    tell(f"Right in the first only: {counted(comparison.only_first, 'row')}; in the second only: {comparison.only_second}.")
+    if comparison.remark:
+        tell(comparison.remark)
     if report is not None:
         tell(f"Report: {report}")

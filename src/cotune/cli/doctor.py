@@ -1,4 +1,4 @@
-"""``cotune doctor``: what this machine offers."""
+"""``cotune doctor``: check this machine."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def doctor(executor: ExecutorName = None, workers: Workers = None, storage: Stor
     choice = choice_of(executor, workers, storage)
     from cotune.model.hardware.doctor import Diagnosis, diagnose, render
 
-    found = diagnose()
+    diagnosis = diagnose()
     if choice is not None:
         from cotune.executor.doctor import diagnose_executor
 
-        found = Diagnosis((*found.checks, *diagnose_executor(choice)), found.probe)
+        diagnosis = Diagnosis((*diagnosis.checks, *diagnose_executor(choice)), diagnosis.probe)
     if as_json:
-        typer.echo(json.dumps(found.to_json(), ensure_ascii=False))
+        typer.echo(json.dumps(diagnosis.to_json(), ensure_ascii=False))
     else:
         from cotune.cli.terminal import out_console
 
-        out_console().print(render(found))
-    if found.status == "fail":
+        out_console().print(render(diagnosis))
+    if diagnosis.status == "fail":
         raise typer.Exit(1)

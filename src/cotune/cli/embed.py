@@ -66,22 +66,22 @@ def embed(
     summary: dict[str, Any] = {}
     unlike = ""
     if choice is None:
-        found = embed_file(input, out, **asked)
+        result = embed_file(input, out, **asked)
     else:
         from cotune.embed.chunks import embed_on
 
         task = EmbedTask.read(input, out, **asked)
         meter = Meter(len(task.different), "text")
         with running(choice, out) as running_on:
-            found, unlike = embed_on(running_on, task, meter.told)
+            result, unlike = embed_on(running_on, task, meter.told)
             summary = meter.summary(running_on)
-        found |= summary
+        result |= summary
     if as_json:
-        typer.echo(json.dumps(found, ensure_ascii=False))
+        typer.echo(json.dumps(result, ensure_ascii=False))
     else:
-        size = f"{counted(found['texts'], 'text')}, {counted(found['width'], 'number')} each"
-        typer.echo(f"{size}, {found['from_cache']} from the cache: {out}")
+        size = f"{counted(result['texts'], 'text')}, {counted(result['width'], 'number')} each"
+        typer.echo(f"{size}, {result['from_cache']} from the cache: {out}")
         if summary:
             tell_summary(summary, "text", unlike)
-        if found["cut"]:
-            typer.echo(f"Of {found['cut']} only the first {found['max_chars']} characters were read.", err=True)
+        if result["cut"]:
+            typer.echo(f"Of {result['cut']} only the first {result['max_chars']} characters were read.", err=True)

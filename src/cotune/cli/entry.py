@@ -1,4 +1,4 @@
-"""From the process to a command and back: streams, interrupts, and errors told without a traceback."""
+"""The entry point: streams, interrupts, and error messages without tracebacks."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from cotune.streams import drop_output, repair_streams
 def main(arguments: list[str] | None = None) -> Any:
     """Entry point; errors that are meant for users go to standard error without a traceback."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    # Other libraries' notes to their developers are nothing that a user could fix.
+    # Users cannot act on deprecation warnings of other libraries.
     warnings.filterwarnings("ignore", category=FutureWarning)
     repair_streams()
     try:
         try:
             app(args=arguments, obj=sys.argv[1:] if arguments is None else arguments)
         finally:
-            # What cannot be written is told below, and not by the interpreter on its way out.
+            # Report write errors below, not by the interpreter at exit.
             sys.stdout.flush()
     except CotuneError as error:
         _last_word(str(error))
@@ -44,6 +44,6 @@ def main(arguments: list[str] | None = None) -> Any:
 
 
 def _last_word(text: str) -> None:
-    # Where standard error is full as well, the exit code has to say it.
+    # If standard error cannot be written either, only the exit code reports the failure.
     with contextlib.suppress(OSError):
         tell(wrapped(f"cotune: {text}", sys.stderr), err=True)

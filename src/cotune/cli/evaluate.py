@@ -1,4 +1,4 @@
-"""``cotune evaluate``: how good a bundle is on labelled rows."""
+"""``cotune evaluate``: score a bundle on labelled rows."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def evaluate(
     predictor = load(bundle, base=base, key_env=key_env, endpoint=endpoint, patience=patience)
     scored = score_rows(predictor, labelled, batch=batch, progress=counting(len(labelled.rows)))
     if as_json:
-        told = {"bundle": str(bundle), "rows": rows, **scored.to_json(), "seen": seen.to_json() if seen else None}
-        typer.echo(json.dumps(told, ensure_ascii=False))
+        record = {"bundle": str(bundle), "rows": rows, **scored.to_json(), "seen": seen.to_json() if seen else None}
+        typer.echo(json.dumps(record, ensure_ascii=False))
         return
     from cotune.cli.terminal import out_console
 
@@ -80,14 +80,14 @@ def _shown(scored: Scored, source: str, width: int) -> Iterator[Any]:
         f"on {counted(scored.n, 'row')} of {one_line(source, 80)}, {scored.right:,} of them right"
     )
     if scored.majority is not None:
-        yield Text(f"always {one_line(scored.majority[0], 40)!r}, the commonest label here: {scored.majority[1]:.3f}")
+        yield Text(f"always {one_line(scored.majority[0], 40)!r}, the most frequent label here: {scored.majority[1]:.3f}")
     if scored.skipped:
         yield Text(f"Left out: {counted(scored.skipped, 'row')} without input or right answer.")
     if scored.unknown:
-        told = ", ".join(f"{label!r} ({count})" for label, count in list(scored.unknown.items())[:8])
-        yield Text(harmless(f"Labels that the bundle does not know, whose rows count as wrong: {told}."))
+        listed = ", ".join(f"{label!r} ({count})" for label, count in list(scored.unknown.items())[:8])
+        yield Text(harmless(f"Labels that the bundle does not know, whose rows count as wrong: {listed}."))
     if scored.truncated:
-        yield Text(f"Of {counted(scored.truncated, 'row')} the text was too long and lost its end.")
+        yield Text(f"Of {counted(scored.truncated, 'row')} the text was too long and was truncated.")
     if scored.labels:
         yield Text("")
         yield _table("label", scored.labels, width)
@@ -110,7 +110,7 @@ def _table(what: str, parts: Sequence[PartScores], width: int) -> Any:
 
     table = table_of([what, "rows>", "given>", "precision", "recall", "F1"], width)
     names = [one_line(one.name, 40) for one in parts]
-    # 80 columns leave little for labels like account_access: F1, which sums up the other two, goes without its interval then.
+    # On 80 columns, long labels leave no room for all three intervals: omit that of F1, which combines the other two.
     whole = len("  rows  given") + 3 * len("  0.85 (0.65-0.95)") + max(map(len, names), default=0) <= width
     for name, one in zip(names, parts, strict=True):
         shares = (_share(one.precision), _share(one.recall), _share(one.f1, interval=whole))
@@ -123,23 +123,23 @@ def _share(share: Share | None, *, interval: bool = True) -> str:
         return "-"
     if not interval:
         return f"{share.value:.2f}"
-    # The longer form would not leave room for labels on 80 columns.
+    # The longer form leaves no room for labels on 80 columns.
     return f"{share.value:.2f} ({share.interval.low:.2f}-{share.interval.high:.2f})"
 
 
 def _confusion(scored: Scored, width: int) -> Iterator[Any]:
-    """A matrix where it has room, else the most frequent confusions."""
+    """The confusion matrix if it fits, else the most frequent confusions."""
     from rich.text import Text
 
     from cotune.report.terminal.layout import table_of
     from cotune.report.terminal.plain import one_line
 
     assert scored.confusion is not None
-    found = [one_line(one.name, 24) for one in scored.labels]
-    # Long names would not leave room for their columns: those stand under numbers, which the rows explain.
-    numbered = max(map(len, found)) + sum(max(3, len(name)) + 2 for name in found) + 2 > width
-    names = [f"{place} {name}" for place, name in enumerate(found, 1)] if numbered else found
-    heads = [str(place) for place in range(1, len(found) + 1)] if numbered else found
+    labels = [one_line(one.name, 24) for one in scored.labels]
+    # Long names leave no room for columns, so columns are numbered and rows show number and name.
+    numbered = max(map(len, labels)) + sum(max(3, len(name)) + 2 for name in labels) + 2 > width
+    names = [f"{place} {name}" for place, name in enumerate(labels, 1)] if numbered else labels
+    heads = [str(place) for place in range(1, len(labels) + 1)] if numbered else labels
     room = max(map(len, names)) + sum(max(3, len(head)) + 2 for head in heads) + 2
     if len(names) <= _MATRIX_LABELS and room <= width:
         yield Text(f"Right label (rows) and answer (columns{', by number' if numbered else ''}):")

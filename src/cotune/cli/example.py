@@ -1,4 +1,4 @@
-"""The examples that come along: tasks with rows that were written for this project."""
+"""The examples in the package: tasks with rows that were written for this project."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ _TASK = "task.yaml"
 
 
 def examples_folder() -> Path:
-    """Where the examples lie: in the installed package, or beside the source that an editable install runs from."""
+    """The folder of the examples: in the installed package, or beside the source of an editable install."""
     package = Path(cotune.__file__).parent
     installed = package / "examples"
     return installed if installed.is_dir() else package.parents[1] / "examples"
 
 
 def copy_example(name: str) -> tuple[Path, bool]:
-    """The task file of an example, copied into the current folder where it is not there yet; and whether it was copied now.
+    """Copy an example into the current folder unless it is there; returns its task file and whether it was copied.
 
     Raises:
-        InputError: there is no such example, or something else has its name here.
+        InputError: if there is no such example, or another file has its name.
     """
-    known = sorted(path.parent.name for path in examples_folder().glob(f"*/{_TASK}"))
-    if name not in known:
-        raise InputError(f"there is no example {name!r}", where="--example", hint=f"Give one of {shown_names(known)}.")
+    names = sorted(path.parent.name for path in examples_folder().glob(f"*/{_TASK}"))
+    if name not in names:
+        raise InputError(f"there is no example {name!r}", where="--example", hint=f"Give one of {shown_names(names)}.")
     folder = Path(name)
     if (folder / _TASK).is_file():
         return folder / _TASK, False
     if folder.exists():
         raise InputError(
-            f"something else is called {name} here",
+            f"another file here is called {name}",
             where=str(folder.absolute()),
             hint="Run the command in another folder, or move it away.",
         )

@@ -44,8 +44,8 @@ def export(
         return
     if probe and to not in ("transformers", "onnx"):
         typer.echo(
-            f"The bundle answers by a probe ({probe}) on the model's hidden state. Programs that only generate have no place "
-            "for it; README.md has the lines that read it.",
+            f"The bundle answers by a probe ({probe}) on the model's hidden state. Programs that only generate text "
+            "cannot use it; README.md has the code for it.",
             err=True,
         )
     if held := held_rows(len(OpenedBundle.read(bundle).prompt.demonstrations), "folder"):

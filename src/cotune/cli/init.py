@@ -46,14 +46,14 @@ def init(
     check_ending(out, (".yaml", ".yml"), "task files")
     check_place(out)
     if out.exists() and not force:
-        raise InputError("the file is there already", where=str(out), hint="Add --force to write over it, or --out FILE.")
+        raise InputError("the file already exists", where=str(out), hint="Add --force to overwrite it, or give --out FILE.")
     table = read_table(data)
     asks = not yes and not (input and output and budget)
     if asks and not sys.stdin.isatty():
         raise InputError(
-            "there is nobody to ask, since standard input is no terminal",
+            "cannot ask, since standard input is not a terminal",
             where="cotune init",
-            hint="Add --yes to take what is guessed, or give --input, --output and --budget.",
+            hint="Add --yes to accept the guesses, or give --input, --output and --budget.",
         )
     guessed_input, guessed_output = guess_columns(table)
     if asks:
@@ -71,58 +71,58 @@ def init(
         raise InputError(f"{answers!r} is both input and answer", where=str(data), hint="Name another column with --output.")
     spent = _answer("budget", budget, str(RunConfig.model_fields["budget"].default), parse_budget, asks=asks)
     write_text(out, task_file(data, table, inputs, answers, spent, out))
-    # What is written has to be what a run takes.
+    # A run must accept the written file.
     config = load_config(out)
     if as_json:
-        told = {"out": str(out), "name": config.name, "input": inputs, "output": answers, "budget": spent}
-        typer.echo(json.dumps(told, ensure_ascii=False))
+        record = {"out": str(out), "name": config.name, "input": inputs, "output": answers, "budget": spent}
+        typer.echo(json.dumps(record, ensure_ascii=False))
     else:
         if not asks and not (input and output):
-            guesses = [option for option, given in (("--input", input), ("--output", output)) if not given]
+            guesses = [option for option, value in (("--input", input), ("--output", output)) if not value]
             name = f"{' and '.join(guesses)} name{'s another' if len(guesses) == 1 else ' others'}"
             tell(f"Reads {shown_names(inputs)}, answers {answers!r} (guessed; {name}).")
         tell(f"Written: {out}. Start with: cotune run {shlex.quote(str(out))}")
 
 
-def _answer(question: str, given: str | None, guess: str | None, check: Callable[[str], object], *, asks: bool) -> str:
-    """What was given, else what a person answers, else the guess; a person is asked again where the answer will not do.
+def _answer(question: str, value: str | None, guess: str | None, check: Callable[[str], object], *, asks: bool) -> str:
+    """The given value, else the user's answer, else the guess; asks again if an answer is invalid.
 
     Raises:
-        InputError: what was given will not do, or there is no guess.
+        InputError: if the given value is invalid, or there is no guess.
     """
-    if given is None and asks:
+    if value is None and asks:
         while True:
             try:
-                found = str(typer.prompt(question.capitalize(), default=guess, err=True)).strip()
+                answer = str(typer.prompt(question.capitalize(), default=guess, err=True)).strip()
             except typer.Abort:
-                # Ctrl-C ends as it does everywhere; nothing was written.
+                # Ctrl-C ends the command; nothing was written.
                 typer.echo("\nStopped. Nothing was written.", err=True)
                 raise typer.Exit(130) from None
             try:
-                check(found)
+                check(answer)
             except InputError as error:
                 tell(error, err=True)
             else:
-                return found
-    found = given if given is not None else guess or ""
-    if not found:
+                return answer
+    answer = value if value is not None else guess or ""
+    if not answer:
         raise InputError(f"no column looks like the {question}", where="cotune init", hint="Name it with --input or --output.")
-    check(found)
-    return found
+    check(answer)
+    return answer
 
 
 def _columns(text: str, table: Table) -> list[str]:
-    """The columns that an answer names, with commas between several."""
+    """The columns that an answer names, separated by commas."""
     return [text] if text in table.columns else [name.strip() for name in text.split(",")]
 
 
 def task_file(data: Path, table: Table, inputs: Sequence[str], output: str, budget: str, out: Path) -> str:
-    """The text of a task file, with a comment on what is most often changed."""
+    """The text of a task file, with comments on the most frequently changed settings."""
     from cotune.config.read import task_name
     from cotune.task.reading.field_names import fields_for
     from cotune.task.values.typing_of import guess_type
 
-    # Paths in the file start at its folder.
+    # Paths in the file are relative to its folder.
     place, folder = data.absolute(), out.absolute().parent
     train = place.relative_to(folder) if place.is_relative_to(folder) else place
     whole = [
@@ -134,32 +134,32 @@ def task_file(data: Path, table: Table, inputs: Sequence[str], output: str, budg
     blank = len(table) - len(whole)
     read = _yaml(inputs[0]) if len(inputs) == 1 else f"[{', '.join(map(_yaml, inputs))}]"
     lines = [
-        ("# What cotune tunes a prompt and a model for. Every key: docs/configuration.md", ""),
+        ("# A task for cotune. All keys: docs/configuration.md", ""),
         (f"name: {_yaml(task_name(str(data)))}", ""),
         ("data:", ""),
-        (f"  train: {_yaml(str(train))}", f"{len(whole):,} labelled rows; some are put aside to choose on, some for the test"),
-        ("  # test: test.csv", "rows for the test at the end, in the same columns, where you have some"),
-        (f"  input: {read}", "what the model reads; a list reads several columns"),
+        (f"  train: {_yaml(str(train))}", f"{len(whole):,} labelled rows; some are held out for dev and for the test"),
+        ("  # test: test.csv", "test rows with the same columns, if you have some"),
+        (f"  input: {read}", "input column, or a list of several"),
         (f"  output: {_yaml(output)}", "the right answers"),
         *([("  on_blank: skip", f"leaves out {counted(blank, 'further row')} without input or answer")] if blank else []),
         (f"output: {{type: {kind}}}", f"label, text, number or json; {why}"),
         (f"budget: {_yaml(budget)}", "90s, 10m, 1h, or tokens: 300ktok, 2Mtok"),
-        ("# metric: macro_f1", "what is reported and chosen by; accuracy for labels where nothing is said"),
-        ("# model: smollm2-135m", "the model that comes along; or a folder, or a hub id such as org/name"),
+        ("# metric: macro_f1", "metric to report and select by; the default for labels is accuracy"),
+        ("# model: smollm2-135m", "the bundled model; or a folder, or a hub id such as org/name"),
         (
             '# prompt: "Which is it? {' + fields_for(inputs, table.columns)[0] + '}"',
-            "a prompt of your own to begin with, or a .txt file of it",
+            "your own prompt to start with, or a .txt file that contains it",
         ),
-        ("# limit: {train: 500}", "fewer rows, drawn at random"),
+        ("# limit: {train: 500}", "a random subset of the rows"),
         ("# seed: 0", ""),
-        ("# tracking: mlflow", "tell the run to MLflow, wandb or tensorboard"),
+        ("# tracking: mlflow", "log the run to mlflow, wandb or tensorboard"),
     ]
     width = max(len(text) for text, comment in lines if comment)
     return "".join(f"{text:<{width}}  # {comment}\n" if comment else f"{text}\n" for text, comment in lines)
 
 
 def _yaml(text: str) -> str:
-    """A text as YAML on one line, in quotation marks where it would be read as something else."""
+    """A text as YAML on one line, quoted if it would otherwise be read as something else."""
     from yaml import safe_load
 
     plain = _PLAIN.fullmatch(text) is not None and safe_load(text) == text

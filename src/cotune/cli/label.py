@@ -1,4 +1,4 @@
-"""``cotune label``: ask a person for the labels that are worth most."""
+"""``cotune label``: ask a person for the most useful labels."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def label(
     bundle, folder = bundle_of(run)
     manifest = read_manifest(bundle)
     if not manifest.labels:
-        raise InputError("the bundle writes its answers and has no labels to ask for", where=str(bundle))
+        raise InputError("the bundle generates its answers and has no labels to ask for", where=str(bundle))
     way = by or default_way(bundle)
     _check_way(way)
     asks = {"bundle": manifest.id, "n": n, "way": way, "seed": seed, "look": look, "pool": identity_of(pool)}
@@ -77,7 +77,7 @@ def label(
     if as_json and not web:
         picks, _ = _picked(load, folder, manifest, pool, asks, out)
         typer.echo(
-            json.dumps({"way": way, "labels": list(manifest.labels), "rows": [_told(p) for p in picks]}, ensure_ascii=False)
+            json.dumps({"way": way, "labels": list(manifest.labels), "rows": [_record(p) for p in picks]}, ensure_ascii=False)
         )
         return
     if out is None:
@@ -89,7 +89,7 @@ def label(
     check_place(out)
     if not web and not sys.stdin.isatty():
         raise InputError(
-            "there is nobody to ask, since standard input is no terminal",
+            "cannot ask, since standard input is not a terminal",
             where="cotune label",
             hint="--web asks in a browser, --json prints the picked rows.",
         )
@@ -123,21 +123,21 @@ def _picked(
     asks: dict[str, Any],
     out: Path | None,
 ) -> tuple[list[Pick], Earlier]:
-    """The rows to ask about, and what the file of labels holds already."""
+    """The rows to ask about, and the existing content of the label file."""
     from cotune.bundle.answer_sheet import check_sheet
     from cotune.labelling.known import rows_of_run
     from cotune.labelling.picking import pick_rows
     from cotune.labelling.pool import read_pool
     from cotune.labelling.session import Earlier
 
-    # What is wrong with a file is found before a model is loaded.
+    # Check the files before loading a model.
     sheet = read_pool(pool, manifest.input_fields)
     checked = check_sheet(sheet, manifest.input_fields)
     earlier = Earlier.read(out, manifest.input_fields, manifest.output_field) if out is not None else Earlier()
     rows, words, all_read = ([], set[str](), True) if folder is None else rows_of_run(folder, manifest)
     if not all_read:
         tell(
-            "The rows that the run learnt from cannot be read; rows of the pool that are among them may be asked again.",
+            "The run's training rows cannot be read; rows of the pool that are among them may be asked again.",
             err=True,
         )
     picks = pick_rows(
@@ -165,10 +165,10 @@ def _session(
 ) -> Session:
     from cotune.labelling.session import Session, read_session
 
-    found = read_session(out, asks, manifest.input_fields)
-    if found is not None:
-        tell(f"Going on at row {found.at + 1} of {len(found.picks)}.", err=True)
-        return found
+    resumed = read_session(out, asks, manifest.input_fields)
+    if resumed is not None:
+        tell(f"Resuming at row {resumed.at + 1} of {len(resumed.picks)}.", err=True)
+        return resumed
     picks, earlier = _picked(load, folder, manifest, pool, asks, out)
     session = Session(out, manifest.output_field, manifest.labels, picks, earlier, asks)
     session.save()
@@ -194,7 +194,7 @@ def _ask(session: Session, *, web: bool, port: int, no_open: bool, as_json: bool
     label_on_page(session, port=port, ready=ready)
 
 
-def _told(pick: Pick) -> dict[str, Any]:
+def _record(pick: Pick) -> dict[str, Any]:
     return {"number": pick.number, "row": pick.row, "guess": pick.guess, "probabilities": pick.shares}
 
 
@@ -204,14 +204,14 @@ def _last_words(session: Session, bundle: Path, folder: Path | None, *, as_json:
         typer.echo(json.dumps({"out": str(session.out), **counts, "agreed": session.agreed}, ensure_ascii=False))
         return
     picked = session.identity["way"] != "random"
-    unlike = ", which says little of other rows, since these are not like them" if picked else ""
+    unlike = ", which says little about other rows, since these were not picked at random" if picked else ""
     labelled = counted(session.labelled, "row")
     tell(f"{labelled} labelled: {session.out}. The model's guess was right on {session.agreed} of them{unlike}.")
     if counts["left"]:
-        tell(f"{counted(counts['left'], 'row')} {'is' if counts['left'] == 1 else 'are'} left; the same command goes on.")
+        tell(f"{counted(counts['left'], 'row')} {'is' if counts['left'] == 1 else 'are'} left; the same command resumes.")
     elif session.labelled:
         from cotune.labelling.known import train_source
 
         old = train_source(folder) if folder is not None else None
         parts = ("cotune", "run", str(session.out), "--from", str(bundle), "--replay", old or "OLD.csv", "data.test=TEST.csv")
-        tell("Learn from them, and be tested on rows that were not picked: " + shlex.join(parts))
+        tell("Train on them, and test on rows that were not picked: " + shlex.join(parts))

@@ -11,9 +11,9 @@ import typer
 from cotune.cli.program import Json, app
 
 _USUAL = Path("runs")
-"""Where runs lie unless ``--out`` says otherwise."""
+"""The default folder of runs."""
 _ROOMY = 120
-"""Columns of a terminal from which a run's task and model are shown too."""
+"""Minimum width of a terminal, in columns, to show task and model too."""
 
 
 @app.command("list", epilog="Examples:\n\n  cotune list\n\n  cotune list runs/sweep --json")
@@ -24,14 +24,14 @@ def list_(
     """List the runs in a folder: score, interval, test rows, time, state; in wide terminals also task and model."""
     from cotune.cycle.runs.listing import list_runs
 
-    found = list_runs(folder) if folder.is_dir() or folder != _USUAL else []
+    runs = list_runs(folder) if folder.is_dir() or folder != _USUAL else []
     if as_json:
-        typer.echo(json.dumps([run.to_json() for run in found], ensure_ascii=False))
+        typer.echo(json.dumps([run.to_json() for run in runs], ensure_ascii=False))
         return
-    if not found:
+    if not runs:
         from cotune.report.terminal.plain import harmless
 
-        where = str(folder) if folder.is_dir() else f"{folder}, a folder that is not here yet"
+        where = str(folder) if folder.is_dir() else f"{folder}, a folder that does not exist yet"
         typer.echo(harmless(f"No runs in {where}. cotune run FILE --input COLUMN --output COLUMN makes one."))
         return
     from rich.text import Text
@@ -41,11 +41,11 @@ def list_(
     from cotune.report.terminal.plain import clock, decimal, one_line
 
     console = out_console()
-    # On a narrow terminal they would leave no room for the folders, by which runs are named to other commands.
+    # On a narrow terminal they would leave no room for the folders, which other commands need.
     roomy = console.width >= _ROOMY
     what = ["task", "model"] if roomy else []
     table = table_of(["run", *what, "score>", "95% interval", "rows>", "time>", "state"], console.width)
-    for run in found:
+    for run in runs:
         named = [Text(one_line(text, 24)) for text in (run.task, run.model)] if roomy else []
         table.add_row(
             Text(one_line(run.folder, 400)),
@@ -57,5 +57,5 @@ def list_(
             run.state,
         )
     console.print(table)
-    if len({run.metric for run in found if run.metric}) > 1:
-        typer.echo("The scores are not all of one metric; --json names each run's.")
+    if len({run.metric for run in runs if run.metric}) > 1:
+        typer.echo("The scores are of different metrics; --json names each run's.")

@@ -86,17 +86,17 @@ def predict(
         with collection_paused():
             from cotune.bundle import load as load_bundle
 
-            found = load_bundle(
+            predictor = load_bundle(
                 bundle, base=base, key_env=key_env, endpoint=endpoint, patience=patience, once=input is not None
             )
             if unsure is not None:
-                # What cannot be told is said before any row is read.
-                found.doubt(unsure)
-            return found
+                # Raise errors about the options before reading any row.
+                predictor.doubt(unsure)
+            return predictor
 
     if input is not None:
         if rows is not None or out is not None:
-            raise InputError("it answers one text, and a file is named too", where="--input", hint="Give one of the two.")
+            raise InputError("it answers one text, but a file is given too", where="--input", hint="Give one of the two.")
         _check_no_file(input, bundle)
         _answer_text(load(), input, probabilities=probabilities, unsure=unsure, as_json=as_json)
         return
@@ -115,9 +115,7 @@ def predict(
         )
         return
     if out is not None:
-        raise InputError(
-            "it goes with a file of rows", where="--out", hint="Name the file, or send the answers to it with > FILE."
-        )
+        raise InputError("it needs a file of rows", where="--out", hint="Give the file, or redirect the answers with > FILE.")
     if sys.stdin.isatty():
         raise InputError(
             "there are no rows to answer",
@@ -135,7 +133,7 @@ def _answer_stream(predictor: Predictor, *, batch: int, probabilities: bool, uns
     lines, write = tolerant_input(), sys.stdout.write
     count = predict_stream(predictor, lines, write, batch=batch, probabilities=probabilities, unsure=unsure)
     if count.errors:
-        typer.echo(f"{counted(count.errors, 'row')} could not be answered; each says why under error.", err=True)
+        typer.echo(f"{counted(count.errors, 'row')} could not be answered; their errors are under the key error.", err=True)
     if unsure is not None:
         tell(_left_open(count.open, count.rows + count.errors), err=True)
 
@@ -148,10 +146,10 @@ def _left_open(count: int, size: int) -> str:
 
 
 def _check_no_file(text: str, bundle: Path) -> None:
-    """Tell whoever gives a file's name for a text.
+    """Check that a text is not the name of a file.
 
     Raises:
-        InputError: it is the name of a file of rows.
+        InputError: if it is the name of a file of rows.
     """
     from cotune.task.reading.sheet import SUFFIXES
 
@@ -163,30 +161,30 @@ def _check_no_file(text: str, bundle: Path) -> None:
         return
     if Path(text).suffix.lower() in (*SUFFIXES, ".json"):
         raise InputError(
-            f"it takes a text to answer, and {text!r} is a file",
+            f"it needs a text to answer, but {text!r} is a file",
             where="--input",
             hint=f"To answer its rows: cotune predict {shlex.quote(str(bundle))} {shlex.quote(text)} --out answers.csv",
         )
-    tell(f"{text!r} is also the name of a file; its name is answered, not what it holds.", err=True)
+    tell(f"{text!r} is also the name of a file; the name is answered, not the file's content.", err=True)
 
 
 def _answer_text(predictor: Predictor, text: str, *, probabilities: bool, unsure: float | None, as_json: bool) -> None:
-    # Of the texts, which is what a terminal shows; JSON has every label in its own type.
+    # The terminal shows labels as texts; JSON has them in their original type.
     from cotune.bundle.rows import checked_row
 
     rows = [checked_row(text, predictor.input_fields, "row 1")]
-    found = next(iter(predictor.answers(rows, probabilities=True, unsure=unsure)))
+    answered = next(iter(predictor.answers(rows, probabilities=True, unsure=unsure)))
     if as_json or probabilities:
         own = predictor.output.told
-        answer: dict[str, Any] = {"answer": None if found.answer is None else own(found.answer)}
-        answer |= {} if unsure is None else {"possible": [own(label) for label in found.possible]}
-        typer.echo(json.dumps({**answer, "probabilities": found.probabilities}, ensure_ascii=False))
-    elif found.possible:
-        tell("open: " + ", ".join(f"{label} ({found.probabilities[label]:.2f})" for label in found.possible))
+        answer: dict[str, Any] = {"answer": None if answered.answer is None else own(answered.answer)}
+        answer |= {} if unsure is None else {"possible": [own(label) for label in answered.possible]}
+        typer.echo(json.dumps({**answer, "probabilities": answered.probabilities}, ensure_ascii=False))
+    elif answered.possible:
+        tell("open: " + ", ".join(f"{label} ({answered.probabilities[label]:.2f})" for label in answered.possible))
     else:
-        tell(found.answer)
-    if found.truncated:
-        typer.echo("The text was too long and lost its end.", err=True)
+        tell(answered.answer)
+    if answered.truncated:
+        typer.echo("The text was too long and was truncated.", err=True)
 
 
 def _answer_file(
@@ -202,7 +200,7 @@ def _answer_file(
     batch: int,
     as_json: bool,
 ) -> None:
-    """Answer the rows of a file, into a file or to the screen; what is wrong with either is found before a model is loaded."""
+    """Answer the rows of a file, into a file or to the screen. Both files are checked before a model is loaded."""
     from cotune.bundle.answer_sheet import answer_sheet, askable, check_sheet
     from cotune.bundle.manifest import bundle_folder, read_manifest
     from cotune.files import check_place
@@ -211,13 +209,13 @@ def _answer_file(
     if out is not None:
         check_suffix(out)
         if out.exists() and rows.exists() and out.samefile(rows):
-            raise InputError("this is the file of rows itself", where=f"--out {out}", hint="Name another file for the answers.")
+            raise InputError("this is the input file", where=f"--out {out}", hint="Name another file for the answers.")
         check_place(out)
     sheet = read_sheet(rows)
     checked = check_sheet(sheet, read_manifest(bundle_folder(bundle)).input_fields)
     kind = (rows if out is None else out).suffix.lower()
     if out is None and (as_json or kind in (".parquet", ".pq", ".json")):
-        # To a screen rows go one by one.
+        # On the screen, rows appear one by one.
         kind = ".jsonl"
     options: dict[str, Any] = {
         "probabilities": probabilities,
@@ -229,42 +227,42 @@ def _answer_file(
     workers: dict[str, Any] = {}
     unlike = ""
     if choice is not None and out is not None:
-        found, workers, unlike = _answer_on(choice, bundle, sheet, checked, out, base=base, **options)
+        answers, workers, unlike = _answer_on(choice, bundle, sheet, checked, out, base=base, **options)
     else:
-        found = answer_sheet(load(), sheet, checked, **options, progress=counting(len(askable(checked))))
+        answers = answer_sheet(load(), sheet, checked, **options, progress=counting(len(askable(checked))))
         if out is None:
-            sys.stdout.write(sheet_text(sheet, found.added, kind))
+            sys.stdout.write(sheet_text(sheet, answers.added, kind))
         else:
-            write_sheet(sheet, found.added, out)
-    told: dict[str, Any] = {
+            write_sheet(sheet, answers.added, out)
+    record: dict[str, Any] = {
         "out": None if out is None else str(out),
         "rows": len(checked),
-        "answered": found.answered,
-        "truncated": found.truncated,
-        **({} if unsure is None else {"open": found.open}),
-        "errors": [{"where": error.where, "error": error.what} for error in found.errors],
+        "answered": answers.answered,
+        "truncated": answers.truncated,
+        **({} if unsure is None else {"open": answers.open}),
+        "errors": [{"where": error.where, "error": error.what} for error in answers.errors],
         **workers,
     }
     if as_json and out is not None:
-        typer.echo(json.dumps(told, ensure_ascii=False))
+        typer.echo(json.dumps(record, ensure_ascii=False))
         return
-    note = f"{counted(found.answered, 'row')} answered" + ("" if out is None else f": {out}")
+    note = f"{counted(answers.answered, 'row')} answered" + ("" if out is None else f": {out}")
     tell(note, err=out is None)
     if workers:
         tell_summary(workers, unlike=unlike)
     if unsure is not None:
-        tell(_left_open(found.open, len(checked)), err=True)
-    if found.truncated:
-        tell(f"Of {counted(found.truncated, 'row')} the text was too long and lost its end.", err=True)
-    if found.errors:
-        first = found.errors[0]
-        tell(f"{counted(len(found.errors), 'row')} could not be answered; the first: {first.where}: {first.what}.", err=True)
+        tell(_left_open(answers.open, len(checked)), err=True)
+    if answers.truncated:
+        tell(f"Of {counted(answers.truncated, 'row')} the text was too long and was truncated.", err=True)
+    if answers.errors:
+        first = answers.errors[0]
+        tell(f"{counted(len(answers.errors), 'row')} could not be answered; the first: {first.where}: {first.what}.", err=True)
 
 
 def _answer_on(
     choice: Choice, bundle: Path, sheet: Sheet, checked: Checked, out: Path, *, base: Path | None, **options: Any
 ) -> tuple[SheetAnswers, dict[str, Any], str]:
-    """Answer rows on an executor and write them; also returns how the workers did, and in what they differ."""
+    """Answer rows on an executor and write them; also returns the workers' summary and their differences."""
     from cotune.bundle.answer_sheet import askable
     from cotune.bundle.chunks import answer_on, open_for_workers
     from cotune.task.reading.sheet import write_sheet
@@ -272,6 +270,6 @@ def _answer_on(
     opened = open_for_workers(bundle, base, here=choice.kind != "ray")
     meter = Meter(len(askable(checked)))
     with running(choice, out) as executor:
-        found, unlike = answer_on(executor, opened, sheet, checked, base=base, told=meter.told, **options)
-        write_sheet(sheet, found.added, out)
-        return found, meter.summary(executor), unlike
+        answers, unlike = answer_on(executor, opened, sheet, checked, base=base, told=meter.told, **options)
+        write_sheet(sheet, answers.added, out)
+        return answers, meter.summary(executor), unlike

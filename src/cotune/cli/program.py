@@ -1,4 +1,4 @@
-"""The program that the commands belong to, and what they share."""
+"""The command line program, and what its commands share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
-"""What is raised for a command line that cannot be read; typer does not name it."""
+"""The exception for an invalid command line, which typer does not export."""
 
 _ORDER = (
     "init",
@@ -34,7 +34,7 @@ _ORDER = (
 
 
 class _InOrder(TyperGroup):
-    """Lists commands in the order in which they are needed, not that of their files' names."""
+    """Lists commands in the order in which users need them."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(self.commands, key=_ORDER.index)
@@ -50,12 +50,12 @@ class _InOrder(TyperGroup):
 
 
 def _hint(error: Any, words: list[str]) -> str:
-    """How to write what a command line got wrong; empty where the message says it already."""
+    """A hint about an invalid command line; empty if the message is enough."""
     option = str(getattr(error, "option_name", ""))
     if type(error).__name__ == "NoSuchOption" and words[:1] == ["run"] and _is_setting(option):
         after = [*words[words.index(option) + 1 :], "VALUE"][0] if option in words else ""
         value = after or next((word.partition("=")[2] for word in words if word.startswith(f"{option}=")), "VALUE")
-        return f"It is a setting, which is written {option.lstrip('-')}={value}."
+        return f"It is a setting; write it as {option.lstrip('-')}={value}."
     if "unexpected extra argument" in error.message:
         return 'A name with a space needs quotes, as in --output "Assigned team".'
     return ""
@@ -98,44 +98,44 @@ def _all(
 
 
 def tell(text: object, *, err: bool = False) -> None:
-    """Print words in which names, labels and paths from outside can do nothing to a terminal."""
+    """Print a text that may contain names, labels or paths, without control characters."""
     from cotune.report.terminal.plain import harmless
 
     typer.echo(harmless(text), err=err)
 
 
 def counting(size: int) -> Callable[[int], None]:
-    """Counts rows on standard error, in place, where that is a terminal."""
+    """A progress counter of rows on standard error, if that is a terminal."""
     return lambda done: count(done, size)
 
 
 def count(done: int, size: int, what: str = "rows") -> None:
-    """Say on standard error, in place, how many rows are done, where that is a terminal."""
+    """Show the number of finished rows on one line of standard error, if that is a terminal."""
     if sys.stderr.isatty():
         sys.stderr.write(f"\r{done:,} of {size:,} {what}" + ("\n" if done >= size else ""))
         sys.stderr.flush()
 
 
-def show_page(address: str, line: str, told: Mapping[str, Any], *, as_json: bool, no_open: bool) -> None:
-    """Say where a page is served, and open a browser on it where a person reads this.
+def show_page(address: str, line: str, values: Mapping[str, Any], *, as_json: bool, no_open: bool) -> None:
+    """Print the address of a page, and open it in a browser if the output is a terminal.
 
     Args:
-        address: of the page.
-        line: what a person is told.
-        told: what JSON says besides the address.
-        as_json: whether JSON is printed in place of the line.
-        no_open: open no browser.
+        address: address of the page.
+        line: line to print.
+        values: further values for JSON.
+        as_json: whether to print JSON instead of the line.
+        no_open: whether to open no browser.
     """
     from cotune.report.view import open_browser
 
-    typer.echo(json.dumps({"url": address, **told}, ensure_ascii=False) if as_json else line)
+    typer.echo(json.dumps({"url": address, **values}, ensure_ascii=False) if as_json else line)
     sys.stdout.flush()
     if sys.stdout.isatty() and not no_open and not as_json:
         open_browser(address)
 
 
 def bundle_argument(name: str) -> Path:
-    """The folder of a run or of a bundle that was named; a bundle on the hub is fetched."""
+    """The folder of a run or bundle; a bundle on the hub is fetched."""
     if not name.startswith("hf://"):
         return Path(name)
     from cotune.bundle.hub.fetch import fetch_bundle

@@ -58,7 +58,7 @@ def push(
             tell(f"Written: {folder}, {len(files)} files for {repository}. Nothing was uploaded.")
         return
     if out is not None:
-        raise InputError("it goes with --dry-run", where="--out", hint="Add --dry-run, or leave it out.")
+        raise InputError("it needs --dry-run", where="--out", hint="Add --dry-run, or omit it.")
     from cotune.bundle.hub.push import check_target, upload
 
     api = check_target(repository, update=update)
@@ -71,16 +71,16 @@ def push(
             tell(f"Uploading {len(files)} files to {repository}.", err=True)
         done = upload(api, repository, folder, files, private=private, update=update)
     if as_json:
-        told = {"repository": repository, "url": done.url, "commit": done.commit, "files": files, "rows": wanted.rows}
-        typer.echo(json.dumps(told, ensure_ascii=False))
+        record = {"repository": repository, "url": done.url, "commit": done.commit, "files": files, "rows": wanted.rows}
+        typer.echo(json.dumps(record, ensure_ascii=False))
     else:
         tell(f"Pushed: {done.url}")
         tell(f'Load it anywhere with cotune.load("hf://{repository}@{done.commit}").')
 
 
 def _ask(wanted: Repository, *, private: bool) -> None:
-    """Have the user allow that rows are uploaded."""
-    readers = "those who may read the private repository" if private else "whoever may read the repository"
+    """Ask the user for permission to upload rows."""
+    readers = "people with access to the private repository" if private else "everyone who can read the repository"
     if not sys.stdin.isatty():
         raise InputError(
             f"the prompt shows {counted(wanted.rows, 'row')} of your data, which {readers} could read",

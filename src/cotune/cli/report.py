@@ -26,13 +26,13 @@ def report(
     from cotune.report.html import write_report
 
     page = write_report(run)
-    found = read_summary(run)
+    summary = read_summary(run)
     if as_json:
-        typer.echo(json.dumps({"report": str(page), "summary": found}, ensure_ascii=False))
+        typer.echo(json.dumps({"report": str(page), "summary": summary}, ensure_ascii=False))
         return
-    if found is not None:
+    if summary is not None:
         from cotune.cli.terminal import out_console
         from cotune.report import print_verdict
 
-        print_verdict({**found, "out": str(run)}, out_console())
+        print_verdict({**summary, "out": str(run)}, out_console())
     typer.echo(f"Report: {page}")

@@ -60,7 +60,7 @@ def run(
             help="Earlier run, its bundle, or hf://org/name@revision, to start from with new rows.",
         ),
     ] = None,
-    replay: Annotated[str | None, typer.Option(help="Rows of that run to learn from again.")] = None,
+    replay: Annotated[str | None, typer.Option(help="Rows of that run to train on again.")] = None,
     example: Annotated[
         str | None, typer.Option(help="Copy an example into this folder and run it: support, routing or spam.")
     ] = None,
@@ -83,15 +83,15 @@ def run(
 ) -> None:
     """Tune a prompt and a model within a budget; writes a bundle, a journal and a report."""
     choice = choice_of(executor, workers, storage)
-    given = list(overrides or [])
+    settings = list(overrides or [])
     if example is not None:
-        # Settings stand where the task would.
-        given = given if task is None else [task, *given]
+        # The first word is a setting instead of a task.
+        settings = settings if task is None else [task, *settings]
         task = _copied(example, quiet=quiet or as_json)
     elif task is None:
         raise InputError("Missing argument TASK", hint="Name a task.yaml or a file of rows, or add --example support.")
     named = (("budget", budget), ("model", model), ("start", start), ("data.replay", replay), ("seed", seed))
-    config = _config_of(task, given, dict(named), input or [], output)
+    config = _config_of(task, settings, dict(named), input or [], output)
     from cotune.files import read_text, slug
 
     typed = shlex.join(["cotune", *context.obj]) if context.obj else None
@@ -99,23 +99,23 @@ def run(
     if not (finish or cut_journal):
         from cotune.cycle.runs.next_folder import folder_for
 
-        folder, told = folder_for(config, folder)
-        if told:
-            tell(told, err=True)
+        folder, note = folder_for(config, folder)
+        if note:
+            tell(note, err=True)
     texts = [read_text(path, "the prompt file") for path in prompt or []]
     if not (folder / CONFIG).is_file():
         from cotune.cycle.budget.budget import parse_budget
         from cotune.cycle.budget.least import check_time
 
-        # Before the seconds that importing and loading take; how the rows fit is checked once they are read.
+        # Checked before imports and loading, which take seconds; whether the rows fit is checked when they are read.
         check_time(parse_budget(config.budget))
     try:
-        # What is imported here takes seconds, in which an interrupt must find no terminal that is drawn on.
+        # These imports take seconds; an interrupt during them must not find a live display.
         if sys.stdout.isatty() and not (as_json or quiet):
             typer.echo("Starting ...")
         if cut_journal:
             _cut_journal(folder)
-        if finish and _told_to_finish(folder):
+        if finish and _ask_to_finish(folder):
             return
         summary = _searched(config, folder, texts, typed, choice, quiet=quiet, as_json=as_json)
     except KeyboardInterrupt:
@@ -138,11 +138,11 @@ def _config_of(task: str, settings: list[str], options: dict[str, Any], inputs: 
     """The config of a task file or of bare rows.
 
     Args:
-        task: the file.
-        settings: further words of the command.
-        options: settings that have an option of their own; None where it was not given.
-        inputs: columns named by ``--input``.
-        output: the column named by ``--output``.
+        task: the task file or file of rows.
+        settings: settings on the command line.
+        options: settings with an option; None if the option is not given.
+        inputs: columns given by ``--input``.
+        output: column given by ``--output``.
     """
     from cotune.config import config_from_data, load_config
 
@@ -173,7 +173,7 @@ def _searched(
     quiet: bool,
     as_json: bool,
 ) -> dict[str, Any]:
-    """Run, shown on the terminal and told to a tracker; returns the summary."""
+    """Run the search, show it on the terminal and log it to a tracker; returns the summary."""
     from cotune.cycle.run import run as run_cycle
     from cotune.report import make_view
     from cotune.tracking import tracked, tracker_of
@@ -181,17 +181,17 @@ def _searched(
     tracker = tracker_of(config.tracking)
     view = make_view(json=as_json, quiet=quiet, stream=sys.stdout, is_terminal=sys.stdout.isatty())
     with interrupts_unseen(), contextlib.closing(view):
-        # An interrupt may come while it is drawn for the first time.
+        # An interrupt may arrive during the first drawing.
         view.start()
         with tracked(tracker, config, folder, view) as watched:
             return dict(run_cycle(config, folder, prompts=texts, view=watched, command=command, executor=choice).summary)
 
 
 def _check_quotes(source: str, settings: list[str], named: dict[str, list[str]]) -> None:
-    """Refuse the second word of a column that was named without quotes.
+    """Check that no word is left over from a column name without quotes.
 
     Raises:
-        InputError: a word is no setting, and columns are named.
+        InputError: if a word is no setting and columns are given.
     """
     words = [word for word in settings if "=" not in word]
     if not words or not any(named.values()):
@@ -204,13 +204,13 @@ def _check_quotes(source: str, settings: list[str], named: dict[str, list[str]])
         columns = read_table(source).columns
 
     def quoted(name: str) -> str:
-        """The column that a first word begins, and that the words left over go on with."""
+        """The column name that starts with a word and continues with the left-over words."""
         begun = (column for column in columns if column.startswith(f"{name} ") and set(column.split()[1:]) <= set(words))
         return f'"{max(begun, key=len, default=name)}"'
 
     cut = [f"{option} {quoted(name)}" for option, names in named.items() for name in names if quoted(name) != f'"{name}"']
     if not cut and words[0].partition(".")[0] in RunConfig.model_fields:
-        # A setting without its value, which is told below.
+        # A setting without a value is reported below.
         return
     raise InputError(
         f"{words[0]!r} is neither a setting (key=value) nor an option",
@@ -220,18 +220,18 @@ def _check_quotes(source: str, settings: list[str], named: dict[str, list[str]])
 
 
 def _copied(example: str, *, quiet: bool) -> str:
-    """The task file of an example, copied where it is not there yet."""
+    """The task file of an example, copied if it is not there yet."""
     from cotune.cli.example import copy_example
 
     task, new = copy_example(example)
     if not quiet:
-        done = f"Copied the example to {task.parent}; its README.md says what it is." if new else f"Using {task}."
+        done = f"Copied the example to {task.parent}; its README.md describes it." if new else f"Using {task}."
         tell(f"{done} Once changed, run it with: cotune run {task}", err=True)
     return str(task)
 
 
 def _columns_unsaid(source: str, inputs: list[str], output: str | None) -> InputError:
-    """The error for rows whose columns the user did not name; it says which there are, and how a command names them."""
+    """The error for rows without given columns; it lists the columns and suggests a command."""
     from cotune.task.columns import guess_columns
     from cotune.task.reading.read import read_table
 
@@ -241,9 +241,9 @@ def _columns_unsaid(source: str, inputs: list[str], output: str | None) -> Input
     named.append(("--output", output or guessed_output or "COLUMN"))
     command = " ".join(["cotune run", shlex.quote(source), *(f"{option} {shlex.quote(name)}" for option, name in named)])
     return InputError(
-        "say which columns to use",
+        "the columns to use are not given",
         where=source,
-        hint=f"This file has {shown_names(table.columns)}. As the names suggest: {command}",
+        hint=f"This file has {shown_names(table.columns)}. For example: {command}",
     )
 
 
@@ -251,11 +251,11 @@ def _cut_journal(folder: Path) -> None:
     from cotune.cycle.folder import cut_damaged
 
     if (copy := cut_damaged(folder)) is not None:
-        typer.echo(f"The journal was damaged and is cut before the damage; the whole file is kept as {copy}.", err=True)
+        typer.echo(f"The journal was damaged and was cut before the damage; a copy of the whole file is in {copy}.", err=True)
 
 
-def _told_to_finish(folder: Path) -> bool:
-    """Ask a run to end its search; whether another process is at work on it, which then does the rest."""
+def _ask_to_finish(folder: Path) -> bool:
+    """Ask a run to end its search; returns whether another process is running it, which then finishes the run."""
     from cotune.cycle.folder import ask_to_finish
     from cotune.cycle.runs.listing import is_locked
 

@@ -66,19 +66,19 @@ def serve(
     settings = ServeSettings(host, port, token_env, queue, batch, max_body, device, dtype, drain, names, unsure, collect)
     like = [_learnt_from(bundle) for bundle in bundles] if collect is not None else []
     if not serve_bundles(bundles, settings, base=base, like=like, ready=ready):
-        # The model is still at a batch that nobody waits for; an interpreter that is taken down beneath it may crash.
+        # The model may still be processing a batch that nobody waits for, and a regular exit could then crash.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
 
 
 def _learnt_from(bundle: Path) -> list[dict[str, str]]:
-    """Rows that a bundle learnt from, as far as the run around it tells."""
+    """The bundle's training rows, if they can be found through its run."""
     from cotune.bundle.manifest import read_manifest
     from cotune.labelling.known import bundle_of, rows_of_run
 
-    found, run = bundle_of(bundle)
-    rows = rows_of_run(run, read_manifest(found))[0] if run is not None else []
+    folder, run = bundle_of(bundle)
+    rows = rows_of_run(run, read_manifest(folder))[0] if run is not None else []
     if not rows:
-        tell(f"{bundle}: the rows that it learnt from are not known, so no row is kept for being far from them.", err=True)
+        tell(f"{bundle}: the training rows are unknown, so rows are not collected for being far from them.", err=True)
     return rows

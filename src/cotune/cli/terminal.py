@@ -1,4 +1,4 @@
-"""The terminal: its width, and what it prints by itself while something is drawn in it."""
+"""The terminal: its width, line wrapping, and interrupts during a live display."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _UNWRAPPED = 10_000
-"""Columns of what is no terminal: a program that reads lines wants them whole."""
+"""Width for output that is not a terminal, so that programs get whole lines."""
 _COMMAND = ": cotune "
 
 
 def out_console() -> Console:
-    """Standard output for tables and long texts, which are wrapped on a terminal alone, or where ``COLUMNS`` is set."""
+    """Standard output for tables and long texts, which are wrapped only on a terminal or if ``COLUMNS`` is set."""
     from rich.console import Console
 
     return Console(highlight=False, width=None if sys.stdout.isatty() or os.environ.get("COLUMNS") else _UNWRAPPED)
 
 
 def wrapped(text: str, stream: TextIO) -> str:
-    """A message between whose words a terminal's lines break; a command at its end stays whole, to be copied."""
+    """A message wrapped at words to the terminal's width; a command at its end stays on one line, for copying."""
     if not stream.isatty():
         return text
     width = shutil.get_terminal_size().columns
@@ -45,16 +45,16 @@ def wrapped(text: str, stream: TextIO) -> str:
 
 @contextlib.contextmanager
 def interrupts_unseen() -> Iterator[None]:
-    """Keep the terminal from printing ``^C`` where an interrupt is typed.
+    """Keep the terminal from printing ``^C`` on an interrupt.
 
-    Printed behind a drawing as wide as the screen, it goes onto a new line: the drawing is then renewed a line too low, and its
-    upper border stays standing above it.
+    After a live display as wide as the screen, it would start a new line. The display would then be redrawn one line too low
+    and leave its upper border behind.
     """
     try:
         import termios
 
         handle = sys.stdin.fileno()
-        # A process in the background that sets the terminal is stopped for it.
+        # A background process that changes the terminal's settings is stopped by the system.
         ours = os.isatty(handle) and os.tcgetpgrp(handle) == os.getpgrp()
     except (ImportError, OSError, ValueError):
         ours = False

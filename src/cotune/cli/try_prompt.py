@@ -1,4 +1,4 @@
-"""``cotune try``: set a prompt against a run's winner, and print each comparison as it is known."""
+"""``cotune try``: compare a prompt with a run's winner."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def try_(
     prompt: Annotated[Path | None, typer.Option(help="File with your prompt; - reads it from standard input.")] = None,
     text: Annotated[str | None, typer.Option(help="The prompt itself.")] = None,
     rows: Annotated[int, typer.Option(min=0, help="Number of changed rows to show.")] = 8,
-    watch: Annotated[bool, typer.Option("--watch", help="Try the file again whenever it is saved; Ctrl-C ends.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Try the file again whenever it is saved, until Ctrl-C.")] = False,
     metric: Annotated[str | None, typer.Option(help="FILE.py:FUNCTION that the run names and may execute.")] = None,
     endpoint: Annotated[
         str | None, typer.Option(help="URL that the run may send rows to, if it is not on this machine.")
@@ -57,7 +57,7 @@ def try_(
     allowed = Permissions(metric, endpoint, key_env, judge_endpoint, judge_key_env, base)
     if watch:
         if text is not None or prompt is None or str(prompt) == "-":
-            raise InputError("it needs a file to look at", where="--watch", hint="Name it: --prompt FILE.")
+            raise InputError("it needs a file to watch", where="--watch", hint="Add --prompt FILE.")
         try_saved(run, allowed, prompt, rows=rows, as_json=as_json)
         return
     if text is None and prompt is None and sys.stdin.isatty():
@@ -72,7 +72,7 @@ def try_(
 
 
 def open_run(run: Path, permissions: Permissions) -> Tryouts:
-    """Load what a prompt is compared with; the imports take longer than the rest."""
+    """Load the run for comparisons; the imports take longer than the rest."""
     with collection_paused():
         from cotune.cycle.compare import Tryouts
 
@@ -80,42 +80,42 @@ def open_run(run: Path, permissions: Permissions) -> Tryouts:
 
 
 def try_one(tryouts: Tryouts, text: str, *, where: str, rows: int, as_json: bool) -> None:
-    """Compare one prompt and print what came out: under the tuned weights as soon as that is known, then under the base's.
+    """Compare one prompt and print the results, first under the tuned weights, then under the base weights.
 
     Args:
         tryouts: the opened run.
         text: the prompt.
-        where: where it came from, for errors.
-        rows: flipped rows to show for each set of weights.
-        as_json: print one JSON object at the end instead.
+        where: its source, for errors.
+        rows: number of flipped rows to show for each set of weights.
+        as_json: whether to print one JSON object at the end instead.
 
     Raises:
-        InputError: a prompt without an input field.
+        InputError: if the prompt has no input field.
     """
     from cotune.report import TRYOUT_CLOSING, comparison_text, tryout_heading
 
-    def show(found: Tryout) -> None:
-        if len(found.comparisons) == 1:
-            typer.echo(tryout_heading(found) + "\n")
-        typer.echo(comparison_text(found.comparisons[-1], rows) + "\n")
+    def show(result: Tryout) -> None:
+        if len(result.comparisons) == 1:
+            typer.echo(tryout_heading(result) + "\n")
+        typer.echo(comparison_text(result.comparisons[-1], rows) + "\n")
 
     found = tryouts.compare(text, where=where, heard=None if as_json else show)
     typer.echo(json.dumps(found.to_json(), ensure_ascii=False) if as_json else TRYOUT_CLOSING)
 
 
 def try_typed(run: Path, permissions: Permissions, *, rows: int, as_json: bool) -> None:
-    """Take prompts that are typed, one after another; the run is opened while the first one is being typed.
+    """Read prompts interactively; the run loads meanwhile.
 
     Args:
-        run: a run's folder.
-        permissions: what the folder may do.
-        rows: flipped rows to show for each set of weights.
-        as_json: print one JSON object a prompt.
+        run: folder of a run.
+        permissions: permissions of the folder.
+        rows: number of flipped rows to show for each set of weights.
+        as_json: whether to print one JSON object per prompt.
 
     Raises:
-        InputError: the run cannot be opened.
+        InputError: if the run cannot be opened.
     """
-    # Before the other thread imports the same modules.
+    # Imported here before the other thread imports the same modules.
     shown = " and ".join(f"{{{name}}}" for name in _fields(run))
     with ThreadPoolExecutor(1) as pool:
         opening = pool.submit(open_run, run, permissions)
@@ -127,36 +127,36 @@ def try_typed(run: Path, permissions: Permissions, *, rows: int, as_json: bool) 
             except InputError as error:
                 tell(error, err=True)
             typer.echo("\nType the next prompt, then Ctrl-D; Ctrl-D alone ends.", err=True)
-        # A run that cannot be opened is an error also where nothing was typed.
+        # Report a run that cannot be opened even if nothing was typed.
         opening.result()
 
 
 def _fields(run: Path) -> tuple[str, ...]:
-    """The input fields of a run, by its config."""
+    """The input fields of a run, from its config."""
     from cotune.cycle.kept import read_config
     from cotune.task.reading.field_names import fields_for
 
     try:
         names = read_config(run / CONFIG)[0].data.input
     except (OSError, ValueError, KeyError, TypeError):
-        # What is wrong with it is told where the run is opened.
+        # Errors in it are reported when the run is opened.
         names = ("input",)
     return fields_for(names, names)
 
 
 def try_saved(run: Path, permissions: Permissions, file: Path, *, rows: int, as_json: bool) -> None:
-    """Try a file's prompt, and again whenever the file is saved with other words, until Ctrl-C.
+    """Try a file's prompt, and try it again whenever the file is saved with changes, until Ctrl-C.
 
     Args:
-        run: a run's folder.
-        permissions: what the folder may do.
-        file: holds the prompt.
-        rows: flipped rows to show for each set of weights.
-        as_json: print one JSON object a prompt.
+        run: folder of a run.
+        permissions: permissions of the folder.
+        file: file with the prompt.
+        rows: number of flipped rows to show for each set of weights.
+        as_json: whether to print one JSON object per prompt.
 
     Raises:
-        InputError: the run cannot be opened, or the file cannot be read at first.
-        KeyboardInterrupt: by the user, to end it.
+        InputError: if the run cannot be opened, or the file cannot be read at first.
+        KeyboardInterrupt: if the user ends it.
     """
     text: str | None = read_text(file, "the prompt file")
     tryouts = open_run(run, permissions)
@@ -170,6 +170,6 @@ def try_saved(run: Path, permissions: Permissions, file: Path, *, rows: int, as_
                 tell(error, err=True)
             typer.echo(f"\nWaiting for {file} to be saved again; Ctrl-C ends.", err=True)
         time.sleep(_LOOK_SECONDS)
-        # An editor that replaces the file leaves none for a moment, or an empty one.
+        # While an editor replaces the file, it may be missing or empty for a moment.
         text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None
         text = text if text and text.strip() else None

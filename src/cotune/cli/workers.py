@@ -1,4 +1,4 @@
-"""A file's rows on an executor: what is shown meanwhile, and what is said of it afterwards."""
+"""Progress and summary of a file's rows on an executor."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 _IN_PLACE_S, _LINES_S = 0.25, 30.0
 _NAMED = 2
-"""Workers whose pace is told one by one while they work."""
+"""Maximum number of workers whose speeds are shown one by one."""
 
 
 def choice_of(executor: str | None, workers: int | None, storage: str | None = None) -> Choice | None:
-    """The executor of a command line; None where none is named.
+    """The executor of a command line; None if none is given.
 
     Raises:
-        InputError: one of the options is wrong.
+        InputError: if one of the options is invalid.
     """
     if executor is None and workers is None and storage is None:
         return None
@@ -34,12 +34,12 @@ def choice_of(executor: str | None, workers: int | None, storage: str | None = N
 
 
 class Meter:
-    """Says on standard error how far workers are: in place on a terminal, elsewhere a line now and then.
+    """Shows the workers' progress on standard error: on one line of a terminal, else as occasional lines.
 
     Args:
-        rows: that are to be done.
-        what: they are called.
-        now: seconds of a clock that never goes back.
+        rows: number of rows.
+        what: noun for a row.
+        now: monotonic clock, in seconds.
     """
 
     def __init__(self, rows: int, what: str = "row", now: Callable[[], float] = time.monotonic) -> None:
@@ -50,7 +50,7 @@ class Meter:
         self._shown, self._width = now(), 0
 
     def told(self, done: Done) -> None:
-        """A job is done."""
+        """Record a finished job."""
         self.seen.saw(done)
         whole = self.seen.done >= self.seen.rows
         if self._now() - self._shown < (_IN_PLACE_S if self._terminal else _LINES_S) and not (whole and self._terminal):
@@ -65,7 +65,7 @@ class Meter:
             tell(text, err=True)
 
     def summary(self, executor: Executor) -> dict[str, Any]:
-        """What is told at the end, for machines."""
+        """The summary at the end, for JSON."""
         return {
             "workers": {name: round(rate, 2) for name, rate in self.seen.rates.items()},
             "lost_workers": executor.lost,
@@ -78,19 +78,19 @@ class Meter:
         seen = self.seen
         left = seen.left
         parts = [f"{seen.done:,} of {counted(seen.rows, self.what)}", *([f"about {duration(left)} left"] if left else [])]
-        return ", ".join(parts) + (f"; {told}" if (told := _paces([*seen.rates.values()], self.what)) else "")
+        return ", ".join(parts) + (f"; {paces}" if (paces := _paces([*seen.rates.values()], self.what)) else "")
 
 
 def _paces(rates: list[float], what: str) -> str:
     if not rates:
         return ""
     many = len(rates) > _NAMED
-    told = f"{min(rates):.1f} to {max(rates):.1f}" if many else " and ".join(f"{rate:.1f}" for rate in rates)
-    return f"{counted(len(rates), 'worker')}, {told} {what}s/s"
+    shown = f"{min(rates):.1f} to {max(rates):.1f}" if many else " and ".join(f"{rate:.1f}" for rate in rates)
+    return f"{counted(len(rates), 'worker')}, {shown} {what}s/s"
 
 
 def tell_summary(summary: Mapping[str, Any], what: str = "row", unlike: str = "") -> None:
-    """Say how the workers did."""
+    """Print the workers' summary."""
     parts = [_paces([*summary["workers"].values()], what)]
     if lost := summary["lost_workers"]:
         parts.append(f"{counted(lost, 'worker')} lost, {'its chunk was' if lost == 1 else 'their chunks were'} done again")
@@ -99,14 +99,16 @@ def tell_summary(summary: Mapping[str, Any], what: str = "row", unlike: str = ""
     tell("; ".join(part for part in parts if part), err=True)
     if unlike:
         tell(
-            f"The workers computed in different ways, so last digits may depend on which one had a {what}: {unlike}.",
+            f"The workers differ, so last digits may depend on which worker computed a {what}: {unlike}.",
             err=True,
         )
 
 
 @contextmanager
 def running(choice: Choice, out: Path) -> Iterator[Executor]:
-    """An executor with the folder of an output's chunks, which is removed at the end; an interrupt says that it stays."""
+    """Open an executor, and remove the folder of an output's chunks at the end.
+
+    After an interrupt the folder is kept, with a message."""
     from cotune.executor import open_executor, part_folder
     from cotune.executor.parts import finished, part_folder_of
 
@@ -114,13 +116,13 @@ def running(choice: Choice, out: Path) -> Iterator[Executor]:
         with part_folder(out) as folder, open_executor(choice, folder) as executor:
             yield executor
     except BusyError:
-        # The chunks there are the other command's.
+        # The chunks there belong to the other command.
         raise
     except BaseException:
         if kept := finished(part_folder_of(out)):
             place = part_folder_of(out)
             if sys.stderr.isatty():
-                # Below the line that says how far it came.
+                # Start below the progress line.
                 sys.stderr.write("\n")
-            tell(f"{counted(kept, 'chunk')} kept in {place}; the same command goes on from there.", err=True)
+            tell(f"{counted(kept, 'chunk')} kept in {place}; the same command resumes.", err=True)
         raise

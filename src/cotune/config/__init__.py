@@ -1,4 +1,4 @@
-"""SETTINGS of a run: one typed config, read from YAML or ``key=value`` texts, or made from a bare data file."""
+"""The config of a run: one typed value, read from YAML or ``key=value`` texts, or made from a bare data file."""
 
 from __future__ import annotations
 

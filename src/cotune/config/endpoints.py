@@ -29,7 +29,7 @@ def _endpoint_url(value: str) -> str:
         raise PydanticCustomError("url", "must be a URL such as http://127.0.0.1:8080/v1")
     if "@" in url.netloc or url.query or url.fragment:
         # The config is stored in the run's folder.
-        raise PydanticCustomError("url", "must hold no user, key or query; key_env names the variable that holds the key")
+        raise PydanticCustomError("url", "must not contain a user, key or query; key_env names the variable with the key")
     return value
 
 
@@ -102,8 +102,8 @@ class ProposerConfig(BoundedEndpoint):
                 "model needs base_url: serve the model, for example with llama.cpp's or vLLM's OpenAI server, and give "
                 "proposer.base_url",
             )
-        told = ("key_env", "input_price")
-        if self.base_url is None and (vain := [name for name in told if getattr(self, name) is not None]):
+        keys = ("key_env", "input_price")
+        if self.base_url is None and (vain := [name for name in keys if getattr(self, name) is not None]):
             raise PydanticCustomError("endpoint", "{what} has no effect without base_url", {"what": vain[0]})
         return self
 
@@ -114,8 +114,7 @@ class TeacherConfig(BoundedEndpoint):
     Attributes:
         sample: labelled train rows that it also answers, to measure its agreement with them.
         write: maximum number of rows that it writes, as a share of the labelled train rows.
-        concurrency: maximum number of
-            simultaneous requests.
+        concurrency: maximum number of simultaneous requests.
     """
 
     calls: Count = 2_000
@@ -127,7 +126,7 @@ class TeacherConfig(BoundedEndpoint):
     @model_validator(mode="after")
     def _write_needs_url(self) -> TeacherConfig:
         if self.write and self.base_url is None:
-            raise PydanticCustomError("endpoint", "write needs base_url and model: who writes the rows")
+            raise PydanticCustomError("endpoint", "write needs base_url and model of the teacher")
         return self
 
 
@@ -137,9 +136,9 @@ class JudgeConfig(NamedEndpoint):
     Attributes:
         rubric: what a grade from 0 to 1 means; None takes ``cotune.evaluate.judge.RUBRIC``.
         agreement: file of answers graded by people, to compare the judge with; None skips the comparison.
-        concurrency: requests at once at most.
-        patience: seconds that one question may take, all tries and waits included, before the run stops.
-        answer_tokens: of its answer at most. Models that think aloud need more.
+        concurrency: maximum number of simultaneous requests.
+        patience: seconds for one question, including retries and waits, before the run stops.
+        answer_tokens: maximum number of tokens of a reply. Reasoning models need more.
     """
 
     rubric: Name | None = None
@@ -153,11 +152,11 @@ class ModelEndpoint(EndpointSection):
     """The endpoint of the model if ``model`` is ``openai:NAME``.
 
     Attributes:
-        concurrency: requests at once at most; how many it is in fact adapts to the server.
-        patience: seconds that one question may take, all tries and waits included, before the run stops.
-        probabilities: whether to ask the server for probabilities; without them only the answer counts.
-        answer_tokens: of an answer at most; None takes it from the labels. Models that think aloud need more.
-        embeddings: model at the same endpoint whose vectors compare prompts; None uses character n-grams.
+        concurrency: maximum number of simultaneous requests; the actual number adapts to the server.
+        patience: seconds for one question, including retries and waits, before the run stops.
+        probabilities: whether to request probabilities from the server; without them only answers are used.
+        answer_tokens: maximum number of tokens of an answer; None derives it from the labels. Reasoning models need more.
+        embeddings: embedding model at the same endpoint for comparing prompts; None uses character n-grams.
     """
 
     concurrency: Count = 8

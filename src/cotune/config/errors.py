@@ -19,16 +19,16 @@ def readable_error(error: ErrorDetails, where: str, document: YamlText, root: ty
     key = ".".join(map(str, path))
     line = next((document.lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in document.lines), None)
     where = f"{where}{f', line {line}' if line else ''}{f', {key}' if key else ''}"
-    found, kind, context = error.get("input"), error["type"], error.get("ctx", {})
+    value, kind, context = error.get("input"), error["type"], error.get("ctx", {})
     if kind == "missing":
         return InputError(f"the key {key!r} is missing", where=where, hint=f"Add {key}: to it.")
     if kind == "extra_forbidden":
-        known = _known_keys(root, path[:-1])
-        near = _nearest_key(root, str(path[-1]), known, path[:-1])
+        names = _known_keys(root, path[:-1])
+        near = _nearest_key(root, str(path[-1]), names, path[:-1])
         return InputError(
             f"unknown key {str(path[-1])!r}" + (f", did you mean {near!r}?" if near else ""),
             where=where,
-            hint=f"Known keys here: {', '.join(known)}.",
+            hint=f"Known keys here: {', '.join(names)}.",
         )
     wanted = {
         "int_type": "a whole number",
@@ -42,14 +42,14 @@ def readable_error(error: ErrorDetails, where: str, document: YamlText, root: ty
         "greater_than": f"more than {context.get('gt')}",
         "greater_than_equal": f"at least {context.get('ge')}",
         "less_than": f"less than {context.get('lt')}",
-        "string_too_short": "a text that is not empty",
+        "string_too_short": "a non-empty text",
         "too_short": f"a list of at least {context.get('min_length')}",
     }.get(kind)
     if wanted is None:
         # An error about several keys has no single place; its message says what to do.
         return InputError(error["msg"], where=where, hint=f"Correct {key}." if key else "")
-    hint = " Put quotes around it." if kind == "string_type" and isinstance(found, (int, float)) else ""
-    return InputError(f"{key!r} must be {wanted}, not {shown(found)}", where=where, hint=f"Correct {key}.{hint}")
+    hint = " Put quotes around it." if kind == "string_type" and isinstance(value, (int, float)) else ""
+    return InputError(f"{key!r} must be {wanted}, not {shown(value)}", where=where, hint=f"Correct {key}.{hint}")
 
 
 def _known_keys(root: type[BaseModel], path: Sequence[str | int]) -> list[str]:
@@ -62,9 +62,9 @@ def _known_keys(root: type[BaseModel], path: Sequence[str | int]) -> list[str]:
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
-def _nearest_key(root: type[BaseModel], name: str, known: list[str], path: Sequence[str | int]) -> str | None:
+def _nearest_key(root: type[BaseModel], name: str, names: list[str], path: Sequence[str | int]) -> str | None:
     """The known key most similar to ``name``: in this section, or in any if the key is in the wrong section."""
-    if near := difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1, cutoff=0.6):
+    if near := difflib.get_close_matches(name.lower().replace("-", "_"), names, n=1, cutoff=0.6):
         return ".".join((*map(str, path), near[0]))
     everywhere: dict[str, str] = {key: key for key in root.model_fields}
     for section in root.model_fields:

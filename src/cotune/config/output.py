@@ -43,8 +43,8 @@ class OutputConfig(Section):
 
     @_model_validator(mode="after")
     def _fits_type(self) -> OutputConfig:
-        for key, needed, given in (("labels", "label", self.labels), ("schema", "json", self.json_schema)):
-            if given is not None and self.type not in (needed, None):
+        for key, needed, value in (("labels", "label", self.labels), ("schema", "json", self.json_schema)):
+            if value is not None and self.type not in (needed, None):
                 raise PydanticCustomError("output", "{key} belong to the type {needed}", {"key": key, "needed": needed})
         if self.labels is not None and self.json_schema is not None:
             raise PydanticCustomError("output", "labels and schema exclude each other")
@@ -67,8 +67,8 @@ class OutputConfig(Section):
                 schema = parse_json(read_text(Path(schema), "the schema file"))
             except ValueError as error:
                 raise InputError(f"the schema file is not valid JSON ({error})", where=where, hint="Correct it.") from error
-        found = checked_schema(schema, where)
-        return None if found is None else dict(found)
+        checked = checked_schema(schema, where)
+        return None if checked is None else dict(checked)
 
     @_model_validator(mode="after")
     def _labels_differ(self) -> OutputConfig:

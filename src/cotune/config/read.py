@@ -38,9 +38,9 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
         raise InputError("a run's file ends in .yaml or .yml", where=str(path), hint="Rename it, or give the data file.")
     document = parse_yaml(read_text(path, "the task file"), str(path))
     if not isinstance(document.value, dict):
-        found = "empty" if document.value is None else f"a {kind_of(document.value)}"
+        kind = "empty" if document.value is None else f"a {kind_of(document.value)}"
         raise InputError(
-            f"the file is {found} and not a list of keys",
+            f"the file is {kind} and not a list of keys",
             where=str(path),
             hint="Write at least name:, data: {train:, input:, output:}.",
         )
@@ -74,8 +74,8 @@ def config_from_data(
     train = str(data_path)
     named = {"input": input if input is None or isinstance(input, str) else list(input), "output": output}
     values: dict[str, Any] = {"name": task_name(train), **settings}
-    told = {key: value for key, value in named.items() if value is not None}
-    values["data"] = {**values.get("data", {}), "train": train, **told}
+    columns = {key: value for key, value in named.items() if value is not None}
+    values["data"] = {**values.get("data", {}), "train": train, **columns}
     resolve_paths(values, Path.cwd())
     keys, values = _overridden(values, overrides)
     return _validated(values, "the settings", YamlText(None, {}), keys)

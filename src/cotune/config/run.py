@@ -68,7 +68,7 @@ class RunConfig(Section):
         if self.remote_model is not None and self.endpoint.base_url is None:
             raise PydanticCustomError(
                 "endpoint",
-                "the model {name} needs endpoint.base_url, the URL where it answers, as in "
+                "the model {name} needs endpoint.base_url, the URL of its API, as in "
                 "endpoint.base_url=https://api.openai.com/v1; where that asks for a key, name the environment variable that "
                 "holds it: endpoint.key_env=OPENAI_API_KEY",
                 {"name": self.model},
@@ -84,7 +84,7 @@ class RunConfig(Section):
             what = "metric: judge and the section judge go together: what is measured, and who grades"
             raise PydanticCustomError("judge", "{what}", {"what": what})
         if self.remote_model == "":
-            raise PydanticCustomError("endpoint", "the model is called openai: and has no name")
+            raise PydanticCustomError("endpoint", "the model openai: has no name")
         return self
 
     @property

@@ -36,19 +36,19 @@ def fill_from_bundle(values: dict[str, Any]) -> None:
         raise InputError(
             f"the bundle's answers come from {name}, behind an endpoint, and there are no weights to go on from",
             where=start,
-            hint="Start afresh, with its prompt as --prompt.",
+            hint="Start a new run with its prompt as --prompt.",
         )
     if values.get("model") is None:
         _check_here(base_of(manifest), start)
     columns = {"input": list(manifest.input_fields), "output": manifest.output_field}
-    for place, known in ((data, columns), (values, {"metric": manifest.named_metric, "model": base_of(manifest)})):
-        for key, value in known.items():
+    for place, defaults in ((data, columns), (values, {"metric": manifest.named_metric, "model": base_of(manifest)})):
+        for key, value in defaults.items():
             if place.get(key) is None:
                 place[key] = value
 
 
 def _check_here(model: str, start: str) -> None:
-    """Refuse a base model that is not on this machine: a bundle may come from anywhere and name one of any size."""
+    """Refuse a base model that is not on this machine, since a bundle of unknown origin may name a model of any size."""
     from cotune.model.loading.bundled import BUNDLED_MODEL, resolve_model
     from cotune.model.loading.folder import NotFetchedError
 

@@ -1,4 +1,4 @@
-"""Tasks by a config, and tasks whose run goes on from an earlier bundle."""
+"""Tasks from a config, and tasks whose run starts from an earlier bundle."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cotune.task.task import Task as _Task
 class Task(_Task):
     """A task that is ready to run.
 
-    Make one with :meth:`from_config`, :meth:`from_frame` or :meth:`from_rows`.
+    Create one with :meth:`from_config`, :meth:`from_frame` or :meth:`from_rows`.
 
     Attributes:
         name: name of the task.
@@ -89,7 +89,7 @@ class Task(_Task):
 
 
 class _Bundle:
-    """What a bundle says of the task, read as soon as it is asked for; see :class:`cotune.task.known.Start`."""
+    """The bundle that a run starts from, read on first use; see :class:`cotune.task.known.Start`."""
 
     def __init__(self, start: str | Path) -> None:
         from cotune.bundle.load import resolve_bundle

@@ -20,7 +20,7 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
 
 
-# a number with a leading zero is an article number or a label, and stays a text
+# a number with a leading zero is probably an article number or a label, so it stays a text
 _WHOLE, _POWER = r"(?:0|[1-9][0-9]*)", r"[eE][-+]?[0-9]+"
 
 for _tag, _pattern, _first in (
@@ -71,7 +71,7 @@ def parse_yaml(text: str, where: str) -> YamlText:
         raise InputError(
             f"this is not valid YAML ({error.problem or error.context})",
             where=where + line,
-            hint="Look at the indentation, the colons and the quotes there.",
+            hint="Check the indentation, colons and quotes there.",
         ) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(
@@ -94,7 +94,7 @@ def _note_lines(
     if id(node) in done:
         return
     if id(node) in open_:
-        raise InputError("an alias holds itself", where=f"{where}, line {node.start_mark.line + 1}", hint="Take it out.")
+        raise InputError("an alias contains itself", where=f"{where}, line {node.start_mark.line + 1}", hint="Take it out.")
     open_.add(id(node))
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()

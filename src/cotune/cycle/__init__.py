@@ -1,4 +1,4 @@
-"""THE LOOP: plan, budget, journal, resume, and the order of steps.
+"""The search cycle: plan, budget, journal, resume, and the order of steps.
 
 Nothing is imported here, because trying a prompt should not wait for imports that only a run needs.
 """

@@ -1,4 +1,4 @@
-"""WHERE prompts and inputs lie: vectors from the model itself, distances, farthest-first order."""
+"""Embeddings of prompts and inputs: vectors from the model itself, distances, farthest-first order."""
 
 from __future__ import annotations
 

@@ -1,3 +1,3 @@
-"""HOW GOOD, honestly: decision rules, intervals, paired tests, racing, attribution of gains."""
+"""Evaluation: decision rules, intervals, paired tests, races, attribution of gains."""
 
 from __future__ import annotations

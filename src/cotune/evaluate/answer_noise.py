@@ -1,4 +1,4 @@
-"""Numerical noise of generated answers: how far a score changes with the composition of batches."""
+"""Numerical noise of generated answers: the change of a score with the composition of batches."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from cotune.task.metrics.metric import Aggregate
 class AnswerNoise:
     """Differences between two generations of the same rows, which should be equal.
 
-    Generated answers have no measurable margin. Only observed changes are known, so a change rarer than one row in ``n`` is
-    missed.
+    Unlike label scores, generated answers have no margin to measure. Only observed changes are known, so changes rarer than one
+    row in ``n`` are missed.
 
     Attributes:
-        n: rows.
-        flipped: rows whose answer differs.
+        n: number of rows.
+        flipped: number of rows whose answer differs.
         values: change of the value of each row whose value changed.
         counts: changes of these rows' counts, for scores that are not means of rows; otherwise empty.
     """
@@ -51,7 +51,7 @@ class AnswerNoise:
             judged: the arm on its rows.
             aggregate: the aggregate of the score; None for a mean of rows.
             draws: number of simulated generations.
-            seed: of the draws.
+            seed: seed of the draws.
         """
         changes = np.array(self.values)[:, None]
         table, score = judged.values[:, None], _mean_of(judged.n)
@@ -77,7 +77,7 @@ def compare_answers(first: Evaluation, second: Evaluation) -> AnswerNoise:
         ValueError: there are no rows, or their numbers differ.
     """
     if first.n != second.n or not first.n:
-        raise ValueError(f"two writings of the same rows are needed, not of {first.n} and {second.n} rows")
+        raise ValueError(f"both generations must be of the same rows, not of {first.n} and {second.n} rows")
     changed = second.values != first.values
     counts: tuple[tuple[float, ...], ...] = ()
     if first.counts is not None and second.counts is not None:

@@ -124,7 +124,7 @@ def attribute(
     two gains that compare the same arms count once; see :func:`cotune.evaluate.stats.together.read_together`.
 
     Args:
-        arms: the arms of :data:`ARMS`, on the same rows in the same order.
+        arms: the arms of :data:`ARMS` by name, on the same rows in the same order.
         metric: see :data:`cotune.evaluate.arms.Metric`.
         groups: group id of each row, if rows depend on each other.
         seed: seed of all resampling.
@@ -213,16 +213,16 @@ def _compared(table: ArmsMetric, same: Mapping[str, str], sampling: _Sampling) -
             permuted[candidates] = _permutation(table, pairs, sampling)
         return permuted[candidates]
 
-    found: dict[str, _Compared | None] = {}
+    gains: dict[str, _Compared | None] = {}
     for column, (name, pairs) in enumerate(compared.items()):
         if not pairs:
-            found[name] = None
+            gains[name] = None
             continue
         resampled = _column(limits, column)
         if not of_shares[column]:
             method = "paired BCa bootstrap, widened by a t interval"
             p = permutation(pairs)
-            found[name] = _Compared(float(value[column]), p, "paired permutation", resampled, method)
+            gains[name] = _Compared(float(value[column]), p, "paired permutation", resampled, method)
             continue
         before, after = (table.scores[:, table.names.index(arm)] for arm in reversed(pairs[0]))
         interval_at, method = _of_shares(before, after, resampled, sampling)
@@ -230,8 +230,8 @@ def _compared(table: ArmsMetric, same: Mapping[str, str], sampling: _Sampling) -
             p, test = permutation(pairs), "paired permutation"
         else:
             p, test = mcnemar(*discordant_rows(before, after)), "exact McNemar"
-        found[name] = _Compared(float(value[column]), p, test, interval_at, method)
-    return found
+        gains[name] = _Compared(float(value[column]), p, test, interval_at, method)
+    return gains
 
 
 def _column(limits: LimitsAt, column: int) -> IntervalAt:
@@ -270,11 +270,11 @@ def _swaps(rows: int, sampling: _Sampling) -> Iterator[npt.NDArray[np.int8]]:
         yield generator.integers(0, 2, size=size, dtype=np.int8)[:, index]
 
 
-def _corrected(found: Mapping[str, _Compared | None], same: Mapping[str, str]) -> dict[str, Gain]:
-    """The gains, corrected for as many distinct hypotheses as are tested; the log-loss is another hypothesis than the score."""
-    count = len({hypothesis(name, same) for name, one in found.items() if one is not None})
+def _corrected(compared: Mapping[str, _Compared | None], same: Mapping[str, str]) -> dict[str, Gain]:
+    """The gains, corrected for the number of distinct hypotheses; score and log-loss are different hypotheses."""
+    count = len({hypothesis(name, same) for name, one in compared.items() if one is not None})
     gains = {}
-    for name, one in found.items():
+    for name, one in compared.items():
         if one is None:
             none = Interval(0.0, 0.0)
             gains[name] = Gain(0.0, none, 1.0, none, 1.0, True, "none: the same arm", "none: the same arm")

@@ -21,8 +21,8 @@ class Decision:
     """The decision rule: raw argmax, argmax after a fixed bias on each label's log-probability, or a probe.
 
     Attributes:
-        kind: ``raw``, ``bias``, or ``head``: the scores are a head's, which lies with the adapter, and its argmax answers.
-        bias: one number a label, in the task's label order; empty for the others.
+        kind: ``raw``, ``bias``, or ``head`` (argmax of the scores of a head that is stored with the adapter).
+        bias: one number per label, in the task's label order; empty for the other kinds.
     """
 
     kind: Literal["raw", "bias", "probe"] = "raw"
@@ -90,8 +90,8 @@ def fit_bias(scores: Floats, frequencies: Floats) -> Decision:
     for _ in range(_WEIGHINGS):
         bias = _most_likely(base, frequencies * len(base), bias, weight)
         # Computed for the corrected model: a model that gives all rows the same label is confident but wrong.
-        told = float(np.square(np.exp(RAW.log_probs(base + bias))).sum(axis=1).mean())
-        weight = (1 - told) / told
+        certainty = float(np.square(np.exp(RAW.log_probs(base + bias))).sum(axis=1).mean())
+        weight = (1 - certainty) / certainty
     return Decision("bias", tuple(round(float(b), 6) for b in bias))
 
 

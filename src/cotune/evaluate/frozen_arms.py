@@ -89,8 +89,7 @@ def repeated_gains(same: Mapping[str, str], order: Sequence[str]) -> dict[str, s
 
     Args:
         same: id of the candidate by arm; missing arms are distinct.
-        order: names of the gains in the order of the report. Gains
-            that compare a candidate with itself are ignored.
+        order: names of the gains in the order of the report. Gains that compare a candidate with itself are ignored.
     """
     same = {name: same.get(name, name) for name in (*ARMS, PREVIOUS)}
     first: dict[object, str] = {}
@@ -98,9 +97,9 @@ def repeated_gains(same: Mapping[str, str], order: Sequence[str]) -> dict[str, s
     for name in order:
         if (pairs := EVERY_GAIN.get(name)) is None or not reduced(pairs, same):
             continue
-        known = first.setdefault(hypothesis(name, same), name)
-        if known != name:
-            repeated[name] = known
+        earlier = first.setdefault(hypothesis(name, same), name)
+        if earlier != name:
+            repeated[name] = earlier
     return repeated
 
 

@@ -1,4 +1,4 @@
-"""What the gains of a run mean, in sentences."""
+"""Sentences that describe the gains of a run."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def sentence(
         tuned: whether any prompt was tuned at all.
 
     Returns:
-        A few sentences; a gain that is not significant is called "no significant difference", one that is but could be made
-        of the machine's noise "within the noise of this machine".
+        A few sentences. A gain that is not significant is called "no significant difference"; a significant one that numerical
+        noise could cause is called "within the noise of this machine".
     """
     parts = []
     winner_frozen, seed_frozen = "best_tuned" in frozen, "seed_tuned" in frozen
@@ -80,8 +80,8 @@ def sentence(
     if compared and not going_on and all(gain.identical for gain in compared):
         # All of them compare the untuned seed prompt with itself.
         why = "no tuning step paid off" if tuned else "nothing was tuned"
-        return f"The seed prompt ships untuned: no other prompt was chosen and {why}, so that there is no gain to tell."
-    for name, told in ({**order, "prompt_given_tuning": _GOING_ON} if going_on else order).items():
+        return f"The seed prompt ships untuned: no other prompt was chosen and {why}, so there is no gain to report."
+    for name, template in ({**order, "prompt_given_tuning": _GOING_ON} if going_on else order).items():
         if name in repeated:
             continue
         if name in gains and gains[name].identical:
@@ -91,7 +91,7 @@ def sentence(
             verb = "gain" if gain.value >= 0 else "lose"
             verdict = "" if gain.significant() else f": {_unclear(gain)}"
             parts.append(
-                f"{told.format(verb=verb, points=points_text(gain.value))} ({uncertainty_text(gain.ci, gain.p)}){verdict}"
+                f"{template.format(verb=verb, points=points_text(gain.value))} ({uncertainty_text(gain.ci, gain.p)}){verdict}"
             )
     if winner_frozen and repeated.get("both") == "prompt":
         why = "no tuning step paid off" if tuned else "nothing was tuned"
@@ -101,7 +101,7 @@ def sentence(
         parts.append(_synergy(gains["synergy"]))
     text = ". ".join(part if not number else part[0].upper() + part[1:] for number, part in enumerate(parts))
     tested = sum(not gain.identical for gain in gains.values())
-    note = " Intervals and p-values are corrected for being read together (Bonferroni)." if tested > 1 else ""
+    note = " Intervals and p-values are corrected for multiple comparisons (Bonferroni)." if tested > 1 else ""
     return f"{text[:1].upper()}{text[1:]}.{note}" if frozen_first else f"On {counted(n, 'test row')}, {text}.{note}"
 
 
@@ -138,5 +138,5 @@ def uncertainty_text(ci: Interval, p: float) -> str:
     low, high = (f"{100 * end:+.1f}" if math.isfinite(end) else "unknown" for end in (ci.low, ci.high))
     # Avoid a signed zero.
     low, high = (end[1:] if end[1:] == "0.0" else end for end in (low, high))
-    told = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-    return f"95% interval {low} to {high}, {told}"
+    p_text = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    return f"95% interval {low} to {high}, {p_text}"

@@ -72,7 +72,7 @@ class Grades:
 
 
 class Judge:
-    """Grades answers against the right ones; every grade is requested once and on disk before it is used.
+    """Grades answers against the right ones. Every grade is requested once and stored on disk before it is used.
 
     If a reply has no grade, the question is repeated twice with a temperature, since the same request would get the same reply.
     An answer without a grade is a failed measurement: it stops the run and never counts as 0. Grades received so far are kept.
@@ -80,7 +80,7 @@ class Judge:
     Args:
         client: sends the requests.
         answers: store of grades.
-        rubric: meaning of a grade; None takes :data:`RUBRIC`.
+        rubric: meaning of a grade; None for :data:`RUBRIC`.
         prices: prices of its tokens, if any.
         patience: seconds for one question, including retries.
         way: request format; :meth:`settle` finds one that the server understands.
@@ -136,14 +136,14 @@ class Judge:
         """
         messages = [one.messages(self.rubric) for one in asked]
         keys = [self._key(self.way, message) for message in messages]
-        found = {key: kept for key in dict.fromkeys(keys) if (kept := self.answers.get(key)) is not None}
-        missing = {key: place for place, key in enumerate(keys) if key not in found}
+        graded = {key: kept for key in dict.fromkeys(keys) if (kept := self.answers.get(key)) is not None}
+        missing = {key: place for place, key in enumerate(keys) if key not in graded}
         spent: dict[str, Usage] = {}
         for number in range(_TRIES):
-            missing = {key: place for key, place in missing.items() if key not in found}
-            self._ask({key: messages[place] for key, place in missing.items()}, number > 0, found, spent, progress)
+            missing = {key: place for key, place in missing.items() if key not in graded}
+            self._ask({key: messages[place] for key, place in missing.items()}, number > 0, graded, spent, progress)
         for key, place in missing.items():
-            if key not in found:
+            if key not in graded:
                 which = asked[place].row or f"row {place + 1}"
                 raise EndpointError(
                     f"the judge {self.client.endpoint.model} gave no grade from 0 to 1 for {which}, asked {_TRIES} times: a "
@@ -151,19 +151,19 @@ class Judge:
                 )
         new = [key for key in dict.fromkeys(keys) if key not in self._used]
         self._used.update(keys)
-        usage = sum((Usage(**found[key]["usage"]) for key in new), Usage())
-        values = np.array([found[key]["grade"] for key in keys], dtype=np.float64)
+        usage = sum((Usage(**graded[key]["usage"]) for key in new), Usage())
+        values = np.array([graded[key]["grade"] for key in keys], dtype=np.float64)
         return Grades(values, len(new), usage.total, self.prices.cost(usage) if self.prices else 0.0)
 
     def _ask(
         self,
         missing: Mapping[str, Sequence[Mapping[str, str]]],
         drawn: bool,
-        found: dict[str, Any],
+        graded: dict[str, Any],
         spent: dict[str, Usage],
         progress: Progress | None,
     ) -> None:
-        """Try each question once; adds results to ``found`` and costs to ``spent``."""
+        """Try each question once; adds results to ``graded`` and costs to ``spent``."""
         keys, turn = list(missing), threading.Lock()
 
         def received(number: int, reply: Reply[Any]) -> None:
@@ -174,7 +174,7 @@ class Judge:
             if (grade := grade_in(said.text)) is not None:
                 kept = self._keep(key, grade, usage)
                 with turn:
-                    found[key] = kept
+                    graded[key] = kept
             if progress:
                 progress(0)
 
@@ -237,16 +237,16 @@ def agreement(judged: Sequence[float], by_hand: Sequence[float], *, seed: int = 
     """Compare grades of the same rows; the interval of the correlation is a percentile bootstrap over rows (Efron 1979).
 
     Args:
-        judged: the judge's grades.
-        by_hand: the people's.
-        seed: of the resampling.
+        judged: grades of the judge.
+        by_hand: grades of people.
+        seed: seed of the resampling.
 
     Raises:
         ValueError: lengths differ, or there are fewer than three rows.
     """
     mine, theirs = np.asarray(judged, dtype=np.float64), np.asarray(by_hand, dtype=np.float64)
     if len(mine) != len(theirs) or len(mine) < 3:
-        raise ValueError("grades of the same three rows or more are needed")
+        raise ValueError("grades of at least three common rows are needed")
     rows = np.random.default_rng(seed).integers(0, len(mine), size=(_DRAWS, len(mine)))
     gaps = np.abs(mine - theirs)
     near = mean_interval(gaps, seed=seed)
@@ -263,9 +263,9 @@ def agreement(judged: Sequence[float], by_hand: Sequence[float], *, seed: int = 
 
 
 def _correlations(first: Floats, second: Floats) -> Floats:
-    """Of each pair of rows; those without any spread are left out."""
+    """Correlation of each pair of rows; pairs with a constant row are left out."""
     a, b = (x - x.mean(axis=1, keepdims=True) for x in (first, second))
     scale = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
     spread = scale > 1e-12
-    found: Floats = (a * b).sum(axis=1)[spread] / scale[spread]
-    return found
+    correlations: Floats = (a * b).sum(axis=1)[spread] / scale[spread]
+    return correlations

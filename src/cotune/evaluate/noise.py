@@ -1,4 +1,4 @@
-"""The machine's own noise: how far scores move with what else stands in a batch, and which gains are too small for it."""
+"""Numerical noise of label scores: their change with the composition of batches, and gains that are smaller than it."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _SCORINGS = 500
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """How two scorings of the same rows differ that should not.
+    """Differences between two scorings of the same rows, which should be equal.
 
     Attributes:
-        n: rows.
+        n: number of rows.
         largest: largest absolute difference of a label's log-probability, in nats.
-        mean: mean of these.
+        mean: mean of these differences.
         reach: largest change of the margin between two labels of a row, in nats.
         spread: standard deviation of such a margin's change, in nats.
-        flipped: rows whose answer differs.
+        flipped: number of rows whose answer differs.
     """
 
     n: int
@@ -45,16 +45,16 @@ class Noise:
         return asdict(self)
 
     def floor(self, scores: Floats, decision: Decision = RAW) -> float:
-        """How far the noise moves an arm's accuracy in 95% of scorings.
+        """The change of an arm's accuracy due to noise that is not exceeded in 95% of scorings.
 
-        A row flips where the change of the margin between its two best labels, taken as normal with :attr:`spread`, is larger
-        than that margin; the share of flipping rows is never taken for less than was seen to flip. A flip wins or loses the
-        row, one as likely as the other, so the accuracy of ``n`` rows of which a share ``p`` flips moves by ``sqrt(p / n)``
-        (standard deviation; of the ``n p`` flips each counts at most one row).
+        A row flips if the margin between its two best labels changes by more than the margin itself. The change is taken to be
+        normal with standard deviation :attr:`spread`, and the share of flipping rows to be at least the observed one. A flip
+        gains or loses the row with equal probability, so if a share ``p`` of ``n`` rows flips, the accuracy has a standard
+        deviation of ``sqrt(p / n)``.
 
         Args:
             scores: ``[rows, labels]`` log-probabilities of an arm.
-            decision: the arm's rule.
+            decision: the arm's decision rule.
         """
         share = float(np.mean(self._flipping(decision.log_probs(scores))))
         return float(special.ndtri(0.975) * np.sqrt(share / len(scores)))
@@ -73,7 +73,7 @@ class Noise:
 
         Args:
             scores: ``[rows, labels]`` log-probabilities of an arm.
-            decision: the arm's rule.
+            decision: the arm's decision rule.
             references: index of each row's right label.
             average: of the labels' F1.
             seed: of the draws.
@@ -87,8 +87,8 @@ class Noise:
 
         def f1(flipped: Floats) -> Floats:
             hits = (truth * first).sum(axis=0) + flipped @ (truth * (second - first))
-            given = first.sum(axis=0) + flipped @ (second - first)
-            return f1_from_counts(hits, truth.sum(axis=0), given, average)
+            predicted = first.sum(axis=0) + flipped @ (second - first)
+            return f1_from_counts(hits, truth.sum(axis=0), predicted, average)
 
         moved = np.abs(f1(flips.astype(np.float64)) - f1(np.zeros((1, len(judged)))))
         return float(np.quantile(moved, 0.95))

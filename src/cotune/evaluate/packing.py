@@ -14,7 +14,7 @@ def pack_rows(correct: npt.ArrayLike) -> str:
     """
     rows = np.asarray(correct)
     if rows.ndim != 1 or not np.isin(rows, (0, 1)).all():
-        raise ValueError("only rows of 0 and 1 can be packed")
+        raise ValueError("only values of 0 and 1 can be packed")
     return f"{len(rows)}:{np.packbits(rows.astype(np.uint8)).tobytes().hex()}"
 
 

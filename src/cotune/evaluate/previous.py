@@ -22,7 +22,7 @@ class Part:
     """A comparison by shares of right rows, whatever the task's metric.
 
     Attributes:
-        n: rows.
+        n: number of rows.
         new: share of rows that the new candidate gets right.
         old: share of rows that the earlier bundle gets right.
         value: ``new`` minus ``old``.
@@ -56,11 +56,11 @@ def compare_parts(
     """Compare two candidates on all rows, on rows with labels that the old one knows, and on the others.
 
     Args:
-        new: right or wrong on each row, shape (rows,).
-        old: the earlier bundle's, on the same rows.
+        new: whether the new candidate is right on each row, shape (rows,).
+        old: the same for the earlier bundle.
         known: whether the earlier bundle knows the row's label, shape (rows,).
-        groups: group id of each row, where rows depend on each other.
-        seed: of the resampling that grouped rows need.
+        groups: group id of each row, if rows depend on each other.
+        seed: seed of the resampling of grouped rows.
 
     Returns:
         The non-empty parts by name: ``all``, ``old_labels``, ``new_labels``. If all rows are of one kind, only ``all``.
@@ -92,7 +92,7 @@ def which_to_keep(gain: Gain, parts: Mapping[str, Part], *, ships_old: bool, onl
     """The new bundle if the test shows a gain, otherwise the one that dev preferred, unless the test shows forgetting.
 
     Args:
-        gain: the new candidate over the earlier bundle.
+        gain: the new candidate's gain over the earlier bundle.
         parts: from :func:`compare_parts`.
         ships_old: whether nothing was better than the earlier bundle on dev.
         only_old: whether the task has new labels while all test rows have old ones.
@@ -105,7 +105,7 @@ def which_to_keep(gain: Gain, parts: Mapping[str, Part], *, ships_old: bool, onl
 
 
 def _by_label(parts: Mapping[str, Part], only_old: bool) -> Mapping[str, Part]:
-    """The parts, with all rows as those of the old labels where the test has no others."""
+    """The parts; if the test has rows of old labels only, all rows count as those."""
     return {**parts, "old_labels": parts["all"]} if only_old else parts
 
 
@@ -126,15 +126,15 @@ def keep_sentence(
     """A sentence on which bundle to keep, why, and what was forgotten.
 
     Args:
-        gain: the new candidate over the earlier bundle on the task's metric, a number between 0 and 1.
-        parts: of :func:`compare_parts`.
+        gain: the new candidate's gain over the earlier bundle on the task's metric, which is between 0 and 1.
+        parts: from :func:`compare_parts`.
         ships_old: whether nothing was better than the earlier bundle on dev, so that it ships.
         new_labels: labels that the earlier bundle does not know.
-        unseen: whether some old labels had no row to choose on.
+        unseen: whether some old labels had no dev rows.
         only_old: whether the task has new labels while all test rows have old ones.
     """
     if ships_old:
-        return "Keep the old bundle: on dev nothing was better, so it is what ships again."
+        return "Keep the old bundle: nothing was better on dev, so it ships again."
     verb, clear = ("gains" if gain.value >= 0 else "loses"), gain.significant()
     keep = which_to_keep(gain, parts, ships_old=False, only_old=only_old)
     parts = _by_label(parts, only_old)
@@ -152,20 +152,20 @@ def keep_sentence(
         if (part := parts.get(name)) is None:
             continue
         verb = "gains" if part.value >= 0 else "loses"
-        told = (
+        sentence = (
             f"On the {counted(part.n, 'row')} {about} it {verb} {points_text(part.value)} ({uncertainty_text(part.ci, part.p)})"
         )
         if part.p >= ALPHA:
-            told += ": no significant difference"
+            sentence += ": no significant difference"
         elif name == "old_labels" and part.value < 0:
-            told += ": it forgot some of what the old one knew"
-        sentences.append(told)
+            sentence += ": it forgot some of what the old one knew"
+        sentences.append(sentence)
     if only_old:
-        sentences.append("The test holds no row of new labels, so what was learnt of them cannot be seen")
+        sentences.append("The test has no rows of new labels, so it does not show how well they were learnt")
     if new_labels and "old_labels" not in parts:
-        sentences.append("The test holds no row of the old labels, so what was forgotten cannot be seen")
+        sentences.append("The test has no rows of old labels, so it does not show what was forgotten")
     elif unseen:
-        sentences.append("No row of the old labels was there to choose on: replay old rows to guard what they stand for")
+        sentences.append("Some old labels had no dev rows: replay old rows to guard against forgetting them")
     return ". ".join(sentences) + "."
 
 

@@ -1,4 +1,4 @@
-"""References that need no language model: the commonest label, and TF-IDF with logistic regression on the same rows."""
+"""References without a language model: the most frequent label, and TF-IDF with logistic regression on the same rows."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ Floats = NDArray[np.float64]
 
 _FOLDS = 5
 _C = 10.0
-"""Inverse of the penalty: scikit-learn's default of 1 is too small for rows of unit length with hundreds of terms."""
+"""Inverse of the penalty; scikit-learn's default of 1 is too small for rows of unit length with hundreds of terms."""
 _MOST_CHARACTERS = 20_000
 """Maximum number of characters of a text, so that one very long row does not take most of the time."""
 
 
 class MajorityReference:
-    """Answers with the commonest label; its probabilities are the labels' shares, with half a row added to each.
+    """Predicts the most frequent label; probabilities are the labels' shares, with half a row added to each.
 
     Args:
-        labels: ``[rows]`` numbers of the labels to learn from.
+        labels: ``[rows]`` label indices of the training rows.
         classes: number of labels.
     """
 
@@ -55,12 +55,12 @@ class TfidfReference:
     """TF-IDF of words and of characters within words, with scikit-learn's logistic regression.
 
     Args:
-        texts: texts to learn from.
-        labels: ``[rows]`` numbers of their labels.
-        classes: how many labels there are; one without a row gets one part in ``rows + classes``.
+        texts: training texts.
+        labels: ``[rows]`` their label indices.
+        classes: number of labels; a label without rows gets the probability ``1 / (rows + classes)``.
 
-    Raises:
-        ValueError: there are fewer than two labels, or no text holds a letter or a number.
+        Raises:
+            ValueError: if there are fewer than two labels, or no text contains a letter or a number.
     """
 
     def __init__(self, texts: Sequence[str], labels: NDArray[np.int64], classes: int) -> None:
@@ -73,11 +73,11 @@ class TfidfReference:
 
     def log_probs(self, texts: Sequence[str]) -> Floats:
         """``[rows, classes]`` log-probabilities."""
-        found = self._pipeline.predict_proba(_cut(texts))
-        known = self._pipeline[-1].classes_
+        probabilities = self._pipeline.predict_proba(_cut(texts))
+        fitted_classes = self._pipeline[-1].classes_
         rare = 1 / (self._rows + self._classes)
         shares = np.full((len(texts), self._classes), rare)
-        shares[:, known] = np.maximum(found, 1e-9) * (1 - rare * (self._classes - len(known)))
+        shares[:, fitted_classes] = np.maximum(probabilities, 1e-9) * (1 - rare * (self._classes - len(fitted_classes)))
         log_probs: Floats = np.log(shares / shares.sum(axis=1, keepdims=True))
         return log_probs
 
@@ -110,5 +110,5 @@ def cross_fitted_tfidf(
     masks = fold_of[None] != np.arange(folds)[:, None]
     fitted = fit_logistic(axes, labels, classes, strengths=[strength], masks=masks, tolerance=3e-4)
     logits = np.einsum("nd,fkd->fnk", axes.z.numpy(), fitted.weight) + fitted.bias[:, None]
-    found: Floats = log_softmax(logits[fold_of, np.arange(len(labels))], axis=-1)
-    return found
+    log_probs: Floats = log_softmax(logits[fold_of, np.arange(len(labels))], axis=-1)
+    return log_probs

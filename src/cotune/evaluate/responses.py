@@ -117,10 +117,10 @@ class OwnLabelOutputs:
         answers = tuple(self.known[i] for i in log_probs.argmax(axis=1))
         # Metrics know only the task's labels: map other answers to one that is wrong.
         asked = set(task.labels)
-        told = [a if a in asked else next(b for b in task.labels if b != r.output) for a, r in zip(answers, rows, strict=True)]
-        answered = Answered([row.output for row in rows], told, task.output, rows)
-        found = judged(answered, np.where(np.isfinite(losses), losses, 0.0), task.measure)
-        return replace(found, answers=answers, log_losses=losses)
+        known = [a if a in asked else next(b for b in task.labels if b != r.output) for a, r in zip(answers, rows, strict=True)]
+        answered = Answered([row.output for row in rows], known, task.output, rows)
+        evaluation = judged(answered, np.where(np.isfinite(losses), losses, 0.0), task.measure)
+        return replace(evaluation, answers=answers, log_losses=losses)
 
     def calibrated(self, task: Task) -> Decision:
         """Nothing to calibrate: the bundle has its own rule."""
@@ -150,10 +150,9 @@ class AnswerOutputs:
     """Generated answers, and the likelihood of the right ones.
 
     Attributes:
-        losses: ``[rows]`` negative log-likelihood of the right answer in nats a token, its stop token counted.
+        losses: ``[rows]`` negative log-likelihood of the right answer in nats per token, including its stop token.
         texts: ``[rows]`` generated answers; None if none were generated.
-        grades: ``[rows]`` grades of a judge; None without a
-            judge.
+        grades: ``[rows]`` grades of a judge; None without a judge.
     """
 
     losses: Floats
@@ -169,8 +168,8 @@ class AnswerOutputs:
 
     def plus(self, more: AnswerOutputs) -> AnswerOutputs:
         """This and what was given on further rows; without texts or grades where one of the two has none."""
-        known = self.texts is not None and more.texts is not None
-        texts = (*(self.texts or ()), *(more.texts or ())) if known else None
+        complete = self.texts is not None and more.texts is not None
+        texts = (*(self.texts or ()), *(more.texts or ())) if complete else None
         return AnswerOutputs(np.concatenate([self.losses, more.losses]), texts, _all_grades(self.grades, more.grades))
 
     @property
@@ -207,7 +206,7 @@ class TextOutputs:
 
     Attributes:
         texts: ``[rows]`` the answers.
-        grades: ``[rows]`` what a judge says it is worth; None where none was asked.
+        grades: ``[rows]`` grades of a judge; None without a judge.
     """
 
     texts: tuple[str, ...]
@@ -225,7 +224,7 @@ class TextOutputs:
 
     @property
     def answered(self) -> tuple[str, ...]:
-        """What was written."""
+        """The generated answers."""
         return self.texts
 
     def with_grades(self, grades: Floats) -> TextOutputs:
@@ -235,11 +234,11 @@ class TextOutputs:
     def judge(self, rows: Sequence[Example], decision: Decision, task: Task) -> Evaluation:
         """Score the answers by the task's metric; log-losses are infinite, meaning unknown."""
         fit = [task.output.fits(text) for text in self.texts]
-        told = [text if fits else "" for text, fits in zip(self.texts, fit, strict=True)]
+        valid = [text if fits else "" for text, fits in zip(self.texts, fit, strict=True)]
         grades = None if self.grades is None else np.where(fit, self.grades, 0.0)
-        answered = Answered([row.output for row in rows], told, task.output, rows, None, grades)
-        found = judged(answered, np.zeros(len(rows)), task.measure)
-        return replace(found, answers=self.texts, log_losses=np.full(len(rows), np.inf))
+        answered = Answered([row.output for row in rows], valid, task.output, rows, None, grades)
+        evaluation = judged(answered, np.zeros(len(rows)), task.measure)
+        return replace(evaluation, answers=self.texts, log_losses=np.full(len(rows), np.inf))
 
     def calibrated(self, task: Task) -> Decision:
         """Nothing to calibrate."""
@@ -251,7 +250,7 @@ class TextOutputs:
 
 
 def label_indices(rows: Sequence[Example], task: Task) -> NDArray[np.int64]:
-    """Index of each row's label."""
+    """The index of each row's label."""
     place = {label: i for i, label in enumerate(task.labels)}
     return np.array([place[row.output] for row in rows], dtype=np.int64)
 

@@ -44,11 +44,11 @@ class Robustness:
     """Scores under several formats of one prompt, by the base model and by the tuned one.
 
     Attributes:
-        n: rows, the same for every format and both models.
+        n: number of rows, the same for every format and both models.
         base: score of each format under the base model.
         tuned: the same under the tuned model.
         before: the :data:`MEASURES` of the base model.
-        after: of the tuned model.
+        after: the same of the tuned model.
         change: standard deviation after tuning minus before; below 0 the tuned model is less sensitive.
     """
 
@@ -83,10 +83,10 @@ class Robustness:
         low, high = (100 * end for end in (self.change.ci.low, self.change.ci.high))
         uncertain = f"change {100 * self.change.value:+.1f}, 95% interval {low:+.1f} to {high:+.1f}"
         if not self.significant:
-            question = "Does tuning make the model less picky about how it is asked? No significant difference"
+            question = "Does tuning make the model less sensitive to the prompt's format? No significant difference"
             return f"{question}: {spread}; {uncertain}."
         word = "less" if self.change.value < 0 else "more"
-        return f"Tuning makes the model {word} picky about how it is asked: {spread}; {uncertain}."
+        return f"Tuning makes the model {word} sensitive to the prompt's format: {spread}; {uncertain}."
 
 
 def robustness(
@@ -124,7 +124,7 @@ def robustness(
     Donner (Statistics in Medicine 2008).
     """
     if len(base) != len(tuned) or len(base) < 2:
-        raise ValueError(f"two formats or more are needed, as many for each model, not {len(base)} and {len(tuned)}")
+        raise ValueError(f"at least two formats, the same for both models, are needed, not {len(base)} and {len(tuned)}")
     formats = len(base)
     table = ArmsMetric({str(place): arm for place, arm in enumerate((*base, *tuned))}, metric)
     statistic = table.statistic()

@@ -33,8 +33,8 @@ def score_interval(
         evaluation: evaluation of the answers.
         references: the right answers.
         metric: the metric.
-        output: the type of output.
-        seed: of the resampling.
+        output: the output type.
+        seed: seed of the resampling.
         groups: group id of each row.
     """
     if metric.aggregate is None:

@@ -50,7 +50,7 @@ class Evaluation:
 
     @property
     def n(self) -> int:
-        """Rows."""
+        """Number of rows."""
         return len(self.log_losses)
 
     def told_score(self, digits: int = 6) -> float | None:

@@ -59,32 +59,35 @@ class PartScores:
     def of(
         cls, name: str, hits: Floats, right: Floats, given: Floats, *, groups: npt.NDArray[Any] | None, seed: int
     ) -> PartScores:
-        """The scores of a part.
+        """Compute the scores of a part.
 
-        Args: name: see above. hits: of each row, given values that are right. right: of each row, values that should be there.
-        given: of each row, values that were given.
-        groups: group id of each row.
-        seed: of the resampling.
+        Args:
+            name: the label or the field.
+            hits: number of answered values of each row that are right.
+            right: number of right values of each row.
+            given: number of answered values of each row.
+            groups: group id of each row.
+            seed: seed of the resampling.
         """
         precision, recall = ratio_share(hits, given, groups, seed), ratio_share(hits, right, groups, seed)
         f1 = ratio_share(2 * hits, right + given, groups, seed)
         return cls(name, int(right.sum()), int(given.sum()), precision, recall, f1)
 
     def as_dict(self, part: str) -> dict[str, Any]:
-        """For JSON; ``part`` is what the name is called there, ``label`` or ``field``."""
+        """For JSON; ``part`` is the key of the name, ``label`` or ``field``."""
         shares = {"precision": self.precision, "recall": self.recall, "f1": self.f1}
-        told = {name: None if share is None else share.as_dict() for name, share in shares.items()}
-        return {part: self.name, "right": self.right, "given": self.given, **told}
+        record = {name: None if share is None else share.as_dict() for name, share in shares.items()}
+        return {part: self.name, "right": self.right, "given": self.given, **record}
 
 
 def ratio_share(part: Floats, whole: Floats, groups: npt.NDArray[Any] | None, seed: int) -> Share | None:
-    """A ratio of sums over rows; None if the denominator is zero.
+    """A ratio of sums over rows, with its interval; None if the denominator is zero.
 
     Args:
-        part: of each row, what counts of ``whole``.
-        whole: of each row; rows without any are left out.
+        part: numerator of each row.
+        whole: denominator of each row; rows with zero are left out.
         groups: group id of each row.
-        seed: of the resampling.
+        seed: seed of the resampling.
     """
     held = whole > 0
     if not held.any():
@@ -109,8 +112,8 @@ def label_scores(answered: Answered, *, seed: int, groups: npt.ArrayLike | None 
     """Scores of each label, in the output's order.
 
     Args:
-        answered: rows and answers; all labels of both are the output's.
-        seed: of the resampling.
+        answered: rows and answers, with labels of the output only.
+        seed: seed of the resampling.
         groups: group id of each row.
     """
     hits, right, given = np.split(label_counts(answered), 3, axis=1)
@@ -122,14 +125,14 @@ def label_scores(answered: Answered, *, seed: int, groups: npt.ArrayLike | None 
 
 
 def confusions(answered: Answered) -> npt.NDArray[np.int64]:
-    """Confusion matrix ``[labels, labels]``: right label by answered label, in the output's order."""
+    """Confusion matrix ``[labels, labels]``: right label by predicted label, in the output's order."""
     place = {label: i for i, label in enumerate(answered.output.labels)}
     references, answers = (np.array([place[label] for label in labels]) for labels in (answered.references, answered.answers))
     return confusion_matrix(references, answers, len(place))
 
 
 def confusion_matrix(references: npt.NDArray[np.int64], answers: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
-    """``[labels, labels]`` rows by the numbers of their right label and of the one that was answered."""
+    """``[labels, labels]`` counts of rows by the indices of the right and the predicted label."""
     counts: npt.NDArray[np.int64] = confusion_counts((references * size + answers)[None], size)[0].astype(np.int64)
     return counts
 
@@ -142,18 +145,18 @@ def field_scores(answered: Answered, *, seed: int, groups: npt.ArrayLike | None 
 
     Args:
         answered: rows and answers.
-        seed: of the resampling.
+        seed: seed of the resampling.
         groups: group id of each row.
     """
     hits, right, given = np.split(counts_by_field(answered), 3, axis=1)
     ids = None if groups is None else np.asarray(groups)
-    found = []
+    scores = []
     names = fields_of(answered)
     for place in sorted(range(len(names)), key=lambda i: (-right[:, i].sum(), i)):
         one = PartScores.of(names[place], hits[:, place], right[:, place], given[:, place], groups=ids, seed=seed)
         if one.f1 is None:
             continue
-        found.append(one)
-        if len(found) == MOST_FIELDS:
+        scores.append(one)
+        if len(scores) == MOST_FIELDS:
             break
-    return found
+    return scores

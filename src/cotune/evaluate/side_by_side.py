@@ -16,8 +16,8 @@ from cotune.task.metrics.metric import Metric
 def gain_over(first: Evaluation, second: Evaluation, metric: Metric, *, groups: npt.ArrayLike | None = None) -> Gain:
     """The gain of ``second`` over ``first``, paired by row: value, 95% interval, p-value.
 
-    The same comparison as between a run's arms, see :func:`cotune.evaluate.attribution.attribute`, of which it is the gain of
-    tuned over untuned where nothing else differs; so a single hypothesis is tested, and nothing is corrected.
+    The same comparison as between a run's arms (:func:`cotune.evaluate.attribution.attribute`). It tests a single hypothesis,
+    so nothing is corrected.
     """
 
     def arm(name: str, evaluation: Evaluation) -> ArmScores:
@@ -29,7 +29,7 @@ def gain_over(first: Evaluation, second: Evaluation, metric: Metric, *, groups: 
 
 
 def flips(first: Evaluation, second: Evaluation) -> tuple[int, int]:
-    """Number of rows that only the first, and only the second, has right."""
+    """Number of rows that only the first has right, and number that only the second has right."""
     one, two = np.asarray(first.correct) > 0, np.asarray(second.correct) > 0
     return int(np.sum(one & ~two)), int(np.sum(~one & two))
 
@@ -41,9 +41,9 @@ def same_order(first: Sequence[object], second: Sequence[object]) -> list[int] |
         places.setdefault(row, []).append(place)
     if len(first) != len(second):
         return None
-    found = []
+    order = []
     for row in first:
         if not (left := places.get(row)):
             return None
-        found.append(left.pop(0))
-    return found
+        order.append(left.pop(0))
+    return order

@@ -82,17 +82,17 @@ def error_slices(
 ) -> list[Slice]:
     """Cluster the failures, and add to each cluster the right rows that are as close to its centre.
 
-    A slice found by searching among failures has too many of them. Its interval ignores that; ``p`` accounts for it by
-    repeating the search with the failures shuffled over the rows.
+    A slice that is searched among failures has too many of them by construction. Its interval ignores that; ``p`` accounts for
+    it by repeating the search with the failures shuffled over the rows.
 
     Args:
         vectors: embeddings of all rows, centred, ``[rows, width]``.
         texts: the rows' inputs.
         correct: right (1) or wrong (0), ``[rows]``.
         groups: group id of each row; intervals then use the effective number of rows.
-        most: slices at most.
-        draws: shuffles behind ``p``.
-        seed: of the shuffles.
+        most: maximum number of slices.
+        draws: number of shuffles for ``p``.
+        seed: seed of the shuffles.
 
     Returns:
         Slices of at least three failures and at most half of the rows, the clearest first, whose interval of the difference is
@@ -119,7 +119,7 @@ def error_slices(
         drawn = (rng.permutation(wrong) for _ in range(draws))
         reached = np.array([max((_clearness(r, w) for r, _ in _regions(points, w, most)), default=0.0) for w in drawn])
     said = [set(_words(text)) for text in texts]
-    found = []
+    slices = []
     for rows, middle in regions:
         clear = _clearness(rows, wrong)
         p = None if reached is None else (1 + int((reached >= clear).sum())) / (1 + len(reached))
@@ -128,8 +128,8 @@ def error_slices(
             continue
         slice_ = _described(rows, middle, points, wrong, said, groups, p)
         if slice_.difference_ci.low > 0:
-            found.append((clear, slice_))
-    return [slice_ for _, slice_ in sorted(found, key=lambda pair: -pair[0])]
+            slices.append((clear, slice_))
+    return [slice_ for _, slice_ in sorted(slices, key=lambda pair: -pair[0])]
 
 
 def _leading(points: Floats) -> Floats:
@@ -218,11 +218,11 @@ def _words(text: str) -> list[str]:
 
 def _distinctive(inside: Sequence[set[str]], outside: Sequence[set[str]]) -> tuple[str, ...]:
     """Words by their log-odds of occurring in a row, in standard deviations (Monroe et al., 2008); ties by name."""
-    told = []
+    scored = []
     for word in sorted(set().union(*inside)) if inside else []:
         here, there = sum(word in row for row in inside), sum(word in row for row in outside)
         if here < 2:
             continue
         odds = np.log((here + 0.5) / (len(inside) - here + 0.5)) - np.log((there + 0.5) / (len(outside) - there + 0.5))
-        told.append((float(odds / np.sqrt(1 / (here + 0.5) + 1 / (there + 0.5))), word))
-    return tuple(word for score, word in sorted(told, key=lambda pair: (-pair[0], pair[1]))[:_WORDS] if score > _DISTINCT)
+        scored.append((float(odds / np.sqrt(1 / (here + 0.5) + 1 / (there + 0.5))), word))
+    return tuple(word for score, word in sorted(scored, key=lambda pair: (-pair[0], pair[1]))[:_WORDS] if score > _DISTINCT)

@@ -22,8 +22,8 @@ class Comparison:
         high: upper end.
         p: p-value by exact McNemar, or a paired permutation test for values other than 0 and 1.
         log_loss_difference: mine minus winner's, in nats per row; below 0 is better. None for answers of an endpoint.
-        flipped: rows that only one of both gets right.
-        truncated: rows that did not fit into the model's context under the new prompt and lost their end.
+        flipped: rows that only one of the two gets right.
+        truncated: number of rows that were truncated under the new prompt, because they did not fit into the model's context.
     """
 
     weights: str
@@ -58,8 +58,8 @@ class Tried:
         n: number of dev rows.
         comparisons: tuned weights first.
         adapter_id: the tuned weights.
-        before_refit: whether these are the weights before the refit, because the shipped ones have learnt from dev.
-        by_probe: whether both prompts are read by probes fitted to the train rows.
+        before_refit: whether these are the weights before the refit, because the shipped ones were trained on dev.
+        by_probe: whether both prompts are answered by probes fitted on the train rows.
     """
 
     prompt: Prompt

@@ -1,4 +1,4 @@
-"""WHERE jobs run: in this process, in other processes of this machine, or on a Ray cluster."""
+"""Executors: run jobs in this process, in other processes of this machine, or on a Ray cluster."""
 
 from __future__ import annotations
 

@@ -1,3 +1,3 @@
-"""WHO answers: the local shared-prefix engine, the bundled model, and what a model must offer."""
+"""Models: the local shared-prefix engine, the bundled model, endpoints, and the protocols of a model."""
 
 from __future__ import annotations

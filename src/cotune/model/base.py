@@ -26,7 +26,7 @@ ENDPOINT = "endpoint"
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a model can do besides scoring labels. Callers check capabilities, never the class of the model.
+    """The capabilities of a model besides scoring labels. Callers check these, never the class of the model.
 
     Attributes:
         tune: its weights can be trained, and it can use adapters.
@@ -46,7 +46,7 @@ EVERYTHING = Capabilities(tune=True, hidden_states=True, likelihoods=True, gener
 
 @dataclass(frozen=True)
 class SavedModel:
-    """What a bundle stores about a model and how to ask it.
+    """A model's data in a bundle, and how to query it.
 
     Attributes:
         asking: settings, beside the prompt, that decide how rows are asked; for ``prompt.json``.

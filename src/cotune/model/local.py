@@ -81,7 +81,7 @@ class LocalModel(Engine):
         """Log-probabilities of the labels for each row.
 
         Args:
-            prompt: how to ask.
+            prompt: the prompt.
             rows: input fields of each row.
             labels: all labels.
             adapter: :data:`BASE` or a registered adapter's id.
@@ -146,9 +146,9 @@ class LocalModel(Engine):
         """Generate an answer to each row.
 
         Args:
-            prompt: how to ask.
+            prompt: the prompt.
             rows: input fields of each row.
-            adapter: which weights; :data:`BASE` or a registered adapter's id.
+            adapter: :data:`BASE` or a registered adapter's id.
             limit: maximum number of tokens of an answer, including the stop token.
             grammar: constraint on answers; every answer then belongs to it, even if the limit ends it.
             sampling: greedy, or a temperature and a seed.
@@ -184,7 +184,7 @@ class LocalModel(Engine):
         """Negative log-likelihood of each row's reference answer, including its stop token.
 
         Args:
-            prompt: how to ask.
+            prompt: the prompt.
             rows: input fields of each row.
             answers: the reference answer of each row.
             adapter: id of the adapter.
@@ -209,9 +209,9 @@ class LocalModel(Engine):
 
         Args:
             sequences: token ids, at least one each.
-            adapter: which weights.
+            adapter: id of the adapter.
             layer: output of this many layers; None means all of them and the final norm.
-            progress: told the tokens that run: first what all share, then each batch's own.
+            progress: called with the number of tokens of the shared prefix, then of each batch.
         """
         weights = [(0.0,) * (len(ids) - 1) + (1.0,) for ids in sequences]
         return self.mean_states(sequences, weights, adapter=adapter, layer=layer, progress=progress)
@@ -237,8 +237,8 @@ class LocalModel(Engine):
             layers: each from 1 to :attr:`depth`.
             starts: position of each sequence's first own token, see :class:`cotune.prompt.render.RenderedRow`; None reads only
                 the last token.
-            adapter: which weights.
-            progress: told the tokens that run.
+            adapter: id of the adapter.
+            progress: called with the number of tokens that run.
         """
         return layer_states(self, sequences, layers, starts=starts, adapter=adapter, progress=progress)
 
@@ -257,10 +257,10 @@ class LocalModel(Engine):
 
         Args:
             sequences: token ids, at least one each.
-            weights: of each token, as many as it has.
-            adapter: which weights.
+            weights: weight of each token.
+            adapter: id of the adapter.
             layer: output of this many layers; None means all of them and the final norm.
-            progress: told the tokens that run.
+            progress: called with the number of tokens that run.
         """
         states: NDArray[np.float32] = mean_states(self, sequences, weights, (layer,), adapter=adapter, progress=progress)[0]
         return states

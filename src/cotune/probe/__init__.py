@@ -1,4 +1,4 @@
-"""READING the answer off hidden states: multinomial logistic regression, its layer and penalty chosen by cross-fitting."""
+"""Probes: multinomial logistic regression on hidden states, with layer and penalty chosen by cross-fitting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cross-fitted probes: how well each layer's hidden state separates the labels, on rows that the probe has not seen."""
+"""Cross-fitted probes: held-out measurement of how well each layer's hidden states separate the labels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cotune.probe.logistic import Axes, fit_logistic
 Floats = NDArray[np.float64]
 
 STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
-"""Inverse penalties that are tried on standardised states; for states of width 576 the best one was never at an end."""
+"""Inverse penalties to try on standardised states; for states of width 576 the best one was never the first or the last."""
 FOLDS = 5
 FEW_ROWS = 200
 """Number of rows below which folds are drawn three times, because the loss of one draw depends on which rows share a fold."""
@@ -150,19 +150,19 @@ def cross_fit(
     ridge: dict[int, float] = {}
     chosen = list(numbers)
     # Computing the axes of a layer takes as long as its fits, so those of the leading layers are kept.
-    found: dict[int, Axes] = {}
+    axes_of: dict[int, Axes] = {}
     if len(numbers) > keep:
         chosen = []
         for number, layer in zip(numbers, stack, strict=True):
-            found[number] = Axes(standardised(layer)[0])
-            ridge[number] = float(found[number].ridge_loss(hot, strengths).min())
+            axes_of[number] = Axes(standardised(layer)[0])
+            ridge[number] = float(axes_of[number].ridge_loss(hot, strengths).min())
             chosen = sorted([*chosen, number], key=lambda n: (ridge[n], n))
             for worse in chosen[keep:]:
-                del found[worse]
+                del axes_of[worse]
             chosen = chosen[:keep]
     fits = []
     for number in sorted({*chosen, *([] if words is None else numbers[-1:])}):
-        axes = found.pop(number, None) or Axes(standardised(stack[numbers.index(number)])[0])
+        axes = axes_of.pop(number, None) or Axes(standardised(stack[numbers.index(number)])[0])
         if number in chosen:
             fits.append(_fit_layer(axes, number, y, count, held, strengths))
         if words is None or number != numbers[-1]:
@@ -188,8 +188,8 @@ def tempered(log_probs: Floats, temperature: float) -> Floats:
     """Log-probabilities whose logits are divided by a temperature."""
     from scipy.special import log_softmax
 
-    found: Floats = log_softmax(log_probs / temperature, axis=-1)
-    return found
+    result: Floats = log_softmax(log_probs / temperature, axis=-1)
+    return result
 
 
 def best_temperature(log_probs: Floats, labels: NDArray[np.int64]) -> float:
@@ -210,8 +210,8 @@ def best_temperature(log_probs: Floats, labels: NDArray[np.int64]) -> float:
         table = tempered(log_probs, float(np.exp(power)))
         return float(-table[rows, labels].mean() * len(rows) - EVEN_ROWS * table.mean())
 
-    found = minimize_scalar(loss, bounds=(-np.log(4), np.log(8)), method="bounded")
-    return float(np.exp(found.x))
+    optimum = minimize_scalar(loss, bounds=(-np.log(4), np.log(8)), method="bounded")
+    return float(np.exp(optimum.x))
 
 
 def _fit_layer(
@@ -227,7 +227,7 @@ def _fit_layer(
 
     features = axes.x.numpy()
     rows = np.arange(len(y))
-    found = np.empty((len(held), len(strengths), len(y), classes))
+    logits_of = np.empty((len(held), len(strengths), len(y), classes))
     # Small problems take as long as their calls do, so the folds of all draws are fitted together.
     left_out = [(repeat, fold_of == fold) for repeat, fold_of in enumerate(held) for fold in range(int(fold_of.max()) + 1)]
     at_once = max(1, _MOST_LOGITS // (len(strengths) * len(y) * classes))
@@ -240,8 +240,8 @@ def _fit_layer(
             part = slice(place * len(strengths), (place + 1) * len(strengths))
             logits = np.einsum("nd,bkd->bnk", features[out], fitted.weight[part], optimize=True)
             logits += fitted.bias[part, None]
-            found[repeat][:, out] = logits if offsets is None else logits + offsets[out]
-    log_probs = log_softmax(found, axis=-1)
+            logits_of[repeat][:, out] = logits if offsets is None else logits + offsets[out]
+    log_probs = log_softmax(logits_of, axis=-1)
     losses = -log_probs[:, :, rows, y].mean(axis=0)  # [strengths, rows]
     at = int(np.argmin(losses.mean(axis=1)))
     correct = (log_probs[:, at].argmax(axis=-1) == y).mean(axis=0)
@@ -269,10 +269,10 @@ def _check(
         raise InputError(
             f"states of shape {stack.shape} do not fit {len(y)} labels and {len(numbers)} layers",
             where="states",
-            hint="Give [layers, rows, width] and one label a row.",
+            hint="Give [layers, rows, width] and one label per row.",
         )
     if groups is not None and len(groups) != len(y):
-        raise InputError(f"{len(groups)} groups do not fit {len(y)} rows", where="groups", hint="Give one group a row.")
+        raise InputError(f"{len(groups)} groups do not fit {len(y)} rows", where="groups", hint="Give one group per row.")
     if words is not None and words.shape != (len(y), classes):
         raise InputError(
             f"logits of words of shape {words.shape} do not fit {len(y)} rows and {classes} labels",

@@ -38,9 +38,9 @@ def fold_numbers(
     if groups is None:
         order = rng.permutation(len(y))
         order = order[np.argsort(y[order], kind="stable")]
-        found = np.empty(len(y), dtype=np.int64)
-        found[order] = np.arange(len(y)) % folds
-        return found
+        assigned = np.empty(len(y), dtype=np.int64)
+        assigned[order] = np.arange(len(y)) % folds
+        return assigned
     names, member = np.unique(np.asarray([str(group) for group in groups]), return_inverse=True)
     counts = np.zeros((len(names), int(y.max()) + 1))
     np.add.at(counts, (member, y), 1)

@@ -43,8 +43,8 @@ class Weights:
 
     def logits(self, features: NDArray[np.float32]) -> Floats:
         """``[problems, rows, classes]`` of rows ``[rows, width]``."""
-        found: Floats = np.einsum("nd,bkd->bnk", features, self.weight, optimize=True) + self.bias[:, None]
-        return found
+        result: Floats = np.einsum("nd,bkd->bnk", features, self.weight, optimize=True) + self.bias[:, None]
+        return result
 
 
 class Axes:
@@ -162,18 +162,18 @@ def fit_logistic(
     free[:, width] = counts > 0
     offset = None if offsets is None else torch.from_numpy(offsets).to(dtype)
     # The bias is the weight of a last axis in which all rows are 1.
-    known = torch.cat([z, torch.ones(rows, 1, dtype=dtype)], dim=1)
+    extended = torch.cat([z, torch.ones(rows, 1, dtype=dtype)], dim=1)
     start = torch.zeros(problems, width + 1, classes, dtype=dtype)
     start[:, width] = torch.where(counts > 0, (counts.clamp_min(0.5) / totals[:, None]).log(), 0.0)
     scales, weights = _widened(steps, classes), _widened(penalties, classes)
-    given = _Problems(mask, mask[..., None] * hot, absent, scales, weights, free.flatten(1))
-    x, done = _minimise(_Losses(known, offset), given, start.flatten(1), rounds, tolerance)
+    stacked = _Problems(mask, mask[..., None] * hot, absent, scales, weights, free.flatten(1))
+    x, done = _minimise(_Losses(extended, offset), stacked, start.flatten(1), rounds, tolerance)
     w = x.view(problems, width + 1, classes)
     weight = torch.einsum("dr,brk->bkd", axes.back.double(), w[:, :width].double()).numpy()
     bias = w[:, width].double().numpy()
     missing = counts.numpy() == 0
     if missing.any():
-        logits = known.double() @ w.double() + absent.double()[:, None]
+        logits = extended.double() @ w.double() + absent.double()[:, None]
         own = torch.zeros(rows, classes, dtype=torch.float64) if offset is None else offset.double()
         # Mean difference between the log-sum-exp of the other classes and the class's own offset.
         lead = (logits + own).logsumexp(2, keepdim=True) - own
@@ -191,7 +191,7 @@ def _widened(part: Tensor, classes: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class _Problems:
-    """What sets problems apart; the first dimension of each tensor is the problems.
+    """The data that differs between problems, which are the first dimension of each tensor.
 
     Attributes:
         mask: ``[problems, rows]`` 1 for rows to learn from.
@@ -247,7 +247,7 @@ def _minimise(losses: _Losses, of: _Problems, x: Tensor, rounds: int, tolerance:
     loss, grad = losses(x, of)
     first = grad.norm(dim=1).clamp_min(1e-12)
     pairs: list[tuple[Tensor, Tensor, Tensor]] = []
-    found, left = torch.empty_like(x), torch.arange(len(x))
+    solutions, left = torch.empty_like(x), torch.arange(len(x))
     done = 0
     for done in range(1, rounds + 1):  # noqa: B007
         direction = _direction(grad, pairs)
@@ -282,12 +282,12 @@ def _minimise(losses: _Losses, of: _Problems, x: Tensor, rounds: int, tolerance:
         rho = torch.where(good, 1 / curved.clamp_min(1e-30), torch.zeros_like(curved))
         pairs = [*pairs[-_MEMORY + 1 :], (change, turn, rho)]
         if int(ended.sum()) >= _ENDED * len(ended):
-            found[left[ended]] = x[ended]
+            solutions[left[ended]] = x[ended]
             going = ~ended
             left, of, x, loss, grad, first = left[going], of.kept(going), x[going], loss[going], grad[going], first[going]
             pairs = [(change[going], turn[going], rho[going]) for change, turn, rho in pairs]
-    found[left] = x
-    return found, done
+    solutions[left] = x
+    return solutions, done
 
 
 def _direction(grad: Tensor, pairs: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:

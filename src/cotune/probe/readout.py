@@ -23,7 +23,7 @@ ABOUT = "cotune"
 """Key of the file's metadata with labels, layer, ``pooled`` and ``words`` as JSON."""
 _MOST_BYTES = 2**30
 _MOST_LAYERS = 10_000
-_HINT = "Save the adapter anew."
+_HINT = "Save the adapter again."
 
 Floats = NDArray[np.float64]
 
@@ -72,8 +72,8 @@ class Probe:
         place = {label: i for i, label in enumerate(self.labels)}
         order = [place[label] for label in labels]
         logits = states.astype(np.float64) @ self.weight[order].T.astype(np.float64) + self.bias[order]
-        found: Floats = log_softmax(logits, axis=1)
-        return found
+        result: Floats = log_softmax(logits, axis=1)
+        return result
 
     def to_bytes(self) -> bytes:
         """The content of its file; equal probes give equal bytes."""
@@ -107,11 +107,11 @@ def load_probe(folder: Path) -> Probe | None:
         if not fits or weight.dtype != np.float32 or bias.dtype != np.float32 or not isinstance(words, dict):
             raise ValueError("its parts do not fit together")
         if type(pooled) is not bool or (pooled and weight.shape[1] % 2):
-            raise ValueError("its width is none")
+            raise ValueError("its width is invalid")
         if type(layer) is not int or not 1 <= layer <= _MOST_LAYERS:
-            raise ValueError("its layer is none")
+            raise ValueError("its layer is invalid")
         if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
-            raise ValueError("it holds numbers that are not finite")
+            raise ValueError("it contains numbers that are not finite")
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"the probe cannot be read ({error})", where=str(path), hint=_HINT) from error
     return Probe(labels, weight, bias, layer, words, pooled)

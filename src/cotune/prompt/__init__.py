@@ -1,4 +1,4 @@
-"""HOW it is asked: the Prompt value object, the starting bank, and the one renderer to token ids."""
+"""Prompts: the Prompt value object, the starting bank, and the one renderer to token ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Abridging very long texts: a middle part that no prompt can show need not be tokenized."""
+"""Abridge very long texts: a middle part that does not fit into a prompt need not be tokenized."""
 
 from __future__ import annotations
 
@@ -80,10 +80,10 @@ class Abridger:
                 yield place
 
     def _parts(self, left: str, right: str) -> bool:
-        joined, known = self._joined or set(), self._alphabet
-        if left not in known or (right[0] == " " and right[1] not in _LETTERS_AND_DIGITS[:52]):
+        joined, alphabet = self._joined or set(), self._alphabet
+        if left not in alphabet or (right[0] == " " and right[1] not in _LETTERS_AND_DIGITS[:52]):
             return False
-        return right[0] in known and left + right[0] not in joined
+        return right[0] in alphabet and left + right[0] not in joined
 
     @cached_property
     def _alphabet(self) -> frozenset[str]:
@@ -101,11 +101,11 @@ class Abridger:
         return set(_NEIGHBOURS.findall("\n".join(self._tokenizer.get_vocab()).translate(_SPACES)))
 
 
-def _is_known(told: dict[str, Any]) -> bool:
+def _is_known(tokenizer: dict[str, Any]) -> bool:
     """Whether a tokenizer, given as JSON, only merges within its vocabulary and looks ahead at most one character."""
-    model: dict[str, Any] = told["model"]
+    model: dict[str, Any] = tokenizer["model"]
     plain = not any(model.get(key) for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"))
-    parts = [*_parts_of(told["normalizer"], "normalizers"), *_parts_of(told["pre_tokenizer"], "pretokenizers")]
+    parts = [*_parts_of(tokenizer["normalizer"], "normalizers"), *_parts_of(tokenizer["pre_tokenizer"], "pretokenizers")]
     return plain and model["type"] == "BPE" and all(_is_local(part) for part in parts)
 
 

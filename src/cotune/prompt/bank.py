@@ -88,18 +88,18 @@ def starting_bank(task: Task) -> list[Prompt]:
 
 @dataclass(frozen=True)
 class _Draft:
-    """A prompt of the bank before the task's own words are put in: ``<item>``, ``<an item>``, ``<kind>`` and ``<Kind>``.
+    """A prompt of the bank with placeholders for the task's nouns: ``<item>``, ``<an item>``, ``<kind>`` and ``<Kind>``.
 
     Attributes:
         shown: the row's part, with ``<fields>``, ``<bare>`` or ``<quoted>`` for the input fields.
-        cue: ends the prompt.
-        ask: the instruction where labels are listed.
-        unlisted: the instruction where there are too many to list them; None where it is the same.
-        system: the system text, likewise.
-        unlisted_system: likewise; None where it is the same.
-        words: how labels are written.
-        order: of instruction and row.
-        separator: between the parts.
+        cue: the answer cue.
+        ask: the instruction if labels are listed.
+        unlisted: the instruction if there are too many labels to list; None for the same one.
+        system: the system text if labels are listed.
+        unlisted_system: the system text if they are not listed; None for the same one.
+        words: style of the label words.
+        order: order of instruction and row.
+        separator: text between the parts.
     """
 
     shown: str
@@ -133,7 +133,7 @@ _CHOOSING = (
     ),
     _Draft("<quoted>", "The <kind> of this <item> is"),
     _Draft("<bare>", ask="Classify the <item>."),
-    # Before one word that sums a text up, a state holds what the text is about (PromptEOL, arXiv 2307.16645).
+    # A state before a one-word summary represents the meaning of the text (PromptEOL, arXiv 2307.16645).
     _Draft('This <item>: <quoted> means in one word:"'),
     _Draft("<bare>", "What is the <kind> of this <item>?", separator="\n\n"),
     _Draft(
@@ -174,7 +174,7 @@ _CHOOSING = (
     ),
 )
 _EXPLAINED_AT = 8
-"""Where in the bank the prompt stands whose instruction says what its labels are about."""
+"""Index in the bank of the prompt whose instruction explains the labels."""
 
 
 def _choosing_bank(task: Task) -> list[Prompt]:
@@ -206,8 +206,8 @@ def _choosing_bank(task: Task) -> list[Prompt]:
     bank = [seed_prompt(task), bare_prompt(task), *map(prompt, _CHOOSING)]
     words = Prompt(label_words=label_words(task.labels, "human")).words(task.labels)
     if line := explanation(words, item_noun(task)) if listed else sample_line(words):
-        told = prompt(_Draft("<fields>", "<Kind>:", "Classify the <item>."))
-        bank.insert(_EXPLAINED_AT, told.edit(instruction=f"{told.instruction} {line}"))
+        plain = prompt(_Draft("<fields>", "<Kind>:", "Classify the <item>."))
+        bank.insert(_EXPLAINED_AT, plain.edit(instruction=f"{plain.instruction} {line}"))
     return list({entry.id: entry for entry in bank}.values())
 
 

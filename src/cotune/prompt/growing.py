@@ -33,13 +33,13 @@ def with_labels(prompt: Prompt, before: Sequence[str], after: Sequence[str]) -> 
     )
     old, new = prompt.words(before), changed.words(after)
 
-    def told(text: str) -> str:
+    def adapted(text: str) -> str:
         return _listed(_explained(text, old, new), old, new)
 
     return changed.edit(
-        instruction=told(prompt.instruction),
-        cue=told(prompt.cue),
-        system=None if prompt.system is None else told(prompt.system),
+        instruction=adapted(prompt.instruction),
+        cue=adapted(prompt.cue),
+        system=None if prompt.system is None else adapted(prompt.system),
     )
 
 
@@ -60,11 +60,11 @@ def _words(prompt: Prompt, before: Sequence[str], after: Sequence[str]) -> tuple
 
 def _explained(text: str, old: Sequence[str], new: Sequence[str]) -> str:
     """Replace the bank's explanation of the old words by one of the new words, or remove it if there is none."""
-    found = re.search(r'For each ([^"{}\n]{1,60}) say "', text)
-    line = explanation(tuple(old), found[1]) if found else None
-    if found is None or line is None or line not in text:
+    match = re.search(r'For each ([^"{}\n]{1,60}) say "', text)
+    line = explanation(tuple(old), match[1]) if match else None
+    if match is None or line is None or line not in text:
         return text
-    return text.replace(line, explanation(tuple(new), found[1]) or "").strip()
+    return text.replace(line, explanation(tuple(new), match[1]) or "").strip()
 
 
 def _listed(text: str, old: Sequence[str], new: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
 """A prompt and a row as chat messages, before tokenization.
 
-The renderer's text and what an endpoint is sent are both made of these turns.
+Both the renderer's text and the requests to an endpoint are made from these turns.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from cotune.errors import CotuneError
 from cotune.prompt.prompt import Demonstration, Prompt, substitute
 
-UNSETTLED = "this prompt shows each row the demonstrations nearest to it, and nothing is here to find them"
+UNSETTLED = "this prompt shows the nearest demonstrations, but there is no chooser for them"
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class Turns:
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        """As chat messages."""
-        found = [] if self.system is None else [{"role": "system", "content": self.system}]
+        """The turns as chat messages."""
+        result = [] if self.system is None else [{"role": "system", "content": self.system}]
         for shown, answer in self.turns:
-            found.append({"role": "user", "content": shown})
+            result.append({"role": "user", "content": shown})
             if answer is not None:
-                found.append({"role": "assistant", "content": answer})
-        return found
+                result.append({"role": "assistant", "content": answer})
+        return result
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,13 @@ def turns_of(
     """A prompt's turns for one row.
 
     Args:
-        prompt: how to ask.
+        prompt: the prompt.
         fields: the row's input fields, substituted literally.
-        labels: the answers to choose from.
-        clean: removes control tokens from label words and demonstrations.
+        labels: the labels to choose from.
+        clean: function that removes control tokens from label words and demonstrations.
 
-    Raises:
-        CotuneError: the prompt has nearest demonstrations, and they were not chosen.
+        Raises:
+            CotuneError: if the prompt has nearest demonstrations that were not chosen.
     """
     if prompt.nearest:
         raise CotuneError(UNSETTLED)

@@ -26,7 +26,7 @@ class Demonstration:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Everything that the model reads before it answers, except the row. Compared by content.
+    """Everything that the model reads before it answers, except the row. Prompts are compared by content.
 
     ``{field}`` and ``{labels}`` are substituted literally, once; other braces stay unchanged.
 
@@ -78,7 +78,7 @@ class Prompt:
 
     @property
     def always_shown(self) -> tuple[Demonstration, ...]:
-        """The demonstrations that every row is shown; none with ``nearest``."""
+        """The demonstrations that are shown to every row; none with ``nearest``."""
         return () if self.nearest else self.demonstrations
 
     @property
@@ -108,9 +108,9 @@ class Prompt:
         Raises:
             InputError: a key is unknown or a value is invalid.
         """
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(data) - known):
-            raise InputError(f"unknown prompt key {unknown[0]!r}", hint=f"Known keys: {', '.join(sorted(known))}.")
+        names = {field.name for field in fields(cls)}
+        if unknown := sorted(set(data) - names):
+            raise InputError(f"unknown prompt key {unknown[0]!r}", hint=f"Known keys: {', '.join(sorted(names))}.")
         values = dict(data)
         try:
             values["label_words"] = tuple((str(a), str(b)) for a, b in data.get("label_words", ()))
@@ -154,15 +154,15 @@ def parse_prompt(text: str, input_fields: Iterable[str], *, where: str = "prompt
     Raises:
         InputError: the text is empty, or a field of the task does not occur in it.
     """
-    # Reports import this module, and with tasks comes numpy.
+    # Imported here because reports import this module, and the task package imports numpy.
     from cotune.task.reading.field_names import with_field_names
 
     names = tuple(input_fields)
     text = with_field_names(text, names)
     if not text.strip():
-        raise InputError("the prompt is empty", where=where, hint=f"Write a text that holds {{{names[0]}}}.")
-    found = set(_PLACEHOLDER.findall(text))
-    if missing := [name for name in names if name not in found]:
+        raise InputError("the prompt is empty", where=where, hint=f"Write a text that contains {{{names[0]}}}.")
+    placeholders = set(_PLACEHOLDER.findall(text))
+    if missing := [name for name in names if name not in placeholders]:
         raise InputError(
             f"the prompt never shows the input field {{{missing[0]}}}",
             where=where,

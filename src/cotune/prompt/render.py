@@ -1,4 +1,4 @@
-"""The one renderer: from a Prompt and rows to token ids. Tuning, evaluation, prediction and serving all call it."""
+"""The one renderer from prompts and rows to token ids, used by tuning, evaluation, prediction and serving."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Renderer:
             cut, completions = self._label_tails(context, answers)
             if len(row_ids) <= cut:
                 raise InputError(
-                    "nothing of the prompt stands before the answer in some row",
+                    "the prompt has no text before the answer in some row",
                     where="prompt",
                     hint="Give the prompt an instruction or a cue.",
                 )
@@ -122,7 +122,7 @@ class Renderer:
         would merge across the border, the answer's text is tokenized separately.
 
         Args:
-            prompt: how to ask; ``{labels}`` is replaced by nothing.
+            prompt: the prompt; ``{labels}`` is replaced by nothing.
             rows: input fields of each row.
             answers: the reference answer of each row; None to render none.
 
@@ -132,10 +132,10 @@ class Renderer:
         if not rows:
             return []
         if prompt.nearest:
-            given = [None] * len(rows) if answers is None else [[answer] for answer in answers]
+            references = [None] * len(rows) if answers is None else [[answer] for answer in answers]
             return [
                 replace(self.render_answers(own, [row], answer)[0], looked_up=tokens)
-                for row, answer, (own, tokens) in zip(rows, given, settled(prompt, rows, self.chooser), strict=True)
+                for row, answer, (own, tokens) in zip(rows, references, settled(prompt, rows, self.chooser), strict=True)
             ]
         skeleton = self._skeleton(prompt, tuple(rows[0]), ())
         fitted = self._fitted(skeleton, rows)
@@ -220,7 +220,7 @@ class Renderer:
         return _MARK.sub(lambda match: f" {row[match[1]]} ", skeleton)
 
     def _harmless(self, value: str) -> str:
-        """Field text with the tokenizer's control tokens and our own markers made harmless."""
+        """Field text without the tokenizer's control tokens and the renderer's own markers."""
         value = value.replace(_OPEN, "").replace(_CLOSE, "")
         if self._special_pattern is None:
             return value
@@ -257,29 +257,29 @@ class Renderer:
         """For each row the shown fields, the prompt's ids, and whether it was shortened."""
         values = [{name: self._harmless(value) for name, value in row.items()} for row in rows]
         # Read only as much of a very long text as is needed to find the cut.
-        told = [{name: self._abridger.abridged(value) for name, value in row.items()} for row in values]
-        ids = self._encode([self._fill(skeleton, row) for row in told])
+        abridged = [{name: self._abridger.abridged(value) for name, value in row.items()} for row in values]
+        ids = self._encode([self._fill(skeleton, row) for row in abridged])
         fitted = []
-        for row, seen, row_ids in zip(values, told, ids, strict=True):
+        for row, seen, row_ids in zip(values, abridged, ids, strict=True):
             shown, shown_ids = self._truncate(skeleton, row, seen, row_ids)
             fitted.append((shown, shown_ids, shown != row))
         return fitted
 
     def _truncate(
-        self, skeleton: str, values: dict[str, str], told: dict[str, str], ids: list[int]
+        self, skeleton: str, values: dict[str, str], abridged: dict[str, str], ids: list[int]
     ) -> tuple[dict[str, str], list[int]]:
         """The row and its ids, shortened if it is too long.
 
         Args:
-            skeleton: the prompt.
-            values: of the row.
-            told: the same, abridged where they are very long.
-            ids: of ``told``.
+            skeleton: full text of the prompt with markers.
+            values: fields of the row.
+            abridged: the same fields, with very long ones abridged.
+            ids: token ids of ``abridged``.
         """
-        values, told = dict(values), dict(told)
-        while told != values or len(ids) > self.max_tokens:
+        values, abridged = dict(values), dict(abridged)
+        while abridged != values or len(ids) > self.max_tokens:
             longest = max(values, key=lambda name: len(values[name]))
-            text, elsewhere = told[longest], any(told[name] != values[name] for name in values if name != longest)
+            text, elsewhere = abridged[longest], any(abridged[name] != values[name] for name in values if name != longest)
             if not text:
                 raise InputError(
                     f"the prompt alone is {len(ids)} tokens long and the limit is {self.max_tokens}",
@@ -290,12 +290,12 @@ class Renderer:
             keep = max(0, len(spans) - (len(ids) - self.max_tokens))
             if len(ids) <= self.max_tokens or (keep and elsewhere):
                 # An abridged text is too long by itself, but the prompt might not show it.
-                told = dict(values)
-                ids = self._encode([self._fill(skeleton, told)])[0]
+                abridged = dict(values)
+                ids = self._encode([self._fill(skeleton, abridged)])[0]
                 continue
             cut = text[: min(spans[keep][0], len(text) - 1)] if keep < len(spans) else text[:-1]
-            values[longest] = told[longest] = cut
-            ids = self._encode([self._fill(skeleton, told)])[0]
+            values[longest] = abridged[longest] = cut
+            ids = self._encode([self._fill(skeleton, abridged)])[0]
         return values, ids
 
     def _find_stop(self) -> int:

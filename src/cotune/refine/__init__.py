@@ -1,4 +1,4 @@
-"""WHAT to try next: edits of a prompt, demonstrations, mutation from survivors."""
+"""New prompts: edits, demonstrations, and mutation of survivors."""
 
 from __future__ import annotations
 

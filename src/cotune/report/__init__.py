@@ -1,4 +1,4 @@
-"""What is shown of a run: the live view and final summary in a terminal, the HTML report, and its server."""
+"""Display of runs: the live view and final summary in a terminal, the HTML report, and its server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""WHAT is asked: reading labelled rows, cutting splits, finding leaks, computing metrics."""
+"""Tasks: reading labelled rows, splitting them, detecting leaks, computing metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From tables to the splits of a task: validate, drop leaks, subsample, cut, check."""
+"""Makes the splits of a task from tables: validate, remove leaks, subsample, split, check."""
 
 from __future__ import annotations
 
@@ -91,14 +91,14 @@ class Parts:
 def assemble(source: Source, metric: str | None) -> Parts:
     """Validate the tables and make the splits.
 
-    The order: the type of the output is settled; rows are validated; a missing test is cut from the labelled rows; labelled
-    rows that repeat the test leave; ``limit.train`` subsamples what is left; a missing dev is cut from that; replayed rows are
-    balanced against the result and added to train and dev. Splits are stratified by label; other outputs hardly recur and are
-    not.
+    Steps, in order: determine the output's type; validate the rows; cut a missing test from the labelled rows; remove labelled
+    rows that repeat the test; subsample the rest by ``limit.train``; cut a missing dev from it; balance replayed rows against
+    the result and add them to train and dev. Splits are stratified by label. Other outputs hardly recur, so their splits are
+    not stratified.
 
     Args:
         source: the tables.
-        metric: its name; None takes the default of the output's type.
+        metric: name of the metric; None for the default of the output's type.
 
     Raises:
         InputError: a column is missing, a cell is empty or of another type, a label unknown, there are too few rows or labels,
@@ -171,8 +171,8 @@ def _fingerprint(
     train: Rows, dev: Rows, test: SealedTest, columns: tuple[tuple[str, ...], str], output: Output, metric: Metric
 ) -> str:
     view = [rows_hash(train), rows_hash(dev), test.content_hash, *columns]
-    told = output.to_json() if output.kind.written else output.labels
-    return content_hash([*view, told, metric.name, *([metric.fingerprint] if metric.fingerprint else [])])
+    description = output.to_json() if output.kind.written else output.labels
+    return content_hash([*view, description, metric.name, *([metric.fingerprint] if metric.fingerprint else [])])
 
 
 def _type(source: Source) -> tuple[OutputType, tuple[Finding, ...]]:
@@ -193,26 +193,26 @@ def _type(source: Source) -> tuple[OutputType, tuple[Finding, ...]]:
     if not KINDS[kind].guess_told:
         return kind, commas
     if KINDS[kind].may_name_rows(cells):
-        told = (
-            f"the output {source.output_field!r} is taken for {kind}: every value differs, so it is no label column; name "
+        message = (
+            f"the output {source.output_field!r} is taken for {kind}: every value differs, so it is not a label column; name "
             f"another with --output, or set output.type={kind} to mean it"
         )
-        return kind, (Finding("output_type", "warning", told, len(cells)), *commas)
-    told = f"the output {source.output_field!r} is taken for {kind}: {why}; output.type says otherwise"
-    return kind, (Finding("output_type", "info", told, len(cells)), *commas)
+        return kind, (Finding("output_type", "warning", message, len(cells)), *commas)
+    message = f"the output {source.output_field!r} is taken for {kind}: {why}; output.type says otherwise"
+    return kind, (Finding("output_type", "info", message, len(cells)), *commas)
 
 
 def _decimal_commas(column: str, kind: OutputType, cells: Sequence[str]) -> tuple[Finding, ...]:
     """A warning where many outputs look like numbers with decimal commas and are taken for something else."""
-    found = [cell.strip() for cell in cells if has_decimal_comma(cell)]
-    if KINDS[kind].styled or len(found) < _MANY_COMMAS * len(cells):
+    matching = [cell.strip() for cell in cells if has_decimal_comma(cell)]
+    if KINDS[kind].styled or len(matching) < _MANY_COMMAS * len(cells):
         return ()
-    told = (
-        f"{len(found):,} of {len(cells):,} values of the output {column!r} look like numbers with decimal commas, such as "
-        f"{shortened(found[0])!r}, and are taken for {kind}; output.type=number reads them as numbers, as long as all are "
+    message = (
+        f"{len(matching):,} of {len(cells):,} values of the output {column!r} look like numbers with decimal commas, such as "
+        f"{shortened(matching[0])!r}, and are taken for {kind}; output.type=number reads them as numbers, as long as all are "
         f"written alike, and output.type={kind} confirms that they are none"
     )
-    return (Finding("decimal_commas", "warning", told, len(found)),)
+    return (Finding("decimal_commas", "warning", message, len(matching)),)
 
 
 def examples_from(table: Table, role: str, source: Source, type: OutputType = "label") -> Rows:
@@ -269,8 +269,8 @@ def _with_fields(source: Source) -> tuple[Source, tuple[Finding, ...]]:
         for table in (source.train, source.dev, source.test, source.replay)
     )
     assert train is not None
-    told = ", ".join(f"{column!r} is {{{field}}}" for field, column in renamed.items())
-    message = f"input columns whose names cannot stand in a prompt are renamed there: {told}"
+    listed = ", ".join(f"{column!r} is {{{field}}}" for field, column in renamed.items())
+    message = f"input columns whose names cannot stand in a prompt are renamed there: {listed}"
     source = replace(source, train=train, dev=others[0], test=others[1], replay=others[2], input_fields=fields)
     return source, (Finding("renamed_columns", "info", message, len(renamed)),)
 
@@ -295,9 +295,9 @@ def _skipped(source: Source, labelled: Rows, dev: Rows | None, test: Rows | None
         if table is not None:
             # Two tables may come from one file.
             counts[table.source] += len(table) - len(rows or ())
-    told = ", ".join(f"{count:,} of {name}" for name, count in counts.items() if count)
+    listed = ", ".join(f"{count:,} of {name}" for name, count in counts.items() if count)
     total = sum(counts.values())
-    message = f"rows without input or output were left out: {told}"
+    message = f"rows without input or output were left out: {listed}"
     return (Finding("blank_rows", "warning", message, total),) if total else ()
 
 
@@ -342,7 +342,7 @@ def _check_text(text: str | None, table: Table, index: int, column: str) -> None
         return
     if "\0" in text:
         raise InputError(
-            "there is a NUL character in the text", where=table.where(index, column), hint="Take it out of the cell."
+            "there is a NUL character in the text", where=table.where(index, column), hint="Remove it from the cell."
         )
     if has_half_character(text):
         raise InputError(
@@ -374,14 +374,14 @@ def _labels(source: Source, kind: OutputType, labelled: Rows, dev: Rows, test: R
         check_outputs((*labelled, *dev), where)
         return ()
     counts = Counter(example.output for example in (*labelled, *dev))
-    known = {*(source.known.output.labels if source.known is not None else ()), *(example.output for example in old)}
-    if len({*counts, *known}) < 2:
+    expected = {*(source.known.output.labels if source.known is not None else ()), *(example.output for example in old)}
+    if len({*counts, *expected}) < 2:
         raise InputError(
             f"every row has the same label, {shortened(next(iter(counts)))!r}",
             where=where,
             hint="Name another output column, or add rows with other labels.",
         )
-    if sum(1 for count in counts.values() if count >= 2) < (1 if known else 2):
+    if sum(1 for count in counts.values() if count >= 2) < (1 if expected else 2):
         raise InputError(
             f"only {sum(1 for count in counts.values() if count >= 2)} of {counted(len(counts), 'label')} has two rows or more",
             where=where,
@@ -395,7 +395,7 @@ def _labels(source: Source, kind: OutputType, labelled: Rows, dev: Rows, test: R
             where=where,
             hint="Leave output.type out or set it to text, or name a column with a few repeated values.",
         )
-    seen_in_train = Counter([*(example.output for example in labelled), *known])
+    seen_in_train = Counter([*(example.output for example in labelled), *expected])
     for role, table, rows in (("test", source.test, test), ("dev", source.dev, dev)):
         for example in rows:
             if table is not None and example.output not in seen_in_train:
@@ -407,7 +407,7 @@ def _labels(source: Source, kind: OutputType, labelled: Rows, dev: Rows, test: R
                     where=table.place(example.id.rpartition(":")[2], source.output_field),
                     hint="Correct the row, add train rows of it, or list all labels under output.labels.",
                 )
-    return tuple(sorted({*counts, *known}))
+    return tuple(sorted({*counts, *expected}))
 
 
 def _without_leaks(labelled: Rows, dev: Rows | None, test: Rows, shown: frozenset[str]) -> tuple[Rows, Rows | None, Removed]:
@@ -438,9 +438,9 @@ def _without(rows: Rows, ids: Sequence[str]) -> Rows:
 def _check_enough(source: Source, kind: OutputType, labelled: Rows, dev: Rows | None, removed: Removed) -> None:
     if dev is not None and not dev:
         raise InputError(
-            f"every dev row also stands in the test{' or in the prompt of the bundle' if removed.dev_in_prompt else ''}",
+            f"every dev row is also in the test{' or in the prompt of the bundle' if removed.dev_in_prompt else ''}",
             where=source.dev.source if source.dev else "dev",
-            hint="Give a dev file of its own, or leave data.dev out to have dev cut from train.",
+            hint="Give another dev file, or omit data.dev to cut dev from train.",
         )
     limited = source.limit_train is not None and source.limit_train <= len(labelled)
     least = LEAST_ROWS // 2 if dev is not None or source.test is None else LEAST_ROWS
@@ -470,7 +470,7 @@ def _check_cut(role: str, size: int, rows: int) -> None:
 
 def _cannot_cut(role: str, source: Source) -> InputError:
     return InputError(
-        f"no {role} split can be cut: every label's rows hang together by equal inputs"
+        f"no {role} split can be cut: all rows of each label are linked by equal inputs"
         + (f" or equal {source.group!r}" if source.group is not None else ""),
         where=source.train.source,
         hint=f"Name a file under data.{role}, or a finer group column.",

@@ -21,7 +21,7 @@ LONG_WORDS = 600
 FEW_ROWS = 5
 IMBALANCE = 20
 MOST_COMPARED = 20_000
-# Punctuation and blanks, but for those that are read as words; symbols (+, emoji, currency) are none of them.
+# Punctuation and blanks, without those that have a meaning; symbols (+, emoji, currency) are not included.
 _SEPARATING = frozenset({"Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "Zs"})
 _MEANING = frozenset("#%&*@/")
 _SHOWN = 5
@@ -75,7 +75,7 @@ class DataChecks:
     counts: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
 
     def __getitem__(self, kind: str) -> Finding:
-        """The finding of that kind. Raises KeyError where there is none."""
+        """The finding of a kind. Raises KeyError if there is none."""
         for finding in self.findings:
             if finding.kind == kind:
                 return finding
@@ -127,7 +127,7 @@ def check_data(
     """
     removed = removed or Removed()
     rows = (*train, *dev)
-    found = [
+    findings = [
         *also,
         *_leaks(train, test, removed),
         *_repeats(train, dev, test),
@@ -136,7 +136,7 @@ def check_data(
         *_shapes(rows),
         *(_balance(train, labels) if labels else ()),
     ]
-    found.sort(key=lambda finding: finding.severity != "warning")
+    findings.sort(key=lambda finding: finding.severity != "warning")
     total = {
         "train": len(train),
         "dev": len(dev),
@@ -149,7 +149,7 @@ def check_data(
         "test_rows_in_train_exactly": removed.test_rows_repeated_exactly,
         **(counts or {}),
     }
-    return DataChecks(tuple(found), MappingProxyType(total))
+    return DataChecks(tuple(findings), MappingProxyType(total))
 
 
 def _leaks(train: Sequence[Example], test: SealedTest, removed: Removed) -> Iterable[Finding]:

@@ -15,7 +15,7 @@ def guess_columns(table: Table) -> tuple[str | None, str | None]:
 
     The answers are in a column with a usual name such as ``label``, else in one of labels (:func:`guess_type`): one with a
     usual word in its name, such as ``Ticket category``, else the table's last column, else the one with the fewest blanks, and
-    of these with the fewest different values; else in the last one. The input is what holds the longest texts of the rest.
+    of these with the fewest different values; else in the last one. The input is the remaining column with the longest texts.
     """
     filled = {column: table.filled(column) for column in table.columns}
     # A constant column cannot be the answers.

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 UNLABELLED = "unlabelled:"
-"""How ids of rows begin that came without a label."""
+"""Prefix of the ids of rows that came without a label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Example:
     Attributes:
         id: unique within the task: role of the file and number of the row, such as ``train:12``.
         fields: input field name to its text, in the task's field order.
-        output: right answer of the row: a label, a text, a number or JSON text, in normal form.
+        output: right answer of the row in normal form: a label, a text, a number or JSON text.
         group: rows with equal groups are dependent and stay in one split; None without a group.
     """
 
@@ -37,14 +37,14 @@ class Example:
 
     @property
     def taught(self) -> bool:
-        """Whether the row came without a label, so that its output is a teacher's: it is learnt from and judges nothing."""
+        """Whether the output comes from a teacher. Such rows are used for training only, never for evaluation."""
         return self.id.startswith(UNLABELLED)
 
 
 def groups_of(rows: Sequence[Example]) -> NDArray[np.str_] | None:
     """Group of each row, for statistics of dependent rows; None if no row has a group.
 
-    A row without a group is a group of its own.
+    A row without a group forms its own group.
     """
     if not any(row.group for row in rows):
         return None

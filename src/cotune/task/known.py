@@ -1,4 +1,4 @@
-"""The output and demonstrations of the bundle that a run starts from."""
+"""The output type and demonstrations of the bundle that a run starts from."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ class Shown(Protocol):
 
 @dataclass(frozen=True)
 class Known:
-    """The output of an earlier bundle, and the rows whose answers its prompt shows.
+    """The output type of an earlier bundle, and the rows whose answers its prompt shows.
 
     Attributes:
-        output: output of the bundle.
-        shown: the rows that its prompt shows with their answers.
+        output: output type of the bundle.
+        shown: rows that its prompt shows with their answers.
     """
 
     output: Output
     shown: Sequence[Shown] = ()
 
     def keys(self, input_fields: Sequence[str]) -> frozenset[str]:
-        """Keys of the rows that it shows, see :func:`cotune.task.split.duplicate_key`, for fields in this order."""
+        """Keys (:func:`cotune.task.split.duplicate_key`) of the shown rows, for fields in this order."""
         rows = [dict(one.fields) for one in self.shown]
         return frozenset(duplicate_key(Example("", {name: row.get(name, "") for name in input_fields}, "")) for row in rows)
 
 
 class Start(Protocol):
-    """The bundle that a run goes on from, as far as its task depends on it."""
+    """The bundle that a run starts from, as far as the task depends on it."""
 
     @property
     def folder(self) -> Path:
-        """Where it lies."""
+        """The bundle's folder."""
         ...
 
     @property
     def known(self) -> Known:
-        """What it answers with. Raises :class:`cotune.errors.InputError` where it is damaged."""
+        """Its output type and shown rows. Raises :class:`cotune.errors.InputError` if it is damaged."""
         ...
 
     @property
@@ -59,10 +59,10 @@ class Start(Protocol):
 
     @property
     def metric(self) -> str | None:
-        """The metric's name; None where it is one of a file."""
+        """The metric's name; None if the metric is a function in a file."""
         ...
 
     @property
     def asked_by(self) -> Mapping[str, str]:
-        """Who names each of the columns, for messages."""
+        """The source of each column's name, for messages."""
         ...

@@ -24,11 +24,10 @@ _MOST_GRAMS_COMPARED = 50_000_000
 def near_pairs(examples: Sequence[Example]) -> list[tuple[int, int]]:
     """Pairs of positions (lower first) whose sets of character 5-grams have a Jaccard similarity of :data:`THRESHOLD`.
 
-    Exact duplicates are not among them, nor are texts under five characters; of a text the first 1,000 characters
-    count. Through prefix filtering (Bayardo, Ma and Srikant, "Scaling Up All Pairs Similarity Search", 2007): two sets
-    that are this alike share one of their rarest grams, so only such pairs are compared. Exact, but for sets of texts
-    that are all put together from the same few phrases: there the pairs that share most rare grams are compared, as many
-    as take a few seconds.
+    Exact duplicates and texts under five characters are left out; only the first 1,000 characters of a text are compared. Uses
+    prefix filtering (Bayardo, Ma and Srikant, "Scaling Up All Pairs Similarity Search", 2007): two similar sets share one of
+    their rarest grams, so only pairs that do are compared. The result is exact unless all texts are made of the same few
+    phrases; then only the pairs that share most rare grams are compared, as many as take a few seconds.
 
     Args:
         examples: the rows; of rows with equal normalised inputs only the first is looked at.
@@ -68,16 +67,16 @@ def near_duplicates(first: Example, second: Example) -> bool:
 
 
 def _beginning(text: str) -> str:
-    """The first characters of the normalised text, as many as count; of a very long text the rest is not looked at."""
+    """The part of the normalised text that is compared; the rest of a very long text is not normalised."""
     begun = normalised(text[:_ENOUGH])
-    # Where the text was cut, a character may look otherwise than in its place; that is far beyond what counts.
+    # Normalisation may differ at the cut, but that is far beyond the part that is compared.
     return (begun if len(text) <= _ENOUGH or len(begun) >= 2 * _LONGEST else normalised(text))[:_LONGEST]
 
 
 def _gram_matrix(texts: Sequence[str]) -> Any:
-    """Which text holds which 5-gram, as a sparse 0/1 matrix of shape (texts, 2**22); grams are hashed into columns.
+    """Which text contains which 5-gram, as a sparse 0/1 matrix of shape (texts, 2**22); grams are hashed into columns.
 
-    One pass over all characters at once: twenty times faster than a vectorizer that cuts text by text.
+    One pass over all characters is twenty times faster than a vectorizer that processes each text.
     """
     from scipy.sparse import csr_matrix
 
@@ -102,7 +101,7 @@ def _rarest(grams: Any, sizes: NDArray[Any]) -> Any:
     """The matrix cut to each row's rarest grams, as many as a similar row must share one of."""
     frequency = np.bincount(grams.indices, minlength=grams.shape[1])
     rows = np.repeat(np.arange(len(sizes)), sizes)
-    # rarest first within a row; the gram's own number breaks ties the same way in every row
+    # rarest first within a row; the gram's number breaks ties in the same way for every row
     order = np.lexsort((grams.indices, frequency[grams.indices], rows))
     rank = np.arange(len(order)) - np.repeat(grams.indptr[:-1], sizes)
     wanted = np.array([size - math.ceil(THRESHOLD * size) + 1 for size in range(int(sizes.max(initial=0)) + 1)])
@@ -120,18 +119,18 @@ def _candidates(prefix: Any, sizes: NDArray[Any]) -> tuple[NDArray[Any], NDArray
     from scipy.sparse import triu
 
     frequency = np.bincount(prefix.indices, minlength=prefix.shape[1]).astype(np.int64)
-    # Nearly all of the millions of columns hold one row or none, which meets nobody.
+    # Nearly all of the millions of columns have at most one row, which has no partner.
     several = np.flatnonzero(frequency > 1)
     by_rarity = several[np.argsort(frequency[several], kind="stable")]
     work = np.cumsum(frequency[by_rarity] * (frequency[by_rarity] - 1) // 2)
     columns = np.sort(by_rarity[work <= _MOST_MEETINGS])
     prefix = prefix[:, columns]
     transposed = prefix.T.tocsr()
-    found = [np.zeros((3, 0), dtype=np.int64)]
+    pairs = [np.zeros((3, 0), dtype=np.int64)]
     for start in range(0, prefix.shape[0], 2000):
         block = triu(prefix[start : start + 2000] @ transposed, k=start + 1).tocoo()
-        found.append(np.stack((block.row.astype(np.int64) + start, block.col, block.data)).astype(np.int64))
-    left, right, shared = np.concatenate(found, axis=1)
+        pairs.append(np.stack((block.row.astype(np.int64) + start, block.col, block.data)).astype(np.int64))
+    left, right, shared = np.concatenate(pairs, axis=1)
     fits = np.minimum(sizes[left], sizes[right]) >= THRESHOLD * np.maximum(sizes[left], sizes[right]) - 1e-6
     left, right, shared = left[fits], right[fits], shared[fits]
     order = np.argsort(-shared, kind="stable")

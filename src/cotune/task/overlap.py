@@ -1,4 +1,4 @@
-"""Rows and texts that share many words in a row with test rows."""
+"""Overlap of rows and texts with test rows: many consecutive words in common."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _SIZE = 13
 def overlapping_test_rows(texts: Iterable[str], test: Iterable[Example]) -> int:
     """How many test rows share 13 words in a row with any of ``texts``; the count is all that comes back.
 
-    A test row of fewer words counts where all its words (at least three) stand in a text in their order. Thirteen words
-    is the width that GPT-3's contamination study used (Brown et al. 2020, appendix C).
+    A shorter test row counts if all its words (at least three) occur consecutively in a text. Thirteen words were used in
+    GPT-3's contamination study (Brown et al. 2020, appendix C).
 
     Args:
-        texts: prompts, demonstrations, or whatever else the model is shown.
+        texts: prompts, demonstrations, and other texts that the model sees.
         test: the test rows.
     """
     shown = [_WORD.findall(normalised(text)) for text in texts]
@@ -47,12 +47,12 @@ def rows_overlapping(rows: Iterable[Example], test: Iterable[Example]) -> tuple[
         words = _WORD.findall(normalised(example.text))
         if len(words) >= 3:
             grams[min(_SIZE, len(words))].update(_grams(words, min(_SIZE, len(words))))
-    found = []
+    overlapping = []
     for row in rows:
         words = _WORD.findall(normalised(row.text))
-        if any(not known.isdisjoint(_grams(words, width)) for width, known in grams.items()):
-            found.append(row.id)
-    return tuple(found)
+        if any(not test_grams.isdisjoint(_grams(words, width)) for width, test_grams in grams.items()):
+            overlapping.append(row.id)
+    return tuple(overlapping)
 
 
 def _grams(words: Sequence[str], width: int) -> Iterable[tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""Rehearsal: learning again from rows of an earlier run, so that the model does not forget them."""
+"""Rehearsal: training again on rows of an earlier run, so that the model does not forget them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Replay:
     test_rows_repeated: int
 
     def counts(self) -> dict[str, int]:
-        """For the data checks."""
+        """Counts for the data checks."""
         return {
             "replay_read": self.read,
             "replay_train": len(self.train),
@@ -49,11 +49,11 @@ class Replay:
         }
 
     def findings(self) -> tuple[Finding, ...]:
-        """Findings about them."""
+        """Findings for the data checks."""
         if not self.test_rows_repeated:
             return ()
-        what = f"{counted(self.test_rows_repeated, 'test row')} also stood among the old rows"
-        why = "the bundle that this run goes on from may have learnt them, which makes its scores too good"
+        what = f"{counted(self.test_rows_repeated, 'test row')} are also among the old rows"
+        why = "the bundle that this run starts from may have been trained on them, which makes its scores too good"
         return (Finding("test_rows_in_replay", "warning", f"{what}: {why}", self.test_rows_repeated, self.in_test[:5]),)
 
 
@@ -77,15 +77,15 @@ def choose_replay(
     rows: without it choices on dev would ignore forgetting. Old rows never enter the test.
 
     Args:
-        rows: the old rows, ids of their own.
-        train: new rows to learn from.
-        dev: new rows to choose on.
+        rows: the old rows, with distinct ids.
+        train: new training rows.
+        dev: new dev rows.
         test: the new test, sealed.
-        labels: those that are asked for; rows of others leave. Empty where answers are no labels.
-        stratum: what is balanced: the label, or nothing of other outputs.
+        labels: the task's labels; rows with other labels are removed. Empty for other outputs.
+        stratum: function to the stratum that is balanced: the label, or a constant for other outputs.
         shown: :func:`duplicate_key` of rows whose answers the earlier bundle's prompt shows; they stay out of dev.
-        ratio: see above.
-        generator: where the choice comes from.
+        ratio: maximum ratio of old rows to new ones, as described above.
+        generator: random generator.
     """
     asked = tuple(row for row in rows if row.output in set(labels)) if labels else rows
     in_test = test.leaking_train_ids(asked)

@@ -81,7 +81,7 @@ class SealedTest:
             CotuneError: the test is open.
         """
         if self.__opened is not None:
-            raise CotuneError("a test that is open is not sampled")
+            raise CotuneError("an open test cannot be sampled")
         if rows >= self.n:
             return self
         chosen = np.sort(np.random.default_rng([seed, 16]).permutation(self.n)[:rows])
@@ -156,7 +156,7 @@ class SealedTest:
         return rows_overlapping(rows, self.__examples)
 
     def count_outputs(self, wanted: Callable[[str], bool]) -> int:
-        """Number of test rows whose output fulfils ``wanted``."""
+        """Number of test rows whose output satisfies ``wanted``."""
         return sum(wanted(example.output) for example in self.__examples)
 
     def repeats_within(self) -> int:

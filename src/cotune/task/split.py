@@ -1,4 +1,4 @@
-"""Cutting missing splits and subsamples: stratified, grouped by duplicates, seeded."""
+"""Stratified, seeded splits and subsamples that keep duplicates and groups together."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def linked(keys: Iterable[Iterable[Hashable]]) -> list[int]:
     """For each index the first index that it is linked to, directly or indirectly, by a shared key.
 
     Args:
-        keys: of each position.
+        keys: the keys of each index.
     """
     parent: list[int] = []
     first: dict[Hashable, int] = {}
@@ -80,26 +80,26 @@ def quotas(
     """Divide ``size`` rows among labels in proportion to ``counts``, by largest remainders within bounds.
 
     Args:
-        counts: rows of each label.
-        size: number of rows to divide; fewer if the bounds leave no room.
-        least: rows that a label gets at least.
-        most: rows that a label gets at most; its count where not said.
+        counts: number of rows of each label.
+        size: number of rows to divide; fewer if the bounds do not allow it.
+        least: minimum number of rows of each label.
+        most: maximum number of rows of each label; defaults to its count.
     """
     least, most = least or {}, most or counts
     total = sum(counts.values())
     exact = {label: size * count / total for label, count in counts.items()}
-    given = {label: max(least.get(label, 0), min(most.get(label, 0), int(exact[label]))) for label in counts}
-    while sum(given.values()) < size:
-        open_labels = [label for label in counts if given[label] < most.get(label, 0)]
+    assigned = {label: max(least.get(label, 0), min(most.get(label, 0), int(exact[label]))) for label in counts}
+    while sum(assigned.values()) < size:
+        open_labels = [label for label in counts if assigned[label] < most.get(label, 0)]
         if not open_labels:
             break
-        given[max(open_labels, key=lambda label: exact[label] - given[label])] += 1
-    while sum(given.values()) > size:
-        open_labels = [label for label in counts if given[label] > least.get(label, 0)]
+        assigned[max(open_labels, key=lambda label: exact[label] - assigned[label])] += 1
+    while sum(assigned.values()) > size:
+        open_labels = [label for label in counts if assigned[label] > least.get(label, 0)]
         if not open_labels:
             break
-        given[min(open_labels, key=lambda label: exact[label] - given[label])] -= 1
-    return given
+        assigned[min(open_labels, key=lambda label: exact[label] - assigned[label])] -= 1
+    return assigned
 
 
 def by_label(example: Example) -> str:

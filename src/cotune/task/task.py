@@ -25,8 +25,8 @@ from cotune.task.values.schema import checked_schema
 class Task:
     """A task that is ready to run.
 
-    Make one with :meth:`from_frame` or :meth:`from_rows`. What users import is :class:`cotune.config.task.Task`, which also
-    reads configs and the bundles that a task starts from, and says what the attributes are.
+    Create one with :meth:`from_frame` or :meth:`from_rows`. Users import its subclass :class:`cotune.config.task.Task`, which
+    also reads configs and bundles to start from, and documents the attributes.
     """
 
     name: str
@@ -180,9 +180,9 @@ class Task:
 
     @classmethod
     def _start(cls, start: str | Path | Start | None) -> Start | None:
-        """What the bundle to start from says of the task; rooms above know how to read one."""
+        """The bundle to start from; the subclass in :mod:`cotune.config.task` can read one."""
         if isinstance(start, (str, Path)):
-            raise TypeError(f"{cls.__module__}.Task reads no bundles: make the task with cotune.Task")
+            raise TypeError(f"{cls.__module__}.Task reads no bundles; use cotune.Task")
         return start
 
     @classmethod
@@ -205,7 +205,7 @@ class Task:
 
 
 def _columns(input: str | Sequence[str] | None, output: str | None, start: Start | None) -> tuple[tuple[str, ...], str]:
-    """The columns that are named, else those of the bundle to start from, else ``input`` and ``output``."""
+    """The named columns, else those of the bundle to start from, else ``input`` and ``output``."""
     usual = (("input",), "output") if start is None or (input is not None and output is not None) else start.columns
     input_fields = usual[0] if input is None else (input,) if isinstance(input, str) else tuple(input)
     return input_fields, usual[1] if output is None else output
@@ -214,7 +214,7 @@ def _columns(input: str | Sequence[str] | None, output: str | None, start: Start
 def _table(source: Any, role: str) -> Table:
     if isinstance(source, Table):
         return source
-    # so that messages say which of the frames is meant
+    # names the frame in messages
     return read_table(source, name=None if isinstance(source, str) else f"the {role} rows")
 
 

@@ -29,10 +29,10 @@ def metrics_of(event: Mapping[str, Any]) -> dict[str, float]:
     if kind == "race":
         value = fields(value.get("best"))
     before = "dev_" if kind == "cycle" else ""
-    found = {name: value.get(before + name) for name in ("score", "log_loss")}
+    values = {name: value.get(before + name) for name in ("score", "log_loss")}
     if kind == "verdict":
-        found |= dict(zip(("low", "high"), ends_of(value.get("ci")) or (), strict=False))
-    return _numbers(_NAMES[kind], found)
+        values |= dict(zip(("low", "high"), ends_of(value.get("ci")) or (), strict=False))
+    return _numbers(_NAMES[kind], values)
 
 
 def tokens_after(tokens: int, event: Mapping[str, Any]) -> int:
@@ -44,8 +44,8 @@ def tokens_after(tokens: int, event: Mapping[str, Any]) -> int:
     kind, value = str(event.get("kind")), fields(event.get("value"))
     if kind in _OF_OTHERS:
         return tokens
-    found = int(number(value.get("new_tokens", value.get("tokens"))) or 0)
-    return max(tokens, found) if kind == "cycle" else tokens + found
+    event_tokens = int(number(value.get("new_tokens", value.get("tokens"))) or 0)
+    return max(tokens, event_tokens) if kind == "cycle" else tokens + event_tokens
 
 
 def estimates_of(summary: Mapping[str, Any]) -> list[Estimate]:
@@ -58,8 +58,8 @@ def estimates_of(summary: Mapping[str, Any]) -> list[Estimate]:
 
 
 def _scored(kind: Any, named: object) -> Iterator[Estimate]:
-    for name, found in fields(named).items():
-        one = fields(found)
+    for name, values in fields(named).items():
+        one = fields(values)
         if (score := number(one.get("score"))) is not None:
             low, high = ends_of(one.get("ci")) or (None, None)
             n = number(one.get("n"))
@@ -67,17 +67,17 @@ def _scored(kind: Any, named: object) -> Iterator[Estimate]:
 
 
 def _gains(named: object) -> Iterator[Estimate]:
-    for name, found in fields(named).items():
-        one = fields(found)
+    for name, values in fields(named).items():
+        one = fields(values)
         if (value := number(one.get("value"))) is not None:
             low, high = ends_of(one.get("ci")) or (None, None)
             yield Estimate("gain", str(name), value, low, high, p=number(one.get("p")))
 
 
-def flat_estimates(found: Sequence[Estimate]) -> dict[str, float]:
+def flat_estimates(estimates: Sequence[Estimate]) -> dict[str, float]:
     """Estimates as metrics: ``test/best_tuned/score``, ``low``, ``high``, ``log_loss``, and ``gain/both/value``, ``p``."""
     flat: dict[str, float] = {}
-    for one in found:
+    for one in estimates:
         named = {"low": one.low, "high": one.high, "log_loss": one.log_loss, "p": one.p}
         if one.kind == "gain":
             flat |= _numbers(f"gain/{one.name}", {"value": one.value, **named})
@@ -109,4 +109,4 @@ def _flat(values: Mapping[str, Any], above: str) -> Iterator[tuple[str, Any]]:
 
 
 def _numbers(above: str, values: Mapping[str, Any]) -> dict[str, float]:
-    return {f"{above}/{name}": found for name, value in values.items() if (found := number(value)) is not None}
+    return {f"{above}/{name}": finite for name, value in values.items() if (finite := number(value)) is not None}

@@ -69,7 +69,7 @@ class Follower:
         self.name, self.where, self.problem = name, "", ""
         self._tracker, self._run = tracker, run
         self._id = ""
-        self._next, self._told, self._tokens = 0, 0, 0
+        self._next, self._sent, self._tokens = 0, 0, 0
         self._ended = False
 
     @property
@@ -80,14 +80,14 @@ class Follower:
 
     def take(self, event: Mapping[str, Any]) -> None:
         """Send an event, after those before it that were not sent yet."""
-        with _told_problem(self):
+        with _record_problems(self):
             self._open(int(event["n"]))
             self._catch_up(int(event["n"]))
             self._tell(event)
 
     def end(self, status: Status) -> None:
         """Send what is left and the status at the end of the session."""
-        with _told_problem(self):
+        with _record_problems(self):
             if status == "finished":
                 journal = self._journal()
                 self._open(len(journal))
@@ -105,7 +105,7 @@ class Follower:
         self.where = self._tracker.where
         if self._id == before:
             # A journal that was truncated has fewer lines than were sent.
-            self._told, self._ended = min(int(number(kept.get("told")) or 0), place), bool(kept.get("ended"))
+            self._sent, self._ended = min(int(number(kept.get("told")) or 0), place), bool(kept.get("ended"))
         self._keep()
 
     def _catch_up(self, place: int) -> None:
@@ -118,12 +118,12 @@ class Follower:
             return
         self._next += 1
         self._tokens = tokens_after(self._tokens, event)
-        if event["n"] < self._told:
+        if event["n"] < self._sent:
             return
         values = metrics_of(event)
         if values:
             self._tracker.metrics(values, self._moment(event))
-        self._told = self._next
+        self._sent = self._next
         if values:
             self._keep()
 
@@ -143,15 +143,15 @@ class Follower:
         return read_journal(self._run.folder / JOURNAL)
 
     def _kept(self) -> dict[str, Any]:
-        """What earlier sessions recorded, by tracker."""
+        """The records of earlier sessions, by tracker."""
         try:
-            found = json.loads((self._run.folder / TRACKING).read_text(encoding="utf-8"))
+            record = json.loads((self._run.folder / TRACKING).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        return {name: fields(kept) for name, kept in fields(found).items()}
+        return {name: fields(kept) for name, kept in fields(record).items()}
 
     def _keep(self) -> None:
-        kept = {"run": self._id, "told": self._told, "ended": self._ended}
+        kept = {"run": self._id, "told": self._sent, "ended": self._ended}
         write_json(self._run.folder / TRACKING, {**self._kept(), self.name: kept})
 
 
@@ -169,7 +169,7 @@ class TrackedView:
         self._view, self._follower = view, follower
         self._queue: SimpleQueue[Mapping[str, Any] | Status] = SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._past, self._told = -1, ""
+        self._past, self._reported = -1, ""
 
     @property
     def wants_history(self) -> bool:
@@ -216,29 +216,29 @@ class TrackedView:
             self._thread.start()
 
     def _work(self) -> None:
-        while isinstance(found := self._queue.get(), Mapping):
+        while isinstance(item := self._queue.get(), Mapping):
             if not self._follower.problem:
-                self._follower.take(found)
+                self._follower.take(item)
         if not self._follower.problem:
-            self._follower.end(found)
+            self._follower.end(item)
 
     def _tell(self) -> None:
         """Report whether tracking succeeded, from the view's own thread."""
         name, where, problem = self._follower.name, self._follower.where, self._follower.problem
-        if problem and self._told != problem:
-            self._told = problem
+        if problem and self._reported != problem:
+            self._reported = problem
             say(
                 self._view,
                 f"{name} is told no more of this run ({problem}). The run itself goes on; the same cotune run command tells "
                 "the rest later",
             )
-        elif where and not self._told:
-            self._told = where
+        elif where and not self._reported:
+            self._reported = where
             say(self._view, f"{name} is told of this run: {where}")
 
 
 @contextmanager
-def _told_problem(follower: Follower) -> Iterator[None]:
+def _record_problems(follower: Follower) -> Iterator[None]:
     """Catch any exception of a tracker, so that it never ends the run."""
     try:
         yield

@@ -47,12 +47,12 @@ class MlflowTracker:
     def start(self, run: Tracked, resume: str | None) -> str:
         """Start a run in the experiment that MLflow's variables name, or resume the run with this id."""
         with quiet_mlflow(**_PATIENCE):
-            found = self._resumed(resume) if resume else None
-            if found is None:
-                found = mlflow.start_run(run_name=run.name, tags={"cotune.task": run.task})
+            resumed = self._resumed(resume) if resume else None
+            if resumed is None:
+                resumed = mlflow.start_run(run_name=run.name, tags={"cotune.task": run.task})
                 # config.json holds the full values.
                 mlflow.log_params({key: value for key, value in run.config.items() if len(str(value)) <= _LONGEST_PARAM})
-        info, server = found.info, public(mlflow.get_tracking_uri())
+        info, server = resumed.info, public(mlflow.get_tracking_uri())
         path = f"/#/experiments/{info.experiment_id}/runs/{info.run_id}" if server.startswith("http") else ""
         self.where = f"{server.rstrip('/')}{path}" if path else f"run {info.run_id} in {server}"
         return str(info.run_id)

@@ -33,14 +33,14 @@ class WandbTracker:
         if wandb.setup().settings.mode not in ("online", "run", "shared"):
             return
         try:
-            known = wandb.login(prompt=False)
+            logged_in = wandb.login(prompt=False)
         except (wandb.Error, OSError) as error:
             raise InputError(
                 f"wandb cannot be reached ({problem_of(error)})",
                 where="tracking",
                 hint=f"Check the key and the network. {_HINT}",
             ) from error
-        if not known:
+        if not logged_in:
             raise InputError(
                 "there is no key for wandb", where="tracking", hint=f"Set WANDB_API_KEY, or run `wandb login`. {_HINT}"
             )

@@ -1,3 +1,3 @@
-"""CHANGING the weights: LoRA adapters or prefixes trained with a shared prompt prefix, checkpoints, schedule."""
+"""Tuning: training of LoRA adapters or prefixes with a shared prompt prefix, checkpoints, schedules."""
 
 from __future__ import annotations

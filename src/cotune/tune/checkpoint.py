@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: parameters, the optimizer's state, and how far it was."""
+"""Checkpoints of a training run: parameters, optimizer state, and progress."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from cotune.files import atomic_path
 
 Named = Sequence[tuple[str, torch.nn.Parameter]]
 _STATE = ("step", "exp_avg", "exp_avg_sq")
-"""What AdamW keeps of a parameter. The count of steps too: a fused optimizer keeps it beside its parameter."""
+"""AdamW's state of a parameter. It includes the step count, which a fused optimizer stores on the parameter's device."""
 
 
 def write_checkpoint(path: Path, named: Named, optimizer: torch.optim.Optimizer, about: Mapping[str, Any]) -> None:
-    """Write a checkpoint; atomically, so a kill leaves the one before.
+    """Write a checkpoint atomically, so that a kill leaves the previous one.
 
     Args:
         path: a ``.safetensors`` file.
@@ -35,20 +35,20 @@ def write_checkpoint(path: Path, named: Named, optimizer: torch.optim.Optimizer,
         for part, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{part}/{name}"] = torch.as_tensor(value).detach().cpu()
     with atomic_path(path) as temporary:
-        # Written from here, so that a full disk is an OSError like any other.
+        # Written with Python's own I/O, so that a full disk raises an ordinary OSError.
         temporary.write_bytes(save(tensors, metadata={"about": json.dumps(about)}))
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A checkpoint that was read.
+    """The content of a checkpoint.
 
     Attributes:
-        key: of the run; empty where it was not written.
-        step: optimizer steps that were done.
-        losses: of each of them.
-        tokens: that ran in them.
-        tensors: parameters and the optimizer's state, by name.
+        key: key of the run; empty if the file has none.
+        step: number of optimizer steps done.
+        losses: loss of each step.
+        tokens: number of tokens that ran in these steps.
+        tensors: parameters and optimizer state by name.
     """
 
     key: str
@@ -59,35 +59,35 @@ class Checkpoint:
 
     @classmethod
     def read(cls, path: Path) -> Checkpoint:
-        """Read one.
+        """Read a checkpoint.
 
         Raises:
-            SafetensorError: it is damaged, as may be told by any other error.
+            SafetensorError: if it is damaged; a damaged file may also raise other exceptions.
         """
         from safetensors import safe_open
 
         with safe_open(path, framework="pt") as stored:
             about = json.loads(stored.metadata()["about"])
-            # Copies, since the file may be written over.
+            # Copies, since the file may be overwritten.
             tensors = {name: stored.get_tensor(name).clone() for name in stored.keys()}  # noqa: SIM118
         losses = [float(loss) for loss in about["losses"]]
         return cls(str(about.get("key", "")), int(about["step"]), losses, int(about["tokens"]), tensors)
 
     def fits(self, named: Named) -> bool:
-        """Whether its tensors are those of these parameters, by name and shape."""
+        """Whether its tensors have the names and shapes of these parameters."""
         left = {name: tensor.shape for name, tensor in self.tensors.items()}
         for name, parameter in named:
             weight, *state = (left.pop(f"{part}/{name}", None) for part in ("weight", *_STATE))
-            # A parameter that no gradient has reached yet has no state.
+            # A parameter without a gradient so far has no optimizer state.
             if weight != parameter.shape or state not in ([None] * 3, [torch.Size(), parameter.shape, parameter.shape]):
                 return False
         return not left
 
     def restore(self, named: Named, optimizer: torch.optim.Optimizer) -> None:
-        """Put it into parameters and their optimizer.
+        """Load it into parameters and their optimizer.
 
         Raises:
-            KeyError: a parameter is missing.
+            KeyError: if a parameter is missing.
         """
         with torch.no_grad():
             for name, parameter in named:

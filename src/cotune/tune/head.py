@@ -36,7 +36,7 @@ def fit_head(
     mean, spread = states.mean(axis=0, dtype=np.float64), states.std(axis=0, dtype=np.float64) + 1e-6
     wide = ((states - mean) / spread).astype(np.float32)
     with warnings.catch_warnings():
-        # Good enough after this many iterations; dev decides whether it is used.
+        # This many iterations are enough, since dev decides whether the head is used.
         warnings.simplefilter("ignore", ConvergenceWarning)
         fitted = LogisticRegression(C=STRENGTH, max_iter=_ROUNDS).fit(wide, np.asarray(truth))
     # For two labels scikit-learn returns the weights of the second one only.

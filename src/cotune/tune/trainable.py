@@ -22,7 +22,7 @@ from cotune.tune.settings import PrefixSettings
 Named = list[tuple[str, Parameter]]
 
 RANDOM_TOKENS = 16
-"""Tokens of a prefix that is drawn at random, where their number is not set."""
+"""Default number of tokens of a random prefix."""
 
 
 class Trainable(Protocol):
@@ -30,12 +30,12 @@ class Trainable(Protocol):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What identifies it in addition to the run's settings."""
+        """The values that identify it, in addition to the run's settings."""
         ...
 
     @property
     def stands_for(self) -> int:
-        """Number of a prompt's first tokens that need not run."""
+        """Number of a prompt's first tokens that it replaces and that need not run."""
         ...
 
     def enter(self) -> Named:
@@ -64,8 +64,8 @@ class LoraWeights:
 
     Args:
         model: model to train.
-        settings: their shape.
-        seed: draws fresh ones.
+        settings: shape of the weights.
+        seed: seed of new weights.
         start: adapter to start from; :data:`BASE` draws new weights.
     """
 
@@ -94,9 +94,9 @@ class PrefixWeights:
     """Keys and values of a prefix, one parameter each per layer; the model itself stays unchanged.
 
     With ``init="text"`` they start as the keys and values of the prompt's first tokens, and replace these tokens: before the
-    first step all scores are unchanged. If started from another prefix, the tokens that both prompts begin with keep what was
-    learnt, and the rest starts from the text. With ``init="random"`` they are those of random words and come before the whole
-    prompt; so do those of a prompt that begins with the row itself, which has no text to start from.
+    first step all scores are unchanged. If started from another prefix, the tokens that both prompts begin with keep their
+    trained values, and the rest starts from the text. With ``init="random"`` they are those of random words and come before the
+    whole prompt; so do those of a prompt that begins with the row itself, which has no text to start from.
 
     The learning rate of a layer's keys or values is proportional to their size, which differs up to fortyfold between layers.
 
@@ -127,7 +127,7 @@ class PrefixWeights:
         self._tokens, self._longest = settings.tokens, longest
         parent = model.adapters.trained_prefix(start)
         if parent is None and start != BASE:
-            raise InputError("a prefix cannot go on from LoRA weights", where="tune.method", hint="Use tune.method=lora.")
+            raise InputError("a prefix cannot start from LoRA weights", where="tune.method", hint="Use tune.method=lora.")
         from_text = settings.init == "text" if parent is None else bool(parent.ids)
         self.ids = tuple(ids[: settings.tokens]) if from_text else ()
         self.stands_for = len(self.ids)

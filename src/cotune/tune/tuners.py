@@ -1,4 +1,4 @@
-"""The ways of tuning that there are: LoRA weights in the model, or a prefix before the prompt."""
+"""The tuning methods: LoRA weights in the model, or a prefix before the prompt."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from cotune.tune.trainable import LoraWeights, PrefixWeights, Trainable
 
 
 class Tuner(ABC):
-    """A way of tuning. Add one to :data:`TUNERS`."""
+    """A tuning method. Add new ones to :data:`TUNERS`."""
 
     @abstractmethod
     def check(self, model: LocalModel, settings: TuneSettings, *, written: bool) -> None:
-        """Refuse a model that cannot be tuned so, before anything is raced.
+        """Check that a model supports the method, before prompts are raced.
 
         Args:
-            model: that would be tuned.
-            settings: how.
-            written: whether answers are written token by token.
+            model: model to be tuned.
+            settings: tuning settings.
+            written: whether answers are generated.
 
         Raises:
-            InputError: it cannot.
+            InputError: if it does not.
         """
 
     @abstractmethod
@@ -45,15 +45,15 @@ class Tuner(ABC):
         start: str = BASE,
         opening: Sequence[int] | None = None,
     ) -> Trainable:
-        """The parameters that are trained on some rows.
+        """Create the parameters to train on some rows.
 
         Args:
-            model: carries them.
-            settings: their shape.
-            rows: that are learnt from.
-            seed: draws fresh ones.
-            start: adapter to go on from.
-            opening: token ids that the prompt begins with whatever the row; None takes what these rows begin with.
+            model: model to train.
+            settings: tuning settings.
+            rows: training rows.
+            seed: seed of new parameters.
+            start: adapter to start from.
+            opening: token ids that the prompt begins with for every row; None takes the common beginning of ``rows``.
         """
 
 
@@ -67,11 +67,11 @@ class LoraTuner(Tuner):
         layers = [name for name, module in model.model.named_modules() if isinstance(module, torch.nn.Linear)]
         for wanted in target.split(","):
             if not any(f".{name}".endswith(f".{wanted}") for name in layers):
-                known = sorted({name.rpartition(".")[2] for name in layers})
+                names = sorted({name.rpartition(".")[2] for name in layers})
                 raise InputError(
                     f"the model has no linear layer {wanted!r}",
                     where="tune.target",
-                    hint=f"Use all-linear or some of {', '.join(known)}, with commas between them.",
+                    hint=f"Use all-linear or some of {', '.join(names)}, with commas between them.",
                 )
 
     def trainable(
@@ -88,14 +88,14 @@ class LoraTuner(Tuner):
 
 
 class PrefixTuner(Tuner):
-    """Keys and values before the prompt, or in the place of its first tokens."""
+    """Keys and values before the prompt, or in place of its first tokens."""
 
     def check(self, model: LocalModel, settings: TuneSettings, *, written: bool) -> None:
         if written and not model.shared:
             raise InputError(
-                "this model runs on plain batches, which write no answers behind a trained prefix",
+                "this model runs on plain batches, which do not support generation with a trained prefix",
                 where="tune.method",
-                hint="Use tune.method=lora for free answers, or another model.",
+                hint="Use tune.method=lora for generated answers, or another model.",
             )
         with torch.inference_mode():
             state = model.run_prefix(BASE, [model.renderer.stop_id])

@@ -107,7 +107,7 @@ class WindowStates:
         starts: position of each row's first own token if the head reads pooled states, see
             :meth:`cotune.model.local.LocalModel.layer_states`; None if it reads only the last token.
         adapter: adapter below the window.
-        progress: told the tokens that run.
+        progress: called with the number of tokens that run.
         most_bytes: upper bound on stored states.
     """
 
@@ -149,9 +149,9 @@ class WindowStates:
         States that are not stored are recomputed with the present weights, which are frozen below the window.
         """
         missing = [row for row in dict.fromkeys(rows) if row not in self._rows]
-        found = {**self._rows, **self._run(missing)} if missing else self._rows
+        stored = {**self._rows, **self._run(missing)} if missing else self._rows
         parts = [] if self._prefix is None else [self._prefix]
-        return torch.cat([*parts, *(found[row] for row in rows)])
+        return torch.cat([*parts, *(stored[row] for row in rows)])
 
     def _run(self, rows: Sequence[int]) -> Mapping[int, Tensor]:
         suffixes = [self.sequences[i][self.length :] for i in rows]
@@ -214,7 +214,7 @@ class WindowRun:
     with the same weights.
 
     Args:
-        model: carries the weights.
+        model: model to train.
         states: states at the window's lower edge.
         rows: indices of the training rows in ``states``.
         labels: label of each row of ``states``, as a number.
@@ -222,9 +222,9 @@ class WindowRun:
         head: initial head.
         settings: how to train.
         steps: total number of optimizer steps; the learning rates are zero after them.
-        seed: draws the initial weights and the order of rows.
-        folder: where checkpoints go.
-        start: adapter to go on from; :data:`BASE` draws a fresh one.
+        seed: seed of the initial weights and of the order of rows.
+        folder: folder of the checkpoints.
+        start: adapter to start from; :data:`BASE` draws a new one.
 
     Attributes:
         step: optimizer steps done.
@@ -316,7 +316,7 @@ class WindowRun:
             CotuneError: nothing was trained yet.
         """
         if self._tuned is None:
-            raise CotuneError("there are no tuned weights to save before advance() has ended")
+            raise CotuneError("there are no tuned weights to save until advance() has ended")
         return self.model.adapters.save(self._tuned, parent)
 
     def head(self) -> StartHead:
@@ -361,13 +361,13 @@ class WindowRun:
         # The contrastive term needs the rows of all parts: compute all states first, then the gradient part by part (arXiv
         # 2101.06983).
         with torch.no_grad():
-            known = torch.cat([self._hidden(part)[0] for part in parts])
-        known.requires_grad_()
-        loss = self._loss(known, rows)
+            states = torch.cat([self._hidden(part)[0] for part in parts])
+        states.requires_grad_()
+        loss = self._loss(states, rows)
         (loss / len(rows)).backward()  # type: ignore[no-untyped-call]
-        assert known.grad is not None
+        assert states.grad is not None
         tokens = 0
-        for part, gradient in zip(parts, torch.split(known.grad, [len(part) for part in parts]), strict=True):
+        for part, gradient in zip(parts, torch.split(states.grad, [len(part) for part in parts]), strict=True):
             hidden, used = self._hidden(part)
             hidden.backward(gradient)  # type: ignore[no-untyped-call]
             tokens += used
@@ -445,7 +445,7 @@ class WindowRun:
         except (SafetensorError, OSError, ValueError, KeyError, TypeError):
             return
         own = checkpoint.key == self.key and 0 < checkpoint.step == len(checkpoint.losses) <= self.steps
-        # All of it is checked before any of it is used: half a checkpoint is worse than none.
+        # Check everything before using anything: half a checkpoint is worse than none.
         if not own or not checkpoint.fits(self._named):
             return
         checkpoint.restore(self._named, self._optimizer)

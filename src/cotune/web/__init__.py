@@ -1,4 +1,4 @@
-"""Parts that all of cotune's servers share: listening, graceful shutdown, limits on slow clients, and access checks."""
+"""Shared parts of cotune's servers: listening, graceful shutdown, limits on slow clients, access checks."""
 
 from __future__ import annotations
 

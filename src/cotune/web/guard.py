@@ -90,8 +90,8 @@ class Guard:
         if self._loopback or (self._names and scope["path"] not in self._open):
             hosts = headers.getlist("host")
             if len(hosts) != 1 or not self._is_mine(hosts[0]):
-                known = "its configured host names" if self._names else "127.0.0.1 and localhost"
-                return self._refuse(f"This server only answers requests for {known}.", 421, {})
+                names = "its configured host names" if self._names else "127.0.0.1 and localhost"
+                return self._refuse(f"This server only answers requests for {names}.", 421, {})
             if not all(map(self._is_from_here, headers.getlist("origin"))):
                 return self._refuse("Requests from pages of other sites are not allowed.", 403, {})
         if self._methods is not None and scope["method"] not in self._methods:
@@ -117,8 +117,8 @@ class Guard:
 
     def _bears_token(self, headers: Headers) -> bool:
         assert self._token is not None
-        given = headers.getlist("authorization")
-        kind, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+        values = headers.getlist("authorization")
+        kind, _, token = values[0].partition(" ") if len(values) == 1 else ("", "", "")
         # Compare hashes, which have one length, so that the time taken does not even reveal the token's length.
         same = hmac.compare_digest(_digest(token.strip().encode("latin-1", "replace")), self._token)
         return same and kind.lower() == "bearer"

@@ -1,4 +1,4 @@
-"""Open a port, or say why it cannot be opened."""
+"""Open a port, or explain why it cannot be opened."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def listen(port: int, host: str = LOOPBACK) -> socket.socket:
         listening.close()
         if error.errno == errno.EADDRNOTAVAIL:
             raise InputError(
-                "this address is none of this machine's", where=f"--host {host}", hint="Give 127.0.0.1, or 0.0.0.0 for all."
+                "this is not an address of this machine", where=f"--host {host}", hint="Give 127.0.0.1, or 0.0.0.0 for all."
             ) from error
-        why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be had ({error.strerror})"
+        why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be opened ({error.strerror})"
         raise InputError(f"the port {why}", where=f"--port {port}", hint="Give another one, or 0 to get a free one.") from error
     return listening

@@ -1,4 +1,4 @@
-"""Limits on slow clients and on the time spent reading from one: uvicorn itself waits for ever and reads all at once.
+"""Limits on slow clients and on the time for reading from one client: uvicorn waits without limit and reads everything at once.
 
 A body may arrive in chunks of one byte. One read from the socket then holds thousands of chunks, which take as long to parse as
 a hundred small requests. So data is parsed in slices, with other work in between. The pause between two slices is several times

@@ -22,7 +22,7 @@ _LOG = logging.getLogger(__name__)
 # Connections that may wait in the operating system to be accepted.
 _BACKLOG = 512
 _NO_MORE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-# Seconds without a further warning about these errors.
+# Seconds between two warnings about these errors.
 _SILENT_S = 60.0
 # Seconds for reading data that had arrived before the shutdown, before idle connections are closed.
 _SETTLE_S = 0.1
@@ -82,7 +82,7 @@ class ReadyServer(uvicorn.Server):
         elif loop.time() >= self._silent_until:
             # asyncio would log a traceback for each waiting connection, every second.
             self._silent_until = loop.time() + _SILENT_S
-            _LOG.warning("no connection can be taken for the moment: %s", error.strerror)
+            _LOG.warning("no connection can be accepted at the moment: %s", error.strerror)
 
 
 class GracefulServer(ReadyServer):

@@ -61,12 +61,12 @@ def reliability_bins(
         edges = np.unique(np.quantile(sure, edges))
         edges = edges if len(edges) > 1 else np.array([edges[0], edges[0]])
     place = np.clip(np.searchsorted(edges, sure, side="right") - 1, 0, len(edges) - 2)
-    found = []
+    result = []
     for number in np.unique(place):
         inside = place == number
         count = int(inside.sum())
         hits = float(right[inside].sum())
-        found.append(
+        result.append(
             ReliabilityBin(
                 float(edges[number]),
                 float(edges[number + 1]),
@@ -76,7 +76,7 @@ def reliability_bins(
                 wilson(hits, count),
             )
         )
-    return found
+    return result
 
 
 def expected_calibration_error(
@@ -90,8 +90,8 @@ def expected_calibration_error(
     Source: Guo et al., On Calibration of Modern Neural Networks (arXiv 1706.04599); bins of equal mass: Nixon et al.
     (arXiv 1904.01685).
     """
-    found = reliability_bins(confidence, correct, bins=bins, binning=binning)
-    rows = sum(group.count for group in found)
+    filled = reliability_bins(confidence, correct, bins=bins, binning=binning)
+    rows = sum(group.count for group in filled)
     if not rows:
         return float("nan")
-    return sum(group.count * abs(group.confidence - group.accuracy) for group in found) / rows
+    return sum(group.count * abs(group.confidence - group.accuracy) for group in filled) / rows

@@ -1,7 +1,7 @@
-"""Split conformal prediction: sets of labels that hold the right label with a given probability.
+"""Split conformal prediction: sets of labels that contain the right label with a given probability.
 
-The score of a label is minus its log-probability. Given the scores of the right labels of ``n`` rows that the model did not
-learn from, the threshold for a share ``a`` of errors is the ``ceil((n + 1) (1 - a))``-th smallest score. A new row's set holds
+The score of a label is minus its log-probability. Given the scores of the right labels of ``n`` rows that the model was not
+trained on, the threshold for a share ``a`` of errors is the ``ceil((n + 1) (1 - a))``-th smallest score. A new row's set holds
 every label whose score is not higher. This is the score of least ambiguous sets (Sadinle, Lei and Wasserman, JASA 2019, ``LAC``
 in MAPIE) on the log scale, which gives the same sets and keeps its precision near probability one.
 
@@ -27,11 +27,11 @@ def conformal_scores(log_probs: Floats, truth: NDArray[np.int64]) -> Floats:
     """Scores of the right labels.
 
     Args:
-        log_probs: ``[rows, labels]`` by a model that has not learnt from the rows.
+        log_probs: ``[rows, labels]`` by a model that was not trained on the rows.
         truth: ``[rows]`` number of the right label.
     """
-    found: Floats = -log_probs[np.arange(len(truth)), truth]
-    return found
+    scores: Floats = -log_probs[np.arange(len(truth)), truth]
+    return scores
 
 
 def least_rows(share: float) -> int:
@@ -58,9 +58,9 @@ def label_sets(log_probs: Floats, highest: float) -> NDArray[np.bool_]:
         log_probs: ``[rows, labels]``.
         highest: result of :func:`threshold`.
     """
-    found: NDArray[np.bool_] = -log_probs <= highest
-    found[np.arange(len(log_probs)), log_probs.argmax(axis=1)] = True
-    return found
+    sets: NDArray[np.bool_] = -log_probs <= highest
+    sets[np.arange(len(log_probs)), log_probs.argmax(axis=1)] = True
+    return sets
 
 
 @dataclass(frozen=True)

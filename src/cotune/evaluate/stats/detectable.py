@@ -75,11 +75,11 @@ def detectable_sentence(n: int, *, group_sizes: Sequence[int] = (), metric: str 
 
     Source: the design effect of a mean of clusters (Kish, Survey Sampling 1965).
     """
-    rows, told = n, f"With {counted(n, 'test row')}"
+    rows, subject = n, f"With {counted(n, 'test row')}"
     if group_sizes:
         effect = 1 + (sum(size * size for size in group_sizes) / sum(group_sizes) - 1) * ASSUMED_CORRELATION
         rows = max(1, round(n / effect))
-        told += (
+        subject += (
             f" in {counted(len(group_sizes), 'group')}, worth about {counted(rows, 'row')} at a "
             f"correlation of {ASSUMED_CORRELATION} within groups"
         )
@@ -90,7 +90,7 @@ def detectable_sentence(n: int, *, group_sizes: Sequence[int] = (), metric: str 
     hopeless = bool(group_sizes) and 2.0 ** (1 - len(group_sizes)) > ALPHA
     least = 1.0 if hopeless else minimum_detectable_effect(rows)
     if least >= 1.0:
-        return f"{told}, no gain of any size can be distinguished from noise.{note}"
+        return f"{subject}, no gain of any size can be distinguished from noise.{note}"
     points = 100 * least
     amount = f"{points:.0f}" if points >= 1.95 else f"{points:.1f}"
-    return f"{told}, a gain below about {amount} points cannot be distinguished from noise.{note}"
+    return f"{subject}, a gain below about {amount} points cannot be distinguished from noise.{note}"

@@ -63,14 +63,14 @@ def f1_statistic(references: npt.ArrayLike, predictions: list[npt.NDArray[np.gen
     """F1 of several arms on the same rows, as a statistic of resampling weights."""
     names = np.unique(np.concatenate([np.asarray(references), *predictions]))
     truth = label_indicators(references, names)
-    given = [label_indicators(predicted, names) for predicted in predictions]
-    hits = [truth * indicator for indicator in given]
+    indicators = [label_indicators(predicted, names) for predicted in predictions]
+    hits = [truth * indicator for indicator in indicators]
 
     def statistic(weights: Floats) -> Floats:
         support = weights @ truth
         columns = [
             f1_from_counts(weights @ hit, support, weights @ indicator, average)
-            for hit, indicator in zip(hits, given, strict=True)
+            for hit, indicator in zip(hits, indicators, strict=True)
         ]
         return np.stack(columns, axis=-1)
 

@@ -48,14 +48,14 @@ def dirichlet_f1(
     Source: Caelen, A Bayesian interpretation of the confusion matrix (2017); several priors at once as in
     Walley (JRSS B 1996); the second prior is this project's.
     """
-    truth, given = np.asarray(references).astype(str), np.asarray(predicted).astype(str)
-    if truth.shape != given.shape or truth.ndim != 1 or not len(truth):
-        raise ValueError(f"references of shape {truth.shape} do not fit predictions of shape {given.shape}")
-    names = np.unique(np.concatenate([truth, given]) if labels is None else np.asarray(labels).astype(str))
-    if not np.all(np.isin(np.concatenate([truth, given]), names)):
+    truth, answers = np.asarray(references).astype(str), np.asarray(predicted).astype(str)
+    if truth.shape != answers.shape or truth.ndim != 1 or not len(truth):
+        raise ValueError(f"references of shape {truth.shape} do not fit predictions of shape {answers.shape}")
+    names = np.unique(np.concatenate([truth, answers]) if labels is None else np.asarray(labels).astype(str))
+    if not np.all(np.isin(np.concatenate([truth, answers]), names)):
         raise ValueError("an answer is not among the labels")
     size = len(names)
-    cells = np.searchsorted(names, truth) * size + np.searchsorted(names, given)
+    cells = np.searchsorted(names, truth) * size + np.searchsorted(names, answers)
     counts = confusion_counts(cells[None], size)
     if groups is not None:
         counts *= effective_share(cells[None], counts, average, groups, _LEVEL)[:, None, None]

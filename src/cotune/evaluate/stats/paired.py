@@ -184,14 +184,14 @@ def contrasts(
         The estimates, shape (columns,), and a function that returns their limits at any level from the same resamples.
     """
     rows = len(differs)
-    found = resample(statistic, rows, seed=seed, draws=draws, groups=groups, widened=widened)
+    resampled = resample(statistic, rows, seed=seed, draws=draws, groups=groups, widened=widened)
     units = differs.sum(axis=0) if groups is None else (group_sums(differs.T, groups) > 0).sum(axis=-1)
     # Limits of a single row or group are infinite already.
-    scarce = (units < FEW_DIFFERING) & (found.replicates is not None)
-    changes = np.where(differs, found.estimate + influence_values(statistic, rows), 0.0).T[scarce] if scarce.any() else None
+    scarce = (units < FEW_DIFFERING) & (resampled.replicates is not None)
+    changes = np.where(differs, resampled.estimate + influence_values(statistic, rows), 0.0).T[scarce] if scarce.any() else None
 
     def limits(level: float) -> tuple[Floats, Floats]:
-        low, high = found.limits(level)
+        low, high = resampled.limits(level)
         if changes is None:
             return low, high
         largest = np.abs(changes).max(axis=-1)
@@ -207,7 +207,7 @@ def contrasts(
         high[scarce] = np.maximum(high[scarce], largest * ends[1])
         return low, high
 
-    return found.estimate, limits
+    return resampled.estimate, limits
 
 
 def paired_interval(

@@ -30,11 +30,11 @@ _TIE = 1e-9
 
 @dataclass(frozen=True)
 class Evidence:
-    """Wealth of the gamblers; arrays may have leading axes for several races at once.
+    """Log e-values of the pairwise tests (the gamblers' wealth). Arrays may have leading axes for several races.
 
     Attributes:
-        pairs: log wealth of each stake that bets that i is worse than j, shape (..., candidates, candidates, stakes).
-        leader: log wealth of each stake that bets that i is worse than the leader before the row, shape (..., candidates,
+        pairs: log wealth, for each stake, of the bet that i is worse than j, shape (..., candidates, candidates, stakes).
+        leader: log wealth, for each stake, of the bet that i is worse than the current leader, shape (..., candidates,
             stakes).
         totals: sums of losses as shares of the bound, shape (..., candidates).
         rows: number of rows, shape (..., candidates).
@@ -47,7 +47,7 @@ class Evidence:
 
     @classmethod
     def none(cls, candidates: int, races: tuple[int, ...] = ()) -> Evidence:
-        """No evidence yet."""
+        """Evidence before the first row."""
         stakes = len(STAKES)
         return cls(
             np.zeros((*races, candidates, candidates, stakes)),
@@ -188,7 +188,7 @@ class Race:
         return replace(self, evidence=evidence, dropped=tuple(dropped))
 
     def retire(self, candidates: Sequence[int]) -> Race:
-        """Remove candidates without a verdict, as a round of successive halving does."""
+        """Remove candidates without a verdict, as in a round of successive halving."""
         staying = [candidate for candidate in self.active if candidate not in set(candidates)]
         if not staying:
             raise ValueError("a race cannot lose its last candidate")

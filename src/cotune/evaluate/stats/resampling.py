@@ -175,8 +175,8 @@ def bootstrap_limits(
     widened: bool | npt.NDArray[np.bool_] = False,
 ) -> tuple[Floats, Floats, Floats]:
     """Estimate, lower and upper BCa limits of one or several statistics, each of shape (statistics,); see :func:`resample`."""
-    found = resample(statistic, rows, seed=seed, draws=draws, groups=groups, widened=widened)
-    return found.estimate, *found.limits(level)
+    resampled = resample(statistic, rows, seed=seed, draws=draws, groups=groups, widened=widened)
+    return resampled.estimate, *resampled.limits(level)
 
 
 def jackknife_limits(estimate: Floats, jackknife: Floats, level: float) -> tuple[Floats, Floats]:

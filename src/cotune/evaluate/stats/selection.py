@@ -61,11 +61,11 @@ def winners_curse(
     table = np.asarray(scores, dtype=np.float64)
     if table.ndim != 2 or not table.size:
         raise ValueError(f"scores must be of shape (candidates, rows), not {table.shape}")
-    known: npt.NDArray[np.bool_] = np.asarray(np.isfinite(table))
-    finalists: npt.NDArray[np.bool_] = np.all(known, axis=1)
-    if not finalists.any() or not known.any(axis=1).all():
+    scored: npt.NDArray[np.bool_] = np.asarray(np.isfinite(table))
+    finalists: npt.NDArray[np.bool_] = np.all(scored, axis=1)
+    if not finalists.any() or not scored.any(axis=1).all():
         raise ValueError("the winner's curse needs a candidate scored on all rows, and none that was scored on no row")
-    means = np.where(finalists, np.where(known, table, 0.0).mean(axis=1), -np.inf)
+    means = np.where(finalists, np.where(scored, table, 0.0).mean(axis=1), -np.inf)
     chosen = int(np.argmax(means)) if winner is None else winner
     if not finalists[chosen]:
         raise ValueError(f"the winner {chosen} was not scored on all rows")
@@ -76,8 +76,8 @@ def winners_curse(
     units = rows if groups is None else len(np.unique(group_index(groups)))
     if units < 2:
         return Selection(chosen, dev, math.nan, math.nan, candidates)
-    filled = _filled(table, known, finalists)
-    centres = _shrunk(filled, known.sum(axis=1), groups)
+    filled = _filled(table, scored, finalists)
+    centres = _shrunk(filled, scored.sum(axis=1), groups)
     noise = filled - filled.mean(axis=1, keepdims=True)
     luck, total = 0.0, 0
     # A resample of few units scatters less than a new sample.
@@ -85,7 +85,7 @@ def winners_curse(
     for weights in resampling_weights(rows, draws, seed, groups):
         drawn = (weights @ noise.T) / weights.sum(axis=1, keepdims=True)
         # A mean over few rows varies more than the mean that includes filled rows.
-        drawn *= np.sqrt(rows / known.sum(axis=1))
+        drawn *= np.sqrt(rows / scored.sum(axis=1))
         best = np.argmax(centres + drawn, axis=1)
         luck += float(np.sum(drawn[np.arange(len(best)), best]))
         total += len(best)
@@ -93,11 +93,11 @@ def winners_curse(
     return Selection(chosen, dev, dev - optimism, optimism, candidates)
 
 
-def _filled(table: Floats, known: npt.NDArray[np.bool_], finalists: npt.NDArray[np.bool_]) -> Floats:
+def _filled(table: Floats, scored: npt.NDArray[np.bool_], finalists: npt.NDArray[np.bool_]) -> Floats:
     """Fill missing scores with the finalists' mean on the row plus the candidate's mean difference from the finalists."""
     by_row = table[finalists].mean(axis=0)
-    shift = (np.where(known, table - by_row, 0.0).sum(axis=1) / known.sum(axis=1))[:, None]
-    return np.asarray(np.where(known, table, by_row + shift), dtype=np.float64)
+    shift = (np.where(scored, table - by_row, 0.0).sum(axis=1) / scored.sum(axis=1))[:, None]
+    return np.asarray(np.where(scored, table, by_row + shift), dtype=np.float64)
 
 
 def _shrunk(filled: Floats, counts: npt.NDArray[np.int64], groups: npt.ArrayLike | None) -> Floats:

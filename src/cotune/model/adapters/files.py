@@ -45,8 +45,8 @@ class LoraSettings:
     Attributes:
         rank: inner width of the update.
         alpha: the update is scaled by ``alpha / rank``.
-        target: which linear layers get one, as peft names them.
-        layers: numbers of the decoder layers that have it, from 0 as in peft; empty means all.
+        target: the linear layers to adapt, in peft's notation.
+        layers: numbers of the adapted decoder layers, from 0 as in peft; empty for all.
     """
 
     rank: int = 16
@@ -99,7 +99,7 @@ def adapter_files(folder: Path, *, probe: bool = True) -> list[str]:
 
 
 def copy_adapter(folder: Path, target: Path, *, probe: bool = True) -> None:
-    """Copy an adapter's files, as :func:`adapter_files` names them, to another folder, which is made."""
+    """Copy the :func:`adapter_files` of an adapter to another folder, which is created."""
     for name in adapter_files(folder, probe=probe):
         with atomic_path(target / name) as temporary:
             shutil.copyfile(folder / name, temporary)

@@ -1,13 +1,12 @@
 """A trained prefix: keys and values before a prompt's own tokens, in every layer of a frozen model (arXiv 2101.00190).
 
-One that was started from a prompt's text *stands for* the first tokens of that text: they are not run any more, and what comes
-after them attends to the trained keys and values in their place, at the same positions. One that was started from nothing
-stands for no tokens and comes before the whole prompt. For a prompt that begins otherwise, a prefix stands for the tokens up
-to the first that differs; behind them the prompt's own text runs. So every prompt can be scored under every prefix, and
-training on goes on from just that state.
+A prefix that was started from a prompt's text *replaces* the first tokens of that text: they no longer run, and later tokens
+attend to the trained keys and values at the same positions. A prefix that was started from random words replaces no tokens and
+comes before the whole prompt. For another prompt, a prefix replaces the tokens that both have in common at the beginning, and
+the rest of the prompt runs as text. So every prompt can be scored, and trained further, under every prefix.
 
-On disk it is a plain PEFT prefix-tuning folder, with ``prefix.json`` beside it for the tokens that it stands for. PEFT is to be
-given a prompt's ids without these.
+On disk it is a plain PEFT prefix-tuning folder with an additional ``prefix.json`` for the replaced tokens. PEFT must be given a
+prompt's ids without these tokens.
 """
 
 from __future__ import annotations
@@ -37,12 +36,12 @@ _SHAPE = ("num_virtual_tokens", "num_layers", "num_attention_heads", "token_dim"
 
 @dataclass(frozen=True)
 class TrainedPrefix:
-    """Keys and values of every layer, and the tokens that they stand for.
+    """Keys and values of every layer, and the tokens that they replace.
 
     Attributes:
         keys: ``[layers, tokens, key-value heads, head size]``, rotary positions applied.
         values: the same.
-        ids: token ids that it stands for, as many as it has tokens; empty where it comes before the whole prompt.
+        ids: ids of the replaced tokens, as many as it has tokens; empty if it comes before the whole prompt.
     """
 
     keys: Tensor
@@ -51,20 +50,20 @@ class TrainedPrefix:
 
     @property
     def length(self) -> int:
-        """Its tokens."""
+        """Number of its tokens."""
         return self.keys.shape[1]
 
     def covered(self, ids: Ids, most: int | None = None) -> int:
-        """How many leading tokens of ``ids`` it stands for, at most ``most``."""
+        """Number of leading tokens of ``ids`` that it replaces, at most ``most``."""
         found = common_length(self.ids, ids)
         return found if most is None else min(found, most)
 
     def state(self, covered: int, like: Tensor) -> PrefixState | None:
-        """What the rest of a prompt attends to when ``covered`` of its tokens are stood for; None where that is nothing.
+        """Keys and values for the rest of a prompt of which ``covered`` tokens are replaced; None if there are none.
 
         Args:
-            covered: of :meth:`covered`.
-            like: tensor whose device and number type are taken.
+            covered: result of :meth:`covered`.
+            like: tensor with the wanted device and dtype.
         """
         used = covered if self.ids else self.length
         if not used:
@@ -74,15 +73,15 @@ class TrainedPrefix:
 
     @classmethod
     def of_state(cls, state: PrefixState, ids: Ids = ()) -> TrainedPrefix:
-        """A prefix, in fp32 and to be trained on, with the keys and values that a prefix has now.
+        """Create a trainable prefix in fp32 from a prefix's current keys and values.
 
         Raises:
-            InputError: the model's layers differ in shape, which the file format does not know.
+            InputError: if the model's layers differ in shape, which the file format does not support.
         """
         layers = [state.layers[layer] for layer in sorted(state.layers)]
         if sorted(state.layers) != list(range(len(layers))) or len({part.shape for pair in layers for part in pair}) != 1:
             raise InputError(
-                "the model's layers do not all have keys and values of one shape",
+                "the model's layers have keys and values of different shapes",
                 where="tune.method",
                 hint="Use tune.method=lora with this model.",
             )
@@ -91,14 +90,14 @@ class TrainedPrefix:
 
 
 def by_coverage(trained: TrainedPrefix | None, sequences: Sequence[Ids], most: Sequence[int]) -> list[tuple[int, list[int]]]:
-    """Sequences by how many of their leading tokens a prefix stands for: pairs of that number and places.
+    """Group sequences by the number of their leading tokens that a prefix replaces: pairs of that number and the indices.
 
-    What a row is answered must not depend on the rows beside it, so rows that a prefix fits less run apart.
+    An answer must not depend on other rows of the batch, so rows with different numbers run separately.
 
     Args:
         trained: the prefix, if any.
         sequences: token ids.
-        most: for each sequence, how many of its tokens may be stood for.
+        most: maximum number of replaced tokens of each sequence.
     """
     groups: dict[int, list[int]] = {}
     for place, (ids, limit) in enumerate(zip(sequences, most, strict=True)):
@@ -111,9 +110,9 @@ def save_prefix(trained: TrainedPrefix, dtype: torch.dtype, parent: Path, base_m
 
     Args:
         trained: the prefix.
-        dtype: number type of the model's own keys and values. In it nothing is lost, since it is what the model reads.
-        parent: where adapters lie.
-        base_model: its name, for PEFT.
+        dtype: dtype of the model's keys and values; the model reads no higher precision.
+        parent: folder of the adapters.
+        base_model: name of the base model, for PEFT.
     """
     from peft import PrefixTuningConfig, TaskType
     from safetensors.torch import save
@@ -145,10 +144,10 @@ def save_prefix(trained: TrainedPrefix, dtype: torch.dtype, parent: Path, base_m
 
 
 def load_prefix(folder: Path) -> TrainedPrefix:
-    """Read a prefix as :func:`save_prefix`, or PEFT itself, wrote it.
+    """Read a prefix that :func:`save_prefix` or PEFT wrote.
 
     Raises:
-        InputError: files are missing, damaged, or of another kind of adapter.
+        InputError: if files are missing, damaged, or of another kind of adapter.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -166,7 +165,7 @@ def load_prefix(folder: Path) -> TrainedPrefix:
 
 
 def prefix_content_id(folder: Path) -> str:
-    """Hash of a prefix's numbers, its shape and the tokens that it stands for."""
+    """Hash of a prefix's numbers, its shape and the replaced tokens."""
     config, about = _read(folder)
     try:
         return _content_id(config, about, (folder / WEIGHTS).read_bytes())

@@ -1,7 +1,7 @@
-"""What a trained prefix says, as far as that can be told: how far each token moved, and which words it is nearest to now.
+"""Interpretation of a trained prefix: how far each token moved in training, and its nearest words.
 
-Keys and values of deep layers have no words. Those of the first layer do: its values are made from a token's own embedding and
-nothing else, so every word of the vocabulary has some, and those of an untrained prefix are its words' own.
+Only values of the first layer can be compared with words: they depend on a token's embedding alone, so every word of the
+vocabulary has such values, and those of an untrained prefix equal those of its words.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ class PrefixToken:
     """A token of a trained prefix.
 
     Attributes:
-        text: the token that it stands for; None where it stands for none.
-        moved: root mean square over all layers of how far its keys and values moved, in units of each layer's own; None where
-            it stands for none.
-        words: the vocabulary's nearest by the first layer's values, with their cosine; empty where they cannot be told.
+        text: the replaced token; None if it replaces none.
+        moved: root mean square, over all layers, of the change of its keys and values in units of the layer's scale; None if it
+            replaces no token.
+        words: nearest words of the vocabulary by the first layer's values, with their cosine; empty if these cannot be
+            computed.
     """
 
     text: str | None
@@ -39,7 +40,7 @@ def read_prefix(model: LocalModel, trained: TrainedPrefix) -> list[PrefixToken]:
     """Every token of a prefix.
 
     Args:
-        model: that it was trained on.
+        model: the model that it was trained on.
         trained: the prefix.
     """
     nearest = _nearest(model, trained)

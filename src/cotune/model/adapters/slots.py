@@ -131,7 +131,7 @@ class AdapterSlot:
         inner = {value.shape[0] for name, value in weights.items() if ".lora_A." in name and value.ndim}
         if inner != {settings.rank}:
             # Before memory is allocated for a rank that only the config claims.
-            raise InputError("the adapter's weights are not of the rank that its config names", hint="Save the adapter anew.")
+            raise InputError("the adapter's weights are not of the rank that its config names", hint="Save the adapter again.")
         if self._peft is not None or not self._bind(settings, weights):
             self.wrap(settings)
             self._put(weights)
@@ -246,7 +246,7 @@ class AdapterSlot:
         adapter_id = self.without_probe(adapter_id)
         if adapter_id != BASE:
             if self.trained_prefix(adapter_id) is not None:
-                raise InputError("LoRA cannot go on from a prefix", where="tune.method", hint="Use tune.method=prefix.")
+                raise InputError("LoRA cannot start from a prefix", where="tune.method", hint="Use tune.method=prefix.")
             self.read(adapter_id)
             self.wrap(read_settings(self._folders[adapter_id]))
             self.use(adapter_id)
@@ -328,27 +328,27 @@ class AdapterSlot:
 
 
 def _task(model: Any) -> str | None:
-    """What peft calls the model's task; of one that is not transformers' own it knows none."""
+    """peft's name of the model's task; None for the minimal model, which is not a transformers class."""
     return None if isinstance(model, LightLlama) else "CAUSAL_LM"
 
 
 def _linear_names(model: Any, settings: LoraSettings) -> str:
-    """What is adapted, by names where layers are chosen: peft takes no ``all-linear`` beside their numbers.
+    """The target modules for peft: names if layers are chosen, since peft does not combine ``all-linear`` with layer numbers.
 
-    A whole name, such as an earlier bundle's adapter lists, stands for all layers of its kind then: peft would adapt what
-    bears that name whatever its number.
+    Full names, as an earlier bundle's adapter may list them, are reduced to the layer's kind; otherwise peft would ignore the
+    layer numbers.
     """
     if not settings.layers:
         return settings.target
     if settings.target != "all-linear":
         names = settings.target.split(",")
         return ",".join(sorted({name.rpartition(".")[2] if layer_number(name) is not None else name for name in names}))
-    found = {
+    names_of_layers = {
         name.rpartition(".")[2]
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear) and layer_number(name) in settings.layers
     }
-    return ",".join(sorted(found))
+    return ",".join(sorted(names_of_layers))
 
 
 def _peft_config(settings: LoraSettings, task: str | None = "CAUSAL_LM") -> Any:

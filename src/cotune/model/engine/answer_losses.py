@@ -59,10 +59,10 @@ def answer_losses(
                 },
                 40,
             )
-            found = model.cache.get(key) if model.cache else None
-            if found is not None:
+            hit = model.cache.get(key) if model.cache else None
+            if hit is not None:
                 cached += len(part)
-                part_losses, cost = found[0][:, 0], found[1]
+                part_losses, cost = hit[0][:, 0], hit[1]
             else:
                 part_losses, cost = _compute(model, adapter, prefix_ids, chosen)
                 if not np.isfinite(part_losses).all():

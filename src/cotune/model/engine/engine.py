@@ -173,8 +173,8 @@ class Engine:
         """Tokens that end an answer: those of the chat template, the tokenizer, and the model's generation config."""
         named = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
         several = named if isinstance(named, list) else [] if named is None else [named]
-        found = {self.renderer.stop_id, self.tokenizer.eos_token_id, *several} - {None}
-        return tuple(sorted(found))
+        ids = {self.renderer.stop_id, self.tokenizer.eos_token_id, *several} - {None}
+        return tuple(sorted(ids))
 
     @cached_property
     def token_table(self) -> TokenTable:
@@ -212,8 +212,8 @@ class Engine:
             rows = head[torch.tensor(list(tokens), device=head.device)].float()
             if norm is not None:
                 rows = rows * norm(torch.ones(1, head.shape[1], dtype=head.dtype, device=head.device)).float()
-        found: NDArray[np.float32] = (rows * self.runner.logit_scale).cpu().numpy()
-        return found
+        vectors: NDArray[np.float32] = (rows * self.runner.logit_scale).cpu().numpy()
+        return vectors
 
     @property
     def vocabulary(self) -> int:
@@ -222,5 +222,5 @@ class Engine:
     def token_vectors(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """Input embeddings of some tokens, ``[tokens, width]``."""
         rows = self.model.get_input_embeddings().weight[torch.from_numpy(tokens).to(self.model.device)]
-        found: NDArray[np.float32] = rows.detach().float().cpu().numpy()
-        return found
+        vectors: NDArray[np.float32] = rows.detach().float().cpu().numpy()
+        return vectors

@@ -1,4 +1,4 @@
-"""Facts of machine and engine that can change a number; part of every cache key."""
+"""Facts about machine and engine that can change results; part of every cache key."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cotune.model.engine.engine import Engine
 
 ENGINE_VERSION = "11"
-"""Version of the engine; increased when a change can alter scores."""
+"""Version of the engine; increase it when a change can alter scores."""
 
 
 def processor(device: str) -> str:

@@ -82,7 +82,7 @@ def behind(model: Any, start: PrefixState | None, mask: torch.Tensor) -> dict[st
 
     Args:
         model: a transformers causal language model.
-        start: keys and values that every row attends to, gradient included; None where there are none.
+        start: keys and values that every row attends to, gradient included; None if there are none.
         mask: ``[rows, longest]`` of the rows' own tokens.
     """
     if start is None:
@@ -98,7 +98,7 @@ def behind(model: Any, start: PrefixState | None, mask: torch.Tensor) -> dict[st
 
 
 def plain_prefix(model: Any, ids: Sequence[int], start: PrefixState | None = None) -> dict[int, KeyValue]:
-    """Keys and values by layer of ``ids`` and the tokens before them, from one pass with the model's own cache.
+    """Keys and values by layer of ``ids`` and the tokens before them, computed with the model's own cache.
 
     Raises:
         InputError: if the model has no cache of keys and values.
@@ -106,11 +106,11 @@ def plain_prefix(model: Any, ids: Sequence[int], start: PrefixState | None = Non
     from transformers import DynamicCache
 
     use_plain_attention(model)
-    given = behind(model, start, torch.ones(1, len(ids), dtype=torch.long, device=model.device))
+    arguments = behind(model, start, torch.ones(1, len(ids), dtype=torch.long, device=model.device))
     # A cache without sliding windows keeps every token.
-    cache = given.setdefault(_cache_argument(model), DynamicCache())
+    cache = arguments.setdefault(_cache_argument(model), DynamicCache())
     try:
-        model.get_decoder()(input_ids=torch.tensor([list(ids)], device=model.device), **given | {"use_cache": True})
+        model.get_decoder()(input_ids=torch.tensor([list(ids)], device=model.device), **arguments | {"use_cache": True})
         layers = {n: (layer.keys, layer.values) for n, layer in enumerate(cache.layers)}
     except (AttributeError, IndexError, TypeError, ValueError) as error:
         raise InputError(
@@ -128,7 +128,7 @@ def _cache_argument(model: Any) -> str:
 def plain_states(
     model: Any, sequences: Sequence[Sequence[int]], layers: Sequence[int | None], start: PrefixState | None = None
 ) -> torch.Tensor:
-    """Hidden states of all sequences' tokens, one after the other, ``[layers, tokens, width]``; see ``mean_states``."""
+    """Hidden states of all sequences' tokens, concatenated, ``[layers, tokens, width]``; see ``mean_states``."""
     use_plain_attention(model)
     ids, mask = pad(sequences, model.device)
     wanted = any(n is not None for n in layers)
@@ -157,11 +157,11 @@ def plain_layer_states(
     use_plain_attention(model)
     ids, mask = pad(sequences, model.device)
     part = cut_decoder(model.get_decoder(), 0, max(layers))
-    with layer_outputs(part, layers) as found:
+    with layer_outputs(part, layers) as outputs:
         part(input_ids=ids, **behind(model, start, mask))
     epsilon, width = norm_epsilon(model), ids.shape[1]
     ends = torch.arange(len(sequences), device=mask.device) * width + mask.sum(1) - 1
-    states = (unit_rms(found[number].flatten(0, 1), epsilon) for number in layers)
+    states = (unit_rms(outputs[number].flatten(0, 1), epsilon) for number in layers)
     if skips is None:
         return torch.stack([each.index_select(0, ends) for each in states])
     own = [row * width + np.arange(skip, len(sequences[row])) for row, skip in enumerate(skips)]
@@ -172,12 +172,12 @@ _ROWS = 16
 
 
 def plain_generate(model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Answer], chooser: Chooser) -> int:
-    """Write all answers; prompts of one length run together, since not every architecture allows for padding.
+    """Generate all answers; prompts of the same length run together, since not every architecture supports padding.
 
     Args:
         model: a transformers causal language model.
         prompts: token ids before each answer.
-        answers: fresh ones, filled here.
+        answers: empty answers, which this fills.
         chooser: chooses their tokens.
 
     Returns:

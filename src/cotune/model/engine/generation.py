@@ -81,9 +81,9 @@ def generate(
             decoding = [limit, sampling.temperature, sampling.seed, sorted(chooser.stops)]
             held_to = None if grammar is None else [grammar.key, lead]
             key = _key(model, adapter, prefix, part, decoding, held_to, right)
-            found = model.cache.get(key) if model.cache else None
-            if found is not None:
-                done = _unpack(found[0], found[1])
+            hit = model.cache.get(key) if model.cache else None
+            if hit is not None:
+                done = _unpack(hit[0], hit[1])
                 cached += len(part)
             else:
                 try:
@@ -98,8 +98,8 @@ def generate(
             entering += done.entering_s
             plain += sum(len(ids) + answer.fed for ids, answer in zip(part, done.answers, strict=True))
             plain += sum(len(ids) - 1 for ids in right or ())
-            if progress and done.tokens > done.told:
-                progress(done.tokens - done.told)
+            if progress and done.tokens > done.reported:
+                progress(done.tokens - done.reported)
     written = [answers[i] for i in range(len(prompts))]
     lengths = np.array([len(row.completions[0]) if references is not None else 0 for row in rendered], dtype=np.int64)
     return Generations(
@@ -124,9 +124,9 @@ def _check_request(model: Engine, adapter: str, limit: int, sampling: Sampling, 
     if model.shared:
         return
     if reads_references:
-        raise InputError("right answers are not read beside written ones on this architecture", hint="Use answer_losses.")
+        raise InputError("losses of right answers need the shared-prefix engine during generation", hint="Use answer_losses.")
     if model.adapters.trained_prefix(adapter) is not None:
-        raise InputError("answers are not written behind a trained prefix on this architecture", hint="Use tune.method=lora.")
+        raise InputError("generation with a trained prefix needs the shared-prefix engine", hint="Use tune.method=lora.")
 
 
 def _key(
@@ -161,14 +161,14 @@ class _Part:
         answers: generated answers.
         losses: losses of the right answers; zeros if none were given.
         tokens: number of tokens processed, without the prefix.
-        told: number of tokens already reported to ``progress``.
+        reported: number of tokens already reported to ``progress``.
         entering_s: seconds spent on prompts, their shared prefix and right answers.
     """
 
     answers: list[Answer]
     losses: NDArray[np.float64]
     tokens: int
-    told: int = 0
+    reported: int = 0
     entering_s: float = 0.0
 
 
@@ -182,7 +182,7 @@ def _write(
     progress: Progress | None,
     references: Sequence[Sequence[int]] | None,
 ) -> _Part:
-    """Answers to a part of a request."""
+    """Generate the answers to a part of a request."""
     model.adapters.use(adapter)
     if not model.shared:
         answers = [chooser.start(ids, limit) for ids in prompts]
@@ -194,8 +194,8 @@ def _write(
         max(map(len, suffixes)) + limit,
         room_for_rows(model.runner.device, device_memory(model.runner.device)),
     )
-    told: list[int] = []
-    tell = _telling(progress, told)
+    reported: list[int] = []
+    tell = _telling(progress, reported)
     while True:
         answers = [chooser.start(ids, limit) for ids in prompts]
         try:
@@ -217,7 +217,7 @@ def _write(
                 decoder.run()
             if not np.isfinite(decoder.losses).all():
                 raise DivergedError("losses of right answers are not finite")
-            return _Part(answers, decoder.losses, decoder.tokens, sum(told), prefix_s + decoder.entering_s)
+            return _Part(answers, decoder.losses, decoder.tokens, sum(reported), prefix_s + decoder.entering_s)
         except RuntimeError as error:
             if not out_of_memory(error) or slots == 1:
                 raise
@@ -233,12 +233,12 @@ def room_for_rows(device: torch.device | str, memory: int) -> int:
     return min(room, _ENOUGH) if torch.device(device).type == "cpu" else room
 
 
-def _telling(progress: Progress | None, told: list[int]) -> Progress | None:
+def _telling(progress: Progress | None, reported: list[int]) -> Progress | None:
     if progress is None:
         return None
 
     def tell(tokens: int) -> None:
-        told.append(tokens)
+        reported.append(tokens)
         progress(tokens)
 
     return tell

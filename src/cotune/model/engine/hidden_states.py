@@ -85,7 +85,8 @@ def layer_states(
 ) -> NDArray[np.float32]:
     """``[layers, rows, width]``; see :meth:`cotune.model.local.LocalModel.layer_states`.
 
-    ``shared`` says how many tokens run once for all sequences, where these are a part of a request; None finds what they share.
+    ``shared`` is the number of tokens that run once for all sequences; None uses the longest prefix that they share. Give it
+    if the sequences are only a part of a request.
     """
     width = model.model.config.get_text_config().hidden_size * (1 if starts is None else 2)
     result = np.empty((len(layers), len(sequences), width), dtype=np.float32)
@@ -110,24 +111,24 @@ def layer_states(
                 if model.shared:
                     before = prefix.length if prefix else 0
                     plan = plan_pass(suffixes, prefix=before, merge=[len(s) for s in suffixes], device=model.model.device)
-                    found = model.runner.layer_states(plan, prefix, layers, skips)
+                    states = model.runner.layer_states(plan, prefix, layers, skips)
                 else:
-                    found = plain_layer_states(model.model, suffixes, layers, prefix, skips)
-                result[:, part] = found.cpu().numpy()
+                    states = plain_layer_states(model.model, suffixes, layers, prefix, skips)
+                result[:, part] = states.cpu().numpy()
                 if progress:
                     progress(sum(map(len, suffixes)))
     return result
 
 
 def passes_of(sequences: Sequence[Sequence[int]], starts: Sequence[int], limit: int) -> tuple[int, list[list[int]]]:
-    """How :func:`layer_states` runs a request on the shared-prefix engine: tokens that run once, and the places of each pass.
+    """The passes of :func:`layer_states` for a request: number of tokens that run once, and the indices of each pass.
 
-    A pass that is run alone, with as many tokens shared, gives the same to the last bit.
+    A pass that is run alone, with the same number of shared tokens, gives bitwise identical results.
 
     Args:
         sequences: token ids, at least one each.
-        starts: place of each sequence's first token that is its own.
-        limit: own tokens in a pass.
+        starts: index of each sequence's first own token.
+        limit: maximum number of own tokens in a pass.
     """
     length = min(shared_prefix(sequences), *starts)
     own = [len(ids) - length for ids in sequences]

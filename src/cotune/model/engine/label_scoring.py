@@ -56,13 +56,13 @@ def score_labels(
         tokens += len(part.prefix) - part.covered
         for batch in part.batches:
             key = _key(model, adapter, part.prefix, batch, batch.completions if read is None else labels, top)
-            found = cache.get(key) if cache else None
+            hit = cache.get(key) if cache else None
             rows_here = [rendered[part.places[i]] for i in batch.places]
             plain += sum(len(row.prompt_ids) for row in rows_here)
             plain += len(rows_here) * len(batch.trie.tree.tokens)
-            if found is not None:
+            if hit is not None:
                 # A token budget must not depend on the cache, so a hit counts as many tokens as the pass did.
-                part_scores, cost = found
+                part_scores, cost = hit
                 cached += len(rows_here)
             else:
                 part_scores, cost = _compute(model, adapter, part.prefix, batch, rows_here, top, read, depth, pooled)
@@ -90,9 +90,9 @@ class UnknownBatch:
     """A batch of a request for whole distributions whose scores are not in the model's cache.
 
     Attributes:
-        key: under which the cache would have them.
+        key: cache key of the scores.
         prefix: token ids that run once.
-        rows: its rows, in their order.
+        rows: rows of the batch, in order.
     """
 
     key: str
@@ -103,26 +103,26 @@ class UnknownBatch:
 def unknown_batches(
     model: Engine, prompt: Prompt, rows: Sequence[Mapping[str, str]], labels: Sequence[str], *, adapter: str
 ) -> list[UnknownBatch]:
-    """The batches that :func:`score_labels` would have to run, with ``top`` None, for somebody else to run them."""
+    """The batches that :func:`score_labels` with ``top=None`` would compute, so that another process can compute them."""
     rendered = model.renderer.render(prompt, rows, labels)
     if not rendered or model.cache is None or not model.shared:
         return []
     probe = model.adapters.probe(adapter)
     if probe is not None:
         rendered = [replace(row, completions=row.completions[:1]) for row in rendered]
-    found = []
+    batches = []
     for part in _parts(model, rendered, adapter, probe is not None and probe.pooled, None):
         for batch in part.batches:
             key = _key(model, adapter, part.prefix, batch, batch.completions if probe is None else labels, None)
             if model.cache.get(key) is None:
-                found.append(UnknownBatch(key, part.prefix, tuple(rendered[part.places[i]] for i in batch.places)))
-    return found
+                batches.append(UnknownBatch(key, part.prefix, tuple(rendered[part.places[i]] for i in batch.places)))
+    return batches
 
 
 def score_batch_alone(
     model: Engine, prefix: tuple[int, ...], rows: Sequence[RenderedRow], labels: Sequence[str], *, adapter: str
 ) -> tuple[NDArray[np.float64], int]:
-    """``[rows, labels]`` scores of an :class:`UnknownBatch`, and their tokens: to the last bit what the request would give."""
+    """``[rows, labels]`` scores of an :class:`UnknownBatch`, bitwise identical to the request's, and the number of tokens."""
     probe = model.adapters.probe(adapter)
     (batch,) = cut_batches(rows, len(prefix), _ENDLESS)
     read: ReadStates | None = None if probe is None else partial(probe.log_probs, labels=labels)
@@ -132,7 +132,7 @@ def score_batch_alone(
 
 @dataclass(frozen=True)
 class _Part:
-    """Rows of a request, by their places, that share a prefix; a trained one stands for ``covered`` tokens of it."""
+    """Indices of a request's rows that share a prefix; a trained prefix replaces ``covered`` tokens of it."""
 
     places: Sequence[int]
     covered: int

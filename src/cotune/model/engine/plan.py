@@ -96,11 +96,11 @@ class PackedPlan:
     _found: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
     def found(self, heads: int, group: int) -> Tensor:
-        """For each place of ``[own, heads, group]`` the one of the blocks' ``[rows, heads, queries, group]`` that has it; flat.
+        """Flat indices into the blocks' ``[rows, heads, queries, group]`` tables for each entry of ``[own, heads, group]``.
 
         Args:
-            heads: key-value heads.
-            group: queries of each, side by side.
+            heads: number of key-value heads.
+            group: number of queries per key-value head.
         """
         if (heads, group) not in self._found:
             end, tables = 0, []
@@ -125,7 +125,7 @@ def merged_starts(suffixes: Sequence[Sequence[int]], nodes: Sequence[int], most:
         Positions among the own tokens of all rows.
     """
     placed: dict[tuple[int, int], int] = {}
-    found: list[list[int]] = []
+    merged: list[list[int]] = []
     end = 0
     for suffix, behind, limit in zip(suffixes, nodes, most, strict=True):
         path: list[int] = []
@@ -139,9 +139,9 @@ def merged_starts(suffixes: Sequence[Sequence[int]], nodes: Sequence[int], most:
         for token in suffix[len(path) :]:
             above = placed.setdefault((above, token), end)
             end += 1
-        found.append(path)
+        merged.append(path)
         end += behind
-    return found
+    return merged
 
 
 def plan_pass(
@@ -167,7 +167,7 @@ def plan_pass(
             alike. Such a plan has no past and supports no gradients.
         device: device of the tensors.
     """
-    assert not (merge and past), "rows with a past have begun apart"
+    assert not (merge and past), "rows with a past cannot be merged"
     rows = len(suffixes)
     trees = [EMPTY_TREE] * rows if trees is None else trees
     past_lengths = np.zeros(rows, dtype=np.int64) if past is None else np.asarray(past, dtype=np.int64)
@@ -227,12 +227,12 @@ def plan_pass(
 
 
 def cut_by_length(places: Iterable[int], own: Callable[[int], int], limit: int) -> Iterator[list[int]]:
-    """Cut rows into parts of at most ``limit`` tokens, or of one row, rows of like length together.
+    """Split rows of similar length into parts of at most ``limit`` tokens; a longer row is a part by itself.
 
     Args:
-        places: numbers of the rows.
-        own: tokens of a row behind what it shares with the others.
-        limit: tokens of a part.
+        places: indices of the rows.
+        own: function from an index to the row's number of own tokens.
+        limit: maximum number of tokens in a part.
     """
     part: list[int] = []
     tokens = 0

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 CALL_COST = 4_000
-"""Entries of a table, queries by keys, that can be processed in the time of one more table's calls.
+"""Number of table entries (queries by keys) that take as long as the calls of one more table.
 
-Measured with nine heads of 64 on 2 cores; half and twice as many make no difference.
+Measured with nine heads of 64 on 2 cores; half or twice the number makes no difference.
 """
 
 
@@ -70,13 +70,13 @@ class RowBlock:
     _taken: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
     def taken(self, heads: int, group: int) -> Tensor:
-        """For each place of ``[rows, heads, queries, group]`` the one of ``[own, heads, group]`` that it is taken from; flat.
+        """Flat indices into ``[own, heads, group]`` for each entry of ``[rows, heads, queries, group]``.
 
-        Each head of each token by itself, so that it takes one copy.
+        Every head of every token has its own index, so that one copy is enough.
 
         Args:
-            heads: key-value heads.
-            group: queries of each, side by side.
+            heads: number of key-value heads.
+            group: number of queries per key-value head.
         """
         if (heads, group) not in self._taken:
             head, member = (torch.arange(count, device=self.query_index.device) for count in (heads, group))
@@ -85,7 +85,7 @@ class RowBlock:
         return self._taken[heads, group]
 
     def own_mask(self, window: int | None, group: int, dtype: torch.dtype) -> Tensor:
-        """``[rows, 1, queries x group, keys]`` additive mask among own tokens; ``group`` queries stand side by side."""
+        """``[rows, 1, queries x group, keys]`` additive mask among own tokens, with ``group`` queries per key-value head."""
         key = (window, group, dtype)
         if key not in self._own_masks:
             allowed = self._windowed(window)
@@ -151,11 +151,11 @@ def build_block(
     """Build the table of some rows.
 
     Args:
-        chosen: their numbers.
-        layouts: of all rows of the pass.
-        prefix: length of what all begin with.
-        past: own tokens of all rows that ran before.
-        device: where the tensors shall lie.
+        chosen: indices of the rows.
+        layouts: layouts of all rows of the pass.
+        prefix: length of the shared prefix.
+        past: number of own tokens, over all rows, that ran before.
+        device: device of the tensors.
     """
     rows = [layouts[row] for row in chosen.tolist()]
     width, past_width = max(len(row.places) for row in rows), max(row.past for row in rows)
@@ -175,7 +175,7 @@ def build_block(
         among_own[:length, :length] = np.tri(length, dtype=bool)
         among_own[length:end, :length] = True
         among_own[length:end, length:end] = row.ancestry
-        # A padded query must see a key, since NaN in its softmax would spread in the kernel's row.
+        # A padded query must see a key, since a NaN in its softmax would spread to the kernel's row.
         among_own[end:, 0] = True
     return RowBlock(
         rows=chosen,
@@ -189,5 +189,5 @@ def build_block(
 
 
 def as_tensor(values: NDArray[np.generic], device: torch.device | str) -> Tensor:
-    """An array on a device."""
+    """Copy an array to a device."""
     return torch.from_numpy(np.ascontiguousarray(values)).to(device)

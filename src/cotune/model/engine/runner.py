@@ -83,7 +83,7 @@ class PackedRunner:
 
     @property
     def _head(self) -> Any:
-        # Looked up each time, since another layer may have replaced it.
+        # Looked up on each call, since another layer may have replaced it.
         return self.model.get_output_embeddings()
 
     def prefix(self, ids: Sequence[int], start: PrefixState | None = None, depth: int | None = None) -> PrefixState | None:
@@ -148,9 +148,9 @@ class PackedRunner:
         """
         last = max(layers)
         read = plan.last if skips is None else None
-        with layer_outputs(self._part(0, last), layers, lambda states: self._row_states(plan, states[0], skips)) as found:
+        with layer_outputs(self._part(0, last), layers, lambda states: self._row_states(plan, states[0], skips)) as outputs:
             self._run(plan.ids, plan.positions, Pass(plan, prefix.layers if prefix else None, read=read), depth=last)
-        return torch.stack([found[n] for n in layers])
+        return torch.stack([outputs[n] for n in layers])
 
     def _row_states(self, plan: PackedPlan, states: Tensor, skips: Sequence[int] | None) -> Tensor:
         if skips is None:
@@ -234,9 +234,9 @@ class PackedRunner:
             answers: token ids of each row's answer, at least one.
         """
         tokens = torch.tensor([token for ids in answers for token in ids], device=hidden.device)
-        found = self.log_probs(hidden, torch.arange(len(tokens), device=hidden.device), tokens).cpu().double().numpy()
+        log_probs = self.log_probs(hidden, torch.arange(len(tokens), device=hidden.device), tokens).cpu().double().numpy()
         starts = np.concatenate([[0], np.cumsum([len(ids) for ids in answers])[:-1]])
-        losses: NDArray[np.float64] = -np.add.reduceat(found, starts)
+        losses: NDArray[np.float64] = -np.add.reduceat(log_probs, starts)
         return losses
 
     def _log_softmax(self, hidden: Tensor) -> Tensor:
@@ -257,14 +257,14 @@ class PackedRunner:
         def stop(*_: Any) -> None:
             raise _FirstLayerDone
 
-        found = []
+        values = []
         with layers[0].register_forward_hook(stop):
             for part in torch.split(torch.tensor(list(ids), device=self.device), _LOGIT_ROWS):
                 current = Pass(None, collect=True)
                 with suppress(_FirstLayerDone):
                     self._run(part, torch.zeros_like(part), current)
-                found.append(current.collected[0][1].flatten(1))
-        return torch.cat(found)
+                values.append(current.collected[0][1].flatten(1))
+        return torch.cat(values)
 
     def _part(self, first: int, last: int) -> Any:
         """A decoder of some of the layers, sharing the model's modules."""

@@ -20,7 +20,7 @@ class Answer:
     """An answer during generation.
 
     Attributes:
-        limit: most tokens, the stop token included.
+        limit: maximum number of tokens, including the stop token.
         ids: its tokens so far.
         ended: whether the model stopped it.
         done: whether it is complete.

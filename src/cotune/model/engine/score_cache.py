@@ -64,15 +64,15 @@ class ScoreCache:
         if self._connection is None:
             return None
         try:
-            found = self._connection.execute("SELECT rows, labels, tokens, data FROM batches WHERE key = ?", (key,)).fetchone()
+            row = self._connection.execute("SELECT rows, labels, tokens, data FROM batches WHERE key = ?", (key,)).fetchone()
         except sqlite3.Error:
             return None
         # A file written by another program may hold any value in any column.
-        if found is None or not isinstance(found[3], bytes) or not all(isinstance(n, int) and n >= 0 for n in found[:3]):
+        if row is None or not isinstance(row[3], bytes) or not all(isinstance(n, int) and n >= 0 for n in row[:3]):
             return None
-        if len(found[3]) != found[0] * found[1] * 8:
+        if len(row[3]) != row[0] * row[1] * 8:
             return None
-        return np.frombuffer(found[3], dtype="<f8").reshape(found[0], found[1]).copy(), int(found[2])
+        return np.frombuffer(row[3], dtype="<f8").reshape(row[0], row[1]).copy(), int(row[2])
 
     def put(self, key: str, scores: NDArray[np.float64], tokens: int) -> None:
         """Store scores and the tokens that they cost; the oldest entries are removed if there are too many."""

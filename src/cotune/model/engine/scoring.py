@@ -75,11 +75,11 @@ def _even_cuts(costs: Sequence[int], most: int) -> list[int]:
     low, high = max(costs), most
     while low < high:
         middle = (low + high) // 2
-        found = _cuts(costs, middle)
-        if len(found) > len(ends):
+        cuts = _cuts(costs, middle)
+        if len(cuts) > len(ends):
             low = middle + 1
         else:
-            high, ends = middle, found
+            high, ends = middle, cuts
     return ends
 
 
@@ -146,8 +146,8 @@ def row_states(
         hidden = runner.layer_states(plan, prefix, [depth], batch.skips)[0]
     else:
         hidden, _ = runner.hidden(plan, prefix, read=plan.last, depth=depth)
-    found: NDArray[np.float32] = hidden.float().cpu().numpy()
-    return found
+    states: NDArray[np.float32] = hidden.float().cpu().numpy()
+    return states
 
 
 def score_batch(runner: PackedRunner, prefix: PrefixState | None, batch: Batch) -> NDArray[np.float64]:
@@ -171,9 +171,9 @@ def _read_edges(runner: PackedRunner, hidden: torch.Tensor, trie: LabelTrie, row
     by_node = np.argsort(trie.edges_from, kind="stable")
     reads = (np.arange(rows)[:, None] * states + trie.edges_from[by_node]).ravel()
     tokens = np.tile(trie.edges_token[by_node], rows)
-    found = runner.log_probs(hidden, torch.from_numpy(reads).to(hidden.device), torch.from_numpy(tokens).to(hidden.device))
+    log_probs = runner.log_probs(hidden, torch.from_numpy(reads).to(hidden.device), torch.from_numpy(tokens).to(hidden.device))
     edges = np.empty((rows, len(by_node)))
-    edges[:, by_node] = found.cpu().double().numpy().reshape(rows, -1)
+    edges[:, by_node] = log_probs.cpu().double().numpy().reshape(rows, -1)
     return edges
 
 
@@ -295,15 +295,15 @@ def _fill_edges(
     """Read for state ``i`` the edges ``reads[i][1]`` of row ``reads[i][0]``."""
     at = np.concatenate([np.full(len(e), i) for i, (_, e) in enumerate(reads)])
     tokens = np.concatenate([trie.edges_token[e] for _, e in reads])
-    found = runner.log_probs(states, torch.from_numpy(at).to(states.device), torch.from_numpy(tokens).to(states.device))
+    log_probs = runner.log_probs(states, torch.from_numpy(at).to(states.device), torch.from_numpy(tokens).to(states.device))
     rows = np.concatenate([np.full(len(e), row) for row, e in reads])
-    edges[rows, np.concatenate([e for _, e in reads])] = found.cpu().double().numpy()
+    edges[rows, np.concatenate([e for _, e in reads])] = log_probs.cpu().double().numpy()
 
 
 def _partial_scores(trie: LabelTrie, edges: NDArray[np.float64]) -> NDArray[np.float64]:
     """``[rows, labels]``, ``-inf`` if a label's path is not known to its end."""
-    known = np.where(np.isfinite(edges), edges, 0.0)
-    scores = label_scores(trie, known)
+    finite = np.where(np.isfinite(edges), edges, 0.0)
+    scores = label_scores(trie, finite)
     unknown = (~np.isfinite(edges)).astype(np.float64) @ trie.incidence.T > 0
     scores[unknown] = -np.inf
     return scores

@@ -48,13 +48,13 @@ class EngineSettings:
             device, dtype, threads, tokens = (engine[name] for name in names)
             counts = (tokens, *([] if threads is None else [threads]))
             if not (isinstance(device, str) and dtype in _DTYPES and all(isinstance(n, int) and n > 0 for n in counts)):
-                raise ValueError("these are no settings")
+                raise ValueError("the recorded engine settings are invalid")
             return EngineSettings(device, dtype, threads, tokens, max_tokens, memory)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
-                "the journal does not say how the model was run",
+                "the journal has no valid engine settings",
                 where="step 'engine'",
-                hint="Copy the run's folder again from where it was made.",
+                hint="Copy the run's folder again from its source.",
             ) from error
 
 

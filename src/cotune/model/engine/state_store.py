@@ -39,9 +39,9 @@ class StateStore:
         path = self.path(key)
 
         def load() -> Half:
-            found: Half = load_file(path)[_NAME]
+            states: Half = load_file(path)[_NAME]
             path.touch()
-            return found
+            return states
 
         return _readable(load)
 
@@ -67,12 +67,12 @@ class StateStore:
 
     def _make_room(self, needed: int) -> None:
         files = [(path, path.stat()) for path in self.folder.glob("*.safetensors")] if self.folder.is_dir() else []
-        held = sum(found.st_size for _, found in files)
-        for path, found in sorted(files, key=lambda file: (file[1].st_mtime_ns, file[0].name)):
+        held = sum(status.st_size for _, status in files)
+        for path, status in sorted(files, key=lambda file: (file[1].st_mtime_ns, file[0].name)):
             if held + needed <= self.most_bytes:
                 return
             path.unlink(missing_ok=True)
-            held -= found.st_size
+            held -= status.st_size
 
 
 def states_of(data: bytes) -> Half | None:
@@ -86,10 +86,10 @@ def _readable(load: Callable[[], Half]) -> Half | None:
     from safetensors import SafetensorError
 
     try:
-        found = load()
+        states = load()
     except (SafetensorError, OSError, KeyError, ValueError):
         return None
-    return found if found.dtype == np.float16 and found.ndim == 3 else None
+    return states if states.dtype == np.float16 and states.ndim == 3 else None
 
 
 def as_half(states: NDArray[np.float32] | Half) -> Half:

@@ -100,10 +100,9 @@ def label_paths(completions: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ..
     if len(set(completions)) < len(completions):
         second = next(i for i, ids in enumerate(completions) if completions.index(ids) < i)
         raise InputError(
-            f"two labels read the same to the model (number {completions.index(completions[second]) + 1} and "
-            f"number {second + 1})",
+            f"two labels have the same tokens (number {completions.index(completions[second]) + 1} and number {second + 1})",
             where="label words",
-            hint="Give every label a word of its own.",
+            hint="Give each label a different word.",
         )
     # In sorted order, the label with the longest common beginning is a neighbour.
     order = sorted(range(len(completions)), key=completions.__getitem__)

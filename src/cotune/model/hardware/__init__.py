@@ -1,1 +1,1 @@
-"""What this machine can compute, and how fast."""
+"""Detection of the machine's devices, speed and memory."""

@@ -1,4 +1,4 @@
-"""How the process holds the memory of tensors: freed blocks are kept, large ones lie on huge pages."""
+"""Settings of the process's memory allocator: freed blocks are kept, and large ones use huge pages."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 
 
 def settle_memory() -> bool:
-    """Keep freed memory, and ask for huge pages; to be called before torch's first tensor, which fixes the latter.
+    """Keep freed memory and request huge pages. Call it before torch allocates its first tensor.
 
-    Where Linux gives huge pages to those that ask (``madvise``, the usual setting), torch asks for tensors of 2 MB and more if
-    ``THP_MEM_ALLOC_ENABLE`` is set (https://github.com/pytorch/pytorch/pull/93888); it reads it once. Larger pages are missed
-    less often by the processor's cache of addresses. A value that is set already is left alone.
+    If Linux gives huge pages on request (``madvise``, the usual setting), torch requests them for tensors of 2 MB and more when
+    ``THP_MEM_ALLOC_ENABLE`` is set (https://github.com/pytorch/pytorch/pull/93888), which it reads once. Huge pages cause fewer
+    misses in the processor's address cache (TLB). A value that is already set is not changed.
 
     Returns:
         Whether freed memory is kept.
@@ -25,14 +25,14 @@ def settle_memory() -> bool:
 
 
 def _keep_freed_memory() -> bool:
-    """Tell glibc to serve large blocks from its heap and to hand nothing back to the system.
+    """Configure glibc to serve large blocks from its heap and to return nothing to the system.
 
-    By default every block above 32 MB is mapped anew, page by page, each time it is needed, as logits and activations are in
-    every pass. Keeping them took page faults of a scoring and training trial from 3.1 to 0.25 million, with the same peak of
-    memory. Other C libraries are left alone.
+    By default every block above 32 MB, such as the logits and activations of every pass, is mapped anew page by page. Keeping
+    them reduced the page faults of a scoring and training trial from 3.1 to 0.25 million at the same peak memory. Other C
+    libraries are not configured.
 
     Returns:
-        Whether it was done.
+        Whether glibc was configured.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -81,7 +81,7 @@ def check_capability(device: str = "auto", dtype: str = "auto", threads: int | N
     if dtype != "auto" and dtype not in DTYPES:
         raise InputError(f"unknown dtype {dtype!r}", where="dtype", hint=f"Use auto, {', '.join(DTYPES)}.")
     if threads is not None and threads < 1:
-        raise InputError(f"{threads} threads are too few", where="threads", hint="Give 1 or more, or leave it out.")
+        raise InputError(f"threads must be positive, not {threads}", where="threads", hint="Give 1 or more, or leave it out.")
     settle_memory()
     place = _device(device)
     count = threads or default_threads()
@@ -146,7 +146,7 @@ def measure_gemm(device: str, dtype: str) -> float:
             start = time.perf_counter()
             for _ in range(times):
                 last = torch.nn.functional.linear(torch.nn.functional.linear(part, wide), narrow)
-            # Reading one number synchronises with the device.
+            # Reading a number synchronises with the device.
             float(last[0, 0])
             return 4e-9 * count * _HIDDEN * _INNER * times / (time.perf_counter() - start)
 
@@ -216,7 +216,7 @@ def _measure_and_remember(place: torch.device, threads: int, key: list[Any]) -> 
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        # Alternating, so that other load does not affect only one of them.
+        # Alternate, so that other load does not affect only one of them.
         rounds = [{name: measure_gemm(str(place), name) for name in _MEASURED} for _ in range(_ROUNDS)]
         rates = {name: round(max(rates[name] for rates in rounds), 2) for name in _MEASURED}
     finally:

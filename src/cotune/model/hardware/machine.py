@@ -1,4 +1,4 @@
-"""What this process may use of the machine: processors, and memory, container limits included."""
+"""Processors and memory that are available to this process, container limits included."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _ROOT = Path("/")
 
 
 def usable_cpus(root: Path = _ROOT) -> int:
-    """Processors that this process may run on: its affinity, cut by the container's quota; at least 1.
+    """Number of processors that this process may use, by its affinity and the container's quota; at least 1.
 
     Args:
-        root: where ``proc`` and ``sys`` lie.
+        root: folder that contains ``proc`` and ``sys``.
     """
     try:
         count = len(os.sched_getaffinity(0))
@@ -30,7 +30,7 @@ def usable_cpus(root: Path = _ROOT) -> int:
 
 
 def cpu_quota(root: Path = _ROOT) -> float | None:
-    """The smallest processor quota of the control groups around this process, in processors; None without one."""
+    """The smallest CPU quota of this process's control groups, in processors; None if there is none."""
     quotas = []
     for folder in _groups(root, "cpu"):
         fields = _read(folder / "cpu.max").split() or [
@@ -44,7 +44,7 @@ def cpu_quota(root: Path = _ROOT) -> float | None:
 
 
 def available_memory(root: Path = _ROOT) -> int:
-    """Bytes that can still be taken without swapping: the machine's, or less where a container's limit is nearer."""
+    """Bytes that can be allocated without swapping, on the machine or within the container's limit."""
     import psutil
 
     free = int(psutil.virtual_memory().available)
@@ -58,12 +58,11 @@ def available_memory(root: Path = _ROOT) -> int:
 
 
 def device_memory(device: torch.device | str, root: Path = _ROOT) -> int:
-    """Bytes that a device has in all, in use or not: the same number on every call, so that what it decides is decided alike.
+    """Total bytes of a device, in use or not; the same on every call, so that decisions based on it are reproducible.
 
     Args:
-        device: torch device; for ``cpu``, and for ``mps``, which shares it, the machine's memory, or less where a container's
-            limit is below.
-        root: where ``proc`` and ``sys`` lie.
+        device: torch device; for ``cpu`` and ``mps`` this is the machine's memory, or the container's limit if it is lower.
+        root: folder that contains ``proc`` and ``sys``.
     """
     import psutil
     import torch
@@ -79,15 +78,15 @@ def device_memory(device: torch.device | str, root: Path = _ROOT) -> int:
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error of torch means that memory ran out, on any device."""
+    """Whether an error of torch reports that a device is out of memory."""
     import torch
 
-    told = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in told or "out of memory" in told
+    message = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in message or "out of memory" in message
 
 
 def give_back_memory(device: torch.device) -> None:
-    """Have torch give blocks that it keeps for later back to a device, after its memory ran out; on the CPU it keeps none."""
+    """Release the blocks that torch caches on a device, after it ran out of memory. Does nothing on a CPU."""
     import torch
 
     if device.type == "cuda":
@@ -97,7 +96,7 @@ def give_back_memory(device: torch.device) -> None:
 
 
 def processor_name(root: Path = _ROOT) -> str:
-    """What the processor calls itself."""
+    """The processor's name."""
     for line in _read(root / "proc/cpuinfo").splitlines():
         name, _, value = line.partition(":")
         if name.strip() == "model name":
@@ -106,7 +105,7 @@ def processor_name(root: Path = _ROOT) -> str:
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
-    """Folders of the control groups that this process is in, innermost first, of both versions."""
+    """Folders of this process's control groups (version 1 or 2), innermost first."""
     base = root / "sys/fs/cgroup"
     for line in _read(root / "proc/self/cgroup").splitlines():
         number, _, rest = line.partition(":")
@@ -117,7 +116,7 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
             top = base
         else:
             continue
-        # Inside a container the path may be one that only the host can see; the parents that exist still bind.
+        # Inside a container the path may exist on the host only; the limits of existing parents still apply.
         place = Path(name.strip("/"))
         for part in (place, *place.parents):
             if (top / part).is_dir():
@@ -125,10 +124,10 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
 
 
 def _reclaimable(folder: Path) -> int:
-    """Bytes of file cache that count as used, but are given back when memory is short."""
+    """Bytes of file cache that count as used but are freed when memory is short."""
     rows = (line.split() for line in _read(folder / "memory.stat").splitlines())
     values = {row[0]: _number(row[1]) or 0 for row in rows if len(row) == 2}
-    # Version 1 counts a group's children apart, in the total; version 2 has no such line.
+    # Version 1 includes a group's children only in the total; version 2 has no such line.
     return values.get("total_inactive_file", values.get("inactive_file", 0))
 
 
@@ -140,6 +139,6 @@ def _read(path: Path) -> str:
 
 
 def _number(text: str) -> int | None:
-    """A limit; None for ``max``, ``-1``, nothing, and the huge number by which version 1 says "none"."""
+    """A limit; None for ``max``, ``-1``, an empty text, and the huge number that version 1 uses for "no limit"."""
     text = text.strip()
     return int(text) if text.isdigit() and int(text) < 1 << 60 else None

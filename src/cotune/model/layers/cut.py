@@ -83,12 +83,12 @@ def entering(decoder: Any, states: Tensor) -> Iterator[None]:
     removed at the end.
 
     Args:
-        decoder: of :func:`cut_decoder`.
+        decoder: a decoder from :func:`cut_decoder`.
         states: ``[batch, tokens, width]``.
     """
 
-    def enter(_: Any, args: tuple[Any, ...], given: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return ((states, *args[1:]), given) if args else (args, given | {"hidden_states": states})
+    def enter(_: Any, args: tuple[Any, ...], arguments: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return ((states, *args[1:]), arguments) if args else (args, arguments | {"hidden_states": states})
 
     with layers_of(decoder)[0].register_forward_pre_hook(enter, with_kwargs=True):
         yield
@@ -103,16 +103,16 @@ def layer_outputs(
     Hooks collect them and are removed at the end.
 
     Args:
-        decoder: with at least so many layers.
-        numbers: of the layers.
+        decoder: a decoder with at least that many layers.
+        numbers: numbers of the layers.
         keep: function of a layer's states ``[batch, tokens, width]`` that returns what to keep. It must copy, since later
             layers may change them in place.
     """
-    found: dict[int, Tensor] = {}
+    outputs: dict[int, Tensor] = {}
 
     def tap(number: int) -> Any:
         def read(_: Any, __: Any, output: Any) -> None:
-            found[number] = keep(output[0] if isinstance(output, tuple) else output)
+            outputs[number] = keep(output[0] if isinstance(output, tuple) else output)
 
         return read
 
@@ -120,19 +120,19 @@ def layer_outputs(
     with ExitStack() as taps:
         for number in set(numbers):
             taps.enter_context(layers[number - 1].register_forward_hook(tap(number)))
-        yield found
+        yield outputs
 
 
 def _layers_name(decoder: Any) -> str:
     for name in _LAYERS:
         if isinstance(getattr(decoder, name, None), nn.ModuleList):
             return name
-    raise _unknown(decoder, "its layers")
+    raise _unknown(decoder, "list of layers")
 
 
 def _unknown(decoder: Any, what: str) -> InputError:
     return InputError(
-        f"{type(decoder).__name__} does not show {what}, so that no state between layers can be read",
+        f"{type(decoder).__name__} has no known {what}, so states between layers cannot be read",
         where="model",
         hint="Use tune.readout=words, or another model.",
     )

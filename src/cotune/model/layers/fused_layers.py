@@ -2,8 +2,9 @@
 
 On a CPU a layer's elementwise work costs nearly as much as its products: each operation reads and writes the states of all
 tokens, and transformers writes a norm as five of them and a gate as two with new memory each. Here a norm is three and a gate
-works in place; trained through, both keep the least that their gradients need. Behind the last layer's attention no token sees
-another, so its feed-forward layer runs only where a state is read. Each stand-in is compared with its layer before it is taken.
+works in place; in training, both keep only what their gradients need. Behind the last layer's attention no token sees
+another, so its feed-forward layer runs only where a state is read. Each replacement is compared with its layer before it is
+used.
 """
 
 from __future__ import annotations
@@ -36,16 +37,16 @@ def make_lean(model: Module) -> int:
     """
     taken: list[LeanNorm | LeanGated] = []
     # Layers of one class, width and epsilon run the same code, so one of them is tested for all.
-    found: dict[tuple[object, ...], bool] = {}
+    equal: dict[tuple[object, ...], bool] = {}
     last = _last_gated(model)
     for layer in layers_without(model, Place.LEAN):
         lean = _stand_in(layer, layer is last)
         if lean is None:
             continue
         kind = (type(layer), _weight(layer).shape, _epsilon(layer))
-        if kind not in found:
-            found[kind] = _same(layer, lean)
-        if found[kind]:
+        if kind not in equal:
+            equal[kind] = _same(layer, lean)
+        if equal[kind]:
             taken.append(lean)
     install(model, taken)
     return len(taken)
@@ -89,8 +90,8 @@ class LeanGated(StandIn):
         places = read_places(self, self.ends_model)
         if places is None:
             return self._everywhere(x)
-        found = torch.zeros_like(x)
-        return found.index_copy(1, places, self._everywhere(x.index_select(1, places))) if len(places) else found
+        out = torch.zeros_like(x)
+        return out.index_copy(1, places, self._everywhere(x.index_select(1, places))) if len(places) else out
 
     def _everywhere(self, x: Tensor) -> Tensor:
         gate, up = self.gate_proj(x), self.up_proj(x)  # type: ignore[operator]
@@ -118,8 +119,8 @@ def _stand_in(layer: Module, ends: bool) -> LeanNorm | LeanGated | None:
 def _last_gated(model: Any) -> Module | None:
     """The last feed-forward layer, behind which no token attends to another."""
     layers = getattr(model.get_decoder(), "layers", None) if hasattr(model, "get_decoder") else None
-    found = getattr(layers[-1], "mlp", None) if isinstance(layers, torch.nn.ModuleList) and len(layers) else None
-    return original(found) if isinstance(found, Module) else None
+    gated = getattr(layers[-1], "mlp", None) if isinstance(layers, torch.nn.ModuleList) and len(layers) else None
+    return original(gated) if isinstance(gated, Module) else None
 
 
 def _same(layer: Module, lean: LeanNorm | LeanGated) -> bool:
@@ -127,10 +128,10 @@ def _same(layer: Module, lean: LeanNorm | LeanGated) -> bool:
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(1, _PROBE_ROWS, weight.shape[-1], generator=generator).to(weight.dtype)
     with torch.no_grad():
-        plain, found = layer(states), lean(states)
+        plain, fast = layer(states), lean(states)
     tolerance = 1e-5 if weight.dtype == torch.float32 else 2e-2
     absolute = tolerance * float(plain.abs().max())
-    return plain.dtype == found.dtype and torch.allclose(plain, found, rtol=tolerance, atol=absolute)
+    return plain.dtype == fast.dtype and torch.allclose(plain, fast, rtol=tolerance, atol=absolute)
 
 
 def _weight(layer: Any) -> Tensor:
@@ -139,8 +140,8 @@ def _weight(layer: Any) -> Tensor:
 
 
 def _epsilon(layer: Module) -> float | None:
-    found = getattr(layer, "variance_epsilon", getattr(layer, "eps", None))
-    return float(found) if isinstance(found, float | int) else None
+    epsilon = getattr(layer, "variance_epsilon", getattr(layer, "eps", None))
+    return float(epsilon) if isinstance(epsilon, float | int) else None
 
 
 def _inverse(states: Tensor, epsilon: float) -> Tensor:

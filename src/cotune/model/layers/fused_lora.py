@@ -117,10 +117,10 @@ class LoraGroup:
         """Output of layer ``number`` for ``x``; the whole group is computed when its first layer is called."""
         if self._input is not x or number not in self._pending:
             self._run(x)
-        found = self._pending.pop(number)
+        result = self._pending.pop(number)
         if not self._pending:
             self._input = None
-        return found
+        return result
 
     def _run(self, x: Tensor) -> None:
         if self._stacked and all(prepacked(layer.base) for layer in self.layers):
@@ -152,21 +152,21 @@ class LoraGroup:
             inner = both[:, self._stacked :]
             return (both[:, : self._stacked].addmm_(inner, self._up.t()),), inner
         inner = linear(states, self._down)
-        found = []
+        results = []
         for layer, outputs, own in zip(self.layers, self._outputs, self._inner, strict=True):
-            found.append(product(layer.base, states, add=inner[:, own] @ self._up[outputs, own].t()))
-        return tuple(found), inner
+            results.append(product(layer.base, states, add=inner[:, own] @ self._up[outputs, own].t()))
+        return tuple(results), inner
 
     def backward(self, grad: Tensor, states: Tensor, inner: Tensor, *, to_input: bool) -> tuple[Tensor | None, list[Tensor]]:
         """Gradients of the states and, alternating for each layer, of its down- and up-projection, those in fp32."""
         to_inner = grad @ self._up
         to_states = self._to_states(grad, to_inner) if to_input else None
         down, up = to_inner.t() @ states, grad.t() @ inner
-        found: list[Tensor] = []
+        gradients: list[Tensor] = []
         for outputs, own, update in zip(self._outputs, self._inner, self._updates, strict=True):
-            found.append(down[own].float())
-            found.append(up[outputs, own].float() * update.scale)
-        return to_states, found
+            gradients.append(down[own].float())
+            gradients.append(up[outputs, own].float() * update.scale)
+        return to_states, gradients
 
     def _to_states(self, grad: Tensor, to_inner: Tensor) -> Tensor:
         update = to_inner @ self._down[self._stacked :]
@@ -210,8 +210,8 @@ class _Grouped(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         states, inner = ctx.saved_tensors
         grad = torch.cat(grads, -1) if len(grads) > 1 else grads[0]
-        to_states, found = ctx.group.backward(grad, states, inner, to_input=ctx.needs_input_grad[1])
-        return None, to_states, *found
+        to_states, gradients = ctx.group.backward(grad, states, inner, to_input=ctx.needs_input_grad[1])
+        return None, to_states, *gradients
 
 
 def install_groups(model: Any, groups: Sequence[Sequence[LoraLayer]]) -> None:

@@ -29,8 +29,8 @@ _LAYER = re.compile(r"\.(?:layers|h|blocks?)\.(\d+)\.")
 
 def layer_number(name: str) -> int | None:
     """Number of the decoder layer in a module's name; None if it belongs to none."""
-    found = _LAYER.search(f".{name}.")
-    return int(found[1]) if found else None
+    match = _LAYER.search(f".{name}.")
+    return int(match[1]) if match else None
 
 
 def linear_groups(model: Any, targets: Collection[str], layers: Collection[int] = ()) -> list[Named] | None:
@@ -45,14 +45,14 @@ def linear_groups(model: Any, targets: Collection[str], layers: Collection[int] 
         None if there are none, or if one is no plain linear layer or is not reached by the decoder; peft is needed then.
     """
     ends = tuple(f".{target}" for target in targets)
-    found = {name: module for name, module in model.named_modules() if name in targets or name.endswith(ends)}
+    linears = {name: module for name, module in model.named_modules() if name in targets or name.endswith(ends)}
     if layers:
-        found = {name: module for name, module in found.items() if layer_number(name) in layers}
-    if any(type(original(module)) is not Linear for module in found.values()):
+        linears = {name: module for name, module in linears.items() if layer_number(name) in layers}
+    if any(type(original(module)) is not Linear for module in linears.values()):
         return None
-    names = {id(module): name for name, module in found.items()}
-    groups = layers_by_input(model, list(found.values()))
-    if not groups or sum(map(len, groups)) != len(found):
+    names = {id(module): name for name, module in linears.items()}
+    groups = layers_by_input(model, list(linears.values()))
+    if not groups or sum(map(len, groups)) != len(linears):
         return None
     return [{names[id(module)]: module for module in group} for group in groups]
 

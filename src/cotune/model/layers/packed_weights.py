@@ -49,10 +49,10 @@ class Prepacked:
             add: ``[..., outputs]``.
         """
         if add is None:
-            found: Tensor = torch.ops.mkldnn._linear_pointwise(states, self._weight, bias, "none", [], "")
+            packed: Tensor = torch.ops.mkldnn._linear_pointwise(states, self._weight, bias, "none", [], "")
         else:
-            found = torch.ops.mkldnn._linear_pointwise.binary(states, add, self._weight, bias, "add")
-        return found
+            packed = torch.ops.mkldnn._linear_pointwise.binary(states, add, self._weight, bias, "add")
+        return packed
 
 
 class _Watched:
@@ -106,8 +106,8 @@ def prepack(model: torch.nn.Module, memory: int) -> int:
         The number of layers; 0 if the processor is of another kind, its products differ from torch's own, or the model is too
         large.
     """
-    found = layers_without(model, Place.PREPACKED)
-    layers = [layer for layer in found if type(layer) is Linear and not layer.weight.requires_grad]
+    candidates = layers_without(model, Place.PREPACKED)
+    layers = [layer for layer in candidates if type(layer) is Linear and not layer.weight.requires_grad]
     weights = {id(layer.weight): layer.weight for layer in layers}.values()
     if sum(weight.nbytes for weight in weights) * _PART_OF_FREE > memory:
         return 0
@@ -140,9 +140,9 @@ def product(layer: Linear, states: Tensor, add: Tensor | None = None) -> Tensor:
         states: ``[..., inputs]``.
         add: ``[..., outputs]``.
     """
-    found = prepacked(layer)
-    if found is not None and states.dtype == layer.weight.dtype:
-        return found.product(states, layer.bias, add)
+    packed = prepacked(layer)
+    if packed is not None and states.dtype == layer.weight.dtype:
+        return packed.product(states, layer.bias, add)
     plain = linear(states, layer.weight, layer.bias)
     return plain if add is None else plain + add
 

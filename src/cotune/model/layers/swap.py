@@ -68,10 +68,10 @@ def install(model: nn.Module, stand_ins: Iterable[StandIn]) -> None:
     Raises:
         ValueError: if a layer already has a stand-in of the kind; nothing is changed then.
     """
-    given = {id(original(one)): one for one in stand_ins}
+    by_layer = {id(original(one)): one for one in stand_ins}
 
     def add(layer: nn.Module, before: list[StandIn]) -> list[StandIn]:
-        one = given.get(id(layer))
+        one = by_layer.get(id(layer))
         if one is None:
             return before
         double = next((other for other in before if other.place is one.place), None)
@@ -84,14 +84,14 @@ def install(model: nn.Module, stand_ins: Iterable[StandIn]) -> None:
 
 def remove(model: nn.Module, kind: type[StandIn]) -> list[StandIn]:
     """Remove the stand-ins of a class from a model and return them. Other stand-ins of the same layers stay."""
-    found: dict[int, StandIn] = {}
+    removed: dict[int, StandIn] = {}
 
     def drop(_: nn.Module, before: list[StandIn]) -> list[StandIn]:
-        found.update({id(one): one for one in before if isinstance(one, kind)})
+        removed.update({id(one): one for one in before if isinstance(one, kind)})
         return [one for one in before if not isinstance(one, kind)]
 
     _restack(model, drop)
-    return list(found.values())
+    return list(removed.values())
 
 
 @contextmanager
@@ -112,11 +112,11 @@ def _positions(model: nn.Module) -> list[tuple[dict[str, nn.Module | None], str,
 
 def _stand_ins(top: nn.Module) -> list[StandIn]:
     """The stand-ins of a layer, from the outermost inwards."""
-    found = []
+    stand_ins = []
     while isinstance(top, StandIn):
-        found.append(top)
+        stand_ins.append(top)
         top = top.inner
-    return found
+    return stand_ins
 
 
 def _restack(model: nn.Module, change: Callable[[nn.Module, list[StandIn]], Sequence[StandIn]]) -> None:
@@ -124,7 +124,7 @@ def _restack(model: nn.Module, change: Callable[[nn.Module, list[StandIn]], Sequ
     positions = _positions(model)
     tops = {id(top): top for _, _, top in positions}
     wanted = {key: change(original(top), _stand_ins(top)) for key, top in tops.items()}
-    found = {}
+    changed = {}
     for key, top in tops.items():
         layer = last = original(top)
         for one in sorted(wanted[key], key=lambda one: one.place):
@@ -134,6 +134,6 @@ def _restack(model: nn.Module, change: Callable[[nn.Module, list[StandIn]], Sequ
             # Plain attributes, such as ``training`` or peft's switch, are in no dictionary; the outermost module has the
             # current ones.
             vars(last).update({name: value for name, value in vars(top).items() if name in vars(layer)})
-        found[key] = last
+        changed[key] = last
     for table, name, top in positions:
-        table[name] = found[id(top)]
+        table[name] = changed[id(top)]

@@ -1,1 +1,1 @@
-"""Finding a model and loading it."""
+"""Find models by name and load them."""

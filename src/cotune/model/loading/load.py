@@ -53,7 +53,7 @@ class Loaded:
         model: the model, in evaluation mode, frozen, on its device.
         tokenizer: its fast tokenizer.
         fingerprint: content hash of the model's files.
-        known: what was remembered; None where this is the first load.
+        known: cached results of the first load; None if this is the first load.
     """
 
     model: Any
@@ -66,12 +66,12 @@ def load_folder(folder: Path, settings: EngineSettings, *, light: bool = False) 
     """Load a checked model folder.
 
     Args:
-        folder: with config, tokenizer and safetensors files.
-        settings: say the number type and the device.
-        light: whether the light model and tokenizer will do, where they are known to be the same.
+        folder: folder with config, tokenizer and safetensors files.
+        settings: engine settings, of which dtype and device are used.
+        light: whether to use the minimal model and tokenizer if they are known to be equivalent.
 
     Raises:
-        InputError: the files cannot be loaded.
+        InputError: if the files cannot be loaded.
     """
     fingerprint = model_fingerprint(folder)
     known = _recall(fingerprint, settings)
@@ -91,7 +91,7 @@ def load_tokenizer(folder: Path) -> Any:
     """The fast tokenizer of a checked model folder.
 
     Raises:
-        InputError: it cannot be loaded.
+        InputError: if it cannot be loaded.
     """
     from transformers import AutoTokenizer
 
@@ -110,13 +110,13 @@ def _not_loaded(folder: Path, error: Exception) -> InputError:
 
 
 def remember(loaded: Loaded, folder: Path, settings: EngineSettings, *, shared: bool) -> None:
-    """Store the results of a first load; an unwritable cache only costs time.
+    """Store the results of a first load; if the cache cannot be written, the checks are repeated next time.
 
     Args:
-        loaded: what :func:`load_folder` gave, with lean layers by now.
-        folder: that it was loaded from.
-        settings: that it was loaded with.
-        shared: whether the shared-prefix engine fits it.
+        loaded: result of :func:`load_folder`, after its layers were replaced by faster ones.
+        folder: folder that it was loaded from.
+        settings: settings that it was loaded with.
+        shared: whether the shared-prefix engine supports it.
     """
     small = shared and weight_bytes(folder) <= _WORTH_BYTES
     tensors = _tensors_in(folder, getattr(torch, settings.dtype)) if small else {}
@@ -127,9 +127,9 @@ def remember(loaded: Loaded, folder: Path, settings: EngineSettings, *, shared: 
 
 def _recall(fingerprint: str, settings: EngineSettings) -> Known | None:
     with contextlib.suppress(CotuneError, OSError, ValueError, TypeError):
-        found = Known(**json.loads(_memory_of(fingerprint, settings).read_text(encoding="utf-8")))
-        if all(isinstance(value, bool) for value in asdict(found).values()):
-            return found
+        known = Known(**json.loads(_memory_of(fingerprint, settings).read_text(encoding="utf-8")))
+        if all(isinstance(value, bool) for value in asdict(known).values()):
+            return known
     return None
 
 
@@ -161,7 +161,7 @@ def _whole(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
 def _tensors_in(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for path in weight_files(folder):
-        found |= {name: value.to(dtype) if value.is_floating_point() else value for name, value in load_file(path).items()}
-    return found
+        tensors |= {name: value.to(dtype) if value.is_floating_point() else value for name, value in load_file(path).items()}
+    return tensors

@@ -1,4 +1,4 @@
-"""Whether the light model and the light tokenizer of a folder are those that transformers makes of it, bit for bit."""
+"""Checks that the minimal model and tokenizer of a folder give bitwise the same results as transformers."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ _ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeErro
 
 
 def is_light(model: Any, tokenizer: Any, folder: Path, tensors: dict[str, Tensor]) -> bool:
-    """Whether both may be taken in place of transformers' own.
+    """Whether the minimal model and tokenizer can replace those of transformers.
 
     Args:
-        model: transformers' own, that the shared-prefix engine fits, with lean layers.
-        tokenizer: transformers' own.
-        folder: that both were loaded from.
-        tensors: of its files, in the model's number type.
+        model: transformers' model, supported by the shared-prefix engine, with faster layers installed.
+        tokenizer: transformers' tokenizer.
+        folder: folder that both were loaded from.
+        tensors: tensors of its files, in the model's dtype.
     """
     from jinja2 import TemplateError
 
@@ -60,7 +60,7 @@ def _same_model(model: Any, light: LightLlama) -> bool:
     limit = model.config.get_text_config().max_position_embeddings
     if stops != light.generation_config.eos_token_id or limit != light.config.max_position_embeddings:
         return False
-    # Equal weights are prepacked alike; the light model that is made here need not be.
+    # The minimal model need not be prepacked here, since equal weights are prepacked in the same way.
     with torch.inference_mode(), plain_products(model):
         own = dict(model.named_parameters(remove_duplicate=False))
         for name, parameter in light.named_parameters(remove_duplicate=False):
@@ -70,7 +70,7 @@ def _same_model(model: Any, light: LightLlama) -> bool:
 
 
 def _passes(model: Any) -> list[Tensor]:
-    """Whatever a prefix, rows with trees behind it, and a read of every layer give, on random tokens and far positions."""
+    """Results of passes over random tokens at distant positions: a prefix, rows with trees, and states of every layer."""
     runner = PackedRunner(model)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, runner.vocabulary, (200,), generator=generator).tolist()
@@ -80,13 +80,13 @@ def _passes(model: Any) -> list[Tensor]:
     plan = plan_pass(suffixes, prefix=prefix.length, trees=[tree] * 3, device=runner.device)
     states, keys = runner.hidden(plan, prefix, collect=True)
     layers = len(prefix.layers)
-    found = [runner.hidden(plan, prefix, read=plan.last)[0]]
-    found += [states, runner.logits(states[plan.last]), runner.states(plan, prefix, [None, *range(layers + 1)])]
+    results = [runner.hidden(plan, prefix, read=plan.last)[0]]
+    results += [states, runner.logits(states[plan.last]), runner.states(plan, prefix, [None, *range(layers + 1)])]
     plan.positions += model.config.get_text_config().max_position_embeddings - int(plan.positions.max()) - 1
-    found.append(runner.hidden(plan, prefix)[0])
+    results.append(runner.hidden(plan, prefix)[0])
     for pairs in (prefix.layers, keys):
-        found += [part for _, pair in sorted(pairs.items()) for part in pair]
-    return found
+        results += [part for _, pair in sorted(pairs.items()) for part in pair]
+    return results
 
 
 def _same_tokenizer(whole: Any, light: LightTokenizer) -> bool:
@@ -96,30 +96,30 @@ def _same_tokenizer(whole: Any, light: LightTokenizer) -> bool:
 
 
 def _content(tokenizer: Any) -> dict[str, Any]:
-    """All that a tokenizer does to one text that is neither cut nor padded."""
-    found: dict[str, Any] = json.loads(tokenizer.to_str())
-    found |= {"truncation": None, "padding": None}
-    after = found.pop("post_processor") or {}
+    """The behaviour of a tokenizer on single texts, without truncation and padding."""
+    content: dict[str, Any] = json.loads(tokenizer.to_str())
+    content |= {"truncation": None, "padding": None}
+    after = content.pop("post_processor") or {}
     if after.get("type") != "TemplateProcessing" or after["single"] != [{"Sequence": {"id": "A", "type_id": 0}}]:
-        found |= {"post_processor": after} if after else {}
-    return found
+        content |= {"post_processor": after} if after else {}
+    return content
 
 
 def _answers(tokenizer: Any) -> list[Any]:
-    """Whatever a renderer asks of a tokenizer."""
-    found: list[Any] = [tokenizer.chat_template, tokenizer.eos_token_id]
+    """A tokenizer's results for every call of a renderer."""
+    answers: list[Any] = [tokenizer.chat_template, tokenizer.eos_token_id]
     added = tokenizer.added_tokens_decoder
-    found.append([(number, str(token.content), token.special) for number, token in sorted(added.items())])
-    found += [tokenizer.convert_tokens_to_ids(token.content) for token in added.values()]
+    answers.append([(number, str(token.content), token.special) for number, token in sorted(added.items())])
+    answers += [tokenizer.convert_tokens_to_ids(token.content) for token in added.values()]
     for special in (True, False):
-        found.append(tokenizer(list(_TEXTS), add_special_tokens=special)["input_ids"])
-    for ids in found[-1]:
-        found += [tokenizer.decode(ids, skip_special_tokens=s, clean_up_tokenization_spaces=False) for s in (True, False)]
+        answers.append(tokenizer(list(_TEXTS), add_special_tokens=special)["input_ids"])
+    for ids in answers[-1]:
+        answers += [tokenizer.decode(ids, skip_special_tokens=s, clean_up_tokenization_spaces=False) for s in (True, False)]
     one = tokenizer(_TEXTS[-1], add_special_tokens=False, return_offsets_mapping=True)
-    found.append([list(one["input_ids"]), list(map(tuple, one["offset_mapping"]))])
+    answers.append([list(one["input_ids"]), list(map(tuple, one["offset_mapping"]))])
     if tokenizer.chat_template:
         messages = [{"role": role, "content": content} for role, content in _TURNS]
         for part in (messages, messages[1:], messages[1:2], messages[1:3], messages[3:]):
             for asked in (True, False):
-                found.append(tokenizer.apply_chat_template(part, tokenize=False, add_generation_prompt=asked))
-    return found
+                answers.append(tokenizer.apply_chat_template(part, tokenize=False, add_generation_prompt=asked))
+    return answers

@@ -1,8 +1,8 @@
-"""A Llama without transformers: of one, all that the shared-prefix engine calls, the same operations in the same order.
+"""A minimal Llama without transformers: what the shared-prefix engine calls, with the same operations in the same order.
 
-To import what transformers needs for a model takes longer than everything else that a command does until it answers. What runs
-here is little, as attention, norms and gates are the engine's own anyway, and it is taken only where a first load has shown
-that it gives what transformers' model gives, bit for bit (:mod:`cotune.model.loading.minimal_check`).
+Importing transformers' models takes longer than the rest of a command up to its first answer. The model here is small, since
+the engine has its own attention, norms and gates. It is used only if a first load has shown that its results are bitwise
+identical to those of transformers (:mod:`cotune.model.loading.minimal_check`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cotune.model.engine.attention import ATTENTION_NAME, shared_prefix_attentio
 
 @dataclass
 class LightConfig:
-    """What of a Llama's ``config.json`` its passes hang on, by the same names."""
+    """The values of a Llama's ``config.json`` that passes depend on, under the same names."""
 
     vocab_size: int
     hidden_size: int
@@ -40,11 +40,11 @@ class LightConfig:
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> LightConfig:
-        """From a ``config.json``.
+        """Create it from a ``config.json``.
 
         Raises:
-            ValueError: it is no Llama's, or asks for what is not built here.
-            KeyError: something is missing, which transformers might know a default of.
+            ValueError: if it is not a Llama's, or has an unsupported feature.
+            KeyError: if a value is missing, for which transformers may have a default.
         """
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
         plain = (
@@ -54,7 +54,7 @@ class LightConfig:
             and rope.get("rope_type", "default") == "default"
         )
         if not plain:
-            raise ValueError("this is no plain Llama")
+            raise ValueError("this is not a plain Llama")
         heads = config["num_attention_heads"]
         return cls(
             vocab_size=config["vocab_size"],
@@ -71,21 +71,21 @@ class LightConfig:
         )
 
     def get_text_config(self) -> LightConfig:
-        """Itself, as in transformers."""
+        """Return itself, as in transformers."""
         return self
 
 
 class LightLlama(nn.Module):
-    """The model; its modules have the names that its tensors have in files.
+    """A minimal Llama. Its modules are named like the tensors in model files.
 
     Args:
         config: its shape.
         stops: id or ids of the tokens that end an answer.
-        tensors: by name, in the number type that is wanted; they are not copied.
+        tensors: tensors by name, in the wanted dtype; they are not copied.
 
     Raises:
-        KeyError: a tensor is missing.
-        ValueError: a tensor is not known, or of another shape.
+        KeyError: if a tensor is missing.
+        ValueError: if a tensor is unknown or has another shape.
     """
 
     def __init__(self, config: LightConfig, stops: Any, tensors: Mapping[str, Tensor]) -> None:
@@ -103,37 +103,37 @@ class LightLlama(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it lies."""
+        """Device of the weights."""
         return self.lm_head.weight.device
 
     def get_decoder(self) -> nn.Module:
-        """All but the head."""
+        """The model without its head."""
         return self.model
 
     def get_input_embeddings(self) -> nn.Embedding:
-        """By token id."""
+        """The embedding of token ids."""
         return self.model.embed_tokens
 
     def get_output_embeddings(self) -> nn.Linear:
-        """The head."""
+        """The language model head."""
         return self.lm_head
 
     def set_attn_implementation(self, name: str) -> None:
-        """Attend by the plan of a pass, or plainly."""
+        """Choose the shared-prefix attention or plain causal attention."""
         self.config._attn_implementation = name
 
 
 class _Parts:
-    """Tensors of a model's files, each of which is to be taken."""
+    """Tensors of a model's files; all of them must be used."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self._left = dict(tensors)
 
     def take(self, name: str, *shape: int) -> nn.Parameter:
-        found = self._left.pop(name)
-        if found.shape != shape:
-            raise ValueError(f"{name} is of shape {tuple(found.shape)} and not {shape}")
-        return nn.Parameter(found, requires_grad=False)
+        tensor = self._left.pop(name)
+        if tensor.shape != shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)} instead of {shape}")
+        return nn.Parameter(tensor, requires_grad=False)
 
     def check_end(self) -> None:
         if self._left:
@@ -141,7 +141,7 @@ class _Parts:
 
 
 def _linear(weight: nn.Parameter) -> nn.Linear:
-    # Torch's own layer, but for its weights, to draw which would take longer than to load them.
+    # Set the weight afterwards, since initializing it at random would take longer than loading it.
     made = nn.Linear(1, 1, bias=False)
     made.weight = weight
     made.out_features, made.in_features = weight.shape
@@ -169,7 +169,7 @@ class _Decoder(nn.Module):
         use_cache: bool = False,
         output_hidden_states: bool = False,
     ) -> SimpleNamespace:
-        """States of ``[1, tokens]``; ``hidden_states`` are those before each layer and, last, those after the final norm."""
+        """States of ``[1, tokens]``; ``hidden_states`` holds those before each layer, then those after the final norm."""
         if position_ids is None:
             position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
         states = self.embed_tokens(input_ids)
@@ -194,7 +194,7 @@ class _Layer(nn.Module):
         self.mlp = _Gated(config, parts, f"{place}mlp.")
 
     def forward(self, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Adds to the states in place."""
+        """Add the layer's outputs to the states in place."""
         states += self.self_attn(self.input_layernorm(states), cos, sin)
         states += self.mlp(self.post_attention_layernorm(states))
         return states
@@ -216,8 +216,8 @@ class _Attention(nn.Module):
         shape = (*states.shape[:-1], -1, self.config.head_dim)
         q, k, v = (project(states).view(shape).transpose(1, 2) for project in (self.q_proj, self.k_proj, self.v_proj))
         attend = shared_prefix_attention if self.config._attn_implementation == ATTENTION_NAME else _causal
-        found, _ = attend(self, _turned(q, cos, sin), _turned(k, cos, sin), v, None, self.config.head_dim**-0.5)
-        result: Tensor = self.o_proj(found.reshape(*states.shape[:-1], -1).contiguous())
+        out, _ = attend(self, _turned(q, cos, sin), _turned(k, cos, sin), v, None, self.config.head_dim**-0.5)
+        result: Tensor = self.o_proj(out.reshape(*states.shape[:-1], -1).contiguous())
         return result
 
 
@@ -231,8 +231,8 @@ class _Gated(nn.Module):
         self.act_fn = nn.SiLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
-        return found
+        out: Tensor = self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+        return out
 
 
 class _RMSNorm(nn.Module):
@@ -259,16 +259,16 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def _causal(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: None, scale: float) -> tuple[Tensor, None]:
-    found = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
-    return found.transpose(1, 2), None
+    attended = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
+    return attended.transpose(1, 2), None
 
 
 def light_llama(folder: Path, tensors: Mapping[str, Tensor]) -> LightLlama:
     """The model of a folder, frozen and in evaluation mode; arguments and errors as of :class:`LightLlama`.
 
     Raises:
-        ValueError, KeyError: the folder holds no plain Llama.
-        OSError: it cannot be read.
+        ValueError, KeyError: if the folder contains no plain Llama.
+        OSError: if it cannot be read.
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     generation = folder / "generation_config.json"

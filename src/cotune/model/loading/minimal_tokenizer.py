@@ -1,7 +1,6 @@
-"""A tokenizer without transformers: of a fast one, what rendering prompts and reading answers call.
+"""A minimal tokenizer without transformers, with the methods that rendering prompts and reading answers need.
 
-It is taken only where a first load has shown that it is the one that transformers makes
-(:mod:`cotune.model.loading.minimal_check`).
+It is used only if a first load has shown that it equals the one of transformers (:mod:`cotune.model.loading.minimal_check`).
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_
 
 
 class LightTokenizer:
-    """What a folder's ``tokenizer.json`` and chat template say. Whatever else is asked of it, transformers' own answers.
+    """The tokenizer of a folder's ``tokenizer.json`` and chat template. Other attributes come from transformers' tokenizer.
 
     Args:
         folder: a model folder.
 
     Raises:
-        ValueError, KeyError: the folder holds something else.
-        OSError: it cannot be read.
+        ValueError, KeyError: if the folder contains another kind of tokenizer.
+        OSError: if it cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -52,17 +51,17 @@ class LightTokenizer:
         return_offsets_mapping: bool = False,
         **more: Any,
     ) -> Any:
-        """``input_ids`` and, where asked for, ``offset_mapping`` of a text or of each of several."""
+        """``input_ids`` and, on request, ``offset_mapping`` of a text or of several texts."""
         if more:
             return self.whole(
                 texts, add_special_tokens=add_special_tokens, return_offsets_mapping=return_offsets_mapping, **more
             )
         several = [texts] if isinstance(texts, str) else list(texts)
-        found = self.inner.encode_batch(several, add_special_tokens=add_special_tokens)
-        given: dict[str, Any] = {"input_ids": [one.ids for one in found]}
+        encodings = self.inner.encode_batch(several, add_special_tokens=add_special_tokens)
+        result: dict[str, Any] = {"input_ids": [one.ids for one in encodings]}
         if return_offsets_mapping:
-            given["offset_mapping"] = [one.offsets for one in found]
-        return {name: value[0] for name, value in given.items()} if isinstance(texts, str) else given
+            result["offset_mapping"] = [one.offsets for one in encodings]
+        return {name: value[0] for name, value in result.items()} if isinstance(texts, str) else result
 
     def __len__(self) -> int:
         return int(self.inner.get_vocab_size(with_added_tokens=True))
@@ -74,28 +73,28 @@ class LightTokenizer:
 
     @cached_property
     def whole(self) -> Any:
-        """Transformers' own tokenizer."""
+        """The tokenizer of transformers."""
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(self._folder, local_files_only=True, trust_remote_code=False)
 
     @property
     def added_tokens_decoder(self) -> dict[int, Any]:
-        """Tokens by id that stand beside the vocabulary, control tokens among them."""
-        found: dict[int, Any] = self.inner.get_added_tokens_decoder()
-        return found
+        """Added tokens by id, including control tokens."""
+        decoder: dict[int, Any] = self.inner.get_added_tokens_decoder()
+        return decoder
 
     @property
     def eos_token_id(self) -> int | None:
         """The token that ends a text."""
         token = self._named.get("eos_token")
-        found: int | None = None if token is None else self.inner.token_to_id(token)
-        return found
+        token_id: int | None = None if token is None else self.inner.token_to_id(token)
+        return token_id
 
     def convert_tokens_to_ids(self, token: Any) -> Any:
         """The id of a token."""
-        found = self.inner.token_to_id(token) if isinstance(token, str) else None
-        return self.whole.convert_tokens_to_ids(token) if found is None else found
+        token_id = self.inner.token_to_id(token) if isinstance(token, str) else None
+        return self.whole.convert_tokens_to_ids(token) if token_id is None else token_id
 
     def decode(
         self, ids: Any, *, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None, **more: Any
@@ -109,7 +108,7 @@ class LightTokenizer:
     def apply_chat_template(
         self, messages: Any, *, tokenize: bool = True, add_generation_prompt: bool = False, **more: Any
     ) -> Any:
-        """The text of a conversation."""
+        """Render a conversation as text."""
         if tokenize or more:
             more["tokenize"] = tokenize
             return self.whole.apply_chat_template(messages, add_generation_prompt=add_generation_prompt, **more)
@@ -125,11 +124,11 @@ class LightTokenizer:
             raise TemplateError(message)
 
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        # Transformers has its own of these, for templates come from anywhere; here there are none.
+        # Transformers defines further variables for templates; these are not available here.
         environment.globals = {"raise_exception": refuse}
         del environment.filters["tojson"]
         text = self.chat_template or ""
-        known = {"messages", "add_generation_prompt", *environment.globals, *self._named}
-        if others := find_undeclared_variables(environment.parse(text)) - known:
+        available = {"messages", "add_generation_prompt", *environment.globals, *self._named}
+        if others := find_undeclared_variables(environment.parse(text)) - available:
             raise ValueError(f"the chat template reads {sorted(others)}")
         return environment.from_string(text)

@@ -1,1 +1,1 @@
-"""Grammars and schemas that written answers are held to."""
+"""Constrained generation: grammars and JSON Schemas of answers."""

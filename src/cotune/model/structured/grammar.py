@@ -1,8 +1,8 @@
 """Grammars of answers: a JSON Schema or a plain number, enforced token by token during decoding.
 
-llguidance says which tokens may come next: along right answers of SNIPS its masks cost on average what xgrammar's do, a schema
-is ready several times sooner (outlines-core takes seconds, and 25 times as long for a mask), and it depends on nothing, neither
-torch nor numpy, is MIT licensed, kept up by those who serve models with it, and has one wheel for all Pythons from 3.9 on.
+llguidance computes which tokens may come next. On right answers of SNIPS its masks cost on average as much as xgrammar's, and
+it compiles a schema several times faster (outlines-core takes seconds for a schema, and 25 times as long for a mask). It has no
+dependencies, is MIT licensed, is maintained for use in model servers, and has one wheel for all Python versions from 3.9.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cotune.task.values.json_value import json_text
 from cotune.task.values.schema import schema_problem
 
 DECIMALS = 17
-"""Of a plain number behind its point at most: none between 0.1 and 1 needs more to be told from every other double."""
+"""Maximum number of decimals of a plain number: enough to write every double between 0.1 and 1 exactly."""
 LENGTH = 10_000
 """Upper bound on the characters of the shortest answer, so that an unbounded schema does not take unbounded time."""
 _WRITTEN = {
@@ -33,13 +33,13 @@ _WRITTEN = {
     "key_separator": ": ",
     "json_allowed_escapes": '"\\bfnrt',
 }
-# What soonest ends an object, an array, a number, an optional field or a choice comes first; of digits 0 comes last, since
-# behind a bound that is left out zeros could go on for ever.
+# Bytes in order of preference: those that end an object, an array, a number, an optional field or a choice come first. The
+# digit 0 comes last, since zeros behind an excluded bound could repeat without end.
 _ENDING = bytes(dict.fromkeys(b'}],n"1234567890tf[{-.' + bytes(range(256))))
 
 
 _MOST_TRIES = 2_000
-"""Beginnings of prescribed strings that are looked at for the shortest one."""
+"""Maximum number of prefixes that are tried when the shortest allowed string is searched."""
 
 
 @cache
@@ -66,8 +66,8 @@ class Grammar:
     """A set of allowed answers. Made by :meth:`json` and :meth:`number`; compared by content.
 
     Attributes:
-        source: the library's own form of it.
-        plain: the schema as it is kept; None for plain numbers.
+        source: the grammar in llguidance's format.
+        plain: the closed schema as JSON; None for plain numbers.
     """
 
     source: str
@@ -78,24 +78,24 @@ class Grammar:
         """JSON texts that are valid under a schema, written as ``json.dumps`` does, fields in the schema's order.
 
         Args:
-            schema: draft 2020-12, of the keywords that llguidance keeps to. Objects hold named properties alone. Numbers are
-                written without exponent, in up to 15 digits before the point unless a bound has more.
+            schema: draft 2020-12, with keywords that llguidance supports. Objects have the named properties only. Numbers are
+                written without exponent, with at most 15 digits before the point unless a bound has more.
 
         Raises:
-            InputError: the schema is invalid, or cannot be enforced; the message names the place.
+            InputError: if the schema is invalid or cannot be enforced; the message names the place.
         """
         if wrong := schema_problem(schema):
             raise InputError(f"this is not a valid JSON Schema ({wrong})", where="schema, #", hint="See json-schema.org.")
         closed = closed_schema(schema)
         if _problem(closed):
             shared = {name: closed[name] for name in ("$defs", "definitions") if name in closed}
-            # The innermost part that is refused by itself is to blame, or the whole.
+            # Name the innermost part that is refused by itself, else the whole schema.
             refused = [(where, why) for where, part in parts_of(closed) if (why := _problem(shared | part))]
             where, why = refused[-1] if refused else ("#", _problem(closed))
             raise InputError(
-                f"answers cannot be held to it ({why.splitlines()[0]})",
+                f"the schema cannot be enforced ({why.splitlines()[0]})",
                 where=f"schema, {where}",
-                hint="Leave out what is named, or list the values in enum.",
+                hint="Remove the named keyword, or list the values in enum.",
             )
         grammar = cls(_source(closed), json_text(closed))
         if grammar.end(b"") is None:
@@ -108,7 +108,7 @@ class Grammar:
         """Numbers in plain digits, such as ``-12.5``.
 
         Args:
-            integer: without a fraction.
+            integer: whether to forbid fractions.
         """
         fraction = "" if integer else rf"(\.[0-9]{{1,{DECIMALS}}})?"
         regex = rf"-?(0|[1-9][0-9]{{0,{DIGITS - 1}}}){fraction}"
@@ -128,7 +128,7 @@ class Grammar:
         return llguidance.LLMatcher(_library_bytes(), self.source, log_level=0)
 
     def accepts(self, text: str) -> bool:
-        """Whether a text is one of the grammar's."""
+        """Whether the grammar allows a text."""
         matcher = self._start.deep_copy()
         return bool(matcher.consume_tokens(list(text.encode())) and matcher.is_accepting())
 
@@ -136,15 +136,15 @@ class Grammar:
         """A short completion of a text; None if none is found.
 
         Args:
-            text: the beginning of one of the grammar's.
+            text: the beginning of an allowed text.
         """
         matcher = self._start.deep_copy()
         if not matcher.consume_tokens(list(text)):
             return None
-        found, inside, searched = b"", _quotes(text) % 2 == 1, False
+        completion, inside, searched = b"", _quotes(text) % 2 == 1, False
         while not matcher.is_accepting():
             allowed = _allowed(matcher)
-            # Within a free string brackets are characters like any other.
+            # In a free string, brackets are ordinary characters.
             free = inside and ord("~") in allowed
             order = b'"x' + _ENDING if free else _ENDING
             more = bytes([byte for byte in order if byte in allowed][:1])
@@ -153,14 +153,14 @@ class Grammar:
             elif not inside and ord('"') in allowed:
                 names = (name for name in self._required if matcher.validate_tokens(list(name)) == len(name))
                 more, searched = next(names, more), False
-            if len(found) > LENGTH or not more or not matcher.consume_tokens(list(more)):
+            if len(completion) > LENGTH or not more or not matcher.consume_tokens(list(more)):
                 return None
-            found, inside = found + more, inside ^ (_quotes(more) % 2 == 1)
-        return found
+            completion, inside = completion + more, inside ^ (_quotes(more) % 2 == 1)
+        return completion
 
     @cached_property
     def _required(self) -> list[bytes]:
-        """Names of the properties that objects must have, as they begin a field."""
+        """The required properties' names, each as the text that begins its field."""
         parts = parts_of(json.loads(self.plain)) if self.plain is not None else ()
         names = [name for _, part in parts for name in part.get("required", ())]
         return [f"{json_text(name)}: ".encode() for name in dict.fromkeys(names)]
@@ -171,13 +171,13 @@ def _quotes(text: bytes) -> int:
 
 
 def _allowed(matcher: Any) -> set[int]:
-    """Allowed next bytes."""
+    """The bytes that may come next."""
     bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
     return set(np.flatnonzero(np.unpackbits(bits, bitorder="little")[:256]).tolist())
 
 
 def _closed(matcher: Any) -> bytes:
-    """The shortest end of a string whose characters are prescribed, as in an enumeration; empty where that takes too long."""
+    """The shortest end of a string with prescribed characters, such as an enumeration's; empty if the search takes too long."""
     waiting = deque([(matcher, b"")])
     for _ in range(_MOST_TRIES):
         if not waiting:

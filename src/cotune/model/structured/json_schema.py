@@ -1,7 +1,7 @@
-"""The schema that a library constrains decoding with: the given one, closed against what answers do not hold.
+"""Closed schemas for constrained decoding: they allow nothing that answers do not contain.
 
-Objects hold the properties that the schema names and no others, and numbers lie within bounds: without any the library would
-write exponents, and next to one that is left out more digits than a double keeps apart.
+Objects have the properties that the schema names and no others, and numbers are bounded. Without bounds the library would write
+exponents, and near an excluded bound it would write more digits than a double can represent.
 """
 
 from __future__ import annotations
@@ -17,41 +17,41 @@ from cotune.errors import InputError
 from cotune.task.values.json_value import json_text
 
 DIGITS = 15
-"""Of a number before its point at most, unless a bound has more: so many a double keeps apart."""
+"""Maximum number of digits before the point, unless a bound has more: the number of digits a double can represent."""
 BOUND = 10**18
-"""How far from 0 a bound may be."""
+"""Maximum absolute value of a bound."""
 _SAYS_WHAT = {"type", "$ref", "anyOf", "oneOf", "enum", "const", "properties", "items"}
 _BEYOND = {"allOf", "multipleOf", "patternProperties", "prefixItems"}
-"""What the library keeps to, and what is done here would not: what lies within is not closed, and an end not found."""
+"""Keywords that the library enforces but that :func:`closed_schema` cannot close."""
 _UNSAID = re.compile(r"(?<!\\)(?:\\\\)*\\u00|\x7f")
-"""Control characters in JSON, which answers do not hold: of a value with one the library would write the rest."""
+"""Control characters in JSON, which answers do not contain; the library would drop them from a value and write the rest."""
 Schema = dict[str, Any]
 
 
 def closed_schema(schema: Mapping[str, Any]) -> Schema:
-    """The schema that answers are held to: all its texts are valid under the given one.
+    """The closed form of a schema; every text that it allows is valid under ``schema``.
 
     Args:
-        schema: a sound JSON Schema.
+        schema: a valid JSON Schema.
 
-    Raises:
-        InputError: a part of it does not say what is allowed; names the place.
+        Raises:
+            InputError: if a part does not say what is allowed; the message names the place.
     """
-    found: Schema = json.loads(json_text(schema))
-    for where, part in parts_of(found):
+    closed: Schema = json.loads(json_text(schema))
+    for where, part in parts_of(closed):
         kinds = part.get("type", "object" if "properties" in part else "array" if "items" in part else ())
         kinds = [kinds] if isinstance(kinds, str) else kinds
         for name in _BEYOND & part.keys():
-            raise _refusal(f"the keyword {name!r} cannot be kept", where, "Leave it out, or list the values in enum.")
+            raise _refusal(f"the keyword {name!r} cannot be enforced", where, "Leave it out, or list the values in enum.")
         if not part.keys() & _SAYS_WHAT:
-            raise _refusal("no type is named that answers can be held to", where, "Name a type.")
+            raise _refusal("the schema names no type", where, "Name a type.")
         if "array" in kinds and "items" not in part and part.get("maxItems") != 0:
             raise _refusal("an array's items are not described", where, "Add items.")
         for name in {"enum", "const"} & part.keys():
-            given = part[name] if name == "enum" else [part[name]]
-            values = [value for value in given if not _UNSAID.search(json_text(value))]
+            allowed = part[name] if name == "enum" else [part[name]]
+            values = [value for value in allowed if not _UNSAID.search(json_text(value))]
             if not values:
-                raise _refusal("no value of it can be written", where, "Give at least one without control characters.")
+                raise _refusal("none of its values can be generated", where, "Give at least one without control characters.")
             if name == "enum":
                 part[name] = values
         if "object" in kinds:
@@ -60,14 +60,14 @@ def closed_schema(schema: Mapping[str, Any]) -> Schema:
             part["type"] = kinds
             if {"number", "integer"} & set(kinds):
                 _bound(part, where)
-    return found
+    return closed
 
 
 def parts_of(schema: Any, where: str = "#") -> Iterator[tuple[str, Schema]]:
-    """The schema and all within it, each before what lies within, with their places.
+    """The schema and its subschemas with their places, outer ones first.
 
     Raises:
-        InputError: a part is no object; names the place.
+        InputError: if a part is no object; the message names the place.
     """
     if not isinstance(schema, dict):
         raise _refusal("the schema must be a JSON object that says what is allowed", where, "Name a type.")
@@ -89,8 +89,8 @@ def with_shortened_bounds(schema: Schema) -> Schema:
     Args:
         schema: the result of :func:`closed_schema`.
     """
-    found: Schema = json.loads(json_text(schema))
-    for _, part in [*parts_of(found)]:
+    extended: Schema = json.loads(json_text(schema))
+    for _, part in [*parts_of(extended)]:
         if "number" in part.get("type", ()) and "minimum" in part and not part.keys() & {"anyOf", "oneOf", "$ref"}:
             low, high = part["minimum"], part["maximum"]
             begun = [*_beginnings(low), *_beginnings(high)]
@@ -98,7 +98,7 @@ def with_shortened_bounds(schema: Schema) -> Schema:
                 # References lead to definitions at the root.
                 inner = {name: part.pop(name) for name in [*part] if name not in {"$defs", "definitions"}}
                 part["anyOf"] = [inner, {"enum": values}]
-    return found
+    return extended
 
 
 def _beginnings(bound: float) -> list[float]:
@@ -108,11 +108,11 @@ def _beginnings(bound: float) -> list[float]:
 
 
 def _bound(part: Schema, where: str) -> None:
-    """Keep the numbers of a part within bounds that belong to them."""
+    """Set inclusive bounds for the numbers of a part."""
     names = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
     bounds = [part[name] for name in names if name in part]
     if not all(isinstance(bound, int | float) and not isinstance(bound, bool) and abs(bound) <= BOUND for bound in bounds):
-        raise _refusal("a bound is no number, or too large a one", where, f"Leave it out, or stay within {BOUND:.0e}.")
+        raise _refusal("a bound is no number, or too large", where, f"Leave it out, or stay within {BOUND:.0e}.")
     most = min(BOUND, 10 ** max([DIGITS, *map(_digits, bounds)]) - 1)
     low, high = part.get("minimum", -most), part.get("maximum", most)
     whole = "number" not in part["type"]
@@ -128,7 +128,7 @@ def _digits(bound: float) -> int:
 
 
 def _step(bound: float) -> float:
-    """A distance from a bound that any double, and any text of it, keeps apart."""
+    """A distance from a bound that doubles, and their decimal texts, can represent."""
     return float(10.0 ** (_digits(bound) - DIGITS))
 
 

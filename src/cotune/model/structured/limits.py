@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def most_tokens(longest: int) -> int:
-    """Maximum length of an answer, given the longest right one: a quarter more, and a few tokens."""
+    """Maximum number of tokens of an answer: a quarter more than the longest right answer, plus a few."""
     return longest + longest // 4 + 8
 
 
@@ -30,11 +30,11 @@ def grammar_of(output: Output, where: str = "schema") -> Grammar | None:
     """The grammar of answers; None for free text and labels. Needs no model.
 
     Args:
-        output: the task's.
-        where: the schema came from, for errors.
+        output: the task's output.
+        where: source of the schema, for errors.
 
-    Raises:
-        InputError: the schema cannot be enforced during generation; the message names the keyword and its place.
+        Raises:
+            InputError: if the schema cannot be enforced during generation; the message names the keyword and its place.
     """
     from cotune.model.structured.grammar import Grammar
 
@@ -86,7 +86,7 @@ class Writing:
         sampling: Sampling = GREEDY,
         progress: Progress | None = None,
     ) -> Generations:
-        """Answers to rows; arguments and errors as in :meth:`cotune.model.local.LocalModel.generate`."""
+        """Generate answers to rows; arguments and errors as in :meth:`cotune.model.local.LocalModel.generate`."""
         return model.generate(
             prompt, rows, adapter=adapter, limit=self.limit, grammar=self.grammar, sampling=sampling, progress=progress
         )

@@ -1,4 +1,4 @@
-"""A grammar in a tokenizer's tokens: which may come next, and where an answer that the limit cuts is ended."""
+"""A grammar in terms of a tokenizer's tokens: which may come next, and how an answer is completed within the limit."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from numpy.typing import NDArray
 from cotune.errors import CotuneError, InputError
 from cotune.model.structured.grammar import Grammar
 
-# What any answer may have to be ended with.
+# Bytes that may be needed to complete an answer.
 _NEEDED = range(0x20, 0x7F)
 
 
 class TokenTable:
-    """The bytes of each token, and the tokens of any bytes. Made once a tokenizer.
+    """The bytes of each token, and the tokens of any bytes. Created once for each tokenizer.
 
     Args:
         tokenizer: a fast Hugging Face tokenizer.
         vocabulary: width of the model's logits; ids that the tokenizer does not have are never allowed.
 
     Attributes:
-        library: the same, as the library wants it.
-        bytes: of each token; None for control tokens.
-        writable_bits: whether a token writes anything, a bit each, eight to a number.
+        library: the tokenizer in llguidance's format.
+        bytes: the bytes of each token; None for control tokens.
+        writable_bits: whether each token writes anything, as packed bits.
 
     Raises:
-        InputError: the tokenizer cannot write every ASCII character by itself.
+        InputError: if the tokenizer has no token for some ASCII character.
     """
 
     def __init__(self, tokenizer: Any, vocabulary: int) -> None:
@@ -38,7 +38,7 @@ class TokenTable:
         try:
             self.library = llguidance.hf.from_tokenizer(tokenizer, n_vocab=max(vocabulary, len(tokenizer)))
         except (ValueError, RuntimeError) as error:
-            raise InputError(f"answers cannot be held to a grammar with this tokenizer ({error})", hint=hint) from error
+            raise InputError(f"generation cannot be constrained with this tokenizer ({error})", hint=hint) from error
         self.vocabulary = vocabulary
         self.bytes: list[bytes | None] = [
             None if self.library.is_special_token(i) else self.library.decode_bytes([i]) or None
@@ -53,16 +53,16 @@ class TokenTable:
         self.writable_bits = np.packbits(writable, bitorder="little")
         self._longest = max(map(len, self._ids), default=0)
         if any(bytes([byte]) not in self._ids for byte in _NEEDED):
-            raise InputError("answers cannot be held to a grammar: the tokenizer has no token for every character", hint=hint)
+            raise InputError("generation cannot be constrained: the tokenizer lacks tokens for some characters", hint=hint)
 
     def encode(self, text: bytes) -> list[int] | None:
-        """Tokens of a text, each as long as possible, never more than its bytes; None where no tokens spell it so."""
+        """Tokens of a text, each as long as possible; None if the text cannot be encoded in this way."""
         ids, start = [], 0
         while start < len(text):
             for size in range(min(self._longest, len(text) - start), 0, -1):
-                found = self._ids.get(text[start : start + size])
-                if found is not None:
-                    ids.append(found)
+                token = self._ids.get(text[start : start + size])
+                if token is not None:
+                    ids.append(token)
                     start += size
                     break
             else:
@@ -78,13 +78,13 @@ class TokenGrammar:
     """A grammar ready to constrain answers.
 
     Args:
-        grammar: what they are held to.
-        table: the tokenizer's.
+        grammar: the grammar of answers.
+        table: the tokenizer's token table.
         lead: text before every answer (see ``Renderer.lead``).
-        limit: tokens that an answer may have.
+        limit: maximum number of tokens of an answer.
 
-    Raises:
-        InputError: the shortest answer is longer than the limit, or the library refuses the grammar.
+        Raises:
+            InputError: if the shortest answer is longer than the limit, or the library refuses the grammar.
     """
 
     def __init__(self, grammar: Grammar, table: TokenTable, *, lead: str, limit: int) -> None:
@@ -108,15 +108,15 @@ class TokenGrammar:
             raise InputError(f"the grammar is refused ({self._matcher.get_error()})", where="output")
 
     def read(self, ids: Sequence[int]) -> str:
-        """The answer that tokens spell, the lead left out."""
+        """The text of tokens, without the lead."""
         return self.table.text(ids).removeprefix(self.lead)
 
     def start(self) -> GrammarWalk:
-        """The walk of one answer."""
+        """The state of a new answer."""
         return GrammarWalk(self, self._matcher.deep_copy())
 
     def ended(self, ids: Sequence[int]) -> list[int]:
-        """The longest beginning of an answer that a short end makes whole within the limit, with that end."""
+        """The longest part of an answer that can be completed within the limit, followed by its completion."""
         pieces = [self.table.bytes[token] or b"" for token in ids]
         for kept in range(len(ids), -1, -1):
             end = self._end(b"".join(pieces[:kept]))
@@ -131,7 +131,7 @@ class TokenGrammar:
 
 
 class GrammarWalk:
-    """One answer on its way."""
+    """The state of the grammar during generation of one answer."""
 
     def __init__(self, owner: TokenGrammar, matcher: Any) -> None:
         self._table, self._matcher = owner.table, matcher
@@ -140,28 +140,28 @@ class GrammarWalk:
 
     @property
     def may_stop(self) -> bool:
-        """Whether the answer is whole."""
+        """Whether the answer is complete."""
         return not self._lead and bool(self._matcher.is_accepting())
 
     @property
     def must_stop(self) -> bool:
-        """Whether the answer is whole and nothing can follow."""
+        """Whether the answer is complete and nothing can follow."""
         return self.may_stop and bool(self._matcher.is_stopped())
 
     def allowed(self, stops: Collection[int]) -> NDArray[np.bool_]:
-        """``[vocabulary]`` which tokens may come next, stop tokens where the answer is whole."""
+        """``[vocabulary]`` mask of the tokens that may come next, including stop tokens if the answer is complete."""
         allowed = np.unpackbits(self._bits(), bitorder="little")[: self._table.vocabulary].view(bool)
         allowed[list(stops)] = self.may_stop
         return allowed
 
     def allows(self, token: int, stops: Collection[int]) -> bool:
-        """Whether a token may come next: one entry of :meth:`allowed`."""
+        """Whether a token may come next; an entry of :meth:`allowed`."""
         if token in stops:
             return self.may_stop
         return bool(self._bits()[token >> 3] >> (token & 7) & 1)
 
     def only(self, stops: Collection[int]) -> int | None:
-        """The token that must come next; None where several may, or none."""
+        """The token that must come next; None if several may, or none."""
         bits = self._bits()
         places = np.flatnonzero(bits)
         if len(places) != 1 or self.may_stop:
@@ -171,7 +171,7 @@ class GrammarWalk:
         return token if byte & (byte - 1) == 0 and token not in stops else None
 
     def _bits(self) -> NDArray[np.uint8]:
-        """The tokens that write something and may come next, a bit each; made once a token."""
+        """Packed bits of the tokens that write something and may come next; cached until the next token."""
         if self._next is None:
             if self._lead:
                 wanted = np.zeros(self._table.vocabulary, dtype=bool)
@@ -184,7 +184,7 @@ class GrammarWalk:
         return self._next
 
     def push(self, token: int) -> None:
-        """Write a token that may come next."""
+        """Append a token, which must be an allowed one."""
         self._next = None
         if self._lead:
             self._lead = self._lead.removeprefix(self._table.bytes[token] or b"")

@@ -1,4 +1,4 @@
-"""Right answers that the model could never write: what stands in them that the grammar of answers has no text for."""
+"""Checks whether the grammar can generate a right answer."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from cotune.task.values.output import Output
 from cotune.task.values.schema import Validator
 
 _CONTROL = re.compile("[\x00-\x07\x0b\x0e-\x1f\x7f]")
-"""Characters that a JSON text holds as ``\\u0000`` alone, which answers do not use."""
+"""Characters that JSON can only write as escapes such as ``\\u0000``, which answers do not use."""
 
 
 class Writable:
-    """Says why right answers could never be written.
+    """Checks whether right answers can be generated.
 
     Args:
-        output: the task's.
-        where: its schema came from, for errors.
+        output: the task's output.
+        where: source of the schema, for errors.
 
     Raises:
-        InputError: the schema cannot be kept while writing.
+        InputError: if the schema cannot be enforced during generation.
     """
 
     def __init__(self, output: Output, where: str = "schema") -> None:
@@ -37,7 +37,7 @@ class Writable:
         self._known: dict[str, str] = {}
 
     def problem(self, answer: str) -> str:
-        """Why an answer, in its one form, cannot be written, the field before it; empty where it can be."""
+        """Why the grammar cannot generate the (normalized) answer, prefixed by the field; empty if it can."""
         if self._grammar is None:
             return ""
         if answer not in self._known:
@@ -53,18 +53,18 @@ class Writable:
         value = parse_json(answer)
         leaves = [(f"{path}: " if path else "", leaf) for path, leaf in single_values(value)]
         for place, leaf in leaves:
-            if isinstance(leaf, str) and (found := _CONTROL.search(leaf)):
-                return f"{place}it holds the control character U+{ord(found[0]):04X}"
+            if isinstance(leaf, str) and (control := _CONTROL.search(leaf)):
+                return f"{place}it contains the control character U+{ord(control[0]):04X}"
         problem = self._check.problem(value)
         for place, leaf in leaves:
-            # Next to a bound that is left out fewer digits are written than elsewhere.
+            # Near an excluded bound, fewer digits are written than elsewhere.
             if _is_long(leaf, DIGITS - 1 if place and problem.startswith(place) else DECIMALS):
                 return place + _long(json_text(leaf))
-        return shortened(problem, 160) or "it is not written as answers are"
+        return shortened(problem, 160) or "it is not in the format of generated answers"
 
 
 def _is_long(leaf: Any, decimals: int) -> bool:
-    """Whether a number has more digits than are written, ``decimals`` behind the point."""
+    """Whether a number has more digits than the grammar allows, ``decimals`` of them behind the point."""
     if isinstance(leaf, bool) or not isinstance(leaf, int | float):
         return False
     whole, _, part = json_text(leaf).removeprefix("-").partition(".")
@@ -72,4 +72,4 @@ def _is_long(leaf: Any, decimals: int) -> bool:
 
 
 def _long(number: str) -> str:
-    return f"{shortened(number)} has more digits than are written, {DIGITS} before the point and {DECIMALS} behind it"
+    return f"{shortened(number)} has more digits than can be generated, {DIGITS} before the point and {DECIMALS} behind it"

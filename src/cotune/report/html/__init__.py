@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file that needs no network, also while the run is going on.
+"""The report of a run: one HTML file that needs no network; also available during the run.
 
 Pages contain texts from data and models, so all of them are escaped, and a content security policy allows only the page's own
 script and style.

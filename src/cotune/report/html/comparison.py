@@ -22,120 +22,120 @@ _MOST_CHARACTERS = 400
 _SIDES = ("first", "second")
 
 
-def write_comparison(path: Path, found: Mapping[str, Any]) -> None:
+def write_comparison(path: Path, comparison: Mapping[str, Any]) -> None:
     """Write :func:`render_comparison` to a file, whole or not at all.
 
     Raises:
         CotuneError: the file cannot be written.
     """
-    write_text(path, render_comparison(found))
+    write_text(path, render_comparison(comparison))
 
 
-def render_comparison(found: Mapping[str, Any]) -> str:
+def render_comparison(comparison: Mapping[str, Any]) -> str:
     """The page as HTML; it loads nothing from the network.
 
     Args:
-        found: the output of ``cotune compare --json``, with ``intervals`` of the two scores, ``summaries`` of the two runs, and
-            ``flipped``: the rows that only one run has right, each with ``input``, ``gold``, the two ``answers`` and ``right``,
-            the number of the run that is right.
+        comparison: the output of ``cotune compare --json``, with ``intervals`` of the two scores, ``summaries`` of the two
+            runs, and ``flipped``: the rows that only one run has right, each with ``input``, ``gold``, the two ``answers``
+            and ``right``, the number of the run that is right.
     """
     body = (
         f'<header><div class="bar"><span class="brand">{MARK} cotune</span><nav aria-label="Sections">'
         '<a href="#verdict">Verdict</a><a href="#ships">What ships</a><a href="#rows">Rows</a></nav>'
         '<button type="button" id="theme" hidden>Dark</button></div></header>'
-        f"<main>{_about(found)}"
-        f'<section id="verdict" aria-label="Verdict">{_verdict(found)}</section>'
-        f'<section id="ships" aria-label="What ships"><h2>What each run ships</h2>{_ships(found)}</section>'
-        f'<section id="rows" aria-label="Rows"><h2>Rows that only one run has right</h2>{_rows(found)}</section></main>'
+        f"<main>{_about(comparison)}"
+        f'<section id="verdict" aria-label="Verdict">{_verdict(comparison)}</section>'
+        f'<section id="ships" aria-label="What ships"><h2>What each run ships</h2>{_ships(comparison)}</section>'
+        f'<section id="rows" aria-label="Rows"><h2>Rows that only one run has right</h2>{_rows(comparison)}</section></main>'
         "<footer>Made by cotune from the folders of the two runs. Nothing on this page is loaded from elsewhere.</footer>"
         '<dialog id="panel" aria-labelledby="panel-title"></dialog><div id="tip" role="tooltip" hidden></div>'
         f'<script type="application/json" id="data">{embedded_json({"prompts": {}})}</script>'
     )
-    title = f"{one_line(found.get('first'), 60)} and {one_line(found.get('second'), 60)} · cotune compare"
+    title = f"{one_line(comparison.get('first'), 60)} and {one_line(comparison.get('second'), 60)} · cotune compare"
     return shell(title, body, style=asset("page.css"), script=asset("panel.js"), finished=True)
 
 
-def _about(found: Mapping[str, Any]) -> str:
-    tasks = dict.fromkeys(one_line(summary.get("task") or "", 80) for summary in _summaries(found))
+def _about(comparison: Mapping[str, Any]) -> str:
+    tasks = dict.fromkeys(one_line(summary.get("task") or "", 80) for summary in _summaries(comparison))
     names = " and ".join(data_text(task) for task in tasks if task)
     return (
-        f'<p class="about">{f"<b>{names}</b> · " if names else ""}{_metric(found)} on the same {esc(found.get("n"))} '
+        f'<p class="about">{f"<b>{names}</b> · " if names else ""}{_metric(comparison)} on the same {esc(comparison.get("n"))} '
         f"sealed test rows, paired row by row</p>"
     )
 
 
-def _metric(found: Mapping[str, Any]) -> str:
-    return esc(one_line(str(found.get("metric") or "score").replace("_", " "), 40))
+def _metric(comparison: Mapping[str, Any]) -> str:
+    return esc(one_line(str(comparison.get("metric") or "score").replace("_", " "), 40))
 
 
-def _verdict(found: Mapping[str, Any]) -> str:
-    difference = number(found.get("difference")) or 0.0
-    first, second = (data_text(one_line(found.get(side), 80)) for side in _SIDES)
+def _verdict(comparison: Mapping[str, Any]) -> str:
+    difference = number(comparison.get("difference")) or 0.0
+    first, second = (data_text(one_line(comparison.get(side), 80)) for side in _SIDES)
     verb = "gains" if difference >= 0 else "loses"
     against = "over" if difference >= 0 else "against"
-    clear = "" if found.get("significant") else ": no significant difference"
-    remark = f"<p class=remark>{data_text(found['remark'])}</p>" if found.get("remark") else ""
+    clear = "" if comparison.get("significant") else ": no significant difference"
+    remark = f"<p class=remark>{data_text(comparison['remark'])}</p>" if comparison.get("remark") else ""
     return (
         f'<h1 class="headline">{second} {verb} {esc(points_text(difference))} {against} {first}{clear}.</h1>{remark}'
-        + _scores(found)
-        + _difference(found, difference)
-        + _table(found)
+        + _scores(comparison)
+        + _difference(comparison, difference)
+        + _table(comparison)
     )
 
 
-def _scores(found: Mapping[str, Any]) -> str:
-    scores = [number(score) or 0.0 for score in items(found.get("scores"))]
-    intervals = [ends_of(ends) for ends in items(found.get("intervals"))]
+def _scores(comparison: Mapping[str, Any]) -> str:
+    scores = [number(score) or 0.0 for score in items(comparison.get("scores"))]
+    intervals = [ends_of(ends) for ends in items(comparison.get("intervals"))]
     low, high = padded([*scores, *(end for ends in intervals if ends for end in ends)], share=0.05, least=0.1)
     span = (max(0.0, low), min(1.0, high))
     lines = []
-    for side, score, ends, summary in zip(_SIDES, scores, intervals, _summaries(found), strict=True):
+    for side, score, ends, summary in zip(_SIDES, scores, intervals, _summaries(comparison), strict=True):
         kind = "base" if _is_frozen(summary) else "tuned"
-        tip = f"{one_line(found.get(side), 80)}: {percent(score)}% ({between(ends, percent)})"
-        name, drawn = data_text(one_line(found.get(side), 60)), strip(span, score, ends, kind, tip=tip)
+        tip = f"{one_line(comparison.get(side), 80)}: {percent(score)}% ({between(ends, percent)})"
+        name, drawn = data_text(one_line(comparison.get(side), 60)), strip(span, score, ends, kind, tip=tip)
         beside = f"<span>{between(ends, percent)}</span>"
         lines.append(strip_row(name, esc(_weights(summary)), drawn, percent(score), beside, kind=kind))
     return figure(
-        f"The two runs on {counted(esc(found.get('n')), 'test row')}",
+        f"The two runs on {counted(esc(comparison.get('n')), 'test row')}",
         strips(lines, span),
-        f"{_metric(found).capitalize()} in percent with 95% intervals. Hollow: base model. Filled: tuned. Both answer the same "
-        "rows, so overlapping intervals can still hide a difference: read the paired one below.",
+        f"{_metric(comparison).capitalize()} in percent with 95% intervals. Hollow: base model. Filled: tuned. Both answer the "
+        "same rows, so overlapping intervals can still hide a difference: read the paired one below.",
         kind="wide",
     )
 
 
-def _difference(found: Mapping[str, Any], difference: float) -> str:
-    ends = ends_of(found.get("ci"))
+def _difference(comparison: Mapping[str, Any], difference: float) -> str:
+    ends = ends_of(comparison.get("ci"))
     span = padded([0.0, difference, *(ends or ())], share=0.05, least=0.05)
-    clear = bool(found.get("significant"))
+    clear = bool(comparison.get("significant"))
     kind = "quiet" if not clear else "up" if difference > 0 else "down"
     word = "no significant difference" if not clear else "significant" if difference > 0 else "significant loss"
     ci = between(ends, signed_points)
-    tip = f"{signed_points(difference)} points ({ci})\n{p_value(found.get('p'))}, {found.get('test', '')}"
+    tip = f"{signed_points(difference)} points ({ci})\n{p_value(comparison.get('p'))}, {comparison.get('test', '')}"
     drawn = strip(span, difference, ends, kind, zero=0.0, tip=tip)
-    beside = f'<span>{ci}</span><span class="told {kind}">{word}, <span>{p_value(found.get("p"))}</span></span>'
+    beside = f'<span>{ci}</span><span class="told {kind}">{word}, <span>{p_value(comparison.get("p"))}</span></span>'
     line = strip_row("Difference", "second run − first run", drawn, signed_points(difference), beside)
     return figure(
         "What the second run gains over the first",
         strips([line], span, signed=True),
-        f"In points, paired row by row. Interval: {esc(found.get('interval') or 'unknown')}. "
-        f"Test: {esc(found.get('test') or 'unknown')}. An interval that leaves out zero is a significant difference.",
+        f"In points, paired row by row. Interval: {esc(comparison.get('interval') or 'unknown')}. "
+        f"Test: {esc(comparison.get('test') or 'unknown')}. An interval that leaves out zero is a significant difference.",
         kind="wide",
     )
 
 
-def _table(found: Mapping[str, Any]) -> str:
-    n = int(number(found.get("n")) or 0)
-    only = [int(number(found.get(f"only_{side}_right")) or 0) for side in _SIDES]
+def _table(comparison: Mapping[str, Any]) -> str:
+    n = int(number(comparison.get("n")) or 0)
+    only = [int(number(comparison.get(f"only_{side}_right")) or 0) for side in _SIDES]
     rows = [(f"right in {side} alone", count) for side, count in zip(("the first run", "the second run"), only, strict=True)]
     rows.append(("right in both or in neither", n - sum(only)))
     cells = "".join(f"<tr><th>{name}</th><td>{counted(count, 'row')}</td></tr>" for name, count in rows)
     return f'<div class="card"><h3>Which rows differ</h3><table class="facts">{cells}</table></div>'
 
 
-def _ships(found: Mapping[str, Any]) -> str:
+def _ships(comparison: Mapping[str, Any]) -> str:
     cards = ""
-    for side, summary in zip(_SIDES, _summaries(found), strict=True):
+    for side, summary in zip(_SIDES, _summaries(comparison), strict=True):
         arm, n, best = shipped(summary), fields(summary.get("n")), fields(summary.get("best"))
         rows = {
             "model": one_line(summary.get("model") or "–", 60),
@@ -148,13 +148,13 @@ def _ships(found: Mapping[str, Any]) -> str:
         table = "".join(f"<tr><th>{name}</th><td>{data_text(value)}</td></tr>" for name, value in rows.items())
         text = best.get("prompt_text")
         prompt = f'<h3>Prompt</h3><pre dir="auto">{esc(text)}</pre>' if isinstance(text, str) and text else ""
-        title = data_text(one_line(found.get(side), 60))
+        title = data_text(one_line(comparison.get(side), 60))
         cards += figure(title, f'<table class="facts">{table}</table>{prompt}')
     return f'<div class="pair">{cards}</div>'
 
 
-def _rows(found: Mapping[str, Any]) -> str:
-    flipped = [fields(row) for row in items(found.get("flipped"))]
+def _rows(comparison: Mapping[str, Any]) -> str:
+    flipped = [fields(row) for row in items(comparison.get("flipped"))]
     if not flipped:
         return "<p class=empty>There is none: each row is right in both runs or in neither.</p>"
     lines = ""
@@ -178,9 +178,9 @@ def _rows(found: Mapping[str, Any]) -> str:
     )
 
 
-def _summaries(found: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    known = [fields(summary) for summary in items(found.get("summaries"))]
-    return [*known, {}, {}][: len(_SIDES)]
+def _summaries(comparison: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    summaries = [fields(summary) for summary in items(comparison.get("summaries"))]
+    return [*summaries, {}, {}][: len(_SIDES)]
 
 
 def _is_frozen(summary: Mapping[str, Any]) -> bool:

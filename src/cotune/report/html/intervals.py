@@ -16,7 +16,7 @@ def share_interval(score: float, rows: int, metric: str, groups: Sequence[int] =
     Args:
         score: share of right answers.
         rows: number of rows.
-        metric: its name.
+        metric: name of the metric.
         groups: group of each row, if rows are grouped. Since it is not known which rows are right, each group counts as one
             row: the interval may be too wide, but not too narrow.
     """
@@ -27,8 +27,8 @@ def share_interval(score: float, rows: int, metric: str, groups: Sequence[int] =
     # Journals round scores, so round to the nearest whole number of right answers.
     share = min(rows, round(score * rows)) / rows
     counted = len(set(groups[:rows])) if groups else rows
-    found = wilson(share * counted, counted)
-    return found.low, found.high
+    interval = wilson(share * counted, counted)
+    return interval.low, interval.high
 
 
 def paired_change(before: str, after: str, groups: Sequence[int] = ()) -> Point | None:

@@ -61,22 +61,22 @@ def _cost(character: str) -> int:
 
 def signed_points(value: object) -> str:
     """A difference of scores in points: ``+3.2``, ``−1.0``."""
-    found = number(value)
-    return _DASH if found is None else signed(100 * found).replace("-", "−")
+    finite = number(value)
+    return _DASH if finite is None else signed(100 * finite).replace("-", "−")
 
 
 def percent(value: object, digits: int = 1) -> str:
     """A score in percent without its sign: ``93.2``."""
-    found = number(value)
-    return _DASH if found is None else f"{100 * found:.{digits}f}"
+    finite = number(value)
+    return _DASH if finite is None else f"{100 * finite:.{digits}f}"
 
 
 def p_value(value: object) -> str:
     """``p = 0.031`` or ``p < 0.001``."""
-    found = number(value)
-    if found is None:
+    finite = number(value)
+    if finite is None:
         return ""
-    return "p < 0.001" if found < 0.001 else f"p = {found:.3f}"
+    return "p < 0.001" if finite < 0.001 else f"p = {finite:.3f}"
 
 
 def figure(title: str, body: str, caption: str = "", *, kind: str = "") -> str:

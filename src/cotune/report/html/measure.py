@@ -14,7 +14,7 @@ from cotune.report.terminal.plain import decimal, fields, number, signed
 
 
 class DevMeasure(ABC):
-    """How the sections of a page read measurements on dev from the journal and word them.
+    """The sections' way of reading measurements on dev from the journal, and their wording.
 
     Attributes:
         where: name of the rows that it is measured on.
@@ -58,7 +58,7 @@ class DevMeasure(ABC):
 
     def of_race(self, race: Mapping[str, Any]) -> dict[str, float]:
         """Level of each prompt of a race by prompt id, on the rows that it was scored on."""
-        return {i: found for i, value in fields(race.get(self._in_race)).items() if (found := number(value)) is not None}
+        return {i: level for i, value in fields(race.get(self._in_race)).items() if (level := number(value)) is not None}
 
     def beside(self, score: float | None, rows: int) -> str:
         """The score in words next to the measure; empty if the measure is the score."""
@@ -103,7 +103,7 @@ class DevMeasure(ABC):
 
     @abstractmethod
     def other(self, log_loss: float | None) -> str:
-        """The log-loss on a line of its own, unless it is the measure."""
+        """The log-loss on a separate line, unless it is the measure."""
 
 
 class DevScore(DevMeasure):

@@ -25,10 +25,10 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 def padded(values: Iterable[float], *, share: float = 0.06, least: float = 0.0) -> tuple[float, float]:
     """A range around the values with a margin, at least ``least`` wide; 0 to 1 without values."""
-    found = [v for v in values if math.isfinite(v)]
-    if not found:
+    finite = [v for v in values if math.isfinite(v)]
+    if not finite:
         return 0.0, 1.0
-    low, high = min(found), max(found)
+    low, high = min(finite), max(finite)
     air = max(share * (high - low), (least - (high - low)) / 2, 1e-6)
     return low - air, high + air
 

@@ -22,11 +22,11 @@ _LEAST_GAIN = 0.002
 _SAME = re.compile(r"the same command with --budget (\S+)$")
 _ONCE = ("--finish", "--cut-journal", "--json", "--quiet", "-q")
 _ANOTHER = " --out ANOTHER_FOLDER"
-"""Ending of commands by earlier versions; a run with a larger budget now gets a numbered folder of its own."""
+"""Ending of commands by earlier versions; a run with a larger budget now gets its own numbered folder."""
 
 
 def next_steps(summary: Mapping[str, Any]) -> list[str]:
-    """All next steps: use the bundle, try a prompt of one's own, and improve the result.
+    """All next steps: use the bundle, try your own prompt, and improve the result.
 
     Args:
         summary: as ``summary.json`` holds it; ``out``, if present, is the run's folder, and ``command`` the user's command
@@ -40,8 +40,8 @@ def next_steps(summary: Mapping[str, Any]) -> list[str]:
 
 def stored_steps(summary: Mapping[str, Any]) -> list[str]:
     """The next steps that a run's summary holds as ``next``."""
-    given = [step for step in items(summary.get("next")) if isinstance(step, str) and step.strip()]
-    return [step.removesuffix(_ANOTHER) for step in given]
+    steps = [step for step in items(summary.get("next")) if isinstance(step, str) and step.strip()]
+    return [step.removesuffix(_ANOTHER) for step in steps]
 
 
 def improvements(summary: Mapping[str, Any]) -> list[str]:
@@ -110,9 +110,9 @@ def _uses(summary: Mapping[str, Any]) -> list[str]:
 
 def _again(summary: Mapping[str, Any], times: int) -> str:
     """A step that multiplies the budget; :func:`next_steps` adds the command if it is known."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", str(summary.get("budget") or ""))
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", str(summary.get("budget") or ""))
     # Budgets cannot be written with an exponent.
-    budget = f"{times * float(found[1]):.15g}{found[2]}" if found else ""
+    budget = f"{times * float(match[1]):.15g}{match[2]}" if match else ""
     return f"the same command with --budget {budget}" if budget else f"the same command with {times} times the --budget"
 
 

@@ -70,8 +70,8 @@ def arm_groups(arms: Mapping[str, Any]) -> list[ArmGroup]:
 
 def group_of(arms: Mapping[str, Any], name: str) -> ArmGroup:
     """The group of an arm; for an unknown arm a group with its name alone."""
-    found = next((group for group in arm_groups(arms) if name in group.names), None)
-    return found or ArmGroup((name,), arm_name(name), _MEANINGS.get(name, ""), False)
+    match = next((group for group in arm_groups(arms) if name in group.names), None)
+    return match or ArmGroup((name,), arm_name(name), _MEANINGS.get(name, ""), False)
 
 
 def why_frozen(summary: Mapping[str, Any]) -> str:

@@ -39,7 +39,7 @@ class BarView:
 
     Args:
         draw: function that replaces the shown state.
-        interval: least seconds between two states.
+        interval: minimum seconds between two states.
         end: called once with the last state.
         now: monotonic clock in seconds.
 
@@ -130,10 +130,10 @@ def python_view(stream: TextIO | None = None) -> BarView:
 def _columns(out: TextIO) -> int:
     """Width of a line: one column less than the terminal, since some terminals wrap a full line."""
     try:
-        found = os.get_terminal_size(out.fileno()).columns
+        columns = os.get_terminal_size(out.fileno()).columns
     except (OSError, ValueError, AttributeError):
-        found = 0
-    return min(_MOST_COLUMNS, max(2, (found or _USUAL_COLUMNS) - 1))
+        columns = 0
+    return min(_MOST_COLUMNS, max(2, (columns or _USUAL_COLUMNS) - 1))
 
 
 def in_notebook() -> bool:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _LOG_LINES, _LINES_EACH = 7, 4
-"""Lines of the log, and most lines of one event."""
+"""Number of lines of the log, and maximum number of lines of one event."""
 _OTHER_LINES = 10
 """Lines of the live view without log and verdict; on a low terminal the log is shortened."""
 _NAMES, _GAP, _FRAME = 8, 2, 4
@@ -161,7 +161,7 @@ class LiveView:
                 grid.add_row("" if place else "verdict", line)
         if story.best:
             score, loss, prompt = story.best
-            trail = " → ".join(decimal(found) for found in story.trail[-4:]) if len(story.trail) > 1 else ""
+            trail = " → ".join(decimal(level) for level in story.trail[-4:]) if len(story.trail) > 1 else ""
             known = [] if score is None else [(decimal(score), "bold cyan")]
             if loss is not None:
                 known.append((f"{'  ' if known else ''}log-loss {loss:.3f}", "" if known else "bold cyan"))

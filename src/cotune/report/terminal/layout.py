@@ -38,7 +38,7 @@ def bullet(text: str) -> RenderableType:
 
 
 class _Behind:
-    """A text wrapped behind a sign, which is repeated before each line or stands before the first only."""
+    """A text wrapped behind a sign, which is repeated on each line or written on the first line only."""
 
     def __init__(self, sign: str, text: Any, *, repeat: bool = True) -> None:
         self._sign, self._text, self._repeat = sign, text, repeat

@@ -17,7 +17,7 @@ class PlainView:
 
     Args:
         stream: output stream.
-        now: seconds of a clock that never goes back.
+        now: monotonic clock, in seconds.
         heartbeat: seconds without a line after which a line describes the current work.
     """
 
@@ -62,8 +62,8 @@ class JsonView:
 
     Args:
         stream: output stream.
-        now: seconds of a clock that never goes back.
-        interval: least seconds between two progress objects.
+        now: monotonic clock, in seconds.
+        interval: minimum seconds between two progress objects.
     """
 
     def __init__(self, stream: TextIO, *, now: Callable[[], float] = time.monotonic, interval: float = 1.0) -> None:

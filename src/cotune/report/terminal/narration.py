@@ -101,15 +101,15 @@ class Story:
     def tell(self, event: Mapping[str, Any]) -> list[Line]:
         """Take in an event; returns its lines, often none."""
         kind, value = str(event.get("kind", "?")), event.get("value")
-        found = fields(value)
-        if (cycle := number(found.get("cycle"))) is not None:
+        record = fields(value)
+        if (cycle := number(record.get("cycle"))) is not None:
             self.cycle = max(self.cycle, int(cycle))
         if kind in ALONE:
-            return ALONE[kind](found)
+            return ALONE[kind](record)
         teller = _TELLERS.get(kind)
         if teller is None:
             return [] if kind in _SILENT else [Line(generic(kind, value))]
-        return teller(self, found)
+        return teller(self, record)
 
     def prompt(self, prompt_id: object, limit: int = 60) -> str:
         """Describe a prompt by its text if it is known, else by its id."""
@@ -210,9 +210,9 @@ def _start(story: Story, value: Value) -> list[Line]:
     head = Line(" · ".join(part for part in parts if part.strip()), "news")
     # The guess is listed among the checks too.
     checks = [text for text in items(value.get("checks")) if not guess or one_line(text, 300) != guess]
-    found = [f"data: {one_line(text, 300)}" for text in checks]
+    lines = [f"data: {one_line(text, 300)}" for text in checks]
     could = [one_line(value["detectable"], 300)] if value.get("detectable") else []
-    return [head, *(Line(line) for line in (*([guess] if guess else []), *found, *could))]
+    return [head, *(Line(line) for line in (*([guess] if guess else []), *lines, *could))]
 
 
 def _previous(story: Story, value: Value) -> list[Line]:
@@ -274,7 +274,7 @@ def _race(story: Story, value: Value) -> list[Line]:
 def _probe_race(story: Story, value: Value, best: Value) -> list[Line]:
     story.by_probe = True
     ranking, dropped = items(value.get("ranking")), items(value.get("dropped"))
-    rows = max((int(found) for item in fields(value.get("rows")).values() if (found := number(item)) is not None), default=0)
+    rows = max((int(layer) for item in fields(value.get("rows")).values() if (layer := number(item)) is not None), default=0)
     story._labelled = story._labelled or rows or None
     # Later races select prompts for tuning; their winners are not the best before they are tuned.
     is_best = story.best is None and story.saw_loss(best, rows)
@@ -291,7 +291,7 @@ def _after(value: Value) -> str:
 
 
 def _embed(story: Story, value: Value) -> list[Line]:
-    layers = [int(found) for item in items(value.get("layers")) if (found := number(item)) is not None]
+    layers = [int(layer) for item in items(value.get("layers")) if (layer := number(item)) is not None]
     story._deepest = max([story._deepest, *layers])
     # One event for each prompt and round, too many to show.
     return _scored(story, value)
@@ -407,8 +407,8 @@ def _cycle_end(story: Story, value: Value) -> list[Line]:
 def _confirm(story: Story, value: Value) -> list[Line]:
     dev = fields(value.get("dev"))
     story._arms = dict(fields(value.get("arms")))
-    known = dict.fromkeys(name for name in ("best_tuned", *ARM_NAMES) if name in dev)
-    groups = dict.fromkeys(group_of(story._arms, name) for name in known)
+    names = dict.fromkeys(name for name in ("best_tuned", *ARM_NAMES) if name in dev)
+    groups = dict.fromkeys(group_of(story._arms, name) for name in names)
     arms = [f"{story.arm(group)} {measured(fields(dev[group.names[0]]))}" for group in groups if group.names[0] in dev]
     on = "dev" if story._dev is None else counted(story._dev, "dev row")
     rows = "all labelled rows" if story._labelled is None else f"all {counted(story._labelled, 'labelled row')}"

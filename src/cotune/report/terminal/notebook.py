@@ -67,7 +67,7 @@ def summary_html(summary: Mapping[str, Any], pictures: Sequence[tuple[str, str]]
     return f"{_BLOCK}{''.join(parts)}</div>"
 
 
-def tryout_html(found: Tried) -> str:
+def tryout_html(tried: Tried) -> str:
     """The comparison of a prompt with a run's winner as an HTML block."""
     rows = [
         [
@@ -79,21 +79,21 @@ def tryout_html(found: Tried) -> str:
             p_value(one.p),
             one.reading,
         ]
-        for one in found.comparisons
+        for one in tried.comparisons
     ]
     titles = ["", "yours", "winner", "difference in points", "95% interval", "p", "reading"]
-    heading = "".join(f"<p>{_text(part)}</p>" for part in tryout_heading(found).split("\n\n"))
-    flipped = "".join(_flipped(one) for one in found.comparisons)
+    heading = "".join(f"<p>{_text(part)}</p>" for part in tryout_heading(tried).split("\n\n"))
+    flipped = "".join(_flipped(one) for one in tried.comparisons)
     return f"{_BLOCK}{heading}{_table('', titles, rows, numbers=(1, 2, 3))}{flipped}<p>{_text(TRYOUT_CLOSING)}</p></div>"
 
 
-def _flipped(found: Comparison) -> str:
-    if not found.flipped:
+def _flipped(comparison: Comparison) -> str:
+    if not comparison.flipped:
         return ""
-    shown = found.flipped[:_MOST_FLIPPED]
+    shown = comparison.flipped[:_MOST_FLIPPED]
     rows = [[one_line(row["input"], 90), *(one_line(row[key], 60) for key in ("gold", "mine", "winner"))] for row in shown]
-    cut = f", the first {len(shown)}" if len(shown) < len(found.flipped) else ""
-    title = f"{counted(len(found.flipped), 'row')} answered differently under the {found.weights} weights{cut}"
+    cut = f", the first {len(shown)}" if len(shown) < len(comparison.flipped) else ""
+    title = f"{counted(len(comparison.flipped), 'row')} answered differently under the {comparison.weights} weights{cut}"
     return _folded(title, _table("", ["row", "right answer", "yours", "winner"], rows))
 
 

@@ -38,8 +38,8 @@ class Pace:
 
     def set_left(self, seconds: float | None) -> None:
         """Set the estimated remaining seconds."""
-        found = number(seconds)
-        self._left = None if found is None else (found, self._now())
+        left = number(seconds)
+        self._left = None if left is None else (left, self._now())
 
     @property
     def elapsed(self) -> float:

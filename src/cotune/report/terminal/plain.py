@@ -43,10 +43,10 @@ def number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:
-        found = float(value)
+        parsed = float(value)
     except OverflowError:
         return None
-    return found if math.isfinite(found) else None
+    return parsed if math.isfinite(parsed) else None
 
 
 def ends_of(interval: object) -> tuple[float, float] | None:
@@ -56,12 +56,12 @@ def ends_of(interval: object) -> tuple[float, float] | None:
 
 
 def between(ends: Sequence[Any] | None, shown: Callable[[Any], str] | None = None) -> str:
-    """``0.918 to 0.959``: the ends of an interval, each as ``shown`` writes it; empty where there is none."""
+    """``0.918 to 0.959``: the ends of an interval, formatted by ``shown``; empty if there is none."""
     return " to ".join(map(shown or decimal, ends or ()))
 
 
 def aside(text: str) -> str:
-    """The text in parentheses behind a space; empty where it is."""
+    """The text in parentheses behind a space; empty if the text is."""
     return f" ({text})" if text else ""
 
 
@@ -94,10 +94,10 @@ def shipped_arm(summary: Mapping[str, Any]) -> str:
 
 def dollars(value: object) -> str:
     """An amount of money, with more digits if it is small; empty for any other value."""
-    found = number(value)
-    if found is None:
+    finite = number(value)
+    if finite is None:
         return ""
-    return f"{found:.2f} USD" if found >= 1 else f"{found:.4f} USD"
+    return f"{finite:.2f} USD" if finite >= 1 else f"{finite:.4f} USD"
 
 
 def items(value: object) -> list[Any]:
@@ -107,10 +107,10 @@ def items(value: object) -> list[Any]:
 
 def duration(seconds: object) -> str:
     """A duration as ``41 s``, ``4 min 12 s`` or ``2 h 05 min``; ``-`` if not known."""
-    found = number(seconds)
-    if found is None:
+    finite = number(seconds)
+    if finite is None:
         return "-"
-    whole = max(0, round(found))
+    whole = max(0, round(finite))
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:
@@ -132,21 +132,21 @@ def clock(seconds: float) -> str:
 
 def amount(value: object) -> str:
     """A count as ``950``, ``12.3 k`` or ``4.1 M``; ``-`` if not known."""
-    found = number(value)
-    if found is None:
+    finite = number(value)
+    if finite is None:
         return "-"
     # From 999.5 thousand on, a rounded number of thousands would have four digits.
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if abs(found) >= 0.9995 * size:
-            scaled = found / size
+        if abs(finite) >= 0.9995 * size:
+            scaled = finite / size
             return f"{scaled:.0f}{unit}" if abs(scaled) >= 100 else f"{scaled:.1f}{unit}"
-    return f"{found:.0f}"
+    return f"{finite:.0f}"
 
 
 def decimal(value: object, digits: int = 3) -> str:
     """A number with a fixed number of decimals; ``-`` if not known."""
-    found = number(value)
-    return "-" if found is None else f"{found:.{digits}f}"
+    finite = number(value)
+    return "-" if finite is None else f"{finite:.{digits}f}"
 
 
 def signed(value: float, digits: int = 1) -> str:

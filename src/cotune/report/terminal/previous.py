@@ -24,14 +24,14 @@ def previous_lines(summary: Mapping[str, Any]) -> list[str]:
 def previous_parts(summary: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """Name and numbers of each part of the test on which previous and new bundle were compared."""
     parts = fields(fields(summary.get("previous")).get("parts"))
-    found = [(name, fields(parts.get(key))) for key, name in PART_NAMES.items()]
-    return [(name, part) for name, part in found if number(part.get("value")) is not None and number(part.get("n"))]
+    named = [(name, fields(parts.get(key))) for key, name in PART_NAMES.items()]
+    return [(name, part) for name, part in named if number(part.get("value")) is not None and number(part.get("n"))]
 
 
 def share(part: Mapping[str, Any], which: str) -> str:
     """The share of right rows in percent."""
-    found = number(part.get(which))
-    return "-" if found is None else f"{100 * found:.1f}%"
+    finite = number(part.get(which))
+    return "-" if finite is None else f"{100 * finite:.1f}%"
 
 
 def difference(part: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from cotune.report.terminal.plain import aside, between, decimal, ends_of, field
 
 _ALPHA = 0.05
 _FEW_ROWS, _WIDE = 30, 0.3
-"""With fewer test rows, or a wider interval, a score says little."""
+"""Fewer test rows, or a wider interval, make a score unreliable."""
 _ENOUGH_ROWS = 100
 """Recommended number of test rows."""
 _MORE_ROWS = "Label more rows for the test: four times as many about halve the interval."
@@ -63,8 +63,8 @@ def _untuned(summary: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The seed prompt's result before anything is fitted to rows: by label words, or by generated answers."""
     seed = fields(fields(summary.get("arms")).get("seed_prompt"))
     # A probe is fitted to the labelled rows, even on the base model's weights.
-    known = references_of(summary).get("zero_shot") or ({} if seed.get("readout") == "probe" else seed)
-    return known if number(known.get("score")) is not None else None
+    result = references_of(summary).get("zero_shot") or ({} if seed.get("readout") == "probe" else seed)
+    return result if number(result.get("score")) is not None else None
 
 
 def result_title(summary: Mapping[str, Any]) -> str:
@@ -115,9 +115,11 @@ def result_warnings(summary: Mapping[str, Any]) -> list[str]:
 
 def references_of(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """The references with a score, the most important one first."""
-    found = fields(summary.get("references"))
+    references = fields(summary.get("references"))
     return {
-        name: fields(found.get(name)) for name in REFERENCE_NAMES if number(fields(found.get(name)).get("score")) is not None
+        name: fields(references.get(name))
+        for name in REFERENCE_NAMES
+        if number(fields(references.get(name)).get("score")) is not None
     }
 
 

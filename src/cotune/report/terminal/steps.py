@@ -46,9 +46,9 @@ def _neighbours(value: Value) -> list[Line]:
         # The page gives the reason why it was skipped.
         failed = skipped.startswith("it failed")
         return [Line(f"data: rows alike in meaning were not looked for: {one_line(skipped, 160)}")] if failed else []
-    found = [one_line(fields(finding).get("message"), 300) for finding in items(value.get("findings"))]
+    messages = [one_line(fields(finding).get("message"), 300) for finding in items(value.get("findings"))]
     none = f"none of the {one_line(value.get('pairs'), 12)} closest pairs of rows say the same in other words"
-    return [Line(f"data: {text}") for text in found or [none]]
+    return [Line(f"data: {text}") for text in messages or [none]]
 
 
 def _decide(value: Value) -> list[Line]:
@@ -192,8 +192,8 @@ ALONE: dict[str, Callable[[Value], list[Line]]] = {
 
 def cycle_of(value: Value) -> str:
     """The prefix ``cycle 2: ``; empty if an event belongs to no cycle."""
-    found = number(value.get("cycle"))
-    return "" if found is None else f"cycle {int(found)}: "
+    cycle = number(value.get("cycle"))
+    return "" if cycle is None else f"cycle {int(cycle)}: "
 
 
 def generic(kind: str, value: object) -> str:

@@ -12,7 +12,7 @@ _MOST_WARNINGS = 6
 
 
 def noise_sentence(noise: Mapping[str, Any]) -> str:
-    """How much scores vary with the batch, from the object in summary or journal; empty if not known."""
+    """A sentence on the variation of scores with the batch, from summary or journal; empty if not known."""
     largest, mean, rows = (number(noise.get(name)) for name in ("largest", "mean", "n"))
     flipped = int(number(noise.get("flipped")) or 0)
     if rows is not None and "counts" in noise:
@@ -37,16 +37,16 @@ def data_lines(summary: Mapping[str, Any]) -> list[str]:
 
 def robustness_lines(summary: Mapping[str, Any]) -> list[str]:
     """Two lines on the scores over formats before and after tuning; empty if not measured."""
-    found = fields(summary.get("robustness"))
+    robustness = fields(summary.get("robustness"))
     ranges = []
     for side, name in (("base", "base model"), ("tuned", "tuned")):
-        measures = fields(found.get(side))
+        measures = fields(robustness.get(side))
         least, most = (number(fields(measures.get(end)).get("observed")) for end in ("min", "max"))
         if least is None or most is None:
             return []
         ranges.append(f"{name} {decimal(least)} to {decimal(most)}")
-    formats = len(items(fields(found.get("base")).get("scores")))
-    rows = counted(decimal(found.get("n"), 0), "dev row")
+    formats = len(items(fields(robustness.get("base")).get("scores")))
+    rows = counted(decimal(robustness.get("n"), 0), "dev row")
     first = f"The winning prompt in {formats} other formats on {rows}: {', '.join(ranges)}."
-    sentence = found.get("sentence")
+    sentence = robustness.get("sentence")
     return [first, *([harmless(sentence)] if isinstance(sentence, str) and sentence else [])]

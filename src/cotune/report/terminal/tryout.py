@@ -23,12 +23,12 @@ def tryout_text(found: Tried) -> str:
     return "\n\n".join([tryout_heading(found), *(comparison_text(one, _ROWS) for one in found.comparisons), TRYOUT_CLOSING])
 
 
-def tryout_heading(found: Tried) -> str:
-    """What is compared on which rows."""
-    heading = f"Your prompt against the winner on {counted(found.n, 'dev row')}."
-    if found.by_probe:
+def tryout_heading(tried: Tried) -> str:
+    """The prompts and rows of the comparison."""
+    heading = f"Your prompt against the winner on {counted(tried.n, 'dev row')}."
+    if tried.by_probe:
         heading += "\n\nBoth are read by a probe that is fitted to the train rows by one rule."
-    if not found.before_refit:
+    if not tried.before_refit:
         return heading
     return (
         f"{heading}\n\nThe run's refit has learnt from dev too, so the tuned weights here are those from before it, with which "

@@ -120,13 +120,13 @@ def _parts(summary: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
         if not command or len(step) + 4 <= width:
             yield indented(bullet(harmless(step)))
         else:
-            # Broken into lines, it could not be pasted.
+            # A command that is broken into lines cannot be pasted.
             yield indented(bullet(what))
             yield Group(Text(f"    {command}", no_wrap=True, overflow="ignore"))
 
 
 def _sections(summary: Mapping[str, Any], width: int) -> Iterator[tuple[str, list[RenderableType]]]:
-    """Headings with what stands below each; one with nothing below it is not printed."""
+    """Headings with the parts below them; a heading without parts is not printed."""
     from rich.text import Text
 
     arms = {str(name): fields(arm) for name, arm in fields(summary.get("arms")).items() if isinstance(arm, Mapping)}

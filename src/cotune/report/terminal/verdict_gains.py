@@ -45,8 +45,8 @@ def gains_order(frozen_first: bool) -> list[str]:
 
 def gains_of(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """The gains of a summary by name."""
-    found = fields(summary.get("gains"))
-    return {str(name): fields(gain) for name, gain in found.items() if isinstance(gain, Mapping)}
+    gains = fields(summary.get("gains"))
+    return {str(name): fields(gain) for name, gain in gains.items() if isinstance(gain, Mapping)}
 
 
 def has_gains(summary: Mapping[str, Any]) -> bool:
@@ -111,8 +111,8 @@ def gain_rows(summary: Mapping[str, Any]) -> list[list[str]]:
 
 def _ordered(summary: Mapping[str, Any]) -> list[str]:
     gains, repeated = gains_of(summary), repeated_of(summary)
-    known = [name for name in gains_order(frozen_first(summary)) if name in gains and name not in repeated]
-    return [*known, *(name for name in gains if name not in GAIN_NAMES)]
+    names = [name for name in gains_order(frozen_first(summary)) if name in gains and name not in repeated]
+    return [*names, *(name for name in gains if name not in GAIN_NAMES)]
 
 
 def _reading(gain: Mapping[str, Any], name: str) -> tuple[str, str]:
@@ -132,11 +132,11 @@ def _reading(gain: Mapping[str, Any], name: str) -> tuple[str, str]:
 
 
 def _signed(value: object, name: str) -> str:
-    found = number(value)
-    if found is None:
+    finite = number(value)
+    if finite is None:
         return "-"
     # A log-loss in nats has no percentage points.
-    return signed(found, 3) if name.endswith("log_loss") else signed(100 * found)
+    return signed(finite, 3) if name.endswith("log_loss") else signed(100 * finite)
 
 
 def _signed_interval(ci: object, name: str) -> str:

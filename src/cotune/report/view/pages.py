@@ -41,7 +41,7 @@ class RunPage:
 
     Args:
         folder: the run's folder; the journal may not exist yet.
-        pause: least seconds between two builds of the page. It grows to nine times the duration of the last build, so that
+        pause: minimum seconds between two builds of the page. It grows to nine times the duration of the last build, so that
             watching takes at most a tenth of one core.
 
     Raises:
@@ -101,10 +101,10 @@ class RunPage:
 
 def _stamp(path: Path) -> list[int] | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return [found.st_mtime_ns, found.st_size, found.st_ino]
+    return [status.st_mtime_ns, status.st_size, status.st_ino]
 
 
 def _live(version: str) -> Live:

@@ -1,4 +1,4 @@
-"""Metrics of JSON answers by field. Every single value counts as one, with its path."""
+"""Metrics of JSON answers by field. The units are single values with their paths."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ def field_counts(answered: Answered) -> Floats:
 
 def row_f1(answered: Answered) -> Floats:
     """F1 of each row's values, ``[rows]``; 1 if both sides are empty."""
-    hits, support, given = field_counts(answered).T
-    both = support + given
+    hits, support, answered_count = field_counts(answered).T
+    both = support + answered_count
     return np.asarray(np.where(both > 0, 2 * hits / np.maximum(both, 1), 1.0), dtype=np.float64)
 
 
 def micro_f1(sums: Floats) -> Floats:
     """F1 over all values of all rows, from sums of :func:`field_counts`; 1 if both sides are empty."""
-    hits, support, given = np.moveaxis(np.asarray(sums, dtype=np.float64), -1, 0)
-    return _share(2 * hits, support + given)
+    hits, support, answered = np.moveaxis(np.asarray(sums, dtype=np.float64), -1, 0)
+    return _share(2 * hits, support + answered)
 
 
 def micro_precision(sums: Floats) -> Floats:
     """Share of answered values that are right; 1 without any."""
-    hits, _, given = np.moveaxis(np.asarray(sums, dtype=np.float64), -1, 0)
-    return _share(hits, given)
+    hits, _, answered = np.moveaxis(np.asarray(sums, dtype=np.float64), -1, 0)
+    return _share(hits, answered)
 
 
 def micro_recall(sums: Floats) -> Floats:
@@ -67,9 +67,9 @@ def counts_by_field(answered: Answered) -> Floats:
 
 def field_f1(sums: Floats) -> Floats:
     """Mean of the fields' F1 from sums of :func:`counts_by_field`; fields without any value are left out."""
-    hits, support, given = np.split(np.asarray(sums, dtype=np.float64), 3, axis=-1)
-    seen = (support + given) > 0
-    scores = np.where(seen, 2 * hits / np.where(seen, support + given, 1.0), 0.0)
+    hits, support, answered = np.split(np.asarray(sums, dtype=np.float64), 3, axis=-1)
+    seen = (support + answered) > 0
+    scores = np.where(seen, 2 * hits / np.where(seen, support + answered, 1.0), 0.0)
     return _share(scores.sum(axis=-1), seen.sum(axis=-1).astype(np.float64))
 
 
@@ -104,8 +104,8 @@ def _values(answered: Answered) -> list[tuple[Any, Any]]:
 
 
 def _counts(reference: Any, answer: Any) -> tuple[int, int, int]:
-    right, given = leaf_counts(reference), leaf_counts(answer)
-    return (right & given).total(), right.total(), 1 if answer is NO_JSON else given.total()
+    right, answered = leaf_counts(reference), leaf_counts(answer)
+    return (right & answered).total(), right.total(), 1 if answer is NO_JSON else answered.total()
 
 
 def _parts(value: Any) -> dict[str, Counter[Leaf]]:

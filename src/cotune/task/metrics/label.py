@@ -30,8 +30,8 @@ def label_counts(answered: Answered) -> Floats:
         raise ValueError(f"{unknown[0]!r} is not among the labels")
     eye = np.eye(len(labels))
     support = eye[[index[label] for label in answered.references]]
-    given = eye[[index[label] for label in answered.answers]]
-    return np.concatenate([support * given, support, given], axis=1)
+    predicted = eye[[index[label] for label in answered.answers]]
+    return np.concatenate([support * predicted, support, predicted], axis=1)
 
 
 def f1_over_labels(sums: Floats, average: Literal["macro", "weighted"]) -> Floats:
@@ -40,9 +40,9 @@ def f1_over_labels(sums: Floats, average: Literal["macro", "weighted"]) -> Float
     The macro average ignores labels that are neither right nor answered anywhere, as scikit-learn does: a label without rows
     would otherwise always lower the mean.
     """
-    hits, support, given = np.split(np.asarray(sums, dtype=np.float64), 3, axis=-1)
-    seen = (support + given) > 0
-    scores = np.where(seen, 2 * hits / np.where(seen, support + given, 1.0), 0.0)
+    hits, support, predicted = np.split(np.asarray(sums, dtype=np.float64), 3, axis=-1)
+    seen = (support + predicted) > 0
+    scores = np.where(seen, 2 * hits / np.where(seen, support + predicted, 1.0), 0.0)
     weights = seen.astype(np.float64) if average == "macro" else support
     return np.asarray((scores * weights).sum(axis=-1) / np.maximum(weights.sum(axis=-1), 1e-300), dtype=np.float64)
 

@@ -101,8 +101,8 @@ def _same(answered: Answered) -> Floats:
 def _within(absolute: float, relative: float) -> Callable[[Answered], Floats]:
     def rows(answered: Answered) -> Floats:
         near = (
-            right is not None and given is not None and equal_numbers(given, right, absolute=absolute, relative=relative)
-            for right, given in answered.pairs
+            right is not None and value is not None and equal_numbers(value, right, absolute=absolute, relative=relative)
+            for right, value in answered.pairs
         )
         return np.fromiter(near, dtype=np.float64, count=len(answered.references))
 
@@ -184,13 +184,13 @@ def metric_named(name: str, where: str = "metric", type: OutputType | None = Non
         about = f"share of rows within {match[1]}{match[2]} of the right number"
         return Metric(name.strip(), about, ("number",), _within(absolute, relative))
     # The types of a package's metric are only known after loading it.
-    known = [*(one.name for one in METRICS.values() if type is None or type in one.types), *added]
+    names = [*(one.name for one in METRICS.values() if type is None or type in one.types), *added]
     numbers = "; 'within 0.5' and 'within 1%' for numbers" if type in (None, "number") else ""
-    nearest = difflib.get_close_matches(name.lower().replace("-", "_").replace(" ", "_"), known, n=1, cutoff=0.4)
+    nearest = difflib.get_close_matches(name.lower().replace("-", "_").replace(" ", "_"), names, n=1, cutoff=0.4)
     raise InputError(
         f"unknown metric {name!r}" + (f", did you mean {nearest[0]!r}?" if nearest else ""),
         where=where,
-        hint=f"Known metrics{'' if type is None else f' for it (type {type})'}: {', '.join(known)}{numbers}; "
+        hint=f"Known metrics{'' if type is None else f' for it (type {type})'}: {', '.join(names)}{numbers}; "
         "FILE.py:FUNCTION for your own.",
     )
 

@@ -35,11 +35,11 @@ def token_f1(reference: str, answer: str) -> float:
 
     Source: the evaluation script of SQuAD (arXiv 1606.05250).
     """
-    right, given = normalised_text(reference).split(), normalised_text(answer).split()
-    if not right or not given:
-        return float(right == given)
-    common = sum((Counter(right) & Counter(given)).values())
-    return 2 * common / (len(right) + len(given))
+    right, answered = normalised_text(reference).split(), normalised_text(answer).split()
+    if not right or not answered:
+        return float(right == answered)
+    common = sum((Counter(right) & Counter(answered)).values())
+    return 2 * common / (len(right) + len(answered))
 
 
 def rouge_l(reference: str, answer: str) -> float:
@@ -50,9 +50,9 @@ def rouge_l(reference: str, answer: str) -> float:
 
     Source: Lin, ROUGE (2004).
     """
-    right, given = _words(reference), _words(answer)
-    if not right or not given:
-        return float(right == given)
+    right, answered = _words(reference), _words(answer)
+    if not right or not answered:
+        return float(right == answered)
     return float(_scorer().score(reference, answer)["rougeL"].fmeasure)
 
 

@@ -44,7 +44,7 @@ class UserMetric:
 
     Args:
         name: file and function, as in ``metrics.py:score``.
-        where: where the name stands, for errors.
+        where: place of the name, for errors.
         run: whether to execute the file now.
 
     Attributes:
@@ -93,7 +93,7 @@ class UserMetric:
             write_json(self._mark(), self.name)
 
     def _mark(self) -> Path:
-        """The record of that. Its name contains the id of its folder, so that a copied cache allows nothing."""
+        """The file that records the permission. Its name contains its folder's id, so that a copied cache grants nothing."""
         folder = cache_folder("metrics")
         place = str(self._path.absolute())
         return folder / f"{content_hash([folder.stat().st_ino, place, self.fingerprint], 40)}.json"
@@ -107,19 +107,19 @@ class UserMetric:
             exec(compile(self._source, str(path), "exec"), vars(module))
         except Exception as error:
             raise InputError(
-                f"the metric's file does not run ({type(error).__name__}: {error})",
+                f"the metric's file cannot be executed ({type(error).__name__}: {error})",
                 where=f"{where}, {path}",
                 hint="Correct it; python FILE shows the whole error.",
             ) from error
-        found = getattr(module, function, None)
-        if not callable(found):
-            known = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        target = getattr(module, function, None)
+        if not callable(target):
+            functions = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
             raise InputError(
                 f"the metric's file has no function {function!r}",
                 where=f"{where}, {path}",
-                hint=f"It has {', '.join(known[:10]) or 'none'}; write metric: {path.name}:FUNCTION.",
+                hint=f"It has {', '.join(functions[:10]) or 'none'}; write metric: {path.name}:FUNCTION.",
             )
-        chosen: UserFunction = found
+        chosen: UserFunction = target
         return chosen
 
     def __call__(self, answered: Answered) -> Floats:
@@ -136,18 +136,18 @@ class UserMetric:
             row = answered.rows[i] if answered.rows else None
             where = f"metric {self.name}, row {row.id if row else i + 1}"
             try:
-                found = function(right, answer, dict(row.fields) if row else {})
+                value = function(right, answer, dict(row.fields) if row else {})
             except Exception as error:
                 raise InputError(
                     f"the metric failed with {type(error).__name__}: {error}", where=where, hint="Correct the function."
                 ) from error
             if (
-                not isinstance(found, (bool, int, float, np.number, np.bool_))
-                or not math.isfinite(found)
-                or not 0 <= found <= 1
+                not isinstance(value, (bool, int, float, np.number, np.bool_))
+                or not math.isfinite(value)
+                or not 0 <= value <= 1
             ):
                 raise InputError(
-                    f"the metric gave {found!r}", where=where, hint="It must give a number from 0 (wrong) to 1 (right)."
+                    f"the metric returned {value!r}", where=where, hint="It must return a number from 0 (wrong) to 1 (right)."
                 )
-            scores[i] = float(found)
+            scores[i] = float(value)
         return scores

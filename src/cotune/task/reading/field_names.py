@@ -66,9 +66,9 @@ def with_fields(table: Table, fields: Mapping[str, str]) -> Table:
     """
     renamed = {}
     for field, column in fields.items():
-        found = column if column in table.columns else column_of(field, table.columns)
-        if found is not None and found != field:
-            renamed[found] = field
+        source = column if column in table.columns else column_of(field, table.columns)
+        if source is not None and source != field:
+            renamed[source] = field
     if not renamed:
         return table
     # Another column with that name would conflict.
@@ -84,7 +84,7 @@ def with_fields(table: Table, fields: Mapping[str, str]) -> Table:
         rows=[{called(column): text for column, text in row.items() if column not in hidden} for row in table.rows],
         nested={called(column): cells for column, cells in table.nested.items() if column not in hidden},
         texts=frozenset(called(column) for column in table.texts if column not in hidden),
-        headers={**table.headers, **{field: table.header(found) for found, field in renamed.items()}},
+        headers={**table.headers, **{field: table.header(source) for source, field in renamed.items()}},
     )
 
 

@@ -15,7 +15,7 @@ _NAME = re.compile(r"hf://(?P<path>[^:\s]+)(?::(?P<split>[^:\s]+))?\Z")
 def read_hub(name: str, default_split: str = "train") -> Table:
     """A Table from ``hf://dataset[/config][:split]``; class numbers become class names.
 
-    The data set is ``owner/name`` or a folder's absolute path (``hf:///data/mine``). Code that a data set brings is
+    The data set is ``owner/name`` or a folder's absolute path (``hf:///data/mine``). Code in a data set is
     never run.
 
     Raises:
@@ -38,13 +38,13 @@ def read_hub(name: str, default_split: str = "train") -> Table:
     failure: Exception | None = None
     for path, config in _readings(match["path"]):
         try:
-            found = datasets.load_dataset(path, config, split=split)
+            loaded = datasets.load_dataset(path, config, split=split)
         except Exception as error:  # the library raises many unrelated types; all mean that the data set cannot be loaded
             failure = failure or error
             if isinstance(error, ConnectionError):
                 break  # no other interpretation of the name can help, and each waits long
             continue
-        return table_from_data_set(found, name)
+        return table_from_data_set(loaded, name)
     assert failure is not None
     reason = (str(failure).strip().splitlines() or [""])[0][:200]
     raise InputError(
@@ -67,13 +67,13 @@ def _readings(path: str) -> list[tuple[str, str | None]]:
     return [("/".join(parts[:2]), "/".join(parts[2:]))]
 
 
-def table_from_data_set(found: Any, name: str) -> Table:
+def table_from_data_set(data_set: Any, name: str) -> Table:
     """A Table from a ``datasets.Dataset``; class numbers become class names."""
     from cotune.task.reading.frames import table_from_columns
 
     columns = []
-    for column, feature in found.features.items():
-        values = list(found[column])
+    for column, feature in data_set.features.items():
+        values = list(data_set[column])
         if type(feature).__name__ == "ClassLabel":
             values = [None if value is None or value < 0 else feature.int2str(value) for value in values]
         columns.append((column, values))

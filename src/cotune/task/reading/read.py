@@ -81,7 +81,7 @@ def unknown_format(suffix: str, source: str, known: Iterable[str]) -> InputError
     """The error for a file with an unknown suffix, or with that of a spreadsheet program."""
     if suffix in _SPREADSHEETS:
         return InputError(
-            f"a file that ends in {suffix!r} is read by spreadsheet programs alone",
+            f"a file that ends in {suffix!r} can only be read by spreadsheet programs",
             where=source,
             hint="Save the sheet as CSV in UTF-8, and give that .csv file.",
         )
@@ -250,8 +250,8 @@ def _raise_csv_error(problem: str, where: str, error: csv.Error) -> NoReturn:
 
 
 def _read_json_lines(text: str, source: str) -> Table:
-    found = list(json_lines(text, source))
-    return table_from_rows([row for _, row in found], source, [number for number, _ in found], "line")
+    values = list(json_lines(text, source))
+    return table_from_rows([row for _, row in values], source, [number for number, _ in values], "line")
 
 
 def json_lines(text: str, source: str) -> Iterator[tuple[int, Any]]:
@@ -287,12 +287,12 @@ def json_list(text: str, source: str) -> list[Any]:
 
 def parse_json_row(text: str, where: str, hint: str) -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
+        mapping = dict(pairs)
+        if len(mapping) != len(pairs):
             names = [name for name, _ in pairs]
             doubled = next(name for name in names if names.count(name) > 1)
             raise InputError(f"the key {doubled!r} is given twice in one object", where=where, hint="Keep one of the two.")
-        return found
+        return mapping
 
     try:
         return json.loads(text, object_pairs_hook=unique)

@@ -75,7 +75,7 @@ class Table:
         for index, text in self.nested.get(column, {}).items():
             if text is None:
                 raise InputError(
-                    "the cell holds what cannot be written as text",
+                    "the cell holds a value that cannot be written as text",
                     where=self.where(index, column),
                     hint="Give a text, a number, a date, or lists and objects of these.",
                 )
@@ -173,11 +173,11 @@ def json_kind(value: Any) -> str:
 
 def free_name(name: str, columns: Collection[str]) -> str:
     """A free column name: the given one, else with a number."""
-    found, number = name, 1
-    while found in columns:
+    candidate, number = name, 1
+    while candidate in columns:
         number += 1
-        found = f"{name}_{number}"
-    return found
+        candidate = f"{name}_{number}"
+    return candidate
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# Those of Unicode's confusables (UTS 39) that look the same in nearly every font, with the Latin letters that they resemble.
+# Unicode's confusables (UTS 39) that look the same in nearly every font, with the Latin letters that they resemble.
 _CYRILLIC = ("аеорсухіјѕһԁԛԝАВЕКМНОРСТУХІЈЅ", "aeopcyxijshdqwABEKMHOPCTYXIJS")
 _GREEK = ("ονΑΒΕΖΗΙΚΜΝΟΡΤΥΧ", "ovABEZHIKMNOPTYX")
 # Zero-width spaces, soft hyphen, word joiner, direction marks; not the joiners of emoji and scripts, which are visible.

@@ -1,4 +1,4 @@
-"""JSON values in data and in answers: parsing, canonical text, and their single values."""
+"""JSON values in data and answers: parsing, canonical text, and leaves."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MOST_TRIES = 20
 DEEPEST = 128
 """Deepest nesting of lists and objects in a JSON value."""
 _UNLIKE_OTHERS = re.compile(r"\d(?:\.0\b|[eE][-+]?\d)")
-"""Numbers with a plainer form, such as ``1.0`` and ``1e-05``, or a text that looks like one."""
+"""Numbers with a simpler form, such as ``1.0`` and ``1e-05``, or texts that look like such numbers."""
 
 Leaf = tuple[str, str]
 """Path of a value, such as ``slots.artist`` or ``guests[]``, and the value as JSON text."""
@@ -134,12 +134,12 @@ def _leaf_text(value: Any) -> str:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
         names = [name for name, _ in pairs]
         doubled = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the key {doubled!r} is given twice in one object")
-    return found
+    return mapping
 
 
 def _refuse_constant(name: str) -> NoReturn:

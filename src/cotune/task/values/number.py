@@ -40,8 +40,8 @@ def number_in(answer: str) -> Decimal | None:
     whole = parse_number(answer)
     if whole is not None:
         return whole
-    found = [m[0] for m in _ANYWHERE.finditer(answer[-10 * _LONGEST :].replace("\u2212", "-"))]
-    return parse_number(found[-1]) if found else None
+    numbers = [m[0] for m in _ANYWHERE.finditer(answer[-10 * _LONGEST :].replace("\u2212", "-"))]
+    return parse_number(numbers[-1]) if numbers else None
 
 
 def number_text(number: Decimal) -> str:

@@ -47,10 +47,10 @@ class NumberStyle:
 
     def told(self, example: str) -> str:
         """The format in words, with a cell as an example."""
-        found = self.read(example)
+        number = self.read(example)
         kinds = ["with decimal commas"] if self.decimal_comma else []
         kinds += [f"without the unit {self.unit!r} that all of them have"] if self.unit else []
-        shown = "" if found is None else f" ({example.strip()!r} is {number_text(found)})"
+        shown = "" if number is None else f" ({example.strip()!r} is {number_text(number)})"
         return f"numbers{' ' if kinds else ''}{' and '.join(kinds)}{shown}"
 
 
@@ -64,11 +64,11 @@ def number_style(cells: Sequence[str]) -> NumberStyle | None:
     parts = [_parts(cell) for cell in cells]
     if any(one is None for one in parts):
         return None
-    found = [one for one in parts if one is not None]
-    units = {unit for _, unit in found}
+    read = [one for one in parts if one is not None]
+    units = {unit for _, unit in read}
     if len(units) > 1:
         return None
-    numbers = [digits.lstrip("+-") for digits, _ in found]
+    numbers = [digits.lstrip("+-") for digits, _ in read]
     comma = not all(_POINT.fullmatch(digits) for digits in numbers)
     if comma and not all(_COMMA.fullmatch(digits) for digits in numbers):
         return None

@@ -98,14 +98,14 @@ class Output:
 
     def to_json(self) -> dict[str, Any]:
         """For bundles, journals and summaries."""
-        told: dict[str, Any] = {"type": self.type}
+        record: dict[str, Any] = {"type": self.type}
         if self.labels:
-            told["labels"] = list(self.labels)
+            record["labels"] = list(self.labels)
         if self.schema is not None:
-            told["schema"] = dict(self.schema)
+            record["schema"] = dict(self.schema)
         if self.label_type != "text":
-            told["label_type"] = self.label_type
-        return told
+            record["label_type"] = self.label_type
+        return record
 
     @classmethod
     def from_json(cls, data: Any) -> Output:
@@ -114,9 +114,9 @@ class Output:
         Raises:
             InputError: it is not a valid description.
         """
-        known = {"type", "labels", "schema", "label_type"}
-        if not isinstance(data, Mapping) or data.get("type") not in OUTPUT_TYPES or set(data) - known:
-            raise InputError("this does not say what an answer is", where="output", hint="It needs a type.")
+        keys = {"type", "labels", "schema", "label_type"}
+        if not isinstance(data, Mapping) or data.get("type") not in OUTPUT_TYPES or set(data) - keys:
+            raise InputError("the output has no type", where="output", hint="It needs a type.")
         name, labels, schema = data["type"], data.get("labels", []), data.get("schema")
         if not isinstance(labels, Sequence) or not all(isinstance(label, str) for label in labels):
             raise InputError("the labels are not a list of texts", where="output")

@@ -12,9 +12,9 @@ from cotune.errors import InputError, shortened
 from cotune.task.values.json_value import DEEPEST
 
 ENUM_MOST, ENUM_EACH, ENUM_LONGEST = 24, 10, 60
-"""Limits of an enumeration: most values, least rows per value on average, most characters of a value."""
+"""Limits of an enumeration: maximum number of values, minimum rows per value on average, maximum characters of a value."""
 LEAST_TEXT, LEAST_ITEMS = 32, 4
-"""Least inferred bounds on characters of a text and items of an array."""
+"""Minimum of the inferred bounds on characters of a text and items of an array."""
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 _DRAFT = re.compile(r"https?://json-schema\.org/(draft-0[4-7]|draft/20(19-09|20-12))/schema#?")
 
@@ -56,8 +56,8 @@ def checked_schema(schema: Any, where: str) -> Mapping[str, Any] | None:
             where=where,
             hint='Write for example {"type": "object", "properties": {...}}.',
         )
-    found: Mapping[str, Any] = schema
-    return found
+    result: Mapping[str, Any] = schema
+    return result
 
 
 def schema_problem(schema: Any) -> str:
@@ -83,7 +83,7 @@ def _validator(schema: Mapping[str, Any]) -> Any:
 
 
 def _retrieve_nothing(uri: str) -> NoReturn:
-    raise ValueError(f"nothing outside of the schema is read, and {uri} is")
+    raise ValueError(f"references must stay within the schema, not lead to {uri}")
 
 
 class Validator:
@@ -110,16 +110,16 @@ class Validator:
 
 def schema_fields(schema: Mapping[str, Any], path: str = "") -> list[str]:
     """Paths of a schema's single values, as in :func:`cotune.task.values.json_value.leaves`."""
-    found: list[str] = []
+    paths: list[str] = []
     for option in schema.get("anyOf", ()):
-        found += schema_fields(option, path)
+        paths += schema_fields(option, path)
     for name, inner in (schema.get("properties") or {}).items():
-        found += schema_fields(inner, f"{path}.{name}" if path else str(name))
+        paths += schema_fields(inner, f"{path}.{name}" if path else str(name))
     if isinstance(schema.get("items"), Mapping):
-        found += schema_fields(schema["items"], f"{path}[]")
-    if not found and path and not schema.get("properties") and schema.get("type") not in ("object", "array"):
-        found = [path]
-    return list(dict.fromkeys(found))
+        paths += schema_fields(schema["items"], f"{path}[]")
+    if not paths and path and not schema.get("properties") and schema.get("type") not in ("object", "array"):
+        paths = [path]
+    return list(dict.fromkeys(paths))
 
 
 def _strange(schema: Any) -> Iterator[str]:
@@ -132,7 +132,7 @@ def _strange(schema: Any) -> Iterator[str]:
         elif isinstance(value, Mapping):
             for name, inner in value.items():
                 if name in _REFERENCES and isinstance(inner, str) and not inner.startswith("#"):
-                    yield f"it refers to {shortened(inner, 100)!r}, and nothing outside of it is read"
+                    yield f"it refers to {shortened(inner, 100)!r}, but references must stay within the schema"
                 if name == "$schema" and isinstance(inner, str) and not _DRAFT.fullmatch(inner):
                     draft = shortened(inner, 100)
                     yield f"its $schema {draft!r} is no draft of JSON Schema from 4 to 2020-12, and nothing else is read"

@@ -38,59 +38,59 @@ class _Order:
             if same_value(value, option):
                 return option
         if isinstance(value, dict):
-            known = _mapping(schema.get("properties"))
-            names = [*(name for name in known if name in value), *(name for name in value if name not in known)]
-            return {name: self.of(value[name], known.get(name)) for name in names}
+            properties = _mapping(schema.get("properties"))
+            names = [*(name for name in properties if name in value), *(name for name in value if name not in properties)]
+            return {name: self.of(value[name], properties.get(name)) for name in names}
         if isinstance(value, list):
             return [self.of(item, schema.get("items")) for item in value]
         return value
 
     def _resolved(self, value: Any, schema: Any) -> Mapping[str, Any]:
         """The schema of the value itself, with references and options resolved."""
-        found = _mapping(schema)
+        resolved = _mapping(schema)
         for _ in range(_MOST_HOPS):
-            options = found.get("anyOf") or found.get("oneOf")
-            if "$ref" in found:
-                found = self._referred(found["$ref"])
+            options = resolved.get("anyOf") or resolved.get("oneOf")
+            if "$ref" in resolved:
+                resolved = self._referred(resolved["$ref"])
             elif isinstance(options, Sequence) and options:
-                found = _mapping(next((option for option in options if self._suits(value, option)), None))
+                resolved = _mapping(next((option for option in options if self._suits(value, option)), None))
             else:
-                return found
+                return resolved
         return {}
 
     def _referred(self, name: Any) -> Mapping[str, Any]:
-        found: Any = self._root
+        node: Any = self._root
         for part in str(name).removeprefix("#").split("/")[1:]:
-            found = _mapping(found).get(part.replace("~1", "/").replace("~0", "~"))
-        return _mapping(found)
+            node = _mapping(node).get(part.replace("~1", "/").replace("~0", "~"))
+        return _mapping(node)
 
     def _suits(self, value: Any, schema: Any, hops: int = 0) -> bool:
-        found = _mapping(schema)
-        if "$ref" in found:
-            return hops < _MOST_HOPS and self._suits(value, self._referred(found["$ref"]), hops + 1)
-        options = found.get("anyOf") or found.get("oneOf")
+        part = _mapping(schema)
+        if "$ref" in part:
+            return hops < _MOST_HOPS and self._suits(value, self._referred(part["$ref"]), hops + 1)
+        options = part.get("anyOf") or part.get("oneOf")
         if isinstance(options, Sequence) and options:
             return hops < _MOST_HOPS and any(self._suits(value, option, hops + 1) for option in options)
-        if ("enum" in found or "const" in found) and not any(same_value(value, option) for option in _values(found)):
+        if ("enum" in part or "const" in part) and not any(same_value(value, option) for option in _values(part)):
             return False
-        kinds = found.get("type", ())
+        kinds = part.get("type", ())
         kinds = [kinds] if isinstance(kinds, str) else list(kinds)
         if kinds and not any(is_of_type(value, str(kind)) for kind in kinds):
             return False
         if isinstance(value, dict):
-            known = _mapping(found.get("properties"))
+            properties = _mapping(part.get("properties"))
             # Answers contain only named properties, even if the schema allows others.
-            return set(found.get("required", ())) <= set(value) <= set(known) and all(
-                self._suits(inner, known[name]) for name, inner in value.items()
+            return set(part.get("required", ())) <= set(value) <= set(properties) and all(
+                self._suits(inner, properties[name]) for name, inner in value.items()
             )
         if isinstance(value, list):
-            inside = found.get("items", {})
-            return _between(len(value), found, "minItems", "maxItems") and all(self._suits(item, inside) for item in value)
+            inside = part.get("items", {})
+            return _between(len(value), part, "minItems", "maxItems") and all(self._suits(item, inside) for item in value)
         if isinstance(value, str):
-            return _between(len(value), found, "minLength", "maxLength")
+            return _between(len(value), part, "minLength", "maxLength")
         if is_of_type(value, "number"):
-            within = _between(value, found, "exclusiveMinimum", "exclusiveMaximum", itself=False)
-            return within and _between(value, found, "minimum", "maximum")
+            within = _between(value, part, "exclusiveMinimum", "exclusiveMaximum", itself=False)
+            return within and _between(value, part, "minimum", "maximum")
         return True
 
 
@@ -110,8 +110,8 @@ def is_of_type(value: Any, kind: str) -> bool:
 
 
 def _values(schema: Mapping[str, Any]) -> Sequence[Any]:
-    found = [schema["const"]] if "const" in schema else schema.get("enum", ())
-    return found if isinstance(found, Sequence) and not isinstance(found, str) else ()
+    values = [schema["const"]] if "const" in schema else schema.get("enum", ())
+    return values if isinstance(values, Sequence) and not isinstance(values, str) else ()
 
 
 def same_value(left: Any, right: Any) -> bool:

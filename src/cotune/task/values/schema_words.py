@@ -14,8 +14,8 @@ def described_fields(schema: Mapping[str, Any]) -> str:
 
     Empty if it has none. Names and values with braces or line breaks are omitted, since braces mark placeholders.
     """
-    found = list(dict.fromkeys(text for text in _fields(schema, "") if not set(text) & set("{}\n")))
-    return ", ".join(found[:_MOST_FIELDS]) + (" and others" if len(found) > _MOST_FIELDS else "")
+    texts = list(dict.fromkeys(text for text in _fields(schema, "") if not set(text) & set("{}\n")))
+    return ", ".join(texts[:_MOST_FIELDS]) + (" and others" if len(texts) > _MOST_FIELDS else "")
 
 
 def _fields(schema: Mapping[str, Any], path: str) -> Iterator[str]:

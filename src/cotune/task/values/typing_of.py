@@ -1,4 +1,4 @@
-"""Determine a task's output from its cells: guess the type, choose the schema, and normalize rows."""
+"""Determines a task's output from its cells: guess the type, choose the schema, and normalize rows."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from cotune.task.values.output import Output
 def guess_type(cells: Sequence[str]) -> tuple[OutputType, str]:
     """Guess the type of outputs; returns it with the reason in a few words.
 
-    JSON if all are JSON objects or lists; numbers if all are numbers, more than twenty differ, and they are no numbering from 0
-    or 1; else labels if at most half as many values as rows differ; else text.
+    JSON if all are JSON objects or lists; numbers if all are numbers, more than twenty differ, and they are not row numbers
+    from 0 or 1; else labels if there are at most half as many different values as rows; else text.
 
     Args:
         cells: the filled cells of the output column, at least one.
@@ -29,8 +29,8 @@ def guess_type(cells: Sequence[str]) -> tuple[OutputType, str]:
 
 def settle(type: OutputType, rows: Rows, labels: tuple[str, ...], schema: Mapping[str, Any] | None) -> Output:
     """The task's output; if no schema is given, it is inferred from train and dev."""
-    found = KINDS[type].schema_of([row.output for row in rows], schema)
-    return Output(type, labels, "" if found is None else json_text(found))
+    inferred = KINDS[type].schema_of([row.output for row in rows], schema)
+    return Output(type, labels, "" if inferred is None else json_text(inferred))
 
 
 def kept_schema(known: Known | None, rows: Rows) -> Mapping[str, Any] | None:

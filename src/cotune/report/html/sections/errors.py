@@ -93,10 +93,10 @@ def _shade(share: float) -> int:
 def _reliability(tests: AnsweredRows, arm: str, references: NDArray[np.int64], answers: NDArray[np.int64]) -> str:
     from cotune.evaluate.stats.calibration import expected_calibration_error, reliability_bins
 
-    given = [row.probabilities.get(arm) for row in tests.rows]
-    if any(p is None for p in given):
+    probabilities = [row.probabilities.get(arm) for row in tests.rows]
+    if any(p is None for p in probabilities):
         return figure("Reliability", "<p class=empty>This arm’s probabilities are not recorded for every row.</p>")
-    sure = np.clip(np.array([p[a] for p, a in zip(given, answers, strict=True) if p is not None]), 0.0, 1.0)
+    sure = np.clip(np.array([p[a] for p, a in zip(probabilities, answers, strict=True) if p is not None]), 0.0, 1.0)
     right = (references == answers).astype(np.float64)
     error = expected_calibration_error(sure, right)
     chance = _chance_error(sure)

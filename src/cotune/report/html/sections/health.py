@@ -49,10 +49,12 @@ def health_section(record: RunRecord) -> str:
     listed = "".join(f"<li>{_severity(f)}{data_text(f.get('message', ''))}{_examples(f)}</li>" for f in findings)
     if not counts and not findings:
         return "<p class=empty>The data was not checked yet.</p>"
-    found = f'<ul class="findings">{listed}</ul>' if listed else "<p>The checks found nothing to tell.</p>"
+    result = f'<ul class="findings">{listed}</ul>' if listed else "<p>The checks found nothing to tell.</p>"
     truncated = number(record.summary.get("truncated"))
     if truncated:
-        found += f"<p>{counted(int(truncated), 'row')} did not fit into the model’s context under some prompt and were cut.</p>"
+        result += (
+            f"<p>{counted(int(truncated), 'row')} did not fit into the model’s context under some prompt and were cut.</p>"
+        )
     rows = "".join(
         f"<tr><th>{esc(_COUNTS.get(name, name.replace('_', ' ')))}</th><td>{esc(value)}</td></tr>"
         for name, value in counts.items()
@@ -64,7 +66,7 @@ def health_section(record: RunRecord) -> str:
         '<div class="pair">'
         + figure(
             "What the checks found",
-            found,
+            result,
             "Duplicates, leaks between splits, contradictions, odd inputs and balance are looked at.",
         )
         + figure("Rows", f"<table class=facts>{rows}</table>", note)
@@ -73,30 +75,30 @@ def health_section(record: RunRecord) -> str:
     )
 
 
-def _neighbours(found: Mapping[str, Any]) -> str:
+def _neighbours(near: Mapping[str, Any]) -> str:
     """Near-duplicate pairs of train and dev rows, the closest first."""
-    if why := found.get("skipped"):
+    if why := near.get("skipped"):
         return figure("Rows that say the same in other words", f"<p>Not looked for: {data_text(one_line(why, 300))}.</p>")
-    pairs = [fields(item) for item in items(found.get("alike"))]
+    pairs = [fields(item) for item in items(near.get("alike"))]
     if not pairs:
         return ""
     head = "<tr><th>Closeness</th><th>Rows</th><th>Texts</th><th>Labels</th></tr>"
     return figure(
         "Rows that say the same in other words",
         f"<div class=scroll><table class=plain>{head}{''.join(map(_pair, pairs))}</table></div>",
-        f"The {esc(found.get('pairs', '?'))} pairs that are closest by their words were embedded by the model; shown are those "
+        f"The {esc(near.get('pairs', '?'))} pairs that are closest by their words were embedded by the model; shown are those "
         "of train and dev with a cosine of at least "
-        f"{esc(found.get('threshold', '?'))}. They stay: paraphrases are what real inputs are made of.",
+        f"{esc(near.get('threshold', '?'))}. They stay: paraphrases are what real inputs are made of.",
         kind="wide",
     )
 
 
-def _pair(found: Mapping[str, Any]) -> str:
+def _pair(pair: Mapping[str, Any]) -> str:
     def column(name: str, limit: int) -> str:
-        return "<br>".join(data_text(one_line(item, limit)) for item in items(found.get(name)))
+        return "<br>".join(data_text(one_line(item, limit)) for item in items(pair.get(name)))
 
-    closeness = number(found.get("closeness"))
-    labels = items(found.get("labels"))
+    closeness = number(pair.get("closeness"))
+    labels = items(pair.get("labels"))
     clash = f" {chip('differ', 'warning')}" if len(set(map(str, labels))) > 1 else ""
     shown = "" if closeness is None else f"{closeness:.2f}"
     return (
@@ -136,9 +138,9 @@ def reproduce_section(record: RunRecord) -> str:
     machine = {name.replace("batch_tokens", "tokens a batch"): value for name, value in machine.items()}
     machine["processor"] = fields(engine.get("probe")).get("processor")
     facts = [("seed", seed), *versions.items(), *machine.items()]
-    given = figure("Versions and machine", f"<table class=facts>{_table(facts)}</table>")
+    versions_figure = figure("Versions and machine", f"<table class=facts>{_table(facts)}</table>")
     hashed = figure("Hashes", f"<table class='facts hashes'>{_table(hashes.items())}</table>", "Of contents, never of names.")
-    return f"{_command(record)}<div class=pair>{given}{hashed}</div>{_noise(record)}"
+    return f"{_command(record)}<div class=pair>{versions_figure}{hashed}</div>{_noise(record)}"
 
 
 def _noise(record: RunRecord) -> str:

@@ -52,7 +52,7 @@ class LayerCurve:
 
 def read_curves(record: RunRecord, prompts: Prompts) -> list[LayerCurve]:
     """The prompts with recorded layers: the winner, the seed prompt, then the others with the last race first."""
-    found: dict[str, LayerCurve] = {}
+    curves: dict[str, LayerCurve] = {}
     for race in record.values("race"):
         rows, layers, ridge = (fields(race.get(name)) for name in ("rows", "layers", "ridge"))
         for prompt_id, by_layer in fields(race.get("by_layer")).items():
@@ -64,9 +64,9 @@ def read_curves(record: RunRecord, prompts: Prompts) -> list[LayerCurve]:
                 layer: error for layer, error in sorted(errors.items(), key=str) if layer is not None and error is not None
             }
             # Later races overwrite earlier ones.
-            found.pop(curve.prompt_id, None)
+            curves.pop(curve.prompt_id, None)
             if curve.probes:
-                found[curve.prompt_id] = curve
+                curves[curve.prompt_id] = curve
     windows: dict[str, tuple[int, int]] = {}
     for event in record.events:
         value = fields(event.get("value"))
@@ -75,13 +75,13 @@ def read_curves(record: RunRecord, prompts: Prompts) -> list[LayerCurve]:
             first, last = ends
             if first is not None and last is not None:
                 windows[str(value.get("adapter_id"))] = (first, last)
-        if event.get("kind") == "tuned" and prompt_id in found and number(value.get("steps")):
+        if event.get("kind") == "tuned" and prompt_id in curves and number(value.get("steps")):
             layer, score, loss = _whole(value.get("layer")), number(value.get("score")), number(value.get("log_loss"))
             if layer is not None and score is not None and loss is not None:
                 rows_seen, steps = int(number(value.get("rows")) or 0), int(number(value.get("steps")) or 0)
                 window = windows.get(str(value.get("adapter_id")))
-                found[prompt_id].tuned.append(TunedPoint(layer, score, loss, rows_seen, steps, window))
-    latest = list(reversed(found.values()))
+                curves[prompt_id].tuned.append(TunedPoint(layer, score, loss, rows_seen, steps, window))
+    latest = list(reversed(curves.values()))
     order = {"winner": 0, "seed": 1}
     return sorted(latest, key=lambda curve: order.get(prompts.tag(curve.prompt_id), 2))[:_MOST_PROMPTS]
 
@@ -185,12 +185,12 @@ def _numbers(curves: list[LayerCurve], prompts: Prompts) -> str:
     """The points of the plots as a table."""
     lines = ""
     for curve in curves:
-        found = [(layer, "frozen", *pair) for layer, pair in sorted(curve.probes.items())]
-        found += [
+        points = [(layer, "frozen", *pair) for layer, pair in sorted(curve.probes.items())]
+        points += [
             (point.layer, f"tuned {counted(point.steps, 'step')}", point.accuracy, point.log_loss) for point in curve.tuned
         ]
         name = f"<th scope=row>{data_text(one_line(_name(curve, prompts), 60))}</th>"
-        for layer, weights, score, loss in found:
+        for layer, weights, score, loss in points:
             lines += f"<tr>{name}<td>{layer}</td><td>{weights}</td><td>{percent(score)}</td><td>{decimal(loss)}</td></tr>"
     head = "".join(f"<th scope=col>{title}</th>" for title in ("prompt", "layer", "weights", "percent right", "log-loss"))
     return (
@@ -240,17 +240,17 @@ def _between(window: tuple[int, int] | None) -> str:
 
 
 def _pairs(by_layer: Mapping[str, Any]) -> dict[int, tuple[float, float]]:
-    found = {}
+    pairs = {}
     for layer, pair in by_layer.items():
         at, numbers = _whole(layer), [number(item) for item in items(pair)]
         if at is not None and len(numbers) == 2 and numbers[0] is not None and numbers[1] is not None:
-            found[at] = (numbers[0], numbers[1])
-    return found
+            pairs[at] = (numbers[0], numbers[1])
+    return pairs
 
 
 def _whole(value: object) -> int | None:
     """A layer's number from a key of a JSON object."""
     if isinstance(value, str):
         return int(value) if value.isascii() and value.isdigit() and len(value) < 6 else None
-    found = number(value)
-    return None if found is None or found < 0 else int(found)
+    finite = number(value)
+    return None if finite is None or finite < 0 else int(finite)

@@ -56,15 +56,15 @@ def _probe_text(record: RunRecord) -> str:
 
 def _tree(prompts: Prompts) -> Iterator[tuple[str, int]]:
     """Prompt ids with their depth in the tree, each under its first known parent."""
-    known = prompts.by_id
+    by_id = prompts.by_id
     children: dict[str, list[str]] = {}
     roots: list[str] = []
-    for prompt_id, facts in known.items():
-        parent = next((p for p in facts.parents if p in known and p != prompt_id), None)
+    for prompt_id, facts in by_id.items():
+        parent = next((p for p in facts.parents if p in by_id and p != prompt_id), None)
         (roots if parent is None else children.setdefault(parent, [])).append(prompt_id)
     seen: set[str] = set()
     # Only a damaged journal has cycles; their prompts have no root and come last.
-    for start in (*roots, *known):
+    for start in (*roots, *by_id):
         stack = [(start, 0)]
         while stack:
             prompt_id, depth = stack.pop()
@@ -179,14 +179,14 @@ def map_section(record: RunRecord, prompts: Prompts) -> str:
 
 
 def _points(pool: object, prompts: Prompts) -> list[tuple[str, Point]]:
-    found = []
+    points = []
     value = fields(pool)
     for item, place in zip(items(value.get("proposals")), items(value.get("places")), strict=False):
         numbers = [number(p) for p in items(place)]
         prompt = read_prompt(fields(item).get("prompt"))
         if prompt and len(numbers) == 2 and numbers[0] is not None and numbers[1] is not None and prompt.id in prompts.by_id:
-            found.append((prompt.id, (numbers[0], numbers[1])))
-    return found
+            points.append((prompt.id, (numbers[0], numbers[1])))
+    return points
 
 
 def _step(level: float, span: Point) -> int:

@@ -62,7 +62,7 @@ def tables_for_page(record: RunRecord, prompts: Prompts) -> dict[str, Any]:
     groups = arm_groups({arm: fields(summed.get(arm)) for arm in record.tests.arms})
     tests = replace(record.tests, names=tuple(group.names[0] for group in groups))
     arms = [{"name": group.title} for group in groups]
-    found = {"test": (tests, arms), "dev": (devs, _columns(devs, prompts, record))}
+    sources = {"test": (tests, arms), "dev": (devs, _columns(devs, prompts, record))}
     return {
         name: {
             "labels": [one_line(label, 200 if rows.written else 80) for label in rows.labels],
@@ -72,7 +72,7 @@ def tables_for_page(record: RunRecord, prompts: Prompts) -> dict[str, Any]:
             if name == "dev" and len(record.devs.rows) > _MOST_DEV_ROWS
             else "",
         }
-        for name, (rows, columns) in found.items()
+        for name, (rows, columns) in sources.items()
         if rows.arms
     }
 
@@ -81,10 +81,10 @@ def _columns(devs: AnsweredRows, prompts: Prompts, record: RunRecord) -> list[di
     """Column heads of the best prompts: rank, weights, and the prompt that a click opens."""
     columns = []
     for place, name in enumerate(devs.arms):
-        found = devs.candidates[name]
-        prompt_id, steps = str(found.get("prompt_id")), int(number(found.get("steps")) or 0)
+        candidate = devs.candidates[name]
+        prompt_id, steps = str(candidate.get("prompt_id")), int(number(candidate.get("steps")) or 0)
         facts, tag = prompts.by_id.get(prompt_id), prompts.tag(prompt_id)
-        score, rows = number(found.get("score")), int(number(found.get("n")) or 0)
+        score, rows = number(candidate.get("score")), int(number(candidate.get("n")) or 0)
         about = [f"tuned {counted(steps, 'step')}" if steps else "base model"]
         about += [share_text(score, rows, record.metric, record.dev_groups)] if score is not None and rows else []
         columns.append(
@@ -123,9 +123,9 @@ def _row(rows: AnsweredRows, row: AnsweredRow, most_bytes: int) -> dict[str, Any
 
 
 def _likely(row: AnsweredRow, arm: str) -> Sequence[Sequence[float]]:
-    given = row.probabilities.get(arm)
-    if given is None:
+    probabilities = row.probabilities.get(arm)
+    if probabilities is None:
         return []
-    top = sorted(range(len(given)), key=lambda i: -given[i])[:_TOP]
+    top = sorted(range(len(probabilities)), key=lambda i: -probabilities[i])[:_TOP]
     kept = dict.fromkeys([*top, row.answers[arm], row.reference])
-    return [[i, round(given[i], 3)] for i in sorted(kept, key=lambda i: -given[i])]
+    return [[i, round(probabilities[i], 3)] for i in sorted(kept, key=lambda i: -probabilities[i])]

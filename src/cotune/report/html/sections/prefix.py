@@ -19,22 +19,22 @@ _CAPTION = (
 
 def prefix_section(record: RunRecord) -> str:
     """A table of the prefix's tokens; empty if the run has no prefix."""
-    found = record.value("prefix")
-    rows = "".join(_row(place, fields(item)) for place, item in enumerate(items(found.get("tokens"))))
+    prefix = record.value("prefix")
+    rows = "".join(_row(place, fields(item)) for place, item in enumerate(items(prefix.get("tokens"))))
     if not rows:
         return ""
     head = "<tr><th>Place</th><th>Stands for</th><th>Moved</th><th>Nearest words now</th></tr>"
-    length, shown = number(found.get("length")), len(items(found.get("tokens")))
-    title = f"{esc(found.get('length', '?'))} trained tokens before the rest of the prompt"
+    length, shown = number(prefix.get("length")), len(items(prefix.get("tokens")))
+    title = f"{esc(prefix.get('length', '?'))} trained tokens before the rest of the prompt"
     title += f", the first {shown} of them" if length is not None and length > shown else ""
     return figure(title, f"<div class=scroll><table class=plain>{head}{rows}</table></div>", _CAPTION, kind="wide")
 
 
-def _row(place: int, found: Mapping[str, Any]) -> str:
-    text = found.get("text")
-    moved = number(found.get("moved"))
+def _row(place: int, token: Mapping[str, Any]) -> str:
+    text = token.get("text")
+    moved = number(token.get("moved"))
     stands = "–" if text is None else _word(text)
-    near = ", ".join(_near(items(pair)) for pair in items(found.get("words"))) or "–"
+    near = ", ".join(_near(items(pair)) for pair in items(token.get("words"))) or "–"
     distance = "–" if moved is None else f"{moved:.2f}"
     return f"<tr><td class=num>{place}</td><td>{stands}</td><td class=num>{distance}</td><td>{near}</td></tr>"
 

@@ -126,59 +126,59 @@ class Prompts:
 
 def read_prompts(record: RunRecord) -> Prompts:
     """Collect the prompts from a journal; malformed events are skipped."""
-    found: dict[str, PromptFacts] = {}
-    seed = _collect(record, found)
+    prompts: dict[str, PromptFacts] = {}
+    seed = _collect(record, prompts)
     latest, cycle = "", 1
     for event in record.events:
         kind, value = event.get("kind"), fields(event.get("value"))
         if kind == "race":
             cycle = int(number(value.get("cycle")) or cycle)
-            _race(found, value, record.dev_measure)
-        elif kind == "tuned" and (facts := found.get(str(value.get("prompt_id")))):
+            _race(prompts, value, record.dev_measure)
+        elif kind == "tuned" and (facts := prompts.get(str(value.get("prompt_id")))):
             score = _score(value, record.dev_measure.of(value), value)
             score = replace(score, cycle=cycle) if score and record.by_probe else score
             (facts.raced if score and score.stage == "frozen" else facts.tuned).extend([score] if score else [])
-        elif kind == "write" and value.get("stage") == "confirm" and (facts := found.get(str(value.get("prompt_id")))):
+        elif kind == "write" and value.get("stage") == "confirm" and (facts := prompts.get(str(value.get("prompt_id")))):
             facts.tuned = [_with_answers(score, value) for score in facts.tuned]
         elif kind == "cycle":
             latest = str(value.get("winner"))
-    return Prompts(found, seed, str(record.confirmed("best_tuned").get("prompt_id") or latest))
+    return Prompts(prompts, seed, str(record.confirmed("best_tuned").get("prompt_id") or latest))
 
 
-def _collect(record: RunRecord, found: dict[str, PromptFacts]) -> str:
+def _collect(record: RunRecord, prompts: dict[str, PromptFacts]) -> str:
     seed = ""
     for value in record.values("previous"):
         if (prompt := read_prompt(fields(value.get("was")).get("prompt"))) is not None:
-            found[prompt.id] = PromptFacts(prompt, "previous")
+            prompts[prompt.id] = PromptFacts(prompt, "previous")
     for value in record.values("start", "pool", "confirm"):
         for item in items(value.get("prompts")):
             if (prompt := read_prompt(item)) is not None:
-                found.setdefault(prompt.id, PromptFacts(prompt, "user"))
+                prompts.setdefault(prompt.id, PromptFacts(prompt, "user"))
                 seed = seed or prompt.id
         for item in map(fields, items(value.get("proposals"))):
             if (prompt := read_prompt(item.get("prompt"))) is not None:
                 cycle = int(number(value.get("cycle")) or 1)
-                facts = found.setdefault(prompt.id, PromptFacts(prompt, cycle=cycle))
+                facts = prompts.setdefault(prompt.id, PromptFacts(prompt, cycle=cycle))
                 facts.source, facts.operator = str(item.get("source", "")), str(item.get("operator", ""))
                 facts.parents = tuple(map(str, items(item.get("parents"))))
         for arm in map(fields, fields(value.get("arms")).values()):
             if (prompt := read_prompt(arm.get("prompt"))) is not None:
-                found.setdefault(prompt.id, PromptFacts(prompt))
+                prompts.setdefault(prompt.id, PromptFacts(prompt))
     return seed
 
 
-def _race(found: Mapping[str, PromptFacts], value: Mapping[str, Any], measure: DevMeasure) -> None:
+def _race(prompts: Mapping[str, PromptFacts], value: Mapping[str, Any], measure: DevMeasure) -> None:
     named = {"rows": "rows", "score": "scores", "log_loss": "log_losses"}
     for prompt_id, level in measure.of_race(value).items():
-        facts = found.get(prompt_id)
+        facts = prompts.get(prompt_id)
         measured = _score(value, level, {name: fields(value.get(key)).get(prompt_id) for name, key in named.items()})
         if facts and measured:
             facts.raced.append(measured)
             layer = number(fields(value.get("layers")).get(prompt_id))
             facts.layer = facts.layer if layer is None else int(layer)
     for prompt_id in map(str, items(value.get("dropped"))):
-        if prompt_id in found:
-            found[prompt_id].dropped.add(int(number(value.get("cycle")) or 1))
+        if prompt_id in prompts:
+            prompts[prompt_id].dropped.add(int(number(value.get("cycle")) or 1))
 
 
 def _score(value: Mapping[str, Any], level: float | None, measured: Mapping[str, Any]) -> Score | None:

@@ -107,8 +107,8 @@ class RunRecord:
     @cached_property
     def dev_groups(self) -> tuple[int, ...]:
         """Group number of each dev row, in scoring order; empty if rows are not grouped."""
-        found = [number(group) for group in items(self.value("start").get("dev_groups"))]
-        return tuple(int(group) for group in found if group is not None)
+        groups = [number(group) for group in items(self.value("start").get("dev_groups"))]
+        return tuple(int(group) for group in groups if group is not None)
 
     @cached_property
     def dev_measure(self) -> DevMeasure:
@@ -132,8 +132,8 @@ class RunRecord:
     @cached_property
     def by_probe(self) -> bool:
         """Whether the search was by probes, so that its measurements are of probes on held-out rows."""
-        found = any("layers" in value for value in self.values("race"))
-        return found or any("readout" in value for value in self.values("tuned"))
+        by_layer = any("layers" in value for value in self.values("race"))
+        return by_layer or any("readout" in value for value in self.values("tuned"))
 
     def answers_by_probe(self, arm: str) -> bool:
         """Whether an arm's candidate answers by a probe."""
@@ -158,7 +158,7 @@ def read_record(folder: Path) -> RunRecord:
     config, identity = fields(stored.get("config")), fields(stored.get("identity"))
     command = stored.get("command")
     typed = command if isinstance(command, str) else ""
-    # A run that is going on keeps the account among its jobs' results.
+    # During a run, this file is stored with the results of its jobs.
     workers = fields(fields(summary.get("cost")).get("workers")) or fields(_json(folder / JOBS / WORKERS, remarks))
     return RunRecord(folder, events, summary, config, identity, tests, devs, tuple(remarks), typed, workers)
 
@@ -196,14 +196,14 @@ def _json(path: Path, remarks: list[str]) -> object:
 def _answered(name: str, data: object, remarks: list[str]) -> AnsweredRows:
     if data is None:
         return AnsweredRows()
-    candidates = {str(found["id"]): found for found in map(fields, items(fields(data).get("candidates"))) if found.get("id")}
+    candidates = {str(read["id"]): read for read in map(fields, items(fields(data).get("candidates"))) if read.get("id")}
     names = tuple(candidates) if name == DEV_ROWS else ARMS
     labels = tuple(str(label) for label in items(fields(data).get("labels")))
     rows = [fields(item) for item in items(fields(data).get("rows"))]
     written = not labels and any("right" in row for row in rows)
     texts: dict[str, int] = {}
-    found = [_written_row(row, texts) if written else _row(row, len(labels)) for row in rows]
-    kept = tuple(row for row in found if row is not None)
+    read = [_written_row(row, texts) if written else _row(row, len(labels)) for row in rows]
+    kept = tuple(row for row in read if row is not None)
     if len(kept) < len(rows) or not (labels or written):
         remarks.append(f"{len(rows) - len(kept)} row(s) of {name} do not have the expected form and are left out.")
     return AnsweredRows(tuple(texts) if written else labels, kept, written, names, candidates)
@@ -225,22 +225,22 @@ def _written_row(item: Mapping[str, Any], texts: dict[str, int]) -> AnsweredRow 
 
 def _row(item: Mapping[str, Any], labels: int) -> AnsweredRow | None:
     def index(value: object) -> int | None:
-        found = number(value)
-        return int(found) if found is not None and found == int(found) and 0 <= found < labels else None
+        finite = number(value)
+        return int(finite) if finite is not None and finite == int(finite) and 0 <= finite < labels else None
 
     reference = index(item.get("gold"))
     answers = {str(arm): index(answer) for arm, answer in fields(item.get("answers")).items()}
     if reference is None or any(answer is None for answer in answers.values()):
         return None
     probabilities = {}
-    for arm, given in fields(item.get("probabilities")).items():
-        found = [number(p) for p in items(given)]
-        numbers = tuple(p for p in found if p is not None and -1e-9 <= p <= 1 + 1e-6)
-        if len(numbers) == labels == len(found):
+    for arm, values in fields(item.get("probabilities")).items():
+        shares = [number(p) for p in items(values)]
+        numbers = tuple(p for p in shares if p is not None and -1e-9 <= p <= 1 + 1e-6)
+        if len(numbers) == labels == len(shares):
             probabilities[str(arm)] = numbers
-    known = {arm: answer for arm, answer in answers.items() if answer is not None}
-    right = {arm: answer == reference for arm, answer in known.items()}
-    return AnsweredRow(str(item.get("id", "")), _shown(item), reference, known, probabilities, right)
+    answered = {arm: answer for arm, answer in answers.items() if answer is not None}
+    right = {arm: answer == reference for arm, answer in answered.items()}
+    return AnsweredRow(str(item.get("id", "")), _shown(item), reference, answered, probabilities, right)
 
 
 def _shown(item: Mapping[str, Any]) -> str:

@@ -20,17 +20,17 @@ _MEASURES = {"min": "worst format", "max": "best format", "range": "range", "sd"
 
 def robustness_section(record: RunRecord, prompts: Prompts) -> str:
     """A dot for each format, with the base model above the tuned one, and the spread in numbers."""
-    found = _found(record)
-    formats = _formats(found)
+    data = _robustness(record)
+    formats = _formats(data)
     if not formats:
-        why = found.get("skipped")
+        why = data.get("skipped")
         reason = f"It was left out: {data_text(one_line(why, 200))}." if why else "It is measured at the end of a run."
         return f"<p class=empty>How the winning prompt does in other formats is not known. {reason}</p>"
     return figure(
-        esc(one_line(found.get("sentence") or "The winning prompt in other formats", 400)),
-        _dots(record, found, formats) + _table(found),
+        esc(one_line(data.get("sentence") or "The winning prompt in other formats", 400)),
+        _dots(record, data, formats) + _table(data),
         "Each dot is the winning prompt in another format (separators, casing, cue, order of parts) "
-        f"on {counted(esc(found.get('n', '?')), 'dev row')}; a dashed line marks the prompt as it is, which these rows helped "
+        f"on {counted(esc(data.get('n', '?')), 'dev row')}; a dashed line marks the prompt as it is, which these rows helped "
         "to choose. Few rows scatter by themselves: the table holds what is left when that is taken away, with 95% intervals. "
         "Tab to a dot and press Enter to read it.",
         kind="wide",
@@ -39,10 +39,10 @@ def robustness_section(record: RunRecord, prompts: Prompts) -> str:
 
 def with_formats(record: RunRecord, prompts: Prompts) -> Prompts:
     """The prompts, and the winner's other formats with their scores for the panel."""
-    found = _found(record)
-    rows = int(number(found.get("n")) or 0)
+    data = _robustness(record)
+    rows = int(number(data.get("n")) or 0)
     more: dict[str, PromptFacts] = {}
-    for prompt, scores in _formats(found):
+    for prompt, scores in _formats(data):
         base, tuned = (
             Score(score, rows, 0, name, score, steps=steps, stage="robustness")
             for (_, name, _, _), score, steps in zip(_SIDES, scores, (0, 1), strict=True)
@@ -52,35 +52,35 @@ def with_formats(record: RunRecord, prompts: Prompts) -> Prompts:
     return replace(prompts, by_id={**more, **prompts.by_id})
 
 
-def _found(record: RunRecord) -> Mapping[str, Any]:
+def _robustness(record: RunRecord) -> Mapping[str, Any]:
     return fields(record.summary.get("robustness")) or record.value("robustness")
 
 
-def _formats(found: Mapping[str, Any]) -> list[tuple[Any, tuple[float, float]]]:
+def _formats(data: Mapping[str, Any]) -> list[tuple[Any, tuple[float, float]]]:
     """Prompt of each format with its scores on the base model and the tuned one."""
-    base, tuned = (items(fields(found.get(side)).get("scores")) for side, *_ in _SIDES)
+    base, tuned = (items(fields(data.get(side)).get("scores")) for side, *_ in _SIDES)
     shown = []
-    for item, *scores in zip(items(found.get("prompts")), base, tuned, strict=False):
+    for item, *scores in zip(items(data.get("prompts")), base, tuned, strict=False):
         prompt, numbers = read_prompt(item), [number(score) for score in scores]
         if prompt is not None and numbers[0] is not None and numbers[1] is not None:
             shown.append((prompt, (numbers[0], numbers[1])))
     return shown
 
 
-def _dots(record: RunRecord, found: Mapping[str, Any], formats: list[tuple[Any, tuple[float, float]]]) -> str:
-    own = fields(found.get("own"))
+def _dots(record: RunRecord, data: Mapping[str, Any], formats: list[tuple[Any, tuple[float, float]]]) -> str:
+    own = fields(data.get("own"))
     ends = [score for _, scores in formats for score in scores]
     ends += [score for side, *_ in _SIDES if (score := number(own.get(side))) is not None]
     span = padded(ends, share=0.08, least=0.1)
     plot = Plot(span, (-0.6, 1.6), height=150, label="Score of each format: base model above, tuned below")
     plot.axes([(t, f"{100 * t:g}") for t in nice_ticks(*span)], [(level, side) for side, _, _, level in _SIDES])
-    rows = int(number(found.get("n")) or 0)
+    rows = int(number(data.get("n")) or 0)
     middle = (len(formats) - 1) / 2
     for place, (side, name, kind, level) in enumerate(_SIDES):
         if (score := number(own.get(side))) is not None:
             plot.line((score, level - 0.42), (score, level + 0.42), "from")
         for number_, (prompt, scores) in enumerate(formats):
-            # Formats often have equal scores, so each has a height of its own.
+            # Formats often have equal scores, so each has its own height.
             height = level + 0.6 * (middle - number_) / max(1, len(formats))
             shown = f"{name}: {share_text(scores[place], rows, record.metric, record.dev_groups)}"
             text = one_line(prompt.text.replace("\n", " ⏎ "), 160)
@@ -89,12 +89,12 @@ def _dots(record: RunRecord, found: Mapping[str, Any], formats: list[tuple[Any, 
     return plot.render(x_title=f"{esc(record.metric.replace('_', ' '))} in percent on dev")
 
 
-def _table(found: Mapping[str, Any]) -> str:
+def _table(data: Mapping[str, Any]) -> str:
     lines = []
     for name, title in _MEASURES.items():
         cells = ""
         for side, *_ in _SIDES:
-            measure = fields(fields(found.get(side)).get(name))
+            measure = fields(fields(data.get(side)).get(name))
             ends = [percent(end) for end in items(measure.get("ci"))]
             between = " to ".join(ends) if len(ends) == 2 else ""
             cells += f"<td>{percent(measure.get('value'))}<div class=quiet>{between}</div></td>"

@@ -44,7 +44,7 @@ class Reached:
 
 def read_course(record: RunRecord) -> list[Reached]:
     """All measured points, in order."""
-    found: list[Reached] = []
+    points: list[Reached] = []
     measure = record.dev_measure
     arms = fields(record.summary.get("arms"))
     for event in record.events:
@@ -58,13 +58,13 @@ def read_course(record: RunRecord) -> list[Reached]:
         rows = int(number(fields(value.get("rows")).get(prompt_id) if kind == "race" else value.get("rows")) or 0)
         if kind == "race":
             what = f"best of the race of cycle {value.get('cycle')}{after}"
-            found.append(Reached(at, score, "race", what, measure.interval(score, rows), prompt_id))
+            points.append(Reached(at, score, "race", what, measure.interval(score, rows), prompt_id))
         elif kind == "verdict":
-            found.append(Reached(at, score, "verdict", f"first verdict{after}", interval_of(value), prompt_id))
+            points.append(Reached(at, score, "verdict", f"first verdict{after}", interval_of(value), prompt_id))
         elif kind == "tuned":
             steps = int(number(value.get("steps")) or 0)
             what = (f"tuned {counted(steps, 'step')}" if steps else "frozen probe") + after
-            found.append(
+            points.append(
                 Reached(at, score, "tuned" if steps else "frozen", what, measure.interval(score, rows), prompt_id, not steps)
             )
         elif kind == "arm" and value.get("name") in ARMS:
@@ -73,9 +73,9 @@ def read_course(record: RunRecord) -> list[Reached]:
             ci = interval_of(arm) or share_interval(score, int(number(value.get("n")) or 0), record.metric)
             what = f"test, {group_of(arms, name).title}"
             # An arm that got further test rows counts with all of them.
-            found = [one for one in found if one.what != what]
-            found.append(Reached(at, score, "test", what, ci, str(arm.get("prompt_id") or ""), is_frozen(arms, name)))
-    return found
+            points = [one for one in points if one.what != what]
+            points.append(Reached(at, score, "test", what, ci, str(arm.get("prompt_id") or ""), is_frozen(arms, name)))
+    return points
 
 
 def seconds_section(record: RunRecord, prompts: Prompts) -> str:
@@ -126,17 +126,17 @@ def seconds_section(record: RunRecord, prompts: Prompts) -> str:
 
 
 def _labelled_tfidf(record: RunRecord) -> str:
-    found = number(record.value("verdict").get("tfidf"))
-    return "" if found is None else f" TF-IDF with logistic regression has {percent(found)} on the labelled rows."
+    score = number(record.value("verdict").get("tfidf"))
+    return "" if score is None else f" TF-IDF with logistic regression has {percent(score)} on the labelled rows."
 
 
 def _reference_text(name: str, one: object, tested: float) -> str:
     """A reference in words, with its number of rows if smaller than ``tested``."""
-    found = fields(one)
-    interval = aside(between(interval_of(found), percent))
-    rows = number(found.get("n"))
+    reference = fields(one)
+    interval = aside(between(interval_of(reference), percent))
+    rows = number(reference.get("n"))
     some = f" on {counted(int(rows), 'row')}" if rows is not None and rows < tested else ""
-    return f"{REFERENCE_NAMES[name]}: {percent(found.get('score'))}%{interval}{some}"
+    return f"{REFERENCE_NAMES[name]}: {percent(reference.get('score'))}%{interval}{some}"
 
 
 def _test_begins(record: RunRecord, plot: Plot) -> None:

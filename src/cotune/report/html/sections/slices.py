@@ -26,22 +26,22 @@ def slices_section(record: RunRecord, prompts: Prompts) -> str:
 
 
 def _slices(record: RunRecord) -> str:
-    found = fields(record.summary.get("slices")) or record.value("slices")
-    shown = [fields(item) for item in items(found.get("slices"))]
+    slices = fields(record.summary.get("slices")) or record.value("slices")
+    shown = [fields(item) for item in items(slices.get("slices"))]
     if not shown:
-        why, wrong = found.get("skipped"), esc(found.get("failures", "the"))
+        why, wrong = slices.get("skipped"), esc(slices.get("failures", "the"))
         reason = (
             f"Not computed: {data_text(one_line(why, 200))}."
             if why
             else f"Of {wrong} wrong dev rows none lie together more clearly than chance would have it: no group of at most "
             "half of the rows clearly fails more often than the rest."
-            if "slices" in found
+            if "slices" in slices
             else "They are looked for at the end of a run."
         )
         return f"<p class=empty>No error slices. {reason}</p>"
     rows = "".join(map(_row, shown))
     head = "<tr><th>Slice</th><th>Rows</th><th>Wrong</th><th>Others wrong</th><th>Difference</th><th>p</th></tr>"
-    title = f"{esc(found.get('failures', '?'))} of {esc(found.get('rows', '?'))} dev rows are wrong"
+    title = f"{esc(slices.get('failures', '?'))} of {esc(slices.get('rows', '?'))} dev rows are wrong"
     caption = f"Failures on dev, clustered by {_place(record)}; {_CAPTION}"
     return figure(title, f'<div class=scroll><table class="plain slices">{head}{rows}</table></div>', caption, kind="wide")
 
@@ -53,20 +53,20 @@ def _place(record: RunRecord) -> str:
     return "the endpoint’s embeddings" if fields(record.config.get("endpoint")).get("embeddings") else "their letters"
 
 
-def _row(found: Mapping[str, Any]) -> str:
-    words = ", ".join(str(word) for word in items(found.get("words"))) or "(no distinctive words)"
-    cases = "".join(_case(fields(item)) for item in items(found.get("examples")))
+def _row(record: Mapping[str, Any]) -> str:
+    words = ", ".join(str(word) for word in items(record.get("words"))) or "(no distinctive words)"
+    cases = "".join(_case(fields(item)) for item in items(record.get("examples")))
     examples = f"<details><summary>examples</summary><ul>{cases}</ul></details>" if cases else ""
-    rate = number(found.get("rate"))
-    size = number(found.get("n"))
+    rate = number(record.get("rate"))
+    size = number(record.get("n"))
     wrong = f"{round(rate * size)} of {size:.0f}" if rate is not None and size is not None else ""
-    p = p_value(found.get("p")) or "–"
+    p = p_value(record.get("p")) or "–"
     return (
         f"<tr><td><b>{data_text(one_line(words, 120))}</b>{examples}</td><td class=num data-name=Rows>{esc(wrong)}</td>"
-        f"<td class=num data-name=Wrong>{percent(found.get('rate'))}{_between(found.get('ci'))}</td>"
-        f"<td class=num data-name='Others wrong'>{percent(found.get('rest'))}{_between(found.get('rest_ci'))}</td>"
-        f"<td class=num data-name=Difference>{signed_points(found.get('difference'))}"
-        f"{_between(found.get('difference_ci'), signed=True)}</td>"
+        f"<td class=num data-name=Wrong>{percent(record.get('rate'))}{_between(record.get('ci'))}</td>"
+        f"<td class=num data-name='Others wrong'>{percent(record.get('rest'))}{_between(record.get('rest_ci'))}</td>"
+        f"<td class=num data-name=Difference>{signed_points(record.get('difference'))}"
+        f"{_between(record.get('difference_ci'), signed=True)}</td>"
         f"<td class=num data-name=p>{esc(p)}</td></tr>"
     )
 
@@ -76,9 +76,9 @@ def _between(interval: object, *, signed: bool = False) -> str:
     return f"<div class=quiet>{between(ends, signed_points if signed else percent)}</div>" if len(ends) == 2 else ""
 
 
-def _case(found: Mapping[str, Any]) -> str:
-    text = " | ".join(str(value) for value in fields(found.get("input")).values())
-    right, answered = data_text(one_line(found.get("right"), 60)), data_text(one_line(found.get("answered"), 60))
+def _case(case: Mapping[str, Any]) -> str:
+    text = " | ".join(str(value) for value in fields(case.get("input")).values())
+    right, answered = data_text(one_line(case.get("right"), 60)), data_text(one_line(case.get("answered"), 60))
     return f"<li>{data_text(one_line(text, 240))} <span class=quiet>{right}, answered {answered}</span></li>"
 
 

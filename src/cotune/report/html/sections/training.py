@@ -88,8 +88,8 @@ def read_trials(record: RunRecord) -> list[Trial]:
             trial.rows = int(number(value.get("rows")) or 0)
             falls = trial.steady if value.get("decayed") else None
             by_adapter[str(value.get("adapter_id"))] = (trial, int(number(value.get("steps")) or 0), falls)
-        elif event.get("kind") == "tuned" and (found := by_adapter.get(str(value.get("adapter_id")))):
-            trial, own_steps, falls = found
+        elif event.get("kind") == "tuned" and (joined := by_adapter.get(str(value.get("adapter_id")))):
+            trial, own_steps, falls = joined
             steps, level = int(number(value.get("steps")) or 0), record.dev_measure.of(value)
             trial.start = max(0, steps - own_steps)
             if level is not None:
@@ -234,15 +234,15 @@ def search_section(record: RunRecord, prompts: Prompts) -> str:
         spent += number(value.get(_SPENT.get(str(event.get("kind")), ""))) or 0.0
         if event.get("kind") == "open_test":
             break
-        found = fields(value.get("best")) if event.get("kind") == "race" else value if event.get("kind") == "tuned" else {}
-        level = measure.of(found)
+        candidate = fields(value.get("best")) if event.get("kind") == "race" else value if event.get("kind") == "tuned" else {}
+        level = measure.of(candidate)
         if level is None:
             continue
         raced = event.get("kind") == "race"
-        rows = fields(value.get("rows")).get(str(found.get("prompt_id"))) if raced else value.get("rows")
+        rows = fields(value.get("rows")).get(str(candidate.get("prompt_id"))) if raced else value.get("rows")
         steps = counted(value.get("steps"), "step")
         what = f"race of cycle {value.get('cycle')}: best of the pool" if raced else f"tuned {steps}"
-        seen.append(_Seen(spent, level, int(number(rows) or 0), str(found.get("prompt_id")), what, raced))
+        seen.append(_Seen(spent, level, int(number(rows) or 0), str(candidate.get("prompt_id")), what, raced))
         # Races use a part of dev only, so they do not count as the best.
         if not raced and (best is None or measure.rank(level) > measure.rank(best)):
             climb += [(spent, best)] if best is not None else []

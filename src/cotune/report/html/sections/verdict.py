@@ -94,8 +94,8 @@ def _going_on(record: RunRecord, prompts: Prompts) -> str:
     raced = [(s, facts) for facts in prompts.by_id.values() for s in facts.raced]
     # A candidate that left a race early may have been right on all of its few rows.
     longest = max((score.rows for score, _ in raced), default=0)
-    known = tuned or [(score, facts) for score, facts in raced if score.rows == longest]
-    best = max(known, key=lambda pair: record.dev_measure.rank(pair[0].level), default=None)
+    measured = tuned or [(score, facts) for score, facts in raced if score.rows == longest]
+    best = max(measured, key=lambda pair: record.dev_measure.rank(pair[0].level), default=None)
     where = record.dev_measure.where
     what = f"Nothing has been measured on {where} yet."
     if best:
@@ -117,10 +117,10 @@ def _going_on(record: RunRecord, prompts: Prompts) -> str:
 
 
 def _arms(record: RunRecord) -> str:
-    found = dict(fields(record.summary.get("arms")))
+    arms = dict(fields(record.summary.get("arms")))
     for value in reversed([*record.values("arm")]):
-        found.setdefault(str(value.get("name")), value)
-    shown = [(name, fields(found.get(name))) for name in ARMS if number(fields(found.get(name)).get("score")) is not None]
+        arms.setdefault(str(value.get("name")), value)
+    shown = [(name, fields(arms.get(name))) for name in ARMS if number(fields(arms.get(name)).get("score")) is not None]
     if not shown:
         return ""
     rows = {name: _arm_ci(arm, record.metric) for name, arm in shown}
@@ -137,11 +137,11 @@ def _arms(record: RunRecord) -> str:
     lines, best = [], shipped(record.summary)
     groups = arm_groups(dict(shown))
     for group in groups:
-        arm, meaning = fields(found.get(group.names[0])), group.meaning.replace("'", "’")
+        arm, meaning = fields(arms.get(group.names[0])), group.meaning.replace("'", "’")
         if group.frozen and {"seed_tuned", "best_tuned"} & set(group.names):
             meaning = meaning.replace(": not tuned", f", {why_frozen(record.summary)}")
         score, ci = number(arm.get("score")), rows[group.names[0]]
-        ships = any(fields(found.get(name)) is best or name == "best_tuned" for name in group.names)
+        ships = any(fields(arms.get(name)) is best or name == "best_tuned" for name in group.names)
         kind = ("base" if group.frozen else "tuned") + (" lead" if ships else "")
         also = f"; also {', '.join(group.others)}" if group.others else ""
         loss = number(arm.get("log_loss"))
@@ -180,8 +180,8 @@ def _read_by(arm: Mapping[str, Any]) -> str:
     """The readout of an arm, if its summary names it."""
     layer = number(arm.get("layer"))
     names = {"probe": "probe" if layer is None else f"probe after layer {layer:.0f}", "words": "label words"}
-    found = names.get(str(arm.get("readout")))
-    return f", {found}" if found else ""
+    name = names.get(str(arm.get("readout")))
+    return f", {name}" if name else ""
 
 
 def _arm_ci(arm: Mapping[str, Any], metric: str) -> Point | None:
@@ -299,17 +299,17 @@ def _judge(record: RunRecord) -> str:
     judge = fields(record.summary.get("judge"))
     if not judge:
         return ""
-    found = fields(judge.get("agreement"))
+    agreement = fields(judge.get("agreement"))
     rows = [("model", data_text(judge.get("model"))), ("answers graded", amount(judge.get("rows")))]
-    rows += [("answers graded by hand", esc(found.get("n")))] if found else []
+    rows += [("answers graded by hand", esc(agreement.get("n")))] if agreement else []
     for key, name in (("difference", "mean difference from people"), ("correlation", "correlation with people")):
-        ends = items(found.get(f"{key}_ci"))
-        if number(found.get(key)) is not None and len(ends) == 2:
-            rows.append((name, decimal(found[key]) + aside(between(ends))))
+        ends = items(agreement.get(f"{key}_ci"))
+        if number(agreement.get(key)) is not None and len(ends) == 2:
+            rows.append((name, decimal(agreement[key]) + aside(between(ends))))
     rows += [("tokens", amount(judge.get("tokens")))]
     rows += [("paid for grades", money)] if (money := dollars(judge.get("dollars"))) else []
     table = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in rows)
-    alone = "" if found else "<p>Nobody’s grades were compared with its own.</p>"
+    alone = "" if agreement else "<p>Nobody’s grades were compared with its own.</p>"
     return (
         f"<div class=card><h3>The judge</h3><table class=facts>{table}</table>{alone}"
         f"<p>It was told: {data_text(judge.get('rubric'))}</p></div>"

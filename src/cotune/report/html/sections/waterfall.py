@@ -39,7 +39,7 @@ def waterfall_section(record: RunRecord, prompts: Prompts) -> str:
     def at(value: float) -> float:
         return 100 * (value - span[0]) / (span[1] - span[0])
 
-    rows, before, known = [], steps[0], False
+    rows, before, any_interval = [], steps[0], False
     for place, move in enumerate(steps):
         level, start = move.level, before.level
         change = level - start
@@ -54,7 +54,7 @@ def waterfall_section(record: RunRecord, prompts: Prompts) -> str:
             kind = kind if change else "quiet"
             number_text = f'<b class="{kind}">{measure.change(change)}</b> <span>→ {measure.shown(level)}{unit}</span>'
             if (ends := measure.change_interval(before.correct, move.correct)) is not None:
-                known = True
+                any_interval = True
                 number_text += f"<br><span>{between(ends, measure.change)}</span>"
         svg = f'<svg class="strip" width="100%" height="28" aria-hidden="true">{bar}</svg>'
         rows.append(
@@ -65,7 +65,7 @@ def waterfall_section(record: RunRecord, prompts: Prompts) -> str:
         f"What moved {measure.where}" if not record.by_probe else "What changed the held-out accuracy",
         f'<div class="strips">{"".join(rows)}</div>',
         measure.steps
-        + (", with paired 95% intervals where the same rows are known before and after" if known else "")
+        + (", with paired 95% intervals where the same rows are known before and after" if any_interval else "")
         + f". {measure.remark}{' ' if measure.remark else ''}A free, second reading of who did what: {measure.where} also "
         "chose, so each step looks better here than on fresh rows. "
         "The gains on the sealed test stand in the verdict.",

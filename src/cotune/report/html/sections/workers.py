@@ -1,4 +1,4 @@
-"""The workers of a run that was spread: who did how much, and who was lost."""
+"""The workers of a distributed run: the work of each, and lost workers."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ _CAPTION = (
 
 
 def workers_section(record: RunRecord) -> str:
-    """A table of the workers; empty where the run did all its work itself."""
-    found = record.workers
-    workers = {str(name): fields(one) for name, one in fields(found.get("workers")).items()}
+    """A table of the workers; empty if the run used none."""
+    account = record.workers
+    workers = {str(name): fields(one) for name, one in fields(account.get("workers")).items()}
     if not workers:
         return ""
     ranked = sorted(workers.items(), key=lambda item: (-(number(item[1].get("seconds")) or 0.0), item[0]))
     head = "<tr><th>Worker</th><th>Jobs</th><th>Busy</th><th>Lost</th><th>Computes with</th></tr>"
     rows = "".join(_row(name, one) for name, one in ranked[:_MOST])
     more = f"<p>{counted(len(ranked) - _MOST, 'more worker')} did less.</p>" if len(ranked) > _MOST else ""
-    if unlike := found.get("unlike"):
-        told = "The workers compute in different ways, so last digits may depend on who did what"
-        more += f"<p>{told}: {data_text(one_line(unlike, 300))}.</p>"
+    if unlike := account.get("unlike"):
+        note = "The workers differ, so last digits may depend on which worker did a job"
+        more += f"<p>{note}: {data_text(one_line(unlike, 300))}.</p>"
     table = f"<div class=scroll><table class=plain>{head}{rows}</table></div>"
-    return figure(_title(found), table + more, _CAPTION, kind="wide")
+    return figure(_title(account), table + more, _CAPTION, kind="wide")
 
 
-def _title(found: Mapping[str, Any]) -> str:
-    slots, jobs, lost = (int(number(found.get(name)) or 0) for name in ("slots", "jobs", "lost"))
-    busy, there = (number(found.get(name)) or 0.0 for name in ("busy_seconds", "slot_seconds"))
+def _title(account: Mapping[str, Any]) -> str:
+    slots, jobs, lost = (int(number(account.get(name)) or 0) for name in ("slots", "jobs", "lost"))
+    busy, there = (number(account.get(name)) or 0.0 for name in ("busy_seconds", "slot_seconds"))
     share = f", {100 * min(1.0, busy / there):.0f}% of {esc(duration(there))} of slots" if there else ""
     parts = [counted(slots, "slot"), counted(jobs, "job"), f"busy {esc(duration(busy))}{share}"]
     return "; ".join([*parts, *([f"{counted(lost, 'worker')} lost"] if lost else [])])
 
 
-def _row(name: str, found: Mapping[str, Any]) -> str:
-    engine = fields(found.get("engine"))
+def _row(name: str, worker: Mapping[str, Any]) -> str:
+    engine = fields(worker.get("engine"))
     parts = [str(engine[key]) for key in ("processor", "dtype") if engine.get(key)]
     if threads := number(engine.get("threads")):
         parts.append(counted(int(threads), "thread"))
-    jobs, seconds, lost = (number(found.get(key)) for key in ("jobs", "seconds", "lost"))
+    jobs, seconds, lost = (number(worker.get(key)) for key in ("jobs", "seconds", "lost"))
     busy = "–" if seconds is None else duration(seconds)
     numbers = "".join(f"<td class=num>{esc(value)}</td>" for value in (f"{int(jobs or 0):,}", busy, int(lost or 0) or "–"))
     return (

@@ -1,1 +1,1 @@
-"""The kinds of outputs, one file a kind, and their registry."""
+"""The output kinds, one file per kind, and their registry."""

@@ -11,11 +11,11 @@ from cotune.errors import InputError, shortened
 from cotune.task.values.number_style import NumberStyle
 
 CellReader = Callable[[str, str], str]
-"""``reader(cell text, where)``: the canonical output. Raises InputError where the cell is none of the kind."""
+"""``reader(cell text, where)``: the canonical output. Raises InputError if the cell is not of the kind."""
 
 Mode = Literal["choose", "write"]
-"""How a model answers: by choosing among labels, or by generating. Packages that treat the two differently have a table by
-mode, so that a new kind needs no entry.
+"""How a model answers: by choosing among labels or by generating. Packages that treat the two differently use a table by mode,
+so that a new kind needs no entry.
 """
 
 
@@ -56,9 +56,9 @@ class OutputKind:
     The defaults are those of free text, which is generated and where every text is an answer.
 
     Attributes:
-        name: what ``output.type`` calls it.
-        samples: a few outputs of a task of this kind, all different; contract tests ask about them.
-        about: what an answer is, for people.
+        name: its name in ``output.type``.
+        samples: a few different outputs of a task of this kind, for contract tests.
+        about: description of an answer, for messages.
         mode: how a model answers.
         default_metric: metric of a task that names none.
         has_schema: whether every output of the kind has a JSON Schema.
@@ -71,10 +71,10 @@ class OutputKind:
         noun: noun for the answer in prompts if the column's name is generic.
         prompt_noun: noun for the prompt in questions to a language model that rewrites it.
         answers_questions: whether prompts may ask for an answer to a question.
-        cues: cues that prompts of the kind may end with, besides those of all.
-        systems: system texts likewise; ``<kind>`` stands for the noun.
-        placeholders: what a language model that rewrites a prompt is told of further placeholders.
-        advice: what its instructions should explain.
+        cues: answer cues for prompts of this kind, in addition to the general ones.
+        systems: system texts for prompts of this kind; ``<kind>`` is replaced by the noun.
+        placeholders: description of further placeholders for a language model that rewrites prompts.
+        advice: what rewritten instructions should explain, for the same model.
         misfit: verb phrase for an answer that is not a value of the kind; empty if every text is one.
         sampled: whether a served answer may be sampled.
         response_formats: allowed ``response_format`` of chat requests.
@@ -120,7 +120,7 @@ class OutputKind:
     # Reading data -------------------------------------------------------------------------------------------------
 
     def recognise(self, cells: Sequence[str]) -> str:
-        """Why the filled cells of a column look like outputs of this kind, in a few words; empty if they do not."""
+        """Why the non-blank cells of a column look like outputs of this kind, in a few words; empty if they do not."""
         return ""
 
     def may_name_rows(self, cells: Sequence[str]) -> bool:
@@ -133,12 +133,12 @@ class OutputKind:
         """Make the reader of output cells.
 
         Args:
-            labels: the only texts that may stand there; empty allows all.
-            schema: what JSON must fit; None allows all.
-            style: how numbers are written; None takes plain ones alone.
+            labels: the allowed texts; empty allows all.
+            schema: JSON Schema of the values; None allows all.
+            style: number format; None allows only plain numbers.
         """
-        known = {label.strip() for label in labels}
-        return lambda cell, where: _text(cell, where, known)
+        allowed = {label.strip() for label in labels}
+        return lambda cell, where: _text(cell, where, allowed)
 
     def schema_of(self, outputs: Sequence[str], given: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
         """The JSON Schema of outputs; ``given`` comes from the user or an earlier bundle. None for kinds without a schema."""
@@ -174,11 +174,11 @@ class OutputKind:
         return self.value(text) is not None
 
     def same(self, reference: str, answer: str) -> bool:
-        """Whether an answer is right, as accuracy counts it."""
+        """Whether an answer is right, as defined by accuracy."""
         return reference.strip() == answer.strip()
 
     def plain_value(self, text: str) -> Any:
-        """An answer as served JSON holds it: None, a text, a number, a list or an object."""
+        """An answer as a JSON value for serving: None, a text, a number, a list or an object."""
         return text
 
     # Writing ------------------------------------------------------------------------------------------------------

@@ -65,8 +65,8 @@ class JsonKind(OutputKind):
 
     def value(self, text: str) -> Any:
         """The JSON value in the answer."""
-        found = json_in(text)
-        return None if found is NO_JSON else found
+        value = json_in(text)
+        return None if value is NO_JSON else value
 
     def fits(self, text: str, bounds: Bounds) -> bool:
         """Whether the answer contains JSON that fits the schema."""

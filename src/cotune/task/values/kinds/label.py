@@ -33,8 +33,8 @@ class LabelKind(OutputKind):
         """Recognized if values repeat: at most half as many different ones as rows."""
         different = len({cell.strip() for cell in cells})
         stand = "stands" if different == 1 else "stand"
-        told = f"{counted(different, 'value')} {stand} in {counted(len(cells), 'row')}"
-        return "" if different > max(2, len(cells) // 2) else told
+        reason = f"{counted(different, 'value')} {stand} in {counted(len(cells), 'row')}"
+        return "" if different > max(2, len(cells) // 2) else reason
 
     def stratum(self, output: str) -> str:
         """The label is the stratum."""

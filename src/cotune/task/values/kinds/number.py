@@ -13,7 +13,7 @@ from cotune.task.values.number import equal_numbers, number_in, number_text, par
 from cotune.task.values.number_style import NumberStyle, number_style
 
 _NUMBERS_FROM = 20
-"""Least count of different numbers; fewer are taken for labels, such as stars from 1 to 5."""
+"""Minimum count of different numbers; fewer are taken for labels, such as stars from 1 to 5."""
 
 
 class NumberKind(OutputKind):
@@ -27,7 +27,7 @@ class NumberKind(OutputKind):
     misfit = "hold no number"
 
     def recognise(self, cells: Sequence[str]) -> str:
-        """Recognized if all cells are numbers, more than twenty differ, and they are no numbering from 0 or 1."""
+        """Recognized if all cells are numbers, more than twenty differ, and they are not row numbers from 0 or 1."""
         different = len({cell.strip() for cell in cells})
         if different <= _NUMBERS_FROM:
             return ""
@@ -62,8 +62,8 @@ class NumberKind(OutputKind):
 
     def same(self, reference: str, answer: str) -> bool:
         """Whether both are equal up to rounding errors of doubles."""
-        right, given = number_in(reference), number_in(answer)
-        return right is not None and given is not None and equal_numbers(given, right, absolute=0.0, relative=1e-9)
+        right, answered = number_in(reference), number_in(answer)
+        return right is not None and answered is not None and equal_numbers(answered, right, absolute=0.0, relative=1e-9)
 
     def plain_value(self, text: str) -> int | float | None:
         """The number; None if there is none, or if it is too large for a double."""
