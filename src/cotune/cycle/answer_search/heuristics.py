@@ -37,13 +37,17 @@ class AnswerHeuristics:
     (docs/tuning.md). The other bounds are guesses.
     """
     untuned_race: RaceBounds = RaceBounds(shares=(0.4,), least_pool=4, rows_first=64, pool_last=8)
-    """The first race of an untuned search, which has nothing but races; later ones need as much again. Rows count more than
-    prompts, because the ranking is final. Guesses.
+    """The first race of an untuned search. Its share is large because races are all that such a search does; a later one needs
+    as much again. Rows are kept longer than prompts, because no tuning corrects the ranking. Guesses.
     """
     most_race_rows: int = 128
     """Maximum number of dev rows of the first race, at which races were compared (docs/search.md)."""
     least_race_rows: int = 32
     """Minimum number of dev rows of a race: on 32 rows, an accuracy of one half has a standard error of 0.09."""
+    fewer_rows: float = 0.85
+    """Factor by which a race that is too expensive gets fewer rows at a time. A guess."""
+    behaviour_rows: int = 16
+    """Number of train rows by which the prompts that behave most differently are found. A guess."""
     short: float = 0.2
     """Length of an entrant's short run as a share of the winner's whole run. A guess."""
     epochs: int = 4
@@ -90,11 +94,9 @@ class AnswerHeuristics:
     least_later_pool: int = 8
     """Minimum number of prompts of a later pool. A guess."""
     untuned_least_later_pool: int = 4
-    """The same of an untuned search: each prompt costs money, and no steps. A guess."""
+    """The same of an untuned search, where each answer costs money. A guess."""
     untuned_parents: int = 2
-    """Number of parents that lead on dev in an untuned search. The third one is the best of the last race that is not among
-    them, because it is as good as these up to chance. A guess.
-    """
+    """Number of parents in an untuned search that lead on dev. The others lead in the last race. A guess."""
     race_care: float = 1.2
     """Factor on the expected cost of a later race, because mutated prompts may be longer. A guess."""
     finish_care: float = 1.06

@@ -20,7 +20,7 @@ def first_race(bounds: RaceBounds, most_pool: int, dev: int, affordable: float) 
     pool, rows, least = most_pool, min(dev, HEURISTICS.most_race_rows), HEURISTICS.least_race_rows
     while race_rows_scored(pool, rows) > affordable and (rows > least or pool > bounds.least_pool):
         if rows > least and (rows > bounds.rows_first or pool <= bounds.pool_last):
-            rows = max(least, int(rows * 0.85))
+            rows = max(least, int(rows * HEURISTICS.fewer_rows))
         else:
             pool -= 1
     return pool, rows
