@@ -19,12 +19,14 @@ from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.context import RunContext
 from cotune.cycle.journal import Journal
 from cotune.cycle.policies import policy_for
+from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.plan import split_epochs
 from cotune.cycle.probe_search.policy import searches_by_probes
 from cotune.cycle.probe_search.race import places_after, rounds_of, rows_embedded
 from cotune.cycle.progress import Quiet
 from cotune.errors import InputError
 from cotune.evaluate.frozen_arms import ARMS
+from cotune.model.adapters.slots import BASE
 from cotune.prompt.bank import seed_prompt
 from cotune.prompt.prompt import Prompt
 from cotune.task.task import Task
@@ -360,6 +362,23 @@ def test_a_model_that_the_engine_does_not_fit_is_read_by_probes_too(bench: Bench
     assert 0 < spent <= 900_000
     asked = bench.commands.run("predict", str(out / "best"), "--input", "cow 3 cow", "--json")
     assert asked.code == 0 and json.loads(asked.stdout)["answer"] in ("fruit", "animal", "tool"), asked.stderr
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2"])
+def test_rows_cost_what_they_read_with_the_engine_or_without_it(tmp_path: Path, kind: Any) -> None:
+    task = Task.from_rows(labelled_rows(80), input="text", output="label", limit={"test": 20})
+    costs = CostModel(parse_budget("1Mtok"), 1.0, 1.0)
+    context = RunContext(task, tiny_local(kind), Journal(tmp_path), costs, tmp_path, TuneSettings(), 0, Quiet())
+    seed, rows, embedding = seed_prompt(task), context.dev[:16], Embedding(context)
+    scored, embedded = 16 * context.spending.rows.scored(seed), embedding.row_cost(seed, 16)
+    context.answers.scores(seed, BASE, rows, "measure")
+    embedding.states(seed, BASE, rows, "race")
+    (score,), (embed,) = of_kind(tmp_path, "score"), of_kind(tmp_path, "embed")
+    assert (score["saved"] == 0) == (embed["saved"] == 0) == (kind == "gemma2")
+    # One pass for the prefix is not part of a row's price in scoring.
+    prefix = context.spending.rows.counted(seed)[1]
+    assert scored + prefix == pytest.approx(score["tokens"], rel=0.1)
+    assert embedded == pytest.approx(embed["tokens"], rel=0.1)
 
 
 def test_probes_are_an_error_for_a_model_whose_layers_are_not_found(tmp_path: Path) -> None:
