@@ -35,8 +35,8 @@ from numpy.typing import NDArray
 from cells import add_result, open_context, read_results, task_of
 from cotune.config import config_from_data
 from cotune.config.task import Task
+from cotune.cycle.answer_search.trial import measure
 from cotune.cycle.journal import read_journal
-from cotune.cycle.word_search.trial import measure
 from cotune.evaluate.packing import pack_rows, unpack_rows
 from cotune.model.engine.score_cache import ScoreCache
 from cotune.model.loading.by_name import open_model

@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from cells import add_result, by_row, open_context, paired, read_results, task_of
+from cotune.cycle.answer_search.trial import advance, decay_steps, finish, measure, open_trial
 from cotune.cycle.search.measured import Measured
-from cotune.cycle.word_search.trial import advance, decay_steps, finish, measure, open_trial
 from cotune.evaluate.stats.intervals import wilson
 from cotune.model.adapters.slots import BASE
 from cotune.model.loading.by_name import open_model

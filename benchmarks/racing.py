@@ -40,9 +40,9 @@ from typing import Any
 import numpy as np
 
 from cells import add_result, by_row, open_context, read_results, task_of
+from cotune.cycle.answer_search.trial import open_trial
 from cotune.cycle.budget.budget import Budget
 from cotune.cycle.candidate import Candidate
-from cotune.cycle.word_search.trial import open_trial
 from cotune.evaluate.decision import RAW
 from cotune.evaluate.packing import pack_rows
 from cotune.files import content_hash

@@ -33,9 +33,9 @@ import numpy as np
 from cells import add_result, read_results
 from cotune.config import config_from_data
 from cotune.config.task import Task
+from cotune.cycle.answer_search.trial import decay_steps
 from cotune.cycle.answering.base import LabelAnswering, rules_of
 from cotune.cycle.answering.factory import answering_for
-from cotune.cycle.word_search.trial import decay_steps
 from cotune.evaluate.decision import BY_PROBE
 from cotune.evaluate.responses import ModelOutputs, label_indices
 from cotune.files import write_text

@@ -18,6 +18,7 @@ from cotune.cache import cache_folder
 from cotune.cycle.crew import fits
 from cotune.cycle.crew.exchange import run_storage
 from cotune.cycle.crew.fits import FitTask, fit_probe
+from cotune.cycle.crew.opening import check_engine
 from cotune.cycle.crew.states import embed_pass
 from cotune.cycle.crew.tuning import TuningAhead, WindowTask, tune_job
 from cotune.cycle.crew.worker import RUN_ENGINE, WorkerMemoryError, load_worker, with_less_memory
@@ -146,6 +147,12 @@ def test_what_cannot_be_spread_is_refused(bench: Bench, tmp_path: Path, settings
     refused = bench.run(tmp_path / "run", *settings, *ONE)
     assert refused.code == 2 and why in refused.stderr and "--executor" in refused.stderr, refused.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_model_on_plain_batches_gets_no_workers() -> None:
+    check_engine(tiny_local())
+    with pytest.raises(InputError, match="does not support this model"):
+        check_engine(tiny_local("gemma2"))
 
 
 def test_a_fit_is_the_same_after_its_way_through_a_file() -> None:

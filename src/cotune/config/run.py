@@ -31,7 +31,7 @@ class RunConfig(Section):
         start: folder of an earlier run's bundle to start from; None starts from the base model.
         prompt: the user's own prompt, inline or the path of a ``.txt`` or ``.md`` file; None drafts one.
         budget: how much the run may spend, such as ``90s``, ``10m``, ``1h``, ``300ktok``, ``2Mtok`` or ``2usd``.
-        refit: whether the last part of training uses train and dev together; selects the search by words.
+        refit: whether the last part of training uses train and dev together; selects the search by answers.
         tracking: the experiment tracker to use; None uses none.
     """
 

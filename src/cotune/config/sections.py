@@ -93,7 +93,7 @@ class TuneConfig(Section):
 
 
 class SearchConfig(Section):
-    """Settings of the search: prompts per race, prompts tuned per cycle (search by words), demonstrations, cycles."""
+    """Settings of the search: prompts per race, prompts tuned per cycle (search by answers), demonstrations, cycles."""
 
     pool: Count = 16
     entrants: Count = 4

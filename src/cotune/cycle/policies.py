@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Protocol
 
 from cotune.config import RunConfig
+from cotune.cycle.answer_search.policy import AnswerPolicy
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.probe_search.policy import ProbePolicy, searches_by_probes
 from cotune.cycle.probe_search.possible import no_probes
-from cotune.cycle.prompt_search.policy import PromptPolicy
 from cotune.cycle.search.confirm import Confirmed
 from cotune.cycle.search.result import SearchResult
 from cotune.cycle.teaching.write import no_writing
-from cotune.cycle.word_search.policy import WordsPolicy
 from cotune.prompt.prompt import Prompt
 
 
@@ -55,4 +54,4 @@ def policy_for(
         raise no_probes(f"the engine gives no states between the layers of {context.scorer.name}")
     if config.teacher.write:
         raise no_writing("those of this model are not read")
-    return WordsPolicy(context, config, own, previous) if context.can.tune else PromptPolicy(context, config, own)
+    return AnswerPolicy(context, config, own, previous)

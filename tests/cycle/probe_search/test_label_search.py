@@ -13,11 +13,25 @@ import pytest
 from cycle_runs import SETTINGS, Ended, journal_of, labelled_rows, summary_of, without_times, write_csv
 
 from cotune.cache import cache_folder
+from cotune.config import config_in_memory
+from cotune.cycle.budget.budget import parse_budget
+from cotune.cycle.budget.rates import CostModel
+from cotune.cycle.context import RunContext
+from cotune.cycle.journal import Journal
+from cotune.cycle.policies import policy_for
+from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.plan import split_epochs
+from cotune.cycle.probe_search.policy import searches_by_probes
 from cotune.cycle.probe_search.race import places_after, rounds_of, rows_embedded
+from cotune.cycle.progress import Quiet
+from cotune.errors import InputError
 from cotune.evaluate.frozen_arms import ARMS
+from cotune.model.adapters.slots import BASE
+from cotune.prompt.bank import seed_prompt
 from cotune.prompt.prompt import Prompt
-from tiny import save_tiny
+from cotune.task.task import Task
+from cotune.tune.settings import TuneSettings
+from tiny import save_tiny, tiny_local
 
 if TYPE_CHECKING:
     from conftest import Bench
@@ -332,7 +346,55 @@ def test_probes_that_are_impossible_are_an_error_before_anything_runs(
     assert not (tmp_path / "run").exists()
 
 
-def test_probes_are_an_error_for_a_model_that_the_engine_does_not_fit(bench: Bench, tmp_path: Path) -> None:
-    other = save_tiny(tmp_path / "gemma", "gemma2")
-    ended = run(bench, tmp_path / "run", "tune.readout=probe", "--model", str(other))
-    assert ended.code == 2 and "the engine gives no states" in ended.stderr and "Leave tune.readout out" in ended.stderr
+def test_a_model_that_the_engine_does_not_fit_is_read_by_probes_too(bench: Bench, tmp_path: Path) -> None:
+    other, out = save_tiny(tmp_path / "gemma", "gemma2"), tmp_path / "run"
+    ended = run(bench, out, "tune.readout=probe", "--model", str(other), budget="900ktok")
+    assert ended.code == 0, ended.stderr
+    summary = summary_of(out)
+    assert {arm["decision"]["kind"] for arm in summary["arms"].values()} == {"probe"}
+    # Plain batches run the prompt once for each row, and no states are kept below a window.
+    embedded = of_kind(out, "embed")
+    assert embedded and all(value["saved"] == 0 for value in embedded)
+    (tuned,) = {tuple(value["window"]) for value in of_kind(out, "train")}
+    trained = of_kind(out, "train")
+    assert trained[0]["new_tokens"] == pytest.approx(trained[0]["tokens"] * tuned[1] / 4, abs=1)
+    spent = sum(summary["cost"][f"tokens_{what}"] for what in ("scored", "trained", "embedded"))
+    assert 0 < spent <= 900_000
+    asked = bench.commands.run("predict", str(out / "best"), "--input", "cow 3 cow", "--json")
+    assert asked.code == 0 and json.loads(asked.stdout)["answer"] in ("fruit", "animal", "tool"), asked.stderr
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2"])
+def test_rows_cost_what_they_read_with_the_engine_or_without_it(tmp_path: Path, kind: Any) -> None:
+    task = Task.from_rows(labelled_rows(80), input="text", output="label", limit={"test": 20})
+    costs = CostModel(parse_budget("1Mtok"), 1.0, 1.0)
+    context = RunContext(task, tiny_local(kind), Journal(tmp_path), costs, tmp_path, TuneSettings(), 0, Quiet())
+    seed, rows, embedding = seed_prompt(task), context.dev[:16], Embedding(context)
+    scored, embedded = 16 * context.spending.rows.scored(seed), embedding.row_cost(seed, 16)
+    context.answers.scores(seed, BASE, rows, "measure")
+    embedding.states(seed, BASE, rows, "race")
+    (score,), (embed,) = of_kind(tmp_path, "score"), of_kind(tmp_path, "embed")
+    assert (score["saved"] == 0) == (embed["saved"] == 0) == (kind == "gemma2")
+    # One pass for the prefix is not part of a row's price in scoring.
+    prefix = context.spending.rows.counted(seed)[1]
+    assert scored + prefix == pytest.approx(score["tokens"], rel=0.1)
+    assert embedded == pytest.approx(embed["tokens"], rel=0.1)
+
+
+def test_probes_are_an_error_for_a_model_whose_layers_are_not_found(tmp_path: Path) -> None:
+    task = Task.from_rows(labelled_rows(80), input="text", output="label", limit={"test": 20})
+    config = config_in_memory(name="towers", input=["text"], output="label", tune={"readout": "probe"})
+    costs = CostModel(parse_budget("1Mtok"), 1.0, 1.0)
+    found = []
+    for known in (True, False):
+        local = tiny_local("gemma2")
+        if not known:
+            modules = local.model.get_decoder()._modules
+            modules["tower"] = modules.pop("layers")
+        folder = tmp_path / str(known)
+        context = RunContext(task, local, Journal(folder), costs, folder, TuneSettings(), 0, Quiet())
+        found.append(searches_by_probes(context, config))
+    assert found == [True, False]
+    with pytest.raises(InputError, match="gives no states") as caught:
+        policy_for(context, config, (seed_prompt(task),), None, tmp_path / "best")
+    assert "Leave tune.readout out" in str(caught.value)

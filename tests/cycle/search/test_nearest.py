@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 from cycle_runs import journal_of, labelled_rows, summary_of, without_times
 
+from cotune.cycle.answer_search.trial import advance, open_trial
 from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.context import RunContext
 from cotune.cycle.journal import Journal
 from cotune.cycle.progress import Quiet
 from cotune.cycle.search.pool import has_room, nearest_variant, opening_pool
-from cotune.cycle.word_search.trial import advance, open_trial
 from cotune.model.adapters.slots import BASE
 from cotune.model.engine.settings import EngineSettings
 from cotune.prompt.bank import seed_prompt

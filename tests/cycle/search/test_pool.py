@@ -11,13 +11,13 @@ from cycle_runs import journal_of, labelled_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cotune.cycle.answer_search.entrants import choose_entrants
 from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.context import RunContext
 from cotune.cycle.journal import Journal
 from cotune.cycle.progress import Quiet
 from cotune.cycle.search.pool import NEAR, next_pool, opening_pool, shown_text, thinned
-from cotune.cycle.word_search.entrants import choose_entrants
 from cotune.embed import behaviour, centred, distances
 from cotune.prompt.bank import bare_prompt, seed_prompt, starting_bank
 from cotune.prompt.prompt import Prompt

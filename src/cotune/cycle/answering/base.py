@@ -184,17 +184,23 @@ class LabelAnswering(OnePass):
         return self.model.own_prefix(prompt, self.task.input_fields, self.task.labels)
 
     def tokens_a_row(self, prompt: Prompt, rows: Sequence[Example]) -> tuple[float, int]:
-        """Mean number of tokens of a row's text and the labels' trie, and number of tokens of the prefix."""
-        from cotune.model.engine.trie import build_trie
+        """Mean number of tokens of a row's text and the labels' trie, and number of tokens of the prefix.
+
+        Without the shared-prefix engine, a row runs once for each label.
+        """
+        from cotune.model.engine.trie import build_trie, label_paths
 
         own, prefix = self.own_tokens(prompt, rows)
         (first,) = self.render(prompt, rows[:1])
+        if not self.model.shared:
+            paths = label_paths(first.completions)
+            return own * len(paths) + sum(map(len, paths)), prefix
         return own + len(build_trie(first.completions).tree.tokens), prefix
 
     def own_tokens(self, prompt: Prompt, rows: Sequence[Example]) -> tuple[float, int]:
         """Mean number of own tokens of a row without the label words, and number of tokens of the prefix."""
         rendered = self.render(prompt, rows)
-        prefix = shared_prefix([row.prompt_ids for row in rendered])
+        prefix = shared_prefix([row.prompt_ids for row in rendered]) if self.model.shared else 0
         return sum(len(row.prompt_ids) + row.looked_up for row in rendered) / len(rendered) - prefix, prefix
 
     def odd_rows(self, count: int) -> int:

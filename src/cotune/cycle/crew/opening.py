@@ -85,13 +85,13 @@ def check_spread(choice: Choice | None, config: RunConfig, task: Task) -> None:
 
 
 def check_engine(model: LocalModel) -> None:
-    """Refuse workers for a run whose model has no probes.
+    """Refuse workers for a run whose model runs on plain batches.
 
     Raises:
         InputError: the shared-prefix engine does not support the model.
     """
     if not model.shared:
-        raise _refused("the shared-prefix engine does not support this model, so labels are read by their words", _ALONE)
+        raise _refused("workers run passes of the shared-prefix engine, which does not support this model", _ALONE)
 
 
 def _refused(why: str, hint: str) -> InputError:

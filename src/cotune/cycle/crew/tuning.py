@@ -60,6 +60,10 @@ class WindowTask:
     seed: int
     start: str
 
+    def share(self, model: LocalModel) -> float:
+        """Share of the model's layers that a step runs; without the shared-prefix engine, those below the window too."""
+        return (self.last - self.first if model.shared else self.last) / model.depth
+
     def to_bytes(self) -> bytes:
         """The task in safetensors format, for :meth:`from_bytes`."""
         names = ("sequences", "starts", "truth", "labels", "first", "last", "steps", "seed", "start")
@@ -128,7 +132,7 @@ def tune_window(
         diverged.
     """
     started = time.monotonic()
-    share = (task.last - task.first) / model.depth
+    share = task.share(model)
     edge = WindowStates(model, task.sequences, task.first, starts=task.starts, adapter=task.start, progress=edge_progress)
     run = WindowRun(
         model,

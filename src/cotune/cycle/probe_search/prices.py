@@ -59,7 +59,8 @@ class Prices:
         context, first = self.context, self.trials.edge(fit)
         # One worker tunes, even if many embed.
         slots = context.spending.costs.slots if context.spending.budget.kind == "time" else 1
-        edge = slots * self.embedding.row_cost(fit.prompt, rows, layers=[first]) if first else 0.0
+        stores = first and context.model.shared
+        edge = slots * self.embedding.row_cost(fit.prompt, rows, layers=[first]) if stores else 0.0
         states = self.embedding.row_cost(fit.prompt, rows, layers=[fit.found.layer])
         return context.spending.costs.training(steps * self.trials.step_tokens(fit)) + edge + states + self._fit(rows)
 

@@ -123,9 +123,14 @@ class Trials:
         return max(1, round(epochs * rows / min(self.settings.batch_size, rows)))
 
     def step_tokens(self, fit: PromptFit) -> float:
-        """Mean tokens of a step, scaled by the share of layers that it runs."""
-        own, prefix = self.context.spending.rows.counted(fit.prompt)
+        """Mean tokens of a step, scaled by the share of layers that it runs.
+
+        Without the shared-prefix engine, no states are stored at the window's lower edge, so the layers below run too.
+        """
         rows = min(self.settings.batch_size, len(self.context.task.train))
+        if not self.context.model.shared:
+            return rows * self.context.spending.rows.without_words(fit.prompt)[0] * self.embedding.share([fit.found.layer])
+        own, prefix = self.context.spending.rows.counted(fit.prompt)
         return (rows * own + prefix) * (fit.found.layer - self.edge(fit)) / self.context.model.depth
 
     def frozen(self, fit: PromptFit, rows: Sequence[Example]) -> Fitted:
@@ -247,7 +252,7 @@ class Trials:
         """Tune in this process."""
         context, costs, clock = self.context, self.context.spending.costs, self.context.journal.clock
         stage, text, task = wanted.stage, wanted.fit.prompt.text, self._task(wanted, states)
-        depth, share = context.model.depth, (task.last - task.first) / context.model.depth
+        depth, share = context.model.depth, task.share(context.model)
 
         def until(step_tokens: float) -> Callable[[], bool] | None:
             return spent_to(wanted.keep, costs, step_tokens, clock, guess=HEURISTICS.guess)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cotune.errors import InputError
 from cotune.model.adapters.prefix import TrainedPrefix, by_coverage
 from cotune.model.adapters.slots import AdapterSlot
 from cotune.model.base import EVERYTHING, SavedModel
@@ -22,6 +23,7 @@ from cotune.model.engine.runner import PackedRunner, fits
 from cotune.model.engine.score_cache import ScoreCache
 from cotune.model.engine.settings import EngineSettings
 from cotune.model.hardware.capability import free_memory
+from cotune.model.layers.cut import cut_decoder
 from cotune.model.layers.fused_layers import make_lean
 from cotune.model.layers.packed_weights import prepack
 from cotune.model.structured.token_grammar import TokenTable
@@ -195,6 +197,15 @@ class Engine:
     def depth(self) -> int:
         """Number of the model's layers."""
         return self.runner.depth
+
+    @cached_property
+    def reads_layers(self) -> bool:
+        """Whether states between the layers can be read, which a plain pass can do unless the architecture is unknown."""
+        try:
+            cut_decoder(self.model.get_decoder(), 0, 1)
+        except (InputError, AttributeError):
+            return False
+        return True
 
     @property
     def width(self) -> int:

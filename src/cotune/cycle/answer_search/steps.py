@@ -1,4 +1,4 @@
-"""Choice of the next step of a search: mutate prompts, continue tuning, or finish."""
+"""Choice of the next step of a search: mutate prompts, continue tuning if the model can be tuned, or finish."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from cotune.config import RunConfig
+from cotune.cycle.answer_search.ending import EndCosts
+from cotune.cycle.answer_search.heuristics import HEURISTICS
+from cotune.cycle.answer_search.plan import Plan, whole_runs
+from cotune.cycle.answer_search.state import Search
+from cotune.cycle.answer_search.trial import Trial, advance, decay_steps
 from cotune.cycle.context import RunContext
 from cotune.cycle.search.guide import Guide
 from cotune.cycle.search.race import FINAL, race_rows_scored
-from cotune.cycle.word_search.ending import EndCosts
-from cotune.cycle.word_search.heuristics import HEURISTICS
-from cotune.cycle.word_search.plan import Plan, whole_runs
-from cotune.cycle.word_search.state import Search
-from cotune.cycle.word_search.trial import Trial, advance, decay_steps
 from cotune.errors import counted
 from cotune.prompt.prompt import Prompt
 
@@ -28,10 +28,11 @@ class Choice:
     Attributes:
         next: a search for prompts, steps of the winner, or the end.
         why: the reason, in words.
-        steps: optimizer steps that it may take. For the
-        end: steps that there is room for without a measurement on dev.
+        steps: optimizer steps that it may take; at the end, those that there is room for without a measurement on dev.
         rows: number of dev rows of the longest race.
-        left: remaining budget, in its unit. end: expected cost of the end.
+        left: remaining budget, in its unit.
+        end: expected cost of the end, in the budget's unit.
+        room: budget that an untuned search leaves to the guide's answer, besides the race and the end.
     """
 
     next: Literal["prompts", "tune", "finish"]
@@ -40,10 +41,11 @@ class Choice:
     rows: int = 0
     left: float = 0.0
     end: float = 0.0
+    room: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """For the journal."""
-        return {name: round(value, 2) if isinstance(value, float) else value for name, value in asdict(self).items()}
+        """For the journal; with digits enough for an amount of money."""
+        return {name: round(value, 8) if isinstance(value, float) else value for name, value in asdict(self).items()}
 
 
 class StepPolicy:
@@ -79,8 +81,10 @@ class StepPolicy:
 
     def _choose(self, search: Search, lost: int, left: float) -> Choice:
         context, plan, winner = self.context, self.plan, search.winner
-        if lost >= HEURISTICS.patience:
+        if lost >= (HEURISTICS.untuned_patience if winner.run is None else HEURISTICS.patience):
             return Choice("finish", f"dev did not improve in {counted(lost, 'cycle')}")
+        if winner.run is None:
+            return self._choose_untuned(search, left)
         if winner.failed:
             return Choice("finish", "the winner's training diverged; its last good adapter stands")
         decay = context.tune.decay
@@ -147,11 +151,22 @@ class StepPolicy:
             more -= 1
         return Choice("finish", SPENT, max(0, more))
 
+    def _choose_untuned(self, search: Search, left: float) -> Choice:
+        most = self.config.search.max_cycles
+        if len(search.cycles) >= most:
+            return Choice("finish", f"search.max_cycles={most} is reached")
+        room = left - self._end(search) - self._untuned_race_cost(search)
+        if room < 0:
+            return Choice("finish", SPENT)
+        first = len(search.cycles) == 1
+        why = "no new prompts were generated yet" if first else "the budget has room for another race"
+        return Choice("prompts", why, rows=self.plan.race_rows, room=room)
+
     def owed(self, search: Search, more: int = 0) -> float:
         """Cost of all that follows if the search ends now: ``more`` steps, the decay of the learning rates, and the end."""
         winner, seed = search.winner, search.seed
         cost = self._end(search)
-        if winner.failed:
+        if winner.failed or winner.run is None:
             return cost
         return cost + more * self.ahead.step(winner) + self.ahead.finish(winner, seed, winner.reached + more)
 
@@ -232,6 +247,7 @@ class StepPolicy:
 
     def _enough(self, seed: Trial) -> int:
         """Number of steps that is enough for a winner: those of the wanted or allowed epochs, within the measured range."""
+        assert seed.run is not None
         return min(min(HEURISTICS.epochs, self.config.tune.max_epochs) * seed.run.steps_per_epoch, HEURISTICS.enough)
 
     def _spare(self, seed: Trial, entrants: int) -> float:
@@ -265,8 +281,16 @@ class StepPolicy:
 
     def race_cost(self, prompt: Prompt, rows: int) -> float:
         """Cost of a race of mutated prompts of about this prompt's length, and of the guide."""
-        mutated = HEURISTICS.later_pool_size(self.plan.pool)
+        mutated = HEURISTICS.later_pool_size(self.plan.pool, tunes=True)
         return self.ahead.race(prompt, mutated + FINAL, rows) + self.guide.cost(prompt)
+
+    def _untuned_race_cost(self, search: Search) -> float:
+        """The same for an untuned search, with its best prompt on all of dev; prompts count as at least as long as the seed."""
+        spending, prompt = self.context.spending, search.winner.prompt
+        mutated = HEURISTICS.later_pool_size(self.plan.pool, tunes=False)
+        rows = race_rows_scored(mutated + FINAL, self.plan.race_rows) + len(self.context.dev)
+        own = max(spending.rows.counted(asked)[0] for asked in (prompt, search.seed.prompt))
+        return HEURISTICS.race_care * spending.costs.scoring(rows * own) + self.guide.cost(prompt)
 
 
 class StepCosts:
@@ -281,6 +305,7 @@ class StepCosts:
 
     def step(self, trial: Trial) -> float:
         """Cost of an optimizer step of a trial."""
+        assert trial.run is not None
         return self.context.spending.costs.training(trial.run.tokens_per_step)
 
     def check(self, prompt: Prompt) -> float:

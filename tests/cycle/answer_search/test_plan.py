@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from cotune.cycle.answer_search.plan import Plan, Sizes, make_plan
 from cotune.cycle.budget.budget import Budget, parse_budget
 from cotune.cycle.budget.rates import CostModel
-from cotune.cycle.word_search.plan import Plan, Sizes, make_plan
 from cotune.errors import BudgetError
 from cotune.evaluate.stats.racing import schedule_cost, successive_halving_schedule
 

@@ -361,6 +361,17 @@ def test_a_missing_key_is_told_before_anything_is_asked(bench: Bench, tmp_path: 
     assert ended.code == 2 and "NO_SUCH_KEY is not set" in ended.stderr
 
 
+def test_a_search_that_is_told_to_finish_goes_to_the_test(bench: Bench, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with answering() as server:
+        assert run(bench, server, out, at=("line", "race", 1)).code == KILLED
+        ended = run(bench, server, out, "--finish")
+    assert ended.code == 0, ended.stderr
+    summary = summary_of(out)
+    assert summary["stopped"] == "the user asked to finish" and len(summary["cycles"]) == 1
+    assert summary["arms"]["prompt_only"]["n"] == 24
+
+
 def test_how_one_asks_may_change_when_a_run_goes_on(bench: Bench, tmp_path: Path) -> None:
     with answering() as server:
         assert run(bench, server, tmp_path / "run", at=("line", "race", 1)).code == KILLED

@@ -13,6 +13,12 @@ from hypothesis import strategies as st
 from test_trial import measured
 
 from cotune.config import RunConfig, config_in_memory
+from cotune.cycle.answer_search.ending import EndCosts
+from cotune.cycle.answer_search.heuristics import HEURISTICS
+from cotune.cycle.answer_search.plan import Plan
+from cotune.cycle.answer_search.state import Search
+from cotune.cycle.answer_search.steps import SPENT, StepPolicy
+from cotune.cycle.answer_search.trial import Trial, advance, decay_steps, finish, open_trial
 from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.budget.reserve import spent_to
@@ -22,12 +28,6 @@ from cotune.cycle.journal import Journal
 from cotune.cycle.progress import Quiet
 from cotune.cycle.run import run as run_cycle
 from cotune.cycle.search.measured import CALIBRATION_ROWS
-from cotune.cycle.word_search.ending import EndCosts
-from cotune.cycle.word_search.heuristics import HEURISTICS
-from cotune.cycle.word_search.plan import Plan
-from cotune.cycle.word_search.state import Search
-from cotune.cycle.word_search.steps import SPENT, StepPolicy
-from cotune.cycle.word_search.trial import Trial, advance, decay_steps, finish, open_trial
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.bank import seed_prompt
 from cotune.prompt.prompt import Demonstration, Prompt

@@ -6,6 +6,7 @@ from typing import Any, cast
 import numpy as np
 from cycle_runs import labelled_rows
 
+from cotune.cycle.answer_search.trial import Trial, open_trial
 from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.candidate import Candidate
@@ -13,7 +14,6 @@ from cotune.cycle.context import RunContext
 from cotune.cycle.journal import Journal
 from cotune.cycle.progress import Quiet
 from cotune.cycle.search.measured import Measured
-from cotune.cycle.word_search.trial import Trial, open_trial
 from cotune.evaluate.decision import RAW
 from cotune.evaluate.scoring import Evaluation, unanswered
 from cotune.model.adapters.files import LoraSettings

@@ -1,4 +1,4 @@
-"""Trials: prompts that are tuned for equal numbers of steps and compared."""
+"""Trials: prompts that are measured on dev, and tuned for equal numbers of steps if the model can be tuned."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.context import RunContext
-from cotune.cycle.search.measured import Measured
+from cotune.cycle.search.measured import Measured, measure_base
 from cotune.cycle.search.race import better_rule
 from cotune.errors import DivergedError
 from cotune.evaluate.decision import Decision
@@ -26,11 +26,11 @@ from cotune.tune.trainer import TuningRun
 
 @dataclass
 class Trial:
-    """A prompt that is tuned from an adapter.
+    """A prompt that is measured on dev, and tuned from an adapter.
 
     Attributes:
         prompt: the prompt.
-        run: its tuning run.
+        run: its tuning run; None if the model cannot be tuned, so that the base model is the only thing that is measured.
         start: adapter that it started from.
         start_steps: optimizer steps of that adapter.
         measured: its adapters, measured on dev, in order.
@@ -43,7 +43,7 @@ class Trial:
     """
 
     prompt: Prompt
-    run: TuningRun
+    run: TuningRun | None
     start: str = BASE
     start_steps: int = 0
     measured: list[Measured] = field(default_factory=list)
@@ -127,6 +127,16 @@ def open_trial(context: RunContext, prompt: Prompt, start: str = BASE, start_ste
     return Trial(prompt, run, start, start_steps, epoch=run.steps_per_epoch)
 
 
+def untuned_trial(context: RunContext, prompt: Prompt) -> Trial:
+    """A trial of a model that cannot be tuned: the prompt under the base model, measured on all of dev.
+
+    Raises:
+        DivergedError: scores are not finite.
+    """
+    found = measure_base(context, prompt)
+    return Trial(prompt, None, measured=[found], steady=[found])
+
+
 def _run_of(context: RunContext, prompt: Prompt, start: str, rows: Sequence[Example]) -> TuningRun:
     return context.training.run_of(prompt, start, not_shown(prompt, rows))
 
@@ -154,12 +164,12 @@ def measure(
 def advance(
     context: RunContext, trial: Trial, steps: int, *, cycle: int, stage: str = "tune", check: bool = True, keep: float = 0.0
 ) -> bool:
-    """Train a trial up to ``steps`` steps in all at the full learning rate and measure it; False if it failed.
+    """Train a trial with a run up to ``steps`` steps in all at the full learning rate and measure it; False if it failed.
 
     ``check=False`` leaves out the measurement, for a trial that is finished next; ``keep`` is as in
     :meth:`cotune.cycle.search.training.Training.advance`.
     """
-    if trial.failed:
+    if trial.failed or trial.run is None:
         return False
     if steps > trial.steps or not trial.steady:
         trained = context.training.advance(trial.prompt, trial.run, steps - trial.start_steps, stage=stage, keep=keep)
@@ -186,7 +196,7 @@ def finish(context: RunContext, trial: Trial, *, cycle: int) -> bool:
     The decay starts at the newest weights, even after one bad score, because oscillations settle during decay; if more steps do
     not help, it starts at the best adapter on dev.
     """
-    if trial.failed or not trial.measured:
+    if trial.failed or trial.run is None or not trial.measured:
         return False
     if trial.peaked and trial.latest.candidate.steps == trial.steps:
         best = trial.best_steady.candidate

@@ -1,16 +1,17 @@
-"""Confirmation of the arms of a search by words on all of dev."""
+"""Confirmation of the arms of a search by answers on all of dev."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cotune.cycle.answer_search.ending import EndCosts
+from cotune.cycle.answer_search.state import Search
+from cotune.cycle.answer_search.trial import refit
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.search.confirm import Confirmed, settle
 from cotune.cycle.search.measured import Measured, measure_base, measure_previous, with_answers
-from cotune.cycle.word_search.ending import EndCosts
-from cotune.cycle.word_search.state import Search
-from cotune.cycle.word_search.trial import refit
+from cotune.cycle.search.race import FINAL
 from cotune.evaluate.frozen_arms import PREVIOUS
 from cotune.model.adapters.slots import BASE
 
@@ -29,6 +30,8 @@ def confirm(
     If answers are written late, the finalists by log-loss write them now, and one of these wins by the metric; the best prompt
     of the base model is then the one with the lowest log-loss.
 
+    If the model cannot be tuned, there are two arms: the seed prompt and the best prompt.
+
     Args:
         context: context of the run.
         search: result of the search.
@@ -37,10 +40,15 @@ def confirm(
         previous: the earlier bundle of a warm start.
     """
     before = [measure_previous(context, previous.candidate)] if previous else []
-    finalists = [search.proposals[i].prompt for i in search.base_race.ranking[:2]]
+    finalists = [search.proposals[i].prompt for i in search.base_race.ranking[: 2 if context.can.tune else FINAL]]
     seed_prompt = measure_base(context, search.seed.prompt)
     base = {m.candidate.prompt.id: m for m in (seed_prompt, *(measure_base(context, p) for p in finalists))}
+    if not context.can.tune:
+        base = {trial.prompt.id: trial.best for trial in search.trials} | base
     prompt_only = max(base.values(), key=lambda m: m.rank)
+    if not context.can.tune:
+        arms = {"seed_prompt": seed_prompt, "prompt_only": prompt_only}
+        return settle(context, arms, list(base.values()), prompt_only, ships="prompt_only")
     stands = end.election(search)
     sure = (search.winner, search.seed)
     tuned = [t.best for t in search.trials if t.measured and (any(t is one for one in sure) or stands(t.best))]

@@ -1,22 +1,22 @@
-"""State and result of a search by words."""
+"""State and result of a search by answers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from cotune.cycle.answer_search.trial import Trial
 from cotune.cycle.search.race import RaceResult
-from cotune.cycle.word_search.trial import Trial
 from cotune.refine import Proposal
 
 
 @dataclass
 class Search:
-    """State and result of a search by words.
+    """State and result of a search by answers.
 
     Attributes:
         proposals: every prompt that was scored, by id.
-        base_race: the first race, under the base model.
+        base_race: the last race under the base model.
         seed: the seed prompt's trial.
         winner: the leading trial.
         trials: all trials, that of the seed prompt first.
@@ -37,4 +37,4 @@ class Search:
     @property
     def prompts_tuned(self) -> int:
         """Prompts whose weights were tuned."""
-        return len({trial.prompt.id for trial in self.trials})
+        return len({trial.prompt.id for trial in self.trials if trial.run is not None})

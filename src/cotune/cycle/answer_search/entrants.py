@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cotune.cycle.answer_search.heuristics import HEURISTICS
 from cotune.cycle.context import RunContext
 from cotune.embed import behaviour, centred, farthest_first
 from cotune.prompt.prompt import Prompt
-
-_BEHAVIOUR_ROWS = 16
 
 
 def choose_entrants(
@@ -35,7 +34,7 @@ def choose_entrants(
         rest = rest[: max(4, len(ranking) // 2)]
         told: list[int] = []
         if len(chosen) < count and rest:
-            rows = [row.fields for row in context.train_sample[:_BEHAVIOUR_ROWS]]
+            rows = [row.fields for row in context.train_sample[: HEURISTICS.behaviour_rows]]
             everyone = [by_id[i] for i in chosen] + rest
             with context.spending.stopwatch:
                 seen = behaviour(context.model, everyone, rows, context.task.labels, progress=told.append)

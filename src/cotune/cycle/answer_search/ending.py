@@ -6,16 +6,20 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from cotune.config import RunConfig
+from cotune.config.sections import SearchConfig
+from cotune.cycle.answer_search.heads import Heads
+from cotune.cycle.answer_search.heuristics import HEURISTICS
+from cotune.cycle.answer_search.row_counts import untuned_end_rows
+from cotune.cycle.answer_search.state import Search
+from cotune.cycle.answer_search.trial import Trial
 from cotune.cycle.budget.reserve import closing_cost
 from cotune.cycle.context import RunContext
 from cotune.cycle.diagnostics.allowance import FORMATS, LEAST_FORMATS, NOISE, formats_row, noise_row, variants_of
 from cotune.cycle.diagnostics.slices import END_SHARE
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.search.measured import CALIBRATION_ROWS, Measured, measure_base, measure_previous
-from cotune.cycle.word_search.heads import Heads
-from cotune.cycle.word_search.heuristics import HEURISTICS
-from cotune.cycle.word_search.state import Search
-from cotune.cycle.word_search.trial import Trial
+from cotune.cycle.search.pool import nearest_cost
+from cotune.cycle.search.race import FINAL
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
 
@@ -29,6 +33,9 @@ class EndCosts:
     Before the first race the prompts of the arms are unknown, so each counts as a further prompt as long as the seed prompt.
     After the race, the base model's scores that confirmation needs are measured. Then it is known which prompts the arms have,
     which arms coincide, and how long untuned answers are under each prompt.
+
+    If the model cannot be tuned, the end is a number of rows of the seed prompt's length. An endpoint's price of tokens becomes
+    known only while it answers, so these rows are priced again at each call.
 
     Args:
         context: context of the run, with prices of rows.
@@ -44,6 +51,8 @@ class EndCosts:
         """Cost of the report and of saving under a time budget."""
         self.aside: Aside = "all"
         """Optional parts that the plan had room for; the others are still measured if there is room at the end."""
+        self.longer = 0.0
+        """Further tokens of an untuned search's end, because the winner may show each row its nearest demonstrations."""
         self._only: Prompt | None = None
         self._on_dev: set[str] = set()
         self._looked_at = 0
@@ -96,7 +105,7 @@ class EndCosts:
         new: bool = False,
         aside: Aside | None = None,
     ) -> float:
-        """Cost of the whole end.
+        """Cost of the whole end; if the model cannot be tuned, only ``seed`` matters.
 
         Args:
             seed: the seed prompt.
@@ -107,6 +116,9 @@ class EndCosts:
         """
         aside = aside or self.aside
         context = self.context
+        if not context.can.tune:
+            tokens = untuned_end_rows(context.task) * context.spending.rows.counted(seed)[0] + self.longer
+            return context.spending.costs.scoring(tokens) + self.fixed
         base, tuned = self._arms(seed, chosen, alone, new)
         rows = sum(context.spending.rows.scored(prompt) for name, (prompt, _) in base.items() if name not in self._on_dev)
         # Before the finalists are measured, there is one more of them than there are arms.
@@ -135,6 +147,16 @@ class EndCosts:
             return self._answers_to_dev(prompt, tuned=False) + self.cost(seed.prompt, winner.prompt, alone=alone) <= left
 
         return stands
+
+    def nearest_tokens(self, search: SearchConfig, seed: Prompt, own: float) -> float:
+        """Additional tokens if the winner shows each row its nearest demonstrations; 0 if pools hold no such prompt.
+
+        ``own`` are the tokens of a row without them.
+        """
+        context = self.context
+        # Of the arms on the test three may have it, or one without tuning; and all finalists on dev.
+        rows = (3 if context.can.tune else 1) * context.task.test.n + FINAL * len(context.dev)
+        return HEURISTICS.nearest_care * rows * nearest_cost(context, search, seed, own)
 
     def test_row(self, seed: Prompt) -> float:
         """Cost of a test row over all arms, before any measurement."""

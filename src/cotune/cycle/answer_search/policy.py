@@ -1,21 +1,21 @@
-"""The search policy for label words and written answers."""
+"""The search policy for answers: label words and written answers, of models that can be tuned or only asked."""
 
 from __future__ import annotations
 
 from cotune.config import RunConfig
+from cotune.cycle.answer_search.confirm import confirm
+from cotune.cycle.answer_search.ending import EndCosts
+from cotune.cycle.answer_search.loop import Loop
+from cotune.cycle.answer_search.plan import fit_plan
+from cotune.cycle.answer_search.state import Search
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.search.confirm import Confirmed
-from cotune.cycle.word_search.confirm import confirm
-from cotune.cycle.word_search.ending import EndCosts
-from cotune.cycle.word_search.loop import Loop
-from cotune.cycle.word_search.plan import fit_plan
-from cotune.cycle.word_search.state import Search
 from cotune.prompt.prompt import Prompt
 
 
-class WordsPolicy:
-    """Races and tunes prompts by likelihoods of label words or of written answers.
+class AnswerPolicy:
+    """Races prompts by a model's own answers, and tunes the best if the model can be tuned.
 
     See :class:`cotune.cycle.policies.SearchPolicy`.
     """

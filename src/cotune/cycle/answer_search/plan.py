@@ -1,22 +1,23 @@
-"""Fitting a run into its budget: size of the pool, number of entrants, number of steps."""
+"""Fitting a search into its budget: size of the pool, number of entrants, number of steps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
 
 from cotune.config import RunConfig
+from cotune.cycle.answer_search.ending import Aside, EndCosts
+from cotune.cycle.answer_search.heuristics import HEURISTICS
+from cotune.cycle.answer_search.row_counts import first_race
+from cotune.cycle.answer_search.trial import decay_steps
 from cotune.cycle.answering.written import WrittenAnswering
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.search.measured import CALIBRATION_ROWS
-from cotune.cycle.search.pool import nearest_cost
 from cotune.cycle.search.race import race_rows_scored
-from cotune.cycle.word_search.ending import Aside, EndCosts
-from cotune.cycle.word_search.heuristics import HEURISTICS
-from cotune.cycle.word_search.trial import decay_steps
 from cotune.errors import BudgetError, counted
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
@@ -27,7 +28,9 @@ class Sizes:
     """Numbers that a plan depends on.
 
     Attributes:
-        train: number of train rows. dev: number of dev rows. test: number of test rows.
+        train: number of train rows.
+        dev: number of dev rows.
+        test: number of test rows.
         own: tokens of a scored row after the shared prefix.
         step_tokens: tokens of an optimizer step.
         steps_per_epoch: optimizer steps of one epoch.
@@ -50,7 +53,7 @@ class Plan:
     Attributes:
         pool: number of prompts that are scored.
         race_rows: number of dev rows of the longest race.
-        entrants: number of prompts that are tuned.
+        entrants: number of prompts that are tuned; 0 if the model cannot be tuned, and then no steps.
         short_steps: optimizer steps of each entrant's short run.
         target_steps: planned optimizer steps of the winner and the seed prompt in all, including decay.
         reserve: budget for confirmation, the test and the report, in the budget's unit, as estimated at the start; it is
@@ -79,8 +82,8 @@ class Plan:
     tuning: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """For the journal."""
-        return {name: round(value, 2) if isinstance(value, float) else value for name, value in asdict(self).items()}
+        """For the journal; with digits enough for an amount of money."""
+        return {name: round(value, 8) if isinstance(value, float) else value for name, value in asdict(self).items()}
 
 
 def make_plan(
@@ -127,16 +130,16 @@ def make_plan(
     if usable < least:
         blank = f" {unit}" if unit else ""
         raise BudgetError(
-            f"the budget is too small: scoring the test rows and one short tuning run need about {reserve + least:.0f}{blank}, "
-            f"and {max(0.0, left):.0f}{blank} are left",
+            f"the budget is too small: scoring the test rows and one short tuning run need about "
+            f"{_amount(reserve + least)}{blank}, and {_amount(max(0.0, left))}{blank} are left",
             hint=f"Give {_remedies(least - usable, sizes.test, test_row, raised)}.",
         )
     limit = max(8, max_epochs * sizes.steps_per_epoch)
     # Scores before tuning say little about scores after tuning, so the first race is short. If there are still too few epochs,
     # it is made shorter and fewer prompts are tuned, because tuning gains most from more steps at first.
     wanted = min(limit, max(HEURISTICS.least_steps, min(HEURISTICS.epochs * sizes.steps_per_epoch, HEURISTICS.enough)))
-    for share in HEURISTICS.race_shares:
-        pool, race_rows = _fit_race(max_pool, sizes.dev, share * usable / row)
+    for share in HEURISTICS.race.shares:
+        pool, race_rows = first_race(HEURISTICS.race, max_pool, sizes.dev, share * usable / row)
         rest = usable - race_rows_scored(pool, race_rows) * row
         entrants, target = _fit_tuning(max_entrants, rest, step, check, wanted)
         trained = max(0.0, rest - (entrants + 3) * check) / left
@@ -164,16 +167,33 @@ def _remedies(lacking: float, test: int, test_row: float, raised: Callable[[floa
     return f"{budget}, or limit.test={rows}" if HEURISTICS.least_test <= rows < test else budget
 
 
-def _fit_race(max_pool: int, dev: int, affordable: float) -> tuple[int, int]:
-    """Number of prompts and of dev rows of a first race that scores at most ``affordable`` rows; at least 6 and 32."""
-    least, rows, pool = HEURISTICS.least_race_rows, min(dev, HEURISTICS.most_race_rows), max_pool
-    while race_rows_scored(pool, rows) > affordable and (rows > least or pool > HEURISTICS.least_pool):
-        if rows > 48 or pool <= 12:
-            rows = max(least, int(rows * 0.85)) if rows > least else rows
-            pool -= rows <= least
-        else:
-            pool -= 1
-    return pool, rows
+def make_untuned_plan(
+    left: float, row: float, dev: int, *, reserve: float, max_pool: int, raised: Callable[[float], str], unit: str
+) -> Plan:
+    """Fit the first race of a search without tuning into the remaining budget.
+
+    Args:
+        left: remaining budget, in its unit.
+        row: cost of a scored row.
+        dev: number of dev rows.
+        reserve: budget of the end, in its unit.
+        max_pool: maximum number of prompts.
+        raised: the budget plus an amount, as written in a command.
+        unit: the budget's unit, as written in messages.
+
+    Raises:
+        BudgetError: the budget is too small for the smallest race.
+    """
+    usable, bounds = left - reserve, HEURISTICS.untuned_race
+    pool, rows = first_race(bounds, max_pool, dev, bounds.shares[0] * usable / row if row else math.inf)
+    race = race_rows_scored(pool, rows) * row
+    if race > usable:
+        raise BudgetError(
+            f"the budget is too small: two arms on the test, three prompts on dev and the smallest race need about "
+            f"{_amount(reserve + race)} {unit}, and {_amount(max(0.0, left))} {unit} are left",
+            hint=f"Give --budget {raised(1.1 * (race - usable))}, or fewer rows with limit.test= and limit.dev=.",
+        )
+    return Plan(pool, rows, 0, 0, 0, reserve, race=race)
 
 
 def _fit_tuning(max_entrants: int, rest: float, step: float, check: float, wanted: int) -> tuple[int, int]:
@@ -197,7 +217,7 @@ def whole_runs(entrants: int) -> float:
 
 
 def fit_plan(context: RunContext, config: RunConfig, seed: Prompt, end: EndCosts, previous: Previous | None = None) -> Plan:
-    """Measure the scoring rate on a few rows, then fit the run into the budget; recorded as a ``plan`` step.
+    """Measure a few rows, then fit the run into the budget; recorded as a ``plan`` step.
 
     Args:
         context: context of the run.
@@ -207,52 +227,38 @@ def fit_plan(context: RunContext, config: RunConfig, seed: Prompt, end: EndCosts
         previous: the earlier bundle of a warm start; its arm and its prompt's length cost too.
 
     Raises:
-        BudgetError: the budget is too small for one short run.
+        BudgetError: the budget is too small for the end and one short run, or the smallest race if nothing can be tuned.
     """
-    task = context.task
-    # The first passes of a process are slow, so passes of the same size warm it up before the rate is measured.
-    warm = context.train_sample[CALIBRATION_ROWS : 2 * CALIBRATION_ROWS] or context.train_sample[:4]
-    with context.spending.stopwatch:
-        context.answering.score(seed, BASE, warm, lambda tokens: None)
-    context.answers.scores(seed, BASE, context.train_sample[:CALIBRATION_ROWS], "measure", answers=False)
-    if isinstance(context.answering, WrittenAnswering) and task.measure.needs_answers:
-        with context.spending.stopwatch:
-            context.answering.warm_up(seed, warm[:2])
-        long = context.spending.budget.kind == "time" and context.spending.budget.amount >= HEURISTICS.long_budget
-        context.answers.scores(seed, BASE, context.train_sample[: HEURISTICS.timed_answers[long]], "measure")
-    batch = min(context.tune.batch_size, len(task.train))
+    task, spending = context.task, context.spending
+    _measure_rows(context, seed)
     asked = [seed, *([previous.prompt] if previous is not None else [])]
-    longest = max(asked, key=context.spending.rows.scored)
-    own = context.spending.rows.counted(longest)[0]
-    sizes = Sizes(
-        len(task.train),
-        len(task.dev),
-        task.test.n,
-        own,
-        max(context.training.step_tokens(prompt, batch) for prompt in asked),
-        -(-len(task.train) // context.tune.batch_size),
-        late=context.answers.written_late,
-    )
-    left = context.spending.left()
+    longest = max(asked, key=spending.rows.scored)
+    own = spending.rows.counted(longest)[0]
+    sizes = _sizes(context, asked, own) if context.can.tune else None
+    left = spending.left()
     reserves = {aside: end.cost(seed, longest, new=True, aside=aside) for aside in get_args(Aside)}
 
     def planned(reserve: float) -> Plan:
+        pool, raised, unit = config.search.pool, spending.budget.raised, spending.budget.unit
+        if sizes is None:
+            row = spending.costs.scoring(own)
+            return make_untuned_plan(left, row, len(task.dev), reserve=reserve, max_pool=pool, raised=raised, unit=unit)
         return make_plan(
             left,
             sizes,
             reserve=reserve,
             test_row=end.test_row(seed),
-            scoring=context.spending.costs.scoring,
-            training=context.spending.costs.training,
-            max_pool=config.search.pool,
+            scoring=spending.costs.scoring,
+            training=spending.costs.training,
+            max_pool=pool,
             max_entrants=config.search.entrants,
             max_epochs=config.tune.max_epochs,
             decay=context.tune.decay,
-            raised=context.spending.budget.raised,
-            unit=context.spending.budget.unit,
+            raised=raised,
+            unit=unit,
         )
 
-    nearest, warmed = _nearest_tokens(context, config, seed, own), context.spending.stopwatch.taken()
+    nearest, warmed = end.nearest_tokens(config.search, seed, own), spending.stopwatch.taken()
 
     def effect() -> dict[str, Any]:
         # Optional parts must not make a run impossible; they are left out at the end if there is no room. Prompts with nearest
@@ -260,12 +266,12 @@ def fit_plan(context: RunContext, config: RunConfig, seed: Prompt, end: EndCosts
         ways: list[tuple[Aside, bool]] = [("all", True)] if nearest else []
         for aside, with_nearest in (*ways, ("all", False), ("heads", False)):
             with suppress(BudgetError):
-                more = context.spending.costs.scoring(nearest) if with_nearest else 0.0
+                more = spending.costs.scoring(nearest) if with_nearest else 0.0
                 plan = replace(planned(reserves[aside] + more), fixed=end.fixed, nearest=with_nearest, aside=aside)
                 break
         else:
             plan = replace(planned(reserves["least"]), fixed=end.fixed, aside="least")
-        text = _plan_text(plan, context, sizes, context.spending.budget.amount - left)
+        text = _plan_text(plan, context, sizes, spending.budget.amount - left)
         if nearest and not plan.nearest:
             text.append("leave nearest demonstrations out: the budget could not test a winner that has them")
         return {**plan.to_json(), **warmed, "text": text}
@@ -274,27 +280,67 @@ def fit_plan(context: RunContext, config: RunConfig, seed: Prompt, end: EndCosts
     search = config.search.model_dump(exclude={"hard_demonstrations", "nearest_demonstrations"})
     value = context.journal.step("plan", [task.fingerprint, config.budget, search], effect)
     plan = Plan(**{name: value[name] for name in Plan.__dataclass_fields__ if name in value})
-    end.aside = plan.aside
+    end.aside, end.longer = plan.aside, nearest if plan.nearest else 0.0
     return plan
 
 
-def _nearest_tokens(context: RunContext, config: RunConfig, seed: Prompt, own: float) -> float:
-    """Additional tokens of the end if the winner shows each row its nearest demonstrations; 0 if there is no such prompt."""
-    # Three arms may have it on the test, and three candidates are confirmed on dev.
-    return 1.05 * 3 * (context.task.test.n + len(context.dev)) * nearest_cost(context, config.search, seed, own)
+def _measure_rows(context: RunContext, seed: Prompt) -> None:
+    """Score a few train rows, which tells the rates, and write answers to some if answers are written late."""
+    answering, spending, rows = context.answering, context.spending, context.train_sample
+    # The first passes of a process are slow, so passes of the same size warm it up before the rate is measured.
+    warm = rows[CALIBRATION_ROWS : 2 * CALIBRATION_ROWS] or rows[:4]
+    if context.can.tune:
+        with spending.stopwatch:
+            answering.score(seed, BASE, warm, lambda tokens: None)
+    context.answers.scores(seed, BASE, rows[:CALIBRATION_ROWS], "measure", answers=False)
+    if isinstance(answering, WrittenAnswering) and context.task.measure.needs_answers:
+        with spending.stopwatch:
+            answering.warm_up(seed, warm[:2])
+        long = spending.budget.kind == "time" and spending.budget.amount >= HEURISTICS.long_budget
+        context.answers.scores(seed, BASE, rows[: HEURISTICS.timed_answers[long]], "measure")
 
 
-def _plan_text(plan: Plan, context: RunContext, sizes: Sizes, spent: float) -> list[str]:
-    unit, amount = context.spending.budget.unit, context.spending.budget.amount
+def _sizes(context: RunContext, asked: Sequence[Prompt], own: float) -> Sizes:
+    task, batch_size = context.task, context.tune.batch_size
+    return Sizes(
+        len(task.train),
+        len(task.dev),
+        task.test.n,
+        own,
+        max(context.training.step_tokens(prompt, min(batch_size, len(task.train))) for prompt in asked),
+        -(-len(task.train) // batch_size),
+        late=context.answers.written_late,
+    )
+
+
+def _plan_text(plan: Plan, context: RunContext, sizes: Sizes | None, spent: float) -> list[str]:
+    """The plan in words; ``sizes`` is None if the model cannot be tuned."""
+    unit, amount, test = context.spending.budget.unit, context.spending.budget.amount, context.task.test.n
     end = spent + plan.race + plan.tuning + plan.reserve
+    race = (
+        f"score {counted(plan.pool, 'prompt')} on up to {counted(plan.race_rows, 'dev row')} each: about "
+        f"{_amount(plan.race)} {unit}"
+    )
+    if sizes is None:
+        return [
+            race,
+            "then mutate the best and race again, while this helps and the budget lasts",
+            "nothing is tuned: the model answers behind an endpoint",
+            f"keep {_amount(plan.reserve)} {unit} for confirming and {counted(test, 'test row')}",
+            f"in all about {_amount(end)} {unit}, with more races at most {_amount(amount)}",
+        ]
     steps = f"training gets about {plan.training:.0%} of the budget" + (f"; half needs {plan.advice}" if plan.advice else "")
     return [
-        f"score {counted(plan.pool, 'prompt')} on up to {counted(plan.race_rows, 'dev row')} each: about {plan.race:,.0f} "
-        f"{unit}",
+        race,
         f"tune {plan.entrants} of them for {counted(plan.short_steps, 'step')}, then the best one",
         f"up to about {counted(plan.target_steps, 'step')} ({plan.target_steps / sizes.steps_per_epoch:.1f} epochs), and "
-        f"the seed prompt as long: about {plan.tuning:,.0f} {unit}",
-        f"keep {plan.reserve:,.0f} {unit} for confirming, {counted(sizes.test, 'test row')} and the report",
+        f"the seed prompt as long: about {_amount(plan.tuning)} {unit}",
+        f"keep {_amount(plan.reserve)} {unit} for confirming, {counted(test, 'test row')} and the report",
         *([steps, f"an answer has at most {context.answering.limit} tokens"] if sizes.late else []),
-        f"in all about {end:,.0f} of {amount:,.0f} {unit}; the rest goes into further cycles while they help",
+        f"in all about {_amount(end)} of {_amount(amount)} {unit}; the rest goes into further cycles while they help",
     ]
+
+
+def _amount(cost: float) -> str:
+    """Format a cost for messages; small amounts keep three digits."""
+    return f"{cost:,.0f}" if cost >= 100 else f"{cost:.3g}"

@@ -15,12 +15,12 @@ from test_ending import lab_in
 import cotune
 from cotune.config import config_in_memory
 from cotune.config.task import Task
+from cotune.cycle.answer_search.heads import Heads
+from cotune.cycle.answer_search.trial import advance, measure, open_trial
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.compare import Tryouts
 from cotune.cycle.run import run as run_cycle
 from cotune.cycle.search.measured import Measured
-from cotune.cycle.word_search.heads import Heads
-from cotune.cycle.word_search.trial import advance, measure, open_trial
 from cotune.evaluate.decision import RAW
 from cotune.evaluate.responses import LabelOutputs
 from cotune.evaluate.scoring import Evaluation

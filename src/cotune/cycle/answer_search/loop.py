@@ -1,4 +1,7 @@
-"""The loop of the search by words: generate prompts, race them, tune under the best, repeat until the budget ends."""
+"""The loop of the search by answers: generate prompts, race them, tune under the best, repeat until the budget ends.
+
+If the model cannot be tuned, a cycle is a race, and its best prompt is measured on all of dev.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +9,27 @@ from collections.abc import Sequence
 from typing import Any
 
 from cotune.config import RunConfig
+from cotune.cycle.answer_search.ending import EndCosts
+from cotune.cycle.answer_search.entrants import choose_entrants
+from cotune.cycle.answer_search.heuristics import HEURISTICS
+from cotune.cycle.answer_search.plan import Plan
+from cotune.cycle.answer_search.state import Search
+from cotune.cycle.answer_search.steps import SPENT, Choice, StepPolicy
+from cotune.cycle.answer_search.trial import Trial, advance, catch_up, finish, open_trial, take_up, untuned_trial
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.folder import ASKED
 from cotune.cycle.search.guide import Guide
 from cotune.cycle.search.measured import with_answers
 from cotune.cycle.search.pool import next_pool, opening_pool
-from cotune.cycle.search.race import FINAL, race_prompts
+from cotune.cycle.search.race import FINAL, RaceResult, race_prompts
 from cotune.cycle.search.result import record_cycle
-from cotune.cycle.word_search.ending import EndCosts
-from cotune.cycle.word_search.entrants import choose_entrants
-from cotune.cycle.word_search.heuristics import HEURISTICS
-from cotune.cycle.word_search.plan import Plan
-from cotune.cycle.word_search.state import Search
-from cotune.cycle.word_search.steps import SPENT, Choice, StepPolicy
-from cotune.cycle.word_search.trial import Trial, advance, catch_up, finish, open_trial, take_up
 from cotune.errors import CotuneError
+from cotune.evaluate.scoring import finite
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.bank import bare_prompt
 from cotune.prompt.prompt import Prompt
+from cotune.refine import Proposal
 
 
 class Loop:
@@ -64,7 +69,7 @@ class Loop:
         for _ in range(HEURISTICS.finishes):
             more = self._go_round(search)
             self._finish(search, more)
-            if not self._out_of_budget:
+            if not self._out_of_budget or not self.context.can.tune:
                 break
             self._let_the_better_lead(search)
             # The cost of the end is estimated cautiously; if much is left, it is spent.
@@ -91,7 +96,7 @@ class Loop:
                 return steps
             before = search.winner.best.rank
             if recorded["next"] == "prompts":
-                self._prompt_cycle(search, steps, int(recorded["rows"]))
+                self._prompt_cycle(search, steps, int(recorded["rows"]), float(recorded["room"]))
             else:
                 self._tune_cycle(search, steps)
             winner = search.winner
@@ -113,8 +118,19 @@ class Loop:
         )
         by_id = {p.prompt.id: p for p in proposals}
         race = race_prompts(context, [p.prompt for p in proposals], BASE, rows=plan.race_rows, cycle=1)
-        seed = self.own[0]
-        self.end.look(seed, [by_id[i].prompt for i in race.ranking[:2]])
+        # A search without tuning measures only the best prompt of each race, because every answer costs money.
+        self.end.look(self.own[0], [by_id[i].prompt for i in race.ranking[: 2 if context.can.tune else 1]])
+        if context.can.tune:
+            search, tuned = self._first_tuning(by_id, race)
+        else:
+            trials = [untuned_trial(context, by_id[i].prompt) for i in dict.fromkeys([self.own[0].id, race.ranking[0]])]
+            search, tuned = Search(by_id, race, trials[0], _best_of(trials), trials), []
+        self._record(search, race, pool=len(proposals), tuned=tuned)
+        return search
+
+    def _first_tuning(self, by_id: dict[str, Proposal], race: RaceResult) -> tuple[Search, list[dict[str, Any]]]:
+        """Tune several prompts of the first race for equal steps; returns the search and their records."""
+        context, plan, previous, seed = self.context, self.plan, self.previous, self.own[0]
         ranking = [by_id[i].prompt for i in race.ranking if i not in (seed.id, previous.prompt.id if previous else "")]
         bare = bare_prompt(context.task)
         # The seed prompt is tuned from the base model to show the gain; all others start at the earlier run's weights.
@@ -147,34 +163,26 @@ class Loop:
         if len(alive) > 2 and plan.target_steps >= HEURISTICS.second_look:
             for trial in survivors:
                 advance(context, trial, 2 * plan.short_steps, cycle=1)
-        winner = max(survivors, key=lambda t: t.ground.rank)
-        search = Search(by_id, race, trials[0], winner, trials)
-        self._record(
-            search,
-            {
-                "kind": "prompts",
-                "pool": len(proposals),
-                "race": race.record(),
-                "tuned": tuned,
-                "winner": winner.prompt.id,
-            },
-        )
+        winner = _best_of(survivors)
         self.policy.worth["prompts"] = max(1e-4, (sum(losses) / len(losses) - losses[0]))
-        return search
+        return Search(by_id, race, trials[0], winner, trials), tuned
 
-    def _prompt_cycle(self, search: Search, steps: int, rows: int) -> None:
-        """Mutate the survivors, race under the present adapter, and tune the leading prompt further."""
+    def _prompt_cycle(self, search: Search, steps: int, rows: int, room: float) -> None:
+        """Mutate the survivors, race under the present adapter, and tune the leading prompt further.
+
+        ``room`` is the budget for the guide's answer.
+        """
         context, number = self.context, len(search.cycles) + 1
         incumbent = search.winner
         ground = incumbent.ground.candidate
         adapter = ground.adapter
         parents = self._survivors(search)
-        guided = self.guide.look(number, incumbent.ground, [p.prompt for p in search.proposals.values()])
+        guided = self.guide.look(number, incumbent.ground, [p.prompt for p in search.proposals.values()], room)
         children = next_pool(
             context,
             number,
             parents,
-            HEURISTICS.later_pool_size(self.plan.pool),
+            HEURISTICS.later_pool_size(self.plan.pool, tunes=context.can.tune),
             set(search.proposals),
             demonstrations=self.config.search.demonstrations,
             seed=self.config.seed,
@@ -187,9 +195,21 @@ class Loop:
         by_id = {p.id: p for p in field_}
         # Prompts that were already tuned from these weights are left out.
         tried = {incumbent.prompt.id, *(t.prompt.id for t in search.trials if t.start == adapter)}
-        challengers = self.policy.fitting(search, [by_id[i] for i in race.ranking if i not in tried], steps)[:1]
+        if context.can.tune:
+            challengers = self.policy.fitting(search, [by_id[i] for i in race.ranking if i not in tried], steps)[:1]
+            tuned = self._tune_beside(search, [open_trial(context, p, adapter, ground.steps) for p in challengers], steps)
+        else:
+            search.base_race, tuned = race, []
+            search.trials.extend(untuned_trial(context, by_id[i]) for i in race.ranking[:1] if i not in tried)
+            search.winner = _best_of(search.trials)
+        mutated = sum(bool(set(c.parents) & {p.id for p in parents}) for c in children)
+        self._record(search, race, pool=len(field_), tuned=tuned, children=mutated)
+
+    def _tune_beside(self, search: Search, rivals: Sequence[Trial], steps: int) -> list[dict[str, Any]]:
+        """Tune the winner and its rivals by as many steps, and let the best lead; returns their records."""
+        context, number, incumbent = self.context, len(search.cycles) + 1, search.winner
+        ground = incumbent.ground.candidate
         before = incumbent.ground.evaluation.log_loss
-        rivals = [open_trial(context, p, adapter, ground.steps) for p in challengers]
         entrants = [incumbent, *rivals]
         context.journal.step(
             "entrants",
@@ -205,21 +225,11 @@ class Loop:
         if not alive:
             raise CotuneError("every tuning run diverged. Lower tune.learning_rate and start a new --out folder.")
         search.trials.extend(rivals)
-        search.winner = max(alive, key=lambda t: t.ground.rank)
+        search.winner = _best_of(alive)
         own = incumbent.ground.evaluation.log_loss if not incumbent.failed else before
         self.policy.worth["prompts"] = max(1e-4, own - search.winner.ground.evaluation.log_loss)
         self.policy.worth["tune"] = max(1e-4, before - own)
-        self._record(
-            search,
-            {
-                "kind": "prompts",
-                "pool": len(field_),
-                "children": sum(bool(set(c.parents) & {p.id for p in parents}) for c in children),
-                "race": race.record(),
-                "tuned": [_tuned_record(t) for t in alive],
-                "winner": search.winner.prompt.id,
-            },
-        )
+        return [_tuned_record(t) for t in alive]
 
     def _tune_cycle(self, search: Search, steps: int) -> None:
         """Continue tuning the winner under its own prompt."""
@@ -230,15 +240,14 @@ class Loop:
         advance(self.context, winner, winner.steps + steps, cycle=number, keep=keep)
         if not winner.failed:
             self.policy.worth["tune"] = max(1e-4, before - winner.ground.evaluation.log_loss)
-        self._record(
-            search,
-            {"kind": "tune", "pool": 0, "race": None, "tuned": [_tuned_record(winner)], "winner": winner.prompt.id},
-        )
+        self._record(search, None, pool=0, tuned=[_tuned_record(winner)])
 
     def _finish(self, search: Search, more: int) -> None:
         """Take ``more`` steps, train the seed prompt to as many steps, and decay both learning rates."""
         number = len(search.cycles)
         winner, seed = search.winner, search.seed
+        if winner.run is None:
+            return
         if more:
             keep = self.policy.kept(search, more, check=False)
             advance(self.context, winner, winner.steps + more, cycle=number, check=False, keep=keep)
@@ -265,17 +274,31 @@ class Loop:
             search.winner = seed if ranks[1] > ranks[0] else winner
 
     def _survivors(self, search: Search) -> list[Prompt]:
-        """Parents of the next pool: the winner, tuned prompts by their latest score, and the best of the last race."""
+        """Parents of the next pool: the winner, tried prompts by their latest score, and the best of the last race."""
         trials = sorted((t for t in search.trials if t.steady and not t.failed), key=lambda t: t.ground.rank, reverse=True)
+        trials = trials if self.context.can.tune else trials[: HEURISTICS.untuned_parents]
         prompts = [search.winner.prompt, *(t.prompt for t in trials)]
         latest = search.cycles[-1].get("race") or {}
         prompts += [search.proposals[i].prompt for i in latest.get("ranking", [])[:2] if i in search.proposals]
         return list({p.id: p for p in prompts}.values())[:FINAL]
 
-    def _record(self, search: Search, facts: dict[str, Any]) -> None:
+    def _record(self, search: Search, race: RaceResult | None, **facts: Any) -> None:
+        """Record a cycle: new prompts with their ``race``, or only further steps."""
+        kind, record = ("tune", None) if race is None else ("prompts", race.record())
         best = search.winner.ground
-        score, log_loss = best.evaluation.told_score(), round(best.evaluation.log_loss, 6)
-        record_cycle(self.context, search.cycles, facts, score=score, log_loss=log_loss, steps=best.candidate.steps)
+        record_cycle(
+            self.context,
+            search.cycles,
+            {"kind": kind, "race": record, **facts, "winner": search.winner.prompt.id},
+            score=best.evaluation.told_score(),
+            log_loss=finite(best.evaluation.log_loss),
+            steps=best.candidate.steps,
+        )
+
+
+def _best_of(trials: Sequence[Trial]) -> Trial:
+    """The leading trial; ties keep the earliest."""
+    return max(trials, key=lambda t: t.ground.rank)
 
 
 def _tuned_record(trial: Trial) -> dict[str, Any]:

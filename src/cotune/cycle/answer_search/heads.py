@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from cotune.cycle.answer_search.heuristics import HEURISTICS
+from cotune.cycle.answer_search.trial import measure
 from cotune.cycle.answering.base import LabelAnswering
 from cotune.cycle.context import RunContext
 from cotune.cycle.journal import attempt
 from cotune.cycle.kept import register_kept
 from cotune.cycle.search.measured import Measured
-from cotune.cycle.word_search.heuristics import HEURISTICS
-from cotune.cycle.word_search.trial import measure
 from cotune.errors import DivergedError
 from cotune.evaluate.arms import ArmScores, ArmsMetric
 from cotune.evaluate.decision import BY_PROBE
