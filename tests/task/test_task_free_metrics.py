@@ -124,8 +124,8 @@ def test_a_users_own_function(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "parts"),
     [
-        ("def score(right, answer, row):\n    return 2", ("row dev:0", "gave 2", "from 0")),
-        ("def score(right, answer, row):\n    return float('nan')", ("row dev:0", "gave nan")),
+        ("def score(right, answer, row):\n    return 2", ("row dev:0", "returned 2", "from 0")),
+        ("def score(right, answer, row):\n    return float('nan')", ("row dev:0", "returned nan")),
         ("def score(right, answer, row):\n    return row['nope']", ("row dev:0", "KeyError")),
         ("def other():\n    pass", ("no function 'score'", "other")),
         ("import nothing_of_that_name", ("cannot be executed", "ModuleNotFoundError")),
