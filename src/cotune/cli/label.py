@@ -81,7 +81,7 @@ def label(
         )
         return
     if out is None:
-        raise InputError("say where the labels go", where="--out", hint="Add --out labelled.csv; --json prints the rows alone.")
+        raise InputError("the output file is missing", where="--out", hint="Add --out labelled.csv or --json.")
     from cotune.files import check_place
     from cotune.task.reading.sheet import check_suffix
 

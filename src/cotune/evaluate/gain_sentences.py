@@ -58,8 +58,8 @@ def sentence(
 
     Args:
         gains: gains by name, from :func:`cotune.evaluate.attribution.attribute`, on a metric between 0 and 1.
-        n: test rows.
-        going_on: whether the run started from an earlier bundle, whose comparison is described elsewhere.
+        n: number of test rows.
+        going_on: whether the run started from an earlier bundle; the comparison with it is described elsewhere.
         frozen_first: whether to start with the gain of the prompt on frozen weights, then that of tuning; the number of rows
             then comes first.
         frozen: which of the arms ``seed_tuned`` and ``best_tuned`` have the base model's weights.

@@ -68,15 +68,16 @@ class Noise:
         *,
         seed: int = 0,
     ) -> float:
-        """The change of an arm's F1 due to noise that is not exceeded in 95% of scorings, by simulations with the flip rates of
-        :meth:`floor`.
+        """The change of an arm's F1 due to noise that is not exceeded in 95% of scorings, by simulation.
+
+        Rows flip with the probabilities of :meth:`floor`.
 
         Args:
             scores: ``[rows, labels]`` log-probabilities of an arm.
             decision: the arm's decision rule.
             references: index of each row's right label.
-            average: of the labels' F1.
-            seed: of the draws.
+            average: averaging of the labels' F1.
+            seed: seed of the draws.
         """
         judged = decision.log_probs(scores)
         labels = np.arange(judged.shape[1])

@@ -111,8 +111,8 @@ def robustness(
         base: scores of the base model under each of at least two formats, on the same rows.
         tuned: the same for the tuned model, with formats in the same order.
         metric: see :data:`cotune.evaluate.arms.Metric`.
-        groups: group id of each row, where rows depend on each other.
-        seed: of the resampling.
+        groups: group id of each row, if rows depend on each other.
+        seed: seed of the resampling.
         draws: number of resamples.
 
     Raises:
@@ -153,10 +153,10 @@ def _measures(scores: Floats, away: Floats, ends: Floats, units: int) -> dict[st
     """The measures of one model.
 
     Args:
-        scores: of each format, shape (formats,).
-        away: how far each resample's scores lie from them, shape (draws, formats).
-        ends: interval of each format's own score, shape (formats, 2).
-        units: rows, or groups of rows, that were resampled.
+        scores: score of each format, shape (formats,).
+        away: deviation of each resample's scores from them, shape (draws, formats).
+        ends: interval of each format's score, shape (formats, 2).
+        units: number of resampled units (rows or groups).
     """
     sd = _deviation(scores, away, units)
     lowest, highest, middle = (float(number) for number in (scores.min(), scores.max(), scores.mean()))
@@ -197,7 +197,7 @@ def _deviation(scores: Floats, away: Floats, units: int) -> Measure:
     unit = max(noise, along, 0.5 / units**2) * wider / freedom
     seen = counted / unit
     low = float(special.chndtrinc(seen, freedom, 1 - _TAIL)) if special.chdtrc(freedom, seen) < _TAIL else 0.0
-    # Less variation than chance is not evidence of less than none.
+    # Variation below that of chance is treated as none.
     high = float(special.chndtrinc(max(seen, freedom), freedom, _TAIL))
     return _around(value, counted**0.5, (low * unit) ** 0.5, min(largest, (high * unit) ** 0.5))
 

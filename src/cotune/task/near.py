@@ -30,7 +30,7 @@ def near_pairs(examples: Sequence[Example]) -> list[tuple[int, int]]:
     phrases; then only the pairs that share most rare grams are compared, as many as take a few seconds.
 
     Args:
-        examples: the rows; of rows with equal normalised inputs only the first is looked at.
+        examples: the rows; of rows with equal normalised inputs only the first is compared.
     """
     first: dict[str, int] = {}
     for position, example in enumerate(examples):
@@ -57,7 +57,7 @@ def near_pairs(examples: Sequence[Example]) -> list[tuple[int, int]]:
 
 
 def near_duplicates(first: Example, second: Example) -> bool:
-    """Whether two rows are equal once normalised, or a pair that :func:`near_pairs` would give."""
+    """Whether two rows are equal after normalisation, or a pair that :func:`near_pairs` would return."""
     grams = []
     for row in (first, second):
         text = _beginning(row.text)
@@ -98,7 +98,7 @@ def _gram_matrix(texts: Sequence[str]) -> Any:
 
 
 def _rarest(grams: Any, sizes: NDArray[Any]) -> Any:
-    """The matrix cut to each row's rarest grams, as many as a similar row must share one of."""
+    """The matrix with only each row's rarest grams, so many that every similar row shares at least one."""
     frequency = np.bincount(grams.indices, minlength=grams.shape[1])
     rows = np.repeat(np.arange(len(sizes)), sizes)
     # rarest first within a row; the gram's number breaks ties in the same way for every row

@@ -14,7 +14,7 @@ _SIZE = 13
 
 
 def overlapping_test_rows(texts: Iterable[str], test: Iterable[Example]) -> int:
-    """How many test rows share 13 words in a row with any of ``texts``; the count is all that comes back.
+    """Number of test rows that share 13 consecutive words with any of ``texts``.
 
     A shorter test row counts if all its words (at least three) occur consecutively in a text. Thirteen words were used in
     GPT-3's contamination study (Brown et al. 2020, appendix C).
@@ -41,7 +41,7 @@ def overlapping_test_rows(texts: Iterable[str], test: Iterable[Example]) -> int:
 
 
 def rows_overlapping(rows: Iterable[Example], test: Iterable[Example]) -> tuple[str, ...]:
-    """Ids of the rows that overlap with a test row as :func:`overlapping_test_rows` counts it, seen from the other side."""
+    """Ids of the rows that overlap with a test row, by the criterion of :func:`overlapping_test_rows`."""
     grams: dict[int, set[tuple[str, ...]]] = defaultdict(set)
     for example in test:
         words = _WORD.findall(normalised(example.text))

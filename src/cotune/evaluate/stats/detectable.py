@@ -59,8 +59,8 @@ def minimum_detectable_effect(n: int, *, discordant: float = 0.1) -> float:
     low, high = 0.0, 1.0
     for _ in range(20):
         middle = (low + high) / 2
-        found = mcnemar_power(n, middle, max(discordant, middle)) >= _POWER
-        low, high = (low, middle) if found else (middle, high)
+        detected = mcnemar_power(n, middle, max(discordant, middle)) >= _POWER
+        low, high = (low, middle) if detected else (middle, high)
     return high
 
 

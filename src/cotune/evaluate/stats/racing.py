@@ -252,7 +252,7 @@ def successive_halving_schedule(n_candidates: int, n_rows: int, *, final: int = 
         first_rows: minimum number of rows of the first round; a later round adds at least half as many.
 
     Raises:
-        ValueError: there are no candidates or rows, or nobody to keep.
+        ValueError: if there are no candidates, rows or finalists.
     """
     if n_candidates < 1 or n_rows < 1 or final < 1:
         raise ValueError("a schedule needs candidates, rows and at least one finalist")

@@ -37,7 +37,7 @@ class PrefixToken:
 
 
 def read_prefix(model: LocalModel, trained: TrainedPrefix) -> list[PrefixToken]:
-    """Every token of a prefix.
+    """Describe every token of a prefix.
 
     Args:
         model: the model that it was trained on.

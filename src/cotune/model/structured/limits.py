@@ -65,14 +65,14 @@ class Writing:
 
     @classmethod
     def of(cls, output: Output, limit: int) -> Writing:
-        """The writing of an output.
+        """Create the generator of an output.
 
         Args:
-            output: the task's.
-            limit: tokens of an answer at most.
+            output: the task's output.
+            limit: maximum number of tokens of an answer.
 
         Raises:
-            InputError: its schema cannot be kept while writing.
+            InputError: if the schema cannot be enforced during generation.
         """
         return cls(output, limit, grammar_of(output))
 

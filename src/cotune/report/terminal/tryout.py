@@ -18,9 +18,9 @@ TRYOUT_CLOSING = (
 )
 
 
-def tryout_text(found: Tried) -> str:
+def tryout_text(tried: Tried) -> str:
     """A prompt compared with the winner: the difference with its interval, and rows that flip."""
-    return "\n\n".join([tryout_heading(found), *(comparison_text(one, _ROWS) for one in found.comparisons), TRYOUT_CLOSING])
+    return "\n\n".join([tryout_heading(tried), *(comparison_text(one, _ROWS) for one in tried.comparisons), TRYOUT_CLOSING])
 
 
 def tryout_heading(tried: Tried) -> str:
