@@ -310,4 +310,4 @@ def test_each_row_is_shown_what_its_letters_are_nearest_to(tmp_path: Path) -> No
         )
         assert load(bundle).predict("a green apple") == ["fruit"]
         assert server.seen[-1]["body"]["messages"] == asked[0]
-        assert "1 of 4 examples" in (bundle / "README.md").read_text()
+        assert "the 1 most similar of 4 examples" in (bundle / "README.md").read_text()
