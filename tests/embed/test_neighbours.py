@@ -123,4 +123,4 @@ def test_a_bundle_carries_the_stock_and_answers_as_the_model_did(tmp_path: Path)
     assert [one.answer for one in found] == [LABELS[i] for i in scores.argmax(axis=1)]
     shares = np.array([[one.probabilities[label] for label in LABELS] for one in found])
     np.testing.assert_allclose(shares, np.exp(RAW.log_probs(scores)), atol=1e-4)
-    assert "2 of 6 examples" in (tmp_path / "bundle" / "README.md").read_text()
+    assert "the 2 most similar of 6 examples" in (tmp_path / "bundle" / "README.md").read_text()

@@ -490,5 +490,5 @@ def test_what_the_library_keeps_to_may_be_asked_for() -> None:
 
 
 def test_a_tokenizer_without_bytes_is_refused() -> None:
-    with pytest.raises(InputError, match="grammar"):
+    with pytest.raises(InputError, match="generation cannot be constrained with this tokenizer"):
         TokenTable(merging_tokenizer(), 300)

@@ -306,7 +306,7 @@ def test_a_prompt_that_is_too_long_by_itself_is_refused(renderer: Renderer) -> N
 
 
 def test_a_prompt_that_shows_nothing_is_refused() -> None:
-    with pytest.raises(InputError, match="nothing"):
+    with pytest.raises(InputError, match="no text before the answer"):
         PLAIN.render(Prompt(order="input_first"), [{"input": ""}], LABELS)
 
 

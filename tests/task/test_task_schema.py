@@ -52,7 +52,8 @@ def test_a_schema_reads_nothing_outside_of_itself(asked: tuple[str, list[str]], 
             {"type": "object", "properties": {"a": {"$id": "http://elsewhere/", key: address}}},
             {"$schema": f"https://json-schema.org/draft/{draft}/schema", "anyOf": [{key: address}]},
         ):
-            assert "read" in schema_problem(schema), schema
+            refused = "read" if key == "$schema" else "references must stay within the schema"
+            assert refused in schema_problem(schema), schema
             with suppress(ValueError):
                 Validator(schema)
     # A relative reference is made a whole one with $id.

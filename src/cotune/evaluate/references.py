@@ -59,8 +59,8 @@ class TfidfReference:
         labels: ``[rows]`` their label indices.
         classes: number of labels; a label without rows gets the probability ``1 / (rows + classes)``.
 
-        Raises:
-            ValueError: if there are fewer than two labels, or no text contains a letter or a number.
+    Raises:
+        ValueError: if there are fewer than two labels, or no text contains a letter or a number.
     """
 
     def __init__(self, texts: Sequence[str], labels: NDArray[np.int64], classes: int) -> None:

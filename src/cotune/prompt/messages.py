@@ -71,8 +71,8 @@ def turns_of(
         labels: the labels to choose from.
         clean: function that removes control tokens from label words and demonstrations.
 
-        Raises:
-            CotuneError: if the prompt has nearest demonstrations that were not chosen.
+    Raises:
+        CotuneError: if the prompt has nearest demonstrations that were not chosen.
     """
     if prompt.nearest:
         raise CotuneError(UNSETTLED)

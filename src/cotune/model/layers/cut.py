@@ -57,7 +57,7 @@ def cut_decoder(decoder: Any, first: int, last: int) -> nn.Module:
     name = _layers_name(decoder)
     norms = [norm for norm in _NORMS if isinstance(decoder._modules.get(norm), nn.Module)]
     if not norms:
-        raise _unknown(decoder, "its final norm")
+        raise _unknown(decoder, "final norm")
     layers = list(getattr(decoder, name))[first:last]
     config = copy.copy(decoder.config)
     # Use ``__dict__``, since some configs return values for attributes that they do not have.
@@ -132,7 +132,7 @@ def _layers_name(decoder: Any) -> str:
 
 def _unknown(decoder: Any, what: str) -> InputError:
     return InputError(
-        f"{type(decoder).__name__} has no known {what}, so states between layers cannot be read",
+        f"{type(decoder).__name__} has no {what} that cotune knows, so states between layers cannot be read",
         where="model",
         hint="Use tune.readout=words, or another model.",
     )

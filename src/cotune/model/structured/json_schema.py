@@ -34,8 +34,8 @@ def closed_schema(schema: Mapping[str, Any]) -> Schema:
     Args:
         schema: a valid JSON Schema.
 
-        Raises:
-            InputError: if a part does not say what is allowed; the message names the place.
+    Raises:
+        InputError: if a part does not say what is allowed; the message names the place.
     """
     closed: Schema = json.loads(json_text(schema))
     for where, part in parts_of(closed):

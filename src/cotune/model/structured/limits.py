@@ -33,8 +33,8 @@ def grammar_of(output: Output, where: str = "schema") -> Grammar | None:
         output: the task's output.
         where: source of the schema, for errors.
 
-        Raises:
-            InputError: if the schema cannot be enforced during generation; the message names the keyword and its place.
+    Raises:
+        InputError: if the schema cannot be enforced during generation; the message names the keyword and its place.
     """
     from cotune.model.structured.grammar import Grammar
 

@@ -83,8 +83,8 @@ class TokenGrammar:
         lead: text before every answer (see ``Renderer.lead``).
         limit: maximum number of tokens of an answer.
 
-        Raises:
-            InputError: if the shortest answer is longer than the limit, or the library refuses the grammar.
+    Raises:
+        InputError: if the shortest answer is longer than the limit, or the library refuses the grammar.
     """
 
     def __init__(self, grammar: Grammar, table: TokenTable, *, lead: str, limit: int) -> None:
