@@ -75,8 +75,15 @@ def embedding(out: Path) -> Callable[[], object]:
 
 
 def tuning(out: Path) -> Callable[[], object]:
-    """Whether a window is being tuned."""
-    return lambda: any((out / "checkpoints").glob("*/window.safetensors"))
+    """Whether a window is being tuned: that is planned, and no result recorded."""
+
+    def there() -> object:
+        with contextlib.suppress(OSError, ValueError):
+            kinds = [event["kind"] for event in journal_of(out)]
+            return "plan" in kinds and "train" not in kinds and (out / "jobs" / "workers.json").is_file()
+        return False
+
+    return there
 
 
 def test_two_nodes_give_what_one_process_does(cluster: Any, bench: Bench, alone: Path, tmp_path: Path) -> None:
