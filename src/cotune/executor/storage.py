@@ -240,10 +240,12 @@ class UrlStorage(Storage):
         name, data = f"{secrets.token_hex(8)}.try", secrets.token_bytes(32)
         try:
             self.write(name, data)
-            if self.read_late(name) != data:
-                raise StorageError(f"the storage {self.url} returned other data than was written")
-            yield name, data
-            self.remove(name)
+            try:
+                if self.read_late(name) != data:
+                    raise StorageError(f"the storage {self.url} returned other data than was written")
+                yield name, data
+            finally:
+                self.remove(name)
         except StorageError as error:
             raise InputError(
                 str(error).rstrip("."), where="--storage", hint="Check the URL and your permissions to read, write and delete."

@@ -39,16 +39,12 @@ def confirm(
         refit_winners: train the two tuned arms on train and dev together after both are chosen.
         previous: the earlier bundle of a warm start.
     """
+    if not context.can.tune:
+        return _confirm_untuned(context, search)
     before = [measure_previous(context, previous.candidate)] if previous else []
-    finalists = [search.proposals[i].prompt for i in search.base_race.ranking[: 2 if context.can.tune else FINAL]]
-    seed_prompt = measure_base(context, search.seed.prompt)
-    base = {m.candidate.prompt.id: m for m in (seed_prompt, *(measure_base(context, p) for p in finalists))}
-    if not context.can.tune:
-        base = {trial.prompt.id: trial.best for trial in search.trials} | base
+    base = _measured_on_dev(context, search, 2)
+    seed_prompt = base[search.seed.prompt.id]
     prompt_only = max(base.values(), key=lambda m: m.rank)
-    if not context.can.tune:
-        arms = {"seed_prompt": seed_prompt, "prompt_only": prompt_only}
-        return settle(context, arms, list(base.values()), prompt_only, ships="prompt_only")
     stands = end.election(search)
     sure = (search.winner, search.seed)
     tuned = [t.best for t in search.trials if t.measured and (any(t is one for one in sure) or stands(t.best))]
@@ -83,6 +79,20 @@ def confirm(
     asked = (*before, *base.values(), best_prompt, *tuned, best, *tried)
     measured = {m.candidate.id: m for m in asked}.values()
     return settle(context, arms, [m for m in measured if m.evaluation.answers], best)
+
+
+def _confirm_untuned(context: RunContext, search: Search) -> Confirmed:
+    """The two arms of a search without tuning; every prompt that was measured on all of dev may win."""
+    base = {trial.prompt.id: trial.best for trial in search.trials} | _measured_on_dev(context, search, FINAL)
+    prompt_only = max(base.values(), key=lambda m: m.rank)
+    arms = {"seed_prompt": base[search.seed.prompt.id], "prompt_only": prompt_only}
+    return settle(context, arms, list(base.values()), prompt_only, ships="prompt_only")
+
+
+def _measured_on_dev(context: RunContext, search: Search, finalists: int) -> dict[str, Measured]:
+    """The seed prompt and the finalists of the last race of the base model, measured on all of dev, by prompt id."""
+    prompts = [search.seed.prompt, *(search.proposals[i].prompt for i in search.base_race.ranking[:finalists])]
+    return {prompt.id: measure_base(context, prompt) for prompt in prompts}
 
 
 def _finalists(context: RunContext, measured: Sequence[Measured], always: Sequence[Measured]) -> dict[str, Measured]:

@@ -58,7 +58,7 @@ def _problem(schema: Mapping[str, Any]) -> str:
 
 
 def _source(schema: Mapping[str, Any]) -> str:
-    return json_text({"grammars": [{"json_schema": {**with_shortened_bounds(dict(schema)), "x-guidance": _WRITTEN}}]})
+    return json_text({"grammars": [{"json_schema": {**with_shortened_bounds(schema), "x-guidance": _WRITTEN}}]})
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def parts_of(schema: Any, where: str = "#") -> Iterator[tuple[str, Schema]]:
         yield from parts_of(schema["items"], f"{where}/items")
 
 
-def with_shortened_bounds(schema: Schema) -> Schema:
+def with_shortened_bounds(schema: Mapping[str, Any]) -> Schema:
     """A closed schema for llguidance, which also allows the decimals that a bound begins with.
 
     Under a maximum of 0.25 the library writes 0.20 but not 0.2, and likewise above a negative minimum. Such decimals are listed

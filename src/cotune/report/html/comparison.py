@@ -35,9 +35,8 @@ def render_comparison(comparison: Mapping[str, Any]) -> str:
     """The page as HTML; it loads nothing from the network.
 
     Args:
-        comparison: the output of ``cotune compare --json``, with ``intervals`` of the two scores, ``summaries`` of the two
-            runs, and ``flipped``: the rows that only one run has right, each with ``input``, ``gold``, the two ``answers``
-            and ``right``, the number of the run that is right.
+        comparison: the output of ``cotune compare --json``, with ``intervals``, ``summaries`` and ``flipped`` as in
+            :class:`cotune.cycle.runs.side_by_side.RunComparison`.
     """
     body = (
         f'<header><div class="bar"><span class="brand">{MARK} cotune</span><nav aria-label="Sections">'
