@@ -21,6 +21,7 @@ from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.fits import fit_prompt
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.loop import LabelLoop
+from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.trial import Trials
 from cotune.cycle.probe_search.verdict import accuracy_interval
@@ -68,8 +69,9 @@ class Opened:
             embedding.layers = (window[1],)
         self.saved: list[Evidence] = []
         trials = Trials(context, embedding, WindowSettings(batch_size=8), window)
-        self.loop = LabelLoop(context, config, [seed_prompt(context.task)], embedding, trials, better=self.saved.append)
-        self.search: LabelSearch = self.loop._first_race()
+        prices = Prices(context, embedding, trials, config)
+        self.loop = LabelLoop(context, config, [seed_prompt(context.task)], prices, better=self.saved.append)
+        self.search: LabelSearch = self.loop._judge_first(self.loop.first_race.run())
 
 
 def test_a_fit_outlives_a_race_that_looks_at_fewer_layers(context: RunContext) -> None:
@@ -109,12 +111,12 @@ def test_the_bundle_is_only_replaced_by_what_did_better_on_held_out_rows(context
     noise = np.random.default_rng(0).normal(0.01, 1.0, len(frozen.losses))
     credited = replace(frozen, epochs=1.0, losses=frozen.losses + noise - noise.mean() + 0.01)
     search.evidence.append(credited)
-    loop._choose(search)
+    search.choose()
     loop._keep(search)
     assert search.winner is credited and not opened.saved
     better = replace(frozen, epochs=1.0, losses=frozen.losses - 0.2)
     search.evidence.append(better)
-    loop._choose(search)
+    search.choose()
     loop._keep(search)
     loop._keep(search)
     assert opened.saved == [better]
@@ -124,8 +126,7 @@ def test_the_bundle_is_only_replaced_by_what_did_better_on_held_out_rows(context
 def test_a_trial_beside_a_frozen_probe_without_errors_has_to_be_better_by_more_than_chance(
     context: RunContext, errors: int
 ) -> None:
-    opened = Opened(context)
-    search, loop = opened.search, opened.loop
+    search = Opened(context).search
     frozen = search.winner
     assert frozen is not None
     search.last_epochs = 1.0
@@ -136,11 +137,11 @@ def test_a_trial_beside_a_frozen_probe_without_errors_has_to_be_better_by_more_t
     noise = np.random.default_rng(0).normal(0.0, 1.0, len(frozen.losses))
     level = replace(frozen, epochs=1.0, losses=frozen.losses + noise - noise.mean() - 0.01)
     search.evidence.append(level)
-    loop._choose(search)
+    search.choose()
     assert search.winner is (frozen if errors < HEURISTICS.few_errors else level)
     clearly = replace(frozen, epochs=1.0, losses=frozen.losses - 0.02)
     search.evidence.append(clearly)
-    loop._choose(search)
+    search.choose()
     assert search.winner is clearly or errors >= HEURISTICS.few_errors
 
 
@@ -155,7 +156,7 @@ def test_a_tuning_whose_states_are_not_finite_is_no_trial(context: RunContext, m
 
     monkeypatch.setattr(model, "layer_states", broken)
     search.epochs, before = 1.0, list(search.evidence)
-    loop._try(search, search.seed)
+    loop.judge.tune(search, search.seed)
     assert search.evidence == before and search.winner in before
     # The rows that are held out may be the only ones that are.
     learnt = {tuple(row.prompt_ids) for row in context.answering.render(search.seed.prompt, context.train_sample)}
@@ -166,7 +167,7 @@ def test_a_tuning_whose_states_are_not_finite_is_no_trial(context: RunContext, m
         return found if fine else np.full_like(found, np.nan)
 
     monkeypatch.setattr(model, "layer_states", broken_on_dev)
-    loop._try(search, search.best_frozen, splits=loop.splits[:1])
+    loop.judge.tune(search, search.best_frozen, splits=search.splits[:1])
     assert all(not e.tuned for e in search.evidence) and search.winner in before
 
 
@@ -201,10 +202,10 @@ def test_a_trial_that_fails_takes_back_its_own_jobs_alone(context: RunContext) -
     search, loop = opened.search, opened.loop
     other = next(fit for fit in search.fits.values() if fit.prompt.id != search.seed.prompt.id)
     search.epochs, context.crew = 1.0, crew  # type: ignore[assignment]
-    loop._tune_ahead(search, other, loop.splits)
-    loop._tune_ahead(search, search.seed, loop.splits)
+    loop.judge.tune_ahead(search, other, search.splits)
+    loop.judge.tune_ahead(search, search.seed, search.splits)
     assert crew.queued == [1, 2, 3, 4, 5, 6]
-    loop._try(search, other)
+    loop.judge.tune(search, other)
     assert crew.taken_back == [2, 3] and crew.queued == [1, 2, 3, 4, 5, 6]
 
 
@@ -235,7 +236,7 @@ def test_what_a_search_leaves_of_the_budget_goes_into_the_final_tuning(context: 
     assert search.winner is not None
     tuned = replace(search.winner, epochs=1.0)
     search.epochs, search.last_epochs = 1.0, 1.5
-    rows = len(opened.loop.rows)
+    rows = len(search.rows)
     wanted = HEURISTICS.epochs(rows, prices.config.tune.max_epochs)
     assert final_epochs(context, search, prices, search.winner, rows) == 1.5, "a frozen winner is tuned no further"
     assert final_epochs(context, search, prices, tuned, rows) == wanted - 1

@@ -9,8 +9,8 @@ from typing import Any
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.probe_search.fits import PromptFit
+from cotune.cycle.probe_search.held_out import measured_on_dev
 from cotune.cycle.probe_search.heuristics import HEURISTICS
-from cotune.cycle.probe_search.loop import measured_on_dev
 from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.splits import labelled_rows
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
@@ -76,7 +76,7 @@ def confirm_labels(
         arms["seed_tuned"] = _settled_tuned(context, search, trials, tried, rows, keep) or arms["seed_prompt"]
     else:
         arms["seed_tuned"] = arms["seed_prompt"]
-    judged = {id(e): _measured_first(context, e) for e in (winner, *search.evidence)}
+    judged = {id(e): _measured(context, e.first, e, "judged") for e in (winner, *search.evidence)}
     chosen = judged[id(winner)]
     arms["best_tuned"] = reached if reached is not None else arms["best_prompt"]
     if before and before[0].rank > chosen.rank:
@@ -100,7 +100,7 @@ def final_epochs(context: RunContext, search: LabelSearch, prices: Prices, winne
     def effect() -> dict[str, float]:
         wanted = HEURISTICS.epochs(rows, prices.config.tune.max_epochs) - search.epochs
         epochs, room, tuned = planned, context.spending.left_within_step(), (winner.fit, search.seed)
-        while epochs + 0.5 <= wanted and prices.end(search, winner.fit, tuned, rows, epochs + 0.5) <= room:
+        while epochs + 0.5 <= wanted and prices.end(search, winner.fit, tuned, epochs + 0.5) <= room:
             epochs += 0.5
         return {"epochs": epochs, "planned": planned}
 
@@ -124,9 +124,7 @@ def _frozen_evidence(context: RunContext, search: LabelSearch, trials: Trials, f
 
 def _settled_frozen(context: RunContext, trials: Trials, evidence: Evidence, rows: Sequence[Example]) -> Measured:
     """A prompt's probe fitted to all rows, with the dev scores of the probe that was fitted to train."""
-    fit = evidence.fit
-    made = trials.frozen(fit, rows)
-    return measured_on_dev(context, _saved(context, made, evidence, "final"), made, evidence)
+    return _measured(context, trials.frozen(evidence.fit, rows), evidence, "final")
 
 
 def _settled_tuned(
@@ -144,7 +142,7 @@ def _settled_tuned(
         if found is None:
             return None
         made = replace(found, steps=found.steps + (made.steps if made.adapter != BASE else 0))
-    return measured_on_dev(context, _saved(context, made, evidence, "final"), made, evidence)
+    return _measured(context, made, evidence, "final")
 
 
 def _final(
@@ -173,15 +171,9 @@ def _final_ahead(
         trials.ahead(evidence.fit, rows, steps, **how)
 
 
-def _measured_first(context: RunContext, evidence: Evidence) -> Measured:
-    """The candidate that was judged on dev, with its weights saved for later measurements on dev."""
-    made = evidence.first
-    return measured_on_dev(context, _saved(context, made, evidence, "judged"), made, evidence)
-
-
-def _saved(context: RunContext, made: Fitted, evidence: Evidence, stage: str) -> str:
-    """Id of the weights with their read-out."""
-    return save_readout(context, made, evidence.temperature, stage)
+def _measured(context: RunContext, made: Fitted, evidence: Evidence, stage: str) -> Measured:
+    """Weights with the dev scores of their evidence; saved with their read-out, for later measurements on dev."""
+    return measured_on_dev(context, save_readout(context, made, evidence.temperature, stage), made, evidence)
 
 
 def save_readout(context: RunContext, made: Fitted, temperature: float, stage: str) -> str:

@@ -14,6 +14,7 @@ from cotune.cycle.crew.fits import FitAhead, FitTask, word_weights
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.evaluate.responses import label_indices
+from cotune.model.adapters.slots import BASE
 from cotune.probe.cross_fitting import LAYERS_KEPT, CrossFit, standardised
 from cotune.probe.logistic import fit_logistic
 from cotune.probe.readout import Probe
@@ -53,22 +54,21 @@ class PromptFit:
 
 
 class Fitting:
-    """Fits the probes of a race's prompts, by workers if the run has any.
+    """Fits the probes of a race's prompts on states of the base model, by workers if the run has any.
 
     Args:
         context: context of the run.
         embedding: stores the states.
-        adapter: weights of the race.
     """
 
-    def __init__(self, context: RunContext, embedding: Embedding, adapter: str) -> None:
-        self._context, self._embedding, self._adapter = context, embedding, adapter
+    def __init__(self, context: RunContext, embedding: Embedding) -> None:
+        self._context, self._embedding = context, embedding
         self._ahead: dict[str, FitAhead] = {}
 
     def ahead(self, prompt: Prompt, rows: Sequence[Example], **effort: Any) -> None:
         """Let workers fit a prompt's probe when they are idle; does nothing without workers."""
         crew, embedding = self._context.crew, self._embedding
-        if crew is None or (stored := embedding.stored(prompt, self._adapter, rows, embedding.layers)) is None:
+        if crew is None or (stored := embedding.stored(prompt, BASE, rows, embedding.layers)) is None:
             return
         places, task = task_of(self._context, prompt, rows, embedding.layers, **effort)
         self._ahead[prompt.id] = FitAhead(crew, task, stored.of(places.tolist()))
@@ -85,7 +85,7 @@ class Fitting:
         if found is not None:
             places = usable_places(prompt, rows)
             return PromptFit(prompt, tuple(rows[i] for i in places), places, found)
-        states = self._embedding.states(prompt, self._adapter, rows, "race")
+        states = self._embedding.states(prompt, BASE, rows, "race")
         return fit_prompt(self._context, prompt, rows, states, self._embedding.layers, **effort)
 
     def give_up(self) -> None:

@@ -9,12 +9,13 @@ from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.errors import DivergedError
+from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
 from cotune.task.example import Example
 
 
 class RaceLimit:
-    """Reads a race's rows until the rest of a time budget is needed for the end.
+    """Reads a race's rows under the base model until the rest of a time budget is needed for the end.
 
     The end means fitting probes to the rows that were read, saving a bundle and the test. A stop is recorded as a ``cut`` step,
     because it depends on the clock. If passes take more than ``HEURISTICS.slow`` times as long as planned, rows are read in
@@ -46,7 +47,7 @@ class RaceLimit:
         """Record how long it took to cross-fit a probe."""
         self._fit_seconds = seconds
 
-    def reads_on(self, prompts: Sequence[Prompt], adapter: str, rows: Sequence[Example], read: int, fits: float) -> bool:
+    def reads_on(self, prompts: Sequence[Prompt], rows: Sequence[Example], read: int, fits: float) -> bool:
         """Whether the remaining rows of a cut race can be read after all; a ``look`` step and a ``read_on`` step.
 
         One slow minute must not decide a whole run. If a few rows cost little at the pace that cut the race, they are read to
@@ -54,7 +55,6 @@ class RaceLimit:
 
         Args:
             prompts: prompts that would see all rows; the first one reads the few rows.
-            adapter: weights of the race.
             rows: rows of the race before it was cut.
             read: number of rows that it has read.
             fits: cost of fitting the prompts to all rows, at the expected speed.
@@ -72,13 +72,13 @@ class RaceLimit:
             return False
         before = spending.costs.look_anew()
         try:
-            self._embedding.states(prompts[0], adapter, rows[: read + count], "race")
+            self._embedding.states(prompts[0], BASE, rows[: read + count], "race")
         except DivergedError:
             spending.costs.recall(before)
             return False
 
         def decide() -> dict[str, Any]:
-            cost = sum(self._cost(prompt, len(rows) - self._embedding.known(prompt, adapter, rows)) for prompt in prompts)
+            cost = sum(self._cost(prompt, len(rows) - self._embedding.known(prompt, BASE, rows)) for prompt in prompts)
             cost += max(fits, self._fit_seconds * len(prompts) * len(rows) / read) + self._end()
             if self.slow or cost > spending.left_within_step():
                 return {"rows": read}
@@ -98,32 +98,30 @@ class RaceLimit:
             journal.step("cut", key, lambda: {"fit": prompt.id, "rows": rows, **self._told(known)})
         return over
 
-    def warm_up(self, prompt: Prompt, adapter: str, rows: Sequence[Example], count: int) -> None:
+    def warm_up(self, prompt: Prompt, rows: Sequence[Example], count: int) -> None:
         """Read a race's first rows under its first prompt; starts with a few rows if all would take long on a slow machine.
 
         Args:
             prompt: first prompt of the race.
-            adapter: weights of the race.
             rows: rows of the race.
             count: number of rows of the first round.
         """
         spending = self._context.spending
         price = HEURISTICS.slowest * self._embedding.row_cost(prompt, count)
         if spending.budget.kind == "time" and price > HEURISTICS.warm_share * spending.budget.amount:
-            self._embedding.states(prompt, adapter, rows[: min(HEURISTICS.warm_rows, count)], "race")
-        self.read(prompt, adapter, rows, count, least=min(HEURISTICS.least_rows, count))
+            self._embedding.states(prompt, BASE, rows[: min(HEURISTICS.warm_rows, count)], "race")
+        self.read(prompt, rows, count, least=min(HEURISTICS.least_rows, count))
 
-    def read(self, prompt: Prompt, adapter: str, rows: Sequence[Example], count: int, *, least: int | None) -> int:
+    def read(self, prompt: Prompt, rows: Sequence[Example], count: int, *, least: int | None) -> int:
         """Embed up to ``count`` rows under a prompt; returns the number that there is time for.
 
         Args:
             prompt: prompt to embed rows under.
-            adapter: weights of the race.
             rows: rows of the race.
             count: number of rows that the prompt should see.
             least: number of rows that are read in any case; None reads none unless there is time for all.
         """
-        at = self._embedding.known(prompt, adapter, rows[:count])
+        at = self._embedding.known(prompt, BASE, rows[:count])
         while at < count:
             allowed = self.allowed([prompt], at, count, least=max(at, least or 0), stage="rows")
             if allowed < count and least is None:
@@ -132,7 +130,7 @@ class RaceLimit:
             if at >= count:
                 break
             at = min(count, at + HEURISTICS.slow_chunk) if self.slow else count
-            self._embedding.states(prompt, adapter, rows[:at], "race")
+            self._embedding.states(prompt, BASE, rows[:at], "race")
         return count
 
     def allowed(self, prompts: Sequence[Prompt], before: int, count: int, *, least: int, stage: str = "round") -> int:

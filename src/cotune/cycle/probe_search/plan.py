@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,6 @@ from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.prices import Prices, too_small
 from cotune.cycle.probe_search.race import rows_embedded
-from cotune.cycle.probe_search.splits import Split
 from cotune.cycle.probe_search.state import LabelSearch
 from cotune.errors import counted
 from cotune.prompt.prompt import Prompt
@@ -85,9 +84,7 @@ class Plan:
     zero_shot: bool
 
 
-def fit_plan(
-    context: RunContext, config: RunConfig, prices: Prices, search: LabelSearch, splits: Sequence[Split], labelled: int
-) -> Plan:
+def fit_plan(context: RunContext, config: RunConfig, prices: Prices, search: LabelSearch) -> Plan:
     """Fit the epochs of trials and of a final tuning on all rows into the remaining budget; recorded as a ``plan`` step.
 
     Args:
@@ -95,24 +92,22 @@ def fit_plan(
         config: config of the run.
         prices: prices of steps.
         search: the search after its first race, with rows that a teacher labelled or wrote.
-        splits: splits that trials are tuned and judged on.
-        labelled: number of rows that the user labelled.
 
     Raises:
         BudgetError: the arms cannot be tested. A time budget is overrun instead, by the few test rows that :func:`fit_test`
             left, because there is already a bundle.
     """
-    winner, left = search.best_frozen, context.spending.left()
+    winner, splits, left = search.best_frozen, search.splits, context.spending.left()
     least_test = prices.test(search, winner, tuned=False, words=False)
     if left < least_test and context.spending.budget.kind != "time":
         raise too_small(context, f"the test of {counted(context.task.test.n, 'row')}", least_test, left)
     whole = prices.test(search, winner)
-    rows = labelled + len(search.written)
+    rows = len(search.rows) + len(search.written)
     wanted = HEURISTICS.epochs(rows, config.tune.max_epochs)
     least = 0.25 if rows >= HEURISTICS.many_rows else 1.0
 
     def needed(epochs: float, last: float) -> float:
-        return _tuning_cost(prices, search, splits, labelled, epochs, last)
+        return _tuning_cost(prices, search, epochs, last)
 
     def fitted(room: float) -> tuple[float, float]:
         return split_epochs(wanted, lambda epochs, last: needed(epochs, last) <= room, least)
@@ -153,13 +148,11 @@ def fit_plan(
     return Plan(float(value["epochs"]), float(value["last_epochs"]), bool(value.get("zero_shot", True)))
 
 
-def _tuning_cost(
-    prices: Prices, search: LabelSearch, splits: Sequence[Split], labelled: int, epochs: float, last: float
-) -> float:
+def _tuning_cost(prices: Prices, search: LabelSearch, epochs: float, last: float) -> float:
     """Cost of the leading prompt's trials, of the seed prompt's tuning, and of the final tuning of ``last`` epochs."""
-    winner, seed = search.best_frozen, search.seed
+    winner, seed, splits = search.best_frozen, search.seed, search.splits
     alone = winner.prompt.id == seed.prompt.id
-    rows = labelled + len(search.written)
+    rows = len(search.rows) + len(search.written)
     # All splits judge: on dev alone a tuned seed prompt won against a frozen one that is better by 0.19 nats on all rows
     # (examples/support, 100 rows; 0.567 against 0.683).
     trials = prices.trial(winner, splits, epochs)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from cotune.config import RunConfig
 from cotune.cycle.context import RunContext
@@ -15,7 +17,7 @@ from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.loop import LabelLoop
 from cotune.cycle.probe_search.plan import check_budget
 from cotune.cycle.probe_search.prices import Prices
-from cotune.cycle.probe_search.state import Evidence, LabelSearch
+from cotune.cycle.probe_search.state import LabelSearch
 from cotune.cycle.probe_search.trial import Trials
 from cotune.cycle.probe_search.verdict import better_bundle, first_verdict
 from cotune.cycle.search.confirm import Confirmed
@@ -59,22 +61,16 @@ class ProbePolicy:
     ) -> None:
         self._context, self._config, self._own, self._previous, self._bundle = context, config, own, previous, bundle
         self._prices = prices_of(context, config)
-        self._embedding, self._trials = self._prices.embedding, self._prices.trials
         self.fixed = self._prices.fixed
         check_budget(context, self._prices, own[0])
 
     def search(self) -> tuple[LabelSearch, Confirmed]:
         """Search, then fit the arms."""
-        context, previous = self._context, self._previous
-
-        def told(search: LabelSearch) -> None:
-            first_verdict(context, search, self._trials, self._bundle, self._config.model)
-
-        def better(evidence: Evidence) -> None:
-            better_bundle(context, evidence, self._bundle, self._config.model)
-
-        found = LabelLoop(context, self._config, self._own, self._embedding, self._trials, previous, told, better).run()
-        confirmed = confirm_labels(context, found, self._trials, self._prices, previous=previous)
+        context, previous, trials = self._context, self._previous, self._prices.trials
+        bundle: dict[str, Any] = {"bundle": self._bundle, "model_name": self._config.model}
+        told, better = partial(first_verdict, context, trials=trials, **bundle), partial(better_bundle, context, **bundle)
+        found = LabelLoop(context, self._config, self._own, self._prices, previous, told, better).run()
+        confirmed = confirm_labels(context, found, trials, self._prices, previous=previous)
         return found, replace(confirmed, whole_test=found.whole_test)
 
 

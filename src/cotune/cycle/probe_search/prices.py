@@ -85,7 +85,6 @@ class Prices:
         search: LabelSearch,
         winner: PromptFit,
         tuned: Sequence[PromptFit],
-        rows: int,
         last_epochs: float,
         trying: PromptFit | None = None,
     ) -> float:
@@ -95,17 +94,38 @@ class Prices:
             search: the search so far.
             winner: the prompt that ships, with its probe.
             tuned: prompts that are tuned on all rows.
-            rows: number of labelled rows, including those that a teacher wrote.
             last_epochs: epochs of the final tuning.
             trying: a prompt whose trial is running.
         """
         owed = self.test(search, winner, tuned=bool(search.epochs), words=search.zero_shot)
+        rows = len(search.rows) + len(search.written)
         if search.epochs and last_epochs:
             for fit in {fit.prompt.id: fit for fit in tuned}.values():
                 under_way = trying is not None and fit.prompt.id == trying.prompt.id
                 tried = under_way or search.of(fit.prompt.id, tuned=True) is not None
                 owed += self.final(fit, rows, last_epochs + (0.0 if tried else search.epochs))
         return owed
+
+    def owed(self, search: LabelSearch, trying: PromptFit | None = None) -> float:
+        """Cost of the final tuning and the test, whether the winner or ``trying``, whose trial is running, wins."""
+        winner, seed, last = search.winner, search.seed, search.last_epochs
+        if winner is None or not winner.tuned:
+            # A frozen winner is not tuned; the seed prompt's weights are an arm in any case.
+            fit = search.best_frozen if winner is None else winner.fit
+            owed = self.end(search, fit, [seed], last, trying)
+        else:
+            owed = self.end(search, winner.fit, [seed, winner.fit], last, trying)
+        if trying is None:
+            return owed
+        return max(owed, self.end(search, trying, [seed, trying], last, trying))
+
+    def room(self, search: LabelSearch, trying: PromptFit | None = None) -> float:
+        """Budget that is not reserved for the end, if ``trying`` is tuned next."""
+        return self.context.spending.left() - self.owed(search, trying)
+
+    def has_room(self, search: LabelSearch, fit: PromptFit) -> bool:
+        """Whether the budget has room for a trial and for the end, whoever wins."""
+        return self.trial(fit, search.splits, search.epochs) <= self.room(search, fit)
 
     def least(self, seed: Prompt, rows: int, embedded: int, *, test: int | None = None) -> float:
         """Cost of the shortest run: a race that embeds ``embedded`` rows and is won by the frozen seed prompt.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -17,11 +17,14 @@ from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.limit import RaceLimit
 from cotune.errors import CotuneError, DivergedError
 from cotune.evaluate.stats.cross_fitted import probably_worse
+from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
 from cotune.task.example import Example
 
 _WORTH = 1.25
 """Minimum ratio of a cut round's rows to those of the round before."""
+_SCREENING = {"keep": HEURISTICS.early_layers, "repeats": 1}
+"""Effort of a fit that only decides which prompts continue; by default, fits are at all folds and layers."""
 
 
 @dataclass(frozen=True)
@@ -58,34 +61,55 @@ def rows_embedded(prompts: int, rows: int, first_rows: int) -> int:
     return total
 
 
+def places_after(rounds: Sequence[Round], number: int, standing: int, protected: int, affordable: Callable[[int], bool]) -> int:
+    """Number of prompts that continue after a round: that of the schedule, or fewer if the budget is too small.
+
+    Args:
+        rounds: the schedule.
+        number: index of the round.
+        standing: number of prompts that could continue.
+        protected: number of further prompts that always continue.
+        affordable: whether the race may embed a further number of rows, over all prompts.
+    """
+    planned = min(rounds[number].keep, standing)
+
+    def ahead(keep: int) -> int:
+        later = pairwise(rounds[number:])
+        return sum((min(keep, before.keep) + protected) * (after.rows - before.rows) for before, after in later)
+
+    return next((count for count in range(planned, 1, -1) if affordable(ahead(count))), min(1, planned))
+
+
 @dataclass
-class ProbeRace:
-    """Result of a race.
+class ProbeRaceResult:
+    """Result of a race under the base model.
 
     Attributes:
-        adapter: weights of the race.
+        read: number of rows of the race; fewer than it was given if it was cut.
         ranking: prompt ids, best first: those that saw all rows by mean log-loss, then the others by the number of rows they
             saw.
         fits: fit of each prompt, by id, on the rows it saw.
         dropped: ids that the test dropped.
         rows: number of rows that each prompt saw, by id.
-        read: number of rows of the race; fewer than it was given if it was cut.
         full: ids of the prompts whose probes were fitted on all rows at all folds, best first.
     """
 
-    adapter: str
+    read: int
     ranking: list[str] = field(default_factory=list)
     fits: dict[str, PromptFit] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
     rows: dict[str, int] = field(default_factory=dict)
-    read: int = 0
     full: list[str] = field(default_factory=list)
+
+    def fits_on(self, rows: int) -> dict[str, PromptFit]:
+        """The fits at all folds on this number of rows, best first."""
+        return {name: self.fits[name] for name in self.full if self.rows[name] == rows}
 
     def record(self) -> dict[str, Any]:
         """Entry in a cycle's record."""
         best = self.fits[self.ranking[0]]
         return {
-            "adapter_id": self.adapter,
+            "adapter_id": BASE,
             "ranking": self.ranking,
             "dropped": self.dropped,
             "dev_score": round(best.found.best.accuracy, 6),
@@ -93,31 +117,42 @@ class ProbeRace:
         }
 
 
-def race_probes(
-    context: RunContext,
-    embedding: Embedding,
-    prompts: Sequence[Prompt],
-    rows: Sequence[Example],
-    adapter: str,
-    *,
-    cycle: int,
-    always: Sequence[Prompt] = (),
-    first_rows: int = 64,
-    affordable: Callable[[int], bool] = lambda rows: True,
-    limit: RaceLimit | None = None,
-) -> ProbeRace:
-    """Race prompts over labelled rows under one set of weights.
+@dataclass
+class _Standing:
+    """State of a race between two rounds.
 
-    All prompts see the same rows in the same order. After each chunk every prompt's probe is cross-fitted on all rows so far. A
-    prompt is dropped if a corrected test finds it worse than the leader, or if the schedule of successive halving has no place
-    for it. A row that a prompt shows as a demonstration does not count for that prompt.
+    Attributes:
+        active: ids of the prompts that continue. The first is the seed prompt or the winner so far, and is never left out.
+        seen: number of rows that they have seen.
+        leader: id of the best of them; empty before the first round.
+        failed: ids of the prompts whose states are not finite.
+    """
+
+    active: list[str]
+    seen: int = 0
+    leader: str = ""
+    failed: set[str] = field(default_factory=set)
+
+
+class ProbeRace:
+    """A race of prompts over labelled rows under the base model.
+
+    The schedule is successive halving (:func:`rounds_of`): each round doubles the rows, and at its end half of the prompts
+    leave; the last round sees all rows. All prompts see the same rows in the same order. In a round
+
+    1. the active prompts are embedded on the round's new rows (:meth:`_read`),
+    2. the probe of each is cross-fitted on all rows so far (:meth:`_fit`),
+    3. after the first round, layers that no good prompt reads are left out from then on (:meth:`_narrow`),
+    4. prompts that a corrected test finds worse than the leader are dropped (:meth:`_drop`), and
+    5. the best of the others continue, as many as the schedule has places for (:meth:`_halve`).
+
+    A row that a prompt shows as a demonstration does not count for that prompt.
 
     Args:
         context: context of the run.
         embedding: embeds rows and stores their states.
         prompts: entrants, at least one.
         rows: labelled rows in random order.
-        adapter: weights to race under.
         cycle: number of the cycle, for the journal.
         always: prompts that see all rows whatever their rank.
         first_rows: minimum number of rows of the first round.
@@ -125,202 +160,261 @@ def race_probes(
             passes are slower than planned, fewer prompts continue than the schedule allows.
         limit: cuts the race between prompts and between chunks of rows if the rest of the budget is needed for the end; None
             reads all rows.
-
-    Raises:
-        CotuneError: every prompt failed.
     """
-    race = ProbeRace(adapter, read=len(rows))
-    by_id = {prompt.id: prompt for prompt in prompts}
-    protected = {prompt.id for prompt in always}
-    active, failed = list(by_id), set[str]()
-    steps = rounds_of(len(by_id), len(rows), first_rows)
-    looks = len(steps)
-    before, leader = 0, ""
-    fitting = Fitting(context, embedding, adapter)
-    for number, step in enumerate(steps):
-        count = _with_two_labels(rows, step.rows)
-        if limit is None or not limit.slow:
-            embedding.ahead([by_id[name] for name in active], adapter, rows[:count])
-        if limit is not None:
-            try:
-                active, count = _within(limit, race, active, protected, by_id, rows, before, count)
-            except DivergedError:
-                # The loop below finds the prompts whose states are not finite.
-                limit = None
-            if count <= before:
+
+    def __init__(
+        self,
+        context: RunContext,
+        embedding: Embedding,
+        prompts: Sequence[Prompt],
+        rows: Sequence[Example],
+        *,
+        cycle: int,
+        always: Sequence[Prompt],
+        first_rows: int,
+        affordable: Callable[[int], bool] = lambda rows: True,
+        limit: RaceLimit | None = None,
+    ) -> None:
+        self._context, self._embedding, self._rows, self._cycle = context, embedding, rows, cycle
+        self._affordable, self._limit = affordable, limit
+        self._prompts = {prompt.id: prompt for prompt in prompts}
+        self._protected = {prompt.id for prompt in always}
+        self._rounds = rounds_of(len(self._prompts), len(rows), first_rows)
+        self._fitting = Fitting(context, embedding)
+        self._result = ProbeRaceResult(len(rows))
+        self._standing = _Standing(list(self._prompts))
+
+    def run(self) -> ProbeRaceResult:
+        """Run the race; a ``race`` step.
+
+        Raises:
+            CotuneError: every prompt failed.
+        """
+        for number, planned in enumerate(self._rounds):
+            if not self._read(planned.rows):
                 break
-        seen = rows[:count]
-        last = len(seen) >= race.read
+            self._fit()
+            if number == 0:
+                self._narrow()
+            self._drop()
+            if self._at_end:
+                break
+            self._halve(number)
+        self._rank()
+        self._record()
+        return self._result
+
+    @property
+    def _at_end(self) -> bool:
+        """Whether the active prompts have seen all rows."""
+        return self._standing.seen >= self._result.read
+
+    def _loss(self, name: str) -> float:
+        return self._result.fits[name].mean
+
+    # Reading ------------------------------------------------------------------------------------------------------
+
+    def _read(self, planned: int) -> bool:
+        """Embed the rows of a round; False if there is no time for them, so that the race ends with the rows before."""
+        standing, count = self._standing, _with_two_labels(self._rows, planned)
+        if self._limit is None or not self._limit.slow:
+            self._embedding.ahead([self._prompts[name] for name in standing.active], BASE, self._rows[:count])
+        if self._limit is not None:
+            try:
+                standing.active, count = self._read_within(self._limit, count)
+            except DivergedError:
+                # The fits find the prompts whose states are not finite.
+                self._limit = None
+            if count <= standing.seen:
+                return False
+        standing.seen = count
+        return True
+
+    def _read_within(self, limit: RaceLimit, count: int) -> tuple[list[str], int]:
+        """Read a round's rows within the remaining budget; returns the prompts that continue and their number of rows.
+
+        The first prompt always continues, and from the second round on the leader too. A round whose rows cannot be read under
+        these prompts is left out, and the race ends with the rows before it.
+        """
+        active, before, result = self._standing.active, self._standing.seen, self._result
+        must = active[:1]
+        if before:
+            must = list(dict.fromkeys([*must, self._standing.leader]))
+            allowed = limit.allowed([self._prompts[name] for name in must], before, count, least=before)
+            if allowed < count:
+                result.read = allowed if allowed >= _WORTH * before else before
+                active, count = must, result.read
+                if count <= before:
+                    return active, before
+        # Keep the order, so that passes are the same as without a limit.
+        order = [*must, *(name for name in active if name not in must)] if limit.slow else active
+        reading, short = list[str](), False
+        least = min(count, _with_two_labels(self._rows, min(count, HEURISTICS.least_rows)))
+        for name in order:
+            if short and name not in must:
+                continue
+            at_least = least if name == order[0] and not before else None
+            reached = limit.read(self._prompts[name], self._rows, count, least=at_least)
+            if reached < count:
+                if name not in must:
+                    short = True
+                    continue
+                if before:
+                    result.read = before
+                    return must, before
+                result.read = count = reached
+            reading.append(name)
+        return reading, count
+
+    # Fitting ------------------------------------------------------------------------------------------------------
+
+    def _fit(self) -> None:
+        """Fit the probes of the active prompts to the rows so far; prompts that fail, or have no time left, drop out."""
+        standing, rows = self._standing, self._rows[: self._standing.seen]
         # Few rows make a single round, in which every prompt would be fitted at all folds.
-        screened = last and len(active) > HEURISTICS.full_fits + len(protected & set(active))
-        effort = _effort(last and not screened)
-        if context.crew is not None:
-            diverged = _read_ahead(embedding, fitting, [by_id[name] for name in active], adapter, seen, **effort)
-            failed |= diverged
-            active = [name for name in active if name not in diverged]
-        for name in list(active):
-            # The first one is the seed prompt, which every run needs at its end.
-            if limit is not None and name != active[0] and name != leader and limit.leaves_out(by_id[name], count):
-                active.remove(name)
+        whole = len(standing.active) <= HEURISTICS.full_fits + len(self._protected & set(standing.active))
+        effort = {} if self._at_end and whole else _SCREENING
+        if self._context.crew is not None:
+            self._fit_ahead(rows, effort)
+        for name in list(standing.active):
+            if not self._has_time(name, standing.active[0], standing.leader):
+                standing.active.remove(name)
                 continue
             try:
-                embedding.read(by_id[name], adapter, seen, "race")
-                started = time.monotonic()
-                race.fits[name] = fitting.fit(by_id[name], seen, **effort)
-                race.rows[name] = len(seen)
-                if limit is not None:
-                    limit.saw_fit(time.monotonic() - started)
+                self._embedding.read(self._prompts[name], BASE, rows, "race")
+                self._fit_one(name, rows, effort)
             except DivergedError:
-                failed.add(name)
-                active.remove(name)
-        if screened:
-            _fit_fully(race, fitting, active, protected, by_id, seen, limit)
+                self._fail(name)
+            else:
+                self._result.rows[name] = len(rows)
+        if self._at_end and not whole:
+            self._fit_leading_fully(rows)
         # Requests of prompts that the limit left out.
-        fitting.give_up()
-        embedding.give_up()
-        before = len(seen)
-        if not active:
+        self._fitting.give_up()
+        self._embedding.give_up()
+        if not standing.active:
             raise CotuneError("every prompt of the race gave hidden states that are not finite")
-        leader = min(active, key=lambda name: race.fits[name].mean)
-        if number == 0:
-            _narrow(context, embedding, [race.fits[name] for name in active], cycle)
-        worse = [
-            name
-            for name in active
-            if name != leader
-            and probably_worse(
-                difference(race.fits[name], race.fits[leader]),
-                alpha=HEURISTICS.alpha,
-                comparisons=looks * max(1, len(by_id) - 1),
-            )
-        ]
-        if last:
-            # After the last round, the test's losers are only recorded.
-            race.dropped += [name for name in worse if name not in race.dropped]
-            break
-        race.dropped += [name for name in worse if name not in race.dropped and name not in protected]
-        active = [name for name in active if name not in worse or name in protected]
-        standing = sorted((n for n in active if n not in protected), key=lambda name: race.fits[name].mean)
-        places = partial(places_after, steps, number, len(standing), len(protected & set(active)), affordable)
-        # A decision by the clock is recorded, so that a resumed run repeats it.
-        keep = int(context.journal.step("places", [cycle, number, standing], places))
-        staying = {*standing[:keep], *protected}
-        active = [name for name in active if name in staying]
-    full = race.full or [name for name in race.fits if race.rows[name] == race.read]
-    race.full = sorted((name for name in full if name not in failed), key=lambda name: race.fits[name].mean)
-    others = [name for name in race.fits if name not in race.full and name not in failed]
-    race.ranking = [*race.full, *sorted(others, key=lambda name: (-race.rows[name], race.fits[name].mean))]
-    _record(context, race, cycle, list(by_id), [name for name in protected if name in race.full])
-    return race
+        standing.leader = min(standing.active, key=self._loss)
 
-
-def _fit_fully(
-    race: ProbeRace,
-    fitting: Fitting,
-    active: Sequence[str],
-    protected: set[str],
-    by_id: Mapping[str, Prompt],
-    rows: Sequence[Example],
-    limit: RaceLimit | None,
-) -> None:
-    """Fit the leading prompts, and those that always continue, at all folds after all prompts were fitted at some."""
-    if not active:
-        return
-    leading = sorted(active, key=lambda name: race.fits[name].mean)
-    again = [name for name in active if name in protected or name in leading[: HEURISTICS.full_fits]]
-    for name in again:
-        fitting.ahead(by_id[name], rows, **_effort(True))
-    for name in again:
-        if limit is not None and name not in (active[0], leading[0]) and limit.leaves_out(by_id[name], len(rows)):
-            continue
+    def _fit_one(self, name: str, rows: Sequence[Example], effort: dict[str, int]) -> None:
         started = time.monotonic()
-        race.fits[name] = fitting.fit(by_id[name], rows, **_effort(True))
-        race.full.append(name)
-        if limit is not None:
-            limit.saw_fit(time.monotonic() - started)
+        self._result.fits[name] = self._fitting.fit(self._prompts[name], rows, **effort)
+        if self._limit is not None:
+            self._limit.saw_fit(time.monotonic() - started)
 
+    def _fit_leading_fully(self, rows: Sequence[Example]) -> None:
+        """Fit the leading prompts, and those that always continue, at all folds after all prompts were fitted at some."""
+        active = self._standing.active
+        leading = sorted(active, key=self._loss)
+        again = [name for name in active if name in self._protected or name in leading[: HEURISTICS.full_fits]]
+        for name in again:
+            self._fitting.ahead(self._prompts[name], rows)
+        for name in again:
+            if self._has_time(name, active[0], leading[0]):
+                self._fit_one(name, rows, {})
+                self._result.full.append(name)
 
-def _read_ahead(
-    embedding: Embedding,
-    fitting: Fitting,
-    prompts: Sequence[Prompt],
-    adapter: str,
-    rows: Sequence[Example],
-    **effort: Any,
-) -> set[str]:
-    """Read states embedded by workers, prompt by prompt, and submit the probe fits; returns ids of prompts that diverged."""
-    failed = set[str]()
-    for prompt in prompts:
-        try:
-            embedding.read(prompt, adapter, rows, "race")
-        except DivergedError:
-            failed.add(prompt.id)
-        else:
-            fitting.ahead(prompt, rows, **effort)
-    return failed
+    def _fit_ahead(self, rows: Sequence[Example], effort: dict[str, int]) -> None:
+        """Read states embedded by workers, prompt by prompt, and let workers fit the probes."""
+        for name in list(self._standing.active):
+            try:
+                self._embedding.read(self._prompts[name], BASE, rows, "race")
+            except DivergedError:
+                self._fail(name)
+            else:
+                self._fitting.ahead(self._prompts[name], rows, **effort)
 
+    def _has_time(self, name: str, *sure: str) -> bool:
+        """Whether there is time to fit a prompt; the ``sure`` ones are fitted in any case."""
+        return name in sure or self._limit is None or not self._limit.leaves_out(self._prompts[name], self._standing.seen)
 
-def _within(
-    limit: RaceLimit,
-    race: ProbeRace,
-    active: Sequence[str],
-    protected: set[str],
-    by_id: Mapping[str, Prompt],
-    rows: Sequence[Example],
-    before: int,
-    count: int,
-) -> tuple[list[str], int]:
-    """Read a round's rows within the remaining budget; returns the prompts that continue and their number of rows.
+    def _fail(self, name: str) -> None:
+        self._standing.failed.add(name)
+        self._standing.active.remove(name)
 
-    The first prompt always continues, and from the second round on the leader too. A round whose rows cannot be read under
-    these prompts is left out, and the race ends with the rows before it.
-    """
-    must = list(active[:1])
-    if before:
-        leader = min(active, key=lambda name: race.fits[name].mean)
-        must = list(dict.fromkeys([*must, leader]))
-        allowed = limit.allowed([by_id[name] for name in must], before, count, least=before)
-        if allowed < count:
-            race.read = allowed if allowed >= _WORTH * before else before
-            active, count = must, race.read
-            if count <= before:
-                return list(active), before
-    # Keep the order, so that passes are the same as without a limit.
-    order = [*must, *(name for name in active if name not in must)] if limit.slow else list(active)
-    reading, short, least = list[str](), False, min(count, _with_two_labels(rows, min(count, HEURISTICS.least_rows)))
-    for name in order:
-        if short and name not in must:
-            continue
-        reached = limit.read(by_id[name], race.adapter, rows, count, least=least if name == order[0] and not before else None)
-        if reached < count:
-            if name not in must:
-                short = True
-                continue
-            if before:
-                race.read = before
-                return must, before
-            race.read = count = reached
-        reading.append(name)
-    return reading, count
+    def _narrow(self) -> None:
+        """Leave out layers well above those that the better half of the prompts reads; a ``layers`` step."""
+        active, layers = self._standing.active, self._embedding.layers
+        better = sorted((self._result.fits[name] for name in active), key=lambda fit: fit.mean)[: max(1, len(active) // 2)]
 
+        def effect() -> dict[str, Any]:
+            read = {fit.found.layer for fit in better}
+            read |= {min(fit.found.ridge, key=fit.found.ridge.__getitem__) for fit in better if fit.found.ridge}
+            place = max(layers.index(layer) for layer in read)
+            return {"cycle": self._cycle, "deepest": layers[min(place + HEURISTICS.layer_margin, len(layers) - 1)]}
 
-def places_after(steps: Sequence[Round], number: int, standing: int, protected: int, affordable: Callable[[int], bool]) -> int:
-    """Number of prompts that continue after a round: that of the schedule, or fewer if the budget is too small.
+        value = self._context.journal.step("layers", [self._cycle, active, list(layers)], effect)
+        self._embedding.narrow(int(value["deepest"]))
 
-    Args:
-        steps: the schedule.
-        number: index of the round.
-        standing: number of prompts that could continue.
-        protected: number of further prompts that always continue.
-        affordable: whether the race may embed a further number of rows, over all prompts.
-    """
-    planned = min(steps[number].keep, standing)
+    # Dropping -----------------------------------------------------------------------------------------------------
 
-    def ahead(keep: int) -> int:
-        later = pairwise(steps[number:])
-        return sum((min(keep, before.keep) + protected) * (after.rows - before.rows) for before, after in later)
+    def _drop(self) -> None:
+        """Drop prompts that the test finds worse than the leader; those that always continue are only recorded, at the end."""
+        standing, fits, result = self._standing, self._result.fits, self._result
+        spared = {standing.leader} if self._at_end else {standing.leader, *self._protected}
+        comparisons = len(self._rounds) * max(1, len(self._prompts) - 1)
+        losers = [
+            name
+            for name in standing.active
+            if name not in spared
+            and probably_worse(difference(fits[name], fits[standing.leader]), alpha=HEURISTICS.alpha, comparisons=comparisons)
+        ]
+        result.dropped += [name for name in losers if name not in result.dropped]
+        standing.active = [name for name in standing.active if name not in losers]
 
-    return next((count for count in range(planned, 1, -1) if affordable(ahead(count))), min(1, planned))
+    def _halve(self, number: int) -> None:
+        """Let the best prompts continue, as many as there are places, and those that always do; a ``places`` step."""
+        active = self._standing.active
+        ranked = sorted((name for name in active if name not in self._protected), key=self._loss)
+        protected = len(self._protected & set(active))
+        places = partial(places_after, self._rounds, number, len(ranked), protected, self._affordable)
+        # A decision by the clock is recorded, so that a resumed run repeats it.
+        keep = int(self._context.journal.step("places", [self._cycle, number, ranked], places))
+        staying = {*ranked[:keep], *self._protected}
+        self._standing.active = [name for name in active if name in staying]
+
+    # The result ---------------------------------------------------------------------------------------------------
+
+    def _rank(self) -> None:
+        result, failed = self._result, self._standing.failed
+        full = result.full or [name for name in result.fits if result.rows[name] == result.read]
+        result.full = sorted((name for name in full if name not in failed), key=self._loss)
+        others = [name for name in result.fits if name not in result.full and name not in failed]
+        result.ranking = [*result.full, *sorted(others, key=lambda name: (-result.rows[name], self._loss(name)))]
+
+    def _record(self) -> None:
+        result = self._result
+        fits, best = result.fits, result.fits[result.ranking[0]]
+        compared = {*result.ranking[: HEURISTICS.finalists], *(self._protected & set(result.full))}
+        shown = {name: fits[name].found for name in result.ranking if name in compared}
+
+        def effect() -> dict[str, Any]:
+            return {
+                "cycle": self._cycle,
+                "adapter_id": BASE,
+                "ranking": result.ranking,
+                "dropped": result.dropped,
+                "full": result.full,
+                "rows": result.rows,
+                "scores": {name: round(fit.found.best.accuracy, 4) for name, fit in fits.items()},
+                "log_losses": {name: round(fit.mean, 4) for name, fit in fits.items()},
+                "layers": {name: fit.found.layer for name, fit in fits.items()},
+                "by_layer": {
+                    name: {str(fit.layer): [round(fit.accuracy, 4), round(fit.log_loss, 4)] for fit in found.by_layer}
+                    for name, found in shown.items()
+                },
+                "ridge": {
+                    name: {str(layer): round(error, 4) for layer, error in found.ridge.items()} for name, found in shown.items()
+                },
+                "best": {
+                    "prompt_id": result.ranking[0],
+                    "score": round(best.found.best.accuracy, 4),
+                    "log_loss": round(best.mean, 4),
+                    "layer": best.found.layer,
+                },
+            }
+
+        self._context.journal.step("race", [self._cycle, BASE, list(self._prompts)], effect)
 
 
 def _with_two_labels(rows: Sequence[Example], count: int) -> int:
@@ -331,55 +425,3 @@ def _with_two_labels(rows: Sequence[Example], count: int) -> int:
             break
         count += 1
     return count
-
-
-def _narrow(context: RunContext, embedding: Embedding, fits: Sequence[PromptFit], cycle: int) -> None:
-    """Leave out layers well above those that the better half of the prompts reads; a ``layers`` step."""
-    better = sorted(fits, key=lambda fit: fit.mean)[: max(1, len(fits) // 2)]
-
-    def effort() -> dict[str, Any]:
-        read = {fit.found.layer for fit in better}
-        read |= {min(fit.found.ridge, key=fit.found.ridge.__getitem__) for fit in better if fit.found.ridge}
-        place = max(embedding.layers.index(layer) for layer in read)
-        return {"cycle": cycle, "deepest": embedding.layers[min(place + HEURISTICS.layer_margin, len(embedding.layers) - 1)]}
-
-    key = [cycle, [fit.prompt.id for fit in fits], list(embedding.layers)]
-    embedding.narrow(int(context.journal.step("layers", key, effort)["deepest"]))
-
-
-def _effort(last: bool) -> dict[str, Any]:
-    return {} if last else {"keep": HEURISTICS.early_layers, "repeats": 1}
-
-
-def _record(context: RunContext, race: ProbeRace, cycle: int, entered: Sequence[str], compared: Sequence[str]) -> None:
-    def effect() -> dict[str, Any]:
-        best = race.fits[race.ranking[0]]
-        shown = [name for name in race.ranking if name in race.ranking[: HEURISTICS.finalists] or name in compared]
-        return {
-            "cycle": cycle,
-            "adapter_id": race.adapter,
-            "ranking": race.ranking,
-            "dropped": race.dropped,
-            "full": race.full,
-            "rows": race.rows,
-            "scores": {name: round(fit.found.best.accuracy, 4) for name, fit in race.fits.items()},
-            "log_losses": {name: round(fit.mean, 4) for name, fit in race.fits.items()},
-            "layers": {name: fit.found.layer for name, fit in race.fits.items()},
-            "by_layer": {
-                name: {
-                    str(fit.layer): [round(fit.accuracy, 4), round(fit.log_loss, 4)] for fit in race.fits[name].found.by_layer
-                }
-                for name in shown
-            },
-            "ridge": {
-                name: {str(layer): round(error, 4) for layer, error in race.fits[name].found.ridge.items()} for name in shown
-            },
-            "best": {
-                "prompt_id": race.ranking[0],
-                "score": round(best.found.best.accuracy, 4),
-                "log_loss": round(best.mean, 4),
-                "layer": best.found.layer,
-            },
-        }
-
-    context.journal.step("race", [cycle, race.adapter, list(entered)], effect)

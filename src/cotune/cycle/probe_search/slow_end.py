@@ -12,6 +12,7 @@ from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.state import LabelSearch
 from cotune.prompt.prompt import Prompt
+from cotune.task.sealed import SealedTest
 
 
 def end_of_race(context: RunContext, prices: Prices, seed: Prompt) -> float:
@@ -26,7 +27,7 @@ def end_of_race(context: RunContext, prices: Prices, seed: Prompt) -> float:
     return _closing(context, prices) + max(arms(HEURISTICS.least_test), min(share, arms(test)))
 
 
-def fit_test(context: RunContext, prices: Prices, search: LabelSearch, seed: int) -> None:
+def fit_test(context: RunContext, prices: Prices, search: LabelSearch) -> SealedTest | None:
     """Draw as many test rows as frozen arms can score in the rest of a time budget; a ``cut`` step if not all.
 
     The search keeps the whole test; the arms are scored on further rows if there is time left at the end
@@ -36,7 +37,9 @@ def fit_test(context: RunContext, prices: Prices, search: LabelSearch, seed: int
         context: context of the run.
         prices: prices of the arms.
         search: the search after its first race.
-        seed: seed of the run.
+
+    Returns:
+        The whole test if rows were left out.
     """
     journal, task = context.journal, context.task
     test, rows = task.test, [row.id for row in (*task.train, *task.dev)]
@@ -52,15 +55,15 @@ def fit_test(context: RunContext, prices: Prices, search: LabelSearch, seed: int
     timed = context.spending.budget.kind == "time"
     over = journal.holds_next("cut", key) if journal.replaying else timed and arms() > room()
     if not over or test.n <= HEURISTICS.least_test:
-        return
+        return None
 
     def effect() -> dict[str, Any]:
         count = max(HEURISTICS.least_test, min(test.n - 1, int(test.n * room() / arms())))
         text = f"only {count:,} of {test.n:,} test rows, drawn at random, are scored in the time that is left"
         return {"test": count, "of": test.n, "text": text}
 
-    search.whole_test = test
-    context.keep_rows(set(rows), test.sample(int(journal.step("cut", key, effect)["test"]), seed))
+    context.keep_rows(set(rows), test.sample(int(journal.step("cut", key, effect)["test"]), context.seed))
+    return test
 
 
 def _closing(context: RunContext, prices: Prices) -> float:

@@ -8,10 +8,13 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cotune.cycle.probe_search.fits import PromptFit
+from cotune.cycle.probe_search.fits import PromptFit, difference
 from cotune.cycle.probe_search.heuristics import HEURISTICS
-from cotune.cycle.probe_search.race import ProbeRace
+from cotune.cycle.probe_search.race import ProbeRaceResult
+from cotune.cycle.probe_search.splits import Split
 from cotune.cycle.probe_search.trial import Fitted
+from cotune.evaluate.stats.cross_fitted import corrected_error
+from cotune.prompt.prompt import Prompt
 from cotune.refine import Proposal
 from cotune.task.example import Example
 from cotune.task.sealed import SealedTest
@@ -62,8 +65,11 @@ class LabelSearch:
     Attributes:
         proposals: every prompt that was embedded, by id.
         base_race: the first race, under the base model.
-        fits: cross-fitted probe of each prompt, by id, on all rows that the user labelled.
+        fits: cross-fitted probe of each prompt, by id, on all of ``rows``.
         seed: fit of the seed prompt.
+        rows: rows that the user labelled, in the order of races; without those that a cut race did not read.
+        splits: splits of the rows, which prompts are judged on.
+        cut: whether the first race was cut because the machine is slow.
         evidence: every candidate that was judged on held-out rows.
         winner: the best of them.
         cycles: a record for each cycle.
@@ -79,9 +85,12 @@ class LabelSearch:
     by_probe: ClassVar[bool] = True
 
     proposals: dict[str, Proposal]
-    base_race: ProbeRace
+    base_race: ProbeRaceResult
     fits: dict[str, PromptFit]
     seed: PromptFit
+    rows: tuple[Example, ...]
+    splits: tuple[Split, ...]
+    cut: bool
     evidence: list[Evidence] = field(default_factory=list)
     winner: Evidence | None = None
     cycles: list[dict[str, Any]] = field(default_factory=list)
@@ -97,6 +106,11 @@ class LabelSearch:
     def best_frozen(self) -> PromptFit:
         """The prompt whose frozen probe has the lowest cross-fitted log-loss."""
         return min(self.fits.values(), key=lambda fit: fit.mean)
+
+    @property
+    def first(self) -> Evidence | None:
+        """Evidence of the best frozen prompt, which the first bundle holds; None before it was judged."""
+        return self.of(self.best_frozen.prompt.id, tuned=False)
 
     def expected(self, evidence: Evidence) -> float:
         """Expected held-out log-loss of the shipped weights; a trial gets the credit of a standard error.
@@ -127,6 +141,29 @@ class LabelSearch:
         """The best evidence of a prompt, frozen or tuned; None if there is none."""
         found = [e for e in self.evidence if e.fit.prompt.id == prompt_id and e.tuned == tuned]
         return min(found, key=lambda e: e.mean, default=None)
+
+    def choose(self) -> None:
+        """Choose the winner among the evidence on all held-out rows; ties keep the present winner."""
+        held = sum(len(split.held) for split in self.splits)
+        best = min((e for e in self.evidence if len(e.losses) == held), key=self.expected)
+        if self.winner is None or self.expected(best) < self.expected(self.winner):
+            self.winner = best
+
+    @property
+    def challenger(self) -> PromptFit | None:
+        """The best prompt that was not tuned yet, if its frozen probe is not clearly worse than the best one."""
+        tried = {e.fit.prompt.id for e in self.evidence if e.tuned or not self.epochs}
+        best = self.best_frozen
+        fits = sorted((fit for fit in self.fits.values() if fit.prompt.id not in tried), key=lambda fit: fit.mean)
+        near = (fit for fit in fits if fit is best or (gap := difference(fit, best)).mean() <= 2 * corrected_error(gap))
+        return next(near, None)
+
+    @property
+    def parents(self) -> list[Prompt]:
+        """The prompts to mutate: the best on held-out rows, then the best by their cross-fitted probes."""
+        fits = [e.fit for e in sorted(self.evidence, key=lambda e: e.mean)]
+        fits += sorted(self.fits.values(), key=lambda fit: fit.mean)
+        return list({fit.prompt.id: fit.prompt for fit in fits}.values())[: HEURISTICS.finalists]
 
 
 def standard_error(differences: Floats) -> float:

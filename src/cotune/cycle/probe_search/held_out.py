@@ -1,0 +1,138 @@
+"""Judging of prompts on held-out rows, frozen and tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+import numpy as np
+
+from cotune.cycle.candidate import Candidate
+from cotune.cycle.context import RunContext
+from cotune.cycle.earlier_bundle import Previous
+from cotune.cycle.probe_search.fits import PromptFit
+from cotune.cycle.probe_search.prices import Prices
+from cotune.cycle.probe_search.splits import Split
+from cotune.cycle.probe_search.state import Evidence, LabelSearch
+from cotune.cycle.probe_search.trial import Fitted
+from cotune.cycle.search.measured import Measured
+from cotune.errors import DivergedError
+from cotune.evaluate.decision import BY_PROBE
+from cotune.evaluate.responses import LabelOutputs, label_indices
+from cotune.model.adapters.slots import BASE
+from cotune.probe.cross_fitting import best_temperature, tempered
+from cotune.prompt.prompt import Prompt
+
+
+class HeldOutJudge:
+    """Judges prompts on held-out rows: a read-out learns from a part of each split and answers the rest.
+
+    Args:
+        context: context of the run.
+        prices: prices of the end, for which a tuning leaves budget; with the embedding and the trials.
+        previous: the earlier bundle of a warm start.
+    """
+
+    def __init__(self, context: RunContext, prices: Prices, previous: Previous | None = None) -> None:
+        self._context, self._prices, self._previous = context, prices, previous
+        self._embedding, self._trials = prices.embedding, prices.trials
+
+    def frozen(self, search: LabelSearch, fit: PromptFit, splits: Sequence[Split] | None = None) -> Evidence:
+        """How a prompt's frozen probe does on the held-out rows of splits; None takes those of the search.
+
+        Its temperature is that of its cross-fitting, which knows no further rows; once these are used, it is fitted again.
+        """
+        splits = search.splits if splits is None else splits
+        found = [self._trials.frozen(fit, split.learn) for split in splits]
+        return self._evidence(search, fit, found, splits, tempers=bool(search.written))
+
+    def tune(self, search: LabelSearch, fit: PromptFit, splits: Sequence[Split] | None = None) -> None:
+        """Tune a prompt on each split and choose the winner again; nothing is added if a tuning diverged."""
+        splits = search.splits if splits is None else splits
+        start, keep = self._start_of(search, fit.prompt), self._prices.owed(search, fit)
+        found = []
+        self.tune_ahead(search, fit, splits)
+        for split in splits:
+            steps = self._trials.steps_of(search.epochs, len(split.learn))
+            made = self._trials.tune(fit, split.learn, steps, stage="tune", start=start, keep=keep)
+            if made is None:
+                self._trials.give_up(fit.prompt)
+                return
+            self._embedding.ahead([fit.prompt], made.adapter, split.held, layers=[made.layer])
+            found.append(made)
+        if search.of(fit.prompt.id, tuned=False) is None:
+            search.evidence.append(self.frozen(search, search.fits.get(fit.prompt.id, fit)))
+        with suppress(DivergedError):
+            evidence = self._evidence(search, fit, found, splits, epochs=search.epochs, start=start, tempers=True)
+            search.evidence.append(evidence)
+        search.choose()
+
+    def tune_ahead(self, search: LabelSearch, fit: PromptFit, splits: Sequence[Split]) -> None:
+        """Let workers tune a prompt on each split for :meth:`tune`; does nothing without workers."""
+        if self._context.crew is None:
+            return
+        start, keep = self._start_of(search, fit.prompt), self._prices.owed(search, fit)
+        for split in splits:
+            steps = self._trials.steps_of(search.epochs, len(split.learn))
+            self._trials.ahead(fit, split.learn, steps, stage="tune", start=start, keep=keep)
+
+    def _start_of(self, search: LabelSearch, prompt: Prompt) -> str:
+        """Adapter that a prompt is tuned from: an earlier bundle's, but BASE for the seed prompt, to show the gain."""
+        return self._previous.ground if self._previous and prompt.id != search.seed.prompt.id else BASE
+
+    def _evidence(
+        self,
+        search: LabelSearch,
+        fit: PromptFit,
+        found: Sequence[Fitted],
+        splits: Sequence[Split],
+        *,
+        epochs: float = 0.0,
+        start: str = BASE,
+        tempers: bool,
+    ) -> Evidence:
+        """How read-outs did on the rows held out from each split; a ``tuned`` step.
+
+        The temperature is that of the frozen probe's cross-fitting, unless these rows decide it (``tempers``).
+        """
+        tables = [self._trials.log_probs(made, split.held, "judge") for made, split in zip(found, splits, strict=True)]
+        truth = label_indices([row for split in splits for row in split.held], self._context.task)
+        whole = np.concatenate(tables)
+        temperature = best_temperature(whole, truth) if tempers else fit.found.temperature
+        log_probs = tempered(whole, temperature)
+        evidence = Evidence(
+            fit,
+            epochs,
+            temperature,
+            -log_probs[np.arange(len(truth)), truth],
+            (log_probs.argmax(axis=1) == truth).astype(np.float64),
+            found[0],
+            log_probs[: len(splits[0].held)],
+            start,
+        )
+        self._context.journal.step(
+            "tuned",
+            [fit.prompt.id, found[0].adapter, epochs],
+            lambda: {
+                "cycle": len(search.cycles) + 1,
+                "stage": "tune" if epochs else "frozen",
+                "prompt_id": fit.prompt.id,
+                "adapter_id": found[0].adapter,
+                "steps": found[0].steps,
+                "layer": fit.found.layer,
+                "readout": "probe",
+                "temperature": round(temperature, 4),
+                "decision": "probe",
+                "score": round(float(evidence.correct.mean()), 6),
+                "log_loss": round(evidence.mean, 6),
+                "rows": len(truth),
+            },
+        )
+        return evidence
+
+
+def measured_on_dev(context: RunContext, adapter: str, made: Fitted, evidence: Evidence) -> Measured:
+    """Weights as a candidate, with the dev outputs of its evidence."""
+    given = LabelOutputs(evidence.dev_log_probs)
+    candidate = Candidate(made.prompt, adapter, BY_PROBE, made.steps)
+    return Measured(candidate, context.answers.judge(given, context.dev, BY_PROBE), given)
