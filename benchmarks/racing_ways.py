@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from cotune.cycle.answer_search.entrants import choose_entrants
+from cotune.cycle.answer_search.race import RaceResult, race_prompts
 from cotune.cycle.answer_search.trial import Trial, advance, decay_steps, finish, measure, open_trial
 from cotune.cycle.budget.budget import Budget
 from cotune.cycle.context import RunContext
 from cotune.cycle.search.measured import Measured
 from cotune.cycle.search.pool import demonstration_pool, nearest_variant, next_pool, opening_pool
-from cotune.cycle.search.race import RaceResult, race_prompts
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.bank import bare_prompt, seed_prompt
 from cotune.prompt.prompt import Prompt

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cotune.cycle.search.race import FINAL
+from cotune.cycle.answer_search.race import FINAL
 from cotune.evaluate.stats.racing import Race, Round, loss_bound, successive_halving_schedule
 from search_data import WEIGHTS, TaskTable, regret
 

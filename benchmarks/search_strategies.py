@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cotune.cycle.search.race import FINAL
+from cotune.cycle.answer_search.race import FINAL
 from cotune.evaluate.stats.racing import Round, loss_bound, schedule_cost, successive_halving_schedule
 from search_races import held
 

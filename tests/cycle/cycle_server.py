@@ -159,7 +159,7 @@ def arm(at: list[Any], hit: Callable[[], None]) -> None:
     elif kind == "appears":
         threading.Thread(target=_once_there, args=(what, met), daemon=True).start()
     elif kind == "clean":
-        from cotune.cycle.search.training import Training
+        from cotune.cycle.answer_search.training import Training
 
         before(Training, "clean")
     else:

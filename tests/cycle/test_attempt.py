@@ -17,7 +17,7 @@ from cotune.cycle.diagnostics.slices import measure_slices
 from cotune.cycle.diagnostics.stability import measure_noise, measure_robustness
 from cotune.cycle.journal import Journal, attempt
 from cotune.cycle.progress import Quiet
-from cotune.cycle.search.confirm import Confirmed
+from cotune.cycle.search.arms import Confirmed
 from cotune.cycle.search.measured import Measured
 from cotune.embed import TextEmbedder
 from cotune.errors import CotuneError, InputError

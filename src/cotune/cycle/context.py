@@ -9,6 +9,7 @@ from typing import cast
 
 import numpy as np
 
+from cotune.cycle.answer_search.training import Training
 from cotune.cycle.answering.answers import Answers
 from cotune.cycle.answering.base import Answering
 from cotune.cycle.answering.factory import answering_for
@@ -21,7 +22,6 @@ from cotune.cycle.folder import is_asked_to_finish
 from cotune.cycle.journal import Journal
 from cotune.cycle.progress import Watcher
 from cotune.cycle.row_vectors import RowVectors
-from cotune.cycle.search.training import Training
 from cotune.embed import Embedder, HashedEmbedder, Neighbours, TextEmbedder
 from cotune.errors import CotuneError
 from cotune.evaluate.judge import Judge

@@ -11,7 +11,7 @@ from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.probe_search.policy import ProbePolicy, searches_by_probes
 from cotune.cycle.probe_search.possible import no_probes
-from cotune.cycle.search.confirm import Confirmed
+from cotune.cycle.search.arms import Confirmed
 from cotune.cycle.search.result import SearchResult
 from cotune.cycle.teaching.write import no_writing
 from cotune.prompt.prompt import Prompt

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cotune.cycle.budget.reserve import shortage
 from cotune.cycle.context import RunContext
-from cotune.cycle.search.confirm import ArmResult
+from cotune.cycle.search.arms import ArmResult
 from cotune.errors import DivergedError
 from cotune.evaluate.decision import RAW
 from cotune.evaluate.previous import compare_parts

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.cycle.context import RunContext
-from cotune.cycle.search.confirm import ArmResult, Confirmed
+from cotune.cycle.search.arms import ArmResult, Confirmed
 from cotune.evaluate.decision import Decision
 from cotune.evaluate.responses import LabelOutputs, OwnLabelOutputs
 from cotune.task.example import Example

@@ -15,7 +15,7 @@ from cotune.cycle.diagnostics.leakage import overlap_finding
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.endpoints import NOT_TUNED
 from cotune.cycle.probe_search.label_names import names_told
-from cotune.cycle.search.confirm import ArmResult, Confirmed
+from cotune.cycle.search.arms import ArmResult, Confirmed
 from cotune.cycle.search.result import SearchResult
 from cotune.cycle.teaching.write import written_findings, written_told
 from cotune.evaluate.answer_noise import AnswerNoise

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cotune.cycle.answer_search.ending import EndCosts
+from cotune.cycle.answer_search.race import FINAL
 from cotune.cycle.answer_search.state import Search
 from cotune.cycle.answer_search.trial import refit
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
-from cotune.cycle.search.confirm import Confirmed, settle
+from cotune.cycle.search.arms import Confirmed, settle
 from cotune.cycle.search.measured import Measured, measure_base, measure_previous, with_answers
-from cotune.cycle.search.race import FINAL
 from cotune.evaluate.frozen_arms import PREVIOUS
 from cotune.model.adapters.slots import BASE
 

@@ -9,6 +9,7 @@ from cotune.config import RunConfig
 from cotune.config.sections import SearchConfig
 from cotune.cycle.answer_search.heads import Heads
 from cotune.cycle.answer_search.heuristics import HEURISTICS
+from cotune.cycle.answer_search.race import FINAL
 from cotune.cycle.answer_search.row_counts import untuned_end_rows
 from cotune.cycle.answer_search.state import Search
 from cotune.cycle.answer_search.trial import Trial
@@ -19,7 +20,6 @@ from cotune.cycle.diagnostics.slices import END_SHARE
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.search.measured import CALIBRATION_ROWS, Measured, measure_base, measure_previous
 from cotune.cycle.search.pool import nearest_cost
-from cotune.cycle.search.race import FINAL
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
 

@@ -13,6 +13,7 @@ from cotune.cycle.answer_search.ending import EndCosts
 from cotune.cycle.answer_search.entrants import choose_entrants
 from cotune.cycle.answer_search.heuristics import HEURISTICS
 from cotune.cycle.answer_search.plan import Plan
+from cotune.cycle.answer_search.race import FINAL, RaceResult, race_prompts
 from cotune.cycle.answer_search.state import Search
 from cotune.cycle.answer_search.steps import SPENT, Choice, StepPolicy
 from cotune.cycle.answer_search.trial import Trial, advance, catch_up, finish, open_trial, take_up, untuned_trial
@@ -22,7 +23,6 @@ from cotune.cycle.folder import ASKED
 from cotune.cycle.search.guide import Guide
 from cotune.cycle.search.measured import with_answers
 from cotune.cycle.search.pool import next_pool, opening_pool
-from cotune.cycle.search.race import FINAL, RaceResult, race_prompts
 from cotune.cycle.search.result import record_cycle
 from cotune.errors import CotuneError
 from cotune.evaluate.scoring import finite

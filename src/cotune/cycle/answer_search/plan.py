@@ -11,13 +11,13 @@ from typing import Any, get_args
 from cotune.config import RunConfig
 from cotune.cycle.answer_search.ending import Aside, EndCosts
 from cotune.cycle.answer_search.heuristics import HEURISTICS
+from cotune.cycle.answer_search.race import race_rows_scored
 from cotune.cycle.answer_search.row_counts import first_race
 from cotune.cycle.answer_search.trial import decay_steps
 from cotune.cycle.answering.written import WrittenAnswering
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.search.measured import CALIBRATION_ROWS
-from cotune.cycle.search.race import race_rows_scored
 from cotune.errors import BudgetError, counted
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt

@@ -10,7 +10,7 @@ from cotune.cycle.answer_search.plan import fit_plan
 from cotune.cycle.answer_search.state import Search
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
-from cotune.cycle.search.confirm import Confirmed
+from cotune.cycle.search.arms import Confirmed
 from cotune.prompt.prompt import Prompt
 
 

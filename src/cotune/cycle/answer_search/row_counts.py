@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from cotune.cycle.answer_search.heuristics import HEURISTICS, RaceBounds
+from cotune.cycle.answer_search.race import FINAL, race_rows_scored
 from cotune.cycle.search.measured import CALIBRATION_ROWS
-from cotune.cycle.search.race import FINAL, race_rows_scored
 from cotune.task.task import Task
 
 

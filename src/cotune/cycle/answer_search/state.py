@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from cotune.cycle.answer_search.race import RaceResult
 from cotune.cycle.answer_search.trial import Trial
-from cotune.cycle.search.race import RaceResult
 from cotune.refine import Proposal
 
 

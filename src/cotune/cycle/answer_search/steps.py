@@ -10,11 +10,11 @@ from cotune.config import RunConfig
 from cotune.cycle.answer_search.ending import EndCosts
 from cotune.cycle.answer_search.heuristics import HEURISTICS
 from cotune.cycle.answer_search.plan import Plan, whole_runs
+from cotune.cycle.answer_search.race import FINAL, race_rows_scored
 from cotune.cycle.answer_search.state import Search
 from cotune.cycle.answer_search.trial import Trial, advance, decay_steps
 from cotune.cycle.context import RunContext
 from cotune.cycle.search.guide import Guide
-from cotune.cycle.search.race import FINAL, race_rows_scored
 from cotune.errors import counted
 from cotune.prompt.prompt import Prompt
 

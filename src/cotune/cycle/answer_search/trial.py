@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from cotune.cycle.answer_search.race import better_rule
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.context import RunContext
 from cotune.cycle.search.measured import Measured, measure_base
-from cotune.cycle.search.race import better_rule
 from cotune.errors import DivergedError
 from cotune.evaluate.decision import Decision
 from cotune.evaluate.packing import pack_rows
@@ -167,7 +167,7 @@ def advance(
     """Train a trial with a run up to ``steps`` steps in all at the full learning rate and measure it; False if it failed.
 
     ``check=False`` leaves out the measurement, for a trial that is finished next; ``keep`` is as in
-    :meth:`cotune.cycle.search.training.Training.advance`.
+    :meth:`cotune.cycle.answer_search.training.Training.advance`.
     """
     if trial.failed or trial.run is None:
         return False

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cotune.cycle.context import RunContext
-from cotune.cycle.search.confirm import ArmResult, Confirmed
+from cotune.cycle.search.arms import ArmResult, Confirmed
 from cotune.evaluate.responses import LabelOutputs, label_indices
 from cotune.evaluate.stats.conformal import conformal_scores, coverage, label_sets, least_rows, threshold
 from cotune.evaluate.stats.intervals import proportion_interval

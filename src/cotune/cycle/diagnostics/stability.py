@@ -13,7 +13,7 @@ from cotune.cycle.budget.stopwatch import untimed
 from cotune.cycle.context import RunContext
 from cotune.cycle.diagnostics.allowance import FORMATS, LEAST_FORMATS, NOISE, formats_row, noise_row, variants_of
 from cotune.cycle.journal import attempt
-from cotune.cycle.search.confirm import Confirmed
+from cotune.cycle.search.arms import Confirmed
 from cotune.cycle.search.measured import Measured
 from cotune.errors import CotuneError
 from cotune.evaluate.answer_noise import AnswerNoise

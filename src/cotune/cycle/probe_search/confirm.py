@@ -15,7 +15,7 @@ from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.splits import labelled_rows
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.trial import Fitted, Trials, warmed
-from cotune.cycle.search.confirm import Confirmed, settle
+from cotune.cycle.search.arms import Confirmed, settle
 from cotune.cycle.search.measured import Measured, measure_previous
 from cotune.evaluate.frozen_arms import PREVIOUS
 from cotune.model.adapters.slots import BASE

@@ -20,7 +20,7 @@ from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.state import LabelSearch
 from cotune.cycle.probe_search.trial import Trials
 from cotune.cycle.probe_search.verdict import better_bundle, first_verdict
-from cotune.cycle.search.confirm import Confirmed
+from cotune.cycle.search.arms import Confirmed
 from cotune.errors import InputError
 from cotune.prompt.prompt import Prompt
 from cotune.tune.window import WindowSettings

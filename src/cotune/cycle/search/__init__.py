@@ -1,1 +1,1 @@
-"""Parts that all searches share: pools, the race by model outputs, measurements on dev, and the arms at the end."""
+"""Parts that both searches share: pools, the guide for later pools, measurements on dev, and the arms at the end."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from cotune.cycle.context import RunContext
 from cotune.cycle.ledger import enter_opening
-from cotune.cycle.search.confirm import ArmResult, Confirmed, score_arm
+from cotune.cycle.search.arms import ArmResult, Confirmed, score_arm
 
 _SURE = 0.7
 """Share of the remaining time that further rows may take, because a machine that was slow may be slow again."""
