@@ -51,7 +51,6 @@ class RunContext:
         grader: the judge whose grades are the metric; None without a judge.
         embeds: creates the embedder of a model behind an endpoint; None embeds texts by their characters.
         stopwatch: stopwatch that ran while the model was loaded; None takes a new one.
-        given: the task before rows were left out because of the budget; None if it is ``task``.
         crew: workers that do some of the run's work; None if the run does all work itself.
 
     Attributes:
@@ -78,43 +77,27 @@ class RunContext:
         grader: Judge | None = None,
         embeds: Callable[[Progress | None], Embedder] | None = None,
         stopwatch: Stopwatch | None = None,
-        given: Task | None = None,
         crew: Crew | None = None,
     ) -> None:
         model.chooser = model.chooser or Neighbours(cast(LocalModel, model) if model.capabilities.hidden_states else None)
-        self.given = given or task
-        self.task, self.folder, self.tune, self.seed, self.crew = task, folder, tune, seed, crew
-        self._model, self._answer_tokens, self._embeds = model, answer_tokens, embeds
-        self.dev = dev_in_order(task.dev, seed)
-        self.train_sample = _shuffled(task, seed)
-        answering = answering_for(task, model, limit=answer_tokens, judge=grader)
-        rows = RowCosts(answering, costs, self.train_sample[:16], writes=task.measure.needs_answers)
-        self.journal, self.watcher = journal, watcher
-        self.spending = Spending(costs, rows, journal, watcher, stopwatch)
-        self.answers = Answers(task, answering, journal, self.spending, watcher, grader, crew)
-        self.training = Training(answering, tune, journal, self.spending, watcher, folder, seed, self.train_sample)
-        self.vectors = RowVectors(self._embedder, self.spending.stopwatch)
+        self.given, self.journal, self.watcher, self.crew = task, journal, watcher, crew
+        self.folder, self.tune, self.seed = folder, tune, seed
+        self._model, self._answer_tokens, self._grader, self._embeds = model, answer_tokens, grader, embeds
+        self._costs, self._stopwatch = costs, stopwatch or Stopwatch()
+        self.start_with(task)
 
-    def for_task(self, task: Task) -> RunContext:
-        """The same run with other rows, before the first request."""
-        if task is self.task:
-            return self
-        return RunContext(
-            task,
-            self._model,
-            self.journal,
-            self.spending.costs,
-            self.folder,
-            self.tune,
-            self.seed,
-            self.watcher,
-            self._answer_tokens,
-            self.answers.grader,
-            self._embeds,
-            self.spending.stopwatch,
-            self.given,
-            self.crew,
+    def start_with(self, task: Task) -> None:
+        """Start with the rows of a task; may be called again before the first request, if there is no room for all rows."""
+        model, journal, watcher = self._model, self.journal, self.watcher
+        self.use_rows(task)
+        answering = answering_for(task, model, limit=self._answer_tokens, judge=self._grader)
+        rows = RowCosts(answering, self._costs, self.train_sample[:16], writes=task.measure.needs_answers)
+        self.spending = Spending(self._costs, rows, journal, watcher, self._stopwatch)
+        self.answers = Answers(task, answering, journal, self.spending, watcher, self._grader, self.crew)
+        self.training = Training(
+            answering, self.tune, journal, self.spending, watcher, self.folder, self.seed, self.train_sample
         )
+        self.vectors = RowVectors(self._embedder, self._stopwatch)
 
     def keep_rows(self, rows: Collection[str], test: SealedTest | None = None) -> None:
         """Keep only some of the labelled rows, by id, and some of the test, because the budget has no room for more."""
@@ -125,7 +108,7 @@ class RunContext:
         self.train_sample = tuple(row for row in self.train_sample if row.id in rows)
 
     def use_rows(self, task: Task) -> None:
-        """Restore a task whose rows were left out by :meth:`keep_rows`."""
+        """Use all rows of a task, also those that :meth:`keep_rows` left out."""
         self.task = task
         self.dev, self.train_sample = dev_in_order(task.dev, self.seed), _shuffled(task, self.seed)
 

@@ -124,7 +124,7 @@ def prepare(
     if config.remote_model is None:
         say(view, f"loading the model {Path(config.model).name}")
     context = backend_of(config).open(Opening(config, task, own[0], journal, out, view, resources, judge, executor))
-    context = context.for_task(fit_rows(context, config, own[0]))
+    fit_rows(context, config, own[0])
     for spent in (taught, judging):
         context.spending.account.pay(spent)
     context.spending.account.saw_judging(judging)

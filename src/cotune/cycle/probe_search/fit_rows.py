@@ -24,21 +24,21 @@ LEAST_TEST = 200
 """Minimum number of test rows that are kept; with fewer, hardly any gain can be detected."""
 
 
-def fit_rows(context: RunContext, config: RunConfig, seed: Prompt) -> Task:
-    """The task with as many labelled rows and test rows as the budget can use; a ``sample`` step if these are not all.
+def fit_rows(context: RunContext, config: RunConfig, seed: Prompt) -> None:
+    """Start with as many labelled rows and test rows as the budget can use; a ``sample`` step if these are not all.
 
     The number of labelled rows is that which the first race, with the smallest pool, can embed in its share of the budget. The
     number of test rows is that which two frozen arms can answer in their share. Both samples are random and stratified by
     label, and are drawn before the search.
 
     Args:
-        context: context of the run.
+        context: context of the run, before its first request.
         config: config of the run.
         seed: the seed prompt, whose length gives the price of rows.
     """
     task = context.task
     if not searches_by_probes(context, config):
-        return task
+        return
     prices = prices_of(context, config)
     budget = context.spending.budget.amount
     rows, test = len(task.train) + len(task.dev), task.test.n
@@ -55,7 +55,7 @@ def fit_rows(context: RunContext, config: RunConfig, seed: Prompt) -> Task:
     wanted = min(rows, max(wanted, LEAST_ROWS, LEAST_ROWS_A_LABEL * len(task.labels)))
     asked = min(test, max(asked, LEAST_TEST))
     if (wanted, asked) == (rows, test):
-        return task
+        return
 
     def effect() -> dict[str, Any]:
         told = [f"{wanted:,} of {counted(rows, 'labelled row')}"] if wanted < rows else []
@@ -63,7 +63,7 @@ def fit_rows(context: RunContext, config: RunConfig, seed: Prompt) -> Task:
         return {"rows": wanted, "test": asked, "text": f"the budget has room for {' and '.join(told)}, drawn at random"}
 
     value = context.journal.step("sample", [task.fingerprint, rows, test], effect)
-    return _sampled(task, int(value["rows"]), int(value["test"]), config.seed)
+    context.start_with(_sampled(task, int(value["rows"]), int(value["test"]), config.seed))
 
 
 def _most(count: int, cost: Callable[[int], float], room: float) -> int:
