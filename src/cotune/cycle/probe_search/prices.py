@@ -109,15 +109,11 @@ class Prices:
     def owed(self, search: LabelSearch, trying: PromptFit | None = None) -> float:
         """Cost of the final tuning and the test, whether the winner or ``trying``, whose trial is running, wins."""
         winner, seed, last = search.winner, search.seed, search.last_epochs
-        if winner is None or not winner.tuned:
-            # A frozen winner is not tuned; the seed prompt's weights are an arm in any case.
-            fit = search.best_frozen if winner is None else winner.fit
-            owed = self.end(search, fit, [seed], last, trying)
-        else:
-            owed = self.end(search, winner.fit, [seed, winner.fit], last, trying)
-        if trying is None:
-            return owed
-        return max(owed, self.end(search, trying, [seed, trying], last, trying))
+        fit = search.best_frozen if winner is None else winner.fit
+        # A frozen winner is not tuned; the seed prompt's weights are an arm in any case.
+        tuned = [seed, fit] if winner is not None and winner.tuned else [seed]
+        owed = self.end(search, fit, tuned, last, trying)
+        return owed if trying is None else max(owed, self.end(search, trying, [seed, trying], last, trying))
 
     def room(self, search: LabelSearch, trying: PromptFit | None = None) -> float:
         """Budget that is not reserved for the end, if ``trying`` is tuned next."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -116,6 +116,34 @@ class ProbeRaceResult:
             "dev_log_loss": round(best.mean, 6),
         }
 
+    def details(self, compared: Collection[str]) -> dict[str, Any]:
+        """Value of the race's step in the journal, with all layers of the finalists and of the prompts that are compared."""
+        fits, best = self.fits, self.fits[self.ranking[0]]
+        shown = {name: fits[name].found for name in self.ranking if name in (*self.ranking[: HEURISTICS.finalists], *compared)}
+        return {
+            "adapter_id": BASE,
+            "ranking": self.ranking,
+            "dropped": self.dropped,
+            "full": self.full,
+            "rows": self.rows,
+            "scores": {name: round(fit.found.best.accuracy, 4) for name, fit in fits.items()},
+            "log_losses": {name: round(fit.mean, 4) for name, fit in fits.items()},
+            "layers": {name: fit.found.layer for name, fit in fits.items()},
+            "by_layer": {
+                name: {str(fit.layer): [round(fit.accuracy, 4), round(fit.log_loss, 4)] for fit in found.by_layer}
+                for name, found in shown.items()
+            },
+            "ridge": {
+                name: {str(layer): round(error, 4) for layer, error in found.ridge.items()} for name, found in shown.items()
+            },
+            "best": {
+                "prompt_id": self.ranking[0],
+                "score": round(best.found.best.accuracy, 4),
+                "log_loss": round(best.mean, 4),
+                "layer": best.found.layer,
+            },
+        }
+
 
 @dataclass
 class _Standing:
@@ -201,8 +229,10 @@ class ProbeRace:
                 break
             self._halve(number)
         self._rank()
-        self._record()
-        return self._result
+        result, key = self._result, [self._cycle, BASE, list(self._prompts)]
+        compared = self._protected & set(result.full)
+        self._context.journal.step("race", key, lambda: {"cycle": self._cycle, **result.details(compared)})
+        return result
 
     @property
     def _at_end(self) -> bool:
@@ -373,48 +403,13 @@ class ProbeRace:
         staying = {*ranked[:keep], *self._protected}
         self._standing.active = [name for name in active if name in staying]
 
-    # The result ---------------------------------------------------------------------------------------------------
-
     def _rank(self) -> None:
+        """Rank all prompts whose states are finite."""
         result, failed = self._result, self._standing.failed
         full = result.full or [name for name in result.fits if result.rows[name] == result.read]
         result.full = sorted((name for name in full if name not in failed), key=self._loss)
         others = [name for name in result.fits if name not in result.full and name not in failed]
         result.ranking = [*result.full, *sorted(others, key=lambda name: (-result.rows[name], self._loss(name)))]
-
-    def _record(self) -> None:
-        result = self._result
-        fits, best = result.fits, result.fits[result.ranking[0]]
-        compared = {*result.ranking[: HEURISTICS.finalists], *(self._protected & set(result.full))}
-        shown = {name: fits[name].found for name in result.ranking if name in compared}
-
-        def effect() -> dict[str, Any]:
-            return {
-                "cycle": self._cycle,
-                "adapter_id": BASE,
-                "ranking": result.ranking,
-                "dropped": result.dropped,
-                "full": result.full,
-                "rows": result.rows,
-                "scores": {name: round(fit.found.best.accuracy, 4) for name, fit in fits.items()},
-                "log_losses": {name: round(fit.mean, 4) for name, fit in fits.items()},
-                "layers": {name: fit.found.layer for name, fit in fits.items()},
-                "by_layer": {
-                    name: {str(fit.layer): [round(fit.accuracy, 4), round(fit.log_loss, 4)] for fit in found.by_layer}
-                    for name, found in shown.items()
-                },
-                "ridge": {
-                    name: {str(layer): round(error, 4) for layer, error in found.ridge.items()} for name, found in shown.items()
-                },
-                "best": {
-                    "prompt_id": result.ranking[0],
-                    "score": round(best.found.best.accuracy, 4),
-                    "log_loss": round(best.mean, 4),
-                    "layer": best.found.layer,
-                },
-            }
-
-        self._context.journal.step("race", [self._cycle, BASE, list(self._prompts)], effect)
 
 
 def _with_two_labels(rows: Sequence[Example], count: int) -> int:
