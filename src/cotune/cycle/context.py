@@ -63,6 +63,10 @@ class RunContext:
         vectors: vectors of rows, each embedded once.
     """
 
+    task: Task
+    dev: tuple[Example, ...]
+    train_sample: tuple[Example, ...]
+
     def __init__(
         self,
         task: Task,
