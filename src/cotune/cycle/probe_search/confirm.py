@@ -23,9 +23,7 @@ from cotune.probe.cross_fitting import tempered
 from cotune.task.example import Example
 
 
-def confirm_labels(
-    context: RunContext, search: LabelSearch, trials: Trials, prices: Prices, *, previous: Previous | None = None
-) -> Confirmed:
+def confirm_labels(context: RunContext, search: LabelSearch, prices: Prices, *, previous: Previous | None = None) -> Confirmed:
     """Fit the arms to all labelled rows, including a teacher's that are used, and record them.
 
     The probes of all arms are fitted in the same way, so that arms differ only in prompt and weights. The arms' dev scores come
@@ -34,12 +32,11 @@ def confirm_labels(
     Args:
         context: context of the run.
         search: result of the search.
-        trials: fits read-outs and tunes.
-        prices: prices of the final tuning.
+        prices: prices of the final tuning, with the trials.
         previous: the earlier bundle of a warm start.
     """
     rows = (*labelled_rows(context), *search.written)
-    winner = search.winner
+    winner, trials = search.winner, prices.trials
     assert winner is not None
     search = replace(search, last_epochs=final_epochs(context, search, prices, winner, len(rows)))
     before = [measure_previous(context, previous.candidate)] if previous else []

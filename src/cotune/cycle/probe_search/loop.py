@@ -78,7 +78,7 @@ class LabelLoop:
         lost = 0
         while not search.stopped:
             before = search.winner
-            search.stopped = self._why_enough(search, lost) or self._next_cycle(search)
+            search.stopped = self._reason_to_stop(search, lost) or self._next_cycle(search)
             if not search.stopped:
                 self._keep(search)
                 lost = 0 if search.winner is not before else lost + 1
@@ -153,7 +153,7 @@ class LabelLoop:
         if seed is not lead and (not search.last_epochs or prices.has_room(search, seed)):
             self.judge.tune(search, seed, splits)
 
-    def _why_enough(self, search: LabelSearch, lost: int) -> str:
+    def _reason_to_stop(self, search: LabelSearch, lost: int) -> str:
         """The reason why the search ends after ``lost`` cycles in a row without a new winner; empty if it continues."""
         if lost >= HEURISTICS.patience:
             return f"no improvement in {counted(lost, 'cycle')}"
@@ -181,14 +181,9 @@ class LabelLoop:
             return "no new prompt was found"
         search.proposals.update({child.prompt.id: child for child in children})
         entrants = list({p.id: p for p in (winner.fit.prompt, *(child.prompt for child in children))}.values())
+        embedding, first_rows = self.prices.embedding, self.sizes.first_rows
         race = ProbeRace(
-            self.context,
-            self.prices.embedding,
-            entrants,
-            search.rows,
-            cycle=number,
-            always=[winner.fit.prompt],
-            first_rows=self.sizes.first_rows,
+            self.context, embedding, entrants, search.rows, cycle=number, always=entrants[:1], first_rows=first_rows
         ).run()
         search.fits.update(race.fits_on(rows))
         self._try(search, search.challenger)

@@ -70,7 +70,7 @@ class ProbePolicy:
         bundle: dict[str, Any] = {"bundle": self._bundle, "model_name": self._config.model}
         told, better = partial(first_verdict, context, trials=trials, **bundle), partial(better_bundle, context, **bundle)
         found = LabelLoop(context, self._config, self._own, self._prices, previous, told, better).run()
-        confirmed = confirm_labels(context, found, trials, self._prices, previous=previous)
+        confirmed = confirm_labels(context, found, self._prices, previous=previous)
         return found, replace(confirmed, whole_test=found.whole_test)
 
 

@@ -242,8 +242,6 @@ class ProbeRace:
     def _loss(self, name: str) -> float:
         return self._result.fits[name].mean
 
-    # Reading ------------------------------------------------------------------------------------------------------
-
     def _read(self, planned: int) -> bool:
         """Embed the rows of a round; False if there is no time for them, so that the race ends with the rows before."""
         standing, count = self._standing, _with_two_labels(self._rows, planned)
@@ -295,8 +293,6 @@ class ProbeRace:
                 result.read = count = reached
             reading.append(name)
         return reading, count
-
-    # Fitting ------------------------------------------------------------------------------------------------------
 
     def _fit(self) -> None:
         """Fit the probes of the active prompts to the rows so far; prompts that fail, or have no time left, drop out."""
@@ -375,8 +371,6 @@ class ProbeRace:
 
         value = self._context.journal.step("layers", [self._cycle, active, list(layers)], effect)
         self._embedding.narrow(int(value["deepest"]))
-
-    # Dropping -----------------------------------------------------------------------------------------------------
 
     def _drop(self) -> None:
         """Drop prompts that the test finds worse than the leader; those that always continue are only recorded, at the end."""
