@@ -147,7 +147,7 @@ class Grammar:
             # In a free string, brackets are ordinary characters.
             free = inside and ord("~") in allowed
             order = b'"x' + _ENDING if free else _ENDING
-            more = bytes([byte for byte in order if byte in allowed][:1])
+            more = bytes(next(([byte] for byte in order if byte in allowed), []))
             if inside and not free and not searched:
                 more, searched = _closed(matcher) or more, True
             elif not inside and ord('"') in allowed:
@@ -182,12 +182,13 @@ def _closed(matcher: Any) -> bytes:
     for _ in range(_MOST_TRIES):
         if not waiting:
             break
-        place, path = waiting.popleft()
+        before, path = waiting.popleft()
+        # Copied here and not when it is queued: most of what is queued is never looked at.
+        place = before.deep_copy()
+        place.consume_tokens(list(path[-1:]))
         for byte in _allowed(place):
             grown = path + bytes([byte])
             if byte == ord('"') and _quotes(grown) == 1:
                 return grown
-            after = place.deep_copy()
-            after.consume_token(byte)
-            waiting.append((after, grown))
+            waiting.append((place, grown))
     return b""
