@@ -33,6 +33,9 @@ def written_through(handle: int) -> None:
 os.fsync = written_through
 
 
+# Ray starts for half a minute and not everyone has it: these run where they are named, as in ``make test-cluster``.
+collect_ignore = ["executor/test_ray.py", "bundle/test_predict_on_ray.py", "cycle/test_run_on_ray.py"]
+
 # None that opens a browser: playwright leaves an event loop behind, in which no later test can run one.
 LATE_AND_LONG = frozenset(f"test_{name}.py" for name in ("api", "classifier", "cli", "trainer", "new_user"))
 
