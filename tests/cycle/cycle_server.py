@@ -21,9 +21,11 @@ import multiprocessing
 import os
 import resource
 import select
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -172,6 +174,41 @@ def _once_there(pattern: str, met: Callable[[], None]) -> None:
     met()
 
 
+def fork_workers() -> None:
+    """Let the processes that work for this command be forked from a copy of this process made now.
+
+    They would be started anew, and each would load torch and transformers for longer than it works. That happens in the tests
+    of the executor, and of runs in the tests' own process. All else is left to multiprocessing: a process that forks others
+    belongs to it, and is here given what it has loaded already.
+    """
+    from multiprocessing import forkserver, get_context
+
+    from cotune.executor import processes
+
+    if sys.version_info >= (3, 14):
+        # Its server asks for a key.
+        return
+    place = Path(tempfile.mkdtemp(prefix="cotune-")) / "s"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(place))
+        listening.listen()
+        told, alive = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            # It ends when the last process that holds the other end does.
+            os.close(alive)
+            try:
+                forkserver.main(listening.detach(), told, [])
+            finally:
+                shutil.rmtree(place.parent)
+                os._exit(0)
+        os.close(told)
+        server: Any = forkserver._forkserver
+        server._forkserver_address, server._forkserver_alive_fd = str(place), alive
+        server._forkserver_pid = pid
+    processes.get_context = lambda method: get_context("forkserver")  # type: ignore[attr-defined]
+
+
 def kill_worker() -> None:
     """Kill one of the processes that work for this one."""
     victim = min(multiprocessing.active_children(), key=lambda process: process.pid or 0)
@@ -193,6 +230,9 @@ def child(request: dict[str, Any]) -> None:
         os.chdir(output)
         os.environ.clear()
         os.environ.update(request["environment"])
+        if "processes" in request["arguments"]:
+            # Before anything is armed: workers know nothing of that.
+            fork_workers()
         if request.get("at"):
             name = request.get("signal", "KILL")
             hit = kill_worker if name == "WORKER" else lambda: os.kill(os.getpid(), getattr(signal, "SIG" + name))
