@@ -6,8 +6,10 @@ import ast
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import cotune
+from cotune.garbage import collection_paused
 
 ROOT = Path(cotune.__file__).parent
 ROOMS = (
@@ -51,7 +53,7 @@ def graph() -> dict[str, frozenset[str]]:
     An import runs the packages on its way too. Those that a module lies in itself are there before it and do not count.
     """
     known = modules()
-    return {name: on_the_way(name, imported(path, known)) & known.keys() for name, path in known.items()}
+    return {name: on_the_way(name, sources()[name].imports) & known.keys() for name in known}
 
 
 def on_the_way(name: str, targets: Iterable[str]) -> frozenset[str]:
@@ -65,14 +67,27 @@ def around(name: str) -> list[str]:
     return [name[:end] for end, letter in enumerate(name) if letter == "."]
 
 
+class Source(NamedTuple):
+    """What is looked at of a module; its syntax tree is not kept, since those of all modules are a million objects."""
+
+    imports: tuple[str, ...]
+    patches: list[int]
+    hooks: list[int]
+
+
 @cache
-def nodes(path: Path) -> list[ast.AST]:
-    """All that a file's syntax tree consists of."""
-    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+def sources() -> dict[str, Source]:
+    known, found = modules(), {}
+    # Else Python would search for garbage among the objects while they are made.
+    with collection_paused():
+        for name, path in known.items():
+            nodes = parsed(path.read_text(encoding="utf-8"))
+            found[name] = Source((*imported(nodes, known),), patches(nodes), loose_hooks(nodes))
+    return found
 
 
-def imported(path: Path, known: dict[str, Path]) -> Iterator[str]:
-    for node in nodes(path):
+def imported(nodes: list[ast.AST], known: dict[str, Path]) -> Iterator[str]:
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in known)
         elif isinstance(node, ast.ImportFrom) and node.module in known:
@@ -167,11 +182,11 @@ def loose_hooks(nodes: list[ast.AST]) -> list[int]:
 
 
 def test_layers_are_swapped_and_not_patched() -> None:
-    assert {name: lines for name, path in modules().items() if (lines := patches(nodes(path)))} == {}
+    assert {name: source.patches for name, source in sources().items() if source.patches} == {}
 
 
 def test_hooks_are_removed_where_they_are_registered() -> None:
-    assert {name: lines for name, path in modules().items() if (lines := loose_hooks(nodes(path)))} == {}
+    assert {name: source.hooks for name, source in sources().items() if source.hooks} == {}
 
 
 def test_a_patch_and_a_loose_hook_would_be_found() -> None:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from conftest import Bench
 
 KILLED = -9
-BRIEF = ("tune.max_epochs=1", "limit.train=50")
-"""For tests of what is proposed, to which tuning matters little."""
+BRIEF = ("tune.max_epochs=1", "limit.train=50", "search.max_cycles=2")
+"""For tests of what is proposed, to which tuning matters little; the second cycle is the first that asks."""
 WISE = ("Name the kind of thing that is meant.", "Think of what the first word stands for.", "Decide between {labels}.")
 
 
