@@ -50,12 +50,13 @@ class Environments:
             raise NotInstallableError(failed.read_text(encoding="utf-8"))
         shutil.rmtree(place, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
-        uv = shutil.which("uv")
-        venv.create(place, with_pip=uv is None, symlinks=os.name != "nt")
+        uv, packages = shutil.which("uv"), _packages(needed)
+        # Installing pip takes longer than the peer that needs nothing.
+        venv.create(place, with_pip=packages and uv is None, symlinks=os.name != "nt")
         installer = (
             [uv, "pip", "install", "--python", str(python)] if uv else [str(python), "-m", "pip", "install", "--no-input"]
         )
-        problem = _install([*installer, "--quiet", "--requirement", str(needed)])
+        problem = _install([*installer, "--quiet", "--requirement", str(needed)]) if packages else ""
         if problem:
             shutil.rmtree(place, ignore_errors=True)
             write_text(failed, problem)
@@ -67,6 +68,12 @@ class Environments:
 def own_python() -> Path:
     """The interpreter that runs the harness, and with it the cotune that is compared."""
     return Path(sys.executable)
+
+
+def _packages(needed: Path) -> bool:
+    """Whether requirements name any package."""
+    lines = (line.partition("#")[0].strip() for line in needed.read_text(encoding="utf-8").splitlines())
+    return any(lines)
 
 
 def _install(command: list[str]) -> str:
