@@ -53,10 +53,7 @@ class Environments:
         uv, packages = shutil.which("uv"), _packages(needed)
         # Installing pip takes longer than the peer that needs nothing.
         venv.create(place, with_pip=packages and uv is None, symlinks=os.name != "nt")
-        installer = (
-            [uv, "pip", "install", "--python", str(python)] if uv else [str(python), "-m", "pip", "install", "--no-input"]
-        )
-        problem = _install([*installer, "--quiet", "--requirement", str(needed)]) if packages else ""
+        problem = install(needed, python, uv) if packages else ""
         if problem:
             shutil.rmtree(place, ignore_errors=True)
             write_text(failed, problem)
@@ -76,8 +73,10 @@ def _packages(needed: Path) -> bool:
     return any(lines)
 
 
-def _install(command: list[str]) -> str:
-    """Why it failed; empty where it did not."""
+def install(needed: Path, python: Path, uv: str | None) -> str:
+    """Install requirements for an interpreter; returns why it failed, empty where it did not."""
+    own = [uv, "pip", "install", "--python", str(python)] if uv else [str(python), "-m", "pip", "install", "--no-input"]
+    command = [*own, "--quiet", "--requirement", str(needed)]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, timeout=_INSTALL_S

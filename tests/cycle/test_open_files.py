@@ -61,7 +61,7 @@ def refusing_to_grade(handler: Handler) -> None:
 def run_by_endpoint(url: str, out: Path) -> None:
     rows = [(f"question {i}", f"the answer {i} in words") for i in range(60)]
     task = Task.from_rows(rows, input="q", output="a", type="text", metric="judge", limit={"test": 12})
-    settings: dict[str, Any] = {"model": "openai:writer", "budget": "40ktok", "search": {"pool": 4, "max_cycles": 1}}
+    settings: dict[str, Any] = {"model": "openai:writer", "budget": "20ktok", "search": {"pool": 4, "max_cycles": 1}}
     settings |= {"endpoint": {"base_url": url}, "judge": {"base_url": url, "model": "grader"}}
     run(config_in_memory(name="asked", input=["q"], output="a", metric="judge", **settings), out, task=task, view=Quiet())
 
