@@ -10,9 +10,11 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: install install-dev install-all demo docs notebooks test suite ci test-fast test-tracking test-cluster test-ray lint types checks clean
 
+# Python brings an old pip, which takes twice the processor time of a new one to find out what to install; it would do.
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "cotune needs Python 3.11 or newer; set PYTHON=python3.11"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "python venv is missing: apt-get install python3-venv"; exit 1; }
+	@$(BIN)/pip install -q --no-compile --upgrade pip || true
 
 # Python compiles what is imported; compiling all that is installed beforehand takes a minute.
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
