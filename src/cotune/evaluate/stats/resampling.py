@@ -95,9 +95,11 @@ def bca_limits(estimate: Floats, replicates: Floats, jackknife: Floats, level: f
     equal = np.mean(np.abs(replicates - estimate) <= rounding, axis=0)
     bias = special.ndtri(np.clip(below + equal / 2, 0.5 / draws, 1 - 0.5 / draws))
     deviations = jackknife.mean(axis=0) - jackknife
-    squares = np.sum(deviations**2, axis=0)
+    squared = deviations**2
+    squares = np.sum(squared, axis=0)
     scale = np.where(squares > 1e-24, squares, 1.0) ** 1.5
-    acceleration = np.where(squares > 1e-24, np.sum(deviations**3, axis=0) / (6 * scale), 0.0)
+    # A third power is many times slower than a product.
+    acceleration = np.where(squares > 1e-24, np.sum(squared * deviations, axis=0) / (6 * scale), 0.0)
     reach = np.sqrt(units / (units - 1)) * special.stdtrit(units - 1, (1 + level) / 2)
     ordered = np.sort(replicates, axis=0)
     limits = []
