@@ -29,9 +29,13 @@ _TEMPORARY = ".tmp"
 _OWNER = re.compile(r"\..+\.(\d+)-[^.]+" + re.escape(_TEMPORARY))
 
 
+# Made once: ``json.dumps`` makes one for each call with arguments.
+_CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no spaces, so that equal values give equal texts. Raises ValueError on NaN or infinity."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return _CANONICAL.encode(value)
 
 
 def content_hash(value: Any, length: int = 16) -> str:

@@ -38,7 +38,7 @@ def parse_json(text: str) -> Any:
         ValueError: if it is not JSON, contains NaN, infinity, a lone surrogate or a duplicate key, or is nested too deeply.
     """
     try:
-        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique)
+        value = _STRICT.decode(text)
     except RecursionError as error:
         raise ValueError(_TOO_DEEP) from error
     return _sound(value, text)
@@ -55,10 +55,9 @@ def json_in(answer: str) -> Any:
             return parse_json(text)
         except ValueError:
             continue
-    decoder = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
     for match in list(re.finditer(r"[{\[]", answer))[:_MOST_TRIES]:
         try:
-            value, end = decoder.raw_decode(answer, match.start())
+            value, end = _LENIENT.raw_decode(answer, match.start())
             return _sound(value, answer[match.start() : end])
         except (ValueError, RecursionError):
             continue
@@ -70,19 +69,19 @@ def json_text(value: Any) -> str:
 
     Numbers are written as :func:`cotune.task.values.number.number_text` does: ``1``, not ``1.0``, ``0.00001``, not ``1e-05``.
     """
-    text = json.dumps(value, ensure_ascii=False)
+    text = _ENCODER.encode(value)
     return _plain_text(value) if _UNLIKE_OTHERS.search(text) else text
 
 
 def _plain_text(value: Any) -> str:
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(name, ensure_ascii=False)}: {_plain_text(v)}" for name, v in value.items()) + "}"
+        return "{" + ", ".join(f"{_ENCODER.encode(name)}: {_plain_text(v)}" for name, v in value.items()) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(_plain_text, value)) + "]"
     # From here on the digits of a double differ from those of its exact integer value.
     if isinstance(value, float) and abs(value) < 2**53:
         return number_text(Decimal(float.__repr__(value)))
-    return json.dumps(value, ensure_ascii=False)
+    return _ENCODER.encode(value)
 
 
 def single_values(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -153,6 +152,11 @@ def _finite(digits: str) -> float:
     return value
 
 
+# Made once: the functions of ``json`` make one for each call with arguments, which takes as long as a short value.
+_STRICT = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique)
+_LENIENT = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
+
 _TOO_DEEP = f"it is nested more than {DEEPEST} levels deep"
 
 
@@ -165,6 +169,6 @@ def _sound(value: Any, text: str) -> Any:
             if level > DEEPEST:
                 raise ValueError(_TOO_DEEP)
             inside = [inner for outer in nested for inner in (outer.values() if isinstance(outer, dict) else outer)]
-    if "\\u" in text and has_half_character(json.dumps(value, ensure_ascii=False)):
+    if "\\u" in text and has_half_character(_ENCODER.encode(value)):
         raise ValueError("there is half a character (a lone surrogate) in it")
     return value
