@@ -26,7 +26,6 @@ KINDS = {
     "score": "scoring",
     "write": "writing",
     "train": "training",
-    "head": "training",
     "pool": "embedding",
     "entrants": "embedding",
     "neighbours": "embedding",

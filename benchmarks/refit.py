@@ -11,8 +11,8 @@ dev, and the held-out rows judge. The ways:
     rate2     twice the learning rate
     batch16   half the steps, twice the batch
 
-Each is judged by the labels' words, raw and with a bias, and by a classification head on the states of the rows that it was
-trained on. Every finished cell is a line of OUT/results.jsonl, and none is run twice. Prints one JSON object with the cells;
+Each is judged by the labels' words, raw and with a bias, and by a head, which is a regression on the last state of the rows
+that it was trained on. Every finished cell is a line of OUT/results.jsonl, and none is run twice. Prints one JSON object with the cells;
 for each way the mean paired difference to ``decay`` over seeds; and for each number of steps that of ``decay`` to its
 smallest number. Progress to stderr.
 """
@@ -36,20 +36,23 @@ from cotune.config.task import Task
 from cotune.cycle.answer_search.trial import decay_steps
 from cotune.cycle.answering.base import LabelAnswering, rules_of
 from cotune.cycle.answering.factory import answering_for
+from cotune.cycle.probe_search.fits import head_of
 from cotune.evaluate.decision import BY_PROBE
 from cotune.evaluate.responses import ModelOutputs, label_indices
 from cotune.files import write_text
 from cotune.model.loading.by_name import open_model
 from cotune.model.local import LocalModel
+from cotune.probe.readout import Probe
 from cotune.prompt.bank import seed_prompt
 from cotune.prompt.prompt import Prompt
 from cotune.tune.batches import TrainingRow
-from cotune.tune.head import fit_head
 from cotune.tune.settings import TuneSettings
 from cotune.tune.trainer import TuningRun
 from measure import machine_facts, say
 
 PLAIN = TuneSettings()
+STRENGTH = 0.1
+"""Inverse of the penalty on a head's weights."""
 WAYS: dict[str, TuneSettings] = {
     "decay": PLAIN,
     "refit": PLAIN,
@@ -137,8 +140,9 @@ def _by_head(
     rows = task.train[:count]
     ids = [row.prompt_ids for row in answering.render(prompt, rows)]
     states = model.layer_states(ids, [model.depth], adapter=adapter)[0]
-    head = fit_head(states, [int(i) for i in label_indices(rows, task)], task.labels, model.depth, {})
-    headed = model.adapters.add_probe(adapter, head, out / "adapters")
+    head = head_of(states, label_indices(rows, task), len(task.labels), STRENGTH)
+    probe = Probe(task.labels, *head.folded(), model.depth)
+    headed = model.adapters.add_probe(adapter, probe, out / "adapters")
     model.adapters.register(out / "adapters" / headed)
     return answering.score(prompt, headed, task.dev, lambda tokens: None).given
 

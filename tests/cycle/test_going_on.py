@@ -221,7 +221,7 @@ def test_without_replay_the_run_says_what_it_cannot_guard(later: Later, tmp_path
     summary = summary_of(out)
     assert summary["previous"]["unseen_labels"] == ["animal", "fruit"]
     assert "Some old labels had no dev rows" in summary["verdict"] or summary["previous"]["ships_old"]
-    # A bias or a head fitted to train's labels would silence those that have no row there.
+    # A bias fitted to train's labels would silence those that have no row there.
     own = [arm["decision"]["kind"] for name, arm in summary["arms"].items() if name != "previous"]
     assert set(own) == {"raw"}
     assert summary["labels"] == ["animal", "fruit", "hard_metal", "tool"]

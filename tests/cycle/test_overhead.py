@@ -61,13 +61,6 @@ def test_where_loading_was_not_timed_steps_that_say_nothing_count_from_the_one_b
     assert found["estimated"] and found["model_s"]["loading"] == 5.0 and found["other_share"] == 0.2
 
 
-def test_the_fit_of_a_head_is_training() -> None:
-    found = overhead.overhead(
-        made(("start", 1.0, {"seconds": 1.0}), ("heads", 1.5, {"candidates": 1}), ("head", 9.5, {"seconds": 7.0, "rows": 350}))
-    )
-    assert found["model_s"]["training"] == 7.0 and found["other_s"] == 1.5
-
-
 def test_a_run_times_all_its_model_work(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert overhead.main([str(whole)]) == 0
     found = json.loads(capsys.readouterr().out)

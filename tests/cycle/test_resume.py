@@ -27,8 +27,6 @@ CHAINS = [
             (("line", "any", 9), "after a journal line in the middle"),
             (("torn line", "train", 1), "inside the journal line of a training"),
             (("rename", "adapter_config.json", 2), "between an adapter's two files"),
-            (("rename", "probe.safetensors", 1), "before a classification head gets its name"),
-            (("torn line", "head", 1), "inside the journal line of a classification head"),
             (("line", "arm", 3), "between the arms of the test"),
             (("rename", "summary.json", 1), "before the summary gets its name"),
         ],

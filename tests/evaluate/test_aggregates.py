@@ -15,7 +15,7 @@ from cotune.evaluate.scoring import judged
 from cotune.evaluate.stats.clusters import FEW_GROUPS
 from cotune.evaluate.stats.f1 import f1_statistic
 from cotune.evaluate.stats.intervals import aggregate_interval, few_groups_limits
-from cotune.evaluate.stats.resampling import bootstrap_limits, difference_error, evaluate_over, resampling_weights
+from cotune.evaluate.stats.resampling import bootstrap_limits, evaluate_over, resampling_weights
 from cotune.task.answered import Answered
 from cotune.task.metrics.metric import METRICS, Aggregate, Metric
 from cotune.task.values.output import label_output
@@ -169,26 +169,3 @@ def test_a_statistic_of_one_arm_has_one_column() -> None:
     counts, _ = fields(np.random.default_rng(1), (20,), 0.8)
     drawn = evaluate_over(aggregate_statistic(MICRO, [counts]), resampling_weights(20, 10, 0))
     assert drawn.shape == (10, 1) and np.isfinite(drawn).all()
-
-
-def test_the_error_of_a_difference_is_the_textbooks_for_means_and_what_repeats_show_for_sums() -> None:
-    rng = np.random.default_rng(3)
-    one, two = rng.random(60), rng.random(60)
-    means = ArmsMetric({"one": ArmScores(one), "two": ArmScores(two)}, "mean").statistic()
-    assert difference_error(means, 60) == pytest.approx(np.std(one - two, ddof=1) / np.sqrt(60))
-    groups = np.repeat(np.arange(12), 5)
-    summed = (one - two).reshape(12, 5).mean(axis=1)
-    assert difference_error(means, 60, groups) == pytest.approx(np.std(summed, ddof=1) / np.sqrt(12))
-    aggregate = METRICS["macro_f1"].aggregate
-    assert aggregate is not None
-    told, repeats = [], []
-    for _ in range(300):
-        gold = list(rng.choice(LABELS, 120, p=[0.6, 0.3, 0.1]))
-        arms = {}
-        for name, right in (("one", 0.8), ("two", 0.7)):
-            arms[name] = label_arm(gold, [g if rng.random() < right else str(rng.choice(LABELS)) for g in gold], "macro_f1")
-        statistic = ArmsMetric(arms, aggregate).statistic()
-        first, second = evaluate_over(statistic, iter([np.ones((1, 120))]))[0]
-        repeats.append(first - second)
-        told.append(difference_error(statistic, 120))
-    assert np.mean(told) == pytest.approx(np.std(repeats), rel=0.15)

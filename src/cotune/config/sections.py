@@ -82,7 +82,6 @@ class TuneConfig(Section):
     learning_rate: Annotated[Number, Field(gt=0)] = 1e-3
     batch_size: Count | None = None
     shared_prefix: StrictBool = True
-    head: StrictBool = True
     readout: Literal["auto", "probe", "words"] = "auto"
     layers: tuple[Count, Count] | None = None
     smoothing: Annotated[Number, Field(ge=0, lt=1)] = 0.1

@@ -37,7 +37,7 @@ class Previous:
 
     @property
     def ground(self) -> str:
-        """The weights that the run starts from: those of the bundle's adapter, without its classification head."""
+        """The weights that the run starts from: those of the bundle's adapter, without its probe."""
         return str(self.facts["ground"])
 
     @property
@@ -73,7 +73,7 @@ def enter(context: RunContext, start: Start) -> Previous:
 
     def effect() -> dict[str, Any]:
         if start.adapter_folder is not None:
-            # The unchanged adapter, and its weights without a head, which are tuned further and may win.
+            # The unchanged adapter, and its weights without a probe, which are tuned further and may win.
             copy_adapter(start.adapter_folder, context.folder / "adapters" / manifest.adapter_id)
             if ground != BASE:
                 copy_adapter(start.adapter_folder, context.folder / "adapters" / ground, probe=False)

@@ -25,7 +25,7 @@ def dev_rows(context: RunContext, confirmed: Confirmed) -> dict[str, Any]:
         As :func:`row_answers`, by candidate id instead of arm, and ``candidates``: their ``id``, ``prompt_id``, ``adapter_id``,
         ``steps``, ``score`` and ``n``, the chosen one first, then the best.
     """
-    # A head may have been chosen over words that rank slightly higher.
+    # The chosen candidate may not have the highest rank.
     by_prompt = {confirmed.chosen.candidate.prompt.id: confirmed.chosen}
     for measured in sorted(confirmed.considered, key=lambda m: m.rank, reverse=True):
         by_prompt.setdefault(measured.candidate.prompt.id, measured)

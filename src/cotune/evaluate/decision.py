@@ -21,7 +21,7 @@ class Decision:
     """The decision rule: raw argmax, argmax after a fixed bias on each label's log-probability, or a probe.
 
     Attributes:
-        kind: ``raw``, ``bias``, or ``head`` (argmax of the scores of a head that is stored with the adapter).
+        kind: ``raw``, ``bias``, or ``probe`` (argmax of the scores of a probe that is stored with the adapter).
         bias: one number per label, in the task's label order; empty for the other kinds.
     """
 

@@ -40,7 +40,6 @@ class TuneSettings:
         weight_decay: weight decay of AdamW, on the adapter only.
         clip: largest norm of the gradient.
         shared_prefix: run the prompt's common prefix once per batch; False trains on plain padded batches.
-        head: whether a probe is fitted to a tuned winner's states and used if dev prefers it.
         micro_tokens: tokens per pass, including the prefix; larger batches are accumulated, with at least one row per pass.
     """
 
@@ -54,7 +53,6 @@ class TuneSettings:
     weight_decay: float = 0.0
     clip: float = 1.0
     shared_prefix: bool = True
-    head: bool = True
     micro_tokens: int = 8192
 
 

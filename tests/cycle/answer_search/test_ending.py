@@ -154,7 +154,7 @@ def test_what_will_find_no_room_after_the_test_is_not_put_aside(tmp_path: Path) 
             end_of(context),
             end_of(context, CONFIG.model_copy(update={"evaluate": config_without_formats().evaluate})),
         )
-        with_extras, bare = (plain.cost(long, long, aside=aside) for aside in ("all", "heads"))
+        with_extras, bare = (plain.cost(long, long, aside=aside) for aside in ("all", "least"))
         shares[budget] = (with_extras - without.cost(long, long), with_extras - bare)
     assert shares["30ktok"][0] == 0 and 0 < shares["10Mtok"][0] < shares["10Mtok"][1]
 
@@ -385,10 +385,9 @@ def test_what_is_kept_for_bred_prompts_is_free_once_none_will_be_bred(tmp_path: 
     assert policy.light([shown], first, entrants=3, cycles=CONFIG.search.max_cycles - 1) == [shown]
 
 
-# Without heads, which answer a test for fewer tokens than the words that are reckoned with; see test_heads.
 SETTINGS: dict[str, Any] = {
     "search": {"pool": 6, "entrants": 3, "max_cycles": 50},
-    "tune": {"readout": "words", "batch_size": 8, "rank": 2, "max_epochs": 1000, "learning_rate": 0.002, "head": False},
+    "tune": {"readout": "words", "batch_size": 8, "rank": 2, "max_epochs": 1000, "learning_rate": 0.002},
     "engine": {"dtype": "float32", "threads": 1},
 }
 

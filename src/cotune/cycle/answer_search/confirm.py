@@ -55,10 +55,6 @@ def confirm(
         seed_prompt, prompt_only = (base[m.candidate.prompt.id] for m in (seed_prompt, prompt_only))
         seed_tuned = written[seed_tuned.candidate.id]
     leader = max((m for m in tuned if m.candidate.adapter != BASE), key=lambda m: m.rank, default=seed_tuned)
-    alone = leader is seed_tuned
-    room = context.spending.left() - end.cost(search.seed.prompt, leader.candidate.prompt, alone=alone, aside="least")
-    headed, tried = end.heads.fit([seed_tuned, leader], room)
-    seed_tuned, leader = (headed[m.candidate.id] for m in (seed_tuned, leader))
     best = max([*before, seed_tuned, leader, *base.values()], key=lambda m: m.rank)
     # A bundle with other labels does not ask for the labels of the task.
     asking = previous.prompt if previous and best.candidate.own else best.candidate.prompt
@@ -67,8 +63,8 @@ def confirm(
         "seed_prompt": seed_prompt,
         "prompt_only": prompt_only,
         "best_prompt": best_prompt,
-        "seed_tuned": end.heads.final(seed_tuned),
-        "best_tuned": end.heads.final(best),
+        "seed_tuned": seed_tuned,
+        "best_tuned": best,
     }
     arms |= {PREVIOUS: before[0]} if before else {}
     if refit_winners:
@@ -76,7 +72,7 @@ def confirm(
         kept = {m.candidate.id for m in before}
         refitted = {candidate_id: m if candidate_id in kept else refit(context, m) for candidate_id, m in pair.items()}
         arms |= {name: refitted[arms[name].candidate.id] for name in ("seed_tuned", "best_tuned")}
-    asked = (*before, *base.values(), best_prompt, *tuned, best, *tried)
+    asked = (*before, *base.values(), best_prompt, *tuned, best)
     measured = {m.candidate.id: m for m in asked}.values()
     return settle(context, arms, [m for m in measured if m.evaluation.answers], best)
 

@@ -7,7 +7,6 @@ from typing import Literal
 
 from cotune.config import RunConfig
 from cotune.config.sections import SearchConfig
-from cotune.cycle.answer_search.heads import Heads
 from cotune.cycle.answer_search.heuristics import HEURISTICS
 from cotune.cycle.answer_search.race import FINAL
 from cotune.cycle.answer_search.row_counts import untuned_end_rows
@@ -23,8 +22,8 @@ from cotune.cycle.search.pool import nearest_cost
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
 
-Aside = Literal["all", "heads", "least"]
-"""Optional parts of the cost: heads and all measurements after the test, heads only, or none."""
+Aside = Literal["all", "least"]
+"""Optional parts of the cost: all measurements after the test, or none."""
 
 
 class EndCosts:
@@ -45,7 +44,6 @@ class EndCosts:
 
     def __init__(self, context: RunContext, config: RunConfig, previous: Previous | None = None) -> None:
         self.context, self.previous = context, previous
-        self.heads = Heads(context)
         self._formats, self._slices = config.evaluate.robustness and context.answers.grader is None, config.evaluate.slices
         self.fixed = closing_cost(context.spending.budget)
         """Cost of the report and of saving under a time budget."""
@@ -130,8 +128,7 @@ class EndCosts:
         if self.previous is not None and not self._on_dev:
             confirm += len(context.dev) * self._previous_row()
         whole = HEURISTICS.end_care * (confirm + context.task.test.n * self._test_row(base, tuned)) + self.fixed
-        heads = 0.0 if aside == "least" else sum(map(self.heads.cost, tuned))
-        return whole + heads + (self._extras(chosen) if aside == "all" else 0.0)
+        return whole + (self._extras(chosen) if aside == "all" else 0.0)
 
     def election(self, search: Search) -> Callable[[Measured], bool]:
         """Predicate of whether a further candidate may win: there is room for its answers and its test."""

@@ -119,21 +119,6 @@ class AnswerHeuristics:
     grown: int = 2
     """Growth of the number of steps after which the length of tuned answers is measured again. A guess."""
 
-    # Heads --------------------------------------------------------------------------------------------------------
-
-    head_share: float = 0.1
-    """Share of the whole budget for the rows of one head, including those of dev. A guess."""
-    head_rows: int = 3
-    """Minimum number of rows per label, on average, for a head. A guess."""
-    head_care: float = 1.05
-    """Factor on the expected cost of a head's rows, because their tokens were counted on a sample. A guess."""
-    head_size: int = 5 * 10**8
-    """Maximum of rows times width times labels: a fit of some seconds and some hundred megabytes."""
-    head_reach: float = 1.96
-    """Standard errors that a difference by chance rarely exceeds: the two-sided 95% quantile of the normal distribution."""
-    head_seconds: float = 2e-8
-    """Seconds of a fit per row, state dimension and label, as measured on a machine with two cores."""
-
     def later_pool_size(self, pool: int, *, tunes: bool) -> int:
         """Number of prompts that a later cycle generates, by the size of the first pool."""
         return max(self.least_later_pool if tunes else self.untuned_least_later_pool, int(pool * self.later_pool))

@@ -59,7 +59,7 @@ class Plan:
         reserve: budget for confirmation, the test and the report, in the budget's unit, as estimated at the start; it is
             estimated again later.
         fixed: part of the reserve for the report and for saving.
-        aside: optional parts of the reserve: classification heads and all measurements after the test, heads only, or none.
+        aside: optional parts of the reserve: all measurements after the test, or none.
         nearest: whether pools hold a prompt that shows each row its nearest demonstrations.
         training: share of the budget for steps.
         advice: options that would give steps half of the budget, if they get less; otherwise empty.
@@ -264,7 +264,7 @@ def fit_plan(context: RunContext, config: RunConfig, seed: Prompt, end: EndCosts
         # Optional parts must not make a run impossible; they are left out at the end if there is no room. Prompts with nearest
         # demonstrations, whose rows are long, are left out if such a winner could not be tested.
         ways: list[tuple[Aside, bool]] = [("all", True)] if nearest else []
-        for aside, with_nearest in (*ways, ("all", False), ("heads", False)):
+        for aside, with_nearest in (*ways, ("all", False)):
             with suppress(BudgetError):
                 more = spending.costs.scoring(nearest) if with_nearest else 0.0
                 plan = replace(planned(reserves[aside] + more), fixed=end.fixed, nearest=with_nearest, aside=aside)

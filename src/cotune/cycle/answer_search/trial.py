@@ -14,7 +14,6 @@ from cotune.cycle.candidate import Candidate
 from cotune.cycle.context import RunContext
 from cotune.cycle.search.measured import Measured, measure_base
 from cotune.errors import DivergedError
-from cotune.evaluate.decision import Decision
 from cotune.evaluate.packing import pack_rows
 from cotune.evaluate.scoring import Evaluation
 from cotune.model.adapters.slots import BASE
@@ -146,9 +145,7 @@ def take_up(context: RunContext, trial: Trial, *, cycle: int) -> bool:
     return _measure_into(context, trial, trial.start, trial.start_steps, cycle, "previous")
 
 
-def measure(
-    context: RunContext, prompt: Prompt, adapter: str, steps: int, stage: str, decision: Decision | None = None
-) -> Measured:
+def measure(context: RunContext, prompt: Prompt, adapter: str, steps: int, stage: str) -> Measured:
     """Score a tuned prompt on all of dev at once and choose its decision rule there.
 
     Answers that must be written are not written yet; the right answers' log-loss, from one pass, tells which steps were good.
@@ -157,7 +154,7 @@ def measure(
         DivergedError: scores are not finite.
     """
     scores = context.answers.scores(prompt, adapter, context.dev, stage, answers=not context.answers.written_late)
-    rule = decision if decision is not None else better_rule(context, scores, context.dev)
+    rule = better_rule(context, scores, context.dev)
     return Measured(Candidate(prompt, adapter, rule, steps), context.answers.judge(scores, context.dev, rule), scores)
 
 

@@ -101,6 +101,4 @@ def tune_settings(config: RunConfig) -> TuneSettings:
         batch_size=tune.batch_size or TuneSettings.batch_size,
         clip=tune.clip,
         shared_prefix=tune.shared_prefix,
-        # A head does not fit the weights that a refit changes.
-        head=tune.head and not config.refit,
     )

@@ -86,7 +86,7 @@ def noise_of(recorded: dict[str, Any]) -> Noise | AnswerNoise | None:
 def measure_robustness(context: RunContext, confirmed: Confirmed, *, wanted: bool = True, keep: float = 0.0) -> dict[str, Any]:
     """Score the winning prompt in other formats, with base and tuned weights; a ``robustness`` step.
 
-    After a refit of weights or of a head, the adapter before it is measured, because the refit has seen the dev rows.
+    After a refit of weights or of a probe, the adapter before it is measured, because the refit has seen the dev rows.
 
     Args:
         context: context of the run.

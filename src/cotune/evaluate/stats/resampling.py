@@ -196,18 +196,6 @@ def jackknife_limits(estimate: Floats, jackknife: Floats, level: float) -> tuple
     return np.asarray(estimate - reach), np.asarray(estimate + reach)
 
 
-def difference_error(statistic: Statistic, rows: int, groups: npt.ArrayLike | None = None) -> float:
-    """Standard error of the difference between two scores of the same rows, by the jackknife.
-
-    Args:
-        statistic: both scores, one column each.
-        rows: number of rows, at least two.
-        groups: group id of each row; if given, whole groups are left out.
-    """
-    without = evaluate_over(statistic, leave_one_out_weights(rows, groups))
-    return float(_spread(without[:, :1] - without[:, 1:])[0])
-
-
 def _spread(jackknife: Floats) -> Floats:
     units = len(jackknife)
     return np.asarray(np.sqrt((units - 1) / units * np.sum((jackknife - jackknife.mean(axis=0)) ** 2, axis=0)))

@@ -55,7 +55,6 @@ _STAGES = {
     "better": "saving a better bundle",
     "final": "tuning on all labelled rows",
     "judged": "fitting the probes of the arms",
-    "head": "fitting a probe",
     "confirm": "confirming on dev",
     "test": "scoring the test split",
     "rewrite": "asking the proposer",

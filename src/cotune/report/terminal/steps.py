@@ -78,17 +78,6 @@ def _prefix(value: Value) -> list[Line]:
     return [Line(f"the trained prefix of {counted(value.get('length'), 'token')} was compared with the model's words")]
 
 
-def _head(value: Value) -> list[Line]:
-    if value.get("skipped"):
-        return [Line(f"no probe beside the label words: {one_line(value['skipped'], 160)}")]
-    return [Line(f"a probe was fitted to the states of {counted(value.get('rows'), 'train row')}")]
-
-
-def _heads(value: Value) -> list[Line]:
-    # Its own event reports it.
-    return _head(value) if value.get("skipped") else []
-
-
 def _slices(value: Value) -> list[Line]:
     if value.get("skipped"):
         return [Line(f"{cycle_of(value)}no error slices: {one_line(value['skipped'], 160)}")]
@@ -174,8 +163,6 @@ ALONE: dict[str, Callable[[Value], list[Line]]] = {
     "noise": _noise,
     "robustness": _robustness,
     "prefix": _prefix,
-    "head": _head,
-    "heads": _heads,
     "slices": _slices,
     "rewrite": _rewrite,
     "teach": _teach,
