@@ -12,9 +12,9 @@ dev, and the held-out rows judge. The ways:
     batch16   half the steps, twice the batch
 
 Each is judged by the labels' words, raw and with a bias, and by a head, which is a regression on the last state of the rows
-that it was trained on. Every finished cell is a line of OUT/results.jsonl, and none is run twice. Prints one JSON object with the cells;
-for each way the mean paired difference to ``decay`` over seeds; and for each number of steps that of ``decay`` to its
-smallest number. Progress to stderr.
+that it was trained on. Every finished cell is a line of OUT/results.jsonl, and none is run twice. Prints one JSON object with
+the cells; for each way the mean paired difference to ``decay`` over seeds; and for each number of steps that of ``decay`` to
+its smallest number. Progress to stderr.
 """
 
 from __future__ import annotations

@@ -155,21 +155,18 @@ def pipeline_of(out: Path, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("kind", "layer", "tuned", "pooled"),
+    ("kind", "layer", "tuned"),
     [
-        ("llama", 1, True, True),
-        ("llama", 2, False, False),
-        ("qwen2", 1, True, True),
-        ("qwen3", 1, False, True),
-        ("qwen3", 1, True, False),
-        ("gemma3", 3, True, True),
+        ("llama", 1, True),
+        ("llama", 2, False),
+        ("qwen2", 1, True),
+        ("qwen3", 1, False),
+        ("gemma3", 3, True),
     ],
 )
-def test_a_classifier_for_transformers_answers_as_the_bundle_does(
-    tmp_path: Path, kind: Any, layer: int, tuned: bool, pooled: bool
-) -> None:
+def test_a_classifier_for_transformers_answers_as_the_bundle_does(tmp_path: Path, kind: Any, layer: int, tuned: bool) -> None:
     bench = make_bench(tmp_path, kind, rms_norm_eps=1e-3)
-    bundle = bench.save_probed(tmp_path / "bundle", layer=layer, tuned=tuned, pooled=pooled)
+    bundle = bench.save_probed(tmp_path / "bundle", layer=layer, tuned=tuned)
     out = export_bundle(bundle, tmp_path / "out", "transformers")
     config = json.loads((out / "config.json").read_text())
     assert config["architectures"][0].endswith("ForSequenceClassification") and config["num_hidden_layers"] == layer
@@ -188,8 +185,9 @@ def test_a_classifier_for_transformers_answers_as_the_bundle_does(
 
 def test_rows_of_several_fields_go_through_the_classifiers_pipeline(bench: Bench, tmp_path: Path) -> None:
     numbers = np.random.default_rng(0)
-    weight = numbers.normal(size=(len(LABELS), bench.model.width)).astype(np.float32)
-    probe = Probe(LABELS, weight - weight.mean(axis=0), np.zeros(len(LABELS), dtype=np.float32), 1)
+    weight = numbers.normal(size=(len(LABELS), 2 * bench.model.width)).astype(np.float32)
+    bias = np.zeros(len(LABELS), dtype=np.float32)
+    probe = Probe(LABELS, weight - weight.mean(axis=0), bias, 1, pooled=True)
     prompt = PROMPT.edit(input_template="FIELD 0 0 HERE {title}: {text}", demonstrations=())
     bundle = bench.save_probed(tmp_path / "bundle", probe=probe, prompt=prompt, input_fields=("title", "text"))
     out = export_bundle(bundle, tmp_path / "out", "transformers")
@@ -201,9 +199,8 @@ def test_rows_of_several_fields_go_through_the_classifiers_pipeline(bench: Bench
     assert "{'title': 'THE TITLE', 'text': 'THE TEXT'}" in own
 
 
-@pytest.mark.parametrize("pooled", [True, False])
-def test_the_pages_code_runs_the_classifier(bench: Bench, tmp_path: Path, pooled: bool) -> None:
-    bundle = bench.save_probed(tmp_path / "bundle", pooled=pooled)
+def test_the_pages_code_runs_the_classifier(bench: Bench, tmp_path: Path) -> None:
+    bundle = bench.save_probed(tmp_path / "bundle")
     out = export_bundle(bundle, tmp_path / "out", "transformers")
     page = (out / "README.md").read_text(encoding="utf-8")
     own, stock = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
@@ -216,22 +213,21 @@ def test_the_pages_code_runs_the_classifier(bench: Bench, tmp_path: Path, pooled
     sys.path.remove(str(out))
 
 
-def test_stock_classes_load_the_classifier_and_the_bias_is_what_differs(bench: Bench, tmp_path: Path) -> None:
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
-
-    bundle = bench.save_probed(tmp_path / "bundle", pooled=False)
-    out = export_bundle(bundle, tmp_path / "out", "transformers")
-    prompt_text = json.loads((out / "example.json").read_text(encoding="utf-8"))["prompt_text"]
-    texts = [prompt_text.replace("THE TEXT", text) for text in PLAIN]
-    classify = pipeline("text-classification", model=str(out))
-    assert classify.model.config.pad_token_id == AutoTokenizer.from_pretrained(out).pad_token_id is not None
-    with torch.no_grad():
-        ids = [torch.tensor([classify.tokenizer(text, add_special_tokens=False)["input_ids"]]) for text in texts]
-        logits = torch.cat([AutoModelForSequenceClassification.from_pretrained(out)(each).logits for each in ids])
-    probe = load_probe(out)
+@pytest.mark.parametrize("to", ["onnx", *FORMS])
+def test_a_probe_of_an_earlier_build_is_refused_and_still_answers(bench: Bench, tmp_path: Path, to: Any) -> None:
+    """After a search by words it read the last token alone."""
+    bundle = bench.save_probed(tmp_path / "bundle", layer=2, pooled=False)
+    with pytest.raises(InputError, match="off the last token's state") as error:
+        export_bundle(bundle, tmp_path / "out", to)
+    assert "cotune predict" in error.value.hint and not (tmp_path / "out").exists()
+    probe = load_probe(bundle / "adapter")
     assert probe is not None
-    wanted = loaded(bundle).predict(PLAIN)
-    assert [probe.labels[int(row.argmax())] for row in logits + torch.from_numpy(probe.bias)] == wanted
+    ids = [row.prompt_ids for row in bench.model.renderer.render(PROMPT, [{"text": text} for text in TEXTS], LABELS)]
+    states = bench.model.layer_states(ids, [2], adapter=bench.adapter_id)[0]
+    wanted = [probe.labels[i] for i in probe.log_probs(states, probe.labels).argmax(axis=1)]
+    assert loaded(bundle).predict(TEXTS) == wanted and len(set(wanted)) > 1
+    page = (bundle / "README.md").read_text(encoding="utf-8")
+    assert "--to transformers" not in page and "state = states[-1]" in page
 
 
 @pytest.mark.parametrize("to", FORMS)
@@ -310,16 +306,16 @@ def test_an_export_reads_the_state_that_cotune_reads(tmp_path: Path, to: Any) ->
     assert found == wanted
 
 
-@pytest.mark.parametrize(("tuned", "pooling"), [(True, "none"), (False, "last")])
+@pytest.mark.parametrize("tuned", [True, False])
 @pytest.mark.parametrize("to", ["gguf", "gguf-merged"])
 def test_the_page_says_how_llama_cpp_tells_the_states_that_a_probe_needs(
-    bench: Bench, tmp_path: Path, to: Any, tuned: bool, pooling: str
+    bench: Bench, tmp_path: Path, to: Any, tuned: bool
 ) -> None:
-    bundle = bench.save_probed(tmp_path / "bundle", tuned=tuned, pooled=pooling == "none")
+    bundle = bench.save_probed(tmp_path / "bundle", tuned=tuned)
     out = export_bundle(bundle, tmp_path / "out", to)
     page = (out / "README.md").read_text(encoding="utf-8")
     files = {"gguf": f"-m FOLDER/base.gguf {'--lora FOLDER/adapter-' if tuned else ''}", "gguf-merged": "-m FOLDER/model.gguf "}
-    assert files[to] in page and f"--embeddings --pooling {pooling}" in page and (out / PROBE).is_file()
+    assert files[to] in page and "--embeddings --pooling none" in page and (out / PROBE).is_file()
     assert json.loads((out / "request.json").read_text()).keys() == {"content", "embd_normalize"}
     assert not (out / "Modelfile").exists()
 

@@ -161,12 +161,6 @@ def test_the_cards_lines_read_no_token_too_many(tmp_path: Path) -> None:
     assert said == wanted and len(set(wanted)) > 1
 
 
-def test_the_card_of_a_classifier_that_reads_one_token_names_no_code(bench: Bench, tmp_path: Path) -> None:
-    opened = OpenedBundle.read(bench.save_probed(tmp_path / "bundle", pooled=False))
-    page = Repository("org/one", opened, "transformers")._card("THE TEXT").page()
-    assert "ignore `score.bias`" in page and "trust_remote_code" not in page and "pooled.py" not in page
-
-
 def test_a_bundle_comes_back_from_the_hub_and_answers_alike(pushed: Pushed) -> None:
     told: list[str] = []
     back = cotune.load(pushed.name, device="cpu", dtype="float32", threads=1, progress=told.append)

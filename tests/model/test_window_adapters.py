@@ -56,7 +56,7 @@ def tuned(local: LocalModel, parent: Path, settings: LoraSettings = WINDOW, seed
 def probe_of(width: int, layer: int, seed: int = 0, labels: tuple[str, ...] = LABELS) -> Probe:
     rng = np.random.default_rng(seed)
     weight, bias = rng.normal(size=(len(labels), width)), rng.normal(size=len(labels))
-    return Probe(labels, weight.astype(np.float32), bias.astype(np.float32), layer, {})
+    return Probe(labels, weight.astype(np.float32), bias.astype(np.float32), layer)
 
 
 def sequences(local: LocalModel) -> list[list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +19,12 @@ from cotune.errors import CotuneError, InputError
 from cotune.probe.readout import PROBE, Probe, load_probe, probed_id
 
 LABELS = ("person", "place", "card arrival", "Zürich 東京")
-WORDS = {"decision": {"kind": "raw", "bias": []}, "score": 0.5}
 
 
 def probe_of(labels: tuple[str, ...] = LABELS, width: int = 8, seed: int = 0, layer: int = 3) -> Probe:
     rng = np.random.default_rng(seed)
     weight, bias = rng.normal(size=(len(labels), width)), rng.normal(size=len(labels))
-    return Probe(labels, weight.astype(np.float32), bias.astype(np.float32), layer, WORDS)
+    return Probe(labels, weight.astype(np.float32), bias.astype(np.float32), layer)
 
 
 @given(st.permutations(range(4)), st.integers(0, 5))
@@ -48,9 +48,19 @@ def test_it_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     (tmp_path / PROBE).write_bytes(probe.to_bytes())
     read = load_probe(tmp_path)
     assert read is not None
-    assert (read.labels, read.layer, read.words) == (LABELS, 3, WORDS)
+    assert (read.labels, read.layer, read.pooled) == (LABELS, 3, False)
     assert np.array_equal(read.weight, probe.weight) and np.array_equal(read.bias, probe.bias)
     assert read.to_bytes() == probe.to_bytes() == probe_of().to_bytes()
+
+
+def test_a_file_of_an_earlier_build_is_read(tmp_path: Path) -> None:
+    """It also holds the rule of the label words, for programs that only generate."""
+    about = {"labels": LABELS, "layer": 3, "words": {"decision": {"kind": "raw", "bias": []}, "score": 0.5}}
+    probe = probe_of()
+    data = save({"weight": probe.weight, "bias": probe.bias}, metadata={"cotune": json.dumps(about)})
+    (tmp_path / PROBE).write_bytes(data)
+    read = load_probe(tmp_path)
+    assert read is not None and read.to_bytes() == probe.to_bytes()
 
 
 def test_its_id_tells_apart_whatever_answers_otherwise() -> None:
@@ -58,7 +68,7 @@ def test_its_id_tells_apart_whatever_answers_otherwise() -> None:
     others = [
         replace(probe, layer=4),
         replace(probe, labels=LABELS[::-1]),
-        replace(probe, words={}),
+        replace(probe, pooled=True),
         replace(probe, bias=probe.bias + np.float32(1e-6)),
     ]
     ids = {probed_id("base", one.to_bytes()) for one in (probe, *others)}
@@ -78,7 +88,7 @@ DAMAGED: dict[str, Callable[[], bytes]] = {
     "metadata is no JSON": lambda: save({"weight": _WEIGHT, "bias": _BIAS}, metadata={"cotune": "{"}),
     "metadata is a list": lambda: save({"weight": _WEIGHT, "bias": _BIAS}, metadata={"cotune": "[]"}),
     "metadata without bottom": lambda: save({"weight": _WEIGHT}, metadata={"cotune": "[" * 10**5}),
-    "no bias": lambda: save({"weight": _WEIGHT}, metadata={"cotune": '{"labels": ["a", "b"], "layer": 1, "words": {}}'}),
+    "no bias": lambda: save({"weight": _WEIGHT}, metadata={"cotune": '{"labels": ["a", "b"], "layer": 1}'}),
     "not a number": lambda: bytes_of(weight=np.full((4, 8), np.nan, dtype=np.float32)),
     "infinite": lambda: bytes_of(bias=np.full(4, np.inf, dtype=np.float32)),
     "too few labels": lambda: bytes_of(labels=LABELS[:3]),
@@ -90,7 +100,7 @@ DAMAGED: dict[str, Callable[[], bytes]] = {
     "layer is text": lambda: bytes_of(layer="3"),
     "layer is true": lambda: bytes_of(layer=True),
     "far too deep": lambda: bytes_of(layer=10**9),
-    "words are a list": lambda: bytes_of(words=[]),
+    "pooled is text": lambda: bytes_of(pooled="yes"),
 }
 
 

@@ -177,9 +177,9 @@ def probe_in_words(probe: Probe, depth: int, name: str) -> str:
 
 def _reading(reading: Reading, base: str, stands_for: int | None) -> list[str]:
     """How to compute the same answer with transformers, without cotune."""
-    export = "`cotune export FOLDER --to transformers --out OTHER` writes a classifier that runs with transformers alone."
     if stands_for is not None:
-        return ["The prefix is a PEFT folder: `cotune export FOLDER --to peft --out OTHER` says how to run it without cotune."]
+        return []
+    export = "`cotune export FOLDER --to transformers --out OTHER` writes a classifier that runs with transformers alone."
     model = "AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)"
     ids = f'ids = tokenizer(text, add_special_tokens={reading.special}, return_tensors="pt")'
     pooled = f"torch.cat([states[-1], states[{reading.start}:].mean(dim=0)])" if reading.probe.pooled else "states[-1]"
@@ -209,7 +209,8 @@ def _reading(reading: Reading, base: str, stands_for: int | None) -> list[str]:
         f"state = {pooled}",
         "print(labels[int((weight @ state + bias).argmax())])",
     ]
-    return [f"{export} Without such an export:", _fence("\n".join(code), "python")]
+    how = f"{export} Without such an export:" if reading.probe.pooled else "Without cotune:"
+    return [how, _fence("\n".join(code), "python")]
 
 
 def without_prefix(stands_for: int) -> str:

@@ -7,10 +7,9 @@ the model's weights are not tuned. It is part of the adapter, so an adapter has 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +19,7 @@ from cotune.files import content_hash
 
 PROBE = "probe.safetensors"
 ABOUT = "cotune"
-"""Key of the file's metadata with labels, layer, ``pooled`` and ``words`` as JSON."""
+"""Key of the file's metadata with labels, layer and ``pooled`` as JSON."""
 _MOST_BYTES = 2**30
 _MOST_LAYERS = 10_000
 _HINT = "Save the adapter again."
@@ -37,16 +36,14 @@ class Probe:
         weight: ``[labels, width]`` in fp32; ``[labels, 2 x width]`` if ``pooled``.
         bias: ``[labels]`` in fp32.
         layer: number of the layer whose output is read, from 1.
-        words: fallback for programs that only generate: the decision rule for the label words, as JSON, and their score on
-            held-out rows. Empty if it was not measured.
-        pooled: whether it reads the mean state of a row's own tokens in addition to the state at the last prompt token.
+        pooled: whether it reads the mean state of a row's own tokens in addition to the state at the last prompt token. Only
+            probes of earlier versions do not.
     """
 
     labels: tuple[str, ...]
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
     layer: int
-    words: Mapping[str, Any] = field(default_factory=dict)
     pooled: bool = False
 
     @property
@@ -79,7 +76,7 @@ class Probe:
         """The content of its file; equal probes give equal bytes."""
         from safetensors.numpy import save
 
-        said = {"labels": self.labels, "layer": self.layer, "pooled": self.pooled, "words": self.words}
+        said = {"labels": self.labels, "layer": self.layer, "pooled": self.pooled}
         about = json.dumps(said, ensure_ascii=False, sort_keys=True)
         return save({"bias": self.bias, "weight": self.weight}, metadata={ABOUT: about})
 
@@ -101,10 +98,10 @@ def load_probe(folder: Path) -> Probe | None:
         with safe_open(path, framework="numpy") as stored:
             about = json.loads((stored.metadata() or {})[ABOUT])
             weight, bias = stored.get_tensor("weight"), stored.get_tensor("bias")
-        labels, words, layer = tuple(map(str, about["labels"])), about["words"], about["layer"]
+        labels, layer = tuple(map(str, about["labels"])), about["layer"]
         pooled = about.get("pooled", False)
         fits = weight.ndim == 2 and bias.shape == weight.shape[:1] == (len(labels),) and len(set(labels)) == len(labels) > 1
-        if not fits or weight.dtype != np.float32 or bias.dtype != np.float32 or not isinstance(words, dict):
+        if not fits or weight.dtype != np.float32 or bias.dtype != np.float32:
             raise ValueError("its parts do not fit together")
         if type(pooled) is not bool or (pooled and weight.shape[1] % 2):
             raise ValueError("its width is invalid")
@@ -114,7 +111,7 @@ def load_probe(folder: Path) -> Probe | None:
             raise ValueError("it contains numbers that are not finite")
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"the probe cannot be read ({error})", where=str(path), hint=_HINT) from error
-    return Probe(labels, weight, bias, layer, words, pooled)
+    return Probe(labels, weight, bias, layer, pooled)
 
 
 def probed_id(adapter_id: str, data: bytes) -> str:

@@ -56,7 +56,7 @@ def check_weights(
         return
     model = cast("LocalModel", predictor.model)
     rendered = model.renderer.render(*asked)
-    ids, starts = [row.prompt_ids for row in rendered], [row.start for row in rendered] if probe.pooled else None
+    ids, starts = [row.prompt_ids for row in rendered], [row.start for row in rendered]
     states = model.layer_states(ids, [probe.layer], starts=starts, adapter=predictor.adapter_id)[0]
     found = other.layer_states(ids, [other.depth], starts=starts, adapter=own)[0]
     _compare(probe.log_probs(states, manifest.labels), probe.log_probs(found, manifest.labels), dtype)

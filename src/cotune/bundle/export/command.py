@@ -131,6 +131,13 @@ class _Export:
         source = resolve_base(manifest, base)
         asking = Asking.of(predictor, manifest)
         gguf = GgufExport.of(predictor, manifest, asking, source, adapter, probe) if to.startswith("gguf") else None
+        if probe is not None and not (probe.pooled and trained is None):
+            raise InputError(
+                "the bundle reads its answers off the last token's state after a search by words, as bundles of earlier builds"
+                " may do, and exports do not support this",
+                where=str(folder),
+                hint="Use cotune predict, cotune serve or cotune push --to bundle, or start a new run.",
+            )
         stands_for = None if trained is None else len(trained.ids)
         return cls(folder, to, manifest, predictor, probe, source, adapter, stands_for, asking, gguf)
 
@@ -196,7 +203,7 @@ class _Export:
             files = "" if gguf is None else gguf.options(merged=self.to == "gguf-merged")
             depth = cast("LocalModel", self.predictor.model).depth
             tuned = adapter is not None
-            card = ProbePage(manifest, self.to, asking, self.probe, depth, tuned, self.stands_for, files).text()
+            card = ProbePage(manifest, self.to, asking, self.probe, depth, tuned, files).text()
         else:
             words = self.predictor.prompt.words(manifest.labels)
             example |= {"words": list(words)}

@@ -33,7 +33,7 @@ class PrefixedClassifier(torch.nn.Module):
 
     def __init__(self, model: Any, probe: Probe, prefix_ids: Sequence[int]) -> None:
         super().__init__()
-        self.model, self.pooled, self.known = model, probe.pooled, len(prefix_ids)
+        self.model, self.known = model, len(prefix_ids)
         self.score = torch.nn.Linear(probe.weight.shape[1], len(probe.labels))
         self.score.weight = torch.nn.Parameter(torch.from_numpy(probe.weight.copy()))
         self.score.bias = torch.nn.Parameter(torch.from_numpy(probe.bias.copy()))
@@ -59,12 +59,11 @@ class PrefixedClassifier(torch.nn.Module):
         places, ends = torch.arange(own.shape[1])[None], own.sum(1, keepdim=True) - 1
         at_end = places == ends
         state = (states * at_end[..., None].to(states.dtype)).sum(1)
-        if self.pooled:
-            # The mean excludes the prompt's beginning, wherever it is.
-            first = self.known * (1 - attention_mask[:, :1]) if self.known else torch.zeros_like(ends)
-            taken = (((places >= first) & own.bool()) | at_end).to(states.dtype)[..., None]
-            state = torch.cat([state, (states * taken).sum(1) / taken.sum(1)], dim=1)
-        logits: torch.Tensor = self.score(state)
+        # The mean excludes the prompt's beginning, wherever it is.
+        first = self.known * (1 - attention_mask[:, :1]) if self.known else torch.zeros_like(ends)
+        taken = (((places >= first) & own.bool()) | at_end).to(states.dtype)[..., None]
+        mean = (states * taken).sum(1) / taken.sum(1)
+        logits: torch.Tensor = self.score(torch.cat([state, mean], dim=1))
         return logits
 
 

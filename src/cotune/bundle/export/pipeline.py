@@ -7,7 +7,7 @@
     classify({"text": "a row with named fields"})
     classify("a text", top_k=None)                         # every label with its probability
 
-Needs torch, transformers and safetensors, but not cotune, which wrote this folder.
+Needs torch and transformers, but not cotune, which wrote this folder.
 """
 
 from __future__ import annotations
@@ -19,9 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, TextClassificationPipeline
-from transformers.utils import logging
+from transformers import AutoTokenizer, TextClassificationPipeline
 
 
 class RowClassification(TextClassificationPipeline):  # type: ignore[misc]
@@ -59,11 +57,8 @@ class RowClassification(TextClassificationPipeline):  # type: ignore[misc]
 
 
 def _model_class(folder: Path) -> Any:
-    """The class in the folder's ``pooled.py`` if it exists, else one of transformers'. No other code is run."""
-    path = folder / "pooled.py"
-    if not path.is_file():
-        return AutoModelForSequenceClassification
-    spec = importlib.util.spec_from_file_location("pooled", path)
+    """The class in the folder's ``pooled.py``. No other code is run."""
+    spec = importlib.util.spec_from_file_location("pooled", folder / "pooled.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -79,15 +74,7 @@ def load(folder: str | Path | None = None, *, dtype: torch.dtype = torch.float32
         options: further options of the pipeline, such as ``device`` and ``batch_size``.
     """
     folder = Path(__file__).resolve().parent if folder is None else Path(folder)
-    before = logging.get_verbosity()
-    # The file contains a bias, which transformers' class does not have and warns about.
-    logging.set_verbosity_error()
-    try:
-        model = _model_class(folder).from_pretrained(folder, dtype=dtype)
-    finally:
-        logging.set_verbosity(before)
-    with safe_open(folder / "probe.safetensors", "pt") as probe:
-        model.score.bias = torch.nn.Parameter(probe.get_tensor("bias").to(dtype))
+    model = _model_class(folder).from_pretrained(folder, dtype=dtype)
     found = RowClassification(model=model.eval(), tokenizer=AutoTokenizer.from_pretrained(folder), **options)
     found.template = json.loads((folder / "template.json").read_text(encoding="utf-8"))
     return found

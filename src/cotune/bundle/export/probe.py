@@ -79,7 +79,6 @@ class ProbePage:
         probe: the probe.
         depth: number of layers of the whole base model.
         adapter: whether there is an adapter besides the base model.
-        stands_for: number of the text's first tokens that a tuned prefix replaces; None for other adapters.
         files: options with which llama.cpp loads the model; empty for other formats.
     """
 
@@ -89,7 +88,6 @@ class ProbePage:
     probe: Probe
     depth: int
     adapter: bool
-    stands_for: int | None = None
     files: str = ""
 
     def text(self) -> str:
@@ -152,7 +150,7 @@ class ProbePage:
             *_opened("pt"),
             f'tokenizer = AutoTokenizer.from_pretrained("FOLDER/{folder}")',
             *loads,
-            *ids_of(self.asking, self.stands_for or 0),
+            *ids_of(self.asking),
             "with torch.no_grad():",
             f"    states = {states}",
             f"state = {self._pooled('torch.cat', 'dim')}",
@@ -161,10 +159,7 @@ class ProbePage:
 
     def _pooled(self, joined: str, axis: str) -> str:
         """Python that computes the probe's input from ``states`` ``[tokens, width]``."""
-        if not self.probe.pooled:
-            return "states[-1]"
-        # A tuned prefix replaces the text's first tokens, which then have no states.
-        return f"{joined}([states[-1], states[{max(0, self.asking.start - (self.stands_for or 0))}:].mean({axis}=0)])"
+        return f"{joined}([states[-1], states[{self.asking.start}:].mean({axis}=0)])"
 
     def _llama(self) -> tuple[str, ...]:
         if self.asking.beyond:
@@ -172,8 +167,7 @@ class ProbePage:
                 "llama.cpp reads the whole text, and this model's tokenizer merges its end with the answer, so that llama.cpp "
                 "cannot compute the state. Export with `--to merged` or `--to transformers`.",
             )
-        pooling = "none" if self.probe.pooled else "last"
-        options = f"--embeddings --pooling {pooling} {batch_of(self.manifest.max_tokens)} --port {EMBEDDING_PORT}"
+        options = f"--embeddings --pooling none {batch_of(self.manifest.max_tokens)} --port {EMBEDDING_PORT}"
         return (
             "A llama.cpp server that returns states instead of generating, and their product with the probe's weights:",
             code_block("sh", f"llama-server {self.files} {options}"),
@@ -271,54 +265,28 @@ class ProbePage:
             'classify = load("FOLDER")',
             f'print(classify({row})[0]["label"])' if single else f'print(classify([{row}])[0]["label"])',
         )
-        plain = [
-            "import json",
-            "",
-            "import torch",
-            "from transformers import AutoModelForTokenClassification, AutoTokenizer",
-            "",
-            *self._prompt_text(),
-            'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
-            'model = AutoModelForTokenClassification.from_pretrained("FOLDER", dtype=torch.float32)',
-            *ids_of(self.asking),
-            "with torch.no_grad():",
-            "    logits = model(**ids).logits[0, -1]",
-            "print(model.config.id2label[int(logits.argmax())])",
-        ]
-        if self.probe.pooled:
-            return (
-                f"`{PIPELINE}` in this folder is transformers' text-classification pipeline with the prompt filled in. Give it "
-                "a text or a row, or a list of them, with `batch_size=` and `device=` as usual.",
-                own,
-                f"The classifier's class is in `{POOLED}`, since those of transformers read only the last token. With it "
-                "transformers loads the folder directly; its input is the whole text that the model reads:",
-                code_block(
-                    "python",
-                    "import json",
-                    "",
-                    "import torch",
-                    "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
-                    "",
-                    *self._prompt_text(),
-                    'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
-                    'model = AutoModelForSequenceClassification.from_pretrained("FOLDER", trust_remote_code=True)',
-                    *ids_of(self.asking),
-                    "with torch.no_grad():",
-                    "    logits = model(**ids).logits[0]",
-                    "print(model.config.id2label[int(logits.argmax())])",
-                ),
-            )
-        parts = [
-            f"`{PIPELINE}` in this folder is transformers' text-classification pipeline with the prompt filled in and the "
-            "probe's bias added. Give it a text or a row, or a list of them, with `batch_size=` and `device=` as usual.",
+        return (
+            f"`{PIPELINE}` in this folder is transformers' text-classification pipeline with the prompt filled in. Give it "
+            "a text or a row, or a list of them, with `batch_size=` and `device=` as usual.",
             own,
-            "transformers' sequence classifiers have no bias in `score`, and it cannot be folded into their weights: "
-            '`pipeline("text-classification", model="FOLDER")` loads (with a warning about `score.bias`), but answers without '
-            f"the bias, which changes some answers. `{PIPELINE}` adds it. transformers' token classifiers do have a "
-            "bias, and give exactly the same logits at the last token:",
-            code_block("python", *plain),
-        ]
-        return tuple(parts)
+            f"The classifier's class is in `{POOLED}`, since those of transformers read only the last token. With it "
+            "transformers loads the folder directly; its input is the whole text that the model reads:",
+            code_block(
+                "python",
+                "import json",
+                "",
+                "import torch",
+                "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
+                "",
+                *self._prompt_text(),
+                'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
+                'model = AutoModelForSequenceClassification.from_pretrained("FOLDER", trust_remote_code=True)',
+                *ids_of(self.asking),
+                "with torch.no_grad():",
+                "    logits = model(**ids).logits[0]",
+                "print(model.config.id2label[int(logits.argmax())])",
+            ),
+        )
 
     def _prompt_text(self) -> list[str]:
         """Python that builds the text that the model reads for a row."""

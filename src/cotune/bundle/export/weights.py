@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cotune.probe.readout import Probe
 
 POOLED = "pooled.py"
-"""File with the class of a classifier with a pooled probe."""
+"""File with the class of an exported classifier."""
 _ENDINGS = (".json", ".jinja", ".model", ".txt")
 _NO_NORM = "the final norm of models of the type {!r} cannot be given unit weight, which the probe needs"
 
@@ -42,8 +42,7 @@ def merge(source: Path, adapter: Path | None, target: Path) -> str:
 def write_classifier(source: Path, adapter: Path | None, probe: Probe, target: Path, last_ids: set[int], pool_from: int) -> str:
     """Write a cut model with an adapter added and the probe as ``score``: a sequence classifier for transformers.
 
-    For a probe on the last token it is one of transformers' classes. The file also contains ``score.bias``, which these classes
-    ignore but token classifiers use. For a pooled probe it is the class in :data:`POOLED`, which is exported too.
+    Its class is in :data:`POOLED`, which is exported too, because those of transformers read only the last token.
 
     Args:
         source: a model from :func:`cut`.
@@ -57,10 +56,10 @@ def write_classifier(source: Path, adapter: Path | None, probe: Probe, target: P
         The dtype of all weights except the probe's, which are float32.
 
     Raises:
-        InputError: if transformers has no sequence classifier for the model, or the tokenizer has no token for padding.
+        InputError: if the class does not fit the model, or the tokenizer has no token for padding.
     """
     import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoTokenizer
     from transformers.initialization import no_init_weights
 
     from cotune.bundle.export.pooled import PooledForSequenceClassification
@@ -72,18 +71,12 @@ def write_classifier(source: Path, adapter: Path | None, probe: Probe, target: P
     config.pad_token_id = tokenizer.pad_token_id
     config.id2label, config.label2id = dict(enumerate(probe.labels)), {label: i for i, label in enumerate(probe.labels)}
     config.problem_type = "single_label_classification"
+    config.pool_from = pool_from
+    config.auto_map = {"AutoModelForSequenceClassification": f"{Path(POOLED).stem}.{PooledForSequenceClassification.__name__}"}
     try:
         with no_init_weights():
-            if probe.pooled:
-                config.pool_from = pool_from
-                config.auto_map = {
-                    "AutoModelForSequenceClassification": f"{Path(POOLED).stem}.{PooledForSequenceClassification.__name__}"
-                }
-                found = PooledForSequenceClassification(config)
-            else:
-                found = AutoModelForSequenceClassification.from_config(config, dtype=dtype)
+            found = PooledForSequenceClassification(config)
         fits = type(getattr(found, found.base_model_prefix)) is type(model.get_decoder())
-        fits = fits and (found.score.bias is None) != probe.pooled
     except (ValueError, AttributeError):
         fits = False
     if not fits:
@@ -98,9 +91,8 @@ def write_classifier(source: Path, adapter: Path | None, probe: Probe, target: P
     copy_model(source, target / "model", weights=False)
     found.save_pretrained(target / "model", max_shard_size="4GB")
     tokenizer.save_pretrained(target / "model")
-    if probe.pooled:
-        code = Path(__file__).with_name(POOLED).read_text(encoding="utf-8").replace("LlamaConfig", type(config).__name__)
-        write_text(target / "model" / POOLED, code)
+    code = Path(__file__).with_name(POOLED).read_text(encoding="utf-8").replace("LlamaConfig", type(config).__name__)
+    write_text(target / "model" / POOLED, code)
     for path in sorted((target / "model").iterdir()):
         path.rename(target / path.name)
     (target / "model").rmdir()
@@ -176,27 +168,18 @@ def _cut_adapter(adapter: Path, layer: int, target: Path) -> bool:
     """Copy an adapter's weights of a model's first layers; False, without a copy, if there are none."""
     from safetensors.torch import load_file, save_file
 
-    from cotune.model.adapters.files import adapter_files, is_prefix
     from cotune.model.adapters.prefix import CONFIG, WEIGHTS
     from cotune.model.layers.lora_binding import layer_number
 
     config = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
     weights = load_file(adapter / WEIGHTS)
-    if is_prefix(adapter):
-        # Keys and values of a layer are followed by those of the next.
-        kept = {name: value[:, : 2 * layer * config["token_dim"]].contiguous() for name, value in weights.items()}
-        config["num_layers"] = layer
-    else:
-        numbers = {name: layer_number(name) for name in weights}
-        kept = {name: weights[name] for name, number in numbers.items() if number is not None and number < layer}
-        if isinstance(config.get("layers_to_transform"), list):
-            config["layers_to_transform"] = [number for number in config["layers_to_transform"] if number < layer]
+    numbers = {name: layer_number(name) for name in weights}
+    kept = {name: weights[name] for name, number in numbers.items() if number is not None and number < layer}
+    if isinstance(config.get("layers_to_transform"), list):
+        config["layers_to_transform"] = [number for number in config["layers_to_transform"] if number < layer]
     if not kept:
         return False
     target.mkdir()
-    for name in adapter_files(adapter, probe=False):
-        if name not in (CONFIG, WEIGHTS):
-            shutil.copyfile(adapter / name, target / name)
     save_file(kept, target / WEIGHTS, {"format": "pt"})
     write_json(target / CONFIG, config)
     return True

@@ -22,7 +22,7 @@ from cotune.bundle.card import (
     use,
 )
 from cotune.bundle.export.command import EXAMPLE, Target
-from cotune.bundle.export.probe import PIPELINE, ids_lines
+from cotune.bundle.export.probe import ids_lines
 from cotune.bundle.export.weights import POOLED
 from cotune.bundle.hub.fetch import BUNDLE_FOLDER, SCHEME
 from cotune.bundle.manifest import ADAPTER, CARD, DATA, MANIFEST, Manifest
@@ -55,8 +55,8 @@ class HubCard:
         text: the prompt for a row whose fields contain ``THE`` and their names; None without an export.
         licence: licence of the base model as the hub spells it; None if not known.
         endpoint: for a model behind an endpoint its URL, and the environment variable with the key, if any.
-        pooled: whether an exported classifier contains its class as code; ``special`` whether its tokenizer adds control tokens
-            to the text; ``beyond`` number of tokens at the text's end that are not part of the prompt.
+        special: whether an exported classifier's tokenizer adds control tokens to the text; ``beyond`` number of tokens at the
+            text's end that are not part of the prompt.
     """
 
     repository: str
@@ -69,7 +69,6 @@ class HubCard:
     text: str | None
     licence: str | None
     endpoint: tuple[str, str | None] | None
-    pooled: bool = False
     special: bool = False
     beyond: int = 0
 
@@ -167,7 +166,7 @@ class HubCard:
         lines = [f"| `{BUNDLE_FOLDER}/` | the bundle for cotune, with the hash of each file in `{MANIFEST}` |"]
         if self.form is not None:
             page = f"[{EXPORT_PAGE}]({EXPORT_PAGE}) explains how to run it, where `FOLDER` is a copy of this repository"
-            code = f", with its class in `{POOLED}`" if self.pooled else ""
+            code = f", with its class in `{POOLED}`" if self.form == "transformers" else ""
             lines.insert(0, f"| the other files | {AT_THE_TOP[self.form]}{code}; {page} |")
         if self.adapter:
             lines.append(f"| `{BUNDLE_FOLDER}/{ADAPTER}/` | a PEFT adapter of the whole base model |")
@@ -214,8 +213,6 @@ class HubCard:
 
     def _own_class(self) -> list[str]:
         """How to load the classifier with transformers alone, without the files that fill in the prompt."""
-        if not self.pooled:
-            return [self._without_bias()]
         prompt_text = [
             f'with open(hf_hub_download("{self.repository}", "{EXAMPLE}"), encoding="utf-8") as file:',
             '    prompt_text = json.load(file)["prompt_text"]',
@@ -266,13 +263,6 @@ class HubCard:
             "    logits = model(**ids).logits[0]",
             "print(model.config.id2label[int(logits.argmax())])",
         ]
-
-    def _without_bias(self) -> str:
-        return (
-            f'The input of `pipeline("text-classification", model="{self.repository}")`, and of the widget on this page, is '
-            "the whole prompt. They ignore `score.bias`, which that class does not support, and therefore give other answers "
-            f"for some rows. `{PIPELINE}` fills in the prompt and adds the bias."
-        )
 
     def _row(self) -> str:
         fields = self.manifest.input_fields

@@ -13,7 +13,6 @@ from typing import Any
 from cotune.bundle.export.command import CARD as EXPORT_CARD
 from cotune.bundle.export.command import EXAMPLE, TARGETS, Target, export_bundle
 from cotune.bundle.export.probe import TEMPLATE
-from cotune.bundle.export.weights import POOLED
 from cotune.bundle.hub.card import AT_THE_TOP, EXPORT_PAGE, HubCard
 from cotune.bundle.hub.fetch import BUNDLE_FOLDER
 from cotune.bundle.load import OpenedBundle, resolve_base
@@ -103,14 +102,14 @@ class Repository:
                     for path in exported.iterdir():
                         path.rename(temporary / path.name)
                 text = json.loads((temporary / EXAMPLE).read_text(encoding="utf-8"))["prompt_text"]
-                if (temporary / POOLED).is_file():
+                if self.form == "transformers":
                     template = json.loads((temporary / TEMPLATE).read_text(encoding="utf-8"))
             shutil.copytree(bundle.folder, temporary / BUNDLE_FOLDER)
             write_text(temporary / CARD, self._card(text, template).page())
             return sorted(list_files(temporary))
 
     def _card(self, text: str | None, template: Mapping[str, Any] | None = None) -> HubCard:
-        """``template`` is that of a classifier with its class as code, else None."""
+        """``template`` is that of a classifier, else None."""
         from cotune.model.adapters.files import is_bare_probe, is_prefix
 
         bundle, adapter = self.bundle, self.bundle.folder / ADAPTER
@@ -126,7 +125,6 @@ class Repository:
             text=text,
             licence=self.licence or licence_of(bundle, self.base),
             endpoint=self._endpoint,
-            pooled=template is not None,
             special=bool(template and template["add_special_tokens"]),
             beyond=template["beyond"] if template else 0,
         )

@@ -35,7 +35,7 @@ def lineage_section(record: RunRecord, prompts: Prompts) -> str:
         f'<div class="tree">{axis}<ol>{rows}</ol></div>',
         f"Children stand under the prompt that they were made from. Hollow dot: {_before(record)}. Filled dots: after tuning, "
         "joined in the order of steps. "
-        f"{measure.levels} {_probe_text(record)}Open a prompt for its text and what changed.",
+        f"{measure.levels} Open a prompt for its text and what changed.",
         kind="wide",
     )
 
@@ -44,14 +44,6 @@ def _before(record: RunRecord) -> str:
     """Name of a prompt's measure without tuning."""
     name = record.dev_measure.name
     return f"{name} of the frozen probe" if record.by_probe else f"{name} in the race, before tuning in this cycle"
-
-
-def _probe_text(record: RunRecord) -> str:
-    """A note on the winner's measure by its probe, if the scores here are by label words."""
-    level = record.dev_measure.of(fields(fields(record.value("confirm").get("dev")).get("best_tuned")))
-    if level is None or record.by_probe or not record.answers_by_probe("best_tuned"):
-        return ""
-    return f"All are of words; by its probe the winner has {record.dev_measure.shown(level)}. "
 
 
 def _tree(prompts: Prompts) -> Iterator[tuple[str, int]]:

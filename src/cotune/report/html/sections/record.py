@@ -135,10 +135,6 @@ class RunRecord:
         by_layer = any("layers" in value for value in self.values("race"))
         return by_layer or any("readout" in value for value in self.values("tuned"))
 
-    def answers_by_probe(self, arm: str) -> bool:
-        """Whether an arm's candidate answers by a probe."""
-        return fields(self.confirmed(arm).get("decision")).get("kind") == "probe"
-
 
 def read_record(folder: Path) -> RunRecord:
     """Read a run's folder.

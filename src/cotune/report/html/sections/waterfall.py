@@ -135,10 +135,6 @@ def read_moves(record: RunRecord, prompts: Prompts) -> list[Move]:
         late, ships, old = measure.chosen_late, record.confirmed("best_tuned"), record.confirmed("previous")
         if old and (ships.get("prompt_id"), ships.get("adapter_id")) == (old.get("prompt_id"), old.get("adapter_id")):
             late = "the old bundle kept"
-        elif record.answers_by_probe("best_tuned"):
-            kept = str(ships.get("prompt_id"))
-            whose = "the tuned seed prompt" if kept == prompts.seed else "another prompt"
-            late = "a probe answers" if kept == leader else f"{whose} by its probe"
         add(late, level, arm="best_tuned")
     return moves
 
