@@ -23,9 +23,8 @@ from cotune.report.html.markup import cut, embedded_json, signed_points
 from cotune.report.html.plot import nice_ticks
 from cotune.report.html.sections.errors import _chance_error
 from cotune.report.html.sections.health import task_yaml
-from cotune.report.html.sections.lineage import lineage_section
-from cotune.report.html.sections.prompts import Prompts, read_prompts, word_diff
-from cotune.report.html.sections.record import RunRecord, read_record
+from cotune.report.html.sections.prompts import read_prompts, word_diff
+from cotune.report.html.sections.record import read_record
 from cotune.report.html.sections.training import dev_lines, read_trials
 from cotune.report.html.sections.verdict import verdict_section
 from cotune.report.html.sections.waterfall import read_moves, waterfall_section
