@@ -1,0 +1,64 @@
+"""A bundle of an earlier build: weights tuned by words, and a probe that reads the last token alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from cycle_runs import journal_of, labelled_rows
+
+import cotune
+from cotune.bundle import save_bundle
+from cotune.bundle.load import OpenedBundle
+from cotune.config.task import Task
+from cotune.cycle.probe_search.fits import head_of
+from cotune.evaluate.decision import BY_PROBE
+from cotune.model.adapters.files import adapter_content_id
+from cotune.model.local import LocalModel
+from cotune.probe.readout import PROBE, Probe
+
+if TYPE_CHECKING:
+    from conftest import Bench
+
+
+def old_bundle(words: Path, base: Path, folder: Path) -> Path:
+    """A bundle that answers by words as an earlier build would have written it, with a probe."""
+    found = OpenedBundle.read(words)
+    manifest, model, rows = found.manifest, LocalModel.load(base), labelled_rows(90, seed=3)
+    assert model.adapters.register(words / "adapter") == manifest.adapter_id
+    rendered = model.renderer.render(found.prompt, [{"text": row["text"]} for row in rows], manifest.labels)
+    ids = [row.prompt_ids for row in rendered]
+    states = model.layer_states(ids, [model.depth], adapter=manifest.adapter_id)[0]
+    truth = np.array([manifest.labels.index(row["label"]) for row in rows])
+    probe = Probe(manifest.labels, *head_of(states, truth, len(manifest.labels), 0.1).folded(), model.depth)
+    probed = model.adapters.add_probe(manifest.adapter_id, probe, folder.parent / "adapters")
+    return save_bundle(
+        folder,
+        task_name=manifest.task,
+        input_fields=manifest.input_fields,
+        output_field=manifest.output_field,
+        output=manifest.output,
+        metric=manifest.metric,
+        prompt=found.prompt,
+        decision=BY_PROBE,
+        adapter_folder=folder.parent / "adapters" / probed,
+        model=model,
+        metrics={},
+        model_name=str(base),
+    )
+
+
+def test_a_later_run_starts_from_its_weights_and_judges_it_as_it_was(bench: Bench, whole: Path, tmp_path: Path) -> None:
+    old = old_bundle(whole / "best", bench.model, tmp_path / "old" / "bundle")
+    fresh = [row | {"text": row["text"].replace(" ", " then ")} for row in labelled_rows(160, seed=9)]
+    later = Task.from_rows(fresh, limit={"test": 40}, start=old)
+    engine, search = {"dtype": "float32", "threads": 1}, {"pool": 6, "entrants": 2, "max_cycles": 1}
+    result = cotune.run(later, out=tmp_path / "later", budget="60ktok", seed=4, engine=engine, search=search)
+    arm = result.summary["arms"]["previous"]
+    assert (arm["decision"]["kind"], arm["readout"]) == ("probe", "probe") and arm["score"] > 0.4
+    told = next(event["value"] for event in journal_of(tmp_path / "later") if event["kind"] == "previous")
+    assert told["ground"] != told["was"]["adapter_id"] == arm["adapter_id"] == adapter_content_id(old / "adapter")
+    # The weights alone may win, so they lie there as an adapter of their own.
+    ground = tmp_path / "later" / "adapters" / told["ground"]
+    assert adapter_content_id(ground) == told["ground"] and not (ground / PROBE).exists()
