@@ -217,7 +217,7 @@ def test_the_pages_code_runs_the_classifier(bench: Bench, tmp_path: Path) -> Non
 def test_a_probe_of_an_earlier_build_is_refused_and_still_answers(bench: Bench, tmp_path: Path, to: Any) -> None:
     """After a search by words it read the last token alone."""
     bundle = bench.save_probed(tmp_path / "bundle", layer=2, pooled=False)
-    with pytest.raises(InputError, match="off the last token's state") as error:
+    with pytest.raises(InputError, match="fitted after a search by words") as error:
         export_bundle(bundle, tmp_path / "out", to)
     assert "cotune predict" in error.value.hint and not (tmp_path / "out").exists()
     probe = load_probe(bundle / "adapter")

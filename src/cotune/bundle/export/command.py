@@ -133,8 +133,8 @@ class _Export:
         gguf = GgufExport.of(predictor, manifest, asking, source, adapter, probe) if to.startswith("gguf") else None
         if probe is not None and not (probe.pooled and trained is None):
             raise InputError(
-                "the bundle reads its answers off the last token's state after a search by words, as bundles of earlier builds"
-                " may do, and exports do not support this",
+                "the bundle's probe was fitted after a search by words, as earlier builds did, and exports do not support such"
+                " probes",
                 where=str(folder),
                 hint="Use cotune predict, cotune serve or cotune push --to bundle, or start a new run.",
             )
