@@ -191,6 +191,32 @@ def test_a_prompt_that_instructs_in_its_system_text_is_marked() -> None:
     assert story.prompt(prompt.id) == "“[+system text] {text}”"
 
 
+def test_a_text_that_is_cut_still_tells_of_its_demonstrations() -> None:
+    story, seed = Story(), BARE.edit(instruction="Sort the mail into one of the many folders of this company.")
+    shown = seed.edit(demonstrations=(Demonstration((("text", "x"),), "a"),))
+    for prompt in (seed, shown):
+        story.learn(prompt.to_json())
+    assert story.prompt(seed.id, 40) == "“Sort the mail into one of the many fold…”"
+    assert story.prompt(shown.id, 40) == "“Sort the mail into o… [+1 demonstration]”"
+
+
+def test_a_frozen_probe_is_told_once_although_it_is_fitted_with_names_of_labels_too() -> None:
+    story = Story()
+    frozen = {
+        "cycle": 1,
+        "stage": "frozen",
+        "readout": "probe",
+        "prompt_id": "x",
+        "adapter_id": "base",
+        "rows": 9,
+        "log_loss": 0.5,
+    }
+    told = [
+        story.tell(event("tuned", {**frozen, **other})) for other in ({}, {"log_loss": 0.4}, {"prompt_id": "y"}, {"cycle": 2})
+    ]
+    assert list(map(len, told)) == [1, 0, 1, 1]
+
+
 def test_rows_that_are_cut_are_told_once_and_once_for_the_test() -> None:
     story = Story()
     score = {"stage": "race", "prompt_id": BARE.id, "rows": 16, "score": 0.9, "log_loss": 0.1}
