@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -215,6 +216,17 @@ def test_a_frozen_probe_is_told_once_although_it_is_fitted_with_names_of_labels_
         story.tell(event("tuned", {**frozen, **other})) for other in ({}, {"log_loss": 0.4}, {"prompt_id": "y"}, {"cycle": 2})
     ]
     assert list(map(len, told)) == [1, 0, 1, 1]
+
+
+def test_every_documented_step_is_worded_or_left_out() -> None:
+    files = (Path(__file__).parents[2] / "docs" / "files.md").read_text(encoding="utf-8")
+    table = files.partition("| kind | value |")[2].partition("\n\n")[0]
+    kinds = {kind for line in table.splitlines()[2:] for kind in re.findall(r"`(\w+)`", line.split("|")[1])}
+    assert {"race", "look", "test_room"} <= kinds
+    value = {"rows": 3, "text": "in words"}
+    told = {kind: [line.text for line in Story().tell({"kind": kind, "value": value})] for kind in kinds}
+    plain = {kind for kind, lines in told.items() if f"{kind}: rows 3, text in words" in lines}
+    assert not plain, "the journal's own words"
 
 
 def test_rows_that_are_cut_are_told_once_and_once_for_the_test() -> None:

@@ -481,4 +481,4 @@ _TELLERS: dict[str, Callable[[Story, Value], list[Line]]] = {
     "open_test": _open_test,
     "arm": _arm,
 }
-_SILENT = {"clock", "probe", "finish", "places"}
+_SILENT = {"clock", "probe", "finish", "places", "look", "test_room"}
