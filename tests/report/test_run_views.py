@@ -93,7 +93,7 @@ EVENTS: list[tuple[str, Any]] = [
 
 
 def event(kind: str, value: Any, at: float = 0.0) -> dict[str, Any]:
-    return {"n": 0, "kind": kind, "key": "k", "active_s": at, "value": value}
+    return {"n": -1 if kind == "note" else 0, "kind": kind, "key": "k", "active_s": at, "value": value}
 
 
 class Hands:
@@ -491,6 +491,18 @@ def test_the_clock_of_a_resumed_run_goes_on_from_the_time_already_spent() -> Non
     now[0] += 2
     view.event({"n": -1, "kind": "note", "value": {"text": "loading the model"}})
     assert [line.split("]")[0] for line in stream.getvalue().splitlines()] == ["[00:00", "[01:23", "[01:25"]
+
+
+def test_a_resumed_run_shows_prompts_of_earlier_sessions_by_their_text() -> None:
+    stream = io.StringIO()
+    view = PlainView(stream, now=Hands())
+    assert view.wants_history
+    view.event({"n": 2, "kind": "note", "active_s": 83.0, "value": {"text": "resuming a run"}})
+    proposals = [{"prompt": BARE.to_json(), "source": "seed"}]
+    view.event({"n": 1, "kind": "pool", "active_s": 5.0, "value": {"cycle": 1, "proposals": proposals}})
+    view.event({"n": 3, "kind": "train", "active_s": 85.0, "value": {"prompt_id": BARE.id, "steps": 4, "loss": 0.5}})
+    lines = stream.getvalue().splitlines()
+    assert lines == ["[01:23] resuming a run", "[01:25] trained to step 4 with “{text}”: loss 0.500"]
 
 
 def test_one_of_a_kind_is_told_in_the_singular() -> None:
