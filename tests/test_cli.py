@@ -31,6 +31,7 @@ from cotune.cli.terminal import wrapped
 from cotune.cycle.compare import Tryouts
 from cotune.evaluate.shares import PartScores, Share
 from cotune.evaluate.stats.intervals import Interval
+from cotune.model.local import LocalModel
 from cotune.report.terminal.narration import Story
 from tiny import save_tiny
 
@@ -564,6 +565,26 @@ def test_each_comparison_is_heard_as_soon_as_it_is_known(done: Done) -> None:
     weights = [one.weights for one in found.comparisons]
     assert heard == [weights[: n + 1] for n in range(len(weights))]
     assert "winner" in str(found) and f"{weights[-1]} weights" in str(found)
+
+
+def test_states_of_a_comparison_are_kept_for_the_next(done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(done.out, tmp_path / "run", ignore=shutil.ignore_patterns("states"))
+    passes, real = [], LocalModel.layer_states
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        passes.append(1)
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(LocalModel, "layer_states", counted)
+    counts, found = [], []
+    for text in ("First: {text}", "Second: {text}", "Second: {text}"):
+        with contextlib.closing(Tryouts(tmp_path / "run")) as tryouts:
+            found.append(tryouts.compare(text).to_json())
+        counts.append(len(passes))
+        passes.clear()
+    weights = len(found[0]["comparisons"])
+    assert counts == [2 * weights, weights, 0], "the winner is not read again, and neither is the same prompt"
+    assert found[1] == found[2] and (tmp_path / "run" / "states").is_dir()
 
 
 def test_trying_and_answering_import_neither_transformers_nor_peft(done: Done) -> None:

@@ -72,6 +72,7 @@ def test_guesses_are_told_and_blank_rows_are_left_out_in_numbers_that_agree(shee
     code, out, err = call("init", sheet, "--yes")
     assert code == 0, err
     assert "Reads 'Customer message', answers 'queue' (guessed; --input and --output name others)" in out
+    assert "Not used: 'ticket', 'urgent', 'channel'." in out
     text = Path("task.yaml").read_text(encoding="utf-8")
     assert "30 labelled rows" in text and "3 values stand in 30 rows" in text and "leaves out 2 further rows" in text
     assert load_config(Path("task.yaml")).data.on_blank == "skip"
@@ -107,6 +108,12 @@ def test_what_is_wrong_is_told_and_nothing_is_written(sheet: Path, arguments: tu
     code, _, err = call("init", sheet, *arguments)
     assert code == 2 and told in err, err
     assert [path.name for path in Path().iterdir()] == ["tickets.csv"]
+
+
+def test_a_terminal_may_name_several_columns_at_once(sheet: Path) -> None:
+    code, _, err = typed("init", sheet, keys=b"Customer message, channel\nqueue\n5m\n")
+    assert code == 0 and "separated by commas" in err, err
+    assert list(load_config(Path("task.yaml")).data.input) == ["Customer message", "channel"]
 
 
 def test_a_task_file_that_is_there_is_only_written_over_by_force(sheet: Path) -> None:

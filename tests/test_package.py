@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 from hatchling.builders.wheel import WheelBuilder
 
 ROOT = Path(__file__).parents[1]
@@ -28,3 +31,11 @@ def test_a_wheel_holds_every_file_of_the_source_and_the_examples() -> None:
 def test_every_folder_of_modules_is_a_package() -> None:
     folders = {path.parent for path in SOURCE.rglob("*.py")}
     assert not [str(folder) for folder in folders if not (folder / "__init__.py").is_file()]
+
+
+@pytest.mark.parametrize("module", ["cotune", "cotune.cli"])
+def test_the_command_is_a_module_too(module: str) -> None:
+    wrong = ["run", "no.csv", "--input", "a", "--output", "b"]
+    for arguments, code, said in ((["--version"], 0, "cotune "), (wrong, 2, "no such file")):
+        ended = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False)
+        assert ended.returncode == code and said in ended.stdout + ended.stderr, ended.stderr

@@ -105,7 +105,7 @@ class CotuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         chosen = classes_of(y, len(rows.rows), type(self).__name__)
         classes = np.unique(chosen)
         if len(classes) < 2:
-            raise ValueError(f"y holds one class, {classes[0]!r}, and at least two classes are needed")
+            raise ValueError(f"y holds one class, {classes.tolist()[0]!r}, and at least two classes are needed")
         names = self._names(classes)
         said = dict(zip(classes.tolist(), names, strict=True))
         target = "label"

@@ -215,7 +215,9 @@ def test_a_report_written_just_before_the_run_is_done_tells_its_verdict(tmp_path
     assert "the searched prompt gains 6.0 points" in render_report(folder)
 
 
-@pytest.mark.parametrize(("optimism", "told"), [(0.03, "3.0 points above its test score"), (-0.033, "3.3 points below its")])
+@pytest.mark.parametrize(
+    ("optimism", "told"), [(0.03, "3.0 points higher than on the test"), (-0.033, "3.3 points lower than")]
+)
 def test_how_far_dev_flatters_is_told_without_a_sign(tmp_path: Path, optimism: float, told: str) -> None:
     folder = run_folder(tmp_path / "run")
     summary = json.loads((folder / "summary.json").read_text())

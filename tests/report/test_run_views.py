@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -92,7 +93,7 @@ EVENTS: list[tuple[str, Any]] = [
 
 
 def event(kind: str, value: Any, at: float = 0.0) -> dict[str, Any]:
-    return {"n": 0, "kind": kind, "key": "k", "active_s": at, "value": value}
+    return {"n": -1 if kind == "note" else 0, "kind": kind, "key": "k", "active_s": at, "value": value}
 
 
 class Hands:
@@ -189,6 +190,43 @@ def test_a_prompt_that_instructs_in_its_system_text_is_marked() -> None:
     story, prompt = Story(), BARE.edit(system="Sort the mail.")
     story.learn(prompt.to_json())
     assert story.prompt(prompt.id) == "“[+system text] {text}”"
+
+
+def test_a_text_that_is_cut_still_tells_of_its_demonstrations() -> None:
+    story, seed = Story(), BARE.edit(instruction="Sort the mail into one of the many folders of this company.")
+    shown = seed.edit(demonstrations=(Demonstration((("text", "x"),), "a"),))
+    for prompt in (seed, shown):
+        story.learn(prompt.to_json())
+    assert story.prompt(seed.id, 40) == "“Sort the mail into one of the many fold…”"
+    assert story.prompt(shown.id, 40) == "“Sort the mail into o… [+1 demonstration]”"
+
+
+def test_a_frozen_probe_is_told_once_although_it_is_fitted_with_names_of_labels_too() -> None:
+    story = Story()
+    frozen = {
+        "cycle": 1,
+        "stage": "frozen",
+        "readout": "probe",
+        "prompt_id": "x",
+        "adapter_id": "base",
+        "rows": 9,
+        "log_loss": 0.5,
+    }
+    told = [
+        story.tell(event("tuned", {**frozen, **other})) for other in ({}, {"log_loss": 0.4}, {"prompt_id": "y"}, {"cycle": 2})
+    ]
+    assert list(map(len, told)) == [1, 0, 1, 1]
+
+
+def test_every_documented_step_is_worded_or_left_out() -> None:
+    files = (Path(__file__).parents[2] / "docs" / "files.md").read_text(encoding="utf-8")
+    table = files.partition("| kind | value |")[2].partition("\n\n")[0]
+    kinds = {kind for line in table.splitlines()[2:] for kind in re.findall(r"`(\w+)`", line.split("|")[1])}
+    assert {"race", "look", "test_room"} <= kinds
+    value = {"rows": 3, "text": "in words"}
+    told = {kind: [line.text for line in Story().tell({"kind": kind, "value": value})] for kind in kinds}
+    plain = {kind for kind, lines in told.items() if f"{kind}: rows 3, text in words" in lines}
+    assert not plain, "the journal's own words"
 
 
 def test_rows_that_are_cut_are_told_once_and_once_for_the_test() -> None:
@@ -453,6 +491,18 @@ def test_the_clock_of_a_resumed_run_goes_on_from_the_time_already_spent() -> Non
     now[0] += 2
     view.event({"n": -1, "kind": "note", "value": {"text": "loading the model"}})
     assert [line.split("]")[0] for line in stream.getvalue().splitlines()] == ["[00:00", "[01:23", "[01:25"]
+
+
+def test_a_resumed_run_shows_prompts_of_earlier_sessions_by_their_text() -> None:
+    stream = io.StringIO()
+    view = PlainView(stream, now=Hands())
+    assert view.wants_history
+    view.event({"n": 2, "kind": "note", "active_s": 83.0, "value": {"text": "resuming a run"}})
+    proposals = [{"prompt": BARE.to_json(), "source": "seed"}]
+    view.event({"n": 1, "kind": "pool", "active_s": 5.0, "value": {"cycle": 1, "proposals": proposals}})
+    view.event({"n": 3, "kind": "train", "active_s": 85.0, "value": {"prompt_id": BARE.id, "steps": 4, "loss": 0.5}})
+    lines = stream.getvalue().splitlines()
+    assert lines == ["[01:23] resuming a run", "[01:25] trained to step 4 with “{text}”: loss 0.500"]
 
 
 def test_one_of_a_kind_is_told_in_the_singular() -> None:

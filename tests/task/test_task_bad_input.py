@@ -193,6 +193,14 @@ def test_a_column_that_cannot_stand_in_a_prompt(tmp_path: Path) -> None:
     assert "no column 'my txt', did you mean 'my text'?" in message_of(path, input="my txt")
 
 
+def test_columns_joined_by_commas_are_told_apart(tmp_path: Path) -> None:
+    rows = [{"my text": row["text"], "title": "x", "label": row["label"]} for row in GOOD]
+    message = message_of(good_file(tmp_path, rows=rows), input="title, my text")
+    assert "no column 'title, my text'. Its" in message, message
+    assert "--input title --input 'my text'; in a task file input: [title, my text]" in message
+    assert "by itself" not in message_of(good_file(tmp_path, rows=rows), input="title,texts")
+
+
 def test_everything_in_one_group_cannot_be_cut(tmp_path: Path) -> None:
     path = good_file(tmp_path, rows=[{**row, "user": "u"} for row in GOOD])
     assert "no test split can be cut" in message_of(path, data={"group": "user"})

@@ -103,7 +103,7 @@ def test_planted_problems_are_found() -> None:
     assert "2 labels have no train row" in found["labels_without_rows"].message
     assert "1 label has fewer than" in found["labels_with_few_rows"].message
     assert "label more rows of it" in found["labels_with_few_rows"].message
-    assert found["imbalanced_labels"].severity == "info"
+    assert found["imbalanced_labels"].severity == "info" and " train rows of " in found["imbalanced_labels"].message
     assert found["labels_alike"].count == 1
     severities = [finding.severity for finding in found.findings]
     assert severities == sorted(severities, key=["warning", "info"].index)

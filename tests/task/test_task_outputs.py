@@ -84,6 +84,18 @@ def prices(count: int, among: int = 60) -> list[dict[str, Any]]:
     return [{"q": f"row {i}", "a": f"12{i % 9},79" if i < count else WORDS[i % 3]} for i in range(among)]
 
 
+def test_numbers_that_are_taken_for_labels_are_told() -> None:
+    rows = [{"text": f"review {i}", "stars": str(1 + i % 5)} for i in range(60)]
+    task = Task.from_frame(rows, input="text", output="stars")
+    found = task.checks["number_labels"]
+    assert found.severity == "info" and "5 different numbers" in found.message and "output.type=number" in found.message
+    assert "number_labels" not in Task.from_frame(rows, input="text", output="stars", type="label").checks
+    halves = [{**row, "stars": str(i % 2)} for i, row in enumerate(rows)]
+    assert "number_labels" not in Task.from_frame(halves, input="text", output="stars").checks, "0 and 1 are yes and no"
+    words = [{**row, "stars": f"{row['stars']} stars"} for row in rows]
+    assert "number_labels" not in Task.from_frame(words, input="text", output="stars").checks
+
+
 def test_decimal_commas_among_labels_are_warned_of() -> None:
     for count in (9, 60):
         task = task_of(prices(count))

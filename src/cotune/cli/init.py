@@ -65,7 +65,8 @@ def init(
 
     for name in input or ():
         table.need(name, nested=True)
-    inputs = input or _columns(_answer("input column", None, guessed_input, check_inputs, asks=asks), table)
+    question = "input column, or several separated by commas"
+    inputs = input or _columns(_answer(question, None, guessed_input, check_inputs, asks=asks), table)
     answers = _answer("label column", output, guessed_output, lambda text: table.need(text, nested=True), asks=asks)
     if answers in inputs:
         raise InputError(f"{answers!r} is both input and answer", where=str(data), hint="Name another column with --output.")
@@ -80,7 +81,9 @@ def init(
         if not asks and not (input and output):
             guesses = [option for option, value in (("--input", input), ("--output", output)) if not value]
             name = f"{' and '.join(guesses)} name{'s another' if len(guesses) == 1 else ' others'}"
-            tell(f"Reads {shown_names(inputs)}, answers {answers!r} (guessed; {name}).")
+            unused = [column for column in table.columns if column not in (*inputs, answers)]
+            others = f" Not used: {shown_names(unused)}." if unused else ""
+            tell(f"Reads {shown_names(inputs)}, answers {answers!r} (guessed; {name}).{others}")
         tell(f"Written: {out}. Start with: cotune run {shlex.quote(str(out))}")
 
 
@@ -106,7 +109,11 @@ def _answer(question: str, value: str | None, guess: str | None, check: Callable
                 return answer
     answer = value if value is not None else guess or ""
     if not answer:
-        raise InputError(f"no column looks like the {question}", where="cotune init", hint="Name it with --input or --output.")
+        raise InputError(
+            f"no column looks like the {question.partition(',')[0]}",
+            where="cotune init",
+            hint="Name it with --input or --output.",
+        )
     check(answer)
     return answer
 
@@ -139,7 +146,7 @@ def task_file(data: Path, table: Table, inputs: Sequence[str], output: str, budg
         ("data:", ""),
         (f"  train: {_yaml(str(train))}", f"{len(whole):,} labelled rows; some are held out for dev and for the test"),
         ("  # test: test.csv", "test rows with the same columns, if you have some"),
-        (f"  input: {read}", "input column, or a list of several"),
+        (f"  input: {read}", "input column, or a list of several: [subject, text]"),
         (f"  output: {_yaml(output)}", "the right answers"),
         *([("  on_blank: skip", f"leaves out {counted(blank, 'further row')} without input or answer")] if blank else []),
         (f"output: {{type: {kind}}}", f"label, text, number or json; {why}"),

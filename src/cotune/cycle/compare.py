@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cotune.config import RunConfig
 from cotune.config.endpoints import JUDGE
@@ -27,8 +28,10 @@ from cotune.evaluate.responses import LabelOutputs, label_indices
 from cotune.evaluate.scoring import Evaluation
 from cotune.evaluate.stats.paired import paired_difference
 from cotune.evaluate.tried import Comparison, Tried
+from cotune.files import content_hash
 from cotune.model.adapters.slots import BASE
-from cotune.model.engine.state_store import layers_of_interest
+from cotune.model.engine.facts import engine_facts
+from cotune.model.engine.state_store import StateStore, as_half, layers_of_interest
 from cotune.model.local import LocalModel
 from cotune.probe.cross_fitting import cross_fit, standardised, tempered
 from cotune.probe.logistic import fit_logistic
@@ -105,6 +108,8 @@ class Tryouts:
         self._judge = _judge(config, folder, judging) if judged else None
         self._dev = dev_in_order(task.dev, config.seed)
         self._probe: Probe | None = None
+        # The winner's states are kept for the next comparison, which then runs the tried prompt alone.
+        self._states = StateStore(folder / "states")
         self._read: dict[tuple[str, str], tuple[Evaluation, int]] = {}
         self._weights: list[tuple[str, Decision | None]] = [(self._winner.adapter, self._winner.decision)]
         if self._winner.adapter != BASE and self._model.capabilities.tune:
@@ -179,7 +184,8 @@ class Tryouts:
             key = (asked.id, adapter)
             if key not in self._read:
                 model = cast("LocalModel", self._model)
-                self._read[key] = judged_by_probe(model, task, dev, asked, adapter, self._probe, self._config.seed)
+                seed = self._config.seed
+                self._read[key] = judged_by_probe(model, task, dev, asked, adapter, self._probe, seed, self._states)
             return self._read[key]
         answering = answering_for(task, self._model, own, self._config.output.max_tokens, self._judge)
         scored = answering.score(asked, adapter, dev, _unheard)
@@ -192,7 +198,14 @@ class Tryouts:
 
 
 def judged_by_probe(
-    model: LocalModel, task: Task, dev: Sequence[Example], prompt: Prompt, adapter: str, probe: Probe, seed: int
+    model: LocalModel,
+    task: Task,
+    dev: Sequence[Example],
+    prompt: Prompt,
+    adapter: str,
+    probe: Probe,
+    seed: int,
+    store: StateStore,
 ) -> tuple[Evaluation, int]:
     """Evaluate a prompt on dev by a probe that is fitted to train rows; also returns the number of shortened rows.
 
@@ -205,6 +218,7 @@ def judged_by_probe(
         probe: the winner's probe. The prompt's probe reads the same layer; with the base model it may also read layers around
             it.
         seed: seed of the sample of train rows, if there are very many, and of the folds.
+        store: states of earlier comparisons; receives those that are computed.
     """
     learn = not_shown(prompt, task.train)
     order = np.random.default_rng([seed, 13]).permutation(len(learn))[:MOST_LEARNT]
@@ -215,7 +229,7 @@ def judged_by_probe(
     )
     rendered = model.renderer.render(prompt, [row.fields for row in (*learn, *dev)], task.labels)
     starts = [row.start for row in rendered] if probe.pooled else None
-    states = model.layer_states([row.prompt_ids for row in rendered], layers, starts=starts, adapter=adapter)
+    states = _states(model, [row.prompt_ids for row in rendered], layers, starts, adapter, store)
     truth, count = label_indices(learn, task), len(learn)
     groups = groups_of(learn)
     found = cross_fit(
@@ -232,6 +246,26 @@ def judged_by_probe(
     logits = fitted.logits(((states[place, count:] - mean) / spread).astype(np.float32))[0]
     given = LabelOutputs(tempered(logits, found.temperature))
     return given.judge(dev, BY_PROBE, task), sum(row.truncated for row in rendered[count:])
+
+
+def _states(
+    model: LocalModel,
+    sequences: Sequence[Sequence[int]],
+    layers: Sequence[int],
+    starts: Sequence[int] | None,
+    adapter: str,
+    store: StateStore,
+) -> NDArray[np.float32]:
+    """States from the store, or computed and stored; both are rounded alike. A folder that cannot be written stores nothing."""
+    asked = {"model": model.fingerprint, "adapter": adapter, "ids": sequences, "starts": starts, "layers": layers}
+    key = content_hash({**asked, **engine_facts(model)}, 32)
+    stored = store.get(key)
+    if stored is None or stored.shape[:2] != (len(layers), len(sequences)):
+        found = model.layer_states(sequences, layers, starts=starts, adapter=adapter)
+        stored = as_half(found)
+        with suppress(OSError):
+            store.put(key, stored)
+    return stored.astype(np.float32)
 
 
 def try_prompt(

@@ -18,7 +18,7 @@ from cotune.cycle.progress import Quiet, View, say
 from cotune.cycle.stages import prepare, report, search, test
 from cotune.errors import InputError, counted
 from cotune.executor import Choice
-from cotune.report.terminal.plain import fields
+from cotune.report.terminal.plain import duration, fields
 from cotune.run_files import BUNDLE, REPORT, SUMMARY
 from cotune.task.task import Task
 
@@ -165,8 +165,8 @@ def _open_journal(out: Path, started: float, view: View) -> Journal:
     journal = Journal(out, started=started)
     journal.listeners.append(view.event)
     if journal.events:
-        done = f"{counted(len(journal.events), 'step')}, {journal.clock() / 60:.1f} min"
-        note = {"text": f"resuming {out}: {done} are done"}
+        done = f"{counted(len(journal.events), 'step')} in {duration(journal.clock())}"
+        note = {"text": f"resuming {out} after {done}"}
         # The time already spent is included, so that a view's clock continues from it.
         spent = round(journal.clock(), 3)
         view.event({"n": len(journal.events) - 1, "kind": "note", "active_s": spent, "value": note})

@@ -191,7 +191,7 @@ def _type(source: Source) -> tuple[OutputType, tuple[Finding, ...]]:
     kind, why = guess_type(cells)
     commas = _decimal_commas(source.output_field, kind, cells)
     if not KINDS[kind].guess_told:
-        return kind, commas
+        return kind, (*_numbers_as_labels(source.output_field, kind, cells), *commas)
     if KINDS[kind].may_name_rows(cells):
         message = (
             f"the output {source.output_field!r} is taken for {kind}: every value differs, so it is not a label column; name "
@@ -200,6 +200,18 @@ def _type(source: Source) -> tuple[OutputType, tuple[Finding, ...]]:
         return kind, (Finding("output_type", "warning", message, len(cells)), *commas)
     message = f"the output {source.output_field!r} is taken for {kind}: {why}; output.type says otherwise"
     return kind, (Finding("output_type", "info", message, len(cells)), *commas)
+
+
+def _numbers_as_labels(column: str, kind: OutputType, cells: Sequence[str]) -> tuple[Finding, ...]:
+    """A finding where more than two labels are all numbers, such as ratings, whose order labels do not have."""
+    different = {cell.strip() for cell in cells}
+    if len(different) <= 2 or any(parse_number(cell) is None for cell in different):
+        return ()
+    message = (
+        f"the output {column!r} holds {len(different)} different numbers, which are taken for labels without an order; "
+        f"output.type=number takes them for numbers, and output.type={kind} confirms that they are labels"
+    )
+    return (Finding("number_labels", "info", message, len(cells)),)
 
 
 def _decimal_commas(column: str, kind: OutputType, cells: Sequence[str]) -> tuple[Finding, ...]:

@@ -309,8 +309,7 @@ def _balance(train: Sequence[Example], labels: Sequence[str]) -> Iterable[Findin
             yield Finding(
                 "imbalanced_labels",
                 "info",
-                f"labels are uneven: {top} labelled rows of {most!r}, {low} of {least!r}; "
-                "metric=macro_f1 weighs all labels alike",
+                f"labels are uneven: {top} train rows of {most!r}, {low} of {least!r}; metric=macro_f1 weighs all labels alike",
                 round(top / low),
             )
     yield from _alike(labels)

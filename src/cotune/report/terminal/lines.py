@@ -19,14 +19,28 @@ class PlainView:
         stream: output stream.
         now: monotonic clock, in seconds.
         heartbeat: seconds without a line after which a line describes the current work.
+
+    Attributes:
+        wants_history: a resumed run passes events of earlier sessions, so that prompts are shown by their text. They are not
+            written again.
     """
+
+    wants_history = True
 
     def __init__(self, stream: TextIO, *, now: Callable[[], float] = time.monotonic, heartbeat: float = 60.0) -> None:
         self._out, self._now, self._heartbeat = Output(stream), now, heartbeat
         self._story, self._pace = Story(), Pace(now)
         self._last = now()
+        self._past = -1
 
     def event(self, event: Mapping[str, Any]) -> None:
+        place = number(event.get("n"))
+        if event.get("kind") == "note":
+            # The note of a run that resumes has the number of the last earlier line.
+            self._past = max(self._past, int(place if place is not None else -1))
+        elif place is not None and place <= self._past:
+            self._story.tell(event)
+            return
         self._pace.saw_event(event)
         for line in self._story.tell(event):
             self._say(line.text)

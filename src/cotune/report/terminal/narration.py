@@ -22,7 +22,6 @@ from cotune.report.terminal.plain import (
     items,
     number,
     one_line,
-    quoted,
 )
 from cotune.report.terminal.steps import ALONE, Line, Value, cycle_of, generic
 
@@ -88,7 +87,8 @@ class Story:
     verdict: str = ""
     _judged: list[float] = field(default_factory=list)
     _deepest: int = 0
-    _prompts: dict[str, str] = field(default_factory=dict)
+    _prompts: dict[str, tuple[str, str]] = field(default_factory=dict)
+    _frozen: set[tuple[object, object, int]] = field(default_factory=set)
     _arms: dict[str, Any] = field(default_factory=dict)
     _tested: set[str] = field(default_factory=set)
     _tried: bool = False
@@ -111,9 +111,11 @@ class Story:
         return teller(self, record)
 
     def prompt(self, prompt_id: object, limit: int = 60) -> str:
-        """Describe a prompt by its text if it is known, else by its id."""
-        text = self._prompts.get(str(prompt_id))
-        return quoted(text, limit) if text else one_line(prompt_id if prompt_id else "a prompt", limit)
+        """Describe a prompt by its text if it is known, else by its id; a cut text keeps the note on its demonstrations."""
+        text, note = self._prompts.get(str(prompt_id), ("", ""))
+        if not text:
+            return one_line(prompt_id if prompt_id else "a prompt", limit)
+        return f"“{one_line(text, max(1, limit - len(note)))}{note}”"
 
     def learn(self, data: object) -> None:
         """Remember the text of a prompt from its JSON object."""
@@ -125,8 +127,7 @@ class Story:
             count = prompt.nearest or len(prompt.demonstrations)
             near = ", nearest to the row" if prompt.nearest else ""
             shown = ("[+system text] " if prompt.system else "") + prompt.text
-            shown += f" [+{counted(count, 'demonstration')}{near}]" if count else ""
-            self._prompts[prompt.id] = shown
+            self._prompts[prompt.id] = shown, f" [+{counted(count, 'demonstration')}{near}]" if count else ""
         except (CotuneError, TypeError, ValueError, AttributeError):
             return
 
@@ -378,6 +379,11 @@ def _probed(story: Story, value: Value) -> list[Line]:
     )
     name = story.prompt(value.get("prompt_id"), 48)
     if frozen:
+        key = (value.get("prompt_id"), value.get("adapter_id"), story.cycle)
+        if key in story._frozen:
+            # The same probe fitted with further rows, such as names of labels: the next event compares the two.
+            return []
+        story._frozen.add(key)
         return [Line(f"frozen probe{_after(value)}: {held} with {name}")]
     by = f", by a probe{_after(value)}"
     steps = f" for {counted(one_line(value['steps'], 12), 'step')}" if value.get("steps") is not None else ""
@@ -474,4 +480,4 @@ _TELLERS: dict[str, Callable[[Story, Value], list[Line]]] = {
     "open_test": _open_test,
     "arm": _arm,
 }
-_SILENT = {"clock", "probe", "finish", "places"}
+_SILENT = {"clock", "probe", "finish", "places", "look", "test_room"}

@@ -33,11 +33,6 @@ def one_line(text: object, limit: int = 60) -> str:
     return line[:end].rstrip() + "…"
 
 
-def quoted(text: object, limit: int = 60) -> str:
-    """:func:`one_line` in quotation marks."""
-    return f"“{one_line(text, limit)}”"
-
-
 def number(value: object) -> float | None:
     """The value as a finite number; None for any other value."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):

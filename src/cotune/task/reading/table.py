@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from shlex import quote
 from types import MappingProxyType
 from typing import Any
 
@@ -94,6 +95,10 @@ class Table:
             wanted = f", which {asked_by} names" if asked_by else ""
             named = f", or add {option} COLUMN" if option else ""
             rename = f" Rename the one that holds it to {column!r}{named}." if asked_by else ""
+            several = [name.strip() for name in column.split(",")]
+            if len(several) > 1 and set(several) <= {*headers, *self.columns}:
+                options, listed = " ".join(f"--input {quote(name)}" for name in several), ", ".join(several)
+                near, rename = "", f" Name each column by itself: {options}; in a task file input: [{listed}]."
             raise InputError(
                 f"there is no column {column!r}{wanted}" + (f", did you mean {near!r}?" if near else ""),
                 where=self.source,

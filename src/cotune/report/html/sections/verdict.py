@@ -289,9 +289,9 @@ def _selection(record: RunRecord) -> str:
     ledger = esc(f" {openings}") if (openings := openings_sentence(None if opened is None else int(opened))) else ""
     return (
         f"<div class=card><h3>Which score to quote</h3><table class=facts>{table}</table>"
-        f"<p>The winner of {esc(selection.get('candidates', 'many'))} prompts scored {100 * abs(optimism):.1f} points "
-        f"{'above' if optimism >= 0 else 'below'} its test score on "
-        f"{'dev, by a fit to the other labelled rows' if probed else 'the rows that chose it'}.{ledger}</p></div>"
+        f"<p>On {'dev, by a fit to the other labelled rows,' if probed else 'the rows that chose it,'} the winner of "
+        f"{esc(selection.get('candidates', 'many'))} prompts scored {100 * abs(optimism):.1f} points "
+        f"{'higher' if optimism >= 0 else 'lower'} than on the test.{ledger}</p></div>"
     )
 
 
