@@ -99,10 +99,11 @@ test-tracking:
 	.venv-tracking/bin/pip install -q --no-compile -e '.[dev,mlflow,wandb,tensorboard]'
 	OMP_NUM_THREADS=1 .venv-tracking/bin/pytest -n 0 tests/tracking
 
-# For .ci/run: what has to be done, two things at a time. Ray's tests wait most of the time, for its processes to start.
+# For .ci/run, in one order: Ray's processes beside the suite's make both several times slower.
 ci: install-all
 	@$(MAKE) --no-print-directory -j 2 checks docs
-	@$(MAKE) --no-print-directory -j 2 suite test-ray
+	@$(MAKE) --no-print-directory suite
+	@$(MAKE) --no-print-directory test-ray
 
 # Ray too: clusters of two and of four small nodes on this machine, about ten minutes.
 test-cluster:
@@ -111,16 +112,12 @@ test-cluster:
 	OMP_NUM_THREADS=1 .venv-cluster/bin/pytest -n 0 tests/executor tests/executor/test_ray.py \
 		tests/bundle/test_predict_on_ray.py tests/cycle/test_run_on_ray.py
 
-# One run of each kind on Ray, in the environment of the other tests: what continuous integration has time for. What they say comes
-# at the end, whole, since others may run beside them; on a busy machine a node may be late, so that they may try twice as well.
+# One run of each kind on Ray, in the environment of the other tests: what continuous integration has time for.
 test-ray: $(VENV)/.installed-ray
-	@log=$$(mktemp); for go in 1 2; do \
-		OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 -p no:cacheprovider \
-			tests/executor/test_ray.py::test_two_nodes_give_the_same_in_the_same_order \
-			tests/executor/test_ray.py::test_killed_actors_cost_their_job_one_more_try \
-			tests/cycle/test_run_on_ray.py::test_two_nodes_give_what_one_process_does >>$$log 2>&1; code=$$?; \
-		[ $$code = 1 ] || break; \
-	done; echo "Tests on Ray"; cat $$log; rm -f $$log; exit $$code
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 \
+		tests/executor/test_ray.py::test_two_nodes_give_the_same_in_the_same_order \
+		tests/executor/test_ray.py::test_killed_actors_cost_their_job_one_more_try \
+		tests/cycle/test_run_on_ray.py::test_two_nodes_give_what_one_process_does
 
 clean:
 	rm -rf build $(VENV) .venv-tracking .venv-cluster .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -303,7 +303,7 @@ def test_a_time_budget_is_kept(bench: Bench, tmp_path: Path, monkeypatch: pytest
         return run_pass(self, ids, *rest, **named)
 
     monkeypatch.setattr(PackedRunner, "_run", counted)
-    for module in ("budget.budget", "answering.answers", "search.training", "run"):
+    for module in ("budget.budget", "answering.answers", "answer_search.training", "run"):
         monkeypatch.setattr(sys.modules[f"cotune.cycle.{module}"], "time", clock)
     # A first guess that is twice too hopeful, on every machine.
     found = replace(check_capability("cpu", "float32", 1), gemm_gflops={"float32": 0.55, "bfloat16": 0.4})
