@@ -105,11 +105,12 @@ ci: install-all
 	@$(MAKE) --no-print-directory suite
 	@$(MAKE) --no-print-directory test-ray
 
-# Ray too: clusters of two and of four small nodes on this machine, about ten minutes.
+# Ray too: clusters of two and of four small nodes on this machine, about ten minutes. All files are named: if
+# their folder is, pytest leaves out those that tests/conftest.py ignores.
 test-cluster:
 	@$(MAKE) --no-print-directory VENV=.venv-cluster install-dev
 	.venv-cluster/bin/pip install -q --no-compile -e '.[dev,ray]'
-	OMP_NUM_THREADS=1 .venv-cluster/bin/pytest -n 0 tests/executor tests/executor/test_ray.py \
+	OMP_NUM_THREADS=1 .venv-cluster/bin/pytest -n 0 tests/executor/test_*.py \
 		tests/bundle/test_predict_on_ray.py tests/cycle/test_run_on_ray.py
 
 # One run of each kind on Ray, in the environment of the other tests: what continuous integration has time for.
