@@ -587,6 +587,16 @@ def test_states_of_a_comparison_are_kept_for_the_next(done: Done, tmp_path: Path
     assert found[1] == found[2] and (tmp_path / "run" / "states").is_dir()
 
 
+def test_a_comparison_needs_no_place_for_states(done: Done, tmp_path: Path) -> None:
+    shutil.copytree(done.out, tmp_path / "run", ignore=shutil.ignore_patterns("states"))
+    (tmp_path / "run" / "states").write_text("not a folder")
+    found = []
+    for out in (tmp_path / "run", done.out):
+        with contextlib.closing(Tryouts(out)) as tryouts:
+            found.append(tryouts.compare("First: {text}").to_json())
+    assert found[0] == found[1]
+
+
 def test_trying_and_answering_import_neither_transformers_nor_peft(done: Done) -> None:
     script = (
         "import json, sys\n"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -27,6 +28,19 @@ def test_states_come_back_in_half_precision(tmp_path: Path) -> None:
     store.put("one", states(1))
     again = store.get("one")
     assert again is not None and not np.array_equal(again, got)
+
+
+def test_states_of_a_folder_that_may_only_be_read_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = StateStore(tmp_path)
+    put = store.put("one", states())
+
+    def refused(self: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    # root may write to any folder, so that a mode does not tell.
+    monkeypatch.setattr(Path, "touch", refused)
+    got = store.get("one")
+    assert got is not None and got.tobytes() == put.tobytes()
 
 
 def test_what_half_precision_cannot_hold_stays_finite(tmp_path: Path) -> None:

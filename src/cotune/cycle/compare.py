@@ -263,7 +263,7 @@ def _states(
     if stored is None or stored.shape[:2] != (len(layers), len(sequences)):
         found = model.layer_states(sequences, layers, starts=starts, adapter=adapter)
         stored = as_half(found)
-        with suppress(OSError):
+        with suppress(InputError, OSError):
             store.put(key, stored)
     return stored.astype(np.float32)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,9 @@ class StateStore:
 
         def load() -> Half:
             states: Half = load_file(path)[_NAME]
-            path.touch()
+            # A folder that may only be read has states too.
+            with suppress(OSError):
+                path.touch()
             return states
 
         return _readable(load)
