@@ -1,17 +1,21 @@
-"""A bundle of an earlier build: weights tuned by words, and a probe that reads the last token alone."""
+"""Folders of an earlier build: a run's config with a key that was removed, and a bundle with a probe of the last token."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 from cycle_runs import journal_of, labelled_rows
 
 import cotune
 from cotune.bundle import save_bundle
 from cotune.bundle.load import OpenedBundle
+from cotune.config import config_from_data
 from cotune.config.task import Task
+from cotune.cycle.kept import read_config
 from cotune.cycle.probe_search.fits import head_of
 from cotune.evaluate.decision import BY_PROBE
 from cotune.model.adapters.files import adapter_content_id
@@ -62,3 +66,12 @@ def test_a_later_run_starts_from_its_weights_and_judges_it_as_it_was(bench: Benc
     # The weights alone may win, so they lie there as an adapter of their own.
     ground = tmp_path / "later" / "adapters" / told["ground"]
     assert adapter_content_id(ground) == told["ground"] and not (ground / PROBE).exists()
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_a_config_with_a_key_that_was_removed_is_read(tmp_path: Path, head: bool) -> None:
+    config = config_from_data(tmp_path / "rows.csv", input="text", output="label")
+    dumped = config.model_dump(mode="json")
+    dumped["tune"]["head"] = head
+    (tmp_path / "config.json").write_text(json.dumps({"config": dumped, "identity": {"data": "x"}}))
+    assert read_config(tmp_path / "config.json") == (config, {"data": "x"})

@@ -29,10 +29,13 @@ def read_config(path: Path) -> tuple[RunConfig, Mapping[str, Any]]:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
-    identity = stored["identity"]
+    identity, config = stored["identity"], stored["config"]
     if not isinstance(identity, dict):
         raise ValueError("the identity is no object")
-    return RunConfig.model_validate(stored["config"]), identity
+    if isinstance(config, dict) and isinstance(tune := config.get("tune"), dict):
+        # Every run of an earlier build has this key, which only a search by words read.
+        tune.pop("head", None)
+    return RunConfig.model_validate(config), identity
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
