@@ -199,6 +199,7 @@ def test_columns_joined_by_commas_are_told_apart(tmp_path: Path) -> None:
     assert "no column 'title, my text'. Its" in message, message
     assert "--input title --input 'my text'; in a task file input: [title, my text]" in message
     assert "by itself" not in message_of(good_file(tmp_path, rows=rows), input="title,texts")
+    assert "by itself" not in message_of(good_file(tmp_path, rows=rows), output="title,label"), "there is one output"
 
 
 def test_everything_in_one_group_cannot_be_cut(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def init(
             table.need(name, nested=True)
 
     for name in input or ():
-        table.need(name, nested=True)
+        table.need(name, nested=True, several=True)
     question = "input column, or several separated by commas"
     inputs = input or _columns(_answer(question, None, guessed_input, check_inputs, asks=asks), table)
     answers = _answer("label column", output, guessed_output, lambda text: table.need(text, nested=True), asks=asks)

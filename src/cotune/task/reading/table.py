@@ -72,7 +72,7 @@ class Table:
         Raises:
             InputError: if it does not exist, or a cell cannot be shown.
         """
-        self.need(column, asked_by, nested=True, option=option)
+        self.need(column, asked_by, nested=True, option=option, several=True)
         for index, text in self.nested.get(column, {}).items():
             if text is None:
                 raise InputError(
@@ -81,10 +81,11 @@ class Table:
                     hint="Give a text, a number, a date, or lists and objects of these.",
                 )
 
-    def need(self, column: str, asked_by: str = "", *, nested: bool = False, option: str = "") -> None:
+    def need(self, column: str, asked_by: str = "", *, nested: bool = False, option: str = "", several: bool = False) -> None:
         """Check that a column exists and, unless allowed, contains no lists or objects.
 
-        ``asked_by`` names what requires the column, and ``option`` the command line option for another one.
+        ``asked_by`` names what requires the column, and ``option`` the command line option for another one. ``several``
+        says that there may be several such columns, so that names joined by commas are told apart.
 
         Raises:
             InputError: if it does not; names the most similar column.
@@ -95,9 +96,9 @@ class Table:
             wanted = f", which {asked_by} names" if asked_by else ""
             named = f", or add {option} COLUMN" if option else ""
             rename = f" Rename the one that holds it to {column!r}{named}." if asked_by else ""
-            several = [name.strip() for name in column.split(",")]
-            if len(several) > 1 and set(several) <= {*headers, *self.columns}:
-                options, listed = " ".join(f"--input {quote(name)}" for name in several), ", ".join(several)
+            names = [name.strip() for name in column.split(",")] if several else []
+            if len(names) > 1 and set(names) <= {*headers, *self.columns}:
+                options, listed = " ".join(f"--input {quote(name)}" for name in names), ", ".join(names)
                 near, rename = "", f" Name each column by itself: {options}; in a task file input: [{listed}]."
             raise InputError(
                 f"there is no column {column!r}{wanted}" + (f", did you mean {near!r}?" if near else ""),
