@@ -42,6 +42,16 @@ def lab_in(folder: Path, budget: str, view: Listening) -> RunContext:
     return RunContext(task, tiny_local(), Journal(folder), costs, folder, TuneSettings(), 0, view)
 
 
+def test_passes_that_took_no_time_to_speak_of_do_not_make_a_machine_slow() -> None:
+    costs = CostModel.guess(parse_budget("2m"), gflops=400.0, parameters=1_000_000, threads=2, width=576)
+    planned = costs.score_rate
+    # The first pass of a process allocates memory.
+    costs.saw_scoring(int(planned / 1000), 0.1)
+    assert costs.slowness == costs.lag == 1.0
+    costs.saw_scoring(int(planned / 100), 1.0)
+    assert costs.slowness > 50 and costs.lag > 10
+
+
 def test_a_slow_machine_is_told_once_and_not_written_down(tmp_path: Path) -> None:
     costs = CostModel.guess(parse_budget("2m"), gflops=400.0, parameters=100_000_000, threads=2, width=576)
     planned = costs.score_rate

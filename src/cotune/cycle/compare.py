@@ -21,7 +21,7 @@ from cotune.cycle.candidate import Candidate, Own
 from cotune.cycle.journal import read_journal
 from cotune.cycle.kept import read_config, reading_steps, recorded, register_kept
 from cotune.cycle.permissions import Permissions
-from cotune.errors import CotuneError, InputError, no_run
+from cotune.errors import CotuneError, DivergedError, InputError, no_run
 from cotune.evaluate.decision import BY_PROBE, Decision
 from cotune.evaluate.judge import Judge
 from cotune.evaluate.responses import LabelOutputs, label_indices
@@ -262,6 +262,8 @@ def _states(
     stored = store.get(key)
     if stored is None or stored.shape[:2] != (len(layers), len(sequences)):
         found = model.layer_states(sequences, layers, starts=starts, adapter=adapter)
+        if not np.isfinite(found).all():
+            raise DivergedError("the prompt's hidden states are not finite; run with engine.dtype=float32")
         stored = as_half(found)
         with suppress(InputError, OSError):
             store.put(key, stored)

@@ -60,8 +60,8 @@ class Heard(Quiet):
             raise KeyboardInterrupt
 
 
-def on(machine: Machine, patch: pytest.MonkeyPatch) -> None:
-    """Let runs of this process happen on a machine."""
+def on(machine: Machine, patch: pytest.MonkeyPatch, planned: float = PLANNED) -> None:
+    """Let runs of this process happen on a machine, planned with this rate."""
     run_pass = PackedRunner._run
 
     def counted(self: PackedRunner, ids: Any, *rest: Any, **named: Any) -> Any:
@@ -73,7 +73,7 @@ def on(machine: Machine, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(sys.modules[f"cotune.cycle.{module}"], "time", machine)
 
     def guess(budget: Any, **facts: Any) -> CostModel:
-        return CostModel(budget, PLANNED, PLANNED / 3, _slowest=PLANNED / 2, _guessed=PLANNED)
+        return CostModel(budget, planned, planned / 3, _slowest=planned / 2, _guessed=planned)
 
     patch.setattr(CostModel, "guess", guess)
 
@@ -137,6 +137,17 @@ def test_a_machine_that_keeps_to_its_plan_cuts_nothing(bench: Bench, tmp_path: P
     assert "learnt_from" not in result.summary["references"]["tfidf"]
     assert not of_kind(out, "cut") and result.summary["n"] == {"train": 98, "dev": 42, "test": 100}
     assert not any("slower than planned" in note for note in view.notes)
+
+
+def test_passes_that_take_far_longer_than_their_products_cut_nothing_while_they_are_cheap(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As with a tiny model: sixty times slower than planned, and yet a hundredth of a second a pass.
+    machine, out = Machine(0.01), tmp_path / "run"
+    on(machine, monkeypatch, planned=60 * 100 * PLANNED)
+    result = run(bench, out, Heard())
+    assert not of_kind(out, "cut") and of_kind(out, "train")
+    assert machine.now <= BUDGET and result.summary["n"] == {"train": 98, "dev": 42, "test": 100}
 
 
 def test_a_cut_race_is_resumed_as_it_was_cut(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,8 @@ from cotune.cycle.budget.budget import Budget
 
 _TRUSTED_SECONDS = 20.0
 _TELLING_SECONDS = 5.0
+_NOTICED_SECONDS = 0.5
+"""Seconds of passes below which their pace says nothing: a process's first pass allocates memory, whatever the machine."""
 _LATELY = 5.0
 """Half-life, in seconds of passes, of measurements of how slow the machine is now."""
 _WRITING = 5.0
@@ -134,15 +136,15 @@ class CostModel:
 
     @property
     def slowness(self) -> float:
-        """Slowdown of the last passes against the plan, including a process's slow first passes."""
+        """Slowdown of the last passes against the plan, including a process's slow first passes; 1 until they took a while."""
         tokens, seconds = self._lately
-        return self._guessed * seconds / tokens if self._guessed and tokens else 1.0
+        return self._guessed * seconds / tokens if self._guessed and seconds > _NOTICED_SECONDS else 1.0
 
     @property
     def lag(self) -> float:
         """Ratio of the last passes' time to their price by :meth:`scoring`, which adapts slowly; at least 1."""
         tokens, seconds = self._lately
-        return max(1.0, self.score_rate * seconds / tokens) if tokens else 1.0
+        return max(1.0, self.score_rate * seconds / tokens) if seconds > _NOTICED_SECONDS else 1.0
 
     def look_anew(self) -> Pace:
         """Forget the rate of scoring, so that the next passes decide; returns the argument of :meth:`recall`."""

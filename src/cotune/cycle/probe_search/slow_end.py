@@ -67,5 +67,10 @@ def fit_test(context: RunContext, prices: Prices, search: LabelSearch) -> Sealed
 
 
 def _closing(context: RunContext, prices: Prices) -> float:
-    """Cost of saving and the report; the fixed reserve pays for a few times as much."""
-    return prices.fixed * max(1.0, HEURISTICS.closing * context.spending.costs.slowness)
+    """Cost of saving and the report; the fixed reserve pays for a few times as much.
+
+    The slowdown is bounded, because that of passes says little about files: passes of a tiny model take far longer than their
+    products.
+    """
+    slowness = min(HEURISTICS.slowest, context.spending.costs.slowness)
+    return prices.fixed * max(1.0, HEURISTICS.closing * slowness)
