@@ -252,10 +252,28 @@ def test_a_folder_that_lacks_something_is_told_what(bench: Bench, whole: Path, t
     (out / "config.json").write_text("[" * 100_000)
     told(bench.run(out), "config cannot be read")
 
+    out = unfinished(whole, tmp_path / "setting")
+    config = json.loads((out / "config.json").read_text())
+    config["config"]["tune"]["gone"] = 1
+    (out / "config.json").write_text(json.dumps(config))
+    told(bench.run(out), "config cannot be read", "tune.gone", "this version of cotune does not know", "--out")
+
     out = unfinished(whole, tmp_path / "locked")
     (out / ".lock").unlink()
     (out / ".lock").mkdir()
     told(bench.run(out), "cannot write")
+
+
+def test_a_run_of_an_earlier_build_resumes_without_a_setting_that_was_removed(
+    bench: Bench, whole: Path, tmp_path: Path
+) -> None:
+    out = unfinished(whole, tmp_path / "earlier")
+    config = json.loads((out / "config.json").read_text())
+    config["config"]["tune"]["head"] = True
+    (out / "config.json").write_text(json.dumps(config))
+    ended = bench.run(out)
+    assert ended.code == 0, ended.stderr
+    same_as(whole, out)
 
 
 def test_a_summary_that_cannot_be_read_is_made_again(bench: Bench, whole: Path, tmp_path: Path) -> None:

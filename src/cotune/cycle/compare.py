@@ -300,8 +300,8 @@ def _stored(folder: Path) -> tuple[RunConfig, Mapping[str, Any], list[dict[str, 
         raise no_run(folder)
     try:
         config, identity = read_config(path)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError("the run's config cannot be read", where=str(path), hint=hint) from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"the run's config cannot be read ({error})", where=str(path), hint=hint) from error
     try:
         return config, identity, read_journal(folder / JOURNAL)
     except CotuneError as error:

@@ -134,8 +134,8 @@ def _differences(out: Path, config: RunConfig, identity: Mapping[str, object]) -
         return []
     try:
         before, known = read_config(path)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError("the run's config cannot be read", where=str(path), hint="Choose another --out.") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"the run's config cannot be read ({error})", where=str(path), hint="Choose another --out.") from error
     changes = before.differences(config)
     if not changes and known != identity:
         changes = [

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from cotune.config import RunConfig
 from cotune.errors import InputError
 from cotune.files import inside
@@ -23,19 +25,29 @@ def read_config(path: Path) -> tuple[RunConfig, Mapping[str, Any]]:
 
     Raises:
         OSError: it cannot be read.
-        ValueError, KeyError, TypeError: its content is invalid.
+        ValueError: its content is invalid.
     """
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
-    identity, config = stored["identity"], stored["config"]
-    if not isinstance(identity, dict):
-        raise ValueError("the identity is no object")
-    if isinstance(config, dict) and isinstance(tune := config.get("tune"), dict):
+    if not isinstance(stored, dict) or not isinstance(identity := stored.get("identity"), dict) or "config" not in stored:
+        raise ValueError("it has no config and identity")
+    return _validated(stored["config"]), identity
+
+
+def _validated(values: Any) -> RunConfig:
+    if isinstance(values, dict) and isinstance(tune := values.get("tune"), dict):
         # Every run of an earlier build has this key, which only a search by words read.
         tune.pop("head", None)
-    return RunConfig.model_validate(config), identity
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            raise ValueError(f"it has the setting {key}, which this version of cotune does not know") from None
+        raise ValueError(f"{key}: {first['msg']}" if key else first["msg"]) from None
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:

@@ -48,7 +48,7 @@ def _config(folder: Path) -> RunConfig | None:
     """The config of the run in a folder; None if it is missing or cannot be read."""
     try:
         return read_config(folder / CONFIG)[0]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         return None
 
 
