@@ -374,9 +374,8 @@ def _probed(story: Story, value: Value) -> list[Line]:
     is_best = is_best and story.saw_loss(value, None if rows is None else int(rows))
     story._judged += [] if loss is None else [loss]
     story._tried = story._tried or not frozen
-    held = f"{'cross-fitted' if frozen else 'held-out'} {measured(value)}" + (
-        "" if rows is None else f" on {counted(int(rows), 'labelled row')}"
-    )
+    # Also for frozen probes: the splits are those of tuning, not the folds of the race, whose scores are higher with few rows.
+    held = f"held-out {measured(value)}" + ("" if rows is None else f" on {counted(int(rows), 'labelled row')}")
     name = story.prompt(value.get("prompt_id"), 48)
     if frozen:
         key = (value.get("prompt_id"), value.get("adapter_id"), story.cycle, rows)
