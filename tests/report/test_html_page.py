@@ -180,6 +180,14 @@ def test_formats_that_are_missing_or_odd_are_told(tmp_path: Path, found: object)
     assert "<room>" not in page
 
 
+def test_the_splits_of_an_unfinished_run_keep_their_order(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run", finished=False)
+    lines = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+    sorted_keys = "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines)
+    (folder / "journal.jsonl").write_text(sorted_keys)
+    assert "100 train, 50 dev, " in render_report(folder)
+
+
 def test_an_unfinished_run_is_told_as_such(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "run", finished=False)
     with (folder / "journal.jsonl").open("a") as stream:
@@ -216,7 +224,8 @@ def test_a_report_written_just_before_the_run_is_done_tells_its_verdict(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("optimism", "told"), [(0.03, "3.0 points higher than on the test"), (-0.033, "3.3 points lower than")]
+    ("optimism", "told"),
+    [(0.03, "3.0 points higher than on the test"), (-0.033, "3.3 points lower than"), (0.0, "as on the test")],
 )
 def test_how_far_dev_flatters_is_told_without_a_sign(tmp_path: Path, optimism: float, told: str) -> None:
     folder = run_folder(tmp_path / "run")

@@ -111,10 +111,16 @@ def render_report(run_folder: Path, live: Live | None = None) -> str:
     )
 
 
+_SPLITS = ("train", "dev", "test")
+
+
 def _about(record: RunRecord, task: str) -> str:
     start = record.value("start")
     n = fields(record.summary.get("n") or start.get("n"))
-    rows = ", ".join(f"{esc(count)} {esc(split)}" for split, count in n.items())
+    # Journals sort the keys of objects, so restore the order here.
+    rows = ", ".join(
+        f"{esc(n[split])} {esc(split)}" for split in (*_SPLITS, *(name for name in n if name not in _SPLITS)) if split in n
+    )
     model = record.summary.get("model") or start.get("model") or record.config.get("model")
     budget = start.get("budget") or record.config.get("budget")
     facts = [
