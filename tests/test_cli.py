@@ -27,8 +27,10 @@ from command_line import typed
 from cotune import __version__
 from cotune.cli import app, main
 from cotune.cli.evaluate import _confusion, _table
+from cotune.cli.predict import _row_of
 from cotune.cli.terminal import wrapped
 from cotune.cycle.compare import Tryouts
+from cotune.errors import InputError
 from cotune.evaluate.shares import PartScores, Share
 from cotune.evaluate.stats.intervals import Interval
 from cotune.model.local import LocalModel
@@ -84,6 +86,28 @@ def test_help_loads_nothing_heavy() -> None:
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert found.stdout.count("Usage:") == 4
     assert found.stdout.splitlines()[-1] == "loaded: []"
+
+
+def test_a_module_is_called_by_the_name_of_the_command() -> None:
+    found = typed("view", "--help")
+    assert "Usage: cotune view" in found.stdout and "python" not in found.stdout
+
+
+def test_a_row_of_several_fields_is_typed_field_by_field() -> None:
+    assert _row_of(["a=b"], ["text"]) == {"text": "a=b"}, "a single field takes any text"
+    wanted = {"premise": "1 = 1", "hypothesis": "x"}
+    assert _row_of(["hypothesis=x", "premise=1 = 1"], ["premise", "hypothesis"]) == wanted
+    assert _row_of(["Customer message=late", "b="], ["Customer_message", "b"]) == {"Customer_message": "late", "b": ""}
+    for texts, told in (
+        (["a text"], "premise, hypothesis), and 'a text' names none"),
+        (["premise=x"], "'hypothesis' is missing"),
+        (["premise=x", "premise=y", "hypothesis=z"], "'premise' is given twice"),
+    ):
+        with pytest.raises(InputError, match=re.escape(told)) as error:
+            _row_of(texts, ["premise", "hypothesis"])
+        assert '--input premise="..." --input hypothesis="..."' in str(error.value)
+    with pytest.raises(InputError, match="one input field, but 2 texts"):
+        _row_of(["a", "b"], ["text"])
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -305,6 +305,8 @@ def test_next_steps_name_the_folders_and_quote_them_for_a_shell() -> None:
     ]
     assert next_steps({"best": {"bundle": "best"}, "out": "runs/my run"}) == steps, "as a run's summary names it"
     assert next_steps({}) == []
+    several = next_steps({"best": {"bundle": "best"}, "out": "runs/nli", "input": ["premise", "hypothesis"]})
+    assert several[0] == 'Use it: cotune predict runs/nli --input premise="..." --input hypothesis="..."'
 
 
 def test_next_steps_given_by_the_run_go_before_the_guessed_ones() -> None:

@@ -231,12 +231,13 @@ def base_model_name(manifest: Manifest) -> str:
 
 def use(manifest: Manifest, endpoint: tuple[str, str | None] | None, folder: str = "FOLDER") -> str:
     """How to use the bundle with cotune; ``folder`` is its name in the examples."""
-    single = len(manifest.input_fields) == 1
+    names = manifest.input_fields
+    given_texts = '--input "..."' if len(names) == 1 else " ".join(f'--input {shlex.quote(name)}="..."' for name in names)
     row = example_row(manifest.input_fields)
     url, key = endpoint or (None, None)
     leave = [(option, value) for option, value in (("endpoint", url), ("key_env", key)) if value is not None]
     predict = " ".join([f"cotune predict {folder}", *(f"--{o.replace('_', '-')} {shlex.quote(plain(v))}" for o, v in leave)])
-    shell = [f'{predict} --input "..."'] if single else []
+    shell = [f"{predict} {given_texts}"]
     shares = "" if manifest.written is not None else "--probabilities "
     shell.append(f"{predict} {shares}< rows.jsonl > answers.jsonl")
     given = "".join(f", {option}={plain(value)!r}" for option, value in leave)

@@ -23,7 +23,8 @@ def main(arguments: list[str] | None = None) -> Any:
     repair_streams()
     try:
         try:
-            app(args=arguments, obj=sys.argv[1:] if arguments is None else arguments)
+            # By default, click calls the program "python -m cotune.cli" in its help if it was started as a module.
+            app(args=arguments, prog_name="cotune", obj=sys.argv[1:] if arguments is None else arguments)
         finally:
             # Report write errors below, not by the interpreter at exit.
             sys.stdout.flush()

@@ -25,11 +25,11 @@ from cotune.cli.program import (
     tell,
 )
 from cotune.cli.workers import Meter, choice_of, running, tell_summary
-from cotune.errors import InputError, counted
+from cotune.errors import InputError, counted, shortened
 from cotune.garbage import collection_paused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from cotune.bundle import Predictor
     from cotune.bundle.answer_sheet import Checked, SheetAnswers
@@ -54,7 +54,14 @@ def predict(
             "(default: the screen)"
         ),
     ] = None,
-    input: Annotated[str | None, typer.Option(help="One text to answer, instead of rows.")] = None,
+    input: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="TEXT|FIELD=TEXT",
+            help="One text to answer, instead of rows; of a task with several input fields, FIELD=TEXT for each.",
+        ),
+    ] = None,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Add each label's probability.")] = False,
     unsure: Annotated[
         float | None,
@@ -75,7 +82,7 @@ def predict(
 ) -> None:
     """Answer new rows with a bundle."""
     choice, from_file = choice_of(executor, workers), rows is not None and str(rows) != "-"
-    if choice is not None and (not from_file or out is None or input is not None):
+    if choice is not None and (not from_file or out is None or input):
         raise InputError(
             "an executor answers a file of rows into a file",
             where="--executor",
@@ -86,19 +93,18 @@ def predict(
         with collection_paused():
             from cotune.bundle import load as load_bundle
 
-            predictor = load_bundle(
-                bundle, base=base, key_env=key_env, endpoint=endpoint, patience=patience, once=input is not None
-            )
+            predictor = load_bundle(bundle, base=base, key_env=key_env, endpoint=endpoint, patience=patience, once=bool(input))
             if unsure is not None:
                 # Raise errors about the options before reading any row.
                 predictor.doubt(unsure)
             return predictor
 
-    if input is not None:
+    if input:
         if rows is not None or out is not None:
             raise InputError("it answers one text, but a file is given too", where="--input", hint="Give one of the two.")
-        _check_no_file(input, bundle)
-        _answer_text(load(), input, probabilities=probabilities, unsure=unsure, as_json=as_json)
+        for text in input:
+            _check_no_file(text, bundle)
+        _answer_texts(load(), input, probabilities=probabilities, unsure=unsure, as_json=as_json)
         return
     if rows is not None and from_file:
         _answer_file(
@@ -168,11 +174,42 @@ def _check_no_file(text: str, bundle: Path) -> None:
     tell(f"{text!r} is also the name of a file; the name is answered, not the file's content.", err=True)
 
 
-def _answer_text(predictor: Predictor, text: str, *, probabilities: bool, unsure: float | None, as_json: bool) -> None:
-    # The terminal shows labels as texts; JSON has them in their original type.
-    from cotune.bundle.rows import checked_row
+def _row_of(texts: list[str], input_fields: Sequence[str]) -> dict[str, str]:
+    """The row of the texts after ``--input``: one text, or ``FIELD=TEXT`` for each of several fields.
 
-    rows = [checked_row(text, predictor.input_fields, "row 1")]
+    Raises:
+        InputError: a text names no field, or the fields are not those of the task.
+    """
+    from cotune.bundle.rows import checked_row
+    from cotune.task.reading.field_names import column_of
+
+    if len(input_fields) == len(texts) == 1:
+        return checked_row(texts[0], input_fields, "row 1")
+    hint = "Write: " + " ".join(f'--input {shlex.quote(name)}="..."' for name in input_fields) + "."
+    if len(input_fields) == 1:
+        raise InputError(
+            f"the task has one input field, but {len(texts)} texts are given", where="--input", hint="Give one text."
+        )
+    row: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        field = next((field for field in input_fields if column_of(field, [name]) is not None), None)
+        if not equals or field is None:
+            what = (
+                f"the task has {counted(len(input_fields), 'input field')} ({', '.join(input_fields)}), and {shortened(text)!r}"
+            )
+            raise InputError(f"{what} names none of them", where="--input", hint=hint)
+        if field in row:
+            raise InputError(f"the field {field!r} is given twice", where="--input", hint=hint)
+        row[field] = value
+    if missing := [name for name in input_fields if name not in row]:
+        raise InputError(f"the field {missing[0]!r} is missing", where="--input", hint=hint)
+    return checked_row(row, input_fields, "row 1")
+
+
+def _answer_texts(predictor: Predictor, texts: list[str], *, probabilities: bool, unsure: float | None, as_json: bool) -> None:
+    # The terminal shows labels as texts; JSON has them in their original type.
+    rows = [_row_of(texts, predictor.input_fields)]
     answered = next(iter(predictor.answers(rows, probabilities=True, unsure=unsure)))
     if as_json or probabilities:
         own = predictor.output.told

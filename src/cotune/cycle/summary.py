@@ -118,6 +118,7 @@ def build_summary(
         "model": model_name,
         "budget": budget,
         "metric": task.metric,
+        "input": list(task.input_fields),
         "labels": list(task.labels),
         "output": task.output.to_json(),
         "verdict": " ".join(filter(None, sentences)),

@@ -101,8 +101,10 @@ def _uses(summary: Mapping[str, Any]) -> list[str]:
         return []
     path = bundle_path(summary)
     run = path.parent if path.name == "best" else path
+    names = [str(name) for name in items(summary.get("input"))]
+    given = " ".join(f'--input {shlex.quote(name)}="..."' for name in names) if len(names) > 1 else '--input "..."'
     return [
-        f'Use it: cotune predict {shlex.quote(str(run))} --input "..."',
+        f"Use it: cotune predict {shlex.quote(str(run))} {given}",
         f"Try a prompt of your own against it: cotune try {shlex.quote(str(run))}",
         f"See where it errs: cotune view {shlex.quote(str(run))}",
     ]
