@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cotune.cli.program import Json, StorageUrl, Workers, app, bundle_argument, tell
+from cotune.cli.program import StorageUrl, Workers, app, bundle_argument, tell
 from cotune.cli.terminal import interrupts_unseen, out_console
 from cotune.cli.workers import choice_of
 from cotune.errors import InputError, no_run, shown_names
@@ -79,7 +79,9 @@ def run(
     workers: Workers = None,
     storage: StorageUrl = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only print score and path.")] = False,
-    as_json: Json = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, one object per line: the steps, and the summary as the last line.")
+    ] = False,
 ) -> None:
     """Tune a prompt and a model within a budget; writes a bundle, a journal and a report."""
     choice = choice_of(executor, workers, storage)
