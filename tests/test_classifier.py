@@ -90,6 +90,13 @@ def test_a_pickle_holds_places_and_no_weights(fitted: CotuneClassifier) -> None:
     np.testing.assert_array_equal(pickle.loads(data).predict(TEXTS[:5]), fitted.predict(TEXTS[:5]))
 
 
+def test_a_pickle_whose_bundle_was_temporary_says_how_to_keep_it(fitted: CotuneClassifier, tmp_path: Path) -> None:
+    later = pickle.loads(pickle.dumps(fitted))
+    later.bundle_ = tmp_path / "gone" / "best"
+    with pytest.raises(ValueError, match="Set out before fit"):
+        later.predict(TEXTS[:1])
+
+
 def test_clone_and_parameters(model: str) -> None:
     one = small(model)
     other = clone(one)

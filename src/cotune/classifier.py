@@ -148,7 +148,7 @@ class CotuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Predict the classes of rows, ``[rows]``.
 
         Raises:
-            ValueError: a row is empty or lacks a field.
+            ValueError: a row is empty or lacks a field, or the bundle is gone.
         """
         answers = self._answers(X, probabilities=False)
         place = {name: i for i, name in enumerate(self.names_)}
@@ -169,6 +169,12 @@ class CotuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             if self._held.predictor is None:
                 from cotune.bundle import load
 
+                if self.out is None and not Path(self.bundle_).exists():
+                    # As after unpickling in another process.
+                    raise ValueError(
+                        f"the bundle {self.bundle_} is gone: without out, fit writes to a temporary folder, which is deleted "
+                        "with the fitted estimator. Set out before fit to keep the bundle."
+                    )
                 self._held.predictor = load(self.bundle_, **self._engine())
             predict = self._held.predictor.predict
             return list(predict(rows, probabilities=True) if probabilities else predict(rows))
