@@ -169,16 +169,16 @@ class CotuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             if self._held.predictor is None:
                 from cotune.bundle import load
 
-                if self.out is None and not Path(self.bundle_).exists():
-                    # As after unpickling in another process.
-                    raise ValueError(
-                        f"the bundle {self.bundle_} is gone: without out, fit writes to a temporary folder, which is deleted "
-                        "with the fitted estimator. Set out before fit to keep the bundle."
-                    )
                 self._held.predictor = load(self.bundle_, **self._engine())
             predict = self._held.predictor.predict
             return list(predict(rows, probabilities=True) if probabilities else predict(rows))
         except InputError as error:
+            if self._held.predictor is None and self.out is None and not Path(self.bundle_).exists():
+                # As after unpickling in another process.
+                raise ValueError(
+                    f"the bundle {self.bundle_} is gone: without out, fit writes to a temporary folder, which is deleted "
+                    "with the fitted estimator. Set out before fit to keep the bundle."
+                ) from error
             raise ValueError(str(error)) from error
 
     def _engine(self) -> dict[str, Any]:
