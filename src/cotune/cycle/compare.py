@@ -28,9 +28,8 @@ from cotune.evaluate.responses import LabelOutputs, label_indices
 from cotune.evaluate.scoring import Evaluation
 from cotune.evaluate.stats.paired import paired_difference
 from cotune.evaluate.tried import Comparison, Tried
-from cotune.files import content_hash
 from cotune.model.adapters.slots import BASE
-from cotune.model.engine.facts import engine_facts
+from cotune.model.engine.hidden_states import states_key
 from cotune.model.engine.state_store import StateStore, as_half, layers_of_interest
 from cotune.model.local import LocalModel
 from cotune.probe.cross_fitting import cross_fit, standardised, tempered
@@ -257,8 +256,7 @@ def _states(
     store: StateStore,
 ) -> NDArray[np.float32]:
     """States from the store, or computed and stored; both are rounded alike. A folder that cannot be written stores nothing."""
-    asked = {"model": model.fingerprint, "adapter": adapter, "ids": sequences, "starts": starts, "layers": layers}
-    key = content_hash({**asked, **engine_facts(model)}, 32)
+    key = states_key(model, sequences, layers, starts=starts, adapter=adapter)
     stored = store.get(key)
     if stored is None or stored.shape[:2] != (len(layers), len(sequences)):
         found = model.layer_states(sequences, layers, starts=starts, adapter=adapter)

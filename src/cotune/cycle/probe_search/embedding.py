@@ -14,8 +14,7 @@ from cotune.cycle.crew.crew import pace_seconds
 from cotune.cycle.crew.fits import StoredStates
 from cotune.cycle.crew.states import StatesAhead, submit_all
 from cotune.errors import DivergedError
-from cotune.files import content_hash
-from cotune.model.engine.facts import engine_facts
+from cotune.model.engine.hidden_states import states_key
 from cotune.model.engine.state_store import Half, StateStore, layers_of_interest
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import RenderedRow
@@ -173,8 +172,8 @@ class Embedding:
         model = self.context.model
         rendered = self.context.answering.render(prompt, rows)
         sequences, starts = [row.prompt_ids for row in rendered], [row.start for row in rendered]
-        asked = {"model": model.fingerprint, "adapter": adapter, "ids": sequences, "starts": starts, "layers": layers}
-        return _Asked(content_hash({**asked, **engine_facts(model)}, 32), rendered, sequences, starts, adapter, layers)
+        key = states_key(model, sequences, layers, starts=starts, adapter=adapter)
+        return _Asked(key, rendered, sequences, starts, adapter, layers)
 
     def _spread(self, asked: _Asked) -> StatesAhead:
         """The request as jobs for workers."""

@@ -89,9 +89,7 @@ class LabelLoop:
 
     def _judge_first(self, search: LabelSearch) -> LabelSearch:
         """Judge the seed prompt and the first race's winner on held-out rows, and choose between them."""
-        for fit in {fit.prompt.id: fit for fit in (search.seed, search.best_frozen)}.values():
-            search.evidence.append(self.judge.frozen(search, fit))
-        search.choose()
+        self._judge_frozen(search, search.seed, search.best_frozen)
         self._in_bundle = search.first
         return search
 
@@ -120,7 +118,11 @@ class LabelLoop:
         """Use further rows from now on; the best prompt and the seed prompt are judged again with them."""
         search.splits, search.written = splits, (*search.written, *rows)
         search.evidence, search.winner = [], None
-        for fit in {fit.prompt.id: fit for fit in (search.best_frozen, search.seed)}.values():
+        self._judge_frozen(search, search.best_frozen, search.seed)
+
+    def _judge_frozen(self, search: LabelSearch, *fits: PromptFit) -> None:
+        """Judge frozen probes on held-out rows in this order, each once, and choose the winner."""
+        for fit in {fit.prompt.id: fit for fit in fits}.values():
             search.evidence.append(self.judge.frozen(search, fit))
         search.choose()
 

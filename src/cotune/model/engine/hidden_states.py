@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cotune.files import content_hash
 from cotune.model.base import Progress
+from cotune.model.engine.facts import engine_facts
 from cotune.model.engine.fallback import plain_layer_states, plain_states
 from cotune.model.engine.plan import cut_by_length, plan_pass
 from cotune.prompt.render import shared_prefix
@@ -133,3 +135,14 @@ def passes_of(sequences: Sequence[Sequence[int]], starts: Sequence[int], limit: 
     length = min(shared_prefix(sequences), *starts)
     own = [len(ids) - length for ids in sequences]
     return length, [list(part) for part in cut_by_length(range(len(sequences)), own.__getitem__, limit)]
+
+
+def states_key(
+    model: Engine, sequences: Sequence[Sequence[int]], layers: Sequence[int], *, starts: Sequence[int] | None, adapter: str
+) -> str:
+    """Key of the states of sequences in a :class:`cotune.model.engine.state_store.StateStore`: all that could change them.
+
+    Arguments as in :func:`layer_states`.
+    """
+    asked = {"model": model.fingerprint, "adapter": adapter, "ids": sequences, "starts": starts, "layers": layers}
+    return content_hash({**asked, **engine_facts(model)}, 32)
