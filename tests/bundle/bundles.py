@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from cotune.files import file_sha256
 from cotune.model.adapters.files import BASE, LoraSettings
 from cotune.model.local import LocalModel
 from cotune.probe.readout import Probe
+from cotune.probe.term_fits import TermFits
 from cotune.prompt.prompt import Demonstration, Prompt
 from cotune.task.values.output import label_output
 from tiny import Kind, save_tiny, widen_lora
@@ -72,12 +74,13 @@ class Bench:
         tuned: bool = True,
         pooled: bool = True,
         probe: Probe | None = None,
+        terms: bool = False,
         **changes: Any,
     ) -> Path:
         """A bundle that answers by a probe; it tells the rows of ``TEXTS`` apart.
 
         ``layer`` is what it reads, ``tuned`` whether on the adapter or on the base model, ``pooled`` whether it reads the mean
-        over a row's tokens too; ``probe`` is another one.
+        over a row's tokens too; ``probe`` is another one, and ``terms`` says that TF-IDF is added, enough to change answers.
         """
         adapter = self.adapter_id if tuned else BASE
         self.model.adapters.register(self.adapter)
@@ -90,6 +93,11 @@ class Bench:
             # What all rows have in common says nothing, so that what is left decides.
             bias = -(weight @ states.mean(axis=0)).astype(np.float32)
             probe = Probe(LABELS[::-1], weight, bias, layer, pooled=pooled)
+        if terms:
+            # Each text's words speak for the label that its state says least of.
+            said = probe.log_probs(states, probe.labels).argmin(axis=1)
+            fits = TermFits(TEXTS, said, len(LABELS))
+            probe = replace(probe, terms=fits.fit(np.ones(len(TEXTS), dtype=bool), ("text",)).times(4.0))
         probed = self.model.adapters.add_probe(adapter, probe, folder.parent / "probed")
         return self.save(folder, **{"adapter_folder": folder.parent / "probed" / probed, "decision": BY_PROBE} | changes)
 
@@ -106,7 +114,9 @@ def answers_of_page(out: Path, heading: str, texts: Sequence[str], port: str = "
         told = example | {"prompt_text": example["prompt_text"].replace("THE TEXT", text)}
         (out / "example.json").write_text(json.dumps(told), encoding="utf-8")
         with redirect_stdout(StringIO()) as printed:
-            exec(compile(code, "README.md", "exec"), {})
+            exec(compile(code.replace("['THE TEXT']", f"[{text!r}]"), "README.md", "exec"), {})
+        sys.path[:] = [path for path in sys.path if path != str(out)]
+        sys.modules.pop("terms", None)
         said.append(printed.getvalue().strip())
     return said
 

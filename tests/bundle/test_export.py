@@ -183,6 +183,22 @@ def test_a_classifier_for_transformers_answers_as_the_bundle_does(tmp_path: Path
     assert {path.suffix for path in out.iterdir() if path.is_file()} <= {".json", ".jinja", ".safetensors", ".md", ".py"}
 
 
+@pytest.mark.parametrize("to", ["transformers", "peft", "merged"])
+def test_tf_idf_is_exported_too(bench: Bench, tmp_path: Path, to: Any) -> None:
+    bundle = bench.save_probed(tmp_path / "bundle", terms=True)
+    out = export_bundle(bundle, tmp_path / "out", to)
+    assert (out / "terms.py").is_file()
+    wanted = loaded(bundle).predict(PLAIN)
+    assert wanted != loaded(bench.save_probed(tmp_path / "without" / "bundle")).predict(PLAIN), "TF-IDF that changes nothing"
+    page = (out / "README.md").read_text(encoding="utf-8")
+    assert "TF-IDF" in page and "logistic regression on the row's words" in page
+    if to == "transformers":
+        assert [row["label"] for row in pipeline_of(out, batch_size=2)(PLAIN)] == wanted
+        assert "It leaves out TF-IDF" in page
+    else:
+        assert answers_of_page(out, "## Run it", PLAIN) == wanted
+
+
 def test_rows_of_several_fields_go_through_the_classifiers_pipeline(bench: Bench, tmp_path: Path) -> None:
     numbers = np.random.default_rng(0)
     weight = numbers.normal(size=(len(LABELS), 2 * bench.model.width)).astype(np.float32)

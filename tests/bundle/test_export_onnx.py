@@ -46,10 +46,10 @@ def pooled(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Exported:
 
 @pytest.fixture(scope="module")
 def windowed(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """Attention in windows that are shorter than the prompt, and a tokenizer that merges the prompt with rows and answers."""
+    """Attention in windows shorter than the prompt, a tokenizer that merges the prompt with rows and answers, TF-IDF."""
     folder = tmp_path_factory.mktemp("windowed")
     bench = make_bench(folder, "gemma3", tokenizer=merging_tokenizer())
-    bundle = bench.save_probed(folder / "bundle", prompt=PROMPT.edit(cue="Answer:", demonstrations=()))
+    bundle = bench.save_probed(folder / "bundle", terms=True, prompt=PROMPT.edit(cue="Answer:", demonstrations=()))
     return Exported(bundle, export_bundle(bundle, folder / "out", "onnx"), "")
 
 

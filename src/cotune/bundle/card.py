@@ -161,6 +161,12 @@ _MEAN = (
 )
 
 
+_TERMS = (
+    " Before the softmax the logits of TF-IDF are added: logistic regression on the row's words, pairs of words and parts of "
+    "words (`terms` in the same file)."
+)
+
+
 def probe_in_words(probe: Probe, depth: int, name: str) -> str:
     """How a probe computes an answer, in words."""
     where = f"layer {probe.layer} of {depth}" if probe.layer < depth else f"the last of its {depth} layers"
@@ -172,6 +178,7 @@ def probe_in_words(probe: Probe, depth: int, name: str) -> str:
         "numbers. The sum of the products plus the bias is the label's logit. The label with the largest logit is the answer; "
         "a softmax over all logits gives the probabilities."
         + (" The layers above need not run." if probe.layer < depth else "")
+        + ("" if probe.terms is None else _TERMS)
     )
 
 
@@ -209,6 +216,8 @@ def _reading(reading: Reading, base: str, stands_for: int | None) -> list[str]:
         f"state = {pooled}",
         "print(labels[int((weight @ state + bias).argmax())])",
     ]
+    if reading.probe.terms is not None:
+        return [export]
     how = f"{export} Without such an export:" if reading.probe.pooled else "Without cotune:"
     return [how, _fence("\n".join(code), "python")]
 

@@ -91,6 +91,8 @@ class Predictor:
         self.labels, self.input_fields = tuple(labels), tuple(input_fields)
         self.adapter_id, self.bundle_id, self.task = adapter_id, bundle_id, task
         self.writing, self.label_type, self.calibration = writing, label_type, calibration
+        probe = cast("LocalModel", model).adapters.probe(adapter_id) if decision.kind == "probe" else None
+        self._reads_terms = probe is not None and probe.terms is not None
 
     def __repr__(self) -> str:
         asked = f"{', '.join(self.input_fields)} -> {self.output.summary}"
@@ -228,10 +230,11 @@ class Predictor:
     def shortened(self, row: Mapping[str, str]) -> dict[str, str] | None:
         """A shortened copy of a row with a very long text that gets the same answer; None for any other row.
 
-        Unlike all other methods, it may be called while another thread uses the predictor.
+        TF-IDF reads more of a text than the model, so a bundle with it shortens none. Unlike all other methods, this one may be
+        called while another thread uses the predictor.
         """
         renderer: Renderer | None = getattr(self.scorer, "renderer", None)
-        return None if renderer is None else renderer.shortened(self.prompt, row, self.labels)
+        return None if renderer is None or self._reads_terms else renderer.shortened(self.prompt, row, self.labels)
 
     def states(self, rows: Sequence[Mapping[str, str]]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """Hidden states and label log-probabilities of rows from :func:`cotune.bundle.rows.checked_row`.
@@ -256,7 +259,8 @@ class Predictor:
         ids, bare = [row.prompt_ids for row in rendered], model.adapters.without_probe(self.adapter_id)
         states = model.layer_states(ids, [layer], starts=starts, adapter=bare)[0]
         if probe is not None:
-            return states, self.decision.log_probs(probe.log_probs(states, self.labels))
+            found = probe.with_terms(probe.log_probs(states, self.labels), shown, self.labels)
+            return states, self.decision.log_probs(found)
         scores = model.score(self.prompt, shown, self.labels, adapter=self.adapter_id)
         return states, self.decision.log_probs(scores.log_probs)
 

@@ -92,7 +92,7 @@ class TuneConfig(Section):
 
 
 class SearchConfig(Section):
-    """Settings of the search: prompts per race, prompts tuned per cycle (search by answers), demonstrations, cycles."""
+    """Settings of the search: prompts per race and tuned per cycle, demonstrations, what may be learnt from besides, cycles."""
 
     pool: Count = 16
     entrants: Count = 4
@@ -100,6 +100,7 @@ class SearchConfig(Section):
     hard_demonstrations: StrictBool = False
     nearest_demonstrations: StrictBool = False
     label_names: StrictBool = True
+    tfidf: StrictBool = True
     max_cycles: Count = 8
 
 

@@ -14,12 +14,13 @@ from cotune.cycle.search.arms import ArmResult
 from cotune.errors import DivergedError
 from cotune.evaluate.decision import RAW
 from cotune.evaluate.previous import compare_parts
-from cotune.evaluate.references import MajorityReference, TfidfReference, cross_fitted_tfidf
+from cotune.evaluate.references import MajorityReference, TfidfReference
 from cotune.evaluate.responses import LabelOutputs, label_indices
 from cotune.evaluate.score_interval import score_interval
 from cotune.evaluate.scoring import Evaluation, finite
 from cotune.files import content_hash
 from cotune.model.adapters.slots import BASE
+from cotune.probe.term_fits import TermFits
 from cotune.prompt.prompt import Prompt
 from cotune.task.example import Example, groups_of
 
@@ -161,11 +162,6 @@ def labelled_tfidf(context: RunContext, rows: Sequence[Example]) -> tuple[float,
     rows = further if len(further) > len(rows) else rows[:_MOST_ROWS]
     groups = groups_of(rows)
     truth = label_indices(rows, context.task)
-    found = cross_fitted_tfidf(
-        [row.text for row in rows],
-        truth,
-        len(context.task.labels),
-        groups=None if groups is None else groups.tolist(),
-        seed=context.seed,
-    )
+    fits = TermFits([row.text for row in rows], truth, len(context.task.labels))
+    found = fits.cross_fitted(groups=None if groups is None else groups.tolist(), seed=context.seed)
     return None if found is None else (float((found.argmax(axis=1) == truth).mean()), len(rows))

@@ -15,6 +15,7 @@ from cotune.cycle.diagnostics.leakage import overlap_finding
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.endpoints import NOT_TUNED
 from cotune.cycle.probe_search.label_names import names_told
+from cotune.cycle.probe_search.tfidf import tfidf_told
 from cotune.cycle.search.arms import ArmResult, Confirmed
 from cotune.cycle.search.result import SearchResult
 from cotune.cycle.teaching.write import written_findings, written_told
@@ -142,6 +143,7 @@ def build_summary(
         "cost": {**cost, **account.counts, "dollars": _dollars(context)},
         "written_rows": written,
         "label_names": names_told(context),
+        "tfidf": tfidf_told(context),
         "data": data_health(context, trust["neighbours"], int(opening.get("in_prompts", 0)), written),
         "truncated": account.truncated,
         "unmatched": account.unmatched,

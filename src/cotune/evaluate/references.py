@@ -7,14 +7,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_softmax
-
-from cotune.probe.folds import fold_numbers
-from cotune.probe.logistic import Axes, fit_logistic
 
 Floats = NDArray[np.float64]
 
-_FOLDS = 5
 _C = 10.0
 """Inverse of the penalty; scikit-learn's default of 1 is too small for rows of unit length with hundreds of terms."""
 _MOST_CHARACTERS = 20_000
@@ -80,35 +75,3 @@ class TfidfReference:
         shares[:, fitted_classes] = np.maximum(probabilities, 1e-9) * (1 - rare * (self._classes - len(fitted_classes)))
         log_probs: Floats = np.log(shares / shares.sum(axis=1, keepdims=True))
         return log_probs
-
-
-def cross_fitted_tfidf(
-    texts: Sequence[str], labels: NDArray[np.int64], classes: int, *, groups: Sequence[object] | None = None, seed: int = 0
-) -> Floats | None:
-    """``[rows, classes]`` log-probabilities of TF-IDF with logistic regression, each row by a fit that has not seen its label.
-
-    Terms and frequencies come from all rows, which uses no labels. An L2-penalised regression depends only on the Gram matrix
-    of the rows, so all folds are fitted at once in as many directions as there are rows, several times faster than in the
-    terms.
-
-    None if there are too few rows, labels or groups, or no text has a word.
-    """
-    units = len(labels) if groups is None else len(set(map(str, groups)))
-    if units < 2:
-        return None
-    folds = min(_FOLDS, units)
-    fold_of = fold_numbers(labels, folds, groups=groups, seed=seed)
-    if any(len(set(labels[fold_of != fold].tolist())) < 2 for fold in range(folds)):
-        return None
-    try:
-        terms = _tfidf().fit_transform(_cut(texts))
-    except ValueError:
-        return None
-    axes = Axes.of_products((terms @ terms.T).toarray())
-    # For two classes, two rows of weights are penalised half as much as scikit-learn's single row, which is their difference.
-    strength = _C / 2 if classes == 2 else _C
-    masks = fold_of[None] != np.arange(folds)[:, None]
-    fitted = fit_logistic(axes, labels, classes, strengths=[strength], masks=masks, tolerance=3e-4)
-    logits = np.einsum("nd,fkd->fnk", axes.z.numpy(), fitted.weight) + fitted.bias[:, None]
-    log_probs: Floats = log_softmax(logits[fold_of, np.arange(len(labels))], axis=-1)
-    return log_probs

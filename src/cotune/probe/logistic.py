@@ -72,7 +72,7 @@ class Axes:
 
     @classmethod
     def of_products(cls, products: Floats) -> Axes:
-        """The axes of rows given by their Gram matrix, in fp64.
+        """The axes of rows given by their Gram matrix.
 
         Weights are then expressed in the coordinates ``z``.
 
@@ -81,8 +81,8 @@ class Axes:
         """
         axes = cls.__new__(cls)
         axes.scale, axes.left = _principal(torch.from_numpy(np.ascontiguousarray(products, dtype=np.float64)))
-        axes.x = axes.z = axes.left * axes.scale
-        axes.back = torch.eye(len(axes.scale), dtype=torch.float64)
+        axes.x = axes.z = (axes.left * axes.scale).float()
+        axes.back = torch.eye(len(axes.scale))
         return axes
 
     def ridge_loss(self, targets: NDArray[np.float64], strengths: Sequence[float]) -> Floats:

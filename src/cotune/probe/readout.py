@@ -1,5 +1,7 @@
 """The read-out of a probe: one linear map from hidden states to label logits, and the layer whose states it reads.
 
+Logits of TF-IDF of the row's text may be added to those of the states.
+
 Standardisation and temperature are folded into the weights. The file is stored in the adapter's folder, or alone in a folder if
 the model's weights are not tuned. It is part of the adapter, so an adapter has another id with a probe than without.
 """
@@ -7,15 +9,17 @@ the model's weights are not tuned. It is part of the adapter, so an adapter has 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cotune.errors import CotuneError, InputError
 from cotune.files import content_hash
+from cotune.probe.terms import TermWeights
 
 PROBE = "probe.safetensors"
 ABOUT = "cotune"
@@ -38,6 +42,7 @@ class Probe:
         layer: number of the layer whose output is read, from 1.
         pooled: whether it reads the mean state of a row's own tokens in addition to the state at the last prompt token. Only
             probes of earlier versions do not.
+        terms: TF-IDF whose logits are added, in the order of the labels; None if the states answer alone.
     """
 
     labels: tuple[str, ...]
@@ -45,6 +50,7 @@ class Probe:
     bias: NDArray[np.float32]
     layer: int
     pooled: bool = False
+    terms: TermWeights | None = None
 
     @property
     def width(self) -> int:
@@ -52,7 +58,7 @@ class Probe:
         return int(self.weight.shape[1]) // (2 if self.pooled else 1)
 
     def log_probs(self, states: NDArray[np.float32], labels: Sequence[str]) -> Floats:
-        """Log-probabilities ``[rows, labels]``, in the order of ``labels``.
+        """Log-probabilities ``[rows, labels]`` by the states alone, in the order of ``labels``.
 
         Args:
             states: ``[rows, width]`` after :attr:`layer` layers, divided by their root mean square; for a pooled probe
@@ -64,10 +70,7 @@ class Probe:
         """
         from scipy.special import log_softmax
 
-        if sorted(labels) != sorted(self.labels):
-            raise CotuneError("the probe was fitted to other labels")
-        place = {label: i for i, label in enumerate(self.labels)}
-        order = [place[label] for label in labels]
+        order = self._order(labels)
         logits = states.astype(np.float64) @ self.weight[order].T.astype(np.float64) + self.bias[order]
         result: Floats = log_softmax(logits, axis=1)
         return result
@@ -76,9 +79,34 @@ class Probe:
         """The content of its file; equal probes give equal bytes."""
         from safetensors.numpy import save
 
-        said = {"labels": self.labels, "layer": self.layer, "pooled": self.pooled}
+        said: dict[str, Any] = {"labels": self.labels, "layer": self.layer, "pooled": self.pooled}
+        arrays: dict[str, NDArray[Any]] = {"bias": self.bias, "weight": self.weight}
+        if self.terms is not None:
+            said["terms"] = {"size": self.terms.size, "fields": self.terms.fields}
+            arrays |= self.terms.arrays()
         about = json.dumps(said, ensure_ascii=False, sort_keys=True)
-        return save({"bias": self.bias, "weight": self.weight}, metadata={ABOUT: about})
+        return save(arrays, metadata={ABOUT: about})
+
+    def with_terms(self, log_probs: Floats, rows: Sequence[Mapping[str, str]], labels: Sequence[str]) -> Floats:
+        """Log-probabilities by states and TF-IDF.
+
+        Args:
+            log_probs: ``[rows, labels]`` by the states alone.
+            rows: input fields of each row.
+            labels: all labels of the probe, in the order of ``log_probs``.
+        """
+        from scipy.special import log_softmax
+
+        if self.terms is None:
+            return log_probs
+        result: Floats = log_softmax(log_probs + self.terms.logits(rows)[:, self._order(labels)], axis=1)
+        return result
+
+    def _order(self, labels: Sequence[str]) -> list[int]:
+        if sorted(labels) != sorted(self.labels):
+            raise CotuneError("the probe was fitted to other labels")
+        place = {label: i for i, label in enumerate(self.labels)}
+        return [place[label] for label in labels]
 
 
 def load_probe(folder: Path) -> Probe | None:
@@ -98,11 +126,14 @@ def load_probe(folder: Path) -> Probe | None:
         with safe_open(path, framework="numpy") as stored:
             about = json.loads((stored.metadata() or {})[ABOUT])
             weight, bias = stored.get_tensor("weight"), stored.get_tensor("bias")
-        labels, layer = tuple(map(str, about["labels"])), about["layer"]
+            labels, layer = tuple(map(str, about["labels"])), about["layer"]
+            terms = TermWeights.read(stored, about["terms"]) if "terms" in about else None
         pooled = about.get("pooled", False)
         fits = weight.ndim == 2 and bias.shape == weight.shape[:1] == (len(labels),) and len(set(labels)) == len(labels) > 1
         if not fits or weight.dtype != np.float32 or bias.dtype != np.float32:
             raise ValueError("its parts do not fit together")
+        if terms is not None and len(terms.bias) != len(labels):
+            raise ValueError("its terms have other labels")
         if type(pooled) is not bool or (pooled and weight.shape[1] % 2):
             raise ValueError("its width is invalid")
         if type(layer) is not int or not 1 <= layer <= _MOST_LAYERS:
@@ -111,7 +142,7 @@ def load_probe(folder: Path) -> Probe | None:
             raise ValueError("it contains numbers that are not finite")
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"the probe cannot be read ({error})", where=str(path), hint=_HINT) from error
-    return Probe(labels, weight, bias, layer, pooled)
+    return Probe(labels, weight, bias, layer, pooled, terms)
 
 
 def probed_id(adapter_id: str, data: bytes) -> str:

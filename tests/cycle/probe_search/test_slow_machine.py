@@ -97,11 +97,22 @@ def task_of(test: int = 100) -> Task:
     return Task.from_rows(labelled_rows(240), input="text", output="label", limit={"test": test})
 
 
-def run(bench: Bench, out: Path, view: Quiet, test: int = 100) -> Result:
+def run(bench: Bench, out: Path, view: Quiet, test: int = 100, tfidf: bool = False) -> Result:
+    """``tfidf`` tells these rows apart by itself, after which there is nothing to advise."""
     task = task_of(test)
     settings: dict[str, Any] = {"model": str(bench.model), "budget": f"{BUDGET:g}s", "seed": 4}
-    settings |= {"tune": {"rank": 2}, "search": {"pool": 6, "max_cycles": 1}, "engine": {"dtype": "float32", "threads": 1}}
+    search = {"pool": 6, "max_cycles": 1, "tfidf": tfidf}
+    settings |= {"tune": {"rank": 2}, "search": search, "engine": {"dtype": "float32", "threads": 1}}
     return run_cycle(config_in_memory(name="slow", input=["text"], output="label", **settings), out, task=task, view=view)
+
+
+def test_a_race_that_is_cut_gets_tf_idf_too(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(7.0, 0.0)
+    on(machine, monkeypatch)
+    result = run(bench, tmp_path / "run", Quiet(), tfidf=True)
+    assert machine.now <= 1.25 * BUDGET and of_kind(tmp_path / "run", "cut")
+    assert result.summary["tfidf"]["used"] and result.summary["first_verdict"]["with_tfidf"]
+    assert result.summary["arms"]["best_tuned"]["score"] > 0.9
 
 
 @pytest.mark.parametrize(("times", "since"), [(5.0, 0.0), (7.0, 0.0), (7.0, 6.0)])

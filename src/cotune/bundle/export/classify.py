@@ -8,13 +8,15 @@
     classify([{"text": "a row with named fields"}])
     classify.probabilities(["a text"])                     # [rows, labels], in the order of classify.labels
 
-Needs onnxruntime, tokenizers and numpy, but not cotune, which wrote this folder.
+Needs onnxruntime, tokenizers and numpy, and safetensors if there is a ``terms.py``, but not cotune, which wrote this folder.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,13 +36,14 @@ class RowClassifier:
         session: session of the model.
         tokenizer: its tokenizer.
         template: content of ``template.json``.
+        terms: TF-IDF of ``terms.py``, whose logits are added to the model's; None if the model answers alone.
 
     Attributes:
         labels: the labels, in the order of the probabilities.
     """
 
-    def __init__(self, session: InferenceSession, tokenizer: Tokenizer, template: Mapping[str, Any]) -> None:
-        self.session, self.tokenizer, self.template = session, tokenizer, template
+    def __init__(self, session: InferenceSession, tokenizer: Tokenizer, template: Mapping[str, Any], terms: Any = None) -> None:
+        self.session, self.tokenizer, self.template, self.terms = session, tokenizer, template, terms
         self.labels: tuple[str, ...] = tuple(template["labels"])
         self._prefix: list[int] = template["prefix_ids"]
         added = tokenizer.get_added_tokens_decoder().values()
@@ -62,14 +65,20 @@ class RowClassifier:
         for place in range(0, len(order), batch_size):
             part = order[place : place + batch_size]
             logits = self.session.run(["logits"], self.feed([ids[i] for i in part]))[0].astype(np.float64)
+            if self.terms is not None:
+                logits += self.terms.logits([self.fields(rows[i]) for i in part])
             powers = np.exp(logits - logits.max(axis=1, keepdims=True))
             found[part] = powers / powers.sum(axis=1, keepdims=True)
         return found
 
+    def fields(self, row: Row) -> dict[str, str]:
+        """A row's texts by field."""
+        named = {self.template["fields"][0]: row} if isinstance(row, str) else row
+        return {name: str(named[name]) for name in self.template["fields"]}
+
     def filled(self, row: Row) -> str:
         """The whole text that the model reads for a row."""
-        fields = {self.template["fields"][0]: row} if isinstance(row, str) else row
-        texts = {name: self._harmless(str(fields[name])) for name in self.template["fields"]}
+        texts = {name: self._harmless(text) for name, text in self.fields(row).items()}
         return "".join(part if isinstance(part, str) else texts[part["field"]] for part in self.template["pieces"])
 
     def ids(self, rows: Sequence[Row]) -> list[list[int]]:
@@ -121,4 +130,14 @@ def load(
     tokenizer.no_padding()
     tokenizer.no_truncation()
     template = json.loads((folder / "template.json").read_text(encoding="utf-8"))
-    return RowClassifier(InferenceSession(str(folder / model), options, providers=list(providers)), tokenizer, template)
+    terms = _terms(folder) if (folder / "terms.py").is_file() else None
+    return RowClassifier(InferenceSession(str(folder / model), options, providers=list(providers)), tokenizer, template, terms)
+
+
+def _terms(folder: Path) -> Any:
+    """TF-IDF, read by the folder's ``terms.py``. No other code is run."""
+    spec = importlib.util.spec_from_file_location("_exported_terms", folder / "terms.py")
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.load_terms(folder / "probe.safetensors")

@@ -12,7 +12,7 @@ from cotune.bundle.export.card import export_card
 from cotune.bundle.export.check import check_classifier, check_graph, check_weights
 from cotune.bundle.export.gguf import GgufExport
 from cotune.bundle.export.mlflow_folder import export_mlflow
-from cotune.bundle.export.probe import CLASSIFY, PIPELINE, TEMPLATE, ProbePage, probe_of, write_template
+from cotune.bundle.export.probe import CLASSIFY, PIPELINE, TEMPLATE, TERMS, ProbePage, probe_of, write_template
 from cotune.bundle.export.request import REQUEST, SCHEMA, Asking
 from cotune.bundle.export.weights import copy_model, cut, merge, write_classifier
 from cotune.bundle.load import load, resolve_base, resolve_bundle
@@ -21,6 +21,7 @@ from cotune.bundle.place import atomic_folder, check_new
 from cotune.bundle.predictor import Predictor
 from cotune.errors import InputError
 from cotune.files import write_json, write_text
+from cotune.probe import terms
 from cotune.probe.readout import PROBE, Probe
 from cotune.prompt.prompt import held_rows
 
@@ -147,6 +148,8 @@ class _Export:
             return self
         source, adapter = cut(self.source, self.adapter, self.probe.layer, aside)
         (out / PROBE).write_bytes(self.probe.to_bytes())
+        if self.probe.terms is not None:
+            shutil.copyfile(terms.__file__, out / TERMS)
         return replace(self, source=source, adapter=adapter, gguf=None if self.gguf is None else self.gguf.cut(source, adapter))
 
     def write(self, out: Path) -> None:

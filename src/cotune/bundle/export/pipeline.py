@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,20 @@ class RowClassification(TextClassificationPipeline):  # type: ignore[misc]
 
     Attributes:
         template: the prompt's constant parts, with the positions of a row's fields between them.
+        terms: TF-IDF of ``terms.py``, whose logits are added to the model's; None if the model answers alone.
     """
 
     template: dict[str, Any]
+    terms: Any = None
+
+    def fields(self, row: str | dict[str, Any]) -> dict[str, str]:
+        """A row's texts by field."""
+        named = {self.template["fields"][0]: row} if isinstance(row, str) else row
+        return {name: str(named[name]) for name in self.template["fields"]}
 
     def filled(self, row: str | dict[str, Any]) -> str:
         """The whole text that the model reads for a row."""
-        fields = {self.template["fields"][0]: row} if isinstance(row, str) else row
-        texts = {name: self._harmless(str(fields[name])) for name in self.template["fields"]}
+        texts = {name: self._harmless(text) for name, text in self.fields(row).items()}
         return "".join(part if isinstance(part, str) else texts[part["field"]] for part in self.template["pieces"])
 
     def _harmless(self, text: str) -> str:
@@ -53,16 +60,26 @@ class RowClassification(TextClassificationPipeline):  # type: ignore[misc]
             "input_ids"
         ]
         kept = torch.tensor([ids[: len(ids) - self.template["beyond"]]])
-        return {"input_ids": kept, "attention_mask": torch.ones_like(kept)}
+        found = {"input_ids": kept, "attention_mask": torch.ones_like(kept)}
+        if self.terms is not None:
+            found["terms"] = torch.tensor(self.terms.logits([self.fields(inputs)]), dtype=torch.float32)
+        return found
+
+    def _forward(self, model_inputs: Any) -> Any:
+        terms = model_inputs.pop("terms", None)
+        found = super()._forward(model_inputs)
+        if terms is not None:
+            found.logits = found.logits + terms.to(found.logits)
+        return found
 
 
-def _model_class(folder: Path) -> Any:
-    """The class in the folder's ``pooled.py``. No other code is run."""
-    spec = importlib.util.spec_from_file_location("pooled", folder / "pooled.py")
+def _module(folder: Path, name: str) -> Any:
+    """The Python file of that name in the folder, imported. No other code is run."""
+    spec = importlib.util.spec_from_file_location(f"_exported_{name}", folder / f"{name}.py")
     assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.PooledForSequenceClassification
+    return module
 
 
 def load(folder: str | Path | None = None, *, dtype: torch.dtype = torch.float32, **options: Any) -> RowClassification:
@@ -74,7 +91,9 @@ def load(folder: str | Path | None = None, *, dtype: torch.dtype = torch.float32
         options: further options of the pipeline, such as ``device`` and ``batch_size``.
     """
     folder = Path(__file__).resolve().parent if folder is None else Path(folder)
-    model = _model_class(folder).from_pretrained(folder, dtype=dtype)
+    model = _module(folder, "pooled").PooledForSequenceClassification.from_pretrained(folder, dtype=dtype)
     found = RowClassification(model=model.eval(), tokenizer=AutoTokenizer.from_pretrained(folder), **options)
     found.template = json.loads((folder / "template.json").read_text(encoding="utf-8"))
+    if (folder / "terms.py").is_file():
+        found.terms = _module(folder, "terms").load_terms(folder / "probe.safetensors")
     return found

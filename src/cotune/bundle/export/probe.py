@@ -21,6 +21,8 @@ EMBEDDING_PORT = 8081
 PIPELINE, CLASSIFY, TEMPLATE = "pipeline.py", "classify.py", "template.json"
 """Files of a classifier: Python for transformers and for ONNX, and the prompt's constant parts."""
 ONNX, TOKENIZER = "model.onnx", "tokenizer.json"
+TERMS = "terms.py"
+"""Computes TF-IDF, if the bundle adds it to the probe."""
 
 _PEFT = (
     'base = AutoModelForCausalLM.from_pretrained("FOLDER/base", dtype=torch.float32)',
@@ -141,6 +143,7 @@ class ProbePage:
     def _read(self, folder: str, auto: str, more: str, loads: Sequence[str], states: str) -> list[str]:
         return [
             "import json",
+            *self._terms_import(),
             "",
             "import torch",
             *([more] if more else []),
@@ -154,12 +157,31 @@ class ProbePage:
             "with torch.no_grad():",
             f"    states = {states}",
             f"state = {self._pooled('torch.cat', 'dim')}",
-            "print(labels[int((weight @ state + bias).argmax())])",
+            *self._answer("(weight @ state + bias).numpy()"),
         ]
 
     def _pooled(self, joined: str, axis: str) -> str:
         """Python that computes the probe's input from ``states`` ``[tokens, width]``."""
         return f"{joined}([states[-1], states[{self.asking.start}:].mean({axis}=0)])"
+
+    def _terms_import(self) -> list[str]:
+        """Python that makes :data:`TERMS` importable, if there is TF-IDF."""
+        return (
+            []
+            if self.probe.terms is None
+            else ["import sys", "", 'sys.path.insert(0, "FOLDER")', "from terms import load_terms"]
+        )
+
+    def _answer(self, logits: str) -> list[str]:
+        """Python that prints the label with the largest of ``logits``, to which those of TF-IDF are added."""
+        if self.probe.terms is None:
+            return [f"print(labels[int({logits.removesuffix('.numpy()')}.argmax())])"]
+        terms = f'load_terms("FOLDER/{PROBE}").logits([{self._row()}])[0]  # the row itself, not the whole text'
+        return [f"logits = {logits}", f"logits = logits + {terms}", "print(labels[int(logits.argmax())])"]
+
+    def _alone(self) -> str:
+        """A note on code that leaves out TF-IDF; empty if there is none."""
+        return "" if self.probe.terms is None else f" It leaves out TF-IDF, which `{TERMS}` computes, so some answers differ."
 
     def _llama(self) -> tuple[str, ...]:
         if self.asking.beyond:
@@ -174,6 +196,7 @@ class ProbePage:
             code_block(
                 "python",
                 "import json",
+                *self._terms_import(),
                 "from urllib.request import Request, urlopen",
                 "",
                 "import numpy",
@@ -186,7 +209,7 @@ class ProbePage:
                 "with urlopen(request) as told:",
                 '    states = numpy.array(json.load(told)[0]["embedding"])',
                 f"state = {self._pooled('numpy.concatenate', 'axis')}",
-                "print(labels[int((weight @ state + bias).argmax())])",
+                *self._answer("(weight @ state + bias)"),
             ),
             f"`{REQUEST}` is such a request for the text above. Programs that only generate, such as Ollama's `/api/generate`, "
             "cannot use a probe.",
@@ -243,11 +266,11 @@ class ProbePage:
         )
         return (
             "With ONNX Runtime; neither torch nor transformers is needed:",
-            code_block("sh", "pip install onnxruntime tokenizers"),
+            code_block("sh", f"pip install onnxruntime tokenizers{' safetensors' if self.probe.terms is not None else ''}"),
             f"`{CLASSIFY}` in this folder fills rows into the prompt. Give it a text or a row, or a list of them; "
             "`classify.probabilities` returns the probabilities of all labels.",
             own,
-            "The graph by itself, for any language that ONNX Runtime supports:",
+            f"The graph by itself, for any language that ONNX Runtime supports.{self._alone()}",
             "\n".join(inputs),
             *([prefix] if known else []),
             plain,
@@ -270,7 +293,7 @@ class ProbePage:
             "a text or a row, or a list of them, with `batch_size=` and `device=` as usual.",
             own,
             f"The classifier's class is in `{POOLED}`, since those of transformers read only the last token. With it "
-            "transformers loads the folder directly; its input is the whole text that the model reads:",
+            f"transformers loads the folder directly; its input is the whole text that the model reads.{self._alone()}",
             code_block(
                 "python",
                 "import json",

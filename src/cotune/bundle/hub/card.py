@@ -22,7 +22,7 @@ from cotune.bundle.card import (
     use,
 )
 from cotune.bundle.export.command import EXAMPLE, Target
-from cotune.bundle.export.probe import ids_lines
+from cotune.bundle.export.probe import TERMS, ids_lines
 from cotune.bundle.export.weights import POOLED
 from cotune.bundle.hub.fetch import BUNDLE_FOLDER, SCHEME
 from cotune.bundle.manifest import ADAPTER, CARD, DATA, MANIFEST, Manifest
@@ -71,6 +71,7 @@ class HubCard:
     endpoint: tuple[str, str | None] | None
     special: bool = False
     beyond: int = 0
+    terms: bool = False
 
     def page(self) -> str:
         """The card in Markdown, after the hub's YAML."""
@@ -235,10 +236,11 @@ class HubCard:
                 f'classify = pipeline("text-classification", model="{self.repository}", trust_remote_code=True)',
                 f'print(classify(prompt_text, add_special_tokens={self.special})[0]["label"])',
             ]
+        leaves_out = f" It leaves out TF-IDF, which `{TERMS}` computes, so some answers differ." if self.terms else ""
         return [
             f"The classifier's class is in `{POOLED}`, since those of transformers read only the last token. transformers "
             f"runs that file if `trust_remote_code=True` allows it; {takes}. "
-            "`revision=` pins a commit whose code you have read. The widget on this page runs no code.",
+            "`revision=` pins a commit whose code you have read. The widget on this page runs no code." + leaves_out,
             code_block("python", *code),
         ]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from cotune.bundle.export.command import CARD as EXPORT_CARD
 from cotune.bundle.export.command import EXAMPLE, TARGETS, Target, export_bundle
-from cotune.bundle.export.probe import TEMPLATE
+from cotune.bundle.export.probe import TEMPLATE, TERMS
 from cotune.bundle.hub.card import AT_THE_TOP, EXPORT_PAGE, HubCard
 from cotune.bundle.hub.fetch import BUNDLE_FOLDER
 from cotune.bundle.load import OpenedBundle, resolve_base
@@ -94,7 +94,7 @@ class Repository:
         check_new(out)
         bundle = self.bundle
         with atomic_folder(out) as temporary:
-            text, template = None, None
+            text, template, terms = None, None, False
             if self.form is not None:
                 with tempfile.TemporaryDirectory(dir=temporary, prefix=".export-") as aside:
                     exported = export_bundle(bundle.folder, Path(aside) / "model", self.form, base=self.base)
@@ -102,14 +102,15 @@ class Repository:
                     for path in exported.iterdir():
                         path.rename(temporary / path.name)
                 text = json.loads((temporary / EXAMPLE).read_text(encoding="utf-8"))["prompt_text"]
+                terms = (temporary / TERMS).is_file()
                 if self.form == "transformers":
                     template = json.loads((temporary / TEMPLATE).read_text(encoding="utf-8"))
             shutil.copytree(bundle.folder, temporary / BUNDLE_FOLDER)
-            write_text(temporary / CARD, self._card(text, template).page())
+            write_text(temporary / CARD, self._card(text, template, terms=terms).page())
             return sorted(list_files(temporary))
 
-    def _card(self, text: str | None, template: Mapping[str, Any] | None = None) -> HubCard:
-        """``template`` is that of a classifier, else None."""
+    def _card(self, text: str | None, template: Mapping[str, Any] | None = None, *, terms: bool = False) -> HubCard:
+        """``template`` is that of a classifier, else None; ``terms`` says whether the export adds TF-IDF to the model."""
         from cotune.model.adapters.files import is_bare_probe, is_prefix
 
         bundle, adapter = self.bundle, self.bundle.folder / ADAPTER
@@ -127,6 +128,7 @@ class Repository:
             endpoint=self._endpoint,
             special=bool(template and template["add_special_tokens"]),
             beyond=template["beyond"] if template else 0,
+            terms=terms,
         )
 
     @property

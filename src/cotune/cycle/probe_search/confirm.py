@@ -14,12 +14,12 @@ from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.splits import labelled_rows
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
-from cotune.cycle.probe_search.trial import Fitted, Trials, warmed
+from cotune.cycle.probe_search.tfidf import Mix
+from cotune.cycle.probe_search.trial import Fitted, Trials, readout_of
 from cotune.cycle.search.arms import Confirmed, settle
 from cotune.cycle.search.measured import Measured, measure_previous
 from cotune.evaluate.frozen_arms import PREVIOUS
 from cotune.model.adapters.slots import BASE
-from cotune.probe.cross_fitting import tempered
 from cotune.task.example import Example
 
 
@@ -106,7 +106,7 @@ def final_epochs(context: RunContext, search: LabelSearch, prices: Prices, winne
 
 def _like(recipe: Evidence, frozen: Evidence, fit: PromptFit) -> Evidence:
     """The seed prompt to be tuned by another prompt's recipe; its dev scores are those of its frozen probe."""
-    return replace(frozen, fit=fit, epochs=recipe.epochs, temperature=recipe.temperature, start=BASE)
+    return replace(frozen, fit=fit, epochs=recipe.epochs, mix=recipe.mix, start=BASE)
 
 
 def _frozen_evidence(context: RunContext, search: LabelSearch, trials: Trials, fit: PromptFit) -> Evidence:
@@ -115,8 +115,9 @@ def _frozen_evidence(context: RunContext, search: LabelSearch, trials: Trials, f
         return found
     learn = [row for row in context.train_sample if not row.taught]
     made = trials.frozen(fit, (*learn, *search.written))
-    table = tempered(trials.log_probs(made, context.dev, "judge"), fit.found.temperature)
-    return Evidence(fit, 0.0, fit.found.temperature, fit.losses, fit.found.best.correct, made, table)
+    mix = trials.cross_fitted_mix(fit)
+    table = mix.of(trials.log_probs(made, context.dev, "judge"), trials.term_log_probs(made, context.dev))
+    return Evidence(fit, 0.0, mix, fit.losses, fit.found.best.correct, made, table)
 
 
 def _settled_frozen(context: RunContext, trials: Trials, evidence: Evidence, rows: Sequence[Example]) -> Measured:
@@ -170,22 +171,22 @@ def _final_ahead(
 
 def _measured(context: RunContext, made: Fitted, evidence: Evidence, stage: str) -> Measured:
     """Weights with the dev scores of their evidence; saved with their read-out, for later measurements on dev."""
-    return measured_on_dev(context, save_readout(context, made, evidence.temperature, stage), made, evidence)
+    return measured_on_dev(context, save_readout(context, made, evidence.mix, stage), made, evidence)
 
 
-def save_readout(context: RunContext, made: Fitted, temperature: float, stage: str) -> str:
+def save_readout(context: RunContext, made: Fitted, mix: Mix, stage: str) -> str:
     """Save weights with their read-out in the run's folder; a ``probe`` step.
 
     Args:
         context: context of the run.
         made: weights and read-out.
-        temperature: divisor of the read-out's logits.
+        mix: share of TF-IDF and temperature.
         stage: purpose, for the journal.
 
     Returns:
         The id of weights and read-out together.
     """
-    probe = warmed(made.probe, temperature)
+    probe = readout_of(made, mix)
     folder, adapters = context.folder / "adapters", context.model.adapters
 
     def effect() -> dict[str, object]:
@@ -194,7 +195,8 @@ def save_readout(context: RunContext, made: Fitted, temperature: float, stage: s
             "prompt_id": made.prompt.id,
             "weights": made.adapter,
             "layer": made.layer,
-            "temperature": round(temperature, 4),
+            "temperature": round(mix.temperature, 4),
+            **({} if probe.terms is None else {"tfidf_share": mix.share}),
             "adapter_id": adapters.add_probe(made.adapter, probe, folder),
         }
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 import numpy as np
+from scipy.special import log_softmax
 
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.context import RunContext
@@ -14,13 +15,13 @@ from cotune.cycle.probe_search.fits import PromptFit
 from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.splits import Split
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
+from cotune.cycle.probe_search.tfidf import Mixed, Tfidf
 from cotune.cycle.probe_search.trial import Fitted
 from cotune.cycle.search.measured import Measured
 from cotune.errors import DivergedError
 from cotune.evaluate.decision import BY_PROBE
 from cotune.evaluate.responses import LabelOutputs, label_indices
 from cotune.model.adapters.slots import BASE
-from cotune.probe.cross_fitting import best_temperature, tempered
 from cotune.prompt.prompt import Prompt
 
 
@@ -40,11 +41,20 @@ class HeldOutJudge:
     def frozen(self, search: LabelSearch, fit: PromptFit, splits: Sequence[Split] | None = None) -> Evidence:
         """How a prompt's frozen probe does on the held-out rows of splits; None takes those of the search.
 
-        Its temperature is that of its cross-fitting, which knows no further rows; once these are used, it is fitted again.
+        Temperature and share of TF-IDF are those of its cross-fitting, which knows no further rows; once these are used, they
+        are fitted again.
         """
         splits = search.splits if splits is None else splits
         found = [self._trials.frozen(fit, split.learn) for split in splits]
         return self._evidence(search, fit, found, splits, tempers=bool(search.written))
+
+    def with_tfidf(self, search: LabelSearch, fit: PromptFit, tfidf: Tfidf) -> Mixed:
+        """A prompt's frozen probe with TF-IDF on the held-out rows; both learn from the further rows too."""
+        learnt = [(self._trials.frozen(fit, split.learn), tfidf.weights(split.learn), split.held) for split in search.splits]
+        rows = [row for split in search.splits for row in split.held]
+        log_probs = np.concatenate([self._trials.log_probs(made, held, "judge") for made, _, held in learnt])
+        terms = np.concatenate([log_softmax(terms.logits([row.fields for row in held]), axis=1) for _, terms, held in learnt])
+        return tfidf.mixed(log_probs, terms, rows)
 
     def tune(self, search: LabelSearch, fit: PromptFit, splits: Sequence[Split] | None = None) -> None:
         """Tune a prompt on each split and choose the winner again; nothing is added if a tuning diverged."""
@@ -93,17 +103,20 @@ class HeldOutJudge:
     ) -> Evidence:
         """How read-outs did on the rows held out from each split; a ``tuned`` step.
 
-        The temperature is that of the frozen probe's cross-fitting, unless these rows decide it (``tempers``).
+        Temperature and share of TF-IDF are those of the frozen probe's cross-fitting, unless these rows decide (``tempers``).
         """
-        tables = [self._trials.log_probs(made, split.held, "judge") for made, split in zip(found, splits, strict=True)]
+        trials = self._trials
+        tables = [trials.log_probs(made, split.held, "judge") for made, split in zip(found, splits, strict=True)]
+        parts = [trials.term_log_probs(made, split.held) for made, split in zip(found, splits, strict=True)]
         truth = label_indices([row for split in splits for row in split.held], self._context.task)
-        whole = np.concatenate(tables)
-        temperature = best_temperature(whole, truth) if tempers else fit.found.temperature
-        log_probs = tempered(whole, temperature)
+        whole, known = np.concatenate(tables), [part for part in parts if part is not None]
+        terms = np.concatenate(known) if known else None
+        mix = trials.mix(whole, terms, truth, tuned=epochs > 0) if tempers else trials.cross_fitted_mix(fit)
+        log_probs = mix.of(whole, terms)
         evidence = Evidence(
             fit,
             epochs,
-            temperature,
+            mix,
             -log_probs[np.arange(len(truth)), truth],
             (log_probs.argmax(axis=1) == truth).astype(np.float64),
             found[0],
@@ -121,7 +134,8 @@ class HeldOutJudge:
                 "steps": found[0].steps,
                 "layer": fit.found.layer,
                 "readout": "probe",
-                "temperature": round(temperature, 4),
+                "temperature": round(mix.temperature, 4),
+                **({"tfidf_share": mix.share} if terms is not None else {}),
                 "decision": "probe",
                 "score": round(float(evidence.correct.mean()), 6),
                 "log_loss": round(evidence.mean, 6),

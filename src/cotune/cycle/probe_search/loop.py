@@ -17,8 +17,9 @@ from cotune.cycle.probe_search.plan import RaceSizes, fit_plan
 from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.race import ProbeRace, ProbeRaceResult
 from cotune.cycle.probe_search.slow_end import fit_test
-from cotune.cycle.probe_search.splits import Split
+from cotune.cycle.probe_search.splits import Split, labelled_rows
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
+from cotune.cycle.probe_search.tfidf import Mixed, Tfidf, try_tfidf
 from cotune.cycle.search.guide import Guide
 from cotune.cycle.search.pool import next_pool
 from cotune.cycle.search.result import record_cycle
@@ -63,10 +64,12 @@ class LabelLoop:
         """Run the search."""
         search = self._judge_first(self.first_race.run())
         self._name_labels(search)
+        self._use_tfidf(search)
         self._first_verdict(search)
         if search.cut and (whole := self.first_race.read_on(search)) is not None:
             search = self._judge_first(whole)
             self._name_labels(search)
+            self._use_tfidf(search)
         if not search.cut:
             self._write_rows(search)
         search.whole_test = fit_test(self.context, self.prices, search)
@@ -103,6 +106,22 @@ class LabelLoop:
         if judge_names(self.context, names, before, self.judge.frozen(search, best, splits)):
             self._learn_from(search, names, splits)
             search.named = self._in_bundle = search.first
+
+    def _use_tfidf(self, search: LabelSearch) -> None:
+        """Add TF-IDF to all read-outs if the best frozen probe is better with it."""
+        if not self.config.search.tfidf:
+            return
+        best, rows = search.best_frozen, (*labelled_rows(self.context), *search.written)
+
+        def judge(tfidf: Tfidf) -> Mixed | None:
+            return self.judge.with_tfidf(search, best, tfidf) if search.written else tfidf.cross_fitted(best)
+
+        if (found := try_tfidf(self.context, rows, best.prompt.id, judge)) is None:
+            return
+        self.prices.trials.use_tfidf(*found)
+        search.evidence, search.winner = [], None
+        self._judge_first(search)
+        search.named = None if search.named is None else search.first
 
     def _write_rows(self, search: LabelSearch) -> None:
         """Let a teacher write rows for the labels that are confused most, and use them if that is better on held-out rows."""

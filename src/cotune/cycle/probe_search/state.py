@@ -12,6 +12,7 @@ from cotune.cycle.probe_search.fits import PromptFit, difference
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.race import ProbeRaceResult
 from cotune.cycle.probe_search.splits import Split
+from cotune.cycle.probe_search.tfidf import Mix
 from cotune.cycle.probe_search.trial import Fitted
 from cotune.evaluate.stats.cross_fitted import corrected_error
 from cotune.prompt.prompt import Prompt
@@ -29,7 +30,7 @@ class Evidence:
     Attributes:
         fit: the prompt with its frozen probe.
         epochs: epochs of tuning; 0 if the weights are frozen.
-        temperature: divisor of its logits, fitted to the held-out rows.
+        mix: share of TF-IDF and temperature.
         losses: ``[rows]`` held-out log-loss in nats, after temperature, in the order of the splits.
         correct: ``[rows]`` 1 if the likeliest label was right, otherwise 0.
         first: weights and read-out of the first split, whose held-out rows are dev.
@@ -40,7 +41,7 @@ class Evidence:
 
     fit: PromptFit
     epochs: float
-    temperature: float
+    mix: Mix
     losses: Floats
     correct: Floats
     first: Fitted

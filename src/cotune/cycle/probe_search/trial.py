@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import log_softmax
 
 from cotune.cycle.budget.reserve import spent_to
 from cotune.cycle.context import RunContext
@@ -16,11 +17,14 @@ from cotune.cycle.crew.tuning import Deadline, TuningAhead, WindowTask, tune_win
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.fits import PromptFit, head_from, head_of, probe_of, word_vectors
 from cotune.cycle.probe_search.heuristics import HEURISTICS
+from cotune.cycle.probe_search.tfidf import Mix, Mixed, Tfidf, best_mix, losses_by_share
 from cotune.errors import DivergedError
 from cotune.evaluate.responses import label_indices
 from cotune.files import content_hash
 from cotune.model.adapters.slots import BASE
+from cotune.probe.cross_fitting import best_temperature
 from cotune.probe.readout import Probe, load_probe
+from cotune.probe.terms import TermWeights
 from cotune.prompt.prompt import Prompt
 from cotune.refine import not_shown
 from cotune.task.example import Example
@@ -40,6 +44,7 @@ class Fitted:
         steps: optimizer steps of the adapter.
         probe: read-out that was fitted to the states.
         head: linear head that was tuned with the weights; None if they are frozen.
+        terms: TF-IDF that has learnt from the same rows; None if the run does not use it.
     """
 
     prompt: Prompt
@@ -48,6 +53,7 @@ class Fitted:
     steps: int
     probe: Probe
     head: Probe | None = None
+    terms: TermWeights | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +116,39 @@ class Trials:
     ) -> None:
         self.context, self.embedding, self.settings, self._window = context, embedding, settings, window
         self._ahead: dict[tuple[str, str], TuningAhead] = {}
+        self._tfidf: tuple[Tfidf, Mixed] | None = None
+
+    def use_tfidf(self, tfidf: Tfidf, frozen: Mixed) -> None:
+        """Add TF-IDF to all read-outs from now on; ``frozen`` is the best frozen probe with it."""
+        self._tfidf = tfidf, frozen
+
+    def with_tfidf(self, fit: PromptFit) -> Mixed | None:
+        """A frozen probe with TF-IDF, both cross-fitted; None if the run does not use TF-IDF."""
+        return None if self._tfidf is None else self._tfidf[0].cross_fitted(fit)
+
+    def cross_fitted_mix(self, fit: PromptFit) -> Mix:
+        """The share of TF-IDF and the temperature of a frozen probe by cross-fitting."""
+        found = self.with_tfidf(fit)
+        return Mix(0.0, fit.found.temperature) if found is None else found.mix
+
+    def mix(self, log_probs: Floats, terms: Floats | None, truth: NDArray[np.int64], *, tuned: bool) -> Mix:
+        """The share of TF-IDF and the temperature by held-out rows.
+
+        Few held-out rows leave the share of a trial to chance, so the losses of the best frozen probe count as much.
+
+        Args:
+            log_probs: ``[rows, labels]`` of a probe on rows that it has not seen.
+            terms: the same of TF-IDF; None if the run does not use it.
+            truth: ``[rows]`` label indices.
+            tuned: whether the probe reads tuned states.
+        """
+        if terms is None or self._tfidf is None:
+            return Mix(0.0, best_temperature(log_probs, truth))
+        losses = losses_by_share(log_probs, terms, truth)
+        return best_mix(log_probs, terms, truth, losses + self._tfidf[1].by_share if tuned else losses)
+
+    def _terms(self, rows: Sequence[Example]) -> TermWeights | None:
+        return None if self._tfidf is None else self._tfidf[0].weights(rows)
 
     def edge(self, fit: PromptFit) -> int:
         """Number of layers below the window, which ends at the layer that the probe reads."""
@@ -141,7 +180,7 @@ class Trials:
         head = head_of(
             states, label_indices(rows, self.context.task), len(self.context.task.labels), strength, self._words(fit)
         )
-        return Fitted(prompt, BASE, layer, 0, probe_of(self.context, head, layer))
+        return Fitted(prompt, BASE, layer, 0, probe_of(self.context, head, layer), terms=self._terms(rows))
 
     def _words(self, fit: PromptFit) -> NDArray[np.float32] | None:
         """Weights of the label words that are an offset of a prompt's probe; None if there is no offset."""
@@ -211,7 +250,7 @@ class Trials:
             return None
         refit = head_of(tuned, truth, len(context.task.labels), HEURISTICS.refit_strength * strength, self._words(fit))
         probe = probe_of(context, refit, layer)
-        return Fitted(prompt, adapter, layer, int(value["steps"]), probe, head)
+        return Fitted(prompt, adapter, layer, int(value["steps"]), probe, head, self._terms(rows))
 
     def ahead(self, fit: PromptFit, rows: Sequence[Example], steps: int, **how: Any) -> None:
         """Let a worker start a tuning before :meth:`tune` is called with the same arguments; does nothing without workers."""
@@ -293,8 +332,13 @@ class Trials:
         states = self.embedding.states(fitted.prompt, fitted.adapter, rows, stage, layers=[fitted.layer])[0]
         return fitted.probe.log_probs(states.astype(np.float32), self.context.task.labels)
 
+    def term_log_probs(self, fitted: Fitted, rows: Sequence[Example]) -> Floats | None:
+        """``[rows, labels]`` log-probabilities of TF-IDF that learnt from the same rows; None if the run does not use it."""
+        return None if fitted.terms is None else log_softmax(fitted.terms.logits([row.fields for row in rows]), axis=1)
 
-def warmed(probe: Probe, temperature: float) -> Probe:
-    """A read-out whose logits are divided by a temperature."""
-    weight, bias = ((part / temperature).astype(np.float32) for part in (probe.weight, probe.bias))
-    return replace(probe, weight=weight, bias=bias)
+
+def readout_of(fitted: Fitted, mix: Mix) -> Probe:
+    """The read-out in a bundle: the probe, and TF-IDF with its share, at a temperature."""
+    weight, bias = ((part / mix.temperature).astype(np.float32) for part in (fitted.probe.weight, fitted.probe.bias))
+    terms = fitted.terms.times(mix.share / mix.temperature) if fitted.terms is not None and mix.share else None
+    return replace(fitted.probe, weight=weight, bias=bias, terms=terms)

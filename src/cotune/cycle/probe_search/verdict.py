@@ -28,7 +28,8 @@ def first_verdict(context: RunContext, search: LabelSearch, trials: Trials, bund
     """Fit the best frozen prompt's probe, save it as the run's bundle, and report it; a ``verdict`` step.
 
     The probe learns from all labelled rows, from those that a teacher labelled, and from names of labels if these are used.
-    With names it is judged on the rows held out from the search's splits, as cross-fitting leaves names out.
+    With names it is judged on the rows held out from the search's splits, as cross-fitting leaves names out. If the run uses
+    TF-IDF, so does this read-out.
 
     Args:
         context: context of the run.
@@ -38,12 +39,17 @@ def first_verdict(context: RunContext, search: LabelSearch, trials: Trials, bund
         model_name: the user's name of the model.
     """
     fit, named = search.best_frozen, search.named
+    both = None if named is not None else trials.with_tfidf(fit)
     rows = labelled_rows(context)
     made = trials.frozen(fit, (*rows, *search.written))
-    adapter = save_readout(context, made, fit.found.temperature if named is None else named.temperature, "verdict")
+    adapter = save_readout(context, made, trials.cross_fitted_mix(fit) if named is None else named.mix, "verdict")
 
     def effect() -> dict[str, Any]:
-        correct, judged = (fit.found.best.correct, fit.rows) if named is None else (named.correct, _held(context, named))
+        correct, judged, log_loss = fit.found.best.correct, fit.rows, fit.mean
+        if both is not None:
+            correct, judged, log_loss = both.correct, both.rows, float(both.losses.mean())
+        elif named is not None:
+            correct, judged, log_loss = named.correct, tuple(_held(context, named)), named.mean
         low, high = accuracy_interval(correct, judged)
         tfidf = labelled_tfidf(context, rows)
         told = {
@@ -51,11 +57,12 @@ def first_verdict(context: RunContext, search: LabelSearch, trials: Trials, bund
             "score": round(float(correct.mean()), 6),
             "ci": [round(low, 6), round(high, 6)],
             "n": len(correct),
-            "log_loss": round(fit.mean if named is None else named.mean, 6),
+            "log_loss": round(log_loss, 6),
             "prompt_id": fit.prompt.id,
             "adapter_id": adapter,
             "layer": fit.found.layer,
             "label_names": named is not None,
+            "with_tfidf": made.terms is not None,
             "tfidf": None if tfidf is None else round(tfidf[0], 6),
             "tfidf_rows": None if tfidf is None else tfidf[1],
         }
@@ -76,7 +83,7 @@ def better_bundle(context: RunContext, evidence: Evidence, bundle: Path, model_n
         model_name: the user's name of the model.
     """
     made = evidence.first
-    adapter = save_readout(context, made, evidence.temperature, "better")
+    adapter = save_readout(context, made, evidence.mix, "better")
 
     def effect() -> dict[str, Any]:
         low, high = accuracy_interval(evidence.correct, _held(context, evidence))
@@ -118,10 +125,11 @@ def sentence(told: dict[str, Any]) -> str:
     on = f" on {counted(told['tfidf_rows'], 'labelled row')}" if other else ""
     beside = "" if told["tfidf"] is None else f"; TF-IDF with logistic regression {told['tfidf']:.2f}{on}"
     rows = counted(told["n"], "labelled row")
+    added = " with TF-IDF added" if told.get("with_tfidf") else ""
     judged = f"on {rows} held out, by a probe that learns from names of labels too," if told["label_names"] else ""
     return (
         f"after {told['seconds']:.0f} s: {told['score']:.2f} ({low:.2f} to {high:.2f}), "
-        f"{judged or f'cross-fitted on {rows}, by a probe'} on the state after layer {told['layer']}{beside}"
+        f"{judged or f'cross-fitted on {rows}, by a probe'} on the state after layer {told['layer']}{added}{beside}"
     )
 
 

@@ -76,6 +76,9 @@ def score_labels(
             scores[[part.places[i] for i in batch.places]] = part_scores
             if progress:
                 progress(cost)
+    if probe is not None:
+        # The cache holds what the states say, which takes nearly all of the time.
+        scores = probe.with_terms(scores, rows, labels)
     return LabelScores(
         scores,
         tokens=tokens,

@@ -136,6 +136,10 @@ def _label_names(value: Value) -> list[Line]:
     return [Line(one_line(value.get("text") or "names of labels were tried as rows", 300))]
 
 
+def _tfidf(value: Value) -> list[Line]:
+    return [Line(one_line(value.get("text") or "TF-IDF was tried beside the probe", 300))]
+
+
 def _judge(value: Value) -> list[Line]:
     return [Line(one_line(value.get("sentence") or f"judge: {value.get('model')}", 400))]
 
@@ -170,6 +174,7 @@ ALONE: dict[str, Callable[[Value], list[Line]]] = {
     "written_rows": _written_rows,
     "written_judged": _written_judged,
     "label_names": _label_names,
+    "tfidf": _tfidf,
     "cost": _cost,
     "done": _done,
     "note": _note,

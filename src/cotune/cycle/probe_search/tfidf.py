@@ -1,0 +1,205 @@
+"""TF-IDF beside probes: single words may say what a small model's states do not, as with intents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import log_softmax
+
+from cotune.cycle.context import RunContext
+from cotune.cycle.probe_search.fits import PromptFit
+from cotune.evaluate.responses import label_indices
+from cotune.probe.cross_fitting import best_temperature, tempered
+from cotune.probe.term_fits import TermFits
+from cotune.probe.terms import TermWeights
+from cotune.task.example import Example, groups_of
+
+Floats = NDArray[np.float64]
+
+SHARES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+"""Factors of TF-IDF's logits to choose from."""
+ERRORS = 1.0
+"""Standard errors by which the best frozen probe must be better with TF-IDF for a run to use it. CLINC150 is better by 3.8 to
+5.3, TREC-6 by 0.8 to 1.4, SMS spam not at all; on unseen rows only the first gains in accuracy (docs/probes.md).
+"""
+MOST_ROWS, MOST_CHARACTERS = 3000, 4_000_000
+"""Maximum of rows that TF-IDF learns from, and of their characters: a few seconds of one processor."""
+COST_SHARE = 0.04
+"""Share of the rest of a time budget that the fits may take."""
+_SECONDS = 3e-10
+"""Seconds of the fits per cube of the rows on a slow core."""
+_STEP = "tfidf"
+
+
+@dataclass(frozen=True, eq=False)
+class Mix:
+    """A probe's log-probabilities with a share of TF-IDF's.
+
+    Attributes:
+        share: factor of TF-IDF's logits; 0 leaves them out.
+        temperature: divisor of the sum.
+    """
+
+    share: float
+    temperature: float
+
+    def of(self, log_probs: Floats, terms: Floats | None) -> Floats:
+        """``[rows, labels]`` log-probabilities of the sum."""
+        return tempered(log_probs if terms is None else log_probs + self.share * terms, self.temperature)
+
+
+@dataclass(frozen=True, eq=False)
+class Mixed:
+    """A probe with the best share of TF-IDF, on rows that neither has seen.
+
+    Attributes:
+        mix: the share and the temperature.
+        rows: the rows.
+        losses: ``[rows]`` log-loss in nats.
+        correct: ``[rows]`` 1 if the likeliest label was right, otherwise 0.
+        without: ``[rows]`` log-loss of the probe alone.
+        by_share: see :func:`losses_by_share`.
+    """
+
+    mix: Mix
+    rows: tuple[Example, ...]
+    losses: Floats
+    correct: Floats
+    without: Floats
+    by_share: Floats
+
+    @property
+    def pays(self) -> bool:
+        """Whether TF-IDF lowers the loss by more than chance."""
+        gain = self.without - self.losses
+        error = gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else 0.0
+        return bool(gain.mean() > ERRORS * error)
+
+
+class Tfidf:
+    """TF-IDF with logistic regression on a run's labelled rows.
+
+    Args:
+        context: context of the run.
+        rows: rows to learn from, in random order; of very many the first ones.
+    """
+
+    def __init__(self, context: RunContext, rows: Sequence[Example]) -> None:
+        ends = np.cumsum([len(row.text) for row in rows[:MOST_ROWS]])
+        rows = rows[: max(2, int((ends <= MOST_CHARACTERS).sum()))]
+        self._context, self._rows = context, {row.id: place for place, row in enumerate(rows)}
+        self._groups = groups_of(rows)
+        truth = label_indices(rows, context.task)
+        self._fits = TermFits([row.text for row in rows], truth, len(context.task.labels))
+        self._weights: dict[bytes, TermWeights] = {}
+        self._table: Floats | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether no row has a word."""
+        return self._fits.empty
+
+    def weights(self, rows: Sequence[Example]) -> TermWeights:
+        """The classifier that learns from some rows; those that are not among the run's labelled rows are left out."""
+        chosen = np.zeros(len(self._rows), dtype=bool)
+        chosen[[self._rows[row.id] for row in rows if row.id in self._rows]] = True
+        key = chosen.tobytes()
+        if key not in self._weights:
+            self._weights[key] = self._fits.fit(chosen, self._context.task.input_fields)
+        return self._weights[key]
+
+    def cross_fitted(self, fit: PromptFit) -> Mixed | None:
+        """A frozen probe with TF-IDF, both cross-fitted; None if TF-IDF cannot be."""
+        if self._table is None:
+            groups = None if self._groups is None else self._groups.tolist()
+            self._table = self._fits.cross_fitted(groups=groups, seed=self._context.seed)
+        places = [place for place, row in enumerate(fit.rows) if row.id in self._rows]
+        if self._table is None or len(places) < 2:
+            return None
+        rows = tuple(fit.rows[place] for place in places)
+        return self.mixed(fit.found.best.log_probs[places], self._table[[self._rows[row.id] for row in rows]], rows)
+
+    def mixed(self, log_probs: Floats, terms: Floats, rows: Sequence[Example]) -> Mixed:
+        """A probe with the best share.
+
+        Args:
+            log_probs: ``[rows, labels]`` of the probe.
+            terms: ``[rows, labels]`` of TF-IDF.
+            rows: the rows, which neither has seen.
+        """
+        truth = label_indices(rows, self._context.task)
+        by_share = losses_by_share(log_probs, terms, truth)
+        mix = best_mix(log_probs, terms, truth, by_share)
+        mixed, alone = mix.of(log_probs, terms), Mix(0.0, best_temperature(log_probs, truth)).of(log_probs, None)
+        places_of = np.arange(len(truth)), truth
+        correct = (mixed.argmax(axis=1) == truth).astype(np.float64)
+        return Mixed(mix, tuple(rows), -mixed[places_of], correct, -alone[places_of], by_share)
+
+
+def losses_by_share(log_probs: Floats, terms: Floats, truth: NDArray[np.int64]) -> Floats:
+    """Mean log-loss for each of :data:`SHARES`, each at its best temperature.
+
+    Args:
+        log_probs: ``[rows, labels]`` of a probe.
+        terms: ``[rows, labels]`` of TF-IDF.
+        truth: ``[rows]`` label indices.
+    """
+    rows = np.arange(len(truth))
+    mixed = [log_softmax(log_probs + share * terms, axis=1) for share in SHARES]
+    return np.array([-tempered(each, best_temperature(each, truth))[rows, truth].mean() for each in mixed])
+
+
+def best_mix(log_probs: Floats, terms: Floats, truth: NDArray[np.int64], losses: Floats) -> Mix:
+    """The share with the lowest of ``losses``, which may come from more rows than these, at the best temperature on these."""
+    share = SHARES[int(losses.argmin())]
+    return Mix(share, best_temperature(log_softmax(log_probs + share * terms, axis=1), truth))
+
+
+def try_tfidf(
+    context: RunContext, rows: Sequence[Example], prompt_id: str, judge: Callable[[Tfidf], Mixed | None]
+) -> tuple[Tfidf, Mixed] | None:
+    """TF-IDF if a run uses it, because the best frozen probe is better with it; a ``tfidf`` step.
+
+    Args:
+        context: context of the run.
+        rows: all rows to learn from, names of labels included.
+        prompt_id: prompt of the best frozen probe.
+        judge: gives this probe with TF-IDF; None if TF-IDF cannot be fitted.
+    """
+    cost = _SECONDS * min(len(rows), MOST_ROWS) ** 3
+    if context.spending.budget.kind == "time" and cost > COST_SHARE * context.spending.left():
+        return None
+    tfidf = Tfidf(context, rows)
+    found = None if tfidf.empty else judge(tfidf)
+
+    def effect() -> dict[str, Any]:
+        if found is None:
+            return {"used": False, "text": "TF-IDF beside the probe is not tried, because there are too few rows or words"}
+        told = {
+            "used": found.pays,
+            "rows": len(found.rows),
+            "share": found.mix.share,
+            "log_loss": round(float(found.losses.mean()), 6),
+            "without": round(float(found.without.mean()), 6),
+        }
+        return {**told, "text": _text(told)}
+
+    used = context.journal.step("tfidf", [prompt_id, [row.id for row in rows]], effect)["used"]
+    return (tfidf, found) if used and found is not None else None
+
+
+def tfidf_told(context: RunContext) -> dict[str, Any] | None:
+    """The summary's ``tfidf``; None if it was not tried."""
+    return next((dict(event["value"]) for event in context.journal.events if event["kind"] == _STEP), None)
+
+
+def _text(told: Mapping[str, Any]) -> str:
+    verb = "is" if told["used"] else "is not"
+    return (
+        f"TF-IDF of the text {verb} added to the probe: held-out log-loss {told['log_loss']:.3f} with, "
+        f"{told['without']:.3f} without"
+    )
