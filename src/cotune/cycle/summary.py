@@ -202,8 +202,9 @@ def first_verdict_of(context: RunContext) -> dict[str, Any] | None:
     names = ("seconds", "score", "ci", "n", "log_loss", "prompt_id", "layer", "tfidf")
     if found is None:
         return None
-    # Steps of earlier versions lack the number of rows.
-    return {**{name: found[name] for name in names}, "tfidf_rows": found.get("tfidf_rows")}
+    # Steps of earlier versions lack the last two.
+    more = {"tfidf_rows": found.get("tfidf_rows"), "with_tfidf": found.get("with_tfidf", False)}
+    return {**{name: found[name] for name in names}, **more}
 
 
 def judge_told(context: RunContext, recorded: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -107,7 +107,7 @@ def run(bench: Bench, out: Path, view: Quiet, test: int = 100, tfidf: bool = Fal
 
 
 def test_a_race_that_is_cut_gets_tf_idf_too(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = Machine(7.0, 0.0)
+    machine = Machine(5.0, 0.0)
     on(machine, monkeypatch)
     result = run(bench, tmp_path / "run", Quiet(), tfidf=True)
     assert machine.now <= 1.25 * BUDGET and of_kind(tmp_path / "run", "cut")
