@@ -64,9 +64,11 @@ def test_new_texts_are_told_as_by_the_reference() -> None:
 
 
 def test_many_labels_share_hashes_and_stay_within_the_bound() -> None:
-    texts = [f"text {i} about {i % 500}" for i in range(600)]
-    terms = TermFits(texts, np.arange(600) % 500, 500).fit(np.ones(600, dtype=bool), ("text",))
-    assert terms.weight.nbytes <= 2**24 and terms.size < TermFits(TEXTS, LABELS, 3).fit(LABELS < 9, ("text",)).size
+    letters = np.random.default_rng(0).choice(list("abcdefghijklmnopqrstuvwxyz"), size=(600, 20, 8))
+    texts = [" ".join("".join(word) for word in row) for row in letters]
+    every = np.ones(600, dtype=bool)
+    few, many = (TermFits(texts, np.arange(600) % classes, classes).fit(every, ("text",)) for classes in (2, 500))
+    assert few.weight.nbytes < many.weight.nbytes <= 2**24 and len(few.buckets) * 500 > 2**23 and many.size < few.size
 
 
 def test_the_products_of_the_rows_are_decomposed_once(monkeypatch: pytest.MonkeyPatch) -> None:

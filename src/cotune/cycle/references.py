@@ -163,5 +163,5 @@ def labelled_tfidf(context: RunContext, rows: Sequence[Example]) -> tuple[float,
     groups = groups_of(rows)
     truth = label_indices(rows, context.task)
     fits = TermFits([row.text for row in rows], truth, len(context.task.labels))
-    found = fits.cross_fitted(groups=None if groups is None else groups.tolist(), seed=context.seed)
+    found = fits.cross_fitted(groups=groups, seed=context.seed)
     return None if found is None else (float((found.argmax(axis=1) == truth).mean()), len(rows))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +19,10 @@ Floats = NDArray[np.float64]
 STRENGTH = 10.0
 """Inverse of the penalty; scikit-learn's default of 1 is too small for rows of unit length with hundreds of terms."""
 _MOST_WEIGHTS = 2**23
-"""Maximum number of weights, 16 MiB in half precision; with many labels more terms share a hash."""
+"""Maximum number of weights, 16 MiB in half precision; with many terms and labels, terms share hashes."""
 _MOST_SIZE = 2**16
 """Maximum number of hashes of a group. On 64 to 1,500 rows of five sets, 2**15 to 2**18 and no hashing differ by chance."""
+_LEAST_SIZE = 2**8
 _TOLERANCE = 3e-4
 
 
@@ -31,7 +33,7 @@ class TermFits:
     rows, so each fit has as many dimensions as there are rows.
 
     Args:
-        texts: the texts; the time grows with the third power of their number, a few seconds for 3,000.
+        texts: the texts, at least one; the time grows with the third power of their number, a few seconds for 3,000.
         labels: ``[rows]`` label indices.
         classes: number of labels.
     """
@@ -41,15 +43,16 @@ class TermFits:
 
         self._labels, self._classes = labels, classes
         self._size = _MOST_SIZE
-        while 2 * self._size * classes > _MOST_WEIGHTS and self._size > 2**10:
+        while True:
+            counted = [term_counts(text, self._size) for text in texts]
+            self._known, frequencies = np.unique(np.concatenate([buckets for buckets, _ in counted]), return_counts=True)
+            if len(self._known) * classes <= _MOST_WEIGHTS or self._size == _LEAST_SIZE:
+                break
             self._size //= 2
-        counted = [term_counts(text, self._size) for text in texts]
-        every = np.concatenate([buckets for buckets, _ in counted]) if counted else np.zeros(0, dtype=np.uint32)
-        self._known, frequencies = np.unique(every, return_counts=True)
         self._idf = (np.log((1 + len(texts)) / (1 + frequencies)) + 1).astype(np.float32)
         parts = [features(each, self._known, self._idf, self._size) for each in counted]
         ends = np.cumsum([0, *(len(places) for places, _ in parts)])
-        places, values = (np.concatenate([part[i] for part in parts]) if parts else np.zeros(0) for i in (0, 1))
+        places, values = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
         self._matrix = csr_matrix((values, places, ends), shape=(len(texts), len(self._known)))
 
     @cached_property
@@ -73,11 +76,14 @@ class TermFits:
         weight, bias = (self._matrix.T @ inner).astype(np.float16), fitted[1][0].astype(np.float32)
         return TermWeights(self._known.astype(np.uint32), self._idf, weight, bias, self._size, fields)
 
-    def cross_fitted(self, folds: int = 5, *, groups: Sequence[object] | None = None, seed: int = 0) -> Floats | None:
+    def cross_fitted(
+        self, folds: int = 5, *, groups: Sequence[object] | NDArray[Any] | None = None, seed: int = 0
+    ) -> Floats | None:
         """``[rows, classes]`` log-probabilities, each row by a fit that has not seen its label.
 
         None if there are too few rows, labels or groups, or no text has a term.
         """
+        groups = None if groups is None else list(groups)
         units = len(self._labels) if groups is None else len(set(map(str, groups)))
         if units < 2 or self.empty:
             return None

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 _WORD = re.compile(r"\b\w\w+\b")
 _SIZES = range(2, 6)
 """Numbers of characters of a term within a word, including the blanks around it."""
-_MOST_CHARACTERS = 20_000
+MOST_CHARACTERS = 20_000
 """Characters of a text that are read, so that one very long row does not take most of the time."""
 _SPREAD = np.uint32(2_654_435_769)
 """Odd number near 2**32 divided by the golden ratio, which spreads hashes over all bits (Knuth, Fibonacci hashing)."""
@@ -121,7 +121,7 @@ def term_counts(text: str, size: int) -> tuple[Buckets, NDArray[np.float64]]:
 
     Hashes of characters are those of words plus ``size``, so that the two groups can be told apart.
     """
-    text = text[:_MOST_CHARACTERS].lower()
+    text = text[:MOST_CHARACTERS].lower()
     words = _WORD.findall(text)
     spoken = [*words, *(f"{first} {second}" for first, second in pairwise(words))]
     hashes = np.fromiter((zlib.crc32(term.encode("utf-8", "surrogatepass")) for term in spoken), np.uint32, len(spoken))

@@ -175,7 +175,7 @@ class ProbePage:
     def _answer(self, logits: str) -> list[str]:
         """Python that prints the label with the largest of ``logits``, to which those of TF-IDF are added."""
         if self.probe.terms is None:
-            return [f"print(labels[int({logits.removesuffix('.numpy()')}.argmax())])"]
+            return [f"print(labels[int({logits}.argmax())])"]
         terms = f'load_terms("FOLDER/{PROBE}").logits([{self._row()}])[0]  # the row itself, not the whole text'
         return [f"logits = {logits}", f"logits = logits + {terms}", "print(labels[int(logits.argmax())])"]
 

@@ -116,7 +116,7 @@ def _frozen_evidence(context: RunContext, search: LabelSearch, trials: Trials, f
     learn = [row for row in context.train_sample if not row.taught]
     made = trials.frozen(fit, (*learn, *search.written))
     mix = trials.cross_fitted_mix(fit)
-    table = mix.of(trials.log_probs(made, context.dev, "judge"), trials.term_log_probs(made, context.dev))
+    table = mix.of(trials.log_probs(made, context.dev, "judge"), trials.term_logits(made, context.dev))
     return Evidence(fit, 0.0, mix, fit.losses, fit.found.best.correct, made, table)
 
 

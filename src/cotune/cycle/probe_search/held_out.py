@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 import numpy as np
-from scipy.special import log_softmax
 
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.context import RunContext
@@ -53,7 +52,7 @@ class HeldOutJudge:
         learnt = [(self._trials.frozen(fit, split.learn), tfidf.weights(split.learn), split.held) for split in search.splits]
         rows = [row for split in search.splits for row in split.held]
         log_probs = np.concatenate([self._trials.log_probs(made, held, "judge") for made, _, held in learnt])
-        terms = np.concatenate([log_softmax(terms.logits([row.fields for row in held]), axis=1) for _, terms, held in learnt])
+        terms = np.concatenate([terms.logits([row.fields for row in held]) for _, terms, held in learnt])
         return tfidf.mixed(log_probs, terms, rows)
 
     def tune(self, search: LabelSearch, fit: PromptFit, splits: Sequence[Split] | None = None) -> None:
@@ -107,7 +106,7 @@ class HeldOutJudge:
         """
         trials = self._trials
         tables = [trials.log_probs(made, split.held, "judge") for made, split in zip(found, splits, strict=True)]
-        parts = [trials.term_log_probs(made, split.held) for made, split in zip(found, splits, strict=True)]
+        parts = [trials.term_logits(made, split.held) for made, split in zip(found, splits, strict=True)]
         truth = label_indices([row for split in splits for row in split.held], self._context.task)
         whole, known = np.concatenate(tables), [part for part in parts if part is not None]
         terms = np.concatenate(known) if known else None

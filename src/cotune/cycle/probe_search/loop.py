@@ -67,6 +67,8 @@ class LabelLoop:
         self._use_tfidf(search)
         self._first_verdict(search)
         if search.cut and (whole := self.first_race.read_on(search)) is not None:
+            # The first rows' TF-IDF does not know the others.
+            self.prices.trials.use_tfidf(None)
             search = self._judge_first(whole)
             self._name_labels(search)
             self._use_tfidf(search)
@@ -118,7 +120,7 @@ class LabelLoop:
 
         if (found := try_tfidf(self.context, rows, best.prompt.id, judge)) is None:
             return
-        self.prices.trials.use_tfidf(*found)
+        self.prices.trials.use_tfidf(found)
         search.evidence, search.winner = [], None
         self._judge_first(search)
         search.named = None if search.named is None else search.first

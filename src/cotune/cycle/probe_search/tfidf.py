@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_softmax
 
 from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.fits import PromptFit
 from cotune.evaluate.responses import label_indices
 from cotune.probe.cross_fitting import best_temperature, tempered
 from cotune.probe.term_fits import TermFits
-from cotune.probe.terms import TermWeights
+from cotune.probe.terms import MOST_CHARACTERS, TermWeights
 from cotune.task.example import Example, groups_of
 
 Floats = NDArray[np.float64]
@@ -26,12 +25,12 @@ ERRORS = 1.0
 """Standard errors by which the best frozen probe must be better with TF-IDF for a run to use it. CLINC150 is better by 3.8 to
 5.3, TREC-6 by 0.8 to 1.4, SMS spam not at all; on unseen rows only the first gains in accuracy (docs/probes.md).
 """
-MOST_ROWS, MOST_CHARACTERS = 3000, 4_000_000
-"""Maximum of rows that TF-IDF learns from, and of their characters: a few seconds of one processor."""
-COST_SHARE = 0.04
+MOST_ROWS, MOST_READ = 3000, 1_000_000
+"""Maximum of rows that TF-IDF learns from, and of the characters that are read of them, so that its fits take seconds."""
+COST_SHARE = 0.05
 """Share of the rest of a time budget that the fits may take."""
-_SECONDS = 3e-10
-"""Seconds of the fits per cube of the rows on a slow core."""
+_SECONDS = (4e-7, 3e-10, 1e-8)
+"""Seconds per square of the rows on a slow core: for their products, per row for the principal axes, per label for the fits."""
 _STEP = "tfidf"
 
 
@@ -89,8 +88,7 @@ class Tfidf:
     """
 
     def __init__(self, context: RunContext, rows: Sequence[Example]) -> None:
-        ends = np.cumsum([len(row.text) for row in rows[:MOST_ROWS]])
-        rows = rows[: max(2, int((ends <= MOST_CHARACTERS).sum()))]
+        rows = _fitting(rows)
         self._context, self._rows = context, {row.id: place for place, row in enumerate(rows)}
         self._groups = groups_of(rows)
         truth = label_indices(rows, context.task)
@@ -107,6 +105,9 @@ class Tfidf:
         """The classifier that learns from some rows; those that are not among the run's labelled rows are left out."""
         chosen = np.zeros(len(self._rows), dtype=bool)
         chosen[[self._rows[row.id] for row in rows if row.id in self._rows]] = True
+        if not chosen.any():
+            # So many rows are labelled that none of these is among the first ones.
+            chosen[:] = True
         key = chosen.tobytes()
         if key not in self._weights:
             self._weights[key] = self._fits.fit(chosen, self._context.task.input_fields)
@@ -115,8 +116,7 @@ class Tfidf:
     def cross_fitted(self, fit: PromptFit) -> Mixed | None:
         """A frozen probe with TF-IDF, both cross-fitted; None if TF-IDF cannot be."""
         if self._table is None:
-            groups = None if self._groups is None else self._groups.tolist()
-            self._table = self._fits.cross_fitted(groups=groups, seed=self._context.seed)
+            self._table = self._fits.cross_fitted(groups=self._groups, seed=self._context.seed)
         places = [place for place, row in enumerate(fit.rows) if row.id in self._rows]
         if self._table is None or len(places) < 2:
             return None
@@ -149,14 +149,14 @@ def losses_by_share(log_probs: Floats, terms: Floats, truth: NDArray[np.int64]) 
         truth: ``[rows]`` label indices.
     """
     rows = np.arange(len(truth))
-    mixed = [log_softmax(log_probs + share * terms, axis=1) for share in SHARES]
+    mixed = [log_probs + share * terms for share in SHARES]
     return np.array([-tempered(each, best_temperature(each, truth))[rows, truth].mean() for each in mixed])
 
 
 def best_mix(log_probs: Floats, terms: Floats, truth: NDArray[np.int64], losses: Floats) -> Mix:
     """The share with the lowest of ``losses``, which may come from more rows than these, at the best temperature on these."""
     share = SHARES[int(losses.argmin())]
-    return Mix(share, best_temperature(log_softmax(log_probs + share * terms, axis=1), truth))
+    return Mix(share, best_temperature(log_probs + share * terms, truth))
 
 
 def try_tfidf(
@@ -170,13 +170,16 @@ def try_tfidf(
         prompt_id: prompt of the best frozen probe.
         judge: gives this probe with TF-IDF; None if TF-IDF cannot be fitted.
     """
-    cost = _SECONDS * min(len(rows), MOST_ROWS) ** 3
-    if context.spending.budget.kind == "time" and cost > COST_SHARE * context.spending.left():
-        return None
-    tfidf = Tfidf(context, rows)
-    found = None if tfidf.empty else judge(tfidf)
+    late = context.spending.budget.kind == "time" and _seconds(context, rows) > COST_SHARE * context.spending.left()
+    tfidf = None if late else Tfidf(context, rows)
+    found = None if tfidf is None or tfidf.empty else judge(tfidf)
 
     def effect() -> dict[str, Any]:
+        if late:
+            return {
+                "used": False,
+                "text": "TF-IDF beside the probe is not tried, as its fits would take too long",
+            }
         if found is None:
             return {"used": False, "text": "TF-IDF beside the probe is not tried, because there are too few rows or words"}
         told = {
@@ -189,12 +192,24 @@ def try_tfidf(
         return {**told, "text": _text(told)}
 
     used = context.journal.step("tfidf", [prompt_id, [row.id for row in rows]], effect)["used"]
-    return (tfidf, found) if used and found is not None else None
+    return (tfidf, found) if used and tfidf is not None and found is not None else None
+
+
+def _fitting(rows: Sequence[Example]) -> Sequence[Example]:
+    """The first rows that TF-IDF can learn from."""
+    ends = np.cumsum([min(len(row.text), MOST_CHARACTERS) for row in rows[:MOST_ROWS]])
+    return rows[: max(1, int((ends <= MOST_READ).sum()))]
+
+
+def _seconds(context: RunContext, rows: Sequence[Example]) -> float:
+    """Expected seconds of all fits."""
+    count, (products, axes, fits) = len(_fitting(rows)), _SECONDS
+    return count**2 * (products + axes * count + fits * len(context.task.labels))
 
 
 def tfidf_told(context: RunContext) -> dict[str, Any] | None:
-    """The summary's ``tfidf``; None if it was not tried."""
-    return next((dict(event["value"]) for event in context.journal.events if event["kind"] == _STEP), None)
+    """The summary's ``tfidf``; None if it was not tried. A race that is read on after a cut tries it anew."""
+    return next((dict(event["value"]) for event in reversed(context.journal.events) if event["kind"] == _STEP), None)
 
 
 def _text(told: Mapping[str, Any]) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_softmax
 
 from cotune.cycle.budget.reserve import spent_to
 from cotune.cycle.context import RunContext
@@ -118,9 +117,9 @@ class Trials:
         self._ahead: dict[tuple[str, str], TuningAhead] = {}
         self._tfidf: tuple[Tfidf, Mixed] | None = None
 
-    def use_tfidf(self, tfidf: Tfidf, frozen: Mixed) -> None:
-        """Add TF-IDF to all read-outs from now on; ``frozen`` is the best frozen probe with it."""
-        self._tfidf = tfidf, frozen
+    def use_tfidf(self, found: tuple[Tfidf, Mixed] | None) -> None:
+        """Add TF-IDF to all read-outs from now on, with how the best frozen probe does with it; None adds none."""
+        self._tfidf = found
 
     def with_tfidf(self, fit: PromptFit) -> Mixed | None:
         """A frozen probe with TF-IDF, both cross-fitted; None if the run does not use TF-IDF."""
@@ -175,12 +174,12 @@ class Trials:
     def frozen(self, fit: PromptFit, rows: Sequence[Example]) -> Fitted:
         """A prompt's probe on the base model, fitted to rows."""
         prompt, layer, strength = fit.prompt, fit.found.layer, fit.found.best.strength
-        rows = not_shown(prompt, rows)
+        terms, rows = self._terms(rows), not_shown(prompt, rows)
         states = self.embedding.states(prompt, BASE, rows, "embed", layers=[layer])[0]
         head = head_of(
             states, label_indices(rows, self.context.task), len(self.context.task.labels), strength, self._words(fit)
         )
-        return Fitted(prompt, BASE, layer, 0, probe_of(self.context, head, layer), terms=self._terms(rows))
+        return Fitted(prompt, BASE, layer, 0, probe_of(self.context, head, layer), terms=terms)
 
     def _words(self, fit: PromptFit) -> NDArray[np.float32] | None:
         """Weights of the label words that are an offset of a prompt's probe; None if there is no offset."""
@@ -223,6 +222,7 @@ class Trials:
         prompt, layer, strength = fit.prompt, fit.found.layer, fit.found.best.strength
         wanted = _Wanted(fit, not_shown(prompt, rows), steps, stage, start, after, keep, context.seed if seed is None else seed)
         key = wanted.key
+        terms = self._terms(rows)
         rows, truth = wanted.rows, label_indices(wanted.rows, context.task)
         source, start = wanted.source, wanted.start_id
         states = self.embedding.states(prompt, source, rows, "embed" if source == BASE else stage, layers=[layer])[0]
@@ -250,7 +250,7 @@ class Trials:
             return None
         refit = head_of(tuned, truth, len(context.task.labels), HEURISTICS.refit_strength * strength, self._words(fit))
         probe = probe_of(context, refit, layer)
-        return Fitted(prompt, adapter, layer, int(value["steps"]), probe, head, self._terms(rows))
+        return Fitted(prompt, adapter, layer, int(value["steps"]), probe, head, terms)
 
     def ahead(self, fit: PromptFit, rows: Sequence[Example], steps: int, **how: Any) -> None:
         """Let a worker start a tuning before :meth:`tune` is called with the same arguments; does nothing without workers."""
@@ -332,9 +332,9 @@ class Trials:
         states = self.embedding.states(fitted.prompt, fitted.adapter, rows, stage, layers=[fitted.layer])[0]
         return fitted.probe.log_probs(states.astype(np.float32), self.context.task.labels)
 
-    def term_log_probs(self, fitted: Fitted, rows: Sequence[Example]) -> Floats | None:
-        """``[rows, labels]`` log-probabilities of TF-IDF that learnt from the same rows; None if the run does not use it."""
-        return None if fitted.terms is None else log_softmax(fitted.terms.logits([row.fields for row in rows]), axis=1)
+    def term_logits(self, fitted: Fitted, rows: Sequence[Example]) -> Floats | None:
+        """``[rows, labels]`` logits of TF-IDF that learnt from the same rows; None if the run does not use it."""
+        return None if fitted.terms is None else fitted.terms.logits([row.fields for row in rows])
 
 
 def readout_of(fitted: Fitted, mix: Mix) -> Probe:

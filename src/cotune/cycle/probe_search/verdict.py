@@ -42,7 +42,8 @@ def first_verdict(context: RunContext, search: LabelSearch, trials: Trials, bund
     both = None if named is not None else trials.with_tfidf(fit)
     rows = labelled_rows(context)
     made = trials.frozen(fit, (*rows, *search.written))
-    adapter = save_readout(context, made, trials.cross_fitted_mix(fit) if named is None else named.mix, "verdict")
+    mix = trials.cross_fitted_mix(fit) if named is None else named.mix
+    adapter = save_readout(context, made, mix, "verdict")
 
     def effect() -> dict[str, Any]:
         correct, judged, log_loss = fit.found.best.correct, fit.rows, fit.mean
@@ -62,7 +63,7 @@ def first_verdict(context: RunContext, search: LabelSearch, trials: Trials, bund
             "adapter_id": adapter,
             "layer": fit.found.layer,
             "label_names": named is not None,
-            "with_tfidf": made.terms is not None,
+            "with_tfidf": made.terms is not None and mix.share > 0,
             "tfidf": None if tfidf is None else round(tfidf[0], 6),
             "tfidf_rows": None if tfidf is None else tfidf[1],
         }
