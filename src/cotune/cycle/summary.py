@@ -316,12 +316,14 @@ def _arm(context: RunContext, result: ArmResult) -> dict[str, Any]:
 
 
 def _readout(context: RunContext, candidate: Candidate) -> dict[str, Any]:
-    """A candidate's read-out and its layer; None if the layer is the last one or unknown."""
+    """A candidate's read-out, its layer, None if that is the last one or unknown, and whether TF-IDF is added to a probe."""
     written = (context.task if candidate.own is None else candidate.own).output.kind.written
     if written or candidate.decision.kind != "probe":
         return {"readout": "generation" if written else "words", "layer": None}
     probe = context.model.adapters.probe(candidate.adapter)
-    return {"readout": "probe", "layer": None if probe is None else probe.layer}
+    if probe is None:
+        return {"readout": "probe", "layer": None}
+    return {"readout": "probe", "layer": probe.layer, "tfidf": probe.terms is not None}
 
 
 def _ends(interval: Interval) -> list[float]:

@@ -19,6 +19,7 @@ from cotune.cycle.probe_search.tfidf import SHARES, Mix, Tfidf, best_mix, losses
 from cotune.cycle.run import run as run_cycle
 from cotune.model.local import LocalModel
 from cotune.probe.readout import Probe
+from cotune.report import verdict_text
 from cotune.task.task import Task
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ def test_it_is_added_where_words_tell_the_labels(finished: tuple[Path, dict[str,
     probe = probe_in(folder)
     assert probe is not None and probe.terms is not None and probe.terms.fields == ("text",)
     assert "TF-IDF" in (folder / "best" / "README.md").read_text(encoding="utf-8")
-    assert all(arm["score"] > 0.8 for arm in summary["arms"].values()), "all arms are read in the same way"
+    assert all(arm["score"] > 0.8 and arm["tfidf"] for arm in summary["arms"].values()), "all arms are read in the same way"
+    assert ", TF-IDF" in verdict_text(summary)
 
 
 def test_the_bundle_answers_the_test_as_the_run_did(finished: tuple[Path, dict[str, Any]]) -> None:

@@ -88,11 +88,11 @@ def _winner(summary: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]]) -
 
 
 def rule_of(arm: Mapping[str, Any]) -> str:
-    """The rule by which an arm chooses answers: ``probe, layer 20``, or the kind of its decision rule."""
+    """The rule by which an arm chooses answers: ``probe, layer 20, TF-IDF``, or the kind of its decision rule."""
     decision, layer = arm.get("decision"), number(arm.get("layer"))
     kind = decision if isinstance(decision, str) else fields(decision).get("kind")
     if kind == "probe" and layer is not None:
-        return f"probe, layer {layer:.0f}"
+        return f"probe, layer {layer:.0f}{', TF-IDF' if arm.get('tfidf') else ''}"
     return one_line(kind, 10) if kind else "-"
 
 

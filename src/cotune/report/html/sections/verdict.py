@@ -179,7 +179,10 @@ def _arms(record: RunRecord) -> str:
 def _read_by(arm: Mapping[str, Any]) -> str:
     """The readout of an arm, if its summary names it."""
     layer = number(arm.get("layer"))
-    names = {"probe": "probe" if layer is None else f"probe after layer {layer:.0f}", "words": "label words"}
+    names = {
+        "probe": "probe" if layer is None else f"probe after layer {layer:.0f}{' with TF-IDF' if arm.get('tfidf') else ''}",
+        "words": "label words",
+    }
     name = names.get(str(arm.get("readout")))
     return f", {name}" if name else ""
 
