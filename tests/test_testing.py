@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch.nn import Parameter
 
 from chat_server import Handler, chat_server, completion, send
 from cotune.endpoint import Client, Endpoint
@@ -23,7 +24,8 @@ from cotune.task.values.kinds.number import NumberKind
 from cotune.task.values.kinds.registry import KINDS
 from cotune.task.values.kinds.text import TextKind
 from cotune.testing import check_metric, check_model, check_output_kind, check_prompt_edit, check_tuner
-from cotune.tune.tuners import TUNERS, LoraTuner
+from cotune.tune.trainable import LoraWeights
+from cotune.tune.tuners import TUNERS, LoraTuner, Tuner
 from tiny import tiny_local
 
 
@@ -154,24 +156,38 @@ def test_a_model_that_promises_too_much_is_found() -> None:
         check_model(found)
 
 
-@pytest.mark.parametrize("method", TUNERS)
-def test_tuners_keep_the_contract(method: Any) -> None:
-    check_tuner(TUNERS[method], tiny_local("llama"))
+class _SecondMatrices(LoraWeights):
+    """LoRA weights of which only the second matrices are trained (arXiv 2403.12313)."""
+
+    def enter(self) -> list[tuple[str, Parameter]]:
+        return [(name, parameter) for name, parameter in super().enter() if ".lora_B." in name]
+
+
+class _Halved(LoraTuner):
+    """Another tuner than the registered one."""
+
+    def trainable(self, model: Any, settings: Any, *, seed: int, start: str = "base") -> LoraWeights:
+        return _SecondMatrices(model, settings.lora, seed=seed, start=start)
+
+
+@pytest.mark.parametrize("tuner", [*TUNERS.values(), _Halved()], ids=lambda tuner: type(tuner).__name__)
+def test_tuners_keep_the_contract(tuner: Tuner) -> None:
+    check_tuner(tuner, tiny_local("llama"))
 
 
 class _Drifting(LoraTuner):
     """Draws whatever seed it is given."""
 
-    def trainable(self, model: Any, settings: Any, rows: Any, *, seed: int, start: str = "base", opening: Any = None) -> Any:
+    def trainable(self, model: Any, settings: Any, *, seed: int, start: str = "base") -> LoraWeights:
         self.drawn = getattr(self, "drawn", 0) + 1
-        return super().trainable(model, settings, rows, seed=seed + self.drawn, start=start, opening=opening)
+        return super().trainable(model, settings, seed=seed + self.drawn, start=start)
 
 
 class _Forgetful(LoraTuner):
     """Starts afresh whatever it is asked to go on from."""
 
-    def trainable(self, model: Any, settings: Any, rows: Any, *, seed: int, start: str = "base", opening: Any = None) -> Any:
-        return super().trainable(model, settings, rows, seed=seed, opening=opening)
+    def trainable(self, model: Any, settings: Any, *, seed: int, start: str = "base") -> LoraWeights:
+        return super().trainable(model, settings, seed=seed)
 
 
 @pytest.mark.parametrize(("tuner", "told"), [(_Drifting(), "one seed"), (_Forgetful(), "loaded weights differ")])

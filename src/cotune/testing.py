@@ -326,7 +326,7 @@ def _check_states(model: Any, what: str) -> None:
 
 
 def check_tuner(tuner: Tuner, model: LocalModel) -> None:
-    """Check a tuner on two short rows: the same seed gives the same parameters, which can be changed, saved and loaded.
+    """Check a tuner: the same seed gives the same parameters, which can be changed, saved and loaded.
 
     Raises:
         AssertionError: the tuner breaks the contract.
@@ -334,20 +334,13 @@ def check_tuner(tuner: Tuner, model: LocalModel) -> None:
     import torch
 
     from cotune.model.adapters.slots import BASE
-    from cotune.tune.batches import training_rows
     from cotune.tune.settings import TuneSettings
 
     what, settings = f"the tuner {type(tuner).__name__}", TuneSettings()
-    tuner.check(model, settings, written=False)
-    prompt, fields = Prompt("Is it an animal or a plant?", "Word: {word}", "Kind:"), ({"word": "oak"}, {"word": "a grey horse"})
-    rows = training_rows(model.renderer.render_answers(prompt, fields, ("plant", "animal")))
-    first, second = (tuner.trainable(model, settings, rows, seed=7) for _ in range(2))
-    json.dumps(first.identity)
-    shortest = min(len(row.prompt_ids) for row in rows)
-    assert 0 <= first.stands_for < shortest, f"{what}: it replaces {first.stands_for} of {shortest} tokens"
+    tuner.check(model, settings)
+    first, second = (tuner.trainable(model, settings, seed=7) for _ in range(2))
     named = dict(first.enter())
     assert named and all(p.requires_grad for p in named.values()), f"{what}: it has no trainable parameters"
-    assert all(first.pace(name) > 0 for name in named), f"{what}: a parameter does not change in training"
     start = first.weights()
     with TemporaryDirectory() as folder:
         saved = first.save(Path(folder))
@@ -360,7 +353,7 @@ def check_tuner(tuner: Tuner, model: LocalModel) -> None:
         assert not same, f"{what}: weights() returns no copy, or the weights do not change"
         later = first.save(Path(folder))
         assert later != saved, f"{what}: other weights have the same id"
-        again = tuner.trainable(model, settings, rows, seed=8, start=later)
+        again = tuner.trainable(model, settings, seed=8, start=later)
         again.enter()
         back = again.weights()
         assert all(torch.equal(back[name], changed[name]) for name in changed), f"{what}: loaded weights differ"

@@ -1,4 +1,4 @@
-"""Folders of an earlier build: a run's config with a key that was removed, and a bundle with a probe of the last token."""
+"""Folders of an earlier build: a run's config with keys that were removed, and a bundle with a probe of the last token."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from cycle_runs import journal_of, labelled_rows
 import cotune
 from cotune.bundle import save_bundle
 from cotune.bundle.load import OpenedBundle
-from cotune.config import config_from_data
+from cotune.config import RunConfig, config_from_data
 from cotune.config.task import Task
+from cotune.cycle.folder import open_folder
 from cotune.cycle.kept import read_config
 from cotune.cycle.probe_search.fits import head_of
+from cotune.cycle.runs.next_folder import folder_for
+from cotune.errors import InputError
 from cotune.evaluate.decision import BY_PROBE
 from cotune.model.adapters.files import adapter_content_id
 from cotune.model.local import LocalModel
@@ -68,10 +71,34 @@ def test_a_later_run_starts_from_its_weights_and_judges_it_as_it_was(bench: Benc
     assert adapter_content_id(ground) == told["ground"] and not (ground / PROBE).exists()
 
 
-@pytest.mark.parametrize("head", [True, False])
-def test_a_config_with_a_key_that_was_removed_is_read(tmp_path: Path, head: bool) -> None:
-    config = config_from_data(tmp_path / "rows.csv", input="text", output="label")
+def stored(folder: Path, **tune: object) -> RunConfig:
+    """Write the config of a run of an earlier build, with removed keys below ``tune``; returns the config without them."""
+    config = config_from_data(folder / "rows.csv", input="text", output="label")
     dumped = config.model_dump(mode="json")
-    dumped["tune"]["head"] = head
-    (tmp_path / "config.json").write_text(json.dumps({"config": dumped, "identity": {"data": "x"}}))
+    dumped["tune"] |= tune
+    (folder / "config.json").write_text(json.dumps({"config": dumped, "identity": {"data": "x"}}))
+    return config
+
+
+@pytest.mark.parametrize(
+    "tune",
+    [{"head": True}, {"head": False, "method": "lora", "prefix": {"init": "text", "tokens": None, "learning_rate": 0.03}}],
+)
+def test_a_config_with_keys_that_were_removed_is_read(tmp_path: Path, tune: dict[str, object]) -> None:
+    config = stored(tmp_path, **tune)
     assert read_config(tmp_path / "config.json") == (config, {"data": "x"})
+    assert not config.differences(read_config(tmp_path / "config.json")[0])
+
+
+def test_a_run_that_trains_a_prefix_is_refused(tmp_path: Path) -> None:
+    config = stored(tmp_path, method="prefix", prefix={"init": "random", "tokens": 16, "learning_rate": 0.03})
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(InputError) as caught, open_folder(tmp_path, config, {"data": "x"}):
+        pass
+    assert caught.value.where == str(tmp_path / "config.json") and "tune.method=prefix" in caught.value.what
+    assert "no longer supports" in caught.value.what and "the version of cotune that started it" in caught.value.hint
+    assert {path.name for path in tmp_path.iterdir()} - set(before) <= {".lock"}
+    with pytest.raises(InputError, match="trains a prefix"):
+        cotune.try_prompt(tmp_path, "Question: {text}")
+    # It is neither resumed nor in the way of a numbered folder.
+    assert folder_for(config, tmp_path) == (tmp_path, "")

@@ -264,12 +264,13 @@ def test_a_folder_that_lacks_something_is_told_what(bench: Bench, whole: Path, t
     told(bench.run(out), "cannot write")
 
 
-def test_a_run_of_an_earlier_build_resumes_without_a_setting_that_was_removed(
+def test_a_run_of_an_earlier_build_resumes_without_settings_that_were_removed(
     bench: Bench, whole: Path, tmp_path: Path
 ) -> None:
     out = unfinished(whole, tmp_path / "earlier")
     config = json.loads((out / "config.json").read_text())
-    config["config"]["tune"]["head"] = True
+    prefix = {"init": "text", "tokens": None, "learning_rate": 0.03}
+    config["config"]["tune"] |= {"head": True, "method": "lora", "prefix": prefix}
     (out / "config.json").write_text(json.dumps(config))
     ended = bench.run(out)
     assert ended.code == 0, ended.stderr

@@ -157,7 +157,6 @@ def test_a_row_is_judged_by_nothing_that_was_written_after_it() -> None:
     [
         (("model=openai:m", "endpoint.base_url=http://127.0.0.1:1/v1"), "behind an endpoint"),
         (("tune.readout=words",), "tune.readout is words"),
-        (("tune.method=prefix",), "tune.method is prefix"),
         (("refit=true",), "refit is true"),
     ],
 )

@@ -209,7 +209,7 @@ def test_names_in_the_contributors_table_stand_in_the_files_beside_them() -> Non
         "src/cotune/task/metrics/metric.py": ("METRICS", "Aggregate"),
         "src/cotune/report/html/page.py": ("render_report", "sections"),
         "src/cotune/tune/trainable.py": ("Trainable",),
-        "src/cotune/tune/tuners.py": ("Tuner", "LoraTuner", "PrefixTuner", "TUNERS"),
+        "src/cotune/tune/tuners.py": ("Tuner", "LoraTuner", "TUNERS"),
         "src/cotune/cycle/backends/base.py": ("Backend",),
         "src/cotune/tune/settings.py": ("Method",),
         "src/cotune/model/base.py": ("Scorer", "Model", "ModelBackend", "AskedModel"),

@@ -28,7 +28,7 @@ from cotune.model.structured.grammar import Grammar
 from cotune.prompt.prompt import Prompt
 from cotune.tune.batches import TrainingRow, training_rows
 from cotune.tune.loss import common_prefix, shared_prefix_loss
-from cotune.tune.settings import PrefixSettings, TuneSettings
+from cotune.tune.settings import TuneSettings
 from cotune.tune.trainer import TuningRun
 from tiny import tiny_local, tiny_model, tiny_tokenizer, widen_lora
 
@@ -111,9 +111,8 @@ def test_gradients_are_the_cpus(place: Place, kind: Any) -> None:
         assert float((mine - other).norm()) <= 100 * place.near * float(other.norm())
 
 
-@pytest.mark.parametrize("method", ["lora", "prefix"])
-def test_training_goes_on_from_a_checkpoint_as_if_never_left(place: Place, tmp_path: Path, method: Any) -> None:
-    settings = TuneSettings(method=method, lora=TUNE.lora, prefix=PrefixSettings("text", 4), learning_rate=5e-3, batch_size=4)
+def test_training_goes_on_from_a_checkpoint_as_if_never_left(place: Place, tmp_path: Path) -> None:
+    settings = TuneSettings(lora=TUNE.lora, learning_rate=5e-3, batch_size=4)
     model = place.model()
     through = TuningRun(model, rows_of(model), settings, seed=0, folder=tmp_path / "through")
     through.advance(6)

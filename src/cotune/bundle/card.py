@@ -73,7 +73,6 @@ def model_card(
     metrics: Mapping[str, Any],
     prompt_text: str,
     *,
-    stands_for: int | None = None,
     endpoint: tuple[str, str | None] | None = None,
     reading: Reading | None = None,
     demonstrations: int = 0,
@@ -84,7 +83,6 @@ def model_card(
         manifest: manifest of the bundle; its ``files`` are not used.
         metrics: ``arms``, ``gains`` and ``robustness`` as in a run's summary; scores without an interval are left out.
         prompt_text: the text that the model reads, with ``{field}`` in place of a row's fields.
-        stands_for: number of a prompt's first tokens that a trained prefix replaces; None for other adapters.
         endpoint: for a model behind an endpoint, its URL and the environment variable with the key, if any.
         reading: how the probe reads states; None without a probe.
         demonstrations: number of labelled rows in the prompt.
@@ -93,7 +91,7 @@ def model_card(
     tuned = manifest.adapter_id != "base" if reading is None else reading.tuned
     parts = [
         f"# {plain(manifest.task)}",
-        lead(manifest, tuned=tuned, prefix=stands_for is not None, by_probe=reading is not None),
+        lead(manifest, tuned=tuned, by_probe=reading is not None),
         "## Use",
         use(manifest, endpoint),
     ]
@@ -101,14 +99,10 @@ def model_card(
         parts.append(sent_to(endpoint[0]))
     if reading is not None:
         parts += ["## How answers are computed", probe_in_words(reading.probe, reading.depth, f"{ADAPTER}/{PROBE}")]
-        parts += _reading(reading, base, stands_for)
+        parts += _reading(reading, base)
     elif tuned:
         parts += ["The adapter is a plain PEFT folder and works without cotune:", _fence(_peft(base), "python")]
-        parts.append(
-            "Give it the text below with the fields filled in. "
-            + _choosing(manifest)
-            + ("" if stands_for is None else f" {without_prefix(stands_for)}")
-        )
+        parts.append("Give it the text below with the fields filled in. " + _choosing(manifest))
     parts += results(manifest, metrics)
     parts += robustness(metrics)
     parts += ["## What the model reads", _fence(prompt_text)]
@@ -123,12 +117,12 @@ def sent_to(url: str) -> str:
     return f"Rows are sent to {plain(url)}, which answers them, but only if you allow it."
 
 
-def lead(manifest: Manifest, *, tuned: bool, prefix: bool, by_probe: bool) -> str:
+def lead(manifest: Manifest, *, tuned: bool, by_probe: bool) -> str:
     """The first paragraph: the bundle's input, answers and parts."""
     fields = ", ".join(f"`{plain(name)}`" for name in manifest.input_fields)
     return (
         f"Reads {fields} and answers with {answers(manifest)}. A prompt"
-        + ("" if not tuned else ", a trained prefix" if prefix else ", a LoRA adapter")
+        + (", a LoRA adapter" if tuned else "")
         + (" and a probe" if by_probe else " and a decision rule")
         + f" for the language model `{plain(base_model_name(manifest))}`, chosen together by cotune"
         + f" {manifest.versions.get('cotune', '')}".rstrip()
@@ -182,10 +176,8 @@ def probe_in_words(probe: Probe, depth: int, name: str) -> str:
     )
 
 
-def _reading(reading: Reading, base: str, stands_for: int | None) -> list[str]:
+def _reading(reading: Reading, base: str) -> list[str]:
     """How to compute the same answer with transformers, without cotune."""
-    if stands_for is not None:
-        return []
     export = "`cotune export FOLDER --to transformers --out OTHER` writes a classifier that runs with transformers alone."
     model = "AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)"
     ids = f'ids = tokenizer(text, add_special_tokens={reading.special}, return_tensors="pt")'
@@ -220,16 +212,6 @@ def _reading(reading: Reading, base: str, stands_for: int | None) -> list[str]:
         return [export]
     how = f"{export} Without such an export:" if reading.probe.pooled else "Without cotune:"
     return [how, _fence("\n".join(code), "python")]
-
-
-def without_prefix(stands_for: int) -> str:
-    """How to give PEFT a prompt when the adapter is a trained prefix."""
-    if not stands_for:
-        return "The prefix is a prefix-tuning adapter that comes before the whole text."
-    return (
-        f"The prefix is a prefix-tuning adapter that replaces the text's first {counted(stands_for, 'token')}: tokenize the "
-        f"whole text and give the model `ids[{stands_for}:]`."
-    )
 
 
 def base_model_name(manifest: Manifest) -> str:

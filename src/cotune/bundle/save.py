@@ -65,8 +65,8 @@ def save_bundle(
         metric: name of the metric.
         prompt: the prompt.
         decision: the decision rule.
-        adapter_folder: an adapter's PEFT folder, LoRA or a prefix, with its probe if there is one, or a folder with a probe
-            alone; copied unchanged. None for the base model.
+        adapter_folder: an adapter's PEFT folder, with its probe if there is one, or a folder with a probe alone; copied
+            unchanged. None for the base model.
         model: the model; for one behind an endpoint the bundle stores its address.
         metrics: for ``metrics.json`` and the card: ``arms`` and ``gains`` as in a run's summary.
         model_name: the user's name of the model; a folder is stored as an absolute path.
@@ -123,10 +123,7 @@ def save_bundle(
 def _card(
     manifest: Manifest, metrics: Mapping[str, Any], saved: SavedModel, prompt: Prompt, adapter: Path | None, model: ModelBackend
 ) -> str:
-    """The model card, with what it needs to know about the prompt, the probe and the prefix."""
-    from cotune.model.adapters.files import is_prefix
-    from cotune.model.adapters.prefix import load_prefix
-
+    """The model card, with what it needs to know about the prompt and the probe."""
     text, stock = saved.text, len(prompt.demonstrations)
     if prompt.nearest:
         text = f"(each row is shown the {prompt.nearest} most similar of {stock} examples; here the text of one row)\n{text}"
@@ -136,7 +133,6 @@ def _card(
         manifest,
         metrics,
         text,
-        stands_for=len(load_prefix(adapter).ids) if adapter is not None and is_prefix(adapter) else None,
         endpoint=saved.server,
         reading=_reading(manifest, adapter, prompt, cast("LocalModel", model)) if read else None,
         demonstrations=stock,
@@ -177,8 +173,7 @@ def _check_free(folder: Path) -> None:
 
 
 def _copy_adapter(source: Path, target: Path) -> None:
-    from cotune.model.adapters.files import adapter_files
-    from cotune.model.adapters.prefix import CONFIG
+    from cotune.model.adapters.files import CONFIG, adapter_files
 
     target.mkdir()
     for name in adapter_files(source):

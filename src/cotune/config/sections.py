@@ -59,16 +59,8 @@ class LimitConfig(Section):
     test: Count | None = None
 
 
-class PrefixConfig(Section):
-    """Initialisation, length and learning rate of a trained prefix; see ``cotune.tune.settings.PrefixSettings``."""
-
-    init: Literal["text", "random"] = "text"
-    tokens: Count | None = None
-    learning_rate: Annotated[Number, Field(gt=0)] = 0.03
-
-
 class TuneConfig(Section):
-    """Settings of tuning. ``rank``, ``alpha``, ``learning_rate`` and ``target`` are for LoRA; ``prefix`` has its own.
+    """Settings of tuning. ``rank``, ``alpha`` and ``target`` are those of the LoRA weights.
 
     ``readout`` says how label tasks on a local model are read: from hidden states (``probe``), from label words (``words``), or
     by probes if the model supports them (``auto``). ``layers`` are the first and last layer of the window below a probe,
@@ -76,7 +68,6 @@ class TuneConfig(Section):
     window and 8 otherwise. ``smoothing`` is the label smoothing of a window.
     """
 
-    method: Literal["lora", "prefix"] = "lora"
     rank: Count = 16
     alpha: Annotated[Number, Field(gt=0)] = 32
     learning_rate: Annotated[Number, Field(gt=0)] = 1e-3
@@ -88,7 +79,6 @@ class TuneConfig(Section):
     max_epochs: Count = 8
     target: Name = "all-linear"
     clip: Annotated[Number, Field(gt=0)] = 1.0
-    prefix: PrefixConfig = PrefixConfig()
 
 
 class SearchConfig(Section):

@@ -26,6 +26,7 @@ def read_config(path: Path) -> tuple[RunConfig, Mapping[str, Any]]:
     Raises:
         OSError: it cannot be read.
         ValueError: its content is invalid.
+        InputError: the run trains a prefix.
     """
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
@@ -33,13 +34,22 @@ def read_config(path: Path) -> tuple[RunConfig, Mapping[str, Any]]:
         raise ValueError("it is nested too deeply") from error
     if not isinstance(stored, dict) or not isinstance(identity := stored.get("identity"), dict) or "config" not in stored:
         raise ValueError("it has no config and identity")
-    return _validated(stored["config"]), identity
+    return _validated(stored["config"], str(path)), identity
 
 
-def _validated(values: Any) -> RunConfig:
+def _validated(values: Any, where: str) -> RunConfig:
     if isinstance(values, dict) and isinstance(tune := values.get("tune"), dict):
-        # Every run of an earlier build has this key, which only a search by words read.
-        tune.pop("head", None)
+        if tune.get("method") == "prefix":
+            raise InputError(
+                "the run trains a prefix (tune.method=prefix), which this version of cotune no longer supports",
+                where=where,
+                hint="Use the version of cotune that started it, or start a new run with another --out.",
+            )
+        # Every run of an earlier build has these keys. "head" was only read by searches by words, "prefix" with method=prefix.
+        for key in ("head", "prefix"):
+            tune.pop(key, None)
+        if tune.get("method") == "lora":
+            del tune["method"]
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:

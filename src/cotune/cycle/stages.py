@@ -26,7 +26,6 @@ from cotune.cycle.crew.crew import clean_jobs, earlier_account
 from cotune.cycle.diagnostics.conformal import conformal_scores_of
 from cotune.cycle.diagnostics.leakage import overlap_finding, overlapping
 from cotune.cycle.diagnostics.near_duplicates import check_neighbours
-from cotune.cycle.diagnostics.prefix import measure_prefix
 from cotune.cycle.diagnostics.slices import END_SHARE, measure_slices
 from cotune.cycle.diagnostics.stability import measure_noise, measure_robustness, noise_of
 from cotune.cycle.diagnostics.unwritable import check_lengths
@@ -157,8 +156,6 @@ def test(prepared: Prepared, searched: Searched) -> Tested:
     robustness = measure_robustness(context, confirmed, wanted=evaluate.robustness, keep=keep)
     room = context.spending.left() - keep if evaluate.slices else 0.0
     slices = measure_slices(context, confirmed.chosen, room=room, share=END_SHARE, wanted=evaluate.slices)
-    if context.can.tune:
-        measure_prefix(context, confirmed.winner.candidate)
     gains = attribution_of(context, results, noise_of(noise))
     return Tested(results, gains, {"noise": noise, "robustness": robustness, "slices": slices, "references": told})
 

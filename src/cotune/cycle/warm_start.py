@@ -11,7 +11,7 @@ from cotune.bundle.manifest import ADAPTER
 from cotune.config import EngineConfig, RunConfig, TuneConfig
 from cotune.config.task import Task as ConfiguredTask
 from cotune.errors import InputError
-from cotune.model.adapters.files import is_bare_probe, is_prefix, read_settings
+from cotune.model.adapters.files import is_bare_probe, read_settings
 from cotune.model.adapters.slots import BASE
 from cotune.task.reading.field_names import field_names
 from cotune.task.task import Task
@@ -67,14 +67,8 @@ def adopt(config: RunConfig, start: Start | None) -> RunConfig:
     tune: dict[str, Any] = {}
     # A probe on the base model has no weights whose shape must be kept.
     if start.adapter_folder is not None and not is_bare_probe(start.adapter_folder):
-        if is_prefix(start.adapter_folder):
-            raise InputError(
-                "the bundle's adapter is a trained prefix, which only fits the first tokens of the bundle's prompt",
-                where=where,
-                hint="Start from a bundle of tune.method=lora, or start without it.",
-            )
         shape = read_settings(start.adapter_folder)
-        tune = {"method": "lora", "rank": shape.rank, "alpha": float(shape.alpha), "target": shape.target}
+        tune = {"rank": shape.rank, "alpha": float(shape.alpha), "target": shape.target}
     engine = {"max_tokens": manifest.max_tokens}
     for section, values in (("tune", tune), ("engine", engine)):
         usual = TuneConfig() if section == "tune" else EngineConfig()

@@ -9,18 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from cotune.model.adapters.prefix import TrainedPrefix
 from cotune.model.engine.attention import use_plain_attention
-from cotune.model.engine.fallback import behind, pad
+from cotune.model.engine.fallback import pad
 from cotune.model.engine.plan import plan_pass
 from cotune.model.local import LocalModel
 from cotune.prompt.render import shared_prefix
 from cotune.tune.batches import TrainingRow
 
 
-def shared_prefix_loss(
-    model: LocalModel, rows: Sequence[TrainingRow], prefix: int, trained: TrainedPrefix | None = None
-) -> tuple[Tensor, int]:
+def shared_prefix_loss(model: LocalModel, rows: Sequence[TrainingRow], prefix: int) -> tuple[Tensor, int]:
     """Summed loss over the answers' tokens, and the number of tokens that ran.
 
     The prefix runs once, in the same pass as the rows and with gradient; the gradient through its keys and values is exact. The
@@ -30,33 +27,28 @@ def shared_prefix_loss(
         model: model with the weights being trained.
         rows: rows of one step; their prompts begin with the same ``prefix`` tokens.
         prefix: number of those tokens.
-        trained: trained prefix that replaces the first of them; the rest runs after it.
     """
-    start = trained.state(len(trained.ids), model.model.get_input_embeddings().weight) if trained else None
-    head = rows[0].prompt_ids[len(trained.ids) if trained else 0 : prefix]
+    head = rows[0].prompt_ids[:prefix]
     suffixes = [(*row.prompt_ids[prefix:], *row.answer_ids[:-1]) for row in rows]
-    before = start.length if start else 0
-    plan = plan_pass(suffixes, prefix=before + len(head), head=head, device=model.runner.device)
+    plan = plan_pass(suffixes, prefix=prefix, head=head, device=model.runner.device)
     counts = np.array([len(row.answer_ids) for row in rows])
     last = plan.last.cpu().numpy()
     places = np.concatenate([np.arange(end - count + 1, end + 1) for end, count in zip(last, counts, strict=True)])
-    hidden, _ = model.runner.hidden(plan, start, read=torch.from_numpy(places).to(model.runner.device))
+    hidden, _ = model.runner.hidden(plan, read=torch.from_numpy(places).to(model.runner.device))
     targets = torch.tensor([token for row in rows for token in row.answer_ids], device=hidden.device)
     logits = model.runner.logits(hidden)
     return cross_entropy(logits, targets, reduction="sum"), len(plan.ids)
 
 
-def plain_loss(model: LocalModel, rows: Sequence[TrainingRow], trained: TrainedPrefix | None = None) -> tuple[Tensor, int]:
+def plain_loss(model: LocalModel, rows: Sequence[TrainingRow]) -> tuple[Tensor, int]:
     """The same with a right-padded batch in which every row runs its whole prompt; tokens are counted without padding."""
     use_plain_attention(model.model)
-    covered = len(trained.ids) if trained else 0
-    start = trained.state(covered, model.model.get_input_embeddings().weight) if trained else None
-    sequences = [(*row.prompt_ids[covered:], *row.answer_ids) for row in rows]
+    sequences = [(*row.prompt_ids, *row.answer_ids) for row in rows]
     ids, mask = pad([sequence[:-1] for sequence in sequences], model.model.device)
-    hidden = model.model.get_decoder()(input_ids=ids, **behind(model.model, start, mask)).last_hidden_state
+    hidden = model.model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
     batch, places, targets = [], [], []
     for i, (row, sequence) in enumerate(zip(rows, sequences, strict=True)):
-        for place in range(len(row.prompt_ids) - covered - 1, len(sequence) - 1):
+        for place in range(len(row.prompt_ids) - 1, len(sequence) - 1):
             batch.append(i)
             places.append(place)
             targets.append(sequence[place + 1])

@@ -7,22 +7,7 @@ from typing import Literal
 
 from cotune.model.adapters.files import LoraSettings
 
-Method = Literal["lora", "prefix"]
-Init = Literal["text", "random"]
-
-
-@dataclass(frozen=True)
-class PrefixSettings:
-    """Initialisation of a trained prefix.
-
-    Attributes:
-        init: ``text``, the prompt's own first tokens, or ``random`` words.
-        tokens: number of tokens (a maximum for ``text``); None takes the whole beginning of the prompt, or a fixed number for
-            ``random``.
-    """
-
-    init: Init = "text"
-    tokens: int | None = None
+Method = Literal["lora"]
 
 
 @dataclass(frozen=True)
@@ -30,10 +15,9 @@ class TuneSettings:
     """Settings shared by all tuning runs of a task.
 
     Attributes:
-        method: what is trained: ``lora`` weights, or the keys and values of a ``prefix``.
+        method: name of the tuner in :data:`cotune.tune.tuners.TUNERS`.
         lora: shape of the LoRA adapter.
-        prefix: initialisation of a prefix.
-        learning_rate: peak learning rate of AdamW; for a prefix in units of each layer's keys and values.
+        learning_rate: peak learning rate of AdamW.
         batch_size: rows per optimizer step.
         warmup: steps over which the learning rate rises from zero.
         decay: share of a finished run over which it falls to zero again.
@@ -45,7 +29,6 @@ class TuneSettings:
 
     method: Method = "lora"
     lora: LoraSettings = field(default_factory=LoraSettings)
-    prefix: PrefixSettings = field(default_factory=PrefixSettings)
     learning_rate: float = 1e-3
     batch_size: int = 8
     warmup: int = 4

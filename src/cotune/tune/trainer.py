@@ -22,6 +22,9 @@ from cotune.tune.loss import common_prefix, plain_loss, shared_prefix_loss
 from cotune.tune.settings import TuneSettings, learning_rate_factor
 from cotune.tune.tuners import TUNERS
 
+_REMOVED_SETTINGS = {"prefix": {"init": "text", "tokens": None}}
+"""Removed settings that are part of the key of a run, so that runs of earlier builds keep theirs and are resumed."""
+
 StepReport = Callable[[int, float, int], None]
 """Called after each step with the step's number from 1, its loss per token, and its tokens."""
 
@@ -39,8 +42,6 @@ class TuningRun:
         seed: seed of the initial weights and of the order of rows.
         folder: folder of this run's checkpoints.
         start: adapter to start from; :data:`BASE` draws a new one.
-        opening: token ids that the prompt begins with for every row, which a prefix may replace; None takes the common
-            beginning of ``rows``.
 
     Attributes:
         rows: training rows.
@@ -59,7 +60,6 @@ class TuningRun:
         seed: int,
         folder: Path,
         start: str = BASE,
-        opening: Sequence[int] | None = None,
     ) -> None:
         if not rows:
             raise CotuneError("there are no rows to train on")
@@ -67,16 +67,15 @@ class TuningRun:
         self.rows = list(rows)
         self._prefix = common_prefix(self.rows)
         self._answer_length = sum(len(row.answer_ids) for row in self.rows) / len(self.rows)
-        tuner = TUNERS[settings.method]
-        self._trainable = tuner.trainable(model, settings, self.rows, seed=seed, start=start, opening=opening)
+        self._trainable = TUNERS[settings.method].trainable(model, settings, seed=seed, start=start)
         identity = {
             "model": model.fingerprint,
             "rows": [[row.prompt_ids, row.answer_ids] for row in self.rows],
-            "settings": asdict(settings),
+            "settings": asdict(settings) | _REMOVED_SETTINGS,
             "seed": seed,
             "start": start,
         }
-        self.key = content_hash(identity | self._trainable.identity, 20)
+        self.key = content_hash(identity, 20)
         self.folder = folder / self.key
         self.step = 0
         self.losses: list[float] = []
@@ -94,9 +93,9 @@ class TuningRun:
     @property
     def tokens_per_step(self) -> float:
         """Expected number of tokens per step."""
-        size, covered = min(self.settings.batch_size, len(self.rows)), self._trainable.stands_for
+        size = min(self.settings.batch_size, len(self.rows))
         whole = sum(len(row.prompt_ids) + len(row.answer_ids) - 1 for row in self.rows) / len(self.rows)
-        return size * (whole - self._prefix) + self._prefix - covered if self._shares else size * (whole - covered)
+        return size * (whole - self._prefix) + self._prefix if self._shares else size * whole
 
     def advance(
         self,
@@ -132,7 +131,7 @@ class TuningRun:
                 end=to_step if decay_from is not None else None,
             )
             for group in self._optimizer.param_groups:
-                group["lr"] = self.settings.learning_rate * factor * group["pace"]
+                group["lr"] = self.settings.learning_rate * factor
             picked = rows_of_step(self.step, len(self.rows), self.settings.batch_size, self.seed)
             loss, used = self._one_step([self.rows[i] for i in picked])
             self.step += 1
@@ -200,10 +199,7 @@ class TuningRun:
         return self.settings.shared_prefix and self.model.shared
 
     def _loss(self, rows: Sequence[TrainingRow]) -> tuple[Tensor, int]:
-        trained = self._trainable.prefix()
-        if self._shares:
-            return shared_prefix_loss(self.model, rows, self._prefix, trained)
-        return plain_loss(self.model, rows, trained)
+        return shared_prefix_loss(self.model, rows, self._prefix) if self._shares else plain_loss(self.model, rows)
 
     # Leaving and coming back --------------------------------------------------------------------------------------
 
@@ -214,11 +210,8 @@ class TuningRun:
         parked = self._optimizer is not None
         self._parameters = self._trainable.enter()
         self.model.adapters.current = self._mark
-        paces: dict[float, list[torch.nn.Parameter]] = {}
-        for name, parameter in self._parameters:
-            paces.setdefault(self._trainable.pace(name), []).append(parameter)
         self._optimizer = torch.optim.AdamW(
-            [{"params": parameters, "pace": pace} for pace, parameters in paces.items()],
+            [parameter for _, parameter in self._parameters],
             lr=self.settings.learning_rate,
             betas=(0.9, 0.99),
             weight_decay=self.settings.weight_decay,

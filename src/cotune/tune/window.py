@@ -378,7 +378,7 @@ class WindowRun:
         states, runner = self.states, self.model.runner
         if not self.model.shared:
             sequences = [states.sequences[i] for i in rows]
-            hidden = plain_layer_states(self.model.model, sequences, [self.last], None, states.skips(rows))[0]
+            hidden = plain_layer_states(self.model.model, sequences, [self.last], states.skips(rows))[0]
             return hidden, sum(map(states.own, rows))
         suffixes = [states.sequences[i][states.length :] for i in rows]
         plan = plan_pass(suffixes, prefix=states.length, head=states.head, device=runner.device)

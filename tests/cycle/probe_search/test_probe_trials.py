@@ -177,9 +177,6 @@ class Lost:
     def __init__(self) -> None:
         self.queued, self.taken_back, self._jobs = list[int](), list[int](), 0
 
-    def can_use(self, adapter: str) -> bool:
-        return True
-
     def keep(self, data: bytes) -> str:
         return "name"
 

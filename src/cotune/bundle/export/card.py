@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cotune.bundle.card import base_model_name, code_block, without_prefix
+from cotune.bundle.card import base_model_name, code_block
 from cotune.bundle.export.gguf import MODELFILE, GgufExport
 from cotune.bundle.export.probe import ids_of
 from cotune.bundle.export.request import OLLAMA, REQUEST, SCHEMA, Asking, vllm_rank
@@ -18,7 +18,6 @@ def export_card(
     asking: Asking,
     *,
     words: Sequence[str] = (),
-    stands_for: int | None = None,
     rank: int = 0,
     gguf: GgufExport | None = None,
 ) -> str:
@@ -29,8 +28,7 @@ def export_card(
         to: ``peft``, ``merged``, ``gguf`` or ``gguf-merged``.
         asking: requests and an example prompt.
         words: label words, if answers are labels.
-        stands_for: number of the text's first tokens that a tuned prefix replaces; None for other adapters.
-        rank: rank of the adapter, if it is a LoRA.
+        rank: rank of the adapter; 0 if there is none.
         gguf: the writer of the GGUF files, for those two forms.
     """
     parts = [
@@ -42,9 +40,9 @@ def export_card(
         f"Generate greedily until the stop token, {counted(asking.tokens, 'token')} at most"
         + (f"; the answer is one of: {_named(manifest, words)}." if words else "."),
         "## How cotune and other programs answer",
-        _rule(manifest, asking, requested=stands_for is None),
+        _rule(manifest, asking),
         "## Run it",
-        *_launch(to, asking, stands_for, rank, gguf),
+        *_launch(to, asking, rank, gguf),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -60,7 +58,7 @@ def _named(manifest: Manifest, words: Sequence[str]) -> str:
     return ", ".join(f"`{label}`" if label == word else f"`{word}` (which means `{label}`)" for label, word in pairs)
 
 
-def _rule(manifest: Manifest, asking: Asking, *, requested: bool) -> str:
+def _rule(manifest: Manifest, asking: Asking) -> str:
     if manifest.written is not None:
         if asking.schema is None:
             return "cotune generates greedily too; an answer that has not ended by then is cut."
@@ -87,21 +85,18 @@ def _rule(manifest: Manifest, asking: Asking, *, requested: bool) -> str:
             "that only generates omits the bias and gives other answers for some rows. "
             "To apply it, read the labels' log-probabilities and add the bias before choosing."
         )
-        if requested:
-            told += (
-                f" `{REQUEST}` contains it as `logit_bias` on the first token of each label."
-                if asking.label_bias
-                else " A server's `logit_bias` cannot replace it, since two of these labels begin with the same token."
-            )
+        told += (
+            f" `{REQUEST}` contains it as `logit_bias` on the first token of each label."
+            if asking.label_bias
+            else " A server's `logit_bias` cannot replace it, since two of these labels begin with the same token."
+        )
     return told
 
 
-def _launch(to: str, asking: Asking, stands_for: int | None, rank: int, gguf: GgufExport | None) -> tuple[str, ...]:
+def _launch(to: str, asking: Asking, rank: int, gguf: GgufExport | None) -> tuple[str, ...]:
     if gguf is not None:
         return _gguf(gguf, asking, merged=to == "gguf-merged")
-    if to == "merged":
-        return _merged(asking)
-    return _peft(asking, rank) if stands_for is None else _prefix(asking, stands_for)
+    return _merged(asking) if to == "merged" else _peft(asking, rank)
 
 
 def _gguf(gguf: GgufExport, asking: Asking, *, merged: bool) -> tuple[str, ...]:
@@ -156,13 +151,6 @@ def _peft(asking: Asking, rank: int) -> tuple[str, ...]:
     )
 
 
-def _prefix(asking: Asking, stands_for: int) -> tuple[str, ...]:
-    return (
-        f"transformers and PEFT. {without_prefix(stands_for)} Most servers with several adapters support only LoRA.",
-        *_python(asking, "base", _PEFT, _WITH_ADAPTER, skip=stands_for),
-    )
-
-
 def _merged(asking: Asking) -> tuple[str, ...]:
     return (
         "transformers:",
@@ -193,7 +181,7 @@ def _vllm(asking: Asking, served: str) -> tuple[str, ...]:
     )
 
 
-def _python(asking: Asking, folder: str, more_import: str, model: str, skip: int = 0) -> tuple[str, ...]:
+def _python(asking: Asking, folder: str, more_import: str, model: str) -> tuple[str, ...]:
     """Python code for one answer with transformers; export formats differ in how the model is loaded."""
     code = code_block(
         "python",
@@ -205,7 +193,7 @@ def _python(asking: Asking, folder: str, more_import: str, model: str, skip: int
         'with open("FOLDER/example.json", encoding="utf-8") as file:',
         '    prompt_text = json.load(file)["prompt_text"]',
         *_opened(folder, model),
-        *ids_of(asking, skip),
+        *ids_of(asking),
         f"stop = {list(asking.stop_ids)}",
         "# The model's generation_config.json may set sampling and penalties for chats.",
         'greedy = {"do_sample": False, "repetition_penalty": 1.0}',

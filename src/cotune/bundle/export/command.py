@@ -93,7 +93,6 @@ class _Export:
         probe: the probe; None for label words and generated answers.
         source: folder of the base model, or of its first layers after :meth:`cut`.
         adapter: folder of the adapter; None if there is none.
-        stands_for: number of tokens that a trained prefix replaces; None for other adapters.
         asking: requests and an example prompt.
         gguf: writer of GGUF files; None for other formats.
     """
@@ -105,42 +104,30 @@ class _Export:
     probe: Probe | None
     source: Path
     adapter: Path | None
-    stands_for: int | None
     asking: Asking
     gguf: GgufExport | None
 
     @classmethod
     def of(cls, folder: Path, to: Target, base: str | Path | None) -> _Export:
         """Open the bundle, and check that the format supports it."""
-        from cotune.model.adapters.files import is_bare_probe, is_prefix
-        from cotune.model.adapters.prefix import load_prefix
+        from cotune.model.adapters.files import is_bare_probe
 
         manifest = read_manifest(folder)
         predictor = load(folder, base=base, device="cpu", dtype="float32")
         probe = probe_of(predictor)
         adapter = None if manifest.adapter_id == "base" or is_bare_probe(folder / ADAPTER) else folder / ADAPTER
         _check_form(folder, to, predictor, probe, has_adapter=adapter is not None)
-        trained = load_prefix(adapter) if adapter is not None and is_prefix(adapter) else None
-        if to != "peft" and trained is not None:
-            raise InputError(
-                "a trained prefix cannot be added to a model's weights, and GGUF does not support it"
-                if to.startswith("gguf")
-                else "a trained prefix cannot be added to a model's weights",
-                where=str(folder),
-                hint="Export with --to peft.",
-            )
         source = resolve_base(manifest, base)
         asking = Asking.of(predictor, manifest)
         gguf = GgufExport.of(predictor, manifest, asking, source, adapter, probe) if to.startswith("gguf") else None
-        if probe is not None and not (probe.pooled and trained is None):
+        if probe is not None and not probe.pooled:
             raise InputError(
                 "the bundle's probe was fitted after a search by words, as earlier builds did, and exports do not support such"
                 " probes",
                 where=str(folder),
                 hint="Use cotune predict, cotune serve or cotune push --to bundle, or start a new run.",
             )
-        stands_for = None if trained is None else len(trained.ids)
-        return cls(folder, to, manifest, predictor, probe, source, adapter, stands_for, asking, gguf)
+        return cls(folder, to, manifest, predictor, probe, source, adapter, asking, gguf)
 
     def cut(self, out: Path, aside: Path) -> _Export:
         """The inputs with a model, written to ``aside``, that ends after the probe's layer; writes the probe to ``out``."""
@@ -212,10 +199,10 @@ class _Export:
             example |= {"words": list(words)}
             if asking.schema is not None:
                 write_json(out / SCHEMA, asking.schema)
-            if gguf is None and self.stands_for is None:
+            if gguf is None:
                 write_json(out / REQUEST, asking.vllm())
-            rank = read_settings(adapter).rank if adapter is not None and self.stands_for is None else 0
-            card = export_card(manifest, self.to, asking, words=words, stands_for=self.stands_for, rank=rank, gguf=gguf)
+            rank = 0 if adapter is None else read_settings(adapter).rank
+            card = export_card(manifest, self.to, asking, words=words, rank=rank, gguf=gguf)
         write_json(out / EXAMPLE, example)
         if held := held_rows(len(self.predictor.prompt.demonstrations), "folder"):
             card += f"\n**{held}**\n"

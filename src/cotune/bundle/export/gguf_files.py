@@ -16,8 +16,7 @@ from torch import Tensor
 from cotune.bundle.export.gguf_layout import Layout
 from cotune.bundle.export.gguf_tokenizer import GgufTokenizer
 from cotune.errors import CotuneError
-from cotune.model.adapters.files import read_settings
-from cotune.model.adapters.prefix import WEIGHTS
+from cotune.model.adapters.files import WEIGHTS, read_settings
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter

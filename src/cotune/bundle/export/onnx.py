@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ import torch
 from cotune.bundle.export.probe import ONNX, TOKENIZER
 from cotune.bundle.export.weights import merged
 from cotune.errors import InputError
-from cotune.model.engine.fallback import behind, plain_prefix
+from cotune.model.engine.attention import KeyValue, use_plain_attention
 from cotune.model.engine.prefix_cache import PrefixState
 from cotune.probe.readout import Probe
 
@@ -38,7 +39,7 @@ class PrefixedClassifier(torch.nn.Module):
         self.score.weight = torch.nn.Parameter(torch.from_numpy(probe.weight.copy()))
         self.score.bias = torch.nn.Parameter(torch.from_numpy(probe.bias.copy()))
         with torch.no_grad():
-            layers = plain_prefix(model, prefix_ids) if prefix_ids else {}
+            layers = _plain_prefix(model, prefix_ids) if prefix_ids else {}
         self.layers = tuple(layers)
         for layer, (keys, values) in layers.items():
             self.register_buffer(f"keys_{layer}", keys.clone())
@@ -54,7 +55,7 @@ class PrefixedClassifier(torch.nn.Module):
         """
         own = attention_mask[:, self.known :]
         layers = {n: (self.get_buffer(f"keys_{n}"), self.get_buffer(f"values_{n}")) for n in self.layers}
-        given = behind(self.model, PrefixState(self.known, layers) if layers else None, own)
+        given = _behind(self.model, PrefixState(self.known, layers) if layers else None, own)
         states = self.model.get_decoder()(input_ids=input_ids, **given | {"attention_mask": attention_mask}).last_hidden_state
         places, ends = torch.arange(own.shape[1])[None], own.sum(1, keepdim=True) - 1
         at_end = places == ends
@@ -65,6 +66,57 @@ class PrefixedClassifier(torch.nn.Module):
         mean = (states * taken).sum(1) / taken.sum(1)
         logits: torch.Tensor = self.score(torch.cat([state, mean], dim=1))
         return logits
+
+
+def _behind(model: Any, start: PrefixState | None, mask: torch.Tensor) -> dict[str, Any]:
+    """Arguments of a model's forward pass over right-padded rows that all come after ``start``.
+
+    Args:
+        model: a transformers causal language model.
+        start: keys and values that every row attends to; None if there are none.
+        mask: ``[rows, longest]`` of the rows' own tokens.
+    """
+    if start is None:
+        return {"attention_mask": mask, "use_cache": False}
+    from transformers import DynamicCache
+
+    rows = mask.shape[0]
+    cache = DynamicCache()
+    for layer, pair in sorted(start.layers.items()):
+        cache.update(*(part.transpose(0, 1)[None].expand(rows, -1, -1, -1) for part in pair), layer)
+    before = mask.new_ones(rows, start.length)
+    return {"attention_mask": torch.cat([before, mask], 1), _cache_argument(model): cache}
+
+
+def _plain_prefix(model: Any, ids: Sequence[int]) -> dict[int, KeyValue]:
+    """Keys and values by layer of ``ids``, computed with the model's own cache.
+
+    Raises:
+        InputError: if the model has no cache of keys and values.
+    """
+    from transformers import DynamicCache
+
+    use_plain_attention(model)
+    mask = torch.ones(1, len(ids), dtype=torch.long, device=model.device)
+    # A cache without sliding windows keeps every token.
+    cache = DynamicCache()
+    arguments = {"attention_mask": mask, "use_cache": True, _cache_argument(model): cache}
+    try:
+        model.get_decoder()(input_ids=torch.tensor([list(ids)], device=model.device), **arguments)
+        layers = {n: (layer.keys, layer.values) for n, layer in enumerate(cache.layers)}
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise InputError(
+            "the model keeps no keys and values of the prompt's beginning, which the graph needs",
+            where="--to onnx",
+            hint="Export with --to transformers.",
+        ) from error
+    return {n: (keys[0].transpose(0, 1), values[0].transpose(0, 1)) for n, (keys, values) in layers.items()}
+
+
+def _cache_argument(model: Any) -> str:
+    """The name depends on the release of transformers."""
+    names = inspect.signature(model.get_decoder().forward).parameters
+    return "past_key_values" if "past_key_values" in names else "cache"
 
 
 def check_packages() -> None:

@@ -322,23 +322,15 @@ class ProbePage:
         ]
 
 
-def ids_of(asking: Asking, skip: int = 0) -> list[str]:
-    """Python that makes ``ids`` of ``prompt_text``, up to the position at which the model answers.
-
-    Args:
-        asking: requests and an example prompt.
-        skip: number of tokens at its beginning that a tuned prefix replaces.
-    """
-    return ids_lines(special=not asking.chat, beyond=asking.beyond, skip=skip)
+def ids_of(asking: Asking) -> list[str]:
+    """Python that makes ``ids`` of ``prompt_text``, up to the position at which the model answers."""
+    return ids_lines(special=not asking.chat, beyond=asking.beyond)
 
 
-def ids_lines(*, special: bool, beyond: int, skip: int = 0) -> list[str]:
+def ids_lines(*, special: bool, beyond: int) -> list[str]:
     """The same from :attr:`Asking.beyond` and whether the tokenizer adds its control tokens to the text."""
     ids = f'ids = tokenizer(prompt_text, add_special_tokens={special}, return_tensors="pt")'
-    if not skip and not beyond:
-        return [ids]
-    kept = f"{skip or ''}:{-beyond or ''}"
-    return [ids, f"ids = {{name: part[:, {kept}] for name, part in ids.items()}}"]
+    return [ids, f"ids = {{name: part[:, :{-beyond}] for name, part in ids.items()}}"] if beyond else [ids]
 
 
 def _opened(framework: str) -> list[str]:

@@ -168,7 +168,7 @@ def _cut_adapter(adapter: Path, layer: int, target: Path) -> bool:
     """Copy an adapter's weights of a model's first layers; False, without a copy, if there are none."""
     from safetensors.torch import load_file, save_file
 
-    from cotune.model.adapters.prefix import CONFIG, WEIGHTS
+    from cotune.model.adapters.files import CONFIG, WEIGHTS
     from cotune.model.layers.lora_binding import layer_number
 
     config = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
@@ -205,8 +205,7 @@ def merged(source: Path, adapter: Path | None) -> tuple[Any, torch.dtype]:
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM
 
-    from cotune.model.adapters.files import read_settings
-    from cotune.model.adapters.prefix import WEIGHTS
+    from cotune.model.adapters.files import WEIGHTS, read_settings
     from cotune.model.loading.load import quiet_transformers
 
     quiet_transformers()

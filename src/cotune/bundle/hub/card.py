@@ -50,7 +50,7 @@ class HubCard:
         manifest: manifest of the bundle.
         metrics: its ``metrics.json``.
         form: format of the exported model; None for the bundle alone.
-        adapter: whether the bundle has a PEFT adapter; ``prefix`` whether it is a tuned prefix.
+        adapter: whether the bundle has a PEFT adapter.
         rows: number of rows of the user's data in the prompt.
         text: the prompt for a row whose fields contain ``THE`` and their names; None without an export.
         licence: licence of the base model as the hub spells it; None if not known.
@@ -64,7 +64,6 @@ class HubCard:
     metrics: Mapping[str, Any]
     form: Target | None
     adapter: bool
-    prefix: bool
     rows: int
     text: str | None
     licence: str | None
@@ -79,7 +78,7 @@ class HubCard:
         parts = [
             f"---\n{self.head()}\n---",
             f"# {plain(manifest.task)}",
-            lead(manifest, tuned=self.adapter, prefix=self.prefix, by_probe=by_probe),
+            lead(manifest, tuned=self.adapter, by_probe=by_probe),
             "## Contents",
             self._contents(),
             self._rows(),
@@ -110,7 +109,7 @@ class HubCard:
             base_model=self._base_on_hub(),
             library_name="transformers" if classifier else None,
             pipeline_tag="text-classification" if classifier else None,
-            tags=["cotune", *(["lora"] if self.adapter and not self.prefix else [])],
+            tags=["cotune", *(["lora"] if self.adapter else [])],
             widget=[{"text": self._asked(), "example_title": "The whole prompt"}] if classifier and self.text else None,
             model_name=self.repository.partition("/")[2] if scores else None,
             eval_results=scores or None,

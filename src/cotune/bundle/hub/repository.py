@@ -111,7 +111,7 @@ class Repository:
 
     def _card(self, text: str | None, template: Mapping[str, Any] | None = None, *, terms: bool = False) -> HubCard:
         """``template`` is that of a classifier, else None; ``terms`` says whether the export adds TF-IDF to the model."""
-        from cotune.model.adapters.files import is_bare_probe, is_prefix
+        from cotune.model.adapters.files import is_bare_probe
 
         bundle, adapter = self.bundle, self.bundle.folder / ADAPTER
         metrics = read_json(bundle.folder / METRICS)
@@ -121,7 +121,6 @@ class Repository:
             metrics=metrics if isinstance(metrics, Mapping) else {},
             form=self.form,
             adapter=adapter.is_dir() and not is_bare_probe(adapter),
-            prefix=adapter.is_dir() and is_prefix(adapter),
             rows=self.rows,
             text=text,
             licence=self.licence or licence_of(bundle, self.base),
@@ -139,12 +138,8 @@ class Repository:
 
 def form_of(bundle: OpenedBundle) -> Target | None:
     """The default form: a classifier for bundles with a probe, else one merged model."""
-    from cotune.model.adapters.files import is_prefix
-
     if ENDPOINT in bundle.saved or bundle.prompt.nearest:
         return None
-    if (bundle.folder / ADAPTER).is_dir() and is_prefix(bundle.folder / ADAPTER):
-        return "peft"
     return "transformers" if bundle.manifest.decision.kind == "probe" else "merged"
 
 

@@ -84,7 +84,6 @@ class Training:
                 seed=self._seed,
                 folder=self._folder / "checkpoints",
                 start=start,
-                opening=self._answering.own_prefix(prompt),
             )
         return self._runs[key]
 

@@ -98,10 +98,6 @@ class Answering(Protocol):
         """Token ids of the rows with their right answers."""
         ...
 
-    def own_prefix(self, prompt: Prompt) -> Sequence[int]:
-        """Token ids that every row of a prompt begins with, for any content."""
-        ...
-
     def tokens_a_row(self, prompt: Prompt, rows: Sequence[Example]) -> tuple[float, int]:
         """Mean number of own tokens of a row in :meth:`score`, and number of tokens of the prefix."""
         ...
@@ -178,10 +174,6 @@ class LabelAnswering(OnePass):
     def training_rows(self, prompt: Prompt, rows: Sequence[Example]) -> list[TrainingRow]:
         """Token ids of each row with its label."""
         return training_rows(self.render(prompt, rows), [int(i) for i in label_indices(rows, self.task)])
-
-    def own_prefix(self, prompt: Prompt) -> Sequence[int]:
-        """Token ids that every row begins with, including the list of labels."""
-        return self.model.own_prefix(prompt, self.task.input_fields, self.task.labels)
 
     def tokens_a_row(self, prompt: Prompt, rows: Sequence[Example]) -> tuple[float, int]:
         """Mean number of tokens of a row's text and the labels' trie, and number of tokens of the prefix.
@@ -269,10 +261,6 @@ class AskedAnswering(OnePass):
         raise self._elsewhere()
 
     def training_rows(self, prompt: Prompt, rows: Sequence[Example]) -> list[TrainingRow]:
-        """Raises CotuneError: there are no token ids."""
-        raise self._elsewhere()
-
-    def own_prefix(self, prompt: Prompt) -> Sequence[int]:
         """Raises CotuneError: there are no token ids."""
         raise self._elsewhere()
 

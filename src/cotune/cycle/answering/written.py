@@ -120,10 +120,6 @@ class WrittenAnswering:
         fields, answers = [row.fields for row in rows], [row.output for row in rows]
         return training_rows(self.model.renderer.render_answers(prompt, fields, answers), [0] * len(rows))
 
-    def own_prefix(self, prompt: Prompt) -> Sequence[int]:
-        """Token ids before the first field."""
-        return self.model.own_prefix(prompt, self.task.input_fields, ())
-
     def tokens_a_row(self, prompt: Prompt, rows: Sequence[Example]) -> tuple[float, int]:
         """Mean number of tokens of a row's text and right answer, without the answer's last token, which is not an input."""
         asked = self.training_rows(prompt, rows)

@@ -18,7 +18,7 @@ from cotune.model.adapters.files import LoraSettings, alpha_of
 from cotune.model.base import ModelBackend
 from cotune.prompt.prompt import Prompt
 from cotune.task.task import Task
-from cotune.tune.settings import PrefixSettings, TuneSettings
+from cotune.tune.settings import TuneSettings
 
 if TYPE_CHECKING:
     # Trying a prompt should not wait for imports that only a run needs.
@@ -94,10 +94,8 @@ def tune_settings(config: RunConfig) -> TuneSettings:
     """The settings of training, from the config."""
     tune = config.tune
     return TuneSettings(
-        method=tune.method,
         lora=LoraSettings(tune.rank, alpha_of(tune.alpha), tune.target),
-        prefix=PrefixSettings(tune.prefix.init, tune.prefix.tokens),
-        learning_rate=tune.prefix.learning_rate if tune.method == "prefix" else tune.learning_rate,
+        learning_rate=tune.learning_rate,
         batch_size=tune.batch_size or TuneSettings.batch_size,
         clip=tune.clip,
         shared_prefix=tune.shared_prefix,

@@ -55,7 +55,7 @@ class LocalBackend(Backend):
             crew = Crew(executor, out, config.model, model, probed, config.engine.max_tokens)
             crew.begin()
         tune = tune_settings(config)
-        TUNERS[tune.method].check(model, tune, written=task.output.kind.written)
+        TUNERS[tune.method].check(model, tune)
         on_cpu = model.runner.device.type == "cpu"
         costs = CostModel.guess(
             parse_budget(config.budget),

@@ -179,10 +179,6 @@ class Crew:
         self._stored.discard(name)
         self.executor.storage.remove(name)
 
-    def can_use(self, adapter: str) -> bool:
-        """Whether workers can load an adapter: LoRA weights, not a trained prefix."""
-        return self._model.adapters.trained_prefix(adapter) is None
-
     # The account --------------------------------------------------------------------------------------------------
 
     def saw_engine(self, worker: str, engine: Mapping[str, Any]) -> None:

@@ -77,7 +77,6 @@ def check_spread(choice: Choice | None, config: RunConfig, task: Task) -> None:
         raise _refused(f"answers of type {task.output.kind.name} are generated, and workers support only labels", _ALONE)
     for name, wrong in (
         ("tune.readout=words", tune.readout == "words"),
-        ("tune.method=prefix", tune.method != "lora"),
         ("refit=true", config.refit),
     ):
         if wrong:

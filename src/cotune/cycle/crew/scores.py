@@ -42,7 +42,7 @@ class ScoresAhead:
     ) -> None:
         self._crew, self._model = crew, model
         self._jobs: dict[str, Job] = {}
-        for batch in unknown_batches(model, prompt, rows, labels, adapter=adapter) if crew.can_use(adapter) else ():
+        for batch in unknown_batches(model, prompt, rows, labels, adapter=adapter):
             length = len(batch.prefix)
             given = {
                 "prefix": list(batch.prefix),

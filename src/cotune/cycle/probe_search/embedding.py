@@ -111,7 +111,7 @@ class Embedding:
         wanted = tuple(self.layers if layers is None else layers)
         bare = self.context.model.adapters.without_probe(adapter)
         begun = []
-        for prompt in prompts if crew is not None and crew.can_use(bare) else ():
+        for prompt in prompts if crew is not None else ():
             if missing := self._missing(prompt, bare, rows, wanted):
                 asked = self._asked(prompt, bare, missing, wanted)
                 if not self._store.has(asked.name):
@@ -199,7 +199,7 @@ class Embedding:
 
         def compute() -> tuple[Half, int, dict[str, object]]:
             try:
-                if crew is not None and crew.can_use(adapter):
+                if crew is not None:
                     found, ran, by = self._spread(asked).result(told)
                     return self._store.put(asked.name, found), ran, {"by": by}
                 return *self._pass(asked, told), {}

@@ -27,13 +27,12 @@ from cotune.tune.window import WindowSettings
 
 
 def searches_by_probes(context: RunContext, config: RunConfig) -> bool:
-    """Whether a run reads labels off hidden states: this needs labels, a local model whose layers are known, and LoRA."""
+    """Whether a run reads labels off hidden states: this needs labels and a local model whose layers are known."""
     return (
         context.can.tune
         and context.can.hidden_states
         and not context.task.output.kind.written
         and context.model.reads_layers
-        and config.tune.method == "lora"
         and config.tune.readout != "words"
         and not config.refit
     )

@@ -229,7 +229,7 @@ class Trials:
 
         def effect() -> dict[str, Any]:
             about = {"stage": stage, "prompt_id": prompt.id, "start": start}
-            if context.crew is not None and context.crew.can_use(start):
+            if context.crew is not None:
                 ahead = self._ahead.pop((prompt.id, content_hash(key)), None) or self._spread(wanted, states)
                 return {**about, **ahead.result()}
             return {**about, **self._tuned(wanted, states)}
@@ -261,7 +261,7 @@ class Trials:
         wanted = _Wanted(fit, rows, steps, seed=context.seed if seed is None else seed, **how)
         layer = fit.found.layer
         name = (fit.prompt.id, content_hash(wanted.key))
-        if crew is None or name in self._ahead or not crew.can_use(wanted.start_id):
+        if crew is None or name in self._ahead:
             return
         if context.journal.holds("train", wanted.key):
             return

@@ -1,1 +1,1 @@
-"""Adapters: LoRA weights and trained prefixes, in memory and in their folders."""
+"""Adapters: LoRA weights, in memory and in their folders."""

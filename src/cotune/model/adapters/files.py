@@ -8,14 +8,16 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from cotune.errors import InputError
 from cotune.files import atomic_path, content_hash
-from cotune.model.adapters.prefix import CONFIG, STANDS_FOR, WEIGHTS, prefix_content_id
 from cotune.probe.readout import PROBE, probed_id
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 _NOT_PLAIN = (
     "use_dora",
@@ -69,20 +71,31 @@ def bare_content_id(folder: Path) -> str:
     """The id of an adapter without its probe; ``base`` for a probe on the untuned model."""
     if is_bare_probe(folder):
         return BASE
-    if is_prefix(folder):
-        return prefix_content_id(folder)
     read_settings(folder)
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     return content_id(config, (folder / WEIGHTS).read_bytes())
 
 
-def is_prefix(folder: Path) -> bool:
-    """Whether an adapter's folder contains a trained prefix."""
+def check_no_prefix(folder: Path, what: str = "the adapter") -> None:
+    """Refuse a trained prefix, which earlier versions could tune; does nothing if the folder has no readable config.
+
+    Args:
+        folder: an adapter's folder.
+        what: the adapter in words, for the message.
+
+    Raises:
+        InputError: the folder contains a trained prefix.
+    """
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(config, dict) and config.get("peft_type") == "PREFIX_TUNING"
+        return
+    if isinstance(config, dict) and config.get("peft_type") == "PREFIX_TUNING":
+        raise InputError(
+            f"{what} is a trained prefix, which this version of cotune no longer supports",
+            where=str(folder),
+            hint="Use the version of cotune that made it, or start a new run, which tunes LoRA weights.",
+        )
 
 
 def is_bare_probe(folder: Path) -> bool:
@@ -94,8 +107,7 @@ def adapter_files(folder: Path, *, probe: bool = True) -> list[str]:
     """Names of the files that make up an adapter, its config first; without its probe where ``probe`` is False."""
     if is_bare_probe(folder):
         return [PROBE] if probe else []
-    more = {STANDS_FOR: is_prefix(folder), PROBE: probe and (folder / PROBE).is_file()}
-    return [CONFIG, WEIGHTS, *(name for name, there in more.items() if there)]
+    return [CONFIG, WEIGHTS, *([PROBE] if probe and (folder / PROBE).is_file() else [])]
 
 
 def copy_adapter(folder: Path, target: Path, *, probe: bool = True) -> None:
@@ -123,6 +135,7 @@ def read_settings(folder: Path) -> LoraSettings:
     Raises:
         InputError: files are missing or describe something other than a plain LoRA.
     """
+    check_no_prefix(folder)
     hint = "Give a folder that holds adapter_config.json and adapter_model.safetensors of a plain LoRA."
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Adapters stored on disk by content: LoRA weights are swapped in one loaded model, trained prefixes are returned."""
+"""Adapters stored on disk by content: LoRA weights are swapped in one loaded model."""
 
 from __future__ import annotations
 
@@ -17,22 +17,16 @@ from cotune.errors import CotuneError, InputError
 from cotune.files import atomic_path, write_json
 from cotune.model.adapters.files import BASE as BASE
 from cotune.model.adapters.files import (
+    CONFIG,
+    WEIGHTS,
     LoraSettings,
     alpha_of,
     bare_content_id,
     content_id,
     copy_adapter,
-    is_prefix,
     read_settings,
     read_weights,
     with_probe_id,
-)
-from cotune.model.adapters.prefix import (
-    CONFIG,
-    WEIGHTS,
-    TrainedPrefix,
-    load_prefix,
-    save_prefix,
 )
 from cotune.model.layers.lora_binding import BoundLora, copy_weights, layer_number, linear_groups
 from cotune.model.layers.packed_weights import plain_products
@@ -42,7 +36,7 @@ from cotune.probe.readout import PROBE, Probe, load_probe, probed_id
 
 
 class AdapterSlot:
-    """The adapter slot of a loaded model: activates LoRA weights by id, and holds trained prefixes.
+    """The adapter slot of a loaded model: activates LoRA weights by id.
 
     For inference an adapter is bound to the model's own layers; training needs peft, which then stays installed.
 
@@ -61,7 +55,6 @@ class AdapterSlot:
         self._shapes: tuple[LoraSettings, ...] = ()
         self._folders: dict[str, Path] = {}
         self._loaded: dict[str, dict[str, Tensor]] = {}
-        self._prefixes: dict[str, TrainedPrefix] = {}
         self._probes: dict[str, Probe | None] = {}
         self._bare: dict[str, str] = {}
         self.current = BASE
@@ -71,7 +64,7 @@ class AdapterSlot:
         """Register an adapter folder; returns its id. With a probe, the adapter without it is registered too.
 
         Raises:
-            InputError: the folder contains neither a LoRA adapter nor a prefix in safetensors.
+            InputError: the folder contains no plain LoRA adapter in safetensors.
         """
         bare_id = bare_content_id(folder)
         adapter_id = with_probe_id(folder, bare_id)
@@ -112,7 +105,7 @@ class AdapterSlot:
         return self.register(target)
 
     def use(self, adapter_id: str) -> None:
-        """Activate an adapter's weights in the model; none for :data:`BASE` or a trained prefix.
+        """Activate an adapter's weights in the model; none for :data:`BASE`.
 
         Raises:
             CotuneError: no folder was registered under this id.
@@ -120,9 +113,9 @@ class AdapterSlot:
         adapter_id = self.without_probe(adapter_id)
         if adapter_id == self.current:
             return
-        if adapter_id == BASE or self.trained_prefix(adapter_id) is not None:
+        if adapter_id == BASE:
             self.bare()
-            self.current = adapter_id
+            self.current = BASE
             return
         weights = self.read(adapter_id)
         # If an adapter is refused below, neither it nor the previous one is active.
@@ -141,13 +134,11 @@ class AdapterSlot:
         """A registered adapter's weights under peft's names; do not modify them.
 
         Raises:
-            CotuneError: no folder was registered under this id, or a prefix was.
+            CotuneError: no folder was registered under this id.
         """
         if adapter_id not in self._loaded:
             if adapter_id not in self._folders:
                 raise CotuneError(f"the adapter {adapter_id} is not known here")
-            if is_prefix(self._folders[adapter_id]):
-                raise CotuneError(f"the adapter {adapter_id} is a prefix and has no LoRA weights")
             self._loaded[adapter_id] = read_weights(self._folders[adapter_id])
             for oldest in list(self._loaded)[: -self.keep]:
                 del self._loaded[oldest]
@@ -161,37 +152,11 @@ class AdapterSlot:
             self._peft.base_model.disable_adapter_layers()
         self.current = ""
 
-    def trained_prefix(self, adapter_id: str) -> TrainedPrefix | None:
-        """The trained prefix of this id; None for any other adapter.
-
-        Raises:
-            CotuneError: no folder was registered under this id.
-            InputError: the prefix was trained on a model of another shape.
-        """
-        adapter_id = self.without_probe(adapter_id)
-        if adapter_id not in self._prefixes:
-            folder = self._folders.get(adapter_id)
-            if folder is None or not is_prefix(folder):
-                return None
-            self._prefixes[adapter_id] = self._fitting(load_prefix(folder))
-            for oldest in list(self._prefixes)[: -self.keep]:
-                del self._prefixes[oldest]
-        return self._prefixes[adapter_id]
-
     def _fitting_probe(self, probe: Probe | None) -> Probe | None:
         config = self._model.config.get_text_config()
         if probe is not None and (probe.width != config.hidden_size or probe.layer > config.num_hidden_layers):
             raise InputError("the probe does not fit this model", hint="Use the model that it was fitted to.")
         return probe
-
-    def _fitting(self, trained: TrainedPrefix) -> TrainedPrefix:
-        config = self._model.config.get_text_config()
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        layers, _, own_heads, own_size = trained.keys.shape
-        if (layers, own_heads, own_size) != (config.num_hidden_layers, heads, size):
-            raise InputError("the prefix does not fit this model", hint="Use the model it was trained on.")
-        return trained
 
     def _bind(self, settings: LoraSettings, weights: Mapping[str, Tensor]) -> bool:
         """Bind weights to the model's own layers; False if that needs peft."""
@@ -245,8 +210,6 @@ class AdapterSlot:
         """
         adapter_id = self.without_probe(adapter_id)
         if adapter_id != BASE:
-            if self.trained_prefix(adapter_id) is not None:
-                raise InputError("LoRA cannot start from a prefix", where="tune.method", hint="Use tune.method=prefix.")
             self.read(adapter_id)
             self.wrap(read_settings(self._folders[adapter_id]))
             self.use(adapter_id)
@@ -308,12 +271,6 @@ class AdapterSlot:
             temporary.write_bytes(data)
         write_json(folder / CONFIG, config)
         self._folders[adapter_id] = folder
-        return adapter_id
-
-    def save_prefix(self, trained: TrainedPrefix, parent: Path, base_model: str | None = None) -> str:
-        """The same for a trained prefix, in the model's own number type."""
-        adapter_id = save_prefix(trained, self._model.get_input_embeddings().weight.dtype, parent, base_model)
-        self._folders[adapter_id] = parent / adapter_id
         return adapter_id
 
     def folder(self, adapter_id: str) -> Path:

@@ -18,7 +18,7 @@ from cotune.model.engine.plan import cut_by_length, plan_pass
 from cotune.model.engine.prefix_cache import PrefixState
 from cotune.model.engine.runner import PackedRunner
 from cotune.prompt.prompt import Prompt
-from cotune.prompt.render import RenderedRow, shared_prefix
+from cotune.prompt.render import RenderedRow
 
 if TYPE_CHECKING:
     from cotune.model.engine.engine import Engine
@@ -39,40 +39,37 @@ def answer_losses(
     lengths = np.array([len(row.completions[0]) for row in rendered], dtype=np.int64)
     if not rendered:
         return AnswerLosses(losses, lengths)
-    tokens = cached = 0
-    for covered, group in model.by_coverage(adapter, [row.prompt_ids for row in rendered]):
-        length = shared_prefix([rendered[i].prompt_ids for i in group]) if model.shared else covered
-        prefix_ids = model.kept_prefix(adapter, rendered[group[0]].prompt_ids[:length], covered)
-        tokens += len(prefix_ids) - covered
-        own = [len(row.prompt_ids) - len(prefix_ids) + len(row.completions[0]) - 1 for row in rendered]
-        for part in cut_by_length(group, own.__getitem__, model.settings.batch_tokens):
-            chosen = [rendered[i] for i in part]
-            key = content_hash(
-                {
-                    "model": model.fingerprint,
-                    "adapter": adapter,
-                    "prefix": prefix_ids,
-                    "suffixes": [row.prompt_ids[len(prefix_ids) :] for row in chosen],
-                    "answers": [row.completions[0] for row in chosen],
-                    "scoring": "answers",
-                    **engine_facts(model),
-                },
-                40,
-            )
-            hit = model.cache.get(key) if model.cache else None
-            if hit is not None:
-                cached += len(part)
-                part_losses, cost = hit[0][:, 0], hit[1]
-            else:
-                part_losses, cost = _compute(model, adapter, prefix_ids, chosen)
-                if not np.isfinite(part_losses).all():
-                    raise DivergedError(f"losses of prompt {prompt.id} with adapter {adapter} are not finite")
-                if model.cache:
-                    model.cache.put(key, part_losses[:, None], cost)
-            losses[part] = part_losses
-            tokens += cost
-            if progress:
-                progress(cost)
+    prefix_ids = model.request_prefix(adapter, [row.prompt_ids for row in rendered])
+    tokens, cached = len(prefix_ids), 0
+    own = [len(row.prompt_ids) - len(prefix_ids) + len(row.completions[0]) - 1 for row in rendered]
+    for part in cut_by_length(range(len(rendered)), own.__getitem__, model.settings.batch_tokens):
+        chosen = [rendered[i] for i in part]
+        key = content_hash(
+            {
+                "model": model.fingerprint,
+                "adapter": adapter,
+                "prefix": prefix_ids,
+                "suffixes": [row.prompt_ids[len(prefix_ids) :] for row in chosen],
+                "answers": [row.completions[0] for row in chosen],
+                "scoring": "answers",
+                **engine_facts(model),
+            },
+            40,
+        )
+        hit = model.cache.get(key) if model.cache else None
+        if hit is not None:
+            cached += len(part)
+            part_losses, cost = hit[0][:, 0], hit[1]
+        else:
+            part_losses, cost = _compute(model, adapter, prefix_ids, chosen)
+            if not np.isfinite(part_losses).all():
+                raise DivergedError(f"losses of prompt {prompt.id} with adapter {adapter} are not finite")
+            if model.cache:
+                model.cache.put(key, part_losses[:, None], cost)
+        losses[part] = part_losses
+        tokens += cost
+        if progress:
+            progress(cost)
     plain = sum(len(row.prompt_ids) + len(row.completions[0]) - 1 for row in rendered)
     return AnswerLosses(
         losses,
@@ -89,8 +86,7 @@ def _compute(
 ) -> tuple[NDArray[np.float64], int]:
     model.adapters.use(adapter)
     if not model.shared:
-        start = model.trained_start(model.adapters.trained_prefix(adapter), len(prefix_ids))
-        scores, tokens = naive_label_scores(model.model, rows, whole=True, start=start, covered=len(prefix_ids))
+        scores, tokens = naive_label_scores(model.model, rows, whole=True)
         return -scores[:, 0], tokens - len(rows)
     with torch.inference_mode():
         return _packed_losses(model.runner, model.prefix_state(adapter, prefix_ids), len(prefix_ids), rows)

@@ -48,7 +48,7 @@ class Pass:
 
     Attributes:
         plan: the layout; None for a pass over the prefix alone.
-        prefix: keys and values by layer of the part of the shared prefix that ran before this pass; the plan's head follows it.
+        prefix: keys and values by layer of the shared prefix, if it ran before this pass; the plan then has no head.
         past: keys and values of the rows' earlier own tokens by layer.
         collected: keys and values of this pass by layer, if ``collect`` is set.
         collect: whether to fill ``collected``.
@@ -128,15 +128,14 @@ def shared_prefix_attention(
     layer: int = module.layer_idx  # type: ignore[assignment]
     if current.collect:
         current.collected[layer] = (k, v)
-    if current.step is not None:
-        own_prefix = current.prefix[layer] if current.prefix else None
-        return current.step.attend(layer, q, k, v, own_prefix, scale, sliding_window).unsqueeze(0), None
-    plan = current.plan
     prefix = current.prefix[layer] if current.prefix else None
+    if current.step is not None:
+        return current.step.attend(layer, q, k, v, prefix, scale, sliding_window).unsqueeze(0), None
+    plan = current.plan
     if plan is None:
-        return _causal(q, *_behind(prefix, k, v), scale, sliding_window).unsqueeze(0), None
+        return _causal(q, k, v, scale, sliding_window).unsqueeze(0), None
     if plan.head:
-        prefix = _behind(prefix, k[: plan.head], v[: plan.head])
+        prefix = k[: plan.head], v[: plan.head]
         first = _causal(q[: plan.head], *prefix, scale, sliding_window)
         own = _own(plan, q[plan.head :], k[plan.head :], v[plan.head :], prefix, None, scale, sliding_window)
         return torch.cat([first, own]).unsqueeze(0), None
@@ -144,24 +143,18 @@ def shared_prefix_attention(
     return _own(plan, q, k, v, prefix, past, scale, sliding_window).unsqueeze(0), None
 
 
-def _behind(prefix: KeyValue | None, k: Tensor, v: Tensor) -> KeyValue:
-    """Keys and values, preceded by those of earlier tokens."""
-    return (k, v) if prefix is None else (torch.cat([prefix[0], k]), torch.cat([prefix[1], v]))
-
-
 def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
-    """Plain causal attention of the end of one sequence, ``[tokens, heads, size]`` in and out; it has all keys."""
-    group = q.shape[1] // k.shape[1]
-    tokens, keys = q.shape[0], k.shape[0]
+    """Plain causal attention of one sequence, ``[tokens, heads, size]`` in and out."""
+    group, tokens = q.shape[1] // k.shape[1], q.shape[0]
     needed = q.requires_grad or k.requires_grad
-    if q.device.type == "cpu" and window is None and needed and keys <= SHORT_KEYS and q.shape[-1] == v.shape[-1]:
+    if q.device.type == "cpu" and window is None and needed and tokens <= SHORT_KEYS and q.shape[-1] == v.shape[-1]:
         short: Tensor = _ShortCausal.apply(q, k, v, scale)  # type: ignore[no-untyped-call]
         return short
     mask = None
-    if keys > tokens or (window is not None and keys > window):
-        place = torch.arange(keys, device=q.device)
-        gap = place[keys - tokens :, None] - place
-        mask = (gap >= 0) & (gap < (keys if window is None else window))
+    if window is not None and tokens > window:
+        place = torch.arange(tokens, device=q.device)
+        gap = place[:, None] - place
+        mask = (gap >= 0) & (gap < window)
     out = scaled_dot_product_attention(
         q.transpose(0, 1)[None],
         k.transpose(0, 1).repeat_interleave(group, 0)[None],
@@ -316,7 +309,7 @@ class _ShortCausal(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         tokens, heads = q.shape[0], k.shape[1]
         group = q.shape[1] // heads
-        mask = _causal_mask(tokens, k.shape[0], group)
+        mask = _causal_mask(tokens, group)
         out, lse = attend(_long(q, heads), _head_first(k), _head_first(v), scale, mask)
         ctx.mask, ctx.scale = mask, scale
         ctx.save_for_backward(q, k, v, out, lse)
@@ -333,9 +326,9 @@ class _ShortCausal(torch.autograd.Function):
 
 
 @lru_cache(maxsize=4)
-def _causal_mask(tokens: int, keys: int, group: int) -> Tensor:
-    """Additive ``[1, 1, tokens x group, keys]``; cached, since every layer of every step needs the same one."""
-    mask = torch.full((tokens, keys), -torch.inf).triu_(1 + keys - tokens)
+def _causal_mask(tokens: int, group: int) -> Tensor:
+    """Additive ``[1, 1, tokens x group, tokens]``; cached, since every layer of every step needs the same one."""
+    mask = torch.full((tokens, tokens), -torch.inf).triu_(1)
     return mask.repeat_interleave(group, 0)[None, None]
 
 

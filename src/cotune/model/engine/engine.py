@@ -14,10 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from cotune.errors import InputError
-from cotune.model.adapters.prefix import TrainedPrefix, by_coverage
 from cotune.model.adapters.slots import AdapterSlot
 from cotune.model.base import EVERYTHING, SavedModel
-from cotune.model.engine.fallback import plain_prefix
 from cotune.model.engine.prefix_cache import PrefixState, PrefixStates
 from cotune.model.engine.runner import PackedRunner, fits
 from cotune.model.engine.score_cache import ScoreCache
@@ -127,17 +125,10 @@ class Engine:
     def run_prefix(self, adapter: str, ids: Sequence[int], depth: int | None = None) -> PrefixState | None:
         """Compute keys and values of a prefix under an adapter, which is set in the model; None for an empty prefix.
 
-        A tuned prefix gives its own for the part of ``ids`` that it replaces; those of the remaining text follow. ``depth``
-        layers run; None for all.
+        ``depth`` layers run; None for all.
         """
         self.adapters.use(adapter)
-        trained = self.adapters.trained_prefix(adapter)
-        covered = trained.covered(ids) if trained else 0
-        start = self.trained_start(trained, covered)
-        if self.shared or covered == len(ids):
-            return self.runner.prefix(ids[covered:], start, depth)
-        before = start.length if start else 0
-        return PrefixState(before + len(ids) - covered, plain_prefix(self.model, ids[covered:], start))
+        return self.runner.prefix(ids, depth)
 
     def _read_prefix(self, adapter: str, ids: Sequence[int]) -> PrefixState | None:
         probe = self.adapters.probe(adapter)
@@ -151,20 +142,14 @@ class Engine:
         other.renderer.chooser = self.renderer.chooser
         return other
 
-    def trained_start(self, trained: TrainedPrefix | None, covered: int) -> PrefixState | None:
-        """Keys and values that replace a number of tokens of a prompt, in the model's dtype."""
-        return trained.state(covered, self.model.get_input_embeddings().weight) if trained else None
+    def request_prefix(self, adapter: str, prompts: Sequence[tuple[int, ...]], most: int | None = None) -> tuple[int, ...]:
+        """Token ids that run once for all prompts of a request: the longest kept prefix of theirs, else all that they share.
 
-    def by_coverage(
-        self, adapter: str, sequences: Sequence[Sequence[int]], most: Sequence[int] | None = None
-    ) -> list[tuple[int, list[int]]]:
-        """Indices of sequences by the number of tokens that a tuned prefix replaces; each keeps at least one token."""
-        limits = [len(ids) - 1 for ids in sequences] if most is None else most
-        return by_coverage(self.adapters.trained_prefix(adapter), sequences, limits)
-
-    def kept_prefix(self, adapter: str, shared: tuple[int, ...], least: int = 0) -> tuple[int, ...]:
-        """Length of the prefix to use for rows: the longest kept one with ``least`` tokens, else all that they share."""
-        return self._prefixes.longest_kept(adapter, shared, least)
+        Empty without the shared-prefix engine. ``most`` is the maximum number of tokens; None for no maximum.
+        """
+        if not self.shared:
+            return ()
+        return self._prefixes.longest_kept(adapter, prompts[0][: shared_prefix(prompts)][:most])
 
     def prefix_state(self, adapter: str, ids: tuple[int, ...]) -> PrefixState | None:
         """The state of a prefix under an adapter, up to the layer of its probe; computed if not cached."""

@@ -5,7 +5,6 @@ Slow and simple. The reference for tests of the shared-prefix engine, and the fa
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,9 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cotune.errors import InputError
-from cotune.model.engine.attention import KeyValue, use_plain_attention
-from cotune.model.engine.prefix_cache import PrefixState
+from cotune.model.engine.attention import use_plain_attention
 from cotune.model.engine.sampling import Answer, Chooser
 from cotune.model.engine.trie import label_paths
 from cotune.model.layers.cut import cut_decoder, layer_outputs, norm_epsilon, pooled, read_layers, unit_rms
@@ -31,8 +28,6 @@ def naive_label_scores(
     rows: Sequence[RenderedRow],
     *,
     whole: bool = False,
-    start: PrefixState | None = None,
-    covered: int = 0,
 ) -> tuple[NDArray[np.float64], int]:
     """``[rows, labels]`` log-probabilities and the number of tokens, with one whole pass for each label.
 
@@ -41,15 +36,13 @@ def naive_label_scores(
         rows: rendered rows with equally many completions.
         whole: whether to score completions to their end, stop token included, or only as far as needed to distinguish the
             labels.
-        start: keys and values that every row attends to.
-        covered: number of a row's leading tokens that these replace.
     """
     use_plain_attention(model)
     sequences, owners = [], []
     for row, rendered in enumerate(rows):
         answers = rendered.completions if whole else label_paths(rendered.completions)
         for label, answer in enumerate(answers):
-            sequences.append(((*rendered.prompt_ids[covered:], *answer), len(answer)))
+            sequences.append(((*rendered.prompt_ids, *answer), len(answer)))
             owners.append((row, label))
     scores = np.zeros((len(rows), len(rows[0].completions)))
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i][0]))
@@ -57,7 +50,7 @@ def naive_label_scores(
         part = order[place : place + _SEQUENCES]
         ids, mask = pad([sequences[i][0] for i in part], model.device)
         with torch.inference_mode():
-            logits = model(ids, **behind(model, start, mask)).logits.float()
+            logits = model(ids, attention_mask=mask, use_cache=False).logits.float()
         log_probs = torch.log_softmax(logits[:, :-1], dim=-1).gather(2, ids[:, 1:, None])[..., 0]
         for line, i in enumerate(part):
             sequence, answer_length = sequences[i]
@@ -77,62 +70,12 @@ def pad(sequences: Sequence[Sequence[int]], device: torch.device | str) -> tuple
     return ids.to(device), mask.to(device)
 
 
-def behind(model: Any, start: PrefixState | None, mask: torch.Tensor) -> dict[str, Any]:
-    """Arguments of a model's forward pass over right-padded rows that all come after ``start``.
-
-    Args:
-        model: a transformers causal language model.
-        start: keys and values that every row attends to, gradient included; None if there are none.
-        mask: ``[rows, longest]`` of the rows' own tokens.
-    """
-    if start is None:
-        return {"attention_mask": mask, "use_cache": False}
-    from transformers import DynamicCache
-
-    rows = mask.shape[0]
-    cache = DynamicCache()
-    for layer, pair in sorted(start.layers.items()):
-        cache.update(*(part.transpose(0, 1)[None].expand(rows, -1, -1, -1) for part in pair), layer)
-    before = mask.new_ones(rows, start.length)
-    return {"attention_mask": torch.cat([before, mask], 1), _cache_argument(model): cache}
-
-
-def plain_prefix(model: Any, ids: Sequence[int], start: PrefixState | None = None) -> dict[int, KeyValue]:
-    """Keys and values by layer of ``ids`` and the tokens before them, computed with the model's own cache.
-
-    Raises:
-        InputError: if the model has no cache of keys and values.
-    """
-    from transformers import DynamicCache
-
-    use_plain_attention(model)
-    arguments = behind(model, start, torch.ones(1, len(ids), dtype=torch.long, device=model.device))
-    # A cache without sliding windows keeps every token.
-    cache = arguments.setdefault(_cache_argument(model), DynamicCache())
-    try:
-        model.get_decoder()(input_ids=torch.tensor([list(ids)], device=model.device), **arguments | {"use_cache": True})
-        layers = {n: (layer.keys, layer.values) for n, layer in enumerate(cache.layers)}
-    except (AttributeError, IndexError, TypeError, ValueError) as error:
-        raise InputError(
-            "the model keeps no keys and values that could be trained", where="tune.method", hint="Use tune.method=lora."
-        ) from error
-    return {n: (keys[0].transpose(0, 1), values[0].transpose(0, 1)) for n, (keys, values) in layers.items()}
-
-
-def _cache_argument(model: Any) -> str:
-    """The name depends on the release of transformers."""
-    names = inspect.signature(model.get_decoder().forward).parameters
-    return "past_key_values" if "past_key_values" in names else "cache"
-
-
-def plain_states(
-    model: Any, sequences: Sequence[Sequence[int]], layers: Sequence[int | None], start: PrefixState | None = None
-) -> torch.Tensor:
+def plain_states(model: Any, sequences: Sequence[Sequence[int]], layers: Sequence[int | None]) -> torch.Tensor:
     """Hidden states of all sequences' tokens, concatenated, ``[layers, tokens, width]``; see ``mean_states``."""
     use_plain_attention(model)
     ids, mask = pad(sequences, model.device)
     wanted = any(n is not None for n in layers)
-    output = model.get_decoder()(input_ids=ids, **behind(model, start, mask), output_hidden_states=wanted)
+    output = model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=wanted)
     return read_layers(output, layers)[:, mask.bool()]
 
 
@@ -140,7 +83,6 @@ def plain_layer_states(
     model: Any,
     sequences: Sequence[Sequence[int]],
     layers: Sequence[int],
-    start: PrefixState | None = None,
     skips: Sequence[int] | None = None,
 ) -> torch.Tensor:
     """States of each sequence after each of several layers, ``[layers, rows, width]``; no layer above runs.
@@ -149,16 +91,15 @@ def plain_layer_states(
 
     Args:
         model: a transformers causal language model.
-        sequences: token ids behind ``start``, at least one each.
+        sequences: token ids, at least one each.
         layers: each from 1 to the model's depth.
-        start: keys and values that every sequence attends to.
         skips: tokens at the beginning of each sequence that do not count, see :meth:`PackedRunner.layer_states`.
     """
     use_plain_attention(model)
     ids, mask = pad(sequences, model.device)
     part = cut_decoder(model.get_decoder(), 0, max(layers))
     with layer_outputs(part, layers) as outputs:
-        part(input_ids=ids, **behind(model, start, mask))
+        part(input_ids=ids, attention_mask=mask, use_cache=False)
     epsilon, width = norm_epsilon(model), ids.shape[1]
     ends = torch.arange(len(sequences), device=mask.device) * width + mask.sum(1) - 1
     states = (unit_rms(outputs[number].flatten(0, 1), epsilon) for number in layers)

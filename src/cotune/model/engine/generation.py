@@ -22,7 +22,6 @@ from cotune.model.hardware.machine import device_memory, give_back_memory, out_o
 from cotune.model.structured.grammar import Grammar
 from cotune.model.structured.token_grammar import TokenGrammar
 from cotune.prompt.prompt import Prompt
-from cotune.prompt.render import shared_prefix
 
 if TYPE_CHECKING:
     from cotune.model.engine.engine import Engine
@@ -48,7 +47,7 @@ def generate(
     references: Sequence[str] | None = None,
 ) -> Generations:
     """See :meth:`cotune.model.local.LocalModel.generate`."""
-    _check_request(model, adapter, limit, sampling, reads_references=references is not None)
+    _check_request(model, limit, sampling, reads_references=references is not None)
     rendered = model.renderer.render_answers(prompt, rows, references)
     if not rendered:
         return Generations((), (), ())
@@ -65,42 +64,36 @@ def generate(
     if grammar is not None:
         held = TokenGrammar(grammar, model.token_table, lead=lead, limit=limit)
     chooser = Chooser(model.stop_ids, sampling, held, ahead=model.shared)
-    answers: dict[int, Answer] = {}
+    written: list[Answer] = []
     losses = np.zeros(len(rendered))
     entering = 0.0
-    tokens = cached = plain = 0
-    for covered, group in model.by_coverage(adapter, prompts):
-        shared = prompts[group[0]][: shared_prefix([prompts[i] for i in group])] if model.shared else ()
-        prefix = model.kept_prefix(adapter, shared, covered)
-        own = len(prefix) - covered
-        tokens += own
-        for start in range(0, len(group), _PART):
-            places = group[start : start + _PART]
-            part = [prompts[i] for i in places]
-            right = [rendered[i].completions[0] for i in places] if references is not None else None
-            decoding = [limit, sampling.temperature, sampling.seed, sorted(chooser.stops)]
-            held_to = None if grammar is None else [grammar.key, lead]
-            key = _key(model, adapter, prefix, part, decoding, held_to, right)
-            hit = model.cache.get(key) if model.cache else None
-            if hit is not None:
-                done = _unpack(hit[0], hit[1])
-                cached += len(part)
-            else:
-                try:
-                    done = _write(model, adapter, prefix, part, limit, chooser, progress, right)
-                except DivergedError as error:
-                    raise DivergedError(f"generation with prompt {prompt.id} and adapter {adapter}: {error}") from error
-                if model.cache:
-                    model.cache.put(key, _pack(done), done.tokens)
-            answers.update(zip(places, done.answers, strict=True))
-            losses[places] = done.losses
-            tokens += done.tokens
-            entering += done.entering_s
-            plain += sum(len(ids) + answer.fed for ids, answer in zip(part, done.answers, strict=True))
-            plain += sum(len(ids) - 1 for ids in right or ())
-            if progress and done.tokens > done.reported:
-                progress(done.tokens - done.reported)
-    written = [answers[i] for i in range(len(prompts))]
+    prefix = model.request_prefix(adapter, prompts)
+    tokens, cached, plain = len(prefix), 0, 0
+    for start in range(0, len(prompts), _PART):
+        part = prompts[start : start + _PART]
+        right = None if references is None else [row.completions[0] for row in rendered[start : start + _PART]]
+        decoding = [limit, sampling.temperature, sampling.seed, sorted(chooser.stops)]
+        held_to = None if grammar is None else [grammar.key, lead]
+        key = _key(model, adapter, prefix, part, decoding, held_to, right)
+        hit = model.cache.get(key) if model.cache else None
+        if hit is not None:
+            done = _unpack(hit[0], hit[1])
+            cached += len(part)
+        else:
+            try:
+                done = _write(model, adapter, prefix, part, limit, chooser, progress, right)
+            except DivergedError as error:
+                raise DivergedError(f"generation with prompt {prompt.id} and adapter {adapter}: {error}") from error
+            if model.cache:
+                model.cache.put(key, _pack(done), done.tokens)
+        written += done.answers
+        losses[start : start + _PART] = done.losses
+        tokens += done.tokens
+        entering += done.entering_s
+        plain += sum(len(ids) + answer.fed for ids, answer in zip(part, done.answers, strict=True))
+        plain += sum(len(ids) - 1 for ids in right or ())
+        if progress and done.tokens > done.reported:
+            progress(done.tokens - done.reported)
     lengths = np.array([len(row.completions[0]) if references is not None else 0 for row in rendered], dtype=np.int64)
     return Generations(
         tuple(model.renderer.read(a.ids, lead) if held is None else held.read(a.ids) for a in written),
@@ -116,17 +109,13 @@ def generate(
     )
 
 
-def _check_request(model: Engine, adapter: str, limit: int, sampling: Sampling, *, reads_references: bool) -> None:
+def _check_request(model: Engine, limit: int, sampling: Sampling, *, reads_references: bool) -> None:
     if limit < 1:
         raise InputError("an answer needs at least one token", where="limit", hint="Give 1 or more.")
     if sampling.temperature < 0 or not np.isfinite(sampling.temperature) or sampling.seed < 0:
         raise InputError("temperature and seed must be 0 or more", where="sampling")
-    if model.shared:
-        return
-    if reads_references:
+    if reads_references and not model.shared:
         raise InputError("losses of right answers need the shared-prefix engine during generation", hint="Use answer_losses.")
-    if model.adapters.trained_prefix(adapter) is not None:
-        raise InputError("generation with a trained prefix needs the shared-prefix engine", hint="Use tune.method=lora.")
 
 
 def _key(

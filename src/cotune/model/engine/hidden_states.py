@@ -31,40 +31,22 @@ def mean_states(
 ) -> NDArray[np.float32]:
     """``[layers, rows, width]``; see :meth:`cotune.model.local.LocalModel.mean_states`, which returns one layer."""
     result = np.empty((len(layers), len(sequences), model.model.config.get_text_config().hidden_size), dtype=np.float32)
-    first = [int(np.flatnonzero(w)[0]) for w in weights]
-    for covered, places in model.by_coverage(adapter, sequences, first):
-        length = covered
-        if model.shared:
-            length = min(shared_prefix([sequences[i] for i in places]), min(first[i] for i in places))
-        _fill(model, sequences, weights, result, places, length, covered, adapter, layers, progress)
-    return result
-
-
-def _fill(
-    model: Engine,
-    sequences: Sequence[Sequence[int]],
-    weights: Sequence[Sequence[float]],
-    result: NDArray[np.float32],
-    places: Sequence[int],
-    length: int,
-    covered: int,
-    adapter: str,
-    layers: Sequence[int | None],
-    progress: Progress | None,
-) -> None:
-    """States of the sequences at ``places``, which share ``length`` tokens; a tuned prefix replaces ``covered`` of them."""
+    if not sequences:
+        return result
+    first = min(int(np.flatnonzero(w)[0]) for w in weights)
+    length = min(shared_prefix(sequences), first) if model.shared else 0
     own = [len(s) - length for s in sequences]
     with torch.inference_mode():
-        prefix = model.run_prefix(adapter, sequences[places[0]][:length])
-        if progress and length > covered:
-            progress(length - covered)
-        for part in cut_by_length(places, own.__getitem__, model.settings.batch_tokens):
+        prefix = model.run_prefix(adapter, sequences[0][:length])
+        if progress and length:
+            progress(length)
+        for part in cut_by_length(range(len(sequences)), own.__getitem__, model.settings.batch_tokens):
             suffixes = [sequences[i][length:] for i in part]
             if model.shared:
                 plan = plan_pass(suffixes, prefix=prefix.length if prefix else 0, device=model.model.device)
                 hidden = model.runner.states(plan, prefix, layers)
             else:
-                hidden = plain_states(model.model, suffixes, layers, prefix)
+                hidden = plain_states(model.model, suffixes, layers)
             share = torch.tensor(np.concatenate([weights[i][length:] for i in part]), dtype=torch.float32)
             rows = torch.arange(len(part)).repeat_interleave(torch.tensor([len(s) for s in suffixes]))
             read = torch.nonzero(share)[:, 0].to(hidden.device)
@@ -73,6 +55,7 @@ def _fill(
             result[:, part] = sums.cpu().numpy()
             if progress:
                 progress(sum(map(len, suffixes)))
+    return result
 
 
 def layer_states(
@@ -94,31 +77,30 @@ def layer_states(
     result = np.empty((len(layers), len(sequences), width), dtype=np.float32)
     # Outside inference mode: weights created in it could not be trained later.
     model.adapters.use(adapter)
-    for covered, places in model.by_coverage(adapter, sequences, starts):
-        length = shared_prefix([sequences[i] for i in places]) if model.shared else covered
-        if starts is not None:
-            # Tokens that are pooled must run with their row.
-            length = min(length, *(starts[i] for i in places))
-        if shared is not None:
-            length = min(length, shared)
-        ids = tuple(sequences[places[0]][:length])
-        own = [len(s) - length for s in sequences]
-        with torch.inference_mode():
-            prefix = model.run_prefix(adapter, ids, depth=max(layers))
-            if progress and length > covered:
-                progress(length - covered)
-            for part in cut_by_length(places, own.__getitem__, model.settings.batch_tokens):
-                suffixes = [sequences[i][length:] for i in part]
-                skips = None if starts is None else [starts[i] - length for i in part]
-                if model.shared:
-                    before = prefix.length if prefix else 0
-                    plan = plan_pass(suffixes, prefix=before, merge=[len(s) for s in suffixes], device=model.model.device)
-                    states = model.runner.layer_states(plan, prefix, layers, skips)
-                else:
-                    states = plain_layer_states(model.model, suffixes, layers, prefix, skips)
-                result[:, part] = states.cpu().numpy()
-                if progress:
-                    progress(sum(map(len, suffixes)))
+    if not sequences:
+        return result
+    length = shared_prefix(sequences) if model.shared else 0
+    if starts is not None:
+        # Tokens that are pooled must run with their row.
+        length = min(length, *starts)
+    if shared is not None:
+        length = min(length, shared)
+    own = [len(s) - length for s in sequences]
+    with torch.inference_mode():
+        prefix = model.run_prefix(adapter, sequences[0][:length], depth=max(layers))
+        if progress and length:
+            progress(length)
+        for part in cut_by_length(range(len(sequences)), own.__getitem__, model.settings.batch_tokens):
+            suffixes = [sequences[i][length:] for i in part]
+            skips = None if starts is None else [starts[i] - length for i in part]
+            if model.shared:
+                plan = plan_pass(suffixes, prefix=length, merge=[len(s) for s in suffixes], device=model.model.device)
+                states = model.runner.layer_states(plan, prefix, layers, skips)
+            else:
+                states = plain_layer_states(model.model, suffixes, layers, skips)
+            result[:, part] = states.cpu().numpy()
+            if progress:
+                progress(sum(map(len, suffixes)))
     return result
 
 

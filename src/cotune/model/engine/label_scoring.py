@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from cotune.model.engine.fallback import naive_label_scores
 from cotune.model.engine.hidden_states import layer_states
 from cotune.model.engine.scoring import Batch, ReadStates, cut_batches, score_in_halves
 from cotune.prompt.prompt import Prompt
-from cotune.prompt.render import RenderedRow, shared_prefix
+from cotune.prompt.render import RenderedRow
 
 if TYPE_CHECKING:
     from cotune.model.engine.engine import Engine
@@ -50,32 +50,32 @@ def score_labels(
         read = partial(probe.log_probs, labels=labels)
     depth, pooled = (None, False) if probe is None else (probe.layer, probe.pooled)
     scores = np.empty((len(rendered), len(labels)))
-    tokens, cached, plain = sum(row.looked_up for row in rendered), 0, 0
+    cached = plain = 0
     cache = None if fresh else model.cache
-    for part in _parts(model, rendered, adapter, pooled, batch_rows):
-        tokens += len(part.prefix) - part.covered
-        for batch in part.batches:
-            key = _key(model, adapter, part.prefix, batch, batch.completions if read is None else labels, top)
-            hit = cache.get(key) if cache else None
-            rows_here = [rendered[part.places[i]] for i in batch.places]
-            plain += sum(len(row.prompt_ids) for row in rows_here)
-            plain += len(rows_here) * len(batch.trie.tree.tokens)
-            if hit is not None:
-                # A token budget must not depend on the cache, so a hit counts as many tokens as the pass did.
-                part_scores, cost = hit
-                cached += len(rows_here)
-            else:
-                part_scores, cost = _compute(model, adapter, part.prefix, batch, rows_here, top, read, depth, pooled)
-                # Pruned labels have no score, but the best ones must.
-                needed = part_scores if top is None else part_scores.max(axis=1)
-                if np.isnan(part_scores).any() or not np.isfinite(needed).all():
-                    raise DivergedError(f"scores of prompt {prompt.id} with adapter {adapter} are not finite")
-                if cache:
-                    cache.put(key, part_scores, cost)
-            tokens += cost
-            scores[[part.places[i] for i in batch.places]] = part_scores
-            if progress:
-                progress(cost)
+    prefix, batches = _batches(model, rendered, adapter, pooled, batch_rows)
+    tokens = sum(row.looked_up for row in rendered) + len(prefix)
+    for batch in batches:
+        key = _key(model, adapter, prefix, batch, batch.completions if read is None else labels, top)
+        hit = cache.get(key) if cache else None
+        rows_here = [rendered[i] for i in batch.places]
+        plain += sum(len(row.prompt_ids) for row in rows_here)
+        plain += len(rows_here) * len(batch.trie.tree.tokens)
+        if hit is not None:
+            # A token budget must not depend on the cache, so a hit counts as many tokens as the pass did.
+            part_scores, cost = hit
+            cached += len(rows_here)
+        else:
+            part_scores, cost = _compute(model, adapter, prefix, batch, rows_here, top, read, depth, pooled)
+            # Pruned labels have no score, but the best ones must.
+            needed = part_scores if top is None else part_scores.max(axis=1)
+            if np.isnan(part_scores).any() or not np.isfinite(needed).all():
+                raise DivergedError(f"scores of prompt {prompt.id} with adapter {adapter} are not finite")
+            if cache:
+                cache.put(key, part_scores, cost)
+        tokens += cost
+        scores[list(batch.places)] = part_scores
+        if progress:
+            progress(cost)
     if probe is not None:
         # The cache holds what the states say, which takes nearly all of the time.
         scores = probe.with_terms(scores, rows, labels)
@@ -113,13 +113,13 @@ def unknown_batches(
     probe = model.adapters.probe(adapter)
     if probe is not None:
         rendered = [replace(row, completions=row.completions[:1]) for row in rendered]
-    batches = []
-    for part in _parts(model, rendered, adapter, probe is not None and probe.pooled, None):
-        for batch in part.batches:
-            key = _key(model, adapter, part.prefix, batch, batch.completions if probe is None else labels, None)
-            if model.cache.get(key) is None:
-                batches.append(UnknownBatch(key, part.prefix, tuple(rendered[part.places[i]] for i in batch.places)))
-    return batches
+    prefix, batches = _batches(model, rendered, adapter, probe is not None and probe.pooled, None)
+    unknown = []
+    for batch in batches:
+        key = _key(model, adapter, prefix, batch, batch.completions if probe is None else labels, None)
+        if model.cache.get(key) is None:
+            unknown.append(UnknownBatch(key, prefix, tuple(rendered[i] for i in batch.places)))
+    return unknown
 
 
 def score_batch_alone(
@@ -133,27 +133,14 @@ def score_batch_alone(
     return _compute(model, adapter, prefix, batch, rows, None, read, depth, pooled)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Indices of a request's rows that share a prefix; a trained prefix replaces ``covered`` tokens of it."""
-
-    places: Sequence[int]
-    covered: int
-    prefix: tuple[int, ...]
-    batches: Sequence[Batch]
-
-
-def _parts(
+def _batches(
     model: Engine, rendered: Sequence[RenderedRow], adapter: str, pooled: bool, batch_rows: int | None
-) -> Iterator[_Part]:
-    starts = [row.start for row in rendered] if pooled else None
-    for covered, places in model.by_coverage(adapter, [row.prompt_ids for row in rendered], starts):
-        rows_here = [rendered[i] for i in places]
-        length = shared_prefix([row.prompt_ids for row in rows_here]) if model.shared else covered
-        if pooled:
-            length = min(length, *(row.start for row in rows_here))
-        prefix = model.kept_prefix(adapter, rows_here[0].prompt_ids[:length], covered)
-        yield _Part(places, covered, prefix, cut_batches(rows_here, len(prefix), model.settings.batch_tokens, batch_rows))
+) -> tuple[tuple[int, ...], list[Batch]]:
+    """The token ids that run once for a request, and its batches."""
+    # Tokens that are pooled must run with their row.
+    most = min(row.start for row in rendered) if pooled else None
+    prefix = model.request_prefix(adapter, [row.prompt_ids for row in rendered], most)
+    return prefix, cut_batches(rendered, len(prefix), model.settings.batch_tokens, batch_rows)
 
 
 def _compute(
@@ -177,8 +164,7 @@ def _compute(
         ids = [row.prompt_ids for row in rows]
         states = layer_states(model, ids, [depth], starts=starts, adapter=adapter, progress=None)[0]
         return read(states), sum(batch.lengths)
-    start = model.trained_start(model.adapters.trained_prefix(adapter), len(prefix_ids))
-    return naive_label_scores(model.model, rows, start=start, covered=len(prefix_ids))
+    return naive_label_scores(model.model, rows)
 
 
 def _key(model: Engine, adapter: str, prefix: tuple[int, ...], batch: Batch, answers: Sequence[Any], top: int | None) -> str:

@@ -70,7 +70,7 @@ class PackedPlan:
     Attributes:
         ids: ``[tokens]`` token ids: the head, then each row's own tokens except those that run with an earlier row.
         positions: ``[tokens]`` position of each token in its row's whole sequence.
-        head: number of leading tokens that belong to the shared prefix and run in this pass.
+        head: number of leading tokens that are the shared prefix; 0 if it does not run in this pass.
         prefix: length of the whole shared prefix, whether it runs in this pass or is given as keys and values.
         blocks: the rows in padded tables by length.
         unpad_index: ``[own]`` position of each own token in the concatenated, flattened query tables, in the first row that has
@@ -159,7 +159,7 @@ def plan_pass(
     Args:
         suffixes: each row's own tokens; at least one unless the row has a past.
         prefix: length of the shared prefix.
-        head: token ids of the prefix, or of its end, if they run in this pass (training).
+        head: token ids of the prefix, if it runs in this pass (training).
         trees: each row's tree below its suffix; rows often share one object.
         past: for each row, the number of own tokens that ran before, whose keys and values are given to the pass. The row's new
             tokens see all of them.

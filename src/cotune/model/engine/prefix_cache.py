@@ -51,9 +51,9 @@ class PrefixStates:
         if ids and (adapter, ids) not in self._kept:
             self._kept[adapter, ids] = self._run(adapter, ids)
 
-    def longest_kept(self, adapter: str, shared: Ids, least: int = 0) -> Ids:
-        """The longest kept prefix of ``shared`` that has ``least`` tokens, else all of ``shared``."""
-        fitting = [ids for of, ids in self._kept if of == adapter and len(ids) >= least and shared[: len(ids)] == ids]
+    def longest_kept(self, adapter: str, shared: Ids) -> Ids:
+        """The longest kept prefix of ``shared``, else all of ``shared``."""
+        fitting = [ids for of, ids in self._kept if of == adapter and shared[: len(ids)] == ids]
         return max(fitting, key=len, default=shared)
 
     def clear(self) -> None:

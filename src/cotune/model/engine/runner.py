@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -50,10 +50,6 @@ def install_attention() -> None:
     AttentionInterface.register(ATTENTION_NAME, shared_prefix_attention)
 
 
-class _FirstLayerDone(Exception):
-    """Raised to end a pass after its first layer."""
-
-
 class PackedRunner:
     """Packed passes over one loaded model. The caller sets gradient mode and adapter.
 
@@ -86,23 +82,14 @@ class PackedRunner:
         # Looked up on each call, since another layer may have replaced it.
         return self.model.get_output_embeddings()
 
-    def prefix(self, ids: Sequence[int], start: PrefixState | None = None, depth: int | None = None) -> PrefixState | None:
-        """Compute the state of a prefix; None for an empty one. With ``start`` it follows that, and both are returned as one.
-
-        ``depth`` layers run; None for all.
-        """
+    def prefix(self, ids: Sequence[int], depth: int | None = None) -> PrefixState | None:
+        """Compute the state of a prefix; None for an empty one. ``depth`` layers run; None for all."""
         if not ids:
-            return start
-        before = start.length if start else 0
-        current = Pass(None, start.layers if start else None, collect=True)
-        positions = torch.arange(before, before + len(ids), device=self.device)
-        current.read = positions[:0]
+            return None
+        positions = torch.arange(len(ids), device=self.device)
+        current = Pass(None, collect=True, read=positions[:0])
         self._run(torch.tensor(list(ids), device=self.device), positions, current, depth=depth)
-        layers = current.collected
-        if start:
-            joined = {n: (start.layers[n], pair) for n, pair in layers.items()}
-            layers = {n: (torch.cat([old[0], new[0]]), torch.cat([old[1], new[1]])) for n, (old, new) in joined.items()}
-        return PrefixState(before + len(ids), layers)
+        return PrefixState(len(ids), current.collected)
 
     def hidden(
         self,
@@ -118,7 +105,7 @@ class PackedRunner:
 
         Args:
             plan: the layout.
-            prefix: state of the shared prefix, or of its part that does not run in this pass.
+            prefix: state of the shared prefix; None if it is empty or runs in this pass.
             past: keys and values of the rows' earlier own tokens.
             read: ``[places]`` positions whose states are returned (without repetition if gradients are needed); the last layer
                 skips the others. None gives all, ``[tokens, width]``.
@@ -244,27 +231,6 @@ class PackedRunner:
             # One kernel reads the head's own dtype and writes fp32: half the memory traffic of a copy in fp32.
             return torch.log_softmax(self._head(hidden), dim=-1, dtype=torch.float32)
         return torch.log_softmax(self.logits(hidden), dim=-1)
-
-    def first_values(self, ids: Sequence[int]) -> Tensor | None:
-        """Values of the first layer, ``[tokens, key-value heads x head size]``, which depend on each token alone.
-
-        No further layer runs: a hook, removed at the end, stops the pass. None if the model's layers cannot be found.
-        """
-        layers: Any = getattr(self._decoder, "layers", None)
-        if layers is None:
-            return None
-
-        def stop(*_: Any) -> None:
-            raise _FirstLayerDone
-
-        values = []
-        with layers[0].register_forward_hook(stop):
-            for part in torch.split(torch.tensor(list(ids), device=self.device), _LOGIT_ROWS):
-                current = Pass(None, collect=True)
-                with suppress(_FirstLayerDone):
-                    self._run(part, torch.zeros_like(part), current)
-                values.append(current.collected[0][1].flatten(1))
-        return torch.cat(values)
 
     def _part(self, first: int, last: int) -> Any:
         """A decoder of some of the layers, sharing the model's modules."""

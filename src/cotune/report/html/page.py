@@ -13,7 +13,6 @@ from cotune.report.html.sections.health import health_section, reproduce_section
 from cotune.report.html.sections.layers import layers_section
 from cotune.report.html.sections.lineage import lineage_section, map_section
 from cotune.report.html.sections.matrix import matrix_section, tables_for_page
-from cotune.report.html.sections.prefix import prefix_section
 from cotune.report.html.sections.prompts import prompt_details, read_prompts
 from cotune.report.html.sections.record import RunRecord, read_record
 from cotune.report.html.sections.robustness import robustness_section, with_formats
@@ -56,7 +55,7 @@ def render_report(run_folder: Path, live: Live | None = None) -> str:
     """
     record = read_record(run_folder)
     prompts = read_prompts(record)
-    prefix, layers, seconds = prefix_section(record), layers_section(record, prompts), seconds_section(record, prompts)
+    layers, seconds = layers_section(record, prompts), seconds_section(record, prompts)
     workers = workers_section(record)
     sections = [
         ("verdict", "Verdict", "", verdict_section(record, prompts)),
@@ -64,7 +63,6 @@ def render_report(run_folder: Path, live: Live | None = None) -> str:
         *([("layers", "Layers", "Where the answer forms", layers)] if layers else []),
         ("lineage", "Lineage", "Prompts and adapters through the cycles", lineage_section(record, prompts)),
         ("map", "Prompt map", "", map_section(record, prompts)),
-        *([("prefix", "Prefix", "The winning prompt’s first tokens after training", prefix)] if prefix else []),
         ("matrix", "Matrix", "", matrix_section(record)),
         ("errors", "Errors", "", errors_section(record)),
         ("slices", "Slices", "Where failures lie together", slices_section(record, prompts)),

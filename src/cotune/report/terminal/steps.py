@@ -72,12 +72,6 @@ def _robustness(value: Value) -> list[Line]:
     return [Line(one_line(value.get("sentence") or "other formats of the winning prompt were tried", 400), "news")]
 
 
-def _prefix(value: Value) -> list[Line]:
-    if value.get("skipped"):
-        return [Line(f"words near the trained prefix not looked for: {one_line(value['skipped'], 160)}")]
-    return [Line(f"the trained prefix of {counted(value.get('length'), 'token')} was compared with the model's words")]
-
-
 def _slices(value: Value) -> list[Line]:
     if value.get("skipped"):
         return [Line(f"{cycle_of(value)}no error slices: {one_line(value['skipped'], 160)}")]
@@ -166,7 +160,6 @@ ALONE: dict[str, Callable[[Value], list[Line]]] = {
     "decide": _decide,
     "noise": _noise,
     "robustness": _robustness,
-    "prefix": _prefix,
     "slices": _slices,
     "rewrite": _rewrite,
     "teach": _teach,
