@@ -43,7 +43,7 @@ def mean_states(
         for part in cut_by_length(range(len(sequences)), own.__getitem__, model.settings.batch_tokens):
             suffixes = [sequences[i][length:] for i in part]
             if model.shared:
-                plan = plan_pass(suffixes, prefix=prefix.length if prefix else 0, device=model.model.device)
+                plan = plan_pass(suffixes, prefix=length, device=model.model.device)
                 hidden = model.runner.states(plan, prefix, layers)
             else:
                 hidden = plain_states(model.model, suffixes, layers)
