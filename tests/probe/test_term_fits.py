@@ -82,6 +82,12 @@ def test_the_products_of_the_rows_are_decomposed_once(monkeypatch: pytest.Monkey
     assert len(calls) == 1
 
 
+def test_a_fit_to_no_rows_says_nothing() -> None:
+    """Of very many rows only the first ones are read, and those to learn from may not be among them."""
+    terms = TermFits(TEXTS, LABELS, 3).fit(np.zeros(36, dtype=bool), ("text",))
+    assert not terms.logits(TEXTS).any()
+
+
 def test_rows_of_a_group_are_held_out_together() -> None:
     groups = np.arange(60) // 6
     texts = [f"only{group}" for group in groups]

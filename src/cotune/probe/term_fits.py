@@ -68,13 +68,15 @@ class TermFits:
         """The classifier that is fitted to some of the rows.
 
         Args:
-            rows: ``[rows]`` which of them; at least one.
+            rows: ``[rows]`` which of them; if none, all logits are 0.
             fields: names of the fields that the texts are made of.
         """
-        axes, fitted = self._axes, self._fitted(rows[None])
-        inner = (axes.left / axes.scale).numpy() @ fitted[0][0].T
-        weight, bias = (self._matrix.T @ inner).astype(np.float16), fitted[1][0].astype(np.float32)
-        return TermWeights(self._known.astype(np.uint32), self._idf, weight, bias, self._size, fields)
+        weight, bias = np.zeros((len(self._known), self._classes)), np.zeros(self._classes)
+        if rows.any():
+            axes, fitted = self._axes, self._fitted(rows[None])
+            weight, bias = self._matrix.T @ ((axes.left / axes.scale).numpy() @ fitted[0][0].T), fitted[1][0]
+        known = self._known.astype(np.uint32)
+        return TermWeights(known, self._idf, weight.astype(np.float16), bias.astype(np.float32), self._size, fields)
 
     def cross_fitted(
         self, folds: int = 5, *, groups: Sequence[object] | NDArray[Any] | None = None, seed: int = 0

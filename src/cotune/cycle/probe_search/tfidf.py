@@ -106,9 +106,6 @@ class Tfidf:
         """The classifier that learns from some rows; those that are not among the run's labelled rows are left out."""
         chosen = np.zeros(len(self._rows), dtype=bool)
         chosen[[self._rows[row.id] for row in rows if row.id in self._rows]] = True
-        if not chosen.any():
-            # So many rows are labelled that none of these is among the first ones.
-            chosen[:] = True
         key = chosen.tobytes()
         if key not in self._weights:
             self._weights[key] = self._fits.fit(chosen, self._context.task.input_fields)
