@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.splits import Split
-from cotune.cycle.probe_search.state import Evidence, standard_error
+from cotune.cycle.probe_search.state import Evidence
 from cotune.errors import counted
+from cotune.evaluate.stats.cross_fitted import standard_error
 from cotune.prompt.words import humanise
 from cotune.task.example import Example
 from cotune.task.task import Task

@@ -14,7 +14,7 @@ from cotune.cycle.probe_search.race import ProbeRaceResult
 from cotune.cycle.probe_search.splits import Split
 from cotune.cycle.probe_search.tfidf import Mix
 from cotune.cycle.probe_search.trial import Fitted
-from cotune.evaluate.stats.cross_fitted import corrected_error
+from cotune.evaluate.stats.cross_fitted import corrected_error, standard_error
 from cotune.prompt.prompt import Prompt
 from cotune.refine import Proposal
 from cotune.task.example import Example
@@ -165,8 +165,3 @@ class LabelSearch:
         fits = [e.fit for e in sorted(self.evidence, key=lambda e: e.mean)]
         fits += sorted(self.fits.values(), key=lambda fit: fit.mean)
         return list({fit.prompt.id: fit.prompt for fit in fits}.values())[: HEURISTICS.finalists]
-
-
-def standard_error(differences: Floats) -> float:
-    """Standard error of the mean of paired differences."""
-    return float(differences.std(ddof=1) / np.sqrt(len(differences))) if len(differences) > 1 else 0.0

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.fits import PromptFit
 from cotune.evaluate.responses import label_indices
+from cotune.evaluate.stats.cross_fitted import standard_error
 from cotune.probe.cross_fitting import best_temperature, tempered
 from cotune.probe.term_fits import TermFits
 from cotune.probe.terms import MOST_CHARACTERS, TermWeights
@@ -76,8 +77,7 @@ class Mixed:
     def pays(self) -> bool:
         """Whether TF-IDF lowers the loss by more than chance."""
         gain = self.without - self.losses
-        error = gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else 0.0
-        return bool(gain.mean() > ERRORS * error)
+        return bool(gain.mean() > ERRORS * standard_error(gain))
 
 
 class Tfidf:
@@ -174,10 +174,7 @@ def try_tfidf(
 
     def effect() -> dict[str, Any]:
         if late:
-            return {
-                "used": False,
-                "text": "TF-IDF beside the probe is not tried, as its fits would take too long",
-            }
+            return {"used": False, "text": "TF-IDF beside the probe is not tried, as its fits would take too long"}
         if found is None:
             return {"used": False, "text": "TF-IDF beside the probe is not tried, because there are too few rows or words"}
         told = {

@@ -10,6 +10,11 @@ from numpy.typing import NDArray
 FOLDS = 5
 
 
+def standard_error(differences: NDArray[np.float64]) -> float:
+    """Standard error of the mean of paired differences; 0 for fewer than two."""
+    return float(differences.std(ddof=1) / np.sqrt(len(differences))) if len(differences) > 1 else 0.0
+
+
 def corrected_error(differences: NDArray[np.float64], folds: int = FOLDS) -> float:
     """Standard error of a mean difference between cross-fitted losses.
 
