@@ -32,8 +32,10 @@ def train(job: Job) -> Trained:
     import dspy
 
     url = start_server(job)
+    # Under "openai/" DSPy names the limit max_completion_tokens, which llama-cpp-python's server does not know: a small model that
+    # repeats itself would write until its context is full. Under "hosted_vllm/" the same requests say max_tokens.
     model = dspy.LM(
-        f"openai/{NAME}", api_base=url, api_key="none", temperature=0.0, max_tokens=MOST_TOKENS, cache=False, num_retries=1
+        f"hosted_vllm/{NAME}", api_base=url, api_key="none", temperature=0.0, max_tokens=MOST_TOKENS, cache=False, num_retries=1
     )
     # Asking again for JSON where an answer cannot be read, the adapter's default, costs two more requests a row, undoes the
     # server's reuse of the prompt, and this model writes objects with fields of its choice then.
