@@ -506,6 +506,17 @@ def test_a_resumed_run_shows_prompts_of_earlier_sessions_by_their_text() -> None
     assert lines == ["[01:23] resuming a run", "[01:25] trained to step 4 with “{text}”: loss 0.500"]
 
 
+def test_a_better_bundle_is_told_with_the_one_before() -> None:
+    """By its log-loss, which decides: its accuracy may be lower, as here."""
+    value = {"score": 0.8, "log_loss": 0.41, "n": 90, "before": {"score": 0.81, "log_loss": 0.5}}
+    (line,) = Story().tell({"kind": "better", "value": value})
+    said = "a better bundle is in best: 0.800, log-loss 0.410 on 90 labelled rows held out from it"
+    assert line.text == f"{said}; before: 0.810, log-loss 0.500"
+    # Runs of earlier builds did not record it.
+    (line,) = Story().tell({"kind": "better", "value": {"score": 0.8, "n": 90}})
+    assert line.text == "a better bundle is in best: 0.800 on 90 labelled rows held out from it"
+
+
 def test_one_of_a_kind_is_told_in_the_singular() -> None:
     story = Story()
     one = {"steps": 1, "rows": 1, "n": 1, "score": 0.5, "log_loss": 0.7, "stage": "tune", "readout": "probe", "window": [0, 2]}

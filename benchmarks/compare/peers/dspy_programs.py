@@ -32,7 +32,7 @@ def train(job: Job) -> Trained:
     import dspy
 
     url = start_server(job)
-    # Under "openai/" DSPy names the limit max_completion_tokens, which llama-cpp-python's server does not know: a small model that
+    # Under "openai/" DSPy names the limit max_completion_tokens, which the server does not know: a small model that
     # repeats itself would write until its context is full. Under "hosted_vllm/" the same requests say max_tokens.
     model = dspy.LM(
         f"hosted_vllm/{NAME}", api_base=url, api_key="none", temperature=0.0, max_tokens=MOST_TOKENS, cache=False, num_retries=1
@@ -87,8 +87,9 @@ def _optimized(job: Job, program: Any, rows: list[Any], model: Any) -> Any:
     dev = max(1, round(DEV_SHARE * len(rows)))
     optimizer = job.options["optimizer"]
     if optimizer == "bootstrap":
-        # An answer that cannot be read is no demonstration, and no reason to give up.
-        return dspy.BootstrapFewShot(metric=right, max_errors=len(rows)).compile(program, trainset=rows)
+        # An answer that cannot be read is no demonstration, and no reason to give up: the optimizer raises at its last allowed
+        # error, and shows labelled rows alone if no answer can be read.
+        return dspy.BootstrapFewShot(metric=right, max_errors=len(rows) + 1).compile(program, trainset=rows)
     writer = model.copy(temperature=1.0, max_tokens=MOST_PROPOSED)
     if optimizer == "mipro":
         made = dspy.MIPROv2(

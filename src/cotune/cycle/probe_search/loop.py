@@ -40,7 +40,8 @@ class LabelLoop:
         prices: prices of steps, with the embedding and the trials.
         previous: the earlier bundle of a warm start.
         first_verdict: called after the first race; saves the first bundle.
-        better: called with tuned weights that beat the bundle's on held-out rows; saves them as the bundle.
+        better: called with tuned weights that beat the bundle's on held-out rows, and with the bundle's evidence if known;
+            saves the weights as the bundle.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class LabelLoop:
         prices: Prices,
         previous: Previous | None = None,
         first_verdict: Callable[[LabelSearch], object] = lambda search: None,
-        better: Callable[[Evidence], object] = lambda evidence: None,
+        better: Callable[[Evidence, Evidence | None], object] = lambda evidence, before: None,
     ) -> None:
         self.context, self.config, self.prices = context, config, prices
         self.sizes = RaceSizes(context, prices, own[0], config.search.pool)
@@ -256,8 +257,8 @@ class LabelLoop:
         """
         winner = search.winner
         if winner is not None and winner.tuned and (self._in_bundle is None or winner.mean < self._in_bundle.mean):
+            self._better(winner, self._in_bundle)
             self._in_bundle = winner
-            self._better(winner)
 
     def _record(self, search: LabelSearch, race: ProbeRaceResult, *, pool: int, children: int | None = None) -> None:
         winner = search.winner

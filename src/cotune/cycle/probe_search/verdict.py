@@ -74,12 +74,15 @@ def first_verdict(context: RunContext, search: LabelSearch, trials: Trials, bund
     return value
 
 
-def better_bundle(context: RunContext, evidence: Evidence, bundle: Path, model_name: str) -> dict[str, Any]:
+def better_bundle(
+    context: RunContext, evidence: Evidence, before: Evidence | None, bundle: Path, model_name: str
+) -> dict[str, Any]:
     """Save tuned weights as the run's bundle, so that a run that ends early leaves its best result; a ``better`` step.
 
     Args:
         context: context of the run.
         evidence: the weights and their results.
+        before: results of the present bundle; told beside the new ones if they are of as many rows, which then are the same.
         bundle: folder of the run's bundle.
         model_name: the user's name of the model.
     """
@@ -99,7 +102,9 @@ def better_bundle(context: RunContext, evidence: Evidence, bundle: Path, model_n
             "layer": made.layer,
         }
         _save(context, made.prompt, adapter, bundle, model_name, {"held_out": told})
-        return told
+        if before is None or len(before.correct) != len(evidence.correct):
+            return told
+        return {**told, "before": {"score": round(float(before.correct.mean()), 6), "log_loss": round(before.mean, 6)}}
 
     value: dict[str, Any] = context.journal.step("better", [made.prompt.id, adapter], effect)
     return value
