@@ -46,7 +46,7 @@ class Cell:
         settings: what the peer was told and where its settings come from.
         versions: of its packages.
         curve: for cotune the bundles that lay on disk: seconds, and what they answer.
-        machine: where it ran.
+        machine: where it ran, with the rate of matrix products before and after, in GFLOP/s (``gflops``).
         day: when.
     """
 

@@ -94,6 +94,7 @@ class Harness:
             _say(f"{key}: not installable: {error}")
             self.cells.add(replace(plain, status=NOT_INSTALLABLE, reason=str(error)))
             return True
+        before = matrix_rate(self.threads)
         folder = self.out / "work"
         shutil.rmtree(folder, ignore_errors=True)
         _write_job(folder, rows, draw, train, peer, extra, self.threads)
@@ -109,6 +110,7 @@ class Harness:
             running=self._running,
             answered=folder / "answered",
         )
+        plain = replace(plain, machine=plain.machine | {"gflops": [before, matrix_rate(self.threads)]})
         cell, answers = _finished(plain, rows, measured, folder, log, peer)
         self.cells.add(cell, answers)
         shutil.rmtree(folder, ignore_errors=True)
@@ -176,6 +178,24 @@ def machine_facts(threads: int) -> dict[str, Any]:
         "load_at_start": round(os.getloadavg()[0], 2),
         "cotune": _commit(),
     }
+
+
+def matrix_rate(threads: int) -> float:
+    """The machine's rate of float32 matrix products in GFLOP/s, measured by another process, so that this one stays small.
+
+    Other work on a shared machine slows a cell down without leaving a trace in its answers.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
+        return other.submit(_matrix_rate, threads).result()
+
+
+def _matrix_rate(threads: int) -> float:
+    import torch
+
+    from cotune.model.hardware.capability import measure_gemm
+
+    torch.set_num_threads(threads)
+    return round(measure_gemm("cpu", "float32"), 1)
 
 
 def _commit() -> str:

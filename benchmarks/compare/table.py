@@ -31,6 +31,8 @@ from cotune.evaluate.stats.intervals import Interval, mean_interval, proportion_
 from cotune.files import slug, write_json, write_text
 
 ALPHA = 0.05
+SLOW = 0.75
+"""Share of the usual rate of matrix products below which a machine counts as slow; on a shared one a fifth less is common."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def report(out: Path, to: Path, against: str) -> str:
     if whole:
         write_text(to / "score-all-sets.svg", whole)
         parts.append("![score against seconds, mean over sets, sizes and draws](score-all-sets.svg)")
-    parts.append(unfinished(cells))
+    parts += [slow_cells(cells), unfinished(cells)]
     told = "\n\n".join(part for part in parts if part) + "\n"
     write_text(to / "comparison.md", told)
     write_json(
@@ -172,6 +174,20 @@ def about(cells: Sequence[Cell]) -> str:
         "memory are of the whole process, seen from outside; seconds without those for answering the test rows. Shipped is "
         "what was made, and the model that it stands on."
     )
+
+
+def slow_cells(cells: Sequence[Cell]) -> str:
+    """Cells during which the machine was slower than during most, so that their seconds are not comparable; empty if none."""
+    rates = {cell.key: min(found) for cell in cells if (found := cell.machine.get("gflops"))}
+    if not rates:
+        return ""
+    usual = float(np.median(list(rates.values())))
+    slow = [cell for cell in cells if rates.get(cell.key, usual) < SLOW * usual]
+    if not slow:
+        return ""
+    rows = ["### On a slower machine", "", f"| | cell | GFLOP/s (usually {usual:.0f}) |", "|---|---|---|"]
+    rows += [f"| {_name(cell.peer)} | {scope_of(cell)}, draw {cell.draw} | {rates[cell.key]:.0f} |" for cell in slow]
+    return "\n".join(rows)
 
 
 def unfinished(cells: Sequence[Cell]) -> str:

@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-from compare import envs, pairs, table
+from compare import envs, harness, pairs, table
 from compare.cells import CELLS, DONE, LIMIT, NOT_INSTALLABLE, Cell, Cells, answers_path, cell_key, read_cells
 from compare.envs import Environments, NotInstallableError
 from compare.harness import Harness
@@ -430,6 +430,22 @@ def test_the_table_tells_all_cells_and_draws_the_curve(tmp_path: Path, capsys: p
     for name in ("score-s-8.svg", "score-t-8.svg", "score-all-sets.svg"):
         drawn = (tmp_path / "to" / name).read_text(encoding="utf-8")
         assert drawn.startswith("<svg") and "cotune" in drawn and 'class="curve"' in drawn
+
+
+def test_cells_of_a_slower_machine_are_told(tmp_path: Path) -> None:
+    def at(peer: str, *rates: float) -> Cell:
+        return cell(peer, machine={"gflops": list(rates)} if rates else {})
+
+    usual = [at("tfidf", 200.0, 190.0), at("setfit", 210.0, 220.0), at("palp")]
+    assert table.slow_cells(usual) == table.slow_cells([at("palp")]) == ""
+    told = table.slow_cells([*usual, at("cotune_3m", 205.0, 120.0)])
+    assert "usually 190" in told and told.count("\n") == 4 and "| s, 8, draw 0 | 120 |" in told
+
+
+def test_the_rate_of_the_machine_is_measured_by_another_process() -> None:
+    loaded = "torch" in sys.modules
+    assert harness.matrix_rate(1) > 0.1
+    assert ("torch" in sys.modules) == loaded
 
 
 def test_no_name_in_a_picture_covers_another_or_a_mark() -> None:
