@@ -226,7 +226,7 @@ class LabelLoop:
     def _children(self, search: LabelSearch, number: int, winner: Evidence, count: int) -> list[Proposal]:
         """New prompts: mutated from the best ones, and written after a look at the winner's failures."""
         on_dev = measured_on_dev(self.context, winner.first.adapter, winner.first, winner)
-        guided = self.guide.look(number, on_dev, [proposal.prompt for proposal in search.proposals.values()])
+        rewrites = self.guide.look(number, on_dev, [proposal.prompt for proposal in search.proposals.values()])
         return next_pool(
             self.context,
             number,
@@ -235,7 +235,7 @@ class LabelLoop:
             set(search.proposals),
             demonstrations=self.config.search.demonstrations,
             seed=self.config.seed,
-            guided=guided,
+            rewrites=rewrites,
             nearest=self.config.search.nearest_demonstrations,
         )
 
