@@ -8,6 +8,7 @@ from functools import partial
 from cotune.config import RunConfig
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
+from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.limit import RaceLimit
 from cotune.cycle.probe_search.plan import RaceSizes
@@ -30,6 +31,7 @@ class FirstRace:
         context: context of the run; its rows become those that a cut race read.
         config: config of the run.
         own: the seed prompt first, then the user's further prompts.
+        embedding: embeds rows and stores their states.
         prices: prices of the race.
         sizes: number of prompts that the race may have.
         previous: the earlier bundle of a warm start.
@@ -40,16 +42,17 @@ class FirstRace:
         context: RunContext,
         config: RunConfig,
         own: Sequence[Prompt],
+        embedding: Embedding,
         prices: Prices,
         sizes: RaceSizes,
         previous: Previous | None = None,
     ) -> None:
         self._context, self._config, self._own, self._previous = context, config, list(own), previous
-        self._prices, self._embedding, self._sizes = prices, prices.embedding, sizes
+        self._embedding, self._prices, self._sizes = embedding, prices, sizes
         self._whole, self._limit = context.task, self._new_limit()
 
     def _new_limit(self) -> RaceLimit:
-        end = partial(end_of_race, self._context, self._prices, self._own[0])
+        end = partial(end_of_race, self._context, self._embedding, self._prices, self._own[0])
         return RaceLimit(self._context, self._embedding, end)
 
     def run(self) -> LabelSearch:
