@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TypedDict
 
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
@@ -155,9 +155,19 @@ def _settled_tuned(
     return _measured(context, made, evidence, "final")
 
 
+class _How(TypedDict):
+    """Arguments of :meth:`Trials.tune` and :meth:`Trials.ahead` besides the prompt, the rows and the steps."""
+
+    stage: str
+    start: str
+    after: Fitted | None
+    keep: float
+    seed: int
+
+
 def _final(
     context: RunContext, search: LabelSearch, trials: Trials, evidence: Evidence, rows: Sequence[Example], keep: float
-) -> tuple[int, dict[str, Any]]:
+) -> tuple[int, _How]:
     """Steps of a prompt's final tuning, and the other arguments of :meth:`Trials.tune`."""
     made = evidence.first
     tried = made.adapter != BASE

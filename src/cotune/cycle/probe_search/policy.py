@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from cotune.config import RunConfig
 from cotune.cycle.context import RunContext
@@ -66,8 +65,9 @@ class ProbePolicy:
     def search(self) -> tuple[LabelSearch, Confirmed]:
         """Search, then fit the arms."""
         context, previous, embedding, trials = self._context, self._previous, self._embedding, self._trials
-        bundle: dict[str, Any] = {"bundle": self._bundle, "model_name": self._config.model}
-        told, better = partial(first_verdict, context, trials=trials, **bundle), partial(better_bundle, context, **bundle)
+        folder, model_name = self._bundle, self._config.model
+        told = partial(first_verdict, context, trials=trials, bundle=folder, model_name=model_name)
+        better = partial(better_bundle, context, bundle=folder, model_name=model_name)
         loop = LabelLoop(context, self._config, self._own, embedding, trials, self._prices, previous, told, better)
         found = loop.run()
         most = self._config.tune.max_epochs
