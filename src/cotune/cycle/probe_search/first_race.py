@@ -71,11 +71,7 @@ class FirstRace:
         # If not even all of the first rows could be read, there is no time for others, and generating prompts needs passes too.
         proposals = [Proposal(seed, "user")] if limit.stopped else self._pool(len(rows))
         # Passes are slow at first and are priced during the race; it must end even if the machine becomes slower.
-        ends = context.spending.left() - HEURISTICS.race_over * self._sizes.room
-
-        def affordable(embedded: int) -> bool:
-            return self._prices.race(seed, len(rows), embedded) <= context.spending.left_within_step() - ends
-
+        keep = context.spending.left() - HEURISTICS.race_over * self._sizes.room
         race = ProbeRace(
             context,
             self._embedding,
@@ -84,7 +80,7 @@ class FirstRace:
             cycle=1,
             always=[seed, *([self._previous.prompt] if self._previous else [])],
             first_rows=self._sizes.first_rows,
-            affordable=affordable,
+            affordable=partial(self._affordable, len(rows), keep),
             limit=limit,
         ).run()
         if race.read < len(rows) or (limit.stopped and taught_rows(context)):
@@ -111,6 +107,10 @@ class FirstRace:
                 return self._search(search.proposals, race, rows, cut=False)
         context.keep_rows({row.id for row in search.rows})
         return None
+
+    def _affordable(self, rows: int, keep: float, embedded: int) -> bool:
+        """Whether a race over ``rows`` may embed ``embedded`` more rows, over all prompts, and leave ``keep`` of the budget."""
+        return self._prices.race(self._own[0], rows, embedded) <= self._context.spending.left_within_step() - keep
 
     def _pool(self, rows: int) -> list[Proposal]:
         return opening_pool(
