@@ -70,8 +70,11 @@ class Opened:
         self.saved: list[Evidence] = []
         trials = Trials(context, embedding, WindowSettings(batch_size=8), window)
         prices, own = Prices(context, embedding, trials, config.evaluate), [seed_prompt(context.task)]
-        self.loop = LabelLoop(context, config, own, embedding, trials, prices, better=self.saved.append)
+        self.loop = LabelLoop(context, config, own, embedding, trials, prices, better=self._save)
         self.search: LabelSearch = self.loop._judge_first(self.loop.first_race.run())
+
+    def _save(self, evidence: Evidence, before: Evidence | None) -> None:
+        self.saved.append(evidence)
 
 
 def test_a_fit_outlives_a_race_that_looks_at_fewer_layers(context: RunContext) -> None:
