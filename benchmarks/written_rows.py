@@ -32,7 +32,7 @@ from cells import open_context, task_of
 from cotune.config import RunConfig, config_from_data
 from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.fits import PromptFit, fit_prompt
-from cotune.cycle.probe_search.policy import prices_of
+from cotune.cycle.probe_search.policy import parts_of
 from cotune.cycle.probe_search.splits import Split, labelled_rows, splits_of
 from cotune.cycle.probe_search.trial import Trials
 from cotune.cycle.teaching.write import with_written, write_rows
@@ -101,9 +101,8 @@ def measured(
 ) -> dict[str, Any]:
     """One draw with one teacher, or with rows that are ``given`` instead."""
     context = open_context(task, model, out, out, config.seed)
-    trials = prices_of(context, config).trials
+    embedding, trials, _ = parts_of(context, config)
     rows, prompt = labelled_rows(context), seed_prompt(task)
-    embedding = trials.embedding
     fit = fit_prompt(context, prompt, rows, embedding.states(prompt, "base", rows, "race"), embedding.layers)
     splits = splits_of(context)
     drafts = tuple(Draft(row, ()) for row in given) if given is not None else write_rows(context, config, fit, splits)

@@ -71,11 +71,12 @@ def test_a_later_run_starts_from_its_weights_and_judges_it_as_it_was(bench: Benc
     assert adapter_content_id(ground) == told["ground"] and not (ground / PROBE).exists()
 
 
-def stored(folder: Path, **tune: object) -> RunConfig:
-    """Write the config of a run of an earlier build, with removed keys below ``tune``; returns the config without them."""
+def stored(folder: Path, search: dict[str, object] | None = None, **tune: object) -> RunConfig:
+    """Write the config of a run of an earlier build, with removed keys of two sections; returns the config without them."""
     config = config_from_data(folder / "rows.csv", input="text", output="label")
     dumped = config.model_dump(mode="json")
     dumped["tune"] |= tune
+    dumped["search"] |= search or {}
     (folder / "config.json").write_text(json.dumps({"config": dumped, "identity": {"data": "x"}}))
     return config
 
@@ -85,9 +86,16 @@ def stored(folder: Path, **tune: object) -> RunConfig:
     [{"head": True}, {"head": False, "method": "lora", "prefix": {"init": "text", "tokens": None, "learning_rate": 0.03}}],
 )
 def test_a_config_with_keys_that_were_removed_is_read(tmp_path: Path, tune: dict[str, object]) -> None:
-    config = stored(tmp_path, **tune)
+    config = stored(tmp_path, {"hard_demonstrations": False}, **tune)
     assert read_config(tmp_path / "config.json") == (config, {"data": "x"})
     assert not config.differences(read_config(tmp_path / "config.json")[0])
+
+
+def test_a_run_that_drew_hard_demonstrations_is_refused(tmp_path: Path) -> None:
+    config = stored(tmp_path, {"hard_demonstrations": True})
+    with pytest.raises(InputError) as caught, open_folder(tmp_path, config, {"data": "x"}):
+        pass
+    assert "search.hard_demonstrations, which this version of cotune does not know" in str(caught.value)
 
 
 def test_a_run_that_trains_a_prefix_is_refused(tmp_path: Path) -> None:

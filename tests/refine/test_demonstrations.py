@@ -1,4 +1,4 @@
-"""Demonstrations: from train alone, balanced, short, far apart or hard."""
+"""Demonstrations: from train alone, balanced, short and far apart."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cotune.prompt.bank import seed_prompt
-from cotune.refine.demonstrations import default_count, diverse, fits, fixed, hard, not_shown, with_demonstrations
+from cotune.refine.demonstrations import default_count, diverse, fits, fixed, not_shown, with_demonstrations
 from cotune.task.example import Example
 from cotune.task.task import Task
 
@@ -86,22 +86,11 @@ def test_diverse_spreads_wider_than_chance() -> None:
     assert len(starts) > 10
 
 
-def test_hard_takes_the_costly_rows_but_not_the_very_top() -> None:
-    losses = np.array([0.1, 5.0, 0.2, 3.0, 0.3, 9.0, 0.4, 2.0, 0.5, 1.0])
-    labels = list("ababababab")
-    assert hard(losses, labels, 2, skip=0.1) == [1, 8]
-    assert hard(losses, labels, 2, skip=0.0) == [5, 8]
-    assert len(hard(losses, labels, 99, skip=0.2)) == 8
-
-
 def test_numbers_that_are_none_are_refused() -> None:
     with pytest.raises(ValueError, match="finite"):
-        hard([0.1, np.nan], ["a", "b"], 1)
-    with pytest.raises(ValueError, match="finite"):
         diverse([[0.0], [np.inf]], ["a", "b"], 1)
-    for call in (lambda: hard([0.1], ["a", "b"], 1), lambda: diverse([[0.0]], ["a", "b"], 1)):
-        with pytest.raises(ValueError, match="must be"):
-            call()
+    with pytest.raises(ValueError, match="must be"):
+        diverse([[0.0]], ["a", "b"], 1)
 
 
 def test_with_demonstrations_replaces_skips_long_rows_and_caps() -> None:

@@ -12,9 +12,11 @@ import pandas
 import pyarrow
 import pyarrow.parquet
 import pytest
+import yaml
 
 from cotune.config import config_from_data
 from cotune.config.task import Task
+from cotune.config.yaml_text import parse_yaml
 from cotune.errors import InputError
 from cotune.task import read_table
 from cotune.task.reading.table import nearest_name
@@ -191,6 +193,38 @@ def test_a_column_that_cannot_stand_in_a_prompt(tmp_path: Path) -> None:
     path = good_file(tmp_path, rows=[{"my text": row["text"], "labels": "x", "label": row["label"]} for row in GOOD])
     assert "Rename the column" in message_of(path, input="labels")
     assert "no column 'my txt', did you mean 'my text'?" in message_of(path, input="my txt")
+
+
+ODD = (
+    "yes",
+    "on",
+    "1",
+    "1e3",
+    "true",
+    "null",
+    "~",
+    "2024-01-01",
+    "2024-13-01",
+    "12:30",
+    "a: b",
+    "x #1",
+    "# x",
+    "- dash",
+    "-1",
+    "[x]",
+    "{x}",
+)
+ODD += ("*x", "&x", "!x", "%x", "@x", "x:", "it's", 'say "x"', "back\\slash", "größe", "tab\tx", "line\u2028x", "\x7f")
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_names_are_quoted_in_what_a_task_file_should_say(tmp_path: Path, name: str) -> None:
+    rows = [{name: row["text"], "title": "x", "label": row["label"]} for row in GOOD]
+    with pytest.raises(InputError) as caught:
+        read_table(good_file(tmp_path, rows=rows)).need_input(f"title,{name}")
+    text = caught.value.hint.partition("in a task file ")[2].removesuffix(".")
+    # By YAML 1.1, and by YAML 1.2 as task files are read.
+    assert yaml.safe_load(text) == parse_yaml(text, "hint").value == {"input": ["title", name]}
 
 
 def test_columns_joined_by_commas_are_told_apart(tmp_path: Path) -> None:

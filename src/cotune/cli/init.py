@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -17,8 +16,6 @@ from cotune.errors import InputError, counted, shown_names
 
 if TYPE_CHECKING:
     from cotune.task.reading.table import Table
-
-_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./ -]*")
 
 
 @app.command(
@@ -127,6 +124,7 @@ def task_file(data: Path, table: Table, inputs: Sequence[str], output: str, budg
     """The text of a task file, with comments on the most frequently changed settings."""
     from cotune.config.read import task_name
     from cotune.task.reading.field_names import fields_for
+    from cotune.task.reading.yaml_names import yaml_list, yaml_name
     from cotune.task.values.typing_of import guess_type
 
     # Paths in the file are relative to its folder.
@@ -139,18 +137,18 @@ def task_file(data: Path, table: Table, inputs: Sequence[str], output: str, budg
     ]
     kind, why = guess_type(whole or table.filled(output))
     blank = len(table) - len(whole)
-    read = _yaml(inputs[0]) if len(inputs) == 1 else f"[{', '.join(map(_yaml, inputs))}]"
+    read = yaml_name(inputs[0]) if len(inputs) == 1 else yaml_list(inputs)
     lines = [
         ("# A task for cotune. All keys: docs/configuration.md", ""),
-        (f"name: {_yaml(task_name(str(data)))}", ""),
+        (f"name: {yaml_name(task_name(str(data)))}", ""),
         ("data:", ""),
-        (f"  train: {_yaml(str(train))}", f"{len(whole):,} labelled rows; some are held out for dev and for the test"),
+        (f"  train: {yaml_name(str(train))}", f"{len(whole):,} labelled rows; some are held out for dev and for the test"),
         ("  # test: test.csv", "test rows with the same columns, if you have some"),
         (f"  input: {read}", "input column, or a list of several: [subject, text]"),
-        (f"  output: {_yaml(output)}", "the right answers"),
+        (f"  output: {yaml_name(output)}", "the right answers"),
         *([("  on_blank: skip", f"leaves out {counted(blank, 'further row')} without input or answer")] if blank else []),
         (f"output: {{type: {kind}}}", f"label, text, number or json; {why}"),
-        (f"budget: {_yaml(budget)}", "90s, 10m, 1h, or tokens: 300ktok, 2Mtok"),
+        (f"budget: {yaml_name(budget)}", "90s, 10m, 1h, or tokens: 300ktok, 2Mtok"),
         ("# metric: macro_f1", "metric to report and select by; the default for labels is accuracy"),
         ("# model: smollm2-135m", "the bundled model; or a folder, or a hub id such as org/name"),
         (
@@ -163,11 +161,3 @@ def task_file(data: Path, table: Table, inputs: Sequence[str], output: str, budg
     ]
     width = max(len(text) for text, comment in lines if comment)
     return "".join(f"{text:<{width}}  # {comment}\n" if comment else f"{text}\n" for text, comment in lines)
-
-
-def _yaml(text: str) -> str:
-    """A text as YAML on one line, quoted if it would otherwise be read as something else."""
-    from yaml import safe_load
-
-    plain = _PLAIN.fullmatch(text) is not None and safe_load(text) == text
-    return text if plain else json.dumps(text, ensure_ascii=False)

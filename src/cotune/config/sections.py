@@ -87,7 +87,6 @@ class SearchConfig(Section):
     pool: Count = 16
     entrants: Count = 4
     demonstrations: StrictBool = True
-    hard_demonstrations: StrictBool = False
     nearest_demonstrations: StrictBool = False
     label_names: StrictBool = True
     tfidf: StrictBool = True

@@ -38,7 +38,21 @@ def read_config(path: Path) -> tuple[RunConfig, Mapping[str, Any]]:
 
 
 def _validated(values: Any, where: str) -> RunConfig:
-    if isinstance(values, dict) and isinstance(tune := values.get("tune"), dict):
+    if isinstance(values, dict):
+        _drop_removed(values, where)
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            raise ValueError(f"it has the setting {key}, which this version of cotune does not know") from None
+        raise ValueError(f"{key}: {first['msg']}" if key else first["msg"]) from None
+
+
+def _drop_removed(values: dict[str, Any], where: str) -> None:
+    """Drop keys of earlier builds that had no effect on the run; those that had one stay, and are refused by name."""
+    if isinstance(tune := values.get("tune"), dict):
         if tune.get("method") == "prefix":
             raise InputError(
                 "the run trains a prefix (tune.method=prefix), which this version of cotune no longer supports",
@@ -50,14 +64,8 @@ def _validated(values: Any, where: str) -> RunConfig:
             tune.pop(key, None)
         if tune.get("method") == "lora":
             del tune["method"]
-    try:
-        return RunConfig.model_validate(values)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
-            raise ValueError(f"it has the setting {key}, which this version of cotune does not know") from None
-        raise ValueError(f"{key}: {first['msg']}" if key else first["msg"]) from None
+    if isinstance(search := values.get("search"), dict) and search.get("hard_demonstrations") is False:
+        del search["hard_demonstrations"]
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:

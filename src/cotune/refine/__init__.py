@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cotune.refine.demonstrations import default_count, diverse, fits, fixed, hard, not_shown, with_demonstrations
+from cotune.refine.demonstrations import default_count, diverse, fits, fixed, not_shown, with_demonstrations
 from cotune.refine.edits import OPERATORS, Operator, format_variants
 from cotune.refine.mutate import DemonstrationPool, first_pool, mutate
 from cotune.refine.proposal import Proposal, Source
@@ -19,7 +19,6 @@ __all__ = [
     "fits",
     "fixed",
     "format_variants",
-    "hard",
     "mutate",
     "not_shown",
     "with_demonstrations",

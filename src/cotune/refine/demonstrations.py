@@ -102,33 +102,6 @@ def diverse(
     return _balanced(labels, k, badness)
 
 
-def hard(losses: npt.ArrayLike, labels: Sequence[str], k: int, *, skip: float = 0.05) -> list[int]:
-    """Choose the rows with the highest loss, balanced over the labels, the highest first.
-
-    The rows with the very highest losses are skipped, because wrong labels are frequent among them.
-
-    Args:
-        losses: log-loss of each row under the present model and prompt, ``[n]``.
-        labels: labels of the ``n`` rows.
-        k: number of rows; fewer are returned if fewer are left.
-        skip: share of all rows that is skipped, those with the highest losses.
-
-    Returns:
-        Indices of the rows, in the order of choice.
-
-    Raises:
-        ValueError: the shapes differ, or a loss is NaN or infinite.
-    """
-    values = np.asarray(losses, dtype=np.float64)
-    if values.shape != (len(labels),):
-        raise ValueError(f"losses must be [{len(labels)}], not {values.shape}")
-    if not np.isfinite(values).all():
-        raise ValueError("the losses are not all finite")
-    left = np.ones(len(values), dtype=np.bool_)
-    left[np.argsort(-values, kind="stable")[: int(skip * len(values))]] = False
-    return _balanced(labels, k, lambda _: -values, allowed=left)
-
-
 def with_demonstrations(prompt: Prompt, examples: Iterable[Example], *, most_characters: int = MOST_CHARACTERS) -> Prompt:
     """A copy of the prompt with these rows as its demonstrations, in order, replacing the previous ones.
 
@@ -160,11 +133,10 @@ def _balanced(
     k: int,
     badness: Callable[[int | None], npt.NDArray[Any]],
     *,
-    allowed: npt.NDArray[np.bool_] | None = None,
     ties: dict[str, int] | None = None,
 ) -> list[int]:
     """Greedy choice: the row with the lowest badness among the labels chosen least often; ``badness`` gets the last choice."""
-    left = np.ones(len(labels), dtype=np.bool_) if allowed is None else allowed.copy()
+    left = np.ones(len(labels), dtype=np.bool_)
     names = np.asarray(labels, dtype=object)
     taken: Counter[str] = Counter()
     chosen: list[int] = []

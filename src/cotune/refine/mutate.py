@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cotune.task.task import Task
 
 DemonstrationPool = Callable[[np.random.Generator], Sequence[Example]]
-"""A function that draws train rows to show, by ``fixed``, ``diverse`` or ``hard``, or by all three in turn."""
+"""A function that draws train rows to show, by ``fixed`` or ``diverse``, or by both in turn."""
 
 # Parts that are exchanged together in a crossover: field names and cue share a style.
 _PARTS: tuple[tuple[str, ...], ...] = (

@@ -69,9 +69,12 @@ class Opened:
             embedding.layers = (window[1],)
         self.saved: list[Evidence] = []
         trials = Trials(context, embedding, WindowSettings(batch_size=8), window)
-        prices = Prices(context, embedding, trials, config)
-        self.loop = LabelLoop(context, config, [seed_prompt(context.task)], prices, better=self.saved.append)
+        prices, own = Prices(context, embedding, trials, config.evaluate), [seed_prompt(context.task)]
+        self.loop = LabelLoop(context, config, own, embedding, trials, prices, better=self._save)
         self.search: LabelSearch = self.loop._judge_first(self.loop.first_race.run())
+
+    def _save(self, evidence: Evidence, before: Evidence | None) -> None:
+        self.saved.append(evidence)
 
 
 def test_a_fit_outlives_a_race_that_looks_at_fewer_layers(context: RunContext) -> None:
@@ -234,10 +237,11 @@ def test_what_a_search_leaves_of_the_budget_goes_into_the_final_tuning(context: 
     tuned = replace(search.winner, epochs=1.0)
     search.epochs, search.last_epochs = 1.0, 1.5
     rows = len(search.rows)
-    wanted = HEURISTICS.epochs(rows, prices.config.tune.max_epochs)
-    assert final_epochs(context, search, prices, search.winner, rows) == 1.5, "a frozen winner is tuned no further"
-    assert final_epochs(context, search, prices, tuned, rows) == wanted - 1
+    most = opened.loop.config.tune.max_epochs
+    wanted = HEURISTICS.epochs(rows, most)
+    assert final_epochs(context, search, prices, search.winner, rows, most) == 1.5, "a frozen winner is tuned no further"
+    assert final_epochs(context, search, prices, tuned, rows, most) == wanted - 1
     # Of a budget that is nearly spent nothing is left for more than was planned.
     search.last_epochs = 1.0
     context.spending.account.counts["tokens_trained"] += int(context.spending.left())
-    assert final_epochs(context, search, prices, tuned, rows) == 1.0
+    assert final_epochs(context, search, prices, tuned, rows, most) == 1.0

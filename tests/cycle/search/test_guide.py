@@ -177,15 +177,6 @@ def test_a_run_that_goes_on_without_the_key_is_left_as_it_is(
     assert bench.run(finished, *asked, no_key).code == 0
 
 
-def test_hard_rows_are_shown_without_a_proposer_too(bench: Bench, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    assert bench.run(out, "search.hard_demonstrations=true", *BRIEF, budget="90ktok").code == 0
-    slices = [value for value in of_kind(out, "slices") if value["cycle"]]
-    assert slices and not of_kind(out, "rewrite")
-    if close := slices[0].get("close"):
-        assert all(name.startswith("train:") and -1 <= value <= 1.0001 for name, value in close.items())
-
-
 @pytest.mark.parametrize(
     ("given", "said"),
     [

@@ -177,7 +177,7 @@ class Loop:
         ground = incumbent.ground.candidate
         adapter = ground.adapter
         parents = self._survivors(search)
-        guided = self.guide.look(number, incumbent.ground, [p.prompt for p in search.proposals.values()], room)
+        rewrites = self.guide.look(number, incumbent.ground, [p.prompt for p in search.proposals.values()], room)
         children = next_pool(
             context,
             number,
@@ -186,7 +186,7 @@ class Loop:
             set(search.proposals),
             demonstrations=self.config.search.demonstrations,
             seed=self.config.seed,
-            guided=guided,
+            rewrites=rewrites,
             nearest=self.plan.nearest,
         )
         search.proposals.update({p.prompt.id: p for p in children})

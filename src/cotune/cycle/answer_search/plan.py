@@ -277,7 +277,7 @@ def fit_plan(context: RunContext, config: RunConfig, seed: Prompt, end: EndCosts
         return {**plan.to_json(), **warmed, "text": text}
 
     # Settings that do not affect the plan are not part of its key.
-    search = config.search.model_dump(exclude={"hard_demonstrations", "nearest_demonstrations"})
+    search = config.search.model_dump(exclude={"nearest_demonstrations"})
     value = context.journal.step("plan", [task.fingerprint, config.budget, search], effect)
     plan = Plan(**{name: value[name] for name in Plan.__dataclass_fields__ if name in value})
     end.aside, end.longer = plan.aside, nearest if plan.nearest else 0.0

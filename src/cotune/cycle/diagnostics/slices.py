@@ -1,4 +1,4 @@
-"""Slices of a candidate's failures on dev: their common words, and the train rows that are similar to them."""
+"""Slices of a candidate's failures on dev, and their common words."""
 
 from __future__ import annotations
 
@@ -25,10 +25,9 @@ _FRAME_TOKENS = 16
 """Approximate number of tokens that the embedding's frame adds to a row."""
 
 
-def slicing_tokens(context: RunContext, near: Sequence[Example] = ()) -> int:
+def slicing_tokens(context: RunContext) -> int:
     """Number of tokens of the next :func:`measure_slices`; dev rows count only once per run."""
-    rows = (*(() if context.vectors.dev_rows else context.dev[:_MOST_ROWS]), *near)
-    return sum(_tokens_each(context, rows))
+    return 0 if context.vectors.dev_rows else sum(_tokens_each(context, context.dev[:_MOST_ROWS]))
 
 
 def _tokens_each(context: RunContext, rows: Sequence[Example]) -> list[int]:
@@ -37,11 +36,11 @@ def _tokens_each(context: RunContext, rows: Sequence[Example]) -> list[int]:
     return [len(context.model.tokenizer(row.text)["input_ids"]) + _FRAME_TOKENS for row in rows]
 
 
-def _fitting(context: RunContext, near: Sequence[Example], limit: float) -> int:
-    """Number of dev rows that can be embedded within ``limit``, besides ``near``; rows that were embedded before are free."""
+def _fitting(context: RunContext, limit: float) -> int:
+    """Number of dev rows that can be embedded within ``limit``; rows that were embedded before are free."""
     if context.vectors.dev_rows:
-        return context.vectors.dev_rows if context.spending.costs.alone.scoring(slicing_tokens(context, near)) <= limit else 0
-    spent = sum(_tokens_each(context, near)) + np.cumsum(_tokens_each(context, context.dev[:_MOST_ROWS]))
+        return context.vectors.dev_rows if limit >= 0 else 0
+    spent = np.cumsum(_tokens_each(context, context.dev[:_MOST_ROWS]))
     return int(sum(context.spending.costs.alone.scoring(float(tokens)) <= limit for tokens in spent))
 
 
@@ -50,7 +49,6 @@ def measure_slices(
     measured: Measured,
     *,
     cycle: int | None = None,
-    near: Sequence[Example] = (),
     least: int = _LEAST_ROWS,
     room: float | None = None,
     share: float = _SHARE,
@@ -62,7 +60,6 @@ def measure_slices(
         context: context of the run.
         measured: the candidate, measured on all of dev or on its first rows.
         cycle: number of the search's cycle; None at its end.
-        near: train rows whose similarity with the failures is computed.
         least: minimum number of dev rows.
         room: remaining budget at the end of a run, in its unit; None during the search.
         share: maximum share of the whole budget; if it is too small for all dev rows, fewer are used.
@@ -70,12 +67,12 @@ def measure_slices(
 
     Returns:
         Numbers of ``rows`` and ``failures``, and ``slices``: dicts of :meth:`cotune.evaluate.slices.Slice.to_json`, with ``n``
-            for the number of rows, ``failures`` as indices in the order of dev, and ``examples``. With ``near`` also ``close``:
-            row id to its similarity with the nearest failure. Or ``skipped`` with the reason.
+            for the number of rows, ``failures`` as indices in the order of dev, and ``examples``. Or ``skipped`` with the
+            reason.
     """
     budget = context.spending.budget
     limit = share * budget.amount if room is None else allowed_at_end(budget, share, room)
-    rows = context.dev[: _fitting(context, near, limit)][: len(measured.evaluation.answers)]
+    rows = context.dev[: _fitting(context, limit)][: len(measured.evaluation.answers)]
     correct, answers = measured.evaluation.correct[: len(rows)], measured.evaluation.answers[: len(rows)]
     failed = np.flatnonzero(correct == 0)
     embedded = context.vectors.dev_rows
@@ -92,7 +89,7 @@ def measure_slices(
         if len(context.dev) < least:
             return {"skipped": f"dev has {counted(len(context.dev), 'row')}, and fewer than {least} are too few to tell"}
         if len(rows) < least:
-            needed = context.spending.costs.alone.scoring(float(sum(_tokens_each(context, (*context.dev[:least], *near)))))
+            needed = context.spending.costs.alone.scoring(float(sum(_tokens_each(context, context.dev[:least]))))
             return {"skipped": shortage(budget, needed, limit, room)}
         if len(failed) < LEAST_FAILURES:
             return {"skipped": f"{len(failed)} of {len(rows)} dev rows are wrong, too few to find anything in common"}
@@ -100,20 +97,12 @@ def measure_slices(
         own, ran = context.vectors.of(rows)
         # A resumed run embeds dev again; the cost was counted the first time.
         tokens = 0 if embedded else ran
-        others = own[:0]
-        if near:
-            others, ran = context.vectors.texts([row.text for row in near])
-            tokens += ran
-        vectors = centred(np.concatenate([own, others]))
-        found = error_slices(vectors[: len(rows)], texts, correct, groups=groups_of(rows), seed=context.seed)
-        value: dict[str, Any] = {"tokens": tokens, "rows": len(rows), "failures": len(failed)}
-        value["slices"] = [_told(slice_.to_json(), rows, answers) for slice_ in found]
-        if near:
-            closeness = (vectors[len(rows) :] @ vectors[failed].T).max(axis=1)
-            value["close"] = {row.id: round(float(c), 4) for row, c in zip(near, closeness, strict=True)}
-        return value
+        found = error_slices(centred(own), texts, correct, groups=groups_of(rows), seed=context.seed)
+        told = [_told(slice_.to_json(), rows, answers) for slice_ in found]
+        return {"tokens": tokens, "rows": len(rows), "failures": len(failed), "slices": told}
 
-    key = [measured.candidate.id, cycle, [row.id for row in rows], [row.id for row in near]]
+    # The empty list held train rows in earlier builds, whose runs still resume.
+    key = [measured.candidate.id, cycle, [row.id for row in rows], []]
 
     def record() -> dict[str, Any]:
         return {**head, **attempt(context.journal, effect), **context.spending.stopwatch.taken()}

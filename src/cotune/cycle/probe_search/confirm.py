@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TypedDict
 
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
@@ -23,7 +23,15 @@ from cotune.model.adapters.slots import BASE
 from cotune.task.example import Example
 
 
-def confirm_labels(context: RunContext, search: LabelSearch, prices: Prices, *, previous: Previous | None = None) -> Confirmed:
+def confirm_labels(
+    context: RunContext,
+    search: LabelSearch,
+    trials: Trials,
+    prices: Prices,
+    *,
+    max_epochs: int,
+    previous: Previous | None = None,
+) -> Confirmed:
     """Fit the arms to all labelled rows, including a teacher's that are used, and record them.
 
     The probes of all arms are fitted in the same way, so that arms differ only in prompt and weights. The arms' dev scores come
@@ -32,13 +40,15 @@ def confirm_labels(context: RunContext, search: LabelSearch, prices: Prices, *, 
     Args:
         context: context of the run.
         search: result of the search.
-        prices: prices of the final tuning, with the trials.
+        trials: fits and tunes read-outs.
+        prices: prices of the final tuning.
+        max_epochs: maximum epochs of a prompt, over its trial and its final tuning.
         previous: the earlier bundle of a warm start.
     """
     rows = (*labelled_rows(context), *search.written)
-    winner, trials = search.winner, prices.trials
+    winner = search.winner
     assert winner is not None
-    search = replace(search, last_epochs=final_epochs(context, search, prices, winner, len(rows)))
+    search = replace(search, last_epochs=final_epochs(context, search, prices, winner, len(rows), max_epochs))
     before = [measure_previous(context, previous.candidate)] if previous else []
     seed_frozen = _frozen_evidence(context, search, trials, search.seed)
     best_fit = search.best_frozen
@@ -84,7 +94,9 @@ def confirm_labels(context: RunContext, search: LabelSearch, prices: Prices, *, 
     return settle(context, arms, list(considered.values()), chosen)
 
 
-def final_epochs(context: RunContext, search: LabelSearch, prices: Prices, winner: Evidence, rows: int) -> float:
+def final_epochs(
+    context: RunContext, search: LabelSearch, prices: Prices, winner: Evidence, rows: int, max_epochs: int
+) -> float:
     """Epochs of the final tuning on all labelled rows; an ``epochs`` step.
 
     There are more than planned, up to the heuristic number for the rows, if the search has left budget: the plan assumed the
@@ -95,7 +107,7 @@ def final_epochs(context: RunContext, search: LabelSearch, prices: Prices, winne
         return planned
 
     def effect() -> dict[str, float]:
-        wanted = HEURISTICS.epochs(rows, prices.config.tune.max_epochs) - search.epochs
+        wanted = HEURISTICS.epochs(rows, max_epochs) - search.epochs
         epochs, room, tuned = planned, context.spending.left_within_step(), (winner.fit, search.seed)
         while epochs + 0.5 <= wanted and prices.end(search, winner.fit, tuned, epochs + 0.5) <= room:
             epochs += 0.5
@@ -143,9 +155,19 @@ def _settled_tuned(
     return _measured(context, made, evidence, "final")
 
 
+class _How(TypedDict):
+    """Arguments of :meth:`Trials.tune` and :meth:`Trials.ahead` besides the prompt, the rows and the steps."""
+
+    stage: str
+    start: str
+    after: Fitted | None
+    keep: float
+    seed: int
+
+
 def _final(
     context: RunContext, search: LabelSearch, trials: Trials, evidence: Evidence, rows: Sequence[Example], keep: float
-) -> tuple[int, dict[str, Any]]:
+) -> tuple[int, _How]:
     """Steps of a prompt's final tuning, and the other arguments of :meth:`Trials.tune`."""
     made = evidence.first
     tried = made.adapter != BASE

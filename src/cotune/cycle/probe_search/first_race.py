@@ -8,6 +8,7 @@ from functools import partial
 from cotune.config import RunConfig
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
+from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.limit import RaceLimit
 from cotune.cycle.probe_search.plan import RaceSizes
@@ -30,6 +31,7 @@ class FirstRace:
         context: context of the run; its rows become those that a cut race read.
         config: config of the run.
         own: the seed prompt first, then the user's further prompts.
+        embedding: embeds rows and stores their states.
         prices: prices of the race.
         sizes: number of prompts that the race may have.
         previous: the earlier bundle of a warm start.
@@ -40,16 +42,17 @@ class FirstRace:
         context: RunContext,
         config: RunConfig,
         own: Sequence[Prompt],
+        embedding: Embedding,
         prices: Prices,
         sizes: RaceSizes,
         previous: Previous | None = None,
     ) -> None:
         self._context, self._config, self._own, self._previous = context, config, list(own), previous
-        self._prices, self._embedding, self._sizes = prices, prices.embedding, sizes
+        self._embedding, self._prices, self._sizes = embedding, prices, sizes
         self._whole, self._limit = context.task, self._new_limit()
 
     def _new_limit(self) -> RaceLimit:
-        end = partial(end_of_race, self._context, self._prices, self._own[0])
+        end = partial(end_of_race, self._context, self._embedding, self._prices, self._own[0])
         return RaceLimit(self._context, self._embedding, end)
 
     def run(self) -> LabelSearch:
@@ -68,11 +71,7 @@ class FirstRace:
         # If not even all of the first rows could be read, there is no time for others, and generating prompts needs passes too.
         proposals = [Proposal(seed, "user")] if limit.stopped else self._pool(len(rows))
         # Passes are slow at first and are priced during the race; it must end even if the machine becomes slower.
-        ends = context.spending.left() - HEURISTICS.race_over * self._sizes.room
-
-        def affordable(embedded: int) -> bool:
-            return self._prices.race(seed, len(rows), embedded) <= context.spending.left_within_step() - ends
-
+        keep = context.spending.left() - HEURISTICS.race_over * self._sizes.room
         race = ProbeRace(
             context,
             self._embedding,
@@ -81,7 +80,7 @@ class FirstRace:
             cycle=1,
             always=[seed, *([self._previous.prompt] if self._previous else [])],
             first_rows=self._sizes.first_rows,
-            affordable=affordable,
+            affordable=partial(self._affordable, len(rows), keep),
             limit=limit,
         ).run()
         if race.read < len(rows) or (limit.stopped and taught_rows(context)):
@@ -108,6 +107,10 @@ class FirstRace:
                 return self._search(search.proposals, race, rows, cut=False)
         context.keep_rows({row.id for row in search.rows})
         return None
+
+    def _affordable(self, rows: int, keep: float, embedded: int) -> bool:
+        """Whether a race over ``rows`` may embed ``embedded`` more rows, over all prompts, and leave ``keep`` of the budget."""
+        return self._prices.race(self._own[0], rows, embedded) <= self._context.spending.left_within_step() - keep
 
     def _pool(self, rows: int) -> list[Proposal]:
         return opening_pool(

@@ -11,7 +11,7 @@ import numpy as np
 from cotune.config import RunConfig
 from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.heuristics import HEURISTICS
-from cotune.cycle.probe_search.policy import prices_of, searches_by_probes
+from cotune.cycle.probe_search.policy import parts_of, searches_by_probes
 from cotune.cycle.probe_search.race import rows_embedded
 from cotune.errors import counted
 from cotune.prompt.prompt import Prompt
@@ -39,7 +39,7 @@ def fit_rows(context: RunContext, config: RunConfig, seed: Prompt) -> None:
     task = context.task
     if not searches_by_probes(context, config):
         return
-    prices = prices_of(context, config)
+    embedding, _, prices = parts_of(context, config)
     budget = context.spending.budget.amount
     rows, test = len(task.train) + len(task.dev), task.test.n
 
@@ -48,7 +48,7 @@ def fit_rows(context: RunContext, config: RunConfig, seed: Prompt) -> None:
         return prices.race(seed, count, embedded) + prices.fits(count)
 
     def arms(count: int) -> float:
-        return 2 * prices.embedding.row_cost(seed, count)
+        return 2 * embedding.row_cost(seed, count)
 
     wanted = _most(rows, race, HEURISTICS.most_race_share * budget)
     asked = _most(test, arms, HEURISTICS.most_test_share * budget)

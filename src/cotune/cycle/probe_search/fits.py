@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,13 @@ class PromptFit:
         return float(self.losses.mean())
 
 
+class Effort(TypedDict, total=False):
+    """Effort of a fit if it is not the usual one: ``keep`` and ``repeats`` of :func:`cotune.probe.cross_fit`."""
+
+    keep: int
+    repeats: int | None
+
+
 class Fitting:
     """Fits the probes of a race's prompts on states of the base model, by workers if the run has any.
 
@@ -65,17 +72,17 @@ class Fitting:
         self._context, self._embedding = context, embedding
         self._ahead: dict[str, FitAhead] = {}
 
-    def ahead(self, prompt: Prompt, rows: Sequence[Example], **effort: Any) -> None:
+    def ahead(self, prompt: Prompt, rows: Sequence[Example], *, keep: int = LAYERS_KEPT, repeats: int | None = None) -> None:
         """Let workers fit a prompt's probe when they are idle; does nothing without workers."""
         crew, embedding = self._context.crew, self._embedding
         if crew is None or (stored := embedding.stored(prompt, BASE, rows, embedding.layers)) is None:
             return
-        places, task = task_of(self._context, prompt, rows, embedding.layers, **effort)
+        places, task = task_of(self._context, prompt, rows, embedding.layers, keep=keep, repeats=repeats)
         self._ahead[prompt.id] = FitAhead(crew, task, stored.of(places.tolist()))
         self._ahead[prompt.id].submit()
 
-    def fit(self, prompt: Prompt, rows: Sequence[Example], **effort: Any) -> PromptFit:
-        """A prompt's cross-fitted probe; ``effort`` is ``keep`` and ``repeats`` of :func:`cotune.probe.cross_fit`.
+    def fit(self, prompt: Prompt, rows: Sequence[Example], *, keep: int = LAYERS_KEPT, repeats: int | None = None) -> PromptFit:
+        """A prompt's cross-fitted probe; for ``keep`` and ``repeats`` see :func:`cotune.probe.cross_fit`.
 
         Raises:
             DivergedError: a state is not finite.
@@ -86,7 +93,7 @@ class Fitting:
             places = usable_places(prompt, rows)
             return PromptFit(prompt, tuple(rows[i] for i in places), places, found)
         states = self._embedding.states(prompt, BASE, rows, "race")
-        return fit_prompt(self._context, prompt, rows, states, self._embedding.layers, **effort)
+        return fit_prompt(self._context, prompt, rows, states, self._embedding.layers, keep=keep, repeats=repeats)
 
     def give_up(self) -> None:
         """Drop the submitted fits that were not used."""

@@ -10,12 +10,13 @@ import numpy as np
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
+from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.fits import PromptFit
 from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.splits import Split
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.tfidf import Mixed, Tfidf
-from cotune.cycle.probe_search.trial import Fitted
+from cotune.cycle.probe_search.trial import Fitted, Trials
 from cotune.cycle.search.measured import Measured
 from cotune.errors import DivergedError
 from cotune.evaluate.decision import BY_PROBE
@@ -29,13 +30,17 @@ class HeldOutJudge:
 
     Args:
         context: context of the run.
-        prices: prices of the end, for which a tuning leaves budget; with the embedding and the trials.
+        embedding: embeds held-out rows.
+        trials: fits and tunes read-outs.
+        prices: prices of the end, for which a tuning leaves budget.
         previous: the earlier bundle of a warm start.
     """
 
-    def __init__(self, context: RunContext, prices: Prices, previous: Previous | None = None) -> None:
-        self._context, self._prices, self._previous = context, prices, previous
-        self._embedding, self._trials = prices.embedding, prices.trials
+    def __init__(
+        self, context: RunContext, embedding: Embedding, trials: Trials, prices: Prices, previous: Previous | None = None
+    ) -> None:
+        self._context, self._embedding, self._trials, self._prices = context, embedding, trials, prices
+        self._previous = previous
 
     def frozen(self, search: LabelSearch, fit: PromptFit, splits: Sequence[Split] | None = None) -> Evidence:
         """How a prompt's frozen probe does on the held-out rows of splits; None takes those of the search.

@@ -8,6 +8,7 @@ from cotune.config import RunConfig
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.folder import ASKED
+from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.first_race import FirstRace
 from cotune.cycle.probe_search.fits import PromptFit
 from cotune.cycle.probe_search.held_out import HeldOutJudge, measured_on_dev
@@ -20,6 +21,7 @@ from cotune.cycle.probe_search.slow_end import fit_test
 from cotune.cycle.probe_search.splits import Split, labelled_rows
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.tfidf import Mixed, Tfidf, try_tfidf
+from cotune.cycle.probe_search.trial import Trials
 from cotune.cycle.search.guide import Guide
 from cotune.cycle.search.pool import next_pool
 from cotune.cycle.search.result import record_cycle
@@ -37,7 +39,9 @@ class LabelLoop:
         context: context of the run.
         config: config of the run.
         own: the seed prompt first, then the user's further prompts.
-        prices: prices of steps, with the embedding and the trials.
+        embedding: embeds rows and stores their states.
+        trials: fits and tunes read-outs.
+        prices: prices of steps.
         previous: the earlier bundle of a warm start.
         first_verdict: called after the first race; saves the first bundle.
         better: called with tuned weights that beat the bundle's on held-out rows, and with the bundle's evidence if known;
@@ -49,15 +53,19 @@ class LabelLoop:
         context: RunContext,
         config: RunConfig,
         own: Sequence[Prompt],
+        embedding: Embedding,
+        trials: Trials,
         prices: Prices,
         previous: Previous | None = None,
         first_verdict: Callable[[LabelSearch], object] = lambda search: None,
         better: Callable[[Evidence, Evidence | None], object] = lambda evidence, before: None,
     ) -> None:
-        self.context, self.config, self.prices = context, config, prices
+        self.context, self.config = context, config
+        self.embedding, self.trials, self.prices = embedding, trials, prices
         self.sizes = RaceSizes(context, prices, own[0], config.search.pool)
-        self.first_race = FirstRace(context, config, own, prices, self.sizes, previous)
-        self.judge, self.guide = HeldOutJudge(context, prices, previous), Guide(context, config)
+        self.first_race = FirstRace(context, config, own, embedding, prices, self.sizes, previous)
+        self.judge = HeldOutJudge(context, embedding, trials, prices, previous)
+        self.guide = Guide(context, config)
         self._first_verdict, self._better = first_verdict, better
         self._in_bundle: Evidence | None = None
 
@@ -69,7 +77,7 @@ class LabelLoop:
         self._first_verdict(search)
         if search.cut and (whole := self.first_race.read_on(search)) is not None:
             # The first rows' TF-IDF does not know the others.
-            self.prices.trials.use_tfidf(None)
+            self.trials.use_tfidf(None)
             search = self._judge_first(whole)
             self._name_labels(search)
             self._use_tfidf(search)
@@ -102,7 +110,7 @@ class LabelLoop:
     def _name_labels(self, search: LabelSearch) -> None:
         """Use the labels' names as further rows if that is better on held-out rows."""
         best, before, names = search.best_frozen, search.first, label_name_rows(self.context.task)
-        cost = self.prices.embedding.row_cost(best.prompt, len(names), layers=[best.found.layer])
+        cost = self.embedding.row_cost(best.prompt, len(names), layers=[best.found.layer])
         if not (self.config.search.label_names and names and before) or cost > COST_SHARE * self.context.spending.left():
             return
         splits = with_names(search.splits, names)
@@ -121,7 +129,7 @@ class LabelLoop:
 
         if (found := try_tfidf(self.context, rows, best.prompt.id, judge)) is None:
             return
-        self.prices.trials.use_tfidf(found)
+        self.trials.use_tfidf(found)
         search.evidence, search.winner = [], None
         self._judge_first(search)
         search.named = None if search.named is None else search.first
@@ -154,7 +162,7 @@ class LabelLoop:
             search.zero_shot = False
             search.stopped = "the machine is slow, and what was left of the budget is reserved for the test"
             return
-        plan = fit_plan(self.context, self.config, self.prices, search)
+        plan = fit_plan(self.context, self.config, self.trials, self.prices, search)
         search.epochs, search.last_epochs, search.zero_shot = plan.epochs, plan.last_epochs, plan.zero_shot
         if self.context.finish_asked():
             search.stopped, search.epochs = ASKED, 0.0
@@ -205,9 +213,14 @@ class LabelLoop:
             return "no new prompt was found"
         search.proposals.update({child.prompt.id: child for child in children})
         entrants = list({p.id: p for p in (winner.fit.prompt, *(child.prompt for child in children))}.values())
-        embedding, first_rows = self.prices.embedding, self.sizes.first_rows
         race = ProbeRace(
-            self.context, embedding, entrants, search.rows, cycle=number, always=entrants[:1], first_rows=first_rows
+            self.context,
+            self.embedding,
+            entrants,
+            search.rows,
+            cycle=number,
+            always=entrants[:1],
+            first_rows=self.sizes.first_rows,
         ).run()
         search.fits.update(race.fits_on(rows))
         self._try(search, search.challenger)
@@ -218,7 +231,7 @@ class LabelLoop:
         """Cost of the next cycle besides its race, if the best child is about as long as the winner."""
         trial = self.prices.trial(fit, search.splits, search.epochs) if search.epochs else 0.0
         # The race does not read a teacher's rows.
-        trial += self.prices.embedding.row_cost(fit.prompt, len(search.written), layers=[fit.found.layer])
+        trial += self.embedding.row_cost(fit.prompt, len(search.written), layers=[fit.found.layer])
         trial += self.guide.cost(fit.prompt)
         # A challenger that wins needs a final tuning too; that of the present winner is already reserved.
         return 1.1 * trial
@@ -226,7 +239,7 @@ class LabelLoop:
     def _children(self, search: LabelSearch, number: int, winner: Evidence, count: int) -> list[Proposal]:
         """New prompts: mutated from the best ones, and written after a look at the winner's failures."""
         on_dev = measured_on_dev(self.context, winner.first.adapter, winner.first, winner)
-        guided = self.guide.look(number, on_dev, [proposal.prompt for proposal in search.proposals.values()])
+        rewrites = self.guide.look(number, on_dev, [proposal.prompt for proposal in search.proposals.values()])
         return next_pool(
             self.context,
             number,
@@ -235,7 +248,7 @@ class LabelLoop:
             set(search.proposals),
             demonstrations=self.config.search.demonstrations,
             seed=self.config.seed,
-            guided=guided,
+            rewrites=rewrites,
             nearest=self.config.search.nearest_demonstrations,
         )
 

@@ -12,6 +12,7 @@ from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.prices import Prices, too_small
 from cotune.cycle.probe_search.race import rows_embedded
 from cotune.cycle.probe_search.state import LabelSearch
+from cotune.cycle.probe_search.trial import Trials
 from cotune.errors import counted
 from cotune.prompt.prompt import Prompt
 
@@ -84,12 +85,13 @@ class Plan:
     zero_shot: bool
 
 
-def fit_plan(context: RunContext, config: RunConfig, prices: Prices, search: LabelSearch) -> Plan:
+def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Prices, search: LabelSearch) -> Plan:
     """Fit the epochs of trials and of a final tuning on all rows into the remaining budget; recorded as a ``plan`` step.
 
     Args:
         context: context of the run.
         config: config of the run.
+        trials: says how many steps epochs take.
         prices: prices of steps.
         search: the search after its first race, with rows that a teacher labelled or wrote.
 
@@ -121,7 +123,7 @@ def fit_plan(context: RunContext, config: RunConfig, prices: Prices, search: Lab
             reserve = prices.test(search, winner, words=False)
             epochs, last = fitted(left - reserve)
         room = max(0.0, left - reserve)
-        steps = prices.trials.steps_of(epochs, rows) if epochs else 0
+        steps = trials.steps_of(epochs, rows) if epochs else 0
         kept = reserve if epochs else max(0.0, min(left, prices.test(search, winner, tuned=False)))
         unit = context.spending.budget.unit
         if epochs:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from cotune.config import RunConfig
 from cotune.cycle.context import RunContext
@@ -59,22 +58,25 @@ class ProbePolicy:
         self, context: RunContext, config: RunConfig, own: Sequence[Prompt], previous: Previous | None, bundle: Path
     ) -> None:
         self._context, self._config, self._own, self._previous, self._bundle = context, config, own, previous, bundle
-        self._prices = prices_of(context, config)
+        self._embedding, self._trials, self._prices = parts_of(context, config)
         self.fixed = self._prices.fixed
         check_budget(context, self._prices, own[0])
 
     def search(self) -> tuple[LabelSearch, Confirmed]:
         """Search, then fit the arms."""
-        context, previous, trials = self._context, self._previous, self._prices.trials
-        bundle: dict[str, Any] = {"bundle": self._bundle, "model_name": self._config.model}
-        told, better = partial(first_verdict, context, trials=trials, **bundle), partial(better_bundle, context, **bundle)
-        found = LabelLoop(context, self._config, self._own, self._prices, previous, told, better).run()
-        confirmed = confirm_labels(context, found, self._prices, previous=previous)
+        context, previous, embedding, trials = self._context, self._previous, self._embedding, self._trials
+        folder, model_name = self._bundle, self._config.model
+        told = partial(first_verdict, context, trials=trials, bundle=folder, model_name=model_name)
+        better = partial(better_bundle, context, bundle=folder, model_name=model_name)
+        loop = LabelLoop(context, self._config, self._own, embedding, trials, self._prices, previous, told, better)
+        found = loop.run()
+        most = self._config.tune.max_epochs
+        confirmed = confirm_labels(context, found, trials, self._prices, max_epochs=most, previous=previous)
         return found, replace(confirmed, whole_test=found.whole_test)
 
 
-def prices_of(context: RunContext, config: RunConfig) -> Prices:
-    """Prices of a search by probes, with its embedding and trials.
+def parts_of(context: RunContext, config: RunConfig) -> tuple[Embedding, Trials, Prices]:
+    """What a search by probes embeds rows with, tunes with, and prices both by.
 
     Raises:
         InputError: ``tune.layers`` are not layers of the model.
@@ -90,7 +92,7 @@ def prices_of(context: RunContext, config: RunConfig) -> Prices:
             )
         embedding.layers = (last,)
     trials = Trials(context, embedding, window_settings(config, context), window)
-    return Prices(context, embedding, trials, config)
+    return embedding, trials, Prices(context, embedding, trials, config.evaluate)
 
 
 def window_settings(config: RunConfig, context: RunContext) -> WindowSettings:

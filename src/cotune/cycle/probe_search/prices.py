@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cotune.config import RunConfig
+from cotune.config.sections import EvaluateConfig
 from cotune.cycle.budget.reserve import closing_cost
 from cotune.cycle.context import RunContext
 from cotune.cycle.diagnostics.allowance import FORMATS, NOISE
@@ -38,17 +38,17 @@ class Prices:
         context: context of the run.
         embedding: gives the layers that run.
         trials: gives the windows that are tuned.
-        config: says what is measured after the test.
+        evaluate: says what is measured after the test.
     """
 
-    def __init__(self, context: RunContext, embedding: Embedding, trials: Trials, config: RunConfig) -> None:
-        self.context, self.embedding, self.trials, self.config = context, embedding, trials, config
+    def __init__(self, context: RunContext, embedding: Embedding, trials: Trials, evaluate: EvaluateConfig) -> None:
+        self._context, self._embedding, self._trials, self._evaluate = context, embedding, trials, evaluate
         self.fixed = closing_cost(context.spending.budget)
         """Cost of saving and the report under a time budget."""
 
     def race(self, seed: Prompt, rows: int, embedded: int) -> float:
         """Cost of a race that embeds ``embedded`` rows over all prompts, by the seed prompt's length."""
-        return HEURISTICS.other_prompts * self.embedding.row_cost(seed, rows) * embedded / max(1, rows)
+        return HEURISTICS.other_prompts * self._embedding.row_cost(seed, rows) * embedded / max(1, rows)
 
     def fits(self, rows: int) -> float:
         """Cost of cross-fitting the probes of a race in which three prompts see all rows."""
@@ -56,29 +56,29 @@ class Prices:
 
     def tuning(self, fit: PromptFit, rows: int, steps: int) -> float:
         """Cost of tuning a prompt's window on rows and of embedding the rows with the tuned weights."""
-        context, first = self.context, self.trials.edge(fit)
+        context, first = self._context, self._trials.edge(fit)
         # One worker tunes, even if many embed.
         slots = context.spending.costs.slots if context.spending.budget.kind == "time" else 1
         stores = first and context.model.shared
-        edge = slots * self.embedding.row_cost(fit.prompt, rows, layers=[first]) if stores else 0.0
-        states = self.embedding.row_cost(fit.prompt, rows, layers=[fit.found.layer])
-        return context.spending.costs.training(steps * self.trials.step_tokens(fit)) + edge + states + self._fit(rows)
+        edge = slots * self._embedding.row_cost(fit.prompt, rows, layers=[first]) if stores else 0.0
+        states = self._embedding.row_cost(fit.prompt, rows, layers=[fit.found.layer])
+        return context.spending.costs.training(steps * self._trials.step_tokens(fit)) + edge + states + self._fit(rows)
 
     def trial(self, fit: PromptFit, splits: Sequence[Split], epochs: float) -> float:
         """Cost of tuning on each split, in parallel if there are workers, and of judging the held-out rows."""
-        costs = self.context.spending.costs
+        costs = self._context.spending.costs
         total, tunings = 0.0, []
         for split in splits:
-            steps = self.trials.steps_of(epochs, len(split.learn))
+            steps = self._trials.steps_of(epochs, len(split.learn))
             tunings.append(self.tuning(fit, len(split.learn), steps))
-            total += self.embedding.row_cost(fit.prompt, len(split.held), layers=[fit.found.layer])
+            total += self._embedding.row_cost(fit.prompt, len(split.held), layers=[fit.found.layer])
         if costs.budget.kind == "time" and costs.slots > 1 and tunings:
             return total + max(tunings) * -(-len(tunings) // costs.slots)
         return total + sum(tunings)
 
     def final(self, fit: PromptFit, rows: int, epochs: float) -> float:
         """Cost of tuning on all labelled rows."""
-        return self.tuning(fit, rows, self.trials.steps_of(epochs, rows))
+        return self.tuning(fit, rows, self._trials.steps_of(epochs, rows))
 
     def end(
         self,
@@ -117,7 +117,7 @@ class Prices:
 
     def room(self, search: LabelSearch, trying: PromptFit | None = None) -> float:
         """Budget that is not reserved for the end, if ``trying`` is tuned next."""
-        return self.context.spending.left() - self.owed(search, trying)
+        return self._context.spending.left() - self.owed(search, trying)
 
     def has_room(self, search: LabelSearch, fit: PromptFit) -> bool:
         """Whether the budget has room for a trial and for the end, whoever wins."""
@@ -132,8 +132,8 @@ class Prices:
             embedded: number of rows of the race, over all prompts.
             test: number of test rows; None means all.
         """
-        test = self.context.task.test.n if test is None else test
-        arms = 2 * self.embedding.row_cost(seed, test, layers=[min(self.embedding.layers)])
+        test = self._context.task.test.n if test is None else test
+        arms = 2 * self._embedding.row_cost(seed, test, layers=[min(self._embedding.layers)])
         return self.race(seed, rows, embedded) / HEURISTICS.other_prompts + arms + self.fixed
 
     def test(self, search: LabelSearch, winner: PromptFit, *, tuned: bool = True, words: bool = True) -> float:
@@ -145,20 +145,20 @@ class Prices:
             tuned: whether there are arms with tuned weights.
             words: whether the untuned model is also asked for label words, which is optional.
         """
-        rows = self.context.task.test.n
+        rows = self._context.task.test.n
         frozen = search.fits.get(winner.prompt.id, winner)
         base = {fit.prompt.id: fit for fit in (search.seed, search.best_frozen, frozen)}.values()
         changed = {fit.prompt.id: fit for fit in (search.seed, winner)}.values() if tuned else ()
-        arms = sum(self.embedding.row_cost(fit.prompt, rows, layers=[fit.found.layer]) for fit in (*base, *changed))
-        return HEURISTICS.care * (arms + (zero_shot_cost(self.context, search.seed.prompt) if words else 0.0)) + self.fixed
+        arms = sum(self._embedding.row_cost(fit.prompt, rows, layers=[fit.found.layer]) for fit in (*base, *changed))
+        return HEURISTICS.care * (arms + (zero_shot_cost(self._context, search.seed.prompt) if words else 0.0)) + self.fixed
 
     def extras(self) -> float:
         """Maximum cost of measurements after the test, which decide nothing; a search that could continue leaves this."""
-        evaluate = self.config.evaluate
+        evaluate = self._evaluate
         share = NOISE.share + evaluate.robustness * FORMATS.share + evaluate.slices * END_SHARE
-        return share * self.context.spending.budget.amount
+        return share * self._context.spending.budget.amount
 
     def _fit(self, rows: int) -> float:
-        if self.context.spending.budget.kind != "time":
+        if self._context.spending.budget.kind != "time":
             return 0.0
-        return 0.3 + HEURISTICS.fit_seconds * rows * self.context.model.width * len(self.context.task.labels)
+        return 0.3 + HEURISTICS.fit_seconds * rows * self._context.model.width * len(self._context.task.labels)

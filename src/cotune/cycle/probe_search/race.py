@@ -12,7 +12,7 @@ from typing import Any
 
 from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.embedding import Embedding
-from cotune.cycle.probe_search.fits import Fitting, PromptFit, difference
+from cotune.cycle.probe_search.fits import Effort, Fitting, PromptFit, difference
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.limit import RaceLimit
 from cotune.errors import CotuneError, DivergedError
@@ -23,7 +23,7 @@ from cotune.task.example import Example
 
 _WORTH = 1.25
 """Minimum ratio of a cut round's rows to those of the round before."""
-_SCREENING = {"keep": HEURISTICS.early_layers, "repeats": 1}
+_SCREENING: Effort = {"keep": HEURISTICS.early_layers, "repeats": 1}
 """Effort of a fit that only decides which prompts continue; by default, fits are at all folds and layers."""
 
 
@@ -299,7 +299,7 @@ class ProbeRace:
         standing, rows = self._standing, self._rows[: self._standing.seen]
         # Few rows make a single round, in which every prompt would be fitted at all folds.
         whole = len(standing.active) <= HEURISTICS.full_fits + len(self._protected & set(standing.active))
-        effort = {} if self._at_end and whole else _SCREENING
+        effort: Effort = {} if self._at_end and whole else _SCREENING
         if self._context.crew is not None:
             self._fit_ahead(rows, effort)
         for name in list(standing.active):
@@ -322,7 +322,7 @@ class ProbeRace:
             raise CotuneError("every prompt of the race gave hidden states that are not finite")
         standing.leader = min(standing.active, key=self._loss)
 
-    def _fit_one(self, name: str, rows: Sequence[Example], effort: dict[str, int]) -> None:
+    def _fit_one(self, name: str, rows: Sequence[Example], effort: Effort) -> None:
         started = time.monotonic()
         self._result.fits[name] = self._fitting.fit(self._prompts[name], rows, **effort)
         if self._limit is not None:
@@ -340,7 +340,7 @@ class ProbeRace:
                 self._fit_one(name, rows, {})
                 self._result.full.append(name)
 
-    def _fit_ahead(self, rows: Sequence[Example], effort: dict[str, int]) -> None:
+    def _fit_ahead(self, rows: Sequence[Example], effort: Effort) -> None:
         """Read states embedded by workers, prompt by prompt, and let workers fit the probes."""
         for name in list(self._standing.active):
             try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from cotune.cycle.context import RunContext
+from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.state import LabelSearch
@@ -15,9 +16,9 @@ from cotune.prompt.prompt import Prompt
 from cotune.task.sealed import SealedTest
 
 
-def end_of_race(context: RunContext, prices: Prices, seed: Prompt) -> float:
+def end_of_race(context: RunContext, embedding: Embedding, prices: Prices, seed: Prompt) -> float:
     """Cost of two frozen arms on some of the test rows, of saving and of the report, at the measured pace."""
-    embedding, test = prices.embedding, context.task.test.n
+    test = context.task.test.n
 
     def arms(rows: int) -> float:
         cost = embedding.row_cost(seed, min(rows, test), layers=[max(embedding.layers)])

@@ -252,13 +252,22 @@ class Trials:
         probe = probe_of(context, refit, layer)
         return Fitted(prompt, adapter, layer, int(value["steps"]), probe, head, terms)
 
-    def ahead(self, fit: PromptFit, rows: Sequence[Example], steps: int, **how: Any) -> None:
+    def ahead(
+        self,
+        fit: PromptFit,
+        rows: Sequence[Example],
+        steps: int,
+        *,
+        stage: str,
+        start: str = BASE,
+        after: Fitted | None = None,
+        keep: float = 0.0,
+        seed: int | None = None,
+    ) -> None:
         """Let a worker start a tuning before :meth:`tune` is called with the same arguments; does nothing without workers."""
         context, crew = self.context, self.context.crew
-        seed = how.pop("seed", None)
-        how = {"start": BASE, "after": None, "keep": 0.0, **how}
         rows = not_shown(fit.prompt, rows)
-        wanted = _Wanted(fit, rows, steps, seed=context.seed if seed is None else seed, **how)
+        wanted = _Wanted(fit, rows, steps, stage, start, after, keep, context.seed if seed is None else seed)
         layer = fit.found.layer
         name = (fit.prompt.id, content_hash(wanted.key))
         if crew is None or name in self._ahead:

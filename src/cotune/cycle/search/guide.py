@@ -1,10 +1,9 @@
-"""Use of the winner's failures for the next pool: new instructions by a language model, and hard demonstrations."""
+"""Use of the winner's failures for the next pool: new instructions by a language model."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -17,33 +16,18 @@ from cotune.cycle.search.measured import Measured, with_answers
 from cotune.cycle.search.proposers import Proposer
 from cotune.errors import counted
 from cotune.prompt.prompt import Prompt
-from cotune.refine import Proposal, fits
+from cotune.refine import Proposal
 from cotune.refine.copied import RowGrams
 from cotune.refine.rewriting import Case, Failures, Question, accept, messages_for, read_answer
-from cotune.task.example import Example
 
 _SLICES, _CASES, _SUCCESSES, _UNGROUPED = 4, 3, 6, 8
-_NEAR_ROWS = 96
 _LEAST_ROWS = 8
 _WRITTEN = 64
 """Dev rows that the winner answers for this if its answers are not written yet; enough to find failures."""
 
 
-@dataclass(frozen=True)
-class Guided:
-    """Additions to a pool besides mutated prompts.
-
-    Attributes:
-        rewrites: prompts by the language model.
-        close: train row id to similarity with a failure; empty if there are no hard demonstrations.
-    """
-
-    rewrites: tuple[Proposal, ...] = ()
-    close: Mapping[str, float] = field(default_factory=dict)
-
-
 class Guide:
-    """Examines the winner's failures once a cycle, for rewrites and hard demonstrations; does nothing if both are off.
+    """Examines the winner's failures once a cycle and has instructions rewritten; does nothing without a proposer.
 
     Args:
         context: context of the run.
@@ -53,30 +37,24 @@ class Guide:
     def __init__(self, context: RunContext, config: RunConfig) -> None:
         self.context = context
         self.proposer = Proposer(context, config.proposer) if config.proposer.base_url is not None else None
-        self._hard = config.search.hard_demonstrations and config.search.demonstrations
-
-    @property
-    def on(self) -> bool:
-        """Whether the config asks for rewrites or hard demonstrations."""
-        return self.proposer is not None or self._hard
 
     def cost(self, prompt: Prompt) -> float:
         """Cost of the next :meth:`look` at a winner of about this prompt's length, in the budget's unit.
 
         Money for the proposer's answer is not included; :meth:`look` takes it from its ``room``.
         """
-        if not self.on:
+        if self.proposer is None:
             return 0.0
         context = self.context
-        cost = context.spending.costs.alone.scoring(slicing_tokens(context, self._near))
+        cost = context.spending.costs.alone.scoring(slicing_tokens(context))
         if context.answers.written_late:
             cost += min(_WRITTEN, len(context.dev)) * (
                 context.spending.rows.scored(prompt) + context.spending.rows.written(prompt, tuned=True)
             )
-        return cost + (self.proposer.cost() if self.proposer is not None else 0.0)
+        return cost + self.proposer.cost()
 
-    def look(self, cycle: int, winner: Measured, known: Iterable[Prompt], room: float = float("inf")) -> Guided | None:
-        """Measure slices of the winner's failures, and use them; None if the config asks for nothing.
+    def look(self, cycle: int, winner: Measured, known: Iterable[Prompt], room: float = float("inf")) -> list[Proposal]:
+        """Prompts by the language model, which is shown slices of the winner's failures; empty without a proposer.
 
         Args:
             cycle: number of the next pool's cycle.
@@ -84,12 +62,11 @@ class Guide:
             known: prompts that exist already.
             room: dollars that an answer may cost under a money budget; if it may cost more, the proposer is not asked.
         """
-        if not self.on:
-            return None
+        if self.proposer is None:
+            return []
         winner = with_answers(self.context, winner, "guide", _WRITTEN)
-        slices = measure_slices(self.context, winner, cycle=cycle, near=self._near, least=_LEAST_ROWS)
-        rewrites = self._rewrite(self.proposer, cycle, winner, slices, known, room) if self.proposer is not None else []
-        return Guided(tuple(rewrites), slices.get("close", {}))
+        slices = measure_slices(self.context, winner, cycle=cycle, least=_LEAST_ROWS)
+        return self._rewrite(self.proposer, cycle, winner, slices, known, room)
 
     def _rewrite(
         self,
@@ -146,11 +123,6 @@ class Guide:
         for place in np.flatnonzero(evaluation.correct == 1):
             right.setdefault(dev[place].output, int(place))
         return Question(winner.candidate.prompt, tuple(groups), tuple(case(i) for i in list(right.values())[:_SUCCESSES]))
-
-    @cached_property
-    def _near(self) -> tuple[Example, ...]:
-        """The train rows that hard demonstrations are drawn from."""
-        return tuple(row for row in self.context.train_sample if fits(row))[:_NEAR_ROWS] if self._hard else ()
 
     @cached_property
     def _grams(self) -> RowGrams:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cotune.config.sections import SearchConfig
 from cotune.cycle.context import RunContext
-from cotune.cycle.search.guide import Guided
 from cotune.embed import centred, farthest_first, show_nearest, whole_texts, without_near_duplicates
 from cotune.errors import InputError
 from cotune.prompt.prompt import Prompt
-from cotune.refine import Proposal, diverse, first_pool, fixed, hard, with_demonstrations
+from cotune.refine import Proposal, diverse, first_pool, fixed, with_demonstrations
 from cotune.refine.demonstrations import default_count, fits, strata
 from cotune.refine.mutate import DemonstrationPool, mutate
 from cotune.task.example import Example
@@ -23,23 +22,13 @@ NEAR = 0.02
 _EMBEDDED_ROWS = 96
 
 
-def demonstration_pool(context: RunContext, close: Mapping[str, float] | None = None) -> DemonstrationPool:
-    """Draw demonstrations from train: half of the time diverse rows by the model's embedding, otherwise random rows.
-
-    With ``close`` (row id to similarity with a failure) half of all draws are rows that are similar to failures.
-    """
-    near = [row for row in context.train_sample if row.id in close] if close else []
+def demonstration_pool(context: RunContext) -> DemonstrationPool:
+    """Draw demonstrations from train: half of the time diverse rows by the model's embedding, otherwise random rows."""
     rows = [row for row in context.train_sample if fits(row)][:_EMBEDDED_ROWS]
 
     def draw(rng: np.random.Generator) -> Sequence[Example]:
         if not rows:
             return ()
-        if close and near and rng.random() < 0.5:
-            # Without noise on the scale of the similarities, each draw would show the same rows.
-            closeness = np.array([close[row.id] for row in near])
-            closeness = closeness + closeness.std() * rng.standard_normal(len(near))
-            picked = hard(closeness, strata(context.task, near), default_count(len(context.task.labels)), skip=0.0)
-            return [near[i] for i in picked]
         if rng.random() < 0.5:
             return fixed(context.task, rng)
         vectors, tokens = context.vectors.of(rows)
@@ -117,23 +106,22 @@ def next_pool(
     *,
     demonstrations: bool,
     seed: int,
-    guided: Guided | None = None,
+    rewrites: Sequence[Proposal] = (),
     nearest: bool = False,
 ) -> list[Proposal]:
-    """A later cycle's pool: new children of this run's survivors, and the rewrites of ``guided``.
+    """A later cycle's pool: new children of this run's survivors, and ``rewrites`` by a language model.
 
     With ``nearest`` the pool also holds the first survivor with each row's nearest train rows as demonstrations.
     """
-    guided = guided or Guided()
     rng = np.random.default_rng([seed, 10, cycle])
-    shown = demonstration_pool(context, guided.close) if demonstrations else None
-    rewrites = [p for p in guided.rewrites if has_room(context, p.prompt)][:count]
+    shown = demonstration_pool(context) if demonstrations else None
+    added = [p for p in rewrites if has_room(context, p.prompt)][:count]
     variant = nearest_variant(context, survivors[0]) if nearest else None
     if variant is not None and variant.prompt.id not in seen:
-        rewrites = [variant, *rewrites]
-    known = seen | {p.prompt.id for p in rewrites}
+        added = [variant, *added]
+    known = seen | {p.prompt.id for p in added}
     mutated = mutate(survivors, context.task, count + max(2, count // 3), rng, demonstration_pool=shown, seen=known)
-    return _record(context, cycle, [*rewrites, *mutated], count, keep=range(len(rewrites)))
+    return _record(context, cycle, [*added, *mutated], count, keep=range(len(added)))
 
 
 def _record(context: RunContext, cycle: int, proposals: list[Proposal], count: int, keep: Sequence[int]) -> list[Proposal]:

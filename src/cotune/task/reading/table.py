@@ -12,6 +12,7 @@ from typing import Any
 
 from cotune.errors import InputError, shown_names
 from cotune.task.reading.cells import NESTED, cell_text, input_text, nested_text
+from cotune.task.reading.yaml_names import yaml_list
 
 Cell = str | None
 
@@ -98,8 +99,8 @@ class Table:
             rename = f" Rename the one that holds it to {column!r}{named}." if asked_by else ""
             names = [name.strip() for name in column.split(",")] if several else []
             if len(names) > 1 and set(names) <= {*headers, *self.columns}:
-                options, listed = " ".join(f"--input {quote(name)}" for name in names), ", ".join(names)
-                near, rename = "", f" Name each column by itself: {options}; in a task file input: [{listed}]."
+                options = " ".join(f"--input {quote(name)}" for name in names)
+                near, rename = "", f" Name each column by itself: {options}; in a task file input: {yaml_list(names)}."
             raise InputError(
                 f"there is no column {column!r}{wanted}" + (f", did you mean {near!r}?" if near else ""),
                 where=self.source,
