@@ -16,6 +16,7 @@ from cotune.cycle.budget.stopwatch import untimed
 from cotune.cycle.context import RunContext
 from cotune.cycle.journal import attempt
 from cotune.embed import EmbedSettings, Standardizer, StaticEmbedder, TextEmbedder, closest_pairs
+from cotune.embed.text import ONE_WORD_FRAME
 from cotune.task.checks import Finding, Severity
 from cotune.task.example import Example
 from cotune.task.near import near_duplicates
@@ -141,7 +142,7 @@ class _Look:
     def _within_budget(self, pairs: list[tuple[int, int]], texts: Sequence[str]) -> list[tuple[int, int]]:
         costs = self.context.spending.costs
         limit = _SHARE * costs.budget.amount
-        head, tail = (self._length(part) for part in EmbedSettings().texts[0].split("{text}"))
+        head, tail = (self._length(part) for part in ONE_WORD_FRAME.split("{text}"))
 
         def tokens(text: str) -> int:
             # Tokens may differ where text and frame meet.
