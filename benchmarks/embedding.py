@@ -1,11 +1,10 @@
 """How good the model's own vectors are: STS-B, and nearest neighbours on labelled texts, for each way to embed.
 
-    python benchmarks/embedding.py --data FOLDER [--work FOLDER] [--model NAME] [--ways mean,prompt_eol:0+1]
-        [--minutes 9] [--quick]
+    python benchmarks/embedding.py --data FOLDER [--work FOLDER] [--model NAME] [--ways prompt_eol static] [--minutes 9]
+        [--quick]
 
 Everything is chosen on pairs of STS-B's validation split; the test split is read once, whole, for the best setting of each
-pooling and for the best of all. A way is a pooling, all its frames one by one and averages of the first of them, or the frames
-behind a colon; several of them joined by ``+`` are averaged. Centring and whitening are fitted on sentences of its train split.
+pooling and for the best of all. A way is a pooling. Centring and whitening are fitted on sentences of its train split.
 The nearest neighbours of up to 500 test rows are looked for among 500 train rows, with the settings chosen on STS-B. A text is
 run once for all layers, and what was run lies in the work folder: stopped after ``--minutes`` or by a kill, the same command
 goes on. Prints one JSON object, progress to stderr.
@@ -17,7 +16,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -29,12 +28,11 @@ from scipy.stats import spearmanr
 from cotune.cache import cache_folder
 from cotune.embed import Standardizer, StaticEmbedder
 from cotune.embed.standardize import Standard
-from cotune.embed.static import unit
-from cotune.embed.text import Pooling, beside, framed, frames_of
+from cotune.embed.text import Pooling, beside, framed
 from cotune.evaluate.stats.intervals import wilson
 from cotune.files import atomic_path, content_hash
 from cotune.model.adapters.slots import BASE
-from cotune.model.engine.hidden_states import mean_states
+from cotune.model.engine.hidden_states import last_states
 from cotune.model.loading.by_name import open_model
 from cotune.model.local import LocalModel
 from measure import machine_facts, say
@@ -43,16 +41,14 @@ _SETS = ("trec6", "sms_spam", "snips", "banking77", "clinc150")
 _NEIGHBOURS, _DRAWS, _PIECE = 5, 1000, 250
 
 Vectors = NDArray[np.float32]
-Framed = tuple[Pooling, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class Way:
-    """A setting: the places of a pooling's frames, which are averaged, layers (None: all and the final norm), words beside it
-    or not, and how vectors are made comparable."""
+    """A setting: pooling, layers (None: all and the final norm), words beside the state or not, and how vectors are made
+    comparable."""
 
     pooling: Pooling
-    frames: tuple[int, ...]
     layer: int | None
     words: bool
     standard: Standard
@@ -78,28 +74,23 @@ class States:
         words = self.static.embed(texts)
         if way.pooling == "static":
             return words
-        found = [self._framed(way, frame, texts) for frame in way.frames]
-        states: Vectors = found[0] if len(found) == 1 else np.mean([unit(each) for each in found], axis=0)
+        pieces = [self._piece(texts[i : i + _PIECE]) for i in range(0, len(texts), _PIECE)]
+        states = np.concatenate([piece[self.layers.index(way.layer)] for piece in pieces]).astype(np.float32)
         return beside(states, words) if way.words else states
 
-    def _framed(self, way: Way, frame: int, texts: Sequence[str]) -> Vectors:
-        pieces = [self._piece(way.pooling, frame, texts[i : i + _PIECE]) for i in range(0, len(texts), _PIECE)]
-        return np.concatenate([piece[self.layers.index(way.layer)] for piece in pieces]).astype(np.float32)
-
-    def _piece(self, pooling: Pooling, place: int, texts: Sequence[str]) -> NDArray[np.float16]:
-        frame = frames_of(pooling)[place]
-        key = content_hash([self.local.fingerprint, self.local.settings.dtype, pooling, frame, self.layers, list(texts)])
+    def _piece(self, texts: Sequence[str]) -> NDArray[np.float16]:
+        ids = framed(self.local.tokenizer, texts)
+        key = content_hash([self.local.fingerprint, self.local.settings.dtype, self.layers, ids])
         path = self.folder / f"{key}.npy"
         if not path.is_file():
             if time.monotonic() > self.deadline:
                 raise SystemExit("out of time: the same command goes on from here")
             started, told = time.monotonic(), list[int]()
-            sequences, weights = framed(self.local.tokenizer, texts, frame, pooling)
-            states = mean_states(self.local, sequences, weights, self.layers, adapter=BASE, progress=told.append)
+            states = last_states(self.local, ids, self.layers, adapter=BASE, progress=told.append)
             with atomic_path(path) as temporary, temporary.open("wb") as file:
                 np.save(file, states.astype(np.float16), allow_pickle=False)
             rate = sum(told) / (time.monotonic() - started)
-            say(f"{pooling} frame {place}: {len(texts)} texts, {sum(told)} tokens, {rate:.0f} a second")
+            say(f"{len(texts)} texts, {sum(told)} tokens, {rate:.0f} a second")
         found: NDArray[np.float16] = np.load(path, allow_pickle=False)
         return found
 
@@ -110,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder with stsb_en and the classification sets")
     parser.add_argument("--work", type=Path, help="folder for what was run; in cotune's cache where not given")
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--ways", default=",".join(get_args(Pooling)), help="poolings to try, such as prompt_eol:0,static")
+    parser.add_argument("--ways", nargs="+", default=get_args(Pooling), choices=get_args(Pooling), help="poolings to try")
     parser.add_argument("--sets", default=",".join(_SETS), help="classification sets; empty for none")
     parser.add_argument("--pairs", type=int, default=500, help="validation pairs to choose on, drawn at random")
     parser.add_argument("--rows", type=int, default=500, help="train and test rows of a classification set")
@@ -123,11 +114,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     layers = (None,) if given.quick else (*range(count - 10, count), None)
     states = States(local, given.work or cache_folder("embedding-benchmark"), layers, started + 60 * given.minutes)
     pairs, rows = (40, 40) if given.quick else (given.pairs, given.rows)
-    ways = list(_frames(given.ways))
-    tried = _validate(states, given.data / "stsb_en", ways, pairs)
+    tried = _validate(states, given.data / "stsb_en", given.ways, pairs)
     alone = [entry for entry in tried if not entry["words"]]
-    poolings = dict.fromkeys(pooling for pooling, _ in ways)
-    leading = [max((t for t in alone if t["pooling"] == p), key=lambda t: float(t["validation"])) for p in poolings]
+    leading = [max((t for t in alone if t["pooling"] == p), key=lambda t: float(t["validation"])) for p in given.ways]
     chosen = max(tried, key=lambda t: float(t["validation"]))
     reported = [*(entry for entry in leading if entry is not chosen), chosen]
     for entry in reported:
@@ -145,45 +134,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _frames(ways: str) -> Iterator[Framed]:
-    """Poolings with the places of frames that are averaged.
-
-    Raises:
-        SystemExit: there is no such pooling or frame.
-    """
-    for name in ways.split(","):
-        pooling, _, places = name.partition(":")
-        if pooling not in get_args(Pooling):
-            raise SystemExit(f"--ways: there is no pooling {pooling!r}; use {', '.join(get_args(Pooling))}")
-        count = len(frames_of(pooling))  # type: ignore[arg-type]
-        known = [(place,) for place in range(count)] + [tuple(range(first)) for first in range(2, count + 1)]
-        if places:
-            asked = tuple(int(place) if place.isdigit() else count for place in places.split("+"))
-            if max(asked) >= count:
-                raise SystemExit(f"--ways: {pooling} has frames 0 to {count - 1}, not {places}")
-            known = [asked]
-        for frames in known:
-            yield pooling, frames  # type: ignore[misc]
-
-
-def _validate(states: States, folder: Path, ways: Sequence[Framed], pairs: int) -> list[dict[str, Any]]:
+def _validate(states: States, folder: Path, ways: Sequence[Pooling], pairs: int) -> list[dict[str, Any]]:
     rows = _drawn(_rows(folder / "validation.jsonl"), pairs, np.random.default_rng(0))
     other = _others(folder)
     tried = []
-    for pooling, frames in ways:
+    for pooling in ways:
         still = pooling == "static"
         for layer in [None] if still else states.layers:
             for words in (False,) if still else (False, True):
                 vectors = [
-                    states.of(Way(pooling, frames, layer, words, "none"), texts)
+                    states.of(Way(pooling, layer, words, "none"), texts)
                     for texts in (other, _column(rows, 1), _column(rows, 2))
                 ]
                 for standard in get_args(Standard):
                     fitted = Standardizer.fit(vectors[0], standard)
                     rho = spearmanr(_likeness(fitted, vectors[1], vectors[2]), _scores(rows)).statistic
-                    tried.append({**asdict(Way(pooling, frames, layer, words, standard)), "validation": round(float(rho), 4)})
-        best = max(t["validation"] for t in tried if (t["pooling"], t["frames"]) == (pooling, frames))
-        say(f"{pooling}, frames {'+'.join(map(str, frames))}: {best}")
+                    tried.append({**asdict(Way(pooling, layer, words, standard)), "validation": round(float(rho), 4)})
+        say(f"{pooling}: {max(t['validation'] for t in tried if t['pooling'] == pooling)}")
     return tried
 
 

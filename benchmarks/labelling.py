@@ -38,7 +38,6 @@ from cotune.evaluate.responses import label_indices
 from cotune.evaluate.stats.conformal import conformal_scores, coverage, label_sets, threshold
 from cotune.files import atomic_path
 from cotune.labelling.acquisition import ACQUISITIONS, Pool
-from cotune.labelling.picking import FROM_LABELLED
 from cotune.model.engine.state_store import layers_of_interest
 from cotune.model.hardware.machine import processor_name
 from cotune.model.loading.by_name import open_model
@@ -133,9 +132,7 @@ def run_draw(data: Set, way: str, draw: int, held_out: int) -> dict[str, Any]:
         }
         if following > size:
             # As cotune label does it.
-            seen = standardised(states[[*free, *(labelled if way in FROM_LABELLED else ())]])[0]
-            pool_seen = Pool(log_probs[held_out:], seen[: len(free)], seen[len(free) :])
-            picked = ACQUISITIONS[way](pool_seen, following - size, rng)
+            picked = ACQUISITIONS[way](Pool(log_probs[held_out:], standardised(states[free])[0]), following - size, rng)
             assert len(set(picked)) == following - size
             labelled += [int(free[place]) for place in picked]
     return told

@@ -141,6 +141,7 @@ BROKEN: dict[str, tuple[str, tuple[str, ...]]] = {
         "search: {hard_demonstrations: false}",
         ("line 7, search.hard_demonstrations", "unknown key 'hard_demonstrations'"),
     ),
+    "removed key of the teacher": ("teacher: {write: 0.5}", ("line 7, teacher.write", "unknown key 'write'", "Known keys")),
     "key in the wrong place": ("rank: 4", ("line 7, rank", "did you mean 'tune.rank'")),
     "text for a number": ("tune:\n  rank: many", ("line 8, tune.rank", "whole number, not 'many'")),
     "fraction for a whole number": ("seed: 1.5", ("line 7, seed", "whole number, not 1.5")),

@@ -36,22 +36,9 @@ def test_all_parts_run_and_the_best_on_validation_is_chosen(
     assert embedding.main(given) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["chosen"]["validation"] == max(entry["validation"] for entry in found["tried"])
-    poolings = ["mean", "weighted_mean", "last", "prompt_eol", "echo", "static"]
-    assert [entry["pooling"] for entry in found["best_by_pooling"]] == poolings
+    assert [entry["pooling"] for entry in found["best_by_pooling"]] == ["prompt_eol", "static"]
     reported = [*found["best_by_pooling"], found["chosen"]]
     assert all(entry["test_ci"][0] <= entry["test"] <= entry["test_ci"][1] for entry in reported)
     assert set(found["nearest_neighbours"]) == {"trec6"}
-    monkeypatch.setattr(embedding, "mean_states", None)
+    monkeypatch.setattr(embedding, "last_states", None)
     assert embedding.main(given) == 0
-    averaged = {tuple(entry["frames"]) for entry in found["tried"] if entry["pooling"] == "prompt_eol"}
-    assert averaged == {(0,), (1,), (2,), (3,), (0, 1), (0, 1, 2), (0, 1, 2, 3)}
-
-
-@pytest.mark.parametrize(
-    ("ways", "said"),
-    [("maen", "no pooling 'maen'"), ("mean:1", "mean has frames 0 to 0"), ("prompt_eol:0+x", "frames 0 to 3, not 0[+]x")],
-)
-def test_a_way_that_is_none_is_refused(ways: str, said: str) -> None:
-    with pytest.raises(SystemExit, match=said):
-        list(embedding._frames(ways))
-    assert list(embedding._frames("prompt_eol:0+2,static")) == [("prompt_eol", (0, 2)), ("static", (0,))]

@@ -110,3 +110,17 @@ def test_a_run_that_trains_a_prefix_is_refused(tmp_path: Path) -> None:
         cotune.try_prompt(tmp_path, "Question: {text}")
     # It is neither resumed nor in the way of a numbered folder.
     assert folder_for(config, tmp_path) == (tmp_path, "")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_run_whose_teacher_writes_rows_is_refused_and_any_other_is_read(tmp_path: Path, share: float) -> None:
+    config = config_from_data(tmp_path / "rows.csv", input="text", output="label")
+    dumped = config.model_dump(mode="json")
+    dumped["teacher"]["write"] = share
+    (tmp_path / "config.json").write_text(json.dumps({"config": dumped, "identity": {"data": "x"}}))
+    if not share:
+        assert read_config(tmp_path / "config.json") == (config, {"data": "x"})
+        return
+    with pytest.raises(InputError) as caught, open_folder(tmp_path, config, {"data": "x"}):
+        pass
+    assert "teacher.write, which this version of cotune does not know" in str(caught.value)

@@ -11,9 +11,11 @@ import pytest
 from cycle_runs import journal_of, summary_of
 
 from chat_server import Handler, chat_server, send
+from cotune.config import config_from_data
 from cotune.cycle.teaching.answers import answer_of as meaning_of
 from cotune.endpoint import Usage
 from cotune.endpoint.request_format import Said
+from cotune.errors import InputError
 from cotune.prompt.prompt import Prompt
 from cotune.task import Task
 from labelling_server import labelling, meant
@@ -104,6 +106,12 @@ def test_a_teacher_that_cannot_be_asked_ends_the_run_and_says_why(bench: Bench, 
     assert ended.code == 1 and "401: [key]" in ended.stderr and "Traceback" not in ended.stderr
     alone = bench.run(tmp_path / "alone", f"data.unlabelled={rows}")
     assert alone.code == 2 and "go together" in alone.stderr
+
+
+def test_a_teacher_without_rows_is_refused() -> None:
+    teacher = ("teacher.base_url=http://127.0.0.1:1/v1", "teacher.model=wise")
+    with pytest.raises(InputError, match="go together"):
+        config_from_data("rows.csv", input="text", output="label", overrides=teacher)
 
 
 def paid(bench: Bench, url: str, out: Path, rows: Path, budget: str, *more: str, **how: Any) -> Any:

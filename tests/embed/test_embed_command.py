@@ -65,7 +65,7 @@ def test_whatever_changes_a_vector_is_in_the_key(model: Path) -> None:
     again = open_embedder(str(model))
     np.testing.assert_array_equal(one.embed(TEXTS), again.embed(TEXTS))
     assert again.found == 3
-    for settings in (EmbedSettings("mean"), EmbedSettings(layer=None), EmbedSettings(frames=2), EmbedSettings(words=False)):
+    for settings in (EmbedSettings("static"), EmbedSettings(layer=None), EmbedSettings(words=False)):
         other = open_embedder(str(model), settings)
         assert not np.array_equal(one.embed(TEXTS), other.embed(TEXTS))
         assert other.found == 0
@@ -77,12 +77,11 @@ def test_whatever_changes_a_vector_is_in_the_key(model: Path) -> None:
         ("", [], "there are no texts"),
         ('{"text": "a"}\n{"text": 3}', [], "line 2: the line has no text in 'text'"),
         ('{"text": "a"}\nplain', [], "line 2: the line is not JSON"),
-        ("a", ["--pooling", "max"], "--pooling: unknown value 'max'"),
+        ("a", ["--pooling", "mean"], "--pooling: unknown value 'mean'"),
         ("a", ["--standard", "zca"], "--standard: unknown value 'zca'"),
         ("a\na", ["--standard", "whiten"], "two different texts"),
         ("a", ["--standard", "centre"], "two different texts"),
         ('{"text": "cut \\ud83d"}', [], "line 1: there is half a character"),
-        ("a", ["--frames", "9"], "pooling prompt_eol has 4 frames"),
         ("a", ["--layer", "99"], "layer: the model has"),
         ("a", ["--out", "vectors.pkl"], "not written as .pkl"),
         ("a", ["--out", "/dev/null/vectors.npy"], "where a folder is needed"),

@@ -64,7 +64,7 @@ def test_processes_give_the_same_vectors(model: Path, texts: Path, tmp_path: Pat
 def test_vectors_fitted_on_other_texts(model: Path, texts: Path, tmp_path: Path) -> None:
     few = tmp_path / "few.txt"
     few.write_text("Who?\nHow tall is tower 3?", encoding="utf-8")
-    given = ["--input", few, "--model", model, "--fit-on", texts, "--pooling", "mean"]
+    given = ["--input", few, "--model", model, "--fit-on", texts, "--layer", 1]
     assert embed(*given, "--out", tmp_path / "on.npy", "--executor", "local") == 0
     assert embed(*given, "--out", tmp_path / "usual.npy") == 0
     np.testing.assert_allclose(np.load(tmp_path / "on.npy"), np.load(tmp_path / "usual.npy"), atol=1e-4)

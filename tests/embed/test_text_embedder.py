@@ -7,55 +7,34 @@ import pytest
 import torch
 
 from cotune.embed import EmbedSettings, Standardizer, TextEmbedder, centred, whole_texts
-from cotune.embed.text import ONE_WORD_FRAMES, WORDS_SHARE
+from cotune.embed.text import ONE_WORD_FRAME, WORDS_SHARE
 from cotune.errors import InputError
 from tiny import FITTING, tiny_local
 
 TEXTS = ["Who?", "How tall is the tower?", "card", "How tall is the tower"]
 
 
-def hidden_of(local: Any, text: str, layer: int | None) -> tuple[torch.Tensor, list[tuple[int, int]]]:
-    """All states of a text run alone through plain transformers, and its tokens' characters."""
+def hidden_of(local: Any, text: str, layer: int | None) -> torch.Tensor:
+    """All states of a text run alone through plain transformers."""
     from cotune.model.engine.attention import use_plain_attention
 
-    encoded = local.tokenizer(text, return_offsets_mapping=True)
+    ids = local.tokenizer(text)["input_ids"]
     use_plain_attention(local.model)
     with torch.inference_mode():
-        output = local.model.get_decoder()(input_ids=torch.tensor([encoded["input_ids"]]), output_hidden_states=True)
-    states = output.last_hidden_state if layer is None else output.hidden_states[layer]
-    return states[0], encoded["offset_mapping"]
+        output = local.model.get_decoder()(input_ids=torch.tensor([ids]), output_hidden_states=True)
+    states: torch.Tensor = output.last_hidden_state if layer is None else output.hidden_states[layer]
+    return states[0]
 
 
 @pytest.mark.parametrize("kind", [*FITTING, "unfit"])
 @pytest.mark.parametrize("layer", [None, 1, -2])
-@pytest.mark.parametrize("pooling", ["mean", "weighted_mean", "last", "prompt_eol", "echo"])
-def test_each_pooling_is_what_it_says(kind: Any, layer: int | None, pooling: Any) -> None:
+def test_a_vector_is_the_state_before_the_one_word(kind: Any, layer: int | None) -> None:
     local = tiny_local("llama" if kind == "unfit" else kind)
     local.shared = kind != "unfit"
-    found = TextEmbedder(local, EmbedSettings(pooling, layer, words=False)).embed(TEXTS)
+    found = TextEmbedder(local, EmbedSettings(layer=layer, words=False)).embed(TEXTS)
     for text, vector in zip(TEXTS, found, strict=True):
-        frame = {"prompt_eol": ONE_WORD_FRAMES[0], "echo": "Say it again: {text}\nAgain: {text}"}.get(pooling, "{text}")
-        whole = frame.replace("{text}", text)
-        states, offsets = hidden_of(local, whole, layer)
-        start = whole.rindex(text)
-        own = [i for i, (a, b) in enumerate(offsets) if b > start and a < start + len(text) and b > a]
-        if pooling == "prompt_eol":
-            wanted = states[-1]
-        elif pooling == "last":
-            wanted = states[own[-1]]
-        elif pooling == "weighted_mean":
-            shares = torch.arange(1.0, len(own) + 1)
-            wanted = (states[own] * (shares / shares.sum())[:, None]).sum(0)
-        else:
-            wanted = states[own].mean(0)
-        np.testing.assert_allclose(vector, wanted.float().numpy(), atol=1e-4, rtol=1e-3)
-
-
-def test_several_frames_are_averaged_as_unit_vectors() -> None:
-    local = tiny_local("llama")
-    one, three = (TextEmbedder(local, EmbedSettings(frames=n, words=False)).embed(TEXTS) for n in (1, 3))
-    assert not np.allclose(one, three)
-    assert np.all(np.linalg.norm(three, axis=1) <= 1 + 1e-5)
+        states = hidden_of(local, ONE_WORD_FRAME.replace("{text}", text), layer)
+        np.testing.assert_allclose(vector, states[-1].float().numpy(), atol=1e-4, rtol=1e-3)
 
 
 def test_words_stand_beside_the_state_and_alone() -> None:
@@ -68,8 +47,9 @@ def test_words_stand_beside_the_state_and_alone() -> None:
 
 
 def test_what_cannot_be_done_is_said() -> None:
-    with pytest.raises(InputError, match="pooling mean has 1 frame"):
-        EmbedSettings("mean", frames=2)
+    unknown: Any = "mean"
+    with pytest.raises(InputError, match="pooling: unknown value 'mean'"):
+        EmbedSettings(unknown)
     with pytest.raises(InputError, match="no texts"):
         TextEmbedder(tiny_local("llama")).embed([])
     with pytest.raises(InputError, match="at least two"):
@@ -82,7 +62,7 @@ def test_a_frame_that_all_texts_share_runs_once() -> None:
     told: list[int] = []
     local = tiny_local("llama")
     TextEmbedder(local, progress=told.append).embed(TEXTS)
-    alone = sum(len(local.tokenizer(ONE_WORD_FRAMES[0].replace("{text}", text))["input_ids"]) for text in TEXTS)
+    alone = sum(len(local.tokenizer(ONE_WORD_FRAME.replace("{text}", text))["input_ids"]) for text in TEXTS)
     assert sum(told) < alone
 
 

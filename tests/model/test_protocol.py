@@ -52,17 +52,6 @@ class OnlyScores:
     ) -> NDArray[np.float32]:
         return np.array([[len(s), s[-1]] for s in sequences], dtype=np.float32)
 
-    def mean_states(
-        self,
-        sequences: Sequence[Sequence[int]],
-        weights: Sequence[Sequence[float]],
-        *,
-        adapter: str = "base",
-        layer: int | None = None,
-        progress: Progress | None = None,
-    ) -> NDArray[np.float32]:
-        return np.array([[len(s), np.dot(s, w)] for s, w in zip(sequences, weights, strict=True)], dtype=np.float32)
-
 
 def test_a_model_that_only_scores_predicts_and_embeds() -> None:
     model: Model = OnlyScores()

@@ -116,7 +116,9 @@ def test_intervals_are_no_claim_where_the_noise_of_the_machine_could_make_the_ga
     summary["gains"]["tuning"] |= {"within_noise": True}
     (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
     record = read_record(folder)
-    assert "significant difference, where it is not within the noise" in verdict_section(record, read_prompts(record))
+    shown = verdict_section(record, read_prompts(record))
+    assert "significant difference, where it is not within the noise" in shown
+    assert '<span class="told quiet">within the noise of this machine, ' in shown
     assert "leaves out zero is a significant difference." in section(page, "verdict")
 
 

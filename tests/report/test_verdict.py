@@ -20,6 +20,7 @@ from cotune.report.terminal.notebook import summary_html
 from cotune.report.terminal.plain import signed
 from cotune.report.terminal.result import result_warnings
 from cotune.report.terminal.verdict import print_verdict, quiet_text, verdict_text
+from cotune.report.terminal.verdict_gains import gain_outcome
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]")
 PROMPT = "[bold]Classify[/bold] the 🙂 :smile: question: {labels}\n\nשאלה مرحبا {text}\n\x1b[31m\u202eType:"
@@ -187,12 +188,30 @@ def test_readings_depend_on_the_corrected_p_value() -> None:
     summary["gains"]["prompt_given_tuning"].update(p=0.06, p_single=0.01)
     assert re.search(r"prompt, given tuning +-3\.0 .* no significant difference", verdict_text(summary, width=120))
     summary["gains"]["tuning"].update(within_noise=True)
+    assert re.search(r"tuning alone .* within the noise of this machine", verdict_text(summary, width=120))
     for width in (60, 120):
         assert "within the noise of this machine" in verdict_text(summary, width=width)
         told = " ".join(verdict_text(summary, width=width).split())
         assert "is a significant difference, where it is not within the noise of this machine." in told
     assert "within the noise" not in verdict_text(SUMMARY, width=120)
     assert "is a significant difference. " in " ".join(verdict_text(SUMMARY, width=120).split())
+
+
+@pytest.mark.parametrize(
+    ("gain", "outcome"),
+    [
+        ({"value": 0.1, "p": 0.01}, "gain"),
+        ({"value": -0.1, "p": 0.01}, "loss"),
+        ({"value": 0.1, "p": 0.05}, "no difference"),
+        ({"value": 0.1, "p": 0.01, "within_noise": True}, "noise"),
+        ({"value": 0.1, "p": 0.2, "within_noise": True}, "no difference"),
+        ({"value": 0.0, "p": 1.0, "identical": True}, "same arm"),
+        ({"value": 0.1}, None),
+        ({"p": 0.01}, None),
+    ],
+)
+def test_a_gain_is_what_its_p_value_and_the_noise_say(gain: dict[str, Any], outcome: str | None) -> None:
+    assert gain_outcome(gain) == outcome
 
 
 def test_robustness_takes_two_lines_and_noise_one() -> None:

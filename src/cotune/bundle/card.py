@@ -108,7 +108,7 @@ def model_card(
     parts += ["## What the model reads", _fence(prompt_text)]
     parts += [f"**{held}**"] if (held := held_rows(demonstrations)) else []
     parts += ["## Base model", about_base(manifest, base)]
-    parts += ["## Limits", limits(manifest) + synthetic(metrics)]
+    parts += ["## Limits", limits(manifest)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -359,15 +359,6 @@ def limits(manifest: Manifest) -> str:
     else:
         lines.insert(0, "- It always gives an answer, even if there is none; a valid answer may be wrong.")
     return "\n".join(lines)
-
-
-def synthetic(metrics: Mapping[str, Any]) -> str:
-    """A line about rows that a language model wrote and the bundle has learnt from; empty if there are none."""
-    written = metrics.get("written_rows")
-    if not isinstance(written, Mapping) or not isinstance(kept := written.get("kept"), int) or not written.get("used"):
-        return ""
-    rows = counted(kept, "synthetic row")
-    return f"\n- It has also learnt from {rows}, written by the language model {plain(str(written.get('model')))}."
 
 
 def code_block(language: str, *lines: str) -> str:

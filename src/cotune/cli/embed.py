@@ -34,9 +34,8 @@ def embed(
     column: Annotated[
         str | None, typer.Option(help="Column or key that holds the text. (default: text, or the only column)")
     ] = None,
-    pooling: Annotated[str | None, typer.Option(help="prompt_eol, echo, weighted_mean, mean, last or static.")] = None,
+    pooling: Annotated[str | None, typer.Option(help="prompt_eol, or static, which runs no model and is much faster.")] = None,
     layer: Annotated[int | None, typer.Option(help="Layer whose output is read; negative counts from the last.")] = None,
-    frames: Annotated[int | None, typer.Option(help="Number of frames to average, for prompt_eol.")] = None,
     standard: Annotated[
         str | None,
         typer.Option(
@@ -59,7 +58,7 @@ def embed(
     asked: dict[str, Any] = {
         "model": model,
         "column": column,
-        "settings": {"pooling": pooling, "layer": layer, "frames": frames},
+        "settings": {"pooling": pooling, "layer": layer},
         "standard": standard,
         "fit_on": fit_on,
     }

@@ -42,9 +42,7 @@ def label(
     out: Annotated[
         Path | None, typer.Option(help="Output file, .csv, .tsv, .parquet or .jsonl; labels are appended to an existing one.")
     ] = None,
-    by: Annotated[
-        str | None, typer.Option(help="How to pick rows: random, margin, entropy, spread, badge, diverse_margin, typical.")
-    ] = None,
+    by: Annotated[str | None, typer.Option(help="How to pick rows: random, margin, diverse_margin.")] = None,
     look: Annotated[int, typer.Option(min=1, help="Number of rows of a large pool that the model reads.")] = 2000,
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     web: Annotated[bool, typer.Option("--web", help="Ask on a page in the browser instead of the terminal.")] = False,
@@ -134,7 +132,7 @@ def _picked(
     sheet = read_pool(pool, manifest.input_fields)
     checked = check_sheet(sheet, manifest.input_fields)
     earlier = Earlier.read(out, manifest.input_fields, manifest.output_field) if out is not None else Earlier()
-    rows, words, all_read = ([], set[str](), True) if folder is None else rows_of_run(folder, manifest)
+    _, words, all_read = ([], set[str](), True) if folder is None else rows_of_run(folder, manifest)
     if not all_read:
         tell(
             "The run's training rows cannot be read; rows of the pool that are among them may be asked again.",
@@ -149,7 +147,6 @@ def _picked(
         look=asks["look"],
         seed=asks["seed"],
         known=words | earlier.known,
-        labelled=rows,
         progress=lambda done, size: count(done, size, "rows looked at"),
     )
     return picks, earlier

@@ -109,25 +109,17 @@ class ProposerConfig(BoundedEndpoint):
 
 
 class TeacherConfig(BoundedEndpoint):
-    """A language model that answers unlabelled rows, or writes new rows for labels that are often confused.
+    """A language model that answers unlabelled rows.
 
     Attributes:
         sample: labelled train rows that it also answers, to measure its agreement with them.
-        write: maximum number of rows that it writes, as a share of the labelled train rows.
         concurrency: maximum number of simultaneous requests.
     """
 
     calls: Count = 2_000
     tokens: Count = 1_000_000
     sample: Count = 50
-    write: Annotated[Number, Field(ge=0, le=1)] = 0.0
     concurrency: Count = 8
-
-    @model_validator(mode="after")
-    def _write_needs_url(self) -> TeacherConfig:
-        if self.write and self.base_url is None:
-            raise PydanticCustomError("endpoint", "write needs base_url and model of the teacher")
-        return self
 
 
 class JudgeConfig(NamedEndpoint):

@@ -73,13 +73,8 @@ class RunConfig(Section):
                 "holds it: endpoint.key_env=OPENAI_API_KEY",
                 {"name": self.model},
             )
-        if self.data.unlabelled is not None and self.teacher.base_url is None:
+        if (self.data.unlabelled is None) != (self.teacher.base_url is None):
             raise PydanticCustomError("teacher", "data.unlabelled and teacher go together: rows, and who answers them")
-        if self.data.unlabelled is None and self.teacher.base_url is not None and not self.teacher.write:
-            what = (
-                "data.unlabelled and teacher go together: rows, and who answers them; or let it write rows with teacher.write"
-            )
-            raise PydanticCustomError("teacher", "{what}", {"what": what})
         if (self.metric == JUDGE) != (self.judge.base_url is not None):
             what = "metric: judge and the section judge go together: what is measured, and who grades"
             raise PydanticCustomError("judge", "{what}", {"what": what})

@@ -14,7 +14,6 @@ from cotune.cycle.diagnostics.unwritable import check_references
 from cotune.cycle.endpoints import check_keys, check_prices
 from cotune.cycle.probe_search.possible import check_probes
 from cotune.cycle.teaching.teach import read_unlabelled, unlabelled_hash
-from cotune.cycle.teaching.write import check_writing
 from cotune.cycle.warm_start import Start, adopt, open_start, start_task
 from cotune.prompt.bank import seed_prompt
 from cotune.prompt.prompt import Prompt, parse_prompt
@@ -78,7 +77,6 @@ def read_inputs(config: RunConfig, out: Path, task: Task | None, prompts: Sequen
     config = adopt(config, start)
     task = check_references(config, start_task(config, start, task))
     check_probes(config, task)
-    check_writing(config, task)
     own = _own_prompts(config, task, prompts)
     found = Inputs(config, budget, task, own, start, read_unlabelled(config, task), read_by_hand(config, task))
     if new:

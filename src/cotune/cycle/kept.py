@@ -66,6 +66,8 @@ def _drop_removed(values: dict[str, Any], where: str) -> None:
             del tune["method"]
     if isinstance(search := values.get("search"), dict) and search.get("hard_demonstrations") is False:
         del search["hard_demonstrations"]
+    if isinstance(teacher := values.get("teacher"), dict) and teacher.get("write") == 0:
+        del teacher["write"]
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:

@@ -13,7 +13,6 @@ from cotune.cycle.probe_search.policy import ProbePolicy, searches_by_probes
 from cotune.cycle.probe_search.possible import no_probes
 from cotune.cycle.search.arms import Confirmed
 from cotune.cycle.search.result import SearchResult
-from cotune.cycle.teaching.write import no_writing
 from cotune.prompt.prompt import Prompt
 
 
@@ -52,6 +51,4 @@ def policy_for(
         return ProbePolicy(context, config, own, previous, bundle)
     if config.tune.readout == "probe":
         raise no_probes(f"the engine gives no states between the layers of {context.scorer.name}")
-    if config.teacher.write:
-        raise no_writing("those of this model are not read")
     return AnswerPolicy(context, config, own, previous)

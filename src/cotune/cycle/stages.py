@@ -257,7 +257,6 @@ def _ship(
             **{key: summary[key] for key in ("arms", "gains", "selection", "robustness", "n", "seed", "verdict")},
             DATA: {"rows": context.task.fingerprint, "test": context.task.test.content_hash},
             **({} if doubt is None else {CONFORMAL: doubt}),
-            **({"written_rows": written} if (written := summary["written_rows"]) and written["used"] else {}),
         },
         model_name=model_name,
     )

@@ -18,7 +18,6 @@ from cotune.cycle.probe_search.label_names import names_told
 from cotune.cycle.probe_search.tfidf import tfidf_told
 from cotune.cycle.search.arms import ArmResult, Confirmed
 from cotune.cycle.search.result import SearchResult
-from cotune.cycle.teaching.write import written_findings, written_told
 from cotune.evaluate.answer_noise import AnswerNoise
 from cotune.evaluate.attribution import Attribution, attribute
 from cotune.evaluate.frozen_arms import ARMS, GAINS, PREVIOUS, is_frozen
@@ -111,7 +110,6 @@ def build_summary(
         _invalid(context, results[confirmed.ships]) if untuned else "",
         judging["sentence"] if judging is not None else "",
     )
-    written = written_told(context)
     summary = {
         "task": task.name,
         "n": {"train": len(task.train), "dev": len(task.dev), "test": task.test.n},
@@ -141,10 +139,9 @@ def build_summary(
         "prompts_scored": len(search.proposals),
         "prompts_tuned": search.prompts_tuned,
         "cost": {**cost, **account.counts, "dollars": _dollars(context)},
-        "written_rows": written,
         "label_names": names_told(context),
         "tfidf": tfidf_told(context),
-        "data": data_health(context, trust["neighbours"], int(opening.get("in_prompts", 0)), written),
+        "data": data_health(context, trust["neighbours"], int(opening.get("in_prompts", 0))),
         "truncated": account.truncated,
         "unmatched": account.unmatched,
         "best": {
@@ -219,14 +216,9 @@ def judge_told(context: RunContext, recorded: Mapping[str, Any]) -> dict[str, An
     return {**facts, **spent}
 
 
-def data_health(
-    context: RunContext, neighbours: Mapping[str, Any], in_prompts: int, written: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """Findings of all data checks, warnings first.
-
-    They concern the rows, the arms' prompts, rows of similar meaning, and rows that a teacher wrote.
-    """
-    told = [asdict(f) for f in (*overlap_finding(in_prompts, "prompts of the arms"), *written_findings(written))]
+def data_health(context: RunContext, neighbours: Mapping[str, Any], in_prompts: int) -> dict[str, Any]:
+    """Findings of all data checks, warnings first; they concern the rows, the arms' prompts, and rows of similar meaning."""
+    told = [asdict(finding) for finding in overlap_finding(in_prompts, "prompts of the arms")]
     checked = context.task.checks.to_json()
     findings = [*checked["findings"], *told, *neighbours.get("findings", [])]
     findings.sort(key=lambda finding: finding["severity"] != "warning")

@@ -29,7 +29,7 @@ def named_embedder(
     if (encoder := named_encoder(model)) is not None:
         if settings is not None:
             raise InputError(
-                "an encoder accepts no settings", where=model, hint="Use pooling, layer and frames with language models only."
+                "an encoder accepts no settings", where=model, hint="Use pooling and layer with language models only."
             )
         return Encoder(*encoder)
     opened = open_model(model, device=device, dtype=dtype, threads=threads, light=True)

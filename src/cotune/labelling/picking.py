@@ -23,10 +23,8 @@ from cotune.task.reading.sheet import Sheet
 
 DEFAULT = "diverse_margin"
 """The default acquisition function."""
-WITHOUT_STATES = ("random", "margin", "entropy")
+WITHOUT_STATES = ("random", "margin")
 """Acquisition functions that need no hidden states and therefore work for models behind endpoints."""
-FROM_LABELLED = ("spread", "typical")
-"""Acquisition functions that avoid labelled rows and therefore need their states as well."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,6 @@ def pick_rows(
     look: int,
     seed: int,
     known: Collection[str] = (),
-    labelled: Sequence[Mapping[str, str]] = (),
     batch: int = 64,
     progress: Callable[[int, int], None] = lambda done, size: None,
 ) -> list[Pick]:
@@ -92,7 +89,6 @@ def pick_rows(
         look: most rows of the pool that the model reads, drawn at random.
         seed: seed of all random draws.
         known: texts of rows that already have a label (:func:`cotune.bundle.rows.said`); they are not picked.
-        labelled: input fields of labelled rows, of which the functions in :data:`FROM_LABELLED` read the first ``look``.
         batch: number of rows in a batch.
         progress: called with the number of rows read and the number of all rows to read.
 
@@ -117,16 +113,14 @@ def pick_rows(
             where=sheet.source,
             hint="Give rows that have no label yet; rows with the text of a row of the run or of the --out file are skipped.",
         )
-    labelled = labelled[:look] if way in FROM_LABELLED else ()
     if len(places) > look:
         places = sorted(places[int(i)] for i in rng.permutation(len(places))[:look])
     rows = [fields for place in places if not isinstance(fields := checked[place], RowError)]
-    states, log_probs = _seen(predictor, [*rows, *labelled], batch, progress)
-    states = np.zeros((len(log_probs), 1), dtype=np.float32) if states is None else standardised(states)[0]
-    pool = Pool(log_probs[: len(rows)], states[: len(rows)], states[len(rows) :])
+    states, log_probs = _seen(predictor, rows, batch, progress)
+    states = np.zeros((len(rows), 1), dtype=np.float32) if states is None else standardised(states)[0]
     return [
         _pick(sheet, places[i], rows[i], predictor.labels, log_probs[i])
-        for i in ACQUISITIONS[way](pool, min(count, len(rows)), rng)
+        for i in ACQUISITIONS[way](Pool(log_probs, states), min(count, len(rows)), rng)
     ]
 
 

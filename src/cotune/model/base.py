@@ -276,18 +276,6 @@ class Model(Scorer, Writer, Protocol):
         """Hidden state at the last token of each id sequence, ``[rows, width]``."""
         ...
 
-    def mean_states(
-        self,
-        sequences: Sequence[Sequence[int]],
-        weights: Sequence[Sequence[float]],
-        *,
-        adapter: str = ...,
-        layer: int | None = None,
-        progress: Progress | None = None,
-    ) -> NDArray[np.float32]:
-        """Weighted sum of the hidden states of each id sequence, ``[rows, width]``."""
-        ...
-
 
 @runtime_checkable
 class TokenVectors(Protocol):

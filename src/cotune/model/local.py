@@ -14,7 +14,7 @@ from cotune.model.base import GREEDY, AnswerLosses, Generations, LabelScores, Mo
 from cotune.model.engine.answer_losses import answer_losses
 from cotune.model.engine.engine import Engine
 from cotune.model.engine.generation import generate
-from cotune.model.engine.hidden_states import layer_states, mean_states
+from cotune.model.engine.hidden_states import last_states, layer_states
 from cotune.model.engine.label_scoring import score_labels
 from cotune.model.engine.score_cache import ScoreCache
 from cotune.model.engine.settings import EngineSettings
@@ -213,8 +213,8 @@ class LocalModel(Engine):
             layer: output of this many layers; None means all of them and the final norm.
             progress: called with the number of tokens of the shared prefix, then of each batch.
         """
-        weights = [(0.0,) * (len(ids) - 1) + (1.0,) for ids in sequences]
-        return self.mean_states(sequences, weights, adapter=adapter, layer=layer, progress=progress)
+        states: NDArray[np.float32] = last_states(self, sequences, (layer,), adapter=adapter, progress=progress)[0]
+        return states
 
     def layer_states(
         self,
@@ -241,29 +241,6 @@ class LocalModel(Engine):
             progress: called with the number of tokens that run.
         """
         return layer_states(self, sequences, layers, starts=starts, adapter=adapter, progress=progress)
-
-    def mean_states(
-        self,
-        sequences: Sequence[Sequence[int]],
-        weights: Sequence[Sequence[float]],
-        *,
-        adapter: str = BASE,
-        layer: int | None = None,
-        progress: Progress | None = None,
-    ) -> NDArray[np.float32]:
-        """Weighted sum of the hidden states of each id sequence, ``[rows, width]``; arguments as in :meth:`last_states`.
-
-        The common beginning runs once, as far as its tokens have no weight.
-
-        Args:
-            sequences: token ids, at least one each.
-            weights: weight of each token.
-            adapter: id of the adapter.
-            layer: output of this many layers; None means all of them and the final norm.
-            progress: called with the number of tokens that run.
-        """
-        states: NDArray[np.float32] = mean_states(self, sequences, weights, (layer,), adapter=adapter, progress=progress)[0]
-        return states
 
 
 def _as_both(model: LocalModel) -> tuple[Model, ModelBackend]:

@@ -12,7 +12,7 @@ from cotune.tracking.tracker import Estimate
 
 _NAMES = {"race": "race", "tuned": "tuned", "cycle": "cycle", "verdict": "first_verdict", "better": "bundle"}
 """Kinds of events with a held-out score, and the prefix of their metrics."""
-_OF_OTHERS = frozenset({"rewrite", "teach", "judge", "written_rows"})
+_OF_OTHERS = frozenset({"rewrite", "teach", "judge"})
 """Kinds of events whose tokens belong to other models behind endpoints."""
 
 

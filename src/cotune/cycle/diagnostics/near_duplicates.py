@@ -16,6 +16,7 @@ from cotune.cycle.budget.stopwatch import untimed
 from cotune.cycle.context import RunContext
 from cotune.cycle.journal import attempt
 from cotune.embed import EmbedSettings, Standardizer, StaticEmbedder, TextEmbedder, closest_pairs
+from cotune.embed.text import ONE_WORD_FRAME
 from cotune.task.checks import Finding, Severity
 from cotune.task.example import Example
 from cotune.task.near import near_duplicates
@@ -25,8 +26,6 @@ LIKE = 0.9
 _MOST_ROWS = 20_000
 _PAIRS = {"train and test": 16, "train and dev": 12, "train": 10, "dev": 5, "test": 5}
 _SPARE, _TIMES_A_ROW = 12, 2
-_CLOSEST = 2
-"""Number of rows that a new row is compared with by the model."""
 _REFERENCE, _LEAST = 24, 4
 _SHARE, _MAX_CHARS, _SHOWN_CHARS, _SHOWN_IDS = 0.004, 400, 160, 6
 
@@ -106,7 +105,7 @@ class _Look:
         if not candidates:
             return []
         with self.context.spending.stopwatch:
-            found, self.tokens = _alike(self.context, texts, candidates, "neighbours")
+            found, self.tokens = _alike(self.context, texts, candidates)
         self.pairs = len(candidates)
         return found
 
@@ -143,7 +142,7 @@ class _Look:
     def _within_budget(self, pairs: list[tuple[int, int]], texts: Sequence[str]) -> list[tuple[int, int]]:
         costs = self.context.spending.costs
         limit = _SHARE * costs.budget.amount
-        head, tail = (self._length(part) for part in EmbedSettings().texts[0].split("{text}"))
+        head, tail = (self._length(part) for part in ONE_WORD_FRAME.split("{text}"))
 
         def tokens(text: str) -> int:
             # Tokens may differ where text and frame meet.
@@ -161,55 +160,15 @@ class _Look:
         return fitting if len(fitting) >= min(_LEAST, len(pairs)) else []
 
 
-def repeats_in_meaning(
-    context: RunContext, rows: Sequence[Example], known: Sequence[Example], stage: str
-) -> tuple[dict[str, bool], int]:
-    """Rows that say the same as another in other words, by the criterion of :func:`check_neighbours`.
-
-    The model compares each row with the rows that are closest by their words.
-
-    Args:
-        context: context of the run.
-        rows: new rows; of two that say the same the first is kept.
-        known: rows that they must not repeat, besides those of the test.
-        stage: stage, for the progress.
-
-    Returns:
-        Ids of the rows, each with whether it repeats a test row, and the number of computed tokens.
-    """
-    spent = 0
-
-    def find(everyone: Sequence[Example]) -> list[tuple[int, int, float]]:
-        nonlocal spent
-        texts = [row.text[:_MAX_CHARS] for row in everyone]
-        vectors = StaticEmbedder(context.model).embed(texts)
-        pairs = {
-            pair
-            for place in range(len(rows))
-            for pair in closest_pairs(vectors, range(place, place + 1), range(len(everyone)), _CLOSEST)
-        }
-        found, spent = _alike(context, texts, sorted(pairs), stage)
-        return found
-
-    if not rows:
-        return {}, 0
-    alike = context.task.test.alike((*rows, *known), find)
-    repeated = {rows[right if right < len(rows) else left].id: False for left, right, _ in alike.pairs if left < len(rows)}
-    new = {row.id for row in rows}
-    return repeated | {row: True for row in alike.near_test if row in new}, spent
-
-
 def _alike(
-    context: RunContext, texts: Sequence[str], candidates: Sequence[tuple[int, int]], stage: str
+    context: RunContext, texts: Sequence[str], candidates: Sequence[tuple[int, int]]
 ) -> tuple[list[tuple[int, int, float]], int]:
     """The similar pairs of texts, and the number of computed tokens."""
-    if not candidates:
-        return [], 0
     told: list[int] = []
 
     def progress(tokens: int) -> None:
         told.append(tokens)
-        context.watcher.progress(stage, "rows that are close by their words", tokens)
+        context.watcher.progress("neighbours", "rows that are close by their words", tokens)
 
     places = sorted({place for pair in candidates for place in pair})
     embedder = TextEmbedder(context.model, EmbedSettings(max_chars=_MAX_CHARS), progress=progress)

@@ -25,7 +25,6 @@ from cotune.cycle.probe_search.trial import Trials
 from cotune.cycle.search.guide import Guide
 from cotune.cycle.search.pool import next_pool
 from cotune.cycle.search.result import record_cycle
-from cotune.cycle.teaching.write import judge_written, with_written, write_rows
 from cotune.errors import counted
 from cotune.prompt.prompt import Prompt
 from cotune.refine import Proposal
@@ -81,8 +80,6 @@ class LabelLoop:
             search = self._judge_first(whole)
             self._name_labels(search)
             self._use_tfidf(search)
-        if not search.cut:
-            self._write_rows(search)
         search.whole_test = fit_test(self.context, self.prices, search)
         self._plan(search)
         if search.epochs:
@@ -133,16 +130,6 @@ class LabelLoop:
         search.evidence, search.winner = [], None
         self._judge_first(search)
         search.named = None if search.named is None else search.first
-
-    def _write_rows(self, search: LabelSearch) -> None:
-        """Let a teacher write rows for the labels that are confused most, and use them if that is better on held-out rows."""
-        best, before = search.best_frozen, search.first
-        drafts = write_rows(self.context, self.config, best, search.splits)
-        if not drafts or before is None:
-            return
-        splits = with_written(search.splits, drafts)
-        if judge_written(self.context, drafts, before.mean, self.judge.frozen(search, best, splits).mean):
-            self._learn_from(search, [draft.row for draft in drafts], splits)
 
     def _learn_from(self, search: LabelSearch, rows: Sequence[Example], splits: tuple[Split, ...]) -> None:
         """Use further rows from now on; the best prompt and the seed prompt are judged again with them."""

@@ -93,7 +93,7 @@ def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Pri
         config: config of the run.
         trials: says how many steps epochs take.
         prices: prices of steps.
-        search: the search after its first race, with rows that a teacher labelled or wrote.
+        search: the search after its first race, with rows that a teacher labelled.
 
     Raises:
         BudgetError: the arms cannot be tested. A time budget is overrun instead, by the few test rows that :func:`fit_test`

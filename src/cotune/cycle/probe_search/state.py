@@ -78,7 +78,7 @@ class LabelSearch:
         epochs: epochs of a trial.
         zero_shot: whether the budget has room for the reference that asks the untuned model for label words.
         last_epochs: epochs of the final tuning on all rows; 0 if there is only room for a trial.
-        written: rows that a teacher labelled or wrote, and names of labels, used for training besides the user's labelled rows.
+        written: rows that a teacher labelled, and names of labels, used for training besides the user's labelled rows.
         named: the best frozen prompt's probe, fitted with names of labels; None if these are not used.
         whole_test: the test before rows were left out for lack of time; None if all are scored.
     """

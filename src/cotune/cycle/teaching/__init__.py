@@ -1,1 +1,1 @@
-"""The teacher: a model behind an endpoint that labels unlabelled rows and writes new ones."""
+"""The teacher: a model behind an endpoint that labels unlabelled rows."""

@@ -21,6 +21,7 @@ from cotune.prompt.prompt import Prompt
 from cotune.task.task import Task
 
 PATIENCE_S = 600.0
+"""Maximum seconds for one question, including retries."""
 Question = Sequence[Mapping[str, str]]
 """Chat messages that end with the question."""
 Stop = Literal["", "calls", "tokens", "money"]
@@ -88,8 +89,6 @@ def open_teacher(
     *,
     tokens: int,
     schema: Mapping[str, Any] | None = None,
-    temperature: float = 0,
-    patience: float = PATIENCE_S,
 ) -> RemoteModel:
     """Open the teacher, with its answers kept in the run's folder.
 
@@ -98,8 +97,6 @@ def open_teacher(
         out: folder of the run.
         tokens: maximum tokens of an answer.
         schema: JSON Schema of the answers, if any.
-        temperature: sampling temperature.
-        patience: maximum seconds for one question, including retries.
 
     Raises:
         InputError: the config names no teacher.
@@ -117,9 +114,8 @@ def open_teacher(
         way=RequestFormat(0, tokens=tokens, form="" if schema is None else FORMS[0]),
         answers=AnswerCache(out / ANSWERS),
         prices=prices_of(section),
-        patience=patience,
+        patience=PATIENCE_S,
         schema=schema,
-        temperature=temperature,
     )
 
 

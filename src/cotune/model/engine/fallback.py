@@ -71,7 +71,7 @@ def pad(sequences: Sequence[Sequence[int]], device: torch.device | str) -> tuple
 
 
 def plain_states(model: Any, sequences: Sequence[Sequence[int]], layers: Sequence[int | None]) -> torch.Tensor:
-    """Hidden states of all sequences' tokens, concatenated, ``[layers, tokens, width]``; see ``mean_states``."""
+    """Hidden states of all sequences' tokens, concatenated, ``[layers, tokens, width]``; see ``last_states``."""
     use_plain_attention(model)
     ids, mask = pad(sequences, model.device)
     wanted = any(n is not None for n in layers)

@@ -20,21 +20,19 @@ if TYPE_CHECKING:
     from cotune.model.engine.engine import Engine
 
 
-def mean_states(
+def last_states(
     model: Engine,
     sequences: Sequence[Sequence[int]],
-    weights: Sequence[Sequence[float]],
     layers: Sequence[int | None],
     *,
     adapter: str,
     progress: Progress | None,
 ) -> NDArray[np.float32]:
-    """``[layers, rows, width]``; see :meth:`cotune.model.local.LocalModel.mean_states`, which returns one layer."""
+    """``[layers, rows, width]``; see :meth:`cotune.model.local.LocalModel.last_states`, which returns one layer."""
     result = np.empty((len(layers), len(sequences), model.model.config.get_text_config().hidden_size), dtype=np.float32)
     if not sequences:
         return result
-    first = min(int(np.flatnonzero(w)[0]) for w in weights)
-    length = min(shared_prefix(sequences), first) if model.shared else 0
+    length = shared_prefix(sequences) if model.shared else 0
     own = [len(s) - length for s in sequences]
     with torch.inference_mode():
         prefix = model.run_prefix(adapter, sequences[0][:length])
@@ -47,12 +45,8 @@ def mean_states(
                 hidden = model.runner.states(plan, prefix, layers)
             else:
                 hidden = plain_states(model.model, suffixes, layers)
-            share = torch.tensor(np.concatenate([weights[i][length:] for i in part]), dtype=torch.float32)
-            rows = torch.arange(len(part)).repeat_interleave(torch.tensor([len(s) for s in suffixes]))
-            read = torch.nonzero(share)[:, 0].to(hidden.device)
-            chosen = hidden[:, read].float() * share.to(hidden.device)[read, None]
-            sums = chosen.new_zeros(len(layers), len(part), chosen.shape[2]).index_add_(1, rows.to(hidden.device)[read], chosen)
-            result[:, part] = sums.cpu().numpy()
+            ends = torch.tensor([len(s) for s in suffixes]).cumsum(0) - 1
+            result[:, part] = hidden[:, ends.to(hidden.device)].float().cpu().numpy()
             if progress:
                 progress(sum(map(len, suffixes)))
     return result

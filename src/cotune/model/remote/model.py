@@ -53,7 +53,6 @@ class RemoteModel:
         prices: prices of its tokens, if any.
         patience: seconds for one question, including retries, before the run stops.
         schema: JSON Schema of the answers, which the server is asked to follow.
-        temperature: sampling temperature; 0 asks for the likeliest answer.
 
     Attributes:
         chooser: chooses nearest demonstrations; without one, prompts that need them are refused.
@@ -71,10 +70,9 @@ class RemoteModel:
         prices: Prices | None = None,
         patience: float = 600.0,
         schema: Mapping[str, Any] | None = None,
-        temperature: float = 0,
     ) -> None:
-        self.schema, self.temperature = schema, temperature
-        self.client, self.way, self.answers, self.prices, self.patience = client, way, answers, prices, patience
+        self.client, self.way, self.answers, self.prices = client, way, answers, prices
+        self.schema, self.patience = schema, patience
         self.chooser: Chooser | None = None
         self._used: set[str] = set()
 
@@ -129,22 +127,16 @@ class RemoteModel:
         Raises:
             EndpointError: the server understands none, or cannot be asked.
         """
-        return self.settle_with(self.messages(prompt, [row], labels)[0])
-
-    def settle_with(self, messages: Sequence[Mapping[str, str]]) -> RequestFormat:
-        """Find a request format by any question, see :meth:`settle`.
-
-        Raises:
-            EndpointError: the server understands none, or cannot be asked.
-        """
+        messages = self.messages(prompt, [row], labels)[0]
 
         def ask(way: RequestFormat) -> Said:
             self.way = way
-            if (found := self.kept([messages])[0]) is not None:
-                return found
+            key = self._key(messages)
+            if kept := self._kept([key]):
+                return kept[key]
             # Questions are sent one at a time, because a refusal here is not a failure of the run.
             said = self.client.post(CHAT, self._body(messages), lambda b: read_said(b, messages), patience=self.patience).value
-            self._keep(self._key(messages), said)
+            self._keep(key, said)
             return said
 
         self.way = find_way(ask, self.way, self.endpoint.model)
@@ -252,12 +244,6 @@ class RemoteModel:
         self._used.update(keys)
         return [found[key] for key in keys], new
 
-    def kept(self, questions: Sequence[Sequence[Mapping[str, str]]]) -> list[Said | None]:
-        """Answers on disk, None if missing; sends nothing."""
-        keys = [self._key(messages) for messages in questions]
-        found = self._kept(keys)
-        return [found.get(key) for key in keys]
-
     def row_tokens(self, prompt: Prompt, rows: Sequence[Mapping[str, str]], labels: Sequence[str]) -> float:
         """Estimated tokens of a row, question and answer together; sends nothing."""
         asked = [estimate_tokens(messages) for messages in self.messages(prompt, rows, labels)]
@@ -296,7 +282,7 @@ class RemoteModel:
             self.answers.put(key, said.to_json())
 
     def _body(self, messages: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-        return self.way.body(self.endpoint.model, messages, self.schema, temperature=self.temperature)
+        return self.way.body(self.endpoint.model, messages, self.schema)
 
     def _only_base(self, adapter: str) -> None:
         if adapter != BASE:

@@ -57,7 +57,6 @@ _STAGES = {
     "confirm": "confirming on dev",
     "test": "scoring the test split",
     "rewrite": "asking the proposer",
-    "written_rows": "having rows written by the teacher",
     "neighbours": "looking for rows that say the same",
     "noise": "measuring this machine's noise",
     "robustness": "trying other formats of the winning prompt",

@@ -108,24 +108,6 @@ def _teach(value: Value) -> list[Line]:
     return [Line(f"{head}, {counted(value.get('refused'), 'answer')} fitted nothing{agrees}{left}", "news")]
 
 
-def _written_rows(value: Value) -> list[Line]:
-    if value.get("skipped"):
-        return [Line(f"the teacher wrote no rows: {one_line(value['skipped'], 160)}")]
-    refused = {str(why): int(number(count) or 0) for why, count in fields(value.get("refused")).items()}
-    head = f"the teacher {one_line(value.get('model'), 40)} wrote rows: {len(items(value.get('rows')))} kept"
-    whys = ", ".join(f"{one_line(why, 40)}: {count}" for why, count in refused.items())
-    head += f", {sum(refused.values())} refused ({whys})" if refused else ""
-    left = f"; asked no more, as {one_line(value['stopped'], 120)}" if value.get("stopped") else ""
-    lines = [Line(f"{head} ({counted(value.get('asked'), 'question')}, {amount(value.get('tokens'))} tokens){left}", "news")]
-    if value.get("failed"):
-        lines.append(Line(f"the teacher failed while it wrote rows: {one_line(value['failed'], 240)}", "failure"))
-    return lines
-
-
-def _written_judged(value: Value) -> list[Line]:
-    return [Line(one_line(value.get("text") or "written rows were judged", 300))]
-
-
 def _label_names(value: Value) -> list[Line]:
     return [Line(one_line(value.get("text") or "names of labels were tried as rows", 300))]
 
@@ -164,8 +146,6 @@ ALONE: dict[str, Callable[[Value], list[Line]]] = {
     "rewrite": _rewrite,
     "teach": _teach,
     "judge": _judge,
-    "written_rows": _written_rows,
-    "written_judged": _written_judged,
     "label_names": _label_names,
     "tfidf": _tfidf,
     "cost": _cost,

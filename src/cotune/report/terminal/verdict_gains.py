@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cotune.evaluate.frozen_arms import ARMS, PREVIOUS, is_frozen, repeated_gains
 from cotune.report.terminal.layout import table_of
@@ -29,9 +29,21 @@ GAIN_NAMES = {
 _WINNER_FROZEN = {LEADING: "winner over seed tuned", "both": "winner over seed prompt"}
 """Names of two gains if the winner was not tuned."""
 
-_NO_DIFFERENCE = "no significant difference"
-_NOISE = "within the noise of this machine"
+Outcome = Literal["same arm", "no difference", "noise", "gain", "loss"]
+"""What a gain turned out to be; ``noise`` is a significant difference that numerical noise could cause."""
+
+NO_DIFFERENCE = "no significant difference"
+NOISE = "within the noise of this machine"
 _SAME_ARM = "the same arm"
+_READINGS: dict[Outcome, tuple[str, str]] = {
+    "same arm": (_SAME_ARM, "bright_black"),
+    "no difference": (NO_DIFFERENCE, "yellow"),
+    "noise": (NOISE, "yellow"),
+    "gain": ("a gain", "green"),
+    "loss": ("a loss", "red"),
+}
+"""Words and style of each outcome."""
+_SYNERGY: dict[Outcome, tuple[str, str]] = {"gain": ("worth more together", "green"), "loss": ("they overlap", "")}
 NOISE_EXCEPTED = ", where it is not within the noise of this machine."
 """Ending of the interpretation if numerical noise could explain a significant gain."""
 _ALPHA = 0.05
@@ -91,7 +103,7 @@ def gains_parts(summary: Mapping[str, Any], width: int) -> Iterator[RenderableTy
     yield table
     if shown < len(columns):
         for reading in dict.fromkeys(row[-1] for row in rows):
-            if reading in (_NO_DIFFERENCE, _NOISE, _SAME_ARM):
+            if reading in (NO_DIFFERENCE, NOISE, _SAME_ARM):
                 alike = [(name, row[0]) for name, row in zip(ordered, rows, strict=True) if row[-1] == reading]
                 yield Text(f"{reading}: {'; '.join(one for _, one in alike)}", style=styles[alike[0][0]])
     if text := repeated_text(summary):
@@ -115,20 +127,26 @@ def _ordered(summary: Mapping[str, Any]) -> list[str]:
     return [*names, *(name for name in gains if name not in GAIN_NAMES)]
 
 
-def _reading(gain: Mapping[str, Any], name: str) -> tuple[str, str]:
-    """The interpretation of a gain in words, and its style."""
+def gain_outcome(gain: Mapping[str, Any]) -> Outcome | None:
+    """What a gain turned out to be; None if its value or its p-value is unknown."""
     if gain.get("identical"):
-        return _SAME_ARM, "bright_black"
+        return "same arm"
     value, p = number(gain.get("value")), corrected_p(gain)
     if value is None or p is None:
-        return "", ""
+        return None
     if p >= _ALPHA:
-        return _NO_DIFFERENCE, "yellow"
+        return "no difference"
     if gain.get("within_noise"):
-        return _NOISE, "yellow"
-    if name.startswith("synergy"):
-        return ("worth more together", "green") if value > 0 else ("they overlap", "")
-    return ("a gain", "green") if value > 0 else ("a loss", "red")
+        return "noise"
+    return "gain" if value > 0 else "loss"
+
+
+def _reading(gain: Mapping[str, Any], name: str) -> tuple[str, str]:
+    """The interpretation of a gain in words, and its style."""
+    outcome = gain_outcome(gain)
+    if outcome is None:
+        return "", ""
+    return _SYNERGY[outcome] if name.startswith("synergy") and outcome in _SYNERGY else _READINGS[outcome]
 
 
 def _signed(value: object, name: str) -> str:

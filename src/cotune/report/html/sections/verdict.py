@@ -33,7 +33,18 @@ from cotune.report.terminal.plain import (
 )
 from cotune.report.terminal.previous import difference, previous_parts, share
 from cotune.report.terminal.result import frozen_first, interval_of, references_of, result_warnings
-from cotune.report.terminal.verdict_gains import NOISE_EXCEPTED, gains_of, gains_order, has_gains, repeated_of, repeated_text
+from cotune.report.terminal.verdict_gains import (
+    NO_DIFFERENCE,
+    NOISE,
+    NOISE_EXCEPTED,
+    Outcome,
+    gain_outcome,
+    gains_of,
+    gains_order,
+    has_gains,
+    repeated_of,
+    repeated_text,
+)
 
 _GAINS = {
     "prompt_given_tuning": ("Prompt, on top of tuning", "best tuned − seed tuned"),
@@ -47,13 +58,20 @@ _WINNER_FROZEN = {
     "prompt_given_tuning": ("Winner, not tuned, over seed tuned", "best prompt − seed tuned"),
     "both": ("Winner, not tuned", "best prompt − seed prompt"),
 }
+_OUTCOMES: dict[Outcome, tuple[str, str]] = {
+    "same arm": ("quiet", "same arm"),
+    "no difference": ("quiet", NO_DIFFERENCE),
+    "noise": ("quiet", NOISE),
+    "gain": ("up", "significant"),
+    "loss": ("down", "significant loss"),
+}
+"""Style and words of what a gain turned out to be."""
 _COUNTED = {1: "The arm"} | {n: f"The {word} arms" for n, word in enumerate(("two", "three", "four", "five", "six"), 2)}
 _MINUS = re.compile(r"(?<=[ (])-(?=\d)")
 _SHARE = re.compile(r"(?<![\d.])[01]\.\d{3}(?![\d.]*\d)")
 """Format a score for the headline."""
 _OPTION, _WORDS = re.compile(r"--budget \S+$"), re.compile(r"( )")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
-_ALPHA = 0.05
 
 
 def verdict_section(record: RunRecord, prompts: Prompts) -> str:
@@ -227,21 +245,9 @@ def _gains(summary: Mapping[str, Any]) -> str:
         ci = interval_of(gain)
         p = corrected_p(gain)
         value = number(gain.get("value")) or 0.0
-        same = bool(gain.get("identical"))
-        noisy = bool(gain.get("within_noise")) and p is not None and p < _ALPHA
-        clear = p is not None and p < _ALPHA and not same and not noisy
-        kind = "quiet" if not clear else "up" if value > 0 else "down"
-        word = (
-            "same arm"
-            if same
-            else "within the noise of this machine"
-            if noisy
-            else "no significant difference"
-            if not clear
-            else "significant"
-            if value > 0
-            else "significant loss"
-        )
+        outcome = gain_outcome(gain) or "no difference"
+        same = outcome == "same arm"
+        kind, word = _OUTCOMES[outcome]
         interval_text = "" if same else between(ci, signed_points)
         tip = f"{title}: {signed_points(value)} points{aside(interval_text)}"
         tip += f"\n{p_value(p)}, {gain.get('test', '')}"
