@@ -15,7 +15,6 @@ import cotune
 from cotune.api import quiet_libraries
 from cotune.config import config_from_data
 from cotune.config.paths import IN_MEMORY
-from cotune.report import tryout_text
 from tiny import save_tiny
 
 WORDS = {
@@ -178,22 +177,6 @@ def test_try_prompt_compares_with_the_winner(tmp_path: Path, model: Path) -> Non
     for one in found.comparisons:
         assert -1 <= one.low <= one.difference <= one.high <= 1
         assert one.difference == pytest.approx(one.mine - one.winner)
-    assert not found.before_refit and "dev too" not in tryout_text(found)
-
-
-def test_after_a_refit_prompts_are_compared_under_weights_that_have_not_seen_dev(tmp_path: Path, model: Path) -> None:
-    torch.set_num_threads(1)
-    path = task_file(tmp_path)
-    tuned = {**FAST, "tune": {"rank": 4, "batch_size": 8, "learning_rate": 0.01}}
-    result = cotune.run(path, out=tmp_path / "run", budget="120ktok", model=model, refit=True, **tuned)
-    found = cotune.try_prompt(str(result.folder), "What is {text}?")
-    assert found.before_refit and found.to_json()["before_refit"] is True
-    assert "learnt from dev too" in tryout_text(found)
-    # Dev scores are those before the refit, so the winner's must be found again.
-    assert found.comparisons[0].weights == "tuned"
-    assert found.comparisons[0].winner == pytest.approx(result.summary["selection"]["dev"], abs=1e-6)
-    shipped = result.summary["arms"]["best_tuned"]["adapter_id"]
-    assert found.adapter_id != shipped and (result.folder / "adapters" / found.adapter_id).is_dir()
 
 
 class Notes(StopAtPlan):

@@ -46,7 +46,6 @@ def test_defaults(tmp_path: Path) -> None:
     assert (config.metric, config.model, config.budget, config.seed) == (None, "smollm2-135m", "10m", 0)
     assert (config.tune.rank, config.tune.alpha, config.tune.learning_rate, config.tune.target) == (16, 32, 1e-3, "all-linear")
     assert (config.search.pool, config.search.entrants, config.engine.max_tokens) == (16, 4, 1024)
-    assert config.refit is False
     assert config.prompt_text() is None
 
 
@@ -58,7 +57,6 @@ def test_the_name_defaults_to_the_files(tmp_path: Path) -> None:
     ("override", "section", "key", "value"),
     [
         ("seed=3", None, "seed", 3),
-        ("refit=true", None, "refit", True),
         ("budget=2Mtok", None, "budget", "2Mtok"),
         ("tune.learning_rate=1e-4", "tune", "learning_rate", 1e-4),
         ("tune.rank=8", "tune", "rank", 8),
@@ -142,13 +140,14 @@ BROKEN: dict[str, tuple[str, tuple[str, ...]]] = {
         ("line 7, search.hard_demonstrations", "unknown key 'hard_demonstrations'"),
     ),
     "removed key of the teacher": ("teacher: {write: 0.5}", ("line 7, teacher.write", "unknown key 'write'", "Known keys")),
+    "removed outer key": ("refit: true", ("line 7, refit", "unknown key 'refit'", "Known keys")),
     "key in the wrong place": ("rank: 4", ("line 7, rank", "did you mean 'tune.rank'")),
     "text for a number": ("tune:\n  rank: many", ("line 8, tune.rank", "whole number, not 'many'")),
     "fraction for a whole number": ("seed: 1.5", ("line 7, seed", "whole number, not 1.5")),
     "truth value for a number": ("seed: true", ("line 7, seed", "whole number, not True")),
     "truth value for a real number": ("tune: {clip: true}", ("tune.clip", "must be a number, not True")),
     "infinite number": ("tune: {clip: .inf}", ("tune.clip",)),
-    "text for a truth value": ("refit: yes", ("line 7, refit", "true or false, not 'yes'")),
+    "text for a truth value": ("search: {demonstrations: yes}", ("line 7, search.demonstrations", "true or false, not 'yes'")),
     "number for a text": ("budget: 600", ("line 7, budget", "must be a text, not 600", "quotes")),
     "text for a section": ("tune: fast", ("line 7, tune", "section with its own keys", "'fast'")),
     "negative": ("limit: {train: -5}", ("limit.train", "at least 1, not -5")),

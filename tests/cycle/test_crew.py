@@ -139,7 +139,6 @@ def test_a_run_that_is_refused_leaves_nothing_in_the_storage(bench: Bench, tmp_p
     ("settings", "why"),
     [
         (("tune.readout=words",), "read by their words"),
-        (("refit=true",), "read by their words"),
         (("output.type=text",), "are generated"),
     ],
 )

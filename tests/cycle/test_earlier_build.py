@@ -98,6 +98,20 @@ def test_a_run_that_drew_hard_demonstrations_is_refused(tmp_path: Path) -> None:
     assert "search.hard_demonstrations, which this version of cotune does not know" in str(caught.value)
 
 
+@pytest.mark.parametrize("refit", [False, True])
+def test_a_run_with_refit_is_read_only_if_it_did_not_use_it(tmp_path: Path, refit: bool) -> None:
+    config = stored(tmp_path)
+    path = tmp_path / "config.json"
+    kept = json.loads(path.read_text())
+    kept["config"]["refit"] = refit
+    path.write_text(json.dumps(kept))
+    if refit:
+        with pytest.raises(ValueError, match="the setting refit, which this version of cotune does not know"):
+            read_config(path)
+    else:
+        assert read_config(path)[0] == config and not config.differences(read_config(path)[0])
+
+
 def test_a_run_that_trains_a_prefix_is_refused(tmp_path: Path) -> None:
     config = stored(tmp_path, method="prefix", prefix={"init": "random", "tokens": 16, "learning_rate": 0.03})
     before = sorted(path.name for path in tmp_path.iterdir())

@@ -96,16 +96,6 @@ def test_killed_over_and_over(bench: Bench, whole: Path, tmp_path: Path) -> None
     same_as(whole, tmp_path / "run")
 
 
-def test_killed_inside_a_refit(bench: Bench, tmp_path: Path) -> None:
-    assert bench.run(tmp_path / "whole", "refit=true").code == 0
-    at = ("rename", "decay-0-*.safetensors", 2)
-    assert bench.run(tmp_path / "run", "refit=true", at=at).code == KILLED
-    assert bench.run(tmp_path / "run", "refit=true").code == 0
-    same_as(tmp_path / "whole", tmp_path / "run")
-    arms = summary_of(tmp_path / "run")["arms"]
-    assert arms["seed_tuned"]["prompt_id"] != arms["best_tuned"]["prompt_id"]
-
-
 def test_the_journal_leaves_the_test_sealed_until_arms_are_frozen(whole: Path) -> None:
     kinds = [event["kind"] for event in journal_of(whole)]
     opened = kinds.index("open_test")

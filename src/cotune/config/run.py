@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictBool, StrictInt, StrictStr
+from pydantic import Field, StrictInt, StrictStr
 from pydantic import model_validator as _model_validator
 from pydantic_core import PydanticCustomError
 
@@ -31,7 +31,6 @@ class RunConfig(Section):
         start: folder of an earlier run's bundle to start from; None starts from the base model.
         prompt: the user's own prompt, inline or the path of a ``.txt`` or ``.md`` file; None drafts one.
         budget: how much the run may spend, such as ``90s``, ``10m``, ``1h``, ``300ktok``, ``2Mtok`` or ``2usd``.
-        refit: whether the last part of training uses train and dev together; selects the search by answers.
         tracking: the experiment tracker to use; None uses none.
     """
 
@@ -45,7 +44,6 @@ class RunConfig(Section):
     budget: Name = "10m"
     seed: Annotated[StrictInt, Field(ge=0, lt=2**32)] = 0
     limit: LimitConfig = LimitConfig()
-    refit: StrictBool = False
     tracking: Literal["mlflow", "wandb", "tensorboard"] | None = None
     tune: TuneConfig = TuneConfig()
     search: SearchConfig = SearchConfig()

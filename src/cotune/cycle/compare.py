@@ -99,12 +99,10 @@ class Tryouts:
         self._config, self._task = config, task
         with reading_steps(str(folder)):
             settled = confirmed[-1]["value"]
-            # Dev scores are meaningless for refitted weights, which have learnt from dev.
+            # The candidate before its probe learnt from dev, since this compares on dev.
             self._winner = Candidate.from_json(settled["chosen"])
             previous = Prompt.from_json(going_on["prompt"]) if self._winner.own else self._winner.prompt
             self._words = previous.label_words
-            shipped = settled["arms"].get("best_tuned") or settled["arms"]["prompt_only"]
-            self._refitted = config.refit and self._winner.adapter != Candidate.from_json(shipped).adapter
         self._model = backend_of(config).reopen(config, folder, events, task, permissions)
         self._judge = _judge(config, folder, judging) if judged else None
         self._dev = dev_in_order(task.dev, config.seed)
@@ -144,7 +142,7 @@ class Tryouts:
             InputError: the prompt has no input field.
         """
         prompt = parse_prompt(text, self._task.input_fields, where=where).edit(label_words=self._words)
-        found = Tryout(prompt, len(self._dev), [], self._winner.adapter, self._refitted, self._probe is not None)
+        found = Tryout(prompt, len(self._dev), [], self._winner.adapter, self._probe is not None)
         for adapter, rule in self._weights:
             found = replace(found, comparisons=[*found.comparisons, self._compared(prompt, adapter, rule)])
             if heard is not None:

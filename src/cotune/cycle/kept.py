@@ -64,6 +64,8 @@ def _drop_removed(values: dict[str, Any], where: str) -> None:
             tune.pop(key, None)
         if tune.get("method") == "lora":
             del tune["method"]
+    if values.get("refit") is False:
+        del values["refit"]
     if isinstance(search := values.get("search"), dict) and search.get("hard_demonstrations") is False:
         del search["hard_demonstrations"]
     if isinstance(teacher := values.get("teacher"), dict) and teacher.get("write") == 0:

@@ -58,7 +58,6 @@ class Tried:
         n: number of dev rows.
         comparisons: tuned weights first.
         adapter_id: the tuned weights.
-        before_refit: whether these are the weights before the refit, because the shipped ones were trained on dev.
         by_probe: whether both prompts are answered by probes fitted on the train rows.
     """
 
@@ -66,7 +65,6 @@ class Tried:
     n: int
     comparisons: list[Comparison]
     adapter_id: str
-    before_refit: bool
     by_probe: bool = False
 
     def to_json(self) -> dict[str, Any]:
@@ -77,7 +75,6 @@ class Tried:
             "n": self.n,
             "split": "dev",
             "adapter_id": self.adapter_id,
-            "before_refit": self.before_refit,
             "by_probe": self.by_probe,
             "comparisons": [c.to_json() for c in self.comparisons],
         }

@@ -332,7 +332,6 @@ def test_of_far_too_many_rows_some_are_drawn(bench: Bench, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("more", "why"),
     [
-        (("refit=true",), "refit is true"),
         (("output.type=text",), "the output is text, not a label"),
         (("--model", "openai:m", "endpoint.base_url=http://127.0.0.1:1/v1"), "the model answers behind an endpoint"),
     ],

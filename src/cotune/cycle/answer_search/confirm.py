@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from cotune.cycle.answer_search.ending import EndCosts
 from cotune.cycle.answer_search.race import FINAL
 from cotune.cycle.answer_search.state import Search
-from cotune.cycle.answer_search.trial import refit
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.search.arms import Confirmed, settle
@@ -21,7 +20,6 @@ def confirm(
     search: Search,
     *,
     end: EndCosts,
-    refit_winners: bool = False,
     previous: Previous | None = None,
 ) -> Confirmed:
     """Score all candidates for the arms on every dev row, and record the arms.
@@ -36,7 +34,6 @@ def confirm(
         context: context of the run.
         search: result of the search.
         end: cost of the end; a candidate other than the winner and the seed prompt may win if there is room to test it.
-        refit_winners: train the two tuned arms on train and dev together after both are chosen.
         previous: the earlier bundle of a warm start.
     """
     if not context.can.tune:
@@ -67,11 +64,6 @@ def confirm(
         "best_tuned": best,
     }
     arms |= {PREVIOUS: before[0]} if before else {}
-    if refit_winners:
-        pair = {m.candidate.id: m for m in (seed_tuned, best)}
-        kept = {m.candidate.id for m in before}
-        refitted = {candidate_id: m if candidate_id in kept else refit(context, m) for candidate_id, m in pair.items()}
-        arms |= {name: refitted[arms[name].candidate.id] for name in ("seed_tuned", "best_tuned")}
     asked = (*before, *base.values(), best_prompt, *tuned, best)
     measured = {m.candidate.id: m for m in asked}.values()
     return settle(context, arms, [m for m in measured if m.evaluation.answers], best)

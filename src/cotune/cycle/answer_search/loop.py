@@ -252,13 +252,8 @@ class Loop:
             keep = self.policy.kept(search, more, check=False)
             advance(self.context, winner, winner.steps + more, cycle=number, check=False, keep=keep)
         if not seed.failed and seed is not winner:
-            # The two are compared at equal steps, however slow the machine has become. A refit continues from the measured
-            # weights.
-            steps = winner.ground.candidate.steps if self.config.refit else winner.reached
-            advance(self.context, seed, steps, cycle=number, stage="seed", check=self.config.refit)
-        if self.config.refit:
-            # The decay is part of the refit, which follows the choice on dev.
-            return
+            # The two are compared at equal steps, however slow the machine has become.
+            advance(self.context, seed, winner.reached, cycle=number, stage="seed", check=False)
         finish(self.context, winner, cycle=number)
         if seed is not winner:
             finish(self.context, seed, cycle=number)

@@ -29,5 +29,4 @@ class AnswerPolicy:
     def search(self) -> tuple[Search, Confirmed]:
         """Search, then fit the arms."""
         found = Loop(self._context, self._config, self._plan, self._own, self._end, self._previous).run()
-        refit = self._config.refit
-        return found, confirm(self._context, found, end=self._end, refit_winners=refit, previous=self._previous)
+        return found, confirm(self._context, found, end=self._end, previous=self._previous)

@@ -145,8 +145,7 @@ class StepPolicy:
                 why += f"; the last ones moved dev log-loss by {self.worth['tune']:.4f}"
             # Tuning ends with a measurement on dev, which costs as much as several steps and shows whether more steps help.
             return Choice("tune", why, min(room, affordable, max(block, winner.reached // 2)))
-        # A refit continues from the measured weights.
-        more = 0 if self.config.refit or not per_step else min(room, int(spare / per_step))
+        more = min(room, int(spare / per_step)) if per_step else 0
         while more > 0 and self.owed(search, more) > left:
             more -= 1
         return Choice("finish", SPENT, max(0, more))

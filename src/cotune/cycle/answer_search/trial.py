@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +18,6 @@ from cotune.evaluate.scoring import Evaluation
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
 from cotune.refine import not_shown
-from cotune.task.example import Example
 from cotune.tune.trainer import TuningRun
 
 
@@ -122,7 +120,7 @@ def _was_better(before: Evaluation, last: Evaluation) -> bool:
 
 def open_trial(context: RunContext, prompt: Prompt, start: str = BASE, start_steps: int = 0) -> Trial:
     """A new trial. Rows that its prompt shows are left out of training, because their answers could be copied."""
-    run = _run_of(context, prompt, start, context.task.train)
+    run = _run_of(context, prompt, start)
     return Trial(prompt, run, start, start_steps, epoch=run.steps_per_epoch)
 
 
@@ -136,8 +134,8 @@ def untuned_trial(context: RunContext, prompt: Prompt) -> Trial:
     return Trial(prompt, None, measured=[found], steady=[found])
 
 
-def _run_of(context: RunContext, prompt: Prompt, start: str, rows: Sequence[Example]) -> TuningRun:
-    return context.training.run_of(prompt, start, not_shown(prompt, rows))
+def _run_of(context: RunContext, prompt: Prompt, start: str) -> TuningRun:
+    return context.training.run_of(prompt, start, not_shown(prompt, context.task.train))
 
 
 def take_up(context: RunContext, trial: Trial, *, cycle: int) -> bool:
@@ -200,7 +198,7 @@ def finish(context: RunContext, trial: Trial, *, cycle: int) -> bool:
         if best.adapter == trial.start:
             # No trained adapter is better than the start.
             return True
-        run = _run_of(context, trial.prompt, best.adapter, context.task.train)
+        run = _run_of(context, trial.prompt, best.adapter)
         start, own = best.steps, 0
     else:
         run, start, own = trial.run, trial.start_steps, trial.steady_steps
@@ -212,24 +210,6 @@ def finish(context: RunContext, trial: Trial, *, cycle: int) -> bool:
     if trained is None:
         return False
     return _measure_into(context, trial, trained[0], start + end, cycle, "finish")
-
-
-def refit(context: RunContext, measured: Measured) -> Measured:
-    """Refit a chosen adapter on train and dev together with a decaying learning rate, like scikit-learn's ``refit``.
-
-    The measurement before, including the decision rule, is kept, because dev cannot judge an adapter that has learnt from it.
-    If the refit diverges, the adapter stays unchanged.
-    """
-    candidate = measured.candidate
-    if candidate.adapter == BASE:
-        return measured
-    run = _run_of(context, candidate.prompt, candidate.adapter, (*context.task.train, *context.task.dev))
-    steps = decay_steps(candidate.steps, context.tune.decay)
-    trained = context.training.advance(candidate.prompt, run, steps, decay_from=0, stage="refit")
-    if trained is None:
-        return measured
-    refitted = Candidate(candidate.prompt, trained[0], candidate.decision, candidate.steps + steps)
-    return Measured(refitted, measured.evaluation, measured.scores)
 
 
 def decay_steps(steps: int, decay: float) -> int:

@@ -70,17 +70,13 @@ def check_spread(choice: Choice | None, config: RunConfig, task: Task) -> None:
     """
     if choice is None or choice.kind == "local":
         return
-    tune = config.tune
     if config.remote_model is not None:
         raise _refused("the model is behind an endpoint, which is sent concurrent requests anyway", _ALONE)
     if task.output.kind.written:
         raise _refused(f"answers of type {task.output.kind.name} are generated, and workers support only labels", _ALONE)
-    for name, wrong in (
-        ("tune.readout=words", tune.readout == "words"),
-        ("refit=true", config.refit),
-    ):
-        if wrong:
-            raise _refused(f"with {name}, labels are read by their words, not by a probe", f"Remove {name} or --executor.")
+    if config.tune.readout == "words":
+        name = "tune.readout=words"
+        raise _refused(f"with {name}, labels are read by their words, not by a probe", f"Remove {name} or --executor.")
 
 
 def check_engine(model: LocalModel) -> None:

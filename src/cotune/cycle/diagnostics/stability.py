@@ -86,7 +86,7 @@ def noise_of(recorded: dict[str, Any]) -> Noise | AnswerNoise | None:
 def measure_robustness(context: RunContext, confirmed: Confirmed, *, wanted: bool = True, keep: float = 0.0) -> dict[str, Any]:
     """Score the winning prompt in other formats, with base and tuned weights; a ``robustness`` step.
 
-    After a refit of weights or of a probe, the adapter before it is measured, because the refit has seen the dev rows.
+    If the shipped probe has learnt from the dev rows, the adapter with the probe before that is measured.
 
     Args:
         context: context of the run.

@@ -33,7 +33,6 @@ def searches_by_probes(context: RunContext, config: RunConfig) -> bool:
         and not context.task.output.kind.written
         and context.model.reads_layers
         and config.tune.readout != "words"
-        and not config.refit
     )
 
 

@@ -12,7 +12,6 @@ def why_no_probes(config: RunConfig, task: Task) -> str:
     reasons = (
         (task.output.kind.written, f"the output is {task.output.type}, not a label"),
         (config.remote_model is not None, "the model answers behind an endpoint"),
-        (config.refit, "refit is true"),
     )
     return next((why for holds, why in reasons if holds), "")
 

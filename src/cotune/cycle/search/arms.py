@@ -29,7 +29,7 @@ class Confirmed:
     Attributes:
         arms: arm name to its candidate, measured on all of dev.
         considered: every candidate whose answers on all of dev are known.
-        chosen: the winner among them, before its weights or its probe are refitted.
+        chosen: the winner among them, before its probe is refitted.
         ships: the arm that goes into the bundle.
         whole_test: the test before rows were left out for lack of time; None if all are scored.
     """
@@ -85,7 +85,7 @@ def settle(
         context: context of the run.
         arms: the arms, by name.
         considered: every candidate whose answers on all of dev are known.
-        chosen: the winner among them, before its weights or its probe are refitted, which learns from dev.
+        chosen: the winner among them, before its probe is refitted, which learns from dev.
         ships: the arm that goes into the bundle.
     """
     context.journal.step(

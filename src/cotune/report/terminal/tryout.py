@@ -28,12 +28,7 @@ def tryout_heading(tried: Tried) -> str:
     heading = f"Your prompt against the winner on {counted(tried.n, 'dev row')}."
     if tried.by_probe:
         heading += "\n\nBoth are read by a probe that is fitted to the train rows by one rule."
-    if not tried.before_refit:
-        return heading
-    return (
-        f"{heading}\n\nThe run's refit has learnt from dev too, so the tuned weights here are those from before it, with which "
-        "the winner was chosen."
-    )
+    return heading
 
 
 def comparison_text(comparison: Comparison, rows: int) -> str:
