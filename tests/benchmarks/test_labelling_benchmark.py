@@ -23,6 +23,16 @@ def made_states(rows: int, seed: int = 0) -> labelling.Set:
     return labelling.Set((4, 8), noise.astype(np.float16), labels.astype(np.int64), 3)
 
 
+def made_set(folder: Path) -> None:
+    """Write a set of three labels, each named by a word in its rows."""
+    folder.mkdir(parents=True)
+    words = {"person": "who", "place": "where", "number": "many"}
+    for part, count in (("train", 60), ("test", 20)):
+        named = [(i, *list(words.items())[i % 3]) for i in range(count)]
+        rows = [{"input": f"{word} {part[:2]} {i} {word}?", "output": label} for i, label, word in named]
+        (folder / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
 def test_cells_run_once_and_tell_curves_differences_and_coverage(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -59,8 +69,6 @@ def test_cells_run_once_and_tell_curves_differences_and_coverage(
 
 
 def test_real_rows_are_embedded_once(tmp_path: Path) -> None:
-    from test_racing_benchmark import made_set
-
     from tiny import save_tiny
 
     made_set(tmp_path / "data" / "trec6")
