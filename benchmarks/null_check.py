@@ -31,7 +31,6 @@ SETTINGS = (
     "tune.learning_rate=0.01",
     "tune.max_epochs=4",
     "search.pool=6",
-    "search.entrants=2",
     "search.max_cycles=2",
     "engine.threads=1",
     "engine.dtype=float32",

@@ -27,7 +27,6 @@ KINDS = {
     "write": "writing",
     "train": "training",
     "pool": "embedding",
-    "entrants": "embedding",
     "neighbours": "embedding",
     "noise": "noise",
     "slices": "slices",

@@ -25,7 +25,7 @@ WORDS = {
 FAST: dict[str, Any] = {
     "tune": {"rank": 4, "max_epochs": 1},
     "engine": {"threads": 1, "device": "cpu", "dtype": "float32"},
-    "search": {"pool": 6, "entrants": 2, "max_cycles": 1},
+    "search": {"pool": 6, "max_cycles": 1},
 }
 BUDGET = "40ktok"
 

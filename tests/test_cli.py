@@ -373,7 +373,6 @@ def test_a_table_of_labels_breaks_no_name_on_80_columns() -> None:
 
 BRIEF = (
     "search.pool=4",
-    "search.entrants=2",
     "engine.threads=1",
     "engine.dtype=float32",
     "tune.rank=2",

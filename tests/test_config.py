@@ -45,7 +45,7 @@ def test_defaults(tmp_path: Path) -> None:
     assert config.data.input == ("text",)
     assert (config.metric, config.model, config.budget, config.seed) == (None, "smollm2-135m", "10m", 0)
     assert (config.tune.rank, config.tune.alpha, config.tune.learning_rate, config.tune.target) == (16, 32, 1e-3, "all-linear")
-    assert (config.search.pool, config.search.entrants, config.engine.max_tokens) == (16, 4, 1024)
+    assert (config.search.pool, config.engine.max_tokens) == (16, 1024)
     assert config.prompt_text() is None
 
 
@@ -140,6 +140,7 @@ BROKEN: dict[str, tuple[str, tuple[str, ...]]] = {
         ("line 7, search.hard_demonstrations", "unknown key 'hard_demonstrations'"),
     ),
     "removed key of the teacher": ("teacher: {write: 0.5}", ("line 7, teacher.write", "unknown key 'write'", "Known keys")),
+    "removed key of a search": ("search: {entrants: 2}", ("line 7, search.entrants", "unknown key 'entrants'", "Known keys")),
     "removed outer key": ("refit: true", ("line 7, refit", "unknown key 'refit'", "Known keys")),
     "key in the wrong place": ("rank: 4", ("line 7, rank", "did you mean 'tune.rank'")),
     "text for a number": ("tune:\n  rank: many", ("line 8, tune.rank", "whole number, not 'many'")),

@@ -172,7 +172,7 @@ def test_test_rows_are_read_after_the_arms_are_frozen_and_by_them_alone(
     settings: dict[str, Any] = {"model": str(bench.model), "budget": "30ktok", "seed": 4}
     settings |= {
         "tune": {"readout": "words", "batch_size": 8, "rank": 2},
-        "search": {"pool": 4, "entrants": 2},
+        "search": {"pool": 4},
         "engine": {"dtype": "float32"},
     }
     config = config_in_memory(name="sealed", input=["text"], output="label", **settings)
@@ -247,8 +247,8 @@ def test_a_token_budget_is_kept_and_used(bench: Bench, whole: Path, tmp_path: Pa
 
 
 def test_embedding_is_counted_and_paid_for(whole: Path) -> None:
-    events = [e for e in journal_of(whole) if e["kind"] in ("score", "train", "pool", "entrants", "cycle")]
-    embedded = [e["value"].get("tokens", 0) for e in events if e["kind"] in ("pool", "entrants")]
+    events = [e for e in journal_of(whole) if e["kind"] in ("score", "train", "pool", "cycle")]
+    embedded = [e["value"].get("tokens", 0) for e in events if e["kind"] == "pool"]
     assert all(e["value"]["tokens"] for e in events if e["kind"] == "pool")
     # Rows that demonstrations are drawn from are embedded too, once.
     assert sum(embedded) <= summary_of(whole)["cost"]["tokens_embedded"] <= sum(embedded) + 96 * 64
@@ -276,8 +276,7 @@ def test_without_a_proposer_nothing_is_rewritten_and_slices_come_last(whole: Pat
 def test_the_plan_says_what_the_run_does(whole: Path) -> None:
     plan = of_kind(whole, "plan")[0]
     assert len(ids(of_kind(whole, "pool")[0]["proposals"])) <= plan["pool"]
-    assert len(of_kind(whole, "entrants")[0]["prompt_ids"]) == plan["entrants"]
-    assert {t["steps"] for t in of_kind(whole, "tuned")[: plan["entrants"]]} == {plan["short_steps"]}
+    assert {t["steps"] for t in of_kind(whole, "tuned")[:2]} == {plan["short_steps"]}
     ends = [e for e in journal_of(whole) if e["kind"] == "score" and e["value"]["stage"] in ("confirm", "calibrate", "test")]
     assert sum(e["value"]["tokens"] for e in ends) <= 1.05 * plan["reserve"]
 
@@ -312,7 +311,7 @@ def test_a_time_budget_is_kept(bench: Bench, tmp_path: Path, monkeypatch: pytest
     settings: dict[str, Any] = {"model": str(bench.model), "budget": "11s", "seed": 4, "engine": {"dtype": "float32"}}
     settings |= {
         "tune": {"readout": "words", "batch_size": 8, "rank": 2, "max_epochs": 500},
-        "search": {"pool": 4, "entrants": 2},
+        "search": {"pool": 4},
     }
     config = config_in_memory(name="timed", input=["text"], output="label", **settings)
     result = run_cycle(config, tmp_path / "run", task=task, view=Quiet())
@@ -371,7 +370,7 @@ def test_a_run_survives_one_prompt_whose_training_diverges(
     settings: dict[str, Any] = {"model": str(bench.model), "budget": "30ktok", "seed": 4}
     settings |= {
         "tune": {"readout": "words", "batch_size": 8, "rank": 2},
-        "search": {"pool": 4, "entrants": 2},
+        "search": {"pool": 4},
         "engine": {"dtype": "float32"},
     }
     config = config_in_memory(name="broken", input=["text"], output="label", **settings)
@@ -426,7 +425,7 @@ def test_a_test_that_was_opened_before_is_told_in_the_verdict_and_on_the_page(tm
     settings: dict[str, Any] = {"model": str(bench.model), "budget": "25ktok", "seed": 4}
     settings |= {
         "tune": {"readout": "words", "batch_size": 8, "rank": 2},
-        "search": {"pool": 4, "entrants": 2},
+        "search": {"pool": 4},
         "engine": {"dtype": "float32"},
     }
     settings |= {"evaluate": {"robustness": False, "slices": False, "neighbours": False}}

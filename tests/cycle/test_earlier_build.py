@@ -60,7 +60,7 @@ def test_a_later_run_starts_from_its_weights_and_judges_it_as_it_was(bench: Benc
     old = old_bundle(whole / "best", bench.model, tmp_path / "old" / "bundle")
     fresh = [row | {"text": row["text"].replace(" ", " then ")} for row in labelled_rows(160, seed=9)]
     later = Task.from_rows(fresh, limit={"test": 40}, start=old)
-    engine, search = {"dtype": "float32", "threads": 1}, {"pool": 6, "entrants": 2, "max_cycles": 1}
+    engine, search = {"dtype": "float32", "threads": 1}, {"pool": 6, "max_cycles": 1}
     result = cotune.run(later, out=tmp_path / "later", budget="60ktok", seed=4, engine=engine, search=search)
     arm = result.summary["arms"]["previous"]
     assert (arm["decision"]["kind"], arm["readout"]) == ("probe", "probe") and arm["score"] > 0.4
@@ -103,7 +103,7 @@ def test_a_run_with_refit_is_read_only_if_it_did_not_use_it(tmp_path: Path, refi
     config = stored(tmp_path)
     path = tmp_path / "config.json"
     kept = json.loads(path.read_text())
-    kept["config"]["refit"] = refit
+    kept["config"]["refit"], kept["config"]["search"]["entrants"] = refit, 4
     path.write_text(json.dumps(kept))
     if refit:
         with pytest.raises(ValueError, match="the setting refit, which this version of cotune does not know"):

@@ -253,9 +253,9 @@ def test_the_old_one_ships_where_nothing_is_better(later: Later, tmp_path: Path)
     rng = np.random.default_rng(0)
     shuffled = [{**row, "label": str(rng.choice(["fruit", "animal", "tool"]))} for row in labelled_rows(90, seed=7)]
     data = write_csv(tmp_path / "noise.csv", shuffled)
-    dev, test = (write_csv(tmp_path / f"{i}.csv", labelled_rows(45, seed=i)) for i in (8, 9))
+    dev, test = (write_csv(tmp_path / f"{i}.csv", labelled_rows(count, seed=i)) for i, count in ((8, 90), (9, 45)))
     out = tmp_path / "run"
-    ended = later.run(out, f"data.dev={dev}", f"data.test={test}", data=data, budget="40ktok")
+    ended = later.run(out, f"data.dev={dev}", f"data.test={test}", data=data, budget="60ktok")
     assert ended.code == 0, ended.stderr
     summary = summary_of(out)
     assert summary["previous"]["ships_old"] and summary["previous"]["keep"] == "old"
@@ -440,7 +440,7 @@ def test_python_goes_on_from_a_bundle_too(later: Later, tmp_path: Path) -> None:
     new, test = rows(("hard_metal", "tool"), 60, 5), rows(tuple(_WORDS), 24, 6)
     task = cotune.Task.from_rows(new, test=test, name="later", start=bundle)
     settings: dict[str, Any] = {
-        "search": {"pool": 4, "entrants": 2, "max_cycles": 1},
+        "search": {"pool": 4, "max_cycles": 1},
         "engine": {"dtype": "float32", "threads": 1},
     }
     settings |= {"tune": {"batch_size": 8}, "evaluate": {"robustness": False, "slices": False}}
@@ -462,7 +462,7 @@ def test_a_task_file_need_say_no_more_than_on_the_command_line(later: Later, gro
     path = tmp_path / "new.yaml"
     path.write_text(
         f"data: {{train: {later.new}, test: {later.test}, replay: {later.old}}}\nbudget: 50ktok\nseed: 4\n"
-        "tune: {readout: words, batch_size: 8, learning_rate: 0.02, max_epochs: 2}\nsearch: {pool: 6, entrants: 3}\n"
+        "tune: {readout: words, batch_size: 8, learning_rate: 0.01, max_epochs: 2}\nsearch: {pool: 6}\n"
         "engine: {threads: 1, dtype: float32}\n"
     )
     result = cotune.run(path, out=tmp_path / "run", start=later.bundle)

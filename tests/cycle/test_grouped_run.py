@@ -39,7 +39,7 @@ def test_groups_reach_gains_intervals_and_the_winners_correction(
     splits = {name: grouped_rows(count, name) for name, count in (("train", 60), ("dev", 30), ("test", 45))}
     task = Task.from_rows(splits["train"], dev=splits["dev"], test=splits["test"], input="text", output="label", group="of")
     settings: dict[str, Any] = {"model": str(bench.model), "budget": "30ktok", "seed": 4}
-    settings |= {"tune": {"batch_size": 8, "rank": 2}, "search": {"pool": 4, "entrants": 2}, "engine": {"dtype": "float32"}}
+    settings |= {"tune": {"batch_size": 8, "rank": 2}, "search": {"pool": 4}, "engine": {"dtype": "float32"}}
     config = config_in_memory(name="grouped", input=["text"], output="label", **settings)
     summary = run_cycle(config, tmp_path / "run", task=task).summary
     tests = {gain["test"] for name, gain in summary["gains"].items() if not gain["identical"]}

@@ -82,7 +82,7 @@ def test_a_run_that_fails_closes_what_it_opened(tmp_path: Path) -> None:
 def test_a_run_and_a_tried_prompt_close_the_cache_of_scores(bench: Bench, tmp_path: Path) -> None:
     task = Task.from_rows(labelled_rows(60), input="text", output="label", limit={"test": 12})
     settings: dict[str, Any] = {"model": str(bench.model), "budget": "25ktok", "engine": {"dtype": "float32"}}
-    settings |= {"tune": {"readout": "words", "batch_size": 8, "rank": 2}, "search": {"pool": 4, "entrants": 2}}
+    settings |= {"tune": {"readout": "words", "batch_size": 8, "rank": 2}, "search": {"pool": 4}}
     settings |= {"evaluate": {"robustness": False, "slices": False, "neighbours": False}}
     config = config_in_memory(name="local", input=["text"], output="label", **settings)
     with without_collection():

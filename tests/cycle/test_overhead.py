@@ -72,7 +72,7 @@ def test_a_run_times_all_its_model_work(whole: Path, capsys: pytest.CaptureFixtu
     assert 0 < found["other_share"] < 1
     # No step's model work took longer than there was time since the step before.
     for before, event in pairwise(events):
-        if event["kind"] in ("pool", "entrants", "noise", "slices", "neighbours"):
+        if event["kind"] in ("pool", "noise", "slices", "neighbours"):
             assert event["value"].get("seconds", 0.0) <= event["active_s"] - before["active_s"] + 0.01
     assert "seconds" not in json.loads((whole / "summary.json").read_text())["noise"]
 

@@ -263,6 +263,7 @@ def test_a_run_of_an_earlier_build_resumes_without_settings_that_were_removed(
     config["config"]["tune"] |= {"head": True, "method": "lora", "prefix": prefix}
     config["config"]["search"]["hard_demonstrations"] = False
     config["config"]["teacher"]["write"] = 0.0
+    config["config"]["refit"], config["config"]["search"]["entrants"] = False, 4
     (out / "config.json").write_text(json.dumps(config))
     ended = bench.run(out)
     assert ended.code == 0, ended.stderr

@@ -41,7 +41,7 @@ def unlabelled(path: Path, bench: Bench) -> Path:
 def taught(bench: Bench, url: str, out: Path, rows: Path, *more: str, **how: Any) -> Any:
     settings = (f"data.unlabelled={rows}", f"teacher.base_url={url}", "teacher.model=wise", "teacher.key_env=TEACHER_KEY")
     columns = ("--input", "text", "--output", "label", "--budget", "60ktok", "--seed", "4", "--out", str(out))
-    sizes = ("limit.test=24", "limit.train=60", "search.pool=4", "search.entrants=2", "search.max_cycles=1", "tune.rank=4")
+    sizes = ("limit.test=24", "limit.train=60", "search.pool=4", "search.max_cycles=1", "tune.rank=4")
     model = ("--model", str(bench.model), "tune.max_epochs=1", "engine.threads=1", "engine.dtype=float32")
     environment = {"TEACHER_KEY": CANARY}
     return bench.commands.run(

@@ -113,7 +113,7 @@ def test_a_search_that_ends_early_tells_the_end_alone(bench: Bench, tmp_path: Pa
         model=str(bench.model),
         budget="1h",
         seed=4,
-        search={"pool": 6, "entrants": 2, "max_cycles": 1},
+        search={"pool": 6, "max_cycles": 1},
         tune=tune,
         engine={"dtype": "float32", "threads": 1},
     )

@@ -111,7 +111,7 @@ def test_a_wheel_brings_the_examples_and_they_are_found_there(tmp_path: Path, mo
 def test_one_command_copies_an_example_and_runs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     model = save_tiny(tmp_path / "model")
-    settings = ["search.pool=2", "search.entrants=1", "search.max_cycles=1", "evaluate.robustness=false", "engine.threads=1"]
+    settings = ["search.pool=2", "search.max_cycles=1", "evaluate.robustness=false", "engine.threads=1"]
     arguments = ["run", "--example", "spam", "tune.rank=2", "limit.test=20", "limit.train=60", *settings, "--model", str(model)]
     ended = call(*arguments, "--budget", "25ktok", "--quiet")
     assert not ended.code, ended.stderr

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.bundle import Predictor
-from cotune.embed import TextEmbedder, behaviour
+from cotune.embed import TextEmbedder
 from cotune.evaluate.decision import RAW
 from cotune.model.base import Capabilities, LabelScores, Model, Progress
 from cotune.prompt.prompt import Prompt
@@ -61,7 +61,6 @@ def test_a_model_that_only_scores_predicts_and_embeds() -> None:
     assert predictor.predict(rows) == [LABELS[n % 3] for n in lengths]
     assert "only scores" in repr(predictor)
     assert TextEmbedder(model).embed(["x", "y"]).shape == (2, 2)
-    np.testing.assert_allclose(behaviour(model, [prompt], rows, LABELS)[0, 0], np.mean(lengths))
 
 
 def test_embedding_tells_the_tokens_that_run() -> None:

@@ -32,7 +32,6 @@ ROWS = [(f"{WORDS[label][i % 2]} {i} {WORDS[label][i % 2]}", label) for i in ran
 SETTINGS = (
     "name=mails",
     "search.pool=4",
-    "search.entrants=2",
     "tune.max_epochs=2",
     "limit.test=30",
     "limit.train=80",

@@ -51,7 +51,7 @@ def make_desk(folder: Path) -> Desk:
     sheet.write_text("\n".join([HEADER, *rows, ""]), encoding="utf-8")
     arguments = [str(sheet), "--input", "Customer message", "--output", "Stars (1-5)", "--out", str(out)]
     arguments += ["--model", str(save_tiny(folder / "model")), "data.on_blank=skip", "limit.test=24", "tune.rank=2"]
-    arguments += ["search.pool=4", "search.entrants=2", "search.max_cycles=1", "evaluate.robustness=false"]
+    arguments += ["search.pool=4", "search.max_cycles=1", "evaluate.robustness=false"]
     arguments += ["engine.threads=1", "engine.dtype=float32"]
     first, second = (call("run", *arguments, "--budget", *more) for more in (("25ktok",), ("30ktok", "--quiet")))
     assert (first.code, second.code) == (0, 0), first.stderr + second.stderr

@@ -82,10 +82,9 @@ class TuneConfig(Section):
 
 
 class SearchConfig(Section):
-    """Settings of the search: prompts per race and tuned per cycle, demonstrations, what may be learnt from besides, cycles."""
+    """Settings of the search: prompts per race, demonstrations, what may be learnt from besides, cycles."""
 
     pool: Count = 16
-    entrants: Count = 4
     demonstrations: StrictBool = True
     nearest_demonstrations: StrictBool = False
     label_names: StrictBool = True

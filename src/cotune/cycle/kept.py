@@ -66,8 +66,11 @@ def _drop_removed(values: dict[str, Any], where: str) -> None:
             del tune["method"]
     if values.get("refit") is False:
         del values["refit"]
-    if isinstance(search := values.get("search"), dict) and search.get("hard_demonstrations") is False:
-        del search["hard_demonstrations"]
+    if isinstance(search := values.get("search"), dict):
+        if search.get("hard_demonstrations") is False:
+            del search["hard_demonstrations"]
+        # Only a search by answers that tunes read this; it now plans other steps, so its journal is refused.
+        search.pop("entrants", None)
     if isinstance(teacher := values.get("teacher"), dict) and teacher.get("write") == 0:
         del teacher["write"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cotune.embed.embedder import Embedder, behaviour, centred, whole_texts
+from cotune.embed.embedder import Embedder, centred, whole_texts
 from cotune.embed.encoder import Encoder
 from cotune.embed.hashed import HashedEmbedder
 from cotune.embed.neighbours import Neighbours, show_nearest
@@ -22,7 +22,6 @@ __all__ = [
     "Standardizer",
     "StaticEmbedder",
     "TextEmbedder",
-    "behaviour",
     "centred",
     "closest_pairs",
     "distances",

@@ -1,4 +1,4 @@
-"""Embedders: vectors of texts, and of the behaviour of prompts, from the model that is being tuned."""
+"""Embedders: vectors of texts."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.embed.standardize import Standardizer
-from cotune.model.base import Model, Progress
-from cotune.prompt.prompt import Prompt
 
 Vectors = NDArray[np.float32]
 
@@ -32,39 +30,6 @@ class IdentifiedEmbedder(Embedder, Protocol):
     def identity(self, text: str) -> Mapping[str, Any]:
         """Everything that could change the vector of a text, as a JSON object."""
         ...
-
-
-def behaviour(
-    model: Model,
-    prompts: Sequence[Prompt],
-    rows: Sequence[Mapping[str, str]],
-    labels: Sequence[str],
-    *,
-    progress: Progress | None = None,
-) -> Vectors:
-    """Vectors of prompts by behaviour: the model's mean hidden state at the answer position over fixed inputs.
-
-    Prompts with similar text can behave differently, and vice versa.
-
-    Args:
-        model: the model that is being tuned.
-        prompts: prompts to embed.
-        rows: a few inputs from the train split, the same for all prompts.
-        labels: the task's labels; empty for generated answers.
-        progress: called with the number of tokens that ran.
-
-    Returns:
-        ``[prompts, width]``.
-    """
-    vectors = []
-    for prompt in prompts:
-        renderer = model.renderer
-        rendered = renderer.render(prompt, rows, labels) if labels else renderer.render_answers(prompt, rows, None)
-        if progress and (looked_up := sum(row.looked_up for row in rendered)):
-            progress(looked_up)
-        states = model.last_states([row.prompt_ids for row in rendered], progress=progress)
-        vectors.append(states.mean(axis=0))
-    return np.stack(vectors)
 
 
 def whole_texts(embedder: Embedder, texts: Sequence[str]) -> Vectors:

@@ -207,7 +207,7 @@ def decider_of(context: RunContext, plan: Plan, config: RunConfig = CONFIG) -> S
     return StepPolicy(context, config, plan, end_of(context), cast(Any, Free()))
 
 
-PLAN = Plan(pool=12, race_rows=40, entrants=3, short_steps=10, target_steps=50, reserve=0.0)
+PLAN = Plan(pool=12, race_rows=40, short_steps=10, target_steps=50, reserve=0.0)
 
 
 def test_steps_that_no_look_at_them_is_left_for_are_still_taken(tmp_path: Path) -> None:
@@ -229,21 +229,6 @@ def test_steps_that_no_look_at_them_is_left_for_are_still_taken(tmp_path: Path) 
     spend_all_but(context, max(policy.owed(search, 5), policy.owed(search) + 29 * 5) + 2)
     choice = policy.decide(search, 0)
     assert (choice.next, choice.steps) == ("finish", 0)
-
-
-@pytest.mark.parametrize(("most", "met"), [(6, 4), (3, 3)])
-def test_two_prompts_are_tuned_where_rows_could_not_be_met_four_times_or_as_often_as_they_may(
-    most: int, met: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    context = lab_in(tmp_path, "10000s")
-    seed = track_of(seed_prompt(context.task), (4, 0.5, 1.0))
-    policy = decider_of(context, PLAN, config_in_memory(name="ends", input=["text"], output="label", tune={"max_epochs": most}))
-    end, check = policy.end.cost(seed.prompt, seed.prompt, new=True), policy.ahead.check(seed.prompt)
-    # Three short runs of a fifth, and two whole ones that meet the rows so often, in 20 steps each time.
-    needed = end + 6 * check + met * 20 * (3 * 0.2 + 2 * 0.8) * policy.ahead.step(seed)
-    for spare, entrants in ((5, 3), (-5, 2)):
-        monkeypatch.setattr(context.spending, "left", lambda spare=spare: needed + spare)
-        assert policy.entrants(seed) == entrants
 
 
 def test_no_step_is_taken_that_would_eat_into_what_the_end_needs(tmp_path: Path) -> None:
@@ -297,7 +282,7 @@ def test_two_slow_steps_end_no_stretch() -> None:
 def test_where_only_other_prompts_can_help_they_race_for_less_rather_than_not_at_all(tmp_path: Path) -> None:
     context = lab_in(tmp_path)
     seed, long, _ = prompts_of(context)
-    plan = Plan(pool=12, race_rows=128, entrants=3, short_steps=10, target_steps=50, reserve=0.0)
+    plan = Plan(pool=12, race_rows=128, short_steps=10, target_steps=50, reserve=0.0)
     policy = decider_of(context, plan)
     winner = track_of(long, (20, 0.8, 0.5), (30, 0.75, 0.8), (40, 0.7, 0.9))
     assert winner.peaked
@@ -339,7 +324,7 @@ def test_prompts_are_bred_where_the_winner_would_meet_its_rows_four_times_all_th
 def test_after_one_bad_look_the_winner_is_looked_at_again_before_others_are_bred(tmp_path: Path) -> None:
     context = lab_in(tmp_path)
     seed, long, _ = prompts_of(context)
-    plan = Plan(pool=12, race_rows=128, entrants=3, short_steps=10, target_steps=50, reserve=0.0)
+    plan = Plan(pool=12, race_rows=128, short_steps=10, target_steps=50, reserve=0.0)
     policy = decider_of(context, plan)
     looks = [(20, 0.8, 0.5), (30, 0.75, 0.8), (40, 0.7, 0.9)]
     # What a search for prompts gave last would call for another one.
@@ -359,17 +344,17 @@ def test_a_prompt_whose_length_would_cost_the_winner_its_steps_is_not_tuned(tmp_
     policy, first = decider_of(context, PLAN), track_of(seed, (4, 0.8, 0.5))
     own, heavy = (context.training.step_tokens(prompt, context.tune.batch_size) for prompt in (seed, shown))
     assert context.training.step_tokens(long, context.tune.batch_size) < 1.5 * own < heavy
-    end = policy.end.cost(seed, seed, new=True) + 6 * policy.ahead.check(seed)
-    # Three entrants' short runs and the seed prompt's own to the end, beside the heavy prompt's: four times the 20 steps in
-    # which all rows are met, and as much again for prompts that are mutated.
-    whole = 2 * 80 * (1.2 * own + heavy)
+    end = policy.end.cost(seed, seed, new=True) + 5 * policy.ahead.check(seed)
+    # The seed prompt's whole run beside the heavy prompt's: four times the 20 steps in which all rows are met, and as much
+    # again for prompts that are mutated.
+    whole = 2 * 80 * (own + heavy)
     for left, tuned in ((end + 0.9 * whole, [long]), (end + 1.1 * whole, [shown, long])):
         spend_all_but(context, left)
-        assert policy.light([shown, long], first, entrants=3) == tuned
+        assert policy.light([shown, long], first) == tuned
     # Weights that have steps behind them need fewer, once the seed prompt has as many.
     spend_all_but(context, end + 1)
-    assert policy.light([shown, long], first, entrants=1, reached=80) == [long]
-    assert policy.light([shown, long], track_of(seed, (80, 0.8, 0.5)), entrants=1, reached=80) == [shown, long]
+    assert policy.light([shown, long], first, reached=80, cycles=1) == [long]
+    assert policy.light([shown, long], track_of(seed, (80, 0.8, 0.5)), reached=80, cycles=1) == [shown, long]
 
 
 def test_what_is_kept_for_bred_prompts_is_free_once_none_will_be_bred(tmp_path: Path) -> None:
@@ -379,14 +364,15 @@ def test_what_is_kept_for_bred_prompts_is_free_once_none_will_be_bred(tmp_path: 
     shown = seed.edit(demonstrations=tuple(Demonstration(tuple(row.fields.items()), row.output) for row in rows))
     policy, first = decider_of(context, PLAN), track_of(seed, (4, 0.8, 0.5))
     own, heavy = (context.training.step_tokens(prompt, context.tune.batch_size) for prompt in (seed, shown))
-    spare = 80 * (1.2 * own + heavy)
-    spend_all_but(context, policy.end.cost(seed, seed, new=True) + 6 * policy.ahead.check(seed) + 1.1 * spare)
-    assert policy.light([shown], first, entrants=3) == []
-    assert policy.light([shown], first, entrants=3, cycles=CONFIG.search.max_cycles - 1) == [shown]
+    spare = 80 * (own + heavy)
+    spend_all_but(context, policy.end.cost(seed, seed, new=True) + 5 * policy.ahead.check(seed) + 1.1 * spare)
+    assert policy.light([shown], first) == []
+    alone = config_in_memory(name="ends", input=["text"], output="label", search={"max_cycles": 1})
+    assert decider_of(context, PLAN, alone).light([shown], first) == [shown]
 
 
 SETTINGS: dict[str, Any] = {
-    "search": {"pool": 6, "entrants": 3, "max_cycles": 50},
+    "search": {"pool": 6, "max_cycles": 50},
     "tune": {"readout": "words", "batch_size": 8, "rank": 2, "max_epochs": 1000, "learning_rate": 0.002},
     "engine": {"dtype": "float32", "threads": 1},
 }

@@ -39,7 +39,7 @@ def test_a_small_model_proposes_in_a_run_and_the_race_drops_it(served: Path, tmp
     out = tmp_path / "run"
     with llama_server(served, "writer", tmp_path / "log", context=4096) as url:
         writer = {"base_url": url, "model": "writer", "timeout": 300}
-        cotune.run(task, out=out, budget="120ktok", seed=1, search={"pool": 6, "entrants": 2}, proposer=writer)
+        cotune.run(task, out=out, budget="120ktok", seed=1, search={"pool": 6}, proposer=writer)
     journal = journal_of(out)
     rewrites = [event["value"] for event in journal if event["kind"] == "rewrite"]
     said = (tmp_path / "log").read_text(errors="replace")

@@ -1,4 +1,4 @@
-"""What enters a pool and what is tuned of it: near-duplicates go, rank and difference choose, some are there in any case."""
+"""What enters a pool and what is tuned of it: near-duplicates go, rank chooses, some are there in any case."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from cycle_runs import journal_of, labelled_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cotune.cycle.answer_search.entrants import choose_entrants
 from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.context import RunContext
 from cotune.cycle.journal import Journal
 from cotune.cycle.progress import Quiet
 from cotune.cycle.search.pool import NEAR, next_pool, opening_pool, shown_text, thinned
-from cotune.embed import behaviour, centred, distances
-from cotune.prompt.bank import bare_prompt, seed_prompt, starting_bank
+from cotune.embed import distances
+from cotune.prompt.bank import bare_prompt, seed_prompt
 from cotune.prompt.prompt import Prompt
 from cotune.task.task import Task
 from cotune.tune.settings import TuneSettings
@@ -99,45 +98,13 @@ def test_long_prompts_that_differ_at_their_end_are_not_taken_for_one(tmp_path: P
     assert max(map(beginnings.count, beginnings)) > 3
 
 
-def test_entrants_are_who_must_be_then_the_best_then_who_behaves_most_unlike_these(context: RunContext) -> None:
-    count = 6
-    seed, bare = seed_prompt(context.task), bare_prompt(context.task)
-    ranking = [p for p in starting_bank(context.task) if p not in (seed, bare)][:16]
-    found = choose_entrants(context, [*ranking[:3], bare, *ranking[3:]], [seed, bare], count, cycle=1)
-    assert found[:3] == [seed, bare, ranking[0]] and len(set(found)) == len(found) == count
-
-    def farthest(candidates: list[Prompt]) -> list[Prompt]:
-        everyone = [*found[:3], *candidates]
-        rows = [row.fields for row in context.train_sample[:16]]
-        gaps = distances(centred(behaviour(context.model, everyone, rows, context.task.labels)))
-        order = [0, 1, 2]
-        while len(order) < count:
-            order.append(max((i for i in range(len(everyone)) if i not in order), key=lambda i: gaps[i, order].min()))
-        return [everyone[i] for i in order]
-
-    # Rank has its say: the worse half of a race is not looked at.
-    better = ranking[1:9]
-    assert found == farthest(better)
-    assert found != [*found[:3], *better[: count - 3]] and farthest(ranking[1:]) != found
-    assert context.spending.account.counts["tokens_embedded"] > 0
-
-
-def test_where_there_is_no_room_only_who_must_be_enters_and_nothing_is_run(context: RunContext) -> None:
-    seed, bare, *others = starting_bank(context.task)
-    assert choose_entrants(context, others, [seed, bare, seed, others[3]], 2, cycle=1) == [seed, bare]
-    assert choose_entrants(context, others, [seed, bare], 3, cycle=1) == [seed, bare, others[0]]
-    assert choose_entrants(context, [], [seed, bare], 6, cycle=1) == [seed, bare]
-    assert context.spending.account.counts["tokens_embedded"] == 0
-
-
-def test_a_run_tunes_the_seed_prompt_and_the_bare_input_whatever_their_rank(whole: Path) -> None:
+def test_a_run_tunes_the_seed_prompt_whatever_its_rank_and_the_best_other_prompt_of_the_race(whole: Path) -> None:
     entrants, *_ = [e["value"] for e in journal_of(whole) if e["kind"] == "entrants"]
     pool, *_ = [e["value"] for e in journal_of(whole) if e["kind"] == "pool"]
     race, *_ = [e["value"] for e in journal_of(whole) if e["kind"] == "race"]
-    seed, bare = (Prompt.from_json(p["prompt"]).id for p in pool["proposals"][:2])
     assert [p["source"] for p in pool["proposals"][:2]] == ["user", "bare"]
-    assert entrants["prompt_ids"][:2] == [seed, bare]
-    best = next(i for i in race["ranking"] if i not in (seed, bare))
-    assert entrants["prompt_ids"][2] == best and len(entrants["prompt_ids"]) == 3
-    tuned = {e["value"]["prompt_id"] for e in journal_of(whole) if e["kind"] == "tuned"}
-    assert {seed, bare} <= tuned
+    seed = Prompt.from_json(pool["proposals"][0]["prompt"]).id
+    assert entrants["prompt_ids"] == [seed, next(i for i in race["ranking"] if i != seed)]
+    first = next(place for place, e in enumerate(journal_of(whole)) if e["kind"] == "cycle")
+    tuned = [e["value"]["prompt_id"] for e in journal_of(whole)[:first] if e["kind"] == "tuned"]
+    assert tuned == entrants["prompt_ids"]

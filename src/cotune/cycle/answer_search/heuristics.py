@@ -46,12 +46,10 @@ class AnswerHeuristics:
     """Minimum number of dev rows of a race: on 32 rows, an accuracy of one half has a standard error of 0.09."""
     fewer_rows: float = 0.85
     """Factor by which a race that is too expensive gets fewer rows at a time. A guess."""
-    behaviour_rows: int = 16
-    """Number of train rows by which the prompts that behave most differently are found. A guess."""
     short: float = 0.2
-    """Length of an entrant's short run as a share of the winner's whole run. A guess."""
+    """Length of the short runs of the first cycle as a share of a whole run. A guess."""
     epochs: int = 4
-    """Epochs that the winner should have before more prompts are raced or tuned: up to these each further step improved the
+    """Epochs that the winner should have before more prompts are raced: up to these each further step improved the
     score on unseen rows (350 rows; docs/tuning.md).
     """
     enough: int = 180
@@ -60,8 +58,6 @@ class AnswerHeuristics:
     """
     least_steps: int = 40
     """Minimum number of steps that a winner should have if its epochs are short. A guess."""
-    second_look: int = 100
-    """Number of steps of a whole run from which a second comparison of the two best entrants is cheap. A guess."""
     writing_half: float = 0.5
     """Share of the budget left at planning that training should get if answers are written. A guess."""
     other_than_steps: float = 0.1

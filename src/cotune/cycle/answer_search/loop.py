@@ -10,7 +10,6 @@ from typing import Any
 
 from cotune.config import RunConfig
 from cotune.cycle.answer_search.ending import EndCosts
-from cotune.cycle.answer_search.entrants import choose_entrants
 from cotune.cycle.answer_search.heuristics import HEURISTICS
 from cotune.cycle.answer_search.plan import Plan
 from cotune.cycle.answer_search.race import FINAL, RaceResult, race_prompts
@@ -27,7 +26,6 @@ from cotune.cycle.search.result import record_cycle
 from cotune.errors import CotuneError
 from cotune.evaluate.scoring import finite
 from cotune.model.adapters.slots import BASE
-from cotune.prompt.bank import bare_prompt
 from cotune.prompt.prompt import Prompt
 from cotune.refine import Proposal
 
@@ -129,43 +127,35 @@ class Loop:
         return search
 
     def _first_tuning(self, by_id: dict[str, Proposal], race: RaceResult) -> tuple[Search, list[dict[str, Any]]]:
-        """Tune several prompts of the first race for equal steps; returns the search and their records."""
-        context, plan, previous, seed = self.context, self.plan, self.previous, self.own[0]
-        ranking = [by_id[i].prompt for i in race.ranking if i not in (seed.id, previous.prompt.id if previous else "")]
-        bare = bare_prompt(context.task)
+        """Tune the seed prompt and the race's best other prompt for equal steps; returns the search and their records.
+
+        If the run starts from a bundle with another prompt, that one is tuned instead of the race's best, which is a parent of
+        the next pool.
+        """
+        context, previous, seed = self.context, self.previous, self.own[0]
         # The seed prompt is tuned from the base model to show the gain; all others start at the earlier run's weights.
         ground = previous.ground if previous else BASE
         first = open_trial(context, seed, BASE)
         self.policy.time_steps(first)
-        most = self.policy.entrants(first)
-        always = [*self.own, *([bare] if most >= 3 and bare.id in by_id and not previous else [])]
-        count = most - (previous is not None and previous.prompt.id != seed.id)
-        ranking = self.policy.light(ranking, first, entrants=most) or ranking[:1]
-        entrants = choose_entrants(context, ranking, always, count, cycle=1)
-        trials = [first, *(open_trial(context, prompt, ground) for prompt in entrants if prompt.id != seed.id)]
-        if previous:
-            mine = [t for t in trials if (t.prompt.id, t.start) == (previous.prompt.id, ground)]
-            trials += [] if mine else [open_trial(context, previous.prompt, ground)]
-            if ground != BASE:
-                take_up(context, (mine or trials)[-1], cycle=1)
+        trials = [first]
+        if previous is None or previous.prompt.id == seed.id:
+            ranking = [by_id[i].prompt for i in race.ranking if i != seed.id]
+            best = (self.policy.light(ranking, first) or ranking)[:1]
+            trials += [open_trial(context, prompt, ground) for prompt in best]
+        if previous is not None and (previous.prompt.id, ground) != (seed.id, BASE):
+            trials.append(open_trial(context, previous.prompt, ground))
+        self._record_entrants(1, trials)
+        if ground != BASE:
+            take_up(context, trials[-1], cycle=1)
         self.policy.pace(trials)
-        plan = self.plan
         for trial in trials:
-            advance(context, trial, plan.short_steps, cycle=1)
+            advance(context, trial, self.plan.short_steps, cycle=1)
         alive = [t for t in trials if not t.failed]
         if not alive:
             raise CotuneError("every tuning run diverged. Lower tune.learning_rate and start a new --out folder.")
-        # Records after equal steps; two of the trials continue below.
-        tuned = [_tuned_record(t) for t in alive]
-        losses = sorted(t.latest.evaluation.log_loss for t in alive)
-        survivors = sorted(alive, key=lambda t: t.ground.rank, reverse=True)[:2]
-        # A second comparison of the two best pays if it costs little of the whole.
-        if len(alive) > 2 and plan.target_steps >= HEURISTICS.second_look:
-            for trial in survivors:
-                advance(context, trial, 2 * plan.short_steps, cycle=1)
-        winner = _best_of(survivors)
-        self.policy.worth["prompts"] = max(1e-4, (sum(losses) / len(losses) - losses[0]))
-        return Search(by_id, race, trials[0], winner, trials), tuned
+        losses = [t.latest.evaluation.log_loss for t in alive]
+        self.policy.worth["prompts"] = max(1e-4, sum(losses) / len(losses) - min(losses))
+        return Search(by_id, race, first, _best_of(alive), trials), [_tuned_record(t) for t in alive]
 
     def _prompt_cycle(self, search: Search, steps: int, rows: int, room: float) -> None:
         """Mutate the survivors, race under the present adapter, and tune the leading prompt further.
@@ -211,11 +201,7 @@ class Loop:
         ground = incumbent.ground.candidate
         before = incumbent.ground.evaluation.log_loss
         entrants = [incumbent, *rivals]
-        context.journal.step(
-            "entrants",
-            [number, [t.prompt.id for t in entrants]],
-            lambda: {"cycle": number, "prompt_ids": [t.prompt.id for t in entrants]},
-        )
+        self._record_entrants(number, entrants)
         # If more steps only made the incumbent worse, its best weights stand, and only the challenger is tuned.
         if not incumbent.peaked:
             advance(context, incumbent, incumbent.steps + steps, cycle=number)
@@ -230,6 +216,11 @@ class Loop:
         self.policy.worth["prompts"] = max(1e-4, own - search.winner.ground.evaluation.log_loss)
         self.policy.worth["tune"] = max(1e-4, before - own)
         return [_tuned_record(t) for t in alive]
+
+    def _record_entrants(self, number: int, trials: Sequence[Trial]) -> None:
+        """Record the prompts that are tuned in a cycle."""
+        ids = list(dict.fromkeys(trial.prompt.id for trial in trials))
+        self.context.journal.step("entrants", [number, ids], lambda: {"cycle": number, "prompt_ids": ids})
 
     def _tune_cycle(self, search: Search, steps: int) -> None:
         """Continue tuning the winner under its own prompt."""

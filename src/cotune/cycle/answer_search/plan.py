@@ -1,4 +1,4 @@
-"""Fitting a search into its budget: size of the pool, number of entrants, number of steps."""
+"""Fitting a search into its budget: size of the pool, rows of the race, number of steps."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ from cotune.cycle.search.measured import CALIBRATION_ROWS
 from cotune.errors import BudgetError, counted
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
+
+CHECKS = 5
+"""Measurements on dev that tuning needs: two after the short runs, one of the winner, two after the decays."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,8 @@ class Plan:
     Attributes:
         pool: number of prompts that are scored.
         race_rows: number of dev rows of the longest race.
-        entrants: number of prompts that are tuned; 0 if the model cannot be tuned, and then no steps.
-        short_steps: optimizer steps of each entrant's short run.
+        short_steps: optimizer steps of the seed prompt and of one other, after which dev compares them; 0 if the model cannot
+            be tuned.
         target_steps: planned optimizer steps of the winner and the seed prompt in all, including decay.
         reserve: budget for confirmation, the test and the report, in the budget's unit, as estimated at the start; it is
             estimated again later.
@@ -69,7 +72,6 @@ class Plan:
 
     pool: int
     race_rows: int
-    entrants: int
     short_steps: int
     target_steps: int
     reserve: float
@@ -95,7 +97,6 @@ def make_plan(
     scoring: Callable[[float], float],
     training: Callable[[float], float],
     max_pool: int,
-    max_entrants: int,
     max_epochs: int,
     decay: float,
     raised: Callable[[float], str] = "{:.0f} more".format,
@@ -103,7 +104,8 @@ def make_plan(
 ) -> Plan:
     """Fit a run into the remaining budget.
 
-    Training gets about four fifths of the budget without the end; each entrant's short run is about a fifth of the winner's.
+    Training gets about four fifths of the budget without the end. Two prompts are tuned, the seed prompt and another; after
+    about a fifth of their steps dev compares them.
 
     Args:
         left: remaining budget, in its unit.
@@ -113,7 +115,6 @@ def make_plan(
         scoring: cost of scoring a number of tokens.
         training: cost of training on a number of tokens.
         max_pool: maximum number of prompts.
-        max_entrants: maximum number of tuned prompts.
         max_epochs: maximum epochs of the winner's run.
         decay: share of a finished run in which the learning rate decays.
         raised: the budget plus an amount, as written in a command.
@@ -136,26 +137,25 @@ def make_plan(
         )
     limit = max(8, max_epochs * sizes.steps_per_epoch)
     # Scores before tuning say little about scores after tuning, so the first race is short. If there are still too few epochs,
-    # it is made shorter and fewer prompts are tuned, because tuning gains most from more steps at first.
+    # it is made shorter, because tuning gains most from more steps at first.
     wanted = min(limit, max(HEURISTICS.least_steps, min(HEURISTICS.epochs * sizes.steps_per_epoch, HEURISTICS.enough)))
     for share in HEURISTICS.race.shares:
         pool, race_rows = first_race(HEURISTICS.race, max_pool, sizes.dev, share * usable / row)
-        rest = usable - race_rows_scored(pool, race_rows) * row
-        entrants, target = _fit_tuning(max_entrants, rest, step, check, wanted)
-        trained = max(0.0, rest - (entrants + 3) * check) / left
+        rest = usable - race_rows_scored(pool, race_rows) * row - CHECKS * check
+        target = int(rest / (2 * step))
+        trained = max(0.0, rest) / left
         if target >= wanted and (trained >= HEURISTICS.writing_half or not sizes.late):
             break
     target = max(6, min(target, limit))
     steady = target - decay_steps(int(target * (1 - decay)), decay)
     short = max(3, min(round(HEURISTICS.short * target), steady))
-    plan = Plan(pool, race_rows, entrants, short, target, reserve)
+    plan = Plan(pool, race_rows, short, target, reserve)
     # Steps beyond max_epochs are not lacking.
     lacking = (HEURISTICS.writing_half - trained) * left if sizes.late and target < limit else 0.0
     # Some of a longer budget goes into races and checks, and half of the rest into steps.
     longer = 1 / (1 - HEURISTICS.other_than_steps - HEURISTICS.writing_half)
     advice = _remedies(lacking, sizes.test, test_row, raised, longer=longer) if lacking > 0 else ""
-    steps = entrants * short + 2 * max(0, target - short)
-    race, tuning = race_rows_scored(pool, race_rows) * row, steps * step + (entrants + 3) * check
+    race, tuning = race_rows_scored(pool, race_rows) * row, 2 * target * step + CHECKS * check
     return replace(plan, training=trained, advice=advice, race=race, tuning=tuning)
 
 
@@ -193,27 +193,7 @@ def make_untuned_plan(
             f"{_amount(reserve + race)} {unit}, and {_amount(max(0.0, left))} {unit} are left",
             hint=f"Give --budget {raised(1.1 * (race - usable))}, or fewer rows with limit.test= and limit.dev=.",
         )
-    return Plan(pool, rows, 0, 0, 0, reserve, race=race)
-
-
-def _fit_tuning(max_entrants: int, rest: float, step: float, check: float, wanted: int) -> tuple[int, int]:
-    """Number of entrants, and steps of a whole run.
-
-    Each entrant's short run takes a fifth of these steps; then the winner and the seed prompt continue to the end. Each part
-    ends with a measurement on dev. If ``wanted`` steps do not fit, there are fewer entrants, down to the seed prompt and one
-    more.
-    """
-    entrants = max_entrants
-    while True:
-        target = int((rest - (entrants + 3) * check) / (whole_runs(entrants) * step))
-        if target >= wanted or entrants <= 2:
-            return entrants, target
-        entrants -= 1
-
-
-def whole_runs(entrants: int) -> float:
-    """Steps of tuning in whole runs: the entrants' short runs, then the rest of the winner's and the seed prompt's runs."""
-    return HEURISTICS.short * entrants + 2 * (1 - HEURISTICS.short)
+    return Plan(pool, rows, 0, 0, reserve, race=race)
 
 
 def fit_plan(context: RunContext, config: RunConfig, seed: Prompt, end: EndCosts, previous: Previous | None = None) -> Plan:
@@ -251,7 +231,6 @@ def fit_plan(context: RunContext, config: RunConfig, seed: Prompt, end: EndCosts
             scoring=spending.costs.scoring,
             training=spending.costs.training,
             max_pool=pool,
-            max_entrants=config.search.entrants,
             max_epochs=config.tune.max_epochs,
             decay=context.tune.decay,
             raised=raised,
@@ -278,6 +257,9 @@ def fit_plan(context: RunContext, config: RunConfig, seed: Prompt, end: EndCosts
 
     # Settings that do not affect the plan are not part of its key.
     search = config.search.model_dump(exclude={"nearest_demonstrations"})
+    if sizes is None:
+        # Earlier builds had this key, which had no effect on a search without tuning, so their runs can be resumed.
+        search["entrants"] = 4
     value = context.journal.step("plan", [task.fingerprint, config.budget, search], effect)
     plan = Plan(**{name: value[name] for name in Plan.__dataclass_fields__ if name in value})
     end.aside, end.longer = plan.aside, nearest if plan.nearest else 0.0
@@ -332,7 +314,7 @@ def _plan_text(plan: Plan, context: RunContext, sizes: Sizes | None, spent: floa
     steps = f"training gets about {plan.training:.0%} of the budget" + (f"; half needs {plan.advice}" if plan.advice else "")
     return [
         race,
-        f"tune {plan.entrants} of them for {counted(plan.short_steps, 'step')}, then the best one",
+        f"tune the seed prompt and the best one for {counted(plan.short_steps, 'step')}, then the better of the two",
         f"up to about {counted(plan.target_steps, 'step')} ({plan.target_steps / sizes.steps_per_epoch:.1f} epochs), and "
         f"the seed prompt as long: about {_amount(plan.tuning)} {unit}",
         f"keep {_amount(plan.reserve)} {unit} for confirming, {counted(test, 'test row')} and the report",

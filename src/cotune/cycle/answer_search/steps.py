@@ -9,7 +9,7 @@ from typing import Any, Literal
 from cotune.config import RunConfig
 from cotune.cycle.answer_search.ending import EndCosts
 from cotune.cycle.answer_search.heuristics import HEURISTICS
-from cotune.cycle.answer_search.plan import Plan, whole_runs
+from cotune.cycle.answer_search.plan import CHECKS, Plan
 from cotune.cycle.answer_search.race import FINAL, race_rows_scored
 from cotune.cycle.answer_search.state import Search
 from cotune.cycle.answer_search.trial import Trial, advance, decay_steps
@@ -194,7 +194,7 @@ class StepPolicy:
             following = 0.0 if seed.failed else (reached - seed.reached + decay) * self.ahead.step(seed)
             return own + tuning + following + self.end.cost(seed.prompt, prompt, new=True, aside="least")
 
-        light = self.light(challengers, seed, entrants=1, reached=winner.reached, cycles=len(search.cycles))
+        light = self.light(challengers, seed, reached=winner.reached, cycles=len(search.cycles))
         return [prompt for prompt in light if cost(prompt) <= left]
 
     def time_steps(self, seed: Trial) -> None:
@@ -206,20 +206,7 @@ class StepPolicy:
             advance(self.context, seed, steps, cycle=1, check=False)
             steps *= 2
 
-    def entrants(self, seed: Trial) -> int:
-        """Number of prompts that are tuned: as planned, or two if the winner would have too few epochs.
-
-        The seed prompt counts too. With few epochs, each further prompt costs the winner steps, from which tuning gains most.
-        """
-        most = max(2, self.plan.entrants)
-        if self.context.spending.budget.kind == "tokens":
-            return most
-        whole = whole_runs(most) * self.ahead.step(seed)
-        return most if not whole or self._spare(seed, most) / whole >= self._enough(seed) else 2
-
-    def light(
-        self, prompts: Sequence[Prompt], seed: Trial, *, entrants: int, reached: int = 0, cycles: int = 0
-    ) -> list[Prompt]:
+    def light(self, prompts: Sequence[Prompt], seed: Trial, *, reached: int = 0, cycles: int = 0) -> list[Prompt]:
         """Prompts whose length leaves the winner enough steps.
 
         A prompt with demonstrations leads at first, but its steps cost two or three times as much. It is tuned if it would
@@ -228,15 +215,15 @@ class StepPolicy:
         Args:
             prompts: prompts, best first.
             seed: the seed prompt's trial, which follows the winner to as many steps.
-            entrants: number of prompts with short runs.
             reached: steps that the weights have had.
-            cycles: number of finished cycles.
+            cycles: number of finished cycles; after the first the seed prompt takes no short run beside.
         """
-        own = self._step(seed.prompt)
-        spare = self._spare(seed, entrants) - max(0, reached - seed.reached) * own
+        own, first = self._step(seed.prompt), cycles == 0
+        spare = self.context.spending.left() - self.end.cost(seed.prompt, seed.prompt, new=True)
+        spare -= (CHECKS if first else CHECKS - 1) * self.ahead.check(seed.prompt) + max(0, reached - seed.reached) * own
         share = 1 - HEURISTICS.mutated_share if cycles + 1 < self.config.search.max_cycles else 1.0
         enough = self._enough(seed)
-        others = (whole_runs(entrants) - 1) * own
+        others = own if first else (1 - HEURISTICS.short) * own
 
         def fits(prompt: Prompt) -> bool:
             step = self._step(prompt)
@@ -249,11 +236,6 @@ class StepPolicy:
         assert seed.run is not None
         return min(min(HEURISTICS.epochs, self.config.tune.max_epochs) * seed.run.steps_per_epoch, HEURISTICS.enough)
 
-    def _spare(self, seed: Trial, entrants: int) -> float:
-        """Budget for steps without the end and the measurements on dev after short and whole runs."""
-        spare = self.context.spending.left() - self.end.cost(seed.prompt, seed.prompt, new=True)
-        return spare - (entrants + 3) * self.ahead.check(seed.prompt)
-
     def _step(self, prompt: Prompt) -> float:
         """Cost of an optimizer step under a prompt without a trial."""
         context = self.context
@@ -265,7 +247,7 @@ class StepPolicy:
         """Shorten the plan's short runs to what the measured speed allows.
 
         Args:
-            trials: trials of all entrants, that of the seed prompt first.
+            trials: trials of the first cycle, that of the seed prompt first.
         """
         context, plan, seed = self.context, self.plan, trials[0]
         if context.spending.budget.kind == "tokens":
