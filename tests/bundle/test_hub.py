@@ -140,6 +140,15 @@ def test_the_card_says_that_a_pooled_classifier_is_code_and_its_lines_run(pushed
     assert printed.getvalue().split() == loaded(pushed.bundle).predict(["Hello, can you help me with this?"])
 
 
+def test_the_cards_lines_load_the_adapter(pushed: Pushed, bench: Bench) -> None:
+    page = (pushed.written / "README.md").read_text()
+    (code,) = [found for found in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "PeftModel" in found]
+    found: dict[str, Any] = {}
+    exec(code.replace("FOLDER OR HUB ID OF THE BASE MODEL", str(bench.base)).replace(REPOSITORY, str(pushed.written)), found)
+    names = {name for name, _ in found["model"].named_parameters() if "lora_" in name}
+    assert names and len(found["tokenizer"]) == len(bench.model.tokenizer)
+
+
 def test_the_cards_lines_read_no_token_too_many(tmp_path: Path) -> None:
     """The tokenizer merges the end of the text with the answer's beginning, so the model answers before the text's end."""
     bench = make_bench(tmp_path, tokenizer=merging_tokenizer())

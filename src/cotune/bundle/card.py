@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +10,10 @@ from typing import Any
 
 from cotune.bundle.manifest import ADAPTER, Manifest
 from cotune.bundle.rows import example_row
+from cotune.bundle.snippets import Ids, code_block, probe_lines, python_block, whole_model_lines
 from cotune.errors import counted
 from cotune.evaluate.frozen_arms import is_frozen, repeated_gains, same_arms
-from cotune.probe.readout import ABOUT, PROBE, Probe
+from cotune.probe.readout import PROBE, Probe
 from cotune.prompt.prompt import held_rows
 
 _ARMS = {
@@ -42,6 +42,7 @@ _WINNER_FROZEN = {
     "prompt_given_tuning": "of the winner, not tuned, over the tuned starting prompt",
 }
 _NO_SEED_TUNED = "of tuning the starting prompt: its weights were not tuned"
+_ADAPTER = f'"FOLDER/{ADAPTER}"'
 _MOST_LABELS = 100
 
 
@@ -53,19 +54,15 @@ class Reading:
         probe: the probe.
         depth: number of layers of the base model.
         epsilon: number added to the mean square of a state before the state is divided by its root.
-        special: whether the tokenizer adds its control tokens to the text.
-        beyond: number of tokens at the end of the text that are not part of the prompt.
+        ids: how a text becomes token ids.
         tuned: whether the weights are tuned too.
-        start: number of tokens at which the texts of all rows begin.
     """
 
     probe: Probe
     depth: int
     epsilon: float
-    special: bool
-    beyond: int
+    ids: Ids
     tuned: bool
-    start: int
 
 
 def model_card(
@@ -101,11 +98,14 @@ def model_card(
         parts += ["## How answers are computed", probe_in_words(reading.probe, reading.depth, f"{ADAPTER}/{PROBE}")]
         parts += _reading(reading, base)
     elif tuned:
-        parts += ["The adapter is a plain PEFT folder and works without cotune:", _fence(_peft(base), "python")]
+        parts += [
+            "The adapter is a plain PEFT folder and works without cotune:",
+            python_block(*whole_model_lines(plain(base), adapter=_ADAPTER)),
+        ]
         parts.append("Give it the text below with the fields filled in. " + _choosing(manifest))
     parts += results(manifest, metrics)
     parts += robustness(metrics)
-    parts += ["## What the model reads", _fence(prompt_text)]
+    parts += ["## What the model reads", code_block("text", prompt_text)]
     parts += [f"**{held}**"] if (held := held_rows(demonstrations)) else []
     parts += ["## Base model", about_base(manifest, base)]
     parts += ["## Limits", limits(manifest)]
@@ -179,39 +179,22 @@ def probe_in_words(probe: Probe, depth: int, name: str) -> str:
 def _reading(reading: Reading, base: str) -> list[str]:
     """How to compute the same answer with transformers, without cotune."""
     export = "`cotune export FOLDER --to transformers --out OTHER` writes a classifier that runs with transformers alone."
-    model = "AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)"
-    ids = f'ids = tokenizer(text, add_special_tokens={reading.special}, return_tensors="pt")'
-    pooled = f"torch.cat([states[-1], states[{reading.start}:].mean(dim=0)])" if reading.probe.pooled else "states[-1]"
-    code = [
-        "import json",
-        "",
-        "import torch",
-        *(["from peft import PeftModel"] if reading.tuned else []),
-        "from safetensors import safe_open",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        "",
-        f'base = "FOLDER OR HUB ID OF THE BASE MODEL"  # {plain(base)}',
-        'text = "..."  # the text that the model reads, see below, with the fields filled in',
-        f'with safe_open("FOLDER/{ADAPTER}/{PROBE}", "pt") as probe:',
-        f'    labels = json.loads(probe.metadata()["{ABOUT}"])["labels"]',
-        '    weight, bias = probe.get_tensor("weight"), probe.get_tensor("bias")',
-        "tokenizer = AutoTokenizer.from_pretrained(base)",
-        f"model = {model}",
-        *([f'model = PeftModel.from_pretrained(model, "FOLDER/{ADAPTER}").get_base_model()'] if reading.tuned else []),
+    if reading.probe.terms is not None:
+        return [export]
+    code = python_block(
+        'prompt_text = "..."  # the text that the model reads, see below, with the fields filled in',
+        *whole_model_lines(plain(base), ", dtype=torch.float32", adapter=_ADAPTER if reading.tuned else ""),
+        *probe_lines(f"FOLDER/{ADAPTER}/{PROBE}"),
         "decoder = model.get_decoder()",
         f"decoder.layers, decoder.norm = decoder.layers[:{reading.probe.layer}], torch.nn.Identity()",
-        ids,
-        *([f"ids = {{name: part[:, :-{reading.beyond}] for name, part in ids.items()}}"] if reading.beyond else []),
+        *reading.ids.lines(),
         "with torch.no_grad():",
         "    states = decoder(**ids).last_hidden_state[0]",
         f"states = states * torch.rsqrt(states.pow(2).mean(-1, keepdim=True) + {reading.epsilon!r})",
-        f"state = {pooled}",
+        reading.ids.state() if reading.probe.pooled else "state = states[-1]",
         "print(labels[int((weight @ state + bias).argmax())])",
-    ]
-    if reading.probe.terms is not None:
-        return [export]
-    how = f"{export} Without such an export:" if reading.probe.pooled else "Without cotune:"
-    return [how, _fence("\n".join(code), "python")]
+    )
+    return [f"{export} Without such an export:" if reading.probe.pooled else "Without cotune:", code]
 
 
 def base_model_name(manifest: Manifest) -> str:
@@ -228,28 +211,15 @@ def use(manifest: Manifest, endpoint: tuple[str, str | None] | None, folder: str
     url, key = endpoint or (None, None)
     leave = [(option, value) for option, value in (("endpoint", url), ("key_env", key)) if value is not None]
     predict = " ".join([f"cotune predict {folder}", *(f"--{o.replace('_', '-')} {shlex.quote(plain(v))}" for o, v in leave)])
-    shell = [f"{predict} {given_texts}"]
     shares = "" if manifest.written is not None else "--probabilities "
-    shell.append(f"{predict} {shares}< rows.jsonl > answers.jsonl")
     given = "".join(f", {option}={plain(value)!r}" for option, value in leave)
-    code = ["import cotune", "", f'bundle = cotune.load("{folder}"{given})', f"bundle.predict([{row}])"]
     here = "`FOLDER` is the folder of this file; each" if folder == "FOLDER" else "Each"
-    return f"{here} line of `rows.jsonl` is like `{row}`.\n\n" + "\n\n".join(
-        (_fence("\n".join(shell), "sh"), _fence("\n".join(code), "python"))
+    parts = (
+        f"{here} line of `rows.jsonl` is like `{row}`.",
+        code_block("sh", f"{predict} {given_texts}", f"{predict} {shares}< rows.jsonl > answers.jsonl"),
+        code_block("python", "import cotune", "", f'bundle = cotune.load("{folder}"{given})', f"bundle.predict([{row}])"),
     )
-
-
-def _peft(base: str) -> str:
-    return "\n".join(
-        (
-            "from peft import PeftModel",
-            "from transformers import AutoModelForCausalLM, AutoTokenizer",
-            "",
-            f'base = "FOLDER OR HUB ID OF THE BASE MODEL"  # {plain(base)}',
-            "tokenizer = AutoTokenizer.from_pretrained(base)",
-            f'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), "FOLDER/{ADAPTER}")',
-        )
-    )
+    return "\n\n".join(parts)
 
 
 def shown_arms(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -359,17 +329,6 @@ def limits(manifest: Manifest) -> str:
     else:
         lines.insert(0, "- It always gives an answer, even if there is none; a valid answer may be wrong.")
     return "\n".join(lines)
-
-
-def code_block(language: str, *lines: str) -> str:
-    """Lines of code in Markdown."""
-    return _fence("\n".join(lines), language)
-
-
-def _fence(text: str, language: str = "text") -> str:
-    longest = max((len(run) for run in re.findall("`+", text)), default=0)
-    mark = "`" * max(3, longest + 1)
-    return f"{mark}{language}\n{text}\n{mark}"
 
 
 def plain(text: str) -> str:

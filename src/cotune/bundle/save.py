@@ -25,6 +25,7 @@ from cotune.bundle.manifest import (
     verify,
 )
 from cotune.bundle.place import atomic_folder
+from cotune.bundle.snippets import Ids
 from cotune.errors import InputError
 from cotune.evaluate.decision import Decision
 from cotune.files import file_sha256, write_json, write_text
@@ -141,19 +142,14 @@ def _card(
 
 def _reading(manifest: Manifest, folder: Path | None, prompt: Prompt, model: LocalModel) -> Reading | None:
     """Description of the probe in an adapter's folder; None if there is none."""
-    from cotune.bundle.export.request import beyond_of
     from cotune.model.adapters.files import is_bare_probe
     from cotune.model.layers.cut import norm_epsilon
     from cotune.probe.readout import load_probe
 
     if folder is None or (probe := load_probe(folder)) is None:
         return None
-    beyond = start = 0
-    if not prompt.nearest:
-        beyond = beyond_of(model.renderer, prompt, manifest.input_fields, manifest.labels)
-        start = model.renderer.render(prompt, [dict.fromkeys(manifest.input_fields, "a")], manifest.labels)[0].start
-    special, tuned = not model.renderer.chat, not is_bare_probe(folder)
-    return Reading(probe, model.depth, norm_epsilon(model.model), special, beyond, tuned=tuned, start=start)
+    ids = Ids.of(model.renderer, prompt, manifest.input_fields, manifest.labels)
+    return Reading(probe, model.depth, norm_epsilon(model.model), ids, tuned=not is_bare_probe(folder))
 
 
 def _check_free(folder: Path) -> None:

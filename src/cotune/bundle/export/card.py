@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cotune.bundle.card import base_model_name, code_block
+from cotune.bundle.card import base_model_name
 from cotune.bundle.export.gguf import MODELFILE, GgufExport
-from cotune.bundle.export.probe import ids_of
 from cotune.bundle.export.request import OLLAMA, REQUEST, SCHEMA, Asking, vllm_rank
 from cotune.bundle.manifest import Manifest
+from cotune.bundle.snippets import code_block, model_lines, prompt_lines, python_block
 from cotune.errors import counted
 
 
@@ -134,15 +134,10 @@ def _ollama(gguf: GgufExport, asking: Asking, *, apart: bool) -> tuple[str, ...]
     )
 
 
-_PEFT = "from peft import PeftModel"
-_WHOLE = 'model = AutoModelForCausalLM.from_pretrained("FOLDER/model")'
-_WITH_ADAPTER = 'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("FOLDER/base"), "FOLDER/adapter")'
-
-
 def _peft(asking: Asking, rank: int) -> tuple[str, ...]:
     return (
         "transformers and PEFT:",
-        *_python(asking, "base", _PEFT, _WITH_ADAPTER),
+        *_python(asking, *model_lines("AutoModelForCausalLM", '"FOLDER/base"', adapter='"FOLDER/adapter"')),
         "vLLM serves the adapter under a separate name and caches it by that name, which therefore contains the content hash:",
         *_vllm(
             asking,
@@ -154,7 +149,7 @@ def _peft(asking: Asking, rank: int) -> tuple[str, ...]:
 def _merged(asking: Asking) -> tuple[str, ...]:
     return (
         "transformers:",
-        *_python(asking, "model", "", _WHOLE),
+        *_python(asking, *model_lines("AutoModelForCausalLM", '"FOLDER/model"')),
         "vLLM:",
         *_vllm(asking, f"FOLDER/model --served-model-name {asking.name}"),
         "llama.cpp and Ollama read GGUF: export with `--to gguf`, or convert this folder with llama.cpp's "
@@ -181,19 +176,12 @@ def _vllm(asking: Asking, served: str) -> tuple[str, ...]:
     )
 
 
-def _python(asking: Asking, folder: str, more_import: str, model: str) -> tuple[str, ...]:
+def _python(asking: Asking, *model: str) -> tuple[str, ...]:
     """Python code for one answer with transformers; export formats differ in how the model is loaded."""
-    code = code_block(
-        "python",
-        "import json",
-        "",
-        *([more_import] if more_import else []),
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        "",
-        'with open("FOLDER/example.json", encoding="utf-8") as file:',
-        '    prompt_text = json.load(file)["prompt_text"]',
-        *_opened(folder, model),
-        *ids_of(asking),
+    code = python_block(
+        *prompt_lines(),
+        *model,
+        *asking.ids.lines(),
         f"stop = {list(asking.stop_ids)}",
         "# The model's generation_config.json may set sampling and penalties for chats.",
         'greedy = {"do_sample": False, "repetition_penalty": 1.0}',
@@ -203,7 +191,3 @@ def _python(asking: Asking, folder: str, more_import: str, model: str) -> tuple[
     if asking.schema is None:
         return (code,)
     return code, f"transformers does not enforce the schema: check the answer against `{SCHEMA}`."
-
-
-def _opened(folder: str, model: str) -> list[str]:
-    return [f'tokenizer = AutoTokenizer.from_pretrained("FOLDER/{folder}")', model]

@@ -19,6 +19,7 @@ from cotune.bundle.load import load, resolve_base, resolve_bundle
 from cotune.bundle.manifest import ADAPTER, DECISION, PROMPT, Manifest, read_manifest
 from cotune.bundle.place import atomic_folder, check_new
 from cotune.bundle.predictor import Predictor
+from cotune.bundle.snippets import EXAMPLE
 from cotune.errors import InputError
 from cotune.files import write_json, write_text
 from cotune.probe import terms
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 Target = Literal["transformers", "onnx", "peft", "merged", "gguf", "gguf-merged", "mlflow"]
 TARGETS: tuple[Target, ...] = ("transformers", "onnx", "peft", "merged", "gguf", "gguf-merged", "mlflow")
 _CLASSIFIERS: dict[Target, str] = {"transformers": "a classifier of transformers", "onnx": "an ONNX graph"}
-BASE, MODEL, EXAMPLE, CARD = "base", "model", "example.json", "README.md"
+BASE, MODEL, CARD = "base", "model", "README.md"
 
 
 def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str | Path | None = None) -> Path:
@@ -155,7 +156,7 @@ class _Export:
 
     def _write_classifier(self, probe: Probe, out: Path) -> None:
         ends = {ids[-1] for ids in _row_ids(self.predictor)}
-        dtype = write_classifier(self.source, self.adapter, probe, out, ends, self.asking.start)
+        dtype = write_classifier(self.source, self.adapter, probe, out, ends, self.asking.ids.start)
         write_template(self.predictor, self.asking, out / TEMPLATE)
         shutil.copyfile(Path(__file__).with_name("pipeline.py"), out / PIPELINE)
         check_classifier(self.predictor, self.manifest, out, dtype)
@@ -163,7 +164,7 @@ class _Export:
     def _write_graph(self, probe: Probe, out: Path) -> None:
         from cotune.bundle.export.onnx import write_onnx
 
-        prefix_ids = _row_ids(self.predictor)[0][: self.asking.start]
+        prefix_ids = _row_ids(self.predictor)[0][: self.asking.ids.start]
         write_onnx(self.source, self.adapter, probe, out, prefix_ids)
         write_template(self.predictor, self.asking, out / TEMPLATE, labels=list(probe.labels), prefix_ids=list(prefix_ids))
         shutil.copyfile(Path(__file__).with_name(CLASSIFY), out / CLASSIFY)

@@ -17,12 +17,12 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from cotune.bundle.card import code_block
 from cotune.bundle.export.check import check_pyfunc
 from cotune.bundle.export.weights import copy_model
 from cotune.bundle.load import OpenedBundle, base_folder, load
 from cotune.bundle.manifest import CARD, Manifest, read_manifest
 from cotune.bundle.place import atomic_folder
+from cotune.bundle.snippets import code_block
 from cotune.errors import not_installed
 from cotune.files import write_text
 from cotune.model.base import ENDPOINT

@@ -6,15 +6,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cotune.bundle.card import base_model_name, code_block, probe_in_words
+from cotune.bundle.card import base_model_name, probe_in_words
 from cotune.bundle.export.request import REQUEST, Asking
 from cotune.bundle.export.weights import POOLED
 from cotune.bundle.manifest import Manifest
 from cotune.bundle.predictor import Predictor
+from cotune.bundle.snippets import (
+    EXAMPLE,
+    Ids,
+    code_block,
+    filled_lines,
+    model_lines,
+    probe_lines,
+    prompt_lines,
+    python_block,
+    row_code,
+)
 from cotune.errors import counted
 from cotune.files import write_json
 from cotune.model.local import LocalModel
-from cotune.probe.readout import ABOUT, PROBE, Probe
+from cotune.probe.readout import PROBE, Probe
 
 EMBEDDING_PORT = 8081
 """Port of the server for states in the README's example of llama.cpp."""
@@ -23,11 +34,6 @@ PIPELINE, CLASSIFY, TEMPLATE = "pipeline.py", "classify.py", "template.json"
 ONNX, TOKENIZER = "model.onnx", "tokenizer.json"
 TERMS = "terms.py"
 """Computes TF-IDF, if the bundle adds it to the probe."""
-
-_PEFT = (
-    'base = AutoModelForCausalLM.from_pretrained("FOLDER/base", dtype=torch.float32)',
-    'model = PeftModel.from_pretrained(base, "FOLDER/adapter")',
-)
 
 
 def probe_of(predictor: Predictor) -> Probe | None:
@@ -67,7 +73,7 @@ def write_template(predictor: Predictor, asking: Asking, target: Path, **more: S
         pieces += [rest[: found[name]], {"field": name}]
         rest = rest[found[name] + len(marks[name]) :]
     about = {"fields": list(fields), "pieces": [piece for piece in pieces if piece]}
-    write_json(target, about | {"add_special_tokens": not asking.chat, "beyond": asking.beyond, **more})
+    write_json(target, about | {"add_special_tokens": asking.ids.special, "beyond": asking.ids.beyond, **more})
 
 
 @dataclass(frozen=True)
@@ -126,65 +132,49 @@ class ProbePage:
 
     def _run(self) -> tuple[str, ...]:
         if self.to == "transformers":
-            return self._transformers()
+            return (
+                f"`{PIPELINE}` in this folder is transformers' text-classification pipeline with the prompt filled in. Give it "
+                "a text or a row, or a list of them, with `batch_size=` and `device=` as usual.",
+                *classifier_parts(self.manifest.input_fields, self.asking.ids, terms=self.probe.terms is not None),
+            )
         if self.to == "onnx":
             return self._onnx()
         if self.to == "merged":
-            loads = ('model = AutoModel.from_pretrained("FOLDER/model", dtype=torch.float32)',)
-            states = "model(**ids).last_hidden_state[0]"
-            return "With transformers:", code_block("python", *self._read("model", "AutoModel", "", loads, states))
+            model = model_lines("AutoModel", '"FOLDER/model"', ", dtype=torch.float32")
+            return "With transformers:", self._read(model, "model(**ids).last_hidden_state[0]")
         if self.to == "peft":
+            model = model_lines("AutoModelForCausalLM", '"FOLDER/base"', ", dtype=torch.float32", adapter='"FOLDER/adapter"')
             states = "model(**ids, output_hidden_states=True).hidden_states[-1][0]"
-            more = "from peft import PeftModel"
-            lines = self._read("base", "AutoModelForCausalLM", more, _PEFT, states)
-            return "With transformers and PEFT:", code_block("python", *lines)
+            return "With transformers and PEFT:", self._read(model, states)
         return self._llama()
 
-    def _read(self, folder: str, auto: str, more: str, loads: Sequence[str], states: str) -> list[str]:
-        return [
-            "import json",
+    def _read(self, model: Sequence[str], states: str) -> str:
+        return python_block(
             *self._terms_import(),
-            "",
-            "import torch",
-            *([more] if more else []),
-            "from safetensors import safe_open",
-            f"from transformers import {auto}, AutoTokenizer",
-            "",
-            *_opened("pt"),
-            f'tokenizer = AutoTokenizer.from_pretrained("FOLDER/{folder}")',
-            *loads,
-            *ids_of(self.asking),
+            *prompt_lines(),
+            *probe_lines(f"FOLDER/{PROBE}"),
+            *model,
+            *self.asking.ids.lines(),
             "with torch.no_grad():",
             f"    states = {states}",
-            f"state = {self._pooled('torch.cat', 'dim')}",
+            self.asking.ids.state(),
             *self._answer("(weight @ state + bias).numpy()"),
-        ]
-
-    def _pooled(self, joined: str, axis: str) -> str:
-        """Python that computes the probe's input from ``states`` ``[tokens, width]``."""
-        return f"{joined}([states[-1], states[{self.asking.start}:].mean({axis}=0)])"
+        )
 
     def _terms_import(self) -> list[str]:
         """Python that makes :data:`TERMS` importable, if there is TF-IDF."""
-        return (
-            []
-            if self.probe.terms is None
-            else ["import sys", "", 'sys.path.insert(0, "FOLDER")', "from terms import load_terms"]
-        )
+        return [] if self.probe.terms is None else ['sys.path.insert(0, "FOLDER")', "from terms import load_terms", ""]
 
     def _answer(self, logits: str) -> list[str]:
         """Python that prints the label with the largest of ``logits``, to which those of TF-IDF are added."""
         if self.probe.terms is None:
             return [f"print(labels[int({logits}.argmax())])"]
-        terms = f'load_terms("FOLDER/{PROBE}").logits([{self._row()}])[0]  # the row itself, not the whole text'
+        row = row_code(self.manifest.input_fields)
+        terms = f'load_terms("FOLDER/{PROBE}").logits([{row}])[0]  # the row itself, not the whole text'
         return [f"logits = {logits}", f"logits = logits + {terms}", "print(labels[int(logits.argmax())])"]
 
-    def _alone(self) -> str:
-        """A note on code that leaves out TF-IDF; empty if there is none."""
-        return "" if self.probe.terms is None else f" It leaves out TF-IDF, which `{TERMS}` computes, so some answers differ."
-
     def _llama(self) -> tuple[str, ...]:
-        if self.asking.beyond:
+        if self.asking.ids.beyond:
             return (
                 "llama.cpp reads the whole text, and this model's tokenizer merges its end with the answer, so that llama.cpp "
                 "cannot compute the state. Export with `--to merged` or `--to transformers`.",
@@ -193,59 +183,30 @@ class ProbePage:
         return (
             "A llama.cpp server that returns states instead of generating, and their product with the probe's weights:",
             code_block("sh", f"llama-server {self.files} {options}"),
-            code_block(
-                "python",
-                "import json",
+            python_block(
                 *self._terms_import(),
-                "from urllib.request import Request, urlopen",
-                "",
-                "import numpy",
-                "from safetensors import safe_open",
-                "",
-                *_opened("numpy"),
+                *prompt_lines(),
+                *probe_lines(f"FOLDER/{PROBE}", "numpy"),
                 'asked = json.dumps({"content": prompt_text, "embd_normalize": -1}).encode()',
                 f'request = Request("http://127.0.0.1:{EMBEDDING_PORT}/embedding", asked, '
                 '{"Content-Type": "application/json"})',
                 "with urlopen(request) as told:",
                 '    states = numpy.array(json.load(told)[0]["embedding"])',
-                f"state = {self._pooled('numpy.concatenate', 'axis')}",
+                self.asking.ids.state("numpy.concatenate", "axis"),
                 *self._answer("(weight @ state + bias)"),
             ),
             f"`{REQUEST}` is such a request for the text above. Programs that only generate, such as Ollama's `/api/generate`, "
             "cannot use a probe.",
         )
 
-    def _row(self) -> str:
-        """Python for a row: a text if it has one field, else a mapping."""
-        if len(self.manifest.input_fields) == 1:
-            return repr("THE TEXT")
-        return "{" + ", ".join(f"{n!r}: 'THE {n.upper()}'" for n in self.manifest.input_fields) + "}"
-
     def _onnx(self) -> tuple[str, ...]:
-        known = self.asking.start
-        own = code_block(
-            "python",
-            "import sys",
-            "",
-            'sys.path.insert(0, "FOLDER")',
-            "from classify import load",
-            "",
-            'classify = load("FOLDER")',
-            f'print(classify({self._row()})["label"])',
-        )
-        beyond = f"[: -{self.asking.beyond}]" if self.asking.beyond else ""
-        plain = code_block(
-            "python",
-            "import json",
-            "",
-            "import numpy",
-            "from onnxruntime import InferenceSession",
-            "from tokenizers import Tokenizer",
-            "",
-            *self._prompt_text(),
+        known, fields = self.asking.ids.start, self.manifest.input_fields
+        beyond = f"[: -{self.asking.ids.beyond}]" if self.asking.ids.beyond else ""
+        plain = python_block(
+            *prompt_lines(fields),
             f'labels = json.load(open("FOLDER/{TEMPLATE}", encoding="utf-8"))["labels"]',
             f'tokenizer = Tokenizer.from_file("FOLDER/{TOKENIZER}")',
-            f"ids = tokenizer.encode(prompt_text, add_special_tokens={not self.asking.chat}).ids{beyond}",
+            f"ids = tokenizer.encode(prompt_text, add_special_tokens={self.asking.ids.special}).ids{beyond}",
             f"own, mask = numpy.array([ids[{known or ''}:]]), numpy.ones((1, len(ids)), dtype=numpy.int64)",
             'inputs = {"input_ids": own, "attention_mask": mask}',
             f'(logits,) = InferenceSession("FOLDER/{ONNX}").run(["logits"], inputs)',
@@ -269,75 +230,48 @@ class ProbePage:
             code_block("sh", f"pip install onnxruntime tokenizers{' safetensors' if self.probe.terms is not None else ''}"),
             f"`{CLASSIFY}` in this folder fills rows into the prompt. Give it a text or a row, or a list of them; "
             "`classify.probabilities` returns the probabilities of all labels.",
-            own,
-            f"The graph by itself, for any language that ONNX Runtime supports.{self._alone()}",
+            python_block(*filled_lines("classify", row_code(fields))),
+            "The graph by itself, for any language that ONNX Runtime supports." + _alone(terms=self.probe.terms is not None),
             "\n".join(inputs),
             *([prefix] if known else []),
             plain,
         )
 
-    def _transformers(self) -> tuple[str, ...]:
-        single, row = len(self.manifest.input_fields) == 1, self._row()
-        own = code_block(
-            "python",
-            "import sys",
-            "",
-            'sys.path.insert(0, "FOLDER")',
-            "from pipeline import load",
-            "",
-            'classify = load("FOLDER")',
-            f'print(classify({row})[0]["label"])' if single else f'print(classify([{row}])[0]["label"])',
-        )
-        return (
-            f"`{PIPELINE}` in this folder is transformers' text-classification pipeline with the prompt filled in. Give it "
-            "a text or a row, or a list of them, with `batch_size=` and `device=` as usual.",
-            own,
-            f"The classifier's class is in `{POOLED}`, since those of transformers read only the last token. With it "
-            f"transformers loads the folder directly; its input is the whole text that the model reads.{self._alone()}",
-            code_block(
-                "python",
-                "import json",
-                "",
-                "import torch",
-                "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
-                "",
-                *self._prompt_text(),
-                'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
-                'model = AutoModelForSequenceClassification.from_pretrained("FOLDER", trust_remote_code=True)',
-                *ids_of(self.asking),
-                "with torch.no_grad():",
-                "    logits = model(**ids).logits[0]",
-                "print(model.config.id2label[int(logits.argmax())])",
-            ),
-        )
 
-    def _prompt_text(self) -> list[str]:
-        """Python that builds the text that the model reads for a row."""
-        return [
-            'prompt_text = json.load(open("FOLDER/example.json", encoding="utf-8"))["prompt_text"]',
-            *(
-                f'prompt_text = prompt_text.replace("THE {name.upper()}", "THE {name.upper()}")  # the row\'s own text'
-                for name in self.manifest.input_fields
-            ),
-        ]
+def classifier_parts(
+    fields: Sequence[str], ids: Ids, *, terms: bool, repository: str = "", said: str | None = None
+) -> tuple[str, str, str]:
+    """Code that runs an exported classifier by :data:`PIPELINE`, a paragraph, and code for transformers alone.
+
+    Args:
+        fields: input fields of a row.
+        ids: how a text becomes token ids.
+        terms: whether the bundle adds TF-IDF to the probe.
+        repository: name of the classifier on the hub; empty for a folder.
+        said: text of the shown row, as in :func:`row_code`.
+    """
+    row, auto, remote = row_code(fields, said), "AutoModelForSequenceClassification", ", trust_remote_code=True"
+    if repository:
+        filled = [f'folder = snapshot_download("{repository}")', *filled_lines("pipeline", row, "folder")]
+        prompt = prompt_lines(fields, said, f'hf_hub_download("{repository}", "{EXAMPLE}")')
+    else:
+        filled, prompt = filled_lines("pipeline", row), prompt_lines(fields, said)
+    return (
+        python_block(*filled),
+        f"The classifier's class is in `{POOLED}`, since those of transformers read only the last token. transformers runs "
+        "that file if `trust_remote_code=True` allows it; its input is the whole text that the model reads."
+        + _alone(terms=terms),
+        python_block(
+            *prompt,
+            *model_lines(auto, f'"{repository or "FOLDER"}"', remote),
+            *ids.lines(),
+            "with torch.no_grad():",
+            "    logits = model(**ids).logits[0]",
+            "print(model.config.id2label[int(logits.argmax())])",
+        ),
+    )
 
 
-def ids_of(asking: Asking) -> list[str]:
-    """Python that makes ``ids`` of ``prompt_text``, up to the position at which the model answers."""
-    return ids_lines(special=not asking.chat, beyond=asking.beyond)
-
-
-def ids_lines(*, special: bool, beyond: int) -> list[str]:
-    """The same from :attr:`Asking.beyond` and whether the tokenizer adds its control tokens to the text."""
-    ids = f'ids = tokenizer(prompt_text, add_special_tokens={special}, return_tensors="pt")'
-    return [ids, f"ids = {{name: part[:, :{-beyond}] for name, part in ids.items()}}"] if beyond else [ids]
-
-
-def _opened(framework: str) -> list[str]:
-    return [
-        'with open("FOLDER/example.json", encoding="utf-8") as file:',
-        '    prompt_text = json.load(file)["prompt_text"]',
-        f'with safe_open("FOLDER/{PROBE}", "{framework}") as probe:',
-        f'    labels = json.loads(probe.metadata()["{ABOUT}"])["labels"]',
-        '    weight, bias = probe.get_tensor("weight"), probe.get_tensor("bias")',
-    ]
+def _alone(*, terms: bool) -> str:
+    """A note on code that leaves out TF-IDF; empty if there is none."""
+    return f" It leaves out TF-IDF, which `{TERMS}` computes, so some answers differ." if terms else ""

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cotune.bundle.manifest import Manifest
 from cotune.bundle.predictor import Predictor
+from cotune.bundle.snippets import Ids, code_block
 from cotune.files import slug
 
 if TYPE_CHECKING:
     from cotune.model.local import LocalModel
-    from cotune.prompt.prompt import Prompt
-    from cotune.prompt.render import Renderer
 
 SCHEMA, REQUEST, OLLAMA = "schema.json", "request.json", "ollama.json"
 
@@ -33,12 +32,10 @@ class Asking:
         stop_ids: tokens that end an answer.
         lead: beginning of every answer: a space, or nothing.
         words: label words, the lead included; empty for generated answers.
-        beyond: number of tokens at the text's end that are not part of the prompt: those that the tokenizer merges with the
-            answer, or an end token that it adds to every text.
         completions: token ids of each label, its stop token included; empty for generated answers.
         bias: bias of each label's log-probability by the decision rule; empty if there is none.
         schema: JSON Schema of answers; None if there is none.
-        start: tokens at which the texts of all rows begin.
+        ids: how a text becomes token ids.
     """
 
     name: str
@@ -48,11 +45,10 @@ class Asking:
     stop_ids: tuple[int, ...]
     lead: str
     words: tuple[str, ...]
-    beyond: int
     completions: tuple[tuple[int, ...], ...]
     bias: tuple[float, ...]
     schema: Mapping[str, Any] | None
-    start: int = 0
+    ids: Ids
 
     @classmethod
     def of(cls, predictor: Predictor, manifest: Manifest) -> Asking:
@@ -60,12 +56,12 @@ class Asking:
         model, prompt = cast("LocalModel", predictor.model), predictor.prompt
         lead = model.renderer.lead(prompt, manifest.input_fields)
         completions: tuple[tuple[int, ...], ...] = ()
-        beyond = start = 0
+        ids = Ids(not model.renderer.chat)
         if manifest.written is None:
             row = dict.fromkeys(manifest.input_fields, "a")
             (rendered,) = model.renderer.render(prompt, [row], manifest.labels)
-            completions, start = tuple(map(tuple, rendered.completions)), rendered.start
-            beyond = beyond_of(model.renderer, prompt, manifest.input_fields, manifest.labels)
+            completions = tuple(map(tuple, rendered.completions))
+            ids = Ids.of(model.renderer, prompt, manifest.input_fields, manifest.labels)
         return cls(
             name=f"{slug(manifest.task)}-{manifest.adapter_id}",
             text=example_text(predictor),
@@ -74,11 +70,10 @@ class Asking:
             stop_ids=model.stop_ids,
             lead=lead,
             words=tuple(lead + word for word in prompt.words(manifest.labels)),
-            beyond=beyond,
             completions=completions,
             bias=tuple(manifest.decision.bias),
             schema=None if manifest.written is None else manifest.written.schema,
-            start=start,
+            ids=ids,
         )
 
     @property
@@ -93,7 +88,7 @@ class Asking:
         return (
             "## What the model reads",
             f"Replace {fields} and keep every other character{template}",
-            f"````text\n{self.text}\n````",
+            code_block("text", self.text),
         )
 
     @property
@@ -134,14 +129,6 @@ class Asking:
         """Request body for ``/api/generate`` of Ollama, with the names of its documentation."""
         body: dict[str, Any] = {"model": self.name, "prompt": self.text, "raw": True, "stream": False}
         return body if self.held is None else body | {"format": dict(self.held)}
-
-
-def beyond_of(renderer: Renderer, prompt: Prompt, fields: Sequence[str], labels: Sequence[str]) -> int:
-    """Number of tokens at a text's end that are not part of the prompt; see :attr:`Asking.beyond`."""
-    row = dict.fromkeys(fields, "a")
-    (rendered,) = renderer.render(prompt, [row], labels)
-    whole = renderer.tokenizer(renderer.text(prompt, row, labels), add_special_tokens=not renderer.chat)
-    return len(whole["input_ids"]) - len(rendered.prompt_ids)
 
 
 def vllm_rank(rank: int) -> int:

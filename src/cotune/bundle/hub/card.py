@@ -10,7 +10,6 @@ from typing import Any
 from cotune.bundle.card import (
     about_base,
     base_model_name,
-    code_block,
     lead,
     limits,
     plain,
@@ -21,11 +20,12 @@ from cotune.bundle.card import (
     shown_arms,
     use,
 )
-from cotune.bundle.export.command import EXAMPLE, Target
-from cotune.bundle.export.probe import TERMS, ids_lines
+from cotune.bundle.export.command import Target
+from cotune.bundle.export.probe import classifier_parts
 from cotune.bundle.export.weights import POOLED
 from cotune.bundle.hub.fetch import BUNDLE_FOLDER, SCHEME
 from cotune.bundle.manifest import ADAPTER, CARD, DATA, MANIFEST, Manifest
+from cotune.bundle.snippets import Ids, code_block, python_block, whole_model_lines
 from cotune.errors import counted
 from cotune.model.loading.bundled import BUNDLED_MODEL
 
@@ -55,8 +55,8 @@ class HubCard:
         text: the prompt for a row whose fields contain ``THE`` and their names; None without an export.
         licence: licence of the base model as the hub spells it; None if not known.
         endpoint: for a model behind an endpoint its URL, and the environment variable with the key, if any.
-        special: whether an exported classifier's tokenizer adds control tokens to the text; ``beyond`` number of tokens at the
-            text's end that are not part of the prompt.
+        ids: how a text becomes token ids for an exported classifier; None without one.
+        terms: whether the bundle adds TF-IDF to the exported model.
     """
 
     repository: str
@@ -68,9 +68,8 @@ class HubCard:
     text: str | None
     licence: str | None
     endpoint: tuple[str, str | None] | None
-    special: bool = False
-    beyond: int = 0
-    terms: bool = False
+    ids: Ids | None
+    terms: bool
 
     def page(self) -> str:
         """The card in Markdown, after the hub's YAML."""
@@ -191,99 +190,22 @@ class HubCard:
         return '`--base hub` (in Python `base="hub"`) allows fetching the base model from the hub.'
 
     def _transformers(self) -> list[str]:
-        if self.form != "transformers":
+        if self.ids is None:
             return []
-        code = [
-            "import sys",
-            "",
-            "from huggingface_hub import snapshot_download",
-            "",
-            f'folder = snapshot_download("{self.repository}")',
-            "sys.path.insert(0, folder)",
-            "from pipeline import load",
-            "",
-            "classify = load(folder)",
-            f'print(classify({self._row()})[0]["label"])',
-        ]
-        return [
-            "With transformers alone:",
-            code_block("python", *code),
-            *self._own_class(),
-        ]
-
-    def _own_class(self) -> list[str]:
-        """How to load the classifier with transformers alone, without the files that fill in the prompt."""
-        prompt_text = [
-            f'with open(hf_hub_download("{self.repository}", "{EXAMPLE}"), encoding="utf-8") as file:',
-            '    prompt_text = json.load(file)["prompt_text"]',
-            *(
-                f'prompt_text = prompt_text.replace("THE {name.upper()}", {_ASKED!r})  # the row\'s own text'
-                for name in self.manifest.input_fields
-            ),
-        ]
-        if self.beyond:
-            takes, code = self._cut_text(prompt_text)
-        else:
-            takes = "its input is the whole prompt"
-            code = [
-                "import json",
-                "",
-                "from huggingface_hub import hf_hub_download",
-                "from transformers import pipeline",
-                "",
-                *prompt_text,
-                f'classify = pipeline("text-classification", model="{self.repository}", trust_remote_code=True)',
-                f'print(classify(prompt_text, add_special_tokens={self.special})[0]["label"])',
-            ]
-        leaves_out = f" It leaves out TF-IDF, which `{TERMS}` computes, so some answers differ." if self.terms else ""
-        return [
-            f"The classifier's class is in `{POOLED}`, since those of transformers read only the last token. transformers "
-            f"runs that file if `trust_remote_code=True` allows it; {takes}. "
-            "`revision=` pins a commit whose code you have read. The widget on this page runs no code." + leaves_out,
-            code_block("python", *code),
-        ]
-
-    def _cut_text(self, prompt_text: list[str]) -> tuple[str, list[str]]:
-        """The same if the text's last tokens must be removed, which transformers' pipeline cannot do."""
-        takes = (
-            f"its input is the whole prompt without the last {counted(self.beyond, 'token')}, which the model does not read "
-            "before it answers and transformers' pipeline cannot remove"
-        )
-        return takes, [
-            "import json",
-            "",
-            "import torch",
-            "from huggingface_hub import hf_hub_download",
-            "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
-            "",
-            *prompt_text,
-            f'tokenizer = AutoTokenizer.from_pretrained("{self.repository}")',
-            f'model = AutoModelForSequenceClassification.from_pretrained("{self.repository}", trust_remote_code=True)',
-            *ids_lines(special=self.special, beyond=self.beyond),
-            "with torch.no_grad():",
-            "    logits = model(**ids).logits[0]",
-            "print(model.config.id2label[int(logits.argmax())])",
-        ]
-
-    def _row(self) -> str:
-        fields = self.manifest.input_fields
-        return repr(_ASKED) if len(fields) == 1 else "[{" + ", ".join(f"{name!r}: '...'" for name in fields) + "}]"
+        fields, name = self.manifest.input_fields, self.repository
+        filled, told, alone = classifier_parts(fields, self.ids, terms=self.terms, repository=name, said=_ASKED)
+        told += " `revision=` pins a commit whose code you have read. The widget on this page runs no code."
+        return ["With transformers alone:", filled, told, alone]
 
     def _peft(self) -> list[str]:
         if not self.adapter or self.form is None:
             return []
         base = self._base_on_hub() or base_model_name(self.manifest)
-        code = [
-            "from peft import PeftModel",
-            "from transformers import AutoModelForCausalLM",
-            "",
-            f'base = AutoModelForCausalLM.from_pretrained("FOLDER OR HUB ID OF THE BASE MODEL")  # {plain(base)}',
-            f'model = PeftModel.from_pretrained(base, "{self.repository}", subfolder="{BUNDLE_FOLDER}/{ADAPTER}")',
-        ]
+        adapter = f'"{self.repository}", subfolder="{BUNDLE_FOLDER}/{ADAPTER}"'
         note = f"[The bundle's README]({BUNDLE_FOLDER}/{CARD}) explains how the answer is computed."
         if self.manifest.base_model.name.lower() == BUNDLED_MODEL:
             note = f"It was tuned on the 4-bit version of `{base}` that is included in cotune. {note}"
-        return ["The adapter with PEFT:", code_block("python", *code), note]
+        return ["The adapter with PEFT:", python_block(*whole_model_lines(plain(base), adapter=adapter)), note]
 
     def _licence(self) -> str:
         if self.licence is None:

@@ -8,16 +8,16 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cotune.bundle.export.command import CARD as EXPORT_CARD
-from cotune.bundle.export.command import EXAMPLE, TARGETS, Target, export_bundle
+from cotune.bundle.export.command import TARGETS, Target, export_bundle
 from cotune.bundle.export.probe import TEMPLATE, TERMS
 from cotune.bundle.hub.card import AT_THE_TOP, EXPORT_PAGE, HubCard
 from cotune.bundle.hub.fetch import BUNDLE_FOLDER
 from cotune.bundle.load import OpenedBundle, resolve_base
 from cotune.bundle.manifest import ADAPTER, CARD, METRICS, list_files, read_json
 from cotune.bundle.place import atomic_folder, check_new
+from cotune.bundle.snippets import EXAMPLE, Ids
 from cotune.errors import InputError, counted
 from cotune.files import write_text
 from cotune.model.base import ENDPOINT
@@ -94,27 +94,27 @@ class Repository:
         check_new(out)
         bundle = self.bundle
         with atomic_folder(out) as temporary:
-            text, template, terms = None, None, False
             if self.form is not None:
                 with tempfile.TemporaryDirectory(dir=temporary, prefix=".export-") as aside:
                     exported = export_bundle(bundle.folder, Path(aside) / "model", self.form, base=self.base)
                     (exported / EXPORT_CARD).rename(exported / EXPORT_PAGE)
                     for path in exported.iterdir():
                         path.rename(temporary / path.name)
-                text = json.loads((temporary / EXAMPLE).read_text(encoding="utf-8"))["prompt_text"]
-                terms = (temporary / TERMS).is_file()
-                if self.form == "transformers":
-                    template = json.loads((temporary / TEMPLATE).read_text(encoding="utf-8"))
             shutil.copytree(bundle.folder, temporary / BUNDLE_FOLDER)
-            write_text(temporary / CARD, self._card(text, template, terms=terms).page())
+            write_text(temporary / CARD, self._card(temporary if self.form is not None else None).page())
             return sorted(list_files(temporary))
 
-    def _card(self, text: str | None, template: Mapping[str, Any] | None = None, *, terms: bool = False) -> HubCard:
-        """``template`` is that of a classifier, else None; ``terms`` says whether the export adds TF-IDF to the model."""
+    def _card(self, exported: Path | None) -> HubCard:
+        """The card of a repository with an export in that folder; None for the bundle alone."""
         from cotune.model.adapters.files import is_bare_probe
 
-        bundle, adapter = self.bundle, self.bundle.folder / ADAPTER
+        bundle, adapter, text, ids = self.bundle, self.bundle.folder / ADAPTER, None, None
         metrics = read_json(bundle.folder / METRICS)
+        if exported is not None:
+            text = json.loads((exported / EXAMPLE).read_text(encoding="utf-8"))["prompt_text"]
+            if self.form == "transformers":
+                template = json.loads((exported / TEMPLATE).read_text(encoding="utf-8"))
+                ids = Ids(template["add_special_tokens"], template["beyond"])
         return HubCard(
             repository=self.name,
             manifest=bundle.manifest,
@@ -125,9 +125,8 @@ class Repository:
             text=text,
             licence=self.licence or licence_of(bundle, self.base),
             endpoint=self._endpoint,
-            special=bool(template and template["add_special_tokens"]),
-            beyond=template["beyond"] if template else 0,
-            terms=terms,
+            ids=ids,
+            terms=exported is not None and (exported / TERMS).is_file(),
         )
 
     @property
