@@ -309,14 +309,9 @@ def _better(story: Story, value: Value) -> list[Line]:
     if score is None or rows is None:
         return []
     before = value.get("before")
-    earlier = f"; before: {_score_and_loss(before)}" if isinstance(before, Mapping) else ""
+    earlier = f"; before: {measured(before)}" if isinstance(before, Mapping) else ""
     on = f"on {counted(int(rows), 'labelled row')} held out from it"
-    return [Line(f"a better bundle is in best: {_score_and_loss(value)} {on}{earlier}")]
-
-
-def _score_and_loss(value: Value) -> str:
-    log_loss = number(value.get("log_loss"))
-    return decimal(value.get("score")) + ("" if log_loss is None else f", log-loss {log_loss:.3f}")
+    return [Line(f"a better bundle is in best: {measured(value)} {on}{earlier}")]
 
 
 def _verdict(story: Story, value: Value) -> list[Line]:
