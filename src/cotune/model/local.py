@@ -213,8 +213,7 @@ class LocalModel(Engine):
             layer: output of this many layers; None means all of them and the final norm.
             progress: called with the number of tokens of the shared prefix, then of each batch.
         """
-        states: NDArray[np.float32] = last_states(self, sequences, (layer,), adapter=adapter, progress=progress)[0]
-        return states
+        return last_states(self, sequences, layer, adapter=adapter, progress=progress)
 
     def layer_states(
         self,
