@@ -23,7 +23,7 @@ from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.loop import LabelLoop
 from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
-from cotune.cycle.probe_search.trial import Trials
+from cotune.cycle.probe_search.trial import Trials, TuningRequest
 from cotune.cycle.probe_search.verdict import accuracy_interval
 from cotune.cycle.progress import Quiet
 from cotune.errors import CotuneError
@@ -88,7 +88,7 @@ def test_a_fit_outlives_a_race_that_looks_at_fewer_layers(context: RunContext) -
     frozen = trials.frozen(fit, rows)
     shape = (len(context.dev), len(context.task.labels))
     assert frozen.layer == deepest and trials.log_probs(frozen, context.dev, "judge").shape == shape
-    tuned = trials.tune(fit, rows, 2, stage="tune")
+    tuned = trials.tune(TuningRequest(fit, rows, 2, "tune", context.seed))
     assert tuned is not None and trials.log_probs(tuned, context.dev, "judge").shape == shape
 
 

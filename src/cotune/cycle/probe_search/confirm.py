@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypedDict
 
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
@@ -15,7 +14,7 @@ from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.splits import labelled_rows
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.tfidf import Mix
-from cotune.cycle.probe_search.trial import Fitted, Trials, readout_of
+from cotune.cycle.probe_search.trial import Fitted, Trials, TuningRequest, readout_of
 from cotune.cycle.search.arms import Confirmed, settle
 from cotune.cycle.search.measured import Measured, measure_previous
 from cotune.evaluate.frozen_arms import PREVIOUS
@@ -145,30 +144,19 @@ def _settled_tuned(
     The trial has learnt from the train rows of the first split, so no step is repeated. A prompt without a trial takes the same
     number of steps in all.
     """
-    fit, made = evidence.fit, evidence.first
+    made = evidence.first
     if search.last_epochs:
-        steps, how = _final(context, search, trials, evidence, rows, keep)
-        found = trials.tune(fit, rows, steps, **how)
+        found = trials.tune(_final(context, search, trials, evidence, rows, keep))
         if found is None:
             return None
         made = replace(found, steps=found.steps + (made.steps if made.adapter != BASE else 0))
     return _measured(context, made, evidence, "final")
 
 
-class _How(TypedDict):
-    """Arguments of :meth:`Trials.tune` and :meth:`Trials.ahead` besides the prompt, the rows and the steps."""
-
-    stage: str
-    start: str
-    after: Fitted | None
-    keep: float
-    seed: int
-
-
 def _final(
     context: RunContext, search: LabelSearch, trials: Trials, evidence: Evidence, rows: Sequence[Example], keep: float
-) -> tuple[int, _How]:
-    """Steps of a prompt's final tuning, and the other arguments of :meth:`Trials.tune`."""
+) -> TuningRequest:
+    """A prompt's final tuning."""
     made = evidence.first
     tried = made.adapter != BASE
     steps = trials.steps_of(search.last_epochs, len(rows))
@@ -179,7 +167,7 @@ def _final(
     after = made if tried and len(rows) < HEURISTICS.few_rows else None
     start = made.adapter if tried else evidence.start
     # The seed makes the order of rows differ from the trial's.
-    return steps, {"stage": "final", "start": start, "after": after, "keep": keep, "seed": context.seed + 1}
+    return TuningRequest(evidence.fit, rows, steps, "final", context.seed + 1, start=start, after=after, keep=keep)
 
 
 def _final_ahead(
@@ -187,8 +175,7 @@ def _final_ahead(
 ) -> None:
     """Let a worker start a prompt's final tuning, if the run has workers."""
     if search.last_epochs:
-        steps, how = _final(context, search, trials, evidence, rows, keep)
-        trials.ahead(evidence.fit, rows, steps, **how)
+        trials.ahead(_final(context, search, trials, evidence, rows, keep))
 
 
 def _measured(context: RunContext, made: Fitted, evidence: Evidence, stage: str) -> Measured:

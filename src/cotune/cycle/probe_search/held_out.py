@@ -16,7 +16,7 @@ from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.splits import Split
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.tfidf import Mixed, Tfidf
-from cotune.cycle.probe_search.trial import Fitted, Trials
+from cotune.cycle.probe_search.trial import Fitted, Trials, TuningRequest
 from cotune.cycle.search.measured import Measured
 from cotune.errors import DivergedError
 from cotune.evaluate.decision import BY_PROBE
@@ -63,12 +63,11 @@ class HeldOutJudge:
     def tune(self, search: LabelSearch, fit: PromptFit, splits: Sequence[Split] | None = None) -> None:
         """Tune a prompt on each split and choose the winner again; nothing is added if a tuning diverged."""
         splits = search.splits if splits is None else splits
-        start, keep = self._start_of(search, fit.prompt), self._prices.owed(search, fit)
-        found = []
-        self.tune_ahead(search, fit, splits)
-        for split in splits:
-            steps = self._trials.steps_of(search.epochs, len(split.learn))
-            made = self._trials.tune(fit, split.learn, steps, stage="tune", start=start, keep=keep)
+        requests, found = self._requests(search, fit, splits), []
+        for request in requests:
+            self._trials.ahead(request)
+        for split, request in zip(splits, requests, strict=True):
+            made = self._trials.tune(request)
             if made is None:
                 self._trials.give_up(fit.prompt)
                 return
@@ -77,18 +76,26 @@ class HeldOutJudge:
         if search.of(fit.prompt.id, tuned=False) is None:
             search.evidence.append(self.frozen(search, search.fits.get(fit.prompt.id, fit)))
         with suppress(DivergedError):
+            start = self._start_of(search, fit.prompt)
             evidence = self._evidence(search, fit, found, splits, epochs=search.epochs, start=start, tempers=True)
             search.evidence.append(evidence)
         search.choose()
 
     def tune_ahead(self, search: LabelSearch, fit: PromptFit, splits: Sequence[Split]) -> None:
         """Let workers tune a prompt on each split for :meth:`tune`; does nothing without workers."""
-        if self._context.crew is None:
-            return
+        if self._context.crew is not None:
+            for request in self._requests(search, fit, splits):
+                self._trials.ahead(request)
+
+    def _requests(self, search: LabelSearch, fit: PromptFit, splits: Sequence[Split]) -> list[TuningRequest]:
+        """The tunings of a prompt, one for each split."""
         start, keep = self._start_of(search, fit.prompt), self._prices.owed(search, fit)
-        for split in splits:
+
+        def request(split: Split) -> TuningRequest:
             steps = self._trials.steps_of(search.epochs, len(split.learn))
-            self._trials.ahead(fit, split.learn, steps, stage="tune", start=start, keep=keep)
+            return TuningRequest(fit, split.learn, steps, "tune", self._context.seed, start=start, keep=keep)
+
+        return [request(split) for split in splits]
 
     def _start_of(self, search: LabelSearch, prompt: Prompt) -> str:
         """Adapter that a prompt is tuned from: an earlier bundle's, but BASE for the seed prompt, to show the gain."""

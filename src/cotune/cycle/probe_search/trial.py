@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -56,17 +57,33 @@ class Fitted:
 
 
 @dataclass(frozen=True, eq=False)
-class _Wanted:
-    """A requested tuning; see :meth:`Trials.tune`."""
+class TuningRequest:
+    """A tuning of the window below the layer that a prompt's probe reads; see :meth:`Trials.tune`.
+
+    Attributes:
+        fit: the prompt with its frozen probe, which gives the layer and the head's start.
+        rows: labelled rows.
+        steps: number of optimizer steps.
+        stage: purpose, for the journal.
+        seed: seed of the weights and the order of rows.
+        start: adapter that tuning starts from, with a head fitted to its states.
+        after: an earlier trial of the prompt to continue, with its head.
+        keep: budget that must be left; tuning ends early to leave it.
+    """
 
     fit: PromptFit
     rows: Sequence[Example]
     steps: int
     stage: str
-    start: str
-    after: Fitted | None
-    keep: float
     seed: int
+    start: str = BASE
+    after: Fitted | None = None
+    keep: float = 0.0
+
+    @cached_property
+    def tuned_on(self) -> tuple[Example, ...]:
+        """The rows without those that the prompt shows, whose answers could be copied."""
+        return tuple(not_shown(self.fit.prompt, self.rows))
 
     @property
     def source(self) -> str:
@@ -82,7 +99,7 @@ class _Wanted:
     def key(self) -> list[Any]:
         """Key of the journal step."""
         best = self.fit.found.best
-        rows, onward = [row.id for row in self.rows], [] if self.after is None else ["after"]
+        rows, onward = [row.id for row in self.tuned_on], [] if self.after is None else ["after"]
         return [
             self.fit.prompt.id,
             self.start_id,
@@ -187,52 +204,29 @@ class Trials:
         vectors = word_vectors(self.context, fit.prompt) if scale else None
         return None if vectors is None else (scale * vectors).astype(np.float32)
 
-    def tune(
-        self,
-        fit: PromptFit,
-        rows: Sequence[Example],
-        steps: int,
-        *,
-        stage: str,
-        start: str = BASE,
-        after: Fitted | None = None,
-        keep: float = 0.0,
-        seed: int | None = None,
-    ) -> Fitted | None:
+    def tune(self, request: TuningRequest) -> Fitted | None:
         """Tune the window below a layer on rows and fit the read-out; a ``train`` step and an ``embed`` step.
 
         The read-out is a probe that is fitted to the tuned states, not the head that was tuned with them, because the
         contrastive term separates the states faster than the head follows (64 rows, two draws, mean of TREC-6, film snippets
         and CLINC150-20: accuracy 0.885 and log-loss 0.295 against 0.821 and 0.520).
 
-        Args:
-            fit: the prompt with its frozen probe, which gives the layer and the head's start.
-            rows: labelled rows; those that the prompt shows are left out.
-            steps: number of optimizer steps.
-            stage: purpose, for the journal.
-            start: adapter that tuning starts from, with a head fitted to its states.
-            after: an earlier trial of the prompt to continue, with its head.
-            keep: budget that must be left; tuning ends early to leave it.
-            seed: seed of the weights and the order of rows; None takes the run's.
-
         Returns:
             None if the loss diverged, which is recorded, or the tuned states are not finite.
         """
         context, model = self.context, self.context.model
+        fit, key, stage = request.fit, request.key, request.stage
         prompt, layer, strength = fit.prompt, fit.found.layer, fit.found.best.strength
-        wanted = _Wanted(fit, not_shown(prompt, rows), steps, stage, start, after, keep, context.seed if seed is None else seed)
-        key = wanted.key
-        terms = self._terms(rows)
-        rows, truth = wanted.rows, label_indices(wanted.rows, context.task)
-        source, start = wanted.source, wanted.start_id
+        terms, rows = self._terms(request.rows), request.tuned_on
+        truth, source = label_indices(rows, context.task), request.source
         states = self.embedding.states(prompt, source, rows, "embed" if source == BASE else stage, layers=[layer])[0]
 
         def effect() -> dict[str, Any]:
-            about = {"stage": stage, "prompt_id": prompt.id, "start": start}
+            about = {"stage": stage, "prompt_id": prompt.id, "start": request.start_id}
             if context.crew is not None:
-                ahead = self._ahead.pop((prompt.id, content_hash(key)), None) or self._spread(wanted, states)
+                ahead = self._ahead.pop((prompt.id, content_hash(key)), None) or self._spread(request, states)
                 return {**about, **ahead.result()}
-            return {**about, **self._tuned(wanted, states)}
+            return {**about, **self._tuned(request, states)}
 
         value = context.journal.step("train", key, effect)
         context.spending.account.counts["tokens_trained"] += int(value["new_tokens"])
@@ -252,33 +246,19 @@ class Trials:
         probe = probe_of(context, refit, layer)
         return Fitted(prompt, adapter, layer, int(value["steps"]), probe, head, terms)
 
-    def ahead(
-        self,
-        fit: PromptFit,
-        rows: Sequence[Example],
-        steps: int,
-        *,
-        stage: str,
-        start: str = BASE,
-        after: Fitted | None = None,
-        keep: float = 0.0,
-        seed: int | None = None,
-    ) -> None:
-        """Let a worker start a tuning before :meth:`tune` is called with the same arguments; does nothing without workers."""
-        context, crew = self.context, self.context.crew
-        rows = not_shown(fit.prompt, rows)
-        wanted = _Wanted(fit, rows, steps, stage, start, after, keep, context.seed if seed is None else seed)
-        layer = fit.found.layer
-        name = (fit.prompt.id, content_hash(wanted.key))
-        if crew is None or name in self._ahead:
+    def ahead(self, request: TuningRequest) -> None:
+        """Let a worker start a tuning before :meth:`tune` is called with the same request; does nothing without workers."""
+        context, prompt, layer = self.context, request.fit.prompt, request.fit.found.layer
+        if context.crew is None:
             return
-        if context.journal.holds("train", wanted.key):
+        name = (prompt.id, content_hash(request.key))
+        if name in self._ahead or context.journal.holds("train", request.key):
             return
-        if not self.embedding.knows(fit.prompt, wanted.source, rows, [layer]):
+        if not self.embedding.knows(prompt, request.source, request.tuned_on, [layer]):
             # Embedding is a journal step, and steps must keep their order.
             return
-        states = self.embedding.states(fit.prompt, wanted.source, rows, "embed", layers=[layer])[0]
-        self._ahead[name] = self._spread(wanted, states)
+        states = self.embedding.states(prompt, request.source, request.tuned_on, "embed", layers=[layer])[0]
+        self._ahead[name] = self._spread(request, states)
         self._ahead[name].submit()
 
     def give_up(self, prompt: Prompt) -> None:
@@ -286,24 +266,24 @@ class Trials:
         for name in [name for name in self._ahead if name[0] == prompt.id]:
             self._ahead.pop(name).take_back()
 
-    def _spread(self, wanted: _Wanted, states: NDArray[np.float16]) -> TuningAhead:
+    def _spread(self, request: TuningRequest, states: NDArray[np.float16]) -> TuningAhead:
         """A tuning as a job for a worker."""
         context, costs = self.context, self.context.spending.costs
         assert context.crew is not None
         deadline = None
-        if wanted.keep > 0 and costs.budget.kind == "time":
+        if request.keep > 0 and costs.budget.kind == "time":
             clock = context.journal.clock()
-            deadline = Deadline(wanted.keep, costs.budget.amount, costs.train_rate, clock, time.time(), HEURISTICS.guess)
-        return TuningAhead(context.crew, self._task(wanted, states), deadline)
+            deadline = Deadline(request.keep, costs.budget.amount, costs.train_rate, clock, time.time(), HEURISTICS.guess)
+        return TuningAhead(context.crew, self._task(request, states), deadline)
 
-    def _tuned(self, wanted: _Wanted, states: NDArray[np.float16]) -> dict[str, Any]:
+    def _tuned(self, request: TuningRequest, states: NDArray[np.float16]) -> dict[str, Any]:
         """Tune in this process."""
         context, costs, clock = self.context, self.context.spending.costs, self.context.journal.clock
-        stage, text, task = wanted.stage, wanted.fit.prompt.text, self._task(wanted, states)
+        stage, text, task = request.stage, request.fit.prompt.text, self._task(request, states)
         depth, share = context.model.depth, task.share(context.model)
 
         def until(step_tokens: float) -> Callable[[], bool] | None:
-            return spent_to(wanted.keep, costs, step_tokens, clock, guess=HEURISTICS.guess)
+            return spent_to(request.keep, costs, step_tokens, clock, guess=HEURISTICS.guess)
 
         def below(tokens: int) -> None:
             context.watcher.progress(stage, f"states below layer {task.first + 1}: {text}", round(tokens * task.first / depth))
@@ -313,15 +293,15 @@ class Trials:
 
         return tune_window(context.model, task, context.folder, until=until, edge_progress=below, report=report)
 
-    def _task(self, wanted: _Wanted, states: NDArray[np.float16]) -> WindowTask:
+    def _task(self, request: TuningRequest, states: NDArray[np.float16]) -> WindowTask:
         """The tuning task, whose head starts from the frozen states of its rows."""
-        context, fit, after = self.context, wanted.fit, wanted.after
-        truth = label_indices(wanted.rows, context.task)
+        context, fit, after = self.context, request.fit, request.after
+        truth = label_indices(request.tuned_on, context.task)
         if after is not None and after.head is not None:
             head = head_from(after.head, states)
         else:
             head = head_of(states, truth, len(context.task.labels), HEURISTICS.head_strength * fit.found.best.strength)
-        rendered = context.answering.render(fit.prompt, wanted.rows)
+        rendered = context.answering.render(fit.prompt, request.tuned_on)
         return WindowTask(
             [row.prompt_ids for row in rendered],
             [row.start for row in rendered],
@@ -331,9 +311,9 @@ class Trials:
             fit.found.layer,
             head,
             self.settings,
-            wanted.steps,
-            wanted.seed,
-            wanted.start_id,
+            request.steps,
+            request.seed,
+            request.start_id,
         )
 
     def log_probs(self, fitted: Fitted, rows: Sequence[Example], stage: str) -> Floats:
