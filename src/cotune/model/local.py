@@ -213,7 +213,8 @@ class LocalModel(Engine):
             layer: output of this many layers; None means all of them and the final norm.
             progress: called with the number of tokens of the shared prefix, then of each batch.
         """
-        return last_states(self, sequences, layer, adapter=adapter, progress=progress)
+        states: NDArray[np.float32] = last_states(self, sequences, (layer,), adapter=adapter, progress=progress)[0]
+        return states
 
     def layer_states(
         self,

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 def last_states(
     model: Engine,
     sequences: Sequence[Sequence[int]],
-    layer: int | None,
+    layers: Sequence[int | None],
     *,
     adapter: str,
     progress: Progress | None,
 ) -> NDArray[np.float32]:
-    """``[rows, width]``; see :meth:`cotune.model.local.LocalModel.last_states`."""
-    result = np.empty((len(sequences), model.model.config.get_text_config().hidden_size), dtype=np.float32)
+    """``[layers, rows, width]``; see :meth:`cotune.model.local.LocalModel.last_states`, which returns one layer."""
+    result = np.empty((len(layers), len(sequences), model.model.config.get_text_config().hidden_size), dtype=np.float32)
     if not sequences:
         return result
     length = shared_prefix(sequences) if model.shared else 0
@@ -42,11 +42,11 @@ def last_states(
             suffixes = [sequences[i][length:] for i in part]
             if model.shared:
                 plan = plan_pass(suffixes, prefix=length, device=model.model.device)
-                hidden = model.runner.states(plan, prefix, [layer])[0]
+                hidden = model.runner.states(plan, prefix, layers)
             else:
-                hidden = plain_states(model.model, suffixes, [layer])[0]
+                hidden = plain_states(model.model, suffixes, layers)
             ends = torch.tensor([len(s) for s in suffixes]).cumsum(0) - 1
-            result[part] = hidden[ends.to(hidden.device)].float().cpu().numpy()
+            result[:, part] = hidden[:, ends.to(hidden.device)].float().cpu().numpy()
             if progress:
                 progress(sum(map(len, suffixes)))
     return result
