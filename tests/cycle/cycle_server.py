@@ -222,6 +222,11 @@ def child(request: dict[str, Any]) -> None:
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         resource.setrlimit(resource.RLIMIT_CPU, (PATIENCE_S, PATIENCE_S))
+        import torch
+
+        # A forked process makes its thread pool anew at the first call, and of two threads that call at once the second finds
+        # none ("Invalid thread pool").
+        torch.set_num_threads(1)
         output = Path(request["output"])
         for descriptor, name in ((1, "stdout"), (2, "stderr")):
             handle = os.open(output / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

@@ -186,6 +186,32 @@ def test_a_job_that_takes_too_much_memory_comes_again_in_smaller_pieces(tmp_path
     executor.close()
 
 
+class LostAfterStoring(FakeWorker):
+    """A worker that is lost once, when its result is stored and nobody knows it."""
+
+    def perform(self, job: Job, storage: Storage) -> Done:
+        done = super().perform(job, storage)
+        if not self.gone:
+            self.gone = True
+            raise WorkerLost("it was killed")
+        return done
+
+    def start(self) -> None:
+        return None
+
+
+def test_what_a_lost_worker_stored_was_done_by_this_command(tmp_path: Path) -> None:
+    executor = SlotExecutor([LostAfterStoring(9)], tmp_path, 1)
+    jobs, seen = numbers(3), Throughput(3)
+    done = run_all(executor, jobs, seen.saw)
+    assert executor.lost == 1 and results(done) == [0, 2, 4]
+    assert not any(one.earlier for one in done) and seen.earlier == 0 and "" not in seen.rates
+    executor.close()
+    again = SlotExecutor([FakeWorker(9)], tmp_path, 1)
+    assert all(one.earlier for one in run_all(again, jobs))
+    again.close()
+
+
 class Silent(FakeWorker):
     """A worker that nothing is heard of any more."""
 

@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cotune.errors import CotuneError, counted
@@ -112,7 +112,9 @@ class SlotExecutor:
                 self._retire(error)
                 return
             try:
-                done: Done | Exception = worker.perform(waiting.job, self.storage)
+                performed = worker.perform(waiting.job, self.storage)
+                # A worker may have stored the result and been lost before it could say so: this command did the job.
+                done: Done | Exception = replace(performed, earlier=False) if waiting.losses else performed
             except WorkerLost as lost:
                 self._lose(waiting, worker, lost)
                 # Another slot takes the job while this worker restarts, which may take long.

@@ -31,8 +31,9 @@ class Throughput:
         if job.earlier:
             self.earlier += job.rows
             return
-        rows, seconds = self._workers.get(job.worker, (0, 0.0))
-        self._workers[job.worker] = (rows + job.rows, seconds + job.seconds)
+        if job.worker:
+            rows, seconds = self._workers.get(job.worker, (0, 0.0))
+            self._workers[job.worker] = (rows + job.rows, seconds + job.seconds)
 
     @property
     def rates(self) -> dict[str, float]:
