@@ -47,6 +47,7 @@ KEYS = (
     "scoring_gemm_share_end_to_end",
     "tuning_gemm_share",
     "tuning_window_vs_full",
+    "tuning_new_batches",
     "early_exit",
 )
 TOLERANCE = 1e-3
@@ -99,6 +100,7 @@ class Bench:
         self._do("early_exit", lambda: tuning.compare_early_exit(self.local, 60, 20, self.repeats))
         self._tuning()
         self._do("tuning_window_vs_full", lambda: tuning.compare_window(self.local, 60, 20, self.repeats))
+        self._do("tuning_new_batches", lambda: tuning.compare_new_batches(self.local, 60, 20, self.repeats, quick=self.quick))
         self._exactness()
 
     def _do(self, key: str, work: Callable[[], tuple[float, dict[str, Any]]]) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,21 @@ import torch
 from torch import Tensor
 
 from baselines import unmasked_loss
+from cotune.model.engine import plan, runner
 from cotune.model.engine.plan import cut_by_length
 from cotune.model.local import LocalModel
 from cotune.tune.batches import TrainingRow
 from cotune.tune.loss import plain_loss, shared_prefix_loss
 from cotune.tune.settings import TuneSettings
 from cotune.tune.window import StartHead, WindowRun, WindowSettings, WindowStates
-from measure import Gemm, best_of, interleaved, seconds_of, summary, tuning_flops
+from measure import Gemm, best_of, interleaved, resident_mb, seconds_of, summary, tuning_flops
 from workloads import TuningWork, tuning_work
 
 _STEPS = 4
 """Timed steps of one turn, of which the median counts."""
 _LABELS = 6
+_NEW_STEPS, _QUICK_NEW_STEPS = 40, 3
+"""Steps of batches that have not run before."""
 
 Loss = Callable[[LocalModel, Sequence[TrainingRow]], tuple[Tensor, int]]
 
@@ -149,9 +153,7 @@ def compare_window(local: LocalModel, prefix: int, own: int, repeats: int) -> tu
     # The trainer runs an answer's first token too.
     sequences = [(*row.prompt_ids, row.answer_ids[0]) for row in work.rows]
     states = WindowStates(local, sequences, first)
-    draw = np.random.default_rng(0)
-    width = local.width
-    head = StartHead(draw.normal(size=(_LABELS, width)) * 0.01, np.zeros(_LABELS), np.zeros(width), np.ones(width))
+    head = _head(local)
     settings = WindowSettings(batch_size=len(sequences))
     labels = [i % _LABELS for i in range(len(sequences))]
     full, window, tokens = [], [], 0
@@ -194,6 +196,59 @@ def compare_window(local: LocalModel, prefix: int, own: int, repeats: int) -> tu
         "baseline": summary(full),
     }
     return statistics.median(full) / statistics.median(window), facts
+
+
+def compare_new_batches(local: LocalModel, prefix: int, own: int, repeats: int, *, quick: bool) -> tuple[float, dict[str, Any]]:
+    """How many times as long steps of a window take if no pass is padded to a number of tokens that occurs more often.
+
+    Each step has other rows, whose lengths differ as those of texts do, so most steps have a new number of tokens. Both take
+    turns, every turn with longer rows. The facts include by how much the process grew.
+    """
+    first, last = local.depth // 3, max(1, 2 * local.depth // 3)
+    steps, rows = _QUICK_NEW_STEPS if quick else _NEW_STEPS, 16
+    vocabulary = int(local.model.get_input_embeddings().weight.shape[0])
+    seconds: dict[str, list[float]] = {"engine": [], "baseline": []}
+    growth: dict[str, list[float]] = {"engine": [], "baseline": []}
+    draw = np.random.default_rng(0)
+    prompt = draw.integers(8, vocabulary, prefix).tolist()
+    for turn in range(repeats):
+        lengths = np.maximum(2, draw.gamma(4, (own + own // 2 * turn) / 4, steps * rows)).astype(int)
+        sequences = [
+            (*prompt, 8 + i % 200, *draw.integers(8, vocabulary, length - 1).tolist()) for i, length in enumerate(lengths)
+        ]
+        labels = [i % _LABELS for i in range(len(sequences))]
+        states = WindowStates(local, sequences, first)
+        for name in ("engine", "baseline") if turn % 2 else ("baseline", "engine"):
+            before = resident_mb()
+            with _padding(name == "engine"), tempfile.TemporaryDirectory() as folder:
+                run = WindowRun(
+                    local, states, range(len(sequences)), labels, last, _head(local), WindowSettings(batch_size=rows),
+                    steps=steps, seed=turn, folder=Path(folder),
+                )  # fmt: skip
+                seconds[name].append(seconds_of(run.advance, local.runner.device))
+            growth[name].append(round(resident_mb() - before, 1))
+    ratio = statistics.median(seconds["baseline"]) / statistics.median(seconds["engine"])
+    facts: dict[str, Any] = {"prefix": prefix, "steps": steps, "rows": rows, "window": [first, last], "grown_mb": growth}
+    return ratio, facts | {name: summary(one) for name, one in seconds.items()}
+
+
+@contextmanager
+def _padding(on: bool) -> Iterator[None]:
+    kept = plan.padded_count
+    if not on:
+        for module in (plan, runner):
+            module.padded_count = lambda tokens, _: tokens
+    try:
+        yield
+    finally:
+        for module in (plan, runner):
+            module.padded_count = kept
+
+
+def _head(local: LocalModel) -> StartHead:
+    width = local.width
+    weight = np.random.default_rng(0).normal(size=(_LABELS, width)) * 0.01
+    return StartHead(weight, np.zeros(_LABELS), np.zeros(width), np.ones(width))
 
 
 def compare_early_exit(local: LocalModel, prefix: int, own: int, repeats: int, rows: int = 64) -> tuple[float, dict[str, Any]]:

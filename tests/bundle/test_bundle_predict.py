@@ -122,7 +122,8 @@ def test_training_scoring_and_predicting_see_the_same_ids(
 
     def listen(name: str, model: Any) -> Any:
         def hook(module: Any, inputs: Any) -> None:
-            fed.setdefault(name, []).extend(inputs[0].flatten().tolist())
+            # The engine adds a few tokens of id 0 at the end of a pass.
+            fed.setdefault(name, []).extend(inputs[0].flatten()[inputs[0].flatten() > 0].tolist())
 
         return model.model.get_input_embeddings().register_forward_pre_hook(hook)
 
@@ -139,6 +140,7 @@ def test_training_scoring_and_predicting_see_the_same_ids(
             hook.remove()
         bench.model.adapters.use(BASE)
     ids = list(learned[0].prompt_ids)
+    assert 0 not in ids
     assert fed["tune"][: len(ids)] == ids
     assert fed["predict"][: len(ids)] == ids
 

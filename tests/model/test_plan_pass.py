@@ -15,7 +15,7 @@ from cotune.model.engine import attention, cpu_attention
 from cotune.model.engine import plan as planning
 from cotune.model.engine.attention import use_plain_attention
 from cotune.model.engine.fallback import pad
-from cotune.model.engine.plan import PackedPlan, Tree, plan_pass
+from cotune.model.engine.plan import PackedPlan, Tree, padded_count, plan_pass
 from cotune.model.engine.row_blocks import RowBlock, rows_of_like_length
 from cotune.model.engine.runner import PackedRunner, self_check
 from tiny import FITTING, WINDOW, tiny_local, tiny_model, widen_lora
@@ -92,9 +92,10 @@ def test_each_token_sees_exactly_its_path(call_cost: int, layout: dict[str, Any]
         for block in plan.blocks:
             assert len({(own[row], pasts[row]) for row in block.rows.tolist()}) == 1
     assert len(plan.blocks) == 1 or call_cost <= 20
-    assert plan.ids.tolist() == layout["head"] + [
+    assert plan.ids[: plan.tokens].tolist() == layout["head"] + [
         token for s, t in zip(layout["suffixes"], layout["trees"], strict=True) for token in (*s, *t.tokens)
     ]
+    assert len(plan.ids) == len(plan.positions) == head + len(plan.unpad_index) == plan.tokens + plan.padding
     assert plan.positions[:head].tolist() == list(range(head))
     before = sum(pasts)
     for row, (block, at, first) in tables(plan).items():
@@ -140,8 +141,8 @@ def test_what_rows_begin_with_alike_runs_once(call_cost: int, suffixes: list[lis
     # Each row's last token is its own; of the others there is one for each way to begin.
     begun = [tuple(suffix[: i + 1]) for suffix in suffixes for i in range(len(suffix) - 1)]
     ends = {tuple(suffix) for suffix in suffixes}
-    assert len(suffixes) + len(set(begun) - ends) <= len(plan.ids) - len(suffixes) * len(tree.tokens)
-    assert len(plan.ids) - len(suffixes) * len(tree.tokens) <= len(suffixes) + len(set(begun))
+    assert len(suffixes) + len(set(begun) - ends) <= plan.tokens - len(suffixes) * len(tree.tokens)
+    assert plan.tokens - len(suffixes) * len(tree.tokens) <= len(suffixes) + len(set(begun))
     for block, other in zip(plan.blocks, apart.blocks, strict=True):
         assert torch.equal(block.allowed, other.allowed) and torch.equal(block.query_positions, other.query_positions)
         assert torch.equal(block.key_index, block.query_index) and torch.equal(block.key_positions, other.key_positions)
@@ -157,8 +158,17 @@ def test_what_rows_begin_with_alike_runs_once(call_cost: int, suffixes: list[lis
         assert plan.node_places[row].tolist() == places[len(suffix) :].tolist()
     # Every token is taken from a place where it was a query.
     queries = torch.cat([block.query_index.flatten() for block in plan.blocks])
-    assert queries[plan.unpad_index].tolist() == list(range(len(plan.ids)))
+    assert queries[plan.unpad_index[: plan.tokens]].tolist() == list(range(plan.tokens))
     assert len(set(plan.last.tolist())) == len(suffixes)
+
+
+@given(st.integers(1, 100_000))
+def test_few_numbers_of_tokens_occur(tokens: int) -> None:
+    padded = padded_count(tokens, "cpu")
+    assert tokens <= padded <= max(tokens + 7, tokens * 17 / 16)
+    # Between a number and its double there are at most 17.
+    assert len({padded_count(number, "cpu") for number in range(tokens, min(2 * tokens, tokens + 5000))}) <= 17
+    assert padded_count(tokens, "cuda") == tokens
 
 
 @given(st.lists(st.tuples(st.integers(1, 6), st.integers(0, 3)), min_size=1, max_size=6), st.integers(0, 40))
@@ -215,7 +225,7 @@ def test_merged_rows_have_the_logits_of_rows_apart(kind: Any) -> None:
         merged = runner.logits(hidden)
         apart = plan_pass(suffixes, prefix=len(PREFIX))
         hidden, _ = runner.hidden(apart, prefix, read=apart.last)
-    assert len(plan.ids) < len(apart.ids) - WINDOW
+    assert plan.tokens < apart.tokens - WINDOW
     torch.testing.assert_close(merged, runner.logits(hidden), atol=1e-4, rtol=0)
 
 
@@ -304,6 +314,7 @@ def test_the_expanded_and_the_merged_way_agree(call_cost: int, short: int, monke
     plan = plan_pass(SUFFIXES, prefix=len(PREFIX))
     assert [len(block.rows) for block in plan.blocks] == {0: [1, 2, 1, 1], 20: [3, 1, 1]}.get(call_cost, [5])
     own = len(plan.ids)
+    assert plan.padding
     q, k, v = (torch.randn(own, heads, 8, generator=generator, requires_grad=True) for heads in (4, 2, 2))
     prefix = tuple(torch.randn(len(PREFIX), 2, 8, generator=generator, requires_grad=True) for _ in range(2))
     inputs = (q, k, v, *prefix)
@@ -312,7 +323,7 @@ def test_the_expanded_and_the_merged_way_agree(call_cost: int, short: int, monke
         lambda: attention._own(plan, q, k, v, prefix, None, 0.3, None),
         lambda: attention._expanded(plan, q, k, v, prefix, 0.3, None),
     ):
-        out = way()
+        out = way()[: plan.tokens]
         loss = (out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum()
         results.append((out.detach(), torch.autograd.grad(loss, inputs)))
     torch.testing.assert_close(results[0][0], results[1][0], atol=1e-5, rtol=1e-5)

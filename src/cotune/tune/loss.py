@@ -37,7 +37,7 @@ def shared_prefix_loss(model: LocalModel, rows: Sequence[TrainingRow], prefix: i
     hidden, _ = model.runner.hidden(plan, read=torch.from_numpy(places).to(model.runner.device))
     targets = torch.tensor([token for row in rows for token in row.answer_ids], device=hidden.device)
     logits = model.runner.logits(hidden)
-    return cross_entropy(logits, targets, reduction="sum"), len(plan.ids)
+    return cross_entropy(logits, targets, reduction="sum"), plan.tokens
 
 
 def plain_loss(model: LocalModel, rows: Sequence[TrainingRow]) -> tuple[Tensor, int]:

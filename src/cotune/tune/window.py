@@ -383,7 +383,7 @@ class WindowRun:
         suffixes = [states.sequences[i][states.length :] for i in rows]
         plan = plan_pass(suffixes, prefix=states.length, head=states.head, device=runner.device)
         edge = states.of(rows) if states.first else None
-        return runner.window(plan, states.first, self.last, edge, states.skips(rows)), len(plan.ids)
+        return runner.window(plan, states.first, self.last, edge, states.skips(rows)), plan.tokens
 
     def _loss(self, hidden: Tensor, rows: Sequence[int]) -> Tensor:
         """Summed loss of rows, given their states."""

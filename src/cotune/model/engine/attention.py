@@ -286,6 +286,10 @@ class _SharedPrefix(torch.autograd.Function):
         ]
         dq = _unpad_queries(plan, [part[0] for part in parts], group)
         dk, dv = (_unpad_keys(plan, [part[i] for part in parts], k.shape[0]) for i in (1, 2))
+        if plan.padding:
+            # Padding was given the entries of the first query.
+            for gradient in (dq, dk, dv):
+                gradient[-plan.padding :] = 0
         dprefix_k = dprefix_v = None
         if prefix_k is not None:
             dq_long, dlong_k, dlong_v = attend_backward(

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
 from cotune.model.engine.attention import (
     ATTENTION_NAME,
@@ -22,7 +23,7 @@ from cotune.model.engine.attention import (
     shared_prefix_attention,
     use_plain_attention,
 )
-from cotune.model.engine.plan import PackedPlan, plan_pass
+from cotune.model.engine.plan import PackedPlan, padded_count, plan_pass
 from cotune.model.engine.prefix_cache import PrefixState
 from cotune.model.layers.cut import (
     cut_decoder,
@@ -86,10 +87,13 @@ class PackedRunner:
         """Compute the state of a prefix; None for an empty one. ``depth`` layers run; None for all."""
         if not ids:
             return None
-        positions = torch.arange(len(ids), device=self.device)
+        length = len(ids)
+        padding = padded_count(length, self.device) - length
+        positions = torch.arange(length + padding, device=self.device)
         current = Pass(None, collect=True, read=positions[:0])
-        self._run(torch.tensor(list(ids), device=self.device), positions, current, depth=depth)
-        return PrefixState(len(ids), current.collected)
+        # Attention is causal, so tokens at the end change nothing before them.
+        self._run(torch.tensor([*ids, *[0] * padding], device=self.device), positions, current, depth=depth)
+        return PrefixState(length, {layer: (k[:length], v[:length]) for layer, (k, v) in current.collected.items()})
 
     def hidden(
         self,
@@ -115,8 +119,9 @@ class PackedRunner:
         """
         current = Pass(plan, prefix.layers if prefix else None, past, collect, read=read)
         hidden: Tensor = self._run(plan.ids, plan.positions, current, depth=depth).last_hidden_state[0]
-        chosen = hidden if read is None else hidden.index_select(0, read)
-        return chosen if depth is None else unit_rms(chosen, self._epsilon), current.collected
+        chosen = hidden[: plan.tokens] if read is None else hidden.index_select(0, read)
+        keys = {layer: (k[: plan.tokens], v[: plan.tokens]) for layer, (k, v) in current.collected.items()}
+        return chosen if depth is None else unit_rms(chosen, self._epsilon), keys
 
     def layer_states(
         self, plan: PackedPlan, prefix: PrefixState | None, layers: Sequence[int], skips: Sequence[int] | None = None
@@ -148,14 +153,14 @@ class PackedRunner:
     def states(self, plan: PackedPlan, prefix: PrefixState | None, layers: Sequence[int | None]) -> Tensor:
         """Hidden states of one pass after each number of layers, ``[layers, tokens, width]``; None for after the final norm."""
         output = self._run(plan.ids, plan.positions, Pass(plan, prefix.layers if prefix else None), layers)
-        return read_layers(output, layers)[:, 0]
+        return read_layers(output, layers)[:, 0, : plan.tokens]
 
     def edge(self, plan: PackedPlan, prefix: PrefixState | None, depth: int) -> Tensor:
         """Raw hidden states ``[tokens, width]`` of all tokens of a pass after ``depth`` layers, the input of a window."""
         hidden: Tensor = self._run(
             plan.ids, plan.positions, Pass(plan, prefix.layers if prefix else None), depth=depth
         ).last_hidden_state[0]
-        return hidden
+        return hidden[: plan.tokens]
 
     def window(
         self, plan: PackedPlan, first: int, last: int, edge: Tensor | None, skips: Sequence[int] | None = None
@@ -166,13 +171,16 @@ class PackedRunner:
             plan: the layout, with the whole shared prefix as its head.
             first: layers below the window; 0 runs from the token ids.
             last: layer that is read.
-            edge: ``[tokens, width]`` states of all tokens of the plan after ``first`` layers; None if ``first`` is 0.
+            edge: ``[tokens, width]`` states of all tokens of the plan, without its padding, after ``first`` layers; None if
+                ``first`` is 0.
             skips: as for :meth:`layer_states`.
 
         Returns:
             fp32, divided by their root mean square.
         """
         part = self._part(first, last)
+        if edge is not None and plan.padding:
+            edge = pad(edge, (0, 0, 0, plan.padding))
         current = Pass(plan, read=plan.last if skips is None else None, last=layers_of(part)[-1])
         with running(current), nullcontext() if edge is None else entering(part, edge[None]):
             hidden = part(input_ids=plan.ids[None], position_ids=plan.positions[None], use_cache=False).last_hidden_state[0]

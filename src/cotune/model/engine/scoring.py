@@ -282,7 +282,7 @@ def _open_nodes(
     hidden, _ = runner.hidden(plan, prefix, past, read=torch.from_numpy(places).to(runner.device))
     reads = [(row, np.flatnonzero(trie.edges_from == node + 1)) for row in active for node in wanted[row]]
     _fill_edges(runner, hidden, reads, trie, edges)
-    return len(plan.ids)
+    return plan.tokens
 
 
 def _fill_edges(
