@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from cotune.errors import InputError
-from cotune.model.engine.plan import plan_pass
+from cotune.model.engine.attention import use_plain_attention
+from cotune.model.engine.plan import padded_count, plan_pass
 from cotune.model.engine.settings import EngineSettings
 from cotune.model.layers.cut import cut_decoder, layers_of, norm_epsilon, unit_rms
 from cotune.model.loading.minimal_llama import LightLlama
@@ -92,6 +93,21 @@ def test_states_after_layers_are_those_of_a_full_pass(kind: str) -> None:
     np.testing.assert_allclose(small.layer_states([*SEQUENCES, SEQUENCES[0]], [2])[0], wanted[1, [*range(5), 0]], atol=1e-4)
     # The whole model still does what it did.
     np.testing.assert_allclose(local.last_states(SEQUENCES), local_of(kind).last_states(SEQUENCES), atol=1e-5)
+
+
+def test_a_prompt_may_fill_all_positions_that_a_model_knows() -> None:
+    """The tokens that pad a pass need none."""
+    longest = max(SEQUENCES, key=len)
+    model = foreign("gpt2", 0, n_positions=len(longest))
+    assert padded_count(len(longest) - 1, "cpu") > len(longest)
+    local = LocalModel(model, tiny_tokenizer(), fingerprint="tiny-short")
+    assert local.shared
+    sequences = [[*longest[:-1], 7], [*longest[:-1], 8]]
+    found = local.last_states(sequences, layer=2)
+    use_plain_attention(model)
+    with torch.inference_mode():
+        wanted = model.get_decoder()(torch.tensor(sequences), use_cache=False, output_hidden_states=True).hidden_states[2]
+    np.testing.assert_allclose(found, wanted[:, -1], atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", [*KINDS, *UNFIT])

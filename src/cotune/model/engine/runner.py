@@ -89,9 +89,10 @@ class PackedRunner:
             return None
         length = len(ids)
         padding = padded_count(length, self.device) - length
-        positions = torch.arange(length + padding, device=self.device)
+        # Attention is causal in the order of tokens, so tokens at the end change nothing before them. Their positions are 0,
+        # since a model may know no more positions than the prefix has tokens.
+        positions = torch.tensor([*range(length), *[0] * padding], device=self.device)
         current = Pass(None, collect=True, read=positions[:0])
-        # Attention is causal, so tokens at the end change nothing before them.
         self._run(torch.tensor([*ids, *[0] * padding], device=self.device), positions, current, depth=depth)
         return PrefixState(length, {layer: (k[:length], v[:length]) for layer, (k, v) in current.collected.items()})
 
