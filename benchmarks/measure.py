@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -154,14 +152,6 @@ def _parameters(local: LocalModel, part: Any = None) -> tuple[int, int, int]:
 
 def _head(local: LocalModel) -> int:
     return int(local.model.get_output_embeddings().weight.numel())
-
-
-def resident_mb() -> float:
-    """Memory of this process in MB; 0 where Linux does not tell it."""
-    with contextlib.suppress(OSError):
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-    return 0.0
 
 
 def machine_facts(local: LocalModel) -> dict[str, Any]:

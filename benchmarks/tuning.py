@@ -5,24 +5,25 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from baselines import unmasked_loss
-from cotune.model.engine import plan, runner
+from cotune.model.engine import plan
 from cotune.model.engine.plan import cut_by_length
 from cotune.model.local import LocalModel
 from cotune.tune.batches import TrainingRow
 from cotune.tune.loss import plain_loss, shared_prefix_loss
 from cotune.tune.settings import TuneSettings
 from cotune.tune.window import StartHead, WindowRun, WindowSettings, WindowStates
-from measure import Gemm, best_of, interleaved, resident_mb, seconds_of, summary, tuning_flops
+from measure import Gemm, best_of, interleaved, seconds_of, summary, tuning_flops
 from workloads import TuningWork, tuning_work
 
 _STEPS = 4
@@ -202,13 +203,12 @@ def compare_new_batches(local: LocalModel, prefix: int, own: int, repeats: int, 
     """How many times as long steps of a window take if no pass is padded to a number of tokens that occurs more often.
 
     Each step has other rows, whose lengths differ as those of texts do, so most steps have a new number of tokens. Both take
-    turns, every turn with longer rows. The facts include by how much the process grew.
+    turns, every turn with longer rows.
     """
     first, last = local.depth // 3, max(1, 2 * local.depth // 3)
     steps, rows = _QUICK_NEW_STEPS if quick else _NEW_STEPS, 16
     vocabulary = int(local.model.get_input_embeddings().weight.shape[0])
     seconds: dict[str, list[float]] = {"engine": [], "baseline": []}
-    growth: dict[str, list[float]] = {"engine": [], "baseline": []}
     draw = np.random.default_rng(0)
     prompt = draw.integers(8, vocabulary, prefix).tolist()
     for turn in range(repeats):
@@ -219,30 +219,16 @@ def compare_new_batches(local: LocalModel, prefix: int, own: int, repeats: int, 
         labels = [i % _LABELS for i in range(len(sequences))]
         states = WindowStates(local, sequences, first)
         for name in ("engine", "baseline") if turn % 2 else ("baseline", "engine"):
-            before = resident_mb()
-            with _padding(name == "engine"), tempfile.TemporaryDirectory() as folder:
+            unpadded = patch.object(plan, "padded_count", lambda tokens, device: tokens)
+            with nullcontext() if name == "engine" else unpadded, tempfile.TemporaryDirectory() as folder:
                 run = WindowRun(
                     local, states, range(len(sequences)), labels, last, _head(local), WindowSettings(batch_size=rows),
                     steps=steps, seed=turn, folder=Path(folder),
                 )  # fmt: skip
                 seconds[name].append(seconds_of(run.advance, local.runner.device))
-            growth[name].append(round(resident_mb() - before, 1))
     ratio = statistics.median(seconds["baseline"]) / statistics.median(seconds["engine"])
-    facts: dict[str, Any] = {"prefix": prefix, "steps": steps, "rows": rows, "window": [first, last], "grown_mb": growth}
+    facts: dict[str, Any] = {"prefix": prefix, "steps": steps, "rows": rows, "window": [first, last]}
     return ratio, facts | {name: summary(one) for name, one in seconds.items()}
-
-
-@contextmanager
-def _padding(on: bool) -> Iterator[None]:
-    kept = plan.padded_count
-    if not on:
-        for module in (plan, runner):
-            module.padded_count = lambda tokens, _: tokens
-    try:
-        yield
-    finally:
-        for module in (plan, runner):
-            module.padded_count = kept
 
 
 def _head(local: LocalModel) -> StartHead:

@@ -123,7 +123,7 @@ def test_training_scoring_and_predicting_see_the_same_ids(
     def listen(name: str, model: Any) -> Any:
         def hook(module: Any, inputs: Any) -> None:
             # The engine adds a few tokens of id 0 at the end of a pass.
-            fed.setdefault(name, []).extend(inputs[0].flatten()[inputs[0].flatten() > 0].tolist())
+            fed.setdefault(name, []).extend(token for token in inputs[0].flatten().tolist() if token)
 
         return model.model.get_input_embeddings().register_forward_pre_hook(hook)
 

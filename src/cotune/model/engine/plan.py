@@ -129,7 +129,8 @@ def padded_count(tokens: int, device: torch.device | str) -> int:
     """Number of tokens that a pass of ``tokens`` tokens runs: on CPU a little more, so that fewer numbers occur.
 
     oneDNN generates code for every new number of rows of a product (2 to 8 ms for each shape of weight) and keeps it. In a run
-    of 90 s on 500 rows these were 2,000 kernels and 6.6 s; rounded to a multiple of at most a sixteenth, 700 and 2 s.
+    of 90 s on 500 rows these were 1,975 kernels and 6.6 s; with numbers that are rounded up by at most a sixteenth, 635 and
+    1.4 s.
     """
     if torch.device(device).type != "cpu":
         return tokens
