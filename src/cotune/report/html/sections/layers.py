@@ -18,8 +18,8 @@ _HEIGHT = 240
 
 
 @dataclass(frozen=True)
-class TunedPoint:
-    """Names of the readouts of a tuned prompt, scored on held-out rows."""
+class HeldOutPoint:
+    """Score of a prompt's probe on held-out rows, with frozen weights (no steps) or tuned ones."""
 
     layer: int
     accuracy: float
@@ -39,6 +39,7 @@ class LayerCurve:
         chosen: the layer that was chosen.
         probes: layer to cross-fitted accuracy and log-loss, for the layers with a logistic regression.
         ridge: layer to leave-one-out squared error of ridge regression, for every embedded layer.
+        frozen: result of the frozen probe on the held-out rows that tuned weights are scored on; None if it has none.
         tuned: results after tuning.
     """
 
@@ -47,7 +48,8 @@ class LayerCurve:
     chosen: int | None = None
     probes: dict[int, tuple[float, float]] = field(default_factory=dict)
     ridge: dict[int, float] = field(default_factory=dict)
-    tuned: list[TunedPoint] = field(default_factory=list)
+    frozen: HeldOutPoint | None = None
+    tuned: list[HeldOutPoint] = field(default_factory=list)
 
 
 def read_curves(record: RunRecord, prompts: Prompts) -> list[LayerCurve]:
@@ -75,12 +77,17 @@ def read_curves(record: RunRecord, prompts: Prompts) -> list[LayerCurve]:
             first, last = ends
             if first is not None and last is not None:
                 windows[str(value.get("adapter_id"))] = (first, last)
-        if event.get("kind") == "tuned" and prompt_id in curves and number(value.get("steps")):
+        if event.get("kind") == "tuned" and prompt_id in curves:
             layer, score, loss = _whole(value.get("layer")), number(value.get("score")), number(value.get("log_loss"))
             if layer is not None and score is not None and loss is not None:
                 rows_seen, steps = int(number(value.get("rows")) or 0), int(number(value.get("steps")) or 0)
-                window = windows.get(str(value.get("adapter_id")))
-                curves[prompt_id].tuned.append(TunedPoint(layer, score, loss, rows_seen, steps, window))
+                window = windows.get(str(value.get("adapter_id"))) if steps else None
+                point, curve = HeldOutPoint(layer, score, loss, rows_seen, steps, window), curves[prompt_id]
+                if steps:
+                    curve.tuned.append(point)
+                else:
+                    # The first one; later ones try names of labels as rows.
+                    curve.frozen = curve.frozen or point
     latest = list(reversed(curves.values()))
     order = {"winner": 0, "seed": 1}
     return sorted(latest, key=lambda curve: order.get(prompts.tag(curve.prompt_id), 2))[:_MOST_PROMPTS]
@@ -110,10 +117,9 @@ def layers_section(record: RunRecord, prompts: Prompts) -> str:
     )
     note = (
         "Hollow: a probe (multinomial logistic regression) on the frozen model’s state after that layer, cross-fitted, so that "
-        "no row is predicted by a fit that has seen it. Filled: after tuning, on held-out rows; the leading "
-        "prompt’s tuned layers are shaded. The layer "
-        "that is read (larger dot) is chosen by log-loss, the lower one where two are within a standard error; layers above it "
-        "need not run."
+        "no row is predicted by a fit that has seen it. Filled: after tuning, on rows held out from it; a line joins it to the "
+        "frozen probe on the same rows (small dot). The leading prompt’s tuned layers are shaded. The layer that is read "
+        "(larger dot) is chosen by log-loss, the lower one where two are within a standard error; layers above it need not run."
     )
     return (
         f'<div class="pair">{figure("Accuracy by layer, " + counted(rows, "labelled row"), accuracy)}'
@@ -127,7 +133,7 @@ def _probes(curves: list[LayerCurve], kinds: list[str], prompts: Prompts, record
     """Accuracy (``place`` 0) or log-loss (1) by layer."""
     name = ("Accuracy", "Log-loss")[place]
     values = [pair[place] for curve in curves for pair in curve.probes.values()]
-    values += [(point.accuracy, point.log_loss)[place] for curve in curves for point in curve.tuned]
+    values += [(point.accuracy, point.log_loss)[place] for curve in curves if curve.tuned for point in _held_out(curve)]
     plot = Plot((0, depth), padded(values, share=0.12, least=0.05), height=_HEIGHT, label=f"{name} of probes by layer")
     _band(plot, curves)
     plot.axes(_layer_ticks(depth), [(t, f"{100 * t:g}" if place == 0 else f"{t:g}") for t in nice_ticks(*plot.y_range, 5)])
@@ -141,13 +147,19 @@ def _probes(curves: list[LayerCurve], kinds: list[str], prompts: Prompts, record
             tip = f"{shown}\nfrozen, layer {layer}: {measure.text(score, curve.rows)}\nlog-loss {decimal(loss)}"
             tip += "\nthe layer that is read" if layer == curve.chosen else ""
             plot.dot((layer, (score, loss)[place]), f"dot hollow {kind}", radius=6 if layer == curve.chosen else 4.5, tip=tip)
-        for point in curve.tuned:
+        for point in _held_out(curve) if curve.tuned else ():
             height = (point.accuracy, point.log_loss)[place]
-            if point.layer in curve.probes:
-                plot.line((point.layer, curve.probes[point.layer][place]), (point.layer, height), "link")
-            tip = f"{shown}\ntuned {counted(point.steps, 'step')}{_between(point.window)}, layer {point.layer}: "
+            if point.steps and curve.frozen is not None and curve.frozen.layer == point.layer:
+                before = (curve.frozen.accuracy, curve.frozen.log_loss)[place]
+                plot.line((point.layer, before), (point.layer, height), "link")
+            tip = f"{shown}\n{_weights(point)}{_between(point.window)}, layer {point.layer}: "
             tip += f"{measure.text(point.accuracy, point.rows)}\nlog-loss {decimal(point.log_loss)}"
-            plot.dot((point.layer, height), f"dot {kind}", radius=6, tip=tip)
+            plot.dot(
+                (point.layer, height),
+                f"dot {kind}" if point.steps else f"dot hollow {kind}",
+                radius=6 if point.steps else 3,
+                tip=tip,
+            )
     axis = "percent right" if place == 0 else "nats a row, less is better"
     return plot.render(x_title="layer", y_title=axis)
 
@@ -186,9 +198,7 @@ def _numbers(curves: list[LayerCurve], prompts: Prompts) -> str:
     lines = ""
     for curve in curves:
         points = [(layer, "frozen", *pair) for layer, pair in sorted(curve.probes.items())]
-        points += [
-            (point.layer, f"tuned {counted(point.steps, 'step')}", point.accuracy, point.log_loss) for point in curve.tuned
-        ]
+        points += [(point.layer, _weights(point), point.accuracy, point.log_loss) for point in _held_out(curve)]
         name = f"<th scope=row>{data_text(one_line(_name(curve, prompts), 60))}</th>"
         for layer, weights, score, loss in points:
             lines += f"<tr>{name}<td>{layer}</td><td>{weights}</td><td>{percent(score)}</td><td>{decimal(loss)}</td></tr>"
@@ -233,6 +243,15 @@ def _read_from(curve: LayerCurve) -> str:
     window = next((point.window for point in reversed(curve.tuned) if point.window), None)
     read += [] if window is None else [f"tuned in layers {window[0] + 1} to {window[1]}"]
     return f'<span class="quiet">, {", ".join(read)}</span>' if read else ""
+
+
+def _held_out(curve: LayerCurve) -> list[HeldOutPoint]:
+    """The points on held-out rows: the frozen probe, then the tuned weights."""
+    return ([] if curve.frozen is None else [curve.frozen]) + curve.tuned
+
+
+def _weights(point: HeldOutPoint) -> str:
+    return f"tuned {counted(point.steps, 'step')}" if point.steps else "frozen, held-out rows"
 
 
 def _between(window: tuple[int, int] | None) -> str:

@@ -113,8 +113,8 @@ def seconds_section(record: RunRecord, prompts: Prompts) -> str:
     caption = (
         f"Left of the upright line: accuracy on labelled rows that the fit had not seen. Right of it: {test}. These are other "
         "rows, so compare within a side. Bars are 95% intervals. Hollow: frozen weights. Filled: tuned. The large hollow dot "
-        "is the first verdict, from which on a usable bundle was on disk. Line: the best so far by held-out log-loss, which "
-        "decides, so that accuracy may fall along it."
+        "is the first verdict, cross-fitted on all labelled rows; from then on a usable bundle was on disk. Line: the best so "
+        "far by log-loss on the rows held out from tuning. The log-loss decides, so accuracy may fall along the line."
     )
     caption += " Dashed lines: references on the test." if references else _labelled_tfidf(record)
     return figure(
@@ -149,8 +149,12 @@ def _test_begins(record: RunRecord, plot: Plot) -> None:
 
 
 def _climb(record: RunRecord, course: list[Reached]) -> list[Point]:
-    """The held-out score of the best candidate so far: the first race's best, then each cycle's winner."""
-    first = next((one for one in course if one.kind == "race"), None)
+    """The score of the best candidate so far on held-out rows: the first race's best, then each cycle's winner.
+
+    The race's own score is cross-fitted on all labelled rows, so it is not on this line.
+    """
+    raced = next((one.prompt_id for one in course if one.kind == "race"), None)
+    first = next((one for one in course if one.kind == "frozen" and one.prompt_id == raced), None)
     points: list[Point] = [] if first is None else [(first.seconds, first.score)]
     opened = None
     for event in record.events:

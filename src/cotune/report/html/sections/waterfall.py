@@ -140,11 +140,21 @@ def read_moves(record: RunRecord, prompts: Prompts) -> list[Move]:
 
 
 def _probe_moves(record: RunRecord, prompts: Prompts) -> list[Move]:
-    """The seed prompt's frozen probe, the best prompt's, then each cycle's winner if it changed."""
+    """The seed prompt's frozen probe, the best prompt's, then each cycle's winner if it changed; all on the held-out rows.
+
+    Only before these were answered, the first two are those of the race, which are cross-fitted on all labelled rows.
+    """
     measure = record.dev_measure
     race = next(record.values("race"), {})
     first, best = measure.of_race(race), fields(race.get("best"))
-    start, searched = first.get(prompts.seed), measure.of(best)
+    frozen: dict[str, float | None] = {}
+    for value in record.values("tuned"):
+        if value.get("stage") == "frozen":
+            # The first one; later ones try names of labels as rows.
+            frozen.setdefault(str(value.get("prompt_id")), measure.of(value))
+    start, searched = frozen.get(prompts.seed), frozen.get(str(best.get("prompt_id")))
+    if start is None or searched is None:
+        start, searched = first.get(prompts.seed), measure.of(best)
     if start is None or searched is None:
         return []
     moves = [Move("seed prompt, frozen probe", start), Move(f"choosing among {counted(len(first), 'prompt')}", searched)]
