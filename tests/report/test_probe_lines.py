@@ -52,7 +52,7 @@ def test_lines_tell_each_step_once_in_words(events: list[dict[str, Any]]) -> Non
     for told in (
         "cycle 1: passes end after layer 26 from now on: no leading prompt is read from above",
         "cycle 1: 4 prompts raced by frozen probes on 200 labelled rows: best cross-fitted 0.800, log-loss 0.710 after ",
-        "frozen probe after layer 20: held-out 0.800, log-loss 0.700 on 200 labelled rows with ",
+        "frozen probe after layer 20: held-out 0.770, log-loss 0.750 on 200 labelled rows with ",
         "tuned layers 11 to 20 on 150 rows, 12 steps, with ",
         "tuned for 12 steps: held-out 0.820, log-loss 0.600 on 200 labelled rows, by a probe after layer 20, with ",
         "cycle 2: ends at held-out 0.860, log-loss 0.500 after 12 steps with ",

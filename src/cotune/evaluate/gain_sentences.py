@@ -31,6 +31,7 @@ _WINNER_FROZEN = {
     "both": "the winner, which is not tuned, {verb}s {points} over the seed prompt",
 }
 _SEED_FROZEN = {"prompt_given_tuning": "over the seed prompt, which was not tuned, the tuned winner {verb}s {points}"}
+_SEED_FROZEN_SAME = {"tuning": "the seed prompt was not tuned, so what tuning alone gains is not known"}
 _BOTH_FROZEN = {
     **_WINNER_FROZEN,
     "prompt_given_tuning": "over the seed prompt, which was not tuned either, the winner {verb}s {points}",
@@ -73,7 +74,7 @@ def sentence(
     parts = []
     winner_frozen, seed_frozen = "best_tuned" in frozen, "seed_tuned" in frozen
     other = (_BOTH_FROZEN if seed_frozen else _WINNER_FROZEN) if winner_frozen else _SEED_FROZEN if seed_frozen else {}
-    same = {**_SAME, **(_WINNER_FROZEN_SAME if winner_frozen else {})}
+    same = {**_SAME, **(_WINNER_FROZEN_SAME if winner_frozen else _SEED_FROZEN_SAME if seed_frozen else {})}
     order = {**(_FROZEN_FIRST if frozen_first else _TOLD), **other}
     repeated = repeated_gains(candidates or {}, [name for name in order if name in gains])
     compared = [gains[name] for name in order if name in gains]

@@ -16,11 +16,12 @@ from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.context import RunContext
 from cotune.cycle.journal import Journal
-from cotune.cycle.probe_search.confirm import final_epochs
+from cotune.cycle.probe_search.confirm import confirm_labels, final_plan
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.fits import fit_prompt
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.loop import LabelLoop
+from cotune.cycle.probe_search.plan import Plan, fit_plan
 from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.trial import Trials, TuningRequest
@@ -239,9 +240,66 @@ def test_what_a_search_leaves_of_the_budget_goes_into_the_final_tuning(context: 
     rows = len(search.rows)
     most = opened.loop.config.tune.max_epochs
     wanted = HEURISTICS.epochs(rows, most)
-    assert final_epochs(context, search, prices, search.winner, rows, most) == 1.5, "a frozen winner is tuned no further"
-    assert final_epochs(context, search, prices, tuned, rows, most) == wanted - 1
+
+    def last(winner: Evidence) -> float:
+        return final_plan(context, search, prices, winner, rows, most).last_epochs
+
+    assert last(search.winner) == 1.5, "a frozen winner is tuned no further"
+    assert last(tuned) == wanted - 1
     # Of a budget that is nearly spent nothing is left for more than was planned.
     search.last_epochs = 1.0
-    context.spending.account.counts["tokens_trained"] += int(context.spending.left())
-    assert final_epochs(context, search, prices, tuned, rows, most) == 1.0
+    leave(context, 0)
+    assert last(tuned) == 1.0
+
+
+def leave(context: RunContext, tokens: float) -> None:
+    """Spend the budget but for ``tokens``."""
+    context.spending.account.counts["tokens_trained"] += int(context.spending.left() - tokens)
+
+
+def led_by_another(context: RunContext) -> Opened:
+    """A search whose best frozen prompt is not the seed prompt."""
+    opened = Opened(context)
+    search = opened.search
+    best, *_, worst = sorted(search.fits.values(), key=lambda fit: fit.mean)
+    search.seed, search.evidence, search.winner = worst, [], None
+    opened.loop._judge_frozen(search, worst, best)
+    assert search.best_frozen is best and worst.mean > best.mean
+    return opened
+
+
+def test_the_seed_prompt_is_not_tuned_where_that_leaves_the_winner_untuned(context: RunContext) -> None:
+    opened = led_by_another(context)
+    search, loop = opened.search, opened.loop
+    prices, lead, seed, rows = loop.prices, search.best_frozen, search.seed, len(search.rows)
+    lean = replace(search, tunes_seed=False)
+    once = prices.trial(lead, search.splits, 1.0) + prices.final(lead, rows, 1.0)
+    least, with_seed = prices.test(lean, lead, words=False) + once, prices.test(search, lead, words=False) + once
+    with_seed += prices.final(seed, rows, 2.0)
+
+    def planned(tokens: float) -> Plan:
+        leave(context, tokens)
+        return fit_plan(context, loop.config, loop.trials, prices, search)
+
+    # A larger budget first, as tokens cannot be given back.
+    plan = planned(with_seed + 5)
+    assert plan.tunes_seed and plan.last_epochs == 1.0 and not plan.zero_shot
+    context.journal.events.clear()
+    plan = planned(least + 5)
+    assert (plan.epochs, plan.last_epochs, plan.tunes_seed) == (1.0, 1.0, False)
+
+
+@pytest.mark.parametrize("left", ["little", "enough"])
+def test_a_seed_prompt_that_is_left_out_is_tuned_if_there_is_budget_at_the_end(context: RunContext, left: str) -> None:
+    opened = led_by_another(context)
+    search, loop = opened.search, opened.loop
+    search.epochs, search.last_epochs, search.tunes_seed = 1.0, 1.0, False
+    loop._first_trials(search)
+    assert [e.fit.prompt.id for e in search.evidence if e.tuned] == [search.best_frozen.prompt.id]
+    search.winner = next(e for e in search.evidence if e.tuned)
+    if left == "little":
+        leave(context, loop.prices.owed(search))
+    arms = confirm_labels(context, search, loop.trials, loop.prices, max_epochs=2).arms
+    assert arms["best_tuned"].candidate.steps > search.winner.first.steps
+    seed = arms["seed_tuned"].candidate
+    assert (seed == arms["seed_prompt"].candidate) is (left == "little") and (seed.steps == 0) is (left == "little")

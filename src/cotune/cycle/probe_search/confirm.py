@@ -47,7 +47,7 @@ def confirm_labels(
     rows = (*labelled_rows(context), *search.written)
     winner = search.winner
     assert winner is not None
-    search = replace(search, last_epochs=final_epochs(context, search, prices, winner, len(rows), max_epochs))
+    search = final_plan(context, search, prices, winner, len(rows), max_epochs)
     before = [measure_previous(context, previous.candidate)] if previous else []
     seed_frozen = _frozen_evidence(context, search, trials, search.seed)
     best_fit = search.best_frozen
@@ -65,12 +65,15 @@ def confirm_labels(
     keep = prices.test(search, winner.fit, words=search.zero_shot)
     reached: Measured | None = None
     tried = None
+    if seed_tuned is not winner and not search.tunes_seed:
+        # A trial alone would have learnt from fewer rows than the winner.
+        seed_tuned = recipe = None
     if recipe is not None and (seed_tuned is not None or search.last_epochs):
         # Without a trial, the seed prompt is tuned by the recipe of the winner and is not judged on dev.
         tried = seed_tuned or _like(recipe, seed_frozen, search.seed)
-    if recipe is not None and winner.tuned:
+    if winner.tuned:
         behind = 0.0
-        if search.last_epochs and search.seed.prompt.id != winner.fit.prompt.id:
+        if tried is not None and search.last_epochs and search.seed.prompt.id != winner.fit.prompt.id:
             behind = prices.final(search.seed, len(rows), search.last_epochs + (search.epochs if seed_tuned is None else 0.0))
         _final_ahead(context, search, trials, winner, rows, keep + behind)
         if tried is not None and tried is not winner:
@@ -93,26 +96,36 @@ def confirm_labels(
     return settle(context, arms, list(considered.values()), chosen)
 
 
-def final_epochs(
+def final_plan(
     context: RunContext, search: LabelSearch, prices: Prices, winner: Evidence, rows: int, max_epochs: int
-) -> float:
-    """Epochs of the final tuning on all labelled rows; an ``epochs`` step.
+) -> LabelSearch:
+    """Plan the final tuning on all labelled rows: its epochs, and whether the seed prompt is tuned; an ``epochs`` step.
 
-    There are more than planned, up to the heuristic number for the rows, if the search has left budget: the plan assumed the
-    final tuning of two prompts and a test of more arms than there may be.
+    There are more epochs than planned, up to the heuristic number for the rows, if the search has left budget: the plan assumed
+    the final tuning of two prompts and a test of more arms than there may be. If the plan left the seed prompt's tuning out, it
+    is done after all if there is budget for it after that.
+
+    Returns:
+        The search with these.
     """
     planned = search.last_epochs
     if not planned or not winner.tuned:
-        return planned
+        return search
 
-    def effect() -> dict[str, float]:
+    def effect() -> dict[str, float | bool]:
         wanted = HEURISTICS.epochs(rows, max_epochs) - search.epochs
-        epochs, room, tuned = planned, context.spending.left_within_step(), (winner.fit, search.seed)
-        while epochs + 0.5 <= wanted and prices.end(search, winner.fit, tuned, epochs + 0.5) <= room:
-            epochs += 0.5
-        return {"epochs": epochs, "planned": planned}
+        epochs, room = planned, context.spending.left_within_step()
 
-    return float(context.journal.step("epochs", [winner.fit.prompt.id, search.epochs, planned], effect)["epochs"])
+        def cost(seed: bool, epochs: float) -> float:
+            tuned = (winner.fit, search.seed) if seed else (winner.fit,)
+            return prices.end(replace(search, tunes_seed=seed), winner.fit, tuned, epochs)
+
+        while epochs + 0.5 <= wanted and cost(search.tunes_seed, epochs + 0.5) <= room:
+            epochs += 0.5
+        return {"epochs": epochs, "planned": planned, "tunes_seed": search.tunes_seed or cost(True, epochs) <= room}
+
+    value = context.journal.step("epochs", [winner.fit.prompt.id, search.epochs, planned], effect)
+    return replace(search, last_epochs=float(value["epochs"]), tunes_seed=bool(value.get("tunes_seed", True)))
 
 
 def _like(recipe: Evidence, frozen: Evidence, fit: PromptFit) -> Evidence:

@@ -80,7 +80,7 @@ class SearchHeuristics:
     least_rows: int = 48
     least_test: int = 30
     slow_test_share: float = 0.25
-    closing: float = 0.4
+    closing: float = 0.8
     few_rows: int = 200
     few_folds: int = 3
     race_share: float = 0.15

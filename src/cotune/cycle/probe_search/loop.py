@@ -150,18 +150,20 @@ class LabelLoop:
             search.stopped = "the machine is slow, and what was left of the budget is reserved for the test"
             return
         plan = fit_plan(self.context, self.config, self.trials, self.prices, search)
-        search.epochs, search.last_epochs, search.zero_shot = plan.epochs, plan.last_epochs, plan.zero_shot
+        search.epochs, search.last_epochs = plan.epochs, plan.last_epochs
+        search.zero_shot, search.tunes_seed = plan.zero_shot, plan.tunes_seed
         if self.context.finish_asked():
             search.stopped, search.epochs = ASKED, 0.0
 
     # Tuning -------------------------------------------------------------------------------------------------------
 
     def _first_trials(self, search: LabelSearch) -> None:
-        """Tune the leading prompt and, if there is room, the seed prompt.
+        """Tune the leading prompt and, if planned and if there is room, the seed prompt.
 
         A trial of the seed prompt is half of its final tuning, which is needed in any case.
         """
-        lead, seed, prices = search.best_frozen, search.seed, self.prices
+        lead, prices = search.best_frozen, self.prices
+        seed = search.seed if search.tunes_seed else lead
         splits = search.splits if search.last_epochs else search.splits[:1]
         if self.context.crew is not None and seed is not lead:
             self.judge.tune_ahead(search, lead, search.splits)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cotune.config import RunConfig
@@ -78,11 +78,13 @@ class Plan:
         epochs: epochs of a trial; 0 if nothing is tuned.
         last_epochs: epochs of the final tuning on all labelled rows; 0 if a trial ships.
         zero_shot: whether the untuned model is asked for label words as a reference.
+        tunes_seed: whether the seed prompt is tuned too.
     """
 
     epochs: float
     last_epochs: float
     zero_shot: bool
+    tunes_seed: bool
 
 
 def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Prices, search: LabelSearch) -> Plan:
@@ -103,25 +105,26 @@ def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Pri
     least_test = prices.test(search, winner, tuned=False, words=False)
     if left < least_test and context.spending.budget.kind != "time":
         raise too_small(context, f"the test of {counted(context.task.test.n, 'row')}", least_test, left)
-    whole = prices.test(search, winner)
     rows = len(search.rows) + len(search.written)
     wanted = HEURISTICS.epochs(rows, config.tune.max_epochs)
     least = 0.25 if rows >= HEURISTICS.many_rows else 1.0
 
-    def needed(epochs: float, last: float) -> float:
-        return _tuning_cost(prices, search, epochs, last)
-
-    def fitted(room: float) -> tuple[float, float]:
-        return split_epochs(wanted, lambda epochs, last: needed(epochs, last) <= room, least)
+    def fitted(ends: LabelSearch, asks: bool) -> _Fitted:
+        reserve = prices.test(ends, winner, words=asks)
+        room = left - reserve
+        epochs, last = split_epochs(wanted, lambda *way: _tuning_cost(prices, ends, *way) <= room, least)
+        return _Fitted(epochs, last, asks, ends.tunes_seed, reserve)
 
     def effect() -> dict[str, Any]:
-        reserve = whole
-        epochs, last = fitted(left - reserve)
-        asks = bool(last)
-        if not asks:
-            # The reference by the untuned model's words is left out before tuning is.
-            reserve = prices.test(search, winner, words=False)
-            epochs, last = fitted(left - reserve)
+        # Without a tuning on all labelled rows, first the reference by the untuned model's words is left out, then the tuning
+        # of the seed prompt, which never ships unless it leads.
+        ways = [fitted(search, True)]
+        if not ways[-1].last:
+            ways.append(fitted(search, False))
+        if not ways[-1].last and winner.prompt.id != search.seed.prompt.id:
+            ways.append(fitted(replace(search, tunes_seed=False), False))
+        plan = next((way for way in ways if way.last), None) or next((way for way in ways[1:] if way.epochs), ways[-1])
+        epochs, last, reserve = plan.epochs, plan.last, plan.reserve
         room = max(0.0, left - reserve)
         steps = trials.steps_of(epochs, rows) if epochs else 0
         kept = reserve if epochs else max(0.0, min(left, prices.test(search, winner, tuned=False)))
@@ -130,30 +133,49 @@ def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Pri
             tuning = (
                 f"tune layers below {winner.found.layer} for {counted(f'{epochs:g}', 'epoch')}, {counted(steps, 'step')}, on "
                 f"{counted(len(splits), 'split')}{f', then for {last:g} more on all labelled rows' if last else ''}: about "
-                f"{needed(epochs, last):,.0f} {unit}"
+                f"{_tuning_cost(prices, replace(search, tunes_seed=plan.tunes_seed), epochs, last):,.0f} {unit}"
             )
         else:
             tuning = (
                 f"no tuning: one epoch on {'each of ' if len(splits) > 1 else ''}{counted(len(splits), 'split')} of the rows "
-                f"needs about {needed(1.0, 0.0):,.0f} {unit}, and {room:,.0f} {unit} are left for it"
+                f"needs about {_tuning_cost(prices, replace(search, tunes_seed=False), 1.0, 0.0):,.0f} {unit}, and {room:,.0f} "
+                f"{unit} are left for it"
             )
+        seed = [] if plan.tunes_seed or not epochs else ["the seed prompt is tuned only if there is time left at the end"]
         return {
             "epochs": epochs,
             "last_epochs": last,
             "target_steps": steps,
-            "zero_shot": asks,
+            "zero_shot": plan.asks,
+            "tunes_seed": plan.tunes_seed,
             "reserve": round(kept, 2),
-            "text": [tuning, f"keep {kept:,.0f} {unit} for {counted(context.task.test.n, 'test row')} and the report"],
+            "text": [tuning, *seed, f"keep {kept:,.0f} {unit} for {counted(context.task.test.n, 'test row')} and the report"],
         }
 
     value = context.journal.step("plan", [context.task.fingerprint, context.spending.budget.amount], effect)
-    return Plan(float(value["epochs"]), float(value["last_epochs"]), bool(value.get("zero_shot", True)))
+    return Plan(
+        float(value["epochs"]),
+        float(value["last_epochs"]),
+        bool(value.get("zero_shot", True)),
+        bool(value.get("tunes_seed", True)),
+    )
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """Epochs that fit if parts of the end are left out, and the reserve for the test and the report."""
+
+    epochs: float
+    last: float
+    asks: bool
+    tunes_seed: bool
+    reserve: float
 
 
 def _tuning_cost(prices: Prices, search: LabelSearch, epochs: float, last: float) -> float:
     """Cost of the leading prompt's trials, of the seed prompt's tuning, and of the final tuning of ``last`` epochs."""
     winner, seed, splits = search.best_frozen, search.seed, search.splits
-    alone = winner.prompt.id == seed.prompt.id
+    alone = winner.prompt.id == seed.prompt.id or not search.tunes_seed
     rows = len(search.rows) + len(search.written)
     # All splits judge: on dev alone a tuned seed prompt won against a frozen one that is better by 0.19 nats on all rows
     # (examples/support, 100 rows; 0.567 against 0.683).

@@ -110,10 +110,10 @@ class Prices:
         """Cost of the final tuning and the test, whether the winner or ``trying``, whose trial is running, wins."""
         winner, seed, last = search.winner, search.seed, search.last_epochs
         fit = search.best_frozen if winner is None else winner.fit
-        # A frozen winner is not tuned; the seed prompt's weights are an arm in any case.
-        tuned = [seed, fit] if winner is not None and winner.tuned else [seed]
-        owed = self.end(search, fit, tuned, last, trying)
-        return owed if trying is None else max(owed, self.end(search, trying, [seed, trying], last, trying))
+        # A frozen winner is not tuned.
+        seeds, tuned = [seed] if search.tunes_seed else [], [fit] if winner is not None and winner.tuned else []
+        owed = self.end(search, fit, [*seeds, *tuned], last, trying)
+        return owed if trying is None else max(owed, self.end(search, trying, [*seeds, trying], last, trying))
 
     def room(self, search: LabelSearch, trying: PromptFit | None = None) -> float:
         """Budget that is not reserved for the end, if ``trying`` is tuned next."""
@@ -148,7 +148,8 @@ class Prices:
         rows = self._context.task.test.n
         frozen = search.fits.get(winner.prompt.id, winner)
         base = {fit.prompt.id: fit for fit in (search.seed, search.best_frozen, frozen)}.values()
-        changed = {fit.prompt.id: fit for fit in (search.seed, winner)}.values() if tuned else ()
+        seeds = (search.seed,) if search.tunes_seed else ()
+        changed = {fit.prompt.id: fit for fit in (*seeds, winner)}.values() if tuned else ()
         arms = sum(self._embedding.row_cost(fit.prompt, rows, layers=[fit.found.layer]) for fit in (*base, *changed))
         return HEURISTICS.care * (arms + (zero_shot_cost(self._context, search.seed.prompt) if words else 0.0)) + self.fixed
 

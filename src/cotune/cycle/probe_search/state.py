@@ -77,6 +77,7 @@ class LabelSearch:
         stopped: why the search ended.
         epochs: epochs of a trial.
         zero_shot: whether the budget has room for the reference that asks the untuned model for label words.
+        tunes_seed: whether the budget has room for tuning the seed prompt too, for the arm that tells what tuning alone gains.
         last_epochs: epochs of the final tuning on all rows; 0 if there is only room for a trial.
         written: rows that a teacher labelled, and names of labels, used for training besides the user's labelled rows.
         named: the best frozen prompt's probe, fitted with names of labels; None if these are not used.
@@ -99,6 +100,7 @@ class LabelSearch:
     epochs: float = 0.0
     last_epochs: float = 0.0
     zero_shot: bool = True
+    tunes_seed: bool = True
     written: tuple[Example, ...] = ()
     named: Evidence | None = None
     whole_test: SealedTest | None = None
