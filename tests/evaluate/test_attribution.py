@@ -226,8 +226,11 @@ def test_the_sentence_calls_no_frozen_arm_tuned():
         assert "The winner, which is not tuned, gains 7.0 points over the seed prompt (95%" in told
     neither = sentence(gains, 500, frozen=["seed_tuned", "best_tuned"])
     assert "over the seed prompt, which was not tuned either, the winner gains 5.0 points" in neither
-    assert "the tuned winner gains 5.0 points" in sentence(gains, 500, frozen=["seed_tuned"])
     none = Gain(0.0, Interval(0, 0), 1.0, Interval(0, 0), 1.0, True)
+    alone = sentence(gains | {"tuning": none}, 500, frozen=["seed_tuned"])
+    assert "over the seed prompt, which was not tuned, the tuned winner gains 5.0 points" in alone
+    assert "The seed prompt was not tuned, so what tuning alone gains is not known. " in alone
+    assert "With the winner's prompt, tuning loses 2.0 points (95%" in alone and "ynergy" not in alone
     tuning = _gain(0.02, -0.01, 0.05, 0.2)
     same = sentence({"prompt_given_tuning": none, "tuning": tuning, "both": none}, 500, frozen=["best_tuned"])
     assert "tuned seed prompt itself, so the search adds nothing" in same and "on top of tuning" not in same

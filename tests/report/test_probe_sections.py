@@ -142,6 +142,22 @@ def test_next_steps_are_those_of_the_terminal_with_their_commands_as_code(folder
     assert f"<code>cotune run my.csv {option}" in card and f"the same command with</bdi> <code>{option}" in card
 
 
+def test_the_page_tells_what_tuning_gains_with_the_winners_prompt_if_only_it_was_tuned(folder: Path, tmp_path: Path) -> None:
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    arms = summary["arms"]
+    arms["seed_tuned"] = dict(arms["seed_prompt"])
+    summary["gains"]["tuning"] |= {"value": 0.0, "identical": True}
+    summary["prompts_tuned"] = 1
+    for name in ("journal.jsonl", "config.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    (tmp_path / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    record = read_record(tmp_path)
+    shown = verdict_section(record, read_prompts(record))
+    assert "Tuning, winner’s prompt" in shown and "best tuned − best prompt" in shown
+    assert "Synergy" not in shown and "Tuning alone" not in shown
+    assert "first prompt, base model, frozen (it was not tuned), probe after layer 20; also seed tuned" in shown
+
+
 def test_nothing_that_was_held_out_is_called_dev(folder: Path, page: str) -> None:
     record = read_record(folder)
     prompts = read_prompts(record)

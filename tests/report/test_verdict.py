@@ -459,6 +459,28 @@ def test_arms_with_one_prompt_and_one_set_of_weights_are_one_row(width: int) -> 
     assert "(a) as nothing was tuned, this arm" in never and "paid off" not in never
 
 
+def only_winner_tuned() -> dict[str, Any]:
+    """A run whose budget had no room for tuning the seed prompt."""
+    summary = frozen_summary()
+    tuned = {"adapter_id": "t" * 16, "steps": 12, "candidate_id": "t", "score": 0.9, "ci": [0.85, 0.94]}
+    summary["arms"]["best_tuned"] |= tuned
+    won = gain(0.1, 0.05, 0.15, 0.001)
+    summary["gains"] |= {"both": won, "prompt_given_tuning": won, "synergy": gain(0.067, 0.02, 0.11, 0.004)}
+    summary["gains"]["synergy_log_loss"] = gain(0.05, 0.01, 0.09, 0.01)
+    return summary
+
+
+def test_a_seed_prompt_that_was_not_tuned_says_nothing_of_tuning() -> None:
+    summary = only_winner_tuned()
+    text = " ".join(verdict_text(summary, width=120).split())
+    assert "(a) as it was not tuned, this arm also stands for seed tuned" in text
+    assert "tuning alone" not in text and "synergy" not in text and "more together" not in text
+    assert re.search(r"tuning, winner's prompt \+6\.7 \+2\.0 to \+11\.0 0\.004 a gain", text)
+    assert re.search(r"tuning, winner's prompt, log-loss \+0\.050 ", text)
+    page = summary_html(summary)
+    assert "tuning, winner" in page and "synergy" not in page
+
+
 def test_a_run_with_one_arm_has_no_table_of_gains() -> None:
     none = gain(0.0, 0.0, 0.0, 1.0, identical=True)
     one = {**frozen_summary(), "gains": dict.fromkeys(("prompt", "tuning", "both", "prompt_given_tuning"), none)}

@@ -12,7 +12,7 @@ from cotune.bundle.manifest import ADAPTER, Manifest
 from cotune.bundle.rows import example_row
 from cotune.bundle.snippets import Ids, code_block, probe_lines, python_block, whole_model_lines
 from cotune.errors import counted
-from cotune.evaluate.frozen_arms import is_frozen, repeated_gains, same_arms
+from cotune.evaluate.frozen_arms import is_frozen, only_winner_tuned, repeated_gains, same_arms
 from cotune.probe.readout import PROBE, Probe
 from cotune.prompt.prompt import held_rows
 
@@ -40,6 +40,10 @@ _GAINS = {
 _WINNER_FROZEN = {
     "both": "of the winner, not tuned, over the starting prompt",
     "prompt_given_tuning": "of the winner, not tuned, over the tuned starting prompt",
+}
+_ONLY_WINNER_TUNED = {
+    "synergy": "from tuning, with the winning prompt",
+    "synergy_log_loss": "from tuning, with the winning prompt, in log-loss (nats per row)",
 }
 _NO_SEED_TUNED = "of tuning the starting prompt: its weights were not tuned"
 _ADAPTER = f'"FOLDER/{ADAPTER}"'
@@ -263,6 +267,7 @@ def results(manifest: Manifest, metrics: Mapping[str, Any]) -> list[str]:
     called = {**_GAINS, **(_WINNER_FROZEN if "best_tuned" in shown and is_frozen(arms, "best_tuned") else {})}
     if "seed_tuned" in shown and is_frozen(arms, "seed_tuned"):
         called |= {"prompt_given_tuning": called["both"], "tuning": _NO_SEED_TUNED}
+    called |= _ONLY_WINNER_TUNED if only_winner_tuned(shown) else {}
     repeated = repeated_gains(same, list(gains) if isinstance(gains, Mapping) else [])
     for name, gain in gains.items() if isinstance(gains, Mapping) else ():
         if name not in repeated and isinstance(gain, Mapping) and _number(gain.get("value")) and _interval(gain.get("ci")):

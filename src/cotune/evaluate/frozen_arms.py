@@ -51,6 +51,17 @@ def is_frozen(arms: Mapping[str, Any], name: str) -> bool:
     return by_probe and not isinstance(steps, bool) and steps == 0
 
 
+def only_winner_tuned(arms: Mapping[str, Any]) -> bool:
+    """Whether the winner is tuned and the seed prompt is not.
+
+    Then ``tuning`` compares the seed prompt with itself, and ``synergy`` is what tuning gains with the winner's prompt.
+
+    Args:
+        arms: the arms of a summary.
+    """
+    return "seed_tuned" in arms and is_frozen(arms, "seed_tuned") and not is_frozen(arms, "best_tuned")
+
+
 def same_arms(arms: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Names of the arms in order, with equal candidates (prompt, weights, decision rule) together."""
     groups: dict[str, list[str]] = {}

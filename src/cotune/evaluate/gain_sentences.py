@@ -30,7 +30,10 @@ _WINNER_FROZEN = {
     "prompt_given_tuning": "over the tuned seed prompt, the winner, which is not tuned, {verb}s {points}",
     "both": "the winner, which is not tuned, {verb}s {points} over the seed prompt",
 }
-_SEED_FROZEN = {"prompt_given_tuning": "over the seed prompt, which was not tuned, the tuned winner {verb}s {points}"}
+_SEED_FROZEN = {
+    "synergy": "with the winner's prompt, tuning {verb}s {points}",
+    "prompt_given_tuning": "over the seed prompt, which was not tuned, the tuned winner {verb}s {points}",
+}
 _SEED_FROZEN_SAME = {"tuning": "the seed prompt was not tuned, so what tuning alone gains is not known"}
 _BOTH_FROZEN = {
     **_WINNER_FROZEN,
@@ -98,7 +101,7 @@ def sentence(
         why = "no tuning step paid off" if tuned else "nothing was tuned"
         parts.append(f"what ships is that prompt on frozen weights: {why}")
     # With an untuned winner this would be the gain of tuning with the opposite sign.
-    if "synergy" in gains and not gains["synergy"].identical and not winner_frozen:
+    if "synergy" in gains and not gains["synergy"].identical and not winner_frozen and not seed_frozen:
         parts.append(_synergy(gains["synergy"]))
     text = ". ".join(part if not number else part[0].upper() + part[1:] for number, part in enumerate(parts))
     tested = sum(not gain.identical for gain in gains.values())

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cotune.evaluate.frozen_arms import is_frozen, same_arms
-from cotune.report.terminal.plain import number, one_line
+from cotune.evaluate.frozen_arms import is_frozen, only_winner_tuned, same_arms
+from cotune.report.terminal.plain import fields, number, one_line
 
 ARM_NAMES = {
     "seed_prompt": "seed prompt",
@@ -81,6 +81,8 @@ def why_frozen(summary: Mapping[str, Any]) -> str:
 
 def why_untuned(summary: Mapping[str, Any]) -> str:
     """The same reason as the end of a sentence."""
+    if only_winner_tuned(fields(summary.get("arms"))):
+        return "it was not tuned"
     tried = number(summary.get("prompts_tuned"))
     return "no tuning step paid off" if tried else "nothing was tuned" if tried == 0 else "no tuned weights were kept"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from cotune.evaluate.frozen_arms import ARMS, PREVIOUS, is_frozen, repeated_gains
+from cotune.evaluate.frozen_arms import ARMS, PREVIOUS, is_frozen, only_winner_tuned, repeated_gains
 from cotune.report.terminal.layout import table_of
 from cotune.report.terminal.plain import corrected_p, fields, items, number, one_line, signed
 from cotune.report.terminal.result import frozen_first
@@ -28,6 +28,12 @@ GAIN_NAMES = {
 """Names of the gains for people, the first one first."""
 _WINNER_FROZEN = {LEADING: "winner over seed tuned", "both": "winner over seed prompt"}
 """Names of two gains if the winner was not tuned."""
+_ONLY_WINNER_TUNED = {
+    LEADING: "winner over seed prompt",
+    "synergy": "tuning, winner's prompt",
+    "synergy_log_loss": "tuning, winner's prompt, log-loss",
+}
+"""Names of gains if the seed prompt was not tuned and the winner was."""
 
 Outcome = Literal["same arm", "no difference", "noise", "gain", "loss"]
 """What a gain turned out to be; ``noise`` is a significant difference that numerical noise could cause."""
@@ -74,9 +80,18 @@ def repeated_of(summary: Mapping[str, Any]) -> dict[str, str]:
 
 
 def gain_names(summary: Mapping[str, Any]) -> dict[str, str]:
-    """Names of the gains; without tuning in them if the winner was not tuned."""
+    """Names of the gains by what was tuned."""
     arms = fields(summary.get("arms"))
+    if only_winner_tuned(arms):
+        return {**GAIN_NAMES, **_ONLY_WINNER_TUNED}
     return {**GAIN_NAMES, **(_WINNER_FROZEN if "best_tuned" in arms and is_frozen(arms, "best_tuned") else {})}
+
+
+def shown_gains(summary: Mapping[str, Any]) -> list[str]:
+    """Names of the gains in order of display, without those that repeat another or that could not be measured."""
+    gains, left_out = gains_of(summary), set(repeated_of(summary))
+    left_out |= {"tuning"} if only_winner_tuned(fields(summary.get("arms"))) else set()
+    return [name for name in gains_order(frozen_first(summary)) if name in gains and name not in left_out]
 
 
 def repeated_text(summary: Mapping[str, Any]) -> str:
@@ -90,8 +105,8 @@ def gains_parts(summary: Mapping[str, Any], width: int) -> Iterator[RenderableTy
     """The table of gains; in a narrow terminal the interpretations follow on separate lines."""
     from rich.text import Text
 
-    gains, ordered, rows = gains_of(summary), _ordered(summary), gain_rows(summary)
-    styles = {name: _reading(gains[name], name)[1] for name in ordered}
+    ordered, rows = _ordered(summary), gain_rows(summary)
+    styles = {name: _reading(summary, name)[1] for name in ordered}
     columns = ["gain", "value>", "95% interval", "p>", "reading"]
     needed = sum(max(map(len, column)) + 2 for column in zip(columns, *rows, strict=True))
     shown = len(columns) if needed <= width else len(columns) - 1
@@ -117,14 +132,12 @@ def gain_rows(summary: Mapping[str, Any]) -> list[list[str]]:
         gain, same = gains[name], bool(gains[name].get("identical"))
         interval, p = ("-", "-") if same else (_signed_interval(gain.get("ci"), name), _p(gain))
         title = names.get(name, one_line(name, 24))
-        rows.append([title, _signed(gain.get("value"), name), interval, p, _reading(gain, name)[0]])
+        rows.append([title, _signed(gain.get("value"), name), interval, p, _reading(summary, name)[0]])
     return rows
 
 
 def _ordered(summary: Mapping[str, Any]) -> list[str]:
-    gains, repeated = gains_of(summary), repeated_of(summary)
-    names = [name for name in gains_order(frozen_first(summary)) if name in gains and name not in repeated]
-    return [*names, *(name for name in gains if name not in GAIN_NAMES)]
+    return [*shown_gains(summary), *(name for name in gains_of(summary) if name not in GAIN_NAMES)]
 
 
 def gain_outcome(gain: Mapping[str, Any]) -> Outcome | None:
@@ -141,12 +154,13 @@ def gain_outcome(gain: Mapping[str, Any]) -> Outcome | None:
     return "gain" if value > 0 else "loss"
 
 
-def _reading(gain: Mapping[str, Any], name: str) -> tuple[str, str]:
+def _reading(summary: Mapping[str, Any], name: str) -> tuple[str, str]:
     """The interpretation of a gain in words, and its style."""
-    outcome = gain_outcome(gain)
+    outcome = gain_outcome(gains_of(summary)[name])
     if outcome is None:
         return "", ""
-    return _SYNERGY[outcome] if name.startswith("synergy") and outcome in _SYNERGY else _READINGS[outcome]
+    synergy = name.startswith("synergy") and not only_winner_tuned(fields(summary.get("arms")))
+    return _SYNERGY[outcome] if synergy and outcome in _SYNERGY else _READINGS[outcome]
 
 
 def _signed(value: object, name: str) -> str:

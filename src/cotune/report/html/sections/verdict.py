@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cotune.errors import counted
-from cotune.evaluate.frozen_arms import is_frozen
+from cotune.evaluate.frozen_arms import is_frozen, only_winner_tuned
 from cotune.evaluate.openings import openings_sentence
 from cotune.prompt.prompt import held_rows
 from cotune.report.html.intervals import share_interval
@@ -32,7 +32,7 @@ from cotune.report.terminal.plain import (
     shipped,
 )
 from cotune.report.terminal.previous import difference, previous_parts, share
-from cotune.report.terminal.result import frozen_first, interval_of, references_of, result_warnings
+from cotune.report.terminal.result import interval_of, references_of, result_warnings
 from cotune.report.terminal.verdict_gains import (
     NO_DIFFERENCE,
     NOISE,
@@ -40,10 +40,9 @@ from cotune.report.terminal.verdict_gains import (
     Outcome,
     gain_outcome,
     gains_of,
-    gains_order,
     has_gains,
-    repeated_of,
     repeated_text,
+    shown_gains,
 )
 
 _GAINS = {
@@ -57,6 +56,10 @@ _GAINS = {
 _WINNER_FROZEN = {
     "prompt_given_tuning": ("Winner, not tuned, over seed tuned", "best prompt − seed tuned"),
     "both": ("Winner, not tuned", "best prompt − seed prompt"),
+}
+_ONLY_WINNER_TUNED = {
+    "prompt_given_tuning": ("Winner over seed prompt", "best tuned − seed prompt"),
+    "synergy": ("Tuning, winner’s prompt", "best tuned − best prompt"),
 }
 _OUTCOMES: dict[Outcome, tuple[str, str]] = {
     "same arm": ("quiet", "same arm"),
@@ -231,9 +234,11 @@ def _previous(record: RunRecord) -> str:
 
 
 def _gains(summary: Mapping[str, Any]) -> str:
-    gains, repeated, arms = gains_of(summary), repeated_of(summary), fields(summary.get("arms"))
-    titles = {**_GAINS, **(_WINNER_FROZEN if "best_tuned" in arms and is_frozen(arms, "best_tuned") else {})}
-    order = [name for name in gains_order(frozen_first(summary)) if name in _GAINS and name not in repeated]
+    gains, arms = gains_of(summary), fields(summary.get("arms"))
+    alone = only_winner_tuned(arms)
+    other = _ONLY_WINNER_TUNED if alone else _WINNER_FROZEN if "best_tuned" in arms and is_frozen(arms, "best_tuned") else {}
+    titles = {**_GAINS, **other}
+    order = [name for name in shown_gains(summary) if name in _GAINS]
     shown = [(name, fields(gains.get(name))) for name in order if number(fields(gains.get(name)).get("value")) is not None]
     if not shown or not has_gains(summary):
         return ""
@@ -261,7 +266,7 @@ def _gains(summary: Mapping[str, Any]) -> str:
     if number(loss.get("value")) is not None and not loss.get("identical"):
         loss_value, *ends_loss = [decimal(v).replace("-", "−") for v in (loss["value"], *items(loss.get("ci")))]
         loss_note = (
-            f" Synergy on the log-loss, which no ceiling hides: {loss_value} nats"
+            f" {titles['synergy'][0]} on the log-loss{', which no ceiling hides' if not alone else ''}: {loss_value} nats"
             f" ({' to '.join(ends_loss)}, {p_value(corrected_p(loss))})."
         )
     return figure(
