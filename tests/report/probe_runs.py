@@ -71,8 +71,8 @@ def probe_events(made: list[Prompt], old: list[dict[str, Any]]) -> list[tuple[st
     events += [("layers", 20.0, {"cycle": 1, "deepest": 26}), _race(1, first[1], first, seed, 28.0)]
     # By a fit to fewer rows, and not on the rows of the race.
     events += [_tuned(seed, 29.0, "base", 0, 0.64, 0.97), _tuned(first[1], 29.5, "base", 0, 0.77, 0.75)]
-    # With names of labels as rows.
-    events += [_tuned(first[1], 29.55, "base", 0, 0.79, 0.76)]
+    # A trial with names of labels as rows.
+    events += [_tuned(first[1], 29.55, "base", 0, 0.79, 0.76), ("label_names", 29.57, {"used": False, "text": "not used"})]
     events += [
         ("probe", 29.6, {"adapter_id": "f" * 16, "layer": 20, "stage": "verdict", "weights": "base"}),
         ("verdict", 31.0, _verdict(first[1])),

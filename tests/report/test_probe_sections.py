@@ -91,10 +91,16 @@ def test_frozen_and_tuned_are_compared_on_the_same_rows(folder: Path, page: str,
     assert line and float(line[1]) == pytest.approx(1000 * 29.5 / (1.02 * 150), abs=0.1), (
         "begins with the held-out frozen probe"
     )
+    journal = (folder / "journal.jsonl").read_text()
+    used = tmp_path / "used"
+    used.mkdir()
+    (used / "journal.jsonl").write_text(journal.replace('"used": false', '"used": true'))
+    named = read_record(used)
+    assert [m.level for m in read_moves(named, read_prompts(named))][:2] == [0.64, 0.79], "tuned with the names, too"
     unfinished = probe_folder(tmp_path / "run", finished=False)
-    journal = unfinished / "journal.jsonl"
-    lines = [one for one in journal.read_text().splitlines() if json.loads(one)["kind"] != "tuned"]
-    journal.write_text("\n".join(lines) + "\n")
+    path = unfinished / "journal.jsonl"
+    lines = [one for one in path.read_text().splitlines() if json.loads(one)["kind"] != "tuned"]
+    path.write_text("\n".join(lines) + "\n")
     early = read_record(unfinished)
     assert [m.level for m in read_moves(early, read_prompts(early))] == [0.66, 0.8], "before any held-out row was answered"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cotune.errors import counted
@@ -77,17 +77,13 @@ def read_curves(record: RunRecord, prompts: Prompts) -> list[LayerCurve]:
             first, last = ends
             if first is not None and last is not None:
                 windows[str(value.get("adapter_id"))] = (first, last)
-        if event.get("kind") == "tuned" and prompt_id in curves:
-            layer, score, loss = _whole(value.get("layer")), number(value.get("score")), number(value.get("log_loss"))
-            if layer is not None and score is not None and loss is not None:
-                rows_seen, steps = int(number(value.get("rows")) or 0), int(number(value.get("steps")) or 0)
-                window = windows.get(str(value.get("adapter_id"))) if steps else None
-                point, curve = HeldOutPoint(layer, score, loss, rows_seen, steps, window), curves[prompt_id]
-                if steps:
-                    curve.tuned.append(point)
-                else:
-                    # The first one; later ones try names of labels as rows.
-                    curve.frozen = curve.frozen or point
+        if event.get("kind") == "tuned" and prompt_id in curves and number(value.get("steps")):
+            point = _point(value)
+            if point is not None:
+                curves[prompt_id].tuned.append(replace(point, window=windows.get(str(value.get("adapter_id")))))
+    for prompt_id, event in record.frozen_held_out.items():
+        if prompt_id in curves:
+            curves[prompt_id].frozen = _point(fields(event.get("value")))
     latest = list(reversed(curves.values()))
     order = {"winner": 0, "seed": 1}
     return sorted(latest, key=lambda curve: order.get(prompts.tag(curve.prompt_id), 2))[:_MOST_PROMPTS]
@@ -118,7 +114,7 @@ def layers_section(record: RunRecord, prompts: Prompts) -> str:
     note = (
         "Hollow: a probe (multinomial logistic regression) on the frozen model’s state after that layer, cross-fitted, so that "
         "no row is predicted by a fit that has seen it. Filled: after tuning, on rows held out from it; a line joins it to the "
-        "frozen probe on the same rows (small dot). The leading prompt’s tuned layers are shaded. The layer that is read "
+        "frozen probe (small dot) on the same rows. The leading prompt’s tuned layers are shaded. The layer that is read "
         "(larger dot) is chosen by log-loss, the lower one where two are within a standard error; layers above it need not run."
     )
     return (
@@ -149,7 +145,9 @@ def _probes(curves: list[LayerCurve], kinds: list[str], prompts: Prompts, record
             plot.dot((layer, (score, loss)[place]), f"dot hollow {kind}", radius=6 if layer == curve.chosen else 4.5, tip=tip)
         for point in _held_out(curve) if curve.tuned else ():
             height = (point.accuracy, point.log_loss)[place]
-            if point.steps and curve.frozen is not None and curve.frozen.layer == point.layer:
+            same = curve.frozen is not None and (curve.frozen.layer, curve.frozen.rows) == (point.layer, point.rows)
+            if point.steps and same:
+                assert curve.frozen is not None
                 before = (curve.frozen.accuracy, curve.frozen.log_loss)[place]
                 plot.line((point.layer, before), (point.layer, height), "link")
             tip = f"{shown}\n{_weights(point)}{_between(point.window)}, layer {point.layer}: "
@@ -243,6 +241,14 @@ def _read_from(curve: LayerCurve) -> str:
     window = next((point.window for point in reversed(curve.tuned) if point.window), None)
     read += [] if window is None else [f"tuned in layers {window[0] + 1} to {window[1]}"]
     return f'<span class="quiet">, {", ".join(read)}</span>' if read else ""
+
+
+def _point(value: Mapping[str, Any]) -> HeldOutPoint | None:
+    """A ``tuned`` event's score; None if it is incomplete."""
+    layer, score, loss = _whole(value.get("layer")), number(value.get("score")), number(value.get("log_loss"))
+    if layer is None or score is None or loss is None:
+        return None
+    return HeldOutPoint(layer, score, loss, int(number(value.get("rows")) or 0), int(number(value.get("steps")) or 0))
 
 
 def _held_out(curve: LayerCurve) -> list[HeldOutPoint]:

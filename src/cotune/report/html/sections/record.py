@@ -125,6 +125,25 @@ class RunRecord:
         """The value of the last event of a kind; empty if there is none."""
         return next(reversed(list(self.values(kind))), {})
 
+    @cached_property
+    def frozen_held_out(self) -> dict[str, Mapping[str, Any]]:
+        """Each prompt's event of its frozen probe on held-out rows, by prompt id: what its tuned weights compare with.
+
+        A probe is judged again with names of labels or TF-IDF, and on all rows after a cut race; the last event counts, except
+        for a trial of names that are not used.
+        """
+        found: dict[str, Mapping[str, Any]] = {}
+        before: tuple[str, Mapping[str, Any] | None] = ("", None)
+        for event in self.events:
+            kind, value = event.get("kind"), fields(event.get("value"))
+            if kind == "tuned" and value.get("stage") == "frozen":
+                prompt_id = str(value.get("prompt_id"))
+                before = prompt_id, found.get(prompt_id)
+                found[prompt_id] = event
+            elif kind == "label_names" and value.get("used") is False and before[1] is not None:
+                found[before[0]] = before[1]
+        return found
+
     def confirmed(self, arm: str) -> Mapping[str, Any]:
         """An arm's candidate as fixed before the test; empty if none was."""
         return fields(fields(self.value("confirm").get("arms")).get(arm))

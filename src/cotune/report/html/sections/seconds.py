@@ -153,9 +153,10 @@ def _climb(record: RunRecord, course: list[Reached]) -> list[Point]:
 
     The race's own score is cross-fitted on all labelled rows, so it is not on this line.
     """
-    raced = next((one.prompt_id for one in course if one.kind == "race"), None)
-    first = next((one for one in course if one.kind == "frozen" and one.prompt_id == raced), None)
-    points: list[Point] = [] if first is None else [(first.seconds, first.score)]
+    raced = next((one.prompt_id for one in course if one.kind == "race"), "")
+    frozen = record.frozen_held_out.get(raced, {})
+    score = number(fields(frozen.get("value")).get("score"))
+    points: list[Point] = [] if score is None else [(number(frozen.get("active_s")) or 0.0, score)]
     opened = None
     for event in record.events:
         at = number(event.get("active_s")) or 0.0

@@ -147,11 +147,7 @@ def _probe_moves(record: RunRecord, prompts: Prompts) -> list[Move]:
     measure = record.dev_measure
     race = next(record.values("race"), {})
     first, best = measure.of_race(race), fields(race.get("best"))
-    frozen: dict[str, float | None] = {}
-    for value in record.values("tuned"):
-        if value.get("stage") == "frozen":
-            # The first one; later ones try names of labels as rows.
-            frozen.setdefault(str(value.get("prompt_id")), measure.of(value))
+    frozen = {prompt_id: measure.of(fields(event.get("value"))) for prompt_id, event in record.frozen_held_out.items()}
     start, searched = frozen.get(prompts.seed), frozen.get(str(best.get("prompt_id")))
     if start is None or searched is None:
         start, searched = first.get(prompts.seed), measure.of(best)
