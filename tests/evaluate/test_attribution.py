@@ -231,6 +231,19 @@ def test_the_sentence_calls_no_frozen_arm_tuned():
     assert "over the seed prompt, which was not tuned, the tuned winner gains 5.0 points" in alone
     assert "The seed prompt was not tuned, so what tuning alone gains is not known. " in alone
     assert "With the winner's prompt, tuning loses 2.0 points (95%" in alone and "ynergy" not in alone
+    going_on = sentence(gains | {"tuning": none, "synergy": none}, 500, frozen=["seed_tuned"], going_on=True)
+    assert (
+        "over the seed prompt, which was not tuned, the tuned" in going_on
+        and "afresh" not in going_on
+        and "winner's" not in going_on
+    )
+    old = {"previous": "o", "best_tuned": "o", "best_prompt": "b", "seed_prompt": "s", "seed_tuned": "s"}
+    kept = sentence(gains | {"tuning": none}, 500, frozen=["seed_tuned"], going_on=True, candidates=old)
+    assert "winner's prompt" not in kept and "ynergy" not in kept, "the old bundle has another prompt"
+    both = sentence(gains | {"tuning": none}, 500, frozen=["seed_tuned", "best_tuned"])
+    assert "what tuning alone gains is not known" in both
+    never = sentence(gains | {"tuning": none}, 500, frozen=["seed_tuned", "best_tuned"], tuned=False)
+    assert "so tuning adds nothing" in never
     tuning = _gain(0.02, -0.01, 0.05, 0.2)
     same = sentence({"prompt_given_tuning": none, "tuning": tuning, "both": none}, 500, frozen=["best_tuned"])
     assert "tuned seed prompt itself, so the search adds nothing" in same and "on top of tuning" not in same

@@ -451,7 +451,7 @@ def frozen_summary() -> dict[str, Any]:
 def test_arms_with_one_prompt_and_one_set_of_weights_are_one_row(width: int) -> None:
     text = " ".join(verdict_text(frozen_summary(), width=width).split())
     told = "(b) as no tuning step paid off, this arm also stands for prompt only and best tuned"
-    assert told in text and "(a) as no tuning step paid off, this arm also stands for seed tuned" in text
+    assert told in text and "(a) as it was not tuned, this arm also stands for seed tuned" in text
     rows = re.findall(r"(seed prompt|best prompt|prompt only|seed tuned|best tuned) (?:\([ab]\) )?[^0]*0\.\d{3} 0\.", text)
     assert width == 60 or rows == ["seed prompt", "best prompt"]
     assert text.count("+3.3") == 1 and "winner over seed tuned (as prompt alone); winner over seed prompt (as prompt" in text
@@ -479,6 +479,21 @@ def test_a_seed_prompt_that_was_not_tuned_says_nothing_of_tuning() -> None:
     assert re.search(r"tuning, winner's prompt, log-loss \+0\.050 ", text)
     page = summary_html(summary)
     assert "tuning, winner" in page and "synergy" not in page
+
+
+def test_an_old_bundle_that_ships_is_no_winner_tuned_alone() -> None:
+    summary = only_winner_tuned()
+    summary["arms"]["previous"] = dict(summary["arms"]["best_tuned"])
+    assert "tuning, winner's prompt" not in verdict_text(summary, width=120)
+
+
+def test_more_rows_are_advised_by_the_prompts_own_gain() -> None:
+    wide, clear = gain(0.05, -0.1, 0.2, 0.4), gain(0.2, 0.1, 0.3, 0.001)
+    summary = only_winner_tuned()
+    summary["gains"] |= {"prompt": wide, "prompt_given_tuning": clear}
+    assert "the interval of its gain is 30 points wide" in (more_rows(summary) or "")
+    summary["gains"] |= {"prompt": clear, "prompt_given_tuning": wide}
+    assert more_rows(summary) is None
 
 
 def test_a_run_with_one_arm_has_no_table_of_gains() -> None:

@@ -52,13 +52,16 @@ def is_frozen(arms: Mapping[str, Any], name: str) -> bool:
 
 
 def only_winner_tuned(arms: Mapping[str, Any]) -> bool:
-    """Whether the winner is tuned and the seed prompt is not.
+    """Whether the winner is tuned in this run and the seed prompt is not.
 
     Then ``tuning`` compares the seed prompt with itself, and ``synergy`` is what tuning gains with the winner's prompt.
 
     Args:
         arms: the arms of a summary.
     """
+    old, best = (_fields(arms.get(name)) for name in (PREVIOUS, "best_tuned"))
+    if old and all(old.get(part) == best.get(part) for part in ("prompt_id", "adapter_id")):
+        return False
     return "seed_tuned" in arms and is_frozen(arms, "seed_tuned") and not is_frozen(arms, "best_tuned")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 
 from cotune.errors import counted
 from cotune.evaluate.attribution import Gain
-from cotune.evaluate.frozen_arms import repeated_gains
+from cotune.evaluate.frozen_arms import PREVIOUS, repeated_gains
 from cotune.evaluate.stats.intervals import Interval
 from cotune.evaluate.stats.together import ALPHA
 
@@ -77,7 +77,10 @@ def sentence(
     parts = []
     winner_frozen, seed_frozen = "best_tuned" in frozen, "seed_tuned" in frozen
     other = (_BOTH_FROZEN if seed_frozen else _WINNER_FROZEN) if winner_frozen else _SEED_FROZEN if seed_frozen else {}
-    same = {**_SAME, **(_WINNER_FROZEN_SAME if winner_frozen else _SEED_FROZEN_SAME if seed_frozen else {})}
+    if candidates and PREVIOUS in candidates and candidates[PREVIOUS] == candidates["best_tuned"]:
+        # The earlier bundle ships: its prompt need not be that of the arm best_prompt.
+        other = {name: template for name, template in other.items() if name != "synergy"}
+    same = {**_SAME, **(_WINNER_FROZEN_SAME if winner_frozen else {}), **(_SEED_FROZEN_SAME if seed_frozen and tuned else {})}
     order = {**(_FROZEN_FIRST if frozen_first else _TOLD), **other}
     repeated = repeated_gains(candidates or {}, [name for name in order if name in gains])
     compared = [gains[name] for name in order if name in gains]
@@ -85,11 +88,11 @@ def sentence(
         # All of them compare the untuned seed prompt with itself.
         why = "no tuning step paid off" if tuned else "nothing was tuned"
         return f"The seed prompt ships untuned: no other prompt was chosen and {why}, so there is no gain to report."
-    for name, template in ({**order, "prompt_given_tuning": _GOING_ON} if going_on else order).items():
+    for name, template in ({**order, "prompt_given_tuning": _GOING_ON} if going_on and not seed_frozen else order).items():
         if name in repeated:
             continue
         if name in gains and gains[name].identical:
-            parts.append(same[name])
+            parts += [same[name]] if name in same else []
         elif name in gains:
             gain = gains[name]
             verb = "gain" if gain.value >= 0 else "lose"

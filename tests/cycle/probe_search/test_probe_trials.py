@@ -289,17 +289,21 @@ def test_the_seed_prompt_is_not_tuned_where_that_leaves_the_winner_untuned(conte
     assert (plan.epochs, plan.last_epochs, plan.tunes_seed) == (1.0, 1.0, False)
 
 
+@pytest.mark.parametrize("winner", ["tuned", "frozen"])
 @pytest.mark.parametrize("left", ["little", "enough"])
-def test_a_seed_prompt_that_is_left_out_is_tuned_if_there_is_budget_at_the_end(context: RunContext, left: str) -> None:
+def test_a_seed_prompt_that_is_left_out_is_tuned_if_there_is_budget_at_the_end(
+    context: RunContext, left: str, winner: str
+) -> None:
     opened = led_by_another(context)
     search, loop = opened.search, opened.loop
     search.epochs, search.last_epochs, search.tunes_seed = 1.0, 1.0, False
     loop._first_trials(search)
     assert [e.fit.prompt.id for e in search.evidence if e.tuned] == [search.best_frozen.prompt.id]
-    search.winner = next(e for e in search.evidence if e.tuned)
+    search.winner = next(e for e in search.evidence if e.tuned is (winner == "tuned") and e.fit is search.best_frozen)
     if left == "little":
         leave(context, loop.prices.owed(search))
     arms = confirm_labels(context, search, loop.trials, loop.prices, max_epochs=2).arms
-    assert arms["best_tuned"].candidate.steps > search.winner.first.steps
+    shipped = arms["best_tuned"].candidate.steps
+    assert shipped > search.winner.first.steps if winner == "tuned" else shipped == 0
     seed = arms["seed_tuned"].candidate
     assert (seed == arms["seed_prompt"].candidate) is (left == "little") and (seed.steps == 0) is (left == "little")

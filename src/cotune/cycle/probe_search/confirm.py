@@ -103,13 +103,13 @@ def final_plan(
 
     There are more epochs than planned, up to the heuristic number for the rows, if the search has left budget: the plan assumed
     the final tuning of two prompts and a test of more arms than there may be. If the plan left the seed prompt's tuning out, it
-    is done after all if there is budget for it after that.
+    is done after all if there is ample budget for it after that.
 
     Returns:
         The search with these.
     """
     planned = search.last_epochs
-    if not planned or not winner.tuned:
+    if not planned or (search.tunes_seed and not winner.tuned):
         return search
 
     def effect() -> dict[str, float | bool]:
@@ -117,12 +117,14 @@ def final_plan(
         epochs, room = planned, context.spending.left_within_step()
 
         def cost(seed: bool, epochs: float) -> float:
-            tuned = (winner.fit, search.seed) if seed else (winner.fit,)
+            tuned = [winner.fit] * winner.tuned + [search.seed] * seed
             return prices.end(replace(search, tunes_seed=seed), winner.fit, tuned, epochs)
 
-        while epochs + 0.5 <= wanted and cost(search.tunes_seed, epochs + 0.5) <= room:
+        while winner.tuned and epochs + 0.5 <= wanted and cost(search.tunes_seed, epochs + 0.5) <= room:
             epochs += 0.5
-        return {"epochs": epochs, "planned": planned, "tunes_seed": search.tunes_seed or cost(True, epochs) <= room}
+        without = cost(False, epochs)
+        fits = without + HEURISTICS.seed_margin * (cost(True, epochs) - without) <= room
+        return {"epochs": epochs, "planned": planned, "tunes_seed": search.tunes_seed or fits}
 
     value = context.journal.step("epochs", [winner.fit.prompt.id, search.epochs, planned], effect)
     return replace(search, last_epochs=float(value["epochs"]), tunes_seed=bool(value.get("tunes_seed", True)))

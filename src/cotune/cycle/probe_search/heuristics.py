@@ -24,6 +24,7 @@ class SearchHeuristics:
         least_test: minimum number of test rows.
         slow_test_share: share of the budget that a slow machine leaves for two frozen arms on the test.
         closing: share of the reserve for saving and the report that they take on a machine as fast as planned.
+        seed_margin: multiple of its cost that must be left for a tuning of the seed prompt that the plan left out.
         few_rows: number of labelled rows below which every row is held out once, because dev alone would be too small.
         few_folds: number of splits of so few rows.
         race_share: share of the budget for the first race; frozen probes are most of a short run's result.
@@ -80,7 +81,8 @@ class SearchHeuristics:
     least_rows: int = 48
     least_test: int = 30
     slow_test_share: float = 0.25
-    closing: float = 0.8
+    closing: float = 0.5
+    seed_margin: float = 1.3
     few_rows: int = 200
     few_folds: int = 3
     race_share: float = 0.15

@@ -141,7 +141,7 @@ def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Pri
                 f"needs about {_tuning_cost(prices, replace(search, tunes_seed=False), 1.0, 0.0):,.0f} {unit}, and {room:,.0f} "
                 f"{unit} are left for it"
             )
-        seed = [] if plan.tunes_seed or not epochs else ["the seed prompt is tuned only if there is time left at the end"]
+        seed = f"the seed prompt is {'tuned only if there is room at the end' if last else 'not tuned'}"
         return {
             "epochs": epochs,
             "last_epochs": last,
@@ -149,7 +149,11 @@ def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Pri
             "zero_shot": plan.asks,
             "tunes_seed": plan.tunes_seed,
             "reserve": round(kept, 2),
-            "text": [tuning, *seed, f"keep {kept:,.0f} {unit} for {counted(context.task.test.n, 'test row')} and the report"],
+            "text": [
+                tuning,
+                *([] if plan.tunes_seed or not epochs else [seed]),
+                f"keep {kept:,.0f} {unit} for {counted(context.task.test.n, 'test row')} and the report",
+            ],
         }
 
     value = context.journal.step("plan", [context.task.fingerprint, context.spending.budget.amount], effect)

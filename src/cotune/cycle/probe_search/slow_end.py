@@ -68,7 +68,7 @@ def fit_test(context: RunContext, prices: Prices, search: LabelSearch) -> Sealed
 
 
 def _closing(context: RunContext, prices: Prices) -> float:
-    """Cost of saving and the report; the fixed reserve pays for a few times as much.
+    """Cost of saving and the report; the fixed reserve pays for twice as much.
 
     The slowdown is bounded, because that of passes says little about files: passes of a tiny model take far longer than their
     products.

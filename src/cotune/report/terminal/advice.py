@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from cotune.evaluate.frozen_arms import only_winner_tuned
 from cotune.report.terminal.plain import corrected_p, fields, items, number, shipped
 from cotune.report.terminal.result import frozen_first
 
@@ -142,8 +143,12 @@ def bundle_path(summary: Mapping[str, Any]) -> PurePath:
 
 
 def more_rows(summary: Mapping[str, Any]) -> str | None:
-    """Advice to label more rows, if the prompt's gain on top of tuning is not significant and its interval wide."""
-    gain = fields(fields(summary.get("gains")).get("prompt_given_tuning"))
+    """Advice to label more rows, if the prompt's gain on top of tuning is not significant and its interval wide.
+
+    If the seed prompt was not tuned, the gain on frozen weights counts.
+    """
+    alone = only_winner_tuned(fields(summary.get("arms")))
+    gain = fields(fields(summary.get("gains")).get("prompt" if alone else "prompt_given_tuning"))
     if gain.get("identical"):
         gain = fields(fields(summary.get("gains")).get("both"))
     low, high = ([*(number(end) for end in items(gain.get("ci"))), None, None])[:2]

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cotune.evaluate.frozen_arms import is_frozen, only_winner_tuned, same_arms
-from cotune.report.terminal.plain import fields, number, one_line
+from cotune.evaluate.frozen_arms import is_frozen, same_arms
+from cotune.report.terminal.plain import number, one_line
 
 ARM_NAMES = {
     "seed_prompt": "seed prompt",
@@ -74,14 +74,15 @@ def group_of(arms: Mapping[str, Any], name: str) -> ArmGroup:
     return match or ArmGroup((name,), arm_name(name), _MEANINGS.get(name, ""), False)
 
 
-def why_frozen(summary: Mapping[str, Any]) -> str:
-    """Why an arm that is called tuned in the summary is not tuned, in a few words."""
-    return "frozen" if number(summary.get("prompts_tuned")) is None else f"frozen ({why_untuned(summary)})"
+def why_frozen(summary: Mapping[str, Any], group: ArmGroup) -> str:
+    """Why arms that are called tuned in the summary are not tuned, in a few words."""
+    return "frozen" if number(summary.get("prompts_tuned")) is None else f"frozen ({why_untuned(summary, group)})"
 
 
-def why_untuned(summary: Mapping[str, Any]) -> str:
+def why_untuned(summary: Mapping[str, Any], group: ArmGroup) -> str:
     """The same reason as the end of a sentence."""
-    if only_winner_tuned(fields(summary.get("arms"))):
+    if "best_tuned" not in group.names and number(summary.get("prompts_tuned")):
+        # The seed prompt's tuning is an arm in itself, whether it paid off or not.
         return "it was not tuned"
     tried = number(summary.get("prompts_tuned"))
     return "no tuning step paid off" if tried else "nothing was tuned" if tried == 0 else "no tuned weights were kept"

@@ -133,8 +133,8 @@ class Story:
     def arm(self, group: ArmGroup) -> str:
         """An arm's name, with a note if it is called tuned but was not tuned."""
         tuned_names = {"seed_tuned", "best_tuned"} & set(group.names)
-        run = {"prompts_tuned": int(self._tried), "arms": self._arms}
-        return group.title + (f", {why_frozen(run)}" if group.frozen and tuned_names else "")
+        why = why_frozen({"prompts_tuned": int(self._tried)}, group)
+        return group.title + (f", {why}" if group.frozen and tuned_names else "")
 
     def saw_score(self, value: Value) -> bool:
         """Whether a measurement on dev is the best so far; ties, and measurements without a score, go by log-loss."""

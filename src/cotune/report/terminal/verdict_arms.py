@@ -42,7 +42,7 @@ def arm_notes(summary: Mapping[str, Any], marks: Mapping[ArmGroup, str]) -> list
         *names, last = [name for name in map(arm_name, group.names) if name != group.title]
         others = f"{', '.join(names)} and {last}" if names else last
         untuned = group.frozen and {"seed_tuned", "best_tuned"} & set(group.names)
-        why = f"as {why_untuned(summary)}, " if untuned else ""
+        why = f"as {why_untuned(summary, group)}, " if untuned else ""
         notes.append(f"({mark}) {why}this arm also stands for {others}")
     return notes
 

@@ -160,7 +160,7 @@ def _arms(record: RunRecord) -> str:
     for group in groups:
         arm, meaning = fields(arms.get(group.names[0])), group.meaning.replace("'", "’")
         if group.frozen and {"seed_tuned", "best_tuned"} & set(group.names):
-            meaning = meaning.replace(": not tuned", f", {why_frozen(record.summary)}")
+            meaning = meaning.replace(": not tuned", f", {why_frozen(record.summary, group)}")
         score, ci = number(arm.get("score")), rows[group.names[0]]
         ships = any(fields(arms.get(name)) is best or name == "best_tuned" for name in group.names)
         kind = ("base" if group.frozen else "tuned") + (" lead" if ships else "")
