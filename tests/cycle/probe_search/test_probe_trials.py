@@ -307,3 +307,23 @@ def test_a_seed_prompt_that_is_left_out_is_tuned_if_there_is_budget_at_the_end(
     assert shipped > search.winner.first.steps if winner == "tuned" else shipped == 0
     seed = arms["seed_tuned"].candidate
     assert (seed == arms["seed_prompt"].candidate) is (left == "little") and (seed.steps == 0) is (left == "little")
+
+
+@pytest.mark.parametrize("winner", ["frozen", "tuned"])
+def test_new_prompts_are_raced_for_a_frozen_winner_where_none_can_be_tuned(context: RunContext, winner: str) -> None:
+    opened = Opened(context)
+    search, loop = opened.search, opened.loop
+    search.epochs, search.last_epochs, search.tunes_seed = 60.0, 1.0, False
+    assert search.winner is not None and not search.winner.tuned
+    if winner == "tuned":
+        search.winner = replace(search.winner, epochs=60.0)
+        search.evidence.append(search.winner)
+    judged, raced = len(search.evidence), len(search.fits)
+    race = loop.sizes.cost(4, len(search.rows)) + loop._trial_cost(search, search.winner.fit, tunes=False)
+    leave(context, loop.prices.owed(search) + loop.prices.extras() + race + 5)
+    reason = loop._next_cycle(search)
+    if winner == "tuned":
+        assert "racing new prompts and tuning the best of them needs about" in reason and len(search.fits) == raced
+        return
+    assert not reason and len(search.fits) > raced and len(search.evidence) == judged + 1
+    assert not any(e.tuned for e in search.evidence)

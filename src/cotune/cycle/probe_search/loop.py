@@ -187,12 +187,16 @@ class LabelLoop:
         number, winner, rows = len(search.cycles) + 1, search.winner, len(search.rows)
         assert winner is not None
         room = self.prices.room(search) - self.prices.extras()
-        trial = self._trial_cost(search, winner.fit)
-        count = self.sizes.fitting(rows, room - trial)
-        cost = self.sizes.cost(count, rows) + trial
-        if cost > room:
+        for tunes in (True, False) if search.epochs and not winner.tuned else (bool(search.epochs),):
+            # If there is no room for tuning a child, a frozen winner may still lose to a frozen child.
+            trial = self._trial_cost(search, winner.fit, tunes=tunes)
+            count = self.sizes.fitting(rows, room - trial)
+            cost = self.sizes.cost(count, rows) + trial
+            if cost <= room:
+                break
+        else:
             unit = self.context.spending.budget.unit
-            what = "racing new prompts and tuning the best of them" if search.epochs else "racing new prompts"
+            what = "racing new prompts and tuning the best of them" if tunes else "racing new prompts"
             return (
                 f"the rest is reserved for the test: {what} needs about {cost:,.0f} {unit}, and {max(0.0, room):,.0f} {unit} "
                 "are left for it"
@@ -216,9 +220,9 @@ class LabelLoop:
         self._record(search, race, pool=len(entrants), children=len(children))
         return ""
 
-    def _trial_cost(self, search: LabelSearch, fit: PromptFit) -> float:
+    def _trial_cost(self, search: LabelSearch, fit: PromptFit, *, tunes: bool) -> float:
         """Cost of the next cycle besides its race, if the best child is about as long as the winner."""
-        trial = self.prices.trial(fit, search.splits, search.epochs) if search.epochs else 0.0
+        trial = self.prices.trial(fit, search.splits, search.epochs) if tunes else 0.0
         # The race does not read a teacher's rows.
         trial += self.embedding.row_cost(fit.prompt, len(search.written), layers=[fit.found.layer])
         trial += self.guide.cost(fit.prompt)
@@ -242,11 +246,11 @@ class LabelLoop:
         )
 
     def _try(self, search: LabelSearch, challenger: PromptFit | None) -> None:
-        """Tune a challenger if there is room, or judge it if nothing is tuned; choose the winner again."""
-        if challenger is not None and not search.epochs:
-            search.evidence.append(self.judge.frozen(search, challenger))
-        elif challenger is not None and self.prices.has_room(search, challenger):
+        """Tune a challenger if there is room, else judge its frozen probe; choose the winner again."""
+        if challenger is not None and search.epochs and self.prices.has_room(search, challenger):
             self.judge.tune(search, challenger)
+        elif challenger is not None and search.of(challenger.prompt.id, tuned=False) is None:
+            search.evidence.append(self.judge.frozen(search, challenger))
         search.choose()
 
     # Results ------------------------------------------------------------------------------------------------------

@@ -97,7 +97,7 @@ class Prices:
             last_epochs: epochs of the final tuning.
             trying: a prompt whose trial is running.
         """
-        owed = self.test(search, winner, tuned=bool(search.epochs), words=search.zero_shot)
+        owed = self.test(search, winner, tuned=bool(search.epochs and tuned), words=search.zero_shot)
         rows = len(search.rows) + len(search.written)
         if search.epochs and last_epochs:
             for fit in {fit.prompt.id: fit for fit in tuned}.values():
