@@ -289,6 +289,22 @@ def test_the_seed_prompt_is_not_tuned_where_that_leaves_the_winner_untuned(conte
     assert (plan.epochs, plan.last_epochs, plan.tunes_seed) == (1.0, 1.0, False)
 
 
+def test_a_search_that_took_longer_than_planned_takes_no_steps_from_the_winner(context: RunContext) -> None:
+    opened = led_by_another(context)
+    search, loop = opened.search, opened.loop
+    search.epochs, search.last_epochs = 1.0, 1.0
+    loop.judge.tune(search, search.best_frozen)
+    winner = next(e for e in search.evidence if e.tuned)
+    prices, rows = loop.prices, len(search.rows)
+    both = prices.end(search, winner.fit, [winner.fit, search.seed], 1.0)
+    leave(context, both)
+    assert final_plan(context, search, prices, winner, rows, 2).tunes_seed
+    context.journal.events.clear()
+    leave(context, 0.8 * both)
+    planned = final_plan(context, search, prices, winner, rows, 2)
+    assert not planned.tunes_seed and planned.last_epochs == 1.0
+
+
 @pytest.mark.parametrize("winner", ["tuned", "frozen"])
 @pytest.mark.parametrize("left", ["little", "enough"])
 def test_a_seed_prompt_that_is_left_out_is_tuned_if_there_is_budget_at_the_end(

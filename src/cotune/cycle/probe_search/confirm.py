@@ -103,7 +103,7 @@ def final_plan(
 
     There are more epochs than planned, up to the heuristic number for the rows, if the search has left budget: the plan assumed
     the final tuning of two prompts and a test of more arms than there may be. If the plan left the seed prompt's tuning out, it
-    is done after all if there is ample budget for it after that.
+    is done after all if there is ample budget for it after that; if the search took longer than planned, it is left out.
 
     Returns:
         The search with these.
@@ -120,11 +120,13 @@ def final_plan(
             tuned = [winner.fit] * winner.tuned + [search.seed] * seed
             return prices.end(replace(search, tunes_seed=seed), winner.fit, tuned, epochs)
 
-        while winner.tuned and epochs + 0.5 <= wanted and cost(search.tunes_seed, epochs + 0.5) <= room:
+        # If both no longer fit, the seed prompt's steps would be taken from the winner's, which come first.
+        seed = search.tunes_seed and (not winner.tuned or cost(True, planned) <= HEURISTICS.care * room)
+        while winner.tuned and epochs + 0.5 <= wanted and cost(seed, epochs + 0.5) <= room:
             epochs += 0.5
         without = cost(False, epochs)
         fits = without + HEURISTICS.seed_margin * (cost(True, epochs) - without) <= room
-        return {"epochs": epochs, "planned": planned, "tunes_seed": search.tunes_seed or fits}
+        return {"epochs": epochs, "planned": planned, "tunes_seed": seed or fits}
 
     value = context.journal.step("epochs", [winner.fit.prompt.id, search.epochs, planned], effect)
     return replace(search, last_epochs=float(value["epochs"]), tunes_seed=bool(value.get("tunes_seed", True)))
