@@ -274,16 +274,20 @@ def test_the_seed_prompt_is_not_tuned_where_that_leaves_the_winner_untuned(conte
     prices, lead, seed, rows = loop.prices, search.best_frozen, search.seed, len(search.rows)
     lean = replace(search, tunes_seed=False)
     once = prices.trial(lead, search.splits, 1.0) + prices.final(lead, rows, 1.0)
-    least, with_seed = prices.test(lean, lead, words=False) + once, prices.test(search, lead, words=False) + once
-    with_seed += prices.final(seed, rows, 2.0)
+    least = prices.test(lean, lead, words=False) + once
+    both = prices.test(search, lead, words=False) + prices.trial(lead, search.splits, 3.0)
+    both += prices.final(lead, rows, 3.0) + prices.final(seed, rows, 6.0)
 
     def planned(tokens: float) -> Plan:
         leave(context, tokens)
         return fit_plan(context, loop.config, loop.trials, prices, search)
 
     # A larger budget first, as tokens cannot be given back.
-    plan = planned(with_seed + 5)
-    assert plan.tunes_seed and plan.last_epochs == 1.0 and not plan.zero_shot
+    plan = planned(both + 5)
+    assert plan.tunes_seed and plan.epochs + plan.last_epochs == 6.0
+    context.journal.events.clear()
+    plan = planned(0.6 * both)
+    assert plan.epochs + plan.last_epochs > 3.5 and not plan.tunes_seed, "the winner gets the steps of both"
     context.journal.events.clear()
     plan = planned(least + 5)
     assert (plan.epochs, plan.last_epochs, plan.tunes_seed) == (1.0, 1.0, False)

@@ -116,14 +116,14 @@ def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Pri
         return _Fitted(epochs, last, asks, ends.tunes_seed, reserve)
 
     def effect() -> dict[str, Any]:
-        # Without a tuning on all labelled rows, first the reference by the untuned model's words is left out, then the tuning
-        # of the seed prompt, which never ships unless it leads.
-        ways = [fitted(search, True)]
-        if not ways[-1].last:
-            ways.append(fitted(search, False))
-        if not ways[-1].last and winner.prompt.id != search.seed.prompt.id:
-            ways.append(fitted(replace(search, tunes_seed=False), False))
-        plan = next((way for way in ways if way.last), None) or next((way for way in ways[1:] if way.epochs), ways[-1])
+        # First the reference by the untuned model's words is left out, then the tuning of the seed prompt, which never ships
+        # unless it leads.
+        ways: list[_Fitted] = []
+        for ends, asks in ((search, True), (search, False), (replace(search, tunes_seed=False), False)):
+            ways.append(fitted(ends, asks))
+            if ways[-1].last and ways[-1].epochs + ways[-1].last >= HEURISTICS.enough_epochs * wanted:
+                break
+        plan = max(ways, key=lambda way: (way.last > 0, way.epochs + way.last))
         epochs, last, reserve = plan.epochs, plan.last, plan.reserve
         room = max(0.0, left - reserve)
         steps = trials.steps_of(epochs, rows) if epochs else 0
@@ -141,6 +141,7 @@ def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Pri
                 f"needs about {_tuning_cost(prices, replace(search, tunes_seed=False), 1.0, 0.0):,.0f} {unit}, and {room:,.0f} "
                 f"{unit} are left for it"
             )
+        alone = plan.tunes_seed or winner.prompt.id == search.seed.prompt.id
         seed = f"the seed prompt is {'tuned only if there is room at the end' if last else 'not tuned'}"
         return {
             "epochs": epochs,
@@ -151,7 +152,7 @@ def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Pri
             "reserve": round(kept, 2),
             "text": [
                 tuning,
-                *([] if plan.tunes_seed or not epochs else [seed]),
+                *([] if alone or not epochs else [seed]),
                 f"keep {kept:,.0f} {unit} for {counted(context.task.test.n, 'test row')} and the report",
             ],
         }
