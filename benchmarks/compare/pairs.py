@@ -9,7 +9,10 @@ import numpy as np
 
 from compare.cells import Cell, Place
 from compare.registry import is_ours
-from compare.scores import Floats, Scored
+from compare.scores import JSON_F1, Floats, Scored
+from cotune.evaluate.arms import ArmScores
+from cotune.evaluate.attribution import attribute
+from cotune.evaluate.frozen_arms import ARMS
 from cotune.evaluate.stats.intervals import Interval
 from cotune.evaluate.stats.paired import paired_difference
 
@@ -23,8 +26,8 @@ class Difference:
     Attributes:
         scope: set and size, or what was pooled.
         peer: whom it is compared with.
-        measure: ``score`` (more is better; accuracy, or a row's F1 for JSON) or ``log_loss`` (less is better).
-        value: cotune's mean minus the peer's.
+        measure: ``score`` (more is better; accuracy, or F1 over all values for JSON) or ``log_loss`` (less is better).
+        value: cotune's minus the peer's.
         ci: 95% interval of it.
         p: of no difference.
         p_holm: the same, corrected over the peers of the scope and the measure.
@@ -106,23 +109,35 @@ def _difference(
     scope: str,
     seed: int,
 ) -> Difference | None:
-    first: list[Floats] = []
-    second: list[Floats] = []
-    groups: list[str] = []
-    for place in sorted(theirs.keys() & ours.keys()):
-        one, two = (_values(side[place], measure) for side in (theirs, ours))
-        if one is not None and two is not None:
-            first.append(one)
-            second.append(two)
-            groups += [f"{place[0]}:{row}" for row in range(len(one))]
-    if not first:
+    places = [
+        place
+        for place in sorted(theirs.keys() & ours.keys())
+        if _values(theirs[place], measure) is not None and _values(ours[place], measure) is not None
+    ]
+    if not places:
         return None
-    before, after = np.concatenate(first), np.concatenate(second)
+    before, after = (_arm([side[place] for place in places], measure) for side in (theirs, ours))
+    groups = [f"{place[0]}:{row}" for place in places for row in range(len(ours[place].worth))]
     # Where each row stands once there are no groups, and the exact tests apply.
-    repeated = len(set(groups)) < len(groups)
-    interval, p = paired_difference(before, after, seed=seed, groups=groups if repeated else None)
-    value = float((after - before).mean())
-    return Difference(scope, peer, measure, value, interval, p, p, len(first), len(before))
+    grouped = groups if len(set(groups)) < len(groups) else None
+    if before.counts is not None:
+        arms = dict.fromkeys(ARMS, before) | {"best_tuned": after}
+        gain = attribute(arms, metric=JSON_F1, groups=grouped, seed=seed).gains["both"]
+        value, interval, p = gain.value, gain.ci_single, gain.p_single
+    else:
+        interval, p = paired_difference(before.score, after.score, seed=seed, groups=grouped)
+        value = float((after.score - before.score).mean())
+    return Difference(scope, peer, measure, value, interval, p, p, len(places), len(groups))
+
+
+def _arm(part: Sequence[Scored], measure: str) -> ArmScores:
+    """The cells of a peer as one arm; with counts for the score of JSON."""
+    values = np.concatenate([given for one in part if (given := _values(one, measure)) is not None])
+    counts = [one.counts for one in part if one.counts is not None]
+    # As two candidates, whatever they answer.
+    return ArmScores(
+        values, counts=np.concatenate(counts) if counts and measure == SCORE else None, candidate=part[0].cell.peer
+    )
 
 
 def _values(scored: Scored, measure: str) -> Floats | None:

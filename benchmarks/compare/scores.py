@@ -11,14 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compare.cells import Cell, read_answers
+from cotune.evaluate.arms import aggregate_statistic
 from cotune.evaluate.stats.calibration import expected_calibration_error
 from cotune.evaluate.stats.f1 import f1_statistic
+from cotune.evaluate.stats.intervals import Interval, aggregate_interval
 from cotune.task.answered import Answered
 from cotune.task.metrics.json_fields import field_counts, micro_f1, row_f1
+from cotune.task.metrics.metric import Aggregate
 from cotune.task.values.output import Output
 
 Floats = NDArray[np.float64]
 
+JSON_F1 = Aggregate(field_counts, micro_f1)
+"""F1 over all values of all rows."""
 LEAST_PROBABILITY = 1e-6
 """What a right label that was ruled out, or is unknown to a peer, is taken to have been given: 13.8 nats, not infinity."""
 
@@ -32,6 +37,7 @@ class Scored:
         right: ``[rows]`` 1 where the whole answer is right, else 0.
         worth: ``[rows]`` what the answer counts: the same for labels, a row's F1 for JSON.
         losses: ``[rows]`` log-loss in nats; None without probabilities.
+        counts: ``[rows, 3]`` counts that the F1 of JSON sums over rows; None for labels.
         values: the scores by name: ``accuracy``; for labels ``macro_f1``, and ``log_loss`` and ``ece`` where there are
             probabilities; for JSON ``json_f1``.
         curve: of cotune, seconds and ``values`` of each bundle that lay on disk.
@@ -43,6 +49,7 @@ class Scored:
     losses: Floats | None
     values: dict[str, float]
     curve: tuple[tuple[float, dict[str, float]], ...] = ()
+    counts: Floats | None = None
 
 
 def score_cell(folder: Path, cell: Cell) -> Scored:
@@ -104,4 +111,16 @@ def _score_json(cell: Cell, outputs: Sequence[str], predictions: Sequence[str]) 
     counts, worth = field_counts(answered), row_f1(answered)
     same = (counts[:, 0] == counts[:, 1]) & (counts[:, 0] == counts[:, 2])
     right = same.astype(np.float64)
-    return Scored(cell, right, worth, None, {"accuracy": float(right.mean()), "json_f1": float(micro_f1(counts.sum(axis=0)))})
+    values = {"accuracy": float(right.mean()), "json_f1": float(micro_f1(counts.sum(axis=0)))}
+    return Scored(cell, right, worth, None, values, counts=np.asarray(counts, dtype=np.float64))
+
+
+def json_f1_interval(counts: Floats, worth: Floats, groups: NDArray[np.int64] | None) -> Interval:
+    """95% interval of the F1 over all values of all rows.
+
+    Args:
+        counts: ``[rows, 3]`` counts of each row.
+        worth: ``[rows]`` F1 of each row.
+        groups: group id of each row.
+    """
+    return aggregate_interval(aggregate_statistic(JSON_F1, [counts]), worth, seed=0, groups=groups)

@@ -25,7 +25,7 @@ from compare.cells import DONE, Cell, read_cells
 from compare.pairs import LOG_LOSS, SCORE, Difference, by_peer, differences, pooled, scope_of
 from compare.picture import Point, score_picture
 from compare.registry import PEERS, REFERENCE, is_ours
-from compare.scores import Scored, score_cell
+from compare.scores import Scored, json_f1_interval, score_cell
 from cotune.errors import CotuneError, InputError
 from cotune.evaluate.stats.intervals import Interval, mean_interval, proportion_interval
 from cotune.files import slug, write_json, write_text
@@ -218,8 +218,9 @@ def _line(peer: str, part: Sequence[Scored]) -> Line:
     }
     groups = np.concatenate([np.arange(len(one.right)) for one in part]) if len(part) > 1 else None
     worth = np.concatenate([one.worth for one in part])
-    if cells[0].kind == "json":
-        ci = {"json_f1": mean_interval(worth, seed=0, groups=groups)}
+    counts = [one.counts for one in part if one.counts is not None]
+    if counts:
+        ci = {"json_f1": json_f1_interval(np.concatenate(counts), worth, groups)}
     else:
         ci = {"accuracy": proportion_interval(worth, groups=groups)}
     losses = [one.losses for one in part if one.losses is not None]

@@ -29,7 +29,7 @@ from compare.measure import run_measured
 from compare.picture import Point, score_picture
 from compare.protocol import Draw, Row, RowSet, draw_rows, read_set, shares
 from compare.registry import HERE, PEERS, SERVER, Peer
-from compare.scores import LEAST_PROBABILITY, macro_f1, score_answers
+from compare.scores import LEAST_PROBABILITY, json_f1_interval, macro_f1, score_answers
 from cotune.errors import BusyError, InputError
 
 BENCHMARKS = HERE.parent
@@ -347,6 +347,21 @@ def test_json_answers_are_scored_field_by_field() -> None:
     found = score_answers(cell(kind="json"), answers)
     assert found.right.tolist() == [1.0, 0.0, 1.0] and found.worth.tolist() == [1.0, 0.0, 1.0]
     assert found.values["json_f1"] == pytest.approx(2 * 2 / (3 + 3))
+
+
+def test_the_interval_and_the_differences_of_json_are_of_the_f1_that_is_told() -> None:
+    """A row without values that is answered by none counts one in a mean of rows, and nothing in the F1 over all values."""
+    right = ["{}"] * 60 + ['{"a": "x", "b": "y"}'] * 60
+    wrong = '{"a": "n", "b": "n"}'
+    said = {"trl_sft": [*right[:90], *[wrong] * 30], "cotune_3m": [*right[:110], *[wrong] * 10]}
+    answers = {"outputs": right, "labels": [], "probabilities": None}
+    told = [score_answers(cell(kind="json", peer=peer), {**answers, "predictions": of}) for peer, of in said.items()]
+    (difference,) = pairs.differences(told, "cotune_3m", "s, 64")
+    assert difference.value == pytest.approx(told[1].values["json_f1"] - told[0].values["json_f1"]) == pytest.approx(1 / 3)
+    assert difference.ci.low < 1 / 3 < difference.ci.high and difference.p < 0.001
+    assert told[0].counts is not None
+    interval = json_f1_interval(told[0].counts, told[0].worth, None)
+    assert interval.low < 0.5 < interval.high < told[0].worth.mean()
 
 
 def scored_pair(rng: np.random.Generator, gain: float, draws: int, rows: int = 80) -> list[Any]:
