@@ -49,7 +49,7 @@ def spent_to(
 
 def closing_cost(budget: Budget) -> float:
     """Seconds reserved for saving and the report under a time budget; 0 for other budgets."""
-    return 3.0 + 0.01 * budget.amount if budget.kind == "time" else 0.0
+    return 4.5 + 0.01 * budget.amount if budget.kind == "time" else 0.0
 
 
 def allowed_at_end(budget: Budget, share: float, left: float) -> float:

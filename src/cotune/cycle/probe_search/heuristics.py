@@ -83,7 +83,7 @@ class SearchHeuristics:
     least_rows: int = 48
     least_test: int = 30
     slow_test_share: float = 0.25
-    closing: float = 0.5
+    closing: float = 0.45
     enough_epochs: float = 0.75
     seed_margin: float = 1.3
     few_rows: int = 200
