@@ -291,6 +291,9 @@ def test_the_seed_prompt_is_not_tuned_where_that_leaves_the_winner_untuned(conte
     context.journal.events.clear()
     plan = planned(least + 5)
     assert (plan.epochs, plan.last_epochs, plan.tunes_seed) == (1.0, 1.0, False)
+    context.journal.events.clear()
+    plan = planned(prices.test(lean, lead, words=False) + 5)
+    assert (plan.epochs, plan.last_epochs, plan.zero_shot) == (0.0, 0.0, False), "what is left is for racing"
 
 
 def test_a_search_that_took_longer_than_planned_takes_no_steps_from_the_winner(context: RunContext) -> None:

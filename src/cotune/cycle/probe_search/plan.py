@@ -123,7 +123,8 @@ def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Pri
             ways.append(fitted(ends, asks))
             if ways[-1].last and ways[-1].epochs + ways[-1].last >= HEURISTICS.enough_epochs * wanted:
                 break
-        plan = max(ways, key=lambda way: (way.last > 0, way.epochs + way.last))
+        # Of equal ways the first, but without a final tuning one that leaves the reference out.
+        plan = max(ways, key=lambda way: (way.last > 0, way.epochs + way.last, not (way.last or way.asks)))
         epochs, last, reserve = plan.epochs, plan.last, plan.reserve
         room = max(0.0, left - reserve)
         steps = trials.steps_of(epochs, rows) if epochs else 0
