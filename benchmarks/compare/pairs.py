@@ -11,8 +11,7 @@ from compare.cells import Cell, Place
 from compare.registry import is_ours
 from compare.scores import JSON_F1, Floats, Scored
 from cotune.evaluate.arms import ArmScores
-from cotune.evaluate.attribution import attribute
-from cotune.evaluate.frozen_arms import ARMS
+from cotune.evaluate.side_by_side import gain_between
 from cotune.evaluate.stats.intervals import Interval
 from cotune.evaluate.stats.paired import paired_difference
 
@@ -121,8 +120,7 @@ def _difference(
     # Where each row stands once there are no groups, and the exact tests apply.
     grouped = groups if len(set(groups)) < len(groups) else None
     if before.counts is not None:
-        arms = dict.fromkeys(ARMS, before) | {"best_tuned": after}
-        gain = attribute(arms, metric=JSON_F1, groups=grouped, seed=seed).gains["both"]
+        gain = gain_between(before, after, JSON_F1, groups=grouped, seed=seed)
         value, interval, p = gain.value, gain.ci_single, gain.p_single
     else:
         interval, p = paired_difference(before.score, after.score, seed=seed, groups=grouped)

@@ -32,6 +32,15 @@ def page(folder: Path) -> str:
     return render_report(folder)
 
 
+def verdict_of(folder: Path, to: Path, summary: dict[str, Any]) -> str:
+    """The verdict's section of the same run with another summary, which is written ``to`` a folder."""
+    for name in ("journal.jsonl", "config.json"):
+        (to / name).write_bytes((folder / name).read_bytes())
+    (to / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    record = read_record(to)
+    return verdict_section(record, read_prompts(record))
+
+
 def section(page: str, name: str) -> str:
     return page.split(f'<section id="{name}"', 1)[1].split("</section>", 1)[0]
 
@@ -118,11 +127,7 @@ def test_an_arm_that_is_not_tuned_is_not_called_so_on_the_page(folder: Path, tmp
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     summary["arms"]["best_tuned"] |= {"adapter_id": "f" * 16, "steps": 0}
     summary["prompts_tuned"] = 2
-    for name in ("journal.jsonl", "config.json"):
-        (tmp_path / name).write_bytes((folder / name).read_bytes())
-    (tmp_path / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
-    record = read_record(tmp_path)
-    shown = verdict_section(record, read_prompts(record))
+    shown = verdict_of(folder, tmp_path, summary)
     told = "<b>best prompt</b> <span>winner’s prompt, base model, frozen (no tuning step paid off), probe after layer 20; "
     told += "also best tuned<"
     assert told in shown and "winner’s prompt, tuned" not in shown and "The four arms on" in shown
@@ -154,11 +159,7 @@ def test_the_page_tells_what_tuning_gains_with_the_winners_prompt_if_only_it_was
     arms["seed_tuned"] = dict(arms["seed_prompt"])
     summary["gains"]["tuning"] |= {"value": 0.0, "identical": True}
     summary["prompts_tuned"] = 1
-    for name in ("journal.jsonl", "config.json"):
-        (tmp_path / name).write_bytes((folder / name).read_bytes())
-    (tmp_path / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
-    record = read_record(tmp_path)
-    shown = verdict_section(record, read_prompts(record))
+    shown = verdict_of(folder, tmp_path, summary)
     assert "Tuning, winner’s prompt" in shown and "best tuned − best prompt" in shown
     assert "Synergy" not in shown and "Tuning alone" not in shown
     assert "first prompt, base model, frozen (it was not tuned), probe after layer 20; also seed tuned" in shown

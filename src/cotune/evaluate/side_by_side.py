@@ -8,7 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cotune.evaluate.arms import ArmScores
+from cotune.evaluate.arms import Metric as Scoring
 from cotune.evaluate.attribution import Gain, attribute
+from cotune.evaluate.frozen_arms import ARMS
 from cotune.evaluate.scoring import Evaluation
 from cotune.task.metrics.metric import Metric
 
@@ -24,8 +26,15 @@ def gain_over(first: Evaluation, second: Evaluation, metric: Metric, *, groups: 
         return ArmScores(evaluation.values, counts=evaluation.counts, candidate=name)
 
     before, after = arm("first", first), arm("second", second)
-    arms = dict.fromkeys(("seed_prompt", "prompt_only", "best_prompt", "seed_tuned"), before) | {"best_tuned": after}
-    return attribute(arms, metric=metric.aggregate or "mean", groups=groups).gains["both"]
+    return gain_between(before, after, metric.aggregate or "mean", groups=groups)
+
+
+def gain_between(
+    before: ArmScores, after: ArmScores, metric: Scoring, *, groups: npt.ArrayLike | None = None, seed: int = 0
+) -> Gain:
+    """The same of two arms, which need different candidates."""
+    arms = dict.fromkeys(ARMS, before) | {"best_tuned": after}
+    return attribute(arms, metric=metric, groups=groups, seed=seed).gains["both"]
 
 
 def flips(first: Evaluation, second: Evaluation) -> tuple[int, int]:

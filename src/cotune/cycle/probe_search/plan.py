@@ -109,23 +109,29 @@ def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Pri
     wanted = HEURISTICS.epochs(rows, config.tune.max_epochs)
     least = 0.25 if rows >= HEURISTICS.many_rows else 1.0
 
-    def fitted(ends: LabelSearch, asks: bool) -> _Fitted:
+    def fitted(ends: LabelSearch, asks: bool) -> tuple[Plan, float]:
         reserve = prices.test(ends, winner, words=asks)
         room = left - reserve
         epochs, last = split_epochs(wanted, lambda *way: _tuning_cost(prices, ends, *way) <= room, least)
-        return _Fitted(epochs, last, asks, ends.tunes_seed, reserve)
+        return Plan(epochs, last, asks, ends.tunes_seed), reserve
 
     def effect() -> dict[str, Any]:
         # First the reference by the untuned model's words is left out, then the tuning of the seed prompt, which never ships
         # unless it leads.
-        ways: list[_Fitted] = []
+        ways: list[tuple[Plan, float]] = []
         for ends, asks in ((search, True), (search, False), (replace(search, tunes_seed=False), False)):
             ways.append(fitted(ends, asks))
-            if ways[-1].last and ways[-1].epochs + ways[-1].last >= HEURISTICS.enough_epochs * wanted:
+            plan = ways[-1][0]
+            if plan.last_epochs and plan.epochs + plan.last_epochs >= HEURISTICS.enough_epochs * wanted:
                 break
-        # Of equal ways the first, but without a final tuning one that leaves the reference out.
-        plan = max(ways, key=lambda way: (way.last > 0, way.epochs + way.last, not (way.last or way.asks)))
-        epochs, last, reserve = plan.epochs, plan.last, plan.reserve
+
+        def rank(way: tuple[Plan, float]) -> tuple[bool, float, bool]:
+            # Of equal ways the first, but without a final tuning one that leaves the reference out.
+            plan, last = way[0], way[0].last_epochs
+            return last > 0, plan.epochs + last, not (last or plan.zero_shot)
+
+        plan, reserve = max(ways, key=rank)
+        epochs, last = plan.epochs, plan.last_epochs
         room = max(0.0, left - reserve)
         steps = trials.steps_of(epochs, rows) if epochs else 0
         kept = reserve if epochs else max(0.0, min(left, prices.test(search, winner, tuned=False)))
@@ -148,7 +154,7 @@ def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Pri
             "epochs": epochs,
             "last_epochs": last,
             "target_steps": steps,
-            "zero_shot": plan.asks,
+            "zero_shot": plan.zero_shot,
             "tunes_seed": plan.tunes_seed,
             "reserve": round(kept, 2),
             "text": [
@@ -165,17 +171,6 @@ def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Pri
         bool(value.get("zero_shot", True)),
         bool(value.get("tunes_seed", True)),
     )
-
-
-@dataclass(frozen=True)
-class _Fitted:
-    """Epochs that fit if parts of the end are left out, and the reserve for the test and the report."""
-
-    epochs: float
-    last: float
-    asks: bool
-    tunes_seed: bool
-    reserve: float
 
 
 def _tuning_cost(prices: Prices, search: LabelSearch, epochs: float, last: float) -> float:

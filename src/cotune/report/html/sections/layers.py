@@ -145,10 +145,9 @@ def _probes(curves: list[LayerCurve], kinds: list[str], prompts: Prompts, record
             plot.dot((layer, (score, loss)[place]), f"dot hollow {kind}", radius=6 if layer == curve.chosen else 4.5, tip=tip)
         for point in _held_out(curve) if curve.tuned else ():
             height = (point.accuracy, point.log_loss)[place]
-            same = curve.frozen is not None and (curve.frozen.layer, curve.frozen.rows) == (point.layer, point.rows)
-            if point.steps and same:
-                assert curve.frozen is not None
-                before = (curve.frozen.accuracy, curve.frozen.log_loss)[place]
+            frozen = curve.frozen
+            if point.steps and frozen is not None and (frozen.layer, frozen.rows) == (point.layer, point.rows):
+                before = (frozen.accuracy, frozen.log_loss)[place]
                 plot.line((point.layer, before), (point.layer, height), "link")
             tip = f"{shown}\n{_weights(point)}{_between(point.window)}, layer {point.layer}: "
             tip += f"{measure.text(point.accuracy, point.rows)}\nlog-loss {decimal(point.log_loss)}"
