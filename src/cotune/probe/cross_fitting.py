@@ -225,7 +225,6 @@ def _fit_layer(
 ) -> LayerFit:
     from scipy.special import log_softmax
 
-    features = axes.x.numpy()
     rows = np.arange(len(y))
     logits_of = np.empty((len(held), len(strengths), len(y), classes))
     # Small problems take as long as their calls do, so the folds of all draws are fitted together.
@@ -238,8 +237,7 @@ def _fit_layer(
         for place, (repeat, held_out) in enumerate(some):
             out = np.flatnonzero(held_out)
             part = slice(place * len(strengths), (place + 1) * len(strengths))
-            logits = np.einsum("nd,bkd->bnk", features[out], fitted.weight[part], optimize=True)
-            logits += fitted.bias[part, None]
+            logits = fitted.logits_within(out, part)
             logits_of[repeat][:, out] = logits if offsets is None else logits + offsets[out]
     log_probs = log_softmax(logits_of, axis=-1)
     losses = -log_probs[:, :, rows, y].mean(axis=0)  # [strengths, rows]

@@ -1,8 +1,8 @@
 """Multinomial logistic regression with an L2 penalty, many problems over the same rows at once.
 
 Cross-fitting solves the same regression for every fold and every penalty. Here all of them share their matrix products: the
-rows of a problem are a mask over all rows, and the weights of all problems are stacked, so that batched products with the rows
-serve every fold. The solver is L-BFGS (Liu and Nocedal, 1989) in coordinates in which the problem is nearly round: rows are
+rows of a problem are a mask over all rows, and the weights of all problems are stacked, so that one product with the rows serves
+every problem and class. The solver is L-BFGS (Liu and Nocedal, 1989) in coordinates in which the problem is nearly round: rows are
 rotated to their principal axes, and each axis is scaled by Boehning's bound on the curvature (1992), which is diagonal there.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -27,26 +28,6 @@ _ENDED = 0.25
 """Share of the problems that have converged from which they are taken out: copying the others costs as much as a round."""
 
 
-@dataclass(frozen=True, eq=False)
-class Weights:
-    """Solutions of ``problems`` regressions.
-
-    Attributes:
-        weight: ``[problems, classes, width]``.
-        bias: ``[problems, classes]``.
-        rounds: iterations of the solver.
-    """
-
-    weight: NDArray[np.float64]
-    bias: NDArray[np.float64]
-    rounds: int
-
-    def logits(self, features: NDArray[np.float32]) -> Floats:
-        """``[problems, rows, classes]`` of rows ``[rows, width]``."""
-        result: Floats = np.einsum("nd,bkd->bnk", features, self.weight, optimize=True) + self.bias[:, None]
-        return result
-
-
 class Axes:
     """Rows in the coordinates of their principal axes, computed once for all regressions over them.
 
@@ -61,14 +42,15 @@ class Axes:
         # Weights outside the span of the rows are only penalised, so min(rows, width) axes contain the solution.
         gram = self.x.double() @ self.x.double().T if rows < width else self.x.double().T @ self.x.double()
         self.scale, vectors = _principal(gram)
-        if rows < width:
-            self.left = vectors
-            back = (self.x.double().T @ vectors) / self.scale
-        else:
-            back = vectors
-            self.left = (self.x.double() @ vectors) / self.scale
-        self.back = back.to(self.x.dtype)
+        self.left = vectors if rows < width else (self.x.double() @ vectors) / self.scale
         self.z = (self.left * self.scale).to(self.x.dtype)
+        self._vectors = vectors
+
+    @cached_property
+    def back(self) -> Tensor:
+        """``[width, axes]`` the axes in the coordinates of the features."""
+        back = self._vectors if self.left is not self._vectors else (self.x.double().T @ self.left) / self.scale
+        return back.to(self.x.dtype)
 
     @classmethod
     def of_products(cls, products: Floats) -> Axes:
@@ -82,7 +64,7 @@ class Axes:
         axes = cls.__new__(cls)
         axes.scale, axes.left = _principal(torch.from_numpy(np.ascontiguousarray(products, dtype=np.float64)))
         axes.x = axes.z = (axes.left * axes.scale).float()
-        axes.back = torch.eye(len(axes.scale))
+        axes._vectors = torch.eye(len(axes.scale))
         return axes
 
     def ridge_loss(self, targets: NDArray[np.float64], strengths: Sequence[float]) -> Floats:
@@ -110,6 +92,40 @@ def _principal(gram: Tensor) -> tuple[Tensor, Tensor]:
     values, vectors = torch.linalg.eigh(gram)
     kept = values > values[-1].clamp_min(1e-30) * 1e-9
     return values[kept].flip(0).clamp_min(0).sqrt(), vectors[:, kept].flip(1)
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """Solutions of ``problems`` regressions.
+
+    Attributes:
+        axes: the rows' axes.
+        along: ``[problems, classes, axes]`` weights in the coordinates ``axes.z``.
+        bias: ``[problems, classes]``.
+        rounds: iterations of the solver.
+    """
+
+    axes: Axes
+    along: Floats
+    bias: Floats
+    rounds: int
+
+    @cached_property
+    def weight(self) -> Floats:
+        """``[problems, classes, width]`` weights of the features."""
+        result: Floats = self.along @ self.axes.back.double().numpy().T
+        return result
+
+    def logits(self, features: NDArray[np.float32]) -> Floats:
+        """``[problems, rows, classes]`` of rows ``[rows, width]``."""
+        result: Floats = np.einsum("nd,bkd->bnk", features, self.weight, optimize=True) + self.bias[:, None]
+        return result
+
+    def logits_within(self, rows: NDArray[np.int64], problems: slice) -> Floats:
+        """``[problems, rows, classes]`` by some of the problems, of some of the rows of :attr:`axes`, given by their indices."""
+        along, bias = self.along[problems], self.bias[problems]
+        result: Floats = np.einsum("nr,bkr->bnk", self.axes.z.numpy()[rows], along, optimize=True) + bias[:, None]
+        return result
 
 
 def fit_logistic(
@@ -158,35 +174,34 @@ def fit_logistic(
     curvature = axes.scale.to(dtype).square() * (spread * totals / rows)[:, None] + penalty[:, None]
     steps = torch.cat([curvature, (spread * totals + 1e-3)[:, None]], dim=1).rsqrt()
     penalties = torch.cat([penalty[:, None].expand(-1, width), torch.zeros(problems, 1, dtype=dtype)], dim=1)
-    free = torch.ones(problems, width + 1, classes, dtype=dtype)
-    free[:, width] = counts > 0
+    free = torch.ones(problems, classes, width + 1, dtype=dtype)
+    free[..., width] = counts > 0
     offset = None if offsets is None else torch.from_numpy(offsets).to(dtype)
     # The bias is the weight of a last axis in which all rows are 1.
     extended = torch.cat([z, torch.ones(rows, 1, dtype=dtype)], dim=1)
-    start = torch.zeros(problems, width + 1, classes, dtype=dtype)
-    start[:, width] = torch.where(counts > 0, (counts.clamp_min(0.5) / totals[:, None]).log(), 0.0)
+    start = torch.zeros(problems, classes, width + 1, dtype=dtype)
+    start[..., width] = torch.where(counts > 0, (counts.clamp_min(0.5) / totals[:, None]).log(), 0.0)
     scales, weights = _widened(steps, classes), _widened(penalties, classes)
-    stacked = _Problems(mask, mask[..., None] * hot, absent, scales, weights, free.flatten(1))
+    stacked = _Problems(mask, mask[:, None] * hot.T, absent, scales, weights, free.flatten(1))
     x, done = _minimise(_Losses(extended, offset), stacked, start.flatten(1), rounds, tolerance)
-    w = x.view(problems, width + 1, classes)
-    weight = torch.einsum("dr,brk->bkd", axes.back.double(), w[:, :width].double()).numpy()
-    bias = w[:, width].double().numpy()
+    w = x.view(problems, classes, width + 1).double()
+    along, bias = w[..., :width].numpy(), w[..., width].numpy()
     missing = counts.numpy() == 0
     if missing.any():
-        logits = extended.double() @ w.double() + absent.double()[:, None]
-        own = torch.zeros(rows, classes, dtype=torch.float64) if offset is None else offset.double()
+        logits = w @ extended.double().T + absent.double()[..., None]
+        own = torch.zeros(classes, rows, dtype=torch.float64) if offset is None else offset.double().T
         # Mean difference between the log-sum-exp of the other classes and the class's own offset.
-        lead = (logits + own).logsumexp(2, keepdim=True) - own
-        mean = ((lead * mask.double()[..., None]).sum(1) / totals.double()[:, None]).numpy()
+        lead = (logits + own).logsumexp(1, keepdim=True) - own
+        mean = ((lead * mask.double()[:, None]).sum(2) / totals.double()[:, None]).numpy()
         rare = mean - np.log(totals.double().numpy() + classes)[:, None]
         bias = np.where(missing, rare, bias)
-        weight[missing] = 0.0
-    return Weights(weight, bias, done)
+        along[missing] = 0.0
+    return Weights(axes, along, bias, done)
 
 
 def _widened(part: Tensor, classes: int) -> Tensor:
     """``[problems, width + 1]`` repeated for all classes, in the layout of the weights."""
-    return part[..., None].expand(-1, -1, classes).flatten(1)
+    return part[:, None].expand(-1, classes, -1).flatten(1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,9 +210,9 @@ class _Problems:
 
     Attributes:
         mask: ``[problems, rows]`` 1 for rows to learn from.
-        hot: ``[problems, rows, classes]`` 1 for the label of such a row.
+        hot: ``[problems, classes, rows]`` 1 for the label of such a row.
         absent: ``[problems, classes]`` a large negative number for classes without a row, else 0.
-        steps: ``[problems, (width + 1) x classes]`` scale of each weight.
+        steps: ``[problems, classes x (width + 1)]`` scale of each weight.
         penalties: the same shape.
         free: the same shape, 0 for the biases of classes without a row.
     """
@@ -228,14 +243,14 @@ class _Losses:
 
     def __call__(self, x: Tensor, of: _Problems) -> tuple[Tensor, Tensor]:
         """Losses ``[problems]`` and gradients, in the layout of the weights, by the scaled weights."""
-        shape = (len(x), self.rows.shape[1], of.hot.shape[2])
-        logits = torch.matmul(self.rows, x.view(shape)) + of.absent[:, None]
+        # A batched product per problem, with as few columns as there are classes, would take several times as long.
+        logits = (x.view(-1, self.rows.shape[1]) @ self.rows.T).view(of.hot.shape).add_(of.absent[..., None])
         if self.offset is not None:
-            logits = logits + self.offset
-        normal = logits.logsumexp(2, keepdim=True)
-        loss = vecdot(normal[..., 0], of.mask) - (logits * of.hot).sum((1, 2)) + 0.5 * vecdot(of.penalties * x, x)
-        error = (logits - normal).exp_().mul_(of.mask[..., None]).sub_(of.hot)
-        gradient = torch.matmul(self.rows.T, error).flatten(1)
+            logits += self.offset.T
+        normal = logits.logsumexp(1, keepdim=True)
+        loss = vecdot(normal[:, 0], of.mask) - (logits * of.hot).sum((1, 2)) + 0.5 * vecdot(of.penalties * x, x)
+        error = logits.sub_(normal).exp_().mul_(of.mask[:, None]).sub_(of.hot)
+        gradient = (error.flatten(0, 1) @ self.rows).view(x.shape)
         return loss, torch.addcmul(gradient, of.penalties, x) * of.free * of.steps
 
 
