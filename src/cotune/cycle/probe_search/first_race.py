@@ -71,7 +71,8 @@ class FirstRace:
         # If not even all of the first rows could be read, there is no time for others, and generating prompts needs passes too.
         proposals = [Proposal(seed, "user")] if limit.stopped else self._pool(len(rows))
         # Passes are slow at first and are priced during the race; it must end even if the machine becomes slower.
-        keep = context.spending.left() - HEURISTICS.race_over * self._sizes.room
+        left = context.spending.left()
+        keep = left - self._sizes.most_room(left, len(rows))
         race = ProbeRace(
             context,
             self._embedding,

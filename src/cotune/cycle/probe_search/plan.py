@@ -60,6 +60,19 @@ class RaceSizes:
         room = HEURISTICS.race_share * budget.amount
         return min(room, HEURISTICS.race_seconds) if budget.kind == "time" else room
 
+    def most_room(self, left: float, rows: int) -> float:
+        """Budget of the first race over ``rows`` labelled rows above which fewer prompts continue.
+
+        Args:
+            left: what is left of the run's budget before the race.
+            rows: number of labelled rows.
+        """
+        budget, most = self._context.spending.budget, HEURISTICS.race_over * self.room
+        if budget.kind != "time":
+            return most
+        gone = budget.amount - left
+        return min(most, max(self.room, HEURISTICS.verdict_seconds - gone - self._prices.fits(rows)))
+
     def cost(self, count: int, rows: int) -> float:
         """Cost of a race of ``count`` prompts over ``rows`` labelled rows."""
         return self._prices.race(self._seed, rows, rows_embedded(count, rows, self.first_rows))
