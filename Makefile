@@ -20,7 +20,7 @@ $(BIN)/python:
 # in a few seconds, which the first run would need otherwise.
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install -q --no-compile -e .
-	@$(BIN)/python -c "import cotune.cycle.run, cotune.cycle.policies, transformers.models.llama.modeling_llama" || true
+	@$(BIN)/python -c "import cotune.cycle.run, cotune.cycle.policies, transformers.models.llama.modeling_llama, sklearn.linear_model" || true
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
