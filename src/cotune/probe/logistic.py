@@ -1,9 +1,10 @@
 """Multinomial logistic regression with an L2 penalty, many problems over the same rows at once.
 
 Cross-fitting solves the same regression for every fold and every penalty. Here all of them share their matrix products: the
-rows of a problem are a mask over all rows, and the weights of all problems are stacked, so that one product with the rows serves
-every problem and class. The solver is L-BFGS (Liu and Nocedal, 1989) in coordinates in which the problem is nearly round: rows are
-rotated to their principal axes, and each axis is scaled by Boehning's bound on the curvature (1992), which is diagonal there.
+rows of a problem are a mask over all rows, and the weights of all problems are stacked, so that one product with the rows
+serves every problem and class. The solver is L-BFGS (Liu and Nocedal, 1989) in coordinates in which the problem is nearly
+round: rows are rotated to their principal axes, and each axis is scaled by Boehning's bound on the curvature (1992), which is
+diagonal there.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ class Weights:
         return result
 
     def logits_within(self, rows: NDArray[np.int64], problems: slice) -> Floats:
-        """``[problems, rows, classes]`` by some of the problems, of some of the rows of :attr:`axes`, given by their indices."""
+        """``[problems, rows, classes]`` by some of the problems, of some rows of :attr:`axes`, given by their indices."""
         along, bias = self.along[problems], self.bias[problems]
         result: Floats = np.einsum("nr,bkr->bnk", self.axes.z.numpy()[rows], along, optimize=True) + bias[:, None]
         return result

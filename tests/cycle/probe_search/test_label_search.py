@@ -20,7 +20,8 @@ from cotune.cycle.context import RunContext
 from cotune.cycle.journal import Journal
 from cotune.cycle.policies import policy_for
 from cotune.cycle.probe_search.embedding import Embedding
-from cotune.cycle.probe_search.plan import split_epochs
+from cotune.cycle.probe_search.heuristics import HEURISTICS
+from cotune.cycle.probe_search.plan import race_bound, split_epochs
 from cotune.cycle.probe_search.policy import searches_by_probes
 from cotune.cycle.probe_search.race import places_after, rounds_of, rows_embedded
 from cotune.cycle.progress import Quiet
@@ -301,6 +302,18 @@ def test_fewer_prompts_go_on_where_the_budget_does_not_pay_for_all() -> None:
     assert places_after(steps, 0, 11, 1, lambda rows: False) == 1
     assert places_after(steps, 0, 2, 1, lambda rows: True) == 2
     assert places_after(steps, 0, 0, 1, lambda rows: True) == 0
+
+
+def test_a_slow_first_race_is_bounded_by_the_first_verdict() -> None:
+    """Whatever loading took, the race may take what was planned for it, and a quick start gives it more."""
+    five_minutes, tokens = parse_budget("5m"), parse_budget("1Mtok")
+    room = HEURISTICS.race_seconds
+    after = {gone: race_bound(room, five_minutes, 300.0 - gone, 4.0) for gone in (0.0, 5.0, 30.0)}
+    assert after[0.0] == pytest.approx(HEURISTICS.race_over * room)
+    assert after[5.0] == pytest.approx(HEURISTICS.verdict_seconds - 9.0)
+    assert after[30.0] == room
+    assert race_bound(9.0, parse_budget("1m"), 55.0, 4.0) == pytest.approx(HEURISTICS.race_over * 9.0)
+    assert race_bound(150_000.0, tokens, 1e6, 0.0) == pytest.approx(HEURISTICS.race_over * 150_000)
 
 
 def test_epochs_are_split_between_trial_and_end() -> None:

@@ -11,7 +11,7 @@ from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.limit import RaceLimit
-from cotune.cycle.probe_search.plan import RaceSizes
+from cotune.cycle.probe_search.plan import RaceSizes, race_bound
 from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.race import ProbeRace, ProbeRaceResult
 from cotune.cycle.probe_search.slow_end import end_of_race
@@ -72,7 +72,7 @@ class FirstRace:
         proposals = [Proposal(seed, "user")] if limit.stopped else self._pool(len(rows))
         # Passes are slow at first and are priced during the race; it must end even if the machine becomes slower.
         left = context.spending.left()
-        keep = left - self._sizes.most_room(left, len(rows))
+        keep = left - race_bound(self._sizes.room, context.spending.budget, left, self._prices.fits(len(rows)))
         race = ProbeRace(
             context,
             self._embedding,

@@ -31,9 +31,10 @@ class SearchHeuristics:
         few_rows: number of labelled rows below which every row is held out once, because dev alone would be too small.
         few_folds: number of splits of so few rows.
         race_share: share of the budget for the first race; frozen probes are most of a short run's result.
-        race_seconds: maximum seconds of the first race's passes under a time budget, because a user waits for the first verdict.
-        verdict_seconds: seconds from the start of a run to the end of a first race that is slower than planned; to keep to them,
-            fewer prompts continue.
+        race_seconds: maximum seconds of the first race's passes under a time budget, because a user waits for the first
+            verdict.
+        verdict_seconds: seconds from the start of a run by which a first race should end that is slower than planned; fewer
+            prompts continue then.
         most_race_share: share of the budget for a first race of the smallest pool; if there are more labelled rows, some are
             drawn.
         most_test_share: share of the budget for two frozen arms on the test; if there are more test rows, some are drawn.

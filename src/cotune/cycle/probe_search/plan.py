@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cotune.config import RunConfig
+from cotune.cycle.budget.budget import Budget
 from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.prices import Prices, too_small
@@ -36,6 +37,22 @@ def check_budget(context: RunContext, prices: Prices, seed: Prompt) -> None:
         raise too_small(context, what, needed, left)
 
 
+def race_bound(room: float, budget: Budget, left: float, fits: float) -> float:
+    """Budget of a first race's passes above which fewer prompts continue.
+
+    Args:
+        room: budget that the race was planned for.
+        budget: the run's budget.
+        left: budget that is left before the race.
+        fits: cost of fitting the race's probes.
+    """
+    bound = HEURISTICS.race_over * room
+    if budget.kind != "time":
+        return bound
+    until_verdict = HEURISTICS.verdict_seconds - (budget.amount - left) - fits
+    return min(bound, max(room, until_verdict))
+
+
 class RaceSizes:
     """Number of prompts of a race for a given part of the budget.
 
@@ -59,19 +76,6 @@ class RaceSizes:
         budget = self._context.spending.budget
         room = HEURISTICS.race_share * budget.amount
         return min(room, HEURISTICS.race_seconds) if budget.kind == "time" else room
-
-    def most_room(self, left: float, rows: int) -> float:
-        """Budget of the first race over ``rows`` labelled rows above which fewer prompts continue.
-
-        Args:
-            left: what is left of the run's budget before the race.
-            rows: number of labelled rows.
-        """
-        budget, most = self._context.spending.budget, HEURISTICS.race_over * self.room
-        if budget.kind != "time":
-            return most
-        gone = budget.amount - left
-        return min(most, max(self.room, HEURISTICS.verdict_seconds - gone - self._prices.fits(rows)))
 
     def cost(self, count: int, rows: int) -> float:
         """Cost of a race of ``count`` prompts over ``rows`` labelled rows."""
