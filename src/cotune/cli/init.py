@@ -149,7 +149,10 @@ def task_file(data: Path, table: Table, inputs: Sequence[str], output: str, budg
         *([("  on_blank: skip", f"leaves out {counted(blank, 'further row')} without input or answer")] if blank else []),
         (f"output: {{type: {kind}}}", f"label, text, number or json; {why}"),
         (f"budget: {yaml_name(budget)}", "90s, 10m, 1h, or tokens: 300ktok, 2Mtok"),
-        ("# metric: macro_f1", "metric to report and select by; the default for labels is accuracy"),
+        (
+            "# metric: macro_f1",
+            "metric to report, by default the accuracy of labels; label tasks on a local model are searched by log-loss",
+        ),
         ("# model: smollm2-135m", "the bundled model; or a folder, or a hub id such as org/name"),
         (
             '# prompt: "Which is it? {' + fields_for(inputs, table.columns)[0] + '}"',

@@ -126,6 +126,21 @@ def test_the_bundle_is_only_replaced_by_what_did_better_on_held_out_rows(context
     assert opened.saved == [better]
 
 
+def test_of_two_trials_the_better_one_wins_however_far_the_other_has_come(context: RunContext) -> None:
+    """A standard error of what tuning changed would favour the weights that changed most."""
+    search = Opened(context).search
+    frozen = search.winner
+    assert frozen is not None
+    search.last_epochs = 1.0
+    noise = np.random.default_rng(0).normal(0.0, 3.0, len(frozen.losses))
+    noise -= noise.mean()
+    better = replace(frozen, epochs=1.0, losses=frozen.losses - 0.03)
+    worse = replace(frozen, epochs=1.0, losses=frozen.losses + noise - 0.01)
+    search.evidence += [worse, better]
+    search.choose()
+    assert search.winner is better
+
+
 @pytest.mark.parametrize("errors", [0, 1, 2, 3])
 def test_a_trial_beside_a_frozen_probe_without_errors_has_to_be_better_by_more_than_chance(
     context: RunContext, errors: int

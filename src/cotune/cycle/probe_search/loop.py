@@ -258,7 +258,7 @@ class LabelLoop:
     def _keep(self, search: LabelSearch) -> None:
         """Save the winner as the bundle if it is tuned and better on held-out rows than the present bundle.
 
-        A winner may have won only by the credit of :meth:`LabelSearch.expected`; then its trial, which would be saved, is not
+        A winner may have won only by the credit of a trial that is tuned further; then its trial, which would be saved, is not
         better.
         """
         winner = search.winner

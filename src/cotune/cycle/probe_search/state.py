@@ -115,26 +115,6 @@ class LabelSearch:
         """Evidence of the best frozen prompt, which the first bundle holds; None before it was judged."""
         return self.of(self.best_frozen.prompt.id, tuned=False)
 
-    def expected(self, evidence: Evidence) -> float:
-        """Expected held-out log-loss of the shipped weights; a trial gets the credit of a standard error.
-
-        A trial has had half of its epochs and is tuned further. If it was as good as its frozen probe or a little worse, the
-        final result was far better (docs/probes.md), so a trial loses only if it is worse by more than chance.
-
-        If the best frozen probe has next to no errors, tuning has little to gain and much to lose, so a trial must be better
-        than that probe by a standard error.
-        """
-        if not evidence.tuned:
-            return evidence.mean
-        rivals = [e for e in self.evidence if not e.tuned and len(e.losses) == len(evidence.losses)]
-        best = min(rivals, key=lambda e: e.mean, default=None)
-        if best is not None and (1 - best.correct).sum() < HEURISTICS.few_errors:
-            return evidence.mean + standard_error(evidence.losses - best.losses)
-        frozen = self.of(evidence.fit.prompt.id, tuned=False)
-        if not self.last_epochs or frozen is None or len(frozen.losses) != len(evidence.losses):
-            return evidence.mean
-        return evidence.mean - HEURISTICS.credit * standard_error(evidence.losses - frozen.losses)
-
     @property
     def prompts_tuned(self) -> int:
         """Prompts whose weights were tuned."""
@@ -146,11 +126,27 @@ class LabelSearch:
         return min(found, key=lambda e: e.mean, default=None)
 
     def choose(self) -> None:
-        """Choose the winner among the evidence on all held-out rows; ties keep the present winner."""
+        """Choose the winner among the evidence on all held-out rows: the best trial or the best frozen probe."""
         held = sum(len(split.held) for split in self.splits)
-        best = min((e for e in self.evidence if len(e.losses) == held), key=self.expected)
-        if self.winner is None or self.expected(best) < self.expected(self.winner):
-            self.winner = best
+        trials, probes = ([e for e in self.evidence if len(e.losses) == held and e.tuned == tuned] for tuned in (True, False))
+        trial, probe = (min(some, key=lambda e: e.mean, default=None) for some in (trials, probes))
+        self.winner = trial if trial is not None and (probe is None or self._wins(trial, probe)) else probe
+
+    def _wins(self, trial: Evidence, probe: Evidence) -> bool:
+        """Whether the best trial wins over the best frozen probe.
+
+        A trial has had half of its epochs and is tuned further. If it was as good as the frozen probe or a little worse, the
+        final result was far better (docs/probes.md), so a trial that is tuned further loses only if it is worse by more than a
+        standard error. Two trials are compared without this credit: the weights that changed most would get most of it.
+
+        If the frozen probe has next to no errors, tuning has little to gain and much to lose, so the trial must be better by a
+        standard error.
+        """
+        gap = trial.losses - probe.losses
+        if (1 - probe.correct).sum() < HEURISTICS.few_errors:
+            return bool(gap.mean() < -standard_error(gap))
+        credit = HEURISTICS.credit * standard_error(gap) if self.last_epochs else 0.0
+        return bool(gap.mean() < credit)
 
     @property
     def challenger(self) -> PromptFit | None:
