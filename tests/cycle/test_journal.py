@@ -17,7 +17,7 @@ from cotune.config import config_in_memory
 from cotune.cycle.budget.budget import Clock, parse_budget
 from cotune.cycle.inputs import read_inputs
 from cotune.cycle.journal import DamagedJournalError, Journal, cut_journal, read_journal
-from cotune.errors import BudgetError, CotuneError, InputError
+from cotune.errors import BudgetError, CotuneError, DivergedError, InputError
 from cotune.run_files import JOURNAL
 from cotune.task.task import Task
 
@@ -196,6 +196,30 @@ def test_a_step_that_fails_leaves_no_line(tmp_path: Path) -> None:
         journal.step("b", 2, lambda: float("nan"))
     assert (tmp_path / JOURNAL).read_bytes() == before
     assert journal.step("b", 2, lambda: 3) == 3
+
+
+def test_a_step_that_diverged_diverges_again_when_the_run_is_resumed(tmp_path: Path) -> None:
+    """A run goes on without the prompt or weights that diverged, and the steps after it are at their places."""
+    tried: list[str] = []
+
+    def run() -> list[Any]:
+        journal, found = Journal(tmp_path), list[Any]()
+        for name in ("a", "b", "c"):
+
+            def effect(name: str = name) -> str:
+                tried.append(name)
+                if name == "b":
+                    raise DivergedError("not finite")
+                return name
+
+            try:
+                found.append(journal.step("embed", name, effect))
+            except DivergedError as error:
+                found.append(str(error))
+        return found
+
+    assert run() == run() == ["a", "not finite", "c"] and tried == ["a", "b", "c"]
+    assert [json.loads(line)["kind"] for line in (tmp_path / JOURNAL).read_text().splitlines()] == ["embed", "diverged", "embed"]
 
 
 def test_listeners_hear_new_events_alone(tmp_path: Path) -> None:

@@ -138,6 +138,19 @@ def test_a_label_metric_of_a_package_that_is_made_of_sums_has_an_interval() -> N
     assert interval.low < found.score < interval.high
 
 
+@pytest.mark.parametrize("name", sorted(AVERAGES))
+def test_the_interval_of_an_averaged_f1_is_over_the_labels_of_its_score(name: str) -> None:
+    """Of many labels a test may hold a few; the score is over those that are there."""
+    metric, labels = METRICS[name], [f"l{i}" for i in range(30)]
+    gold = ["l0", "l1"] * 200
+    answers = ["l1" if i % 16 == 0 else label for i, label in enumerate(gold)]
+    wide, narrow = label_output(labels), label_output(labels[:2])
+    found = judged(Answered(gold, answers, wide), np.zeros(400), metric)
+    interval = score_interval(found, gold, metric, wide, seed=1)
+    assert interval.low < found.score < interval.high and interval.width < 0.1
+    assert interval == score_interval(found, gold, metric, narrow, seed=1)
+
+
 def _share_of_hits(sums: Floats) -> Floats:
     return np.asarray(sums[..., 0] / 60)
 

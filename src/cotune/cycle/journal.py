@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from cotune.cycle.budget.budget import Clock
-from cotune.errors import CotuneError, InputError
+from cotune.errors import CotuneError, DivergedError, InputError
 from cotune.files import atomic_path, cannot_write, canonical_json, content_hash, sync_names
 from cotune.run_files import JOURNAL
 
 CHAIN = "chain"
 """Key of the hash in a line."""
+DIVERGED = "diverged"
+"""Kind of the line of a step whose numbers were not finite."""
 
 
 class DamagedJournalError(CotuneError):
@@ -175,6 +177,8 @@ class Journal:
         Raises:
             CotuneError: the journal holds another step at this place, so the folder belongs to another version or config; or
                 the step is taken within another step.
+            DivergedError: the effect raised it, now or when it was executed. It is recorded, because a run may go on without
+                the prompt or the weights that diverged.
         """
         if self._within:
             self.broken = True
@@ -182,6 +186,9 @@ class Journal:
         name = content_hash(key)
         if self.replaying:
             event = self._events[self._next]
+            if event["kind"] == DIVERGED and event.get("key") == name and event["value"]["step"] == kind:
+                self._next += 1
+                raise DivergedError(event["value"]["error"])
             if event["kind"] != kind or event.get("key") != name:
                 self.broken = True
                 raise CotuneError(
@@ -193,6 +200,9 @@ class Journal:
         self._within = kind
         try:
             value = effect()
+        except DivergedError as error:
+            self._append(DIVERGED, name, {"step": kind, "error": str(error)})
+            raise
         finally:
             self._within = ""
         return self._append(kind, name, value)

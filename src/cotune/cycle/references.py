@@ -144,7 +144,7 @@ def told(
     compared = compare_parts(mine, evaluation.correct, np.ones(len(mine)), groups=groups, seed=context.seed)["all"].as_dict()
     return {
         "score": round(evaluation.score, 6),
-        "ci": [round(interval.low, 6), round(interval.high, 6)],
+        "ci": interval.rounded(),
         "n": evaluation.n,
         "log_loss": finite(evaluation.log_loss),
         "difference": {name: compared[name] for name in ("value", "ci", "p")},

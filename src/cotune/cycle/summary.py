@@ -291,11 +291,11 @@ def _arm(context: RunContext, result: ArmResult) -> dict[str, Any]:
     valid = _valid(context, result)
     return {
         "score": round(evaluation.score, 6),
-        "ci": _ends(interval),
+        "ci": interval.rounded(),
         "n": evaluation.n,
         "log_loss": finite(evaluation.log_loss),
         "valid": round(sum(valid) / len(valid), 6) if valid else None,
-        "valid_ci": _ends(proportion_interval(np.array(valid), groups=result.groups)) if valid else None,
+        "valid_ci": proportion_interval(np.array(valid), groups=result.groups).rounded() if valid else None,
         "fields": _fields(context, result),
         "prompt_id": candidate.prompt.id,
         "adapter_id": candidate.adapter,
@@ -316,10 +316,6 @@ def _readout(context: RunContext, candidate: Candidate) -> dict[str, Any]:
     if probe is None:
         return {"readout": "probe", "layer": None}
     return {"readout": "probe", "layer": probe.layer, "tfidf": probe.terms is not None}
-
-
-def _ends(interval: Interval) -> list[float]:
-    return [round(interval.low, 6), round(interval.high, 6)]
 
 
 def _fields(context: RunContext, result: ArmResult) -> list[dict[str, Any]] | None:

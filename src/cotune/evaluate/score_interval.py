@@ -40,8 +40,8 @@ def score_interval(
     if metric.aggregate is None:
         return mean_interval(evaluation.values, groups=groups, seed=seed)
     if metric.name in AVERAGES:
-        names = sorted({*output.labels, *evaluation.answers})
-        return dirichlet_f1(references, evaluation.answers, names, average=AVERAGES[metric.name], seed=seed, groups=groups)
+        # Like the score, over the labels that occur in the rows or the answers.
+        return dirichlet_f1(references, evaluation.answers, average=AVERAGES[metric.name], seed=seed, groups=groups)
     assert evaluation.counts is not None
     statistic = aggregate_statistic(metric.aggregate, [evaluation.counts])
     return aggregate_interval(statistic, evaluation.values, groups=groups, seed=seed)

@@ -97,11 +97,11 @@ def task_of(test: int = 100) -> Task:
     return Task.from_rows(labelled_rows(240), input="text", output="label", limit={"test": test})
 
 
-def run(bench: Bench, out: Path, view: Quiet, test: int = 100, tfidf: bool = False) -> Result:
+def run(bench: Bench, out: Path, view: Quiet, test: int = 100, tfidf: bool = False, pool: int = 6) -> Result:
     """``tfidf`` tells these rows apart by itself, after which there is nothing to advise."""
     task = task_of(test)
     settings: dict[str, Any] = {"model": str(bench.model), "budget": f"{BUDGET:g}s", "seed": 4}
-    search = {"pool": 6, "max_cycles": 1, "tfidf": tfidf}
+    search = {"pool": pool, "max_cycles": 1, "tfidf": tfidf}
     settings |= {"tune": {"rank": 2}, "search": search, "engine": {"dtype": "float32", "threads": 1}}
     return run_cycle(config_in_memory(name="slow", input=["text"], output="label", **settings), out, task=task, view=view)
 
@@ -243,3 +243,18 @@ def test_a_race_is_cut_where_fits_take_the_time(
     assert (result.bundle / "manifest.json").is_file() and of_kind(out, "verdict")
     assert result.summary["arms"]["best_tuned"]["n"] == test
     assert [value for value in of_kind(out, "cut") if "fit" in value or "rows" in value]
+
+
+def test_a_race_that_was_cut_before_its_last_fits_is_resumed_as_it_was_cut(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All prompts are fitted once, and of the leading ones some are not fitted fully: to resume must not confuse the two."""
+    machine, out = Machine(0.05), tmp_path / "run"
+    on(machine, monkeypatch, planned=20 * PLANNED)
+    slow_fits(machine, monkeypatch, 3.3)
+    with pytest.raises(KeyboardInterrupt):
+        run(bench, out, Heard(until="race"), pool=12)
+    before = journal_of(out)
+    assert len([value for value in of_kind(out, "cut") if "fit" in value]) > 1 and len(of_kind(out, "race")[0]["rows"]) > 6
+    run(bench, out, Quiet(), pool=12)
+    assert journal_of(out)[: len(before)] == before

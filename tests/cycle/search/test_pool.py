@@ -50,6 +50,7 @@ def test_a_pool_drops_the_same_idea_and_stands_farthest_first() -> None:
     assert thinned(points, 6) == ([0, 2, 4, 3], 2)
     assert thinned(points, 2) == ([0, 2], 2)
     assert thinned(points, 6, keep=[0, 1]) == ([0, 1, 2, 4, 3], 1)
+    assert thinned(points, 1, keep=[0, 1]) == ([0, 1], 1), "the user's prompts race, however small the pool is"
     assert thinned(points, 3, keep=[0, 1]) == ([0, 1, 2], 1)
     # A prompt that must enter takes an earlier one's place that says the same.
     assert thinned(points, 6, keep=[5]) == ([5, 0, 2, 3], 2)

@@ -64,8 +64,10 @@ class LocalBackend(Backend):
             threads=probed["threads"] if on_cpu else None,
             width=int(model.model.config.get_text_config().hidden_size),
         )
-        if crew is not None:
-            costs = costs.spread(crew.slots)
+        if costs.budget.kind == "time" and ((crew is not None and not journal.replaying) or journal.holds_next("workers", [])):
+            # A resumed run may have other workers, and must make the same plans.
+            slots = journal.step("workers", [], lambda: {"slots": 1 if crew is None else crew.slots})["slots"]
+            costs = costs.spread(int(slots))
         if on_cpu:
             tune = replace(tune, micro_tokens=_MICRO_TOKENS)
         limit, seed, watcher, grader = config.output.max_tokens, config.seed, opening.watcher, opening.grader

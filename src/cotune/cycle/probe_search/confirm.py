@@ -88,6 +88,9 @@ def confirm_labels(
     judged = {id(e): _measured(context, e.first, e, "judged") for e in (winner, *search.evidence)}
     chosen = judged[id(winner)]
     arms["best_tuned"] = reached if reached is not None else arms["best_prompt"]
+    if winner.tuned and reached is None:
+        # The final tuning diverged: the winner's prompt ships frozen, with its own held-out answers.
+        chosen = _measured(context, prompt_frozen.first, prompt_frozen, "judged")
     if before and before[0].rank > chosen.rank:
         chosen = before[0]
         arms["best_tuned"] = before[0]

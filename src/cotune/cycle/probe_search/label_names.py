@@ -74,7 +74,8 @@ def better_by_an_error(having: Floats, without: Floats) -> bool:
 
 def names_told(context: RunContext) -> dict[str, Any] | None:
     """The summary's ``label_names``; None if they were not tried."""
-    return next((dict(event["value"]) for event in context.journal.events if event["kind"] == _STEP), None)
+    # A cut race that reads on tries them once more.
+    return next((dict(event["value"]) for event in reversed(context.journal.events) if event["kind"] == _STEP), None)
 
 
 def _text(told: Mapping[str, Any]) -> str:

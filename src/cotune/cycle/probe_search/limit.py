@@ -89,9 +89,15 @@ class RaceLimit:
             return False
         return True
 
-    def leaves_out(self, prompt: Prompt, rows: int) -> bool:
-        """Whether a prompt's probe must be left out because the end needs the time; if so, a ``cut`` step."""
-        journal, key = self._context.journal, ["fit", prompt.id, rows]
+    def leaves_out(self, prompt: Prompt, rows: int, stage: str = "fit") -> bool:
+        """Whether a prompt's probe must be left out because the end needs the time; if so, a ``cut`` step.
+
+        Args:
+            prompt: the prompt.
+            rows: number of rows that its probe would be fitted to.
+            stage: name of the fit; two fits to the same rows need two names, or a resumed run would confuse their cuts.
+        """
+        journal, key = self._context.journal, [stage, prompt.id, rows]
         over = journal.holds_next("cut", key) if journal.replaying else self._timed and self._room(1) < 0
         if over:
             known, self.stopped = self.stopped, True

@@ -19,7 +19,7 @@ from cotune.errors import CotuneError, DivergedError
 from cotune.evaluate.stats.cross_fitted import probably_worse
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
-from cotune.task.example import Example
+from cotune.task.example import Example, groups_of
 
 _WORTH = 1.25
 """Minimum ratio of a cut round's rows to those of the round before."""
@@ -219,14 +219,16 @@ class ProbeRace:
             CotuneError: every prompt failed.
         """
         for number, planned in enumerate(self._rounds):
-            if not self._read(planned.rows):
-                break
-            self._fit()
-            if number == 0:
-                self._narrow()
-            self._drop()
-            if self._at_end:
-                break
+            # If a label is rare or a group is large, the round before may have read these rows already.
+            if (count := _rows_for_folds(self._rows, planned.rows)) > self._standing.seen:
+                if not self._read(count):
+                    break
+                self._fit()
+                if number == 0:
+                    self._narrow()
+                self._drop()
+                if self._at_end:
+                    break
             self._halve(number)
         self._rank()
         result, key = self._result, [self._cycle, BASE, list(self._prompts)]
@@ -242,9 +244,9 @@ class ProbeRace:
     def _loss(self, name: str) -> float:
         return self._result.fits[name].mean
 
-    def _read(self, planned: int) -> bool:
+    def _read(self, count: int) -> bool:
         """Embed the rows of a round; False if there is no time for them, so that the race ends with the rows before."""
-        standing, count = self._standing, _with_two_labels(self._rows, planned)
+        standing = self._standing
         if self._limit is None or not self._limit.slow:
             self._embedding.ahead([self._prompts[name] for name in standing.active], BASE, self._rows[:count])
         if self._limit is not None:
@@ -277,7 +279,7 @@ class ProbeRace:
         # Keep the order, so that passes are the same as without a limit.
         order = [*must, *(name for name in active if name not in must)] if limit.slow else active
         reading, short = list[str](), False
-        least = min(count, _with_two_labels(self._rows, min(count, HEURISTICS.least_rows)))
+        least = min(count, _rows_for_folds(self._rows, min(count, HEURISTICS.least_rows)))
         for name in order:
             if short and name not in must:
                 continue
@@ -336,7 +338,7 @@ class ProbeRace:
         for name in again:
             self._fitting.ahead(self._prompts[name], rows)
         for name in again:
-            if self._has_time(name, active[0], leading[0]):
+            if self._has_time(name, active[0], leading[0], stage="fit fully"):
                 self._fit_one(name, rows, {})
                 self._result.full.append(name)
 
@@ -350,9 +352,9 @@ class ProbeRace:
             else:
                 self._fitting.ahead(self._prompts[name], rows, **effort)
 
-    def _has_time(self, name: str, *sure: str) -> bool:
+    def _has_time(self, name: str, *sure: str, stage: str = "fit") -> bool:
         """Whether there is time to fit a prompt; the ``sure`` ones are fitted in any case."""
-        return name in sure or self._limit is None or not self._limit.leaves_out(self._prompts[name], self._standing.seen)
+        return name in sure or self._limit is None or not self._limit.leaves_out(self._prompts[name], self._standing.seen, stage)
 
     def _fail(self, name: str) -> None:
         self._standing.failed.add(name)
@@ -406,11 +408,15 @@ class ProbeRace:
         result.ranking = [*result.full, *sorted(others, key=lambda name: (-result.rows[name], self._loss(name)))]
 
 
-def _with_two_labels(rows: Sequence[Example], count: int) -> int:
-    """The end of a round that was planned for ``count``, moved until there are two labels, with two rows each if possible."""
+def _rows_for_folds(rows: Sequence[Example], count: int) -> int:
+    """The end of a round that was planned for ``count``, moved until cross-fitting is possible.
+
+    That takes two labels, with two rows each if there are, and two groups.
+    """
     while count < len(rows):
         common = Counter(row.output for row in rows[:count]).most_common(2)
-        if len(common) > 1 and common[1][1] > 1:
+        groups = groups_of(rows[:count])
+        if len(common) > 1 and common[1][1] > 1 and (groups is None or len(set(groups.tolist())) > 1):
             break
         count += 1
     return count

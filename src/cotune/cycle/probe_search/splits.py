@@ -22,16 +22,25 @@ class Split:
 
 
 def labelled_rows(context: RunContext) -> tuple[Example, ...]:
-    """All rows that the user labelled, in a seeded random order; rows of a group are adjacent."""
-    rows = (*(row for row in context.task.train if not row.taught), *context.task.dev)
-    order = np.random.default_rng([context.seed, 12]).permutation(len(rows))
+    """All rows that the user labelled, in a seeded random order; rows of a group are adjacent.
+
+    If dev is so small that none of the first rows is of it, one of its rows, with its group, comes first: a cut race keeps the
+    first rows only.
+    """
+    train = tuple(row for row in context.task.train if not row.taught)
+    rows = (*train, *context.task.dev)
+    order = np.random.default_rng([context.seed, 12]).permutation(len(rows)).tolist()
     groups = groups_of(rows)
-    if groups is None:
-        return tuple(rows[i] for i in order)
+    of = [row.id for row in rows] if groups is None else groups.tolist()
     first: dict[str, int] = {}
     for place, i in enumerate(order):
-        first.setdefault(str(groups[i]), place)
-    return tuple(rows[i] for i in sorted(order, key=lambda i: first[str(groups[i])]))
+        first.setdefault(of[i], place)
+    order.sort(key=lambda i: first[of[i]])
+    place = next((place for place, i in enumerate(order) if i >= len(train)), 0)
+    if place >= HEURISTICS.least_rows:
+        lead = of[order[place]]
+        order.sort(key=lambda i: of[i] != lead)
+    return tuple(rows[i] for i in order)
 
 
 def taught_rows(context: RunContext) -> tuple[Example, ...]:

@@ -118,7 +118,7 @@ def next_pool(
     added = [p for p in rewrites if has_room(context, p.prompt)][:count]
     variant = nearest_variant(context, survivors[0]) if nearest else None
     if variant is not None and variant.prompt.id not in seen:
-        added = [variant, *added]
+        added = [variant, *added][:count]
     known = seen | {p.prompt.id for p in added}
     mutated = mutate(survivors, context.task, count + max(2, count // 3), rng, demonstration_pool=shown, seen=known)
     return _record(context, cycle, [*added, *mutated], count, keep=range(len(added)))
@@ -155,12 +155,12 @@ def thinned(vectors: NDArray[np.float32], count: int, *, keep: Sequence[int] = (
 
     Args:
         vectors: ``[points, width]``.
-        count: maximum number of points.
+        count: maximum number of points, if fewer are to be kept.
         keep: points that come first and are never dropped.
     """
     staying = without_near_duplicates(vectors, NEAR, keep=keep)
     first = [staying.index(i) for i in keep] or [0]
-    order = [staying[i] for i in farthest_first(vectors[staying], start=first, count=count)]
+    order = [staying[i] for i in farthest_first(vectors[staying], start=first, count=max(count, len(first)))]
     return order, len(vectors) - len(staying)
 
 
