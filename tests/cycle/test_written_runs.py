@@ -38,13 +38,13 @@ def write_rows(path: Path, kind: str) -> Path:
     return path
 
 
-def run(bench: Bench, out: Path, kind: str, *, at: tuple[str, str, int] | None = None) -> Ended:
+def run(bench: Bench, out: Path, kind: str, *more: str, at: tuple[str, str, int] | None = None) -> Ended:
     rows = write_rows(bench.folder / f"{kind}.jsonl", kind)
     columns = ("--input", "thing", "--output", "answer")
     settings = ("--model", str(bench.model), "--budget", "60ktok", "--seed", "1", "--out", str(out))
     limits = ("limit.test=16", "limit.train=56", "limit.dev=12", "search.max_cycles=2", "tune.max_epochs=2")
     limits += ("evaluate.robustness=true" if kind == "json" else "evaluate.robustness=false", "output.max_tokens=24")
-    return bench.commands.run("run", str(rows), *columns, *settings, *SETTINGS, *limits, at=at)
+    return bench.commands.run("run", str(rows), *columns, *settings, *SETTINGS, *limits, *more, at=at)
 
 
 @pytest.fixture(scope="module", params=TYPES)
@@ -56,6 +56,17 @@ def written(bench: Bench, request: pytest.FixtureRequest) -> tuple[str, Path]:
     assert "taken for" in said
     assert ", dev log-loss " in said and ": best log-loss " in said and "dev -," not in said and "best -," not in said
     return request.param, out
+
+
+def test_a_test_of_one_row_has_a_score_and_no_interval(bench: Bench, tmp_path: Path) -> None:
+    """A share of words in one row says nothing about other rows."""
+    ended = run(bench, tmp_path / "run", "text", "limit.test=1", "--budget", "30ktok")
+    assert ended.code == 0, ended.stderr
+    summary = summary_of(tmp_path / "run")
+    best = summary["arms"]["best_tuned"]
+    assert best["n"] == 1 and best["ci"] == [None, None]
+    assert "on 1 test row" in summary["verdict"] and "None" not in ended.stdout + ended.stderr
+    assert (tmp_path / "run" / "report.html").is_file() and (tmp_path / "run" / "best" / "README.md").is_file()
 
 
 def test_a_run_of_each_type_ends_with_arms_gains_and_a_report(written: tuple[str, Path]) -> None:
