@@ -255,6 +255,8 @@ def test_what_it_says_of_itself(server: Client, offline: list[Predictor]) -> Non
     assert document["openapi"].startswith("3.1") and set(document["paths"]) >= {"/predict", "/v1/chat/completions"}
     rows = document["components"]["schemas"]
     assert set(rows["Row2"]["properties"]) == {"title", "body"} and rows["Row2"]["required"] == ["title", "body"]
+    start = server.ask("/")
+    assert start.status == 307 and start.headers["location"] == "docs", "a browser at the printed address is sent to the page"
     page = server.ask("/docs")
     assert page.headers["content-type"].startswith("text/html") and "<script" not in page.text and "https://" not in page.text
     assert "default-src 'none'" in page.headers["content-security-policy"]
@@ -296,7 +298,7 @@ def test_every_route_stands_in_the_document(predictors: list[Predictor]) -> None
         batcher.close()
     told = openapi_document(operations(shelf), shelf, Limits(), token=False)["paths"]
     routed = {(route.path_format, method.lower()) for route in guard._app.routes for method in route.methods - {"HEAD"}}
-    assert routed - {("/openapi.json", "get"), ("/docs", "get")} == {(path, method) for path in told for method in told[path]}
+    assert routed - {("/openapi.json", "get"), ("/docs", "get"), ("/", "get")} == {(path, method) for path in told for method in told[path]}
 
 
 def test_a_bundle_that_writes_answers_as_it_predicts(bench: Bench, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Collection
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -71,6 +71,9 @@ def make_app(
     async def docs(request: Request) -> Response:
         return HTMLResponse(page, headers={"content-security-policy": PAGE_POLICY})
 
+    async def start(request: Request) -> Response:
+        return RedirectResponse("docs")
+
     async def wrong_path(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         what = "There is nothing here; see /docs." if error.status_code == 404 else str(error.detail)
@@ -88,7 +91,8 @@ def make_app(
     document = openapi_document(told, shelf, limits, token=token is not None)
     page = docs_page(document, address)
     routes = [Route(each.path, always(answers[each.name]), methods=[each.method]) for each in told]
-    routes += [Route("/openapi.json", openapi), Route("/docs", docs)]
+    # The printed address is clicked on.
+    routes += [Route("/openapi.json", openapi), Route("/docs", docs), Route("/", start)]
     app = Starlette(routes=routes, exception_handlers={HTTPException: wrong_path})
     app.router.redirect_slashes = False
     return Guard(
