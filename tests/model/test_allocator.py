@@ -34,6 +34,33 @@ def test_large_blocks_are_not_mapped_anew() -> None:
     assert faults("keep") < faults("plain") / 10
 
 
+PIECES = """
+from pathlib import Path
+from cotune.model.hardware.allocator import return_freed_memory, settle_memory
+settle_memory()
+import numpy as np
+def resident():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) >> 10 for line in lines if line.startswith("VmRSS"))
+before = resident()
+large, small = [], []
+for _ in range(200):
+    large.append(np.ones(250_000))
+    small.append(np.ones(100))
+large.clear()
+kept = resident() - before
+assert return_freed_memory()
+print(kept, resident() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc alone")
+def test_freed_memory_between_used_blocks_is_returned_on_demand() -> None:
+    found = subprocess.run([sys.executable, "-c", PIECES], check=True, capture_output=True, text=True).stdout.split()
+    kept, left = map(int, found)
+    assert kept > 300 and left < 50, "in MiB, of 380"
+
+
 HUGE = """
 import torch
 from cotune.model.hardware.allocator import settle_memory

@@ -14,6 +14,7 @@ from cotune.errors import CotuneError, DivergedError
 from cotune.files import content_hash
 from cotune.model.adapters.slots import BASE
 from cotune.model.engine.plan import cut_by_length
+from cotune.model.hardware.allocator import return_freed_memory
 from cotune.model.hardware.machine import give_back_memory, out_of_memory
 from cotune.model.local import LocalModel
 from cotune.tune.batches import TrainingRow, rows_of_step
@@ -120,6 +121,7 @@ class TuningRun:
         Raises:
             DivergedError: a loss became NaN or infinite. The last checkpoint is kept.
         """
+        return_freed_memory()
         self._enter()
         assert self._optimizer is not None
         self.branch = branch

@@ -30,6 +30,7 @@ from cotune.model.adapters.slots import BASE
 from cotune.model.engine.fallback import plain_layer_states
 from cotune.model.engine.plan import cut_by_length, plan_pass
 from cotune.model.engine.prefix_cache import PrefixState
+from cotune.model.hardware.allocator import return_freed_memory
 from cotune.model.hardware.machine import give_back_memory, out_of_memory
 from cotune.model.local import LocalModel
 from cotune.prompt.render import shared_prefix
@@ -290,6 +291,7 @@ class WindowRun:
         Raises:
             DivergedError: a loss or a gradient became NaN or infinite.
         """
+        return_freed_memory()
         self._enter()
         assert self._optimizer is not None
         while self.step < self.steps:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,9 +69,7 @@ def test_a_label_that_is_rare_among_the_first_rows_ends_no_race(model: LocalMode
 def test_a_group_that_is_larger_than_a_round_ends_no_race(model: LocalModel, tmp_path: Path) -> None:
     context = context_of(model, tmp_path, Task.from_rows(made_rows(60), input="text", output="label"))
     made = made_rows(ROWS, seed=1)
-    rows = tuple(
-        Example(f"train:{i}", {"text": row["text"]}, row["label"], group=str(i // 130)) for i, row in enumerate(made)
-    )
+    rows = tuple(Example(f"train:{i}", {"text": row["text"]}, row["label"], group=str(i // 130)) for i, row in enumerate(made))
     result = race(context, rows)
     assert result.fits_on(ROWS) and min(result.rows.values()) > 130
 
@@ -91,4 +90,4 @@ def test_a_small_dev_is_among_the_first_rows(model: LocalModel, tmp_path: Path, 
     assert len({order[0].id for order in orders}) > 1
     for order in orders if grouped else ():
         groups = [row.group for row in order]
-        assert sum(a != b for a, b in zip(groups, groups[1:], strict=False)) + 1 == len(set(groups))
+        assert sum(a != b for a, b in pairwise(groups)) + 1 == len(set(groups))

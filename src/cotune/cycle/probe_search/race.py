@@ -354,7 +354,8 @@ class ProbeRace:
 
     def _has_time(self, name: str, *sure: str, stage: str = "fit") -> bool:
         """Whether there is time to fit a prompt; the ``sure`` ones are fitted in any case."""
-        return name in sure or self._limit is None or not self._limit.leaves_out(self._prompts[name], self._standing.seen, stage)
+        limit, rows = self._limit, self._standing.seen
+        return name in sure or limit is None or not limit.leaves_out(self._prompts[name], rows, stage)
 
     def _fail(self, name: str) -> None:
         self._standing.failed.add(name)

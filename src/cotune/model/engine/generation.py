@@ -18,6 +18,7 @@ from cotune.model.engine.decoder import Decoder, slots_in_memory
 from cotune.model.engine.facts import engine_facts
 from cotune.model.engine.fallback import plain_generate
 from cotune.model.engine.sampling import Answer, Chooser
+from cotune.model.hardware.allocator import return_freed_memory
 from cotune.model.hardware.machine import device_memory, give_back_memory, out_of_memory
 from cotune.model.structured.grammar import Grammar
 from cotune.model.structured.token_grammar import TokenGrammar
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 # Number of rows whose answers are cached together; a killed run loses at most these.
 _PART = 256
+# Number of rows whose keys and values take so much memory that the freed memory of other passes is returned first.
+_MANY = 32
 # Share of memory for the keys and values of the rows that run at once.
 _SHARE_OF_MEMORY = 0.125
 # Upper limit on a CPU: 153 rows at once took 108 s and 3.3 GiB for what 256 at once did in 103 s and 4.7 GiB.
@@ -183,6 +186,8 @@ def _write(
         max(map(len, suffixes)) + limit,
         room_for_rows(model.runner.device, device_memory(model.runner.device)),
     )
+    if len(prompts) >= _MANY:
+        return_freed_memory()
     reported: list[int] = []
     tell = _telling(progress, reported)
     while True:
