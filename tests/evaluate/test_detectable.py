@@ -45,7 +45,7 @@ def test_grouped_rows_show_less_and_the_sentence_says_what_is_assumed():
 
 def test_another_metric_is_named():
     told = detectable_sentence(200, metric="macro_f1")
-    assert told.startswith(detectable_sentence(200)) and "the metric is macro f1, for which it is a rough guide" in told
+    assert told.startswith(detectable_sentence(200)) and "the metric is macro F1, for which it is a rough guide" in told
 
 
 def test_a_gain_of_that_size_is_found_in_groups_as_alike_as_assumed():

@@ -145,7 +145,7 @@ def test_lineage_has_the_log_loss_of_each_and_the_score_of_who_wrote(folder: Pat
     shown = section(page, "lineage")
     told = numbers(shown, r"<b>([\d.]+)</b> <span class=unit>nats")
     assert len(told) == 8 and told[0] == 0.22 and min(told) == 0.02
-    assert shown.count("score 61.0%") == 1 and "token f1 61.0% (50 rows)" in shown
+    assert shown.count("score 61.0%") == 1 and "token F1 61.0% (50 rows)" in shown
     assert "–" not in shown
     places = [float(place) for place in re.findall(r'<circle class="mark lineage[^>]* cx="([\d.]+)%"', shown)]
     assert min(places) < 20 < 80 < max(places)

@@ -10,6 +10,7 @@ import typer
 
 from cotune.cli.program import Json, app, tell
 from cotune.errors import counted
+from cotune.evaluate.metric_words import metric_words
 
 
 @app.command(
@@ -36,7 +37,7 @@ def compare(
     from cotune.evaluate.gain_sentences import points_text, uncertainty_text
 
     tell(
-        f"{comparison.metric.replace('_', ' ')} on the same {counted(comparison.n, 'test row')}: "
+        f"{metric_words(comparison.metric)} on the same {counted(comparison.n, 'test row')}: "
         f"{first} {comparison.scores[0]:.3f}, {second} {comparison.scores[1]:.3f}"
     )
     verb = "gains" if comparison.gain.value >= 0 else "loses"

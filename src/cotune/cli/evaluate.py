@@ -9,6 +9,7 @@ import typer
 
 from cotune.cli.program import Base, Batch, Bundle, Endpoint, Json, KeyEnv, Patience, app, counting, tell
 from cotune.errors import counted
+from cotune.evaluate.metric_words import metric_words
 from cotune.garbage import collection_paused
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def _shown(scored: Scored, source: str, width: int) -> Iterator[Any]:
     from cotune.report.terminal.plain import harmless, one_line
 
     yield Text(
-        f"{scored.metric.replace('_', ' ')} {_with_interval(scored.score, scored.interval.low, scored.interval.high)} "
+        f"{metric_words(scored.metric)} {_with_interval(scored.score, scored.interval.low, scored.interval.high)} "
         f"on {counted(scored.n, 'row')} of {one_line(source, 80)}, {scored.right:,} of them right"
     )
     if scored.majority is not None:

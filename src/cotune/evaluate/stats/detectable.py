@@ -9,6 +9,7 @@ import numpy.typing as npt
 from scipy import special
 
 from cotune.errors import counted
+from cotune.evaluate.metric_words import metric_words
 
 ALPHA = 0.05
 _POWER = 0.8
@@ -85,7 +86,7 @@ def detectable_sentence(n: int, *, group_sizes: Sequence[int] = (), metric: str 
         )
     note = ""
     if metric != "accuracy":
-        note = f" This is meant for accuracy; the metric is {metric.replace('_', ' ')}, for which it is a rough guide."
+        note = f" This is meant for accuracy; the metric is {metric_words(metric)}, for which it is a rough guide."
     # With so few groups, all signs agree by chance more often than the level allows.
     hopeless = bool(group_sizes) and 2.0 ** (1 - len(group_sizes)) > ALPHA
     least = 1.0 if hopeless else minimum_detectable_effect(rows)

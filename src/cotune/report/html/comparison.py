@@ -9,6 +9,7 @@ from typing import Any
 from cotune.errors import counted
 from cotune.evaluate.frozen_arms import is_frozen
 from cotune.evaluate.gain_sentences import points_text
+from cotune.evaluate.metric_words import capitalised, metric_words
 from cotune.files import write_text
 from cotune.report.html.markup import data_text, embedded_json, esc, figure, p_value, percent, signed_points
 from cotune.report.html.page import asset
@@ -64,7 +65,7 @@ def _about(comparison: Mapping[str, Any]) -> str:
 
 
 def _metric(comparison: Mapping[str, Any]) -> str:
-    return esc(one_line(str(comparison.get("metric") or "score").replace("_", " "), 40))
+    return esc(one_line(metric_words(comparison.get("metric")), 40))
 
 
 def _verdict(comparison: Mapping[str, Any]) -> str:
@@ -97,7 +98,7 @@ def _scores(comparison: Mapping[str, Any]) -> str:
     return figure(
         f"The two runs on {counted(esc(comparison.get('n')), 'test row')}",
         strips(lines, span),
-        f"{_metric(comparison).capitalize()} in percent with 95% intervals. Hollow: base model. Filled: tuned. Both answer the "
+        f"{capitalised(_metric(comparison))} in percent with 95% intervals. Hollow: base model. Filled: tuned. Both answer the "
         "same rows, so overlapping intervals can still hide a difference: read the paired one below.",
         kind="wide",
     )

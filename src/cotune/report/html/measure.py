@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from cotune.errors import counted
+from cotune.evaluate.metric_words import metric_words
 from cotune.report.html.intervals import paired_change, share_interval, share_text
 from cotune.report.html.markup import esc, percent, signed_points
 from cotune.report.html.plot import Point
@@ -120,7 +121,7 @@ class DevScore(DevMeasure):
 
     @property
     def title(self) -> str:
-        return esc(self._metric.replace("_", " "))
+        return esc(metric_words(self._metric))
 
     def rank(self, level: float) -> float:
         return level
@@ -223,9 +224,7 @@ class DevLogLoss(DevMeasure):
         return ""
 
     def beside(self, score: float | None, rows: int) -> str:
-        return (
-            "" if score is None else f"{self._metric.replace('_', ' ')} {share_text(score, rows, self._metric, self._groups)}"
-        )
+        return "" if score is None else f"{metric_words(self._metric)} {share_text(score, rows, self._metric, self._groups)}"
 
 
 def dev_measure(

@@ -471,6 +471,9 @@ _TELLERS: dict[str, Callable[[Story, Value], list[Line]]] = {
     "cut": _cut,
     "more_test": _cut,
     "read_on": _cut,
+    "diverged": lambda story, value: [
+        Line(f"left out: {one_line(value.get('error') or 'numbers were not finite', 200)}", "news")
+    ],
     "verdict": _verdict,
     "better": _better,
     "reference": _reference,
@@ -483,4 +486,4 @@ _TELLERS: dict[str, Callable[[Story, Value], list[Line]]] = {
     "open_test": _open_test,
     "arm": _arm,
 }
-_SILENT = {"clock", "probe", "finish", "places", "look", "test_room"}
+_SILENT = {"clock", "probe", "finish", "places", "look", "test_room", "workers"}

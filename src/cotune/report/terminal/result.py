@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cotune.errors import counted
+from cotune.evaluate.metric_words import capitalised, metric_words
 from cotune.report.terminal.narration import REFERENCE_NAMES
 from cotune.report.terminal.plain import aside, between, decimal, ends_of, fields, number, one_line, p_value, shipped, signed
 
@@ -28,7 +29,7 @@ def result_sentences(summary: Mapping[str, Any]) -> list[str]:
     references = references_of(summary)
     if number(arm.get("score")) is None:
         return []
-    metric = str(summary.get("metric") or "score").replace("_", " ")
+    metric = metric_words(summary.get("metric"))
     interval = f" (95% interval {between(ends)})" if (ends := interval_of(arm)) else ""
     untuned = references.get("zero_shot")
     name = "untuned" if untuned is None else REFERENCE_NAMES["zero_shot"]
@@ -39,7 +40,7 @@ def result_sentences(summary: Mapping[str, Any]) -> list[str]:
         if one is not None and one is not arm
     ]
     rows = counted(decimal(arm.get("n"), 0), "test row")
-    lead = f"{metric[:1].upper()}{metric[1:]} {decimal(arm['score'])} on {rows}{interval}"
+    lead = f"{capitalised(metric)} {decimal(arm['score'])} on {rows}{interval}"
     needed = _needed(arm, references.get("tfidf")) if references else ""
     return [f"{lead}{'; ' if beside else ''}{', '.join(beside)}.", *([needed] if needed else [])]
 
@@ -72,7 +73,7 @@ def result_title(summary: Mapping[str, Any]) -> str:
     arm = shipped(summary)
     if number(arm.get("score")) is None:
         return ""
-    metric = str(summary.get("metric") or "score").replace("_", " ")
+    metric = metric_words(summary.get("metric"))
     return f"{metric} {decimal(arm['score'])}{aside(between(interval_of(arm)))}"
 
 

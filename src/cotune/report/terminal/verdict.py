@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from cotune.errors import counted
+from cotune.evaluate.metric_words import capitalised, metric_words
 from cotune.prompt.prompt import held_rows
 from cotune.report.terminal.advice import bundle_path, next_steps, parted
 from cotune.report.terminal.arm_words import arm_groups
@@ -223,8 +224,8 @@ def _selection(summary: Mapping[str, Any]) -> str:
     ends, rows = interval_of(arm), number(arm.get("n"))
     on = "the sealed test" if rows is None else counted(int(rows), "sealed test row")
     interval = f" (95% interval {between(ends)})" if ends else ""
-    metric = str(summary.get("metric") or "score").replace("_", " ")
-    text = f"{metric[:1].upper()}{metric[1:]} {decimal(test)} on {on}{interval}: nothing was learnt from or chosen on them. "
+    metric = metric_words(summary.get("metric"))
+    text = f"{capitalised(metric)} {decimal(test)} on {on}{interval}: nothing was learnt from or chosen on them. "
     judged = number(fields(summary.get("n")).get("dev"))
     text += f"The winner scored {decimal(dev)} on {'dev' if judged is None else counted(int(judged), 'dev row')}, {where}"
     if optimism is None:

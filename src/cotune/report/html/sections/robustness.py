@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from cotune.errors import counted
+from cotune.evaluate.metric_words import metric_words
 from cotune.report.html.intervals import share_text
 from cotune.report.html.markup import data_text, esc, figure, percent
 from cotune.report.html.plot import Plot, nice_ticks, padded
@@ -86,7 +87,7 @@ def _dots(record: RunRecord, data: Mapping[str, Any], formats: list[tuple[Any, t
             text = one_line(prompt.text.replace("\n", " ⏎ "), 160)
             where = f"format {number_ + 1}, {shown}: open its wording"
             plot.dot((scores[place], height), kind, tip=f"{shown}\n{text}", prompt=prompt.id, name=where)
-    return plot.render(x_title=f"{esc(record.metric.replace('_', ' '))} in percent on dev")
+    return plot.render(x_title=f"{esc(metric_words(record.metric))} in percent on dev")
 
 
 def _table(data: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from cotune.errors import counted
 from cotune.evaluate.frozen_arms import is_frozen
+from cotune.evaluate.metric_words import metric_words
 from cotune.report.html.intervals import share_interval
 from cotune.report.html.markup import data_text, figure, percent
 from cotune.report.html.plot import Plot, Point, nice_ticks, padded
@@ -108,7 +109,7 @@ def seconds_section(record: RunRecord, prompts: Prompts) -> str:
         f'<li><span class="key other h{place + 1}"></span>{data_text(_reference_text(name, one, tested))}</li>'
         for place, (name, one) in enumerate(references.items())
     )
-    metric = record.metric.replace("_", " ")
+    metric = metric_words(record.metric)
     test = "on the sealed test" if record.metric == "accuracy" else f"{metric} on the sealed test"
     caption = (
         f"Left of the upright line: accuracy on labelled rows that the fit had not seen. Right of it: {test}. These are other "

@@ -8,6 +8,7 @@ from typing import Any
 
 from cotune.errors import counted
 from cotune.evaluate.frozen_arms import is_frozen, only_winner_tuned
+from cotune.evaluate.metric_words import capitalised, metric_words
 from cotune.evaluate.openings import openings_sentence
 from cotune.prompt.prompt import held_rows
 from cotune.report.html.intervals import share_interval
@@ -186,7 +187,7 @@ def _arms(record: RunRecord) -> str:
     return figure(
         f"{_COUNTED.get(len(groups), f'The {len(groups)} arms')} on {esc(n)} sealed test rows",
         strips(lines, span),
-        f"{esc(record.metric.replace('_', ' ')).capitalize()} in percent with 95% intervals. Hollow: "
+        f"{esc(capitalised(metric_words(record.metric)))} in percent with 95% intervals. Hollow: "
         "base model. Filled: tuned."
         + (
             " Arms answer the same rows, so overlapping intervals can still hide a difference: read the paired gains below."
