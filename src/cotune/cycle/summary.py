@@ -163,10 +163,10 @@ def _selection(
     dev, test = confirmed.winner.evaluation.score, results[confirmed.ships].evaluation.score
     values = np.stack([m.evaluation.values for m in confirmed.considered])
     chosen = [m.candidate.id for m in confirmed.considered].index(confirmed.chosen.candidate.id)
-    curse = winners_curse(values, seed=context.seed, groups=groups_of(context.dev), winner=chosen)
+    corrected = winners_curse(values, seed=context.seed, groups=groups_of(context.dev), winner=chosen)
     return {
         "dev": round(dev, 6),
-        "dev_corrected": finite(curse.corrected) if context.task.measure.per_row else None,
+        "dev_corrected": finite(corrected) if context.task.measure.per_row else None,
         "test": round(test, 6),
         "optimism": round(dev - test, 6),
         "candidates": len(search.proposals),

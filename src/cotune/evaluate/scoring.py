@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cotune.errors import DivergedError
-from cotune.evaluate.decision import Decision
 from cotune.task.answered import Answered
 from cotune.task.metrics.metric import Metric
-from cotune.task.values.output import label_output
 
 Floats = NDArray[np.float64]
 
@@ -88,28 +85,6 @@ def unanswered(log_losses: Floats) -> Evaluation:
     _check_finite(log_losses)
     none = np.zeros(0)
     return Evaluation((), none, none, log_losses, float("nan"))
-
-
-def evaluate(
-    scores: Floats, references: Sequence[int] | NDArray[np.int64], decision: Decision, metric: Metric, labels: Sequence[str]
-) -> Evaluation:
-    """Score label scores under a decision rule.
-
-    Args:
-        scores: ``[rows, labels]`` log-probabilities.
-        references: ``[rows]`` index of the right label.
-        decision: the decision rule.
-        metric: the task's metric.
-        labels: names, in score order.
-
-    Raises:
-        DivergedError: a log-loss is not a number or infinite.
-    """
-    truth = np.asarray(references, dtype=np.int64)
-    log_probs = decision.log_probs(scores)
-    losses = -log_probs[np.arange(len(truth)), truth]
-    answers = [labels[i] for i in log_probs.argmax(axis=1)]
-    return judged(Answered([labels[i] for i in truth], answers, label_output(labels)), losses, metric)
 
 
 def finite(value: float, digits: int = 6) -> float | None:

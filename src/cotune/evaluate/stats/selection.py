@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -12,30 +11,10 @@ from cotune.evaluate.stats.clusters import group_sums
 from cotune.evaluate.stats.resampling import Floats, group_index, resampling_weights
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """The winner's dev score, and the score to expect on new rows.
-
-    Attributes:
-        winner: index of the candidate with the best dev score.
-        dev: mean score of the winner on the dev rows.
-        corrected: expected score of the winner on new rows; NaN if all rows are in one group, because luck cannot be estimated
-            then.
-        optimism: ``dev - corrected``, at least 0.
-        candidates: number of compared candidates.
-    """
-
-    winner: int
-    dev: float
-    corrected: float
-    optimism: float
-    candidates: int
-
-
 def winners_curse(
     scores: npt.ArrayLike, *, seed: int, draws: int = 2000, groups: npt.ArrayLike | None = None, winner: int | None = None
-) -> Selection:
-    """Correct the winner's dev score for its selection on the same rows, by bootstrapping the whole selection.
+) -> float:
+    """The winner's dev score, corrected for its selection on the same rows by bootstrapping the whole selection.
 
     Rows are resampled for all candidates together, and the best candidate of each resample is chosen. The optimism is how much
     better it scores there than its average. Candidates are first shrunk towards each other by the share of their spread that
@@ -51,6 +30,9 @@ def winners_curse(
         draws: number of resamples.
         groups: group id of each row; if given, whole groups are drawn.
         winner: index of the chosen candidate; None takes the best mean among those scored on all rows.
+
+    Returns:
+        Expected score of the winner on new rows; NaN if all rows are in one group, because luck cannot be estimated then.
 
     Raises:
         ValueError: no candidate was scored on all rows, a candidate was scored on no row, or the winner was not scored on all.
@@ -72,10 +54,10 @@ def winners_curse(
     dev = float(means[chosen])
     candidates, rows = table.shape
     if candidates == 1 or rows < 2:
-        return Selection(chosen, dev, dev, 0.0, candidates)
+        return dev
     units = rows if groups is None else len(np.unique(group_index(groups)))
     if units < 2:
-        return Selection(chosen, dev, math.nan, math.nan, candidates)
+        return math.nan
     filled = _filled(table, scored, finalists)
     centres = _shrunk(filled, scored.sum(axis=1), groups)
     noise = filled - filled.mean(axis=1, keepdims=True)
@@ -89,8 +71,7 @@ def winners_curse(
         best = np.argmax(centres + drawn, axis=1)
         luck += float(np.sum(drawn[np.arange(len(best)), best]))
         total += len(best)
-    optimism = max(0.0, luck / total)
-    return Selection(chosen, dev, dev - optimism, optimism, candidates)
+    return dev - max(0.0, luck / total)
 
 
 def _filled(table: Floats, scored: npt.NDArray[np.bool_], finalists: npt.NDArray[np.bool_]) -> Floats:
