@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cotune.task.checks import DataChecks, Finding
 from cotune.task.example import Example
-from cotune.task.metrics.metric import METRICS, Metric, correct, metric_for, metric_named
+from cotune.task.metrics.metric import METRICS, Metric, metric_for, metric_named
 from cotune.task.reading.read import read_table
 from cotune.task.reading.table import Table
 from cotune.task.sealed import OpenedTest, SealedTest
@@ -22,7 +22,6 @@ __all__ = [
     "SealedTest",
     "Table",
     "Task",
-    "correct",
     "metric_for",
     "metric_named",
     "read_table",

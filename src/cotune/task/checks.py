@@ -84,16 +84,6 @@ class DataChecks:
     def __contains__(self, kind: str) -> bool:
         return any(finding.kind == kind for finding in self.findings)
 
-    @property
-    def messages(self) -> tuple[str, ...]:
-        """The sentences of the findings."""
-        return tuple(finding.message for finding in self.findings)
-
-    @property
-    def warnings(self) -> tuple[Finding, ...]:
-        """The findings that can change the meaning of the scores."""
-        return tuple(finding for finding in self.findings if finding.severity == "warning")
-
     def plus(self, findings: Iterable[Finding], **counts: int) -> DataChecks:
         """A copy with further findings and counts."""
         every = sorted((*self.findings, *findings), key=lambda finding: finding.severity != "warning")

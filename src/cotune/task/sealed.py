@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -86,20 +85,6 @@ class SealedTest:
             return self
         chosen = np.sort(np.random.default_rng([seed, 16]).permutation(self.n)[:rows])
         return SealedTest([self.__examples[i] for i in chosen], self.given_hash)
-
-    @property
-    def facts(self) -> Mapping[str, float]:
-        """Lengths of the inputs, without labels or texts: words (median, longest) and characters in all."""
-        texts = [example.text for example in self.__examples]
-        words = [len(text.split()) for text in texts] or [0]
-        return MappingProxyType(
-            {
-                "n": self.n,
-                "words_median": statistics.median(words),
-                "words_most": max(words),
-                "characters": sum(map(len, texts)),
-            }
-        )
 
     def leaking_train_ids(self, train: Iterable[Example]) -> tuple[str, ...]:
         """Ids of the train rows whose normalised input is also in the test split, in order."""

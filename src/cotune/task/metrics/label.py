@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cotune.task.answered import Answered, Floats
-
-
-def correct(references: Sequence[str], predicted: Sequence[str]) -> NDArray[np.bool_]:
-    """Whether each row is right, shape (rows,). Raises ValueError if the lengths differ."""
-    if len(references) != len(predicted):
-        raise ValueError(f"{len(references)} references but {len(predicted)} predicted ones")
-    return np.fromiter((a == b for a, b in zip(references, predicted, strict=True)), dtype=np.bool_, count=len(references))
 
 
 def label_counts(answered: Answered) -> Floats:

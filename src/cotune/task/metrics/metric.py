@@ -14,12 +14,11 @@ from cotune.errors import InputError
 from cotune.plugins import METRICS_GROUP, Plugin, plugins
 from cotune.task.answered import Answered, Floats
 from cotune.task.metrics import json_fields, label, text
-from cotune.task.metrics.label import correct
 from cotune.task.metrics.user import UserMetric, names_user_metric
 from cotune.task.values.number import equal_numbers
 from cotune.task.values.output import OUTPUT_TYPES, WRITTEN_TYPES, Output, OutputType, label_output
 
-__all__ = ["METRICS", "Aggregate", "Metric", "correct", "metric_for", "metric_named"]
+__all__ = ["METRICS", "Aggregate", "Metric", "metric_for", "metric_named"]
 
 _WITHIN = re.compile(r"within\s+(\d+(?:\.\d+)?|\.\d+)\s*(%?)")
 
