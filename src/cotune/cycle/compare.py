@@ -25,7 +25,7 @@ from cotune.cycle.probe_search.tfidf import Mix, best_mix, losses_by_share
 from cotune.errors import CotuneError, DivergedError, InputError, no_run
 from cotune.evaluate.decision import BY_PROBE, Decision
 from cotune.evaluate.judge import Judge
-from cotune.evaluate.responses import LabelOutputs, label_indices
+from cotune.evaluate.responses import LabelOutputs, best_rule, label_indices
 from cotune.evaluate.scoring import Evaluation
 from cotune.evaluate.stats.paired import paired_difference
 from cotune.evaluate.tried import Comparison, Tried
@@ -192,8 +192,7 @@ class Tryouts:
         if task.measure.needs_answers and (written := answering.write(asked, adapter, dev, given, _unheard)) is not None:
             given = written.given
         rules = (rule,) if rule is not None else rules_of(answering, given, task)
-        found = [given.judge(dev, r, task) for r in rules]
-        return max(found, key=lambda e: (e.score, -e.log_loss)), scored.truncated
+        return best_rule(given, dev, rules, task)[0], scored.truncated
 
 
 def judged_by_probe(

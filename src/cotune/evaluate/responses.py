@@ -48,6 +48,14 @@ class ModelOutputs(Protocol):
         ...
 
 
+def best_rule(
+    given: ModelOutputs, rows: Sequence[Example], rules: Sequence[Decision], task: Task
+) -> tuple[Evaluation, Decision]:
+    """The decision rule that is best on the rows by the metric, ties by log-loss, with the evaluation under it."""
+    judged = [(given.judge(rows, rule, task), rule) for rule in rules]
+    return max(judged, key=lambda pair: (pair[0].score, -pair[0].log_loss))
+
+
 @dataclass(frozen=True, eq=False)
 class LabelOutputs:
     """Label scores.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cotune.cycle.context import RunContext
 from cotune.errors import CotuneError, DivergedError
-from cotune.evaluate.decision import RAW, Decision
+from cotune.evaluate.decision import RAW
 from cotune.evaluate.responses import ModelOutputs
 from cotune.evaluate.scoring import Evaluation, finite
 from cotune.evaluate.stats.racing import Race, schedule_cost, successive_halving_schedule
@@ -128,8 +128,7 @@ def race_prompts(
     )
     result.ranking = [prompts[n].id for n in (*standing, *others)]
     for prompt_id, scores in result.scores.items():
-        decision = better_rule(context, scores, context.dev[: len(scores)])
-        result.evaluations[prompt_id] = context.answers.judge(scores, context.dev[: len(scores)], decision)
+        result.evaluations[prompt_id], _ = context.answers.judge_best(scores, context.dev[: len(scores)])
     key = [cycle, adapter, [prompt.id for prompt in prompts]]
     context.journal.step("race", key, lambda: {"cycle": cycle, **result.told()})
     return result
@@ -164,13 +163,3 @@ def race_losses(context: RunContext, scores: ModelOutputs) -> Floats:
     if len(scores) < 8:
         return context.answers.judge(scores, rows, RAW).race_losses
     return context.answers.judge(scores, rows, context.answers.bias(scores)).race_losses
-
-
-def better_rule(context: RunContext, scores: ModelOutputs, rows: Sequence[object]) -> Decision:
-    """Choose the raw or the calibrated rule, whichever is better on dev by the metric, ties by log-loss."""
-    examples = context.dev[: len(rows)]
-    rules = context.answers.rules(scores)
-    if len(rules) == 1:
-        return rules[0]
-    judged = [(context.answers.judge(scores, examples, rule), rule) for rule in rules]
-    return max(judged, key=lambda pair: (pair[0].score, -pair[0].log_loss))[1]

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from cotune.cycle.answer_search.race import better_rule
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.context import RunContext
 from cotune.cycle.search.measured import Measured, measure_base
@@ -152,8 +151,8 @@ def measure(context: RunContext, prompt: Prompt, adapter: str, steps: int, stage
         DivergedError: scores are not finite.
     """
     scores = context.answers.scores(prompt, adapter, context.dev, stage, answers=not context.answers.written_late)
-    rule = better_rule(context, scores, context.dev)
-    return Measured(Candidate(prompt, adapter, rule, steps), context.answers.judge(scores, context.dev, rule), scores)
+    evaluation, rule = context.answers.judge_best(scores, context.dev)
+    return Measured(Candidate(prompt, adapter, rule, steps), evaluation, scores)
 
 
 def advance(

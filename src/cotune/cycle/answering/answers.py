@@ -16,7 +16,7 @@ from cotune.cycle.journal import Journal
 from cotune.cycle.progress import Watcher
 from cotune.evaluate.decision import RAW, Decision
 from cotune.evaluate.judge import Judge
-from cotune.evaluate.responses import ModelOutputs
+from cotune.evaluate.responses import ModelOutputs, best_rule
 from cotune.evaluate.scoring import Evaluation, finite
 from cotune.files import content_hash
 from cotune.prompt.prompt import Prompt
@@ -159,6 +159,12 @@ class Answers:
     def judge(self, given: ModelOutputs, rows: Sequence[Example], decision: Decision) -> Evaluation:
         """Evaluate outputs against the rows' right answers."""
         return given.judge(rows, decision, self._task)
+
+    def judge_best(
+        self, given: ModelOutputs, rows: Sequence[Example], rules: Sequence[Decision] | None = None
+    ) -> tuple[Evaluation, Decision]:
+        """The evaluation under the best of ``rules``, and that rule; None chooses from :meth:`rules` of the outputs."""
+        return best_rule(given, rows, self.rules(given) if rules is None else rules, self._task)
 
     def bias(self, given: ModelOutputs) -> Decision:
         """The calibrated rule by outputs on some rows, without their right answers; the raw rule if none can be fitted."""

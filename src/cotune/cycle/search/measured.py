@@ -50,8 +50,7 @@ def measure_base(context: RunContext, prompt: Prompt) -> Measured:
         rules = context.answers.rules(
             context.answers.scores(prompt, BASE, context.train_sample[:CALIBRATION_ROWS], "calibrate", answers=False)
         )
-    judged = [(context.answers.judge(scores, context.dev, rule), rule) for rule in rules]
-    evaluation, rule = max(judged, key=lambda pair: (pair[0].score, -pair[0].log_loss))
+    evaluation, rule = context.answers.judge_best(scores, context.dev, rules)
     return Measured(Candidate(prompt, BASE, rule), evaluation, scores)
 
 
