@@ -14,8 +14,9 @@ from scipy import special
 from cotune.evaluate.attribution import Attribution
 from cotune.evaluate.decision import RAW, Decision
 from cotune.evaluate.frozen_arms import EVERY_GAIN
-from cotune.evaluate.stats.f1 import Average, f1_from_counts, label_indicators
+from cotune.evaluate.stats.f1 import label_indicators
 from cotune.evaluate.stats.resampling import Floats
+from cotune.task.metrics.label import Average, f1_from_counts
 
 _SCORINGS = 500
 

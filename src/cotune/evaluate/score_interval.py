@@ -8,9 +8,9 @@ import numpy.typing as npt
 
 from cotune.evaluate.arms import aggregate_statistic
 from cotune.evaluate.scoring import Evaluation
-from cotune.evaluate.stats.f1 import Average
 from cotune.evaluate.stats.f1_posterior import dirichlet_f1
 from cotune.evaluate.stats.intervals import Interval, aggregate_interval, mean_interval
+from cotune.task.metrics.label import Average
 from cotune.task.metrics.metric import Metric
 from cotune.task.values.output import Output
 

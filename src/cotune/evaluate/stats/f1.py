@@ -2,33 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import numpy.typing as npt
 
 from cotune.evaluate.stats.resampling import Floats, Statistic
-
-Average = Literal["macro", "weighted"]
-
-
-def f1_from_counts(hits: Floats, support: Floats, predicted: Floats, average: Average) -> Floats:
-    """F1 averaged over labels, from counts by label.
-
-    Args:
-        hits: number of rows of each label that were predicted as it, shape (..., labels).
-        support: number of rows of each label, shape (..., labels).
-        predicted: number of rows predicted as each label, shape (..., labels).
-        average: "macro" (equal weights, without labels that are neither in the references nor in the predictions) or "weighted"
-            (by rows of the label).
-
-    Returns:
-        Shape (...); the same as scikit-learn's ``f1_score`` with ``zero_division=0``.
-    """
-    seen = (support + predicted) > 0
-    scores = np.where(seen, 2 * hits / np.where(seen, support + predicted, 1.0), 0.0)
-    weights = seen.astype(np.float64) if average == "macro" else support
-    return np.asarray((scores * weights).sum(axis=-1) / weights.sum(axis=-1), dtype=np.float64)
+from cotune.task.metrics.label import Average, f1_from_counts
 
 
 def f1_influence(counts: Floats, average: Average) -> Floats:
@@ -36,7 +14,7 @@ def f1_influence(counts: Floats, average: Average) -> Floats:
 
     Args:
         counts: confusion matrices, the right label first, shape (..., labels, labels).
-        average: as for :func:`f1_from_counts`.
+        average: as for :func:`cotune.task.metrics.label.f1_from_counts`.
 
     Returns:
         Shape (..., labels, labels): the derivative of the F1 by the cell's share of rows; its mean over the rows is zero.

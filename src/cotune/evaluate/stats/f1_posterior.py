@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cotune.evaluate.stats.clusters import effective_rows
-from cotune.evaluate.stats.f1 import Average, f1_from_counts, f1_influence
+from cotune.evaluate.stats.f1 import f1_influence
 from cotune.evaluate.stats.intervals import Interval
 from cotune.evaluate.stats.resampling import Floats
+from cotune.task.metrics.label import Average, f1_from_counts
 
 _CELLS_AT_ONCE = 1_000_000
 _LEVEL = 0.95

@@ -8,6 +8,8 @@ import numpy as np
 
 from cotune.task.answered import Answered, Floats
 
+Average = Literal["macro", "weighted"]
+
 
 def label_counts(answered: Answered) -> Floats:
     """Counts ``[rows, 3 labels]``: for each label whether it is both right and answered, right, and answered.
@@ -25,13 +27,19 @@ def label_counts(answered: Answered) -> Floats:
     return np.concatenate([support * predicted, support, predicted], axis=1)
 
 
-def f1_over_labels(sums: Floats, average: Literal["macro", "weighted"]) -> Floats:
-    """F1 averaged over labels from sums of :func:`label_counts`, ``[..., 3 labels]`` to ``[...]``.
+def f1_from_counts(hits: Floats, support: Floats, predicted: Floats, average: Average) -> Floats:
+    """F1 averaged over labels, from counts by label.
 
-    The macro average ignores labels that are neither right nor answered anywhere, as scikit-learn does: a label without rows
-    would otherwise always lower the mean.
+    Args:
+        hits: number of rows of each label that were predicted as it, shape (..., labels).
+        support: number of rows of each label, shape (..., labels).
+        predicted: number of rows predicted as each label, shape (..., labels).
+        average: "macro" (equal weights, without labels that are neither in the references nor in the predictions, because a
+            label without rows would always lower the mean) or "weighted" (by rows of the label).
+
+    Returns:
+        Shape (...); the same as scikit-learn's ``f1_score`` with ``zero_division=0``.
     """
-    hits, support, predicted = np.split(np.asarray(sums, dtype=np.float64), 3, axis=-1)
     seen = (support + predicted) > 0
     scores = np.where(seen, 2 * hits / np.where(seen, support + predicted, 1.0), 0.0)
     weights = seen.astype(np.float64) if average == "macro" else support
@@ -39,10 +47,15 @@ def f1_over_labels(sums: Floats, average: Literal["macro", "weighted"]) -> Float
 
 
 def macro_f1(sums: Floats) -> Floats:
-    """Macro average."""
-    return f1_over_labels(sums, "macro")
+    """Macro average from sums of :func:`label_counts`, ``[..., 3 labels]`` to ``[...]``."""
+    return f1_from_counts(*_by_label(sums), "macro")
 
 
 def weighted_f1(sums: Floats) -> Floats:
-    """Average weighted by the labels' rows."""
-    return f1_over_labels(sums, "weighted")
+    """Average weighted by the labels' rows, from the same sums."""
+    return f1_from_counts(*_by_label(sums), "weighted")
+
+
+def _by_label(sums: Floats) -> tuple[Floats, Floats, Floats]:
+    hits, support, predicted = np.split(np.asarray(sums, dtype=np.float64), 3, axis=-1)
+    return hits, support, predicted
