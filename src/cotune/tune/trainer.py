@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cotune.errors import CotuneError, DivergedError
+from cotune.errors import CotuneError
 from cotune.files import content_hash
 from cotune.model.adapters.slots import BASE
 from cotune.model.engine.plan import cut_by_length
@@ -21,13 +21,11 @@ from cotune.tune.batches import TrainingRow, rows_of_step
 from cotune.tune.checkpoint import Checkpoint, write_checkpoint
 from cotune.tune.loss import common_prefix, plain_loss, shared_prefix_loss
 from cotune.tune.settings import TuneSettings, learning_rate_factor
+from cotune.tune.stepping import StepReport, clipped_step
 from cotune.tune.tuners import TUNERS
 
 _REMOVED_SETTINGS = {"prefix": {"init": "text", "tokens": None}}
 """Removed settings that are part of the key of a run, so that runs of earlier builds keep theirs and are resumed."""
-
-StepReport = Callable[[int, float, int], None]
-"""Called after each step with the step's number from 1, its loss per token, and its tokens."""
 
 
 class TuningRun:
@@ -187,14 +185,9 @@ class TuningRun:
             self._optimizer.zero_grad(set_to_none=True)
             give_back_memory(self.model.runner.device)
             total, tokens, limit = 0.0, 0, limit // 2
-        norm = torch.nn.utils.clip_grad_norm_([p for _, p in self._parameters], self.settings.clip)
-        if not math.isfinite(total) or not bool(torch.isfinite(norm)):
-            what = f"gradient's norm became {float(norm)}" if math.isfinite(total) else f"loss became {total / answers}"
-            raise DivergedError(
-                f"the {what} in step {self.step + 1}; the trial stops here. A lower tune.learning_rate may help."
-            )
-        self._optimizer.step()
-        return total / answers, tokens
+        parameters, mean = [p for _, p in self._parameters], total / answers
+        clipped_step(self._optimizer, parameters, clip=self.settings.clip, loss=mean, step=self.step + 1)
+        return mean, tokens
 
     @property
     def _shares(self) -> bool:

@@ -12,7 +12,6 @@ fine-tuning, arXiv 2202.10054).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from cotune.errors import CotuneError, DivergedError
+from cotune.errors import CotuneError
 from cotune.files import content_hash
 from cotune.model.adapters.files import LoraSettings
 from cotune.model.adapters.slots import BASE
@@ -36,9 +35,7 @@ from cotune.model.local import LocalModel
 from cotune.prompt.render import shared_prefix
 from cotune.tune.batches import rows_of_step
 from cotune.tune.checkpoint import Checkpoint, write_checkpoint
-
-StepReport = Callable[[int, float, int], None]
-"""Called after each step with the step's number from 1, its mean loss a row, and its tokens."""
+from cotune.tune.stepping import StepReport, clipped_step
 
 MOST_STATE_BYTES = 2 * 10**9
 """Upper bound on the stored states at the window's edge, in bytes; states of further rows are recomputed in each step."""
@@ -340,15 +337,9 @@ class WindowRun:
             self._optimizer.zero_grad(set_to_none=True)
             give_back_memory(self.model.runner.device)
             limit //= 2
-        norm = torch.nn.utils.clip_grad_norm_([p for _, p in self._lora], self.settings.clip)
-        torch.nn.utils.clip_grad_norm_([self._weight, self._bias], self.settings.clip)
-        if not math.isfinite(total) or not bool(torch.isfinite(norm)):
-            what = f"gradient's norm became {float(norm)}" if math.isfinite(total) else f"loss became {total / len(batch)}"
-            raise DivergedError(
-                f"the {what} in step {self.step + 1}; the trial stops here. A lower tune.learning_rate may help."
-            )
-        self._optimizer.step()
-        return total / len(batch), tokens
+        lora, head, mean = [p for _, p in self._lora], [self._weight, self._bias], total / len(batch)
+        clipped_step(self._optimizer, lora, head, clip=self.settings.clip, loss=mean, step=self.step + 1)
+        return mean, tokens
 
     def _backward(self, parts: Sequence[Sequence[int]]) -> tuple[float, int]:
         """Accumulate the gradient of a batch in parts; returns the summed loss and the number of tokens, each row's counted
