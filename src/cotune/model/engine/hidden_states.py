@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,13 +33,9 @@ def last_states(
     if not sequences:
         return result
     length = shared_prefix(sequences) if model.shared else 0
-    own = [len(s) - length for s in sequences]
     with torch.inference_mode():
         prefix = model.run_prefix(adapter, sequences[0][:length])
-        if progress and length:
-            progress(length)
-        for part in cut_by_length(range(len(sequences)), own.__getitem__, model.settings.batch_tokens):
-            suffixes = [sequences[i][length:] for i in part]
+        for part, suffixes in _passes(model, sequences, length, progress):
             if model.shared:
                 plan = plan_pass(suffixes, prefix=length, device=model.model.device)
                 hidden = model.runner.states(plan, prefix, layers)
@@ -47,8 +43,6 @@ def last_states(
                 hidden = plain_states(model.model, suffixes, layers)
             ends = torch.tensor([len(s) for s in suffixes]).cumsum(0) - 1
             result[:, part] = hidden[:, ends.to(hidden.device)].float().cpu().numpy()
-            if progress:
-                progress(sum(map(len, suffixes)))
     return result
 
 
@@ -79,13 +73,9 @@ def layer_states(
         length = min(length, *starts)
     if shared is not None:
         length = min(length, shared)
-    own = [len(s) - length for s in sequences]
     with torch.inference_mode():
         prefix = model.run_prefix(adapter, sequences[0][:length], depth=max(layers))
-        if progress and length:
-            progress(length)
-        for part in cut_by_length(range(len(sequences)), own.__getitem__, model.settings.batch_tokens):
-            suffixes = [sequences[i][length:] for i in part]
+        for part, suffixes in _passes(model, sequences, length, progress):
             skips = None if starts is None else [starts[i] - length for i in part]
             if model.shared:
                 plan = plan_pass(suffixes, prefix=length, merge=[len(s) for s in suffixes], device=model.model.device)
@@ -93,9 +83,21 @@ def layer_states(
             else:
                 states = plain_layer_states(model.model, suffixes, layers, skips)
             result[:, part] = states.cpu().numpy()
-            if progress:
-                progress(sum(map(len, suffixes)))
     return result
+
+
+def _passes(
+    model: Engine, sequences: Sequence[Sequence[int]], length: int, progress: Progress | None
+) -> Iterator[tuple[list[int], list[Sequence[int]]]]:
+    """Indices and own tokens of each pass, behind ``length`` shared tokens, which have just run; reports progress."""
+    if progress and length:
+        progress(length)
+    own = [len(s) - length for s in sequences]
+    for part in cut_by_length(range(len(sequences)), own.__getitem__, model.settings.batch_tokens):
+        suffixes = [sequences[i][length:] for i in part]
+        yield part, suffixes
+        if progress:
+            progress(sum(map(len, suffixes)))
 
 
 def passes_of(sequences: Sequence[Sequence[int]], starts: Sequence[int], limit: int) -> tuple[int, list[list[int]]]:
