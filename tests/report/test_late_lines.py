@@ -39,7 +39,7 @@ def test_lines_leave_the_score_out_and_tell_the_best_by_its_log_loss() -> None:
 
 def test_the_live_view_has_the_log_loss_for_the_best_on_dev() -> None:
     console = Console(file=io.StringIO(), width=90, height=30, record=True, _environ={})
-    view = LiveView(console, live=False)
+    view = LiveView(console)
     for kind, value in EVENTS:
         view.event({"kind": kind, "value": value, "active_s": 1.0})
     console.print(view.render())

@@ -98,7 +98,7 @@ def test_the_users_prompts_are_shown_by_their_text_from_the_start() -> None:
 
 def test_the_live_view_keeps_the_first_verdict_in_sight(events: list[dict[str, Any]]) -> None:
     console = Console(file=io.StringIO(), width=90, height=20, record=True, _environ={})
-    view = LiveView(console, live=False)
+    view = LiveView(console)
     for event in events[: next(n for n, event in enumerate(events) if event["kind"] == "open_test")]:
         view.event(event)
     view.progress("final", "step 3/12", 100)

@@ -109,7 +109,7 @@ class Hands:
 def live_text(width: int, feed: Callable[[LiveView, Hands], None], height: int = 30) -> str:
     hands = Hands()
     console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True, color_system=None)
-    view = LiveView(console, now=hands, live=False)
+    view = LiveView(console, now=hands)
     feed(view, hands)
     with console.capture() as capture:
         console.print(view.render())
@@ -250,7 +250,8 @@ def test_rows_that_are_cut_are_told_once_and_once_for_the_test() -> None:
 def test_live_view_draws_by_itself_and_gives_the_terminal_back() -> None:
     stream = io.StringIO()
     console = Console(file=stream, width=80, height=30, force_terminal=True, color_system="truecolor", _environ={})
-    view = LiveView(console, "10 min")
+    view = LiveView(console)
+    view.start()
     feed_all(view)
     before = threading.active_count()
     view.progress("confirm", "x", 10)
@@ -263,7 +264,7 @@ def test_live_view_draws_by_itself_and_gives_the_terminal_back() -> None:
         time.sleep(0.02)
     assert threading.active_count() < before
     shown = stream.getvalue()
-    assert "of 10 min" in shown
+    assert "of 8 min" in shown
     assert "ended" in shown
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") == 1, "the cursor is shown again"
     assert "\x1b[31mש" not in shown, "a prompt's own escape codes never reach the terminal"
@@ -273,6 +274,7 @@ def test_nothing_is_drawn_before_a_first_step() -> None:
     """Most of what is wrong with a run shows before it, and a frame of empty rows would stand above the error."""
     stream = io.StringIO()
     view = LiveView(Console(file=stream, width=80, height=30, force_terminal=True, _environ={}))
+    view.start()
     view.event({"n": -1, "kind": "note", "value": {"text": "reading the [rows]"}})
     assert "reading the [rows]" in stream.getvalue() and "speed" not in stream.getvalue()
     view.event({"n": 0, "kind": "engine", "active_s": 1.0, "value": {"device": "cpu"}})

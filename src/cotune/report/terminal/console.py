@@ -58,9 +58,7 @@ class LiveView:
 
     Args:
         console: rich console of the terminal.
-        budget_text: the budget in words; the run's start event may replace it.
         now: monotonic clock in seconds.
-        live: whether to draw; otherwise :meth:`render` returns what would be drawn.
 
     Attributes:
         wants_history: a resumed run passes events of earlier sessions.
@@ -68,17 +66,10 @@ class LiveView:
 
     wants_history = True
 
-    def __init__(
-        self,
-        console: Console,
-        budget_text: str = "",
-        *,
-        now: Callable[[], float] = time.monotonic,
-        live: bool = True,
-    ) -> None:
+    def __init__(self, console: Console, *, now: Callable[[], float] = time.monotonic) -> None:
         from rich.live import Live
 
-        self._console, self._budget = console, one_line(budget_text, 30)
+        self._console = console
         self._story, self._pace = Story(), Pace(now)
         self._log: deque[tuple[float, Line]] = deque(maxlen=_LOG_LINES)
         self._stage, self._what = "", ""
@@ -88,8 +79,6 @@ class LiveView:
         # Events come from the run's thread, while another thread draws.
         self._lock = threading.RLock()
         self._live = Live(console=console, get_renderable=self.render, refresh_per_second=_REFRESH_PER_SECOND)
-        if live:
-            self.start()
 
     def start(self) -> None:
         self._starts = True
@@ -173,9 +162,8 @@ class LiveView:
         speed = f"{rate:,.0f} tokens/s" if rate is not None else "-"
         so_far = f"   {amount(pace.tokens)} tokens so far" if pace.tokens else ""
         grid.add_row("speed", _line((speed, ""), (so_far, "bright_black")))
-        budget = self._budget or story.budget
         left = pace.left
-        parts = [(clock(pace.elapsed), "bold"), (f" of {budget}" if budget else "", "")]
+        parts = [(clock(pace.elapsed), "bold"), (f" of {story.budget}" if story.budget else "", "")]
         if left is not None and not self._closed:
             parts.append((f"   {time_left(left)}", ""))
         grid.add_row("time", _line(*parts))
@@ -259,7 +247,7 @@ def make_view(json: bool, quiet: bool, stream: TextIO, is_terminal: bool) -> Run
 
         console = Console(file=stream, force_terminal=True)
         if not console.is_dumb_terminal:
-            return LiveView(console, live=False)
+            return LiveView(console)
     return PlainView(stream)
 
 
