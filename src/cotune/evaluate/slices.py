@@ -52,20 +52,16 @@ class Slice:
 
     def to_json(self) -> dict[str, Any]:
         """For the journal; rows by position."""
-
-        def ends(interval: Interval) -> list[float]:
-            return [round(interval.low, 6), round(interval.high, 6)]
-
         return {
             "words": list(self.words),
             "rows": list(self.rows),
             "failures": list(self.failures),
             "rate": round(self.rate, 6),
-            "ci": ends(self.ci),
+            "ci": self.ci.rounded(),
             "rest": round(self.rest, 6),
-            "rest_ci": ends(self.rest_ci),
+            "rest_ci": self.rest_ci.rounded(),
             "difference": round(self.difference, 6),
-            "difference_ci": ends(self.difference_ci),
+            "difference_ci": self.difference_ci.rounded(),
             "p": None if self.p is None else round(self.p, 6),
         }
 
