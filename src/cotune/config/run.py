@@ -119,7 +119,7 @@ class RunConfig(Section):
 
     def differences(self, other: RunConfig) -> list[str]:
         """The differences that keep ``other`` from resuming this config's run, one line per key."""
-        mine, theirs = _flat(self.fingerprint_view()), _flat(other.fingerprint_view())
+        mine, theirs = dotted(self.fingerprint_view()), dotted(other.fingerprint_view())
         return [
             f"{key}: {shown(mine.get(key))} -> {shown(theirs.get(key))}"
             for key in dict.fromkeys((*mine, *theirs))
@@ -131,8 +131,9 @@ def _is_local(model: str) -> bool:
     return Path(model).is_absolute()
 
 
-def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+def dotted(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """The values of nested mappings by their keys in dotted form."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat.update(_flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {above + key: value})
+        flat.update(dotted(value, f"{above}{key}.") if isinstance(value, Mapping) else {above + key: value})
     return flat

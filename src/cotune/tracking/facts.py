@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cotune.config import RunConfig
+from cotune.config.run import dotted
 from cotune.report.terminal.plain import ends_of, fields, number
 from cotune.tracking.tracker import Estimate
 
@@ -97,15 +98,11 @@ def table_row(one: Estimate) -> tuple[Any, ...]:
 
 def settings_of(config: RunConfig) -> dict[str, Any]:
     """Every key of the config that is set, in dotted form; lists as JSON. A config never contains keys of endpoints."""
-    return dict(_flat(config.model_dump(mode="json"), ""))
-
-
-def _flat(values: Mapping[str, Any], above: str) -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{above}{key}.")
-        elif value is not None:
-            yield above + key, value if isinstance(value, (str, int, float)) else json.dumps(value, ensure_ascii=False)
+    return {
+        key: value if isinstance(value, (str, int, float)) else json.dumps(value, ensure_ascii=False)
+        for key, value in dotted(config.model_dump(mode="json")).items()
+        if value is not None
+    }
 
 
 def _numbers(above: str, values: Mapping[str, Any]) -> dict[str, float]:
