@@ -13,7 +13,8 @@ from cotune.files import content_hash
 
 Order = Literal["instruction_first", "input_first"]
 
-_PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+"""A field's name in braces."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Prompt:
     def placeholders(self) -> tuple[str, ...]:
         """Names in braces anywhere in the prompt's own text, in order of appearance."""
         text = "\n".join((self.system or "", self.instruction, self.input_template, self.cue))
-        return tuple(dict.fromkeys(_PLACEHOLDER.findall(text)))
+        return tuple(dict.fromkeys(PLACEHOLDER.findall(text)))
 
     def word(self, label: str) -> str:
         """The label word of ``label``."""
@@ -138,7 +139,7 @@ class Prompt:
 
 def substitute(template: str, values: Mapping[str, str]) -> str:
     """Replace each ``{name}`` in ``values``, in one pass; substituted text is not substituted again."""
-    return _PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), template)
+    return PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), template)
 
 
 def parse_prompt(text: str, input_fields: Iterable[str], *, where: str = "prompt") -> Prompt:
@@ -161,7 +162,7 @@ def parse_prompt(text: str, input_fields: Iterable[str], *, where: str = "prompt
     text = with_field_names(text, names)
     if not text.strip():
         raise InputError("the prompt is empty", where=where, hint=f"Write a text that contains {{{names[0]}}}.")
-    placeholders = set(_PLACEHOLDER.findall(text))
+    placeholders = set(PLACEHOLDER.findall(text))
     if missing := [name for name in names if name not in placeholders]:
         raise InputError(
             f"the prompt never shows the input field {{{missing[0]}}}",
@@ -169,7 +170,7 @@ def parse_prompt(text: str, input_fields: Iterable[str], *, where: str = "prompt
             hint=f"Put {{{missing[0]}}} where the row's text belongs.",
         )
     lines = text.strip("\n").split("\n")
-    holding = [i for i, line in enumerate(lines) if set(_PLACEHOLDER.findall(line)) & set(names)]
+    holding = [i for i, line in enumerate(lines) if set(PLACEHOLDER.findall(line)) & set(names)]
     first, last = holding[0], holding[-1]
     return Prompt(
         instruction="\n".join(lines[:first]),

@@ -17,7 +17,7 @@ import numpy as np
 from cotune.errors import InputError
 from cotune.plugins import EDITS_GROUP, Plugin, plugins
 from cotune.prompt.bank import explanation, sample_line
-from cotune.prompt.prompt import Prompt
+from cotune.prompt.prompt import PLACEHOLDER, Prompt
 from cotune.prompt.words import LABEL_STYLES, MANY_LABELS, capitalise, field_name, item_noun, kind_noun, label_words
 from cotune.refine.template import STYLES, read_template, write_template
 from cotune.refine.wording import (
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 SEPARATORS = ("\n", "\n\n", " ", " | ")
 # A longer instruction contains more than the wordings here, so it is not replaced by one of them.
 _REPLACEABLE = 300
-_PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 Edit = Callable[[Prompt, "Task", np.random.Generator], Prompt | None]
 Format = Callable[[Prompt, np.random.Generator], Prompt | None]
@@ -77,7 +76,7 @@ def sound(child: Prompt, task: Task, parents: Sequence[Prompt]) -> bool:
 
 
 def _counts(prompt: Prompt) -> Counter[str]:
-    return Counter(_PLACEHOLDER.findall("\n".join((prompt.system or "", *prompt.parts))))
+    return Counter(PLACEHOLDER.findall("\n".join((prompt.system or "", *prompt.parts))))
 
 
 def _other(rng: np.random.Generator, options: Sequence[_T], current: _T) -> _T | None:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
 
-from cotune.prompt.prompt import Prompt
+from cotune.prompt.prompt import PLACEHOLDER, Prompt
 from cotune.refine.copied import RowGrams, told_answer, words_of
 from cotune.refine.edits import sound
 from cotune.refine.proposal import Proposal
 from cotune.task.example import Example
+from cotune.task.values.json_value import FENCE
 
 if TYPE_CHECKING:
     from cotune.task.task import Task
@@ -29,8 +30,6 @@ ANSWER_SCHEMA: dict[str, Any] = {
 """JSON Schema of the answer, for servers that support it: a list of instructions."""
 _MOST_ITEMS = 16
 _ROW_CHARACTERS, _MOST_LABELS, _SHOWN_CHARACTERS = 300, 60, 160
-_FENCE = re.compile(r"```[A-Za-z]*\s*\n?(.*?)```", re.DOTALL)
-_PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 
 
@@ -206,7 +205,7 @@ def _wrong(child: Prompt, task: Task, parent: Prompt) -> str:
         return "it contains control characters"
     if sum(map(len, parts)) > MOST_CHARACTERS + len(parent.input_template) + len(parent.cue):
         return f"it is longer than {MOST_CHARACTERS:,} characters"
-    shown = [name for part in (child.system or "", *parts) for name in _PLACEHOLDER.findall(part)]
+    shown = [name for part in (child.system or "", *parts) for name in PLACEHOLDER.findall(part)]
     if missing := [name for name in task.input_fields if name not in shown]:
         return f"it never shows the input field {{{missing[0]}}}"
     if foreign := [name for name in shown if name not in (*task.input_fields, "labels", *parent.placeholders)]:
@@ -240,7 +239,7 @@ def _instructs(item: Any) -> bool:
 def json_values(text: str) -> Iterator[Any]:
     """Every JSON value in an answer: the whole answer, the content of code fences, and anything that starts at a bracket."""
     decoder = json.JSONDecoder()
-    for part in (text, *(match[1] for match in _FENCE.finditer(text))):
+    for part in (text, *(match[1] for match in FENCE.finditer(text))):
         try:
             yield json.loads(part)
         except (ValueError, RecursionError):

@@ -20,7 +20,8 @@ class _NoJson(enum.Enum):
 
 
 NO_JSON: Final = _NoJson.NO_JSON
-_FENCE = re.compile(r"```[A-Za-z]*\s*\n?(.*?)```", re.DOTALL)
+FENCE = re.compile(r"```[A-Za-z]*\s*\n?(.*?)```", re.DOTALL)
+"""A fenced block of Markdown."""
 _MOST_TRIES = 20
 DEEPEST = 128
 """Deepest nesting of lists and objects in a JSON value."""
@@ -49,7 +50,7 @@ def json_in(answer: str) -> Any:
 
     :data:`NO_JSON` if there is none.
     """
-    fenced = _FENCE.search(answer)
+    fenced = FENCE.search(answer)
     for text in (answer, *([fenced[1]] if fenced else [])):
         try:
             return parse_json(text)
