@@ -15,7 +15,7 @@ from cotune.cycle.answer_search.plan import Plan
 from cotune.cycle.answer_search.race import FINAL, RaceResult, race_prompts
 from cotune.cycle.answer_search.state import Search
 from cotune.cycle.answer_search.steps import SPENT, Choice, StepPolicy
-from cotune.cycle.answer_search.trial import Trial, advance, catch_up, finish, open_trial, take_up, untuned_trial
+from cotune.cycle.answer_search.trial import Trial, advance, catch_up, finish, open_trial, take_up, told, untuned_trial
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.folder import ASKED
@@ -288,9 +288,5 @@ def _best_of(trials: Sequence[Trial]) -> Trial:
 
 
 def _tuned_record(trial: Trial) -> dict[str, Any]:
-    return {
-        "prompt_id": trial.prompt.id,
-        "steps": trial.latest.candidate.steps,
-        "score": trial.latest.evaluation.told_score(),
-        "log_loss": round(trial.latest.evaluation.log_loss, 6),
-    }
+    facts = told(trial.latest)
+    return {name: facts[name] for name in ("prompt_id", "steps", "score", "log_loss")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
@@ -85,7 +85,12 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """For the journal; with digits enough for an amount of money."""
-        return {name: round(value, 8) if isinstance(value, float) else value for name, value in asdict(self).items()}
+        return rounded(asdict(self))
+
+
+def rounded(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts with numbers of eight digits."""
+    return {name: round(value, 8) if isinstance(value, float) else value for name, value in facts.items()}
 
 
 def make_plan(

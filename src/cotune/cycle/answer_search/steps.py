@@ -9,7 +9,7 @@ from typing import Any, Literal
 from cotune.config import RunConfig
 from cotune.cycle.answer_search.ending import EndCosts
 from cotune.cycle.answer_search.heuristics import HEURISTICS
-from cotune.cycle.answer_search.plan import CHECKS, Plan
+from cotune.cycle.answer_search.plan import CHECKS, Plan, rounded
 from cotune.cycle.answer_search.race import FINAL, race_rows_scored
 from cotune.cycle.answer_search.state import Search
 from cotune.cycle.answer_search.trial import Trial, advance, decay_steps
@@ -45,7 +45,7 @@ class Choice:
 
     def to_json(self) -> dict[str, Any]:
         """For the journal; with digits enough for an amount of money."""
-        return {name: round(value, 8) if isinstance(value, float) else value for name, value in asdict(self).items()}
+        return rounded(asdict(self))
 
 
 class StepPolicy:
