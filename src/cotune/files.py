@@ -187,15 +187,11 @@ def check_place(path: Path) -> None:
         raise cannot_write(path, error) from error
 
 
-def remove_stale(folder: Path, *, mine: bool = True) -> int:
+def remove_stale(folder: Path) -> int:
     """Remove temporary files that killed processes left in a folder and its subfolders; returns how many.
 
-    Files of running processes are kept.
-
-    Args:
-        folder: the folder.
-        mine: also remove files with this process's number. In a container the number is the same in every run, so that before
-            this process has written anything such files belong to an earlier run.
+    Files of other running processes are kept. Call it before this process has written anything: in a container its number is
+    the same in every run, so that files with it belong to an earlier run.
     """
     removed = 0
     for path in folder.rglob(f".*{_TEMPORARY}"):
@@ -203,7 +199,7 @@ def remove_stale(folder: Path, *, mine: bool = True) -> int:
         if match is None or not path.is_file():
             continue
         owner = int(match[1])
-        if mine if owner == os.getpid() else not _lives(owner):
+        if owner == os.getpid() or not _lives(owner):
             with contextlib.suppress(OSError):
                 path.unlink()
                 removed += 1
