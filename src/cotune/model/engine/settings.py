@@ -10,7 +10,7 @@ from typing import Any
 from cotune.errors import InputError
 
 _LEAST_TOKENS, _MOST_TOKENS = 256, 2048
-_DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class EngineSettings:
             memory = int(engine["probe"]["memory_bytes"])
             device, dtype, threads, tokens = (engine[name] for name in names)
             counts = (tokens, *([] if threads is None else [threads]))
-            if not (isinstance(device, str) and dtype in _DTYPES and all(isinstance(n, int) and n > 0 for n in counts)):
+            if not (isinstance(device, str) and dtype in DTYPES and all(isinstance(n, int) and n > 0 for n in counts)):
                 raise ValueError("the recorded engine settings are invalid")
             return EngineSettings(device, dtype, threads, tokens, max_tokens, memory)
         except (KeyError, TypeError, ValueError) as error:

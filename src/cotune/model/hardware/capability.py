@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 from cotune.cache import cache_folder
 from cotune.errors import CotuneError, InputError
 from cotune.files import content_hash, write_json
+from cotune.model.engine.settings import DTYPES
 from cotune.model.hardware.allocator import settle_memory
 from cotune.model.hardware.machine import available_memory, processor_name, usable_cpus
 
 if TYPE_CHECKING:
     import torch
-
-DTYPES = ("float32", "bfloat16", "float16")
 
 _MEASURED = ("float32", "bfloat16")
 _VERSION = 2
