@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cotune.report.terminal.plain import harmless, number, signed
+from cotune.report.terminal.plain import p_value as plain_p_value
 
 _DASH = "–"
 _ESCAPED = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"})
@@ -72,11 +73,9 @@ def percent(value: object, digits: int = 1) -> str:
 
 
 def p_value(value: object) -> str:
-    """``p = 0.031`` or ``p < 0.001``."""
+    """``p = 0.031`` or ``p < 0.001``; empty if it is not known."""
     finite = number(value)
-    if finite is None:
-        return ""
-    return "p < 0.001" if finite < 0.001 else f"p = {finite:.3f}"
+    return "" if finite is None else plain_p_value(finite)
 
 
 def figure(title: str, body: str, caption: str = "", *, kind: str = "") -> str:

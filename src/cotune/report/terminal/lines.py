@@ -11,6 +11,9 @@ from cotune.report.terminal.narration import Story, stage_name
 from cotune.report.terminal.pace import Pace
 from cotune.report.terminal.plain import clock, number, one_line, time_left
 
+_PROGRESS_S = 1.0
+"""Minimum seconds between two progress objects."""
+
 
 class PlainView:
     """Writes a line for each noteworthy event, with the elapsed time and without control codes, for pipes and logs.
@@ -77,11 +80,10 @@ class JsonView:
     Args:
         stream: output stream.
         now: monotonic clock, in seconds.
-        interval: minimum seconds between two progress objects.
     """
 
-    def __init__(self, stream: TextIO, *, now: Callable[[], float] = time.monotonic, interval: float = 1.0) -> None:
-        self._out, self._now, self._interval = Output(stream), now, interval
+    def __init__(self, stream: TextIO, *, now: Callable[[], float] = time.monotonic) -> None:
+        self._out, self._now = Output(stream), now
         self._pace = Pace(now)
         self._last = float("-inf")
         self._pending: tuple[str, str, int] | None = None
@@ -94,7 +96,7 @@ class JsonView:
         if self._pending and self._pending[0] != stage:
             self._flush()
         self._pending = (stage, what, tokens + (self._pending[2] if self._pending else 0))
-        if self._now() - self._last >= self._interval:
+        if self._now() - self._last >= _PROGRESS_S:
             self._flush()
 
     def set_time_left(self, seconds: float | None) -> None:

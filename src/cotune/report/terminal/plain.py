@@ -10,6 +10,7 @@ from typing import Any
 
 # Such characters could move the cursor, change colours or reorder the line.
 _DANGEROUS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 
 
 def harmless(text: object) -> str:
@@ -53,6 +54,11 @@ def ends_of(interval: object) -> tuple[float, float] | None:
 def between(ends: Sequence[Any] | None, shown: Callable[[Any], str] | None = None) -> str:
     """``0.918 to 0.959``: the ends of an interval, formatted by ``shown``; empty if there is none."""
     return " to ".join(map(shown or decimal, ends or ()))
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a text."""
+    return _SENTENCE.split(text)
 
 
 def aside(text: str) -> str:

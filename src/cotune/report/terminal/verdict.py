@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from cotune.report.terminal.plain import (
     items,
     number,
     one_line,
+    sentences,
     shipped,
 )
 from cotune.report.terminal.previous import previous_lines
@@ -45,7 +45,6 @@ _GAINS = (
     "without zero is a significant difference"
 )
 _MOST_WORDS = 20
-_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 
 
 def verdict_text(summary: Mapping[str, Any], *, width: int = 100) -> str:
@@ -194,7 +193,7 @@ def _beside(prompt: Mapping[str, Any]) -> list[str]:
 
 def headline(summary: Mapping[str, Any]) -> list[str]:
     """The sentences on a run, the result first."""
-    return _SENTENCE.split(_headline(summary))
+    return sentences(_headline(summary))
 
 
 def _headline(summary: Mapping[str, Any]) -> str:

@@ -30,6 +30,7 @@ from cotune.report.terminal.plain import (
     fields,
     items,
     number,
+    sentences,
     shipped,
 )
 from cotune.report.terminal.previous import difference, previous_parts, share
@@ -75,7 +76,6 @@ _MINUS = re.compile(r"(?<=[ (])-(?=\d)")
 _SHARE = re.compile(r"(?<![\d.])[01]\.\d{3}(?![\d.]*\d)")
 """Format a score for the headline."""
 _OPTION, _WORDS = re.compile(r"--budget \S+$"), re.compile(r"( )")
-_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 
 
 def verdict_section(record: RunRecord, prompts: Prompts) -> str:
@@ -85,7 +85,7 @@ def verdict_section(record: RunRecord, prompts: Prompts) -> str:
 
 def _finished(record: RunRecord) -> str:
     summary = record.summary
-    headline, *rest = _SENTENCE.split(str(summary.get("verdict") or "The run has ended.").strip())
+    headline, *rest = sentences(str(summary.get("verdict") or "The run has ended.").strip())
     # With references, the second sentence compares the score with methods that need no language model.
     needed, rest = (rest[0], rest[1:]) if rest and references_of(summary) else ("", rest)
     more = "".join(f"<li>{data_text(sentence)}</li>" for sentence in rest)
@@ -156,33 +156,30 @@ def _arms(record: RunRecord) -> str:
         f'x2="{100 * (t - span[0]) / (span[1] - span[0]):.2f}%" y1="0" y2="100%"/>'
         for t in nice_ticks(*span, 4)
     )
+
+    def line(title: str, what: str, one: Mapping[str, Any], ci: Point | None, kind: str, mark: str) -> str:
+        score, ends = number(one.get("score")), between(ci, percent)
+        tip = f"{title}: {percent(score)}% ({ends})\nlog-loss {decimal(number(one.get('log_loss')))}\n"
+        drawn = strip(span, score, ci, mark, tip=tip + counted(one.get("n", "?"), "test row"), extra=grid)
+        return strip_row(esc(title), what, drawn, percent(score), f"<span>{ends}</span>", kind=kind)
+
     lines, best = [], shipped(record.summary)
     groups = arm_groups(dict(shown))
     for group in groups:
         arm, meaning = fields(arms.get(group.names[0])), group.meaning.replace("'", "’")
         if group.frozen and {"seed_tuned", "best_tuned"} & set(group.names):
             meaning = meaning.replace(": not tuned", f", {why_frozen(record.summary, group)}")
-        score, ci = number(arm.get("score")), rows[group.names[0]]
         ships = any(fields(arms.get(name)) is best or name == "best_tuned" for name in group.names)
         kind = ("base" if group.frozen else "tuned") + (" lead" if ships else "")
         also = f"; also {', '.join(group.others)}" if group.others else ""
-        loss = number(arm.get("log_loss"))
-        tip = f"{group.title}: {percent(score)}% ({between(ci, percent)})\nlog-loss {decimal(loss)}\n"
-        tip += counted(arm.get("n", "?"), "test row")
-        drawn, beside = strip(span, score, ci, kind, tip=tip, extra=grid), f"<span>{between(ci, percent)}</span>"
         what = f"{esc(meaning)}{_read_by(arm)}{esc(also)}"
-        lines.append(strip_row(esc(group.title), what, drawn, percent(score), beside, kind=kind))
+        lines.append(line(group.title, what, arm, rows[group.names[0]], kind, kind))
     for name, one in references.items():
-        score, ci, title = number(one.get("score")), interval_of(one), REFERENCE_NAMES[name]
         some = number(one.get("n"))
         fewer = f", on {some:.0f} of the rows" if some is not None and some < (number(best.get("n")) or 0) else ""
         learnt = number(one.get("learnt_from"))
         fewer += f", fitted to {learnt:,.0f} labelled rows" if learnt else ""
-        loss = number(one.get("log_loss"))
-        tip = f"{title}: {percent(score)}% ({between(ci, percent)})\nlog-loss {decimal(loss)}\n"
-        tip += counted(one.get("n", "?"), "test row")
-        drawn, beside = strip(span, score, ci, "quiet", tip=tip, extra=grid), f"<span>{between(ci, percent)}</span>"
-        lines.append(strip_row(esc(title), f"reference{fewer}", drawn, percent(score), beside, kind="reference"))
+        lines.append(line(REFERENCE_NAMES[name], f"reference{fewer}", one, interval_of(one), "reference", "quiet"))
     n = next((arm.get("n") for _, arm in shown if arm.get("n")), "?")
     return figure(
         f"{_COUNTED.get(len(groups), f'The {len(groups)} arms')} on {esc(n)} sealed test rows",
