@@ -103,13 +103,11 @@ class Weights:
         axes: the rows' axes.
         along: ``[problems, classes, axes]`` weights in the coordinates ``axes.z``.
         bias: ``[problems, classes]``.
-        rounds: iterations of the solver.
     """
 
     axes: Axes
     along: Floats
     bias: Floats
-    rounds: int
 
     @cached_property
     def weight(self) -> Floats:
@@ -184,7 +182,7 @@ def fit_logistic(
     start[..., width] = torch.where(counts > 0, (counts.clamp_min(0.5) / totals[:, None]).log(), 0.0)
     scales, weights = _widened(steps, classes), _widened(penalties, classes)
     stacked = _Problems(mask, mask[:, None] * hot.T, absent, scales, weights, free.flatten(1))
-    x, done = _minimise(_Losses(extended, offset), stacked, start.flatten(1), rounds, tolerance)
+    x = _minimise(_Losses(extended, offset), stacked, start.flatten(1), rounds, tolerance)
     w = x.view(problems, classes, width + 1).double()
     along, bias = w[..., :width].numpy(), w[..., width].numpy()
     missing = counts.numpy() == 0
@@ -197,7 +195,7 @@ def fit_logistic(
         rare = mean - np.log(totals.double().numpy() + classes)[:, None]
         bias = np.where(missing, rare, bias)
         along[missing] = 0.0
-    return Weights(axes, along, bias, done)
+    return Weights(axes, along, bias)
 
 
 def _widened(part: Tensor, classes: int) -> Tensor:
@@ -255,8 +253,8 @@ class _Losses:
         return loss, torch.addcmul(gradient, of.penalties, x) * of.free * of.steps
 
 
-def _minimise(losses: _Losses, of: _Problems, x: Tensor, rounds: int, tolerance: float) -> tuple[Tensor, int]:
-    """Run L-BFGS on all problems in parallel, from weights ``x``, ``[problems, weights]``; returns the weights and the rounds.
+def _minimise(losses: _Losses, of: _Problems, x: Tensor, rounds: int, tolerance: float) -> Tensor:
+    """Run L-BFGS on all problems in parallel, from weights ``x``, ``[problems, weights]``; returns the weights.
 
     Problems that have converged are taken out when they are a quarter of those left.
     """
@@ -264,8 +262,7 @@ def _minimise(losses: _Losses, of: _Problems, x: Tensor, rounds: int, tolerance:
     first = grad.norm(dim=1).clamp_min(1e-12)
     pairs: list[tuple[Tensor, Tensor, Tensor]] = []
     solutions, left = torch.empty_like(x), torch.arange(len(x))
-    done = 0
-    for done in range(1, rounds + 1):  # noqa: B007
+    for _ in range(rounds):
         direction = _direction(grad, pairs)
         slope = vecdot(direction, grad)
         # Replace a direction that is not a descent direction by steepest descent.
@@ -303,7 +300,7 @@ def _minimise(losses: _Losses, of: _Problems, x: Tensor, rounds: int, tolerance:
             left, of, x, loss, grad, first = left[going], of.kept(going), x[going], loss[going], grad[going], first[going]
             pairs = [(change[going], turn[going], rho[going]) for change, turn, rho in pairs]
     solutions[left] = x
-    return solutions, done
+    return solutions
 
 
 def _direction(grad: Tensor, pairs: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
