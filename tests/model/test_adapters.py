@@ -30,9 +30,9 @@ def scores(local: LocalModel, adapter: str = BASE) -> np.ndarray[Any, Any]:
     return local.score(PROMPT, ROWS, LABELS, adapter=adapter).log_probs
 
 
-def saved(local: LocalModel, parent: Path, *, seed: int = 0, settings: LoraSettings = SMALL, **more: Any) -> str:
+def saved(local: LocalModel, parent: Path, *, seed: int = 0, settings: LoraSettings = SMALL) -> str:
     widen_lora(local.adapters.start(settings, seed=seed), seed)
-    return local.adapters.save(local.adapters.weights(), parent, **more)
+    return local.adapters.save(local.adapters.weights(), parent)
 
 
 @pytest.mark.parametrize("kind", FITTING)
@@ -153,7 +153,7 @@ def test_a_fresh_start_is_the_base_model_and_follows_its_seed() -> None:
     assert all(value.any() for name, value in drawn[0].items() if ".lora_A." in name)
 
 
-def test_weights_are_copies_and_can_be_put_back() -> None:
+def test_weights_are_copies_and_can_be_put_back(tmp_path: Path) -> None:
     local = tiny_local("llama")
     parameters = local.adapters.start(SMALL, seed=0)
     widen_lora(parameters)
@@ -161,15 +161,16 @@ def test_weights_are_copies_and_can_be_put_back() -> None:
     with torch.no_grad():
         parameters[0][1].zero_()
     changed = local.adapters.weights()
-    local.adapters.load(kept)
+    local.adapters.use(local.adapters.save(kept, tmp_path))
     assert any(not torch.equal(kept[name], changed[name]) for name in kept)
     assert all(torch.equal(kept[name], value) for name, value in local.adapters.weights().items())
 
 
 def test_the_id_is_a_hash_of_content_alone(tmp_path: Path) -> None:
     local = tiny_local("llama")
-    adapter = saved(local, tmp_path / "one", base_model="/home/someone/model")
-    assert saved(local, tmp_path / "two" / "deeper", base_model="hub/name") == adapter
+    adapter = saved(local, tmp_path / "one")
+    assert saved(local, tmp_path / "two" / "deeper") == adapter
+    edit_config(tmp_path / "two" / "deeper" / adapter, base_model_name_or_path="hub/name")
     assert adapter_content_id(tmp_path / "one" / adapter) == adapter
     moved = tmp_path / "another name"
     shutil.copytree(tmp_path / "two" / "deeper" / adapter, moved)

@@ -244,11 +244,7 @@ class AdapterSlot:
         state: Mapping[str, Tensor] = get_peft_model_state_dict(self._peft, save_embedding_layers=False)
         return {name: value.detach().float().cpu().clone().contiguous() for name, value in sorted(state.items())}
 
-    def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Load weights, as returned by :meth:`weights`, into the slot being trained."""
-        self._put(weights)
-
-    def save(self, weights: Mapping[str, Tensor], parent: Path, base_model: str | None = None) -> str:
+    def save(self, weights: Mapping[str, Tensor], parent: Path) -> str:
         """Write weights of the active shape as a peft folder, named by its content, under ``parent``.
 
         Returns:
@@ -260,7 +256,7 @@ class AdapterSlot:
             assert self._bound_shape is not None
             config = _peft_config(self._bound_shape).to_dict()
         config = {name: sorted(v) if isinstance(v, set) else v for name, v in config.items()}
-        config |= {"base_model_name_or_path": base_model, "inference_mode": True}
+        config |= {"base_model_name_or_path": None, "inference_mode": True}
         config = json.loads(json.dumps(config, default=str))
         from safetensors.torch import save
 
