@@ -78,16 +78,15 @@ class RayExecutor(SlotExecutor):
     """Runs jobs on actors, and gives up when the cluster's head node is lost: Ray would kill this process within a minute.
 
     Args:
-        ray: the package, connected to a cluster.
         workers: the workers.
         storage: storage of the results.
         threads: number of CPU threads of each worker.
         head: host and port of the head node; it counts as lost when no connection can be made.
     """
 
-    def __init__(self, ray: Any, workers: Sequence[RayWorker], storage: Storage, threads: int, head: tuple[str, int]) -> None:
+    def __init__(self, workers: Sequence[RayWorker], storage: Storage, threads: int, head: tuple[str, int]) -> None:
         super().__init__(workers, storage, threads)
-        self._ray, self._head, self._closed = ray, head, threading.Event()
+        self._head, self._closed = head, threading.Event()
         self._headless = False
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -144,7 +143,7 @@ def ray_executor(choice: Choice, storage: Storage, *, gpus: bool = False) -> Slo
         )
     share = min(1.0, int(1000 * cards / count) / 1000) if cards else 0.0
     workers = [RayWorker(ray, threads, gpus=share) for _ in range(count)]
-    return RayExecutor(ray, workers, storage, threads, _head_of(ray, choice.address))
+    return RayExecutor(workers, storage, threads, _head_of(ray, choice.address))
 
 
 def cpus_each(nodes: Sequence[int], workers: int) -> int:
@@ -188,13 +187,12 @@ class RayWorker:
     Args:
         ray: the package, connected to a cluster.
         cpus: number of CPUs that the actor reserves.
-        patience: seconds to wait until Ray has placed the actor.
         gpus: number or share of GPUs that the actor reserves.
     """
 
-    def __init__(self, ray: Any, cpus: int, patience: float = PATIENCE_S, gpus: float = 0.0) -> None:
+    def __init__(self, ray: Any, cpus: int, gpus: float = 0.0) -> None:
         self.name, self._gpus = "an actor", gpus
-        self._ray, self._cpus, self._patience = ray, cpus, patience
+        self._ray, self._cpus = ray, cpus
         self._actor: Any = None
         self._ready = self._stopped = False
         raised = ray.exceptions
@@ -208,7 +206,7 @@ class RayWorker:
         )
 
     def start(self) -> None:
-        deadline, told = time.monotonic() + self._patience, "it was stopped"
+        deadline, told = time.monotonic() + PATIENCE_S, "it was stopped"
         while not self._ready and not self._stopped:
             if self._actor is None:
                 options = {"num_cpus": self._cpus, "max_restarts": -1, "max_task_retries": 0, "scheduling_strategy": "SPREAD"}

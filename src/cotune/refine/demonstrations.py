@@ -32,9 +32,9 @@ def default_count(labels: int) -> int:
     return min(labels, _MOST) if labels <= _FEW_LABELS else _HANDFUL
 
 
-def fits(example: Example, most_words: int = MOST_WORDS) -> bool:
-    """Whether a row is short enough to be shown: at most ``most_words`` words in all fields together."""
-    return sum(len(text.split()) for text in example.fields.values()) <= most_words
+def fits(example: Example) -> bool:
+    """Whether a row is short enough to be shown: at most :data:`MOST_WORDS` words in all fields together."""
+    return sum(len(text.split()) for text in example.fields.values()) <= MOST_WORDS
 
 
 def strata(task: Task, rows: Sequence[Example]) -> list[str]:

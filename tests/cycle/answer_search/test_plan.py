@@ -13,7 +13,7 @@ from cotune.cycle.budget.rates import CostModel
 from cotune.errors import BudgetError
 from cotune.evaluate.stats.racing import schedule_cost, successive_halving_schedule
 
-TREC = Sizes(train=350, dev=150, test=500, own=20.0, step_tokens=225.0, steps_per_epoch=44)
+TREC = Sizes(dev=150, test=500, own=20.0, step_tokens=225.0, steps_per_epoch=44)
 TEST_ROW = 5 * 20 / 500
 RESERVE = 10.0 + 500 * TEST_ROW + 150 * 3 * 20 / 500
 
@@ -70,7 +70,7 @@ def test_the_parts_of_a_plan_cost_what_is_left_or_less_where_epochs_end() -> Non
     assert found.race == pytest.approx(schedule(found.pool, found.race_rows) * 20 / 500)
 
 
-SNIPS = Sizes(train=850, dev=150, test=300, own=60.0, step_tokens=600.0, steps_per_epoch=107)
+SNIPS = Sizes(dev=150, test=300, own=60.0, step_tokens=600.0, steps_per_epoch=107)
 
 
 def snips(left: float, test: int = 300, **changes: Any) -> Plan:

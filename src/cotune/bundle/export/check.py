@@ -71,13 +71,13 @@ def check_classifier(predictor: Predictor, manifest: Manifest, folder: Path, dty
     from cotune.bundle.export.pipeline import load
 
     rows = _rows(manifest)
-    wanted = predictor.scorer.score(predictor.prompt, rows, manifest.labels, adapter=predictor.adapter_id).log_probs
+    wanted = _wanted(predictor, manifest, rows)
     told = load(folder, batch_size=len(rows))(rows, top_k=None)
     # Python leaves compiled files in the folder, which would be exported too.
     shutil.rmtree(folder / "__pycache__", ignore_errors=True)
     by_label = [{each["label"]: each["score"] for each in row} for row in told]
     found = np.log(np.maximum([[row[label] for label in manifest.labels] for row in by_label], _LEAST_SHARE))
-    _compare(np.maximum(wanted, np.log(_LEAST_SHARE)), found, dtype)
+    _compare(wanted, found, dtype)
 
 
 def check_pyfunc(predictor: Predictor, manifest: Manifest, model: Any) -> None:
@@ -101,16 +101,22 @@ def check_graph(predictor: Predictor, manifest: Manifest, folder: Path) -> None:
     from cotune.bundle.export.classify import load
 
     rows = _rows(manifest)
-    wanted = predictor.scorer.score(predictor.prompt, rows, manifest.labels, adapter=predictor.adapter_id).log_probs
+    wanted = _wanted(predictor, manifest, rows)
     classify = load(folder, threads=1)
     order = [classify.labels.index(label) for label in manifest.labels]
     for batch_size in (1, len(rows)):
         found = classify.probabilities(rows, batch_size)[:, order]
-        _compare(np.maximum(wanted, np.log(_LEAST_SHARE)), np.log(np.maximum(found, _LEAST_SHARE)), "float32")
+        _compare(wanted, np.log(np.maximum(found, _LEAST_SHARE)), "float32")
 
 
 def _rows(manifest: Manifest) -> list[dict[str, str]]:
     return [dict.fromkeys(manifest.input_fields, text) for text in _TEXTS]
+
+
+def _wanted(predictor: Predictor, manifest: Manifest, rows: list[dict[str, str]]) -> NDArray[np.float64]:
+    """The bundle's log-probabilities of the labels, those of very unlikely ones raised to what a share can express."""
+    scored = predictor.scorer.score(predictor.prompt, rows, manifest.labels, adapter=predictor.adapter_id)
+    return np.maximum(scored.log_probs, np.log(_LEAST_SHARE))
 
 
 def _compare(wanted: NDArray[np.float64], found: NDArray[np.float64], dtype: str) -> None:

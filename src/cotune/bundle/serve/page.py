@@ -37,7 +37,7 @@ def docs_page(document: Mapping[str, Any], address: str) -> str:
     parts.append('<p>This page as an OpenAPI document: <a href="/openapi.json">openapi.json</a>.</p>')
     for path, methods in document["paths"].items():
         for method, about in methods.items():
-            parts.append(_operation(path, method, about, schemas, address, secured=secured))
+            parts.append(_operation(path, method, about, address, secured=secured))
     parts.append("<section><h2>Schemas</h2>")
     for name, schema in schemas.items():
         title = schema.get("title", name)
@@ -52,9 +52,7 @@ def docs_page(document: Mapping[str, Any], address: str) -> str:
     )
 
 
-def _operation(
-    path: str, method: str, about: Mapping[str, Any], schemas: Mapping[str, Any], address: str, *, secured: bool
-) -> str:
+def _operation(path: str, method: str, about: Mapping[str, Any], address: str, *, secured: bool) -> str:
     rows = "".join(
         f"<tr><td><code>{status}</code></td><td>{escape(answer['description'])}</td><td>{_kinds(answer)}</td></tr>"
         for status, answer in about["responses"].items()

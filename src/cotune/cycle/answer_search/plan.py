@@ -31,7 +31,6 @@ class Sizes:
     """Numbers that a plan depends on.
 
     Attributes:
-        train: number of train rows.
         dev: number of dev rows.
         test: number of test rows.
         own: tokens of a scored row after the shared prefix.
@@ -40,7 +39,6 @@ class Sizes:
         late: whether answers are written, on dev only by finalists.
     """
 
-    train: int
     dev: int
     test: int
     own: float
@@ -89,7 +87,7 @@ class Plan:
 
 
 def rounded(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts with numbers of eight digits."""
+    """The facts, with numbers rounded to eight digits."""
     return {name: round(value, 8) if isinstance(value, float) else value for name, value in facts.items()}
 
 
@@ -290,7 +288,6 @@ def _measure_rows(context: RunContext, seed: Prompt) -> None:
 def _sizes(context: RunContext, asked: Sequence[Prompt], own: float) -> Sizes:
     task, batch_size = context.task, context.tune.batch_size
     return Sizes(
-        len(task.train),
         len(task.dev),
         task.test.n,
         own,

@@ -114,7 +114,6 @@ class FinishedRun:
     Attributes:
         folder: folder of the run.
         summary: content of ``summary.json``.
-        arm: name of the arm that ships.
         inputs: texts of the input fields of each test row.
         references: right answers.
         answers: answers of the shipped arm.
@@ -124,7 +123,6 @@ class FinishedRun:
 
     folder: Path
     summary: Mapping[str, Any]
-    arm: str
     inputs: tuple[tuple[str, ...], ...]
     references: tuple[str, ...]
     answers: tuple[str, ...]
@@ -160,7 +158,6 @@ def read_finished(folder: Path) -> FinishedRun:
         return FinishedRun(
             folder=folder,
             summary=summary,
-            arm=arm,
             inputs=tuple(tuple(map(str, row["input"].values())) for row in rows),
             references=tuple(name(row["gold"]) for row in rows),
             answers=tuple(name(row["answers"][arm]) for row in rows),
