@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cotune.cli.program import Json, app, tell
+from cotune.cli.program import Json, app, echo_json, tell
 from cotune.errors import counted
 from cotune.evaluate.metric_words import metric_words
 
@@ -32,7 +31,7 @@ def compare(
 
         write_comparison(report, comparison.for_page())
     if as_json:
-        typer.echo(json.dumps(comparison.to_json(), ensure_ascii=False))
+        echo_json(comparison.to_json())
         return
     from cotune.evaluate.gain_sentences import points_text, uncertainty_text
 

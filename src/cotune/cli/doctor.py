@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import typer
 
-from cotune.cli.program import ExecutorName, Json, StorageUrl, Workers, app
+from cotune.cli.program import ExecutorName, Json, StorageUrl, Workers, app, echo_json
 from cotune.cli.workers import choice_of
 
 
@@ -25,7 +23,7 @@ def doctor(executor: ExecutorName = None, workers: Workers = None, storage: Stor
 
         diagnosis = Diagnosis((*diagnosis.checks, *diagnose_executor(choice)), diagnosis.probe)
     if as_json:
-        typer.echo(json.dumps(diagnosis.to_json(), ensure_ascii=False))
+        echo_json(diagnosis.to_json())
     else:
         from cotune.cli.terminal import out_console
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from cotune.cli.program import ExecutorName, Json, Workers, app
+from cotune.cli.program import ExecutorName, Json, Workers, app, echo_json
 from cotune.cli.workers import Meter, choice_of, running, tell_summary
 from cotune.errors import counted
 
@@ -76,7 +75,7 @@ def embed(
             summary = meter.summary(running_on)
         result |= summary
     if as_json:
-        typer.echo(json.dumps(result, ensure_ascii=False))
+        echo_json(result)
     else:
         size = f"{counted(result['texts'], 'text')}, {counted(result['width'], 'number')} each"
         typer.echo(f"{size}, {result['from_cache']} from the cache: {out}")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cotune.cli.program import Base, Batch, Bundle, Endpoint, Json, KeyEnv, Patience, app, counting, tell
+from cotune.cli.program import Base, Batch, Bundle, Endpoint, Json, KeyEnv, Patience, app, counting, echo_json, tell
 from cotune.errors import counted
 from cotune.evaluate.metric_words import metric_words
 from cotune.garbage import collection_paused
@@ -62,7 +61,7 @@ def evaluate(
     scored = score_rows(predictor, labelled, batch=batch, progress=counting(len(labelled.rows)))
     if as_json:
         record = {"bundle": str(bundle), "rows": rows, **scored.to_json(), "seen": seen.to_json() if seen else None}
-        typer.echo(json.dumps(record, ensure_ascii=False))
+        echo_json(record)
         return
     from cotune.cli.terminal import out_console
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cotune.cli.program import Json, app, tell
+from cotune.cli.program import Json, app, echo_json, tell
 from cotune.errors import InputError, counted, shown_names
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def init(
     config = load_config(out)
     if as_json:
         record = {"out": str(out), "name": config.name, "input": inputs, "output": answers, "budget": spent}
-        typer.echo(json.dumps(record, ensure_ascii=False))
+        echo_json(record)
     else:
         if not asks and not (input and output):
             guesses = [option for option, value in (("--input", input), ("--output", output)) if not value]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cotune.cli.program import Base, Endpoint, Json, KeyEnv, app, bundle_argument, count, show_page, tell
+from cotune.cli.program import Base, Endpoint, Json, KeyEnv, app, bundle_argument, count, echo_json, show_page, tell
 from cotune.errors import BusyError, InputError, counted
 
 if TYPE_CHECKING:
@@ -74,9 +73,7 @@ def label(
 
     if as_json and not web:
         picks, _ = _picked(load, folder, manifest, pool, asks, out)
-        typer.echo(
-            json.dumps({"way": way, "labels": list(manifest.labels), "rows": [_record(p) for p in picks]}, ensure_ascii=False)
-        )
+        echo_json({"way": way, "labels": list(manifest.labels), "rows": [_record(p) for p in picks]})
         return
     if out is None:
         raise InputError("the output file is missing", where="--out", hint="Add --out labelled.csv or --json.")
@@ -198,7 +195,7 @@ def _record(pick: Pick) -> dict[str, Any]:
 def _last_words(session: Session, bundle: Path, folder: Path | None, *, as_json: bool) -> None:
     counts = {"labelled": session.labelled, "skipped": session.skipped, "left": len(session.picks) - session.at}
     if as_json:
-        typer.echo(json.dumps({"out": str(session.out), **counts, "agreed": session.agreed}, ensure_ascii=False))
+        echo_json({"out": str(session.out), **counts, "agreed": session.agreed})
         return
     picked = session.identity["way"] != "random"
     unlike = ", which says little about other rows, since these were not picked at random" if picked else ""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cotune.cli.program import Json, app
+from cotune.cli.program import Json, app, echo_json
 
 _USUAL = Path("runs")
 """The default folder of runs."""
@@ -26,7 +25,7 @@ def list_(
 
     runs = list_runs(folder) if folder.is_dir() or folder != _USUAL else []
     if as_json:
-        typer.echo(json.dumps([run.to_json() for run in runs], ensure_ascii=False))
+        echo_json([run.to_json() for run in runs])
         return
     if not runs:
         from cotune.report.terminal.plain import harmless

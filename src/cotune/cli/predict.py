@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -22,6 +21,7 @@ from cotune.cli.program import (
     Workers,
     app,
     counting,
+    echo_json,
     tell,
 )
 from cotune.cli.workers import Meter, choice_of, running, tell_summary
@@ -215,7 +215,7 @@ def _answer_texts(predictor: Predictor, texts: list[str], *, probabilities: bool
         own = predictor.output.told
         answer: dict[str, Any] = {"answer": None if answered.answer is None else own(answered.answer)}
         answer |= {} if unsure is None else {"possible": [own(label) for label in answered.possible]}
-        typer.echo(json.dumps({**answer, "probabilities": answered.probabilities}, ensure_ascii=False))
+        echo_json({**answer, "probabilities": answered.probabilities})
     elif answered.possible:
         tell("open: " + ", ".join(f"{label} ({answered.probabilities[label]:.2f})" for label in answered.possible))
     else:
@@ -281,7 +281,7 @@ def _answer_file(
         **workers,
     }
     if as_json and out is not None:
-        typer.echo(json.dumps(record, ensure_ascii=False))
+        echo_json(record)
         return
     note = f"{counted(answers.answered, 'row')} answered" + ("" if out is None else f": {out}")
     tell(note, err=out is None)

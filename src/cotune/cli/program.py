@@ -104,6 +104,11 @@ def tell(text: object, *, err: bool = False) -> None:
     typer.echo(harmless(text), err=err)
 
 
+def echo_json(value: object) -> None:
+    """Print a value as one line of JSON."""
+    typer.echo(json.dumps(value, ensure_ascii=False))
+
+
 def counting(size: int) -> Callable[[int], None]:
     """A progress counter of rows on standard error, if that is a terminal."""
     return lambda done: count(done, size)
@@ -128,7 +133,10 @@ def show_page(address: str, line: str, values: Mapping[str, Any], *, as_json: bo
     """
     from cotune.report.view import open_browser
 
-    typer.echo(json.dumps({"url": address, **values}, ensure_ascii=False) if as_json else line)
+    if as_json:
+        echo_json({"url": address, **values})
+    else:
+        typer.echo(line)
     sys.stdout.flush()
     if sys.stdout.isatty() and not no_open and not as_json:
         open_browser(address)

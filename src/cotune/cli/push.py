@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cotune.cli.program import Base, Bundle, Json, app, tell
+from cotune.cli.program import Base, Bundle, Json, app, echo_json, tell
 from cotune.errors import InputError, counted
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def push(
         done = upload(api, repository, folder, files, private=private, update=update)
     if as_json:
         record = {"repository": repository, "url": done.url, "commit": done.commit, "files": files, "rows": wanted.rows}
-        typer.echo(json.dumps(record, ensure_ascii=False))
+        echo_json(record)
     else:
         tell(f"Pushed: {done.url}")
         tell(f'Load it anywhere with cotune.load("hf://{repository}@{done.commit}").')

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cotune.cli.program import Json, app
+from cotune.cli.program import Json, app, echo_json
 from cotune.errors import no_run
 from cotune.run_files import JOURNAL, run_folder
 
@@ -28,7 +27,7 @@ def report(
     page = write_report(run)
     summary = read_summary(run)
     if as_json:
-        typer.echo(json.dumps({"report": str(page), "summary": summary}, ensure_ascii=False))
+        echo_json({"report": str(page), "summary": summary})
         return
     if summary is not None:
         from cotune.cli.terminal import out_console

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cotune.cli.program import StorageUrl, Workers, app, bundle_argument, tell
+from cotune.cli.program import StorageUrl, Workers, app, bundle_argument, echo_json, tell
 from cotune.cli.terminal import interrupts_unseen, out_console
 from cotune.cli.workers import choice_of
 from cotune.errors import InputError, no_run, shown_names
@@ -126,7 +125,7 @@ def run(
         typer.echo(f"\nStopped. {done}", err=True)
         raise typer.Exit(130) from None
     if as_json:
-        typer.echo(json.dumps({"out": str(folder), **summary}, ensure_ascii=False))
+        echo_json({"out": str(folder), **summary})
         return
     from cotune.report import print_verdict, quiet_text
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cotune.cli.program import Base, Json, app, bundle_argument, tell
+from cotune.cli.program import Base, Json, app, bundle_argument, echo_json, tell
 
 
 @app.command(
@@ -54,7 +53,7 @@ def serve(
 
     def ready(address: str, ids: list[str]) -> None:
         if as_json:
-            typer.echo(json.dumps({"url": address, "models": ids}, ensure_ascii=False))
+            echo_json({"url": address, "models": ids})
         else:
             from cotune.report.terminal.plain import one_line
 

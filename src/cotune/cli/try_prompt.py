@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cotune.cli.program import Base, Json, app, tell
+from cotune.cli.program import Base, Json, app, echo_json, tell
 from cotune.errors import InputError, no_run
 from cotune.files import read_standard_input, read_text
 from cotune.garbage import collection_paused
@@ -100,7 +99,10 @@ def try_one(tryouts: Tryouts, text: str, *, where: str, rows: int, as_json: bool
         typer.echo(comparison_text(result.comparisons[-1], rows) + "\n")
 
     found = tryouts.compare(text, where=where, heard=None if as_json else show)
-    typer.echo(json.dumps(found.to_json(), ensure_ascii=False) if as_json else TRYOUT_CLOSING)
+    if as_json:
+        echo_json(found.to_json())
+    else:
+        typer.echo(TRYOUT_CLOSING)
 
 
 def try_typed(run: Path, permissions: Permissions, *, rows: int, as_json: bool) -> None:
