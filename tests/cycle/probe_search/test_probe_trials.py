@@ -365,3 +365,19 @@ def test_new_prompts_are_raced_for_a_frozen_winner_where_none_can_be_tuned(conte
         return
     assert not reason and len(search.fits) > raced and len(search.evidence) == judged + 1
     assert not any(e.tuned for e in search.evidence)
+
+
+def test_a_final_tuning_that_diverges_ships_the_frozen_prompt_with_its_own_held_out_answers(
+    context: RunContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thresholds of ``--unsure`` and the corrected dev score come from the chosen candidate, which must be what ships."""
+    opened = Opened(context)
+    search, loop = opened.search, opened.loop
+    search.epochs, search.last_epochs = 1.0, 1.0
+    loop.judge.tune(search, search.best_frozen)
+    search.winner = next(e for e in search.evidence if e.tuned)
+    monkeypatch.setattr(loop.trials, "tune", lambda request: None)
+    confirmed = confirm_labels(context, search, loop.trials, loop.prices, max_epochs=2)
+    assert confirmed.arms["best_tuned"] is confirmed.arms["best_prompt"]
+    assert confirmed.chosen.candidate.prompt == search.winner.fit.prompt and confirmed.chosen.candidate.steps == 0
+    assert confirmed.chosen in confirmed.considered
