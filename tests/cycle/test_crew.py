@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from crew_runs import account, run, same_as
-from cycle_runs import journal_of
+from cycle_runs import journal_of, labelled_rows
 
 import object_store
 from cotune.cache import cache_folder
+from cotune.config import config_in_memory
+from cotune.cycle.backends.base import Opening
+from cotune.cycle.backends.local import LocalBackend
+from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.crew import fits
 from cotune.cycle.crew.exchange import run_storage
 from cotune.cycle.crew.fits import FitTask, fit_probe
@@ -22,7 +27,9 @@ from cotune.cycle.crew.opening import check_engine
 from cotune.cycle.crew.states import embed_pass
 from cotune.cycle.crew.tuning import TuningAhead, WindowTask, tune_job
 from cotune.cycle.crew.worker import RUN_ENGINE, WorkerMemoryError, load_worker, with_less_memory
+from cotune.cycle.journal import Journal
 from cotune.cycle.kept import read_config
+from cotune.cycle.progress import Quiet
 from cotune.cycle.run import run as run_cycle
 from cotune.errors import InputError
 from cotune.executor import Choice, Job, LostError
@@ -35,6 +42,8 @@ from cotune.model.adapters.slots import BASE
 from cotune.model.engine.settings import EngineSettings
 from cotune.model.engine.state_store import as_half
 from cotune.model.local import LocalModel
+from cotune.prompt.bank import seed_prompt
+from cotune.task.task import Task
 from cotune.tune.window import StartHead, WindowSettings
 from tiny import tiny_local
 
@@ -246,3 +255,23 @@ def test_a_tuning_without_memory_is_a_failed_trial_and_one_without_workers_ends_
     short.error = LostError("no worker is left")
     with pytest.raises(LostError, match="no worker"):
         TuningAhead(short, task, None).result()
+
+
+def test_a_run_that_is_resumed_alone_plans_with_the_workers_of_its_first_session(bench: Bench, tmp_path: Path) -> None:
+    """Else its pool and its sample of rows would be others than those in the journal."""
+    task = Task.from_rows(labelled_rows(60), input="text", output="label")
+    settings: dict[str, Any] = {"model": str(bench.model), "budget": "5m", "engine": {"dtype": "float32", "threads": 1}}
+    config = config_in_memory(name="crew", input=["text"], output="label", **settings)
+
+    def opened() -> CostModel:
+        with ExitStack() as resources:
+            opening = Opening(config, task, seed_prompt(task), Journal(tmp_path), tmp_path, Quiet(), resources)
+            return LocalBackend().open(opening).spending.costs
+
+    alone = opened()
+    assert alone.slots == 1 and [event["kind"] for event in Journal(tmp_path).events] == ["engine"]
+    journal = Journal(tmp_path)
+    journal.step("engine", [config.engine.model_dump(mode="json"), config.model], dict)
+    journal.step("workers", [], lambda: {"slots": 8})
+    resumed = opened()
+    assert resumed.slots == 8 and resumed.score_rate == pytest.approx(8 * alone.score_rate)
