@@ -12,9 +12,10 @@ import pytest
 import torch
 
 import cotune
-from cotune.api import quiet_libraries
-from cotune.config import config_from_data
+from cotune.api import _with_settings, quiet_libraries
+from cotune.config import config_from_data, load_config
 from cotune.config.paths import IN_MEMORY
+from cotune.task.task import Task
 from tiny import save_tiny
 
 WORDS = {
@@ -302,3 +303,12 @@ def test_importing_cotune_loads_nothing_heavy() -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="tune_all"):
         cotune.tune_all  # noqa: B018
+
+
+def test_labels_of_any_characters_and_numbers_are_taken_as_they_are(tmp_path: Path) -> None:
+    smileys = ["\U0001f600", "\U0001f621"]
+    path = task_file(tmp_path)
+    path.write_text(path.read_text(encoding="utf-8").replace("[animal, fruit, tool]", str(smileys)), encoding="utf-8")
+    assert _with_settings(load_config(path), {"budget": "1m"}).output.labels == tuple(smileys)
+    rows = [{"text": f"row {i}", "label": i % 2} for i in range(30)]
+    assert Task.from_rows(rows, input="text", output="label", labels=[0, 1]).labels == ("0", "1")  # type: ignore[list-item]

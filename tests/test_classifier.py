@@ -266,8 +266,11 @@ def test_seeds_are_numbers_or_generators(at_once: list[Task], monkeypatch: pytes
         (TEXTS, ["a"] * 60, "y holds one class, 'a', and"),
         (TEXTS, np.array([0, 2] * 30), "label_names has 1"),
         (["a", "b"], [0, 1], "few"),
+        (TEXTS, ["a", "a "] * 30, "two classes have one name"),
+        (TEXTS, ["a", " "] * 30, "the class ' ' has no name"),
     ],
 )
 def test_wrong_rows_are_value_errors_that_say_where(model: str, X: Any, y: Any, said: str) -> None:
+    more = {"label_names": None} if "name" in said and "label_names" not in said else {}
     with pytest.raises(ValueError, match=said):
-        small(model).fit(X, y)
+        small(model, **more).fit(X, y)

@@ -17,7 +17,7 @@ import pytest
 from cotune.bundle.place import atomic_folder
 from cotune.cycle.journal import Journal
 from cotune.errors import InputError
-from cotune.files import atomic_path, check_place, make_folder, read_text, remove_stale, write_json, write_text
+from cotune.files import atomic_path, check_place, make_folder, read_text, remove_stale, slug, write_json, write_text
 from cotune.run_files import JOURNAL
 
 _WRITE = """
@@ -247,3 +247,8 @@ def test_a_journal_line_is_written_through_before_the_run_goes_on(tmp_path: Path
     (tmp_path / JOURNAL).write_text((tmp_path / JOURNAL).read_text() + "torn")
     Journal(tmp_path)
     assert order[2:] == order[:1], "what is left of a torn journal is written through too"
+
+
+def test_names_without_latin_letters_have_different_slugs() -> None:
+    assert slug("My Task: 2") == "my-task-2" and slug("") == slug(" ") == "task"
+    assert slug("Отзывы") != slug("スパム") and slug("スパム").startswith("task-")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -241,12 +240,12 @@ def _folder(start: str | Path) -> Path:
 def _with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
     """A copy of a config with some keys changed: validated again, with absolute paths and with defaults computed again."""
     values = _merged(config.model_dump(mode="json", exclude_unset=True), settings)
-    data, output = values.pop("data"), values.pop("output", {})
+    data, answers = values.pop("data"), {"output": values.pop("output")} if "output" in values else {}
     return _config.config_from_data(
         data["train"],
         input=data["input"],
         output=data["output"],
-        overrides=[f"output={json.dumps(output)}"],
+        more=answers,
         data=data,
         **values,
     )

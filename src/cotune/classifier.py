@@ -190,7 +190,10 @@ class CotuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         words, values = self.label_names or {}, classes.tolist()
         if unknown := [key for key in words if key not in values]:
             raise ValueError(f"label_names has {unknown[0]!r}, which is not among the classes {values}")
-        names = [str(words.get(value, value)) for value in values]
+        # Labels are read without surrounding white space.
+        names = [str(words.get(value, value)).strip() for value in values]
+        if "" in names:
+            raise ValueError(f"the class {values[names.index('')]!r} has no name: give it one in label_names")
         if len(set(names)) < len(names):
             raise ValueError(f"two classes have one name: {sorted(names)}")
         return names

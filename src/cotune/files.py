@@ -228,8 +228,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def slug(name: str, length: int = 60) -> str:
-    """Convert a text to a file name that is safe on all systems: lower-case letters, digits, ``-`` and ``_``."""
-    return re.sub(r"[^a-z0-9_]+", "-", name.lower()).strip("-")[:length] or "task"
+    """Convert a text to a file name that is safe on all systems: lower-case letters, digits, ``-`` and ``_``.
+
+    A name without any of these becomes ``task`` with a hash, so that two such names differ.
+    """
+    plain = re.sub(r"[^a-z0-9_]+", "-", name.lower()).strip("-")[:length]
+    return plain or (f"task-{content_hash(name, 8)}" if name.strip() else "task")
 
 
 def absolute(path: str | Path) -> str:

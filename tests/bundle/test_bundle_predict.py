@@ -226,6 +226,7 @@ def stream(predictor: Predictor, lines: list[str], **options: Any) -> list[dict[
 def test_stream_answers_rows_in_order(predictor: Predictor) -> None:
     rows = [{"id": i, "text": text, "answer": "old"} for i, text in enumerate(TEXTS)]
     lines = ["\ufeff" + json.dumps(rows[0]) + "\n", "\n", *(json.dumps(row) + "\n" for row in rows[1:])]
+    assert stream(predictor, ['{"text": "a", "x": [1e999]}\n'])[0]["x"] == [None], "JSON has no infinity"
     found = stream(predictor, lines, batch=3, probabilities=True)
     whole = predictor.predict(TEXTS, probabilities=True)
     assert [row["id"] for row in found] == [0, 1, 2, 3]

@@ -306,6 +306,10 @@ def test_an_update_leaves_nothing_of_before_and_spares_what_is_another_repositor
     repositories = pushed.hub.repositories
     code, _, err = call("push", pushed.bundle, "org/updated", "--yes", "--private", "--to", "bundle")
     assert code == 0 and repositories["org/updated"].private, err
+    repositories["org/updated"].private = False
+    code, _, err = call("push", pushed.bundle, "org/updated", "--yes", "--private", "--to", "bundle", "--update")
+    assert code == 2 and "is public" in err, "the hub leaves the visibility of a repository as it is"
+    repositories["org/updated"].private = True
     repositories["org/updated"].files["bundle/old.json"] = b"{}"
     assert call("push", pushed.bundle, "org/updated", "--yes", "--to", "bundle", "--update")[0] == 0
     head = {name for name in repositories["org/updated"].files if name != ".gitattributes"}

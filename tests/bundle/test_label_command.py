@@ -88,6 +88,8 @@ def test_a_run_tells_its_bundle_and_the_rows_it_knows(bench: Bench, tmp_path: Pa
     manifest = read_manifest(bundle)
     labelled, words, all_read = rows_of_run(run, manifest)
     assert labelled == [{"text": "who built it"}] and words == {"where is it", "who built it"} and all_read
+    rows.write_text("label,text\nplace,where is it\n,who built it\n", encoding="utf-8")
+    assert rows_of_run(run, manifest) == ([], {"where is it"}, True), "a row without a label is not labelled"
     rows.unlink()
     assert rows_of_run(run, manifest)[1:] == ({"where is it"}, False)
 

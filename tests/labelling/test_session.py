@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cotune.errors import InputError
 from cotune.labelling.keys import MOST_KEYED, label_keys, matching
 from cotune.labelling.picking import Pick
 from cotune.labelling.session import Earlier, Session, read_session, session_file
+from cotune.task.reading.sheet import read_sheet
 from cotune.task.task import Task
 
 LABELS = ("fruit", "animal", "tool")
@@ -155,3 +159,49 @@ def test_a_typed_text_means_labels_that_begin_with_it_first() -> None:
     shares = {"lost_card": 0.4, "card_arrival": 0.3, "discard": 0.2, "pin": 0.1}
     assert matching("Card", shares) == ["card_arrival", "lost_card", "discard"]
     assert matching("", shares) == list(shares) and matching("x", shares) == []
+
+
+def test_rows_that_were_added_to_the_file_meanwhile_stay(tmp_path: Path) -> None:
+    out = tmp_path / "labelled.csv"
+    asked = session(out)
+    asked.give("fruit")
+    with out.open("a", encoding="utf-8") as stream:
+        stream.write("9,by hand,tool\n")
+    found = read_session(out, IDENTITY, ("text",))
+    assert found is not None
+    found.give("animal")
+    assert [(row["id"], row["label"]) for row in rows(out)] == [("9", "tool"), ("0", "fruit"), ("1", "animal")]
+
+
+def test_a_collected_row_goes_into_the_columns_of_the_file(tmp_path: Path) -> None:
+    """A server collects rows by the names of fields, and a file may have a header that is no name."""
+    out = tmp_path / "train.csv"
+    out.write_text("Customer message,label\nhello,fruit\n", encoding="utf-8")
+    fields = {"Customer_message": "a new one"}
+    pick = Pick(1, dict(fields), fields, {"fruit": 1.0})
+    Session(out, "label", LABELS, [pick], Earlier.read(out, ("Customer_message",), "label"), IDENTITY).give("tool")
+    assert rows(out) == [
+        {"Customer message": "hello", "label": "fruit"},
+        {"Customer message": "a new one", "label": "tool"},
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_the_file_keeps_the_types_of_its_columns(tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / f"train{suffix}"
+    day = datetime.date(2026, 1, 2)
+    if suffix == ".parquet":
+        pq.write_table(pa.table({"text": ["a", "b"], "day": [day, day], "label": [1, 2]}), out)
+    else:
+        out.write_text('{"text": "a", "label": 1}\n{"text": "b", "label": 2}\n')
+    pick = Pick(1, {"text": "c", "day": "2026-03-04"}, {"text": "c"}, {"1": 1.0})
+    Session(out, "label", ("1", "2"), [pick], Earlier.read(out, ("text",), "label"), IDENTITY).give("2")
+    found = read_sheet(out)
+    assert [row["label"] for row in found.rows] == [1, 2, 2]
+    assert suffix == ".jsonl" or [row["day"] for row in found.rows] == [day, day, datetime.date(2026, 3, 4)]
+
+
+def test_rows_that_were_labelled_before_are_known_by_what_a_prompt_shows(tmp_path: Path) -> None:
+    out = tmp_path / "train.jsonl"
+    out.write_text('{"text": ["a", "b"], "label": "tool"}\n{"text": 0, "label": "fruit"}\n')
+    assert Earlier.read(out, ("text",), "label").known == {"a, b", "0"}

@@ -145,3 +145,49 @@ def test_a_word_at_the_end_of_a_cut_answer_may_be_the_beginning_of_a_longer_one(
     assert match_label("It is about a card", words, cut=True) is None
     assert match_label("It is about a refund", words, cut=True) == 2
     assert match_label("card. The customer asks for", words, cut=True) == 0
+
+
+NUMBERS = tuple(map(str, range(1, 11)))
+
+
+@pytest.mark.parametrize(
+    ("words", "first", "answer"),
+    [
+        (NUMBERS, at(("1", 0.9), ("10", 0.05)), "1"),
+        (("bug", "bug_report"), at(("bug", 0.9), ("bug_report", 0.05)), "bug"),
+        (("-1", "0", "1"), at(("1", 0.9), ("-", 0.06), ("0", 0.04)), "1"),
+        (("<=50K", ">50K"), at((">", 0.9), ("<=", 0.1)), ">50K"),
+    ],
+)
+def test_the_label_that_the_answer_is_gets_its_probability(
+    words: tuple[str, ...], first: list[tuple[str, float]], answer: str
+) -> None:
+    """A server need not send the token that ends an answer; signs and marks are part of labels that begin with them."""
+    found = label_log_probs([first], words, match_label(answer, words))
+    assert found is not None and words[int(found.argmax())] == answer and math.exp(found.max()) > 0.8
+
+
+@pytest.mark.parametrize(
+    "words", [("-1", "0", "1"), ("<=50K", ">50K"), ("C", "C#", "C++"), ("A-", "A", "A+"), ("*", "**", "***"), NUMBERS]
+)
+def test_labels_that_differ_in_punctuation_alone_are_told_apart(words: tuple[str, ...]) -> None:
+    for place, word in enumerate(words):
+        for text in (word, f" {word}\n", f'{{"label": "{word}"}}', f"The answer is {word}"):
+            assert match_label(text, words) == place, text
+
+
+def test_an_answer_in_other_words_is_read_from_its_text() -> None:
+    """Alternatives of next to no probability say nothing, and what they support is never below what they do not."""
+    first = [("The", math.log(0.999)), ("Positive", -17.0)]
+    assert label_log_probs([first], ("negative", "positive")) is None
+    low = [("The", math.log(0.98)), ("Positive", math.log(0.02)), ("Neg", -30.0)]
+    found = label_log_probs([low], ("neutral", "positive", "negative"))
+    assert found is not None and found[1] > found[2] >= found[0]
+
+
+def test_labels_with_a_long_common_beginning_are_told_apart_by_the_text() -> None:
+    words = ("services > cards > lost > abroad", "services > cards > lost > at home")
+    tokens = ["services", " >", " cards", " >", " lost", " >"]
+    positions = [at((token, 1.0)) for token in tokens]
+    found = label_log_probs(positions, words, match_label(words[1], words))
+    assert found is not None and math.exp(found[1]) > 0.99

@@ -109,6 +109,9 @@ def test_one_value_has_one_text_in_every_format(tmp_path: Path) -> None:
     [
         (np.int64(4), "4"),
         (np.float32(0.5), "0.5"),
+        (np.float32(0.1), "0.1"),
+        (np.float16("nan"), None),
+        (np.datetime64("2024-01-02T03:04:05", "ns"), "2024-01-02T03:04:05.000000000"),
         (np.bool_(False), "false"),
         (np.str_("x"), "x"),
         (float("nan"), None),
@@ -125,6 +128,14 @@ def test_one_value_has_one_text_in_every_format(tmp_path: Path) -> None:
 )
 def test_cell_text(value: object, text: object) -> None:
     assert cell_text(value) == text
+
+
+@pytest.mark.parametrize("kind", ["float16", "float32"])
+def test_numbers_of_less_precision_are_read_by_their_shortest_text(tmp_path: Path, kind: str) -> None:
+    pyarrow.parquet.write_table(
+        pyarrow.table({"x": pyarrow.array(np.array([0.1, 4.7], dtype=kind))}), tmp_path / "rows.parquet"
+    )
+    assert [row["x"] for row in read_table(tmp_path / "rows.parquet").rows] == ["0.1", "4.7"]
 
 
 def test_a_row_is_known_by_the_line_it_begins_on(tmp_path: Path) -> None:

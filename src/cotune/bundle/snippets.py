@@ -101,7 +101,8 @@ def prompt_lines(fields: Sequence[str] = (), said: str | None = None, example: s
         '    prompt_text = json.load(file)["prompt_text"]',
         *(
             f'prompt_text = prompt_text.replace("THE {name.upper()}", {row_code([name], said)})  # the row\'s own text'
-            for name in fields
+            # A field's name may begin another's.
+            for name in sorted(fields, key=len, reverse=True)
         ),
     ]
 

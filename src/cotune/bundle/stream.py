@@ -12,7 +12,7 @@ from cotune.bundle.manifest import refuse_constant
 from cotune.bundle.predictor import Prediction, Predictor
 from cotune.bundle.rows import checked_row, example_row
 from cotune.errors import InputError, RowError
-from cotune.task.reading.sheet import json_line
+from cotune.task.reading.sheet import json_line, plain_json
 from cotune.task.values.output import Output
 
 _Row = tuple[dict[str, Any], dict[str, str] | RowError]
@@ -82,7 +82,8 @@ def predict_stream(
         asked = [fields for _, fields in waiting if not isinstance(fields, RowError)]
         found = iter(predictor.answers(asked, probabilities=probabilities, unsure=unsure) if asked else ())
         for row, fields in waiting:
-            kept = {key: value for key, value in row.items() if key not in ADDED}
+            # A number beyond a float's range was read as infinity, which JSON cannot express.
+            kept = {key: plain_json(value) for key, value in row.items() if key not in ADDED}
             if isinstance(fields, RowError):
                 errors.append(fields)
                 write(json_line({**kept, "answer": None, "error": fields.what}))

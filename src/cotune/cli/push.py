@@ -61,7 +61,7 @@ def push(
         raise InputError("it needs --dry-run", where="--out", hint="Add --dry-run, or omit it.")
     from cotune.bundle.hub.push import check_target, upload
 
-    api = check_target(repository, update=update)
+    api = check_target(repository, update=update, private=private)
     if wanted.rows and not yes:
         _ask(wanted, private=private)
     with tempfile.TemporaryDirectory(prefix="cotune-push-") as aside:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -57,6 +58,7 @@ def config_from_data(
     input: str | Sequence[str] | None = None,
     output: str | None = None,
     overrides: Iterable[str] = (),
+    more: Mapping[str, Any] = MappingProxyType({}),
     **settings: Any,
 ) -> RunConfig:
     """A run's config for a bare data file, with defaults for everything else.
@@ -66,6 +68,7 @@ def config_from_data(
         input: column or columns that the model reads; may be None if a bundle to start from says so.
         output: column of the right answers; likewise.
         overrides: texts such as ``tune.rank=8``.
+        more: further top-level keys whose names are arguments here, such as ``output`` with its type.
         settings: further top-level keys of the config, such as ``budget="2m"``.
 
     Raises:
@@ -73,7 +76,7 @@ def config_from_data(
     """
     train = str(data_path)
     named = {"input": input if input is None or isinstance(input, str) else list(input), "output": output}
-    values: dict[str, Any] = {"name": task_name(train), **settings}
+    values: dict[str, Any] = {"name": task_name(train), **settings, **more}
     columns = {key: value for key, value in named.items() if value is not None}
     values["data"] = {**values.get("data", {}), "train": train, **columns}
     resolve_paths(values, Path.cwd())

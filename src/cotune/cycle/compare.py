@@ -159,6 +159,7 @@ class Tryouts:
                 "gold": row.output,
                 "mine": mine.answers[i],
                 "winner": best.answers[i],
+                "right": bool(mine.correct[i]),
             }
             for i, row in enumerate(self._dev)
             if mine.correct[i] != best.correct[i]

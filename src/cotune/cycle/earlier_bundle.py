@@ -59,7 +59,8 @@ def enter(context: RunContext, start: Start) -> Previous:
     shown = [Example(f"shown:{i}", dict(d.fields), d.output) for i, d in enumerate(bundle.prompt.demonstrations)]
     leaking = {int(name.partition(":")[2]) for name in task.test.leaking_train_ids(shown)}
     kept = tuple(d for i, d in enumerate(bundle.prompt.demonstrations) if i not in leaking)
-    prompt = with_labels(bundle.prompt.edit(demonstrations=kept), manifest.labels, task.labels)
+    prompt = bundle.prompt.edit(demonstrations=kept, nearest=min(bundle.prompt.nearest, len(kept)))
+    prompt = with_labels(prompt, manifest.labels, task.labels)
     same = manifest.output == task.output and manifest.answer_tokens == context.answering.limit
     own = None if same else Own(manifest.output, manifest.answer_tokens)
     candidate = Candidate(bundle.prompt, manifest.adapter_id, manifest.decision, own=own)

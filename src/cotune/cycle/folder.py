@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from cotune.config import RunConfig
+from cotune.cycle.endpoints import ANSWERS
 from cotune.cycle.journal import cut_journal, read_journal
 from cotune.cycle.kept import read_config, read_summary
+from cotune.endpoint.answers import holds_answers
 from cotune.errors import BusyError, CotuneError, InputError
 from cotune.files import cannot_write, make_folder, remove_stale, write_json, write_text
 from cotune.run_files import CONFIG, JOBS, JOURNAL, LOCK
@@ -22,6 +24,7 @@ _FINISH = "finish"
 """A file that asks the run to end its search; the run checks for it at each decision."""
 _OPENED = (CONFIG, JOURNAL, JOBS, _FINISH, "scores.sqlite", "scores.sqlite-wal", "scores.sqlite-shm")
 """Files that a run may have written before its search."""
+_ANSWERS = (ANSWERS, f"{ANSWERS}-wal", f"{ANSWERS}-shm")
 ASKED = "the user asked to finish"
 """Reason for the end of such a search."""
 
@@ -58,8 +61,11 @@ class RunFolder:
 def is_barely_begun(folder: Path) -> bool:
     """Whether the run in a folder ended before its search, so that nothing is worth keeping."""
     try:
-        # Answers of a teacher or a judge, which were paid for, are in other files.
-        if not (folder / CONFIG).is_file() or {path.name for path in folder.iterdir()} - {*_OPENED, LOCK}:
+        others = {path.name for path in folder.iterdir()} - {*_OPENED, LOCK}
+        # Answers of an endpoint were paid for.
+        if (folder / ANSWERS).is_file() and not holds_answers(folder / ANSWERS):
+            others -= set(_ANSWERS)
+        if not (folder / CONFIG).is_file() or others:
             return False
         return all(event["kind"] in OPENING for event in read_journal(folder / JOURNAL))
     except (OSError, CotuneError):
@@ -67,7 +73,8 @@ def is_barely_begun(folder: Path) -> bool:
 
 
 def _remove_opening(folder: Path) -> None:
-    for name in _OPENED:
+    answers = () if holds_answers(folder / ANSWERS) else _ANSWERS
+    for name in (*_OPENED, *answers):
         if (folder / name).is_dir():
             shutil.rmtree(folder / name, ignore_errors=True)
         else:

@@ -16,6 +16,7 @@ from cotune.cycle.inputs import read_inputs
 from cotune.cycle.journal import Journal
 from cotune.cycle.progress import Quiet, View, say
 from cotune.cycle.stages import prepare, report, search, test
+from cotune.endpoint.errors import EndpointError
 from cotune.errors import InputError, counted
 from cotune.executor import Choice
 from cotune.report.terminal.plain import duration, fields
@@ -138,9 +139,10 @@ def run(
                 resources = stack.enter_context(ExitStack())
                 workers = stack.enter_context(open_workers(executor, out, _device(inputs.config, journal)))
                 prepared = prepare(inputs, journal, out, view, resources, workers)
-            except InputError:
+            except (InputError, EndpointError) as error:
                 stack.close()
-                if not resumes or is_barely_begun(out):
+                # Answers that were paid for stay, and with them the folder.
+                if is_barely_begun(out) or (not resumes and isinstance(error, InputError)):
                     folder.take_back()
                 raise
             except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import threading
@@ -72,3 +73,12 @@ class AnswerCache:
             where=str(self._path),
             hint="Free some disk space. If the file is damaged, move it away; its answers are then requested again.",
         )
+
+
+def holds_answers(path: Path) -> bool:
+    """Whether a database file of an :class:`AnswerCache` may hold an answer; True if it cannot be read."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_WAIT_S)) as opened:
+            return bool(opened.execute("SELECT EXISTS (SELECT 1 FROM answers)").fetchone()[0])
+    except sqlite3.Error:
+        return True

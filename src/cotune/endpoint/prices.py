@@ -75,8 +75,8 @@ class Prices:
 
 
 def tokens_of(text: str) -> int:
-    """Estimated number of tokens of a text, usually too high."""
-    return int(len(text) / _CHARACTERS_A_TOKEN)
+    """Estimated number of tokens of a text, usually too high; characters of other scripts than Latin have two to four bytes."""
+    return int(len(text.encode("utf-8", "surrogatepass")) / _CHARACTERS_A_TOKEN)
 
 
 def _count(value: Any) -> int | None:

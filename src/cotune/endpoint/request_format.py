@@ -196,7 +196,8 @@ def _without_named(refusal: str, tried: RequestFormat, left: list[RequestFormat]
 
 def answer_tokens(words: Sequence[str]) -> int:
     """Upper bound of the tokens of a label, for any tokenizer."""
-    return min(_MOST_TOKENS, max(_LEAST_TOKENS, 4 + max(map(len, words)) // 2))
+    longest = max(len(word.encode("utf-8", "surrogatepass")) for word in words)
+    return min(_MOST_TOKENS, max(_LEAST_TOKENS, 4 + longest // 2))
 
 
 def _positions(choice: Any) -> tuple[tuple[tuple[str, float], ...], ...]:

@@ -17,6 +17,7 @@ from cotune.endpoint.request_format import RequestFormat, Said, find_way, read_s
 from cotune.evaluate.stats.intervals import mean_interval
 from cotune.files import content_hash
 from cotune.model.base import Progress
+from cotune.model.remote.label_answers import spoken
 
 Floats = NDArray[np.float64]
 
@@ -200,7 +201,8 @@ class Judge:
 
 
 def grade_in(text: str) -> float | None:
-    """The grade in a reply; None if there is none between 0 and 1."""
+    """The grade in a reply, without what stands between ``<think>`` marks; None if there is none between 0 and 1."""
+    text = spoken(text)
     try:
         value = json.loads(text[text.index("{") : text.rindex("}") + 1])["score"]
     except (ValueError, KeyError, TypeError, RecursionError):

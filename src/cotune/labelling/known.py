@@ -52,8 +52,11 @@ def rows_of_run(run: Path, manifest: Manifest) -> tuple[list[dict[str, str]], se
     columns = {field: column_of(field, table.columns) for field in manifest.input_fields}
     if any(column is None for column in columns.values()):
         return labelled, words, False
-    for cells in table.rows:
-        fields = {field: cells.get(column or "") or "" for field, column in columns.items()}
+    answers = column_of(manifest.output_field, table.columns)
+    for index, cells in enumerate(table.rows):
+        if answers is not None and not (cells.get(answers) or "").strip():
+            continue
+        fields = {field: table.shown(index, column or "") or "" for field, column in columns.items()}
         if (key := said(fields)) not in words:
             labelled.append(fields)
             words.add(key)

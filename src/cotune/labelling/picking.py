@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from cotune.errors import InputError, RowError
 from cotune.labelling.acquisition import ACQUISITIONS, Pool
 from cotune.model.base import ENDPOINT
 from cotune.probe.cross_fitting import standardised
-from cotune.task.reading.sheet import Sheet
+from cotune.task.reading.sheet import Sheet, escaped, plain_json
 
 DEFAULT = "diverse_margin"
 """The default acquisition function."""
@@ -144,9 +143,18 @@ def _seen(
 
 def _pick(sheet: Sheet, place: int, fields: dict[str, str], labels: Sequence[str], log_probs: NDArray[np.float64]) -> Pick:
     shares = {labels[int(i)]: round(float(np.exp(log_probs[i])), 6) for i in np.argsort(-log_probs, kind="stable")}
-    # A Parquet file may hold values that JSON cannot, such as dates.
-    row = json.loads(json.dumps(dict(sheet.rows[place]), default=str))
+    # A file may hold values that JSON cannot: dates, NaN, halves of characters.
+    row: dict[str, Any] = _writable(plain_json(sheet.rows[place]))
     return Pick(sheet.numbers[place], row, fields, shares)
+
+
+def _writable(value: Any) -> Any:
+    """JSON values with halves of characters, which no file can hold, as escapes."""
+    if isinstance(value, dict):
+        return {_writable(name): _writable(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_writable(inner) for inner in value]
+    return escaped(value) if isinstance(value, str) else value
 
 
 def default_way(bundle: Path) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,33 @@ from cotune.bundle.rows import said
 from cotune.errors import InputError, counted
 from cotune.files import write_json
 from cotune.labelling.picking import Pick
+from cotune.task.reading.cells import input_text
 from cotune.task.reading.field_names import column_of
 from cotune.task.reading.sheet import Sheet, read_sheet, write_sheet
 
 _FORMAT = 1
+
+
+def _reader(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    def cautious(text: str) -> Any:
+        try:
+            return read(text)
+        except (ValueError, ArithmeticError):
+            return text
+
+    return cautious
+
+
+_READERS: dict[type, Callable[[str], Any]] = {
+    int: _reader(int),
+    float: _reader(float),
+    bool: lambda text: {"true": True, "false": False}.get(text, text),
+    Decimal: _reader(Decimal),
+    datetime.datetime: _reader(datetime.datetime.fromisoformat),
+    datetime.date: _reader(datetime.date.fromisoformat),
+    datetime.time: _reader(datetime.time.fromisoformat),
+}
+"""Readers of a type's values from the texts of a pool or a label; a text that is none stays."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +78,17 @@ class Earlier:
                 where=str(out),
                 hint="Labels can only be added to a file of labelled rows of this task; choose another --out.",
             )
-        known = {said({name: str(row.get(columns[name] or name) or "") for name in input_fields}) for row in sheet.rows}
+        known = {said(_texts(row, input_fields, sheet.columns)) for row in sheet.rows}
         return cls(sheet.columns, tuple(sheet.rows), frozenset(known), sheet.delimiter, sheet.marked)
+
+    def own(self, column: str, value: Any) -> Any:
+        """A value in the type that the file's values of a column have, so that the file keeps its types."""
+        known = [row[column] for row in self.rows if row.get(column) is not None]
+        kinds = {type(one) for one in known}
+        if len(kinds) != 1 or type(value) in kinds or value is None:
+            return value
+        reader = _READERS.get(kinds.pop())
+        return value if reader is None else reader(str(value))
 
 
 class Session:
@@ -167,18 +201,30 @@ class Session:
         column = column_of(self.label, self.earlier.columns) or self.label
         given = [(self.picks[place], label) for place, label in self.actions if label is not None]
         rows: list[Mapping[str, Any]] = list(self.earlier.rows)
-        rows += [{**pick.row, column: label} for pick, label in given]
+        rows += [{**self._placed(pick.row), column: self.earlier.own(column, label)} for pick, label in given]
         if not rows:
             # A file with only a header could not be read back.
             self.out.unlink(missing_ok=True)
             return
         names = dict.fromkeys(self.earlier.columns)
         # The label column comes last if the pool has none.
-        names |= dict.fromkeys(name for pick in self.picks for name in pick.row if name != column)
+        names |= dict.fromkeys(name for pick in self.picks for name in self._placed(pick.row) if name != column)
         names[column] = None
         form: dict[str, Any] = {"delimiter": self.earlier.delimiter, "marked": self.earlier.marked}
         sheet = Sheet(tuple(names), rows, str(self.out), range(1, len(rows) + 1), **form)
         write_sheet(sheet, {}, self.out)
+
+    def _placed(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """A pool's row in the columns and types of the file; the pool may have the field's name for a column's header."""
+        columns = self.earlier.columns
+        placed = {(name if name in columns else column_of(name, columns) or name): value for name, value in row.items()}
+        return {name: self.earlier.own(name, value) for name, value in placed.items()}
+
+
+def _texts(row: Mapping[str, Any], fields: Sequence[str], columns: Sequence[str]) -> dict[str, str]:
+    """The texts of a row's input fields, as a prompt shows them."""
+    cells = {name: input_text(row.get(column_of(name, columns) or name)) for name in fields}
+    return {name: text if isinstance(text, str) else "" for name, text in cells.items()}
 
 
 def session_file(out: Path) -> Path:
@@ -225,4 +271,7 @@ def read_session(out: Path, identity: Mapping[str, Any], input_fields: Sequence[
             where=str(out),
             hint=f"Restore the file, or remove {path.name} to start again.",
         )
-    return Session(out, label, labels, picks, replace(earlier, rows=earlier.rows[:count]), before, actions)
+    # Rows that somebody added meanwhile stay; the session's own rows are written anew.
+    picked = {said(pick.fields) for pick in picks}
+    added = [row for row in earlier.rows[count:] if said(_texts(row, input_fields, earlier.columns)) not in picked]
+    return Session(out, label, labels, picks, replace(earlier, rows=(*earlier.rows[:count], *added)), before, actions)

@@ -27,9 +27,9 @@ def with_labels(prompt: Prompt, before: Sequence[str], after: Sequence[str]) -> 
     if set(before) == set(after):
         return prompt
     gone = set(before) - set(after)
+    kept = tuple(shown for shown in prompt.demonstrations if shown.output not in gone)
     changed = prompt.edit(
-        label_words=_words(prompt, before, after),
-        demonstrations=tuple(shown for shown in prompt.demonstrations if shown.output not in gone),
+        label_words=_words(prompt, before, after), demonstrations=kept, nearest=min(prompt.nearest, len(kept))
     )
     old, new = prompt.words(before), changed.words(after)
 

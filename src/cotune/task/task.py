@@ -14,6 +14,7 @@ from cotune.task.checks import DataChecks
 from cotune.task.example import Example
 from cotune.task.known import Start
 from cotune.task.metrics.metric import Metric
+from cotune.task.reading.cells import cell_text
 from cotune.task.reading.read import read_table
 from cotune.task.reading.table import Table, table_from_rows
 from cotune.task.sealed import SealedTest
@@ -130,7 +131,7 @@ class Task:
                 output_field=output_field,
                 group=group,
                 type=type,
-                labels=tuple(labels) if labels is not None else None,
+                labels=tuple(map(_label_text, labels)) if labels is not None else None,
                 schema=checked_schema(schema, "schema"),
                 limit_train=limits.get("train"),
                 limit_dev=limits.get("dev"),
@@ -224,3 +225,9 @@ def _named(rows: Iterable[Any], columns: Sequence[str], role: str) -> Table:
         for row in rows
     )
     return table_from_rows(named, f"the {role} rows")
+
+
+def _label_text(label: object) -> str:
+    """A label as a cell of a file holds it, such as ``1`` for the number."""
+    text = cell_text(label)
+    return text if isinstance(text, str) else str(label)

@@ -74,7 +74,7 @@ class RowClassifier:
     def fields(self, row: Row) -> dict[str, str]:
         """A row's texts by field."""
         named = {self.template["fields"][0]: row} if isinstance(row, str) else row
-        return {name: str(named[name]) for name in self.template["fields"]}
+        return {name: _shown(named[name]) for name in self.template["fields"]}
 
     def filled(self, row: Row) -> str:
         """The whole text that the model reads for a row."""
@@ -141,3 +141,16 @@ def _terms(folder: Path) -> Any:
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.load_terms(folder / "probe.safetensors")
+
+
+def _shown(value: Any) -> str:
+    """The text of a value as the bundle shows it: truth values in lower case, a list as ``a, b``, an object as JSON."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (list, tuple)) and not any(isinstance(item, (list, tuple, dict)) for item in value):
+        return ", ".join("null" if item is None else _shown(item) for item in value) or "none"
+    if isinstance(value, (list, tuple, dict)):
+        return json.dumps(value, ensure_ascii=False)
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)

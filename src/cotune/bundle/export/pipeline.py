@@ -37,7 +37,7 @@ class RowClassification(TextClassificationPipeline):  # type: ignore[misc]
     def fields(self, row: str | dict[str, Any]) -> dict[str, str]:
         """A row's texts by field."""
         named = {self.template["fields"][0]: row} if isinstance(row, str) else row
-        return {name: str(named[name]) for name in self.template["fields"]}
+        return {name: _shown(named[name]) for name in self.template["fields"]}
 
     def filled(self, row: str | dict[str, Any]) -> str:
         """The whole text that the model reads for a row."""
@@ -97,3 +97,16 @@ def load(folder: str | Path | None = None, *, dtype: torch.dtype = torch.float32
     if (folder / "terms.py").is_file():
         found.terms = _module(folder, "terms").load_terms(folder / "probe.safetensors")
     return found
+
+
+def _shown(value: Any) -> str:
+    """The text of a value as the bundle shows it: truth values in lower case, a list as ``a, b``, an object as JSON."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (list, tuple)) and not any(isinstance(item, (list, tuple, dict)) for item in value):
+        return ", ".join("null" if item is None else _shown(item) for item in value) or "none"
+    if isinstance(value, (list, tuple, dict)):
+        return json.dumps(value, ensure_ascii=False)
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)

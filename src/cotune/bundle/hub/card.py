@@ -157,7 +157,8 @@ class HubCard:
 
     def _asked(self) -> str:
         text = self.text or ""
-        for field in self.manifest.input_fields:
+        # A field's name may begin another's.
+        for field in sorted(self.manifest.input_fields, key=len, reverse=True):
             text = text.replace(f"THE {field.upper()}", _ASKED)
         return text
 

@@ -34,16 +34,17 @@ class Pushed:
     commit: str
 
 
-def check_target(repository: str, *, update: bool) -> HfApi:
+def check_target(repository: str, *, update: bool, private: bool) -> HfApi:
     """Check that a repository can be pushed to, before anything is computed.
 
     Args:
         repository: ``org/name``.
         update: whether it may exist; it must then be a repository that was pushed by cotune.
+        private: whether only some people may read it; an existing repository must then be private already.
 
     Raises:
         InputError: if there is no token or the hub rejects it; the hub cannot be reached; or the repository exists without
-            ``update``, or was not pushed by cotune.
+            ``update``, was not pushed by cotune, or is public although it should be private.
     """
     from huggingface_hub import HfApi, get_token
 
@@ -66,6 +67,12 @@ def check_target(repository: str, *, update: bool) -> HfApi:
                 hint=_UPDATE,
             )
         there = set(api.list_repo_files(repository)) - {_OF_THE_HUB}
+        if private and not api.repo_info(repository).private:
+            raise InputError(
+                "the repository is public, and --private would not change that",
+                where=repository,
+                hint="Make it private on the hub first, or omit --private.",
+            )
     if there and f"{BUNDLE_FOLDER}/{MANIFEST}" not in there:
         raise InputError(
             "the repository contains no cotune bundle, and --update would delete its files",

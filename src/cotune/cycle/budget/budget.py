@@ -50,7 +50,7 @@ class Budget:
         digit = 10.0 ** (math.floor(math.log10(needed)) - 1)
         rounded = math.ceil(needed / digit) * digit
         if self.kind == "money":
-            return f"{rounded:g}usd"
+            return f"{rounded:.12f}".rstrip("0").rstrip(".") + "usd"
         return f"{rounded / 1e6:g}Mtok" if rounded >= 1e6 else f"{rounded / 1e3:g}ktok"
 
     def __str__(self) -> str:

@@ -28,7 +28,7 @@ from cotune.model.base import (
     Sampling,
     SavedModel,
 )
-from cotune.model.remote.label_answers import label_log_probs, match_label, named_log_probs
+from cotune.model.remote.label_answers import label_log_probs, match_label, named_log_probs, spoken
 from cotune.prompt.messages import Chooser, settled, turns_of
 from cotune.prompt.prompt import Prompt
 
@@ -190,7 +190,7 @@ class RemoteModel:
         sampling: Sampling = GREEDY,
         progress: Progress | None = None,
     ) -> Generations:
-        """The endpoint's answer to each row, unchanged; it may be cut or invalid.
+        """The endpoint's answer to each row, without its ``<think>`` marks; it may be cut or invalid.
 
         Args:
             prompt: how to ask.
@@ -209,7 +209,7 @@ class RemoteModel:
         said, new = self.say(self.messages(prompt, rows, ()), progress=progress)
         usage = sum((answer.usage for answer in new), Usage())
         return Generations(
-            tuple(answer.text.strip() for answer in said),
+            tuple(spoken(answer.text) for answer in said),
             ((),) * len(rows),
             tuple(not answer.cut for answer in said),
             usage.total,
@@ -292,11 +292,11 @@ class RemoteModel:
 
     def _judged(self, said: Said, words: Sequence[str]) -> tuple[NDArray[np.float64], bool]:
         """Scores of the labels, and whether the answer named any."""
+        label = match_label(said.text, words, cut=said.cut)
         if self.tells_probabilities and said.positions:
-            found = label_log_probs(said.positions, words)
+            found = label_log_probs(said.positions, words, label)
             if found is not None:
                 return found, True
-        label = match_label(said.text, words, cut=said.cut)
         return named_log_probs(label, len(words)), label is not None
 
     def _key(self, messages: Sequence[Mapping[str, str]]) -> str:

@@ -49,7 +49,7 @@ def comparison_text(comparison: Comparison, rows: int) -> str:
         cut = f", the first {len(shown)}" if len(shown) < len(comparison.flipped) else ""
         lines.append(f"  {counted(len(comparison.flipped), 'row')} flip{'s' if len(comparison.flipped) == 1 else ''}{cut}:")
     for row in shown:
-        mark = "+" if row["mine"] == row["gold"] else "-"
+        mark = "+" if row["right"] else "-"
         reference, mine, winner = (one_line(row[key], _ANSWER_WIDTH) for key in ("gold", "mine", "winner"))
         lines.append(f"  {mark} {one_line(row['input'], _WIDTH)}  [{reference}; yours {mine}, winner {winner}]")
     return "\n".join(lines)

@@ -38,6 +38,11 @@ def cell_text(value: Any) -> str | _Nested | None:
     if isinstance(value, enum.Enum):
         value = value.value
     if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
+        if type(value).__name__ in ("float16", "float32"):
+            # As a double, 0.1 would become 0.10000000149011612.
+            return None if math.isnan(value) else repr(float(str(value)))
+        if type(value).__name__ == "datetime64":
+            return str(value)
         value = value.item()
     if isinstance(value, str):
         return str(value) or None

@@ -73,7 +73,19 @@ def parquet_columns(path: Path, source: str) -> tuple[Any, list[tuple[str, list[
 
 
 def _arrow_columns(table: Any) -> list[tuple[str, list[Any]]]:
-    return [(name, column.to_pylist()) for name, column in zip(table.column_names, table.columns, strict=True)]
+    return [(name, _values(column)) for name, column in zip(table.column_names, table.columns, strict=True)]
+
+
+def _values(column: Any) -> list[Any]:
+    """The values of a column; those of half and single precision as the double with the same shortest text."""
+    import numpy as np
+    import pyarrow as pa
+
+    values: list[Any] = column.to_pylist()
+    if not (pa.types.is_float16(column.type) or pa.types.is_float32(column.type)):
+        return values
+    single = np.float16 if pa.types.is_float16(column.type) else np.float32
+    return [None if value is None else float(str(single(value))) for value in values]
 
 
 def table_from_columns(columns: Iterable[tuple[str, list[Any]]], source: str) -> Table:

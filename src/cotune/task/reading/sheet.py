@@ -160,12 +160,12 @@ def sheet_text(sheet: Sheet, added: Mapping[str, Sequence[Any]], suffix: str) ->
         for index, row in enumerate(sheet.rows):
             # Values that a row does not have, such as an error, are left out.
             more = {name: values[index] for name, values in added.items() if values[index] is not None or name == first}
-            lines.append(json_line(_plain({**row, **more})))
+            lines.append(json_line(plain_json({**row, **more})))
         return "".join(lines)
     stream = io.StringIO(newline="")
     delimiter = "\t" if suffix != ".csv" else sheet.delimiter if sheet.delimiter != "\t" else ","
     writer = csv.writer(stream, delimiter=delimiter, lineterminator="\n")
-    writer.writerow([_escaped(name) for name in (*sheet.columns, *added)])
+    writer.writerow([escaped(name) for name in (*sheet.columns, *added)])
     for index, row in enumerate(sheet.rows):
         cells = [row.get(name) for name in sheet.columns] + [values[index] for values in added.values()]
         writer.writerow([_cell(value) for value in cells])
@@ -178,9 +178,9 @@ def _write_parquet(sheet: Sheet, added: Mapping[str, Sequence[Any]], path: Path)
 
     table = sheet.arrow
     if table is None:
-        table = pa.table({_escaped(name): _arrow_column([row.get(name) for row in sheet.rows]) for name in sheet.columns})
+        table = pa.table({escaped(name): _arrow_column([row.get(name) for row in sheet.rows]) for name in sheet.columns})
     for name, values in added.items():
-        table = table.append_column(_escaped(name), _arrow_column(list(values)))
+        table = table.append_column(escaped(name), _arrow_column(list(values)))
     pq.write_table(table, path)
 
 
@@ -210,11 +210,11 @@ def _cell(value: Any) -> str:
     text = cell_text(value)
     if text is NESTED:
         text = nested_text(value)
-        return _escaped(str(value) if text is None else text)
-    return _escaped(text or "")
+        return escaped(str(value) if text is None else text)
+    return escaped(text or "")
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """The text with lone surrogates as JSON escapes: files cannot hold them, and answered rows must not be lost."""
     return text.encode("utf-8", "backslashreplace").decode() if has_half_character(text) else text
 
@@ -226,14 +226,15 @@ def json_line(row: Mapping[str, Any]) -> str:
     return (json.dumps(row) if has_half_character(line) else line) + "\n"
 
 
-def _plain(value: Any) -> Any:
+def plain_json(value: Any) -> Any:
+    """A value of a cell as JSON can express it: numbers that are not finite as null, dates as texts."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, Mapping):
-        return {str(name): _plain(inner) for name, inner in value.items()}
+        return {str(name): plain_json(inner) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
+        return [plain_json(inner) for inner in value]
     text = cell_text(value)
     return str(value) if text is NESTED else text
