@@ -571,6 +571,7 @@ def test_try_sets_a_prompt_against_the_winner(cotune: Cotune, done: Done, tmp_pa
     for comparison in found["comparisons"]:
         assert comparison["low"] <= comparison["difference"] <= comparison["high"]
         assert comparison["difference"] == pytest.approx(comparison["mine"] - comparison["winner"])
+        assert all(row["right"] == (row["mine"] == row["gold"]) for row in comparison["flipped"]), "of labels"
         right = sum(row["mine"] == row["gold"] for row in comparison["flipped"])
         wrong = sum(row["winner"] == row["gold"] for row in comparison["flipped"])
         assert (right - wrong) / found["n"] == pytest.approx(comparison["difference"])

@@ -12,6 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cotune.endpoint import AnswerCache, Prices, Usage
+from cotune.endpoint.answers import holds_answers
+from cotune.endpoint.prices import tokens_of
+from cotune.endpoint.request_format import answer_tokens
 from cotune.errors import InputError
 
 
@@ -91,3 +94,20 @@ def test_no_usage_however_odd_does_harm(odd: Any) -> None:
         {"usage": {"prompt_tokens": odd, "completion_tokens": odd, "prompt_tokens_details": odd}}, asked=7, answer=""
     )
     assert 0 <= found.cached <= found.input < 10**9 and 0 <= found.output < 10**9
+
+
+def test_a_file_is_known_to_hold_no_answer(tmp_path: Path) -> None:
+    """A run that never reached its endpoint leaves an empty file, which keeps nothing worth a folder."""
+    path = tmp_path / "answers.sqlite"
+    cache = AnswerCache(path)
+    assert not holds_answers(path)
+    cache.put("key", {"text": "yes"})
+    assert holds_answers(path)
+    cache.close()
+    (tmp_path / "damaged").write_bytes(b"no database" * 100)
+    assert holds_answers(path) and holds_answers(tmp_path / "damaged")
+
+
+def test_other_scripts_have_more_tokens_a_character() -> None:
+    assert tokens_of("a" * 30) == 10 and tokens_of("你" * 30) == 30
+    assert answer_tokens(["好" * 40]) > answer_tokens(["a" * 40])

@@ -110,3 +110,8 @@ def test_agreement_has_intervals_that_hold_the_value() -> None:
     assert same.correlation is None and same.difference == pytest.approx(0.5)
     with pytest.raises(ValueError, match="three common rows"):
         agreement([1.0, 0.0], [1.0, 0.0])
+
+
+def test_what_a_judge_thinks_aloud_is_no_grade() -> None:
+    assert grade_in('<think>{"score": X} or {"score": 0}?</think> {"score": 1}') == 1.0
+    assert grade_in('<think>{"score": 1}') is None

@@ -92,3 +92,11 @@ def test_any_labels_end_with_distinct_words_and_the_row_in_place(old: list[str],
     grown = with_labels(prompt, old, new)
     assert len(set(grown.words(new))) == len(set(new))
     assert grown.input_template == "{text}"
+
+
+def test_a_prompt_shows_no_more_nearest_rows_than_are_left() -> None:
+    """Rows of labels that are gone are removed, and with the last one the choice among them."""
+    shown = tuple(Demonstration((("text", word),), label) for word, label in (("a", "lost_card"), ("b", "lost_card")))
+    prompt = Prompt("", "{text}", demonstrations=shown, nearest=2)
+    assert with_labels(prompt, OLD, ("card_arrival", "exchange_rate")).nearest == 0
+    assert with_labels(prompt, OLD, NEW).nearest == 2

@@ -155,6 +155,7 @@ def test_a_prompt_is_read_as_fast_as_in_scoring_and_only_the_answer_written_slow
         ("2Mtok", 1.0, "2.1Mtok"),
         ("300ktok", 11e3, "320ktok"),
         ("2usd", 0.3, "2.3usd"),
+        ("0.00002usd", 3e-5, "0.000051usd"),
     ],
 )
 def test_a_raised_budget_is_round_and_can_be_given(budget: str, more: float, told: str) -> None:
