@@ -383,6 +383,39 @@ def test_a_run_survives_one_prompt_whose_training_diverges(
     assert result.summary["arms"]["seed_tuned"]["adapter_id"] == "base"
 
 
+def test_a_run_survives_that_all_training_diverges_in_a_later_cycle(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was measured in the first cycle stands, and is tested."""
+    from cotune.errors import DivergedError
+    from cotune.tune.trainer import TuningRun
+
+    real, cycles = TuningRun._one_step, list[int]()
+
+    class Counting(Quiet):
+        def event(self, event: dict[str, Any]) -> None:
+            if event["kind"] == "cycle":
+                cycles.append(event["value"]["cycle"])
+
+    def one_step(self: TuningRun, batch: Any) -> Any:
+        if cycles:
+            raise DivergedError("the loss became nan; the trial stops here.")
+        return real(self, batch)
+
+    monkeypatch.setattr(TuningRun, "_one_step", one_step)
+    task = Task.from_rows(labelled_rows(90), input="text", output="label")
+    settings: dict[str, Any] = {"model": str(bench.model), "budget": "90ktok", "seed": 4}
+    settings |= {
+        "tune": {"readout": "words", "batch_size": 8, "rank": 2},
+        "search": {"pool": 4},
+        "engine": {"dtype": "float32"},
+    }
+    config = config_in_memory(name="broken", input=["text"], output="label", **settings)
+    result = run_cycle(config, tmp_path / "run", task=task, view=Counting())
+    assert any("failed" in value for value in of_kind(tmp_path / "run", "train")) and len(cycles) > 1
+    assert result.summary["arms"]["best_tuned"]["steps"] > 0
+
+
 def test_a_ledger_that_cannot_be_written_does_not_stop_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     arms = {"seed_prompt": "a"}

