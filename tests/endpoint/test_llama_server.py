@@ -38,7 +38,7 @@ def test_a_served_export_tells_the_bundles_probabilities(tmp_path: Path) -> None
         client = Client(Endpoint(url, name), most=2)
         remote = RemoteModel(client, way=RequestFormat())
         assert remote.settle(predictor.prompt, rows[0], LABELS).tells_probabilities
-        said, _ = remote.say([remote_messages(predictor, row) for row in rows])
+        said, _, _ = remote.say([remote_messages(predictor, row) for row in rows])
         scores = remote.score(predictor.prompt, rows, LABELS)
     assert scores.log_probs.shape == (len(rows), len(LABELS)) and np.isfinite(scores.log_probs).all()
     bench.model.adapters.register(bench.adapter)

@@ -154,7 +154,7 @@ def ask(teacher: RemoteModel, questions: Sequence[Question], bounds: Bounds) -> 
             stopped, part = ("money" if by_money < by_tokens else "tokens"), part[:room]
         if not part:
             break
-        found, new = teacher.say(part)
+        found, new, _ = teacher.say(part)
         said += found
         spent = sum((answer.usage for answer in new), spent)
         guessed += foreseen(teacher, part)

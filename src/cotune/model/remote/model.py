@@ -168,13 +168,13 @@ class RemoteModel:
         """
         self._only_base(adapter)
         words = prompt.words(labels)
-        said, new = self.say(self.messages(prompt, rows, labels), progress=progress)
+        said, new, kept = self.say(self.messages(prompt, rows, labels), progress=progress)
         found = [self._judged(answer, words) for answer in said]
         usage = sum((answer.usage for answer in new), Usage())
         return LabelScores(
             np.array([scores for scores, _ in found]).reshape(len(rows), len(labels)),
             tokens=usage.total,
-            cached=len(rows) - len(new),
+            cached=kept,
             cost=self.prices.cost(usage) if self.prices else 0.0,
             unmatched=sum(not named for _, named in found),
         )
@@ -206,14 +206,14 @@ class RemoteModel:
             InputError: an answer cannot be written to disk, or another adapter is asked for.
         """
         self._only_base(adapter)
-        said, new = self.say(self.messages(prompt, rows, ()), progress=progress)
+        said, new, kept = self.say(self.messages(prompt, rows, ()), progress=progress)
         usage = sum((answer.usage for answer in new), Usage())
         return Generations(
             tuple(spoken(answer.text) for answer in said),
             ((),) * len(rows),
             tuple(not answer.cut for answer in said),
             usage.total,
-            cached=len(rows) - len(new),
+            cached=kept,
             cost=self.prices.cost(usage) if self.prices else 0.0,
         )
 
@@ -230,19 +230,22 @@ class RemoteModel:
 
     def say(
         self, questions: Sequence[Sequence[Mapping[str, str]]], *, progress: Progress | None = None
-    ) -> tuple[list[Said], list[Said]]:
-        """Answers to questions, and those answers among them that this run had not used before.
+    ) -> tuple[list[Said], list[Said], int]:
+        """Answers to questions, those among them that this run had not used before, and how many were on disk already.
+
+        After a kill, answers may be on disk that the run has not used: they were paid for, and took no time.
 
         Raises:
             EndpointError: a question got no answer.
         """
         keys = [self._key(messages) for messages in questions]
         found = self._kept(keys)
+        kept = sum(key in found for key in keys)
         missing = {key: messages for key, messages in zip(keys, questions, strict=True) if key not in found}
         self._ask(missing, found, progress)
         new = [found[key] for key in dict.fromkeys(keys) if key not in self._used]
         self._used.update(keys)
-        return [found[key] for key in keys], new
+        return [found[key] for key in keys], new, kept
 
     def row_tokens(self, prompt: Prompt, rows: Sequence[Mapping[str, str]], labels: Sequence[str]) -> float:
         """Estimated tokens of a row, question and answer together; sends nothing."""
