@@ -160,6 +160,7 @@ def test_a_prompt_is_tried_against_the_winner(written: tuple[str, Path]) -> None
     assert found.n == 12
     for comparison in found.comparisons:
         assert comparison.low <= comparison.difference <= comparison.high and 0 <= comparison.p <= 1
+        assert comparison.difference == pytest.approx(comparison.mine - comparison.winner), "of one quantity"
 
 
 @pytest.mark.parametrize("written", ["json"], indirect=True)

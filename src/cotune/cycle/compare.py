@@ -27,6 +27,8 @@ from cotune.evaluate.decision import BY_PROBE, Decision
 from cotune.evaluate.judge import Judge
 from cotune.evaluate.responses import LabelOutputs, best_rule, label_indices
 from cotune.evaluate.scoring import Evaluation
+from cotune.evaluate.side_by_side import gain_over
+from cotune.evaluate.stats.intervals import Interval
 from cotune.evaluate.stats.paired import paired_difference
 from cotune.evaluate.tried import Comparison, Tried
 from cotune.model.adapters.slots import BASE
@@ -152,7 +154,7 @@ class Tryouts:
     def _compared(self, prompt: Prompt, adapter: str, rule: Decision | None) -> Comparison:
         best, _ = self._judged(self._winner.prompt, adapter, rule, self._winner.own if rule is not None else None)
         mine, truncated = self._judged(prompt, adapter, None, None)
-        interval, p = paired_difference(best.values, mine.values, seed=self._config.seed, groups=groups_of(self._dev))
+        difference, interval, p = self._difference(best, mine)
         flips = [
             {
                 "input": " | ".join(row.fields.values()),
@@ -168,7 +170,7 @@ class Tryouts:
             "base" if adapter == BASE else "tuned",
             mine.score,
             best.score,
-            float(mine.values.mean() - best.values.mean()),
+            difference,
             interval.low,
             interval.high,
             p,
@@ -176,6 +178,15 @@ class Tryouts:
             flips,
             truncated,
         )
+
+    def _difference(self, best: Evaluation, mine: Evaluation) -> tuple[float, Interval, float]:
+        """Difference of the scores, its paired interval and its p-value."""
+        groups = groups_of(self._dev)
+        if self._task.measure.aggregate is not None:
+            gain = gain_over(best, mine, self._task.measure, groups=groups)
+            return gain.value, gain.ci, gain.p
+        interval, p = paired_difference(best.values, mine.values, seed=self._config.seed, groups=groups)
+        return float(mine.values.mean() - best.values.mean()), interval, p
 
     def _judged(self, asked: Prompt, adapter: str, rule: Decision | None, own: Own | None) -> tuple[Evaluation, int]:
         """Evaluation of the answers, and number of rows that were shortened."""

@@ -17,10 +17,11 @@ class Comparison:
         weights: ``tuned`` or ``base``.
         mine: the new prompt's metric.
         winner: the winner's metric.
-        difference: mine minus winner's, in mean row values.
+        difference: mine minus winner's.
         low: lower end of its paired 95% interval.
         high: upper end.
-        p: p-value by exact McNemar, or a paired permutation test for values other than 0 and 1.
+        p: p-value by exact McNemar, or a paired permutation test for values other than 0 and 1 and for metrics that are no
+            means of rows.
         log_loss_difference: mine minus winner's, in nats per row; below 0 is better. None for answers of an endpoint.
         flipped: rows that only one of the two gets right.
         truncated: number of rows that were truncated under the new prompt, because they did not fit into the model's context.
