@@ -18,7 +18,7 @@ from cotune.errors import BusyError, CotuneError, InputError
 from cotune.files import cannot_write, make_folder, remove_stale, write_json, write_text
 from cotune.run_files import CONFIG, JOBS, JOURNAL, LOCK
 
-OPENING = frozenset({"engine", "sample", "start", "neighbours", "clock"})
+OPENING = frozenset({"engine", "workers", "sample", "start", "neighbours", "clock"})
 """Steps before the search, which are repeated within seconds after the model is loaded."""
 _FINISH = "finish"
 """A file that asks the run to end its search; the run checks for it at each decision."""

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +84,15 @@ class Earlier:
 
     def own(self, column: str, value: Any) -> Any:
         """A value in the type that the file's values of a column have, so that the file keeps its types."""
-        known = [row[column] for row in self.rows if row.get(column) is not None]
-        kinds = {type(one) for one in known}
-        if len(kinds) != 1 or type(value) in kinds or value is None:
-            return value
-        reader = _READERS.get(kinds.pop())
+        kind = self._types.get(column)
+        reader = None if kind is None or value is None or type(value) is kind else _READERS.get(kind)
         return value if reader is None else reader(str(value))
+
+    @cached_property
+    def _types(self) -> dict[str, type]:
+        """The type of each column whose values have only one."""
+        kinds = {name: {type(row[name]) for row in self.rows if row.get(name) is not None} for name in self.columns}
+        return {name: found.pop() for name, found in kinds.items() if len(found) == 1}
 
 
 class Session:
