@@ -12,10 +12,13 @@ from cycle_runs import journal_of, summary_of
 
 from chat_server import Handler, chat_server, send
 from cotune.config import config_from_data
+from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.teaching.answers import answer_of as meaning_of
+from cotune.cycle.teaching.asking import Bounds, ask, bounds_of, open_teacher
 from cotune.endpoint import Usage
 from cotune.endpoint.request_format import Said
 from cotune.errors import InputError
+from cotune.prompt.bank import seed_prompt
 from cotune.prompt.prompt import Prompt
 from cotune.task import Task
 from labelling_server import labelling, meant
@@ -106,6 +109,19 @@ def test_a_teacher_that_cannot_be_asked_ends_the_run_and_says_why(bench: Bench, 
     assert ended.code == 1 and "401: [key]" in ended.stderr and "Traceback" not in ended.stderr
     alone = bench.run(tmp_path / "alone", f"data.unlabelled={rows}")
     assert alone.code == 2 and "go together" in alone.stderr
+
+
+def test_a_slow_teacher_leaves_half_of_a_time_budget(bench: Bench, tmp_path: Path) -> None:
+    task = Task.from_rows([{"text": f"apple {i}", "label": "ab"[i % 2]} for i in range(40)], input="text", output="label")
+    with chat_server(labelling()) as server:
+        teacher = (f"teacher.base_url={server.url}", "teacher.model=wise", "data.unlabelled=more.csv")
+        config = config_from_data("rows.csv", input="text", output="label", overrides=teacher)
+        assert bounds_of(config, parse_budget("10m"), task, seed_prompt(task)).seconds == 300.0
+        asked_teacher = open_teacher(config, tmp_path, tokens=8)
+        questions = [[{"role": "user", "content": f"apple {i} apple"}] for i in range(30)]
+        asked = ask(asked_teacher, questions, Bounds(100, 10**6, seconds=0.0))
+        asked_teacher.close()
+    assert asked.stopped == "time" and len(asked.said) == len(server.seen) == 8
 
 
 def test_a_teacher_without_rows_is_refused() -> None:

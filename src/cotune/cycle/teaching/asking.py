@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,16 +25,17 @@ PATIENCE_S = 600.0
 """Maximum seconds for one question, including retries."""
 Question = Sequence[Mapping[str, str]]
 """Chat messages that end with the question."""
-Stop = Literal["", "calls", "tokens", "money"]
+Stop = Literal["", "calls", "tokens", "money", "time"]
 
 WHY_STOPPED = {
     "calls": "teacher.calls is reached",
     "tokens": "teacher.tokens is reached",
     "money": "the rest of the budget is reserved for the search",
+    "time": "half of the budget is reserved for the search",
 }
 
 _SHARE = 0.5
-"""Maximum share of a money budget for the teacher."""
+"""Maximum share of a budget of money or time for the teacher."""
 _FIRST, _AT_ONCE = 8, 64
 _MARGIN = 1.1
 """Factor on the expected cost, because rows may cost more than those before them."""
@@ -47,11 +49,13 @@ class Bounds:
         calls: maximum number of questions.
         tokens: maximum tokens of questions and answers.
         dollars: maximum cost of answers; infinite if the budget is not money.
+        seconds: seconds after which no more questions are asked; infinite if the budget is not time.
     """
 
     calls: int
     tokens: int
     dollars: float = math.inf
+    seconds: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,10 @@ class Asked:
 
 
 def bounds_of(config: RunConfig, budget: Budget, task: Task, seed: Prompt) -> Bounds:
-    """The bounds of a run's teacher; under a money budget, what the smallest search leaves, and at most half."""
+    """The bounds of a run's teacher; of a time budget half; of a money budget what the smallest search leaves, at most half."""
     section = config.teacher
+    if budget.kind == "time":
+        return Bounds(section.calls, section.tokens, seconds=_SHARE * budget.amount)
     if budget.kind != "money":
         return Bounds(section.calls, section.tokens)
     rows = (*task.train, *task.dev)[:_AT_ONCE]
@@ -140,7 +146,11 @@ def ask(teacher: RemoteModel, questions: Sequence[Question], bounds: Bounds) -> 
     spent, guessed = Usage(), Usage()
     bounded = questions[: bounds.calls]
     stopped: Stop = ""
+    started = time.monotonic()
     while len(said) < len(bounded) and not stopped:
+        if said and time.monotonic() - started > bounds.seconds:
+            stopped = "time"
+            break
         part = bounded[len(said) : len(said) + (_AT_ONCE if said else _FIRST)]
         guess = foreseen(teacher, part)
         tokens = guess.total * _ratio(spent.total, guessed.total) / len(part)
