@@ -272,16 +272,19 @@ def fit_plan(context: RunContext, config: RunConfig, seed: Prompt, end: EndCosts
 def _measure_rows(context: RunContext, seed: Prompt) -> None:
     """Score a few train rows, which tells the rates, and write answers to some if answers are written late."""
     answering, spending, rows = context.answering, context.spending, context.train_sample
-    # The first passes of a process are slow, so passes of the same size warm it up before the rate is measured.
+    # The first passes of a process are slow, so passes of the same size warm it up before the rate is measured. They are not
+    # charged, and a budget of tokens needs no rate.
+    timed = spending.budget.kind == "time"
     warm = rows[CALIBRATION_ROWS : 2 * CALIBRATION_ROWS] or rows[:4]
-    if context.can.tune:
+    if context.can.tune and timed:
         with spending.stopwatch:
             answering.score(seed, BASE, warm, lambda tokens: None)
     context.answers.scores(seed, BASE, rows[:CALIBRATION_ROWS], "measure", answers=False)
     if isinstance(answering, WrittenAnswering) and context.task.measure.needs_answers:
-        with spending.stopwatch:
-            answering.warm_up(seed, warm[:2])
-        long = spending.budget.kind == "time" and spending.budget.amount >= HEURISTICS.long_budget
+        if timed:
+            with spending.stopwatch:
+                answering.warm_up(seed, warm[:2])
+        long = timed and spending.budget.amount >= HEURISTICS.long_budget
         context.answers.scores(seed, BASE, rows[: HEURISTICS.timed_answers[long]], "measure")
 
 
