@@ -135,7 +135,12 @@ def test_numbers_of_less_precision_are_read_by_their_shortest_text(tmp_path: Pat
     pyarrow.parquet.write_table(
         pyarrow.table({"x": pyarrow.array(np.array([0.1, 4.7], dtype=kind))}), tmp_path / "rows.parquet"
     )
-    assert [row["x"] for row in read_table(tmp_path / "rows.parquet").rows] == ["0.1", "4.7"]
+    frames = [pandas.DataFrame({"x": np.array([0.1, 4.7], dtype=kind)})]
+    frames += [polars.DataFrame({"x": [0.1, 4.7]}, schema={"x": polars.Float32})] if kind == "float32" else []
+    for source in (tmp_path / "rows.parquet", *frames):
+        assert [row["x"] for row in read_table(source).rows] == ["0.1", "4.7"]
+    gaps = pandas.DataFrame({"x": pandas.array([0.1, None], dtype="Float32")})
+    assert [row["x"] for row in read_table(gaps).rows] == ["0.1", None]
 
 
 def test_a_row_is_known_by_the_line_it_begins_on(tmp_path: Path) -> None:

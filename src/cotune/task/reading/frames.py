@@ -10,6 +10,9 @@ from typing import Any
 from cotune.errors import InputError
 from cotune.task.reading.table import Table, stored_text
 
+_ARROW_NAMES = {"halffloat": "float16", "float": "float32"}
+"""Arrow's names of types of less than double precision."""
+
 
 def is_frame(value: Any) -> bool:
     """Whether ``value`` is a pandas, polars or pyarrow table; imports none of them."""
@@ -32,13 +35,13 @@ def read_frame(frame: Any, name: str | None = None) -> Table:
     source = name or f"the {home} frame"
     if home == "polars":
         frame = frame.lazy().collect()
-        return table_from_columns([(column.name, column.to_list()) for column in frame.get_columns()], source)
+        columns = [(column.name, _shortest(column.to_list(), str(column.dtype))) for column in frame.get_columns()]
+        return table_from_columns(columns, source)
     if home == "pyarrow":
         return table_from_columns(_arrow_columns(frame), source)
     # by position, since a frame may name two columns alike
-    return table_from_columns(
-        [(str(column), frame.iloc[:, position].tolist()) for position, column in enumerate(frame.columns)], source
-    )
+    found = [(str(column), frame.iloc[:, position]) for position, column in enumerate(frame.columns)]
+    return table_from_columns([(name, _shortest(column.tolist(), str(column.dtype))) for name, column in found], source)
 
 
 def read_parquet(path: Path, source: str) -> Table:
@@ -73,19 +76,21 @@ def parquet_columns(path: Path, source: str) -> tuple[Any, list[tuple[str, list[
 
 
 def _arrow_columns(table: Any) -> list[tuple[str, list[Any]]]:
-    return [(name, _values(column)) for name, column in zip(table.column_names, table.columns, strict=True)]
+    named = zip(table.column_names, table.columns, strict=True)
+    return [(name, _shortest(column.to_pylist(), _ARROW_NAMES.get(str(column.type), ""))) for name, column in named]
 
 
-def _values(column: Any) -> list[Any]:
-    """The values of a column; those of half and single precision as the double with the same shortest text."""
-    import numpy as np
-    import pyarrow as pa
+def _shortest(values: list[Any], kind: str) -> list[Any]:
+    """The values of a column; those of half and single precision as the double with the same shortest text.
 
-    values: list[Any] = column.to_pylist()
-    if not (pa.types.is_float16(column.type) or pa.types.is_float32(column.type)):
+    As a double, 0.1 in single precision would be read as 0.10000000149011612.
+    """
+    if kind.lower() not in ("float16", "float32"):
         return values
-    single = np.float16 if pa.types.is_float16(column.type) else np.float32
-    return [None if value is None else float(str(single(value))) for value in values]
+    import numpy as np
+
+    single = np.dtype(kind.lower()).type
+    return [float(str(single(value))) if isinstance(value, float) else value for value in values]
 
 
 def table_from_columns(columns: Iterable[tuple[str, list[Any]]], source: str) -> Table:
