@@ -161,16 +161,16 @@ def test_a_typed_text_means_labels_that_begin_with_it_first() -> None:
     assert matching("", shares) == list(shares) and matching("x", shares) == []
 
 
-def test_rows_that_were_added_to_the_file_meanwhile_stay(tmp_path: Path) -> None:
+def test_rows_that_were_added_and_labels_that_were_corrected_meanwhile_stay(tmp_path: Path) -> None:
     out = tmp_path / "labelled.csv"
     asked = session(out)
     asked.give("fruit")
-    with out.open("a", encoding="utf-8") as stream:
-        stream.write("9,by hand,tool\n")
+    text = out.read_text(encoding="utf-8")
+    out.write_text(text.replace(",fruit", ",animal") + "9,by hand,tool\n", encoding="utf-8")
     found = read_session(out, IDENTITY, ("text",))
     assert found is not None
     found.give("animal")
-    assert [(row["id"], row["label"]) for row in rows(out)] == [("9", "tool"), ("0", "fruit"), ("1", "animal")]
+    assert [(row["id"], row["label"]) for row in rows(out)] == [("9", "tool"), ("0", "animal"), ("1", "animal")]
 
 
 def test_a_collected_row_goes_into_the_columns_of_the_file(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from cotune.bundle.rows import said
 from cotune.errors import InputError, counted
 from cotune.files import write_json
 from cotune.labelling.picking import Pick
-from cotune.task.reading.cells import input_text
+from cotune.task.reading.cells import cell_text, input_text
 from cotune.task.reading.field_names import column_of
 from cotune.task.reading.sheet import Sheet, read_sheet, write_sheet
 
@@ -275,7 +275,13 @@ def read_session(out: Path, identity: Mapping[str, Any], input_fields: Sequence[
             where=str(out),
             hint=f"Restore the file, or remove {path.name} to start again.",
         )
-    # Rows that somebody added meanwhile stay; the session's own rows are written anew.
-    picked = {said(pick.fields) for pick in picks}
-    added = [row for row in earlier.rows[count:] if said(_texts(row, input_fields, earlier.columns)) not in picked]
+    # Rows that somebody added meanwhile stay, and labels that somebody corrected; the session's own rows are written anew.
+    places = {said(pick.fields): place for place, pick in enumerate(picks)}
+    column, added = column_of(label, earlier.columns) or label, list[Mapping[str, Any]]()
+    for row in earlier.rows[count:]:
+        place, given = places.get(said(_texts(row, input_fields, earlier.columns))), cell_text(row.get(column))
+        if place is None:
+            added.append(row)
+        elif place < len(actions) and actions[place][1] is not None and given in labels:
+            actions[place] = (place, str(given))
     return Session(out, label, labels, picks, replace(earlier, rows=(*earlier.rows[:count], *added)), before, actions)
