@@ -10,6 +10,9 @@ import typer
 
 from cotune.cli.program import Base, Bundle, Json, app
 
+_CHECKED = ("transformers", "onnx", "merged")
+"""Formats whose answers are always compared with the bundle's; of the others some files are."""
+
 
 @app.command(
     epilog="Examples:\n\n  cotune export runs/mine --to merged --out mine-merged\n\n"
@@ -50,4 +53,5 @@ def export(
         )
     if held := held_rows(len(OpenedBundle.read(bundle).prompt.demonstrations), "folder"):
         typer.echo(held, err=True)
-    typer.echo(f"Written: {written}. Its README.md says how to run it.")
+    checked = "It answers sample texts as the bundle does. " if to in _CHECKED else ""
+    typer.echo(f"Written: {written}. {checked}Its README.md says how to run it.")
