@@ -101,7 +101,8 @@ def test_what_cannot_be_answered_is_told_in_the_shape_that_clients_read(
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", "/", 404),
+        ("GET", "/nowhere", 404),
+        ("POST", "/", 405),
         ("GET", "/../manifest.json", 404),
         ("GET", "/%2e%2e/%2e%2e/etc/passwd", 404),
         ("GET", "/docs/", 404),
