@@ -21,6 +21,7 @@ from cotune.cycle.context import RunContext
 from cotune.cycle.journal import Journal
 from cotune.cycle.ledger import enter_opening
 from cotune.cycle.progress import Quiet
+from cotune.cycle.run import Result
 from cotune.cycle.run import run as run_cycle
 from cotune.cycle.search.pool import has_room, next_pool
 from cotune.evaluate.openings import openings_sentence
@@ -349,6 +350,18 @@ def test_training_that_diverges_is_recorded_and_told(bench: Bench, tmp_path: Pat
     assert not of_kind(tmp_path / "run", "tuned"), "a failure is no score of 0"
 
 
+def tuned_by_words(bench: Bench, out: Path, budget: str, view: Quiet | None = None) -> Result:
+    """A small run in this process, whose training a test can break."""
+    task = Task.from_rows(labelled_rows(90), input="text", output="label")
+    settings: dict[str, Any] = {"model": str(bench.model), "budget": budget, "seed": 4}
+    settings |= {
+        "tune": {"readout": "words", "batch_size": 8, "rank": 2},
+        "search": {"pool": 4},
+        "engine": {"dtype": "float32"},
+    }
+    return run_cycle(config_in_memory(name="broken", input=["text"], output="label", **settings), out, task=task, view=view)
+
+
 def test_a_run_survives_one_prompt_whose_training_diverges(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -366,15 +379,7 @@ def test_a_run_survives_one_prompt_whose_training_diverges(
         return real(self, batch)
 
     monkeypatch.setattr(TuningRun, "_one_step", one_step)
-    task = Task.from_rows(labelled_rows(90), input="text", output="label")
-    settings: dict[str, Any] = {"model": str(bench.model), "budget": "30ktok", "seed": 4}
-    settings |= {
-        "tune": {"readout": "words", "batch_size": 8, "rank": 2},
-        "search": {"pool": 4},
-        "engine": {"dtype": "float32"},
-    }
-    config = config_in_memory(name="broken", input=["text"], output="label", **settings)
-    result = run_cycle(config, tmp_path / "run", task=task)
+    result = tuned_by_words(bench, tmp_path / "run", "30ktok")
     # The seed prompt is tuned first, so it is the seed prompt that broke.
     assert "failed" in of_kind(tmp_path / "run", "train")[0]
     seed = result.summary["arms"]["seed_prompt"]["prompt_id"]
@@ -403,15 +408,7 @@ def test_a_run_survives_that_all_training_diverges_in_a_later_cycle(
         return real(self, batch)
 
     monkeypatch.setattr(TuningRun, "_one_step", one_step)
-    task = Task.from_rows(labelled_rows(90), input="text", output="label")
-    settings: dict[str, Any] = {"model": str(bench.model), "budget": "90ktok", "seed": 4}
-    settings |= {
-        "tune": {"readout": "words", "batch_size": 8, "rank": 2},
-        "search": {"pool": 4},
-        "engine": {"dtype": "float32"},
-    }
-    config = config_in_memory(name="broken", input=["text"], output="label", **settings)
-    result = run_cycle(config, tmp_path / "run", task=task, view=Counting())
+    result = tuned_by_words(bench, tmp_path / "run", "90ktok", Counting())
     assert any("failed" in value for value in of_kind(tmp_path / "run", "train")) and len(cycles) > 1
     assert result.summary["arms"]["best_tuned"]["steps"] > 0
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Callable
 
-_GLIBC = "libc.so.6"
 # Numbers of glibc's malloc.h.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 
@@ -34,13 +34,8 @@ def return_freed_memory() -> bool:
     Returns:
         Whether memory was returned; False with other C libraries than glibc, which keep less.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        trim = ctypes.CDLL(_GLIBC).malloc_trim
-    except (OSError, AttributeError):
-        return False
-    return bool(trim(0))
+    trim = _of_glibc("malloc_trim")
+    return trim is not None and bool(trim(0))
 
 
 def _keep_freed_memory() -> bool:
@@ -53,12 +48,20 @@ def _keep_freed_memory() -> bool:
     Returns:
         Whether glibc was configured.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        mallopt = ctypes.CDLL(_GLIBC).mallopt
-    except (OSError, AttributeError):
+    mallopt = _of_glibc("mallopt")
+    if mallopt is None:
         return False
     settings = ((_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 64 * 2**20), (_MMAP_MAX, 0))
     done: list[int] = [mallopt(number, value) for number, value in settings]
     return min(done) == 1
+
+
+def _of_glibc(name: str) -> Callable[..., int] | None:
+    """A function of glibc; None with another C library."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        found: Callable[..., int] = getattr(ctypes.CDLL("libc.so.6"), name)
+    except (OSError, AttributeError):
+        return None
+    return found
