@@ -11,7 +11,7 @@ from filelock import FileLock
 
 from cotune.cycle.runs.listing import is_locked, list_runs
 from cotune.cycle.runs.side_by_side import compare_runs, joined
-from cotune.run_files import LOCK, SUMMARY
+from cotune.run_files import LOCK, SUMMARY, TEST_ROWS
 from finished_runs import finished
 
 ROWS = 60
@@ -59,3 +59,24 @@ def test_a_folder_is_locked_while_a_process_holds_its_lock(tmp_path: Path) -> No
         other.start()
         other.join()
     assert seen == [True] and not is_locked(tmp_path)
+
+
+def test_answers_that_miss_the_schema_are_wrong_in_a_comparison_too(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    finished(folder, [True] * 4)
+    references = ['{"a": 1, "b": "x"}'] * 4
+    # The second and third have a field that the schema does not know.
+    answers = [references[0], '{"a": 1, "b": "x", "c": 2}', '{"a": 1, "c": 2}', "none"]
+    rows = [
+        {"input": {"text": str(i)}, "gold": gold, "answers": {"best_tuned": answer}, "values": {"best_tuned": float(i == 0)}}
+        for i, (gold, answer) in enumerate(zip(references, answers, strict=True))
+    ]
+    (folder / TEST_ROWS).write_text(json.dumps({"labels": [], "rows": rows}), encoding="utf-8")
+    fields = {"a": {"type": "integer"}, "b": {"type": "string"}}
+    schema = {"type": "object", "properties": fields, "required": ["a", "b"], "additionalProperties": False}
+    summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    changed = {**summary, "metric": "json_f1", "output": {"type": "json", "schema": schema}}
+    (folder / SUMMARY).write_text(json.dumps(changed), encoding="utf-8")
+    found = compare_runs(folder, folder)
+    # As in the run: two right values of eight, and each answer that does not fit is one wrong value.
+    assert found.scores == pytest.approx((4 / 13, 4 / 13))

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from cotune.evaluate.answer_noise import AnswerNoise, compare_answers
+from cotune.evaluate.decision import RAW
+from cotune.evaluate.responses import AnswerOutputs
 from cotune.evaluate.scoring import Evaluation, judged
+from cotune.task import Task
 from cotune.task.answered import Answered
 from cotune.task.metrics.metric import METRICS
 from cotune.task.values.output import Output
@@ -72,3 +75,11 @@ def test_where_other_fields_occur_rows_count_by_their_worth() -> None:
     test = judged(Answered(gold, gold, other), np.zeros(30), METRICS["json_macro_f1"])
     assert test.counts is not None and test.counts.shape[1] != np.shape(noise.counts)[1]
     assert 0 < noise.floor(test, METRICS["json_macro_f1"].aggregate) < 1
+
+
+def test_a_metric_of_likelihoods_has_values_but_no_answers() -> None:
+    rows = [{"text": f"row {i}", "answer": {"n": i}} for i in range(40)]
+    task = Task.from_rows(rows, input="text", output="answer", type="json", metric="likelihood")
+    found = AnswerOutputs(np.full(3, 0.5)).judge(task.train[:3], RAW, task)
+    # Nothing was generated, so nothing can be called an answer that does not fit.
+    assert found.answers == () and found.is_scored and found.score == pytest.approx(np.exp(-0.5))

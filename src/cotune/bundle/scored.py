@@ -171,7 +171,7 @@ def score_rows(
     if not output.kind.written:
         unknown = Counter(label for label in references if label not in set(output.labels))
         output = Output("label", tuple(sorted({*output.labels, *unknown})), label_type=output.label_type)
-    answered = Answered(references, answers, output, rows)
+    answered = Answered(references, output.as_scored(answers), output, rows)
     found = judged(answered, np.zeros(len(rows)), metric)
     groups = groups_of(rows)
     majority = None

@@ -57,7 +57,8 @@ def attribution_of(
         return Attribution(gains.n, {"prompt": gains.gains["prompt"]}, {})
     if noise is None:
         return gains
-    return told_with_noise(gains, {name: _noise_floor(context, result, noise) for name, result in results.items()})
+    floors = {name: _noise_floor(context, result, noise) for name, result in results.items()}
+    return told_with_noise(gains, floors, {name: arm.candidate or name for name, arm in arms.items()})
 
 
 def _noise_floor(context: RunContext, result: ArmResult, noise: Noise | AnswerNoise) -> float:
@@ -320,9 +321,10 @@ def _readout(context: RunContext, candidate: Candidate) -> dict[str, Any]:
 
 def _fields(context: RunContext, result: ArmResult) -> list[dict[str, Any]] | None:
     """Scores of JSON fields; None for other types of output."""
-    if not context.task.output.kind.by_field:
+    output, answers = context.task.output, result.evaluation.answers
+    if not output.kind.by_field or not answers:
         return None
-    answered = Answered([row.output for row in result.rows], result.evaluation.answers, context.task.output)
+    answered = Answered([row.output for row in result.rows], output.as_scored(answers), output)
     return [one.as_dict("field") for one in field_scores(answered, seed=context.seed, groups=result.groups)]
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cotune.errors import DivergedError
 from cotune.evaluate.decision import RAW, Decision, fit_bias, label_frequencies
 from cotune.evaluate.noise import Noise
-from cotune.evaluate.scoring import Evaluation, judged, unanswered
+from cotune.evaluate.scoring import Evaluation, judged, unanswered, wrong_instead
 from cotune.task.answered import Answered
 from cotune.task.example import Example
 from cotune.task.task import Task
@@ -123,10 +123,8 @@ class OwnLabelOutputs:
         place = {label: i for i, label in enumerate(self.known)}
         losses = np.array([-log_probs[i, place[r.output]] if r.output in place else np.inf for i, r in enumerate(rows)])
         answers = tuple(self.known[i] for i in log_probs.argmax(axis=1))
-        # Metrics know only the task's labels: map other answers to one that is wrong.
-        asked = set(task.labels)
-        known = [a if a in asked else next(b for b in task.labels if b != r.output) for a, r in zip(answers, rows, strict=True)]
-        answered = Answered([row.output for row in rows], known, task.output, rows)
+        references = [row.output for row in rows]
+        answered = Answered(references, wrong_instead(answers, references, task.labels), task.output, rows)
         evaluation = judged(answered, np.where(np.isfinite(losses), losses, 0.0), task.measure)
         return replace(evaluation, answers=answers, log_losses=losses)
 
@@ -195,7 +193,7 @@ class AnswerOutputs:
             return unanswered(self.losses)
         texts = self.texts if self.texts is not None else ("",) * len(rows)
         answered = Answered([row.output for row in rows], texts, task.output, rows, self.losses, self.grades)
-        return judged(answered, self.losses, task.measure)
+        return replace(judged(answered, self.losses, task.measure), answers=self.answered)
 
     def calibrated(self, task: Task) -> Decision:
         """Nothing to calibrate."""
@@ -242,9 +240,9 @@ class TextOutputs:
     def judge(self, rows: Sequence[Example], decision: Decision, task: Task) -> Evaluation:
         """Score the answers by the task's metric; log-losses are infinite, meaning unknown."""
         fit = [task.output.fits(text) for text in self.texts]
-        valid = [text if fits else "" for text, fits in zip(self.texts, fit, strict=True)]
         grades = None if self.grades is None else np.where(fit, self.grades, 0.0)
-        answered = Answered([row.output for row in rows], valid, task.output, rows, None, grades)
+        texts = task.output.as_scored(self.texts)
+        answered = Answered([row.output for row in rows], texts, task.output, rows, None, grades)
         evaluation = judged(answered, np.zeros(len(rows)), task.measure)
         return replace(evaluation, answers=self.texts, log_losses=np.full(len(rows), np.inf))
 

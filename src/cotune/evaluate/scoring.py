@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,9 +20,9 @@ class Evaluation:
     """Scores of a candidate on labelled rows.
 
     Attributes:
-        answers: ``[rows]`` answers; empty if only the likelihood of the right answers is known.
-        values: ``[rows]`` value of each row by the metric, from 0 to 1; empty like ``answers``.
-        correct: ``[rows]`` 1 if the row counts as right; empty like ``answers``.
+        answers: ``[rows]`` answers; empty if none were generated.
+        values: ``[rows]`` value of each row by the metric, from 0 to 1; empty if it needs answers and there are none.
+        correct: ``[rows]`` 1 if the row counts as right; empty like ``values``.
         log_losses: ``[rows]`` minus the log-probability of the right label, bias applied, or of the right answer per token, in
             nats; infinite if unknown.
         score: the task's metric; NaN if it needs answers and there are none.
@@ -49,6 +50,11 @@ class Evaluation:
     def n(self) -> int:
         """Number of rows."""
         return len(self.log_losses)
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether the rows have values by the metric, which may need answers that are not generated yet."""
+        return len(self.values) > 0
 
     def told_score(self, digits: int = 6) -> float | None:
         """The score for the journal; None if unknown."""
@@ -85,6 +91,18 @@ def unanswered(log_losses: Floats) -> Evaluation:
     _check_finite(log_losses)
     none = np.zeros(0)
     return Evaluation((), none, none, log_losses, float("nan"))
+
+
+def wrong_instead(answers: Sequence[str], references: Sequence[str], labels: Sequence[str]) -> list[str]:
+    """The answers, with a wrong label of the task instead of one that it does not have, as of an earlier bundle.
+
+    Metrics know only the task's labels.
+    """
+    asked = set(labels)
+    return [
+        answer if answer in asked else next(label for label in labels if label != reference)
+        for answer, reference in zip(answers, references, strict=True)
+    ]
 
 
 def finite(value: float, digits: int = 6) -> float | None:

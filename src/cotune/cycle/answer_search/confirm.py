@@ -66,7 +66,7 @@ def confirm(
     arms |= {PREVIOUS: before[0]} if before else {}
     asked = (*before, *base.values(), best_prompt, *tuned, best)
     measured = {m.candidate.id: m for m in asked}.values()
-    return settle(context, arms, [m for m in measured if m.evaluation.answers], best)
+    return settle(context, arms, [m for m in measured if m.evaluation.is_scored], best)
 
 
 def _confirm_untuned(context: RunContext, search: Search) -> Confirmed:

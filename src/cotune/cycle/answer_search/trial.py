@@ -239,5 +239,5 @@ def told(measured: Measured) -> dict[str, Any]:
         "score": measured.evaluation.told_score(),
         "log_loss": round(measured.evaluation.log_loss, 6),
         "rows": measured.evaluation.n,
-        "correct": pack_rows(measured.evaluation.correct) if measured.evaluation.answers else None,
+        "correct": pack_rows(measured.evaluation.correct) if measured.evaluation.is_scored else None,
     }

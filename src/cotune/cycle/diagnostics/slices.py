@@ -72,7 +72,7 @@ def measure_slices(
     """
     budget = context.spending.budget
     limit = share * budget.amount if room is None else allowed_at_end(budget, share, room)
-    rows = context.dev[: _fitting(context, limit)][: len(measured.evaluation.answers)]
+    rows = context.dev[: _fitting(context, limit)][: len(measured.evaluation.values)]
     correct, answers = measured.evaluation.correct[: len(rows)], measured.evaluation.answers[: len(rows)]
     failed = np.flatnonzero(correct == 0)
     embedded = context.vectors.dev_rows

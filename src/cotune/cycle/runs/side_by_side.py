@@ -153,7 +153,7 @@ def _judged(run: FinishedRun, references: tuple[str, ...], output: Output, metri
         # The run's folder holds the scores of any metric, including a judge's or a user's function.
         values = np.array(run.values)
         return Evaluation(run.answers, values, metric.right(values), np.zeros(len(values)), float(values.mean()))
-    return judged(Answered(references, run.answers, output), np.zeros(len(references)), metric)
+    return judged(Answered(references, output.as_scored(run.answers), output), np.zeros(len(references)), metric)
 
 
 def _flipped(before: Evaluation, after: Evaluation) -> Iterator[tuple[int, int]]:

@@ -98,7 +98,7 @@ def settle(
                 name: {
                     "score": m.evaluation.told_score(),
                     "log_loss": finite(m.evaluation.log_loss),
-                    "correct": pack_rows(m.evaluation.correct) if m.evaluation.answers else None,
+                    "correct": pack_rows(m.evaluation.correct) if m.evaluation.is_scored else None,
                 }
                 for name, m in arms.items()
             },

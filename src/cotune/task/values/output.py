@@ -88,6 +88,10 @@ class Output:
         """Whether an answer is a value of this type; of JSON, one that fits the schema."""
         return self.kind.fits(text, self)
 
+    def as_scored(self, texts: Sequence[str]) -> list[str]:
+        """Answers as a metric reads them: one that is not a value of this type is empty, and so counts as wrong."""
+        return [text if self.fits(text) else "" for text in texts] if self.kind.misfit else list(texts)
+
     def valid(self, value: Any) -> bool:
         """Whether a JSON value is valid under the schema; without one every value is."""
         return self._check(value)
