@@ -199,6 +199,7 @@ def test_a_tracker_that_fails_is_told_of_once_and_the_run_goes_on(tmp_path: Path
     missed = {"start": 4, "metrics": 4, "arms": 0, "files": 0, "end": 0}
     assert len(later.points) == missed[where]
     assert len(later.told("files")) == (where != "end")
+    assert len(later.told("arms")) == (where in ("start", "metrics", "arms")), "not twice"
 
 
 def test_a_run_that_is_refused_leaves_nothing_in_the_tracker(tmp_path: Path) -> None:
@@ -236,7 +237,7 @@ def test_a_journal_that_was_cut_is_followed_from_there(tmp_path: Path) -> None:
 def test_what_was_told_is_kept_for_each_tracker_and_holds_no_address(tmp_path: Path) -> None:
     session(tmp_path / "mails", Recorder(), [*OPENING, *SEARCH, *END])
     kept = json.loads((tmp_path / "mails" / TRACKING).read_text())
-    assert kept == {"mlflow": {"run": "run-1", "told": 11, "ended": True}}
+    assert kept == {"mlflow": {"run": "run-1", "told": 11, "arms": True, "ended": True}}
 
 
 @pytest.mark.parametrize("name", ["mlflow", "wandb", "tensorboard"])

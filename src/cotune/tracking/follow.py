@@ -70,7 +70,7 @@ class Follower:
         self._tracker, self._run = tracker, run
         self._id = ""
         self._next, self._sent, self._tokens = 0, 0, 0
-        self._ended = False
+        self._arms = self._ended = False
 
     @property
     def is_behind(self) -> bool:
@@ -106,6 +106,7 @@ class Follower:
         if self._id == before:
             # A journal that was truncated has fewer lines than were sent.
             self._sent, self._ended = min(int(number(kept.get("told")) or 0), place), bool(kept.get("ended"))
+            self._arms = bool(kept.get("arms"))
         self._keep()
 
     def _catch_up(self, place: int) -> None:
@@ -131,7 +132,11 @@ class Follower:
         summary = read_summary(self._run.folder)
         if self._ended or summary is None:
             return
-        self._tracker.arms(estimates_of(summary), self._moment(self._journal()[-1]))
+        if not self._arms:
+            self._tracker.arms(estimates_of(summary), self._moment(self._journal()[-1]))
+            # Not sent again if sending the files fails: a tracker would hold every arm twice.
+            self._arms = True
+            self._keep()
         self._tracker.files(self._run)
         self._ended = True
         self._keep()
@@ -151,7 +156,7 @@ class Follower:
         return {name: fields(kept) for name, kept in fields(record).items()}
 
     def _keep(self) -> None:
-        kept = {"run": self._id, "told": self._sent, "ended": self._ended}
+        kept = {"run": self._id, "told": self._sent, "arms": self._arms, "ended": self._ended}
         write_json(self._run.folder / TRACKING, {**self._kept(), self.name: kept})
 
 
