@@ -306,3 +306,26 @@ def test_what_compares_the_same_arms_is_told_once() -> None:
     again = {**gains, "tuning": gain, "prompt_given_tuning": none, "prompt": other}
     assert sentence(again, 120, frozen_first=True, candidates=tuned).count("3.3 points") == 1
     assert repeated_gains({}, list(gains)) == {}, "arms of which nothing is known are all different"
+
+
+def test_gains_stay_within_what_is_possible() -> None:
+    # 30 rows of which the tuned arms answer nearly all and the others none, in parts.
+    low = np.zeros(30)
+    high = np.where(np.arange(30) < 4, 0.55, 1.0)
+    arms = {name: ArmScores(high if "tuned" in name else low, candidate="t" if "tuned" in name else "b") for name in ARMS}
+    gain = attribute(arms).gains["both"]
+    assert 0.9 < gain.value < gain.ci.high <= 1
+
+
+def test_a_single_comparison_is_not_said_to_be_corrected() -> None:
+    same = {"seed_prompt": "s", "seed_tuned": "s", "prompt_only": "b", "best_prompt": "b", "best_tuned": "b"}
+    rng = np.random.default_rng(4)
+    right = {"s": rng.random(200) < 0.5, "b": rng.random(200) < 0.7}
+    gains = attribute({name: ArmScores(right[one].astype(float), candidate=one) for name, one in same.items()}).gains
+    assert gains["prompt"].p == gains["prompt"].p_single
+    assert "corrected" not in sentence(gains, 200, frozen=["seed_tuned", "best_tuned"], candidates=same)
+
+
+def test_nothing_has_no_sign() -> None:
+    gains = {name: _gain(0.01, -0.01, 0.03, 0.4) for name in GAINS} | {"synergy": _gain(-0.0003, -0.02, 0.02, 0.9)}
+    assert "is 0.0 points" in sentence(gains, 200)

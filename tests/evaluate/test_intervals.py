@@ -9,15 +9,13 @@ from hypothesis import strategies as st
 from scipy import special
 from sklearn.metrics import f1_score
 
+from cotune.evaluate.arms import aggregate_statistic
+from cotune.evaluate.number_words import p_value
 from cotune.evaluate.stats.f1 import f1_statistic
 from cotune.evaluate.stats.f1_posterior import dirichlet_f1
-from cotune.evaluate.stats.intervals import (
-    Interval,
-    mean_interval,
-    proportion_interval,
-    wilson,
-)
+from cotune.evaluate.stats.intervals import Interval, aggregate_interval, mean_interval, proportion_interval, wilson
 from cotune.evaluate.stats.resampling import bootstrap_limits, weighted_mean
+from cotune.task.metrics.metric import METRICS
 
 SIZES = (30, 100, 500)
 
@@ -110,3 +108,29 @@ def test_f1_interval_is_seeded_and_refuses_unknown_answers():
     with pytest.raises(ValueError, match="among the labels"):
         dirichlet_f1(gold, predicted, ["a", "b"], seed=1)
     assert 0 < dirichlet_f1(["a"] * 5, ["a"] * 5, seed=0).high <= 1
+
+
+@pytest.mark.parametrize("high", [True, False])
+def test_means_of_shares_stay_within_zero_and_one(high):
+    generator = np.random.default_rng(3)
+    values = np.where(generator.random(60) < 0.9, 1.0, 0.6)
+    values = values if high else 1 - values
+    interval = mean_interval(values, seed=0, groups=np.arange(60) // 3)
+    assert 0 <= interval.low <= values.mean() <= interval.high <= 1
+
+
+def test_a_perfect_precision_has_the_interval_of_a_perfect_share():
+    # Each row gives one of two fields, and rightly: no resample has another precision than 1, though no row is perfect.
+    counts = np.array([[1.0, 2.0, 1.0]] * 12)
+    precision = aggregate_statistic(METRICS["json_precision"].aggregate, [counts])
+    interval = aggregate_interval(precision, np.full(12, 2 / 3), seed=0)
+    assert (interval.low, interval.high) == (proportion_interval(np.ones(12)).low, 1.0)
+    nothing = aggregate_statistic(METRICS["json_precision"].aggregate, [np.array([[0.0, 2.0, 0.0]] * 12)])
+    assert aggregate_interval(nothing, np.zeros(12), seed=0).high == 1.0
+
+
+@pytest.mark.parametrize(
+    ("p", "text"), [(0.0004, "p < 0.001"), (0.0312, "p = 0.031"), (np.nextafter(0.05, 0), "p < 0.05"), (0.05, "p = 0.050")]
+)
+def test_a_p_value_below_the_limit_is_seen_to_be(p, text):
+    assert p_value(p) == text

@@ -65,11 +65,12 @@ def test_a_gain_within_the_noise_is_not_called_a_difference() -> None:
     better = base.copy()
     better[np.flatnonzero(base == 0)[:30]] = 1
     arms = {name: ArmScores(better if "tuned" in name else base, candidate="b" if "tuned" in name else "a") for name in ARMS}
+    candidates = {name: arm.candidate for name, arm in arms.items()}
     plain = attribute(arms)
     assert plain.gains["tuning"].significant() and plain.gains["tuning"].value == pytest.approx(0.075)
-    quiet = told_with_noise(plain, dict.fromkeys(ARMS, 0.02))
+    quiet = told_with_noise(plain, dict.fromkeys(ARMS, 0.02), candidates)
     assert quiet.gains["tuning"].noise == pytest.approx(0.02 * 2**0.5) and quiet.gains["tuning"].significant()
-    loud = told_with_noise(plain, dict.fromkeys(ARMS, 0.06))
+    loud = told_with_noise(plain, dict.fromkeys(ARMS, 0.06), candidates)
     gain = loud.gains["tuning"]
     assert gain.within_noise and not gain.significant() and gain.as_dict()["within_noise"]
     told = sentence(loud.gains, loud.n)
@@ -97,3 +98,13 @@ def test_the_floor_of_f1_is_counted_and_agrees_with_accuracy_where_both_say_the_
     seen = replace(noise, spread=0.0, flipped=4)
     assert seen.floor(scores) == pytest.approx(1.96 * np.sqrt(0.1 / 600), rel=0.01)
     assert seen.f1_floor(scores, RAW, rare, "weighted") > 0.0
+
+
+def test_arms_that_cancel_out_add_no_noise() -> None:
+    rng = np.random.default_rng(2)
+    base = rng.integers(0, 2, 200).astype(float)
+    candidates = {"seed_prompt": "s", "seed_tuned": "s", "prompt_only": "p", "best_prompt": "p", "best_tuned": "t"}
+    arms = {name: ArmScores(1 - base if name == "best_tuned" else base, candidate=candidates[name]) for name in ARMS}
+    found = told_with_noise(attribute(arms), dict.fromkeys(ARMS, 0.02), candidates)
+    # The seed prompt is not tuned, so the synergy is the winner's tuning alone: two arms.
+    assert found.gains["synergy"].noise == pytest.approx(0.02 * 2**0.5)

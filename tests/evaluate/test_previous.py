@@ -14,6 +14,7 @@ from cotune.evaluate.decision import Decision
 from cotune.evaluate.frozen_arms import GAINS
 from cotune.evaluate.previous import Part, compare_parts, keep_sentence, which_to_keep
 from cotune.evaluate.responses import OwnLabelOutputs
+from cotune.evaluate.score_interval import score_interval
 from cotune.evaluate.scoring import finite
 from cotune.evaluate.stats.intervals import Interval
 from cotune.evaluate.stats.paired import mcnemar
@@ -137,3 +138,20 @@ def test_a_label_that_is_not_known_is_never_right_and_costs_no_number() -> None:
     assert given[:2].plus(given[2:]).judge(asked, Decision(), task).answers == found.answers
     by_label = replace(task, measure=METRICS["macro_f1"])
     assert 0 < given.judge(asked, Decision(), by_label).score < 1
+
+
+def test_the_interval_of_f1_is_over_the_labels_of_the_score() -> None:
+    rows = [{"text": f"row {i}", "label": "ab"[i % 2]} for i in range(40)]
+    task = replace(Task.from_rows(rows, input="text", output="label"), measure=METRICS["macro_f1"])
+    asked = [Example(str(i), {"text": "x"}, "ab"[i % 2]) for i in range(100)]
+    known = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1]])[np.arange(100) % 2]
+    known[:7] = [0.1, 0.1, 0.8]
+    found = OwnLabelOutputs(np.log(known), ("a", "b", "gone")).judge(asked, Decision(), task)
+    references = [row.output for row in asked]
+    interval = score_interval(found, references, task.measure, task.output, seed=0)
+    assert found.score == pytest.approx(0.93, abs=0.01) and found.score in interval
+
+
+def test_a_gain_within_the_noise_is_not_said_to_be_without_significance() -> None:
+    noisy = replace(gain(0.06, 0.012), noise=0.1)
+    assert "within the noise of this machine" in told(noisy, {}) and "no significant" not in told(noisy, {})

@@ -145,7 +145,7 @@ def attribute(
     sampling = _Sampling(groups, seed, draws, permutations)
     same = {name: arm.candidate or name for name, arm in chosen.items()}
     table = ArmsMetric(chosen, metric)
-    compared = _compared(table, same, sampling)
+    compared = _compared(table, same, sampling, of_scores=True)
     losses: dict[str, _Compared | None] = {}
     if all(arm.log_loss is not None for arm in five.values()):
         negative = {name: ArmScores(-np.asarray(arm.log_loss)) for name, arm in five.items()}
@@ -179,8 +179,13 @@ class _Compared:
     method: str
 
 
-def _compared(table: ArmsMetric, same: Mapping[str, str], sampling: _Sampling) -> dict[str, _Compared | None]:
-    """Each gain by name; None if the same candidate is on both sides."""
+def _compared(
+    table: ArmsMetric, same: Mapping[str, str], sampling: _Sampling, *, of_scores: bool = False
+) -> dict[str, _Compared | None]:
+    """Each gain by name; None if the same candidate is on both sides.
+
+    Limits of gains ``of_scores``, which are from 0 to 1, stay within what is possible.
+    """
     wanted = EVERY_GAIN if PREVIOUS in table.names else GAINS
     coefficients = np.zeros((len(table.names), len(wanted)))
     for column, pairs in enumerate(wanted.values()):
@@ -222,7 +227,8 @@ def _compared(table: ArmsMetric, same: Mapping[str, str], sampling: _Sampling) -
         if not of_shares[column]:
             method = "paired BCa bootstrap, widened by a t interval"
             p = permutation(pairs)
-            gains[name] = _Compared(float(value[column]), p, "paired permutation", resampled, method)
+            possible = _possible(resampled, len(pairs)) if of_scores else resampled
+            gains[name] = _Compared(float(value[column]), p, "paired permutation", possible, method)
             continue
         before, after = (table.scores[:, table.names.index(arm)] for arm in reversed(pairs[0]))
         interval_at, method = _of_shares(before, after, resampled, sampling)
@@ -230,12 +236,17 @@ def _compared(table: ArmsMetric, same: Mapping[str, str], sampling: _Sampling) -
             p, test = permutation(pairs), "paired permutation"
         else:
             p, test = mcnemar(*discordant_rows(before, after)), "exact McNemar"
-        gains[name] = _Compared(float(value[column]), p, test, interval_at, method)
+        gains[name] = _Compared(float(value[column]), p, test, _possible(interval_at, 1), method)
     return gains
 
 
 def _column(limits: LimitsAt, column: int) -> IntervalAt:
     return lambda level: interval_of(limits(level), column)
+
+
+def _possible(interval_at: IntervalAt, differences: int) -> IntervalAt:
+    """Limits of a sum of so many differences of scores from 0 to 1."""
+    return lambda level: interval_at(level).within(-float(differences), float(differences))
 
 
 def _of_shares(before: Floats, after: Floats, resampled: IntervalAt, sampling: _Sampling) -> tuple[IntervalAt, str]:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from cotune.errors import counted
 from cotune.evaluate.attribution import Gain
 from cotune.evaluate.frozen_arms import PREVIOUS, repeated_gains
+from cotune.evaluate.number_words import p_value, signed
 from cotune.evaluate.stats.intervals import Interval
 from cotune.evaluate.stats.together import ALPHA
 
@@ -96,7 +97,7 @@ def sentence(
         elif name in gains:
             gain = gains[name]
             verb = "gain" if gain.value >= 0 else "lose"
-            verdict = "" if gain.significant() else f": {_unclear(gain)}"
+            verdict = "" if gain.significant() else f": {unclear(gain)}"
             parts.append(
                 f"{template.format(verb=verb, points=points_text(gain.value))} ({uncertainty_text(gain.ci, gain.p)}){verdict}"
             )
@@ -107,7 +108,8 @@ def sentence(
     if "synergy" in gains and not gains["synergy"].identical and not winner_frozen and not seed_frozen:
         parts.append(_synergy(gains["synergy"]))
     text = ". ".join(part if not number else part[0].upper() + part[1:] for number, part in enumerate(parts))
-    tested = sum(not gain.identical for gain in gains.values())
+    differing = [name for name, gain in gains.items() if not gain.identical]
+    tested = len(differing) - len(repeated_gains(candidates or {}, differing))
     note = " Intervals and p-values are corrected for multiple comparisons (Bonferroni)." if tested > 1 else ""
     return f"{text[:1].upper()}{text[1:]}.{note}" if frozen_first else f"On {counted(n, 'test row')}, {text}.{note}"
 
@@ -115,10 +117,10 @@ def sentence(
 def _synergy(gain: Gain) -> str:
     points, uncertainty = points_text(gain.value), uncertainty_text(gain.ci, gain.p)
     if not gain.significant():
-        sign = "+" if gain.value >= 0 else "-"
+        sign = signed(100 * gain.value)[0]
         return (
-            f"synergy, what the prompt adds after tuning beyond what it adds before, is {sign}{points} ({uncertainty}): "
-            + _unclear(gain)
+            "synergy, what the prompt adds after tuning beyond what it adds before, is "
+            f"{sign if sign in '+-' else ''}{points} ({uncertainty}): {unclear(gain)}"
         )
     if gain.value > 0:
         return f"tuning makes the prompt worth {points} more than before ({uncertainty}): synergy"
@@ -128,7 +130,8 @@ def _synergy(gain: Gain) -> str:
     )
 
 
-def _unclear(gain: Gain) -> str:
+def unclear(gain: Gain) -> str:
+    """Why no difference is claimed for a gain that is not significant."""
     if gain.p < ALPHA:
         return "within the noise of this machine, so no difference is claimed"
     return "no significant difference"
@@ -142,8 +145,5 @@ def points_text(value: float) -> str:
 
 def uncertainty_text(ci: Interval, p: float) -> str:
     """Interval and p-value of a difference in words."""
-    low, high = (f"{100 * end:+.1f}" if math.isfinite(end) else "unknown" for end in (ci.low, ci.high))
-    # Avoid a signed zero.
-    low, high = (end[1:] if end[1:] == "0.0" else end for end in (low, high))
-    p_text = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-    return f"95% interval {low} to {high}, {p_text}"
+    low, high = (signed(100 * end) if math.isfinite(end) else "unknown" for end in (ci.low, ci.high))
+    return f"95% interval {low} to {high}, {p_value(p)}"

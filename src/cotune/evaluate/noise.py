@@ -13,7 +13,7 @@ from scipy import special
 
 from cotune.evaluate.attribution import Attribution
 from cotune.evaluate.decision import RAW, Decision
-from cotune.evaluate.frozen_arms import EVERY_GAIN
+from cotune.evaluate.frozen_arms import ARMS, EVERY_GAIN, PREVIOUS, reduced
 from cotune.evaluate.stats.f1 import label_indicators
 from cotune.evaluate.stats.resampling import Floats
 from cotune.task.metrics.label import Average, f1_from_counts
@@ -129,16 +129,18 @@ def compare(first: Floats, second: Floats, decision: Decision = RAW) -> Noise:
     return Noise(len(first), float(size.max()), float(size.mean()), reach, spread, flipped)
 
 
-def told_with_noise(attribution: Attribution, floors: Mapping[str, float]) -> Attribution:
+def told_with_noise(attribution: Attribution, floors: Mapping[str, float], candidates: Mapping[str, str]) -> Attribution:
     """Add the noise floor to each gain, so that no gain below it is called a difference.
 
     Args:
         attribution: the gains.
         floors: arm name to :meth:`Noise.floor` or :meth:`Noise.f1_floor`; a gain's floor adds those of the arms that it
             compares as independent errors.
+        candidates: id of the candidate by arm. Arms that cancel out in a gain add no noise to it.
     """
+    same = {arm: candidates.get(arm, arm) for arm in (*ARMS, PREVIOUS)}
     noise = {
-        name: min(1.0, math.sqrt(sum(floors.get(arm, 0.0) ** 2 for pair in pairs for arm in pair)))
+        name: min(1.0, math.sqrt(sum(floors.get(arm, 0.0) ** 2 for pair in reduced(pairs, same) for arm in pair)))
         for name, pairs in EVERY_GAIN.items()
     }
     gains = {name: replace(gain, noise=0.0 if gain.identical else noise[name]) for name, gain in attribution.gains.items()}

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from cotune.errors import counted
 from cotune.evaluate.attribution import Gain
-from cotune.evaluate.gain_sentences import points_text, uncertainty_text
+from cotune.evaluate.gain_sentences import points_text, uncertainty_text, unclear
 from cotune.evaluate.stats.intervals import Interval
 from cotune.evaluate.stats.paired import discordant_rows, mcnemar, paired_intervals, sign_flip_test
 from cotune.evaluate.stats.together import ALPHA, read_together
@@ -143,10 +143,10 @@ def keep_sentence(
         f"({uncertainty_text(gain.ci, gain.p)})"
     )
     if not clear and keep == "old":
-        text += ": no significant difference in all, but it forgot"
+        text += f": {unclear(gain)} in all, but it forgot"
     elif not clear:
         more = f", and only the new one knows {_labels(new_labels)}" if new_labels else ""
-        text += f": no significant difference, but dev preferred the new one{more}"
+        text += f": {unclear(gain)}, but dev preferred the new one{more}"
     sentences = [text]
     for name, about in (("old_labels", "of the old labels"), ("new_labels", "of new labels")):
         if (part := parts.get(name)) is None:

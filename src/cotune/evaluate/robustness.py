@@ -11,6 +11,7 @@ import numpy.typing as npt
 from scipy import special
 
 from cotune.evaluate.arms import ArmScores, ArmsMetric, Metric
+from cotune.evaluate.number_words import signed
 from cotune.evaluate.stats.intervals import Interval, proportion_interval
 from cotune.evaluate.stats.resampling import Floats, evaluate_over, group_index, resampling_weights
 
@@ -80,8 +81,8 @@ class Robustness:
         spread = (
             f"between formats, scores differ by {before:.1f} points before tuning and {after:.1f} after (standard deviation)"
         )
-        low, high = (100 * end for end in (self.change.ci.low, self.change.ci.high))
-        uncertain = f"change {100 * self.change.value:+.1f}, 95% interval {low:+.1f} to {high:+.1f}"
+        change, low, high = (signed(100 * value) for value in (self.change.value, self.change.ci.low, self.change.ci.high))
+        uncertain = f"change {change}, 95% interval {low} to {high}"
         if not self.significant:
             question = "Does tuning make the model less sensitive to the prompt's format? No significant difference"
             return f"{question}: {spread}; {uncertain}."

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy.typing as npt
 
 from cotune.evaluate.arms import aggregate_statistic
-from cotune.evaluate.scoring import Evaluation
+from cotune.evaluate.scoring import Evaluation, wrong_instead
 from cotune.evaluate.stats.f1_posterior import dirichlet_f1
 from cotune.evaluate.stats.intervals import Interval, aggregate_interval, mean_interval
 from cotune.task.metrics.label import Average
@@ -41,7 +41,8 @@ def score_interval(
         return mean_interval(evaluation.values, groups=groups, seed=seed)
     if metric.name in AVERAGES:
         # Like the score, over the labels that occur in the rows or the answers.
-        return dirichlet_f1(references, evaluation.answers, average=AVERAGES[metric.name], seed=seed, groups=groups)
+        answers = wrong_instead(evaluation.answers, references, output.labels)
+        return dirichlet_f1(references, answers, average=AVERAGES[metric.name], seed=seed, groups=groups)
     assert evaluation.counts is not None
     statistic = aggregate_statistic(metric.aggregate, [evaluation.counts])
     return aggregate_interval(statistic, evaluation.values, groups=groups, seed=seed)

@@ -39,6 +39,11 @@ class Interval:
     def __contains__(self, value: float) -> bool:
         return self.low <= value <= self.high
 
+    def within(self, low: float, high: float) -> Interval:
+        """The part between two possible values; an end that is not finite stays."""
+        ends = (min(max(end, low), high) if math.isfinite(end) else end for end in (self.low, self.high))
+        return Interval(*ends)
+
     @property
     def width(self) -> float:
         """Upper end minus lower end."""
@@ -125,7 +130,8 @@ def mean_interval(
         return proportion_interval(scores, groups=groups)
     statistic, widened = weighted_mean(scores), groups is not None
     _, low, high = bootstrap_limits(statistic, len(scores), seed=seed, draws=draws, level=LEVEL, groups=groups, widened=widened)
-    return Interval(float(low[0]), float(high[0]))
+    found = Interval(float(low[0]), float(high[0]))
+    return found.within(0.0, 1.0) if scores.min() >= 0 and scores.max() <= 1 else found
 
 
 def aggregate_interval(
@@ -138,9 +144,9 @@ def aggregate_interval(
 ) -> Interval:
     """Reported 95% interval of a score that is not a mean of rows, such as micro F1: the BCa bootstrap of rows.
 
-    If all rows are right or all are wrong, there is nothing to resample, and the interval is :func:`proportion_interval`. With
-    few groups the score is treated as a share of effective rows, whose number comes from its influence values; with more, the
-    wider ends of the bootstrap of groups and of a t interval are taken.
+    If the score is 0 or 1, there is nothing to resample, and the interval is :func:`proportion_interval` of rows that all have
+    that score. With few groups the score is treated as a share of effective rows, whose number comes from its influence values;
+    with more, the wider ends of the bootstrap of groups and of a t interval are taken.
 
     Args:
         statistic: the score as a statistic of resampling weights, one column, from 0 to 1.
@@ -150,15 +156,17 @@ def aggregate_interval(
         draws: number of resamples.
     """
     scores = _checked(values)
-    if np.all(scores == 0) or np.all(scores == 1):
-        return proportion_interval(scores, groups=groups)
+    estimate = float(evaluate_over(statistic, iter([np.ones((1, len(scores)))]))[0, 0])
+    if estimate in (0.0, 1.0):
+        # Not the rows' own values: precision can be 1 although every row lacks something.
+        return proportion_interval(np.full(len(scores), estimate), groups=groups)
     if groups is not None and _few(groups):
         low, high = few_groups_limits(statistic, scores[None], groups)
         return Interval(float(low[0]), float(high[0]))
     _, low, high = bootstrap_limits(
         statistic, len(scores), seed=seed, draws=draws, level=LEVEL, groups=groups, widened=groups is not None
     )
-    return Interval(max(0.0, float(low[0])), min(1.0, float(high[0])))
+    return Interval(float(low[0]), float(high[0])).within(0.0, 1.0)
 
 
 def few_groups_limits(statistic: Statistic, values: Floats, groups: npt.ArrayLike) -> tuple[Floats, Floats]:
