@@ -481,3 +481,19 @@ def test_a_prompt_is_shown_with_all_that_the_model_reads() -> None:
     prompt = Prompt(instruction="Do it.", system="Be brief.", label_words=(("x", "good"), ("y", "y")))
     text = PromptFacts(prompt).full_text
     assert text == "[system]\nBe brief.\n\n[prompt]\nDo it.\n{input}\n\n[label words]\nx → good"
+
+
+@pytest.mark.parametrize(
+    ("headline", "shown"),
+    [
+        ("Within 0.125 0.912 on 30 test rows (95% interval 0.779 to 0.969).", "Within 0.125 91.2% on 30 test rows"),
+        (
+            "Keep the new bundle: over the old one the new one gains 1.0 point (95% interval +0.2 to +1.8, p = 0.031).",
+            "p = 0.031",
+        ),
+    ],
+)
+def test_the_headline_turns_scores_alone_into_percent(tmp_path: Path, headline: str, shown: str) -> None:
+    (tmp_path / "journal.jsonl").write_text("")
+    (tmp_path / "summary.json").write_text(json.dumps({"verdict": headline, "metric": "within 0.125"}))
+    assert shown in render_report(tmp_path)

@@ -228,3 +228,8 @@ def test_pictures_of_many_labels_of_hostile_ones_and_of_no_run(tmp_path: Path) -
         Block(markup)
     assert "right label" in pictures[-1][1]
     assert run_blocks(tmp_path / "gone") == [] and run_blocks(run_folder(tmp_path / "late", late=True)) == []
+
+
+def test_a_score_without_an_interval_is_told_without_one() -> None:
+    arms = {"best_tuned": {"score": 0.5, "ci": [None, None], "n": 1}}
+    assert summary_line({"arms": arms, "best": {"arm": "best_tuned"}}).endswith("0.500 on 1 test row")

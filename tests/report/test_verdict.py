@@ -15,9 +15,9 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from cotune.cycle.budget.budget import parse_budget
+from cotune.evaluate.number_words import signed
 from cotune.report.terminal.advice import improvements, more_rows, next_steps, still_gaining
 from cotune.report.terminal.notebook import summary_html
-from cotune.report.terminal.plain import signed
 from cotune.report.terminal.result import result_warnings
 from cotune.report.terminal.verdict import print_verdict, quiet_text, verdict_text
 from cotune.report.terminal.verdict_gains import gain_outcome

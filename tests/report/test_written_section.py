@@ -82,3 +82,25 @@ def test_rows_of_another_form_are_left_out_and_told(tmp_path: Path, broken: dict
     (folder / "test_rows.json").write_text(json.dumps(data))
     record = read_record(folder)
     assert len(record.tests.rows) == 2 and any("1 row(s)" in remark for remark in record.remarks)
+
+
+def test_the_first_difference_of_long_answers_is_shown(tmp_path: Path) -> None:
+    folder, long = folder_of(tmp_path / "run"), "word " * 400
+    path = folder / "test_rows.json"
+    told = json.loads(path.read_text())
+    told["rows"][0] |= {"gold": f"{long}right", "answers": dict.fromkeys(ARMS, f"{long}wrong")}
+    path.write_text(json.dumps(told))
+    tests = read_record(folder).tests
+    changes = written_changes(tests, tests.rows[0], ARMS[0])
+    assert changes[0] == ["=", "… "] and ["-", "right"] in changes and ["+", "wrong"] in changes
+
+
+def test_an_arm_that_wrote_nothing_has_nothing_struck_out(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "run")
+    path = folder / "test_rows.json"
+    told = json.loads(path.read_text())
+    for row in told["rows"]:
+        row["answers"] = dict.fromkeys(ARMS)
+    path.write_text(json.dumps(told))
+    text = written_errors(read_record(folder).tests, ARMS[0], [])
+    assert "<del>" not in text and "play" in text

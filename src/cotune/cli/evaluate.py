@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -99,7 +100,9 @@ def _shown(scored: Scored, source: str, width: int) -> Iterator[Any]:
 
 
 def _with_interval(value: float, low: float, high: float) -> str:
-    return f"{value:.3f} (95% interval {low:.3f} to {high:.3f})"
+    # A single row with a fractional score says nothing about others.
+    known = math.isfinite(low) and math.isfinite(high)
+    return f"{value:.3f} (95% interval {low:.3f} to {high:.3f})" if known else f"{value:.3f} (interval unknown)"
 
 
 def _table(what: str, parts: Sequence[PartScores], width: int) -> Any:

@@ -7,8 +7,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from cotune.report.terminal.plain import harmless, number, signed
-from cotune.report.terminal.plain import p_value as plain_p_value
+from cotune.evaluate.number_words import p_value as plain_p_value
+from cotune.evaluate.number_words import signed
+from cotune.report.terminal.plain import harmless, number
 
 _DASH = "–"
 _ESCAPED = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"})

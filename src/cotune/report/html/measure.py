@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 
 from cotune.errors import counted
 from cotune.evaluate.metric_words import metric_words
+from cotune.evaluate.number_words import signed
 from cotune.report.html.intervals import paired_change, share_interval, share_text
 from cotune.report.html.markup import esc, percent, signed_points
 from cotune.report.html.plot import Point
-from cotune.report.terminal.plain import decimal, fields, number, signed
+from cotune.report.terminal.plain import decimal, fields, number
 
 
 class DevMeasure(ABC):

@@ -7,13 +7,15 @@ from pathlib import Path
 
 from cotune.errors import counted
 from cotune.files import write_text
+from cotune.report.html.intervals import share_interval
 from cotune.report.html.markup import data_text, embedded_json, esc
+from cotune.report.html.plot import Point
 from cotune.report.html.sections.errors import errors_section
 from cotune.report.html.sections.health import health_section, reproduce_section
 from cotune.report.html.sections.layers import layers_section
 from cotune.report.html.sections.lineage import lineage_section, map_section
 from cotune.report.html.sections.matrix import matrix_section, tables_for_page
-from cotune.report.html.sections.prompts import prompt_details, read_prompts
+from cotune.report.html.sections.prompts import Score, prompt_details, read_prompts
 from cotune.report.html.sections.record import RunRecord, read_record
 from cotune.report.html.sections.robustness import robustness_section, with_formats
 from cotune.report.html.sections.seconds import seconds_section
@@ -83,9 +85,7 @@ def render_report(run_folder: Path, live: Live | None = None) -> str:
     )
     data = {
         "tables": tables_for_page(record, prompts),
-        "prompts": prompt_details(
-            with_formats(record, prompts), "accuracy" if record.by_probe else record.metric, record.dev_groups
-        ),
+        "prompts": prompt_details(with_formats(record, prompts), lambda score: _panel_interval(record, score)),
         "metric": record.metric,
         "dev": {"title": record.dev_measure.panel, "columns": record.dev_measure.columns},
     }
@@ -110,6 +110,15 @@ def render_report(run_folder: Path, live: Live | None = None) -> str:
 
 
 _SPLITS = ("train", "dev", "test")
+
+
+def _panel_interval(record: RunRecord, score: Score) -> Point | None:
+    """95% interval of a prompt's score in the panel; the other formats' scores are by the metric on dev."""
+    if score.score is None:
+        return None
+    if score.stage == "robustness":
+        return share_interval(score.score, score.rows, record.metric, record.dev_groups)
+    return record.dev_measure.interval(score.score, score.rows)
 
 
 def _about(record: RunRecord, task: str) -> str:

@@ -7,10 +7,22 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cotune.errors import counted
+from cotune.evaluate.number_words import p_value, signed
 from cotune.report.terminal.advice import bundle_path, next_steps
 from cotune.report.terminal.arm_words import arm_groups, group_of
 from cotune.report.terminal.narration import REFERENCE_NAMES
-from cotune.report.terminal.plain import decimal, fields, harmless, number, one_line, p_value, shipped, shipped_arm, signed
+from cotune.report.terminal.plain import (
+    aside,
+    between,
+    decimal,
+    ends_of,
+    fields,
+    harmless,
+    number,
+    one_line,
+    shipped,
+    shipped_arm,
+)
 from cotune.report.terminal.result import references_of, result_warnings
 from cotune.report.terminal.tryout import TRYOUT_CLOSING, tryout_heading
 from cotune.report.terminal.verdict import headline, verdict_text
@@ -106,11 +118,10 @@ def summary_line(summary: Mapping[str, Any]) -> str:
     """A run in short: ``best tuned 0.942 (0.918 to 0.959) on 500 test rows``."""
     arm = shipped(summary)
     named = group_of(fields(summary.get("arms")), shipped_arm(summary)).title
-    score, ci = number(arm.get("score")), arm.get("ci")
+    score, ends = number(arm.get("score")), between(ends_of(arm.get("ci")))
     if score is None:
         return "no score yet"
-    ends = f" ({ci[0]:.3f} to {ci[1]:.3f})" if isinstance(ci, (list, tuple)) and len(ci) == 2 else ""
-    return f"{named} {score:.3f}{ends} on {counted(arm.get('n'), arm.get('split', 'test') + ' row')}"
+    return f"{named} {score:.3f}{aside(ends)} on {counted(arm.get('n'), arm.get('split', 'test') + ' row')}"
 
 
 def _text(text: object) -> str:

@@ -66,11 +66,6 @@ def aside(text: str) -> str:
     return f" ({text})" if text else ""
 
 
-def p_value(p: float) -> str:
-    """``p = 0.031``, or ``p < 0.001``."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-
-
 def corrected_p(gain: Mapping[str, Any]) -> float | None:
     """A gain's p-value, corrected for multiple comparisons; None if not known."""
     # Summaries of earlier versions hold the uncorrected value as ``p``.
@@ -148,9 +143,3 @@ def decimal(value: object, digits: int = 3) -> str:
     """A number with a fixed number of decimals; ``-`` if not known."""
     finite = number(value)
     return "-" if finite is None else f"{finite:.{digits}f}"
-
-
-def signed(value: float, digits: int = 1) -> str:
-    """A difference with its sign, without one if it rounds to zero: ``+3.2``, ``-1.0``, ``0.0``."""
-    text = f"{value:+.{digits}f}"
-    return text[1:] if float(text) == 0 else text

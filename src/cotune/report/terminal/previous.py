@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cotune.report.terminal.plain import corrected_p, fields, harmless, items, number, p_value, signed
+from cotune.evaluate.number_words import p_value, signed
+from cotune.report.terminal.plain import corrected_p, fields, harmless, items, number
 
 PART_NAMES = {"all": "all rows", "old_labels": "rows of the old labels", "new_labels": "rows of the new labels"}
 """Parts of the test on which previous and new bundle are compared, with their names for people."""

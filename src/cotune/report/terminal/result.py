@@ -7,8 +7,9 @@ from typing import Any
 
 from cotune.errors import counted
 from cotune.evaluate.metric_words import capitalised, metric_words
+from cotune.evaluate.number_words import p_value, signed
 from cotune.report.terminal.narration import REFERENCE_NAMES
-from cotune.report.terminal.plain import aside, between, decimal, ends_of, fields, number, one_line, p_value, shipped, signed
+from cotune.report.terminal.plain import aside, between, decimal, ends_of, fields, number, one_line, shipped
 
 _ALPHA = 0.05
 _FEW_ROWS, _WIDE = 30, 0.3

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from cotune.evaluate.frozen_arms import ARMS, PREVIOUS, is_frozen, only_winner_tuned, repeated_gains
+from cotune.evaluate.number_words import p_value, signed
 from cotune.report.terminal.layout import table_of
-from cotune.report.terminal.plain import corrected_p, fields, items, number, one_line, signed
+from cotune.report.terminal.plain import corrected_p, fields, items, number, one_line
 from cotune.report.terminal.result import frozen_first
 
 if TYPE_CHECKING:
@@ -180,6 +181,4 @@ def _signed_interval(ci: object, name: str) -> str:
 
 def _p(gain: Mapping[str, Any]) -> str:
     p = corrected_p(gain)
-    if p is None:
-        return "-"
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return "-" if p is None else p_value(p).removeprefix("p ").removeprefix("= ")

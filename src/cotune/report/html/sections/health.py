@@ -158,7 +158,7 @@ def _noise(record: RunRecord) -> str:
     return figure(
         "Noise of this machine",
         f"<table class=facts>{_table(facts)}</table>",
-        "The same dev rows, answered by the winner in one batch and in batches of three. A gain that is no larger than what "
+        "The same dev rows, answered by the winner in one batch and in small batches. A gain that is no larger than what "
         "such noise could flip is not called a difference.",
     )
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from cotune.errors import CotuneError, counted
 from cotune.prompt.prompt import Prompt
-from cotune.report.html.intervals import share_interval
 from cotune.report.html.markup import cut
 from cotune.report.html.measure import DevMeasure
+from cotune.report.html.plot import Point
 from cotune.report.html.sections.record import RunRecord
 from cotune.report.terminal.plain import fields, items, number, one_line
 
@@ -224,8 +224,13 @@ def word_diff(before: str, after: str) -> list[list[str]] | None:
     return pieces
 
 
-def prompt_details(prompts: Prompts, metric: str, groups: Sequence[int] = ()) -> dict[str, Any]:
-    """Data for the page's panel: each prompt's text, scores and difference from its parent, cut to a total size."""
+def prompt_details(prompts: Prompts, interval: Callable[[Score], Point | None]) -> dict[str, Any]:
+    """Data for the page's panel: each prompt's text, scores and difference from its parent, cut to a total size.
+
+    Args:
+        prompts: the prompts.
+        interval: 95% interval of a score; None if not known.
+    """
     each = max(600, min(12_000, _MOST_BYTES // (2 * max(1, len(prompts.by_id)))))
     texts = {prompt_id: cut(facts.full_text, each) for prompt_id, facts in prompts.by_id.items()}
     details: dict[str, Any] = {}
@@ -255,7 +260,7 @@ def prompt_details(prompts: Prompts, metric: str, groups: Sequence[int] = ()) ->
                     "what": _what(s),
                     "adapter": s.adapter,
                     "score": s.score,
-                    "ci": None if s.score is None else share_interval(s.score, s.rows, metric, groups),
+                    "ci": interval(s),
                     "rows": s.rows,
                     "log_loss": s.log_loss,
                 }

@@ -12,7 +12,9 @@ from typing import Any
 from cotune.errors import no_run
 from cotune.evaluate.frozen_arms import ARMS as FIVE
 from cotune.evaluate.frozen_arms import PREVIOUS
+from cotune.report.html.intervals import share_interval
 from cotune.report.html.measure import DevMeasure, dev_measure
+from cotune.report.html.plot import Point
 from cotune.report.terminal.plain import fields, items, number
 from cotune.run_files import CONFIG, DEV_ROWS, JOBS, JOURNAL, SUMMARY, TEST_ROWS, WORKERS
 
@@ -114,6 +116,13 @@ class RunRecord:
     def dev_measure(self) -> DevMeasure:
         """The measure of candidates on dev that the page shows."""
         return dev_measure(self.events, self.metric, self.dev_groups, by_probe=self.by_probe)
+
+    def test_interval(self, score: float, rows: int) -> Point | None:
+        """95% interval of a score on the test before the summary tells it; None if not known.
+
+        The journal does not record the groups of test rows.
+        """
+        return None if self.dev_groups else share_interval(score, rows, self.metric)
 
     def values(self, *kinds: str) -> Iterator[Mapping[str, Any]]:
         """The values of events of these kinds, in order."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from cotune.errors import counted
 from cotune.evaluate.frozen_arms import is_frozen
 from cotune.evaluate.metric_words import metric_words
-from cotune.report.html.intervals import share_interval
 from cotune.report.html.markup import data_text, figure, percent
 from cotune.report.html.plot import Plot, Point, nice_ticks, padded
 from cotune.report.html.sections.prompts import Prompts
@@ -71,7 +70,7 @@ def read_course(record: RunRecord) -> list[Reached]:
         elif kind == "arm" and value.get("name") in ARMS:
             name = str(value["name"])
             arm = fields(arms.get(name))
-            ci = interval_of(arm) or share_interval(score, int(number(value.get("n")) or 0), record.metric)
+            ci = interval_of(arm) or record.test_interval(score, int(number(value.get("n")) or 0))
             what = f"test, {group_of(arms, name).title}"
             # An arm that got further test rows counts with all of them.
             points = [one for one in points if one.what != what]

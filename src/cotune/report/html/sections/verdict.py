@@ -73,8 +73,8 @@ _OUTCOMES: dict[Outcome, tuple[str, str]] = {
 """Style and words of what a gain turned out to be."""
 _COUNTED = {1: "The arm"} | {n: f"The {word} arms" for n, word in enumerate(("two", "three", "four", "five", "six"), 2)}
 _MINUS = re.compile(r"(?<=[ (])-(?=\d)")
-_SHARE = re.compile(r"(?<![\d.])[01]\.\d{3}(?![\d.]*\d)")
-"""Format a score for the headline."""
+_SHARE = re.compile(r"(?<![\d.])(?<![Ww]ithin )(?<!p [=<] )[01]\.\d{3}(?![\d.]*\d)")
+"""Format a score for the headline; a tolerance and a p-value are not scores."""
 _OPTION, _WORDS = re.compile(r"--budget \S+$"), re.compile(r"( )")
 
 
@@ -145,7 +145,7 @@ def _arms(record: RunRecord) -> str:
     shown = [(name, fields(arms.get(name))) for name in ARMS if number(fields(arms.get(name)).get("score")) is not None]
     if not shown:
         return ""
-    rows = {name: _arm_ci(arm, record.metric) for name, arm in shown}
+    rows = {name: _arm_ci(arm, record) for name, arm in shown}
     references = references_of(record.summary)
     ends = [v for name, arm in shown for v in (number(arm.get("score")) or 0.0, *(rows[name] or ()))]
     ends += [v for one in references.values() for v in (number(one.get("score")) or 0.0, *(interval_of(one) or ()))]
@@ -206,8 +206,8 @@ def _read_by(arm: Mapping[str, Any]) -> str:
     return f", {name}" if name else ""
 
 
-def _arm_ci(arm: Mapping[str, Any], metric: str) -> Point | None:
-    return interval_of(arm) or share_interval(number(arm.get("score")) or 0.0, int(number(arm.get("n")) or 0), metric)
+def _arm_ci(arm: Mapping[str, Any], record: RunRecord) -> Point | None:
+    return interval_of(arm) or record.test_interval(number(arm.get("score")) or 0.0, int(number(arm.get("n")) or 0))
 
 
 def _previous(record: RunRecord) -> str:
@@ -285,7 +285,7 @@ def _selection(record: RunRecord) -> str:
     dev, test = number(selection.get("dev")), number(selection.get("test"))
     if dev is None or test is None:
         return ""
-    ci = _arm_ci(best, record.metric)
+    ci = _arm_ci(best, record)
     dev_ci = share_interval(dev, int(number(n.get("dev")) or 0), record.metric, record.dev_groups)
     corrected = number(selection.get("dev_corrected"))
     on = counted(n.get("dev", "?"), "dev row")

@@ -13,6 +13,8 @@ from cotune.report.terminal.plain import fields, items, number, one_line
 
 _MOST_COMPARED = 1_200
 """Most characters of an answer that are compared by words."""
+_BEFORE = 100
+"""Characters before the first difference that are shown of long answers."""
 _SHOWN_ROWS = 12
 
 
@@ -21,10 +23,17 @@ def written_changes(tests: AnsweredRows, row: AnsweredRow, arm: str) -> list[lis
 
     Each piece is ``=``, ``-`` (missing) or ``+`` (should not be there) and a text.
     """
-    reference, answer = tests.labels[row.reference][:_MOST_COMPARED], tests.labels[row.answers[arm]][:_MOST_COMPARED]
+    reference, answer = tests.labels[row.reference], tests.labels[row.answers[arm]]
     if reference == answer:
         return []
-    return word_diff(reference, answer) or [["-", reference], ["+", answer]]
+    same = next(
+        (i for i, (a, b) in enumerate(zip(reference, answer, strict=False)) if a != b), min(len(reference), len(answer))
+    )
+    # The first difference of long answers is shown, with a little of the text before it.
+    start = max(0, same - _BEFORE) if same > _MOST_COMPARED // 2 else 0
+    reference, answer = reference[start : start + _MOST_COMPARED], answer[start : start + _MOST_COMPARED]
+    pieces = word_diff(reference, answer) or [["-", reference], ["+", answer]]
+    return [["=", "… "], *pieces] if start else pieces
 
 
 def written_errors(tests: AnsweredRows, arm: str, listed: Sequence[Any]) -> str:
@@ -78,7 +87,8 @@ def _worst(tests: AnsweredRows, arm: str) -> str:
 
 def _marked(tests: AnsweredRows, row: AnsweredRow, arm: str) -> str:
     tags = {"-": "del", "+": "ins"}
-    pieces = written_changes(tests, row, arm)
+    # Without generated answers, as under the metric likelihood, there is nothing to mark.
+    pieces = written_changes(tests, row, arm) if tests.labels[row.answers[arm]] else []
     if not pieces:
         return data_text(tests.labels[row.reference])
     return "".join(
