@@ -485,7 +485,7 @@ def test_names_that_lead_nowhere_are_told(cache: Path, tmp_path: Path, monkeypat
     for name in ("./nothing", "gpt7", "a/b/c"):
         with pytest.raises(InputError, match="there is no model"):
             resolve_model(name)
-    with pytest.raises(InputError, match="is no hub id"):
+    with pytest.raises(InputError, match="is not a hub id"):
         resolve_model("a b/c")
     with pytest.raises(InputError, match="not on this machine") as caught:
         resolve_model("cotune-tests/none-such")

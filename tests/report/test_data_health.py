@@ -65,7 +65,7 @@ def test_pairs_stand_on_the_page_of_a_run_that_has_not_ended(tmp_path: Path) -> 
     with (folder / "journal.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps({"n": 99, "kind": "neighbours", "key": "0", "active_s": 99.0, "value": NEIGHBOURS}) + "\n")
     page = write_report(folder).read_text(encoding="utf-8")
-    section = page[page.index("Rows that say the same in other words") :][:3000]
+    section = page[page.index("Paraphrases") :][:3000]
     assert "0.93" in section and "train:1" in section and "dev:2" in section
     assert section.count(">differ<") == 1
     assert HOSTILE[1] not in page and "&lt;img src=x" in section

@@ -65,6 +65,6 @@ def test_the_journal_line_is_told_in_words() -> None:
     value = {"bundle": "b" * 16, "task": "cards", "labels": ["a", "b"], "new_labels": ["c"], "remarks": ["replay old rows"]}
     value["replay"] = {"replay_train": 30, "replay_dev": 12}
     lines = [line.text for line in Story().tell({"kind": "previous", "value": value})]
-    assert lines[0].startswith("going on from the bundle cards") and "1 new label, 30 old rows to learn from" in lines[0]
+    assert lines[0].startswith("starting from the bundle cards") and "1 new label, 30 old rows to learn from" in lines[0]
     assert lines[1] == "replay old rows"
     assert Story().tell({"kind": "previous", "value": None})

@@ -99,7 +99,7 @@ def test_a_style_is_told_and_a_cell_in_another_is_refused() -> None:
     assert found.output.type == "number" and all(row.output.endswith(".5") for row in found.train)
     told = found.checks["number_style"].message
     assert "decimal commas" in told and "'kg'" in told and "('0,5 kg' is 0.5)" in told
-    with pytest.raises(InputError, match=r"row 3, column 'out': '7 g' is no number, written as the other cells are"):
+    with pytest.raises(InputError, match=r"row 3, column 'out': '7 g' is not a number in this column's format"):
         bad = [*rows(2, ["1 kg"]), {"the text": "x", "out": "7 g"}]
         Task.from_frame(rows(120, written), input="the text", output="out", test=bad)
     with pytest.raises(InputError, match="read where all cells have them alike"):

@@ -141,8 +141,8 @@ def test_outputs_as_json_text_and_nested_are_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "settings", "parts"),
     [
-        (numbers(), {"type": "number", "bad": "12 km"}, ("row 8, column 'a'", "'12 km' is no number", "unit")),
-        (numbers(), {"type": "number", "bad": "3,5"}, ("row 8", "'3,5' is no number", "decimal comma")),
+        (numbers(), {"type": "number", "bad": "12 km"}, ("row 8, column 'a'", "'12 km' is not a number", "unit")),
+        (numbers(), {"type": "number", "bad": "3,5"}, ("row 8", "'3,5' is not a number", "decimal comma")),
         (objects(), {"type": "json", "bad": "{'a': 1}"}, ("row 8, column 'a'", "not valid JSON")),
         (objects(), {"type": "json", "bad": '{"a": 1, "a": 2}'}, ("row 8", "'a' is given twice")),
         (objects(), {"schema": {"type": "object", "properties": {"count": {"type": "integer"}}}, "bad": '{"count": "x"}'},

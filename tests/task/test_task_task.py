@@ -92,7 +92,7 @@ def test_rows_that_repeat_the_test_leave_train() -> None:
     assert len(task.train) + len(task.dev) == 100
     finding = task.checks["test_rows_in_train"]
     assert (finding.count, finding.severity) == (5, "warning")
-    assert "5 test rows also stood in train (1 of them letter for letter): 6 train rows left" in finding.message
+    assert "5 test rows also occur in train (1 of them exactly). 6 rows were removed from train" in finding.message
     assert finding.examples == tuple(f"train:{number}" for number in range(101, 106))
     assert task.checks.counts["train_rows_in_test"] == 6
 

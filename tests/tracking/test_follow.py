@@ -153,7 +153,7 @@ def test_a_run_is_told_with_its_seconds_and_tokens_and_what_it_found(tmp_path: P
         Estimate("gain", "both", 0.2, 0.1, 0.3, p=0.01),
     ]
     assert tracker.told("end") == ["finished"]
-    assert view.notes.count("mlflow is told of this run: http://tracker.example/1") == 1
+    assert view.notes.count("tracked in mlflow: http://tracker.example/1") == 1
 
 
 @pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt(), "stopped"), (RuntimeError("broken"), "failed")])
@@ -190,7 +190,7 @@ def test_a_run_that_ended_is_told_once(tmp_path: Path) -> None:
 def test_a_tracker_that_fails_is_told_of_once_and_the_run_goes_on(tmp_path: Path, where: str) -> None:
     folder, steps = tmp_path / "mails", [*OPENING, *SEARCH, *END]
     view = session(folder, Recorder(fails_at=where), steps)
-    told = [note for note in view.notes if "mlflow is told no more" in note]
+    told = [note for note in view.notes if "tracking in mlflow stopped" in note]
     assert len(told) == 1 and "tracker.example" in told[0] and "secret" not in told[0]
     assert [event["kind"] for event in view.events if event["kind"] != "note"] == [kind for kind, _ in steps]
     # The same command tells the rest.

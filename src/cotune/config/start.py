@@ -34,7 +34,7 @@ def fill_from_bundle(values: dict[str, Any]) -> None:
     name = manifest.base_model.name
     if name.startswith(REMOTE):
         raise InputError(
-            f"the bundle's answers come from {name}, behind an endpoint, and there are no weights to go on from",
+            f"the bundle's answers come from {name}, behind an endpoint, and there are no weights to start from",
             where=start,
             hint="Start a new run with its prompt as --prompt.",
         )

@@ -92,7 +92,7 @@ class TermWeights:
         buckets, idf, weight, bias = (stored.get_tensor(f"terms.{name}") for name in ("buckets", "idf", "weight", "bias"))
         size, fields = about["size"], tuple(map(str, about["fields"]))
         if type(size) is not int:
-            raise ValueError("the size of its terms is no number")
+            raise ValueError("the size of its terms is not a number")
         found = cls(buckets, idf, weight, bias, size, fields)
         terms, shape = len(found.buckets), found.weight.shape
         kinds = [part.dtype.name for part in (found.buckets, found.idf, found.weight, found.bias)]

@@ -147,26 +147,26 @@ def _leaks(train: Sequence[Example], test: SealedTest, removed: Removed) -> Iter
         yield Finding(
             "test_rows_in_train",
             "warning",
-            f"{counted(removed.test_rows_repeated, 'test row')} also stood in train "
-            f"({removed.test_rows_repeated_exactly:,} of them letter for letter): "
-            f"{counted(len(removed.train_in_test), 'train row')} left train, the test is unchanged",
+            f"{counted(removed.test_rows_repeated, 'test row')} also {_verb(removed.test_rows_repeated, 'occur')} in train "
+            f"({removed.test_rows_repeated_exactly:,} of them exactly). "
+            f"{counted(len(removed.train_in_test), 'row')} {'was' if len(removed.train_in_test) == 1 else 'were'} removed from "
+            "train; the test is unchanged",
             removed.test_rows_repeated,
             removed.train_in_test[:_SHOWN],
         )
     left = (
-        ("dev_rows_in_test", removed.dev_in_test, "dev row", "the test and left dev"),
-        ("dev_rows_in_prompt", removed.dev_in_prompt, "dev row", "the prompt of the earlier bundle and left dev"),
-        ("train_rows_in_dev", removed.train_in_dev, "train row", "dev and left train"),
+        ("dev_rows_in_test", removed.dev_in_test, "dev row", "the test and were removed from dev"),
+        ("dev_rows_in_prompt", removed.dev_in_prompt, "dev row", "the prompt of the earlier bundle and were removed from dev"),
+        ("train_rows_in_dev", removed.train_in_dev, "train row", "dev and were removed from train"),
     )
     for kind, ids, row, place in left:
         if ids:
-            yield Finding(kind, "warning", f"{counted(len(ids), row)} also stood in {place}", len(ids), ids[:_SHOWN])
+            yield Finding(kind, "warning", f"{counted(len(ids), row)} also occurred in {place}", len(ids), ids[:_SHOWN])
     if shared := test.groups_shared_with(train):
         yield Finding(
             "groups_across_test",
             "warning",
-            f"{counted(shared, 'group')} {_verb(shared, 'stand')} "
-            f"both in train and in the test, so a model that memorises scores too well",
+            f"{counted(shared, 'group')} {_verb(shared, 'occur')} in both train and test, so memorising raises the test score",
             shared,
         )
 
@@ -244,8 +244,8 @@ def _contradictions(rows: Sequence[Example], said: str) -> Iterable[Finding]:
         yield Finding(
             "contradicting_labels",
             "warning",
-            f"{counted(len(clashing), 'input')} {_verb(len(clashing), 'stand')} "
-            f"with different {said} ({counted(len(ids), 'row')} in train and dev)",
+            f"{counted(len(clashing), 'input')} {_verb(len(clashing), 'have')} "
+            f"more than one {said} ({counted(len(ids), 'row')} in train and dev)",
             len(clashing),
             tuple(ids[:_SHOWN]),
         )
@@ -299,7 +299,8 @@ def _balance(train: Sequence[Example], labels: Sequence[str]) -> Iterable[Findin
             yield Finding(
                 "imbalanced_labels",
                 "info",
-                f"labels are uneven: {top} train rows of {most!r}, {low} of {least!r}; metric=macro_f1 weighs all labels alike",
+                f"labels are imbalanced: {top} train rows of {most!r}, {low} of {least!r}; metric=macro_f1 gives each label "
+                "the same weight",
                 round(top / low),
             )
     yield from _alike(labels)
@@ -315,7 +316,9 @@ def _alike(labels: Sequence[str]) -> Iterable[Finding]:
         for label in labels:
             alike[key(label)].append(label)
         if doubles := [same for same in alike.values() if len(same) > 1]:
-            message = f"some labels differ {differ}: {', '.join(map(repr, doubles[0]))}; write those alike that mean the same"
+            message = (
+                f"some labels differ {differ}: {', '.join(map(repr, doubles[0]))}; if they mean the same, use one spelling"
+            )
             yield Finding(kind, "warning", message, len(doubles))
 
 

@@ -207,7 +207,7 @@ class TrackedView:
         self._start()
         self._queue.put(status)
         if status == "finished" and not self._follower.problem:
-            say(self._view, f"telling {self._follower.name} the result")
+            say(self._view, f"sending the result to {self._follower.name}")
         waited = 0.0
         # Join in short steps, so that an interrupt is handled.
         while self._thread is not None and self._thread.is_alive() and (status == "finished" or waited < _PATIENCE_S):
@@ -234,12 +234,11 @@ class TrackedView:
             self._reported = problem
             say(
                 self._view,
-                f"{name} is told no more of this run ({problem}). The run itself goes on; the same cotune run command tells "
-                "the rest later",
+                f"tracking in {name} stopped ({problem}). The run itself goes on; run the same command again to send the rest",
             )
         elif where and not self._reported:
             self._reported = where
-            say(self._view, f"{name} is told of this run: {where}")
+            say(self._view, f"tracked in {name}: {where}")
 
 
 @contextmanager

@@ -191,7 +191,7 @@ def _check_counts(successes: float, n: float) -> None:
     if not n > 0:
         raise ValueError(f"an interval needs at least one row, not {n}")
     if not 0 <= successes <= n:
-        raise ValueError(f"{successes} of {n} is no proportion")
+        raise ValueError(f"{successes} of {n} is not a proportion")
 
 
 def _checked(values: npt.ArrayLike) -> Floats:

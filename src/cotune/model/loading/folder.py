@@ -49,7 +49,7 @@ def check_model_folder(folder: Path) -> None:
     """
     where = str(folder)
     if not folder.is_dir():
-        raise InputError("this is no folder", where=where, hint="Give the folder that holds config.json.")
+        raise InputError("this is not a folder", where=where, hint="Give the folder that holds config.json.")
     try:
         names = {path.name for path in folder.iterdir()}
     except OSError as error:
@@ -179,7 +179,7 @@ def hub_error(error: BaseException, repository: str, revision: str, where: str =
     from huggingface_hub import errors
 
     what, hint = {
-        errors.HFValidationError: (f"{repository!r} is no hub id", "Hub ids look like org/name."),
+        errors.HFValidationError: (f"{repository!r} is not a hub id", "Hub ids look like org/name."),
         errors.GatedRepoError: (
             f"access to {repository} is restricted",
             "Accept its terms on the hub and set HF_TOKEN in the environment.",
@@ -328,7 +328,7 @@ def _check_safetensors(path: Path) -> None:
             f"the file cannot be read ({error.strerror or error})", where=str(path), hint="Check its permissions."
         ) from error
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise InputError("this is no safetensors file", where=str(path), hint="Copy or download the model again.") from error
+        raise InputError("this is not a safetensors file", where=str(path), hint="Copy or download the model again.") from error
     if 8 + length + end != size:
         raise InputError(
             f"the file has {size} bytes, not the {8 + length + end} that its header says",

@@ -56,7 +56,7 @@ def convert_gguf(source: Path, folder: Path) -> None:
     try:
         reader = gguf.GGUFReader(str(source))
     except (ValueError, KeyError, IndexError) as error:
-        raise CotuneError(f"{source.name} is no readable GGUF file ({error}).") from error
+        raise CotuneError(f"{source.name} is not a readable GGUF file ({error}).") from error
     facts = {name: field.contents() for name, field in reader.fields.items()}
     expected = {
         "general.architecture": "llama",

@@ -112,7 +112,7 @@ def _bound(part: Schema, where: str) -> None:
     names = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
     bounds = [part[name] for name in names if name in part]
     if not all(isinstance(bound, int | float) and not isinstance(bound, bool) and abs(bound) <= BOUND for bound in bounds):
-        raise _refusal("a bound is no number, or too large", where, f"Leave it out, or stay within {BOUND:.0e}.")
+        raise _refusal("a bound is not a number, or is too large", where, f"Leave it out, or stay within {BOUND:.0e}.")
     most = min(BOUND, 10 ** max([DIGITS, *map(_digits, bounds)]) - 1)
     low, high = part.get("minimum", -most), part.get("maximum", most)
     whole = "number" not in part["type"]

@@ -57,7 +57,7 @@ _STAGES = {
     "confirm": "confirming on dev",
     "test": "scoring the test split",
     "rewrite": "asking the proposer",
-    "neighbours": "looking for rows that say the same",
+    "neighbours": "looking for paraphrases",
     "noise": "measuring this machine's noise",
     "robustness": "trying other formats of the winning prompt",
 }
@@ -226,7 +226,7 @@ def _previous(story: Story, value: Value) -> list[Line]:
     rows = f", {old} to learn from and {amount(replay.get('replay_dev'))} to choose on" if kept else ""
     name = one_line(value.get("task") or "", 40)
     labels = counted(len(items(value.get("labels"))), "label")
-    head = f"going on from the bundle {name} ({one_line(value.get('bundle'), 16)}) with its {labels}"
+    head = f"starting from the bundle {name} ({one_line(value.get('bundle'), 16)}) with its {labels}"
     lines = [Line(f"{head}{grown}{rows}", "news")]
     return lines + [Line(one_line(remark, 300)) for remark in items(value.get("remarks"))]
 

@@ -45,9 +45,9 @@ def _neighbours(value: Value) -> list[Line]:
     if skipped:
         # The page gives the reason why it was skipped.
         failed = skipped.startswith("it failed")
-        return [Line(f"data: rows alike in meaning were not looked for: {one_line(skipped, 160)}")] if failed else []
+        return [Line(f"data: paraphrases were not looked for: {one_line(skipped, 160)}")] if failed else []
     messages = [one_line(fields(finding).get("message"), 300) for finding in items(value.get("findings"))]
-    none = f"none of the {one_line(value.get('pairs'), 12)} closest pairs of rows say the same in other words"
+    none = f"none of the {one_line(value.get('pairs'), 12)} closest pairs of rows are paraphrases"
     return [Line(f"data: {text}") for text in messages or [none]]
 
 

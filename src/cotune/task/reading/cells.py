@@ -105,5 +105,5 @@ def _plain(value: Any) -> Any:
         return value
     text = cell_text(value)
     if text is NESTED:
-        raise TypeError(f"a {type(value).__name__} is no JSON")
+        raise TypeError(f"a {type(value).__name__} is not JSON")
     return text

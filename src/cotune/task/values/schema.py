@@ -65,7 +65,7 @@ def schema_problem(schema: Any) -> str:
     import jsonschema_rs
 
     if not isinstance(schema, Mapping):
-        return "it is no object"
+        return "it is not an object"
     if problem := next(_strange(schema), ""):
         return problem
     try:
@@ -135,12 +135,12 @@ def _strange(schema: Any) -> Iterator[str]:
                     yield f"it refers to {shortened(inner, 100)!r}, but references must stay within the schema"
                 if name == "$schema" and isinstance(inner, str) and not _DRAFT.fullmatch(inner):
                     draft = shortened(inner, 100)
-                    yield f"its $schema {draft!r} is no draft of JSON Schema from 4 to 2020-12, and nothing else is read"
+                    yield f"its $schema {draft!r} is not a draft of JSON Schema from 4 to 2020-12, and nothing else is read"
                 waiting.append((inner, depth + 1))
         elif isinstance(value, (list, tuple)):
             waiting += [(inner, depth + 1) for inner in value]
         elif isinstance(value, float) and not math.isfinite(value):
-            yield f"it holds {value}, which is no JSON number"
+            yield f"it holds {value}, which is not a JSON number"
 
 
 def _of_kind(kind: str, values: Sequence[Any]) -> dict[str, Any]:

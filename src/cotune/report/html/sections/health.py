@@ -24,7 +24,7 @@ _COUNTS = {
     "dev_rows_in_test": "dev rows left out: they repeat test rows",
     "dev_rows_in_prompt": "dev rows left out: the prompt of the earlier bundle shows them",
     "train_rows_in_dev": "train rows left out: they repeat dev rows",
-    "test_rows_in_train": "test rows that stood in train",
+    "test_rows_in_train": "test rows that also occur in train",
     "test_rows_in_train_exactly": "of these, letter for letter",
     "replay_read": "old rows read, to be replayed",
     "replay_train": "of these, learnt from again",
@@ -32,7 +32,7 @@ _COUNTS = {
     "replay_rows_in_test": "old rows left out: they repeat test rows",
     "replay_rows_repeat_new_ones": "old rows left out: they repeat new rows",
     "replay_rows_without_label": "old rows left out: their label is not asked for",
-    "test_rows_in_replay": "test rows that stand among the old rows",
+    "test_rows_in_replay": "test rows that also occur in the old rows",
 }
 
 
@@ -49,7 +49,7 @@ def health_section(record: RunRecord) -> str:
     listed = "".join(f"<li>{_severity(f)}{data_text(f.get('message', ''))}{_examples(f)}</li>" for f in findings)
     if not counts and not findings:
         return "<p class=empty>The data was not checked yet.</p>"
-    result = f'<ul class="findings">{listed}</ul>' if listed else "<p>The checks found nothing to tell.</p>"
+    result = f'<ul class="findings">{listed}</ul>' if listed else "<p>No findings.</p>"
     truncated = number(record.summary.get("truncated"))
     if truncated:
         result += (
@@ -78,13 +78,13 @@ def health_section(record: RunRecord) -> str:
 def _neighbours(near: Mapping[str, Any]) -> str:
     """Near-duplicate pairs of train and dev rows, the closest first."""
     if why := near.get("skipped"):
-        return figure("Rows that say the same in other words", f"<p>Not looked for: {data_text(one_line(why, 300))}.</p>")
+        return figure("Paraphrases", f"<p>Not looked for: {data_text(one_line(why, 300))}.</p>")
     pairs = [fields(item) for item in items(near.get("alike"))]
     if not pairs:
         return ""
     head = "<tr><th>Closeness</th><th>Rows</th><th>Texts</th><th>Labels</th></tr>"
     return figure(
-        "Rows that say the same in other words",
+        "Paraphrases",
         f"<div class=scroll><table class=plain>{head}{''.join(map(_pair, pairs))}</table></div>",
         f"The {esc(near.get('pairs', '?'))} pairs that are closest by their words were embedded by the model; shown are those "
         "of train and dev with a cosine of at least "

@@ -33,7 +33,7 @@ def lineage_section(record: RunRecord, prompts: Prompts) -> str:
     return figure(
         "Who came from whom",
         f'<div class="tree">{axis}<ol>{rows}</ol></div>',
-        f"Children stand under the prompt that they were made from. Hollow dot: {_before(record)}. Filled dots: after tuning, "
+        f"Each prompt is listed below the one that it was made from. Hollow dot: {_before(record)}. Filled dots: after tuning, "
         "joined in the order of steps. "
         f"{measure.levels} Open a prompt for its text and what changed.",
         kind="wide",

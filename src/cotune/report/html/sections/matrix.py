@@ -30,8 +30,8 @@ def matrix_section(record: RunRecord) -> str:
     written = record.tests.written or record.devs.written
     tables = "".join(f'<option value="{name}">{_TITLES[name]}</option>' for name in shown)
     dev = (
-        " The best prompts stand with the weights that each did best with, and were chosen by these dev rows, so their scores "
-        "are optimistic."
+        " Each prompt is shown with the weights that it did best with. Both were chosen on these dev rows, so the scores are "
+        "optimistic."
     )
     # Generated answers rarely repeat, so no filter by answer is offered.
     hidden = " hidden" if written else ""

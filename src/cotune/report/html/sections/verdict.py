@@ -134,7 +134,7 @@ def _going_on(record: RunRecord, prompts: Prompts) -> str:
         f"<p>{what}</p>"
         f"<p>{counted(len(prompts.by_id), 'prompt')} so far, {esc(duration(last))} of work. Scores on {where} are "
         f"optimistic, since {where} {'choose' if record.by_probe else 'chooses'} the winner; the test split is opened once, at "
-        "the end. The same <code>cotune run</code> command goes on from here.</p>" + (_arms(record) if arms else "")
+        "the end. Run the same <code>cotune run</code> command to continue.</p>" + (_arms(record) if arms else "")
     )
 
 
@@ -329,7 +329,7 @@ def _judge(record: RunRecord) -> str:
     alone = "" if agreement else "<p>Nobody’s grades were compared with its own.</p>"
     return (
         f"<div class=card><h3>The judge</h3><table class=facts>{table}</table>{alone}"
-        f"<p>It was told: {data_text(judge.get('rubric'))}</p></div>"
+        f"<p>Rubric: {data_text(judge.get('rubric'))}</p></div>"
     )
 
 

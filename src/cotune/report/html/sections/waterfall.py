@@ -66,9 +66,8 @@ def waterfall_section(record: RunRecord, prompts: Prompts) -> str:
         f'<div class="strips">{"".join(rows)}</div>',
         measure.steps
         + (", with paired 95% intervals where the same rows are known before and after" if any_interval else "")
-        + f". {measure.remark}{' ' if measure.remark else ''}A free, second reading of who did what: {measure.where} also "
-        "chose, so each step looks better here than on fresh rows. "
-        "The gains on the sealed test stand in the verdict.",
+        + f". {measure.remark}{' ' if measure.remark else ''}{measure.where[:1].upper()}{measure.where[1:]} also "
+        "chose the candidates, so each step looks better here than on new rows. The verdict has the gains on the sealed test.",
         kind="wide",
     )
 

@@ -56,7 +56,7 @@ def _fields(listed: Sequence[Any]) -> str:
     return figure(
         "Fields",
         body,
-        "How often each field should stand in an answer, how often it was given, and percent right, with 95% intervals.",
+        "For each field: in how many right answers it is, in how many given answers, and percent right, with 95% intervals.",
         kind="wide",
     )
 

@@ -90,7 +90,7 @@ def _number(cell: str, where: str, style: NumberStyle | None) -> str:
     number = parse_number(cell) if style is None else style.read(cell)
     if number is None:
         raise InputError(
-            f"{shortened(cell.strip())!r} is no number" + ("" if style is None else ", written as the other cells are"),
+            f"{shortened(cell.strip())!r} is not a number" + ("" if style is None else " in this column's format"),
             where=where,
             hint="Write it like -1234.5; a unit or decimal commas are read where all cells have them alike. Or set output.type "
             "to text.",
