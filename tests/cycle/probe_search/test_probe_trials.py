@@ -34,6 +34,7 @@ from cotune.model.adapters.slots import BASE
 from cotune.model.engine.settings import EngineSettings
 from cotune.model.local import LocalModel
 from cotune.prompt.bank import seed_prompt
+from cotune.refine import with_demonstrations
 from cotune.task.example import Example
 from cotune.task.task import Task
 from cotune.tune.settings import TuneSettings
@@ -124,6 +125,28 @@ def test_the_bundle_is_only_replaced_by_what_did_better_on_held_out_rows(context
     loop._keep(search)
     loop._keep(search)
     assert opened.saved == [better]
+
+
+def test_a_row_that_a_prompt_shows_with_its_answer_does_not_count_for_it(context: RunContext) -> None:
+    opened = Opened(context)
+    search, loop = opened.search, opened.loop
+    shown = search.splits[1].held[:3]
+    prompt, layers = with_demonstrations(search.seed.prompt, shown), [context.model.depth]
+    states = opened.embedding.states(prompt, BASE, search.rows, "race", layers=layers)
+    found = loop.judge.frozen(search, fit_prompt(context, prompt, search.rows, states, layers))
+    held = [row for split in search.splits for row in split.held]
+    assert [row for row, counts in zip(held, found.counts, strict=True) if not counts] == list(shown)
+    assert found.mean == pytest.approx(found.losses[found.counts].mean())
+    told = context.journal.events[-1]
+    assert told["kind"] == "tuned" and told["value"]["rows"] == len(held) - 3
+    seed = search.of(search.seed.prompt.id, tuned=False) or loop.judge.frozen(search, search.seed)
+    assert seed.counts.all() and len(found.gap(seed)) == len(seed.gap(found)) == len(held) - 3
+    # Whatever the shown rows seem to say, it decides nothing.
+    losses = np.where(found.counts, seed.losses + 0.1, -50.0)
+    worse = replace(found, epochs=1.0, losses=losses)
+    search.evidence, search.last_epochs = [seed, worse], 0.0
+    search.choose()
+    assert search.winner is seed
 
 
 def test_of_two_trials_the_better_one_wins_however_far_the_other_has_come(context: RunContext) -> None:

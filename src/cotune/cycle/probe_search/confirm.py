@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.probe_search.fits import PromptFit
@@ -148,7 +150,7 @@ def _frozen_evidence(context: RunContext, search: LabelSearch, trials: Trials, f
     made = trials.frozen(fit, (*learn, *search.written))
     mix = trials.cross_fitted_mix(fit)
     table = mix.of(trials.log_probs(made, context.dev, "judge"), trials.term_logits(made, context.dev))
-    return Evidence(fit, 0.0, mix, fit.losses, fit.found.best.correct, made, table)
+    return Evidence(fit, 0.0, mix, fit.losses, fit.found.best.correct, np.ones(len(fit.rows), dtype=np.bool_), made, table)
 
 
 def _settled_frozen(context: RunContext, trials: Trials, evidence: Evidence, rows: Sequence[Example]) -> Measured:

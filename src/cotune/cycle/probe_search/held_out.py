@@ -11,7 +11,7 @@ from cotune.cycle.candidate import Candidate
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.probe_search.embedding import Embedding
-from cotune.cycle.probe_search.fits import PromptFit
+from cotune.cycle.probe_search.fits import PromptFit, usable_places
 from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.splits import Split
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
@@ -23,6 +23,7 @@ from cotune.evaluate.decision import BY_PROBE
 from cotune.evaluate.responses import LabelOutputs, label_indices
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
+from cotune.refine import not_shown
 
 
 class HeldOutJudge:
@@ -54,8 +55,11 @@ class HeldOutJudge:
 
     def with_tfidf(self, search: LabelSearch, fit: PromptFit, tfidf: Tfidf) -> Mixed:
         """A prompt's frozen probe with TF-IDF on the held-out rows; both learn from the further rows too."""
-        learnt = [(self._trials.frozen(fit, split.learn), tfidf.weights(split.learn), split.held) for split in search.splits]
-        rows = [row for split in search.splits for row in split.held]
+        learnt = [
+            (self._trials.frozen(fit, split.learn), tfidf.weights(split.learn), not_shown(fit.prompt, split.held))
+            for split in search.splits
+        ]
+        rows = [row for _, _, held in learnt for row in held]
         log_probs = np.concatenate([self._trials.log_probs(made, held, "judge") for made, _, held in learnt])
         terms = np.concatenate([terms.logits([row.fields for row in held]) for _, terms, held in learnt])
         return tfidf.mixed(log_probs, terms, rows)
@@ -119,10 +123,15 @@ class HeldOutJudge:
         trials = self._trials
         tables = [trials.log_probs(made, split.held, "judge") for made, split in zip(found, splits, strict=True)]
         parts = [trials.term_logits(made, split.held) for made, split in zip(found, splits, strict=True)]
-        truth = label_indices([row for split in splits for row in split.held], self._context.task)
+        rows = [row for split in splits for row in split.held]
+        truth, counts = label_indices(rows, self._context.task), np.zeros(len(rows), dtype=np.bool_)
+        counts[usable_places(fit.prompt, rows)] = True
         whole, known = np.concatenate(tables), [part for part in parts if part is not None]
         terms = np.concatenate(known) if known else None
-        mix = trials.mix(whole, terms, truth, tuned=epochs > 0) if tempers else trials.cross_fitted_mix(fit)
+        mix = trials.cross_fitted_mix(fit)
+        if tempers:
+            some = None if terms is None else terms[counts]
+            mix = trials.mix(whole[counts], some, truth[counts], tuned=epochs > 0)
         log_probs = mix.of(whole, terms)
         evidence = Evidence(
             fit,
@@ -130,6 +139,7 @@ class HeldOutJudge:
             mix,
             -log_probs[np.arange(len(truth)), truth],
             (log_probs.argmax(axis=1) == truth).astype(np.float64),
+            counts,
             found[0],
             log_probs[: len(splits[0].held)],
             start,
@@ -148,9 +158,9 @@ class HeldOutJudge:
                 "temperature": round(mix.temperature, 4),
                 **({"tfidf_share": mix.share} if terms is not None else {}),
                 "decision": "probe",
-                "score": round(float(evidence.correct.mean()), 6),
+                "score": round(evidence.score, 6),
                 "log_loss": round(evidence.mean, 6),
-                "rows": len(truth),
+                "rows": int(counts.sum()),
             },
         )
         return evidence

@@ -59,16 +59,15 @@ def judge_names(context: RunContext, names: Sequence[Example], without: Evidence
     """
 
     def effect() -> dict[str, Any]:
-        used = better_by_an_error(having.losses, without.losses)
+        used = better_by_an_error(having.gap(without))
         told = {"rows": len(names), "log_loss": round(having.mean, 6), "without": round(without.mean, 6), "used": used}
         return {**told, "text": _text(told)}
 
     return bool(context.journal.step("label_names", [row.id for row in names], effect)["used"])
 
 
-def better_by_an_error(having: Floats, without: Floats) -> bool:
-    """Whether losses are lower than others on the same rows by at least a standard error of their mean difference."""
-    gap = having - without
+def better_by_an_error(gap: Floats) -> bool:
+    """Whether paired differences of losses are below zero by at least a standard error of their mean."""
     return bool(gap.mean() < -standard_error(gap))
 
 

@@ -278,7 +278,7 @@ class LabelLoop:
                 {
                     "prompt_id": e.fit.prompt.id,
                     "steps": e.first.steps,
-                    "score": round(float(e.correct.mean()), 6),
+                    "score": round(e.score, 6),
                     "log_loss": round(e.mean, 6),
                 }
                 for e in search.evidence
@@ -286,5 +286,5 @@ class LabelLoop:
             ],
             "winner": winner.fit.prompt.id,
         }
-        score, log_loss = round(float(winner.correct.mean()), 6), round(winner.mean, 6)
+        score, log_loss = round(winner.score, 6), round(winner.mean, 6)
         record_cycle(self.context, search.cycles, facts, score=score, log_loss=log_loss, steps=winner.first.steps)

@@ -33,6 +33,8 @@ class Evidence:
         mix: share of TF-IDF and temperature.
         losses: ``[rows]`` held-out log-loss in nats, after temperature, in the order of the splits.
         correct: ``[rows]`` 1 if the likeliest label was right, otherwise 0.
+        counts: ``[rows]`` whether a row counts: not if the prompt shows it with its answer, as with few rows, where train is
+            held out too.
         first: weights and read-out of the first split, whose held-out rows are dev.
         dev_log_probs: ``[dev rows, labels]`` their log-probabilities on dev, in the order of the first split, after
             temperature.
@@ -44,6 +46,7 @@ class Evidence:
     mix: Mix
     losses: Floats
     correct: Floats
+    counts: NDArray[np.bool_]
     first: Fitted
     dev_log_probs: Floats
     start: str = "base"
@@ -56,7 +59,17 @@ class Evidence:
     @property
     def mean(self) -> float:
         """Mean held-out log-loss."""
-        return float(self.losses.mean())
+        return float(self.losses[self.counts].mean())
+
+    @property
+    def score(self) -> float:
+        """Held-out accuracy."""
+        return float(self.correct[self.counts].mean())
+
+    def gap(self, other: Evidence) -> Floats:
+        """Log-loss less that of another candidate, row by row, on the rows that count for both."""
+        both = self.counts & other.counts
+        return np.asarray(self.losses[both] - other.losses[both])
 
 
 @dataclass
@@ -142,8 +155,8 @@ class LabelSearch:
         If the frozen probe has next to no errors, tuning has little to gain and much to lose, so the trial must be better by a
         standard error.
         """
-        gap = trial.losses - probe.losses
-        if (1 - probe.correct).sum() < HEURISTICS.few_errors:
+        gap = trial.gap(probe)
+        if (1 - probe.correct[probe.counts]).sum() < HEURISTICS.few_errors:
             return bool(gap.mean() < -standard_error(gap))
         credit = HEURISTICS.credit * standard_error(gap) if self.last_epochs else 0.0
         return bool(gap.mean() < credit)

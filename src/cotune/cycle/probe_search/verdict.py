@@ -50,7 +50,7 @@ def first_verdict(context: RunContext, search: LabelSearch, trials: Trials, bund
         if both is not None:
             correct, judged, log_loss = both.correct, both.rows, float(both.losses.mean())
         elif named is not None:
-            correct, judged, log_loss = named.correct, tuple(_held(context, named)), named.mean
+            correct, judged, log_loss = named.correct[named.counts], tuple(_held(context, named)), named.mean
         low, high = accuracy_interval(correct, judged)
         tfidf = labelled_tfidf(context, rows)
         told = {
@@ -82,7 +82,7 @@ def better_bundle(
     Args:
         context: context of the run.
         evidence: the weights and their results.
-        before: results of the present bundle; told beside the new ones if they are of as many rows, which then are the same.
+        before: results of the present bundle; told beside the new ones if they are of as many splits.
         bundle: folder of the run's bundle.
         model_name: the user's name of the model.
     """
@@ -90,12 +90,12 @@ def better_bundle(
     adapter = save_readout(context, made, evidence.mix, "better")
 
     def effect() -> dict[str, Any]:
-        low, high = accuracy_interval(evidence.correct, _held(context, evidence))
+        low, high = accuracy_interval(evidence.correct[evidence.counts], _held(context, evidence))
         told = {
             "seconds": round(context.journal.clock(), 1),
-            "score": round(float(evidence.correct.mean()), 6),
+            "score": round(evidence.score, 6),
             "ci": [round(low, 6), round(high, 6)],
-            "n": len(evidence.correct),
+            "n": int(evidence.counts.sum()),
             "log_loss": round(evidence.mean, 6),
             "prompt_id": made.prompt.id,
             "adapter_id": adapter,
@@ -104,15 +104,16 @@ def better_bundle(
         _save(context, made.prompt, adapter, bundle, model_name, {"held_out": told})
         if before is None or len(before.correct) != len(evidence.correct):
             return told
-        return {**told, "before": {"score": round(float(before.correct.mean()), 6), "log_loss": round(before.mean, 6)}}
+        return {**told, "before": {"score": round(before.score, 6), "log_loss": round(before.mean, 6)}}
 
     value: dict[str, Any] = context.journal.step("better", [made.prompt.id, adapter], effect)
     return value
 
 
 def _held(context: RunContext, evidence: Evidence) -> list[Example]:
-    """The held-out rows that evidence was judged on: those of all splits, or of the first alone."""
-    return [row for split in splits_of(context) for row in split.held][: len(evidence.correct)]
+    """The held-out rows that count for evidence: of all splits, or of the first alone."""
+    rows = [row for split in splits_of(context) for row in split.held]
+    return [row for row, counts in zip(rows, evidence.counts, strict=False) if counts]
 
 
 def accuracy_interval(correct: NDArray[np.float64], rows: Sequence[Example]) -> tuple[float, float]:
