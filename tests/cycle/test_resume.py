@@ -254,22 +254,6 @@ def test_a_folder_that_lacks_something_is_told_what(bench: Bench, whole: Path, t
     told(bench.run(out), "cannot write")
 
 
-def test_a_run_of_an_earlier_build_resumes_without_settings_that_were_removed(
-    bench: Bench, whole: Path, tmp_path: Path
-) -> None:
-    out = unfinished(whole, tmp_path / "earlier")
-    config = json.loads((out / "config.json").read_text())
-    prefix = {"init": "text", "tokens": None, "learning_rate": 0.03}
-    config["config"]["tune"] |= {"head": True, "method": "lora", "prefix": prefix}
-    config["config"]["search"]["hard_demonstrations"] = False
-    config["config"]["teacher"]["write"] = 0.0
-    config["config"]["refit"], config["config"]["search"]["entrants"] = False, 4
-    (out / "config.json").write_text(json.dumps(config))
-    ended = bench.run(out)
-    assert ended.code == 0, ended.stderr
-    same_as(whole, out)
-
-
 def test_a_summary_that_cannot_be_read_is_made_again(bench: Bench, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(whole, out)

@@ -140,7 +140,7 @@ def _fields(run: Path) -> tuple[str, ...]:
 
     try:
         names = read_config(run / CONFIG)[0].data.input
-    except (OSError, ValueError, InputError):
+    except (OSError, ValueError):
         # Errors in it are reported when the run is opened.
         names = ("input",)
     return fields_for(names, names)

@@ -26,7 +26,6 @@ def read_config(path: Path) -> tuple[RunConfig, Mapping[str, Any]]:
     Raises:
         OSError: it cannot be read.
         ValueError: its content is invalid.
-        InputError: the run trains a prefix.
     """
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
@@ -34,12 +33,10 @@ def read_config(path: Path) -> tuple[RunConfig, Mapping[str, Any]]:
         raise ValueError("it is nested too deeply") from error
     if not isinstance(stored, dict) or not isinstance(identity := stored.get("identity"), dict) or "config" not in stored:
         raise ValueError("it has no config and identity")
-    return _validated(stored["config"], str(path)), identity
+    return _validated(stored["config"]), identity
 
 
-def _validated(values: Any, where: str) -> RunConfig:
-    if isinstance(values, dict):
-        _drop_removed(values, where)
+def _validated(values: Any) -> RunConfig:
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
@@ -48,31 +45,6 @@ def _validated(values: Any, where: str) -> RunConfig:
         if first["type"] == "extra_forbidden":
             raise ValueError(f"it has the setting {key}, which this version of cotune does not know") from None
         raise ValueError(f"{key}: {first['msg']}" if key else first["msg"]) from None
-
-
-def _drop_removed(values: dict[str, Any], where: str) -> None:
-    """Drop keys of earlier builds that had no effect on the run; those that had one stay, and are refused by name."""
-    if isinstance(tune := values.get("tune"), dict):
-        if tune.get("method") == "prefix":
-            raise InputError(
-                "the run trains a prefix (tune.method=prefix), which this version of cotune no longer supports",
-                where=where,
-                hint="Use the version of cotune that started it, or start a new run with another --out.",
-            )
-        # Every run of an earlier build has these keys. "head" was only read by searches by words, "prefix" with method=prefix.
-        for key in ("head", "prefix"):
-            tune.pop(key, None)
-        if tune.get("method") == "lora":
-            del tune["method"]
-    if values.get("refit") is False:
-        del values["refit"]
-    if isinstance(search := values.get("search"), dict):
-        if search.get("hard_demonstrations") is False:
-            del search["hard_demonstrations"]
-        # Only a search by answers that tunes read this; it now plans other steps, so its journal is refused.
-        search.pop("entrants", None)
-    if isinstance(teacher := values.get("teacher"), dict) and teacher.get("write") == 0:
-        del teacher["write"]
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:

@@ -27,7 +27,9 @@ from cotune.cycle.probe_search.race import places_after, rounds_of, rows_embedde
 from cotune.cycle.progress import Quiet
 from cotune.errors import InputError
 from cotune.evaluate.frozen_arms import ARMS
+from cotune.model.adapters.files import bare_content_id
 from cotune.model.adapters.slots import BASE
+from cotune.probe.readout import PROBE
 from cotune.prompt.bank import seed_prompt
 from cotune.prompt.prompt import Prompt
 from cotune.report.html.sections.prompts import read_prompts
@@ -272,6 +274,10 @@ def test_going_on_from_a_bundle_of_probes(bench: Bench, finished: Path, tmp_path
     assert "previous" in summary["arms"] and summary["previous"]["keep"] in ("new", "old")
     was = summary_of(finished)["arms"]["best_tuned"]
     assert summary["previous"]["adapter_id"] == was["adapter_id"]
+    (told,) = of_kind(tmp_path / "run", "previous")
+    assert told["was"]["adapter_id"] == was["adapter_id"] != told["ground"] == bare_content_id(finished / "best" / "adapter")
+    # The weights alone may win, so they lie there as an adapter of their own.
+    assert told["ground"] == BASE or not (tmp_path / "run" / "adapters" / told["ground"] / PROBE).exists()
 
 
 @pytest.mark.parametrize(("prompts", "rows"), [(1, 40), (4, 64), (8, 500), (16, 500), (16, 3000), (3, 97)])

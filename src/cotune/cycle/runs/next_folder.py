@@ -9,7 +9,6 @@ from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.folder import is_barely_begun
 from cotune.cycle.kept import read_config
 from cotune.cycle.runs.listing import is_locked
-from cotune.errors import InputError
 from cotune.run_files import CONFIG, SUMMARY
 
 _MOST = 1000
@@ -49,7 +48,7 @@ def _config(folder: Path) -> RunConfig | None:
     """The config of the run in a folder; None if it is missing or cannot be read."""
     try:
         return read_config(folder / CONFIG)[0]
-    except (OSError, ValueError, InputError):
+    except (OSError, ValueError):
         return None
 
 
