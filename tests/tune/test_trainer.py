@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cotune.errors import CotuneError, DivergedError
-from cotune.files import content_hash
 from cotune.model.adapters.files import LoraSettings
 from cotune.model.adapters.slots import BASE
 from cotune.model.local import LocalModel
@@ -69,25 +68,6 @@ def trained(run: TuningRun, steps: int, **how: object) -> dict[str, Tensor]:
 
 
 # Interrupting -----------------------------------------------------------------------------------------------------
-
-
-def test_the_key_of_a_run_is_that_of_earlier_builds_which_is_why_it_resumes(model: LocalModel, tmp_path: Path) -> None:
-    settings = {
-        "method": "lora",
-        "lora": {"rank": 4, "alpha": 8, "target": "all-linear", "layers": ()},
-        "prefix": {"init": "text", "tokens": None},
-        "learning_rate": 5e-3,
-        "batch_size": 4,
-        "warmup": 2,
-        "decay": 0.3,
-        "weight_decay": 0.0,
-        "clip": 1.0,
-        "shared_prefix": True,
-        "micro_tokens": 8192,
-    }
-    rows = [[row.prompt_ids, row.answer_ids] for row in rows_of(model)]
-    identity = {"model": model.fingerprint, "rows": rows, "settings": settings, "seed": 0, "start": BASE}
-    assert run_of(model, tmp_path).key == content_hash(identity, 20)
 
 
 def test_training_moves_the_weights_and_lowers_the_loss(model: LocalModel, tmp_path: Path) -> None:

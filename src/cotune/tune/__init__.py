@@ -1,3 +1,3 @@
-"""Tuning: training of LoRA adapters or prefixes with a shared prompt prefix, checkpoints, schedules."""
+"""Tuning: training of LoRA adapters with a shared prompt prefix, checkpoints, schedules."""
 
 from __future__ import annotations

@@ -24,9 +24,6 @@ from cotune.tune.settings import TuneSettings, learning_rate_factor
 from cotune.tune.stepping import StepReport, clipped_step
 from cotune.tune.tuners import TUNERS
 
-_REMOVED_SETTINGS = {"prefix": {"init": "text", "tokens": None}}
-"""Removed settings that are part of the key of a run, so that runs of earlier builds keep theirs and are resumed."""
-
 
 class TuningRun:
     """Trains one adapter on one prompt's rows.
@@ -70,7 +67,7 @@ class TuningRun:
         identity = {
             "model": model.fingerprint,
             "rows": [[row.prompt_ids, row.answer_ids] for row in self.rows],
-            "settings": asdict(settings) | _REMOVED_SETTINGS,
+            "settings": asdict(settings),
             "seed": seed,
             "start": start,
         }
