@@ -23,10 +23,8 @@ from hypothesis import strategies as st
 
 from cotune import __version__
 from cotune.bundle import load, place
-from cotune.bundle.export.command import export_bundle
 from cotune.bundle.manifest import LARGEST_JSON, Manifest, check_name, read_manifest
 from cotune.config import config_from_data
-from cotune.cycle.warm_start import open_start
 from cotune.errors import InputError
 from cotune.evaluate.decision import BY_PROBE, RAW
 from cotune.probe.readout import Probe
@@ -537,23 +535,6 @@ def test_a_bundle_of_an_older_version_is_refused_by_its_name(bundle: Path, versi
     error = refused(bundle)
     assert f"made by {made}" in error.what and "format 1" in error.what and "\x1b" not in error.what
     assert error.hint.startswith("Run again") and (made in error.hint or made.endswith(__version__))
-
-
-def test_a_bundle_with_a_trained_prefix_is_refused_before_its_model_is_loaded(bench: Bench, bundle: Path) -> None:
-    config = json.loads((bundle / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
-    kept = {name: config[name] for name in ("task_type", "inference_mode", "base_model_name_or_path")}
-    shape = {"num_virtual_tokens": 3, "token_dim": 32, "num_layers": 2, "num_attention_heads": 2, "prefix_projection": False}
-    forge(bundle, "adapter/adapter_config.json", {**kept, "peft_type": "PREFIX_TUNING", **shape})
-    forge(bundle, "adapter/prefix.json", {"ids": [1, 2, 3]})
-    # No model lies there: it is not even looked for.
-    error = refused(bundle, base=bundle / "nowhere")
-    assert "the bundle's adapter is a trained prefix" in error.what and "no longer supports" in error.what
-    assert error.where == str(bundle / "adapter") and "the version of cotune that made it" in error.hint
-    with pytest.raises(InputError, match="trained prefix"):
-        export_bundle(bundle, bundle.parent / "out", "peft", base=bench.base)
-    config_of_run = config_from_data("rows.csv", input="text", output="label", overrides=[f"start={bundle}"])
-    with pytest.raises(InputError, match="trained prefix"):
-        open_start(config_of_run)
 
 
 def test_folders_that_are_no_bundle(bundle: Path, tmp_path: Path) -> None:

@@ -289,17 +289,6 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(
     assert scores(local, adapter).tobytes() == tuned.tobytes()
 
 
-def test_a_trained_prefix_is_refused_as_what_it_is(tmp_path: Path) -> None:
-    from peft import PrefixTuningConfig, get_peft_model
-
-    config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
-    get_peft_model(tiny_model("llama"), config).save_pretrained(tmp_path)
-    for refuse in (tiny_local("llama").adapters.register, adapter_content_id, read_settings):
-        with pytest.raises(InputError, match=r"the adapter is a trained prefix, .* no longer supports") as caught:
-            refuse(tmp_path)
-        assert caught.value.where == str(tmp_path) and "start a new run" in caught.value.hint
-
-
 def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
     adapter = saved(tiny_local("llama"), tmp_path)
     local = tiny_local("llama", hidden_size=64)

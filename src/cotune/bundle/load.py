@@ -28,7 +28,6 @@ from cotune.bundle.predictor import Predictor
 from cotune.bundle.remote import remote_predictor
 from cotune.embed import Neighbours
 from cotune.errors import InputError
-from cotune.model.adapters.files import check_no_prefix
 from cotune.model.base import ENDPOINT
 from cotune.model.loading.folder import FROM_HUB, NotFetchedError
 from cotune.model.structured.limits import Writing, grammar_of
@@ -193,7 +192,6 @@ class OpenedBundle:
         folder = resolve_bundle(name, progress)
         manifest = read_manifest(folder)
         verify(folder, manifest)
-        check_no_prefix(folder / ADAPTER, "the bundle's adapter")
         found = cls(folder, manifest, *_read_parts(folder, manifest))
         if manifest.written is not None and ENDPOINT not in found.saved:
             # Unsupported schemas are refused here, before the model is loaded.

@@ -76,28 +76,6 @@ def bare_content_id(folder: Path) -> str:
     return content_id(config, (folder / WEIGHTS).read_bytes())
 
 
-def check_no_prefix(folder: Path, what: str = "the adapter") -> None:
-    """Refuse a trained prefix, which earlier versions could tune; does nothing if the folder has no readable config.
-
-    Args:
-        folder: an adapter's folder.
-        what: the adapter in words, for the message.
-
-    Raises:
-        InputError: the folder contains a trained prefix.
-    """
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return
-    if isinstance(config, dict) and config.get("peft_type") == "PREFIX_TUNING":
-        raise InputError(
-            f"{what} is a trained prefix, which this version of cotune no longer supports",
-            where=str(folder),
-            hint="Use the version of cotune that made it, or start a new run, which tunes LoRA weights.",
-        )
-
-
 def is_bare_probe(folder: Path) -> bool:
     """Whether a folder contains a probe without an adapter, the read-out of an untuned model."""
     return (folder / PROBE).is_file() and not (folder / CONFIG).exists() and not (folder / WEIGHTS).exists()
@@ -135,7 +113,6 @@ def read_settings(folder: Path) -> LoraSettings:
     Raises:
         InputError: files are missing or describe something other than a plain LoRA.
     """
-    check_no_prefix(folder)
     hint = "Give a folder that holds adapter_config.json and adapter_model.safetensors of a plain LoRA."
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
