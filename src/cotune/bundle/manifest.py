@@ -25,8 +25,7 @@ from cotune.task.values.schema import schema_problem
 from cotune.version import __version__
 
 FORMAT, WRITTEN_FORMAT = 3, 2
-"""Format of bundles for labels, and for generated answers. Format 1 was for labels with a head after the last norm."""
-_HEADED_FORMAT = 1
+"""Format of bundles for labels, and for generated answers."""
 MANIFEST, PROMPT, DECISION, METRICS, CARD, ADAPTER = (
     "manifest.json",
     "prompt.json",
@@ -158,12 +157,11 @@ class Manifest:
         """
         table = _Keys(data, where)
         if (version := table.take("format", int)) not in (FORMAT, WRITTEN_FORMAT):
-            made = _made_by(data)
             raise InputError(
-                f"the bundle was made by {made} in format {version}, and cotune {__version__} reads format {FORMAT} "
+                f"the bundle was made by {_made_by(data)} in format {version}, and cotune {__version__} reads format {FORMAT} "
                 f"(labels) and {WRITTEN_FORMAT} (generated answers)",
                 where=where,
-                hint=_way_out(version, made),
+                hint="Use the version of cotune that made it, or run again with this one.",
             )
         base = _Keys(table.take("base_model", dict), where, "base_model.")
         engine = _Keys(table.take("engine", dict), where, "engine.")
@@ -199,15 +197,6 @@ class Manifest:
         if version == WRITTEN_FORMAT and not 1 <= found.answer_tokens <= 1_000_000:
             table.wrong("engine.answer_tokens", "is out of range")
         return found
-
-
-def _way_out(version: int, made: str) -> str:
-    """A hint for a bundle of another format."""
-    if version == _HEADED_FORMAT:
-        if made == f"cotune {__version__}":
-            return "Run again: the bundle was made by an earlier build of this version."
-        return f"Run again with this version, or use {made}."
-    return "Use the version of cotune that made it." if version > FORMAT else COPY_AGAIN
 
 
 def _made_by(data: Mapping[str, Any]) -> str:
