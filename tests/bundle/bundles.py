@@ -72,27 +72,25 @@ class Bench:
         *,
         layer: int = 1,
         tuned: bool = True,
-        pooled: bool = True,
         probe: Probe | None = None,
         terms: bool = False,
         **changes: Any,
     ) -> Path:
         """A bundle that answers by a probe; it tells the rows of ``TEXTS`` apart.
 
-        ``layer`` is what it reads, ``tuned`` whether on the adapter or on the base model, ``pooled`` whether it reads the mean
-        over a row's tokens too; ``probe`` is another one, and ``terms`` says that TF-IDF is added, enough to change answers.
+        ``layer`` is what it reads, ``tuned`` whether on the adapter or on the base model; ``probe`` is another one, and
+        ``terms`` says that TF-IDF is added, enough to change answers.
         """
         adapter = self.adapter_id if tuned else BASE
         self.model.adapters.register(self.adapter)
         if probe is None:
-            width = self.model.width * (2 if pooled else 1)
-            weight = np.random.default_rng(0).normal(size=(len(LABELS), width)).astype(np.float32)
+            weight = np.random.default_rng(0).normal(size=(len(LABELS), 2 * self.model.width)).astype(np.float32)
             rendered = self.model.renderer.render(changes.get("prompt", PROMPT), [{"text": text} for text in TEXTS], LABELS)
-            ids, starts = [row.prompt_ids for row in rendered], [row.start for row in rendered] if pooled else None
+            ids, starts = [row.prompt_ids for row in rendered], [row.start for row in rendered]
             states = self.model.layer_states(ids, [layer], starts=starts, adapter=adapter)[0]
             # What all rows have in common says nothing, so that what is left decides.
             bias = -(weight @ states.mean(axis=0)).astype(np.float32)
-            probe = Probe(LABELS[::-1], weight, bias, layer, pooled=pooled)
+            probe = Probe(LABELS[::-1], weight, bias, layer)
         if terms:
             # Each text's words speak for the label that its state says least of.
             said = probe.log_probs(states, probe.labels).argmin(axis=1)

@@ -438,7 +438,7 @@ def test_a_probe_that_does_not_fit_the_rest_is_refused_before_it_answers(bench: 
     numbers, width = np.random.default_rng(0), bench.model.width
 
     def bundle_with(name: str, labels: tuple[str, ...] = LABELS, wide: int = width, layer: int = 1, **changes: Any) -> Path:
-        weight = numbers.normal(size=(len(labels), wide)).astype(np.float32)
+        weight = numbers.normal(size=(len(labels), 2 * wide)).astype(np.float32)
         probe = Probe(labels, weight, np.zeros(len(labels), dtype=np.float32), layer)
         return bench.save_probed(tmp_path / name, probe=probe, **changes)
 
@@ -466,8 +466,9 @@ def test_a_probe_that_does_not_fit_the_rest_is_refused_before_it_answers(bench: 
     ("about", "tensors", "what"),
     [
         ({}, {"bias": np.full(4, np.nan, dtype=np.float32)}, "not finite"),
-        ({}, {"weight": np.full((4, 32), np.inf, dtype=np.float32)}, "not finite"),
-        ({}, {"weight": np.zeros((3, 32), dtype=np.float32)}, "do not fit together"),
+        ({}, {"weight": np.full((4, 64), np.inf, dtype=np.float32)}, "not finite"),
+        ({}, {"weight": np.zeros((3, 64), dtype=np.float32)}, "do not fit together"),
+        ({}, {"weight": np.zeros((4, 63), dtype=np.float32)}, "its width is invalid"),
         ({"layer": 0}, {}, "its layer is invalid"),
         ({"layer": True}, {}, "its layer is invalid"),
         ({"layer": 10**9}, {}, "its layer is invalid"),
@@ -484,8 +485,8 @@ def test_a_forged_probe_is_refused(
     from cotune.model.adapters.files import adapter_content_id
 
     bundle = bench.save_probed(tmp_path / "best", tuned=tuned)
-    held = {"weight": np.zeros((4, 32), dtype=np.float32), "bias": np.zeros(4, dtype=np.float32)} | tensors
-    said = {"labels": LABELS, "layer": 1, "words": {}} | about
+    held = {"weight": np.zeros((4, 64), dtype=np.float32), "bias": np.zeros(4, dtype=np.float32)} | tensors
+    said = {"labels": LABELS, "layer": 1} | about
     forge(bundle, "adapter/probe.safetensors", save(held, metadata={"cotune": json.dumps(said)}))
     forge(bundle, "metrics.json", {}, adapter_id=adapter_content_id(bundle / "adapter"))
     error = refused(bundle)

@@ -203,7 +203,7 @@ def test_rows_of_several_fields_go_through_the_classifiers_pipeline(bench: Bench
     numbers = np.random.default_rng(0)
     weight = numbers.normal(size=(len(LABELS), 2 * bench.model.width)).astype(np.float32)
     bias = np.zeros(len(LABELS), dtype=np.float32)
-    probe = Probe(LABELS, weight - weight.mean(axis=0), bias, 1, pooled=True)
+    probe = Probe(LABELS, weight - weight.mean(axis=0), bias, 1)
     prompt = PROMPT.edit(input_template="FIELD 0 0 HERE {title}: {text}", demonstrations=())
     bundle = bench.save_probed(tmp_path / "bundle", probe=probe, prompt=prompt, input_fields=("title", "text"))
     out = export_bundle(bundle, tmp_path / "out", "transformers")
@@ -227,23 +227,6 @@ def test_the_pages_code_runs_the_classifier(bench: Bench, tmp_path: Path) -> Non
         assert printed.getvalue().strip() == wanted
     sys.modules.pop("pipeline")
     sys.path.remove(str(out))
-
-
-@pytest.mark.parametrize("to", ["onnx", *FORMS])
-def test_a_probe_of_an_earlier_build_is_refused_and_still_answers(bench: Bench, tmp_path: Path, to: Any) -> None:
-    """After a search by words it read the last token alone."""
-    bundle = bench.save_probed(tmp_path / "bundle", layer=2, pooled=False)
-    with pytest.raises(InputError, match="fitted after a search by words") as error:
-        export_bundle(bundle, tmp_path / "out", to)
-    assert "cotune predict" in error.value.hint and not (tmp_path / "out").exists()
-    probe = load_probe(bundle / "adapter")
-    assert probe is not None
-    ids = [row.prompt_ids for row in bench.model.renderer.render(PROMPT, [{"text": text} for text in TEXTS], LABELS)]
-    states = bench.model.layer_states(ids, [2], adapter=bench.adapter_id)[0]
-    wanted = [probe.labels[i] for i in probe.log_probs(states, probe.labels).argmax(axis=1)]
-    assert loaded(bundle).predict(TEXTS) == wanted and len(set(wanted)) > 1
-    page = (bundle / "README.md").read_text(encoding="utf-8")
-    assert "--to transformers" not in page and "state = states[-1]" in page
 
 
 @pytest.mark.parametrize("to", FORMS)

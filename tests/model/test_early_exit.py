@@ -152,8 +152,6 @@ def test_a_window_goes_on_from_the_states_at_its_edge(kind: str) -> None:
             torch.testing.assert_close(runner.edge(plan, None, first), edge, atol=1e-4, rtol=1e-4)
             np.testing.assert_allclose(runner.window(plan, first, last, edge), wanted[last - 1], atol=1e-4)
         np.testing.assert_allclose(runner.window(plan, 0, 3, None), wanted[2], atol=1e-4)
-        read, _ = runner.hidden(plan, read=plan.last, depth=3)
-        np.testing.assert_allclose(read, wanted[2], atol=1e-4)
 
 
 def test_the_light_model_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

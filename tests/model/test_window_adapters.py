@@ -55,7 +55,7 @@ def tuned(local: LocalModel, parent: Path, settings: LoraSettings = WINDOW, seed
 
 def probe_of(width: int, layer: int, seed: int = 0, labels: tuple[str, ...] = LABELS) -> Probe:
     rng = np.random.default_rng(seed)
-    weight, bias = rng.normal(size=(len(labels), width)), rng.normal(size=len(labels))
+    weight, bias = rng.normal(size=(len(labels), 2 * width)), rng.normal(size=len(labels))
     return Probe(labels, weight.astype(np.float32), bias.astype(np.float32), layer)
 
 
@@ -167,11 +167,12 @@ def test_which_layers_are_adapted_is_part_of_an_id(tmp_path: Path) -> None:
 def test_a_probe_answers_from_its_layer(tmp_path: Path, kind: Any, layer: int) -> None:
     local = local_of(kind, cache=ScoreCache(tmp_path / "scores.sqlite"))
     plain = tuned(local, tmp_path, LoraSettings(rank=4, alpha=8, target="q_proj,v_proj", layers=(0, 1)))
-    ids, probe = sequences(local), probe_of(local.width, layer)
+    rendered, probe = local.renderer.render(PROMPT, ROWS, LABELS), probe_of(local.width, layer)
+    ids, starts = [row.prompt_ids for row in rendered], [row.start for row in rendered]
     for bare in (plain, BASE):
         before = scores(local, bare)
         adapter = local.adapters.add_probe(bare, probe, tmp_path)
-        wanted = probe.log_probs(local.layer_states(ids, [layer], adapter=bare)[0], LABELS)
+        wanted = probe.log_probs(local.layer_states(ids, [layer], starts=starts, adapter=bare)[0], LABELS)
         assert np.abs(wanted - before).max() > 0.1
         for _ in range(2):
             # The second time from the cache.

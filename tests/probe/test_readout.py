@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -48,19 +47,9 @@ def test_it_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     (tmp_path / PROBE).write_bytes(probe.to_bytes())
     read = load_probe(tmp_path)
     assert read is not None
-    assert (read.labels, read.layer, read.pooled) == (LABELS, 3, False)
+    assert (read.labels, read.layer, read.width) == (LABELS, 3, 4)
     assert np.array_equal(read.weight, probe.weight) and np.array_equal(read.bias, probe.bias)
     assert read.to_bytes() == probe.to_bytes() == probe_of().to_bytes()
-
-
-def test_a_file_of_an_earlier_build_is_read(tmp_path: Path) -> None:
-    """It also holds the rule of the label words, for programs that only generate."""
-    about = {"labels": LABELS, "layer": 3, "words": {"decision": {"kind": "raw", "bias": []}, "score": 0.5}}
-    probe = probe_of()
-    data = save({"weight": probe.weight, "bias": probe.bias}, metadata={"cotune": json.dumps(about)})
-    (tmp_path / PROBE).write_bytes(data)
-    read = load_probe(tmp_path)
-    assert read is not None and read.to_bytes() == probe.to_bytes()
 
 
 def test_its_id_tells_apart_whatever_answers_otherwise() -> None:
@@ -68,11 +57,10 @@ def test_its_id_tells_apart_whatever_answers_otherwise() -> None:
     others = [
         replace(probe, layer=4),
         replace(probe, labels=LABELS[::-1]),
-        replace(probe, pooled=True),
         replace(probe, bias=probe.bias + np.float32(1e-6)),
     ]
     ids = {probed_id("base", one.to_bytes()) for one in (probe, *others)}
-    assert len(ids) == 5 and probed_id("another", probe.to_bytes()) not in ids
+    assert len(ids) == 4 and probed_id("another", probe.to_bytes()) not in ids
 
 
 def bytes_of(**changes: Any) -> bytes:
@@ -100,7 +88,7 @@ DAMAGED: dict[str, Callable[[], bytes]] = {
     "layer is text": lambda: bytes_of(layer="3"),
     "layer is true": lambda: bytes_of(layer=True),
     "far too deep": lambda: bytes_of(layer=10**9),
-    "pooled is text": lambda: bytes_of(pooled="yes"),
+    "an odd width": lambda: bytes_of(weight=_WEIGHT[:, :7].copy()),
 }
 
 

@@ -170,11 +170,10 @@ def probe_in_words(probe: Probe, depth: int, name: str) -> str:
     where = f"layer {probe.layer} of {depth}" if probe.layer < depth else f"the last of its {depth} layers"
     return (
         "The model generates nothing. It reads the text below up to its last token; the output of "
-        f"{where} there, {probe.width} numbers, is the hidden state. The state is divided by its root mean "
-        f"square. {_MEAN if probe.pooled else ''}The probe (`{name}`) is multinomial logistic regression on "
-        f"{'these numbers' if probe.pooled else 'it'}: each label has a bias and a weight for each of the "
-        "numbers. The sum of the products plus the bias is the label's logit. The label with the largest logit is the answer; "
-        "a softmax over all logits gives the probabilities."
+        f"{where} there, {probe.width} numbers, is the hidden state. The state is divided by its root mean square. {_MEAN}"
+        f"The probe (`{name}`) is multinomial logistic regression on these numbers: each label has a bias and a weight for "
+        "each of the numbers. The sum of the products plus the bias is the label's logit. The label with the largest logit is "
+        "the answer; a softmax over all logits gives the probabilities."
         + (" The layers above need not run." if probe.layer < depth else "")
         + ("" if probe.terms is None else _TERMS)
     )
@@ -195,10 +194,10 @@ def _reading(reading: Reading, base: str) -> list[str]:
         "with torch.no_grad():",
         "    states = decoder(**ids).last_hidden_state[0]",
         f"states = states * torch.rsqrt(states.pow(2).mean(-1, keepdim=True) + {reading.epsilon!r})",
-        reading.ids.state() if reading.probe.pooled else "state = states[-1]",
+        reading.ids.state(),
         "print(labels[int((weight @ state + bias).argmax())])",
     )
-    return [f"{export} Without such an export:" if reading.probe.pooled else "Without cotune:", code]
+    return [f"{export} Without such an export:", code]
 
 
 def base_model_name(manifest: Manifest) -> str:

@@ -240,8 +240,8 @@ class Predictor:
         """Hidden states and label log-probabilities of rows from :func:`cotune.bundle.rows.checked_row`.
 
         Returns:
-            ``[rows, width]`` hidden states at the last prompt token, divided by their root mean square. They are those that
-                the probe reads, or those after the last layer without a probe.
+            Hidden states, divided by their root mean square: the ``[rows, 2 x width]`` that the probe reads, or without a
+                probe the ``[rows, width]`` at the last prompt token after the last layer.
             ``[rows, labels]`` log-probabilities after the decision rule.
 
         Raises:
@@ -255,7 +255,7 @@ class Predictor:
         rendered = model.renderer.render(self.prompt, shown, self.labels)
         probe = model.adapters.probe(self.adapter_id) if self.decision.kind == "probe" else None
         layer = model.depth if probe is None else probe.layer
-        starts = [row.start for row in rendered] if probe is not None and probe.pooled else None
+        starts = None if probe is None else [row.start for row in rendered]
         ids, bare = [row.prompt_ids for row in rendered], model.adapters.without_probe(self.adapter_id)
         states = model.layer_states(ids, [layer], starts=starts, adapter=bare)[0]
         if probe is not None:

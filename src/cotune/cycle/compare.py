@@ -238,7 +238,7 @@ def judged_by_probe(
         [layer] if adapter != BASE else [n for n in layers_of_interest(model.depth) if abs(n - layer) <= _AROUND] or [layer]
     )
     rendered = model.renderer.render(prompt, [row.fields for row in (*learn, *dev)], task.labels)
-    starts = [row.start for row in rendered] if probe.pooled else None
+    starts = [row.start for row in rendered]
     states = _states(model, [row.prompt_ids for row in rendered], layers, starts, adapter, store)
     truth, count = label_indices(learn, task), len(learn)
     groups = groups_of(learn)
@@ -269,7 +269,7 @@ def _states(
     model: LocalModel,
     sequences: Sequence[Sequence[int]],
     layers: Sequence[int],
-    starts: Sequence[int] | None,
+    starts: Sequence[int],
     adapter: str,
     store: StateStore,
 ) -> NDArray[np.float32]:

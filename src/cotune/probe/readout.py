@@ -23,7 +23,7 @@ from cotune.probe.terms import TermWeights
 
 PROBE = "probe.safetensors"
 ABOUT = "cotune"
-"""Key of the file's metadata with labels, layer and ``pooled`` as JSON."""
+"""Key of the file's metadata with labels and layer as JSON."""
 _MOST_BYTES = 2**30
 _MOST_LAYERS = 10_000
 _HINT = "Save the adapter again."
@@ -37,11 +37,9 @@ class Probe:
 
     Attributes:
         labels: its classes, at least two.
-        weight: ``[labels, width]`` in fp32; ``[labels, 2 x width]`` if ``pooled``.
+        weight: ``[labels, 2 x width]`` in fp32, for the state at the last prompt token and the mean over a row's own tokens.
         bias: ``[labels]`` in fp32.
         layer: number of the layer whose output is read, from 1.
-        pooled: whether it reads the mean state of a row's own tokens in addition to the state at the last prompt token. Only
-            probes of earlier versions do not.
         terms: TF-IDF whose logits are added, in the order of the labels; None if the states answer alone.
     """
 
@@ -49,20 +47,18 @@ class Probe:
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
     layer: int
-    pooled: bool = False
     terms: TermWeights | None = None
 
     @property
     def width(self) -> int:
         """Width of the model's hidden states."""
-        return int(self.weight.shape[1]) // (2 if self.pooled else 1)
+        return int(self.weight.shape[1]) // 2
 
     def log_probs(self, states: NDArray[np.float32], labels: Sequence[str]) -> Floats:
         """Log-probabilities ``[rows, labels]`` by the states alone, in the order of ``labels``.
 
         Args:
-            states: ``[rows, width]`` after :attr:`layer` layers, divided by their root mean square; for a pooled probe
-                ``[rows, 2 x width]`` with the mean appended.
+            states: ``[rows, 2 x width]`` after :attr:`layer` layers, divided by their root mean square, with the mean appended.
             labels: all labels of the probe, in any order.
 
         Raises:
@@ -79,7 +75,7 @@ class Probe:
         """The content of its file; equal probes give equal bytes."""
         from safetensors.numpy import save
 
-        said: dict[str, Any] = {"labels": self.labels, "layer": self.layer, "pooled": self.pooled}
+        said: dict[str, Any] = {"labels": self.labels, "layer": self.layer}
         arrays: dict[str, NDArray[Any]] = {"bias": self.bias, "weight": self.weight}
         if self.terms is not None:
             said["terms"] = {"size": self.terms.size, "fields": self.terms.fields}
@@ -128,13 +124,12 @@ def load_probe(folder: Path) -> Probe | None:
             weight, bias = stored.get_tensor("weight"), stored.get_tensor("bias")
             labels, layer = tuple(map(str, about["labels"])), about["layer"]
             terms = TermWeights.read(stored, about["terms"]) if "terms" in about else None
-        pooled = about.get("pooled", False)
         fits = weight.ndim == 2 and bias.shape == weight.shape[:1] == (len(labels),) and len(set(labels)) == len(labels) > 1
         if not fits or weight.dtype != np.float32 or bias.dtype != np.float32:
             raise ValueError("its parts do not fit together")
         if terms is not None and len(terms.bias) != len(labels):
             raise ValueError("its terms have other labels")
-        if type(pooled) is not bool or (pooled and weight.shape[1] % 2):
+        if weight.shape[1] % 2:
             raise ValueError("its width is invalid")
         if type(layer) is not int or not 1 <= layer <= _MOST_LAYERS:
             raise ValueError("its layer is invalid")
@@ -142,7 +137,7 @@ def load_probe(folder: Path) -> Probe | None:
             raise ValueError("it contains numbers that are not finite")
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"the probe cannot be read ({error})", where=str(path), hint=_HINT) from error
-    return Probe(labels, weight, bias, layer, pooled, terms)
+    return Probe(labels, weight, bias, layer, terms)
 
 
 def probed_id(adapter_id: str, data: bytes) -> str:

@@ -121,13 +121,6 @@ class _Export:
         source = resolve_base(manifest, base)
         asking = Asking.of(predictor, manifest)
         gguf = GgufExport.of(predictor, manifest, asking, source, adapter, probe) if to.startswith("gguf") else None
-        if probe is not None and not probe.pooled:
-            raise InputError(
-                "the bundle's probe was fitted after a search by words, as earlier builds did, and exports do not support such"
-                " probes",
-                where=str(folder),
-                hint="Use cotune predict, cotune serve or cotune push --to bundle, or start a new run.",
-            )
         return cls(folder, to, manifest, predictor, probe, source, adapter, asking, gguf)
 
     def cut(self, out: Path, aside: Path) -> _Export:

@@ -157,7 +157,7 @@ def tune_window(
     try:
         run.advance(report=stepped, until=until(run.tokens_per_step * share))
         adapter = run.save(adapters)
-        probe = Probe(task.labels, *run.head().folded(), task.last, pooled=True)
+        probe = Probe(task.labels, *run.head().folded(), task.last)
         made = {"adapter_id": adapter, "probe_id": model.adapters.add_probe(adapter, probe, adapters)}
     except DivergedError as error:
         made = {"failed": str(error)}

@@ -211,4 +211,4 @@ def head_from(probe: Probe, states: NDArray[np.float16]) -> StartHead:
 
 def probe_of(context: RunContext, head: StartHead, layer: int) -> Probe:
     """A head as a probe of the task's labels."""
-    return Probe(context.task.labels, *head.folded(), layer, pooled=True)
+    return Probe(context.task.labels, *head.folded(), layer)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,12 +16,13 @@ from cotune.model.base import LabelScores, Progress
 from cotune.model.engine.facts import engine_facts
 from cotune.model.engine.fallback import naive_label_scores
 from cotune.model.engine.hidden_states import layer_states
-from cotune.model.engine.scoring import Batch, ReadStates, cut_batches, score_in_halves
+from cotune.model.engine.scoring import Batch, cut_batches, score_in_halves
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import RenderedRow
 
 if TYPE_CHECKING:
     from cotune.model.engine.engine import Engine
+    from cotune.probe.readout import Probe
 
 _ENDLESS = 1 << 40
 
@@ -43,19 +43,16 @@ def score_labels(
     rendered = model.renderer.render(prompt, rows, labels)
     if not rendered:
         return LabelScores(np.zeros((0, len(labels))))
-    read: ReadStates | None = None
     if (probe := model.adapters.probe(adapter)) is not None:
-        # A probe reads the state at the end of the prompt: no label words are processed, and all labels are scored.
+        # A probe reads the states of the prompt: no label words are processed, and all labels are scored.
         rendered, top = [replace(row, completions=row.completions[:1]) for row in rendered], None
-        read = partial(probe.log_probs, labels=labels)
-    depth, pooled = (None, False) if probe is None else (probe.layer, probe.pooled)
     scores = np.empty((len(rendered), len(labels)))
     cached = plain = 0
     cache = None if fresh else model.cache
-    prefix, batches = _batches(model, rendered, adapter, pooled, batch_rows)
+    prefix, batches = _batches(model, rendered, adapter, probe, batch_rows)
     tokens = sum(row.looked_up for row in rendered) + len(prefix)
     for batch in batches:
-        key = _key(model, adapter, prefix, batch, batch.completions if read is None else labels, top)
+        key = _key(model, adapter, prefix, batch, batch.completions if probe is None else labels, top)
         hit = cache.get(key) if cache else None
         rows_here = [rendered[i] for i in batch.places]
         plain += sum(len(row.prompt_ids) for row in rows_here)
@@ -65,7 +62,7 @@ def score_labels(
             part_scores, cost = hit
             cached += len(rows_here)
         else:
-            part_scores, cost = _compute(model, adapter, prefix, batch, rows_here, top, read, depth, pooled)
+            part_scores, cost = _compute(model, adapter, prefix, batch, rows_here, top, probe, labels)
             # Pruned labels have no score, but the best ones must.
             needed = part_scores if top is None else part_scores.max(axis=1)
             if np.isnan(part_scores).any() or not np.isfinite(needed).all():
@@ -113,7 +110,7 @@ def unknown_batches(
     probe = model.adapters.probe(adapter)
     if probe is not None:
         rendered = [replace(row, completions=row.completions[:1]) for row in rendered]
-    prefix, batches = _batches(model, rendered, adapter, probe is not None and probe.pooled, None)
+    prefix, batches = _batches(model, rendered, adapter, probe, None)
     unknown = []
     for batch in batches:
         key = _key(model, adapter, prefix, batch, batch.completions if probe is None else labels, None)
@@ -126,19 +123,16 @@ def score_batch_alone(
     model: Engine, prefix: tuple[int, ...], rows: Sequence[RenderedRow], labels: Sequence[str], *, adapter: str
 ) -> tuple[NDArray[np.float64], int]:
     """``[rows, labels]`` scores of an :class:`UnknownBatch`, bitwise identical to the request's, and the number of tokens."""
-    probe = model.adapters.probe(adapter)
     (batch,) = cut_batches(rows, len(prefix), _ENDLESS)
-    read: ReadStates | None = None if probe is None else partial(probe.log_probs, labels=labels)
-    depth, pooled = (None, False) if probe is None else (probe.layer, probe.pooled)
-    return _compute(model, adapter, prefix, batch, rows, None, read, depth, pooled)
+    return _compute(model, adapter, prefix, batch, rows, None, model.adapters.probe(adapter), labels)
 
 
 def _batches(
-    model: Engine, rendered: Sequence[RenderedRow], adapter: str, pooled: bool, batch_rows: int | None
+    model: Engine, rendered: Sequence[RenderedRow], adapter: str, probe: Probe | None, batch_rows: int | None
 ) -> tuple[tuple[int, ...], list[Batch]]:
     """The token ids that run once for a request, and its batches."""
-    # Tokens that are pooled must run with their row.
-    most = min(row.start for row in rendered) if pooled else None
+    # Tokens whose mean a probe reads must run with their row.
+    most = None if probe is None else min(row.start for row in rendered)
     prefix = model.request_prefix(adapter, [row.prompt_ids for row in rendered], most)
     return prefix, cut_batches(rendered, len(prefix), model.settings.batch_tokens, batch_rows)
 
@@ -150,20 +144,18 @@ def _compute(
     batch: Batch,
     rows: Sequence[RenderedRow],
     top: int | None,
-    read: ReadStates | None,
-    depth: int | None,
-    pooled: bool,
+    probe: Probe | None,
+    labels: Sequence[str],
 ) -> tuple[NDArray[np.float64], int]:
     """``[rows, labels]`` scores of a batch (of all labels, or exact for the best ones) and the number of tokens."""
     model.adapters.use(adapter)
     if model.shared:
         with torch.inference_mode():
-            return score_in_halves(model.runner, model.prefix_state(adapter, prefix_ids), batch, top, read, depth, pooled)
-    if read is not None and depth is not None:
-        starts = [row.start for row in rows] if pooled else None
-        ids = [row.prompt_ids for row in rows]
-        states = layer_states(model, ids, [depth], starts=starts, adapter=adapter, progress=None)[0]
-        return read(states), sum(batch.lengths)
+            return score_in_halves(model.runner, model.prefix_state(adapter, prefix_ids), batch, top, probe, labels)
+    if probe is not None:
+        ids, starts = [row.prompt_ids for row in rows], [row.start for row in rows]
+        states = layer_states(model, ids, [probe.layer], starts=starts, adapter=adapter, progress=None)[0]
+        return probe.log_probs(states, labels), sum(batch.lengths)
     return naive_label_scores(model.model, rows)
 
 

@@ -104,7 +104,6 @@ class PackedRunner:
         *,
         read: Tensor | None = None,
         collect: bool = False,
-        depth: int | None = None,
     ) -> tuple[Tensor, dict[int, KeyValue]]:
         """Hidden states ``[places, width]`` of a pass, and its keys and values if ``collect`` is set.
 
@@ -115,14 +114,12 @@ class PackedRunner:
             read: ``[places]`` positions whose states are returned (without repetition if gradients are needed); the last layer
                 skips the others. None gives all, ``[tokens, width]``.
             collect: whether to return keys and values by layer.
-            depth: number of layers to run, after which states are returned in fp32, divided by their root mean square. None
-                runs all layers and the model's final norm.
         """
         current = Pass(plan, prefix.layers if prefix else None, past, collect, read=read)
-        hidden: Tensor = self._run(plan.ids, plan.positions, current, depth=depth).last_hidden_state[0]
+        hidden: Tensor = self._run(plan.ids, plan.positions, current).last_hidden_state[0]
         chosen = hidden[: plan.tokens] if read is None else hidden.index_select(0, read)
         keys = {layer: (k[: plan.tokens], v[: plan.tokens]) for layer, (k, v) in current.collected.items()}
-        return chosen if depth is None else unit_rms(chosen, self._epsilon), keys
+        return chosen, keys
 
     def layer_states(
         self, plan: PackedPlan, prefix: PrefixState | None, layers: Sequence[int], skips: Sequence[int] | None = None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,8 +20,8 @@ from cotune.model.engine.trie import LabelTrie, build_trie, label_scores
 from cotune.model.hardware.machine import give_back_memory, out_of_memory
 from cotune.prompt.render import RenderedRow
 
-ReadStates = Callable[[NDArray[np.float32]], NDArray[np.float64]]
-"""A function from ``[rows, width]`` states at the end of prompts to ``[rows, labels]`` log-probabilities."""
+if TYPE_CHECKING:
+    from cotune.probe.readout import Probe
 
 
 @dataclass(frozen=True)
@@ -99,9 +100,8 @@ def score_in_halves(
     prefix: PrefixState | None,
     batch: Batch,
     top: int | None,
-    read: ReadStates | None = None,
-    depth: int | None = None,
-    pooled: bool = False,
+    probe: Probe | None,
+    labels: Sequence[str],
 ) -> tuple[NDArray[np.float64], int]:
     """``[rows, labels]`` scores of a batch, and its number of tokens; run in halves if memory runs out.
 
@@ -110,13 +110,12 @@ def score_in_halves(
         prefix: state of the rows' common prefix; None for an empty one.
         batch: the rows.
         top: None for all labels; a number as in :func:`score_batch_top`.
-        read: computes scores from the states at the end of the prompts; None scores the label words.
-        depth: number of layers after which ``read`` takes the states.
-        pooled: whether it takes the mean over each row's own tokens too.
+        probe: computes scores from the rows' states; None scores the label words.
+        labels: the probe's labels, in the order of the scores.
     """
     try:
-        if read is not None:
-            return read(row_states(runner, prefix, batch, depth, pooled=pooled)), sum(batch.lengths)
+        if probe is not None:
+            return probe.log_probs(_row_states(runner, prefix, batch, probe.layer), labels), sum(batch.lengths)
         if top is not None:
             return score_batch_top(runner, prefix, batch, top)
         return score_batch(runner, prefix, batch), batch.own_tokens
@@ -130,23 +129,14 @@ def score_in_halves(
         Batch(batch.places[part], batch.suffixes[part], batch.trie, batch.completions, batch.skips[part])
         for part in (slice(None, middle), slice(middle, None))
     ]
-    results = [score_in_halves(runner, prefix, half, top, read, depth, pooled) for half in halves]
+    results = [score_in_halves(runner, prefix, half, top, probe, labels) for half in halves]
     return np.concatenate([scores for scores, _ in results]), sum(tokens for _, tokens in results)
 
 
-def row_states(
-    runner: PackedRunner, prefix: PrefixState | None, batch: Batch, depth: int | None = None, *, pooled: bool = False
-) -> NDArray[np.float32]:
-    """``[rows, width]`` states at the end of the prompts, after ``depth`` layers or all of them; no labels are processed.
-
-    With ``pooled``, which needs a ``depth``, they are twice as wide: see :meth:`PackedRunner.layer_states`.
-    """
+def _row_states(runner: PackedRunner, prefix: PrefixState | None, batch: Batch, layer: int) -> NDArray[np.float32]:
+    """``[rows, 2 x width]`` states after a layer, see :meth:`PackedRunner.layer_states`; no labels are processed."""
     plan = plan_pass(batch.suffixes, prefix=prefix.length if prefix else 0, merge=batch.lengths, device=runner.device)
-    if pooled and depth is not None:
-        hidden = runner.layer_states(plan, prefix, [depth], batch.skips)[0]
-    else:
-        hidden, _ = runner.hidden(plan, prefix, read=plan.last, depth=depth)
-    states: NDArray[np.float32] = hidden.float().cpu().numpy()
+    states: NDArray[np.float32] = runner.layer_states(plan, prefix, [layer], batch.skips)[0].cpu().numpy()
     return states
 
 
