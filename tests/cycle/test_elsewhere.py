@@ -19,14 +19,17 @@ from cotune.cli import main
 from cotune.config import config_from_data
 from cotune.config.task import Task
 from cotune.cycle.candidate import Candidate
+from cotune.cycle.journal import read_journal
 from cotune.endpoint import Client, Endpoint
 from cotune.endpoint.request_format import RequestFormat
 from cotune.errors import InputError
 from cotune.model.remote.model import RemoteModel
 from cotune.prompt.bank import seed_prompt
+from cotune.run_files import JOURNAL
 from cotune.task.answered import Answered
 from cotune.task.metrics.user import UserMetric
 from cotune.task.values.output import Output
+from journals import write_journal
 
 SECRET = "sk-secret-of-this-machine"
 PROMPT = "Name it: {text}"
@@ -71,7 +74,7 @@ def run_folder(folder: Path, url: str, *settings: str, fingerprint: str = "", ju
     lines = [
         {"n": n, "kind": kind, "key": "x", "active_s": 1.0, "value": value} for n, (kind, value) in enumerate(events.items())
     ]
-    (folder / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_journal(folder, lines)
     return folder
 
 
@@ -195,9 +198,9 @@ def test_a_local_data_set_fetches_nothing_because_the_folder_says_so(
 def test_steps_that_hold_something_else_are_told(tmp_path: Path, server: ChatServer, kind: str, value: object) -> None:
     settings = ("output.type=text", "metric=judge", f"judge.base_url={server.url}", "judge.model=grader")
     folder = run_folder(tmp_path / "run", server.url, *settings, judged=True)
-    events = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+    events = read_journal(folder / JOURNAL)
     next(event for event in events if event["kind"] == kind)["value"] = value
-    (folder / "journal.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    write_journal(folder, events)
     with pytest.raises(InputError):
         try_prompt(folder, PROMPT)
     assert not server.seen
@@ -206,8 +209,7 @@ def test_steps_that_hold_something_else_are_told(tmp_path: Path, server: ChatSer
 @pytest.mark.parametrize("damage", ["no identity", "no engine", "no value", "a list", "nested", "no time"])
 def test_a_folder_that_lacks_something_is_told(tmp_path: Path, server: ChatServer, damage: str) -> None:
     folder = run_folder(tmp_path / "run", server.url)
-    config, journal = json.loads((folder / "config.json").read_text()), folder / "journal.jsonl"
-    events = [json.loads(line) for line in journal.read_text().splitlines()]
+    config, events = json.loads((folder / "config.json").read_text()), read_journal(folder / JOURNAL)
     if damage == "no identity":
         del config["identity"]
     elif damage == "a list":
@@ -219,7 +221,7 @@ def test_a_folder_that_lacks_something_is_told(tmp_path: Path, server: ChatServe
     else:
         del events[1]["value"]
     (folder / "config.json").write_text("[" * 100_000 if damage == "nested" else json.dumps(config))
-    journal.write_text("".join(json.dumps(event) + "\n" for event in events))
+    write_journal(folder, events)
     with pytest.raises(InputError):
         try_prompt(folder, PROMPT)
     assert not server.seen

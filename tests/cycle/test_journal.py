@@ -20,6 +20,7 @@ from cotune.cycle.journal import DamagedJournalError, Journal, cut_journal, read
 from cotune.errors import BudgetError, CotuneError, DivergedError, InputError
 from cotune.run_files import JOURNAL
 from cotune.task.task import Task
+from journals import write_journal
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -148,17 +149,6 @@ def test_a_damaged_journal_is_cut_and_a_copy_is_kept(tmp_path: Path) -> None:
     assert len(read_journal(tmp_path / JOURNAL)) == 4 and cut_journal(tmp_path) is None
 
 
-def test_a_journal_from_before_there_were_hashes_goes_on_without(tmp_path: Path) -> None:
-    events = [json.loads(line) for line in journal_of_five(tmp_path)]
-    bare = [{name: value for name, value in event.items() if name != "chain"} for event in events]
-    (tmp_path / JOURNAL).write_text("".join(json.dumps(event) + "\n" for event in bare))
-    journal = Journal(tmp_path)
-    for number in range(5):
-        journal.step("arm", number, never)
-    journal.step("arm", 5, lambda: 1)
-    assert [("chain" in event) for event in read_journal(tmp_path / JOURNAL)] == [False] * 6
-
-
 @pytest.mark.parametrize(
     "line",
     [
@@ -245,8 +235,7 @@ def test_no_space_left_is_an_error_for_people(tmp_path: Path) -> None:
 
 
 def test_active_seconds_of_earlier_sessions_count(tmp_path: Path) -> None:
-    event = {"n": 0, "kind": "a", "key": "", "active_s": 90.0, "value": None}
-    (tmp_path / JOURNAL).write_text(json.dumps(event) + "\n")
+    write_journal(tmp_path, [{"n": 0, "kind": "a", "key": "", "active_s": 90.0, "value": None}])
     assert 90.0 <= Journal(tmp_path).clock() < 91.0
 
 

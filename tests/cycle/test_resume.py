@@ -13,6 +13,7 @@ from cycle_runs import Ended, journal_of, summary_of, without_times
 
 from cotune.config import RunConfig
 from cotune.cycle.folder import open_folder
+from journals import write_journal
 
 if TYPE_CHECKING:
     from conftest import Bench
@@ -282,9 +283,9 @@ def test_a_model_that_has_changed_is_named(bench: Bench, whole: Path, tmp_path: 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_run_of_a_machine_with_a_gpu_is_told_elsewhere(bench: Bench, whole: Path, tmp_path: Path) -> None:
     out = unfinished(whole, tmp_path / "run")
-    events = [{name: value for name, value in event.items() if name != "chain"} for event in journal_of(out)]
+    events = journal_of(out)
     next(event for event in events if event["kind"] == "engine")["value"]["device"] = "cuda:0"
-    (out / "journal.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    write_journal(out, events)
     told(bench.run(out), "started on cuda:0", "no cuda device", "--out")
     # A prompt is compared where both can be scored, whatever device the run had.
     tried = bench.commands.run("try", str(out), "--text", "What is {text}?", "--json")

@@ -59,7 +59,7 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
         ) from error
     lines = data.split(b"\n")
     events: list[dict[str, Any]] = []
-    chain: str | None = None
+    before: str | None = None
     for number, line in enumerate(lines[:-1], start=1):
         try:
             event = json.loads(line)
@@ -72,10 +72,9 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
             if number == len(lines) - 1:
                 break
             raise DamagedJournalError(path, number) from error
-        # Journals of older versions have no hashes.
-        if (chain is not None or CHAIN in event) and event.get(CHAIN) != _link(chain, event):
+        if event.get(CHAIN) != _link(before, event):
             raise DamagedJournalError(path, number)
-        chain = event.get(CHAIN)
+        before = event[CHAIN]
         events.append(event)
     return events
 
@@ -211,10 +210,7 @@ class Journal:
         event = {"n": len(self._events), "kind": kind, "key": name, "active_s": round(self.clock(), 3), "value": value}
         # The hash must be the same before and after a round trip through JSON.
         event = json.loads(canonical_json(event))
-        before = self._events[-1].get(CHAIN) if self._events else None
-        # A journal of an older version stays without hashes.
-        if before is not None or not self._events:
-            event[CHAIN] = _link(before, event)
+        event[CHAIN] = _link(self._events[-1][CHAIN] if self._events else None, event)
         line = canonical_json(event)
         try:
             with self.path.open("a", encoding="utf-8") as stream:
