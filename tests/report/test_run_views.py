@@ -514,7 +514,7 @@ def test_a_better_bundle_is_told_with_the_one_before() -> None:
     (line,) = Story().tell({"kind": "better", "value": value})
     said = "a better bundle is in best: 0.800, log-loss 0.410 on 90 labelled rows held out from it"
     assert line.text == f"{said}; before: 0.810, log-loss 0.500"
-    # Runs of earlier builds did not record it.
+    # It may have been judged on other rows.
     (line,) = Story().tell({"kind": "better", "value": {"score": 0.8, "n": 90}})
     assert line.text == "a better bundle is in best: 0.800 on 90 labelled rows held out from it"
 

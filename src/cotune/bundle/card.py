@@ -270,8 +270,7 @@ def results(manifest: Manifest, metrics: Mapping[str, Any]) -> list[str]:
     repeated = repeated_gains(same, list(gains) if isinstance(gains, Mapping) else [])
     for name, gain in gains.items() if isinstance(gains, Mapping) else ():
         if name not in repeated and isinstance(gain, Mapping) and _number(gain.get("value")) and _interval(gain.get("ci")):
-            corrected = gain.get("p_holm", gain.get("p"))
-            p = f"{corrected:.2g}" if _number(corrected) else "-"
+            p = f"{gain['p']:.2g}" if _number(gain.get("p")) else "-"
             about = called.get(name, plain(str(name)))
             rows.append(f"| {about} | {gain['value']:+.3f} ({_span(gain['ci'], '+')}) | {p} |")
     if rows:

@@ -212,8 +212,7 @@ class Predictor:
             raise InputError(
                 "the bundle has no scores of held-out rows, which --unsure needs",
                 where=where,
-                hint="It was made by an earlier version or by a run that has not ended, or its model gives no probabilities. "
-                "Run again with this version, or remove --unsure.",
+                hint="Its run has not ended, or its model gives no probabilities. Finish the run, or remove --unsure.",
             )
         return self.calibration.highest(share, where)
 

@@ -197,12 +197,8 @@ def _gains_sentence(
 def first_verdict_of(context: RunContext) -> dict[str, Any] | None:
     """The first verdict; None if answers are not read by probes."""
     found = next((event["value"] for event in context.journal.events if event["kind"] == "verdict"), None)
-    names = ("seconds", "score", "ci", "n", "log_loss", "prompt_id", "layer", "tfidf")
-    if found is None:
-        return None
-    # Steps of earlier versions lack the last two.
-    more = {"tfidf_rows": found.get("tfidf_rows"), "with_tfidf": found.get("with_tfidf", False)}
-    return {**{name: found[name] for name in names}, **more}
+    names = ("seconds", "score", "ci", "n", "log_loss", "prompt_id", "layer", "tfidf", "tfidf_rows", "with_tfidf")
+    return None if found is None else {name: found[name] for name in names}
 
 
 def judge_told(context: RunContext, recorded: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -132,7 +132,7 @@ def sentence(told: dict[str, Any]) -> str:
     on = f" on {counted(told['tfidf_rows'], 'labelled row')}" if other else ""
     beside = "" if told["tfidf"] is None else f"; TF-IDF with logistic regression {told['tfidf']:.2f}{on}"
     rows = counted(told["n"], "labelled row")
-    added = " with TF-IDF added" if told.get("with_tfidf") else ""
+    added = " with TF-IDF added" if told["with_tfidf"] else ""
     judged = f"on {rows} held out, by a probe that learns from names of labels too," if told["label_names"] else ""
     return (
         f"after {told['seconds']:.0f} s: {told['score']:.2f} ({low:.2f} to {high:.2f}), "

@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from cotune.evaluate.frozen_arms import only_winner_tuned
-from cotune.report.terminal.plain import corrected_p, fields, items, number, shipped
+from cotune.report.terminal.plain import fields, items, number, shipped
 from cotune.report.terminal.result import frozen_first
 
 # Width of an interval above which it says nothing about the gain of the prompt.
@@ -22,8 +22,6 @@ _LEAST_GAIN = 0.002
 """Points of the score, or nats, by which a cycle's winner must beat earlier ones."""
 _SAME = re.compile(r"the same command with --budget (\S+)$")
 _ONCE = ("--finish", "--cut-journal", "--json", "--quiet", "-q")
-_ANOTHER = " --out ANOTHER_FOLDER"
-"""Ending of commands by earlier versions; a run with a larger budget now gets its own numbered folder."""
 
 
 def next_steps(summary: Mapping[str, Any]) -> list[str]:
@@ -33,16 +31,11 @@ def next_steps(summary: Mapping[str, Any]) -> list[str]:
         summary: as ``summary.json`` holds it; ``out``, if present, is the run's folder, and ``command`` the user's command
             line, which summaries do not contain since it names the folder.
     """
-    steps, command = stored_steps(summary) or improvements(summary), summary.get("command")
+    stored = [step for step in items(summary.get("next")) if isinstance(step, str) and step.strip()]
+    steps, command = stored or improvements(summary), summary.get("command")
     if isinstance(command, str) and command:
         steps = [_SAME.sub(lambda found: with_budget(command, found[1]), step) for step in steps]
     return [*_uses(summary), *steps]
-
-
-def stored_steps(summary: Mapping[str, Any]) -> list[str]:
-    """The next steps that a run's summary holds as ``next``."""
-    steps = [step for step in items(summary.get("next")) if isinstance(step, str) and step.strip()]
-    return [step.removesuffix(_ANOTHER) for step in steps]
 
 
 def improvements(summary: Mapping[str, Any]) -> list[str]:
@@ -152,7 +145,7 @@ def more_rows(summary: Mapping[str, Any]) -> str | None:
     if gain.get("identical"):
         gain = fields(fields(summary.get("gains")).get("both"))
     low, high = ([*(number(end) for end in items(gain.get("ci"))), None, None])[:2]
-    p = corrected_p(gain)
+    p = number(gain.get("p"))
     if low is None or high is None or high - low < _WIDE or (p is not None and p < 0.05):
         return None
     test = number(fields(summary.get("n")).get("test"))

@@ -66,12 +66,6 @@ def aside(text: str) -> str:
     return f" ({text})" if text else ""
 
 
-def corrected_p(gain: Mapping[str, Any]) -> float | None:
-    """A gain's p-value, corrected for multiple comparisons; None if not known."""
-    # Summaries of earlier versions hold the uncorrected value as ``p``.
-    return number(gain.get("p_holm", gain.get("p")))
-
-
 def fields(value: object) -> Mapping[str, Any]:
     """The value as a JSON object; an empty one for any other value."""
     return value if isinstance(value, Mapping) else {}

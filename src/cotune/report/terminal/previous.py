@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cotune.evaluate.number_words import p_value, signed
-from cotune.report.terminal.plain import corrected_p, fields, harmless, items, number
+from cotune.report.terminal.plain import fields, harmless, items, number
 
 PART_NAMES = {"all": "all rows", "old_labels": "rows of the old labels", "new_labels": "rows of the new labels"}
 """Parts of the test on which previous and new bundle are compared, with their names for people."""
@@ -37,7 +37,7 @@ def share(part: Mapping[str, Any], which: str) -> str:
 
 def difference(part: Mapping[str, Any]) -> str:
     """The difference in points with its interval and p-value."""
-    value, p = number(part.get("value")) or 0.0, corrected_p(part)
+    value, p = number(part.get("value")) or 0.0, number(part.get("p"))
     ends = [number(end) for end in items(part.get("ci"))]
     shown = " to ".join("unknown" if end is None else signed(100 * end) for end in ends)
     tested = "" if p is None else f", {p_value(p)}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cotune.evaluate.frozen_arms import ARMS, PREVIOUS, is_frozen, only_winner_tuned, repeated_gains
 from cotune.evaluate.number_words import p_value, signed
 from cotune.report.terminal.layout import table_of
-from cotune.report.terminal.plain import corrected_p, fields, items, number, one_line
+from cotune.report.terminal.plain import fields, items, number, one_line
 from cotune.report.terminal.result import frozen_first
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def gain_outcome(gain: Mapping[str, Any]) -> Outcome | None:
     """What a gain turned out to be; None if its value or its p-value is unknown."""
     if gain.get("identical"):
         return "same arm"
-    value, p = number(gain.get("value")), corrected_p(gain)
+    value, p = number(gain.get("value")), number(gain.get("p"))
     if value is None or p is None:
         return None
     if p >= _ALPHA:
@@ -180,5 +180,5 @@ def _signed_interval(ci: object, name: str) -> str:
 
 
 def _p(gain: Mapping[str, Any]) -> str:
-    p = corrected_p(gain)
+    p = number(gain.get("p"))
     return "-" if p is None else p_value(p).removeprefix("p ").removeprefix("= ")

@@ -23,7 +23,6 @@ from cotune.report.terminal.plain import (
     amount,
     aside,
     between,
-    corrected_p,
     decimal,
     dollars,
     duration,
@@ -246,7 +245,7 @@ def _gains(summary: Mapping[str, Any]) -> str:
     for name, gain in shown:
         title, meaning = titles[name]
         ci = interval_of(gain)
-        p = corrected_p(gain)
+        p = number(gain.get("p"))
         value = number(gain.get("value")) or 0.0
         outcome = gain_outcome(gain) or "no difference"
         same = outcome == "same arm"
@@ -265,7 +264,7 @@ def _gains(summary: Mapping[str, Any]) -> str:
         loss_value, *ends_loss = [decimal(v).replace("-", "−") for v in (loss["value"], *items(loss.get("ci")))]
         loss_note = (
             f" {titles['synergy'][0]} on the log-loss{', which no ceiling hides' if not alone else ''}: {loss_value} nats"
-            f" ({' to '.join(ends_loss)}, {p_value(corrected_p(loss))})."
+            f" ({' to '.join(ends_loss)}, {p_value(loss.get('p'))})."
         )
     return figure(
         "What was gained, and by what",
