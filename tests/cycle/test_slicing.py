@@ -109,7 +109,7 @@ def test_a_proposer_is_shown_a_few_failures_of_each_slice(tmp_path: Path) -> Non
             places.setdefault(row.text.split()[0], []).append(place)
     slices = [{"words": [word], "n": 9, "rate": 0.75, "failures": found} for word, found in places.items()]
     # A run that goes on takes its slices from the journal.
-    key = [winner.candidate.id, 2, [row.id for row in context.dev], []]
+    key = [winner.candidate.id, 2, [row.id for row in context.dev]]
     context.journal.step("slices", key, lambda: {"tokens": 0, "rows": 60, "slices": slices})
     with chat_server(say("Name the kind of thing.")) as server:
         found = Guide(make_lab(tmp_path), proposing(server.url)).look(2, winner, [])

@@ -127,8 +127,7 @@ class Said:
     def from_json(cls, data: Mapping[str, Any]) -> Said:
         """Inverse of :meth:`to_json`."""
         positions = tuple(tuple((str(t), float(p)) for t, p in place) for place in data["positions"])
-        # Answers stored by earlier versions lack this key.
-        return cls(data["text"], positions, Usage(**data["usage"]), bool(data.get("cut", False)))
+        return cls(data["text"], positions, Usage(**data["usage"]), data["cut"])
 
 
 def read_said(body: Any, messages: Sequence[Mapping[str, str]]) -> Said:

@@ -98,7 +98,7 @@ class Prompt:
         """A JSON object that :meth:`from_json` turns back into an equal prompt."""
         data = asdict(self)
         if not self.nearest:
-            # Omitted by default, so that ids of older prompts stay the same.
+            # Omitted by default; the ids of all prompts depend on it.
             del data["nearest"]
         return data
 

@@ -23,7 +23,7 @@ from cotune.cache import cache_folder
 from cotune.endpoint import Client, Endpoint, EndpointError
 from cotune.endpoint.request_format import RequestFormat
 from cotune.errors import InputError
-from cotune.files import content_hash, file_sha256
+from cotune.files import file_sha256
 from cotune.model.remote.model import RemoteModel
 from cotune.prompt.prompt import Prompt
 from labelling_server import labelling
@@ -102,15 +102,6 @@ def test_prompts_are_searched_and_what_is_not_there_is_told(whole: tuple[Path, C
     kinds = Counter(event["kind"] for event in journal_of(out))
     assert kinds["open_test"] == 1 and not kinds["train"] and kinds["race"] >= 2
     assert not asked_twice(server)
-
-
-def test_a_run_that_an_earlier_build_began_keeps_its_plan(whole: tuple[Path, ChatServer]) -> None:
-    """So no answer is paid twice: its plan was found under a key with ``search.entrants``, which has been removed since."""
-    out, _ = whole
-    data = json.loads((out / "config.json").read_text())["identity"]["data"]
-    search = {"pool": 6, "entrants": 4, "demonstrations": True, "label_names": True, "tfidf": True, "max_cycles": 3}
-    (plan,) = [event for event in journal_of(out) if event["kind"] == "plan"]
-    assert plan["key"] == content_hash([data, "60ktok", search])
 
 
 def test_its_bundle_has_no_weights_to_go_on_from(bench: Bench, whole: tuple[Path, ChatServer], tmp_path: Path) -> None:

@@ -258,13 +258,8 @@ def fit_plan(context: RunContext, config: RunConfig, seed: Prompt, end: EndCosts
             text.append("leave nearest demonstrations out: the budget could not test a winner that has them")
         return {**plan.to_json(), **warmed, "text": text}
 
-    # Settings that do not affect the plan are not part of its key.
-    search = config.search.model_dump(exclude={"nearest_demonstrations"})
-    if sizes is None:
-        # Earlier builds had this key, which had no effect on a search without tuning, so their runs can be resumed.
-        search["entrants"] = 4
-    value = context.journal.step("plan", [task.fingerprint, config.budget, search], effect)
-    plan = Plan(**{name: value[name] for name in Plan.__dataclass_fields__ if name in value})
+    value = context.journal.step("plan", [task.fingerprint, config.budget, config.search.model_dump()], effect)
+    plan = Plan(**{name: value[name] for name in Plan.__dataclass_fields__})
     end.aside, end.longer = plan.aside, nearest if plan.nearest else 0.0
     return plan
 

@@ -101,8 +101,7 @@ def measure_slices(
         told = [_told(slice_.to_json(), rows, answers) for slice_ in found]
         return {"tokens": tokens, "rows": len(rows), "failures": len(failed), "slices": told}
 
-    # The empty list held train rows in earlier builds, whose runs still resume.
-    key = [measured.candidate.id, cycle, [row.id for row in rows], []]
+    key = [measured.candidate.id, cycle, [row.id for row in rows]]
 
     def record() -> dict[str, Any]:
         return {**head, **attempt(context.journal, effect), **context.spending.stopwatch.taken()}

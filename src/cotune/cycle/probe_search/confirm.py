@@ -134,7 +134,7 @@ def final_plan(
         return {"epochs": epochs, "planned": planned, "tunes_seed": seed or fits}
 
     value = context.journal.step("epochs", [winner.fit.prompt.id, search.epochs, planned], effect)
-    return replace(search, last_epochs=float(value["epochs"]), tunes_seed=bool(value.get("tunes_seed", True)))
+    return replace(search, last_epochs=float(value["epochs"]), tunes_seed=value["tunes_seed"])
 
 
 def _like(recipe: Evidence, frozen: Evidence, fit: PromptFit) -> Evidence:

@@ -182,12 +182,7 @@ def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Pri
         }
 
     value = context.journal.step("plan", [context.task.fingerprint, context.spending.budget.amount], effect)
-    return Plan(
-        float(value["epochs"]),
-        float(value["last_epochs"]),
-        bool(value.get("zero_shot", True)),
-        bool(value.get("tunes_seed", True)),
-    )
+    return Plan(float(value["epochs"]), float(value["last_epochs"]), value["zero_shot"], value["tunes_seed"])
 
 
 def _tuning_cost(prices: Prices, search: LabelSearch, epochs: float, last: float) -> float:

@@ -145,7 +145,7 @@ def _layers_of(config: Mapping[str, Any]) -> tuple[int, ...]:
 
 def content_id(config: Mapping[str, Any], weights: bytes) -> str:
     shape = {k: v for k, v in config.items() if k in ("r", "lora_alpha", "target_modules", "peft_type", "use_rslora")}
-    # Omitted if it applies to all layers, so that such adapters keep their ids.
+    # A missing key and null both mean all layers.
     if config.get("layers_to_transform") is not None:
         shape["layers_to_transform"] = config["layers_to_transform"]
     return content_hash({"config": shape, "weights": content_hash(weights, 64)})
