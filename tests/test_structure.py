@@ -32,7 +32,7 @@ ROOMS = (
     ("classifier_input", "api"),
     ("classifier",),
     ("",),
-    ("trying", "cli", "testing"),
+    ("cli", "testing"),
 )
 MOST_MODULES = 22
 
