@@ -10,7 +10,7 @@ from scipy import special
 from sklearn.metrics import f1_score
 
 from cotune.evaluate.arms import aggregate_statistic
-from cotune.evaluate.number_words import p_value
+from cotune.evaluate.metric_words import p_value
 from cotune.evaluate.stats.f1 import f1_statistic
 from cotune.evaluate.stats.f1_posterior import dirichlet_f1
 from cotune.evaluate.stats.intervals import Interval, aggregate_interval, mean_interval, proportion_interval, wilson

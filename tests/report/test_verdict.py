@@ -15,7 +15,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from cotune.cycle.budget.budget import parse_budget
-from cotune.evaluate.number_words import signed
+from cotune.evaluate.metric_words import signed
 from cotune.report.terminal.advice import improvements, more_rows, next_steps, still_gaining
 from cotune.report.terminal.notebook import summary_html
 from cotune.report.terminal.result import result_warnings

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from cotune.errors import counted
 from cotune.evaluate.attribution import Gain
 from cotune.evaluate.frozen_arms import PREVIOUS, repeated_gains
-from cotune.evaluate.number_words import p_value, signed
+from cotune.evaluate.metric_words import p_value, signed
 from cotune.evaluate.stats.intervals import Interval
 from cotune.evaluate.stats.together import ALPHA
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy import special
 
 from cotune.evaluate.arms import ArmScores, ArmsMetric, Metric
-from cotune.evaluate.number_words import signed
+from cotune.evaluate.metric_words import signed
 from cotune.evaluate.stats.intervals import Interval, proportion_interval
 from cotune.evaluate.stats.resampling import Floats, evaluate_over, group_index, resampling_weights
 

@@ -7,8 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from cotune.evaluate.number_words import p_value as plain_p_value
-from cotune.evaluate.number_words import signed
+from cotune.evaluate.metric_words import p_value as plain_p_value
+from cotune.evaluate.metric_words import signed
 from cotune.report.terminal.plain import harmless, number
 
 _DASH = "–"

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from cotune.errors import counted
-from cotune.evaluate.metric_words import metric_words
-from cotune.evaluate.number_words import signed
+from cotune.evaluate.metric_words import metric_words, signed
 from cotune.report.html.intervals import paired_change, share_interval, share_text
 from cotune.report.html.markup import esc, percent, signed_points
 from cotune.report.html.plot import Point

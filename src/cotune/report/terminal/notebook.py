@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cotune.errors import counted
-from cotune.evaluate.number_words import p_value, signed
+from cotune.evaluate.metric_words import p_value, signed
 from cotune.report.terminal.advice import bundle_path, next_steps
 from cotune.report.terminal.arm_words import arm_groups, group_of
 from cotune.report.terminal.narration import REFERENCE_NAMES

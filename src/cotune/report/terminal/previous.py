@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cotune.evaluate.number_words import p_value, signed
+from cotune.evaluate.metric_words import p_value, signed
 from cotune.report.terminal.plain import fields, harmless, items, number
 
 PART_NAMES = {"all": "all rows", "old_labels": "rows of the old labels", "new_labels": "rows of the new labels"}

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cotune.errors import counted
-from cotune.evaluate.metric_words import capitalised, metric_words
-from cotune.evaluate.number_words import p_value, signed
+from cotune.evaluate.metric_words import capitalised, metric_words, p_value, signed
 from cotune.report.terminal.narration import REFERENCE_NAMES
 from cotune.report.terminal.plain import aside, between, decimal, ends_of, fields, number, one_line, shipped
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cotune.errors import counted
-from cotune.evaluate.number_words import p_value, signed
+from cotune.evaluate.metric_words import p_value, signed
 from cotune.report.terminal.plain import one_line
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from cotune.evaluate.frozen_arms import ARMS, PREVIOUS, is_frozen, only_winner_tuned, repeated_gains
-from cotune.evaluate.number_words import p_value, signed
+from cotune.evaluate.metric_words import p_value, signed
 from cotune.report.terminal.layout import table_of
 from cotune.report.terminal.plain import fields, items, number, one_line
 from cotune.report.terminal.result import frozen_first
