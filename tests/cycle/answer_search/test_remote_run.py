@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -20,13 +21,14 @@ from chat_server import ChatServer, Handler, Reply, chat_server, say, send, slow
 from cotune.bundle.load import OpenedBundle, load
 from cotune.bundle.remote import ENDPOINT, remote_predictor
 from cotune.cache import cache_folder
-from cotune.endpoint import Client, Endpoint, EndpointError
+from cotune.cycle.budget.budget import parse_budget
+from cotune.endpoint import Client, Endpoint, EndpointError, estimate_tokens
 from cotune.endpoint.request_format import RequestFormat
 from cotune.errors import InputError
 from cotune.files import file_sha256
 from cotune.model.remote.model import RemoteModel
 from cotune.prompt.prompt import Prompt
-from labelling_server import labelling
+from labelling_server import labelling, meant
 
 if TYPE_CHECKING:
     from conftest import Bench
@@ -378,3 +380,33 @@ def test_how_one_asks_may_change_when_a_run_goes_on(bench: Bench, tmp_path: Path
         assert run(bench, server, tmp_path / "run", "endpoint.concurrency=2", "endpoint.timeout=30").code == 0
         changed = run(bench, server, tmp_path / "run", "endpoint.input_price=2.0")
     assert changed.code == 2 and "endpoint.input_price: 1.0 -> 2.0" in changed.stderr
+
+
+def counting(handler: Handler) -> None:
+    """Answers rightly only where demonstrations are shown, and counts tokens by the length of what it was asked."""
+    messages = handler.request_body["messages"]
+    text = "\n".join(message["content"] for message in messages)
+    label = meant(messages[-1]["content"]) or "fruit"
+    if sum(message["role"] == "assistant" for message in messages) == 0 and hashlib.sha256(text.encode()).digest()[0] < 128:
+        label = {"fruit": "animal", "animal": "tool", "tool": "fruit"}[label]
+    body = {
+        "choices": [{"message": {"role": "assistant", "content": label}}],
+        "usage": {"prompt_tokens": estimate_tokens(messages), "completion_tokens": 4},
+    }
+    send(200, json.dumps(body).encode())(handler)
+
+
+@pytest.mark.parametrize(("budget", "room"), [("14ktok", False), ("30ktok", True), ("0.022usd", False), ("0.04usd", True)])
+def test_a_winner_with_demonstrations_is_tested_within_the_budget(
+    bench: Bench, tmp_path: Path, budget: str, room: bool
+) -> None:
+    """Its rows cost several times as much as those of the seed prompt, because an endpoint shares no prefix."""
+    with answering(counting) as server:
+        ended = run(bench, server, tmp_path / "run", "limit.test=70", "limit.dev=12", "limit.train=20", budget=budget)
+    assert ended.code == 0, ended.stderr
+    cost, arms = summary_of(tmp_path / "run")["cost"], summary_of(tmp_path / "run")["arms"]
+    assert (cost["dollars"] if budget.endswith("usd") else cost["tokens_scored"]) <= parse_budget(budget).amount
+    if room:
+        assert arms["prompt_only"]["score"] == 1.0
+    else:
+        assert "long prompt left out: the budget could not race and test it" in ended.stdout

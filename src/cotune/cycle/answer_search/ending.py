@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
 from cotune.config import RunConfig
 from cotune.config.sections import SearchConfig
 from cotune.cycle.answer_search.heuristics import HEURISTICS
 from cotune.cycle.answer_search.race import FINAL
-from cotune.cycle.answer_search.row_counts import untuned_end_rows
+from cotune.cycle.answer_search.row_counts import untuned_end_tokens
 from cotune.cycle.answer_search.state import Search
 from cotune.cycle.answer_search.trial import Trial
 from cotune.cycle.budget.reserve import closing_cost
@@ -33,8 +33,8 @@ class EndCosts:
     After the race, the base model's scores that confirmation needs are measured. Then it is known which prompts the arms have,
     which arms coincide, and how long untuned answers are under each prompt.
 
-    If the model cannot be tuned, the end is a number of rows of the seed prompt's length. An endpoint's price of tokens becomes
-    known only while it answers, so these rows are priced again at each call.
+    If the model cannot be tuned, the end is a number of rows of the seed prompt and of those that may win, see :meth:`untuned`.
+    An endpoint's price of tokens becomes known only while it answers, so these rows are priced again at each call.
 
     Args:
         context: context of the run, with prices of rows.
@@ -49,8 +49,6 @@ class EndCosts:
         """Cost of the report and of saving under a time budget."""
         self.aside: Aside = "all"
         """Optional parts that the plan had room for; the others are still measured if there is room at the end."""
-        self.longer = 0.0
-        """Further tokens of an untuned search's end, because the winner may show each row its nearest demonstrations."""
         self._only: Prompt | None = None
         self._on_dev: set[str] = set()
         self._looked_at = 0
@@ -103,7 +101,7 @@ class EndCosts:
         new: bool = False,
         aside: Aside | None = None,
     ) -> float:
-        """Cost of the whole end; if the model cannot be tuned, only ``seed`` matters.
+        """Cost of the whole end of a search that tunes.
 
         Args:
             seed: the seed prompt.
@@ -114,9 +112,6 @@ class EndCosts:
         """
         aside = aside or self.aside
         context = self.context
-        if not context.can.tune:
-            tokens = untuned_end_rows(context.task) * context.spending.rows.counted(seed)[0] + self.longer
-            return context.spending.costs.scoring(tokens) + self.fixed
         base, tuned = self._arms(seed, chosen, alone, new)
         rows = sum(context.spending.rows.scored(prompt) for name, (prompt, _) in base.items() if name not in self._on_dev)
         # Before the finalists are measured, there is one more of them than there are arms.
@@ -129,6 +124,27 @@ class EndCosts:
             confirm += len(context.dev) * self._previous_row()
         whole = HEURISTICS.end_care * (confirm + context.task.test.n * self._test_row(base, tuned)) + self.fixed
         return whole + (self._extras(chosen) if aside == "all" else 0.0)
+
+    def untuned(self, seed: Prompt, finalists: Sequence[Prompt], known: Collection[str] = ()) -> float:
+        """Cost of the whole end of a search without tuning.
+
+        An endpoint shares no prefix, so a prompt with demonstrations costs several times as much as one without.
+
+        Args:
+            seed: the seed prompt.
+            finalists: prompts that may be finalists and win, at least one.
+            known: ids of prompts that were measured on all of dev.
+        """
+        context, counted = self.context, self.context.spending.rows.counted
+        own, others = counted(seed)[0], [(prompt.id, counted(prompt)[0]) for prompt in finalists]
+        tokens = untuned_end_tokens(
+            context.task,
+            own + max(length for _, length in others),
+            0.0 if seed.id in known else own,
+            [length for name, length in others if name not in known],
+            calibrates=context.answering.rules and context.answers.calibrates,
+        )
+        return context.spending.costs.scoring(tokens) + self.fixed
 
     def election(self, search: Search) -> Callable[[Measured], bool]:
         """Predicate of whether a further candidate may win: there is room for its answers and its test."""

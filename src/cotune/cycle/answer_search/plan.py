@@ -11,7 +11,7 @@ from typing import Any, get_args
 from cotune.config import RunConfig
 from cotune.cycle.answer_search.ending import Aside, EndCosts
 from cotune.cycle.answer_search.heuristics import HEURISTICS
-from cotune.cycle.answer_search.race import race_rows_scored
+from cotune.cycle.answer_search.race import FINAL, race_rows_scored
 from cotune.cycle.answer_search.row_counts import first_race
 from cotune.cycle.answer_search.trial import decay_steps
 from cotune.cycle.answering.written import WrittenAnswering
@@ -199,32 +199,37 @@ def make_untuned_plan(
     return Plan(pool, rows, 0, 0, reserve, race=race)
 
 
-def fit_plan(context: RunContext, config: RunConfig, seed: Prompt, end: EndCosts, previous: Previous | None = None) -> Plan:
+def fit_plan(
+    context: RunContext, config: RunConfig, own: Sequence[Prompt], end: EndCosts, previous: Previous | None = None
+) -> Plan:
     """Measure a few rows, then fit the run into the budget; recorded as a ``plan`` step.
 
     Args:
         context: context of the run.
         config: config of the run.
-        seed: the seed prompt, whose length gives the price of rows.
+        own: the seed prompt, whose length gives the price of rows, and the user's further prompts, which race in any case.
         end: prices of the end.
         previous: the earlier bundle of a warm start; its arm and its prompt's length cost too.
 
     Raises:
         BudgetError: the budget is too small for the end and one short run, or the smallest race if nothing can be tuned.
     """
-    task, spending = context.task, context.spending
+    task, spending, seed = context.task, context.spending, own[0]
     _measure_rows(context, seed)
-    asked = [seed, *([previous.prompt] if previous is not None else [])]
+    asked = [seed, *([previous.prompt] if previous is not None else [])] if context.can.tune else own
     longest = max(asked, key=spending.rows.scored)
-    own = spending.rows.counted(longest)[0]
-    sizes = _sizes(context, asked, own) if context.can.tune else None
+    tokens = spending.rows.counted(longest)[0]
+    sizes = _sizes(context, asked, tokens) if context.can.tune else None
     left = spending.left()
-    reserves = {aside: end.cost(seed, longest, new=True, aside=aside) for aside in get_args(Aside)}
+    reserves = {
+        aside: end.untuned(seed, [longest] * FINAL) if sizes is None else end.cost(seed, longest, new=True, aside=aside)
+        for aside in get_args(Aside)
+    }
 
     def planned(reserve: float) -> Plan:
         pool, raised, unit = config.search.pool, spending.budget.raised, spending.budget.unit
         if sizes is None:
-            row = spending.costs.scoring(own)
+            row = spending.costs.scoring(tokens)
             return make_untuned_plan(left, row, len(task.dev), reserve=reserve, max_pool=pool, raised=raised, unit=unit)
         return make_plan(
             left,
@@ -240,7 +245,7 @@ def fit_plan(context: RunContext, config: RunConfig, seed: Prompt, end: EndCosts
             unit=unit,
         )
 
-    nearest, warmed = end.nearest_tokens(config.search, seed, own), spending.stopwatch.taken()
+    nearest, warmed = end.nearest_tokens(config.search, seed, tokens), spending.stopwatch.taken()
 
     def effect() -> dict[str, Any]:
         # Optional parts must not make a run impossible; they are left out at the end if there is no room. Prompts with nearest
@@ -260,7 +265,7 @@ def fit_plan(context: RunContext, config: RunConfig, seed: Prompt, end: EndCosts
 
     value = context.journal.step("plan", [task.fingerprint, config.budget, config.search.model_dump()], effect)
     plan = Plan(**{name: value[name] for name in Plan.__dataclass_fields__})
-    end.aside, end.longer = plan.aside, nearest if plan.nearest else 0.0
+    end.aside = plan.aside
     return plan
 
 

@@ -23,7 +23,7 @@ class AnswerPolicy:
     def __init__(self, context: RunContext, config: RunConfig, own: tuple[Prompt, ...], previous: Previous | None) -> None:
         self._context, self._config, self._own, self._previous = context, config, own, previous
         self._end = EndCosts(context, config, previous)
-        self._plan = fit_plan(context, config, own[0], self._end, previous)
+        self._plan = fit_plan(context, config, own, self._end, previous)
         self.fixed = self._plan.fixed
 
     def search(self) -> tuple[Search, Confirmed]:

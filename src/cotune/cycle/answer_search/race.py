@@ -139,6 +139,15 @@ def race_rows_scored(pool: int, rows: int) -> int:
     return schedule_cost(pool, successive_halving_schedule(pool, rows, final=FINAL))
 
 
+def race_tokens(lengths: Sequence[float], rows: int) -> float:
+    """Maximum number of tokens of a race over ``rows`` rows, by the tokens of a row of each prompt: the longest may stay."""
+    longest, count, seen, total = sorted(lengths, reverse=True), len(lengths), 0, 0.0
+    for step in successive_halving_schedule(len(lengths), rows, final=FINAL):
+        total += (step.rows - seen) * sum(longest[:count])
+        count, seen = step.keep, step.rows
+    return total
+
+
 def _whole_groups(groups: NDArray[np.str_] | None, rows: int) -> int:
     """The end of a round that was planned for ``rows``, moved so that no group is cut."""
     while groups is not None and rows < len(groups) and groups[rows] == groups[rows - 1]:

@@ -1,6 +1,8 @@
-"""Numbers of rows that a search asks: in its first race, and at the end of a search without tuning."""
+"""Numbers of rows and tokens that a search asks: in its first race, and at the end of a search without tuning."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from cotune.cycle.answer_search.heuristics import HEURISTICS, RaceBounds
 from cotune.cycle.answer_search.race import FINAL, race_rows_scored
@@ -26,13 +28,25 @@ def first_race(bounds: RaceBounds, most_pool: int, dev: int, affordable: float) 
     return pool, rows
 
 
-def untuned_end_rows(task: Task) -> float:
-    """Number of rows that the end of an untuned search asks: two arms on the test, and the last race's finalists on dev."""
-    calibration = min(CALIBRATION_ROWS, len(task.train))
-    return HEURISTICS.untuned_end_care * (2 * task.test.n + (FINAL + 1) * len(task.dev) + FINAL * calibration)
+def untuned_end_tokens(task: Task, arms: float, seed: float, finalists: Sequence[float], *, calibrates: bool = True) -> float:
+    """Number of tokens that the end of an untuned search asks: two arms on the test, the seed prompt and finalists on dev.
+
+    Args:
+        task: the task.
+        arms: tokens of a row of the seed prompt and of the longest prompt that may win, together.
+        seed: tokens of a row of the seed prompt; 0 if it was measured on dev.
+        finalists: tokens of a row of each prompt that may be a finalist and was not measured on dev; the longest count.
+        calibrates: whether a bias is estimated for each finalist.
+    """
+    calibration = min(CALIBRATION_ROWS, len(task.train)) if calibrates else 0
+    longest = sorted(finalists, reverse=True)[:FINAL]
+    tokens = task.test.n * arms + len(task.dev) * seed + (len(task.dev) + calibration) * sum(longest)
+    return HEURISTICS.untuned_end_care * tokens
 
 
 def least_rows(task: Task) -> float:
     """Number of rows that the smallest untuned search asks, including its end."""
     bounds = HEURISTICS.untuned_race
-    return untuned_end_rows(task) + race_rows_scored(bounds.least_pool, min(len(task.dev), HEURISTICS.least_race_rows))
+    return untuned_end_tokens(task, 2, 1, [1] * FINAL) + race_rows_scored(
+        bounds.least_pool, min(len(task.dev), HEURISTICS.least_race_rows)
+    )

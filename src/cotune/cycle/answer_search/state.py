@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from cotune.cycle.answer_search.race import RaceResult
+from cotune.cycle.answer_search.race import FINAL, RaceResult
 from cotune.cycle.answer_search.trial import Trial
+from cotune.prompt.prompt import Prompt
 from cotune.refine import Proposal
 
 
@@ -33,6 +34,16 @@ class Search:
     trials: list[Trial]
     cycles: list[dict[str, Any]] = field(default_factory=list)
     stopped: str = ""
+
+    @property
+    def finalists(self) -> list[Prompt]:
+        """The best prompts of the last race under the base model, best first, which saw all its rows."""
+        return [self.proposals[i].prompt for i in self.base_race.ranking[:FINAL]]
+
+    @property
+    def known(self) -> set[str]:
+        """Ids of the prompts that have trials; in a search without tuning, they were measured on all of dev."""
+        return {trial.prompt.id for trial in self.trials}
 
     @property
     def prompts_tuned(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ from cotune.config import RunConfig
 from cotune.cycle.answer_search.ending import EndCosts
 from cotune.cycle.answer_search.heuristics import HEURISTICS
 from cotune.cycle.answer_search.plan import CHECKS, Plan, rounded
-from cotune.cycle.answer_search.race import FINAL, race_rows_scored
+from cotune.cycle.answer_search.race import FINAL, race_rows_scored, race_tokens
 from cotune.cycle.answer_search.state import Search
 from cotune.cycle.answer_search.trial import Trial, advance, decay_steps
 from cotune.cycle.context import RunContext
@@ -77,7 +77,10 @@ class StepPolicy:
         return replace(self._choose(search, lost, left), left=left, end=end)
 
     def _end(self, search: Search) -> float:
-        return self.end.cost(search.seed.prompt, search.winner.prompt, alone=search.winner is search.seed)
+        seed, winner = search.seed, search.winner
+        if winner.run is None:
+            return self.end.untuned(seed.prompt, [winner.prompt, *search.finalists], search.known)
+        return self.end.cost(seed.prompt, winner.prompt, alone=winner is seed)
 
     def _choose(self, search: Search, lost: int, left: float) -> Choice:
         context, plan, winner = self.context, self.plan, search.winner
@@ -264,6 +267,33 @@ class StepPolicy:
         """Cost of a race of mutated prompts of about this prompt's length, and of the guide."""
         mutated = HEURISTICS.later_pool_size(self.plan.pool, tunes=True)
         return self.ahead.race(prompt, mutated + FINAL, rows) + self.guide.cost(prompt)
+
+    def affordable(
+        self, prompts: Sequence[Prompt], rows: int, *, seed: Prompt, sure: Collection[str], known: Collection[str] = ()
+    ) -> list[Prompt]:
+        """Entrants of an untuned race without the longest ones that the budget could not race and, if they win, test.
+
+        Args:
+            prompts: the entrants.
+            rows: number of dev rows of the longest race.
+            seed: the seed prompt.
+            sure: ids of prompts that race in any case.
+            known: ids of prompts that were measured on all of dev, so that the race asks them nothing.
+        """
+        spending, kept = self.context.spending, list(prompts)
+        left, length = spending.left(), {prompt.id: spending.rows.counted(prompt)[0] for prompt in prompts}
+
+        def cost() -> float:
+            race = race_tokens([0.0 if prompt.id in known else length[prompt.id] for prompt in kept], rows)
+            return spending.costs.scoring(race) + self.end.untuned(seed, kept, known)
+
+        while cost() > left and (others := [prompt for prompt in kept if prompt.id not in sure]):
+            kept.remove(max(others, key=lambda prompt: length[prompt.id]))
+        if (gone := len(prompts) - len(kept)) and not self.context.journal.replaying:
+            self.context.journal.tell(
+                f"{counted(gone, 'long prompt')} left out: the budget could not race and test {'it' if gone == 1 else 'them'}"
+            )
+        return kept
 
     def _untuned_race_cost(self, search: Search) -> float:
         """The same for an untuned search, with its best prompt on all of dev; prompts count as at least as long as the seed."""
