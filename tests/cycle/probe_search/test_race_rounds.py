@@ -24,6 +24,7 @@ from cotune.cycle.progress import Quiet
 from cotune.model.engine.settings import EngineSettings
 from cotune.model.local import LocalModel
 from cotune.prompt.bank import seed_prompt
+from cotune.refine import with_demonstrations
 from cotune.task.example import Example
 from cotune.task.task import Task
 from cotune.tune.settings import TuneSettings
@@ -64,6 +65,20 @@ def test_a_label_that_is_rare_among_the_first_rows_ends_no_race(model: LocalMode
     result = race(context, rows)
     assert result.read == ROWS and result.fits_on(ROWS)
     assert min(result.rows.values()) == 231
+
+
+def test_a_prompt_that_shows_the_only_row_of_a_label_drops_out(model: LocalModel, tmp_path: Path) -> None:
+    """Its probe would have rows of one label alone."""
+    made = [{"text": f"word {i} {'blue' if i > 1 else 'red'}", "label": "ab"[i < 2]} for i in range(40)]
+    context = context_of(model, tmp_path, Task.from_rows(made, input="text", output="label"))
+    # The test has the other one, as it is cut by label.
+    seed, rows = seed_prompt(context.task), labelled_rows(context)
+    (lonely,) = [row for row in rows if row.output == "b"]
+    showing = with_demonstrations(seed, [lonely, next(row for row in rows if row.output == "a")])
+    embedding, first = Embedding(context), HEURISTICS.first_rows
+    prompts = [seed, showing, seed.edit(cue="Is:")]
+    result = ProbeRace(context, embedding, prompts, rows, cycle=1, always=[seed], first_rows=first).run()
+    assert set(result.ranking) == {seed.id, prompts[2].id}
 
 
 def test_a_group_that_is_larger_than_a_round_ends_no_race(model: LocalModel, tmp_path: Path) -> None:

@@ -159,6 +159,13 @@ def usable_places(prompt: Prompt, rows: Sequence[Example]) -> NDArray[np.int64]:
     return np.array([i for i, row in enumerate(rows) if row.id in usable], dtype=np.int64)
 
 
+def can_fit(prompt: Prompt, rows: Sequence[Example]) -> bool:
+    """Whether the rows that a prompt does not show with their labels have two labels and two groups, as a probe needs."""
+    usable = not_shown(prompt, rows)
+    groups = groups_of(usable)
+    return len({row.output for row in usable}) > 1 and (groups is None or len(set(groups.tolist())) > 1)
+
+
 def difference(first: PromptFit, second: PromptFit) -> Floats:
     """Log-loss of ``first`` minus that of ``second``, row by row, on the rows that both were fitted on."""
     _, mine, other = np.intersect1d(first.places, second.places, return_indices=True)

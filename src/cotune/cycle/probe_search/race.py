@@ -12,7 +12,7 @@ from typing import Any
 
 from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.embedding import Embedding
-from cotune.cycle.probe_search.fits import Effort, Fitting, PromptFit, difference
+from cotune.cycle.probe_search.fits import Effort, Fitting, PromptFit, can_fit, difference
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.limit import RaceLimit
 from cotune.errors import CotuneError, DivergedError
@@ -153,7 +153,7 @@ class _Standing:
         active: ids of the prompts that continue. The first is the seed prompt or the winner so far, and is never left out.
         seen: number of rows that they have seen.
         leader: id of the best of them; empty before the first round.
-        failed: ids of the prompts whose states are not finite.
+        failed: ids of the prompts whose states are not finite, or that show all rows of a label.
     """
 
     active: list[str]
@@ -299,6 +299,10 @@ class ProbeRace:
     def _fit(self) -> None:
         """Fit the probes of the active prompts to the rows so far; prompts that fail, or have no time left, drop out."""
         standing, rows = self._standing, self._rows[: self._standing.seen]
+        for name in standing.active[:]:
+            # A prompt with demonstrations may show the only row of a label.
+            if name not in self._protected and not can_fit(self._prompts[name], rows):
+                self._fail(name)
         # Few rows make a single round, in which every prompt would be fitted at all folds.
         whole = len(standing.active) <= HEURISTICS.full_fits + len(self._protected & set(standing.active))
         effort: Effort = {} if self._at_end and whole else _SCREENING
@@ -401,7 +405,7 @@ class ProbeRace:
         self._standing.active = [name for name in active if name in staying]
 
     def _rank(self) -> None:
-        """Rank all prompts whose states are finite."""
+        """Rank all prompts that did not fail."""
         result, failed = self._result, self._standing.failed
         full = result.full or [name for name in result.fits if result.rows[name] == result.read]
         result.full = sorted((name for name in full if name not in failed), key=self._loss)
