@@ -16,6 +16,8 @@ from cotune.model.base import Progress
 
 _AT_ONCE = 64
 _MOST_WIDTH = 20_000
+_NUMBER_BYTES = 40
+"""Maximum length of a number in JSON, with the white space of an indented answer. Usual are 13 to 22."""
 
 
 class EndpointEmbedder:
@@ -52,7 +54,13 @@ class EndpointEmbedder:
         for start in range(0, len(missing), _AT_ONCE):
             part = missing[start : start + _AT_ONCE]
             body = {"model": self.model, "input": [text for _, text in part]}
-            reply = self.client.post("/embeddings", body, partial(_vectors, count=len(part)), patience=self.patience)
+            reply = self.client.post(
+                "/embeddings",
+                body,
+                partial(_vectors, count=len(part)),
+                patience=self.patience,
+                most_bytes=_NUMBER_BYTES * _MOST_WIDTH * len(part),
+            )
             for (key, _), vector in zip(part, reply.value, strict=True):
                 self.answers.put(key, vector)
                 found[key] = vector

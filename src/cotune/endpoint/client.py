@@ -111,7 +111,14 @@ class Client:
         return self._key.without(text)
 
     def post(
-        self, path: str, body: Mapping[str, Any], read: Callable[[Any], T], *, tries: int | None = None, patience: float
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        read: Callable[[Any], T],
+        *,
+        tries: int | None = None,
+        patience: float,
+        most_bytes: int = _MOST_BYTES,
     ) -> Reply[T]:
         """Send one request, with retries.
 
@@ -122,6 +129,7 @@ class Client:
                 answer counts as incomplete.
             tries: most requests; None sends as many as fit into ``patience``.
             patience: seconds for all tries and waits together.
+            most_bytes: length from which an answer is not read further.
 
         Raises:
             EndpointError: if there was no answer; its ``lost`` counts the failed requests that may be charged nevertheless.
@@ -139,7 +147,7 @@ class Client:
                 raise failure("the request was cancelled")
             asked += 1
             try:
-                value = read(self._request(path, body, min(self.endpoint.timeout, left)))
+                value = read(self._request(path, body, min(self.endpoint.timeout, left), most_bytes))
             except TryAgain as failed:
                 problem = failed
             except (ValueError, TypeError, KeyError, IndexError) as error:
@@ -219,7 +227,7 @@ class Client:
             return wanted + 0.5 * self._jitter()
         return min(self._longest_wait, _FIRST_WAIT_S * 2.0 ** min(asked - 1, 30)) * (0.5 + 0.5 * self._jitter())
 
-    def _request(self, path: str, body: Mapping[str, Any], seconds: float) -> Any:
+    def _request(self, path: str, body: Mapping[str, Any], seconds: float, most_bytes: int) -> Any:
         """Send one request; returns the answer's JSON value."""
         import httpx2
 
@@ -233,8 +241,8 @@ class Client:
                     # httpx's own timeout starts again with every byte, so a slow stream of bytes would never time out.
                     if time.monotonic() > end:
                         raise TryAgain(f"the answer took longer than {seconds:.0f} s")
-                    if len(data) > _MOST_BYTES:
-                        raise Final(f"the answer is longer than {_MOST_BYTES:,} bytes")
+                    if len(data) > most_bytes:
+                        raise Final(f"the answer is longer than {most_bytes:,} bytes")
                 return self._read(response, bytes(data))
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             raise TryAgain(f"the connection broke ({type(error).__name__}: {error})", paid=False) from error
