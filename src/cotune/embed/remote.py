@@ -28,7 +28,8 @@ class EndpointEmbedder:
         model: name of the embedding model there.
         answers: cache of the vectors.
         patience: seconds for one request, including retries.
-        progress: called with the estimated number of tokens sent.
+        progress: called with the estimated number of tokens of the texts. Cached vectors count as well, so that a resumed run
+            spends the same budget.
     """
 
     def __init__(
@@ -64,8 +65,8 @@ class EndpointEmbedder:
             for (key, _), vector in zip(part, reply.value, strict=True):
                 self.answers.put(key, vector)
                 found[key] = vector
-            if self.progress:
-                self.progress(sum(tokens_of(text) for _, text in part))
+        if self.progress:
+            self.progress(sum(map(tokens_of, set(texts))))
         return np.array([found[key] for key in keys], dtype=np.float32)
 
 

@@ -410,3 +410,26 @@ def test_a_winner_with_demonstrations_is_tested_within_the_budget(
         assert arms["prompt_only"]["score"] == 1.0
     else:
         assert "long prompt left out: the budget could not race and test it" in ended.stdout
+
+
+def test_a_run_with_an_endpoints_embeddings_ends_alike_when_killed(bench: Bench, tmp_path: Path) -> None:
+    """The vectors of drawn rows are on disk by then, and count towards the budget all the same."""
+    labels = labelling()
+
+    def reply(handler: Handler) -> None:
+        if not handler.path.endswith("/embeddings"):
+            labels(handler)
+            return
+        places = [hashlib.sha256(text.encode()).digest() for text in handler.request_body["input"]]
+        data = [{"index": i, "embedding": list(place)} for i, place in enumerate(places)]
+        send(200, json.dumps({"data": data}).encode())(handler)
+
+    more = ("endpoint.embeddings=vectors", "endpoint.concurrency=1", "search.max_cycles=2")
+    with answering(reply) as server:
+        assert run(bench, server, tmp_path / "whole", *more).code == 0
+        assert run(bench, server, tmp_path / "torn", *more, at=("line", "race", 2)).code == KILLED
+        again = run(bench, server, tmp_path / "torn", *more)
+    assert again.code == 0, again.stderr
+    mine, other = summary_of(tmp_path / "torn"), summary_of(tmp_path / "whole")
+    assert mine["cost"] == other["cost"] and other["cost"]["tokens_embedded"] > 0
+    assert without_times(journal_of(tmp_path / "torn")) == without_times(journal_of(tmp_path / "whole"))
