@@ -140,6 +140,17 @@ def test_an_empty_answer_is_no_reason_to_ask_again() -> None:
         assert len(server.seen) == 1
 
 
+def test_an_answer_without_a_message_is_empty_and_one_with_an_odd_message_is_asked_for_again() -> None:
+    """Servers send null in place of a message that they filtered."""
+    nothing, odd = (json.dumps({"choices": [{"message": message}]}).encode() for message in (None, ["fruit"]))
+    with chat_server(send(200, nothing)) as server:
+        assert model(server.url).score(PROMPT, [row("one")], LABELS).unmatched == 1
+        assert len(server.seen) == 1
+    with chat_server(send(200, odd), send(200, completion("fruit"))) as server:
+        assert model(server.url).score(PROMPT, [row("one")], LABELS).unmatched == 0
+        assert len(server.seen) == 2
+
+
 def test_what_is_paid_in_vain_is_bounded() -> None:
     with chat_server(send(200, b"{}")) as server:
         with pytest.raises(EndpointError, match="has an unexpected format"):

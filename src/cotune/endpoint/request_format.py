@@ -136,9 +136,10 @@ def read_said(body: Any, messages: Sequence[Mapping[str, str]]) -> Said:
     Raises:
         ValueError: if it is no chat completion; also ``KeyError``, ``IndexError`` or ``TypeError``.
     """
-    # A filtered answer has no text; asking again would cost again without helping.
+    # A filtered answer has no text or no message; asking again would cost again without helping.
     choice = body["choices"][0]
-    text = "" if choice["message"].get("content", "") is None else message_text(body)
+    message = choice["message"]
+    text = "" if message is None or message["content"] is None else message_text(body)
     usage = Usage.read(body, asked=estimate_tokens(messages), answer=text)
     return Said(text, _positions(choice), usage, choice.get("finish_reason") in _CUT)
 
