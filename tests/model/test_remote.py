@@ -151,6 +151,13 @@ def test_an_answer_without_a_message_is_empty_and_one_with_an_odd_message_is_ask
         assert len(server.seen) == 2
 
 
+def test_half_a_surrogate_pair_in_an_answer_can_be_written_to_a_file(tmp_path: Path) -> None:
+    """A server that cuts an answer by tokens may send one."""
+    with chat_server(send(200, b'{"choices": [{"message": {"content": "fine \\ud83d\\ude00 cut \\ud83d"}}]}')) as server:
+        (text,) = model(server.url, tmp_path / "a.sqlite").generate(PROMPT, [row("one")]).texts
+    assert text == "fine \U0001f600 cut \ufffd" and text.encode()
+
+
 def test_what_is_paid_in_vain_is_bounded() -> None:
     with chat_server(send(200, b"{}")) as server:
         with pytest.raises(EndpointError, match="has an unexpected format"):

@@ -18,7 +18,7 @@ def estimate_tokens(messages: Sequence[Message]) -> int:
 
 
 def message_text(body: Any) -> str:
-    """The text of a chat completion.
+    """The text of a chat completion; half of a surrogate pair, which no file could hold, becomes a replacement character.
 
     Raises:
         ValueError: if it has none; also ``KeyError``, ``IndexError`` or ``TypeError`` if it has another shape.
@@ -26,4 +26,4 @@ def message_text(body: Any) -> str:
     text = body["choices"][0]["message"]["content"]
     if not isinstance(text, str):
         raise ValueError("the content is not a text")
-    return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
