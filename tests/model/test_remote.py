@@ -158,6 +158,15 @@ def test_half_a_surrogate_pair_in_an_answer_can_be_written_to_a_file(tmp_path: P
     assert text == "fine \U0001f600 cut \ufffd" and text.encode()
 
 
+def test_an_empty_system_message_is_not_sent() -> None:
+    """Some servers refuse it, which would end a run: prompts of the bank have one."""
+    with chat_server(send(200, completion("fruit"))) as server:
+        model(server.url).score(PROMPT.edit(system=""), [row("one")], LABELS)
+        model(server.url).score(PROMPT.edit(system="Be brief."), [row("one")], LABELS)
+    roles = [[message["role"] for message in request["body"]["messages"]] for request in server.seen]
+    assert roles == [["user"], ["system", "user"]]
+
+
 def test_what_is_paid_in_vain_is_bounded() -> None:
     with chat_server(send(200, b"{}")) as server:
         with pytest.raises(EndpointError, match="has an unexpected format"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -223,10 +224,10 @@ class RemoteModel:
         Raises:
             CotuneError: the prompt has nearest demonstrations, and there is no :attr:`chooser`.
         """
-        if not prompt.nearest:
-            return [turns_of(prompt, row, labels).messages for row in rows]
-        own = settled(prompt, rows, self.chooser)
-        return [turns_of(shown, row, labels).messages for row, (shown, _) in zip(rows, own, strict=True)]
+        own = [prompt] * len(rows) if not prompt.nearest else [shown for shown, _ in settled(prompt, rows, self.chooser)]
+        turns = [turns_of(shown, row, labels) for row, shown in zip(rows, own, strict=True)]
+        # Some servers refuse an empty system message.
+        return [replace(made, system=made.system or None).messages for made in turns]
 
     def say(
         self, questions: Sequence[Sequence[Mapping[str, str]]], *, progress: Progress | None = None
