@@ -77,6 +77,20 @@ def test_there_is_room_only_for_what_fits_with_the_longest(tmp_path: Path) -> No
     assert not has_room(context, prompt.edit(demonstrations=(*short, long)))
 
 
+def test_the_longest_are_those_with_the_most_tokens_answers_included(tmp_path: Path) -> None:
+    """A row with a short text and a long answer would leave no room for the row that it is shown to."""
+    rows = [{"text": f"a rather long text about number {i}", "answer": "yes"} for i in range(40)]
+    rows[5] = {"text": "b", "answer": "one two three four " * 12}
+    task = Task.from_rows(rows, input="text", output="answer", type="text", limit={"dev": 8})
+    model = tiny_local(settings=EngineSettings(max_tokens=160))
+    costs = CostModel(parse_budget("1Mtok"), 1.0, 1.0)
+    context = RunContext(task, model, Journal(tmp_path), costs, tmp_path, TuneSettings(), 0, Quiet())
+    shown = [Demonstration((("text", row["text"]),), row["answer"]) for row in rows]
+    prompt = Prompt(input_template="{text}", nearest=1)
+    assert has_room(context, prompt.edit(demonstrations=(*shown[:5], *shown[6:])))
+    assert not has_room(context, prompt.edit(demonstrations=tuple(shown)))
+
+
 def test_where_such_a_winner_could_not_be_tested_there_are_none(bench: Bench, tmp_path: Path) -> None:
     assert bench.run(tmp_path / "run", "search.nearest_demonstrations=true", budget="30ktok", at=("line", "plan", 1)).code == -9
     (plan,) = [e["value"] for e in journal_of(tmp_path / "run") if e["kind"] == "plan"]

@@ -170,9 +170,11 @@ def has_room(context: RunContext, prompt: Prompt) -> bool:
         return True
     renderer = context.model.renderer
     if prompt.nearest:
-        # The nearest rows are at most as long as the longest ones.
-        longest = sorted(prompt.demonstrations, key=lambda d: sum(len(text) for _, text in d.fields))[-prompt.nearest :]
-        prompt = prompt.edit(demonstrations=tuple(longest), nearest=0)
+        # The nearest rows are at most as long as the longest ones. Characters do not tell, and answers may be longer than rows.
+        texts = [" ".join((*(text for _, text in d.fields), prompt.word(d.output))) for d in prompt.demonstrations]
+        tokens = [len(ids) for ids in renderer.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        longest = np.argsort(tokens, kind="stable")[-prompt.nearest :]
+        prompt = prompt.edit(demonstrations=tuple(prompt.demonstrations[i] for i in longest), nearest=0)
     try:
         row = context.answering.render(prompt, [Example("", dict.fromkeys(context.task.input_fields, "x"), "")])[0]
     except InputError:
