@@ -433,3 +433,14 @@ def test_a_run_with_an_endpoints_embeddings_ends_alike_when_killed(bench: Bench,
     mine, other = summary_of(tmp_path / "torn"), summary_of(tmp_path / "whole")
     assert mine["cost"] == other["cost"] and other["cost"]["tokens_embedded"] > 0
     assert without_times(journal_of(tmp_path / "torn")) == without_times(journal_of(tmp_path / "whole"))
+
+
+def test_the_speed_of_an_endpoint_is_not_that_of_answers_which_a_refused_try_kept(bench: Bench, tmp_path: Path) -> None:
+    out, delay = tmp_path / "run", 0.2
+    with answering(slow(delay, labelling())) as server:
+        refused = run(bench, server, out, budget="7s")
+        assert refused.code == 2 and "the budget is too small" in refused.stderr, refused.stderr
+        assert run(bench, server, out, budget="10m", at=("line", "plan", 1)).code == KILLED
+        assert not asked_twice(server)
+    (engine,) = [event["value"] for event in journal_of(out) if event["kind"] == "engine"]
+    assert engine["seconds"] >= delay

@@ -24,6 +24,7 @@ from cotune.errors import InputError
 from cotune.model.base import Progress
 from cotune.model.remote.model import RemoteModel
 from cotune.model.structured.limits import json_schema
+from cotune.prompt.bank import bare_prompt
 from cotune.prompt.prompt import Prompt
 from cotune.task.task import Task
 
@@ -74,7 +75,8 @@ def open_remote(
 
     Args:
         config: names the model.
-        task: the task; its first train row is the trial question, so that the answer is useful.
+        task: the task; its first train row is the trial question, so that the answer is useful. If an earlier try of the run
+            has kept it, the bare prompt on dev rows, which races in any case, tells the speed.
         seed: prompt for the trial question.
         out: folder of the run, where answers are kept.
         journal: journal of the run.
@@ -84,7 +86,7 @@ def open_remote(
         EndpointError: it cannot be asked.
         InputError: answers cannot be kept in the folder.
     """
-    section, row = config.endpoint, task.train[0].fields
+    section = config.endpoint
     asked = RequestFormat(
         20 if section.probabilities and not task.output.kind.written else 0,
         tokens=answer_limit(config, seed, task),
@@ -92,13 +94,17 @@ def open_remote(
     if json_schema(task.output) is not None:
         asked = replace(asked, form=FORMS[0])
     model = resources.enter_context(closing(_model(config, out, asked, task)))
+    answers = model.answers
+    assert answers is not None
 
     def effect() -> dict[str, Any]:
-        started = time.monotonic()
-        way = model.settle(seed, row, task.labels)
-        seconds = time.monotonic() - started
-        tokens = model.row_tokens(seed, [row], task.labels)
-        rate = tokens / max(seconds, 0.01)
+        for prompt, row in (seed, task.train[0]), *((bare_prompt(task), row) for row in task.dev):
+            started, known = time.monotonic(), len(answers)
+            way = model.settle(prompt, row.fields, task.labels)
+            seconds = time.monotonic() - started
+            if len(answers) > known:
+                break
+        rate = model.row_tokens(prompt, [row.fields], task.labels) / max(seconds, 0.01)
         return {"device": "endpoint", "way": way.to_json(), "tokens_per_s": round(rate, 1), "seconds": round(seconds, 3)}
 
     key = [section.model_dump(mode="json", include={"base_url", "probabilities", "answer_tokens"}), config.model]
