@@ -44,6 +44,7 @@ from cotune.refine import not_shown
 from cotune.run_files import CONFIG, JOURNAL, run_folder
 from cotune.task.example import Example, dev_in_order, groups_of
 from cotune.task.known import Known
+from cotune.task.split import subsample
 from cotune.task.task import Task
 
 MOST_LEARNT = 500
@@ -230,9 +231,8 @@ def judged_by_probe(
         seed: seed of the sample of train rows, if there are very many, and of the folds.
         store: states of earlier comparisons; receives those that are computed.
     """
-    learn = not_shown(prompt, task.train)
-    order = np.random.default_rng([seed, 13]).permutation(len(learn))[:MOST_LEARNT]
-    learn = tuple(learn[i] for i in sorted(order))
+    # Stratified, because a probe needs rows of rare labels too.
+    learn = subsample(not_shown(prompt, task.train), MOST_LEARNT, np.random.default_rng([seed, 13]))
     layer = probe.layer
     layers = (
         [layer] if adapter != BASE else [n for n in layers_of_interest(model.depth) if abs(n - layer) <= _AROUND] or [layer]
