@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from test_slicing import judged, make_lab
 
 from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
-from cotune.cycle.candidate import Candidate
+from cotune.cycle.candidate import Candidate, Own
 from cotune.cycle.context import RunContext
 from cotune.cycle.diagnostics.slices import measure_slices
 from cotune.cycle.diagnostics.stability import measure_noise, measure_robustness
@@ -26,6 +27,7 @@ from cotune.model.adapters.slots import BASE
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
 from cotune.task.task import Task
+from cotune.task.values.output import Output
 from cotune.tune.settings import TuneSettings
 from tiny import tiny_local
 
@@ -114,6 +116,17 @@ def test_formats_are_not_compared_where_nothing_is_tuned(tmp_path: Path) -> None
     frozen = confirmed(context).chosen
     alike = Confirmed({"best_prompt": frozen, "best_tuned": frozen}, [frozen], frozen)
     assert "nothing is tuned in the winner" in measure_robustness(context, alike)["skipped"]
+
+
+def test_formats_of_an_earlier_bundle_with_other_labels_are_not_scored(tmp_path: Path) -> None:
+    """The base model answers with the labels of the task, which the bundle does not know."""
+    context = make_lab(tmp_path)
+    both = confirmed(context)
+    own = Own(Output("label", ("fruit", "animal")))
+    earlier = replace(both.chosen, candidate=replace(both.chosen.candidate, own=own))
+    found = measure_robustness(context, Confirmed({**both.arms, "best_tuned": earlier}, [earlier], earlier))
+    assert "unchanged earlier bundle" in found["skipped"]
+    assert "score" not in [event["kind"] for event in journal_of(tmp_path)]
 
 
 def test_what_no_journal_can_hold_is_a_failure_too(tmp_path: Path) -> None:
