@@ -17,6 +17,8 @@ from cotune.config import config_from_data
 from cotune.cycle.warm_start import open_start
 from cotune.files import file_sha256
 from cotune.prompt.prompt import Demonstration, Prompt
+from cotune.refine import not_shown
+from cotune.task.example import Example
 from cotune.task.sealed import SealedTest
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ _WORDS = {
     "hard_metal": ("iron", "zinc", "lead", "gold"),
     "tool": ("saw", "axe", "drill", "file"),
 }
+KILLED = -9
 OWN = tuple(text for text in SETTINGS if not text.startswith("tune.rank"))
 """The adapter's shape comes from the bundle."""
 
@@ -54,10 +57,10 @@ def changed(bundle: Path, folder: Path, **manifest: Any) -> Path:
     return folder
 
 
-def showing(bundle: Path, folder: Path, shown: list[dict[str, str]]) -> Path:
+def showing(bundle: Path, folder: Path, shown: list[dict[str, str]], fields: tuple[str, ...] = ("text",)) -> Path:
     """A copy of a bundle whose prompt shows these rows with their answers."""
     saved = json.loads((bundle / "prompt.json").read_text())
-    examples = tuple(Demonstration((("text", row["text"]),), row["label"]) for row in shown)
+    examples = tuple(Demonstration(tuple((name, row[name]) for name in fields), row["label"]) for row in shown)
     prompt = Prompt.from_json(saved["prompt"]).edit(demonstrations=examples, nearest=0)
     changed(bundle, folder, prompt_id=prompt.id)
     (folder / "prompt.json").write_text(json.dumps(saved | {"prompt": prompt.to_json()}))
@@ -126,6 +129,26 @@ def test_the_old_bundle_is_an_arm_as_it_was(grown: Path, whole: Path) -> None:
     predictor = cotune.load(whole / "best", device="cpu", dtype="float32", threads=1)
     answers = predictor.predict([row["input"] for row in tests["rows"]])
     assert answers == [tests["labels"][row["answers"]["previous"]] for row in tests["rows"]]
+
+
+def test_worked_examples_are_found_among_rows_with_their_columns_in_another_order(bench: Bench, tmp_path: Path) -> None:
+    """Else a prompt would learn from the rows that it shows, with their answers."""
+    made = [{"text": row["text"], "hint": f"h{i % 7}", "label": row["label"]} for i, row in enumerate(labelled_rows(60))]
+    table = tmp_path / "rows.csv"
+    table.write_text("text,hint,label\n" + "".join(f"{','.join(row.values())}\n" for row in made))
+    usual = ("--budget", "30ktok", "--seed", "4", *OWN, "tune.rank=4")
+    asked = ("--input", "text", "--input", "hint", "--output", "label", "--model", str(bench.model))
+    ended = bench.commands.run("run", str(table), *asked, *usual, "--out", str(tmp_path / "first"))
+    assert ended.code == 0, ended.stderr
+    bundle = showing(tmp_path / "first" / "best", tmp_path / "shown", made[:6], ("text", "hint"))
+    again = ("--from", str(bundle), "--input", "hint", "--input", "text", "--budget", "30ktok", "--seed", "4", *OWN)
+    ended = bench.commands.run("run", str(table), *again, "--out", str(tmp_path / "more"), at=("line", "previous", 1))
+    assert ended.code == KILLED, ended.stderr
+    (previous,) = of_kind(tmp_path / "more", "previous")
+    prompt = Prompt.from_json(previous["prompt"])
+    train = [Example(str(i), {"hint": row["hint"], "text": row["text"]}, row["label"]) for i, row in enumerate(made)]
+    assert prompt.demonstrations and len(not_shown(prompt, train)) == 60 - len(prompt.demonstrations)
+    assert Prompt.from_json(previous["was"]["prompt"]).demonstrations[0].fields == tuple(train[0].fields.items())
 
 
 def test_the_comparison_adds_up(grown: Path) -> None:

@@ -17,6 +17,7 @@ from cotune.model.adapters.slots import BASE
 from cotune.prompt.growing import names_all, with_labels
 from cotune.prompt.prompt import Prompt
 from cotune.refine import Proposal
+from cotune.refine.demonstrations import in_order
 from cotune.task.example import Example
 
 
@@ -56,14 +57,15 @@ def enter(context: RunContext, start: Start) -> Previous:
     bundle, task = start.bundle, context.task
     manifest = bundle.manifest
     check_rendering(bundle.saved, context.model, str(bundle.folder / PROMPT))
-    shown = [Example(f"shown:{i}", dict(d.fields), d.output) for i, d in enumerate(bundle.prompt.demonstrations)]
+    unchanged = in_order(bundle.prompt, task.input_fields)
+    shown = [Example(f"shown:{i}", dict(d.fields), d.output) for i, d in enumerate(unchanged.demonstrations)]
     leaking = {int(name.partition(":")[2]) for name in task.test.leaking_train_ids(shown)}
-    kept = tuple(d for i, d in enumerate(bundle.prompt.demonstrations) if i not in leaking)
-    prompt = bundle.prompt.edit(demonstrations=kept, nearest=min(bundle.prompt.nearest, len(kept)))
+    kept = tuple(d for i, d in enumerate(unchanged.demonstrations) if i not in leaking)
+    prompt = unchanged.edit(demonstrations=kept, nearest=min(unchanged.nearest, len(kept)))
     prompt = with_labels(prompt, manifest.labels, task.labels)
     same = manifest.output == task.output and manifest.answer_tokens == context.answering.limit
     own = None if same else Own(manifest.output, manifest.answer_tokens)
-    candidate = Candidate(bundle.prompt, manifest.adapter_id, manifest.decision, own=own)
+    candidate = Candidate(unchanged, manifest.adapter_id, manifest.decision, own=own)
     trained = {row.output for row in task.train}
     unseen = [label for label in manifest.labels if label in task.labels and label not in trained]
     # The bias makes predictions as frequent as the labels of train, which would suppress labels without a row there.

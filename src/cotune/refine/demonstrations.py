@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -117,6 +118,17 @@ def with_demonstrations(prompt: Prompt, examples: Iterable[Example], *, most_cha
         room -= length
         shown[fields] = Demonstration(fields, example.output)
     return prompt.edit(demonstrations=tuple(shown.values()), nearest=0)
+
+
+def in_order(prompt: Prompt, fields: Sequence[str]) -> Prompt:
+    """A copy whose demonstrations have their input fields in the order of ``fields``, in which they are compared with rows."""
+    place = {name: number for number, name in enumerate(fields)}
+    return prompt.edit(
+        demonstrations=tuple(
+            replace(shown, fields=tuple(sorted(shown.fields, key=lambda field: place.get(field[0], len(place)))))
+            for shown in prompt.demonstrations
+        )
+    )
 
 
 def not_shown(prompt: Prompt, examples: Iterable[Example]) -> tuple[Example, ...]:
