@@ -109,7 +109,7 @@ def test_prompts_are_searched_and_what_is_not_there_is_told(whole: tuple[Path, C
 def test_its_bundle_has_no_weights_to_go_on_from(bench: Bench, whole: tuple[Path, ChatServer], tmp_path: Path) -> None:
     out, server = whole
     ended = run(bench, server, tmp_path / "more", "--from", str(out / "best"))
-    assert ended.code == 2 and "no weights to go on from" in ended.stderr and "--prompt" in ended.stderr
+    assert ended.code == 2 and "no weights to start from" in ended.stderr and "--prompt" in ended.stderr
     assert "Traceback" not in ended.stderr and not (tmp_path / "more").exists()
 
 
