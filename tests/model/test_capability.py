@@ -19,7 +19,7 @@ from cotune.model.hardware.capability import (
     measure_gemm,
 )
 from cotune.model.hardware.doctor import diagnose, render
-from cotune.model.hardware.machine import available_memory, cpu_quota, processor_name, usable_cpus
+from cotune.model.hardware.machine import available_memory, cpu_quota, out_of_memory, processor_name, usable_cpus
 
 
 @pytest.fixture
@@ -36,6 +36,15 @@ def write(root: Path, files: dict[str, str]) -> Path:
 
 
 # --- the machine
+
+
+def test_a_cpu_that_is_out_of_memory_is_recognised() -> None:
+    """Else a pass that is too large would end the run instead of being run in halves."""
+    with pytest.raises(RuntimeError) as full:
+        torch.empty(1 << 58)
+    assert out_of_memory(full.value)
+    assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
+    assert not out_of_memory(RuntimeError("shape '[1, 8]' is invalid for input of size 6"))
 
 
 def test_quota_of_version_2_is_the_smallest_on_the_way_up(tmp_path: Path) -> None:

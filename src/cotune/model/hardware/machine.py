@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import torch
 
 _ROOT = Path("/")
+_FULL = ("out of memory", "not enough memory", "can't allocate memory", "Cannot allocate memory")
+"""Texts of errors that report a lack of memory: of accelerators, and of the CPU on Windows and Linux."""
 
 
 def usable_cpus(root: Path = _ROOT) -> int:
@@ -82,7 +84,7 @@ def out_of_memory(error: RuntimeError) -> bool:
     import torch
 
     message = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in message or "out of memory" in message
+    return isinstance(error, torch.OutOfMemoryError) or any(text in message for text in _FULL)
 
 
 def give_back_memory(device: torch.device) -> None:
