@@ -17,6 +17,7 @@ from cotune.model.engine.sampling import Chooser
 from cotune.model.structured.grammar import Grammar
 from cotune.model.structured.token_grammar import TokenGrammar, TokenTable
 from cotune.prompt.prompt import Prompt
+from cotune.prompt.render import Renderer
 from cotune.task.values.json_value import json_text
 from cotune.task.values.output import Output
 from tiny import merging_tokenizer, tiny_local, tiny_tokenizer
@@ -228,6 +229,61 @@ def test_tokens_taken_ahead_take_no_step_and_change_no_answer(kind: Any, monkeyp
     assert len(set(found.ids)) > 1 and max(fed) > len(rows)
     assert 3 * len(fed) < max(map(len, found.ids))
     assert found.written < one_by_one.written, "an end that is taken ahead is never read"
+
+
+def spaced_tokenizer() -> Any:
+    """Byte-level BPE without a chat template whose tokens begin with a space, as those of most models do."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["</s>"], initial_alphabet=alphabet, show_progress=False)
+    inner.train_from_iterator(['Answer: {"a": 12}', 'Answer: "x"', "Answer: 12", "Answer: -1"] * 3, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>")
+
+
+@pytest.mark.parametrize(
+    ("grammar", "text"),
+    [
+        (Grammar.json({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}), '{"a": 12}'),
+        (Grammar.json({"enum": ["x", "y"]}), '"x"'),
+        (Grammar.number(), "12"),
+        (Grammar.number(integer=True), "-1"),
+    ],
+)
+def test_an_answer_behind_a_cue_begins_with_the_tokens_that_training_gives_it(grammar: Grammar, text: str) -> None:
+    """A token of the space alone, which the model was never tuned to write, would be followed by anything."""
+    renderer = Renderer(spaced_tokenizer())
+    prompt, fields = Prompt(cue="Answer:"), {"input": "x"}
+    (row,) = renderer.render_answers(prompt, [fields], [text])
+    (*wanted, stop) = row.completions[0]
+    table = TokenTable(renderer.tokenizer, VOCABULARY)
+    assert len(table.bytes[wanted[0]] or b"") > 1
+    held = TokenGrammar(grammar, table, lead=renderer.lead(prompt, tuple(fields)), limit=20)
+    walk = held.start()
+    assert not walk.may_stop
+    for token in wanted:
+        assert walk.allows(token, (stop,))
+        walk.push(token)
+    assert walk.may_stop and held.read(wanted) == text
+    assert json.loads(held.read(held.ended(wanted[:1]))) is not None
+
+
+def test_bytes_tokens_are_for_characters_that_have_no_other() -> None:
+    from tokenizers import Tokenizer, decoders, models, normalizers
+    from transformers import PreTrainedTokenizerFast
+
+    names = ["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *map(chr, range(0x21, 0x7F)), "▁"]
+    inner = Tokenizer(models.BPE({name: i for i, name in enumerate(names)}, [], unk_token="<unk>", byte_fallback=True))
+    inner.normalizer = normalizers.Replace(" ", "▁")
+    inner.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", unk_token="<unk>")
+    table = TokenTable(tokenizer, len(names))
+    for text in (' {"a": 1}', "x é"):
+        assert table.encode(text.encode()) == tokenizer(text)["input_ids"]
 
 
 @given(st.integers(0, 2**31), st.integers(1, 30), st.booleans())

@@ -114,6 +114,13 @@ class Grammar:
         regex = rf"-?(0|[1-9][0-9]{{0,{DIGITS - 1}}}){fraction}"
         return cls(json_text({"grammars": [{"lark_grammar": f"start: /{regex}/"}]}), None)
 
+    def behind(self, lead: str) -> str:
+        """The source of the grammar of the same answers, each behind a text, so that tokens may reach across the border."""
+        if not lead:
+            return self.source
+        (answer,) = json.loads(self.source)["grammars"]
+        return json_text({"grammars": [{"lark_grammar": f"start: {json_text(lead)} @answer"}, {**answer, "name": "answer"}]})
+
     @cached_property
     def key(self) -> str:
         """Content hash, part of cache keys."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from cotune.model.structured.grammar import Grammar
 
 # Bytes that may be needed to complete an answer.
 _NEEDED = range(0x20, 0x7F)
+# Tokens of single bytes in SentencePiece vocabularies.
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
 class TokenTable:
@@ -46,7 +49,11 @@ class TokenTable:
         ]
         writable = np.zeros(vocabulary, dtype=bool)
         self._ids: dict[bytes, int] = {}
-        for i, text in enumerate(self.bytes):
+        names = map(str, tokenizer.convert_ids_to_tokens(list(range(len(self.bytes)))))
+        is_byte = [_BYTE.fullmatch(name) is not None for name in names]
+        # Models know a byte's own token from rare characters only, so it comes behind another token of the same text.
+        for i in sorted(range(len(self.bytes)), key=is_byte.__getitem__):
+            text = self.bytes[i]
             if text is not None:
                 self._ids.setdefault(text, i)
                 writable[i] = True
@@ -103,7 +110,7 @@ class TokenGrammar:
                 where="output",
                 hint=f"Raise the limit to {least} or more.",
             )
-        self._matcher = llguidance.LLMatcher(table.library, grammar.source, log_level=0)
+        self._matcher = llguidance.LLMatcher(table.library, grammar.behind(lead), log_level=0)
         if self._matcher.is_error():
             raise InputError(f"the grammar is refused ({self._matcher.get_error()})", where="output")
 
@@ -135,13 +142,12 @@ class GrammarWalk:
 
     def __init__(self, owner: TokenGrammar, matcher: Any) -> None:
         self._table, self._matcher = owner.table, matcher
-        self._lead = owner.lead.encode()
         self._next: NDArray[np.uint8] | None = None
 
     @property
     def may_stop(self) -> bool:
         """Whether the answer is complete."""
-        return not self._lead and bool(self._matcher.is_accepting())
+        return bool(self._matcher.is_accepting())
 
     @property
     def must_stop(self) -> bool:
@@ -173,20 +179,13 @@ class GrammarWalk:
     def _bits(self) -> NDArray[np.uint8]:
         """Packed bits of the tokens that write something and may come next; cached until the next token."""
         if self._next is None:
-            if self._lead:
-                wanted = np.zeros(self._table.vocabulary, dtype=bool)
-                wanted[(self._table.encode(self._lead) or [])[:1]] = True
-                self._next = np.packbits(wanted, bitorder="little")
-            else:
-                bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
-                writable = self._table.writable_bits
-                self._next = bits[: len(writable)] & writable
+            bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+            writable = self._table.writable_bits
+            self._next = bits[: len(writable)] & writable
         return self._next
 
     def push(self, token: int) -> None:
         """Append a token, which must be an allowed one."""
         self._next = None
-        if self._lead:
-            self._lead = self._lead.removeprefix(self._table.bytes[token] or b"")
-        elif not self._matcher.consume_token(token):
+        if not self._matcher.consume_token(token):
             raise CotuneError(f"the grammar library failed ({self._matcher.get_error()})")
