@@ -17,6 +17,7 @@ from cotune.model.engine.runner import PackedRunner
 from cotune.model.engine.score_cache import ScoreCache
 from cotune.model.engine.scoring import cut_batches, score_batch, score_batch_top
 from cotune.model.engine.settings import EngineSettings
+from cotune.model.engine.trie import label_paths
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Demonstration, Prompt
 from cotune.prompt.render import RenderedRow, shared_prefix
@@ -51,7 +52,8 @@ INPUT_FIRST = Prompt(input_template="{input}", instruction="Name the topic.", cu
 
 
 def naive(local: LocalModel, prompt: Prompt, rows: list[dict[str, str]], labels: tuple[str, ...]) -> Any:
-    return naive_label_scores(local.model, local.renderer.render(prompt, rows, labels))[0]
+    rendered = local.renderer.render(prompt, rows, labels)
+    return naive_label_scores(local.model, rendered, batch_tokens=2048)[0]
 
 
 @pytest.mark.parametrize("labels", [LONG_LABELS, SHORT_LABELS, LONG_LABELS[1:3], ("card",)])
@@ -67,6 +69,44 @@ def test_scores_equal_naive_ones(kind: Any, labels: tuple[str, ...]) -> None:
     assert wanted.std() > 0.3
     np.testing.assert_allclose(found.log_probs, wanted, atol=1e-4, rtol=0)
     assert found.tokens < sum(len(row.prompt_ids) for row in rendered) and found.tokens_saved > 0
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("kind", UNFIT)
+def test_a_plain_pass_is_bounded_and_computes_the_logits_that_are_read(kind: Any, whole: bool) -> None:
+    """The logits of all tokens of 16 rows take gigabytes with a vocabulary of 256,000."""
+    local = tiny_local(kind)
+    rendered = local.renderer.render(PROMPT, ROWS, LONG_LABELS)
+    answers = [
+        answer if whole else path
+        for row in rendered
+        for answer, path in zip(row.completions, label_paths(row.completions), strict=True)
+    ]
+    wanted = naive_label_scores(local.model, rendered, batch_tokens=1, whole=whole)
+    passes: list[int] = []
+    read: list[int] = []
+    local.model.get_input_embeddings().register_forward_hook(lambda _, given, __: passes.append(given[0].numel()))
+    local.model.get_output_embeddings().register_forward_hook(lambda _, __, logits: read.append(logits[..., 0].numel()))
+    found = naive_label_scores(local.model, rendered, batch_tokens=400, whole=whole)
+    np.testing.assert_allclose(found[0], wanted[0], atol=1e-4, rtol=0)
+    assert found[1] == wanted[1]
+    assert 1 < len(passes) < len(answers) and max(passes) < 2 * 400
+    assert sum(read) == sum(map(len, answers))
+
+
+def test_a_plain_pass_runs_in_halves_if_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    local = tiny_local("gemma2")
+    wanted = local.score(PROMPT, ROWS, LONG_LABELS).log_probs
+    sizes: list[int] = []
+
+    def narrow(_: Any, __: Any, given: dict[str, Any]) -> None:
+        sizes.append(len(given["input_ids"]))
+        if sizes[-1] > 3:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
+
+    local.model.get_decoder().register_forward_pre_hook(narrow, with_kwargs=True)
+    np.testing.assert_allclose(local.score(PROMPT, ROWS, LONG_LABELS).log_probs, wanted, atol=1e-4, rtol=0)
+    assert max(sizes) > 3
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma3"])

@@ -86,7 +86,7 @@ def _compute(
 ) -> tuple[NDArray[np.float64], int]:
     model.adapters.use(adapter)
     if not model.shared:
-        scores, tokens = naive_label_scores(model.model, rows, whole=True)
+        scores, tokens = naive_label_scores(model.model, rows, batch_tokens=model.settings.batch_tokens, whole=True)
         return -scores[:, 0], tokens - len(rows)
     with torch.inference_mode():
         return _packed_losses(model.runner, model.prefix_state(adapter, prefix_ids), len(prefix_ids), rows)

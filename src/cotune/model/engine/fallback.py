@@ -15,12 +15,11 @@ from torch import Tensor
 
 from cotune.model.engine.attention import use_plain_attention
 from cotune.model.engine.sampling import Answer, Chooser
+from cotune.model.engine.plan import cut_by_length
 from cotune.model.engine.trie import label_paths
 from cotune.model.layers.cut import cut_decoder, layer_outputs, norm_epsilon, pooled, read_layers, unit_rms
+from cotune.model.hardware.machine import give_back_memory, out_of_memory
 from cotune.prompt.render import RenderedRow
-
-_SEQUENCES = 16
-"""Sequences in a padded batch."""
 
 
 def naive_label_scores(
@@ -28,6 +27,7 @@ def naive_label_scores(
     rows: Sequence[RenderedRow],
     *,
     whole: bool = False,
+    batch_tokens: int,
 ) -> tuple[NDArray[np.float64], int]:
     """``[rows, labels]`` log-probabilities and the number of tokens, with one whole pass for each label.
 
@@ -35,6 +35,7 @@ def naive_label_scores(
         model: a transformers causal language model.
         rows: rendered rows with equally many completions.
         whole: whether to score completions to their end, stop token included, or only as far as needed to distinguish the
+        batch_tokens: most tokens in a pass, without padding; it runs in halves if memory runs out.
             labels.
     """
     use_plain_attention(model)
@@ -45,21 +46,43 @@ def naive_label_scores(
             sequences.append(((*rendered.prompt_ids, *answer), len(answer)))
             owners.append((row, label))
     scores = np.zeros((len(rows), len(rows[0].completions)))
-    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i][0]))
-    for place in range(0, len(order), _SEQUENCES):
-        part = order[place : place + _SEQUENCES]
-        ids, mask = pad([sequences[i][0] for i in part], model.device)
-        with torch.inference_mode():
-            logits = model(ids, attention_mask=mask, use_cache=False).logits.float()
-        log_probs = torch.log_softmax(logits[:, :-1], dim=-1).gather(2, ids[:, 1:, None])[..., 0]
-        for line, i in enumerate(part):
-            sequence, answer_length = sequences[i]
-            end = len(sequence) - 1
-            scores[owners[i]] = float(log_probs[line, end - answer_length : end].cpu().double().sum())
+    for part in cut_by_length(range(len(sequences)), lambda i: len(sequences[i][0]), batch_tokens):
+        for i, score in zip(part, _score_in_halves(model, [sequences[i] for i in part]), strict=True):
+            scores[owners[i]] = score
     return scores, sum(len(sequence) for sequence, _ in sequences)
 
 
 def pad(sequences: Sequence[Sequence[int]], device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
+def _score_in_halves(model: Any, sequences: Sequence[tuple[Sequence[int], int]]) -> list[float]:
+    try:
+        return _score(model, sequences)
+    except RuntimeError as error:
+        if not out_of_memory(error) or len(sequences) == 1:
+            raise
+    # Outside the handler, whose traceback holds the tensors of the failed pass.
+    give_back_memory(model.device)
+    middle = len(sequences) // 2
+    return [*_score_in_halves(model, sequences[:middle]), *_score_in_halves(model, sequences[middle:])]
+
+
+def _score(model: Any, sequences: Sequence[tuple[Sequence[int], int]]) -> list[float]:
+    """Log-probability of each sequence's last tokens, whose number is given beside it, in one pass."""
+    ids, mask = pad([sequence for sequence, _ in sequences], model.device)
+    spots = [(line, len(own) - count - 1 + i) for line, (own, count) in enumerate(sequences) for i in range(count)]
+    lines, places = torch.tensor(spots, dtype=torch.long, device=ids.device).view(-1, 2).T
+
+    def needed(_: Any, states: tuple[Tensor]) -> tuple[Tensor]:
+        # Logits of all tokens would take gigabytes with a large vocabulary.
+        return (states[0][lines, places][None],)
+
+    with model.get_output_embeddings().register_forward_pre_hook(needed), torch.inference_mode():
+        logits = model(ids, attention_mask=mask, use_cache=False).logits
+        # This fails where a model's head was not called with the states.
+        log_probs = torch.log_softmax(logits.view(len(spots), logits.shape[-1]).float(), dim=-1)
+    found = log_probs.gather(1, ids[lines, places + 1][:, None])[:, 0].cpu().double()
+    return [float(own.sum()) for own in torch.split_with_sizes(found, [count for _, count in sequences])]
+
+
     """Right-padded ids and attention mask, each ``[rows, longest]``."""
     longest = max(map(len, sequences))
     ids = torch.zeros(len(sequences), longest, dtype=torch.long)

@@ -156,7 +156,7 @@ def _compute(
         ids, starts = [row.prompt_ids for row in rows], [row.start for row in rows]
         states = layer_states(model, ids, [probe.layer], starts=starts, adapter=adapter, progress=None)[0]
         return probe.log_probs(states, labels), sum(batch.lengths)
-    return naive_label_scores(model.model, rows)
+    return naive_label_scores(model.model, rows, batch_tokens=model.settings.batch_tokens)
 
 
 def _key(model: Engine, adapter: str, prefix: tuple[int, ...], batch: Batch, answers: Sequence[Any], top: int | None) -> str:
