@@ -77,6 +77,16 @@ def test_greedy_answers_are_those_of_transformers_token_by_token(kind: Any) -> N
     assert len({len(ids) for ids in found.ids}) > 1, "answers of one length would not show rows that leave early"
 
 
+def test_a_models_own_settings_of_generation_have_no_say() -> None:
+    """The shared-prefix engine knows none, and an answer must not depend on which of the two serves a model."""
+    local = tiny_local("gemma2")
+    wanted = local.generate(PROMPT, ROWS, limit=16).ids
+    own = local.model.generation_config
+    own.repetition_penalty, own.no_repeat_ngram_size, own.suppress_tokens = 4.0, 1, [ids[0] for ids in wanted if ids]
+    assert local.generate(PROMPT, ROWS, limit=16).ids == wanted
+    assert local.model.generation_config is own
+
+
 def test_an_adapter_changes_the_answers(tmp_path: Path) -> None:
     local = tiny_local("llama")
     before = local.generate(PROMPT, ROWS, limit=8)

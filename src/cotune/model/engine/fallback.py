@@ -5,7 +5,8 @@ Slow and simple. The reference for tests of the shared-prefix engine, and the fa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cotune.model.engine.attention import use_plain_attention
-from cotune.model.engine.sampling import Answer, Chooser
 from cotune.model.engine.plan import cut_by_length
+from cotune.model.engine.sampling import Answer, Chooser
 from cotune.model.engine.trie import label_paths
-from cotune.model.layers.cut import cut_decoder, layer_outputs, norm_epsilon, pooled, read_layers, unit_rms
 from cotune.model.hardware.machine import give_back_memory, out_of_memory
+from cotune.model.layers.cut import cut_decoder, layer_outputs, norm_epsilon, pooled, read_layers, unit_rms
 from cotune.prompt.render import RenderedRow
 
 
@@ -26,16 +27,16 @@ def naive_label_scores(
     model: Any,
     rows: Sequence[RenderedRow],
     *,
-    whole: bool = False,
     batch_tokens: int,
+    whole: bool = False,
 ) -> tuple[NDArray[np.float64], int]:
     """``[rows, labels]`` log-probabilities and the number of tokens, with one whole pass for each label.
 
     Args:
         model: a transformers causal language model.
         rows: rendered rows with equally many completions.
-        whole: whether to score completions to their end, stop token included, or only as far as needed to distinguish the
         batch_tokens: most tokens in a pass, without padding; it runs in halves if memory runs out.
+        whole: whether to score completions to their end, stop token included, or only as far as needed to distinguish the
             labels.
     """
     use_plain_attention(model)
@@ -52,7 +53,6 @@ def naive_label_scores(
     return scores, sum(len(sequence) for sequence, _ in sequences)
 
 
-def pad(sequences: Sequence[Sequence[int]], device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
 def _score_in_halves(model: Any, sequences: Sequence[tuple[Sequence[int], int]]) -> list[float]:
     try:
         return _score(model, sequences)
@@ -83,6 +83,7 @@ def _score(model: Any, sequences: Sequence[tuple[Sequence[int], int]]) -> list[f
     return [float(own.sum()) for own in torch.split_with_sizes(found, [count for _, count in sequences])]
 
 
+def pad(sequences: Sequence[Sequence[int]], device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
     """Right-padded ids and attention mask, each ``[rows, longest]``."""
     longest = max(map(len, sequences))
     ids = torch.zeros(len(sequences), longest, dtype=torch.long)
@@ -135,6 +136,18 @@ def plain_layer_states(
 _ROWS = 16
 
 
+@contextmanager
+def _greedy(model: Any) -> Iterator[None]:
+    """Leave out what a model's own generation config does to logits, such as a penalty on repetitions, until the block ends."""
+    from transformers import GenerationConfig
+
+    own, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
 def plain_generate(model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Answer], chooser: Chooser) -> int:
     """Generate all answers; prompts of the same length run together, since not every architecture supports padding.
 
@@ -171,7 +184,7 @@ def plain_generate(model: Any, prompts: Sequence[Sequence[int]], answers: Sequen
         def finished(input_ids: Tensor, _: Tensor, rows: list[Answer] = rows) -> Tensor:
             return torch.tensor([answer.done for answer in rows], device=input_ids.device)
 
-        with torch.inference_mode():
+        with torch.inference_mode(), _greedy(model):
             model.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
