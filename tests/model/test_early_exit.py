@@ -16,12 +16,19 @@ from cotune.model.engine.settings import EngineSettings
 from cotune.model.layers.cut import cut_decoder, layers_of, norm_epsilon, unit_rms
 from cotune.model.loading.minimal_llama import LightLlama
 from cotune.model.local import LocalModel
+from cotune.prompt.prompt import Prompt
 from tiny import save_tiny, tiny_local, tiny_model, tiny_tokenizer
 
 DEPTH = 4
 KINDS = ["llama", "qwen3", "gemma3", "gpt_neox", "granite", "gpt2"]
 """Of these gemma3 has a sliding window, granite scales its embeddings, gpt2 adds positions and names its parts otherwise."""
 UNFIT = ["gemma2", "gpt_oss"]
+TANGLED = {
+    "gemma3n": {"hidden_size_per_layer_input": 8, "laurel_rank": 4, "altup_num_inputs": 2, "num_kv_shared_layers": 2},
+    "gemma4": {"hidden_size_per_layer_input": 8, "global_head_dim": 8},
+    "gemma4 with shared keys": {"hidden_size_per_layer_input": 8, "global_head_dim": 8, "num_kv_shared_layers": 2},
+}
+"""Models whose layers depend on each other beyond the states between them, and what of their configuration says so."""
 
 # The prefix is longer than the window, and rows are of different lengths.
 _DRAW = np.random.default_rng(0)
@@ -47,6 +54,21 @@ def foreign(kind: str, seed: int, **changes: Any) -> Any:
     config = {"granite": t.GraniteConfig, "gpt2": t.GPT2Config}[kind](**shape | more | changes)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
+        return t.AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+
+
+def tangled(name: str) -> Any:
+    import transformers as t
+
+    shape = {"vocab_size": 448, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": DEPTH, "head_dim": 8}
+    more = {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.2, "sliding_window": 6}
+    ids = {"bos_token_id": None, "eos_token_id": 0, "pad_token_id": 0, "vocab_size_per_layer_input": 448}
+    kinds = {"layer_types": ["sliding_attention", "full_attention"] * 2}
+    if name == "gemma3n":
+        kinds["activation_sparsity_pattern"] = [0.0] * DEPTH  # type: ignore[list-item]
+    config = (t.Gemma3nTextConfig if name == "gemma3n" else t.Gemma4TextConfig)(**shape | more | ids | kinds | TANGLED[name])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
         return t.AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
 
 
@@ -79,7 +101,7 @@ def last_states(kind: str) -> np.ndarray[Any, Any]:
 @pytest.mark.parametrize("kind", [*KINDS, *UNFIT])
 def test_states_after_layers_are_those_of_a_full_pass(kind: str) -> None:
     local = local_of(kind)
-    assert local.shared == (kind in KINDS) and local.depth == DEPTH
+    assert local.shared == (kind in KINDS) and local.depth == DEPTH and local.reads_layers
     wanted = last_states(kind)
     layers = [4, 1, 3]
     found = local.layer_states(SEQUENCES, layers)
@@ -161,6 +183,14 @@ def test_the_light_model_gives_the_same(tmp_path: Path, monkeypatch: pytest.Monk
     light = LocalModel.load(folder, settings=EngineSettings(dtype="float32"), light=True)
     assert isinstance(light.model, LightLlama)
     np.testing.assert_allclose(light.layer_states(SEQUENCES, [1, 2, 4]), last_states("llama")[[0, 1, 3]], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", TANGLED)
+def test_layers_that_cannot_run_without_the_others_are_not_read(name: str) -> None:
+    """Else a run would choose probes and end with a traceback at their first states."""
+    local = LocalModel(tangled(name), tiny_tokenizer(), fingerprint=name)
+    assert not local.reads_layers
+    assert np.isfinite(local.score(Prompt(instruction="Name it."), [{"input": "Who?"}], ("a", "b")).log_probs).all()
 
 
 def test_a_cut_shares_its_modules_and_leaves_the_model_alone() -> None:

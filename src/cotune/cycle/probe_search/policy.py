@@ -31,8 +31,8 @@ def searches_by_probes(context: RunContext, config: RunConfig) -> bool:
         context.can.tune
         and context.can.hidden_states
         and not context.task.output.kind.written
-        and context.model.reads_layers
         and config.tune.readout != "words"
+        and context.model.reads_layers
     )
 
 

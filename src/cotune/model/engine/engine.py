@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from cotune.errors import InputError
 from cotune.model.adapters.slots import AdapterSlot
 from cotune.model.base import EVERYTHING, SavedModel
+from cotune.model.engine.attention import use_plain_attention
 from cotune.model.engine.prefix_cache import PrefixState, PrefixStates
 from cotune.model.engine.runner import PackedRunner, fits
 from cotune.model.engine.score_cache import ScoreCache
 from cotune.model.engine.settings import EngineSettings
 from cotune.model.hardware.capability import free_memory
-from cotune.model.layers.cut import cut_decoder
+from cotune.model.layers.cut import cuts_fit
 from cotune.model.layers.fused_layers import make_lean
 from cotune.model.layers.packed_weights import prepack
 from cotune.model.structured.token_grammar import TokenTable
@@ -185,12 +186,9 @@ class Engine:
 
     @cached_property
     def reads_layers(self) -> bool:
-        """Whether states between the layers can be read, which a plain pass can do unless the architecture is unknown."""
-        try:
-            cut_decoder(self.model.get_decoder(), 0, 1)
-        except (InputError, AttributeError):
-            return False
-        return True
+        """Whether states between the layers can be read; see :func:`cotune.model.layers.cut.cuts_fit`."""
+        use_plain_attention(self.model)
+        return cuts_fit(self.model)
 
     @property
     def width(self) -> int:

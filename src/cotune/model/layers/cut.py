@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cotune.errors import InputError
+from cotune.errors import CotuneError, InputError
 
 _LAYERS = ("layers", "h", "blocks")
 """Attribute names of a decoder's list of layers."""
@@ -73,6 +73,29 @@ def cut_decoder(decoder: Any, first: int, last: int) -> nn.Module:
     for norm in norms:
         setattr(part, norm, nn.Identity())
     return part  # type: ignore[no-any-return]
+
+def cuts_fit(model: Any) -> bool:
+    """Whether cut decoders give the states of a full pass, which is tried on three tokens with the present attention.
+
+    They do not if the architecture is unknown, computes inputs of all layers at once, or reuses keys of lower layers.
+    """
+    decoder, depth = model.get_decoder(), depth_of(model)
+    ids = torch.arange(3, device=model.device)[None]
+    try:
+        with torch.inference_mode():
+            with layer_outputs(decoder, range(1, depth + 1)) as wanted:
+                decoder(input_ids=ids, use_cache=False)
+            for first, last in {(0, 1), (0, depth), (depth // 2, depth)}:
+                part = cut_decoder(decoder, first, last)
+                with entering(part, wanted[first].clone()) if first else nullcontext():
+                    found = part(input_ids=ids, use_cache=False).last_hidden_state
+                # The same products, so they differ by less than what an input of another layer changes.
+                if not torch.allclose(found.float(), wanted[last].float(), rtol=0.01, atol=0.01 * float(wanted[last].std())):
+                    return False
+    except (CotuneError, RuntimeError, TypeError, ValueError, AttributeError, LookupError):
+        return False
+    return True
+
 
 
 @contextmanager
