@@ -193,6 +193,23 @@ def test_layers_that_cannot_run_without_the_others_are_not_read(name: str) -> No
     assert np.isfinite(local.score(Prompt(instruction="Name it."), [{"input": "Who?"}], ("a", "b")).log_probs).all()
 
 
+@pytest.mark.parametrize("kind", ["llama", "gemma3", "gpt_neox", "gpt2"])
+def test_label_words_are_weights_of_a_state_before_the_final_norm(kind: str) -> None:
+    model = model_of(kind)
+    decoder, generator = model.get_decoder(), torch.Generator().manual_seed(0)
+    norm = next(decoder._modules[name] for name in ("norm", "final_layer_norm", "ln_f") if name in decoder._modules)
+    with torch.no_grad():
+        for parameter in norm.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    tokens = [5, 70, 301]
+    states = unit_rms(torch.randn(6, 32, generator=generator) + 0.5, 0.0)
+    wanted = model.get_output_embeddings().weight[tokens] @ (norm(states) - getattr(norm, "bias", 0)).T
+    found = torch.from_numpy(LocalModel(model, tiny_tokenizer(), fingerprint=kind).output_vectors(tokens)) @ states.T
+    if isinstance(norm, torch.nn.LayerNorm):
+        found = found / states.std(1, correction=0)
+    torch.testing.assert_close(found, wanted, atol=1e-3, rtol=1e-3)
+
+
 def test_a_cut_shares_its_modules_and_leaves_the_model_alone() -> None:
     model = tiny_local("gemma3").model
     decoder = model.get_decoder()

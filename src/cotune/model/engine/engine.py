@@ -22,7 +22,7 @@ from cotune.model.engine.runner import PackedRunner, fits
 from cotune.model.engine.score_cache import ScoreCache
 from cotune.model.engine.settings import EngineSettings
 from cotune.model.hardware.capability import free_memory
-from cotune.model.layers.cut import cuts_fit
+from cotune.model.layers.cut import cuts_fit, through_norm
 from cotune.model.layers.fused_layers import make_lean
 from cotune.model.layers.packed_weights import prepack
 from cotune.model.structured.token_grammar import TokenTable
@@ -198,14 +198,12 @@ class Engine:
     def output_vectors(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """``[tokens, width]`` weights that map a last hidden state, divided by its root mean square, to the tokens' logits.
 
-        They include the scale of the final norm, but not a soft cap on logits.
+        They include the scale of the final norm and, if it centres states, the centring, but not its bias or a soft cap on
+        logits.
         """
         head = self.model.get_output_embeddings().weight
-        norm = getattr(self.model.get_decoder(), "norm", None)
         with torch.inference_mode():
-            rows = head[torch.tensor(list(tokens), device=head.device)].float()
-            if norm is not None:
-                rows = rows * norm(torch.ones(1, head.shape[1], dtype=head.dtype, device=head.device)).float()
+            rows = through_norm(self.model.get_decoder(), head[torch.tensor(list(tokens), device=head.device)].float())
         vectors: NDArray[np.float32] = (rows * self.runner.logit_scale).cpu().numpy()
         return vectors
 

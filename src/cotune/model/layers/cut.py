@@ -54,8 +54,7 @@ def cut_decoder(decoder: Any, first: int, last: int) -> nn.Module:
     Raises:
         InputError: if the decoder's layers or final norm cannot be found.
     """
-    name = _layers_name(decoder)
-    norms = [norm for norm in _NORMS if isinstance(decoder._modules.get(norm), nn.Module)]
+    name, norms = _layers_name(decoder), _norm_names(decoder)
     if not norms:
         raise _unknown(decoder, "final norm")
     layers = list(getattr(decoder, name))[first:last]
@@ -73,6 +72,7 @@ def cut_decoder(decoder: Any, first: int, last: int) -> nn.Module:
     for norm in norms:
         setattr(part, norm, nn.Identity())
     return part  # type: ignore[no-any-return]
+
 
 def cuts_fit(model: Any) -> bool:
     """Whether cut decoders give the states of a full pass, which is tried on three tokens with the present attention.
@@ -95,7 +95,6 @@ def cuts_fit(model: Any) -> bool:
     except (CotuneError, RuntimeError, TypeError, ValueError, AttributeError, LookupError):
         return False
     return True
-
 
 
 @contextmanager
@@ -144,6 +143,29 @@ def layer_outputs(
         for number in set(numbers):
             taps.enter_context(layers[number - 1].register_forward_hook(tap(number)))
         yield outputs
+
+
+def through_norm(decoder: Any, rows: Tensor) -> Tensor:
+    """``rows`` ``[rows, width]`` so changed that they map states before a decoder's final norm as they map those behind it.
+
+    Up to the division of a state by its length, and to the norm's bias.
+    """
+    names = _norm_names(decoder)
+    if not names:
+        return rows
+    norm = getattr(decoder, names[0])
+    weight = next(norm.parameters(), rows)
+    # A state of mean 0 and mean square 1, which a norm only scales.
+    state = torch.ones(1, rows.shape[1], dtype=weight.dtype, device=rows.device)
+    state[:, 1::2] = -1
+    normed = norm(state)
+    scaled: Tensor = rows * ((normed - norm(-state)) / 2 * state).float()
+    centring = torch.allclose(norm(state + 1), normed, rtol=0.01)
+    return scaled - scaled.mean(dim=1, keepdim=True) if centring else scaled
+
+
+def _norm_names(decoder: Any) -> list[str]:
+    return [norm for norm in _NORMS if isinstance(decoder._modules.get(norm), nn.Module)]
 
 
 def _layers_name(decoder: Any) -> str:
