@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-Kind = Literal["llama", "qwen2", "qwen3", "gemma3", "gpt_neox", "gemma2", "gpt_oss", "mamba"]
+Kind = Literal["llama", "qwen2", "qwen3", "gemma3", "gpt_neox", "gpt2", "gemma2", "gpt_oss", "mamba"]
 
 FITTING: tuple[Kind, ...] = ("llama", "qwen2", "qwen3", "gemma3")
 """Architectures that the shared-prefix engine serves."""
@@ -117,9 +117,12 @@ def tiny_config(kind: Kind, **changes: Any) -> Any:
         return t.Gemma3TextConfig(**common | windowed | changes)
     if kind == "gemma2":
         return t.Gemma2Config(**common | windowed | {"attn_logit_softcapping": 0.5} | changes)
-    if kind == "gpt_neox":
+    if kind in ("gpt_neox", "gpt2"):
         common.pop("num_key_value_heads")
-        return t.GPTNeoXConfig(**common | {"rotary_pct": 0.5} | changes)
+        if kind == "gpt_neox":
+            return t.GPTNeoXConfig(**common | {"rotary_pct": 0.5} | changes)
+        common.pop("intermediate_size")
+        return t.GPT2Config(**common | changes)
     if kind == "gpt_oss":
         experts = {"num_local_experts": 2, "num_experts_per_tok": 1, "head_dim": 8, "sliding_window": 128}
         return t.GptOssConfig(**common | experts | changes)

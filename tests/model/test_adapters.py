@@ -12,12 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from cotune.bundle.export.weights import merged
 from cotune.errors import CotuneError, InputError
 from cotune.files import write_json
 from cotune.model.adapters.files import CONFIG, WEIGHTS, LoraSettings, adapter_content_id, read_settings
 from cotune.model.adapters.slots import BASE
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
+from cotune.tune.settings import TuneSettings
+from cotune.tune.tuners import LoraTuner
 from tiny import FITTING, tiny_local, tiny_model, tiny_tokenizer, widen_lora
 
 PROMPT = Prompt(instruction="Classify the question.", cue="Label:")
@@ -57,6 +60,43 @@ def test_a_saved_adapter_is_a_plain_peft_folder(tmp_path: Path, kind: Any) -> No
     first = local.score(PROMPT, ROWS, ("person", "place"), adapter=adapter).log_probs
     other = LocalModel(wrapped.get_base_model(), tiny_tokenizer(), fingerprint="peft")
     np.testing.assert_allclose(first, other.score(PROMPT, ROWS, ("person", "place")).log_probs, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [SMALL, LoraSettings(rank=4, alpha=8, layers=(1,)), LoraSettings(4, 8, "c_attn,c_proj")])
+def test_layers_with_transposed_weights_are_tuned_too(
+    tmp_path: Path, settings: LoraSettings, recwarn: pytest.WarningsRecorder
+) -> None:
+    """GPT-2's linear layers are no ``nn.Linear``. Probes name the layers they tune, which peft refused for it."""
+    from peft import PeftModel
+
+    local = tiny_local("gpt2")
+    assert local.shared
+    LoraTuner().check(local, TuneSettings(lora=settings))
+    base = scores(local)
+    adapter = saved(local, tmp_path, settings=settings)
+    assert not [warning for warning in recwarn if "fan_in_fan_out" in str(warning.message)]
+    found = scores(local, adapter)
+    assert np.abs(found - base).max() > 0.1, "an adapter that changes nothing proves nothing"
+    wrapped = PeftModel.from_pretrained(tiny_model("gpt2"), tmp_path / adapter).eval()
+    names = {name for name, _ in wrapped.named_modules() if name.endswith(".lora_A.default")}
+    assert names and all(".h.1." in name for name in names) == bool(settings.layers)
+    other = LocalModel(wrapped.get_base_model(), tiny_tokenizer(), fingerprint="peft")
+    np.testing.assert_allclose(found, scores(other), atol=1e-5)
+    fresh = tiny_local("gpt2")
+    assert fresh.adapters.register(tmp_path / adapter) == adapter
+    np.testing.assert_allclose(scores(fresh, adapter), found, atol=1e-5)
+    # An export adds it to the weights.
+    tiny_model("gpt2").save_pretrained(tmp_path / "base")
+    added = LocalModel(merged(tmp_path / "base", tmp_path / adapter)[0].eval(), tiny_tokenizer(), fingerprint="merged")
+    np.testing.assert_allclose(scores(added), found, atol=1e-4)
+
+
+def test_a_model_without_layers_to_tune_is_refused_before_anything_runs() -> None:
+    local = tiny_local("llama")
+    for layer in local.model.model.layers:
+        layer.self_attn = layer.mlp = torch.nn.Identity()
+    with pytest.raises(InputError, match="LlamaForCausalLM has no linear layers that can be tuned"):
+        LoraTuner().check(local, TuneSettings())
 
 
 def local_plan(ids: tuple[int, ...]) -> Any:

@@ -18,6 +18,7 @@ from cotune.model.adapters.files import CONFIG, LoraSettings
 from cotune.model.engine.attention import use_plain_attention
 from cotune.model.engine.settings import EngineSettings
 from cotune.model.layers.cut import layers_of, norm_epsilon, unit_rms
+from cotune.model.layers.lora_binding import layer_number
 from cotune.model.local import LocalModel
 from cotune.tune.window import StartHead, WindowRun, WindowSettings, WindowStates, _rate, contrastive_loss
 from tiny import tiny_local, tiny_model, widen_lora
@@ -100,7 +101,7 @@ def test_contrast_is_that_of_its_formula_and_single_rows_have_none() -> None:
     assert alone.item() == 0 and not torch.autograd.grad(alone, features)[0].any()
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma3", "gpt_oss"])
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma3", "gpt2", "gpt_oss"])
 @pytest.mark.parametrize(
     ("first", "last", "pooled", "parts"),
     [(0, 3, False, [[1, 4, 7, 2]]), (2, 4, False, [[1, 4], [7, 2]]), (1, 4, True, [[1], [4, 7, 2]])],
@@ -120,7 +121,7 @@ def test_loss_and_gradients_are_those_of_a_plain_full_pass(
     rows = [row for part in parts for row in part]
     found, tokens = run._backward(parts)
     gradients = {name: p.grad.clone() for name, p in run._lora if p.grad is not None}
-    assert {int(name.split(".layers.")[1][0]) for name, _ in run._lora} == set(range(first, last))
+    assert {layer_number(name) for name, _ in run._lora} == set(range(first, last))
     assert len(gradients) == len(run._lora) and all(bool(grad.any()) for grad in gradients.values())
     for _, parameter in run._lora:
         parameter.grad = None

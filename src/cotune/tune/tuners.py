@@ -5,10 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
-import torch
-
 from cotune.errors import InputError
-from cotune.model.adapters.slots import BASE
+from cotune.model.adapters.slots import BASE, linear_names
+from cotune.model.layers.lora_binding import layer_number
 from cotune.model.local import LocalModel
 from cotune.tune.settings import Method, TuneSettings
 from cotune.tune.trainable import LoraWeights, Trainable
@@ -45,10 +44,15 @@ class LoraTuner(Tuner):
     """LoRA weights in linear layers (arXiv 2106.09685)."""
 
     def check(self, model: LocalModel, settings: TuneSettings) -> None:
-        target = settings.lora.target
+        target, layers = settings.lora.target, linear_names(model.model)
         if target == "all-linear":
+            if all(layer_number(name) is None for name in layers):
+                raise InputError(
+                    f"{type(model.model).__name__} has no linear layers that can be tuned",
+                    where="model",
+                    hint="Use another model.",
+                )
             return
-        layers = [name for name, module in model.model.named_modules() if isinstance(module, torch.nn.Linear)]
         for wanted in target.split(","):
             if not any(f".{name}".endswith(f".{wanted}") for name in layers):
                 names = sorted({name.rpartition(".")[2] for name in layers})

@@ -204,6 +204,7 @@ def merged(source: Path, adapter: Path | None) -> tuple[Any, torch.dtype]:
     import torch
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM
+    from transformers.pytorch_utils import Conv1D
 
     from cotune.model.adapters.files import WEIGHTS, read_settings
     from cotune.model.loading.load import quiet_transformers
@@ -224,5 +225,7 @@ def merged(source: Path, adapter: Path | None) -> tuple[Any, torch.dtype]:
                     continue
                 up = weights[name.replace(".lora_A.", ".lora_B.")]
                 place = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
-                modules[place].weight += (settings.alpha / settings.rank) * (up.float() @ down.float())
+                update = (settings.alpha / settings.rank) * (up.float() @ down.float())
+                # GPT-2's layers store the transposed weight.
+                modules[place].weight += update.T if isinstance(modules[place], Conv1D) else update
     return model, dtype

@@ -192,6 +192,8 @@ class AdapterSlot:
                 with warnings.catch_warnings():
                     # peft uses a name that transformers will remove.
                     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+                    # It sets this itself for Conv1D.
+                    warnings.filterwarnings("ignore", message=".*fan_in_fan_out.*", category=UserWarning)
                     self._peft = get_peft_model(self._model, _peft_config(replace(settings, target=target), _task(self._model)))
             except ValueError as error:
                 raise InputError(str(error), where="tune.target", hint="Use all-linear or names of linear layers.") from error
@@ -296,12 +298,15 @@ def _linear_names(model: Any, settings: LoraSettings) -> str:
     if settings.target != "all-linear":
         names = settings.target.split(",")
         return ",".join(sorted({name.rpartition(".")[2] if layer_number(name) is not None else name for name in names}))
-    names_of_layers = {
-        name.rpartition(".")[2]
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and layer_number(name) in settings.layers
-    }
+    names_of_layers = {name.rpartition(".")[2] for name in linear_names(model) if layer_number(name) in settings.layers}
     return ",".join(sorted(names_of_layers))
+
+
+def linear_names(model: Any) -> list[str]:
+    """Full names of the layers that peft counts as linear: GPT-2's are ``Conv1D``, with a transposed weight."""
+    from transformers.pytorch_utils import Conv1D
+
+    return [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear | Conv1D)]
 
 
 def _peft_config(settings: LoraSettings, task: str | None = "CAUSAL_LM") -> Any:
