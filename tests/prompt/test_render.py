@@ -225,6 +225,29 @@ def test_a_template_that_knows_no_system_role() -> None:
     )
 
 
+@pytest.mark.parametrize("call", ["strftime_now('%d %b %Y')", 'strftime_now( "%d %b %Y" )'])
+def test_a_template_that_prints_the_date_gives_the_same_ids_every_day(call: str) -> None:
+    tokenizer = fresh_tokenizer()
+    tokenizer.chat_template = (
+        "{% if not date_string is defined and strftime_now is defined %}{% set date_string = " + call + " %}{% endif %}"
+        "<|im_start|>system\nToday: {{ date_string }}<|im_end|>\n" + CHAT_TEMPLATE
+    )
+    text = Renderer(tokenizer).text(Prompt(instruction="Classify."), {"input": "Who?"}, LABELS)
+    assert text.startswith("<|im_start|>system\nToday: 26 Jul 2024<|im_end|>\n<|im_start|>user\nClassify.")
+
+
+def test_a_template_that_thinks_is_asked_for_the_answer() -> None:
+    tokenizer = fresh_tokenizer()
+    tokenizer.chat_template = CHAT_TEMPLATE.replace(
+        "assistant\n{% endif %}",
+        "assistant\n{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}",
+    )
+    renderer = Renderer(tokenizer)
+    text = renderer.text(Prompt(instruction="Classify."), {"input": "Who?"}, LABELS)
+    assert text.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    assert renderer.stop_id == CHAT.stop_id
+
+
 def test_a_template_that_fails_for_other_reasons_is_told() -> None:
     from jinja2 import TemplateError
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +17,9 @@ from cotune.prompt.prompt import Prompt
 # Private-use characters: no chat template or data set gives them a meaning.
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
 _MARK = re.compile(f"{_OPEN}([A-Za-z_][A-Za-z0-9_]*){_CLOSE}")
+_TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
+_DATE = date(2024, 7, 26)
+"""The day that chat templates print as today's: the one that Llama's templates take where none is given."""
 UNLIKE = ("a", "Z", "7", "#", "é", "\n", " x", "的")
 """Texts that begin with different kinds of characters: tokens that a prompt shares with all of them belong to the prompt."""
 
@@ -59,7 +63,9 @@ class Renderer:
         self.chooser: Chooser | None = None
         self.max_tokens = max_tokens
         self._abridger = Abridger(tokenizer, max_tokens)
-        self.chat = bool(getattr(tokenizer, "chat_template", None))
+        template = getattr(tokenizer, "chat_template", None)
+        self.chat = bool(template)
+        self._settled = _settled(template) if isinstance(template, str) else {}
         self._special = sorted(
             (t.content for t in tokenizer.added_tokens_decoder.values() if t.special and len(t.content) > 1),
             key=len,
@@ -199,7 +205,9 @@ class Renderer:
 
         messages = Turns(system, tuple(turns)).messages
         try:
-            text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            text: str = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, **self._settled
+            )
         except TemplateError:
             if system is None:
                 raise
@@ -303,7 +311,7 @@ class Renderer:
         if self.chat:
             mark = f"{_OPEN}answer{_CLOSE}"
             text: str = self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": "x"}, {"role": "assistant", "content": mark}], tokenize=False
+                [{"role": "user", "content": "x"}, {"role": "assistant", "content": mark}], tokenize=False, **self._settled
             )
             after = text[text.rfind(mark) + len(mark) :]
             match = self._special_pattern.search(after) if self._special_pattern else None
@@ -312,6 +320,17 @@ class Renderer:
         if end is None:
             raise InputError("the model's tokenizer has no end-of-text token", hint="Set eos_token in tokenizer_config.json.")
         return end
+
+
+def _settled(template: str) -> dict[str, Any]:
+    """Further arguments under which a chat template gives the same ids on every day, and asks for an answer without thinking.
+
+    Empty for most templates.
+    """
+    # In the template's own text, since transformers passes no functions on to templates.
+    dated = _TODAY.sub(lambda match: f"{match[1]}{_DATE.strftime(match[2])}{match[1]}", template)
+    thinking = {"enable_thinking": False} if "enable_thinking" in template else {}
+    return thinking if dated == template else {"chat_template": dated, **thinking}
 
 
 def common_length(left: Sequence[int], right: Sequence[int]) -> int:

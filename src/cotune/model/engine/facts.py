@@ -12,7 +12,7 @@ from cotune.version import __version__
 if TYPE_CHECKING:
     from cotune.model.engine.engine import Engine
 
-ENGINE_VERSION = "12"
+ENGINE_VERSION = "13"
 """Version of the engine; increase it when a change can alter scores."""
 
 
