@@ -225,6 +225,15 @@ def test_a_template_that_knows_no_system_role() -> None:
     )
 
 
+def test_a_template_that_drops_the_system_role() -> None:
+    tokenizer = fresh_tokenizer()
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("for m in messages", "for m in messages if m['role'] != 'system'")
+    prompt = Prompt(instruction="Classify.", system=" Be brief.\n")
+    assert "Be brief." in Renderer(tokenizer).text(prompt, {"input": "Who?"}, LABELS)
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("m['content'] }}", "m['content'] | trim }}")
+    assert Renderer(tokenizer).text(prompt, {"input": "Who?"}, LABELS).startswith("<|im_start|>system\nBe brief.<|im_end|>")
+
+
 @pytest.mark.parametrize("call", ["strftime_now('%d %b %Y')", 'strftime_now( "%d %b %Y" )'])
 def test_a_template_that_prints_the_date_gives_the_same_ids_every_day(call: str) -> None:
     tokenizer = fresh_tokenizer()

@@ -208,13 +208,14 @@ class Renderer:
             text: str = self.tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=True, **self._settled
             )
+            if system is None or system.strip() in text:
+                return text
         except TemplateError:
             if system is None:
                 raise
-            # Templates without a system role: put its text at the start of the first message.
-            (body, answer), *rest = turns
-            return self._chat_text(None, [(f"{system}\n\n{body}" if system else body, answer), *rest])
-        return text
+        # Templates without a system role, which refuse or drop it: put its text at the start of the first message.
+        (body, answer), *rest = turns
+        return self._chat_text(None, [(f"{system}\n\n{body}" if system else body, answer), *rest])
 
     def _answer_text(self, before: str, word: str) -> str:
         return word if self.chat or before.endswith((" ", "\n")) else f" {word}"
