@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cotune.embed import EmbedSettings, Standardizer, TextEmbedder, centred, whole_texts
-from cotune.embed.text import ONE_WORD_FRAME, WORDS_SHARE
+from cotune.embed.text import ONE_WORD_FRAME, WORDS_SHARE, framed
 from cotune.errors import InputError
 from tiny import FITTING, tiny_local
 
@@ -35,6 +35,19 @@ def test_a_vector_is_the_state_before_the_one_word(kind: Any, layer: int | None)
     for text, vector in zip(TEXTS, found, strict=True):
         states = hidden_of(local, ONE_WORD_FRAME.replace("{text}", text), layer)
         np.testing.assert_allclose(vector, states[-1].float().numpy(), atol=1e-4, rtol=1e-3)
+
+
+def test_an_end_that_the_tokenizer_appends_is_not_read() -> None:
+    from tokenizers import Tokenizer, processors
+
+    local = tiny_local("llama")
+    wanted = framed(local.tokenizer, TEXTS)
+    assert local.tokenizer.decode(wanted[0]).endswith('means in one word:"')
+    inner = Tokenizer.from_str(local.tokenizer.backend_tokenizer.to_str())
+    inner.post_processor = processors.TemplateProcessing(single="$A <|endoftext|>", special_tokens=[("<|endoftext|>", 0)])
+    ending = type(local.tokenizer)(tokenizer_object=inner, eos_token="<|endoftext|>")
+    assert ending("x")["input_ids"][-1] == ending.eos_token_id
+    assert framed(ending, TEXTS) == wanted
 
 
 def test_words_stand_beside_the_state_and_alone() -> None:

@@ -106,5 +106,6 @@ def beside(states: Vectors, words: Vectors) -> Vectors:
 
 
 def framed(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each text in :data:`ONE_WORD_FRAME`."""
-    return [tokenizer(ONE_WORD_FRAME.replace("{text}", text), add_special_tokens=True)["input_ids"] for text in texts]
+    """Token ids of each text in :data:`ONE_WORD_FRAME`, without the end token that some tokenizers append."""
+    ids = [tokenizer(ONE_WORD_FRAME.replace("{text}", text), add_special_tokens=True)["input_ids"] for text in texts]
+    return [each[:-1] if each[-1] == tokenizer.eos_token_id else each for each in ids]
