@@ -98,6 +98,20 @@ def test_prompts_leave_room_for_an_answer() -> None:
         WrittenAnswering(task, model, limit=500)
 
 
+@pytest.mark.parametrize("chat", [True, False])
+def test_prompts_leave_room_for_right_answers_longer_than_the_limit(chat: bool) -> None:
+    """They are read whole, and a model with learned positions has none for what goes beyond."""
+    task = task_of("text", 100)
+    model = tiny_local("gpt2", chat=chat)
+    answering = WrittenAnswering(task, model, limit=8)
+    long = [replace(row, fields={"q": "word " * 2000}) for row in task.train[:2]]
+    reply = answering.score(seed_prompt(task), "base", long, lambda tokens: None)
+    assert reply.truncated == 2 and isinstance(reply.given, AnswerOutputs) and np.isfinite(reply.given.losses).all()
+    rows = answering.training_rows(seed_prompt(task), long)
+    most = max(len(row.prompt_ids) + len(row.answer_ids) for row in rows)
+    assert isinstance(model.longest_sequence, int) and model.longest_sequence - 10 < most <= model.longest_sequence
+
+
 def test_answers_may_be_a_quarter_longer_than_the_longest() -> None:
     assert most_tokens(10) == 20
     short, long = (WrittenAnswering(task_of("text", length), tiny_local()).limit for length in (1, 20))

@@ -210,6 +210,11 @@ def test_nothing_to_do_and_what_cannot_be_done() -> None:
         local.generate(PROMPT, ROWS, limit=0)
     with pytest.raises(InputError, match="more than the model's 512"):
         local.generate(PROMPT, ROWS, limit=500)
+    long = ["x" * 600] * len(ROWS)
+    with pytest.raises(InputError, match="an answer of 601 are more than the model's 512"):
+        local.answer_losses(PROMPT, ROWS, long)
+    with pytest.raises(InputError, match="an answer of 601 are more than the model's 512"):
+        local.generate(PROMPT, ROWS, limit=4, references=long)
     with pytest.raises(InputError, match="temperature"):
         local.generate(PROMPT, ROWS, limit=4, sampling=Sampling(-1.0))
 

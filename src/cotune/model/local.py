@@ -191,6 +191,7 @@ class LocalModel(Engine):
             progress: called with the tokens of each finished batch.
 
         Raises:
+            InputError: a prompt and its answer exceed the model's positions.
             DivergedError: a loss is not a number or infinite.
         """
         return answer_losses(self, prompt, rows, answers, adapter=adapter, progress=progress)

@@ -61,7 +61,8 @@ class WrittenAnswering:
         self.task, self.judge = task, judge
         lengths = _lengths(model, list({row.output for row in (*task.train, *task.dev)}))
         self.limit = limit or most_tokens(max(lengths))
-        self.model = _with_room(model, self.limit)
+        # Right answers are read whole; in a text without a chat template they begin with a space.
+        self.model = _with_room(model, max(self.limit, max(lengths) + 1))
         self.writing = Writing.of(output or task.output, self.limit)
         self._usual = sum(lengths) / len(lengths)
 
@@ -162,18 +163,18 @@ class WrittenAnswering:
         return compare_answers(first, second), sum(found.tokens for found in (whole, *pieces))
 
 
-def _with_room(model: LocalModel, limit: int) -> LocalModel:
-    """The model with prompts limited so that an answer fits into its positions."""
+def _with_room(model: LocalModel, longest: int) -> LocalModel:
+    """The model with prompts limited so that an answer of ``longest`` tokens fits into its positions."""
     most = model.longest_sequence
-    if most is None or model.renderer.max_tokens + limit <= most:
+    if most is None or model.renderer.max_tokens + longest <= most:
         return model
-    if most - limit < _LEAST_PROMPT:
+    if most - longest < _LEAST_PROMPT:
         raise InputError(
-            f"answers of up to {limit} tokens leave no room for a prompt among the model's {most}",
+            f"answers of up to {longest} tokens leave no room for a prompt among the model's {most}",
             where="output.max_tokens",
             hint="Lower it, shorten the outputs, or take a model with a longer context.",
         )
-    return model.with_max_tokens(most - limit)
+    return model.with_max_tokens(most - longest)
 
 
 def _lengths(model: LocalModel, texts: Sequence[str]) -> list[int]:

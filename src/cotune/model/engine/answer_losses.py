@@ -39,6 +39,7 @@ def answer_losses(
     lengths = np.array([len(row.completions[0]) for row in rendered], dtype=np.int64)
     if not rendered:
         return AnswerLosses(losses, lengths)
+    model.check_positions(rendered)
     prefix_ids = model.request_prefix(adapter, [row.prompt_ids for row in rendered])
     tokens, cached = len(prefix_ids), 0
     own = [len(row.prompt_ids) - len(prefix_ids) + len(row.completions[0]) - 1 for row in rendered]

@@ -28,7 +28,7 @@ from cotune.model.layers.packed_weights import prepack
 from cotune.model.structured.token_grammar import TokenTable
 from cotune.prompt.messages import Chooser
 from cotune.prompt.prompt import Prompt
-from cotune.prompt.render import UNLIKE, Renderer, shared_prefix
+from cotune.prompt.render import UNLIKE, RenderedRow, Renderer, shared_prefix
 
 if TYPE_CHECKING:
     from cotune.endpoint import Prices
@@ -174,6 +174,26 @@ class Engine:
         """Number of positions of the model; None if its config does not say."""
         limit: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return limit
+
+    def check_positions(self, rows: Sequence[RenderedRow], limit: int = 0) -> None:
+        """Check that the model has positions for prompts and answers.
+
+        Args:
+            rows: prompts with the right answers that are read behind them, or none.
+            limit: most tokens of an answer that is generated.
+
+        Raises:
+            InputError: if a prompt and an answer are more tokens than the model has positions.
+        """
+        longest = self.longest_sequence
+        for row in rows:
+            prompt, answer = len(row.prompt_ids), max([limit, *map(len, row.completions)])
+            if longest is not None and prompt + answer > longest:
+                raise InputError(
+                    f"a prompt of {prompt} tokens and an answer of {answer} are more than the model's {longest}",
+                    where="engine.max_tokens",
+                    hint="Lower it, or allow only shorter answers.",
+                )
 
     def _longest_prompt(self) -> int:
         wanted = self.settings.max_tokens

@@ -55,13 +55,7 @@ def generate(
     if not rendered:
         return Generations((), (), ())
     prompts = [row.prompt_ids for row in rendered]
-    longest = model.longest_sequence
-    if longest is not None and max(map(len, prompts)) + limit > longest:
-        raise InputError(
-            f"a prompt of {max(map(len, prompts))} tokens and an answer of {limit} are more than the model's {longest}",
-            where="limit",
-            hint="Lower the limit or engine.max_tokens.",
-        )
+    model.check_positions(rendered, limit)
     lead = model.renderer.lead(prompt, tuple(rows[0]))
     held = None
     if grammar is not None:
