@@ -186,6 +186,36 @@ def test_a_folder_of_something_else_is_refused(bench: Bench, whole: Path, tmp_pa
     assert sorted(path.name for path in out.iterdir() if path.name != ".lock") == ["journal.jsonl"]
 
 
+@pytest.mark.parametrize(
+    "name", ["checkpoints/model.bin", "jobs/letter.txt", "best/notes.md", "finish", "summary.json", "journal.jsonl"]
+)
+def test_what_the_user_has_in_the_folder_is_neither_replaced_nor_removed(bench: Bench, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "run"
+    (out / name).parent.mkdir(parents=True)
+    (out / name).write_text("mine")
+    refused = bench.run(out)
+    told(refused, "the folder holds", name.partition("/")[0].removesuffix(".jsonl"), "--out")
+    assert (out / name).read_text() == "mine" and not (out / "config.json").exists()
+
+
+def test_a_new_run_that_is_refused_leaves_what_was_in_its_folder_alone(bench: Bench, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "rows.csv").write_text("mine")
+    told(bench.run(out, "engine.device=cuda:7"), "cuda")
+    assert [path.name for path in out.iterdir()] == ["rows.csv"]
+    config = RunConfig.model_validate({"name": "a", "data": {"train": "a.csv", "input": "text", "output": "label"}})
+    with open_folder(out, config, {"data": "x"}) as folder:
+        # An earlier bundle's adapter is copied before the budget is checked.
+        (out / "adapters").mkdir()
+        folder.take_back()
+    assert [path.name for path in out.iterdir() if path.name != ".lock"] == ["rows.csv"]
+    with open_folder(out, config, {"data": "x"}) as folder:
+        assert folder.new
+    with open_folder(out, config, {"data": "x"}) as folder:
+        assert not folder.new
+
+
 def test_a_damaged_journal_is_told_and_left_alone(bench: Bench, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(whole, out)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +15,32 @@ from cotune.cycle.endpoints import ANSWERS
 from cotune.cycle.journal import cut_journal, read_journal
 from cotune.cycle.kept import read_config, read_summary
 from cotune.endpoint.answers import holds_answers
-from cotune.errors import BusyError, CotuneError, InputError
+from cotune.errors import BusyError, CotuneError, InputError, shown_names
 from cotune.files import cannot_write, make_folder, remove_stale, write_json, write_text
-from cotune.run_files import CONFIG, JOBS, JOURNAL, LOCK
+from cotune.run_files import (
+    BUNDLE,
+    CONFIG,
+    DEV_ROWS,
+    JOBS,
+    JOURNAL,
+    LOCK,
+    REPORT,
+    REPORT_ERROR,
+    ROW_HASHES,
+    SUMMARY,
+    TEST_ROWS,
+    TRACKING,
+)
 
 OPENING = frozenset({"engine", "workers", "sample", "start", "neighbours", "clock"})
 """Steps before the search, which are repeated within seconds after the model is loaded."""
 _FINISH = "finish"
 """A file that asks the run to end its search; the run checks for it at each decision."""
-_OPENED = (CONFIG, JOURNAL, JOBS, _FINISH, "scores.sqlite", "scores.sqlite-wal", "scores.sqlite-shm")
-"""Files that a run may have written before its search."""
+_OPENED = (JOURNAL, JOBS, _FINISH, "scores.sqlite", "scores.sqlite-wal", "scores.sqlite-shm", CONFIG)
+"""What a run may have written before its search; the config last, so that what is left of a removal still counts as a run."""
+_RESULTS = (SUMMARY, DEV_ROWS, TEST_ROWS, ROW_HASHES, REPORT, REPORT_ERROR, TRACKING, BUNDLE)
+_OWN = (*_RESULTS, "adapters", "states", "checkpoints", *_OPENED)
+"""What a run replaces or removes, apart from answers that were paid for, which it only adds to."""
 _ANSWERS = (ANSWERS, f"{ANSWERS}-wal", f"{ANSWERS}-shm")
 ASKED = "the user asked to finish"
 """Reason for the end of such a search."""
@@ -40,18 +57,20 @@ class RunFolder:
     Attributes:
         path: the folder.
         finished: summary of the run in it; None if the run has not ended.
+        new: whether the run begins here, so that nothing of its names was there before.
         made: folders that were created for it, the innermost first.
         replaced: message on another run in it that was replaced because it had not searched anything; otherwise empty.
     """
 
     path: Path
     finished: dict[str, Any] | None
+    new: bool
     made: tuple[Path, ...]
     replaced: str = ""
 
     def take_back(self) -> None:
         """Remove the files of a new run whose input is wrong, so that the next command may use the folder."""
-        _remove_opening(self.path)
+        _remove(self.path, _OWN if self.new else _OPENED)
         (self.path / LOCK).unlink(missing_ok=True)
         for place in self.made:
             with suppress(OSError):
@@ -72,9 +91,9 @@ def is_barely_begun(folder: Path) -> bool:
         return False
 
 
-def _remove_opening(folder: Path) -> None:
+def _remove(folder: Path, names: Sequence[str]) -> None:
     answers = () if holds_answers(folder / ANSWERS) else _ANSWERS
-    for name in (*_OPENED, *answers):
+    for name in (*answers, *names):
         if (folder / name).is_dir():
             shutil.rmtree(folder / name, ignore_errors=True)
         else:
@@ -94,7 +113,7 @@ def open_folder(
         command: the user's command line, stored for advice; None if unknown.
 
     Raises:
-        InputError: the folder cannot be created, or holds another run.
+        InputError: the folder cannot be created, or holds another run, or files of other origin that a run would replace.
         BusyError: another process works in the folder.
     """
     made = tuple(place for place in (out, *out.parents) if not place.exists())
@@ -114,14 +133,16 @@ def open_folder(
                     hint="Choose another --out, or give the same settings to resume it.",
                 )
             # Another run was refused or stopped here before its search; it must not block this run.
-            _remove_opening(out)
+            _remove(out, _OPENED)
             replaced = f"{out} held another run, which stopped before its search; it is replaced ({'; '.join(changes)})"
         finished = _finished(out)
-        if not (out / CONFIG).is_file():
+        new = not (out / CONFIG).is_file()
+        if new:
+            _check_free(out)
             write_json(out / CONFIG, {"config": config.model_dump(mode="json"), "identity": identity, "command": command})
         if finished is None:
             remove_stale(out)
-        yield RunFolder(out, finished, made, replaced)
+        yield RunFolder(out, finished, new, made, replaced)
 
 
 def cut_damaged(out: Path) -> Path | None:
@@ -132,11 +153,22 @@ def cut_damaged(out: Path) -> Path | None:
         return cut_journal(out)
 
 
+def _check_free(out: Path) -> None:
+    """Refuse a folder without a run in which something has a name that a run uses: the run would replace or remove it."""
+    # A journal that holds anything was refused before.
+    if taken := [name for name in _OWN if name != JOURNAL and os.path.lexists(out / name)]:
+        raise InputError(
+            f"the folder holds no run, but {shown_names(taken)}, which a run would replace or remove",
+            where=str(out),
+            hint="Choose another --out.",
+        )
+
+
 def _differences(out: Path, config: RunConfig, identity: Mapping[str, object]) -> list[str]:
     """Differences between the run in a folder and this one; empty if there is no run yet."""
     path = out / CONFIG
     if not path.is_file():
-        if read_journal(out / JOURNAL):
+        if (out / JOURNAL).is_file() and (out / JOURNAL).stat().st_size:
             raise InputError("the folder holds a journal without its config", where=str(out), hint="Choose another --out.")
         return []
     try:
