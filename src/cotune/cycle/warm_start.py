@@ -13,7 +13,7 @@ from cotune.config.task import Task as ConfiguredTask
 from cotune.errors import InputError
 from cotune.model.adapters.files import is_bare_probe, read_settings
 from cotune.model.adapters.slots import BASE
-from cotune.task.reading.field_names import field_names
+from cotune.task.reading.field_names import column_of
 from cotune.task.task import Task
 
 
@@ -57,8 +57,7 @@ def adopt(config: RunConfig, start: Start | None) -> RunConfig:
         return config
     manifest, where = start.bundle.manifest, str(start.bundle.folder)
     # A column may have its name in the file or in prompts.
-    given = field_names(config.data.input)
-    if set(manifest.input_fields) not in (set(given), set(given.values())):
+    if {column_of(field, config.data.input) for field in manifest.input_fields} != set(config.data.input):
         raise InputError(
             f"the bundle reads {_quoted(manifest.input_fields)} and the input of the new rows is {_quoted(config.data.input)}",
             where=where,

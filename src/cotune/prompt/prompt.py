@@ -13,7 +13,7 @@ from cotune.files import content_hash
 
 Order = Literal["instruction_first", "input_first"]
 
-PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+PLACEHOLDER = re.compile(r"\{([^\W\d]\w*)\}")
 """A field's name in braces."""
 
 

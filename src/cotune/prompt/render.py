@@ -16,7 +16,7 @@ from cotune.prompt.prompt import Prompt
 
 # Private-use characters: no chat template or data set gives them a meaning.
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
-_MARK = re.compile(f"{_OPEN}([A-Za-z_][A-Za-z0-9_]*){_CLOSE}")
+_MARK = re.compile(rf"{_OPEN}([^\W\d]\w*){_CLOSE}")
 _TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 _DATE = date(2024, 7, 26)
 """The day that chat templates print as today's: the one that Llama's templates take where none is given."""

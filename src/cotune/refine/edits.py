@@ -201,7 +201,7 @@ def with_words(prompt: Prompt, chosen: tuple[tuple[str, str], ...], task: Task) 
     if shows and sample is not None:
         return changed.edit(instruction=prompt.instruction.replace(sample, sample_line(new) or "").strip())
     pattern = re.compile(
-        r"\{[A-Za-z_]\w*\}|(?<!\w)(?:" + "|".join(map(re.escape, sorted(old, key=len, reverse=True))) + r")(?!\w)"
+        r"\{[^\W\d]\w*\}|(?<!\w)(?:" + "|".join(map(re.escape, sorted(old, key=len, reverse=True))) + r")(?!\w)"
     )
 
     def follow(part: str) -> str:

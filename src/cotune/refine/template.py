@@ -19,7 +19,7 @@ STYLES = {
 
 _BLOCK = re.compile(
     r'(?:(?:\#{1,4}\ )?(?P<name>[^{}\n:="\#]{1,60}?)(?P<mark>:\n|:\ ?|\ =\ |\ -\ |\n))?'
-    r'(?P<quote>"?)\{(?P<field>[A-Za-z_][A-Za-z0-9_]*)\}(?P=quote)(?:\n|\Z)',
+    r'(?P<quote>"?)\{(?P<field>[^\W\d]\w*)\}(?P=quote)(?:\n|\Z)',
     re.VERBOSE,
 )
 

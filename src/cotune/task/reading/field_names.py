@@ -1,15 +1,20 @@
-"""Field names of columns for prompts: ``Customer message`` becomes ``Customer_message``."""
+"""Field names of columns for prompts: ``Customer message`` becomes ``Customer_message``.
+
+A name depends on what its header says, never on the position of the column: the next file may order its columns differently.
+"""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from cotune.task.reading.table import Table
+from cotune.files import content_hash
+from cotune.task.reading.table import Table, free_name
 
-_VALID = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_VALID = re.compile(r"[^\W\d]\w*\Z")
 _BRACED = re.compile(r"\{([^{}\n]+)\}")
 RESERVED = "labels"
 """Reserved names: ``{labels}`` in a prompt is replaced by the list of labels."""
@@ -21,25 +26,24 @@ def is_field_name(name: str) -> bool:
 
 
 def field_names(columns: Iterable[str]) -> dict[str, str]:
-    """The field name of each column: its own name if it is valid in a prompt, else the most similar free name.
+    """The field name of each column: its own name if it is valid in a prompt, else the most similar one.
 
-    Accents are removed, characters other than letters, digits and ``_`` become ``_``, and a leading digit gets a ``_`` before
-    it.
+    Characters other than letters, digits and ``_`` become ``_``, and a leading digit gets a ``_`` before it. Where several
+    columns would have the same name, or the header has no letter or digit, a hash of the header is added.
     """
     columns = list(columns)
     taken = {column for column in columns if is_field_name(column)} | {RESERVED}
+    similar = Counter(_plain(column) for column in columns if not is_field_name(column))
     names = {}
     for column in columns:
         if is_field_name(column):
             names[column] = column
             continue
-        plain, number = _plain(column), 1
-        name = plain
-        while name in taken:
-            number += 1
-            name = f"{plain}_{number}"
-        taken.add(name)
-        names[column] = name
+        plain = _plain(column)
+        unique = plain is not None and similar[plain] == 1 and plain not in taken
+        # Only headers that are equal but for their encoding still need a number.
+        names[column] = plain if plain is not None and unique else free_name(_marked(column), taken)
+        taken.add(names[column])
     return names
 
 
@@ -50,11 +54,13 @@ def fields_for(wanted: Sequence[str], columns: Sequence[str]) -> tuple[str, ...]
 
 
 def column_of(field: str, columns: Iterable[str]) -> str | None:
-    """The column of a field: the one with its name, else the one with this field name; None if there is none."""
+    """The column of a field: the one with its name, else the only one whose header gives this name; None if there is none."""
     columns = list(columns)
     if field in columns:
         return field
-    return next((column for column, name in field_names(columns).items() if name == field), None)
+    others = [column for column in columns if not is_field_name(column)]
+    found = [column for column in others if _marked(column) == field] or [c for c in others if _plain(c) == field]
+    return found[0] if len(found) == 1 else None
 
 
 def with_fields(table: Table, fields: Mapping[str, str]) -> Table:
@@ -93,13 +99,28 @@ def with_field_names(template: str, fields: Collection[str]) -> str:
 
     def called(match: re.Match[str]) -> str:
         name = match[1].strip()
-        plain = name if is_field_name(name) else _plain(name)
-        return f"{{{plain}}}" if plain in fields and plain != match[1] else match[0]
+        names = (name,) if is_field_name(name) else (_marked(name), _plain(name))
+        return next((f"{{{field}}}" for field in names if field in fields), match[0])
 
     return _BRACED.sub(called, template)
 
 
-def _plain(column: str) -> str:
-    letters = "".join(c for c in unicodedata.normalize("NFKD", column) if not unicodedata.combining(c))
-    plain = re.sub(r"\W+", "_", letters, flags=re.ASCII).strip("_") or "text"
-    return f"_{plain}" if plain[0].isdigit() else plain
+def _plain(column: str) -> str | None:
+    """The header as a name; None if it has no letter or digit, or marks that a name cannot have, as in some scripts."""
+    composed, plain = _read(column)
+    if not plain or any(unicodedata.category(character).startswith("M") for character in composed):
+        return None
+    return plain if is_field_name(plain) else f"_{plain}"
+
+
+def _marked(column: str) -> str:
+    """The header as a name that no other header gives."""
+    composed, plain = _read(column)
+    name = f"{plain or 'text'}_{content_hash(composed.encode(errors='surrogatepass'), 6)}"
+    return name if is_field_name(name) else f"_{name}"
+
+
+def _read(column: str) -> tuple[str, str]:
+    """The header in the form that is the same in all encodings of its letters, and its letters, digits and ``_``."""
+    composed = unicodedata.normalize("NFKC", column).strip()
+    return composed, re.sub(r"\W+", "_", composed).strip("_")
