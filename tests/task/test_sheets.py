@@ -9,8 +9,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from cotune.task.reading.sheet import read_sheet, write_sheet
+from cotune.task.reading.sheet import Sheet, read_sheet, write_sheet
 
 HALF = "\ud83d"
 ODD: dict[str, tuple[Any, str]] = {
@@ -52,3 +54,19 @@ def test_a_column_with_half_a_character_in_its_name_is_written(tmp_path: Path, k
         "jsonl": lambda: list(json.loads(out.read_text())),
     }[kind]()
     assert columns == ["text", HALF if kind == "jsonl" else r"\ud83d", "answer"]
+
+
+CELLS = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=12) | st.sampled_from(
+    ["\r", "a\rb", "\n\r", "\r\n", '"\r"', ",;\t", " "]
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=4), kind=st.sampled_from(["csv", "tsv"]))
+def test_every_text_comes_back_from_a_file_of_cells(tmp_path: Path, rows: list[tuple[str, str]], kind: str) -> None:
+    out = tmp_path / f"answers.{kind}"
+    sheet = Sheet(("id", "text"), [{"id": i, "text": text} for i, (text, _) in enumerate(rows)], "rows", range(1, 99))
+    write_sheet(sheet, {"answer": [answer for _, answer in rows]}, out)
+    found = [(row["id"], row["text"] or "", row["answer"] or "") for row in read_sheet(out).rows]
+    assert found == [(str(i), text, answer) for i, (text, answer) in enumerate(rows)]
+    assert b"\r\n" not in out.read_bytes() or any("\r\n" in cell for row in rows for cell in row)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from cotune.errors import InputError
@@ -154,22 +154,22 @@ def sheet_text(sheet: Sheet, added: Mapping[str, Sequence[Any]], suffix: str) ->
 
     Lone surrogates, which only JSON can represent, are written as escapes.
     """
+    lines: list[str] = []
     if suffix not in SEPARATED:
         first = next(iter(added), "")
-        lines = []
         for index, row in enumerate(sheet.rows):
             # Values that a row does not have, such as an error, are left out.
             more = {name: values[index] for name, values in added.items() if values[index] is not None or name == first}
             lines.append(json_line(plain_json({**row, **more})))
         return "".join(lines)
-    stream = io.StringIO(newline="")
     delimiter = "\t" if suffix != ".csv" else sheet.delimiter if sheet.delimiter != "\t" else ","
-    writer = csv.writer(stream, delimiter=delimiter, lineterminator="\n")
+    # A writer quotes a cell that holds a character of its line end: with "\n" alone, a "\r" in a cell would end the row.
+    writer = csv.writer(SimpleNamespace(write=lines.append), delimiter=delimiter, lineterminator="\r\n")
     writer.writerow([escaped(name) for name in (*sheet.columns, *added)])
     for index, row in enumerate(sheet.rows):
         cells = [row.get(name) for name in sheet.columns] + [values[index] for values in added.values()]
         writer.writerow([_cell(value) for value in cells])
-    return stream.getvalue()
+    return "".join(line.removesuffix("\r\n") + "\n" for line in lines)
 
 
 def _write_parquet(sheet: Sheet, added: Mapping[str, Sequence[Any]], path: Path) -> None:
