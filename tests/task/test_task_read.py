@@ -229,6 +229,16 @@ def test_a_data_sets_class_numbers_become_names() -> None:
     assert [row["label"] for row in read_table(found).rows] == ["spam", "ham", None]
 
 
+def test_a_data_sets_numbers_of_single_precision_are_the_shortest() -> None:
+    import datasets
+
+    features = datasets.Features(
+        {"x": datasets.Value("float32"), "y": datasets.Value("float16"), "z": [datasets.Value("int8")]}
+    )
+    found = datasets.Dataset.from_dict({"x": [0.1, None], "y": [4.7, 0.5], "z": [[1], []]}, features=features)
+    assert [(row["x"], row["y"]) for row in read_table(found).rows] == [("0.1", "4.7"), (None, "0.5")]
+
+
 def test_a_data_set_in_a_folder_is_read_by_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "mine"

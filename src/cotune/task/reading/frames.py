@@ -35,13 +35,13 @@ def read_frame(frame: Any, name: str | None = None) -> Table:
     source = name or f"the {home} frame"
     if home == "polars":
         frame = frame.lazy().collect()
-        columns = [(column.name, _shortest(column.to_list(), str(column.dtype))) for column in frame.get_columns()]
+        columns = [(column.name, shortest(column.to_list(), str(column.dtype))) for column in frame.get_columns()]
         return table_from_columns(columns, source)
     if home == "pyarrow":
         return table_from_columns(_arrow_columns(frame), source)
     # by position, since a frame may name two columns alike
     found = [(str(column), frame.iloc[:, position]) for position, column in enumerate(frame.columns)]
-    return table_from_columns([(name, _shortest(column.tolist(), str(column.dtype))) for name, column in found], source)
+    return table_from_columns([(name, shortest(column.tolist(), str(column.dtype))) for name, column in found], source)
 
 
 def read_parquet(path: Path, source: str) -> Table:
@@ -77,10 +77,10 @@ def parquet_columns(path: Path, source: str) -> tuple[Any, list[tuple[str, list[
 
 def _arrow_columns(table: Any) -> list[tuple[str, list[Any]]]:
     named = zip(table.column_names, table.columns, strict=True)
-    return [(name, _shortest(column.to_pylist(), _ARROW_NAMES.get(str(column.type), ""))) for name, column in named]
+    return [(name, shortest(column.to_pylist(), _ARROW_NAMES.get(str(column.type), ""))) for name, column in named]
 
 
-def _shortest(values: list[Any], kind: str) -> list[Any]:
+def shortest(values: list[Any], kind: str) -> list[Any]:
     """The values of a column; those of half and single precision as the double with the same shortest text.
 
     As a double, 0.1 in single precision would be read as 0.10000000149011612.

@@ -69,12 +69,12 @@ def _readings(path: str) -> list[tuple[str, str | None]]:
 
 def table_from_data_set(data_set: Any, name: str) -> Table:
     """A Table from a ``datasets.Dataset``; class numbers become class names."""
-    from cotune.task.reading.frames import table_from_columns
+    from cotune.task.reading.frames import shortest, table_from_columns
 
     columns = []
     for column, feature in data_set.features.items():
         values = list(data_set[column])
         if type(feature).__name__ == "ClassLabel":
             values = [None if value is None or value < 0 else feature.int2str(value) for value in values]
-        columns.append((column, values))
+        columns.append((column, shortest(values, str(getattr(feature, "dtype", "")))))
     return table_from_columns(columns, name)
