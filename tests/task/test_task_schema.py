@@ -10,7 +10,8 @@ from threading import Thread
 
 import pytest
 
-from cotune.task.values.schema import Validator, schema_problem
+from cotune.task.values.schema import Validator, schema_fields, schema_problem
+from cotune.task.values.schema_words import described_fields
 
 
 @pytest.fixture
@@ -83,3 +84,11 @@ def test_schemas_that_are_no_json_or_too_deep_are_refused() -> None:
         deep = {"items": deep}
     assert "levels" in schema_problem(deep)
     assert "no JSON number" in schema_problem({"enum": [float("inf")]})
+
+
+def test_a_part_that_allows_anything_is_one_value_and_one_that_allows_nothing_is_none() -> None:
+    inner = {"type": "object", "properties": {"a": {"type": "string"}, "extra": True, "gone": False}}
+    schema = {"anyOf": [inner, True], "properties": {"list": {"items": True}}}
+    assert schema_problem(schema) == ""
+    assert schema_fields(schema) == ["a", "extra", "list"]
+    assert described_fields(schema) == "a, list"

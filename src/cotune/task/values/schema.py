@@ -109,12 +109,16 @@ class Validator:
 
 
 def schema_fields(schema: Mapping[str, Any], path: str = "") -> list[str]:
-    """Paths of a schema's single values, as in :func:`cotune.task.values.json_value.leaves`."""
+    """Paths of a schema's single values, as in :func:`cotune.task.values.json_value.leaves`.
+
+    A property of which the schema says nothing but ``true`` is a single value; one that it forbids with ``false`` is none.
+    """
     paths: list[str] = []
     for option in schema.get("anyOf", ()):
-        paths += schema_fields(option, path)
+        paths += schema_fields(option, path) if isinstance(option, Mapping) else ()
     for name, inner in (schema.get("properties") or {}).items():
-        paths += schema_fields(inner, f"{path}.{name}" if path else str(name))
+        if inner is not False:
+            paths += schema_fields(inner if isinstance(inner, Mapping) else {}, f"{path}.{name}" if path else str(name))
     if isinstance(schema.get("items"), Mapping):
         paths += schema_fields(schema["items"], f"{path}[]")
     if not paths and path and not schema.get("properties") and schema.get("type") not in ("object", "array"):

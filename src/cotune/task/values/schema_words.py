@@ -20,7 +20,8 @@ def described_fields(schema: Mapping[str, Any]) -> str:
 
 def _fields(schema: Mapping[str, Any], path: str) -> Iterator[str]:
     for option in schema.get("anyOf", ()):
-        yield from _fields(option, path)
+        if isinstance(option, Mapping):
+            yield from _fields(option, path)
     properties, items = schema.get("properties"), schema.get("items")
     if isinstance(properties, Mapping):
         for name, inner in properties.items():
