@@ -41,6 +41,8 @@ def test_every_command_reads_the_column_that_was_learnt_from(bench: Bench, tmp_p
     table = table_from_rows([row] * 3, "rows.csv")
     found = LabelledRows.of(table, read_manifest(bundle))
     assert [one.fields for one in found.rows] == [{field: "Who built it?"}] * 3
+    by_group = LabelledRows.of(table, read_manifest(bundle), group=text)
+    assert [one.group for one in by_group.rows] == ["Who built it?"] * 3
     # label
     out = tmp_path / "labelled.jsonl"
     out.write_text(json.dumps(row), encoding="utf-8")

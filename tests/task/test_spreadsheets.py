@@ -181,3 +181,11 @@ def test_blank_rows_of_two_tables_of_one_name_are_all_counted() -> None:
     tables = (table_from_rows(part, "rows.csv") for part in (train, test))
     found = Task.from_frame(next(tables), test=next(tables), input="the text", output="out", on_blank="skip")
     assert found.checks.counts["blank_rows_skipped"] == 3 and "3 of rows.csv" in found.checks["blank_rows"].message
+
+
+def test_a_column_may_be_input_and_group_whatever_its_header() -> None:
+    found = Task.from_frame(rows(60, "ab"), input="the text", output="out", group="the text", dev=rows(20, "ab", start=60))
+    assert found.input_fields == ("the_text",)
+    assert all(row.group == row.fields["the_text"] for row in (*found.train, *found.dev))
+
+

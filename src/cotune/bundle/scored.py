@@ -114,6 +114,8 @@ class LabelledRows:
         """
         judge = _metric(manifest, metric)
         table = with_fields(table, {name: name for name in manifest.input_fields})
+        # The group's column may be an input too, which is now called as its field is.
+        group = next((name for name in manifest.input_fields if table.header(name) == group), group)
         output = manifest.output
         source = Source(
             train=table,

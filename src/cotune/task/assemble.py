@@ -284,6 +284,8 @@ def _with_fields(source: Source) -> tuple[Source, tuple[Finding, ...]]:
     listed = ", ".join(f"{column!r} is {{{field}}}" for field, column in renamed.items())
     message = f"input columns whose names cannot stand in a prompt are renamed there: {listed}"
     source = replace(source, train=train, dev=others[0], test=others[1], replay=others[2], input_fields=fields)
+    # The group's column may be an input too.
+    source = replace(source, group=next((field for field, column in renamed.items() if column == source.group), source.group))
     return source, (Finding("renamed_columns", "info", message, len(renamed)),)
 
 
