@@ -30,11 +30,13 @@ from cotune.cli.evaluate import _confusion, _table
 from cotune.cli.predict import _row_of
 from cotune.cli.terminal import wrapped
 from cotune.cycle.compare import Tryouts
+from cotune.cycle.runs.listing import list_runs
 from cotune.errors import InputError
 from cotune.evaluate.shares import PartScores, Share
 from cotune.evaluate.stats.intervals import Interval
 from cotune.model.local import LocalModel
 from cotune.report.terminal.narration import Story
+from finished_runs import finished
 from tiny import save_tiny
 
 COMMANDS = [str(command.name or command.callback.__name__) for command in app.registered_commands if command.callback]
@@ -708,6 +710,35 @@ def test_a_watched_file_is_tried_whenever_it_is_saved(done: Done, tmp_path: Path
         assert child.wait(200) == 130
         assert "Traceback" not in child.stderr.read()
     assert [first["prompt_text"], second["prompt_text"]] == ["Which? {text}", "Name it: {text}"]
+
+
+@pytest.mark.parametrize("command", ["report", "list", "predict", "view", "try"])
+@pytest.mark.parametrize("kind", ["long", "loop", "below a file"])
+def test_a_path_that_cannot_be_reached_is_one_message(
+    cotune: Cotune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, kind: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    Path("loop").symlink_to("loop")
+    path = {"long": "x" * 300, "loop": "loop/run", "below a file": "file/run"}[kind]
+    ended = cotune(command, path)
+    is_one_message(ended)
+    assert ended.code == 2 and path[:100] in ended.stderr
+
+
+def test_a_folder_that_may_not_be_entered_holds_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finished(tmp_path / "mine", [True, False])
+    (tmp_path / "lost+found").mkdir()
+    is_file = Path.is_file
+
+    def refusing(path: Path) -> bool:
+        # As for anyone but root.
+        if path.parent.name == "lost+found":
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", refusing)
+    assert [Path(run.folder).name for run in list_runs(tmp_path)] == ["mine"]
 
 
 def test_watching_needs_a_file(cotune: Cotune, done: Done) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 JOURNAL = "journal.jsonl"
@@ -18,7 +19,9 @@ JOBS, WORKERS = "jobs", "workers.json"
 
 def run_folder(folder: Path) -> Path:
     """The run of a folder: the folder itself, or its parent if it is a run's ``best``."""
-    if (folder / JOURNAL).is_file() or (folder / CONFIG).is_file() or folder.resolve().name != BUNDLE:
+    # Unlike Path.resolve, it takes a link that leads to itself.
+    resolved = Path(os.path.realpath(folder))
+    if (folder / JOURNAL).is_file() or (folder / CONFIG).is_file() or resolved.name != BUNDLE:
         return folder
-    around = folder.parent if folder.name == BUNDLE else folder.resolve().parent
+    around = folder.parent if folder.name == BUNDLE else resolved.parent
     return around if (around / JOURNAL).is_file() else folder

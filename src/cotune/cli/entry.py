@@ -11,8 +11,10 @@ from typing import Any
 
 from cotune.cli.program import app, tell
 from cotune.cli.terminal import wrapped
-from cotune.errors import CotuneError
+from cotune.errors import CotuneError, InputError, shortened
 from cotune.streams import drop_output, repair_streams
+
+_UNREACHABLE = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP)
 
 
 def main(arguments: list[str] | None = None) -> Any:
@@ -37,6 +39,12 @@ def main(arguments: list[str] | None = None) -> Any:
         drop_output()
         sys.exit(0)
     except OSError as error:
+        if error.errno in _UNREACHABLE and error.filename is not None:
+            # Any command may be given such a path, and looks in another place whether it is there.
+            place = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else str(error.filename)
+            what = f"the path cannot be reached ({error.strerror})"
+            _last_word(str(InputError(what, where=shortened(place, 200), hint="Check it and its permissions.")))
+            sys.exit(InputError.exit_code)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EBADF, errno.EIO):
             raise
         drop_output()

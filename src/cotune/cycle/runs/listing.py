@@ -67,12 +67,13 @@ def list_runs(folder: Path) -> list[ListedRun]:
 
 
 def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
-    if (folder / JOURNAL).is_file():
-        # Folders inside a run are not runs.
-        yield folder
-        return
     inner: list[Path] = []
+    # A folder that may not be entered, such as lost+found, says nothing of what is in it.
     with suppress(OSError):
+        if (folder / JOURNAL).is_file():
+            # Folders inside a run are not runs.
+            yield folder
+            return
         inner = sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
     for path in inner if depth else ():
         yield from _run_folders(path, depth - 1)
