@@ -278,3 +278,8 @@ def test_importing_the_config_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+def test_a_data_file_may_be_named_after_a_tilde(tmp_path: Path) -> None:
+    config = load_config(written(tmp_path, PLAIN.replace("rows/train.jsonl", "'~$rows.csv'")))
+    assert config.data.train == str(tmp_path / "~$rows.csv")
+
+

@@ -17,7 +17,18 @@ import pytest
 from cotune.bundle.place import atomic_folder
 from cotune.cycle.journal import Journal
 from cotune.errors import InputError
-from cotune.files import atomic_path, check_place, make_folder, read_text, remove_stale, slug, write_json, write_text
+from cotune.files import (
+    absolute,
+    atomic_path,
+    check_place,
+    expanded,
+    make_folder,
+    read_text,
+    remove_stale,
+    slug,
+    write_json,
+    write_text,
+)
 from cotune.run_files import JOURNAL
 
 _WRITE = """
@@ -252,3 +263,10 @@ def test_a_journal_line_is_written_through_before_the_run_goes_on(tmp_path: Path
 def test_names_without_latin_letters_have_different_slugs() -> None:
     assert slug("My Task: 2") == "my-task-2" and slug("") == slug(" ") == "task"
     assert slug("Отзывы") != slug("スパム") and slug("スパム").startswith("task-")
+
+
+def test_a_name_that_begins_with_a_tilde_and_no_user_is_a_files_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    assert expanded("~/a") == Path("/home/me/a")
+    assert absolute("~$rows.csv") == str(tmp_path / "~$rows.csv")

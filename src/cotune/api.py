@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cotune import config as _config
 from cotune.config import RunConfig
 from cotune.errors import InputError
-from cotune.files import absolute, slug
+from cotune.files import absolute, expanded, slug
 from cotune.task import Task
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def _bar() -> BarView:
 def _folders(out: str | Path | None, name: str) -> Iterator[Path]:
     """Possible folders of a run, in the order in which they are tried."""
     if out is not None:
-        yield Path(out).expanduser()
+        yield expanded(out)
         return
     folder = Path("runs") / slug(name)
     yield folder
@@ -181,7 +181,7 @@ def try_prompt(
         from cotune.cycle.permissions import Permissions
 
         allowed = Permissions(metric, endpoint, key_env, judge_endpoint, judge_key_env, base)
-        return try_in_cycle(Path(folder).expanduser(), text, task=task, permissions=allowed)
+        return try_in_cycle(expanded(folder), text, task=task, permissions=allowed)
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
@@ -195,7 +195,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
         InputError: the file is missing, the YAML is broken, a key is unknown or a value is invalid; the message names file,
             line and key.
     """
-    return _config.load_config(Path(path).expanduser(), overrides)
+    return _config.load_config(expanded(path), overrides)
 
 
 def _resolved(task: Task | RunConfig | str | Path, settings: Mapping[str, Any]) -> tuple[RunConfig, Task | None]:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from cotune.errors import InputError
+from cotune.files import expanded
 
 CACHE_VARIABLE = "COTUNE_CACHE"
 
@@ -22,7 +23,7 @@ def cache_folder(*parts: str, create: bool = True) -> Path:
     """
     chosen = os.environ.get(CACHE_VARIABLE, "").strip()
     if chosen:
-        root = Path(chosen).expanduser().absolute()
+        root = expanded(chosen).absolute()
     else:
         from platformdirs import user_cache_path
 

@@ -236,9 +236,18 @@ def slug(name: str, length: int = 60) -> str:
     return plain or (f"task-{content_hash(name, 8)}" if name.strip() else "task")
 
 
+def expanded(path: str | Path) -> Path:
+    """The path with a leading ``~`` or ``~user`` replaced by the home folder; a file may also be named ``~notes.csv``."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        # There is no such user.
+        return Path(path)
+
+
 def absolute(path: str | Path) -> str:
     """The absolute form of a path."""
-    return str(Path(path).expanduser().absolute())
+    return str(expanded(path).absolute())
 
 
 def inside(folder: Path, name: str) -> Path:

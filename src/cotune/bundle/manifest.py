@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from cotune.errors import InputError
 from cotune.evaluate.decision import Decision
-from cotune.files import content_hash, file_sha256, inside
+from cotune.files import content_hash, expanded, file_sha256, inside
 from cotune.probe.readout import PROBE
 from cotune.run_files import BUNDLE, JOURNAL
 from cotune.task.metrics.user import names_user_metric
@@ -215,7 +215,7 @@ def _written(table: _Keys, where: str) -> Output:
 
 def bundle_folder(folder: str | Path) -> Path:
     """The bundle in a folder: the folder itself, or ``best`` in a run's folder."""
-    folder = Path(folder).expanduser()
+    folder = expanded(folder)
     nested = folder / BUNDLE
     return nested if not os.path.lexists(folder / MANIFEST) and (nested / MANIFEST).is_file() else folder
 

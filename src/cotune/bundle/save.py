@@ -28,7 +28,7 @@ from cotune.bundle.place import atomic_folder
 from cotune.bundle.snippets import Ids
 from cotune.errors import InputError
 from cotune.evaluate.decision import Decision
-from cotune.files import file_sha256, write_json, write_text
+from cotune.files import expanded, file_sha256, write_json, write_text
 from cotune.model.loading.bundled import BUNDLED_MODEL
 from cotune.prompt.prompt import Prompt
 from cotune.task.values.output import Output
@@ -180,7 +180,7 @@ def _copy_adapter(source: Path, target: Path) -> None:
 def _copy_config(source: Path, target: Path) -> None:
     config = json.loads(source.read_text(encoding="utf-8"))
     base = config.get("base_model_name_or_path")
-    if isinstance(base, str) and (Path(base).expanduser().is_absolute() or Path(base).exists()):
+    if isinstance(base, str) and (expanded(base).is_absolute() or Path(base).exists()):
         # A local path is useless on other machines, and PEFT does not need it.
         write_json(target, config | {"base_model_name_or_path": None})
     else:
@@ -190,7 +190,7 @@ def _copy_config(source: Path, target: Path) -> None:
 def _base_model(model: Scorer, name: str) -> BaseModel:
     if name.strip().lower() == BUNDLED_MODEL:
         return BaseModel(BUNDLED_MODEL, model.fingerprint)
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.exists():
         return BaseModel(str(path.absolute()), model.fingerprint)
     return BaseModel(name, model.fingerprint, _revision(name))

@@ -6,6 +6,8 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
+from cotune.files import expanded
+
 IN_MEMORY = "(in memory)"
 """Placeholder for a data file if the rows are in memory."""
 
@@ -37,7 +39,7 @@ def resolve_paths(values: dict[str, Any], folder: Path, keys: Container[str] = _
             else "://" not in name and name != IN_MEMORY
         )
         if is_file:
-            place[key] = str((folder / Path(name.strip()).expanduser()).absolute())
+            place[key] = str((folder / expanded(name.strip())).absolute())
 
 
 def names_file(prompt: str) -> bool:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from cotune.embed.text import EmbedSettings, TextEmbedder
 from cotune.errors import InputError
 from cotune.executor import Done, Executor, Job, engine_of, run_all, unlike
 from cotune.executor.tensors import packed, unpacked
-from cotune.files import absolute, canonical_json
+from cotune.files import absolute, canonical_json, expanded
 from cotune.model.engine.facts import engine_facts
 from cotune.model.local import LocalModel
 
@@ -94,7 +93,7 @@ def _anywhere(model: str) -> str:
     """A model's name that is valid in other processes: folders as absolute paths."""
     if (encoder := named_encoder(model)) is not None:
         return f"{encoder[0]}:{absolute(encoder[1])}"
-    return absolute(model) if Path(model).expanduser().is_dir() else model
+    return absolute(model) if expanded(model).is_dir() else model
 
 
 def _read(done: Done) -> tuple[Vectors, Mapping[str, Any]]:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from cotune.embed.embedder import Vectors
 from cotune.errors import InputError
-from cotune.files import content_hash, file_sha256
+from cotune.files import content_hash, expanded, file_sha256
 
 KINDS = ("sentence-transformers", "model2vec")
 """Valid prefixes of ``KIND:FOLDER``."""
@@ -24,7 +24,7 @@ _READ = (".json", ".safetensors", ".txt", ".model")
 def named_encoder(model: str) -> tuple[str, Path] | None:
     """Kind and folder of a name such as ``model2vec:FOLDER``; None if it names a language model."""
     kind, colon, folder = model.partition(":")
-    return (kind, Path(folder).expanduser()) if colon and kind in KINDS else None
+    return (kind, expanded(folder)) if colon and kind in KINDS else None
 
 
 class Encoder:

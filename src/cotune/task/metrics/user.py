@@ -13,7 +13,7 @@ import numpy as np
 
 from cotune.cache import cache_folder
 from cotune.errors import CotuneError, InputError
-from cotune.files import content_hash, write_json
+from cotune.files import content_hash, expanded, write_json
 from cotune.task.answered import Answered, Floats
 
 UserFunction = Callable[[Any, Any, dict[str, str]], float]
@@ -28,7 +28,7 @@ def names_user_metric(name: str) -> bool:
 def split_name(name: str) -> tuple[Path, str]:
     """The file and the function that ``metrics.py:score`` names."""
     file, _, function = name.rpartition(":")
-    return Path(file).expanduser(), function
+    return expanded(file), function
 
 
 class UserMetric:
