@@ -278,8 +278,27 @@ def test_importing_the_config_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_setting_changes_no_section_that_shares_an_alias(tmp_path: Path) -> None:
+    text = PLAIN + "proposer: &server {base_url: 'http://127.0.0.1:1/v1', model: a}\nteacher: *server\n"
+    path = written(tmp_path, text.replace("  input:", "  unlabelled: pool.csv\n  input:"))
+    config = load_config(path, ["proposer.model=b", "proposer.calls=3"])
+    assert (config.proposer.model, config.teacher.model) == ("b", "a")
+    assert (config.proposer.calls, config.teacher.calls) == (3, 2000)
+
+
 def test_a_data_file_may_be_named_after_a_tilde(tmp_path: Path) -> None:
     config = load_config(written(tmp_path, PLAIN.replace("rows/train.jsonl", "'~$rows.csv'")))
     assert config.data.train == str(tmp_path / "~$rows.csv")
+
+
+def test_paths_in_a_section_on_the_command_line_are_relative_to_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    found = load_config(written(tmp_path), ["data={train: rows.csv, test: hf://a/b, input: text, output: label}"])
+    assert (found.data.train, found.data.test) == (str(tmp_path / "here" / "rows.csv"), "hf://a/b")
 
 

@@ -15,13 +15,14 @@ ROLES = ("train", "dev", "test", "replay", "unlabelled")
 """The roles of data files."""
 
 DATA_KEYS = tuple(f"data.{role}" for role in ROLES)
-_PATH_KEYS = (*DATA_KEYS, "prompt", "model", "metric", "start", "output.schema", "judge.agreement")
+PATH_KEYS = (*DATA_KEYS, "prompt", "model", "metric", "start", "output.schema", "judge.agreement")
+"""Keys whose values may be paths."""
 _PROMPT_SUFFIXES = (".txt", ".md")
 
 
-def resolve_paths(values: dict[str, Any], folder: Path, keys: Container[str] = _PATH_KEYS) -> None:
+def resolve_paths(values: dict[str, Any], folder: Path, keys: Container[str] = PATH_KEYS) -> None:
     """Make relative file names absolute, in place; values that are not texts are left for validation."""
-    for dotted in _PATH_KEYS:
+    for dotted in PATH_KEYS:
         section, _, key = dotted.rpartition(".")
         place = values.get(section) if section else values
         if dotted not in keys or not isinstance(place, dict):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from cotune.config.errors import kind_of, readable_error
-from cotune.config.paths import DATA_KEYS, IN_MEMORY, names_function, resolve_paths
+from cotune.config.paths import DATA_KEYS, IN_MEMORY, PATH_KEYS, names_function, resolve_paths
 from cotune.config.run import RunConfig
 from cotune.config.start import fill_from_bundle
 from cotune.config.yaml_text import YamlText, parse_yaml
@@ -114,10 +114,13 @@ def _overridden(values: dict[str, Any], overrides: Iterable[str]) -> tuple[froze
             if not isinstance(inner, dict):
                 above = ".".join(sections[: depth + 1])
                 raise InputError(f"{above!r} has no keys", where=f"command line, {key}", hint=f"Set {above} itself.")
+            # Aliases in YAML are one object in several places.
+            inner = place[section] = dict(inner)
             place = inner
         place[last] = value
         keys.add(key)
-        resolve_paths(values, Path.cwd(), {key})
+        # The value may be a whole section with paths in it.
+        resolve_paths(values, Path.cwd(), [name for name in PATH_KEYS if f"{name}.".startswith(f"{key}.")])
     return frozenset(keys), values
 
 
