@@ -156,6 +156,34 @@ def test_a_spreadsheet_with_semicolons_is_read(tmp_path: Path) -> None:
     assert read_table(path).rows[0] == {"text": "a; b, c", "label": "x"}
 
 
+@pytest.mark.parametrize(
+    ("text", "columns", "first"),
+    [
+        ('"Name, Vorname";Text;Label\nA;b;c\n', ("Name, Vorname", "Text", "Label"), "A"),
+        ('"Name\nVorname";Text\nA;b, c\n', ("Name\nVorname", "Text"), "A"),
+        ("text\tlabel, ok\na\tb\n", ("text", "label, ok"), "a"),
+        ("Betrag, EUR;Text;Label\n1,5;a;b\n2,5;c;d\n", ("Betrag, EUR", "Text", "Label"), "1,5"),
+        ("text,a;b\nx;y,z\n", ("text", "a;b"), "x;y"),
+        ("\n\ntext;label\na;b\n", ("text", "label"), "a"),
+        ("text,label\n" + 'a;b,"' + "x" * 200_000 + '"\n', ("text", "label"), "a;b"),
+    ],
+)
+def test_the_separator_is_the_one_that_cuts_all_rows_alike(
+    tmp_path: Path, text: str, columns: tuple[str, ...], first: str
+) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(text)
+    table = read_table(path)
+    assert table.columns == columns and table.rows[0][columns[0]] == first
+
+
+def test_a_torn_row_of_a_file_with_commas_is_told_as_one(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label;more\na,b\nc;d\n")
+    with pytest.raises(InputError, match="the row has 1 cells but the header has 2"):
+        read_table(path)
+
+
 def test_a_spreadsheet_with_tabs_is_read_whatever_its_ending(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("text\tlabel\na; b, c\tx\n")

@@ -7,6 +7,7 @@ import io
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,6 +15,8 @@ from cotune.errors import InputError, shortened
 from cotune.task.reading.table import Cell, Table, free_name, json_kind, nearest_name, table_from_rows
 
 _SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
+_LOOKED_AT = 20
+"""Number of rows that show which delimiter a file has."""
 
 
 def read_table(source: str | Path | Any, *, name: str | None = None, default_split: str = "train") -> Table:
@@ -145,10 +148,31 @@ def decode(data: bytes, source: str) -> str:
 
 
 def delimiter_of(text: str) -> str:
-    """Delimiter of a CSV file: comma, or semicolon or tab if the header has no comma."""
-    first = text.split("\n", 1)[0]
-    # a table with labels has at least two columns, so a header without commas has another delimiter
-    return "," if "," in first else ";" if ";" in first else "\t" if "\t" in first else ","
+    """Delimiter of a CSV file: comma, semicolon or tab.
+
+    It is the one that cuts header and first rows into equally many cells, and into the most if several do; if none does, the
+    first that the header contains outside of quotes.
+    """
+    # A table with labels has at least two columns.
+    found = {delimiter: widths for delimiter in ",;\t" if (widths := _widths(text, delimiter)) and widths[0] > 1}
+    even = [delimiter for delimiter, widths in found.items() if len(set(widths)) == 1]
+    return max(even, key=lambda delimiter: found[delimiter][0], default=next(iter(found), ","))
+
+
+def _widths(text: str, delimiter: str) -> list[int]:
+    """Number of cells of the header and of the first rows; 0 for a row that is malformed with this delimiter."""
+    widths: list[int] = []
+    with _cells_of_any_size():
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        try:
+            for cells in reader:
+                if len(cells) > 1 or (cells and cells[0].strip()):
+                    widths.append(len(cells))
+                if len(widths) > _LOOKED_AT:
+                    break
+        except csv.Error:
+            widths.append(0)
+    return widths
 
 
 def _read_csv(text: str, source: str) -> Table:
@@ -171,9 +195,15 @@ def read_separated(text: str, source: str, delimiter: str, *, keep_blank: bool =
     Raises:
         InputError: if there are no rows, or one is malformed; names the line.
     """
+    with _cells_of_any_size():
+        return _parse_separated(text, source, delimiter, keep_blank)
+
+
+@contextmanager
+def _cells_of_any_size() -> Iterator[None]:
     limit = csv.field_size_limit(sys.maxsize)
     try:
-        return _parse_separated(text, source, delimiter, keep_blank)
+        yield
     finally:
         csv.field_size_limit(limit)
 
