@@ -121,6 +121,16 @@ def test_a_users_own_function(tmp_path: Path) -> None:
     assert metric_for(f"{path}:near", NUMBER).fingerprint != before
 
 
+def test_a_users_file_may_hold_a_dataclass(tmp_path: Path) -> None:
+    path = tmp_path / "m.py"
+    path.write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n\n@dataclass\nclass Pair:\n    right: str\n\n"
+        "def score(right, answer, row):\n    return Pair(right) == Pair(answer)\n"
+    )
+    metric = metric_for(f"{path}:score", TEXT)
+    assert metric.rows(Answered(["a", "b"], ["a", "c"], TEXT)).tolist() == [1.0, 0.0]
+
+
 @pytest.mark.parametrize(
     ("source", "parts"),
     [
@@ -129,6 +139,7 @@ def test_a_users_own_function(tmp_path: Path) -> None:
         ("def score(right, answer, row):\n    return row['nope']", ("row dev:0", "KeyError")),
         ("def other():\n    pass", ("no function 'score'", "other")),
         ("import nothing_of_that_name", ("cannot be executed", "ModuleNotFoundError")),
+        ("import sys\nsys.exit(3)", ("cannot be executed", "SystemExit")),
         (None, ("cannot be read",)),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -100,12 +101,15 @@ class UserMetric:
 
     def _load(self) -> UserFunction:
         path, where, function = self._path, self._where, self.name.rpartition(":")[2]
-        module = ModuleType(f"cotune_user_metric_{path.stem}")
+        module = ModuleType(f"cotune_user_metric_{path.stem}_{self.fingerprint}")
         module.__file__ = str(path)
+        # A dataclass whose annotations are texts looks up its module by name.
+        sys.modules[module.__name__] = module
         try:
             # Execute exactly what was hashed: neither a changed file nor a compiled one next to it.
             exec(compile(self._source, str(path), "exec"), vars(module))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
+            del sys.modules[module.__name__]
             raise InputError(
                 f"the metric's file cannot be executed ({type(error).__name__}: {error})",
                 where=f"{where}, {path}",
