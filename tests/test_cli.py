@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -706,10 +707,16 @@ def test_a_watched_file_is_tried_whenever_it_is_saved(done: Done, tmp_path: Path
         (tmp_path / "new.txt").write_text("Name it: {text}")
         (tmp_path / "new.txt").rename(file)
         second = json.loads(child.stdout.readline())
+        # An editor that marks files as UTF-8.
+        file.write_text("\ufeffName it: {text}")
+        time.sleep(1)
+        file.write_text("\ufeffSay it: {text}")
+        third = json.loads(child.stdout.readline())
         child.send_signal(signal.SIGINT)
         assert child.wait(200) == 130
         assert "Traceback" not in child.stderr.read()
-    assert [first["prompt_text"], second["prompt_text"]] == ["Which? {text}", "Name it: {text}"]
+    tried = [one["prompt_text"] for one in (first, second, third)]
+    assert tried == ["Which? {text}", "Name it: {text}", "Say it: {text}"]
 
 
 @pytest.mark.parametrize("command", ["report", "list", "predict", "view", "try"])

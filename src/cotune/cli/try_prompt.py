@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -170,8 +171,10 @@ def try_saved(run: Path, permissions: Permissions, file: Path, *, rows: int, as_
                 try_one(tryouts, text, where=str(file), rows=rows, as_json=as_json)
             except InputError as error:
                 tell(error, err=True)
-            typer.echo(f"\nWaiting for {file} to be saved again; Ctrl-C ends.", err=True)
+            tell(f"\nWaiting for {file} to be saved again; Ctrl-C ends.", err=True)
         time.sleep(_LOOK_SECONDS)
         # While an editor replaces the file, it may be missing or empty for a moment.
-        text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None
+        text = None
+        with suppress(OSError):
+            text = file.read_text(encoding="utf-8-sig", errors="replace")
         text = text if text and text.strip() else None
