@@ -189,3 +189,13 @@ def test_a_column_may_be_input_and_group_whatever_its_header() -> None:
     assert all(row.group == row.fields["the_text"] for row in (*found.train, *found.dev))
 
 
+@pytest.mark.parametrize(("cells", "labels"), [(("True", "False"), ("False", "True")), (("TRUE", "FALSE"), ("FALSE", "TRUE"))])
+def test_truth_values_that_are_named_as_labels_are_found_in_the_spelling_of_the_data(
+    cells: tuple[str, ...], labels: tuple[str, ...]
+) -> None:
+    found = Task.from_frame(rows(60, cells), input="the text", output="out", labels=[True, False])
+    assert found.labels == labels and found.output.label_type == "text"
+    with pytest.raises(InputError, match="'TRUE'"):
+        Task.from_frame(rows(60, ("true", "TRUE", "False")), input="the text", output="out", labels=[True, False])
+
+

@@ -106,6 +106,7 @@ def assemble(source: Source, metric: str | None) -> Parts:
     """
     source, renamed = _with_fields(source)
     _check_request(source)
+    source = _with_truth_values(source)
     kind, guess = _type(source)
     source, styled = with_style(source, kind)
     judged = metric_for(metric, Output(kind), run=source.run_metric)
@@ -287,6 +288,18 @@ def _with_fields(source: Source) -> tuple[Source, tuple[Finding, ...]]:
     # The group's column may be an input too.
     source = replace(source, group=next((field for field, column in renamed.items() if column == source.group), source.group))
     return source, (Finding("renamed_columns", "info", message, len(renamed)),)
+
+
+def _with_truth_values(source: Source) -> Source:
+    """The source with the labels ``true`` and ``false``, if they are all, spelled as in the data, such as ``True``."""
+    if source.labels is None or {label.strip() for label in source.labels} != {"true", "false"}:
+        return source
+    cells = {cell.strip() for table in _tables(source) for cell in table.filled(source.output_field)}
+    spelled = {cell.lower(): cell for cell in cells if cell.lower() in ("true", "false")}
+    # Cells in several spellings are several labels, of which one is refused.
+    if label_type([cell for cell in cells if cell.lower() in spelled]) != "bool":
+        return source
+    return replace(source, labels=tuple(spelled.get(label.strip(), label) for label in source.labels))
 
 
 def with_style(source: Source, kind: OutputType) -> tuple[Source, tuple[Finding, ...]]:
