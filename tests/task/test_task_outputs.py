@@ -215,3 +215,12 @@ def test_old_rows_that_are_no_labels_are_replayed_as_many_as_there_are_new_ones(
     replayed = [row for row in (*parts.train, *parts.dev) if row.id.startswith("replay:")]
     new = [row for row in (*parts.train, *parts.dev) if not row.id.startswith("replay:")]
     assert len(replayed) == -(-len(new) // 2) and any(row in parts.dev for row in replayed)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+@pytest.mark.parametrize("on_blank", ["skip", "error"])
+def test_an_output_with_a_number_that_is_none_in_json_is_not_taken_for_a_blank_one(number: float, on_blank: str) -> None:
+    rows = objects()
+    rows[7]["a"] = {"count": 1, "tags": [number]}
+    with pytest.raises(InputError, match=r"row 8, column 'a': the cell holds a value that JSON cannot express"):
+        task_of(rows, on_blank=on_blank)

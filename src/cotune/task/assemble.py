@@ -244,6 +244,13 @@ def examples_from(table: Table, role: str, source: Source, type: OutputType = "l
         option = source.options.get(column, "")
         table.need(column, asked_by, nested=kind.nested_cells and column == source.output_field, option=option)
     read_output = kind.cell_reader(labels=source.labels or (), schema=source.schema, style=source.style)
+    for index in table.nested.get(source.output_field, ()):
+        if table.rows[index].get(source.output_field) is None:
+            raise InputError(
+                "the cell holds a value that JSON cannot express",
+                where=table.where(index, source.output_field),
+                hint="Give null, texts, truth values, dates, numbers without NaN and infinity, or lists and objects of these.",
+            )
     examples = []
     for index, row in enumerate(table.rows):
         fields = {name: table.shown(index, name) or "" for name in source.input_fields}
