@@ -130,3 +130,11 @@ def test_a_terminal_is_asked_three_questions_and_asked_again_where_no_column_fit
     assert [question for question in ("Input column", "Label column", "Budget") if question in err] and "'quue'" in err
     config = load_config(Path("task.yaml"))
     assert (list(config.data.input), config.data.output, config.budget) == (["Customer message"], "urgent", "5m")
+
+
+def test_a_good_task_file_is_not_replaced_by_one_that_a_run_refuses(sheet: Path) -> None:
+    assert call("init", sheet, "--yes")[0] == 0
+    good = Path("task.yaml").read_text()
+    code, _, err = call("init", sheet, "--yes", "--input", "channel", "--input", "channel", "--force")
+    assert code == 2 and "twice" in err, err
+    assert Path("task.yaml").read_text() == good

@@ -32,7 +32,7 @@ def init(
     as_json: Json = False,
 ) -> None:
     """Write a commented task.yaml for labelled rows; asks for the input column, the label column and the budget."""
-    from cotune.config import load_config
+    from cotune.config.read import config_from_text
     from cotune.config.run import RunConfig
     from cotune.cycle.budget.budget import parse_budget
     from cotune.files import check_ending, check_place, write_text
@@ -67,9 +67,10 @@ def init(
     if answers in inputs:
         raise InputError(f"{answers!r} is both input and answer", where=str(data), hint="Name another column with --output.")
     spent = _answer("budget", budget, str(RunConfig.model_fields["budget"].default), parse_budget, asks=asks)
-    write_text(out, task_file(data, table, inputs, answers, spent, out))
-    # A run must accept the written file.
-    config = load_config(out)
+    text = task_file(data, table, inputs, answers, spent, out)
+    # A run must accept the file, which may replace a good one.
+    config = config_from_text(text, out)
+    write_text(out, text)
     if as_json:
         record = {"out": str(out), "name": config.name, "input": inputs, "output": answers, "budget": spent}
         echo_json(record)

@@ -37,7 +37,12 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
     """
     if path.suffix.lower() not in (".yaml", ".yml"):
         raise InputError("a run's file ends in .yaml or .yml", where=str(path), hint="Rename it, or give the data file.")
-    document = parse_yaml(read_text(path, "the task file"), str(path))
+    return config_from_text(read_text(path, "the task file"), path, overrides)
+
+
+def config_from_text(text: str, path: Path, overrides: Iterable[str] = ()) -> RunConfig:
+    """A run's config from the text of a YAML file at ``path``; otherwise as :func:`load_config`."""
+    document = parse_yaml(text, str(path))
     if not isinstance(document.value, dict):
         kind = "empty" if document.value is None else f"a {kind_of(document.value)}"
         raise InputError(
