@@ -274,3 +274,24 @@ def test_wrong_rows_are_value_errors_that_say_where(model: str, X: Any, y: Any, 
     more = {"label_names": None} if "name" in said and "label_names" not in said else {}
     with pytest.raises(ValueError, match=said):
         small(model, **more).fit(X, y)
+
+
+def test_settings_may_limit_rows_and_are_left_as_they_are(at_once: list[Task], tmp_path: Path) -> None:
+    settings = {"limit": {"train": 20, "test": 9}}
+    CotuneClassifier(test_rows=10, settings=settings).fit(TEXTS, CLASSES)
+    assert at_once[-1].test.n == 10 and len(at_once[-1].train) + len(at_once[-1].dev) == 20
+    CotuneClassifier(settings=settings).fit(TEXTS, CLASSES)
+    assert at_once[-1].test.n == 9 and settings == {"limit": {"train": 20, "test": 9}}
+
+
+@pytest.mark.parametrize(("key", "parameter"), [("seed", "random_state"), ("budget", "budget"), ("metric", "metric")])
+def test_settings_that_are_arguments_are_refused_by_name(at_once: list[Task], key: str, parameter: str) -> None:
+    with pytest.raises(ValueError, match=f"settings has '{key}': give it to CotuneClassifier as {parameter}"):
+        CotuneClassifier(settings={key: 1}).fit(TEXTS, CLASSES)
+
+
+def test_the_bundles_folder_does_not_depend_on_where_the_program_is(
+    at_once: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert CotuneClassifier(test_rows=10, out="mine").fit(TEXTS, CLASSES).bundle_ == tmp_path / "mine" / "best"

@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from cotune.classifier_input import TextRows, classes_of
 from cotune.config.task import Task
 from cotune.errors import InputError
+from cotune.files import absolute
 
 if TYPE_CHECKING:
     from cotune.bundle import Predictor
@@ -54,7 +55,7 @@ class CotuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         out: the run's folder, so that an interrupted fit can resume; None takes a temporary one that is deleted with the
             estimator.
         random_state: an integer, a ``RandomState`` instance, or None for a different seed in each fit.
-        settings: further keys of the config, such as ``{"tune": {"rank": 8}}``.
+        settings: further keys of the config, such as ``{"tune": {"rank": 8}, "limit": {"train": 500}}``.
 
     Attributes:
         classes_: array ``[classes]``, sorted.
@@ -115,7 +116,8 @@ class CotuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         folder, held = self._folder()
         seed = self._seed()
         try:
-            settings = dict(self.settings or {})
+            settings = self._settings()
+            limit = settings.pop("limit", None) or {}
             task = Task.from_rows(
                 labelled,
                 input=list(rows.fields),
@@ -124,7 +126,7 @@ class CotuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 metric=self.metric,
                 name="classifier",
                 seed=seed,
-                limit=None if self.test_rows is None else {"test": self.test_rows},
+                limit=limit if self.test_rows is None else {**limit, "test": self.test_rows},
                 start=settings.pop("start", None),
             )
             more = {**settings, **({} if self.prompt is None else {"prompt": self.prompt})}
@@ -181,6 +183,14 @@ class CotuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 ) from error
             raise ValueError(str(error)) from error
 
+    def _settings(self) -> dict[str, Any]:
+        """A copy of ``settings``, without keys that are arguments of their own."""
+        settings = dict(self.settings or {})
+        own = {name: name for name in ("model", "budget", "prompt", "metric", "out")} | {"seed": "random_state"}
+        if doubled := [key for key in settings if key in own]:
+            raise ValueError(f"settings has {doubled[0]!r}: give it to {type(self).__name__} as {own[doubled[0]]}")
+        return settings
+
     def _engine(self) -> dict[str, Any]:
         """The engine settings of the run, which prediction uses as well."""
         engine = (self.settings or {}).get("engine") or {}
@@ -200,7 +210,7 @@ class CotuneClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _folder(self) -> tuple[Path, _Held]:
         if self.out is not None:
-            return Path(self.out).expanduser(), _Held()
+            return Path(absolute(self.out)), _Held()
         folder = tempfile.TemporaryDirectory(prefix="cotune-", ignore_cleanup_errors=True)
         return Path(folder.name), _Held(folder)
 
