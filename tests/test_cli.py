@@ -22,6 +22,7 @@ from typing import Any, TextIO
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from rich.console import Console
 
 from command_line import typed
@@ -746,6 +747,16 @@ def test_a_folder_that_may_not_be_entered_holds_no_run(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(Path, "is_file", refusing)
     assert [Path(run.folder).name for run in list_runs(tmp_path)] == ["mine"]
+
+
+def test_a_run_that_is_asked_to_finish_is_told_as_json(cotune: Cotune, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text(GOOD)
+    (tmp_path / "journal.jsonl").write_text("")
+    with FileLock(tmp_path / ".lock"):
+        columns = ("--input", "text", "--output", "label")
+        ended = cotune("run", tmp_path / "rows.csv", *columns, "--out", tmp_path, "--finish", "--json")
+    assert ended.code == 0 and json.loads(ended.stdout) == {"out": str(tmp_path), "finishing": True}, ended.stderr
+    assert (tmp_path / "finish").is_file()
 
 
 def test_watching_needs_a_file(cotune: Cotune, done: Done) -> None:

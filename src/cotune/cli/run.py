@@ -116,7 +116,7 @@ def run(
             typer.echo("Starting ...")
         if cut_journal:
             _cut_journal(folder)
-        if finish and _ask_to_finish(folder):
+        if finish and _ask_to_finish(folder, as_json=as_json):
             return
         summary = _searched(config, folder, texts, typed, choice, quiet=quiet, as_json=as_json)
     except KeyboardInterrupt:
@@ -255,7 +255,7 @@ def _cut_journal(folder: Path) -> None:
         typer.echo(f"The journal was damaged and was cut before the damage; a copy of the whole file is in {copy}.", err=True)
 
 
-def _ask_to_finish(folder: Path) -> bool:
+def _ask_to_finish(folder: Path, *, as_json: bool) -> bool:
     """Ask a run to end its search; returns whether another process is running it, which then finishes the run."""
     from cotune.cycle.folder import ask_to_finish
     from cotune.cycle.runs.listing import is_locked
@@ -266,5 +266,8 @@ def _ask_to_finish(folder: Path) -> bool:
     ask_to_finish(folder)
     if not is_locked(folder):
         return False
-    typer.echo(f"The run in {folder} finishes after its current step, then confirms and tests.")
+    if as_json:
+        echo_json({"out": str(folder), "finishing": True})
+    else:
+        tell(f"The run in {folder} finishes after its current step, then confirms and tests.")
     return True
