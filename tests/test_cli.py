@@ -749,6 +749,17 @@ def test_a_folder_that_may_not_be_entered_holds_no_run(tmp_path: Path, monkeypat
     assert [Path(run.folder).name for run in list_runs(tmp_path)] == ["mine"]
 
 
+def test_names_that_are_not_utf_8_are_told_as_json_and_in_words(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "\udcff", [True, False])
+    told = [
+        subprocess.run([sys.executable, "-m", "cotune.cli", *words], capture_output=True, text=True)
+        for words in (("list", str(tmp_path), "--json"), ("report", str(folder)))
+    ]
+    assert [one.returncode for one in told] == [0, 0], told
+    assert json.loads(told[0].stdout)[0]["folder"] == str(folder)
+    assert "Report: " in told[1].stdout
+
+
 def test_a_run_that_is_asked_to_finish_is_told_as_json(cotune: Cotune, tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text(GOOD)
     (tmp_path / "journal.jsonl").write_text("")

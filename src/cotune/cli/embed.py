@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cotune.cli.program import ExecutorName, Json, Workers, app, echo_json
+from cotune.cli.program import ExecutorName, Json, Workers, app, echo_json, tell
 from cotune.cli.workers import Meter, choice_of, running, tell_summary
 from cotune.errors import counted
 
@@ -78,7 +78,7 @@ def embed(
         echo_json(result)
     else:
         size = f"{counted(result['texts'], 'text')}, {counted(result['width'], 'number')} each"
-        typer.echo(f"{size}, {result['from_cache']} from the cache: {out}")
+        tell(f"{size}, {result['from_cache']} from the cache: {out}")
         if summary:
             tell_summary(summary, "text", unlike)
         if result["cut"]:

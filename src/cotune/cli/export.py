@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cotune.cli.program import Base, Bundle, Json, app
+from cotune.cli.program import Base, Bundle, Json, app, tell
 
 _CHECKED = ("transformers", "onnx", "merged")
 """Formats whose answers are always compared with the bundle's; of the others some files are."""
@@ -54,4 +54,4 @@ def export(
     if held := held_rows(len(OpenedBundle.read(bundle).prompt.demonstrations), "folder"):
         typer.echo(held, err=True)
     checked = "It answers sample texts as the bundle does. " if to in _CHECKED else ""
-    typer.echo(f"Written: {written}. {checked}Its README.md says how to run it.")
+    tell(f"Written: {written}. {checked}Its README.md says how to run it.")

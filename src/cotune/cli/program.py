@@ -106,7 +106,13 @@ def tell(text: object, *, err: bool = False) -> None:
 
 def echo_json(value: object) -> None:
     """Print a value as one line of JSON."""
-    typer.echo(json.dumps(value, ensure_ascii=False))
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # The name of a file may be no UTF-8.
+        text = json.dumps(value)
+    typer.echo(text)
 
 
 def counting(size: int) -> Callable[[int], None]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cotune.cli.program import Json, app, echo_json
+from cotune.cli.program import Json, app, echo_json, tell
 from cotune.errors import no_run
 from cotune.run_files import JOURNAL, run_folder
 
@@ -34,4 +34,4 @@ def report(
         from cotune.report import print_verdict
 
         print_verdict({**summary, "out": str(run)}, out_console())
-    typer.echo(f"Report: {page}")
+    tell(f"Report: {page}")
