@@ -240,6 +240,12 @@ def test_what_is_no_task_is_refused(tmp_path: Path) -> None:
         cotune.run(rows(), out=tmp_path / "run")  # type: ignore[arg-type]
 
 
+def test_a_column_is_named_in_the_task(tmp_path: Path) -> None:
+    task_file(tmp_path)
+    with pytest.raises(cotune.InputError, match="'input' is part of the task"):
+        cotune.run(tmp_path / "task.yaml", out=tmp_path / "run", input="text")
+
+
 def test_a_config_object_keeps_what_the_settings_do_not_name(tmp_path: Path, model: Path) -> None:
     task_file(tmp_path)
     config = config_from_data(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cotune.cycle.run import Result
     from cotune.report.terminal.bar import BarView
 
-_OF_THE_TASK = ("data", "output")
+_OF_THE_TASK = ("data", "input", "output")
 _OF_A_TASK_OBJECT = ("name", "metric", "limit", "start")
 
 

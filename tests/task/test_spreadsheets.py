@@ -199,3 +199,7 @@ def test_truth_values_that_are_named_as_labels_are_found_in_the_spelling_of_the_
         Task.from_frame(rows(60, ("true", "TRUE", "False")), input="the text", output="out", labels=[True, False])
 
 
+@pytest.mark.parametrize(("key", "value"), [("type", "classification"), ("on_blank", "drop")])
+def test_a_word_that_says_nothing_here_is_refused(key: str, value: str) -> None:
+    with pytest.raises(InputError, match=f"{key} must be one of .*, not '{value}'"):
+        Task.from_frame(rows(60, "ab"), input="the text", output="out", **{key: value})

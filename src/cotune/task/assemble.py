@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -365,6 +365,9 @@ def _check_request(source: Source) -> None:
         raise InputError(
             f"the column {doubled[0]!r} is named twice", where="data.input, data.output", hint="Name each column once."
         )
+    for key, given, known in (("type", source.type or "label", KINDS), ("on_blank", source.on_blank, get_args(OnBlank))):
+        if given not in known:
+            raise InputError(f"{key} must be one of {', '.join(known)}, not {given!r}", where=key, hint=f"Correct {key}.")
     for key, value in (("train", source.limit_train), ("dev", source.limit_dev), ("test", source.limit_test)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise InputError(f"limit.{key} must be a whole number above 0, not {value!r}", where=f"limit.{key}",
