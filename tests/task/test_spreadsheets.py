@@ -189,6 +189,12 @@ def test_a_column_may_be_input_and_group_whatever_its_header() -> None:
     assert all(row.group == row.fields["the_text"] for row in (*found.train, *found.dev))
 
 
+def test_rows_whose_group_is_blank_have_none() -> None:
+    grouped = [{**row, "who": (" ", "", None, "x")[i % 4]} for i, row in enumerate(rows(60, "ab"))]
+    found = Task.from_frame(grouped, input="the text", output="out", group="who")
+    assert {row.group for row in found.train} == {None, "x"}
+
+
 @pytest.mark.parametrize(("cells", "labels"), [(("True", "False"), ("False", "True")), (("TRUE", "FALSE"), ("FALSE", "TRUE"))])
 def test_truth_values_that_are_named_as_labels_are_found_in_the_spelling_of_the_data(
     cells: tuple[str, ...], labels: tuple[str, ...]

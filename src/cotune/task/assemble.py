@@ -266,6 +266,7 @@ def examples_from(table: Table, role: str, source: Source, type: OutputType = "l
             _refuse_empty(table, index, (source.output_field,), what, kind.fill_hint)
         output = read_output(cell, table.where(index, source.output_field))
         group = row.get(source.group) if source.group is not None else None
+        group = group if group and group.strip() else None
         examples.append(Example(f"{role}:{table.numbers[index]}", fields, output, group))
     return tuple(examples)
 
