@@ -302,3 +302,6 @@ def test_paths_in_a_section_on_the_command_line_are_relative_to_the_current_fold
     assert (found.data.train, found.data.test) == (str(tmp_path / "here" / "rows.csv"), "hf://a/b")
 
 
+def test_a_list_that_is_too_short_is_told_as_one(tmp_path: Path) -> None:
+    told = message_of(written(tmp_path, PLAIN + "tune: {layers: [11]}\n"))
+    assert "'tune.layers' has too few values. Give at least 2." in told

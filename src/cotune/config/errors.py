@@ -20,6 +20,9 @@ def readable_error(error: ErrorDetails, where: str, document: YamlText, root: ty
     line = next((document.lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in document.lines), None)
     where = f"{where}{f', line {line}' if line else ''}{f', {key}' if key else ''}"
     value, kind, context = error.get("input"), error["type"], error.get("ctx", {})
+    if kind == "missing" and isinstance(path[-1], int):
+        above = ".".join(map(str, path[:-1]))
+        return InputError(f"{above!r} has too few values", where=where, hint=f"Give at least {path[-1] + 1}.")
     if kind == "missing":
         return InputError(f"the key {key!r} is missing", where=where, hint=f"Add {key}: to it.")
     if kind == "extra_forbidden":
