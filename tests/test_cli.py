@@ -22,6 +22,7 @@ from typing import Any, TextIO
 
 import numpy as np
 import pytest
+import typer
 from filelock import FileLock
 from rich.console import Console
 
@@ -30,6 +31,7 @@ from cotune import __version__
 from cotune.cli import app, main
 from cotune.cli.evaluate import _confusion, _table
 from cotune.cli.predict import _row_of
+from cotune.cli.push import _ask
 from cotune.cli.terminal import wrapped
 from cotune.cycle.compare import Tryouts
 from cotune.cycle.runs.listing import list_runs
@@ -768,6 +770,17 @@ def test_a_run_that_is_asked_to_finish_is_told_as_json(cotune: Cotune, tmp_path:
         ended = cotune("run", tmp_path / "rows.csv", *columns, "--out", tmp_path, "--finish", "--json")
     assert ended.code == 0 and json.loads(ended.stdout) == {"out": str(tmp_path), "finishing": True}, ended.stderr
     assert (tmp_path / "finish").is_file()
+
+
+def test_an_interrupt_at_the_question_before_an_upload_ends_as_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> bool:
+        raise typer.Abort
+
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr(typer, "confirm", interrupted)
+    with pytest.raises(typer.Exit) as ended:
+        _ask(SimpleNamespace(rows=2, name="me/mine"), private=False)  # type: ignore[arg-type]
+    assert ended.value.exit_code == 130
 
 
 def test_watching_needs_a_file(cotune: Cotune, done: Done) -> None:

@@ -87,5 +87,10 @@ def _ask(wanted: Repository, *, private: bool) -> None:
             where=wanted.name,
             hint="Add --yes to upload them, or run with search.demonstrations=false for a prompt without rows.",
         )
-    if not typer.confirm(f"Upload them, so that {readers} can read them?", err=True):
+    try:
+        agreed = typer.confirm(f"Upload them, so that {readers} can read them?", err=True)
+    except typer.Abort:
+        typer.echo("\nStopped. Nothing was uploaded.", err=True)
+        raise typer.Exit(130) from None
+    if not agreed:
         raise typer.Exit(1)
