@@ -96,6 +96,28 @@ def test_a_final_failure_ends_all_and_what_came_is_kept() -> None:
         assert len(found) == 5 and len(server.seen) < 30
 
 
+def test_after_a_failure_others_go_on_and_new_questions_are_asked() -> None:
+    def reply(handler: Handler) -> None:
+        said = handler.request_body["messages"][0]["content"]
+        failing = said == "1" and sum(one["body"] == handler.request_body for one in server.seen) == 1
+        send(401, b"no")(handler) if failing else slow(0.3, send(200, completion(said)))(handler)
+
+    with chat_server(reply) as server, Client(Endpoint(server.url, "m"), most=4) as client:
+        alone: list[str] = []
+
+        def ask() -> None:
+            # It waits for its turn while the others fail.
+            alone.extend(client.post(CHAT, bodies(10)[i], message_text, patience=30).value for i in (7, 8, 9))
+
+        other = threading.Thread(target=ask)
+        other.start()
+        with pytest.raises(EndpointError, match="401"):
+            gather(client, 5)
+        assert gather(client, 5) == {i: str(i) for i in range(5)}
+        other.join(30)
+        assert alone == ["7", "8", "9"]
+
+
 def test_closing_ends_waits() -> None:
     with chat_server(send(503, b"")) as server:
         client = Client(Endpoint(server.url, "m"), longest_wait=60)

@@ -8,8 +8,9 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import urlsplit
@@ -83,8 +84,9 @@ class Client:
         self.endpoint, self.gate = endpoint, Gate(Window(most))
         self._most, self._longest_wait, self._jitter = most, longest_wait, jitter
         self._key = Key.of(endpoint)
-        self._stop = threading.Event()
-        self._sleep = sleep or self._stop.wait
+        self._sleep = sleep
+        # Those of the calls under way: what ends one leaves others, and those that follow, alone.
+        self._stops, self._closed, self._turn = set[threading.Event](), False, threading.Lock()
         limits = httpx2.Limits(max_connections=most, max_keepalive_connections=most if keep else 0, keepalive_expiry=_IDLE_S)
         try:
             # A proxy would see rows and key unencrypted, and cannot reach this machine's loopback. An explicit transport makes
@@ -103,7 +105,10 @@ class Client:
 
     def close(self) -> None:
         """End all waits and close the connections."""
-        self._stop.set()
+        with self._turn:
+            self._closed = True
+            for stop in self._stops:
+                stop.set()
         self._http.close()
 
     def without_key(self, text: str) -> str:
@@ -134,6 +139,33 @@ class Client:
         Raises:
             EndpointError: if there was no answer; its ``lost`` counts the failed requests that may be charged nevertheless.
         """
+        with self._call() as stop:
+            return self._post(path, body, read, tries, patience, stop, most_bytes)
+
+    @contextmanager
+    def _call(self) -> Iterator[threading.Event]:
+        """The event that ends the waits of one call; :meth:`close` sets it too."""
+        stop = threading.Event()
+        with self._turn:
+            self._stops.add(stop)
+            if self._closed:
+                stop.set()
+        try:
+            yield stop
+        finally:
+            with self._turn:
+                self._stops.discard(stop)
+
+    def _post(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        read: Callable[[Any], T],
+        tries: int | None,
+        patience: float,
+        stop: threading.Event,
+        most_bytes: int = _MOST_BYTES,
+    ) -> Reply[T]:
         end = time.monotonic() + patience
         asked, lost, why = 0, 0, "there was no time for a request"
 
@@ -142,7 +174,7 @@ class Client:
             return EndpointError(message, requests=asked, lost=lost, status=status)
 
         while (tries is None or asked < tries) and lost < _MOST_LOST and (left := end - time.monotonic()) > 0:
-            generation = self.gate.enter(self._stop)
+            generation = self.gate.enter(stop)
             if generation < 0:
                 raise failure("the request was cancelled")
             asked += 1
@@ -171,7 +203,7 @@ class Client:
                 raise failure(f"{why}; another try in {again_in:.0f} s would come too late")
             try:
                 if again:
-                    self._sleep(again_in)
+                    (self._sleep or stop.wait)(again_in)
             finally:
                 if hold:
                     self.gate.release()
@@ -193,30 +225,27 @@ class Client:
             bodies: JSON bodies of the requests.
             read: as in :meth:`post`.
             patience: seconds for each request, retries included.
-            received: called with index and answer of each request, in the calling thread, in order of arrival.
+            received: called with index and answer of each request, by several threads, in order of arrival.
 
         Raises:
             EndpointError: if a request got no answer. Requests under way end first and their answers are passed to
-                ``received``. The client cannot be used afterwards.
+                ``received``.
         """
 
         def one(number: int) -> None:
-            if not failed.is_set():
-                received(number, self.post(path, bodies[number], read, patience=patience))
+            if not stop.is_set():
+                received(number, self._post(path, bodies[number], read, None, patience, stop))
 
-        failed = threading.Event()
-        with ThreadPoolExecutor(max_workers=max(1, min(self._most, len(bodies)))) as pool:
+        with self._call() as stop, ThreadPoolExecutor(max_workers=max(1, min(self._most, len(bodies)))) as pool:
             futures = [pool.submit(one, number) for number in range(len(bodies))]
             try:
                 done, rest = wait(futures, return_when=FIRST_EXCEPTION)
             except BaseException:
-                self._stop.set()
-                failed.set()
+                stop.set()
                 raise
             if rest:
                 # From here on, no thread waits for another try.
-                self._stop.set()
-                failed.set()
+                stop.set()
                 for future in rest:
                     future.cancel()
         for future in done:
