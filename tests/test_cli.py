@@ -522,9 +522,10 @@ def test_predict_answers_lines_from_standard_input(cotune: Cotune, done: Done) -
     assert ended.code == 0
     found = [json.loads(line) for line in ended.stdout.splitlines()]
     assert [row.get("id") for row in found] == [7, 8, None]
-    assert all(row["answer"] in _WORDS for row in found)
+    assert found[1]["answer"] == "old", "keys of the row's own stay"
+    assert all(row["answer"] in _WORDS for row in (found[0], found[2]))
     single = cotune("predict", done.out / "best", "--input", "hammer number 5").stdout.strip()
-    assert found[1]["answer"] == single
+    assert found[1]["answer_2"] == single
     weighed = cotune("predict", done.out / "best", "--probabilities", stdin=lines)
     assert all(max(row["probabilities"], key=row["probabilities"].get) for row in map(json.loads, weighed.stdout.splitlines()))
 

@@ -224,7 +224,7 @@ def stream(predictor: Predictor, lines: list[str], **options: Any) -> list[dict[
 
 
 def test_stream_answers_rows_in_order(predictor: Predictor) -> None:
-    rows = [{"id": i, "text": text, "answer": "old"} for i, text in enumerate(TEXTS)]
+    rows = [{"id": i, "text": text} for i, text in enumerate(TEXTS)]
     lines = ["\ufeff" + json.dumps(rows[0]) + "\n", "\n", *(json.dumps(row) + "\n" for row in rows[1:])]
     assert stream(predictor, ['{"text": "a", "x": [1e999]}\n'])[0]["x"] == [None], "JSON has no infinity"
     found = stream(predictor, lines, batch=3, probabilities=True)
@@ -243,6 +243,13 @@ def test_stream_takes_bare_texts_and_tells_cut_ones(predictor: Predictor) -> Non
     assert found[0] == {"text": TEXTS[0], "answer": predictor.predict(TEXTS[0])[0]}
     assert found[1]["truncated"] is True
     assert found[1]["odd"] == "\ud83d"
+
+
+def test_stream_keeps_all_keys_of_a_row(predictor: Predictor) -> None:
+    own = {"answer": "old", "error": "E12", "possible": 1, "truncated": False, "answer_2": None}
+    found = stream(predictor, [json.dumps({"text": text, **own}) for text in (TEXTS[0], " ")])
+    assert found[0] == {"text": TEXTS[0], **own, "answer_3": predictor.predict(TEXTS[0])[0]}
+    assert found[1] == {"text": " ", **own, "answer_3": None, "error_2": "the input is empty"}
 
 
 def test_stream_writes_each_batch_before_it_reads_on(predictor: Predictor) -> None:

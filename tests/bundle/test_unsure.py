@@ -84,7 +84,7 @@ def test_damaged_scores_are_refused(scores: Any) -> None:
 def test_streams_and_files_have_null_and_the_labels(predictor: Predictor) -> None:
     wanted = predictor.predict(ROWS, probabilities=True, unsure=0.1)
     lines: list[str] = []
-    count = predict_stream(predictor, [json.dumps({"text": text, "possible": 1}) for text in ROWS], lines.append, unsure=0.1)
+    count = predict_stream(predictor, [json.dumps({"text": text}) for text in ROWS], lines.append, unsure=0.1)
     rows = [json.loads(line) for line in lines]
     assert [row["answer"] for row in rows] == [one.answer for one in wanted]
     assert [row.get("possible", []) for row in rows] == [list(one.possible) for one in wanted]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +13,10 @@ from cotune.bundle.predictor import Prediction, Predictor
 from cotune.bundle.rows import checked_row, example_row
 from cotune.errors import InputError, RowError
 from cotune.task.reading.sheet import json_line, plain_json
+from cotune.task.reading.table import free_name
 from cotune.task.values.output import Output
 
 _Row = tuple[dict[str, Any], dict[str, str] | RowError]
-ADDED = ("answer", "possible", "probabilities", "truncated", "error")
-"""Keys that are added to answered rows."""
 _UNDECODED = re.compile("[\udc80-\udcff]")
 """Bytes that are no UTF-8, in a line that was read with ``errors="surrogateescape"``."""
 
@@ -52,10 +51,10 @@ def predict_stream(
     """Read rows as JSON lines and write each row with its answer as a JSON line, in order.
 
     To the keys of a row are added: ``answer`` (labels in the type that they had in the data, JSON as its value);
-    ``probabilities`` by label if requested; and ``truncated`` if the row's text was too long and was cut. They replace existing
-    keys of these names. A row whose input is blank or cannot be converted to text gets ``answer`` null and an ``error``. If the
-    task has one input field, a line may also be a JSON string. Blank lines are skipped. The rows before an invalid line are
-    answered before its error is raised.
+    ``probabilities`` by label if requested; and ``truncated`` if the row's text was too long and was cut. A key that the row
+    already has is added with a number. A row whose input is blank or cannot be converted to text gets ``answer`` null and an
+    ``error``. If the task has one input field, a line may also be a JSON string. Blank lines are skipped. The rows before an
+    invalid line are answered before its error is raised.
 
     Args:
         predictor: the predictor.
@@ -82,15 +81,13 @@ def predict_stream(
         asked = [fields for _, fields in waiting if not isinstance(fields, RowError)]
         found = iter(predictor.answers(asked, probabilities=probabilities, unsure=unsure) if asked else ())
         for row, fields in waiting:
-            # A number beyond a float's range was read as infinity, which JSON cannot express.
-            kept = {key: plain_json(value) for key, value in row.items() if key not in ADDED}
             if isinstance(fields, RowError):
                 errors.append(fields)
-                write(json_line({**kept, "answer": None, "error": fields.what}))
+                write(_line(row, {"answer": None, "error": fields.what}))
                 continue
             one = next(found)
             rows, truncated, left_open = rows + 1, truncated + one.truncated, left_open + bool(one.possible)
-            write(json_line({**kept, **_added(one, predictor.output, probabilities=probabilities)}))
+            write(_line(row, _added(one, predictor.output, probabilities=probabilities)))
         waiting.clear()
 
     for found in _rows(lines, predictor.input_fields, source):
@@ -106,6 +103,15 @@ def predict_stream(
     if not rows:
         raise InputError("there are no rows", where=source, hint=f"Give lines like {example_row(predictor.input_fields)}.")
     return StreamCount(rows, truncated, len(errors), left_open)
+
+
+def _line(row: Mapping[str, Any], added: Mapping[str, Any]) -> str:
+    """The output line of a row, with further keys."""
+    # A number beyond a float's range was read as infinity, which JSON cannot express.
+    line = {key: plain_json(value) for key, value in row.items()}
+    for key, value in added.items():
+        line[free_name(key, line)] = value
+    return json_line(line)
 
 
 def _added(found: Prediction, output: Output, *, probabilities: bool) -> dict[str, Any]:
