@@ -29,14 +29,16 @@ def repair_streams() -> None:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace" if name == "stderr" else "strict")
 
 
-def tolerant_input() -> TextIO:
-    """Standard input, in which bytes that are no UTF-8 become lone surrogates instead of an error.
+def utf8_streams() -> tuple[TextIO, TextIO]:
+    """Standard input and output as UTF-8, whatever the locale; bytes of the input that are none become lone surrogates.
 
     An error of decoding would come for a whole block of lines, and would lose those that can be read.
     """
     if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape")
-    return sys.stdin
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
+    return sys.stdin, sys.stdout
 
 
 def drop_output() -> None:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -255,15 +259,35 @@ def test_stream_keeps_all_keys_of_a_row(predictor: Predictor) -> None:
 def test_stream_writes_each_batch_before_it_reads_on(predictor: Predictor) -> None:
     written: list[str] = []
     seen: list[int] = []
+    flushed: list[int] = []
 
     def lines() -> Any:
         for text in TEXTS:
             seen.append(len(written))
             yield json.dumps({"text": text})
 
-    count = predict_stream(predictor, lines(), written.append, batch=2)
-    assert seen == [0, 0, 2, 2]
+    count = predict_stream(predictor, lines(), written.append, flush=lambda: flushed.append(len(written)), batch=2)
+    assert seen == [0, 0, 2, 2] and flushed[:2] == [2, 4]
     assert (count.rows, count.truncated) == (4, 0)
+
+
+def test_a_program_gets_each_answer_before_it_sends_the_next_row(bench: Bench, tmp_path: Path) -> None:
+    """And in UTF-8, whatever the locale."""
+    command = [sys.executable, "-m", "cotune.cli", "predict", str(bench.save(tmp_path / "best")), "--batch", "1"]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([*command, "--probabilities"], **pipes, env={**os.environ, "PYTHONIOENCODING": "latin-1"}) as asked:
+        assert asked.stdin is not None and asked.stdout is not None
+        killed = threading.Timer(120, asked.kill)
+        killed.start()
+        told = []
+        for escaped in (True, False):
+            asked.stdin.write(f"{json.dumps({'text': 'größer, für 5 €?'}, ensure_ascii=escaped)}\n".encode())
+            asked.stdin.flush()
+            told.append(json.loads(asked.stdout.readline()))
+        assert told[0] == told[1] and told[0]["text"] == "größer, für 5 €?"
+        asked.stdin.close()
+        assert asked.wait(60) == 0
+        killed.cancel()
 
 
 @pytest.mark.parametrize(

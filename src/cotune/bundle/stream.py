@@ -43,6 +43,7 @@ def predict_stream(
     lines: Iterable[str],
     write: Callable[[str], object],
     *,
+    flush: Callable[[], object] = lambda: None,
     batch: int = 64,
     probabilities: bool = False,
     unsure: float | None = None,
@@ -60,6 +61,7 @@ def predict_stream(
         predictor: the predictor.
         lines: one JSON object per line.
         write: called with each output line, line break included; for example ``sys.stdout.write``.
+        flush: called after the lines of each batch; for example ``sys.stdout.flush``.
         batch: number of rows in a batch.
         probabilities: whether to add probabilities.
         unsure: share of rows that may be answered wrongly, as for :meth:`Predictor.predict`; undecided rows get ``answer`` null
@@ -89,6 +91,7 @@ def predict_stream(
             rows, truncated, left_open = rows + 1, truncated + one.truncated, left_open + bool(one.possible)
             write(_line(row, _added(one, predictor.output, probabilities=probabilities)))
         waiting.clear()
+        flush()
 
     for found in _rows(lines, predictor.input_fields, source):
         if isinstance(found, InputError):

@@ -134,10 +134,12 @@ def predict(
 def _answer_stream(predictor: Predictor, *, batch: int, probabilities: bool, unsure: float | None) -> None:
     """Answer JSONL from standard input on standard output."""
     from cotune.bundle import predict_stream
-    from cotune.streams import tolerant_input
+    from cotune.streams import utf8_streams
 
-    lines, write = tolerant_input(), sys.stdout.write
-    count = predict_stream(predictor, lines, write, batch=batch, probabilities=probabilities, unsure=unsure)
+    lines, out = utf8_streams()
+    # A program that waits for the answers to a batch before it sends the next one gets them.
+    options: dict[str, Any] = {"batch": batch, "probabilities": probabilities, "unsure": unsure}
+    count = predict_stream(predictor, lines, out.write, flush=out.flush, **options)
     if count.errors:
         typer.echo(f"{counted(count.errors, 'row')} could not be answered; their errors are under the key error.", err=True)
     if unsure is not None:
