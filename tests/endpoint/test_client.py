@@ -118,6 +118,19 @@ def test_after_a_failure_others_go_on_and_new_questions_are_asked() -> None:
         assert alone == ["7", "8", "9"]
 
 
+def test_a_refused_question_ends_no_other() -> None:
+    def reply(handler: Handler) -> None:
+        said = handler.request_body["messages"][0]["content"]
+        send(422, b"too long")(handler) if said in "36" else send(200, completion(said))(handler)
+
+    with chat_server(reply) as server, Client(Endpoint(server.url, "m"), most=2) as client:
+        found, refused = list[int](), dict[int, EndpointError]()
+        take = {"received": lambda i, reply: found.append(i), "refused": refused.__setitem__}
+        client.post_all(CHAT, bodies(9), message_text, patience=30, **take)
+        assert sorted(found) == [0, 1, 2, 4, 5, 7, 8] and sorted(refused) == [3, 6] and len(server.seen) == 9
+        assert "422: too long" in str(refused[3])
+
+
 def test_closing_ends_waits() -> None:
     with chat_server(send(503, b"")) as server:
         client = Client(Endpoint(server.url, "m"), longest_wait=60)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from cotune.bundle.predictor import Prediction, Predictor
 from cotune.bundle.rows import checked_row
@@ -12,6 +12,9 @@ from cotune.errors import RowError
 from cotune.task.reading.sheet import Sheet
 from cotune.task.reading.table import free_name
 from cotune.task.values.output import Output
+
+if TYPE_CHECKING:
+    from cotune.endpoint import EndpointError
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class SheetAnswers:
         truncated: number of these whose text was too long and was cut.
         errors: errors of the other rows.
         open: number of undecided rows.
+        ended: the failure of an endpoint after which no further row was asked; None if all were.
     """
 
     added: dict[str, list[Any]]
@@ -33,6 +37,7 @@ class SheetAnswers:
     truncated: int
     errors: tuple[RowError, ...]
     open: int = 0
+    ended: EndpointError | None = None
 
 
 Checked = list[dict[str, str] | RowError]
@@ -72,6 +77,9 @@ def answer_sheet(
 ) -> SheetAnswers:
     """Answer the rows of a file that can be answered.
 
+    A row that an endpoint refuses gets an error like a row with a blank cell. Any other failure of the endpoint ends the
+    answers, and the rows left get it as their error.
+
     Args:
         predictor: the predictor.
         sheet: the rows.
@@ -83,13 +91,29 @@ def answer_sheet(
         typed: whether a cell can contain a number or a truth value; otherwise labels are written as in the training rows.
         batch: number of rows in a batch.
         progress: called with the number of rows done, after each batch.
+
+    Raises:
+        EndpointError: the endpoint failed before it answered any row.
+        RowError: the error of the first row, if the endpoint answered none.
     """
-    asked = askable(checked)
-    found: list[Prediction] = []
-    for start in range(0, len(asked), batch):
-        found += predictor.answers(asked[start : start + batch], probabilities=probabilities, unsure=unsure)
-        progress(len(found))
-    return sheet_answers(
+    checked, asked = list(checked), askable(checked)
+    told: list[Prediction | EndpointError] = []
+    ended: EndpointError | None = None
+    while len(told) < len(asked) and ended is None:
+        part = predictor.each(asked[len(told) : len(told) + batch], probabilities=probabilities, unsure=unsure)
+        told += part
+        ended = next((one for one in part if not isinstance(one, Prediction) and not one.is_refusal), None)
+        progress(len(told))
+    if ended is not None:
+        told += [ended] * (len(asked) - len(told))
+    places = [place for place, fields in enumerate(checked) if not isinstance(fields, RowError)]
+    for place, one in zip(places, told, strict=True):
+        if not isinstance(one, Prediction):
+            checked[place] = RowError(str(one), where=sheet.where(place))
+    found = [one for one in told if isinstance(one, Prediction)]
+    if not found:
+        raise ended or next(one for one in checked if isinstance(one, RowError))
+    answers = sheet_answers(
         found,
         predictor.output,
         predictor.labels,
@@ -100,6 +124,7 @@ def answer_sheet(
         nested=nested,
         typed=typed,
     )
+    return replace(answers, ended=ended)
 
 
 def askable(checked: Checked) -> list[dict[str, str]]:

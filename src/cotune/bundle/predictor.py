@@ -21,13 +21,14 @@ from cotune.task.values.label_type import LabelType
 from cotune.task.values.output import Output, label_output
 
 if TYPE_CHECKING:
+    from cotune.endpoint import EndpointError
     from cotune.model.base import Model, Scorer, Writer
     from cotune.model.local import LocalModel
+    from cotune.model.remote.model import RemoteModel
     from cotune.model.structured.limits import Writing
     from cotune.prompt.render import Renderer
 
 Row = str | Mapping[str, Any]
-
 _log = logging.getLogger(__name__)
 
 # Number of rows whose rendered ids and scores are in memory at once.
@@ -196,6 +197,21 @@ class Predictor:
                 by_label = {} if shares is None else dict(zip(self.labels, map(float, shares[i]), strict=True))
                 possible = open_.get(i, ())
                 yield Prediction(None if possible else self.labels[int(place)], by_label, cut[i], possible=possible)
+
+    def each(
+        self, rows: Sequence[Mapping[str, str]], *, probabilities: bool = False, unsure: float | None = None
+    ) -> list[Prediction | EndpointError]:
+        """Answer rows as :meth:`answers` does; where a model behind an endpoint gave no answer, the error is in its place.
+
+        So no answer that was paid is lost. A refusal (``is_refusal``) concerns its row alone; any other error is the one after
+        which no further row was asked.
+        """
+        if self.scorer.capabilities.hidden_states:
+            return [*self.answers(rows, probabilities=probabilities, unsure=unsure)]
+        errors = cast("RemoteModel", self.scorer).fetch(self.prompt, rows, self.labels)
+        taken = [row for row, error in zip(rows, errors, strict=True) if error is None]
+        found = self.answers(taken, probabilities=probabilities, unsure=unsure)
+        return [next(found) if error is None else error for error in errors]
 
     def doubt(self, share: float) -> float:
         """The conformal threshold for an error rate.

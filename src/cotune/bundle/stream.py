@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cotune.bundle.manifest import refuse_constant
 from cotune.bundle.predictor import Prediction, Predictor
@@ -16,7 +16,11 @@ from cotune.task.reading.sheet import json_line, plain_json
 from cotune.task.reading.table import free_name
 from cotune.task.values.output import Output
 
-_Row = tuple[dict[str, Any], dict[str, str] | RowError]
+if TYPE_CHECKING:
+    from cotune.endpoint import EndpointError
+
+_Row = tuple[dict[str, Any], dict[str, str] | RowError, str]
+"""A line's row, its checked input fields or the error if it cannot be answered, and its place for messages."""
 _UNDECODED = re.compile("[\udc80-\udcff]")
 """Bytes that are no UTF-8, in a line that was read with ``errors="surrogateescape"``."""
 
@@ -28,7 +32,7 @@ class StreamCount:
     Attributes:
         rows: rows that the model answered, undecided ones included.
         truncated: rows among these whose text was too long and was cut.
-        errors: other rows, which could not be answered because of their content.
+        errors: other rows, which could not be answered because of their content, or which an endpoint refused.
         open: undecided rows.
     """
 
@@ -53,9 +57,10 @@ def predict_stream(
 
     To the keys of a row are added: ``answer`` (labels in the type that they had in the data, JSON as its value);
     ``probabilities`` by label if requested; and ``truncated`` if the row's text was too long and was cut. A key that the row
-    already has is added with a number. A row whose input is blank or cannot be converted to text gets ``answer`` null and an
-    ``error``. If the task has one input field, a line may also be a JSON string. Blank lines are skipped. The rows before an
-    invalid line are answered before its error is raised.
+    already has is added with a number. A row whose input is blank or cannot be converted to text, or that an endpoint refuses,
+    gets ``answer`` null and an ``error``. If the task has one input field, a line may also be a JSON string. Blank lines are
+    skipped. The rows before an invalid line are answered before its error is raised. If an endpoint fails, those rows of the
+    batch that have no answer get an ``error`` before it is raised.
 
     Args:
         predictor: the predictor.
@@ -71,6 +76,7 @@ def predict_stream(
     Raises:
         InputError: a line is no UTF-8, no JSON or no row of the task, or there are none, or none can be answered; names the
             line, from 1.
+        EndpointError: the endpoint failed.
     """
     if batch < 1:
         raise InputError(f"a batch of {batch} rows is too small", where="batch", hint="Give 1 or more.")
@@ -80,18 +86,24 @@ def predict_stream(
 
     def answer() -> None:
         nonlocal rows, truncated, left_open
-        asked = [fields for _, fields in waiting if not isinstance(fields, RowError)]
-        found = iter(predictor.answers(asked, probabilities=probabilities, unsure=unsure) if asked else ())
-        for row, fields in waiting:
-            if isinstance(fields, RowError):
-                errors.append(fields)
-                write(_line(row, {"answer": None, "error": fields.what}))
+        asked = [fields for _, fields, _ in waiting if not isinstance(fields, RowError)]
+        found = iter(predictor.each(asked, probabilities=probabilities, unsure=unsure) if asked else ())
+        ended: EndpointError | None = None
+        for row, fields, where in waiting:
+            one = fields if isinstance(fields, RowError) else next(found)
+            if isinstance(one, Prediction):
+                rows, truncated, left_open = rows + 1, truncated + one.truncated, left_open + bool(one.possible)
+                write(_line(row, _added(one, predictor.output, probabilities=probabilities)))
                 continue
-            one = next(found)
-            rows, truncated, left_open = rows + 1, truncated + one.truncated, left_open + bool(one.possible)
-            write(_line(row, _added(one, predictor.output, probabilities=probabilities)))
+            if not isinstance(one, RowError):
+                ended = ended or (None if one.is_refusal else one)
+                one = RowError(str(one), where=where)
+            errors.append(one)
+            write(_line(row, {"answer": None, "error": one.what}))
         waiting.clear()
         flush()
+        if ended is not None:
+            raise ended
 
     for found in _rows(lines, predictor.input_fields, source):
         if isinstance(found, InputError):
@@ -150,7 +162,7 @@ def _no_utf8(where: str) -> InputError:
 
 
 def _row(text: str, input_fields: tuple[str, ...], where: str) -> _Row:
-    """The row in a line, and its checked input fields or the error if it cannot be answered."""
+    """The row in a line."""
     try:
         value = json.loads(text, parse_constant=refuse_constant)
     except (ValueError, RecursionError) as error:
@@ -159,6 +171,6 @@ def _row(text: str, input_fields: tuple[str, ...], where: str) -> _Row:
         ) from error
     row = value if isinstance(value, dict) else {input_fields[0]: value}
     try:
-        return row, checked_row(value, input_fields, where)
+        return row, checked_row(value, input_fields, where), where
     except RowError as error:
-        return row, error
+        return row, error, where

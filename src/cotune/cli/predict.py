@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from cotune.bundle import Predictor
     from cotune.bundle.answer_sheet import Checked, SheetAnswers
+    from cotune.endpoint import EndpointError
     from cotune.executor import Choice
     from cotune.task.reading.sheet import Sheet
 
@@ -273,6 +274,8 @@ def _answer_file(
             sys.stdout.write(sheet_text(sheet, answers.added, kind))
         else:
             write_sheet(sheet, answers.added, out)
+    if answers.ended is not None:
+        raise _ended_early(answers.ended, answers.answered, len(checked), out)
     record: dict[str, Any] = {
         "out": None if out is None else str(out),
         "rows": len(checked),
@@ -296,6 +299,14 @@ def _answer_file(
     if answers.errors:
         first = answers.errors[0]
         tell(f"{counted(len(answers.errors), 'row')} could not be answered; the first: {first.where}: {first.what}.", err=True)
+
+
+def _ended_early(why: EndpointError, answered: int, size: int, out: Path | None) -> EndpointError:
+    from cotune.endpoint import EndpointError
+
+    place = "" if out is None else f" in {out}"
+    told = f"{answered:,} of {counted(size, 'row')} are answered{place}, and the others have the reason as their error"
+    return EndpointError(f"{why}. {told}.", status=why.status)
 
 
 def _answer_on(

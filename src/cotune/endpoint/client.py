@@ -217,6 +217,7 @@ class Client:
         *,
         patience: float,
         received: Callable[[int, Reply[T]], None],
+        refused: Callable[[int, EndpointError], None] | None = None,
     ) -> None:
         """Send many requests, with as many at a time as the endpoint answers without errors.
 
@@ -226,6 +227,8 @@ class Client:
             read: as in :meth:`post`.
             patience: seconds for each request, retries included.
             received: called with index and answer of each request, by several threads, in order of arrival.
+            refused: called in the same way with index and error of each refusal (:attr:`EndpointError.is_refusal`); None lets
+                a refusal end all other requests, as any other failure does.
 
         Raises:
             EndpointError: if a request got no answer. Requests under way end first and their answers are passed to
@@ -233,8 +236,16 @@ class Client:
         """
 
         def one(number: int) -> None:
-            if not stop.is_set():
-                received(number, self._post(path, bodies[number], read, None, patience, stop))
+            if stop.is_set():
+                return
+            try:
+                reply = self._post(path, bodies[number], read, None, patience, stop)
+            except EndpointError as error:
+                if refused is None or not error.is_refusal:
+                    raise
+                refused(number, error)
+            else:
+                received(number, reply)
 
         with self._call() as stop, ThreadPoolExecutor(max_workers=max(1, min(self._most, len(bodies)))) as pool:
             futures = [pool.submit(one, number) for number in range(len(bodies))]

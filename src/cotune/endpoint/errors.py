@@ -5,6 +5,8 @@ from __future__ import annotations
 from cotune.endpoint.prices import Usage
 from cotune.errors import CotuneError
 
+_REFUSALS = frozenset({400, 413, 422})
+
 
 class EndpointError(CotuneError):
     """A question got no answer. The message gives the reason and never contains the key.
@@ -21,6 +23,11 @@ class EndpointError(CotuneError):
     ) -> None:
         self.requests, self.lost, self.usage, self.status = requests, lost, usage or Usage(), status
         super().__init__(why)
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the server may have refused this question alone, for its content: a filter, or too long a text."""
+        return self.status in _REFUSALS
 
 
 class Final(Exception):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cotune.endpoint import AnswerCache, Endpoint, Prices, Reply, Usage, estimate_tokens
+from cotune.endpoint import AnswerCache, Endpoint, EndpointError, Prices, Reply, Usage, estimate_tokens
 from cotune.endpoint.chat import CHAT
 from cotune.endpoint.client import Client
 from cotune.endpoint.request_format import RequestFormat, Said, find_way, read_said
@@ -76,6 +76,7 @@ class RemoteModel:
         self.schema, self.patience = schema, patience
         self.chooser: Chooser | None = None
         self._used: set[str] = set()
+        self._fetched: dict[str, Said] = {}
 
     @property
     def endpoint(self) -> Endpoint:
@@ -229,6 +230,27 @@ class RemoteModel:
         # Some servers refuse an empty system message.
         return [replace(made, system=made.system or None).messages for made in turns]
 
+    def fetch(self, prompt: Prompt, rows: Sequence[Mapping[str, str]], labels: Sequence[str]) -> list[EndpointError | None]:
+        """Get the answers that are then free for :meth:`score` and :meth:`generate`, until the next call.
+
+        Unlike those, it keeps the answers to other rows if one has none.
+
+        Returns:
+            For each row None, or why it has no answer: the server refused this row, or a failure ended all requests, after
+            which no further row was asked.
+        """
+        questions = self.messages(prompt, rows, labels)
+        keys = [self._key(messages) for messages in questions]
+        self._fetched = self._kept(keys)
+        missing = {key: messages for key, messages in zip(keys, questions, strict=True) if key not in self._fetched}
+        refused: dict[str, EndpointError] = {}
+        failure: EndpointError | None = None
+        try:
+            self._ask(missing, self._fetched, None, refused)
+        except EndpointError as error:
+            failure = error
+        return [None if key in self._fetched else refused.get(key, failure) for key in keys]
+
     def say(
         self, questions: Sequence[Sequence[Mapping[str, str]]], *, progress: Progress | None = None
     ) -> tuple[list[Said], list[Said], int]:
@@ -254,8 +276,13 @@ class RemoteModel:
         return sum(asked) / max(1, len(asked)) + self.way.tokens / 2
 
     def _ask(
-        self, missing: Mapping[str, Sequence[Mapping[str, str]]], found: dict[str, Said], progress: Progress | None
+        self,
+        missing: Mapping[str, Sequence[Mapping[str, str]]],
+        found: dict[str, Said],
+        progress: Progress | None,
+        refusals: dict[str, EndpointError] | None = None,
     ) -> None:
+        """Add the answers to ``found``, and refusals to ``refusals``; without that, a refusal is raised."""
         keys, turn = list(missing), threading.Lock()
 
         def received(number: int, reply: Reply[Any]) -> None:
@@ -266,16 +293,21 @@ class RemoteModel:
                 if progress:
                     progress(said.usage.total)
 
+        def refused(number: int, error: EndpointError) -> None:
+            assert refusals is not None
+            refusals[keys[number]] = error
+
         def checked(body: Any) -> Any:
             read_said(body, ())
             return body
 
         if missing:
             bodies = [self._body(messages) for messages in missing.values()]
-            self.client.post_all(CHAT, bodies, checked, patience=self.patience, received=received)
+            aside = None if refusals is None else refused
+            self.client.post_all(CHAT, bodies, checked, patience=self.patience, received=received, refused=aside)
 
     def _kept(self, keys: Sequence[str]) -> dict[str, Said]:
-        found = {}
+        found = {key: self._fetched[key] for key in keys if key in self._fetched}
         for key in dict.fromkeys(keys) if self.answers is not None else ():
             if (kept := self.answers.get(key)) is not None:  # type: ignore[union-attr]
                 found[key] = Said.from_json(kept)

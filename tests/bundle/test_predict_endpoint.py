@@ -1,0 +1,117 @@
+"""A bundle whose model is behind an endpoint, over real HTTP: what was paid is kept, whatever becomes of other rows."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from chat_server import Handler, Reply, chat_server, completion, send
+from command_line import call
+from cotune.bundle import load, save_bundle
+from cotune.endpoint import Client, Endpoint, EndpointError
+from cotune.endpoint.request_format import RequestFormat
+from cotune.evaluate.decision import RAW
+from cotune.model.remote.model import RemoteModel
+from cotune.prompt.prompt import Prompt
+from cotune.task.values.output import Output
+
+ROWS = [f"row {i}" for i in range(12)]
+
+
+def saved(folder: Path, url: str) -> Path:
+    model = RemoteModel(Client(Endpoint(url, "m")), way=RequestFormat(alternatives=0, tells_probabilities=False))
+    return save_bundle(
+        folder / "best",
+        task_name="kinds",
+        input_fields=("text",),
+        output_field="kind",
+        output=Output("label", ("animal", "fruit")),
+        metric="accuracy",
+        prompt=Prompt("Name the kind: {labels}.", "{text}", "Kind:"),
+        decision=RAW,
+        adapter_folder=None,
+        model=model,
+        metrics={},
+        model_name="openai:m",
+    )
+
+
+def answering(status: Callable[[str], int]) -> Reply:
+    """Says that each row is a fruit where its status is 200."""
+
+    def reply(handler: Handler) -> None:
+        asked = re.search(r"row \d+", handler.request_body["messages"][-1]["content"])
+        assert asked is not None
+        code = status(asked[0])
+        send(code, completion("fruit") if code == 200 else b"not this one")(handler)
+
+    return reply
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    (tmp_path / "rows.csv").write_text("\n".join(["text", *ROWS, ""]))
+    return tmp_path / "rows.csv"
+
+
+def test_a_refused_row_gets_an_error_and_all_others_their_answers(tmp_path: Path, rows: Path) -> None:
+    out = tmp_path / "out.csv"
+    with chat_server(answering(lambda row: 400 if row in ("row 3", "row 8") else 200)) as server:
+        bundle = saved(tmp_path, server.url)
+        ended = call("predict", bundle, rows, "--out", out, "--batch", "5")
+        assert ended.code == 0 and "2 rows could not be answered; the first: " in ended.stderr
+        assert f"{rows}, line 5: the endpoint answered 400: not this one" in ended.stderr
+        assert len(server.seen) == len(ROWS), "no row is paid twice"
+        found = table(out)
+        assert [row["text"] for row in found if not row["answer"]] == ["row 3", "row 8"]
+        assert all(("answered 400" in row["error"]) == (not row["answer"]) for row in found)
+        lines = "".join(json.dumps({"text": row}) + "\n" for row in ROWS)
+        streamed = [json.loads(line) for line in call("predict", bundle, stdin=lines).stdout.splitlines()]
+    assert [row["answer"] or "" for row in streamed] == [row["answer"] for row in found]
+    assert [row["text"] for row in streamed if "error" in row] == ["row 3", "row 8"]
+
+
+def test_answers_before_a_failure_are_written_and_no_row_is_asked_after_it(tmp_path: Path, rows: Path) -> None:
+    out = tmp_path / "out.csv"
+    with chat_server(answering(lambda row: 200 if int(row[4:]) < 5 else 401)) as server:
+        bundle = saved(tmp_path, server.url)
+        ended = call("predict", bundle, rows, "--out", out, "--batch", "4")
+        assert ended.code == 1 and "the endpoint answered 401" in ended.stderr
+        assert f"5 of 12 rows are answered in {out}" in ended.stderr
+        assert len(server.seen) <= 8
+        found = table(out)
+        assert [row["answer"] for row in found] == ["fruit"] * 5 + [""] * 7
+        assert ["answered 401" in row["error"] for row in found] == [False] * 5 + [True] * 7
+        lines = "".join(json.dumps({"text": row}) + "\n" for row in ROWS)
+        streamed = call("predict", bundle, "--batch", "4", stdin=lines)
+        assert streamed.code == 1 and "the endpoint answered 401" in streamed.stderr
+        told = [json.loads(line) for line in streamed.stdout.splitlines()]
+        assert [row["answer"] for row in told] == ["fruit"] * 5 + [None] * 3
+
+
+@pytest.mark.parametrize(("status", "code"), [(401, 1), (422, 2)])
+def test_without_any_answer_no_file_is_written(tmp_path: Path, rows: Path, status: int, code: int) -> None:
+    out = tmp_path / "out.csv"
+    with chat_server(answering(lambda row: status)) as server:
+        ended = call("predict", saved(tmp_path, server.url), rows, "--out", out)
+    assert ended.code == code and f"answered {status}" in ended.stderr and not out.exists()
+
+
+def test_a_loaded_bundle_answers_after_a_failure(tmp_path: Path) -> None:
+    ill = ["row 7"]
+    with chat_server(answering(lambda row: 403 if row in ill else 200)) as server:
+        predictor = load(saved(tmp_path, server.url))
+        with pytest.raises(EndpointError, match="403"):
+            predictor.predict(ROWS)
+        ill.clear()
+        assert predictor.predict(ROWS) == ["fruit"] * len(ROWS)
