@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 from bundles import BIAS, LABELS, PROMPT, TEXTS, Bench, loaded
 
@@ -155,6 +158,24 @@ def test_inputs_in_every_form(predictor: Predictor) -> None:
     assert predictor.predict(tuple(TEXTS)) == predictor.predict(ROWS) == predictor.predict(iter(TEXTS))  # type: ignore[call-overload]
     assert predictor.predict([{"text": 12}]) == predictor.predict("12")
     assert predictor.predict("x", probabilities=True)[0].truncated is False
+
+
+def test_frames_are_answered_by_row(predictor: Predictor) -> None:
+    columns = {"id": list(range(5)), "text": [*TEXTS, 0.5]}
+    by_row = predictor.predict([*TEXTS, "0.5"], probabilities=True)
+    frame = pd.DataFrame(columns, index=[7, 7, 2, 1, 0])
+    assert predictor.predict(frame, probabilities=True) == by_row
+    texts = {**columns, "text": list(map(str, columns["text"]))}
+    for found in (pl.DataFrame(texts), pl.DataFrame(texts).lazy(), pa.table(texts)):
+        assert predictor.predict(found, probabilities=True) == by_row
+    with pytest.raises(InputError, match="row 2, text: the input is empty"):
+        predictor.predict(pd.DataFrame({"text": ["a", None]}))
+    with pytest.raises(InputError, match="row 1: there is no field 'text', did you mean 'Texts'"):
+        predictor.predict(pd.DataFrame({"Texts": ["a"]}))
+    with pytest.raises(InputError, match="row 1, column 'text': the cell holds a value that cannot be written as text"):
+        predictor.predict(pd.DataFrame({"text": [b"a"]}))
+    with pytest.raises(InputError, match="no rows"):
+        predictor.predict(pd.DataFrame({"text": []}))
 
 
 def test_other_columns_cannot_change_an_answer(predictor: Predictor) -> None:

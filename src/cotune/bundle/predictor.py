@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from cotune.evaluate.decision import Decision
 from cotune.evaluate.stats.conformal import label_sets
 from cotune.model.base import GREEDY, Sampling
 from cotune.prompt.prompt import Prompt
+from cotune.task.reading.field_names import column_of
+from cotune.task.reading.frames import is_frame, read_frame
 from cotune.task.values.label_type import LabelType
 from cotune.task.values.output import Output, label_output
 
@@ -33,6 +35,15 @@ _log = logging.getLogger(__name__)
 
 # Number of rows whose rendered ids and scores are in memory at once.
 _AT_ONCE = 2048
+
+
+class Frame(Protocol):
+    """A pandas, polars or pyarrow frame, none of which is imported here."""
+
+    @property
+    def columns(self) -> Any:
+        """Its columns or their names."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -121,22 +132,22 @@ class Predictor:
 
     @overload
     def predict(
-        self, rows: Row | Sequence[Row], *, probabilities: Literal[False] = False, unsure: float | None = None
+        self, rows: Row | Sequence[Row] | Frame, *, probabilities: Literal[False] = False, unsure: float | None = None
     ) -> list[Any]: ...
 
     @overload
     def predict(
-        self, rows: Row | Sequence[Row], *, probabilities: Literal[True], unsure: float | None = None
+        self, rows: Row | Sequence[Row] | Frame, *, probabilities: Literal[True], unsure: float | None = None
     ) -> list[Prediction]: ...
 
     def predict(
-        self, rows: Row | Sequence[Row], *, probabilities: bool = False, unsure: float | None = None
+        self, rows: Row | Sequence[Row] | Frame, *, probabilities: bool = False, unsure: float | None = None
     ) -> list[Any] | list[Prediction]:
         """Answer rows; returns labels in the type that they had in the data (texts, int, float or bool), in order.
 
         Args:
-            rows: texts if the task has one input field; mappings with the input fields (other keys are ignored); or a single
-                text or mapping.
+            rows: texts if the task has one input field; mappings with the input fields (other keys are ignored); a single text
+                or mapping; or a pandas, polars or pyarrow frame with a column for each input field.
             probabilities: return :class:`Prediction` objects instead of labels. Slower for labels of several tokens, since
                 every label is then scored to its end.
             unsure: share of rows that may be answered wrongly. Undecided rows get the answer None, and
@@ -148,7 +159,12 @@ class Predictor:
                 is empty; the message names the row, from 1.
             DivergedError: a score is not a number.
         """
-        listed: Sequence[Row] = [rows] if isinstance(rows, (str, Mapping)) else list(rows)
+        listed: Sequence[Row]
+        if isinstance(rows, (str, Mapping)):
+            listed = [rows]
+        else:
+            # Iterating over a frame would give the names of its columns.
+            listed = _rows_of(rows, self.input_fields) if is_frame(rows) else list(cast("Sequence[Row]", rows))
         if not listed:
             raise InputError("there are no rows", where="predict", hint=f"Give rows like {example_row(self.input_fields)}.")
         checked = [checked_row(row, self.input_fields, f"row {number}") for number, row in enumerate(listed, 1)]
@@ -297,3 +313,16 @@ class Predictor:
         return [row if less is None else less for row, less in zip(rows, short, strict=True)], [
             each is not None for each in short
         ]
+
+
+def _rows_of(frame: Any, input_fields: Sequence[str]) -> list[dict[str, str | None]]:
+    """The rows of a frame, as training reads them.
+
+    Raises:
+        InputError: it has no rows, or an input cell cannot be shown as text.
+    """
+    table = read_frame(frame)
+    for name in input_fields:
+        if (column := column_of(name, table.columns)) is not None:
+            table.need_input(column)
+    return [{name: table.shown(index, name) for name in table.columns} for index in range(len(table))]
