@@ -6,6 +6,7 @@ import csv
 import datetime
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +16,7 @@ from cotune.errors import InputError
 from cotune.labelling.keys import MOST_KEYED, label_keys, matching
 from cotune.labelling.picking import Pick
 from cotune.labelling.session import Earlier, Session, read_session, session_file
+from cotune.task.reading.cells import input_text
 from cotune.task.reading.sheet import read_sheet
 from cotune.task.task import Task
 
@@ -205,3 +207,38 @@ def test_rows_that_were_labelled_before_are_known_by_what_a_prompt_shows(tmp_pat
     out = tmp_path / "train.jsonl"
     out.write_text('{"text": ["a", "b"], "label": "tool"}\n{"text": 0, "label": "fruit"}\n')
     assert Earlier.read(out, ("text",), "label").known == {"a, b", "0"}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("kill", [False, True])
+def test_rows_of_the_session_are_known_whatever_the_file_makes_of_them(
+    tmp_path: Path, suffix: str, kill: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / f"labelled{suffix}"
+    cells: list[Any] = [["a0", "b"], [], {"a": ["b"]}, {"c": 1.5}, "a text", "last"]
+    asked = [Pick(i, {"text": cell}, {"text": str(input_text(cell))}, {"fruit": 1.0}) for i, cell in enumerate(cells)]
+    Session(out, "label", LABELS, asked, Earlier(), IDENTITY).save()
+    for number in range(len(cells) - 1):
+        found = read_session(out, IDENTITY, ("text",))
+        assert found is not None and found.at == number
+        if kill:
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr(
+                    "cotune.labelling.session.write_json", lambda path, value: (_ for _ in ()).throw(KeyboardInterrupt)
+                )
+                found.give("tool")
+            found = read_session(out, IDENTITY, ("text",))
+            assert found is not None and found.at == number
+        found.give("fruit")
+        assert [row["label"] for row in read_sheet(out).rows] == ["fruit"] * (number + 1)
+
+
+def test_a_number_that_the_file_makes_a_decimal_is_known_when_the_session_goes_on(tmp_path: Path) -> None:
+    out = tmp_path / "labelled.jsonl"
+    out.write_text('{"text": 0.5, "label": "tool"}\n')
+    asked = [Pick(i, {"text": f"{i}"}, {"text": f"{i}"}, {"fruit": 1.0}) for i in range(3)]
+    Session(out, "label", LABELS, asked, Earlier.read(out, ("text",), "label"), IDENTITY).give("fruit")
+    found = read_session(out, IDENTITY, ("text",))
+    assert found is not None
+    found.give("animal")
+    assert [(row["text"], row["label"]) for row in read_sheet(out).rows] == [(0.5, "tool"), (0.0, "fruit"), (1.0, "animal")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -225,6 +226,23 @@ class Session:
         return {name: self.earlier.own(name, value) for name, value in placed.items()}
 
 
+def _places(session: Session, input_fields: Sequence[str]) -> dict[str, int]:
+    """The index of each pick by its texts, as a prompt shows them and as they are read back from the file."""
+    places = {said(pick.fields): place for place, pick in enumerate(session.picks)}
+    following = [(session.at, session.labels[0])] if session.current is not None else []
+    with tempfile.TemporaryDirectory() as folder:
+        # The process may have been killed when one more row was written, but not the session.
+        for actions in (session.actions, [*session.actions, *following]):
+            given = [place for place, label in actions if label is not None]
+            if given:
+                out = Path(folder) / session.out.name
+                Session(out, session.label, session.labels, session.picks, session.earlier, {}, actions)._write_rows()
+                sheet = read_sheet(out)
+                for place, row in zip(given, sheet.rows[-len(given) :], strict=True):
+                    places[said(_texts(row, input_fields, sheet.columns))] = place
+    return places
+
+
 def _texts(row: Mapping[str, Any], fields: Sequence[str], columns: Sequence[str]) -> dict[str, str]:
     """The texts of a row's input fields, as a prompt shows them."""
     cells = {name: input_text(row.get(column_of(name, columns) or name)) for name in fields}
@@ -276,12 +294,15 @@ def read_session(out: Path, identity: Mapping[str, Any], input_fields: Sequence[
             hint=f"Restore the file, or remove {path.name} to start again.",
         )
     # Rows that somebody added meanwhile stay, and labels that somebody corrected; the session's own rows are written anew.
-    places = {said(pick.fields): place for place, pick in enumerate(picks)}
+    first = replace(earlier, rows=earlier.rows[:count])
+    session = Session(out, label, labels, picks, first, before, actions)
+    places = _places(session, input_fields)
     column, added = column_of(label, earlier.columns) or label, list[Mapping[str, Any]]()
     for row in earlier.rows[count:]:
         place, given = places.get(said(_texts(row, input_fields, earlier.columns))), cell_text(row.get(column))
         if place is None:
             added.append(row)
-        elif place < len(actions) and actions[place][1] is not None and given in labels:
-            actions[place] = (place, str(given))
-    return Session(out, label, labels, picks, replace(earlier, rows=(*earlier.rows[:count], *added)), before, actions)
+        elif place < len(actions) and session.actions[place][1] is not None and given in labels:
+            session.actions[place] = (place, str(given))
+    session.earlier = replace(first, rows=(*first.rows, *added))
+    return session
