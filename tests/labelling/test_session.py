@@ -242,3 +242,23 @@ def test_a_number_that_the_file_makes_a_decimal_is_known_when_the_session_goes_o
     assert found is not None
     found.give("animal")
     assert [(row["text"], row["label"]) for row in read_sheet(out).rows] == [(0.5, "tool"), (0.0, "fruit"), (1.0, "animal")]
+
+
+@pytest.mark.parametrize(
+    ("held", "text", "wanted"),
+    [
+        *((1, text, text) for text in ("007", "1_000", "+7", "7.0", " 7")),
+        *((1.5, text, text) for text in ("007", "12345678901234567890", "1_0", "nan", "inf")),
+        (1, "-70", -70),
+        (1.5, "5", 5.0),
+        (1.5, "3.50", 3.5),
+        (True, "true", True),
+    ],
+)
+def test_a_value_is_not_changed_to_fit_its_column(tmp_path: Path, held: Any, text: str, wanted: Any) -> None:
+    out = tmp_path / "train.jsonl"
+    out.write_text(json.dumps({"id": held, "text": "a", "label": "tool"}) + "\n")
+    pick = Pick(1, {"id": text, "text": "b"}, {"text": "b"}, {"fruit": 1.0})
+    Session(out, "label", LABELS, [pick], Earlier.read(out, ("text",), "label"), IDENTITY).give("fruit")
+    found = read_sheet(out).rows[1]["id"]
+    assert found == wanted and type(found) is type(wanted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from cotune.task.reading.field_names import column_of
 from cotune.task.reading.sheet import Sheet, read_sheet, write_sheet
 
 _FORMAT = 1
+_PLAIN_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
 def _reader(read: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -33,11 +35,22 @@ def _reader(read: Callable[[str], Any]) -> Callable[[str], Any]:
     return cautious
 
 
+def _number_reader(kind: type[int] | type[float] | type[Decimal]) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        value = kind(text)
+        # An id such as 007 or 1_000 would lose characters, and one of 20 digits would be rounded.
+        if not _PLAIN_NUMBER.fullmatch(text) or Decimal(text) != Decimal(str(value)):
+            raise ValueError("not the same number")
+        return value
+
+    return _reader(read)
+
+
 _READERS: dict[type, Callable[[str], Any]] = {
-    int: _reader(int),
-    float: _reader(float),
+    int: _number_reader(int),
+    float: _number_reader(float),
     bool: lambda text: {"true": True, "false": False}.get(text, text),
-    Decimal: _reader(Decimal),
+    Decimal: _number_reader(Decimal),
     datetime.datetime: _reader(datetime.datetime.fromisoformat),
     datetime.date: _reader(datetime.date.fromisoformat),
     datetime.time: _reader(datetime.time.fromisoformat),
