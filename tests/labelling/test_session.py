@@ -19,6 +19,7 @@ from cotune.labelling.session import Earlier, Session, read_session, session_fil
 from cotune.task.reading.cells import input_text
 from cotune.task.reading.sheet import read_sheet
 from cotune.task.task import Task
+from cotune.task.values.label_type import LabelType
 
 LABELS = ("fruit", "animal", "tool")
 IDENTITY = {"bundle": "b", "pool": "p", "n": 3}
@@ -262,3 +263,24 @@ def test_a_value_is_not_changed_to_fit_its_column(tmp_path: Path, held: Any, tex
     Session(out, "label", LABELS, [pick], Earlier.read(out, ("text",), "label"), IDENTITY).give("fruit")
     found = read_sheet(out).rows[1]["id"]
     assert found == wanted and type(found) is type(wanted)
+
+
+@pytest.mark.parametrize(("suffix", "typed"), [(".parquet", True), (".jsonl", True), (".csv", False)])
+@pytest.mark.parametrize(
+    ("kind", "labels", "own"), [("int", ("1", "2"), [2, 1]), ("bool", ("FALSE", "TRUE"), [True, False]), ("text", LABELS, None)]
+)
+def test_a_new_file_has_labels_in_the_type_of_the_task(
+    tmp_path: Path, suffix: str, typed: bool, kind: LabelType, labels: tuple[str, ...], own: list[Any] | None
+) -> None:
+    out = tmp_path / f"labelled{suffix}"
+    Session(out, "label", labels, picks(), Earlier(), IDENTITY, label_type=kind).give(labels[1])
+    wanted: list[Any] = own if own and typed else [labels[1], labels[0]]
+    assert [row["label"] for row in read_sheet(out).rows] == wanted[:1]
+    found = read_session(out, IDENTITY, ("text",), kind)
+    assert found is not None and found.actions == [(0, labels[1])]
+    found.give(labels[0])
+    assert [row["label"] for row in read_sheet(out).rows] == wanted
+    if suffix == ".jsonl" and kind == "int":
+        out.write_text(out.read_text().replace('"label": 2', '"label": 1'))
+        found = read_session(out, IDENTITY, ("text",), kind)
+        assert found is not None and found.actions[0] == (0, "1"), "a label that was corrected by hand"

@@ -159,12 +159,13 @@ def _session(
 ) -> Session:
     from cotune.labelling.session import Session, read_session
 
-    resumed = read_session(out, asks, manifest.input_fields)
+    resumed = read_session(out, asks, manifest.input_fields, manifest.label_type)
     if resumed is not None:
         tell(f"Resuming at row {resumed.at + 1} of {len(resumed.picks)}.", err=True)
         return resumed
     picks, earlier = _picked(load, folder, manifest, pool, asks, out)
-    session = Session(out, manifest.output_field, manifest.labels, picks, earlier, asks)
+    label_type = manifest.label_type
+    session = Session(out, manifest.output_field, manifest.labels, picks, earlier, asks, label_type=label_type)
     session.save()
     return session
 

@@ -19,7 +19,8 @@ from cotune.files import write_json
 from cotune.labelling.picking import Pick
 from cotune.task.reading.cells import cell_text, input_text
 from cotune.task.reading.field_names import column_of
-from cotune.task.reading.sheet import Sheet, read_sheet, write_sheet
+from cotune.task.reading.sheet import SEPARATED, Sheet, read_sheet, write_sheet
+from cotune.task.values.label_type import LabelType, label_value
 
 _FORMAT = 1
 _PLAIN_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
@@ -124,6 +125,7 @@ class Session:
         earlier: rows that the file held before.
         identity: bundle, pool and settings that the session belongs to.
         actions: index of a pick and its label (None if skipped), in order of time.
+        label_type: type of the labels in the task's data, which a new file gets if its format has types.
     """
 
     def __init__(
@@ -135,10 +137,12 @@ class Session:
         earlier: Earlier,
         identity: Mapping[str, Any],
         actions: Sequence[tuple[int, str | None]] = (),
+        *,
+        label_type: LabelType = "text",
     ) -> None:
         self.out, self.label, self.labels = out, label, tuple(labels)
         self.picks, self.earlier, self.identity = tuple(picks), earlier, dict(identity)
-        self.actions = list(actions)
+        self.actions, self.label_type = list(actions), label_type
 
     @property
     def at(self) -> int:
@@ -219,7 +223,7 @@ class Session:
         column = column_of(self.label, self.earlier.columns) or self.label
         given = [(self.picks[place], label) for place, label in self.actions if label is not None]
         rows: list[Mapping[str, Any]] = list(self.earlier.rows)
-        rows += [{**self._placed(pick.row), column: self.earlier.own(column, label)} for pick, label in given]
+        rows += [{**self._placed(pick.row), column: self._own_label(column, label)} for pick, label in given]
         if not rows:
             # A file with only a header could not be read back.
             self.out.unlink(missing_ok=True)
@@ -231,6 +235,11 @@ class Session:
         form: dict[str, Any] = {"delimiter": self.earlier.delimiter, "marked": self.earlier.marked}
         sheet = Sheet(tuple(names), rows, str(self.out), range(1, len(rows) + 1), **form)
         write_sheet(sheet, {}, self.out)
+
+    def _own_label(self, column: str, label: str) -> Any:
+        """A label in the type that the file's labels have."""
+        new = not self.earlier.rows and self.out.suffix.lower() not in SEPARATED
+        return label_value(label, self.label_type) if new else self.earlier.own(column, label)
 
     def _placed(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """A pool's row in the columns and types of the file; the pool may have the field's name for a column's header."""
@@ -267,8 +276,16 @@ def session_file(out: Path) -> Path:
     return out.with_name(f"{out.name}.session.json")
 
 
-def read_session(out: Path, identity: Mapping[str, Any], input_fields: Sequence[str]) -> Session | None:
+def read_session(
+    out: Path, identity: Mapping[str, Any], input_fields: Sequence[str], label_type: LabelType = "text"
+) -> Session | None:
     """Load an unfinished session; None if there is none.
+
+    Args:
+        out: output file of labelled rows.
+        identity: bundle, pool and settings that it must belong to.
+        input_fields: input fields of the task.
+        label_type: as for :class:`Session`.
 
     Raises:
         InputError: if it belongs to another bundle, pool or setting, or cannot be read.
@@ -308,14 +325,15 @@ def read_session(out: Path, identity: Mapping[str, Any], input_fields: Sequence[
         )
     # Rows that somebody added meanwhile stay, and labels that somebody corrected; the session's own rows are written anew.
     first = replace(earlier, rows=earlier.rows[:count])
-    session = Session(out, label, labels, picks, first, before, actions)
+    session = Session(out, label, labels, picks, first, before, actions, label_type=label_type)
     places = _places(session, input_fields)
+    written = {cell_text(label_value(one, label_type)): one for one in labels} | {one: one for one in labels}
     column, added = column_of(label, earlier.columns) or label, list[Mapping[str, Any]]()
     for row in earlier.rows[count:]:
-        place, given = places.get(said(_texts(row, input_fields, earlier.columns))), cell_text(row.get(column))
+        place, given = places.get(said(_texts(row, input_fields, earlier.columns))), written.get(cell_text(row.get(column)))
         if place is None:
             added.append(row)
-        elif place < len(actions) and session.actions[place][1] is not None and given in labels:
-            session.actions[place] = (place, str(given))
+        elif place < len(actions) and session.actions[place][1] is not None and given is not None:
+            session.actions[place] = (place, given)
     session.earlier = replace(first, rows=(*first.rows, *added))
     return session
