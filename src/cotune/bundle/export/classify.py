@@ -13,10 +13,16 @@ Needs onnxruntime, tokenizers and numpy, and safetensors if there is a ``terms.p
 
 from __future__ import annotations
 
+import datetime
+import decimal
+import enum
 import importlib.util
 import json
+import math
 import re
 import sys
+import unicodedata
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,7 +80,7 @@ class RowClassifier:
     def fields(self, row: Row) -> dict[str, str]:
         """A row's texts by field."""
         named = {self.template["fields"][0]: row} if isinstance(row, str) else row
-        return {name: _shown(named[name]) for name in self.template["fields"]}
+        return {name: _shown(_value(named, name)) for name in self.template["fields"]}
 
     def filled(self, row: Row) -> str:
         """The whole text that the model reads for a row."""
@@ -143,14 +149,62 @@ def _terms(folder: Path) -> Any:
     return module.load_terms(folder / "probe.safetensors")
 
 
+def _value(row: Mapping[str, Any], field: str) -> Any:
+    """A row's value of a field, under its name or the header that it was made from: ``My text`` for ``My_text``."""
+    for header in () if field in row else row:
+        letters = "".join(c for c in unicodedata.normalize("NFKD", str(header)) if not unicodedata.combining(c))
+        plain = re.sub(r"\W+", "_", letters, flags=re.ASCII).strip("_") or "text"
+        if field == (f"_{plain}" if plain[0].isdigit() else plain):
+            return row[header]
+    return row[field]
+
+
 def _shown(value: Any) -> str:
-    """The text of a value as the bundle shows it: truth values in lower case, a list as ``a, b``, an object as JSON."""
-    if value is None:
+    """The text of a value as the bundle shows it: none if it is missing, a list as ``a, b``, an object as JSON."""
+    if _is_array(value):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)) and not any(isinstance(v, (list, tuple, dict)) or _is_array(v) for v in value):
+        return ", ".join(item if isinstance(item, str) else _single(item) or "null" for item in value) or "none"
+    if isinstance(value, (list, tuple, dict)):
+        return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
+    return _single(value)
+
+
+def _is_array(value: Any) -> bool:
+    return type(value).__module__ == "numpy" and value.shape != ()
+
+
+def _single(value: Any) -> str:
+    """The text of a value that is no list or object; empty for None, NaN and a frame's missing value."""
+    if isinstance(value, enum.Enum):
+        value = value.value
+    kind = type(value).__name__
+    if type(value).__module__ == "numpy":
+        if kind == "datetime64":
+            return str(value)
+        # As a double, 0.1 in single precision would become 0.10000000149011612.
+        value = float(str(value)) if kind in ("float16", "float32") else value.item()
+    if value is None or kind in ("NAType", "NaTType"):
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, (list, tuple)) and not any(isinstance(item, (list, tuple, dict)) for item in value):
-        return ", ".join("null" if item is None else _shown(item) for item in value) or "none"
-    if isinstance(value, (list, tuple, dict)):
-        return json.dumps(value, ensure_ascii=False)
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+    if isinstance(value, float):
+        return "" if math.isnan(value) else repr(value)
+    if isinstance(value, decimal.Decimal):
+        return "" if value.is_nan() else format(value, "f")
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    if isinstance(value, (str, int, uuid.UUID)):
+        return str(value)
+    raise TypeError(f"a value of type {kind} cannot be converted to text")
+
+
+def _plain(value: Any) -> Any:
+    """A value for JSON, in which dates and the like are texts."""
+    if type(value).__module__ == "numpy":
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else _single(value) or None

@@ -1,0 +1,71 @@
+"""An export's own Python shows a row's values as the bundle does, though it does without cotune."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import enum
+import inspect
+import uuid
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cotune.bundle.export import pipeline
+from cotune.bundle.rows import checked_row
+from cotune.task.reading.cells import NESTED, input_text
+
+classify = pytest.importorskip("cotune.bundle.export.classify")
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+DAY = datetime.datetime(2026, 1, 2, 3, 4)
+SINGLE: list[Any] = [
+    *("text", "", "größer", 7, True, 0.1, float("nan"), float("inf"), None, Colour.RED, uuid.UUID(int=7)),
+    *(decimal.Decimal("1E+2"), decimal.Decimal("NaN"), DAY, DAY.date(), DAY.time(), pd.NA, pd.NaT, pd.Timestamp(DAY)),
+    *(np.True_, np.int64(7), np.float32(0.1), np.float16("nan"), np.float64(0.1), np.str_("a"), np.datetime64("2026-01-02")),
+    np.array(7),
+]
+VALUES = [
+    *SINGLE,
+    *([value, "b"] for value in SINGLE),
+    # JSON has no NaN and no infinity.
+    *({"d": value} for value in SINGLE if not isinstance(value, (float, np.floating)) or np.isfinite(value)),
+    *([], (), [[]], {}, ["a", ["b"]], [{"a": (1, None)}], np.array(["a", "b"]), [np.array([1, 2])], np.array([[1.5, 2.0]])),
+]
+
+
+@pytest.mark.parametrize("module", [pipeline, classify], ids=["pipeline", "classify"])
+def test_values_are_shown_as_by_the_bundle(module: ModuleType) -> None:
+    for value in VALUES:
+        wanted = input_text(value)
+        assert wanted is not NESTED, repr(value)
+        assert module._shown(value) == (wanted or ""), repr(value)
+    for value in (b"a", {1, 2}, [b"a"], {"a": object()}):
+        assert input_text(value) is NESTED
+        with pytest.raises(TypeError, match="cannot be converted to text"):
+            module._shown(value)
+
+
+@pytest.mark.parametrize(
+    "fields", [pipeline.RowClassification.fields, classify.RowClassifier.fields], ids=["pipeline", "classify"]
+)
+def test_a_row_may_have_the_headers_of_its_file(fields: Any) -> None:
+    names = ("Customer_message", "_2nd", "Grosse")
+    row = {"id": 5, "Customer message": "hello", "2nd": 2.5, "Grösse": None}
+    export: Any = SimpleNamespace(template={"fields": list(names)})
+    assert fields(export, row) == checked_row(row, names, "row 1")
+    assert fields(export, {**row, "2nd": 1, "_2nd": 3})["_2nd"] == "3", "the field's own name comes first"
+    with pytest.raises(KeyError, match="Grosse"):
+        fields(export, {"Customer message": "hello", "2nd": 2.5})
+
+
+def test_both_exports_read_rows_by_the_same_code() -> None:
+    for name in ("_value", "_shown", "_is_array", "_single", "_plain"):
+        assert inspect.getsource(getattr(pipeline, name)) == inspect.getsource(getattr(classify, name))
