@@ -19,7 +19,7 @@ from cotune.bundle.serve.room import Arriving
 R = TypeVar("R")
 V = TypeVar("V")
 
-# A body that is too long is read and discarded up to here, so that the client can read the error.
+# So many bytes beyond the limit are read and discarded, so that the client can read the error.
 _MOST_DISCARDED = 32 * 2**20
 
 
@@ -66,14 +66,14 @@ async def taken(request: Request, batcher: Batcher, limits: Limits, read: Callab
 
 async def _read_body(request: Request, limits: Limits, body: Arriving) -> None:
     said = request.headers.get("content-length", "")
-    long = said.isdigit() and int(said[:20]) > limits.body_bytes
-    if long and (int(said[:20]) > _MOST_DISCARDED or "expect" in request.headers):
+    long, most = said.isdigit() and int(said[:20]) > limits.body_bytes, limits.body_bytes + _MOST_DISCARDED
+    if long and (int(said[:20]) > most or "expect" in request.headers):
         raise _too_long(limits)
     size = 0
     try:
         async with asyncio.timeout(limits.body_s):
             more = True
-            while more and size <= _MOST_DISCARDED:
+            while more and size <= most:
                 message = await request.receive()
                 if message["type"] == "http.disconnect":
                     raise Gone

@@ -121,6 +121,8 @@ def prepared(
     collectors = _collectors(predictors, settings, like)
     shelf = Shelf(predictors, settings.unsure, collectors)
     batcher = Batcher(most_waiting=settings.queue, most_together=settings.batch, start=shelf.warm_up)
+    # The longest body that is allowed has room if no other is there.
+    batcher.room.most = max(batcher.room.most, settings.body_bytes)
     try:
         batcher.ready()
         port = listening.getsockname()[1]
