@@ -145,6 +145,17 @@ def test_a_server_keeps_rows_and_no_key_or_header_and_label_takes_them(predictor
     }
 
 
+def test_two_bundles_of_a_task_with_a_long_name_collect_apart(bench: Bench, tmp_path: Path) -> None:
+    more = {"task_name": "questions " * 9, "metrics": {"conformal": {"n": 19, "scores": [0.0] * 19, "test": []}}}
+    made = [bench.save_probed(tmp_path / f"{layer}" / "bundle", layer=layer, **more) for layer in (1, 2)]
+    predictors, folder = [loaded(bundle) for bundle in made], tmp_path / "rows"
+    with running(predictors, collect=folder) as server:
+        for model in server.models:
+            assert server.ask("/predict", {**ROWS[0], "bundle": model}).status == 200
+    names = sorted(path.name for path in folder.iterdir())
+    assert len(names) == 2 and all(any(name.endswith(p.bundle_id) for p in predictors) for name in names)
+
+
 def test_label_asks_about_collected_rows(
     predictor: Predictor, bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -154,7 +154,7 @@ def _collectors(
     if settings.collect is None:
         return []
     several = len(predictors) > 1
-    folders = [settings.collect / slug(f"{p.task}-{p.bundle_id}", 80) if several else settings.collect for p in predictors]
+    folders = [settings.collect / f"{slug(p.task)}-{p.bundle_id}" if several else settings.collect for p in predictors]
     known = like or [()] * len(predictors)
     return [
         Collector(folder, predictor, rows, settings.unsure)
