@@ -118,6 +118,42 @@ def test_a_full_disk_is_told(tmp_path: Path) -> None:
     assert done.stdout.count("No space left") == 2
 
 
+def test_a_file_limit_that_safetensors_meets_is_told(tmp_path: Path) -> None:
+    """Its own errors are none of the system's."""
+    pytest.importorskip("resource")
+    script, place = tmp_path / "write.py", tmp_path / "new"
+    script.write_text("""
+import resource, sys
+from pathlib import Path
+import numpy
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from cotune.bundle.place import atomic_folder
+from cotune.errors import InputError
+
+def tried(work):
+    try:
+        with atomic_folder(Path(sys.argv[1])) as folder:
+            work(folder)
+    except (InputError, SafetensorError) as error:
+        print(type(error).__name__, error)
+
+def damaged(folder):
+    (folder / "weights").write_bytes(b"none")
+    with safe_open(folder / "weights", "numpy"):
+        pass
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+tried(lambda folder: save_file({"weights": numpy.zeros(100_000)}, folder / "weights"))
+tried(damaged)
+""")
+    done = subprocess.run([sys.executable, str(script), str(place)], capture_output=True, text=True)
+    full, other = done.stdout.splitlines()
+    assert full.startswith(f"InputError cannot write {place} (File too large). Free some space"), done.stderr
+    assert other.startswith("SafetensorError"), "what is no error of the system is another one"
+    assert not place.exists()
+
+
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"cannot write .*file/sub/new"):

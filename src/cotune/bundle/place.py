@@ -6,17 +6,22 @@ import contextlib
 import ctypes
 import glob
 import os
+import re
 import secrets
 import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from cotune.errors import InputError
 from cotune.files import cannot_write, make_folder, sync
 
 _CURRENT_FOLDER = -100
 _SWAP = 2
+_OF_THE_SYSTEM = re.compile(r"\(os error (\d+)\)")
+"""How an error of safetensors names that of the system, such as a full disk."""
 
 
 def check_new(folder: Path) -> None:
@@ -64,6 +69,10 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
                 shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise cannot_write(folder, error) from error
+    except SafetensorError as error:
+        if (found := _OF_THE_SYSTEM.search(str(error))) is None:
+            raise
+        raise cannot_write(folder, OSError(int(found[1]), os.strerror(int(found[1])))) from error
     except InputError as error:
         # Messages should not name the temporary folder.
         if isinstance(error.__cause__, OSError):
