@@ -115,3 +115,10 @@ def test_a_loaded_bundle_answers_after_a_failure(tmp_path: Path) -> None:
             predictor.predict(ROWS)
         ill.clear()
         assert predictor.predict(ROWS) == ["fruit"] * len(ROWS)
+
+
+def test_such_a_bundle_has_no_weights_to_export(tmp_path: Path) -> None:
+    """Whoever allowed the server would be told only then, and the command has no option for it."""
+    ended = call("export", saved(tmp_path, "https://api.example.com/v1"), "--out", tmp_path / "out")
+    assert ended.code == 2 and "behind an endpoint, so there are no weights here" in ended.stderr
+    assert "--endpoint" not in ended.stderr and not (tmp_path / "out").exists()

@@ -124,9 +124,9 @@ def load_several(
             if weights:
                 name = manifest.base_model.name
                 raise InputError(
-                    f"the bundle's model {name} is behind an endpoint, so there are no weights to serve",
+                    f"the bundle's model {name} is behind an endpoint, so there are no weights here",
                     where=where,
-                    hint="Use cotune predict, or serve a bundle with a local model.",
+                    hint="Use cotune predict, or a bundle with a local model.",
                 )
             predictors.append(
                 remote_predictor(

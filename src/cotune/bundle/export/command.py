@@ -15,7 +15,7 @@ from cotune.bundle.export.mlflow_folder import export_mlflow
 from cotune.bundle.export.probe import CLASSIFY, PIPELINE, TEMPLATE, TERMS, ProbePage, probe_of, write_template
 from cotune.bundle.export.request import REQUEST, SCHEMA, Asking
 from cotune.bundle.export.weights import copy_model, cut, merge, write_classifier
-from cotune.bundle.load import load, resolve_base, resolve_bundle
+from cotune.bundle.load import load_several, resolve_base, resolve_bundle
 from cotune.bundle.manifest import ADAPTER, DECISION, PROMPT, Manifest, read_manifest
 from cotune.bundle.place import atomic_folder, check_new
 from cotune.bundle.predictor import Predictor
@@ -63,7 +63,7 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
 
     Raises:
         InputError: the bundle, its base model or ``out`` is wrong, there is no adapter to export, the format does not support
-            the bundle, or a required package is not installed.
+            the bundle, such as one whose model is behind an endpoint, or a required package is not installed.
         CotuneError: the export gives other answers than the bundle.
     """
     folder, out = resolve_bundle(bundle), expanded(out)
@@ -114,7 +114,7 @@ class _Export:
         from cotune.model.adapters.files import is_bare_probe
 
         manifest = read_manifest(folder)
-        predictor = load(folder, base=base, device="cpu", dtype="float32")
+        (predictor,) = load_several([folder], base=base, device="cpu", dtype="float32", weights=True)
         probe = probe_of(predictor)
         adapter = None if manifest.adapter_id == "base" or is_bare_probe(folder / ADAPTER) else folder / ADAPTER
         _check_form(folder, to, predictor, probe, has_adapter=adapter is not None)
