@@ -13,9 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from bundles import BIAS, LABELS, PROMPT, TEXTS, Bench, answers_of_page, loaded, make_bench
 
 from cotune.bundle.export.command import export_bundle
+from cotune.bundle.export.request import Asking
+from cotune.bundle.hub.repository import Repository
+from cotune.bundle.manifest import read_manifest
+from cotune.bundle.snippets import prompt_lines
 from cotune.cli import main
 from cotune.errors import CotuneError, InputError
 from cotune.model.adapters.files import LoraSettings
@@ -143,6 +148,35 @@ def test_the_pages_code_answers_as_the_probe_does(bench: Bench, tmp_path: Path, 
     assert config["num_hidden_layers"] == 1
     wanted = loaded(bundle).predict(PLAIN)
     assert answers_of_page(out, "## Run it", PLAIN) == wanted and len(set(wanted)) > 1
+
+
+def test_what_stands_for_a_field_is_not_in_the_prompt_itself(bench: Bench, tmp_path: Path) -> None:
+    prompt = PROMPT.edit(instruction="Classify THE TEXT and THE TEXT 2: {labels}.")
+    bundle = bench.save_probed(tmp_path / "bundle", prompt=prompt)
+    repository = Repository.of("org/questions", bundle, to="transformers")
+    repository.write(tmp_path / "pushed")
+    out = export_bundle(bundle, tmp_path / "out", "transformers")
+    example = json.loads((out / "example.json").read_text())
+    assert example["fields"] == {"text": "THE TEXT 3"}
+    wanted = bench.model.renderer.text(prompt, {"text": "Hello"}, LABELS)
+    assert example["prompt_text"].replace("THE TEXT 3", "Hello") == wanted
+    page, card = ((tmp_path / name / "README.md").read_text() for name in ("out", "pushed"))
+    assert "Replace THE TEXT 3 and keep" in page and 'prompt_text.replace("THE TEXT 3", ' in page
+    head = yaml.safe_load(card.split("---")[1])
+    assert head["widget"][0]["text"] == wanted.replace("Hello", "Hello, can you help me with this?")
+
+
+def test_fields_whose_names_differ_in_case_alone_are_told_apart(bench: Bench, tmp_path: Path) -> None:
+    bundle = bench.save(
+        tmp_path / "bundle",
+        input_fields=("text", "Text", "text_2"),
+        prompt=Prompt(input_template="{text} / {Text} / {text_2}", cue="Label:"),
+    )
+    asking = Asking.of(loaded(bundle), read_manifest(bundle))
+    assert asking.marks == {"text": "THE TEXT", "Text": "THE TEXT 2", "text_2": "THE TEXT_2"}
+    names = {"prompt_text": asking.text}
+    exec("\n".join(prompt_lines(asking.marks)[2:]).replace(", 'THE ", ", 'my "), names)
+    assert "my TEXT / my TEXT 2 / my TEXT_2" in names["prompt_text"] and "THE" not in names["prompt_text"]
 
 
 def pipeline_of(out: Path, **options: Any) -> Any:

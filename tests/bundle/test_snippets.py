@@ -33,14 +33,19 @@ def test_a_block_imports_what_its_lines_use(lines: Sequence[str], imports: Seque
 
 
 def test_a_row_is_a_text_or_a_mapping() -> None:
-    assert row_code(["text"]) == "'THE TEXT'" and row_code(["text"], "it's") == '"it\'s"'
-    assert row_code(["title", "text"]) == "{'title': 'THE TITLE', 'text': 'THE TEXT'}"
-    lines = ["prompt_text = 'THE TEXT and THE TEXT_2'", *prompt_lines(["text", "text_2"])[2:]]
+    marks = {"title": "THE TITLE", "text": "THE TEXT", "text_2": "THE TEXT_2"}
+
+    def of(*fields: str) -> dict[str, str]:
+        return {name: marks[name] for name in fields}
+
+    assert row_code(of("text")) == "'THE TEXT'" and row_code(of("text"), "it's") == '"it\'s"'
+    assert row_code(of("title", "text")) == "{'title': 'THE TITLE', 'text': 'THE TEXT'}"
+    lines = ["prompt_text = 'THE TEXT and THE TEXT_2'", *prompt_lines(of("text", "text_2"))[2:]]
     lines = [line.replace("'THE TEXT')", "'one')").replace("'THE TEXT_2')", "'two')") for line in lines]
     names: dict[str, str] = {}
     exec("\n".join(lines), names)
     assert names["prompt_text"] == "one and two"
-    *_, title, text = prompt_lines(["title", "text"], "Hi")
+    *_, title, text = prompt_lines(of("title", "text"), "Hi")
     assert title.startswith("prompt_text = prompt_text.replace(\"THE TITLE\", 'Hi')") and '"THE TEXT"' in text
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from cotune.probe.readout import ABOUT
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from cotune.prompt.render import Renderer
 
 EXAMPLE = "example.json"
-"""The file of an export with the prompt for a row whose fields contain ``THE`` and their names."""
+"""The file of an export with the prompt for a row whose fields contain their marks (:attr:`Asking.marks`)."""
 _STANDARD: dict[str, tuple[str, ...]] = {"json": (), "sys": (), "urllib.request": ("Request", "urlopen")}
 _INSTALLED: dict[str, tuple[str, ...]] = {
     "numpy": (),
@@ -88,21 +89,27 @@ class Ids:
         return f"state = {joined}([states[-1], states[{self.start}:].mean({axis}=0)])"
 
 
-def row_code(fields: Sequence[str], said: str | None = None) -> str:
-    """A row in Python, a text if it has one field; its texts are ``said``, or else ``THE`` and the field's name."""
-    texts = {name: said or f"THE {name.upper()}" for name in fields}
-    return repr(texts if len(texts) > 1 else texts[fields[0]])
+def row_code(marks: Mapping[str, str], said: str | None = None) -> str:
+    """A row in Python, a text if it has one field; its texts are ``said``, or else the marks of its fields."""
+    texts = [said or mark for mark in marks.values()]
+    return repr(dict(zip(marks, texts, strict=True)) if len(texts) > 1 else texts[0])
 
 
-def prompt_lines(fields: Sequence[str] = (), said: str | None = None, example: str = f'"FOLDER/{EXAMPLE}"') -> list[str]:
+def longest_first(marks: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Fields with their marks, in the order in which to replace them: a mark may begin another."""
+    return sorted(marks.items(), key=lambda item: len(item[1]), reverse=True)
+
+
+def prompt_lines(
+    marks: Mapping[str, str] = MappingProxyType({}), said: str | None = None, example: str = f'"FOLDER/{EXAMPLE}"'
+) -> list[str]:
     """Python that makes ``prompt_text``, the text that the model reads, with the fields of :func:`row_code` filled in."""
     return [
         f'with open({example}, encoding="utf-8") as file:',
         '    prompt_text = json.load(file)["prompt_text"]',
         *(
-            f'prompt_text = prompt_text.replace("THE {name.upper()}", {row_code([name], said)})  # the row\'s own text'
-            # A field's name may begin another's.
-            for name in sorted(fields, key=len, reverse=True)
+            f'prompt_text = prompt_text.replace("{mark}", {row_code({name: mark}, said)})  # the row\'s own text'
+            for name, mark in longest_first(marks)
         ),
     ]
 

@@ -36,7 +36,7 @@ def export_card(
         f"From the cotune bundle `{manifest.id}`: {', '.join(manifest.input_fields)} in, "
         f"{_out(manifest)} out. "
         f"The base model is {base_model_name(manifest)}, with exactly the weights that the adapter was tuned on.",
-        *asking.shown(manifest.input_fields),
+        *asking.shown(),
         f"Generate greedily until the stop token, {counted(asking.tokens, 'token')} at most"
         + (f"; the answer is one of: {_named(manifest, words)}." if words else "."),
         "## How cotune and other programs answer",

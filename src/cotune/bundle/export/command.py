@@ -182,7 +182,12 @@ class _Export:
         manifest, asking, gguf, adapter = self.manifest, self.asking, self.gguf, self.adapter
         shutil.copyfile(self.folder / PROMPT, out / PROMPT)
         write_json(out / DECISION, manifest.decision.to_json())
-        example = {"prompt_text": asking.text, "labels": list(manifest.labels), "bundle": manifest.id}
+        example = {
+            "prompt_text": asking.text,
+            "fields": dict(asking.marks),
+            "labels": list(manifest.labels),
+            "bundle": manifest.id,
+        }
         if self.probe is not None:
             files = "" if gguf is None else gguf.options(merged=self.to == "gguf-merged")
             depth = cast("LocalModel", self.predictor.model).depth

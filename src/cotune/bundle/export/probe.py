@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,7 +107,7 @@ class ProbePage:
             f"labels out. The base model is {base_model_name(manifest)}.",
             "## How answers are computed",
             probe_in_words(self.probe, self.depth, PROBE) + " " + self._model(),
-            *self.asking.shown(manifest.input_fields),
+            *self.asking.shown(),
             f"cotune cuts a row if the whole text is longer than {manifest.max_tokens} tokens; here no row is cut.",
             "## Run it",
             *self._run(),
@@ -135,7 +135,7 @@ class ProbePage:
             return (
                 f"`{PIPELINE}` in this folder is transformers' text-classification pipeline with the prompt filled in. Give it "
                 "a text or a row, or a list of them, with `batch_size=` and `device=` as usual.",
-                *classifier_parts(self.manifest.input_fields, self.asking.ids, terms=self.probe.terms is not None),
+                *classifier_parts(self.asking.marks, self.asking.ids, terms=self.probe.terms is not None),
             )
         if self.to == "onnx":
             return self._onnx()
@@ -169,7 +169,7 @@ class ProbePage:
         """Python that prints the label with the largest of ``logits``, to which those of TF-IDF are added."""
         if self.probe.terms is None:
             return [f"print(labels[int({logits}.argmax())])"]
-        row = row_code(self.manifest.input_fields)
+        row = row_code(self.asking.marks)
         terms = f'load_terms("FOLDER/{PROBE}").logits([{row}])[0]  # the row itself, not the whole text'
         return [f"logits = {logits}", f"logits = logits + {terms}", "print(labels[int(logits.argmax())])"]
 
@@ -200,10 +200,10 @@ class ProbePage:
         )
 
     def _onnx(self) -> tuple[str, ...]:
-        known, fields = self.asking.ids.start, self.manifest.input_fields
+        known, marks = self.asking.ids.start, self.asking.marks
         beyond = f"[: -{self.asking.ids.beyond}]" if self.asking.ids.beyond else ""
         plain = python_block(
-            *prompt_lines(fields),
+            *prompt_lines(marks),
             f'labels = json.load(open("FOLDER/{TEMPLATE}", encoding="utf-8"))["labels"]',
             f'tokenizer = Tokenizer.from_file("FOLDER/{TOKENIZER}")',
             f"ids = tokenizer.encode(prompt_text, add_special_tokens={self.asking.ids.special}).ids{beyond}",
@@ -230,7 +230,7 @@ class ProbePage:
             code_block("sh", f"pip install onnxruntime tokenizers{' safetensors' if self.probe.terms is not None else ''}"),
             f"`{CLASSIFY}` in this folder fills rows into the prompt. Give it a text or a row, or a list of them; "
             "`classify.probabilities` returns the probabilities of all labels.",
-            python_block(*filled_lines("classify", row_code(fields))),
+            python_block(*filled_lines("classify", row_code(marks))),
             "The graph by itself, for any language that ONNX Runtime supports." + _alone(terms=self.probe.terms is not None),
             "\n".join(inputs),
             *([prefix] if known else []),
@@ -239,23 +239,23 @@ class ProbePage:
 
 
 def classifier_parts(
-    fields: Sequence[str], ids: Ids, *, terms: bool, repository: str = "", said: str | None = None
+    marks: Mapping[str, str], ids: Ids, *, terms: bool, repository: str = "", said: str | None = None
 ) -> tuple[str, str, str]:
     """Code that runs an exported classifier by :data:`PIPELINE`, a paragraph, and code for transformers alone.
 
     Args:
-        fields: input fields of a row.
+        marks: input fields of a row, with their marks in the example of the prompt.
         ids: how a text becomes token ids.
         terms: whether the bundle adds TF-IDF to the probe.
         repository: name of the classifier on the hub; empty for a folder.
         said: text of the shown row, as in :func:`row_code`.
     """
-    row, auto, remote = row_code(fields, said), "AutoModelForSequenceClassification", ", trust_remote_code=True"
+    row, auto, remote = row_code(marks, said), "AutoModelForSequenceClassification", ", trust_remote_code=True"
     if repository:
         filled = [f'folder = snapshot_download("{repository}")', *filled_lines("pipeline", row, "folder")]
-        prompt = prompt_lines(fields, said, f'hf_hub_download("{repository}", "{EXAMPLE}")')
+        prompt = prompt_lines(marks, said, f'hf_hub_download("{repository}", "{EXAMPLE}")')
     else:
-        filled, prompt = filled_lines("pipeline", row), prompt_lines(fields, said)
+        filled, prompt = filled_lines("pipeline", row), prompt_lines(marks, said)
     return (
         python_block(*filled),
         f"The classifier's class is in `{POOLED}`, since those of transformers read only the last token. transformers runs "

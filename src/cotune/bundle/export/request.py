@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -26,7 +26,9 @@ class Asking:
 
     Attributes:
         name: name of the model at a server. It contains the adapter's hash, since servers cache answers and adapters by name.
-        text: the prompt for a row whose fields contain their own names.
+        marks: for each input field the text that stands for it in ``text`` and occurs nowhere else there: ``THE`` and its name
+            in capitals, with a number where another field or the prompt itself has that.
+        text: the prompt for a row whose fields contain their marks.
         chat: whether the text contains a chat template with its control tokens.
         tokens: most tokens of an answer, its stop token included.
         stop_ids: tokens that end an answer.
@@ -39,6 +41,7 @@ class Asking:
     """
 
     name: str
+    marks: Mapping[str, str]
     text: str
     chat: bool
     tokens: int
@@ -56,7 +59,7 @@ class Asking:
         model, prompt = cast("LocalModel", predictor.model), predictor.prompt
         lead = model.renderer.lead(prompt, manifest.input_fields)
         completions: tuple[tuple[int, ...], ...] = ()
-        ids = Ids(not model.renderer.chat)
+        ids, marks = Ids(not model.renderer.chat), _marks(predictor)
         if manifest.written is None:
             row = dict.fromkeys(manifest.input_fields, "a")
             (rendered,) = model.renderer.render(prompt, [row], manifest.labels)
@@ -64,7 +67,8 @@ class Asking:
             ids = Ids.of(model.renderer, prompt, manifest.input_fields, manifest.labels)
         return cls(
             name=f"{slug(manifest.task)}-{manifest.adapter_id}",
-            text=example_text(predictor),
+            marks=marks,
+            text=model.renderer.text(prompt, marks, predictor.labels),
             chat=model.renderer.chat,
             tokens=manifest.answer_tokens or max(map(len, completions)),
             stop_ids=model.stop_ids,
@@ -81,13 +85,12 @@ class Asking:
         """The schema, if a server can enforce it; schemas do not allow answers that begin with a space."""
         return None if self.lead else self.schema
 
-    def shown(self, input_fields: Sequence[str]) -> tuple[str, ...]:
+    def shown(self) -> tuple[str, ...]:
         """The section of a README about the text that the model reads."""
-        fields = ", ".join(f"THE {name.upper()}" for name in input_fields)
         template = "; the chat template is already applied." if self.chat else "."
         return (
             "## What the model reads",
-            f"Replace {fields} and keep every other character{template}",
+            f"Replace {', '.join(self.marks.values())} and keep every other character{template}",
             code_block("text", self.text),
         )
 
@@ -136,8 +139,15 @@ def vllm_rank(rank: int) -> int:
     return next((each for each in _VLLM_RANKS if each >= rank), rank)
 
 
-def example_text(predictor: Predictor) -> str:
-    """The prompt for a row whose fields contain their own names."""
-    return predictor.model.renderer.text(
-        predictor.prompt, {name: f"THE {name.upper()}" for name in predictor.input_fields}, predictor.labels
-    )
+def _marks(predictor: Predictor) -> dict[str, str]:
+    """:attr:`Asking.marks`."""
+    fields = predictor.input_fields
+    bare = predictor.model.renderer.text(predictor.prompt, dict.fromkeys(fields, "a"), predictor.labels)
+    marks: dict[str, str] = {}
+    for name in fields:
+        number, mark = 1, f"THE {name.upper()}"
+        while mark in bare or mark in marks.values():
+            number += 1
+            mark = f"THE {name.upper()} {number}"
+        marks[name] = mark
+    return marks

@@ -25,7 +25,7 @@ from cotune.bundle.export.probe import classifier_parts
 from cotune.bundle.export.weights import POOLED
 from cotune.bundle.hub.fetch import BUNDLE_FOLDER, SCHEME
 from cotune.bundle.manifest import ADAPTER, CARD, DATA, MANIFEST, Manifest
-from cotune.bundle.snippets import Ids, code_block, python_block, whole_model_lines
+from cotune.bundle.snippets import Ids, code_block, longest_first, python_block, whole_model_lines
 from cotune.errors import counted
 from cotune.model.loading.bundled import BUNDLED_MODEL
 
@@ -52,7 +52,8 @@ class HubCard:
         form: format of the exported model; None for the bundle alone.
         adapter: whether the bundle has a PEFT adapter.
         rows: number of rows of the user's data in the prompt.
-        text: the prompt for a row whose fields contain ``THE`` and their names; None without an export.
+        text: the prompt for a row whose fields contain their marks; None without an export.
+        marks: input fields with the text that stands for each in ``text``.
         licence: licence of the base model as the hub spells it; None if not known.
         endpoint: for a model behind an endpoint its URL, and the environment variable with the key, if any.
         ids: how a text becomes token ids for an exported classifier; None without one.
@@ -66,6 +67,7 @@ class HubCard:
     adapter: bool
     rows: int
     text: str | None
+    marks: Mapping[str, str]
     licence: str | None
     endpoint: tuple[str, str | None] | None
     ids: Ids | None
@@ -157,9 +159,8 @@ class HubCard:
 
     def _asked(self) -> str:
         text = self.text or ""
-        # A field's name may begin another's.
-        for field in sorted(self.manifest.input_fields, key=len, reverse=True):
-            text = text.replace(f"THE {field.upper()}", _ASKED)
+        for _, mark in longest_first(self.marks):
+            text = text.replace(mark, _ASKED)
         return text
 
     def _contents(self) -> str:
@@ -193,8 +194,8 @@ class HubCard:
     def _transformers(self) -> list[str]:
         if self.ids is None:
             return []
-        fields, name = self.manifest.input_fields, self.repository
-        filled, told, alone = classifier_parts(fields, self.ids, terms=self.terms, repository=name, said=_ASKED)
+        name = self.repository
+        filled, told, alone = classifier_parts(self.marks, self.ids, terms=self.terms, repository=name, said=_ASKED)
         told += " `revision=` pins a commit whose code you have read. The widget on this page runs no code."
         return ["With transformers alone:", filled, told, alone]
 

@@ -109,9 +109,11 @@ class Repository:
         from cotune.model.adapters.files import is_bare_probe
 
         bundle, adapter, text, ids = self.bundle, self.bundle.folder / ADAPTER, None, None
+        marks: dict[str, str] = {}
         metrics = read_json(bundle.folder / METRICS)
         if exported is not None:
-            text = json.loads((exported / EXAMPLE).read_text(encoding="utf-8"))["prompt_text"]
+            example = json.loads((exported / EXAMPLE).read_text(encoding="utf-8"))
+            text, marks = example["prompt_text"], example["fields"]
             if self.form == "transformers":
                 template = json.loads((exported / TEMPLATE).read_text(encoding="utf-8"))
                 ids = Ids(template["add_special_tokens"], template["beyond"])
@@ -123,6 +125,7 @@ class Repository:
             adapter=adapter.is_dir() and not is_bare_probe(adapter),
             rows=self.rows,
             text=text,
+            marks=marks,
             licence=self.licence or licence_of(bundle, self.base),
             endpoint=self._endpoint,
             ids=ids,
