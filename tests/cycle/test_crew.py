@@ -22,13 +22,14 @@ from cotune.cycle.backends.local import LocalBackend
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.crew import fits
 from cotune.cycle.crew.exchange import run_storage
-from cotune.cycle.crew.fits import FitTask, fit_probe
+from cotune.cycle.crew.fits import fit_probe
 from cotune.cycle.crew.opening import check_engine
 from cotune.cycle.crew.states import embed_pass
-from cotune.cycle.crew.tuning import TuningAhead, WindowTask, tune_job
+from cotune.cycle.crew.tuning import TuningAhead, tune_job
 from cotune.cycle.crew.worker import RUN_ENGINE, WorkerMemoryError, load_worker, with_less_memory
 from cotune.cycle.journal import Journal
 from cotune.cycle.kept import read_config
+from cotune.cycle.probe_search.fit_task import FitTask
 from cotune.cycle.progress import Quiet
 from cotune.cycle.run import run as run_cycle
 from cotune.errors import InputError
@@ -45,6 +46,7 @@ from cotune.model.local import LocalModel
 from cotune.prompt.bank import seed_prompt
 from cotune.task.task import Task
 from cotune.tune.window import StartHead, WindowSettings
+from cotune.tune.window_task import WindowTask
 from tiny import tiny_local
 
 if TYPE_CHECKING:

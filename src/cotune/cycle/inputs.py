@@ -12,7 +12,7 @@ from cotune.cycle.budget.budget import Budget, parse_budget
 from cotune.cycle.budget.least import check_time, check_tokens
 from cotune.cycle.diagnostics.unwritable import check_references
 from cotune.cycle.endpoints import check_keys, check_prices
-from cotune.cycle.probe_search.possible import check_probes
+from cotune.cycle.policies import check_probes
 from cotune.cycle.teaching.teach import read_unlabelled, unlabelled_hash
 from cotune.cycle.warm_start import Start, adopt, open_start, start_task
 from cotune.prompt.bank import seed_prompt

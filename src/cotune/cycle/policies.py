@@ -10,10 +10,11 @@ from cotune.cycle.answer_search.policy import AnswerPolicy
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.probe_search.policy import ProbePolicy, searches_by_probes
-from cotune.cycle.probe_search.possible import no_probes
 from cotune.cycle.search.arms import Confirmed
 from cotune.cycle.search.result import SearchResult
+from cotune.errors import InputError
 from cotune.prompt.prompt import Prompt
+from cotune.task.task import Task
 
 
 class SearchPolicy(Protocol):
@@ -50,5 +51,27 @@ def policy_for(
     if searches_by_probes(context, config):
         return ProbePolicy(context, config, own, previous, bundle)
     if config.tune.readout == "probe":
-        raise no_probes(f"the engine gives no states between the layers of {context.scorer.name}")
+        raise _no_probes(f"the engine gives no states between the layers of {context.scorer.name}")
     return AnswerPolicy(context, config, own, previous)
+
+
+def check_probes(config: RunConfig, task: Task) -> None:
+    """Check before any computation that the probes that a config asks for are possible.
+
+    Raises:
+        InputError: ``tune.readout`` is ``probe`` and probes are impossible.
+    """
+    if config.tune.readout != "probe":
+        return
+    if task.output.kind.written:
+        raise _no_probes(f"the output is {task.output.type}, not a label")
+    if config.remote_model is not None:
+        raise _no_probes("the model answers behind an endpoint")
+
+
+def _no_probes(why: str) -> InputError:
+    return InputError(
+        f"labels cannot be read off hidden states here: {why}",
+        where="tune.readout",
+        hint="Leave tune.readout out, so that the run chooses a possible one.",
+    )

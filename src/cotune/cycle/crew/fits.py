@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from cotune.cycle.crew.crew import Crew, engine_of
 from cotune.cycle.crew.exchange import exchange_of
 from cotune.cycle.crew.worker import engine_metadata, worker_model
+from cotune.cycle.probe_search.fit_task import FitTask
 from cotune.errors import CotuneError
 from cotune.executor import Job
 from cotune.executor.storage import appears
 from cotune.executor.tensors import packed, unpacked
 from cotune.files import canonical_json
 from cotune.model.engine.state_store import Half
-from cotune.model.local import LocalModel
-from cotune.probe.cross_fitting import CrossFit, LayerFit, cross_fit
+from cotune.probe.cross_fitting import CrossFit, LayerFit
 
 _APPEARS_S = 20.0
 _ABOUT = "fit"
@@ -51,70 +51,6 @@ class StoredStates:
     def of(self, places: Sequence[int]) -> StoredStates:
         """The states of some of the rows, by index."""
         return StoredStates(self.folder, self.files, tuple(self.rows[i] for i in places), self.layers)
-
-
-@dataclass(frozen=True, eq=False)
-class FitTask:
-    """Arguments of :func:`cotune.probe.cross_fitting.cross_fit`, except for the states.
-
-    Attributes:
-        truth: the rows' labels, as numbers.
-        classes: number of labels.
-        layers: numbers of the layers.
-        groups: group of each row; rows of a group stay in one fold.
-        words: first token of each label's word, if word logits are combined with the last layer's probe; otherwise None.
-        keep: number of layers that logistic regression is fitted on.
-        repeats: number of times that folds are drawn.
-        seed: seed of the folds.
-    """
-
-    truth: NDArray[np.int64]
-    classes: int
-    layers: tuple[int, ...]
-    groups: list[Any] | None
-    words: tuple[int, ...] | None
-    keep: int
-    repeats: int | None
-    seed: int
-
-    def fit(self, model: LocalModel, states: Half) -> CrossFit:
-        """Cross-fit probes on states ``[layers, rows, 2 x width]``."""
-        words = None
-        if self.words is not None:
-            words = states[-1].astype(np.float32) @ word_weights(model, self.words).T
-        return cross_fit(
-            states,
-            self.truth,
-            classes=self.classes,
-            layers=self.layers,
-            groups=self.groups,
-            words=words,
-            keep=self.keep,
-            repeats=self.repeats,
-            seed=self.seed,
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object for :meth:`from_json`."""
-        return {**vars(self), "truth": self.truth.tolist(), "layers": list(self.layers)}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> FitTask:
-        """Inverse of :meth:`to_json`."""
-        words = None if data["words"] is None else tuple(data["words"])
-        truth, layers = np.array(data["truth"], dtype=np.int64), tuple(data["layers"])
-        return cls(**{**data, "truth": truth, "layers": layers, "words": words})
-
-
-def word_weights(model: LocalModel, first: Sequence[int]) -> NDArray[np.float32]:
-    """Weights ``[labels, 2 x width]`` that map a row's states to the logits of label words, by the words' first tokens.
-
-    They are centred over the labels, which changes no comparison of labels. A row's states are the one at its last token and
-    the mean over its tokens; the weights of the mean are zero.
-    """
-    found = model.output_vectors(first)
-    centred: NDArray[np.float32] = np.pad(found - found.mean(axis=0), ((0, 0), (0, found.shape[1])))
-    return centred
 
 
 class FitAhead:

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.cycle.context import RunContext
-from cotune.cycle.crew.fits import FitAhead, FitTask, word_weights
+from cotune.cycle.crew.fits import FitAhead
 from cotune.cycle.probe_search.embedding import Embedding
+from cotune.cycle.probe_search.fit_task import FitTask, word_weights
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.evaluate.responses import label_indices
 from cotune.model.adapters.slots import BASE

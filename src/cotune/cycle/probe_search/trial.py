@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cotune.cycle.budget.reserve import spent_to
 from cotune.cycle.context import RunContext
-from cotune.cycle.crew.tuning import Deadline, TuningAhead, WindowTask, tune_window
+from cotune.cycle.crew.tuning import Deadline, TuningAhead
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.fits import PromptFit, head_from, head_of, probe_of, word_vectors
 from cotune.cycle.probe_search.heuristics import HEURISTICS
@@ -29,6 +29,7 @@ from cotune.prompt.prompt import Prompt
 from cotune.refine import not_shown
 from cotune.task.example import Example
 from cotune.tune.window import WindowSettings
+from cotune.tune.window_task import WindowTask, tune_window
 
 Floats = NDArray[np.float64]
 

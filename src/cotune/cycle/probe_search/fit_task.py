@@ -1,0 +1,78 @@
+"""The task of cross-fitting a prompt's probe, which this process or a worker does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cotune.model.engine.state_store import Half
+from cotune.model.local import LocalModel
+from cotune.probe.cross_fitting import CrossFit, cross_fit
+
+
+@dataclass(frozen=True, eq=False)
+class FitTask:
+    """Arguments of :func:`cotune.probe.cross_fitting.cross_fit`, except for the states.
+
+    Attributes:
+        truth: the rows' labels, as numbers.
+        classes: number of labels.
+        layers: numbers of the layers.
+        groups: group of each row; rows of a group stay in one fold.
+        words: first token of each label's word, if word logits are combined with the last layer's probe; otherwise None.
+        keep: number of layers that logistic regression is fitted on.
+        repeats: number of times that folds are drawn.
+        seed: seed of the folds.
+    """
+
+    truth: NDArray[np.int64]
+    classes: int
+    layers: tuple[int, ...]
+    groups: list[Any] | None
+    words: tuple[int, ...] | None
+    keep: int
+    repeats: int | None
+    seed: int
+
+    def fit(self, model: LocalModel, states: Half) -> CrossFit:
+        """Cross-fit probes on states ``[layers, rows, 2 x width]``."""
+        words = None
+        if self.words is not None:
+            words = states[-1].astype(np.float32) @ word_weights(model, self.words).T
+        return cross_fit(
+            states,
+            self.truth,
+            classes=self.classes,
+            layers=self.layers,
+            groups=self.groups,
+            words=words,
+            keep=self.keep,
+            repeats=self.repeats,
+            seed=self.seed,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object for :meth:`from_json`."""
+        return {**vars(self), "truth": self.truth.tolist(), "layers": list(self.layers)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> FitTask:
+        """Inverse of :meth:`to_json`."""
+        words = None if data["words"] is None else tuple(data["words"])
+        truth, layers = np.array(data["truth"], dtype=np.int64), tuple(data["layers"])
+        return cls(**{**data, "truth": truth, "layers": layers, "words": words})
+
+
+def word_weights(model: LocalModel, first: Sequence[int]) -> NDArray[np.float32]:
+    """Weights ``[labels, 2 x width]`` that map a row's states to the logits of label words, by the words' first tokens.
+
+    They are centred over the labels, which changes no comparison of labels. A row's states are the one at its last token and
+    the mean over its tokens; the weights of the mean are zero.
+    """
+    found = model.output_vectors(first)
+    centred: NDArray[np.float32] = np.pad(found - found.mean(axis=0), ((0, 0), (0, found.shape[1])))
+    return centred
