@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from crew_runs import run
 from cycle_runs import SETTINGS, Commands, Ended, labelled_rows, write_csv
+from worker_runs import run
 
 from cotune.cache import cache_folder
 from tiny import save_tiny

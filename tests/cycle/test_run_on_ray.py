@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from crew_runs import account, run, same_as
 from cycle_runs import Commands, Ended, journal_of
+from worker_runs import account, run, same_as
 
 import ray_nodes
 

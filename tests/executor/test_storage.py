@@ -18,7 +18,7 @@ from safetensors.numpy import save
 
 import object_store
 from cotune.cache import cache_folder
-from cotune.cycle.crew.exchange import ThroughStorage, exchange_of, run_storage
+from cotune.cycle.workers.exchange import ThroughStorage, exchange_of, run_storage
 from cotune.errors import InputError
 from cotune.executor import Choice, open_executor, run_all
 from cotune.executor import storage as module

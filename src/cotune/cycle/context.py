@@ -17,11 +17,11 @@ from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.budget.row_costs import RowCosts
 from cotune.cycle.budget.spending import Spending
 from cotune.cycle.budget.stopwatch import Stopwatch
-from cotune.cycle.crew.crew import Crew
 from cotune.cycle.folder import is_asked_to_finish
 from cotune.cycle.journal import Journal
 from cotune.cycle.progress import Watcher
 from cotune.cycle.row_vectors import RowVectors
+from cotune.cycle.workers.pool import WorkerPool
 from cotune.embed import Embedder, HashedEmbedder, Neighbours, TextEmbedder
 from cotune.errors import CotuneError
 from cotune.evaluate.judge import Judge
@@ -51,7 +51,7 @@ class RunContext:
         grader: the judge whose grades are the metric; None without a judge.
         embeds: creates the embedder of a model behind an endpoint; None embeds texts by their characters.
         stopwatch: stopwatch that ran while the model was loaded; None takes a new one.
-        crew: workers that do some of the run's work; None if the run does all work itself.
+        workers: workers that do some of the run's work; None if the run does all work itself.
 
     Attributes:
         given: the task with all rows that the user gave.
@@ -81,10 +81,10 @@ class RunContext:
         grader: Judge | None = None,
         embeds: Callable[[Progress | None], Embedder] | None = None,
         stopwatch: Stopwatch | None = None,
-        crew: Crew | None = None,
+        workers: WorkerPool | None = None,
     ) -> None:
         model.chooser = model.chooser or Neighbours(cast(LocalModel, model) if model.capabilities.hidden_states else None)
-        self.given, self.journal, self.watcher, self.crew = task, journal, watcher, crew
+        self.given, self.journal, self.watcher, self.workers = task, journal, watcher, workers
         self.folder, self.tune, self.seed = folder, tune, seed
         self._model, self._answer_tokens, self._grader, self._embeds = model, answer_tokens, grader, embeds
         self._costs, self._stopwatch = costs, stopwatch or Stopwatch()
@@ -97,7 +97,7 @@ class RunContext:
         answering = answering_for(task, model, limit=self._answer_tokens, judge=self._grader)
         rows = RowCosts(answering, self._costs, self.train_sample[:16], writes=task.measure.needs_answers)
         self.spending = Spending(self._costs, rows, journal, watcher, self._stopwatch)
-        self.answers = Answers(task, answering, journal, self.spending, watcher, self._grader, self.crew)
+        self.answers = Answers(task, answering, journal, self.spending, watcher, self._grader, self.workers)
         self.training = Training(
             answering, self.tune, journal, self.spending, watcher, self.folder, self.seed, self.train_sample
         )

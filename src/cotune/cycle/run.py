@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cotune.config import RunConfig
-from cotune.cycle.crew.opening import check_spread, open_workers
 from cotune.cycle.folder import is_barely_begun, open_folder
 from cotune.cycle.inputs import read_inputs
 from cotune.cycle.journal import Journal
 from cotune.cycle.progress import Quiet, View, say
 from cotune.cycle.stages import prepare, report, search, test
+from cotune.cycle.workers.opening import check_spread, open_workers
 from cotune.endpoint.errors import EndpointError
 from cotune.errors import InputError, counted
 from cotune.executor import Choice

@@ -22,7 +22,6 @@ from cotune.cycle.backends.base import Opening
 from cotune.cycle.backends.registry import backend_of
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.context import RunContext
-from cotune.cycle.crew.crew import clean_jobs, earlier_account
 from cotune.cycle.diagnostics.conformal import conformal_scores_of
 from cotune.cycle.diagnostics.leakage import overlap_finding, overlapping
 from cotune.cycle.diagnostics.near_duplicates import check_neighbours
@@ -42,6 +41,7 @@ from cotune.cycle.search.more_test import score_more
 from cotune.cycle.search.result import SearchResult
 from cotune.cycle.summary import attribution_of, build_summary
 from cotune.cycle.teaching.teach import teach
+from cotune.cycle.workers.pool import clean_jobs, earlier_account
 from cotune.errors import CotuneError, counted
 from cotune.evaluate.stats.detectable import detectable_sentence
 from cotune.evaluate.stats.resampling import group_index
@@ -131,9 +131,9 @@ def prepare(
     neighbours = check_neighbours(context, wanted=config.evaluate.neighbours)
     previous = enter(context, inputs.start) if inputs.start else None
     policy = policy_for(context, config, own, previous, out / BUNDLE)
-    if context.crew is not None:
-        say(view, f"waiting for {counted(context.crew.slots, 'worker')}")
-        context.crew.ready()
+    if context.workers is not None:
+        say(view, f"waiting for {counted(context.workers.slots, 'worker')}")
+        context.workers.ready()
     return Prepared(config, context, policy, previous, neighbours, judging)
 
 
@@ -164,12 +164,12 @@ def report(prepared: Prepared, searched: Searched, tested: Tested, view: View) -
     """Write the summary, the bundle, the test rows and the report page; returns the summary."""
     context, confirmed = prepared.context, searched.confirmed
     journal, out = context.journal, context.folder
-    crew = context.crew
+    workers = context.workers
 
     def effect() -> dict[str, Any]:
-        workers = earlier_account(out) if crew is None else crew.account()
+        account = earlier_account(out) if workers is None else workers.account()
         told = {"wall_s": round(journal.clock(), 1), "peak_rss_mb": _peak_rss_mb()}
-        return {**told, **({"workers": workers} if workers else {})}
+        return {**told, **({"workers": account} if account else {})}
 
     cost = journal.step("cost", "cost", effect)
     built = build_summary(
@@ -193,7 +193,7 @@ def report(prepared: Prepared, searched: Searched, tested: Tested, view: View) -
     write_json(out / SUMMARY, summary)
     context.training.clean()
     try:
-        clean_jobs(out, None if crew is None else crew.executor.storage)
+        clean_jobs(out, None if workers is None else workers.executor.storage)
     except StorageError as error:
         say(view, f"what workers stored could not be removed: {error}")
     _write_page(out, view)

@@ -237,15 +237,15 @@ class Lost:
 
 
 def test_a_trial_that_fails_takes_back_its_own_jobs_alone(context: RunContext) -> None:
-    opened, crew = Opened(context), Lost()
+    opened, workers = Opened(context), Lost()
     search, loop = opened.search, opened.loop
     other = next(fit for fit in search.fits.values() if fit.prompt.id != search.seed.prompt.id)
-    search.epochs, context.crew = 1.0, crew  # type: ignore[assignment]
+    search.epochs, context.workers = 1.0, workers  # type: ignore[assignment]
     loop.judge.tune_ahead(search, other, search.splits)
     loop.judge.tune_ahead(search, search.seed, search.splits)
-    assert crew.queued == [1, 2, 3, 4, 5, 6]
+    assert workers.queued == [1, 2, 3, 4, 5, 6]
     loop.judge.tune(search, other)
-    assert crew.taken_back == [2, 3] and crew.queued == [1, 2, 3, 4, 5, 6]
+    assert workers.taken_back == [2, 3] and workers.queued == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_model_that_cannot_read_the_seed_prompt_is_told(context: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:

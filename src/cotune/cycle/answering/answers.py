@@ -10,10 +10,10 @@ from cotune.cycle.answering.base import Answering, LabelAnswering, Reply, rules_
 from cotune.cycle.answering.factory import answering_for
 from cotune.cycle.budget.spending import Spending
 from cotune.cycle.candidate import Own
-from cotune.cycle.crew.crew import Crew
-from cotune.cycle.crew.scores import ScoresAhead
 from cotune.cycle.journal import Journal
 from cotune.cycle.progress import Watcher
+from cotune.cycle.workers.pool import WorkerPool
+from cotune.cycle.workers.scores import ScoresAhead
 from cotune.evaluate.decision import RAW, Decision
 from cotune.evaluate.judge import Judge
 from cotune.evaluate.responses import ModelOutputs, best_rule
@@ -34,7 +34,7 @@ class Answers:
         spending: budget of the run.
         watcher: receives progress.
         grader: the judge whose grades are the metric; None without a judge.
-        crew: workers that score labels; None without workers.
+        workers: workers that score labels; None without workers.
 
     Attributes:
         calibrates: whether decision rules with a bias are tried, which need rows of every label.
@@ -48,9 +48,9 @@ class Answers:
         spending: Spending,
         watcher: Watcher,
         grader: Judge | None,
-        crew: Crew | None = None,
+        workers: WorkerPool | None = None,
     ) -> None:
-        self.answering, self.grader, self._crew = answering, grader, crew
+        self.answering, self.grader, self._workers = answering, grader, workers
         self._task, self._journal, self._spending, self._watcher = task, journal, spending, watcher
         self.calibrates = True
         self._known: dict[str, ModelOutputs] = {}
@@ -103,7 +103,7 @@ class Answers:
         facts = {"stage": stage, "prompt_id": prompt.id, "adapter_id": adapter, "rows": len(rows)}
         given = self._known.get(name)
         started = time.monotonic()
-        if given is None and self._crew is not None:
+        if given is None and self._workers is not None:
             self.ahead(prompt, adapter, rows, own)
             if (ahead := self._ahead.pop(name, None)) is not None:
                 ahead.collect()
@@ -135,10 +135,10 @@ class Answers:
     def ahead(self, prompt: Prompt, adapter: str, rows: Sequence[Example], own: Own | None = None) -> None:
         """Let workers score labels before :meth:`scores` is called; does nothing without workers."""
         name, answering = content_hash(_key(prompt, adapter, rows, own)), self.by(own)
-        if self._crew is None or name in self._known or name in self._ahead or not isinstance(answering, LabelAnswering):
+        if self._workers is None or name in self._known or name in self._ahead or not isinstance(answering, LabelAnswering):
             return
         labels, fields = answering.task.labels, [row.fields for row in rows]
-        self._ahead[name] = ScoresAhead(self._crew, answering.model, prompt, fields, labels, adapter)
+        self._ahead[name] = ScoresAhead(self._workers, answering.model, prompt, fields, labels, adapter)
         self._ahead[name].submit()
 
     def _told(self, reply: Reply, rows: Sequence[Example], seconds: float) -> dict[str, Any]:

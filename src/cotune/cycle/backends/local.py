@@ -13,11 +13,11 @@ from cotune.cycle.backends.base import Backend, Opening, tune_settings
 from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.budget.stopwatch import Stopwatch
-from cotune.cycle.crew.crew import Crew
-from cotune.cycle.crew.opening import check_engine
 from cotune.cycle.journal import Journal
 from cotune.cycle.kept import check_model, recorded
 from cotune.cycle.permissions import Permissions
+from cotune.cycle.workers.opening import check_engine
+from cotune.cycle.workers.pool import WorkerPool
 from cotune.embed import Neighbours
 from cotune.errors import InputError
 from cotune.model.engine.settings import EngineSettings, batch_tokens, weight_bytes
@@ -49,11 +49,11 @@ class LocalBackend(Backend):
         with stopwatch:
             model, probed = load_model(config, out, journal, None if executor is None else executor.threads)
         opening.resources.enter_context(closing(model))
-        crew: Crew | None = None
+        workers: WorkerPool | None = None
         if executor is not None:
             check_engine(model)
-            crew = Crew(executor, out, config.model, model, probed, config.engine.max_tokens)
-            crew.begin()
+            workers = WorkerPool(executor, out, config.model, model, probed, config.engine.max_tokens)
+            workers.begin()
         tune = tune_settings(config)
         TUNERS[tune.method].check(model, tune)
         on_cpu = model.runner.device.type == "cpu"
@@ -64,14 +64,18 @@ class LocalBackend(Backend):
             threads=probed["threads"] if on_cpu else None,
             width=int(model.model.config.get_text_config().hidden_size),
         )
-        if costs.budget.kind == "time" and ((crew is not None and not journal.replaying) or journal.holds_next("workers", [])):
+        if costs.budget.kind == "time" and (
+            (workers is not None and not journal.replaying) or journal.holds_next("workers", [])
+        ):
             # A resumed run may have other workers, and must make the same plans.
-            slots = journal.step("workers", [], lambda: {"slots": 1 if crew is None else crew.slots})["slots"]
+            slots = journal.step("workers", [], lambda: {"slots": 1 if workers is None else workers.slots})["slots"]
             costs = costs.spread(int(slots))
         if on_cpu:
             tune = replace(tune, micro_tokens=_MICRO_TOKENS)
         limit, seed, watcher, grader = config.output.max_tokens, config.seed, opening.watcher, opening.grader
-        return RunContext(task, model, journal, costs, out, tune, seed, watcher, limit, grader, stopwatch=stopwatch, crew=crew)
+        return RunContext(
+            task, model, journal, costs, out, tune, seed, watcher, limit, grader, stopwatch=stopwatch, workers=workers
+        )
 
     def reopen(
         self, config: RunConfig, folder: Path, events: list[dict[str, Any]], task: Task, permissions: Permissions

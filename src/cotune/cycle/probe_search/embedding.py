@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.cycle.context import RunContext
-from cotune.cycle.crew.crew import pace_seconds
-from cotune.cycle.crew.fits import StoredStates
-from cotune.cycle.crew.states import StatesAhead, submit_all
+from cotune.cycle.workers.fits import StoredStates
+from cotune.cycle.workers.pool import pace_seconds
+from cotune.cycle.workers.states import StatesAhead, submit_all
 from cotune.errors import DivergedError
 from cotune.model.engine.hidden_states import states_key
 from cotune.model.engine.state_store import Half, StateStore, layers_of_interest
@@ -107,11 +107,11 @@ class Embedding:
 
         Their results are recorded when they are requested.
         """
-        crew = self.context.crew
+        workers = self.context.workers
         wanted = tuple(self.layers if layers is None else layers)
         bare = self.context.model.adapters.without_probe(adapter)
         begun = []
-        for prompt in prompts if crew is not None else ():
+        for prompt in prompts if workers is not None else ():
             if missing := self._missing(prompt, bare, rows, wanted):
                 asked = self._asked(prompt, bare, missing, wanted)
                 if not self._store.has(asked.name):
@@ -177,10 +177,10 @@ class Embedding:
 
     def _spread(self, asked: _Asked) -> StatesAhead:
         """The request as jobs for workers."""
-        assert self.context.crew is not None
+        assert self.context.workers is not None
         if asked.name not in self._ahead:
             self._ahead[asked.name] = StatesAhead(
-                self.context.crew,
+                self.context.workers,
                 asked.sequences,
                 asked.starts,
                 asked.layers,
@@ -190,7 +190,7 @@ class Embedding:
         return self._ahead[asked.name]
 
     def _embed(self, prompt: Prompt, adapter: str, rows: Sequence[Example], layers: tuple[int, ...], stage: str) -> Half:
-        context, crew = self.context, self.context.crew
+        context, workers = self.context, self.context.workers
         asked = self._asked(prompt, adapter, rows, layers)
         kept: list[Half] = []
 
@@ -199,7 +199,7 @@ class Embedding:
 
         def compute() -> tuple[Half, int, dict[str, object]]:
             try:
-                if crew is not None:
+                if workers is not None:
                     found, ran, by = self._spread(asked).result(told)
                     return self._store.put(asked.name, found), ran, {"by": by}
                 return *self._pass(asked, told), {}

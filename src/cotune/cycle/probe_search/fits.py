@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.cycle.context import RunContext
-from cotune.cycle.crew.fits import FitAhead
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.fit_task import FitTask, word_weights
 from cotune.cycle.probe_search.heuristics import HEURISTICS
+from cotune.cycle.workers.fits import FitAhead
 from cotune.evaluate.responses import label_indices
 from cotune.model.adapters.slots import BASE
 from cotune.probe.cross_fitting import LAYERS_KEPT, CrossFit, standardised
@@ -75,11 +75,11 @@ class Fitting:
 
     def ahead(self, prompt: Prompt, rows: Sequence[Example], *, keep: int = LAYERS_KEPT, repeats: int | None = None) -> None:
         """Let workers fit a prompt's probe when they are idle; does nothing without workers."""
-        crew, embedding = self._context.crew, self._embedding
-        if crew is None or (stored := embedding.stored(prompt, BASE, rows, embedding.layers)) is None:
+        workers, embedding = self._context.workers, self._embedding
+        if workers is None or (stored := embedding.stored(prompt, BASE, rows, embedding.layers)) is None:
             return
         places, task = task_of(self._context, prompt, rows, embedding.layers, keep=keep, repeats=repeats)
-        self._ahead[prompt.id] = FitAhead(crew, task, stored.of(places.tolist()))
+        self._ahead[prompt.id] = FitAhead(workers, task, stored.of(places.tolist()))
         self._ahead[prompt.id].submit()
 
     def fit(self, prompt: Prompt, rows: Sequence[Example], *, keep: int = LAYERS_KEPT, repeats: int | None = None) -> PromptFit:

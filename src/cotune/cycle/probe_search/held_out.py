@@ -87,7 +87,7 @@ class HeldOutJudge:
 
     def tune_ahead(self, search: LabelSearch, fit: PromptFit, splits: Sequence[Split]) -> None:
         """Let workers tune a prompt on each split for :meth:`tune`; does nothing without workers."""
-        if self._context.crew is not None:
+        if self._context.workers is not None:
             for request in self._requests(search, fit, splits):
                 self._trials.ahead(request)
 

@@ -306,7 +306,7 @@ class ProbeRace:
         # Few rows make a single round, in which every prompt would be fitted at all folds.
         whole = len(standing.active) <= HEURISTICS.full_fits + len(self._protected & set(standing.active))
         effort: Effort = {} if self._at_end and whole else _SCREENING
-        if self._context.crew is not None:
+        if self._context.workers is not None:
             self._fit_ahead(rows, effort)
         for name in list(standing.active):
             if not self._has_time(name, standing.active[0], standing.leader):

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from cotune.cycle.budget.reserve import spent_to
 from cotune.cycle.context import RunContext
-from cotune.cycle.crew.tuning import Deadline, TuningAhead
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.fits import PromptFit, head_from, head_of, probe_of, word_vectors
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.tfidf import Mix, Mixed, Tfidf, best_mix, losses_by_share
+from cotune.cycle.workers.tuning import Deadline, TuningAhead
 from cotune.errors import DivergedError
 from cotune.evaluate.responses import label_indices
 from cotune.files import content_hash
@@ -224,7 +224,7 @@ class Trials:
 
         def effect() -> dict[str, Any]:
             about = {"stage": stage, "prompt_id": prompt.id, "start": request.start_id}
-            if context.crew is not None:
+            if context.workers is not None:
                 ahead = self._ahead.pop((prompt.id, content_hash(key)), None) or self._spread(request, states)
                 return {**about, **ahead.result()}
             return {**about, **self._tuned(request, states)}
@@ -250,7 +250,7 @@ class Trials:
     def ahead(self, request: TuningRequest) -> None:
         """Let a worker start a tuning before :meth:`tune` is called with the same request; does nothing without workers."""
         context, prompt, layer = self.context, request.fit.prompt, request.fit.found.layer
-        if context.crew is None:
+        if context.workers is None:
             return
         name = (prompt.id, content_hash(request.key))
         if name in self._ahead or context.journal.holds("train", request.key):
@@ -270,12 +270,12 @@ class Trials:
     def _spread(self, request: TuningRequest, states: NDArray[np.float16]) -> TuningAhead:
         """A tuning as a job for a worker."""
         context, costs = self.context, self.context.spending.costs
-        assert context.crew is not None
+        assert context.workers is not None
         deadline = None
         if request.keep > 0 and costs.budget.kind == "time":
             clock = context.journal.clock()
             deadline = Deadline(request.keep, costs.budget.amount, costs.train_rate, clock, time.time(), HEURISTICS.guess)
-        return TuningAhead(context.crew, self._task(request, states), deadline)
+        return TuningAhead(context.workers, self._task(request, states), deadline)
 
     def _tuned(self, request: TuningRequest, states: NDArray[np.float16]) -> dict[str, Any]:
         """Tune in this process."""

@@ -11,9 +11,9 @@ from typing import Any
 from cotune.cycle.budget.budget import Budget
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.budget.reserve import spent_to
-from cotune.cycle.crew.crew import Crew
-from cotune.cycle.crew.exchange import exchange_of
-from cotune.cycle.crew.worker import ENGINE, WorkerMemoryError, with_less_memory, worker_model
+from cotune.cycle.workers.exchange import exchange_of
+from cotune.cycle.workers.pool import WorkerPool
+from cotune.cycle.workers.worker import ENGINE, WorkerMemoryError, with_less_memory, worker_model
 from cotune.executor import Job, LostError
 from cotune.files import canonical_json
 from cotune.model.engine.facts import engine_facts
@@ -50,30 +50,30 @@ class TuningAhead:
     """Tuning as a job of a worker.
 
     Args:
-        crew: the workers.
+        workers: the workers.
         task: what to tune.
         deadline: the time at which it must end; None without a time budget.
     """
 
-    def __init__(self, crew: Crew, task: WindowTask, deadline: Deadline | None) -> None:
-        self._crew, self._task = crew, task
-        given = {"task": crew.keep(task.to_bytes())}
+    def __init__(self, workers: WorkerPool, task: WindowTask, deadline: Deadline | None) -> None:
+        self._workers, self._task = workers, task
+        given = {"task": workers.keep(task.to_bytes())}
         places = {} if deadline is None else {"deadline": asdict(deadline)}
-        self._job: Job = crew.job(tune_job, given, adapter=task.start, rows=len(task.sequences), **places)
+        self._job: Job = workers.job(tune_job, given, adapter=task.start, rows=len(task.sequences), **places)
 
     def submit(self) -> None:
         """Queue the job."""
-        self._crew.submit(self._job)
+        self._workers.submit(self._job)
 
     def take_back(self) -> None:
         """Cancel the job if no worker has started it."""
-        self._crew.take_back(self._job)
+        self._workers.take_back(self._job)
 
     def result(self) -> dict[str, Any]:
         """The value of a journal step ``train``; with ``failed`` if workers ran out of memory or were lost too often."""
         started = time.monotonic()
         try:
-            result = self._crew.result(self._job)
+            result = self._workers.result(self._job)
         except (WorkerMemoryError, LostError) as error:
             if isinstance(error, LostError) and not error.of_job:
                 raise
@@ -83,9 +83,9 @@ class TuningAhead:
         found: dict[str, Any] = json.loads(result.data)
         engine = found.pop(ENGINE)
         for adapter in _adapters(found):
-            self._crew.exchange.receive(adapter)
-        self._crew.saw_engine(result.worker, engine)
-        return {**found, "by": self._crew.by([result], [engine])}
+            self._workers.exchange.receive(adapter)
+        self._workers.saw_engine(result.worker, engine)
+        return {**found, "by": self._workers.by([result], [engine])}
 
 
 def _adapters(found: Mapping[str, Any]) -> list[str]:

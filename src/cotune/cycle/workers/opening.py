@@ -7,9 +7,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cotune.config import RunConfig
-from cotune.cycle.crew.crew import jobs_folder
-from cotune.cycle.crew.exchange import clean_storage, run_storage
 from cotune.cycle.folder import is_barely_begun
+from cotune.cycle.workers.exchange import clean_storage, run_storage
+from cotune.cycle.workers.pool import jobs_folder
 from cotune.errors import CotuneError, InputError
 from cotune.executor import Choice, Executor, open_executor
 from cotune.executor.storage import Folder, Storage, UrlStorage

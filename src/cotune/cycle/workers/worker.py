@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, TypeVar
 
-from cotune.cycle.crew.exchange import exchange_of
+from cotune.cycle.workers.exchange import exchange_of
 from cotune.errors import CotuneError, InputError
 from cotune.executor.job import SMALLER
 from cotune.files import canonical_json

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from cotune.cycle.crew.crew import Crew, Result, engine_of
-from cotune.cycle.crew.worker import engine_metadata, with_less_memory, worker_model
+from cotune.cycle.workers.pool import Result, WorkerPool, engine_of
+from cotune.cycle.workers.worker import engine_metadata, with_less_memory, worker_model
 from cotune.errors import DivergedError
 from cotune.executor import Job
 from cotune.executor.tensors import packed, unpacked
@@ -24,7 +24,7 @@ class StatesAhead:
     """A request for hidden states: one job for each pass.
 
     Args:
-        crew: the workers.
+        workers: the workers.
         sequences: token ids of each row's prompt.
         starts: position of each row's first token that belongs to the row, not to the prompt.
         layers: numbers of the layers.
@@ -34,14 +34,14 @@ class StatesAhead:
 
     def __init__(
         self,
-        crew: Crew,
+        workers: WorkerPool,
         sequences: Sequence[Sequence[int]],
         starts: Sequence[int],
         layers: Sequence[int],
         adapter: str,
         batch_tokens: int,
     ) -> None:
-        self._crew, self._layers, self._rows, self._limit = crew, tuple(layers), len(sequences), batch_tokens
+        self._workers, self._layers, self._rows, self._limit = workers, tuple(layers), len(sequences), batch_tokens
         self._shared, self._passes = passes_of(sequences, starts, batch_tokens)
         self._own = [sum(len(sequences[i]) - self._shared for i in part) for part in self._passes]
         prefix = list(sequences[0][: self._shared])
@@ -53,13 +53,13 @@ class StatesAhead:
                 "starts": [starts[i] for i in part],
                 "layers": list(layers),
             }
-            self._jobs.append(crew.job(embed_pass, given, adapter=adapter, rows=len(part)))
+            self._jobs.append(workers.job(embed_pass, given, adapter=adapter, rows=len(part)))
 
     def submit_long(self) -> None:
         """Submit the passes that are nearly full."""
         for own, job in zip(self._own, self._jobs, strict=True):
             if own >= _LONG * self._limit:
-                self._crew.submit(job)
+                self._workers.submit(job)
 
     def result(self, progress: Callable[[int], None]) -> tuple[Half, int, dict[str, Any]]:
         """The states ``[layers, rows, 2 x width]``, the number of tokens run, and the journal entry ``by``.
@@ -80,11 +80,11 @@ class StatesAhead:
         engines = []
         try:
             for job, part, own in zip(self._jobs, self._passes, self._own, strict=True):
-                results.append(self._crew.result(job))
+                results.append(self._workers.result(job))
                 arrays, metadata = unpacked(results[-1].data)
                 states = arrays[_NAME]
                 engines.append(engine_of(metadata))
-                self._crew.saw_engine(results[-1].worker, engines[-1])
+                self._workers.saw_engine(results[-1].worker, engines[-1])
                 if found is None:
                     found = np.empty((len(self._layers), self._rows, states.shape[2]), dtype=np.float16)
                 found[:, part] = states
@@ -93,24 +93,24 @@ class StatesAhead:
             self.take_back()
             raise
         assert found is not None
-        return found, self._shared + sum(self._own), self._crew.by(results, engines)
+        return found, self._shared + sum(self._own), self._workers.by(results, engines)
 
     def take_back(self) -> None:
         """Cancel passes that no worker has started."""
         for job in self._jobs:
-            self._crew.take_back(job)
+            self._workers.take_back(job)
 
     def forget(self) -> None:
         """Remove the results of the passes."""
         for job in self._jobs:
-            self._crew.forget(job)
+            self._workers.forget(job)
 
 
 def submit_all(requests: Sequence[StatesAhead]) -> None:
     """Submit the passes of several requests, longest first, so that no worker starts a long pass while the others idle."""
     jobs = [(own, one, job) for one in requests for own, job in zip(one._own, one._jobs, strict=True)]
     for _, one, job in sorted(jobs, key=lambda item: -item[0]):
-        one._crew.submit(job)
+        one._workers.submit(job)
 
 
 def embed_pass(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cotune.cycle.crew.exchange import clean_storage, exchange_for
-from cotune.cycle.crew.worker import ENGINE, RUN_ENGINE, load_worker
+from cotune.cycle.workers.exchange import clean_storage, exchange_for
+from cotune.cycle.workers.worker import ENGINE, RUN_ENGINE, load_worker
 from cotune.errors import CotuneError
 from cotune.executor import Done, Executor, Job, unlike
 from cotune.executor.job import Work, found
@@ -63,7 +63,7 @@ class Result:
     seconds: float
 
 
-class Crew:
+class WorkerPool:
     """Submits a run's jobs and collects their results.
 
     Args:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cotune.cycle.crew.crew import Crew, engine_of
-from cotune.cycle.crew.exchange import exchange_of
-from cotune.cycle.crew.worker import engine_metadata, worker_model
 from cotune.cycle.probe_search.fit_task import FitTask
+from cotune.cycle.workers.exchange import exchange_of
+from cotune.cycle.workers.pool import WorkerPool, engine_of
+from cotune.cycle.workers.worker import engine_metadata, worker_model
 from cotune.errors import CotuneError
 from cotune.executor import Job
 from cotune.executor.storage import appears
@@ -57,35 +57,35 @@ class FitAhead:
     """A fit that a worker does if one is free before the run needs the result.
 
     Args:
-        crew: the workers.
+        workers: the workers.
         task: arguments of the fit.
         states: the rows' states.
     """
 
-    def __init__(self, crew: Crew, task: FitTask, states: StoredStates) -> None:
-        self._crew = crew
+    def __init__(self, workers: WorkerPool, task: FitTask, states: StoredStates) -> None:
+        self._workers = workers
         given = {"task": task.to_json(), "files": states.files, "rows": states.rows, "layers": states.layers}
-        offered = crew.exchange.offer_states(states.folder, [name for name, _ in states.files])
-        self._job: Job = crew.job(fit_probe, json.loads(canonical_json(given)), **offered)
+        offered = workers.exchange.offer_states(states.folder, [name for name, _ in states.files])
+        self._job: Job = workers.job(fit_probe, json.loads(canonical_json(given)), **offered)
 
     def submit(self) -> None:
         """Queue the fit after the jobs that are already queued."""
-        self._crew.submit(self._job)
+        self._workers.submit(self._job)
 
     def give_up(self) -> None:
         """Cancel the fit if no worker has started it."""
-        self._crew.take_back(self._job)
+        self._workers.take_back(self._job)
 
     def result(self) -> CrossFit | None:
         """The fit; None if no worker has started it or its states were removed, so that the run must do it."""
-        if self._crew.take_back(self._job):
+        if self._workers.take_back(self._job):
             return None
         try:
-            result = self._crew.result(self._job)
+            result = self._workers.result(self._job)
         except StatesGoneError:
             return None
         arrays, metadata = unpacked(result.data)
-        self._crew.saw_engine(result.worker, engine_of(metadata))
+        self._workers.saw_engine(result.worker, engine_of(metadata))
         return _unpacked(arrays, json.loads(metadata[_ABOUT]))
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from cotune.cycle.crew.crew import Crew, engine_of
-from cotune.cycle.crew.worker import engine_metadata, worker_model
+from cotune.cycle.workers.pool import WorkerPool, engine_of
+from cotune.cycle.workers.worker import engine_metadata, worker_model
 from cotune.executor import Job
 from cotune.executor.tensors import packed, unpacked
 from cotune.model.engine.label_scoring import score_batch_alone, unknown_batches
@@ -23,7 +23,7 @@ class ScoresAhead:
     """A request for label scores: one job for each batch that is not in the model's cache.
 
     Args:
-        crew: the workers.
+        workers: the workers.
         model: the run's model.
         prompt: the prompt.
         rows: input fields of each row.
@@ -33,14 +33,14 @@ class ScoresAhead:
 
     def __init__(
         self,
-        crew: Crew,
+        workers: WorkerPool,
         model: LocalModel,
         prompt: Prompt,
         rows: Sequence[Mapping[str, str]],
         labels: Sequence[str],
         adapter: str,
     ) -> None:
-        self._crew, self._model = crew, model
+        self._workers, self._model = workers, model
         self._jobs: dict[str, Job] = {}
         for batch in unknown_batches(model, prompt, rows, labels, adapter=adapter):
             length = len(batch.prefix)
@@ -50,25 +50,25 @@ class ScoresAhead:
                 "completions": [list(ids) for ids in batch.rows[0].completions],
                 "labels": list(labels),
             }
-            self._jobs[batch.key] = crew.job(score_job, given, adapter=adapter, rows=len(batch.rows))
+            self._jobs[batch.key] = workers.job(score_job, given, adapter=adapter, rows=len(batch.rows))
 
     def submit(self) -> None:
         """Queue the batches."""
         for job in self._jobs.values():
-            self._crew.submit(job)
+            self._workers.submit(job)
 
     def collect(self) -> None:
         """Wait for the scores and add them to the model's cache."""
         self.submit()
         assert self._model.cache is not None or not self._jobs
         for key, job in self._jobs.items():
-            result = self._crew.result(job)
+            result = self._workers.result(job)
             arrays, metadata = unpacked(result.data)
-            self._crew.saw_engine(result.worker, engine_of(metadata))
+            self._workers.saw_engine(result.worker, engine_of(metadata))
             # Scores that are not finite are left out: the run computes them again and raises the error.
             if self._model.cache is not None and np.isfinite(arrays[_SCORES]).all():
                 self._model.cache.put(key, arrays[_SCORES], int(metadata[_COST]))
-            self._crew.forget(job)
+            self._workers.forget(job)
 
 
 def score_job(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from crew_runs import account, run, same_as
 from cycle_runs import journal_of, labelled_rows
+from worker_runs import account, run, same_as
 
 import object_store
 from cotune.cache import cache_folder
@@ -20,18 +20,18 @@ from cotune.config import config_in_memory
 from cotune.cycle.backends.base import Opening
 from cotune.cycle.backends.local import LocalBackend
 from cotune.cycle.budget.rates import CostModel
-from cotune.cycle.crew import fits
-from cotune.cycle.crew.exchange import run_storage
-from cotune.cycle.crew.fits import fit_probe
-from cotune.cycle.crew.opening import check_engine
-from cotune.cycle.crew.states import embed_pass
-from cotune.cycle.crew.tuning import TuningAhead, tune_job
-from cotune.cycle.crew.worker import RUN_ENGINE, WorkerMemoryError, load_worker, with_less_memory
 from cotune.cycle.journal import Journal
 from cotune.cycle.kept import read_config
 from cotune.cycle.probe_search.fit_task import FitTask
 from cotune.cycle.progress import Quiet
 from cotune.cycle.run import run as run_cycle
+from cotune.cycle.workers import fits
+from cotune.cycle.workers.exchange import run_storage
+from cotune.cycle.workers.fits import fit_probe
+from cotune.cycle.workers.opening import check_engine
+from cotune.cycle.workers.states import embed_pass
+from cotune.cycle.workers.tuning import TuningAhead, tune_job
+from cotune.cycle.workers.worker import RUN_ENGINE, WorkerMemoryError, load_worker, with_less_memory
 from cotune.errors import InputError
 from cotune.executor import Choice, Job, LostError
 from cotune.executor.job import SMALLER
@@ -263,7 +263,7 @@ def test_a_run_that_is_resumed_alone_plans_with_the_workers_of_its_first_session
     """Else its pool and its sample of rows would be others than those in the journal."""
     task = Task.from_rows(labelled_rows(60), input="text", output="label")
     settings: dict[str, Any] = {"model": str(bench.model), "budget": "5m", "engine": {"dtype": "float32", "threads": 1}}
-    config = config_in_memory(name="crew", input=["text"], output="label", **settings)
+    config = config_in_memory(name="workers", input=["text"], output="label", **settings)
 
     def opened() -> CostModel:
         with ExitStack() as resources:

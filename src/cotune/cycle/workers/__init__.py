@@ -1,0 +1,1 @@
+"""The workers of a run and their jobs: hidden states, probe fits, tuning and label scores."""
