@@ -87,7 +87,7 @@ def race(slots: int, paces: list[float], rows: int, fit: float, *, fits_as_jobs:
                 probe = job(fit)
                 fits.append((probe, executor.submit(probe) if fits_as_jobs else None))
             for probe, found in fits:
-                if found is None or executor.take_back(probe):
+                if found is None or executor.cancel(probe):
                     own += 1
                     time.sleep(fit / faster)
                 else:

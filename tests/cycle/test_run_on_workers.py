@@ -30,7 +30,7 @@ from cotune.cycle.workers.exchange import run_storage
 from cotune.cycle.workers.fits import fit_probe
 from cotune.cycle.workers.opening import check_engine
 from cotune.cycle.workers.states import embed_pass
-from cotune.cycle.workers.tuning import TuningAhead, tune_job
+from cotune.cycle.workers.tuning import PendingTuning, tune_job
 from cotune.cycle.workers.worker import RUN_ENGINE, WorkerMemoryError, load_worker, with_less_memory
 from cotune.errors import InputError
 from cotune.executor import Choice, Job, LostError
@@ -243,7 +243,7 @@ def test_a_tuning_without_memory_is_a_failed_trial_and_one_without_workers_ends_
     settings = WindowSettings(lora=LoraSettings(rank=4, layers=(1,)), micro_tokens=100)
     task = WindowTask([(1, 2), (3, 4, 5)], [1, 1], [0, 1], ("a", "b"), 0, 2, head, settings, 7, 3, BASE)
     short: Any = Short(WorkerMemoryError("no memory: give fewer --workers"))
-    ended = TuningAhead(short, task, None).result()
+    ended = PendingTuning(short, task, None).result()
     assert ended["failed"] == "no memory: give fewer --workers" and (ended["steps"], ended["new_tokens"], ended["rows"]) == (
         0,
         0,
@@ -253,10 +253,10 @@ def test_a_tuning_without_memory_is_a_failed_trial_and_one_without_workers_ends_
     assert again.settings == settings and again.labels == ("a", "b") and again.to_bytes() == short.data
     # Workers that were lost in this job alone leave the others to be done; without any worker the run cannot go on.
     short.error = LostError("4 workers ended during the same job", of_job=True)
-    assert "4 workers" in TuningAhead(short, task, None).result()["failed"]
+    assert "4 workers" in PendingTuning(short, task, None).result()["failed"]
     short.error = LostError("no worker is left")
     with pytest.raises(LostError, match="no worker"):
-        TuningAhead(short, task, None).result()
+        PendingTuning(short, task, None).result()
 
 
 def test_a_run_that_is_resumed_alone_plans_with_the_workers_of_its_first_session(bench: Bench, tmp_path: Path) -> None:

@@ -154,8 +154,8 @@ def test_what_nobody_has_begun_is_taken_back(tmp_path: Path) -> None:
         while not (tmp_path / "log").is_file():
             time.sleep(0.01)
         # The first is done or nearly so; of the others one may have been begun, and the last not.
-        assert executor.take_back(third) and futures[2].cancelled()
-        assert not executor.take_back(first)
+        assert executor.cancel(third) and futures[2].cancelled()
+        assert not executor.cancel(first)
         assert json.loads(futures[1].result(timeout=30).read()) == 2
         # What was taken back, or is done, is new where it is asked for again.
         assert executor.submit(third) is not futures[2]

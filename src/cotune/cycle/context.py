@@ -21,7 +21,7 @@ from cotune.cycle.folder import is_asked_to_finish
 from cotune.cycle.journal import Journal
 from cotune.cycle.progress import Watcher
 from cotune.cycle.row_vectors import RowVectors
-from cotune.cycle.workers.pool import WorkerPool
+from cotune.cycle.workers.pool import NoWorkers, Workers
 from cotune.embed import Embedder, HashedEmbedder, Neighbours, TextEmbedder
 from cotune.errors import CotuneError
 from cotune.evaluate.judge import Judge
@@ -51,7 +51,7 @@ class RunContext:
         grader: the judge whose grades are the metric; None without a judge.
         embeds: creates the embedder of a model behind an endpoint; None embeds texts by their characters.
         stopwatch: stopwatch that ran while the model was loaded; None takes a new one.
-        workers: workers that do some of the run's work; None if the run does all work itself.
+        workers: workers that do some of the run's work; None is :class:`~cotune.cycle.workers.pool.NoWorkers`.
 
     Attributes:
         given: the task with all rows that the user gave.
@@ -81,10 +81,11 @@ class RunContext:
         grader: Judge | None = None,
         embeds: Callable[[Progress | None], Embedder] | None = None,
         stopwatch: Stopwatch | None = None,
-        workers: WorkerPool | None = None,
+        workers: Workers | None = None,
     ) -> None:
         model.chooser = model.chooser or Neighbours(cast(LocalModel, model) if model.capabilities.hidden_states else None)
-        self.given, self.journal, self.watcher, self.workers = task, journal, watcher, workers
+        self.given, self.journal, self.watcher = task, journal, watcher
+        self.workers = workers or NoWorkers(folder)
         self.folder, self.tune, self.seed = folder, tune, seed
         self._model, self._answer_tokens, self._grader, self._embeds = model, answer_tokens, grader, embeds
         self._costs, self._stopwatch = costs, stopwatch or Stopwatch()

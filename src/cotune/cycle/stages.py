@@ -41,8 +41,7 @@ from cotune.cycle.search.more_test import score_more
 from cotune.cycle.search.result import SearchResult
 from cotune.cycle.summary import attribution_of, build_summary
 from cotune.cycle.teaching.teach import teach
-from cotune.cycle.workers.pool import clean_jobs, earlier_account
-from cotune.errors import CotuneError, counted
+from cotune.errors import CotuneError
 from cotune.evaluate.stats.detectable import detectable_sentence
 from cotune.evaluate.stats.resampling import group_index
 from cotune.executor import Executor
@@ -131,9 +130,7 @@ def prepare(
     neighbours = check_neighbours(context, wanted=config.evaluate.neighbours)
     previous = enter(context, inputs.start) if inputs.start else None
     policy = policy_for(context, config, own, previous, out / BUNDLE)
-    if context.workers is not None:
-        say(view, f"waiting for {counted(context.workers.slots, 'worker')}")
-        context.workers.ready()
+    context.workers.ready(view)
     return Prepared(config, context, policy, previous, neighbours, judging)
 
 
@@ -164,10 +161,9 @@ def report(prepared: Prepared, searched: Searched, tested: Tested, view: View) -
     """Write the summary, the bundle, the test rows and the report page; returns the summary."""
     context, confirmed = prepared.context, searched.confirmed
     journal, out = context.journal, context.folder
-    workers = context.workers
 
     def effect() -> dict[str, Any]:
-        account = earlier_account(out) if workers is None else workers.account()
+        account = context.workers.account()
         told = {"wall_s": round(journal.clock(), 1), "peak_rss_mb": _peak_rss_mb()}
         return {**told, **({"workers": account} if account else {})}
 
@@ -193,7 +189,7 @@ def report(prepared: Prepared, searched: Searched, tested: Tested, view: View) -
     write_json(out / SUMMARY, summary)
     context.training.clean()
     try:
-        clean_jobs(out, None if workers is None else workers.executor.storage)
+        context.workers.clean()
     except StorageError as error:
         say(view, f"what workers stored could not be removed: {error}")
     _write_page(out, view)

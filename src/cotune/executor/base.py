@@ -35,7 +35,7 @@ class Executor(Protocol):
         """
         ...
 
-    def take_back(self, job: Job) -> bool:
+    def cancel(self, job: Job) -> bool:
         """Cancel a job that no worker has started; returns whether it was cancelled.
 
         A running job continues. A finished job is forgotten, so that it runs again if it is submitted again.

@@ -34,7 +34,7 @@ class LocalExecutor:
             future.set_exception(error)
         return future
 
-    def take_back(self, job: Job) -> bool:
+    def cancel(self, job: Job) -> bool:
         # It is already done.
         return False
 

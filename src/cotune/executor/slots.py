@@ -70,7 +70,7 @@ class SlotExecutor:
                 self._changed.notify()
             return waiting.future
 
-    def take_back(self, job: Job) -> bool:
+    def cancel(self, job: Job) -> bool:
         with self._changed:
             future = self._futures.get(job.key)
             waiting = next((one for one in self._queue if one.future is future), None)

@@ -27,6 +27,7 @@ from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.trial import Trials, TuningRequest
 from cotune.cycle.probe_search.verdict import accuracy_interval
 from cotune.cycle.progress import Quiet
+from cotune.cycle.workers.pending import Pending
 from cotune.errors import CotuneError
 from cotune.evaluate.stats.intervals import wilson
 from cotune.executor import LostError
@@ -217,7 +218,7 @@ class Lost:
     """Workers that are lost in every job; jobs are numbers."""
 
     def __init__(self) -> None:
-        self.queued, self.taken_back, self._jobs = list[int](), list[int](), 0
+        self.queued, self.cancelled, self._jobs = list[int](), list[int](), 0
 
     def keep(self, data: bytes) -> str:
         return "name"
@@ -229,8 +230,8 @@ class Lost:
     def submit(self, job: int) -> None:
         self.queued.append(job)
 
-    def take_back(self, job: int) -> None:
-        self.taken_back.append(job)
+    def cancel(self, job: int) -> None:
+        self.cancelled.append(job)
 
     def result(self, job: int) -> Any:
         raise LostError("4 workers ended in the same job", of_job=True)
@@ -240,12 +241,12 @@ def test_a_trial_that_fails_takes_back_its_own_jobs_alone(context: RunContext) -
     opened, workers = Opened(context), Lost()
     search, loop = opened.search, opened.loop
     other = next(fit for fit in search.fits.values() if fit.prompt.id != search.seed.prompt.id)
-    search.epochs, context.workers = 1.0, workers  # type: ignore[assignment]
+    search.epochs, loop.trials._pending = 1.0, Pending(workers)  # type: ignore[arg-type]
     loop.judge.tune_ahead(search, other, search.splits)
     loop.judge.tune_ahead(search, search.seed, search.splits)
     assert workers.queued == [1, 2, 3, 4, 5, 6]
     loop.judge.tune(search, other)
-    assert workers.taken_back == [2, 3] and workers.queued == [1, 2, 3, 4, 5, 6]
+    assert workers.cancelled == [2, 3] and workers.queued == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_model_that_cannot_read_the_seed_prompt_is_told(context: RunContext, monkeypatch: pytest.MonkeyPatch) -> None:

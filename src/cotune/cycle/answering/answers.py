@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from cotune.cycle.answering.base import Answering, LabelAnswering, Reply, rules_of
@@ -12,8 +13,9 @@ from cotune.cycle.budget.spending import Spending
 from cotune.cycle.candidate import Own
 from cotune.cycle.journal import Journal
 from cotune.cycle.progress import Watcher
-from cotune.cycle.workers.pool import WorkerPool
-from cotune.cycle.workers.scores import ScoresAhead
+from cotune.cycle.workers.pending import Pending
+from cotune.cycle.workers.pool import WorkerPool, Workers
+from cotune.cycle.workers.scores import PendingScores
 from cotune.evaluate.decision import RAW, Decision
 from cotune.evaluate.judge import Judge
 from cotune.evaluate.responses import ModelOutputs, best_rule
@@ -34,7 +36,7 @@ class Answers:
         spending: budget of the run.
         watcher: receives progress.
         grader: the judge whose grades are the metric; None without a judge.
-        workers: workers that score labels; None without workers.
+        workers: workers that score labels.
 
     Attributes:
         calibrates: whether decision rules with a bias are tried, which need rows of every label.
@@ -48,13 +50,13 @@ class Answers:
         spending: Spending,
         watcher: Watcher,
         grader: Judge | None,
-        workers: WorkerPool | None = None,
+        workers: Workers,
     ) -> None:
-        self.answering, self.grader, self._workers = answering, grader, workers
+        self.answering, self.grader = answering, grader
         self._task, self._journal, self._spending, self._watcher = task, journal, spending, watcher
         self.calibrates = True
         self._known: dict[str, ModelOutputs] = {}
-        self._ahead: dict[str, ScoresAhead] = {}
+        self._pending = Pending[PendingScores](workers)
 
     @property
     def written_late(self) -> bool:
@@ -103,10 +105,10 @@ class Answers:
         facts = {"stage": stage, "prompt_id": prompt.id, "adapter_id": adapter, "rows": len(rows)}
         given = self._known.get(name)
         started = time.monotonic()
-        if given is None and self._workers is not None:
-            self.ahead(prompt, adapter, rows, own)
-            if (ahead := self._ahead.pop(name, None)) is not None:
-                ahead.collect()
+        if given is None:
+            request = self._pending.pop(name, partial(self._request, prompt, adapter, rows, own))
+            if request is not None:
+                request.result()
         both = answering.both(prompt, adapter, rows, told) if given is None and wanted else None
         if given is None:
             reply = both[0] if both else answering.score(prompt, adapter, rows, told)
@@ -134,12 +136,18 @@ class Answers:
 
     def ahead(self, prompt: Prompt, adapter: str, rows: Sequence[Example], own: Own | None = None) -> None:
         """Let workers score labels before :meth:`scores` is called; does nothing without workers."""
-        name, answering = content_hash(_key(prompt, adapter, rows, own)), self.by(own)
-        if self._workers is None or name in self._known or name in self._ahead or not isinstance(answering, LabelAnswering):
-            return
-        labels, fields = answering.task.labels, [row.fields for row in rows]
-        self._ahead[name] = ScoresAhead(self._workers, answering.model, prompt, fields, labels, adapter)
-        self._ahead[name].submit()
+        if (name := content_hash(_key(prompt, adapter, rows, own))) not in self._known:
+            self._pending.submit(name, partial(self._request, prompt, adapter, rows, own))
+
+    def _request(
+        self, prompt: Prompt, adapter: str, rows: Sequence[Example], own: Own | None, workers: WorkerPool
+    ) -> PendingScores | None:
+        """A request for label scores as jobs; None if answers are written."""
+        answering = self.by(own)
+        if not isinstance(answering, LabelAnswering):
+            return None
+        fields = [row.fields for row in rows]
+        return PendingScores(workers, answering.model, prompt, fields, answering.task.labels, adapter)
 
     def _told(self, reply: Reply, rows: Sequence[Example], seconds: float) -> dict[str, Any]:
         """A reply as a record for the journal."""

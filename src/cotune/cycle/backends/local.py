@@ -17,7 +17,7 @@ from cotune.cycle.journal import Journal
 from cotune.cycle.kept import check_model, recorded
 from cotune.cycle.permissions import Permissions
 from cotune.cycle.workers.opening import check_engine
-from cotune.cycle.workers.pool import WorkerPool
+from cotune.cycle.workers.pool import NoWorkers, WorkerPool, Workers
 from cotune.embed import Neighbours
 from cotune.errors import InputError
 from cotune.model.engine.settings import EngineSettings, batch_tokens, weight_bytes
@@ -49,7 +49,7 @@ class LocalBackend(Backend):
         with stopwatch:
             model, probed = load_model(config, out, journal, None if executor is None else executor.threads)
         opening.resources.enter_context(closing(model))
-        workers: WorkerPool | None = None
+        workers: Workers = NoWorkers(out)
         if executor is not None:
             check_engine(model)
             workers = WorkerPool(executor, out, config.model, model, probed, config.engine.max_tokens)
@@ -64,11 +64,9 @@ class LocalBackend(Backend):
             threads=probed["threads"] if on_cpu else None,
             width=int(model.model.config.get_text_config().hidden_size),
         )
-        if costs.budget.kind == "time" and (
-            (workers is not None and not journal.replaying) or journal.holds_next("workers", [])
-        ):
+        if costs.budget.kind == "time" and ((workers.slots and not journal.replaying) or journal.holds_next("workers", [])):
             # A resumed run may have other workers, and must make the same plans.
-            slots = journal.step("workers", [], lambda: {"slots": 1 if workers is None else workers.slots})["slots"]
+            slots = journal.step("workers", [], lambda: {"slots": max(1, workers.slots)})["slots"]
             costs = costs.spread(int(slots))
         if on_cpu:
             tune = replace(tune, micro_tokens=_MICRO_TOKENS)

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from cotune.cycle.context import RunContext
 from cotune.cycle.workers.fits import StoredStates
-from cotune.cycle.workers.pool import pace_seconds
-from cotune.cycle.workers.states import StatesAhead, submit_all
+from cotune.cycle.workers.pending import Pending
+from cotune.cycle.workers.pool import WorkerPool, pace_seconds
+from cotune.cycle.workers.states import PendingStates, submit_all
 from cotune.errors import DivergedError
 from cotune.model.engine.hidden_states import states_key
 from cotune.model.engine.state_store import Half, StateStore, layers_of_interest
@@ -54,7 +55,7 @@ class Embedding:
         self._store = StateStore(context.folder / "states")
         self._known: dict[tuple[str, str], _Known] = {}
         self._files: dict[tuple[str, str], dict[str, tuple[str, int, tuple[int, ...]]]] = {}
-        self._ahead: dict[str, StatesAhead] = {}
+        self._pending = Pending[PendingStates](context.workers)
 
     def states(
         self,
@@ -107,24 +108,23 @@ class Embedding:
 
         Their results are recorded when they are requested.
         """
-        workers = self.context.workers
+        if not self.context.workers.slots:
+            return
         wanted = tuple(self.layers if layers is None else layers)
         bare = self.context.model.adapters.without_probe(adapter)
         begun = []
-        for prompt in prompts if workers is not None else ():
+        for prompt in prompts:
             if missing := self._missing(prompt, bare, rows, wanted):
                 asked = self._asked(prompt, bare, missing, wanted)
-                if not self._store.has(asked.name):
-                    begun.append(self._spread(asked))
+                if not self._store.has(asked.name) and (request := self._pending.get(asked.name, self._request(asked))):
+                    begun.append(request)
                     # Workers begin while further prompts are rendered.
-                    begun[-1].submit_long()
+                    request.submit_long()
         submit_all(begun)
 
-    def give_up(self) -> None:
-        """Drop the requests of :meth:`ahead` that were not used."""
-        for states in self._ahead.values():
-            states.take_back()
-        self._ahead.clear()
+    def cancel_ahead(self) -> None:
+        """Cancel the requests of :meth:`ahead` that were not used."""
+        self._pending.cancel()
 
     def knows(self, prompt: Prompt, adapter: str, rows: Sequence[Example], layers: Sequence[int]) -> bool:
         """Whether the states of rows and layers are known already."""
@@ -175,22 +175,13 @@ class Embedding:
         key = states_key(model, sequences, layers, starts=starts, adapter=adapter)
         return _Asked(key, rendered, sequences, starts, adapter, layers)
 
-    def _spread(self, asked: _Asked) -> StatesAhead:
-        """The request as jobs for workers."""
-        assert self.context.workers is not None
-        if asked.name not in self._ahead:
-            self._ahead[asked.name] = StatesAhead(
-                self.context.workers,
-                asked.sequences,
-                asked.starts,
-                asked.layers,
-                asked.adapter,
-                self.context.model.settings.batch_tokens,
-            )
-        return self._ahead[asked.name]
+    def _request(self, asked: _Asked) -> Callable[[WorkerPool], PendingStates]:
+        """A function that makes a request to workers."""
+        tokens = self.context.model.settings.batch_tokens
+        return lambda workers: PendingStates(workers, asked.sequences, asked.starts, asked.layers, asked.adapter, tokens)
 
     def _embed(self, prompt: Prompt, adapter: str, rows: Sequence[Example], layers: tuple[int, ...], stage: str) -> Half:
-        context, workers = self.context, self.context.workers
+        context = self.context
         asked = self._asked(prompt, adapter, rows, layers)
         kept: list[Half] = []
 
@@ -199,8 +190,8 @@ class Embedding:
 
         def compute() -> tuple[Half, int, dict[str, object]]:
             try:
-                if workers is not None:
-                    found, ran, by = self._spread(asked).result(told)
+                if (request := self._pending.get(asked.name, self._request(asked))) is not None:
+                    found, ran, by = request.result(told)
                     return self._store.put(asked.name, found), ran, {"by": by}
                 return *self._pass(asked, told), {}
             except DivergedError as error:
@@ -229,8 +220,8 @@ class Embedding:
         if not kept:
             stored = self._store.get(asked.name)
             kept.append(compute()[0] if stored is None or stored.shape[:2] != (len(layers), len(rows)) else stored)
-        if (ahead := self._ahead.pop(asked.name, None)) is not None:
-            ahead.forget()
+        if (request := self._pending.pop(asked.name)) is not None:
+            request.forget()
         held = self._files.setdefault((prompt.id, adapter), {})
         held.update({row.id: (asked.name, place, layers) for place, row in enumerate(rows)})
         return kept[0]

@@ -13,7 +13,9 @@ from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.fit_task import FitTask, word_weights
 from cotune.cycle.probe_search.heuristics import HEURISTICS
-from cotune.cycle.workers.fits import FitAhead
+from cotune.cycle.workers.fits import PendingFit
+from cotune.cycle.workers.pending import Pending
+from cotune.cycle.workers.pool import WorkerPool
 from cotune.evaluate.responses import label_indices
 from cotune.model.adapters.slots import BASE
 from cotune.probe.cross_fitting import LAYERS_KEPT, CrossFit, standardised
@@ -71,16 +73,19 @@ class Fitting:
 
     def __init__(self, context: RunContext, embedding: Embedding) -> None:
         self._context, self._embedding = context, embedding
-        self._ahead: dict[str, FitAhead] = {}
+        self._pending = Pending[PendingFit](context.workers)
 
     def ahead(self, prompt: Prompt, rows: Sequence[Example], *, keep: int = LAYERS_KEPT, repeats: int | None = None) -> None:
         """Let workers fit a prompt's probe when they are idle; does nothing without workers."""
-        workers, embedding = self._context.workers, self._embedding
-        if workers is None or (stored := embedding.stored(prompt, BASE, rows, embedding.layers)) is None:
-            return
-        places, task = task_of(self._context, prompt, rows, embedding.layers, keep=keep, repeats=repeats)
-        self._ahead[prompt.id] = FitAhead(workers, task, stored.of(places.tolist()))
-        self._ahead[prompt.id].submit()
+        embedding = self._embedding
+
+        def request(workers: WorkerPool) -> PendingFit | None:
+            if (stored := embedding.stored(prompt, BASE, rows, embedding.layers)) is None:
+                return None
+            places, task = task_of(self._context, prompt, rows, embedding.layers, keep=keep, repeats=repeats)
+            return PendingFit(workers, task, stored.of(places.tolist()))
+
+        self._pending.submit(prompt.id, request)
 
     def fit(self, prompt: Prompt, rows: Sequence[Example], *, keep: int = LAYERS_KEPT, repeats: int | None = None) -> PromptFit:
         """A prompt's cross-fitted probe; for ``keep`` and ``repeats`` see :func:`cotune.probe.cross_fit`.
@@ -88,19 +93,17 @@ class Fitting:
         Raises:
             DivergedError: a state is not finite.
         """
-        ahead = self._ahead.pop(prompt.id, None)
-        found = None if ahead is None else ahead.result()
+        request = self._pending.pop(prompt.id)
+        found = None if request is None else request.result()
         if found is not None:
             places = usable_places(prompt, rows)
             return PromptFit(prompt, tuple(rows[i] for i in places), places, found)
         states = self._embedding.states(prompt, BASE, rows, "race")
         return fit_prompt(self._context, prompt, rows, states, self._embedding.layers, keep=keep, repeats=repeats)
 
-    def give_up(self) -> None:
-        """Drop the submitted fits that were not used."""
-        for ahead in self._ahead.values():
-            ahead.give_up()
-        self._ahead.clear()
+    def cancel_ahead(self) -> None:
+        """Cancel the fits of :meth:`ahead` that were not used."""
+        self._pending.cancel()
 
 
 def fit_prompt(

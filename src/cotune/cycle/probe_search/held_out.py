@@ -73,7 +73,7 @@ class HeldOutJudge:
         for split, request in zip(splits, requests, strict=True):
             made = self._trials.tune(request)
             if made is None:
-                self._trials.give_up(fit.prompt)
+                self._trials.cancel_ahead(fit.prompt)
                 return
             self._embedding.ahead([fit.prompt], made.adapter, split.held, layers=[made.layer])
             found.append(made)
@@ -87,9 +87,8 @@ class HeldOutJudge:
 
     def tune_ahead(self, search: LabelSearch, fit: PromptFit, splits: Sequence[Split]) -> None:
         """Let workers tune a prompt on each split for :meth:`tune`; does nothing without workers."""
-        if self._context.workers is not None:
-            for request in self._requests(search, fit, splits):
-                self._trials.ahead(request)
+        for request in self._requests(search, fit, splits):
+            self._trials.ahead(request)
 
     def _requests(self, search: LabelSearch, fit: PromptFit, splits: Sequence[Split]) -> list[TuningRequest]:
         """The tunings of a prompt, one for each split."""

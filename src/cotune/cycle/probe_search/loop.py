@@ -165,7 +165,7 @@ class LabelLoop:
         lead, prices = search.best_frozen, self.prices
         seed = search.seed if search.tunes_seed else lead
         splits = search.splits if search.last_epochs else search.splits[:1]
-        if self.context.workers is not None and seed is not lead:
+        if seed is not lead:
             self.judge.tune_ahead(search, lead, search.splits)
             both = sum(prices.trial(fit, search.splits, search.epochs) for fit in (lead, seed))
             if not search.last_epochs or both <= self.context.spending.left_within_step() - prices.owed(search, seed):

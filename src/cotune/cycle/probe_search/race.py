@@ -306,7 +306,7 @@ class ProbeRace:
         # Few rows make a single round, in which every prompt would be fitted at all folds.
         whole = len(standing.active) <= HEURISTICS.full_fits + len(self._protected & set(standing.active))
         effort: Effort = {} if self._at_end and whole else _SCREENING
-        if self._context.workers is not None:
+        if self._context.workers.slots:
             self._fit_ahead(rows, effort)
         for name in list(standing.active):
             if not self._has_time(name, standing.active[0], standing.leader):
@@ -322,8 +322,8 @@ class ProbeRace:
         if self._at_end and not whole:
             self._fit_leading_fully(rows)
         # Requests of prompts that the limit left out.
-        self._fitting.give_up()
-        self._embedding.give_up()
+        self._fitting.cancel_ahead()
+        self._embedding.cancel_ahead()
         if not standing.active:
             raise CotuneError("every prompt of the race gave hidden states that are not finite")
         standing.leader = min(standing.active, key=self._loss)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,9 @@ from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.fits import PromptFit, head_from, head_of, probe_of, word_vectors
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.tfidf import Mix, Mixed, Tfidf, best_mix, losses_by_share
-from cotune.cycle.workers.tuning import Deadline, TuningAhead
+from cotune.cycle.workers.pending import Pending
+from cotune.cycle.workers.pool import WorkerPool
+from cotune.cycle.workers.tuning import Deadline, PendingTuning
 from cotune.errors import DivergedError
 from cotune.evaluate.responses import label_indices
 from cotune.files import content_hash
@@ -113,6 +115,11 @@ class TuningRequest:
             *onward,
         ]
 
+    @property
+    def name(self) -> tuple[str, str]:
+        """The prompt's id, and a content hash of the key."""
+        return self.fit.prompt.id, content_hash(self.key)
+
 
 class Trials:
     """Tunes prompts and fits their read-outs, and records this in the journal.
@@ -132,7 +139,7 @@ class Trials:
         window: tuple[int, int] | None = None,
     ) -> None:
         self.context, self.embedding, self.settings, self._window = context, embedding, settings, window
-        self._ahead: dict[tuple[str, str], TuningAhead] = {}
+        self._pending = Pending[PendingTuning](context.workers)
         self._tfidf: tuple[Tfidf, Mixed] | None = None
 
     def use_tfidf(self, found: tuple[Tfidf, Mixed] | None) -> None:
@@ -223,11 +230,9 @@ class Trials:
         states = self.embedding.states(prompt, source, rows, "embed" if source == BASE else stage, layers=[layer])[0]
 
         def effect() -> dict[str, Any]:
-            about = {"stage": stage, "prompt_id": prompt.id, "start": request.start_id}
-            if context.workers is not None:
-                ahead = self._ahead.pop((prompt.id, content_hash(key)), None) or self._spread(request, states)
-                return {**about, **ahead.result()}
-            return {**about, **self._tuned(request, states)}
+            pending = self._pending.pop(request.name, partial(self._job, request, states))
+            found = self._tuned(request, states) if pending is None else pending.result()
+            return {"stage": stage, "prompt_id": prompt.id, "start": request.start_id, **found}
 
         value = context.journal.step("train", key, effect)
         context.spending.account.counts["tokens_trained"] += int(value["new_tokens"])
@@ -249,33 +254,30 @@ class Trials:
 
     def ahead(self, request: TuningRequest) -> None:
         """Let a worker start a tuning before :meth:`tune` is called with the same request; does nothing without workers."""
-        context, prompt, layer = self.context, request.fit.prompt, request.fit.found.layer
-        if context.workers is None:
-            return
-        name = (prompt.id, content_hash(request.key))
-        if name in self._ahead or context.journal.holds("train", request.key):
-            return
-        if not self.embedding.knows(prompt, request.source, request.tuned_on, [layer]):
+        prompt, layers = request.fit.prompt, [request.fit.found.layer]
+
+        def make(workers: WorkerPool) -> PendingTuning | None:
             # Embedding is a journal step, and steps must keep their order.
-            return
-        states = self.embedding.states(prompt, request.source, request.tuned_on, "embed", layers=[layer])[0]
-        self._ahead[name] = self._spread(request, states)
-        self._ahead[name].submit()
+            known = self.embedding.knows(prompt, request.source, request.tuned_on, layers)
+            if not known or self.context.journal.holds("train", request.key):
+                return None
+            states = self.embedding.states(prompt, request.source, request.tuned_on, "embed", layers=layers)[0]
+            return self._job(request, states, workers)
 
-    def give_up(self, prompt: Prompt) -> None:
-        """Drop the requests of :meth:`ahead` for a prompt that were not used."""
-        for name in [name for name in self._ahead if name[0] == prompt.id]:
-            self._ahead.pop(name).take_back()
+        self._pending.submit(request.name, make)
 
-    def _spread(self, request: TuningRequest, states: NDArray[np.float16]) -> TuningAhead:
+    def cancel_ahead(self, prompt: Prompt) -> None:
+        """Cancel the requests of :meth:`ahead` for a prompt that were not used."""
+        self._pending.cancel(lambda name: name[0] == prompt.id)
+
+    def _job(self, request: TuningRequest, states: NDArray[np.float16], workers: WorkerPool) -> PendingTuning:
         """A tuning as a job for a worker."""
         context, costs = self.context, self.context.spending.costs
-        assert context.workers is not None
         deadline = None
         if request.keep > 0 and costs.budget.kind == "time":
             clock = context.journal.clock()
             deadline = Deadline(request.keep, costs.budget.amount, costs.train_rate, clock, time.time(), HEURISTICS.guess)
-        return TuningAhead(context.workers, self._task(request, states), deadline)
+        return PendingTuning(workers, self._task(request, states), deadline)
 
     def _tuned(self, request: TuningRequest, states: NDArray[np.float16]) -> dict[str, Any]:
         """Tune in this process."""

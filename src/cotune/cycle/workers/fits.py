@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from cotune.cycle.probe_search.fit_task import FitTask
 from cotune.cycle.workers.exchange import exchange_of
-from cotune.cycle.workers.pool import WorkerPool, engine_of
+from cotune.cycle.workers.pending import PendingJobs
+from cotune.cycle.workers.pool import WorkerPool
 from cotune.cycle.workers.worker import engine_metadata, worker_model
 from cotune.errors import CotuneError
-from cotune.executor import Job
 from cotune.executor.storage import appears
-from cotune.executor.tensors import packed, unpacked
+from cotune.executor.tensors import packed
 from cotune.files import canonical_json
 from cotune.model.engine.state_store import Half
 from cotune.probe.cross_fitting import CrossFit, LayerFit
@@ -53,7 +53,7 @@ class StoredStates:
         return StoredStates(self.folder, self.files, tuple(self.rows[i] for i in places), self.layers)
 
 
-class FitAhead:
+class PendingFit(PendingJobs):
     """A fit that a worker does if one is free before the run needs the result.
 
     Args:
@@ -63,29 +63,19 @@ class FitAhead:
     """
 
     def __init__(self, workers: WorkerPool, task: FitTask, states: StoredStates) -> None:
-        self._workers = workers
         given = {"task": task.to_json(), "files": states.files, "rows": states.rows, "layers": states.layers}
         offered = workers.exchange.offer_states(states.folder, [name for name, _ in states.files])
-        self._job: Job = workers.job(fit_probe, json.loads(canonical_json(given)), **offered)
-
-    def submit(self) -> None:
-        """Queue the fit after the jobs that are already queued."""
-        self._workers.submit(self._job)
-
-    def give_up(self) -> None:
-        """Cancel the fit if no worker has started it."""
-        self._workers.take_back(self._job)
+        super().__init__(workers, [workers.job(fit_probe, json.loads(canonical_json(given)), **offered)])
 
     def result(self) -> CrossFit | None:
         """The fit; None if no worker has started it or its states were removed, so that the run must do it."""
-        if self._workers.take_back(self._job):
+        if self.cancel():
             return None
         try:
-            result = self._workers.result(self._job)
+            result = self.workers.result(self.jobs[0])
         except StatesGoneError:
             return None
-        arrays, metadata = unpacked(result.data)
-        self._workers.saw_engine(result.worker, engine_of(metadata))
+        arrays, metadata = self.unpacked(result)
         return _unpacked(arrays, json.loads(metadata[_ABOUT]))
 
 

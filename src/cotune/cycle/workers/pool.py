@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cotune.cycle.progress import View, say
 from cotune.cycle.workers.exchange import clean_storage, exchange_for
 from cotune.cycle.workers.worker import ENGINE, RUN_ENGINE, load_worker
-from cotune.errors import CotuneError
+from cotune.errors import CotuneError, counted
 from cotune.executor import Done, Executor, Job, unlike
 from cotune.executor.job import Work, found
-from cotune.executor.storage import Storage, UrlStorage
+from cotune.executor.storage import UrlStorage
 from cotune.files import absolute, content_hash, write_json
 from cotune.model.adapters.slots import BASE
 from cotune.model.local import LocalModel
@@ -61,6 +62,30 @@ class Result:
     data: bytes
     worker: str
     seconds: float
+
+
+class NoWorkers:
+    """The workers of a run that does all its work itself.
+
+    Args:
+        folder: the run's folder; an earlier session may have had workers.
+    """
+
+    slots = 0
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def ready(self, view: View) -> None:
+        """Return at once."""
+
+    def account(self) -> dict[str, Any]:
+        """The account that earlier sessions of the run wrote; empty if there is none."""
+        return earlier_account(self.folder)
+
+    def clean(self) -> None:
+        """Remove what workers of earlier sessions left in the run's folder."""
+        shutil.rmtree(jobs_folder(self.folder), ignore_errors=True)
 
 
 class WorkerPool:
@@ -106,12 +131,13 @@ class WorkerPool:
             self._remove(job.key)
             self.submit(job)
 
-    def ready(self) -> None:
+    def ready(self, view: View) -> None:
         """Wait until all workers have loaded the model, so that loading does not count as a slow first job.
 
         Raises:
             CotuneError: a worker cannot load it, or finds a different model under its name.
         """
+        say(view, f"waiting for {counted(self.slots, 'worker')}")
         for job in self._loading:
             self.result(job)
             self.forget(job)
@@ -152,19 +178,19 @@ class WorkerPool:
         self.tell()
         return Result(data, done.worker, done.seconds)
 
-    def take_back(self, job: Job) -> bool:
+    def cancel(self, job: Job) -> bool:
         """Cancel a job that no worker has started; returns False if one has."""
         if job.key not in self._futures:
             return True
-        taken = self.executor.take_back(job)
-        if taken:
+        cancelled = self.executor.cancel(job)
+        if cancelled:
             del self._futures[job.key]
-        return taken
+        return cancelled
 
     def forget(self, job: Job) -> None:
         """Remove the result of a job."""
         self._futures.pop(job.key, None)
-        self.executor.take_back(job)
+        self.executor.cancel(job)
         self._remove(job.key)
 
     def keep(self, data: bytes) -> str:
@@ -239,6 +265,18 @@ class WorkerPool:
         with suppress(CotuneError, OSError):
             write_json(jobs_folder(self.folder) / WORKERS, self.account())
 
+    def clean(self) -> None:
+        """Remove the job results and the account of a finished run.
+
+        Raises:
+            StorageError: a storage at a URL does not answer.
+        """
+        try:
+            if isinstance(self.executor.storage, UrlStorage):
+                clean_storage(self.executor.storage)
+        finally:
+            shutil.rmtree(jobs_folder(self.folder), ignore_errors=True)
+
     def _saw(self, future: Future[Done]) -> None:
         """Count a finished job; called from an executor's thread."""
         if future.cancelled() or future.exception() is not None:
@@ -249,6 +287,10 @@ class WorkerPool:
                 one = self._workers.setdefault(done.worker, _Worked())
                 one.jobs += 1
                 one.seconds += done.seconds
+
+
+Workers = WorkerPool | NoWorkers
+"""The workers of a run, if it has any."""
 
 
 def pace_seconds(value: Mapping[str, Any], seconds: float) -> float:
@@ -290,20 +332,3 @@ def earlier_account(folder: Path) -> dict[str, Any]:
         }
         return {**read, "slot_seconds": float(read["slot_seconds"]), "workers": workers}
     return {}
-
-
-def clean_jobs(folder: Path, storage: Storage | None = None) -> None:
-    """Remove the job results and the account of a finished run.
-
-    Args:
-        folder: the run's folder.
-        storage: the executor's storage; None without workers.
-
-    Raises:
-        StorageError: a storage at a URL does not answer.
-    """
-    try:
-        if isinstance(storage, UrlStorage):
-            clean_storage(storage)
-    finally:
-        shutil.rmtree(jobs_folder(folder), ignore_errors=True)

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from cotune.cycle.workers.pool import WorkerPool, engine_of
+from cotune.cycle.workers.pending import PendingJobs
+from cotune.cycle.workers.pool import WorkerPool
 from cotune.cycle.workers.worker import engine_metadata, worker_model
 from cotune.executor import Job
-from cotune.executor.tensors import packed, unpacked
+from cotune.executor.tensors import packed
 from cotune.model.engine.label_scoring import score_batch_alone, unknown_batches
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
@@ -19,7 +20,7 @@ from cotune.prompt.render import RenderedRow
 _SCORES, _COST = "scores", "cost"
 
 
-class ScoresAhead:
+class PendingScores(PendingJobs):
     """A request for label scores: one job for each batch that is not in the model's cache.
 
     Args:
@@ -40,8 +41,8 @@ class ScoresAhead:
         labels: Sequence[str],
         adapter: str,
     ) -> None:
-        self._workers, self._model = workers, model
-        self._jobs: dict[str, Job] = {}
+        self._model = model
+        jobs: dict[str, Job] = {}
         for batch in unknown_batches(model, prompt, rows, labels, adapter=adapter):
             length = len(batch.prefix)
             given = {
@@ -50,25 +51,20 @@ class ScoresAhead:
                 "completions": [list(ids) for ids in batch.rows[0].completions],
                 "labels": list(labels),
             }
-            self._jobs[batch.key] = workers.job(score_job, given, adapter=adapter, rows=len(batch.rows))
+            jobs[batch.key] = workers.job(score_job, given, adapter=adapter, rows=len(batch.rows))
+        self._keys = list(jobs)
+        super().__init__(workers, list(jobs.values()))
 
-    def submit(self) -> None:
-        """Queue the batches."""
-        for job in self._jobs.values():
-            self._workers.submit(job)
-
-    def collect(self) -> None:
+    def result(self) -> None:
         """Wait for the scores and add them to the model's cache."""
         self.submit()
-        assert self._model.cache is not None or not self._jobs
-        for key, job in self._jobs.items():
-            result = self._workers.result(job)
-            arrays, metadata = unpacked(result.data)
-            self._workers.saw_engine(result.worker, engine_of(metadata))
+        assert self._model.cache is not None or not self.jobs
+        for key, job in zip(self._keys, self.jobs, strict=True):
+            arrays, metadata = self.unpacked(self.workers.result(job))
             # Scores that are not finite are left out: the run computes them again and raises the error.
             if self._model.cache is not None and np.isfinite(arrays[_SCORES]).all():
                 self._model.cache.put(key, arrays[_SCORES], int(metadata[_COST]))
-            self._workers.forget(job)
+            self.workers.forget(job)
 
 
 def score_job(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from cotune.cycle.workers.pending import PendingJobs
 from cotune.cycle.workers.pool import Result, WorkerPool, engine_of
 from cotune.cycle.workers.worker import engine_metadata, with_less_memory, worker_model
 from cotune.errors import DivergedError
-from cotune.executor import Job
-from cotune.executor.tensors import packed, unpacked
+from cotune.executor.tensors import packed
 from cotune.model.engine.hidden_states import layer_states, passes_of
 from cotune.model.engine.state_store import Half, as_half
 
@@ -20,7 +20,7 @@ _LONG = 0.75
 """Share of a full pass from which a pass counts as long."""
 
 
-class StatesAhead:
+class PendingStates(PendingJobs):
     """A request for hidden states: one job for each pass.
 
     Args:
@@ -41,11 +41,11 @@ class StatesAhead:
         adapter: str,
         batch_tokens: int,
     ) -> None:
-        self._workers, self._layers, self._rows, self._limit = workers, tuple(layers), len(sequences), batch_tokens
+        self._layers, self._rows, self._limit = tuple(layers), len(sequences), batch_tokens
         self._shared, self._passes = passes_of(sequences, starts, batch_tokens)
-        self._own = [sum(len(sequences[i]) - self._shared for i in part) for part in self._passes]
+        self.sizes = [sum(len(sequences[i]) - self._shared for i in part) for part in self._passes]
         prefix = list(sequences[0][: self._shared])
-        self._jobs: list[Job] = []
+        jobs = []
         for part in self._passes:
             given = {
                 "prefix": prefix,
@@ -53,13 +53,17 @@ class StatesAhead:
                 "starts": [starts[i] for i in part],
                 "layers": list(layers),
             }
-            self._jobs.append(workers.job(embed_pass, given, adapter=adapter, rows=len(part)))
+            jobs.append(workers.job(embed_pass, given, adapter=adapter, rows=len(part)))
+        super().__init__(workers, jobs)
+
+    def submit(self) -> None:
+        submit_all([self])
 
     def submit_long(self) -> None:
-        """Submit the passes that are nearly full."""
-        for own, job in zip(self._own, self._jobs, strict=True):
-            if own >= _LONG * self._limit:
-                self._workers.submit(job)
+        """Queue the passes that are nearly full."""
+        for size, job in zip(self.sizes, self.jobs, strict=True):
+            if size >= _LONG * self._limit:
+                self.workers.submit(job)
 
     def result(self, progress: Callable[[int], None]) -> tuple[Half, int, dict[str, Any]]:
         """The states ``[layers, rows, 2 x width]``, the number of tokens run, and the journal entry ``by``.
@@ -72,45 +76,34 @@ class StatesAhead:
         Raises:
             DivergedError: a state is not finite.
         """
-        submit_all([self])
+        self.submit()
         if self._shared:
             progress(self._shared)
         found: Half | None = None
         results: list[Result] = []
         engines = []
         try:
-            for job, part, own in zip(self._jobs, self._passes, self._own, strict=True):
-                results.append(self._workers.result(job))
-                arrays, metadata = unpacked(results[-1].data)
-                states = arrays[_NAME]
+            for job, part, size in zip(self.jobs, self._passes, self.sizes, strict=True):
+                results.append(self.workers.result(job))
+                arrays, metadata = self.unpacked(results[-1])
                 engines.append(engine_of(metadata))
-                self._workers.saw_engine(results[-1].worker, engines[-1])
+                states = arrays[_NAME]
                 if found is None:
                     found = np.empty((len(self._layers), self._rows, states.shape[2]), dtype=np.float16)
                 found[:, part] = states
-                progress(own)
+                progress(size)
         except BaseException:
-            self.take_back()
+            self.cancel()
             raise
         assert found is not None
-        return found, self._shared + sum(self._own), self._workers.by(results, engines)
-
-    def take_back(self) -> None:
-        """Cancel passes that no worker has started."""
-        for job in self._jobs:
-            self._workers.take_back(job)
-
-    def forget(self) -> None:
-        """Remove the results of the passes."""
-        for job in self._jobs:
-            self._workers.forget(job)
+        return found, self._shared + sum(self.sizes), self.workers.by(results, engines)
 
 
-def submit_all(requests: Sequence[StatesAhead]) -> None:
-    """Submit the passes of several requests, longest first, so that no worker starts a long pass while the others idle."""
-    jobs = [(own, one, job) for one in requests for own, job in zip(one._own, one._jobs, strict=True)]
-    for _, one, job in sorted(jobs, key=lambda item: -item[0]):
-        one._workers.submit(job)
+def submit_all(requests: Sequence[PendingStates]) -> None:
+    """Queue the passes of several requests, longest first, so that no worker starts a long pass while the others idle."""
+    passes = [(size, one, job) for one in requests for size, job in zip(one.sizes, one.jobs, strict=True)]
+    for _, one, job in sorted(passes, key=lambda item: -item[0]):
+        one.workers.submit(job)
 
 
 def embed_pass(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:

@@ -12,9 +12,10 @@ from cotune.cycle.budget.budget import Budget
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.budget.reserve import spent_to
 from cotune.cycle.workers.exchange import exchange_of
+from cotune.cycle.workers.pending import PendingJobs
 from cotune.cycle.workers.pool import WorkerPool
 from cotune.cycle.workers.worker import ENGINE, WorkerMemoryError, with_less_memory, worker_model
-from cotune.executor import Job, LostError
+from cotune.executor import LostError
 from cotune.files import canonical_json
 from cotune.model.engine.facts import engine_facts
 from cotune.tune.window_task import WindowTask, tune_window
@@ -46,7 +47,7 @@ class Deadline:
         return spent_to(self.keep, costs, step_tokens, lambda: self.clock + time.time() - self.at, guess=self.guess)
 
 
-class TuningAhead:
+class PendingTuning(PendingJobs):
     """Tuning as a job of a worker.
 
     Args:
@@ -56,24 +57,16 @@ class TuningAhead:
     """
 
     def __init__(self, workers: WorkerPool, task: WindowTask, deadline: Deadline | None) -> None:
-        self._workers, self._task = workers, task
+        self._task = task
         given = {"task": workers.keep(task.to_bytes())}
         places = {} if deadline is None else {"deadline": asdict(deadline)}
-        self._job: Job = workers.job(tune_job, given, adapter=task.start, rows=len(task.sequences), **places)
-
-    def submit(self) -> None:
-        """Queue the job."""
-        self._workers.submit(self._job)
-
-    def take_back(self) -> None:
-        """Cancel the job if no worker has started it."""
-        self._workers.take_back(self._job)
+        super().__init__(workers, [workers.job(tune_job, given, adapter=task.start, rows=len(task.sequences), **places)])
 
     def result(self) -> dict[str, Any]:
         """The value of a journal step ``train``; with ``failed`` if workers ran out of memory or were lost too often."""
         started = time.monotonic()
         try:
-            result = self._workers.result(self._job)
+            result = self.workers.result(self.jobs[0])
         except (WorkerMemoryError, LostError) as error:
             if isinstance(error, LostError) and not error.of_job:
                 raise
@@ -83,9 +76,9 @@ class TuningAhead:
         found: dict[str, Any] = json.loads(result.data)
         engine = found.pop(ENGINE)
         for adapter in _adapters(found):
-            self._workers.exchange.receive(adapter)
-        self._workers.saw_engine(result.worker, engine)
-        return {**found, "by": self._workers.by([result], [engine])}
+            self.workers.exchange.receive(adapter)
+        self.workers.saw_engine(result.worker, engine)
+        return {**found, "by": self.workers.by([result], [engine])}
 
 
 def _adapters(found: Mapping[str, Any]) -> list[str]:
