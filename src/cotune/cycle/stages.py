@@ -20,7 +20,6 @@ from cotune.config import RunConfig
 from cotune.cycle.answering.judging import open_judge
 from cotune.cycle.backends.base import Opening
 from cotune.cycle.backends.registry import backend_of
-from cotune.cycle.candidate import Candidate
 from cotune.cycle.context import RunContext
 from cotune.cycle.diagnostics.conformal import conformal_scores_of
 from cotune.cycle.diagnostics.leakage import overlap_finding, overlapping
@@ -39,6 +38,7 @@ from cotune.cycle.row_answers import dev_rows, row_answers
 from cotune.cycle.search.arms import ArmResult, Confirmed, open_test
 from cotune.cycle.search.more_test import score_more
 from cotune.cycle.search.result import SearchResult
+from cotune.cycle.search.save import save_candidate
 from cotune.cycle.summary import attribution_of, build_summary
 from cotune.cycle.teaching.teach import teach
 from cotune.errors import CotuneError
@@ -47,7 +47,6 @@ from cotune.evaluate.stats.resampling import group_index
 from cotune.executor import Executor
 from cotune.executor.storage import StorageError
 from cotune.files import write_json, write_text
-from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
 from cotune.run_files import BUNDLE, DEV_ROWS, REPORT_ERROR, SUMMARY, TEST_ROWS
 from cotune.task.example import groups_of
@@ -181,7 +180,12 @@ def report(prepared: Prepared, searched: Searched, tested: Tested, view: View) -
         previous=prepared.previous,
     )
     doubt = conformal_scores_of(context, confirmed, tested.results)
-    _ship(context, built, confirmed.winner.candidate, prepared.config.model, out, doubt)
+    metrics = {
+        **{key: built[key] for key in ("arms", "gains", "selection", "robustness", "n", "seed", "verdict")},
+        DATA: {"rows": context.task.fingerprint, "test": context.task.test.content_hash},
+        **({} if doubt is None else {CONFORMAL: doubt}),
+    }
+    save_candidate(context, confirmed.winner.candidate, out / BUNDLE, metrics, prepared.config.model)
     write_row_hashes(out, learnt=(*context.task.train, *context.task.dev), tested=tested.results[confirmed.ships].rows)
     write_json(out / TEST_ROWS, row_answers(context, tested.results))
     # Return the same values that are later read from the file.
@@ -224,37 +228,6 @@ def _record_start(context: RunContext, config: RunConfig, own: Sequence[Prompt])
             **loaded,
             "detectable": detectable_sentence(task.test.n, group_sizes=task.test.group_sizes(), metric=task.metric),
         },
-    )
-
-
-def _ship(
-    context: RunContext,
-    summary: dict[str, Any],
-    candidate: Candidate,
-    model_name: str,
-    out: Path,
-    doubt: dict[str, Any] | None,
-) -> None:
-    from cotune.bundle import save_bundle
-
-    save_bundle(
-        out / BUNDLE,
-        task_name=context.task.name,
-        input_fields=context.task.input_fields,
-        output_field=context.task.output_field,
-        output=candidate.own.output if candidate.own is not None else context.task.output,
-        answer_tokens=candidate.own.limit if candidate.own is not None else context.answering.limit,
-        metric=context.task.metric,
-        prompt=candidate.prompt,
-        decision=candidate.decision,
-        adapter_folder=None if candidate.adapter == BASE else out / "adapters" / candidate.adapter,
-        model=context.scorer,
-        metrics={
-            **{key: summary[key] for key in ("arms", "gains", "selection", "robustness", "n", "seed", "verdict")},
-            DATA: {"rows": context.task.fingerprint, "test": context.task.test.content_hash},
-            **({} if doubt is None else {CONFORMAL: doubt}),
-        },
-        model_name=model_name,
     )
 
 

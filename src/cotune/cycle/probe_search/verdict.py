@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cotune.cycle.candidate import Candidate
 from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.confirm import save_readout
 from cotune.cycle.probe_search.splits import labelled_rows, splits_of
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
-from cotune.cycle.probe_search.trial import Trials
+from cotune.cycle.probe_search.trial import Fitted, Trials
 from cotune.cycle.references import labelled_tfidf
+from cotune.cycle.search.save import save_candidate
 from cotune.errors import counted
 from cotune.evaluate.decision import BY_PROBE
 from cotune.evaluate.stats.intervals import proportion_interval
@@ -67,7 +69,7 @@ def first_verdict(context: RunContext, search: LabelSearch, trials: Trials, bund
             "tfidf": None if tfidf is None else round(tfidf[0], 6),
             "tfidf_rows": None if tfidf is None else tfidf[1],
         }
-        _save(context, fit.prompt, adapter, bundle, model_name, {"first_verdict": told})
+        _save(context, made, adapter, bundle, model_name, {"first_verdict": told})
         return {**told, "text": sentence(told)}
 
     value: dict[str, Any] = context.journal.step("verdict", [fit.prompt.id, adapter], effect)
@@ -101,7 +103,7 @@ def better_bundle(
             "adapter_id": adapter,
             "layer": made.layer,
         }
-        _save(context, made.prompt, adapter, bundle, model_name, {"held_out": told})
+        _save(context, made, adapter, bundle, model_name, {"held_out": told})
         if before is None or len(before.correct) != len(evidence.correct):
             return told
         return {**told, "before": {"score": round(before.score, 6), "log_loss": round(before.mean, 6)}}
@@ -141,21 +143,7 @@ def sentence(told: dict[str, Any]) -> str:
 
 
 def _save(
-    context: RunContext, prompt: Any, adapter: str, bundle: Path, model_name: str, told: dict[str, dict[str, Any]]
+    context: RunContext, made: Fitted, adapter: str, bundle: Path, model_name: str, told: dict[str, dict[str, Any]]
 ) -> None:
-    from cotune.bundle import save_bundle
-
-    save_bundle(
-        bundle,
-        task_name=context.task.name,
-        input_fields=context.task.input_fields,
-        output_field=context.task.output_field,
-        output=context.task.output,
-        metric=context.task.metric,
-        prompt=prompt,
-        decision=BY_PROBE,
-        adapter_folder=context.folder / "adapters" / adapter,
-        model=context.scorer,
-        metrics={kind: {name: value[name] for name in _TOLD} for kind, value in told.items()},
-        model_name=model_name,
-    )
+    metrics = {kind: {name: value[name] for name in _TOLD} for kind, value in told.items()}
+    save_candidate(context, Candidate(made.prompt, adapter, BY_PROBE, made.steps), bundle, metrics, model_name)
