@@ -21,7 +21,8 @@ from cotune.cycle.candidate import Candidate, Own
 from cotune.cycle.journal import read_journal
 from cotune.cycle.kept import read_config, reading_steps, recorded, register_kept
 from cotune.cycle.permissions import Permissions
-from cotune.cycle.probe_search.tfidf import Mix, best_mix, losses_by_share
+from cotune.cycle.probe_search.fits import PromptFit, head_of
+from cotune.cycle.probe_search.tfidf import Mix, Tfidf
 from cotune.errors import CotuneError, DivergedError, InputError, no_run
 from cotune.evaluate.decision import BY_PROBE, Decision
 from cotune.evaluate.judge import Judge
@@ -35,10 +36,8 @@ from cotune.model.adapters.slots import BASE
 from cotune.model.engine.hidden_states import states_key
 from cotune.model.engine.state_store import StateStore, as_half, layers_of_interest
 from cotune.model.local import LocalModel
-from cotune.probe.cross_fitting import cross_fit, standardised
-from cotune.probe.logistic import fit_logistic
+from cotune.probe.cross_fitting import cross_fit
 from cotune.probe.readout import Probe
-from cotune.probe.term_fits import TermFits
 from cotune.prompt.prompt import Prompt, parse_prompt
 from cotune.refine import not_shown
 from cotune.run_files import CONFIG, JOURNAL, run_folder
@@ -251,16 +250,14 @@ def judged_by_probe(
         seed=seed,
     )
     place = layers.index(found.layer)
-    features, mean, spread = standardised(states[place, :count])
-    fitted = fit_logistic(features, truth, len(task.labels), strengths=[found.best.strength])
-    logits = fitted.logits(((states[place, count:] - mean) / spread).astype(np.float32))[0]
+    head = head_of(states[place, :count], truth, len(task.labels), found.best.strength)
+    held = ((states[place, count:] - head.mean) / head.spread).astype(np.float32)
+    logits = np.einsum("nd,kd->nk", held, head.weight, optimize=True) + head.bias
     mix, terms = Mix(0.0, found.temperature), None
     if probe.terms is not None:
-        fits = TermFits([row.text for row in learn], truth, len(task.labels))
-        if (table := fits.cross_fitted(groups=None if groups is None else groups.tolist(), seed=seed)) is not None:
-            known = found.best.log_probs
-            mix = best_mix(known, table, truth, losses_by_share(known, table, truth))
-            terms = fits.fit(np.ones(count, dtype=bool), task.input_fields).logits([row.text for row in dev])
+        tfidf = Tfidf(task, learn, seed)
+        if (mixed := tfidf.cross_fitted(PromptFit(prompt, learn, np.arange(count), found))) is not None:
+            mix, terms = mixed.mix, tfidf.weights(learn).logits([row.text for row in dev])
     given = LabelOutputs(mix.of(logits, terms))
     return given.judge(dev, BY_PROBE, task), sum(row.truncated for row in rendered[count:])
 

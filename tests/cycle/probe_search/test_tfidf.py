@@ -162,7 +162,7 @@ def test_words_that_tell_nothing_are_seldom_used(rows: int) -> None:
     examples = examples[:rows]
     truth = np.array([task.labels.index(row.output) for row in examples])
     tfidf = Tfidf.__new__(Tfidf)
-    tfidf._context = type("Context", (), {"task": task})()
+    tfidf._task = task
     for _ in range(200):
         probe, terms = table(truth, 6, 1.5, numbers), table(truth, 6, 0.0, numbers)
         used += tfidf.mixed(probe, 0.3 * terms, examples).pays

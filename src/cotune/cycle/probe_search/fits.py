@@ -193,7 +193,7 @@ def first_words(context: RunContext, prompt: Prompt) -> tuple[int, ...] | None:
 
 
 def head_of(
-    states: NDArray[np.float16],
+    states: NDArray[np.float32] | NDArray[np.float16],
     truth: NDArray[np.int64],
     classes: int,
     strength: float,

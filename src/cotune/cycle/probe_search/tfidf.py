@@ -17,6 +17,7 @@ from cotune.probe.cross_fitting import best_temperature, tempered
 from cotune.probe.term_fits import TermFits
 from cotune.probe.terms import MOST_CHARACTERS, TermWeights
 from cotune.task.example import Example, groups_of
+from cotune.task.task import Task
 
 Floats = NDArray[np.float64]
 
@@ -81,19 +82,18 @@ class Mixed:
 
 
 class Tfidf:
-    """TF-IDF with logistic regression on a run's labelled rows.
+    """TF-IDF with logistic regression on a task's labelled rows.
 
     Args:
-        context: context of the run.
-        rows: rows to learn from, in random order; of very many the first ones.
+        task: the task.
+        rows: rows to learn from.
+        seed: seed of the folds.
     """
 
-    def __init__(self, context: RunContext, rows: Sequence[Example]) -> None:
-        rows = _fitting(rows)
-        self._context, self._rows = context, {row.id: place for place, row in enumerate(rows)}
+    def __init__(self, task: Task, rows: Sequence[Example], seed: int) -> None:
+        self._task, self._seed, self._rows = task, seed, {row.id: place for place, row in enumerate(rows)}
         self._groups = groups_of(rows)
-        truth = label_indices(rows, context.task)
-        self._fits = TermFits([row.text for row in rows], truth, len(context.task.labels))
+        self._fits = TermFits([row.text for row in rows], label_indices(rows, task), len(task.labels))
         self._weights: dict[bytes, TermWeights] = {}
         self._table: Floats | None = None
 
@@ -103,18 +103,18 @@ class Tfidf:
         return self._fits.empty
 
     def weights(self, rows: Sequence[Example]) -> TermWeights:
-        """The classifier that learns from some rows; those that are not among the run's labelled rows are left out."""
+        """The classifier that learns from some rows; those that are not among the rows given at first are left out."""
         chosen = np.zeros(len(self._rows), dtype=bool)
         chosen[[self._rows[row.id] for row in rows if row.id in self._rows]] = True
         key = chosen.tobytes()
         if key not in self._weights:
-            self._weights[key] = self._fits.fit(chosen, self._context.task.input_fields)
+            self._weights[key] = self._fits.fit(chosen, self._task.input_fields)
         return self._weights[key]
 
     def cross_fitted(self, fit: PromptFit) -> Mixed | None:
         """A frozen probe with TF-IDF, both cross-fitted; None if TF-IDF cannot be."""
         if self._table is None:
-            self._table = self._fits.cross_fitted(groups=self._groups, seed=self._context.seed)
+            self._table = self._fits.cross_fitted(groups=self._groups, seed=self._seed)
         places = [place for place, row in enumerate(fit.rows) if row.id in self._rows]
         if self._table is None or len(places) < 2:
             return None
@@ -129,7 +129,7 @@ class Tfidf:
             terms: ``[rows, labels]`` of TF-IDF.
             rows: the rows, which neither has seen.
         """
-        truth = label_indices(rows, self._context.task)
+        truth = label_indices(rows, self._task)
         by_share = losses_by_share(log_probs, terms, truth)
         mix = best_mix(log_probs, terms, truth, by_share)
         mixed, alone = mix.of(log_probs, terms), Mix(0.0, best_temperature(log_probs, truth)).of(log_probs, None)
@@ -164,12 +164,12 @@ def try_tfidf(
 
     Args:
         context: context of the run.
-        rows: all rows to learn from, names of labels included.
+        rows: all rows to learn from, names of labels included, in random order; of very many the first ones are used.
         prompt_id: prompt of the best frozen probe.
         judge: gives this probe with TF-IDF; None if TF-IDF cannot be fitted.
     """
     late = context.spending.budget.kind == "time" and _seconds(context, rows) > COST_SHARE * context.spending.left()
-    tfidf = None if late else Tfidf(context, rows)
+    tfidf = None if late else Tfidf(context.task, _fitting(rows), context.seed)
     found = None if tfidf is None or tfidf.empty else judge(tfidf)
 
     def effect() -> dict[str, Any]:
