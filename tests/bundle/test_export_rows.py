@@ -17,6 +17,7 @@ import pytest
 from cotune.bundle.export import pipeline
 from cotune.bundle.rows import checked_row
 from cotune.task.reading.cells import NESTED, input_text
+from cotune.task.reading.field_names import field_names
 
 classify = pytest.importorskip("cotune.bundle.export.classify")
 
@@ -57,12 +58,12 @@ def test_values_are_shown_as_by_the_bundle(module: ModuleType) -> None:
     "fields", [pipeline.RowClassification.fields, classify.RowClassifier.fields], ids=["pipeline", "classify"]
 )
 def test_a_row_may_have_the_headers_of_its_file(fields: Any) -> None:
-    names = ("Customer_message", "_2nd", "Grosse")
-    row = {"id": 5, "Customer message": "hello", "2nd": 2.5, "Grösse": None}
+    names = ("Customer_message", "_2nd", "Grösse_m", *field_names(["??"]).values())
+    row = {"id": 5, "Customer message": "hello", "2nd": 2.5, "Grösse (m)": None, "??": "really"}
     export: Any = SimpleNamespace(template={"fields": list(names)})
     assert fields(export, row) == checked_row(row, names, "row 1")
     assert fields(export, {**row, "2nd": 1, "_2nd": 3})["_2nd"] == "3", "the field's own name comes first"
-    with pytest.raises(KeyError, match="Grosse"):
+    with pytest.raises(KeyError, match="Grösse"):
         fields(export, {"Customer message": "hello", "2nd": 2.5})
 
 

@@ -173,7 +173,7 @@ def test_conversion_refuses_other_kinds(tmp_path: Path) -> None:
     with pytest.raises(CotuneError, match=r"tokenizer\.ggml\.pre"):
         convert_gguf(source, folder)
     source.write_bytes(b"no GGUF at all, but long enough to be read as one")
-    with pytest.raises(CotuneError, match="no readable GGUF"):
+    with pytest.raises(CotuneError, match="not a readable GGUF"):
         convert_gguf(source, folder)
     assert list(folder.iterdir()) == []
 
@@ -461,7 +461,7 @@ def test_broken_folders_are_told_by_file(tmp_path: Path) -> None:
     weights.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     told("Git LFS pointer")
     weights.write_bytes(b"abc")
-    told("no safetensors file")
+    told("not a safetensors file")
     weights.unlink()
     told("no weights")
     weights.write_bytes(whole)
@@ -492,7 +492,7 @@ def test_names_that_lead_nowhere_are_told(cache: Path, tmp_path: Path, monkeypat
     assert "HF_HUB_OFFLINE" in caught.value.hint
     file = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(InputError, match="no folder"):
+    with pytest.raises(InputError, match="not a folder"):
         resolve_model(str(file))
 
 

@@ -445,7 +445,7 @@ def test_however_a_valid_answer_is_spelled_its_one_form_can_be_written(schema: d
     [
         ({}, "no type"),
         ({"type": "any"}, "any"),
-        (True, "no object"),
+        (True, "not an object"),
         ({"type": "array", "items": True}, "#/items: the schema must be"),
         ({"type": "string", "minLength": -1}, "-1"),
         ({"type": "string", "minLength": 3, "maxLength": 2}, "maxLength"),

@@ -131,7 +131,7 @@ def test_equal_numbers_are_written_alike(text: str, wanted: str) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [("1e400", "too large a number"), ('["\\ud83d"]', "half a character"), ("[" * 129 + "]" * 129, "128 levels"),
-     ("[" * 5000 + "]" * 5000, "128 levels"), ('{"a": 1, "a": 1}', "twice"), ("NaN", "no JSON number")],
+     ("[" * 5000 + "]" * 5000, "128 levels"), ('{"a": 1, "a": 1}', "twice"), ("NaN", "not a JSON number")],
 )  # fmt: skip
 def test_json_that_could_not_be_written_again_is_none(text: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):

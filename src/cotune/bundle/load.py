@@ -314,8 +314,14 @@ def _read_parts(folder: Path, manifest: Manifest) -> tuple[Prompt, Mapping[str, 
     return prompt, saved
 
 
-def check_rendering(saved: Mapping[str, Any], model: Model, where: str) -> None:
+def check_rendering(saved: Mapping[str, Any], model: Model, where: str, *, shorter: bool = False) -> None:
     """Refuse a tokenizer that would produce other token ids than in training and test.
+
+    Args:
+        saved: what the bundle says of its prompts.
+        model: the model.
+        where: place for messages.
+        shorter: whether the model may cut prompts earlier, because a run's longer answers need room among its positions.
 
     Raises:
         InputError: chat template, stop token or longest prompt differ.
@@ -327,7 +333,8 @@ def check_rendering(saved: Mapping[str, Any], model: Model, where: str) -> None:
     }
     about = {"chat_template": "chat template", "stop_id": "stop token", "max_tokens": "longest prompt"}
     for key, value in now.items():
-        if key not in saved or saved[key] != value:
+        same = key in saved and saved[key] == value
+        if not same and not (shorter and key == "max_tokens" and value < saved.get(key, 0)):
             raise InputError(
                 f"the base model's {about[key]} is not the one that the bundle was made with",
                 where=where,

@@ -56,7 +56,7 @@ def enter(context: RunContext, start: Start) -> Previous:
     """
     bundle, task = start.bundle, context.task
     manifest = bundle.manifest
-    check_rendering(bundle.saved, context.model, str(bundle.folder / PROMPT))
+    check_rendering(bundle.saved, context.model, str(bundle.folder / PROMPT), shorter=task.output.kind.written)
     unchanged = in_order(bundle.prompt, task.input_fields)
     shown = [Example(f"shown:{i}", dict(d.fields), d.output) for i, d in enumerate(unchanged.demonstrations)]
     leaking = {int(name.partition(":")[2]) for name in task.test.leaking_train_ids(shown)}

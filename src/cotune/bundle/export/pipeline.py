@@ -15,6 +15,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import enum
+import hashlib
 import importlib.util
 import json
 import math
@@ -109,9 +110,11 @@ def load(folder: str | Path | None = None, *, dtype: torch.dtype = torch.float32
 def _value(row: Mapping[str, Any], field: str) -> Any:
     """A row's value of a field, under its name or the header that it was made from: ``My text`` for ``My_text``."""
     for header in () if field in row else row:
-        letters = "".join(c for c in unicodedata.normalize("NFKD", str(header)) if not unicodedata.combining(c))
-        plain = re.sub(r"\W+", "_", letters, flags=re.ASCII).strip("_") or "text"
-        if field == (f"_{plain}" if plain[0].isdigit() else plain):
+        composed = unicodedata.normalize("NFKC", str(header)).strip()
+        plain = re.sub(r"\W+", "_", composed).strip("_")
+        # Where headers give the same name, or none, a hash of the header follows.
+        marked = f"{plain or 'text'}_{hashlib.sha256(composed.encode(errors='surrogatepass')).hexdigest()[:6]}"
+        if field in (plain, f"_{plain}", marked, f"_{marked}"):
             return row[header]
     return row[field]
 
