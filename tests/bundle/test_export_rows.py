@@ -16,6 +16,7 @@ import pytest
 
 from cotune.bundle.export import pipeline
 from cotune.bundle.rows import checked_row
+from cotune.errors import InputError
 from cotune.task.reading.cells import NESTED, input_text
 from cotune.task.reading.field_names import field_names
 
@@ -58,15 +59,30 @@ def test_values_are_shown_as_by_the_bundle(module: ModuleType) -> None:
     "fields", [pipeline.RowClassification.fields, classify.RowClassifier.fields], ids=["pipeline", "classify"]
 )
 def test_a_row_may_have_the_headers_of_its_file(fields: Any) -> None:
-    names = ("Customer_message", "_2nd", "Grösse_m", *field_names(["??"]).values())
-    row = {"id": 5, "Customer message": "hello", "2nd": 2.5, "Grösse (m)": None, "??": "really"}
-    export: Any = SimpleNamespace(template={"fields": list(names)})
-    assert fields(export, row) == checked_row(row, names, "row 1")
-    assert fields(export, {**row, "2nd": 1, "_2nd": 3})["_2nd"] == "3", "the field's own name comes first"
-    with pytest.raises(KeyError, match="Grösse"):
-        fields(export, {"Customer message": "hello", "2nd": 2.5})
+    row = {
+        "id": 5,
+        "Customer message": "hello",
+        "2nd": 2.5,
+        "Größe (cm)": None,
+        "文本": "x",
+        "a b": 1,
+        "a-b": 2,
+        "?": 3,
+        "id!": 4,
+    }
+    headers = field_names(row)
+    export: Any = SimpleNamespace(template={"fields": list(headers.values())})
+    assert fields(export, row) == checked_row(row, [*headers.values()], "row 1")
+    one: Any = SimpleNamespace(template={"fields": ["_2nd"]})
+    assert fields(one, {"2nd": 1}) == {"_2nd": "1"}
+    assert fields(one, {"2nd": 1, "_2nd": 3}) == {"_2nd": "3"}, "the field's own name comes first"
+    for other in ({"2nd?": 1, "2nd!": 2}, {"nd": 1}):
+        with pytest.raises(KeyError, match="_2nd"):
+            fields(one, other)
+        with pytest.raises(InputError, match="no field '_2nd'"):
+            checked_row(other, ["_2nd"], "row 1")
 
 
 def test_both_exports_read_rows_by_the_same_code() -> None:
-    for name in ("_value", "_shown", "_is_array", "_single", "_plain"):
+    for name in ("_value", "_named", "_shown", "_is_array", "_single", "_plain"):
         assert inspect.getsource(getattr(pipeline, name)) == inspect.getsource(getattr(classify, name))

@@ -34,6 +34,8 @@ from onnxruntime import InferenceSession, SessionOptions
 from tokenizers import Tokenizer
 
 Row = str | Mapping[str, Any]
+_NAME = re.compile(r"[^\W\d]\w*\Z")
+"""What may stand in braces in a prompt."""
 
 
 class RowClassifier:
@@ -152,14 +154,23 @@ def _terms(folder: Path) -> Any:
 
 def _value(row: Mapping[str, Any], field: str) -> Any:
     """A row's value of a field, under its name or the header that it was made from: ``My text`` for ``My_text``."""
-    for header in () if field in row else row:
-        composed = unicodedata.normalize("NFKC", str(header)).strip()
-        plain = re.sub(r"\W+", "_", composed).strip("_")
-        # Where headers give the same name, or none, a hash of the header follows.
-        marked = f"{plain or 'text'}_{hashlib.sha256(composed.encode(errors='surrogatepass')).hexdigest()[:6]}"
-        if field in (plain, f"_{plain}", marked, f"_{marked}"):
+    if field in row:
+        return row[field]
+    alike = []
+    for header in row:
+        whole = unicodedata.normalize("NFKC", str(header)).strip()
+        plain = re.sub(r"\W+", "_", whole).strip("_")
+        # The names of headers that resemble each other, or that have no letter, end in a hash.
+        marked = f"{plain or 'text'}_{hashlib.sha256(whole.encode(errors='surrogatepass')).hexdigest()[:6]}"
+        if field == _named(marked):
             return row[header]
-    return row[field]
+        if field == _named(plain) and not _NAME.match(str(header)):
+            alike.append(header)
+    return row[alike[0] if len(alike) == 1 else field]
+
+
+def _named(text: str) -> str:
+    return text if _NAME.match(text) else f"_{text}"
 
 
 def _shown(value: Any) -> str:
