@@ -167,6 +167,29 @@ def test_an_empty_system_message_is_not_sent() -> None:
     assert roles == [["user"], ["system", "user"]]
 
 
+@pytest.mark.parametrize("keeps_on", [True, False])
+def test_a_row_that_a_filter_refuses_does_not_end_a_run(tmp_path: Path, keeps_on: bool) -> None:
+    def filtering(handler: Handler) -> None:
+        asked = handler.request_body["messages"][-1]["content"]
+        send(*((400, b"content filter") if "bad" in asked else (200, completion("fruit"))))(handler)
+
+    with chat_server(filtering) as server:
+        found = model(server.url, tmp_path / "a.sqlite", keeps_on=keeps_on)
+        rows = [row("an apple"), row("a bad one"), row("a pear")]
+        if not keeps_on:
+            with pytest.raises(EndpointError, match="content filter"):
+                found.score(PROMPT, rows, LABELS)
+            return
+        with pytest.raises(EndpointError, match="content filter"):
+            found.score(PROMPT, rows[1:2], LABELS)
+        assert found.score(PROMPT, rows, LABELS).unmatched == 1
+        assert found.generate(PROMPT, rows).texts == ("fruit", "", "fruit")
+        # A row alone, after others were answered; but not a server that refuses everything.
+        assert found.score(PROMPT, rows[1:2], LABELS).unmatched == 1
+        with pytest.raises(EndpointError, match="content filter"):
+            found.score(PROMPT, [rows[1], row("bad too")], LABELS)
+
+
 def test_what_is_paid_in_vain_is_bounded() -> None:
     with chat_server(send(200, b"{}")) as server:
         with pytest.raises(EndpointError, match="has an unexpected format"):

@@ -141,4 +141,5 @@ def _model(config: RunConfig, folder: Path, way: RequestFormat, task: Task) -> R
         prices=prices_of(section),
         patience=section.patience,
         schema=json_schema(task.output),
+        keeps_on=True,
     )

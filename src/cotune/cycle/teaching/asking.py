@@ -122,6 +122,7 @@ def open_teacher(
         prices=prices_of(section),
         patience=PATIENCE_S,
         schema=schema,
+        keeps_on=True,
     )
 
 

@@ -54,6 +54,8 @@ class RemoteModel:
         prices: prices of its tokens, if any.
         patience: seconds for one question, including retries, before the run stops.
         schema: JSON Schema of the answers, which the server is asked to follow.
+        keeps_on: whether a question that the server refuses for its content, as a filter does, counts as answered with an
+            empty text, so that one row does not end a run. It does not if every question of a request is refused.
 
     Attributes:
         chooser: chooses nearest demonstrations; without one, prompts that need them are refused.
@@ -71,9 +73,10 @@ class RemoteModel:
         prices: Prices | None = None,
         patience: float = 600.0,
         schema: Mapping[str, Any] | None = None,
+        keeps_on: bool = False,
     ) -> None:
         self.client, self.way, self.answers, self.prices = client, way, answers, prices
-        self.schema, self.patience = schema, patience
+        self.schema, self.patience, self.keeps_on = schema, patience, keeps_on
         self.chooser: Chooser | None = None
         self._used: set[str] = set()
         self._fetched: dict[str, Said] = {}
@@ -265,7 +268,12 @@ class RemoteModel:
         found = self._kept(keys)
         kept = sum(key in found for key in keys)
         missing = {key: messages for key, messages in zip(keys, questions, strict=True) if key not in found}
-        self._ask(missing, found, progress)
+        refused: dict[str, EndpointError] = {}
+        self._ask(missing, found, progress, refused if self.keeps_on else None)
+        if refused and len(refused) == len(missing) and (len(missing) > 1 or not self._used):
+            # Then it is not about a row.
+            raise next(iter(refused.values()))
+        found |= dict.fromkeys(refused, Said("", (), Usage()))
         new = [found[key] for key in dict.fromkeys(keys) if key not in self._used]
         self._used.update(keys)
         return [found[key] for key in keys], new, kept
