@@ -99,12 +99,26 @@ def test_answers_before_a_failure_are_written_and_no_row_is_asked_after_it(tmp_p
         assert [row["answer"] for row in told] == ["fruit"] * 5 + [None] * 3
 
 
-@pytest.mark.parametrize(("status", "code"), [(401, 1), (422, 2)])
-def test_without_any_answer_no_file_is_written(tmp_path: Path, rows: Path, status: int, code: int) -> None:
+@pytest.mark.parametrize("status", [401, 422])
+def test_without_any_answer_no_file_is_written_and_no_further_row_is_asked(tmp_path: Path, rows: Path, status: int) -> None:
     out = tmp_path / "out.csv"
     with chat_server(answering(lambda row: status)) as server:
-        ended = call("predict", saved(tmp_path, server.url), rows, "--out", out)
-    assert ended.code == code and f"answered {status}" in ended.stderr and not out.exists()
+        bundle = saved(tmp_path, server.url)
+        ended = call("predict", bundle, rows, "--out", out, "--batch", "3")
+        assert ended.code == 1 and f"answered {status}" in ended.stderr and not out.exists()
+        assert len(server.seen) <= 3, "a server that refuses every row of a batch refuses the others too"
+        lines = "".join(json.dumps({"text": row}) + "\n" for row in ROWS)
+        streamed = call("predict", bundle, "--batch", "3", stdin=lines)
+        assert streamed.code == 1 and len(streamed.stdout.splitlines()) == 3 and len(server.seen) <= 6
+
+
+def test_a_refused_row_counts_as_wrong_where_a_bundle_is_evaluated(tmp_path: Path) -> None:
+    labelled = tmp_path / "labelled.csv"
+    labelled.write_text("\n".join(["text,kind", *(f"{row},fruit" for row in ROWS), ""]))
+    with chat_server(answering(lambda row: 400 if row == "row 3" else 200)) as server:
+        ended = call("evaluate", saved(tmp_path, server.url), labelled, "--json")
+    assert ended.code == 0, ended.stderr
+    assert json.loads(ended.stdout)["score"] == pytest.approx(11 / 12)
 
 
 def test_a_loaded_bundle_answers_after_a_failure(tmp_path: Path) -> None:

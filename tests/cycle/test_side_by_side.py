@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from cotune.cycle.runs.listing import is_locked, list_runs
+from cotune.cycle.runs.listing import is_locked, list_runs, read_finished
 from cotune.cycle.runs.side_by_side import compare_runs, joined
 from cotune.run_files import LOCK, SUMMARY, TEST_ROWS
 from finished_runs import finished
@@ -59,6 +59,16 @@ def test_a_folder_is_locked_while_a_process_holds_its_lock(tmp_path: Path) -> No
         other.start()
         other.join()
     assert seen == [True] and not is_locked(tmp_path)
+
+
+def test_a_run_without_generated_answers_shows_none(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "run", [True] * 4)
+    rows = [
+        {"input": {"text": str(i)}, "gold": f"right {i}", "answers": {"best_tuned": None}, "values": {"best_tuned": 0.4}}
+        for i in range(4)
+    ]
+    (folder / TEST_ROWS).write_text(json.dumps({"labels": [], "rows": rows}), encoding="utf-8")
+    assert read_finished(folder).answers == ("",) * 4
 
 
 def test_answers_that_miss_the_schema_are_wrong_in_a_comparison_too(tmp_path: Path) -> None:

@@ -83,3 +83,12 @@ def test_a_metric_of_likelihoods_has_values_but_no_answers() -> None:
     found = AnswerOutputs(np.full(3, 0.5)).judge(task.train[:3], RAW, task)
     # Nothing was generated, so nothing can be called an answer that does not fit.
     assert found.answers == () and found.is_scored and found.score == pytest.approx(np.exp(-0.5))
+
+
+def test_an_earlier_bundles_answers_that_miss_the_schema_are_wrong() -> None:
+    rows = [{"text": f"row {i}", "answer": {"n": i}} for i in range(40)]
+    task = Task.from_rows(rows, input="text", output="answer", type="json")
+    right = [row.output for row in task.train[:3]]
+    texts = (right[0], f'{right[1][:-1]}, "more": 1}}', "none")
+    found = AnswerOutputs(np.full(3, 0.5), texts).judge(task.train[:3], RAW, task)
+    assert list(found.correct) == [1, 0, 0] and list(found.values[1:]) == [0, 0] and found.answers == texts

@@ -187,7 +187,11 @@ def test_a_row_that_a_filter_refuses_does_not_end_a_run(tmp_path: Path, keeps_on
         # A row alone, after others were answered; but not a server that refuses everything.
         assert found.score(PROMPT, rows[1:2], LABELS).unmatched == 1
         with pytest.raises(EndpointError, match="content filter"):
-            found.score(PROMPT, [rows[1], row("bad too")], LABELS)
+            found.score(PROMPT, [row("bad too"), row("bad as well"), row("a fig")], LABELS)
+        # A run that goes on reads the same, and asks nothing again.
+        asked = len(server.seen)
+        again = model(server.url, tmp_path / "a.sqlite", keeps_on=True)
+        assert again.score(PROMPT, rows, LABELS).unmatched == 1 and len(server.seen) == asked
 
 
 def test_what_is_paid_in_vain_is_bounded() -> None:

@@ -383,7 +383,7 @@ def test_a_free_answer_follows_the_very_ids_that_generation_starts_from(
     for (_, answer), bare, full in zip(pairs, start, found, strict=True):
         assert bare.prompt_ids == full.prompt_ids and bare.completions == ()
         assert len(full.completions) == 1 and full.completions[0][-1] == renderer.stop_id
-        assert renderer.read(full.completions[0][:-1], lead) == renderer._harmless(answer)
+        assert renderer.read(full.completions[0][:-1], lead) == renderer.harmless(answer)
 
 
 @RENDERERS

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from cotune.bundle.predictor import Prediction, Predictor
+from cotune.bundle.predictor import Prediction, Predictor, ends_with
 from cotune.bundle.rows import checked_row
 from cotune.errors import RowError
 from cotune.task.reading.sheet import Sheet
@@ -101,8 +101,8 @@ def answer_sheet(
     ended: EndpointError | None = None
     while len(told) < len(asked) and ended is None:
         part = predictor.each(asked[len(told) : len(told) + batch], probabilities=probabilities, unsure=unsure)
+        ended = ends_with(part, first=not any(isinstance(one, Prediction) for one in told))
         told += part
-        ended = next((one for one in part if not isinstance(one, Prediction) and not one.is_refusal), None)
         progress(len(told))
     if ended is not None:
         told += [ended] * (len(asked) - len(told))

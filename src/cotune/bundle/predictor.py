@@ -326,3 +326,16 @@ def _rows_of(frame: Any, input_fields: Sequence[str]) -> list[dict[str, str | No
         if (column := column_of(name, table.columns)) is not None:
             table.need_input(column)
     return [{name: table.shown(index, name) for name in table.columns} for index in range(len(table))]
+
+
+def ends_with(part: Sequence[Prediction | EndpointError], *, first: bool) -> EndpointError | None:
+    """The error after which no further row should be asked; None if there is none.
+
+    Args:
+        part: answers to some rows, from :meth:`Predictor.each`.
+        first: whether no row was answered before. Then a refusal of every row, of several, is not about the rows.
+    """
+    errors = [one for one in part if not isinstance(one, Prediction)]
+    if first and len(errors) == len(part) > 1:
+        return errors[0]
+    return next((error for error in errors if not error.is_refusal), None)

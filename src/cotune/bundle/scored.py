@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cotune.bundle.manifest import Manifest
-from cotune.bundle.predictor import Predictor
+from cotune.bundle.predictor import Prediction, Predictor, ends_with
 from cotune.errors import InputError
 from cotune.evaluate.score_interval import score_interval
 from cotune.evaluate.scoring import judged
@@ -150,6 +150,8 @@ def score_rows(
 ) -> Scored:
     """Answer labelled rows and score the answers.
 
+    A row that an endpoint refuses counts as an answer that names nothing, as in a run.
+
     Args:
         predictor: the predictor.
         labelled: the rows.
@@ -157,15 +159,19 @@ def score_rows(
         progress: called with the number of rows done, after each batch.
 
     Raises:
+        EndpointError: the endpoint failed, or refused all of the first batch.
         DivergedError: a score is not a number.
     """
     rows, metric = labelled.rows, labelled.metric
     answers: list[str] = []
     truncated = 0
     for start in range(0, len(rows), batch):
-        for one in predictor.answers([row.fields for row in rows[start : start + batch]]):
-            answers.append(one.answer)
-            truncated += one.truncated
+        part = predictor.each([row.fields for row in rows[start : start + batch]])
+        if (why := ends_with(part, first=not start)) is not None:
+            raise why
+        nothing = "" if predictor.output.kind.written else predictor.labels[0]
+        answers += [one.answer if isinstance(one, Prediction) else nothing for one in part]
+        truncated += sum(one.truncated for one in part if isinstance(one, Prediction))
         progress(len(answers))
     references = [row.output for row in rows]
     output = predictor.output

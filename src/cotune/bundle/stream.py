@@ -6,18 +6,15 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cotune.bundle.manifest import refuse_constant
-from cotune.bundle.predictor import Prediction, Predictor
+from cotune.bundle.predictor import Prediction, Predictor, ends_with
 from cotune.bundle.rows import checked_row, example_row
 from cotune.errors import InputError, RowError
 from cotune.task.reading.sheet import json_line, plain_json
 from cotune.task.reading.table import free_name
 from cotune.task.values.output import Output
-
-if TYPE_CHECKING:
-    from cotune.endpoint import EndpointError
 
 _Row = tuple[dict[str, Any], dict[str, str] | RowError, str]
 """A line's row, its checked input fields or the error if it cannot be answered, and its place for messages."""
@@ -87,8 +84,8 @@ def predict_stream(
     def answer() -> None:
         nonlocal rows, truncated, left_open
         asked = [fields for _, fields, _ in waiting if not isinstance(fields, RowError)]
-        found = iter(predictor.each(asked, probabilities=probabilities, unsure=unsure) if asked else ())
-        ended: EndpointError | None = None
+        part = predictor.each(asked, probabilities=probabilities, unsure=unsure) if asked else []
+        found, ended = iter(part), ends_with(part, first=not rows)
         for row, fields, where in waiting:
             one = fields if isinstance(fields, RowError) else next(found)
             if isinstance(one, Prediction):
@@ -96,7 +93,6 @@ def predict_stream(
                 write(_line(row, _added(one, predictor.output, probabilities=probabilities)))
                 continue
             if not isinstance(one, RowError):
-                ended = ended or (None if one.is_refusal else one)
                 one = RowError(str(one), where=where)
             errors.append(one)
             write(_line(row, {"answer": None, "error": one.what}))

@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> Any:
         sys.exit(0)
     except OSError as error:
         if error.errno in _UNREACHABLE and error.filename is not None:
-            # Any command may be given such a path, and looks in another place whether it is there.
+            # Any command may get such a path, and each checks it at a different place.
             place = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else str(error.filename)
             what = f"the path cannot be reached ({error.strerror})"
             _last_word(str(InputError(what, where=shortened(place, 200), hint="Check it and its permissions.")))

@@ -94,7 +94,7 @@ def start_task(config: RunConfig, start: Start | None, task: Task | None = None)
 
     Raises:
         InputError: the data is missing or broken, rows are replayed without a bundle to start from, or the bundle has another
-            output type.
+            output type or other input fields.
     """
     known = start.bundle.known if start is not None else None
     found = ConfiguredTask.from_config(config, known=known) if task is None else task
@@ -104,6 +104,14 @@ def start_task(config: RunConfig, start: Start | None, task: Task | None = None)
             f" {found.output.type}",
             where="output.type",
             hint="Leave output.type out, or start without the bundle.",
+        )
+    if start is not None and set(found.input_fields) != set(start.bundle.manifest.input_fields):
+        # A column beside them can change the name that a header gives.
+        raise InputError(
+            f"the bundle reads {_quoted(start.bundle.manifest.input_fields)}, and prompts would name the input of the new rows"
+            f" {_quoted(found.input_fields)}",
+            where="data.input",
+            hint="Rename the columns of the new rows to the bundle's names.",
         )
     if found.replayed and start is None:
         raise InputError(

@@ -143,7 +143,7 @@ def keep_sentence(
         f"({uncertainty_text(gain.ci, gain.p)})"
     )
     if not clear and keep == "old":
-        text += f": {unclear(gain)} in all, but it forgot"
+        text += f": over all rows {unclear(gain)}, but it forgot"
     elif not clear:
         more = f", and only the new one knows {_labels(new_labels)}" if new_labels else ""
         text += f": {unclear(gain)}, but dev preferred the new one{more}"

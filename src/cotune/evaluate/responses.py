@@ -191,8 +191,11 @@ class AnswerOutputs:
         """Score the generated answers by the task's metric; the decision rule is not used."""
         if self.texts is None and task.measure.needs_answers:
             return unanswered(self.losses)
-        texts = self.texts if self.texts is not None else ("",) * len(rows)
-        answered = Answered([row.output for row in rows], texts, task.output, rows, self.losses, self.grades)
+        # An earlier bundle may write answers that do not fit the task's schema.
+        fit = [task.output.fits(text) for text in self.answered]
+        grades = None if self.grades is None or not fit else np.where(fit, self.grades, 0.0)
+        texts = task.output.as_scored(self.texts) if self.texts is not None else [""] * len(rows)
+        answered = Answered([row.output for row in rows], texts, task.output, rows, self.losses, grades)
         return replace(judged(answered, self.losses, task.measure), answers=self.answered)
 
     def calibrated(self, task: Task) -> Decision:

@@ -100,8 +100,9 @@ class Earlier:
     def own(self, column: str, value: Any) -> Any:
         """A value in the type that the file's values of a column have, so that the file keeps its types."""
         kind = self._types.get(column)
-        reader = None if kind is None or value is None or type(value) is kind else _READERS.get(kind)
-        return value if reader is None else reader(str(value))
+        # A value that is no text has a type of its own.
+        reader = _READERS.get(kind) if kind is not None and isinstance(value, str) else None
+        return value if reader is None else reader(value)
 
     @cached_property
     def _types(self) -> dict[str, type]:
@@ -252,7 +253,7 @@ def _places(session: Session, input_fields: Sequence[str]) -> dict[str, int]:
     """The index of each pick by its texts, as a prompt shows them and as they are read back from the file."""
     places = {said(pick.fields): place for place, pick in enumerate(session.picks)}
     following = [(session.at, session.labels[0])] if session.current is not None else []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=session.out.parent, prefix=".cotune-") as folder:
         # The process may have been killed when one more row was written, but not the session.
         for actions in (session.actions, [*session.actions, *following]):
             given = [place for place, label in actions if label is not None]

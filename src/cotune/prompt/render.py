@@ -82,7 +82,7 @@ class Renderer:
         if prompt.nearest:
             prompt = settled(prompt, [fields], self.chooser)[0][0]
         skeleton = self._skeleton(prompt, tuple(fields), tuple(labels))
-        return self._fill(skeleton, {name: self._harmless(value) for name, value in fields.items()})
+        return self._fill(skeleton, {name: self.harmless(value) for name, value in fields.items()})
 
     def render(self, prompt: Prompt, rows: Sequence[Mapping[str, str]], labels: Sequence[str]) -> list[RenderedRow]:
         """Token ids of many rows under one prompt.
@@ -102,7 +102,7 @@ class Renderer:
                 for row, (own, tokens) in zip(rows, own_prompts, strict=True)
             ]
         skeleton = self._skeleton(prompt, tuple(rows[0]), tuple(labels))
-        answers = tuple(self._answer_text(skeleton, self._harmless(word)) for word in prompt.words(labels))
+        answers = tuple(self._answer_text(skeleton, self.harmless(word)) for word in prompt.words(labels))
         tail = self._barrier(skeleton)
         rendered = []
         for row, row_ids, truncated in self._fitted(skeleton, rows):
@@ -148,7 +148,7 @@ class Renderer:
         ids = [row_ids for _, row_ids, _ in fitted]
         completions: list[tuple[tuple[int, ...], ...]] = [()] * len(rows)
         if answers is not None:
-            texts = [self._answer_text(skeleton, self._harmless(answer)) for answer in answers]
+            texts = [self._answer_text(skeleton, self.harmless(answer)) for answer in answers]
             tail = self._barrier(skeleton)
             if tail is not None:
                 alone = self._encode([tail]) * len(rows)
@@ -172,7 +172,7 @@ class Renderer:
             return None
         skeleton = self._skeleton(prompt, tuple(row), tuple(labels))
         values, _, truncated = self._fitted(skeleton, [row])[0]
-        again = {name: self._harmless(value) for name, value in values.items()}
+        again = {name: self.harmless(value) for name, value in values.items()}
         return values if truncated and again == values else None
 
     def lead(self, prompt: Prompt, fields: Sequence[str]) -> str:
@@ -189,7 +189,7 @@ class Renderer:
     def _build_skeleton(self, prompt: Prompt, names: tuple[str, ...], labels: tuple[str, ...]) -> str:
         """The full text with markers in place of the row's fields."""
         marks = {name: f"{_OPEN}{name}{_CLOSE}" for name in names}
-        made = turns_of(prompt, marks, labels, self._harmless)
+        made = turns_of(prompt, marks, labels, self.harmless)
         system, turns = made.system, made.turns
         if self.chat:
             return self._chat_text(system, turns)
@@ -228,7 +228,7 @@ class Renderer:
         # A control token can arise where a field meets its neighbour.
         return _MARK.sub(lambda match: f" {row[match[1]]} ", skeleton)
 
-    def _harmless(self, value: str) -> str:
+    def harmless(self, value: str) -> str:
         """Field text without the tokenizer's control tokens and the renderer's own markers."""
         value = value.replace(_OPEN, "").replace(_CLOSE, "")
         if self._special_pattern is None:
@@ -264,7 +264,7 @@ class Renderer:
 
     def _fitted(self, skeleton: str, rows: Sequence[Mapping[str, str]]) -> list[tuple[dict[str, str], list[int], bool]]:
         """For each row the shown fields, the prompt's ids, and whether it was shortened."""
-        values = [{name: self._harmless(value) for name, value in row.items()} for row in rows]
+        values = [{name: self.harmless(value) for name, value in row.items()} for row in rows]
         # Read only as much of a very long text as is needed to find the cut.
         abridged = [{name: self._abridger.abridged(value) for name, value in row.items()} for row in values]
         ids = self._encode([self._fill(skeleton, row) for row in abridged])

@@ -122,7 +122,7 @@ def check_data(
         *_leaks(train, test, removed),
         *_repeats(train, dev, test),
         *_near(train, dev, test),
-        *_contradictions(rows, "labels" if labels else "outputs"),
+        *_contradictions(rows, "label" if labels else "output"),
         *_shapes(rows),
         *(_balance(train, labels) if labels else ()),
     ]
@@ -155,13 +155,15 @@ def _leaks(train: Sequence[Example], test: SealedTest, removed: Removed) -> Iter
             removed.train_in_test[:_SHOWN],
         )
     left = (
-        ("dev_rows_in_test", removed.dev_in_test, "dev row", "the test and were removed from dev"),
-        ("dev_rows_in_prompt", removed.dev_in_prompt, "dev row", "the prompt of the earlier bundle and were removed from dev"),
-        ("train_rows_in_dev", removed.train_in_dev, "train row", "dev and were removed from train"),
+        ("dev_rows_in_test", removed.dev_in_test, "dev row", "the test", "dev"),
+        ("dev_rows_in_prompt", removed.dev_in_prompt, "dev row", "the prompt of the earlier bundle", "dev"),
+        ("train_rows_in_dev", removed.train_in_dev, "train row", "dev", "train"),
     )
-    for kind, ids, row, place in left:
+    for kind, ids, row, place, split in left:
         if ids:
-            yield Finding(kind, "warning", f"{counted(len(ids), row)} also occurred in {place}", len(ids), ids[:_SHOWN])
+            was = "was" if len(ids) == 1 else "were"
+            message = f"{counted(len(ids), row)} also occurred in {place} and {was} removed from {split}"
+            yield Finding(kind, "warning", message, len(ids), ids[:_SHOWN])
     if shared := test.groups_shared_with(train):
         yield Finding(
             "groups_across_test",

@@ -144,6 +144,10 @@ class SealedTest:
         """Number of test rows whose output satisfies ``wanted``."""
         return sum(wanted(example.output) for example in self.__examples)
 
+    def longest_output(self, lengths: Callable[[list[str]], Sequence[int]]) -> int:
+        """Largest length of a test row's output, such as its number of tokens."""
+        return max(lengths([example.output for example in self.__examples]), default=0)
+
     def repeats_within(self) -> int:
         """Number of test rows that repeat an earlier test row."""
         return sum(count - 1 for count in self.__keys.values())

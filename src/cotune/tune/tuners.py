@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 from cotune.errors import InputError
 from cotune.model.adapters.slots import BASE, linear_names
-from cotune.model.layers.lora_binding import layer_number
 from cotune.model.local import LocalModel
 from cotune.tune.settings import Method, TuneSettings
 from cotune.tune.trainable import LoraWeights, Trainable
@@ -46,7 +45,8 @@ class LoraTuner(Tuner):
     def check(self, model: LocalModel, settings: TuneSettings) -> None:
         target, layers = settings.lora.target, linear_names(model.model)
         if target == "all-linear":
-            if all(layer_number(name) is None for name in layers):
+            if len(layers) < 2:
+                # The output head alone.
                 raise InputError(
                     f"{type(model.model).__name__} has no linear layers that can be tuned",
                     where="model",

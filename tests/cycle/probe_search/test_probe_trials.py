@@ -142,6 +142,10 @@ def test_a_row_that_a_prompt_shows_with_its_answer_does_not_count_for_it(context
     assert told["kind"] == "tuned" and told["value"]["rows"] == len(held) - 3
     seed = search.of(search.seed.prompt.id, tuned=False) or loop.judge.frozen(search, search.seed)
     assert seed.counts.all() and len(found.gap(seed)) == len(seed.gap(found)) == len(held) - 3
+    # What a prompt does not answer for itself is left out where it is compared: a mean over other rows would say less.
+    hard = replace(seed, losses=np.where(found.counts, 0.5, 5.0))
+    easier = replace(found, losses=np.full(len(held), 0.6))
+    assert easier.mean < hard.mean and hard.beats(easier) and not easier.beats(hard)
     # Whatever the shown rows seem to say, it decides nothing.
     losses = np.where(found.counts, seed.losses + 0.1, -50.0)
     worse = replace(found, epochs=1.0, losses=losses)

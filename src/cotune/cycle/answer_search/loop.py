@@ -118,8 +118,9 @@ class Loop:
         if not context.can.tune:
             entrants, sure = [p.prompt for p in proposals], [prompt.id for prompt in self.own]
             racing = self.policy.affordable(entrants, plan.race_rows, seed=self.own[0], sure=sure)
-            by_id = {prompt.id: by_id[prompt.id] for prompt in racing}
-        race = race_prompts(context, [p.prompt for p in by_id.values()], BASE, rows=plan.race_rows, cycle=1)
+        else:
+            racing = [p.prompt for p in proposals]
+        race = race_prompts(context, racing, BASE, rows=plan.race_rows, cycle=1)
         # A search without tuning measures only the best prompt of each race, because every answer costs money.
         self.end.look(self.own[0], [by_id[i].prompt for i in race.ranking[: 2 if context.can.tune else 1]])
         if context.can.tune:
@@ -127,7 +128,7 @@ class Loop:
         else:
             trials = [untuned_trial(context, by_id[i].prompt) for i in dict.fromkeys([self.own[0].id, race.ranking[0]])]
             search, tuned = Search(by_id, race, trials[0], _best_of(trials), trials), []
-        self._record(search, race, pool=len(by_id), tuned=tuned)
+        self._record(search, race, pool=len(racing), tuned=tuned)
         return search
 
     def _first_tuning(self, by_id: dict[str, Proposal], race: RaceResult) -> tuple[Search, list[dict[str, Any]]]:
@@ -188,8 +189,9 @@ class Loop:
             field_ = self.policy.affordable(
                 field_, rows, seed=search.seed.prompt, sure=[incumbent.prompt.id], known=search.known
             )
-            children = [c for c in children if c.prompt in field_]
+        # Those that are left out are not proposed again.
         search.proposals.update({p.prompt.id: p for p in children})
+        children = [c for c in children if c.prompt in field_]
         race = race_prompts(context, field_, adapter, rows=rows, cycle=number)
         by_id = {p.id: p for p in field_}
         # Prompts that were already tuned from these weights are left out.

@@ -62,7 +62,8 @@ class WrittenAnswering:
         lengths = _lengths(model, list({row.output for row in (*task.train, *task.dev)}))
         self.limit = limit or most_tokens(max(lengths))
         # Right answers are read whole; in a text without a chat template they begin with a space.
-        self.model = _with_room(model, max(self.limit, max(lengths) + 1))
+        longest = max(max(lengths), task.test.longest_output(lambda texts: _lengths(model, texts))) + 1
+        self.model = _with_room(model, max(self.limit, longest))
         self.writing = Writing.of(output or task.output, self.limit)
         self._usual = sum(lengths) / len(lengths)
 
@@ -179,4 +180,5 @@ def _with_room(model: LocalModel, longest: int) -> LocalModel:
 
 def _lengths(model: LocalModel, texts: Sequence[str]) -> list[int]:
     """Numbers of tokens of answers, including their stop tokens."""
-    return [len(ids) + 1 for ids in model.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+    plain = [model.renderer.harmless(text) for text in texts]
+    return [len(ids) + 1 for ids in model.tokenizer(plain, add_special_tokens=False)["input_ids"]] if plain else []

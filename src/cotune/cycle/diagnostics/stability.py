@@ -108,7 +108,7 @@ def measure_robustness(context: RunContext, confirmed: Confirmed, *, wanted: boo
         why = "evaluate.robustness is false"
     elif context.answers.grader is not None:
         why = f"the judge would have to grade every row in up to {FORMATS.passes} ways"
-    elif winner.candidate.own is not None:
+    elif winner.candidate.own is not None and winner.candidate.own.output != context.task.output:
         why = "the winner is the unchanged earlier bundle, whose answers are not those of the task"
     elif winner.candidate.adapter == BASE:
         why = "the winner is the base model itself"

@@ -262,7 +262,7 @@ class LabelLoop:
         better.
         """
         winner = search.winner
-        if winner is not None and winner.tuned and (self._in_bundle is None or winner.mean < self._in_bundle.mean):
+        if winner is not None and winner.tuned and (self._in_bundle is None or winner.beats(self._in_bundle)):
             self._better(winner, self._in_bundle)
             self._in_bundle = winner
 

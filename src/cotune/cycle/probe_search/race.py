@@ -206,7 +206,7 @@ class ProbeRace:
         self._context, self._embedding, self._rows, self._cycle = context, embedding, rows, cycle
         self._affordable, self._limit = affordable, limit
         self._prompts = {prompt.id: prompt for prompt in prompts}
-        self._protected = {prompt.id for prompt in always}
+        self._must, self._protected = always[0].id, {prompt.id for prompt in always}
         self._rounds = rounds_of(len(self._prompts), len(rows), first_rows)
         self._fitting = Fitting(context, embedding)
         self._result = ProbeRaceResult(len(rows))
@@ -300,8 +300,9 @@ class ProbeRace:
         """Fit the probes of the active prompts to the rows so far; prompts that fail, or have no time left, drop out."""
         standing, rows = self._standing, self._rows[: self._standing.seen]
         for name in standing.active[:]:
-            # A prompt with demonstrations may show the only row of a label.
-            if name not in self._protected and not can_fit(self._prompts[name], rows):
+            # A prompt with demonstrations may show the only row of a label. The seed prompt, or a later race's winner, has to
+            # race.
+            if name != self._must and not can_fit(self._prompts[name], rows):
                 self._fail(name)
         # Few rows make a single round, in which every prompt would be fitted at all folds.
         whole = len(standing.active) <= HEURISTICS.full_fits + len(self._protected & set(standing.active))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -71,6 +72,10 @@ class Evidence:
         both = self.counts & other.counts
         return np.asarray(self.losses[both] - other.losses[both])
 
+    def beats(self, other: Evidence) -> bool:
+        """Whether its log-loss is lower, on the rows that count for both if they were judged on the same rows."""
+        return bool(self.gap(other).mean() < 0) if len(self.losses) == len(other.losses) else self.mean < other.mean
+
 
 @dataclass
 class LabelSearch:
@@ -135,14 +140,13 @@ class LabelSearch:
 
     def of(self, prompt_id: str, *, tuned: bool) -> Evidence | None:
         """The best evidence of a prompt, frozen or tuned; None if there is none."""
-        found = [e for e in self.evidence if e.fit.prompt.id == prompt_id and e.tuned == tuned]
-        return min(found, key=lambda e: e.mean, default=None)
+        return _best([e for e in self.evidence if e.fit.prompt.id == prompt_id and e.tuned == tuned])
 
     def choose(self) -> None:
         """Choose the winner among the evidence on all held-out rows: the best trial or the best frozen probe."""
         held = sum(len(split.held) for split in self.splits)
         trials, probes = ([e for e in self.evidence if len(e.losses) == held and e.tuned == tuned] for tuned in (True, False))
-        trial, probe = (min(some, key=lambda e: e.mean, default=None) for some in (trials, probes))
+        trial, probe = (_best(some) for some in (trials, probes))
         self.winner = trial if trial is not None and (probe is None or self._wins(trial, probe)) else probe
 
     def _wins(self, trial: Evidence, probe: Evidence) -> bool:
@@ -176,3 +180,12 @@ class LabelSearch:
         fits = [e.fit for e in sorted(self.evidence, key=lambda e: e.mean)]
         fits += sorted(self.fits.values(), key=lambda fit: fit.mean)
         return list({fit.prompt.id: fit.prompt for fit in fits}.values())[: HEURISTICS.finalists]
+
+
+def _best(some: Sequence[Evidence]) -> Evidence | None:
+    """The one with the lowest log-loss, each compared with the best before it; None if there is none."""
+    best: Evidence | None = None
+    for evidence in some:
+        if best is None or evidence.beats(best):
+            best = evidence
+    return best

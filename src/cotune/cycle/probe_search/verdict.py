@@ -106,7 +106,9 @@ def better_bundle(
         _save(context, made, adapter, bundle, model_name, {"held_out": told})
         if before is None or len(before.correct) != len(evidence.correct):
             return told
-        return {**told, "before": {"score": round(before.score, 6), "log_loss": round(before.mean, 6)}}
+        both = evidence.counts & before.counts
+        score, log_loss = (round(float(values[both].mean()), 6) for values in (before.correct, before.losses))
+        return {**told, "before": {"score": score, "log_loss": log_loss}}
 
     value: dict[str, Any] = context.journal.step("better", [made.prompt.id, adapter], effect)
     return value

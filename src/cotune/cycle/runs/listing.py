@@ -153,6 +153,9 @@ def read_finished(folder: Path) -> FinishedRun:
         by_number = [row["gold"] for row in rows if isinstance(row["gold"], int)]
 
         def name(answer: Any) -> str:
+            if answer is None:
+                # None was generated, as under the metric likelihood.
+                return ""
             return str(labels[answer] if len(by_number) == len(rows) else answer)
 
         groups = tuple(str(row.get("group") or f"row {i}") for i, row in enumerate(rows))

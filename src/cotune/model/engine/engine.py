@@ -190,9 +190,9 @@ class Engine:
             prompt, answer = len(row.prompt_ids), max([limit, *map(len, row.completions)])
             if longest is not None and prompt + answer > longest:
                 raise InputError(
-                    f"a prompt of {prompt} tokens and an answer of {answer} are more than the model's {longest}",
+                    f"a prompt of {prompt} tokens and an answer of {answer} are more than the model's {longest} positions",
                     where="engine.max_tokens",
-                    hint="Lower it, or allow only shorter answers.",
+                    hint="Lower it, or leave out rows with such long answers.",
                 )
 
     def _longest_prompt(self) -> int:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 LONGEST = 10_000_000
 """Placeholder in a manifest for the longest prompt, which only the server knows."""
+_MOST_REFUSED = 0.1
+"""Largest share of the questions of a request that count as refused for what is in their rows: a guess."""
 
 
 class RemoteModel:
@@ -55,7 +57,7 @@ class RemoteModel:
         patience: seconds for one question, including retries, before the run stops.
         schema: JSON Schema of the answers, which the server is asked to follow.
         keeps_on: whether a question that the server refuses for its content, as a filter does, counts as answered with an
-            empty text, so that one row does not end a run. It does not if every question of a request is refused.
+            empty text, so that one row does not end a run; only for a small part of a request's questions.
 
     Attributes:
         chooser: chooses nearest demonstrations; without one, prompts that need them are refused.
@@ -270,10 +272,14 @@ class RemoteModel:
         missing = {key: messages for key, messages in zip(keys, questions, strict=True) if key not in found}
         refused: dict[str, EndpointError] = {}
         self._ask(missing, found, progress, refused if self.keeps_on else None)
-        if refused and len(refused) == len(missing) and (len(missing) > 1 or not self._used):
-            # Then it is not about a row.
+        asked = len(set(keys))
+        if len(refused) > max(1, _MOST_REFUSED * asked) or (len(refused) == asked > 0 and not self._used):
+            # Then it is not about rows.
             raise next(iter(refused.values()))
-        found |= dict.fromkeys(refused, Said("", (), Usage()))
+        for key in refused:
+            # Kept, so that a resumed run scores the row alike.
+            found[key] = Said("", (), Usage())
+            self._keep(key, found[key])
         new = [found[key] for key in dict.fromkeys(keys) if key not in self._used]
         self._used.update(keys)
         return [found[key] for key in keys], new, kept

@@ -10,6 +10,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 from cotune.files import content_hash
 from cotune.task.reading.table import Table, free_name
@@ -105,6 +106,7 @@ def with_field_names(template: str, fields: Collection[str]) -> str:
     return _BRACED.sub(called, template)
 
 
+@lru_cache(maxsize=1024)
 def _plain(column: str) -> str | None:
     """The header as a name; None if it has no letter or digit, or marks that a name cannot have, as in some scripts."""
     composed, plain = _read(column)
@@ -113,6 +115,7 @@ def _plain(column: str) -> str | None:
     return plain if is_field_name(plain) else f"_{plain}"
 
 
+@lru_cache(maxsize=1024)
 def _marked(column: str) -> str:
     """The header as a name that no other header gives."""
     composed, plain = _read(column)
@@ -120,6 +123,7 @@ def _marked(column: str) -> str:
     return name if is_field_name(name) else f"_{name}"
 
 
+@lru_cache(maxsize=1024)
 def _read(column: str) -> tuple[str, str]:
     """The header in the form that is the same in all encodings of its letters, and its letters, digits and ``_``."""
     composed = unicodedata.normalize("NFKC", column).strip()

@@ -15,6 +15,8 @@ from cotune.errors import InputError, shortened
 from cotune.task.reading.table import Cell, Table, free_name, json_kind, nearest_name, table_from_rows
 
 _SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
+_READ = 1 << 20
+"""Characters of a CSV file that are read to find its delimiter."""
 _LOOKED_AT = 20
 """Number of rows that show which delimiter a file has."""
 
@@ -151,7 +153,7 @@ def delimiter_of(text: str) -> str:
     """Delimiter of a CSV file: comma, semicolon or tab.
 
     It is the one that cuts header and first rows into equally many cells, and into the most if several do; if none does, the
-    first that the header contains outside of quotes.
+    first of these three that the header contains outside of quotes.
     """
     # A table with labels has at least two columns.
     found = {delimiter: widths for delimiter in ",;\t" if (widths := _widths(text, delimiter)) and widths[0] > 1}
@@ -163,16 +165,17 @@ def _widths(text: str, delimiter: str) -> list[int]:
     """Number of cells of the header and of the first rows; 0 for a row that is malformed with this delimiter."""
     widths: list[int] = []
     with _cells_of_any_size():
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        reader = csv.reader(io.StringIO(text[:_READ], newline=""), delimiter=delimiter, strict=True)
         try:
             for cells in reader:
                 if len(cells) > 1 or (cells and cells[0].strip()):
                     widths.append(len(cells))
                 if len(widths) > _LOOKED_AT:
-                    break
+                    return widths
         except csv.Error:
             widths.append(0)
-    return widths
+    # The last row of a part of the text may be cut.
+    return widths[:-1] if len(text) > _READ and len(widths) > 1 else widths
 
 
 def _read_csv(text: str, source: str) -> Table:
