@@ -51,6 +51,14 @@ def test_every_command_reads_the_column_that_was_learnt_from(bench: Bench, tmp_p
     rows = [{other: i, text: f"row {i}", "Метка": "ab"[i % 2]} for i in range(60)]
     task = Task.from_frame(rows, input=field, output="Метка")
     assert task.input_fields == (field,) and all(one.fields[field].startswith("row") for one in task.train)
+    alone = Task.from_frame([{text: row[text], "Метка": row["Метка"]} for row in rows], input=field, output="Метка")
+    assert all(next(iter(one.fields.values())).startswith("row") for one in alone.train)
+
+
+def test_headers_that_differ_in_encoding_alone_can_be_read() -> None:
+    rows = [{"my text": f"row {i}", "my\u00a0text": "17", "kind": "ab"[i % 2]} for i in range(60)]
+    task = Task.from_frame(rows, input="my text", output="kind")
+    assert all(next(iter(one.fields.values())).startswith("row") for one in task.train)
 
 
 @pytest.mark.parametrize("headers", HEADERS, ids=lambda headers: headers[1])

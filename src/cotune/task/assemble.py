@@ -18,7 +18,7 @@ from cotune.task.example import Example
 from cotune.task.known import Known
 from cotune.task.metrics.metric import Metric, metric_for
 from cotune.task.reading.cells import has_half_character
-from cotune.task.reading.field_names import RESERVED, field_names, fields_for, with_fields
+from cotune.task.reading.field_names import RESERVED, column_of, field_names, fields_for, with_fields
 from cotune.task.reading.table import Table
 from cotune.task.rehearsal import ROLE, Replay, choose_replay
 from cotune.task.sealed import SealedTest, rows_hash
@@ -279,7 +279,7 @@ def _with_fields(source: Source) -> tuple[Source, tuple[Finding, ...]]:
     """The source with input columns renamed to names that prompts can show, and a finding about that."""
     fields = fields_for(source.input_fields, source.train.columns)
     columns_of = {name: column for column, name in field_names(source.train.columns).items()}
-    columns = [columns_of.get(field, field) for field in fields]
+    columns = [columns_of.get(field) or column_of(field, source.train.columns) or field for field in fields]
     renamed = {field: column for field, column in zip(fields, columns, strict=True) if field != column}
     if fields == source.input_fields and not renamed:
         return source, ()
