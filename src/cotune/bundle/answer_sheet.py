@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from cotune.bundle.predictor import Prediction, Predictor, ends_with
+from cotune.bundle.predictor import Prediction, Predictor, ending_error
 from cotune.bundle.rows import checked_row
 from cotune.errors import RowError
 from cotune.task.reading.sheet import Sheet
@@ -101,7 +101,7 @@ def answer_sheet(
     ended: EndpointError | None = None
     while len(told) < len(asked) and ended is None:
         part = predictor.each(asked[len(told) : len(told) + batch], probabilities=probabilities, unsure=unsure)
-        ended = ends_with(part, first=not any(isinstance(one, Prediction) for one in told))
+        ended = ending_error(part, first=not any(isinstance(one, Prediction) for one in told))
         told += part
         progress(len(told))
     if ended is not None:

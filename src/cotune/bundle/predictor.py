@@ -328,7 +328,7 @@ def _rows_of(frame: Any, input_fields: Sequence[str]) -> list[dict[str, str | No
     return [{name: table.shown(index, name) for name in table.columns} for index in range(len(table))]
 
 
-def ends_with(part: Sequence[Prediction | EndpointError], *, first: bool) -> EndpointError | None:
+def ending_error(part: Sequence[Prediction | EndpointError], *, first: bool) -> EndpointError | None:
     """The error after which no further row should be asked; None if there is none.
 
     Args:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cotune.bundle.manifest import Manifest
-from cotune.bundle.predictor import Prediction, Predictor, ends_with
+from cotune.bundle.predictor import Prediction, Predictor, ending_error
 from cotune.errors import InputError
 from cotune.evaluate.score_interval import score_interval
 from cotune.evaluate.scoring import judged
@@ -167,7 +167,7 @@ def score_rows(
     truncated = 0
     for start in range(0, len(rows), batch):
         part = predictor.each([row.fields for row in rows[start : start + batch]])
-        if (why := ends_with(part, first=not start)) is not None:
+        if (why := ending_error(part, first=not start)) is not None:
             raise why
         nothing = "" if predictor.output.kind.written else predictor.labels[0]
         answers += [one.answer if isinstance(one, Prediction) else nothing for one in part]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cotune.bundle.manifest import refuse_constant
-from cotune.bundle.predictor import Prediction, Predictor, ends_with
+from cotune.bundle.predictor import Prediction, Predictor, ending_error
 from cotune.bundle.rows import checked_row, example_row
 from cotune.errors import InputError, RowError
 from cotune.task.reading.sheet import json_line, plain_json
@@ -85,7 +85,7 @@ def predict_stream(
         nonlocal rows, truncated, left_open
         asked = [fields for _, fields, _ in waiting if not isinstance(fields, RowError)]
         part = predictor.each(asked, probabilities=probabilities, unsure=unsure) if asked else []
-        found, ended = iter(part), ends_with(part, first=not rows)
+        found, ended = iter(part), ending_error(part, first=not rows)
         for row, fields, where in waiting:
             one = fields if isinstance(fields, RowError) else next(found)
             if isinstance(one, Prediction):

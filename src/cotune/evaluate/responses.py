@@ -16,6 +16,7 @@ from cotune.evaluate.scoring import Evaluation, judged, unanswered, wrong_instea
 from cotune.task.answered import Answered
 from cotune.task.example import Example
 from cotune.task.task import Task
+from cotune.task.values.output import Output
 
 Floats = NDArray[np.float64]
 
@@ -192,9 +193,8 @@ class AnswerOutputs:
         if self.texts is None and task.measure.needs_answers:
             return unanswered(self.losses)
         # An earlier bundle may write answers that do not fit the task's schema.
-        fit = [task.output.fits(text) for text in self.answered]
-        grades = None if self.grades is None or not fit else np.where(fit, self.grades, 0.0)
         texts = task.output.as_scored(self.texts) if self.texts is not None else [""] * len(rows)
+        grades = _grades_of_fitting(self.grades, self.answered, task.output)
         answered = Answered([row.output for row in rows], texts, task.output, rows, self.losses, grades)
         return replace(judged(answered, self.losses, task.measure), answers=self.answered)
 
@@ -242,9 +242,8 @@ class TextOutputs:
 
     def judge(self, rows: Sequence[Example], decision: Decision, task: Task) -> Evaluation:
         """Score the answers by the task's metric; log-losses are infinite, meaning unknown."""
-        fit = [task.output.fits(text) for text in self.texts]
-        grades = None if self.grades is None else np.where(fit, self.grades, 0.0)
         texts = task.output.as_scored(self.texts)
+        grades = _grades_of_fitting(self.grades, self.texts, task.output)
         answered = Answered([row.output for row in rows], texts, task.output, rows, None, grades)
         evaluation = judged(answered, np.zeros(len(rows)), task.measure)
         return replace(evaluation, answers=self.texts, log_losses=np.full(len(rows), np.inf))
@@ -262,6 +261,11 @@ def label_indices(rows: Sequence[Example], task: Task) -> NDArray[np.int64]:
     """The index of each row's label."""
     place = {label: i for i, label in enumerate(task.labels)}
     return np.array([place[row.output] for row in rows], dtype=np.int64)
+
+
+def _grades_of_fitting(grades: Floats | None, texts: Sequence[str], output: Output) -> Floats | None:
+    """The grades, 0 for answers that are not values of the output."""
+    return grades if grades is None or not texts else np.where([output.fits(text) for text in texts], grades, 0.0)
 
 
 def _all_grades(first: Floats | None, second: Floats | None) -> Floats | None:

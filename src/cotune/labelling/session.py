@@ -100,7 +100,7 @@ class Earlier:
     def own(self, column: str, value: Any) -> Any:
         """A value in the type that the file's values of a column have, so that the file keeps its types."""
         kind = self._types.get(column)
-        # A value that is no text has a type of its own.
+        # A value that is not a text already has a type.
         reader = _READERS.get(kind) if kind is not None and isinstance(value, str) else None
         return value if reader is None else reader(value)
 
