@@ -14,7 +14,7 @@ from cotune.garbage import collection_paused
 ROOT = Path(cotune.__file__).parent
 ROOMS = (
     # From the bottom up: a room imports from itself and from those before it.
-    ("errors", "version", "files", "cache", "streams", "garbage", "plugins", "run_files"),
+    ("errors", "plain", "version", "files", "cache", "streams", "garbage", "plugins", "run_files"),
     ("web", "endpoint"),
     ("task",),
     ("prompt",),

@@ -571,10 +571,10 @@ def test_the_card_says_what_it_is_and_how_good(bench: Bench, tmp_path: Path) -> 
     card = (bundle / "README.md").read_text()
     assert json.loads((bundle / "metrics.json").read_text()) == metrics
     assert card.startswith("# a / b # ‹script›\n")
-    assert "| starting prompt, base model | 0.250 (0.200 to 0.300) | 90 | test |" in card
-    assert "| from both | +0.650 (+0.550 to +0.720) | 0.0006 |" in card
-    assert "| beyond the sum of both, in log-loss (nats per row) | +0.200 (+0.100 to +0.300) | 0.04 |" in card
-    assert "| p |" in card and "corrected" in card
+    assert "| first prompt, base model | 0.250 (0.200 to 0.300) | 90 | test |" in card
+    assert "| prompt and tuning | +65.0 | +55.0 to +72.0 | < 0.001 | a gain |" in card
+    assert "| synergy, log-loss | +0.200 | +0.100 to +0.300 | 0.040 | worth more together |" in card and "nats a row" in card
+    assert "| p |" in card and "corrected" in card and "| synergy |" not in card
     formats = "in 2 other formats, on 80 dev rows: base model 0.200 to 0.310, tuned model 0.880 to 0.900. Tuning makes"
     assert formats in card and "sensitive / by 3 points" in card
     assert "0.123" not in card, "a score without interval is no score"
@@ -586,18 +586,18 @@ def test_the_card_says_what_it_is_and_how_good(bench: Bench, tmp_path: Path) -> 
     assert str(bench.base.parent) not in card
     assert "(this bundle)" not in card, "the prompt is another"
     marked = (bench.save(tmp_path / "marked", metrics=metrics) / "README.md").read_text()
-    assert "| **winning prompt, tuned model** (this bundle) | 0.900" in marked
+    assert "| **winner's prompt, tuned model** (this bundle) | 0.900" in marked
     # Where two arms are the same candidate, one row is the bundle's.
     doubled = {**metrics, "arms": {**metrics["arms"], "best_prompt": best}}
     twice = (bench.save(tmp_path / "twice", metrics=doubled) / "README.md").read_text()
-    assert twice.count("(this bundle)") == 1 and "winning prompt, base model" not in twice, "one candidate, one row"
+    assert twice.count("(this bundle)") == 1 and "winner's prompt, base model" not in twice, "one candidate, one row"
     frozen = {**metrics, "arms": {**metrics["arms"], "best_tuned": best | {"readout": "probe", "steps": 0}}}
     untuned = (bench.save(tmp_path / "untuned", metrics=frozen) / "README.md").read_text()
-    assert "| **winning prompt, base model: not tuned** (this bundle) | 0.900" in untuned and "tuned model" not in untuned
+    assert "| **winner's prompt, base model: not tuned** (this bundle) | 0.900" in untuned and "tuned model" not in untuned
     frozen["arms"]["seed_tuned"] = arm
     frozen["gains"] = {"prompt_given_tuning": {"value": 0.65, "ci": [0.55, 0.72], "p": 0.01}}
     alone = (bench.save(tmp_path / "alone", metrics=frozen) / "README.md").read_text()
-    assert "| of the winner, not tuned, over the starting prompt | +0.650" in alone, "which was not tuned either"
+    assert "| winner over seed prompt | +65.0" in alone, "which was not tuned either"
     plain = (bench.save(tmp_path / "plain", adapter_folder=None) / "README.md").read_text()
     assert "PeftModel" not in plain
     assert "How good" not in plain

@@ -24,8 +24,8 @@ from cotune.cycle.progress import Quiet
 from cotune.cycle.run import Result
 from cotune.cycle.run import run as run_cycle
 from cotune.cycle.search.pool import has_room, next_pool
-from cotune.evaluate.openings import openings_sentence
 from cotune.evaluate.stats.conformal import coverage, label_sets, least_rows, threshold
+from cotune.evaluate.words import openings_sentence
 from cotune.model.engine.runner import PackedRunner
 from cotune.model.engine.settings import EngineSettings
 from cotune.model.hardware.capability import check_capability

@@ -14,9 +14,9 @@ from cotune.evaluate import attribution
 from cotune.evaluate.arms import ArmScores, ArmsMetric
 from cotune.evaluate.attribution import Gain, attribute
 from cotune.evaluate.frozen_arms import ARMS, GAINS, repeated_gains
-from cotune.evaluate.gain_sentences import sentence
 from cotune.evaluate.stats.intervals import Interval
 from cotune.evaluate.stats.paired import mcnemar, paired_proportion_interval
+from cotune.evaluate.words import gains_sentence as sentence
 from cotune.task.metrics.metric import Aggregate
 
 ACCURACY = {"seed_prompt": 0.4, "prompt_only": 0.5, "best_prompt": 0.45, "seed_tuned": 0.8, "best_tuned": 0.95}
@@ -206,7 +206,7 @@ def test_the_sentence_leads_with_the_prompt_on_top_of_tuning_and_admits_doubt():
     assert "loses 3.0 points" in worse and "significant" not in worse and "corrected" not in worse
     frozen = sentence(gains, 500, frozen_first=True)
     assert frozen.startswith(
-        "On frozen weights, the searched prompt gains 7.0 points (95% interval +1.8 to +12.2, p = 0.030). Tuning"
+        "Without tuning, the searched prompt gains 7.0 points (95% interval +1.8 to +12.2, p = 0.030). Tuning"
     )
     assert frozen.index("Tuning with") < frozen.index("On top of tuning") < frozen.index("Prompt and tuning together")
 

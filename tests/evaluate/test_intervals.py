@@ -10,11 +10,11 @@ from scipy import special
 from sklearn.metrics import f1_score
 
 from cotune.evaluate.arms import aggregate_statistic
-from cotune.evaluate.metric_words import p_value
 from cotune.evaluate.stats.f1 import f1_statistic
 from cotune.evaluate.stats.f1_posterior import dirichlet_f1
 from cotune.evaluate.stats.intervals import Interval, aggregate_interval, mean_interval, proportion_interval, wilson
 from cotune.evaluate.stats.resampling import bootstrap_limits, weighted_mean
+from cotune.evaluate.words import p_value
 from cotune.task.metrics.metric import METRICS
 
 SIZES = (30, 100, 500)

@@ -12,8 +12,8 @@ from cotune.evaluate.arms import ArmScores
 from cotune.evaluate.attribution import attribute
 from cotune.evaluate.decision import RAW, Decision
 from cotune.evaluate.frozen_arms import ARMS
-from cotune.evaluate.gain_sentences import sentence
 from cotune.evaluate.noise import Noise, compare, told_with_noise
+from cotune.evaluate.words import gains_sentence as sentence
 
 
 def test_differences_are_measured_and_flips_counted() -> None:

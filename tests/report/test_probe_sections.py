@@ -119,7 +119,7 @@ def test_arms_and_references_stand_together(page: str) -> None:
     assert "first prompt, base model, probe after layer 20" in shown
     lines = re.findall(r'<div class="row (base|tuned|reference)', shown)
     assert lines == ["base", "base", "base", "tuned", "tuned", "reference", "reference", "reference"]
-    order = [shown.index(name) for name in ("Prompt alone", "Tuning alone", "Prompt, on top of tuning", "Synergy")]
+    order = [shown.index(name) for name in ("Prompt alone", "Tuning alone", "Prompt, given tuning", "Synergy")]
     assert order == sorted(order), "what the prompt gains on frozen weights is told first"
 
 

@@ -15,12 +15,11 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from cotune.cycle.budget.budget import parse_budget
-from cotune.evaluate.metric_words import signed
+from cotune.evaluate.words import gain_outcome, signed
 from cotune.report.terminal.advice import improvements, more_rows, next_steps, still_gaining
 from cotune.report.terminal.notebook import summary_html
 from cotune.report.terminal.result import result_warnings
 from cotune.report.terminal.verdict import print_verdict, quiet_text, verdict_text
-from cotune.report.terminal.verdict_gains import gain_outcome
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]")
 PROMPT = "[bold]Classify[/bold] the 🙂 :smile: question: {labels}\n\nשאלה مرحبا {text}\n\x1b[31m\u202eType:"
@@ -216,7 +215,9 @@ def test_a_gain_is_what_its_p_value_and_the_noise_say(gain: dict[str, Any], outc
 
 def test_robustness_takes_two_lines_and_noise_one() -> None:
     text = verdict_text(SUMMARY, width=300)
-    assert "The winning prompt in 3 other formats on 60 dev rows: base model 0.310 to 0.500, tuned 0.880 to 0.910." in text
+    assert (
+        "The winning prompt in 3 other formats, on 60 dev rows: base model 0.310 to 0.500, tuned model 0.880 to 0.910." in text
+    )
     assert "Tuning makes the model less sensitive" in text
     assert "In other batches log-probabilities differ by 0.021 at most" in text and "1 of 48 answers flip" in text
     left_out = {**SUMMARY, "robustness": {"skipped": "no room"}, "noise": {"skipped": "no room"}}

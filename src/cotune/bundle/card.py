@@ -12,40 +12,20 @@ from cotune.bundle.manifest import ADAPTER, Manifest
 from cotune.bundle.rows import example_row
 from cotune.bundle.snippets import Ids, code_block, probe_lines, python_block, whole_model_lines
 from cotune.errors import counted
-from cotune.evaluate.frozen_arms import is_frozen, only_winner_tuned, repeated_gains, same_arms
+from cotune.evaluate.words import (
+    arm_groups,
+    gain_rows,
+    gains_note,
+    gains_of,
+    has_gains,
+    metric_words,
+    repeated_text,
+    robustness_sentences,
+)
+from cotune.plain import decimal, fields, interval_text, number
 from cotune.probe.readout import PROBE, Probe
 from cotune.prompt.prompt import held_rows
 
-_ARMS = {
-    "seed_prompt": "starting prompt, base model",
-    "prompt_only": "the prompt that is best on the base model, base model",
-    "best_prompt": "winning prompt, base model",
-    "seed_tuned": "starting prompt, tuned model",
-    "best_tuned": "winning prompt, tuned model",
-    "previous": "the earlier bundle that this one started from",
-}
-_NOT_TUNED = {
-    "seed_tuned": "starting prompt, base model: not tuned",
-    "best_tuned": "winning prompt, base model: not tuned",
-}
-_GAINS = {
-    "prompt": "from the prompt alone",
-    "tuning": "from tuning alone",
-    "both": "from both",
-    "prompt_given_tuning": "from the prompt, once the model is tuned",
-    "synergy": "beyond the sum of both",
-    "synergy_log_loss": "beyond the sum of both, in log-loss (nats per row)",
-    "over_previous": "over the earlier bundle",
-}
-_WINNER_FROZEN = {
-    "both": "of the winner, not tuned, over the starting prompt",
-    "prompt_given_tuning": "of the winner, not tuned, over the tuned starting prompt",
-}
-_ONLY_WINNER_TUNED = {
-    "synergy": "from tuning, with the winning prompt",
-    "synergy_log_loss": "from tuning, with the winning prompt, in log-loss (nats per row)",
-}
-_NO_SEED_TUNED = "of tuning the starting prompt: its weights were not tuned"
 _ADAPTER = f'"FOLDER/{ADAPTER}"'
 _MOST_LABELS = 100
 
@@ -227,13 +207,9 @@ def use(manifest: Manifest, endpoint: tuple[str, str | None] | None, folder: str
 
 def shown_arms(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """The arms that have a score with its interval."""
-    arms = metrics.get("arms")
-    if not isinstance(arms, Mapping):
-        return {}
+    arms = {str(name): fields(arm) for name, arm in fields(metrics.get("arms")).items()}
     return {
-        name: arm
-        for name, arm in arms.items()
-        if isinstance(arm, Mapping) and _number(arm.get("score")) and _interval(arm.get("ci"))
+        name: arm for name, arm in arms.items() if number(arm.get("score")) is not None and interval_text(arm.get("ci")) != "-"
     }
 
 
@@ -245,59 +221,34 @@ def shipped_arms(manifest: Manifest, arms: Mapping[str, Mapping[str, Any]]) -> l
 
 def results(manifest: Manifest, metrics: Mapping[str, Any]) -> list[str]:
     """The section with the scores of the arms and the gains; empty if there are no scores."""
-    lines = [f"| what | {plain(manifest.metric)} (95% interval) | rows | split |", "|---|---|---|---|"]
-    shown = shown_arms(metrics)
-    if not shown:
+    arms = shown_arms(metrics)
+    if not arms:
         return []
-    arms, shipped = metrics["arms"], shipped_arms(manifest, shown)
-    # Arms that are the same candidate are shown once, under the winner's name if it is one of them.
-    for group in same_arms(shown):
-        name = next((name for name in ("best_tuned", "seed_tuned") if name in group), group[0])
-        arm = shown[name]
-        names = _NOT_TUNED if name in _NOT_TUNED and is_frozen(arms, name) else _ARMS
-        about = names.get(name, plain(str(name)))
-        about = about if set(shipped).isdisjoint(group) else f"**{about}** (this bundle)"
-        score = f"{arm['score']:.3f} ({_span(arm['ci'])})"
-        lines.append(f"| {about} | {score} | {plain(str(arm.get('n', '?')))} | {plain(str(arm.get('split', '?')))} |")
-    parts = ["## How good it is", "\n".join(lines)]
-    gains = metrics.get("gains")
-    rows = []
-    same = {name: str(arm["candidate_id"]) for name, arm in shown.items() if arm.get("candidate_id")}
-    called = {**_GAINS, **(_WINNER_FROZEN if "best_tuned" in shown and is_frozen(arms, "best_tuned") else {})}
-    if "seed_tuned" in shown and is_frozen(arms, "seed_tuned"):
-        called |= {"prompt_given_tuning": called["both"], "tuning": _NO_SEED_TUNED}
-    called |= _ONLY_WINNER_TUNED if only_winner_tuned(shown) else {}
-    repeated = repeated_gains(same, list(gains) if isinstance(gains, Mapping) else [])
-    for name, gain in gains.items() if isinstance(gains, Mapping) else ():
-        if name not in repeated and isinstance(gain, Mapping) and _number(gain.get("value")) and _interval(gain.get("ci")):
-            p = f"{gain['p']:.2g}" if _number(gain.get("p")) else "-"
-            about = called.get(name, plain(str(name)))
-            rows.append(f"| {about} | {gain['value']:+.3f} ({_span(gain['ci'], '+')}) | {p} |")
-    if rows:
-        parts.append("\n".join(["| gain | difference (95% interval) | p |", "|---|---|---|", *rows]))
-        parts.append(
-            "Differences are paired, row by row. If an interval contains zero, the difference is not significant. Intervals and"
-            " p-values are corrected for the number of gains."
-        )
+    shipped, rows = set(shipped_arms(manifest, arms)), []
+    for group in arm_groups(arms):
+        arm, about = arms[group.names[0]], plain(group.meaning or group.title)
+        about = about if shipped.isdisjoint(group.names) else f"**{about}** (this bundle)"
+        score = f"{decimal(arm['score'])} ({interval_text(arm['ci'])})"
+        rows.append((about, score, plain(str(arm.get("n", "?"))), plain(str(arm.get("split", "?")))))
+    parts = [
+        "## How good it is",
+        _table(("what", f"{plain(metric_words(manifest.metric))} (95% interval)", "rows", "split"), rows),
+    ]
+    if gains_of(metrics) and has_gains(metrics):
+        gains = [(plain(name), *cells) for name, *cells in gain_rows(metrics)]
+        parts.append(_table(("gain", "points", "95% interval", "p", "reading"), gains))
+        parts.append(" ".join(filter(None, (gains_note(metrics), plain(repeated_text(metrics))))))
     return parts
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown; cells must be safe for it."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows))
 
 
 def robustness(metrics: Mapping[str, Any]) -> list[str]:
     """How much the score depends on the prompt's format; empty if this was not measured."""
-    found = metrics.get("robustness")
-    if not isinstance(found, Mapping) or not isinstance(sentence := found.get("sentence"), str):
-        return []
-    spans = []
-    arms = metrics.get("arms")
-    ships = "shipped model" if isinstance(arms, Mapping) and is_frozen(arms, "best_tuned") else "tuned model"
-    for side, about in (("base", "base model"), ("tuned", ships)):
-        scores = found[side].get("scores") if isinstance(found.get(side), Mapping) else None
-        if not isinstance(scores, Sequence) or not scores or not all(map(_number, scores)):
-            return []
-        spans.append(f"{about} {min(scores):.3f} to {max(scores):.3f}")
-    formats = len(found["tuned"]["scores"])
-    told = f"The winning prompt in {formats} other formats, on {counted(plain(str(found.get('n', '?'))), 'dev row')}: "
-    return [f"{told}{', '.join(spans)}. {plain(sentence)}"]
+    return [" ".join(map(plain, told))] if (told := robustness_sentences(metrics)) else []
 
 
 def _is_this(manifest: Manifest, arm: Mapping[str, Any]) -> bool:
@@ -337,16 +288,3 @@ def limits(manifest: Manifest) -> str:
 def plain(text: str) -> str:
     """A text made safe for a line, a table cell or a code span of Markdown."""
     return " ".join(text.split()).replace("|", "/").replace("`", "'").replace("<", "‹").replace(">", "›")
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _interval(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) == 2 and all(end is None or _number(end) for end in value)
-
-
-def _span(ends: Sequence[float | None], sign: str = "") -> str:
-    low, high = ("open" if end is None else f"{end:{sign}.3f}" for end in ends)
-    return f"{low} to {high}"

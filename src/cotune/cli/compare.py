@@ -9,7 +9,7 @@ import typer
 
 from cotune.cli.program import Json, app, echo_json, tell
 from cotune.errors import counted
-from cotune.evaluate.metric_words import metric_words
+from cotune.evaluate.words import NO_DIFFERENCE, metric_words, points_text, uncertainty_text
 
 
 @app.command(
@@ -33,16 +33,14 @@ def compare(
     if as_json:
         echo_json(comparison.to_json())
         return
-    from cotune.evaluate.gain_sentences import points_text, uncertainty_text
-
     tell(
         f"{metric_words(comparison.metric)} on the same {counted(comparison.n, 'test row')}: "
         f"{first} {comparison.scores[0]:.3f}, {second} {comparison.scores[1]:.3f}"
     )
     verb = "gains" if comparison.gain.value >= 0 else "loses"
-    verdict = "" if comparison.gain.significant() else ": no significant difference"
-    uncertainty = uncertainty_text(comparison.gain.ci, comparison.gain.p)
-    tell(f"{second} {verb} {points_text(comparison.gain.value)} ({uncertainty}, paired){verdict}.")
+    verdict = "" if comparison.gain.significant() else f": {NO_DIFFERENCE}"
+    uncertainty = uncertainty_text(comparison.gain.ci.as_list(), comparison.gain.p, "paired")
+    tell(f"{second} {verb} {points_text(comparison.gain.value)} ({uncertainty}){verdict}.")
     tell(f"Right in the first only: {counted(comparison.only_first, 'row')}; in the second only: {comparison.only_second}.")
     if comparison.remark:
         tell(comparison.remark)

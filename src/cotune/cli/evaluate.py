@@ -9,7 +9,7 @@ import typer
 
 from cotune.cli.program import Base, Batch, Bundle, Endpoint, Json, KeyEnv, Patience, app, counting, echo_json, tell
 from cotune.errors import counted
-from cotune.evaluate.metric_words import metric_words
+from cotune.evaluate.words import metric_words
 from cotune.garbage import collection_paused
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def evaluate(
 def _shown(scored: Scored, source: str, width: int) -> Iterator[Any]:
     from rich.text import Text
 
-    from cotune.report.terminal.plain import harmless, one_line
+    from cotune.plain import harmless, one_line
 
     yield Text(
         f"{metric_words(scored.metric)} {_with_interval(scored.score, scored.interval.low, scored.interval.high)} "
@@ -108,8 +108,8 @@ def _with_interval(value: float, low: float, high: float) -> str:
 def _table(what: str, parts: Sequence[PartScores], width: int) -> Any:
     from rich.text import Text
 
+    from cotune.plain import one_line
     from cotune.report.terminal.layout import table_of
-    from cotune.report.terminal.plain import one_line
 
     table = table_of([what, "rows>", "given>", "precision", "recall", "F1"], width)
     names = [one_line(one.name, 40) for one in parts]
@@ -134,8 +134,8 @@ def _confusion(scored: Scored, width: int) -> Iterator[Any]:
     """The confusion matrix if it fits, else the most frequent confusions."""
     from rich.text import Text
 
+    from cotune.plain import one_line
     from cotune.report.terminal.layout import table_of
-    from cotune.report.terminal.plain import one_line
 
     assert scored.confusion is not None
     labels = [one_line(one.name, 24) for one in scored.labels]

@@ -28,7 +28,7 @@ def list_(
         echo_json([run.to_json() for run in runs])
         return
     if not runs:
-        from cotune.report.terminal.plain import harmless
+        from cotune.plain import harmless
 
         where = str(folder) if folder.is_dir() else f"{folder}, a folder that does not exist yet"
         typer.echo(harmless(f"No runs in {where}. cotune run FILE --input COLUMN --output COLUMN makes one."))
@@ -36,8 +36,8 @@ def list_(
     from rich.text import Text
 
     from cotune.cli.terminal import out_console
+    from cotune.plain import clock, decimal, one_line
     from cotune.report.terminal.layout import table_of
-    from cotune.report.terminal.plain import clock, decimal, one_line
 
     console = out_console()
     # On a narrow terminal they would leave no room for the folders, which other commands need.

@@ -99,7 +99,7 @@ def _all(
 
 def tell(text: object, *, err: bool = False) -> None:
     """Print a text that may contain names, labels or paths, without control characters."""
-    from cotune.report.terminal.plain import harmless
+    from cotune.plain import harmless
 
     typer.echo(harmless(text), err=err)
 

@@ -55,7 +55,7 @@ def serve(
         if as_json:
             echo_json({"url": address, "models": ids})
         else:
-            from cotune.report.terminal.plain import one_line
+            from cotune.plain import one_line
 
             shown = ", ".join(one_line(name, 200) for name in ids)
             typer.echo(f"Serving {shown} at {address}  (API: {address}/docs, Ctrl-C ends it)")

@@ -73,7 +73,7 @@ class Meter:
         }
 
     def _text(self) -> str:
-        from cotune.report.terminal.plain import duration
+        from cotune.plain import duration
 
         seen = self.seen
         left = seen.left

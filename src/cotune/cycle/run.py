@@ -19,7 +19,7 @@ from cotune.cycle.workers.opening import check_spread, open_workers
 from cotune.endpoint.errors import EndpointError
 from cotune.errors import InputError, counted
 from cotune.executor import Choice
-from cotune.report.terminal.plain import duration, fields
+from cotune.plain import duration, fields
 from cotune.run_files import BUNDLE, REPORT, SUMMARY
 from cotune.task.task import Task
 
@@ -47,7 +47,7 @@ class Result:
     @property
     def score(self) -> float:
         """Score of the bundle on the sealed test, by the task's metric."""
-        from cotune.report.terminal.plain import shipped
+        from cotune.plain import shipped
 
         return float(shipped(self.summary)["score"])
 

@@ -21,9 +21,7 @@ from cotune.cycle.search.result import SearchResult
 from cotune.evaluate.answer_noise import AnswerNoise
 from cotune.evaluate.attribution import Attribution, attribute
 from cotune.evaluate.frozen_arms import ARMS, GAINS, PREVIOUS, is_frozen
-from cotune.evaluate.gain_sentences import sentence
 from cotune.evaluate.noise import Noise, told_with_noise
-from cotune.evaluate.openings import openings_sentence
 from cotune.evaluate.previous import compare_parts, keep_sentence, which_to_keep
 from cotune.evaluate.responses import LabelOutputs
 from cotune.evaluate.score_interval import AVERAGES, score_interval
@@ -31,6 +29,7 @@ from cotune.evaluate.scoring import finite
 from cotune.evaluate.shares import field_scores
 from cotune.evaluate.stats.intervals import Interval, proportion_interval
 from cotune.evaluate.stats.selection import winners_curse
+from cotune.evaluate.words import gains_sentence, openings_sentence
 from cotune.report.terminal.advice import improvements
 from cotune.report.terminal.result import result_sentences, result_warnings
 from cotune.task.answered import Answered
@@ -183,7 +182,7 @@ def _gains_sentence(
     *,
     going_on: bool,
 ) -> str:
-    return sentence(
+    return gains_sentence(
         gains.gains,
         gains.n,
         going_on=going_on,

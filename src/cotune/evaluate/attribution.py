@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cotune.evaluate.arms import ArmScores, ArmsMetric, Metric, Pair
-from cotune.evaluate.frozen_arms import ARMS, EVERY_GAIN, GAINS, PREVIOUS, hypothesis, reduced
+from cotune.evaluate.frozen_arms import ALPHA, ARMS, EVERY_GAIN, GAINS, PREVIOUS, hypothesis, reduced
 from cotune.evaluate.stats.intervals import DRAWS, Interval
 from cotune.evaluate.stats.paired import (
     FEW_DIFFERING,
@@ -23,7 +23,7 @@ from cotune.evaluate.stats.paired import (
     sign_flip_test,
 )
 from cotune.evaluate.stats.resampling import Floats, group_index
-from cotune.evaluate.stats.together import ALPHA, IntervalAt, read_together
+from cotune.evaluate.stats.together import IntervalAt, read_together
 
 _PERMUTATIONS = 10_000
 _CELLS_AT_ONCE = 4_000_000

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from cotune.files import canonical_json
+from cotune.plain import fields
 
 Pair = tuple[str, str]
 ARMS = ("seed_prompt", "prompt_only", "best_prompt", "seed_tuned", "best_tuned")
@@ -21,8 +22,11 @@ GAINS: dict[str, tuple[Pair, ...]] = {
 """Each gain as a sum of differences of arms, first minus second."""
 PREVIOUS = "previous"
 """Additional arm of a warm start: the bundle that it started from, unchanged."""
+EVERY_ARM = (*ARMS, PREVIOUS)
 EVERY_GAIN: dict[str, tuple[Pair, ...]] = {**GAINS, "over_previous": (("best_tuned", PREVIOUS),)}
 """All gains, including that of a warm start."""
+ALPHA = 0.05
+"""A difference is claimed if its p-value is below this and its interval at the level ``1 - ALPHA`` excludes zero."""
 
 _UNTUNED = ("seed_prompt", "prompt_only", "best_prompt")
 
@@ -38,16 +42,16 @@ def is_frozen(arms: Mapping[str, Any], name: str) -> bool:
     """
     if name in _UNTUNED:
         return True
-    arm = _fields(arms.get(name))
+    arm = fields(arms.get(name))
     adapter = arm.get("adapter_id")
     if adapter == "base":
         return True
     # The earlier bundle has no steps of this run, but its weights may be tuned.
-    if name == PREVIOUS or adapter == _fields(arms.get(PREVIOUS)).get("adapter_id", ""):
+    if name == PREVIOUS or adapter == fields(arms.get(PREVIOUS)).get("adapter_id", ""):
         return False
     # A frozen probe also has an adapter's id.
     steps = arm.get("steps")
-    by_probe = arm.get("readout") == "probe" or _fields(arm.get("decision")).get("kind") == "probe"
+    by_probe = arm.get("readout") == "probe" or fields(arm.get("decision")).get("kind") == "probe"
     return by_probe and not isinstance(steps, bool) and steps == 0
 
 
@@ -59,7 +63,7 @@ def only_winner_tuned(arms: Mapping[str, Any]) -> bool:
     Args:
         arms: the arms of a summary.
     """
-    old, best = (_fields(arms.get(name)) for name in (PREVIOUS, "best_tuned"))
+    old, best = (fields(arms.get(name)) for name in (PREVIOUS, "best_tuned"))
     if old and all(old.get(part) == best.get(part) for part in ("prompt_id", "adapter_id")):
         return False
     return "seed_tuned" in arms and is_frozen(arms, "seed_tuned") and not is_frozen(arms, "best_tuned")
@@ -69,7 +73,7 @@ def same_arms(arms: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Names of the arms in order, with equal candidates (prompt, weights, decision rule) together."""
     groups: dict[str, list[str]] = {}
     for name in arms:
-        arm = _fields(arms[name])
+        arm = fields(arms[name])
         key = f"\0{name}"
         if arm.get("prompt_id") and arm.get("adapter_id"):
             with suppress(TypeError, ValueError):
@@ -105,7 +109,7 @@ def repeated_gains(same: Mapping[str, str], order: Sequence[str]) -> dict[str, s
         same: id of the candidate by arm; missing arms are distinct.
         order: names of the gains in the order of the report. Gains that compare a candidate with itself are ignored.
     """
-    same = {name: same.get(name, name) for name in (*ARMS, PREVIOUS)}
+    same = {name: same.get(name, name) for name in EVERY_ARM}
     first: dict[object, str] = {}
     repeated = {}
     for name in order:
@@ -115,7 +119,3 @@ def repeated_gains(same: Mapping[str, str], order: Sequence[str]) -> dict[str, s
         if earlier != name:
             repeated[name] = earlier
     return repeated
-
-
-def _fields(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}

@@ -11,10 +11,11 @@ import numpy.typing as npt
 
 from cotune.errors import counted
 from cotune.evaluate.attribution import Gain
-from cotune.evaluate.gain_sentences import points_text, uncertainty_text, unclear
+from cotune.evaluate.frozen_arms import ALPHA
 from cotune.evaluate.stats.intervals import Interval
 from cotune.evaluate.stats.paired import discordant_rows, mcnemar, paired_intervals, sign_flip_test
-from cotune.evaluate.stats.together import ALPHA, read_together
+from cotune.evaluate.stats.together import read_together
+from cotune.evaluate.words import NO_DIFFERENCE, points_text, uncertainty_text, unclear
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,7 @@ def keep_sentence(
     parts = _by_label(parts, only_old)
     text = (
         f"Keep the {keep} bundle: over the old one the new one {verb} {points_text(gain.value)} "
-        f"({uncertainty_text(gain.ci, gain.p)})"
+        f"({uncertainty_text(gain.ci.as_list(), gain.p)})"
     )
     if not clear and keep == "old":
         text += f": over all rows {unclear(gain)}, but it forgot"
@@ -153,10 +154,11 @@ def keep_sentence(
             continue
         verb = "gains" if part.value >= 0 else "loses"
         sentence = (
-            f"On the {counted(part.n, 'row')} {about} it {verb} {points_text(part.value)} ({uncertainty_text(part.ci, part.p)})"
+            f"On the {counted(part.n, 'row')} {about} it {verb} {points_text(part.value)} "
+            f"({uncertainty_text(part.ci.as_list(), part.p)})"
         )
         if part.p >= ALPHA:
-            sentence += ": no significant difference"
+            sentence += f": {NO_DIFFERENCE}"
         elif name == "old_labels" and part.value < 0:
             sentence += ": it forgot some of what the old one knew"
         sentences.append(sentence)

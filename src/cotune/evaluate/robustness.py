@@ -11,9 +11,9 @@ import numpy.typing as npt
 from scipy import special
 
 from cotune.evaluate.arms import ArmScores, ArmsMetric, Metric
-from cotune.evaluate.metric_words import signed
 from cotune.evaluate.stats.intervals import Interval, proportion_interval
 from cotune.evaluate.stats.resampling import Floats, evaluate_over, group_index, resampling_weights
+from cotune.evaluate.words import signed
 
 DRAWS = 2000
 _LEVEL = 0.95

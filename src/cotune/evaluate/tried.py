@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from cotune.evaluate.stats.together import ALPHA
+from cotune.evaluate.frozen_arms import ALPHA
+from cotune.evaluate.words import NO_DIFFERENCE
 from cotune.prompt.prompt import Prompt
 
 
@@ -42,7 +43,7 @@ class Comparison:
     def reading(self) -> str:
         """The difference in words."""
         if self.p >= ALPHA:
-            return "no significant difference"
+            return NO_DIFFERENCE
         return "better" if self.difference > 0 else "worse"
 
     def to_json(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from cotune.labelling.keys import QUIT, SKIP, UNDO, label_keys, matching
 from cotune.labelling.picking import Pick
 from cotune.labelling.session import Session
-from cotune.report.terminal.plain import harmless, one_line
+from cotune.plain import harmless, one_line
 from cotune.streams import terminal_without
 
 _ENTER, _BACK, _TAB, _END = ("\r", "\n"), ("\x7f", "\b"), "\t", ("\x03", "\x04", "")

@@ -8,7 +8,7 @@ from typing import Any
 
 from cotune.config import RunConfig
 from cotune.config.run import dotted
-from cotune.report.terminal.plain import ends_of, fields, number
+from cotune.plain import ends_of, fields, number
 from cotune.tracking.tracker import Estimate
 
 _NAMES = {"race": "race", "tuned": "tuned", "cycle": "cycle", "verdict": "first_verdict", "better": "bundle"}

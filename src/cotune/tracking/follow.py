@@ -16,7 +16,7 @@ from cotune.cycle.journal import read_journal
 from cotune.cycle.kept import read_summary
 from cotune.cycle.progress import View, say
 from cotune.files import write_json
-from cotune.report.terminal.plain import fields, number
+from cotune.plain import fields, number
 from cotune.run_files import JOURNAL, TRACKING
 from cotune.tracking.facts import estimates_of, metrics_of, settings_of, tokens_after
 from cotune.tracking.tracker import Moment, Status, Tracked, Tracker, problem_of

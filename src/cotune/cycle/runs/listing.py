@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cotune.errors import InputError, no_run
-from cotune.report.terminal.plain import fields, number, shipped
+from cotune.plain import fields, number, shipped
 from cotune.report.terminal.result import interval_of
 from cotune.run_files import CONFIG, JOURNAL, LOCK, SUMMARY, TEST_ROWS, run_folder
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy import special
 
 from cotune.errors import counted
-from cotune.evaluate.metric_words import metric_words
+from cotune.evaluate.words import metric_words
 
 ALPHA = 0.05
 _POWER = 0.8

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from cotune.evaluate.frozen_arms import ALPHA
 from cotune.evaluate.stats.intervals import Interval
-
-ALPHA = 0.05
-"""A difference is claimed if its p-value is below this and its interval at the level ``1 - ALPHA`` excludes zero."""
 
 IntervalAt = Callable[[float], Interval]
 """Maps a level such as 0.95 to the interval of a difference."""

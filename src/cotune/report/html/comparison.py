@@ -8,15 +8,14 @@ from typing import Any
 
 from cotune.errors import counted
 from cotune.evaluate.frozen_arms import is_frozen
-from cotune.evaluate.gain_sentences import points_text
-from cotune.evaluate.metric_words import capitalised, metric_words
+from cotune.evaluate.words import NO_DIFFERENCE, capitalised, metric_words, p_value, points_text
 from cotune.files import write_text
-from cotune.report.html.markup import data_text, embedded_json, esc, figure, p_value, percent, signed_points
+from cotune.plain import between, ends_of, fields, items, number, one_line, shipped, shipped_arm
+from cotune.report.html.markup import data_text, embedded_json, esc, figure, percent, signed_points
 from cotune.report.html.page import asset
 from cotune.report.html.plot import padded, strip, strip_row, strips
 from cotune.report.html.shell import MARK, shell
-from cotune.report.terminal.plain import between, ends_of, fields, items, number, one_line, shipped, shipped_arm
-from cotune.report.terminal.verdict_arms import rule_of
+from cotune.report.terminal.verdict_tables import rule_of
 
 _MOST_ROWS = 200
 _MOST_CHARACTERS = 400
@@ -109,7 +108,7 @@ def _difference(comparison: Mapping[str, Any], difference: float) -> str:
     span = padded([0.0, difference, *(ends or ())], share=0.05, least=0.05)
     clear = bool(comparison.get("significant"))
     kind = "quiet" if not clear else "up" if difference > 0 else "down"
-    word = "no significant difference" if not clear else "significant" if difference > 0 else "significant loss"
+    word = NO_DIFFERENCE if not clear else "a gain" if difference > 0 else "a loss"
     ci = between(ends, signed_points)
     tip = f"{signed_points(difference)} points ({ci})\n{p_value(comparison.get('p'))}, {comparison.get('test', '')}"
     drawn = strip(span, difference, ends, kind, zero=0.0, tip=tip)

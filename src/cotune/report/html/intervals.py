@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cotune.errors import counted
+from cotune.plain import between
 from cotune.report.html.markup import percent
 from cotune.report.html.plot import Point
-from cotune.report.terminal.plain import between
 
 
 def share_interval(score: float, rows: int, metric: str, groups: Sequence[int] = ()) -> Point | None:

@@ -7,9 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from cotune.evaluate.metric_words import p_value as plain_p_value
-from cotune.evaluate.metric_words import signed
-from cotune.report.terminal.plain import harmless, number
+from cotune.evaluate.words import signed
+from cotune.plain import harmless, number
 
 _DASH = "–"
 _ESCAPED = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"})
@@ -71,12 +70,6 @@ def percent(value: object, digits: int = 1) -> str:
     """A score in percent without its sign: ``93.2``."""
     finite = number(value)
     return _DASH if finite is None else f"{100 * finite:.{digits}f}"
-
-
-def p_value(value: object) -> str:
-    """``p = 0.031`` or ``p < 0.001``; empty if it is not known."""
-    finite = number(value)
-    return "" if finite is None else plain_p_value(finite)
 
 
 def figure(title: str, body: str, caption: str = "", *, kind: str = "") -> str:

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from cotune.errors import counted
-from cotune.evaluate.metric_words import metric_words, signed
+from cotune.evaluate.words import metric_words, signed
+from cotune.plain import decimal, fields, number
 from cotune.report.html.intervals import paired_change, share_interval, share_text
 from cotune.report.html.markup import esc, percent, signed_points
 from cotune.report.html.plot import Point
-from cotune.report.terminal.plain import decimal, fields, number
 
 
 class DevMeasure(ABC):

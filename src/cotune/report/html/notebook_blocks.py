@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.errors import CotuneError, counted
+from cotune.plain import one_line, shipped_arm
 from cotune.report.html.markup import esc
 from cotune.report.html.plot import nice_ticks, padded
 from cotune.report.html.sections.layers import LayerCurve, read_curves
 from cotune.report.html.sections.prompts import Prompts, read_prompts
 from cotune.report.html.sections.record import RunRecord, read_record
-from cotune.report.terminal.plain import one_line, shipped_arm
 
 _WIDE, _HIGH = 600, 210
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 10, 34

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cotune.errors import counted
 from cotune.files import write_text
+from cotune.plain import fields, one_line
 from cotune.report.html.intervals import share_interval
 from cotune.report.html.markup import data_text, embedded_json, esc
 from cotune.report.html.plot import Point
@@ -25,7 +26,6 @@ from cotune.report.html.sections.verdict import verdict_section
 from cotune.report.html.sections.waterfall import waterfall_section
 from cotune.report.html.sections.workers import workers_section
 from cotune.report.html.shell import MARK, Live, shell
-from cotune.report.terminal.plain import fields, one_line
 from cotune.report.terminal.result import result_title
 from cotune.run_files import REPORT
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from cotune.evaluate.frozen_arms import only_winner_tuned
-from cotune.report.terminal.plain import fields, items, number, shipped
-from cotune.report.terminal.result import frozen_first
+from cotune.evaluate.frozen_arms import ALPHA, only_winner_tuned
+from cotune.evaluate.words import frozen_first
+from cotune.plain import ends_of, fields, items, number, shipped
 
 # Width of an interval above which it says nothing about the gain of the prompt.
 _WIDE = 0.06
@@ -144,15 +144,14 @@ def more_rows(summary: Mapping[str, Any]) -> str | None:
     gain = fields(fields(summary.get("gains")).get("prompt" if alone else "prompt_given_tuning"))
     if gain.get("identical"):
         gain = fields(fields(summary.get("gains")).get("both"))
-    low, high = ([*(number(end) for end in items(gain.get("ci"))), None, None])[:2]
-    p = number(gain.get("p"))
-    if low is None or high is None or high - low < _WIDE or (p is not None and p < 0.05):
+    ends, p = ends_of(gain.get("ci")), number(gain.get("p"))
+    if ends is None or ends[1] - ends[0] < _WIDE or (p is not None and p < ALPHA):
         return None
     test = number(fields(summary.get("n")).get("test"))
     rows = f"more than {test:.0f}" if test else "more"
     return (
         f"To know whether the prompt matters here, test on {rows} labelled rows: the interval of its gain is "
-        f"{100 * (high - low):.0f} points wide, and four times the rows halve it."
+        f"{100 * (ends[1] - ends[0]):.0f} points wide, and four times the rows halve it."
     )
 
 

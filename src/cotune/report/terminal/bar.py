@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from cotune.plain import clock, decimal, duration, fields, one_line
 from cotune.report.terminal.lines import Output, speaks_unicode
 from cotune.report.terminal.narration import Story, stage_name
 from cotune.report.terminal.pace import Pace
-from cotune.report.terminal.plain import clock, decimal, duration, fields, one_line
 
 _CELLS = 24
 _MOST_COLUMNS, _USUAL_COLUMNS = 100, 80

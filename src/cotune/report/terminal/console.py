@@ -9,10 +9,10 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from cotune.plain import amount, clock, decimal, fields, one_line, time_left
 from cotune.report.terminal.lines import JsonView, PlainView, speaks_unicode
 from cotune.report.terminal.narration import Story, stage_name
 from cotune.report.terminal.pace import Pace
-from cotune.report.terminal.plain import amount, clock, decimal, fields, one_line, time_left
 from cotune.report.terminal.steps import Line
 
 if TYPE_CHECKING:

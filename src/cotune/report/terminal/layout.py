@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from cotune.errors import counted
-from cotune.report.terminal.plain import harmless
+from cotune.plain import harmless
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import IO, Any, TextIO
 
+from cotune.plain import clock, number, one_line, time_left
 from cotune.report.terminal.narration import Story, stage_name
 from cotune.report.terminal.pace import Pace
-from cotune.report.terminal.plain import clock, number, one_line, time_left
 
 _PROGRESS_S = 1.0
 """Minimum seconds between two progress objects."""

@@ -10,8 +10,9 @@ from functools import partial
 from typing import Any
 
 from cotune.errors import counted
-from cotune.report.terminal.arm_words import ARM_NAMES, ArmGroup, group_of, why_frozen
-from cotune.report.terminal.plain import (
+from cotune.evaluate.frozen_arms import EVERY_ARM
+from cotune.evaluate.words import REFERENCE_NAMES, ArmGroup, group_of, why_frozen
+from cotune.plain import (
     amount,
     aside,
     between,
@@ -24,13 +25,6 @@ from cotune.report.terminal.plain import (
     one_line,
 )
 from cotune.report.terminal.steps import ALONE, Line, Value, cycle_of, generic
-
-REFERENCE_NAMES = {
-    "tfidf": "TF-IDF with logistic regression",
-    "majority": "always the commonest label",
-    "zero_shot": "zero-shot (label words, no training)",
-}
-"""Names of the references for people, the most important one first."""
 
 _SOURCES = {
     "seed": "drafted",
@@ -132,9 +126,8 @@ class Story:
 
     def arm(self, group: ArmGroup) -> str:
         """An arm's name, with a note if it is called tuned but was not tuned."""
-        tuned_names = {"seed_tuned", "best_tuned"} & set(group.names)
         why = why_frozen({"prompts_tuned": int(self._tried)}, group)
-        return group.title + (f", {why}" if group.frozen and tuned_names else "")
+        return group.title + (f", {why}" if group.untuned else "")
 
     def saw_score(self, value: Value) -> bool:
         """Whether a measurement on dev is the best so far; ties, and measurements without a score, go by log-loss."""
@@ -415,7 +408,7 @@ def _cycle_end(story: Story, value: Value) -> list[Line]:
 def _confirm(story: Story, value: Value) -> list[Line]:
     dev = fields(value.get("dev"))
     story._arms = dict(fields(value.get("arms")))
-    names = dict.fromkeys(name for name in ("best_tuned", *ARM_NAMES) if name in dev)
+    names = dict.fromkeys(name for name in ("best_tuned", *EVERY_ARM) if name in dev)
     groups = dict.fromkeys(group_of(story._arms, name) for name in names)
     arms = [f"{story.arm(group)} {measured(fields(dev[group.names[0]]))}" for group in groups if group.names[0] in dev]
     on = "dev" if story._dev is None else counted(story._dev, "dev row")

@@ -7,27 +7,24 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cotune.errors import counted
-from cotune.evaluate.metric_words import p_value, signed
-from cotune.report.terminal.advice import bundle_path, next_steps
-from cotune.report.terminal.arm_words import arm_groups, group_of
-from cotune.report.terminal.narration import REFERENCE_NAMES
-from cotune.report.terminal.plain import (
+from cotune.evaluate.words import REFERENCE_NAMES, arm_groups, difference_text, gain_rows, group_of, has_gains, p_value
+from cotune.plain import (
     aside,
     between,
     decimal,
     ends_of,
     fields,
     harmless,
+    interval_text,
     number,
     one_line,
     shipped,
     shipped_arm,
 )
+from cotune.report.terminal.advice import bundle_path, next_steps
 from cotune.report.terminal.result import references_of, result_warnings
 from cotune.report.terminal.tryout import TRYOUT_CLOSING, tryout_heading
 from cotune.report.terminal.verdict import headline, verdict_text
-from cotune.report.terminal.verdict_arms import interval_text
-from cotune.report.terminal.verdict_gains import gain_rows, has_gains
 
 if TYPE_CHECKING:
     from cotune.evaluate.tried import Comparison, Tried
@@ -86,8 +83,8 @@ def tryout_html(tried: Tried) -> str:
             f"{one.weights} weights",
             decimal(one.mine),
             decimal(one.winner),
-            signed(100 * one.difference),
-            f"{signed(100 * one.low)} to {signed(100 * one.high)}",
+            difference_text(one.difference),
+            between((one.low, one.high), difference_text),
             p_value(one.p),
             one.reading,
         ]

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cotune.report.terminal.plain import number
+from cotune.plain import number
 
 
 class Pace:

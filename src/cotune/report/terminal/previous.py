@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cotune.evaluate.metric_words import p_value, signed
-from cotune.report.terminal.plain import fields, harmless, items, number
+from cotune.evaluate.words import difference_text, uncertainty_text
+from cotune.plain import fields, harmless, items, number
 
 PART_NAMES = {"all": "all rows", "old_labels": "rows of the old labels", "new_labels": "rows of the new labels"}
 """Parts of the test on which previous and new bundle are compared, with their names for people."""
@@ -37,8 +37,4 @@ def share(part: Mapping[str, Any], which: str) -> str:
 
 def difference(part: Mapping[str, Any]) -> str:
     """The difference in points with its interval and p-value."""
-    value, p = number(part.get("value")) or 0.0, number(part.get("p"))
-    ends = [number(end) for end in items(part.get("ci"))]
-    shown = " to ".join("unknown" if end is None else signed(100 * end) for end in ends)
-    tested = "" if p is None else f", {p_value(p)}"
-    return f"{signed(100 * value)} points (95% interval {shown}{tested})"
+    return f"{difference_text(part.get('value'))} points ({uncertainty_text(part.get('ci'), part.get('p'))})"

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from cotune.errors import counted
-from cotune.evaluate.metric_words import capitalised, metric_words, p_value, signed
-from cotune.report.terminal.narration import REFERENCE_NAMES
-from cotune.report.terminal.plain import aside, between, decimal, ends_of, fields, number, one_line, shipped
+from cotune.evaluate.frozen_arms import ALPHA
+from cotune.evaluate.words import REFERENCE_NAMES, capitalised, difference_text, metric_words, uncertainty_text
+from cotune.plain import aside, between, decimal, ends_of, fields, number, one_line, shipped
 
-_ALPHA = 0.05
 _FEW_ROWS, _WIDE = 30, 0.3
 """Fewer test rows, or a wider interval, make a score unreliable."""
 _ENOUGH_ROWS = 100
@@ -124,11 +123,6 @@ def references_of(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     }
 
 
-def frozen_first(summary: Mapping[str, Any]) -> bool:
-    """Whether the prompt's gain on frozen weights comes before the gain of tuning, which is so if all arms use probes."""
-    return fields(fields(summary.get("arms")).get("seed_prompt")).get("readout") == "probe"
-
-
 def interval_of(measured: Mapping[str, Any]) -> tuple[float, float] | None:
     """The ends of an interval; None if one is not known."""
     return ends_of(measured.get("ci"))
@@ -142,11 +136,11 @@ def _needed(arm: Mapping[str, Any], tfidf: Mapping[str, Any] | None) -> str:
     if value is None or p is None or ends is None:
         return _by_intervals(interval_of(arm), interval_of(tfidf))
     points = f"{abs(100 * value):.1f} points more rows right"
-    how = f"95% interval {signed(100 * ends[0])} to {signed(100 * ends[1])}, paired, {p_value(p)}"
-    if p >= _ALPHA:
+    how = uncertainty_text(ends, p, "paired")
+    if p >= ALPHA:
         return (
             "These rows do not show that a language model was needed: its answers and those of TF-IDF differ by "
-            f"{signed(100 * value)} points ({how})."
+            f"{difference_text(value)} points ({how})."
         )
     if value > 0:
         return f"A language model was needed: it answers {points} than TF-IDF ({how})."

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cotune.errors import counted
-from cotune.report.terminal.plain import amount, decimal, duration, ends_of, fields, items, number, one_line
+from cotune.plain import amount, decimal, duration, ends_of, fields, items, number, one_line
 from cotune.report.terminal.trust import noise_sentence
 
 Value = Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""Sentences on the reliability of a result: numerical noise, and the winner in other formats."""
+"""Sentences on the reliability of a result: numerical noise and the data checks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cotune.errors import counted
-from cotune.report.terminal.plain import decimal, fields, harmless, items, number, one_line
+from cotune.plain import fields, items, number, one_line
 
 _MOST_WARNINGS = 6
 
@@ -33,20 +33,3 @@ def data_lines(summary: Mapping[str, Any]) -> list[str]:
     warned = [one_line(f.get("message"), 400) for f in findings if f.get("severity") == "warning" and f.get("message")]
     more = len(warned) - _MOST_WARNINGS
     return lines + warned[:_MOST_WARNINGS] + ([f"and {more} more, in the report"] if more > 0 else [])
-
-
-def robustness_lines(summary: Mapping[str, Any]) -> list[str]:
-    """Two lines on the scores over formats before and after tuning; empty if not measured."""
-    robustness = fields(summary.get("robustness"))
-    ranges = []
-    for side, name in (("base", "base model"), ("tuned", "tuned")):
-        measures = fields(robustness.get(side))
-        least, most = (number(fields(measures.get(end)).get("observed")) for end in ("min", "max"))
-        if least is None or most is None:
-            return []
-        ranges.append(f"{name} {decimal(least)} to {decimal(most)}")
-    formats = len(items(fields(robustness.get("base")).get("scores")))
-    rows = counted(decimal(robustness.get("n"), 0), "dev row")
-    first = f"The winning prompt in {formats} other formats on {rows}: {', '.join(ranges)}."
-    sentence = robustness.get("sentence")
-    return [first, *([harmless(sentence)] if isinstance(sentence, str) and sentence else [])]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cotune.errors import counted
-from cotune.evaluate.metric_words import p_value, signed
-from cotune.report.terminal.plain import one_line
+from cotune.evaluate.words import difference_text, signed, uncertainty_text
+from cotune.plain import one_line
 
 if TYPE_CHECKING:
     from cotune.evaluate.tried import Comparison, Tried
@@ -34,11 +34,10 @@ def tryout_heading(tried: Tried) -> str:
 
 def comparison_text(comparison: Comparison, rows: int) -> str:
     """One set of weights: both scores, their difference with its interval, and some of the rows that flip."""
-    points = 100 * comparison.difference
     lines = [
         f"{comparison.weights} weights: yours {comparison.mine:.3f}, winner {comparison.winner:.3f}, "
-        f"difference {signed(points)} points (95% interval {signed(100 * comparison.low)} to {signed(100 * comparison.high)}, "
-        f"{p_value(comparison.p)}): {comparison.reading}",
+        f"difference {difference_text(comparison.difference)} points "
+        f"({uncertainty_text((comparison.low, comparison.high), comparison.p)}): {comparison.reading}",
     ]
     if comparison.log_loss_difference is not None:
         lines.append(f"  log-loss {signed(comparison.log_loss_difference, 3)} nats a row (below 0 is better)")

@@ -7,13 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from cotune.errors import counted
-from cotune.evaluate.metric_words import capitalised, metric_words
-from cotune.prompt.prompt import held_rows
-from cotune.report.terminal.advice import bundle_path, next_steps, parted
-from cotune.report.terminal.arm_words import arm_groups
-from cotune.report.terminal.layout import bullet, prompt_block
-from cotune.report.terminal.lines import speaks_unicode, write_line
-from cotune.report.terminal.plain import (
+from cotune.evaluate.words import arm_groups, capitalised, gains_note, has_gains, metric_words, robustness_sentences
+from cotune.plain import (
     amount,
     between,
     decimal,
@@ -27,11 +22,14 @@ from cotune.report.terminal.plain import (
     sentences,
     shipped,
 )
+from cotune.prompt.prompt import held_rows
+from cotune.report.terminal.advice import bundle_path, next_steps, parted
+from cotune.report.terminal.layout import bullet, prompt_block
+from cotune.report.terminal.lines import speaks_unicode, write_line
 from cotune.report.terminal.previous import previous_lines
 from cotune.report.terminal.result import interval_of, references_of, result_title, result_warnings
-from cotune.report.terminal.trust import data_lines, noise_sentence, robustness_lines
-from cotune.report.terminal.verdict_arms import arm_marks, arm_notes, arms_table, arms_title, references_table
-from cotune.report.terminal.verdict_gains import NOISE_EXCEPTED, gains_of, gains_parts, has_gains
+from cotune.report.terminal.trust import data_lines, noise_sentence
+from cotune.report.terminal.verdict_tables import arm_marks, arm_notes, arms_table, arms_title, gains_parts, references_table
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -39,10 +37,6 @@ if TYPE_CHECKING:
 _ARMS = (
     "An arm is a prompt with weights. The test rows were sealed: nothing was learnt from them or chosen on them, and they are "
     "scored once."
-)
-_GAINS = (
-    "Differences of arms on the same rows. Intervals and p-values are corrected for being read together: an interval "
-    "without zero is a significant difference"
 )
 _MOST_WORDS = 20
 
@@ -138,11 +132,10 @@ def _sections(summary: Mapping[str, Any], width: int) -> Iterator[tuple[str, lis
     if references := references_of(summary):
         yield "References", [references_table(references, width)]
     if has_gains(summary):
-        excepted = NOISE_EXCEPTED if any(gain.get("within_noise") for gain in gains_of(summary).values()) else "."
-        yield "Gains, in points", [Text(_GAINS + excepted, style="bright_black"), *gains_parts(summary, width)]
+        yield "Gains, in points", [Text(gains_note(summary), style="bright_black"), *gains_parts(summary, width)]
     yield "Old and new bundle", [Text(line) for line in previous_lines(summary)]
     yield "Data", [bullet(line) for line in data_lines(summary)]
-    yield "Robustness", [Text(line) for line in robustness_lines(summary)]
+    yield "Robustness", [Text(line) for line in robustness_sentences(summary)]
     noise = noise_sentence(fields(summary.get("noise")))
     for heading, text in (
         ("Noise of this machine", noise and f"{noise.capitalize()}."),

@@ -6,12 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.errors import counted
+from cotune.evaluate.words import arm_groups
+from cotune.plain import decimal, fields, items, one_line
 from cotune.report.html.markup import data_text, esc, figure, percent
 from cotune.report.html.plot import Plot
 from cotune.report.html.sections.record import AnsweredRows, RunRecord
 from cotune.report.html.sections.written import written_errors
-from cotune.report.terminal.arm_words import arm_groups
-from cotune.report.terminal.plain import decimal, fields, items, one_line
 
 _MOST_LABELS = 24
 _BESIDE = 6

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from cotune.errors import counted
+from cotune.plain import fields, items, number, one_line, shipped
 from cotune.report.html.markup import chip, data_text, esc, figure
 from cotune.report.html.sections.prompts import read_prompt
 from cotune.report.html.sections.record import RunRecord
-from cotune.report.terminal.plain import fields, items, number, one_line, shipped
 from cotune.report.terminal.trust import noise_sentence
 
 _COUNTS = {

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cotune.errors import counted
+from cotune.plain import decimal, fields, items, number, one_line
 from cotune.report.html.markup import data_text, esc, figure, percent
 from cotune.report.html.plot import Plot, Point, nice_ticks, padded
 from cotune.report.html.sections.prompts import Prompts
 from cotune.report.html.sections.record import RunRecord
-from cotune.report.terminal.plain import decimal, fields, items, number, one_line
 
 _MOST_PROMPTS = 4
 _HEIGHT = 240

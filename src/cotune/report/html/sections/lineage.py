@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from cotune.errors import counted
+from cotune.plain import fields, items, number
 from cotune.report.html.markup import chip, data_text, esc, figure, percent
 from cotune.report.html.measure import DevMeasure
 from cotune.report.html.plot import Plot, Point, nice_ticks, padded
 from cotune.report.html.sections.prompts import PromptFacts, Prompts, Score, read_prompt
 from cotune.report.html.sections.record import RunRecord
-from cotune.report.terminal.plain import fields, items, number
 
 _DEEPEST = 6
 

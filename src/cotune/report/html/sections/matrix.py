@@ -7,14 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from cotune.errors import counted
+from cotune.evaluate.words import arm_groups
+from cotune.plain import fields, number, one_line
 from cotune.report.html.intervals import share_text
 from cotune.report.html.markup import cut
 from cotune.report.html.sections.errors import NO_ROWS
 from cotune.report.html.sections.prompts import Prompts
 from cotune.report.html.sections.record import AnsweredRow, AnsweredRows, RunRecord
 from cotune.report.html.sections.written import written_changes
-from cotune.report.terminal.arm_words import arm_groups
-from cotune.report.terminal.plain import fields, number, one_line
 
 _TOP = 3
 _MOST_DEV_ROWS = 1_000

@@ -10,12 +10,12 @@ from functools import cached_property
 from typing import Any
 
 from cotune.errors import CotuneError, counted
+from cotune.plain import fields, items, number, one_line
 from cotune.prompt.prompt import Prompt
 from cotune.report.html.markup import cut
 from cotune.report.html.measure import DevMeasure
 from cotune.report.html.plot import Point
 from cotune.report.html.sections.record import RunRecord
-from cotune.report.terminal.plain import fields, items, number, one_line
 
 _MOST_BYTES = 700_000
 _MOST_WORDS = 1_500

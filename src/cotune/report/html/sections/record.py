@@ -10,15 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from cotune.errors import no_run
-from cotune.evaluate.frozen_arms import ARMS as FIVE
-from cotune.evaluate.frozen_arms import PREVIOUS
+from cotune.evaluate.frozen_arms import EVERY_ARM
+from cotune.plain import fields, items, number
 from cotune.report.html.intervals import share_interval
 from cotune.report.html.measure import DevMeasure, dev_measure
 from cotune.report.html.plot import Point
-from cotune.report.terminal.plain import fields, items, number
 from cotune.run_files import CONFIG, DEV_ROWS, JOBS, JOURNAL, SUMMARY, TEST_ROWS, WORKERS
-
-ARMS = (*FIVE, PREVIOUS)
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class AnsweredRows:
     labels: tuple[str, ...] = ()
     rows: tuple[AnsweredRow, ...] = ()
     written: bool = False
-    names: tuple[str, ...] = ARMS
+    names: tuple[str, ...] = EVERY_ARM
     candidates: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @cached_property
@@ -221,7 +218,7 @@ def _answered(name: str, data: object, remarks: list[str]) -> AnsweredRows:
     if data is None:
         return AnsweredRows()
     candidates = {str(read["id"]): read for read in map(fields, items(fields(data).get("candidates"))) if read.get("id")}
-    names = tuple(candidates) if name == DEV_ROWS else ARMS
+    names = tuple(candidates) if name == DEV_ROWS else EVERY_ARM
     labels = tuple(str(label) for label in items(fields(data).get("labels")))
     rows = [fields(item) for item in items(fields(data).get("rows"))]
     written = not labels and any("right" in row for row in rows)

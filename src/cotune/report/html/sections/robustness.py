@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from cotune.errors import counted
-from cotune.evaluate.metric_words import metric_words
+from cotune.evaluate.words import metric_words
+from cotune.plain import fields, items, number, one_line
 from cotune.report.html.intervals import share_text
 from cotune.report.html.markup import data_text, esc, figure, percent
 from cotune.report.html.plot import Plot, nice_ticks, padded
 from cotune.report.html.sections.prompts import PromptFacts, Prompts, Score, read_prompt
 from cotune.report.html.sections.record import RunRecord
-from cotune.report.terminal.plain import fields, items, number, one_line
 
 _SIDES = (("base", "base model", "dot raced", 1.0), ("tuned", "tuned", "dot tuned", 0.0))
 _MEASURES = {"min": "worst format", "max": "best format", "range": "range", "sd": "standard deviation"}

@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cotune.errors import counted
-from cotune.evaluate.frozen_arms import is_frozen
-from cotune.evaluate.metric_words import metric_words
+from cotune.evaluate.frozen_arms import EVERY_ARM, is_frozen
+from cotune.evaluate.words import REFERENCE_NAMES, group_of, metric_words
+from cotune.plain import aside, between, clock, fields, number, one_line
 from cotune.report.html.markup import data_text, figure, percent
 from cotune.report.html.plot import Plot, Point, nice_ticks, padded
 from cotune.report.html.sections.prompts import Prompts
-from cotune.report.html.sections.record import ARMS, RunRecord
-from cotune.report.terminal.arm_words import group_of
-from cotune.report.terminal.narration import REFERENCE_NAMES
-from cotune.report.terminal.plain import aside, between, clock, fields, number, one_line
+from cotune.report.html.sections.record import RunRecord
 from cotune.report.terminal.result import interval_of, references_of
 
 _LATE = 0.7
@@ -67,7 +65,7 @@ def read_course(record: RunRecord) -> list[Reached]:
             points.append(
                 Reached(at, score, "tuned" if steps else "frozen", what, measure.interval(score, rows), prompt_id, not steps)
             )
-        elif kind == "arm" and value.get("name") in ARMS:
+        elif kind == "arm" and value.get("name") in EVERY_ARM:
             name = str(value["name"])
             arm = fields(arms.get(name))
             ci = interval_of(arm) or record.test_interval(score, int(number(value.get("n")) or 0))

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from cotune.errors import counted
-from cotune.report.html.markup import data_text, esc, figure, p_value, percent, signed_points
+from cotune.evaluate.words import p_value
+from cotune.plain import between, fields, items, number, one_line
+from cotune.report.html.markup import data_text, esc, figure, percent, signed_points
 from cotune.report.html.measure import DevMeasure
 from cotune.report.html.sections.prompts import Prompts, read_prompt
 from cotune.report.html.sections.record import RunRecord
-from cotune.report.terminal.plain import between, fields, items, number, one_line
 
 _CAPTION = (
     "a slice also holds the right rows that lie as near. It is named by words that its rows say more often than others. Its "

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cotune.errors import counted
+from cotune.plain import amount, between, fields, items, number, one_line
 from cotune.report.html.markup import data_text, figure, percent
 from cotune.report.html.measure import DevMeasure
 from cotune.report.html.plot import Plot, Point, nice_ticks, padded
 from cotune.report.html.sections.prompts import Prompts
 from cotune.report.html.sections.record import RunRecord
-from cotune.report.terminal.plain import amount, between, fields, items, number, one_line
 
 _MOST_POINTS = 600
 _SMOOTHED = 5

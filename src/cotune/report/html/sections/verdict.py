@@ -7,19 +7,27 @@ from collections.abc import Mapping
 from typing import Any
 
 from cotune.errors import counted
-from cotune.evaluate.frozen_arms import is_frozen, only_winner_tuned
-from cotune.evaluate.metric_words import capitalised, metric_words
-from cotune.evaluate.openings import openings_sentence
-from cotune.prompt.prompt import held_rows
-from cotune.report.html.intervals import share_interval
-from cotune.report.html.markup import data_text, esc, figure, p_value, percent, signed_points
-from cotune.report.html.plot import Point, nice_ticks, padded, strip, strip_row, strips
-from cotune.report.html.sections.prompts import Prompts
-from cotune.report.html.sections.record import ARMS, RunRecord
-from cotune.report.terminal.advice import next_steps, parted
-from cotune.report.terminal.arm_words import arm_groups, why_frozen
-from cotune.report.terminal.narration import REFERENCE_NAMES
-from cotune.report.terminal.plain import (
+from cotune.evaluate.frozen_arms import EVERY_ARM, only_winner_tuned
+from cotune.evaluate.words import (
+    REFERENCE_NAMES,
+    Outcome,
+    arm_groups,
+    capitalised,
+    difference_text,
+    gain_outcome,
+    gain_reading,
+    gain_words,
+    gains_note,
+    gains_of,
+    has_gains,
+    metric_words,
+    openings_sentence,
+    p_value,
+    repeated_text,
+    shown_gains,
+    why_frozen,
+)
+from cotune.plain import (
     amount,
     aside,
     between,
@@ -32,46 +40,20 @@ from cotune.report.terminal.plain import (
     sentences,
     shipped,
 )
+from cotune.prompt.prompt import held_rows
+from cotune.report.html.intervals import share_interval
+from cotune.report.html.markup import data_text, esc, figure, percent, signed_points
+from cotune.report.html.plot import Point, nice_ticks, padded, strip, strip_row, strips
+from cotune.report.html.sections.prompts import Prompts
+from cotune.report.html.sections.record import RunRecord
+from cotune.report.terminal.advice import next_steps, parted
 from cotune.report.terminal.previous import difference, previous_parts, share
 from cotune.report.terminal.result import interval_of, references_of, result_warnings
-from cotune.report.terminal.verdict_gains import (
-    NO_DIFFERENCE,
-    NOISE,
-    NOISE_EXCEPTED,
-    Outcome,
-    gain_outcome,
-    gains_of,
-    has_gains,
-    repeated_text,
-    shown_gains,
-)
 
-_GAINS = {
-    "prompt_given_tuning": ("Prompt, on top of tuning", "best tuned − seed tuned"),
-    "tuning": ("Tuning alone", "seed tuned − seed prompt"),
-    "both": ("Prompt and tuning", "best tuned − seed prompt"),
-    "prompt": ("Prompt alone", "prompt only − seed prompt"),
-    "synergy": ("Synergy", "what the prompt adds after tuning beyond what it adds before"),
-    "over_previous": ("Over the old bundle", "best tuned − old bundle"),
-}
-_WINNER_FROZEN = {
-    "prompt_given_tuning": ("Winner, not tuned, over seed tuned", "best prompt − seed tuned"),
-    "both": ("Winner, not tuned", "best prompt − seed prompt"),
-}
-_ONLY_WINNER_TUNED = {
-    "prompt_given_tuning": ("Winner over seed prompt", "best tuned − seed prompt"),
-    "synergy": ("Tuning, winner’s prompt", "best tuned − best prompt"),
-}
-_OUTCOMES: dict[Outcome, tuple[str, str]] = {
-    "same arm": ("quiet", "same arm"),
-    "no difference": ("quiet", NO_DIFFERENCE),
-    "noise": ("quiet", NOISE),
-    "gain": ("up", "significant"),
-    "loss": ("down", "significant loss"),
-}
-"""Style and words of what a gain turned out to be."""
+_KINDS: dict[Outcome | None, str] = {"gain": "up", "loss": "down"}
+"""Style of what a gain turned out to be."""
 _COUNTED = {1: "The arm"} | {n: f"The {word} arms" for n, word in enumerate(("two", "three", "four", "five", "six"), 2)}
-_MINUS = re.compile(r"(?<=[ (])-(?=\d)")
+_MINUS = re.compile(r"(?<=[ (])-(?=[ \d])")
 _SHARE = re.compile(r"(?<![\d.])(?<![Ww]ithin )(?<!p [=<] )[01]\.\d{3}(?![\d.]*\d)")
 """Format a score for the headline; a tolerance and a p-value are not scores."""
 _OPTION, _WORDS = re.compile(r"--budget \S+$"), re.compile(r"( )")
@@ -141,7 +123,7 @@ def _arms(record: RunRecord) -> str:
     arms = dict(fields(record.summary.get("arms")))
     for value in reversed([*record.values("arm")]):
         arms.setdefault(str(value.get("name")), value)
-    shown = [(name, fields(arms.get(name))) for name in ARMS if number(fields(arms.get(name)).get("score")) is not None]
+    shown = [(name, fields(arms.get(name))) for name in EVERY_ARM if number(fields(arms.get(name)).get("score")) is not None]
     if not shown:
         return ""
     rows = {name: _arm_ci(arm, record) for name, arm in shown}
@@ -165,8 +147,8 @@ def _arms(record: RunRecord) -> str:
     lines, best = [], shipped(record.summary)
     groups = arm_groups(dict(shown))
     for group in groups:
-        arm, meaning = fields(arms.get(group.names[0])), group.meaning.replace("'", "’")
-        if group.frozen and {"seed_tuned", "best_tuned"} & set(group.names):
+        arm, meaning = fields(arms.get(group.names[0])), _text(group.meaning)
+        if group.untuned:
             meaning = meaning.replace(": not tuned", f", {why_frozen(record.summary, group)}")
         ships = any(fields(arms.get(name)) is best or name == "best_tuned" for name in group.names)
         kind = ("base" if group.frozen else "tuned") + (" lead" if ships else "")
@@ -231,50 +213,46 @@ def _previous(record: RunRecord) -> str:
 
 
 def _gains(summary: Mapping[str, Any]) -> str:
-    gains, arms = gains_of(summary), fields(summary.get("arms"))
-    alone = only_winner_tuned(arms)
-    other = _ONLY_WINNER_TUNED if alone else _WINNER_FROZEN if "best_tuned" in arms and is_frozen(arms, "best_tuned") else {}
-    titles = {**_GAINS, **other}
-    order = [name for name in shown_gains(summary) if name in _GAINS]
-    shown = [(name, fields(gains.get(name))) for name in order if number(fields(gains.get(name)).get("value")) is not None]
+    gains, words = gains_of(summary), gain_words(summary)
+    # The log-loss has another scale.
+    shown = [(name, gains[name]) for name in shown_gains(summary) if name in words and not name.endswith("log_loss")]
     if not shown or not has_gains(summary):
         return ""
     ends = [v for _, gain in shown for v in map(number, (gain["value"], *items(gain.get("ci")))) if v is not None]
     span = padded([0.0, *ends], share=0.05, least=0.05)
     lines = []
     for name, gain in shown:
-        title, meaning = titles[name]
-        ci = interval_of(gain)
-        p = number(gain.get("p"))
-        value = number(gain.get("value")) or 0.0
-        outcome = gain_outcome(gain) or "no difference"
-        same = outcome == "same arm"
-        kind, word = _OUTCOMES[outcome]
-        interval_text = "" if same else between(ci, signed_points)
-        tip = f"{title}: {signed_points(value)} points{aside(interval_text)}"
-        tip += f"\n{p_value(p)}, {gain.get('test', '')}"
-        tip += f"\n{gain.get('interval', '')}"
-        with_p = "" if same or p is None else f", <span>{p_value(p)}</span>"
-        beside = f'<span>{interval_text}</span><span class="told {kind}">{word}{with_p}</span>'
-        drawn = strip(span, value, ci, kind, zero=0.0, tip=tip)
-        lines.append(strip_row(title, meaning, drawn, signed_points(value), beside))
-    loss = fields(gains.get("synergy_log_loss"))
-    loss_note = ""
-    if number(loss.get("value")) is not None and not loss.get("identical"):
-        loss_value, *ends_loss = [decimal(v).replace("-", "−") for v in (loss["value"], *items(loss.get("ci")))]
-        loss_note = (
-            f" {titles['synergy'][0]} on the log-loss{', which no ceiling hides' if not alone else ''}: {loss_value} nats"
-            f" ({' to '.join(ends_loss)}, {p_value(loss.get('p'))})."
+        title, ci, value, p = (
+            capitalised(_text(words[name].name)),
+            interval_of(gain),
+            number(gain["value"]) or 0.0,
+            p_value(gain.get("p")),
         )
-    return figure(
-        "What was gained, and by what",
-        strips(lines, span, signed=True),
-        "Differences in points, paired row by row. The 95% intervals hold all at once, and the p-values are corrected alike "
-        "(Bonferroni): an interval that leaves out zero is a significant difference"
-        f"{esc(NOISE_EXCEPTED if any(gain.get('within_noise') for _, gain in shown) else '.')}"
-        f"{esc(loss_note)} {esc(repeated_text(summary))}".rstrip(),
-        kind="wide",
-    )
+        outcome = gain_outcome(gain)
+        kind, same = _KINDS.get(outcome, "quiet"), outcome == "same arm"
+        interval_text = "" if same else between(ci, signed_points)
+        tip = f"{title}: {signed_points(value)} points{aside(interval_text)}\n{p}, {gain.get('test', '')}"
+        tip += f"\n{gain.get('interval', '')}"
+        with_p = "" if same or not p else f", <span>{p}</span>"
+        beside = f'<span>{interval_text}</span><span class="told {kind}">{_text(gain_reading(summary, name))}{with_p}</span>'
+        drawn = strip(span, value, ci, kind, zero=0.0, tip=tip)
+        lines.append(strip_row(title, _text(words[name].meaning), drawn, signed_points(value), beside))
+    loss = gains.get("synergy_log_loss", {})
+    loss_note = ""
+    if loss and not loss.get("identical"):
+        ceiling = "" if only_winner_tuned(fields(summary.get("arms"))) else ", which no ceiling hides"
+        interval = " to ".join(difference_text(end, nats=True) for end in items(loss.get("ci")))
+        loss_note = (
+            f" {capitalised(words['synergy'].name)} on the log-loss{ceiling}: {difference_text(loss['value'], nats=True)} nats "
+            f"({interval}, {p_value(loss.get('p'))})."
+        )
+    note = f"{gains_note(summary)}{_text(loss_note)} {repeated_text(summary)}".rstrip()
+    return figure("What was gained, and by what", strips(lines, span, signed=True), esc(note), kind="wide")
+
+
+def _text(words: str) -> str:
+    """Typography of names and sentences of ours: apostrophes and minus signs."""
+    return _MINUS.sub("−", words).replace("'", "’")
 
 
 def _selection(record: RunRecord) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cotune.errors import counted
+from cotune.plain import between, fields, items, number
 from cotune.report.html.markup import esc, figure
 from cotune.report.html.plot import padded
 from cotune.report.html.sections.prompts import Prompts
 from cotune.report.html.sections.record import RunRecord
-from cotune.report.terminal.plain import between, fields, items, number
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from cotune.errors import counted
+from cotune.plain import duration, fields, number, one_line
 from cotune.report.html.markup import data_text, esc, figure
 from cotune.report.html.sections.record import RunRecord
-from cotune.report.terminal.plain import duration, fields, number, one_line
 
 _MOST = 64
 _CAPTION = (

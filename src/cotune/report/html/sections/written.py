@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cotune.errors import counted
+from cotune.plain import fields, items, number, one_line
 from cotune.report.html.markup import data_text, esc, figure, percent
 from cotune.report.html.sections.prompts import word_diff
 from cotune.report.html.sections.record import AnsweredRow, AnsweredRows
-from cotune.report.terminal.plain import fields, items, number, one_line
 
 _MOST_COMPARED = 1_200
 """Most characters of an answer that are compared by words."""

@@ -56,6 +56,12 @@ def between(ends: Sequence[Any] | None, shown: Callable[[Any], str] | None = Non
     return " to ".join(map(shown or decimal, ends or ()))
 
 
+def interval_text(ci: object) -> str:
+    """An interval as ``0.918 to 0.959``; ``-`` if not known."""
+    ends = items(ci)
+    return between(ends) if len(ends) == 2 and any(number(end) is not None for end in ends) else "-"
+
+
 def sentences(text: str) -> list[str]:
     """The sentences of a text."""
     return _SENTENCE.split(text)

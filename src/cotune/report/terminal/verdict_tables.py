@@ -1,22 +1,35 @@
-"""The arms of a run as a table: score, interval, log-loss, rule and steps of each."""
+"""Tables of the final summary: arms, references and gains."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cotune.errors import counted
-from cotune.report.terminal.arm_words import ArmGroup, arm_name, why_untuned
+from cotune.evaluate.words import (
+    LEADING,
+    NO_DIFFERENCE,
+    NOISE,
+    REFERENCE_NAMES,
+    SAME_ARM,
+    ArmGroup,
+    gain_rows,
+    repeated_text,
+    shown_gains,
+    why_untuned,
+)
+from cotune.plain import decimal, fields, interval_text, number, one_line, shipped_arm
 from cotune.report.terminal.layout import table_of
-from cotune.report.terminal.narration import REFERENCE_NAMES
-from cotune.report.terminal.plain import between, decimal, fields, items, number, one_line
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.table import Table
 
 _MARKS = "abcdefgh"
 # Least width of a terminal for the description of arms, and for all numbers.
 _WIDE, _NARROW = 100, 60
+_STYLES = {SAME_ARM: "bright_black", "a gain": "green", "worth more together": "green", "a loss": "red"}
+_DOUBTS = (NO_DIFFERENCE, NOISE)
 
 
 def arms_title(summary: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]]) -> str:
@@ -39,10 +52,9 @@ def arm_notes(summary: Mapping[str, Any], marks: Mapping[ArmGroup, str]) -> list
     """Notes for the letters: arms with the same candidate, and arms called tuned that were not tuned."""
     notes = []
     for group, mark in marks.items():
-        *names, last = [name for name in map(arm_name, group.names) if name != group.title]
+        *names, last = group.others
         others = f"{', '.join(names)} and {last}" if names else last
-        untuned = group.frozen and {"seed_tuned", "best_tuned"} & set(group.names)
-        why = f"as {why_untuned(summary, group)}, " if untuned else ""
+        why = f"as {why_untuned(summary, group)}, " if group.untuned else ""
         notes.append(f"({mark}) {why}this arm also stands for {others}")
     return notes
 
@@ -60,7 +72,7 @@ def arms_table(
     if width < _NARROW:
         columns = [column for column in columns if column not in ("log-loss>", "rule", "steps>")]
     table = table_of(columns, width)
-    winner, marks = _winner(summary, arms), arm_marks(groups)
+    winner, marks = shipped_arm(summary), arm_marks(groups)
     for group in groups:
         arm = arms[group.names[0]]
         cells = {
@@ -76,15 +88,6 @@ def arms_table(
         }
         table.add_row(*(Text(cells[column]) for column in columns), style="bold green" if winner in group.names else "")
     return table
-
-
-def _winner(summary: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The arm in the bundle, if the summary names it."""
-    best = fields(summary.get("best"))
-    named = best.get("arm")
-    if isinstance(named, str) and named in arms:
-        return named
-    return "best_tuned" if "best_tuned" in arms else None
 
 
 def rule_of(arm: Mapping[str, Any]) -> str:
@@ -113,9 +116,28 @@ def references_table(references: Mapping[str, Mapping[str, Any]], width: int) ->
     return table
 
 
-def interval_text(ci: object) -> str:
-    """An interval as ``0.918 to 0.959``; ``-`` if not known."""
-    ends = items(ci)
-    if len(ends) != 2 or all(number(end) is None for end in ends):
-        return "-"
-    return between(ends)
+def gains_parts(summary: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
+    """The table of gains; in a narrow terminal the readings follow on separate lines."""
+    from rich.text import Text
+
+    names, rows = shown_gains(summary), gain_rows(summary)
+    columns = ["gain", "value>", "95% interval", "p>", "reading"]
+    needed = sum(max(map(len, column)) + 2 for column in zip(columns, *rows, strict=True))
+    shown = len(columns) if needed <= width else len(columns) - 1
+    table = table_of(columns[:shown], width)
+    for name, row in zip(names, rows, strict=True):
+        bold = "bold" if name == LEADING else ""
+        cells = [*(Text(cell, style=bold) for cell in row[:-1]), _styled(row[-1], row[-1])]
+        table.add_row(*cells[:shown])
+    yield table
+    if shown < len(columns):
+        for reading in dict.fromkeys(row[-1] for row in rows if row[-1] in (*_DOUBTS, SAME_ARM)):
+            yield _styled(f"{reading}: {'; '.join(row[0] for row in rows if row[-1] == reading)}", reading)
+    if text := repeated_text(summary):
+        yield Text(text, style="bright_black")
+
+
+def _styled(text: str, reading: str) -> RenderableType:
+    from rich.text import Text
+
+    return Text(text, style="yellow" if reading in _DOUBTS else _STYLES.get(reading, ""))
