@@ -242,6 +242,16 @@ def test_an_arm_that_is_not_tuned_is_not_called_so(width: int) -> None:
         assert "winner's prompt, base model: not tuned" in told and "first prompt, base model: not tuned" in told
 
 
+@pytest.mark.parametrize("width", [100, 110, 120])
+def test_names_of_arms_stay_whole_beside_their_descriptions(width: int) -> None:
+    summary = copy.deepcopy(SUMMARY)
+    for arm in summary["arms"].values():
+        arm |= {"decision": {"kind": "probe", "bias": []}, "layer": 20, "readout": "probe", "tfidf": True}
+    text = verdict_text(summary, width=width)
+    assert re.search(r"^  seed prompt +first prompt,", text, re.MULTILINE)
+    assert re.search(r"^  best tuned +winner's", text, re.MULTILINE)
+
+
 def test_the_bundle_that_a_run_started_from_is_not_taken_for_frozen() -> None:
     summary = copy.deepcopy(SUMMARY)
     old = {"adapter_id": "e" * 16, "readout": "probe", "layer": 20, "steps": 0}

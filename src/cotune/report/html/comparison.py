@@ -11,7 +11,17 @@ from cotune.evaluate.frozen_arms import is_frozen
 from cotune.evaluate.words import NO_DIFFERENCE, capitalised, metric_words, p_value, points_text
 from cotune.files import write_text
 from cotune.plain import between, ends_of, fields, items, number, one_line, shipped, shipped_arm
-from cotune.report.html.markup import data_text, embedded_json, esc, figure, percent, signed_points
+from cotune.report.html.markup import (
+    card,
+    data_text,
+    embedded_json,
+    esc,
+    facts_table,
+    figure,
+    percent,
+    plain_table,
+    signed_points,
+)
 from cotune.report.html.page import asset
 from cotune.report.html.plot import padded, strip, strip_row, strips
 from cotune.report.html.shell import MARK, shell
@@ -128,8 +138,7 @@ def _table(comparison: Mapping[str, Any]) -> str:
     only = [int(number(comparison.get(f"only_{side}_right")) or 0) for side in _SIDES]
     rows = [(f"right in {side} alone", count) for side, count in zip(("the first run", "the second run"), only, strict=True)]
     rows.append(("right in both or in neither", n - sum(only)))
-    cells = "".join(f"<tr><th>{name}</th><td>{counted(count, 'row')}</td></tr>" for name, count in rows)
-    return f'<div class="card"><h3>Which rows differ</h3><table class="facts">{cells}</table></div>'
+    return card("Which rows differ", facts_table([(name, counted(count, "row")) for name, count in rows]))
 
 
 def _ships(comparison: Mapping[str, Any]) -> str:
@@ -144,11 +153,11 @@ def _ships(comparison: Mapping[str, Any]) -> str:
             "read by": rule_of(arm),
             "optimizer steps": "–" if (steps := number(arm.get("steps"))) is None else f"{steps:.0f}",
         }
-        table = "".join(f"<tr><th>{name}</th><td>{data_text(value)}</td></tr>" for name, value in rows.items())
+        table = facts_table([(name, data_text(value)) for name, value in rows.items()])
         text = best.get("prompt_text")
         prompt = f'<h3>Prompt</h3><pre dir="auto">{esc(text)}</pre>' if isinstance(text, str) and text else ""
         title = data_text(one_line(comparison.get(side), 60))
-        cards += figure(title, f'<table class="facts">{table}</table>{prompt}')
+        cards += figure(title, table + prompt)
     return f'<div class="pair">{cards}</div>'
 
 
@@ -167,11 +176,10 @@ def _rows(comparison: Mapping[str, Any]) -> str:
         lines += (
             f"<tr><td>{data_text(text)}</td><td>{data_text(one_line(row.get('gold'), _MOST_CHARACTERS))}</td>{answers}</tr>"
         )
-    head = "".join(f'<th scope="col">{title}</th>' for title in ("row", "right answer", "first run", "second run"))
     cut = f" The first {_MOST_ROWS} of {len(flipped)}." if len(flipped) > _MOST_ROWS else ""
     return figure(
         counted(len(flipped), "row"),
-        f'<div class="scroll"><table class="plain"><tr>{head}</tr>{lines}</table></div>',
+        plain_table(("row", "right answer", "first run", "second run"), lines),
         f"✓ right, ✗ wrong.{cut}",
         kind="wide",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cotune.evaluate.words import signed
@@ -76,6 +76,33 @@ def figure(title: str, body: str, caption: str = "", *, kind: str = "") -> str:
     """A figure with title (trusted text) and caption (trusted markup)."""
     below = f"<figcaption>{caption}</figcaption>" if caption else ""
     return f'<figure class="{kind}"><h3>{title}</h3>{body}{below}</figure>'
+
+
+def facts_table(rows: Iterable[Sequence[object]], *, kind: str = "") -> str:
+    """A table of names with a value, or several of which the last is an interval; all of trusted markup."""
+    lines = ""
+    for name, *values in rows:
+        kinds = ["", *[""] * (len(values) - 2), " class=ci"]
+        cells = "".join(f"<td{kind}>{value}</td>" for kind, value in zip(kinds, values, strict=False))
+        lines += f"<tr><th>{name}</th>{cells}</tr>"
+    return f'<table class="{f"facts {kind}".rstrip()}">{lines}</table>'
+
+
+def plain_table(heads: Sequence[str], lines: str, *, kind: str = "") -> str:
+    """A table that scrolls sideways, with trusted heads and lines."""
+    head = "".join(f"<th scope=col>{title}</th>" for title in heads)
+    return f'<div class=scroll><table class="{f"plain {kind}".rstrip()}"><tr>{head}</tr>{lines}</table></div>'
+
+
+def card(title: str, *parts: str) -> str:
+    """A card of trusted markup."""
+    return f"<div class=card><h3>{title}</h3>{''.join(parts)}</div>"
+
+
+def legend(entries: Iterable[tuple[str, str, str]]) -> str:
+    """The lines of a plot: CSS class, text, and trusted markup behind it."""
+    lines = "".join(f'<li><span class="key {kind}"></span>{data_text(text)}{more}</li>' for kind, text, more in entries)
+    return f'<ul class="legend tall">{lines}</ul>' if lines else ""
 
 
 def chip(text: object, kind: str = "") -> str:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from cotune.errors import counted
 from cotune.evaluate.words import metric_words, signed
-from cotune.plain import decimal, fields, number
+from cotune.plain import between, decimal, fields, number
 from cotune.report.html.intervals import paired_change, share_interval, share_text
 from cotune.report.html.markup import esc, percent, signed_points
 from cotune.report.html.plot import Point
 
 
-class DevMeasure(ABC):
-    """The sections' way of reading measurements on dev from the journal, and their wording.
+class DevMeasure:
+    """The sections' way of reading measurements on dev from the journal, and their wording; here for the metric's score.
+
+    Args:
+        metric: name of the metric.
+        groups: group number of each dev row; empty if rows are not grouped.
 
     Attributes:
         where: name of the rows that it is measured on.
@@ -32,19 +35,15 @@ class DevMeasure(ABC):
         columns: column heads of the table under that title.
     """
 
-    where: ClassVar[str] = "dev"
-    key: ClassVar[str]
-    name: ClassVar[str]
-    unit: ClassVar[str]
-    axis: ClassVar[str]
-    scale: ClassVar[str]
-    levels: ClassVar[str]
-    steps: ClassVar[str]
-    remark: ClassVar[str]
-    chosen_late: ClassVar[str]
-    panel: ClassVar[str]
-    columns: ClassVar[tuple[str, ...]]
-    _in_race: ClassVar[str]
+    where = "dev"
+    key, _in_race = "score", "scores"
+    name, unit, axis, scale = "score", "", "percent", ""
+    levels = "Scores on dev in percent."
+    steps = "Score on dev in percent, step by step; changes in points"
+    remark = ""
+    chosen_late = "the best of all that was measured kept"
+    panel = "Scores on dev"
+    columns = ("score", "95% interval", "rows", "log-loss", "adapter")
 
     def __init__(self, metric: str, groups: Sequence[int] = ()) -> None:
         self._metric, self._groups = metric, groups
@@ -61,97 +60,58 @@ class DevMeasure(ABC):
         """Level of each prompt of a race by prompt id, on the rows that it was scored on."""
         return {i: level for i, value in fields(race.get(self._in_race)).items() if (level := number(value)) is not None}
 
+    @property
+    def title(self) -> str:
+        """Name of the measure in a heading, as trusted markup."""
+        return esc(metric_words(self._metric))
+
+    def rank(self, level: float) -> float:
+        """Sort key of a level; higher is better."""
+        return level
+
+    def shown(self, level: float) -> str:
+        """A level as a number without its unit."""
+        return percent(level)
+
+    def legend(self, best: float) -> str:
+        """Text behind a colour scale that ends with its best level, as trusted markup."""
+        return f"<span>{percent(best)} percent on {self.where}</span>"
+
+    def tick(self, level: float) -> str:
+        """Format a level at an axis."""
+        return f"{100 * level:g}"
+
+    def change(self, change: float) -> str:
+        """Format a difference of levels with its sign."""
+        return signed_points(change)
+
+    def text(self, level: float, rows: int) -> str:
+        """Format a level with its unit and number of rows."""
+        return share_text(level, rows, self._metric, self._groups)
+
+    def other(self, log_loss: float | None) -> str:
+        """The log-loss on a separate line, unless it is the measure."""
+        return f"\nlog-loss {decimal(log_loss)}"
+
     def beside(self, score: float | None, rows: int) -> str:
         """The score in words next to the measure; empty if the measure is the score."""
         return ""
 
-    def change_interval(self, before: str, after: str) -> Point | None:
-        """95% interval of a change, from the packed flags of right rows before and after it; None if not known."""
-        return None
-
     def interval(self, level: float, rows: int) -> Point | None:
         """95% interval of a level on a number of rows; None if not known."""
-        return None
-
-    @property
-    @abstractmethod
-    def title(self) -> str:
-        """Name of the measure in a heading, as trusted markup."""
-
-    @abstractmethod
-    def rank(self, level: float) -> float:
-        """Sort key of a level; higher is better."""
-
-    @abstractmethod
-    def shown(self, level: float) -> str:
-        """A level as a number without its unit."""
-
-    @abstractmethod
-    def legend(self, best: float) -> str:
-        """Text behind a colour scale that ends with its best level, as trusted markup."""
-
-    @abstractmethod
-    def tick(self, level: float) -> str:
-        """Format a level at an axis."""
-
-    @abstractmethod
-    def change(self, change: float) -> str:
-        """Format a difference of levels with its sign."""
-
-    @abstractmethod
-    def text(self, level: float, rows: int) -> str:
-        """Format a level with its unit and number of rows."""
-
-    @abstractmethod
-    def other(self, log_loss: float | None) -> str:
-        """The log-loss on a separate line, unless it is the measure."""
-
-
-class DevScore(DevMeasure):
-    """The metric's score."""
-
-    key, _in_race = "score", "scores"
-    name, unit, axis, scale = "score", "", "percent", ""
-    levels = "Scores on dev in percent."
-    steps = "Score on dev in percent, step by step; changes in points"
-    remark = ""
-    chosen_late = "the best of all that was measured kept"
-    panel = "Scores on dev"
-    columns = ("score", "95% interval", "rows", "log-loss", "adapter")
-
-    @property
-    def title(self) -> str:
-        return esc(metric_words(self._metric))
-
-    def rank(self, level: float) -> float:
-        return level
-
-    def shown(self, level: float) -> str:
-        return percent(level)
-
-    def legend(self, best: float) -> str:
-        return f"<span>{percent(best)} percent on {self.where}</span>"
-
-    def tick(self, level: float) -> str:
-        return f"{100 * level:g}"
-
-    def change(self, change: float) -> str:
-        return signed_points(change)
-
-    def text(self, level: float, rows: int) -> str:
-        return share_text(level, rows, self._metric, self._groups)
-
-    def other(self, log_loss: float | None) -> str:
-        return f"\nlog-loss {decimal(log_loss)}"
-
-    def interval(self, level: float, rows: int) -> Point | None:
         return share_interval(level, rows, self._metric, self._groups)
 
+    def of_highest(self, which: str, level: float, rows: int) -> str:
+        """A sentence on the interval of the highest of some levels; the remark if it is not known."""
+        ci = self.interval(level, rows)
+        return f"The 95% interval of the highest {which} is {between(ci, percent)}." if ci else self.remark
+
     def change_interval(self, before: str, after: str) -> Point | None:
+        """95% interval of a change, from the packed flags of right rows before and after it; None if not known."""
         return paired_change(before, after, self._groups) if self._metric == "accuracy" else None
 
 
-class HeldOutAccuracy(DevScore):
+class HeldOutAccuracy(DevMeasure):
     """Cross-fitted accuracy of probes, used with any metric."""
 
     where = "held-out rows"
@@ -224,7 +184,13 @@ class DevLogLoss(DevMeasure):
         return ""
 
     def beside(self, score: float | None, rows: int) -> str:
-        return "" if score is None else f"{metric_words(self._metric)} {share_text(score, rows, self._metric, self._groups)}"
+        return "" if score is None else f"{metric_words(self._metric)} {super().text(score, rows)}"
+
+    def interval(self, level: float, rows: int) -> Point | None:
+        return None
+
+    def change_interval(self, before: str, after: str) -> Point | None:
+        return None
 
 
 def dev_measure(
@@ -240,7 +206,7 @@ def dev_measure(
     """
     if by_probe:
         return HeldOutAccuracy(metric, groups)
-    score, log_loss = DevScore(metric, groups), DevLogLoss(metric, groups)
+    score, log_loss = DevMeasure(metric, groups), DevLogLoss(metric, groups)
     searched = [(event.get("kind"), fields(event.get("value"))) for event in events]
 
     def known(measure: DevMeasure) -> bool:

@@ -49,11 +49,11 @@ class Plot:
 
     def x(self, value: float) -> str:
         """Position on the horizontal axis in percent."""
-        return f"{_share(value, self.x_range):.2f}%"
+        return f"{place_in(self.x_range, value):.2f}%"
 
     def y(self, value: float) -> str:
         """Position on the vertical axis in percent."""
-        return f"{100 - _share(value, self.y_range):.2f}%"
+        return f"{100 - place_in(self.y_range, value):.2f}%"
 
     def raw(self, markup: str) -> None:
         """Add trusted markup."""
@@ -70,7 +70,9 @@ class Plot:
         """Add a line through points; it scales with the plot and keeps its stroke width."""
         if len(points) < 2:
             return
-        places = " ".join(f"{10 * _share(x, self.x_range):.1f},{1000 - 10 * _share(y, self.y_range):.1f}" for x, y in points)
+        places = " ".join(
+            f"{10 * place_in(self.x_range, x):.1f},{1000 - 10 * place_in(self.y_range, y):.1f}" for x, y in points
+        )
         hover = f' data-tip="{esc(tip)}"' if tip else ""
         self.raw(
             '<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" width="100%" height="100%">'
@@ -133,7 +135,7 @@ def strip(
     """
 
     def at(number: float) -> str:
-        return f"{min(100.0, max(0.0, _share(number, span))):.2f}%"
+        return f"{min(100.0, max(0.0, place_in(span, number))):.2f}%"
 
     parts = [extra]
     if zero is not None and span[0] <= zero <= span[1]:
@@ -180,10 +182,13 @@ def _signed_tick(value: float) -> str:
 
 def scale(span: Point, ticks: Sequence[tuple[float, str]]) -> str:
     """The axis under a column of strips."""
-    marks = "".join(f'<text class="tick x" x="{_share(value, span):.2f}%" y="14">{esc(shown)}</text>' for value, shown in ticks)
+    marks = "".join(
+        f'<text class="tick x" x="{place_in(span, value):.2f}%" y="14">{esc(shown)}</text>' for value, shown in ticks
+    )
     return f'<svg class="strip scale" width="100%" height="20" aria-hidden="true">{marks}</svg>'
 
 
-def _share(value: float, span: Point) -> float:
+def place_in(span: Point, value: float) -> float:
+    """Position of a value in a range in percent."""
     width = span[1] - span[0]
     return 50.0 if width == 0 or not math.isfinite(value) else 100 * (value - span[0]) / width

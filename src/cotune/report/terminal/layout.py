@@ -62,10 +62,11 @@ def table_of(columns: list[str], width: int) -> Table:
     )
     for place, column in enumerate(columns):
         # In a narrow terminal names are wrapped, but not numbers.
+        wraps = place == 0 or column == "what it is"
         table.add_column(
             Text(column.rstrip(">")),
             justify="right" if column.endswith(">") else "left",
-            no_wrap=place > 0,
-            overflow="fold" if place == 0 else "ellipsis",
+            no_wrap=not wraps,
+            overflow="fold" if wraps else "ellipsis",
         )
     return table

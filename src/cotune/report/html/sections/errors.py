@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from cotune.errors import counted
 from cotune.evaluate.words import arm_groups
 from cotune.plain import decimal, fields, items, one_line
-from cotune.report.html.markup import data_text, esc, figure, percent
+from cotune.report.html.markup import data_text, esc, figure, percent, plain_table
 from cotune.report.html.plot import Plot
 from cotune.report.html.sections.record import AnsweredRows, RunRecord
 from cotune.report.html.sections.written import written_errors
@@ -67,9 +67,7 @@ def _confusion(labels: tuple[str, ...], references: NDArray[np.int64], answers: 
             f"<tr><td>{data_text(labels[i])}</td><td>{data_text(labels[j])}</td><td class=num>{n}</td></tr>"
             for n, i, j in wrong[:24]
         )
-        head = "<tr><th>right label</th><th>answer</th><th>rows</th></tr>"
-        body = f"<div class=scroll><table class=plain>{head}{lines}</table></div>"
-        return figure("Most frequent confusions", body, right)
+        return figure("Most frequent confusions", plain_table(("right label", "answer", "rows"), lines), right)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     head = "".join(f'<th scope="col"><span>{data_text(one_line(label, 24))}</span></th>' for label in labels)
     lines = ""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cotune.errors import counted
 from cotune.plain import fields, items, number, one_line, shipped
-from cotune.report.html.markup import chip, data_text, esc, figure
+from cotune.report.html.markup import chip, data_text, esc, facts_table, figure, plain_table
 from cotune.report.html.sections.prompts import read_prompt
 from cotune.report.html.sections.record import RunRecord
 from cotune.report.terminal.trust import noise_sentence
@@ -55,11 +55,11 @@ def health_section(record: RunRecord) -> str:
         result += (
             f"<p>{counted(int(truncated), 'row')} did not fit into the model’s context under some prompt and were cut.</p>"
         )
-    rows = "".join(
-        f"<tr><th>{esc(_COUNTS.get(name, name.replace('_', ' ')))}</th><td>{esc(value)}</td></tr>"
+    rows = [
+        (_COUNTS.get(name, name.replace("_", " ")), value)
         for name, value in counts.items()
         if number(value) or name in ("train", "dev", "test")
-    )
+    ]
     detectable = start.get("detectable")
     note = data_text(detectable) if detectable else ""
     return (
@@ -69,7 +69,7 @@ def health_section(record: RunRecord) -> str:
             result,
             "Duplicates, leaks between splits, contradictions, odd inputs and balance are looked at.",
         )
-        + figure("Rows", f"<table class=facts>{rows}</table>", note)
+        + figure("Rows", _table(rows), note)
         + "</div>"
         + _neighbours(neighbours)
     )
@@ -82,10 +82,9 @@ def _neighbours(near: Mapping[str, Any]) -> str:
     pairs = [fields(item) for item in items(near.get("alike"))]
     if not pairs:
         return ""
-    head = "<tr><th>Closeness</th><th>Rows</th><th>Texts</th><th>Labels</th></tr>"
     return figure(
         "Paraphrases",
-        f"<div class=scroll><table class=plain>{head}{''.join(map(_pair, pairs))}</table></div>",
+        plain_table(("Closeness", "Rows", "Texts", "Labels"), "".join(map(_pair, pairs))),
         f"The {esc(near.get('pairs', '?'))} pairs that are closest by their words were embedded by the model; shown are those "
         "of train and dev with a cosine of at least "
         f"{esc(near.get('threshold', '?'))}. They stay: paraphrases are what real inputs are made of.",
@@ -138,8 +137,8 @@ def reproduce_section(record: RunRecord) -> str:
     machine = {name.replace("batch_tokens", "tokens a batch"): value for name, value in machine.items()}
     machine["processor"] = fields(engine.get("probe")).get("processor")
     facts = [("seed", seed), *versions.items(), *machine.items()]
-    versions_figure = figure("Versions and machine", f"<table class=facts>{_table(facts)}</table>")
-    hashed = figure("Hashes", f"<table class='facts hashes'>{_table(hashes.items())}</table>", "Of contents, never of names.")
+    versions_figure = figure("Versions and machine", _table(facts))
+    hashed = figure("Hashes", _table(hashes.items(), "hashes"), "Of contents, never of names.")
     return f"{_command(record)}<div class=pair>{versions_figure}{hashed}</div>{_noise(record)}"
 
 
@@ -157,14 +156,14 @@ def _noise(record: RunRecord) -> str:
     ]
     return figure(
         "Noise of this machine",
-        f"<table class=facts>{_table(facts)}</table>",
+        _table(facts),
         "The same dev rows, answered by the winner in one batch and in small batches. A gain that is no larger than what "
         "such noise could flip is not called a difference.",
     )
 
 
-def _table(facts: Any) -> str:
-    return "".join(f"<tr><th>{esc(name)}</th><td>{esc(value)}</td></tr>" for name, value in facts if value not in (None, ""))
+def _table(facts: Iterable[tuple[str, Any]], kind: str = "") -> str:
+    return facts_table([(esc(name), esc(value)) for name, value in facts if value not in (None, "")], kind=kind)
 
 
 def _command(record: RunRecord) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from cotune.errors import counted
 from cotune.plain import decimal, fields, items, number, one_line
-from cotune.report.html.markup import data_text, esc, figure, percent
+from cotune.report.html.markup import data_text, esc, figure, legend, percent, plain_table
 from cotune.report.html.plot import Plot, Point, nice_ticks, padded
 from cotune.report.html.sections.prompts import Prompts
 from cotune.report.html.sections.record import RunRecord
@@ -103,14 +103,14 @@ def layers_section(record: RunRecord, prompts: Prompts) -> str:
             if (layer := _whole(item)) is not None
         ]
     )
-    kinds = _kinds(curves, prompts)
+    kinds = prompts.kinds(curve.prompt_id for curve in curves)
     accuracy = _probes(curves, kinds, prompts, record, depth, place=0)
     loss = _probes(curves, kinds, prompts, record, depth, place=1)
     rows = max(curve.rows for curve in curves)
-    legend = "".join(
-        f'<li><span class="key {kind}"></span>{data_text(one_line(_name(curve, prompts), 90))}{_read_from(curve)}</li>'
+    lines = [
+        (kind, one_line(prompts.named(curve.prompt_id), 90), _read_from(curve))
         for curve, kind in zip(curves, kinds, strict=True)
-    )
+    ]
     note = (
         "Hollow: a probe (multinomial logistic regression) on the frozen model’s state after that layer, cross-fitted, so that "
         "no row is predicted by a fit that has seen it. Filled: after tuning, on rows held out from it; a line joins it to the "
@@ -120,7 +120,7 @@ def layers_section(record: RunRecord, prompts: Prompts) -> str:
     return (
         f'<div class="pair">{figure("Accuracy by layer, " + counted(rows, "labelled row"), accuracy)}'
         f"{figure('Log-loss by layer', loss)}</div>"
-        f'<ul class="legend tall">{legend}</ul><p class="intro under">{note}</p>'
+        f'{legend(lines)}<p class="intro under">{note}</p>'
         f"{_ridge(curves, kinds, prompts, depth)}{_numbers(curves, prompts)}"
     )
 
@@ -136,7 +136,7 @@ def _probes(curves: list[LayerCurve], kinds: list[str], prompts: Prompts, record
     measure = record.dev_measure
     # Draw the leading prompt last, on top of the others.
     for curve, kind in reversed(list(zip(curves, kinds, strict=True))):
-        shown = _name(curve, prompts)
+        shown = prompts.named(curve.prompt_id)
         points: list[Point] = [(layer, pair[place]) for layer, pair in sorted(curve.probes.items())]
         plot.path(points, f"line {kind}", shown)
         for layer, (score, loss) in sorted(curve.probes.items()):
@@ -175,7 +175,7 @@ def _ridge(curves: list[LayerCurve], kinds: list[str], prompts: Prompts, depth: 
     _band(plot, [curve for curve, _ in drawn])
     plot.axes(_layer_ticks(depth), [(t, f"{t:g}") for t in nice_ticks(*plot.y_range, 4)])
     for curve, kind in reversed(drawn):
-        shown = _name(curve, prompts)
+        shown = prompts.named(curve.prompt_id)
         plot.path(sorted(curve.ridge.items()), f"line {kind}", shown)
         for layer, error in sorted(curve.ridge.items()):
             plot.dot(
@@ -196,14 +196,11 @@ def _numbers(curves: list[LayerCurve], prompts: Prompts) -> str:
     for curve in curves:
         points = [(layer, "frozen", *pair) for layer, pair in sorted(curve.probes.items())]
         points += [(point.layer, _weights(point), point.accuracy, point.log_loss) for point in _held_out(curve)]
-        name = f"<th scope=row>{data_text(one_line(_name(curve, prompts), 60))}</th>"
+        name = f"<th scope=row>{data_text(one_line(prompts.named(curve.prompt_id), 60))}</th>"
         for layer, weights, score, loss in points:
             lines += f"<tr>{name}<td>{layer}</td><td>{weights}</td><td>{percent(score)}</td><td>{decimal(loss)}</td></tr>"
-    head = "".join(f"<th scope=col>{title}</th>" for title in ("prompt", "layer", "weights", "percent right", "log-loss"))
-    return (
-        "<details class=reading><summary>The numbers</summary>"
-        f"<div class=scroll><table class=plain><tr>{head}</tr>{lines}</table></div></details>"
-    )
+    table = plain_table(("prompt", "layer", "weights", "percent right", "log-loss"), lines)
+    return f"<details class=reading><summary>The numbers</summary>{table}</details>"
 
 
 def _band(plot: Plot, curves: list[LayerCurve]) -> None:
@@ -219,20 +216,6 @@ def _band(plot: Plot, curves: list[LayerCurve]) -> None:
 
 def _layer_ticks(depth: int) -> list[tuple[float, str]]:
     return [(t, f"{t:g}") for t in nice_ticks(0, depth, 6) if t == int(t)]
-
-
-def _kinds(curves: list[LayerCurve], prompts: Prompts) -> list[str]:
-    kinds, hue = [], 0
-    for curve in curves:
-        tag = prompts.tag(curve.prompt_id)
-        kinds.append(tag or f"other h{hue}")
-        hue += not tag
-    return kinds
-
-
-def _name(curve: LayerCurve, prompts: Prompts) -> str:
-    facts, tag = prompts.by_id.get(curve.prompt_id), prompts.tag(curve.prompt_id)
-    return (f"{tag}: " if tag else "") + (facts.name if facts else curve.prompt_id)
 
 
 def _read_from(curve: LayerCurve) -> str:

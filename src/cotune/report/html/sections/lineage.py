@@ -9,7 +9,7 @@ from cotune.errors import counted
 from cotune.plain import fields, items, number
 from cotune.report.html.markup import chip, data_text, esc, figure, percent
 from cotune.report.html.measure import DevMeasure
-from cotune.report.html.plot import Plot, Point, nice_ticks, padded
+from cotune.report.html.plot import Plot, Point, nice_ticks, padded, place_in, scale
 from cotune.report.html.sections.prompts import PromptFacts, Prompts, Score, read_prompt
 from cotune.report.html.sections.record import RunRecord
 
@@ -25,11 +25,7 @@ def lineage_section(record: RunRecord, prompts: Prompts) -> str:
     span = padded(every, least=0.05)
     ticks = [(t, measure.tick(t)) for t in nice_ticks(*span, 5)]
     rows = "".join(_row(prompts, measure, span, prompt_id, depth) for prompt_id, depth in _tree(prompts))
-    marks = "".join(
-        f'<text class="tick x" x="{100 * (t - span[0]) / (span[1] - span[0]):.2f}%" y="14">{shown}</text>' for t, shown in ticks
-    )
-    axis = f'<svg class="strip scale" width="100%" height="20" aria-hidden="true">{marks}</svg>'
-    axis = f'<div class="branch axis"><span class="axis-title">{measure.scale}</span>{axis}<span></span></div>'
+    axis = f'<div class="branch axis"><span class="axis-title">{measure.scale}</span>{scale(span, ticks)}<span></span></div>'
     return figure(
         "Who came from whom",
         f'<div class="tree">{axis}<ol>{rows}</ol></div>',
@@ -89,7 +85,7 @@ def _row(prompts: Prompts, measure: DevMeasure, span: Point, prompt_id: str, dep
 
 def _scores(facts: PromptFacts, measure: DevMeasure, span: Point) -> str:
     def at(score: Score) -> str:
-        return f"{100 * (score.level - span[0]) / (span[1] - span[0]):.2f}%"
+        return f"{place_in(span, score.level):.2f}%"
 
     parts = []
     chain = [*facts.raced[-1:], *facts.tuned] if facts.tuned else facts.races[-1:]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -19,6 +19,7 @@ from cotune.report.html.sections.record import RunRecord
 
 _MOST_BYTES = 700_000
 _MOST_WORDS = 1_500
+_HUES = 6
 # Each word includes the space behind it: single spaces would match anywhere and split differences.
 _WORD = re.compile(r"^\s+|\S+\s*")
 
@@ -122,6 +123,19 @@ class Prompts:
     def tag(self, prompt_id: str) -> str:
         """``winner``, ``seed`` or nothing."""
         return "winner" if prompt_id == self.winner else "seed" if prompt_id == self.seed else ""
+
+    def named(self, prompt_id: str) -> str:
+        """Its tag and name; its id if it is not known."""
+        tag, facts = self.tag(prompt_id), self.by_id.get(prompt_id)
+        return (f"{tag}: " if tag else "") + (facts.name if facts else prompt_id)
+
+    def kinds(self, prompt_ids: Iterable[str]) -> list[str]:
+        """CSS class of a line for each of the prompts: its tag, or one of six hues, also where a tag comes again."""
+        kinds: list[str] = []
+        for tag in map(self.tag, prompt_ids):
+            others = sum(kind.startswith("other") for kind in kinds)
+            kinds.append(tag if tag and tag not in kinds else f"other h{others % _HUES}")
+        return kinds
 
 
 def read_prompts(record: RunRecord) -> Prompts:

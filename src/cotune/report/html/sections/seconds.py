@@ -8,7 +8,7 @@ from cotune.errors import counted
 from cotune.evaluate.frozen_arms import EVERY_ARM, is_frozen
 from cotune.evaluate.words import REFERENCE_NAMES, group_of, metric_words
 from cotune.plain import aside, between, clock, fields, number, one_line
-from cotune.report.html.markup import data_text, figure, percent
+from cotune.report.html.markup import figure, legend, percent
 from cotune.report.html.plot import Plot, Point, nice_ticks, padded
 from cotune.report.html.sections.prompts import Prompts
 from cotune.report.html.sections.record import RunRecord
@@ -102,10 +102,7 @@ def seconds_section(record: RunRecord, prompts: Prompts) -> str:
     plot.path(_climb(record, course), "line winner", "the best so far by held-out log-loss")
     for reached in course:
         _draw(plot, reached, prompts)
-    legend = "".join(
-        f'<li><span class="key other h{place + 1}"></span>{data_text(_reference_text(name, one, tested))}</li>'
-        for place, (name, one) in enumerate(references.items())
-    )
+    lines = [(f"other h{n}", _reference_text(name, one, tested), "") for n, (name, one) in enumerate(references.items(), 1)]
     metric = metric_words(record.metric)
     test = "on the sealed test" if record.metric == "accuracy" else f"{metric} on the sealed test"
     caption = (
@@ -117,7 +114,7 @@ def seconds_section(record: RunRecord, prompts: Prompts) -> str:
     caption += " Dashed lines: references on the test." if references else _labelled_tfidf(record)
     return figure(
         "Score by seconds",
-        plot.render(x_title="time of work", y_title="percent") + (f'<ul class="legend tall">{legend}</ul>' if legend else ""),
+        plot.render(x_title="time of work", y_title="percent") + legend(lines),
         caption,
         kind="wide",
     )

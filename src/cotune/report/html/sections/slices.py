@@ -8,7 +8,7 @@ from typing import Any
 from cotune.errors import counted
 from cotune.evaluate.words import p_value
 from cotune.plain import between, fields, items, number, one_line
-from cotune.report.html.markup import data_text, esc, figure, percent, signed_points
+from cotune.report.html.markup import data_text, esc, figure, percent, plain_table, signed_points
 from cotune.report.html.measure import DevMeasure
 from cotune.report.html.sections.prompts import Prompts, read_prompt
 from cotune.report.html.sections.record import RunRecord
@@ -41,10 +41,10 @@ def _slices(record: RunRecord) -> str:
         )
         return f"<p class=empty>No error slices. {reason}</p>"
     rows = "".join(map(_row, shown))
-    head = "<tr><th>Slice</th><th>Rows</th><th>Wrong</th><th>Others wrong</th><th>Difference</th><th>p</th></tr>"
+    heads = ("Slice", "Rows", "Wrong", "Others wrong", "Difference", "p")
     title = f"{esc(slices.get('failures', '?'))} of {esc(slices.get('rows', '?'))} dev rows are wrong"
     caption = f"Failures on dev, clustered by {_place(record)}; {_CAPTION}"
-    return figure(title, f'<div class=scroll><table class="plain slices">{head}{rows}</table></div>', caption, kind="wide")
+    return figure(title, plain_table(heads, rows, kind="slices"), caption, kind="wide")
 
 
 def _place(record: RunRecord) -> str:
@@ -91,11 +91,10 @@ def _rewriting(record: RunRecord, prompts: Prompts) -> str:
     requests, tokens = (sum(int(number(value.get(name)) or 0) for value in asked) for name in ("requests", "tokens"))
     lines = "".join(_cycle(value, prompts, record.dev_measure) for value in asked)
     spent = (f"{counted(requests, 'request')}, " if requests else "") + f"{tokens:,} tokens"
-    head = "<tr><th>Cycle</th><th>Instructions</th><th>On dev</th></tr>"
     model = one_line(next((value["model"] for value in asked if value.get("model")), "a language model"), 60)
     return figure(
         f"Rewriting by {data_text(model)}",
-        f"<div class=scroll><table class=plain>{head}{lines}</table></div>",
+        plain_table(("Cycle", "Instructions", "On dev"), lines),
         f"{spent}. Instructions that were taken went into the cycle’s pool and were raced like all others.",
         kind="wide",
     )

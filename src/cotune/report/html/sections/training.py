@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cotune.errors import counted
-from cotune.plain import amount, between, fields, items, number, one_line
-from cotune.report.html.markup import data_text, figure, percent
-from cotune.report.html.measure import DevMeasure
+from cotune.plain import amount, fields, items, number, one_line
+from cotune.report.html.markup import data_text, figure, legend
 from cotune.report.html.plot import Plot, Point, nice_ticks, padded
 from cotune.report.html.sections.prompts import Prompts
 from cotune.report.html.sections.record import RunRecord
 
 _MOST_POINTS = 600
 _SMOOTHED = 5
-_HUES = 6
 _SPENT = {"train": "new_tokens", "score": "tokens", "write": "tokens"}
 
 
@@ -104,7 +102,7 @@ def training_section(record: RunRecord, prompts: Prompts) -> str:
     trials = [t for t in read_trials(record) if t.losses]
     if not trials:
         return "<p class=empty>Nothing was tuned yet.</p>"
-    kinds = _kinds(trials, prompts)
+    kinds = prompts.kinds(trial.prompt_id for trial in trials)
     most = max(t.start + len(t.losses) for t in trials)
     ticks = [(t, f"{t:g}") for t in nice_ticks(0, most, 5) if t == int(t)]
     drawn = sorted(zip(trials, kinds, strict=True), key=lambda pair: pair[1] in ("winner", "seed"))
@@ -127,12 +125,9 @@ def training_section(record: RunRecord, prompts: Prompts) -> str:
     # A window is tuned without measurements in between, so there is no curve by step.
     if dev and not record.by_probe:
         figures += _dev_by_step(record, prompts, dev, most, ticks)
-    legend = "".join(
-        f'<li><span class="key {kind}"></span>{data_text(one_line(_name(trial, prompts), 70))}{_ending(trial)}</li>'
-        for trial, kind in zip(trials, kinds, strict=True)
-    )
+    lines = [(kind, one_line(_name(trial, prompts), 70), _ending(trial)) for trial, kind in zip(trials, kinds, strict=True)]
     shown = figures if record.by_probe else f'<div class="pair">{figures}</div>'
-    return f'{shown}<ul class="legend tall">{legend}</ul>'
+    return shown + legend(lines)
 
 
 def _dev_by_step(
@@ -152,8 +147,7 @@ def _dev_by_step(
                 tip += f"\nlearning rate fell from step {look.decays_from}"
             plot.dot((look.steps, look.level), f"dot {kind}", radius=4.5, tip=tip)
     rows = max(look.rows for trial, _ in dev for look in trial.looks)
-    ci = measure.interval(max(levels, key=measure.rank), rows)
-    note = f"The 95% interval of the highest of these scores is {between(ci, percent)}." if ci else measure.remark
+    note = measure.of_highest("of these scores", max(levels, key=measure.rank), rows)
     return figure(f"Dev {measure.title} by step", plot.render(x_title="optimizer steps", y_title=measure.axis), note)
 
 
@@ -171,23 +165,8 @@ def dev_lines(trial: Trial) -> list[list[Point]]:
     return [line for line in lines if len(line) > 1]
 
 
-def _kinds(trials: list[Trial], prompts: Prompts) -> list[str]:
-    kinds, hue = [], 0
-    for trial in trials:
-        tag = prompts.tag(trial.prompt_id)
-        if tag and tag not in kinds:
-            kinds.append(tag)
-        else:
-            kinds.append(f"other h{hue % _HUES}")
-            hue += 1
-    return kinds
-
-
 def _name(trial: Trial, prompts: Prompts) -> str:
-    facts = prompts.by_id.get(trial.prompt_id)
-    tag = prompts.tag(trial.prompt_id)
-    name = facts.name if facts else trial.prompt_id
-    return (f"{tag}: " if tag else "") + name + (f" (from step {trial.start} on)" if trial.start else "")
+    return prompts.named(trial.prompt_id) + (f" (from step {trial.start} on)" if trial.start else "")
 
 
 def _trial_text(trial: Trial, prompts: Prompts) -> str:
@@ -268,16 +247,11 @@ def search_section(record: RunRecord, prompts: Prompts) -> str:
         tip = f"{one.what}, {shown}\n{facts.name if facts else one.prompt_id}\nafter {amount(one.spent)} tokens"
         kind = "dot " + ("raced" if one.raced else "tuned")
         plot.dot((one.spent, one.level), kind, radius=5, tip=tip, prompt=one.prompt_id if facts else "")
+    top = max((one for one in seen if not one.raced), key=lambda one: (measure.rank(one.level), one.rows), default=None)
+    note = measure.of_highest("filled dot", top.level, top.rows) if top else measure.remark
     return figure(
         f"Best dev {measure.name} by tokens spent",
         plot.render(x_title="tokens scored and trained", y_title=measure.axis),
         "Line: best of what was measured on all dev rows. Filled: tuned. Hollow: leader of a race, on the rows that it saw."
-        + _interval_of_best(seen, measure),
+        + (f" {note}" if note else ""),
     )
-
-
-def _interval_of_best(seen: list[_Seen], measure: DevMeasure) -> str:
-    best = max((one for one in seen if not one.raced), key=lambda one: (measure.rank(one.level), one.rows), default=None)
-    ci = measure.interval(best.level, best.rows) if best else None
-    note = f"The 95% interval of the highest filled dot is {between(ci, percent)}." if ci else measure.remark
-    return f" {note}" if note else ""

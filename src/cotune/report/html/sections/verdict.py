@@ -42,8 +42,8 @@ from cotune.plain import (
 )
 from cotune.prompt.prompt import held_rows
 from cotune.report.html.intervals import share_interval
-from cotune.report.html.markup import data_text, esc, figure, percent, signed_points
-from cotune.report.html.plot import Point, nice_ticks, padded, strip, strip_row, strips
+from cotune.report.html.markup import card, data_text, esc, facts_table, figure, percent, signed_points
+from cotune.report.html.plot import Point, nice_ticks, padded, place_in, strip, strip_row, strips
 from cotune.report.html.sections.prompts import Prompts
 from cotune.report.html.sections.record import RunRecord
 from cotune.report.terminal.advice import next_steps, parted
@@ -133,8 +133,7 @@ def _arms(record: RunRecord) -> str:
     low, high = padded(ends, share=0.05, least=0.1)
     span = (max(0.0, low), min(1.0, high)) if record.metric in ("accuracy", "macro_f1", "weighted_f1") else (low, high)
     grid = "".join(
-        f'<line class="grid" x1="{100 * (t - span[0]) / (span[1] - span[0]):.2f}%" '
-        f'x2="{100 * (t - span[0]) / (span[1] - span[0]):.2f}%" y1="0" y2="100%"/>'
+        f'<line class="grid" x1="{place_in(span, t):.2f}%" x2="{place_in(span, t):.2f}%" y1="0" y2="100%"/>'
         for t in nice_ticks(*span, 4)
     )
 
@@ -196,16 +195,13 @@ def _previous(record: RunRecord) -> str:
     parts = previous_parts(record.summary)
     if not parts:
         return ""
-    rows = "".join(
-        f"<tr><th>{esc(name)} ({esc(part['n'])})</th><td>{share(part, 'old')}</td><td>{share(part, 'new')}</td>"
-        f"<td class=ci>{esc(difference(part))}</td></tr>"
-        for name, part in parts
-    )
+    rows = [("", "old", "new", "")]
+    rows += [(f"{name} ({esc(part['n'])})", share(part, "old"), share(part, "new"), difference(part)) for name, part in parts]
     remarks = items(fields(record.summary.get("previous")).get("remarks"))
     notes = "".join(f"<p>{data_text(remark)}.</p>" for remark in remarks)
     return figure(
         "Old and new bundle",
-        f"<table class=facts><tr><th></th><td>old</td><td>new</td><td></td></tr>{rows}</table>{notes}",
+        facts_table(rows) + notes,
         "Share of right rows on the same sealed test rows; the old bundle cannot know new labels. Differences are paired; "
         "intervals and p-values are corrected for the parts being read together (Bonferroni).",
         kind="wide",
@@ -272,14 +268,14 @@ def _selection(record: RunRecord) -> str:
     rows += [
         (f"<b>{esc(counted(best.get('n', '?'), 'sealed test row'))}: quote this one</b>", percent(test), between(ci, percent))
     ]
-    table = "".join(f"<tr><th>{name}</th><td>{value}</td><td class=ci>{ci}</td></tr>" for name, value, ci in rows)
     optimism = number(selection.get("optimism")) or 0.0
     opened = number(record.summary.get("test_opened_before", 0))
     ledger = esc(f" {openings}") if (openings := openings_sentence(None if opened is None else int(opened))) else ""
-    return (
-        f"<div class=card><h3>Which score to quote</h3><table class=facts>{table}</table>"
+    return card(
+        "Which score to quote",
+        facts_table(rows),
         f"<p>On {'dev, by a fit to the other labelled rows,' if probed else 'the rows that chose it,'} the winner of "
-        f"{esc(selection.get('candidates', 'many'))} prompts scored {_against_test(optimism)}.{ledger}</p></div>"
+        f"{esc(selection.get('candidates', 'many'))} prompts scored {_against_test(optimism)}.{ledger}</p>",
     )
 
 
@@ -302,12 +298,8 @@ def _judge(record: RunRecord) -> str:
             rows.append((name, decimal(agreement[key]) + aside(between(ends))))
     rows += [("tokens", amount(judge.get("tokens")))]
     rows += [("paid for grades", money)] if (money := dollars(judge.get("dollars"))) else []
-    table = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in rows)
     alone = "" if agreement else "<p>Nobody’s grades were compared with its own.</p>"
-    return (
-        f"<div class=card><h3>The judge</h3><table class=facts>{table}</table>{alone}"
-        f"<p>Rubric: {data_text(judge.get('rubric'))}</p></div>"
-    )
+    return card("The judge", facts_table(rows), alone, f"<p>Rubric: {data_text(judge.get('rubric'))}</p>")
 
 
 def _cost(record: RunRecord) -> str:
@@ -322,10 +314,9 @@ def _cost(record: RunRecord) -> str:
         ("peak memory", "–" if (memory := number(cost.get("peak_rss_mb"))) is None else f"{memory / 1024:.1f} GiB"),
         ("prompts scored / tuned", f"{esc(summary.get('prompts_scored', '–'))} / {esc(summary.get('prompts_tuned', '–'))}"),
     ]
-    table = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in rows)
     stopped = summary.get("stopped")
     why = f"<p>Stopped because {data_text(stopped)}.</p>" if stopped else ""
-    return f"<div class=card><h3>What it cost</h3><table class=facts>{table}</table>{why}</div>"
+    return card("What it cost", facts_table(rows), why)
 
 
 def _next(record: RunRecord) -> str:
@@ -336,7 +327,7 @@ def _next(record: RunRecord) -> str:
     best = fields(record.summary.get("best"))
     held = held_rows(len(items(fields(best.get("prompt")).get("demonstrations"))))
     beside = f"<p>{data_text(held)}</p>" if held and best.get("bundle") else ""
-    return f"<div class=card><h3>What to do next</h3><ul>{listed}</ul>{beside}</div>"
+    return card("What to do next", f"<ul>{listed}</ul>", beside)
 
 
 def _step(step: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from cotune.errors import counted
 from cotune.plain import between, fields, items, number
 from cotune.report.html.markup import esc, figure
-from cotune.report.html.plot import padded
+from cotune.report.html.plot import padded, place_in
 from cotune.report.html.sections.prompts import Prompts
 from cotune.report.html.sections.record import RunRecord
 
@@ -36,20 +36,17 @@ def waterfall_section(record: RunRecord, prompts: Prompts) -> str:
     unit = f" {measure.unit}" if measure.unit else ""
     span = padded([move.level for move in steps], share=0.1, least=0.05)
 
-    def at(value: float) -> float:
-        return 100 * (value - span[0]) / (span[1] - span[0])
-
     rows, before, any_interval = [], steps[0], False
     for place, move in enumerate(steps):
         level, start = move.level, before.level
         change = level - start
         if place == 0:
-            bar = f'<circle class="mark base" cx="{at(level):.2f}%" cy="50%" r="6"/>'
+            bar = f'<circle class="mark base" cx="{place_in(span, level):.2f}%" cy="50%" r="6"/>'
             number_text = f"<b>{measure.shown(level)}</b>" + (f" <span class=unit>{unit}</span>" if unit else "")
         else:
             kind = "up" if measure.rank(change) > 0 else "down"
-            left, width = min(at(start), at(level)), abs(at(level) - at(start))
-            bar = f'<line class="from" x1="{at(start):.2f}%" x2="{at(start):.2f}%" y1="0" y2="100%"/>'
+            left, width = min(place_in(span, start), place_in(span, level)), abs(place_in(span, level) - place_in(span, start))
+            bar = f'<line class="from" x1="{place_in(span, start):.2f}%" x2="{place_in(span, start):.2f}%" y1="0" y2="100%"/>'
             bar += f'<rect class="bar {kind}" x="{left:.2f}%" width="{width:.2f}%" y="20%" height="60%" rx="2"/>'
             kind = kind if change else "quiet"
             number_text = f'<b class="{kind}">{measure.change(change)}</b> <span>→ {measure.shown(level)}{unit}</span>'

@@ -7,7 +7,7 @@ from typing import Any
 
 from cotune.errors import counted
 from cotune.plain import duration, fields, number, one_line
-from cotune.report.html.markup import data_text, esc, figure
+from cotune.report.html.markup import data_text, esc, figure, plain_table
 from cotune.report.html.sections.record import RunRecord
 
 _MOST = 64
@@ -24,13 +24,12 @@ def workers_section(record: RunRecord) -> str:
     if not workers:
         return ""
     ranked = sorted(workers.items(), key=lambda item: (-(number(item[1].get("seconds")) or 0.0), item[0]))
-    head = "<tr><th>Worker</th><th>Jobs</th><th>Busy</th><th>Lost</th><th>Computes with</th></tr>"
     rows = "".join(_row(name, one) for name, one in ranked[:_MOST])
     more = f"<p>{counted(len(ranked) - _MOST, 'more worker')} did less.</p>" if len(ranked) > _MOST else ""
     if unlike := account.get("unlike"):
         note = "The workers differ, so last digits may depend on which worker did a job"
         more += f"<p>{note}: {data_text(one_line(unlike, 300))}.</p>"
-    table = f"<div class=scroll><table class=plain>{head}{rows}</table></div>"
+    table = plain_table(("Worker", "Jobs", "Busy", "Lost", "Computes with"), rows)
     return figure(_title(account), table + more, _CAPTION, kind="wide")
 
 

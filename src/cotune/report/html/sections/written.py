@@ -7,7 +7,7 @@ from typing import Any
 
 from cotune.errors import counted
 from cotune.plain import fields, items, number, one_line
-from cotune.report.html.markup import data_text, esc, figure, percent
+from cotune.report.html.markup import data_text, esc, figure, percent, plain_table
 from cotune.report.html.sections.prompts import word_diff
 from cotune.report.html.sections.record import AnsweredRow, AnsweredRows
 
@@ -51,11 +51,9 @@ def _fields(listed: Sequence[Any]) -> str:
         shares = "".join(f"<td class=num>{_share(fields(one.get(name)))}</td>" for name in ("precision", "recall", "f1"))
         name = data_text(one_line(one.get("field") or "(the whole)", 60))
         lines += f"<tr><th scope=row>{name}</th>{counts}{shares}</tr>"
-    head = "".join(f"<th scope=col>{title}</th>" for title in ("field", "right", "given", "precision", "recall", "F1"))
-    body = f'<div class="scroll"><table class="plain">{head}{lines}</table></div>'
     return figure(
         "Fields",
-        body,
+        plain_table(("field", "right", "given", "precision", "recall", "F1"), lines),
         "For each field: in how many right answers it is, in how many given answers, and percent right, with 95% intervals.",
         kind="wide",
     )
