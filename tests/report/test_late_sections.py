@@ -11,7 +11,7 @@ import pytest
 from report_runs import run_folder
 
 from cotune.report.html import render_report, write_report
-from cotune.report.html.measure import DevLogLoss, DevScore, dev_measure
+from cotune.report.html.measure import DevLogLoss, DevMeasure, dev_measure
 from cotune.report.html.sections.prompts import read_prompts
 from cotune.report.html.sections.record import read_record
 from cotune.report.html.sections.training import read_trials
@@ -184,15 +184,15 @@ def test_the_measure_is_the_score_as_soon_as_one_is_known() -> None:
     scored = {"kind": "race", "value": {"scores": {"p": 0.5}, "log_losses": {"p": None}}}
     written = {"kind": "write", "value": {"score": 0.5, "log_loss": 0.1}}
     for events, kind in (
-        ([], DevScore),
-        ([written], DevScore),
+        ([], DevMeasure),
+        ([written], DevMeasure),
         ([tuned], DevLogLoss),
         ([race, written], DevLogLoss),
-        ([scored], DevScore),
-        ([tuned, scored], DevScore),
-        ([{"kind": "race", "value": None}, {"kind": "tuned"}], DevScore),
+        ([scored], DevMeasure),
+        ([tuned, scored], DevMeasure),
+        ([{"kind": "race", "value": None}, {"kind": "tuned"}], DevMeasure),
     ):
-        assert isinstance(dev_measure(events, "token_f1"), kind), events
+        assert type(dev_measure(events, "token_f1")) is kind, events
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

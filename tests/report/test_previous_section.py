@@ -10,7 +10,7 @@ from report_runs import HOSTILE, run_folder
 
 from cotune.report.html.page import render_report
 from cotune.report.terminal.narration import Story
-from cotune.report.terminal.previous import previous_lines
+from cotune.report.terminal.result import previous_lines
 from cotune.report.terminal.verdict import verdict_text
 
 

@@ -128,7 +128,7 @@ def of(references: dict[str, Any], **arm: Any) -> list[str]:
 def test_a_reference_that_was_measured_on_fewer_rows_says_so(tmp_path: Path) -> None:
     fewer = {"best_tuned": ARM}, {**REFERENCES["zero_shot"], "n": 300}
     lead = result_sentences({"metric": "accuracy", "arms": fewer[0], "references": {"zero_shot": fewer[1]}})[0]
-    assert lead.endswith("; zero-shot (label words, no training) 0.400 (on 300 of them).")
+    assert lead.endswith("; zero-shot (label words, no training) 0.400 (on 300 of the rows).")
     folder = probe_folder(tmp_path / "run")
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     assert "of the rows" not in (page := render_report(folder)) and "on 30 rows" not in page
@@ -136,7 +136,7 @@ def test_a_reference_that_was_measured_on_fewer_rows_says_so(tmp_path: Path) -> 
     summary["references"]["zero_shot"]["n"] = 30
     (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
     page = render_report(folder)
-    assert page.count("<span>reference, on 30 of the rows</span>") == 1
+    assert page.count("<span>reference (on 30 of the rows)</span>") == 1
     assert page.count("zero-shot (label words, no training): 40.0% (33.0 to 47.0) on 30 rows") == 2
     text = verdict_text(summary, width=120)
     assert re.search(r"reference +score .* n\n", text) and re.search(r"label words, no training\) .* 30\n", text)

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from cotune.prompt.prompt import Demonstration, Prompt
-from cotune.report.terminal.console import LiveView, QuietView, make_view
-from cotune.report.terminal.lines import JsonView, PlainView
+from cotune.report.terminal.console import LiveView, make_view
+from cotune.report.terminal.lines import JsonView, PlainView, RunView
 from cotune.report.terminal.narration import Story
 from cotune.report.terminal.pace import Pace
 
@@ -405,7 +405,7 @@ KINDS = st.sampled_from([kind for kind, _ in EVENTS]) | st.text(max_size=5)
 @given(st.lists(st.tuples(KINDS, JSON_VALUES), max_size=6))
 def test_no_event_however_odd_breaks_a_view(found: list[tuple[str, Any]]) -> None:
     plain, machine = io.StringIO(), io.StringIO()
-    views = [PlainView(plain), JsonView(machine), QuietView()]
+    views = [PlainView(plain), JsonView(machine), RunView()]
 
     def feed(view: Any, hands: Hands | None = None) -> None:
         for kind, value in found:
@@ -446,7 +446,7 @@ def test_pace_is_a_rolling_rate_and_counts_down() -> None:
 def test_the_view_suits_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     assert isinstance(make_view(True, True, io.StringIO(), True), JsonView)
-    assert isinstance(make_view(False, True, io.StringIO(), True), QuietView)
+    assert isinstance(make_view(False, True, io.StringIO(), True), RunView)
     assert isinstance(make_view(False, False, io.StringIO(), False), PlainView)
     view = make_view(False, False, io.StringIO(), True)
     assert isinstance(view, LiveView)

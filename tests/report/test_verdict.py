@@ -463,7 +463,7 @@ def test_arms_with_one_prompt_and_one_set_of_weights_are_one_row(width: int) -> 
     assert told in text and "(a) as it was not tuned, this arm also stands for seed tuned" in text
     rows = re.findall(r"(seed prompt|best prompt|prompt only|seed tuned|best tuned) (?:\([ab]\) )?[^0]*0\.\d{3} 0\.", text)
     assert width == 60 or rows == ["seed prompt", "best prompt"]
-    assert text.count("+3.3") == 1 and "winner over seed tuned (as prompt alone); winner over seed prompt (as prompt" in text
+    assert text.count("+3.3") == 1 and "not shown again: winner over seed prompt (as prompt alone)." in text
     never = verdict_text({**frozen_summary(), "prompts_tuned": 0}, width=200)
     assert "(a) as nothing was tuned, this arm" in never and "paid off" not in never
 

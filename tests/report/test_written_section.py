@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from cotune.evaluate.frozen_arms import EVERY_ARM
 from cotune.evaluate.shares import field_scores
 from cotune.report.html.page import render_report
-from cotune.report.html.sections.record import ARMS, read_record
+from cotune.report.html.sections.record import read_record
 from cotune.report.html.sections.written import written_changes, written_errors
 from cotune.task.answered import Answered
 from cotune.task.values.output import Output
@@ -29,9 +30,9 @@ def folder_of(path: Path) -> Path:
             "id": f"test:{i}",
             "input": {"text": f"row {i} <b>"},
             "gold": gold,
-            "answers": dict.fromkeys(ARMS, answer),
-            "values": dict.fromkeys(ARMS, [0.5, 1.0, 0.0][i]),
-            "right": dict.fromkeys(ARMS, i == 1),
+            "answers": dict.fromkeys(EVERY_ARM, answer),
+            "values": dict.fromkeys(EVERY_ARM, [0.5, 1.0, 0.0][i]),
+            "right": dict.fromkeys(EVERY_ARM, i == 1),
         }
         for i, (gold, answer) in enumerate(zip(golds, answers, strict=True))
     ]
@@ -39,7 +40,7 @@ def folder_of(path: Path) -> Path:
     (path / "journal.jsonl").write_text("")
     (path / "test_rows.json").write_text(json.dumps({"labels": [], "rows": rows}))
     told = field_scores(Answered(golds, answers, Output.from_json(OUTPUT)), seed=0)
-    arms = {arm: {"fields": [one.as_dict("field") for one in told]} for arm in ARMS}
+    arms = {arm: {"fields": [one.as_dict("field") for one in told]} for arm in EVERY_ARM}
     summary = {"task": "slots", "metric": "json_f1", "output": OUTPUT, "arms": arms}
     (path / "summary.json").write_text(json.dumps(summary))
     return path
@@ -47,7 +48,7 @@ def folder_of(path: Path) -> Path:
 
 def test_rows_keep_what_was_written_and_whether_it_counts(tmp_path: Path) -> None:
     tests = read_record(folder_of(tmp_path / "run")).tests
-    assert tests.written and tests.arms == ARMS
+    assert tests.written and tests.arms == EVERY_ARM
     assert [tests.labels[row.answers["best_tuned"]] for row in tests.rows][1:] == ['{"intent": "stop"}', "no JSON at all"]
     assert [row.right["seed_prompt"] for row in tests.rows] == [False, True, False]
     assert written_changes(tests, tests.rows[1], "best_tuned") == []
@@ -88,10 +89,10 @@ def test_the_first_difference_of_long_answers_is_shown(tmp_path: Path) -> None:
     folder, long = folder_of(tmp_path / "run"), "word " * 400
     path = folder / "test_rows.json"
     told = json.loads(path.read_text())
-    told["rows"][0] |= {"gold": f"{long}right", "answers": dict.fromkeys(ARMS, f"{long}wrong")}
+    told["rows"][0] |= {"gold": f"{long}right", "answers": dict.fromkeys(EVERY_ARM, f"{long}wrong")}
     path.write_text(json.dumps(told))
     tests = read_record(folder).tests
-    changes = written_changes(tests, tests.rows[0], ARMS[0])
+    changes = written_changes(tests, tests.rows[0], EVERY_ARM[0])
     assert changes[0] == ["=", "… "] and ["-", "right"] in changes and ["+", "wrong"] in changes
 
 
@@ -100,7 +101,7 @@ def test_an_arm_that_wrote_nothing_has_nothing_struck_out(tmp_path: Path) -> Non
     path = folder / "test_rows.json"
     told = json.loads(path.read_text())
     for row in told["rows"]:
-        row["answers"] = dict.fromkeys(ARMS)
+        row["answers"] = dict.fromkeys(EVERY_ARM)
     path.write_text(json.dumps(told))
-    text = written_errors(read_record(folder).tests, ARMS[0], [])
+    text = written_errors(read_record(folder).tests, EVERY_ARM[0], [])
     assert "<del>" not in text and "play" in text

@@ -20,7 +20,6 @@ from cotune.errors import InputError
 from cotune.labelling.keys import label_keys
 from cotune.labelling.session import Session
 from cotune.report.html import Live
-from cotune.report.html.page import asset
 from cotune.report.html.shell import MARK, shell
 from cotune.web import ANSWER_POLICY, FRAME_POLICY, LOOPBACK, Guard, ReadyServer, bounded_config, listen
 
@@ -77,7 +76,7 @@ def make_app(session: Session, port: int, token: str, stop: Callable[[], None]) 
     """
     folder = package_files("cotune.labelling") / "assets"
     live = Live((folder / "label.js").read_text("utf-8"), (folder / "label.css").read_text("utf-8"), "")
-    page = shell("cotune label", _BODY, style=asset("page.css"), live=live)
+    page = shell("cotune label", _BODY, live=live)
     lock = threading.Lock()
 
     async def show(request: Request) -> Response:

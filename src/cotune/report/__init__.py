@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from cotune.report.terminal.advice import next_steps
 from cotune.report.terminal.bar import python_view
-from cotune.report.terminal.console import RunView, make_view
+from cotune.report.terminal.console import make_view
+from cotune.report.terminal.lines import RunView
 from cotune.report.terminal.notebook import notebook_html, summary_html, summary_line, tryout_html
 from cotune.report.terminal.tryout import TRYOUT_CLOSING, comparison_text, tryout_heading, tryout_text
 from cotune.report.terminal.verdict import print_verdict, quiet_text, verdict_text

@@ -14,7 +14,6 @@ from cotune.plain import between, ends_of, fields, items, number, one_line, ship
 from cotune.report.html.markup import (
     card,
     data_text,
-    embedded_json,
     esc,
     facts_table,
     figure,
@@ -22,9 +21,8 @@ from cotune.report.html.markup import (
     plain_table,
     signed_points,
 )
-from cotune.report.html.page import asset
 from cotune.report.html.plot import padded, strip, strip_row, strips
-from cotune.report.html.shell import MARK, shell
+from cotune.report.html.shell import framed
 from cotune.report.terminal.verdict_tables import rule_of
 
 _MOST_ROWS = 200
@@ -48,20 +46,15 @@ def render_comparison(comparison: Mapping[str, Any]) -> str:
         comparison: the output of ``cotune compare --json``, with ``intervals``, ``summaries`` and ``flipped`` as in
             :class:`cotune.cycle.runs.side_by_side.RunComparison`.
     """
-    body = (
-        f'<header><div class="bar"><span class="brand">{MARK} cotune</span><nav aria-label="Sections">'
-        '<a href="#verdict">Verdict</a><a href="#ships">What ships</a><a href="#rows">Rows</a></nav>'
-        '<button type="button" id="theme" hidden>Dark</button></div></header>'
-        f"<main>{_about(comparison)}"
-        f'<section id="verdict" aria-label="Verdict">{_verdict(comparison)}</section>'
+    main = (
+        f'{_about(comparison)}<section id="verdict" aria-label="Verdict">{_verdict(comparison)}</section>'
         f'<section id="ships" aria-label="What ships"><h2>What each run ships</h2>{_ships(comparison)}</section>'
-        f'<section id="rows" aria-label="Rows"><h2>Rows that only one run has right</h2>{_rows(comparison)}</section></main>'
-        "<footer>Made by cotune from the folders of the two runs. Nothing on this page is loaded from elsewhere.</footer>"
-        '<dialog id="panel" aria-labelledby="panel-title"></dialog><div id="tip" role="tooltip" hidden></div>'
-        f'<script type="application/json" id="data">{embedded_json({"prompts": {}})}</script>'
+        f'<section id="rows" aria-label="Rows"><h2>Rows that only one run has right</h2>{_rows(comparison)}</section>'
     )
     title = f"{one_line(comparison.get('first'), 60)} and {one_line(comparison.get('second'), 60)} · cotune compare"
-    return shell(title, body, style=asset("page.css"), script=asset("panel.js"), finished=True)
+    links = {"verdict": "Verdict", "ships": "What ships", "rows": "Rows"}
+    source, scripts = "the folders of the two runs", ["panel.js"]
+    return framed(title, main, links=links, source=source, data={"prompts": {}}, scripts=scripts, finished=True)
 
 
 def _about(comparison: Mapping[str, Any]) -> str:
@@ -82,7 +75,7 @@ def _verdict(comparison: Mapping[str, Any]) -> str:
     first, second = (data_text(one_line(comparison.get(side), 80)) for side in _SIDES)
     verb = "gains" if difference >= 0 else "loses"
     against = "over" if difference >= 0 else "against"
-    clear = "" if comparison.get("significant") else ": no significant difference"
+    clear = "" if comparison.get("significant") else f": {NO_DIFFERENCE}"
     remark = f"<p class=remark>{data_text(comparison['remark'])}</p>" if comparison.get("remark") else ""
     return (
         f'<h1 class="headline">{second} {verb} {esc(points_text(difference))} {against} {first}{clear}.</h1>{remark}'

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.resources import files as package_files
 from pathlib import Path
 
 from cotune.errors import counted
 from cotune.files import write_text
 from cotune.plain import fields, one_line
 from cotune.report.html.intervals import share_interval
-from cotune.report.html.markup import data_text, embedded_json, esc
+from cotune.report.html.markup import data_text, esc
 from cotune.report.html.plot import Point
 from cotune.report.html.sections.errors import errors_section
 from cotune.report.html.sections.health import health_section, reproduce_section
@@ -25,7 +24,7 @@ from cotune.report.html.sections.training import search_section, training_sectio
 from cotune.report.html.sections.verdict import verdict_section
 from cotune.report.html.sections.waterfall import waterfall_section
 from cotune.report.html.sections.workers import workers_section
-from cotune.report.html.shell import MARK, Live, shell
+from cotune.report.html.shell import Live, framed
 from cotune.report.terminal.result import result_title
 from cotune.run_files import REPORT
 
@@ -76,7 +75,6 @@ def render_report(run_folder: Path, live: Live | None = None) -> str:
         ("health", "Data health", "", health_section(record)),
         ("reproduce", "Reproduce", "", reproduce_section(record)),
     ]
-    links = "".join(f'<a href="#{name}">{title}</a>' for name, title, _, _ in sections)
     body = "".join(
         f'<section id="{name}" aria-label="{title}">'
         + ("" if name == "verdict" else f"<h2>{title}{f' <small>{more}</small>' if more else ''}</h2>")
@@ -91,19 +89,13 @@ def render_report(run_folder: Path, live: Live | None = None) -> str:
     }
     remarks = "".join(f"<p class=remark>{esc(remark)}</p>" for remark in record.remarks)
     task = one_line(record.summary.get("task") or record.value("start").get("task") or record.config.get("name") or "run", 80)
-    whole = (
-        f'<header><div class="bar"><a class="brand" href="#verdict">{MARK} cotune</a><nav aria-label="Sections">{links}</nav>'
-        '<button type="button" id="theme" hidden>Dark</button></div></header>'
-        f"<main>{_about(record, task)}{remarks}{body}</main>"
-        "<footer>Made by cotune from the run’s journal. Nothing on this page is loaded from elsewhere.</footer>"
-        '<dialog id="panel" aria-labelledby="panel-title"></dialog><div id="tip" role="tooltip" hidden></div>'
-        f'<script type="application/json" id="data">{embedded_json(data)}</script>'
-    )
-    return shell(
+    return framed(
         " · ".join(part for part in (task, result_title(record.summary), "cotune report") if part),
-        whole,
-        style=asset("page.css"),
-        script=asset("panel.js") + asset("matrix.js"),
+        f"{_about(record, task)}{remarks}{body}",
+        links={name: title for name, title, _, _ in sections},
+        source="the run’s journal",
+        data=data,
+        scripts=("panel.js", "matrix.js"),
         finished=record.finished,
         live=live,
     )
@@ -137,8 +129,3 @@ def _about(record: RunRecord, task: str) -> str:
         f"budget {esc(budget)}" if budget else "",
     ]
     return f'<p class="about">{" · ".join(fact for fact in facts if fact)}</p>'
-
-
-def asset(name: str) -> str:
-    """Read a style sheet or script of the page."""
-    return (package_files("cotune.report.html") / "assets" / name).read_text(encoding="utf-8")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files as package_files
+from typing import Any
 
-from cotune.report.html.markup import esc
+from cotune.report.html.markup import embedded_json, esc
 
 _ICON = (
     "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'><circle cx='5.5' cy='8' r='4.5' fill='none' "
@@ -31,13 +34,42 @@ class Live:
     version: str
 
 
-def shell(title: str, body: str, *, style: str, script: str = "", finished: bool = False, live: Live | None = None) -> str:
+def asset(name: str) -> str:
+    """Read a style sheet or script of the page."""
+    return (package_files("cotune.report.html") / "assets" / name).read_text(encoding="utf-8")
+
+
+def framed(
+    title: str, main: str, *, links: Mapping[str, str], source: str, data: object, scripts: Sequence[str], **more: Any
+) -> str:
+    """Build a whole page with the logo, links to its sections and a panel.
+
+    Args:
+        title: title; it is escaped.
+        main: trusted markup.
+        links: names of the sections' elements, with their titles.
+        source: files that the page was made from, for the last line.
+        data: JSON for the scripts.
+        scripts: names of the page's scripts among the assets.
+        more: ``finished`` and ``live`` as for :func:`shell`.
+    """
+    nav = "".join(f'<a href="#{name}">{shown}</a>' for name, shown in links.items())
+    body = (
+        f'<header><div class="bar"><a class="brand" href="#{next(iter(links))}">{MARK} cotune</a>'
+        f'<nav aria-label="Sections">{nav}</nav><button type="button" id="theme" hidden>Dark</button></div></header>'
+        f"<main>{main}</main><footer>Made by cotune from {source}. Nothing on this page is loaded from elsewhere.</footer>"
+        '<dialog id="panel" aria-labelledby="panel-title"></dialog><div id="tip" role="tooltip" hidden></div>'
+        f'<script type="application/json" id="data">{embedded_json(data)}</script>'
+    )
+    return shell(title, body, script="".join(map(asset, scripts)), **more)
+
+
+def shell(title: str, body: str, *, script: str = "", finished: bool = False, live: Live | None = None) -> str:
     """Build a whole page.
 
     Args:
         title: title; it is escaped.
         body: trusted markup.
-        style: the page's own style.
         script: the page's own script; runs after the body and after the script of ``live``.
         finished: whether the run has ended; passed to the script of ``live``.
         live: the parts of a served page; None for an offline file.
@@ -48,7 +80,7 @@ def shell(title: str, body: str, *, style: str, script: str = "", finished: bool
     """
     # The live script comes first: it must see the sections as served, before other scripts fill them.
     scripts = [text for text in (live.script if live else "", script) if text]
-    styles = [style, *([live.style] if live else [])]
+    styles = [asset("page.css"), *([live.style] if live else [])]
     policy = (
         f"default-src 'none'; script-src {_sources(scripts)}; style-src {_sources(styles)}; img-src data:; "
         + ("connect-src 'self'; " if live else "")

@@ -7,10 +7,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from cotune.plain import amount, clock, decimal, fields, one_line, time_left
-from cotune.report.terminal.lines import JsonView, PlainView, speaks_unicode
+from cotune.report.terminal.lines import JsonView, PlainView, RunView, speaks_unicode
 from cotune.report.terminal.narration import Story, stage_name
 from cotune.report.terminal.pace import Pace
 from cotune.report.terminal.steps import Line
@@ -29,31 +29,7 @@ _NAMES, _GAP, _FRAME = 8, 2, 4
 _REFRESH_PER_SECOND = 4
 
 
-class RunView(Protocol):
-    """Shows a run. A view never makes the run fail: a closed pipe silences it, and unknown events are shown as they are."""
-
-    def start(self) -> None:
-        """Begin to draw. The caller must call :meth:`close` afterwards, also after an exception."""
-        ...
-
-    def event(self, event: Mapping[str, Any]) -> None:
-        """Show an event of the run's journal: an object with ``kind``, ``value`` and ``active_s``."""
-        ...
-
-    def progress(self, stage: str, what: str, tokens: int) -> None:
-        """Report that ``tokens`` further tokens were processed in ``stage``; ``what`` describes the work."""
-        ...
-
-    def set_time_left(self, seconds: float | None) -> None:
-        """Set the estimated seconds until the run ends; None if not known."""
-        ...
-
-    def close(self) -> None:
-        """Stop showing and restore the terminal. May be called more than once."""
-        ...
-
-
-class LiveView:
+class LiveView(RunView):
     """A view in a terminal, redrawn in place.
 
     Args:
@@ -210,25 +186,6 @@ class LiveView:
         return lines
 
 
-class QuietView:
-    """Shows nothing."""
-
-    def start(self) -> None:
-        return None
-
-    def event(self, event: Mapping[str, Any]) -> None:
-        return None
-
-    def progress(self, stage: str, what: str, tokens: int) -> None:
-        return None
-
-    def set_time_left(self, seconds: float | None) -> None:
-        return None
-
-    def close(self) -> None:
-        return None
-
-
 def make_view(json: bool, quiet: bool, stream: TextIO, is_terminal: bool) -> RunView:
     """The view for a stream. It shows nothing before it is started.
 
@@ -241,7 +198,7 @@ def make_view(json: bool, quiet: bool, stream: TextIO, is_terminal: bool) -> Run
     if json:
         return JsonView(stream)
     if quiet:
-        return QuietView()
+        return RunView()
     if is_terminal and speaks_unicode(stream):
         from rich.console import Console
 

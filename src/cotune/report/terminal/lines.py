@@ -1,4 +1,4 @@
-"""Views that write lines: plain text for pipes and logs, JSON for programs."""
+"""What a view of a run is, and views that write lines: plain text for pipes and logs, JSON for programs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,29 @@ _PROGRESS_S = 1.0
 """Minimum seconds between two progress objects."""
 
 
-class PlainView:
+class RunView:
+    """Shows a run; this one shows nothing.
+
+    A view never makes the run fail: a closed pipe silences it, and unknown events are shown as they are.
+    """
+
+    def start(self) -> None:
+        """Begin to draw. The caller must call :meth:`close` afterwards, also after an exception."""
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """Show an event of the run's journal: an object with ``kind``, ``value`` and ``active_s``."""
+
+    def progress(self, stage: str, what: str, tokens: int) -> None:
+        """Report that ``tokens`` further tokens were processed in ``stage``; ``what`` describes the work."""
+
+    def set_time_left(self, seconds: float | None) -> None:
+        """Set the estimated seconds until the run ends; None if not known."""
+
+    def close(self) -> None:
+        """Stop showing and restore the terminal. May be called more than once."""
+
+
+class PlainView(RunView):
     """Writes a line for each noteworthy event, with the elapsed time and without control codes, for pipes and logs.
 
     Args:
@@ -60,18 +82,12 @@ class PlainView:
     def set_time_left(self, seconds: float | None) -> None:
         self._pace.set_left(seconds)
 
-    def start(self) -> None:
-        return None
-
-    def close(self) -> None:
-        return None
-
     def _say(self, text: str) -> None:
         self._last = self._now()
         self._out.line(f"[{clock(self._pace.elapsed)}] {text}")
 
 
-class JsonView:
+class JsonView(RunView):
     """Writes one JSON object per line: the journal's events unchanged, and ``progress`` objects between them.
 
     A progress object holds ``stage``, ``what``, the ``tokens`` since the last one and ``time_left_s``. Numbers that are not
@@ -101,9 +117,6 @@ class JsonView:
 
     def set_time_left(self, seconds: float | None) -> None:
         self._pace.set_left(seconds)
-
-    def start(self) -> None:
-        return None
 
     def close(self) -> None:
         self._flush()

@@ -323,8 +323,12 @@ def _reference(story: Story, value: Value) -> list[Line]:
     name = REFERENCE_NAMES.get(str(value.get("name")), "a reference")
     if value.get("skipped"):
         return [Line(f"test, {name}: not measured, {one_line(value['skipped'], 160)}")]
+    return [_tested(name, value)]
+
+
+def _tested(name: str, value: Value) -> Line:
     rows = f" on {counted(one_line(value['n'], 12), 'test row')}" if value.get("n") is not None else ""
-    return [Line(f"test, {name}: {measured(value)}{rows}", "news")]
+    return Line(f"test, {name}: {measured(value)}{rows}", "news")
 
 
 def _scored(story: Story, value: Value) -> list[Line]:
@@ -446,8 +450,7 @@ def _arm(story: Story, value: Value) -> list[Line]:
             return []
         story._tested.add(name)
         shown = story.arm(group)
-    rows = f" on {counted(one_line(value['n'], 12), 'test row')}" if value.get("n") is not None else ""
-    return [Line(f"test, {shown}: {measured(value)}{rows}", "news")]
+    return [_tested(shown, value)]
 
 
 _TELLERS: dict[str, Callable[[Story, Value], list[Line]]] = {

@@ -15,7 +15,6 @@ from cotune.plain import (
     ends_of,
     fields,
     harmless,
-    interval_text,
     number,
     one_line,
     shipped,
@@ -25,6 +24,7 @@ from cotune.report.terminal.advice import bundle_path, next_steps
 from cotune.report.terminal.result import references_of, result_warnings
 from cotune.report.terminal.tryout import TRYOUT_CLOSING, tryout_heading
 from cotune.report.terminal.verdict import headline, verdict_text
+from cotune.report.terminal.verdict_tables import score_cells
 
 if TYPE_CHECKING:
     from cotune.evaluate.tried import Comparison, Tried
@@ -52,16 +52,7 @@ def summary_html(summary: Mapping[str, Any], pictures: Sequence[tuple[str, str]]
     scored = [(group.title, arms[group.names[0]]) for group in arm_groups(arms)]
     scored += [(REFERENCE_NAMES[name], one) for name, one in references_of(summary).items()]
     if scored:
-        rows = [
-            [
-                name,
-                decimal(one.get("score")),
-                interval_text(one.get("ci")),
-                decimal(one.get("log_loss")),
-                decimal(one.get("n"), 0),
-            ]
-            for name, one in scored
-        ]
+        rows = [[name, *score_cells(one)] for name, one in scored]
         titles = ["arm or reference", "score", "95% interval", "log-loss", "rows"]
         parts.append(_table("On the sealed test", titles, rows, numbers=(1, 3, 4)))
     parts += [_folded(title, markup) for title, markup in pictures]

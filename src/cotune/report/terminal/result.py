@@ -1,4 +1,4 @@
-"""A run's result next to the references, whether a language model was needed, and warnings on the numbers."""
+"""Sentences on a run's result: next to the references and an earlier bundle, warnings, and numerical noise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from cotune.errors import counted
 from cotune.evaluate.frozen_arms import ALPHA
 from cotune.evaluate.words import REFERENCE_NAMES, capitalised, difference_text, metric_words, uncertainty_text
-from cotune.plain import aside, between, decimal, ends_of, fields, number, one_line, shipped
+from cotune.plain import aside, between, decimal, ends_of, fields, harmless, items, number, one_line, shipped
 
 _FEW_ROWS, _WIDE = 30, 0.3
 """Fewer test rows, or a wider interval, make a score unreliable."""
@@ -16,6 +16,9 @@ _ENOUGH_ROWS = 100
 """Recommended number of test rows."""
 _MORE_ROWS = "Label more rows for the test: four times as many about halve the interval."
 _SKEWED, _NEARLY_ALL = 0.8, 0.995
+_MOST_WARNINGS = 6
+_PARTS = {"all": "all rows", "old_labels": "rows of the old labels", "new_labels": "rows of the new labels"}
+"""Parts of the test on which previous and new bundle are compared."""
 
 
 def result_sentences(summary: Mapping[str, Any]) -> list[str]:
@@ -44,16 +47,12 @@ def result_sentences(summary: Mapping[str, Any]) -> list[str]:
     return [f"{lead}{'; ' if beside else ''}{', '.join(beside)}.", *([needed] if needed else [])]
 
 
-def of_fewer_rows(one: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
-    """A note `` (on 300 of them)`` if something was measured on fewer rows than an arm; else empty."""
-    rows, all_rows = number(one.get("n")), number(arm.get("n"))
-    return f" (on {rows:.0f} of them)" if rows is not None and all_rows is not None and rows < all_rows else ""
-
-
 def of_other_rows(one: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
-    """Notes on a reference: fewer test rows than the arm, or more labelled rows for fitting."""
-    learnt = number(one.get("learnt_from"))
-    return f" (fitted to {counted(f'{learnt:,.0f}', 'labelled row')})" if learnt else of_fewer_rows(one, arm)
+    """A note on a reference if it was fitted to more labelled rows than an arm, or measured on fewer test rows; else empty."""
+    if learnt := number(one.get("learnt_from")):
+        return f" (fitted to {counted(f'{learnt:,.0f}', 'labelled row')})"
+    rows, all_rows = number(one.get("n")), number(arm.get("n"))
+    return f" (on {rows:.0f} of the rows)" if rows is not None and all_rows is not None and rows < all_rows else ""
 
 
 _SHORT = {"tfidf": "TF-IDF", "majority": "always the commonest label"}
@@ -156,3 +155,55 @@ def _by_intervals(mine: tuple[float, float] | None, other: tuple[float, float] |
     if other[0] > mine[1]:
         return "No language model was needed: the interval of TF-IDF lies above."
     return "These rows do not show that a language model was needed: the interval of TF-IDF overlaps."
+
+
+def noise_sentence(noise: Mapping[str, Any]) -> str:
+    """A sentence on the variation of scores with the batch, from summary or journal; empty if not known."""
+    largest, mean, rows = (number(noise.get(name)) for name in ("largest", "mean", "n"))
+    flipped = int(number(noise.get("flipped")) or 0)
+    if rows is not None and "counts" in noise:
+        return f"in other batches {flipped} of {counted(int(rows), 'written answer')} differ"
+    if largest is None or mean is None or rows is None:
+        return ""
+    return (
+        f"in other batches log-probabilities differ by {largest:.2g} at most and {mean:.2g} on average, "
+        f"and {flipped} of {counted(int(rows), 'answer')} flip"
+    )
+
+
+def data_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Lines on truncated rows and on warnings of the data checks; mere notes are shown on the page only."""
+    cut = int(number(summary.get("truncated")) or 0)
+    lines = [f"{counted(cut, 'row')} did not fit into the model's context under some prompt and lost their end"] if cut else []
+    findings = [fields(item) for item in items(fields(summary.get("data")).get("findings"))]
+    warned = [one_line(f.get("message"), 400) for f in findings if f.get("severity") == "warning" and f.get("message")]
+    more = len(warned) - _MOST_WARNINGS
+    return lines + warned[:_MOST_WARNINGS] + ([f"and {more} more, in the report"] if more > 0 else [])
+
+
+def previous_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Lines on previous and new bundle for each part of the test; empty if the run started from no bundle."""
+    previous = fields(summary.get("previous"))
+    lines = [
+        f"{name} ({part['n']}): {share(part, 'old')} with the old, {share(part, 'new')} with the new, {difference(part)}"
+        for name, part in previous_parts(summary)
+    ]
+    return lines + [harmless(f"{remark[:1].upper()}{remark[1:]}.") for remark in map(str, items(previous.get("remarks")))]
+
+
+def previous_parts(summary: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Name and numbers of each part of the test on which previous and new bundle were compared."""
+    parts = fields(fields(summary.get("previous")).get("parts"))
+    named = [(name, fields(parts.get(key))) for key, name in _PARTS.items()]
+    return [(name, part) for name, part in named if number(part.get("value")) is not None and number(part.get("n"))]
+
+
+def share(part: Mapping[str, Any], which: str) -> str:
+    """The share of right rows in percent."""
+    finite = number(part.get(which))
+    return "-" if finite is None else f"{100 * finite:.1f}%"
+
+
+def difference(part: Mapping[str, Any]) -> str:
+    """The difference in points with its interval and p-value."""
+    return f"{difference_text(part.get('value'))} points ({uncertainty_text(part.get('ci'), part.get('p'))})"

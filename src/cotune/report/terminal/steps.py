@@ -9,7 +9,7 @@ from typing import Any
 
 from cotune.errors import counted
 from cotune.plain import amount, decimal, duration, ends_of, fields, items, number, one_line
-from cotune.report.terminal.trust import noise_sentence
+from cotune.report.terminal.result import noise_sentence
 
 Value = Mapping[str, Any]
 

@@ -26,9 +26,15 @@ from cotune.prompt.prompt import held_rows
 from cotune.report.terminal.advice import bundle_path, next_steps, parted
 from cotune.report.terminal.layout import bullet, prompt_block
 from cotune.report.terminal.lines import speaks_unicode, write_line
-from cotune.report.terminal.previous import previous_lines
-from cotune.report.terminal.result import interval_of, references_of, result_title, result_warnings
-from cotune.report.terminal.trust import data_lines, noise_sentence
+from cotune.report.terminal.result import (
+    data_lines,
+    interval_of,
+    noise_sentence,
+    previous_lines,
+    references_of,
+    result_title,
+    result_warnings,
+)
 from cotune.report.terminal.verdict_tables import arm_marks, arm_notes, arms_table, arms_title, gains_parts, references_table
 
 if TYPE_CHECKING:

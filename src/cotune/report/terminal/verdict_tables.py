@@ -78,10 +78,7 @@ def arms_table(
         cells = {
             "arm": group.title + (f" ({marks[group]})" if group in marks else ""),
             "what it is": group.meaning,
-            "score>": decimal(arm.get("score")),
-            "95% interval": interval_text(arm.get("ci")),
-            "log-loss>": decimal(arm.get("log_loss")),
-            "n>": decimal(arm.get("n"), 0),
+            **dict(zip(("score>", "95% interval", "log-loss>", "n>"), score_cells(arm), strict=True)),
             "split": one_line(arm.get("split") or "-", 12),
             "rule": rule_of(arm),
             "steps>": decimal(arm.get("steps"), 0),
@@ -109,11 +106,15 @@ def references_table(references: Mapping[str, Mapping[str, Any]], width: int) ->
     columns += ["n>"] if counted else []
     table = table_of(columns, width)
     for name, one in references.items():
-        cells = [REFERENCE_NAMES.get(name, one_line(name, 40)), decimal(one.get("score")), interval_text(one.get("ci"))]
-        cells += [decimal(one.get("log_loss"))] if width >= _NARROW else []
-        cells += [decimal(one.get("n"), 0)] if counted else []
+        score, interval, loss, rows = score_cells(one)
+        cells = [REFERENCE_NAMES[name], score, interval, *([loss] if width >= _NARROW else []), *([rows] if counted else [])]
         table.add_row(*map(Text, cells))
     return table
+
+
+def score_cells(one: Mapping[str, Any]) -> list[str]:
+    """Score, interval, log-loss and number of rows of an arm or a reference."""
+    return [decimal(one.get("score")), interval_text(one.get("ci")), decimal(one.get("log_loss")), decimal(one.get("n"), 0)]
 
 
 def gains_parts(summary: Mapping[str, Any], width: int) -> Iterator[RenderableType]:

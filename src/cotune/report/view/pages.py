@@ -13,7 +13,6 @@ from cotune.errors import CotuneError, no_run
 from cotune.files import content_hash
 from cotune.report.html import Live, render_report
 from cotune.report.html.markup import esc
-from cotune.report.html.page import asset
 from cotune.report.html.shell import MARK, shell
 from cotune.run_files import CONFIG, DEV_ROWS, JOURNAL, LOCK, SUMMARY, TEST_ROWS, run_folder
 
@@ -96,7 +95,7 @@ class RunPage:
             f'<main><p class="about"><b>{esc(self._folder)}</b></p>'
             f'<h1 class="headline">{esc(headline)}</h1><p>{esc(more)}</p></main>'
         )
-        return Shown("", shell("cotune report", body, style=asset("page.css"), live=_live("")), error)
+        return Shown("", shell("cotune report", body, live=_live("")), error)
 
 
 def _stamp(path: Path) -> list[int] | None:

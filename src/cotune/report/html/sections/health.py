@@ -11,7 +11,7 @@ from cotune.plain import fields, items, number, one_line, shipped
 from cotune.report.html.markup import chip, data_text, esc, facts_table, figure, plain_table
 from cotune.report.html.sections.prompts import read_prompt
 from cotune.report.html.sections.record import RunRecord
-from cotune.report.terminal.trust import noise_sentence
+from cotune.report.terminal.result import noise_sentence
 
 _COUNTS = {
     "train": "train rows used",

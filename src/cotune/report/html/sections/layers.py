@@ -11,7 +11,7 @@ from cotune.plain import decimal, fields, items, number, one_line
 from cotune.report.html.markup import data_text, esc, figure, legend, percent, plain_table
 from cotune.report.html.plot import Plot, Point, nice_ticks, padded
 from cotune.report.html.sections.prompts import Prompts
-from cotune.report.html.sections.record import RunRecord
+from cotune.report.html.sections.record import RunRecord, whole, window_of, window_text
 
 _MOST_PROMPTS = 4
 _HEIGHT = 240
@@ -59,9 +59,9 @@ def read_curves(record: RunRecord, prompts: Prompts) -> list[LayerCurve]:
         rows, layers, ridge = (fields(race.get(name)) for name in ("rows", "layers", "ridge"))
         for prompt_id, by_layer in fields(race.get("by_layer")).items():
             curve = LayerCurve(str(prompt_id))
-            curve.rows, curve.chosen = int(number(rows.get(prompt_id)) or 0), _whole(layers.get(prompt_id))
+            curve.rows, curve.chosen = int(number(rows.get(prompt_id)) or 0), whole(layers.get(prompt_id))
             curve.probes = _pairs(fields(by_layer))
-            errors = {_whole(layer): number(error) for layer, error in fields(ridge.get(prompt_id)).items()}
+            errors = {whole(layer): number(error) for layer, error in fields(ridge.get(prompt_id)).items()}
             curve.ridge = {
                 layer: error for layer, error in sorted(errors.items(), key=str) if layer is not None and error is not None
             }
@@ -73,10 +73,8 @@ def read_curves(record: RunRecord, prompts: Prompts) -> list[LayerCurve]:
     for event in record.events:
         value = fields(event.get("value"))
         prompt_id = str(value.get("prompt_id"))
-        if event.get("kind") == "train" and len(ends := [_whole(end) for end in items(value.get("window"))]) == 2:
-            first, last = ends
-            if first is not None and last is not None:
-                windows[str(value.get("adapter_id"))] = (first, last)
+        if event.get("kind") == "train" and (window := window_of(value)) is not None:
+            windows[str(value.get("adapter_id"))] = window
         if event.get("kind") == "tuned" and prompt_id in curves and number(value.get("steps")):
             point = _point(value)
             if point is not None:
@@ -100,7 +98,7 @@ def layers_section(record: RunRecord, prompts: Prompts) -> str:
             layer
             for value in record.values("embed")
             for item in items(value.get("layers"))
-            if (layer := _whole(item)) is not None
+            if (layer := whole(item)) is not None
         ]
     )
     kinds = prompts.kinds(curve.prompt_id for curve in curves)
@@ -149,7 +147,7 @@ def _probes(curves: list[LayerCurve], kinds: list[str], prompts: Prompts, record
             if point.steps and frozen is not None and (frozen.layer, frozen.rows) == (point.layer, point.rows):
                 before = (frozen.accuracy, frozen.log_loss)[place]
                 plot.line((point.layer, before), (point.layer, height), "link")
-            tip = f"{shown}\n{_weights(point)}{_between(point.window)}, layer {point.layer}: "
+            tip = f"{shown}\n{_weights(point)}{window_text(point.window)}, layer {point.layer}: "
             tip += f"{measure.text(point.accuracy, point.rows)}\nlog-loss {decimal(point.log_loss)}"
             plot.dot(
                 (point.layer, height),
@@ -221,13 +219,13 @@ def _layer_ticks(depth: int) -> list[tuple[float, str]]:
 def _read_from(curve: LayerCurve) -> str:
     read = [] if curve.chosen is None else [f"read after layer {curve.chosen}"]
     window = next((point.window for point in reversed(curve.tuned) if point.window), None)
-    read += [] if window is None else [f"tuned in layers {window[0] + 1} to {window[1]}"]
+    read += [] if window is None else [f"tuned{window_text(window)}"]
     return f'<span class="quiet">, {", ".join(read)}</span>' if read else ""
 
 
 def _point(value: Mapping[str, Any]) -> HeldOutPoint | None:
     """A ``tuned`` event's score; None if it is incomplete."""
-    layer, score, loss = _whole(value.get("layer")), number(value.get("score")), number(value.get("log_loss"))
+    layer, score, loss = whole(value.get("layer")), number(value.get("score")), number(value.get("log_loss"))
     if layer is None or score is None or loss is None:
         return None
     return HeldOutPoint(layer, score, loss, int(number(value.get("rows")) or 0), int(number(value.get("steps")) or 0))
@@ -242,22 +240,10 @@ def _weights(point: HeldOutPoint) -> str:
     return f"tuned {counted(point.steps, 'step')}" if point.steps else "frozen, held-out rows"
 
 
-def _between(window: tuple[int, int] | None) -> str:
-    return "" if window is None else f" in layers {window[0] + 1} to {window[1]}"
-
-
 def _pairs(by_layer: Mapping[str, Any]) -> dict[int, tuple[float, float]]:
     pairs = {}
     for layer, pair in by_layer.items():
-        at, numbers = _whole(layer), [number(item) for item in items(pair)]
+        at, numbers = whole(layer), [number(item) for item in items(pair)]
         if at is not None and len(numbers) == 2 and numbers[0] is not None and numbers[1] is not None:
             pairs[at] = (numbers[0], numbers[1])
     return pairs
-
-
-def _whole(value: object) -> int | None:
-    """A layer's number from a key of a JSON object."""
-    if isinstance(value, str):
-        return int(value) if value.isascii() and value.isdigit() and len(value) < 6 else None
-    finite = number(value)
-    return None if finite is None or finite < 0 else int(finite)

@@ -161,6 +161,25 @@ class RunRecord:
         return by_layer or any("readout" in value for value in self.values("tuned"))
 
 
+def whole(value: object) -> int | None:
+    """A layer's number, also from a key of a JSON object."""
+    if isinstance(value, str):
+        return int(value) if value.isascii() and value.isdigit() and len(value) < 6 else None
+    finite = number(value)
+    return None if finite is None or finite < 0 else int(finite)
+
+
+def window_of(value: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The lower and upper edge of the window of layers that an event tuned; None if all layers were tuned."""
+    low, high = [*map(whole, items(value.get("window"))), None, None][:2]
+    return None if low is None or high is None else (low, high)
+
+
+def window_text(window: tuple[int, int] | None) -> str:
+    """Format a window as `` in layers 11 to 20``; empty without one."""
+    return "" if window is None else f" in layers {window[0] + 1} to {window[1]}"
+
+
 def read_record(folder: Path) -> RunRecord:
     """Read a run's folder.
 

@@ -10,7 +10,7 @@ from cotune.plain import amount, fields, items, number, one_line
 from cotune.report.html.markup import data_text, figure, legend
 from cotune.report.html.plot import Plot, Point, nice_ticks, padded
 from cotune.report.html.sections.prompts import Prompts
-from cotune.report.html.sections.record import RunRecord
+from cotune.report.html.sections.record import RunRecord, window_of, window_text
 
 _MOST_POINTS = 600
 _SMOOTHED = 5
@@ -81,8 +81,7 @@ def read_trials(record: RunRecord) -> list[Trial]:
             elif len(losses) >= trial.steady:
                 trial.losses, trial.steady, trial.decays_from = losses, len(losses), None
             trial.failed = str(value.get("failed") or "")
-            ends = [edge for end in items(value.get("window")) if (edge := number(end)) is not None]
-            trial.window = (int(ends[0]), int(ends[1])) if len(ends) == 2 else None
+            trial.window = window_of(value)
             trial.rows = int(number(value.get("rows")) or 0)
             falls = trial.steady if value.get("decayed") else None
             by_adapter[str(value.get("adapter_id"))] = (trial, int(number(value.get("steps")) or 0), falls)
@@ -177,7 +176,7 @@ def _trial_text(trial: Trial, prompts: Prompts) -> str:
 def _ending(trial: Trial) -> str:
     steps = f", {counted(len(trial.losses), 'step')}"
     if trial.window is not None:
-        steps += f" in layers {trial.window[0] + 1} to {trial.window[1]} on {counted(trial.rows, 'row')}"
+        steps += f"{window_text(trial.window)} on {counted(trial.rows, 'row')}"
     return f'<span class="quiet">{steps}</span>' + (f' <b class="down">{data_text(trial.failed)}</b>' if trial.failed else "")
 
 

@@ -47,8 +47,15 @@ from cotune.report.html.plot import Point, nice_ticks, padded, place_in, strip, 
 from cotune.report.html.sections.prompts import Prompts
 from cotune.report.html.sections.record import RunRecord
 from cotune.report.terminal.advice import next_steps, parted
-from cotune.report.terminal.previous import difference, previous_parts, share
-from cotune.report.terminal.result import interval_of, references_of, result_warnings
+from cotune.report.terminal.result import (
+    difference,
+    interval_of,
+    of_other_rows,
+    previous_parts,
+    references_of,
+    result_warnings,
+    share,
+)
 
 _KINDS: dict[Outcome | None, str] = {"gain": "up", "loss": "down"}
 """Style of what a gain turned out to be."""
@@ -155,11 +162,8 @@ def _arms(record: RunRecord) -> str:
         what = f"{esc(meaning)}{_read_by(arm)}{esc(also)}"
         lines.append(line(group.title, what, arm, rows[group.names[0]], kind, kind))
     for name, one in references.items():
-        some = number(one.get("n"))
-        fewer = f", on {some:.0f} of the rows" if some is not None and some < (number(best.get("n")) or 0) else ""
-        learnt = number(one.get("learnt_from"))
-        fewer += f", fitted to {learnt:,.0f} labelled rows" if learnt else ""
-        lines.append(line(REFERENCE_NAMES[name], f"reference{fewer}", one, interval_of(one), "reference", "quiet"))
+        what = f"reference{of_other_rows(one, best)}"
+        lines.append(line(REFERENCE_NAMES[name], what, one, interval_of(one), "reference", "quiet"))
     n = next((arm.get("n") for _, arm in shown if arm.get("n")), "?")
     return figure(
         f"{_COUNTED.get(len(groups), f'The {len(groups)} arms')} on {esc(n)} sealed test rows",
