@@ -105,7 +105,7 @@ def test_everything_is_there_and_whole_at_each_width(width: int) -> None:
         "(a) this arm also stands for prompt only",
         "Accuracy 0.942 on 500 sealed test rows (95% interval 0.918 to 0.959): nothing was learnt from or chosen on them. The "
         "winner scored 0.953 on 150 dev rows, where it was chosen: dev and test agree within their intervals.",
-        "7 min 58 s · 1.2 M tokens scored · 640 k trained · 2.1 M saved by the shared prefix · 2.1 GiB of memory at most",
+        "7 min 58 s · 1.2 M tokens scored · 640 k tokens trained · 2.1 M tokens saved by the shared prefix · 2.1 GiB peak memory",
         "runs/trec6/best",
         "the searched [bold]prompt[/bold] gains",
         "cotune predict runs/trec6 --input",
@@ -419,7 +419,7 @@ def test_rows_left_out_for_the_budgets_sake_are_no_reason_to_label_more() -> Non
 
 @pytest.mark.parametrize(
     ("dev", "told"),
-    [(0.95, "agree within their intervals"), (0.99, "4.8 points more than on the test"), (0.80, "14.2 points less than on")],
+    [(0.95, "agree within their intervals"), (0.99, "4.8 points higher than on the test"), (0.80, "14.2 points lower than on")],
 )
 def test_dev_is_compared_with_the_test_only_outside_the_interval_of_the_test(dev: float, told: str) -> None:
     chosen = {"dev": dev, "test": 0.942, "optimism": dev - 0.942}

@@ -9,7 +9,7 @@ import typer
 
 from cotune.cli.program import Json, app, echo_json, tell
 from cotune.errors import counted
-from cotune.evaluate.words import NO_DIFFERENCE, metric_words, points_text, uncertainty_text
+from cotune.evaluate.words import NO_DIFFERENCE, change_text, metric_words, uncertainty_text
 
 
 @app.command(
@@ -37,10 +37,9 @@ def compare(
         f"{metric_words(comparison.metric)} on the same {counted(comparison.n, 'test row')}: "
         f"{first} {comparison.scores[0]:.3f}, {second} {comparison.scores[1]:.3f}"
     )
-    verb = "gains" if comparison.gain.value >= 0 else "loses"
     verdict = "" if comparison.gain.significant() else f": {NO_DIFFERENCE}"
     uncertainty = uncertainty_text(comparison.gain.ci.as_list(), comparison.gain.p, "paired")
-    tell(f"{second} {verb} {points_text(comparison.gain.value)} ({uncertainty}){verdict}.")
+    tell(f"{second} {change_text(comparison.gain.value)} ({uncertainty}){verdict}.")
     tell(f"Right in the first only: {counted(comparison.only_first, 'row')}; in the second only: {comparison.only_second}.")
     if comparison.remark:
         tell(comparison.remark)

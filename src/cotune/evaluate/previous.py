@@ -15,7 +15,7 @@ from cotune.evaluate.frozen_arms import ALPHA
 from cotune.evaluate.stats.intervals import Interval
 from cotune.evaluate.stats.paired import discordant_rows, mcnemar, paired_intervals, sign_flip_test
 from cotune.evaluate.stats.together import read_together
-from cotune.evaluate.words import NO_DIFFERENCE, points_text, uncertainty_text, unclear
+from cotune.evaluate.words import NO_DIFFERENCE, change_text, uncertainty_text, unclear
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +136,11 @@ def keep_sentence(
     """
     if ships_old:
         return "Keep the old bundle: nothing was better on dev, so it ships again."
-    verb, clear = ("gains" if gain.value >= 0 else "loses"), gain.significant()
+    clear = gain.significant()
     keep = which_to_keep(gain, parts, ships_old=False, only_old=only_old)
     parts = _by_label(parts, only_old)
     text = (
-        f"Keep the {keep} bundle: over the old one the new one {verb} {points_text(gain.value)} "
+        f"Keep the {keep} bundle: over the old one the new one {change_text(gain.value)} "
         f"({uncertainty_text(gain.ci.as_list(), gain.p)})"
     )
     if not clear and keep == "old":
@@ -152,9 +152,8 @@ def keep_sentence(
     for name, about in (("old_labels", "of the old labels"), ("new_labels", "of new labels")):
         if (part := parts.get(name)) is None:
             continue
-        verb = "gains" if part.value >= 0 else "loses"
         sentence = (
-            f"On the {counted(part.n, 'row')} {about} it {verb} {points_text(part.value)} "
+            f"On the {counted(part.n, 'row')} {about} it {change_text(part.value)} "
             f"({uncertainty_text(part.ci.as_list(), part.p)})"
         )
         if part.p >= ALPHA:

@@ -53,6 +53,11 @@ def points_text(value: float) -> str:
     return f"{amount} point{'' if amount == '1.0' else 's'}"
 
 
+def change_text(value: float) -> str:
+    """``gains 3.0 points`` or ``loses 3.0 points``."""
+    return f"{'gains' if value >= 0 else 'loses'} {points_text(value)}"
+
+
 def difference_text(value: object, *, nats: bool = False) -> str:
     """A difference of scores in points, or of log-losses in ``nats``, with its sign; ``unknown`` if it is not known."""
     finite = number(value)

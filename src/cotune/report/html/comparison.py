@@ -8,7 +8,7 @@ from typing import Any
 
 from cotune.errors import counted
 from cotune.evaluate.frozen_arms import is_frozen
-from cotune.evaluate.words import NO_DIFFERENCE, capitalised, metric_words, p_value, points_text
+from cotune.evaluate.words import NO_DIFFERENCE, capitalised, change_text, metric_words, p_value
 from cotune.files import write_text
 from cotune.plain import between, ends_of, fields, items, number, one_line, shipped, shipped_arm
 from cotune.report.html.markup import (
@@ -73,12 +73,11 @@ def _metric(comparison: Mapping[str, Any]) -> str:
 def _verdict(comparison: Mapping[str, Any]) -> str:
     difference = number(comparison.get("difference")) or 0.0
     first, second = (data_text(one_line(comparison.get(side), 80)) for side in _SIDES)
-    verb = "gains" if difference >= 0 else "loses"
     against = "over" if difference >= 0 else "against"
     clear = "" if comparison.get("significant") else f": {NO_DIFFERENCE}"
     remark = f"<p class=remark>{data_text(comparison['remark'])}</p>" if comparison.get("remark") else ""
     return (
-        f'<h1 class="headline">{second} {verb} {esc(points_text(difference))} {against} {first}{clear}.</h1>{remark}'
+        f'<h1 class="headline">{second} {change_text(difference)} {against} {first}{clear}.</h1>{remark}'
         + _scores(comparison)
         + _difference(comparison, difference)
         + _table(comparison)

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cotune.errors import counted
 from cotune.evaluate.frozen_arms import ALPHA
 from cotune.evaluate.words import REFERENCE_NAMES, capitalised, difference_text, metric_words, uncertainty_text
-from cotune.plain import aside, between, decimal, ends_of, fields, harmless, items, number, one_line, shipped
+from cotune.plain import (
+    amount,
+    aside,
+    between,
+    decimal,
+    dollars,
+    duration,
+    ends_of,
+    fields,
+    harmless,
+    items,
+    number,
+    one_line,
+    shipped,
+)
 
 _FEW_ROWS, _WIDE = 30, 0.3
 """Fewer test rows, or a wider interval, make a score unreliable."""
@@ -155,6 +169,29 @@ def _by_intervals(mine: tuple[float, float] | None, other: tuple[float, float] |
     if other[0] > mine[1]:
         return "No language model was needed: the interval of TF-IDF lies above."
     return "These rows do not show that a language model was needed: the interval of TF-IDF overlaps."
+
+
+def against_test(optimism: float) -> str:
+    """A score on dev next to that on the test: ``8.3 points lower than on the test``."""
+    points = f"{100 * abs(optimism):.1f}"
+    return "as on the test" if points == "0.0" else f"{points} points {'higher' if optimism > 0 else 'lower'} than on the test"
+
+
+_COST: dict[str, tuple[str, Callable[[object], str]]] = {
+    "wall_s": ("time", duration),
+    "tokens_scored": ("tokens scored", amount),
+    "tokens_trained": ("tokens trained", amount),
+    "tokens_embedded": ("tokens embedded", amount),
+    "tokens_saved_by_prefix": ("tokens saved by the shared prefix", amount),
+    "dollars": ("paid for answers", dollars),
+    "peak_rss_mb": ("peak memory", lambda megabytes: f"{(number(megabytes) or 0.0) / 1024:.1f} GiB"),
+}
+
+
+def cost_facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Name and amount of everything that a run spent, as far as it is known."""
+    cost = fields(summary.get("cost"))
+    return [(name, shown(cost[key])) for key, (name, shown) in _COST.items() if number(cost.get(key)) is not None]
 
 
 def noise_sentence(noise: Mapping[str, Any]) -> str:

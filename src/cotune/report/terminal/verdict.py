@@ -9,11 +9,8 @@ from typing import TYPE_CHECKING, Any
 from cotune.errors import counted
 from cotune.evaluate.words import arm_groups, capitalised, gains_note, has_gains, metric_words, robustness_sentences
 from cotune.plain import (
-    amount,
     between,
     decimal,
-    dollars,
-    duration,
     fields,
     harmless,
     items,
@@ -27,6 +24,8 @@ from cotune.report.terminal.advice import bundle_path, next_steps, parted
 from cotune.report.terminal.layout import bullet, prompt_block
 from cotune.report.terminal.lines import speaks_unicode, write_line
 from cotune.report.terminal.result import (
+    against_test,
+    cost_facts,
     data_lines,
     interval_of,
     noise_sentence,
@@ -146,7 +145,7 @@ def _sections(summary: Mapping[str, Any], width: int) -> Iterator[tuple[str, lis
     for heading, text in (
         ("Noise of this machine", noise and f"{noise.capitalize()}."),
         ("Which score to quote", _selection(summary)),
-        ("Cost", _cost(summary)),
+        ("Cost", " · ".join([value if name == "time" else f"{value} {name}" for name, value in cost_facts(summary)])),
     ):
         yield heading, [Text(text)] if text else []
     best = fields(summary.get("best"))
@@ -230,24 +229,4 @@ def _selection(summary: Mapping[str, Any]) -> str:
         return text + "."
     if ends and ends[0] <= (dev or 0.0) <= ends[1]:
         return text + ": dev and test agree within their intervals."
-    return text + f": {100 * abs(optimism):.1f} points {'more' if optimism > 0 else 'less'} than on the test."
-
-
-def _cost(summary: Mapping[str, Any]) -> str:
-    cost = fields(summary.get("cost"))
-    parts = []
-    if number(cost.get("wall_s")) is not None:
-        parts.append(duration(cost["wall_s"]))
-    for key, text in (
-        ("tokens_scored", "{} tokens scored"),
-        ("tokens_trained", "{} trained"),
-        ("tokens_embedded", "{} embedded"),
-        ("tokens_saved_by_prefix", "{} saved by the shared prefix"),
-    ):
-        if number(cost.get(key)) is not None:
-            parts.append(text.format(amount(cost[key])))
-    if money := dollars(cost.get("dollars")):
-        parts.append(f"{money} for answers")
-    if (peak := number(cost.get("peak_rss_mb"))) is not None:
-        parts.append(f"{peak / 1024:.1f} GiB of memory at most")
-    return " · ".join(parts)
+    return text + f": {against_test(optimism)}."

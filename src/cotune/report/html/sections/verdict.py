@@ -48,6 +48,8 @@ from cotune.report.html.sections.prompts import Prompts
 from cotune.report.html.sections.record import RunRecord
 from cotune.report.terminal.advice import next_steps, parted
 from cotune.report.terminal.result import (
+    against_test,
+    cost_facts,
     difference,
     interval_of,
     of_other_rows,
@@ -279,14 +281,8 @@ def _selection(record: RunRecord) -> str:
         "Which score to quote",
         facts_table(rows),
         f"<p>On {'dev, by a fit to the other labelled rows,' if probed else 'the rows that chose it,'} the winner of "
-        f"{esc(selection.get('candidates', 'many'))} prompts scored {_against_test(optimism)}.{ledger}</p>",
+        f"{esc(selection.get('candidates', 'many'))} prompts scored {against_test(optimism)}.{ledger}</p>",
     )
-
-
-def _against_test(optimism: float) -> str:
-    """A score on dev next to that on the test: ``8.3 points lower than on the test``."""
-    points = f"{100 * abs(optimism):.1f}"
-    return "as on the test" if points == "0.0" else f"{points} points {'higher' if optimism > 0 else 'lower'} than on the test"
 
 
 def _judge(record: RunRecord) -> str:
@@ -307,17 +303,9 @@ def _judge(record: RunRecord) -> str:
 
 
 def _cost(record: RunRecord) -> str:
-    summary, cost = record.summary, fields(record.summary.get("cost"))
-    rows = [
-        ("time", duration(cost.get("wall_s"))),
-        ("tokens scored", amount(cost.get("tokens_scored"))),
-        ("tokens trained", amount(cost.get("tokens_trained"))),
-        ("tokens embedded", amount(cost.get("tokens_embedded"))),
-        ("saved by shared prefixes", amount(cost.get("tokens_saved_by_prefix"))),
-        *([("paid for answers", money)] if (money := dollars(cost.get("dollars"))) else []),
-        ("peak memory", "–" if (memory := number(cost.get("peak_rss_mb"))) is None else f"{memory / 1024:.1f} GiB"),
-        ("prompts scored / tuned", f"{esc(summary.get('prompts_scored', '–'))} / {esc(summary.get('prompts_tuned', '–'))}"),
-    ]
+    summary = record.summary
+    prompts = [summary.get(name, "–") for name in ("prompts_scored", "prompts_tuned")]
+    rows = [*cost_facts(summary), ("prompts scored / tuned", " / ".join(map(esc, prompts)))]
     stopped = summary.get("stopped")
     why = f"<p>Stopped because {data_text(stopped)}.</p>" if stopped else ""
     return card("What it cost", facts_table(rows), why)
