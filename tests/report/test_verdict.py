@@ -105,7 +105,8 @@ def test_everything_is_there_and_whole_at_each_width(width: int) -> None:
         "(a) this arm also stands for prompt only",
         "Accuracy 0.942 on 500 sealed test rows (95% interval 0.918 to 0.959): nothing was learnt from or chosen on them. The "
         "winner scored 0.953 on 150 dev rows, where it was chosen: dev and test agree within their intervals.",
-        "7 min 58 s · 1.2 M tokens scored · 640 k tokens trained · 2.1 M tokens saved by the shared prefix · 2.1 GiB peak memory",
+        "7 min 58 s · 1.2 M tokens scored · 640 k tokens trained · 2.1 M tokens saved by the shared prefix · "
+        "2.1 GiB peak memory",
         "runs/trec6/best",
         "the searched [bold]prompt[/bold] gains",
         "cotune predict runs/trec6 --input",

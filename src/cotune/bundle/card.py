@@ -16,7 +16,6 @@ from cotune.evaluate.words import (
     arm_groups,
     gain_rows,
     gains_note,
-    gains_of,
     has_gains,
     metric_words,
     repeated_text,
@@ -234,7 +233,7 @@ def results(manifest: Manifest, metrics: Mapping[str, Any]) -> list[str]:
         "## How good it is",
         _table(("what", f"{plain(metric_words(manifest.metric))} (95% interval)", "rows", "split"), rows),
     ]
-    if gains_of(metrics) and has_gains(metrics):
+    if has_gains(metrics):
         gains = [(plain(name), *cells) for name, *cells in gain_rows(metrics)]
         parts.append(_table(("gain", "points", "95% interval", "p", "reading"), gains))
         parts.append(" ".join(filter(None, (gains_note(metrics), plain(repeated_text(metrics))))))
@@ -248,7 +247,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def robustness(metrics: Mapping[str, Any]) -> list[str]:
     """How much the score depends on the prompt's format; empty if this was not measured."""
-    return [" ".join(map(plain, told))] if (told := robustness_sentences(metrics)) else []
+    return [" ".join(map(plain, sentences))] if (sentences := robustness_sentences(metrics)) else []
 
 
 def _is_this(manifest: Manifest, arm: Mapping[str, Any]) -> bool:

@@ -201,13 +201,13 @@ class GainWords:
     Attributes:
         name: short name.
         meaning: the arms whose difference it is.
-        told: sentence on its size; empty if it has none.
+        sentence: sentence on its size; empty if it has none.
         same: sentence if both sides are the same candidate; empty if it has none.
     """
 
     name: str
     meaning: str = ""
-    told: str = ""
+    sentence: str = ""
     same: str = ""
 
 
@@ -418,7 +418,7 @@ def gains_sentence(
     candidates = candidates or {}
     winner_frozen, seed_frozen = "best_tuned" in frozen, "seed_tuned" in frozen
     words = _gain_words(winner_frozen=winner_frozen, seed_frozen=seed_frozen)
-    order = [name for name in _gains_order(frozen_first=frozen_first) if words[name].told and name in gains]
+    order = [name for name in _gains_order(frozen_first=frozen_first) if words[name].sentence and name in gains]
     if PREVIOUS in candidates and candidates[PREVIOUS] == candidates["best_tuned"]:
         # The earlier bundle ships: its prompt need not be that of the arm best_prompt.
         order = [name for name in order if name != "synergy"]
@@ -432,7 +432,7 @@ def gains_sentence(
             same = _NOT_KNOWN if name == "tuning" and seed_frozen and tuned else words[name].same
             parts += [same] if same else []
         else:
-            template = _WARM_START if name == LEADING and going_on and not seed_frozen else words[name].told
+            template = _WARM_START if name == LEADING and going_on and not seed_frozen else words[name].sentence
             parts.append(_gain_part(template, gains[name]))
     if winner_frozen and repeated.get("both") == "prompt":
         parts.append(f"what ships is that prompt on frozen weights: {_why_none(tuned=tuned)}")
@@ -447,8 +447,8 @@ def gains_sentence(
 
 
 def _gain_part(template: str, gain: Gain) -> str:
-    told = template.format(verb="gain" if gain.value >= 0 else "lose", points=points_text(gain.value))
-    return f"{told} ({uncertainty_text(gain.ci.as_list(), gain.p)}){'' if gain.significant() else f': {unclear(gain)}'}"
+    size = template.format(verb="gain" if gain.value >= 0 else "lose", points=points_text(gain.value))
+    return f"{size} ({uncertainty_text(gain.ci.as_list(), gain.p)}){'' if gain.significant() else f': {unclear(gain)}'}"
 
 
 def _synergy(gain: Gain) -> str:

@@ -67,7 +67,7 @@ def render_report(run_folder: Path, live: Live | None = None) -> str:
         ("matrix", "Matrix", "", matrix_section(record)),
         ("errors", "Errors", "", errors_section(record)),
         ("slices", "Slices", "Where failures lie together", slices_section(record, prompts)),
-        ("robustness", "Robustness", "The winning prompt in other formats", robustness_section(record, prompts)),
+        ("robustness", "Robustness", "The winning prompt in other formats", robustness_section(record)),
         ("training", "Training", "", training_section(record, prompts)),
         *([] if seconds else [("search", "Search", "", search_section(record, prompts))]),
         ("waterfall", "Waterfall", "", waterfall_section(record, prompts)),

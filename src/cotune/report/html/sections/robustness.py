@@ -19,7 +19,7 @@ _SIDES = (("base", "base model", "dot raced", 1.0), ("tuned", "tuned", "dot tune
 _MEASURES = {"min": "worst format", "max": "best format", "range": "range", "sd": "standard deviation"}
 
 
-def robustness_section(record: RunRecord, prompts: Prompts) -> str:
+def robustness_section(record: RunRecord) -> str:
     """A dot for each format, with the base model above the tuned one, and the spread in numbers."""
     data = _robustness(record)
     formats = _formats(data)
