@@ -184,13 +184,14 @@ LEADING = "prompt_given_tuning"
 NO_DIFFERENCE = "no significant difference"
 NOISE = "within the noise of this machine"
 SAME_ARM = "the same arm"
-_READINGS: dict[Outcome, str] = {
+READINGS: dict[Outcome, str] = {
     "same arm": SAME_ARM,
     "no difference": NO_DIFFERENCE,
     "noise": NOISE,
     "gain": "a gain",
     "loss": "a loss",
 }
+"""What a gain turned out to be in a few words."""
 _SYNERGY: dict[Outcome, str] = {"gain": "worth more together", "loss": "they overlap"}
 
 
@@ -372,7 +373,7 @@ def gain_reading(summary: Mapping[str, Any], name: str) -> str:
     if outcome is None:
         return ""
     synergy = name.startswith("synergy") and not only_winner_tuned(fields(summary.get("arms")))
-    return (_SYNERGY if synergy and outcome in _SYNERGY else _READINGS)[outcome]
+    return (_SYNERGY if synergy and outcome in _SYNERGY else READINGS)[outcome]
 
 
 def gain_rows(summary: Mapping[str, Any]) -> list[list[str]]:

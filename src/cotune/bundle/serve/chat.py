@@ -19,17 +19,7 @@ from cotune.bundle.serve.batcher import Batcher
 from cotune.bundle.serve.errors import ApiError
 from cotune.bundle.serve.exchange import Limits, answered, json_response, parsed, taken
 from cotune.bundle.serve.kind import Kind
-from cotune.bundle.serve.schemas import (
-    Answer,
-    ChatRequest,
-    ChatResponse,
-    Choice,
-    Logprob,
-    Logprobs,
-    Message,
-    TopLogprob,
-    Usage,
-)
+from cotune.bundle.serve.schemas import Answer, ChatRequest, ChatResponse, Choice, Logprob, Logprobs, Message, TopLogprob, Usage
 from cotune.bundle.serve.shelf import Served, Shelf
 from cotune.bundle.serve.work import Answered, Draw
 from cotune.errors import InputError

@@ -10,14 +10,7 @@ from scipy import special
 
 from cotune.evaluate.stats.clusters import effective_rows, group_sums
 from cotune.evaluate.stats.intervals import DRAWS, LEVEL, Interval
-from cotune.evaluate.stats.resampling import (
-    Floats,
-    Statistic,
-    group_index,
-    influence_values,
-    resample,
-    weighted_mean,
-)
+from cotune.evaluate.stats.resampling import Floats, Statistic, group_index, influence_values, resample, weighted_mean
 from cotune.evaluate.stats.together import IntervalAt, read_together
 
 FEW_DIFFERING = 10

@@ -8,20 +8,11 @@ from typing import Any
 
 from cotune.errors import counted
 from cotune.evaluate.frozen_arms import is_frozen
-from cotune.evaluate.words import NO_DIFFERENCE, capitalised, change_text, metric_words, p_value
+from cotune.evaluate.words import NO_DIFFERENCE, READINGS, capitalised, change_text, gain_outcome, metric_words
 from cotune.files import write_text
 from cotune.plain import between, ends_of, fields, items, number, one_line, shipped, shipped_arm
-from cotune.report.html.markup import (
-    card,
-    data_text,
-    esc,
-    facts_table,
-    figure,
-    percent,
-    plain_table,
-    signed_points,
-)
-from cotune.report.html.plot import padded, strip, strip_row, strips
+from cotune.report.html.markup import card, data_text, esc, facts_table, figure, percent, plain_table
+from cotune.report.html.plot import difference_row, padded, strip, strip_row, strips
 from cotune.report.html.shell import framed
 from cotune.report.terminal.verdict_tables import rule_of
 
@@ -108,14 +99,9 @@ def _scores(comparison: Mapping[str, Any]) -> str:
 def _difference(comparison: Mapping[str, Any], difference: float) -> str:
     ends = ends_of(comparison.get("ci"))
     span = padded([0.0, difference, *(ends or ())], share=0.05, least=0.05)
-    clear = bool(comparison.get("significant"))
-    kind = "quiet" if not clear else "up" if difference > 0 else "down"
-    word = NO_DIFFERENCE if not clear else "a gain" if difference > 0 else "a loss"
-    ci = between(ends, signed_points)
-    tip = f"{signed_points(difference)} points ({ci})\n{p_value(comparison.get('p'))}, {comparison.get('test', '')}"
-    drawn = strip(span, difference, ends, kind, zero=0.0, tip=tip)
-    beside = f'<span>{ci}</span><span class="told {kind}">{word}, <span>{p_value(comparison.get("p"))}</span></span>'
-    line = strip_row("Difference", "second run − first run", drawn, signed_points(difference), beside)
+    gain = {**comparison, "value": difference, "within_noise": not comparison.get("significant")}
+    reading = READINGS[gain_outcome(gain) or "no difference"]
+    line = difference_row("Difference", "second run − first run", gain, span, reading)
     return figure(
         "What the second run gains over the first",
         strips([line], span, signed=True),

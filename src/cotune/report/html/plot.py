@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from cotune.report.html.markup import esc
+from cotune.evaluate.words import gain_outcome, p_value
+from cotune.plain import aside, between, ends_of, number
+from cotune.report.html.markup import esc, signed_points
 
 Point = tuple[float, float]
 _STRIP_HEIGHT = 28
@@ -134,8 +137,8 @@ def strip(
         extra: trusted markup drawn underneath.
     """
 
-    def at(number: float) -> str:
-        return f"{min(100.0, max(0.0, place_in(span, number))):.2f}%"
+    def at(value: float) -> str:
+        return f"{min(100.0, max(0.0, place_in(span, value))):.2f}%"
 
     parts = [extra]
     if zero is not None and span[0] <= zero <= span[1]:
@@ -167,6 +170,26 @@ def strip_row(who: str, what: str, drawn: str, value: str, more: str, *, kind: s
         f'<div class="{f"row {kind}".rstrip()}"><div class="who"><b>{who}</b> <span>{what}</span></div>{drawn}'
         f'<div class="number"><b>{value}</b> {more}</div></div>'
     )
+
+
+def difference_row(who: str, what: str, gain: Mapping[str, Any], span: Point, reading: str) -> str:
+    """A :func:`strip_row` of a gain, from a summary or in the same form, in points.
+
+    Args:
+        who: name.
+        what: the arms whose difference it is.
+        gain: the gain.
+        span: range of the scale.
+        reading: what the gain turned out to be.
+    """
+    outcome, ci, value = gain_outcome(gain), ends_of(gain.get("ci")), number(gain.get("value")) or 0.0
+    ends, p = ("", "") if outcome == "same arm" else (between(ci, signed_points), p_value(gain.get("p")))
+    kind = {"gain": "up", "loss": "down"}.get(outcome or "", "quiet")
+    tip = f"{who}: {signed_points(value)} points{aside(ends)}\n{p_value(gain.get('p'))}, {gain.get('test', '')}"
+    drawn = strip(span, value, ci, kind, zero=0.0, tip=f"{tip}\n{gain.get('interval', '')}")
+    tested = f", <span>{p}</span>" if p else ""
+    beside = f'<span>{ends}</span><span class="told {kind}">{reading}{tested}</span>'
+    return strip_row(who, what, drawn, signed_points(value), beside)
 
 
 def strips(rows: Iterable[str], span: Point, *, signed: bool = False) -> str:

@@ -12,18 +12,7 @@ from typing import Any
 from cotune.errors import counted
 from cotune.evaluate.frozen_arms import EVERY_ARM
 from cotune.evaluate.words import REFERENCE_NAMES, ArmGroup, group_of, why_frozen
-from cotune.plain import (
-    amount,
-    aside,
-    between,
-    decimal,
-    duration,
-    ends_of,
-    fields,
-    items,
-    number,
-    one_line,
-)
+from cotune.plain import amount, aside, between, decimal, duration, ends_of, fields, items, number, one_line
 from cotune.report.terminal.steps import ALONE, Line, Value, cycle_of, generic
 
 _SOURCES = {

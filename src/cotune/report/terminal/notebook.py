@@ -8,18 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cotune.errors import counted
 from cotune.evaluate.words import REFERENCE_NAMES, arm_groups, difference_text, gain_rows, group_of, has_gains, p_value
-from cotune.plain import (
-    aside,
-    between,
-    decimal,
-    ends_of,
-    fields,
-    harmless,
-    number,
-    one_line,
-    shipped,
-    shipped_arm,
-)
+from cotune.plain import aside, between, decimal, ends_of, fields, harmless, number, one_line, shipped, shipped_arm
 from cotune.report.terminal.advice import bundle_path, next_steps
 from cotune.report.terminal.result import references_of, result_warnings
 from cotune.report.terminal.tryout import TRYOUT_CLOSING, tryout_heading

@@ -8,17 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cotune.errors import counted
 from cotune.evaluate.words import arm_groups, capitalised, gains_note, has_gains, metric_words, robustness_sentences
-from cotune.plain import (
-    between,
-    decimal,
-    fields,
-    harmless,
-    items,
-    number,
-    one_line,
-    sentences,
-    shipped,
-)
+from cotune.plain import between, decimal, fields, harmless, items, number, one_line, sentences, shipped
 from cotune.prompt.prompt import held_rows
 from cotune.report.terminal.advice import bundle_path, next_steps, parted
 from cotune.report.terminal.layout import bullet, prompt_block

@@ -10,11 +10,9 @@ from cotune.errors import counted
 from cotune.evaluate.frozen_arms import EVERY_ARM, only_winner_tuned
 from cotune.evaluate.words import (
     REFERENCE_NAMES,
-    Outcome,
     arm_groups,
     capitalised,
     difference_text,
-    gain_outcome,
     gain_reading,
     gain_words,
     gains_note,
@@ -27,23 +25,11 @@ from cotune.evaluate.words import (
     shown_gains,
     why_frozen,
 )
-from cotune.plain import (
-    amount,
-    aside,
-    between,
-    decimal,
-    dollars,
-    duration,
-    fields,
-    items,
-    number,
-    sentences,
-    shipped,
-)
+from cotune.plain import amount, aside, between, decimal, dollars, duration, fields, items, number, sentences, shipped
 from cotune.prompt.prompt import held_rows
 from cotune.report.html.intervals import share_interval
-from cotune.report.html.markup import card, data_text, esc, facts_table, figure, percent, signed_points
-from cotune.report.html.plot import Point, nice_ticks, padded, place_in, strip, strip_row, strips
+from cotune.report.html.markup import card, data_text, esc, facts_table, figure, percent
+from cotune.report.html.plot import Point, difference_row, nice_ticks, padded, place_in, strip, strip_row, strips
 from cotune.report.html.sections.prompts import Prompts
 from cotune.report.html.sections.record import RunRecord
 from cotune.report.terminal.advice import next_steps, parted
@@ -59,8 +45,6 @@ from cotune.report.terminal.result import (
     share,
 )
 
-_KINDS: dict[Outcome | None, str] = {"gain": "up", "loss": "down"}
-"""Style of what a gain turned out to be."""
 _COUNTED = {1: "The arm"} | {n: f"The {word} arms" for n, word in enumerate(("two", "three", "four", "five", "six"), 2)}
 _MINUS = re.compile(r"(?<=[ (])-(?=[ \d])")
 _SHARE = re.compile(r"(?<![\d.])(?<![Ww]ithin )(?<!p [=<] )[01]\.\d{3}(?![\d.]*\d)")
@@ -148,7 +132,7 @@ def _arms(record: RunRecord) -> str:
 
     def line(title: str, what: str, one: Mapping[str, Any], ci: Point | None, kind: str, mark: str) -> str:
         score, ends = number(one.get("score")), between(ci, percent)
-        tip = f"{title}: {percent(score)}% ({ends})\nlog-loss {decimal(number(one.get('log_loss')))}\n"
+        tip = f"{title}: {percent(score)}% ({ends})\nlog-loss {decimal(one.get('log_loss'))}\n"
         drawn = strip(span, score, ci, mark, tip=tip + counted(one.get("n", "?"), "test row"), extra=grid)
         return strip_row(esc(title), what, drawn, percent(score), f"<span>{ends}</span>", kind=kind)
 
@@ -222,23 +206,12 @@ def _gains(summary: Mapping[str, Any]) -> str:
         return ""
     ends = [v for _, gain in shown for v in map(number, (gain["value"], *items(gain.get("ci")))) if v is not None]
     span = padded([0.0, *ends], share=0.05, least=0.05)
-    lines = []
-    for name, gain in shown:
-        title, ci, value, p = (
-            capitalised(_text(words[name].name)),
-            interval_of(gain),
-            number(gain["value"]) or 0.0,
-            p_value(gain.get("p")),
+    lines = [
+        difference_row(
+            capitalised(_text(words[name].name)), _text(words[name].meaning), gain, span, _text(gain_reading(summary, name))
         )
-        outcome = gain_outcome(gain)
-        kind, same = _KINDS.get(outcome, "quiet"), outcome == "same arm"
-        interval_text = "" if same else between(ci, signed_points)
-        tip = f"{title}: {signed_points(value)} points{aside(interval_text)}\n{p}, {gain.get('test', '')}"
-        tip += f"\n{gain.get('interval', '')}"
-        with_p = "" if same or not p else f", <span>{p}</span>"
-        beside = f'<span>{interval_text}</span><span class="told {kind}">{_text(gain_reading(summary, name))}{with_p}</span>'
-        drawn = strip(span, value, ci, kind, zero=0.0, tip=tip)
-        lines.append(strip_row(title, _text(words[name].meaning), drawn, signed_points(value), beside))
+        for name, gain in shown
+    ]
     loss = gains.get("synergy_log_loss", {})
     loss_note = ""
     if loss and not loss.get("identical"):
