@@ -575,7 +575,7 @@ def test_the_card_says_what_it_is_and_how_good(bench: Bench, tmp_path: Path) -> 
     assert "| prompt and tuning | +65.0 | +55.0 to +72.0 | < 0.001 | a gain |" in card
     assert "| synergy, log-loss | +0.200 | +0.100 to +0.300 | 0.040 | worth more together |" in card and "nats a row" in card
     assert "| p |" in card and "corrected" in card and "| synergy |" not in card
-    formats = "in 2 other formats, on 80 dev rows: base model 0.200 to 0.310, tuned model 0.880 to 0.900. Tuning makes"
+    formats = "in 2 other formats on 80 dev rows: base model 0.200 to 0.310, tuned model 0.880 to 0.900. Tuning makes"
     assert formats in card and "sensitive / by 3 points" in card
     assert "0.123" not in card, "a score without interval is no score"
     shown = bench.model.renderer.text(prompt, {"text": "{text}"}, LABELS)

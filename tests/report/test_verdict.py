@@ -217,7 +217,7 @@ def test_a_gain_is_what_its_p_value_and_the_noise_say(gain: dict[str, Any], outc
 def test_robustness_takes_two_lines_and_noise_one() -> None:
     text = verdict_text(SUMMARY, width=300)
     assert (
-        "The winning prompt in 3 other formats, on 60 dev rows: base model 0.310 to 0.500, tuned model 0.880 to 0.910." in text
+        "The winning prompt in 3 other formats on 60 dev rows: base model 0.310 to 0.500, tuned model 0.880 to 0.910." in text
     )
     assert "Tuning makes the model less sensitive" in text
     assert "In other batches log-probabilities differ by 0.021 at most" in text and "1 of 48 answers flip" in text

@@ -345,11 +345,11 @@ def repeated_text(summary: Mapping[str, Any]) -> str:
 def gains_note(summary: Mapping[str, Any]) -> str:
     """How to read the gains."""
     gains = gains_of(summary)
-    noisy = any(gain.get("within_noise") for gain in gains.values())
+    excepted = f", where it is not {NOISE}" if any(gain.get("within_noise") for gain in gains.values()) else ""
     unit = "points (of log-losses in nats a row)" if any(name.endswith("log_loss") for name in gains) else "points"
     return (
-        f"Differences in {unit}, paired row by row. Intervals and p-values are corrected for being read together (Bonferroni): "
-        f"an interval that leaves out zero is a significant difference{f', where it is not {NOISE}' if noisy else ''}."
+        f"Differences in {unit}, paired row by row. 95% intervals and p-values are corrected for being read together "
+        f"(Bonferroni): an interval that leaves out zero is a significant difference{excepted}."
     )
 
 
@@ -486,6 +486,6 @@ def robustness_sentences(summary: Mapping[str, Any]) -> list[str]:
             return []
         ranges.append(f"{name} {decimal(min(scores))} to {decimal(max(scores))}")
     rows = counted(decimal(robustness.get("n"), 0), "dev row")
-    first = f"The winning prompt in {len(scores)} other formats, on {rows}: {', '.join(ranges)}."
+    first = f"The winning prompt in {len(scores)} other formats on {rows}: {', '.join(ranges)}."
     sentence = robustness.get("sentence")
     return [first, *([harmless(sentence)] if isinstance(sentence, str) and sentence else [])]
