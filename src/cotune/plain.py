@@ -62,6 +62,13 @@ def interval_text(ci: object) -> str:
     return between(ends) if len(ends) == 2 and any(number(end) is not None for end in ends) else "-"
 
 
+def splits_text(counts: object) -> str:
+    """The number of rows of each split: ``350 train, 150 dev, 500 test``; journals sort the keys, so they are ordered here."""
+    known = fields(counts)
+    order = [name for name in dict.fromkeys(("train", "dev", "test", *known)) if name in known]
+    return ", ".join(f"{one_line(known[name], 12)} {one_line(name, 12)}" for name in order)
+
+
 def sentences(text: str) -> list[str]:
     """The sentences of a text."""
     return _SENTENCE.split(text)

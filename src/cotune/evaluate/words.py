@@ -427,7 +427,8 @@ def gains_sentence(
         # All of them compare the untuned seed prompt with itself.
         why = _why_none(tuned=tuned)
         return f"The seed prompt ships untuned: no other prompt was chosen and {why}, so there is no gain to report."
-    repeated, parts = repeated_gains(candidates, order), []
+    repeated = repeated_gains(candidates, order)
+    parts: list[str] = []
     for name in (name for name in order if name not in repeated):
         if gains[name].identical:
             same = _NOT_KNOWN if name == "tuning" and seed_frozen and tuned else words[name].same

@@ -45,7 +45,7 @@ def render_comparison(comparison: Mapping[str, Any]) -> str:
     title = f"{one_line(comparison.get('first'), 60)} and {one_line(comparison.get('second'), 60)} · cotune compare"
     links = {"verdict": "Verdict", "ships": "What ships", "rows": "Rows"}
     source, scripts = "the folders of the two runs", ["panel.js"]
-    return framed(title, main, links=links, source=source, data={"prompts": {}}, scripts=scripts, finished=True)
+    return framed(title, main, links=links, source=source, data={"prompts": {}}, scripts=scripts)
 
 
 def _about(comparison: Mapping[str, Any]) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from cotune.evaluate.words import signed
-from cotune.plain import harmless, number
+from cotune.plain import between, harmless, items, number
 
 _DASH = "–"
 _ESCAPED = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"})
@@ -70,6 +70,12 @@ def percent(value: object, digits: int = 1) -> str:
     """A score in percent without its sign: ``93.2``."""
     finite = number(value)
     return _DASH if finite is None else f"{100 * finite:.{digits}f}"
+
+
+def interval_below(interval: object, shown: Callable[[object], str] = percent) -> str:
+    """An interval on a separate line of a cell; empty if there is none."""
+    ends = items(interval)
+    return f"<div class=quiet>{between(ends, shown)}</div>" if len(ends) == 2 else ""
 
 
 def figure(title: str, body: str, caption: str = "", *, kind: str = "") -> str:

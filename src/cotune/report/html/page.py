@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cotune.errors import counted
 from cotune.files import write_text
-from cotune.plain import fields, one_line
+from cotune.plain import one_line, splits_text
 from cotune.report.html.intervals import share_interval
 from cotune.report.html.markup import data_text, esc
 from cotune.report.html.plot import Point
@@ -101,9 +101,6 @@ def render_report(run_folder: Path, live: Live | None = None) -> str:
     )
 
 
-_SPLITS = ("train", "dev", "test")
-
-
 def _panel_interval(record: RunRecord, score: Score) -> Point | None:
     """95% interval of a prompt's score in the panel; the other formats' scores are by the metric on dev."""
     if score.score is None:
@@ -115,11 +112,7 @@ def _panel_interval(record: RunRecord, score: Score) -> Point | None:
 
 def _about(record: RunRecord, task: str) -> str:
     start = record.value("start")
-    n = fields(record.summary.get("n") or start.get("n"))
-    # Journals sort the keys of objects, so restore the order here.
-    rows = ", ".join(
-        f"{esc(n[split])} {esc(split)}" for split in (*_SPLITS, *(name for name in n if name not in _SPLITS)) if split in n
-    )
+    rows = esc(splits_text(record.summary.get("n") or start.get("n")))
     model = record.summary.get("model") or start.get("model") or record.config.get("model")
     budget = start.get("budget") or record.config.get("budget")
     facts = [

@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files as package_files
-from typing import Any
 
 from cotune.report.html.markup import embedded_json, esc
 
@@ -40,7 +39,15 @@ def asset(name: str) -> str:
 
 
 def framed(
-    title: str, main: str, *, links: Mapping[str, str], source: str, data: object, scripts: Sequence[str], **more: Any
+    title: str,
+    main: str,
+    *,
+    links: Mapping[str, str],
+    source: str,
+    data: object,
+    scripts: Sequence[str],
+    finished: bool = True,
+    live: Live | None = None,
 ) -> str:
     """Build a whole page with the logo, links to its sections and a panel.
 
@@ -51,7 +58,8 @@ def framed(
         source: files that the page was made from, for the last line.
         data: JSON for the scripts.
         scripts: names of the page's scripts among the assets.
-        more: ``finished`` and ``live`` as for :func:`shell`.
+        finished: whether the run has ended.
+        live: the parts of a served page; None for an offline file.
     """
     nav = "".join(f'<a href="#{name}">{shown}</a>' for name, shown in links.items())
     body = (
@@ -61,7 +69,7 @@ def framed(
         '<dialog id="panel" aria-labelledby="panel-title"></dialog><div id="tip" role="tooltip" hidden></div>'
         f'<script type="application/json" id="data">{embedded_json(data)}</script>'
     )
-    return shell(title, body, script="".join(map(asset, scripts)), **more)
+    return shell(title, body, script="".join(map(asset, scripts)), finished=finished, live=live)
 
 
 def shell(title: str, body: str, *, script: str = "", finished: bool = False, live: Live | None = None) -> str:

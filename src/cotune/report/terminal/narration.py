@@ -12,7 +12,7 @@ from typing import Any
 from cotune.errors import counted
 from cotune.evaluate.frozen_arms import EVERY_ARM
 from cotune.evaluate.words import REFERENCE_NAMES, ArmGroup, group_of, why_frozen
-from cotune.plain import amount, aside, between, decimal, duration, ends_of, fields, items, number, one_line
+from cotune.plain import amount, aside, between, decimal, duration, ends_of, fields, items, number, one_line, splits_text
 from cotune.report.terminal.steps import ALONE, Line, Value, cycle_of, generic
 
 _SOURCES = {
@@ -176,9 +176,7 @@ def _start(story: Story, value: Value) -> list[Line]:
     story._dev = None if dev is None else int(dev)
     train = number(fields(value.get("n")).get("train"))
     story._labelled = None if train is None or dev is None else int(train + dev)
-    # Journals sort the keys of objects, so restore the order here.
-    counts = sorted(fields(value.get("n")).items(), key=lambda pair: ("train", "dev", "test", pair[0]).index(pair[0]))
-    rows = ", ".join(f"{amount_of} {one_line(split, 12)}" for split, amount_of in counts)
+    rows = splits_text(value.get("n"))
     machine = " ".join(one_line(value[key], 30) for key in ("device", "dtype") if value.get(key))
     if value.get("threads"):
         machine += f"{', ' if machine else ''}{counted(value['threads'], 'thread')}"

@@ -24,6 +24,7 @@ from cotune.report.terminal.layout import table_of
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
+    from rich.text import Text
 
 _MARKS = "abcdefgh"
 # Least width of a terminal for the description of arms, and for all numbers.
@@ -138,7 +139,7 @@ def gains_parts(summary: Mapping[str, Any], width: int) -> Iterator[RenderableTy
         yield Text(text, style="bright_black")
 
 
-def _styled(text: str, reading: str) -> RenderableType:
+def _styled(text: str, reading: str) -> Text:
     from rich.text import Text
 
     return Text(text, style="yellow" if reading in _DOUBTS else _STYLES.get(reading, ""))

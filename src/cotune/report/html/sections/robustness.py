@@ -10,7 +10,7 @@ from cotune.errors import counted
 from cotune.evaluate.words import metric_words
 from cotune.plain import fields, items, number, one_line
 from cotune.report.html.intervals import share_text
-from cotune.report.html.markup import data_text, esc, figure, percent
+from cotune.report.html.markup import data_text, esc, figure, interval_below, percent
 from cotune.report.html.plot import Plot, nice_ticks, padded
 from cotune.report.html.sections.prompts import PromptFacts, Prompts, Score, read_prompt
 from cotune.report.html.sections.record import RunRecord
@@ -96,9 +96,7 @@ def _table(data: Mapping[str, Any]) -> str:
         cells = ""
         for side, *_ in _SIDES:
             measure = fields(fields(data.get(side)).get(name))
-            ends = [percent(end) for end in items(measure.get("ci"))]
-            between = " to ".join(ends) if len(ends) == 2 else ""
-            cells += f"<td>{percent(measure.get('value'))}<div class=quiet>{between}</div></td>"
+            cells += f"<td>{percent(measure.get('value'))}{interval_below(measure.get('ci'))}</td>"
         lines.append(f"<tr><th scope=row>{title}</th>{cells}</tr>")
     heads = "".join(f"<td>{name}</td>" for _, name, _, _ in _SIDES)
     return f"<table class=facts><tr><th></th>{heads}</tr>{''.join(lines)}</table>"

@@ -82,15 +82,10 @@ def seconds_section(record: RunRecord, prompts: Prompts) -> str:
     if not record.by_probe or not course:
         return ""
     end = max([number(event.get("active_s")) or 0.0 for event in record.events])
-    references = references_of(record.summary) or {
-        str(value.get("name")): value
-        for value in record.values("reference")
-        if value.get("name") in REFERENCE_NAMES and number(value.get("score")) is not None
-    }
+    journal = {str(value.get("name")): value for value in record.values("reference")}
+    references = references_of(record.summary) or references_of({"references": journal})
     tested = max([number(one.get("n")) or 0.0 for one in references.values()], default=0.0)
-    levels = [one.score for one in course] + [
-        level for one in references.values() if (level := number(one.get("score"))) is not None
-    ]
+    levels = [*(one.score for one in course), *(number(one.get("score")) or 0.0 for one in references.values())]
     levels += [level for one in course if one.kind in ("verdict", "test") and one.ci for level in one.ci]
     low, high = padded(levels, share=0.06, least=0.1)
     plot = Plot((0, end * 1.02 or 1), (max(0.0, low), min(1.0, high)), height=320, label="Score by seconds")

@@ -7,8 +7,8 @@ from typing import Any
 
 from cotune.errors import counted
 from cotune.evaluate.words import p_value
-from cotune.plain import between, fields, items, number, one_line
-from cotune.report.html.markup import data_text, esc, figure, percent, plain_table, signed_points
+from cotune.plain import fields, items, number, one_line
+from cotune.report.html.markup import data_text, esc, figure, interval_below, percent, plain_table, signed_points
 from cotune.report.html.measure import DevMeasure
 from cotune.report.html.sections.prompts import Prompts, read_prompt
 from cotune.report.html.sections.record import RunRecord
@@ -64,17 +64,12 @@ def _row(record: Mapping[str, Any]) -> str:
     p = p_value(record.get("p")) or "–"
     return (
         f"<tr><td><b>{data_text(one_line(words, 120))}</b>{examples}</td><td class=num data-name=Rows>{esc(wrong)}</td>"
-        f"<td class=num data-name=Wrong>{percent(record.get('rate'))}{_between(record.get('ci'))}</td>"
-        f"<td class=num data-name='Others wrong'>{percent(record.get('rest'))}{_between(record.get('rest_ci'))}</td>"
+        f"<td class=num data-name=Wrong>{percent(record.get('rate'))}{interval_below(record.get('ci'))}</td>"
+        f"<td class=num data-name='Others wrong'>{percent(record.get('rest'))}{interval_below(record.get('rest_ci'))}</td>"
         f"<td class=num data-name=Difference>{signed_points(record.get('difference'))}"
-        f"{_between(record.get('difference_ci'), signed=True)}</td>"
+        f"{interval_below(record.get('difference_ci'), signed_points)}</td>"
         f"<td class=num data-name=p>{esc(p)}</td></tr>"
     )
-
-
-def _between(interval: object, *, signed: bool = False) -> str:
-    ends = items(interval)
-    return f"<div class=quiet>{between(ends, signed_points if signed else percent)}</div>" if len(ends) == 2 else ""
 
 
 def _case(case: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cotune.errors import counted
-from cotune.plain import fields, items, number, one_line
+from cotune.plain import between, fields, items, one_line
 from cotune.report.html.markup import data_text, esc, figure, percent, plain_table
 from cotune.report.html.sections.prompts import word_diff
 from cotune.report.html.sections.record import AnsweredRow, AnsweredRows
@@ -60,11 +60,8 @@ def _fields(listed: Sequence[Any]) -> str:
 
 
 def _share(scored: Mapping[str, Any]) -> str:
-    value, ends = number(scored.get("value")), [number(end) for end in items(scored.get("ci"))]
-    if value is None:
-        return "–"
-    between = f" <small>({percent(ends[0])} to {percent(ends[1])})</small>" if len(ends) == 2 else ""
-    return percent(value) + between
+    ends = items(scored.get("ci"))
+    return percent(scored.get("value")) + (f" <small>({between(ends, percent)})</small>" if len(ends) == 2 else "")
 
 
 def _worst(tests: AnsweredRows, arm: str) -> str:
