@@ -31,7 +31,7 @@ _MOST_LOGITS = 20_000_000
 WORD_SCALES = (0.3, 1.0)
 """Factors of the label words' logits that are tried as an offset of the last layer's probe, if these logits are given."""
 EVEN_ROWS = 2.0
-"""Number of rows with all labels in equal parts that are added when a temperature is fitted (docs/probes.md)."""
+"""Number of rows with all labels in equal parts that are added when a temperature is fitted (docs/probe-measurements.md)."""
 LEAST_SPREAD = 1e-6
 ONE_ERROR = 1.0
 """Number of standard errors of the paired difference within which a lower layer is preferred (Breiman et al., 1984)."""

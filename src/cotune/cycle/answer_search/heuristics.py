@@ -50,7 +50,7 @@ class AnswerHeuristics:
     """Length of the short runs of the first cycle as a share of a whole run. A guess."""
     epochs: int = 4
     """Epochs that the winner should have before more prompts are raced: up to these each further step improved the
-    score on unseen rows (350 rows; docs/tuning.md).
+    score on unseen rows (350 rows; docs/benchmarks.md).
     """
     enough: int = 180
     """Number of steps that suffice instead of these epochs: as many as those 350 rows took; of thousands of rows many need not

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class SearchHeuristics:
     """Constants of the search by probes.
 
-    Measured constants say so, with figures in ``docs/probes.md``. The others are guesses that no experiment has contradicted.
+    Measured constants say so, with figures in ``docs/probe-measurements.md``. The others are guesses that no experiment has
+    contradicted.
 
     Attributes:
         loading: expected seconds of loading the model on a machine as fast as planned.

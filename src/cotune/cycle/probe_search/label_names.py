@@ -49,7 +49,7 @@ def judge_names(context: RunContext, names: Sequence[Example], without: Evidence
     """Whether names are used: the probe fitted with them is better by a standard error; a ``label_names`` step.
 
     On 64 rows of CLINC150 with 20 labels it is better by about five standard errors, and accuracy on unseen rows rises by 5 to
-    7 points; on TREC-6 and SMS spam, whose names are abstract, the difference is within two (docs/probes.md).
+    7 points; on TREC-6 and SMS spam, whose names are abstract, the difference is within two (docs/probe-measurements.md).
 
     Args:
         context: of the run.

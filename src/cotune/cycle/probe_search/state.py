@@ -153,8 +153,9 @@ class LabelSearch:
         """Whether the best trial wins over the best frozen probe.
 
         A trial has had half of its epochs and is tuned further. If it was as good as the frozen probe or a little worse, the
-        final result was far better (docs/probes.md), so a trial that is tuned further loses only if it is worse by more than a
-        standard error. Two trials are compared without this credit: the weights that changed most would get most of it.
+        final result was far better (docs/probe-measurements.md), so a trial that is tuned further loses only if it is worse by
+        more than a standard error. Two trials are compared without this credit: the weights that changed most would get most
+        of it.
 
         If the frozen probe has next to no errors, tuning has little to gain and much to lose, so the trial must be better by a
         standard error.

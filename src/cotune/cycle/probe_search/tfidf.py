@@ -26,7 +26,7 @@ SHARES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 ERRORS = 2.0
 """Standard errors by which the best frozen probe must be better with TF-IDF for a run to use it. CLINC150 is better by 3.8 to
 5.3, TREC-6 by 0.8 to 1.4, SMS spam not at all; on unseen rows only the first gains. At one error a run of TREC-6 lost 2 points
-(docs/probes.md).
+(docs/probe-measurements.md).
 """
 MOST_ROWS, MOST_READ = 3000, 1_000_000
 """Maximum of rows that TF-IDF learns from, and of the characters that are read of them, so that its fits take seconds."""
