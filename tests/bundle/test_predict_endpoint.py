@@ -13,6 +13,7 @@ import pytest
 from chat_server import Handler, Reply, chat_server, completion, send
 from command_line import call
 from cotune.bundle import load, save_bundle
+from cotune.bundle.unfinished import stored_answers
 from cotune.endpoint import Client, Endpoint, EndpointError
 from cotune.endpoint.request_format import RequestFormat
 from cotune.evaluate.decision import RAW
@@ -119,6 +120,73 @@ def test_a_refused_row_counts_as_wrong_where_a_bundle_is_evaluated(tmp_path: Pat
         ended = call("evaluate", saved(tmp_path, server.url), labelled, "--json")
     assert ended.code == 0, ended.stderr
     assert json.loads(ended.stdout)["score"] == pytest.approx(11 / 12)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "label"])
+def test_answers_before_a_failure_are_stored_until_the_command_succeeds(
+    tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("COTUNE_CACHE", str(cache))
+    labelled = tmp_path / "labelled.csv"
+    labelled.write_text("\n".join(["text,kind", *(f"{row},fruit" for row in ROWS), ""]))
+    answered: list[str] = []
+
+    def status(row: str) -> int:
+        if len(answered) >= 5 and row not in answered and not well:
+            return 401
+        answered.append(row)
+        return 200
+
+    well: list[bool] = []
+    with chat_server(answering(status)) as server:
+        bundle = saved(tmp_path, server.url)
+        arguments = (
+            ("evaluate", bundle, labelled, "--batch", "4", "--json")
+            if command == "evaluate"
+            else ("label", bundle, rows, "--n", "12", "--json")
+        )
+        ended = call(*arguments)
+        assert ended.code == 1 and "the endpoint answered 401" in ended.stderr
+        kept = list((cache / "answers").iterdir())
+        assert len(kept) == 1 and kept[0].suffix == ".sqlite"
+        assert f"{len(answered)} answers of 12 rows are stored; the same command asks for the others only" in ended.stderr
+        well.append(True)
+        again = call(*arguments)
+        assert again.code == 0, again.stderr
+    assert sorted(answered) == sorted(ROWS), "no row is paid twice"
+    assert not list((cache / "answers").iterdir())
+    found = json.loads(again.stdout)
+    assert found["score"] == 1 if command == "evaluate" else len(found["rows"]) == 12
+
+
+def test_nothing_is_stored_where_the_first_row_failed(tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COTUNE_CACHE", str(tmp_path / "cache"))
+    with chat_server(answering(lambda row: 401)) as server:
+        ended = call("label", saved(tmp_path, server.url), rows, "--json")
+    assert ended.code == 1 and "stored" not in ended.stderr and not list((tmp_path / "cache" / "answers").iterdir())
+
+
+def test_a_second_command_on_the_same_rows_does_not_pay_for_them_too(
+    tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COTUNE_CACHE", str(tmp_path / "cache"))
+    with chat_server(answering(lambda row: 200)) as server:
+        bundle = saved(tmp_path, server.url)
+        with stored_answers(load(bundle), [{"text": row} for row in ROWS]):
+            ended = call("label", bundle, rows, "--json")
+        assert ended.code == 3 and "another command is asking the endpoint about the same rows" in ended.stderr
+        assert not server.seen
+
+
+def test_rows_that_an_endpoint_refuses_are_not_picked_for_labelling(
+    tmp_path: Path, rows: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with chat_server(answering(lambda row: 400 if row in ("row 3", "row 8") else 200)) as server:
+        ended = call("label", saved(tmp_path, server.url), rows, "--n", "12", "--json")
+    assert ended.code == 0, ended.stderr
+    assert {one["row"]["text"] for one in json.loads(ended.stdout)["rows"]} == {*ROWS} - {"row 3", "row 8"}
+    assert "2 of 12 rows were refused by the endpoint and are left out" in caplog.text
 
 
 def test_a_loaded_bundle_answers_after_a_failure(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from cotune.bundle.manifest import Manifest
 from cotune.bundle.predictor import Prediction, Predictor, ending_error
+from cotune.bundle.unfinished import stored_answers
 from cotune.errors import InputError
 from cotune.evaluate.score_interval import score_interval
 from cotune.evaluate.scoring import judged
@@ -150,7 +151,8 @@ def score_rows(
 ) -> Scored:
     """Answer labelled rows and score the answers.
 
-    A row that an endpoint refuses counts as an answer that names nothing, as in a run.
+    A row that an endpoint refuses counts as an answer that names nothing, as in a run. If the endpoint fails, its answers so
+    far are stored (:func:`cotune.bundle.unfinished.stored_answers`), and the next call with the same rows asks for the others.
 
     Args:
         predictor: the predictor.
@@ -165,14 +167,15 @@ def score_rows(
     rows, metric = labelled.rows, labelled.metric
     answers: list[str] = []
     truncated = 0
-    for start in range(0, len(rows), batch):
-        part = predictor.each([row.fields for row in rows[start : start + batch]])
-        if (why := ending_error(part, first=not start)) is not None:
-            raise why
-        nothing = "" if predictor.output.kind.written else predictor.labels[0]
-        answers += [one.answer if isinstance(one, Prediction) else nothing for one in part]
-        truncated += sum(one.truncated for one in part if isinstance(one, Prediction))
-        progress(len(answers))
+    nothing = "" if predictor.output.kind.written else predictor.labels[0]
+    with stored_answers(predictor, [row.fields for row in rows]):
+        for start in range(0, len(rows), batch):
+            part = predictor.each([row.fields for row in rows[start : start + batch]])
+            if (why := ending_error(part, first=not start)) is not None:
+                raise why
+            answers += [one.answer if isinstance(one, Prediction) else nothing for one in part]
+            truncated += sum(one.truncated for one in part if isinstance(one, Prediction))
+            progress(len(answers))
     references = [row.output for row in rows]
     output = predictor.output
     unknown: Counter[str] = Counter()

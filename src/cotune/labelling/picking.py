@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,16 @@ from numpy.typing import NDArray
 
 from cotune.bundle.answer_sheet import Checked
 from cotune.bundle.manifest import PROMPT, read_json
-from cotune.bundle.predictor import Predictor
+from cotune.bundle.predictor import Prediction, Predictor, ending_error
 from cotune.bundle.rows import said
+from cotune.bundle.unfinished import stored_answers
 from cotune.errors import InputError, RowError
 from cotune.labelling.acquisition import ACQUISITIONS, Pool
 from cotune.model.base import ENDPOINT
 from cotune.probe.cross_fitting import standardised
 from cotune.task.reading.sheet import Sheet, escaped, plain_json
+
+_log = logging.getLogger(__name__)
 
 DEFAULT = "diverse_margin"
 """The default acquisition function."""
@@ -79,6 +83,9 @@ def pick_rows(
 ) -> list[Pick]:
     """Pick the rows whose labels would help most, the best first.
 
+    Rows that an endpoint refuses are left out, with a warning. If the endpoint fails, its answers so far are stored
+    (:func:`cotune.bundle.unfinished.stored_answers`).
+
     Args:
         predictor: the model that will learn from the labels.
         sheet: the pool of rows.
@@ -94,6 +101,7 @@ def pick_rows(
     Raises:
         InputError: if no row is left, or the function needs hidden states and the model is behind an endpoint.
         DivergedError: if a score is NaN.
+        EndpointError: if the endpoint failed, or refused all of the first batch.
     """
     if way not in WITHOUT_STATES and not predictor.scorer.capabilities.hidden_states:
         raise InputError(
@@ -115,8 +123,15 @@ def pick_rows(
     if len(places) > look:
         places = sorted(places[int(i)] for i in rng.permutation(len(places))[:look])
     rows = [fields for place in places if not isinstance(fields := checked[place], RowError)]
-    states, log_probs = _seen(predictor, rows, batch, progress)
-    states = np.zeros((len(rows), 1), dtype=np.float32) if states is None else standardised(states)[0]
+    if predictor.scorer.capabilities.hidden_states:
+        found, log_probs = _seen(predictor, rows, batch, progress)
+        states = standardised(found)[0]
+    else:
+        log_probs, answered = _answered(predictor, rows, batch, progress)
+        if refused := len(rows) - len(answered):
+            _log.warning("%d of %d rows were refused by the endpoint and are left out", refused, len(rows))
+        places, rows = [places[i] for i in answered], [rows[i] for i in answered]
+        states = np.zeros((len(rows), 1), dtype=np.float32)
     return [
         _pick(sheet, places[i], rows[i], predictor.labels, log_probs[i])
         for i in ACQUISITIONS[way](Pool(log_probs, states), min(count, len(rows)), rng)
@@ -125,20 +140,36 @@ def pick_rows(
 
 def _seen(
     predictor: Predictor, rows: Sequence[Mapping[str, str]], batch: int, progress: Callable[[int, int], None]
-) -> tuple[NDArray[np.float32] | None, NDArray[np.float64]]:
-    """Hidden states (if the model has them) and log-probabilities of rows."""
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Hidden states and log-probabilities of rows."""
     states, log_probs = [], []
     for start in range(0, len(rows), batch):
-        part = rows[start : start + batch]
-        if predictor.scorer.capabilities.hidden_states:
-            found, logs = predictor.states(part)
-            states.append(found)
-        else:
-            shares = [list(one.probabilities.values()) for one in predictor.answers(part, probabilities=True)]
-            logs = np.log(np.maximum(np.array(shares), 1e-12))
+        found, logs = predictor.states(rows[start : start + batch])
+        states.append(found)
         log_probs.append(logs)
         progress(min(start + batch, len(rows)), len(rows))
-    return np.concatenate(states) if states else None, np.concatenate(log_probs)
+    return np.concatenate(states), np.concatenate(log_probs)
+
+
+def _answered(
+    predictor: Predictor, rows: Sequence[Mapping[str, str]], batch: int, progress: Callable[[int, int], None]
+) -> tuple[NDArray[np.float64], list[int]]:
+    """Log-probabilities from an endpoint, and the indices of the rows that they belong to: those that it did not refuse."""
+    shares: list[list[float]] = []
+    answered: list[int] = []
+    with stored_answers(predictor, rows):
+        for start in range(0, len(rows), batch):
+            part = predictor.each(rows[start : start + batch], probabilities=True)
+            if (why := ending_error(part, first=not answered)) is not None:
+                raise why
+            for place, one in enumerate(part, start):
+                if isinstance(one, Prediction):
+                    shares.append(list(one.probabilities.values()))
+                    answered.append(place)
+            progress(min(start + batch, len(rows)), len(rows))
+        if not answered:
+            raise next(one for one in part if not isinstance(one, Prediction))
+    return np.log(np.maximum(np.array(shares), 1e-12)), answered
 
 
 def _pick(sheet: Sheet, place: int, fields: dict[str, str], labels: Sequence[str], log_probs: NDArray[np.float64]) -> Pick:

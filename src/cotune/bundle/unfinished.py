@@ -1,0 +1,76 @@
+"""Answers of a bundle's endpoint, stored on disk until the command that asked for them is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, cast
+
+from cotune.bundle.predictor import Predictor
+from cotune.cache import cache_folder
+from cotune.errors import BusyError, counted
+from cotune.files import content_hash
+
+if TYPE_CHECKING:
+    from cotune.model.remote.model import RemoteModel
+
+FOLDER = "answers"
+"""Folder of the stored answers in the cache folder."""
+
+
+@contextmanager
+def stored_answers(predictor: Predictor, rows: Sequence[Mapping[str, str]]) -> Iterator[None]:
+    """Store the answers to rows in the cache folder while the block runs, and remove them if it ends without an error.
+
+    After a failure or a kill, the next block with the same bundle and rows uses them instead of asking, and paying, again. Does
+    nothing for a model on this machine.
+
+    Args:
+        predictor: the predictor.
+        rows: input fields of all rows that the block asks about.
+
+    Raises:
+        BusyError: another process is asking about the same rows.
+        EndpointError: the block raised it; the message also says how many answers are stored.
+        InputError: the answers cannot be stored.
+    """
+    if predictor.scorer.capabilities.hidden_states:
+        yield
+        return
+    from filelock import FileLock, Timeout
+
+    from cotune.endpoint import AnswerCache, EndpointError
+
+    name = content_hash({"bundle": predictor.bundle_id, "rows": [dict(row) for row in rows]}, 40)
+    path = cache_folder(FOLDER) / f"{name}.sqlite"
+    lock, model = path.with_suffix(".lock"), cast("RemoteModel", predictor.scorer)
+    try:
+        held = FileLock(lock).acquire(timeout=0)
+    except Timeout:
+        raise BusyError("another command is asking the endpoint about the same rows. Wait for it, then try again.") from None
+    with held:
+        answers = model.answers = AnswerCache(path)
+        stored = False
+        try:
+            yield
+        except EndpointError as error:
+            if not (stored := bool(count := len(answers))):
+                raise
+            told = f"{counted(count, 'answer')} of {counted(len(rows), 'row')}"
+            raise EndpointError(
+                f"{error}. {told} {'is' if count == 1 else 'are'} stored; the same command asks for the others only.",
+                requests=error.requests,
+                lost=error.lost,
+                usage=error.usage,
+                status=error.status,
+            ) from error
+        except BaseException:
+            stored = bool(len(answers))
+            raise
+        finally:
+            answers.close()
+            model.answers = None
+            if not stored:
+                for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+                    file.unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
