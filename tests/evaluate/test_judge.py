@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from chat_server import Handler, chat_server, completion, send
+from chat_server import Handler, Reply, chat_server, completion, send
 from cotune.endpoint import AnswerCache, Client, Endpoint, EndpointError, Prices
 from cotune.evaluate.judge import Asked, Judge, agreement, grade_in
 
@@ -83,6 +83,44 @@ def test_a_server_that_knows_another_limit_is_found(tmp_path: Path) -> None:
         assert judge.settle(ROWS[0]).limit == "max_completion_tokens"
         assert judge.grade(ROWS).values.tolist() == [1.0, 0.0, 0.5, 1.0]
         assert len(server.seen) == 1 + 3
+
+
+def refusing(*refused: str) -> Reply:
+    """Grades, but refuses questions with one of the texts."""
+
+    def reply(handler: Handler) -> None:
+        asked = handler.request_body["messages"][-1]["content"]
+        send(400, b"content filter")(handler) if any(text in asked for text in refused) else grading(handler)
+
+    return reply
+
+
+MANY = [Asked({"q": f"q{i}"}, "Paris", "Paris" if i % 2 else "Oslo", f"dev:{i}") for i in range(20)]
+
+
+def test_a_refused_grade_is_missing_and_changes_no_mean(tmp_path: Path) -> None:
+    with chat_server(refusing('"q3"', '"q8"')) as server, Client(Endpoint(server.url, "m"), most=4) as client:
+        judge = Judge(client, AnswerCache(tmp_path / "a.sqlite"))
+        found = judge.grade(MANY)
+        kept = [i % 2 for i in range(20) if i not in (3, 8)]
+        assert found.missing.nonzero()[0].tolist() == [3, 8] and (found.rows, found.refused) == (20, 2)
+        assert found.values[3] == found.values[8] == pytest.approx(np.mean(kept)) == pytest.approx(found.values.mean())
+        assert len(server.seen) == 20, "a refused question is not repeated"
+        # A resumed run reads the same, and asks nothing again.
+        again = Judge(client, AnswerCache(tmp_path / "a.sqlite")).grade(MANY)
+        assert again.values.tolist() == found.values.tolist() and again.refused == 2 and len(server.seen) == 20
+
+
+@pytest.mark.parametrize(("refused", "rows"), [(('"q3"', '"q8"', '"q9"'), 20), (('"q0"',), 1), (('"q0"', '"q1"'), 9)])
+def test_a_judge_that_refuses_more_than_a_few_answers_stops_the_run(
+    tmp_path: Path, refused: tuple[str, ...], rows: int
+) -> None:
+    with chat_server(refusing(*refused)) as server, Client(Endpoint(server.url, "m")) as client:
+        judge = Judge(client, AnswerCache(tmp_path / "a.sqlite"))
+        said = rf"refused to grade {len(refused)} of {rows} answers?, first that of dev:\d: .*content filter"
+        with pytest.raises(EndpointError, match=said) as caught:
+            judge.grade(MANY[:rows])
+        assert caught.value.is_refusal
 
 
 @given(st.text(max_size=60))

@@ -194,6 +194,19 @@ def test_a_row_that_a_filter_refuses_does_not_end_a_run(tmp_path: Path, keeps_on
         assert again.score(PROMPT, rows, LABELS).unmatched == 1 and len(server.seen) == asked
 
 
+def test_a_refused_trial_question_leaves_the_first_request_format_for_the_next_one() -> None:
+    def filtering(handler: Handler) -> None:
+        asked = handler.request_body["messages"][-1]["content"]
+        send(*((400, b"content filter") if "bad" in asked else (200, completion("fruit"))))(handler)
+
+    with chat_server(filtering) as server:
+        found = model(server.url)
+        with pytest.raises(EndpointError, match="content filter"):
+            found.settle(PROMPT, row("a bad one"), LABELS)
+        assert found.way == RequestFormat()
+        assert found.settle(PROMPT, row("a good one"), LABELS) == RequestFormat(tells_probabilities=False)
+
+
 def test_what_is_paid_in_vain_is_bounded() -> None:
     with chat_server(send(200, b"{}")) as server:
         with pytest.raises(EndpointError, match="has an unexpected format"):

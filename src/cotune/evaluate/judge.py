@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from cotune.endpoint import AnswerCache, Client, EndpointError, Prices, Reply, Usage
 from cotune.endpoint.chat import CHAT
+from cotune.endpoint.refusals import too_many_refused
 from cotune.endpoint.request_format import RequestFormat, Said, find_way, read_said
+from cotune.errors import counted
 from cotune.evaluate.stats.intervals import mean_interval
 from cotune.files import content_hash
 from cotune.model.base import Progress
@@ -60,14 +62,18 @@ class Grades:
     """Grades of some answers.
 
     Attributes:
-        values: ``[rows]`` grades from 0 to 1.
+        values: ``[rows]`` grades from 0 to 1; a missing grade is the mean of the others, which leaves their mean unchanged.
+        missing: ``[rows]`` whether the judge refused to grade the answer.
         rows: number of answers that were not graded before.
+        refused: number of these whose grade is missing.
         tokens: tokens of their questions and replies, including failed ones.
         dollars: their cost; 0 without prices.
     """
 
     values: Floats
+    missing: NDArray[np.bool_]
     rows: int
+    refused: int
     tokens: int
     dollars: float
 
@@ -77,6 +83,8 @@ class Judge:
 
     If a reply has no grade, the question is repeated twice with a temperature, since the same request would get the same reply.
     An answer without a grade is a failed measurement: it stops the run and never counts as 0. Grades received so far are kept.
+    If the server refuses a question for its content, as a filter does, the grade is missing; only for a small part of a
+    request's questions.
 
     Args:
         client: sends the requests.
@@ -133,16 +141,19 @@ class Judge:
             progress: called with the tokens of each reply.
 
         Raises:
-            EndpointError: a question got no reply, or a reply has no grade; the message names the row.
+            EndpointError: a question got no reply, or a reply has no grade, or too many questions were refused; the message
+                names the row.
         """
         messages = [one.messages(self.rubric) for one in asked]
         keys = [self._key(self.way, message) for message in messages]
         graded = {key: kept for key in dict.fromkeys(keys) if (kept := self.answers.get(key)) is not None}
         missing = {key: place for place, key in enumerate(keys) if key not in graded}
         spent: dict[str, Usage] = {}
+        refusals: dict[str, EndpointError] = {}
         for number in range(_TRIES):
-            missing = {key: place for key, place in missing.items() if key not in graded}
-            self._ask({key: messages[place] for key, place in missing.items()}, number > 0, graded, spent, progress)
+            missing = {key: place for key, place in missing.items() if key not in graded and key not in refusals}
+            self._ask({key: messages[place] for key, place in missing.items()}, number > 0, graded, spent, refusals, progress)
+        self._without_grades(graded, refusals, keys, asked)
         for key, place in missing.items():
             if key not in graded:
                 which = asked[place].row or f"row {place + 1}"
@@ -154,7 +165,29 @@ class Judge:
         self._used.update(keys)
         usage = sum((Usage(**graded[key]["usage"]) for key in new), Usage())
         values = np.array([graded[key]["grade"] for key in keys], dtype=np.float64)
-        return Grades(values, len(new), usage.total, self.prices.cost(usage) if self.prices else 0.0)
+        lost = np.isnan(values)
+        values[lost] = values[~lost].mean() if lost.any() else 0.0
+        cost = self.prices.cost(usage) if self.prices else 0.0
+        return Grades(values, lost, len(new), sum(graded[key]["grade"] is None for key in new), usage.total, cost)
+
+    def _without_grades(
+        self, graded: dict[str, Any], refusals: Mapping[str, EndpointError], keys: Sequence[str], asked: Sequence[Asked]
+    ) -> None:
+        """Keep refusals as missing grades, so that a resumed run reads the same.
+
+        Raises:
+            EndpointError: there are too many, or no answer has a grade.
+        """
+        places = {key: place for place, key in reversed(list(enumerate(keys)))}
+        lost = [key for key in places if key in refusals or (key in graded and graded[key]["grade"] is None)]
+        if lost and (too_many_refused(len(lost), len(places)) or len(lost) == len(places)):
+            place, first = places[lost[0]], refusals.get(lost[0])
+            which = asked[place].row or f"row {place + 1}"
+            what = f"the judge {self.client.endpoint.model} refused to grade {len(lost)} of {counted(len(places), 'answer')}"
+            why = f": {first}" if first else ""
+            raise EndpointError(f"{what}, first that of {which}{why}", status=first.status if first else None)
+        for key in refusals:
+            graded[key] = self._keep(key, None, Usage())
 
     def _ask(
         self,
@@ -162,9 +195,10 @@ class Judge:
         drawn: bool,
         graded: dict[str, Any],
         spent: dict[str, Usage],
+        refusals: dict[str, EndpointError],
         progress: Progress | None,
     ) -> None:
-        """Try each question once; adds results to ``graded`` and costs to ``spent``."""
+        """Try each question once; adds results to ``graded``, costs to ``spent``, and refusals to ``refusals``."""
         keys, turn = list(missing), threading.Lock()
 
         def received(number: int, reply: Reply[Any]) -> None:
@@ -179,6 +213,9 @@ class Judge:
             if progress:
                 progress(0)
 
+        def refused(number: int, error: EndpointError) -> None:
+            refusals[keys[number]] = error
+
         def checked(body: Any) -> Any:
             read_said(body, ())
             return body
@@ -187,9 +224,9 @@ class Judge:
             bodies = [self.way.body(self.client.endpoint.model, messages) for messages in missing.values()]
             if drawn and self.way.greedy:
                 bodies = [{**body, "temperature": _TEMPERATURE} for body in bodies]
-            self.client.post_all(CHAT, bodies, checked, patience=self.patience, received=received)
+            self.client.post_all(CHAT, bodies, checked, patience=self.patience, received=received, refused=refused)
 
-    def _keep(self, key: str, grade: float, usage: Usage) -> dict[str, Any]:
+    def _keep(self, key: str, grade: float | None, usage: Usage) -> dict[str, Any]:
         kept = {"grade": grade, "usage": asdict(usage)}
         self.answers.put(key, kept)
         return kept

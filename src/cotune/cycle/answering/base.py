@@ -37,7 +37,7 @@ class Reply:
         dollars: cost, including a judge's grades; None if no endpoint was asked.
         unmatched: number of an endpoint's answers that name no label, or are not values of the task's output.
         written: number of ``tokens`` that were written one by one.
-        judged: a judge's ``rows``, ``tokens`` and ``dollars``; empty without a judge.
+        judged: a judge's ``rows``, rows ``refused``, ``tokens`` and ``dollars``; empty without a judge.
     """
 
     given: ModelOutputs

@@ -15,6 +15,7 @@ from cotune.cycle.endpoints import ANSWERS, prices_of
 from cotune.cycle.journal import Journal
 from cotune.cycle.kept import reading_steps
 from cotune.endpoint import AnswerCache, Client, Endpoint
+from cotune.endpoint.refusals import first_answered
 from cotune.endpoint.request_format import RequestFormat
 from cotune.errors import InputError, counted
 from cotune.evaluate.judge import Asked, Judge, agreement
@@ -114,14 +115,14 @@ def open_judge(
     if not task.measure.graded:
         return None, {}
     judge = resources.enter_context(closing(_judge(config, out)))
-    row = task.train[0]
 
     def effect() -> dict[str, Any]:
-        judge.settle(Asked(row.fields, row.output, row.output))
+        first, _ = first_answered(judge.settle, (Asked(row.fields, row.output, row.output) for row in task.train))
         # The grade of the answer that the judge was tried with is paid for here.
-        tried = judge.grade([Asked(row.fields, row.output, row.output)])
+        tried = judge.grade([first])
         found = judge.grade(by_hand.asked)
-        compared = agreement(found.values.tolist(), by_hand.grades, seed=config.seed).as_dict() if by_hand.asked else None
+        both = [(mine, hand) for mine, hand, lost in zip(found.values, by_hand.grades, found.missing, strict=True) if not lost]
+        compared = agreement([float(a) for a, _ in both], [b for _, b in both], seed=config.seed).as_dict() if both else None
         return {
             "model": config.judge.model,
             "rubric": judge.rubric,
@@ -129,6 +130,7 @@ def open_judge(
             "agreement": compared,
             "sentence": sentence(str(config.judge.model), compared),
             "rows": tried.rows + found.rows,
+            "refused": tried.refused + found.refused,
             "tokens": tried.tokens + found.tokens,
             "dollars": round(tried.dollars + found.dollars, 9),
         }
@@ -166,7 +168,7 @@ def graded(judge: Judge | None, reply: Reply, rows: Sequence[Example], progress:
         reply,
         given=given.with_grades(found.values),
         dollars=round((reply.dollars or 0.0) + found.dollars, 9),
-        judged={"rows": found.rows, "tokens": found.tokens, "dollars": round(found.dollars, 9)},
+        judged={"rows": found.rows, "refused": found.refused, "tokens": found.tokens, "dollars": round(found.dollars, 9)},
     )
 
 

@@ -19,6 +19,7 @@ from cotune.cycle.kept import reading_steps, recorded
 from cotune.cycle.permissions import Permissions
 from cotune.embed import Embedder, EndpointEmbedder, Neighbours
 from cotune.endpoint import AnswerCache, Client, Endpoint
+from cotune.endpoint.refusals import first_answered, refusal_ignored
 from cotune.endpoint.request_format import FORMS, RequestFormat
 from cotune.errors import InputError
 from cotune.model.base import Progress
@@ -26,6 +27,7 @@ from cotune.model.remote.model import RemoteModel
 from cotune.model.structured.limits import json_schema
 from cotune.prompt.bank import bare_prompt
 from cotune.prompt.prompt import Prompt
+from cotune.task.example import Example
 from cotune.task.task import Task
 
 if TYPE_CHECKING:
@@ -76,7 +78,8 @@ def open_remote(
     Args:
         config: names the model.
         task: the task; its first train row is the trial question, so that the answer is useful. If an earlier try of the run
-            has kept it, the bare prompt on dev rows, which races in any case, tells the speed.
+            has kept it, or the server refuses it for its content, the bare prompt is tried on dev rows, since it races in any
+            case.
         seed: prompt for the trial question.
         out: folder of the run, where answers are kept.
         journal: journal of the run.
@@ -97,13 +100,20 @@ def open_remote(
     answers = model.answers
     assert answers is not None
 
+    def settle(question: tuple[Prompt, Example]) -> tuple[RequestFormat, float]:
+        prompt, row = question
+        started = time.monotonic()
+        return model.settle(prompt, row.fields, task.labels), time.monotonic() - started
+
     def effect() -> dict[str, Any]:
-        for prompt, row in (seed, task.train[0]), *((bare_prompt(task), row) for row in task.dev):
-            started, known = time.monotonic(), len(answers)
-            way = model.settle(prompt, row.fields, task.labels)
-            seconds = time.monotonic() - started
+        known = len(answers)
+        questions = iter([(seed, task.train[0]), *((bare_prompt(task), row) for row in task.dev)])
+        (prompt, row), (way, seconds) = first_answered(settle, questions)
+        for question in questions:
             if len(answers) > known:
                 break
+            with refusal_ignored():
+                (prompt, row), (way, seconds) = question, settle(question)
         rate = model.row_tokens(prompt, [row.fields], task.labels) / max(seconds, 0.01)
         return {"device": "endpoint", "way": way.to_json(), "tokens_per_s": round(rate, 1), "seconds": round(seconds, 3)}
 

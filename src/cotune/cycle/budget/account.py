@@ -16,7 +16,7 @@ class Account:
         truncated: maximum, over requests, of the number of rows whose text was shortened.
         unmatched: maximum, over requests, of the number of rows whose answer named no label.
         dollars: cost of the answers of all endpoints.
-        judged: rows, tokens and dollars of the judge.
+        judged: rows of the judge, rows that it refused, tokens and dollars.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class Account:
         self.truncated = 0
         self.unmatched = 0
         self.dollars = 0.0
-        self.judged: dict[str, float] = {"rows": 0, "tokens": 0, "dollars": 0.0}
+        self.judged: dict[str, float] = {"rows": 0, "refused": 0, "tokens": 0, "dollars": 0.0}
 
     @property
     def tokens(self) -> int:

@@ -17,6 +17,7 @@ from cotune.cycle.journal import Journal
 from cotune.cycle.teaching.answers import agreement_of, answer_of
 from cotune.cycle.teaching.asking import WHY_STOPPED, Asked, affordable, ask, bounds_of, open_teacher
 from cotune.endpoint import Usage
+from cotune.endpoint.refusals import first_answered
 from cotune.errors import counted
 from cotune.model.structured.limits import json_schema
 from cotune.model.structured.writable import Writable
@@ -100,7 +101,7 @@ def teach(
             shown = sample[: max(1, int(min(room / 3, len(sample))))]
             asked = Asked((), Usage(), "money")
             if room >= 1:
-                teacher.settle(prompt, shown[0].fields, task.labels)
+                first_answered(lambda row: teacher.settle(prompt, row.fields, task.labels), (*shown, *order))
                 asked = ask(teacher, questions([*shown, *order]), bounds)
         answers = [answer_of(answer, prompt, task) for answer in asked.said]
         # The model must not learn from answers that it could never write.

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cotune.endpoint import AnswerCache, Endpoint, EndpointError, Prices, Reply, Usage, estimate_tokens
 from cotune.endpoint.chat import CHAT
 from cotune.endpoint.client import Client
+from cotune.endpoint.refusals import too_many_refused
 from cotune.endpoint.request_format import RequestFormat, Said, find_way, read_said
 from cotune.endpoint.server import REMOTE
 from cotune.errors import InputError
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 
 LONGEST = 10_000_000
 """Placeholder in a manifest for the longest prompt, which only the server knows."""
-_MOST_REFUSED = 0.1
-"""Largest share of the questions of a request that count as refused for what is in their rows: a guess."""
 
 
 class RemoteModel:
@@ -134,7 +133,7 @@ class RemoteModel:
         Raises:
             EndpointError: the server understands none, or cannot be asked.
         """
-        messages = self.messages(prompt, [row], labels)[0]
+        messages, before = self.messages(prompt, [row], labels)[0], self.way
 
         def ask(way: RequestFormat) -> Said:
             self.way = way
@@ -146,7 +145,12 @@ class RemoteModel:
             self._keep(key, said)
             return said
 
-        self.way = find_way(ask, self.way, self.endpoint.model)
+        try:
+            self.way = find_way(ask, before, self.endpoint.model)
+        except EndpointError:
+            # The question may be refused for its content; the next one begins with the same format again.
+            self.way = before
+            raise
         return self.way
 
     def score(
@@ -273,7 +277,7 @@ class RemoteModel:
         refused: dict[str, EndpointError] = {}
         self._ask(missing, found, progress, refused if self.keeps_on else None)
         asked = len(set(keys))
-        if len(refused) > max(1, _MOST_REFUSED * asked) or (len(refused) == asked > 0 and not self._used):
+        if too_many_refused(len(refused), asked) or (len(refused) == asked > 0 and not self._used):
             # Then it is not about rows.
             raise next(iter(refused.values()))
         for key in refused:

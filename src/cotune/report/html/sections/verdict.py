@@ -264,6 +264,8 @@ def _judge(record: RunRecord) -> str:
         return ""
     agreement = fields(judge.get("agreement"))
     rows = [("model", data_text(judge.get("model"))), ("answers graded", amount(judge.get("rows")))]
+    refused = number(judge.get("refused")) or 0
+    rows += [("of these without a grade, since its endpoint refused them", amount(refused))] if refused else []
     rows += [("answers graded by hand", esc(agreement.get("n")))] if agreement else []
     for key, name in (("difference", "mean difference from people"), ("correlation", "correlation with people")):
         ends = items(agreement.get(f"{key}_ci"))
