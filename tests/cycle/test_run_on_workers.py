@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +32,11 @@ from cotune.cycle.workers.exchange import run_storage
 from cotune.cycle.workers.fits import fit_probe
 from cotune.cycle.workers.opening import check_engine
 from cotune.cycle.workers.states import embed_pass
-from cotune.cycle.workers.tuning import PendingTuning, tune_job
+from cotune.cycle.workers.tuning import Deadline, PendingTuning, since_making, tune_job
 from cotune.cycle.workers.worker import RUN_ENGINE, WorkerMemoryError, load_worker, with_less_memory
 from cotune.errors import InputError
 from cotune.executor import Choice, Job, LostError
-from cotune.executor.job import SMALLER
+from cotune.executor.job import SMALLER, WAITED
 from cotune.executor.slots import SlotExecutor
 from cotune.executor.tensors import unpacked
 from cotune.files import canonical_json
@@ -257,6 +259,25 @@ def test_a_tuning_without_memory_is_a_failed_trial_and_one_without_workers_ends_
     short.error = LostError("no worker is left")
     with pytest.raises(LostError, match="no worker"):
         PendingTuning(short, task, None).result()
+
+
+def test_a_deadline_counts_the_wait_and_does_not_move_with_the_wall_clock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    # Of 60 seconds 20 were spent when the job was made; it waited 5, and what follows needs 10.
+    deadline = Deadline(keep=10.0, amount=60.0, train_rate=1.0, clock=20.0, guess=1.0)
+    spent = deadline.spent(1000.0, since_making({WAITED: 5.0}))
+    assert spent is not None and not spent()
+    for day in (-86_400, 86_400):
+        monkeypatch.setattr(time, "time", lambda day=day: 1e9 + day)
+        assert not spent()
+    now[0] += 20.0
+    assert not spent()
+    now[0] += 6.0
+    assert spent()
+    assert all(isinstance(value, float) for value in json.loads(json.dumps(asdict(deadline))).values())
 
 
 def test_a_run_that_is_resumed_alone_plans_with_the_workers_of_its_first_session(bench: Bench, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from cotune.errors import InputError
 from cotune.executor import Job
+from cotune.executor.job import WAITED
 from cotune.executor.on_ray import Slot
 
 kept: list[Any] = []
@@ -30,6 +31,12 @@ def double(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
 def slow_double(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
     time.sleep(0.2)
     return double(given, places)
+
+
+def waited(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
+    """The seconds that the job waited for its worker; it takes a fifth of a second itself."""
+    time.sleep(0.2)
+    return json.dumps(places.get(WAITED, 0.0)).encode()
 
 
 def killed_once(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:

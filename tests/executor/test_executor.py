@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jobs import broken, double, killed_always, killed_once, numbers, refused, slow_double
+from jobs import broken, double, killed_always, killed_once, numbers, refused, slow_double, waited
 
 from cotune.errors import BusyError, InputError
 from cotune.executor import Choice, Done, Executor, Job, LostError, Storage, open_executor, part_folder, run_all
@@ -161,6 +161,15 @@ def test_what_nobody_has_begun_is_taken_back(tmp_path: Path) -> None:
         assert executor.submit(third) is not futures[2]
         assert json.loads(executor.submit(third).result(timeout=30).read()) == 4
     assert len((tmp_path / "log").read_text().splitlines()) == 3
+
+
+def test_a_job_knows_how_long_it_has_waited_for_its_worker(tmp_path: Path) -> None:
+    executor = SlotExecutor([FakeWorker(9)], tmp_path, 1)
+    seen = [json.loads(one.read()) for one in run_all(executor, [Job(waited, {"number": number}) for number in range(2)])]
+    executor.close()
+    assert 0 <= seen[0] < 0.2 <= seen[1] < 30
+    with open_executor(Choice("local"), tmp_path) as local:
+        assert results(run_all(local, [Job(waited, {"number": 2})])) == [0.0]
 
 
 class ShortOfMemory(FakeWorker):

@@ -18,6 +18,8 @@ from cotune.version import __version__
 
 SMALLER = "smaller"
 """Key in a job's ``places``: true if the job must run in smaller parts."""
+WAITED = "waited_s"
+"""Key in a job's ``places``: seconds between the making of the job and its handover to the worker, whose clock may differ."""
 
 Work = Callable[[Mapping[str, Any], Mapping[str, Any]], bytes]
 """A module-level function from a job's ``given`` and ``places`` to its result as bytes (JSON or safetensors)."""
@@ -31,14 +33,17 @@ class Job:
         work: a module-level function, which other processes find by its name.
         given: everything that the result depends on, as a JSON object.
         places: arguments that must not change the result, such as paths and the number of threads, as a JSON object. After
-            workers ran out of memory in the job, or probably did, it contains :data:`SMALLER`.
+            workers ran out of memory in the job, or probably did, it contains :data:`SMALLER`; when a worker gets it,
+            :data:`WAITED`.
         rows: number of rows, for progress.
+        made: ``time.monotonic()`` of this process when the job was made.
     """
 
     work: Work
     given: Mapping[str, Any]
     places: Mapping[str, Any] = field(default_factory=dict)
     rows: int = 1
+    made: float = field(default_factory=time.monotonic, compare=False)
 
     def __post_init__(self) -> None:
         if "<" in self.work.__qualname__:
@@ -52,6 +57,10 @@ class Job:
     def smaller(self) -> Job:
         """The same job, to be run in smaller parts."""
         return replace(self, places={**self.places, SMALLER: True})
+
+    def handed_over(self) -> Job:
+        """The same job, with the time that it has waited."""
+        return replace(self, places={**self.places, WAITED: time.monotonic() - self.made})
 
 
 @dataclass(frozen=True)

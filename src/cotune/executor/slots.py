@@ -112,7 +112,7 @@ class SlotExecutor:
                 self._retire(error)
                 return
             try:
-                performed = worker.perform(waiting.job, self.storage)
+                performed = worker.perform(waiting.job.handed_over(), self.storage)
                 # A worker may have stored the result and been lost before it could say so: this command did the job.
                 done: Done | Exception = replace(performed, earlier=False) if waiting.losses else performed
             except WorkerLost as lost:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -272,12 +271,13 @@ class Trials:
 
     def _job(self, request: TuningRequest, states: NDArray[np.float16], workers: WorkerPool) -> PendingTuning:
         """A tuning as a job for a worker."""
-        context, costs = self.context, self.context.spending.costs
-        deadline = None
-        if request.keep > 0 and costs.budget.kind == "time":
-            clock = context.journal.clock()
-            deadline = Deadline(request.keep, costs.budget.amount, costs.train_rate, clock, time.time(), HEURISTICS.guess)
-        return PendingTuning(workers, self._task(request, states), deadline)
+        costs, clock = self.context.spending.costs, self.context.journal.clock
+
+        def deadline() -> Deadline:
+            return Deadline(request.keep, costs.budget.amount, costs.train_rate, clock(), HEURISTICS.guess)
+
+        limited = request.keep > 0 and costs.budget.kind == "time"
+        return PendingTuning(workers, self._task(request, states), deadline if limited else None)
 
     def _tuned(self, request: TuningRequest, states: NDArray[np.float16]) -> dict[str, Any]:
         """Tune in this process."""

@@ -16,6 +16,7 @@ from cotune.cycle.workers.pending import PendingJobs
 from cotune.cycle.workers.pool import WorkerPool
 from cotune.cycle.workers.worker import ENGINE, WorkerMemoryError, with_less_memory, worker_model
 from cotune.executor import LostError
+from cotune.executor.job import WAITED
 from cotune.files import canonical_json
 from cotune.model.engine.facts import engine_facts
 from cotune.tune.window_task import WindowTask, tune_window
@@ -25,12 +26,13 @@ from cotune.tune.window_task import WindowTask, tune_window
 class Deadline:
     """The time at which tuning must end so that later steps fit the budget, see :func:`cotune.cycle.budget.reserve.spent_to`.
 
+    It holds no time of day: clocks of machines differ, and that of a single one may be set.
+
     Attributes:
         keep: cost of the later steps.
         amount: the time budget in seconds.
         train_rate: training tokens per second.
-        clock: seconds of the budget that were spent at the time ``at``.
-        at: a time in seconds since 1970.
+        clock: seconds of the budget that are spent now.
         guess: as for ``spent_to``.
     """
 
@@ -38,13 +40,17 @@ class Deadline:
     amount: float
     train_rate: float
     clock: float
-    at: float
     guess: float
 
-    def spent(self, step_tokens: float) -> Callable[[], bool] | None:
-        """A function that tells after each step whether to stop, by this machine's clock; None without a limit."""
+    def spent(self, step_tokens: float, elapsed: Callable[[], float]) -> Callable[[], bool] | None:
+        """A function that tells after each step whether to stop; None without a limit.
+
+        Args:
+            step_tokens: tokens of a step.
+            elapsed: returns the seconds since the deadline was made.
+        """
         costs = CostModel(Budget("time", self.amount), self.train_rate, self.train_rate)
-        return spent_to(self.keep, costs, step_tokens, lambda: self.clock + time.time() - self.at, guess=self.guess)
+        return spent_to(self.keep, costs, step_tokens, lambda: self.clock + elapsed(), guess=self.guess)
 
 
 class PendingTuning(PendingJobs):
@@ -53,13 +59,13 @@ class PendingTuning(PendingJobs):
     Args:
         workers: the workers.
         task: what to tune.
-        deadline: the time at which it must end; None without a time budget.
+        deadline: makes the deadline when the job is made; None without a time budget.
     """
 
-    def __init__(self, workers: WorkerPool, task: WindowTask, deadline: Deadline | None) -> None:
+    def __init__(self, workers: WorkerPool, task: WindowTask, deadline: Callable[[], Deadline] | None) -> None:
         self._task = task
         given = {"task": workers.keep(task.to_bytes())}
-        places = {} if deadline is None else {"deadline": asdict(deadline)}
+        places = {} if deadline is None else {"deadline": asdict(deadline())}
         super().__init__(workers, [workers.job(tune_job, given, adapter=task.start, rows=len(task.sequences), **places)])
 
     def result(self) -> dict[str, Any]:
@@ -88,6 +94,7 @@ def _adapters(found: Mapping[str, Any]) -> list[str]:
 
 def tune_job(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
     """Job that tunes a window and saves the weights as adapters of the run."""
+    elapsed = since_making(places)
     model, exchange = worker_model(given, places), exchange_of(places)
     task = WindowTask.from_bytes(exchange.storage.read_late(given["task"]))
     deadline = Deadline(**places["deadline"]) if "deadline" in places else None
@@ -96,9 +103,18 @@ def tune_job(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
         settings = task.settings
         if smaller:
             settings = replace(settings, micro_tokens=settings.micro_tokens // 2)
-        until = (lambda tokens: None) if deadline is None else deadline.spent
+
+        def until(step_tokens: float) -> Callable[[], bool] | None:
+            return None if deadline is None else deadline.spent(step_tokens, elapsed)
+
         return tune_window(model, replace(task, settings=settings), exchange.tuning_folder, until=until)
 
     found = with_less_memory(model, places, tune)
     exchange.publish(_adapters(found))
     return canonical_json({**found, ENGINE: engine_facts(model)}).encode()
+
+
+def since_making(places: Mapping[str, Any]) -> Callable[[], float]:
+    """A function that returns the seconds since the job was made, by the monotonic clock of this machine."""
+    start = time.monotonic() - float(places.get(WAITED, 0.0))
+    return lambda: time.monotonic() - start
