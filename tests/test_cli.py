@@ -239,6 +239,9 @@ BAD = {
     ),
     "a rank of zero": Bad(("tune.rank", "at least 1"), more=("tune.rank=0",)),
     "a negative learning rate": Bad(("tune.learning_rate", "more than 0"), more=("tune.learning_rate=-1",)),
+    "a number type that cannot be tuned in": Bad(
+        ("engine.dtype: float16 is too narrow for tuning", "Use bfloat16, float32 or auto"), more=("engine.dtype=float16",)
+    ),
     "a LoRA target that is not there": Bad(("tune.target", "'nowhere'", "q_proj"), more=("tune.target=q_proj,nowhere",)),
     "budget nonsense": Bad(("budget", "'soon'", "10m"), more=("--budget", "soon")),
     "budget nothing": Bad(("budget", "'0m'"), more=("--budget", "0m")),

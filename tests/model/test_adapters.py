@@ -17,6 +17,7 @@ from cotune.errors import CotuneError, InputError
 from cotune.files import write_json
 from cotune.model.adapters.files import CONFIG, WEIGHTS, LoraSettings, adapter_content_id, read_settings
 from cotune.model.adapters.slots import BASE
+from cotune.model.engine.settings import EngineSettings
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
 from cotune.tune.settings import TuneSettings
@@ -97,6 +98,23 @@ def test_a_model_without_layers_to_tune_is_refused_before_anything_runs() -> Non
         layer.self_attn = layer.mlp = torch.nn.Identity()
     with pytest.raises(InputError, match="LlamaForCausalLM has no linear layers that can be tuned"):
         LoraTuner().check(local, TuneSettings())
+
+
+def test_small_gradients_vanish_in_float16_so_that_it_is_refused() -> None:
+    def gradient(dtype: torch.dtype) -> torch.Tensor:
+        layer = torch.nn.Linear(4, 4, dtype=dtype)
+        states = torch.ones(1, 4, dtype=dtype, requires_grad=True)
+        # As of a mean over a few thousand tokens.
+        (layer(states).float().sum() * 1e-8).backward()
+        assert states.grad is not None
+        return states.grad
+
+    assert not gradient(torch.float16).any() and gradient(torch.bfloat16).any()
+    for dtype in ("float32", "bfloat16"):
+        LoraTuner().check(tiny_local("llama", settings=EngineSettings(dtype=dtype)), TuneSettings())
+    with pytest.raises(InputError, match="float16 is too narrow for tuning") as caught:
+        LoraTuner().check(tiny_local("llama", settings=EngineSettings(dtype="float16")), TuneSettings())
+    assert caught.value.where == "engine.dtype" and "bfloat16" in caught.value.hint
 
 
 def local_plan(ids: tuple[int, ...]) -> Any:

@@ -12,6 +12,23 @@ from cotune.tune.settings import Method, TuneSettings
 from cotune.tune.trainable import LoraWeights, Trainable
 
 
+def check_dtype(dtype: str) -> None:
+    """Check that a model in a number type can be tuned.
+
+    Args:
+        dtype: number type of the base weights, such as ``bfloat16``.
+
+    Raises:
+        InputError: the type is float16. Gradients below 6e-8 become 0 in it, and the loss is not scaled.
+    """
+    if dtype == "float16":
+        raise InputError(
+            "float16 is too narrow for tuning: small gradients become 0",
+            where="engine.dtype",
+            hint="Use bfloat16, float32 or auto. Finished bundles can be read in float16.",
+        )
+
+
 class Tuner(ABC):
     """A tuning method. Add new ones to :data:`TUNERS`."""
 
@@ -43,6 +60,7 @@ class LoraTuner(Tuner):
     """LoRA weights in linear layers (arXiv 2106.09685)."""
 
     def check(self, model: LocalModel, settings: TuneSettings) -> None:
+        check_dtype(model.settings.dtype)
         target, layers = settings.lora.target, linear_names(model.model)
         if target == "all-linear":
             if len(layers) < 2:

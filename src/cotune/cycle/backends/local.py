@@ -23,7 +23,7 @@ from cotune.errors import InputError
 from cotune.model.engine.settings import EngineSettings, batch_tokens, weight_bytes
 from cotune.model.local import LocalModel
 from cotune.task.task import Task
-from cotune.tune.tuners import TUNERS
+from cotune.tune.tuners import TUNERS, check_dtype
 
 if TYPE_CHECKING:
     from cotune.cycle.context import RunContext
@@ -45,6 +45,8 @@ class LocalBackend(Backend):
 
         config, task, journal, out = opening.config, opening.task, opening.journal, opening.out
         executor = opening.executor
+        # The tuner checks it too, but only after the model is loaded.
+        check_dtype(config.engine.dtype)
         stopwatch = Stopwatch()
         with stopwatch:
             model, probed = load_model(config, out, journal, None if executor is None else executor.threads)

@@ -19,7 +19,7 @@ class EngineSettings:
 
     Attributes:
         device: torch device.
-        dtype: ``float32`` or ``bfloat16``.
+        dtype: one of :data:`DTYPES`; in ``float16`` a model answers, but cannot be tuned.
         threads: number of CPU threads; None for torch's default.
         batch_tokens: most own tokens in a scoring pass.
         max_tokens: most tokens of a prompt.
