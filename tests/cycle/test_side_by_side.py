@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
 
 from cotune.cycle.runs.listing import is_locked, list_runs, read_finished
 from cotune.cycle.runs.side_by_side import compare_runs, joined
+from cotune.errors import InputError
 from cotune.run_files import LOCK, SUMMARY, TEST_ROWS
 from finished_runs import finished
 
@@ -90,3 +92,62 @@ def test_answers_that_miss_the_schema_are_wrong_in_a_comparison_too(tmp_path: Pa
     found = compare_runs(folder, folder)
     # As in the run: two right values of eight, and each answer that does not fit is one wrong value.
     assert found.scores == pytest.approx((4 / 13, 4 / 13))
+
+
+def changed(folder: Path, *, written: bool, **summary: Any) -> Path:
+    """A finished run with other entries in its summary, whose answers are labels or written texts."""
+    finished(folder, [True] * 6)
+    if written:
+        rows = [
+            {"input": {"text": str(i)}, "gold": "yes", "answers": {"best_tuned": "yes"}, "values": {"best_tuned": i % 2}}
+            for i in range(6)
+        ]
+        (folder / TEST_ROWS).write_text(json.dumps({"labels": [], "rows": rows}), encoding="utf-8")
+        summary["output"] = {"type": "text"}
+    found = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    (folder / SUMMARY).write_text(json.dumps({**found, **summary}), encoding="utf-8")
+    return folder
+
+
+def judge(model: str, rubric: str = "Be fair.") -> dict[str, Any]:
+    return {"metric": "judge", "judge": {"model": model, "rubric": rubric}}
+
+
+def function(definition: str | None, name: str = "m.py:score") -> dict[str, Any]:
+    return {"metric": name, "metric_definition": definition}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        (function("a"), function("a"), ""),
+        (function("a"), function("a", "copy.py:score"), ""),
+        (
+            function("a"),
+            function("b"),
+            "both runs measured m.py:score, but by different definitions: the content of",
+        ),
+        (function(None), function("b"), "do not say whether m.py:score was the same function"),
+        (function("a"), function("b", "n.py:score"), "one run measured m.py:score and the other n.py:score"),
+        (judge("x"), judge("x"), ""),
+        (judge("x"), judge("y"), "different definitions: the judges x and y"),
+        (judge("x"), judge("x", "Be strict."), "different definitions: the rubrics of the judge"),
+        ({"metric": "token_f1"}, {"metric": "token_f1", "metric_definition": None}, ""),
+    ],
+)
+def test_metrics_of_one_name_are_told_apart_by_their_definitions(
+    tmp_path: Path, first: dict[str, Any], second: dict[str, Any], said: str
+) -> None:
+    folders = [changed(tmp_path / str(i), written=True, **summary) for i, summary in enumerate((first, second))]
+    if "run measured" in said or "definitions" in said:
+        with pytest.raises(InputError, match=said):
+            compare_runs(*folders)
+    else:
+        found = compare_runs(*folders)
+        assert found.metric == first["metric"] and said in found.remark and bool(said) == bool(found.remark)
+
+
+def test_labels_of_two_functions_of_one_name_are_compared_by_accuracy(tmp_path: Path) -> None:
+    folders = [changed(tmp_path / name, written=False, **function(name)) for name in ("a", "b")]
+    found = compare_runs(*folders)
+    assert found.metric == "accuracy" and found.remark.endswith("the runs were chosen by two definitions of m.py:score.")

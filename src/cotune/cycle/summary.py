@@ -117,6 +117,7 @@ def build_summary(
         "model": model_name,
         "budget": budget,
         "metric": task.metric,
+        "metric_definition": task.measure.fingerprint or None,
         "input": list(task.input_fields),
         "labels": list(task.labels),
         "output": task.output.to_json(),

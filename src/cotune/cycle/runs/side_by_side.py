@@ -17,6 +17,8 @@ from cotune.evaluate.score_interval import score_interval
 from cotune.evaluate.scoring import Evaluation, judged
 from cotune.evaluate.side_by_side import flips, gain_over, same_order
 from cotune.evaluate.stats.intervals import Interval
+from cotune.files import canonical_json
+from cotune.report.terminal.plain import fields
 from cotune.run_files import CONFIG
 from cotune.task.answered import Answered
 from cotune.task.metrics.metric import METRICS, Metric, metric_named
@@ -87,7 +89,8 @@ def compare_runs(first: Path, second: Path) -> RunComparison:
     """Compare the bundles of two runs on the same test rows.
 
     Raises:
-        InputError: one is not a finished run, their test rows differ, or their answers cannot be compared.
+        InputError: one is not a finished run, their test rows differ, or their answers cannot be compared, since the types of
+            output or the metrics differ.
     """
     one, two = read_finished(first), read_finished(second)
     rows = [list(zip(run.inputs, run.references, strict=True)) for run in (one, two)]
@@ -174,16 +177,47 @@ def _metric(one: FinishedRun, two: FinishedRun) -> tuple[Metric, str]:
             hint="Compare runs of one type of output.",
         )
     own = [name for name in names if names_user_metric(name)]
-    if names[0] == names[1] and not (own and one.values is None):
-        known = replace(METRICS["accuracy"], name=names[0], right_from=0.5) if own else metric_named(names[0])
-        return known, ""
+    first, second = (_definition(run.summary) for run in (one, two))
+    known = first is not None and second is not None
+    same = first == second if known else names[0] == names[1]
+    where = f"{one.folder}, {two.folder}"
+    if same and not (own and one.values is None):
+        metric = replace(METRICS["accuracy"], name=names[0], right_from=0.5) if own else metric_named(names[0])
+        doubt = "" if known or not own else f"The folders do not say whether {names[0]} was the same function in both runs."
+        return metric, doubt
+    unlike = names[0] == names[1] and not same
     if one.values is None:
-        return METRICS["accuracy"], f"Compared by accuracy; the runs were chosen by {' and '.join(dict.fromkeys(names))}."
+        by = f"two definitions of {names[0]}" if unlike else " and ".join(dict.fromkeys(names))
+        return METRICS["accuracy"], f"Compared by accuracy; the runs were chosen by {by}."
+    if unlike:
+        raise InputError(
+            f"both runs measured {names[0]}, but by different definitions: {_difference(one.summary, two.summary)}",
+            where=where,
+            hint="Compare runs of one definition, or score both bundles by one metric with cotune evaluate.",
+        )
     raise InputError(
         f"one run measured {names[0]} and the other {names[1]}",
-        where=f"{one.folder}, {two.folder}",
+        where=where,
         hint="Compare runs of one metric.",
     )
+
+
+def _definition(summary: Mapping[str, Any]) -> str | None:
+    """What identifies a run's metric besides its name: a hash of the function, or the judge and its rubric; None if unknown."""
+    judge = fields(summary.get("judge"))
+    if judge:
+        return canonical_json([judge.get("model"), judge.get("rubric")])
+    found = summary.get("metric_definition")
+    return found if isinstance(found, str) else None
+
+
+def _difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
+    """How the definitions of two metrics of one name differ, in words."""
+    judges = [fields(summary.get("judge")) for summary in (first, second)]
+    models = [str(judge.get("model")) for judge in judges]
+    if not all(judges):
+        return "the content of the function's file, or the version of its package"
+    return f"the judges {models[0]} and {models[1]}" if models[0] != models[1] else "the rubrics of the judge"
 
 
 def _grouped(folder: Path) -> bool:
