@@ -105,3 +105,50 @@ def test_an_arm_that_wrote_nothing_has_nothing_struck_out(tmp_path: Path) -> Non
     path.write_text(json.dumps(told))
     text = written_errors(read_record(folder).tests, EVERY_ARM[0], [])
     assert "<del>" not in text and "play" in text
+
+
+def many(path: Path, rows: int, words: int, character: str = "w") -> Path:
+    """A run with long written answers, all different and all wrong."""
+
+    def text(seed: int) -> str:
+        return " ".join(f"{character}{(seed * 7919 + i * 31) % 997}" for i in range(words))
+
+    made = [
+        {
+            "id": f"test:{i}",
+            "input": {"text": text(i)},
+            "gold": text(i + 1),
+            "answers": {arm: text(5 * i + place + 2) for place, arm in enumerate(ARMS)},
+            "values": dict.fromkeys(ARMS, 0.5),
+            "right": dict.fromkeys(ARMS, False),
+        }
+        for i in range(rows)
+    ]
+    path.mkdir()
+    (path / "journal.jsonl").write_text("")
+    (path / "test_rows.json").write_text(json.dumps({"labels": [], "rows": made}))
+    names = {name: {"id": name, "prompt_id": name, "steps": 0} for name in ARMS[:3]}
+    dev = [{**row, "answers": {n: row["answers"][n] for n in names}, "right": dict.fromkeys(names, False)} for row in made]
+    (path / "dev_rows.json").write_text(json.dumps({"candidates": list(names.values()), "labels": [], "rows": dev}))
+    (path / "summary.json").write_text(json.dumps({"task": "t", "metric": "token_f1", "arms": {arm: {} for arm in ARMS}}))
+    return path
+
+
+@pytest.mark.parametrize("character", ["w", "\u20ac", "<&"])
+def test_the_page_is_bounded_and_says_what_it_leaves_out(tmp_path: Path, character: str) -> None:
+    page = render_report(many(tmp_path / "run", 1_100, 400, character))
+    assert len(page.encode()) < 9_000_000
+    assert "Of 1,100 test rows, this page shows the first 1,000; test_rows.json in the run’s folder has all of them." in page
+    assert "Of 1,100 dev rows, this page shows the first 250" in page
+    data = json.loads(page.split('id="data">')[1].split("</script>")[0])["tables"]["test"]
+    assert len(data["rows"]) == 1_000 and data["note"] == "the first 1,000 of 1,100 test rows"
+    assert max(place for row in data["rows"] for place in (row["gold"], *row["answers"])) == len(data["labels"]) - 1
+    last = data["rows"][-1]
+    assert last["missing"] > 0 and last["changes"][0][-1] == ["=", " …"]
+
+
+def test_the_page_of_few_rows_has_them_all(tmp_path: Path) -> None:
+    page = render_report(many(tmp_path / "run", 20, 200))
+    assert "this page shows the first" not in page
+    data = json.loads(page.split('id="data">')[1].split("</script>")[0])["tables"]["test"]
+    assert len(data["rows"]) == 20 and not data["note"] and not data["rows"][0]["missing"]

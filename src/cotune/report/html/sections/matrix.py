@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,11 +14,16 @@ from cotune.report.html.markup import cut
 from cotune.report.html.sections.errors import NO_ROWS
 from cotune.report.html.sections.prompts import Prompts
 from cotune.report.html.sections.record import AnsweredRow, AnsweredRows, RunRecord
-from cotune.report.html.sections.written import written_changes
+from cotune.report.html.sections.written import MOST_COMPARED, written_changes
 
 _TOP = 3
-_MOST_DEV_ROWS = 1_000
+_MOST_ROWS = {"test": 5_000, "dev": 1_000}
+"""Most rows of a table. A row of a label task takes about half a kilobyte."""
+_MOST_WRITTEN = {"test": 1_000, "dev": 250}
+"""Most rows of a table of generated answers, of which each row holds the text and the changes of every arm."""
 _BYTES = {"test": 1_200_000, "dev": 400_000}
+"""Bytes of a table for the texts of its rows, and as many for the changes of generated answers."""
+_LEAST_BYTES = 160
 _TITLES = {"test": "test rows, arms", "dev": "dev rows, best prompts"}
 
 
@@ -33,12 +38,13 @@ def matrix_section(record: RunRecord) -> str:
         " Each prompt is shown with the weights that it did best with. Both were chosen on these dev rows, so the scores are "
         "optimistic."
     )
+    left_out = " ".join(filter(None, (_left_out(name, rows) for name, rows in (("test", record.tests), ("dev", record.devs)))))
     # Generated answers rarely repeat, so no filter by answer is offered.
     hidden = " hidden" if written else ""
     return (
         "<p class=intro>Every row against everyone who answered it: ✓ right, ✗ wrong. A pattern below picks the rows that have "
         f"it; open a row for its text{', answers and how they differ' if written else ', answers and probabilities'}."
-        f"{dev if 'dev' in shown else ''}</p>"
+        f"{dev if 'dev' in shown else ''}{f' {left_out}' if left_out else ''}</p>"
         f'<div class="controls" id="matrix-controls"><label{"" if len(shown) > 1 else " hidden"}>Table '
         f'<select id="matrix-which">{tables}</select></label>'
         '<label>Show <select id="matrix-view"><option value="all">all rows</option>'
@@ -57,24 +63,39 @@ def matrix_section(record: RunRecord) -> str:
 def tables_for_page(record: RunRecord, prompts: Prompts) -> dict[str, Any]:
     """Data of each table for the page's script: columns, labels and rows."""
     summed = fields(record.summary.get("arms"))
-    devs = replace(record.devs, rows=record.devs.rows[:_MOST_DEV_ROWS])
     # Arms with the same prompt and weights give the same answers and share a column.
     groups = arm_groups({arm: fields(summed.get(arm)) for arm in record.tests.arms})
     tests = replace(record.tests, names=tuple(group.names[0] for group in groups))
     arms = [{"name": group.title} for group in groups]
-    sources = {"test": (tests, arms), "dev": (devs, _columns(devs, prompts, record))}
+    sources = {"test": (tests, arms), "dev": (record.devs, _columns(record.devs, prompts, record))}
+    return {name: _table(name, rows, columns) for name, (rows, columns) in sources.items() if rows.arms}
+
+
+def _table(name: str, rows: AnsweredRows, columns: list[dict[str, Any]]) -> dict[str, Any]:
+    """The data of one table, bounded in size."""
+    shown = replace(rows, rows=rows.rows[: _most_rows(name, rows)])
+    # Of generated answers, those of the rows left out are not needed.
+    used = {place for row in shown.rows for place in (row.reference, *(row.answers[arm] for arm in shown.arms))}
+    places = sorted(used) if rows.written else range(len(rows.labels))
     return {
-        name: {
-            "labels": [one_line(label, 200 if rows.written else 80) for label in rows.labels],
-            "columns": columns,
-            "rows": rows_for_page(rows, total_bytes=_BYTES[name]),
-            "note": f"the first {_MOST_DEV_ROWS:,} of {len(record.devs.rows):,} dev rows"
-            if name == "dev" and len(record.devs.rows) > _MOST_DEV_ROWS
-            else "",
-        }
-        for name, (rows, columns) in sources.items()
-        if rows.arms
+        "labels": [one_line(rows.labels[place], 200 if rows.written else 80) for place in places],
+        "columns": columns,
+        "rows": rows_for_page(shown, {place: i for i, place in enumerate(places)}, total_bytes=_BYTES[name]),
+        "note": f"the first {len(shown.rows):,} of {len(rows.rows):,} {name} rows" if len(shown.rows) < len(rows.rows) else "",
     }
+
+
+def _most_rows(name: str, rows: AnsweredRows) -> int:
+    return (_MOST_WRITTEN if rows.written else _MOST_ROWS)[name]
+
+
+def _left_out(name: str, rows: AnsweredRows) -> str:
+    """A sentence on rows that the page does not hold; empty if it holds all."""
+    most = _most_rows(name, rows)
+    if not rows.arms or len(rows.rows) <= most:
+        return ""
+    where = f"{name}_rows.json in the run’s folder has all of them"
+    return f"Of {len(rows.rows):,} {name} rows, this page shows the first {most:,}; {where}."
 
 
 def _columns(devs: AnsweredRows, prompts: Prompts, record: RunRecord) -> list[dict[str, Any]]:
@@ -102,22 +123,29 @@ def _ordinal(place: int) -> str:
     return {1: "1st", 2: "2nd", 3: "3rd"}.get(place, f"{place}th")
 
 
-def rows_for_page(rows: AnsweredRows, *, total_bytes: int = 1_200_000) -> list[dict[str, Any]]:
-    """Rows for the page's script, with texts cut to a total size and probabilities of the likeliest labels only."""
-    each = max(160, min(4_000, total_bytes // max(1, len(rows.rows))))
-    return [_row(rows, row, each) for row in rows.rows]
+def rows_for_page(rows: AnsweredRows, places: Mapping[int, int], *, total_bytes: int = 1_200_000) -> list[dict[str, Any]]:
+    """Rows for the page's script, with texts cut to a total size and probabilities of the likeliest labels only.
+
+    Args:
+        rows: the rows.
+        places: index on the page of each label or text that the rows refer to.
+        total_bytes: total of the rows' texts, and of the changes of generated answers.
+    """
+    texts = max(_LEAST_BYTES, min(4_000, total_bytes // max(1, len(rows.rows))))
+    changes = max(_LEAST_BYTES, min(6 * MOST_COMPARED, total_bytes // max(1, len(rows.rows) * len(rows.arms))))
+    return [_row(rows, row, places, texts, changes) for row in rows.rows]
 
 
-def _row(rows: AnsweredRows, row: AnsweredRow, most_bytes: int) -> dict[str, Any]:
+def _row(rows: AnsweredRows, row: AnsweredRow, places: Mapping[int, int], most_bytes: int, compared: int) -> dict[str, Any]:
     text, missing = cut(row.text, most_bytes)
     return {
         "id": cut(row.id, 80)[0],
         "text": text,
         "missing": missing,
-        "gold": row.reference,
-        "answers": [row.answers[arm] for arm in rows.arms],
+        "gold": places[row.reference],
+        "answers": [places[row.answers[arm]] for arm in rows.arms],
         "right": [row.right[arm] for arm in rows.arms],
-        "changes": [written_changes(rows, row, arm) for arm in rows.arms] if rows.written else [],
+        "changes": [written_changes(rows, row, arm, compared) for arm in rows.arms] if rows.written else [],
         "likely": [_likely(row, arm) for arm in rows.arms],
     }
 

@@ -7,21 +7,27 @@ from typing import Any
 
 from cotune.errors import counted
 from cotune.plain import between, fields, items, one_line
-from cotune.report.html.markup import data_text, esc, figure, percent, plain_table
+from cotune.report.html.markup import cut, data_text, esc, figure, percent, plain_table
 from cotune.report.html.sections.prompts import word_diff
 from cotune.report.html.sections.record import AnsweredRow, AnsweredRows
 
-_MOST_COMPARED = 1_200
+MOST_COMPARED = 1_200
 """Most characters of an answer that are compared by words."""
 _BEFORE = 100
 """Characters before the first difference that are shown of long answers."""
 _SHOWN_ROWS = 12
 
 
-def written_changes(tests: AnsweredRows, row: AnsweredRow, arm: str) -> list[list[str]]:
+def written_changes(tests: AnsweredRows, row: AnsweredRow, arm: str, most_bytes: int = 6 * MOST_COMPARED) -> list[list[str]]:
     """Difference between the right answer and the given one; empty if both are equal.
 
-    Each piece is ``=``, ``-`` (missing) or ``+`` (should not be there) and a text.
+    Each piece is ``=``, ``-`` (missing) or ``+`` (should not be there) and a text; ``…`` stands for text that is left out.
+
+    Args:
+        tests: the rows with their texts.
+        row: the row.
+        arm: name of the arm that gave the answer.
+        most_bytes: most bytes of each of the two that are compared, once they are embedded.
     """
     reference, answer = tests.labels[row.reference], tests.labels[row.answers[arm]]
     if reference == answer:
@@ -30,10 +36,12 @@ def written_changes(tests: AnsweredRows, row: AnsweredRow, arm: str) -> list[lis
         (i for i, (a, b) in enumerate(zip(reference, answer, strict=False)) if a != b), min(len(reference), len(answer))
     )
     # The first difference of long answers is shown, with a little of the text before it.
-    start = max(0, same - _BEFORE) if same > _MOST_COMPARED // 2 else 0
-    reference, answer = reference[start : start + _MOST_COMPARED], answer[start : start + _MOST_COMPARED]
-    pieces = word_diff(reference, answer) or [["-", reference], ["+", answer]]
-    return [["=", "… "], *pieces] if start else pieces
+    most = min(MOST_COMPARED, most_bytes)
+    start = max(0, same - _BEFORE) if same > most // 2 else 0
+    shown = [cut(text[start : start + most], most_bytes)[0] for text in (reference, answer)]
+    left_out = any(len(text) > start + len(part) for text, part in zip((reference, answer), shown, strict=True))
+    pieces = word_diff(*shown) or [["-", shown[0]], ["+", shown[1]]]
+    return [*([["=", "… "]] if start else []), *pieces, *([["=", " …"]] if left_out else [])]
 
 
 def written_errors(tests: AnsweredRows, arm: str, listed: Sequence[Any]) -> str:
