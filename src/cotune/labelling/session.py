@@ -221,21 +221,25 @@ class Session:
             session_file(self.out).unlink(missing_ok=True)
 
     def _write_rows(self) -> None:
+        if (sheet := self.sheet(self.actions)) is None:
+            self.out.unlink(missing_ok=True)
+        else:
+            write_sheet(sheet, {}, self.out)
+
+    def sheet(self, actions: Sequence[tuple[int, str | None]]) -> Sheet | None:
+        """The content of the output file after some actions; None without any row, since a header could not be read back."""
         column = column_of(self.label, self.earlier.columns) or self.label
-        given = [(self.picks[place], label) for place, label in self.actions if label is not None]
+        given = [(self.picks[place], label) for place, label in actions if label is not None]
         rows: list[Mapping[str, Any]] = list(self.earlier.rows)
         rows += [{**self._placed(pick.row), column: self._own_label(column, label)} for pick, label in given]
         if not rows:
-            # A file with only a header could not be read back.
-            self.out.unlink(missing_ok=True)
-            return
+            return None
         names = dict.fromkeys(self.earlier.columns)
         # The label column comes last if the pool has none.
         names |= dict.fromkeys(name for pick in self.picks for name in self._placed(pick.row) if name != column)
         names[column] = None
         form: dict[str, Any] = {"delimiter": self.earlier.delimiter, "marked": self.earlier.marked}
-        sheet = Sheet(tuple(names), rows, str(self.out), range(1, len(rows) + 1), **form)
-        write_sheet(sheet, {}, self.out)
+        return Sheet(tuple(names), rows, str(self.out), range(1, len(rows) + 1), **form)
 
     def _own_label(self, column: str, label: str) -> Any:
         """A label in the type that the file's labels have."""
@@ -257,9 +261,9 @@ def _places(session: Session, input_fields: Sequence[str]) -> dict[str, int]:
         # The process may have been killed when one more row was written, but not the session.
         for actions in (session.actions, [*session.actions, *following]):
             given = [place for place, label in actions if label is not None]
-            if given:
+            if given and (written := session.sheet(actions)) is not None:
                 out = Path(folder) / session.out.name
-                Session(out, session.label, session.labels, session.picks, session.earlier, {}, actions)._write_rows()
+                write_sheet(written, {}, out)
                 sheet = read_sheet(out)
                 for place, row in zip(given, sheet.rows[-len(given) :], strict=True):
                     places[said(_texts(row, input_fields, sheet.columns))] = place
