@@ -118,19 +118,19 @@ def many(path: Path, rows: int, words: int, character: str = "w") -> Path:
             "id": f"test:{i}",
             "input": {"text": text(i)},
             "gold": text(i + 1),
-            "answers": {arm: text(5 * i + place + 2) for place, arm in enumerate(ARMS)},
-            "values": dict.fromkeys(ARMS, 0.5),
-            "right": dict.fromkeys(ARMS, False),
+            "answers": {arm: text(5 * i + place + 2) for place, arm in enumerate(EVERY_ARM)},
+            "values": dict.fromkeys(EVERY_ARM, 0.5),
+            "right": dict.fromkeys(EVERY_ARM, False),
         }
         for i in range(rows)
     ]
     path.mkdir()
     (path / "journal.jsonl").write_text("")
     (path / "test_rows.json").write_text(json.dumps({"labels": [], "rows": made}))
-    names = {name: {"id": name, "prompt_id": name, "steps": 0} for name in ARMS[:3]}
+    names = {name: {"id": name, "prompt_id": name, "steps": 0} for name in EVERY_ARM[:3]}
     dev = [{**row, "answers": {n: row["answers"][n] for n in names}, "right": dict.fromkeys(names, False)} for row in made]
     (path / "dev_rows.json").write_text(json.dumps({"candidates": list(names.values()), "labels": [], "rows": dev}))
-    (path / "summary.json").write_text(json.dumps({"task": "t", "metric": "token_f1", "arms": {arm: {} for arm in ARMS}}))
+    (path / "summary.json").write_text(json.dumps({"task": "t", "metric": "token_f1", "arms": {arm: {} for arm in EVERY_ARM}}))
     return path
 
 
@@ -145,6 +145,18 @@ def test_the_page_is_bounded_and_says_what_it_leaves_out(tmp_path: Path, charact
     assert max(place for row in data["rows"] for place in (row["gold"], *row["answers"])) == len(data["labels"]) - 1
     last = data["rows"][-1]
     assert last["missing"] > 0 and last["changes"][0][-1] == ["=", " …"]
+
+
+def test_a_prompt_without_an_answer_to_a_row_that_is_left_out_has_no_column(tmp_path: Path) -> None:
+    folder = many(tmp_path / "run", 300, 5)
+    data = json.loads((folder / "dev_rows.json").read_text())
+    for part in ("answers", "right"):
+        del data["rows"][-1][part][EVERY_ARM[1]]
+    (folder / "dev_rows.json").write_text(json.dumps(data))
+    page = render_report(folder)
+    table = json.loads(page.split('id="data">')[1].split("</script>")[0])["tables"]["dev"]
+    assert len(table["rows"]) == 250 and len(table["columns"]) == 2
+    assert {len(row["answers"]) for row in table["rows"]} == {len(row["right"]) for row in table["rows"]} == {2}
 
 
 def test_the_page_of_few_rows_has_them_all(tmp_path: Path) -> None:

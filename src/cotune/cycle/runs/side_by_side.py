@@ -18,7 +18,7 @@ from cotune.evaluate.scoring import Evaluation, judged
 from cotune.evaluate.side_by_side import flips, gain_over, same_order
 from cotune.evaluate.stats.intervals import Interval
 from cotune.files import canonical_json
-from cotune.report.terminal.plain import fields
+from cotune.plain import fields
 from cotune.run_files import CONFIG
 from cotune.task.answered import Answered
 from cotune.task.metrics.metric import METRICS, Metric, metric_named

@@ -73,7 +73,8 @@ def tables_for_page(record: RunRecord, prompts: Prompts) -> dict[str, Any]:
 
 def _table(name: str, rows: AnsweredRows, columns: list[dict[str, Any]]) -> dict[str, Any]:
     """The data of one table, bounded in size."""
-    shown = replace(rows, rows=rows.rows[: _most_rows(name, rows)])
+    # Names without an answer to a later row have no column.
+    shown = replace(rows, rows=rows.rows[: _most_rows(name, rows)], names=rows.arms)
     # Of generated answers, those of the rows left out are not needed.
     used = {place for row in shown.rows for place in (row.reference, *(row.answers[arm] for arm in shown.arms))}
     places = sorted(used) if rows.written else range(len(rows.labels))
