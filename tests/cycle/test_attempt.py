@@ -118,6 +118,17 @@ def test_formats_are_not_compared_where_nothing_is_tuned(tmp_path: Path) -> None
     assert "nothing is tuned in the winner" in measure_robustness(context, alike)["skipped"]
 
 
+def test_formats_of_an_earlier_bundle_with_the_labels_of_the_task_are_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing_after(monkeypatch, 1000)
+    context = make_lab(tmp_path)
+    both = confirmed(context)
+    earlier = replace(both.chosen, candidate=replace(both.chosen.candidate, own=Own(context.task.output)))
+    found = measure_robustness(context, Confirmed({**both.arms, "best_tuned": earlier}, [earlier], earlier))
+    assert "skipped" not in found and len(found["tuned"]["scores"]) == len(found["prompts"]) > 1
+
+
 def test_formats_of_an_earlier_bundle_with_other_labels_are_not_scored(tmp_path: Path) -> None:
     """The base model answers with the labels of the task, which the bundle does not know."""
     context = make_lab(tmp_path)

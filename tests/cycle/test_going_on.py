@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -13,13 +14,16 @@ from cycle_runs import SETTINGS, Ended, journal_of, labelled_rows, summary_of, w
 
 import cotune
 from cotune.cache import cache_folder
-from cotune.config import config_from_data
-from cotune.cycle.warm_start import open_start
+from cotune.config import config_from_data, config_in_memory
+from cotune.cycle.warm_start import Start, open_start, start_task
+from cotune.errors import InputError
 from cotune.files import file_sha256
 from cotune.prompt.prompt import Demonstration, Prompt
 from cotune.refine import not_shown
 from cotune.task.example import Example
+from cotune.task.known import Known
 from cotune.task.sealed import SealedTest
+from cotune.task.task import Task
 
 if TYPE_CHECKING:
     from conftest import Bench
@@ -367,6 +371,22 @@ def test_other_columns_are_told_with_both_names(later: Later, tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == [data]
     # Another name of the label column is no harm.
     assert later.run(tmp_path / "run", "--output", "kind", data=data, at=("line", "previous", 1)).code == -9
+
+
+def test_prompts_must_name_the_fields_as_the_bundle_does() -> None:
+    """Rows that were read already, whose columns had their names changed by others beside them."""
+    rows = [{"subject": f"about {i}", "body": f"text {i}", "label": ("a", "b")[i % 2]} for i in range(40)]
+    task = Task.from_rows(rows, input=["subject", "body"], output="label", seed=0)
+    config = config_in_memory(name="t", input=["subject", "body"], output="label")
+
+    def start(*fields: str) -> Start:
+        manifest = SimpleNamespace(input_fields=fields)
+        return cast(Start, SimpleNamespace(bundle=SimpleNamespace(known=Known(task.output), manifest=manifest)))
+
+    assert start_task(config, start("body", "subject"), task) is task
+    with pytest.raises(InputError, match="prompts would name the input of the new rows 'subject', 'body'") as caught:
+        start_task(config, start("subject", "body_2"), task)
+    assert caught.value.where == "data.input" and "'subject', 'body_2'" in str(caught.value)
 
 
 def test_a_bundle_that_was_tampered_with_is_refused(later: Later, tmp_path: Path) -> None:

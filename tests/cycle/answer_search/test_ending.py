@@ -117,6 +117,40 @@ def test_an_answer_is_as_long_as_it_was_seen_to_be(tmp_path: Path) -> None:
     assert idle.written(long, tuned=False) == 0.0
 
 
+def test_the_answers_to_the_test_are_reserved_for_at_the_length_that_was_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = lab_in(tmp_path, written=True)
+    seed, long, _ = prompts_of(context)
+    end, rows = end_of(context), context.spending.rows
+    end._only, end._on_dev = seed, {seed.id, long.id}
+    test, dev = context.task.test.n, len(context.dev)
+
+    def cost() -> float:
+        return end.cost(seed, long, aside="least") / HEURISTICS.end_care
+
+    def answers(tokens: float) -> float:
+        """The base model answers the test under both prompts; the tuned weights too, and dev before that."""
+        for prompt in (seed, long):
+            rows.saw_writing(prompt, BASE, 10, round(10 * tokens))
+            rows.saw_writing(prompt, "tuned", 10, round(10 * tokens))
+        dev_answers = dev * sum(rows.written(prompt, tuned=True, apart=True) for prompt in (seed, long))
+        return dev_answers + test * sum(rows.written(p, tuned=tuned) for p in (seed, long) for tuned in (False, True))
+
+    read = test * 2 * (rows.scored(seed) + rows.scored(long))
+    before = answers(3.0)
+    assert cost() == pytest.approx(read + before)
+    after = answers(40.0)
+    assert cost() == pytest.approx(read + after) and after > before + test * 2 * 30
+    # A search ends before it spends on steps what these answers need.
+    policy = decider_of(context, PLAN)
+    policy.end = end
+    monkeypatch.setattr(end, "learn", lambda winner: None)
+    search = search_of(track_of(seed, (20, 0.8, 0.5)), track_of(long, (20, 0.8, 0.5)))
+    spend_all_but(context, policy.owed(search) + 2)
+    assert policy.decide(search, 0).next == "finish"
+
+
 def test_a_row_reads_what_the_largest_request_read_without_the_prefix(tmp_path: Path) -> None:
     context = lab_in(tmp_path)
     _, long, _ = prompts_of(context)

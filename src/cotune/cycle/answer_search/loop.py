@@ -6,6 +6,7 @@ If the model cannot be tuned, a cycle is a race, and its best prompt is measured
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from cotune.config import RunConfig
@@ -14,7 +15,7 @@ from cotune.cycle.answer_search.heuristics import HEURISTICS
 from cotune.cycle.answer_search.plan import Plan
 from cotune.cycle.answer_search.race import FINAL, RaceResult, race_prompts
 from cotune.cycle.answer_search.state import Search
-from cotune.cycle.answer_search.steps import SPENT, Choice, StepPolicy
+from cotune.cycle.answer_search.steps import NO_NEW_PROMPT, NONE_FOUND, SPENT, Choice, StepPolicy
 from cotune.cycle.answer_search.trial import Trial, advance, catch_up, finish, open_trial, take_up, told, untuned_trial
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
@@ -79,9 +80,11 @@ class Loop:
 
     def _go_round(self, search: Search) -> int:
         """Run cycles until a decision to finish; returns the steps that there is still room for."""
-        lost = 0
+        lost, empty = 0, ""
         while True:
             choice = self.policy.decide(search, lost)
+            if empty:
+                choice = replace(choice, next="finish", why=empty, steps=0, rows=0, room=0.0)
             if self.context.finish_asked():
                 choice = Choice("finish", ASKED)
             key = [len(search.cycles), choice.next, choice.steps, choice.rows]
@@ -94,7 +97,7 @@ class Loop:
                 return steps
             before = search.winner.best.rank
             if recorded["next"] == "prompts":
-                self._prompt_cycle(search, steps, int(recorded["rows"]), float(recorded["room"]))
+                empty = self._prompt_cycle(search, steps, int(recorded["rows"]), float(recorded["room"]))
             else:
                 self._tune_cycle(search, steps)
             winner = search.winner
@@ -162,10 +165,14 @@ class Loop:
         self.policy.worth["prompts"] = max(1e-4, sum(losses) / len(losses) - min(losses))
         return Search(by_id, race, first, _best_of(alive), trials), [_tuned_record(t) for t in alive]
 
-    def _prompt_cycle(self, search: Search, steps: int, rows: int, room: float) -> None:
+    def _prompt_cycle(self, search: Search, steps: int, rows: int, room: float) -> str:
         """Mutate the survivors, race under the present adapter, and tune the leading prompt further.
 
         ``room`` is the budget for the guide's answer.
+
+        Returns:
+            The reason why nothing was raced: a search without tuning has nothing to do in a cycle without a new prompt. Empty
+            if the cycle was run.
         """
         context, number = self.context, len(search.cycles) + 1
         incumbent = search.winner
@@ -187,10 +194,17 @@ class Loop:
         field_ = list({p.id: p for p in (incumbent.prompt, *parents, *(c.prompt for c in children))}.values())
         if not context.can.tune:
             field_ = self.policy.affordable(
-                field_, rows, seed=search.seed.prompt, sure=[incumbent.prompt.id], known=search.known
+                field_,
+                rows,
+                seed=search.seed.prompt,
+                sure=[incumbent.prompt.id],
+                known=search.known,
+                new={c.prompt.id for c in children},
             )
         # Those that are left out are not proposed again.
         search.proposals.update({p.prompt.id: p for p in children})
+        if not context.can.tune and not any(c.prompt in field_ for c in children):
+            return NO_NEW_PROMPT if children else NONE_FOUND
         children = [c for c in children if c.prompt in field_]
         race = race_prompts(context, field_, adapter, rows=rows, cycle=number)
         by_id = {p.id: p for p in field_}
@@ -205,6 +219,7 @@ class Loop:
             search.winner = _best_of(search.trials)
         mutated = sum(bool(set(c.parents) & {p.id for p in parents}) for c in children)
         self._record(search, race, pool=len(field_), tuned=tuned, children=mutated)
+        return ""
 
     def _tune_beside(self, search: Search, rivals: Sequence[Trial], steps: int) -> list[dict[str, Any]]:
         """Tune the winner and its rivals by as many steps, and let the best lead; returns their records."""

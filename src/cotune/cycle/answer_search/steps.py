@@ -19,6 +19,8 @@ from cotune.errors import counted
 from cotune.prompt.prompt import Prompt
 
 SPENT = "the rest of the budget is reserved for the test"
+NO_NEW_PROMPT = f"{SPENT}: it has no room to race and test even the shortest new prompt"
+NONE_FOUND = "no new prompt was found"
 
 
 @dataclass(frozen=True)
@@ -269,9 +271,18 @@ class StepPolicy:
         return self.ahead.race(prompt, mutated + FINAL, rows) + self.guide.cost(prompt)
 
     def affordable(
-        self, prompts: Sequence[Prompt], rows: int, *, seed: Prompt, sure: Collection[str], known: Collection[str] = ()
+        self,
+        prompts: Sequence[Prompt],
+        rows: int,
+        *,
+        seed: Prompt,
+        sure: Collection[str],
+        known: Collection[str] = (),
+        new: Collection[str] = (),
     ) -> list[Prompt]:
         """Entrants of an untuned race without the longest ones that the budget could not race and, if they win, test.
+
+        If no new prompt is left, all others but the sure ones make room for the shortest new one, if the budget can race it.
 
         Args:
             prompts: the entrants.
@@ -279,16 +290,22 @@ class StepPolicy:
             seed: the seed prompt.
             sure: ids of prompts that race in any case.
             known: ids of prompts that were measured on all of dev, so that the race asks them nothing.
+            new: ids of prompts that were not raced before.
         """
         spending, kept = self.context.spending, list(prompts)
         left, length = spending.left(), {prompt.id: spending.rows.counted(prompt)[0] for prompt in prompts}
 
-        def cost() -> float:
-            race = race_tokens([0.0 if prompt.id in known else length[prompt.id] for prompt in kept], rows)
-            return spending.costs.scoring(race) + self.end.untuned(seed, kept, known)
+        def cost(entrants: Sequence[Prompt]) -> float:
+            race = race_tokens([0.0 if prompt.id in known else length[prompt.id] for prompt in entrants], rows)
+            return spending.costs.scoring(race) + self.end.untuned(seed, entrants, known)
 
-        while cost() > left and (others := [prompt for prompt in kept if prompt.id not in sure]):
+        while cost(kept) > left and (others := [prompt for prompt in kept if prompt.id not in sure]):
             kept.remove(max(others, key=lambda prompt: length[prompt.id]))
+        fresh = [prompt for prompt in prompts if prompt.id in new]
+        if fresh and not any(prompt in kept for prompt in fresh):
+            shortest = min(fresh, key=lambda prompt: length[prompt.id])
+            least = [prompt for prompt in prompts if prompt.id in sure or prompt is shortest]
+            kept = least if cost(least) <= left else kept
         if (gone := len(prompts) - len(kept)) and not self.context.journal.replaying:
             self.context.journal.tell(
                 f"{counted(gone, 'long prompt')} left out: the budget could not race and test {'it' if gone == 1 else 'them'}"
