@@ -132,6 +132,7 @@ def function(definition: str | None, name: str = "m.py:score") -> dict[str, Any]
         (judge("x"), judge("x"), ""),
         (judge("x"), judge("y"), "different definitions: the judges x and y"),
         (judge("x"), judge("x", "Be strict."), "different definitions: the rubrics of the judge"),
+        (function("pack 1", "polite"), function("pack 1", "short"), "one run measured polite and the other short"),
         ({"metric": "token_f1"}, {"metric": "token_f1", "metric_definition": None}, ""),
     ],
 )

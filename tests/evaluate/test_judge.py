@@ -117,7 +117,7 @@ def test_a_judge_that_refuses_more_than_a_few_answers_stops_the_run(
 ) -> None:
     with chat_server(refusing(*refused)) as server, Client(Endpoint(server.url, "m")) as client:
         judge = Judge(client, AnswerCache(tmp_path / "a.sqlite"))
-        said = rf"refused to grade {len(refused)} of {rows} answers?, first that of dev:\d: .*content filter"
+        said = rf"refused to grade {len(refused)} of {rows} answers?, first that of dev:{refused[0][2:-1]}: .*content filter"
         with pytest.raises(EndpointError, match=said) as caught:
             judge.grade(MANY[:rows])
         assert caught.value.is_refusal

@@ -41,36 +41,35 @@ def stored_answers(predictor: Predictor, rows: Sequence[Mapping[str, str]]) -> I
 
     from cotune.endpoint import AnswerCache, EndpointError
 
-    name = content_hash({"bundle": predictor.bundle_id, "rows": [dict(row) for row in rows]}, 40)
-    path = cache_folder(FOLDER) / f"{name}.sqlite"
+    key = content_hash({"bundle": predictor.bundle_id, "rows": [dict(row) for row in rows]}, 40)
+    path = cache_folder(FOLDER) / f"{key}.sqlite"
     lock, model = path.with_suffix(".lock"), cast("RemoteModel", predictor.scorer)
     try:
-        held = FileLock(lock).acquire(timeout=0)
+        only = FileLock(lock).acquire(timeout=0)
     except Timeout:
         raise BusyError("another command is asking the endpoint about the same rows. Wait for it, then try again.") from None
-    with held:
+    with only:
         answers = model.answers = AnswerCache(path)
-        stored = False
+        finished = False
         try:
             yield
+            finished = True
         except EndpointError as error:
-            if not (stored := bool(count := len(answers))):
+            if not (count := len(answers)):
                 raise
-            told = f"{counted(count, 'answer')} of {counted(len(rows), 'row')}"
+            number = f"{counted(count, 'answer')} of {counted(len(rows), 'row')} {'is' if count == 1 else 'are'} stored"
             raise EndpointError(
-                f"{error}. {told} {'is' if count == 1 else 'are'} stored; the same command asks for the others only.",
+                f"{error}. {number}; the same command asks for the others only.",
                 requests=error.requests,
                 lost=error.lost,
                 usage=error.usage,
                 status=error.status,
             ) from error
-        except BaseException:
-            stored = bool(len(answers))
-            raise
         finally:
-            answers.close()
             model.answers = None
-            if not stored:
-                for file in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
-                    file.unlink(missing_ok=True)
+            if finished or not len(answers):
+                answers.close()
+                for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+                    path.with_name(name).unlink(missing_ok=True)
+            answers.close()
             lock.unlink(missing_ok=True)

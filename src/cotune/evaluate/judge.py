@@ -178,7 +178,9 @@ class Judge:
         Raises:
             EndpointError: there are too many, or no answer has a grade.
         """
-        places = {key: place for place, key in reversed(list(enumerate(keys)))}
+        places: dict[str, int] = {}
+        for place, key in enumerate(keys):
+            places.setdefault(key, place)
         lost = [key for key in places if key in refusals or (key in graded and graded[key]["grade"] is None)]
         if lost and (too_many_refused(len(lost), len(places)) or len(lost) == len(places)):
             place, first = places[lost[0]], refusals.get(lost[0])
