@@ -123,9 +123,13 @@ def test_formats_of_an_earlier_bundle_with_the_labels_of_the_task_are_scored(
 ) -> None:
     failing_after(monkeypatch, 1000)
     context = make_lab(tmp_path)
-    both = confirmed(context)
-    earlier = replace(both.chosen, candidate=replace(both.chosen.candidate, own=Own(context.task.output)))
-    found = measure_robustness(context, Confirmed({**both.arms, "best_tuned": earlier}, [earlier], earlier))
+    prompt = Prompt("Which kind is it?\nOne of: {labels}", "{text}")
+    scores = context.answers.scores(prompt, BASE, context.dev, "confirm")
+    base, earlier = (
+        Measured(Candidate(prompt, adapter, RAW, 4, own), context.answers.judge(scores, context.dev, RAW), scores)
+        for adapter, own in ((BASE, None), ("tuned", Own(context.task.output)))
+    )
+    found = measure_robustness(context, Confirmed({"best_prompt": base, "best_tuned": earlier}, [earlier], earlier))
     assert "skipped" not in found and len(found["tuned"]["scores"]) == len(found["prompts"]) > 1
 
 
