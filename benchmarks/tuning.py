@@ -21,8 +21,8 @@ from cotune.model.engine.plan import cut_by_length
 from cotune.model.local import LocalModel
 from cotune.tune.batches import TrainingRow
 from cotune.tune.loss import plain_loss, shared_prefix_loss
-from cotune.tune.settings import TuneSettings
-from cotune.tune.window import StartHead, WindowRun, WindowSettings, WindowStates
+from cotune.tune.settings import TuneSettings, WindowSettings
+from cotune.tune.window import StartHead, WindowRun, WindowStates
 from measure import Gemm, best_of, interleaved, seconds_of, summary, tuning_flops
 from workloads import TuningWork, tuning_work
 
@@ -50,7 +50,7 @@ class Stepper:
             self.parameters,
             lr=self.settings.learning_rate,
             betas=(0.9, 0.99),
-            weight_decay=self.settings.weight_decay,
+            weight_decay=0.0,
             fused=True,
         )
         self.tokens = 0

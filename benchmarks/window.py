@@ -52,9 +52,9 @@ from cotune.probe.cross_fitting import best_temperature, cross_fit, standardised
 from cotune.probe.logistic import fit_logistic
 from cotune.prompt.bank import seed_prompt
 from cotune.tune.batches import training_rows
-from cotune.tune.settings import TuneSettings
+from cotune.tune.settings import TuneSettings, WindowSettings
 from cotune.tune.trainer import TuningRun
-from cotune.tune.window import StartHead, WindowRun, WindowSettings, WindowStates
+from cotune.tune.window import StartHead, WindowRun, WindowStates
 from measure import machine_facts, say
 
 Floats = NDArray[np.float64]

@@ -47,7 +47,8 @@ from cotune.model.engine.state_store import as_half
 from cotune.model.local import LocalModel
 from cotune.prompt.bank import seed_prompt
 from cotune.task.task import Task
-from cotune.tune.window import StartHead, WindowSettings
+from cotune.tune.settings import WindowSettings
+from cotune.tune.window import StartHead
 from cotune.tune.window_task import WindowTask
 from tiny import tiny_local
 

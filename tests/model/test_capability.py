@@ -19,7 +19,14 @@ from cotune.model.hardware.capability import (
     measure_gemm,
 )
 from cotune.model.hardware.doctor import diagnose, render
-from cotune.model.hardware.machine import available_memory, cpu_quota, out_of_memory, processor_name, usable_cpus
+from cotune.model.hardware.machine import (
+    available_memory,
+    cpu_quota,
+    halve_until_it_fits,
+    out_of_memory,
+    processor_name,
+    usable_cpus,
+)
 
 
 @pytest.fixture
@@ -45,6 +52,32 @@ def test_a_cpu_that_is_out_of_memory_is_recognised() -> None:
     assert out_of_memory(full.value)
     assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
     assert not out_of_memory(RuntimeError("shape '[1, 8]' is invalid for input of size 6"))
+
+
+@pytest.mark.parametrize(("least", "sizes"), [(1, [20, 10, 5, 2]), (4, [20, 10, 5, 4])])
+def test_a_pass_is_halved_until_it_fits(least: int, sizes: list[int]) -> None:
+    tried: list[int] = []
+
+    def run(size: int) -> str:
+        tried.append(size)
+        if size > sizes[-1]:
+            raise torch.OutOfMemoryError("out of memory")
+        return "done"
+
+    assert halve_until_it_fits(run, 20, torch.device("cpu"), least=least) == "done" and tried == sizes
+
+
+@pytest.mark.parametrize(("error", "tries"), [("out of memory", [10, 5, 3]), ("shapes do not match", [10])])
+def test_a_pass_that_cannot_be_smaller_or_fails_otherwise_raises(error: str, tries: list[int]) -> None:
+    tried: list[int] = []
+
+    def run(size: int) -> None:
+        tried.append(size)
+        raise RuntimeError(error)
+
+    with pytest.raises(RuntimeError, match=error):
+        halve_until_it_fits(run, 10, torch.device("cpu"), least=3)
+    assert tried == tries
 
 
 def test_quota_of_version_2_is_the_smallest_on_the_way_up(tmp_path: Path) -> None:

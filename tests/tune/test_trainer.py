@@ -147,6 +147,19 @@ def test_a_damaged_checkpoint_is_made_anew(model: LocalModel, tmp_path: Path, ke
     assert same(trained(later, 8), expected) and later.losses == whole.losses
 
 
+def test_a_parked_run_whose_checkpoint_is_damaged_trains_again_but_saves_no_fresh_weights(
+    model: LocalModel, tmp_path: Path
+) -> None:
+    expected = trained(run_of(model, tmp_path / "a"), 5)
+    run = run_of(model, tmp_path / "b")
+    run.advance(3)
+    (run.folder / "steady.safetensors").write_bytes(b"")
+    run_of(model, tmp_path / "b", prompt=OTHER).advance(1)
+    with pytest.raises(CotuneError, match=r"checkpoint of step 3 .* damaged"):
+        run.save(tmp_path / "adapters")
+    assert same(trained(run, 5), expected) and len(run.losses) == 5
+
+
 def test_a_checkpoint_of_other_weights_is_made_anew(model: LocalModel, tmp_path: Path) -> None:
     expected = trained(run_of(model, tmp_path / "a"), 5)
     run_of(model, tmp_path / "b").advance(4)
@@ -373,7 +386,7 @@ def free_rows(model: LocalModel, prompt: Prompt = FREE) -> list[TrainingRow]:
     return training_rows(model.renderer.render_answers(prompt, rows, GOLD))
 
 
-def gradient_of(run: TuningRun, batch: list[TrainingRow]) -> Tensor:
+def gradient_of(run: TuningRun, batch: list[int]) -> Tensor:
     """The gradient of a step on these rows, before it is clipped or taken."""
     run._enter()
     assert run._optimizer is not None
@@ -396,9 +409,9 @@ def test_a_row_counts_the_same_beside_long_answers_and_short_ones(model: LocalMo
     assert len({len(row.answer_ids) for row in rows}) > 3
     run = TuningRun(model, rows, replace(SETTINGS, shared_prefix=shared), seed=0, folder=tmp_path)
     run.advance(1)  # both LoRA factors away from zero
-    single = [gradient_of(run, [row]) for row in rows]
+    single = [gradient_of(run, [i]) for i in range(len(rows))]
     for picked in ([0, 1], [0, 2], [1, 3, 4, 5]):
-        together = gradient_of(run, [rows[i] for i in picked])
+        together = gradient_of(run, picked)
         torch.testing.assert_close(together, torch.stack([single[i] for i in picked]).mean(0), rtol=1e-3, atol=1e-6)
     # The mean answer's token has the weight that it has among answers of one length.
     mean = sum(len(row.answer_ids) for row in rows) / len(rows)

@@ -20,7 +20,8 @@ from cotune.model.engine.settings import EngineSettings
 from cotune.model.layers.cut import layers_of, norm_epsilon, unit_rms
 from cotune.model.layers.lora_binding import layer_number
 from cotune.model.local import LocalModel
-from cotune.tune.window import StartHead, WindowRun, WindowSettings, WindowStates, _rate, contrastive_loss
+from cotune.tune.settings import WindowSettings
+from cotune.tune.window import StartHead, WindowRun, WindowStates, _rate, contrastive_loss
 from tiny import tiny_local, tiny_model, widen_lora
 
 DEPTH, CLASSES, WIDTH = 4, 3, 32
@@ -117,20 +118,21 @@ def test_loss_and_gradients_are_those_of_a_plain_full_pass(
         local, tmp_path, first, last, settings=replace(SETTINGS, smoothing=0.1, contrast=0.6, lora=lora), states=states
     )
     run._enter()
-    widen_lora(run._lora)
+    adapter = [(name, p) for name, p in run._parameters if not name.startswith("head.")]
+    widen_lora(adapter)
     rows = [row for part in parts for row in part]
-    found, tokens = run._backward(parts)
-    gradients = {name: p.grad.clone() for name, p in run._lora if p.grad is not None}
-    assert {layer_number(name) for name, _ in run._lora} == set(range(first, last))
-    assert len(gradients) == len(run._lora) and all(bool(grad.any()) for grad in gradients.values())
-    for _, parameter in run._lora:
+    found, count, tokens = run._backward(parts)
+    gradients = {name: p.grad.clone() for name, p in adapter if p.grad is not None}
+    assert {layer_number(name) for name, _ in adapter} == set(range(first, last))
+    assert len(gradients) == len(adapter) and all(bool(grad.any()) for grad in gradients.values())
+    for _, parameter in adapter:
         parameter.grad = None
     head = run._weight.grad
     wanted = plain_loss(local, rows, last, 0.1, starts, contrast=0.6)
     (wanted / len(rows)).backward()  # type: ignore[no-untyped-call]
     assert head is not None and bool(head.any())
-    assert found == pytest.approx(wanted.item(), rel=1e-4)
-    for name, parameter in run._lora:
+    assert found == pytest.approx(wanted.item(), rel=1e-4) and count == len(rows)
+    for name, parameter in adapter:
         assert parameter.grad is not None
         scale = float(parameter.grad.abs().max())
         torch.testing.assert_close(gradients[name], parameter.grad, atol=1e-3 * scale + 1e-6, rtol=1e-3, msg=name)

@@ -11,32 +11,60 @@ Method = Literal["lora"]
 
 
 @dataclass(frozen=True)
-class TuneSettings:
-    """Settings shared by all tuning runs of a task.
+class StepSettings:
+    """Settings of optimizer steps.
 
     Attributes:
-        method: name of the tuner in :data:`cotune.tune.tuners.TUNERS`.
         lora: shape of the LoRA adapter.
-        learning_rate: peak learning rate of AdamW.
+        learning_rate: peak learning rate of AdamW for the adapter.
         batch_size: rows per optimizer step.
-        warmup: steps over which the learning rate rises from zero.
-        decay: share of a finished run over which it falls to zero again.
-        weight_decay: weight decay of AdamW, on the adapter only.
         clip: largest norm of the gradient.
-        shared_prefix: run the prompt's common prefix once per batch; False trains on plain padded batches.
         micro_tokens: tokens per pass, including the prefix; larger batches are accumulated, with at least one row per pass.
     """
 
-    method: Method = "lora"
     lora: LoraSettings = field(default_factory=LoraSettings)
     learning_rate: float = 1e-3
     batch_size: int = 8
+    clip: float = 1.0
+    micro_tokens: int = 8192
+
+
+@dataclass(frozen=True)
+class TuneSettings(StepSettings):
+    """Settings of tuning all layers, shared by all such runs of a task.
+
+    Attributes:
+        method: name of the tuner in :data:`cotune.tune.tuners.TUNERS`.
+        warmup: steps over which the learning rate rises from zero.
+        decay: share of a finished run over which it falls to zero again.
+        shared_prefix: run the prompt's common prefix once per batch; False trains on plain padded batches.
+    """
+
+    method: Method = "lora"
     warmup: int = 4
     decay: float = 0.3
-    weight_decay: float = 0.0
-    clip: float = 1.0
     shared_prefix: bool = True
-    micro_tokens: int = 8192
+
+
+@dataclass(frozen=True)
+class WindowSettings(StepSettings):
+    """Settings of tuning a window of layers, which sets ``lora.layers``.
+
+    Attributes:
+        head_rate: peak learning rate for the head, whose inputs are standardised.
+        warmup: share of the steps over which the rates rise linearly from zero; they fall linearly to zero over the rest.
+        smoothing: label smoothing, the probability that is spread over all labels.
+        contrast: share of the contrastive term in the loss, from 0 to 1.
+        contrast_temperature: divisor of the cosines in that term.
+    """
+
+    batch_size: int = 16
+    micro_tokens: int = 4096
+    head_rate: float = 1e-3
+    warmup: float = 0.1
+    smoothing: float = 0.0
+    contrast: float = 0.0
+    contrast_temperature: float = 0.1
 
 
 def learning_rate_factor(step: int, *, warmup: int, decay_from: int | None = None, end: int | None = None) -> float:

@@ -13,7 +13,7 @@ fine-tuning, arXiv 2202.10054).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,51 +24,19 @@ from torch.nn.functional import cross_entropy, normalize
 
 from cotune.errors import CotuneError
 from cotune.files import content_hash
-from cotune.model.adapters.files import LoraSettings
 from cotune.model.adapters.slots import BASE
 from cotune.model.engine.fallback import plain_layer_states
 from cotune.model.engine.plan import cut_by_length, plan_pass
 from cotune.model.engine.prefix_cache import PrefixState
-from cotune.model.hardware.allocator import return_freed_memory
-from cotune.model.hardware.machine import give_back_memory, out_of_memory
 from cotune.model.local import LocalModel
 from cotune.prompt.render import shared_prefix
-from cotune.tune.batches import rows_of_step
-from cotune.tune.checkpoint import Checkpoint, write_checkpoint
-from cotune.tune.stepping import StepReport, clipped_step
+from cotune.tune.base import AdapterRun, StepReport
+from cotune.tune.settings import WindowSettings
+from cotune.tune.trainable import LoraWeights, Named
 
 MOST_STATE_BYTES = 2 * 10**9
 """Upper bound on the stored states at the window's edge, in bytes; states of further rows are recomputed in each step."""
 _CHECKPOINT, _CHECKPOINT_EVERY = "window.safetensors", 10
-
-
-@dataclass(frozen=True)
-class WindowSettings:
-    """Settings of tuning a window.
-
-    Attributes:
-        lora: shape of the adapter; its ``layers`` are set by the window.
-        learning_rate: peak learning rate of AdamW for the adapter.
-        head_rate: peak learning rate for the head, whose inputs are standardised.
-        batch_size: rows in an optimizer step.
-        warmup: share of the steps over which the rates rise linearly from zero; they fall linearly to zero over the rest.
-        smoothing: label smoothing, the probability that is spread over all labels.
-        contrast: share of the contrastive term in the loss, from 0 to 1.
-        contrast_temperature: divisor of the cosines in that term.
-        clip: largest norm of the gradient.
-        micro_tokens: tokens per pass; larger batches are accumulated.
-    """
-
-    lora: LoraSettings = field(default_factory=LoraSettings)
-    learning_rate: float = 1e-3
-    head_rate: float = 1e-3
-    batch_size: int = 16
-    warmup: float = 0.1
-    smoothing: float = 0.0
-    contrast: float = 0.0
-    contrast_temperature: float = 0.1
-    clip: float = 1.0
-    micro_tokens: int = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,11 +173,10 @@ def contrastive_loss(features: Tensor, targets: Tensor, temperature: float) -> T
     return each[count > 0].sum()
 
 
-class WindowRun:
+class WindowRun(AdapterRun):
     """Tunes LoRA weights in a window of layers, and the head that reads the window's output.
 
-    The state after step ``n`` depends only on the arguments and ``n``; a killed run resumes from its last checkpoint and ends
-    with the same weights.
+    A killed run resumes from its last checkpoint by itself.
 
     Args:
         model: model to train.
@@ -225,10 +192,10 @@ class WindowRun:
         start: adapter to start from; :data:`BASE` draws a new one.
 
     Attributes:
-        step: optimizer steps done.
         losses: mean loss per row of each step.
-        tokens: number of tokens that ran.
     """
+
+    settings: WindowSettings
 
     def __init__(
         self,
@@ -245,40 +212,22 @@ class WindowRun:
         folder: Path,
         start: str = BASE,
     ) -> None:
-        if not rows:
-            raise CotuneError("there are no rows to train on")
-        layers = tuple(range(states.first, last))
-        self.settings = replace(settings, lora=replace(settings.lora, layers=layers))
-        self.model, self.states, self.rows, self.last, self.steps, self.seed = model, states, list(rows), last, steps, seed
-        self.labels, self.start_head, self.start = list(labels), head, start
+        settings = replace(settings, lora=replace(settings.lora, layers=tuple(range(states.first, last))))
         identity = {
-            "model": model.fingerprint,
-            "rows": [[states.sequences[i], self.labels[i]] for i in self.rows],
-            "starts": None if states.starts is None else [states.starts[i] for i in self.rows],
-            "settings": asdict(self.settings),
+            "rows": [[states.sequences[i], labels[i]] for i in rows],
+            "starts": None if states.starts is None else [states.starts[i] for i in rows],
             "steps": steps,
-            "seed": seed,
-            "start": start,
             "head": content_hash(b"".join(part.astype(np.float32).tobytes() for part in head.folded()), 20),
         }
-        self.key = content_hash(identity, 20)
-        self.folder = folder / self.key
-        self.step = 0
-        self.losses: list[float] = []
-        self.tokens = 0
-        self._weight = torch.nn.Parameter(torch.from_numpy(head.weight.astype(np.float32)).to(model.runner.device))
-        self._bias = torch.nn.Parameter(torch.from_numpy(head.bias.astype(np.float32)).to(model.runner.device))
-        self._mean = torch.from_numpy(head.mean.astype(np.float32)).to(model.runner.device)
-        self._scale = torch.from_numpy((1 / head.spread).astype(np.float32)).to(model.runner.device)
-        self._lora: list[tuple[str, torch.nn.Parameter]] = []
-        self._optimizer: torch.optim.Optimizer | None = None
+        trainable = LoraWeights(model, settings.lora, seed=seed, start=start)
+        own = [states.own(i) for i in rows]
+        super().__init__(model, trainable, own, states.length, settings, identity, seed=seed, folder=folder, start=start)
+        self.states, self.rows, self.last, self.steps = states, list(rows), last, steps
+        self.labels, self.start_head = list(labels), head
+        self._last = self._file = self.folder / _CHECKPOINT
+        self._weight, self._bias = (torch.nn.Parameter(self._on_device(value)) for value in (head.weight, head.bias))
+        self._mean, self._scale = self._on_device(head.mean), self._on_device(1 / head.spread)
         self._tuned: dict[str, Tensor] | None = None
-
-    @property
-    def tokens_per_step(self) -> float:
-        """Expected number of tokens per step; each runs through the window only."""
-        size = min(self.settings.batch_size, len(self.rows))
-        return size * sum(self.states.own(i) for i in self.rows) / len(self.rows) + self.states.length
 
     def advance(self, *, report: StepReport | None = None, until: Callable[[], bool] | None = None) -> None:
         """Train to the last step, or until ``until``, called after each step, returns True.
@@ -288,24 +237,8 @@ class WindowRun:
         Raises:
             DivergedError: a loss or a gradient became NaN or infinite.
         """
-        return_freed_memory()
-        self._enter()
-        assert self._optimizer is not None
-        while self.step < self.steps:
-            factor = _rate(self.step, self.steps, self.settings.warmup)
-            for group in self._optimizer.param_groups:
-                group["lr"] = group["peak"] * factor
-            picked = [self.rows[i] for i in rows_of_step(self.step, len(self.rows), self.settings.batch_size, self.seed)]
-            loss, used = self._one_step(picked)
-            self.step += 1
-            self.losses.append(loss)
-            self.tokens += used
-            if report:
-                report(self.step, loss, used)
-            if self.step < self.steps and until is not None and until():
-                break
-            if self.step < self.steps and self.step % _CHECKPOINT_EVERY == 0:
-                self._checkpoint()
+        warmup = self.settings.warmup
+        self._train(self.steps, lambda step: _rate(step, self.steps, warmup), self._file, _CHECKPOINT_EVERY, report, until)
         self._tuned = self.model.adapters.weights()
 
     def save(self, parent: Path) -> str:
@@ -323,48 +256,28 @@ class WindowRun:
         weight, bias = (p.detach().double().cpu().numpy() for p in (self._weight, self._bias))
         return replace(self.start_head, weight=weight, bias=bias)
 
-    def _one_step(self, batch: Sequence[int]) -> tuple[float, int]:
-        assert self._optimizer is not None
-        self._optimizer.zero_grad(set_to_none=True)
-        limit = max(1, self.settings.micro_tokens - self.states.length)
-        while True:
-            try:
-                total, tokens = self._backward([*cut_by_length(batch, self.states.own, limit)])
-                break
-            except RuntimeError as error:
-                if not out_of_memory(error) or limit < max(map(self.states.own, batch)):
-                    raise
-            self._optimizer.zero_grad(set_to_none=True)
-            give_back_memory(self.model.runner.device)
-            limit //= 2
-        lora, head, mean = [p for _, p in self._lora], [self._weight, self._bias], total / len(batch)
-        clipped_step(self._optimizer, lora, head, clip=self.settings.clip, loss=mean, step=self.step + 1)
-        return mean, tokens
-
-    def _backward(self, parts: Sequence[Sequence[int]]) -> tuple[float, int]:
-        """Accumulate the gradient of a batch in parts; returns the summed loss and the number of tokens, each row's counted
-        once.
-        """
-        rows = [row for part in parts for row in part]
-        if len(parts) == 1:
+    def _backward(self, parts: Sequence[Sequence[int]]) -> tuple[float, float, int]:
+        passes = [[self.rows[i] for i in part] for part in parts]
+        rows = [row for part in passes for row in part]
+        if len(passes) == 1:
             hidden, tokens = self._hidden(rows)
             loss = self._loss(hidden, rows)
             (loss / len(rows)).backward()  # type: ignore[no-untyped-call]
-            return float(loss.detach()), tokens
+            return float(loss.detach()), len(rows), tokens
         # The contrastive term needs the rows of all parts: compute all states first, then the gradient part by part (arXiv
-        # 2101.06983).
+        # 2101.06983). Tokens count once.
         with torch.no_grad():
-            states = torch.cat([self._hidden(part)[0] for part in parts])
+            states = torch.cat([self._hidden(part)[0] for part in passes])
         states.requires_grad_()
         loss = self._loss(states, rows)
         (loss / len(rows)).backward()  # type: ignore[no-untyped-call]
         assert states.grad is not None
         tokens = 0
-        for part, gradient in zip(parts, torch.split(states.grad, [len(part) for part in parts]), strict=True):
+        for part, gradient in zip(passes, torch.split(states.grad, [len(part) for part in passes]), strict=True):
             hidden, used = self._hidden(part)
             hidden.backward(gradient)  # type: ignore[no-untyped-call]
             tokens += used
-        return float(loss.detach()), tokens
+        return float(loss.detach()), len(rows), tokens
 
     def _hidden(self, rows: Sequence[int]) -> tuple[Tensor, int]:
         """The states ``[rows, width]`` that the head reads, and the number of tokens that ran."""
@@ -388,61 +301,14 @@ class WindowRun:
             return loss
         return (1 - share) * loss + share * contrastive_loss(features, targets, self.settings.contrast_temperature)
 
-    def _enter(self) -> None:
-        slot = self.model.adapters
-        if self._optimizer is not None and slot.current == self._mark:
-            return
-        self._lora = slot.start(self.settings.lora, seed=self.seed, adapter_id=self.start)
-        slot.current = self._mark
-        peak, head = self.settings.learning_rate, self.settings.head_rate
-        self._optimizer = torch.optim.AdamW(
-            [
-                {"params": [p for _, p in self._lora], "lr": peak, "peak": peak, "weight_decay": 0.0},
-                {"params": [self._weight, self._bias], "lr": head, "peak": head, "weight_decay": 0.0},
-            ],
-            betas=(0.9, 0.99),
-            fused=True,
-        )
-        self._rewind()
-        self._restore()
-
-    def _rewind(self) -> None:
-        self.step, self.losses, self.tokens = 0, [], 0
+    def _enter_head(self) -> tuple[Named, float]:
         with torch.no_grad():
             for parameter, start in ((self._weight, self.start_head.weight), (self._bias, self.start_head.bias)):
-                parameter.copy_(torch.from_numpy(start.astype(np.float32)))
+                parameter.copy_(self._on_device(start))
+        return [("head.weight", self._weight), ("head.bias", self._bias)], self.settings.head_rate
 
-    @property
-    def _mark(self) -> str:
-        return f"window-{self.key}-{id(self)}"
-
-    @property
-    def _named(self) -> list[tuple[str, torch.nn.Parameter]]:
-        return [*self._lora, ("head.weight", self._weight), ("head.bias", self._bias)]
-
-    def _checkpoint(self) -> None:
-        assert self._optimizer is not None
-        about = {"key": self.key, "step": self.step, "losses": self.losses, "tokens": self.tokens}
-        write_checkpoint(self.folder / _CHECKPOINT, self._named, self._optimizer, about)
-
-    def _restore(self) -> None:
-        """Load the checkpoint; one that is unreadable or of another run counts as missing."""
-        from safetensors import SafetensorError
-
-        path = self.folder / _CHECKPOINT
-        if not path.is_file():
-            return
-        assert self._optimizer is not None
-        try:
-            checkpoint = Checkpoint.read(path)
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError):
-            return
-        own = checkpoint.key == self.key and 0 < checkpoint.step == len(checkpoint.losses) <= self.steps
-        # Check everything before using anything: half a checkpoint is worse than none.
-        if not own or not checkpoint.fits(self._named):
-            return
-        checkpoint.restore(self._named, self._optimizer)
-        self.step, self.losses, self.tokens = checkpoint.step, checkpoint.losses, checkpoint.tokens
+    def _on_device(self, values: NDArray[np.float64]) -> Tensor:
+        return torch.from_numpy(values.astype(np.float32)).to(self.model.runner.device)
 
 
 def _rate(step: int, steps: int, warmup: float) -> float:

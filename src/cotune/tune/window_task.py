@@ -17,7 +17,8 @@ from cotune.files import canonical_json
 from cotune.model.adapters.files import LoraSettings
 from cotune.model.local import LocalModel
 from cotune.probe.readout import Probe
-from cotune.tune.window import StartHead, WindowRun, WindowSettings, WindowStates
+from cotune.tune.settings import WindowSettings
+from cotune.tune.window import StartHead, WindowRun, WindowStates
 
 _HEAD = ("weight", "bias", "mean", "spread")
 

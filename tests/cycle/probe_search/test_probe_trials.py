@@ -38,8 +38,7 @@ from cotune.prompt.bank import seed_prompt
 from cotune.refine import with_demonstrations
 from cotune.task.example import Example
 from cotune.task.task import Task
-from cotune.tune.settings import TuneSettings
-from cotune.tune.window import WindowSettings
+from cotune.tune.settings import TuneSettings, WindowSettings
 
 if TYPE_CHECKING:
     from conftest import Bench

@@ -22,7 +22,7 @@ from cotune.cycle.probe_search.verdict import better_bundle, first_verdict
 from cotune.cycle.search.arms import Confirmed
 from cotune.errors import InputError
 from cotune.prompt.prompt import Prompt
-from cotune.tune.window import WindowSettings
+from cotune.tune.settings import WindowSettings
 
 
 def searches_by_probes(context: RunContext, config: RunConfig) -> bool:

@@ -29,7 +29,7 @@ from cotune.probe.terms import TermWeights
 from cotune.prompt.prompt import Prompt
 from cotune.refine import not_shown
 from cotune.task.example import Example
-from cotune.tune.window import WindowSettings
+from cotune.tune.settings import WindowSettings
 from cotune.tune.window_task import WindowTask, tune_window
 
 Floats = NDArray[np.float64]

@@ -18,7 +18,7 @@ from cotune.model.engine.attention import use_plain_attention
 from cotune.model.engine.plan import cut_by_length
 from cotune.model.engine.sampling import Answer, Chooser
 from cotune.model.engine.trie import label_paths
-from cotune.model.hardware.machine import give_back_memory, out_of_memory
+from cotune.model.hardware.machine import halve_until_it_fits
 from cotune.model.layers.cut import cut_decoder, layer_outputs, norm_epsilon, pooled, read_layers, unit_rms
 from cotune.prompt.render import RenderedRow
 
@@ -35,7 +35,7 @@ def naive_label_scores(
     Args:
         model: a transformers causal language model.
         rows: rendered rows with equally many completions.
-        batch_tokens: most tokens in a pass, without padding; it runs in halves if memory runs out.
+        batch_tokens: most tokens in a pass, without padding; it runs in smaller parts if memory runs out.
         whole: whether to score completions to their end, stop token included, or only as far as needed to distinguish the
             labels.
     """
@@ -48,21 +48,17 @@ def naive_label_scores(
             owners.append((row, label))
     scores = np.zeros((len(rows), len(rows[0].completions)))
     for part in cut_by_length(range(len(sequences)), lambda i: len(sequences[i][0]), batch_tokens):
-        for i, score in zip(part, _score_in_halves(model, [sequences[i] for i in part]), strict=True):
+        for i, score in zip(part, _score_all(model, [sequences[i] for i in part]), strict=True):
             scores[owners[i]] = score
     return scores, sum(len(sequence) for sequence, _ in sequences)
 
 
-def _score_in_halves(model: Any, sequences: Sequence[tuple[Sequence[int], int]]) -> list[float]:
-    try:
-        return _score(model, sequences)
-    except RuntimeError as error:
-        if not out_of_memory(error) or len(sequences) == 1:
-            raise
-    # Outside the handler, whose traceback holds the tensors of the failed pass.
-    give_back_memory(model.device)
-    middle = len(sequences) // 2
-    return [*_score_in_halves(model, sequences[:middle]), *_score_in_halves(model, sequences[middle:])]
+def _score_all(model: Any, sequences: Sequence[tuple[Sequence[int], int]]) -> list[float]:
+    def score(rows: int) -> list[float]:
+        parts = (sequences[first : first + rows] for first in range(0, len(sequences), rows))
+        return [found for part in parts for found in _score(model, part)]
+
+    return halve_until_it_fits(score, len(sequences), model.device)
 
 
 def _score(model: Any, sequences: Sequence[tuple[Sequence[int], int]]) -> list[float]:

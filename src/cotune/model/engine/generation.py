@@ -19,7 +19,7 @@ from cotune.model.engine.facts import engine_facts
 from cotune.model.engine.fallback import plain_generate
 from cotune.model.engine.sampling import Answer, Chooser
 from cotune.model.hardware.allocator import return_freed_memory
-from cotune.model.hardware.machine import device_memory, give_back_memory, out_of_memory
+from cotune.model.hardware.machine import device_memory, halve_until_it_fits
 from cotune.model.structured.grammar import Grammar
 from cotune.model.structured.token_grammar import TokenGrammar
 from cotune.prompt.prompt import Prompt
@@ -184,35 +184,33 @@ def _write(
         return_freed_memory()
     reported: list[int] = []
     tell = _telling(progress, reported)
-    while True:
+
+    def generate(slots: int) -> _Part:
+        nonlocal tell
         answers = [chooser.start(ids, limit) for ids in prompts]
-        try:
-            started = time.perf_counter()
-            with torch.inference_mode():
-                prefix = model.prefix_state(adapter, prefix_ids)
-                prefix_s = time.perf_counter() - started
-                decoder = Decoder(
-                    model.runner,
-                    prefix,
-                    suffixes,
-                    answers,
-                    chooser,
-                    slots=slots,
-                    pass_tokens=model.settings.batch_tokens,
-                    progress=tell,
-                    references=references,
-                )
-                decoder.run()
-            if not np.isfinite(decoder.losses).all():
-                raise DivergedError("losses of right answers are not finite")
-            return _Part(answers, decoder.losses, decoder.tokens, sum(reported), prefix_s + decoder.entering_s)
-        except RuntimeError as error:
-            if not out_of_memory(error) or slots == 1:
-                raise
-        give_back_memory(model.runner.device)
-        slots = max(1, min(slots, len(prompts)) // 2)
-        # Tokens of a failed attempt were already reported.
-        tell = None
+        started = time.perf_counter()
+        with torch.inference_mode():
+            prefix = model.prefix_state(adapter, prefix_ids)
+            prefix_s = time.perf_counter() - started
+            decoder = Decoder(
+                model.runner,
+                prefix,
+                suffixes,
+                answers,
+                chooser,
+                slots=slots,
+                pass_tokens=model.settings.batch_tokens,
+                progress=tell,
+                references=references,
+            )
+            # If this attempt fails, its tokens are not reported again by the next one.
+            tell = None
+            decoder.run()
+        if not np.isfinite(decoder.losses).all():
+            raise DivergedError("losses of right answers are not finite")
+        return _Part(answers, decoder.losses, decoder.tokens, sum(reported), prefix_s + decoder.entering_s)
+
+    return halve_until_it_fits(generate, min(slots, len(prompts)), model.runner.device)
 
 
 def room_for_rows(device: torch.device | str, memory: int) -> int:

@@ -16,7 +16,7 @@ from cotune.model.base import LabelScores, Progress
 from cotune.model.engine.facts import engine_facts
 from cotune.model.engine.fallback import naive_label_scores
 from cotune.model.engine.hidden_states import layer_states
-from cotune.model.engine.scoring import Batch, cut_batches, score_in_halves
+from cotune.model.engine.scoring import Batch, cut_batches, score_in_memory
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import RenderedRow
 
@@ -151,7 +151,7 @@ def _compute(
     model.adapters.use(adapter)
     if model.shared:
         with torch.inference_mode():
-            return score_in_halves(model.runner, model.prefix_state(adapter, prefix_ids), batch, top, probe, labels)
+            return score_in_memory(model.runner, model.prefix_state(adapter, prefix_ids), batch, top, probe, labels)
     if probe is not None:
         ids, starts = [row.prompt_ids for row in rows], [row.start for row in rows]
         states = layer_states(model, ids, [probe.layer], starts=starts, adapter=adapter, progress=None)[0]

@@ -17,7 +17,7 @@ from cotune.model.engine.prefix_cache import PrefixState
 from cotune.model.engine.row_blocks import as_tensor
 from cotune.model.engine.runner import PackedRunner
 from cotune.model.engine.trie import LabelTrie, build_trie, label_scores
-from cotune.model.hardware.machine import give_back_memory, out_of_memory
+from cotune.model.hardware.machine import halve_until_it_fits
 from cotune.prompt.render import RenderedRow
 
 if TYPE_CHECKING:
@@ -36,6 +36,11 @@ class Batch:
     trie: LabelTrie
     completions: tuple[tuple[int, ...], ...]
     skips: tuple[int, ...] = ()
+
+    def part(self, start: int, end: int) -> Batch:
+        """The batch of rows ``start`` to ``end``."""
+        rows = slice(start, end)
+        return Batch(self.places[rows], self.suffixes[rows], self.trie, self.completions, self.skips[rows])
 
     @property
     def lengths(self) -> list[int]:
@@ -95,7 +100,7 @@ def _cuts(costs: Sequence[int], most: int, most_rows: int | None = None) -> list
     return [*ends, len(costs)]
 
 
-def score_in_halves(
+def score_in_memory(
     runner: PackedRunner,
     prefix: PrefixState | None,
     batch: Batch,
@@ -103,7 +108,7 @@ def score_in_halves(
     probe: Probe | None,
     labels: Sequence[str],
 ) -> tuple[NDArray[np.float64], int]:
-    """``[rows, labels]`` scores of a batch, and its number of tokens; run in halves if memory runs out.
+    """``[rows, labels]`` scores of a batch, and its number of tokens; in smaller parts if memory runs out.
 
     Args:
         runner: the model.
@@ -113,24 +118,19 @@ def score_in_halves(
         probe: computes scores from the rows' states; None scores the label words.
         labels: the probe's labels, in the order of the scores.
     """
-    try:
+
+    def score(part: Batch) -> tuple[NDArray[np.float64], int]:
         if probe is not None:
-            return probe.log_probs(_row_states(runner, prefix, batch, probe.layer), labels), sum(batch.lengths)
+            return probe.log_probs(_row_states(runner, prefix, part, probe.layer), labels), sum(part.lengths)
         if top is not None:
-            return score_batch_top(runner, prefix, batch, top)
-        return score_batch(runner, prefix, batch), batch.own_tokens
-    except RuntimeError as error:
-        if not out_of_memory(error) or len(batch.places) == 1:
-            raise
-    # Outside the handler, whose traceback holds the tensors of the failed pass.
-    give_back_memory(runner.device)
-    middle = len(batch.places) // 2
-    halves = [
-        Batch(batch.places[part], batch.suffixes[part], batch.trie, batch.completions, batch.skips[part])
-        for part in (slice(None, middle), slice(middle, None))
-    ]
-    results = [score_in_halves(runner, prefix, half, top, probe, labels) for half in halves]
-    return np.concatenate([scores for scores, _ in results]), sum(tokens for _, tokens in results)
+            return score_batch_top(runner, prefix, part, top)
+        return score_batch(runner, prefix, part), part.own_tokens
+
+    def in_parts(rows: int) -> tuple[NDArray[np.float64], int]:
+        results = [score(batch.part(first, first + rows)) for first in range(0, len(batch.places), rows)]
+        return np.concatenate([scores for scores, _ in results]), sum(tokens for _, tokens in results)
+
+    return halve_until_it_fits(in_parts, len(batch.places), runner.device)
 
 
 def _row_states(runner: PackedRunner, prefix: PrefixState | None, batch: Batch, layer: int) -> NDArray[np.float32]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     import torch
 
+_Found = TypeVar("_Found")
 _ROOT = Path("/")
 _FULL = ("out of memory", "not enough memory", "can't allocate memory", "Cannot allocate memory")
 """Texts of errors that report a lack of memory: of accelerators, and of the CPU on Windows and Linux."""
@@ -95,6 +96,29 @@ def give_back_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
+
+
+def halve_until_it_fits(run: Callable[[int], _Found], size: int, device: torch.device, least: int = 1) -> _Found:
+    """Call ``run(size)``, and again with half the size each time the device is out of memory.
+
+    Args:
+        run: takes the number of rows or tokens in a pass.
+        size: the first number.
+        device: the device that the passes run on.
+        least: the smallest number to try.
+
+    Raises:
+        RuntimeError: memory is too small for ``least``; or another error of ``run``.
+    """
+    while True:
+        try:
+            return run(size)
+        except RuntimeError as error:
+            if not out_of_memory(error) or size <= least:
+                raise
+        # Outside the handler, whose traceback holds the tensors of the failed pass.
+        give_back_memory(device)
+        size = max(least, size // 2)
 
 
 def processor_name(root: Path = _ROOT) -> str:
