@@ -100,7 +100,7 @@ def test_the_pages_code_needs_neither_torch_nor_transformers_nor_cotune(pooled: 
 
 def test_the_folder_holds_what_is_needed_and_no_path_of_this_machine(pooled: Exported) -> None:
     assert pooled.said.count("\n") <= 1 and "torchvision" not in pooled.said
-    names = {"model.onnx", "tokenizer.json", "template.json", "classify.py", "probe.safetensors"}
+    names = {"model.onnx", "tokenizer.json", "template.json", "classify.py", "cells.py", "probe.safetensors"}
     assert {path.name for path in pooled.out.iterdir()} == names | {"README.md", "prompt.json", "decision.json", "example.json"}
     for path in pooled.out.iterdir():
         content = path.read_bytes()

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import datetime
 import decimal
 import enum
 import inspect
+import sys
 import uuid
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from cotune.bundle.export import pipeline
 from cotune.bundle.rows import checked_row
 from cotune.errors import InputError
-from cotune.task.reading.cells import NESTED, input_text
+from cotune.task.reading import cells
+from cotune.task.reading.cells import NESTED, input_text, row_texts
 from cotune.task.reading.field_names import field_names
-
-classify = pytest.importorskip("cotune.bundle.export.classify")
 
 
 class Colour(enum.Enum):
@@ -43,22 +42,18 @@ VALUES = [
 ]
 
 
-@pytest.mark.parametrize("module", [pipeline, classify], ids=["pipeline", "classify"])
-def test_values_are_shown_as_by_the_bundle(module: ModuleType) -> None:
+def test_values_are_shown_as_by_the_bundle() -> None:
     for value in VALUES:
         wanted = input_text(value)
         assert wanted is not NESTED, repr(value)
-        assert module._shown(value) == (wanted or ""), repr(value)
+        assert row_texts({"a": value}, ["a"])["a"] == (wanted or ""), repr(value)
     for value in (b"a", {1, 2}, [b"a"], {"a": object()}):
         assert input_text(value) is NESTED
         with pytest.raises(TypeError, match="cannot be converted to text"):
-            module._shown(value)
+            row_texts({"a": value}, ["a"])
 
 
-@pytest.mark.parametrize(
-    "fields", [pipeline.RowClassification.fields, classify.RowClassifier.fields], ids=["pipeline", "classify"]
-)
-def test_a_row_may_have_the_headers_of_its_file(fields: Any) -> None:
+def test_a_row_may_have_the_headers_of_its_file() -> None:
     row = {
         "id": 5,
         "Customer message": "hello",
@@ -70,19 +65,22 @@ def test_a_row_may_have_the_headers_of_its_file(fields: Any) -> None:
         "?": 3,
         "id!": 4,
     }
-    headers = field_names(row)
-    export: Any = SimpleNamespace(template={"fields": list(headers.values())})
-    assert fields(export, row) == checked_row(row, [*headers.values()], "row 1")
-    one: Any = SimpleNamespace(template={"fields": ["_2nd"]})
-    assert fields(one, {"2nd": 1}) == {"_2nd": "1"}
-    assert fields(one, {"2nd": 1, "_2nd": 3}) == {"_2nd": "3"}, "the field's own name comes first"
+    fields = [*field_names(row).values()]
+    assert row_texts(row, fields) == checked_row(row, fields, "row 1")
+    assert row_texts({"2nd": 1}, ["_2nd"]) == row_texts("1", ["_2nd"]) == {"_2nd": "1"}
+    assert row_texts({"2nd": 1, "_2nd": 3}, ["_2nd"]) == {"_2nd": "3"}, "the field's own name comes first"
     for other in ({"2nd?": 1, "2nd!": 2}, {"nd": 1}):
         with pytest.raises(KeyError, match="_2nd"):
-            fields(one, other)
+            row_texts(other, ["_2nd"])
         with pytest.raises(InputError, match="no field '_2nd'"):
             checked_row(other, ["_2nd"], "row 1")
 
 
-def test_both_exports_read_rows_by_the_same_code() -> None:
-    for name in ("_value", "_named", "_shown", "_is_array", "_single", "_plain"):
-        assert inspect.getsource(getattr(pipeline, name)) == inspect.getsource(getattr(classify, name))
+def test_the_file_that_exports_contain_imports_nothing_of_cotune() -> None:
+    names = set()
+    for node in ast.walk(ast.parse(inspect.getsource(cells))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(str(node.module))
+    assert names and {name.partition(".")[0] for name in names} <= sys.stdlib_module_names

@@ -17,7 +17,7 @@ from cotune.evaluate.decision import Decision
 from cotune.evaluate.stats.conformal import label_sets
 from cotune.model.base import GREEDY, Sampling
 from cotune.prompt.prompt import Prompt
-from cotune.task.reading.field_names import column_of
+from cotune.task.reading.cells import column_of
 from cotune.task.reading.frames import is_frame, read_frame
 from cotune.task.values.label_type import LabelType
 from cotune.task.values.output import Output, label_output

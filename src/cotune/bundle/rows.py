@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cotune.errors import InputError, RowError, shown_names
-from cotune.task.reading.cells import NESTED, has_half_character, input_text
-from cotune.task.reading.field_names import column_of
+from cotune.task.reading.cells import NESTED, column_of, has_half_character, input_text
 
 
 def checked_row(row: Any, input_fields: Sequence[str], where: str) -> dict[str, str]:

@@ -184,7 +184,7 @@ def _row_of(texts: list[str], input_fields: Sequence[str]) -> dict[str, str]:
         InputError: a text names no field, or the fields are not those of the task.
     """
     from cotune.bundle.rows import checked_row
-    from cotune.task.reading.field_names import column_of
+    from cotune.task.reading.cells import column_of
 
     if len(input_fields) == len(texts) == 1:
         return checked_row(texts[0], input_fields, "row 1")

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from cotune.errors import InputError, shown_names
 from cotune.files import atomic_path, check_ending
-from cotune.task.reading.cells import has_half_character
-from cotune.task.reading.field_names import column_of
+from cotune.task.reading.cells import column_of, has_half_character
 from cotune.task.reading.table import Table
 
 FORMATS = (".npy", ".parquet", ".jsonl")

@@ -11,7 +11,7 @@ from cotune.bundle.manifest import MANIFEST, Manifest, bundle_folder
 from cotune.bundle.rows import said
 from cotune.errors import CotuneError
 from cotune.run_files import BUNDLE, CONFIG, DEV_ROWS, TEST_ROWS
-from cotune.task.reading.field_names import column_of
+from cotune.task.reading.cells import column_of
 from cotune.task.reading.read import read_table
 
 

@@ -17,8 +17,7 @@ from cotune.bundle.rows import said
 from cotune.errors import InputError, counted
 from cotune.files import write_json
 from cotune.labelling.picking import Pick
-from cotune.task.reading.cells import cell_text, input_text
-from cotune.task.reading.field_names import column_of
+from cotune.task.reading.cells import cell_text, column_of, input_text
 from cotune.task.reading.sheet import SEPARATED, Sheet, read_sheet, write_sheet
 from cotune.task.values.label_type import LabelType, label_value
 

@@ -17,8 +17,8 @@ from cotune.task.checks import DataChecks, Finding, Removed, check_data
 from cotune.task.example import Example
 from cotune.task.known import Known
 from cotune.task.metrics.metric import Metric, metric_for
-from cotune.task.reading.cells import has_half_character
-from cotune.task.reading.field_names import RESERVED, column_of, field_names, fields_for, with_fields
+from cotune.task.reading.cells import column_of, has_half_character
+from cotune.task.reading.field_names import RESERVED, field_names, fields_for, with_fields
 from cotune.task.reading.table import Table
 from cotune.task.rehearsal import ROLE, Replay, choose_replay
 from cotune.task.sealed import SealedTest, rows_hash

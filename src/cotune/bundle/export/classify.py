@@ -13,18 +13,11 @@ Needs onnxruntime, tokenizers and numpy, and safetensors if there is a ``terms.p
 
 from __future__ import annotations
 
-import datetime
-import decimal
-import enum
-import hashlib
 import importlib.util
 import json
-import math
 import re
 import sys
-import unicodedata
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +27,6 @@ from onnxruntime import InferenceSession, SessionOptions
 from tokenizers import Tokenizer
 
 Row = str | Mapping[str, Any]
-_NAME = re.compile(r"[^\W\d]\w*\Z")
-"""What may stand in braces in a prompt."""
 
 
 class RowClassifier:
@@ -45,14 +36,23 @@ class RowClassifier:
         session: session of the model.
         tokenizer: its tokenizer.
         template: content of ``template.json``.
+        row_texts: function of ``cells.py``.
         terms: TF-IDF of ``terms.py``, whose logits are added to the model's; None if the model answers alone.
 
     Attributes:
         labels: the labels, in the order of the probabilities.
     """
 
-    def __init__(self, session: InferenceSession, tokenizer: Tokenizer, template: Mapping[str, Any], terms: Any = None) -> None:
-        self.session, self.tokenizer, self.template, self.terms = session, tokenizer, template, terms
+    def __init__(
+        self,
+        session: InferenceSession,
+        tokenizer: Tokenizer,
+        template: Mapping[str, Any],
+        row_texts: Callable[[Row, list[str]], dict[str, str]],
+        terms: Any = None,
+    ) -> None:
+        self.session, self.tokenizer, self.template = session, tokenizer, template
+        self.row_texts, self.terms = row_texts, terms
         self.labels: tuple[str, ...] = tuple(template["labels"])
         self._prefix: list[int] = template["prefix_ids"]
         added = tokenizer.get_added_tokens_decoder().values()
@@ -82,8 +82,7 @@ class RowClassifier:
 
     def fields(self, row: Row) -> dict[str, str]:
         """A row's texts by field."""
-        named = {self.template["fields"][0]: row} if isinstance(row, str) else row
-        return {name: _shown(_value(named, name)) for name in self.template["fields"]}
+        return self.row_texts(row, self.template["fields"])
 
     def filled(self, row: Row) -> str:
         """The whole text that the model reads for a row."""
@@ -139,86 +138,17 @@ def load(
     tokenizer.no_padding()
     tokenizer.no_truncation()
     template = json.loads((folder / "template.json").read_text(encoding="utf-8"))
-    terms = _terms(folder) if (folder / "terms.py").is_file() else None
-    return RowClassifier(InferenceSession(str(folder / model), options, providers=list(providers)), tokenizer, template, terms)
+    terms = None
+    if (folder / "terms.py").is_file():
+        terms = _module(folder, "terms").load_terms(folder / "probe.safetensors")
+    session = InferenceSession(str(folder / model), options, providers=list(providers))
+    return RowClassifier(session, tokenizer, template, _module(folder, "cells").row_texts, terms)
 
 
-def _terms(folder: Path) -> Any:
-    """TF-IDF, read by the folder's ``terms.py``. No other code is run."""
-    spec = importlib.util.spec_from_file_location("_exported_terms", folder / "terms.py")
+def _module(folder: Path, name: str) -> Any:
+    """The Python file of that name in the folder, imported. No other code is run."""
+    spec = importlib.util.spec_from_file_location(f"_exported_{name}", folder / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.load_terms(folder / "probe.safetensors")
-
-
-def _value(row: Mapping[str, Any], field: str) -> Any:
-    """A row's value of a field, under its name or the header that it was made from: ``My text`` for ``My_text``."""
-    if field in row:
-        return row[field]
-    alike = []
-    for header in row:
-        whole = unicodedata.normalize("NFKC", str(header)).strip()
-        plain = re.sub(r"\W+", "_", whole).strip("_")
-        # The names of headers that resemble each other, or that have no letter, end in a hash.
-        marked = f"{plain or 'text'}_{hashlib.sha256(whole.encode(errors='surrogatepass')).hexdigest()[:6]}"
-        if field == _named(marked):
-            return row[header]
-        if field == _named(plain) and not _NAME.match(str(header)):
-            alike.append(header)
-    return row[alike[0] if len(alike) == 1 else field]
-
-
-def _named(text: str) -> str:
-    return text if _NAME.match(text) else f"_{text}"
-
-
-def _shown(value: Any) -> str:
-    """The text of a value as the bundle shows it: none if it is missing, a list as ``a, b``, an object as JSON."""
-    if _is_array(value):
-        value = value.tolist()
-    if isinstance(value, (list, tuple)) and not any(isinstance(v, (list, tuple, dict)) or _is_array(v) for v in value):
-        return ", ".join(item if isinstance(item, str) else _single(item) or "null" for item in value) or "none"
-    if isinstance(value, (list, tuple, dict)):
-        return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
-    return _single(value)
-
-
-def _is_array(value: Any) -> bool:
-    return type(value).__module__ == "numpy" and value.shape != ()
-
-
-def _single(value: Any) -> str:
-    """The text of a value that is no list or object; empty for None, NaN and a frame's missing value."""
-    if isinstance(value, enum.Enum):
-        value = value.value
-    kind = type(value).__name__
-    if type(value).__module__ == "numpy":
-        if kind == "datetime64":
-            return str(value)
-        # As a double, 0.1 in single precision would become 0.10000000149011612.
-        value = float(str(value)) if kind in ("float16", "float32") else value.item()
-    if value is None or kind in ("NAType", "NaTType"):
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        return "" if math.isnan(value) else repr(value)
-    if isinstance(value, decimal.Decimal):
-        return "" if value.is_nan() else format(value, "f")
-    if isinstance(value, (datetime.date, datetime.time)):
-        return value.isoformat()
-    if isinstance(value, (str, int, uuid.UUID)):
-        return str(value)
-    raise TypeError(f"a value of type {kind} cannot be converted to text")
-
-
-def _plain(value: Any) -> Any:
-    """A value for JSON, in which dates and the like are texts."""
-    if type(value).__module__ == "numpy":
-        value = value.tolist()
-    if isinstance(value, dict):
-        return {str(name): _plain(inner) for name, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
-    return value if value is None or isinstance(value, (bool, int, float, str)) else _single(value) or None
+    return module

@@ -12,7 +12,7 @@ from cotune.bundle.export.card import export_card
 from cotune.bundle.export.check import check_classifier, check_graph, check_weights
 from cotune.bundle.export.gguf import GgufExport
 from cotune.bundle.export.mlflow_folder import export_mlflow
-from cotune.bundle.export.probe import CLASSIFY, PIPELINE, TEMPLATE, TERMS, ProbePage, probe_of, write_template
+from cotune.bundle.export.probe import CELLS, CLASSIFY, PIPELINE, TEMPLATE, TERMS, ProbePage, probe_of, write_template
 from cotune.bundle.export.request import REQUEST, SCHEMA, Asking
 from cotune.bundle.export.weights import copy_model, cut, merge, write_classifier
 from cotune.bundle.load import load_several, resolve_base, resolve_bundle
@@ -25,6 +25,7 @@ from cotune.files import expanded, write_json, write_text
 from cotune.probe import terms
 from cotune.probe.readout import PROBE, Probe
 from cotune.prompt.prompt import held_rows
+from cotune.task.reading import cells
 
 if TYPE_CHECKING:
     from cotune.model.local import LocalModel
@@ -151,7 +152,7 @@ class _Export:
         ends = {ids[-1] for ids in _row_ids(self.predictor)}
         dtype = write_classifier(self.source, self.adapter, probe, out, ends, self.asking.ids.start)
         write_template(self.predictor, self.asking, out / TEMPLATE)
-        shutil.copyfile(Path(__file__).with_name("pipeline.py"), out / PIPELINE)
+        _write_code(out, PIPELINE)
         check_classifier(self.predictor, self.manifest, out, dtype)
 
     def _write_graph(self, probe: Probe, out: Path) -> None:
@@ -160,7 +161,7 @@ class _Export:
         prefix_ids = _row_ids(self.predictor)[0][: self.asking.ids.start]
         write_onnx(self.source, self.adapter, probe, out, prefix_ids)
         write_template(self.predictor, self.asking, out / TEMPLATE, labels=list(probe.labels), prefix_ids=list(prefix_ids))
-        shutil.copyfile(Path(__file__).with_name(CLASSIFY), out / CLASSIFY)
+        _write_code(out, CLASSIFY)
         check_graph(self.predictor, self.manifest, out)
 
     def _write_adapter(self, out: Path) -> None:
@@ -234,3 +235,9 @@ def _row_ids(predictor: Predictor) -> list[tuple[int, ...]]:
     """Rendered prompts of some different rows."""
     rows = [dict.fromkeys(predictor.input_fields, text) for text in ("a", "Z 7", "#!", "\u7684", "x.\n")]
     return [row.prompt_ids for row in predictor.model.renderer.render(predictor.prompt, rows, predictor.labels)]
+
+
+def _write_code(out: Path, name: str) -> None:
+    """Write a Python file of this folder and the one that it reads rows by into an export; neither needs cotune."""
+    shutil.copyfile(Path(__file__).with_name(name), out / name)
+    shutil.copyfile(cells.__file__, out / CELLS)

@@ -12,26 +12,16 @@ Needs torch and transformers, but not cotune, which wrote this folder.
 
 from __future__ import annotations
 
-import datetime
-import decimal
-import enum
-import hashlib
 import importlib.util
 import json
-import math
 import re
 import sys
-import unicodedata
-import uuid
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoTokenizer, TextClassificationPipeline
-
-_NAME = re.compile(r"[^\W\d]\w*\Z")
-"""What may stand in braces in a prompt."""
 
 
 class RowClassification(TextClassificationPipeline):  # type: ignore[misc]
@@ -39,16 +29,17 @@ class RowClassification(TextClassificationPipeline):  # type: ignore[misc]
 
     Attributes:
         template: the prompt's constant parts, with the positions of a row's fields between them.
+        row_texts: function of ``cells.py``.
         terms: TF-IDF of ``terms.py``, whose logits are added to the model's; None if the model answers alone.
     """
 
     template: dict[str, Any]
+    row_texts: Callable[[Any, list[str]], dict[str, str]]
     terms: Any = None
 
     def fields(self, row: str | dict[str, Any]) -> dict[str, str]:
         """A row's texts by field."""
-        named = {self.template["fields"][0]: row} if isinstance(row, str) else row
-        return {name: _shown(_value(named, name)) for name in self.template["fields"]}
+        return self.row_texts(row, self.template["fields"])
 
     def filled(self, row: str | dict[str, Any]) -> str:
         """The whole text that the model reads for a row."""
@@ -105,78 +96,7 @@ def load(folder: str | Path | None = None, *, dtype: torch.dtype = torch.float32
     model = _module(folder, "pooled").PooledForSequenceClassification.from_pretrained(folder, dtype=dtype)
     found = RowClassification(model=model.eval(), tokenizer=AutoTokenizer.from_pretrained(folder), **options)
     found.template = json.loads((folder / "template.json").read_text(encoding="utf-8"))
+    found.row_texts = _module(folder, "cells").row_texts
     if (folder / "terms.py").is_file():
         found.terms = _module(folder, "terms").load_terms(folder / "probe.safetensors")
     return found
-
-
-def _value(row: Mapping[str, Any], field: str) -> Any:
-    """A row's value of a field, under its name or the header that it was made from: ``My text`` for ``My_text``."""
-    if field in row:
-        return row[field]
-    alike = []
-    for header in row:
-        whole = unicodedata.normalize("NFKC", str(header)).strip()
-        plain = re.sub(r"\W+", "_", whole).strip("_")
-        # The names of headers that resemble each other, or that have no letter, end in a hash.
-        marked = f"{plain or 'text'}_{hashlib.sha256(whole.encode(errors='surrogatepass')).hexdigest()[:6]}"
-        if field == _named(marked):
-            return row[header]
-        if field == _named(plain) and not _NAME.match(str(header)):
-            alike.append(header)
-    return row[alike[0] if len(alike) == 1 else field]
-
-
-def _named(text: str) -> str:
-    return text if _NAME.match(text) else f"_{text}"
-
-
-def _shown(value: Any) -> str:
-    """The text of a value as the bundle shows it: none if it is missing, a list as ``a, b``, an object as JSON."""
-    if _is_array(value):
-        value = value.tolist()
-    if isinstance(value, (list, tuple)) and not any(isinstance(v, (list, tuple, dict)) or _is_array(v) for v in value):
-        return ", ".join(item if isinstance(item, str) else _single(item) or "null" for item in value) or "none"
-    if isinstance(value, (list, tuple, dict)):
-        return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
-    return _single(value)
-
-
-def _is_array(value: Any) -> bool:
-    return type(value).__module__ == "numpy" and value.shape != ()
-
-
-def _single(value: Any) -> str:
-    """The text of a value that is no list or object; empty for None, NaN and a frame's missing value."""
-    if isinstance(value, enum.Enum):
-        value = value.value
-    kind = type(value).__name__
-    if type(value).__module__ == "numpy":
-        if kind == "datetime64":
-            return str(value)
-        # As a double, 0.1 in single precision would become 0.10000000149011612.
-        value = float(str(value)) if kind in ("float16", "float32") else value.item()
-    if value is None or kind in ("NAType", "NaTType"):
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        return "" if math.isnan(value) else repr(value)
-    if isinstance(value, decimal.Decimal):
-        return "" if value.is_nan() else format(value, "f")
-    if isinstance(value, (datetime.date, datetime.time)):
-        return value.isoformat()
-    if isinstance(value, (str, int, uuid.UUID)):
-        return str(value)
-    raise TypeError(f"a value of type {kind} cannot be converted to text")
-
-
-def _plain(value: Any) -> Any:
-    """A value for JSON, in which dates and the like are texts."""
-    if type(value).__module__ == "numpy":
-        value = value.tolist()
-    if isinstance(value, dict):
-        return {str(name): _plain(inner) for name, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
-    return value if value is None or isinstance(value, (bool, int, float, str)) else _single(value) or None

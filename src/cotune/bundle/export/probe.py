@@ -32,6 +32,8 @@ EMBEDDING_PORT = 8081
 PIPELINE, CLASSIFY, TEMPLATE = "pipeline.py", "classify.py", "template.json"
 """Files of a classifier: Python for transformers and for ONNX, and the prompt's constant parts."""
 ONNX, TOKENIZER = "model.onnx", "tokenizer.json"
+CELLS = "cells.py"
+"""Texts of a row's fields, for both of these files."""
 TERMS = "terms.py"
 """Computes TF-IDF, if the bundle adds it to the probe."""
 
@@ -228,8 +230,8 @@ class ProbePage:
         return (
             "With ONNX Runtime; neither torch nor transformers is needed:",
             code_block("sh", f"pip install onnxruntime tokenizers{' safetensors' if self.probe.terms is not None else ''}"),
-            f"`{CLASSIFY}` in this folder fills rows into the prompt. Give it a text or a row, or a list of them; "
-            "`classify.probabilities` returns the probabilities of all labels.",
+            f"`{CLASSIFY}` in this folder fills rows into the prompt, with `{CELLS}` beside it. Give it a text or a row, "
+            "or a list of them; `classify.probabilities` returns the probabilities of all labels.",
             python_block(*filled_lines("classify", row_code(marks))),
             "The graph by itself, for any language that ONNX Runtime supports." + _alone(terms=self.probe.terms is not None),
             "\n".join(inputs),

@@ -1,4 +1,7 @@
-"""Convert values from files and frames to the text of a cell, in the same way for all formats."""
+"""The text of a cell and the field name of its header, in the same way for all files, frames and exports.
+
+Exported classifiers contain a copy of this file, so it imports nothing of cotune.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,14 @@ import enum
 import json
 import math
 import re
+import unicodedata
 import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from hashlib import sha256
 from typing import Any, Final
 
+_FIELD_NAME = re.compile(r"[^\W\d]\w*\Z")
 _HALF = re.compile("[\ud800-\udfff]")
 
 
@@ -81,6 +89,28 @@ def input_text(value: Any) -> str | _Nested | None:
     return NESTED if written is None else written
 
 
+def row_texts(row: str | Mapping[Any, Any], fields: Sequence[str]) -> dict[str, str]:
+    """A row's texts by field; empty for an empty cell.
+
+    Args:
+        row: a mapping with field names or headers; a text is the first field.
+        fields: names of the fields.
+
+    Raises:
+        KeyError: the row lacks a field.
+        TypeError: a value cannot be converted to text.
+    """
+    row = {fields[0]: row} if isinstance(row, str) else row
+    texts = {}
+    for field in fields:
+        value = row[column_of(field, [header for header in row if isinstance(header, str)]) or field]
+        text = input_text(value)
+        if text is NESTED:
+            raise TypeError(f"a value of type {type(value).__name__} cannot be converted to text")
+        texts[field] = text or ""
+    return texts
+
+
 def has_half_character(text: str) -> bool:
     """Whether a text contains a lone surrogate (half of a character), which cannot be written to a file."""
     return not text.isascii() and _HALF.search(text) is not None
@@ -107,3 +137,42 @@ def _plain(value: Any) -> Any:
     if text is NESTED:
         raise TypeError(f"a {type(value).__name__} is not JSON")
     return text
+
+
+def is_field_name(name: str) -> bool:
+    """Whether a name can be used in braces in a prompt."""
+    return _FIELD_NAME.match(name) is not None
+
+
+def column_of(field: str, columns: Iterable[str]) -> str | None:
+    """The column of a field: the one with its name, else the only one whose header gives this name; None if there is none."""
+    columns = list(columns)
+    if field in columns:
+        return field
+    others = [column for column in columns if not is_field_name(column)]
+    found = [column for column in others if marked_name(column) == field] or [c for c in others if plain_name(c) == field]
+    return found[0] if len(found) == 1 else None
+
+
+@lru_cache(maxsize=1024)
+def plain_name(column: str) -> str | None:
+    """The header as a name; None if it has no letter or digit, or marks that a name cannot have, as in some scripts."""
+    composed, plain = _read(column)
+    if not plain or any(unicodedata.category(character).startswith("M") for character in composed):
+        return None
+    return plain if is_field_name(plain) else f"_{plain}"
+
+
+@lru_cache(maxsize=1024)
+def marked_name(column: str) -> str:
+    """The header as a name that no other header gives."""
+    composed, plain = _read(column)
+    name = f"{plain or 'text'}_{sha256(composed.encode(errors='surrogatepass')).hexdigest()[:6]}"
+    return name if is_field_name(name) else f"_{name}"
+
+
+@lru_cache(maxsize=1024)
+def _read(column: str) -> tuple[str, str]:
+    """The header in the form that is the same in all encodings of its letters, and its letters, digits and ``_``."""
+    composed = unicodedata.normalize("NFKC", column).strip()
+    return composed, re.sub(r"\W+", "_", composed).strip("_")
