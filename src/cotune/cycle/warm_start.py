@@ -13,7 +13,6 @@ from cotune.config.task import Task as ConfiguredTask
 from cotune.errors import InputError
 from cotune.model.adapters.files import is_bare_probe, read_settings
 from cotune.model.adapters.slots import BASE
-from cotune.task.reading.field_names import column_of
 from cotune.task.task import Task
 
 
@@ -51,24 +50,16 @@ def adopt(config: RunConfig, start: Start | None) -> RunConfig:
     """The config with the bundle's settings: shape of its adapter, maximum length of prompts.
 
     Raises:
-        InputError: the input fields differ, or such a setting was given and differs.
+        InputError: such a setting was given and differs.
     """
     if start is None:
         return config
-    manifest, where = start.bundle.manifest, str(start.bundle.folder)
-    # A column may have its name in the file or in prompts.
-    if {column_of(field, config.data.input) for field in manifest.input_fields} != set(config.data.input):
-        raise InputError(
-            f"the bundle reads {_quoted(manifest.input_fields)} and the input of the new rows is {_quoted(config.data.input)}",
-            where=where,
-            hint="Rename the columns of the new rows, because the bundle's prompt names its fields, or start without it.",
-        )
     tune: dict[str, Any] = {}
     # A probe on the base model has no weights whose shape must be kept.
     if start.adapter_folder is not None and not is_bare_probe(start.adapter_folder):
         shape = read_settings(start.adapter_folder)
         tune = {"rank": shape.rank, "alpha": float(shape.alpha), "target": shape.target}
-    engine = {"max_tokens": manifest.max_tokens}
+    engine = {"max_tokens": start.bundle.manifest.max_tokens}
     for section, values in (("tune", tune), ("engine", engine)):
         usual = TuneConfig() if section == "tune" else EngineConfig()
         for key, value in values.items():
@@ -98,20 +89,20 @@ def start_task(config: RunConfig, start: Start | None, task: Task | None = None)
     """
     known = start.bundle.known if start is not None else None
     found = ConfiguredTask.from_config(config, known=known) if task is None else task
+    if start is not None and set(found.input_fields) != set(start.bundle.manifest.input_fields):
+        # Compared once the rows are read, because a column beside them can change the name that a header gives.
+        raise InputError(
+            f"the bundle reads {_quoted(start.bundle.manifest.input_fields)}, and prompts would name the input of the new rows"
+            f" {_quoted(found.input_fields)}",
+            where="data.input",
+            hint="Rename the columns of the new rows to the bundle's names, or start without the bundle.",
+        )
     if known is not None and known.output.kind is not found.output.kind:
         raise InputError(
             f"the bundle answers with the type {known.output.type}, and the outputs of the new rows are of the type"
             f" {found.output.type}",
             where="output.type",
             hint="Leave output.type out, or start without the bundle.",
-        )
-    if start is not None and set(found.input_fields) != set(start.bundle.manifest.input_fields):
-        # A column beside them can change the name that a header gives.
-        raise InputError(
-            f"the bundle reads {_quoted(start.bundle.manifest.input_fields)}, and prompts would name the input of the new rows"
-            f" {_quoted(found.input_fields)}",
-            where="data.input",
-            hint="Rename the columns of the new rows to the bundle's names.",
         )
     if found.replayed and start is None:
         raise InputError(

@@ -13,7 +13,9 @@ from cotune.files import content_hash
 
 Order = Literal["instruction_first", "input_first"]
 
-PLACEHOLDER = re.compile(r"\{([^\W\d]\w*)\}")
+FIELD_NAME = r"[^\W\d]\w*"
+"""A field's name as a regular expression, see :func:`cotune.task.reading.cells.is_field_name`."""
+PLACEHOLDER = re.compile(rf"\{{({FIELD_NAME})\}}")
 """A field's name in braces."""
 
 

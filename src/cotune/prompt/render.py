@@ -12,11 +12,11 @@ from typing import Any
 from cotune.errors import InputError
 from cotune.prompt.abridge import Abridger
 from cotune.prompt.messages import Chooser, Turns, settled, turns_of
-from cotune.prompt.prompt import Prompt
+from cotune.prompt.prompt import FIELD_NAME, Prompt
 
 # Private-use characters: no chat template or data set gives them a meaning.
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
-_MARK = re.compile(rf"{_OPEN}([^\W\d]\w*){_CLOSE}")
+_MARK = re.compile(rf"{_OPEN}({FIELD_NAME}){_CLOSE}")
 _TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 _DATE = date(2024, 7, 26)
 """The day that chat templates print as today's: the one that Llama's templates take where none is given."""

@@ -200,9 +200,8 @@ def with_words(prompt: Prompt, chosen: tuple[tuple[str, str], ...], task: Task) 
         return None
     if shows and sample is not None:
         return changed.edit(instruction=prompt.instruction.replace(sample, sample_line(new) or "").strip())
-    pattern = re.compile(
-        r"\{[^\W\d]\w*\}|(?<!\w)(?:" + "|".join(map(re.escape, sorted(old, key=len, reverse=True))) + r")(?!\w)"
-    )
+    words = "|".join(map(re.escape, sorted(old, key=len, reverse=True)))
+    pattern = re.compile(rf"{PLACEHOLDER.pattern}|(?<!\w)(?:{words})(?!\w)")
 
     def follow(part: str) -> str:
         return pattern.sub(lambda match: table.get(match[0], match[0]), part)

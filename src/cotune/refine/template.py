@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from cotune.prompt.prompt import FIELD_NAME
 from cotune.prompt.words import capitalise
 
 STYLES = {
@@ -19,7 +20,7 @@ STYLES = {
 
 _BLOCK = re.compile(
     r'(?:(?:\#{1,4}\ )?(?P<name>[^{}\n:="\#]{1,60}?)(?P<mark>:\n|:\ ?|\ =\ |\ -\ |\n))?'
-    r'(?P<quote>"?)\{(?P<field>[^\W\d]\w*)\}(?P=quote)(?:\n|\Z)',
+    rf'(?P<quote>"?)\{{(?P<field>{FIELD_NAME})\}}(?P=quote)(?:\n|\Z)',
     re.VERBOSE,
 )
 
