@@ -156,6 +156,17 @@ def test_a_model_that_promises_too_much_is_found() -> None:
         check_model(found)
 
 
+def test_a_model_that_ignores_the_grammar_is_found() -> None:
+    class Loose(LocalModel):
+        def generate(self, *args: Any, grammar: Any = None, **more: Any) -> Any:
+            return super().generate(*args, **more)
+
+    found = tiny_local("llama")
+    found.__class__ = Loose
+    with pytest.raises(AssertionError, match="break the grammar"):
+        check_model(found)
+
+
 class _SecondMatrices(LoraWeights):
     """LoRA weights of which only the second matrices are trained (arXiv 2403.12313)."""
 

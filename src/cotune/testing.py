@@ -279,11 +279,13 @@ def _sample_task(type: OutputType) -> Task:
 
 
 def check_model(model: ModelBackend) -> None:
-    """Check a model backend on two short rows: scores, answers and hidden states, as its capabilities promise.
+    """Check a model backend on two short rows: scores, answers, grammar and hidden states, as its capabilities promise.
 
     Raises:
         AssertionError: the model lacks something that its capabilities include.
     """
+    from cotune.model.structured.grammar import Grammar
+
     what = f"the model {model.name!r}"
     prompt = Prompt("Is it an animal or a plant? Answer with one of: {labels}.", "Word: {word}", "Kind:")
     rows, labels = [{"word": "oak"}, {"word": "a grey horse in the stable"}], ("animal", "plant")
@@ -305,6 +307,9 @@ def check_model(model: ModelBackend) -> None:
         generated = model.generate(prompt, rows, limit=4)
         assert len(generated.texts) == len(generated.ended) == 2, f"{what}: 2 rows got {len(generated.texts)} answers"
         assert generated.texts == model.generate(prompt, rows, limit=4).texts, f"{what}: greedy answers differ between calls"
+    if can.grammar:
+        numbers = model.generate(prompt, rows, limit=4, grammar=Grammar.number(integer=True)).texts
+        assert all(re.fullmatch(r"-?\d+", text) for text in numbers), f"{what}: answers break the grammar: {numbers}"
     assert can.hidden_states or not can.tune, f"{what}: a model that can be tuned must give hidden states"
     if can.hidden_states:
         _check_states(model, what)

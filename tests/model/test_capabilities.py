@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import cotune
 from cotune.bundle import Predictor
+from cotune.config import config_in_memory
+from cotune.cycle.backends.registry import backend_of
 from cotune.endpoint import Client, Endpoint
 from cotune.endpoint.request_format import RequestFormat
 from cotune.errors import InputError
@@ -19,6 +22,8 @@ from cotune.prompt.prompt import Prompt
 from tiny import tiny_local
 
 ROOT = Path(cotune.__file__).parent
+LOCAL: dict[str, Any] = {}
+ASKED: dict[str, Any] = {"model": "openai:m", "endpoint": {"base_url": "http://127.0.0.1:1/v1"}}
 PROMPT = Prompt("Choose: {labels}.", "{text}", "Answer:")
 
 
@@ -34,6 +39,12 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_local_model_can_do_everything_and_one_elsewhere_writes() -> None:
     assert tiny_local("llama").capabilities == EVERYTHING
     assert remote().capabilities == Capabilities(tune=False, hidden_states=False, likelihoods=False, generation=True)
+
+
+def test_backends_know_the_capabilities_of_their_models() -> None:
+    local, asked = (backend_of(config_in_memory(name="x", input=["a"], output="b", **more)) for more in (LOCAL, ASKED))
+    assert local.capabilities == EVERYTHING and not local.alone
+    assert asked.capabilities == remote().capabilities and "endpoint" in asked.alone
 
 
 def test_what_a_bundle_keeps_of_each() -> None:
@@ -53,9 +64,9 @@ def test_a_predictor_shows_no_model_that_cannot_be_seen_into() -> None:
 
 
 def test_no_room_asks_whether_a_model_is_remote() -> None:
+    checks = re.compile(r"isinstance\([^)]*RemoteModel|context\.remote\b|\bremote_model\b")
     asking = {
-        str(path.relative_to(ROOT))
-        for path in ROOT.rglob("*.py")
-        if re.search(r"isinstance\([^)]*RemoteModel|context\.remote\b", path.read_text(encoding="utf-8"))
+        path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py") if checks.search(path.read_text(encoding="utf-8"))
     }
-    assert asking == set()
+    # The config itself, and the backend that a config of this kind chooses.
+    assert asking == {"config/run.py", "cycle/backends/endpoint.py"}

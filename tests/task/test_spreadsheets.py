@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from cotune.errors import InputError
 from cotune.task import Task
-from cotune.task.reading.field_names import column_of, field_names, is_field_name
+from cotune.task.reading.cells import column_of, is_field_name
+from cotune.task.reading.field_names import field_names
 from cotune.task.reading.table import table_from_rows
 from cotune.task.values.label_type import label_type, label_value
 from cotune.task.values.number_style import number_style

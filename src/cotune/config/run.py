@@ -10,7 +10,15 @@ from pydantic import Field, StrictInt, StrictStr
 from pydantic import model_validator as _model_validator
 from pydantic_core import PydanticCustomError
 
-from cotune.config.endpoints import JUDGE, NO_PART_OF_THE_ANSWER, JudgeConfig, ModelEndpoint, ProposerConfig, TeacherConfig
+from cotune.config.endpoints import (
+    JUDGE,
+    NO_PART_OF_THE_ANSWER,
+    EndpointSection,
+    JudgeConfig,
+    ModelEndpoint,
+    ProposerConfig,
+    TeacherConfig,
+)
 from cotune.config.errors import shown
 from cotune.config.output import OutputConfig
 from cotune.config.paths import ROLES, base_name, names_file, names_function
@@ -84,6 +92,13 @@ class RunConfig(Section):
     def remote_model(self) -> str | None:
         """Name of the model at ``endpoint``; None for a local model."""
         return self.model.removeprefix(REMOTE) if self.model.startswith(REMOTE) else None
+
+    @property
+    def asked(self) -> dict[str, EndpointSection]:
+        """The sections with an endpoint that a run may ask, by name; ``endpoint`` only for a model there."""
+        named = {"endpoint": self.endpoint, "proposer": self.proposer, "teacher": self.teacher, "judge": self.judge}
+        remote = self.remote_model is not None
+        return {name: each for name, each in named.items() if each.base_url is not None and (remote or name != "endpoint")}
 
     def prompt_text(self) -> str | None:
         """The user's prompt as text, read from its file if ``prompt`` names one.

@@ -20,23 +20,13 @@ NOT_TUNED = "the model answers behind an endpoint, where it cannot be tuned"
 """Reason in the summary of a run without tuned arms."""
 
 
-def endpoints_of(config: RunConfig) -> dict[str, EndpointSection]:
-    """The sections of the config with an endpoint that this run may ask."""
-    named = {"endpoint": config.endpoint, "proposer": config.proposer, "teacher": config.teacher, "judge": config.judge}
-    return {
-        name: section
-        for name, section in named.items()
-        if section.base_url is not None and (name != "endpoint" or config.remote_model is not None)
-    }
-
-
 def check_keys(config: RunConfig) -> None:
     """Check in each session that no key is missing; without its key a proposer would only count as failed.
 
     Raises:
         InputError: an environment variable is not set.
     """
-    for name, section in endpoints_of(config).items():
+    for name, section in config.asked.items():
         if section.key_env is not None and not os.environ.get(section.key_env, "").strip():
             raise InputError(
                 f"the environment variable {section.key_env} is not set", where=f"{name}.key_env", hint="Set it to the key."
@@ -51,13 +41,13 @@ def check_prices(config: RunConfig, budget: Budget) -> None:
     """
     if budget.kind != "money":
         return
-    if config.remote_model is None:
+    if "endpoint" not in config.asked:
         raise BudgetError(
             "a model on this machine costs time, not money",
             where="budget",
             hint="Write for example 10m or 2Mtok, or name a model behind an endpoint.",
         )
-    for name, section in endpoints_of(config).items():
+    for name, section in config.asked.items():
         if section.input_price is None:
             raise BudgetError(
                 f"a budget of money needs the prices of {name}",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cotune.config import RunConfig
 from cotune.cycle.answering.judging import ByHand, read_by_hand
+from cotune.cycle.backends.registry import backend_of
 from cotune.cycle.budget.budget import Budget, parse_budget
 from cotune.cycle.budget.least import check_time, check_tokens
 from cotune.cycle.diagnostics.unwritable import check_references
@@ -75,13 +76,14 @@ def read_inputs(config: RunConfig, out: Path, task: Task | None, prompts: Sequen
         check_time(budget)
     start = open_start(config)
     config = adopt(config, start)
-    task = check_references(config, start_task(config, start, task))
-    check_probes(config, task)
+    backend = backend_of(config)
+    task = check_references(config, start_task(config, start, task), backend.capabilities)
+    check_probes(config, task, backend)
     own = _own_prompts(config, task, prompts)
     found = Inputs(config, budget, task, own, start, read_unlabelled(config, task), read_by_hand(config, task))
     if new:
         check_tokens(budget, task)
-        _check_model(config)
+        backend.check(config)
     if not (out / SUMMARY).is_file():
         check_keys(config)
     check_prices(config, budget)
@@ -98,11 +100,3 @@ def _own_prompts(config: RunConfig, task: Task, texts: Sequence[str]) -> tuple[P
 
 def _parsed(text: str, task: Task, where: str) -> Prompt:
     return parse_prompt(text, task.input_fields, where=where)
-
-
-def _check_model(config: RunConfig) -> None:
-    """Check that the model exists before anything is written."""
-    from cotune.model.loading.bundled import resolve_model
-
-    if config.remote_model is None:
-        resolve_model(config.model)

@@ -45,7 +45,7 @@ class Permissions:
         return str(self.base) == FROM_HUB
 
     def applied(self, config: RunConfig, folder: Path, *, judged: bool, rows_known: bool) -> RunConfig:
-        """A run's config with the user's entries in place of the folder's.
+        """A run's config with the user's entries in place of the folder's, but for the model, see :meth:`model_name`.
 
         Args:
             config: config in the folder.
@@ -64,18 +64,26 @@ class Permissions:
             if config.metric is not None and names_function(config.metric):
                 changes["metric"] = self.metric if self.metric is not None else _known_metric(config.metric, where)
             self._check_rows(config, where)
-        if config.remote_model is not None:
-            options = ("endpoint", "key_env")
-            changes["endpoint"] = _allowed(config.endpoint, self.endpoint, self.key_env, "run", options, where)
-        elif self.base is not None and not self.fetch:
-            changes["model"] = str(self.base)
         if judged:
             options = ("judge_endpoint", "judge_key_env")
             changes["judge"] = _allowed(config.judge, self.judge_endpoint, self.judge_key_env, "run's judge", options, where)
         return config.model_copy(update=changes)
 
+    def model_endpoint(self, config: RunConfig, folder: Path) -> EndpointSection:
+        """Section of the endpoint of a config's model, with the user's key in place of the folder's.
+
+        Raises:
+            InputError: the folder names a server or a secret that the user did not name.
+        """
+        options = ("endpoint", "key_env")
+        return _allowed(config.endpoint, self.endpoint, self.key_env, "run", options, str(folder / CONFIG))
+
+    def model_name(self, config: RunConfig) -> str:
+        """Name or folder of a config's model, the user's if it has moved."""
+        return config.model if self.base is None or self.fetch else str(self.base)
+
     def model_folder(self, config: RunConfig, folder: Path) -> Path:
-        """Folder of an applied config's model.
+        """Folder of a config's model.
 
         Raises:
             InputError: it is missing, or would have to be fetched from the hub without the user's permission.
@@ -83,7 +91,7 @@ class Permissions:
         from cotune.model.loading.bundled import resolve_model
 
         try:
-            return resolve_model(config.model, fetch=self.base is not None)
+            return resolve_model(self.model_name(config), fetch=self.base is not None)
         except NotFetchedError as error:
             raise InputError(
                 f"the run's model: {error.what}",

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from cotune.config import RunConfig
 from cotune.cycle.answer_search.policy import AnswerPolicy
+from cotune.cycle.backends.base import Backend
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.probe_search.policy import ProbePolicy, searches_by_probes
@@ -55,7 +56,7 @@ def policy_for(
     return AnswerPolicy(context, config, own, previous)
 
 
-def check_probes(config: RunConfig, task: Task) -> None:
+def check_probes(config: RunConfig, task: Task, backend: Backend) -> None:
     """Check before any computation that the probes that a config asks for are possible.
 
     Raises:
@@ -65,8 +66,8 @@ def check_probes(config: RunConfig, task: Task) -> None:
         return
     if task.output.kind.written:
         raise _no_probes(f"the output is {task.output.type}, not a label")
-    if config.remote_model is not None:
-        raise _no_probes("the model answers behind an endpoint")
+    if not backend.capabilities.hidden_states:
+        raise _no_probes(f"the model answers {backend.place}")
 
 
 def _no_probes(why: str) -> InputError:

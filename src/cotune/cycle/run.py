@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cotune.config import RunConfig
+from cotune.cycle.backends.registry import backend_of
 from cotune.cycle.folder import is_barely_begun, open_folder
 from cotune.cycle.inputs import read_inputs
 from cotune.cycle.journal import Journal
@@ -124,7 +125,7 @@ def run(
         ended = (out / SUMMARY).is_file()
         say(view, f"{out} holds a finished run: reading the rows to check that it is the same" if ended else "reading the rows")
     inputs = read_inputs(config, out, task, prompts)
-    check_spread(executor, inputs.config, inputs.task)
+    check_spread(executor, inputs.config, inputs.task, backend_of(inputs.config).alone)
     with open_folder(out, inputs.config, inputs.identity, command) as folder:
         if folder.replaced:
             say(view, folder.replaced)

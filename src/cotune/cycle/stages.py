@@ -47,6 +47,7 @@ from cotune.evaluate.stats.resampling import group_index
 from cotune.executor import Executor
 from cotune.executor.storage import StorageError
 from cotune.files import write_json, write_text
+from cotune.model.structured.writable import Writable
 from cotune.prompt.prompt import Prompt
 from cotune.run_files import BUNDLE, DEV_ROWS, REPORT_ERROR, SUMMARY, TEST_ROWS
 from cotune.task.example import groups_of
@@ -113,14 +114,14 @@ def prepare(
         InputError: the model, the data or the budget is wrong.
     """
     config, task, own = inputs.config, inputs.task, inputs.own
+    backend = backend_of(config)
     taught: Any = {}
     if inputs.unlabelled:
-        task, taught = teach(config, inputs.budget, task, inputs.unlabelled, own[0], out, journal)
+        writable = Writable(task.output) if backend.capabilities.grammar else None
+        task, taught = teach(config, inputs.budget, task, inputs.unlabelled, own[0], out, journal, writable)
     judge, judging = open_judge(config, task, inputs.by_hand, out, journal, resources)
-    task = check_lengths(config, task)
-    if config.remote_model is None:
-        say(view, f"loading the model {Path(config.model).name}")
-    context = backend_of(config).open(Opening(config, task, own[0], journal, out, view, resources, judge, executor))
+    task = check_lengths(config, task, backend.capabilities)
+    context = backend.open(Opening(config, task, own[0], journal, out, view, resources, judge, executor))
     fit_rows(context, config, own[0])
     for spent in (taught, judging):
         context.spending.account.pay(spent)

@@ -33,15 +33,17 @@ class Capabilities:
         hidden_states: its tokens and hidden states can be read.
         likelihoods: it returns the likelihood of any given answer, independent of the batch.
         generation: it generates answers.
+        grammar: generated answers follow a given grammar; others are checked after they were generated.
     """
 
     tune: bool = False
     hidden_states: bool = False
     likelihoods: bool = False
     generation: bool = True
+    grammar: bool = False
 
 
-EVERYTHING = Capabilities(tune=True, hidden_states=True, likelihoods=True, generation=True)
+EVERYTHING = Capabilities(tune=True, hidden_states=True, likelihoods=True, generation=True, grammar=True)
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from cotune.config import RunConfig
 from cotune.cycle.journal import Journal
 from cotune.cycle.permissions import Permissions
-from cotune.cycle.progress import Watcher
+from cotune.cycle.progress import View
 from cotune.evaluate.judge import Judge
 from cotune.executor import Executor
 from cotune.model.adapters.files import LoraSettings, alpha_of
-from cotune.model.base import ModelBackend
+from cotune.model.base import Capabilities, ModelBackend
 from cotune.prompt.prompt import Prompt
 from cotune.task.task import Task
 from cotune.tune.settings import TuneSettings
@@ -35,7 +35,7 @@ class Opening:
         seed: the seed prompt, which an endpoint is tried with.
         journal: journal of the run.
         out: folder of the run.
-        watcher: receives progress.
+        watcher: receives progress and notes.
         resources: closes the model's connections and files when the run ends.
         grader: the judge whose grades are the metric; None without a judge.
         executor: runs work in parallel; None if the run does all work itself.
@@ -46,22 +46,36 @@ class Opening:
     seed: Prompt
     journal: Journal
     out: Path
-    watcher: Watcher
+    watcher: View
     resources: ExitStack
     grader: Judge | None = None
     executor: Executor | None = None
 
 
 class Backend(ABC):
-    """A kind of model.
+    """A kind of model. Add new ones to :data:`cotune.cycle.backends.registry.BACKENDS`.
 
-    Add new ones to :data:`cotune.cycle.backends.registry.BACKENDS`. The models say what they can do, see
-    :class:`cotune.model.base.Capabilities`.
+    Attributes:
+        capabilities: the capabilities of its models, known before one is opened.
+        place: where its models answer, such as ``on this machine``, for messages.
+        alone: reason why its runs cannot use workers; empty if they can.
     """
+
+    capabilities: Capabilities
+    place: str
+    alone: str
 
     @abstractmethod
     def takes(self, config: RunConfig) -> bool:
         """Whether the config names a model of this kind."""
+
+    @abstractmethod
+    def check(self, config: RunConfig) -> None:
+        """Check that the model exists, before anything is written.
+
+        Raises:
+            InputError: it does not.
+        """
 
     @abstractmethod
     def open(self, opening: Opening) -> RunContext:

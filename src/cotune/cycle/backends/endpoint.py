@@ -37,8 +37,15 @@ if TYPE_CHECKING:
 class EndpointBackend(Backend):
     """A model behind an HTTP API, which cannot be tuned."""
 
+    capabilities = RemoteModel.capabilities
+    place = "behind an endpoint"
+    alone = "the model is behind an endpoint, which is sent concurrent requests anyway"
+
     def takes(self, config: RunConfig) -> bool:
         return config.remote_model is not None
+
+    def check(self, config: RunConfig) -> None:
+        """Nothing: the endpoint is first asked when it is opened."""
 
     def open(self, opening: Opening) -> RunContext:
         from cotune.cycle.context import RunContext
@@ -63,7 +70,8 @@ class EndpointBackend(Backend):
         engine, start = (recorded(events, kind, str(folder)) for kind in ("engine", "start"))
         with reading_steps(str(folder)):
             way, before = RequestFormat.from_json(engine["way"]), start["model_fingerprint"]
-        remote = _model(config, folder, way, task)
+        allowed = config.model_copy(update={"endpoint": permissions.model_endpoint(config, folder)})
+        remote = _model(allowed, folder, way, task)
         if remote.fingerprint != before:
             raise InputError("the model is not the one the run was made with", where=config.model)
         remote.chooser = Neighbours()

@@ -16,6 +16,7 @@ from cotune.cycle.budget.stopwatch import Stopwatch
 from cotune.cycle.journal import Journal
 from cotune.cycle.kept import check_model, recorded
 from cotune.cycle.permissions import Permissions
+from cotune.cycle.progress import say
 from cotune.cycle.workers.opening import check_engine
 from cotune.cycle.workers.pool import NoWorkers, WorkerPool, Workers
 from cotune.embed import Neighbours
@@ -37,8 +38,17 @@ products are not faster.
 class LocalBackend(Backend):
     """A model on this machine: the bundled one, a folder, or one of the hub."""
 
+    capabilities = LocalModel.capabilities
+    place = "on this machine"
+    alone = ""
+
     def takes(self, config: RunConfig) -> bool:
         return True
+
+    def check(self, config: RunConfig) -> None:
+        from cotune.model.loading.bundled import resolve_model
+
+        resolve_model(config.model)
 
     def open(self, opening: Opening) -> RunContext:
         from cotune.cycle.context import RunContext
@@ -47,6 +57,7 @@ class LocalBackend(Backend):
         executor = opening.executor
         # The tuner checks it too, but only after the model is loaded.
         check_dtype(config.engine.dtype)
+        say(opening.watcher, f"loading the model {Path(config.model).name}")
         stopwatch = Stopwatch()
         with stopwatch:
             model, probed = load_model(config, out, journal, None if executor is None else executor.threads)
@@ -86,7 +97,7 @@ class LocalBackend(Backend):
         check_model(events, place)
         settings = _settings_here(recorded(events, "engine", str(folder)), config.engine.max_tokens, place)
         cache = ScoreCache(folder / "scores.sqlite")
-        model = LocalModel.load(place, settings=settings, cache=cache, name=config.model, light=True)
+        model = LocalModel.load(place, settings=settings, cache=cache, name=permissions.model_name(config), light=True)
         model.chooser = Neighbours(model)
         return model
 

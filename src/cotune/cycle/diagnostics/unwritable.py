@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from cotune.config import RunConfig
 from cotune.endpoint.prices import tokens_of
 from cotune.errors import InputError
+from cotune.model.base import Capabilities
 from cotune.model.structured.limits import most_tokens
 from cotune.model.structured.writable import Writable
 from cotune.task.checks import Finding
@@ -17,7 +18,7 @@ from cotune.task.values.schema import schema_problem
 
 _SHOWN = 3
 _SURELY = 2
-"""Multiple of the limit above which an answer is certainly too long, if tokens are estimated for an endpoint."""
+"""Multiple of the limit above which an answer is certainly too long, if tokens are estimated."""
 
 Problem = Callable[[str], str]
 """Maps a right answer to the reason why it cannot be written; empty if it can be."""
@@ -45,15 +46,16 @@ class _Bad:
         return "".join(f"; {name}, {why}" for name, why in self.shown)
 
 
-def check_references(config: RunConfig, task: Task) -> Task:
+def check_references(config: RunConfig, task: Task, can: Capabilities) -> Task:
     """Refuse a schema that cannot be enforced, and report right answers that could never be written.
 
-    A model on this machine is constrained by the grammar of the outputs. A model behind an endpoint is asked to follow the
-    schema, and its answers are checked here. The rows are kept, because the rest of them is worth learning.
+    A model that follows a grammar is constrained by that of the outputs. Others are asked to follow the schema, and their
+    answers are checked here. The rows are kept, because the rest of them is worth learning.
 
     Args:
         config: names the model and where the schema comes from.
         task: the rows.
+        can: the model's capabilities.
 
     Returns:
         The task; its checks report such rows.
@@ -65,7 +67,7 @@ def check_references(config: RunConfig, task: Task) -> Task:
     if not task.output.kind.written:
         return task
     place = _schema_place(config)
-    problem = Writable(task.output, place).problem if config.remote_model is None else _invalid(task.output, place)
+    problem = Writable(task.output, place).problem if can.grammar else _invalid(task.output, place)
     findings = []
     for bad in _bad_rows(task, problem):
         if bad.most:
@@ -75,18 +77,21 @@ def check_references(config: RunConfig, task: Task) -> Task:
             f"to them can be fully right; they are kept{bad.told}"
         )
         findings.append(Finding(f"unwritable_in_{bad.split}", "warning", message, bad.count, bad.ids))
-    if config.remote_model is not None and (limit := config.endpoint.answer_tokens or config.output.max_tokens):
+    if not can.hidden_states and (limit := config.endpoint.answer_tokens or config.output.max_tokens):
         key = "endpoint.answer_tokens" if config.endpoint.answer_tokens else "output.max_tokens"
         findings += _long(task, lambda text: tokens_of(text) // _SURELY, limit, key)
     return replace(task, checks=task.checks.plus(findings)) if findings else task
 
 
-def check_lengths(config: RunConfig, task: Task) -> Task:
+def check_lengths(config: RunConfig, task: Task, can: Capabilities) -> Task:
     """Report right answers that are longer than the limit; loads the model's tokenizer, but not the model.
+
+    Without a tokenizer, :func:`check_references` has estimated the lengths.
 
     Args:
         config: names the model, and the limit if any; otherwise the limit is taken from train and dev, which then fit.
         task: the rows.
+        can: the model's capabilities.
 
     Returns:
         The task; its checks report such rows.
@@ -94,7 +99,7 @@ def check_lengths(config: RunConfig, task: Task) -> Task:
     Raises:
         InputError: answers are numbers or JSON and those of most rows of train or dev are too long; or there is no tokenizer.
     """
-    if not task.output.kind.written or config.remote_model is not None:
+    if not task.output.kind.written or not can.hidden_states:
         return task
     from cotune.model.loading.bundled import resolve_model
     from cotune.model.loading.load import load_tokenizer
@@ -143,7 +148,7 @@ def _refusal(bad: _Bad, config: RunConfig, task: Task) -> InputError:
 
 
 def _invalid(output: Output, place: str) -> Problem:
-    """The problem check for a model behind an endpoint: a right answer must be a value of the output."""
+    """The problem check for a model without a grammar: a right answer must be a value of the output."""
     if output.schema is not None and (wrong := schema_problem(output.schema)):
         raise InputError(f"answers cannot be checked against it ({wrong})", where=place, hint="Give a simpler output.schema.")
     return lambda text: "" if output.fits(text) else "which does not fit the schema"

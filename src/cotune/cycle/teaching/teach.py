@@ -59,7 +59,14 @@ def unlabelled_hash(rows: Sequence[Example]) -> str | None:
 
 
 def teach(
-    config: RunConfig, budget: Budget, task: Task, rows: Sequence[Example], prompt: Prompt, out: Path, journal: Journal
+    config: RunConfig,
+    budget: Budget,
+    task: Task,
+    rows: Sequence[Example],
+    prompt: Prompt,
+    out: Path,
+    journal: Journal,
+    writable: Writable | None,
 ) -> tuple[Task, Any]:
     """Let the teacher answer unlabelled rows and add them to train; recorded as a ``teach`` step.
 
@@ -75,6 +82,7 @@ def teach(
         prompt: prompt for the questions.
         out: folder of the run, where answers are kept.
         journal: journal of the run.
+        writable: refuses answers that the model could never write, so that it does not learn from them; None allows all.
 
     Returns:
         The task with the new train rows, whose ids begin with ``unlabelled:``, and the recorded value.
@@ -89,7 +97,6 @@ def teach(
     sample = [task.train[i] for i in rng.permutation(len(task.train))[: section.sample]]
 
     def effect() -> dict[str, Any]:
-        writable = Writable(task.output) if config.remote_model is None else None
         bounds = bounds_of(config, budget, task, prompt)
         tokens, schema = usual_limit(config, prompt, task), json_schema(task.output)
         with closing(open_teacher(config, out, tokens=tokens, schema=schema)) as teacher:
@@ -104,7 +111,6 @@ def teach(
                 first_answered(lambda row: teacher.settle(prompt, row.fields, task.labels), (*shown, *order))
                 asked = ask(teacher, questions([*shown, *order]), bounds)
         answers = [answer_of(answer, prompt, task) for answer in asked.said]
-        # The model must not learn from answers that it could never write.
         found = [
             (row, None if answer is None or (writable and writable.problem(answer)) else answer)
             for row, answer in zip(order, answers[len(shown) :], strict=False)

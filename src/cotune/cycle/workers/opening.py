@@ -62,16 +62,22 @@ def _on_gpu(device: str) -> bool:
     return torch.cuda.is_available() if device == "auto" else device.startswith("cuda")
 
 
-def check_spread(choice: Choice | None, config: RunConfig, task: Task) -> None:
+def check_spread(choice: Choice | None, config: RunConfig, task: Task, alone: str) -> None:
     """Refuse workers for a run that cannot use them.
+
+    Args:
+        choice: the executor; ``local`` and None use no workers.
+        config: config of the run.
+        task: the task.
+        alone: reason why the model allows no workers; empty if it does.
 
     Raises:
         InputError: answers are not read by a probe on a local model.
     """
     if choice is None or choice.kind == "local":
         return
-    if config.remote_model is not None:
-        raise _refused("the model is behind an endpoint, which is sent concurrent requests anyway", _ALONE)
+    if alone:
+        raise _refused(alone, _ALONE)
     if task.output.kind.written:
         raise _refused(f"answers of type {task.output.kind.name} are generated, and workers support only labels", _ALONE)
     if config.tune.readout == "words":
