@@ -196,7 +196,7 @@ class AdapterRun(ABC):
             return False
         try:
             checkpoint = Checkpoint.read(path)
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError):
             return False
         own = checkpoint.key == self.key and checkpoint.step == len(checkpoint.losses)
         # Check everything before using anything: half a checkpoint is worse than none.
