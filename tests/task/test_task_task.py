@@ -67,6 +67,20 @@ def test_a_limited_test_is_known_by_all_rows_of_its_file(outputs: list[str]) -> 
     assert {one.given_hash for one in few} == {whole.given_hash} == {whole.content_hash}
 
 
+@pytest.mark.parametrize("size", [40, 60, 100])
+def test_limited_tests_and_given_dev_rows_keep_the_shares_of_labels(size: int) -> None:
+    labels = ["main"] * 81 + [f"rare{i}" for i in range(19)]
+    train, dev, test = (rows(1000, start=start, labels=labels) for start in (0, 5000, 9000))
+    rare = set()
+    for seed in range(4):
+        task = task_of(train, dev=dev, test=test, limit={"dev": size, "test": size}, seed=seed)
+        counts = Counter(row.output for row in task.dev)
+        in_test = task.test.count_outputs(lambda label: label == "main")
+        assert counts["main"] == pytest.approx(0.81 * size, abs=1) and in_test == pytest.approx(0.81 * size, abs=1)
+        rare |= set(counts)
+    assert len(rare) > 17
+
+
 def test_dev_is_at_most_300_rows_of_its_own_accord() -> None:
     assert len(task_of(rows(3000), test=rows(100, start=9000)).dev) == 300
 

@@ -134,7 +134,7 @@ def assemble(source: Source, metric: str | None) -> Parts:
             raise _cannot_cut("test", source)
     shown: frozenset[str] = source.known.keys(source.input_fields) if source.known is not None else frozenset()
     labelled, dev, removed = _without_leaks(labelled, dev, test, shown)
-    given, test = test, subsample(test, source.limit_test, generator(_TEST_LIMIT), stratum)
+    given, test = test, subsample(test, source.limit_test, generator(_TEST_LIMIT), stratum, every_label=False)
     labelled = subsample(labelled, source.limit_train, generator(_TRAIN_LIMIT), stratum)
     _check_enough(source, kind, labelled, dev, removed)
     if dev is None:
@@ -144,7 +144,7 @@ def assemble(source: Source, metric: str | None) -> Parts:
         if not dev:
             raise _cannot_cut("dev", source)
     else:
-        train, dev = labelled, subsample(dev, source.limit_dev, generator(_DEV_LIMIT), stratum)
+        train, dev = labelled, subsample(dev, source.limit_dev, generator(_DEV_LIMIT), stratum, every_label=False)
     schema = source.schema if source.schema is not None else kept_schema(source.known, (*train, *dev, *old))
     # An inferred schema has to fit old rows too.
     output = settle(kind, (*train, *dev, *old), labels, schema)

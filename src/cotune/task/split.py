@@ -113,17 +113,33 @@ def stratum_of(kind: OutputKind) -> Stratum:
 
 
 def subsample(
-    examples: Sequence[Example], size: int | None, generator: np.random.Generator, stratum: Stratum = by_label
+    examples: Sequence[Example],
+    size: int | None,
+    generator: np.random.Generator,
+    stratum: Stratum = by_label,
+    *,
+    every_label: bool = True,
 ) -> Rows:
     """A stratified subsample in the original order; all rows if ``size`` is None or not smaller.
 
-    Every label keeps a row (two if ``size`` is twice the number of labels), so that rare labels survive a later cut of dev.
+    Args:
+        examples: the rows.
+        size: number of rows to keep.
+        generator: random generator.
+        stratum: function to strata.
+        every_label: whether every label keeps a row (two if ``size`` is twice the number of labels), so that rare labels can
+            be learnt and survive a later cut of dev. Rows that scores are computed on need the true shares instead.
     """
     if size is None or size >= len(examples):
         return tuple(examples)
     counts = Counter(map(stratum, examples))
-    kept_each = min(2, size // len(counts))
-    quota = quotas(dict(sorted(counts.items())), size, least={label: min(kept_each, counts[label]) for label in counts})
+    kept_each = min(2, size // len(counts)) if every_label else 0
+    labels = sorted(counts)
+    if not every_label:
+        # Of equal remainders the first labels get theirs, which would always be the same rare ones.
+        labels = [labels[int(place)] for place in generator.permutation(len(labels))]
+    least = {label: min(kept_each, counts[label]) for label in counts}
+    quota = quotas({label: counts[label] for label in labels}, size, least=least)
     chosen: list[int] = []
     for position in generator.permutation(len(examples)):
         label = stratum(examples[position])
