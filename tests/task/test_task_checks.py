@@ -171,7 +171,11 @@ def test_findings_never_show_test_rows() -> None:
 def test_groups_across_splits_are_told() -> None:
     train = [Example(f"train:{i}", {"text": text}, "ab"[i % 2], f"g{i % 7}") for i, text in enumerate(sentences(40, 1))]
     test = [Example(f"test:{i}", {"text": text}, "ab"[i % 2], f"g{i + 5}") for i, text in enumerate(sentences(9, 2))]
-    assert check_data(train, train[:2], SealedTest(test), ("a", "b"))["groups_across_test"].count == 2
+    checks = check_data(train, train[5:7], SealedTest(test), ("a", "b"))
+    assert checks["groups_across_test"].count == 2
+    assert checks["groups_across_dev"].count == 2
+    assert checks["groups_across_dev_and_test"].message.startswith("2 groups occur in both dev and test")
+    assert not [f.kind for f in check_data(train[2:3], train[3:4], SealedTest(test), ("a", "b")).findings if "groups" in f.kind]
 
 
 LONG = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"

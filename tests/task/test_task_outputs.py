@@ -217,6 +217,18 @@ def test_old_rows_that_are_no_labels_are_replayed_as_many_as_there_are_new_ones(
     assert len(replayed) == -(-len(new) // 2) and any(row in parts.dev for row in replayed)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_old_rows_stay_with_their_group(seed: int) -> None:
+    rows = [{"q": f"q {i}", "a": "xy"[i % 2], "g": f"g{i % 20}"} for i in range(100)]
+    old = [{"q": f"old {i}", "a": "xy"[i % 2], "g": f"g{i % 40}"} for i in range(120)]
+    test = [{"q": f"test {i}", "a": "xy"[i % 2], "g": f"g{20 + i % 5}"} for i in range(20)]
+    tables = [table_from_rows(part, "rows") for part in (rows, test, old)]
+    parts = assemble(Source(tables[0], None, tables[1], ("q",), "a", group="g", seed=seed, replay=tables[2]), None)
+    train, dev = ({row.group for row in part} for part in (parts.train, parts.dev))
+    assert not train & dev and not parts.test.groups_shared_with((*parts.train, *parts.dev))
+    assert all(any(row.id.startswith("replay:") for row in part) for part in (parts.train, parts.dev))
+
+
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 @pytest.mark.parametrize("on_blank", ["skip", "error"])
 def test_an_output_with_a_number_that_is_none_in_json_is_not_taken_for_a_blank_one(number: float, on_blank: str) -> None:

@@ -119,7 +119,7 @@ def check_data(
     rows = (*train, *dev)
     findings = [
         *also,
-        *_leaks(train, test, removed),
+        *_leaks(train, dev, test, removed),
         *_repeats(train, dev, test),
         *_near(train, dev, test),
         *_contradictions(rows, "label" if labels else "output"),
@@ -142,7 +142,7 @@ def check_data(
     return DataChecks(tuple(findings), MappingProxyType(total))
 
 
-def _leaks(train: Sequence[Example], test: SealedTest, removed: Removed) -> Iterable[Finding]:
+def _leaks(train: Sequence[Example], dev: Sequence[Example], test: SealedTest, removed: Removed) -> Iterable[Finding]:
     if removed.train_in_test:
         yield Finding(
             "test_rows_in_train",
@@ -164,13 +164,15 @@ def _leaks(train: Sequence[Example], test: SealedTest, removed: Removed) -> Iter
             was = "was" if len(ids) == 1 else "were"
             message = f"{counted(len(ids), row)} also occurred in {place} and {was} removed from {split}"
             yield Finding(kind, "warning", message, len(ids), ids[:_SHOWN])
-    if shared := test.groups_shared_with(train):
-        yield Finding(
-            "groups_across_test",
-            "warning",
-            f"{counted(shared, 'group')} {_verb(shared, 'occur')} in both train and test, so memorising raises the test score",
-            shared,
-        )
+    in_dev = {example.group for example in dev} - {None}
+    for kind, places, score, shared in (
+        ("groups_across_test", "train and test", "test", test.groups_shared_with(train)),
+        ("groups_across_dev_and_test", "dev and test", "test", test.groups_shared_with(dev)),
+        ("groups_across_dev", "train and dev", "dev", len({example.group for example in train} & in_dev)),
+    ):
+        if shared:
+            message = f"{counted(shared, 'group')} {_verb(shared, 'occur')} in both {places}"
+            yield Finding(kind, "warning", f"{message}, so memorising raises the {score} score", shared)
 
 
 def _repeats(train: Sequence[Example], dev: Sequence[Example], test: SealedTest) -> Iterable[Finding]:

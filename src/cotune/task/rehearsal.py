@@ -22,7 +22,7 @@ class Replay:
         train: rows to learn from again.
         dev: rows added to dev.
         read: number of rows in the file.
-        in_test: ids of removed rows that repeat a test row.
+        in_test: ids of removed rows that repeat a test row, or belong to the group of one.
         in_new: ids of removed rows that repeat a new row, or belong to the group of a dev row.
         not_asked: number of rows whose label is no longer used.
         test_rows_repeated: number of test rows among the old rows, which an earlier bundle may have learnt.
@@ -74,7 +74,8 @@ def choose_replay(
     A label gets at most ``ratio`` times as many rows as the labels of the new rows have on average. This balances new and old
     labels; without the bound a large old file would outweigh the new rows. Of other outputs there are at most ``ratio`` times
     as many old rows as new ones. The dev part is stratified and as large a share, of at most 300 rows, as dev is of the new
-    rows: without it choices on dev would ignore forgetting. Old rows never enter the test.
+    rows: without it choices on dev would ignore forgetting. Old rows never enter the test. An old row whose group is in train
+    stays in train; one whose group is in dev or in the test is removed.
 
     Args:
         rows: the old rows, with distinct ids.
@@ -88,7 +89,7 @@ def choose_replay(
         generator: random generator.
     """
     asked = tuple(row for row in rows if row.output in set(labels)) if labels else rows
-    in_test = test.leaking_train_ids(asked)
+    in_test = tuple(dict.fromkeys((*test.leaking_train_ids(asked), *test.ids_in_its_groups(asked))))
     new = {duplicate_key(row) for row in (*train, *dev)}
     groups = {row.group for row in dev} - {None}
     in_new = tuple(row.id for row in asked if duplicate_key(row) in new or row.group in groups)
@@ -105,7 +106,9 @@ def choose_replay(
             kept.add(row.id)
     chosen = tuple(row for row in left if row.id in kept)
     size = min(DEV_MOST, round(len(dev) / len((*train, *dev)) * len(chosen)))
-    stays, held = cut(chosen, size, generator, stratum, shown)
+    in_train = {row.group for row in train} - {None}
+    bound = shown | {duplicate_key(row) for row in chosen if row.group in in_train}
+    stays, held = cut(chosen, size, generator, stratum, bound)
     repeated = test.rows_repeated_by(asked)
     in_new = tuple(i for i in in_new if i not in set(in_test))
     return Replay(stays, held, len(rows), in_test, in_new, len(rows) - len(asked), repeated)

@@ -162,6 +162,11 @@ class SealedTest:
         groups = {example.group for example in self.__examples} - {None}
         return len(groups & {example.group for example in train})
 
+    def ids_in_its_groups(self, rows: Iterable[Example]) -> tuple[str, ...]:
+        """Ids of the rows whose group is also in the test split, in order."""
+        groups = {example.group for example in self.__examples} - {None}
+        return tuple(row.id for row in rows if row.group in groups)
+
     def open(self, frozen: Mapping[str, str]) -> OpenedTest:
         """Open the test for the frozen arms only.
 

@@ -29,8 +29,8 @@ _COUNTS = {
     "replay_read": "old rows read, to be replayed",
     "replay_train": "of these, learnt from again",
     "replay_dev": "of these, held out in dev",
-    "replay_rows_in_test": "old rows left out: they repeat test rows",
-    "replay_rows_repeat_new_ones": "old rows left out: they repeat new rows",
+    "replay_rows_in_test": "old rows left out: they repeat test rows, or belong to their groups",
+    "replay_rows_repeat_new_ones": "old rows left out: they repeat new rows, or belong to groups in dev",
     "replay_rows_without_label": "old rows left out: their label is not asked for",
     "test_rows_in_replay": "test rows that also occur in the old rows",
 }
