@@ -77,6 +77,7 @@ def test_a_test_file_may_call_the_column_by_its_field_name() -> None:
         (("12%", "3 %"), ("12", "3")),
         (("$1,200.50", "$3"), ("1200.50", "3")),
         (("20 min", "1 min"), ("20", "1")),
+        (("0,125", "1,500"), ("0.125", "1.5")),
     ],
 )
 def test_numbers_as_spreadsheets_write_them(cells: tuple[str, ...], numbers: tuple[str, ...]) -> None:
@@ -98,6 +99,7 @@ def test_numbers_as_spreadsheets_write_them(cells: tuple[str, ...], numbers: tup
         ("1.2.3", "1.2.4"),
         ("1,2,3", "1,2,4"),
         ("12 34", "5"),
+        ("0 125", "5"),
         ("a", "b"),
         (),
     ],

@@ -42,7 +42,7 @@ def test_numbers_have_one_form(text: str, wanted: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "12 km", "$5", "5%", "3,5", "12,34", "1 000", "nan", "inf", "0x10", "five", "1e9999", "٣"]
+    "text", ["", "12 km", "$5", "5%", "3,5", "12,34", "1 000", "nan", "inf", "0x10", "five", "1e9999", "٣", "0,125", "00,500", "000,001"]
 )
 def test_other_texts_are_no_numbers(text: str) -> None:
     assert parse_number(text) is None
@@ -51,7 +51,7 @@ def test_other_texts_are_no_numbers(text: str) -> None:
 @pytest.mark.parametrize(
     ("answer", "wanted"),
     [("The answer is 51.", "51"), ("3 + 4 = 7 apples", "7"), ("$1,250.00", "1250"), ("none", None), ("room A12", None),
-     ("a" * 100_000, None)],
+     ("a" * 100_000, None), ("It is 0,125.", None), ("It weighs 12,5 kg", None), ("1,234, or 5", "5")],
 )  # fmt: skip
 def test_the_last_number_of_an_answer_counts(answer: str, wanted: str | None) -> None:
     found = number_in(answer)
@@ -63,6 +63,7 @@ def test_tolerance_is_absolute_or_relative() -> None:
     assert equal_numbers(Decimal("0.3"), Decimal("0.1") * 3)
     assert equal_numbers(Decimal("10.5"), ten, absolute=0.5) and not equal_numbers(Decimal("10.51"), ten, absolute=0.5)
     assert equal_numbers(Decimal(101), hundred, relative=0.01) and not equal_numbers(Decimal(102), hundred, relative=0.01)
+    assert not equal_numbers(ten, Decimal("1e310")) and equal_numbers(Decimal("1.000e310"), Decimal("1.0000000001e310"))
 
 
 @given(VALUES)

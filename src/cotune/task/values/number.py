@@ -6,8 +6,11 @@ import re
 from decimal import Decimal, InvalidOperation
 
 _PLAIN = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?")
-_GROUPED = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
-_ANYWHERE = re.compile(r"(?<![\w.,])[+-]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d{1,3})?(?!\w)")
+# Groups of thousands never begin with a zero: "0,125" has a decimal comma.
+_GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
+_ANYWHERE = re.compile(
+    r"(?<![\w.,])[+-]?(?:[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d{1,3})?(?!\w|,\d)"
+)
 _LONGEST = 400
 _PLAINEST = 40
 
@@ -61,6 +64,7 @@ def equal_numbers(left: Decimal, right: Decimal, *, absolute: float = 0.0, relat
     """Whether ``left`` differs from ``right`` by at most ``absolute`` or the share ``relative``, whichever is larger."""
     if left == right:
         return True
-    gap, size = abs(float(left) - float(right)), abs(float(right))
+    # As doubles, numbers above 1e308 would be infinite and all equal.
+    allowed = max(Decimal(absolute), Decimal(relative) * abs(right))
     # Allow for rounding of numbers such as 0.1 at the bound itself.
-    return gap <= max(absolute, relative * size) * (1 + 1e-9)
+    return abs(left - right) <= allowed * Decimal(1 + 1e-9)

@@ -15,9 +15,10 @@ _FORM = re.compile(
     rf"(?P<sign>[+-]?)\s*(?P<before>[$€£¥₹]|(?:{_CURRENCIES})\b)?\s*(?P<inner>[+-]?)"
     r"(?P<digits>\d(?:[\d.,' ]*\d)?)\s*(?P<after>[^\W\d_][^\d,;]{0,14}|[%‰°$€£¥₹][^\d,;]{0,4})?"
 )
-_POINT = re.compile(r"(?:\d+|\d{1,3}(?:,\d{3})+)(?:\.\d+)?")
-_COMMA = re.compile(r"(?:\d+|\d{1,3}(?:\.\d{3})+)(?:,\d+)?")
-_GROUPS = re.compile(r"\d{1,3}(?:[ ']\d{3})+(?=\D|$)")
+# Groups of thousands never begin with a zero.
+_POINT = re.compile(r"(?:\d+|[1-9]\d{0,2}(?:,\d{3})+)(?:\.\d+)?")
+_COMMA = re.compile(r"(?:\d+|[1-9]\d{0,2}(?:\.\d{3})+)(?:,\d+)?")
+_GROUPS = re.compile(r"[1-9]\d{0,2}(?:[ ']\d{3})+(?=\D|$)")
 _LONGEST = 80
 
 
