@@ -5,17 +5,22 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from decimal import Decimal
+from pathlib import Path
 from random import Random
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from cotune.bundle.manifest import Manifest
+from cotune.bundle.scored import LabelledRows
 from cotune.errors import InputError
 from cotune.task import Task
 from cotune.task.reading.cells import column_of, is_field_name
 from cotune.task.reading.field_names import field_names
+from cotune.task.reading.read import read_table
 from cotune.task.reading.table import table_from_rows
 from cotune.task.values.label_type import label_type, label_value
 from cotune.task.values.number_style import number_style
@@ -206,6 +211,30 @@ def test_truth_values_that_are_named_as_labels_are_found_in_the_spelling_of_the_
     assert found.labels == labels and found.output.label_type == "text"
     with pytest.raises(InputError, match="'TRUE'"):
         Task.from_frame(rows(60, ("true", "TRUE", "False")), input="the text", output="out", labels=[True, False])
+
+
+SPELLED = [((False, True), "FALSE", "True"), ((0, 1), "0.0", "1.0"), ((0.0, 2.0), "0", "2"), ((-1, 1), "-1.0", "1.0")]
+
+
+@pytest.mark.parametrize(("labels", "first", "second"), SPELLED)
+def test_labels_of_equal_value_are_the_label_of_train(labels: tuple[Any, Any], first: str, second: str, tmp_path: Path) -> None:
+    file = tmp_path / "dev.csv"
+    file.write_text("the text,out\n" + "".join(f"other {i},{(first, second)[i % 2]}\n" for i in range(30)))
+    found = Task.from_frame(rows(60, labels), input="the text", output="out", dev=file)
+    assert [row.output for row in found.dev[:2]] == [str(label).lower() for label in labels]
+    assert len(found.labels) == 2 and found.output.label_type == type(labels[0]).__name__
+    named = Task.from_frame(file, input="the text", output="out", labels=labels, test=rows(30, labels, start=60))
+    assert len({row.output for row in (*named.train, *named.dev)}) == 2
+    manifest = SimpleNamespace(
+        input_fields=("the_text",), output_field="out", output=found.output, named_metric="accuracy", metric="accuracy"
+    )
+    scored = LabelledRows.of(read_table(file), cast("Manifest", manifest))
+    assert {row.output for row in scored.rows} == set(found.labels)
+
+
+def test_texts_of_equal_value_are_different_labels() -> None:
+    with pytest.raises(InputError, match=r"the dev label '0\.0' has no train row"):
+        Task.from_frame(rows(60, ("0", "1")), input="the text", output="out", dev=rows(30, (0.0, 1.0), start=60))
 
 
 @pytest.mark.parametrize(("key", "value"), [("type", "classification"), ("on_blank", "drop")])

@@ -42,7 +42,25 @@ def test_numbers_have_one_form(text: str, wanted: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "12 km", "$5", "5%", "3,5", "12,34", "1 000", "nan", "inf", "0x10", "five", "1e9999", "٣", "0,125", "00,500", "000,001"]
+    "text",
+    [
+        "",
+        "12 km",
+        "$5",
+        "5%",
+        "3,5",
+        "12,34",
+        "1 000",
+        "nan",
+        "inf",
+        "0x10",
+        "five",
+        "1e9999",
+        "٣",
+        "0,125",
+        "00,500",
+        "000,001",
+    ],
 )
 def test_other_texts_are_no_numbers(text: str) -> None:
     assert parse_number(text) is None

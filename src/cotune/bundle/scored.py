@@ -131,7 +131,8 @@ class LabelledRows:
             options={manifest.output_field: "--output"},
         )
         source, styled = with_style(source, output.type)
-        rows = examples_from(table, "row", source, output.type)
+        known = output.labels if output.label_type != "text" else ()
+        rows = examples_from(table, "row", source, output.type, known)
         if not rows:
             raise InputError(
                 "no row has both an input and a right answer",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -24,7 +24,7 @@ from cotune.task.rehearsal import ROLE, Replay, choose_replay
 from cotune.task.sealed import SealedTest, rows_hash
 from cotune.task.split import Rows, cut, dev_size, duplicate_key, stratum_of, subsample, test_size
 from cotune.task.values.kinds.registry import KINDS, OutputType
-from cotune.task.values.label_type import label_type
+from cotune.task.values.label_type import label_type, spelled_as
 from cotune.task.values.number import parse_number
 from cotune.task.values.number_style import NumberStyle, has_decimal_comma, number_style
 from cotune.task.values.output import Output
@@ -110,11 +110,14 @@ def assemble(source: Source, metric: str | None) -> Parts:
     kind, guess = _type(source)
     source, styled = with_style(source, kind)
     judged = metric_for(metric, Output(kind), run=source.run_metric)
-    labelled = examples_from(source.train, "train", source, kind)
-    dev = examples_from(source.dev, "dev", source, kind) if source.dev is not None else None
-    test = examples_from(source.test, "test", source, kind) if source.test is not None else None
+    typed = not KINDS[kind].written and not any(source.output_field in table.texts for table in _tables(source))
+    known = {*(source.labels or ()), *(source.known.output.labels if source.known is not None else ())} if typed else set()
+    labelled = examples_from(source.train, "train", source, kind, known)
+    known |= {example.output for example in labelled} if typed else set()
+    dev = examples_from(source.dev, "dev", source, kind, known) if source.dev is not None else None
+    test = examples_from(source.test, "test", source, kind, known) if source.test is not None else None
     # Old rows may have labels that are no longer used.
-    old = examples_from(source.replay, ROLE, replace(source, labels=None), kind) if source.replay is not None else ()
+    old = examples_from(source.replay, ROLE, replace(source, labels=None), kind, known) if source.replay is not None else ()
     labels = _labels(source, kind, labelled, dev or (), test or (), old)
     read = {"train_read": len(labelled), "dev_read": len(dev or ()), "test_read": len(test or ())}
 
@@ -148,7 +151,7 @@ def assemble(source: Source, metric: str | None) -> Parts:
     schema = source.schema if source.schema is not None else kept_schema(source.known, (*train, *dev, *old))
     # An inferred schema has to fit old rows too.
     output = settle(kind, (*train, *dev, *old), labels, schema)
-    if not output.kind.written and not any(source.output_field in table.texts for table in _tables(source)):
+    if typed:
         output = replace(output, label_type=label_type(labels))
     train, dev, test, old = (in_one_form(rows, output) for rows in (train, dev, test, old))
     sealed = SealedTest(test, rows_hash(in_one_form(given, output)) if len(given) > len(test) else None)
@@ -228,8 +231,10 @@ def _decimal_commas(column: str, kind: OutputType, cells: Sequence[str]) -> tupl
     return (Finding("decimal_commas", "warning", message, len(matching)),)
 
 
-def examples_from(table: Table, role: str, source: Source, type: OutputType = "label") -> Rows:
+def examples_from(table: Table, role: str, source: Source, type: OutputType = "label", known: Collection[str] = ()) -> Rows:
     """The table's rows as examples, ids ``role:number``.
+
+    Outputs that equal one of the ``known`` labels in value, such as ``1.0`` beside ``1``, become that label.
 
     Raises:
         InputError: a column is missing, an output or an input is empty, or a cell is of the wrong type.
@@ -244,6 +249,7 @@ def examples_from(table: Table, role: str, source: Source, type: OutputType = "l
         option = source.options.get(column, "")
         table.need(column, asked_by, nested=kind.nested_cells and column == source.output_field, option=option)
     read_output = kind.cell_reader(labels=source.labels or (), schema=source.schema, style=source.style)
+    spelled = spelled_as(known)
     for index in table.nested.get(source.output_field, ()):
         if table.rows[index].get(source.output_field) is None:
             raise InputError(
@@ -264,7 +270,7 @@ def examples_from(table: Table, role: str, source: Source, type: OutputType = "l
         if not cell.strip():
             what = f"the {kind.output_noun} is empty or missing"
             _refuse_empty(table, index, (source.output_field,), what, kind.fill_hint)
-        output = read_output(cell, table.where(index, source.output_field))
+        output = read_output(spelled(cell), table.where(index, source.output_field))
         group = row.get(source.group) if source.group is not None else None
         group = group if group and group.strip() else None
         examples.append(Example(f"{role}:{table.numbers[index]}", fields, output, group))

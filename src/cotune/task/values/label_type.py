@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Literal, get_args
 
 LabelType = Literal["text", "int", "float", "bool"]
@@ -37,3 +37,22 @@ def label_value(label: str, own: LabelType) -> Label:
     if own == "bool":
         return label.lower() == "true"
     return int(label) if own == "int" else float(label)
+
+
+def spelled_as(labels: Collection[str]) -> Callable[[str], str]:
+    """A function from a cell to the label of equal value, if all labels are numbers or all are truth values.
+
+    pandas writes whole numbers as ``1.0`` where a row of the column is blank, and truth values as ``True``. A cell that is one
+    of the labels, or has the value of none, is returned unchanged.
+    """
+    kind = label_type(labels)
+    if kind == "text":
+        return lambda cell: cell
+    read: tuple[LabelType, ...] = ("bool",) if kind == "bool" else ("int", "float")
+    by_value = {label_value(label, kind): label for label in labels}
+
+    def spelled(cell: str) -> str:
+        values = [value for own in read if not isinstance(value := label_value(cell.strip(), own), str)]
+        return cell if cell.strip() in labels or not values else by_value.get(values[0], cell)
+
+    return spelled
