@@ -63,7 +63,10 @@ def test_the_name_defaults_to_the_files(tmp_path: Path) -> None:
         ("limit={train: 500, test: 100}", "limit", "train", 500),
         ("limit.dev=7", "limit", "dev", 7),
         ("data.input=[a, b]", "data", "input", ("a", "b")),
-        ("output.labels=[yes, no, 1, true, 2.5]", "output", "labels", ("yes", "no", "1", "true", "2.5")),
+        ("data.input=#text", "data", "input", ("#text",)),
+        ("data.output=# no", "data", "output", "# no"),
+        ("data.group=#customer: id", "data", "group", "#customer: id"),
+        ("output.labels=[yes, no, 1, true, 2.50, 1e3]", "output", "labels", ("yes", "no", "1", "true", "2.50", "1e3")),
         ("engine.threads=null", "engine", "threads", None),
         ("prompt=Say {labels}: {text} => {x", None, "prompt", "Say {labels}: {text} => {x"),
         ("prompt=null", None, "prompt", None),
@@ -161,6 +164,10 @@ BROKEN: dict[str, tuple[str, tuple[str, ...]]] = {
     "second document": ("---\nname: b", ("task.yaml, line 7", "not valid YAML")),
     "alias in itself": ("tune: &a {rank: *a}", ("task.yaml, line 7", "alias")),
     "python object": ("tune: !!python/object:os.system {}", ("task.yaml, line 7", "not valid YAML")),
+    "number as key": ("1: x", ("line 7, 1", "unknown key '1'", "Known keys here: name")),
+    "nothing for a number": ("tune: {rank:}", ("tune.rank", "must be a whole number, but it is not set")),
+    "number for a schema": ("output: {schema: 5}", ("line 7, output.schema:", "must be a JSON Schema, such as {type: object}")),
+    "key for its variable": ("endpoint: {key_env: sk-abc}", ("endpoint.key_env", "NAME of an environment variable")),
     "list as key": ("? [a]\n: b", ("task.yaml, line 7", "plain word")),
 }
 
@@ -177,6 +184,20 @@ def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
     text = "".join(line for line in PLAIN.splitlines(keepends=True) if not line.strip().startswith(key))
     message = message_of(written(tmp_path, text))
     assert f"task.yaml, line 2, data.{key}: the key 'data.{key}' is missing" in message
+
+
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        ("tun.rank=8", "command line, tun: unknown key 'tun', did you mean 'tune'?"),
+        ("tune.rank.x=8", "command line, tune.rank: 'tune.rank' must be a whole number"),
+        ("limit.train=x", "command line, limit.train: "),
+        ("output.max_tokens=8", "task.yaml, line 7, output: labels belong"),
+    ],
+)
+def test_errors_name_the_command_line_or_the_file(tmp_path: Path, override: str, part: str) -> None:
+    text = PLAIN + ("output: {type: json, labels: [a, b]}\n" if override.startswith("output") else "")
+    assert part in message_of(written(tmp_path, text), override)
 
 
 def test_missing_sections_are_named(tmp_path: Path) -> None:

@@ -191,6 +191,26 @@ def test_rare_labels_stay_in_train() -> None:
         assert {row.output for row in task.train} == set(task.labels)
 
 
+def test_missing_values_are_no_labels() -> None:
+    content = pandas.DataFrame([*rows(60), {"text": "not labelled", "label": None}])
+    assert task_of(content, labels=list(content.label.unique()), on_blank="skip").labels == ("a", "b", "c")
+    assert task_of(rows(60), labels=["a", "b", "c", float("nan"), " ", ""]).labels == ("a", "b", "c")
+
+
+def test_a_frame_may_be_a_path_and_errors_name_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    written(tmp_path / "rows.jsonl", rows(60))
+    assert task_of("~/rows.jsonl").fingerprint == task_of(Path("~/rows.jsonl")).fingerprint == task_of(rows(60)).fingerprint
+    with pytest.raises(InputError, match=r"gone\.jsonl: there is no such file"):
+        task_of(tmp_path / "gone.jsonl")
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.5, True, "a"])
+def test_a_seed_is_a_whole_number(seed: object) -> None:
+    with pytest.raises(InputError, match="seed must be a whole number from 0"):
+        task_of(rows(60), seed=seed)
+
+
 def test_repr_is_short_and_shows_no_row() -> None:
     task = task_of(rows(60), name="mail")
     assert repr(task) == "Task('mail', text -> label (3 labels), train=28, dev=12, test=20)"

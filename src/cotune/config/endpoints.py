@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -33,6 +34,14 @@ def _endpoint_url(value: str) -> str:
     return value
 
 
+def _variable(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+        raise PydanticCustomError(
+            "variable", "takes the NAME of an environment variable that holds the key, such as OPENAI_API_KEY, not the key"
+        )
+    return value
+
+
 class EndpointSection(Section):
     """The endpoint of a language model; unused if ``base_url`` is None.
 
@@ -46,7 +55,7 @@ class EndpointSection(Section):
     """
 
     base_url: Annotated[StrictStr, AfterValidator(_endpoint_url)] | None = None
-    key_env: Annotated[StrictStr, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+    key_env: Annotated[StrictStr, AfterValidator(_variable)] | None = None
     timeout: Annotated[Number, Field(gt=0)] = 60.0
     input_price: Price | None = None
     output_price: Price | None = None

@@ -15,7 +15,7 @@ from cotune.errors import InputError, shortened
 
 def readable_error(error: ErrorDetails, where: str, document: YamlText, root: type[BaseModel]) -> InputError:
     """Convert a validation error to an InputError with file, line, key, the value found, and what to write."""
-    path = error["loc"]
+    path = error["loc"] if error["type"] != "invalid_key" else tuple(map(str, error["loc"]))
     key = ".".join(map(str, path))
     line = next((document.lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in document.lines), None)
     where = f"{where}{f', line {line}' if line else ''}{f', {key}' if key else ''}"
@@ -25,7 +25,7 @@ def readable_error(error: ErrorDetails, where: str, document: YamlText, root: ty
         return InputError(f"{above!r} has too few values", where=where, hint=f"Give at least {path[-1] + 1}.")
     if kind == "missing":
         return InputError(f"the key {key!r} is missing", where=where, hint=f"Add {key}: to it.")
-    if kind == "extra_forbidden":
+    if kind in ("extra_forbidden", "invalid_key"):
         names = _known_keys(root, path[:-1])
         near = _nearest_key(root, str(path[-1]), names, path[:-1])
         return InputError(
@@ -52,7 +52,8 @@ def readable_error(error: ErrorDetails, where: str, document: YamlText, root: ty
         # An error about several keys has no single place; its message says what to do.
         return InputError(error["msg"], where=where, hint=f"Correct {key}." if key else "")
     hint = " Put quotes around it." if kind == "string_type" and isinstance(value, (int, float)) else ""
-    return InputError(f"{key!r} must be {wanted}, not {shown(value)}", where=where, hint=f"Correct {key}.{hint}")
+    found = "but it is not set" if value is None else f"not {shown(value)}"
+    return InputError(f"{key!r} must be {wanted}, {found}", where=where, hint=f"Correct {key}.{hint}")
 
 
 def _known_keys(root: type[BaseModel], path: Sequence[str | int]) -> list[str]:

@@ -10,6 +10,7 @@ from pydantic import model_validator as _model_validator
 from pydantic_core import PydanticCustomError
 
 from cotune.config.types import Count, Name, Section
+from cotune.config.yaml_text import number_as_written
 from cotune.errors import InputError
 from cotune.files import read_text
 
@@ -19,8 +20,15 @@ def _label_texts(value: Any) -> Any:
     if not isinstance(value, (list, tuple)):
         return value
     return tuple(
-        str(item).lower() if isinstance(item, bool) else str(item) if isinstance(item, (int, float)) else item for item in value
+        str(item).lower() if isinstance(item, bool) else number_as_written(item) if isinstance(item, (int, float)) else item
+        for item in value
     )
+
+
+def _schema(value: Any) -> Any:
+    if not isinstance(value, dict) and not (isinstance(value, str) and value):
+        raise PydanticCustomError("schema", "must be a JSON Schema, such as {type: object}, or the path of a JSON file")
+    return value
 
 
 class OutputConfig(Section):
@@ -38,7 +46,7 @@ class OutputConfig(Section):
     # Importing the registry would import numpy; a test compares the two lists.
     type: Literal["label", "text", "number", "json"] | None = None
     labels: Annotated[tuple[Name, ...], BeforeValidator(_label_texts), Field(min_length=2)] | None = None
-    json_schema: dict[str, Any] | Name | None = Field(default=None, alias="schema")
+    json_schema: Annotated[dict[str, Any] | Name, BeforeValidator(_schema)] | None = Field(default=None, alias="schema")
     max_tokens: Count | None = None
 
     @_model_validator(mode="after")

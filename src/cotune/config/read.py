@@ -21,7 +21,10 @@ from cotune.files import read_text
 if TYPE_CHECKING:
     from cotune.task.values.output import OutputType
 
-_TEXT_KEYS = ("name", "prompt", "metric", "model", "start", "budget", "judge.rubric", "judge.agreement", *DATA_KEYS)
+_TEXT_KEYS = frozenset(
+    ("name", "prompt", "metric", "model", "start", "budget", "data.output", "data.group", "judge.rubric", "judge.agreement")
+) | set(DATA_KEYS)
+"""Keys whose values on the command line are taken literally, not as YAML: ``#`` may begin a column's name."""
 
 
 def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
@@ -106,7 +109,7 @@ def _overridden(values: dict[str, Any], overrides: Iterable[str]) -> tuple[froze
                 f"{text!r} is not of the form key=value", where="command line", hint="Write for example tune.rank=8."
             )
         value: Any = raw
-        if key not in _TEXT_KEYS:
+        if key not in _TEXT_KEYS and not (key == "data.input" and not raw.lstrip().startswith("[")):
             value = parse_yaml(raw, f"command line, {key}").value
         elif raw.strip() in ("", "null"):
             value = None
@@ -140,7 +143,8 @@ def _validated(values: dict[str, Any], where: str, document: YamlText, overridde
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         path = tuple(map(str, first["loc"]))
-        if any(".".join(path[:end]) in overridden for end in range(1, len(path) + 1)):
+        above = any(f"{key}.".startswith(".".join((*path, ""))) for key in overridden) and path and path not in document.lines
+        if above or any(".".join(path[:end]) in overridden for end in range(1, len(path) + 1)):
             where, document = "command line", YamlText(None, {})
         raise readable_error(first, where, document, RunConfig) from None
     if config.metric is not None and not names_function(config.metric):

@@ -33,6 +33,26 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), list(_first))
 
 
+class _Float(float):
+    """A number with its text in the document, such as ``1.50``."""
+
+    text = ""
+
+
+def _float(loader: _Loader, node: yaml.ScalarNode) -> _Float:
+    value = _Float(loader.construct_yaml_float(node))
+    value.text = node.value
+    return value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:float", _float)
+
+
+def number_as_written(number: float) -> str:
+    """The text of a number in its YAML document; of another number the shortest one."""
+    return number.text if isinstance(number, _Float) else str(number)
+
+
 @dataclass(frozen=True)
 class YamlText:
     """A parsed YAML document.

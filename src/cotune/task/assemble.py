@@ -376,6 +376,8 @@ def _check_request(source: Source) -> None:
     for key, given, known in (("type", source.type or "label", KINDS), ("on_blank", source.on_blank, get_args(OnBlank))):
         if given not in known:
             raise InputError(f"{key} must be one of {', '.join(known)}, not {given!r}", where=key, hint=f"Correct {key}.")
+    if isinstance(source.seed, bool) or not isinstance(source.seed, (int, np.integer)) or not 0 <= source.seed < 2**32:
+        raise InputError(f"seed must be a whole number from 0, not {source.seed!r}", where="seed", hint="Give one below 2**32.")
     for key, value in (("train", source.limit_train), ("dev", source.limit_dev), ("test", source.limit_test)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise InputError(f"limit.{key} must be a whole number above 0, not {value!r}", where=f"limit.{key}",

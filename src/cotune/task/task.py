@@ -14,7 +14,7 @@ from cotune.task.checks import DataChecks
 from cotune.task.example import Example
 from cotune.task.known import Start
 from cotune.task.metrics.metric import Metric
-from cotune.task.reading.cells import cell_text
+from cotune.task.reading.cells import NESTED, cell_text
 from cotune.task.reading.read import read_table
 from cotune.task.reading.table import Table, table_from_rows
 from cotune.task.sealed import SealedTest
@@ -99,7 +99,8 @@ class Task:
             test: rows for the final test; None cuts them from ``frame``.
             group: column whose equal values mark rows that must stay in one split.
             type: ``label``, ``text``, ``number`` or ``json``; None guesses it from the data.
-            labels: all labels; None takes them from the data.
+            labels: all labels; None takes them from the data. Missing values, such as those of ``frame[output].unique()``, are
+                left out.
             schema: JSON Schema of the outputs; None infers it from the data.
             metric: a key of ``METRICS``, ``within 0.5``, ``within 1%`` or ``FILE.py:FUNCTION``; None takes the type's default.
             name: name of the task.
@@ -131,7 +132,7 @@ class Task:
                 output_field=output_field,
                 group=group,
                 type=type,
-                labels=tuple(map(_label_text, labels)) if labels is not None else None,
+                labels=tuple(filter(str.strip, map(_label_text, labels))) if labels is not None else None,
                 schema=checked_schema(schema, "schema"),
                 limit_train=limits.get("train"),
                 limit_dev=limits.get("dev"),
@@ -216,7 +217,7 @@ def _table(source: Any, role: str) -> Table:
     if isinstance(source, Table):
         return source
     # names the frame in messages
-    return read_table(source, name=None if isinstance(source, str) else f"the {role} rows")
+    return read_table(source, name=None if isinstance(source, (str, Path)) else f"the {role} rows")
 
 
 def _named(rows: Iterable[Any], columns: Sequence[str], role: str) -> Table:
@@ -228,6 +229,6 @@ def _named(rows: Iterable[Any], columns: Sequence[str], role: str) -> Table:
 
 
 def _label_text(label: object) -> str:
-    """A label as a cell of a file holds it, such as ``1`` for the number."""
+    """A label as a cell of a file holds it, such as ``1`` for the number; empty for a missing value."""
     text = cell_text(label)
-    return text if isinstance(text, str) else str(label)
+    return (text or "") if text is not NESTED else str(label)

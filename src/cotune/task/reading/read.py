@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from cotune.errors import InputError, shortened
+from cotune.files import expanded
 from cotune.task.reading.table import Cell, Table, free_name, json_kind, nearest_name, table_from_rows
 
 _SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
@@ -38,7 +39,7 @@ def read_table(source: str | Path | Any, *, name: str | None = None, default_spl
 
         return read_hub(source, default_split)
     if isinstance(source, (str, Path)):
-        return _read_file(Path(source), name or str(source))
+        return _read_file(expanded(source), name or str(source))
     from cotune.task.reading.frames import is_frame, read_frame
 
     if is_frame(source):
