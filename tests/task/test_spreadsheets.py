@@ -8,7 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pytest
 from hypothesis import assume, given
@@ -195,6 +195,19 @@ def test_a_column_may_be_input_and_group_whatever_its_header() -> None:
     found = Task.from_frame(rows(60, "ab"), input="the text", output="out", group="the text", dev=rows(20, "ab", start=60))
     assert found.input_fields == ("the_text",)
     assert all(row.group == row.fields["the_text"] for row in (*found.train, *found.dev))
+
+
+def test_output_and_group_may_be_encoded_otherwise_than_in_the_file() -> None:
+    def content(form: Literal["NFC", "NFD"], start: int = 0) -> list[dict[str, Any]]:
+        names = [unicodedata.normalize(form, name) for name in ("Größe (cm)", "Gerät")]
+        return [{"text": f"row {i}", names[0]: "ab"[i % 2], names[1]: f"g{i // 2}"} for i in range(start, start + 60)]
+
+    named = {"input": "text", "output": "Größe (cm)", "group": "Gerät"}
+    one = Task.from_frame(content("NFC"), test=content("NFC", 100), **named)
+    other = Task.from_frame(content("NFD"), test=content("NFC", 100), **named)
+    assert one.fingerprint == other.fingerprint and other.output_field == named["output"]
+    with pytest.raises(InputError, match="there is no column 'Größe'"):
+        Task.from_frame(content("NFD"), input="text", output="Größe")
 
 
 def test_rows_whose_group_is_blank_have_none() -> None:

@@ -22,7 +22,7 @@ from cotune.task.answered import Answered
 from cotune.task.assemble import Source, examples_from, with_style
 from cotune.task.example import Example, groups_of
 from cotune.task.metrics.metric import Metric, metric_for
-from cotune.task.reading.field_names import with_fields
+from cotune.task.reading.field_names import with_fields, with_headers
 from cotune.task.reading.table import Table
 from cotune.task.values.output import Output
 
@@ -114,6 +114,7 @@ class LabelledRows:
             InputError: a column is missing, a cell has the wrong type, no row is left, or the metric does not fit.
         """
         judge = _metric(manifest, metric)
+        table = with_headers(table, (column or manifest.output_field, group))
         table = with_fields(table, {name: name for name in manifest.input_fields})
         # The group's column may be an input too, which is now called as its field is.
         group = next((name for name in manifest.input_fields if table.header(name) == group), group)

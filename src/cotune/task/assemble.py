@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -18,7 +18,7 @@ from cotune.task.example import Example
 from cotune.task.known import Known
 from cotune.task.metrics.metric import Metric, metric_for
 from cotune.task.reading.cells import column_of, has_half_character
-from cotune.task.reading.field_names import RESERVED, field_names, fields_for, with_fields
+from cotune.task.reading.field_names import RESERVED, field_names, fields_for, with_fields, with_headers
 from cotune.task.reading.table import Table
 from cotune.task.rehearsal import ROLE, Replay, choose_replay
 from cotune.task.sealed import SealedTest, rows_hash
@@ -281,8 +281,14 @@ def _tables(source: Source) -> tuple[Table, ...]:
     return tuple(table for table in (source.train, source.dev, source.test, source.replay) if table is not None)
 
 
+def _each_table(source: Source, change: Callable[[Table], Table]) -> Source:
+    dev, test, replay = (None if table is None else change(table) for table in (source.dev, source.test, source.replay))
+    return replace(source, train=change(source.train), dev=dev, test=test, replay=replay)
+
+
 def _with_fields(source: Source) -> tuple[Source, tuple[Finding, ...]]:
     """The source with input columns renamed to names that prompts can show, and a finding about that."""
+    source = _each_table(source, lambda table: with_headers(table, (source.output_field, source.group)))
     fields = fields_for(source.input_fields, source.train.columns)
     columns_of = {name: column for column, name in field_names(source.train.columns).items()}
     columns = [columns_of.get(field) or column_of(field, source.train.columns) or field for field in fields]
@@ -292,14 +298,10 @@ def _with_fields(source: Source) -> tuple[Source, tuple[Finding, ...]]:
     if len(set(fields)) < len(fields):
         # A column named twice is reported elsewhere.
         return replace(source, input_fields=fields), ()
-    train, *others = (
-        None if table is None else with_fields(table, dict(zip(fields, columns, strict=True)))
-        for table in (source.train, source.dev, source.test, source.replay)
-    )
-    assert train is not None
     listed = ", ".join(f"{column!r} is {{{field}}}" for field, column in renamed.items())
     message = f"input columns whose names cannot stand in a prompt are renamed there: {listed}"
-    source = replace(source, train=train, dev=others[0], test=others[1], replay=others[2], input_fields=fields)
+    called = dict(zip(fields, columns, strict=True))
+    source = replace(_each_table(source, lambda table: with_fields(table, called)), input_fields=fields)
     # The group's column may be an input too.
     source = replace(source, group=next((field for field, column in renamed.items() if column == source.group), source.group))
     return source, (Finding("renamed_columns", "info", message, len(renamed)),)

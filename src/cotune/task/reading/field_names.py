@@ -77,6 +77,19 @@ def with_fields(table: Table, fields: Mapping[str, str]) -> Table:
     )
 
 
+def with_headers(table: Table, names: Iterable[str | None]) -> Table:
+    """The table with columns renamed to those of ``names`` that differ from them only in the encoding of letters.
+
+    macOS writes ``ö`` as two characters, so a header may look like a name and still be another text.
+    """
+    renamed = {}
+    for name in names:
+        if name is not None and name not in table.columns:
+            alike = [column for column in table.columns if marked_name(column) == marked_name(name)]
+            renamed |= {name: alike[0]} if len(alike) == 1 else {}
+    return with_fields(table, renamed)
+
+
 def with_field_names(template: str, fields: Collection[str]) -> str:
     """The template with columns in braces, such as ``{Customer message}``, replaced by their field names."""
 
