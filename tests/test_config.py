@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cotune.config import RunConfig, config_from_data, config_in_memory, load_config
+from cotune.config.read import task_name
 from cotune.errors import InputError
 
 PLAIN = """\
@@ -326,3 +327,11 @@ def test_paths_in_a_section_on_the_command_line_are_relative_to_the_current_fold
 def test_a_list_that_is_too_short_is_told_as_one(tmp_path: Path) -> None:
     told = message_of(written(tmp_path, PLAIN + "tune: {layers: [11]}\n"))
     assert "'tune.layers' has too few values. Give at least 2." in told
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [("a/mails: may.csv", "mails: may"), ("hf://owner/mails:train", "mails"), ("mails/train.csv", "mails"), ("hf://imdb", "imdb")],
+)
+def test_a_task_is_named_after_its_data(source: str, name: str) -> None:
+    assert task_name(source) == name

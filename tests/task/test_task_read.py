@@ -22,6 +22,7 @@ from cotune.errors import InputError
 from cotune.task import read_table
 from cotune.task.reading.cells import NESTED, cell_text
 from cotune.task.reading.hub import _readings
+from cotune.task.reading.sheet import read_sheet
 
 CELLS = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=0, max_size=20) | st.sampled_from(
     ['"', '""', "a,b", "x\ty", "two\nlines", "cr\r\nlf", "\r", ";", "\u2028", "é", "  ", "😀", "null", "﻿x"]
@@ -124,6 +125,9 @@ def test_one_value_has_one_text_in_every_format(tmp_path: Path) -> None:
         ([1], NESTED),
         ({"a": 1}, NESTED),
         (b"raw", NESTED),
+        (datetime.timedelta(hours=1), "1:00:00"),
+        (pandas.Interval(0, 20), "(0, 20]"),
+        (pandas.Period("2020-01", "M"), "2020-01"),
     ],
 )
 def test_cell_text(value: object, text: object) -> None:
@@ -141,6 +145,36 @@ def test_numbers_of_less_precision_are_read_by_their_shortest_text(tmp_path: Pat
         assert [row["x"] for row in read_table(source).rows] == ["0.1", "4.7"]
     gaps = pandas.DataFrame({"x": pandas.array([0.1, None], dtype="Float32")})
     assert [row["x"] for row in read_table(gaps).rows] == ["0.1", None]
+    arrow = pandas.DataFrame({"x": pandas.array([0.1, None], dtype=pandas.ArrowDtype(pyarrow.from_numpy_dtype(kind)))})
+    assert [row["x"] for row in read_table(arrow).rows] == ["0.1", None]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "text"),
+    [
+        (pyarrow.timestamp("us"), 10**18, "<value out of range: 1000000000000000000>"),
+        (pyarrow.date32(), 10**7, "29349-01-26"),
+        (pyarrow.timestamp("ns"), 1_234_567_890_123_456_789, "2009-02-13T23:31:30.123456789"),
+    ],
+)
+def test_dates_that_python_has_not_are_read_as_text(tmp_path: Path, kind: pyarrow.DataType, value: int, text: str) -> None:
+    whole = pyarrow.int32() if kind == pyarrow.date32() else pyarrow.int64()
+    table = pyarrow.table({"text": ["a", "b"], "when": pyarrow.array([value, None], whole).cast(kind)})
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    for source in (table, tmp_path / "rows.parquet"):
+        assert [row["when"] for row in read_table(source).rows] == [text, None]
+
+
+def test_a_parquet_column_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    torn = pyarrow.StringArray.from_buffers(1, pyarrow.py_buffer(np.array([0, 1], np.int32)), pyarrow.py_buffer(b"\xff"))
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a"], "torn": torn}), path)
+    with pytest.raises(InputError, match=r"rows\.parquet, column 'torn': the column holds values that cannot be read"):
+        read_table(path)
+    pyarrow.parquet.write_table(pyarrow.Table.from_arrays([torn.cast("binary")] * 2, names=["a", "a"]), path)
+    for read in (read_table, read_sheet):
+        with pytest.raises(InputError, match="two columns are named 'a'"):
+            read(path)
 
 
 def test_a_row_is_known_by_the_line_it_begins_on(tmp_path: Path) -> None:
@@ -255,6 +289,18 @@ def test_a_data_sets_class_numbers_become_names() -> None:
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["ham", "spam"])})
     found = datasets.Dataset.from_dict({"text": ["a", "b", "c"], "label": [1, 0, -1]}, features=features)
     assert [row["label"] for row in read_table(found).rows] == ["spam", "ham", None]
+
+
+def test_a_data_sets_images_are_not_decoded() -> None:
+    import datasets
+
+    features = datasets.Features({"text": datasets.Value("string"), "image": datasets.Image()})
+    column = pyarrow.array([{"bytes": b"no image", "path": None}] * 2, features.arrow_schema.field("image").type)
+    table = pyarrow.table({"text": ["a", "b"], "image": column})
+    found = read_table(datasets.Dataset(table, info=datasets.DatasetInfo(features=features)))
+    assert [row["text"] for row in found.rows] == ["a", "b"]
+    with pytest.raises(InputError, match="column 'image': the cell holds a value such as bytes, not a text"):
+        found.need("image")
 
 
 def test_a_data_sets_numbers_of_single_precision_are_the_shortest() -> None:

@@ -185,6 +185,6 @@ def _output_type(config: RunConfig) -> OutputType | None:
 
 def task_name(source: str) -> str:
     """A name from the data: the file's, or its folder's if the file is named after its role."""
-    path = Path(source.removeprefix("hf://").split(":")[0])
+    path = Path(source.removeprefix("hf://").split(":")[0] if source.startswith("hf://") else source)
     plain = path.stem.lower() in ("train", "data", "rows") and path.absolute().parent.name
     return plain or path.stem or "task"

@@ -32,7 +32,8 @@ NESTED: Final = _Nested.NESTED
 def cell_text(value: Any) -> str | _Nested | None:
     """The text of a cell.
 
-    Numbers become their shortest exact text, booleans ``true`` and ``false``, dates ISO 8601. An empty text, None, NaN and a
+    Numbers become their shortest exact text, booleans ``true`` and ``false``, dates ISO 8601; time spans and the intervals and
+    periods of pandas are written as Python does. An empty text, None, NaN and a
     frame's missing value become None.
 
     Args:
@@ -64,7 +65,10 @@ def cell_text(value: Any) -> str | _Nested | None:
         return None if value.is_nan() else format(value, "f")
     if isinstance(value, (datetime.date, datetime.time)):
         return value.isoformat()
-    if isinstance(value, uuid.UUID):
+    if isinstance(value, (uuid.UUID, datetime.timedelta)):
+        return str(value)
+    # Scalars of pandas, such as the labels that pandas.cut makes.
+    if type(value).__module__.split(".")[0] == "pandas" and type(value).__name__ in ("Interval", "Period"):
         return str(value)
     return NESTED
 

@@ -11,7 +11,7 @@ from cotune.errors import InputError
 from cotune.task.reading.table import Table, stored_text
 
 _ARROW_NAMES = {"halffloat": "float16", "float": "float32"}
-"""Arrow's names of types of less than double precision."""
+"""Arrow's names of types of less than double precision; pandas adds ``[pyarrow]``."""
 
 
 def is_frame(value: Any) -> bool:
@@ -38,7 +38,7 @@ def read_frame(frame: Any, name: str | None = None) -> Table:
         columns = [(column.name, shortest(column.to_list(), str(column.dtype))) for column in frame.get_columns()]
         return table_from_columns(columns, source)
     if home == "pyarrow":
-        return table_from_columns(_arrow_columns(frame), source)
+        return table_from_columns(_arrow_columns(frame, source), source)
     # by position, since a frame may name two columns alike
     found = [(str(column), frame.iloc[:, position]) for position, column in enumerate(frame.columns)]
     return table_from_columns([(name, shortest(column.tolist(), str(column.dtype))) for name, column in found], source)
@@ -57,7 +57,7 @@ def parquet_columns(path: Path, source: str) -> tuple[Any, list[tuple[str, list[
     """The pyarrow table of a Parquet file, and its named columns of Python values.
 
     Raises:
-        InputError: if the file is empty or damaged.
+        InputError: if the file is empty or damaged, or two columns have the same name.
     """
     import pyarrow
     import pyarrow.parquet
@@ -65,19 +65,39 @@ def parquet_columns(path: Path, source: str) -> tuple[Any, list[tuple[str, list[
     if path.stat().st_size == 0:
         raise InputError("the file is empty", where=source, hint="Give a file with rows.")
     try:
-        table = pyarrow.parquet.read_table(path)
-        return table, _arrow_columns(table)
+        with pyarrow.parquet.ParquetFile(path) as file:
+            table = file.read()
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise InputError(
             f"the file is not readable Parquet ({str(error).splitlines()[0][:120]})",
             where=source,
             hint="Write it again, or check that the download was complete and its permissions.",
         ) from error
+    _check_names(table.column_names, source)
+    return table, _arrow_columns(table, source)
 
 
-def _arrow_columns(table: Any) -> list[tuple[str, list[Any]]]:
+def _arrow_columns(table: Any, source: str) -> list[tuple[str, list[Any]]]:
     named = zip(table.column_names, table.columns, strict=True)
-    return [(name, shortest(column.to_pylist(), _ARROW_NAMES.get(str(column.type), ""))) for name, column in named]
+    return [(name, shortest(_arrow_values(column, name, source), str(column.type))) for name, column in named]
+
+
+def _arrow_values(column: Any, name: str, source: str) -> list[Any]:
+    import pyarrow
+
+    try:
+        values: list[Any] = column.to_pylist()
+    except (OverflowError, ValueError, pyarrow.ArrowException) as error:
+        # Python has no dates after the year 9999, and nanoseconds only with pandas.
+        if pyarrow.types.is_timestamp(column.type) or pyarrow.types.is_date(column.type):
+            values = column.cast(pyarrow.string()).to_pylist()
+        else:
+            raise InputError(
+                f"the column holds values that cannot be read ({str(error).splitlines()[0][:120]})",
+                where=f"{source}, column {name!r}",
+                hint="Correct the column, or leave it out.",
+            ) from error
+    return values
 
 
 def shortest(values: list[Any], kind: str) -> list[Any]:
@@ -85,11 +105,13 @@ def shortest(values: list[Any], kind: str) -> list[Any]:
 
     As a double, 0.1 in single precision would be read as 0.10000000149011612.
     """
-    if kind.lower() not in ("float16", "float32"):
+    kind = kind.removesuffix("[pyarrow]")
+    kind = _ARROW_NAMES.get(kind, kind).lower()
+    if kind not in ("float16", "float32"):
         return values
     import numpy as np
 
-    single = np.dtype(kind.lower()).type
+    single = np.dtype(kind).type
     return [float(str(single(value))) if isinstance(value, float) else value for value in values]
 
 
@@ -101,8 +123,7 @@ def table_from_columns(columns: Iterable[tuple[str, list[Any]]], source: str) ->
     """
     columns = list(columns)
     names = [name for name, _ in columns]
-    if doubled := [name for name, count in Counter(names).items() if count > 1]:
-        raise InputError(f"two columns are named {doubled[0]!r}", where=source, hint="Give every column its own name.")
+    _check_names(names, source)
     size = len(columns[0][1]) if columns else 0
     if size == 0:
         raise InputError("there are no rows", where=source, hint="Give at least one row.")
@@ -113,3 +134,8 @@ def table_from_columns(columns: Iterable[tuple[str, list[Any]]], source: str) ->
             rows[index][name] = stored_text(value, nested, name, index)
     texts = frozenset(name for name, values in columns if any(isinstance(value, str) for value in values))
     return Table(tuple(names), rows, source, range(1, size + 1), "row", nested, texts)
+
+
+def _check_names(names: Iterable[str], source: str) -> None:
+    if doubled := [name for name, count in Counter(names).items() if count > 1]:
+        raise InputError(f"two columns are named {doubled[0]!r}", where=source, hint="Give every column its own name.")

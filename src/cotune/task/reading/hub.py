@@ -9,6 +9,8 @@ from typing import Any
 from cotune.errors import InputError
 from cotune.task.reading.table import Table
 
+_MEDIA = ("Image", "Audio", "Video", "Pdf", "Nifti")
+"""Features whose values are files."""
 _NAME = re.compile(r"hf://(?P<path>[^:\s]+)(?::(?P<split>[^:\s]+))?\Z")
 
 
@@ -68,12 +70,27 @@ def _readings(path: str) -> list[tuple[str, str | None]]:
 
 
 def table_from_data_set(data_set: Any, name: str) -> Table:
-    """A Table from a ``datasets.Dataset``; class numbers become class names."""
+    """A Table from a ``datasets.Dataset``; class numbers become class names, and media are not decoded.
+
+    Raises:
+        InputError: if there are no rows, or a column cannot be read.
+    """
     from cotune.task.reading.frames import shortest, table_from_columns
 
     columns = []
     for column, feature in data_set.features.items():
-        values = list(data_set[column])
+        if type(feature).__name__ in _MEDIA:
+            # Decoding them needs further packages; as bytes they are refused only if they are an input or the output.
+            columns.append((column, [b""] * len(data_set)))
+            continue
+        try:
+            values = list(data_set[column])
+        except Exception as error:  # packages that decode raise many types
+            raise InputError(
+                f"the column cannot be read ({type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]})",
+                where=f"{name}, column {column!r}",
+                hint="Leave the column out, for example with Dataset.select_columns.",
+            ) from error
         if type(feature).__name__ == "ClassLabel":
             values = [None if value is None or value < 0 else feature.int2str(value) for value in values]
         columns.append((column, shortest(values, str(getattr(feature, "dtype", "")))))

@@ -107,10 +107,12 @@ class Table:
                 hint=f"Its columns: {shown_names(headers)}.{rename}",
             )
         if column in self.nested and not nested:
+            first = min(self.nested[column])
+            whole = self.nested[column][first] is not None
             raise InputError(
-                "the cell holds a list or an object, not a text",
-                where=self.where(min(self.nested[column]), column),
-                hint="Flatten it into separate text columns.",
+                f"the cell holds {'a list or an object' if whole else 'a value such as bytes'}, not a text",
+                where=self.where(first, column),
+                hint="Flatten it into separate text columns." if whole else "Give texts, numbers or dates.",
             )
 
 
