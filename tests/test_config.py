@@ -331,7 +331,12 @@ def test_a_list_that_is_too_short_is_told_as_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("source", "name"),
-    [("a/mails: may.csv", "mails: may"), ("hf://owner/mails:train", "mails"), ("mails/train.csv", "mails"), ("hf://imdb", "imdb")],
+    [
+        ("a/mails: may.csv", "mails: may"),
+        ("hf://owner/mails:train", "mails"),
+        ("mails/train.csv", "mails"),
+        ("hf://imdb", "imdb"),
+    ],
 )
 def test_a_task_is_named_after_its_data(source: str, name: str) -> None:
     assert task_name(source) == name

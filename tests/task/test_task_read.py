@@ -224,6 +224,26 @@ def test_a_spreadsheet_with_tabs_is_read_whatever_its_ending(tmp_path: Path) -> 
     assert read_table(path).rows[0] == {"text": "a; b, c", "label": "x"}
 
 
+@pytest.mark.parametrize("first", ["sep=;", '"sep=;"'])
+def test_excels_line_with_the_separator_is_no_header(tmp_path: Path, first: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(f"{first}\r\ntext;label\r\na, b, c;x\r\nd, e;y\r\n".encode())
+    table = read_table(path)
+    assert table.columns == ("text", "label") and table.rows[1] == {"text": "d, e", "label": "y"}
+    assert (table.where(0), read_sheet(path).delimiter) == (f"{path}, line 3", ";")
+    path.write_text("sep=|\ntext|label\na, b; c|x\n")
+    assert read_table(path).rows == [{"text": "a, b; c", "label": "x"}]
+
+
+@pytest.mark.parametrize("header", ['"text", "label"', "text, label", '"text",  "label"'])
+def test_quotes_behind_a_blank_are_quotes(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(header + '\n"one, two", "x, y"\nthree, "say ""z"""\n')
+    assert [tuple(row.values()) for row in read_table(path).rows] == [("one, two", "x, y"), ("three", 'say "z"')]
+    path.write_text('text,label\n" ""a""",b\n')
+    assert read_table(path).rows == [{"text": ' "a"', "label": "b"}]
+
+
 @pytest.mark.parametrize(
     ("header", "columns"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from cotune.task.reading.table import Cell, Table, free_name, json_kind, nearest
 _SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 _READ = 1 << 20
 """Characters of a CSV file that are read to find its delimiter."""
+_DECLARED = re.compile(r'"?sep=([^"\s]|\t)"?\r?\n')
+"""First line of a file in which Excel finds the delimiter."""
 _LOOKED_AT = 20
 """Number of rows that show which delimiter a file has."""
 
@@ -151,11 +154,13 @@ def decode(data: bytes, source: str) -> str:
 
 
 def delimiter_of(text: str) -> str:
-    """Delimiter of a CSV file: comma, semicolon or tab.
+    """Delimiter of a CSV file: comma, semicolon or tab, or the one that a first line ``sep=;`` names.
 
-    It is the one that cuts header and first rows into equally many cells, and into the most if several do; if none does, the
-    first of these three that the header contains outside of quotes.
+    Without such a line it is the one that cuts header and first rows into equally many cells, and into the most if several do;
+    if none does, the first of these three that the header contains outside of quotes.
     """
+    if declared := _DECLARED.match(text):
+        return declared[1]
     # A table with labels has at least two columns.
     found = {delimiter: widths for delimiter in ",;\t" if (widths := _widths(text, delimiter)) and widths[0] > 1}
     even = [delimiter for delimiter, widths in found.items() if len(set(widths)) == 1]
@@ -166,7 +171,7 @@ def _widths(text: str, delimiter: str) -> list[int]:
     """Number of cells of the header and of the first rows; 0 for a row that is malformed with this delimiter."""
     widths: list[int] = []
     with _cells_of_any_size():
-        reader = csv.reader(io.StringIO(text[:_READ], newline=""), delimiter=delimiter, strict=True)
+        reader = _reader(text[:_READ], delimiter)
         try:
             for cells in reader:
                 if len(cells) > 1 or (cells and cells[0].strip()):
@@ -177,6 +182,22 @@ def _widths(text: str, delimiter: str) -> list[int]:
             widths.append(0)
     # The last row of a part of the text may be cut.
     return widths[:-1] if len(text) > _READ and len(widths) > 1 else widths
+
+
+def _reader(text: str, delimiter: str) -> Any:
+    """A CSV reader behind a line that declares this delimiter.
+
+    It skips blanks before cells if all names in the header but the first have one, as in ``"text", "label"``.
+    """
+    declared = _DECLARED.match(text)
+    start = declared.end() if declared and declared[1] == delimiter else 0
+    first = text[start : start + _READ].lstrip("\r\n").partition("\n")[0]
+    names = next(csv.reader([first], delimiter=delimiter), [])[1:]
+    blanks = bool(names) and all(name.startswith(" ") for name in names)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=blanks)
+    if start:
+        next(reader)
+    return reader
 
 
 def _read_csv(text: str, source: str) -> Table:
@@ -213,12 +234,12 @@ def _cells_of_any_size() -> Iterator[None]:
 
 
 def _parse_separated(text: str, source: str, delimiter: str, keep_blank: bool) -> Table:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = _reader(text, delimiter)
     header: list[str] | None = None
     rows: list[dict[str, Cell]] = []
     numbers: list[int] = []
     blank: list[int] = []
-    start = 1
+    start = reader.line_num + 1
     try:
         for cells in reader:
             line, start = start, reader.line_num + 1
