@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -32,7 +33,9 @@ def grams(text: str) -> set[str]:
     return {plain[start : start + 5] for start in range(len(plain) - 4)}
 
 
-def test_near_pairs_are_those_of_brute_force() -> None:
+@pytest.mark.parametrize("block", [500, 7])
+def test_near_pairs_are_those_of_brute_force(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(near, "_BLOCK", block)
     chooser = random.Random(0)
     texts = sentences(35, seed=1)
     for text in list(texts):
@@ -51,6 +54,18 @@ def test_near_pairs_are_those_of_brute_force() -> None:
                 wanted.append((left, right))
     assert len(wanted) >= 12
     assert near_pairs(examples(texts)) == wanted
+
+
+def test_near_pairs_of_long_rows_need_little_memory() -> None:
+    chooser = random.Random(2)
+    words = ["".join(chooser.choices("abcdefghijklmnop", k=5)) for _ in range(20_000)]
+    rows = examples([" ".join(chooser.choices(words, k=170)) for _ in range(2000)])
+    near_pairs(rows[:10])
+    tracemalloc.start()
+    near_pairs(rows)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 150e6
 
 
 @pytest.mark.parametrize("words", [12, 150])

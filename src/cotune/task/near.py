@@ -15,6 +15,8 @@ from cotune.task.split import duplicate_key, normalised
 THRESHOLD = 0.8
 """Similarity from which two rows are near-duplicates."""
 _WIDTH, _BITS = 5, 22
+_BLOCK = 500
+"""Rows whose grams are processed together; all at once would take 80 bytes for each character."""
 _LONGEST = 1000
 _ENOUGH = 10_000
 _MOST_MEETINGS = 5_000_000
@@ -32,23 +34,30 @@ def near_pairs(examples: Sequence[Example]) -> list[tuple[int, int]]:
     Args:
         examples: the rows; of rows with equal normalised inputs only the first is compared.
     """
+    from scipy.sparse import vstack
+
     first: dict[str, int] = {}
     for position, example in enumerate(examples):
         first.setdefault(duplicate_key(example), position)
     positions = np.array(sorted(first.values()), dtype=np.int64)
     if len(positions) < 2:
         return []
-    texts = [_beginning(examples[position].text) for position in positions]
-    grams = _gram_matrix(texts)
+    blocks = [positions[start : start + _BLOCK] for start in range(0, len(positions), _BLOCK)]
+    parts = [_gram_matrix([_beginning(examples[position].text) for position in block]) for block in blocks]
+    frequency = np.zeros(1 << _BITS, dtype=np.int64)
+    for part in parts:
+        frequency += np.bincount(part.indices, minlength=len(frequency))
+    prefix = vstack([_rarest(part, frequency) for part in parts], "csr")
+    grams = vstack(parts, "csr")
     sizes = np.diff(grams.indptr)
-    left, right = _candidates(_rarest(grams, sizes), sizes)
+    left, right = _candidates(prefix, sizes)
     if len(left) == 0:
         return []
     # piece by piece: gathering all candidate rows at once could take gigabytes
     shared = np.concatenate(
         [
-            np.asarray(grams[left[start : start + 20_000]].multiply(grams[right[start : start + 20_000]]).sum(axis=1))
-            for start in range(0, len(left), 20_000)
+            np.asarray(grams[left[start : start + _BLOCK]].multiply(grams[right[start : start + _BLOCK]]).sum(axis=1))
+            for start in range(0, len(left), _BLOCK)
         ]
     ).ravel()
     alike = shared >= THRESHOLD * (sizes[left] + sizes[right] - shared) - 1e-6
@@ -93,13 +102,16 @@ def _gram_matrix(texts: Sequence[str]) -> Any:
     cells = np.sort((rows[whole] << _BITS) | (hashed[whole] >> np.uint64(64 - _BITS)).astype(np.int64))
     cells = cells[np.diff(cells, prepend=-1) > 0]  # np.unique is several times slower here
     columns = cells & ((1 << _BITS) - 1)
-    ones = np.ones(len(cells), dtype=np.float32)
+    ones = np.ones(len(cells), dtype=np.bool_)
     return csr_matrix((ones, (cells >> _BITS, columns)), shape=(len(texts), 1 << _BITS))
 
 
-def _rarest(grams: Any, sizes: NDArray[Any]) -> Any:
-    """The matrix with only each row's rarest grams, so many that every similar row shares at least one."""
-    frequency = np.bincount(grams.indices, minlength=grams.shape[1])
+def _rarest(grams: Any, frequency: NDArray[Any]) -> Any:
+    """The matrix with only each row's rarest grams, so many that every similar row shares at least one.
+
+    ``frequency`` says how many rows of all blocks have each gram.
+    """
+    sizes = np.diff(grams.indptr)
     rows = np.repeat(np.arange(len(sizes)), sizes)
     # rarest first within a row; the gram's number breaks ties in the same way for every row
     order = np.lexsort((grams.indices, frequency[grams.indices], rows))
@@ -118,7 +130,7 @@ def _candidates(prefix: Any, sizes: NDArray[Any]) -> tuple[NDArray[Any], NDArray
     """Pairs of rows (lower first) that share one of the kept grams and whose sizes allow the similarity."""
     from scipy.sparse import triu
 
-    frequency = np.bincount(prefix.indices, minlength=prefix.shape[1]).astype(np.int64)
+    frequency = np.bincount(prefix.indices, minlength=prefix.shape[1])
     # Nearly all of the millions of columns have at most one row, which has no partner.
     several = np.flatnonzero(frequency > 1)
     by_rarity = several[np.argsort(frequency[several], kind="stable")]
@@ -126,13 +138,13 @@ def _candidates(prefix: Any, sizes: NDArray[Any]) -> tuple[NDArray[Any], NDArray
     columns = np.sort(by_rarity[work <= _MOST_MEETINGS])
     prefix = prefix[:, columns]
     transposed = prefix.T.tocsr()
-    pairs = [np.zeros((3, 0), dtype=np.int64)]
-    for start in range(0, prefix.shape[0], 2000):
-        block = triu(prefix[start : start + 2000] @ transposed, k=start + 1).tocoo()
-        pairs.append(np.stack((block.row.astype(np.int64) + start, block.col, block.data)).astype(np.int64))
+    pairs = [np.zeros((3, 0), dtype=np.int32)]
+    for start in range(0, prefix.shape[0], _BLOCK):
+        block = triu(prefix[start : start + _BLOCK] @ transposed, k=start + 1).tocoo()
+        left, right = block.row + start, block.col
+        fits = np.minimum(sizes[left], sizes[right]) >= THRESHOLD * np.maximum(sizes[left], sizes[right]) - 1e-6
+        pairs.append(np.stack((left[fits], right[fits], block.data[fits])).astype(np.int32))
     left, right, shared = np.concatenate(pairs, axis=1)
-    fits = np.minimum(sizes[left], sizes[right]) >= THRESHOLD * np.maximum(sizes[left], sizes[right]) - 1e-6
-    left, right, shared = left[fits], right[fits], shared[fits]
     order = np.argsort(-shared, kind="stable")
     order = order[np.cumsum(sizes[left[order]] + sizes[right[order]]) <= _MOST_GRAMS_COMPARED]
     return left[order], right[order]
