@@ -33,6 +33,7 @@ from cotune.cli.evaluate import _confusion, _table
 from cotune.cli.predict import _row_of
 from cotune.cli.push import _ask
 from cotune.cli.terminal import wrapped
+from cotune.cycle import compare
 from cotune.cycle.compare import Tryouts
 from cotune.cycle.runs.listing import list_runs
 from cotune.errors import InputError
@@ -599,6 +600,12 @@ def test_each_comparison_is_heard_as_soon_as_it_is_known(done: Done) -> None:
     weights = [one.weights for one in found.comparisons]
     assert heard == [weights[: n + 1] for n in range(len(weights))]
     assert "winner" in str(found) and f"{weights[-1]} weights" in str(found)
+
+
+def test_a_prompt_is_compared_on_a_bounded_number_of_rows(done: Done, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "MOST_COMPARED", 6)
+    with contextlib.closing(Tryouts(done.out)) as tryouts:
+        assert tryouts.compare("First: {text}").n == 6
 
 
 def test_states_of_a_comparison_are_kept_for_the_next(done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,6 +110,14 @@ def test_what_is_wrong_is_told_and_nothing_is_written(sheet: Path, arguments: tu
     assert [path.name for path in Path().iterdir()] == ["tickets.csv"]
 
 
+def test_a_blank_column_is_no_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rows.csv").write_text("text,label,more\n" + "".join(f"row {i},,{'x' * (i % 2)}\n" for i in range(40)))
+    code, _, err = call("init", "rows.csv", "--yes", "--input", "text", "--output", "label")
+    assert code == 2 and "no row has both an input and a value of 'label'" in err, err
+    assert not Path("task.yaml").exists()
+
+
 def test_a_terminal_may_name_several_columns_at_once(sheet: Path) -> None:
     code, _, err = typed("init", sheet, keys=b"Customer message, channel\nqueue\n5m\n")
     assert code == 0 and "separated by commas" in err, err

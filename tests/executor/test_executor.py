@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -335,7 +336,7 @@ def test_memory_bounds_the_number_of_workers() -> None:
     assert [slots_of(64, gib << 30) for gib in (0, 3, 16, 512)] == [1, 1, 8, 64]
 
 
-def test_the_folder_of_chunks_stays_where_something_is_in_it(tmp_path: Path) -> None:
+def test_the_folder_of_chunks_stays_where_something_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "answers.csv"
     with pytest.raises(KeyboardInterrupt), part_folder(out):
         raise KeyboardInterrupt
@@ -345,9 +346,19 @@ def test_the_folder_of_chunks_stays_where_something_is_in_it(tmp_path: Path) -> 
         with pytest.raises(BusyError, match="another command is writing"), part_folder(out):
             pass
         raise KeyboardInterrupt
-    with part_folder(out) as folder:
-        assert perform(numbers(1)[0], folder).earlier
-    assert not folder.exists()
+    remove, busy = shutil.rmtree, []
+
+    def removed(place: Path, **named: Any) -> None:
+        with pytest.raises(BusyError), part_folder(out):
+            pass
+        busy.append(place)
+        remove(place, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", removed)
+        with part_folder(out) as folder:
+            assert perform(numbers(1)[0], folder).earlier
+    assert not folder.exists() and busy == [folder]
     folder.mkdir()
     (folder / ".lock").touch()
     with part_folder(out):

@@ -138,13 +138,15 @@ def test_a_users_file_may_hold_a_dataclass(tmp_path: Path) -> None:
         ("def score(right, answer, row):\n    return float('nan')", ("row dev:0", "returned nan")),
         ("def score(right, answer, row):\n    return row['nope']", ("row dev:0", "KeyError")),
         ("def other():\n    pass", ("no function 'score'", "other")),
-        ("import nothing_of_that_name", ("cannot be executed", "ModuleNotFoundError")),
+        ("import nothing_of_that_name", ("cannot be executed", "ModuleNotFoundError", "python FILE")),
+        ("from beside.inner import x", ("ModuleNotFoundError", "one file and cannot import beside", "move what it needs")),
         ("import sys\nsys.exit(3)", ("cannot be executed", "SystemExit")),
         (None, ("cannot be read",)),
     ],
 )
 def test_a_users_function_that_fails_is_told_with_its_row(tmp_path: Path, source: str | None, parts: tuple[str, ...]) -> None:
     path = tmp_path / "m.py"
+    (tmp_path / "beside.py").touch()
     if source is not None:
         path.write_text(source)
     with pytest.raises(InputError) as caught:

@@ -121,7 +121,11 @@ def _columns(text: str, table: Table) -> list[str]:
 
 
 def task_file(data: Path, table: Table, inputs: Sequence[str], output: str, budget: str, out: Path) -> str:
-    """The text of a task file, with comments on the most frequently changed settings."""
+    """The text of a task file, with comments on the most frequently changed settings.
+
+    Raises:
+        InputError: every row lacks an input or the output.
+    """
     from cotune.config.read import task_name
     from cotune.task.reading.field_names import fields_for
     from cotune.task.reading.yaml_names import yaml_list, yaml_name
@@ -135,7 +139,13 @@ def task_file(data: Path, table: Table, inputs: Sequence[str], output: str, budg
         for index, row in enumerate(table.rows)
         if (cell := (row.get(output) or "").strip()) and any((table.shown(index, name) or "").strip() for name in inputs)
     ]
-    kind, why = guess_type(whole or table.filled(output))
+    if not whole:
+        raise InputError(
+            f"no row has both an input and a value of {output!r}",
+            where=str(data),
+            hint="Fill that column, or name another with --output or --input.",
+        )
+    kind, why = guess_type(whole)
     blank = len(table) - len(whole)
     read = yaml_name(inputs[0]) if len(inputs) == 1 else yaml_list(inputs)
     lines = [

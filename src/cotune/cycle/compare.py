@@ -48,6 +48,8 @@ from cotune.task.task import Task
 
 MOST_LEARNT = 500
 """Maximum number of train rows for a tried prompt's probe, so that a comparison takes seconds."""
+MOST_COMPARED = 1000
+"""Maximum number of dev rows that prompts are compared on, a random sample of those given."""
 _AROUND = 4
 
 
@@ -107,7 +109,7 @@ class Tryouts:
             self._words = previous.label_words
         self._model = backend_of(config).reopen(config, folder, events, task, permissions)
         self._judge = _judge(config, folder, judging) if judged else None
-        self._dev = dev_in_order(task.dev, config.seed)
+        self._dev = dev_in_order(task.dev, config.seed)[:MOST_COMPARED]
         self._probe: Probe | None = None
         # The winner's states are kept for the next comparison, which then runs the tried prompt alone.
         self._states = StateStore(folder / "states")

@@ -53,12 +53,13 @@ def part_folder(out: Path) -> Iterator[Path]:
         write_json(folder / _MARK, {"output": out.name})
         yield folder
     except BaseException:
-        lock.release()
+        # While the lock is held: another command may take the folder as soon as it is free.
         if not finished(folder):
             shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
         raise
-    lock.release()
     shutil.rmtree(folder, ignore_errors=True)
+    lock.release()
 
 
 def _is_ours(folder: Path) -> bool:

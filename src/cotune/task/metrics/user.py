@@ -110,10 +110,15 @@ class UserMetric:
             exec(compile(self._source, str(path), "exec"), vars(module))
         except (Exception, SystemExit) as error:
             del sys.modules[module.__name__]
+            missing = error.name if isinstance(error, ModuleNotFoundError) and error.name else ""
+            beside = path.parent / missing.partition(".")[0]
+            one_file = missing and (beside.is_dir() or beside.with_suffix(".py").is_file())
             raise InputError(
                 f"the metric's file cannot be executed ({type(error).__name__}: {error})",
                 where=f"{where}, {path}",
-                hint="Correct it; python FILE shows the whole error.",
+                hint=f"A metric is one file and cannot import {beside.name} beside it: move what it needs into it."
+                if one_file
+                else "Correct it; python FILE shows the whole error.",
             ) from error
         target = getattr(module, function, None)
         if not callable(target):
