@@ -110,7 +110,7 @@ def test_what_is_wrong_is_told_and_nothing_is_written(sheet: Path, arguments: tu
     assert [path.name for path in Path().iterdir()] == ["tickets.csv"]
 
 
-def test_a_blank_column_is_no_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_blank_output_column_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("rows.csv").write_text("text,label,more\n" + "".join(f"row {i},,{'x' * (i % 2)}\n" for i in range(40)))
     code, _, err = call("init", "rows.csv", "--yes", "--input", "text", "--output", "label")

@@ -157,7 +157,7 @@ def test_numbers_of_less_precision_are_read_by_their_shortest_text(tmp_path: Pat
         (pyarrow.timestamp("ns"), 1_234_567_890_123_456_789, "2009-02-13T23:31:30.123456789"),
     ],
 )
-def test_dates_that_python_has_not_are_read_as_text(tmp_path: Path, kind: pyarrow.DataType, value: int, text: str) -> None:
+def test_dates_out_of_range_are_read_as_text(tmp_path: Path, kind: pyarrow.DataType, value: int, text: str) -> None:
     whole = pyarrow.int32() if kind == pyarrow.date32() else pyarrow.int64()
     table = pyarrow.table({"text": ["a", "b"], "when": pyarrow.array([value, None], whole).cast(kind)})
     pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
@@ -225,7 +225,7 @@ def test_a_spreadsheet_with_tabs_is_read_whatever_its_ending(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("first", ["sep=;", '"sep=;"'])
-def test_excels_line_with_the_separator_is_no_header(tmp_path: Path, first: str) -> None:
+def test_the_first_line_may_declare_the_delimiter(tmp_path: Path, first: str) -> None:
     path = tmp_path / "rows.csv"
     path.write_bytes(f"{first}\r\ntext;label\r\na, b, c;x\r\nd, e;y\r\n".encode())
     table = read_table(path)

@@ -191,7 +191,7 @@ def test_rare_labels_stay_in_train() -> None:
         assert {row.output for row in task.train} == set(task.labels)
 
 
-def test_missing_values_are_no_labels() -> None:
+def test_missing_values_are_not_labels() -> None:
     content = pandas.DataFrame([*rows(60), {"text": "not labelled", "label": None}])
     assert task_of(content, labels=list(content.label.unique()), on_blank="skip").labels == ("a", "b", "c")
     assert task_of(rows(60), labels=["a", "b", "c", float("nan"), " ", ""]).labels == ("a", "b", "c")

@@ -85,18 +85,22 @@ def _arrow_columns(table: Any, source: str) -> list[tuple[str, list[Any]]]:
 def _arrow_values(column: Any, name: str, source: str) -> list[Any]:
     import pyarrow
 
+    unreadable = (OverflowError, ValueError, pyarrow.ArrowException)
+    values: list[Any]
     try:
-        values: list[Any] = column.to_pylist()
-    except (OverflowError, ValueError, pyarrow.ArrowException) as error:
-        # Python has no dates after the year 9999, and nanoseconds only with pandas.
-        if pyarrow.types.is_timestamp(column.type) or pyarrow.types.is_date(column.type):
+        try:
+            values = column.to_pylist()
+        except unreadable:
+            # Python has no dates after the year 9999, and nanoseconds only with pandas.
+            if not pyarrow.types.is_timestamp(column.type) and not pyarrow.types.is_date(column.type):
+                raise
             values = column.cast(pyarrow.string()).to_pylist()
-        else:
-            raise InputError(
-                f"the column holds values that cannot be read ({str(error).splitlines()[0][:120]})",
-                where=f"{source}, column {name!r}",
-                hint="Correct the column, or leave it out.",
-            ) from error
+    except unreadable as error:
+        raise InputError(
+            f"the column holds values that cannot be read ({str(error).splitlines()[0][:120]})",
+            where=f"{source}, column {name!r}",
+            hint="Correct the column, or leave it out.",
+        ) from error
     return values
 
 

@@ -108,11 +108,11 @@ class Table:
             )
         if column in self.nested and not nested:
             first = min(self.nested[column])
-            whole = self.nested[column][first] is not None
+            listed = self.nested[column][first] is not None
             raise InputError(
-                f"the cell holds {'a list or an object' if whole else 'a value such as bytes'}, not a text",
+                f"the cell holds {'a list or an object' if listed else 'a value such as bytes'}, not a text",
                 where=self.where(first, column),
-                hint="Flatten it into separate text columns." if whole else "Give texts, numbers or dates.",
+                hint="Flatten it into separate text columns." if listed else "Give texts, numbers or dates.",
             )
 
 

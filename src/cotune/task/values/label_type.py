@@ -50,9 +50,10 @@ def spelled_as(labels: Collection[str]) -> Callable[[str], str]:
         return lambda cell: cell
     read: tuple[LabelType, ...] = ("bool",) if kind == "bool" else ("int", "float")
     by_value = {label_value(label, kind): label for label in labels}
+    known = frozenset(labels)
 
     def spelled(cell: str) -> str:
         values = [value for own in read if not isinstance(value := label_value(cell.strip(), own), str)]
-        return cell if cell.strip() in labels or not values else by_value.get(values[0], cell)
+        return cell if cell.strip() in known or not values else by_value.get(values[0], cell)
 
     return spelled
