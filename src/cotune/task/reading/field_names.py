@@ -82,7 +82,7 @@ def with_headers(table: Table, names: Iterable[str | None]) -> Table:
 
     macOS writes ``ö`` as two characters, so a header may look like a name and still be another text.
     """
-    renamed = {}
+    renamed: dict[str, str] = {}
     for name in names:
         if name is not None and name not in table.columns:
             alike = [column for column in table.columns if marked_name(column) == marked_name(name)]
