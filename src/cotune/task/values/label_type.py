@@ -45,15 +45,15 @@ def spelled_as(labels: Collection[str]) -> Callable[[str], str]:
     pandas writes whole numbers as ``1.0`` where a row of the column is blank, and truth values as ``True``. A cell that is one
     of the labels, or has the value of none, is returned unchanged.
     """
-    kind = label_type(labels)
-    if kind == "text":
+    own = label_type(labels)
+    if own == "text":
         return lambda cell: cell
-    read: tuple[LabelType, ...] = ("bool",) if kind == "bool" else ("int", "float")
-    by_value = {label_value(label, kind): label for label in labels}
+    read: tuple[LabelType, ...] = ("bool",) if own == "bool" else ("int", "float")
+    by_value = {label_value(label, own): label for label in labels}
     known = frozenset(labels)
 
     def spelled(cell: str) -> str:
-        values = [value for own in read if not isinstance(value := label_value(cell.strip(), own), str)]
+        values = [value for one in read if not isinstance(value := label_value(cell.strip(), one), str)]
         return cell if cell.strip() in known or not values else by_value.get(values[0], cell)
 
     return spelled
