@@ -70,7 +70,7 @@ class LabelScores:
     Attributes:
         log_probs: ``[rows, labels]`` sums of token log-probabilities; ``-inf`` only for labels that were skipped because they
             could not be among the best that were asked for. Such scores must not be used for calibration.
-        tokens: number of tokens that ran.
+        tokens: number of tokens that ran; those of a pass that ends at a probe's layer count by the share of layers that ran.
         tokens_saved: number of tokens saved by the shared prefix compared to running each row alone.
         truncated: number of rows whose text was shortened.
         cached: number of rows answered from the cache.

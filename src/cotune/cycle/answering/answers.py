@@ -115,7 +115,7 @@ class Answers:
             seconds = both[2] if both else time.monotonic() - started
             value = self._journal.step("score", key, lambda: {**facts, **self._told(reply, rows, seconds), **note})
             self._spending.charge(value, "tokens_scored", self._spending.costs.saw_scoring)
-            if own is None:
+            if own is None and not reply.by_probe:
                 self._spending.rows.saw_reading(prompt, len(rows), int(value["tokens"]), int(value["saved"]))
             given = self._known[name] = reply.given
         if wanted:

@@ -30,7 +30,7 @@ class Reply:
 
     Attributes:
         given: the model's outputs.
-        tokens: number of computed tokens.
+        tokens: number of computed tokens; those of a pass that ends at a probe's layer count by the share of layers that ran.
         saved: number of tokens saved by the shared prefix.
         truncated: number of rows whose text was shortened.
         cached: whether any output is from the cache.
@@ -38,6 +38,7 @@ class Reply:
         unmatched: number of an endpoint's answers that name no label, or are not values of the task's output.
         written: number of ``tokens`` that were written one by one.
         judged: a judge's ``rows``, rows ``refused``, ``tokens`` and ``dollars``; empty without a judge.
+        by_probe: whether a probe answered, so that no label words were processed.
     """
 
     given: ModelOutputs
@@ -49,6 +50,7 @@ class Reply:
     unmatched: int = 0
     written: int = 0
     judged: Mapping[str, float] = field(default_factory=dict)
+    by_probe: bool = False
 
 
 class Answering(Protocol):
@@ -165,7 +167,8 @@ class LabelAnswering(OnePass):
     def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:
         """Outputs are log-probabilities of the labels, ``[rows, labels]``."""
         found = self.model.score(prompt, [row.fields for row in rows], self.task.labels, adapter=adapter, progress=progress)
-        return Reply(LabelOutputs(found.log_probs), found.tokens, found.tokens_saved, found.truncated, bool(found.cached))
+        given, by_probe = LabelOutputs(found.log_probs), self.model.adapters.probe(adapter) is not None
+        return Reply(given, found.tokens, found.tokens_saved, found.truncated, bool(found.cached), by_probe=by_probe)
 
     def render(self, prompt: Prompt, rows: Sequence[Example]) -> list[RenderedRow]:
         """Token ids of each row with all labels."""

@@ -73,18 +73,33 @@ def variants_of(context: RunContext, prompt: Prompt) -> list[Prompt]:
     return [variant for variant in made if has_room(context, variant)]
 
 
-def noise_row(context: RunContext, prompt: Prompt, *, tuned: bool) -> tuple[float, float]:
-    """Tokens of a row in :data:`NOISE`, as an equivalent of scored tokens, and tokens of the prefix."""
-    own, prefix = context.spending.rows.counted(prompt)
+def noise_row(context: RunContext, prompt: Prompt, *, tuned: bool, probe_layer: float | None = None) -> tuple[float, float]:
+    """Tokens of a row in :data:`NOISE`, as an equivalent of scored tokens, and tokens of the prefix.
+
+    ``probe_layer`` is the layer that a probe reads; None if label words are scored.
+    """
+    own, prefix = _read(context, prompt, probe_layer)
     return own + context.spending.rows.written(prompt, tuned=tuned) / context.spending.costs.scoring(1.0), prefix
 
 
-def formats_row(context: RunContext, prompt: Prompt, variants: Sequence[Prompt]) -> tuple[float, float]:
+def formats_row(
+    context: RunContext, prompt: Prompt, variants: Sequence[Prompt], *, probe_layer: float | None = None
+) -> tuple[float, float]:
     """Tokens of a row in :data:`FORMATS`, as an equivalent of scored tokens, and of the prefix; means over the formats.
 
     A format that puts the row first shares next to no prefix. Answers are assumed to be as long as under the prompt itself, and
-    half of them are written by untuned weights.
+    half of them are written by untuned weights. ``probe_layer`` is the mean layer that probes read; None if label words are
+    scored.
     """
-    own, prefix = np.mean([context.spending.rows.counted(variant) for variant in variants], axis=0)
+    own, prefix = np.mean([_read(context, variant, probe_layer) for variant in variants], axis=0)
     answer = sum(context.spending.rows.written(prompt, tuned=tuned) for tuned in (False, True)) / 2
     return float(own) + answer / context.spending.costs.scoring(1.0), float(prefix)
+
+
+def _read(context: RunContext, prompt: Prompt, probe_layer: float | None) -> tuple[float, float]:
+    """Own tokens of a row and tokens of the prefix; those that run up to a probe's layer count by the share of layers."""
+    if probe_layer is None:
+        return context.spending.rows.counted(prompt)
+    own, prefix = context.spending.rows.without_words(prompt)
+    share = probe_layer / context.model.depth
+    return own * share, prefix * share

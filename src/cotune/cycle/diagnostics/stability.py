@@ -43,7 +43,8 @@ def measure_noise(context: RunContext, confirmed: Confirmed, *, keep: float = 0.
         elsewhere = {"skipped": "the model answers behind an endpoint, one row at a time"}
         found: dict[str, Any] = context.journal.step("noise", [candidate.id], lambda: elsewhere)
         return found
-    own, prefix = noise_row(context, candidate.prompt, tuned=candidate.adapter != BASE)
+    layer = _probe_layer(context, confirmed.chosen)
+    own, prefix = noise_row(context, candidate.prompt, tuned=candidate.adapter != BASE, probe_layer=layer)
     priced = (context.spending.costs.alone, len(context.dev), own, prefix, context.spending.left() - keep)
     count = NOISE.rows(*priced)
     rows = context.dev[:count]
@@ -72,6 +73,15 @@ def measure_noise(context: RunContext, confirmed: Confirmed, *, keep: float = 0.
     value: dict[str, Any] = untimed(context.journal.step("noise", key, record))
     context.spending.account.counts[context.answering.noise_tokens] += int(value.get("tokens", 0))
     return value
+
+
+def _probe_layer(context: RunContext, *measured: Measured) -> float | None:
+    """Mean layer that the candidates' probes read; None if label words are scored."""
+    if not context.can.hidden_states:
+        return None
+    probes = [context.model.adapters.probe(one.candidate.adapter) for one in measured]
+    layers = [probe.layer for probe in probes if probe is not None]
+    return sum(layers) / len(layers) if len(layers) == len(probes) else None
 
 
 def noise_of(recorded: dict[str, Any]) -> Noise | AnswerNoise | None:
@@ -117,7 +127,7 @@ def measure_robustness(context: RunContext, confirmed: Confirmed, *, wanted: boo
     elif len(variants) < LEAST_FORMATS:
         why = "the winning prompt has hardly anything that could be formatted in another way"
     else:
-        own, prefix = formats_row(context, prompt, variants)
+        own, prefix = formats_row(context, prompt, variants, probe_layer=_probe_layer(context, base, winner))
         priced = (context.spending.costs, len(context.dev), own, prefix, context.spending.left() - keep)
         rows = context.dev[: FORMATS.rows(*priced)]
         why = "" if rows else FORMATS.why_not(*priced)

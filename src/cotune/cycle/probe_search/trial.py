@@ -192,7 +192,7 @@ class Trials:
         rows = min(self.settings.batch_size, len(self.context.task.train))
         if not self.context.model.shared:
             return rows * self.context.spending.rows.without_words(fit.prompt)[0] * self.embedding.share([fit.found.layer])
-        own, prefix = self.context.spending.rows.counted(fit.prompt)
+        own, prefix = self.context.spending.rows.without_words(fit.prompt)
         return (rows * own + prefix) * (fit.found.layer - self.edge(fit)) / self.context.model.depth
 
     def frozen(self, fit: PromptFit, rows: Sequence[Example]) -> Fitted:

@@ -50,7 +50,9 @@ def score_labels(
     cached = plain = 0
     cache = None if fresh else model.cache
     prefix, batches = _batches(model, rendered, adapter, probe, batch_rows)
-    tokens = sum(row.looked_up for row in rendered) + len(prefix)
+    # A pass ends at the layer that a probe reads.
+    share = 1.0 if probe is None else probe.layer / model.depth
+    looked_up, ran = sum(row.looked_up for row in rendered), len(prefix)
     for batch in batches:
         key = _key(model, adapter, prefix, batch, batch.completions if probe is None else labels, top)
         hit = cache.get(key) if cache else None
@@ -69,17 +71,17 @@ def score_labels(
                 raise DivergedError(f"scores of prompt {prompt.id} with adapter {adapter} are not finite")
             if cache:
                 cache.put(key, part_scores, cost)
-        tokens += cost
+        ran += cost
         scores[list(batch.places)] = part_scores
         if progress:
-            progress(cost)
+            progress(round(cost * share))
     if probe is not None:
         # The cache holds what the states say, which takes nearly all of the time.
         scores = probe.with_terms(scores, rows, labels)
     return LabelScores(
         scores,
-        tokens=tokens,
-        tokens_saved=max(0, plain - tokens),
+        tokens=looked_up + round(ran * share),
+        tokens_saved=max(0, plain - looked_up - ran),
         truncated=sum(row.truncated for row in rendered),
         cached=cached,
     )
