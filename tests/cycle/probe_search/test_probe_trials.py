@@ -54,9 +54,10 @@ def context(model: LocalModel, tmp_path: Path) -> RunContext:
     return context_of(model, tmp_path, labelled_rows(60))
 
 
-def context_of(model: LocalModel, tmp_path: Path, rows: list[dict[str, str]]) -> RunContext:
+def context_of(model: LocalModel, tmp_path: Path, rows: list[dict[str, str]], budget: str = "1Mtok") -> RunContext:
     task = Task.from_rows(rows, input="text", output="label")
-    costs = CostModel(parse_budget("1Mtok"), 1.0, 1.0)
+    rate = 1.0 if budget == "1Mtok" else 1e9
+    costs = CostModel(parse_budget(budget), rate, rate)
     return RunContext(task, model, Journal(tmp_path), costs, tmp_path, TuneSettings(), 0, Quiet())
 
 
@@ -392,6 +393,30 @@ def test_new_prompts_are_raced_for_a_frozen_winner_where_none_can_be_tuned(conte
         return
     assert not reason and len(search.fits) > raced and len(search.evidence) == judged + 1
     assert not any(e.tuned for e in search.evidence)
+
+
+def test_the_next_race_is_priced_with_the_fits_of_its_probes(
+    context: RunContext, model: LocalModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = context_of(model, tmp_path / "timed", labelled_rows(60), "1000s")
+    opened = Opened(timed)
+    search, loop = opened.search, opened.loop
+    rows = len(search.rows)
+    (raced,) = [event["value"] for event in timed.journal.events if event["kind"] == "race"]
+    assert raced["seconds"] == search.base_race.fit_seconds > 0
+    planned = loop.prices.fits(rows)
+    assert planned > 0 and loop.prices.later_fits(rows) == pytest.approx(raced["seconds"])
+    loop.prices.saw_fits(rows, 300.0)
+    assert loop.prices.later_fits(rows) == pytest.approx(300.0) and loop.prices.fits(rows) == planned
+    loop.prices.saw_fits(rows // 2, 300.0)
+    assert loop.prices.later_fits(rows) > 300.0
+    loop.prices.saw_fits(rows, 300.0)
+    # Passes take no time with these rates, so that the fits are nearly all of a race's cost.
+    monkeypatch.setattr(loop.prices, "room", lambda search: loop.prices.extras() + 290.0)
+    assert "racing new prompts needs about 300 s, and 290 s are left for it" in loop._next_cycle(search)
+    monkeypatch.setattr(loop.prices, "room", lambda search: loop.prices.extras() + 310.0)
+    assert not loop._next_cycle(search)
+    assert loop.prices.later_fits(rows) != pytest.approx(300.0), "the last race was faster"
 
 
 def test_a_final_tuning_that_diverges_ships_the_frozen_prompt_with_its_own_held_out_answers(

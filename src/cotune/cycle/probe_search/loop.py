@@ -100,6 +100,7 @@ class LabelLoop:
 
     def _judge_first(self, search: LabelSearch) -> LabelSearch:
         """Judge the seed prompt and the first race's winner on held-out rows, and choose between them."""
+        self._saw_fits(search.base_race)
         self._judge_frozen(search, search.seed, search.best_frozen)
         self._in_bundle = search.first
         return search
@@ -189,7 +190,7 @@ class LabelLoop:
         room = self.prices.room(search) - self.prices.extras()
         for tunes in (True, False) if search.epochs and not winner.tuned else (bool(search.epochs),):
             # If there is no room for tuning a child, a frozen winner may still lose to a frozen child.
-            trial = self._trial_cost(search, winner.fit, tunes=tunes)
+            trial = self._trial_cost(search, winner.fit, tunes=tunes) + self.prices.later_fits(rows)
             count = self.sizes.fitting(rows, room - trial)
             cost = self.sizes.cost(count, rows) + trial
             if cost <= room:
@@ -215,10 +216,14 @@ class LabelLoop:
             always=entrants[:1],
             first_rows=self.sizes.first_rows,
         ).run()
+        self._saw_fits(race)
         search.fits.update(race.fits_on(rows))
         self._try(search, search.challenger)
         self._record(search, race, pool=len(entrants), children=len(children))
         return ""
+
+    def _saw_fits(self, race: ProbeRaceResult) -> None:
+        self.prices.saw_fits(race.read, race.fit_seconds)
 
     def _trial_cost(self, search: LabelSearch, fit: PromptFit, *, tunes: bool) -> float:
         """Cost of the next cycle besides its race, if the best child is about as long as the winner."""

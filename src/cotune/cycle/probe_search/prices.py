@@ -45,6 +45,7 @@ class Prices:
         self._context, self._embedding, self._trials, self._evaluate = context, embedding, trials, evaluate
         self.fixed = closing_cost(context.spending.budget)
         """Cost of saving and the report under a time budget."""
+        self._fit_pace = 1.0
 
     def race(self, seed: Prompt, rows: int, embedded: int) -> float:
         """Cost of a race that embeds ``embedded`` rows over all prompts, by the seed prompt's length."""
@@ -53,6 +54,15 @@ class Prices:
     def fits(self, rows: int) -> float:
         """Cost of cross-fitting the probes of a race in which three prompts see all rows."""
         return HEURISTICS.race_fits * self._fit(rows)
+
+    def saw_fits(self, rows: int, seconds: float) -> None:
+        """Record how long all fits of a race over ``rows`` rows took."""
+        if seconds and (expected := self.fits(rows)):
+            self._fit_pace = seconds / expected
+
+    def later_fits(self, rows: int) -> float:
+        """Cost of :meth:`fits` in a later race, by how long the fits of the last race took."""
+        return self._fit_pace * self.fits(rows)
 
     def tuning(self, fit: PromptFit, rows: int, steps: int) -> float:
         """Cost of tuning a prompt's window on rows and of embedding the rows with the tuned weights."""

@@ -92,6 +92,7 @@ class ProbeRaceResult:
         dropped: ids that the test dropped.
         rows: number of rows that each prompt saw, by id.
         full: ids of the prompts whose probes were fitted on all rows at all folds, best first.
+        fit_seconds: duration of all fits, in seconds.
     """
 
     read: int
@@ -100,6 +101,7 @@ class ProbeRaceResult:
     dropped: list[str] = field(default_factory=list)
     rows: dict[str, int] = field(default_factory=dict)
     full: list[str] = field(default_factory=list)
+    fit_seconds: float = 0.0
 
     def fits_on(self, rows: int) -> dict[str, PromptFit]:
         """The fits at all folds on this number of rows, best first."""
@@ -122,6 +124,7 @@ class ProbeRaceResult:
         shown = {name: fits[name].found for name in self.ranking if name in (*self.ranking[: HEURISTICS.finalists], *compared)}
         return {
             "adapter_id": BASE,
+            "seconds": round(self.fit_seconds, 3),
             "ranking": self.ranking,
             "dropped": self.dropped,
             "full": self.full,
@@ -233,7 +236,9 @@ class ProbeRace:
         self._rank()
         result, key = self._result, [self._cycle, BASE, list(self._prompts)]
         compared = self._protected & set(result.full)
-        self._context.journal.step("race", key, lambda: {"cycle": self._cycle, **result.details(compared)})
+        value = self._context.journal.step("race", key, lambda: {"cycle": self._cycle, **result.details(compared)})
+        # The recorded duration, so that a resumed run prices the next race alike.
+        result.fit_seconds = float(value.get("seconds", 0.0))
         return result
 
     @property
@@ -332,8 +337,10 @@ class ProbeRace:
     def _fit_one(self, name: str, rows: Sequence[Example], effort: Effort) -> None:
         started = time.monotonic()
         self._result.fits[name] = self._fitting.fit(self._prompts[name], rows, **effort)
+        seconds = time.monotonic() - started
+        self._result.fit_seconds += seconds
         if self._limit is not None:
-            self._limit.saw_fit(time.monotonic() - started)
+            self._limit.saw_fit(seconds)
 
     def _fit_leading_fully(self, rows: Sequence[Example]) -> None:
         """Fit the leading prompts, and those that always continue, at all folds after all prompts were fitted at some."""
