@@ -15,6 +15,7 @@ from cotune.config import RunConfig
 from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.context import RunContext
+from cotune.cycle.diagnostics.stability import measure_robustness
 from cotune.cycle.journal import Journal
 from cotune.cycle.probe_search.confirm import confirm_labels, final_plan
 from cotune.cycle.probe_search.embedding import Embedding
@@ -29,6 +30,7 @@ from cotune.cycle.probe_search.verdict import accuracy_interval
 from cotune.cycle.progress import Quiet
 from cotune.cycle.workers.pending import Pending
 from cotune.errors import CotuneError
+from cotune.evaluate.responses import label_indices
 from cotune.evaluate.stats.intervals import wilson
 from cotune.executor import LostError
 from cotune.model.adapters.slots import BASE
@@ -417,6 +419,32 @@ def test_the_next_race_is_priced_with_the_fits_of_its_probes(
     monkeypatch.setattr(loop.prices, "room", lambda search: loop.prices.extras() + 310.0)
     assert not loop._next_cycle(search)
     assert loop.prices.later_fits(rows) != pytest.approx(300.0), "the last race was faster"
+
+
+def test_other_formats_are_answered_by_probes_that_have_not_seen_dev(model: LocalModel, tmp_path: Path) -> None:
+    """A probe that has learnt from the dev rows looks better on them, and tuning would seem to cost robustness."""
+    context = context_of(model, tmp_path, labelled_rows(200))
+    opened = Opened(context)
+    search, loop = opened.search, opened.loop
+    # A prompt with a text has other formats.
+    lead = search.seed
+    search.epochs, search.last_epochs = 1.0, 1.0
+    loop.judge.tune(search, lead)
+    search.winner = next(e for e in search.evidence if e.tuned)
+    confirmed = confirm_labels(context, search, loop.trials, loop.prices, max_epochs=2)
+    found = measure_robustness(context, confirmed)
+    assert found["n"] >= 32 and len(found["prompts"]) == 8
+    values = {kind: [e["value"] for e in context.journal.events if e["kind"] == kind] for kind in ("probe", "score")}
+    stages = {value["adapter_id"]: (value["stage"], value["weights"]) for value in values["probe"]}
+    used = {value["adapter_id"] for value in values["score"] if value["stage"] == "robustness"}
+    assert sorted(stages[adapter] for adapter in used) == sorted([("judged", BASE), ("judged", search.winner.first.adapter)])
+    final = confirmed.arms["best_prompt"].candidate.adapter
+    assert stages[final] == ("final", BASE) and final not in used
+    # The scores of the unchanged prompt are those on the same rows, of the same probes.
+    trained = loop.trials.frozen(lead, search.splits[0].learn)
+    right = loop.trials.log_probs(trained, context.dev[: found["n"]], "judge").argmax(axis=1)
+    truth = label_indices(context.dev[: found["n"]], context.task)
+    assert found["own"]["base"] == pytest.approx((right == truth).mean(), abs=1e-6)
 
 
 def test_a_final_tuning_that_diverges_ships_the_frozen_prompt_with_its_own_held_out_answers(

@@ -7,6 +7,7 @@ with the reason.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from cotune.cycle.budget.stopwatch import untimed
@@ -96,7 +97,7 @@ def noise_of(recorded: dict[str, Any]) -> Noise | AnswerNoise | None:
 def measure_robustness(context: RunContext, confirmed: Confirmed, *, wanted: bool = True, keep: float = 0.0) -> dict[str, Any]:
     """Score the winning prompt in other formats, with base and tuned weights; a ``robustness`` step.
 
-    If the shipped probe has learnt from the dev rows, the adapter with the probe before that is measured.
+    If the arms' probes have learnt from the dev rows, the probes before that are measured, of base and tuned weights alike.
 
     Args:
         context: context of the run.
@@ -110,7 +111,7 @@ def measure_robustness(context: RunContext, confirmed: Confirmed, *, wanted: boo
         the reason.
     """
     winner, frozen = confirmed.chosen, confirmed.arms.get("best_prompt")
-    base = frozen or winner
+    base = _untuned(context, confirmed)
     prompt = winner.candidate.prompt
     variants = variants_of(context, prompt)
     rows: tuple[Example, ...] = ()
@@ -124,6 +125,8 @@ def measure_robustness(context: RunContext, confirmed: Confirmed, *, wanted: boo
         why = "the winner is the base model itself"
     elif frozen is not None and confirmed.winner.candidate.id == frozen.candidate.id:
         why = "nothing is tuned in the winner, so that the same weights would be compared with themselves"
+    elif base is None:
+        why = "no probe of the winning prompt on the base model was judged on dev"
     elif len(variants) < LEAST_FORMATS:
         why = "the winning prompt has hardly anything that could be formatted in another way"
     else:
@@ -133,10 +136,23 @@ def measure_robustness(context: RunContext, confirmed: Confirmed, *, wanted: boo
         why = "" if rows else FORMATS.why_not(*priced)
     found: dict[str, Any] = {"skipped": why}
     if rows:
-        found = attempt(context.journal, lambda: _over_formats(context, base, winner, variants, rows))
+        assert base is not None
+        found = attempt(context.journal, partial(_over_formats, context, base, winner, variants, rows))
     key = [winner.candidate.id, [p.id for p in variants], [row.id for row in rows]]
     recorded: dict[str, Any] = context.journal.step("robustness", key, lambda: found)
     return recorded
+
+
+def _untuned(context: RunContext, confirmed: Confirmed) -> Measured | None:
+    """The winning prompt on the base model, by a probe that has not learnt from dev if probes answer; None if there is none."""
+    winner = confirmed.chosen
+    frozen = confirmed.arms.get("best_prompt", winner)
+    if frozen.candidate.adapter == BASE:
+        return frozen
+    weights = context.model.adapters.without_probe
+    prompt, others = winner.candidate.prompt, (one for one in confirmed.considered if one is not winner)
+    same = (one for one in others if one.candidate.prompt == prompt and one.candidate.own is None)
+    return next((one for one in same if weights(one.candidate.adapter) == BASE), None)
 
 
 def _over_formats(
