@@ -290,6 +290,15 @@ def test_what_a_search_leaves_of_the_budget_goes_into_the_final_tuning(context: 
         return final_plan(context, search, prices, winner, rows, most).last_epochs
 
     assert last(search.winner) == 1.5, "a frozen winner is tuned no further"
+    assert last(tuned) == min(most, HEURISTICS.more_epochs * wanted) - 1 > wanted - 1
+    # More than the usual epochs are for budget that would be left over, beside the measurements after the test.
+    context.journal.events.clear()
+    further = wanted - 0.5
+    cost = prices.end(search, tuned.fit, [tuned.fit, search.seed], further)
+    leave(context, HEURISTICS.care * cost + prices.extras() + 1)
+    assert last(tuned) == further
+    context.journal.events.clear()
+    leave(context, HEURISTICS.care * cost)
     assert last(tuned) == wanted - 1
     # Of a budget that is nearly spent nothing is left for more than was planned.
     search.last_epochs = 1.0

@@ -108,7 +108,8 @@ def final_plan(
 
     There are more epochs than planned, up to the heuristic number for the rows, if the search has left budget: the plan assumed
     the final tuning of two prompts and a test of more arms than there may be. If the plan left the seed prompt's tuning out, it
-    is done after all if there is ample budget for it after that; if the search took longer than planned, it is left out.
+    is done after all if there is ample budget for it after that; if the search took longer than planned, it is left out. Budget
+    that neither these nor the measurements after the test need goes into further epochs.
 
     Returns:
         The search with these.
@@ -118,7 +119,8 @@ def final_plan(
         return search
 
     def effect() -> dict[str, float | bool]:
-        wanted = HEURISTICS.epochs(rows, max_epochs) - search.epochs
+        wanted = HEURISTICS.epochs(rows, max_epochs)
+        most = min(max_epochs, HEURISTICS.more_epochs * wanted)
         epochs, room = planned, context.spending.left_within_step()
 
         def cost(seed: bool, epochs: float) -> float:
@@ -127,11 +129,14 @@ def final_plan(
 
         # If both no longer fit, the seed prompt's steps would be taken from the winner's, which come first.
         seed = search.tunes_seed and (not winner.tuned or cost(True, planned) <= HEURISTICS.care * room)
-        while winner.tuned and epochs + 0.5 <= wanted and cost(seed, epochs + 0.5) <= room:
+        while winner.tuned and search.epochs + epochs + 0.5 <= wanted and cost(seed, epochs + 0.5) <= room:
             epochs += 0.5
         without = cost(False, epochs)
-        fits = without + HEURISTICS.seed_margin * (cost(True, epochs) - without) <= room
-        return {"epochs": epochs, "planned": planned, "tunes_seed": seed or fits}
+        seed = seed or without + HEURISTICS.seed_margin * (cost(True, epochs) - without) <= room
+        room = (room - prices.extras()) / HEURISTICS.care
+        while winner.tuned and search.epochs + epochs + 0.5 <= most and cost(seed, epochs + 0.5) <= room:
+            epochs += 0.5
+        return {"epochs": epochs, "planned": planned, "tunes_seed": seed}
 
     value = context.journal.step("epochs", [winner.fit.prompt.id, search.epochs, planned], effect)
     return replace(search, last_epochs=float(value["epochs"]), tunes_seed=value["tunes_seed"])

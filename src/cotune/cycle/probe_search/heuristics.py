@@ -56,6 +56,8 @@ class SearchHeuristics:
         epochs_some: epochs in all for up to 300 rows.
         epochs_many: epochs in all for more rows (two draws of TREC-6, 500 rows: accuracy is constant from 2 epochs on, log-loss
             from 5).
+        more_epochs: epochs in all of a final tuning, as a multiple of the usual number, if the budget would be left over
+            otherwise; no plan counts on them.
         window_share: depth of the tuned window as a share of the model's layers; ten of thirty were better than all below the
             probe.
         head_strength: strength of the head that tuning starts from, as a multiple of the frozen probe's. The frozen probe gives
@@ -114,6 +116,7 @@ class SearchHeuristics:
     epochs_few: float = 6.0
     epochs_some: float = 5.0
     epochs_many: float = 4.0
+    more_epochs: float = 1.5
     window_share: float = 1 / 3
     head_strength: float = 0.03
     contrast: float = 0.9
