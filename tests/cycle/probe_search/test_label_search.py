@@ -337,6 +337,11 @@ def test_epochs_are_split_between_trial_and_end() -> None:
     totals = [sum(one) for one in found]
     assert totals == sorted(totals) and max(totals) == 6.0
     assert all(epochs >= 1 for epochs, _ in found[1:])
+    # The user's bound holds; of one epoch, none is left for a final tuning.
+    assert split_epochs(1.0, lambda epochs, last: True) == (1.0, 0.0)
+    for wanted, least in ((1.0, 0.25), (2.0, 1.0), (3.0, 1.0), (4.0, 0.25), (5.0, 1.0)):
+        whole = split_epochs(wanted, lambda epochs, last: True, least)
+        assert sum(whole) == wanted and min(whole) > 0
 
 
 def test_of_far_too_many_rows_some_are_drawn(bench: Bench, tmp_path: Path) -> None:

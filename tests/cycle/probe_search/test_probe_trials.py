@@ -304,6 +304,10 @@ def test_what_a_search_leaves_of_the_budget_goes_into_the_final_tuning(context: 
     search.last_epochs = 1.0
     leave(context, 0)
     assert last(tuned) == 1.0
+    # The user's bound holds.
+    context.spending.account.counts["tokens_trained"] = 0
+    context.journal.events.clear()
+    assert final_plan(context, search, prices, tuned, rows, 3).last_epochs == 2.0
 
 
 def leave(context: RunContext, tokens: float) -> None:
@@ -348,6 +352,18 @@ def test_the_seed_prompt_is_not_tuned_where_that_leaves_the_winner_untuned(conte
     context.journal.events.clear()
     plan = planned(prices.test(lean, lead, words=False) + 5)
     assert (plan.epochs, plan.last_epochs, plan.zero_shot) == (0.0, 0.0, False), "what is left is for racing"
+
+
+def test_the_plan_tells_the_steps_that_a_trial_takes(context: RunContext) -> None:
+    opened = Opened(context)
+    search, loop = opened.search, opened.loop
+    plan = fit_plan(context, loop.config, loop.trials, loop.prices, search)
+    (told,) = [event["value"] for event in context.journal.events if event["kind"] == "plan"]
+    search.epochs, search.last_epochs = plan.epochs, plan.last_epochs
+    loop.judge.tune(search, search.best_frozen, splits=search.splits[:1])
+    (trained,) = [event["value"] for event in context.journal.events if event["kind"] == "train"]
+    assert trained["steps"] == told["target_steps"] > 0
+    assert f"{plan.epochs:g} epochs, {trained['steps']} steps, on {len(search.splits)} splits" in told["text"][0]
 
 
 def test_a_search_that_took_longer_than_planned_takes_no_steps_from_the_winner(context: RunContext) -> None:

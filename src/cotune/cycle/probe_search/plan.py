@@ -150,7 +150,7 @@ def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Pri
         plan, reserve = max(ways, key=rank)
         epochs, last = plan.epochs, plan.last_epochs
         room = max(0.0, left - reserve)
-        steps = trials.steps_of(epochs, rows) if epochs else 0
+        steps = trials.steps_of(epochs, len(splits[0].learn)) if epochs else 0
         kept = reserve if epochs else max(0.0, min(left, prices.test(search, winner, tuned=False)))
         unit = context.spending.budget.unit
         if epochs:
@@ -214,9 +214,10 @@ def split_epochs(wanted: float, fits: Callable[[float, float], bool], least: flo
         (epochs, last)
         for epochs in _falling(max(least, wanted / 2), least)
         for last in _falling(max(least, wanted - epochs), least)
+        if epochs + last <= wanted
     ]
     # Learning from all rows gains more than a further epoch on some of them.
-    ways = sorted(ways, key=lambda way: (-min(wanted, sum(way)), -way[0]))
+    ways = sorted(ways, key=lambda way: (-sum(way), -way[0]))
     return next((way for way in (*ways, *((epochs, 0.0) for epochs in _falling(wanted, least))) if fits(*way)), (0.0, 0.0))
 
 
