@@ -190,6 +190,54 @@ def test_while_it_goes_on_the_first_verdict_leads(tmp_path: Path) -> None:
     assert "Where the answer forms" in page
 
 
+def killed_in_the_test(folder: Path, to: Path, steps: int, metric: str | None = "macro_f1") -> Path:
+    """A run that was killed when its arms had been tested; ``steps`` are those of the winner."""
+    lines = [json.loads(line) for line in (folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
+    last = max(place for place, line in enumerate(lines) if line["kind"] == "arm")
+    winner = next(line["value"]["arms"]["best_tuned"] for line in lines if line["kind"] == "confirm")
+    for line in lines:
+        if line["kind"] == "confirm":
+            seed = {**winner, "prompt_id": "seed", "decision": {"kind": "probe"}, "steps": 0, "adapter_id": "f" * 16}
+            arms = {"seed_prompt": seed, "seed_tuned": seed}
+            best = {**winner, "decision": {"kind": "probe"}, "steps": 0, "adapter_id": "a" * 16}
+            tuned = {**best, "steps": steps, "adapter_id": "b" * 16} if steps else best
+            line["value"]["arms"] = arms | {"prompt_only": best, "best_prompt": best, "best_tuned": tuned}
+        if line["kind"] == "start" and metric:
+            line["value"]["metric"] = metric
+        if line["kind"] == "arm":
+            name = line["value"]["name"]
+            line["value"]["candidate_id"] = "s" if "seed" in name else "b" if steps and name == "best_tuned" else "a"
+    to.mkdir()
+    (to / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[: last + 1]), encoding="utf-8")
+    return to
+
+
+def test_arms_are_told_by_their_weights_and_with_intervals_before_there_is_a_summary(folder: Path, tmp_path: Path) -> None:
+    shown = section(render_report(killed_in_the_test(folder, tmp_path / "frozen", 0)), "verdict")
+    assert "This run has not ended yet" in shown and "The two arms on 40 sealed test rows" in shown
+    assert "first prompt, base model, frozen; also seed tuned" in shown
+    assert "winner’s prompt, base model, frozen; also prompt only, best tuned" in shown
+    assert "Macro F1 in percent with 95% intervals" in shown
+    killed = read_record(killed_in_the_test(folder, tmp_path / "tuned", 12, metric=None))
+    tested = [one for one in read_course(killed) if one.kind == "test"]
+    assert [one.what for one in tested] == ["test, best prompt", "test, seed prompt", "test, best tuned"]
+    assert [one.base for one in tested] == [True, True, False] and all(one.prompt_id for one in tested)
+    assert all(one.ci is not None and one.ci[0] < one.score < one.ci[1] for one in tested), "accuracy is the default"
+
+
+def test_while_it_goes_on_the_best_is_that_of_the_lowest_log_loss(folder: Path, tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in (folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
+    place = next(n for n, line in enumerate(lines) if line["kind"] == "cycle")
+    journal, shown = tmp_path / "journal.jsonl", []
+    for loss in (0.55, 0.65):
+        frozen = {**lines[place - 1]["value"], "stage": "frozen", "steps": 0, "score": 0.7, "log_loss": loss}
+        more = [*lines[:place], {**lines[place - 1], "value": frozen}]
+        journal.write_text("".join(json.dumps(line) + "\n" for line in more), encoding="utf-8")
+        shown.append(section(render_report(tmp_path), "verdict"))
+    assert "Best on held-out rows so far: 70.0% (63.3 to 75.9, 200 rows) on the base model" in shown[0]
+    assert "Best on held-out rows so far: 82.0% (76.1 to 86.7, 200 rows) after 12 steps of tuning" in shown[1]
+
+
 def test_runs_by_words_have_none_of_it(tmp_path: Path) -> None:
     page = render_report(run_folder(tmp_path / "run"))
     assert not {'id="layers"', 'id="seconds"', "Where the answer forms"} & {

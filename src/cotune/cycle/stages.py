@@ -215,6 +215,7 @@ def _record_start(context: RunContext, config: RunConfig, own: Sequence[Prompt])
             "task": task.name,
             "n": {"train": len(task.train), "dev": len(task.dev), "test": task.test.n},
             "labels": len(task.labels),
+            "metric": task.metric,
             "output": task.checks["output_type"].message if "output_type" in task.checks else "",
             "model": config.model,
             "model_fingerprint": context.scorer.fingerprint,

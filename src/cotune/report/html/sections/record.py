@@ -101,7 +101,16 @@ class RunRecord:
     @property
     def metric(self) -> str:
         """Name of the metric."""
-        return str(self.summary.get("metric") or self.config.get("metric") or "score")
+        # Labels have accuracy by default; a journal of an earlier version does not name the metric.
+        usual = "accuracy" if self.by_probe else "score"
+        return str(self.summary.get("metric") or self.value("start").get("metric") or self.config.get("metric") or usual)
+
+    @cached_property
+    def arms(self) -> Mapping[str, Mapping[str, Any]]:
+        """The tested arms by name: those of the summary, else their last results in the journal with their candidates."""
+        tested = {str(value.get("name")): value for value in self.values("arm")}
+        known = {name: {**self.confirmed(name), **value} for name, value in tested.items()}
+        return {**known, **{str(name): fields(arm) for name, arm in fields(self.summary.get("arms")).items()}}
 
     @cached_property
     def dev_groups(self) -> tuple[int, ...]:

@@ -44,7 +44,7 @@ def read_course(record: RunRecord) -> list[Reached]:
     """All measured points, in order."""
     points: list[Reached] = []
     measure = record.dev_measure
-    arms = fields(record.summary.get("arms"))
+    arms = record.arms
     for event in record.events:
         kind, value, at = str(event.get("kind")), fields(event.get("value")), number(event.get("active_s")) or 0.0
         one = fields(value.get("best")) if kind == "race" else value

@@ -30,7 +30,7 @@ from cotune.prompt.prompt import held_rows
 from cotune.report.html.intervals import share_interval
 from cotune.report.html.markup import card, data_text, esc, facts_table, figure, percent
 from cotune.report.html.plot import Point, difference_row, nice_ticks, padded, place_in, strip, strip_row, strips
-from cotune.report.html.sections.prompts import Prompts
+from cotune.report.html.sections.prompts import PromptFacts, Prompts, Score
 from cotune.report.html.sections.record import RunRecord
 from cotune.report.terminal.advice import next_steps, parted
 from cotune.report.terminal.result import (
@@ -86,12 +86,7 @@ def _set(sentence: str) -> str:
 
 
 def _going_on(record: RunRecord, prompts: Prompts) -> str:
-    tuned = [(s, facts) for facts in prompts.by_id.values() for s in facts.tuned]
-    raced = [(s, facts) for facts in prompts.by_id.values() for s in facts.raced]
-    # A candidate that left a race early may have been right on all of its few rows.
-    longest = max((score.rows for score, _ in raced), default=0)
-    measured = tuned or [(score, facts) for score, facts in raced if score.rows == longest]
-    best = max(measured, key=lambda pair: record.dev_measure.rank(pair[0].level), default=None)
+    best = _best_so_far(record, prompts)
     where = record.dev_measure.where
     what = f"Nothing has been measured on {where} yet."
     if best:
@@ -102,21 +97,34 @@ def _going_on(record: RunRecord, prompts: Prompts) -> str:
     if text := record.value("verdict").get("text"):
         what = f"First verdict {data_text(text)}; a usable bundle is in best. {what}"
     last = max((number(event.get("active_s")) or 0.0 for event in record.events), default=0.0)
-    arms = {str(v.get("name")): v for v in record.values("arm")}
     return (
         '<h1 class="headline">This run has not ended yet.</h1>'
         f"<p>{what}</p>"
         f"<p>{counted(len(prompts.by_id), 'prompt')} so far, {esc(duration(last))} of work. Scores on {where} are "
         f"optimistic, since {where} {'choose' if record.by_probe else 'chooses'} the winner; the test split is opened once, at "
-        "the end. Run the same <code>cotune run</code> command to continue.</p>" + (_arms(record) if arms else "")
+        "the end. Run the same <code>cotune run</code> command to continue.</p>" + _arms(record)
     )
 
 
+def _best_so_far(record: RunRecord, prompts: Prompts) -> tuple[Score, PromptFacts] | None:
+    """The best measurement on dev and its prompt; with probes, that of the lowest log-loss, which chooses the winner."""
+    tuned = [(s, facts) for facts in prompts.by_id.values() for s in facts.tuned]
+    raced = [(s, facts) for facts in prompts.by_id.values() for s in facts.raced]
+    # A candidate that left a race early may have been right on all of its few rows.
+    longest = max((score.rows for score, _ in raced), default=0)
+    measured = [(score, facts) for score, facts in raced if score.rows == longest]
+    if not record.by_probe:
+        return max(tuned or measured, key=lambda pair: record.dev_measure.rank(pair[0].level), default=None)
+    # A frozen probe is measured on the same held-out rows, and may be better than all tuned weights.
+    last = {prompt: fields(event.get("value")).get("log_loss") for prompt, event in record.frozen_held_out.items()}
+    tuned += [(s, facts) for s, facts in raced if s.stage == "frozen" and s.log_loss == number(last.get(facts.prompt.id))]
+    known = [(loss, place) for place, (s, _) in enumerate(tuned or measured) if (loss := s.log_loss) is not None]
+    return (tuned or measured)[min(known)[1]] if known else None
+
+
 def _arms(record: RunRecord) -> str:
-    arms = dict(fields(record.summary.get("arms")))
-    for value in reversed([*record.values("arm")]):
-        arms.setdefault(str(value.get("name")), value)
-    shown = [(name, fields(arms.get(name))) for name in EVERY_ARM if number(fields(arms.get(name)).get("score")) is not None]
+    arms = record.arms
+    shown = [(name, arms[name]) for name in EVERY_ARM if name in arms and number(arms[name].get("score")) is not None]
     if not shown:
         return ""
     rows = {name: _arm_ci(arm, record) for name, arm in shown}
