@@ -61,6 +61,20 @@ def test_the_page_shows_it_and_hostile_remarks_stay_text(tmp_path: Path) -> None
     assert "<script>window.hurt" not in page and "<img src=x" not in page
 
 
+def test_errors_open_on_the_arm_that_ships(tmp_path: Path) -> None:
+    run = run_folder(tmp_path / "run")
+    summary, tests = (json.loads((run / name).read_text()) for name in ("summary.json", "test_rows.json"))
+    summary["arms"]["previous"] = summary["arms"]["best_tuned"] | {"adapter_id": "e" * 16, "candidate_id": "e" * 16}
+    for row in tests["rows"]:
+        row["answers"]["previous"] = row["answers"]["best_tuned"]
+    (run / "test_rows.json").write_text(json.dumps(tests))
+    for ships, title in (("best_tuned", "best tuned"), ("previous", "old bundle")):
+        (run / "summary.json").write_text(json.dumps(summary | {"best": summary["best"] | {"arm": ships}}))
+        page = render_report(run)
+        assert '<option value="previous"' in page and f" selected>{title}</option>" in page
+        assert f'<div data-choice="{ships}"><div class="pair' in page, "only this arm's errors are not hidden"
+
+
 def test_the_journal_line_is_told_in_words() -> None:
     value = {"bundle": "b" * 16, "task": "cards", "labels": ["a", "b"], "new_labels": ["c"], "remarks": ["replay old rows"]}
     value["replay"] = {"replay_train": 30, "replay_dev": 12}

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from cotune.errors import counted
 from cotune.evaluate.words import arm_groups
-from cotune.plain import decimal, fields, items, one_line
+from cotune.plain import decimal, items, one_line, shipped_arm
 from cotune.report.html.markup import data_text, esc, figure, percent, plain_table
 from cotune.report.html.plot import Plot
 from cotune.report.html.sections.record import AnsweredRows, RunRecord
@@ -27,22 +27,23 @@ def errors_section(record: RunRecord) -> str:
     tests = record.tests
     if not tests.arms:
         return NO_ROWS.format(" yet" if not record.finished else "")
-    summed = {name: fields(arm) for name, arm in fields(record.summary.get("arms")).items()}
+    summed, ships = record.arms, shipped_arm(record.summary)
     # Arms with the same prompt and weights make the same errors.
     groups = {group.names[0]: group for group in arm_groups({arm: summed.get(arm, {}) for arm in tests.arms})}
-    chosen = next(arm for arm, group in groups.items() if tests.arms[-1] in group.names)
+    shown = ships if ships in tests.arms else tests.arms[-1]
+    chosen = next(arm for arm, group in groups.items() if shown in group.names)
     options = "".join(
         f'<option value="{arm}"{" selected" if arm == chosen else ""}>{esc(group.title)}</option>'
         for arm, group in groups.items()
     )
-    shown = {
+    views = {
         arm: written_errors(tests, arm, items(summed.get(arm, {}).get("fields"))) if tests.written else _arm_errors(tests, arm)
         for arm in groups
     }
-    views = "".join(f'<div data-choice="{arm}"{"" if arm == chosen else " hidden"}>{shown[arm]}</div>' for arm in groups)
+    content = "".join(f'<div data-choice="{arm}"{"" if arm == chosen else " hidden"}>{views[arm]}</div>' for arm in groups)
     return (
         f'<div class="controls"><label>Arm <select data-switch="errors">{options}</select></label></div>'
-        f'<div data-choices="errors">{views}</div>'
+        f'<div data-choices="errors">{content}</div>'
     )
 
 
