@@ -118,6 +118,13 @@ def test_everything_is_there_and_whole_at_each_width(width: int) -> None:
     assert text.index("seed prompt") < text.index("best prompt (a)") < text.index("best tuned")
 
 
+def test_tokens_of_written_answers_are_among_the_costs() -> None:
+    summary = SUMMARY | {"cost": SUMMARY["cost"] | {"tokens_written": 98_000}}
+    assert "1.2 M tokens scored · 98.0 k tokens written · 640 k tokens trained" in " ".join(verdict_text(summary).split())
+    summary["cost"]["tokens_written"] = 0
+    assert "written" not in verdict_text(summary)
+
+
 @pytest.mark.parametrize(
     ("prompt", "told"),
     [

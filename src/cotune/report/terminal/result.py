@@ -180,6 +180,7 @@ def against_test(optimism: float) -> str:
 _COST: dict[str, tuple[str, Callable[[object], str]]] = {
     "wall_s": ("time", duration),
     "tokens_scored": ("tokens scored", amount),
+    "tokens_written": ("tokens written", lambda tokens: amount(tokens) if number(tokens) else ""),
     "tokens_trained": ("tokens trained", amount),
     "tokens_embedded": ("tokens embedded", amount),
     "tokens_saved_by_prefix": ("tokens saved by the shared prefix", amount),
@@ -191,7 +192,8 @@ _COST: dict[str, tuple[str, Callable[[object], str]]] = {
 def cost_facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Name and amount of everything that a run spent, as far as it is known."""
     cost = fields(summary.get("cost"))
-    return [(name, shown(cost[key])) for key, (name, shown) in _COST.items() if number(cost.get(key)) is not None]
+    facts = [(name, shown(cost[key])) for key, (name, shown) in _COST.items() if number(cost.get(key)) is not None]
+    return [(name, text) for name, text in facts if text]
 
 
 def noise_sentence(noise: Mapping[str, Any]) -> str:
