@@ -15,7 +15,7 @@ from scipy.stats import norm
 
 from cotune.evaluate.arms import ArmScores
 from cotune.evaluate.robustness import MEASURES, Robustness, robustness
-from cotune.evaluate.stats.intervals import Interval
+from cotune.evaluate.stats.intervals import Interval, proportion_interval
 
 FORMATS = 8
 
@@ -124,6 +124,19 @@ def test_the_same_answers_change_nothing() -> None:
     right = [ArmScores(np.ones(40))] * FORMATS
     perfect = robustness(right, right)
     assert perfect.after["sd"].value == perfect.after["range"].value == 0 and perfect.after["min"].value == 1
+
+
+@pytest.mark.parametrize(("right", "groups"), [(1.0, None), (0.0, None), (1.0, np.arange(40) // 4)])
+def test_rows_that_are_all_right_or_all_wrong_leave_best_and_worst_format_uncertain(
+    right: float, groups: NDArray | None
+) -> None:
+    arms = [ArmScores(np.full(40, right))] * FORMATS
+    found = robustness(arms, arms, groups=groups)
+    own = proportion_interval(np.full(40, right), groups=groups)
+    for side in (found.before, found.after):
+        for name in ("min", "max"):
+            assert side[name].value == right and side[name].ci.width > 0.05
+            assert (side[name].ci.low, side[name].ci.high) == pytest.approx((own.low, own.high))
 
 
 def test_groups_are_drawn_whole() -> None:

@@ -164,10 +164,11 @@ def _measures(scores: Floats, away: Floats, ends: Floats, units: int) -> dict[st
     kept = sd.value / sd.observed if sd.observed > 0 else 0.0
     worst, best = middle - kept * max(0.0, middle - lowest), middle + kept * max(0.0, highest - middle)
     # The lower end is the lowest end of any format's own interval. The upper end has to allow for the selection of the format:
-    # it uses the largest error among all formats.
+    # it uses the largest error among all formats. If all rows are right, or all wrong, resamples show no error, but a format's
+    # own interval does.
     below, above = (float(np.quantile(far, _LEVEL)) for far in (-away.min(axis=1), away.max(axis=1)))
-    low = _around(worst, lowest, float(ends[:, 0].min()), lowest + below)
-    high = _around(best, highest, highest - above, float(ends[:, 1].max()))
+    low = _around(worst, lowest, float(ends[:, 0].min()), max(lowest + below, float(ends[:, 1].min())))
+    high = _around(best, highest, min(highest - above, float(ends[:, 0].max())), float(ends[:, 1].max()))
     counted = highest - lowest
     ratio = counted / sd.observed if sd.observed > 0 else (2 * (len(scores) - 1)) ** 0.5
     apart = float(np.quantile(np.ptp(away, axis=1), _LEVEL))
