@@ -7,6 +7,7 @@ import hashlib
 import html
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,13 @@ from hypothesis import strategies as st
 from report_runs import ARMS, HOSTILE, run_folder
 
 from cotune.errors import InputError
-from cotune.prompt.prompt import Prompt
+from cotune.prompt.prompt import Demonstration, Prompt
 from cotune.report.html import render_report, write_report
 from cotune.report.html.markup import cut, embedded_json, signed_points
 from cotune.report.html.plot import nice_ticks
 from cotune.report.html.sections.errors import _chance_error
 from cotune.report.html.sections.health import task_yaml
-from cotune.report.html.sections.prompts import read_prompts, word_diff
+from cotune.report.html.sections.prompts import PromptFacts, Prompts, read_prompts, word_diff
 from cotune.report.html.sections.record import read_record
 from cotune.report.html.sections.training import dev_lines, read_trials
 from cotune.report.html.sections.verdict import verdict_section
@@ -420,6 +421,19 @@ def test_prompts_know_their_scores_and_parents(tmp_path: Path) -> None:
     assert [s.steps for s in winner.tuned] == [10, 20] and best and best.score == pytest.approx(0.74)
     assert [facts.cycle for facts in prompts.by_id.values()] == [1] * 4 + [2] * 4
     assert sum(bool(facts.dropped) for facts in prompts.by_id.values()) == 1
+
+
+def test_a_prompt_is_named_with_its_demonstrations_however_short_the_name() -> None:
+    shown = tuple(Demonstration((("text", f"row {i}"),), "a label") for i in range(5))
+    prompt = Prompt("Which label? " * 30, "{text}", demonstrations=shown)
+    bare, near = PromptFacts(Prompt("", "{text}", demonstrations=shown[:1])), PromptFacts(replace(prompt, nearest=3))
+    facts = PromptFacts(prompt)
+    assert len(facts.name) <= 110 and facts.name.endswith("… [+5 demonstrations]")
+    assert near.short(60).endswith("… [+3 demonstrations, nearest to the row]") and len(near.short(60)) <= 60
+    assert bare.name.endswith(" [+1 demonstration]")
+    prompts = Prompts({prompt.id: facts}, seed=prompt.id)
+    assert prompts.named(prompt.id, 70).startswith("seed: Which label?") and len(prompts.named(prompt.id, 70)) <= 70
+    assert prompts.named(prompt.id, 70).endswith("… [+5 demonstrations]") and prompts.named("unknown") == "unknown"
 
 
 def test_the_config_comes_back_from_the_report(tmp_path: Path) -> None:

@@ -181,6 +181,13 @@ def parse_prompt(text: str, input_fields: Iterable[str], *, where: str = "prompt
     )
 
 
+def demonstrations_note(prompt: Prompt) -> str:
+    """A note on a prompt's demonstrations, such as ``[+5 demonstrations]``; empty if it has none."""
+    count = prompt.nearest or len(prompt.demonstrations)
+    near = ", nearest to the row" if prompt.nearest else ""
+    return f"[+{counted(count, 'demonstration')}{near}]" if count else ""
+
+
 def held_rows(count: int, what: str = "bundle") -> str:
     """A note on the labelled rows in a prompt, for users who share a bundle or export; empty if there are none."""
     if not count:

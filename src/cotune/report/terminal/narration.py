@@ -102,14 +102,13 @@ class Story:
     def learn(self, data: object) -> None:
         """Remember the text of a prompt from its JSON object."""
         from cotune.errors import CotuneError
-        from cotune.prompt.prompt import Prompt
+        from cotune.prompt.prompt import Prompt, demonstrations_note
 
         try:
             prompt = Prompt.from_json(fields(data))
-            count = prompt.nearest or len(prompt.demonstrations)
-            near = ", nearest to the row" if prompt.nearest else ""
+            note = demonstrations_note(prompt)
             shown = ("[+system text] " if prompt.system else "") + prompt.text
-            self._prompts[prompt.id] = shown, f" [+{counted(count, 'demonstration')}{near}]" if count else ""
+            self._prompts[prompt.id] = shown, f" {note}" if note else ""
         except (CotuneError, TypeError, ValueError, AttributeError):
             return
 

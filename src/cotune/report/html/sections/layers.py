@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cotune.errors import counted
-from cotune.plain import decimal, fields, items, number, one_line
+from cotune.plain import decimal, fields, items, number
 from cotune.report.html.markup import data_text, esc, figure, legend, percent, plain_table
 from cotune.report.html.plot import Plot, Point, nice_ticks, padded
 from cotune.report.html.sections.prompts import Prompts
@@ -105,10 +105,7 @@ def layers_section(record: RunRecord, prompts: Prompts) -> str:
     accuracy = _probes(curves, kinds, prompts, record, depth, place=0)
     loss = _probes(curves, kinds, prompts, record, depth, place=1)
     rows = max(curve.rows for curve in curves)
-    lines = [
-        (kind, one_line(prompts.named(curve.prompt_id), 90), _read_from(curve))
-        for curve, kind in zip(curves, kinds, strict=True)
-    ]
+    lines = [(kind, prompts.named(curve.prompt_id, 90), _read_from(curve)) for curve, kind in zip(curves, kinds, strict=True)]
     note = (
         "Hollow: a probe (multinomial logistic regression) on the frozen model’s state after that layer, cross-fitted, so that "
         "no row is predicted by a fit that has seen it. Filled: after tuning, on rows held out from it; a line joins it to the "
@@ -194,7 +191,7 @@ def _numbers(curves: list[LayerCurve], prompts: Prompts) -> str:
     for curve in curves:
         points = [(layer, "frozen", *pair) for layer, pair in sorted(curve.probes.items())]
         points += [(point.layer, _weights(point), point.accuracy, point.log_loss) for point in _held_out(curve)]
-        name = f"<th scope=row>{data_text(one_line(prompts.named(curve.prompt_id), 60))}</th>"
+        name = f"<th scope=row>{data_text(prompts.named(curve.prompt_id, 60))}</th>"
         for layer, weights, score, loss in points:
             lines += f"<tr>{name}<td>{layer}</td><td>{weights}</td><td>{percent(score)}</td><td>{decimal(loss)}</td></tr>"
     table = plain_table(("prompt", "layer", "weights", "percent right", "log-loss"), lines)

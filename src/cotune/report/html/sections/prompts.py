@@ -11,7 +11,7 @@ from typing import Any
 
 from cotune.errors import CotuneError, counted
 from cotune.plain import fields, items, number, one_line
-from cotune.prompt.prompt import Prompt
+from cotune.prompt.prompt import Prompt, demonstrations_note
 from cotune.report.html.markup import cut
 from cotune.report.html.measure import DevMeasure
 from cotune.report.html.plot import Point
@@ -77,8 +77,14 @@ class PromptFacts:
 
     @property
     def name(self) -> str:
-        """The prompt as one short line."""
-        return one_line(self.prompt.text.replace("\n", " ⏎ ") or "(the bare input)", 110)
+        """The prompt as one short line, with a note on its demonstrations."""
+        return self.short(110)
+
+    def short(self, limit: int) -> str:
+        """The prompt as one line of at most ``limit`` characters; a cut text keeps the note on its demonstrations."""
+        note = demonstrations_note(self.prompt)
+        text = self.prompt.text.replace("\n", " ⏎ ") or "(the bare input)"
+        return f"{one_line(text, max(1, limit - len(note) - 1))} {note}" if note else one_line(text, limit)
 
     @property
     def races(self) -> list[Score]:
@@ -124,10 +130,11 @@ class Prompts:
         """``winner``, ``seed`` or nothing."""
         return "winner" if prompt_id == self.winner else "seed" if prompt_id == self.seed else ""
 
-    def named(self, prompt_id: str) -> str:
-        """Its tag and name; its id if it is not known."""
+    def named(self, prompt_id: str, limit: int = 118) -> str:
+        """Its tag and name in at most ``limit`` characters; its id if it is not known."""
         tag, facts = self.tag(prompt_id), self.by_id.get(prompt_id)
-        return (f"{tag}: " if tag else "") + (facts.name if facts else prompt_id)
+        tag = f"{tag}: " if tag else ""
+        return tag + (facts.short(limit - len(tag)) if facts else one_line(prompt_id, limit - len(tag)))
 
     def kinds(self, prompt_ids: Iterable[str]) -> list[str]:
         """CSS class of a line for each of the prompts: its tag, or one of six hues, also where a tag comes again."""

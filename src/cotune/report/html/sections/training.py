@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cotune.errors import counted
-from cotune.plain import amount, fields, items, number, one_line
+from cotune.plain import amount, fields, items, number
 from cotune.report.html.markup import data_text, figure, legend
 from cotune.report.html.plot import Plot, Point, nice_ticks, padded
 from cotune.report.html.sections.prompts import Prompts
@@ -124,7 +124,7 @@ def training_section(record: RunRecord, prompts: Prompts) -> str:
     # A window is tuned without measurements in between, so there is no curve by step.
     if dev and not record.by_probe:
         figures += _dev_by_step(record, prompts, dev, most, ticks)
-    lines = [(kind, one_line(_name(trial, prompts), 70), _ending(trial)) for trial, kind in zip(trials, kinds, strict=True)]
+    lines = [(kind, _name(trial, prompts, 70), _ending(trial)) for trial, kind in zip(trials, kinds, strict=True)]
     shown = figures if record.by_probe else f'<div class="pair">{figures}</div>'
     return shown + legend(lines)
 
@@ -164,8 +164,9 @@ def dev_lines(trial: Trial) -> list[list[Point]]:
     return [line for line in lines if len(line) > 1]
 
 
-def _name(trial: Trial, prompts: Prompts) -> str:
-    return prompts.named(trial.prompt_id) + (f" (from step {trial.start} on)" if trial.start else "")
+def _name(trial: Trial, prompts: Prompts, limit: int = 140) -> str:
+    since = f" (from step {trial.start} on)" if trial.start else ""
+    return prompts.named(trial.prompt_id, limit - len(since)) + since
 
 
 def _trial_text(trial: Trial, prompts: Prompts) -> str:
