@@ -472,6 +472,27 @@ def test_other_formats_are_answered_by_probes_that_have_not_seen_dev(model: Loca
     assert found["own"]["base"] == pytest.approx((right == truth).mean(), abs=1e-6)
 
 
+def test_states_of_prompts_that_are_out_of_the_race_are_forgotten(context: RunContext) -> None:
+    """Otherwise the states of all prompts of all cycles would lie in memory."""
+    opened = Opened(context)
+    search, loop, embedding = opened.search, opened.loop, opened.embedding
+    search.epochs, search.last_epochs = 1.0, 1.0
+    loop._first_trials(search)
+    loop._end_cycle(search)
+    for _ in range(3):
+        assert not loop._next_cycle(search)
+        loop._end_cycle(search)
+    held = {prompt for prompt, _ in embedding._known}
+    assert held <= search.needed < set(search.proposals) and len(search.needed) < len(search.fits)
+    assert {prompt for prompt, _ in embedding._files} == held
+    lost = next(e.fit.prompt for e in search.evidence if e.tuned and e.fit.prompt.id not in search.needed)
+    assert embedding.known(lost, BASE, search.rows) == 0
+    # Nothing that the arms need is embedded twice.
+    confirm_labels(context, search, loop.trials, loop.prices, max_epochs=2)
+    keys = [event["key"] for event in context.journal.events if event["kind"] == "embed"]
+    assert len(keys) == len(set(keys))
+
+
 def test_a_final_tuning_that_diverges_ships_the_frozen_prompt_with_its_own_held_out_answers(
     context: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:

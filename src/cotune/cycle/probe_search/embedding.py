@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -159,6 +159,12 @@ class Embedding:
         known = self._known.get((prompt.id, self.context.model.adapters.without_probe(adapter)), {})
         wanted = set(self.layers)
         return next((n for n, row in enumerate(rows) if row.id not in known or not wanted <= set(known[row.id][0])), len(rows))
+
+    def keep(self, prompts: Collection[str]) -> None:
+        """Forget the states of all but some prompts, by id; what is asked for again is embedded again."""
+        for known in (self._known, self._files):
+            for key in [key for key in known if key[0] not in prompts]:
+                del known[key]
 
     def narrow(self, deepest: int) -> None:
         """Stop embedding layers above ``deepest``, so that passes end there."""

@@ -85,13 +85,13 @@ class LabelLoop:
         if search.epochs:
             self._first_trials(search)
         self._record(search, search.base_race, pool=len(search.proposals))
-        self._keep(search)
+        self._end_cycle(search)
         lost = 0
         while not search.stopped:
             before = search.winner
             search.stopped = self._reason_to_stop(search, lost) or self._next_cycle(search)
             if not search.stopped:
-                self._keep(search)
+                self._end_cycle(search)
                 lost = 0 if search.winner is not before else lost + 1
         self.context.spending.expect_end(self.prices.owed(search))
         return search
@@ -259,6 +259,11 @@ class LabelLoop:
         search.choose()
 
     # Results ------------------------------------------------------------------------------------------------------
+
+    def _end_cycle(self, search: LabelSearch) -> None:
+        self._keep(search)
+        # All states of all cycles may not fit into memory.
+        self.embedding.keep(search.needed)
 
     def _keep(self, search: LabelSearch) -> None:
         """Save the winner as the bundle if it is tuned and better on held-out rows than the present bundle.

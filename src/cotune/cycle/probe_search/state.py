@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -144,10 +144,12 @@ class LabelSearch:
 
     def choose(self) -> None:
         """Choose the winner among the evidence on all held-out rows: the best trial or the best frozen probe."""
-        held = sum(len(split.held) for split in self.splits)
-        trials, probes = ([e for e in self.evidence if len(e.losses) == held and e.tuned == tuned] for tuned in (True, False))
-        trial, probe = (_best(some) for some in (trials, probes))
+        trial, probe = self._best_judged(tuned=True), self._best_judged(tuned=False)
         self.winner = trial if trial is not None and (probe is None or self._wins(trial, probe)) else probe
+
+    def _best_judged(self, *, tuned: bool) -> Evidence | None:
+        held = sum(len(split.held) for split in self.splits)
+        return _best([e for e in self.evidence if len(e.losses) == held and e.tuned == tuned])
 
     def _wins(self, trial: Evidence, probe: Evidence) -> bool:
         """Whether the best trial wins over the best frozen probe.
@@ -169,11 +171,20 @@ class LabelSearch:
     @property
     def challenger(self) -> PromptFit | None:
         """The best prompt that was not tuned yet, if its frozen probe is not clearly worse than the best one."""
+        return next(self._challengers(), None)
+
+    @property
+    def needed(self) -> set[str]:
+        """Ids of the prompts whose states may be read again: those of the arms, and those that may be tuned."""
+        judged = (self._best_judged(tuned=True), self._best_judged(tuned=False), self.winner)
+        arms = (self.seed, self.best_frozen, *(e.fit for e in judged if e is not None))
+        return {fit.prompt.id for fit in (*arms, *self._challengers())}
+
+    def _challengers(self) -> Iterator[PromptFit]:
         tried = {e.fit.prompt.id for e in self.evidence if e.tuned or not self.epochs}
         best = self.best_frozen
         fits = sorted((fit for fit in self.fits.values() if fit.prompt.id not in tried), key=lambda fit: fit.mean)
-        near = (fit for fit in fits if fit is best or (gap := difference(fit, best)).mean() <= 2 * corrected_error(gap))
-        return next(near, None)
+        return (fit for fit in fits if fit is best or (gap := difference(fit, best)).mean() <= 2 * corrected_error(gap))
 
     @property
     def parents(self) -> list[Prompt]:
