@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from dependent import ALONE, GROUPED, Floats, ids_of
 from scipy import special
 
+from cotune.evaluate.stats import f1_posterior
 from cotune.evaluate.stats.f1 import Average, f1_from_counts, f1_influence, f1_statistic
 from cotune.evaluate.stats.f1_posterior import confusion_counts, dirichlet_f1, effective_share, posterior_limits
 from cotune.evaluate.stats.resampling import influence_values
@@ -78,6 +81,56 @@ def test_f1_of_grouped_rows_is_covered_at_its_level_or_above(shape: tuple[int, i
 def test_ignoring_the_groups_would_fail_that() -> None:
     # 480 samples: whatever the coverage, five standard errors are at most 11 points.
     assert max(_coverage(*GROUPED[500, 25], counted=False, least=480)) < 0.7
+
+
+MANY = 120
+"""A number of labels with which cells without rows are drawn as sums."""
+
+
+def test_f1_of_many_labels_is_covered_at_its_level_or_above() -> None:
+    generator, held = np.random.default_rng(5), dict.fromkeys(AVERAGES, 0.0)
+    points = [(rows, accuracy) for rows in (2 * MANY, 5 * MANY) for accuracy in (0.5, 0.8, 0.95)] * 5
+    for number, (rows, accuracy) in enumerate(points):
+        frequent, answers = _population(MANY, accuracy, generator)
+        table = answers * frequent[:, None]
+        counts = confusion_counts(_cells(frequent, answers, (20, rows, 1), 0.0, 0.0, generator), MANY)
+        for average in AVERAGES:
+            truth = f1_from_counts(np.diagonal(table), table.sum(axis=1), table.sum(axis=0), average)
+            low, high = posterior_limits(counts, average, seed=number, draws=150)
+            held[average] += np.mean((low <= truth) & (truth <= high)) / len(points)
+    # 600 samples: the simulation's own error is below 0.9 points.
+    assert min(held.values()) >= 0.94
+
+
+@pytest.mark.parametrize("average", AVERAGES)
+@pytest.mark.parametrize("rows", [MANY, 10 * MANY])
+def test_sums_of_cells_without_rows_vary_as_the_cells_do(average: Average, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(6)
+    gold = generator.integers(0, MANY, rows)
+    predicted = np.where(generator.random(rows) < 0.7, gold, generator.integers(0, MANY, rows))
+    counts = confusion_counts((gold * MANY + predicted)[None], MANY)
+    sums = posterior_limits(counts, average, seed=0, draws=1500)
+    monkeypatch.setattr(f1_posterior, "_MOST_LABELS", MANY)
+    cells = posterior_limits(counts, average, seed=0, draws=1500)
+    width = float(cells[1][0] - cells[0][0])
+    assert np.ravel(sums) == pytest.approx(np.ravel(cells), abs=0.08 * width)
+
+
+def test_the_interval_of_very_many_labels_takes_as_many_draws_as_there_are_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = [0]
+
+    class Counting(np.random.Generator):
+        def standard_gamma(self, shape: Any, **named: Any) -> Any:
+            drawn[0] += np.size(shape)
+            return super().standard_gamma(shape, **named)
+
+    generator = np.random.default_rng(7)
+    labels, rows, draws = 500, 1500, 20
+    gold = generator.integers(0, labels, rows)
+    predicted = np.where(generator.random(rows) < 0.8, gold, generator.integers(0, labels, rows))
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: Counting(np.random.PCG64(seed)))
+    found = dirichlet_f1(gold, predicted, seed=0, draws=draws)
+    assert 0 < drawn[0] <= 2 * draws * (rows + 3 * labels) and 0.6 < found.low < found.high < 0.9
 
 
 @pytest.mark.parametrize("average", AVERAGES)

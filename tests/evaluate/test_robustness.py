@@ -127,9 +127,7 @@ def test_the_same_answers_change_nothing() -> None:
 
 
 @pytest.mark.parametrize(("right", "groups"), [(1.0, None), (0.0, None), (1.0, np.arange(40) // 4)])
-def test_rows_that_are_all_right_or_all_wrong_leave_best_and_worst_format_uncertain(
-    right: float, groups: NDArray | None
-) -> None:
+def test_rows_that_are_all_right_or_wrong_leave_best_and_worst_format_uncertain(right: float, groups: NDArray | None) -> None:
     arms = [ArmScores(np.full(40, right))] * FORMATS
     found = robustness(arms, arms, groups=groups)
     own = proportion_interval(np.full(40, right), groups=groups)

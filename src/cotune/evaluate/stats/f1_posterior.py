@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,8 @@ from cotune.evaluate.stats.resampling import Floats
 from cotune.task.metrics.label import Average, f1_from_counts
 
 _CELLS_AT_ONCE = 1_000_000
+_MOST_LABELS = 100
+"""Number of labels above which cells without rows are not drawn one by one, because there are far more of them than rows."""
 _LEVEL = 0.95
 
 
@@ -29,7 +31,8 @@ def dirichlet_f1(
 ) -> Interval:
     """95% posterior interval of an F1 averaged over labels, from the confusion matrix.
 
-    The cells of the matrix get a Dirichlet posterior. With few rows per label the prior matters, so the interval covers those
+    The cells of the matrix get a Dirichlet posterior; with more than 100 labels, cells without rows are drawn as sums of their
+    rows and of their columns. With few rows per label the prior matters, so the interval covers those
     of two priors: a sparse one with next to no weight, and a widely spread one that expects the accuracy of all rows for each
     label, with the weight of three rows per label. With ``groups`` the matrix is scaled down to effective rows, computed from
     the F1's influence values and from right answers.
@@ -100,26 +103,72 @@ def posterior_limits(
 ) -> tuple[Floats, Floats]:
     """Limits of :func:`dirichlet_f1` for many confusion matrices of shape (samples, labels, labels) at once."""
     generator = np.random.default_rng(seed)
-    step = max(1, _CELLS_AT_ONCE // counts[0].size // max(1, len(counts)))
+    drawn = _drawn_sums if counts.shape[-1] > _MOST_LABELS else _drawn_cells
     ends: list[Floats] = []
     for prior in (_sparse_prior, _pooled_prior):
-        scores: list[Floats] = []
-        for start in range(0, draws, step):
-            table = generator.standard_gamma(counts + prior(counts, min(step, draws - start), generator))
-            hits = np.diagonal(table, axis1=-2, axis2=-1)
-            scores.append(f1_from_counts(hits, table.sum(axis=-1), table.sum(axis=-2), average))
-        ends += list(np.quantile(np.concatenate(scores), [(1 - level) / 2, (1 + level) / 2], axis=0))
+        scores = drawn(counts, prior, average, draws, generator)
+        ends += list(np.quantile(scores, [(1 - level) / 2, (1 + level) / 2], axis=0))
     return np.maximum(0.0, np.minimum(ends[0], ends[2])), np.minimum(1.0, np.maximum(ends[1], ends[3]))
 
 
-def _sparse_prior(counts: Floats, draws: int, generator: np.random.Generator) -> Floats:
-    return np.full((draws, *counts.shape), 1 / counts[0].size)
+_Prior = Callable[[Floats, int, np.random.Generator], tuple[Floats, Floats]]
+"""For confusion matrices and a number of draws: weights of each label's cell on the diagonal and of each of its other cells,
+both of shape (draws, samples, labels).
+"""
 
 
-def _pooled_prior(counts: Floats, draws: int, generator: np.random.Generator) -> Floats:
+def _sparse_prior(counts: Floats, draws: int, generator: np.random.Generator) -> tuple[Floats, Floats]:
+    weights = np.full((draws, *counts.shape[:-1]), 1 / counts[0].size)
+    return weights, weights
+
+
+def _pooled_prior(counts: Floats, draws: int, generator: np.random.Generator) -> tuple[Floats, Floats]:
     size, right, rows = counts.shape[-1], np.trace(counts, axis1=-2, axis2=-1), counts.sum(axis=(-1, -2))
     if size == 1:
-        return np.full((draws, *counts.shape), 1.0)
+        return np.ones((draws, len(counts), 1)), np.ones((draws, len(counts), 1))
     pooled = generator.beta(right + 1, rows - right + 1, size=(draws, len(counts)))[..., None]
-    by_label = generator.beta(np.repeat(2 * pooled, size, axis=-1), np.repeat(2 * (1 - pooled), size, axis=-1))[..., None]
-    return np.asarray(3 * np.where(np.eye(size, dtype=bool), by_label, (1 - by_label) / (size - 1)), dtype=np.float64)
+    by_label = generator.beta(np.repeat(2 * pooled, size, axis=-1), np.repeat(2 * (1 - pooled), size, axis=-1))
+    return 3 * by_label, 3 * (1 - by_label) / (size - 1)
+
+
+def _drawn_cells(counts: Floats, prior: _Prior, average: Average, draws: int, generator: np.random.Generator) -> Floats:
+    """F1 of each draw and sample, shape (draws, samples); every cell is drawn."""
+    size = counts.shape[-1]
+    step = max(1, _CELLS_AT_ONCE // counts[0].size // max(1, len(counts)))
+    scores: list[Floats] = []
+    for start in range(0, draws, step):
+        diagonal, other = (weights[..., None] for weights in prior(counts, min(step, draws - start), generator))
+        table = generator.standard_gamma(counts + np.where(np.eye(size, dtype=bool), diagonal, other))
+        hits = np.diagonal(table, axis1=-2, axis2=-1)
+        scores.append(f1_from_counts(hits, table.sum(axis=-1), table.sum(axis=-2), average))
+    return np.concatenate(scores)
+
+
+def _drawn_sums(counts: Floats, prior: _Prior, average: Average, draws: int, generator: np.random.Generator) -> Floats:
+    """The same, with the cells without rows drawn as sums.
+
+    Their sums over each label's row and over each label's column are gamma variates, and their shares of the total are
+    Dirichlet variates. That a cell adds to a row and to a column is only accounted for by the total.
+    """
+    size, columns = counts.shape[-1], list[Floats]()
+    for sample in counts:
+        # With the diagonal, each row and each column has a cell.
+        truth, answer = np.nonzero((sample > 0) | np.eye(size, dtype=bool))
+        by_answer = np.argsort(answer, kind="stable")
+        rows, places = (np.searchsorted(labels, np.arange(size)) for labels in (truth, answer[by_answer]))
+        right, known = np.flatnonzero(truth == answer), np.bincount(truth, minlength=size)
+        step = max(1, _CELLS_AT_ONCE // len(truth))
+        scores: list[Floats] = []
+        for start in range(0, draws, step):
+            diagonal, other = (weights[:, 0] for weights in prior(sample[None], min(step, draws - start), generator))
+            weights = other[:, truth]
+            table = generator.standard_gamma(sample[truth, answer] + np.where(truth == answer, diagonal[:, truth], weights))
+            rest = generator.standard_gamma(other * (size - known))
+            left = other.sum(axis=-1, keepdims=True) - np.add.reduceat(weights[:, by_answer], places, axis=-1)
+            below = generator.standard_gamma(np.maximum(left, 0.0))
+            below *= rest.sum(axis=-1, keepdims=True) / np.maximum(below.sum(axis=-1, keepdims=True), 1e-300)
+            support = np.add.reduceat(table, rows, axis=-1) + rest
+            predicted = np.add.reduceat(table[:, by_answer], places, axis=-1) + below
+            scores.append(f1_from_counts(table[:, right], support, predicted, average))
+        columns.append(np.concatenate(scores))
+    return np.stack(columns, axis=-1)
