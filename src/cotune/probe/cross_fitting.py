@@ -170,7 +170,7 @@ def cross_fit(
         for scale in WORD_SCALES:
             offsets = (scale * words).astype(np.float32)
             fits.append(replace(_fit_layer(axes, numbers[-1], y, count, held, strengths, offsets), word_scale=scale))
-    best = _lowest_as_good(fits)
+    best = as_good(fits)[0]
     counts = np.bincount(y, minlength=count)
     return CrossFit(best, tuple(fits), ridge, best_temperature(best.log_probs, y), tuple(np.flatnonzero(counts < 2).tolist()))
 
@@ -246,13 +246,11 @@ def _fit_layer(
     return LayerFit(number, float(strengths[at]), losses[at], correct, log_probs[0, at])
 
 
-def _lowest_as_good(fits: Sequence[LayerFit]) -> LayerFit:
+def as_good(fits: Sequence[LayerFit]) -> list[LayerFit]:
+    """The fits whose mean loss is within a standard error of the paired difference to the best, in the given order."""
     best = min(fits, key=lambda fit: fit.log_loss)
-    for fit in fits:
-        gap = fit.losses - best.losses
-        if gap.mean() <= ONE_ERROR * gap.std(ddof=1) / np.sqrt(len(gap)):
-            return fit
-    return best
+    gaps = [fit.losses - best.losses for fit in fits]
+    return [fit for fit, gap in zip(fits, gaps, strict=True) if gap.mean() <= ONE_ERROR * gap.std(ddof=1) / np.sqrt(len(gap))]
 
 
 def _check(

@@ -12,6 +12,7 @@ import pytest
 from cycle_runs import labelled_rows
 
 from cotune.config import RunConfig
+from cotune.config.sections import EvaluateConfig
 from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.context import RunContext
@@ -19,7 +20,7 @@ from cotune.cycle.diagnostics.stability import measure_robustness
 from cotune.cycle.journal import Journal
 from cotune.cycle.probe_search.confirm import confirm_labels, final_plan
 from cotune.cycle.probe_search.embedding import Embedding
-from cotune.cycle.probe_search.fits import fit_prompt
+from cotune.cycle.probe_search.fits import PromptFit, fit_prompt
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.loop import LabelLoop
 from cotune.cycle.probe_search.plan import Plan, fit_plan
@@ -36,11 +37,13 @@ from cotune.executor import LostError
 from cotune.model.adapters.slots import BASE
 from cotune.model.engine.settings import EngineSettings
 from cotune.model.local import LocalModel
+from cotune.probe.cross_fitting import as_good
 from cotune.prompt.bank import seed_prompt
 from cotune.refine import with_demonstrations
 from cotune.task.example import Example
 from cotune.task.task import Task
 from cotune.tune.settings import TuneSettings, WindowSettings
+from tiny import tiny_local
 
 if TYPE_CHECKING:
     from conftest import Bench
@@ -95,6 +98,39 @@ def test_a_fit_outlives_a_race_that_looks_at_fewer_layers(context: RunContext) -
     assert frozen.layer == deepest and trials.log_probs(frozen, context.dev, "judge").shape == shape
     tuned = trials.tune(TuningRequest(fit, rows, 2, "tune", context.seed))
     assert tuned is not None and trials.log_probs(tuned, context.dev, "judge").shape == shape
+
+
+def test_tuning_reads_the_layer_near_the_usual_one_among_those_that_are_as_good(tmp_path: Path) -> None:
+    context = context_of(tiny_local(num_hidden_layers=12, vocab_size=1024), tmp_path, labelled_rows(60))
+    embedding, prompt, rows = Embedding(context), seed_prompt(context.task), context.task.train
+    trials, layers = Trials(context, embedding, WindowSettings(batch_size=8)), [5, 8, 10, 12]
+    fit = fit_prompt(context, prompt, rows, embedding.states(prompt, BASE, rows, "race", layers=layers), layers)
+    plain = [one for one in fit.found.by_layer if not one.word_scale]
+    assert [one.layer for one in plain] == layers
+
+    def judged(**losses: float) -> PromptFit:
+        """The same fit with a mean loss per layer; those of single rows differ by up to 0.2 from layer to layer."""
+        rng = np.random.default_rng(0)
+        drawn = [losses[f"l{one.layer}"] + rng.uniform(-0.1, 0.1, len(one.losses)) for one in plain]
+        fits = tuple(replace(one, losses=loss) for one, loss in zip(plain, drawn, strict=True))
+        return replace(fit, found=replace(fit.found, best=as_good(fits)[0], by_layer=fits))
+
+    low = judged(l5=0.5, l8=0.5, l10=0.5, l12=0.5)
+    assert (low.found.layer, trials.edge(low), trials.layer(low)) == (5, 6, 10), "all are as good"
+    assert trials.layer(judged(l5=0.5, l8=0.9, l10=0.9, l12=0.9)) == 5, "the others are worse"
+    assert trials.layer(judged(l5=0.5, l8=0.5, l10=0.9, l12=0.9)) == 8
+    with_words = replace(low, found=replace(low.found, best=replace(low.found.best, word_scale=1.0)))
+    assert trials.layer(with_words) == with_words.found.layer, "the logits of words are read where the probe reads"
+    assert trials.frozen(low, rows).layer == 5
+    tuned = trials.tune(TuningRequest(low, rows, 2, "tune", context.seed))
+    assert tuned is not None and tuned.layer == tuned.probe.layer == 10
+    made = [event["value"] for event in context.journal.events if event["kind"] == "train"]
+    assert [value["window"] for value in made] == [[6, 10]]
+    # A later race that ends below that layer leaves the frozen states to the tuning, which costs a pass.
+    prices = Prices(context, embedding, trials, EvaluateConfig())
+    before = prices.tuning(low, 40, 3)
+    embedding.narrow(5)
+    assert prices.tuning(low, 40, 3) > before
 
 
 def test_reading_another_layer_later_forgets_none(context: RunContext) -> None:

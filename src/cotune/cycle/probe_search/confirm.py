@@ -134,7 +134,13 @@ def final_plan(
         without = cost(False, epochs)
         seed = seed or without + HEURISTICS.seed_margin * (cost(True, epochs) - without) <= room
         room = (room - prices.extras()) / HEURISTICS.care
-        while winner.tuned and search.epochs + epochs + 0.5 <= most and cost(seed, epochs + 0.5) <= room:
+        # Test rows that a slow start left out come first.
+        while (
+            search.whole_test is None
+            and winner.tuned
+            and search.epochs + epochs + 0.5 <= most
+            and cost(seed, epochs + 0.5) <= room
+        ):
             epochs += 0.5
         return {"epochs": epochs, "planned": planned, "tunes_seed": seed}
 

@@ -152,7 +152,7 @@ class HeldOutJudge:
                 "prompt_id": fit.prompt.id,
                 "adapter_id": found[0].adapter,
                 "steps": found[0].steps,
-                "layer": fit.found.layer,
+                "layer": found[0].layer,
                 "readout": "probe",
                 "temperature": round(mix.temperature, 4),
                 **({"tfidf_share": mix.share} if terms is not None else {}),

@@ -60,6 +60,8 @@ class SearchHeuristics:
             otherwise; no plan counts on them.
         window_share: depth of the tuned window as a share of the model's layers; ten of thirty were better than all below the
             probe.
+        tuned_depth: depth, as a share of the model's layers, near which tuned states are read best (SmolLM2-135M, 64 rows of
+            three sets: log-loss 0.45 at layer 24 of 30, 0.65 at the lowest layer as good as the best; ``docs/probes.md``).
         head_strength: strength of the head that tuning starts from, as a multiple of the frozen probe's. The frozen probe gives
             the right labels of its own rows nearly all probability, which leaves next to no gradient for the weights below.
         contrast: share of the contrastive term in the loss of tuning, see :mod:`cotune.tune.window`.
@@ -118,6 +120,7 @@ class SearchHeuristics:
     epochs_many: float = 4.0
     more_epochs: float = 1.5
     window_share: float = 1 / 3
+    tuned_depth: float = 0.8
     head_strength: float = 0.03
     contrast: float = 0.9
     contrast_temperature: float = 0.1

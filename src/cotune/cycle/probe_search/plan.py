@@ -124,7 +124,8 @@ def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Pri
         raise too_small(context, f"the test of {counted(context.task.test.n, 'row')}", least_test, left)
     rows = len(search.rows) + len(search.written)
     wanted = HEURISTICS.epochs(rows, config.tune.max_epochs)
-    least = 0.25 if rows >= HEURISTICS.many_rows else 1.0
+    # A single epoch is divided, so that the dev rows are learnt from too.
+    least = min(0.25 if rows >= HEURISTICS.many_rows else 1.0, wanted / 2)
 
     def fitted(ends: LabelSearch, asks: bool) -> tuple[Plan, float]:
         reserve = prices.test(ends, winner, words=asks)
@@ -153,9 +154,10 @@ def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Pri
         steps = trials.steps_of(epochs, len(splits[0].learn)) if epochs else 0
         kept = reserve if epochs else max(0.0, min(left, prices.test(search, winner, tuned=False)))
         unit = context.spending.budget.unit
+        window = f"layers {trials.edge(winner) + 1} to {trials.layer(winner)}"
         if epochs:
             tuning = (
-                f"tune layers below {winner.found.layer} for {counted(f'{epochs:g}', 'epoch')}, {counted(steps, 'step')}, on "
+                f"tune {window} for {counted(f'{epochs:g}', 'epoch')}, {counted(steps, 'step')}, on "
                 f"{counted(len(splits), 'split')}{f', then for {last:g} more on all labelled rows' if last else ''}: about "
                 f"{_tuning_cost(prices, replace(search, tunes_seed=plan.tunes_seed), epochs, last):,.0f} {unit}"
             )

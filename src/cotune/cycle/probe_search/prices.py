@@ -71,7 +71,11 @@ class Prices:
         slots = context.spending.costs.slots if context.spending.budget.kind == "time" else 1
         stores = first and context.model.shared
         edge = slots * self._embedding.row_cost(fit.prompt, rows, layers=[first]) if stores else 0.0
-        states = self._embedding.row_cost(fit.prompt, rows, layers=[fit.found.layer])
+        layer = self._trials.layer(fit)
+        states = self._embedding.row_cost(fit.prompt, rows, layers=[layer])
+        if layer > self._embedding.layers[-1]:
+            # Later races have not read this layer: the head's start takes a pass of the frozen model.
+            states *= 2
         return context.spending.costs.training(steps * self._trials.step_tokens(fit)) + edge + states + self._fit(rows)
 
     def trial(self, fit: PromptFit, splits: Sequence[Split], epochs: float) -> float:
@@ -81,7 +85,7 @@ class Prices:
         for split in splits:
             steps = self._trials.steps_of(epochs, len(split.learn))
             tunings.append(self.tuning(fit, len(split.learn), steps))
-            total += self._embedding.row_cost(fit.prompt, len(split.held), layers=[fit.found.layer])
+            total += self._embedding.row_cost(fit.prompt, len(split.held), layers=[self._trials.layer(fit)])
         if costs.budget.kind == "time" and costs.slots > 1 and tunings:
             return total + max(tunings) * -(-len(tunings) // costs.slots)
         return total + sum(tunings)
@@ -160,7 +164,8 @@ class Prices:
         base = {fit.prompt.id: fit for fit in (search.seed, search.best_frozen, frozen)}.values()
         seeds = (search.seed,) if search.tunes_seed else ()
         changed = {fit.prompt.id: fit for fit in (*seeds, winner)}.values() if tuned else ()
-        arms = sum(self._embedding.row_cost(fit.prompt, rows, layers=[fit.found.layer]) for fit in (*base, *changed))
+        read = [(fit, fit.found.layer) for fit in base] + [(fit, self._trials.layer(fit)) for fit in changed]
+        arms = sum(self._embedding.row_cost(fit.prompt, rows, layers=[layer]) for fit, layer in read)
         return HEURISTICS.care * (arms + (zero_shot_cost(self._context, search.seed.prompt) if words else 0.0)) + self.fixed
 
     def extras(self) -> float:

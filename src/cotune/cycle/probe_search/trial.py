@@ -23,7 +23,7 @@ from cotune.errors import DivergedError
 from cotune.evaluate.responses import label_indices
 from cotune.files import content_hash
 from cotune.model.adapters.slots import BASE
-from cotune.probe.cross_fitting import best_temperature
+from cotune.probe.cross_fitting import as_good, best_temperature
 from cotune.probe.readout import Probe, load_probe
 from cotune.probe.terms import TermWeights
 from cotune.prompt.prompt import Prompt
@@ -60,10 +60,10 @@ class Fitted:
 
 @dataclass(frozen=True, eq=False)
 class TuningRequest:
-    """A tuning of the window below the layer that a prompt's probe reads; see :meth:`Trials.tune`.
+    """A tuning of a window of layers under a prompt; see :meth:`Trials.tune`.
 
     Attributes:
-        fit: the prompt with its frozen probe, which gives the layer and the head's start.
+        fit: the prompt with its frozen probe, which gives the layer and the penalty.
         rows: labelled rows.
         steps: number of optimizer steps.
         stage: purpose, for the journal.
@@ -127,7 +127,7 @@ class Trials:
         context: context of the run.
         embedding: embeds rows under the tuned weights.
         settings: settings of window tuning.
-        window: first and last layer of every window; None takes a share of the depth below the layer that the probe reads.
+        window: first and last layer of every window; None takes a share of the depth below :meth:`layer`.
     """
 
     def __init__(
@@ -173,9 +173,22 @@ class Trials:
     def _terms(self, rows: Sequence[Example]) -> TermWeights | None:
         return None if self._tfidf is None else self._tfidf[0].weights(rows)
 
+    def layer(self, fit: PromptFit) -> int:
+        """Layer at which a prompt's window ends and its tuned states are read.
+
+        Of the layers at which the frozen probe is as good as at its best, this is the one closest to
+        :attr:`~cotune.cycle.probe_search.heuristics.SearchHeuristics.tuned_depth`: cross-fitting on few rows hardly tells
+        layers apart. Label words need the last layer.
+        """
+        found, wanted = fit.found, HEURISTICS.tuned_depth * self.context.model.depth
+        if found.best.word_scale:
+            return found.layer
+        layers = {found.layer, *(one.layer for one in as_good(found.by_layer) if not one.word_scale)}
+        return min(sorted(layers), key=lambda layer: abs(layer - wanted))
+
     def edge(self, fit: PromptFit) -> int:
-        """Number of layers below the window, which ends at the layer that the probe reads."""
-        layer = fit.found.layer
+        """Number of layers below the window."""
+        layer = self.layer(fit)
         if self._window is not None:
             return min(self._window[0], layer) - 1
         return max(0, layer - max(1, round(HEURISTICS.window_share * self.context.model.depth)))
@@ -191,9 +204,9 @@ class Trials:
         """
         rows = min(self.settings.batch_size, len(self.context.task.train))
         if not self.context.model.shared:
-            return rows * self.context.spending.rows.without_words(fit.prompt)[0] * self.embedding.share([fit.found.layer])
+            return rows * self.context.spending.rows.without_words(fit.prompt)[0] * self.embedding.share([self.layer(fit)])
         own, prefix = self.context.spending.rows.without_words(fit.prompt)
-        return (rows * own + prefix) * (fit.found.layer - self.edge(fit)) / self.context.model.depth
+        return (rows * own + prefix) * (self.layer(fit) - self.edge(fit)) / self.context.model.depth
 
     def frozen(self, fit: PromptFit, rows: Sequence[Example]) -> Fitted:
         """A prompt's probe on the base model, fitted to rows."""
@@ -223,7 +236,7 @@ class Trials:
         """
         context, model = self.context, self.context.model
         fit, key, stage = request.fit, request.key, request.stage
-        prompt, layer, strength = fit.prompt, fit.found.layer, fit.found.best.strength
+        prompt, layer, strength = fit.prompt, self.layer(fit), fit.found.best.strength
         terms, rows = self._terms(request.rows), request.tuned_on
         truth, source = label_indices(rows, context.task), request.source
         states = self.embedding.states(prompt, source, rows, "embed" if source == BASE else stage, layers=[layer])[0]
@@ -253,7 +266,7 @@ class Trials:
 
     def ahead(self, request: TuningRequest) -> None:
         """Let a worker start a tuning before :meth:`tune` is called with the same request; does nothing without workers."""
-        prompt, layers = request.fit.prompt, [request.fit.found.layer]
+        prompt, layers = request.fit.prompt, [self.layer(request.fit)]
 
         def make(workers: WorkerPool) -> PendingTuning | None:
             # Embedding is a journal step, and steps must keep their order.
@@ -311,7 +324,7 @@ class Trials:
             truth.tolist(),
             context.task.labels,
             self.edge(fit),
-            fit.found.layer,
+            self.layer(fit),
             head,
             self.settings,
             request.steps,
