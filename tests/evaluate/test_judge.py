@@ -109,6 +109,8 @@ def test_a_refused_grade_is_missing_and_changes_no_mean(tmp_path: Path) -> None:
         # A resumed run reads the same, and asks nothing again.
         again = Judge(client, AnswerCache(tmp_path / "a.sqlite")).grade(MANY)
         assert again.values.tolist() == found.values.tolist() and again.refused == 2 and len(server.seen) == 20
+        few = judge.grade(MANY[:10])
+        assert few.missing.nonzero()[0].tolist() == [3, 8], "two of twenty were few, and these are the same"
 
 
 @pytest.mark.parametrize(("refused", "rows"), [(('"q3"', '"q8"', '"q9"'), 20), (('"q0"',), 1), (('"q0"', '"q1"'), 9)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -164,3 +165,15 @@ def test_the_page_of_few_rows_has_them_all(tmp_path: Path) -> None:
     assert "this page shows the first" not in page
     data = json.loads(page.split('id="data">')[1].split("</script>")[0])["tables"]["test"]
     assert len(data["rows"]) == 20 and not data["note"] and not data["rows"][0]["missing"]
+
+
+@pytest.mark.parametrize("filler", ['"<&', "\u4f60\u597d", "w "])
+@pytest.mark.parametrize("common", [5, 40, 90, 150])
+def test_the_first_difference_is_shown_whatever_characters_cost(tmp_path: Path, filler: str, common: int) -> None:
+    text = (filler * 200)[:common]
+    tests = read_record(folder_of(tmp_path / "run")).tests
+    row = tests.rows[0]
+    labels = list(tests.labels)
+    labels[row.reference], labels[row.answers["best_tuned"]] = text + "north" + text, text + "south" + text
+    changes = written_changes(replace(tests, labels=labels), row, "best_tuned", 240)
+    assert {sign for sign, _ in changes} >= {"-", "+"}

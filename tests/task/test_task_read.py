@@ -22,7 +22,7 @@ from cotune.errors import InputError
 from cotune.task import read_table
 from cotune.task.reading.cells import NESTED, cell_text
 from cotune.task.reading.hub import _readings
-from cotune.task.reading.sheet import read_sheet
+from cotune.task.reading.sheet import read_sheet, sheet_text
 
 CELLS = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=0, max_size=20) | st.sampled_from(
     ['"', '""', "a,b", "x\ty", "two\nlines", "cr\r\nlf", "\r", ";", "\u2028", "é", "  ", "😀", "null", "﻿x"]
@@ -163,6 +163,9 @@ def test_dates_out_of_range_are_read_as_text(tmp_path: Path, kind: pyarrow.DataT
     pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
     for source in (table, tmp_path / "rows.parquet"):
         assert [row["when"] for row in read_table(source).rows] == [text, None]
+    # A column keeps the form of its other values.
+    mixed = pyarrow.table({"when": pyarrow.array([0, 10**18], pyarrow.int64()).cast(pyarrow.timestamp("us"))})
+    assert read_table(mixed).rows[0]["when"] == "1970-01-01T00:00:00"
 
 
 def test_a_parquet_column_that_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -233,6 +236,16 @@ def test_the_first_line_may_declare_the_delimiter(tmp_path: Path, first: str) ->
     assert (table.where(0), read_sheet(path).delimiter) == (f"{path}, line 3", ";")
     path.write_text("sep=|\ntext|label\na, b; c|x\n")
     assert read_table(path).rows == [{"text": "a, b; c", "label": "x"}]
+    # What is written in the form of such a file declares it too.
+    path.write_text(sheet_text(read_sheet(path), {"answer": ["y"]}, ".csv"))
+    assert read_table(path).rows == [{"text": "a, b; c", "label": "x", "answer": "y"}]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_lines_may_end_with_a_carriage_return_alone(tmp_path: Path, delimiter: str) -> None:
+    path = tmp_path / ("rows.tsv" if delimiter == "\t" else "rows.csv")
+    path.write_bytes(f"text{delimiter}label\rhello{delimiter}a\rbye{delimiter}b\r".encode())
+    assert read_table(path).rows == [{"text": "hello", "label": "a"}, {"text": "bye", "label": "b"}]
 
 
 @pytest.mark.parametrize("header", ['"text", "label"', "text, label", '"text",  "label"'])

@@ -69,7 +69,8 @@ def test_other_texts_are_no_numbers(text: str) -> None:
 @pytest.mark.parametrize(
     ("answer", "wanted"),
     [("The answer is 51.", "51"), ("3 + 4 = 7 apples", "7"), ("$1,250.00", "1250"), ("none", None), ("room A12", None),
-     ("a" * 100_000, None), ("It is 0,125.", None), ("It weighs 12,5 kg", None), ("1,234, or 5", "5")],
+     ("a" * 100_000, None), ("It is 0,125.", None), ("It weighs 12,5 kg", None), ("1,234, or 5", "5"),
+     ("[2.5,3.5]", None), ("1.234,56 EUR", None), ("1.5e3,2", None)],
 )  # fmt: skip
 def test_the_last_number_of_an_answer_counts(answer: str, wanted: str | None) -> None:
     found = number_in(answer)

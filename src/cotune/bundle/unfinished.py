@@ -59,7 +59,7 @@ def stored_answers(predictor: Predictor, rows: Sequence[Mapping[str, str]]) -> I
                 raise
             number = f"{counted(count, 'answer')} of {counted(len(rows), 'row')} {'is' if count == 1 else 'are'} stored"
             raise EndpointError(
-                f"{error}. {number}; the same command asks for the others only.",
+                f"{str(error).rstrip('.')}. {number}; the same command asks for the others only.",
                 requests=error.requests,
                 lost=error.lost,
                 usage=error.usage,

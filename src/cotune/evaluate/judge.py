@@ -182,7 +182,9 @@ class Judge:
         for place, key in enumerate(keys):
             places.setdefault(key, place)
         lost = [key for key in places if key in refusals or (key in graded and graded[key]["grade"] is None)]
-        if lost and (too_many_refused(len(lost), len(places)) or len(lost) == len(places)):
+        # Refusals of earlier requests, which were few among their answers, may be many of these.
+        new = sum(key in refusals for key in lost)
+        if lost and (too_many_refused(new, len(places)) or len(lost) == len(places)):
             place, first = places[lost[0]], refusals.get(lost[0])
             which = asked[place].row or f"row {place + 1}"
             what = f"the judge {self.client.endpoint.model} refused to grade {len(lost)} of {counted(len(places), 'answer')}"

@@ -86,15 +86,23 @@ def _arrow_values(column: Any, name: str, source: str) -> list[Any]:
     import pyarrow
 
     unreadable = (OverflowError, ValueError, pyarrow.ArrowException)
+    dates = pyarrow.types.is_timestamp(column.type) or pyarrow.types.is_date(column.type)
+
+    def value(scalar: Any) -> Any:
+        try:
+            return scalar.as_py()
+        except unreadable:
+            # Python has no dates after the year 9999, and nanoseconds only with pandas.
+            return scalar.cast(pyarrow.string()).as_py()
+
     values: list[Any]
     try:
         try:
             values = column.to_pylist()
         except unreadable:
-            # Python has no dates after the year 9999, and nanoseconds only with pandas.
-            if not pyarrow.types.is_timestamp(column.type) and not pyarrow.types.is_date(column.type):
+            if not dates:
                 raise
-            values = column.cast(pyarrow.string()).to_pylist()
+            values = [value(scalar) for scalar in column]
     except unreadable as error:
         raise InputError(
             f"the column holds values that cannot be read ({str(error).splitlines()[0][:120]})",

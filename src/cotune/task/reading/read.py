@@ -191,7 +191,8 @@ def _reader(text: str, delimiter: str) -> Any:
     """
     declared = _DECLARED.match(text)
     start = declared.end() if declared and declared[1] == delimiter else 0
-    first = text[start : start + _READ].lstrip("\r\n").partition("\n")[0]
+    # A lone carriage return ends lines too.
+    first = re.split(r"[\r\n]", text[start : start + _READ].lstrip("\r\n"), maxsplit=1)[0]
     names = next(csv.reader([first], delimiter=delimiter), [])[1:]
     blanks = bool(names) and all(name.startswith(" ") for name in names)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=blanks)

@@ -165,6 +165,9 @@ def sheet_text(sheet: Sheet, added: Mapping[str, Sequence[Any]], suffix: str) ->
     delimiter = "\t" if suffix != ".csv" else sheet.delimiter if sheet.delimiter != "\t" else ","
     # A writer quotes a cell that holds a character of its line end: with "\n" alone, a "\r" in a cell would end the row.
     writer = csv.writer(SimpleNamespace(write=lines.append), delimiter=delimiter, lineterminator="\r\n")
+    if suffix == ".csv" and delimiter not in ",;":
+        # A reader finds no other delimiter by itself.
+        lines.append(f"sep={delimiter}\r\n")
     writer.writerow([escaped(name) for name in (*sheet.columns, *added)])
     for index, row in enumerate(sheet.rows):
         cells = [row.get(name) for name in sheet.columns] + [values[index] for values in added.values()]

@@ -37,7 +37,9 @@ def written_changes(tests: AnsweredRows, row: AnsweredRow, arm: str, most_bytes:
     )
     # The first difference of long answers is shown, with a little of the text before it.
     most = min(MOST_COMPARED, most_bytes)
-    start = max(0, same - _BEFORE) if same > most // 2 else 0
+    # How many characters fit depends on them: the common beginning gets half of the bytes, if it is cut at all.
+    fits = len(cut(reference[:same][::-1], most_bytes // 2)[0])
+    start = same - min(_BEFORE, fits) if same > most // 2 or fits < same else 0
     shown = [cut(text[start : start + most], most_bytes)[0] for text in (reference, answer)]
     left_out = any(len(text) > start + len(part) for text, part in zip((reference, answer), shown, strict=True))
     pieces = word_diff(*shown) or [["-", shown[0]], ["+", shown[1]]]
