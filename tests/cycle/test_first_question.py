@@ -90,7 +90,7 @@ def test_the_teacher_is_tried_with_another_row(tmp_path: Path) -> None:
         section = config.teacher.model_copy(update={"base_url": server.url, "model": "m", "sample": 10})
         config = config.model_copy(update={"teacher": section})
         given = (config, parse_budget("60ktok"), task, rows, seed_prompt(task), tmp_path, Journal(tmp_path))
-        _, value = teach(*given)
+        _, value = teach(*given, None)
     assert value["asked"] == 30 and len(value["rows"]) == 20
 
 
