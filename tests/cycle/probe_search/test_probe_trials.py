@@ -121,6 +121,7 @@ def test_tuning_reads_the_layer_near_the_usual_one_among_those_that_are_as_good(
     assert trials.layer(judged(l5=0.5, l8=0.5, l10=0.9, l12=0.9)) == 8
     with_words = replace(low, found=replace(low.found, best=replace(low.found.best, word_scale=1.0)))
     assert trials.layer(with_words) == with_words.found.layer, "the logits of words are read where the probe reads"
+    assert trials.layer(replace(low, rows=low.rows * 8)) == 5, "many rows tell layers apart"
     assert trials.frozen(low, rows).layer == 5
     tuned = trials.tune(TuningRequest(low, rows, 2, "tune", context.seed))
     assert tuned is not None and tuned.layer == tuned.probe.layer == 10

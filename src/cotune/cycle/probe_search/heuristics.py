@@ -60,8 +60,8 @@ class SearchHeuristics:
             otherwise; no plan counts on them.
         window_share: depth of the tuned window as a share of the model's layers; ten of thirty were better than all below the
             probe.
-        tuned_depth: depth, as a share of the model's layers, near which tuned states are read best (SmolLM2-135M, 64 rows of
-            three sets: log-loss 0.45 at layer 24 of 30, 0.65 at the lowest layer as good as the best; ``docs/probes.md``).
+        tuned_depth: depth, as a share of the model's layers, near which states tuned on few rows are read best (SmolLM2-135M,
+            64 rows of three sets, two draws: log-loss 0.45 at layer 24 of 30, 0.65 at the lowest layer as good as the best).
         head_strength: strength of the head that tuning starts from, as a multiple of the frozen probe's. The frozen probe gives
             the right labels of its own rows nearly all probability, which leaves next to no gradient for the weights below.
         contrast: share of the contrastive term in the loss of tuning, see :mod:`cotune.tune.window`.

@@ -176,12 +176,12 @@ class Trials:
     def layer(self, fit: PromptFit) -> int:
         """Layer at which a prompt's window ends and its tuned states are read.
 
-        Of the layers at which the frozen probe is as good as at its best, this is the one closest to
-        :attr:`~cotune.cycle.probe_search.heuristics.SearchHeuristics.tuned_depth`: cross-fitting on few rows hardly tells
-        layers apart. Label words need the last layer.
+        Few rows hardly tell layers apart. Of those at which the frozen probe is as good as at its best, this is then the one
+        closest to :attr:`~cotune.cycle.probe_search.heuristics.SearchHeuristics.tuned_depth`. With more rows it is the frozen
+        probe's. Label words need the last layer.
         """
         found, wanted = fit.found, HEURISTICS.tuned_depth * self.context.model.depth
-        if found.best.word_scale:
+        if found.best.word_scale or len(fit.rows) >= HEURISTICS.few_rows:
             return found.layer
         layers = {found.layer, *(one.layer for one in as_good(found.by_layer) if not one.word_scale)}
         return min(sorted(layers), key=lambda layer: abs(layer - wanted))
