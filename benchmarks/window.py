@@ -4,10 +4,11 @@
         [--ways default frozen rate5e-4 ...]
 
 Rows are drawn from each set's train file; the test file is not opened. Of each draw some rows are labelled and the held-out
-rows judge. The prompt is the seed prompt, the layer is the one that cross-fitting on the labelled rows chooses. The ways:
+rows judge. The prompt is the seed prompt. The ways:
 
-    frozen        the probe on the model as it is
-    default       LoRA on a third of the depth below the probe, as a run tunes it
+    frozen        the probe on the model as it is, after the layer that cross-fitting on the labelled rows chooses
+    default       LoRA on a third of the depth, up to the layer that a run would read
+    layerN        up to layer N
     rate5e-4      half the learning rate
     batch32       twice the batch
     sharp         no label smoothing
@@ -42,6 +43,7 @@ from numpy.typing import NDArray
 from cells import add_result, read_results
 from cotune.config import config_from_data
 from cotune.config.task import Task
+from cotune.cycle.probe_search.fits import tuned_layer
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.evaluate.decision import fit_bias, label_frequencies
 from cotune.evaluate.responses import label_indices
@@ -63,6 +65,7 @@ DEFAULT = WindowSettings(smoothing=0.1, contrast=HEURISTICS.contrast, contrast_t
 WAYS: dict[str, WindowSettings] = {
     "frozen": DEFAULT,
     "default": DEFAULT,
+    **{f"layer{number}": DEFAULT for number in (16, 20, 22, 24, 26, 28, 30)},
     "rate5e-4": replace(DEFAULT, learning_rate=5e-4),
     "batch32": replace(DEFAULT, batch_size=32),
     "sharp": replace(DEFAULT, smoothing=0.0),
@@ -121,14 +124,16 @@ def run_cell(model: LocalModel, task: Task, way: str, draw: int) -> dict[str, An
     layers = layers_of_interest(model.depth)
     states = model.layer_states(ids, layers, starts=starts)
     found = cross_fit(states[:, :count], gold, classes=classes, layers=layers, seed=draw)
-    place, strength = layers.index(found.layer), found.best.strength
-    about = {"layer": found.layer, "strength": strength}
+    layer, strength = found.layer if way == "frozen" else tuned_layer(found, count, model.depth), found.best.strength
+    if way.startswith("layer"):
+        layer = int(way[5:])
+    place, about = layers.index(layer), {"layer": layer, "strength": strength}
     if way == "frozen":
         head = head_of(states[place, :count], gold, classes, strength)
         return about | {"refit": judged(log_probs(head, states[place, count:]), truth), "seconds": 0.0, "steps": 0}
     settings = WAYS[way]
     epochs = float(way[6:]) if way.startswith("epochs") else HEURISTICS.epochs(count, 8)
-    first = 0 if way == "deep" else max(0, found.layer - round(HEURISTICS.window_share * model.depth))
+    first = 0 if way == "deep" else max(0, layer - round(HEURISTICS.window_share * model.depth))
     started = time.monotonic()
     with TemporaryDirectory() as folder:
         run = WindowRun(
@@ -136,7 +141,7 @@ def run_cell(model: LocalModel, task: Task, way: str, draw: int) -> dict[str, An
             WindowStates(model, ids[:count], first, starts=starts[:count]),
             range(count),
             gold.tolist(),
-            found.layer,
+            layer,
             head_of(states[place, :count], gold, classes, HEURISTICS.head_strength * strength),
             settings,
             steps=max(1, round(epochs * count / min(settings.batch_size, count))),
@@ -145,7 +150,7 @@ def run_cell(model: LocalModel, task: Task, way: str, draw: int) -> dict[str, An
         )
         run.advance()
         seconds = time.monotonic() - started
-        tuned = model.layer_states(ids, [found.layer], starts=starts, adapter=run.save(Path(folder)))[0]
+        tuned = model.layer_states(ids, [layer], starts=starts, adapter=run.save(Path(folder)))[0]
     tables = {"head": log_probs(run.head(), tuned[count:])}
     tables["refit"] = log_probs(head_of(tuned[:count], gold, classes, HEURISTICS.refit_strength * strength), tuned[count:])
     tables["mean"] = (tables["head"] + tables["refit"]) / 2

@@ -30,6 +30,7 @@ from cotune.evaluate.decision import BY_PROBE, RAW
 from cotune.probe.readout import Probe
 from cotune.prompt.prompt import Prompt
 from cotune.task.values.output import Output, label_output
+from manifests import small_manifest
 from tiny import save_tiny
 
 FILES = (
@@ -610,24 +611,6 @@ def test_a_card_says_that_the_prompt_holds_rows_of_the_user(bench: Bench, tmp_pa
     )
     bare = (bench.save(tmp_path / "bare", prompt=PROMPT.edit(demonstrations=())) / "README.md").read_text()
     assert "The bundle holds" not in bare
-
-
-def small_manifest() -> dict[str, Any]:
-    return {
-        "format": 3,
-        "task": "t",
-        "files": {},
-        "base_model": {"name": "m", "fingerprint": "f", "revision": None},
-        "adapter_id": "base",
-        "prompt_id": "p",
-        "decision": {"kind": "raw", "bias": []},
-        "labels": ["a", "b"],
-        "input_fields": ["text"],
-        "output_field": "label",
-        "metric": "accuracy",
-        "engine": {"max_tokens": 100},
-        "versions": {},
-    }
 
 
 def test_a_manifest_survives_the_round_trip() -> None:

@@ -17,22 +17,7 @@ from cotune.evaluate.words import capitalised, gain_rows
 from cotune.report.html import render_report
 from cotune.report.terminal.notebook import summary_html
 from cotune.report.terminal.verdict import verdict_text
-
-MANIFEST = {
-    "format": 3,
-    "task": "t",
-    "files": {},
-    "base_model": {"name": "m", "fingerprint": "f", "revision": None},
-    "adapter_id": "base",
-    "prompt_id": "p",
-    "decision": {"kind": "raw", "bias": []},
-    "labels": ["a", "b"],
-    "input_fields": ["text"],
-    "output_field": "label",
-    "metric": "accuracy",
-    "engine": {"max_tokens": 100},
-    "versions": {},
-}
+from manifests import small_manifest
 
 
 def shown_text(markup: str) -> str:
@@ -47,7 +32,7 @@ def test_arms_and_gains_have_the_same_words_everywhere(tmp_path: Path, copied: d
         summary["arms"][name] = summary["arms"][source]
     (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
     words, block = verdict_text(summary, width=160), shown_text(summary_html(summary))
-    page, card = shown_text(render_report(folder)), "\n".join(results(Manifest.from_json(MANIFEST), summary))
+    page, card = shown_text(render_report(folder)), "\n".join(results(Manifest.from_json(small_manifest()), summary))
     rows = gain_rows(summary)
     assert len(rows) >= 4
     for name, value, interval, p, reading in rows:

@@ -67,9 +67,9 @@ def stored_answers(predictor: Predictor, rows: Sequence[Mapping[str, str]]) -> I
             ) from error
         finally:
             model.answers = None
-            if finished or not len(answers):
-                answers.close()
+            removed = finished or not len(answers)
+            answers.close()
+            if removed:
                 for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
                     path.with_name(name).unlink(missing_ok=True)
-            answers.close()
             lock.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ _MOST_REFUSED = 0.1
 
 
 def too_many_refused(refused: int, asked: int) -> bool:
-    """Whether so many of a request's questions were refused that it is not about the content of single rows."""
+    """Whether the share of a request's questions that were refused is too large to be due to the content of single rows."""
     return refused > max(1, _MOST_REFUSED * asked)
 
 

@@ -121,27 +121,25 @@ def final_plan(
     def effect() -> dict[str, float | bool]:
         wanted = HEURISTICS.epochs(rows, max_epochs)
         most = min(max_epochs, HEURISTICS.more_epochs * wanted)
-        epochs, room = planned, context.spending.left_within_step()
+        room = context.spending.left_within_step()
 
         def cost(seed: bool, epochs: float) -> float:
             tuned = [winner.fit] * winner.tuned + [search.seed] * seed
             return prices.end(replace(search, tunes_seed=seed), winner.fit, tuned, epochs)
 
+        def extended(epochs: float, most: float, room: float) -> float:
+            while winner.tuned and search.epochs + epochs + 0.5 <= most and cost(seed, epochs + 0.5) <= room:
+                epochs += 0.5
+            return epochs
+
         # If both no longer fit, the seed prompt's steps would be taken from the winner's, which come first.
         seed = search.tunes_seed and (not winner.tuned or cost(True, planned) <= HEURISTICS.care * room)
-        while winner.tuned and search.epochs + epochs + 0.5 <= wanted and cost(seed, epochs + 0.5) <= room:
-            epochs += 0.5
+        epochs = extended(planned, wanted, room)
         without = cost(False, epochs)
         seed = seed or without + HEURISTICS.seed_margin * (cost(True, epochs) - without) <= room
-        room = (room - prices.extras()) / HEURISTICS.care
-        # Test rows that a slow start left out come first.
-        while (
-            search.whole_test is None
-            and winner.tuned
-            and search.epochs + epochs + 0.5 <= most
-            and cost(seed, epochs + 0.5) <= room
-        ):
-            epochs += 0.5
+        if search.whole_test is None:
+            # Otherwise test rows that a slow start left out come first.
+            epochs = extended(epochs, most, (room - prices.extras()) / HEURISTICS.care)
         return {"epochs": epochs, "planned": planned, "tunes_seed": seed}
 
     value = context.journal.step("epochs", [winner.fit.prompt.id, search.epochs, planned], effect)

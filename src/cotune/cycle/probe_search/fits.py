@@ -18,7 +18,7 @@ from cotune.cycle.workers.pending import Pending
 from cotune.cycle.workers.pool import WorkerPool
 from cotune.evaluate.responses import label_indices
 from cotune.model.adapters.slots import BASE
-from cotune.probe.cross_fitting import LAYERS_KEPT, CrossFit, standardised
+from cotune.probe.cross_fitting import LAYERS_KEPT, CrossFit, as_good, standardised
 from cotune.probe.logistic import fit_logistic
 from cotune.probe.readout import Probe
 from cotune.prompt.prompt import Prompt
@@ -175,6 +175,24 @@ def difference(first: PromptFit, second: PromptFit) -> Floats:
     _, mine, other = np.intersect1d(first.places, second.places, return_indices=True)
     found: Floats = first.losses[mine] - second.losses[other]
     return found
+
+
+def tuned_layer(found: CrossFit, rows: int, depth: int) -> int:
+    """The layer at which the window ends and tuned states are read.
+
+    Few rows hardly tell layers apart. Of those at which the frozen probe is as good as at its best, this is then the one
+    closest to :attr:`~cotune.cycle.probe_search.heuristics.SearchHeuristics.tuned_depth`. With more rows it is the frozen
+    probe's. Label words need the last layer.
+
+    Args:
+        found: the frozen probe.
+        rows: number of rows that it was fitted on.
+        depth: number of the model's layers.
+    """
+    if found.best.word_scale or rows >= HEURISTICS.few_rows:
+        return found.layer
+    layers = {found.layer, *(one.layer for one in as_good(found.by_layer) if not one.word_scale)}
+    return min(sorted(layers), key=lambda layer: abs(layer - HEURISTICS.tuned_depth * depth))
 
 
 def word_vectors(context: RunContext, prompt: Prompt) -> NDArray[np.float32] | None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cotune.cycle.budget.reserve import spent_to
 from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.embedding import Embedding
-from cotune.cycle.probe_search.fits import PromptFit, head_from, head_of, probe_of, word_vectors
+from cotune.cycle.probe_search.fits import PromptFit, head_from, head_of, probe_of, tuned_layer, word_vectors
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.tfidf import Mix, Mixed, Tfidf, best_mix, losses_by_share
 from cotune.cycle.workers.pending import Pending
@@ -23,7 +23,7 @@ from cotune.errors import DivergedError
 from cotune.evaluate.responses import label_indices
 from cotune.files import content_hash
 from cotune.model.adapters.slots import BASE
-from cotune.probe.cross_fitting import as_good, best_temperature
+from cotune.probe.cross_fitting import best_temperature
 from cotune.probe.readout import Probe, load_probe
 from cotune.probe.terms import TermWeights
 from cotune.prompt.prompt import Prompt
@@ -174,17 +174,8 @@ class Trials:
         return None if self._tfidf is None else self._tfidf[0].weights(rows)
 
     def layer(self, fit: PromptFit) -> int:
-        """Layer at which a prompt's window ends and its tuned states are read.
-
-        Few rows hardly tell layers apart. Of those at which the frozen probe is as good as at its best, this is then the one
-        closest to :attr:`~cotune.cycle.probe_search.heuristics.SearchHeuristics.tuned_depth`. With more rows it is the frozen
-        probe's. Label words need the last layer.
-        """
-        found, wanted = fit.found, HEURISTICS.tuned_depth * self.context.model.depth
-        if found.best.word_scale or len(fit.rows) >= HEURISTICS.few_rows:
-            return found.layer
-        layers = {found.layer, *(one.layer for one in as_good(found.by_layer) if not one.word_scale)}
-        return min(sorted(layers), key=lambda layer: abs(layer - wanted))
+        """Layer at which a prompt's window ends and its tuned states are read, see :func:`tuned_layer`."""
+        return tuned_layer(fit.found, len(fit.rows), self.context.model.depth)
 
     def edge(self, fit: PromptFit) -> int:
         """Number of layers below the window."""
