@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cotune.config.task import Task
 from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.context import RunContext
@@ -31,7 +32,6 @@ from cotune.model.local import LocalModel
 from cotune.prompt.bank import seed_prompt
 from cotune.prompt.prompt import Prompt
 from cotune.refine import Proposal, not_shown
-from cotune.task.task import Task
 from cotune.tune.settings import TuneSettings
 from cotune.tune.trainer import TuningRun
 from measure import say

@@ -15,7 +15,7 @@ import cotune
 from cotune.api import _with_settings, quiet_libraries
 from cotune.config import config_from_data, load_config
 from cotune.config.paths import IN_MEMORY
-from cotune.task.task import Task
+from cotune.config.task import Task
 from tiny import save_tiny
 
 WORDS = {

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from cotune.config import load_config
+from cotune.config.task import Task
 from cotune.errors import InputError
 from cotune.plugins import EDITS_GROUP, METRICS_GROUP, plugins
 from cotune.prompt.bank import seed_prompt
 from cotune.refine import mutate
 from cotune.refine.edits import OPERATORS, operators
-from cotune.task import METRICS, Task, metric_named
+from cotune.task import METRICS, metric_named
 from cotune.testing import check_metric, check_prompt_edit
 
 CODE = """

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cotune.config.task import Task
 from cotune.errors import CotuneError, InputError
 from cotune.model.base import Capabilities, ModelBackend
 from cotune.prompt.bank import starting_bank
@@ -27,7 +28,6 @@ from cotune.refine.edits import Operator, sound
 from cotune.task.answered import Answered, Floats
 from cotune.task.example import Example
 from cotune.task.metrics.metric import METRICS, Aggregate, Metric
-from cotune.task.task import Task
 from cotune.task.values.json_value import json_text
 from cotune.task.values.kinds.base import Constraint, OutputKind
 from cotune.task.values.kinds.registry import KINDS, OUTPUT_TYPES, OutputType

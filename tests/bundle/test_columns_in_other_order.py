@@ -12,9 +12,9 @@ from command_line import call
 from cotune.bundle.manifest import read_manifest
 from cotune.bundle.rows import checked_row
 from cotune.bundle.scored import LabelledRows
+from cotune.config.task import Task
 from cotune.errors import InputError
 from cotune.labelling.session import Earlier
-from cotune.task import Task
 from cotune.task.reading.field_names import field_names
 from cotune.task.reading.table import table_from_rows
 

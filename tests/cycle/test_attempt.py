@@ -10,6 +10,7 @@ import pytest
 from cycle_runs import journal_of
 from test_slicing import judged, make_lab
 
+from cotune.config.task import Task
 from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.candidate import Candidate, Own
@@ -26,7 +27,6 @@ from cotune.evaluate.decision import RAW, Decision
 from cotune.model.adapters.slots import BASE
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
-from cotune.task.task import Task
 from cotune.task.values.output import Output
 from cotune.tune.settings import TuneSettings
 from tiny import tiny_local

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from cycle_runs import journal_of
 
+from cotune.config.task import Task
 from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.context import RunContext
@@ -22,7 +23,6 @@ from cotune.model.engine.settings import EngineSettings
 from cotune.prompt.prompt import Demonstration, Prompt
 from cotune.task import Example, SealedTest
 from cotune.task.near import near_duplicates
-from cotune.task.task import Task
 from cotune.tune.settings import TuneSettings
 from tiny import tiny_local
 

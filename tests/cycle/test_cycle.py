@@ -15,6 +15,7 @@ from cycle_runs import SETTINGS, journal_of, labelled_rows, summary_of
 
 from cotune.cache import CACHE_VARIABLE
 from cotune.config import config_in_memory
+from cotune.config.task import Task
 from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.context import RunContext
@@ -32,7 +33,6 @@ from cotune.model.hardware.capability import check_capability
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Demonstration, Prompt
 from cotune.task.sealed import OpenedTest, SealedTest
-from cotune.task.task import Task
 from cotune.tune.settings import TuneSettings
 from tiny import tiny_local
 

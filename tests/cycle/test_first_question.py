@@ -11,6 +11,7 @@ import pytest
 
 from chat_server import ChatServer, Handler, chat_server, completion, send
 from cotune.config import RunConfig, config_in_memory
+from cotune.config.task import Task
 from cotune.cycle.answering.judging import ByHand, open_judge
 from cotune.cycle.backends.endpoint import open_remote
 from cotune.cycle.budget.budget import parse_budget
@@ -20,7 +21,6 @@ from cotune.endpoint import EndpointError
 from cotune.endpoint.refusals import TRIAL_QUESTIONS, first_answered
 from cotune.prompt.bank import seed_prompt
 from cotune.task.example import Example
-from cotune.task.task import Task
 
 
 @contextmanager

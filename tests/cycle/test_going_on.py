@@ -15,6 +15,7 @@ from cycle_runs import SETTINGS, Ended, journal_of, labelled_rows, summary_of, w
 import cotune
 from cotune.cache import cache_folder
 from cotune.config import config_from_data, config_in_memory
+from cotune.config.task import Task
 from cotune.cycle.warm_start import Start, open_start, start_task
 from cotune.errors import InputError
 from cotune.files import file_sha256
@@ -23,7 +24,6 @@ from cotune.refine import not_shown
 from cotune.task.example import Example
 from cotune.task.known import Known
 from cotune.task.sealed import SealedTest
-from cotune.task.task import Task
 
 if TYPE_CHECKING:
     from conftest import Bench

@@ -11,13 +11,13 @@ import pytest
 from cycle_runs import labelled_rows
 
 from cotune.config import config_in_memory
+from cotune.config.task import Task
 from cotune.cycle import summary as told
 from cotune.cycle.journal import read_journal
 from cotune.cycle.run import run as run_cycle
 from cotune.evaluate import score_interval
 from cotune.run_files import JOURNAL
 from cotune.task.example import Example, by_group, groups_of
-from cotune.task.task import Task
 
 if TYPE_CHECKING:
     from conftest import Bench

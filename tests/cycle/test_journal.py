@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cotune.config import config_in_memory
+from cotune.config.task import Task
 from cotune.cycle.budget.budget import Clock, parse_budget
 from cotune.cycle.inputs import read_inputs
 from cotune.cycle.journal import DamagedJournalError, Journal, cut_journal, read_journal
 from cotune.errors import BudgetError, CotuneError, DivergedError, InputError
 from cotune.run_files import JOURNAL
-from cotune.task.task import Task
 from journals import write_journal
 
 values = st.recursive(

@@ -15,9 +15,9 @@ from cycle_runs import SETTINGS, Ended, journal_of, summary_of
 from chat_server import ChatServer, Handler, chat_server, completion, send
 from cotune.api import try_prompt
 from cotune.config import config_in_memory
+from cotune.config.task import Task
 from cotune.cycle.answering.judging import read_by_hand
 from cotune.errors import InputError
-from cotune.task.task import Task
 
 if TYPE_CHECKING:
     from conftest import Bench

@@ -17,10 +17,10 @@ from cycle_runs import labelled_rows
 from chat_server import Handler, chat_server, completion, send
 from cotune.api import try_prompt
 from cotune.config import config_in_memory
+from cotune.config.task import Task
 from cotune.cycle.progress import Quiet
 from cotune.cycle.run import run
 from cotune.endpoint import EndpointError
-from cotune.task.task import Task
 
 if TYPE_CHECKING:
     from conftest import Bench

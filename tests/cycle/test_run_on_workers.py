@@ -19,6 +19,7 @@ from worker_runs import account, run, same_as
 import object_store
 from cotune.cache import cache_folder
 from cotune.config import config_in_memory
+from cotune.config.task import Task
 from cotune.cycle.backends.base import Opening
 from cotune.cycle.backends.local import LocalBackend
 from cotune.cycle.budget.rates import CostModel
@@ -46,7 +47,6 @@ from cotune.model.engine.settings import EngineSettings
 from cotune.model.engine.state_store import as_half
 from cotune.model.local import LocalModel
 from cotune.prompt.bank import seed_prompt
-from cotune.task.task import Task
 from cotune.tune.settings import WindowSettings
 from cotune.tune.window import StartHead
 from cotune.tune.window_task import WindowTask

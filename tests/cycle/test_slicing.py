@@ -12,6 +12,7 @@ from cycle_runs import journal_of, labelled_rows
 
 from chat_server import chat_server, say, slow
 from cotune.config import RunConfig, config_in_memory
+from cotune.config.task import Task
 from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.candidate import Candidate
@@ -24,7 +25,6 @@ from cotune.cycle.search.measured import Measured
 from cotune.evaluate.scoring import Evaluation
 from cotune.model.engine.settings import EngineSettings
 from cotune.prompt.prompt import Prompt
-from cotune.task.task import Task
 from cotune.tune.settings import TuneSettings
 from tiny import tiny_local
 

@@ -12,6 +12,7 @@ from cycle_runs import journal_of, summary_of
 
 from chat_server import Handler, chat_server, send
 from cotune.config import config_from_data
+from cotune.config.task import Task
 from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.teaching.answers import answer_of as meaning_of
 from cotune.cycle.teaching.asking import Bounds, ask, bounds_of, open_teacher
@@ -20,7 +21,6 @@ from cotune.endpoint.request_format import Said
 from cotune.errors import InputError
 from cotune.prompt.bank import seed_prompt
 from cotune.prompt.prompt import Prompt
-from cotune.task import Task
 from labelling_server import labelling, meant
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from cycle_runs import Ended, journal_of
 
 from chat_server import Handler, chat_server, send
 from cotune.api import run as run_task
+from cotune.config.task import Task
 from cotune.errors import InputError
-from cotune.task.task import Task
 
 if TYPE_CHECKING:
     from conftest import Bench

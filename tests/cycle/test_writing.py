@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cotune.config.task import Task
 from cotune.cycle.answering.factory import answering_for
 from cotune.cycle.answering.written import WrittenAnswering
 from cotune.errors import InputError
@@ -16,7 +17,6 @@ from cotune.evaluate.responses import AnswerOutputs
 from cotune.model.structured.limits import most_tokens
 from cotune.prompt.bank import seed_prompt
 from cotune.task.metrics.metric import METRICS
-from cotune.task.task import Task
 from tiny import tiny_local
 
 

@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pytest
 
+from cotune.config.task import Task
 from cotune.evaluate.answer_noise import AnswerNoise, compare_answers
 from cotune.evaluate.decision import RAW
 from cotune.evaluate.responses import AnswerOutputs
 from cotune.evaluate.scoring import Evaluation, judged
-from cotune.task import Task
 from cotune.task.answered import Answered
 from cotune.task.metrics.metric import METRICS
 from cotune.task.values.output import Output

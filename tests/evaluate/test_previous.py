@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cotune.config.task import Task
 from cotune.evaluate.arms import ArmScores
 from cotune.evaluate.attribution import Gain, attribute
 from cotune.evaluate.decision import Decision
@@ -18,7 +19,7 @@ from cotune.evaluate.score_interval import score_interval
 from cotune.evaluate.scoring import finite
 from cotune.evaluate.stats.intervals import Interval
 from cotune.evaluate.stats.paired import mcnemar
-from cotune.task import Example, Task
+from cotune.task import Example
 from cotune.task.metrics.metric import METRICS
 
 

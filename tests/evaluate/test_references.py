@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cotune.config.task import Task
 from cotune.cycle.references import told
 from cotune.evaluate.decision import RAW
 from cotune.evaluate.references import MajorityReference, TfidfReference
 from cotune.evaluate.responses import LabelOutputs
-from cotune.task.task import Task
 
 WORDS = ("river tower", "card refund", "goal match")
 TEXTS = [f"{WORDS[i % 3].split()[i % 2]} number {i} of the day" for i in range(36)]

@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cotune.config.task import Task
 from cotune.errors import InputError
 from cotune.labelling.keys import MOST_KEYED, label_keys, matching
 from cotune.labelling.picking import Pick
 from cotune.labelling.session import Earlier, Session, read_session, session_file
 from cotune.task.reading.cells import input_text
 from cotune.task.reading.sheet import read_sheet
-from cotune.task.task import Task
 from cotune.task.values.label_type import LabelType
 
 LABELS = ("fruit", "animal", "tool")

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cotune.config.task import Task
 from cotune.prompt.bank import bare_prompt, explanation, sample_line, seed_prompt, starting_bank
 from cotune.prompt.prompt import substitute
 from cotune.prompt.words import LABEL_STYLES, humanise, item_noun, kind_noun, label_words
-from cotune.task.task import Task
 
 FEW = ("card_arrival", "AddToPlaylist", "human", "NUM")
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cotune.config.task import Task
 from cotune.prompt.bank import bare_prompt, seed_prompt, starting_bank
 from cotune.prompt.prompt import substitute
 from cotune.refine import first_pool, fixed, not_shown
@@ -15,7 +16,6 @@ from cotune.refine.demonstrations import with_demonstrations
 from cotune.refine.edits import OPERATORS, format_variants, sound
 from cotune.refine.mutate import mutate
 from cotune.refine.rewriting import Question, messages_for
-from cotune.task.task import Task
 from cotune.task.values.schema_words import described_fields
 
 TYPES = ("text", "number", "json")

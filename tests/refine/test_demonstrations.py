@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cotune.config.task import Task
 from cotune.prompt.bank import seed_prompt
 from cotune.refine.demonstrations import default_count, diverse, fits, fixed, not_shown, with_demonstrations
 from cotune.task.example import Example
-from cotune.task.task import Task
 
 LABELS = ("a", "b", "c")
 

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cotune.config.task import Task
 from cotune.prompt.bank import explanation, seed_prompt, starting_bank
 from cotune.prompt.prompt import Prompt, parse_prompt, substitute
 from cotune.refine.edits import FORMATS, OPERATORS, SEPARATORS, format_variants, sound, with_words
 from cotune.refine.template import STYLES, read_template, write_template
 from cotune.refine.wording import paraphrases, sentences, task_kind
-from cotune.task.task import Task
 
 FEW = ("card_arrival", "AddToPlaylist", "human", "NUM")
 WIDE = tuple(f"topic_{a}{b}" for a in "abcdef" for b in "uvwxyz")

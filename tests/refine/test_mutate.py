@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cotune.config.task import Task
 from cotune.errors import InputError
 from cotune.prompt.bank import bare_prompt, seed_prompt, starting_bank
 from cotune.prompt.prompt import Prompt, parse_prompt
@@ -19,7 +20,6 @@ from cotune.refine.edits import OPERATORS
 from cotune.refine.mutate import first_pool, mutate
 from cotune.refine.proposal import Proposal
 from cotune.task.example import Example
-from cotune.task.task import Task
 
 
 @functools.cache

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cotune.config.task import Task
 from cotune.prompt.bank import seed_prompt
 from cotune.prompt.prompt import Demonstration, Prompt
 from cotune.refine.copied import RowGrams, words_of
 from cotune.refine.rewriting import Case, Failures, Question, Rewrites, accept, messages_for, read_answer
-from cotune.task.task import Task
 
 WORDS = ("parcel", "arrived", "broken", "yesterday", "money", "back", "card", "lost", "street", "please", "help", "me", "now")
 LONG = "my parcel arrived broken yesterday and I want all of my money back please"

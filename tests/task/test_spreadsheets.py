@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from cotune.bundle.manifest import Manifest
 from cotune.bundle.scored import LabelledRows
+from cotune.config.task import Task
 from cotune.errors import InputError
-from cotune.task import Task
 from cotune.task.reading.cells import column_of, is_field_name
 from cotune.task.reading.field_names import field_names
 from cotune.task.reading.read import read_table

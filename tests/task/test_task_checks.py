@@ -10,7 +10,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from cotune.task import Example, SealedTest, Task, near, split
+from cotune.config.task import Task
+from cotune.task import Example, SealedTest, near, split
 from cotune.task.checks import Removed, check_data
 from cotune.task.near import near_pairs
 from cotune.task.overlap import overlapping_test_rows

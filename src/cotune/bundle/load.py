@@ -201,7 +201,7 @@ class OpenedBundle:
     @property
     def known(self) -> Known:
         """Its output and demonstrations, for a run that starts from it."""
-        return Known(self.manifest.output, self.prompt.always_shown)
+        return Known(self.manifest.output, [dict(shown.fields) for shown in self.prompt.always_shown])
 
 
 def base_folder(bundle: OpenedBundle, base: str | Path | None = None, progress: Callable[[str], None] | None = None) -> Path:

@@ -1,18 +1,22 @@
-"""Tasks from a config, and tasks whose run starts from an earlier bundle."""
+"""Tasks from a config, a frame or rows, whose run may start from an earlier bundle."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from cotune.config.run import RunConfig
 from cotune.errors import InputError
-from cotune.task.assemble import Source
-from cotune.task.known import Known, Start
+from cotune.files import absolute
+from cotune.task.assemble import OnBlank, Source, assemble
+from cotune.task.known import Known
+from cotune.task.reading.cells import NESTED, cell_text
 from cotune.task.reading.read import read_table
+from cotune.task.reading.table import Table, table_from_rows
 from cotune.task.task import Task as _Task
+from cotune.task.values.output import OutputType
+from cotune.task.values.schema import checked_schema
 
 
 class Task(_Task):
@@ -54,42 +58,144 @@ class Task(_Task):
         data, limit = config.data, config.limit
         if known is None and config.start is not None:
             known = _Bundle(config.start).known
-        return cls._assembled(
-            Source(
-                train=read_table(data.train),
-                dev=read_table(data.dev, default_split="validation") if data.dev is not None else None,
-                test=read_table(data.test, default_split="test") if data.test is not None else None,
-                input_fields=data.input,
-                output_field=data.output,
-                group=data.group,
-                type=config.output.type,
-                labels=config.output.labels,
-                schema=config.output.read_schema(),
-                limit_train=limit.train,
-                limit_dev=limit.dev,
-                limit_test=limit.test,
-                seed=config.seed,
-                replay=read_table(data.replay) if data.replay is not None else None,
-                replay_ratio=data.replay_ratio,
-                checked=checked,
-                run_metric=run_metric,
-                known=known,
-                asked_by={} if config.start is None else _asked_by(config.start),
-                options=dict.fromkeys(data.input, "--input") | {data.output: "--output"},
-                on_blank=data.on_blank,
-            ),
-            config.name,
-            config.metric,
-            config.start,
+        source = Source(
+            train=read_table(data.train),
+            dev=read_table(data.dev, default_split="validation") if data.dev is not None else None,
+            test=read_table(data.test, default_split="test") if data.test is not None else None,
+            input_fields=data.input,
+            output_field=data.output,
+            group=data.group,
+            type=config.output.type,
+            labels=config.output.labels,
+            schema=config.output.read_schema(),
+            limit_train=limit.train,
+            limit_dev=limit.dev,
+            limit_test=limit.test,
+            seed=config.seed,
+            replay=read_table(data.replay) if data.replay is not None else None,
+            replay_ratio=data.replay_ratio,
+            checked=checked,
+            run_metric=run_metric,
+            known=known,
+            asked_by={} if config.start is None else _asked_by(config.start),
+            options=dict.fromkeys(data.input, "--input") | {data.output: "--output"},
+            on_blank=data.on_blank,
         )
+        return cls(**vars(assemble(source, config.metric)), name=config.name, start=config.start)
 
     @classmethod
-    def _start(cls, start: str | Path | Start | None) -> Start | None:
-        return _Bundle(start) if isinstance(start, (str, Path)) else start
+    def from_frame(
+        cls,
+        frame: Any,
+        *,
+        input: str | Sequence[str] | None = None,
+        output: str | None = None,
+        dev: Any = None,
+        test: Any = None,
+        group: str | None = None,
+        type: OutputType | None = None,
+        labels: Sequence[str] | None = None,
+        schema: Mapping[str, Any] | None = None,
+        metric: str | None = None,
+        name: str = "task",
+        seed: int = 0,
+        limit: Mapping[str, int] | None = None,
+        replay: Any = None,
+        replay_ratio: float = 1.0,
+        start: str | Path | None = None,
+        on_blank: OnBlank = "error",
+    ) -> Self:
+        """Make a task from a pandas, polars or pyarrow frame, or anything else that :func:`read_table` reads, such as a file.
+
+        Args:
+            frame: the labelled rows.
+            input: column or columns that the model reads; None takes those of ``start``, else ``input``.
+            output: column of the labels, texts, numbers or JSON values that are right; None takes that of ``start``, else
+                ``output``.
+            dev: rows to choose on; None cuts them from ``frame``.
+            test: rows for the final test; None cuts them from ``frame``.
+            group: column whose equal values mark rows that must stay in one split.
+            type: ``label``, ``text``, ``number`` or ``json``; None guesses it from the data.
+            labels: all labels; None takes them from the data. Missing values, such as those of ``frame[output].unique()``, are
+                left out.
+            schema: JSON Schema of the outputs; None infers it from the data.
+            metric: a key of ``METRICS``, ``within 0.5``, ``within 1%`` or ``FILE.py:FUNCTION``; None takes the type's default.
+            name: name of the task.
+            seed: seed of splits and subsamples.
+            limit: maximum number of rows, by ``train``, ``dev`` and ``test``.
+            replay: rows of the run that made ``start``, to learn from again; see ``data.replay``.
+            replay_ratio: how many of them; see ``data.replay_ratio``.
+            start: bundle of an earlier run to start from. Its labels stay answers, and type, schema and metric default to the
+                bundle's.
+            on_blank: what to do with blank rows; see ``data.on_blank``.
+
+        Raises:
+            InputError: the rows are invalid (the message names row and column), or ``start`` is not a bundle.
+        """
+        limits = dict(limit or {})
+        if unknown := sorted(set(limits) - {"train", "dev", "test"}):
+            raise InputError(f"unknown limit {unknown[0]!r}", where="limit", hint="Known limits: train, dev, test.")
+        bundle = None if start is None else _Bundle(start)
+        input_fields, output_field = _columns(input, output, bundle)
+        if metric is None and bundle is not None:
+            metric = bundle.metric
+        source = Source(
+            train=_table(frame, "train"),
+            dev=_table(dev, "dev") if dev is not None else None,
+            test=_table(test, "test") if test is not None else None,
+            input_fields=input_fields,
+            output_field=output_field,
+            group=group,
+            type=type,
+            labels=tuple(filter(str.strip, map(_label_text, labels))) if labels is not None else None,
+            schema=checked_schema(schema, "schema"),
+            limit_train=limits.get("train"),
+            limit_dev=limits.get("dev"),
+            limit_test=limits.get("test"),
+            seed=seed,
+            replay=_table(replay, "replay") if replay is not None else None,
+            replay_ratio=replay_ratio,
+            known=None if bundle is None else bundle.known,
+            asked_by={} if bundle is None else bundle.asked_by,
+            on_blank=on_blank,
+        )
+        folder = None if bundle is None else absolute(bundle.folder)
+        return cls(**vars(assemble(source, metric)), name=name, start=folder)
+
+    @classmethod
+    def from_rows(
+        cls,
+        rows: Iterable[Any],
+        *,
+        input: str | Sequence[str] | None = None,
+        output: str | None = None,
+        dev: Iterable[Any] | None = None,
+        test: Iterable[Any] | None = None,
+        replay: Iterable[Any] | None = None,
+        start: str | Path | None = None,
+        **settings: Any,
+    ) -> Self:
+        """Make a task from a list of mappings, or of tuples of input texts followed by the output.
+
+        Arguments and errors as in :meth:`from_frame`.
+        """
+        bundle = None if start is None else _Bundle(start)
+        input_fields, output_field = _columns(input, output, bundle)
+        columns = (*input_fields, output_field)
+        return cls.from_frame(
+            _named(rows, columns, "train"),
+            input=input_fields,
+            output=output_field,
+            dev=None if dev is None else _named(dev, columns, "dev"),
+            test=None if test is None else _named(test, columns, "test"),
+            replay=None if replay is None else _named(replay, columns, "replay"),
+            start=None if bundle is None else bundle.folder,
+            **settings,
+        )
 
 
 class _Bundle:
-    """The bundle that a run starts from, read on first use; see :class:`cotune.task.known.Start`."""
+    """The bundle that a run starts from, as far as the task depends on it."""
 
     def __init__(self, start: str | Path) -> None:
         from cotune.bundle.load import resolve_bundle
@@ -98,7 +204,7 @@ class _Bundle:
         self.folder = resolve_bundle(start)
         self._manifest = read_manifest(self.folder)
 
-    @cached_property
+    @property
     def known(self) -> Known:
         from cotune.bundle.load import OpenedBundle
 
@@ -123,3 +229,31 @@ def _asked_by(start: str) -> Mapping[str, str]:
     except InputError:
         # The bundle that a run started from may be gone when its rows are read again.
         return {}
+
+
+def _columns(input: str | Sequence[str] | None, output: str | None, bundle: _Bundle | None) -> tuple[tuple[str, ...], str]:
+    """The named columns, else those of the bundle to start from, else ``input`` and ``output``."""
+    usual = (("input",), "output") if bundle is None or (input is not None and output is not None) else bundle.columns
+    input_fields = usual[0] if input is None else (input,) if isinstance(input, str) else tuple(input)
+    return input_fields, usual[1] if output is None else output
+
+
+def _table(source: Any, role: str) -> Table:
+    if isinstance(source, Table):
+        return source
+    # names the frame in messages
+    return read_table(source, name=None if isinstance(source, (str, Path)) else f"the {role} rows")
+
+
+def _named(rows: Iterable[Any], columns: Sequence[str], role: str) -> Table:
+    named = (
+        dict(zip(columns, row, strict=True)) if isinstance(row, (tuple, list)) and len(row) == len(columns) else row
+        for row in rows
+    )
+    return table_from_rows(named, f"the {role} rows")
+
+
+def _label_text(label: object) -> str:
+    """A label as a cell of a file holds it, such as ``1`` for the number; empty for a missing value."""
+    text = cell_text(label)
+    return (text or "") if text is not NESTED else str(label)

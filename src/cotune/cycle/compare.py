@@ -296,7 +296,7 @@ def try_prompt(
 def _known(going_on: Mapping[str, Any]) -> Known:
     """Output and shown rows of the bundle of a warm start, from the ``previous`` step, because the bundle may be gone."""
     was = Candidate.from_json(going_on["was"])
-    return Known(Own.from_json(going_on["answers"]).output, was.prompt.always_shown)
+    return Known(Own.from_json(going_on["answers"]).output, [dict(shown.fields) for shown in was.prompt.always_shown])
 
 
 def _unheard(tokens: int) -> None:

@@ -75,11 +75,12 @@ class Source:
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a task; ``input_fields`` are the source's columns under names that prompts can show."""
+    """The parts of a task; see :class:`cotune.config.task.Task`."""
 
     input_fields: tuple[str, ...]
+    output_field: str
     output: Output
-    metric: Metric
+    measure: Metric
     train: Rows
     dev: Rows
     test: SealedTest
@@ -167,16 +168,10 @@ def assemble(source: Source, metric: str | None) -> Parts:
         also = (*guess, *renamed, *styled, *blank, *_shown_lists(source), *(replay.findings() if replay is not None else ()))
         checks = check_data(train, dev, sealed, labels, removed=removed, counts=read, also=also)
     columns = (source.input_fields, source.output_field)
-    fingerprint = _fingerprint(train, dev, sealed, columns, output, judged)
-    return Parts(source.input_fields, output, judged, train, dev, sealed, checks, fingerprint, replay is not None)
-
-
-def _fingerprint(
-    train: Rows, dev: Rows, test: SealedTest, columns: tuple[tuple[str, ...], str], output: Output, metric: Metric
-) -> str:
-    view = [rows_hash(train), rows_hash(dev), test.content_hash, *columns]
     description = output.to_json() if output.kind.written else output.labels
-    return content_hash([*view, description, metric.name, *([metric.fingerprint] if metric.fingerprint else [])])
+    metric_parts = [judged.name, *([judged.fingerprint] if judged.fingerprint else [])]
+    view = [rows_hash(train), rows_hash(dev), sealed.content_hash, *columns, description, *metric_parts]
+    return Parts(*columns, output, judged, train, dev, sealed, checks, content_hash(view), replay is not None)
 
 
 def _type(source: Source) -> tuple[OutputType, tuple[Finding, ...]]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from test_trial import measured
 
 from cotune.config import RunConfig, config_in_memory
+from cotune.config.task import Task
 from cotune.cycle.answer_search.ending import EndCosts
 from cotune.cycle.answer_search.heuristics import HEURISTICS
 from cotune.cycle.answer_search.plan import Plan
@@ -31,7 +32,6 @@ from cotune.cycle.search.measured import CALIBRATION_ROWS
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.bank import seed_prompt
 from cotune.prompt.prompt import Demonstration, Prompt
-from cotune.task.task import Task
 from cotune.tune.settings import TuneSettings
 from tiny import tiny_local
 

@@ -13,6 +13,7 @@ from cycle_runs import journal_of
 
 from chat_server import chat_server
 from cotune.config import config_in_memory
+from cotune.config.task import Task
 from cotune.cycle.answer_search import loop
 from cotune.cycle.answer_search.policy import AnswerPolicy
 from cotune.cycle.answer_search.steps import NO_NEW_PROMPT, NONE_FOUND, StepPolicy
@@ -24,7 +25,6 @@ from cotune.cycle.progress import Quiet
 from cotune.prompt.bank import seed_prompt
 from cotune.prompt.prompt import Prompt
 from cotune.refine import Proposal
-from cotune.task.task import Task
 from labelling_server import WORDS, labelling
 
 ROW = {"seed": 10.0, "short": 20.0, "middle": 30.0, "long": 90.0}

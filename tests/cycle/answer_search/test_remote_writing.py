@@ -16,9 +16,9 @@ from cycle_runs import Ended, journal_of, summary_of
 from chat_server import ChatServer, Handler, chat_server, send, torn
 from cotune.api import try_prompt
 from cotune.bundle import load
+from cotune.config.task import Task
 from cotune.evaluate.decision import RAW
 from cotune.evaluate.responses import TextOutputs
-from cotune.task.task import Task
 from cotune.task.values.output import Output
 
 if TYPE_CHECKING:

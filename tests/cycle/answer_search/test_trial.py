@@ -6,6 +6,7 @@ from typing import Any, cast
 import numpy as np
 from cycle_runs import labelled_rows
 
+from cotune.config.task import Task
 from cotune.cycle.answer_search.trial import Trial, open_trial
 from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
@@ -20,7 +21,6 @@ from cotune.model.adapters.files import LoraSettings
 from cotune.model.engine.settings import EngineSettings
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
-from cotune.task.task import Task
 from cotune.tune.settings import TuneSettings
 from tiny import tiny_local
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cotune.config import config_in_memory
+from cotune.config.task import Task
 from cotune.cycle.probe_search.label_names import PREFIX, better_by_an_error, label_name_rows, with_names
 from cotune.cycle.probe_search.splits import Split
 from cotune.cycle.run import run as run_cycle
-from cotune.task.task import Task
 
 if TYPE_CHECKING:
     from conftest import Bench

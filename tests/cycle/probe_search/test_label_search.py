@@ -14,6 +14,7 @@ from cycle_runs import SETTINGS, Ended, journal_of, labelled_rows, summary_of, w
 
 from cotune.cache import cache_folder
 from cotune.config import config_in_memory
+from cotune.config.task import Task
 from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.context import RunContext
@@ -34,7 +35,6 @@ from cotune.prompt.bank import seed_prompt
 from cotune.prompt.prompt import Prompt
 from cotune.report.html.sections.prompts import read_prompts
 from cotune.report.html.sections.record import read_record
-from cotune.task.task import Task
 from cotune.tune.settings import TuneSettings
 from tiny import save_tiny, tiny_local
 

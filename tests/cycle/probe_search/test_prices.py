@@ -10,6 +10,7 @@ import pytest
 from cycle_runs import journal_of, labelled_rows
 
 from cotune.config.sections import EvaluateConfig
+from cotune.config.task import Task
 from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.context import RunContext
@@ -24,7 +25,6 @@ from cotune.evaluate.decision import BY_PROBE
 from cotune.model.adapters.slots import BASE
 from cotune.probe.readout import Probe
 from cotune.prompt.bank import seed_prompt
-from cotune.task.task import Task
 from cotune.tune.settings import TuneSettings
 from cotune.tune.window import WindowSettings
 from tiny import tiny_local

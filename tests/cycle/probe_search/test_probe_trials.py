@@ -13,6 +13,7 @@ from cycle_runs import labelled_rows
 
 from cotune.config import RunConfig
 from cotune.config.sections import EvaluateConfig
+from cotune.config.task import Task
 from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.context import RunContext
@@ -41,7 +42,6 @@ from cotune.probe.cross_fitting import as_good
 from cotune.prompt.bank import seed_prompt
 from cotune.refine import with_demonstrations
 from cotune.task.example import Example
-from cotune.task.task import Task
 from cotune.tune.settings import TuneSettings, WindowSettings
 from tiny import tiny_local
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from cycle_runs import labelled_rows as made_rows
 
+from cotune.config.task import Task
 from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.context import RunContext
@@ -26,7 +27,6 @@ from cotune.model.local import LocalModel
 from cotune.prompt.bank import seed_prompt
 from cotune.refine import with_demonstrations
 from cotune.task.example import Example
-from cotune.task.task import Task
 from cotune.tune.settings import TuneSettings
 
 if TYPE_CHECKING:

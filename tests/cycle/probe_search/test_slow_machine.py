@@ -15,6 +15,7 @@ import torch
 from cycle_runs import journal_of, labelled_rows
 
 from cotune.config import config_in_memory
+from cotune.config.task import Task
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.ledger import enter_opening
 from cotune.cycle.probe_search import fits
@@ -22,7 +23,6 @@ from cotune.cycle.progress import Quiet
 from cotune.cycle.run import Result
 from cotune.cycle.run import run as run_cycle
 from cotune.model.engine.runner import PackedRunner
-from cotune.task.task import Task
 
 if TYPE_CHECKING:
     from conftest import Bench

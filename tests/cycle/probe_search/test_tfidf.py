@@ -14,13 +14,13 @@ from scipy.special import log_softmax
 
 from cotune.bundle import load
 from cotune.config import config_in_memory
+from cotune.config.task import Task
 from cotune.cycle.compare import try_prompt
 from cotune.cycle.probe_search.tfidf import SHARES, Mix, Tfidf, best_mix, losses_by_share
 from cotune.cycle.run import run as run_cycle
 from cotune.model.local import LocalModel
 from cotune.probe.readout import Probe
 from cotune.report import verdict_text
-from cotune.task.task import Task
 
 if TYPE_CHECKING:
     from conftest import Bench

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from cotune.config.task import Task
 from cotune.cycle.compare import MOST_LEARNT, judged_by_probe
 from cotune.model.adapters.slots import BASE
 from cotune.model.engine.state_store import StateStore
 from cotune.probe.readout import Probe
 from cotune.prompt.bank import seed_prompt
-from cotune.task.task import Task
 from tiny import tiny_local
 
 

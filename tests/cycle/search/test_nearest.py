@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from cycle_runs import journal_of, labelled_rows, summary_of, without_times
 
+from cotune.config.task import Task
 from cotune.cycle.answer_search.trial import advance, open_trial
 from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
@@ -20,7 +21,6 @@ from cotune.model.adapters.slots import BASE
 from cotune.model.engine.settings import EngineSettings
 from cotune.prompt.bank import seed_prompt
 from cotune.prompt.prompt import Demonstration, Prompt
-from cotune.task.task import Task
 from cotune.tune.settings import TuneSettings
 from tiny import tiny_local
 

@@ -11,6 +11,7 @@ from cycle_runs import journal_of, labelled_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cotune.config.task import Task
 from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.context import RunContext
@@ -20,7 +21,6 @@ from cotune.cycle.search.pool import NEAR, next_pool, opening_pool, shown_text, 
 from cotune.embed import distances
 from cotune.prompt.bank import bare_prompt, seed_prompt
 from cotune.prompt.prompt import Prompt
-from cotune.task.task import Task
 from cotune.tune.settings import TuneSettings
 from tiny import tiny_local
 
