@@ -14,7 +14,7 @@ from cotune.evaluate.attribution import Gain, attribute
 from cotune.evaluate.decision import Decision
 from cotune.evaluate.frozen_arms import GAINS
 from cotune.evaluate.previous import Part, compare_parts, keep_sentence, which_to_keep
-from cotune.evaluate.responses import OwnLabelOutputs
+from cotune.evaluate.responses import LabelOutputs
 from cotune.evaluate.score_interval import score_interval
 from cotune.evaluate.scoring import finite
 from cotune.evaluate.stats.intervals import Interval
@@ -130,7 +130,7 @@ def test_a_label_that_is_not_known_is_never_right_and_costs_no_number() -> None:
     rows = [{"text": f"row {i}", "label": "ab"[i % 2]} for i in range(40)]
     task = Task.from_rows(rows, input="text", output="label")
     asked = [Example(str(i), {"text": "x"}, label) for i, label in enumerate("bab")]
-    given = OwnLabelOutputs(np.log(np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])), ("b", "gone"))
+    given = LabelOutputs(np.log(np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])), ("b", "gone"))
     found = given.judge(asked, Decision("bias", (0.0, 0.0)), task)
     assert found.answers == ("b", "gone", "b")
     assert list(found.correct) == [1, 0, 1] and found.score == pytest.approx(2 / 3)
@@ -147,7 +147,7 @@ def test_the_interval_of_f1_is_over_the_labels_of_the_score() -> None:
     asked = [Example(str(i), {"text": "x"}, "ab"[i % 2]) for i in range(100)]
     known = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1]])[np.arange(100) % 2]
     known[:7] = [0.1, 0.1, 0.8]
-    found = OwnLabelOutputs(np.log(known), ("a", "b", "gone")).judge(asked, Decision(), task)
+    found = LabelOutputs(np.log(known), ("a", "b", "gone")).judge(asked, Decision(), task)
     references = [row.output for row in asked]
     interval = score_interval(found, references, task.measure, task.output, seed=0)
     assert found.score == pytest.approx(0.93, abs=0.01) and found.score in interval

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cotune.cycle.context import RunContext
 from cotune.cycle.search.arms import ArmResult, Confirmed
 from cotune.evaluate.decision import Decision
-from cotune.evaluate.responses import LabelOutputs, OwnLabelOutputs
+from cotune.evaluate.responses import LabelOutputs
 from cotune.task.example import Example
 from cotune.task.values.kinds.base import Mode
 
@@ -80,7 +80,7 @@ def _label_answers(context: RunContext, results: Mapping[str, ArmResult]) -> dic
         name: _among(labels, result.candidate.labels or context.task.labels, result.candidate.decision, result.scores.log_probs)
         for name, result in results.items()
         # An answer that only names a label has no probability.
-        if isinstance(result.scores, (LabelOutputs, OwnLabelOutputs)) and context.answering.rules
+        if isinstance(result.scores, LabelOutputs) and context.answering.rules
     }
     return {
         "labels": list(labels),

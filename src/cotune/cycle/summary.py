@@ -65,8 +65,9 @@ def _noise_floor(context: RunContext, result: ArmResult, noise: Noise | AnswerNo
     if isinstance(noise, AnswerNoise):
         return noise.floor(result.evaluation, context.task.measure.aggregate, seed=context.seed)
     given, decision, labels = result.scores, result.candidate.decision, context.task.labels
-    if context.task.metric not in AVERAGES or not isinstance(given, LabelOutputs):
-        return given.noise_floor(noise, decision)
+    assert isinstance(given, LabelOutputs)
+    if context.task.metric not in AVERAGES or given.own:
+        return noise.floor(given.log_probs, decision)
     references = [labels.index(row.output) for row in result.rows]
     return noise.f1_floor(given.log_probs, decision, references, AVERAGES[context.task.metric], seed=context.seed)
 

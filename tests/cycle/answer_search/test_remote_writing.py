@@ -18,7 +18,7 @@ from cotune.api import try_prompt
 from cotune.bundle import load
 from cotune.config.task import Task
 from cotune.evaluate.decision import RAW
-from cotune.evaluate.responses import TextOutputs
+from cotune.evaluate.responses import AnswerOutputs
 from cotune.task.values.output import Output
 
 if TYPE_CHECKING:
@@ -149,12 +149,12 @@ def test_an_answer_that_does_not_fit_is_wrong_in_every_metric() -> None:
     task = Task.from_rows(rows, input="q", output="a")
     gold = task.dev[:4]
     texts = (gold[0].output, f"```json\n{gold[1].output}\n```", gold[2].output[:-1] + ', "more": 1}', gold[3].output[:-1])
-    found = TextOutputs(texts).judge(gold, RAW, task)
+    found = AnswerOutputs(None, texts).judge(gold, RAW, task)
     assert found.values.tolist() == [1, 1, 0, 0] and found.answers == texts
     # Of eight right values four were given, and each answer that does not fit counts as one wrong value.
     assert found.score == pytest.approx(2 * 4 / (8 + 4 + 2))
     assert np.isinf(found.log_losses).all() and found.race_losses.tolist() == [0, 0, 1, 1]
-    graded = TextOutputs(texts, np.ones(4))
+    graded = AnswerOutputs(None, texts, np.ones(4))
     both = graded[:2].plus(graded[2:])
     assert both.texts == texts and both.grades is not None and both.grades.tolist() == [1.0] * 4
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from cotune.cycle.answering.base import AskedAnswering, Reply
 from cotune.cycle.answering.judging import graded
 from cotune.evaluate.judge import Judge
-from cotune.evaluate.responses import TextOutputs
+from cotune.evaluate.responses import AnswerOutputs
 from cotune.model.base import AskedModel, Progress
 from cotune.prompt.prompt import Prompt
 from cotune.task.example import Example
@@ -35,7 +35,7 @@ class AskedWriting(AskedAnswering):
         """The answers with their grades."""
         found = self.model.generate(prompt, [row.fields for row in rows], adapter=adapter, limit=self.limit, progress=progress)
         reply = Reply(
-            TextOutputs(found.texts),
+            AnswerOutputs(None, found.texts),
             found.tokens,
             0,
             0,

@@ -10,7 +10,7 @@ from cotune.errors import CotuneError
 from cotune.evaluate.answer_noise import AnswerNoise
 from cotune.evaluate.decision import RAW, Decision
 from cotune.evaluate.noise import Noise, compare
-from cotune.evaluate.responses import LabelOutputs, ModelOutputs, OwnLabelOutputs, label_indices
+from cotune.evaluate.responses import LabelOutputs, ModelOutputs, label_indices
 from cotune.evaluate.stats.racing import loss_bound
 from cotune.model.base import AskedModel, ModelBackend, Progress
 from cotune.model.local import LocalModel
@@ -231,7 +231,7 @@ class OwnLabelAnswering(LabelAnswering):
         """Outputs are log-probabilities of the labels, ``[rows, labels]``."""
         reply = super().score(prompt, adapter, rows, progress)
         assert isinstance(reply.given, LabelOutputs)
-        return replace(reply, given=OwnLabelOutputs(reply.given.log_probs, self.task.labels))
+        return replace(reply, given=replace(reply.given, own=self.task.labels))
 
 
 class AskedAnswering(OnePass):

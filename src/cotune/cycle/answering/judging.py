@@ -19,7 +19,7 @@ from cotune.endpoint.refusals import first_answered
 from cotune.endpoint.request_format import RequestFormat
 from cotune.errors import InputError, counted
 from cotune.evaluate.judge import Asked, Judge, agreement
-from cotune.evaluate.responses import WithTexts
+from cotune.evaluate.responses import AnswerOutputs
 from cotune.files import content_hash
 from cotune.model.base import Progress
 from cotune.task.example import Example
@@ -161,12 +161,12 @@ def graded(judge: Judge | None, reply: Reply, rows: Sequence[Example], progress:
     given = reply.given
     if judge is None:
         return reply
-    assert isinstance(given, WithTexts)
-    asked = [Asked(row.fields, row.output, text, row.id) for row, text in zip(rows, given.answered, strict=True)]
+    assert isinstance(given, AnswerOutputs) and given.texts is not None
+    asked = [Asked(row.fields, row.output, text, row.id) for row, text in zip(rows, given.texts, strict=True)]
     found = judge.grade(asked, progress=progress)
     return replace(
         reply,
-        given=given.with_grades(found.values),
+        given=replace(given, grades=found.values),
         dollars=round((reply.dollars or 0.0) + found.dollars, 9),
         judged={"rows": found.rows, "refused": found.refused, "tokens": found.tokens, "dollars": round(found.dollars, 9)},
     )
