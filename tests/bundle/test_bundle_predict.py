@@ -31,7 +31,8 @@ from cotune.model.adapters.slots import BASE
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import RenderedRow, Renderer
-from cotune.task.reading.sheet import read_sheet, sheet_text
+from cotune.task.reading.read import read_sheet
+from cotune.task.reading.sheet import sheet_text
 from cotune.task.values.output import Output, label_output
 from cotune.tune.batches import training_rows
 from cotune.tune.settings import TuneSettings

@@ -27,7 +27,7 @@ from cotune.labelling.known import bundle_of, rows_of_run
 from cotune.labelling.picking import DEFAULT, pick_rows
 from cotune.labelling.pool import identity_of
 from cotune.labelling.session import Earlier, Session, session_file
-from cotune.task.reading.sheet import read_sheet
+from cotune.task.reading.read import read_sheet
 
 
 def pool_of(folder: Path, count: int = 24) -> Path:

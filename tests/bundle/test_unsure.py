@@ -20,7 +20,8 @@ from cotune.cli import main
 from cotune.cli.predict import _left_open
 from cotune.errors import InputError
 from cotune.evaluate.stats.conformal import label_sets, threshold
-from cotune.task.reading.sheet import Sheet, sheet_text
+from cotune.task.reading.read import Sheet
+from cotune.task.reading.sheet import sheet_text
 
 ROWS = [*TEXTS[:3], *texts(12)]
 

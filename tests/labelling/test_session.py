@@ -18,7 +18,7 @@ from cotune.labelling.keys import MOST_KEYED, label_keys, matching
 from cotune.labelling.picking import Pick
 from cotune.labelling.session import Earlier, Session, read_session, session_file
 from cotune.task.reading.cells import input_text
-from cotune.task.reading.sheet import read_sheet
+from cotune.task.reading.read import read_sheet
 from cotune.task.values.label_type import LabelType
 
 LABELS = ("fruit", "animal", "tool")

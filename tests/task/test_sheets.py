@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cotune.task.reading.sheet import Sheet, read_sheet, write_sheet
+from cotune.task.reading.read import Sheet, read_sheet
+from cotune.task.reading.sheet import write_sheet
 
 HALF = "\ud83d"
 ODD: dict[str, tuple[Any, str]] = {

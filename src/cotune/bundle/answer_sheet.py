@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cotune.bundle.predictor import Prediction, Predictor, ending_error
 from cotune.bundle.rows import checked_row
 from cotune.errors import RowError
-from cotune.task.reading.sheet import Sheet
+from cotune.task.reading.read import Sheet
 from cotune.task.reading.table import free_name
 from cotune.task.values.output import Output
 

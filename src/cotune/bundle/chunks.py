@@ -17,7 +17,7 @@ from cotune.files import absolute, canonical_json
 from cotune.garbage import collection_paused
 from cotune.model.base import ENDPOINT
 from cotune.model.loading.folder import FROM_HUB
-from cotune.task.reading.sheet import Sheet
+from cotune.task.reading.read import Sheet
 
 if TYPE_CHECKING:
     from cotune.model.local import LocalModel

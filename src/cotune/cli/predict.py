@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from cotune.bundle.answer_sheet import Checked, SheetAnswers
     from cotune.endpoint import EndpointError
     from cotune.executor import Choice
-    from cotune.task.reading.sheet import Sheet
+    from cotune.task.reading.read import Sheet
 
 
 @app.command(
@@ -160,7 +160,7 @@ def _check_no_file(text: str, bundle: Path) -> None:
     Raises:
         InputError: if it is the name of a file of rows.
     """
-    from cotune.task.reading.sheet import SUFFIXES
+    from cotune.task.reading.read import SUFFIXES
 
     try:
         is_file = Path(text).is_file()
@@ -244,7 +244,8 @@ def _answer_file(
     from cotune.bundle.answer_sheet import answer_sheet, askable, check_sheet
     from cotune.bundle.manifest import bundle_folder, read_manifest
     from cotune.files import check_place
-    from cotune.task.reading.sheet import JSON_LINES, SEPARATED, check_suffix, read_sheet, sheet_text, write_sheet
+    from cotune.task.reading.read import JSON_LINES, SEPARATED, read_sheet
+    from cotune.task.reading.sheet import check_suffix, sheet_text, write_sheet
 
     if out is not None:
         check_suffix(out)

@@ -20,7 +20,8 @@ from cotune.errors import InputError, RowError
 from cotune.labelling.acquisition import ACQUISITIONS, Pool
 from cotune.model.base import ENDPOINT
 from cotune.probe.cross_fitting import standardised
-from cotune.task.reading.sheet import Sheet, escaped, plain_json
+from cotune.task.reading.read import Sheet
+from cotune.task.reading.sheet import escaped, plain_json
 
 _log = logging.getLogger(__name__)
 

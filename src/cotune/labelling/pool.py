@@ -10,8 +10,7 @@ from typing import Any
 from cotune.bundle.collect import collected_files
 from cotune.errors import InputError
 from cotune.files import absolute, file_sha256
-from cotune.task.reading.read import check_file
-from cotune.task.reading.sheet import Sheet, read_sheet
+from cotune.task.reading.read import Sheet, check_file, read_sheet
 
 
 def read_pool(pool: Path, input_fields: Sequence[str]) -> Sheet:

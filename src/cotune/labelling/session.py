@@ -18,7 +18,8 @@ from cotune.errors import InputError, counted
 from cotune.files import write_json
 from cotune.labelling.picking import Pick
 from cotune.task.reading.cells import cell_text, column_of, input_text
-from cotune.task.reading.sheet import SEPARATED, Sheet, read_sheet, write_sheet
+from cotune.task.reading.read import SEPARATED, Sheet, read_sheet
+from cotune.task.reading.sheet import write_sheet
 from cotune.task.values.label_type import LabelType, label_value
 
 _FORMAT = 1

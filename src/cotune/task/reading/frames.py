@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cotune.errors import InputError
-from cotune.task.reading.table import Table, stored_text
+from cotune.task.reading.table import Table, table_from_rows
 
 _ARROW_NAMES = {"halffloat": "float16", "float": "float32"}
 """Arrow's names of types of less than double precision; pandas adds ``[pyarrow]``."""
@@ -42,15 +42,6 @@ def read_frame(frame: Any, name: str | None = None) -> Table:
     # by position, since a frame may name two columns alike
     found = [(str(column), frame.iloc[:, position]) for position, column in enumerate(frame.columns)]
     return table_from_columns([(name, shortest(column.tolist(), str(column.dtype))) for name, column in found], source)
-
-
-def read_parquet(path: Path, source: str) -> Table:
-    """A Table from a Parquet file.
-
-    Raises:
-        InputError: if the file is empty, damaged, or has no rows.
-    """
-    return table_from_columns(parquet_columns(path, source)[1], source)
 
 
 def parquet_columns(path: Path, source: str) -> tuple[Any, list[tuple[str, list[Any]]]]:
@@ -136,16 +127,8 @@ def table_from_columns(columns: Iterable[tuple[str, list[Any]]], source: str) ->
     columns = list(columns)
     names = [name for name, _ in columns]
     _check_names(names, source)
-    size = len(columns[0][1]) if columns else 0
-    if size == 0:
-        raise InputError("there are no rows", where=source, hint="Give at least one row.")
-    rows: list[dict[str, str | None]] = [{} for _ in range(size)]
-    nested: dict[str, dict[int, str | None]] = {}
-    for name, values in columns:
-        for index, value in enumerate(values):
-            rows[index][name] = stored_text(value, nested, name, index)
-    texts = frozenset(name for name, values in columns if any(isinstance(value, str) for value in values))
-    return Table(tuple(names), rows, source, range(1, size + 1), "row", nested, texts)
+    rows = zip(*(values for _, values in columns), strict=True)
+    return table_from_rows((dict(zip(names, row, strict=True)) for row in rows), source)
 
 
 def _check_names(names: Iterable[str], source: str) -> None:

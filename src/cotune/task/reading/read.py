@@ -1,4 +1,4 @@
-"""Read rows from files, hub data sets, frames and lists into a Table."""
+"""Read rows from files, hub data sets, frames and lists."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from cotune.errors import InputError, shortened
 from cotune.files import expanded
-from cotune.task.reading.table import Cell, Table, free_name, json_kind, nearest_name, table_from_rows
+from cotune.task.reading.table import Cell, Table, check_object, free_name, json_kind, nearest_name, table_from_rows
 
+SEPARATED = (".csv", ".tsv", ".tab")
+PARQUET = (".parquet", ".pq")
+JSON_LINES = (".jsonl", ".ndjson")
+SUFFIXES = (*SEPARATED, *PARQUET, *JSON_LINES)
+"""Suffixes of files that can be read and written."""
+BOM = b"\xef\xbb\xbf"
 _SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 _READ = 1 << 20
 """Characters of a CSV file that are read to find its delimiter."""
@@ -23,6 +30,35 @@ _DECLARED = re.compile(r'"?sep=([^"\s]|\t)"?\r?\n')
 """First line of a file in which Excel finds the delimiter."""
 _LOOKED_AT = 20
 """Number of rows that show which delimiter a file has."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Rows with all their columns.
+
+    Attributes:
+        columns: in their order.
+        rows: column to value as in the file: texts in CSV, JSON values in JSONL, Python values in Parquet.
+        source: the file's name, for messages.
+        numbers: number of each row, counted from 1: the line in text files, else the row.
+        unit: what ``numbers`` counts, ``line`` or ``row``.
+        delimiter: delimiter of a text file with cells.
+        marked: whether the file begins with a byte order mark, by which spreadsheet programs recognize UTF-8.
+        arrow: the pyarrow table of a Parquet file, whose types are preserved.
+    """
+
+    columns: tuple[str, ...]
+    rows: Sequence[Mapping[str, Any]]
+    source: str
+    numbers: Sequence[int]
+    unit: str = "row"
+    delimiter: str = ","
+    marked: bool = False
+    arrow: Any = None
+
+    def where(self, index: int) -> str:
+        """The place of a row for messages."""
+        return f"{self.source}, {self.unit} {self.numbers[index]}"
 
 
 def read_table(source: str | Path | Any, *, name: str | None = None, default_split: str = "train") -> Table:
@@ -42,7 +78,11 @@ def read_table(source: str | Path | Any, *, name: str | None = None, default_spl
 
         return read_hub(source, default_split)
     if isinstance(source, (str, Path)):
-        return _read_file(expanded(source), name or str(source))
+        path = expanded(source)
+        sheet = read_sheet(path, name or str(source), keep_blank=False)
+        if path.suffix.lower() in SEPARATED:
+            return Table(sheet.columns, sheet.rows, sheet.source, sheet.numbers, sheet.unit)
+        return table_from_rows(sheet.rows, sheet.source, sheet.numbers, sheet.unit)
     from cotune.task.reading.frames import is_frame, read_frame
 
     if is_frame(source):
@@ -60,34 +100,38 @@ def read_table(source: str | Path | Any, *, name: str | None = None, default_spl
     )
 
 
-def _read_file(path: Path, source: str) -> Table:
-    check_file(path, source)
-    suffix = path.suffix.lower()
-    if suffix in (".parquet", ".pq"):
-        from cotune.task.reading.frames import read_parquet
+def read_sheet(path: Path, source: str | None = None, *, keep_blank: bool = True) -> Sheet:
+    """Read rows of a CSV, TSV, Parquet, JSONL or JSON file.
 
-        return read_parquet(path, source)
-    if suffix not in _TEXT_READERS:
-        raise unknown_format(suffix, source, (*_TEXT_READERS, ".parquet"))
-    return _TEXT_READERS[suffix](decode(read_bytes(path, source), source), source)
-
-
-def read_bytes(path: Path, source: str) -> bytes:
-    """The content of a file of rows; ``source`` is its name in errors.
+    Args:
+        path: the file.
+        source: its name in messages; by default its path.
+        keep_blank: convert blank lines of a CSV file, except at its end, to rows without cells, so that rows keep their
+            positions.
 
     Raises:
-        InputError: if it cannot be read.
+        InputError: if the file is missing, empty, damaged, or of another kind; names the line.
     """
+    source, suffix = source or str(path), path.suffix.lower()
+    check_file(path, source)
+    if suffix in PARQUET:
+        return _read_parquet(path, source)
+    if suffix not in (*SUFFIXES, ".json"):
+        raise _unknown_format(suffix, source)
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
     except OSError as error:
         raise InputError(
             f"the file cannot be read ({error.strerror or error})", where=source, hint="Check its permissions."
         ) from error
+    text = _decode(data, source)
+    if suffix in SEPARATED:
+        delimiter = _delimiter_of(text) if suffix == ".csv" else "\t"
+        return _read_separated(text, source, delimiter, keep_blank=keep_blank, marked=data.startswith(BOM))
+    return _read_json(text, source) if suffix == ".json" else _read_json_lines(text, source)
 
 
-def unknown_format(suffix: str, source: str, known: Iterable[str]) -> InputError:
-    """The error for a file with an unknown suffix, or with that of a spreadsheet program."""
+def _unknown_format(suffix: str, source: str) -> InputError:
     if suffix in _SPREADSHEETS:
         return InputError(
             f"a file that ends in {suffix!r} can only be read by spreadsheet programs",
@@ -97,7 +141,7 @@ def unknown_format(suffix: str, source: str, known: Iterable[str]) -> InputError
     return InputError(
         f"cannot tell the format of a file that ends in {suffix!r}" if suffix else "the file name has no ending",
         where=source,
-        hint=f"Rename it to what it is: {', '.join(known)}.",
+        hint=f"Rename it to what it is: {', '.join((*SUFFIXES, '.json'))}.",
     )
 
 
@@ -128,7 +172,7 @@ def _names_beside(path: Path) -> list[str]:
         return []
 
 
-def decode(data: bytes, source: str) -> str:
+def _decode(data: bytes, source: str) -> str:
     if not data.strip(b" \t\r\n\0\xef\xbb\xbf"):
         raise InputError("the file is empty", where=source, hint="Give a file with rows.")
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -153,7 +197,7 @@ def decode(data: bytes, source: str) -> str:
     return text
 
 
-def delimiter_of(text: str) -> str:
+def _delimiter_of(text: str) -> str:
     """Delimiter of a CSV file: comma, semicolon or tab, or the one that a first line ``sep=;`` names.
 
     Without such a line it is the one that cuts header and first rows into equally many cells, and into the most if several do;
@@ -201,30 +245,6 @@ def _reader(text: str, delimiter: str) -> Any:
     return reader
 
 
-def _read_csv(text: str, source: str) -> Table:
-    return read_separated(text, source, delimiter_of(text))
-
-
-def _read_tsv(text: str, source: str) -> Table:
-    return read_separated(text, source, "\t")
-
-
-def read_separated(text: str, source: str, delimiter: str, *, keep_blank: bool = False) -> Table:
-    """A Table from delimited text.
-
-    Args:
-        text: the file's content.
-        source: its name in messages.
-        delimiter: delimiter of the cells.
-        keep_blank: convert blank lines, except at the end, to rows without cells, so that rows keep their positions.
-
-    Raises:
-        InputError: if there are no rows, or one is malformed; names the line.
-    """
-    with _cells_of_any_size():
-        return _parse_separated(text, source, delimiter, keep_blank)
-
-
 @contextmanager
 def _cells_of_any_size() -> Iterator[None]:
     limit = csv.field_size_limit(sys.maxsize)
@@ -234,40 +254,41 @@ def _cells_of_any_size() -> Iterator[None]:
         csv.field_size_limit(limit)
 
 
-def _parse_separated(text: str, source: str, delimiter: str, keep_blank: bool) -> Table:
+def _read_separated(text: str, source: str, delimiter: str, *, keep_blank: bool, marked: bool) -> Sheet:
     reader = _reader(text, delimiter)
     header: list[str] | None = None
     rows: list[dict[str, Cell]] = []
     numbers: list[int] = []
     blank: list[int] = []
     start = reader.line_num + 1
-    try:
-        for cells in reader:
-            line, start = start, reader.line_num + 1
-            if not cells or (len(cells) == 1 and not cells[0].strip() and header is not None and len(header) > 1):
-                blank += [line] if keep_blank and header is not None else []
-                continue
-            if header is None:
-                header = _header(cells, f"{source}, line {line}")
-                continue
-            if len(cells) != len(header):
-                raise InputError(
-                    f"the row has {len(cells)} cells but the header has {len(header)} "
-                    f"(the row begins with {shortened(cells[0], 40)!r})",
-                    where=f"{source}, line {line}, column {_torn_column(header, len(cells))}",
-                    hint="Put double quotes around cells that hold the separator or a line break.",
-                )
-            rows += [dict.fromkeys(header) for _ in blank]
-            numbers += [*blank, line]
-            blank.clear()
-            rows.append({name: cell or None for name, cell in zip(header, cells, strict=True)})
-    except csv.Error as error:
-        _raise_csv_error(str(error), f"{source}, line {start}", error)
+    with _cells_of_any_size():
+        try:
+            for cells in reader:
+                line, start = start, reader.line_num + 1
+                if not cells or (len(cells) == 1 and not cells[0].strip() and header is not None and len(header) > 1):
+                    blank += [line] if keep_blank and header is not None else []
+                    continue
+                if header is None:
+                    header = _header(cells, f"{source}, line {line}")
+                    continue
+                if len(cells) != len(header):
+                    raise InputError(
+                        f"the row has {len(cells)} cells but the header has {len(header)} "
+                        f"(the row begins with {shortened(cells[0], 40)!r})",
+                        where=f"{source}, line {line}, column {_torn_column(header, len(cells))}",
+                        hint="Put double quotes around cells that hold the separator or a line break.",
+                    )
+                rows += [dict.fromkeys(header) for _ in blank]
+                numbers += [*blank, line]
+                blank.clear()
+                rows.append({name: cell or None for name, cell in zip(header, cells, strict=True)})
+        except csv.Error as error:
+            _raise_csv_error(str(error), f"{source}, line {start}", error)
     if header is None:
         raise InputError("the file is empty", where=source, hint="Give a file with rows.")
     if not rows:
         raise InputError("there is a header but no rows", where=source, hint="Add rows below the header.")
-    return Table(tuple(header), rows, source, numbers, "line")
+    return Sheet(tuple(header), rows, source, numbers, "line", delimiter, marked)
 
 
 def _header(cells: list[str], where: str) -> list[str]:
@@ -305,43 +326,54 @@ def _raise_csv_error(problem: str, where: str, error: csv.Error) -> NoReturn:
     raise InputError(f"the row cannot be read ({problem})", where=where, hint="Correct that row.") from error
 
 
-def _read_json_lines(text: str, source: str) -> Table:
-    values = list(json_lines(text, source))
-    return table_from_rows([row for _, row in values], source, [number for number, _ in values], "line")
-
-
-def json_lines(text: str, source: str) -> Iterator[tuple[int, Any]]:
-    """The values of JSON lines with line numbers from 1; blank lines are skipped.
-
-    Raises:
-        InputError: if a line is not JSON; names the line.
-    """
+def _read_json_lines(text: str, source: str) -> Sheet:
+    """Rows of JSON lines; blank lines are skipped."""
+    rows: list[Mapping[str, Any]] = []
+    numbers: list[int] = []
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            yield number, parse_json_row(line, f"{source}, line {number}", "Each line must be one JSON object.")
+            where = f"{source}, line {number}"
+            row = _parse_json(line, where, "Each line must be one JSON object.")
+            check_object(row, where)
+            rows.append(row)
+            numbers.append(number)
+    return Sheet(_columns(rows), rows, source, numbers, "line")
 
 
-def _read_json(text: str, source: str) -> Table:
-    return table_from_rows(json_list(text, source), source)
-
-
-def json_list(text: str, source: str) -> list[Any]:
-    """The values of a JSON list.
-
-    Raises:
-        InputError: if the text is not a JSON list.
-    """
-    value = parse_json_row(text, source, "Write a list of objects, or one object a line in a .jsonl file.")
-    if not isinstance(value, list):
+def _read_json(text: str, source: str) -> Sheet:
+    """Rows of a list of objects."""
+    rows = _parse_json(text, source, "Write a list of objects, or one object a line in a .jsonl file.")
+    if not isinstance(rows, list):
         raise InputError(
-            f"the file holds a {json_kind(value)} and not a list of rows",
+            f"the file holds a {json_kind(rows)} and not a list of rows",
             where=source,
             hint='Write [{"text": "..."}, ...].',
         )
-    return value
+    for number, row in enumerate(rows, start=1):
+        check_object(row, f"{source}, row {number}")
+    return Sheet(_columns(rows), _some(rows, source), source, range(1, len(rows) + 1))
 
 
-def parse_json_row(text: str, where: str, hint: str) -> Any:
+def _read_parquet(path: Path, source: str) -> Sheet:
+    from cotune.task.reading.frames import parquet_columns
+
+    table, columns = parquet_columns(path, source)
+    names = tuple(table.column_names)
+    rows = [dict(zip(names, values, strict=True)) for values in zip(*(values for _, values in columns), strict=True)]
+    return Sheet(names, _some(rows, source), source, range(1, len(rows) + 1), arrow=table)
+
+
+def _columns(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for row in rows for name in row))
+
+
+def _some(rows: list[Any], source: str) -> list[Any]:
+    if not rows:
+        raise InputError("there are no rows", where=source, hint="Give at least one row.")
+    return rows
+
+
+def _parse_json(text: str, where: str, hint: str) -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         mapping = dict(pairs)
         if len(mapping) != len(pairs):
@@ -357,13 +389,3 @@ def parse_json_row(text: str, where: str, hint: str) -> Any:
         raise InputError(f"this is not valid JSON ({error.msg} at {place})", where=where, hint=hint) from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"this JSON cannot be read ({error})", where=where, hint=hint) from error
-
-
-_TEXT_READERS = {
-    ".csv": _read_csv,
-    ".tsv": _read_tsv,
-    ".tab": _read_tsv,
-    ".jsonl": _read_json_lines,
-    ".ndjson": _read_json_lines,
-    ".json": _read_json,
-}

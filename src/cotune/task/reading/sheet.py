@@ -1,4 +1,4 @@
-"""Rows of a file with all columns and original values, to be written back with further columns."""
+"""Writing the rows of a file with further columns."""
 
 from __future__ import annotations
 
@@ -6,63 +6,13 @@ import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from cotune.errors import InputError
 from cotune.files import atomic_path, check_ending
 from cotune.task.reading.cells import NESTED, cell_text, has_half_character, nested_text
-from cotune.task.reading.read import (
-    check_file,
-    decode,
-    delimiter_of,
-    json_lines,
-    json_list,
-    read_bytes,
-    read_separated,
-    unknown_format,
-)
-from cotune.task.reading.table import check_object
-
-SUFFIXES = (".csv", ".tsv", ".tab", ".parquet", ".pq", ".jsonl", ".ndjson")
-"""Suffixes of files that can be read and written."""
-JSON_LINES = (".jsonl", ".ndjson")
-SEPARATED = (".csv", ".tsv", ".tab")
-_JSON = ".json"
-_PARQUET = (".parquet", ".pq")
-_EXAMPLE = '{"text": "..."}'
-_BOM = b"\xef\xbb\xbf"
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """Rows with all their columns.
-
-    Attributes:
-        columns: in their order.
-        rows: column to value as in the file: texts in CSV, JSON values in JSONL, Python values in Parquet.
-        source: the file's name, for messages.
-        numbers: number of each row, counted from 1: the line in text files, else the row.
-        unit: what ``numbers`` counts, ``line`` or ``row``.
-        delimiter: delimiter of a text file with cells.
-        marked: whether the file begins with a byte order mark, by which spreadsheet programs recognize UTF-8.
-        arrow: the pyarrow table of a Parquet file, whose types are preserved.
-    """
-
-    columns: tuple[str, ...]
-    rows: Sequence[Mapping[str, Any]]
-    source: str
-    numbers: Sequence[int]
-    unit: str = "row"
-    delimiter: str = ","
-    marked: bool = False
-    arrow: Any = None
-
-    def where(self, index: int) -> str:
-        """The place of a row for messages."""
-        return f"{self.source}, {self.unit} {self.numbers[index]}"
+from cotune.task.reading.read import BOM, PARQUET, SEPARATED, SUFFIXES, Sheet
 
 
 def check_suffix(path: Path) -> None:
@@ -72,60 +22,6 @@ def check_suffix(path: Path) -> None:
         InputError: another ending.
     """
     check_ending(path, SUFFIXES, "rows")
-
-
-def read_sheet(path: Path) -> Sheet:
-    """Read rows of a CSV, TSV, Parquet, JSONL or JSON file; blank lines inside a CSV file become rows without cells.
-
-    Raises:
-        InputError: if the file is missing, empty, damaged, or of another kind; names the line.
-    """
-    source, suffix = str(path), path.suffix.lower()
-    check_file(path, source)
-    if suffix in _PARQUET:
-        return _read_parquet(path, source)
-    if suffix not in (*SUFFIXES, _JSON):
-        raise unknown_format(suffix, source, (*SUFFIXES, _JSON))
-    data = read_bytes(path, source)
-    text = decode(data, source)
-    if suffix in SEPARATED:
-        delimiter = delimiter_of(text) if suffix == ".csv" else "\t"
-        table = read_separated(text, source, delimiter, keep_blank=True)
-        return Sheet(table.columns, table.rows, source, table.numbers, "line", delimiter, data.startswith(_BOM))
-    return _read_json(text, source) if suffix == _JSON else _read_json_lines(text, source)
-
-
-def _read_json_lines(text: str, source: str) -> Sheet:
-    columns: dict[str, None] = {}
-    rows: list[Mapping[str, Any]] = []
-    numbers: list[int] = []
-    for number, row in json_lines(text, source):
-        check_object(row, f"{source}, line {number}", _EXAMPLE)
-        columns.update(dict.fromkeys(row))
-        rows.append(row)
-        numbers.append(number)
-    return Sheet(tuple(columns), rows, source, numbers, "line")
-
-
-def _read_json(text: str, source: str) -> Sheet:
-    """Rows of a list of objects."""
-    rows = json_list(text, source)
-    if not rows:
-        raise InputError("there are no rows", where=source, hint="Give at least one row.")
-    for number, row in enumerate(rows, start=1):
-        check_object(row, f"{source}, row {number}", _EXAMPLE)
-    columns = dict.fromkeys(name for row in rows for name in row)
-    return Sheet(tuple(columns), rows, source, range(1, len(rows) + 1))
-
-
-def _read_parquet(path: Path, source: str) -> Sheet:
-    from cotune.task.reading.frames import parquet_columns
-
-    table, columns = parquet_columns(path, source)
-    if table.num_rows == 0:
-        raise InputError("there are no rows", where=source, hint="Give a file with rows.")
-    rows = [dict(zip(table.column_names, values, strict=True)) for values in zip(*(v for _, v in columns), strict=True)]
-    return Sheet(tuple(table.column_names), rows, source, range(1, len(rows) + 1), arrow=table)
 
 
 def write_sheet(sheet: Sheet, added: Mapping[str, Sequence[Any]], out: Path) -> None:
@@ -142,11 +38,11 @@ def write_sheet(sheet: Sheet, added: Mapping[str, Sequence[Any]], out: Path) -> 
     check_suffix(out)
     suffix = out.suffix.lower()
     with atomic_path(out) as temporary:
-        if suffix in _PARQUET:
+        if suffix in PARQUET:
             _write_parquet(sheet, added, temporary)
         else:
             text = sheet_text(sheet, added, suffix)
-            temporary.write_bytes((_BOM if sheet.marked and suffix in SEPARATED else b"") + text.encode("utf-8"))
+            temporary.write_bytes((BOM if sheet.marked and suffix in SEPARATED else b"") + text.encode("utf-8"))
 
 
 def sheet_text(sheet: Sheet, added: Mapping[str, Sequence[Any]], suffix: str) -> str:

@@ -138,7 +138,7 @@ def table_from_rows(rows: Iterable[Any], source: str, numbers: Sequence[int] | N
     with_text: set[str] = set()
     for index, row in enumerate(rows):
         number = numbers[index] if numbers is not None else index + 1
-        check_object(row, f"{source}, {unit} {number}", '{"text": "...", "label": "..."}')
+        check_object(row, f"{source}, {unit} {number}")
         converted: dict[str, Cell] = {}
         for key, value in row.items():
             column = str(key)
@@ -153,8 +153,8 @@ def table_from_rows(rows: Iterable[Any], source: str, numbers: Sequence[int] | N
     return Table(tuple(columns), texts, source, numbers, unit, nested, frozenset(with_text))
 
 
-def check_object(row: object, where: str, example: str) -> None:
-    """Check that a row is a mapping of names to values; ``example`` shows one in the error.
+def check_object(row: object, where: str) -> None:
+    """Check that a row is a mapping of names to values.
 
     Raises:
         InputError: if it is not.
@@ -163,7 +163,7 @@ def check_object(row: object, where: str, example: str) -> None:
         raise InputError(
             f"this is a {json_kind(row)} and not an object with named fields",
             where=where,
-            hint=f"Write each row like {example}.",
+            hint='Write each row like {"text": "...", "label": "..."}.',
         )
 
 
