@@ -127,7 +127,7 @@ def test_the_reported_interval_of_a_micro_f1_is_that_one(groups: int, size: int)
 
 def test_a_label_metric_of_a_package_that_is_made_of_sums_has_an_interval() -> None:
     def hits(answered: Answered) -> Floats:
-        return np.array([[float(g == a)] * 2 for g, a in zip(answered.gold, answered.answers, strict=True)])
+        return np.array([[float(g == a)] * 2 for g, a in zip(answered.references, answered.answers, strict=True)])
 
     # Nothing is known of such a metric but its sums.
     metric = Metric("packaged", "hits", ("label",), lambda answered: hits(answered)[:, 0], Aggregate(hits, _share_of_hits))

@@ -95,10 +95,9 @@ def test_calibration_error_is_near_zero_for_a_calibrated_model_and_the_gap_for_a
     generator = np.random.default_rng(4)
     confidence = generator.uniform(0.4, 1.0, 20_000)
     correct = generator.random(20_000) < confidence
-    for binning in ("width", "mass"):
-        assert expected_calibration_error(confidence, correct, binning=binning) < 0.015
-        boasting = expected_calibration_error(np.minimum(confidence + 0.2, 1.0), correct, binning=binning)
-        assert boasting == pytest.approx(np.mean(np.minimum(confidence + 0.2, 1.0) - confidence), abs=0.02)
+    assert expected_calibration_error(confidence, correct) < 0.015
+    boasting = expected_calibration_error(np.minimum(confidence + 0.2, 1.0), correct)
+    assert boasting == pytest.approx(np.mean(np.minimum(confidence + 0.2, 1.0) - confidence), abs=0.02)
 
 
 def test_reliability_bins_hold_every_row_once():
@@ -107,10 +106,6 @@ def test_reliability_bins_hold_every_row_once():
     assert [group.count for group in bins] == [1, 2, 1, 2]
     assert bins[1].accuracy == 0.5 and 0.5 in bins[1].ci and bins[1].confidence == pytest.approx(0.1)
     assert (bins[-1].low, bins[-1].high) == (0.9, 1.0)
-    mass = reliability_bins(np.linspace(0.2, 0.9, 100), np.ones(100), bins=5, binning="mass")
-    assert [group.count for group in mass] == [20] * 5
-    same = reliability_bins([0.7] * 9, [1] * 9, binning="mass")
-    assert len(same) == 1 and same[0].count == 9
     assert reliability_bins([], []) == []
     assert np.isnan(expected_calibration_error([], []))
     with pytest.raises(ValueError, match="outside"):

@@ -16,7 +16,7 @@ from cotune.refine.demonstrations import with_demonstrations
 from cotune.refine.edits import OPERATORS, format_variants, sound
 from cotune.refine.mutate import mutate
 from cotune.refine.rewriting import Question, messages_for
-from cotune.task.values.schema_words import described_fields
+from cotune.task.values.kinds.json_kind import described_fields
 
 TYPES = ("text", "number", "json")
 SCHEMA: dict[str, Any] = {

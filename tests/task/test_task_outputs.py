@@ -16,8 +16,8 @@ from cotune.task import Output
 from cotune.task.assemble import Source, assemble
 from cotune.task.known import Known
 from cotune.task.reading.table import table_from_rows
+from cotune.task.values.kinds.registry import guess_type
 from cotune.task.values.schema import Validator
-from cotune.task.values.typing_of import guess_type
 
 WORDS = ("red", "blue", "green", "grey")
 

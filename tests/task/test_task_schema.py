@@ -10,8 +10,8 @@ from threading import Thread
 
 import pytest
 
+from cotune.task.values.kinds.json_kind import described_fields
 from cotune.task.values.schema import Validator, schema_fields, schema_problem
-from cotune.task.values.schema_words import described_fields
 
 
 @pytest.fixture

@@ -129,7 +129,7 @@ def task_file(data: Path, table: Table, inputs: Sequence[str], output: str, budg
     from cotune.config.read import task_name
     from cotune.task.reading.field_names import fields_for
     from cotune.task.reading.yaml_names import yaml_list, yaml_name
-    from cotune.task.values.typing_of import guess_type
+    from cotune.task.values.kinds.registry import guess_type
 
     # Paths in the file are relative to its folder.
     place, folder = data.absolute(), out.absolute().parent

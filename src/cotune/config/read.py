@@ -175,7 +175,7 @@ def _output_type(config: RunConfig) -> OutputType | None:
     if config.start is not None or data.train == IN_MEMORY or "://" in data.train:
         return None
     from cotune.task.reading.read import read_table
-    from cotune.task.values.typing_of import guess_type
+    from cotune.task.values.kinds.registry import guess_type
 
     with suppress(InputError):
         cells = read_table(data.train).filled(data.output)

@@ -43,11 +43,6 @@ class Answered:
         if len(self.references) != len(self.answers):
             raise ValueError(f"{len(self.references)} references but {len(self.answers)} predicted ones")
 
-    @property
-    def gold(self) -> Sequence[str]:
-        """The references under an earlier name, for metrics of other packages."""
-        return self.references
-
     @cached_property
     def pairs(self) -> list[tuple[Any, Any]]:
         """Values of the right and the given answer of each row; None for an invalid one."""

@@ -23,12 +23,12 @@ from cotune.task.reading.table import Table
 from cotune.task.rehearsal import ROLE, Replay, choose_replay
 from cotune.task.sealed import SealedTest, rows_hash
 from cotune.task.split import Rows, cut, dev_size, duplicate_key, stratum_of, subsample, test_size
-from cotune.task.values.kinds.registry import KINDS, OutputType
+from cotune.task.values.json_value import json_text
+from cotune.task.values.kinds.registry import KINDS, OutputType, guess_type
 from cotune.task.values.label_type import label_type, spelled_as
 from cotune.task.values.number import parse_number
 from cotune.task.values.number_style import NumberStyle, has_decimal_comma, number_style
 from cotune.task.values.output import Output
-from cotune.task.values.typing_of import check_outputs, guess_type, in_one_form, kept_schema, settle
 
 LEAST_ROWS = 20
 OnBlank = Literal["error", "skip"]
@@ -149,13 +149,12 @@ def assemble(source: Source, metric: str | None) -> Parts:
             raise _cannot_cut("dev", source)
     else:
         train, dev = labelled, subsample(dev, source.limit_dev, generator(_DEV_LIMIT), stratum, every_label=False)
-    schema = source.schema if source.schema is not None else kept_schema(source.known, (*train, *dev, *old))
     # An inferred schema has to fit old rows too.
-    output = settle(kind, (*train, *dev, *old), labels, schema)
-    if typed:
-        output = replace(output, label_type=label_type(labels))
-    train, dev, test, old = (in_one_form(rows, output) for rows in (train, dev, test, old))
-    sealed = SealedTest(test, rows_hash(in_one_form(given, output)) if len(given) > len(test) else None)
+    schema = _schema(source, kind, [row.output for row in (*train, *dev, *old)])
+    schema_text = "" if schema is None else json_text(schema)
+    output = Output(kind, labels, schema_text, label_type(labels) if typed else "text")
+    train, dev, test, old = (_in_one_form(rows, output) for rows in (train, dev, test, old))
+    sealed = SealedTest(test, rows_hash(_in_one_form(given, output)) if len(given) > len(test) else None)
     replay: Replay | None = None
     if source.replay is not None:
         drawn = generator(_REPLAY)
@@ -199,6 +198,20 @@ def _type(source: Source) -> tuple[OutputType, tuple[Finding, ...]]:
         return kind, (Finding("output_type", "warning", message, len(cells)), *commas)
     message = f"the output {source.output_field!r} is taken for {kind}: {why}; output.type says otherwise"
     return kind, (Finding("output_type", "info", message, len(cells)), *commas)
+
+
+def _schema(source: Source, kind: OutputType, outputs: Sequence[str]) -> Mapping[str, Any] | None:
+    """The given JSON Schema, else that of the earlier bundle if all outputs fit it, else one inferred from them."""
+    schema = source.schema
+    if schema is None and source.known is not None:
+        schema = source.known.output.kind.kept_schema(source.known.output.schema, outputs)
+    return KINDS[kind].schema_of(outputs, schema)
+
+
+def _in_one_form(rows: Rows, output: Output) -> Rows:
+    """The rows with normalized outputs; JSON gets the schema's order of keys."""
+    written = (output.kind.in_one_form(row.output, output.schema) for row in rows)
+    return tuple(row if text == row.output else replace(row, output=text) for row, text in zip(rows, written, strict=True))
 
 
 def _numbers_as_labels(column: str, kind: OutputType, cells: Sequence[str]) -> tuple[Finding, ...]:
@@ -414,10 +427,15 @@ def _labels(source: Source, kind: OutputType, labelled: Rows, dev: Rows, test: R
             where=source.train.source,
             hint=f"Label at least {LEAST_ROWS}; a few hundred are better.",
         )
-    if KINDS[kind].written:
-        check_outputs((*labelled, *dev), where)
-        return ()
     counts = Counter(example.output for example in (*labelled, *dev))
+    if KINDS[kind].written:
+        if len(counts) < 2:
+            raise InputError(
+                f"every row has the same output, {shortened(next(iter(counts)))!r}",
+                where=where,
+                hint="Name another output column, or add rows with other outputs.",
+            )
+        return ()
     expected = {*(source.known.output.labels if source.known is not None else ()), *(example.output for example in old)}
     if len({*counts, *expected}) < 2:
         raise InputError(

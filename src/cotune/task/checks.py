@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from cotune.errors import counted, shown_names
 from cotune.task.example import Example
+from cotune.task.near import THRESHOLD, near_pairs
 from cotune.task.sealed import SealedTest
 from cotune.task.split import duplicate_key, normalised
-from cotune.task.values.confusable import looks
 
 Severity = Literal["info", "warning"]
 
@@ -25,6 +25,12 @@ MOST_COMPARED = 20_000
 _SEPARATING = frozenset({"Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po", "Zs"})
 _MEANING = frozenset("#%&*@/")
 _SHOWN = 5
+# Unicode's confusables (UTS 39) that look the same in nearly every font, with the Latin letters that they resemble.
+_CYRILLIC = ("аеорсухіјѕһԁԛԝАВЕКМНОРСТУХІЈЅ", "aeopcyxijshdqwABEKMHOPCTYXIJS")
+_GREEK = ("ονΑΒΕΖΗΙΚΜΝΟΡΤΥΧ", "ovABEZHIKMNOPTYX")
+# Zero-width spaces, soft hyphen, word joiner, direction marks; not the joiners of emoji and scripts, which are visible.
+_UNSEEN = "\u00ad\u200b\u200e\u200f\u2060\ufeff"
+_SAME_LOOKS = str.maketrans(_CYRILLIC[0] + _GREEK[0], _CYRILLIC[1] + _GREEK[1], _UNSEEN)
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,7 @@ def check_data(
     """
     removed = removed or Removed()
     rows = (*train, *dev)
-    findings = [
+    findings = (
         *also,
         *_leaks(train, dev, test, removed),
         *_repeats(train, dev, test),
@@ -125,8 +131,7 @@ def check_data(
         *_contradictions(rows, "label" if labels else "output"),
         *_shapes(rows),
         *(_balance(train, labels) if labels else ()),
-    ]
-    findings.sort(key=lambda finding: finding.severity != "warning")
+    )
     total = {
         "train": len(train),
         "dev": len(dev),
@@ -139,31 +144,25 @@ def check_data(
         "test_rows_in_train_exactly": removed.test_rows_repeated_exactly,
         **(counts or {}),
     }
-    return DataChecks(tuple(findings), MappingProxyType(total))
+    return DataChecks((), total).plus(findings)
 
 
 def _leaks(train: Sequence[Example], dev: Sequence[Example], test: SealedTest, removed: Removed) -> Iterable[Finding]:
-    if removed.train_in_test:
-        yield Finding(
-            "test_rows_in_train",
-            "warning",
-            f"{counted(removed.test_rows_repeated, 'test row')} also {_verb(removed.test_rows_repeated, 'occur')} in train "
-            f"({removed.test_rows_repeated_exactly:,} of them exactly). "
-            f"{counted(len(removed.train_in_test), 'row')} {'was' if len(removed.train_in_test) == 1 else 'were'} removed from "
-            "train; the test is unchanged",
-            removed.test_rows_repeated,
-            removed.train_in_test[:_SHOWN],
+    if ids := removed.train_in_test:
+        repeated, exactly = removed.test_rows_repeated, removed.test_rows_repeated_exactly
+        message = (
+            f"{_many(repeated, 'test row', 'also occur')} in train ({exactly:,} of them exactly). "
+            f"{counted(len(ids), 'row')} {_were(len(ids))} removed from train; the test is unchanged"
         )
+        yield Finding("test_rows_in_train", "warning", message, repeated, ids[:_SHOWN])
     left = (
         ("dev_rows_in_test", removed.dev_in_test, "dev row", "the test", "dev"),
         ("dev_rows_in_prompt", removed.dev_in_prompt, "dev row", "the prompt of the earlier bundle", "dev"),
         ("train_rows_in_dev", removed.train_in_dev, "train row", "dev", "train"),
     )
     for kind, ids, row, place, split in left:
-        if ids:
-            was = "was" if len(ids) == 1 else "were"
-            message = f"{counted(len(ids), row)} also occurred in {place} and {was} removed from {split}"
-            yield Finding(kind, "warning", message, len(ids), ids[:_SHOWN])
+        message = f"{counted(len(ids), row)} also occurred in {place} and {_were(len(ids))} removed from {split}"
+        yield from _of_rows(kind, "warning", message, ids)
     in_dev = {example.group for example in dev} - {None}
     for kind, places, score, shared in (
         ("groups_across_test", "train and test", "test", test.groups_shared_with(train)),
@@ -171,142 +170,86 @@ def _leaks(train: Sequence[Example], dev: Sequence[Example], test: SealedTest, r
         ("groups_across_dev", "train and dev", "dev", len({example.group for example in train} & in_dev)),
     ):
         if shared:
-            message = f"{counted(shared, 'group')} {_verb(shared, 'occur')} in both {places}"
-            yield Finding(kind, "warning", f"{message}, so memorising raises the {score} score", shared)
+            message = f"{_many(shared, 'group', 'occur')} in both {places}, so memorising raises the {score} score"
+            yield Finding(kind, "warning", message, shared)
 
 
 def _repeats(train: Sequence[Example], dev: Sequence[Example], test: SealedTest) -> Iterable[Finding]:
     for name, rows in (("train", train), ("dev", dev)):
-        seen: set[str] = set()
-        repeats = []
-        for example in rows:
-            key = duplicate_key(example)
-            if key in seen:
-                repeats.append(example.id)
-            seen.add(key)
-        if repeats:
-            yield Finding(
-                f"repeats_in_{name}",
-                "info",
-                f"{counted(len(repeats), f'{name} row')} {_verb(len(repeats), 'repeat')} an earlier one",
-                len(repeats),
-                tuple(repeats[:_SHOWN]),
-            )
+        first: dict[str, str] = {}
+        repeats = [example.id for example in rows if first.setdefault(duplicate_key(example), example.id) != example.id]
+        yield from _of_rows(
+            f"repeats_in_{name}", "info", f"{_many(len(repeats), f'{name} row', 'repeat')} an earlier one", repeats
+        )
     if count := test.repeats_within():
-        yield Finding("repeats_in_test", "info", f"{counted(count, 'test row')} {_verb(count, 'repeat')} an earlier one", count)
+        yield Finding("repeats_in_test", "info", f"{_many(count, 'test row', 'repeat')} an earlier one", count)
 
 
 def _near(train: Sequence[Example], dev: Sequence[Example], test: SealedTest) -> Iterable[Finding]:
-    rows = (*train, *dev)
-    if len(rows) + test.n > MOST_COMPARED:
-        yield Finding(
-            "near_duplicates_skipped",
-            "info",
-            f"near-duplicates are looked for in up to {MOST_COMPARED:,} rows; here are more, so only exact ones were",
-            len(rows) + test.n,
-        )
+    rows, border = (*train, *dev), len(train)
+    if (count := len(rows) + test.n) > MOST_COMPARED:
+        message = f"near-duplicates are looked for in up to {MOST_COMPARED:,} rows; here are more, so only exact ones were"
+        yield Finding("near_duplicates_skipped", "info", message, count)
         return
-    pairs, near_test = test.near_duplicates(rows)
-    border = len(train)
-    across = [pair for pair in pairs if pair[0] < border <= pair[1]]
-    within = [pair for pair in pairs if pair[1] < border]
-    if across:
-        ids = dict.fromkeys(rows[left].id for left, _ in across)
-        yield Finding(
-            "near_duplicates_train_dev",
-            "warning",
-            f"{counted(len(ids), 'train row')} nearly {_verb(len(ids), 'repeat')} a dev row",
-            len(ids),
-            tuple(ids)[:_SHOWN],
-        )
-    if within:
-        ids = dict.fromkeys(rows[right].id for _, right in within)
-        yield Finding(
-            "near_duplicates_in_train",
-            "info",
-            f"{counted(len(ids), 'train row')} nearly {_verb(len(ids), 'repeat')} another one",
-            len(ids),
-            tuple(ids)[:_SHOWN],
-        )
-    if near_test:
-        yield Finding(
-            "near_duplicates_with_test",
-            "warning",
-            f"{counted(len(near_test), 'row')} of train and dev nearly {_verb(len(near_test), 'repeat')} a test row; they stay",
-            len(near_test),
-            near_test[:_SHOWN],
-        )
+    found = test.alike(rows, lambda every: [(*pair, THRESHOLD) for pair in near_pairs(every)])
+    near_test = found.near_test
+    across = list(dict.fromkeys(rows[left].id for left, right, _ in found.pairs if left < border <= right))
+    within = list(dict.fromkeys(rows[right].id for _, right, _ in found.pairs if right < border))
+    message = f"{_many(len(across), 'train row', 'nearly repeat')} a dev row"
+    yield from _of_rows("near_duplicates_train_dev", "warning", message, across)
+    message = f"{_many(len(within), 'train row', 'nearly repeat')} another one"
+    yield from _of_rows("near_duplicates_in_train", "info", message, within)
+    message = (
+        f"{counted(len(near_test), 'row')} of train and dev nearly {_verb(len(near_test), 'repeat')} a test row; they stay"
+    )
+    yield from _of_rows("near_duplicates_with_test", "warning", message, near_test)
 
 
-def _contradictions(rows: Sequence[Example], said: str) -> Iterable[Finding]:
+def _contradictions(rows: Sequence[Example], noun: str) -> Iterable[Finding]:
     by_key: dict[str, list[Example]] = defaultdict(list)
     for example in rows:
         by_key[duplicate_key(example)].append(example)
     clashing = [same for same in by_key.values() if len({example.output for example in same}) > 1]
     if clashing:
         ids = [example.id for same in clashing for example in same]
-        yield Finding(
-            "contradicting_labels",
-            "warning",
-            f"{counted(len(clashing), 'input')} {_verb(len(clashing), 'have')} "
-            f"more than one {said} ({counted(len(ids), 'row')} in train and dev)",
-            len(clashing),
-            tuple(ids[:_SHOWN]),
-        )
+        message = f"{_many(len(clashing), 'input', 'have')} more than one {noun} ({counted(len(ids), 'row')} in train and dev)"
+        yield Finding("contradicting_labels", "warning", message, len(clashing), tuple(ids[:_SHOWN]))
 
 
 def _shapes(rows: Sequence[Example]) -> Iterable[Finding]:
-    if gaps := [example.id for example in rows if any(not text.strip() for text in example.fields.values())]:
-        yield Finding(
-            "empty_fields",
-            "info",
-            f"{counted(len(gaps), 'row')} of train and dev {_verb(len(gaps), 'have')} "
-            f"an empty input field beside others that are filled",
-            len(gaps),
-            tuple(gaps[:_SHOWN]),
-        )
+    def having(ids: Sequence[str]) -> str:
+        return f"{counted(len(ids), 'row')} of train and dev {_verb(len(ids), 'have')}"
+
+    gaps = [example.id for example in rows if any(not text.strip() for text in example.fields.values())]
+    yield from _of_rows("empty_fields", "info", f"{having(gaps)} an empty input field beside others that are filled", gaps)
     lengths = {example.id: sum(len(text.split()) for text in example.fields.values()) for example in rows}
-    if long := [name for name, words in lengths.items() if words > LONG_WORDS]:
-        yield Finding(
-            "long_inputs",
-            "warning",
-            f"{counted(len(long), 'row')} of train and dev {_verb(len(long), 'have')} "
-            f"more than {LONG_WORDS} words (the longest has "
-            f"{max(lengths.values())}) and may be truncated",
-            len(long),
-            tuple(long[:_SHOWN]),
-        )
+    long = [name for name, words in lengths.items() if words > LONG_WORDS]
+    longest = max(lengths.values(), default=0)
+    message = f"{having(long)} more than {LONG_WORDS} words (the longest has {longest}) and may be truncated"
+    yield from _of_rows("long_inputs", "warning", message, long)
 
 
 def _balance(train: Sequence[Example], labels: Sequence[str]) -> Iterable[Finding]:
     counts = Counter(example.output for example in train)
     if unseen := [label for label in labels if counts[label] == 0]:
-        yield Finding(
-            "labels_without_rows",
-            "warning",
-            f"{counted(len(unseen), 'label')} {_verb(len(unseen), 'have')} no train row: {shown_names(unseen, _SHOWN)}",
-            len(unseen),
-        )
+        message = f"{_many(len(unseen), 'label', 'have')} no train row: {shown_names(unseen, _SHOWN)}"
+        yield Finding("labels_without_rows", "warning", message, len(unseen))
     if few := [label for label in labels if 0 < counts[label] < FEW_ROWS]:
-        yield Finding(
-            "labels_with_few_rows",
-            "warning",
-            f"{counted(len(few), 'label')} {_verb(len(few), 'have')} fewer than {FEW_ROWS} train rows: "
-            f"{shown_names(few, _SHOWN)}; label more rows of {'it' if len(few) == 1 else 'them'}, or give them another label",
-            len(few),
-            tuple(example.id for example in train if example.output in few)[:_SHOWN],
+        message = (
+            f"{_many(len(few), 'label', 'have')} fewer than {FEW_ROWS} train rows: {shown_names(few, _SHOWN)}; label more rows "
+            f"of {'it' if len(few) == 1 else 'them'}, or give them another label"
         )
-    if counts:
-        (most, top), low = counts.most_common(1)[0], min(counts.values())
-        if top >= IMBALANCE * low and len(counts) > 1:
-            least = min(counts, key=lambda label: (counts[label], label))
-            yield Finding(
-                "imbalanced_labels",
-                "info",
+        ids = tuple(example.id for example in train if example.output in few)
+        yield Finding("labels_with_few_rows", "warning", message, len(few), ids[:_SHOWN])
+    if len(counts) > 1:
+        most, top = counts.most_common(1)[0]
+        least, low = min(counts.items(), key=lambda item: (item[1], item[0]))
+        if top >= IMBALANCE * low:
+            message = (
                 f"labels are imbalanced: {top} train rows of {most!r}, {low} of {least!r}; metric=macro_f1 gives each label "
-                "the same weight",
-                round(top / low),
+                "the same weight"
             )
+            yield Finding("imbalanced_labels", "info", message, round(top / low))
     yield from _alike(labels)
 
 
@@ -314,7 +257,11 @@ def _alike(labels: Sequence[str]) -> Iterable[Finding]:
     """Groups of labels that look the same to a person: by case, punctuation or similar characters."""
     for kind, key, differ in (
         ("labels_alike", _plain_label, "in case or punctuation alone"),
-        ("labels_look_alike", looks, "in letters of different scripts that look the same, or in characters that show nothing"),
+        (
+            "labels_look_alike",
+            lambda label: label.translate(_SAME_LOOKS),
+            "in letters of different scripts that look the same, or in characters that show nothing",
+        ),
     ):
         alike: dict[str, list[str]] = defaultdict(list)
         for label in labels:
@@ -343,6 +290,20 @@ def _plain_label(label: str) -> str:
     return "".join(kept) or text
 
 
+def _of_rows(kind: str, severity: Severity, message: str, ids: Sequence[str]) -> Iterable[Finding]:
+    """A finding about rows; none if there are no such rows."""
+    if ids:
+        yield Finding(kind, severity, message, len(ids), tuple(ids[:_SHOWN]))
+
+
+def _many(count: int, noun: str, verb: str) -> str:
+    """A number of things and what they do, such as ``2 rows repeat``."""
+    return f"{counted(count, noun)} {_verb(count, verb)}"
+
+
 def _verb(count: int, verb: str) -> str:
-    """The verb form for a count."""
     return verb if count != 1 else "has" if verb == "have" else f"{verb}s"
+
+
+def _were(count: int) -> str:
+    return "was" if count == 1 else "were"

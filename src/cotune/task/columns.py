@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from cotune.task.reading.table import Table
-from cotune.task.values.typing_of import guess_type
+from cotune.task.values.kinds.registry import guess_type
 
 _USUAL = ("label", "labels", "category", "class", "intent", "sentiment", "target", "output", "answer", "topic", "queue")
 

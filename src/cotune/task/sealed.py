@@ -13,6 +13,7 @@ import numpy as np
 from cotune.errors import CotuneError
 from cotune.files import content_hash
 from cotune.task.example import Example, groups_of
+from cotune.task.overlap import overlapping_test_rows, rows_overlapping
 from cotune.task.split import duplicate_key
 
 FindPairs = Callable[[Sequence[Example]], Sequence[tuple[int, int, float]]]
@@ -97,18 +98,6 @@ class SealedTest:
             return sum(tuple(example.fields.values()) in inputs for example in self.__examples)
         return sum(self.__keys[key] for key in {duplicate_key(example) for example in train} & set(self.__keys))
 
-    def near_duplicates(self, rows: Sequence[Example]) -> tuple[list[tuple[int, int]], tuple[str, ...]]:
-        """Near-duplicates (without exact ones) among ``rows`` and between them and the test.
-
-        Returns:
-            Pairs of positions in ``rows``, lower first, and the ids of the rows that nearly repeat a test row.
-        """
-        from cotune.task.near import near_pairs
-
-        pairs = near_pairs((*rows, *self.__examples))
-        near_test = sorted({left for left, right in pairs if left < len(rows) <= right})
-        return [pair for pair in pairs if pair[1] < len(rows)], tuple(rows[position].id for position in near_test)
-
     def alike(self, rows: Sequence[Example], find: FindPairs) -> AlikeRows:
         """Pairs that ``find`` returns for ``rows`` followed by the test's rows.
 
@@ -130,14 +119,10 @@ class SealedTest:
 
     def overlapping_rows(self, texts: Iterable[str]) -> int:
         """Number of test rows that share 13 consecutive words with any of ``texts`` (a shorter row as a whole)."""
-        from cotune.task.overlap import overlapping_test_rows
-
         return overlapping_test_rows(texts, self.__examples)
 
     def overlapping_train_ids(self, rows: Iterable[Example]) -> tuple[str, ...]:
         """Ids of the rows that share 13 consecutive words with a test row, or contain a shorter one as a whole."""
-        from cotune.task.overlap import rows_overlapping
-
         return rows_overlapping(rows, self.__examples)
 
     def count_outputs(self, wanted: Callable[[str], bool]) -> int:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from cotune.evaluate.stats.intervals import Interval, wilson
-
-Binning = Literal["width", "mass"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +31,13 @@ class ReliabilityBin:
     ci: Interval
 
 
-def reliability_bins(
-    confidence: npt.ArrayLike, correct: npt.ArrayLike, *, bins: int = 10, binning: Binning = "width"
-) -> list[ReliabilityBin]:
+def reliability_bins(confidence: npt.ArrayLike, correct: npt.ArrayLike, *, bins: int = 10) -> list[ReliabilityBin]:
     """Bin rows by confidence for a reliability diagram; empty bins are left out.
 
     Args:
         confidence: probability of the predicted answer, 0 to 1, shape (rows,).
         correct: right or wrong, shape (rows,).
-        bins: maximum number of bins.
-        binning: "width" (ranges of equal width) or "mass" (bins with about equal numbers of rows; rows of equal confidence stay
-            together).
+        bins: maximum number of bins, all of equal width.
 
     Raises:
         ValueError: shapes do not fit, or a confidence is outside 0 to 1.
@@ -57,9 +50,6 @@ def reliability_bins(
     if not len(sure):
         return []
     edges = np.linspace(0, 1, bins + 1)
-    if binning == "mass":
-        edges = np.unique(np.quantile(sure, edges))
-        edges = edges if len(edges) > 1 else np.array([edges[0], edges[0]])
     place = np.clip(np.searchsorted(edges, sure, side="right") - 1, 0, len(edges) - 2)
     result = []
     for number in np.unique(place):
@@ -79,18 +69,15 @@ def reliability_bins(
     return result
 
 
-def expected_calibration_error(
-    confidence: npt.ArrayLike, correct: npt.ArrayLike, *, bins: int = 10, binning: Binning = "width"
-) -> float:
+def expected_calibration_error(confidence: npt.ArrayLike, correct: npt.ArrayLike, *, bins: int = 10) -> float:
     """Mean distance between confidence and accuracy over the bins, weighted by rows; 0 is perfectly calibrated.
 
     On few rows it is above 0 even for a calibrated model, and it grows with the number of bins. Args as for
     :func:`reliability_bins`.
 
-    Source: Guo et al., On Calibration of Modern Neural Networks (arXiv 1706.04599); bins of equal mass: Nixon et al.
-    (arXiv 1904.01685).
+    Source: Guo et al., On Calibration of Modern Neural Networks (arXiv 1706.04599).
     """
-    filled = reliability_bins(confidence, correct, bins=bins, binning=binning)
+    filled = reliability_bins(confidence, correct, bins=bins)
     rows = sum(group.count for group in filled)
     if not rows:
         return float("nan")

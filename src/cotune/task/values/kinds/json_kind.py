@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cotune.errors import InputError, shortened
@@ -11,7 +12,9 @@ from cotune.task.values.kinds.base import Bounds, CellReader, Constraint, Output
 from cotune.task.values.number_style import NumberStyle
 from cotune.task.values.schema import Validator, infer_schema
 from cotune.task.values.schema_order import in_schema_order
-from cotune.task.values.schema_words import described_fields
+
+_MOST_FIELDS, _MOST_VALUES, _MOST_CHARACTERS = 30, 12, 40
+"""Bounds of a schema in words: fields, values of an enumeration, characters of a value."""
 
 
 class JsonKind(OutputKind):
@@ -121,3 +124,38 @@ def _json(cell: str, where: str, check: Validator | None) -> str:
             hint="Correct the row or the schema.",
         )
     return json_text(value)
+
+
+def described_fields(schema: Mapping[str, Any]) -> str:
+    """The names of a schema's single values, with the values of short enumerations: ``intent (one of "play", "stop")``.
+
+    Empty if it has none. Names and values with braces or line breaks are omitted, since braces mark placeholders.
+    """
+    texts = list(dict.fromkeys(text for text in _fields(schema, "") if not set(text) & set("{}\n")))
+    return ", ".join(texts[:_MOST_FIELDS]) + (" and others" if len(texts) > _MOST_FIELDS else "")
+
+
+def _fields(schema: Mapping[str, Any], path: str) -> Iterator[str]:
+    for option in schema.get("anyOf", ()):
+        if isinstance(option, Mapping):
+            yield from _fields(option, path)
+    properties, items = schema.get("properties"), schema.get("items")
+    if isinstance(properties, Mapping):
+        for name, inner in properties.items():
+            if isinstance(inner, Mapping):
+                yield from _fields(inner, f"{path}.{name}" if path else str(name))
+    elif isinstance(items, Mapping) and items.get("properties"):
+        yield from _fields(items, path)
+    elif path:
+        yield path + _kind_in_words(schema, items)
+
+
+def _kind_in_words(schema: Mapping[str, Any], items: Any) -> str:
+    values = schema.get("enum")
+    if isinstance(values, list) and len(values) <= _MOST_VALUES and all(len(str(v)) <= _MOST_CHARACTERS for v in values):
+        return f" (one of {', '.join(json.dumps(value, ensure_ascii=False) for value in values)})"
+    if isinstance(items, Mapping):
+        return " (a list)"
+    if schema.get("type") == "boolean":
+        return " (true or false)"
+    return " (a number)" if schema.get("type") in ("integer", "number") else ""

@@ -5,9 +5,9 @@ To add a kind, add a file to this folder, an entry to both lists here, and its n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from cotune.task.values.kinds.base import OutputKind
 from cotune.task.values.kinds.json_kind import JsonKind
@@ -26,3 +26,15 @@ KINDS: Mapping[str, OutputKind] = MappingProxyType({kind.name: kind for kind in 
 
 WRITTEN_TYPES: tuple[OutputType, ...] = tuple(name for name in OUTPUT_TYPES if KINDS[name].written)
 """Names of the kinds with generated answers."""
+
+
+def guess_type(cells: Sequence[str]) -> tuple[OutputType, str]:
+    """Guess the type of outputs; returns it with the reason in a few words.
+
+    JSON if all are JSON objects or lists; numbers if all are numbers, more than twenty differ, and they are not row numbers
+    from 0 or 1; else labels if there are at most half as many different values as rows; else text.
+
+    Args:
+        cells: the filled cells of the output column, at least one.
+    """
+    return next((cast(OutputType, name), why) for name, kind in KINDS.items() if (why := kind.recognise(cells)))
