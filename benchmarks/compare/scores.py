@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from compare.cells import Cell, read_answers
 from cotune.evaluate.arms import aggregate_statistic
 from cotune.evaluate.stats.calibration import expected_calibration_error
-from cotune.evaluate.stats.f1 import f1_statistic
 from cotune.evaluate.stats.intervals import Interval, aggregate_interval
 from cotune.task.answered import Answered
 from cotune.task.metrics.json_fields import field_counts, micro_f1, row_f1
-from cotune.task.metrics.metric import Aggregate
+from cotune.task.metrics.metric import METRICS, Aggregate
 from cotune.task.values.output import Output
 
 Floats = NDArray[np.float64]
@@ -103,7 +102,7 @@ def aligned(
 
 def macro_f1(outputs: Sequence[str], predictions: Sequence[str]) -> float:
     """F1 averaged over labels."""
-    return float(f1_statistic(outputs, [np.asarray(predictions)], "macro")(np.ones(len(outputs)))[0])
+    return METRICS["macro_f1"](outputs, predictions, sorted({*outputs, *predictions}))
 
 
 def _score_json(cell: Cell, outputs: Sequence[str], predictions: Sequence[str]) -> Scored:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from dependent import ALONE, GROUPED, ids_of
 from numpy.typing import NDArray
+from sklearn.metrics import f1_score
 
 from cotune.evaluate.arms import ArmScores, ArmsMetric, aggregate_statistic
 from cotune.evaluate.attribution import attribute
@@ -13,7 +14,6 @@ from cotune.evaluate.frozen_arms import ARMS
 from cotune.evaluate.score_interval import AVERAGES, score_interval
 from cotune.evaluate.scoring import judged
 from cotune.evaluate.stats.clusters import FEW_GROUPS
-from cotune.evaluate.stats.f1 import f1_statistic
 from cotune.evaluate.stats.intervals import aggregate_interval, few_groups_limits
 from cotune.evaluate.stats.resampling import bootstrap_limits, evaluate_over, resampling_weights
 from cotune.task.answered import Answered
@@ -43,15 +43,16 @@ def test_sums_give_what_the_confusion_matrix_gives(name: str) -> None:
     by_sums = ArmsMetric({arm: label_arm(gold, list(given), name) for arm, given in answers.items()}, aggregate)
     weights = next(resampling_weights(40, 50, 1))
     average = AVERAGES[name]
-    by_matrix = f1_statistic(gold, list(answers.values()), average)
-    np.testing.assert_allclose(by_sums.statistic()(weights), by_matrix(weights))
+
+    def f1(answers: NDArray[np.str_], rows: NDArray[np.int64]) -> float:
+        return float(f1_score(np.array(gold)[rows], answers[rows], average=average, zero_division=0))
+
+    drawn = [np.repeat(np.arange(40), row.astype(int)) for row in weights]
+    by_matrix = [[f1(given, rows) for given in answers.values()] for rows in drawn]
+    np.testing.assert_allclose(by_sums.statistic()(weights), by_matrix)
     swaps = rng.integers(0, 2, size=(30, 40), dtype=np.int8)
-    once = np.ones((1, 40))
-    mixed = [
-        f1_statistic(gold, [np.where(row, answers[b], answers[a]) for a, b in (("one", "two"), ("two", "one"))], average)(once)
-        for row in swaps
-    ]
-    differences = [found[0, 0] - found[0, 1] for found in mixed]
+    mixed = [(np.where(row, answers["two"], answers["one"]), np.where(row, answers["one"], answers["two"])) for row in swaps]
+    differences = [f1(one, np.arange(40)) - f1(two, np.arange(40)) for one, two in mixed]
     np.testing.assert_allclose(by_sums.swapped((("one", "two"),), swaps), differences, atol=1e-12)
 
 

@@ -9,10 +9,14 @@ import pytest
 from dependent import ALONE, GROUPED, Floats, ids_of
 from scipy import special
 
+from cotune.evaluate.arms import aggregate_statistic
 from cotune.evaluate.stats import f1_posterior
-from cotune.evaluate.stats.f1 import Average, f1_from_counts, f1_influence, f1_statistic
-from cotune.evaluate.stats.f1_posterior import confusion_counts, dirichlet_f1, effective_share, posterior_limits
+from cotune.evaluate.stats.f1_posterior import confusion_counts, dirichlet_f1, effective_share, f1_influence, posterior_limits
 from cotune.evaluate.stats.resampling import influence_values
+from cotune.task.answered import Answered
+from cotune.task.metrics.label import Average, f1_from_counts
+from cotune.task.metrics.metric import METRICS
+from cotune.task.values.output import label_output
 
 AVERAGES: tuple[Average, ...] = ("macro", "weighted")
 
@@ -155,6 +159,9 @@ def test_influence_is_what_leaving_a_row_out_shows(average: Average) -> None:
     predicted = np.where(generator.random(400) < 0.6, gold, generator.integers(0, 4, 400))
     cells = gold * 4 + predicted
     by_cell = f1_influence(confusion_counts(cells[None], 4), average)[0].ravel()[cells]
-    by_row = influence_values(f1_statistic(gold, [predicted], average), 400)[:, 0]
+    aggregate = METRICS[f"{average}_f1"].aggregate
+    assert aggregate is not None
+    counts = aggregate.counts(Answered(gold.astype(str), predicted.astype(str), label_output(list("0123"))))
+    by_row = influence_values(aggregate_statistic(aggregate, [counts]), 400)[:, 0]
     np.testing.assert_allclose(by_cell, by_row, atol=0.03)
     assert by_cell.mean() == pytest.approx(0, abs=1e-9)

@@ -9,7 +9,7 @@ import pytest
 from cotune.config.task import Task
 from cotune.cycle.references import told
 from cotune.evaluate.decision import RAW
-from cotune.evaluate.references import MajorityReference, TfidfReference
+from cotune.evaluate.references import majority_log_probs, tfidf_log_probs
 from cotune.evaluate.responses import LabelOutputs
 
 WORDS = ("river tower", "card refund", "goal match")
@@ -18,18 +18,17 @@ LABELS = np.array([i % 3 for i in range(36)])
 
 
 def test_the_majority_answers_with_the_shares_of_the_labels() -> None:
-    found = MajorityReference(np.array([2, 2, 0, 2]), 4).log_probs(["a", "b"])
+    found = majority_log_probs(np.array([2, 2, 0, 2]), 4, 2)
     assert found.shape == (2, 4) and np.array_equal(found[0], found[1])
     np.testing.assert_allclose(np.exp(found[0]), np.array([1.5, 0.5, 3.5, 0.5]) / 6)
 
 
 def test_words_tell_the_labels_apart() -> None:
-    reference = TfidfReference(TEXTS, LABELS, 3)
-    found = reference.log_probs(["the TOWER by the river", "a refund, please", "a match"])
+    found = tfidf_log_probs(TEXTS, LABELS, 3, ["the TOWER by the river", "a refund, please", "a match"])
     np.testing.assert_allclose(np.exp(found).sum(1), 1)
     assert found.argmax(1).tolist() == [0, 1, 2]
     # Characters as well: a word that no row has, but for its ending.
-    assert reference.log_probs(["towers!"]).argmax(1).tolist() == [0]
+    assert tfidf_log_probs(TEXTS, LABELS, 3, ["towers!"]).argmax(1).tolist() == [0]
 
 
 def test_it_is_scikit_learns_where_every_label_has_rows() -> None:
@@ -40,12 +39,12 @@ def test_it_is_scikit_learns_where_every_label_has_rows() -> None:
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
     characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
     plain = make_pipeline(make_union(words, characters), LogisticRegression(C=10.0, max_iter=300)).fit(TEXTS[:30], LABELS[:30])
-    found = TfidfReference(TEXTS[:30], LABELS[:30], 3).log_probs(TEXTS[30:])
+    found = tfidf_log_probs(TEXTS[:30], LABELS[:30], 3, TEXTS[30:])
     np.testing.assert_allclose(np.exp(found), plain.predict_proba(TEXTS[30:]), atol=1e-6)
 
 
 def test_a_label_without_a_row_gets_one_part_in_rows_and_labels() -> None:
-    found = np.exp(TfidfReference(TEXTS, 2 * LABELS, 6).log_probs(TEXTS[:3]))
+    found = np.exp(tfidf_log_probs(TEXTS, 2 * LABELS, 6, TEXTS[:3]))
     np.testing.assert_allclose(found[:, [1, 3, 5]], 1 / 42)
     np.testing.assert_allclose(found.sum(1), 1)
     assert found.argmax(1).tolist() == [0, 2, 4]

@@ -14,7 +14,7 @@ from cotune.cycle.search.arms import ArmResult
 from cotune.errors import DivergedError
 from cotune.evaluate.decision import RAW
 from cotune.evaluate.previous import compare_parts
-from cotune.evaluate.references import MajorityReference, TfidfReference
+from cotune.evaluate.references import majority_log_probs, tfidf_log_probs
 from cotune.evaluate.responses import LabelOutputs, label_indices
 from cotune.evaluate.score_interval import score_interval
 from cotune.evaluate.scoring import Evaluation, finite
@@ -107,8 +107,8 @@ def measure_references(context: RunContext, seed: Prompt, shipped: ArmResult, ro
         return None if "skipped" in value else {key: item for key, item in value.items() if key != "name"}
 
     found = {
-        MAJORITY: recorded(MAJORITY, lambda: MajorityReference(truth, classes).log_probs(asked)),
-        TFIDF: recorded(TFIDF, lambda: TfidfReference(texts, truth, classes).log_probs(asked)),
+        MAJORITY: recorded(MAJORITY, lambda: majority_log_probs(truth, classes, len(asked))),
+        TFIDF: recorded(TFIDF, lambda: tfidf_log_probs(texts, truth, classes, asked)),
     }
     if (cost := zero_shot_cost(context, seed)) > room:
         skipped = {"name": ZERO_SHOT, "skipped": shortage(context.spending.budget, cost, room, room)}

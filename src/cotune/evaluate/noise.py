@@ -14,7 +14,6 @@ from scipy import special
 from cotune.evaluate.attribution import Attribution
 from cotune.evaluate.decision import RAW, Decision
 from cotune.evaluate.frozen_arms import ARMS, EVERY_GAIN, PREVIOUS, reduced
-from cotune.evaluate.stats.f1 import label_indicators
 from cotune.evaluate.stats.resampling import Floats
 from cotune.task.metrics.label import Average, f1_from_counts
 
@@ -83,8 +82,8 @@ class Noise:
         judged = decision.log_probs(scores)
         labels = np.arange(judged.shape[1])
         order = np.argsort(-judged, axis=1, kind="stable")
-        first, second = (label_indicators(order[:, place], labels) for place in (0, 1))
-        truth = label_indicators(references, labels)
+        first, second = (_label_indicators(order[:, place], labels) for place in (0, 1))
+        truth = _label_indicators(references, labels)
         flips = np.random.default_rng([seed, 22]).random((_SCORINGS, len(judged))) < self._flipping(judged)
 
         def f1(flipped: Floats) -> Floats:
@@ -127,6 +126,11 @@ def compare(first: Floats, second: Floats, decision: Decision = RAW) -> Noise:
     spread = float(np.sqrt(2 * np.mean(np.var(moved, axis=1, ddof=1)))) if moved.shape[1] > 1 else 0.0
     reach = float(np.ptp(moved, axis=1).max())
     return Noise(len(first), float(size.max()), float(size.mean()), reach, spread, flipped)
+
+
+def _label_indicators(values: npt.ArrayLike, labels: npt.ArrayLike) -> Floats:
+    """One-hot columns of the labels, shape (rows, labels)."""
+    return np.asarray(np.asarray(values)[:, None] == np.asarray(labels)[None, :], dtype=np.float64)
 
 
 def told_with_noise(attribution: Attribution, floors: Mapping[str, float], candidates: Mapping[str, str]) -> Attribution:

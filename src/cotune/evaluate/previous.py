@@ -13,7 +13,7 @@ from cotune.errors import counted
 from cotune.evaluate.attribution import Gain
 from cotune.evaluate.frozen_arms import ALPHA
 from cotune.evaluate.stats.intervals import Interval
-from cotune.evaluate.stats.paired import discordant_rows, mcnemar, paired_intervals, sign_flip_test
+from cotune.evaluate.stats.paired import paired_intervals, paired_test
 from cotune.evaluate.stats.together import read_together
 from cotune.evaluate.words import NO_DIFFERENCE, change_text, uncertainty_text, unclear
 
@@ -74,10 +74,7 @@ def compare_parts(
     for name, rows in choices.items():
         after, before = one[rows], two[rows]
         grouped = None if groups is None else np.asarray(groups)[rows]
-        if grouped is None:
-            p, test = mcnemar(*discordant_rows(before, after)), "exact McNemar"
-        else:
-            p, test = sign_flip_test(after - before, seed=seed, groups=grouped), "paired permutation"
+        p, test = paired_test(before, after, seed=seed, groups=grouped)
         interval_at = paired_intervals(before, after, seed=seed, groups=grouped)
         p_single, ci_single = read_together(p, interval_at)
         p, ci = read_together(p, interval_at, len(choices))

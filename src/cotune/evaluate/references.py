@@ -16,21 +16,43 @@ _MOST_CHARACTERS = 20_000
 """Maximum number of characters of a text, so that one very long row does not take most of the time."""
 
 
-class MajorityReference:
-    """Predicts the most frequent label; probabilities are the labels' shares, with half a row added to each.
+def majority_log_probs(labels: NDArray[np.int64], classes: int, rows: int) -> Floats:
+    """Log-probabilities ``[rows, classes]`` of always predicting the most frequent label, the same in every row.
+
+    They are the labels' shares, with half a row added to each.
 
     Args:
-        labels: ``[rows]`` label indices of the training rows.
+        labels: label indices of the training rows.
         classes: number of labels.
+        rows: number of rows to predict.
     """
+    counts = np.bincount(labels, minlength=classes) + 0.5
+    return np.tile(np.log(counts / counts.sum()), (rows, 1))
 
-    def __init__(self, labels: NDArray[np.int64], classes: int) -> None:
-        counts = np.bincount(labels, minlength=classes) + 0.5
-        self._log_probs: Floats = np.log(counts / counts.sum())
 
-    def log_probs(self, texts: Sequence[str]) -> Floats:
-        """``[rows, classes]``, the same in every row."""
-        return np.tile(self._log_probs, (len(texts), 1))
+def tfidf_log_probs(texts: Sequence[str], labels: NDArray[np.int64], classes: int, asked: Sequence[str]) -> Floats:
+    """Log-probabilities ``[asked, classes]`` by TF-IDF with scikit-learn's logistic regression.
+
+    Args:
+        texts: training texts.
+        labels: their label indices.
+        classes: number of labels; a label without rows gets the probability ``1 / (rows + classes)``.
+        asked: texts to predict.
+
+    Raises:
+        ValueError: if there are fewer than two labels, or no text contains a letter or a number.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    learn, asked = ([text[:_MOST_CHARACTERS] for text in part] for part in (texts, asked))
+    pipeline = make_pipeline(_tfidf(), LogisticRegression(C=_C, max_iter=300)).fit(learn, labels)
+    fitted = pipeline[-1].classes_
+    rare = 1 / (len(texts) + classes)
+    shares = np.full((len(asked), classes), rare)
+    shares[:, fitted] = np.maximum(pipeline.predict_proba(asked), 1e-9) * (1 - rare * (classes - len(fitted)))
+    log_probs: Floats = np.log(shares / shares.sum(axis=1, keepdims=True))
+    return log_probs
 
 
 def _tfidf() -> Any:
@@ -40,38 +62,3 @@ def _tfidf() -> Any:
 
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=1)
     return make_union(words, TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True, min_df=1))
-
-
-def _cut(texts: Sequence[str]) -> list[str]:
-    return [text[:_MOST_CHARACTERS] for text in texts]
-
-
-class TfidfReference:
-    """TF-IDF of words and of characters within words, with scikit-learn's logistic regression.
-
-    Args:
-        texts: training texts.
-        labels: ``[rows]`` their label indices.
-        classes: number of labels; a label without rows gets the probability ``1 / (rows + classes)``.
-
-    Raises:
-        ValueError: if there are fewer than two labels, or no text contains a letter or a number.
-    """
-
-    def __init__(self, texts: Sequence[str], labels: NDArray[np.int64], classes: int) -> None:
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-
-        self._pipeline = make_pipeline(_tfidf(), LogisticRegression(C=_C, max_iter=300))
-        self._rows, self._classes = len(texts), classes
-        self._pipeline.fit(_cut(texts), labels)
-
-    def log_probs(self, texts: Sequence[str]) -> Floats:
-        """``[rows, classes]`` log-probabilities."""
-        probabilities = self._pipeline.predict_proba(_cut(texts))
-        fitted_classes = self._pipeline[-1].classes_
-        rare = 1 / (self._rows + self._classes)
-        shares = np.full((len(texts), self._classes), rare)
-        shares[:, fitted_classes] = np.maximum(probabilities, 1e-9) * (1 - rare * (self._classes - len(fitted_classes)))
-        log_probs: Floats = np.log(shares / shares.sum(axis=1, keepdims=True))
-        return log_probs

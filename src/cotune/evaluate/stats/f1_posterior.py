@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from cotune.evaluate.stats.clusters import effective_rows
-from cotune.evaluate.stats.f1 import f1_influence
 from cotune.evaluate.stats.intervals import Interval
 from cotune.evaluate.stats.resampling import Floats
 from cotune.task.metrics.label import Average, f1_from_counts
@@ -80,6 +79,29 @@ def confusion_counts(cells: npt.NDArray[np.int64], size: int) -> Floats:
     offset = np.arange(len(cells))[:, None] * size * size
     counts = np.bincount((cells + offset).ravel(), minlength=len(cells) * size * size)
     return counts.reshape(len(cells), size, size).astype(np.float64)
+
+
+def f1_influence(counts: Floats, average: Average) -> Floats:
+    """Influence on the F1 of a row in each cell of a confusion matrix, on the scale of a mean of rows.
+
+    Args:
+        counts: confusion matrices, the right label first, shape (..., labels, labels).
+        average: as for :func:`cotune.task.metrics.label.f1_from_counts`.
+
+    Returns:
+        Shape (..., labels, labels): the derivative of the F1 by the cell's share of rows; its mean over the rows is zero.
+    """
+    hits, support, predicted = np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(axis=-1), counts.sum(axis=-2)
+    rows, both = counts.sum(axis=(-1, -2))[..., None], support + predicted
+    seen = both > 0
+    scores = np.where(seen, 2 * hits / np.where(seen, both, 1.0), 0.0)
+    weights = seen / seen.sum(axis=-1, keepdims=True) if average == "macro" else support / rows
+    scale = np.where(seen, weights * rows / np.where(seen, both, 1.0), 0.0)
+    change = -(scale * scores)[..., :, None] - (scale * scores)[..., None, :]
+    change += 2 * scale[..., None] * np.eye(counts.shape[-1])
+    if average == "weighted":
+        change += (scores - (weights * scores).sum(axis=-1, keepdims=True))[..., :, None]
+    return np.asarray(change, dtype=np.float64)
 
 
 def effective_share(

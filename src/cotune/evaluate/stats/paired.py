@@ -242,18 +242,26 @@ def interval_of(limits: tuple[Floats, Floats], column: int = 0) -> Interval:
     return Interval(low, high)
 
 
+def paired_test(first: npt.ArrayLike, second: npt.ArrayLike, *, seed: int, groups: npt.ArrayLike | None) -> tuple[float, str]:
+    """P-value of a paired difference and the name of the test.
+
+    The test is exact McNemar for ungrouped 0/1 scores and a permutation test otherwise, by whole groups if ``groups`` is given.
+    """
+    one, two = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    both = np.concatenate([one, two])
+    if groups is None and np.all((both == 0) | (both == 1)):
+        return mcnemar(*discordant_rows(one, two)), "exact McNemar"
+    return sign_flip_test(two - one, seed=seed, groups=groups), "paired permutation"
+
+
 def paired_difference(
     first: npt.ArrayLike, second: npt.ArrayLike, *, seed: int, groups: npt.ArrayLike | None = None
 ) -> tuple[Interval, float]:
     """Interval and p-value of a paired difference, second minus first.
 
-    The interval is :func:`paired_interval`. The test is exact McNemar for ungrouped 0/1 scores and a permutation test
-    otherwise, by whole groups if ``groups`` is given. Both agree about zero, see
+    The interval is :func:`paired_interval` and the test :func:`paired_test`. Both agree about zero, see
     :func:`cotune.evaluate.stats.together.read_together`.
     """
-    one, two = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    both = np.concatenate([one, two])
-    exact = groups is None and bool(np.all((both == 0) | (both == 1)))
-    p = mcnemar(*discordant_rows(one, two)) if exact else sign_flip_test(two - one, seed=seed, groups=groups)
-    p, interval = read_together(p, paired_intervals(one, two, seed=seed, groups=groups))
+    p, _ = paired_test(first, second, seed=seed, groups=groups)
+    p, interval = read_together(p, paired_intervals(first, second, seed=seed, groups=groups))
     return interval, p
