@@ -22,7 +22,7 @@ from cotune.task.reading.field_names import RESERVED, field_names, fields_for, w
 from cotune.task.reading.table import Table
 from cotune.task.rehearsal import ROLE, Replay, choose_replay
 from cotune.task.sealed import SealedTest, rows_hash
-from cotune.task.split import Rows, cut, dev_size, duplicate_key, stratum_of, subsample, test_size
+from cotune.task.split import Rows, Stratum, cut, dev_size, duplicate_key, stratum_of, subsample, test_size
 from cotune.task.values.json_value import json_text
 from cotune.task.values.kinds.registry import KINDS, OutputType, guess_type
 from cotune.task.values.label_type import label_type, spelled_as
@@ -132,10 +132,7 @@ def assemble(source: Source, metric: str | None) -> Parts:
 
     if test is None:
         size = test_size(len(labelled), source.limit_test)
-        _check_cut("test", size, len(labelled))
-        labelled, test = cut(labelled, size, generator(_TEST_CUT), stratum)
-        if not test:
-            raise _cannot_cut("test", source)
+        labelled, test = _cut("test", source, labelled, size, generator(_TEST_CUT), stratum)
     shown: frozenset[str] = source.known.keys(source.input_fields) if source.known is not None else frozenset()
     labelled, dev, removed = _without_leaks(labelled, dev, test, shown)
     given, test = test, subsample(test, source.limit_test, generator(_TEST_LIMIT), stratum, every_label=False)
@@ -143,10 +140,7 @@ def assemble(source: Source, metric: str | None) -> Parts:
     _check_enough(source, kind, labelled, dev, removed)
     if dev is None:
         size = dev_size(len(labelled), source.limit_dev)
-        _check_cut("dev", size, len(labelled))
-        train, dev = cut(labelled, size, generator(_DEV_CUT), stratum, shown)
-        if not dev:
-            raise _cannot_cut("dev", source)
+        train, dev = _cut("dev", source, labelled, size, generator(_DEV_CUT), stratum, shown)
     else:
         train, dev = labelled, subsample(dev, source.limit_dev, generator(_DEV_LIMIT), stratum, every_label=False)
     # An inferred schema has to fit old rows too.
@@ -155,22 +149,22 @@ def assemble(source: Source, metric: str | None) -> Parts:
     output = Output(kind, labels, schema_text, label_type(labels) if typed else "text")
     train, dev, test, old = (_in_one_form(rows, output) for rows in (train, dev, test, old))
     sealed = SealedTest(test, rows_hash(_in_one_form(given, output)) if len(given) > len(test) else None)
-    replay: Replay | None = None
+    replay = Replay()
     if source.replay is not None:
         drawn = generator(_REPLAY)
         ratio = source.replay_ratio
         replay = choose_replay(old, train, dev, sealed, labels, stratum=stratum, shown=shown, ratio=ratio, generator=drawn)
         train, dev = (*train, *replay.train), (*dev, *replay.dev)
-        read |= replay.counts()
+    read |= replay.counts
     checks = DataChecks((), read)
     if source.checked:
-        also = (*guess, *renamed, *styled, *blank, *_shown_lists(source), *(replay.findings() if replay is not None else ()))
+        also = (*guess, *renamed, *styled, *blank, *_shown_lists(source), *replay.findings)
         checks = check_data(train, dev, sealed, labels, removed=removed, counts=read, also=also)
     columns = (source.input_fields, source.output_field)
     description = output.to_json() if output.kind.written else output.labels
     metric_parts = [judged.name, *([judged.fingerprint] if judged.fingerprint else [])]
     view = [rows_hash(train), rows_hash(dev), sealed.content_hash, *columns, description, *metric_parts]
-    return Parts(*columns, output, judged, train, dev, sealed, checks, content_hash(view), replay is not None)
+    return Parts(*columns, output, judged, train, dev, sealed, checks, content_hash(view), source.replay is not None)
 
 
 def _type(source: Source) -> tuple[OutputType, tuple[Finding, ...]]:
@@ -521,19 +515,28 @@ def _check_enough(source: Source, kind: OutputType, labelled: Rows, dev: Rows | 
         )
 
 
-def _check_cut(role: str, size: int, rows: int) -> None:
-    if size >= rows - 1:
+def _cut(
+    role: str,
+    source: Source,
+    rows: Rows,
+    size: int,
+    generator: np.random.Generator,
+    stratum: Stratum,
+    keep: frozenset[str] = frozenset(),
+) -> tuple[Rows, Rows]:
+    """As :func:`cut`, but with an error if too many rows or none can be cut."""
+    if size >= len(rows) - 1:
         raise InputError(
-            f"limit.{role} asks for {size} of the {rows} labelled rows, which leaves nothing to learn from",
+            f"limit.{role} asks for {size} of the {len(rows)} labelled rows, which leaves nothing to learn from",
             where=f"limit.{role}",
             hint=f"Ask for fewer, or name a file under data.{role}.",
         )
-
-
-def _cannot_cut(role: str, source: Source) -> InputError:
-    return InputError(
-        f"no {role} split can be cut: all rows of each label are linked by equal inputs"
-        + (f" or equal {source.group!r}" if source.group is not None else ""),
-        where=source.train.source,
-        hint=f"Name a file under data.{role}, or a finer group column.",
-    )
+    left, taken = cut(rows, size, generator, stratum, keep)
+    if not taken:
+        raise InputError(
+            f"no {role} split can be cut: all rows of each label are linked by equal inputs"
+            + (f" or equal {source.group!r}" if source.group is not None else ""),
+            where=source.train.source,
+            hint=f"Name a file under data.{role}, or a finer group column.",
+        )
+    return left, taken

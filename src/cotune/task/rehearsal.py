@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 
@@ -12,6 +14,9 @@ from cotune.errors import counted
 from cotune.task.checks import Finding
 from cotune.task.sealed import SealedTest
 from cotune.task.split import DEV_MOST, Rows, Stratum, cut, duplicate_key
+
+ROLE = "replay"
+"""Prefix of the ids of replayed rows."""
 
 
 @dataclass(frozen=True)
@@ -21,40 +26,14 @@ class Replay:
     Attributes:
         train: rows to learn from again.
         dev: rows added to dev.
-        read: number of rows in the file.
-        in_test: ids of removed rows that repeat a test row, or belong to the group of one.
-        in_new: ids of removed rows that repeat a new row, or belong to the group of a dev row.
-        not_asked: number of rows whose label is no longer used.
-        test_rows_repeated: number of test rows among the old rows, which an earlier bundle may have learnt.
+        counts: counts for the data checks.
+        findings: findings for the data checks.
     """
 
-    train: Rows
-    dev: Rows
-    read: int
-    in_test: tuple[str, ...]
-    in_new: tuple[str, ...]
-    not_asked: int
-    test_rows_repeated: int
-
-    def counts(self) -> dict[str, int]:
-        """Counts for the data checks."""
-        return {
-            "replay_read": self.read,
-            "replay_train": len(self.train),
-            "replay_dev": len(self.dev),
-            "replay_rows_in_test": len(self.in_test),
-            "replay_rows_repeat_new_ones": len(self.in_new),
-            "replay_rows_without_label": self.not_asked,
-            "test_rows_in_replay": self.test_rows_repeated,
-        }
-
-    def findings(self) -> tuple[Finding, ...]:
-        """Findings for the data checks."""
-        if not self.test_rows_repeated:
-            return ()
-        what = f"{counted(self.test_rows_repeated, 'test row')} are also among the old rows"
-        why = "the bundle that this run starts from may have been trained on them, which makes its scores too good"
-        return (Finding("test_rows_in_replay", "warning", f"{what}: {why}", self.test_rows_repeated, self.in_test[:5]),)
+    train: Rows = ()
+    dev: Rows = ()
+    counts: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    findings: tuple[Finding, ...] = ()
 
 
 def choose_replay(
@@ -110,9 +89,19 @@ def choose_replay(
     bound = shown | {duplicate_key(row) for row in chosen if row.group in in_train}
     stays, held = cut(chosen, size, generator, stratum, bound)
     repeated = test.rows_repeated_by(asked)
-    in_new = tuple(i for i in in_new if i not in set(in_test))
-    return Replay(stays, held, len(rows), in_test, in_new, len(rows) - len(asked), repeated)
-
-
-ROLE = "replay"
-"""Prefix of the ids of replayed rows."""
+    counts = {
+        "replay_read": len(rows),
+        "replay_train": len(stays),
+        "replay_dev": len(held),
+        "replay_rows_in_test": len(in_test),
+        "replay_rows_repeat_new_ones": len({*in_new} - {*in_test}),
+        "replay_rows_without_label": len(rows) - len(asked),
+        "test_rows_in_replay": repeated,
+    }
+    if not repeated:
+        return Replay(stays, held, counts)
+    message = (
+        f"{counted(repeated, 'test row')} are also among the old rows: the bundle that this run starts from may have been "
+        "trained on them, which makes its scores too good"
+    )
+    return Replay(stays, held, counts, (Finding("test_rows_in_replay", "warning", message, repeated, in_test[:5]),))
