@@ -11,8 +11,7 @@ from sklearn.metrics import f1_score
 from cotune.evaluate.arms import ArmScores, ArmsMetric, aggregate_statistic
 from cotune.evaluate.attribution import attribute
 from cotune.evaluate.frozen_arms import ARMS
-from cotune.evaluate.score_interval import AVERAGES, score_interval
-from cotune.evaluate.scoring import judged
+from cotune.evaluate.scoring import AVERAGES, judged, score_interval
 from cotune.evaluate.stats.clusters import FEW_GROUPS
 from cotune.evaluate.stats.intervals import aggregate_interval, few_groups_limits
 from cotune.evaluate.stats.resampling import bootstrap_limits, evaluate_over, resampling_weights

@@ -15,8 +15,7 @@ from cotune.evaluate.decision import Decision
 from cotune.evaluate.frozen_arms import GAINS
 from cotune.evaluate.previous import Part, compare_parts, keep_sentence, which_to_keep
 from cotune.evaluate.responses import LabelOutputs
-from cotune.evaluate.score_interval import score_interval
-from cotune.evaluate.scoring import finite
+from cotune.evaluate.scoring import finite, score_interval
 from cotune.evaluate.stats.intervals import Interval
 from cotune.evaluate.stats.paired import mcnemar
 from cotune.task import Example

@@ -14,8 +14,7 @@ from cotune.bundle.manifest import Manifest
 from cotune.bundle.predictor import Prediction, Predictor, ending_error
 from cotune.bundle.unfinished import stored_answers
 from cotune.errors import InputError
-from cotune.evaluate.score_interval import score_interval
-from cotune.evaluate.scoring import judged
+from cotune.evaluate.scoring import judged, score_interval
 from cotune.evaluate.shares import PartScores, confusions, field_scores, label_scores
 from cotune.evaluate.stats.intervals import Interval
 from cotune.task.answered import Answered

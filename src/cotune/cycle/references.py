@@ -16,8 +16,7 @@ from cotune.evaluate.decision import RAW
 from cotune.evaluate.previous import compare_parts
 from cotune.evaluate.references import majority_log_probs, tfidf_log_probs
 from cotune.evaluate.responses import LabelOutputs, label_indices
-from cotune.evaluate.score_interval import score_interval
-from cotune.evaluate.scoring import Evaluation, finite
+from cotune.evaluate.scoring import Evaluation, finite, score_interval
 from cotune.files import content_hash
 from cotune.model.adapters.slots import BASE
 from cotune.probe.term_fits import TermFits

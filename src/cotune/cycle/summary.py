@@ -24,8 +24,7 @@ from cotune.evaluate.frozen_arms import ARMS, GAINS, PREVIOUS, is_frozen
 from cotune.evaluate.noise import Noise, told_with_noise
 from cotune.evaluate.previous import compare_parts, keep_sentence, which_to_keep
 from cotune.evaluate.responses import LabelOutputs
-from cotune.evaluate.score_interval import AVERAGES, score_interval
-from cotune.evaluate.scoring import finite
+from cotune.evaluate.scoring import AVERAGES, finite, score_interval
 from cotune.evaluate.shares import field_scores
 from cotune.evaluate.stats.intervals import Interval, proportion_interval
 from cotune.evaluate.stats.selection import winners_curse

@@ -13,8 +13,7 @@ import numpy as np
 from cotune.cycle.runs.listing import FinishedRun, read_finished
 from cotune.errors import InputError
 from cotune.evaluate.attribution import Gain
-from cotune.evaluate.score_interval import score_interval
-from cotune.evaluate.scoring import Evaluation, judged
+from cotune.evaluate.scoring import Evaluation, judged, score_interval
 from cotune.evaluate.side_by_side import flips, gain_over, same_order
 from cotune.evaluate.stats.intervals import Interval
 from cotune.files import canonical_json

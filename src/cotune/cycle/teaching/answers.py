@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from cotune.endpoint.request_format import Said
-from cotune.evaluate.score_interval import score_interval
-from cotune.evaluate.scoring import judged
+from cotune.evaluate.scoring import judged, score_interval
 from cotune.model.remote.label_answers import match_label, spoken
 from cotune.prompt.prompt import Prompt
 from cotune.task.answered import Answered

@@ -26,12 +26,6 @@ def names_user_metric(name: str) -> bool:
     return ".py:" in name
 
 
-def split_name(name: str) -> tuple[Path, str]:
-    """The file and the function that ``metrics.py:score`` names."""
-    file, _, function = name.rpartition(":")
-    return expanded(file), function
-
-
 class UserMetric:
     """Calls ``score(right, answer, row)`` for each row; the score of a task is the mean.
 
@@ -57,7 +51,8 @@ class UserMetric:
     """
 
     def __init__(self, name: str, where: str = "metric", *, run: bool = True) -> None:
-        path, function = split_name(name)
+        file, _, function = name.rpartition(":")
+        path = expanded(file)
         self.name = f"{path.name}:{function}"
         self._path, self._where = path, where
         try:
