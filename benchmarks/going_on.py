@@ -73,7 +73,7 @@ def run_new(out: Path, budget: str, stage: str) -> dict[str, Any]:
 def check(out: Path) -> dict[str, Any]:
     """Old against new bundles on fresh rows of the old labels, and the new ones on rows of the new labels."""
     import cotune
-    from cotune.evaluate.stats.paired import discordant_rows, mcnemar, paired_interval
+    from cotune.evaluate.stats.paired import discordant_rows, mcnemar, paired_intervals
 
     rows = [json.loads(line) for line in (out / "all_test.jsonl").read_text(encoding="utf-8").splitlines()]
     bundles = {name: out / name / "best" for name in ("run_old", "run_replay", "run_alone") if (out / name / "best").is_dir()}
@@ -93,7 +93,7 @@ def check(out: Path) -> dict[str, Any]:
         found[name] = {kind: round(float(values.mean()), 4) for kind, values in table.items()}
         if name != "run_old":
             before, after = (right[which]["old_labels"].astype(float) for which in ("run_old", name))
-            interval = paired_interval(before, after, seed=0)
+            interval = paired_intervals(before, after, seed=0)(0.95)
             found[name]["old_labels_change"] = {
                 "value": round(float(after.mean() - before.mean()), 4),
                 "ci": [round(interval.low, 4), round(interval.high, 4)],

@@ -14,7 +14,7 @@ from cotune.evaluate.stats.paired import (
     discordant_rows,
     mcnemar,
     paired_difference,
-    paired_interval,
+    paired_intervals,
     paired_proportion_interval,
     sign_flip_test,
     tango_limits,
@@ -116,8 +116,8 @@ def test_score_interval_has_width_without_discordant_rows_and_mirrors():
 
 def test_paired_interval_chooses_by_the_scores():
     first, second = np.array([1, 0, 1, 1, 0, 0] * 10), np.array([1, 1, 1, 1, 0, 1] * 10)
-    assert paired_interval(first, second, seed=0) == paired_proportion_interval(0, 20, 60)
-    soft = paired_interval(first * 0.9, second * 0.9, seed=0)
+    assert paired_intervals(first, second, seed=0)(0.95) == paired_proportion_interval(0, 20, 60)
+    soft = paired_intervals(first * 0.9, second * 0.9, seed=0)(0.95)
     assert soft.low < 0.9 / 3 < soft.high
 
 

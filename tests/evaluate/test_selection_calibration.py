@@ -102,7 +102,7 @@ def test_calibration_error_is_near_zero_for_a_calibrated_model_and_the_gap_for_a
 
 def test_reliability_bins_hold_every_row_once():
     confidence = np.array([0.0, 0.1, 0.1, 0.55, 0.999, 1.0])
-    bins = reliability_bins(confidence, [0, 0, 1, 1, 1, 1], bins=10)
+    bins = reliability_bins(confidence, [0, 0, 1, 1, 1, 1])
     assert [group.count for group in bins] == [1, 2, 1, 2]
     assert bins[1].accuracy == 0.5 and 0.5 in bins[1].ci and bins[1].confidence == pytest.approx(0.1)
     assert (bins[-1].low, bins[-1].high) == (0.9, 1.0)

@@ -382,7 +382,7 @@ def test_the_waterfall_says_that_the_old_bundle_was_kept(tmp_path: Path) -> None
 @pytest.mark.parametrize("size", [1, 5])
 def test_the_waterfall_has_paired_intervals_where_rows_are_known(tmp_path: Path, size: int) -> None:
     from cotune.evaluate.packing import pack_rows
-    from cotune.evaluate.stats.paired import paired_interval
+    from cotune.evaluate.stats.paired import paired_intervals
 
     folder = run_folder(tmp_path / "run")
     journal = folder / "journal.jsonl"
@@ -398,8 +398,8 @@ def test_the_waterfall_has_paired_intervals_where_rows_are_known(tmp_path: Path,
     record = read_record(folder)
     shown = waterfall_section(record, read_prompts(record))
     groups = None if size == 1 else [row // size for row in range(50)]
-    ends = paired_interval(*right.values(), seed=0, groups=groups)
-    assert (ends.width > paired_interval(*right.values(), seed=0).width) == (size > 1)
+    ends = paired_intervals(*right.values(), seed=0, groups=groups)(0.95)
+    assert (ends.width > paired_intervals(*right.values(), seed=0)(0.95).width) == (size > 1)
     assert f"{signed_points(ends.low)} to {signed_points(ends.high)}" in shown and "paired 95% intervals" in shown
 
 

@@ -64,8 +64,6 @@ def test_only_frozen_arms_open_it(sealed: SealedTest, frozen: Any) -> None:
 def test_an_opened_test_serves_frozen_candidates_alone(sealed: SealedTest) -> None:
     opened = sealed.open({"seed_prompt": "aaa", "best_tuned": "bbb"})
     assert opened.examples_for("bbb") == ROWS
-    assert opened.n == 6
-    assert opened.content_hash == sealed.content_hash
     with pytest.raises(CotuneError, match="'ccc' is not among the frozen arms"):
         opened.examples_for("ccc")
     with pytest.raises(CotuneError):

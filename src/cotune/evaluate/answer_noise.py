@@ -54,7 +54,12 @@ class AnswerNoise:
             seed: seed of the draws.
         """
         changes = np.array(self.values)[:, None]
-        table, score = judged.values[:, None], _mean_of(judged.n)
+        table = judged.values[:, None]
+
+        def mean(sums: Floats) -> Floats:
+            return np.minimum(sums[..., 0] / judged.n, 1.0)
+
+        score = mean
         if aggregate is not None and judged.counts is not None and np.shape(self.counts)[1:] == judged.counts.shape[1:]:
             # If these rows have other fields, use the values of the rows.
             changes, table, score = np.array(self.counts), judged.counts, aggregate.score
@@ -86,10 +91,3 @@ def compare_answers(first: Evaluation, second: Evaluation) -> AnswerNoise:
         counts = tuple(tuple(map(float, row)) for row in moved[changed])
     flipped = sum(one != other for one, other in zip(first.answers, second.answers, strict=True))
     return AnswerNoise(first.n, flipped, tuple(map(float, (second.values - first.values)[changed])), counts)
-
-
-def _mean_of(rows: int) -> Any:
-    def score(sums: Floats) -> Floats:
-        return np.minimum(sums[..., 0] / rows, 1.0)
-
-    return score

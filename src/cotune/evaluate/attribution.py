@@ -251,13 +251,10 @@ def _possible(interval_at: IntervalAt, differences: int) -> IntervalAt:
 
 def _of_shares(before: Floats, after: Floats, resampled: IntervalAt, sampling: _Sampling) -> tuple[IntervalAt, str]:
     """The interval for two arms with 0/1 scores, with its name; ``resampled`` is the bootstrap."""
-    if sampling.groups is not None:
-        return paired_intervals(
-            before, after, seed=sampling.seed, groups=sampling.groups
-        ), "Tango score interval on effective rows"
-    if sum(discordant_rows(before, after)) < FEW_DIFFERING:
-        return paired_intervals(before, after, seed=sampling.seed), "Tango score interval"
-    return resampled, "paired BCa bootstrap"
+    if sampling.groups is None and sum(discordant_rows(before, after)) >= FEW_DIFFERING:
+        return resampled, "paired BCa bootstrap"
+    method = "Tango score interval" if sampling.groups is None else "Tango score interval on effective rows"
+    return paired_intervals(before, after, seed=sampling.seed, groups=sampling.groups), method
 
 
 def _permutation(table: ArmsMetric, pairs: Sequence[Pair], sampling: _Sampling) -> float:

@@ -99,17 +99,13 @@ def which_to_keep(gain: Gain, parts: Mapping[str, Part], *, ships_old: bool, onl
         return "old"
     if gain.significant():
         return "new" if gain.value > 0 else "old"
-    return "old" if _forgot(_by_label(parts, only_old)) else "new"
+    part = _by_label(parts, only_old).get("old_labels")
+    return "old" if part is not None and part.value < 0 and part.p < ALPHA else "new"
 
 
 def _by_label(parts: Mapping[str, Part], only_old: bool) -> Mapping[str, Part]:
     """The parts; if the test has rows of old labels only, all rows count as those."""
     return {**parts, "old_labels": parts["all"]} if only_old else parts
-
-
-def _forgot(parts: Mapping[str, Part]) -> bool:
-    part = parts.get("old_labels")
-    return part is not None and part.value < 0 and part.p < ALPHA
 
 
 def keep_sentence(
@@ -143,7 +139,7 @@ def keep_sentence(
     if not clear and keep == "old":
         text += f": over all rows {unclear(gain)}, but it forgot"
     elif not clear:
-        more = f", and only the new one knows {_labels(new_labels)}" if new_labels else ""
+        more = f", and only the new one knows {counted(len(new_labels), 'new label')}" if new_labels else ""
         text += f": {unclear(gain)}, but dev preferred the new one{more}"
     sentences = [text]
     for name, about in (("old_labels", "of the old labels"), ("new_labels", "of new labels")):
@@ -165,7 +161,3 @@ def keep_sentence(
     elif unseen:
         sentences.append("Some old labels had no dev rows: replay old rows to guard against forgetting them")
     return ". ".join(sentences) + "."
-
-
-def _labels(names: Sequence[str]) -> str:
-    return counted(len(names), "new label")

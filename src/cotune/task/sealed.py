@@ -172,7 +172,7 @@ class SealedTest:
         if self.__opened is not None and self.__opened != arms:
             raise CotuneError("the test split was opened for other arms before and cannot be opened for new ones")
         self.__opened = arms
-        return OpenedTest(self.__examples, arms, self.content_hash)
+        return OpenedTest(self.__examples, arms)
 
     def __iter__(self) -> NoReturn:
         self.__refuse()
@@ -194,21 +194,17 @@ class OpenedTest:
     """Test rows for the frozen arms.
 
     Attributes:
-        n: number of rows.
-        content_hash: that of the sealed test.
         frozen: arm name to candidate hash.
     """
 
-    __slots__ = ("__examples", "content_hash", "frozen", "n")
+    __slots__ = ("__examples", "frozen")
 
-    def __init__(self, examples: tuple[Example, ...], frozen: Mapping[str, str], content_hash: str) -> None:
+    def __init__(self, examples: tuple[Example, ...], frozen: Mapping[str, str]) -> None:
         self.__examples = examples
         self.frozen = MappingProxyType(dict(frozen))
-        self.content_hash = content_hash
-        self.n = len(examples)
 
     def __repr__(self) -> str:
-        return f"OpenedTest(n={self.n}, content_hash={self.content_hash!r}, arms={list(self.frozen)})"
+        return f"OpenedTest(n={len(self.__examples)}, arms={list(self.frozen)})"
 
     def examples_for(self, candidate_hash: str) -> tuple[Example, ...]:
         """The rows, for a frozen candidate.

@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 from cotune.evaluate.stats.intervals import Interval, wilson
 
+_BINS = 10
+
 
 @dataclass(frozen=True, slots=True)
 class ReliabilityBin:
@@ -31,13 +33,12 @@ class ReliabilityBin:
     ci: Interval
 
 
-def reliability_bins(confidence: npt.ArrayLike, correct: npt.ArrayLike, *, bins: int = 10) -> list[ReliabilityBin]:
-    """Bin rows by confidence for a reliability diagram; empty bins are left out.
+def reliability_bins(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> list[ReliabilityBin]:
+    """Bin rows by confidence into ten ranges of equal width for a reliability diagram; empty bins are left out.
 
     Args:
         confidence: probability of the predicted answer, 0 to 1, shape (rows,).
         correct: right or wrong, shape (rows,).
-        bins: maximum number of bins, all of equal width.
 
     Raises:
         ValueError: shapes do not fit, or a confidence is outside 0 to 1.
@@ -49,7 +50,7 @@ def reliability_bins(confidence: npt.ArrayLike, correct: npt.ArrayLike, *, bins:
         raise ValueError("a confidence is outside 0 to 1")
     if not len(sure):
         return []
-    edges = np.linspace(0, 1, bins + 1)
+    edges = np.linspace(0, 1, _BINS + 1)
     place = np.clip(np.searchsorted(edges, sure, side="right") - 1, 0, len(edges) - 2)
     result = []
     for number in np.unique(place):
@@ -69,7 +70,7 @@ def reliability_bins(confidence: npt.ArrayLike, correct: npt.ArrayLike, *, bins:
     return result
 
 
-def expected_calibration_error(confidence: npt.ArrayLike, correct: npt.ArrayLike, *, bins: int = 10) -> float:
+def expected_calibration_error(confidence: npt.ArrayLike, correct: npt.ArrayLike) -> float:
     """Mean distance between confidence and accuracy over the bins, weighted by rows; 0 is perfectly calibrated.
 
     On few rows it is above 0 even for a calibrated model, and it grows with the number of bins. Args as for
@@ -77,7 +78,7 @@ def expected_calibration_error(confidence: npt.ArrayLike, correct: npt.ArrayLike
 
     Source: Guo et al., On Calibration of Modern Neural Networks (arXiv 1706.04599).
     """
-    filled = reliability_bins(confidence, correct, bins=bins)
+    filled = reliability_bins(confidence, correct)
     rows = sum(group.count for group in filled)
     if not rows:
         return float("nan")

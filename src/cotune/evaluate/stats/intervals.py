@@ -71,7 +71,10 @@ def wilson(successes: float, n: float, level: float = 0.95) -> Interval:
 
     Source: Wilson (JASA 1927); recommended by Brown, Cai and DasGupta (Statistical Science 2001).
     """
-    _check_counts(successes, n)
+    if not n > 0:
+        raise ValueError(f"an interval needs at least one row, not {n}")
+    if not 0 <= successes <= n:
+        raise ValueError(f"{successes} of {n} is not a proportion")
     low, high = wilson_limits(np.array([successes / n]), np.array([n]), level)
     return Interval(float(low[0]), float(high[0]))
 
@@ -128,9 +131,7 @@ def mean_interval(
     scores = _checked(values)
     if np.all((scores == 0) | (scores == 1)) or (_few(groups) and scores.min() >= 0 and scores.max() <= 1):
         return proportion_interval(scores, groups=groups)
-    statistic, widened = weighted_mean(scores), groups is not None
-    _, low, high = bootstrap_limits(statistic, len(scores), seed=seed, draws=draws, level=LEVEL, groups=groups, widened=widened)
-    found = Interval(float(low[0]), float(high[0]))
+    found = _resampled(weighted_mean(scores), len(scores), seed, groups, draws)
     return found.within(0.0, 1.0) if scores.min() >= 0 and scores.max() <= 1 else found
 
 
@@ -163,10 +164,13 @@ def aggregate_interval(
     if groups is not None and _few(groups):
         low, high = few_groups_limits(statistic, scores[None], groups)
         return Interval(float(low[0]), float(high[0]))
-    _, low, high = bootstrap_limits(
-        statistic, len(scores), seed=seed, draws=draws, level=LEVEL, groups=groups, widened=groups is not None
-    )
-    return Interval(float(low[0]), float(high[0])).within(0.0, 1.0)
+    return _resampled(statistic, len(scores), seed, groups, draws).within(0.0, 1.0)
+
+
+def _resampled(statistic: Statistic, rows: int, seed: int, groups: npt.ArrayLike | None, draws: int) -> Interval:
+    widened = groups is not None
+    _, low, high = bootstrap_limits(statistic, rows, seed=seed, draws=draws, level=LEVEL, groups=groups, widened=widened)
+    return Interval(float(low[0]), float(high[0]))
 
 
 def few_groups_limits(statistic: Statistic, values: Floats, groups: npt.ArrayLike) -> tuple[Floats, Floats]:
@@ -185,13 +189,6 @@ def few_groups_limits(statistic: Statistic, values: Floats, groups: npt.ArrayLik
 
 def _few(groups: npt.ArrayLike | None) -> bool:
     return groups is not None and int(group_index(groups).max()) + 1 < FEW_GROUPS
-
-
-def _check_counts(successes: float, n: float) -> None:
-    if not n > 0:
-        raise ValueError(f"an interval needs at least one row, not {n}")
-    if not 0 <= successes <= n:
-        raise ValueError(f"{successes} of {n} is not a proportion")
 
 
 def _checked(values: npt.ArrayLike) -> Floats:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy import special
 
 from cotune.evaluate.stats.clusters import effective_rows, group_sums
-from cotune.evaluate.stats.intervals import DRAWS, LEVEL, Interval
+from cotune.evaluate.stats.intervals import DRAWS, Interval
 from cotune.evaluate.stats.resampling import Floats, Statistic, group_index, influence_values, resample, weighted_mean
 from cotune.evaluate.stats.together import IntervalAt, read_together
 
@@ -203,25 +203,14 @@ def contrasts(
     return resampled.estimate, limits
 
 
-def paired_interval(
-    first: npt.ArrayLike,
-    second: npt.ArrayLike,
-    *,
-    seed: int,
-    groups: npt.ArrayLike | None = None,
-) -> Interval:
-    """95% interval of a paired difference, second minus first.
+def paired_intervals(
+    first: npt.ArrayLike, second: npt.ArrayLike, *, seed: int, groups: npt.ArrayLike | None = None
+) -> IntervalAt:
+    """Interval of a paired difference, second minus first, as a function of the level, from the same resamples.
 
     Tango's interval for 0/1 scores, on effective rows if they are grouped; otherwise :func:`contrasts`. The interval is
     infinite for other scores of a single group.
     """
-    return paired_intervals(first, second, seed=seed, groups=groups)(LEVEL)
-
-
-def paired_intervals(
-    first: npt.ArrayLike, second: npt.ArrayLike, *, seed: int, groups: npt.ArrayLike | None = None
-) -> IntervalAt:
-    """Return :func:`paired_interval` as a function of the level, from the same resamples."""
     one, two = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if one.shape != two.shape:
         raise ValueError(f"paired arms need the same rows, not {one.shape} and {two.shape}")
@@ -259,7 +248,7 @@ def paired_difference(
 ) -> tuple[Interval, float]:
     """Interval and p-value of a paired difference, second minus first.
 
-    The interval is :func:`paired_interval` and the test :func:`paired_test`. Both agree about zero, see
+    The interval is that of :func:`paired_intervals` and the test :func:`paired_test`. Both agree about zero, see
     :func:`cotune.evaluate.stats.together.read_together`.
     """
     p, _ = paired_test(first, second, seed=seed, groups=groups)

@@ -75,21 +75,16 @@ def bca_limits(estimate: Floats, replicates: Floats, jackknife: Floats, level: f
     Args:
         estimate: statistics of all rows, shape (statistics,).
         replicates: statistics of each resample, shape (draws, statistics).
-        jackknife: statistics with each unit left out, shape (units, statistics).
+        jackknife: statistics with each unit left out, shape (units, statistics), at least two.
         level: confidence level, such as 0.95.
 
     Returns:
-        Lower and upper limits, each of shape (statistics,). With fewer than two units the spread is unknown and the limits are
-        infinite.
+        Lower and upper limits, each of shape (statistics,).
 
     Source: Efron, Better Bootstrap Confidence Intervals (JASA 1987); the percentiles are widened by the t quantile
     and n/(n-1), as the bootstrap's own spread is too small on few rows (Hesterberg, arXiv 1411.5279, section 3.3).
     """
-    units = len(jackknife)
-    if units < 2:
-        endless = np.full(np.shape(estimate), np.inf)
-        return -endless, endless
-    draws = len(replicates)
+    units, draws = len(jackknife), len(replicates)
     rounding = 1e-12 * np.maximum(1.0, np.abs(estimate))
     below = np.mean(replicates < estimate - rounding, axis=0)
     equal = np.mean(np.abs(replicates - estimate) <= rounding, axis=0)
@@ -128,7 +123,7 @@ class Resampled:
     widened: bool | npt.NDArray[np.bool_]
 
     def limits(self, level: float) -> tuple[Floats, Floats]:
-        """Lower and upper limits, each of shape (statistics,)."""
+        """Lower and upper limits, each of shape (statistics,); infinite with fewer than two units."""
         if self.replicates is None or self.jackknife is None:
             endless = np.full(np.shape(self.estimate), np.inf)
             return -endless, endless
@@ -160,7 +155,7 @@ def resample(
         widened: see :class:`Resampled`.
     """
     estimate = evaluate_over(statistic, iter([np.ones((1, rows))]))[0]
-    if (groups is not None and len(np.unique(group_index(groups))) < 2) or rows < 2:
+    if rows < 2 or (groups is not None and not group_index(groups).any()):
         return Resampled(estimate, None, None, widened)
     replicates = evaluate_over(statistic, resampling_weights(rows, draws, seed, groups))
     return Resampled(estimate, replicates, evaluate_over(statistic, leave_one_out_weights(rows, groups)), widened)
@@ -191,14 +186,9 @@ def jackknife_limits(estimate: Floats, jackknife: Floats, level: float) -> tuple
     Source: Tukey's jackknife; for groups: Bell and McCaffrey (Survey Methodology 2002).
     """
     units = len(jackknife)
-    spread = _spread(jackknife)
+    spread = np.sqrt((units - 1) / units * np.sum((jackknife - jackknife.mean(axis=0)) ** 2, axis=0))
     reach = float(special.stdtrit(max(1, units - (2 if units < _FEW_UNITS else 1)), (1 + level) / 2)) * spread
     return np.asarray(estimate - reach), np.asarray(estimate + reach)
-
-
-def _spread(jackknife: Floats) -> Floats:
-    units = len(jackknife)
-    return np.asarray(np.sqrt((units - 1) / units * np.sum((jackknife - jackknife.mean(axis=0)) ** 2, axis=0)))
 
 
 def influence_values(statistic: Statistic, rows: int) -> Floats:

@@ -42,7 +42,7 @@ def paired_change(before: str, after: str, groups: Sequence[int] = ()) -> Point 
     if not before or len(before) != len(after):
         return None
     from cotune.evaluate.packing import unpack_rows
-    from cotune.evaluate.stats.paired import paired_interval
+    from cotune.evaluate.stats.paired import paired_intervals
 
     try:
         first, second = unpack_rows(before), unpack_rows(after)
@@ -50,7 +50,7 @@ def paired_change(before: str, after: str, groups: Sequence[int] = ()) -> Point 
         return None
     if len(first) != len(second) or len(groups or first) != len(first):
         return None
-    ends = paired_interval(first, second, seed=0, groups=groups or None)
+    ends = paired_intervals(first, second, seed=0, groups=groups or None)(0.95)
     return ends.low, ends.high
 
 

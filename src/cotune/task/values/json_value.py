@@ -100,18 +100,12 @@ def single_values(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def leaves(value: Any) -> Iterator[Leaf]:
-    """The :func:`single_values` as JSON texts.
+def leaf_counts(value: Any) -> Counter[Leaf]:
+    """Counts of the :func:`single_values` as JSON texts; empty for :data:`NO_JSON`.
 
     White space in texts is normalized, and ``1.0`` equals ``1``.
     """
-    for path, single in single_values(value):
-        yield path, _leaf_text(single)
-
-
-def leaf_counts(value: Any) -> Counter[Leaf]:
-    """Counts of the leaves of a value; empty for :data:`NO_JSON`."""
-    return Counter() if value is NO_JSON else Counter(leaves(value))
+    return Counter() if value is NO_JSON else Counter((path, _leaf_text(single)) for path, single in single_values(value))
 
 
 def same_json(left: Any, right: Any) -> bool:

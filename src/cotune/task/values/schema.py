@@ -109,7 +109,7 @@ class Validator:
 
 
 def schema_fields(schema: Mapping[str, Any], path: str = "") -> list[str]:
-    """Paths of a schema's single values, as in :func:`cotune.task.values.json_value.leaves`.
+    """Paths of a schema's single values, as in :func:`cotune.task.values.json_value.single_values`.
 
     A property of which the schema says nothing but ``true`` is a single value; one that it forbids with ``false`` is none.
     """
