@@ -69,10 +69,6 @@ class YamlText:
 def parse_yaml(text: str, where: str) -> YamlText:
     """Parse one YAML document.
 
-    Args:
-        text: the document.
-        where: file that it came from, for errors.
-
     Raises:
         InputError: the text is not YAML, has a duplicate key, or more than one document; the message names the line.
     """

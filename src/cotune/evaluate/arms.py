@@ -38,10 +38,6 @@ class ArmScores:
 class ArmsMetric:
     """One metric of several arms on the same rows.
 
-    Args:
-        arms: by name, all with the same rows.
-        metric: see :data:`Metric`.
-
     Raises:
         ValueError: rows differ, values are not finite, or counts are missing.
     """
@@ -79,11 +75,7 @@ class ArmsMetric:
         return np.asarray(np.any([change.any(axis=1) for change in apart], axis=0))
 
     def swapped(self, pairs: Sequence[Pair], swaps: npt.NDArray[np.int8]) -> Floats:
-        """Sum of the pairs' differences (first minus second) after exchanging the rows marked in ``swaps`` in each pair.
-
-        Args:
-            pairs: arm names.
-            swaps: 1 for rows whose results are exchanged, shape (draws, rows).
+        """Sum of the pairs' differences (first minus second) after exchanging each pair's rows marked with 1 in ``swaps``, ``[draws, rows]``.
 
         Returns:
             Shape (draws,).

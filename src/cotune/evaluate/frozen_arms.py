@@ -35,10 +35,6 @@ def is_frozen(arms: Mapping[str, Any], name: str) -> bool:
     """Whether an arm has the weights of the base model.
 
     ``seed_tuned`` and ``best_tuned`` also hold frozen candidates if tuning gained nothing or had no room.
-
-    Args:
-        arms: the arms of a summary.
-        name: name of one of them.
     """
     if name in _UNTUNED:
         return True
@@ -59,9 +55,6 @@ def only_winner_tuned(arms: Mapping[str, Any]) -> bool:
     """Whether the winner is tuned in this run and the seed prompt is not.
 
     Then ``tuning`` compares the seed prompt with itself, and ``synergy`` is what tuning gains with the winner's prompt.
-
-    Args:
-        arms: the arms of a summary.
     """
     old, best = (fields(arms.get(name)) for name in (PREVIOUS, "best_tuned"))
     if old and all(old.get(part) == best.get(part) for part in ("prompt_id", "adapter_id")):

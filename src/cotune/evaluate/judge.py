@@ -136,10 +136,6 @@ class Judge:
     def grade(self, asked: Sequence[Asked], *, progress: Progress | None = None) -> Grades:
         """Grade answers concurrently.
 
-        Args:
-            asked: the answers.
-            progress: called with the tokens of each reply.
-
         Raises:
             EndpointError: a question got no reply, or a reply has no grade, or too many questions were refused; the message
                 names the row.
@@ -278,11 +274,6 @@ class Agreement:
 
 def agreement(judged: Sequence[float], by_hand: Sequence[float], *, seed: int = 0) -> Agreement:
     """Compare grades of the same rows; the interval of the correlation is a percentile bootstrap over rows (Efron 1979).
-
-    Args:
-        judged: grades of the judge.
-        by_hand: grades of people.
-        seed: seed of the resampling.
 
     Raises:
         ValueError: lengths differ, or there are fewer than three rows.

@@ -107,12 +107,7 @@ class Noise:
 
 
 def compare(first: Floats, second: Floats, decision: Decision = RAW) -> Noise:
-    """Measure the noise between two scorings of the same rows in different batches.
-
-    Args:
-        first: ``[rows, labels]`` log-probabilities.
-        second: the same rows and labels, scored in other batches.
-        decision: the decision rule.
+    """Measure the noise between two scorings ``[rows, labels]`` of the same rows in different batches.
 
     Raises:
         ValueError: shapes differ, or there are no rows.

@@ -72,11 +72,6 @@ class Evaluation:
 def judged(answered: Answered, log_losses: Floats, metric: Metric) -> Evaluation:
     """Score answers by a metric.
 
-    Args:
-        answered: rows and answers.
-        log_losses: ``[rows]`` in nats.
-        metric: the task's metric.
-
     Raises:
         DivergedError: a log-loss is not a number or infinite.
         InputError: a metric of the user's fails.
@@ -122,16 +117,7 @@ def score_interval(
     seed: int,
     groups: ArrayLike | None = None,
 ) -> Interval:
-    """The 95% interval of a score.
-
-    Args:
-        evaluation: evaluation of the answers.
-        references: the right answers.
-        metric: the metric.
-        output: the output type.
-        seed: seed of the resampling.
-        groups: group id of each row.
-    """
+    """The 95% interval of a score."""
     if metric.aggregate is None:
         return mean_interval(evaluation.values, groups=groups, seed=seed)
     if metric.name in AVERAGES:

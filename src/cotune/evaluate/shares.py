@@ -59,16 +59,7 @@ class PartScores:
     def of(
         cls, name: str, hits: Floats, right: Floats, given: Floats, *, groups: npt.NDArray[Any] | None, seed: int
     ) -> PartScores:
-        """Compute the scores of a part.
-
-        Args:
-            name: the label or the field.
-            hits: number of answered values of each row that are right.
-            right: number of right values of each row.
-            given: number of answered values of each row.
-            groups: group id of each row.
-            seed: seed of the resampling.
-        """
+        """Compute the scores of a part from the numbers of each row's hits, right values and answered values."""
         precision, recall = ratio_share(hits, given, groups, seed), ratio_share(hits, right, groups, seed)
         f1 = ratio_share(2 * hits, right + given, groups, seed)
         return cls(name, int(right.sum()), int(given.sum()), precision, recall, f1)
@@ -81,14 +72,7 @@ class PartScores:
 
 
 def ratio_share(part: Floats, whole: Floats, groups: npt.NDArray[Any] | None, seed: int) -> Share | None:
-    """A ratio of sums over rows, with its interval; None if the denominator is zero.
-
-    Args:
-        part: numerator of each row.
-        whole: denominator of each row; rows with zero are left out.
-        groups: group id of each row.
-        seed: seed of the resampling.
-    """
+    """A ratio of sums over rows, with its interval; rows without a denominator are left out. None if all are."""
     held = whole > 0
     if not held.any():
         return None
@@ -109,13 +93,7 @@ def _ratio(part: Floats, whole: Floats) -> Statistic:
 
 
 def label_scores(answered: Answered, *, seed: int, groups: npt.ArrayLike | None = None) -> list[PartScores]:
-    """Scores of each label, in the output's order.
-
-    Args:
-        answered: rows and answers, with labels of the output only.
-        seed: seed of the resampling.
-        groups: group id of each row.
-    """
+    """Scores of each label, in the output's order; all answers are labels of the output."""
     hits, right, given = np.split(label_counts(answered), 3, axis=1)
     ids = None if groups is None else np.asarray(groups)
     return [
@@ -142,11 +120,6 @@ def field_scores(answered: Answered, *, seed: int, groups: npt.ArrayLike | None 
 
     Each interval uses the rows that have the field, because resamples of all rows may lack a rare field. If each such row has
     one value it is the interval of a proportion, otherwise that of a ratio of sums.
-
-    Args:
-        answered: rows and answers.
-        seed: seed of the resampling.
-        groups: group id of each row.
     """
     hits, right, given = np.split(counts_by_field(answered), 3, axis=1)
     ids = None if groups is None else np.asarray(groups)

@@ -110,17 +110,7 @@ def check_data(
     counts: Mapping[str, int] | None = None,
     also: Sequence[Finding] = (),
 ) -> DataChecks:
-    """Run every check on the final splits.
-
-    Args:
-        train: training rows.
-        dev: dev rows.
-        test: the sealed test, which returns only counts and train ids.
-        labels: the task's labels; empty for other outputs.
-        removed: rows that were already removed.
-        counts: further counts to include.
-        also: findings from elsewhere.
-    """
+    """Run every check on the final splits; ``also`` holds findings from elsewhere."""
     removed = removed or Removed()
     rows = (*train, *dev)
     findings = (

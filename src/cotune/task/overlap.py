@@ -18,10 +18,6 @@ def overlapping_test_rows(texts: Iterable[str], test: Iterable[Example]) -> int:
 
     A shorter test row counts if all its words (at least three) occur consecutively in a text. Thirteen words were used in
     GPT-3's contamination study (Brown et al. 2020, appendix C).
-
-    Args:
-        texts: prompts, demonstrations, and other texts that the model sees.
-        test: the test rows.
     """
     shown = [_WORD.findall(normalised(text)) for text in texts]
     grams: dict[int, set[tuple[str, ...]]] = {}

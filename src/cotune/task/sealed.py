@@ -102,10 +102,6 @@ class SealedTest:
         """Pairs that ``find`` returns for ``rows`` followed by the test's rows.
 
         Only ``find`` sees the test's rows; results about them are returned as counts.
-
-        Args:
-            rows: rows of train and dev.
-            find: function from rows to pairs of indices (lower first) with their closeness.
         """
         pairs = find((*rows, *self.__examples))
         border = len(rows)

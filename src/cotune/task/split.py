@@ -48,11 +48,7 @@ def _links(example: Example) -> list[tuple[str, str]]:
 
 
 def linked(keys: Iterable[Iterable[Hashable]]) -> list[int]:
-    """For each index the first index that it is linked to, directly or indirectly, by a shared key.
-
-    Args:
-        keys: the keys of each index.
-    """
+    """For each index the first index that it is linked to, directly or indirectly, by a shared key."""
     parent: list[int] = []
     first: dict[Hashable, int] = {}
 

@@ -52,12 +52,7 @@ def threshold(scores: Floats, share: float) -> float:
 
 
 def label_sets(log_probs: Floats, highest: float) -> NDArray[np.bool_]:
-    """``[rows, labels]`` whether a label is in a row's set; the likeliest label always is.
-
-    Args:
-        log_probs: ``[rows, labels]``.
-        highest: result of :func:`threshold`.
-    """
+    """``[rows, labels]`` whether a label is in a row's set; the likeliest label always is."""
     sets: NDArray[np.bool_] = -log_probs <= highest
     sets[np.arange(len(log_probs)), log_probs.argmax(axis=1)] = True
     return sets
@@ -83,12 +78,7 @@ class Coverage:
 
 
 def coverage(sets: NDArray[np.bool_], truth: NDArray[np.int64]) -> Coverage:
-    """Compute the coverage of sets.
-
-    Args:
-        sets: ``[rows, labels]``.
-        truth: ``[rows]`` number of the right label.
-    """
+    """Compute the coverage of sets."""
     sizes, inside = sets.sum(axis=1), sets[np.arange(len(truth)), truth]
     by_label = {int(label): float(inside[truth == label].mean()) for label in np.unique(truth)}
     single = sizes == 1

@@ -82,11 +82,7 @@ def confusion_counts(cells: npt.NDArray[np.int64], size: int) -> Floats:
 
 
 def f1_influence(counts: Floats, average: Average) -> Floats:
-    """Influence on the F1 of a row in each cell of a confusion matrix, on the scale of a mean of rows.
-
-    Args:
-        counts: confusion matrices, the right label first, shape (..., labels, labels).
-        average: as for :func:`cotune.task.metrics.label.f1_from_counts`.
+    """Influence on the F1 of a row in each cell of confusion matrices (the right label first), on the scale of a mean of rows.
 
     Returns:
         Shape (..., labels, labels): the derivative of the F1 by the cell's share of rows; its mean over the rows is zero.

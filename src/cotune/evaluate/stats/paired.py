@@ -20,11 +20,7 @@ _CELLS_AT_ONCE = 4_000_000
 
 
 def mcnemar(first_only: int, second_only: int) -> float:
-    """Exact two-sided McNemar test of whether two arms are right equally often.
-
-    Args:
-        first_only: rows that only the first arm has right.
-        second_only: rows that only the second arm has right.
+    """Exact two-sided McNemar test of whether two arms are right equally often, from the rows that only one of them has right.
 
     Returns:
         The p-value; 1.0 if the arms differ on no row.

@@ -144,16 +144,7 @@ def resample(
     groups: npt.ArrayLike | None = None,
     widened: bool | npt.NDArray[np.bool_] = False,
 ) -> Resampled:
-    """Resample one or several statistics of the same rows.
-
-    Args:
-        statistic: statistics to resample.
-        rows: number of rows.
-        seed: seed of the resampling.
-        draws: number of resamples.
-        groups: group id of each row; if given, whole groups are drawn.
-        widened: see :class:`Resampled`.
-    """
+    """Resample one or several statistics of the same rows; ``widened`` as in :class:`Resampled`."""
     estimate = evaluate_over(statistic, iter([np.ones((1, rows))]))[0]
     if rows < 2 or (groups is not None and not group_index(groups).any()):
         return Resampled(estimate, None, None, widened)

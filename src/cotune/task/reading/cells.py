@@ -76,9 +76,6 @@ def cell_text(value: Any) -> str | _Nested | None:
 def input_text(value: Any) -> str | _Nested | None:
     """The text of a cell as an input shows it: a list as ``a, b``, an empty one as ``none``, an object or nested lists as JSON.
 
-    Args:
-        value: as for :func:`cell_text`, which converts single texts, numbers and dates.
-
     Returns:
         The text, None for an empty cell, or :data:`NESTED` for values that JSON does not support, such as bytes.
     """
@@ -96,9 +93,7 @@ def input_text(value: Any) -> str | _Nested | None:
 def row_texts(row: str | Mapping[Any, Any], fields: Sequence[str]) -> dict[str, str]:
     """A row's texts by field; empty for an empty cell.
 
-    Args:
-        row: a mapping with field names or headers; a text is the first field.
-        fields: names of the fields.
+    A row is a mapping with field names or headers; a text is the first field.
 
     Raises:
         KeyError: the row lacks a field.

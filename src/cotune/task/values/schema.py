@@ -27,9 +27,6 @@ def infer_schema(values: Sequence[Any]) -> dict[str, Any]:
     The probability of an unseen value is about the share of rows with a value that occurs once (Good, Biometrika 1953), so
     unseen values are then unlikely. Other texts and arrays may be 1.5 times as long as the longest one seen, since an untuned
     model may not stop by itself.
-
-    Args:
-        values: JSON values, at least one.
     """
     kinds = list(dict.fromkeys(map(_kind, values)))
     if "integer" in kinds and "number" in kinds:
@@ -87,11 +84,7 @@ def _retrieve_nothing(uri: str) -> NoReturn:
 
 
 class Validator:
-    """Validates values by a schema.
-
-    Args:
-        schema: a valid JSON Schema.
-    """
+    """Validates values by a schema."""
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self._inner = _validator(schema)

@@ -29,12 +29,9 @@ WRITTEN_TYPES: tuple[OutputType, ...] = tuple(name for name in OUTPUT_TYPES if K
 
 
 def guess_type(cells: Sequence[str]) -> tuple[OutputType, str]:
-    """Guess the type of outputs; returns it with the reason in a few words.
+    """Guess the type of outputs from filled cells, at least one; returns it with the reason in a few words.
 
     JSON if all are JSON objects or lists; numbers if all are numbers, more than twenty differ, and they are not row numbers
     from 0 or 1; else labels if there are at most half as many different values as rows; else text.
-
-    Args:
-        cells: the filled cells of the output column, at least one.
     """
     return next((cast(OutputType, name), why) for name, kind in KINDS.items() if (why := kind.recognise(cells)))
