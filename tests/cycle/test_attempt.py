@@ -24,6 +24,7 @@ from cotune.cycle.search.measured import Measured
 from cotune.embed import TextEmbedder
 from cotune.errors import CotuneError, InputError
 from cotune.evaluate.decision import RAW, Decision
+from cotune.evaluate.scoring import finite
 from cotune.model.adapters.slots import BASE
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
@@ -84,7 +85,7 @@ def test_the_prompt_as_it_is_stands_beside_its_formats_by_a_rule_made_alike(
     )
     found = measure_robustness(context, Confirmed({"best_prompt": base, "best_tuned": tuned}, [base, tuned], tuned))
     rows = context.dev[: found["n"]]
-    alike = context.answers.judge(scores[: len(rows)], rows, context.answers.bias(scores[: len(rows)])).told_score()
+    alike = finite(context.answers.judge(scores[: len(rows)], rows, context.answers.bias(scores[: len(rows)])).score)
     assert 32 <= len(rows) < len(context.dev)
     assert found["own"] == {"base": alike, "tuned": alike}
     assert alike != context.answers.judge(scores[: len(rows)], rows, chosen).score

@@ -12,6 +12,7 @@ from cotune.cycle.context import RunContext
 from cotune.cycle.search.arms import ArmResult, Confirmed
 from cotune.evaluate.decision import Decision
 from cotune.evaluate.responses import LabelOutputs
+from cotune.evaluate.scoring import finite
 from cotune.task.example import Example
 from cotune.task.values.kinds.base import Mode
 
@@ -40,7 +41,7 @@ def dev_rows(context: RunContext, confirmed: Confirmed) -> dict[str, Any]:
             "prompt_id": m.candidate.prompt.id,
             "adapter_id": m.candidate.adapter,
             "steps": m.candidate.steps,
-            "score": m.evaluation.told_score(),
+            "score": finite(m.evaluation.score),
             "n": m.evaluation.n,
         }
         for m in kept

@@ -75,7 +75,7 @@ class ArmsMetric:
         return np.asarray(np.any([change.any(axis=1) for change in apart], axis=0))
 
     def swapped(self, pairs: Sequence[Pair], swaps: npt.NDArray[np.int8]) -> Floats:
-        """Sum of the pairs' differences (first minus second) after exchanging each pair's rows marked with 1 in ``swaps``, ``[draws, rows]``.
+        """Sum of the pairs' differences (first minus second) after exchanging the rows marked in ``swaps``, ``[draws, rows]``.
 
         Returns:
             Shape (draws,).

@@ -142,22 +142,24 @@ class Judge:
         """
         messages = [one.messages(self.rubric) for one in asked]
         keys = [self._key(self.way, message) for message in messages]
-        graded = {key: kept for key in dict.fromkeys(keys) if (kept := self.answers.get(key)) is not None}
-        missing = {key: place for place, key in enumerate(keys) if key not in graded}
+        places: dict[str, int] = {}
+        for place, key in enumerate(keys):
+            places.setdefault(key, place)
+        names = {key: asked[place].row or f"row {place + 1}" for key, place in places.items()}
+        graded = {key: kept for key in places if (kept := self.answers.get(key)) is not None}
         spent: dict[str, Usage] = {}
         refusals: dict[str, EndpointError] = {}
         for number in range(_TRIES):
-            missing = {key: place for key, place in missing.items() if key not in graded and key not in refusals}
-            self._ask({key: messages[place] for key, place in missing.items()}, number > 0, graded, spent, refusals, progress)
-        self._without_grades(graded, refusals, keys, asked)
-        for key, place in missing.items():
+            missing = {key: messages[place] for key, place in places.items() if key not in graded and key not in refusals}
+            self._ask(missing, number > 0, graded, spent, refusals, progress)
+        self._without_grades(graded, refusals, names)
+        for key, name in names.items():
             if key not in graded:
-                which = asked[place].row or f"row {place + 1}"
                 raise EndpointError(
-                    f"the judge {self.client.endpoint.model} gave no grade from 0 to 1 for {which}, asked {_TRIES} times: a "
+                    f"the judge {self.client.endpoint.model} gave no grade from 0 to 1 for {name}, asked {_TRIES} times: a "
                     "failed measurement. The same command asks again; a clearer judge.rubric or more judge.answer_tokens help",
                 )
-        new = [key for key in dict.fromkeys(keys) if key not in self._used]
+        new = [key for key in places if key not in self._used]
         self._used.update(keys)
         usage = sum((Usage(**graded[key]["usage"]) for key in new), Usage())
         values = np.array([graded[key]["grade"] for key in keys], dtype=np.float64)
@@ -166,26 +168,20 @@ class Judge:
         cost = self.prices.cost(usage) if self.prices else 0.0
         return Grades(values, lost, len(new), sum(graded[key]["grade"] is None for key in new), usage.total, cost)
 
-    def _without_grades(
-        self, graded: dict[str, Any], refusals: Mapping[str, EndpointError], keys: Sequence[str], asked: Sequence[Asked]
-    ) -> None:
+    def _without_grades(self, graded: dict[str, Any], refusals: Mapping[str, EndpointError], names: Mapping[str, str]) -> None:
         """Keep refusals as missing grades, so that a resumed run reads the same.
 
         Raises:
             EndpointError: there are too many, or no answer has a grade.
         """
-        places: dict[str, int] = {}
-        for place, key in enumerate(keys):
-            places.setdefault(key, place)
-        lost = [key for key in places if key in refusals or (key in graded and graded[key]["grade"] is None)]
+        lost = [key for key in names if key in refusals or (key in graded and graded[key]["grade"] is None)]
         # Refusals of earlier requests, which were few among their answers, may be many of these.
         new = sum(key in refusals for key in lost)
-        if lost and (too_many_refused(new, len(places)) or len(lost) == len(places)):
-            place, first = places[lost[0]], refusals.get(lost[0])
-            which = asked[place].row or f"row {place + 1}"
-            what = f"the judge {self.client.endpoint.model} refused to grade {len(lost)} of {counted(len(places), 'answer')}"
+        if lost and (too_many_refused(new, len(names)) or len(lost) == len(names)):
+            first = refusals.get(lost[0])
+            what = f"the judge {self.client.endpoint.model} refused to grade {len(lost)} of {counted(len(names), 'answer')}"
             why = f": {first}" if first else ""
-            raise EndpointError(f"{what}, first that of {which}{why}", status=first.status if first else None)
+            raise EndpointError(f"{what}, first that of {names[lost[0]]}{why}", status=first.status if first else None)
         for key in refusals:
             graded[key] = self._keep(key, None, Usage())
 

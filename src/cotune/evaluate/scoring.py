@@ -64,10 +64,6 @@ class Evaluation:
         """Whether the rows have values by the metric, which may need answers that are not generated yet."""
         return len(self.values) > 0
 
-    def told_score(self, digits: int = 6) -> float | None:
-        """The score for the journal; None if unknown."""
-        return None if np.isnan(self.score) else round(self.score, digits)
-
 
 def judged(answered: Answered, log_losses: Floats, metric: Metric) -> Evaluation:
     """Score answers by a metric.
@@ -130,7 +126,7 @@ def score_interval(
 
 
 def finite(value: float, digits: int = 6) -> float | None:
-    """A number for JSON; None if it is infinite."""
+    """A number for JSON; None if it is infinite or unknown."""
     return round(value, digits) if np.isfinite(value) else None
 
 

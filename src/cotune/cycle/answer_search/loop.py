@@ -301,7 +301,7 @@ class Loop:
             self.context,
             search.cycles,
             {"kind": kind, "race": record, **facts, "winner": search.winner.prompt.id},
-            score=best.evaluation.told_score(),
+            score=finite(best.evaluation.score),
             log_loss=finite(best.evaluation.log_loss),
             steps=best.candidate.steps,
         )

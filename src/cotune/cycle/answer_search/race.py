@@ -48,13 +48,13 @@ class RaceResult:
             "adapter_id": self.adapter,
             "ranking": self.ranking,
             "dropped": self.dropped,
-            "dev_score": best.told_score(),
+            "dev_score": finite(best.score),
             "dev_log_loss": finite(best.log_loss),
         }
 
     def told(self) -> dict[str, Any]:
         """Value of the race's step in the journal."""
-        scores = {prompt_id: found.told_score(4) for prompt_id, found in self.evaluations.items()}
+        scores = {prompt_id: finite(found.score, 4) for prompt_id, found in self.evaluations.items()}
         log_losses = {prompt_id: finite(found.log_loss, 4) for prompt_id, found in self.evaluations.items()}
         best = self.ranking[0]
         return {

@@ -13,7 +13,7 @@ from cotune.cycle.context import RunContext
 from cotune.cycle.search.measured import Measured, measure_base
 from cotune.errors import DivergedError
 from cotune.evaluate.packing import pack_rows
-from cotune.evaluate.scoring import Evaluation
+from cotune.evaluate.scoring import Evaluation, finite
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
 from cotune.refine import not_shown
@@ -236,7 +236,7 @@ def told(measured: Measured) -> dict[str, Any]:
         "adapter_id": measured.candidate.adapter,
         "steps": measured.candidate.steps,
         "decision": measured.candidate.decision.kind,
-        "score": measured.evaluation.told_score(),
+        "score": finite(measured.evaluation.score),
         "log_loss": round(measured.evaluation.log_loss, 6),
         "rows": measured.evaluation.n,
         "correct": pack_rows(measured.evaluation.correct) if measured.evaluation.is_scored else None,

@@ -153,7 +153,7 @@ class Answers:
         """A reply as a record for the journal."""
         judged = self.judge(reply.given, rows, RAW)
         return {
-            "score": judged.told_score(),
+            "score": finite(judged.score),
             "log_loss": finite(judged.log_loss),
             "tokens": reply.tokens,
             "saved": reply.saved,

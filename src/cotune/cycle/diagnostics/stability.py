@@ -22,7 +22,7 @@ from cotune.evaluate.arms import ArmScores
 from cotune.evaluate.noise import Noise
 from cotune.evaluate.responses import ModelOutputs
 from cotune.evaluate.robustness import robustness
-from cotune.evaluate.scoring import Evaluation
+from cotune.evaluate.scoring import Evaluation, finite
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
 from cotune.task.example import Example, groups_of
@@ -183,5 +183,5 @@ def _over_formats(
     )
     # If only finalists write on dev, the base model wrote nothing there.
     as_it_is = {name: judged(measured, measured.scores[: len(rows)]) for name, measured in (("base", base), ("tuned", winner))}
-    own = {name: found.told_score() for name, found in as_it_is.items()}
+    own = {name: finite(found.score) for name, found in as_it_is.items()}
     return {**result.as_dict(), "own": own, "prompts": [prompt.to_json() for prompt in variants]}

@@ -96,7 +96,7 @@ def settle(
             "chosen": chosen.candidate.to_json(),
             "dev": {
                 name: {
-                    "score": m.evaluation.told_score(),
+                    "score": finite(m.evaluation.score),
                     "log_loss": finite(m.evaluation.log_loss),
                     "correct": pack_rows(m.evaluation.correct) if m.evaluation.is_scored else None,
                 }
