@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from cotune.errors import InputError, shortened
 from cotune.files import expanded
@@ -255,13 +255,13 @@ def _cells_of_any_size() -> Iterator[None]:
 
 
 def _read_separated(text: str, source: str, delimiter: str, *, keep_blank: bool, marked: bool) -> Sheet:
-    reader = _reader(text, delimiter)
     header: list[str] | None = None
     rows: list[dict[str, Cell]] = []
     numbers: list[int] = []
     blank: list[int] = []
-    start = reader.line_num + 1
     with _cells_of_any_size():
+        reader = _reader(text, delimiter)
+        start = reader.line_num + 1
         try:
             for cells in reader:
                 line, start = start, reader.line_num + 1
@@ -272,10 +272,11 @@ def _read_separated(text: str, source: str, delimiter: str, *, keep_blank: bool,
                     header = _header(cells, f"{source}, line {line}")
                     continue
                 if len(cells) != len(header):
+                    torn = repr(header[len(cells)]) if len(cells) < len(header) else len(header) + 1
                     raise InputError(
                         f"the row has {len(cells)} cells but the header has {len(header)} "
                         f"(the row begins with {shortened(cells[0], 40)!r})",
-                        where=f"{source}, line {line}, column {_torn_column(header, len(cells))}",
+                        where=f"{source}, line {line}, column {torn}",
                         hint="Put double quotes around cells that hold the separator or a line break.",
                     )
                 rows += [dict.fromkeys(header) for _ in blank]
@@ -283,7 +284,7 @@ def _read_separated(text: str, source: str, delimiter: str, *, keep_blank: bool,
                 blank.clear()
                 rows.append({name: cell or None for name, cell in zip(header, cells, strict=True)})
         except csv.Error as error:
-            _raise_csv_error(str(error), f"{source}, line {start}", error)
+            raise _csv_error(str(error), f"{source}, line {start}") from error
     if header is None:
         raise InputError("the file is empty", where=source, hint="Give a file with rows.")
     if not rows:
@@ -306,24 +307,14 @@ def _header(cells: list[str], where: str) -> list[str]:
     return names
 
 
-def _torn_column(header: list[str], cells: int) -> str:
-    return repr(header[cells]) if cells < len(header) else str(len(header) + 1)
-
-
-def _raise_csv_error(problem: str, where: str, error: csv.Error) -> NoReturn:
+def _csv_error(problem: str, where: str) -> InputError:
     if "unexpected end of data" in problem:
-        raise InputError(
-            "a quote is opened here and never closed",
-            where=where,
-            hint='Close it; a double quote inside a quoted cell is written twice ("").',
-        ) from error
+        what, hint = "a quote is opened here and never closed", "Close it; a double quote inside a quoted cell is written twice"
+        return InputError(what, where=where, hint=f'{hint} ("").')
     if "expected after" in problem:
-        raise InputError(
-            "a quoted cell continues after its closing quote",
-            where=where,
-            hint='Write a double quote inside a quoted cell twice ("").',
-        ) from error
-    raise InputError(f"the row cannot be read ({problem})", where=where, hint="Correct that row.") from error
+        hint = 'Write a double quote inside a quoted cell twice ("").'
+        return InputError("a quoted cell continues after its closing quote", where=where, hint=hint)
+    return InputError(f"the row cannot be read ({problem})", where=where, hint="Correct that row.")
 
 
 def _read_json_lines(text: str, source: str) -> Sheet:
