@@ -29,7 +29,7 @@ def gain(value: float, p: float) -> Gain:
 
 def part(value: float, p: float) -> Part:
     ci = Interval(value - 0.05, value + 0.05)
-    return Part(100, 0.5 + value, 0.5, value, ci, p, ci, p, "exact McNemar")
+    return Part(100, 0.5 + value, 0.5, Gain(value, ci, p, ci, p, test="exact McNemar"))
 
 
 def told(found: Gain, parts: dict[str, Part], **changes: Any) -> str:
@@ -43,14 +43,15 @@ def test_parts_are_compared_apart_and_read_together() -> None:
     new = np.where(known, rng.random(200) < 0.8, rng.random(200) < 0.9)
     parts = compare_parts(new, old, known)
     assert [found.n for found in parts.values()] == [200, 120, 80]
-    assert parts["new_labels"].old == 0 and parts["new_labels"].value == pytest.approx(new[~known].mean())
+    assert parts["new_labels"].old == 0 and parts["new_labels"].gain.value == pytest.approx(new[~known].mean())
     lost, won = int((old & ~new & known).sum()), int((new & ~old & known).sum())
-    assert parts["old_labels"].p_single == mcnemar(lost, won)
-    assert parts["old_labels"].p == min(1.0, 3 * mcnemar(lost, won))
-    assert parts["old_labels"].value == pytest.approx((won - lost) / 120)
-    assert all(found.p >= found.p_single and found.ci.low <= found.value <= found.ci.high for found in parts.values())
-    whole = sum(found.value * found.n for name, found in parts.items() if name != "all")
-    assert parts["all"].value == pytest.approx(whole / 200)
+    assert parts["old_labels"].gain.p_single == mcnemar(lost, won)
+    assert parts["old_labels"].gain.p == min(1.0, 3 * mcnemar(lost, won))
+    assert parts["old_labels"].gain.value == pytest.approx((won - lost) / 120)
+    gains = [found.gain for found in parts.values()]
+    assert all(found.p >= found.p_single and found.ci.low <= found.value <= found.ci.high for found in gains)
+    whole = sum(found.gain.value * found.n for name, found in parts.items() if name != "all")
+    assert parts["all"].gain.value == pytest.approx(whole / 200)
 
 
 def test_where_all_labels_are_known_there_is_one_part() -> None:
@@ -63,7 +64,7 @@ def test_rows_of_a_group_count_as_one() -> None:
     new, old, known = np.ones(40), np.zeros(40), np.ones(40)
     alone = compare_parts(new, old, known)["all"]
     together = compare_parts(new, old, known, groups=np.repeat(["a", "b", "c", "d"], 10))["all"]
-    assert together.p > alone.p and together.test == "paired permutation"
+    assert together.gain.p > alone.gain.p and together.gain.test == "paired permutation"
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_rows_that_mcnemar_cannot_tell_apart_get_an_interval_with_zero() -> None
     assert paired_proportion_interval(0, 5, 40).low > 0, "Tango's interval alone leaves it out"
     interval, p = paired_difference(first, second, seed=0)
     assert p == pytest.approx(0.0625) and 0 in interval
-    part = compare_parts(second, first, np.ones(40))["all"]
+    part = compare_parts(second, first, np.ones(40))["all"].gain
     assert part.p == pytest.approx(0.0625) and 0 in part.ci and 0 in part.ci_single
 
 

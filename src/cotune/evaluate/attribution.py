@@ -287,7 +287,12 @@ def _corrected(compared: Mapping[str, _Compared | None], same: Mapping[str, str]
             none = Interval(0.0, 0.0)
             gains[name] = Gain(0.0, none, 1.0, none, 1.0, True, "none: the same arm", "none: the same arm")
             continue
-        p_single, ci_single = read_together(one.p, one.interval_at)
-        p, ci = read_together(one.p, one.interval_at, count)
-        gains[name] = Gain(one.value, ci, p, ci_single, p_single, False, one.test, one.method)
+        gains[name] = corrected_gain(one.value, one.p, one.interval_at, count, one.test, one.method)
     return gains
+
+
+def corrected_gain(value: float, p: float, interval_at: IntervalAt, count: int, test: str, method: str = "") -> Gain:
+    """A gain from its uncorrected test and interval, corrected for ``count`` gains that are read together."""
+    p_single, ci_single = read_together(p, interval_at)
+    p, ci = read_together(p, interval_at, count)
+    return Gain(value, ci, p, ci_single, p_single, False, test, method)

@@ -10,11 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cotune.errors import counted
-from cotune.evaluate.attribution import Gain
+from cotune.evaluate.attribution import Gain, corrected_gain
 from cotune.evaluate.frozen_arms import ALPHA
-from cotune.evaluate.stats.intervals import Interval
 from cotune.evaluate.stats.paired import paired_intervals, paired_test
-from cotune.evaluate.stats.together import read_together
 from cotune.evaluate.words import NO_DIFFERENCE, change_text, uncertainty_text, unclear
 
 
@@ -26,29 +24,19 @@ class Part:
         n: number of rows.
         new: share of rows that the new candidate gets right.
         old: share of rows that the earlier bundle gets right.
-        value: ``new`` minus ``old``.
-        ci: its paired 95% interval, simultaneous with those of the other parts.
-        p: p-value against no difference, corrected for reading several parts; below 0.05 if and only if ``ci`` excludes zero.
-        ci_single: interval of this part alone.
-        p_single: p-value of this part alone.
-        test: method of ``p``.
+        gain: ``new`` minus ``old``, with intervals and p-values that are corrected for reading several parts.
     """
 
     n: int
     new: float
     old: float
-    value: float
-    ci: Interval
-    p: float
-    ci_single: Interval
-    p_single: float
-    test: str
+    gain: Gain
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        shares = {"n": self.n, "new": round(self.new, 6), "old": round(self.old, 6), "value": round(self.value, 6)}
-        alone = {"ci_single": self.ci_single.as_list(), "p_single": self.p_single}
-        return {**shares, "ci": self.ci.as_list(), "p": self.p, **alone, "test": self.test}
+        gain = {**self.gain.as_dict(), "value": round(self.gain.value, 6)}
+        shares = {"n": self.n, "new": round(self.new, 6), "old": round(self.old, 6)}
+        return shares | {name: gain[name] for name in ("value", "ci", "p", "ci_single", "p_single", "test")}
 
 
 def compare_parts(
@@ -76,10 +64,8 @@ def compare_parts(
         grouped = None if groups is None else np.asarray(groups)[rows]
         p, test = paired_test(before, after, seed=seed, groups=grouped)
         interval_at = paired_intervals(before, after, seed=seed, groups=grouped)
-        p_single, ci_single = read_together(p, interval_at)
-        p, ci = read_together(p, interval_at, len(choices))
-        means = float(after.mean()), float(before.mean())
-        parts[name] = Part(len(after), *means, means[0] - means[1], ci, p, ci_single, p_single, test)
+        now, then = float(after.mean()), float(before.mean())
+        parts[name] = Part(len(after), now, then, corrected_gain(now - then, p, interval_at, len(choices), test))
     return parts
 
 
@@ -89,18 +75,14 @@ Keep = Literal["new", "old"]
 def which_to_keep(gain: Gain, parts: Mapping[str, Part], *, ships_old: bool, only_old: bool = False) -> Keep:
     """The new bundle if the test shows a gain, otherwise the one that dev preferred, unless the test shows forgetting.
 
-    Args:
-        gain: the new candidate's gain over the earlier bundle.
-        parts: from :func:`compare_parts`.
-        ships_old: whether nothing was better than the earlier bundle on dev.
-        only_old: whether the task has new labels while all test rows have old ones.
+    Arguments as for :func:`keep_sentence`.
     """
     if ships_old:
         return "old"
     if gain.significant():
         return "new" if gain.value > 0 else "old"
     part = _by_label(parts, only_old).get("old_labels")
-    return "old" if part is not None and part.value < 0 and part.p < ALPHA else "new"
+    return "old" if part is not None and part.gain.value < 0 and part.gain.p < ALPHA else "new"
 
 
 def _by_label(parts: Mapping[str, Part], only_old: bool) -> Mapping[str, Part]:
@@ -146,12 +128,12 @@ def keep_sentence(
         if (part := parts.get(name)) is None:
             continue
         sentence = (
-            f"On the {counted(part.n, 'row')} {about} it {change_text(part.value)} "
-            f"({uncertainty_text(part.ci.as_list(), part.p)})"
+            f"On the {counted(part.n, 'row')} {about} it {change_text(part.gain.value)} "
+            f"({uncertainty_text(part.gain.ci.as_list(), part.gain.p)})"
         )
-        if part.p >= ALPHA:
+        if part.gain.p >= ALPHA:
             sentence += f": {NO_DIFFERENCE}"
-        elif name == "old_labels" and part.value < 0:
+        elif name == "old_labels" and part.gain.value < 0:
             sentence += ": it forgot some of what the old one knew"
         sentences.append(sentence)
     if only_old:
