@@ -77,22 +77,18 @@ class ArmsMetric:
     def swapped(self, pairs: Sequence[Pair], swaps: npt.NDArray[np.int8]) -> Floats:
         """Sum of the pairs' differences (first minus second) after exchanging the rows marked in ``swaps``, ``[draws, rows]``.
 
+        Only for aggregates.
+
         Returns:
             Shape (draws,).
         """
-        total = np.zeros(len(swaps))
-        for first, second in pairs:
-            one, two = self.names.index(first), self.names.index(second)
-            total += self._mixed(one, two, swaps) - self._mixed(two, one, swaps)
+        assert self.metric != "mean"
+        marked, total = swaps.astype(np.float64), np.zeros(len(swaps))
+        for pair in pairs:
+            first, second = (self.counts[self.names.index(name)] for name in pair)
+            moved = marked @ (second - first)
+            total += self.metric.score(first.sum(axis=0) + moved) - self.metric.score(second.sum(axis=0) - moved)
         return total
-
-    def _mixed(self, base: int, other: int, swaps: npt.NDArray[np.int8]) -> Floats:
-        """The metric of one arm with the marked rows taken from another."""
-        if self.metric == "mean":
-            change = self.scores[:, other] - self.scores[:, base]
-            return np.asarray((self.scores[:, base].sum() + swaps @ change) / self.rows, dtype=np.float64)
-        here, there = self.counts[base], self.counts[other]
-        return self.metric.score(here.sum(axis=0) + swaps.astype(np.float64) @ (there - here))
 
 
 def aggregate_statistic(metric: Aggregate, counts: Sequence[Floats]) -> Statistic:
