@@ -55,7 +55,7 @@ class Task(_Task):
         Raises:
             InputError: the data is missing or invalid; the message names file, row and column.
         """
-        data, limit = config.data, config.limit
+        data = config.data
         if known is None and config.start is not None:
             known = _Bundle(config.start).known
         source = Source(
@@ -68,9 +68,7 @@ class Task(_Task):
             type=config.output.type,
             labels=config.output.labels,
             schema=config.output.read_schema(),
-            limit_train=limit.train,
-            limit_dev=limit.dev,
-            limit_test=limit.test,
+            limit=config.limit.model_dump(),
             seed=config.seed,
             replay=read_table(data.replay) if data.replay is not None else None,
             replay_ratio=data.replay_ratio,
@@ -132,9 +130,6 @@ class Task(_Task):
         Raises:
             InputError: the rows are invalid (the message names row and column), or ``start`` is not a bundle.
         """
-        limits = dict(limit or {})
-        if unknown := sorted(set(limits) - {"train", "dev", "test"}):
-            raise InputError(f"unknown limit {unknown[0]!r}", where="limit", hint="Known limits: train, dev, test.")
         bundle = None if start is None else _Bundle(start)
         input_fields, output_field = _columns(input, output, bundle)
         if metric is None and bundle is not None:
@@ -149,9 +144,7 @@ class Task(_Task):
             type=type,
             labels=tuple(filter(str.strip, map(_label_text, labels))) if labels is not None else None,
             schema=checked_schema(schema, "schema"),
-            limit_train=limits.get("train"),
-            limit_dev=limits.get("dev"),
-            limit_test=limits.get("test"),
+            limit=limit or {},
             seed=seed,
             replay=_table(replay, "replay") if replay is not None else None,
             replay_ratio=replay_ratio,

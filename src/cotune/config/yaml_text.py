@@ -78,8 +78,7 @@ def parse_yaml(text: str, where: str) -> YamlText:
         node = loader.get_single_node()
         if node is None:
             return YamlText(None, {})
-        lines: dict[tuple[str | int, ...], int] = {}
-        _note_lines(node, (), lines, where, set(), set())
+        lines = _lines(node, where)
         return YamlText(loader.construct_document(node), lines)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -98,36 +97,37 @@ def parse_yaml(text: str, where: str) -> YamlText:
             loader.dispose()
 
 
-def _note_lines(
-    node: yaml.Node,
-    path: tuple[str | int, ...],
-    lines: dict[tuple[str | int, ...], int],
-    where: str,
-    open_: set[int],
-    done: set[int],
-) -> None:
-    """Fill ``lines``; a node repeated by aliases is visited once, because aliases can expand exponentially."""
-    if id(node) in done:
-        return
-    if id(node) in open_:
-        raise InputError("an alias contains itself", where=f"{where}, line {node.start_mark.line + 1}", hint="Take it out.")
-    open_.add(id(node))
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            if not isinstance(key, yaml.ScalarNode):
-                raise InputError("a key must be a plain word", where=f"{where}, line {line}", hint="Write key: value.")
-            if key.value in seen:
-                raise InputError(
-                    f"the key {key.value!r} is given twice", where=f"{where}, line {line}", hint="Keep one of the two."
-                )
-            seen.add(key.value)
-            lines[(*path, key.value)] = line
-            _note_lines(value, (*path, key.value), lines, where, open_, done)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            lines[(*path, index)] = item.start_mark.line + 1
-            _note_lines(item, (*path, index), lines, where, open_, done)
-    open_.discard(id(node))
-    done.add(id(node))
+def _lines(root: yaml.Node, where: str) -> dict[tuple[str | int, ...], int]:
+    """The lines of all keys; a node repeated by aliases is visited once, because aliases can expand exponentially."""
+    lines: dict[tuple[str | int, ...], int] = {}
+    inside: set[int] = set()
+    done: set[int] = set()
+
+    def visit(node: yaml.Node, path: tuple[str | int, ...]) -> None:
+        if id(node) in done:
+            return
+        if id(node) in inside:
+            raise InputError("an alias contains itself", where=f"{where}, line {node.start_mark.line + 1}", hint="Take it out.")
+        inside.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            seen: set[str] = set()
+            for key, value in node.value:
+                line = key.start_mark.line + 1
+                if not isinstance(key, yaml.ScalarNode):
+                    raise InputError("a key must be a plain word", where=f"{where}, line {line}", hint="Write key: value.")
+                if key.value in seen:
+                    raise InputError(
+                        f"the key {key.value!r} is given twice", where=f"{where}, line {line}", hint="Keep one of the two."
+                    )
+                seen.add(key.value)
+                lines[(*path, key.value)] = line
+                visit(value, (*path, key.value))
+        elif isinstance(node, yaml.SequenceNode):
+            for index, item in enumerate(node.value):
+                lines[(*path, index)] = item.start_mark.line + 1
+                visit(item, (*path, index))
+        inside.discard(id(node))
+        done.add(id(node))
+
+    visit(root, ())
+    return lines

@@ -58,9 +58,7 @@ class Source:
     type: OutputType | None = None
     labels: tuple[str, ...] | None = None
     schema: Mapping[str, Any] | None = None
-    limit_train: int | None = None
-    limit_dev: int | None = None
-    limit_test: int | None = None
+    limit: Mapping[str, int | None] = field(default_factory=lambda: MappingProxyType({}))
     seed: int = 0
     replay: Table | None = None
     replay_ratio: float = 1.0
@@ -131,18 +129,18 @@ def assemble(source: Source, metric: str | None) -> Parts:
         return np.random.default_rng([source.seed, stage])
 
     if test is None:
-        size = test_size(len(labelled), source.limit_test)
+        size = test_size(len(labelled), source.limit.get("test"))
         labelled, test = _cut("test", source, labelled, size, generator(_TEST_CUT), stratum)
     shown: frozenset[str] = source.known.keys(source.input_fields) if source.known is not None else frozenset()
     labelled, dev, removed = _without_leaks(labelled, dev, test, shown)
-    given, test = test, subsample(test, source.limit_test, generator(_TEST_LIMIT), stratum, every_label=False)
-    labelled = subsample(labelled, source.limit_train, generator(_TRAIN_LIMIT), stratum)
+    given, test = test, subsample(test, source.limit.get("test"), generator(_TEST_LIMIT), stratum, every_label=False)
+    labelled = subsample(labelled, source.limit.get("train"), generator(_TRAIN_LIMIT), stratum)
     _check_enough(source, kind, labelled, dev, removed)
     if dev is None:
-        size = dev_size(len(labelled), source.limit_dev)
+        size = dev_size(len(labelled), source.limit.get("dev"))
         train, dev = _cut("dev", source, labelled, size, generator(_DEV_CUT), stratum, shown)
     else:
-        train, dev = labelled, subsample(dev, source.limit_dev, generator(_DEV_LIMIT), stratum, every_label=False)
+        train, dev = labelled, subsample(dev, source.limit.get("dev"), generator(_DEV_LIMIT), stratum, every_label=False)
     # An inferred schema has to fit old rows too.
     schema = _schema(source, kind, [row.output for row in (*train, *dev, *old)])
     schema_text = "" if schema is None else json_text(schema)
@@ -382,7 +380,9 @@ def _check_request(source: Source) -> None:
             raise InputError(f"{key} must be one of {', '.join(known)}, not {given!r}", where=key, hint=f"Correct {key}.")
     if isinstance(source.seed, bool) or not isinstance(source.seed, (int, np.integer)) or not 0 <= source.seed < 2**32:
         raise InputError(f"seed must be a whole number from 0, not {source.seed!r}", where="seed", hint="Give one below 2**32.")
-    for key, value in (("train", source.limit_train), ("dev", source.limit_dev), ("test", source.limit_test)):
+    if unknown := sorted({*source.limit} - {"train", "dev", "test"}):
+        raise InputError(f"unknown limit {unknown[0]!r}", where="limit", hint="Known limits: train, dev, test.")
+    for key, value in source.limit.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise InputError(f"limit.{key} must be a whole number above 0, not {value!r}", where=f"limit.{key}",
                              hint="Give a number of rows.")  # fmt: skip
@@ -498,7 +498,8 @@ def _check_enough(source: Source, kind: OutputType, labelled: Rows, dev: Rows | 
             where=source.dev.source if source.dev else "dev",
             hint="Give another dev file, or omit data.dev to cut dev from train.",
         )
-    limited = source.limit_train is not None and source.limit_train <= len(labelled)
+    limit = source.limit.get("train")
+    limited = limit is not None and limit <= len(labelled)
     least = LEAST_ROWS // 2 if dev is not None or source.test is None else LEAST_ROWS
     # Old labels count too, so new rows may all have a single label.
     outputs = 1 if not KINDS[kind].written and (source.known is not None or source.replay is not None) else 2

@@ -62,11 +62,8 @@ def _readings(path: str) -> list[tuple[str, str | None]]:
         folder = Path(path)
         return [(path, None)] if folder.is_dir() else [(str(folder.parent), folder.name), (path, None)]
     parts = path.strip("/").split("/")
-    if len(parts) == 1:
-        return [(parts[0], None)]
-    if len(parts) == 2:
-        return [("/".join(parts), None), (parts[0], parts[1])]
-    return [("/".join(parts[:2]), "/".join(parts[2:]))]
+    likelier = ("/".join(parts[:2]), "/".join(parts[2:]) or None)
+    return [likelier, (parts[0], parts[1])] if len(parts) == 2 else [likelier]
 
 
 def table_from_data_set(data_set: Any, name: str) -> Table:

@@ -62,14 +62,11 @@ def number_style(cells: Sequence[str]) -> NumberStyle | None:
     """
     if not cells or all(parse_number(cell) is not None for cell in cells):
         return None
-    parts = [_parts(cell) for cell in cells]
-    if any(one is None for one in parts):
+    parts = [one for cell in cells if (one := _parts(cell)) is not None]
+    units = {unit for _, unit in parts}
+    if len(parts) < len(cells) or len(units) > 1:
         return None
-    read = [one for one in parts if one is not None]
-    units = {unit for _, unit in read}
-    if len(units) > 1:
-        return None
-    numbers = [digits.lstrip("+-") for digits, _ in read]
+    numbers = [digits.lstrip("+-") for digits, _ in parts]
     comma = not all(_POINT.fullmatch(digits) for digits in numbers)
     if comma and not all(_COMMA.fullmatch(digits) for digits in numbers):
         return None
