@@ -14,7 +14,6 @@ from cotune.evaluate.frozen_arms import ALPHA, ARMS, EVERY_GAIN, GAINS, PREVIOUS
 from cotune.evaluate.stats.intervals import DRAWS, Interval
 from cotune.evaluate.stats.paired import (
     FEW_DIFFERING,
-    LimitsAt,
     contrasts,
     discordant_rows,
     interval_of,
@@ -22,7 +21,7 @@ from cotune.evaluate.stats.paired import (
     paired_intervals,
     sign_flip_test,
 )
-from cotune.evaluate.stats.resampling import Floats, group_index
+from cotune.evaluate.stats.resampling import Floats, LimitsAt, group_index
 from cotune.evaluate.stats.together import IntervalAt, read_together
 
 _PERMUTATIONS = 10_000

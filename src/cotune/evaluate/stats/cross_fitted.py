@@ -15,21 +15,20 @@ def standard_error(differences: NDArray[np.float64]) -> float:
     return float(differences.std(ddof=1) / np.sqrt(len(differences))) if len(differences) > 1 else 0.0
 
 
-def corrected_error(differences: NDArray[np.float64], folds: int = FOLDS) -> float:
+def corrected_error(differences: NDArray[np.float64]) -> float:
     """Standard error of a mean difference between cross-fitted losses.
 
     Nadeau and Bengio (2003) add the ratio of held-out to training rows to the variance of a cross-validated mean. With
-    ``folds`` folds this multiplies the naive standard error by ``sqrt(1 + folds / (folds - 1))``, which is 1.5 for five folds.
+    five folds this multiplies the naive standard error by ``sqrt(1 + folds / (folds - 1))``, which is 1.5.
 
     Args:
         differences: ``[rows]`` paired differences of held-out losses.
-        folds: number of folds of the cross-fitting.
     """
     rows = len(differences)
     if rows < 2:
         return math.inf
     naive = float(np.std(differences, ddof=1)) / math.sqrt(rows)
-    return naive * math.sqrt(1 + folds / (folds - 1))
+    return naive * math.sqrt(1 + FOLDS / (FOLDS - 1))
 
 
 def probably_worse(differences: NDArray[np.float64], *, alpha: float = 0.05, comparisons: int = 1) -> bool:

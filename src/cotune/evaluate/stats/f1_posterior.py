@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -21,14 +21,13 @@ _LEVEL = 0.95
 def dirichlet_f1(
     references: npt.ArrayLike,
     predicted: npt.ArrayLike,
-    labels: Sequence[str] | None = None,
     *,
     average: Average = "macro",
     seed: int,
     groups: npt.ArrayLike | None = None,
     draws: int = 1000,
 ) -> Interval:
-    """95% posterior interval of an F1 averaged over labels, from the confusion matrix.
+    """95% posterior interval of an F1 averaged over the labels that occur, from the confusion matrix.
 
     The cells of the matrix get a Dirichlet posterior; with more than 100 labels, cells without rows are drawn as sums of their
     rows and of their columns. With few rows per label the prior matters, so the interval covers those
@@ -39,14 +38,13 @@ def dirichlet_f1(
     Args:
         references: right answers, shape (rows,), at least one.
         predicted: predicted answers, shape (rows,).
-        labels: labels to average over, each assumed to occur; None takes those in the rows.
         average: "macro" or "weighted" (by rows of the label).
         seed: seed of the posterior draws.
         groups: group id of each row, if rows depend on each other.
         draws: number of draws from each posterior.
 
     Raises:
-        ValueError: shapes do not fit, or an answer is not among ``labels``.
+        ValueError: shapes do not fit.
 
     Source: Caelen, A Bayesian interpretation of the confusion matrix (2017); several priors at once as in
     Walley (JRSS B 1996); the second prior is this project's.
@@ -54,9 +52,7 @@ def dirichlet_f1(
     truth, answers = np.asarray(references).astype(str), np.asarray(predicted).astype(str)
     if truth.shape != answers.shape or truth.ndim != 1 or not len(truth):
         raise ValueError(f"references of shape {truth.shape} do not fit predictions of shape {answers.shape}")
-    names = np.unique(np.concatenate([truth, answers]) if labels is None else np.asarray(labels).astype(str))
-    if not np.all(np.isin(np.concatenate([truth, answers]), names)):
-        raise ValueError("an answer is not among the labels")
+    names = np.unique(np.concatenate([truth, answers]))
     size = len(names)
     cells = np.searchsorted(names, truth) * size + np.searchsorted(names, answers)
     counts = confusion_counts(cells[None], size)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import numpy.typing as npt
 from scipy import special
 
 from cotune.evaluate.stats.clusters import effective_rows, group_sums
 from cotune.evaluate.stats.intervals import DRAWS, Interval
-from cotune.evaluate.stats.resampling import Floats, Statistic, group_index, influence_values, resample, weighted_mean
+from cotune.evaluate.stats.resampling import (
+    Floats,
+    LimitsAt,
+    Statistic,
+    group_index,
+    influence_values,
+    resample,
+    several_units,
+    weighted_mean,
+)
 from cotune.evaluate.stats.together import IntervalAt, read_together
 
 FEW_DIFFERING = 10
@@ -141,10 +148,6 @@ def grouped_tango_limits(differences: npt.ArrayLike, groups: npt.ArrayLike, leve
     return tango_limits(gained.mean(axis=-1) * rows, lost.mean(axis=-1) * rows, rows, level)
 
 
-LimitsAt = Callable[[float], tuple[Floats, Floats]]
-"""Maps a level such as 0.95 to lower and upper limits."""
-
-
 def contrasts(
     statistic: Statistic,
     differs: npt.NDArray[np.bool_],
@@ -173,14 +176,14 @@ def contrasts(
         The estimates, shape (columns,), and a function that returns their limits at any level from the same resamples.
     """
     rows = len(differs)
-    resampled = resample(statistic, rows, seed=seed, draws=draws, groups=groups, widened=widened)
+    estimate, resampled = resample(statistic, rows, seed=seed, draws=draws, groups=groups, widened=widened)
     units = differs.sum(axis=0) if groups is None else (group_sums(differs.T, groups) > 0).sum(axis=-1)
     # Limits of a single row or group are infinite already.
-    scarce = (units < FEW_DIFFERING) & (resampled.replicates is not None)
-    changes = np.where(differs, resampled.estimate + influence_values(statistic, rows), 0.0).T[scarce] if scarce.any() else None
+    scarce = (units < FEW_DIFFERING) & several_units(rows, groups)
+    changes = np.where(differs, estimate + influence_values(statistic, rows), 0.0).T[scarce] if scarce.any() else None
 
     def limits(level: float) -> tuple[Floats, Floats]:
-        low, high = resampled.limits(level)
+        low, high = resampled(level)
         if changes is None:
             return low, high
         largest = np.abs(changes).max(axis=-1)
@@ -196,7 +199,7 @@ def contrasts(
         high[scarce] = np.maximum(high[scarce], largest * ends[1])
         return low, high
 
-    return resampled.estimate, limits
+    return estimate, limits
 
 
 def paired_intervals(

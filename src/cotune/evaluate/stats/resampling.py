@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,8 @@ from scipy import special
 Floats = npt.NDArray[np.float64]
 Statistic = Callable[[Floats], Floats]
 """Maps weights (how often each resample holds each row), shape (draws, rows), to values, shape (draws, statistics)."""
+LimitsAt = Callable[[float], tuple[Floats, Floats]]
+"""Maps a level such as 0.95 to lower and upper limits, each of shape (statistics,)."""
 
 _CELLS_AT_ONCE = 4_000_000
 _FEW_UNITS = 20
@@ -106,35 +107,6 @@ def bca_limits(estimate: Floats, replicates: Floats, jackknife: Floats, level: f
     return limits[0], limits[1]
 
 
-@dataclass(frozen=True)
-class Resampled:
-    """One or several statistics of the same rows, resampled once; gives limits at any level.
-
-    Attributes:
-        estimate: statistics of all rows, shape (statistics,).
-        replicates: statistics of each resample; None if there are fewer than two units.
-        jackknife: statistics with each unit left out; None if there are fewer than two units.
-        widened: statistics that take the wider ends of the bootstrap and of :func:`jackknife_limits`.
-    """
-
-    estimate: Floats
-    replicates: Floats | None
-    jackknife: Floats | None
-    widened: bool | npt.NDArray[np.bool_]
-
-    def limits(self, level: float) -> tuple[Floats, Floats]:
-        """Lower and upper limits, each of shape (statistics,); infinite with fewer than two units."""
-        if self.replicates is None or self.jackknife is None:
-            endless = np.full(np.shape(self.estimate), np.inf)
-            return -endless, endless
-        low, high = bca_limits(self.estimate, self.replicates, self.jackknife, level)
-        if np.any(self.widened):
-            symmetric_low, symmetric_high = jackknife_limits(self.estimate, self.jackknife, level)
-            low = np.where(self.widened, np.minimum(low, symmetric_low), low)
-            high = np.where(self.widened, np.maximum(high, symmetric_high), high)
-        return low, high
-
-
 def resample(
     statistic: Statistic,
     rows: int,
@@ -143,13 +115,32 @@ def resample(
     draws: int,
     groups: npt.ArrayLike | None = None,
     widened: bool | npt.NDArray[np.bool_] = False,
-) -> Resampled:
-    """Resample one or several statistics of the same rows; ``widened`` as in :class:`Resampled`."""
+) -> tuple[Floats, LimitsAt]:
+    """Estimate of one or several statistics of the same rows, and their limits at any level from the same resamples.
+
+    Limits are those of :func:`bca_limits`; statistics that are ``widened`` take the wider ends of these and of
+    :func:`jackknife_limits`. If there is a single row or group, limits are infinite.
+    """
     estimate = evaluate_over(statistic, iter([np.ones((1, rows))]))[0]
-    if rows < 2 or (groups is not None and not group_index(groups).any()):
-        return Resampled(estimate, None, None, widened)
+    if not several_units(rows, groups):
+        return estimate, lambda level: (np.full(np.shape(estimate), -np.inf), np.full(np.shape(estimate), np.inf))
     replicates = evaluate_over(statistic, resampling_weights(rows, draws, seed, groups))
-    return Resampled(estimate, replicates, evaluate_over(statistic, leave_one_out_weights(rows, groups)), widened)
+    jackknife = evaluate_over(statistic, leave_one_out_weights(rows, groups))
+
+    def limits(level: float) -> tuple[Floats, Floats]:
+        low, high = bca_limits(estimate, replicates, jackknife, level)
+        if np.any(widened):
+            symmetric_low, symmetric_high = jackknife_limits(estimate, jackknife, level)
+            low = np.where(widened, np.minimum(low, symmetric_low), low)
+            high = np.where(widened, np.maximum(high, symmetric_high), high)
+        return low, high
+
+    return estimate, limits
+
+
+def several_units(rows: int, groups: npt.ArrayLike | None) -> bool:
+    """Whether there are at least two rows, or groups if rows are grouped."""
+    return rows > 1 and (groups is None or bool(group_index(groups).any()))
 
 
 def bootstrap_limits(
@@ -163,8 +154,8 @@ def bootstrap_limits(
     widened: bool | npt.NDArray[np.bool_] = False,
 ) -> tuple[Floats, Floats, Floats]:
     """Estimate, lower and upper BCa limits of one or several statistics, each of shape (statistics,); see :func:`resample`."""
-    resampled = resample(statistic, rows, seed=seed, draws=draws, groups=groups, widened=widened)
-    return resampled.estimate, *resampled.limits(level)
+    estimate, limits = resample(statistic, rows, seed=seed, draws=draws, groups=groups, widened=widened)
+    return estimate, *limits(level)
 
 
 def jackknife_limits(estimate: Floats, jackknife: Floats, level: float) -> tuple[Floats, Floats]:
