@@ -51,28 +51,23 @@ class JsonKind(OutputKind):
         return given if given is not None else infer_schema([parse_json(output) for output in outputs])
 
     def kept_schema(self, schema: Mapping[str, Any] | None, outputs: Sequence[str]) -> Mapping[str, Any] | None:
-        """The schema if all outputs fit it."""
         if schema is None:
             return None
         check = Validator(schema)
         return schema if all(check(parse_json(output)) for output in outputs) else None
 
     def in_one_form(self, output: str, schema: Mapping[str, Any] | None) -> str:
-        """The output with the schema's order of keys."""
         return output if schema is None else json_text(in_schema_order(parse_json(output), schema))
 
     def canonical(self, text: str, bounds: Bounds) -> str:
-        """The JSON value in the answer, with the schema's order of keys."""
         value = json_in(text)
         return text.strip() if value is NO_JSON else json_text(in_schema_order(value, bounds.schema or {}))
 
     def value(self, text: str) -> Any:
-        """The JSON value in the answer."""
         value = json_in(text)
         return None if value is NO_JSON else value
 
     def fits(self, text: str, bounds: Bounds) -> bool:
-        """Whether the answer contains JSON that fits the schema."""
         value = json_in(text)
         return value is not NO_JSON and bounds.valid(value)
 
@@ -81,20 +76,16 @@ class JsonKind(OutputKind):
         return same_json(json_in(reference), json_in(answer))
 
     def plain_value(self, text: str) -> Any:
-        """The JSON value in the answer; None if there is none."""
         return self.value(text)
 
     def form(self, bounds: Bounds) -> str:
-        """Description of the fields."""
         fields = described_fields(bounds.schema or {})
         return f"Answer with JSON with the fields {fields}." if fields else "Answer with JSON."
 
     def constraint(self, bounds: Bounds) -> Constraint | None:
-        """Answers must fit the schema."""
         return None if bounds.schema is None else Constraint(schema=bounds.schema)
 
     def unwritable_hint(self, *, schema_given: bool) -> str:
-        """Advice about rows that do not fit the schema."""
         if schema_given:
             return "Correct the rows or the schema, or leave the schema out to have one inferred from train and dev."
         return "Correct the rows, or give output.schema."

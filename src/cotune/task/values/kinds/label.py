@@ -26,7 +26,6 @@ class LabelKind(OutputKind):
     advice = "Explain how labels are told apart."
 
     def summary(self, bounds: Bounds) -> str:
-        """The number of labels."""
         return counted(len(bounds.labels), "label")
 
     def recognise(self, cells: Sequence[str]) -> str:
@@ -37,9 +36,7 @@ class LabelKind(OutputKind):
         return "" if different > max(2, len(cells) // 2) else reason
 
     def stratum(self, output: str) -> str:
-        """The label is the stratum."""
         return output
 
     def form(self, bounds: Bounds) -> str:
-        """The placeholder for the list of labels."""
         return "{labels}"

@@ -52,12 +52,10 @@ class NumberKind(OutputKind):
         return {"type": "integer" if whole else "number"}
 
     def canonical(self, text: str, bounds: Bounds) -> str:
-        """The number in the answer, in its shortest plain form."""
         number = number_in(text)
         return text.strip() if number is None else number_text(number)
 
     def value(self, text: str) -> Decimal | None:
-        """The number in the answer."""
         return number_in(text)
 
     def same(self, reference: str, answer: str) -> bool:
@@ -74,7 +72,6 @@ class NumberKind(OutputKind):
         return int(value) if number.is_integer() and abs(number) < 2**53 else number if math.isfinite(number) else None
 
     def form(self, bounds: Bounds) -> str:
-        """An instruction to answer with a number only."""
         return "Answer with a number and nothing else."
 
     def constraint(self, bounds: Bounds) -> Constraint:
@@ -82,7 +79,6 @@ class NumberKind(OutputKind):
         return Constraint(integer=bounds.schema == {"type": "integer"})
 
     def unwritable_hint(self, *, schema_given: bool) -> str:
-        """Advice about numbers that are too long."""
         return "Shorten the numbers, or set output.type to text."
 
 

@@ -21,5 +21,4 @@ class TextKind(OutputKind):
         return f"{len({cell.strip() for cell in cells}):,} of {len(cells):,} outputs differ"
 
     def may_name_rows(self, cells: Sequence[str]) -> bool:
-        """Whether all cells differ."""
         return len({cell.strip() for cell in cells}) == len(cells)
