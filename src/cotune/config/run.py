@@ -119,7 +119,7 @@ class RunConfig(Section):
         view: dict[str, Any] = self.model_dump(mode="json", exclude={"name", "start", "tracking"})
         for role in ROLES:
             view["data"][role] = base_name(view["data"][role])
-        view["model"] = base_name(view["model"]) if _is_local(view["model"]) else view["model"]
+        view["model"] = base_name(view["model"]) if Path(view["model"]).is_absolute() else view["model"]
         view["prompt"] = self.prompt_text()
         view["judge"]["agreement"] = base_name(view["judge"]["agreement"])
         for section in ("endpoint", "proposer", "teacher", "judge"):
@@ -140,10 +140,6 @@ class RunConfig(Section):
             for key in dict.fromkeys((*mine, *theirs))
             if mine.get(key) != theirs.get(key)
         ]
-
-
-def _is_local(model: str) -> bool:
-    return Path(model).is_absolute()
 
 
 def dotted(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:

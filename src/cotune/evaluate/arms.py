@@ -9,13 +9,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from cotune.evaluate.frozen_arms import Pair
 from cotune.evaluate.stats.resampling import Floats, Statistic, weighted_mean
 from cotune.task.metrics.metric import Aggregate
 
 Metric = Literal["mean"] | Aggregate
 """The ``"mean"`` of the per-row scores, or an aggregate of each arm's ``counts``."""
-
-Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)

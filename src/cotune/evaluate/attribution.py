@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cotune.evaluate.arms import ArmScores, ArmsMetric, Metric, Pair
-from cotune.evaluate.frozen_arms import ALPHA, ARMS, EVERY_GAIN, GAINS, PREVIOUS, hypothesis, reduced
+from cotune.evaluate.arms import ArmScores, ArmsMetric, Metric
+from cotune.evaluate.frozen_arms import ALPHA, ARMS, EVERY_GAIN, GAINS, PREVIOUS, Pair, hypothesis, reduced
 from cotune.evaluate.stats.intervals import DRAWS, Interval
 from cotune.evaluate.stats.paired import (
     FEW_DIFFERING,
