@@ -16,7 +16,7 @@ from cotune.plugins import EDITS_GROUP, METRICS_GROUP, plugins
 from cotune.prompt.bank import seed_prompt
 from cotune.refine import mutate
 from cotune.refine.edits import OPERATORS, operators
-from cotune.task import METRICS, metric_named
+from cotune.task.metrics.metric import METRICS, metric_named
 from cotune.testing import check_metric, check_prompt_edit
 
 CODE = """

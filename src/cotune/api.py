@@ -13,7 +13,7 @@ from cotune import config as _config
 from cotune.config import RunConfig
 from cotune.errors import InputError
 from cotune.files import absolute, expanded, slug
-from cotune.task import Task
+from cotune.task.task import Task
 
 if TYPE_CHECKING:
     from cotune.bundle import Predictor

@@ -21,8 +21,9 @@ from cotune.cycle.progress import Quiet
 from cotune.embed import TextEmbedder
 from cotune.model.engine.settings import EngineSettings
 from cotune.prompt.prompt import Demonstration, Prompt
-from cotune.task import Example, SealedTest
+from cotune.task.example import Example
 from cotune.task.near import near_duplicates
+from cotune.task.sealed import SealedTest
 from cotune.tune.settings import TuneSettings
 from tiny import tiny_local
 

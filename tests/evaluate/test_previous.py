@@ -18,7 +18,7 @@ from cotune.evaluate.responses import LabelOutputs
 from cotune.evaluate.scoring import finite, score_interval
 from cotune.evaluate.stats.intervals import Interval
 from cotune.evaluate.stats.paired import mcnemar
-from cotune.task import Example
+from cotune.task.example import Example
 from cotune.task.metrics.metric import METRICS
 
 

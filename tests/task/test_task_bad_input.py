@@ -18,7 +18,7 @@ from cotune.config import config_from_data
 from cotune.config.task import Task
 from cotune.config.yaml_text import parse_yaml
 from cotune.errors import InputError
-from cotune.task import read_table
+from cotune.task.reading.read import read_table
 from cotune.task.reading.table import nearest_name
 
 GOOD = [{"text": f"message number {index}", "label": "ab"[index % 2]} for index in range(40)]

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from cotune.config.task import Task
-from cotune.task import Example, SealedTest, near, split
+from cotune.task import near, split
 from cotune.task.checks import Removed, check_data
+from cotune.task.example import Example
 from cotune.task.near import near_pairs
 from cotune.task.overlap import overlapping_test_rows
+from cotune.task.sealed import SealedTest
 from cotune.task.split import normalised
 
 WORDS = "account card payment transfer money bank lost stolen pin limit fee top up verify app phone order travel"

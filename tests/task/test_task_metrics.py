@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from sklearn.metrics import accuracy_score, f1_score
 
 from cotune.errors import InputError
-from cotune.task import METRICS, metric_named
-from cotune.task.metrics.metric import metric_for
+from cotune.task.metrics.metric import METRICS, metric_for, metric_named
 from cotune.task.values.output import Output, label_output
 
 LABELS = ("a", "b", "c", "d")

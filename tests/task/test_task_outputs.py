@@ -12,11 +12,11 @@ import pytest
 from cotune.config import config_from_data
 from cotune.config.task import Task
 from cotune.errors import InputError
-from cotune.task import Output
 from cotune.task.assemble import Source, assemble
 from cotune.task.known import Known
 from cotune.task.reading.table import table_from_rows
 from cotune.task.values.kinds.registry import guess_type
+from cotune.task.values.output import Output
 from cotune.task.values.schema import Validator
 
 WORDS = ("red", "blue", "green", "grey")

@@ -19,10 +19,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from cotune.errors import InputError
-from cotune.task import read_table
 from cotune.task.reading.cells import NESTED, cell_text
 from cotune.task.reading.hub import _readings
-from cotune.task.reading.read import read_sheet
+from cotune.task.reading.read import read_sheet, read_table
 from cotune.task.reading.sheet import sheet_text
 
 CELLS = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=0, max_size=20) | st.sampled_from(

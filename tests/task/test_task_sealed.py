@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from cotune.errors import CotuneError
-from cotune.task import Example, SealedTest
-from cotune.task.sealed import rows_hash
+from cotune.task.example import Example
+from cotune.task.sealed import SealedTest, rows_hash
 
 ROWS = tuple(Example(f"test:{i}", {"text": f"secret text {i}"}, "spam" if i % 2 else "ham") for i in range(6))
 

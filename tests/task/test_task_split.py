@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from cotune.task import Example
+from cotune.task.example import Example
 from cotune.task.split import cut, dev_size, duplicate_key, normalised, quotas, subsample, units
 from cotune.task.split import test_size as size_of_test
 
