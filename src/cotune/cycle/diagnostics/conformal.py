@@ -31,6 +31,8 @@ def conformal_scores_of(context: RunContext, confirmed: Confirmed, results: Mapp
     given, tested = measured.scores, shipped.scores
     if not (isinstance(given, LabelOutputs) and isinstance(tested, LabelOutputs) and context.answering.rules):
         return None
+    if given.own or tested.own:
+        return None
     log_probs = measured.candidate.decision.log_probs(given.log_probs)
     scores = np.sort(np.maximum(conformal_scores(log_probs, label_indices(context.dev, context.task)), 0.0))
     # Rounded up, so that no label is removed from a set.
