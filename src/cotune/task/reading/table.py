@@ -163,7 +163,7 @@ def check_object(row: object, where: str) -> None:
         raise InputError(
             f"this is a {json_kind(row)} and not an object with named fields",
             where=where,
-            hint='Write each row like {"text": "...", "label": "..."}.',
+            hint='Write each row as an object, such as {"text": "..."}.',
         )
 
 
