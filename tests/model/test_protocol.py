@@ -42,6 +42,9 @@ class OnlyScores:
         rendered = self.renderer.render(prompt, rows, labels)
         return LabelScores(np.array([[-float(len(r.prompt_ids) % 3 != i) for i in range(len(labels))] for r in rendered]))
 
+    def facts(self) -> dict[str, str]:
+        return {}
+
     def last_states(
         self,
         sequences: Sequence[Sequence[int]],

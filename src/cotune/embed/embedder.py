@@ -6,11 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cotune.embed.standardize import Standardizer
-
-Vectors = NDArray[np.float32]
+from cotune.embed.standardize import Standardizer, Vectors
 
 MOST_CHARACTERS = 1200
 """Number of characters of a text that a language model embeds at once."""
@@ -26,6 +23,11 @@ class Embedder(Protocol):
 
 class IdentifiedEmbedder(Embedder, Protocol):
     """An embedder whose vectors can be cached, because it names everything that they depend on."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Facts about machine and engine that could change vectors; none if vectors are the same everywhere."""
+        ...
 
     def identity(self, text: str) -> Mapping[str, Any]:
         """Everything that could change the vector of a text, as a JSON object."""

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from cotune.embed.standardize import unit
+
 _BLOCK = 1000
 """Number of points whose distances to all other points are in memory at the same time."""
 
 
 def distances(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
     """Cosine distances ``[points, points]``, 0 for equal and 2 for opposite directions."""
-    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    result: NDArray[np.float64] = 1.0 - np.clip(unit.astype(np.float64) @ unit.T.astype(np.float64), -1.0, 1.0)
+    wide = unit(vectors).astype(np.float64)
+    result: NDArray[np.float64] = 1.0 - np.clip(wide @ wide.T, -1.0, 1.0)
     return result
 
 

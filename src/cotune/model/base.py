@@ -267,6 +267,10 @@ class Model(Scorer, Writer, Protocol):
         """Its renderer."""
         ...
 
+    def facts(self) -> Mapping[str, Any]:
+        """Facts about machine and engine that can change its results; part of cache keys."""
+        ...
+
     def last_states(
         self,
         sequences: Sequence[Sequence[int]],

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from cotune.errors import DivergedError
 from cotune.files import content_hash
 from cotune.model.base import AnswerLosses, Progress
-from cotune.model.engine.facts import engine_facts
 from cotune.model.engine.fallback import naive_label_scores
 from cotune.model.engine.plan import cut_by_length, plan_pass
 from cotune.model.engine.prefix_cache import PrefixState
@@ -53,7 +52,7 @@ def answer_losses(
                 "suffixes": [row.prompt_ids[len(prefix_ids) :] for row in chosen],
                 "answers": [row.completions[0] for row in chosen],
                 "scoring": "answers",
-                **engine_facts(model),
+                **model.facts(),
             },
             40,
         )

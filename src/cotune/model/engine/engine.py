@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from cotune.errors import InputError
 from cotune.model.adapters.slots import AdapterSlot
 from cotune.model.base import EVERYTHING, SavedModel
-from cotune.model.engine.attention import use_plain_attention
+from cotune.model.engine.attention import ATTENTION_NAME, use_plain_attention
 from cotune.model.engine.prefix_cache import PrefixState, PrefixStates
 from cotune.model.engine.runner import PackedRunner, fits
 from cotune.model.engine.score_cache import ScoreCache
-from cotune.model.engine.settings import EngineSettings
+from cotune.model.engine.settings import ENGINE_VERSION, EngineSettings
 from cotune.model.hardware.capability import free_memory
 from cotune.model.layers.cut import cuts_fit, through_norm
 from cotune.model.layers.fused_layers import make_lean
@@ -29,6 +29,7 @@ from cotune.model.structured.token_grammar import TokenTable
 from cotune.prompt.messages import Chooser
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import UNLIKE, RenderedRow, Renderer, shared_prefix
+from cotune.version import __version__
 
 if TYPE_CHECKING:
     from cotune.endpoint import Prices
@@ -114,6 +115,22 @@ class Engine:
         }
         shown = {name: f"{{{name}}}" for name in fields}
         return SavedModel(asking, self.renderer.text(prompt, shown, labels), self.settings.max_tokens)
+
+    def facts(self) -> dict[str, str | int]:
+        """Facts about machine and engine that can change results; part of every cache key."""
+        device = self.settings.device
+        # Instruction sets differ in the order of sums, so the same threads give slightly different numbers.
+        cuda = device.startswith("cuda")
+        processor = torch.cuda.get_device_name(torch.device(device)) if cuda else torch.backends.cpu.get_cpu_capability()
+        return {
+            "device": device,
+            "processor": processor,
+            "dtype": self.settings.dtype,
+            "threads": torch.get_num_threads(),
+            "kernel": ATTENTION_NAME if self.shared else "plain",
+            "products": "prepacked" if self.prepacked else "plain",
+            "engine": f"{__version__}/{ENGINE_VERSION}/{torch.__version__}",
+        }
 
     def own_prefix(self, prompt: Prompt, fields: Sequence[str], labels: Sequence[str]) -> tuple[int, ...]:
         """Token ids at the beginning of a prompt that do not depend on the row."""

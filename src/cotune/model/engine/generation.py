@@ -15,7 +15,6 @@ from cotune.errors import DivergedError, InputError
 from cotune.files import content_hash
 from cotune.model.base import AnswerLosses, Generations, Progress, Sampling
 from cotune.model.engine.decoder import Decoder, slots_in_memory
-from cotune.model.engine.facts import engine_facts
 from cotune.model.engine.fallback import plain_generate
 from cotune.model.engine.sampling import Answer, Chooser
 from cotune.model.hardware.allocator import return_freed_memory
@@ -133,7 +132,7 @@ def _key(
             "decoding": decoding,
             "grammar": held_to,
             **({} if references is None else {"gold": references}),
-            **engine_facts(model),
+            **model.facts(),
         },
         40,
     )

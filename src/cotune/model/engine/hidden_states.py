@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from cotune.files import content_hash
 from cotune.model.base import Progress
-from cotune.model.engine.facts import engine_facts
 from cotune.model.engine.fallback import plain_layer_states, plain_states
 from cotune.model.engine.plan import cut_by_length, plan_pass
 from cotune.prompt.render import shared_prefix
@@ -123,4 +122,4 @@ def states_key(
     Arguments as in :func:`layer_states`.
     """
     asked = {"model": model.fingerprint, "adapter": adapter, "ids": sequences, "starts": starts, "layers": layers}
-    return content_hash({**asked, **engine_facts(model)}, 32)
+    return content_hash({**asked, **model.facts()}, 32)

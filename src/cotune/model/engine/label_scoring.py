@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from cotune.errors import DivergedError
 from cotune.files import content_hash
 from cotune.model.base import LabelScores, Progress
-from cotune.model.engine.facts import engine_facts
 from cotune.model.engine.fallback import naive_label_scores
 from cotune.model.engine.hidden_states import layer_states
 from cotune.model.engine.scoring import Batch, cut_batches, score_in_memory
@@ -171,7 +170,7 @@ def _key(model: Engine, adapter: str, prefix: tuple[int, ...], batch: Batch, ans
             "skips": batch.skips,
             "labels": list(answers),
             "scoring": "full" if top is None else f"top-{top}",
-            **engine_facts(model),
+            **model.facts(),
         },
         40,
     )

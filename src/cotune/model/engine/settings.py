@@ -9,6 +9,8 @@ from typing import Any
 
 from cotune.errors import InputError
 
+ENGINE_VERSION = "13"
+"""Version of the engine; increase it when a change can alter scores."""
 _LEAST_TOKENS, _MOST_TOKENS = 256, 2048
 DTYPES = ("float32", "bfloat16", "float16")
 

@@ -20,8 +20,7 @@ from torch import Tensor
 from cotune.cache import cache_folder
 from cotune.errors import CotuneError, InputError
 from cotune.files import content_hash, write_json
-from cotune.model.engine.facts import ENGINE_VERSION
-from cotune.model.engine.settings import EngineSettings, weight_bytes
+from cotune.model.engine.settings import ENGINE_VERSION, EngineSettings, weight_bytes
 from cotune.model.loading.folder import model_fingerprint, weight_files
 from cotune.model.loading.minimal_check import is_light
 from cotune.model.loading.minimal_llama import light_llama
