@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from cotune.errors import DivergedError
-from cotune.files import content_hash
+from cotune.model.adapters.files import BASE
 from cotune.model.base import AnswerLosses, Progress
+from cotune.model.engine.engine import Engine
 from cotune.model.engine.fallback import naive_label_scores
 from cotune.model.engine.plan import cut_by_length, plan_pass
 from cotune.model.engine.prefix_cache import PrefixState
 from cotune.model.engine.runner import PackedRunner
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import RenderedRow
-
-if TYPE_CHECKING:
-    from cotune.model.engine.engine import Engine
 
 
 def answer_losses(
@@ -29,10 +26,23 @@ def answer_losses(
     rows: Sequence[Mapping[str, str]],
     answers: Sequence[str],
     *,
-    adapter: str,
-    progress: Progress | None,
+    adapter: str = BASE,
+    progress: Progress | None = None,
 ) -> AnswerLosses:
-    """See :meth:`cotune.model.local.LocalModel.answer_losses`."""
+    """Negative log-likelihood of each row's reference answer, including its stop token.
+
+    Args:
+        model: the model.
+        prompt: the prompt.
+        rows: input fields of each row.
+        answers: the reference answer of each row.
+        adapter: id of the adapter.
+        progress: called with the tokens of each finished batch.
+
+    Raises:
+        InputError: a prompt and its answer exceed the model's positions.
+        DivergedError: a loss is not a number or infinite.
+    """
     rendered = model.renderer.render_answers(prompt, rows, answers)
     losses = np.empty(len(rendered))
     lengths = np.array([len(row.completions[0]) for row in rendered], dtype=np.int64)
@@ -44,18 +54,8 @@ def answer_losses(
     own = [len(row.prompt_ids) - len(prefix_ids) + len(row.completions[0]) - 1 for row in rendered]
     for part in cut_by_length(range(len(rendered)), own.__getitem__, model.settings.batch_tokens):
         chosen = [rendered[i] for i in part]
-        key = content_hash(
-            {
-                "model": model.fingerprint,
-                "adapter": adapter,
-                "prefix": prefix_ids,
-                "suffixes": [row.prompt_ids[len(prefix_ids) :] for row in chosen],
-                "answers": [row.completions[0] for row in chosen],
-                "scoring": "answers",
-                **model.facts(),
-            },
-            40,
-        )
+        suffixes, texts = [row.prompt_ids[len(prefix_ids) :] for row in chosen], [row.completions[0] for row in chosen]
+        key = model.request_key(adapter, prefix_ids, suffixes, answers=texts, scoring="answers")
         hit = model.cache.get(key) if model.cache else None
         if hit is not None:
             cached += len(part)

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from cotune.errors import InputError
-from cotune.model.adapters.slots import AdapterSlot
+from cotune.files import content_hash
+from cotune.model.adapters.slots import BASE, AdapterSlot
 from cotune.model.base import EVERYTHING, SavedModel
 from cotune.model.engine.attention import ATTENTION_NAME, use_plain_attention
 from cotune.model.engine.prefix_cache import PrefixState, PrefixStates
@@ -132,14 +133,6 @@ class Engine:
             "engine": f"{__version__}/{ENGINE_VERSION}/{torch.__version__}",
         }
 
-    def own_prefix(self, prompt: Prompt, fields: Sequence[str], labels: Sequence[str]) -> tuple[int, ...]:
-        """Token ids at the beginning of a prompt that do not depend on the row."""
-        rows = [dict.fromkeys(fields, text) for text in UNLIKE]
-        renderer = self.renderer
-        rendered = renderer.render(prompt, rows, labels) if labels else renderer.render_answers(prompt, rows, None)
-        sequences = [row.prompt_ids for row in rendered]
-        return sequences[0][: shared_prefix(sequences)]
-
     def run_prefix(self, adapter: str, ids: Sequence[int], depth: int | None = None) -> PrefixState | None:
         """Compute keys and values of a prefix under an adapter, which is set in the model; None for an empty prefix.
 
@@ -168,6 +161,45 @@ class Engine:
         if not self.shared:
             return ()
         return self._prefixes.longest_kept(adapter, prompts[0][: shared_prefix(prompts)][:most])
+
+    def keep_prefix(self, prompt: Prompt, fields: Sequence[str], labels: Sequence[str], *, adapter: str = BASE) -> int:
+        """Run the common beginning of all rows of a prompt and keep its state permanently, for requests of a few rows.
+
+        Otherwise a request's prefix is the common beginning of its own rows (nearly everything for a single row), and only the
+        last few prefixes are kept.
+
+        Args:
+            prompt: the prompt.
+            fields: names of a row's input fields.
+            labels: all labels; none for generated answers.
+            adapter: id of the adapter.
+
+        Returns:
+            The length of the prefix in tokens.
+        """
+        if not self.shared:
+            return 0
+        rows = [dict.fromkeys(fields, text) for text in UNLIKE]
+        renderer = self.renderer
+        rendered = renderer.render(prompt, rows, labels) if labels else renderer.render_answers(prompt, rows, None)
+        sequences = [row.prompt_ids for row in rendered]
+        ids = sequences[0][: shared_prefix(sequences)]
+        self.adapters.use(adapter)
+        with torch.inference_mode():
+            self._prefixes.keep(adapter, ids)
+        return len(ids)
+
+    def request_key(self, adapter: str, prefix: Sequence[int], suffixes: Sequence[Sequence[int]], **settings: Any) -> str:
+        """Cache key of a part of a request: a hash of everything that could change its results.
+
+        Args:
+            adapter: id of the adapter.
+            prefix: token ids that run once.
+            suffixes: each row's own token ids.
+            settings: what is computed of them.
+        """
+        asked = {"model": self.fingerprint, "adapter": adapter, "prefix": prefix, "suffixes": suffixes}
+        return content_hash({**asked, **settings, **self.facts()}, 40)
 
     def prefix_state(self, adapter: str, ids: tuple[int, ...]) -> PrefixState | None:
         """The state of a prefix under an adapter, up to the layer of its probe; computed if not cached."""

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from cotune.files import content_hash
+from cotune.model.adapters.files import BASE
 from cotune.model.base import Progress
+from cotune.model.engine.engine import Engine
 from cotune.model.engine.fallback import plain_layer_states, plain_states
 from cotune.model.engine.plan import cut_by_length, plan_pass
 from cotune.prompt.render import shared_prefix
-
-if TYPE_CHECKING:
-    from cotune.model.engine.engine import Engine
 
 
 def last_states(
@@ -51,14 +49,27 @@ def layer_states(
     layers: Sequence[int],
     *,
     starts: Sequence[int] | None = None,
-    adapter: str,
-    progress: Progress | None,
+    adapter: str = BASE,
+    progress: Progress | None = None,
     shared: int | None = None,
 ) -> NDArray[np.float32]:
-    """``[layers, rows, width]``; see :meth:`cotune.model.local.LocalModel.layer_states`.
+    """Hidden state at the last token of each id sequence after each of several layers, ``[layers, rows, width]``.
 
-    ``shared`` is the number of tokens that run once for all sequences; None uses the longest prefix that they share. Give it
-    if the sequences are only a part of a request.
+    With ``starts`` the mean of the states from there to the end is appended, ``[layers, rows, 2 x width]``.
+
+    States are divided by their root mean square, so that a model cut at a layer with a final norm of unit weight gives the
+    same. One pass serves all layers and ends after the highest; a common beginning runs once.
+
+    Args:
+        model: the model.
+        sequences: token ids, at least one each.
+        layers: each from 1 to the model's depth.
+        starts: position of each sequence's first own token, see :class:`cotune.prompt.render.RenderedRow`; None reads only the
+            last token.
+        adapter: id of the adapter.
+        progress: called with the number of tokens that run.
+        shared: number of tokens that run once for all sequences; None takes the longest prefix that they share. Give it if the
+            sequences are only a part of a request.
     """
     width = model.model.config.get_text_config().hidden_size * (1 if starts is None else 2)
     result = np.empty((len(layers), len(sequences), width), dtype=np.float32)

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from cotune.errors import DivergedError
-from cotune.files import content_hash
+from cotune.model.adapters.files import BASE
 from cotune.model.base import LabelScores, Progress
+from cotune.model.engine.engine import Engine
 from cotune.model.engine.fallback import naive_label_scores
 from cotune.model.engine.hidden_states import layer_states
 from cotune.model.engine.scoring import Batch, cut_batches, score_in_memory
+from cotune.probe.readout import Probe
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import RenderedRow
-
-if TYPE_CHECKING:
-    from cotune.model.engine.engine import Engine
-    from cotune.probe.readout import Probe
 
 _ENDLESS = 1 << 40
 
@@ -32,13 +30,29 @@ def score_labels(
     rows: Sequence[Mapping[str, str]],
     labels: Sequence[str],
     *,
-    adapter: str,
-    top: int | None,
-    batch_rows: int | None,
-    fresh: bool,
-    progress: Progress | None,
+    adapter: str = BASE,
+    top: int | None = None,
+    batch_rows: int | None = None,
+    fresh: bool = False,
+    progress: Progress | None = None,
 ) -> LabelScores:
-    """See :meth:`cotune.model.local.LocalModel.score`."""
+    """Log-probabilities of the labels for each row.
+
+    Args:
+        model: the model.
+        prompt: the prompt.
+        rows: input fields of each row.
+        labels: all labels.
+        adapter: :data:`BASE` or a registered adapter's id.
+        top: None returns the whole distribution; a number returns exact scores of that many best labels and may skip others,
+            which is faster for labels of several tokens.
+        batch_rows: maximum number of rows per batch; only needed to measure noise.
+        fresh: bypass the cache.
+        progress: called with the tokens of each finished batch.
+
+    Raises:
+        DivergedError: a score is not a number or infinite.
+    """
     rendered = model.renderer.render(prompt, rows, labels)
     if not rendered:
         return LabelScores(np.zeros((0, len(labels))))
@@ -161,16 +175,5 @@ def _compute(
 
 
 def _key(model: Engine, adapter: str, prefix: tuple[int, ...], batch: Batch, answers: Sequence[Any], top: int | None) -> str:
-    return content_hash(
-        {
-            "model": model.fingerprint,
-            "adapter": adapter,
-            "prefix": prefix,
-            "suffixes": batch.suffixes,
-            "skips": batch.skips,
-            "labels": list(answers),
-            "scoring": "full" if top is None else f"top-{top}",
-            **model.facts(),
-        },
-        40,
-    )
+    scoring = "full" if top is None else f"top-{top}"
+    return model.request_key(adapter, prefix, batch.suffixes, skips=batch.skips, labels=list(answers), scoring=scoring)
