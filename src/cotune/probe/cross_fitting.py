@@ -77,14 +77,12 @@ class CrossFit:
         by_layer: fits of all layers that logistic regression was fitted on, the lowest first.
         ridge: mean squared leave-one-out error of ridge regression on one-hot labels, by layer, for every layer.
         temperature: divisor of the logits, fitted to the cross-fitted logits of the chosen layer.
-        lone: labels with fewer than two rows, which cross-fitting cannot judge.
     """
 
     best: LayerFit
     by_layer: tuple[LayerFit, ...]
     ridge: Mapping[int, float]
     temperature: float
-    lone: tuple[int, ...]
 
     @property
     def layer(self) -> int:
@@ -171,8 +169,7 @@ def cross_fit(
             offsets = (scale * words).astype(np.float32)
             fits.append(replace(_fit_layer(axes, numbers[-1], y, count, held, strengths, offsets), word_scale=scale))
     best = as_good(fits)[0]
-    counts = np.bincount(y, minlength=count)
-    return CrossFit(best, tuple(fits), ridge, best_temperature(best.log_probs, y), tuple(np.flatnonzero(counts < 2).tolist()))
+    return CrossFit(best, tuple(fits), ridge, best_temperature(best.log_probs, y))
 
 
 def standardised(

@@ -113,12 +113,8 @@ def _passes(
 def passes_of(sequences: Sequence[Sequence[int]], starts: Sequence[int], limit: int) -> tuple[int, list[list[int]]]:
     """The passes of :func:`layer_states` for a request: number of tokens that run once, and the indices of each pass.
 
-    A pass that is run alone, with the same number of shared tokens, gives bitwise identical results.
-
-    Args:
-        sequences: token ids, at least one each.
-        starts: index of each sequence's first own token.
-        limit: maximum number of own tokens in a pass.
+    A pass that is run alone, with the same number of shared tokens, gives bitwise identical results. ``limit`` is the maximum
+    number of own tokens in a pass.
     """
     length = min(shared_prefix(sequences), *starts)
     own = [len(ids) - length for ids in sequences]

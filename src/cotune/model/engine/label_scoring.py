@@ -53,18 +53,14 @@ def score_labels(
     Raises:
         DivergedError: a score is not a number or infinite.
     """
-    rendered = model.renderer.render(prompt, rows, labels)
-    if not rendered:
+    if not rows:
         return LabelScores(np.zeros((0, len(labels))))
-    if (probe := model.adapters.probe(adapter)) is not None:
-        # A probe reads the states of the prompt: no label words are processed, and all labels are scored.
-        rendered, top = [replace(row, completions=row.completions[:1]) for row in rendered], None
+    rendered, probe, prefix, batches = _batches(model, prompt, rows, labels, adapter, batch_rows)
     scores = np.empty((len(rendered), len(labels)))
     cached = plain = 0
     cache = None if fresh else model.cache
-    prefix, batches = _batches(model, rendered, adapter, probe, batch_rows)
-    # A pass ends at the layer that a probe reads.
-    share = 1.0 if probe is None else probe.layer / model.depth
+    # A pass ends at the layer that a probe reads, which scores all labels.
+    share, top = (1.0, top) if probe is None else (probe.layer / model.depth, None)
     looked_up, ran = sum(row.looked_up for row in rendered), len(prefix)
     for batch in batches:
         key = _key(model, adapter, prefix, batch, batch.completions if probe is None else labels, top)
@@ -119,13 +115,9 @@ def unknown_batches(
     model: Engine, prompt: Prompt, rows: Sequence[Mapping[str, str]], labels: Sequence[str], *, adapter: str
 ) -> list[UnknownBatch]:
     """The batches that :func:`score_labels` with ``top=None`` would compute, so that another process can compute them."""
-    rendered = model.renderer.render(prompt, rows, labels)
-    if not rendered or model.cache is None or not model.shared:
+    if not rows or model.cache is None or not model.shared:
         return []
-    probe = model.adapters.probe(adapter)
-    if probe is not None:
-        rendered = [replace(row, completions=row.completions[:1]) for row in rendered]
-    prefix, batches = _batches(model, rendered, adapter, probe, None)
+    rendered, probe, prefix, batches = _batches(model, prompt, rows, labels, adapter)
     unknown = []
     for batch in batches:
         key = _key(model, adapter, prefix, batch, batch.completions if probe is None else labels, None)
@@ -143,13 +135,22 @@ def score_batch_alone(
 
 
 def _batches(
-    model: Engine, rendered: Sequence[RenderedRow], adapter: str, probe: Probe | None, batch_rows: int | None
-) -> tuple[tuple[int, ...], list[Batch]]:
-    """The token ids that run once for a request, and its batches."""
-    # Tokens whose mean a probe reads must run with their row.
-    most = None if probe is None else min(row.start for row in rendered)
+    model: Engine,
+    prompt: Prompt,
+    rows: Sequence[Mapping[str, str]],
+    labels: Sequence[str],
+    adapter: str,
+    batch_rows: int | None = None,
+) -> tuple[list[RenderedRow], Probe | None, tuple[int, ...], list[Batch]]:
+    """The rendered rows of a request, the probe that reads them, the token ids that run once, and the batches."""
+    rendered, probe, most = model.renderer.render(prompt, rows, labels), model.adapters.probe(adapter), None
+    if probe is not None:
+        # A probe reads the states of the prompt, so no label words are processed.
+        rendered = [replace(row, completions=row.completions[:1]) for row in rendered]
+        # Tokens whose mean it reads must run with their row.
+        most = min(row.start for row in rendered)
     prefix = model.request_prefix(adapter, [row.prompt_ids for row in rendered], most)
-    return prefix, cut_batches(rendered, len(prefix), model.settings.batch_tokens, batch_rows)
+    return rendered, probe, prefix, cut_batches(rendered, len(prefix), model.settings.batch_tokens, batch_rows)
 
 
 def _compute(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cotune.model.engine.attention import KeyValue
+from cotune.model.engine.cpu_attention import KeyValue
 
 Ids = tuple[int, ...]
 

@@ -16,13 +16,13 @@ from torch.nn.functional import pad
 from cotune.model.engine.attention import (
     ATTENTION_NAME,
     PLAIN_ATTENTION,
-    KeyValue,
     Pass,
-    Step,
     running,
     shared_prefix_attention,
     use_plain_attention,
 )
+from cotune.model.engine.cpu_attention import KeyValue
+from cotune.model.engine.decode_attention import DecodeStep
 from cotune.model.engine.plan import PackedPlan, padded_count, plan_pass
 from cotune.model.engine.prefix_cache import PrefixState
 from cotune.model.layers.cut import (
@@ -184,15 +184,8 @@ class PackedRunner:
             hidden = part(input_ids=plan.ids[None], position_ids=plan.positions[None], use_cache=False).last_hidden_state[0]
         return self._row_states(plan, hidden, skips)
 
-    def step(self, ids: Tensor, positions: Tensor, prefix: PrefixState | None, step: Step) -> Tensor:
-        """Hidden states ``[rows, width]`` of a decoding step.
-
-        Args:
-            ids: ``[rows]`` the newest token of each row.
-            positions: ``[rows]`` its position in the row's whole sequence.
-            prefix: state of the shared prefix.
-            step: attention to the rows' earlier own tokens.
-        """
+    def step(self, ids: Tensor, positions: Tensor, prefix: PrefixState | None, step: DecodeStep) -> Tensor:
+        """Hidden states ``[tokens, width]`` of a decoding step over the rows' newest tokens."""
         output = self._run(ids, positions, Pass(None, prefix.layers if prefix else None, step=step))
         hidden: Tensor = output.last_hidden_state[0]
         return hidden
@@ -205,12 +198,9 @@ class PackedRunner:
         return logits if self._softcap is None else torch.tanh(logits / self._softcap) * self._softcap
 
     def log_probs(self, hidden: Tensor, places: Tensor, tokens: Tensor) -> Tensor:
-        """Log-probability of ``tokens[i]`` at state ``hidden[places[i]]``; logits of each state are computed once.
+        """Log-probability of ``tokens[i]`` at state ``hidden[places[i]]``, places non-decreasing.
 
-        Args:
-            hidden: ``[states, width]``.
-            places: ``[reads]`` non-decreasing numbers of states.
-            tokens: ``[reads]`` token ids.
+        Logits of each state are computed once.
         """
         pieces = []
         for start in range(0, hidden.shape[0], _LOGIT_ROWS):
@@ -220,11 +210,9 @@ class PackedRunner:
         return torch.cat(pieces)
 
     def answer_losses(self, hidden: Tensor, answers: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-        """``[rows]`` summed negative log-likelihoods of answers.
+        """``[rows]`` summed negative log-likelihoods of answers' token ids.
 
-        Args:
-            hidden: ``[tokens, width]`` the state before each token of each row's answer, one row after the other.
-            answers: token ids of each row's answer, at least one.
+        ``hidden`` holds the state before each token of each row's answer, one row after the other.
         """
         tokens = torch.tensor([token for ids in answers for token in ids], device=hidden.device)
         log_probs = self.log_probs(hidden, torch.arange(len(tokens), device=hidden.device), tokens).cpu().double().numpy()

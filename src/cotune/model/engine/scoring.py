@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cotune.model.engine.attention import KeyValue
+from cotune.model.engine.cpu_attention import KeyValue
 from cotune.model.engine.plan import PackedPlan, Tree, plan_pass
 from cotune.model.engine.prefix_cache import PrefixState
 from cotune.model.engine.row_blocks import as_tensor
