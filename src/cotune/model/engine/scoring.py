@@ -187,7 +187,7 @@ def score_batch_top(
     root = np.flatnonzero(trie.edges_from == 0)
     _fill_edges(runner, hidden, [(row, root) for row in range(rows)], trie, edges)
     tokens = sum(batch.lengths)
-    into = {int(node): edge for edge, node in _edges_into_nodes(trie)}
+
     opened: list[set[int]] = [set() for _ in range(rows)]
     width, depths = top, tree.depths + 1
     while True:
@@ -195,7 +195,7 @@ def score_batch_top(
         bounds = np.sort(scores, axis=1)[:, -min(top, scores.shape[1])]
         wanted: list[list[int]] = []
         for row in range(rows):
-            paths = _path_scores(tree, into, edges[row])
+            paths = _path_scores(trie, edges[row])
             hopeful = [
                 node
                 for node in range(len(tree.tokens))
@@ -299,21 +299,9 @@ def _partial_scores(trie: LabelTrie, edges: NDArray[np.float64]) -> NDArray[np.f
     return scores
 
 
-def _edges_into_nodes(trie: LabelTrie) -> list[tuple[int, int]]:
-    """Pairs of an edge and the inner node that it leads to."""
-    table = {
-        (int(source), int(token)): edge
-        for edge, (source, token) in enumerate(zip(trie.edges_from, trie.edges_token, strict=True))
-    }
-    tree = trie.tree
-    return [
-        (table[parent + 1, token], node) for node, (token, parent) in enumerate(zip(tree.tokens, tree.parents, strict=True))
-    ]
-
-
-def _path_scores(tree: Tree, into: dict[int, int], edges: NDArray[np.float64]) -> NDArray[np.float64]:
+def _path_scores(trie: LabelTrie, edges: NDArray[np.float64]) -> NDArray[np.float64]:
     """Log-probability of the path to each inner node of one row."""
-    paths = np.empty(len(tree.tokens))
-    for node, parent in enumerate(tree.parents):
-        paths[node] = edges[into[node]] + (paths[parent] if parent >= 0 else 0.0)
+    paths = np.empty(len(trie.into))
+    for node, (parent, edge) in enumerate(zip(trie.tree.parents, trie.into, strict=True)):
+        paths[node] = edges[edge] + (paths[parent] if parent >= 0 else 0.0)
     return paths
