@@ -30,24 +30,14 @@ _PART_OF_FREE = 8
 
 
 class Prepacked:
-    """A frozen weight ``[outputs, inputs]`` in the processor's own layout.
-
-    Args:
-        weight: weight on the CPU; not kept.
-    """
+    """A frozen weight ``[outputs, inputs]`` on the CPU in the processor's own layout; the weight itself is not kept."""
 
     def __init__(self, weight: Tensor) -> None:
         with torch.no_grad():
             self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), _LAYOUT_ROWS)
 
     def product(self, states: Tensor, bias: Tensor | None = None, add: Tensor | None = None) -> Tensor:
-        """``states @ weight.T + bias + add``; no gradients.
-
-        Args:
-            states: ``[..., inputs]``.
-            bias: ``[outputs]``.
-            add: ``[..., outputs]``.
-        """
+        """``states @ weight.T + bias + add``; no gradients."""
         if add is None:
             packed: Tensor = torch.ops.mkldnn._linear_pointwise(states, self._weight, bias, "none", [], "")
         else:
@@ -76,11 +66,7 @@ class _Watched:
 
 
 class PackedLinear(StandIn, Linear):
-    """A linear layer that uses its prepacked weight while its weight is unchanged and frozen.
-
-    Args:
-        layer: a layer with a frozen weight on the CPU.
-    """
+    """A linear layer that uses its prepacked weight while its weight is unchanged and frozen."""
 
     place = Place.PREPACKED
 
@@ -96,10 +82,10 @@ class PackedLinear(StandIn, Linear):
 
 
 def prepack(model: torch.nn.Module, memory: int) -> int:
-    """Prepack the weights of a model's linear layers, which use them while they are frozen.
+    """Prepack the weights of a model's linear layers, which use them while they are frozen; trained layers are skipped.
 
     Args:
-        model: model with its weights on one device; layers that are trained are skipped.
+        model: model with its weights on one device.
         memory: free bytes; the weights may take an eighth of them.
 
     Returns:
@@ -133,13 +119,7 @@ def prepacked(layer: Linear) -> Prepacked | None:
 
 
 def product(layer: Linear, states: Tensor, add: Tensor | None = None) -> Tensor:
-    """Output of a linear layer plus ``add``, by its prepacked weight if it has one (without gradients).
-
-    Args:
-        layer: with a weight ``[outputs, inputs]``.
-        states: ``[..., inputs]``.
-        add: ``[..., outputs]``.
-    """
+    """Output of a linear layer plus ``add``, by its prepacked weight if it has one (without gradients)."""
     packed = prepacked(layer)
     if packed is not None and states.dtype == layer.weight.dtype:
         return packed.product(states, layer.bias, add)

@@ -36,13 +36,9 @@ _ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeErro
 
 
 def is_light(model: Any, tokenizer: Any, folder: Path, tensors: dict[str, Tensor]) -> bool:
-    """Whether the minimal model and tokenizer can replace those of transformers.
+    """Whether the minimal model and tokenizer of a folder can replace those of transformers, which were loaded from it.
 
-    Args:
-        model: transformers' model, supported by the shared-prefix engine, with faster layers installed.
-        tokenizer: transformers' tokenizer.
-        folder: folder that both were loaded from.
-        tensors: tensors of its files, in the model's dtype.
+    The model is supported by the shared-prefix engine and has faster layers installed; the files' tensors have its dtype.
     """
     from jinja2 import TemplateError
 
