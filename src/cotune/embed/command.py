@@ -13,9 +13,9 @@ from cotune.embed.encoder import named_encoder
 from cotune.embed.named import named_embedder
 from cotune.embed.standardize import Standard, Standardizer, Vectors
 from cotune.embed.text import EmbedSettings, Pooling
-from cotune.embed.texts import TABLES, check_format, read_texts, texts_of_table, write_vectors
+from cotune.embed.texts import FORMATS, TABLES, read_texts, texts_of_table, write_vectors
 from cotune.errors import InputError
-from cotune.files import check_place, read_standard_input, read_text
+from cotune.files import check_ending, check_place, read_standard_input, read_text
 from cotune.task.reading.read import read_table
 
 ENOUGH_TO_WHITEN = 300
@@ -88,7 +88,7 @@ class EmbedTask:
                 raise InputError(f"unknown value {value!r}", where=name, hint=f"Use {', '.join(names)}.")
         given = {name: value for name, value in settings.items() if value is not None}
         chosen = EmbedSettings(**given) if given else None
-        check_format(out)
+        check_ending(out, FORMATS, "vectors")
         check_place(out)
         texts = _texts_of(source, column)
         others = None if fit_on is None else _texts_of(fit_on, column)

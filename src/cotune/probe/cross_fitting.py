@@ -195,9 +195,7 @@ def best_temperature(log_probs: Floats, labels: NDArray[np.int64]) -> float:
     The added rows have all labels in equal parts. Without them, few rows that are all classified correctly would ask for
     probabilities close to 1 (Platt, 1999, smooths targets for the same reason).
 
-    Args:
-        log_probs: ``[rows, classes]`` by weights that have not seen the rows.
-        labels: ``[rows]`` numbers below ``classes``.
+    ``log_probs`` ``[rows, classes]`` are by weights that have not seen the rows.
     """
     from scipy.optimize import minimize_scalar
 

@@ -22,16 +22,9 @@ from cotune.tune.tuners import TUNERS
 class TuningRun(AdapterRun):
     """Trains one adapter on one prompt's rows.
 
-    Args:
-        model: model to train.
-        rows: rendered training rows.
-        settings: how to train.
-        seed: seed of the initial weights and of the order of rows.
-        folder: folder of this run's checkpoints.
-        start: adapter to start from; :data:`BASE` draws a new one.
+    Arguments as of :class:`AdapterRun`, with rendered training rows; :data:`BASE` as ``start`` draws a new adapter.
 
     Attributes:
-        rows: training rows.
         losses: loss per answer token of each step.
         branch: name of the decay that the state is in; empty at the full learning rate.
     """

@@ -156,10 +156,7 @@ def contrastive_loss(features: Tensor, targets: Tensor, temperature: float) -> T
     A softmax of cosines gives each row a distribution over all other rows. Its loss is minus the mean log-probability of the
     rows with its label; a row that is alone with its label has no loss.
 
-    Args:
-        features: ``[rows, width]``.
-        targets: ``[rows]``, labels as numbers.
-        temperature: divisor of the cosines.
+    ``features`` are ``[rows, width]``, ``targets`` the rows' labels as numbers; ``temperature`` divides the cosines.
     """
     unit = normalize(features, dim=-1)
     alike = (unit @ unit.T) / temperature
