@@ -56,7 +56,7 @@ class Capability:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object, for the journal."""
-        return {**asdict(self), "gemm_gflops": dict(self.gemm_gflops)}
+        return asdict(self)
 
 
 def check_capability(device: str = "auto", dtype: str = "auto", threads: int | None = None) -> Capability:

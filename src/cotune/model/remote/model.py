@@ -212,7 +212,7 @@ class RemoteModel:
             tuple(spoken(answer.text) for answer in said),
             ((),) * len(rows),
             tuple(not answer.cut for answer in said),
-            usage.total,
+            tokens=usage.total,
             cached=kept,
             cost=self.prices.cost(usage) if self.prices else 0.0,
         )
