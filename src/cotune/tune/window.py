@@ -175,17 +175,13 @@ class WindowRun(AdapterRun):
 
     A killed run resumes from its last checkpoint by itself.
 
-    Args:
-        model: model to train.
+    Args, besides those of :class:`AdapterRun`:
         states: states at the window's lower edge.
         rows: indices of the training rows in ``states``.
         labels: label of each row of ``states``, as a number.
         last: last layer of the window, whose output is read.
         head: initial head.
-        settings: how to train.
         steps: total number of optimizer steps; the learning rates are zero after them.
-        seed: seed of the initial weights and of the order of rows.
-        folder: folder of the checkpoints.
         start: adapter to start from; :data:`BASE` draws a new one.
 
     Attributes:

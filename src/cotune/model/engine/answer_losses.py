@@ -14,8 +14,6 @@ from cotune.model.base import AnswerLosses, Progress
 from cotune.model.engine.engine import Engine
 from cotune.model.engine.fallback import naive_label_scores
 from cotune.model.engine.plan import cut_by_length, plan_pass
-from cotune.model.engine.prefix_cache import PrefixState
-from cotune.model.engine.runner import PackedRunner
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import RenderedRow
 
@@ -84,24 +82,18 @@ def answer_losses(
 def _compute(
     model: Engine, adapter: str, prefix_ids: tuple[int, ...], rows: Sequence[RenderedRow]
 ) -> tuple[NDArray[np.float64], int]:
+    """``[rows]`` summed losses, and the number of own tokens."""
     model.adapters.use(adapter)
     if not model.shared:
         scores, tokens = naive_label_scores(model.model, rows, batch_tokens=model.settings.batch_tokens, whole=True)
         return -scores[:, 0], tokens - len(rows)
-    with torch.inference_mode():
-        return _packed_losses(model.runner, model.prefix_state(adapter, prefix_ids), len(prefix_ids), rows)
-
-
-def _packed_losses(
-    runner: PackedRunner, prefix: PrefixState | None, shared: int, rows: Sequence[RenderedRow]
-) -> tuple[NDArray[np.float64], int]:
-    """``[rows]`` summed losses and the number of own tokens; the prefix covers ``shared`` tokens of each prompt."""
+    runner, shared, answers = model.runner, len(prefix_ids), [row.completions[0] for row in rows]
     suffixes = [(*row.prompt_ids[shared:], *row.completions[0][:-1]) for row in rows]
-    counts = [len(row.completions[0]) for row in rows]
     asked = [len(row.prompt_ids) - shared - 1 for row in rows]
-    plan = plan_pass(suffixes, prefix=prefix.length if prefix else 0, merge=asked, device=runner.device)
-    places = np.concatenate(
-        [np.arange(end - count + 1, end + 1) for end, count in zip(plan.last.tolist(), counts, strict=True)]
-    )
-    states, _ = runner.hidden(plan, prefix, read=torch.from_numpy(places).to(runner.device))
-    return runner.answer_losses(states, [row.completions[0] for row in rows]), sum(map(len, suffixes))
+    with torch.inference_mode():
+        prefix = model.prefix_state(adapter, prefix_ids)
+        plan = plan_pass(suffixes, prefix=shared, merge=asked, device=runner.device)
+        ends = zip(plan.last.tolist(), answers, strict=True)
+        places = np.concatenate([np.arange(end - len(answer) + 1, end + 1) for end, answer in ends])
+        states, _ = runner.hidden(plan, prefix, read=torch.from_numpy(places).to(runner.device))
+        return runner.answer_losses(states, answers), sum(map(len, suffixes))

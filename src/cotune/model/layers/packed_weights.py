@@ -30,11 +30,22 @@ _PART_OF_FREE = 8
 
 
 class Prepacked:
-    """A frozen weight ``[outputs, inputs]`` on the CPU in the processor's own layout; the weight itself is not kept."""
+    """A frozen weight ``[outputs, inputs]`` on the CPU in the processor's own layout."""
 
     def __init__(self, weight: Tensor) -> None:
         with torch.no_grad():
             self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), _LAYOUT_ROWS)
+        # A reference to the weight's memory, so that no other tensor gets the same address.
+        self._mark, self._storage = _mark(weight), weight.untyped_storage()
+        self._source = weakref.ref(weight)
+
+    def is_of(self, weight: Tensor) -> bool:
+        """False if the weight is another one, was moved, or changed other than through ``.data``."""
+        return self._source() is weight and _mark(weight) == self._mark
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Prepacked:
+        # Copies of a layer have another weight.
+        return self
 
     def product(self, states: Tensor, bias: Tensor | None = None, add: Tensor | None = None) -> Tensor:
         """``states @ weight.T + bias + add``; no gradients."""
@@ -45,26 +56,6 @@ class Prepacked:
         return packed
 
 
-class _Watched:
-    """A layer's prepacked weight, and whether it is still the layer's weight.
-
-    A reference to its memory, so that no other tensor gets the same address.
-    """
-
-    def __init__(self, weight: Tensor) -> None:
-        self.packed = Prepacked(weight)
-        self._mark, self._storage = _mark(weight), weight.untyped_storage()
-        self._source = weakref.ref(weight)
-
-    def is_of(self, weight: Tensor) -> bool:
-        """False if the weight was moved, or changed other than through ``.data``."""
-        return self._source() is weight and _mark(weight) == self._mark
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Watched:
-        # Copies of a layer have another weight.
-        return self
-
-
 class PackedLinear(StandIn, Linear):
     """A linear layer that uses its prepacked weight while its weight is unchanged and frozen."""
 
@@ -72,7 +63,7 @@ class PackedLinear(StandIn, Linear):
 
     def __init__(self, layer: Linear) -> None:
         super().__init__(layer)
-        self.watched = _Watched(layer.weight)
+        self.packed = Prepacked(layer.weight)
 
     def forward(self, input: Tensor) -> Tensor:
         if torch.is_grad_enabled() and input.requires_grad and prepacked(self) is not None:
@@ -115,7 +106,7 @@ def prepacked(layer: Linear) -> Prepacked | None:
     if not isinstance(layer, PackedLinear):
         return None
     trained = layer.weight.requires_grad or (layer.bias is not None and layer.bias.requires_grad)
-    return layer.watched.packed if not trained and layer.watched.is_of(layer.weight) else None
+    return layer.packed if not trained and layer.packed.is_of(layer.weight) else None
 
 
 def product(layer: Linear, states: Tensor, add: Tensor | None = None) -> Tensor:
