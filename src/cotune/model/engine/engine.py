@@ -133,17 +133,10 @@ class Engine:
             "engine": f"{__version__}/{ENGINE_VERSION}/{torch.__version__}",
         }
 
-    def run_prefix(self, adapter: str, ids: Sequence[int], depth: int | None = None) -> PrefixState | None:
-        """Compute keys and values of a prefix under an adapter, which is set in the model; None for an empty prefix.
-
-        ``depth`` layers run; None for all.
-        """
-        self.adapters.use(adapter)
-        return self.runner.prefix(ids, depth)
-
     def _read_prefix(self, adapter: str, ids: Sequence[int]) -> PrefixState | None:
+        self.adapters.use(adapter)
         probe = self.adapters.probe(adapter)
-        return self.run_prefix(adapter, ids, None if probe is None else probe.layer)
+        return self.runner.prefix(ids, None if probe is None else probe.layer)
 
     def with_max_tokens(self, max_tokens: int) -> Self:
         """The same loaded model with another limit on the length of prompts; weights, adapters and kept prefixes are shared."""

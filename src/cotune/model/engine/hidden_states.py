@@ -30,8 +30,9 @@ def last_states(
     if not sequences:
         return result
     length = shared_prefix(sequences) if model.shared else 0
+    model.adapters.use(adapter)
     with torch.inference_mode():
-        prefix = model.run_prefix(adapter, sequences[0][:length])
+        prefix = model.runner.prefix(sequences[0][:length])
         for part, suffixes in _passes(model, sequences, length, progress):
             if model.shared:
                 plan = plan_pass(suffixes, prefix=length, device=model.model.device)
@@ -84,7 +85,7 @@ def layer_states(
     if shared is not None:
         length = min(length, shared)
     with torch.inference_mode():
-        prefix = model.run_prefix(adapter, sequences[0][:length], depth=max(layers))
+        prefix = model.runner.prefix(sequences[0][:length], depth=max(layers))
         for part, suffixes in _passes(model, sequences, length, progress):
             skips = None if starts is None else [starts[i] - length for i in part]
             if model.shared:
