@@ -56,7 +56,7 @@ class Decoder:
     def __init__(
         self,
         runner: PackedRunner,
-        prefix: PrefixState | None,
+        prefix: PrefixState,
         suffixes: Sequence[Sequence[int]],
         answers: Sequence[Answer],
         chooser: Chooser,
@@ -72,7 +72,7 @@ class Decoder:
         self._runner, self._prefix, self._suffixes = runner, prefix, suffixes
         self._answers, self._chooser, self._progress = answers, chooser, progress
         self._slots, self._pass_tokens = min(slots, len(suffixes)), pass_tokens
-        self._before = prefix.length if prefix else 0
+        self._before = prefix.length
         most = max(len(s) + answer.limit for s, answer in zip(suffixes, answers, strict=True))
         self._own = OwnKeyValues(self._slots, most)
         # Long inputs tend to have long answers: start with them, so that they do not run alone at the end.

@@ -133,7 +133,7 @@ class Engine:
             "engine": f"{__version__}/{ENGINE_VERSION}/{torch.__version__}",
         }
 
-    def _read_prefix(self, adapter: str, ids: Sequence[int]) -> PrefixState | None:
+    def _read_prefix(self, adapter: str, ids: Sequence[int]) -> PrefixState:
         self.adapters.use(adapter)
         probe = self.adapters.probe(adapter)
         return self.runner.prefix(ids, None if probe is None else probe.layer)
@@ -194,7 +194,7 @@ class Engine:
         asked = {"model": self.fingerprint, "adapter": adapter, "prefix": prefix, "suffixes": suffixes}
         return content_hash({**asked, **settings, **self.facts()}, 40)
 
-    def prefix_state(self, adapter: str, ids: tuple[int, ...]) -> PrefixState | None:
+    def prefix_state(self, adapter: str, ids: tuple[int, ...]) -> PrefixState:
         """The state of a prefix under an adapter, up to the layer of its probe; computed if not cached."""
         return self._prefixes.get(adapter, ids)
 

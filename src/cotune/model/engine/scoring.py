@@ -102,7 +102,7 @@ def _cuts(costs: Sequence[int], most: int, most_rows: int | None = None) -> list
 
 def score_in_memory(
     runner: PackedRunner,
-    prefix: PrefixState | None,
+    prefix: PrefixState,
     batch: Batch,
     top: int | None,
     probe: Probe | None,
@@ -112,7 +112,7 @@ def score_in_memory(
 
     Args:
         runner: the model.
-        prefix: state of the rows' common prefix; None for an empty one.
+        prefix: state of the rows' common prefix.
         batch: the rows.
         top: None for all labels; a number as in :func:`score_batch_top`.
         probe: computes scores from the rows' states; None scores the label words.
@@ -133,19 +133,18 @@ def score_in_memory(
     return halve_until_it_fits(in_parts, len(batch.places), runner.device)
 
 
-def _row_states(runner: PackedRunner, prefix: PrefixState | None, batch: Batch, layer: int) -> NDArray[np.float32]:
+def _row_states(runner: PackedRunner, prefix: PrefixState, batch: Batch, layer: int) -> NDArray[np.float32]:
     """``[rows, 2 x width]`` states after a layer, see :meth:`PackedRunner.layer_states`; no labels are processed."""
-    plan = plan_pass(batch.suffixes, prefix=prefix.length if prefix else 0, merge=batch.lengths, device=runner.device)
+    plan = plan_pass(batch.suffixes, prefix=prefix.length, merge=batch.lengths, device=runner.device)
     states: NDArray[np.float32] = runner.layer_states(plan, prefix, [layer], batch.skips)[0].cpu().numpy()
     return states
 
 
-def score_batch(runner: PackedRunner, prefix: PrefixState | None, batch: Batch) -> NDArray[np.float64]:
+def score_batch(runner: PackedRunner, prefix: PrefixState, batch: Batch) -> NDArray[np.float64]:
     """``[rows, labels]`` log-probabilities of every label, in one pass."""
     trie = batch.trie
-    length = prefix.length if prefix else 0
     trees = [trie.tree] * len(batch.suffixes)
-    plan = plan_pass(batch.suffixes, prefix=length, trees=trees, merge=batch.lengths, device=runner.device)
+    plan = plan_pass(batch.suffixes, prefix=prefix.length, trees=trees, merge=batch.lengths, device=runner.device)
     # States row by row: the suffix's end, then the row's nodes.
     places = np.concatenate(
         [np.concatenate([[int(last)], nodes]) for last, nodes in zip(plan.last.tolist(), plan.node_places, strict=True)]
@@ -167,9 +166,7 @@ def _read_edges(runner: PackedRunner, hidden: torch.Tensor, trie: LabelTrie, row
     return edges
 
 
-def score_batch_top(
-    runner: PackedRunner, prefix: PrefixState | None, batch: Batch, top: int
-) -> tuple[NDArray[np.float64], int]:
+def score_batch_top(runner: PackedRunner, prefix: PrefixState, batch: Batch, top: int) -> tuple[NDArray[np.float64], int]:
     """Like :func:`score_batch`, but exact for the ``top`` best labels of each row only; other branches are pruned.
 
     A path's log-probability only falls as it grows, so a node whose path is already below the ``top``-th best complete label
@@ -180,8 +177,7 @@ def score_batch_top(
         ``[rows, labels]`` and the number of tokens; those that ran once for several rows count for each.
     """
     trie, tree, rows = batch.trie, batch.trie.tree, len(batch.suffixes)
-    length = prefix.length if prefix else 0
-    plan = plan_pass(batch.suffixes, prefix=length, merge=batch.lengths, device=runner.device)
+    plan = plan_pass(batch.suffixes, prefix=prefix.length, merge=batch.lengths, device=runner.device)
     hidden, keys = runner.hidden(plan, prefix, read=plan.last, collect=bool(tree.tokens))
     edges = np.full((rows, len(trie.edges_token)), -np.inf)
     root = np.flatnonzero(trie.edges_from == 0)
@@ -229,7 +225,7 @@ def _promising(run: tuple[int, ...], path: float, depth: int, bound: float) -> t
 
 def _open_nodes(
     runner: PackedRunner,
-    prefix: PrefixState | None,
+    prefix: PrefixState,
     batch: Batch,
     first: PackedPlan,
     keys: dict[int, KeyValue],

@@ -71,7 +71,6 @@ def _passes(model: Any) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, runner.vocabulary, (200,), generator=generator).tolist()
     prefix = runner.prefix(ids[:70])
-    assert prefix is not None
     suffixes, tree = [ids[70:75], ids[75:110], ids[110:121]], Tree(tuple(ids[121:124]), (-1, 0, -1))
     plan = plan_pass(suffixes, prefix=prefix.length, trees=[tree] * 3, device=runner.device)
     states, keys = runner.hidden(plan, prefix, collect=True)
