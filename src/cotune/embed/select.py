@@ -21,12 +21,9 @@ def distances(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def without_near_duplicates(vectors: NDArray[np.float32], threshold: float, *, keep: Sequence[int] = ()) -> list[int]:
-    """Indices that remain after removing the later one of any two points closer than ``threshold``.
+    """Indices that remain after removing the later one of any two points closer than the cosine distance ``threshold``.
 
-    Args:
-        vectors: ``[points, width]``.
-        threshold: cosine distance.
-        keep: indices that are never removed.
+    The indices in ``keep`` are never removed.
     """
     gaps = distances(vectors)
     staying: list[int] = sorted(keep)
@@ -39,10 +36,7 @@ def without_near_duplicates(vectors: NDArray[np.float32], threshold: float, *, k
 def farthest_first(vectors: NDArray[np.float32], *, start: Sequence[int] = (0,), count: int | None = None) -> list[int]:
     """Order points so that each is the farthest from all before it (Gonzalez 1985); ties go to the earlier point.
 
-    Args:
-        vectors: ``[points, width]``.
-        start: indices that come first.
-        count: number of points to return; None returns all.
+    The indices in ``start`` come first. Returns ``count`` indices; None returns all.
     """
     total = len(vectors)
     count = total if count is None else min(count, total)

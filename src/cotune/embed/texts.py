@@ -42,11 +42,7 @@ def read_texts(text: str, source: str, *, column: str = "text") -> list[str]:
 
 
 def texts_of_table(table: Table, column: str | None) -> list[str]:
-    """The texts of a table's column.
-
-    Args:
-        table: the rows.
-        column: name of the column; None takes ``text``, or the only column.
+    """The texts of a table's column; without a name, of ``text`` or the only column.
 
     Raises:
         InputError: the column is ambiguous or missing, or a row is blank; the message names the row.

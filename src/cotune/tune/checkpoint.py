@@ -18,13 +18,9 @@ _STATE = ("step", "exp_avg", "exp_avg_sq")
 
 
 def write_checkpoint(path: Path, named: Named, optimizer: torch.optim.Optimizer, about: Mapping[str, Any]) -> None:
-    """Write a checkpoint atomically, so that a kill leaves the previous one.
+    """Write a checkpoint of parameters and their AdamW atomically, so that a kill leaves the previous one.
 
-    Args:
-        path: a ``.safetensors`` file.
-        named: the parameters.
-        optimizer: AdamW over them.
-        about: ``step``, ``losses`` and ``tokens`` of the run, and a ``key`` that says which run it is.
+    ``about`` holds ``step``, ``losses`` and ``tokens`` of the run, and a ``key`` that says which run it is.
     """
     from safetensors.torch import save
 

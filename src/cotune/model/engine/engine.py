@@ -159,16 +159,13 @@ class Engine:
         """Run the common beginning of all rows of a prompt and keep its state permanently, for requests of a few rows.
 
         Otherwise a request's prefix is the common beginning of its own rows (nearly everything for a single row), and only the
-        last few prefixes are kept.
+        last few prefixes are kept. Returns the length of the prefix in tokens.
 
         Args:
             prompt: the prompt.
             fields: names of a row's input fields.
             labels: all labels; none for generated answers.
             adapter: id of the adapter.
-
-        Returns:
-            The length of the prefix in tokens.
         """
         if not self.shared:
             return 0
@@ -185,11 +182,7 @@ class Engine:
     def request_key(self, adapter: str, prefix: Sequence[int], suffixes: Sequence[Sequence[int]], **settings: Any) -> str:
         """Cache key of a part of a request: a hash of everything that could change its results.
 
-        Args:
-            adapter: id of the adapter.
-            prefix: token ids that run once.
-            suffixes: each row's own token ids.
-            settings: what is computed of them.
+        ``prefix`` are the token ids that run once, ``suffixes`` each row's own; ``settings`` say what is computed.
         """
         asked = {"model": self.fingerprint, "adapter": adapter, "prefix": prefix, "suffixes": suffixes}
         return content_hash({**asked, **settings, **self.facts()}, 40)
@@ -218,14 +211,10 @@ class Engine:
         return limit
 
     def check_positions(self, rows: Sequence[RenderedRow], limit: int = 0) -> None:
-        """Check that the model has positions for prompts and answers.
-
-        Args:
-            rows: prompts with the right answers that are read behind them, or none.
-            limit: most tokens of an answer that is generated.
+        """Check that the model has positions for prompts with their completions, or with ``limit`` generated tokens.
 
         Raises:
-            InputError: if a prompt and an answer are more tokens than the model has positions.
+            InputError: a prompt and an answer are more tokens than the model has positions.
         """
         longest = self.longest_sequence
         for row in rows:

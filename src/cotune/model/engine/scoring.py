@@ -212,13 +212,8 @@ def score_batch_top(runner: PackedRunner, prefix: PrefixState, batch: Batch, top
 def _promising(run: tuple[int, ...], path: float, depth: int, bound: float) -> tuple[int, ...]:
     """The part of an unbranched run to expand at once: as far as its extrapolated path stays above the bound.
 
-    Expanding node by node would repeat the nodes above; expanding all would waste those below the bound.
-
-    Args:
-        run: nodes, each the child of the one before.
-        path: log-probability of the path to the first.
-        depth: number of tokens of that path.
-        bound: log-probability that a path must exceed; ``-inf`` if none is known yet.
+    Expanding node by node would repeat the nodes above; expanding all would waste those below the bound. ``path`` is the
+    log-probability of the path to the first node, which has ``depth`` tokens.
     """
     return run[: 1 + sum(path * (1 + i / depth) > bound for i in range(1, len(run)))]
 
