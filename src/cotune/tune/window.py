@@ -175,7 +175,9 @@ class WindowRun(AdapterRun):
 
     A killed run resumes from its last checkpoint by itself.
 
-    Args, besides those of :class:`AdapterRun`:
+    Other arguments are those of :class:`AdapterRun`.
+
+    Args:
         states: states at the window's lower edge.
         rows: indices of the training rows in ``states``.
         labels: label of each row of ``states``, as a number.
