@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from cotune.model.adapters.slots import BASE
 from cotune.model.base import Progress
-from cotune.model.engine import answer_losses, generation, hidden_states, label_scoring
+from cotune.model.engine import answer_losses as losses
+from cotune.model.engine import generation, hidden_states, label_scoring
 from cotune.model.engine.engine import Engine
 from cotune.model.engine.score_cache import ScoreCache
 from cotune.model.engine.settings import EngineSettings
@@ -26,7 +27,7 @@ class LocalModel(Engine):
 
     score = label_scoring.score_labels
     generate = generation.generate
-    answer_losses = answer_losses.answer_losses
+    answer_losses = losses.answer_losses
     layer_states = hidden_states.layer_states
 
     @classmethod

@@ -143,7 +143,8 @@ def _batches(
     batch_rows: int | None = None,
 ) -> tuple[list[RenderedRow], Probe | None, tuple[int, ...], list[Batch]]:
     """The rendered rows of a request, the probe that reads them, the token ids that run once, and the batches."""
-    rendered, probe, most = model.renderer.render(prompt, rows, labels), model.adapters.probe(adapter), None
+    rendered, probe = model.renderer.render(prompt, rows, labels), model.adapters.probe(adapter)
+    most: int | None = None
     if probe is not None:
         # A probe reads the states of the prompt, so no label words are processed.
         rendered = [replace(row, completions=row.completions[:1]) for row in rendered]

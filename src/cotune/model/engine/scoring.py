@@ -183,7 +183,6 @@ def score_batch_top(runner: PackedRunner, prefix: PrefixState, batch: Batch, top
     root = np.flatnonzero(trie.edges_from == 0)
     _fill_edges(runner, hidden, [(row, root) for row in range(rows)], trie, edges)
     tokens = sum(batch.lengths)
-
     opened: list[set[int]] = [set() for _ in range(rows)]
     width, depths = top, tree.depths + 1
     while True:
