@@ -80,6 +80,7 @@ def test_an_interrupted_command_goes_on_from_finished_chunks(
     class Interrupted:
         def __init__(self) -> None:
             self.inner = whole(str(model))
+            self.facts = self.inner.facts
 
         def embed(self, texts: list[str]) -> object:
             calls[0] += 1

@@ -161,7 +161,6 @@ def test_an_adapter_in_use_can_be_trained_on(tmp_path: Path) -> None:
     local = tiny_local("llama")
     local.adapters.register(tmp_path / adapter)
     before = scores(local, adapter)
-    assert local.adapters.save(load_file(tmp_path / adapter / WEIGHTS), tmp_path / "again") == adapter
     parameters = local.adapters.start(SMALL, seed=0, adapter_id=adapter)
     assert local.adapters.save(local.adapters.weights(), tmp_path / "more") == adapter
     with torch.no_grad():

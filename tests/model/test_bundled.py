@@ -18,7 +18,8 @@ from cotune.cache import cache_folder
 from cotune.errors import CotuneError, InputError
 from cotune.files import file_sha256
 from cotune.model.loading import bundled, from_gguf
-from cotune.model.loading.bundled import bundled_model_folder, bundled_problem, bundled_target, model_fingerprint, resolve_model
+from cotune.model.loading.bundled import bundled_model_folder, bundled_problem, bundled_target, resolve_model
+from cotune.model.loading.folder import model_fingerprint
 from cotune.model.loading.from_gguf import convert_gguf
 
 # Verified once, tensor by tensor, to equal what transformers 5.24 reads from the GGUF file.

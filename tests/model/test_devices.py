@@ -26,8 +26,9 @@ from cotune.model.hardware.capability import check_capability
 from cotune.model.local import LocalModel
 from cotune.model.structured.grammar import Grammar
 from cotune.prompt.prompt import Prompt
+from cotune.prompt.render import shared_prefix
 from cotune.tune.batches import TrainingRow, training_rows
-from cotune.tune.loss import common_prefix, shared_prefix_loss
+from cotune.tune.loss import shared_prefix_loss
 from cotune.tune.settings import TuneSettings
 from cotune.tune.trainer import TuningRun
 from tiny import tiny_local, tiny_model, tiny_tokenizer, widen_lora
@@ -101,7 +102,7 @@ def test_gradients_are_the_cpus(place: Place, kind: Any) -> None:
         parameters = model.adapters.start(TUNE.lora, seed=0)
         widen_lora(parameters)
         rows = rows_of(model)
-        loss, _ = shared_prefix_loss(model, rows, common_prefix(rows))
+        loss, _ = shared_prefix_loss(model, rows, shared_prefix([row.prompt_ids for row in rows]))
         loss.backward()
         return [parameter.grad.cpu() for _, parameter in parameters if parameter.grad is not None]
 

@@ -12,6 +12,7 @@ import torch
 from cotune.errors import InputError
 from cotune.model.engine.attention import use_plain_attention
 from cotune.model.engine.plan import padded_count, plan_pass
+from cotune.model.engine.prefix_cache import NO_PREFIX
 from cotune.model.engine.settings import EngineSettings
 from cotune.model.layers.cut import cut_decoder, layers_of, norm_epsilon, unit_rms
 from cotune.model.loading.minimal_llama import LightLlama
@@ -171,7 +172,7 @@ def test_a_window_goes_on_from_the_states_at_its_edge(kind: str) -> None:
     with torch.no_grad():
         for first, last in ((1, 3), (2, 4), (3, 4)):
             edge = torch.cat([full[0][first - 1, :length], *(states[first - 1, length:] for states in full)])
-            torch.testing.assert_close(runner.edge(plan, None, first), edge, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(runner.edge(plan, NO_PREFIX, first), edge, atol=1e-4, rtol=1e-4)
             np.testing.assert_allclose(runner.window(plan, first, last, edge), wanted[last - 1], atol=1e-4)
         np.testing.assert_allclose(runner.window(plan, 0, 3, None), wanted[2], atol=1e-4)
 

@@ -10,7 +10,6 @@ import torch
 from torch.nn import Linear, Sequential
 
 import cotune.model.layers.packed_weights as laid_out_module
-from cotune.model.engine.facts import engine_facts
 from cotune.model.layers.packed_weights import Prepacked, can_prepack, plain_products, prepack, prepacked
 from cotune.model.layers.swap import StandIn
 from cotune.model.local import LocalModel
@@ -162,7 +161,7 @@ def test_a_run_that_goes_on_computes_as_it_began() -> None:
         tiny_model("llama"), local.tokenizer, fingerprint="f", settings=replace(local.settings, memory_bytes=0), shared=True
     )
     assert local.prepacked and not model.prepacked
-    assert engine_facts(local) != engine_facts(model)
+    assert local.facts() != model.facts()
 
 
 def test_every_linear_layer_of_a_loaded_model_is_laid_out() -> None:

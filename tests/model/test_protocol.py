@@ -42,6 +42,9 @@ class OnlyScores:
         rendered = self.renderer.render(prompt, rows, labels)
         return LabelScores(np.array([[-float(len(r.prompt_ids) % 3 != i) for i in range(len(labels))] for r in rendered]))
 
+    def facts(self) -> dict[str, str]:
+        return {"engine": "none"}
+
     def last_states(
         self,
         sequences: Sequence[Sequence[int]],
@@ -60,7 +63,10 @@ def test_a_model_that_only_scores_predicts_and_embeds() -> None:
     predictor = Predictor(model, prompt, LABELS, ("text",), decision=RAW)
     assert predictor.predict(rows) == [LABELS[n % 3] for n in lengths]
     assert "only scores" in repr(predictor)
-    assert TextEmbedder(model).embed(["x", "y"]).shape == (2, 2)
+    embedder = TextEmbedder(model)
+    assert embedder.embed(["x", "y"]).shape == (2, 2)
+    # What its vectors depend on is up to the model, not to its class.
+    assert embedder.identity("x")["engine"] == embedder.facts["engine"] == "none"
 
 
 def test_embedding_tells_the_tokens_that_run() -> None:

@@ -91,6 +91,3 @@ def test_what_was_not_read_for_longest_makes_room(tmp_path: Path) -> None:
 )
 def test_layers_of_interest_end_with_the_last(depth: int, wanted: tuple[int, ...]) -> None:
     assert layers_of_interest(depth) == wanted
-    for most in (1, 3, 11):
-        found = layers_of_interest(depth, most)
-        assert len(found) <= max(1, most) and found[-1] == depth and found[0] >= depth / 3

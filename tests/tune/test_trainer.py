@@ -16,8 +16,8 @@ from cotune.model.adapters.files import LoraSettings
 from cotune.model.adapters.slots import BASE
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
+from cotune.prompt.render import shared_prefix
 from cotune.tune.batches import TrainingRow, training_rows
-from cotune.tune.loss import common_prefix
 from cotune.tune.settings import TuneSettings
 from cotune.tune.trainer import TuningRun
 from tiny import tiny_local
@@ -302,7 +302,7 @@ def test_accumulated_passes_equal_one(model: LocalModel, tmp_path: Path, limit: 
 def test_no_pass_is_larger_than_it_may_be_with_its_prefix(model: LocalModel, tmp_path: Path) -> None:
     one = run_of(model, tmp_path, settings=replace(SETTINGS, batch_size=8))
     one.advance(1)
-    prefix = common_prefix(rows_of(model))
+    prefix = shared_prefix([row.prompt_ids for row in rows_of(model)])
     # Room for the prefix and half of the rows' own tokens: three passes at most, and two prefixes more.
     half = prefix + (one.tokens - prefix) // 2 + 1
     cut = run_of(model, tmp_path, settings=replace(SETTINGS, batch_size=8, micro_tokens=half))

@@ -107,10 +107,9 @@ def answer_chunk(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
     engine = given["engine"]
     on = (engine["device"], engine["dtype"], engine["threads"])
     predictor = _loaded(places["bundle"], given["bundle"], places["base"], *on)
-    from cotune.model.engine.facts import engine_facts
 
     found = predictor.answers(given["rows"], probabilities=given["probabilities"], unsure=given["unsure"])
-    facts = engine_facts(cast("LocalModel", predictor.model))
+    facts = cast("LocalModel", predictor.model).facts()
     told = [[one.answer, [*one.probabilities.values()], one.truncated, one.ended, one.possible] for one in found]
     return canonical_json({"answers": told, "engine": facts}).encode()
 

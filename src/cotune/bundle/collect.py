@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from cotune.bundle.predictor import Predictor
 from cotune.bundle.rows import said
-from cotune.embed.static import unit
+from cotune.embed.standardize import unit
 from cotune.errors import BusyError, CotuneError, InputError
 from cotune.evaluate.stats.conformal import label_sets
 from cotune.files import cannot_write, content_hash

@@ -52,23 +52,17 @@ def embed(
 ) -> None:
     """Turn texts into vectors with the model; vectors are cached."""
     choice = choice_of(executor, workers)
-    from cotune.embed.command import EmbedTask, embed_file
+    from cotune.embed.command import EmbedTask, embed_here
 
-    asked: dict[str, Any] = {
-        "model": model,
-        "column": column,
-        "settings": {"pooling": pooling, "layer": layer},
-        "standard": standard,
-        "fit_on": fit_on,
-    }
+    settings = {"pooling": pooling, "layer": layer}
+    task = EmbedTask.read(input, out, model=model, column=column, settings=settings, standard=standard, fit_on=fit_on)
     summary: dict[str, Any] = {}
     unlike = ""
     if choice is None:
-        result = embed_file(input, out, **asked)
+        result = embed_here(task)
     else:
         from cotune.embed.chunks import embed_on
 
-        task = EmbedTask.read(input, out, **asked)
         meter = Meter(len(task.different), "text")
         with running(choice, out) as running_on:
             result, unlike = embed_on(running_on, task, meter.told)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from cotune.embed.embedder import Embedder, centred, whole_texts
+from cotune.embed.embedder import Embedder, HashedEmbedder, centred, whole_texts
 from cotune.embed.encoder import Encoder
-from cotune.embed.hashed import HashedEmbedder
 from cotune.embed.neighbours import Neighbours, show_nearest
 from cotune.embed.remote import EndpointEmbedder
 from cotune.embed.select import closest_pairs, distances, farthest_first, without_near_duplicates

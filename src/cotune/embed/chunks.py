@@ -12,16 +12,15 @@ import numpy as np
 from safetensors import SafetensorError
 
 from cotune.embed.command import EmbedTask
-from cotune.embed.embedder import IdentifiedEmbedder, Vectors
+from cotune.embed.embedder import IdentifiedEmbedder
 from cotune.embed.encoder import named_encoder
 from cotune.embed.named import model_content, named_embedder
-from cotune.embed.text import EmbedSettings, TextEmbedder
+from cotune.embed.standardize import Vectors
+from cotune.embed.text import EmbedSettings
 from cotune.errors import InputError
 from cotune.executor import Done, Executor, Job, engine_of, run_all, unlike
 from cotune.executor.tensors import packed, unpacked
 from cotune.files import absolute, canonical_json, expanded
-from cotune.model.engine.facts import engine_facts
-from cotune.model.local import LocalModel
 
 CHUNK = 256
 """Number of different texts per job."""
@@ -71,10 +70,7 @@ def embed_chunk(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
     engine = given["engine"]
     settings = None if given["settings"] is None else canonical_json(given["settings"])
     embedder = _opened(places["model"], given["model"], settings, engine["device"], engine["dtype"], engine["threads"])
-    vectors = embedder.embed(given["texts"])
-    model = embedder.model if isinstance(embedder, TextEmbedder) else None
-    facts = engine_facts(model) if isinstance(model, LocalModel) else {}
-    return packed({"vectors": vectors}, {"engine": canonical_json(facts)})
+    return packed({"vectors": embedder.embed(given["texts"])}, {"engine": canonical_json(embedder.facts)})
 
 
 @lru_cache(maxsize=1)

@@ -9,14 +9,13 @@ from typing import Any, cast, get_args
 
 from cotune.cache import cache_folder
 from cotune.embed.cached import CachedEmbedder
-from cotune.embed.embedder import Vectors
 from cotune.embed.encoder import named_encoder
 from cotune.embed.named import named_embedder
-from cotune.embed.standardize import Standard, Standardizer
+from cotune.embed.standardize import Standard, Standardizer, Vectors
 from cotune.embed.text import EmbedSettings, Pooling
-from cotune.embed.texts import TABLES, check_format, read_texts, texts_of_table, write_vectors
+from cotune.embed.texts import FORMATS, TABLES, read_texts, texts_of_table, write_vectors
 from cotune.errors import InputError
-from cotune.files import check_place, read_standard_input, read_text
+from cotune.files import check_ending, check_place, read_standard_input, read_text
 from cotune.task.reading.read import read_table
 
 ENOUGH_TO_WHITEN = 300
@@ -68,14 +67,28 @@ class EmbedTask:
         standard: str | None = None,
         fit_on: Path | None = None,
     ) -> EmbedTask:
-        """Read the texts; see :func:`embed_file` for arguments and errors."""
+        """Check all arguments and read the texts.
+
+        Args:
+            source: file with one text per line, JSON lines, or a table; ``-`` is standard input.
+            out: output file: ``.npy``, ``.parquet`` or ``.jsonl``.
+            model: as :func:`open_embedder` takes it.
+            column: column of a table, or key of a JSON line, that holds the text; None takes ``text``, or a table's only
+                column.
+            settings: some attributes of :class:`EmbedSettings`; None values take the defaults.
+            standard: how vectors are standardised; None chooses by the number of texts.
+            fit_on: a file of texts to fit the standardisation on; None fits it on ``source``.
+
+        Raises:
+            InputError: an argument or a text is wrong.
+        """
         known = (("--pooling", settings.get("pooling"), get_args(Pooling)), ("--standard", standard, get_args(Standard)))
         for name, value, names in known:
             if value is not None and value not in names:
                 raise InputError(f"unknown value {value!r}", where=name, hint=f"Use {', '.join(names)}.")
         given = {name: value for name, value in settings.items() if value is not None}
         chosen = EmbedSettings(**given) if given else None
-        check_format(out)
+        check_ending(out, FORMATS, "vectors")
         check_place(out)
         texts = _texts_of(source, column)
         others = None if fit_on is None else _texts_of(fit_on, column)
@@ -110,34 +123,13 @@ class EmbedTask:
         }
 
 
-def embed_file(
-    source: Path,
-    out: Path,
-    *,
-    model: str,
-    column: str | None,
-    settings: Mapping[str, Any],
-    standard: str | None = None,
-    fit_on: Path | None = None,
-) -> dict[str, Any]:
-    """Embed the texts of a file; returns facts for a message.
-
-    All arguments are checked before the model is loaded.
-
-    Args:
-        source: file with one text per line, JSON lines, or a table; ``-`` is standard input.
-        out: output file: ``.npy``, ``.parquet`` or ``.jsonl``.
-        model: as :func:`open_embedder` takes it.
-        column: column of a table, or key of a JSON line, that holds the text; None takes ``text``, or a table's only column.
-        settings: some attributes of :class:`EmbedSettings`; None values take the defaults.
-        standard: how vectors are standardised; None chooses by the number of texts.
-        fit_on: a file of texts to fit the standardisation on; None fits it on ``source``.
+def embed_here(task: EmbedTask) -> dict[str, Any]:
+    """Embed a file's texts in this process and write their vectors; returns facts for a message.
 
     Raises:
-        InputError: an argument, a text or the model is wrong.
+        InputError: the model cannot be found or used.
     """
-    task = EmbedTask.read(source, out, model=model, column=column, settings=settings, standard=standard, fit_on=fit_on)
-    embedder = open_embedder(model, task.settings)
+    embedder = open_embedder(task.model, task.settings)
     vectors = embedder.embed(task.texts)
     found = embedder.found
     return {**task.write(vectors, lambda: embedder.embed(task.others or ())), "from_cache": found}

@@ -1,4 +1,4 @@
-"""Embedders: vectors of texts."""
+"""Embedders: their protocols, one without a model, and vectors of long texts."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cotune.embed.standardize import Standardizer
-
-Vectors = NDArray[np.float32]
+from cotune.embed.standardize import Standardizer, Vectors
 
 MOST_CHARACTERS = 1200
 """Number of characters of a text that a language model embeds at once."""
@@ -27,9 +24,30 @@ class Embedder(Protocol):
 class IdentifiedEmbedder(Embedder, Protocol):
     """An embedder whose vectors can be cached, because it names everything that they depend on."""
 
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """Facts about machine and engine that could change vectors; none if vectors are the same everywhere."""
+        ...
+
     def identity(self, text: str) -> Mapping[str, Any]:
         """Everything that could change the vector of a text, as a JSON object."""
         ...
+
+
+class HashedEmbedder:
+    """Hashed character n-grams of 2 to 5 letters inside words, scaled to unit length; for models without hidden states.
+
+    Texts with similar wording are close; paraphrases are not. Nothing is fitted and no model runs. Source: the hashing trick
+    (Weinberger et al. 2009, arXiv 0902.2206), as scikit-learn does it.
+    """
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """Vectors of texts, ``[texts, 4096]``."""
+        from sklearn.feature_extraction.text import HashingVectorizer
+
+        vectorizer = HashingVectorizer(analyzer="char_wb", ngram_range=(2, 5), n_features=4096, norm="l2")
+        vectors: Vectors = vectorizer.transform(list(texts)).toarray().astype(np.float32)
+        return vectors
 
 
 def whole_texts(embedder: Embedder, texts: Sequence[str]) -> Vectors:

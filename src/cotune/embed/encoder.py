@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError
 
-from cotune.embed.embedder import Vectors
+from cotune.embed.standardize import Vectors
 from cotune.errors import InputError
 from cotune.files import content_hash, expanded, file_sha256
 
@@ -34,9 +34,14 @@ class Encoder:
         kind: one of :data:`KINDS`; its package must be installed.
         folder: a model as the package saves it.
 
+    Attributes:
+        facts: none.
+
     Raises:
         InputError: the package is missing, the folder is not one of its models, or it contains pickled weights.
     """
+
+    facts: Mapping[str, Any] = {}
 
     def __init__(self, kind: str, folder: Path) -> None:
         _check(kind, folder)

@@ -11,7 +11,6 @@ from cotune.errors import InputError
 from cotune.model.loading.bundled import resolve_model
 from cotune.model.loading.by_name import open_model
 from cotune.model.loading.folder import model_fingerprint
-from cotune.model.local import LocalModel
 
 
 def named_embedder(
@@ -34,7 +33,11 @@ def named_embedder(
         return Encoder(*encoder)
     opened = open_model(model, device=device, dtype=dtype, threads=threads, light=True)
     settings = settings or EmbedSettings()
-    _check_layer(opened, settings.layer)
+    layer, layers = settings.layer, opened.depth
+    if layer is not None and not -layers <= layer <= layers:
+        raise InputError(
+            f"the model has {layers} layers, not {layer}", where="layer", hint=f"Give a number from {-layers} to {layers}."
+        )
     return TextEmbedder(opened, settings)
 
 
@@ -55,11 +58,3 @@ def _version(package: str) -> str:
     except PackageNotFoundError:
         # Loading the model reports this error.
         return ""
-
-
-def _check_layer(model: LocalModel, layer: int | None) -> None:
-    layers = int(model.model.config.get_text_config().num_hidden_layers)
-    if layer is not None and not -layers <= layer <= layers:
-        raise InputError(
-            f"the model has {layers} layers, not {layer}", where="layer", hint=f"Give a number from {-layers} to {layers}."
-        )

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cotune.embed.embedder import Embedder
-from cotune.embed.hashed import HashedEmbedder
+from cotune.embed.embedder import Embedder, HashedEmbedder
 from cotune.embed.standardize import Standardizer
 from cotune.embed.text import TextEmbedder
 from cotune.files import content_hash

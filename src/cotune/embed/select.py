@@ -7,24 +7,23 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from cotune.embed.standardize import unit
+
 _BLOCK = 1000
 """Number of points whose distances to all other points are in memory at the same time."""
 
 
 def distances(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
     """Cosine distances ``[points, points]``, 0 for equal and 2 for opposite directions."""
-    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    result: NDArray[np.float64] = 1.0 - np.clip(unit.astype(np.float64) @ unit.T.astype(np.float64), -1.0, 1.0)
+    wide = unit(vectors).astype(np.float64)
+    result: NDArray[np.float64] = 1.0 - np.clip(wide @ wide.T, -1.0, 1.0)
     return result
 
 
 def without_near_duplicates(vectors: NDArray[np.float32], threshold: float, *, keep: Sequence[int] = ()) -> list[int]:
-    """Indices that remain after removing the later one of any two points closer than ``threshold``.
+    """Indices that remain after removing the later one of any two points closer than the cosine distance ``threshold``.
 
-    Args:
-        vectors: ``[points, width]``.
-        threshold: cosine distance.
-        keep: indices that are never removed.
+    The indices in ``keep`` are never removed.
     """
     gaps = distances(vectors)
     staying: list[int] = sorted(keep)
@@ -37,10 +36,7 @@ def without_near_duplicates(vectors: NDArray[np.float32], threshold: float, *, k
 def farthest_first(vectors: NDArray[np.float32], *, start: Sequence[int] = (0,), count: int | None = None) -> list[int]:
     """Order points so that each is the farthest from all before it (Gonzalez 1985); ties go to the earlier point.
 
-    Args:
-        vectors: ``[points, width]``.
-        start: indices that come first.
-        count: number of points to return; None returns all.
+    The indices in ``start`` come first. Returns ``count`` indices; None returns all.
     """
     total = len(vectors)
     count = total if count is None else min(count, total)

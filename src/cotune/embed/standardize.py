@@ -62,5 +62,10 @@ class Standardizer:
         moved = vectors - self.mean
         if self.rotation is not None:
             moved = moved @ self.rotation
-        unit: Vectors = (moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-12)).astype(np.float32)
-        return unit
+        return unit(moved)
+
+
+def unit(vectors: NDArray[np.floating]) -> Vectors:
+    """Scale vectors to length 1; zeros stay zeros."""
+    found: Vectors = (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+    return found

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from cotune.embed.standardize import Vectors, unit
 from cotune.model.base import TokenVectors
-
-Vectors = NDArray[np.float32]
 
 _SMOOTHING, _FLAT = 1e-4, 10
 _COMMON, _SAMPLED = 3, 8192
@@ -49,9 +47,3 @@ class StaticEmbedder:
         table -= (table @ self._common) @ self._common.T
         shares = csr_matrix((self._weights[tokens][column], column, np.cumsum([0, *lengths])), shape=(len(texts), len(tokens)))
         return unit(shares @ unit(table))
-
-
-def unit(vectors: NDArray[np.floating]) -> Vectors:
-    """Scale vectors to length 1; zeros stay zeros."""
-    found: Vectors = (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)).astype(np.float32)
-    return found

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cotune.embed.embedder import MOST_CHARACTERS
-from cotune.embed.static import StaticEmbedder, unit
+from cotune.embed.standardize import Vectors, unit
+from cotune.embed.static import StaticEmbedder
 from cotune.errors import InputError
 from cotune.model.adapters.slots import BASE
 from cotune.model.base import Model, Progress, TokenVectors
-from cotune.model.engine.facts import engine_facts
-from cotune.model.local import LocalModel
 
-Vectors = NDArray[np.float32]
 Pooling = Literal["prompt_eol", "static"]
 
 ONE_WORD_FRAME = (
@@ -92,11 +89,15 @@ class TextEmbedder:
     def _words(self) -> StaticEmbedder | None:
         return StaticEmbedder(self.model) if isinstance(self.model, TokenVectors) else None
 
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """See :class:`cotune.embed.embedder.IdentifiedEmbedder`."""
+        return self.model.facts()
+
     def identity(self, text: str) -> dict[str, Any]:
         """Everything that could change the vector of a text: the bytes of model and adapter, the settings, device, dtype,
         threads, engine version, and the text in its frame."""
-        facts = engine_facts(self.model) if isinstance(self.model, LocalModel) else {}
-        about = {"model": self.model.fingerprint, "adapter": BASE, "settings": asdict(self.settings), **facts}
+        about = {"model": self.model.fingerprint, "adapter": BASE, "settings": asdict(self.settings), **self.facts}
         return {"vector": text if self.settings.pooling == "static" else ONE_WORD_FRAME.replace("{text}", text), **about}
 
 

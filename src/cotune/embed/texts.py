@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.errors import InputError, shown_names
-from cotune.files import atomic_path, check_ending
+from cotune.files import atomic_path
 from cotune.task.reading.cells import column_of, has_half_character
 from cotune.task.reading.table import Table
 
@@ -42,11 +42,7 @@ def read_texts(text: str, source: str, *, column: str = "text") -> list[str]:
 
 
 def texts_of_table(table: Table, column: str | None) -> list[str]:
-    """The texts of a table's column.
-
-    Args:
-        table: the rows.
-        column: name of the column; None takes ``text``, or the only column.
+    """The texts of a table's column; without a name, of ``text`` or the only column.
 
     Raises:
         InputError: the column is ambiguous or missing, or a row is blank; the message names the row.
@@ -66,13 +62,7 @@ def texts_of_table(table: Table, column: str | None) -> list[str]:
         text = table.shown(index, column) or ""
         if not text.strip():
             raise InputError("the cell is blank", where=table.where(index, column), hint="Fill it, or remove the row.")
-        if has_half_character(text):
-            raise InputError(
-                "there is half a character (a lone surrogate) in the text",
-                where=table.where(index, column),
-                hint="Write the whole character.",
-            )
-        texts.append(text)
+        texts.append(_whole(text, table.where(index, column)))
     return texts
 
 
@@ -85,29 +75,22 @@ def _text_of(line: str, where: str, column: str) -> str:
     found = row.get(column) if isinstance(row, dict) else None
     if not isinstance(found, str) or not found.strip():
         raise InputError(f"the line has no text in {column!r}", where=where, hint=hint)
-    if has_half_character(found):
-        raise InputError(
-            "there is half a character (a lone surrogate) in the text", where=where, hint="Write the whole character."
-        )
-    return found
+    return _whole(found, where)
 
 
-def check_format(path: Path) -> None:
-    """Refuse an output file whose ending is not one of :data:`FORMATS`, before anything is computed.
-
-    Raises:
-        InputError: another ending.
-    """
-    check_ending(path, FORMATS, "vectors")
+def _whole(text: str, where: str) -> str:
+    if has_half_character(text):
+        what = "there is half a character (a lone surrogate) in the text"
+        raise InputError(what, where=where, hint="Write the whole character.")
+    return text
 
 
 def write_vectors(path: Path, texts: Sequence[str], vectors: NDArray[np.float32]) -> None:
     """Write vectors in the order of their texts: ``.npy`` without, ``.parquet`` and ``.jsonl`` with the texts.
 
     Raises:
-        InputError: an ending that is not one of :data:`FORMATS`, or the file cannot be written.
+        InputError: the file cannot be written.
     """
-    check_format(path)
     kind = path.suffix.lower()
     with atomic_path(path) as temporary:
         if kind == ".npy":

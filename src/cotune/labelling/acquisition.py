@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cotune.embed.static import unit
+from cotune.embed.standardize import unit
 
 Floats = NDArray[np.float64]
 

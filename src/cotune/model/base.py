@@ -63,27 +63,36 @@ class SavedModel:
     server: tuple[str, str | None] | None = None
 
 
-@dataclass(frozen=True)
-class LabelScores:
-    """Log-probabilities of every label for every row, before any decision rule.
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """What a request took.
 
     Attributes:
-        log_probs: ``[rows, labels]`` sums of token log-probabilities; ``-inf`` only for labels that were skipped because they
-            could not be among the best that were asked for. Such scores must not be used for calibration.
         tokens: number of tokens that ran; those of a pass that ends at a probe's layer count by the share of layers that ran.
-        tokens_saved: number of tokens saved by the shared prefix compared to running each row alone.
+        tokens_saved: number of tokens saved by the shared prefix compared to running each row's prompt alone.
         truncated: number of rows whose text was shortened.
         cached: number of rows answered from the cache.
-        cost: US dollars, if answers have a price.
-        unmatched: number of rows whose answer names no label, for answers in words.
+        cost: US dollars; 0 without prices.
     """
 
-    log_probs: NDArray[np.float64]
     tokens: int = 0
     tokens_saved: int = 0
     truncated: int = 0
     cached: int = 0
     cost: float = 0.0
+
+
+@dataclass(frozen=True)
+class LabelScores(Counts):
+    """Log-probabilities of every label for every row, before any decision rule.
+
+    Attributes:
+        log_probs: ``[rows, labels]`` sums of token log-probabilities; ``-inf`` only for labels that were skipped because they
+            could not be among the best that were asked for. Such scores must not be used for calibration.
+        unmatched: number of rows whose answer names no label, for answers in words.
+    """
+
+    log_probs: NDArray[np.float64]
     unmatched: int = 0
 
 
@@ -104,52 +113,34 @@ GREEDY = Sampling()
 
 
 @dataclass(frozen=True)
-class AnswerLosses:
+class AnswerLosses(Counts):
     """Losses of each row's reference answer.
 
     Attributes:
         losses: ``[rows]`` negative log-likelihood of the answer including its stop token, in nats, summed over its tokens.
         lengths: ``[rows]`` number of tokens of the answer, including the stop token.
-        tokens: number of tokens that ran.
-        tokens_saved: number of tokens saved by the shared prefix compared to running each row alone.
-        truncated: number of rows whose text was shortened.
-        cached: number of rows answered from the cache.
     """
 
     losses: NDArray[np.float64]
     lengths: NDArray[np.int64]
-    tokens: int = 0
-    tokens_saved: int = 0
-    truncated: int = 0
-    cached: int = 0
 
 
 @dataclass(frozen=True)
-class Generations:
+class Generations(Counts):
     """One generated answer per row.
 
     Attributes:
         texts: the answers, without the stop token.
         ids: their token ids, without the stop token.
         ended: whether an answer stopped by itself; False if it was cut or, under a grammar, completed at the limit.
-        tokens: number of tokens that ran.
-        written: number of these that belong to the answers.
-        tokens_saved: number of tokens saved by the shared prefix compared to running each row's prompt alone.
-        truncated: number of rows whose text was shortened.
-        cached: number of rows answered from the cache.
-        cost: US dollars; 0 without prices.
         reference_losses: losses of the reference answers, if computed in the same passes; their tokens are included here.
         entering_s: seconds for prompts and reference answers; 0 for cached rows.
+        written: number of the tokens that belong to the answers.
     """
 
     texts: tuple[str, ...]
     ids: tuple[tuple[int, ...], ...]
     ended: tuple[bool, ...]
-    tokens: int = 0
-    tokens_saved: int = 0
-    truncated: int = 0
-    cached: int = 0
-    cost: float = 0.0
     reference_losses: AnswerLosses | None = None
     entering_s: float = 0.0
     written: int = 0
@@ -265,6 +256,10 @@ class Model(Scorer, Writer, Protocol):
     @property
     def renderer(self) -> Renderer:
         """Its renderer."""
+        ...
+
+    def facts(self) -> Mapping[str, Any]:
+        """Facts about machine and engine that can change its results; part of cache keys."""
         ...
 
     def last_states(

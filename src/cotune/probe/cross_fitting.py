@@ -17,6 +17,7 @@ Floats = NDArray[np.float64]
 STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 """Inverse penalties to try on standardised states; for states of width 576 the best one was never the first or the last."""
 FOLDS = 5
+"""Number of folds; fewer if there are fewer rows or groups."""
 FEW_ROWS = 200
 """Number of rows below which folds are drawn three times, because the loss of one draw depends on which rows share a fold."""
 REPEATS = 3
@@ -77,14 +78,12 @@ class CrossFit:
         by_layer: fits of all layers that logistic regression was fitted on, the lowest first.
         ridge: mean squared leave-one-out error of ridge regression on one-hot labels, by layer, for every layer.
         temperature: divisor of the logits, fitted to the cross-fitted logits of the chosen layer.
-        lone: labels with fewer than two rows, which cross-fitting cannot judge.
     """
 
     best: LayerFit
     by_layer: tuple[LayerFit, ...]
     ridge: Mapping[int, float]
     temperature: float
-    lone: tuple[int, ...]
 
     @property
     def layer(self) -> int:
@@ -106,7 +105,6 @@ def cross_fit(
     groups: Sequence[object] | None = None,
     words: NDArray[np.float32] | None = None,
     strengths: Sequence[float] = STRENGTHS,
-    folds: int = FOLDS,
     repeats: int | None = None,
     keep: int = LAYERS_KEPT,
     seed: int = 0,
@@ -129,8 +127,7 @@ def cross_fit(
         groups: group of each row; rows of one group are always in the same fold. None treats rows as independent.
         words: ``[rows, classes]`` logits of the label words at the last of the layers, optional.
         strengths: inverse penalties to choose from.
-        folds: number of folds; reduced if there are fewer rows or groups.
-        repeats: number of random draws of the folds; None takes three below 200 rows, otherwise one.
+        repeats: number of random draws of the :data:`FOLDS` folds; None takes three below 200 rows, otherwise one.
         keep: number of layers that logistic regression is fitted on.
         seed: seed of the folds.
 
@@ -143,8 +140,8 @@ def cross_fit(
     numbers = list(range(1, len(stack) + 1)) if layers is None else list(layers)
     _check(stack, y, count, numbers, groups, words)
     units = len(y) if groups is None else len(set(map(str, groups)))
-    folds, repeats = min(folds, units), (REPEATS if len(y) < FEW_ROWS else 1) if repeats is None else repeats
-    held = [fold_numbers(y, folds, groups=groups, seed=seed + 1000 * repeat) for repeat in range(repeats)]
+    repeats = (REPEATS if len(y) < FEW_ROWS else 1) if repeats is None else repeats
+    held = [fold_numbers(y, min(FOLDS, units), groups=groups, seed=seed + 1000 * repeat) for repeat in range(repeats)]
     hot = np.zeros((len(y), count))
     hot[np.arange(len(y)), y] = 1
     ridge: dict[int, float] = {}
@@ -171,8 +168,7 @@ def cross_fit(
             offsets = (scale * words).astype(np.float32)
             fits.append(replace(_fit_layer(axes, numbers[-1], y, count, held, strengths, offsets), word_scale=scale))
     best = as_good(fits)[0]
-    counts = np.bincount(y, minlength=count)
-    return CrossFit(best, tuple(fits), ridge, best_temperature(best.log_probs, y), tuple(np.flatnonzero(counts < 2).tolist()))
+    return CrossFit(best, tuple(fits), ridge, best_temperature(best.log_probs, y))
 
 
 def standardised(
@@ -198,9 +194,7 @@ def best_temperature(log_probs: Floats, labels: NDArray[np.int64]) -> float:
     The added rows have all labels in equal parts. Without them, few rows that are all classified correctly would ask for
     probabilities close to 1 (Platt, 1999, smooths targets for the same reason).
 
-    Args:
-        log_probs: ``[rows, classes]`` by weights that have not seen the rows.
-        labels: ``[rows]`` numbers below ``classes``.
+    ``log_probs`` ``[rows, classes]`` are by weights that have not seen the rows.
     """
     from scipy.optimize import minimize_scalar
 

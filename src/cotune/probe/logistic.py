@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.linalg import vecdot
+from torch.nn.functional import one_hot
 
 Floats = NDArray[np.float64]
 
@@ -55,13 +56,7 @@ class Axes:
 
     @classmethod
     def of_products(cls, products: Floats) -> Axes:
-        """The axes of rows given by their Gram matrix.
-
-        Weights are then expressed in the coordinates ``z``.
-
-        Args:
-            products: Gram matrix, ``[rows, rows]``.
-        """
+        """The axes of rows given by their Gram matrix, ``[rows, rows]``; weights are in the coordinates ``z``."""
         axes = cls.__new__(cls)
         axes.scale, axes.left = _principal(torch.from_numpy(np.ascontiguousarray(products, dtype=np.float64)))
         axes.x = axes.z = (axes.left * axes.scale).float()
@@ -69,12 +64,7 @@ class Axes:
         return axes
 
     def ridge_loss(self, targets: NDArray[np.float64], strengths: Sequence[float]) -> Floats:
-        """Mean squared leave-one-out error of ridge regression for each strength, in closed form.
-
-        Args:
-            targets: ``[rows, classes]``; they are centred inside.
-            strengths: inverses of the penalty.
-        """
+        """Mean squared leave-one-out error of ridge regression on targets ``[rows, classes]`` for each inverse penalty."""
         y = torch.from_numpy(targets)
         y = y - y.mean(0)
         inner = self.left.T @ y
@@ -159,12 +149,11 @@ def fit_logistic(
     z, dtype = axes.z, axes.z.dtype
     rows, width = z.shape
     y = torch.from_numpy(np.asarray(labels, dtype=np.int64))
-    mask_list = np.ones((1, rows), dtype=bool) if masks is None else masks
-    problems = len(mask_list) * len(strengths)
-    mask = torch.from_numpy(np.repeat(mask_list, len(strengths), axis=0)).to(dtype)  # [problems, rows]
-    penalty = torch.tensor([1 / s for _ in mask_list for s in strengths], dtype=dtype)
-    hot = torch.zeros(rows, classes, dtype=dtype)
-    hot[torch.arange(rows), y] = 1
+    masks = np.ones((1, rows), dtype=bool) if masks is None else masks
+    problems = len(masks) * len(strengths)
+    mask = torch.from_numpy(np.repeat(masks, len(strengths), axis=0)).to(dtype)  # [problems, rows]
+    penalty = torch.tensor([1 / s for s in strengths] * len(masks), dtype=dtype)
+    hot = one_hot(y, classes).to(dtype)
     counts = mask @ hot  # [problems, classes]
     totals = counts.sum(1)
     absent = torch.where(counts > 0, 0.0, -1e4).to(dtype)
@@ -211,9 +200,8 @@ class _Problems:
         mask: ``[problems, rows]`` 1 for rows to learn from.
         hot: ``[problems, classes, rows]`` 1 for the label of such a row.
         absent: ``[problems, classes]`` a large negative number for classes without a row, else 0.
-        steps: ``[problems, classes x (width + 1)]`` scale of each weight.
-        penalties: the same shape.
-        free: the same shape, 0 for the biases of classes without a row.
+        steps: ``[problems, classes x (width + 1)]`` scale of each weight; the next two have the same shape.
+        free: 0 for the biases of classes without a row, else 1.
     """
 
     mask: Tensor

@@ -84,13 +84,7 @@ class Probe:
         return save(arrays, metadata={ABOUT: about})
 
     def with_terms(self, log_probs: Floats, rows: Sequence[Mapping[str, str]], labels: Sequence[str]) -> Floats:
-        """Log-probabilities by states and TF-IDF.
-
-        Args:
-            log_probs: ``[rows, labels]`` by the states alone.
-            rows: input fields of each row.
-            labels: all labels of the probe, in the order of ``log_probs``.
-        """
+        """Log-probabilities by states and TF-IDF, given those by the states alone, ``[rows, labels]``."""
         from scipy.special import log_softmax
 
         if self.terms is None:

@@ -65,11 +65,9 @@ class TermFits:
         return not len(self._known)
 
     def fit(self, rows: NDArray[np.bool_], fields: tuple[str, ...]) -> TermWeights:
-        """The classifier that is fitted to some of the rows.
+        """The classifier that is fitted to some of the rows; if none, all logits are 0.
 
-        Args:
-            rows: ``[rows]`` which of them; if none, all logits are 0.
-            fields: names of the fields that the texts are made of.
+        ``fields`` are the names of the fields that the texts are made of.
         """
         weight, bias = np.zeros((len(self._known), self._classes)), np.zeros(self._classes)
         if rows.any():

@@ -158,11 +158,7 @@ def features(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Indices of a text's known terms, and their TF-IDF values; each group of values has unit length.
 
-    Args:
-        counted: result of :func:`term_counts`.
-        known: hashes of the known terms, increasing.
-        idf: their inverse document frequencies.
-        size: number of possible hashes of each group.
+    ``counted`` comes from :func:`term_counts`; ``known`` are increasing hashes, and ``idf`` their inverse document frequencies.
     """
     buckets, counts = counted
     places = np.searchsorted(known, buckets)

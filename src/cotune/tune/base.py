@@ -18,7 +18,7 @@ from cotune.model.hardware.allocator import return_freed_memory
 from cotune.model.hardware.machine import halve_until_it_fits
 from cotune.model.local import LocalModel
 from cotune.tune.batches import rows_of_step
-from cotune.tune.checkpoint import Checkpoint, write_checkpoint
+from cotune.tune.checkpoint import restore_checkpoint, write_checkpoint
 from cotune.tune.settings import StepSettings
 from cotune.tune.trainable import Named, Trainable
 
@@ -177,8 +177,12 @@ class AdapterRun(ABC):
         )
         self._parameters = [*adapter, *head]
         self.step, self.losses, self.tokens = 0, [], 0
-        if self._last is not None and not self._restore(self._last):
-            self._last = None
+        if self._last is not None:
+            restored = restore_checkpoint(self._last, self.key, self._parameters, self._optimizer)
+            if restored is None:
+                self._last = None
+            else:
+                self.step, self.losses, self.tokens = restored
 
     def _write(self, path: Path) -> None:
         """Write parameters, optimizer state and step atomically, so that a kill leaves the previous checkpoint."""
@@ -186,22 +190,3 @@ class AdapterRun(ABC):
         about = {"key": self.key, "step": self.step, "losses": self.losses, "tokens": self.tokens}
         write_checkpoint(path, self._parameters, self._optimizer, about)
         self._last = path
-
-    def _restore(self, path: Path) -> bool:
-        """Load a checkpoint; False and nothing changed if it is missing, damaged or of another run."""
-        from safetensors import SafetensorError
-
-        assert self._optimizer is not None
-        if not path.is_file():
-            return False
-        try:
-            checkpoint = Checkpoint.read(path)
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError):
-            return False
-        own = checkpoint.key == self.key and checkpoint.step == len(checkpoint.losses)
-        # Check everything before using anything: half a checkpoint is worse than none.
-        if not own or not checkpoint.fits(self._parameters):
-            return False
-        checkpoint.restore(self._parameters, self._optimizer)
-        self.step, self.losses, self.tokens = checkpoint.step, checkpoint.losses, checkpoint.tokens
-        return True

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cotune.prompt.render import RenderedRow
 
@@ -54,13 +56,6 @@ def rows_of_step(step: int, rows: int, batch_size: int, seed: int) -> list[int]:
     return picked
 
 
-def _permutation(seed: int, epoch: int, rows: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    key = (seed, epoch, rows)
-    if key not in _permutations:
-        if len(_permutations) > 64:
-            _permutations.clear()
-        _permutations[key] = np.random.default_rng([seed, epoch]).permutation(rows)
-    return _permutations[key]
-
-
-_permutations: dict[tuple[int, int, int], np.ndarray[tuple[int], np.dtype[np.int64]]] = {}
+@lru_cache(maxsize=64)
+def _permutation(seed: int, epoch: int, rows: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch]).permutation(rows)

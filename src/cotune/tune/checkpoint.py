@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,9 @@ _STATE = ("step", "exp_avg", "exp_avg_sq")
 
 
 def write_checkpoint(path: Path, named: Named, optimizer: torch.optim.Optimizer, about: Mapping[str, Any]) -> None:
-    """Write a checkpoint atomically, so that a kill leaves the previous one.
+    """Write a checkpoint of parameters and their AdamW atomically, so that a kill leaves the previous one.
 
-    Args:
-        path: a ``.safetensors`` file.
-        named: the parameters.
-        optimizer: AdamW over them.
-        about: ``step``, ``losses`` and ``tokens`` of the run, and a ``key`` that says which run it is.
+    ``about`` holds ``step``, ``losses`` and ``tokens`` of the run, and a ``key`` that says which run it is.
     """
     from safetensors.torch import save
 
@@ -39,59 +34,43 @@ def write_checkpoint(path: Path, named: Named, optimizer: torch.optim.Optimizer,
         temporary.write_bytes(save(tensors, metadata={"about": json.dumps(about)}))
 
 
-@dataclass(frozen=True, eq=False)
-class Checkpoint:
-    """The content of a checkpoint.
+def restore_checkpoint(
+    path: Path, key: str, named: Named, optimizer: torch.optim.Optimizer
+) -> tuple[int, list[float], int] | None:
+    """Load a run's checkpoint into parameters and their optimizer.
 
-    Attributes:
-        key: key of the run; empty if the file has none.
-        step: number of optimizer steps done.
-        losses: loss of each step.
-        tokens: number of tokens that ran in these steps.
-        tensors: parameters and optimizer state by name.
+    Returns:
+        ``step``, ``losses`` and ``tokens`` of the run; None, and nothing is changed, if the file is missing, damaged or has
+        another key.
     """
+    from safetensors import SafetensorError, safe_open
 
-    key: str
-    step: int
-    losses: list[float]
-    tokens: int
-    tensors: Mapping[str, Tensor]
-
-    @classmethod
-    def read(cls, path: Path) -> Checkpoint:
-        """Read a checkpoint.
-
-        Raises:
-            SafetensorError: if it is damaged; a damaged file may also raise other exceptions.
-        """
-        from safetensors import safe_open
-
+    try:
         with safe_open(path, framework="pt") as stored:
             about = json.loads(stored.metadata()["about"])
             # Copies, since the file may be overwritten.
             tensors = {name: stored.get_tensor(name).clone() for name in stored.keys()}  # noqa: SIM118
-        losses = [float(loss) for loss in about["losses"]]
-        return cls(str(about.get("key", "")), int(about["step"]), losses, int(about["tokens"]), tensors)
-
-    def fits(self, named: Named) -> bool:
-        """Whether its tensors have the names and shapes of these parameters."""
-        left = {name: tensor.shape for name, tensor in self.tensors.items()}
+        step, losses, tokens = int(about["step"]), [float(loss) for loss in about["losses"]], int(about["tokens"])
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError):
+        return None
+    # Check everything before using anything: half a checkpoint is worse than none.
+    if about.get("key") != key or step != len(losses) or not _fits(tensors, named):
+        return None
+    with torch.no_grad():
         for name, parameter in named:
-            weight, *state = (left.pop(f"{part}/{name}", None) for part in ("weight", *_STATE))
-            # A parameter without a gradient so far has no optimizer state.
-            if weight != parameter.shape or state not in ([None] * 3, [torch.Size(), parameter.shape, parameter.shape]):
-                return False
-        return not left
+            parameter.copy_(tensors[f"weight/{name}"])
+            state = {part: tensors[f"{part}/{name}"] for part in _STATE if f"{part}/{name}" in tensors}
+            if state:
+                optimizer.state[parameter] = {part: value.to(parameter.device) for part, value in state.items()}
+    return step, losses, tokens
 
-    def restore(self, named: Named, optimizer: torch.optim.Optimizer) -> None:
-        """Load it into parameters and their optimizer.
 
-        Raises:
-            KeyError: if a parameter is missing.
-        """
-        with torch.no_grad():
-            for name, parameter in named:
-                parameter.copy_(self.tensors[f"weight/{name}"])
-                state = {part: self.tensors[f"{part}/{name}"] for part in _STATE if f"{part}/{name}" in self.tensors}
-                if state:
-                    optimizer.state[parameter] = {part: value.to(parameter.device) for part, value in state.items()}
+def _fits(tensors: Mapping[str, Tensor], named: Named) -> bool:
+    """Whether tensors have the names and shapes of these parameters and their optimizer state."""
+    left = {name: tensor.shape for name, tensor in tensors.items()}
+    for name, parameter in named:
+        weight, *state = (left.pop(f"{part}/{name}", None) for part in ("weight", *_STATE))
+        # A parameter without a gradient so far has no optimizer state.
+        if weight != parameter.shape or state not in ([None] * 3, [torch.Size(), parameter.shape, parameter.shape]):
+            return False
+    return not left

@@ -13,7 +13,6 @@ from cotune.model.engine.attention import use_plain_attention
 from cotune.model.engine.fallback import pad
 from cotune.model.engine.plan import plan_pass
 from cotune.model.local import LocalModel
-from cotune.prompt.render import shared_prefix
 from cotune.tune.batches import TrainingRow
 
 
@@ -43,20 +42,10 @@ def shared_prefix_loss(model: LocalModel, rows: Sequence[TrainingRow], prefix: i
 def plain_loss(model: LocalModel, rows: Sequence[TrainingRow]) -> tuple[Tensor, int]:
     """The same with a right-padded batch in which every row runs its whole prompt; tokens are counted without padding."""
     use_plain_attention(model.model)
-    sequences = [(*row.prompt_ids, *row.answer_ids) for row in rows]
-    ids, mask = pad([sequence[:-1] for sequence in sequences], model.model.device)
+    ids, mask = pad([(*row.prompt_ids, *row.answer_ids[:-1]) for row in rows], model.model.device)
     hidden = model.model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-    batch, places, targets = [], [], []
-    for i, (row, sequence) in enumerate(zip(rows, sequences, strict=True)):
-        for place in range(len(row.prompt_ids) - 1, len(sequence) - 1):
-            batch.append(i)
-            places.append(place)
-            targets.append(sequence[place + 1])
-    logits = model.runner.logits(hidden[batch, places])
-    loss = cross_entropy(logits, torch.tensor(targets, device=logits.device), reduction="sum")
-    return loss, sum(len(sequence) - 1 for sequence in sequences)
-
-
-def common_prefix(rows: Sequence[TrainingRow]) -> int:
-    """Number of tokens that all prompts share; at least one prompt token remains in each row."""
-    return shared_prefix([row.prompt_ids for row in rows])
+    spots = [(i, len(row.prompt_ids) - 1 + place) for i, row in enumerate(rows) for place in range(len(row.answer_ids))]
+    batch, places = torch.tensor(spots, device=hidden.device).T
+    targets = torch.tensor([token for row in rows for token in row.answer_ids], device=hidden.device)
+    loss = cross_entropy(model.runner.logits(hidden[batch, places]), targets, reduction="sum")
+    return loss, int(mask.sum())

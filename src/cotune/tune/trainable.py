@@ -32,14 +32,7 @@ class Trainable(Protocol):
 
 
 class LoraWeights:
-    """LoRA weights in the model's linear layers.
-
-    Args:
-        model: model to train.
-        settings: shape of the weights.
-        seed: seed of new weights.
-        start: adapter to start from; :data:`BASE` draws new weights.
-    """
+    """LoRA weights in the model's linear layers: those of the adapter ``start``, or new ones drawn by ``seed``."""
 
     def __init__(self, model: LocalModel, settings: LoraSettings, *, seed: int, start: str = BASE) -> None:
         self._slot, self._settings, self._seed, self._start = model.adapters, settings, seed, start

@@ -11,9 +11,10 @@ from torch import Tensor
 from cotune.errors import CotuneError
 from cotune.model.adapters.slots import BASE
 from cotune.model.local import LocalModel
+from cotune.prompt.render import shared_prefix
 from cotune.tune.base import AdapterRun, StepReport
 from cotune.tune.batches import TrainingRow
-from cotune.tune.loss import common_prefix, plain_loss, shared_prefix_loss
+from cotune.tune.loss import plain_loss, shared_prefix_loss
 from cotune.tune.settings import TuneSettings, learning_rate_factor
 from cotune.tune.trainable import Trainable
 from cotune.tune.tuners import TUNERS
@@ -22,16 +23,9 @@ from cotune.tune.tuners import TUNERS
 class TuningRun(AdapterRun):
     """Trains one adapter on one prompt's rows.
 
-    Args:
-        model: model to train.
-        rows: rendered training rows.
-        settings: how to train.
-        seed: seed of the initial weights and of the order of rows.
-        folder: folder of this run's checkpoints.
-        start: adapter to start from; :data:`BASE` draws a new one.
+    Arguments as of :class:`AdapterRun`, with rendered training rows; :data:`BASE` as ``start`` draws a new adapter.
 
     Attributes:
-        rows: training rows.
         losses: loss per answer token of each step.
         branch: name of the decay that the state is in; empty at the full learning rate.
     """
@@ -50,7 +44,7 @@ class TuningRun(AdapterRun):
     ) -> None:
         self.rows = list(rows)
         self._shares = settings.shared_prefix and model.shared
-        prefix = common_prefix(self.rows) if self._shares and rows else 0
+        prefix = shared_prefix([row.prompt_ids for row in rows]) if self._shares and rows else 0
         # The last token of an answer is predicted but never fed.
         own = [len(row.prompt_ids) + len(row.answer_ids) - 1 - prefix for row in rows]
         trainable = TUNERS[settings.method].trainable(model, settings, seed=seed, start=start)

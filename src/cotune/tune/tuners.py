@@ -13,10 +13,7 @@ from cotune.tune.trainable import LoraWeights, Trainable
 
 
 def check_dtype(dtype: str) -> None:
-    """Check that a model in a number type can be tuned.
-
-    Args:
-        dtype: number type of the base weights, such as ``bfloat16``.
+    """Check that a model whose base weights have a number type can be tuned.
 
     Raises:
         InputError: the type is float16. Gradients below 6e-8 become 0 in it, and the loss is not scaled.
@@ -36,24 +33,13 @@ class Tuner(ABC):
     def check(self, model: LocalModel, settings: TuneSettings) -> None:
         """Check that a model supports the method, before prompts are raced.
 
-        Args:
-            model: model to be tuned.
-            settings: tuning settings.
-
         Raises:
-            InputError: if it does not.
+            InputError: it does not.
         """
 
     @abstractmethod
     def trainable(self, model: LocalModel, settings: TuneSettings, *, seed: int, start: str = BASE) -> Trainable:
-        """Create the parameters to train.
-
-        Args:
-            model: model to train.
-            settings: tuning settings.
-            seed: seed of new parameters.
-            start: adapter to start from.
-        """
+        """Create the parameters to train, new ones from ``seed`` or those of the adapter ``start``."""
 
 
 class LoraTuner(Tuner):

@@ -27,7 +27,7 @@ from cotune.files import content_hash
 from cotune.model.adapters.slots import BASE
 from cotune.model.engine.fallback import plain_layer_states
 from cotune.model.engine.plan import cut_by_length, plan_pass
-from cotune.model.engine.prefix_cache import PrefixState
+from cotune.model.engine.prefix_cache import NO_PREFIX
 from cotune.model.local import LocalModel
 from cotune.prompt.render import shared_prefix
 from cotune.tune.base import AdapterRun, StepReport
@@ -95,7 +95,7 @@ class WindowStates:
         self.head = self.sequences[0][: self.length]
         self.tokens = 0
         self._runner = model.runner
-        self._before: PrefixState | None = None
+        self._before = NO_PREFIX
         self._prefix: Tensor | None = None
         self._rows: dict[int, Tensor] = {}
         if first > 0 and model.shared:
@@ -135,7 +135,7 @@ class WindowStates:
             if self.length:
                 shortest = min(self.sequences, key=len)[self.length :]
                 plan = plan_pass([shortest], prefix=self.length, head=self.head, device=runner.device)
-                self._prefix = runner.edge(plan, None, self.first)[: self.length].clone()
+                self._prefix = runner.edge(plan, NO_PREFIX, self.first)[: self.length].clone()
             self._before = runner.prefix(self.head, depth=self.first)
         self.tokens = self.length
         for part in cut_by_length(range(len(self.sequences)), self.own, model.settings.batch_tokens):
@@ -156,10 +156,7 @@ def contrastive_loss(features: Tensor, targets: Tensor, temperature: float) -> T
     A softmax of cosines gives each row a distribution over all other rows. Its loss is minus the mean log-probability of the
     rows with its label; a row that is alone with its label has no loss.
 
-    Args:
-        features: ``[rows, width]``.
-        targets: ``[rows]``, labels as numbers.
-        temperature: divisor of the cosines.
+    ``features`` are ``[rows, width]``, ``targets`` the rows' labels as numbers; ``temperature`` divides the cosines.
     """
     unit = normalize(features, dim=-1)
     alike = (unit @ unit.T) / temperature
@@ -178,17 +175,15 @@ class WindowRun(AdapterRun):
 
     A killed run resumes from its last checkpoint by itself.
 
+    Other arguments are those of :class:`AdapterRun`.
+
     Args:
-        model: model to train.
         states: states at the window's lower edge.
         rows: indices of the training rows in ``states``.
         labels: label of each row of ``states``, as a number.
         last: last layer of the window, whose output is read.
         head: initial head.
-        settings: how to train.
         steps: total number of optimizer steps; the learning rates are zero after them.
-        seed: seed of the initial weights and of the order of rows.
-        folder: folder of the checkpoints.
         start: adapter to start from; :data:`BASE` draws a new one.
 
     Attributes:

@@ -16,7 +16,8 @@ import torch
 from cotune.bundle.export.probe import ONNX, TOKENIZER
 from cotune.bundle.export.weights import merged
 from cotune.errors import InputError
-from cotune.model.engine.attention import KeyValue, use_plain_attention
+from cotune.model.engine.attention import use_plain_attention
+from cotune.model.engine.cpu_attention import KeyValue
 from cotune.model.engine.prefix_cache import PrefixState
 from cotune.probe.readout import Probe
 

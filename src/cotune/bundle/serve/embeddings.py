@@ -13,7 +13,7 @@ from cotune.bundle.serve.errors import ApiError
 from cotune.bundle.serve.exchange import Limits, answered, checked, json_response, parsed, taken
 from cotune.bundle.serve.schemas import Embedding, EmbeddingRequest, EmbeddingResponse, EmbeddingUsage
 from cotune.bundle.serve.shelf import Shelf
-from cotune.embed.text import Vectors
+from cotune.embed.standardize import Vectors
 
 
 async def embeddings(request: Request, shelf: Shelf, batcher: Batcher, limits: Limits) -> Response:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from cotune.bundle.collect import Collector
 from cotune.bundle.predictor import Prediction, Predictor
-from cotune.embed.text import EmbedSettings, TextEmbedder, Vectors
+from cotune.embed.standardize import Vectors
+from cotune.embed.text import EmbedSettings, TextEmbedder
 from cotune.model.base import Model, Sampling
 
 

@@ -121,7 +121,6 @@ def _packed(found: CrossFit) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         "best": next(number for number, fit in enumerate(found.by_layer) if fit is found.best),
         "ridge": list(found.ridge.items()),
         "temperature": found.temperature,
-        "lone": list(found.lone),
     }
     return arrays, about
 
@@ -131,4 +130,4 @@ def _unpacked(arrays: Mapping[str, NDArray[Any]], about: Mapping[str, Any]) -> C
     for number, one in enumerate(about["layers"]):
         losses, correct, log_probs = (arrays[f"{number}/{name}"] for name in _ARRAYS)
         fits.append(LayerFit(one["layer"], one["strength"], losses, correct, log_probs, one["word_scale"]))
-    return CrossFit(fits[about["best"]], tuple(fits), dict(about["ridge"]), about["temperature"], tuple(about["lone"]))
+    return CrossFit(fits[about["best"]], tuple(fits), dict(about["ridge"]), about["temperature"])

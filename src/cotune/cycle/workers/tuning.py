@@ -18,7 +18,6 @@ from cotune.cycle.workers.worker import ENGINE, WorkerMemoryError, with_less_mem
 from cotune.executor import LostError
 from cotune.executor.job import WAITED
 from cotune.files import canonical_json
-from cotune.model.engine.facts import engine_facts
 from cotune.tune.window_task import WindowTask, tune_window
 
 
@@ -111,7 +110,7 @@ def tune_job(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
 
     found = with_less_memory(model, places, tune)
     exchange.publish(_adapters(found))
-    return canonical_json({**found, ENGINE: engine_facts(model)}).encode()
+    return canonical_json({**found, ENGINE: model.facts()}).encode()
 
 
 def since_making(places: Mapping[str, Any]) -> Callable[[], float]:

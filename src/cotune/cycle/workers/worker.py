@@ -13,7 +13,6 @@ from cotune.executor.job import SMALLER
 from cotune.files import canonical_json
 from cotune.garbage import collection_paused
 from cotune.model.adapters.slots import BASE
-from cotune.model.engine.facts import engine_facts
 from cotune.model.engine.settings import EngineSettings
 from cotune.model.hardware.machine import give_back_memory, out_of_memory
 from cotune.model.loading.bundled import resolve_model
@@ -33,7 +32,7 @@ class WorkerMemoryError(CotuneError):
 
 def load_worker(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
     """Job that only loads the model; returns the worker's engine facts."""
-    return canonical_json(engine_facts(worker_model(given, places))).encode()
+    return canonical_json(worker_model(given, places).facts()).encode()
 
 
 def worker_model(given: Mapping[str, Any], places: Mapping[str, Any]) -> LocalModel:
@@ -69,7 +68,7 @@ def _loaded(name: str, fingerprint: str, engine: str) -> LocalModel:
 
 def engine_metadata(model: LocalModel) -> dict[str, str]:
     """The worker's engine facts, as metadata of a result."""
-    return {ENGINE: canonical_json(engine_facts(model))}
+    return {ENGINE: canonical_json(model.facts())}
 
 
 def with_less_memory(model: LocalModel, places: Mapping[str, Any], do: Callable[[bool], T]) -> T:

@@ -162,7 +162,7 @@ class AdapterSlot:
         """Bind weights to the model's own layers; False if that needs peft."""
         if self._bound is None or settings != self._bound_shape:
             self._release()
-            groups = linear_groups(self._model, settings.target.split(","), settings.layers) if settings.rank > 0 else None
+            groups = linear_groups(self._model, settings.target.split(","), settings.layers)
             if groups is None:
                 return False
             self._bound = BoundLora(self._model, groups, settings.rank, settings.alpha / settings.rank)
@@ -194,7 +194,9 @@ class AdapterSlot:
                     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
                     # It sets this itself for Conv1D.
                     warnings.filterwarnings("ignore", message=".*fan_in_fan_out.*", category=UserWarning)
-                    self._peft = get_peft_model(self._model, _peft_config(replace(settings, target=target), _task(self._model)))
+                    # peft knows no task of the minimal model, which is not a transformers class.
+                    task = None if isinstance(self._model, LightLlama) else "CAUSAL_LM"
+                    self._peft = get_peft_model(self._model, _peft_config(replace(settings, target=target), task))
             except ValueError as error:
                 raise InputError(str(error), where="tune.target", hint="Use all-linear or names of linear layers.") from error
             # "all-linear" is equivalent to the list of names that peft expands it to.
@@ -247,20 +249,13 @@ class AdapterSlot:
         return {name: value.detach().float().cpu().clone().contiguous() for name, value in sorted(state.items())}
 
     def save(self, weights: Mapping[str, Tensor], parent: Path) -> str:
-        """Write weights of the active shape as a peft folder, named by its content, under ``parent``.
+        """Write trained weights as a peft folder, named by its content, under ``parent``; returns the adapter id."""
+        from safetensors.torch import save
 
-        Returns:
-            The adapter id.
-        """
-        if self._peft is not None:
-            config = self._peft.peft_config["default"].to_dict()
-        else:
-            assert self._bound_shape is not None
-            config = _peft_config(self._bound_shape).to_dict()
+        config = self._peft.peft_config["default"].to_dict()
         config = {name: sorted(v) if isinstance(v, set) else v for name, v in config.items()}
         config |= {"base_model_name_or_path": None, "inference_mode": True}
         config = json.loads(json.dumps(config, default=str))
-        from safetensors.torch import save
 
         data = save(dict(weights), metadata={"format": "pt"})
         adapter_id = content_id(config, data)
@@ -282,15 +277,10 @@ class AdapterSlot:
         copy_weights(weights, {name.replace(".default.", "."): parameter for name, parameter in self._lora_parameters()})
 
 
-def _task(model: Any) -> str | None:
-    """peft's name of the model's task; None for the minimal model, which is not a transformers class."""
-    return None if isinstance(model, LightLlama) else "CAUSAL_LM"
-
-
 def _linear_names(model: Any, settings: LoraSettings) -> str:
     """The target modules for peft: names if layers are chosen, since peft does not combine ``all-linear`` with layer numbers.
 
-    Full names, as an earlier bundle's adapter may list them, are reduced to the layer's kind; otherwise peft would ignore the
+    Full names, as other programs' adapters may list them, are reduced to the layer's kind; otherwise peft would ignore the
     layer numbers.
     """
     if not settings.layers:
@@ -309,7 +299,7 @@ def linear_names(model: Any) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear | Conv1D)]
 
 
-def _peft_config(settings: LoraSettings, task: str | None = "CAUSAL_LM") -> Any:
+def _peft_config(settings: LoraSettings, task: str | None) -> Any:
     from peft import LoraConfig
 
     return LoraConfig(

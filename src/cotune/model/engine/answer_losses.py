@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from cotune.errors import DivergedError
-from cotune.files import content_hash
+from cotune.model.adapters.files import BASE
 from cotune.model.base import AnswerLosses, Progress
-from cotune.model.engine.facts import engine_facts
+from cotune.model.engine.engine import Engine
 from cotune.model.engine.fallback import naive_label_scores
 from cotune.model.engine.plan import cut_by_length, plan_pass
-from cotune.model.engine.prefix_cache import PrefixState
-from cotune.model.engine.runner import PackedRunner
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import RenderedRow
-
-if TYPE_CHECKING:
-    from cotune.model.engine.engine import Engine
 
 
 def answer_losses(
@@ -30,10 +24,23 @@ def answer_losses(
     rows: Sequence[Mapping[str, str]],
     answers: Sequence[str],
     *,
-    adapter: str,
-    progress: Progress | None,
+    adapter: str = BASE,
+    progress: Progress | None = None,
 ) -> AnswerLosses:
-    """See :meth:`cotune.model.local.LocalModel.answer_losses`."""
+    """Negative log-likelihood of each row's reference answer, including its stop token.
+
+    Args:
+        model: the model.
+        prompt: the prompt.
+        rows: input fields of each row.
+        answers: the reference answer of each row.
+        adapter: id of the adapter.
+        progress: called with the tokens of each finished batch.
+
+    Raises:
+        InputError: a prompt and its answer exceed the model's positions.
+        DivergedError: a loss is not a number or infinite.
+    """
     rendered = model.renderer.render_answers(prompt, rows, answers)
     losses = np.empty(len(rendered))
     lengths = np.array([len(row.completions[0]) for row in rendered], dtype=np.int64)
@@ -45,18 +52,8 @@ def answer_losses(
     own = [len(row.prompt_ids) - len(prefix_ids) + len(row.completions[0]) - 1 for row in rendered]
     for part in cut_by_length(range(len(rendered)), own.__getitem__, model.settings.batch_tokens):
         chosen = [rendered[i] for i in part]
-        key = content_hash(
-            {
-                "model": model.fingerprint,
-                "adapter": adapter,
-                "prefix": prefix_ids,
-                "suffixes": [row.prompt_ids[len(prefix_ids) :] for row in chosen],
-                "answers": [row.completions[0] for row in chosen],
-                "scoring": "answers",
-                **engine_facts(model),
-            },
-            40,
-        )
+        suffixes, texts = [row.prompt_ids[len(prefix_ids) :] for row in chosen], [row.completions[0] for row in chosen]
+        key = model.request_key(adapter, prefix_ids, suffixes, answers=texts, scoring="answers")
         hit = model.cache.get(key) if model.cache else None
         if hit is not None:
             cached += len(part)
@@ -85,24 +82,18 @@ def answer_losses(
 def _compute(
     model: Engine, adapter: str, prefix_ids: tuple[int, ...], rows: Sequence[RenderedRow]
 ) -> tuple[NDArray[np.float64], int]:
+    """``[rows]`` summed losses, and the number of own tokens."""
     model.adapters.use(adapter)
     if not model.shared:
         scores, tokens = naive_label_scores(model.model, rows, batch_tokens=model.settings.batch_tokens, whole=True)
         return -scores[:, 0], tokens - len(rows)
-    with torch.inference_mode():
-        return _packed_losses(model.runner, model.prefix_state(adapter, prefix_ids), len(prefix_ids), rows)
-
-
-def _packed_losses(
-    runner: PackedRunner, prefix: PrefixState | None, shared: int, rows: Sequence[RenderedRow]
-) -> tuple[NDArray[np.float64], int]:
-    """``[rows]`` summed losses and the number of own tokens; the prefix covers ``shared`` tokens of each prompt."""
+    runner, shared, answers = model.runner, len(prefix_ids), [row.completions[0] for row in rows]
     suffixes = [(*row.prompt_ids[shared:], *row.completions[0][:-1]) for row in rows]
-    counts = [len(row.completions[0]) for row in rows]
     asked = [len(row.prompt_ids) - shared - 1 for row in rows]
-    plan = plan_pass(suffixes, prefix=prefix.length if prefix else 0, merge=asked, device=runner.device)
-    places = np.concatenate(
-        [np.arange(end - count + 1, end + 1) for end, count in zip(plan.last.tolist(), counts, strict=True)]
-    )
-    states, _ = runner.hidden(plan, prefix, read=torch.from_numpy(places).to(runner.device))
-    return runner.answer_losses(states, [row.completions[0] for row in rows]), sum(map(len, suffixes))
+    with torch.inference_mode():
+        prefix = model.prefix_state(adapter, prefix_ids)
+        plan = plan_pass(suffixes, prefix=shared, merge=asked, device=runner.device)
+        ends = zip(plan.last.tolist(), answers, strict=True)
+        places = np.concatenate([np.arange(end - len(answer) + 1, end + 1) for end, answer in ends])
+        states, _ = runner.hidden(plan, prefix, read=torch.from_numpy(places).to(runner.device))
+        return runner.answer_losses(states, answers), sum(map(len, suffixes))

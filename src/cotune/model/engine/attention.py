@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from cotune.model.engine.cpu_attention import SHORT_KEYS, attend, attend_backward
+from cotune.model.engine.cpu_attention import SHORT_KEYS, KeyValue, attend, attend_backward
+from cotune.model.engine.decode_attention import DecodeStep
 from cotune.model.engine.plan import PackedPlan
 from cotune.model.engine.row_blocks import RowBlock
 
@@ -27,19 +28,6 @@ ATTENTION_NAME = "cotune_shared_prefix"
 
 PLAIN_ATTENTION = "_cotune_plain_attention"
 """Attribute of a model that stores the attention implementation it was loaded with."""
-
-KeyValue = tuple[Tensor, Tensor]
-"""Keys and values of one layer, each ``[tokens, key-value heads, head size]``."""
-
-
-class Step(Protocol):
-    """A decoding step; :class:`cotune.model.engine.decode_attention.DecodeStep` is one."""
-
-    def attend(
-        self, layer: int, q: Tensor, k: Tensor, v: Tensor, prefix: KeyValue | None, scale: float, window: int | None
-    ) -> Tensor:
-        """Attention of each row's newest token, ``[rows, heads, size]`` in and out."""
-        ...
 
 
 @dataclass
@@ -62,7 +50,7 @@ class Pass:
     past: dict[int, KeyValue] | None = None
     collect: bool = False
     collected: dict[int, KeyValue] = field(default_factory=dict)
-    step: Step | None = None
+    step: DecodeStep | None = None
     read: Tensor | None = None
     last: torch.nn.Module | None = None
 

@@ -12,6 +12,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+KeyValue = tuple[Tensor, Tensor]
+"""Keys and values of one layer, each ``[tokens, key-value heads, head size]``."""
+
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
@@ -25,12 +28,7 @@ SHORT_KEYS = 128
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Attention ``[rows, heads, queries, size]`` and its log-sum-exp ``[rows, heads, queries]`` in fp32.
 
-    Args:
-        q: ``[rows, heads, queries, size]``; keys and values the same with their own number of keys.
-        k: keys.
-        v: values.
-        scale: of the products.
-        mask: additive ``[rows, 1, queries, keys]`` in fp32; every query must see something.
+    ``mask`` is additive, ``[rows, 1, queries, keys]`` in fp32; every query must see something.
     """
     # In half precision the kernel is faster than a table in fp32.
     most = _TABLE if q.dtype == torch.float32 else _TABLE // 2
@@ -64,16 +62,6 @@ def attend_backward(
 
     ``out`` and ``lse`` may belong to an attention over more keys, of which these are a part: the gradients are then this part's
     share (as in ring attention, arXiv 2310.01889).
-
-    Args:
-        grad: of the output.
-        q: as in :func:`attend`, and so are the following.
-        k: keys.
-        v: values.
-        out: the output.
-        lse: its log-sum-exp.
-        scale: of the products.
-        mask: additive.
     """
     if k.shape[2] > SHORT_KEYS or _table(q, k) > _TABLE:
         dq, dk, dv = _flash_backward(grad, q, k, v, out, lse, 0.0, False, attn_mask=mask, scale=scale)

@@ -11,19 +11,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cotune.model.engine.attention import KeyValue
-from cotune.model.engine.cpu_attention import attend
+from cotune.model.engine.cpu_attention import KeyValue, attend
 
 _FIRST_GROWTH = 32
 
 
 class OwnKeyValues:
-    """Keys and values of the rows' own tokens by layer, each ``[slots, key-value heads, capacity, head size]``.
-
-    Args:
-        slots: number of rows.
-        most: most own tokens of a row.
-    """
+    """Keys and values by layer of up to ``most`` own tokens of each row, ``[slots, key-value heads, capacity, head size]``."""
 
     def __init__(self, slots: int, most: int) -> None:
         self.slots, self.most = slots, most
@@ -75,7 +69,6 @@ class DecodeStep:
         lengths: number of earlier own tokens of each row.
         counts: number of new tokens of each row.
         prefix: length of the shared prefix.
-        device: device of the model.
 
     Attributes:
         positions: ``[tokens]`` position of each new token in its row's whole sequence.

@@ -27,14 +27,7 @@ _LOGITS = 1 << 25
 
 
 def slots_in_memory(config: Any, bytes_a_number: int, tokens: int, memory: int) -> int:
-    """Number of rows whose keys and values fit into memory, at least 1.
-
-    Args:
-        config: the text model's configuration.
-        bytes_a_number: bytes per number of the model's dtype.
-        tokens: most own tokens of a row.
-        memory: bytes.
-    """
+    """Number of rows of at most ``tokens`` own tokens whose keys and values fit into ``memory`` bytes, at least 1."""
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return max(1, int(memory // (2 * config.num_hidden_layers * heads * size * bytes_a_number * tokens)))
@@ -57,13 +50,13 @@ class Decoder:
     Attributes:
         losses: ``[rows]`` negative log-likelihood of the right answers, in nats; zeros without them.
         entering_s: seconds spent on prompts and right answers.
-        tokens: number of tokens processed.
+        tokens: number of tokens that ran.
     """
 
     def __init__(
         self,
         runner: PackedRunner,
-        prefix: PrefixState | None,
+        prefix: PrefixState,
         suffixes: Sequence[Sequence[int]],
         answers: Sequence[Answer],
         chooser: Chooser,
@@ -79,7 +72,7 @@ class Decoder:
         self._runner, self._prefix, self._suffixes = runner, prefix, suffixes
         self._answers, self._chooser, self._progress = answers, chooser, progress
         self._slots, self._pass_tokens = min(slots, len(suffixes)), pass_tokens
-        self._before = prefix.length if prefix else 0
+        self._before = prefix.length
         most = max(len(s) + answer.limit for s, answer in zip(suffixes, answers, strict=True))
         self._own = OwnKeyValues(self._slots, most)
         # Long inputs tend to have long answers: start with them, so that they do not run alone at the end.

@@ -14,13 +14,14 @@ import torch
 from numpy.typing import NDArray
 
 from cotune.errors import InputError
-from cotune.model.adapters.slots import AdapterSlot
+from cotune.files import content_hash
+from cotune.model.adapters.slots import BASE, AdapterSlot
 from cotune.model.base import EVERYTHING, SavedModel
-from cotune.model.engine.attention import use_plain_attention
+from cotune.model.engine.attention import ATTENTION_NAME, use_plain_attention
 from cotune.model.engine.prefix_cache import PrefixState, PrefixStates
 from cotune.model.engine.runner import PackedRunner, fits
 from cotune.model.engine.score_cache import ScoreCache
-from cotune.model.engine.settings import EngineSettings
+from cotune.model.engine.settings import ENGINE_VERSION, EngineSettings
 from cotune.model.hardware.capability import free_memory
 from cotune.model.layers.cut import cuts_fit, through_norm
 from cotune.model.layers.fused_layers import make_lean
@@ -29,6 +30,7 @@ from cotune.model.structured.token_grammar import TokenTable
 from cotune.prompt.messages import Chooser
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import UNLIKE, RenderedRow, Renderer, shared_prefix
+from cotune.version import __version__
 
 if TYPE_CHECKING:
     from cotune.endpoint import Prices
@@ -115,25 +117,26 @@ class Engine:
         shown = {name: f"{{{name}}}" for name in fields}
         return SavedModel(asking, self.renderer.text(prompt, shown, labels), self.settings.max_tokens)
 
-    def own_prefix(self, prompt: Prompt, fields: Sequence[str], labels: Sequence[str]) -> tuple[int, ...]:
-        """Token ids at the beginning of a prompt that do not depend on the row."""
-        rows = [dict.fromkeys(fields, text) for text in UNLIKE]
-        renderer = self.renderer
-        rendered = renderer.render(prompt, rows, labels) if labels else renderer.render_answers(prompt, rows, None)
-        sequences = [row.prompt_ids for row in rendered]
-        return sequences[0][: shared_prefix(sequences)]
+    def facts(self) -> dict[str, str | int]:
+        """Facts about machine and engine that can change results; part of every cache key."""
+        device = self.settings.device
+        # Instruction sets differ in the order of sums, so the same threads give slightly different numbers.
+        cuda = device.startswith("cuda")
+        processor = torch.cuda.get_device_name(torch.device(device)) if cuda else torch.backends.cpu.get_cpu_capability()
+        return {
+            "device": device,
+            "processor": processor,
+            "dtype": self.settings.dtype,
+            "threads": torch.get_num_threads(),
+            "kernel": ATTENTION_NAME if self.shared else "plain",
+            "products": "prepacked" if self.prepacked else "plain",
+            "engine": f"{__version__}/{ENGINE_VERSION}/{torch.__version__}",
+        }
 
-    def run_prefix(self, adapter: str, ids: Sequence[int], depth: int | None = None) -> PrefixState | None:
-        """Compute keys and values of a prefix under an adapter, which is set in the model; None for an empty prefix.
-
-        ``depth`` layers run; None for all.
-        """
+    def _read_prefix(self, adapter: str, ids: Sequence[int]) -> PrefixState:
         self.adapters.use(adapter)
-        return self.runner.prefix(ids, depth)
-
-    def _read_prefix(self, adapter: str, ids: Sequence[int]) -> PrefixState | None:
         probe = self.adapters.probe(adapter)
-        return self.run_prefix(adapter, ids, None if probe is None else probe.layer)
+        return self.runner.prefix(ids, None if probe is None else probe.layer)
 
     def with_max_tokens(self, max_tokens: int) -> Self:
         """The same loaded model with another limit on the length of prompts; weights, adapters and kept prefixes are shared."""
@@ -152,7 +155,39 @@ class Engine:
             return ()
         return self._prefixes.longest_kept(adapter, prompts[0][: shared_prefix(prompts)][:most])
 
-    def prefix_state(self, adapter: str, ids: tuple[int, ...]) -> PrefixState | None:
+    def keep_prefix(self, prompt: Prompt, fields: Sequence[str], labels: Sequence[str], *, adapter: str = BASE) -> int:
+        """Run the common beginning of all rows of a prompt and keep its state permanently, for requests of a few rows.
+
+        Otherwise a request's prefix is the common beginning of its own rows (nearly everything for a single row), and only the
+        last few prefixes are kept. Returns the length of the prefix in tokens.
+
+        Args:
+            prompt: the prompt.
+            fields: names of a row's input fields.
+            labels: all labels; none for generated answers.
+            adapter: id of the adapter.
+        """
+        if not self.shared:
+            return 0
+        rows = [dict.fromkeys(fields, text) for text in UNLIKE]
+        renderer = self.renderer
+        rendered = renderer.render(prompt, rows, labels) if labels else renderer.render_answers(prompt, rows, None)
+        sequences = [row.prompt_ids for row in rendered]
+        ids = sequences[0][: shared_prefix(sequences)]
+        self.adapters.use(adapter)
+        with torch.inference_mode():
+            self._prefixes.keep(adapter, ids)
+        return len(ids)
+
+    def request_key(self, adapter: str, prefix: Sequence[int], suffixes: Sequence[Sequence[int]], **settings: Any) -> str:
+        """Cache key of a part of a request: a hash of everything that could change its results.
+
+        ``prefix`` are the token ids that run once, ``suffixes`` each row's own; ``settings`` say what is computed.
+        """
+        asked = {"model": self.fingerprint, "adapter": adapter, "prefix": prefix, "suffixes": suffixes}
+        return content_hash({**asked, **settings, **self.facts()}, 40)
+
+    def prefix_state(self, adapter: str, ids: tuple[int, ...]) -> PrefixState:
         """The state of a prefix under an adapter, up to the layer of its probe; computed if not cached."""
         return self._prefixes.get(adapter, ids)
 
@@ -176,14 +211,10 @@ class Engine:
         return limit
 
     def check_positions(self, rows: Sequence[RenderedRow], limit: int = 0) -> None:
-        """Check that the model has positions for prompts and answers.
-
-        Args:
-            rows: prompts with the right answers that are read behind them, or none.
-            limit: most tokens of an answer that is generated.
+        """Check that the model has positions for prompts with their completions, or with ``limit`` generated tokens.
 
         Raises:
-            InputError: if a prompt and an answer are more tokens than the model has positions.
+            InputError: a prompt and an answer are more tokens than the model has positions.
         """
         longest = self.longest_sequence
         for row in rows:

@@ -33,7 +33,6 @@ def naive_label_scores(
     """``[rows, labels]`` log-probabilities and the number of tokens, with one whole pass for each label.
 
     Args:
-        model: a transformers causal language model.
         rows: rendered rows with equally many completions.
         batch_tokens: most tokens in a pass, without padding; it runs in smaller parts if memory runs out.
         whole: whether to score completions to their end, stop token included, or only as far as needed to distinguish the
@@ -107,13 +106,7 @@ def plain_layer_states(
 ) -> torch.Tensor:
     """States of each sequence after each of several layers, ``[layers, rows, width]``; no layer above runs.
 
-    They are divided by their root mean square.
-
-    Args:
-        model: a transformers causal language model.
-        sequences: token ids, at least one each.
-        layers: each from 1 to the model's depth.
-        skips: tokens at the beginning of each sequence that do not count, see :meth:`PackedRunner.layer_states`.
+    They are divided by their root mean square. ``skips`` as for :meth:`PackedRunner.layer_states`.
     """
     use_plain_attention(model)
     ids, mask = pad(sequences, model.device)
@@ -145,16 +138,9 @@ def _greedy(model: Any) -> Iterator[None]:
 
 
 def plain_generate(model: Any, prompts: Sequence[Sequence[int]], answers: Sequence[Answer], chooser: Chooser) -> int:
-    """Generate all answers; prompts of the same length run together, since not every architecture supports padding.
+    """Fill empty answers to prompts; returns the number of tokens that ran.
 
-    Args:
-        model: a transformers causal language model.
-        prompts: token ids before each answer.
-        answers: empty answers, which this fills.
-        chooser: chooses their tokens.
-
-    Returns:
-        The tokens run.
+    Prompts of the same length run together, since not every architecture supports padding.
     """
     use_plain_attention(model)
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))

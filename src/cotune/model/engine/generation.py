@@ -5,17 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from cotune.errors import DivergedError, InputError
-from cotune.files import content_hash
-from cotune.model.base import AnswerLosses, Generations, Progress, Sampling
+from cotune.model.adapters.files import BASE
+from cotune.model.base import GREEDY, AnswerLosses, Generations, Progress, Sampling
 from cotune.model.engine.decoder import Decoder, slots_in_memory
-from cotune.model.engine.facts import engine_facts
+from cotune.model.engine.engine import Engine
 from cotune.model.engine.fallback import plain_generate
 from cotune.model.engine.sampling import Answer, Chooser
 from cotune.model.hardware.allocator import return_freed_memory
@@ -23,9 +22,6 @@ from cotune.model.hardware.machine import device_memory, halve_until_it_fits
 from cotune.model.structured.grammar import Grammar
 from cotune.model.structured.token_grammar import TokenGrammar
 from cotune.prompt.prompt import Prompt
-
-if TYPE_CHECKING:
-    from cotune.model.engine.engine import Engine
 
 # Number of rows whose answers are cached together; a killed run loses at most these.
 _PART = 256
@@ -42,14 +38,31 @@ def generate(
     prompt: Prompt,
     rows: Sequence[Mapping[str, str]],
     *,
-    adapter: str,
+    adapter: str = BASE,
     limit: int,
-    grammar: Grammar | None,
-    sampling: Sampling,
-    progress: Progress | None,
+    grammar: Grammar | None = None,
+    sampling: Sampling = GREEDY,
+    progress: Progress | None = None,
     references: Sequence[str] | None = None,
 ) -> Generations:
-    """See :meth:`cotune.model.local.LocalModel.generate`."""
+    """Generate an answer to each row.
+
+    Args:
+        model: the model.
+        prompt: the prompt.
+        rows: input fields of each row.
+        adapter: :data:`BASE` or a registered adapter's id.
+        limit: maximum number of tokens of an answer, including the stop token.
+        grammar: constraint on answers; every answer then belongs to it, even if the limit ends it.
+        sampling: greedy, or a temperature and a seed.
+        progress: called with the tokens of each finished part.
+        references: reference answers whose likelihood is computed in the same passes, so that prompts run once for both.
+
+    Raises:
+        InputError: prompt and limit exceed the model's positions, the grammar allows no answer in ``limit`` tokens or does not
+            support this tokenizer, or ``references`` is given without the shared-prefix engine.
+        DivergedError: a logit is not a number or infinite.
+    """
     _check_request(model, limit, sampling, reads_references=references is not None)
     rendered = model.renderer.render_answers(prompt, rows, references)
     if not rendered:
@@ -69,13 +82,20 @@ def generate(
     for start in range(0, len(prompts), _PART):
         part = prompts[start : start + _PART]
         right = None if references is None else [row.completions[0] for row in rendered[start : start + _PART]]
-        decoding = [limit, sampling.temperature, sampling.seed, sorted(chooser.stops)]
-        held_to = None if grammar is None else [grammar.key, lead]
-        key = _key(model, adapter, prefix, part, decoding, held_to, right)
+        key = model.request_key(
+            adapter,
+            prefix,
+            [ids[len(prefix) :] for ids in part],
+            decoding=[limit, sampling.temperature, sampling.seed, sorted(chooser.stops)],
+            grammar=None if grammar is None else [grammar.key, lead],
+            references=right,
+        )
         hit = model.cache.get(key) if model.cache else None
         if hit is not None:
             done = _unpack(hit[0], hit[1])
             cached += len(part)
+            if progress:
+                progress(done.tokens)
         else:
             try:
                 done = _write(model, adapter, prefix, part, limit, chooser, progress, right)
@@ -89,8 +109,6 @@ def generate(
         entering += done.entering_s
         plain += sum(len(ids) + answer.fed for ids, answer in zip(part, done.answers, strict=True))
         plain += sum(len(ids) - 1 for ids in right or ())
-        if progress and done.tokens > done.reported:
-            progress(done.tokens - done.reported)
     lengths = np.array([len(row.completions[0]) if references is not None else 0 for row in rendered], dtype=np.int64)
     return Generations(
         tuple(model.renderer.read(a.ids, lead) if held is None else held.read(a.ids) for a in written),
@@ -115,30 +133,6 @@ def _check_request(model: Engine, limit: int, sampling: Sampling, *, reads_refer
         raise InputError("losses of right answers need the shared-prefix engine during generation", hint="Use answer_losses.")
 
 
-def _key(
-    model: Engine,
-    adapter: str,
-    prefix: tuple[int, ...],
-    prompts: Sequence[tuple[int, ...]],
-    decoding: Sequence[object],
-    held_to: Sequence[object] | None,
-    references: Sequence[Sequence[int]] | None,
-) -> str:
-    return content_hash(
-        {
-            "model": model.fingerprint,
-            "adapter": adapter,
-            "prefix": prefix,
-            "suffixes": [ids[len(prefix) :] for ids in prompts],
-            "decoding": decoding,
-            "grammar": held_to,
-            **({} if references is None else {"gold": references}),
-            **engine_facts(model),
-        },
-        40,
-    )
-
-
 @dataclass(frozen=True)
 class _Part:
     """Results of a part of a request.
@@ -147,14 +141,12 @@ class _Part:
         answers: generated answers.
         losses: losses of the right answers; zeros if none were given.
         tokens: number of tokens processed, without the prefix.
-        reported: number of tokens already reported to ``progress``.
         entering_s: seconds spent on prompts, their shared prefix and right answers.
     """
 
     answers: list[Answer]
     losses: NDArray[np.float64]
     tokens: int
-    reported: int = 0
     entering_s: float = 0.0
 
 
@@ -172,7 +164,10 @@ def _write(
     model.adapters.use(adapter)
     if not model.shared:
         answers = [chooser.start(ids, limit) for ids in prompts]
-        return _Part(answers, np.zeros(len(answers)), plain_generate(model.model, prompts, answers, chooser))
+        tokens = plain_generate(model.model, prompts, answers, chooser)
+        if progress:
+            progress(tokens)
+        return _Part(answers, np.zeros(len(answers)), tokens)
     suffixes = [ids[len(prefix_ids) :] for ids in prompts]
     slots = slots_in_memory(
         model.model.config.get_text_config(),
@@ -182,12 +177,20 @@ def _write(
     )
     if len(prompts) >= _MANY:
         return_freed_memory()
-    reported: list[int] = []
-    tell = _telling(progress, reported)
+    reported = 0
 
     def generate(slots: int) -> _Part:
-        nonlocal tell
         answers = [chooser.start(ids, limit) for ids in prompts]
+        ran = 0
+
+        def tell(tokens: int) -> None:
+            nonlocal ran, reported
+            ran += tokens
+            # The tokens of a failed attempt are not reported again by the next one.
+            if progress and ran > reported:
+                progress(ran - reported)
+                reported = ran
+
         started = time.perf_counter()
         with torch.inference_mode():
             prefix = model.prefix_state(adapter, prefix_ids)
@@ -203,12 +206,10 @@ def _write(
                 progress=tell,
                 references=references,
             )
-            # If this attempt fails, its tokens are not reported again by the next one.
-            tell = None
             decoder.run()
         if not np.isfinite(decoder.losses).all():
             raise DivergedError("losses of right answers are not finite")
-        return _Part(answers, decoder.losses, decoder.tokens, sum(reported), prefix_s + decoder.entering_s)
+        return _Part(answers, decoder.losses, decoder.tokens, prefix_s + decoder.entering_s)
 
     return halve_until_it_fits(generate, min(slots, len(prompts)), model.runner.device)
 
@@ -217,17 +218,6 @@ def room_for_rows(device: torch.device | str, memory: int) -> int:
     """Bytes of a device's memory for the keys and values of the rows that run at once."""
     room = int(_SHARE_OF_MEMORY * memory)
     return min(room, _ENOUGH) if torch.device(device).type == "cpu" else room
-
-
-def _telling(progress: Progress | None, reported: list[int]) -> Progress | None:
-    if progress is None:
-        return None
-
-    def tell(tokens: int) -> None:
-        reported.append(tokens)
-        progress(tokens)
-
-    return tell
 
 
 def _pack(part: _Part) -> NDArray[np.float64]:

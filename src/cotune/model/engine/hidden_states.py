@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from cotune.files import content_hash
+from cotune.model.adapters.files import BASE
 from cotune.model.base import Progress
-from cotune.model.engine.facts import engine_facts
+from cotune.model.engine.engine import Engine
 from cotune.model.engine.fallback import plain_layer_states, plain_states
 from cotune.model.engine.plan import cut_by_length, plan_pass
 from cotune.prompt.render import shared_prefix
-
-if TYPE_CHECKING:
-    from cotune.model.engine.engine import Engine
 
 
 def last_states(
@@ -33,8 +30,9 @@ def last_states(
     if not sequences:
         return result
     length = shared_prefix(sequences) if model.shared else 0
+    model.adapters.use(adapter)
     with torch.inference_mode():
-        prefix = model.run_prefix(adapter, sequences[0][:length])
+        prefix = model.runner.prefix(sequences[0][:length])
         for part, suffixes in _passes(model, sequences, length, progress):
             if model.shared:
                 plan = plan_pass(suffixes, prefix=length, device=model.model.device)
@@ -52,14 +50,27 @@ def layer_states(
     layers: Sequence[int],
     *,
     starts: Sequence[int] | None = None,
-    adapter: str,
-    progress: Progress | None,
+    adapter: str = BASE,
+    progress: Progress | None = None,
     shared: int | None = None,
 ) -> NDArray[np.float32]:
-    """``[layers, rows, width]``; see :meth:`cotune.model.local.LocalModel.layer_states`.
+    """Hidden state at the last token of each id sequence after each of several layers, ``[layers, rows, width]``.
 
-    ``shared`` is the number of tokens that run once for all sequences; None uses the longest prefix that they share. Give it
-    if the sequences are only a part of a request.
+    With ``starts`` the mean of the states from there to the end is appended, ``[layers, rows, 2 x width]``.
+
+    States are divided by their root mean square, so that a model cut at a layer with a final norm of unit weight gives the
+    same. One pass serves all layers and ends after the highest; a common beginning runs once.
+
+    Args:
+        model: the model.
+        sequences: token ids, at least one each.
+        layers: each from 1 to the model's depth.
+        starts: position of each sequence's first own token, see :class:`cotune.prompt.render.RenderedRow`; None reads only the
+            last token.
+        adapter: id of the adapter.
+        progress: called with the number of tokens that run.
+        shared: number of tokens that run once for all sequences; None takes the longest prefix that they share. Give it if the
+            sequences are only a part of a request.
     """
     width = model.model.config.get_text_config().hidden_size * (1 if starts is None else 2)
     result = np.empty((len(layers), len(sequences), width), dtype=np.float32)
@@ -74,7 +85,7 @@ def layer_states(
     if shared is not None:
         length = min(length, shared)
     with torch.inference_mode():
-        prefix = model.run_prefix(adapter, sequences[0][:length], depth=max(layers))
+        prefix = model.runner.prefix(sequences[0][:length], depth=max(layers))
         for part, suffixes in _passes(model, sequences, length, progress):
             skips = None if starts is None else [starts[i] - length for i in part]
             if model.shared:
@@ -103,12 +114,8 @@ def _passes(
 def passes_of(sequences: Sequence[Sequence[int]], starts: Sequence[int], limit: int) -> tuple[int, list[list[int]]]:
     """The passes of :func:`layer_states` for a request: number of tokens that run once, and the indices of each pass.
 
-    A pass that is run alone, with the same number of shared tokens, gives bitwise identical results.
-
-    Args:
-        sequences: token ids, at least one each.
-        starts: index of each sequence's first own token.
-        limit: maximum number of own tokens in a pass.
+    A pass that is run alone, with the same number of shared tokens, gives bitwise identical results. ``limit`` is the maximum
+    number of own tokens in a pass.
     """
     length = min(shared_prefix(sequences), *starts)
     own = [len(ids) - length for ids in sequences]
@@ -123,4 +130,4 @@ def states_key(
     Arguments as in :func:`layer_states`.
     """
     asked = {"model": model.fingerprint, "adapter": adapter, "ids": sequences, "starts": starts, "layers": layers}
-    return content_hash({**asked, **engine_facts(model)}, 32)
+    return content_hash({**asked, **model.facts()}, 32)

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from cotune.errors import DivergedError
-from cotune.files import content_hash
+from cotune.model.adapters.files import BASE
 from cotune.model.base import LabelScores, Progress
-from cotune.model.engine.facts import engine_facts
+from cotune.model.engine.engine import Engine
 from cotune.model.engine.fallback import naive_label_scores
 from cotune.model.engine.hidden_states import layer_states
 from cotune.model.engine.scoring import Batch, cut_batches, score_in_memory
+from cotune.probe.readout import Probe
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import RenderedRow
-
-if TYPE_CHECKING:
-    from cotune.model.engine.engine import Engine
-    from cotune.probe.readout import Probe
 
 _ENDLESS = 1 << 40
 
@@ -33,25 +30,37 @@ def score_labels(
     rows: Sequence[Mapping[str, str]],
     labels: Sequence[str],
     *,
-    adapter: str,
-    top: int | None,
-    batch_rows: int | None,
-    fresh: bool,
-    progress: Progress | None,
+    adapter: str = BASE,
+    top: int | None = None,
+    batch_rows: int | None = None,
+    fresh: bool = False,
+    progress: Progress | None = None,
 ) -> LabelScores:
-    """See :meth:`cotune.model.local.LocalModel.score`."""
-    rendered = model.renderer.render(prompt, rows, labels)
-    if not rendered:
+    """Log-probabilities of the labels for each row.
+
+    Args:
+        model: the model.
+        prompt: the prompt.
+        rows: input fields of each row.
+        labels: all labels.
+        adapter: :data:`BASE` or a registered adapter's id.
+        top: None returns the whole distribution; a number returns exact scores of that many best labels and may skip others,
+            which is faster for labels of several tokens.
+        batch_rows: maximum number of rows per batch; only needed to measure noise.
+        fresh: bypass the cache.
+        progress: called with the tokens of each finished batch.
+
+    Raises:
+        DivergedError: a score is not a number or infinite.
+    """
+    if not rows:
         return LabelScores(np.zeros((0, len(labels))))
-    if (probe := model.adapters.probe(adapter)) is not None:
-        # A probe reads the states of the prompt: no label words are processed, and all labels are scored.
-        rendered, top = [replace(row, completions=row.completions[:1]) for row in rendered], None
+    rendered, probe, prefix, batches = _batches(model, prompt, rows, labels, adapter, batch_rows)
     scores = np.empty((len(rendered), len(labels)))
     cached = plain = 0
     cache = None if fresh else model.cache
-    prefix, batches = _batches(model, rendered, adapter, probe, batch_rows)
-    # A pass ends at the layer that a probe reads.
-    share = 1.0 if probe is None else probe.layer / model.depth
+    # A pass ends at the layer that a probe reads, which scores all labels.
+    share, top = (1.0, top) if probe is None else (probe.layer / model.depth, None)
     looked_up, ran = sum(row.looked_up for row in rendered), len(prefix)
     for batch in batches:
         key = _key(model, adapter, prefix, batch, batch.completions if probe is None else labels, top)
@@ -106,13 +115,9 @@ def unknown_batches(
     model: Engine, prompt: Prompt, rows: Sequence[Mapping[str, str]], labels: Sequence[str], *, adapter: str
 ) -> list[UnknownBatch]:
     """The batches that :func:`score_labels` with ``top=None`` would compute, so that another process can compute them."""
-    rendered = model.renderer.render(prompt, rows, labels)
-    if not rendered or model.cache is None or not model.shared:
+    if not rows or model.cache is None or not model.shared:
         return []
-    probe = model.adapters.probe(adapter)
-    if probe is not None:
-        rendered = [replace(row, completions=row.completions[:1]) for row in rendered]
-    prefix, batches = _batches(model, rendered, adapter, probe, None)
+    rendered, probe, prefix, batches = _batches(model, prompt, rows, labels, adapter)
     unknown = []
     for batch in batches:
         key = _key(model, adapter, prefix, batch, batch.completions if probe is None else labels, None)
@@ -130,13 +135,23 @@ def score_batch_alone(
 
 
 def _batches(
-    model: Engine, rendered: Sequence[RenderedRow], adapter: str, probe: Probe | None, batch_rows: int | None
-) -> tuple[tuple[int, ...], list[Batch]]:
-    """The token ids that run once for a request, and its batches."""
-    # Tokens whose mean a probe reads must run with their row.
-    most = None if probe is None else min(row.start for row in rendered)
+    model: Engine,
+    prompt: Prompt,
+    rows: Sequence[Mapping[str, str]],
+    labels: Sequence[str],
+    adapter: str,
+    batch_rows: int | None = None,
+) -> tuple[list[RenderedRow], Probe | None, tuple[int, ...], list[Batch]]:
+    """The rendered rows of a request, the probe that reads them, the token ids that run once, and the batches."""
+    rendered, probe = model.renderer.render(prompt, rows, labels), model.adapters.probe(adapter)
+    most: int | None = None
+    if probe is not None:
+        # A probe reads the states of the prompt, so no label words are processed.
+        rendered = [replace(row, completions=row.completions[:1]) for row in rendered]
+        # Tokens whose mean it reads must run with their row.
+        most = min(row.start for row in rendered)
     prefix = model.request_prefix(adapter, [row.prompt_ids for row in rendered], most)
-    return prefix, cut_batches(rendered, len(prefix), model.settings.batch_tokens, batch_rows)
+    return rendered, probe, prefix, cut_batches(rendered, len(prefix), model.settings.batch_tokens, batch_rows)
 
 
 def _compute(
@@ -162,16 +177,5 @@ def _compute(
 
 
 def _key(model: Engine, adapter: str, prefix: tuple[int, ...], batch: Batch, answers: Sequence[Any], top: int | None) -> str:
-    return content_hash(
-        {
-            "model": model.fingerprint,
-            "adapter": adapter,
-            "prefix": prefix,
-            "suffixes": batch.suffixes,
-            "skips": batch.skips,
-            "labels": list(answers),
-            "scoring": "full" if top is None else f"top-{top}",
-            **engine_facts(model),
-        },
-        40,
-    )
+    scoring = "full" if top is None else f"top-{top}"
+    return model.request_key(adapter, prefix, batch.suffixes, skips=batch.skips, labels=list(answers), scoring=scoring)

@@ -108,12 +108,7 @@ class PackedPlan:
         return len(self.ids) - self.padding
 
     def found(self, heads: int, group: int) -> Tensor:
-        """Flat indices into the blocks' ``[rows, heads, queries, group]`` tables for each entry of ``[own, heads, group]``.
-
-        Args:
-            heads: number of key-value heads.
-            group: number of queries per key-value head.
-        """
+        """Flat indices into the blocks' ``[rows, heads, queries, group]`` tables for each entry of ``[own, heads, group]``."""
         if (heads, group) not in self._found:
             end, tables = 0, []
             for block in self.blocks:
@@ -145,9 +140,6 @@ def merged_starts(suffixes: Sequence[Sequence[int]], nodes: Sequence[int], most:
         suffixes: the rows' tokens.
         nodes: number of tree tokens behind each row.
         most: number of leading tokens of each row that may run with another row; the last token, which is read, never does.
-
-    Returns:
-        Positions among the own tokens of all rows.
     """
     placed: dict[tuple[int, int], int] = {}
     merged: list[list[int]] = []
@@ -258,12 +250,9 @@ def plan_pass(
 
 
 def cut_by_length(places: Iterable[int], own: Callable[[int], int], limit: int) -> Iterator[list[int]]:
-    """Split rows of similar length into parts of at most ``limit`` tokens; a longer row is a part by itself.
+    """Split rows of similar length, given by their indices, into parts of at most ``limit`` tokens.
 
-    Args:
-        places: indices of the rows.
-        own: function from an index to the row's number of own tokens.
-        limit: maximum number of tokens in a part.
+    ``own`` gives a row's number of own tokens; a longer row is a part by itself.
     """
     part: list[int] = []
     tokens = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cotune.model.engine.attention import KeyValue
+from cotune.model.engine.cpu_attention import KeyValue
 
 Ids = tuple[int, ...]
 
@@ -21,22 +21,25 @@ class PrefixState:
     layers: dict[int, KeyValue]
 
 
+NO_PREFIX = PrefixState(0, {})
+
+
 class PrefixStates:
     """Prefix states by adapter and token ids: the last few that were computed, and those that are kept permanently.
 
     The caller must set the adapter in the model first.
 
     Args:
-        run: runs a prefix under an adapter; None for an empty one.
+        run: runs a prefix under an adapter.
     """
 
-    def __init__(self, run: Callable[[str, Ids], PrefixState | None]) -> None:
+    def __init__(self, run: Callable[[str, Ids], PrefixState]) -> None:
         self._run = run
-        self._recent: dict[tuple[str, Ids], PrefixState | None] = {}
-        self._kept: dict[tuple[str, Ids], PrefixState | None] = {}
+        self._recent: dict[tuple[str, Ids], PrefixState] = {}
+        self._kept: dict[tuple[str, Ids], PrefixState] = {}
 
-    def get(self, adapter: str, ids: Ids) -> PrefixState | None:
-        """The state of a prefix, computed if not cached; None for an empty one."""
+    def get(self, adapter: str, ids: Ids) -> PrefixState:
+        """The state of a prefix, computed if not cached."""
         key = (adapter, ids)
         if key in self._kept:
             return self._kept[key]

@@ -73,10 +73,6 @@ class RowBlock:
         """Flat indices into ``[own, heads, group]`` for each entry of ``[rows, heads, queries, group]``.
 
         Every head of every token has its own index, so that one copy is enough.
-
-        Args:
-            heads: number of key-value heads.
-            group: number of queries per key-value head.
         """
         if (heads, group) not in self._taken:
             head, member = (torch.arange(count, device=self.query_index.device) for count in (heads, group))
@@ -115,12 +111,8 @@ class RowBlock:
 def rows_of_like_length(queries: npt.ArrayLike, keys: npt.ArrayLike, call_cost: int) -> list[NDArray[np.int64]]:
     """Split rows into tables at the least cost of entries and calls.
 
-    Optimal among splits of the rows in order of keys and queries, by dynamic programming.
-
-    Args:
-        queries: of each row.
-        keys: of each row.
-        call_cost: cost of one table's calls, in entries.
+    Optimal among splits of the rows in order of keys and queries, by dynamic programming. ``call_cost`` is the cost of one
+    table's calls, in entries.
 
     Returns:
         Indices of the rows in each table, the shortest first; rows of equal lengths share a table.
@@ -148,15 +140,7 @@ def rows_of_like_length(queries: npt.ArrayLike, keys: npt.ArrayLike, call_cost: 
 def build_block(
     chosen: NDArray[np.int64], layouts: Sequence[RowLayout], *, prefix: int, past: int, device: torch.device | str
 ) -> RowBlock:
-    """Build the table of some rows.
-
-    Args:
-        chosen: indices of the rows.
-        layouts: layouts of all rows of the pass.
-        prefix: length of the shared prefix.
-        past: number of own tokens, over all rows, that ran before.
-        device: device of the tensors.
-    """
+    """Build the table of the rows with the indices ``chosen``; ``past`` own tokens, over all rows, ran before."""
     rows = [layouts[row] for row in chosen.tolist()]
     width, past_width = max(len(row.places) for row in rows), max(row.past for row in rows)
     query_index = np.repeat([row.places[:1] for row in rows], width, axis=1)

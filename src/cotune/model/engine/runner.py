@@ -16,15 +16,15 @@ from torch.nn.functional import pad
 from cotune.model.engine.attention import (
     ATTENTION_NAME,
     PLAIN_ATTENTION,
-    KeyValue,
     Pass,
-    Step,
     running,
     shared_prefix_attention,
     use_plain_attention,
 )
+from cotune.model.engine.cpu_attention import KeyValue
+from cotune.model.engine.decode_attention import DecodeStep
 from cotune.model.engine.plan import PackedPlan, padded_count, plan_pass
-from cotune.model.engine.prefix_cache import PrefixState
+from cotune.model.engine.prefix_cache import NO_PREFIX, PrefixState
 from cotune.model.layers.cut import (
     cut_decoder,
     depth_of,
@@ -83,10 +83,10 @@ class PackedRunner:
         # Looked up on each call, since another layer may have replaced it.
         return self.model.get_output_embeddings()
 
-    def prefix(self, ids: Sequence[int], depth: int | None = None) -> PrefixState | None:
-        """Compute the state of a prefix; None for an empty one. ``depth`` layers run; None for all."""
+    def prefix(self, ids: Sequence[int], depth: int | None = None) -> PrefixState:
+        """Compute the state of a prefix. ``depth`` layers run; None for all."""
         if not ids:
-            return None
+            return NO_PREFIX
         length = len(ids)
         padding = padded_count(length, self.device) - length
         # Attention is causal in the order of tokens, so tokens at the end change nothing before them. Their positions are 0,
@@ -99,7 +99,7 @@ class PackedRunner:
     def hidden(
         self,
         plan: PackedPlan,
-        prefix: PrefixState | None = None,
+        prefix: PrefixState = NO_PREFIX,
         past: dict[int, KeyValue] | None = None,
         *,
         read: Tensor | None = None,
@@ -109,20 +109,20 @@ class PackedRunner:
 
         Args:
             plan: the layout.
-            prefix: state of the shared prefix; None if it is empty or runs in this pass.
+            prefix: state of the shared prefix; :data:`NO_PREFIX` if it is empty or runs in this pass.
             past: keys and values of the rows' earlier own tokens.
             read: ``[places]`` positions whose states are returned (without repetition if gradients are needed); the last layer
                 skips the others. None gives all, ``[tokens, width]``.
             collect: whether to return keys and values by layer.
         """
-        current = Pass(plan, prefix.layers if prefix else None, past, collect, read=read)
+        current = Pass(plan, prefix.layers, past, collect, read=read)
         hidden: Tensor = self._run(plan.ids, plan.positions, current).last_hidden_state[0]
         chosen = hidden[: plan.tokens] if read is None else hidden.index_select(0, read)
         keys = {layer: (k[: plan.tokens], v[: plan.tokens]) for layer, (k, v) in current.collected.items()}
         return chosen, keys
 
     def layer_states(
-        self, plan: PackedPlan, prefix: PrefixState | None, layers: Sequence[int], skips: Sequence[int] | None = None
+        self, plan: PackedPlan, prefix: PrefixState, layers: Sequence[int], skips: Sequence[int] | None = None
     ) -> Tensor:
         """States of each row of one pass after each of several layers, ``[layers, rows, width]`` in fp32.
 
@@ -139,7 +139,7 @@ class PackedRunner:
         last = max(layers)
         read = plan.last if skips is None else None
         with layer_outputs(self._part(0, last), layers, lambda states: self._row_states(plan, states[0], skips)) as outputs:
-            self._run(plan.ids, plan.positions, Pass(plan, prefix.layers if prefix else None, read=read), depth=last)
+            self._run(plan.ids, plan.positions, Pass(plan, prefix.layers, read=read), depth=last)
         return torch.stack([outputs[n] for n in layers])
 
     def _row_states(self, plan: PackedPlan, states: Tensor, skips: Sequence[int] | None) -> Tensor:
@@ -148,16 +148,14 @@ class PackedRunner:
         own = [plan.head + places[skip:] for places, skip in zip(plan.own_places, skips, strict=True)]
         return pooled(unit_rms(states, self._epsilon), plan.last, own)
 
-    def states(self, plan: PackedPlan, prefix: PrefixState | None, layers: Sequence[int | None]) -> Tensor:
+    def states(self, plan: PackedPlan, prefix: PrefixState, layers: Sequence[int | None]) -> Tensor:
         """Hidden states of one pass after each number of layers, ``[layers, tokens, width]``; None for after the final norm."""
-        output = self._run(plan.ids, plan.positions, Pass(plan, prefix.layers if prefix else None), layers)
+        output = self._run(plan.ids, plan.positions, Pass(plan, prefix.layers), layers)
         return read_layers(output, layers)[:, 0, : plan.tokens]
 
-    def edge(self, plan: PackedPlan, prefix: PrefixState | None, depth: int) -> Tensor:
+    def edge(self, plan: PackedPlan, prefix: PrefixState, depth: int) -> Tensor:
         """Raw hidden states ``[tokens, width]`` of all tokens of a pass after ``depth`` layers, the input of a window."""
-        hidden: Tensor = self._run(
-            plan.ids, plan.positions, Pass(plan, prefix.layers if prefix else None), depth=depth
-        ).last_hidden_state[0]
+        hidden: Tensor = self._run(plan.ids, plan.positions, Pass(plan, prefix.layers), depth=depth).last_hidden_state[0]
         return hidden[: plan.tokens]
 
     def window(
@@ -184,16 +182,9 @@ class PackedRunner:
             hidden = part(input_ids=plan.ids[None], position_ids=plan.positions[None], use_cache=False).last_hidden_state[0]
         return self._row_states(plan, hidden, skips)
 
-    def step(self, ids: Tensor, positions: Tensor, prefix: PrefixState | None, step: Step) -> Tensor:
-        """Hidden states ``[rows, width]`` of a decoding step.
-
-        Args:
-            ids: ``[rows]`` the newest token of each row.
-            positions: ``[rows]`` its position in the row's whole sequence.
-            prefix: state of the shared prefix.
-            step: attention to the rows' earlier own tokens.
-        """
-        output = self._run(ids, positions, Pass(None, prefix.layers if prefix else None, step=step))
+    def step(self, ids: Tensor, positions: Tensor, prefix: PrefixState, step: DecodeStep) -> Tensor:
+        """Hidden states ``[tokens, width]`` of a decoding step over the rows' newest tokens."""
+        output = self._run(ids, positions, Pass(None, prefix.layers, step=step))
         hidden: Tensor = output.last_hidden_state[0]
         return hidden
 
@@ -205,12 +196,9 @@ class PackedRunner:
         return logits if self._softcap is None else torch.tanh(logits / self._softcap) * self._softcap
 
     def log_probs(self, hidden: Tensor, places: Tensor, tokens: Tensor) -> Tensor:
-        """Log-probability of ``tokens[i]`` at state ``hidden[places[i]]``; logits of each state are computed once.
+        """Log-probability of ``tokens[i]`` at state ``hidden[places[i]]``, places non-decreasing.
 
-        Args:
-            hidden: ``[states, width]``.
-            places: ``[reads]`` non-decreasing numbers of states.
-            tokens: ``[reads]`` token ids.
+        Logits of each state are computed once.
         """
         pieces = []
         for start in range(0, hidden.shape[0], _LOGIT_ROWS):
@@ -220,11 +208,9 @@ class PackedRunner:
         return torch.cat(pieces)
 
     def answer_losses(self, hidden: Tensor, answers: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-        """``[rows]`` summed negative log-likelihoods of answers.
+        """``[rows]`` summed negative log-likelihoods of answers' token ids.
 
-        Args:
-            hidden: ``[tokens, width]`` the state before each token of each row's answer, one row after the other.
-            answers: token ids of each row's answer, at least one.
+        ``hidden`` holds the state before each token of each row's answer, one row after the other.
         """
         tokens = torch.tensor([token for ids in answers for token in ids], device=hidden.device)
         log_probs = self.log_probs(hidden, torch.arange(len(tokens), device=hidden.device), tokens).cpu().double().numpy()

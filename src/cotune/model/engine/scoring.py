@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cotune.model.engine.attention import KeyValue
+from cotune.model.engine.cpu_attention import KeyValue
 from cotune.model.engine.plan import PackedPlan, Tree, plan_pass
 from cotune.model.engine.prefix_cache import PrefixState
 from cotune.model.engine.row_blocks import as_tensor
@@ -102,7 +102,7 @@ def _cuts(costs: Sequence[int], most: int, most_rows: int | None = None) -> list
 
 def score_in_memory(
     runner: PackedRunner,
-    prefix: PrefixState | None,
+    prefix: PrefixState,
     batch: Batch,
     top: int | None,
     probe: Probe | None,
@@ -112,7 +112,7 @@ def score_in_memory(
 
     Args:
         runner: the model.
-        prefix: state of the rows' common prefix; None for an empty one.
+        prefix: state of the rows' common prefix.
         batch: the rows.
         top: None for all labels; a number as in :func:`score_batch_top`.
         probe: computes scores from the rows' states; None scores the label words.
@@ -133,19 +133,18 @@ def score_in_memory(
     return halve_until_it_fits(in_parts, len(batch.places), runner.device)
 
 
-def _row_states(runner: PackedRunner, prefix: PrefixState | None, batch: Batch, layer: int) -> NDArray[np.float32]:
+def _row_states(runner: PackedRunner, prefix: PrefixState, batch: Batch, layer: int) -> NDArray[np.float32]:
     """``[rows, 2 x width]`` states after a layer, see :meth:`PackedRunner.layer_states`; no labels are processed."""
-    plan = plan_pass(batch.suffixes, prefix=prefix.length if prefix else 0, merge=batch.lengths, device=runner.device)
+    plan = plan_pass(batch.suffixes, prefix=prefix.length, merge=batch.lengths, device=runner.device)
     states: NDArray[np.float32] = runner.layer_states(plan, prefix, [layer], batch.skips)[0].cpu().numpy()
     return states
 
 
-def score_batch(runner: PackedRunner, prefix: PrefixState | None, batch: Batch) -> NDArray[np.float64]:
+def score_batch(runner: PackedRunner, prefix: PrefixState, batch: Batch) -> NDArray[np.float64]:
     """``[rows, labels]`` log-probabilities of every label, in one pass."""
     trie = batch.trie
-    length = prefix.length if prefix else 0
     trees = [trie.tree] * len(batch.suffixes)
-    plan = plan_pass(batch.suffixes, prefix=length, trees=trees, merge=batch.lengths, device=runner.device)
+    plan = plan_pass(batch.suffixes, prefix=prefix.length, trees=trees, merge=batch.lengths, device=runner.device)
     # States row by row: the suffix's end, then the row's nodes.
     places = np.concatenate(
         [np.concatenate([[int(last)], nodes]) for last, nodes in zip(plan.last.tolist(), plan.node_places, strict=True)]
@@ -167,9 +166,7 @@ def _read_edges(runner: PackedRunner, hidden: torch.Tensor, trie: LabelTrie, row
     return edges
 
 
-def score_batch_top(
-    runner: PackedRunner, prefix: PrefixState | None, batch: Batch, top: int
-) -> tuple[NDArray[np.float64], int]:
+def score_batch_top(runner: PackedRunner, prefix: PrefixState, batch: Batch, top: int) -> tuple[NDArray[np.float64], int]:
     """Like :func:`score_batch`, but exact for the ``top`` best labels of each row only; other branches are pruned.
 
     A path's log-probability only falls as it grows, so a node whose path is already below the ``top``-th best complete label
@@ -180,14 +177,12 @@ def score_batch_top(
         ``[rows, labels]`` and the number of tokens; those that ran once for several rows count for each.
     """
     trie, tree, rows = batch.trie, batch.trie.tree, len(batch.suffixes)
-    length = prefix.length if prefix else 0
-    plan = plan_pass(batch.suffixes, prefix=length, merge=batch.lengths, device=runner.device)
+    plan = plan_pass(batch.suffixes, prefix=prefix.length, merge=batch.lengths, device=runner.device)
     hidden, keys = runner.hidden(plan, prefix, read=plan.last, collect=bool(tree.tokens))
     edges = np.full((rows, len(trie.edges_token)), -np.inf)
     root = np.flatnonzero(trie.edges_from == 0)
     _fill_edges(runner, hidden, [(row, root) for row in range(rows)], trie, edges)
     tokens = sum(batch.lengths)
-    into = {int(node): edge for edge, node in _edges_into_nodes(trie)}
     opened: list[set[int]] = [set() for _ in range(rows)]
     width, depths = top, tree.depths + 1
     while True:
@@ -195,7 +190,7 @@ def score_batch_top(
         bounds = np.sort(scores, axis=1)[:, -min(top, scores.shape[1])]
         wanted: list[list[int]] = []
         for row in range(rows):
-            paths = _path_scores(tree, into, edges[row])
+            paths = _path_scores(trie, edges[row])
             hopeful = [
                 node
                 for node in range(len(tree.tokens))
@@ -216,20 +211,15 @@ def score_batch_top(
 def _promising(run: tuple[int, ...], path: float, depth: int, bound: float) -> tuple[int, ...]:
     """The part of an unbranched run to expand at once: as far as its extrapolated path stays above the bound.
 
-    Expanding node by node would repeat the nodes above; expanding all would waste those below the bound.
-
-    Args:
-        run: nodes, each the child of the one before.
-        path: log-probability of the path to the first.
-        depth: number of tokens of that path.
-        bound: log-probability that a path must exceed; ``-inf`` if none is known yet.
+    Expanding node by node would repeat the nodes above; expanding all would waste those below the bound. ``path`` is the
+    log-probability of the path to the first node, which has ``depth`` tokens.
     """
     return run[: 1 + sum(path * (1 + i / depth) > bound for i in range(1, len(run)))]
 
 
 def _open_nodes(
     runner: PackedRunner,
-    prefix: PrefixState | None,
+    prefix: PrefixState,
     batch: Batch,
     first: PackedPlan,
     keys: dict[int, KeyValue],
@@ -299,21 +289,9 @@ def _partial_scores(trie: LabelTrie, edges: NDArray[np.float64]) -> NDArray[np.f
     return scores
 
 
-def _edges_into_nodes(trie: LabelTrie) -> list[tuple[int, int]]:
-    """Pairs of an edge and the inner node that it leads to."""
-    table = {
-        (int(source), int(token)): edge
-        for edge, (source, token) in enumerate(zip(trie.edges_from, trie.edges_token, strict=True))
-    }
-    tree = trie.tree
-    return [
-        (table[parent + 1, token], node) for node, (token, parent) in enumerate(zip(tree.tokens, tree.parents, strict=True))
-    ]
-
-
-def _path_scores(tree: Tree, into: dict[int, int], edges: NDArray[np.float64]) -> NDArray[np.float64]:
+def _path_scores(trie: LabelTrie, edges: NDArray[np.float64]) -> NDArray[np.float64]:
     """Log-probability of the path to each inner node of one row."""
-    paths = np.empty(len(tree.tokens))
-    for node, parent in enumerate(tree.parents):
-        paths[node] = edges[into[node]] + (paths[parent] if parent >= 0 else 0.0)
+    paths = np.empty(len(trie.into))
+    for node, (parent, edge) in enumerate(zip(trie.tree.parents, trie.into, strict=True)):
+        paths[node] = edges[edge] + (paths[parent] if parent >= 0 else 0.0)
     return paths

@@ -9,6 +9,8 @@ from typing import Any
 
 from cotune.errors import InputError
 
+ENGINE_VERSION = "13"
+"""Version of the engine; increase it when a change can alter scores."""
 _LEAST_TOKENS, _MOST_TOKENS = 256, 2048
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -62,11 +64,8 @@ def batch_tokens(free: int, weights: int) -> int:
     """Number of own tokens of a scoring pass that fits into memory, 256 to 2048.
 
     A pass of 2,048 tokens of a small model takes a few hundred MB; memory grows with the model, so large models get shorter
-    passes.
-
-    Args:
-        free: free bytes before the model is loaded.
-        weights: bytes of its weight files. They count twice, since bfloat16 files may be run in float32.
+    passes. ``free`` bytes are free before the model is loaded; its ``weights`` bytes count twice, since bfloat16 files may be
+    run in float32.
     """
     spare = max(0, free - 2 * weights)
     return int(max(_LEAST_TOKENS, min(_MOST_TOKENS, spare / max(weights, 1) * 512)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +17,8 @@ MOST_BYTES = 512 * 2**20
 """Most bytes of a run's store; the least recently used files are removed first."""
 _LARGEST_HALF = 60_000.0
 _NAME = "states"
+_MOST_LAYERS = 11
+"""Of SmolLM2-135M's thirty layers every second one, which halves the number of fits; those in between were not measured."""
 
 
 class StateStore:
@@ -101,17 +103,8 @@ def as_half(states: NDArray[np.float32] | Half) -> Half:
     return half
 
 
-def layers_of_interest(depth: int, most: int = 11) -> tuple[int, ...]:
-    """Candidate layers of a probe: evenly spaced from a third of the depth to the end, including the last one.
-
-    Args:
-        depth: number of the model's layers.
-        most: most layers. Eleven of SmolLM2-135M's thirty layers means every second one, which halves the number of fits; the
-            effect of the layers in between was not measured.
-    """
-    if most < 2:
-        return (depth,)
+def layers_of_interest(depth: int) -> tuple[int, ...]:
+    """Candidate layers of a probe: evenly spaced from a third of the depth to the end, including the last one."""
     first = max(1, -(-depth // 3))
-    step = max(1, -(-(depth - first) // (most - 1)))
-    chosen: Sequence[int] = range(depth, first - 1, -step)
-    return tuple(sorted(chosen))
+    step = max(1, -(-(depth - first) // (_MOST_LAYERS - 1)))
+    return tuple(sorted(range(depth, first - 1, -step)))

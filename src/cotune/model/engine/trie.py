@@ -24,12 +24,14 @@ class LabelTrie:
         edges_from: for each edge the node whose distribution is read; 0 is the root, node ``i`` of the tree is ``i + 1``.
         edges_token: for each edge the token it reads.
         label_edges: ``[labels, edges]`` 1 for each edge of a label.
+        into: for each inner node the edge that leads to it.
     """
 
     tree: Tree
     edges_from: NDArray[np.int64]
     edges_token: NDArray[np.int64]
     label_edges: NDArray[np.bool_]
+    into: tuple[int, ...]
 
     @cached_property
     def runs(self) -> tuple[tuple[int, ...], ...]:
@@ -80,6 +82,7 @@ def build_trie(completions: tuple[tuple[int, ...], ...]) -> LabelTrie:
         edges_from=np.array([node_of[piece[:-1]] for piece in edge_of], dtype=np.int64),
         edges_token=np.array([piece[-1] for piece in edge_of], dtype=np.int64),
         label_edges=label_edges,
+        into=tuple(edge_of[piece] for piece in node_of if piece),
     )
 
 

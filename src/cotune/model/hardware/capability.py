@@ -56,7 +56,7 @@ class Capability:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object, for the journal."""
-        return {**asdict(self), "gemm_gflops": dict(self.gemm_gflops)}
+        return asdict(self)
 
 
 def check_capability(device: str = "auto", dtype: str = "auto", threads: int | None = None) -> Capability:
@@ -82,7 +82,7 @@ def check_capability(device: str = "auto", dtype: str = "auto", threads: int | N
     if threads is not None and threads < 1:
         raise InputError(f"threads must be positive, not {threads}", where="threads", hint="Give 1 or more, or leave it out.")
     settle_memory()
-    place = _device(device)
+    place = check_device(device)
     count = threads or default_threads()
     name = torch.cuda.get_device_name(place) if place.type == "cuda" else processor_name()
     capability = torch.backends.cpu.get_cpu_capability()
@@ -98,15 +98,6 @@ def check_capability(device: str = "auto", dtype: str = "auto", threads: int | N
         cpu_capability=capability,
         processor=name,
     )
-
-
-def check_device(device: str) -> None:
-    """Check that a recorded device exists on this machine.
-
-    Raises:
-        InputError: it does not exist, or torch cannot use it.
-    """
-    _device(device)
 
 
 def default_threads() -> int:
@@ -161,7 +152,12 @@ def measure_gemm(device: str, dtype: str) -> float:
     return best
 
 
-def _device(wish: str) -> torch.device:
+def check_device(wish: str) -> torch.device:
+    """The device of this machine under a name, such as a recorded one; ``auto`` takes the best.
+
+    Raises:
+        InputError: it does not exist, or torch cannot use it.
+    """
     import torch
 
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()

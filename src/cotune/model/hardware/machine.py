@@ -21,8 +21,7 @@ _FULL = ("out of memory", "not enough memory", "can't allocate memory", "Cannot 
 def usable_cpus(root: Path = _ROOT) -> int:
     """Number of processors that this process may use, by its affinity and the container's quota; at least 1.
 
-    Args:
-        root: folder that contains ``proc`` and ``sys``.
+    ``root`` contains ``proc`` and ``sys``, here and below.
     """
     try:
         count = len(os.sched_getaffinity(0))
@@ -51,10 +50,7 @@ def available_memory(root: Path = _ROOT) -> int:
     import psutil
 
     free = int(psutil.virtual_memory().available)
-    for folder in _groups(root, "memory"):
-        limit = _number(_read(folder / "memory.max")) or _number(_read(folder / "memory.limit_in_bytes"))
-        if limit is None:
-            continue
+    for folder, limit in _memory_limits(root):
         used = _number(_read(folder / "memory.current")) or _number(_read(folder / "memory.usage_in_bytes")) or 0
         free = min(free, max(0, limit - max(0, used - _reclaimable(folder))))
     return free
@@ -63,9 +59,7 @@ def available_memory(root: Path = _ROOT) -> int:
 def device_memory(device: torch.device | str, root: Path = _ROOT) -> int:
     """Total bytes of a device, in use or not; the same on every call, so that decisions based on it are reproducible.
 
-    Args:
-        device: torch device; for ``cpu`` and ``mps`` this is the machine's memory, or the container's limit if it is lower.
-        root: folder that contains ``proc`` and ``sys``.
+    For ``cpu`` and ``mps`` this is the machine's memory, or the container's limit if it is lower.
     """
     import psutil
     import torch
@@ -73,11 +67,7 @@ def device_memory(device: torch.device | str, root: Path = _ROOT) -> int:
     if torch.device(device).type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
 
-    limits = [
-        _number(_read(folder / "memory.max")) or _number(_read(folder / "memory.limit_in_bytes"))
-        for folder in _groups(root, "memory")
-    ]
-    return min([int(psutil.virtual_memory().total), *(limit for limit in limits if limit is not None)])
+    return min([int(psutil.virtual_memory().total), *(limit for _, limit in _memory_limits(root))])
 
 
 def out_of_memory(error: RuntimeError) -> bool:
@@ -99,13 +89,7 @@ def give_back_memory(device: torch.device) -> None:
 
 
 def halve_until_it_fits(run: Callable[[int], _Found], size: int, device: torch.device, least: int = 1) -> _Found:
-    """Call ``run(size)``, and again with half the size each time the device is out of memory.
-
-    Args:
-        run: takes the number of rows or tokens in a pass.
-        size: the first number.
-        device: the device that the passes run on.
-        least: the smallest number to try.
+    """Call ``run(size)``, and again with half the size each time the device is out of memory, down to ``least``.
 
     Raises:
         RuntimeError: memory is too small for ``least``; or another error of ``run``.
@@ -147,6 +131,14 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
         for part in (place, *place.parents):
             if (top / part).is_dir():
                 yield top / part
+
+
+def _memory_limits(root: Path) -> Iterator[tuple[Path, int]]:
+    """Folders of the control groups that limit memory, and their limits in bytes."""
+    for folder in _groups(root, "memory"):
+        limit = _number(_read(folder / "memory.max")) or _number(_read(folder / "memory.limit_in_bytes"))
+        if limit is not None:
+            yield folder, limit
 
 
 def _reclaimable(folder: Path) -> int:

@@ -35,7 +35,7 @@ def layers_of(decoder: Any) -> nn.ModuleList:
     """The layers of a decoder, in order.
 
     Raises:
-        InputError: if the decoder has no list of layers under a known name.
+        InputError: the decoder has no list of layers under a known name.
     """
     return getattr(decoder, _layers_name(decoder))  # type: ignore[no-any-return]
 
@@ -101,12 +101,8 @@ def cuts_fit(model: Any) -> bool:
 def entering(decoder: Any, states: Tensor) -> Iterator[None]:
     """Replace the input of a decoder's first layer by ``states`` until the block ends.
 
-    ``inputs_embeds`` would not do, since decoders scale embeddings or add positions to them. A hook replaces the input and is
-    removed at the end.
-
-    Args:
-        decoder: a decoder from :func:`cut_decoder`.
-        states: ``[batch, tokens, width]``.
+    ``inputs_embeds`` would not do, since decoders scale embeddings or add positions to them. A hook replaces the input
+    ``[batch, tokens, width]`` and is removed at the end.
     """
 
     def enter(_: Any, args: tuple[Any, ...], arguments: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -122,13 +118,8 @@ def layer_outputs(
 ) -> Iterator[dict[int, Tensor]]:
     """Collect the states after some of a decoder's layers, by layer number from 1, until the block ends.
 
-    Hooks collect them and are removed at the end.
-
-    Args:
-        decoder: a decoder with at least that many layers.
-        numbers: numbers of the layers.
-        keep: function of a layer's states ``[batch, tokens, width]`` that returns what to keep. It must copy, since later
-            layers may change them in place.
+    Hooks collect what ``keep`` returns for a layer's states ``[batch, tokens, width]``. It must copy them, since later layers
+    may change them in place.
     """
     outputs: dict[int, Tensor] = {}
 
@@ -184,12 +175,7 @@ def _unknown(decoder: Any, what: str) -> InputError:
 
 
 def unit_rms(states: Tensor, epsilon: float) -> Tensor:
-    """States divided by their root mean square, in fp32, as by a final norm of unit weight.
-
-    Args:
-        states: ``[..., width]``.
-        epsilon: added to the mean square.
-    """
+    """States ``[..., width]`` divided by their root mean square, in fp32, as by a final norm of unit weight."""
     wide = states.float()
     return wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)
 
@@ -199,8 +185,8 @@ def pooled(states: Tensor, last: Tensor, own: Sequence[NDArray[np.int64]]) -> Te
 
     Args:
         states: ``[tokens, width]``, of :func:`unit_rms`.
-        last: ``[rows]`` place of each row's last token.
-        own: per row the places of the tokens whose mean is taken, at least one.
+        last: ``[rows]`` position of each row's last token.
+        own: positions of each row's tokens whose mean is taken, at least one.
     """
     counts = torch.tensor([len(places) for places in own], device=states.device)
     rows = torch.arange(len(own), device=states.device).repeat_interleave(counts)

@@ -27,13 +27,7 @@ def make_lean(model: Module) -> int:
     """Replace root-mean-square norms and SiLU-gated feed-forward layers of a model on CPU by faster ones.
 
     A layer is replaced only if its replacement gives the same results on random states, so that other norms (Gemma's, which
-    scale by one plus the weight) stay. Further calls do nothing.
-
-    Args:
-        model: in evaluation mode.
-
-    Returns:
-        The number of replaced layers.
+    scale by one plus the weight) stay. Further calls do nothing. Returns the number of replaced layers.
     """
     taken: list[LeanNorm | LeanGated] = []
     # Layers of one class, width and epsilon run the same code, so one of them is tested for all.
@@ -53,11 +47,7 @@ def make_lean(model: Module) -> int:
 
 
 class LeanNorm(StandIn):
-    """A root-mean-square norm.
-
-    Args:
-        norm: with a weight and an epsilon.
-    """
+    """A root-mean-square norm."""
 
     place = Place.LEAN
 
@@ -73,12 +63,7 @@ class LeanNorm(StandIn):
 
 
 class LeanGated(StandIn):
-    """A feed-forward layer of a SiLU gate.
-
-    Args:
-        gated: with the linear layers ``gate_proj``, ``up_proj`` and ``down_proj``.
-        ends: whether it is the last layer, behind which no token attends to another.
-    """
+    """A feed-forward layer of a SiLU gate; ``ends`` says that no token attends to another behind it."""
 
     place = Place.LEAN
 

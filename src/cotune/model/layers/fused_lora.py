@@ -44,10 +44,6 @@ class LoraUpdate:
 class LoraLayer(StandIn):
     """A linear layer with a LoRA update, computed by the products of its group.
 
-    Args:
-        layer: the layer that it replaces.
-        update: its update.
-
     Attributes:
         group: the group of layers with the same input; see :func:`install_groups`.
         number: its index in the group.
@@ -68,15 +64,7 @@ class LoraLayer(StandIn):
 
 
 class LoraGroup:
-    """Adapted layers with the same input.
-
-    Args:
-        layers: layers of one input width and dtype, in the order of their calls.
-
-    Attributes:
-        layers: the layers.
-        outputs: output width of each.
-    """
+    """Adapted layers with the same input, of one width and dtype, in the order of their calls."""
 
     def __init__(self, layers: Sequence[LoraLayer]) -> None:
         self.layers = list(layers)
@@ -142,11 +130,7 @@ class LoraGroup:
         self._input, self._pending = x, {i: part.view(*x.shape[:-1], -1) for i, part in enumerate(parts)}
 
     def forward(self, states: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Outputs ``[tokens, width]`` of each layer, or all in one, and the inner states ``[tokens, all ranks]``.
-
-        Args:
-            states: ``[tokens, inputs]``.
-        """
+        """Outputs ``[tokens, width]`` of each layer, or all in one, and the inner states ``[tokens, all ranks]``."""
         if self._stacked:
             both = linear(states, self._down, self._bias)
             inner = both[:, self._stacked :]
@@ -228,14 +212,10 @@ def install_groups(model: Any, groups: Sequence[Sequence[LoraLayer]]) -> None:
 
 
 def layers_by_input(model: Any, layers: Sequence[Any]) -> list[list[Any]]:
-    """Group layers by the tensor that they read, in the order of their calls.
+    """Group linear layers, wrapped by peft or not, by the tensor that they read, in the order of their calls.
 
     A short pass with hooks finds which layers get the same tensor, which works for any architecture. Layers that the pass does
-    not reach are left out. The hooks are removed at the end.
-
-    Args:
-        model: the transformers model with the layers.
-        layers: linear layers, wrapped by peft or not.
+    not reach are left out.
     """
     groups: list[list[Any]] = []
     placed: set[int] = set()

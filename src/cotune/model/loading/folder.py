@@ -30,6 +30,7 @@ _TOKENIZERS = (("tokenizer.json",), ("tokenizer.model",), ("spiece.model",), ("v
 _CONFIGS = ("config.json", "generation_config.json")
 _INDEX = "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_COPY_AGAIN = "Copy or download the model again."
 
 
 FROM_HUB = "hub"
@@ -53,9 +54,7 @@ def check_model_folder(folder: Path) -> None:
     try:
         names = {path.name for path in folder.iterdir()}
     except OSError as error:
-        raise InputError(
-            f"the folder cannot be read ({error.strerror or error})", where=where, hint="Check its permissions."
-        ) from error
+        raise _unreadable("folder", error, folder) from error
     if "config.json" not in names:
         if "adapter_config.json" in names:
             raise InputError(
@@ -104,9 +103,7 @@ def model_fingerprint(folder: Path) -> str:
             hashes[path.name] = row[4] if row and row[:4] == state else file_sha256(path)
             rows[path.name] = [*state, hashes[path.name]]
     except OSError as error:
-        raise InputError(
-            f"the file cannot be read ({error.strerror or error})", where=str(path), hint="Check its permissions."
-        ) from error
+        raise _unreadable("file", error, path) from error
     if memory is not None and rows != remembered:
         # An unwritable cache only costs time.
         with contextlib.suppress(CotuneError, OSError):
@@ -139,10 +136,10 @@ def fetch_from_hub(name: str, progress: Callable[[str], None] | None = None, *, 
     }
     try:
         with quiet_bars():
-            with contextlib.suppress(errors.LocalEntryNotFoundError):
+            with contextlib.suppress(errors.LocalEntryNotFoundError, InputError):
                 folder = Path(huggingface_hub.snapshot_download(repository, local_files_only=True, **options))
-                if _whole(folder):
-                    return folder
+                check_model_folder(folder)
+                return folder
             if not fetch:
                 raise NotFetchedError(f"{name} is not on this machine, and fetching it needs your permission", where="model")
             if progress:
@@ -203,14 +200,6 @@ def hub_error(error: BaseException, repository: str, revision: str, where: str =
     return InputError(what, where=where, hint=hint)
 
 
-def _whole(folder: Path) -> bool:
-    try:
-        check_model_folder(folder)
-    except InputError:
-        return False
-    return True
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -241,11 +230,10 @@ def _check_config(config: dict[str, Any], where: str) -> None:
                 hint="Choose a model of a type that transformers knows.",
             )
         raise InputError(f"the model type {kind!r} is not a known causal language model", where=where, hint=hint)
-    writers = [
-        name
-        for name in architectures
-        if name.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) or name in _names(KNOWN[kind])
-    ]
+    # Most types have one class, some several.
+    named = [KNOWN[kind]] if isinstance(KNOWN[kind], str) else KNOWN[kind]
+    endings = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+    writers = [name for name in architectures if name.endswith(endings) or name in named]
     if architectures and not writers:
         raise InputError(
             f"{shown} has no language model head (it is an encoder, an embedder or a classifier)", where=where, hint=hint
@@ -269,10 +257,6 @@ def _check_tokenizer(config: dict[str, Any], where: str) -> None:
         )
 
 
-def _names(value: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value)
-
-
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a checked model folder: those that its index names, or the single file."""
     names = _indexed(folder) if (folder / _INDEX).is_file() else ["model.safetensors"]
@@ -290,11 +274,8 @@ def _check_weights(folder: Path, names: set[str]) -> None:
         wanted = _indexed(folder)
         lost = [name for name in wanted if name not in names]
         if lost:
-            raise InputError(
-                f"{len(lost)} of {len(wanted)} weight files are missing, the first is {lost[0]}",
-                where=where,
-                hint="Copy or download the model again.",
-            )
+            what = f"{len(lost)} of {len(wanted)} weight files are missing, the first is {lost[0]}"
+            raise InputError(what, where=where, hint=_COPY_AGAIN)
     if not files:
         pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
         if pickles:
@@ -303,7 +284,7 @@ def _check_weights(folder: Path, names: set[str]) -> None:
                 where=where,
                 hint="Save them as safetensors: model.save_pretrained(folder).",
             )
-        raise InputError("there are no weights (*.safetensors)", where=where, hint="Copy or download the model again.")
+        raise InputError("there are no weights (*.safetensors)", where=where, hint=_COPY_AGAIN)
     for name in files:
         _check_safetensors(folder / name)
 
@@ -324,17 +305,16 @@ def _check_safetensors(path: Path) -> None:
             header = json.loads(stream.read(length))
         end = max((entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"), default=0)
     except OSError as error:
-        raise InputError(
-            f"the file cannot be read ({error.strerror or error})", where=str(path), hint="Check its permissions."
-        ) from error
+        raise _unreadable("file", error, path) from error
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise InputError("this is not a safetensors file", where=str(path), hint="Copy or download the model again.") from error
+        raise InputError("this is not a safetensors file", where=str(path), hint=_COPY_AGAIN) from error
     if 8 + length + end != size:
-        raise InputError(
-            f"the file has {size} bytes, not the {8 + length + end} that its header says",
-            where=str(path),
-            hint="Copy or download the model again.",
-        )
+        what = f"the file has {size} bytes, not the {8 + length + end} that its header says"
+        raise InputError(what, where=str(path), hint=_COPY_AGAIN)
+
+
+def _unreadable(what: str, error: OSError, path: Path) -> InputError:
+    return InputError(f"the {what} cannot be read ({error.strerror or error})", where=str(path), hint="Check its permissions.")
 
 
 def _fingerprint_memory(folder: Path) -> Path | None:

@@ -20,8 +20,7 @@ from torch import Tensor
 from cotune.cache import cache_folder
 from cotune.errors import CotuneError, InputError
 from cotune.files import content_hash, write_json
-from cotune.model.engine.facts import ENGINE_VERSION
-from cotune.model.engine.settings import EngineSettings, weight_bytes
+from cotune.model.engine.settings import ENGINE_VERSION, EngineSettings, weight_bytes
 from cotune.model.loading.folder import model_fingerprint, weight_files
 from cotune.model.loading.minimal_check import is_light
 from cotune.model.loading.minimal_llama import light_llama
@@ -65,13 +64,10 @@ class Loaded:
 def load_folder(folder: Path, settings: EngineSettings, *, light: bool = False) -> Loaded:
     """Load a checked model folder.
 
-    Args:
-        folder: folder with config, tokenizer and safetensors files.
-        settings: engine settings, of which dtype and device are used.
-        light: whether to use the minimal model and tokenizer if they are known to be equivalent.
+    ``light`` allows the minimal model and tokenizer, if they are known to be equivalent.
 
     Raises:
-        InputError: if the files cannot be loaded.
+        InputError: the files cannot be loaded.
     """
     fingerprint = model_fingerprint(folder)
     known = _recall(fingerprint, settings)
@@ -91,7 +87,7 @@ def load_tokenizer(folder: Path) -> Any:
     """The fast tokenizer of a checked model folder.
 
     Raises:
-        InputError: if it cannot be loaded.
+        InputError: it cannot be loaded.
     """
     from transformers import AutoTokenizer
 
@@ -112,11 +108,7 @@ def _not_loaded(folder: Path, error: Exception) -> InputError:
 def remember(loaded: Loaded, folder: Path, settings: EngineSettings, *, shared: bool) -> None:
     """Store the results of a first load; if the cache cannot be written, the checks are repeated next time.
 
-    Args:
-        loaded: result of :func:`load_folder`, after its layers were replaced by faster ones.
-        folder: folder that it was loaded from.
-        settings: settings that it was loaded with.
-        shared: whether the shared-prefix engine supports it.
+    Call it after the layers were replaced by faster ones. ``shared`` says whether the shared-prefix engine supports the model.
     """
     small = shared and weight_bytes(folder) <= _WORTH_BYTES
     tensors = _tensors_in(folder, getattr(torch, settings.dtype)) if small else {}

@@ -36,13 +36,9 @@ _ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeErro
 
 
 def is_light(model: Any, tokenizer: Any, folder: Path, tensors: dict[str, Tensor]) -> bool:
-    """Whether the minimal model and tokenizer can replace those of transformers.
+    """Whether the minimal model and tokenizer of a folder can replace those of transformers, which were loaded from it.
 
-    Args:
-        model: transformers' model, supported by the shared-prefix engine, with faster layers installed.
-        tokenizer: transformers' tokenizer.
-        folder: folder that both were loaded from.
-        tensors: tensors of its files, in the model's dtype.
+    The model is supported by the shared-prefix engine and has faster layers installed; the files' tensors have its dtype.
     """
     from jinja2 import TemplateError
 
@@ -75,7 +71,6 @@ def _passes(model: Any) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, runner.vocabulary, (200,), generator=generator).tolist()
     prefix = runner.prefix(ids[:70])
-    assert prefix is not None
     suffixes, tree = [ids[70:75], ids[75:110], ids[110:121]], Tree(tuple(ids[121:124]), (-1, 0, -1))
     plan = plan_pass(suffixes, prefix=prefix.length, trees=[tree] * 3, device=runner.device)
     states, keys = runner.hidden(plan, prefix, collect=True)

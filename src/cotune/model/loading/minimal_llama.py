@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -55,20 +55,12 @@ class LightConfig:
         )
         if not plain:
             raise ValueError("this is not a plain Llama")
-        heads = config["num_attention_heads"]
-        return cls(
-            vocab_size=config["vocab_size"],
-            hidden_size=config["hidden_size"],
-            intermediate_size=config["intermediate_size"],
-            num_hidden_layers=config["num_hidden_layers"],
-            num_attention_heads=heads,
-            num_key_value_heads=config["num_key_value_heads"],
-            head_dim=config.get("head_dim") or config["hidden_size"] // heads,
-            max_position_embeddings=config["max_position_embeddings"],
-            rms_norm_eps=config["rms_norm_eps"],
-            rope_theta=rope["rope_theta"] if "rope_theta" in rope else config["rope_theta"],
-            tie_word_embeddings=config["tie_word_embeddings"],
-        )
+        values = {
+            **config,
+            "head_dim": config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"],
+            "rope_theta": rope["rope_theta"] if "rope_theta" in rope else config["rope_theta"],
+        }
+        return cls(**{field.name: values[field.name] for field in fields(cls) if not field.name.startswith("_")})
 
     def get_text_config(self) -> LightConfig:
         """Return itself, as in transformers."""
@@ -84,8 +76,8 @@ class LightLlama(nn.Module):
         tensors: tensors by name, in the wanted dtype; they are not copied.
 
     Raises:
-        KeyError: if a tensor is missing.
-        ValueError: if a tensor is unknown or has another shape.
+        KeyError: a tensor is missing.
+        ValueError: a tensor is unknown or has another shape.
     """
 
     def __init__(self, config: LightConfig, stops: Any, tensors: Mapping[str, Tensor]) -> None:

@@ -165,13 +165,8 @@ class RemoteModel:
     ) -> LabelScores:
         """Log-probabilities of the labels for each row, among the labels.
 
-        Args:
-            prompt: how to ask.
-            rows: input fields of each row, which are not shortened.
-            labels: all labels.
-            adapter: must be :data:`BASE`.
-            top: ignored, because an answer costs the same for any number of labels.
-            progress: called with the tokens of each answer.
+        Rows are not shortened. ``adapter`` must be :data:`BASE`, and ``top`` is ignored, because an answer costs the same for
+        any number of labels. ``progress`` is called with the tokens of each answer.
 
         Raises:
             EndpointError: a question got no answer; answers to others are on disk.
@@ -203,14 +198,8 @@ class RemoteModel:
     ) -> Generations:
         """The endpoint's answer to each row, without its ``<think>`` marks; it may be cut or invalid.
 
-        Args:
-            prompt: how to ask.
-            rows: input fields of each row, which are not shortened.
-            adapter: must be :data:`BASE`.
-            limit: ignored; :attr:`way` and :attr:`schema` decide.
-            grammar: ignored, like ``limit``.
-            sampling: ignored, like ``limit``.
-            progress: called with the tokens of each answer.
+        Rows are not shortened. ``adapter`` must be :data:`BASE`; ``limit``, ``grammar`` and ``sampling`` are ignored, since
+        :attr:`way` and :attr:`schema` decide. ``progress`` is called with the tokens of each answer.
 
         Raises:
             EndpointError: a question got no answer; answers to others are on disk.
@@ -223,7 +212,7 @@ class RemoteModel:
             tuple(spoken(answer.text) for answer in said),
             ((),) * len(rows),
             tuple(not answer.cut for answer in said),
-            usage.total,
+            tokens=usage.total,
             cached=kept,
             cost=self.prices.cost(usage) if self.prices else 0.0,
         )
@@ -248,10 +237,7 @@ class RemoteModel:
             For each row None, or why it has no answer: the server refused this row, or a failure ended all requests, after
             which no further row was asked.
         """
-        questions = self.messages(prompt, rows, labels)
-        keys = [self._key(messages) for messages in questions]
-        self._fetched = self._kept(keys)
-        missing = {key: messages for key, messages in zip(keys, questions, strict=True) if key not in self._fetched}
+        keys, self._fetched, missing = self._known(self.messages(prompt, rows, labels))
         refused: dict[str, EndpointError] = {}
         failure: EndpointError | None = None
         try:
@@ -270,10 +256,8 @@ class RemoteModel:
         Raises:
             EndpointError: a question got no answer.
         """
-        keys = [self._key(messages) for messages in questions]
-        found = self._kept(keys)
+        keys, found, missing = self._known(questions)
         kept = sum(key in found for key in keys)
-        missing = {key: messages for key, messages in zip(keys, questions, strict=True) if key not in found}
         refused: dict[str, EndpointError] = {}
         self._ask(missing, found, progress, refused if self.keeps_on else None)
         asked = len(set(keys))
@@ -323,6 +307,14 @@ class RemoteModel:
             bodies = [self._body(messages) for messages in missing.values()]
             aside = None if refusals is None else refused
             self.client.post_all(CHAT, bodies, checked, patience=self.patience, received=received, refused=aside)
+
+    def _known(
+        self, questions: Sequence[Sequence[Mapping[str, str]]]
+    ) -> tuple[list[str], dict[str, Said], dict[str, Sequence[Mapping[str, str]]]]:
+        """The keys of questions, the answers that are known, and the other questions."""
+        keys = [self._key(messages) for messages in questions]
+        found = self._kept(keys)
+        return keys, found, {key: messages for key, messages in zip(keys, questions, strict=True) if key not in found}
 
     def _kept(self, keys: Sequence[str]) -> dict[str, Said]:
         found = {key: self._fetched[key] for key in keys if key in self._fetched}

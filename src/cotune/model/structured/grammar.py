@@ -105,11 +105,7 @@ class Grammar:
 
     @classmethod
     def number(cls, *, integer: bool = False) -> Grammar:
-        """Numbers in plain digits, such as ``-12.5``.
-
-        Args:
-            integer: whether to forbid fractions.
-        """
+        """Numbers in plain digits, such as ``-12.5``; without fractions if ``integer``."""
         fraction = "" if integer else rf"(\.[0-9]{{1,{DECIMALS}}})?"
         regex = rf"-?(0|[1-9][0-9]{{0,{DIGITS - 1}}}){fraction}"
         return cls(json_text({"grammars": [{"lark_grammar": f"start: /{regex}/"}]}), None)
@@ -140,11 +136,7 @@ class Grammar:
         return bool(matcher.consume_tokens(list(text.encode())) and matcher.is_accepting())
 
     def end(self, text: bytes) -> bytes | None:
-        """A short completion of a text; None if none is found.
-
-        Args:
-            text: the beginning of an allowed text.
-        """
+        """A short completion of the beginning of an allowed text; None if none is found."""
         matcher = self._start.deep_copy()
         if not matcher.consume_tokens(list(text)):
             return None

@@ -29,13 +29,10 @@ Schema = dict[str, Any]
 
 
 def closed_schema(schema: Mapping[str, Any]) -> Schema:
-    """The closed form of a schema; every text that it allows is valid under ``schema``.
-
-    Args:
-        schema: a valid JSON Schema.
+    """The closed form of a valid schema; every text that it allows is valid under ``schema``.
 
     Raises:
-        InputError: if a part does not say what is allowed; the message names the place.
+        InputError: a part does not say what is allowed; the message names the place.
     """
     closed: Schema = json.loads(json_text(schema))
     for where, part in parts_of(closed):
@@ -85,9 +82,6 @@ def with_shortened_bounds(schema: Mapping[str, Any]) -> Schema:
 
     Under a maximum of 0.25 the library writes 0.20 but not 0.2, and likewise above a negative minimum. Such decimals are listed
     as an alternative. Parts that combine bounds with ``anyOf``, ``oneOf`` or ``$ref`` are left as they are.
-
-    Args:
-        schema: the result of :func:`closed_schema`.
     """
     extended: Schema = json.loads(json_text(schema))
     for _, part in [*parts_of(extended)]:

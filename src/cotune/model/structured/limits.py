@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cotune.errors import InputError
-from cotune.model.base import GREEDY, Sampling
+from cotune.model.base import GREEDY, Generations, Progress, Sampling, Writer
 from cotune.prompt.prompt import Prompt
 from cotune.task.values.output import Output
 
 if TYPE_CHECKING:
-    from cotune.model.base import Generations, Progress, Writer
     from cotune.model.structured.grammar import Grammar
 
 
@@ -29,12 +28,9 @@ def json_schema(output: Output) -> Mapping[str, Any] | None:
 def grammar_of(output: Output, where: str = "schema") -> Grammar | None:
     """The grammar of answers; None for free text and labels. Needs no model.
 
-    Args:
-        output: the task's output.
-        where: source of the schema, for errors.
-
     Raises:
-        InputError: if the schema cannot be enforced during generation; the message names the keyword and its place.
+        InputError: the schema, from ``where``, cannot be enforced during generation; the message names the keyword and its
+            place.
     """
     from cotune.model.structured.grammar import Grammar
 
@@ -67,12 +63,8 @@ class Writing:
     def of(cls, output: Output, limit: int) -> Writing:
         """Create the generator of an output.
 
-        Args:
-            output: the task's output.
-            limit: maximum number of tokens of an answer.
-
         Raises:
-            InputError: if the schema cannot be enforced during generation.
+            InputError: the schema cannot be enforced during generation.
         """
         return cls(output, limit, grammar_of(output))
 
