@@ -22,6 +22,7 @@ from cotune.cycle.workers.pool import NoWorkers, WorkerPool, Workers
 from cotune.embed import Neighbours
 from cotune.errors import InputError
 from cotune.model.engine.settings import EngineSettings, batch_tokens, weight_bytes
+from cotune.model.hardware.shared_cpus import SharedCpus
 from cotune.model.local import LocalModel
 from cotune.task.task import Task
 from cotune.tune.tuners import TUNERS, check_dtype
@@ -83,6 +84,9 @@ class LocalBackend(Backend):
             costs = costs.spread(int(slots))
         if on_cpu:
             tune = replace(tune, micro_tokens=_MICRO_TOKENS)
+            if costs.budget.kind == "time" and config.engine.threads is None:
+                # Under a budget of tokens numbers must not depend on what else runs.
+                model.runner.cpus = SharedCpus(int(probed["threads"]), journal.tell)
         limit, seed, watcher, grader = config.output.max_tokens, config.seed, opening.watcher, opening.grader
         return RunContext(
             task, model, journal, costs, out, tune, seed, watcher, limit, grader, stopwatch=stopwatch, workers=workers

@@ -25,6 +25,7 @@ from cotune.model.engine.cpu_attention import KeyValue
 from cotune.model.engine.decode_attention import DecodeStep
 from cotune.model.engine.plan import PackedPlan, padded_count, plan_pass
 from cotune.model.engine.prefix_cache import NO_PREFIX, PrefixState
+from cotune.model.hardware.shared_cpus import SharedCpus
 from cotune.model.layers.cut import (
     cut_decoder,
     depth_of,
@@ -62,6 +63,7 @@ class PackedRunner:
         vocabulary: number of tokens with logits.
         depth: number of its layers.
         logit_scale: factor of the head's products.
+        cpus: adapts the number of threads before each pass; None keeps it.
     """
 
     def __init__(self, model: Any) -> None:
@@ -77,6 +79,7 @@ class PackedRunner:
         self._epsilon = norm_epsilon(model)
         self.depth = depth_of(model)
         self._parts: dict[tuple[int, int], Any] = {}
+        self.cpus: SharedCpus | None = None
 
     @property
     def _head(self) -> Any:
@@ -226,12 +229,14 @@ class PackedRunner:
 
     def _part(self, first: int, last: int) -> Any:
         """A decoder of some of the layers, sharing the model's modules."""
-        self._attend_by_plan()
+        self._before_pass()
         if (first, last) not in self._parts:
             self._parts[first, last] = cut_decoder(self._decoder, first, last)
         return self._parts[first, last]
 
-    def _attend_by_plan(self) -> None:
+    def _before_pass(self) -> None:
+        if self.cpus is not None:
+            self.cpus.check()
         config = self.model.config.get_text_config()
         if config._attn_implementation != ATTENTION_NAME:
             setattr(self.model, PLAIN_ATTENTION, config._attn_implementation)
@@ -245,7 +250,7 @@ class PackedRunner:
         layers: Sequence[int | None] = (None,),
         depth: int | None = None,
     ) -> Any:
-        self._attend_by_plan()
+        self._before_pass()
         decoder = self._decoder if depth is None else self._part(0, depth)
         current.last = layers_of(decoder)[-1] if depth is not None else None
         with running(current):

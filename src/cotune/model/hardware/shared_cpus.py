@@ -1,0 +1,122 @@
+"""Fewer CPU threads while other programs use the processors."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+_PROC = Path("/proc")
+_WINDOW = 1.0
+"""Seconds over which waiting is measured: short bursts of other programs do not count."""
+_WAITING = 0.25
+"""Threads that wait for a processor, on average, from which one is too many. Alone they wait for less than 0.05."""
+_IDLE = 0.75
+"""Idle processors, on average, from which another thread has room."""
+_PATIENCE, _MOST_PATIENCE = 2.0, 60.0
+"""Seconds before a thread is added again; doubled each time that this was too early, up to the second number."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How long the threads of this process have waited for a processor, and how long processors have been idle.
+
+    Attributes:
+        at: time of the reading, in seconds.
+        waited: seconds that all threads of this process together were ready to run, but did not.
+        idle: seconds that the processors of this process were idle, summed over them.
+    """
+
+    at: float
+    waited: float
+    idle: float
+
+
+class SharedCpus:
+    """Lowers torch's number of threads while other programs use the processors, and raises it again.
+
+    After every operation torch's threads wait for each other. If another program takes one of two processors, each operation
+    waits for the thread that shares it, or Linux runs both threads in turns on the other processor. Passes are then many times
+    slower than with a single thread (docs/troubleshooting.md). How long threads wait for a processor is read from Linux's
+    scheduler statistics (https://docs.kernel.org/scheduler/sched-stats.html); on other systems the number never changes.
+
+    Args:
+        threads: number of threads while nothing else runs.
+        report: receives a message when the number is lowered for the first time.
+        read: reads the scheduler's statistics; None if there are none.
+        set_threads: sets the number of threads; None for torch's.
+
+    Attributes:
+        count: current number of threads.
+    """
+
+    def __init__(
+        self,
+        threads: int,
+        report: Callable[[str], None],
+        *,
+        read: Callable[[], Reading | None] | None = None,
+        set_threads: Callable[[int], None] | None = None,
+    ) -> None:
+        self.threads = self.count = threads
+        self._report, self._read, self._set_threads = report, read or read_scheduler, set_threads
+        self._before = self._read() if threads > 1 else None
+        self._changed, self._patience, self._reported = 0.0, _PATIENCE, False
+
+    def check(self) -> None:
+        """Adapt the number of threads. Call it before each pass; between measurements it costs nothing."""
+        before = self._before
+        if before is None or time.monotonic() - before.at < _WINDOW:
+            return
+        now = self._read()
+        if now is None:
+            return
+        self._before = now
+        waiting, idle = ((b - a) / (now.at - before.at) for a, b in ((before.waited, now.waited), (before.idle, now.idle)))
+        if waiting > _WAITING and self.count > 1:
+            early = self._changed and now.at - self._changed < 2 * self._patience
+            self._patience = min(2 * self._patience, _MOST_PATIENCE) if early else _PATIENCE
+            self._change(self.count - max(1, round(waiting)), now.at)
+        elif idle > _IDLE and self.count < self.threads and now.at - self._changed > self._patience:
+            self._change(self.count + max(1, int(idle)), now.at)
+
+    def _change(self, count: int, now: float) -> None:
+        self.count, self._changed = min(max(count, 1), self.threads), now
+        if self._set_threads is None:
+            import torch
+
+            torch.set_num_threads(self.count)
+        else:
+            self._set_threads(self.count)
+        if not self._reported:
+            self._reported = True
+            self._report(
+                f"other programs use the processors: computing in {self.count} of {self.threads} threads while they do, "
+                "which is faster than sharing"
+            )
+
+
+def read_scheduler(root: Path = _PROC) -> Reading | None:
+    """Read the scheduler's statistics of this process and of its processors; None where there are none.
+
+    Args:
+        root: Linux's ``proc`` folder.
+    """
+    try:
+        waited = 0
+        for task in (root / "self" / "task").iterdir():
+            try:
+                waited += int((task / "schedstat").read_text().split()[1])
+            except FileNotFoundError:
+                # The thread has ended.
+                continue
+        ticks, mine = 0, {f"cpu{number}" for number in os.sched_getaffinity(0)}
+        for line in (root / "stat").read_text().splitlines():
+            name, *fields = line.split()
+            if name in mine:
+                ticks += int(fields[3]) + int(fields[4])
+        return Reading(time.monotonic(), waited / 1e9, ticks / os.sysconf("SC_CLK_TCK"))
+    except (OSError, ValueError, IndexError, AttributeError):
+        return None
