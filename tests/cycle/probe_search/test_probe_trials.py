@@ -78,7 +78,8 @@ class Opened:
         self.saved: list[Evidence] = []
         trials = Trials(context, embedding, WindowSettings(batch_size=8), window)
         prices, own = Prices(context, embedding, trials, config.evaluate), [seed_prompt(context.task)]
-        self.loop = LabelLoop(context, config, own, embedding, trials, prices, better=self._save)
+        self.loop = LabelLoop(context, config, own, trials, prices, context.folder / "best")
+        self.loop.bundles.better = self._save  # type: ignore[method-assign]
         self.search: LabelSearch = self.loop._judge_first(self.loop.first_race.run())
 
     def _save(self, evidence: Evidence, before: Evidence | None) -> None:

@@ -10,7 +10,6 @@ import numpy as np
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
-from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.fits import PromptFit, usable_places
 from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.splits import Split
@@ -29,19 +28,12 @@ from cotune.refine import not_shown
 class HeldOutJudge:
     """Judges prompts on held-out rows: a read-out learns from a part of each split and answers the rest.
 
-    Args:
-        context: context of the run.
-        embedding: embeds held-out rows.
-        trials: fits and tunes read-outs.
-        prices: prices of the end, for which a tuning leaves budget.
-        previous: the earlier bundle of a warm start.
+    A tuning leaves the budget that the end needs by ``prices``.
     """
 
-    def __init__(
-        self, context: RunContext, embedding: Embedding, trials: Trials, prices: Prices, previous: Previous | None = None
-    ) -> None:
-        self._context, self._embedding, self._trials, self._prices = context, embedding, trials, prices
-        self._previous = previous
+    def __init__(self, trials: Trials, prices: Prices, previous: Previous | None = None) -> None:
+        self._context, self._embedding, self._trials = trials.context, trials.embedding, trials
+        self._prices, self._previous = prices, previous
 
     def frozen(self, search: LabelSearch, fit: PromptFit, splits: Sequence[Split] | None = None) -> Evidence:
         """How a prompt's frozen probe does on the held-out rows of splits; None takes those of the search.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 
 from cotune.config import RunConfig
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.folder import ASKED
-from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.first_race import FirstRace
 from cotune.cycle.probe_search.fits import PromptFit
 from cotune.cycle.probe_search.held_out import HeldOutJudge, measured_on_dev
@@ -22,6 +22,7 @@ from cotune.cycle.probe_search.splits import Split, labelled_rows
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.tfidf import Mixed, Tfidf, try_tfidf
 from cotune.cycle.probe_search.trial import Trials
+from cotune.cycle.probe_search.verdict import EarlyBundles
 from cotune.cycle.search.guide import Guide
 from cotune.cycle.search.pool import next_pool
 from cotune.cycle.search.result import record_cycle
@@ -35,16 +36,9 @@ class LabelLoop:
     """Runs the cycle until the budget ends or nothing gains.
 
     Args:
-        context: context of the run.
-        config: config of the run.
         own: the seed prompt first, then the user's further prompts.
-        embedding: embeds rows and stores their states.
-        trials: fits and tunes read-outs.
-        prices: prices of steps.
+        bundle: folder of the run's bundle.
         previous: the earlier bundle of a warm start.
-        first_verdict: called after the first race; saves the first bundle.
-        better: called with tuned weights that beat the bundle's on held-out rows, and with the bundle's evidence if known;
-            saves the weights as the bundle.
     """
 
     def __init__(
@@ -52,20 +46,18 @@ class LabelLoop:
         context: RunContext,
         config: RunConfig,
         own: Sequence[Prompt],
-        embedding: Embedding,
         trials: Trials,
         prices: Prices,
+        bundle: Path,
         previous: Previous | None = None,
-        first_verdict: Callable[[LabelSearch], object] = lambda search: None,
-        better: Callable[[Evidence, Evidence | None], object] = lambda evidence, before: None,
     ) -> None:
         self.context, self.config = context, config
-        self.embedding, self.trials, self.prices = embedding, trials, prices
+        self.embedding, self.trials, self.prices = trials.embedding, trials, prices
         self.sizes = RaceSizes(context, prices, own[0], config.search.pool)
-        self.first_race = FirstRace(context, config, own, embedding, prices, self.sizes, previous)
-        self.judge = HeldOutJudge(context, embedding, trials, prices, previous)
+        self.first_race = FirstRace(context, config, own, trials.embedding, prices, self.sizes, previous)
+        self.judge = HeldOutJudge(trials, prices, previous)
         self.guide = Guide(context, config)
-        self._first_verdict, self._better = first_verdict, better
+        self.bundles = EarlyBundles(context, trials, bundle, config.model)
         self._in_bundle: Evidence | None = None
 
     def run(self) -> LabelSearch:
@@ -73,7 +65,7 @@ class LabelLoop:
         search = self._judge_first(self.first_race.run())
         self._name_labels(search)
         self._use_tfidf(search)
-        self._first_verdict(search)
+        self.bundles.first(search)
         if search.cut and (whole := self.first_race.read_on(search)) is not None:
             # The first rows' TF-IDF does not know the others.
             self.trials.use_tfidf(None)
@@ -273,7 +265,7 @@ class LabelLoop:
         """
         winner = search.winner
         if winner is not None and winner.tuned and (self._in_bundle is None or winner.beats(self._in_bundle)):
-            self._better(winner, self._in_bundle)
+            self.bundles.better(winner, self._in_bundle)
             self._in_bundle = winner
 
     def _record(self, search: LabelSearch, race: ProbeRaceResult, *, pool: int, children: int | None = None) -> None:

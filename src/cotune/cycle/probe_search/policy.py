@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from cotune.config import RunConfig
@@ -18,7 +17,6 @@ from cotune.cycle.probe_search.plan import check_budget
 from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.state import LabelSearch
 from cotune.cycle.probe_search.trial import Trials
-from cotune.cycle.probe_search.verdict import better_bundle, first_verdict
 from cotune.cycle.search.arms import Confirmed
 from cotune.errors import InputError
 from cotune.prompt.prompt import Prompt
@@ -39,14 +37,7 @@ def searches_by_probes(context: RunContext, config: RunConfig) -> bool:
 class ProbePolicy:
     """Races prompts by probes on hidden states, tunes a window of layers below the best, and reads every arm by a probe.
 
-    See :class:`cotune.cycle.policies.SearchPolicy`.
-
-    Args:
-        context: context of the run.
-        config: config of the run.
-        own: the seed prompt first, then the user's further prompts.
-        previous: the earlier bundle of a warm start.
-        bundle: folder of the run's bundle, written first by the first verdict.
+    See :class:`cotune.cycle.policies.SearchPolicy` and :func:`cotune.cycle.policies.policy_for`.
 
     Raises:
         BudgetError: the budget is too small for the shortest run.
@@ -57,21 +48,16 @@ class ProbePolicy:
         self, context: RunContext, config: RunConfig, own: Sequence[Prompt], previous: Previous | None, bundle: Path
     ) -> None:
         self._context, self._config, self._own, self._previous, self._bundle = context, config, own, previous, bundle
-        self._embedding, self._trials, self._prices = parts_of(context, config)
+        _, self._trials, self._prices = parts_of(context, config)
         self.fixed = self._prices.fixed
         check_budget(context, self._prices, own[0])
 
     def search(self) -> tuple[LabelSearch, Confirmed]:
         """Search, then fit the arms."""
-        context, previous, embedding, trials = self._context, self._previous, self._embedding, self._trials
-        folder, model_name = self._bundle, self._config.model
-        told = partial(first_verdict, context, trials=trials, bundle=folder, model_name=model_name)
-        better = partial(better_bundle, context, bundle=folder, model_name=model_name)
-        loop = LabelLoop(context, self._config, self._own, embedding, trials, self._prices, previous, told, better)
-        found = loop.run()
-        most = self._config.tune.max_epochs
-        confirmed = confirm_labels(context, found, trials, self._prices, max_epochs=most, previous=previous)
-        return found, replace(confirmed, whole_test=found.whole_test)
+        context, config, trials, prices, previous = self._context, self._config, self._trials, self._prices, self._previous
+        found = LabelLoop(context, config, self._own, trials, prices, self._bundle, previous).run()
+        most = config.tune.max_epochs
+        return found, confirm_labels(context, found, trials, prices, max_epochs=most, previous=previous)
 
 
 def parts_of(context: RunContext, config: RunConfig) -> tuple[Embedding, Trials, Prices]:

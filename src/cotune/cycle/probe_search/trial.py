@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from cotune.cycle.budget.reserve import spent_to
 from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.embedding import Embedding
-from cotune.cycle.probe_search.fits import PromptFit, head_from, head_of, probe_of, tuned_layer, word_vectors
+from cotune.cycle.probe_search.fit_task import word_weights
+from cotune.cycle.probe_search.fits import PromptFit, first_words, head_from, head_of, tuned_layer
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.tfidf import Mix, Mixed, Tfidf, best_mix, losses_by_share
 from cotune.cycle.workers.pending import Pending
@@ -201,19 +202,21 @@ class Trials:
 
     def frozen(self, fit: PromptFit, rows: Sequence[Example]) -> Fitted:
         """A prompt's probe on the base model, fitted to rows."""
-        prompt, layer, strength = fit.prompt, fit.found.layer, fit.found.best.strength
+        prompt, layer, best = fit.prompt, fit.found.layer, fit.found.best
         terms, rows = self._terms(rows), not_shown(prompt, rows)
         states = self.embedding.states(prompt, BASE, rows, "embed", layers=[layer])[0]
-        head = head_of(
-            states, label_indices(rows, self.context.task), len(self.context.task.labels), strength, self._words(fit)
-        )
-        return Fitted(prompt, BASE, layer, 0, probe_of(self.context, head, layer), terms=terms)
+        return Fitted(prompt, BASE, layer, 0, self._probe(fit, states, rows, layer, best.strength), terms=terms)
 
-    def _words(self, fit: PromptFit) -> NDArray[np.float32] | None:
-        """Weights of the label words that are an offset of a prompt's probe; None if there is no offset."""
-        scale = fit.found.best.word_scale
-        vectors = word_vectors(self.context, fit.prompt) if scale else None
-        return None if vectors is None else (scale * vectors).astype(np.float32)
+    def _probe(
+        self, fit: PromptFit, states: NDArray[np.float16], rows: Sequence[Example], layer: int, strength: float
+    ) -> Probe:
+        """A read-out that is fitted to states ``[rows, width]``, with the same share of label words as the cross-fitted one."""
+        context, scale = self.context, fit.found.best.word_scale
+        first = first_words(context, fit.prompt) if scale else None
+        words = None if first is None else (scale * word_weights(context.model, first)).astype(np.float32)
+        labels = context.task.labels
+        head = head_of(states, label_indices(rows, context.task), len(labels), strength, words)
+        return Probe(labels, *head.folded(), layer)
 
     def tune(self, request: TuningRequest) -> Fitted | None:
         """Tune the window below a layer on rows and fit the read-out; a ``train`` step and an ``embed`` step.
@@ -229,7 +232,7 @@ class Trials:
         fit, key, stage = request.fit, request.key, request.stage
         prompt, layer, strength = fit.prompt, self.layer(fit), fit.found.best.strength
         terms, rows = self._terms(request.rows), request.tuned_on
-        truth, source = label_indices(rows, context.task), request.source
+        source = request.source
         states = self.embedding.states(prompt, source, rows, "embed" if source == BASE else stage, layers=[layer])[0]
 
         def effect() -> dict[str, Any]:
@@ -251,8 +254,7 @@ class Trials:
             tuned = self.embedding.states(prompt, adapter, rows, stage, layers=[layer])[0]
         except DivergedError:
             return None
-        refit = head_of(tuned, truth, len(context.task.labels), HEURISTICS.refit_strength * strength, self._words(fit))
-        probe = probe_of(context, refit, layer)
+        probe = self._probe(fit, tuned, rows, layer, HEURISTICS.refit_strength * strength)
         return Fitted(prompt, adapter, layer, int(value["steps"]), probe, head, terms)
 
     def ahead(self, request: TuningRequest) -> None:

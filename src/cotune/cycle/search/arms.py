@@ -29,7 +29,7 @@ class Confirmed:
     Attributes:
         arms: arm name to its candidate, measured on all of dev.
         considered: every candidate whose answers on all of dev are known.
-        chosen: the winner among them, before its probe is refitted.
+        chosen: the winner among them, before its probe is refitted, which learns from dev.
         ships: the arm that goes into the bundle.
         whole_test: the test before rows were left out for lack of time; None if all are scored.
     """
@@ -78,16 +78,9 @@ def settle(
     chosen: Measured,
     *,
     ships: str = "best_tuned",
+    whole_test: SealedTest | None = None,
 ) -> Confirmed:
-    """Record the arms before the test, in a ``confirm`` step.
-
-    Args:
-        context: context of the run.
-        arms: the arms, by name.
-        considered: every candidate whose answers on all of dev are known.
-        chosen: the winner among them, before its probe is refitted, which learns from dev.
-        ships: the arm that goes into the bundle.
-    """
+    """Record the arms before the test, in a ``confirm`` step; the arguments are those of :class:`Confirmed`."""
     context.journal.step(
         "confirm",
         [m.candidate.id for m in arms.values()],
@@ -104,7 +97,7 @@ def settle(
             },
         },
     )
-    return Confirmed(arms, considered, chosen, ships)
+    return Confirmed(arms, considered, chosen, ships, whole_test)
 
 
 def open_test(context: RunContext, confirmed: Confirmed, references: Mapping[str, str] | None = None) -> dict[str, ArmResult]:
