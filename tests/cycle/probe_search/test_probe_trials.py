@@ -23,7 +23,7 @@ from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.fits import PromptFit, fit_prompt
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.loop import LabelLoop
-from cotune.cycle.probe_search.plan import Plan, fit_plan
+from cotune.cycle.probe_search.plan import fit_plan
 from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.trial import Trials, TuningRequest
@@ -77,7 +77,7 @@ class Opened:
             embedding.layers = (window[1],)
         self.saved: list[Evidence] = []
         trials = Trials(context, embedding, WindowSettings(batch_size=8), window)
-        prices, own = Prices(context, embedding, trials, config.evaluate), [seed_prompt(context.task)]
+        prices, own = Prices(trials, config.evaluate), [seed_prompt(context.task)]
         self.loop = LabelLoop(context, config, own, trials, prices, context.folder / "best")
         self.loop.bundles.better = self._save  # type: ignore[method-assign]
         self.search: LabelSearch = self.loop._judge_first(self.loop.first_race.run())
@@ -129,7 +129,7 @@ def test_tuning_reads_the_layer_near_the_usual_one_among_those_that_are_as_good(
     made = [event["value"] for event in context.journal.events if event["kind"] == "train"]
     assert [value["window"] for value in made] == [[6, 10]]
     # A later race that ends below that layer leaves the frozen states to the tuning, which costs a pass.
-    prices = Prices(context, embedding, trials, EvaluateConfig())
+    prices = Prices(trials, EvaluateConfig())
     before = prices.tuning(low, 40, 3)
     embedding.narrow(5)
     assert prices.tuning(low, 40, 3) > before
@@ -374,7 +374,7 @@ def test_the_seed_prompt_is_not_tuned_where_that_leaves_the_winner_untuned(conte
     both = prices.test(search, lead, words=False) + prices.trial(lead, search.splits, 3.0)
     both += prices.final(lead, rows, 3.0) + prices.final(seed, rows, 6.0)
 
-    def planned(tokens: float) -> Plan:
+    def planned(tokens: float) -> LabelSearch:
         leave(context, tokens)
         return fit_plan(context, loop.config, loop.trials, prices, search)
 

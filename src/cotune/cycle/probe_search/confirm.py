@@ -18,7 +18,7 @@ from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.tfidf import Mix
 from cotune.cycle.probe_search.trial import Fitted, Trials, TuningRequest, readout_of
 from cotune.cycle.search.arms import Confirmed, settle
-from cotune.cycle.search.measured import Measured, measure_previous
+from cotune.cycle.search.measured import Measured, measure_unchanged
 from cotune.evaluate.frozen_arms import PREVIOUS
 from cotune.model.adapters.slots import BASE
 from cotune.task.example import Example
@@ -46,7 +46,7 @@ def confirm_labels(
     winner = search.winner
     assert winner is not None
     search = final_plan(context, search, prices, winner, len(rows), max_epochs)
-    before = [measure_previous(context, previous.candidate)] if previous else []
+    before = [measure_unchanged(context, previous.candidate)] if previous else []
     untuned = [_frozen_evidence(context, search, trials, fit) for fit in (search.seed, search.best_frozen, winner.fit)]
     # The probes learn from all rows; their dev scores are those of probes that learnt from train.
     frozen = {e.fit.prompt.id: _measured(context, trials.frozen(e.fit, rows), e, "final") for e in untuned}
@@ -184,10 +184,10 @@ class _Finals:
             steps += self.trials.steps_of(evidence.epochs, len(self.context.train_sample))
         # With few rows, a head that is refitted to the tuned states may lose what the trial's head has learnt (TREC-6, 64 rows,
         # one draw: 0.64 against 0.73); with many it is better (TREC-6, 500 rows, one draw: 0.913 against 0.907).
-        after = made if tried and len(rows) < HEURISTICS.few_rows else None
+        head = made.head if tried and len(rows) < HEURISTICS.few_rows else None
         start = made.adapter if tried else evidence.start
         # The seed makes the order of rows differ from the trial's.
-        return TuningRequest(evidence.fit, rows, steps, "final", self.context.seed + 1, start=start, after=after, keep=keep)
+        return TuningRequest(evidence.fit, rows, steps, "final", self.context.seed + 1, start=start, head=head, keep=keep)
 
 
 def _measured(context: RunContext, made: Fitted, evidence: Evidence, stage: str) -> Measured:

@@ -27,14 +27,7 @@ from cotune.task.example import Example
 class FirstRace:
     """Races the opening pool, within a limit that leaves a time budget for the end.
 
-    Args:
-        context: context of the run; its rows become those that a cut race read.
-        config: config of the run.
-        own: the seed prompt first, then the user's further prompts.
-        embedding: embeds rows and stores their states.
-        prices: prices of the race.
-        sizes: number of prompts that the race may have.
-        previous: the earlier bundle of a warm start.
+    The context's rows become those that a cut race read. ``own`` are the seed prompt and the user's further prompts.
     """
 
     def __init__(
@@ -119,7 +112,6 @@ class FirstRace:
             self._own,
             self._sizes.fitting(rows, self._sizes.room),
             demonstrations=self._config.search.demonstrations,
-            seed=self._config.seed,
             previous=self._previous.proposal if self._previous else None,
             nearest=self._config.search.nearest_demonstrations,
         )

@@ -30,16 +30,12 @@ def fit_rows(context: RunContext, config: RunConfig, seed: Prompt) -> None:
     The number of labelled rows is that which the first race, with the smallest pool, can embed in its share of the budget. The
     number of test rows is that which two frozen arms can answer in their share. Both samples are random and stratified by
     label, and are drawn before the search.
-
-    Args:
-        context: context of the run, before its first request.
-        config: config of the run.
-        seed: the seed prompt, whose length gives the price of rows.
+    The length of the seed prompt gives the price of rows.
     """
     task = context.task
     if not searches_by_probes(context, config):
         return
-    embedding, _, prices = parts_of(context, config)
+    trials, prices = parts_of(context, config)
     budget = context.spending.budget.amount
     rows, test = len(task.train) + len(task.dev), task.test.n
 
@@ -48,7 +44,7 @@ def fit_rows(context: RunContext, config: RunConfig, seed: Prompt) -> None:
         return prices.race(seed, count, embedded) + prices.fits(count)
 
     def arms(count: int) -> float:
-        return 2 * embedding.row_cost(seed, count)
+        return 2 * trials.embedding.row_cost(seed, count)
 
     wanted = _most(rows, race, HEURISTICS.most_race_share * budget)
     asked = _most(test, arms, HEURISTICS.most_test_share * budget)

@@ -155,11 +155,6 @@ def tuned_layer(found: CrossFit, rows: int, depth: int) -> int:
     Few rows hardly tell layers apart. Of those at which the frozen probe is as good as at its best, this is then the one
     closest to :attr:`~cotune.cycle.probe_search.heuristics.SearchHeuristics.tuned_depth`. With more rows it is the frozen
     probe's. Label words need the last layer.
-
-    Args:
-        found: the frozen probe.
-        rows: number of rows that it was fitted on.
-        depth: number of the model's layers.
     """
     if found.best.word_scale or rows >= HEURISTICS.few_rows:
         return found.layer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from cotune.config import RunConfig
@@ -40,11 +40,7 @@ def check_budget(context: RunContext, prices: Prices, seed: Prompt) -> None:
 def race_bound(room: float, budget: Budget, left: float, fits: float) -> float:
     """Budget of a first race's passes above which fewer prompts continue.
 
-    Args:
-        room: budget that the race was planned for.
-        budget: the run's budget.
-        left: budget that is left before the race.
-        fits: cost of fitting the race's probes.
+    The race was planned for ``room`` when ``left`` was left of the run's budget; fitting its probes costs ``fits``.
     """
     bound = HEURISTICS.race_over * room
     if budget.kind != "time":
@@ -54,21 +50,12 @@ def race_bound(room: float, budget: Budget, left: float, fits: float) -> float:
 
 
 class RaceSizes:
-    """Number of prompts of a race for a given part of the budget.
-
-    Args:
-        context: context of the run.
-        prices: prices of rows.
-        seed: the seed prompt, whose length gives the price of rows.
-        most: maximum number of prompts of a race.
-
-    Attributes:
-        first_rows: number of labelled rows of a race's first round.
-    """
+    """Number of prompts, at most ``most``, of a race for a part of the budget, priced by the length of the seed prompt."""
 
     def __init__(self, context: RunContext, prices: Prices, seed: Prompt, most: int) -> None:
         self._context, self._prices, self._seed, self._most = context, prices, seed, most
         self.first_rows = HEURISTICS.opening_rows(len(context.task.labels))
+        """Number of labelled rows of a race's first round."""
 
     @property
     def room(self) -> float:
@@ -87,32 +74,11 @@ class RaceSizes:
         return next((count for count in range(self._most, least, -1) if self.cost(count, rows) <= room), least)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """The plan for what follows the first race.
-
-    Attributes:
-        epochs: epochs of a trial; 0 if nothing is tuned.
-        last_epochs: epochs of the final tuning on all labelled rows; 0 if a trial ships.
-        zero_shot: whether the untuned model is asked for label words as a reference.
-        tunes_seed: whether the seed prompt is tuned too.
-    """
-
-    epochs: float
-    last_epochs: float
-    zero_shot: bool
-    tunes_seed: bool
-
-
-def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Prices, search: LabelSearch) -> Plan:
+def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Prices, search: LabelSearch) -> LabelSearch:
     """Fit the epochs of trials and of a final tuning on all rows into the remaining budget; recorded as a ``plan`` step.
 
-    Args:
-        context: context of the run.
-        config: config of the run.
-        trials: says how many steps epochs take.
-        prices: prices of steps.
-        search: the search after its first race, with rows that a teacher labelled.
+    Returns:
+        The search with these.
 
     Raises:
         BudgetError: the arms cannot be tested. A time budget is overrun instead, by the few test rows that :func:`fit_test`
@@ -127,29 +93,28 @@ def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Pri
     # A single epoch is divided, so that the dev rows are learnt from too.
     least = min(0.25 if rows >= HEURISTICS.many_rows else 1.0, wanted / 2)
 
-    def fitted(ends: LabelSearch, asks: bool) -> tuple[Plan, float]:
-        reserve = prices.test(ends, winner, words=asks)
-        room = left - reserve
+    def fitted(ends: LabelSearch) -> LabelSearch:
+        room = left - prices.test(ends, winner, words=ends.zero_shot)
         epochs, last = split_epochs(wanted, lambda *way: _tuning_cost(prices, ends, *way) <= room, least)
-        return Plan(epochs, last, asks, ends.tunes_seed), reserve
+        return replace(ends, epochs=epochs, last_epochs=last)
+
+    def rank(plan: LabelSearch) -> tuple[bool, float, bool]:
+        # Of equal plans the first, but without a final tuning one that leaves the reference out.
+        last = plan.last_epochs
+        return last > 0, plan.epochs + last, not (last or plan.zero_shot)
 
     def effect() -> dict[str, Any]:
         # First the reference by the untuned model's words is left out, then the tuning of the seed prompt, which never ships
         # unless it leads.
-        ways: list[tuple[Plan, float]] = []
-        for ends, asks in ((search, True), (search, False), (replace(search, tunes_seed=False), False)):
-            ways.append(fitted(ends, asks))
-            plan = ways[-1][0]
+        plans: list[LabelSearch] = []
+        for tunes_seed, zero_shot in ((True, True), (True, False), (False, False)):
+            plan = fitted(replace(search, tunes_seed=tunes_seed, zero_shot=zero_shot))
+            plans.append(plan)
             if plan.last_epochs and plan.epochs + plan.last_epochs >= HEURISTICS.enough_epochs * wanted:
                 break
-
-        def rank(way: tuple[Plan, float]) -> tuple[bool, float, bool]:
-            # Of equal ways the first, but without a final tuning one that leaves the reference out.
-            plan, last = way[0], way[0].last_epochs
-            return last > 0, plan.epochs + last, not (last or plan.zero_shot)
-
-        plan, reserve = max(ways, key=rank)
+        plan = max(plans, key=rank)
         epochs, last = plan.epochs, plan.last_epochs
+        reserve = prices.test(plan, winner, words=plan.zero_shot)
         room = max(0.0, left - reserve)
         steps = trials.steps_of(epochs, len(splits[0].learn)) if epochs else 0
         kept = reserve if epochs else max(0.0, min(left, prices.test(search, winner, tuned=False)))
@@ -159,7 +124,7 @@ def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Pri
             tuning = (
                 f"tune {window} for {counted(f'{epochs:g}', 'epoch')}, {counted(steps, 'step')}, on "
                 f"{counted(len(splits), 'split')}{f', then for {last:g} more on all labelled rows' if last else ''}: about "
-                f"{_tuning_cost(prices, replace(search, tunes_seed=plan.tunes_seed), epochs, last):,.0f} {unit}"
+                f"{_tuning_cost(prices, plan, epochs, last):,.0f} {unit}"
             )
         else:
             tuning = (
@@ -184,7 +149,8 @@ def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Pri
         }
 
     value = context.journal.step("plan", [context.task.fingerprint, context.spending.budget.amount], effect)
-    return Plan(float(value["epochs"]), float(value["last_epochs"]), value["zero_shot"], value["tunes_seed"])
+    epochs, last, words = float(value["epochs"]), float(value["last_epochs"]), value["zero_shot"]
+    return replace(search, epochs=epochs, last_epochs=last, zero_shot=words, tunes_seed=value["tunes_seed"])
 
 
 def _tuning_cost(prices: Prices, search: LabelSearch, epochs: float, last: float) -> float:
@@ -223,7 +189,7 @@ def split_epochs(wanted: float, fits: Callable[[float, float], bool], least: flo
     return next((way for way in (*ways, *((epochs, 0.0) for epochs in _falling(wanted, least))) if fits(*way)), (0.0, 0.0))
 
 
-def _falling(wanted: float, least: float = 1.0) -> list[float]:
+def _falling(wanted: float, least: float) -> list[float]:
     """Epochs to try, in decreasing order from ``wanted`` to 1, and by halves below 1."""
     found = [wanted]
     while found[-1] > 1:

@@ -48,7 +48,7 @@ class ProbePolicy:
         self, context: RunContext, config: RunConfig, own: Sequence[Prompt], previous: Previous | None, bundle: Path
     ) -> None:
         self._context, self._config, self._own, self._previous, self._bundle = context, config, own, previous, bundle
-        _, self._trials, self._prices = parts_of(context, config)
+        self._trials, self._prices = parts_of(context, config)
         self.fixed = self._prices.fixed
         check_budget(context, self._prices, own[0])
 
@@ -60,8 +60,8 @@ class ProbePolicy:
         return found, confirm_labels(context, found, trials, prices, max_epochs=most, previous=previous)
 
 
-def parts_of(context: RunContext, config: RunConfig) -> tuple[Embedding, Trials, Prices]:
-    """What a search by probes embeds rows with, tunes with, and prices both by.
+def parts_of(context: RunContext, config: RunConfig) -> tuple[Trials, Prices]:
+    """What a search by probes embeds rows and tunes with, and prices both by.
 
     Raises:
         InputError: ``tune.layers`` are not layers of the model.
@@ -77,7 +77,7 @@ def parts_of(context: RunContext, config: RunConfig) -> tuple[Embedding, Trials,
             )
         embedding.layers = (last,)
     trials = Trials(context, embedding, window_settings(config, context), window)
-    return embedding, trials, Prices(context, embedding, trials, config.evaluate)
+    return trials, Prices(trials, config.evaluate)
 
 
 def window_settings(config: RunConfig, context: RunContext) -> WindowSettings:

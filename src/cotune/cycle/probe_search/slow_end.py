@@ -31,19 +31,13 @@ def end_of_race(context: RunContext, embedding: Embedding, prices: Prices, seed:
 def fit_test(context: RunContext, prices: Prices, search: LabelSearch) -> SealedTest | None:
     """Draw as many test rows as frozen arms can score in the rest of a time budget; a ``cut`` step if not all.
 
-    The search keeps the whole test; the arms are scored on further rows if there is time left at the end
+    The arms are scored on further rows if there is time left at the end
     (:func:`cotune.cycle.search.more_test.score_more`).
-
-    Args:
-        context: context of the run.
-        prices: prices of the arms.
-        search: the search after its first race.
 
     Returns:
         The whole test if rows were left out.
     """
-    journal, task = context.journal, context.task
-    test, rows = task.test, [row.id for row in (*task.train, *task.dev)]
+    journal, task, test = context.journal, context.task, context.task.test
     key = ["test", test.content_hash]
 
     def arms() -> float:
@@ -63,7 +57,8 @@ def fit_test(context: RunContext, prices: Prices, search: LabelSearch) -> Sealed
         text = f"only {count:,} of {test.n:,} test rows, drawn at random, are scored in the time that is left"
         return {"test": count, "of": test.n, "text": text}
 
-    context.keep_rows(set(rows), test.sample(int(journal.step("cut", key, effect)["test"]), context.seed))
+    rows = {row.id for row in (*task.train, *task.dev)}
+    context.keep_rows(rows, test.sample(int(journal.step("cut", key, effect)["test"]), context.seed))
     return test
 
 

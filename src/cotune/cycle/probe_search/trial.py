@@ -69,8 +69,8 @@ class TuningRequest:
         steps: number of optimizer steps.
         stage: purpose, for the journal.
         seed: seed of the weights and the order of rows.
-        start: adapter that tuning starts from, with a head fitted to its states.
-        after: an earlier trial of the prompt to continue, with its head.
+        start: adapter that tuning starts from.
+        head: head of the trial that made ``start``, if it is continued; None fits one to the states of ``start``.
         keep: budget that must be left; tuning ends early to leave it.
     """
 
@@ -80,7 +80,7 @@ class TuningRequest:
     stage: str
     seed: int
     start: str = BASE
-    after: Fitted | None = None
+    head: Probe | None = None
     keep: float = 0.0
 
     @cached_property
@@ -91,21 +91,16 @@ class TuningRequest:
     @property
     def source(self) -> str:
         """Weights whose states the head starts from; a head of an earlier trial has the coordinates of the frozen states."""
-        return self.start if self.after is None else BASE
-
-    @property
-    def start_id(self) -> str:
-        """Weights that tuning starts from."""
-        return self.start if self.after is None else self.after.adapter
+        return self.start if self.head is None else BASE
 
     @property
     def key(self) -> list[Any]:
         """Key of the journal step."""
         best = self.fit.found.best
-        rows, onward = [row.id for row in self.tuned_on], [] if self.after is None else ["after"]
+        rows, onward = [row.id for row in self.tuned_on], [] if self.head is None else ["after"]
         return [
             self.fit.prompt.id,
-            self.start_id,
+            self.start,
             self.fit.found.layer,
             best.strength,
             best.word_scale,
@@ -125,18 +120,11 @@ class Trials:
     """Tunes prompts and fits their read-outs, and records this in the journal.
 
     Args:
-        context: context of the run.
-        embedding: embeds rows under the tuned weights.
-        settings: settings of window tuning.
         window: first and last layer of every window; None takes a share of the depth below :meth:`layer`.
     """
 
     def __init__(
-        self,
-        context: RunContext,
-        embedding: Embedding,
-        settings: WindowSettings,
-        window: tuple[int, int] | None = None,
+        self, context: RunContext, embedding: Embedding, settings: WindowSettings, window: tuple[int, int] | None = None
     ) -> None:
         self.context, self.embedding, self.settings, self._window = context, embedding, settings, window
         self._pending = Pending[PendingTuning](context.workers)
@@ -156,15 +144,10 @@ class Trials:
         return Mix(0.0, fit.found.temperature) if found is None else found.mix
 
     def mix(self, log_probs: Floats, terms: Floats | None, truth: NDArray[np.int64], *, tuned: bool) -> Mix:
-        """The share of TF-IDF and the temperature by held-out rows.
+        """The share of TF-IDF and the temperature by ``[rows, labels]`` of a probe and of TF-IDF on held-out rows.
 
-        Few held-out rows leave the share of a trial to chance, so the losses of the best frozen probe count as much.
-
-        Args:
-            log_probs: ``[rows, labels]`` of a probe on rows that it has not seen.
-            terms: the same of TF-IDF; None if the run does not use it.
-            truth: ``[rows]`` label indices.
-            tuned: whether the probe reads tuned states.
+        Few held-out rows leave the share of a trial (``tuned``) to chance, so the losses of the best frozen probe count as
+        much.
         """
         if terms is None or self._tfidf is None:
             return Mix(0.0, best_temperature(log_probs, truth))
@@ -195,9 +178,9 @@ class Trials:
         Without the shared-prefix engine, no states are stored at the window's lower edge, so the layers below run too.
         """
         rows = min(self.settings.batch_size, len(self.context.task.train))
-        if not self.context.model.shared:
-            return rows * self.context.spending.rows.without_words(fit.prompt)[0] * self.embedding.share([self.layer(fit)])
         own, prefix = self.context.spending.rows.without_words(fit.prompt)
+        if not self.context.model.shared:
+            return rows * own * self.embedding.share([self.layer(fit)])
         return (rows * own + prefix) * (self.layer(fit) - self.edge(fit)) / self.context.model.depth
 
     def frozen(self, fit: PromptFit, rows: Sequence[Example]) -> Fitted:
@@ -238,7 +221,7 @@ class Trials:
         def effect() -> dict[str, Any]:
             pending = self._pending.pop(request.name, partial(self._job, request, states))
             found = self._tuned(request, states) if pending is None else pending.result()
-            return {"stage": stage, "prompt_id": prompt.id, "start": request.start_id, **found}
+            return {"stage": stage, "prompt_id": prompt.id, "start": request.start, **found}
 
         value = context.journal.step("train", key, effect)
         context.spending.account.counts["tokens_trained"] += int(value["new_tokens"])
@@ -304,10 +287,10 @@ class Trials:
 
     def _task(self, request: TuningRequest, states: NDArray[np.float16]) -> WindowTask:
         """The tuning task, whose head starts from the frozen states of its rows."""
-        context, fit, after = self.context, request.fit, request.after
+        context, fit = self.context, request.fit
         truth = label_indices(request.tuned_on, context.task)
-        if after is not None and after.head is not None:
-            head = head_from(after.head, states)
+        if request.head is not None:
+            head = head_from(request.head, states)
         else:
             head = head_of(states, truth, len(context.task.labels), HEURISTICS.head_strength * fit.found.best.strength)
         rendered = context.answering.render(fit.prompt, request.tuned_on)
@@ -322,7 +305,7 @@ class Trials:
             self.settings,
             request.steps,
             request.seed,
-            request.start_id,
+            request.start,
         )
 
     def log_probs(self, fitted: Fitted, rows: Sequence[Example], stage: str) -> Floats:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,13 +118,13 @@ def open_test(context: RunContext, confirmed: Confirmed, references: Mapping[str
         },
     )
     opened = sealed.open(recorded["arms"])
-    results: dict[str, ArmResult] = {}
     for measured in confirmed.arms.values():
         candidate = measured.candidate
         context.answers.ahead(candidate.prompt, candidate.adapter, opened.examples_for(candidate.id), candidate.own)
-    for name, measured in confirmed.arms.items():
-        results[name] = score_arm(context, name, measured.candidate, opened.examples_for(measured.candidate.id))
-    return results
+    return {
+        name: score_arm(context, name, measured.candidate, opened.examples_for(measured.candidate.id))
+        for name, measured in confirmed.arms.items()
+    }
 
 
 def score_arm(
@@ -135,16 +134,7 @@ def score_arm(
     scores = context.answers.scores(candidate.prompt, candidate.adapter, rows, "test", own=candidate.own, arm=name)
     if before is not None:
         scores, rows = before.scores.plus(scores), (*before.rows, *rows)
-    result = ArmResult(candidate, context.answers.judge(scores, rows, candidate.decision), scores, tuple(rows))
-    context.journal.step("arm", [name, candidate.id], lambda: _told(name, result))
-    return result
-
-
-def _told(name: str, result: ArmResult) -> dict[str, Any]:
-    return {
-        "name": name,
-        "candidate_id": result.candidate.id,
-        "score": round(result.evaluation.score, 6),
-        "log_loss": finite(result.evaluation.log_loss),
-        "n": result.evaluation.n,
-    }
+    found = context.answers.judge(scores, rows, candidate.decision)
+    facts = {"score": round(found.score, 6), "log_loss": finite(found.log_loss), "n": found.n}
+    context.journal.step("arm", [name, candidate.id], lambda: {"name": name, "candidate_id": candidate.id, **facts})
+    return ArmResult(candidate, found, scores, tuple(rows))

@@ -27,12 +27,7 @@ _WRITTEN = 64
 
 
 class Guide:
-    """Examines the winner's failures once a cycle and has instructions rewritten; does nothing without a proposer.
-
-    Args:
-        context: context of the run.
-        config: config of the run.
-    """
+    """Examines the winner's failures once a cycle and has instructions rewritten; does nothing without a proposer."""
 
     def __init__(self, context: RunContext, config: RunConfig) -> None:
         self.context = context
@@ -56,29 +51,18 @@ class Guide:
     def look(self, cycle: int, winner: Measured, known: Iterable[Prompt], room: float = float("inf")) -> list[Proposal]:
         """Prompts by the language model, which is shown slices of the winner's failures; empty without a proposer.
 
+        Recorded as a ``rewrite`` step, so that a resumed run does not pay twice.
+
         Args:
             cycle: number of the next pool's cycle.
             winner: the winner, measured on all of dev.
             known: prompts that exist already.
             room: dollars that an answer may cost under a money budget; if it may cost more, the proposer is not asked.
         """
-        if self.proposer is None:
+        if (proposer := self.proposer) is None:
             return []
         winner = with_answers(self.context, winner, "guide", _WRITTEN)
-        slices = measure_slices(self.context, winner, cycle=cycle, least=_LEAST_ROWS)
-        return self._rewrite(self.proposer, cycle, winner, slices, known, room)
-
-    def _rewrite(
-        self,
-        proposer: Proposer,
-        cycle: int,
-        winner: Measured,
-        slices: Mapping[str, Any],
-        known: Iterable[Prompt],
-        room: float,
-    ) -> list[Proposal]:
-        """Ask, and keep the valid answers; recorded as a ``rewrite`` step, so that a resumed run does not pay twice."""
-        question = self._question(winner, slices)
+        question = self._question(winner, measure_slices(self.context, winner, cycle=cycle, least=_LEAST_ROWS))
 
         def effect() -> dict[str, Any]:
             started = time.monotonic()

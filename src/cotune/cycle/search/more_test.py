@@ -29,8 +29,7 @@ def score_more(
     last rows. All arms are scored on the same rows.
 
     Args:
-        context: context of the run; its test is replaced by the scored rows.
-        confirmed: the arms, and the whole test if it was cut.
+        context: its test is replaced by the scored rows.
         results: results of the arms on the rows so far.
         references: content hashes of the references that were frozen with the arms.
         keep: budget that is needed after the test.

@@ -25,15 +25,7 @@ Messages = Sequence[Mapping[str, str]]
 
 
 class Proposer:
-    """Asks an OpenAI-compatible endpoint once a cycle, within ``proposer.calls`` and ``proposer.tokens``.
-
-    Args:
-        context: context of the run, whose budget limits the requests.
-        config: names the endpoint.
-
-    Attributes:
-        name: name of the model, for the journal and messages.
-    """
+    """Asks an OpenAI-compatible endpoint once a cycle, within ``proposer.calls``, ``proposer.tokens`` and the run's budget."""
 
     def __init__(self, context: RunContext, config: ProposerConfig) -> None:
         assert config.base_url is not None and config.model is not None
@@ -49,11 +41,7 @@ class Proposer:
         return min(self._patience(), self._waited or _WAIT_S) if waits else 0.0
 
     def asked(self, messages: Messages, room: float) -> dict[str, Any]:
-        """Ask for new instructions.
-
-        Args:
-            messages: the question.
-            room: dollars that an answer may cost under a money budget.
+        """Ask for new instructions; under a money budget an answer may cost ``room`` dollars.
 
         Returns:
             A record for the journal: the answer's ``text``, or the reason as ``failed`` or ``skipped``, and its cost.

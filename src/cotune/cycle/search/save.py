@@ -14,15 +14,7 @@ from cotune.model.adapters.slots import BASE
 def save_candidate(
     context: RunContext, candidate: Candidate, bundle: Path, metrics: Mapping[str, Any], model_name: str
 ) -> None:
-    """Save a candidate as a bundle.
-
-    Args:
-        context: context of the run, whose folder contains the candidate's adapter.
-        candidate: the candidate.
-        bundle: folder of the bundle.
-        metrics: what the bundle keeps of the run's results.
-        model_name: the user's name of the model.
-    """
+    """Save a candidate as a bundle, with ``metrics`` of the run's results and the user's name of the model."""
     from cotune.bundle import save_bundle
 
     task, own = context.task, candidate.own
