@@ -11,10 +11,9 @@ from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.limit import RaceLimit
-from cotune.cycle.probe_search.plan import RaceSizes, race_bound
+from cotune.cycle.probe_search.plan import RaceSizes, end_of_race, race_bound
 from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.race import ProbeRace, ProbeRaceResult
-from cotune.cycle.probe_search.slow_end import end_of_race
 from cotune.cycle.probe_search.splits import labelled_rows, splits_of, taught_rows
 from cotune.cycle.probe_search.state import LabelSearch
 from cotune.cycle.search.pool import opening_pool

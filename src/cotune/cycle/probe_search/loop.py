@@ -14,10 +14,9 @@ from cotune.cycle.probe_search.fits import PromptFit
 from cotune.cycle.probe_search.held_out import HeldOutJudge, measured_on_dev
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.label_names import COST_SHARE, judge_names, label_name_rows, with_names
-from cotune.cycle.probe_search.plan import RaceSizes, fit_plan
+from cotune.cycle.probe_search.plan import RaceSizes, fit_plan, fit_test
 from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.race import ProbeRace, ProbeRaceResult
-from cotune.cycle.probe_search.slow_end import fit_test
 from cotune.cycle.probe_search.splits import labelled_rows
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.tfidf import Mixed, Tfidf, try_tfidf
