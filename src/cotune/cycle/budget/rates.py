@@ -69,12 +69,10 @@ class CostModel:
         """Guess the rates by the measured rate of matrix products and the number of weights.
 
         Args:
-            budget: the run's budget.
             gflops: rate of matrix products, in 1e9 operations per second.
             parameters: number of weights in matrix products.
             threads: threads of the processor; None on an accelerator, where scoring is assumed to reach 0.7 of the rate of
                 products and training 0.5.
-            width: width of the model's hidden states.
         """
         if threads is None:
             scoring, training = 0.7 * gflops, 0.5 * gflops

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from cotune.cycle.budget.budget import Budget
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.budget.row_costs import RowCosts
-from cotune.cycle.budget.stopwatch import Stopwatch
 from cotune.cycle.journal import Journal
 from cotune.cycle.progress import TimeLeft, Watcher
 
@@ -56,6 +56,29 @@ class Account:
     def saw_judging(self, value: Mapping[str, Any]) -> None:
         """Count the judge's work in a recorded step."""
         self.judged = {name: count + value.get(name, 0) for name, count in self.judged.items()}
+
+
+class Stopwatch:
+    """Adds up the seconds that pass inside its ``with`` blocks, until a step records them as its ``seconds``."""
+
+    def __init__(self) -> None:
+        self._seconds = self._started = 0.0
+
+    def __enter__(self) -> None:
+        self._started = time.monotonic()
+
+    def __exit__(self, *raised: object) -> None:
+        self._seconds += time.monotonic() - self._started
+
+    def taken(self) -> dict[str, float]:
+        """``seconds`` since the last call, for a step's record."""
+        seconds, self._seconds = self._seconds, 0.0
+        return {"seconds": round(seconds, 3)}
+
+
+def untimed(recorded: dict[str, Any]) -> dict[str, Any]:
+    """A step's record without its ``seconds``, so that a resumed run gives an equal one."""
+    return {name: item for name, item in recorded.items() if name != "seconds"}
 
 
 class Spending:

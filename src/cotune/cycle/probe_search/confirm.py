@@ -38,9 +38,7 @@ def confirm_labels(
     The probes of all arms are fitted in the same way, so that arms differ only in prompt and weights. The arms' dev scores come
     from probes and weights that have not seen dev.
 
-    Args:
-        max_epochs: maximum epochs of a prompt, over its trial and its final tuning.
-        previous: the earlier bundle of a warm start.
+    ``max_epochs`` is the maximum for a prompt, over its trial and its final tuning.
     """
     rows = (*labelled_rows(context), *search.written)
     winner = search.winner
@@ -141,8 +139,7 @@ def _frozen_evidence(context: RunContext, search: LabelSearch, trials: Trials, f
     """Evidence of a frozen probe, judged on dev now if the search has not done so."""
     if (found := search.of(fit.prompt.id, tuned=False)) is not None:
         return found
-    learn = [row for row in context.train_sample if not row.taught]
-    made = trials.frozen(fit, (*learn, *search.written))
+    made = trials.frozen(fit, search.splits[0].learn)
     mix = trials.cross_fitted_mix(fit)
     table = mix.of(trials.log_probs(made, context.dev, "judge"), trials.term_logits(made, context.dev))
     return Evidence(fit, 0.0, mix, fit.losses, fit.found.best.correct, np.ones(len(fit.rows), dtype=np.bool_), made, table)

@@ -84,13 +84,9 @@ class HeldOutJudge:
 
     def _requests(self, search: LabelSearch, fit: PromptFit, splits: Sequence[Split]) -> list[TuningRequest]:
         """The tunings of a prompt, one for each split."""
-        start, keep = self._start_of(search, fit.prompt), self._prices.owed(search, fit)
-
-        def request(split: Split) -> TuningRequest:
-            steps = self._trials.steps_of(search.epochs, len(split.learn))
-            return TuningRequest(fit, split.learn, steps, "tune", self._context.seed, start=start, keep=keep)
-
-        return [request(split) for split in splits]
+        start, keep, seed = self._start_of(search, fit.prompt), self._prices.owed(search, fit), self._context.seed
+        sized = [(split.learn, self._trials.steps_of(search.epochs, len(split.learn))) for split in splits]
+        return [TuningRequest(fit, rows, steps, "tune", seed, start=start, keep=keep) for rows, steps in sized]
 
     def _start_of(self, search: LabelSearch, prompt: Prompt) -> str:
         """Adapter that a prompt is tuned from: an earlier bundle's, but BASE for the seed prompt, to show the gain."""

@@ -46,15 +46,10 @@ def with_names(splits: Sequence[Split], names: Sequence[Example]) -> tuple[Split
 
 
 def judge_names(context: RunContext, names: Sequence[Example], without: Evidence, having: Evidence) -> bool:
-    """Whether names are used: the probe fitted with them is better by a standard error; a ``label_names`` step.
+    """Whether names are used: the best frozen probe is better with them by a standard error; a ``label_names`` step.
 
     On 64 rows of CLINC150 with 20 labels it is better by about five standard errors, and accuracy on unseen rows rises by 5 to
     7 points; on TREC-6 and SMS spam, whose names are abstract, the difference is within two (docs/probe-measurements.md).
-
-    Args:
-        names: rows of the names.
-        without: the best prompt's frozen probe without them.
-        having: the same with them, judged on the same held-out rows.
     """
 
     def effect() -> dict[str, Any]:

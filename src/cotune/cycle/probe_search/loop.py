@@ -31,13 +31,7 @@ from cotune.refine import Proposal
 
 
 class LabelLoop:
-    """Runs the cycle until the budget ends or nothing gains.
-
-    Args:
-        own: the seed prompt first, then the user's further prompts.
-        bundle: folder of the run's bundle.
-        previous: the earlier bundle of a warm start.
-    """
+    """Runs the cycle until the budget ends or nothing gains; ``own`` are the seed prompt and the user's further prompts."""
 
     def __init__(
         self,

@@ -228,13 +228,8 @@ def _tuning_cost(prices: Prices, search: LabelSearch, epochs: float, last: float
 def split_epochs(wanted: float, fits: Callable[[float, float], bool], least: float = 1.0) -> tuple[float, float]:
     """Epochs of a trial and of the final tuning on all labelled rows: as many as fit, half of them in the trial if possible.
 
-    Args:
-        wanted: epochs in all.
-        fits: whether the budget suffices for given epochs of the trial and of the final tuning.
-        least: minimum epochs of each.
-
-    Returns:
-        Both are 0 if nothing fits. The second is 0 if only a trial fits, which then ships.
+    ``fits`` says whether the budget suffices for given epochs of both, of which each has at least ``least``. Both are 0 if
+    nothing fits. The second is 0 if only a trial fits, which then ships.
     """
     ways = [
         (epochs, last)

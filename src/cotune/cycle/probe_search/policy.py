@@ -58,17 +58,17 @@ class ProbePolicy:
     def __init__(
         self, context: RunContext, config: RunConfig, own: Sequence[Prompt], previous: Previous | None, bundle: Path
     ) -> None:
-        self._context, self._config, self._own, self._previous, self._bundle = context, config, own, previous, bundle
-        self._trials, self._prices = parts_of(context, config)
-        self.fixed = self._prices.fixed
-        check_budget(context, self._prices, own[0])
+        self._config, self._previous = config, previous
+        trials, prices = parts_of(context, config)
+        self.fixed = prices.fixed
+        check_budget(context, prices, own[0])
+        self._loop = LabelLoop(context, config, own, trials, prices, bundle, previous)
 
     def search(self) -> tuple[LabelSearch, Confirmed]:
         """Search, then fit the arms."""
-        context, config, trials, prices, previous = self._context, self._config, self._trials, self._prices, self._previous
-        found = LabelLoop(context, config, self._own, trials, prices, self._bundle, previous).run()
-        most = config.tune.max_epochs
-        return found, confirm_labels(context, found, trials, prices, max_epochs=most, previous=previous)
+        loop, most = self._loop, self._config.tune.max_epochs
+        found = loop.run()
+        return found, confirm_labels(loop.context, found, loop.trials, loop.prices, max_epochs=most, previous=self._previous)
 
 
 def parts_of(context: RunContext, config: RunConfig) -> tuple[Trials, Prices]:

@@ -96,19 +96,10 @@ class TuningRequest:
     @property
     def key(self) -> list[Any]:
         """Key of the journal step."""
-        best = self.fit.found.best
-        rows, onward = [row.id for row in self.tuned_on], [] if self.head is None else ["after"]
-        return [
-            self.fit.prompt.id,
-            self.start,
-            self.fit.found.layer,
-            best.strength,
-            best.word_scale,
-            rows,
-            self.steps,
-            self.seed,
-            *onward,
-        ]
+        found, rows = self.fit.found, [row.id for row in self.tuned_on]
+        read = [found.layer, found.best.strength, found.best.word_scale]
+        onward = [] if self.head is None else ["after"]
+        return [self.fit.prompt.id, self.start, *read, rows, self.steps, self.seed, *onward]
 
     @property
     def name(self) -> tuple[str, str]:
@@ -211,11 +202,9 @@ class Trials:
         Returns:
             None if the loss diverged, which is recorded, or the tuned states are not finite.
         """
-        context, model = self.context, self.context.model
-        fit, key, stage = request.fit, request.key, request.stage
+        context, fit, stage, source = self.context, request.fit, request.stage, request.source
         prompt, layer, strength = fit.prompt, self.layer(fit), fit.found.best.strength
         terms, rows = self._terms(request.rows), request.tuned_on
-        source = request.source
         states = self.embedding.states(prompt, source, rows, "embed" if source == BASE else stage, layers=[layer])[0]
 
         def effect() -> dict[str, Any]:
@@ -223,14 +212,14 @@ class Trials:
             found = self._tuned(request, states) if pending is None else pending.result()
             return {"stage": stage, "prompt_id": prompt.id, "start": request.start, **found}
 
-        value = context.journal.step("train", key, effect)
+        value = context.journal.step("train", request.key, effect)
         context.spending.account.counts["tokens_trained"] += int(value["new_tokens"])
         if value.get("timed_tokens") and value["timed_seconds"]:
             context.spending.costs.saw_training(int(value["timed_tokens"]), float(value["timed_seconds"]))
         if "failed" in value:
             return None
         adapter = str(value["adapter_id"])
-        model.adapters.register(context.folder / "adapters" / adapter)
+        context.model.adapters.register(context.folder / "adapters" / adapter)
         head = load_probe(context.folder / "adapters" / str(value["probe_id"]))
         assert head is not None
         try:

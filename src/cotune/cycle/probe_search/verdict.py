@@ -16,7 +16,7 @@ from cotune.cycle.probe_search.splits import labelled_rows, splits_of
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.trial import Fitted, Trials
 from cotune.cycle.references import labelled_tfidf
-from cotune.cycle.search.save import save_candidate
+from cotune.cycle.search.arms import save_candidate
 from cotune.errors import counted
 from cotune.evaluate.decision import BY_PROBE
 from cotune.evaluate.stats.intervals import proportion_interval

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from cotune.evaluate.arms import ArmScores
 from cotune.evaluate.packing import pack_rows
 from cotune.evaluate.responses import ModelOutputs
 from cotune.evaluate.scoring import Evaluation, finite
+from cotune.model.adapters.slots import BASE
 from cotune.task.example import Example, groups_of
 from cotune.task.sealed import SealedTest
 
@@ -204,3 +206,27 @@ def _affordable(context: RunContext, most: int, before: int, keep: float) -> int
         return {"test": count if count >= min(most, _WORTH * test.n) else test.n}
 
     return int(journal.step("test_room", [test.content_hash, most], effect)["test"]) if test.n < most else test.n
+
+
+def save_candidate(
+    context: RunContext, candidate: Candidate, bundle: Path, metrics: Mapping[str, Any], model_name: str
+) -> None:
+    """Save a candidate as a bundle, with ``metrics`` of the run's results and the user's name of the model."""
+    from cotune.bundle import save_bundle
+
+    task, own = context.task, candidate.own
+    save_bundle(
+        bundle,
+        task_name=task.name,
+        input_fields=task.input_fields,
+        output_field=task.output_field,
+        output=task.output if own is None else own.output,
+        answer_tokens=context.answering.limit if own is None else own.limit,
+        metric=task.metric,
+        prompt=candidate.prompt,
+        decision=candidate.decision,
+        adapter_folder=None if candidate.adapter == BASE else context.folder / "adapters" / candidate.adapter,
+        model=context.scorer,
+        metrics=metrics,
+        model_name=model_name,
+    )
