@@ -27,12 +27,11 @@ from cotune.cycle.probe_search.plan import fit_plan
 from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.trial import Trials, TuningRequest
-from cotune.cycle.probe_search.verdict import accuracy_interval
 from cotune.cycle.progress import Quiet
 from cotune.cycle.workers.pending import Pending
 from cotune.errors import CotuneError
 from cotune.evaluate.responses import label_indices
-from cotune.evaluate.stats.intervals import wilson
+from cotune.evaluate.stats.intervals import proportion_interval, wilson
 from cotune.executor import LostError
 from cotune.model.adapters.slots import BASE
 from cotune.model.engine.settings import EngineSettings
@@ -40,7 +39,6 @@ from cotune.model.local import LocalModel
 from cotune.probe.cross_fitting import as_good
 from cotune.prompt.bank import seed_prompt
 from cotune.refine import with_demonstrations
-from cotune.task.example import Example
 from cotune.task.task import Task
 from cotune.tune.settings import TuneSettings, WindowSettings
 from tiny import tiny_local
@@ -308,10 +306,9 @@ def test_a_model_that_cannot_read_the_seed_prompt_is_told(context: RunContext, m
 
 
 def test_the_interval_of_a_verdict_lies_around_its_score() -> None:
-    rows = [Example(f"train:{i}", {"text": str(i)}, "x") for i in range(90)]
     correct = np.tile([1.0, 2 / 3, 2 / 3], 30)
-    assert accuracy_interval(correct, rows) == pytest.approx((wilson(70, 90).low, wilson(70, 90).high))
-    assert accuracy_interval(np.ones(90), rows) == pytest.approx((wilson(90, 90).low, wilson(90, 90).high))
+    assert proportion_interval(correct).as_list() == pytest.approx(wilson(70, 90).as_list())
+    assert proportion_interval(np.ones(90)).as_list() == pytest.approx(wilson(90, 90).as_list())
 
 
 def test_what_a_search_leaves_of_the_budget_goes_into_the_final_tuning(context: RunContext) -> None:

@@ -57,7 +57,7 @@ def confirm_labels(
     tried = seed_tuned
     if tried is None and recipe is not None and search.last_epochs:
         # Without a trial, the seed prompt is tuned by the recipe of the winner and keeps the dev scores of its frozen probe.
-        tried = replace(untuned[0], epochs=recipe.epochs, mix=recipe.mix, start=BASE)
+        tried = replace(untuned[0], epochs=recipe.epochs, mix=recipe.mix)
     finals = _Finals(context, search, trials, rows)
     keep = prices.test(search, winner.fit, words=search.zero_shot)
     reached: Measured | None = None
@@ -182,9 +182,9 @@ class _Finals:
         # With few rows, a head that is refitted to the tuned states may lose what the trial's head has learnt (TREC-6, 64 rows,
         # one draw: 0.64 against 0.73); with many it is better (TREC-6, 500 rows, one draw: 0.913 against 0.907).
         head = made.head if tried and len(rows) < HEURISTICS.few_rows else None
-        start = made.adapter if tried else evidence.start
         # The seed makes the order of rows differ from the trial's.
-        return TuningRequest(evidence.fit, rows, steps, "final", self.context.seed + 1, start=start, head=head, keep=keep)
+        seed = self.context.seed + 1
+        return TuningRequest(evidence.fit, rows, steps, "final", seed, start=made.adapter, head=head, keep=keep)
 
 
 def _measured(context: RunContext, made: Fitted, evidence: Evidence, stage: str) -> Measured:

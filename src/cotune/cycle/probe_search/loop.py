@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from cotune.config import RunConfig
@@ -19,7 +20,7 @@ from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.race import ProbeRace, ProbeRaceResult
 from cotune.cycle.probe_search.splits import labelled_rows
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
-from cotune.cycle.probe_search.tfidf import Mixed, Tfidf, try_tfidf
+from cotune.cycle.probe_search.tfidf import try_tfidf
 from cotune.cycle.probe_search.trial import Trials
 from cotune.cycle.probe_search.verdict import EarlyBundles
 from cotune.cycle.search.guide import Guide
@@ -110,10 +111,7 @@ class LabelLoop:
         if not self.config.search.tfidf:
             return
         best, rows = search.best_frozen, (*labelled_rows(self.context), *search.written)
-
-        def judge(tfidf: Tfidf) -> Mixed | None:
-            return self.judge.with_tfidf(search, best, tfidf) if search.written else tfidf.cross_fitted(best)
-
+        judge = partial(self.judge.with_tfidf, search, best)
         if (found := try_tfidf(self.context, rows, best.prompt.id, judge)) is None:
             return
         self.trials.use_tfidf(found)

@@ -97,11 +97,12 @@ class EarlyBundles:
     def _facts(
         self, made: Fitted, adapter: str, correct: NDArray[np.float64], rows: Sequence[Example], log_loss: float
     ) -> dict[str, Any]:
-        low, high = accuracy_interval(correct, rows)
+        # A row that several draws of the folds judged counts by the share of draws that were right.
+        interval = proportion_interval(correct, groups=groups_of(rows))
         return {
             "seconds": round(self._context.journal.clock(), 1),
             "score": round(float(correct.mean()), 6),
-            "ci": [round(low, 6), round(high, 6)],
+            "ci": interval.rounded(),
             "n": len(correct),
             "log_loss": round(log_loss, 6),
             "prompt_id": made.prompt.id,
@@ -113,15 +114,6 @@ class EarlyBundles:
         candidate = Candidate(made.prompt, adapter, BY_PROBE, made.steps)
         metrics = {kind: {name: facts[name] for name in _KEPT}}
         save_candidate(self._context, candidate, self._bundle, metrics, self._model_name)
-
-
-def accuracy_interval(correct: NDArray[np.float64], rows: Sequence[Example]) -> tuple[float, float]:
-    """95% interval of an accuracy on held-out rows: Wilson's, by groups if there are any.
-
-    A row that several draws of the folds judged counts by the share of draws that were right, as in the accuracy.
-    """
-    found = proportion_interval(correct, groups=groups_of(rows))
-    return float(found.low), float(found.high)
 
 
 def sentence(facts: dict[str, Any]) -> str:
