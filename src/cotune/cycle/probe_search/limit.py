@@ -14,6 +14,17 @@ from cotune.prompt.prompt import Prompt
 from cotune.task.example import Example
 
 
+def cut_step(
+    context: RunContext, key: list[Any], needed: Callable[[], bool], facts: Callable[[], dict[str, Any]]
+) -> dict[str, Any] | None:
+    """The value of a ``cut`` step if it comes next in the journal or, behind its end, if the time is needed; None otherwise."""
+    journal = context.journal
+    timed = context.spending.budget.kind == "time"
+    if not (journal.holds_next("cut", key) if journal.replaying else timed and needed()):
+        return None
+    return dict(journal.step("cut", key, facts))
+
+
 class RaceLimit:
     """Reads a race's rows under the base model until the rest of a time budget is needed for the end.
 
@@ -35,11 +46,8 @@ class RaceLimit:
     @property
     def slow(self) -> bool:
         """Whether passes take far longer than planned, under a time budget."""
-        return self._timed and self._context.spending.costs.slowness >= HEURISTICS.slow
-
-    @property
-    def _timed(self) -> bool:
-        return self._context.spending.budget.kind == "time"
+        spending = self._context.spending
+        return spending.budget.kind == "time" and spending.costs.slowness >= HEURISTICS.slow
 
     def saw_fit(self, seconds: float) -> None:
         """Record how long it took to cross-fit a probe."""
@@ -134,12 +142,11 @@ class RaceLimit:
         return count if cut is None else int(cut["rows"])
 
     def _cut(self, key: list[Any], needed: Callable[[], bool], facts: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
-        """The value of a ``cut`` step if it is recorded next or, in a new step, needed; None if nothing is cut."""
-        journal = self._context.journal
-        if not (journal.holds_next("cut", key) if journal.replaying else self._timed and needed()):
-            return None
-        known, self.stopped = self.stopped, True
-        return dict(journal.step("cut", key, lambda: {**facts(), **({} if known else {"text": self._reason()})}))
+        """See :func:`cut_step`; the first cut says why."""
+        reason = {} if self.stopped else {"text": self._reason()}
+        cut = cut_step(self._context, key, needed, lambda: {**facts(), **reason})
+        self.stopped = self.stopped or cut is not None
+        return cut
 
     def _room(self, fits: int) -> float:
         """Budget that is left for passes, without the cost of fitting a number of prompts and of the end."""

@@ -11,6 +11,7 @@ from cotune.cycle.budget.budget import Budget
 from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.heuristics import HEURISTICS
+from cotune.cycle.probe_search.limit import cut_step
 from cotune.cycle.probe_search.prices import Prices, too_small
 from cotune.cycle.probe_search.race import rows_embedded
 from cotune.cycle.probe_search.state import LabelSearch
@@ -91,14 +92,14 @@ def end_of_race(context: RunContext, embedding: Embedding, prices: Prices, seed:
 def fit_test(context: RunContext, prices: Prices, search: LabelSearch) -> SealedTest | None:
     """Draw as many test rows as frozen arms can score in the rest of a time budget; a ``cut`` step if not all.
 
-    The arms are scored on further rows if there is time left at the end
-    (:func:`cotune.cycle.search.arms.score_more`).
+    The arms are scored on further rows if there is time left at the end (:func:`cotune.cycle.search.arms.score_more`).
 
     Returns:
         The whole test if rows were left out.
     """
-    journal, task, test = context.journal, context.task, context.task.test
-    key = ["test", test.content_hash]
+    task, test = context.task, context.task.test
+    if test.n <= HEURISTICS.least_test:
+        return None
 
     def arms() -> float:
         whole = prices.test(search, search.best_frozen, tuned=False, words=False)
@@ -107,18 +108,15 @@ def fit_test(context: RunContext, prices: Prices, search: LabelSearch) -> Sealed
     def room() -> float:
         return context.spending.left_within_step() - _closing(context, prices)
 
-    timed = context.spending.budget.kind == "time"
-    over = journal.holds_next("cut", key) if journal.replaying else timed and arms() > room()
-    if not over or test.n <= HEURISTICS.least_test:
-        return None
-
-    def effect() -> dict[str, Any]:
+    def facts() -> dict[str, Any]:
         count = max(HEURISTICS.least_test, min(test.n - 1, int(test.n * room() / arms())))
         text = f"only {count:,} of {test.n:,} test rows, drawn at random, are scored in the time that is left"
         return {"test": count, "of": test.n, "text": text}
 
-    rows = {row.id for row in (*task.train, *task.dev)}
-    context.keep_rows(rows, test.sample(int(journal.step("cut", key, effect)["test"]), context.seed))
+    cut = cut_step(context, ["test", test.content_hash], lambda: arms() > room(), facts)
+    if cut is None:
+        return None
+    context.keep_rows({row.id for row in (*task.train, *task.dev)}, test.sample(int(cut["test"]), context.seed))
     return test
 
 
