@@ -165,15 +165,15 @@ class Embedding:
         asked = self._asked(prompt, adapter, rows, layers)
         kept: list[Half] = []
 
-        def told(tokens: int) -> None:
+        def progress(tokens: int) -> None:
             context.watcher.progress(stage, prompt.text, round(tokens * self.share(layers)))
 
         def compute() -> tuple[Half, int, dict[str, object]]:
             try:
                 if (request := self._pending.get(asked.name, self._request(asked))) is not None:
-                    found, ran, by = request.result(told)
+                    found, ran, by = request.result(progress)
                     return self._store.put(asked.name, found), ran, {"by": by}
-                return *self._pass(asked, told), {}
+                return *self._pass(asked, progress), {}
             except DivergedError as error:
                 raise DivergedError(f"hidden states of prompt {prompt.id} with adapter {adapter} are not finite") from error
 
@@ -211,16 +211,16 @@ class Embedding:
         held.update({row.id: (asked.name, place, layers) for place, row in enumerate(rows)})
         return kept[0]
 
-    def _pass(self, asked: _Asked, told: Callable[[int], None]) -> tuple[Half, int]:
+    def _pass(self, asked: _Asked, progress: Callable[[int], None]) -> tuple[Half, int]:
         """Embed in this process; returns the stored states and the number of computed tokens."""
         ran: list[int] = []
 
-        def progress(tokens: int) -> None:
+        def saw(tokens: int) -> None:
             ran.append(tokens)
-            told(tokens)
+            progress(tokens)
 
         model = self.context.model
-        found = model.layer_states(asked.sequences, asked.layers, starts=asked.starts, adapter=asked.adapter, progress=progress)
+        found = model.layer_states(asked.sequences, asked.layers, starts=asked.starts, adapter=asked.adapter, progress=saw)
         if not np.isfinite(found).all():
             raise DivergedError("hidden states are not finite")
         return self._store.put(asked.name, found), sum(ran)

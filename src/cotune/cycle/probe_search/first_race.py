@@ -77,8 +77,11 @@ class FirstRace:
             limit=limit,
         ).run()
         if race.read < len(rows) or (limit.stopped and taught_rows(context)):
-            rows = rows[: race.read]
-            self._keep_rows(rows)
+            # A teacher's rows take time too.
+            rows, taught = rows[: race.read], taught_rows(context)
+            if taught and not context.journal.replaying:
+                context.journal.tell(f"there is no time for {counted(len(taught), 'row')} that the teacher labelled")
+            context.keep_rows({row.id for row in rows})
         return self._search({proposal.prompt.id: proposal for proposal in proposals}, race, rows, cut=limit.stopped)
 
     def read_on(self, search: LabelSearch) -> LabelSearch | None:
@@ -114,13 +117,6 @@ class FirstRace:
             previous=self._previous.proposal if self._previous else None,
             nearest=self._config.search.nearest_demonstrations,
         )
-
-    def _keep_rows(self, rows: Sequence[Example]) -> None:
-        """Continue with the rows that a cut race read, without a teacher's rows, which take time too."""
-        taught = taught_rows(self._context)
-        if taught and not self._context.journal.replaying:
-            self._context.journal.tell(f"there is no time for {counted(len(taught), 'row')} that the teacher labelled")
-        self._context.keep_rows({row.id for row in rows})
 
     def _search(
         self, proposals: dict[str, Proposal], race: ProbeRaceResult, rows: tuple[Example, ...], *, cut: bool

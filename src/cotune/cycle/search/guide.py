@@ -180,7 +180,7 @@ class Proposer:
         self._requests += int(value["requests"])
         self._tokens += int(value["tokens"])
         if value["requests"]:
-            self._waited = max(self._waited, float(value.get("seconds", 0.0)))
+            self._waited = max(self._waited, float(value["seconds"]))
         if "way" in value:
             self._way = RequestFormat.from_json(value["way"])
         self._in_vain = self._in_vain + 1 if "failed" in value else 0 if value["requests"] else self._in_vain

@@ -20,13 +20,7 @@ CALIBRATION_ROWS = 64
 
 @dataclass(frozen=True)
 class Measured:
-    """A candidate that was measured on dev.
-
-    Attributes:
-        candidate: the candidate.
-        evaluation: its evaluation under its decision rule.
-        scores: its outputs.
-    """
+    """A candidate that was measured on dev: its evaluation under its decision rule, and its outputs."""
 
     candidate: Candidate
     evaluation: Evaluation
