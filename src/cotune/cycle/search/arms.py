@@ -23,9 +23,9 @@ from cotune.model.adapters.slots import BASE
 from cotune.task.example import Example, groups_of
 from cotune.task.sealed import SealedTest
 
-_SURE = 0.7
+_FURTHER_SHARE = 0.7
 """Share of the remaining time that further rows may take, because a machine that was slow may be slow again."""
-_WORTH = 1.1
+_FURTHER_RATIO = 1.1
 """Minimum ratio of the new number of rows to the old one."""
 
 
@@ -173,7 +173,7 @@ def score_more(
     frozen = {name: result.candidate.id for name, result in results.items()} | dict(references)
     labelled = {row.id for row in (*context.task.train, *context.task.dev)}
     known = set[str]()
-    while (count := _affordable(context, whole.n, len(known), keep)) > context.task.test.n:
+    while (count := _affordable_rows(context, whole.n, len(known), keep)) > context.task.test.n:
         test = whole.sample(count, context.seed)
         known = {row.id for result in results.values() for row in result.rows}
         opened = test.open(frozen)
@@ -194,7 +194,7 @@ def score_more(
     return results
 
 
-def _affordable(context: RunContext, most: int, before: int, keep: float) -> int:
+def _affordable_rows(context: RunContext, most: int, before: int, keep: float) -> int:
     """Number of test rows that there is time for, at most twice the present number; a ``test_room`` step."""
     journal, test = context.journal, context.task.test
 
@@ -202,8 +202,8 @@ def _affordable(context: RunContext, most: int, before: int, keep: float) -> int
         opened = [event for event in journal.events if event["kind"] in ("open_test", "more_test")]
         took = float(journal.events[-1]["active_s"]) - float(opened[-1]["active_s"])
         a_row = max(took, 1e-3) / (test.n - before)
-        count = min(most, 2 * test.n, test.n + int(_SURE * (context.spending.left_within_step() - keep) / a_row))
-        return {"test": count if count >= min(most, _WORTH * test.n) else test.n}
+        count = min(most, 2 * test.n, test.n + int(_FURTHER_SHARE * (context.spending.left_within_step() - keep) / a_row))
+        return {"test": count if count >= min(most, _FURTHER_RATIO * test.n) else test.n}
 
     return int(journal.step("test_room", [test.content_hash, most], effect)["test"]) if test.n < most else test.n
 

@@ -32,7 +32,7 @@ _ANSWER_TOKENS, _LEAST_ANSWER = 1500, 200
 """Maximum tokens of an answer, and the number below which asking is not worth it."""
 _GIVE_UP = 2
 """Cycles in a row without an answer after which the proposer is not asked again."""
-_SHARE = 0.05
+_WAIT_SHARE = 0.05
 """Share of a time budget that one cycle waits for its answer at most."""
 _WAIT_S = 15.0
 """Expected seconds of an answer before the first one."""
@@ -194,7 +194,7 @@ class Proposer:
     def _patience(self) -> float:
         """Maximum seconds that a cycle waits for an answer."""
         budget, most = self.context.spending.budget, 2 * self.config.timeout
-        return min(most, _SHARE * budget.amount) if budget.kind == "time" else most
+        return min(most, _WAIT_SHARE * budget.amount) if budget.kind == "time" else most
 
     def _paid(self, usage: Usage) -> dict[str, float]:
         prices = prices_of(self.config)
