@@ -80,7 +80,7 @@ class Maker:
         path = self.folder / "prompts.json"
         if not path.is_file():
             (self.folder / "journal").mkdir(exist_ok=True)
-            proposals = opening_pool(self.context, [seed_prompt(self.task)], self.sizes["first"], demonstrations=True, seed=0)
+            proposals = opening_pool(self.context, [seed_prompt(self.task)], self.sizes["first"], demonstrations=True)
             for generation in range(2, 10):
                 missing = self.sizes["prompts"] - len(proposals)
                 if missing <= 0:
@@ -89,7 +89,7 @@ class Maker:
                 parents = [p.prompt for p in sorted(proposals, key=lambda p: found[p.prompt.id])[:_PARENTS]]
                 count = min(missing, max(4, self.sizes["prompts"] * 5 // 16))
                 seen = {p.prompt.id for p in proposals}
-                proposals += next_pool(self.context, generation, parents, count, seen, demonstrations=True, seed=0)
+                proposals += next_pool(self.context, generation, parents, count, seen, demonstrations=True)
             write_json(path, [p.to_json() for p in proposals[: self.sizes["prompts"]]])
         self.proposals = [Proposal.from_json(item) for item in json.loads(path.read_text(encoding="utf-8"))]
 

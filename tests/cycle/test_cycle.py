@@ -493,7 +493,7 @@ def test_a_prompt_that_fills_the_model_leaves_no_room(context: RunContext) -> No
 def test_pools_hold_no_prompt_that_fills_the_model(context: RunContext) -> None:
     shown = tuple(Demonstration((("text", f"apple {i} and more"),), "fruit") for i in range(12))
     parent = Prompt(instruction="What is it? {labels}", input_template="{text}", demonstrations=shown)
-    pool = next_pool(context, 2, [parent], 8, {parent.id}, demonstrations=True, seed=0)
+    pool = next_pool(context, 2, [parent], 8, {parent.id}, demonstrations=True)
     assert all(has_room(context, proposal.prompt) for proposal in pool)
 
 

@@ -106,7 +106,7 @@ def run(
     texts = [read_text(path, "the prompt file") for path in prompt or []]
     if not (folder / CONFIG).is_file():
         from cotune.cycle.budget.budget import parse_budget
-        from cotune.cycle.budget.least import check_time
+        from cotune.cycle.budget.reserve import check_time
 
         # Checked before imports and loading, which take seconds; whether the rows fit is checked when they are read.
         check_time(parse_budget(config.budget))

@@ -15,8 +15,7 @@ from cotune.cycle.answering.base import Answering
 from cotune.cycle.answering.factory import answering_for
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.budget.row_costs import RowCosts
-from cotune.cycle.budget.spending import Spending
-from cotune.cycle.budget.stopwatch import Stopwatch
+from cotune.cycle.budget.spending import Spending, Stopwatch
 from cotune.cycle.folder import is_asked_to_finish
 from cotune.cycle.journal import Journal
 from cotune.cycle.progress import Watcher

@@ -10,7 +10,7 @@ from cotune.config import RunConfig
 from cotune.cycle.answering.judging import ByHand, read_by_hand
 from cotune.cycle.backends.registry import backend_of
 from cotune.cycle.budget.budget import Budget, parse_budget
-from cotune.cycle.budget.least import check_time, check_tokens
+from cotune.cycle.budget.reserve import check_time, check_tokens
 from cotune.cycle.diagnostics.unwritable import check_references
 from cotune.cycle.endpoints import check_keys, check_prices
 from cotune.cycle.policies import check_probes

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cotune.cycle.budget.stopwatch import Stopwatch
+from cotune.cycle.budget.spending import Stopwatch
 from cotune.embed import Embedder
 from cotune.model.base import Progress
 from cotune.task.example import Example

@@ -31,14 +31,12 @@ from cotune.cycle.earlier_bundle import Previous, enter
 from cotune.cycle.inputs import Inputs
 from cotune.cycle.journal import Journal
 from cotune.cycle.policies import SearchPolicy, policy_for
-from cotune.cycle.probe_search.fit_rows import fit_rows
+from cotune.cycle.probe_search.policy import fit_rows
 from cotune.cycle.progress import View, say
 from cotune.cycle.references import measure_references, reference_ids
 from cotune.cycle.row_answers import dev_rows, row_answers
-from cotune.cycle.search.arms import ArmResult, Confirmed, open_test
-from cotune.cycle.search.more_test import score_more
+from cotune.cycle.search.arms import ArmResult, Confirmed, open_test, save_candidate, score_more
 from cotune.cycle.search.result import SearchResult
-from cotune.cycle.search.save import save_candidate
 from cotune.cycle.summary import attribution_of, build_summary
 from cotune.cycle.teaching.teach import teach
 from cotune.errors import CotuneError

@@ -14,8 +14,6 @@ from cotune.cycle.context import RunContext
 from cotune.cycle.diagnostics.leakage import overlap_finding
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.endpoints import NOT_TUNED
-from cotune.cycle.probe_search.label_names import names_told
-from cotune.cycle.probe_search.tfidf import tfidf_told
 from cotune.cycle.search.arms import ArmResult, Confirmed
 from cotune.cycle.search.result import SearchResult
 from cotune.evaluate.answer_noise import AnswerNoise
@@ -140,8 +138,8 @@ def build_summary(
         "prompts_scored": len(search.proposals),
         "prompts_tuned": search.prompts_tuned,
         "cost": {**cost, **account.counts, "dollars": _dollars(context)},
-        "label_names": names_told(context),
-        "tfidf": tfidf_told(context),
+        "label_names": _last(context, "label_names"),
+        "tfidf": _last(context, "tfidf"),
         "data": data_health(context, trust["neighbours"], int(opening.get("in_prompts", 0))),
         "truncated": account.truncated,
         "unmatched": account.unmatched,
@@ -192,6 +190,11 @@ def _gains_sentence(
         candidates={name: result.candidate.id for name, result in results.items()},
         tuned=search.prompts_tuned > 0,
     )
+
+
+def _last(context: RunContext, kind: str) -> dict[str, Any] | None:
+    """The value of the last step of a kind; None if there is none. A race that is read on after a cut repeats steps."""
+    return next((dict(event["value"]) for event in reversed(context.journal.events) if event["kind"] == kind), None)
 
 
 def first_verdict_of(context: RunContext) -> dict[str, Any] | None:

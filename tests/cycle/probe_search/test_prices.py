@@ -75,7 +75,7 @@ def test_a_tuning_costs_no_label_words(tmp_path: Path, kind: Any) -> None:
     context = context_of(tmp_path, kind)
     embedding = Embedding(context)
     trials = Trials(context, embedding, WindowSettings(batch_size=8))
-    prices, fit = Prices(context, embedding, trials, EvaluateConfig()), fit_of(context, embedding, layer=2)
+    prices, fit = Prices(trials, EvaluateConfig()), fit_of(context, embedding, layer=2)
     priced = prices.tuning(fit, len(context.train_sample), 6)
     before = context.spending.account.tokens
     assert trials.tune(TuningRequest(fit, context.train_sample, 6, "tune", 0)) is not None

@@ -24,16 +24,15 @@ from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.fits import PromptFit, fit_prompt
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.loop import LabelLoop
-from cotune.cycle.probe_search.plan import Plan, fit_plan
+from cotune.cycle.probe_search.plan import fit_plan
 from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.trial import Trials, TuningRequest
-from cotune.cycle.probe_search.verdict import accuracy_interval
 from cotune.cycle.progress import Quiet
 from cotune.cycle.workers.pending import Pending
 from cotune.errors import CotuneError
 from cotune.evaluate.responses import label_indices
-from cotune.evaluate.stats.intervals import wilson
+from cotune.evaluate.stats.intervals import proportion_interval, wilson
 from cotune.executor import LostError
 from cotune.model.adapters.slots import BASE
 from cotune.model.engine.settings import EngineSettings
@@ -42,6 +41,7 @@ from cotune.probe.cross_fitting import as_good
 from cotune.prompt.bank import seed_prompt
 from cotune.refine import with_demonstrations
 from cotune.task.example import Example
+from cotune.task.task import Task
 from cotune.tune.settings import TuneSettings, WindowSettings
 from tiny import tiny_local
 
@@ -77,8 +77,9 @@ class Opened:
             embedding.layers = (window[1],)
         self.saved: list[Evidence] = []
         trials = Trials(context, embedding, WindowSettings(batch_size=8), window)
-        prices, own = Prices(context, embedding, trials, config.evaluate), [seed_prompt(context.task)]
-        self.loop = LabelLoop(context, config, own, embedding, trials, prices, better=self._save)
+        prices, own = Prices(trials, config.evaluate), [seed_prompt(context.task)]
+        self.loop = LabelLoop(context, config, own, trials, prices, context.folder / "best")
+        self.loop.bundles.better = self._save  # type: ignore[method-assign]
         self.search: LabelSearch = self.loop._judge_first(self.loop.first_race.run())
 
     def _save(self, evidence: Evidence, before: Evidence | None) -> None:
@@ -128,7 +129,7 @@ def test_tuning_reads_the_layer_near_the_usual_one_among_those_that_are_as_good(
     made = [event["value"] for event in context.journal.events if event["kind"] == "train"]
     assert [value["window"] for value in made] == [[6, 10]]
     # A later race that ends below that layer leaves the frozen states to the tuning, which costs a pass.
-    prices = Prices(context, embedding, trials, EvaluateConfig())
+    prices = Prices(trials, EvaluateConfig())
     before = prices.tuning(low, 40, 3)
     embedding.narrow(5)
     assert prices.tuning(low, 40, 3) > before
@@ -307,10 +308,9 @@ def test_a_model_that_cannot_read_the_seed_prompt_is_told(context: RunContext, m
 
 
 def test_the_interval_of_a_verdict_lies_around_its_score() -> None:
-    rows = [Example(f"train:{i}", {"text": str(i)}, "x") for i in range(90)]
     correct = np.tile([1.0, 2 / 3, 2 / 3], 30)
-    assert accuracy_interval(correct, rows) == pytest.approx((wilson(70, 90).low, wilson(70, 90).high))
-    assert accuracy_interval(np.ones(90), rows) == pytest.approx((wilson(90, 90).low, wilson(90, 90).high))
+    assert proportion_interval(correct).as_list() == pytest.approx(wilson(70, 90).as_list())
+    assert proportion_interval(np.ones(90)).as_list() == pytest.approx(wilson(90, 90).as_list())
 
 
 def test_what_a_search_leaves_of_the_budget_goes_into_the_final_tuning(context: RunContext) -> None:
@@ -373,7 +373,7 @@ def test_the_seed_prompt_is_not_tuned_where_that_leaves_the_winner_untuned(conte
     both = prices.test(search, lead, words=False) + prices.trial(lead, search.splits, 3.0)
     both += prices.final(lead, rows, 3.0) + prices.final(seed, rows, 6.0)
 
-    def planned(tokens: float) -> Plan:
+    def planned(tokens: float) -> LabelSearch:
         leave(context, tokens)
         return fit_plan(context, loop.config, loop.trials, prices, search)
 

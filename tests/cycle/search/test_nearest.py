@@ -39,7 +39,7 @@ def lab_in(folder: Path, max_tokens: int = 400) -> RunContext:
 def test_the_first_pool_holds_one_and_the_stock_is_paid_for_once(tmp_path: Path) -> None:
     context = lab_in(tmp_path)
     seed = seed_prompt(context.task)
-    pool = opening_pool(context, [seed], 5, demonstrations=False, seed=0, nearest=True)
+    pool = opening_pool(context, [seed], 5, demonstrations=False, nearest=True)
     (found,) = [p for p in pool if p.prompt.nearest]
     assert pool.index(found) == 2 and found.operator == "demonstrations_nearest" and found.parents == (seed.id,)
     assert found.prompt.nearest == 3 and len(found.prompt.demonstrations) == len(context.task.train)

@@ -69,11 +69,11 @@ def test_a_pool_holds_what_must_enter_and_else_nothing_twice(degrees: list[int],
 
 def test_the_first_pool_begins_with_the_seed_prompt_and_the_bare_input(context: RunContext) -> None:
     seed, bare = seed_prompt(context.task), bare_prompt(context.task)
-    pool = opening_pool(context, [seed], 10, demonstrations=True, seed=0)
+    pool = opening_pool(context, [seed], 10, demonstrations=True)
     assert [p.prompt for p in pool[:2]] == [seed, bare] and len(pool) == 10
     # A prompt of the user's stays, though another of them says the same.
     twin = seed.edit(label_words=(("animal", "ANIMAL"),))
-    pool = opening_pool(context, [seed, twin], 10, demonstrations=True, seed=0)
+    pool = opening_pool(context, [seed, twin], 10, demonstrations=True)
     assert [p.prompt for p in pool[:3]] == [seed, twin, bare] and len(pool) == 10
     value = last_pool(context)
     assert len(pool) + value["near_duplicates"] + value["left_out"] == 10 + 4
@@ -81,7 +81,7 @@ def test_the_first_pool_begins_with_the_seed_prompt_and_the_bare_input(context: 
 
 def test_of_children_that_say_the_same_one_enters(context: RunContext) -> None:
     parent = seed_prompt(context.task)
-    pool = next_pool(context, 2, [parent], 40, {parent.id}, demonstrations=False, seed=0)
+    pool = next_pool(context, 2, [parent], 40, {parent.id}, demonstrations=False)
     # Only label words differ between children of one text.
     texts = [shown_text(p.prompt) for p in pool]
     assert last_pool(context)["near_duplicates"] > 0 and len(set(texts)) == len(texts)
@@ -94,7 +94,7 @@ def test_long_prompts_that_differ_at_their_end_are_not_taken_for_one(tmp_path: P
     context = RunContext(task, local, Journal(tmp_path), costs, tmp_path, TuneSettings(), 0, Quiet())
     seed = seed_prompt(task)
     parent = seed.edit(instruction="Who is it? " * 120 + seed.instruction)
-    pool = next_pool(context, 2, [parent], 40, {parent.id}, demonstrations=True, seed=0)
+    pool = next_pool(context, 2, [parent], 40, {parent.id}, demonstrations=True)
     beginnings = [shown_text(p.prompt)[:1200] for p in pool]
     assert max(map(beginnings.count, beginnings)) > 3
 

@@ -10,7 +10,7 @@ from cotune.cycle.answer_search.state import Search
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.search.arms import Confirmed, settle
-from cotune.cycle.search.measured import Measured, measure_base, measure_previous, with_answers
+from cotune.cycle.search.measured import Measured, measure_base, measure_unchanged, with_answers
 from cotune.evaluate.frozen_arms import PREVIOUS
 from cotune.model.adapters.slots import BASE
 
@@ -38,7 +38,7 @@ def confirm(
     """
     if not context.can.tune:
         return _confirm_untuned(context, search)
-    before = [measure_previous(context, previous.candidate)] if previous else []
+    before = [measure_unchanged(context, previous.candidate)] if previous else []
     base = _measured_on_dev(context, search, 2)
     seed_prompt = base[search.seed.prompt.id]
     prompt_only = max(base.values(), key=lambda m: m.rank)

@@ -17,7 +17,7 @@ from cotune.cycle.context import RunContext
 from cotune.cycle.diagnostics.allowance import FORMATS, LEAST_FORMATS, NOISE, formats_row, noise_row, variants_of
 from cotune.cycle.diagnostics.slices import END_SHARE
 from cotune.cycle.earlier_bundle import Previous
-from cotune.cycle.search.measured import CALIBRATION_ROWS, Measured, measure_base, measure_previous
+from cotune.cycle.search.measured import CALIBRATION_ROWS, Measured, measure_base, measure_unchanged
 from cotune.cycle.search.pool import nearest_cost
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
@@ -63,7 +63,7 @@ class EndCosts:
             DivergedError: scores are not finite.
         """
         if self.previous is not None:
-            measure_previous(self.context, self.previous.candidate)
+            measure_unchanged(self.context, self.previous.candidate)
         found: list[Measured] = [
             measure_base(self.context, prompt) for prompt in {p.id: p for p in (seed, *finalists)}.values()
         ]

@@ -113,7 +113,6 @@ class Loop:
             self.own,
             plan.pool,
             demonstrations=self.config.search.demonstrations,
-            seed=self.config.seed,
             previous=previous.proposal if previous else None,
             nearest=plan.nearest,
         )
@@ -187,7 +186,6 @@ class Loop:
             HEURISTICS.later_pool_size(self.plan.pool, tunes=context.can.tune),
             set(search.proposals),
             demonstrations=self.config.search.demonstrations,
-            seed=self.config.seed,
             rewrites=rewrites,
             nearest=self.plan.nearest,
         )

@@ -12,7 +12,7 @@ from cotune.config import RunConfig
 from cotune.cycle.backends.base import Backend, Opening, tune_settings
 from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
-from cotune.cycle.budget.stopwatch import Stopwatch
+from cotune.cycle.budget.spending import Stopwatch
 from cotune.cycle.journal import Journal
 from cotune.cycle.kept import check_model, recorded
 from cotune.cycle.permissions import Permissions

@@ -10,10 +10,11 @@ from typing import Literal
 
 from cotune.errors import BudgetError
 
-_TIME = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-_TOKENS = {"tok": 1.0, "ktok": 1e3, "mtok": 1e6, "gtok": 1e9}
-_MONEY = {"usd": 1.0}
-_UNITS: dict[Literal["time", "tokens", "money"], dict[str, float]] = {"time": _TIME, "tokens": _TOKENS, "money": _MONEY}
+_UNITS: dict[Literal["time", "tokens", "money"], dict[str, float]] = {
+    "time": {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0},
+    "tokens": {"tok": 1.0, "ktok": 1e3, "mtok": 1e6, "gtok": 1e9},
+    "money": {"usd": 1.0},
+}
 _FORM = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*", re.IGNORECASE)
 
 

@@ -69,12 +69,10 @@ class CostModel:
         """Guess the rates by the measured rate of matrix products and the number of weights.
 
         Args:
-            budget: the run's budget.
             gflops: rate of matrix products, in 1e9 operations per second.
             parameters: number of weights in matrix products.
             threads: threads of the processor; None on an accelerator, where scoring is assumed to reach 0.7 of the rate of
                 products and training 0.5.
-            width: width of the model's hidden states.
         """
         if threads is None:
             scoring, training = 0.7 * gflops, 0.5 * gflops
@@ -159,8 +157,7 @@ class CostModel:
     def saw_scoring(self, tokens: int, seconds: float) -> None:
         """Learn from a scoring step; recent steps count most, and small ones count only until there are larger ones."""
         if tokens >= _FULL / 4 or not self._lately[0]:
-            keep = 0.5 ** (seconds / _LATELY)
-            self._lately = (self._lately[0] * keep + tokens, self._lately[1] * keep + seconds)
+            self._lately = self._mixed(self._lately, tokens, seconds, half_life=_LATELY)
         if tokens < _FULL and self._scored[1] > 1.0:
             return
         self._scored = self._mixed(self._scored, tokens, seconds)
@@ -195,6 +192,6 @@ class CostModel:
             self.train_rate = self._trained[0] / self._trained[1]
 
     @staticmethod
-    def _mixed(before: tuple[float, float], tokens: int, seconds: float) -> tuple[float, float]:
-        keep = 0.5 ** (seconds / 240.0)
+    def _mixed(before: tuple[float, float], tokens: int, seconds: float, half_life: float = 240.0) -> tuple[float, float]:
+        keep = 0.5 ** (seconds / half_life)
         return before[0] * keep + tokens, before[1] * keep + seconds

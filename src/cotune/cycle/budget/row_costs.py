@@ -19,8 +19,6 @@ class RowCosts:
     learnt the length.
 
     Args:
-        answering: the way in which rows are answered.
-        costs: prices of tokens.
         sample: rows whose tokens are counted before a prompt's rows have been run.
         writes: whether answers are written at all.
     """
@@ -29,7 +27,7 @@ class RowCosts:
         self._answering, self._costs, self._sample, self._writes = answering, costs, sample, writes
         self._counted: dict[str, tuple[float, int]] = {}
         self._asked: dict[str, tuple[float, int]] = {}
-        self._again: dict[str, float] = {}
+        self._again: dict[tuple[str, bool], float] = {}
         self._read: dict[str, tuple[int, float]] = {}
         self._base: dict[str, float] = {}
         self._tuned: float | None = None
@@ -52,9 +50,7 @@ class RowCosts:
 
     def scored(self, prompt: Prompt) -> float:
         """Cost of scoring a row."""
-        if prompt.id in self._read:
-            return self._costs.scoring(self._read[prompt.id][1])
-        return self._costs.scoring(self.counted(prompt)[0])
+        return self._costs.scoring(self._read[prompt.id][1] if prompt.id in self._read else self.counted(prompt)[0])
 
     def counted(self, prompt: Prompt) -> tuple[float, int]:
         """Mean number of own tokens of a scored row of the sample, and number of tokens of the prefix."""
@@ -80,7 +76,9 @@ class RowCosts:
         """
         if not self._writes:
             return 0.0
-        return self._costs.writing(self._read_again(prompt, apart), self.answer_tokens(prompt, tuned=tuned, new=new))
+        if (key := (prompt.id, apart)) not in self._again:
+            self._again[key] = self._answering.tokens_read_again(prompt, self._sample, apart=apart)
+        return self._costs.writing(self._again[key], self.answer_tokens(prompt, tuned=tuned, new=new))
 
     def answer_tokens(self, prompt: Prompt, *, tuned: bool, new: bool = False) -> float:
         """Expected tokens of a written answer, by those that were written.
@@ -94,9 +92,3 @@ class RowCosts:
         if prompt.id in self._base and not new:
             return self._base[prompt.id]
         return max(self._base.values(), default=usual)
-
-    def _read_again(self, prompt: Prompt, apart: bool) -> float:
-        key = f"{prompt.id} {apart}"
-        if key not in self._again:
-            self._again[key] = self._answering.tokens_read_again(prompt, self._sample, apart=apart)
-        return self._again[key]

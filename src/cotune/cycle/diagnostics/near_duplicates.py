@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cotune.cycle.budget.stopwatch import untimed
+from cotune.cycle.budget.spending import untimed
 from cotune.cycle.context import RunContext
 from cotune.cycle.journal import attempt
 from cotune.embed import EmbedSettings, Standardizer, StaticEmbedder, TextEmbedder, closest_pairs

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cotune.cycle.budget.reserve import allowed_at_end, shortage
-from cotune.cycle.budget.stopwatch import untimed
+from cotune.cycle.budget.spending import untimed
 from cotune.cycle.context import RunContext
 from cotune.cycle.journal import attempt
 from cotune.cycle.search.measured import Measured

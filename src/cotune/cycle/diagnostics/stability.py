@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from cotune.cycle.budget.stopwatch import untimed
+from cotune.cycle.budget.spending import untimed
 from cotune.cycle.context import RunContext
 from cotune.cycle.diagnostics.allowance import FORMATS, LEAST_FORMATS, NOISE, formats_row, noise_row, variants_of
 from cotune.cycle.journal import attempt

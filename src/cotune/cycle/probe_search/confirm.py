@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.tfidf import Mix
 from cotune.cycle.probe_search.trial import Fitted, Trials, TuningRequest, readout_of
 from cotune.cycle.search.arms import Confirmed, settle
-from cotune.cycle.search.measured import Measured, measure_previous
+from cotune.cycle.search.measured import Measured, measure_unchanged
 from cotune.evaluate.frozen_arms import PREVIOUS
 from cotune.model.adapters.slots import BASE
 from cotune.task.example import Example
@@ -38,67 +38,56 @@ def confirm_labels(
     The probes of all arms are fitted in the same way, so that arms differ only in prompt and weights. The arms' dev scores come
     from probes and weights that have not seen dev.
 
-    Args:
-        context: context of the run.
-        search: result of the search.
-        trials: fits and tunes read-outs.
-        prices: prices of the final tuning.
-        max_epochs: maximum epochs of a prompt, over its trial and its final tuning.
-        previous: the earlier bundle of a warm start.
+    ``max_epochs`` is the maximum for a prompt, over its trial and its final tuning.
     """
     rows = (*labelled_rows(context), *search.written)
     winner = search.winner
     assert winner is not None
     search = final_plan(context, search, prices, winner, len(rows), max_epochs)
-    before = [measure_previous(context, previous.candidate)] if previous else []
-    seed_frozen = _frozen_evidence(context, search, trials, search.seed)
-    best_fit = search.best_frozen
-    only_frozen = _frozen_evidence(context, search, trials, best_fit)
-    prompt_frozen = _frozen_evidence(context, search, trials, winner.fit)
-    tuned = winner if winner.tuned else search.of(winner.fit.prompt.id, tuned=True)
+    before = [measure_unchanged(context, previous.candidate)] if previous else []
+    untuned = [_frozen_evidence(context, search, trials, fit) for fit in (search.seed, search.best_frozen, winner.fit)]
+    # The probes learn from all rows; their dev scores are those of probes that learnt from train.
+    frozen = {e.fit.prompt.id: _measured(context, trials.frozen(e.fit, rows), e, "final") for e in untuned}
+    seed_prompt, prompt_only, best_prompt = (frozen[e.fit.prompt.id] for e in untuned)
     seed_tuned = search.of(search.seed.prompt.id, tuned=True)
-    frozen = {e.fit.prompt.id: _settled_frozen(context, trials, e, rows) for e in (seed_frozen, only_frozen, prompt_frozen)}
-    arms = {
-        "seed_prompt": frozen[search.seed.prompt.id],
-        "prompt_only": frozen[best_fit.prompt.id],
-        "best_prompt": frozen[winner.fit.prompt.id],
-    }
-    recipe = tuned or seed_tuned
-    keep = prices.test(search, winner.fit, words=search.zero_shot)
-    reached: Measured | None = None
-    tried = None
+    recipe = winner if winner.tuned else search.of(winner.fit.prompt.id, tuned=True) or seed_tuned
     if seed_tuned is not winner and not search.tunes_seed:
         # A trial alone would have learnt from fewer rows than the winner.
         seed_tuned = recipe = None
-    if recipe is not None and (seed_tuned is not None or search.last_epochs):
-        # Without a trial, the seed prompt is tuned by the recipe of the winner and is not judged on dev.
-        tried = seed_tuned or _like(recipe, seed_frozen, search.seed)
+    tried = seed_tuned
+    if tried is None and recipe is not None and search.last_epochs:
+        # Without a trial, the seed prompt is tuned by the recipe of the winner and keeps the dev scores of its frozen probe.
+        tried = replace(untuned[0], epochs=recipe.epochs, mix=recipe.mix)
+    finals = _Finals(context, search, trials, rows)
+    keep = prices.test(search, winner.fit, words=search.zero_shot)
+    reached: Measured | None = None
     if winner.tuned:
         behind = 0.0
         if tried is not None and search.last_epochs and search.seed.prompt.id != winner.fit.prompt.id:
             behind = prices.final(search.seed, len(rows), search.last_epochs + (search.epochs if seed_tuned is None else 0.0))
-        _final_ahead(context, search, trials, winner, rows, keep + behind)
+        finals.ahead(winner, keep + behind)
         if tried is not None and tried is not winner:
-            _final_ahead(context, search, trials, tried, rows, keep)
-        reached = _settled_tuned(context, search, trials, winner, rows, keep + behind)
-    if seed_tuned is not None and seed_tuned is winner:
-        arms["seed_tuned"] = reached or arms["seed_prompt"]
-    elif tried is not None:
-        arms["seed_tuned"] = _settled_tuned(context, search, trials, tried, rows, keep) or arms["seed_prompt"]
-    else:
-        arms["seed_tuned"] = arms["seed_prompt"]
+            finals.ahead(tried, keep)
+        reached = finals.tuned(winner, keep + behind)
+    tuned = reached if tried is None or tried is winner else finals.tuned(tried, keep)
+    arms = {
+        "seed_prompt": seed_prompt,
+        "prompt_only": prompt_only,
+        "best_prompt": best_prompt,
+        "seed_tuned": seed_prompt if tried is None or tuned is None else tuned,
+        "best_tuned": best_prompt if reached is None else reached,
+    }
     judged = {id(e): _measured(context, e.first, e, "judged") for e in (winner, *search.evidence)}
     chosen = judged[id(winner)]
-    arms["best_tuned"] = reached if reached is not None else arms["best_prompt"]
     if winner.tuned and reached is None:
         # The final tuning diverged: the winner's prompt ships frozen, with its own held-out answers.
-        chosen = _measured(context, prompt_frozen.first, prompt_frozen, "judged")
-    if before and before[0].rank > chosen.rank:
-        chosen = before[0]
-        arms["best_tuned"] = before[0]
-    arms |= {PREVIOUS: before[0]} if before else {}
+        chosen = _measured(context, untuned[-1].first, untuned[-1], "judged")
+    if before:
+        arms[PREVIOUS] = before[0]
+        if before[0].rank > chosen.rank:
+            chosen = arms["best_tuned"] = before[0]
     considered = {m.candidate.id: m for m in (*before, *judged.values(), chosen)}
-    return settle(context, arms, list(considered.values()), chosen)
+    return settle(context, arms, list(considered.values()), chosen, whole_test=search.whole_test)
 
 
 def final_plan(
@@ -146,67 +135,56 @@ def final_plan(
     return replace(search, last_epochs=float(value["epochs"]), tunes_seed=value["tunes_seed"])
 
 
-def _like(recipe: Evidence, frozen: Evidence, fit: PromptFit) -> Evidence:
-    """The seed prompt to be tuned by another prompt's recipe; its dev scores are those of its frozen probe."""
-    return replace(frozen, fit=fit, epochs=recipe.epochs, mix=recipe.mix, start=BASE)
-
-
 def _frozen_evidence(context: RunContext, search: LabelSearch, trials: Trials, fit: PromptFit) -> Evidence:
     """Evidence of a frozen probe, judged on dev now if the search has not done so."""
     if (found := search.of(fit.prompt.id, tuned=False)) is not None:
         return found
-    learn = [row for row in context.train_sample if not row.taught]
-    made = trials.frozen(fit, (*learn, *search.written))
+    made = trials.frozen(fit, search.splits[0].learn)
     mix = trials.cross_fitted_mix(fit)
     table = mix.of(trials.log_probs(made, context.dev, "judge"), trials.term_logits(made, context.dev))
     return Evidence(fit, 0.0, mix, fit.losses, fit.found.best.correct, np.ones(len(fit.rows), dtype=np.bool_), made, table)
 
 
-def _settled_frozen(context: RunContext, trials: Trials, evidence: Evidence, rows: Sequence[Example]) -> Measured:
-    """A prompt's probe fitted to all rows, with the dev scores of the probe that was fitted to train."""
-    return _measured(context, trials.frozen(evidence.fit, rows), evidence, "final")
+@dataclass(frozen=True)
+class _Finals:
+    """Final tunings of prompts on all labelled rows, each of which must leave a part ``keep`` of the budget."""
 
+    context: RunContext
+    search: LabelSearch
+    trials: Trials
+    rows: Sequence[Example]
 
-def _settled_tuned(
-    context: RunContext, search: LabelSearch, trials: Trials, evidence: Evidence, rows: Sequence[Example], keep: float
-) -> Measured | None:
-    """A tuned prompt, tuned further on all rows from its trial's weights if there is room; None if that diverged.
+    def ahead(self, evidence: Evidence, keep: float) -> None:
+        """Let a worker start a prompt's final tuning, if the run has workers."""
+        if self.search.last_epochs:
+            self.trials.ahead(self._request(evidence, keep))
 
-    The trial has learnt from the train rows of the first split, so no step is repeated. A prompt without a trial takes the same
-    number of steps in all.
-    """
-    made = evidence.first
-    if search.last_epochs:
-        found = trials.tune(_final(context, search, trials, evidence, rows, keep))
-        if found is None:
-            return None
-        made = replace(found, steps=found.steps + (made.steps if made.adapter != BASE else 0))
-    return _measured(context, made, evidence, "final")
+    def tuned(self, evidence: Evidence, keep: float) -> Measured | None:
+        """A tuned prompt, tuned further on all rows from its trial's weights if there is room; None if that diverged.
 
+        The trial has learnt from the train rows of the first split, so no step is repeated. A prompt without a trial takes the
+        same number of steps in all.
+        """
+        made = evidence.first
+        if self.search.last_epochs:
+            found = self.trials.tune(self._request(evidence, keep))
+            if found is None:
+                return None
+            made = replace(found, steps=found.steps + made.steps)
+        return _measured(self.context, made, evidence, "final")
 
-def _final(
-    context: RunContext, search: LabelSearch, trials: Trials, evidence: Evidence, rows: Sequence[Example], keep: float
-) -> TuningRequest:
-    """A prompt's final tuning."""
-    made = evidence.first
-    tried = made.adapter != BASE
-    steps = trials.steps_of(search.last_epochs, len(rows))
-    if not tried:
-        steps += trials.steps_of(evidence.epochs, len(context.train_sample))
-    # With few rows, a head that is refitted to the tuned states may lose what the trial's head has learnt (TREC-6, 64 rows, one
-    # draw: 0.64 against 0.73); with many it is better (TREC-6, 500 rows, one draw: 0.913 against 0.907).
-    after = made if tried and len(rows) < HEURISTICS.few_rows else None
-    start = made.adapter if tried else evidence.start
-    # The seed makes the order of rows differ from the trial's.
-    return TuningRequest(evidence.fit, rows, steps, "final", context.seed + 1, start=start, after=after, keep=keep)
-
-
-def _final_ahead(
-    context: RunContext, search: LabelSearch, trials: Trials, evidence: Evidence, rows: Sequence[Example], keep: float
-) -> None:
-    """Let a worker start a prompt's final tuning, if the run has workers."""
-    if search.last_epochs:
-        trials.ahead(_final(context, search, trials, evidence, rows, keep))
+    def _request(self, evidence: Evidence, keep: float) -> TuningRequest:
+        made, rows = evidence.first, self.rows
+        tried = made.adapter != BASE
+        steps = self.trials.steps_of(self.search.last_epochs, len(rows))
+        if not tried:
+            steps += self.trials.steps_of(evidence.epochs, len(self.context.train_sample))
+        # With few rows, a head that is refitted to the tuned states may lose what the trial's head has learnt (TREC-6, 64 rows,
+        # one draw: 0.64 against 0.73); with many it is better (TREC-6, 500 rows, one draw: 0.913 against 0.907).
+        head = made.head if tried and len(rows) < HEURISTICS.few_rows else None
+        # The seed makes the order of rows differ from the trial's.
+        seed = self.context.seed + 1
+        return TuningRequest(evidence.fit, rows, steps, "final", seed, start=made.adapter, head=head, keep=keep)
 
 
 def _measured(context: RunContext, made: Fitted, evidence: Evidence, stage: str) -> Measured:
@@ -215,17 +193,7 @@ def _measured(context: RunContext, made: Fitted, evidence: Evidence, stage: str)
 
 
 def save_readout(context: RunContext, made: Fitted, mix: Mix, stage: str) -> str:
-    """Save weights with their read-out in the run's folder; a ``probe`` step.
-
-    Args:
-        context: context of the run.
-        made: weights and read-out.
-        mix: share of TF-IDF and temperature.
-        stage: purpose, for the journal.
-
-    Returns:
-        The id of weights and read-out together.
-    """
+    """Save weights with their read-out in the run's folder; returns the id of both together; a ``probe`` step."""
     probe = readout_of(made, mix)
     folder, adapters = context.folder / "adapters", context.model.adapters
 

@@ -41,17 +41,13 @@ class Embedding:
     """Embeds rows and keeps their states in memory and, for a resumed run, on disk.
 
     Tokens are charged by the share of layers that ran, so that a pass that ends early also costs less of a token budget.
-
-    Args:
-        context: context of the run.
-
-    Attributes:
-        layers: numbers of the layers whose states are computed by default.
+    Adapters are given without their probe.
     """
 
     def __init__(self, context: RunContext) -> None:
         self.context = context
         self.layers = layers_of_interest(context.model.depth)
+        """Numbers of the layers whose states are computed by default."""
         self._store = StateStore(context.folder / "states")
         self._known: dict[tuple[str, str], _Known] = {}
         self._files: dict[tuple[str, str], dict[str, tuple[str, int, tuple[int, ...]]]] = {}
@@ -71,13 +67,6 @@ class Embedding:
         The state at the last prompt token is concatenated with the mean over the row's own tokens, which follow the prompt's
         common beginning.
 
-        Args:
-            prompt: prompt to embed rows under.
-            adapter: weights; their probe, if any, is ignored.
-            rows: labelled rows.
-            stage: purpose, for the journal and progress.
-            layers: numbers of the layers; None takes :attr:`layers`.
-
         Raises:
             DivergedError: a state is not finite.
         """
@@ -89,20 +78,14 @@ class Embedding:
     ) -> tuple[_Known, tuple[int, ...]]:
         """Embed new rows like :meth:`states`; returns all known states of the prompt, and the numbers of the layers."""
         wanted = tuple(self.layers if layers is None else layers)
-        bare = self.context.model.adapters.without_probe(adapter)
-        known = self._known.setdefault((prompt.id, bare), {})
-        if missing := self._missing(prompt, bare, rows, wanted):
-            found = self._embed(prompt, bare, missing, wanted, stage)
+        known = self._known.setdefault((prompt.id, adapter), {})
+        if missing := self._missing(prompt, adapter, rows, wanted):
+            found = self._embed(prompt, adapter, missing, wanted, stage)
             known.update({row.id: _joined(known.get(row.id), wanted, found[:, place]) for place, row in enumerate(missing)})
         return known, wanted
 
     def ahead(
-        self,
-        prompts: Sequence[Prompt],
-        adapter: str,
-        rows: Sequence[Example],
-        *,
-        layers: Sequence[int] | None = None,
+        self, prompts: Sequence[Prompt], adapter: str, rows: Sequence[Example], *, layers: Sequence[int] | None = None
     ) -> None:
         """Let workers embed rows that are needed next, under all prompts at once; does nothing without workers.
 
@@ -111,11 +94,10 @@ class Embedding:
         if not self.context.workers.slots:
             return
         wanted = tuple(self.layers if layers is None else layers)
-        bare = self.context.model.adapters.without_probe(adapter)
         begun = []
         for prompt in prompts:
-            if missing := self._missing(prompt, bare, rows, wanted):
-                asked = self._asked(prompt, bare, missing, wanted)
+            if missing := self._missing(prompt, adapter, rows, wanted):
+                asked = self._asked(prompt, adapter, missing, wanted)
                 if not self._store.has(asked.name) and (request := self._pending.get(asked.name, self._request(asked))):
                     begun.append(request)
                     # Workers begin while further prompts are rendered.
@@ -128,37 +110,29 @@ class Embedding:
 
     def knows(self, prompt: Prompt, adapter: str, rows: Sequence[Example], layers: Sequence[int]) -> bool:
         """Whether the states of rows and layers are known already."""
-        return not self._missing(prompt, self.context.model.adapters.without_probe(adapter), rows, tuple(layers))
+        return not self._missing(prompt, adapter, rows, layers)
 
     def stored(self, prompt: Prompt, adapter: str, rows: Sequence[Example], layers: Sequence[int]) -> StoredStates | None:
         """Files of the states of rows; None if the layers of a row are not all in one existing file."""
-        held = self._files.get((prompt.id, self.context.model.adapters.without_probe(adapter)), {})
-        places = [held.get(row.id) for row in rows]
-        files: dict[str, tuple[int, ...]] = {}
-        for place in places:
-            if place is None or not set(layers) <= set(place[2]):
-                return None
-            files[place[0]] = place[2]
-        if not all(self._store.has(name) for name in files):
+        held = self._files.get((prompt.id, adapter), {})
+        places = [held[row.id] for row in rows if row.id in held]
+        files = {name: kept for name, _, kept in places}
+        whole = len(places) == len(rows) and all(set(layers) <= set(kept) for kept in files.values())
+        if not whole or not all(map(self._store.has, files)):
             return None
         numbers = {name: number for number, name in enumerate(files)}
-        return StoredStates(
-            self._store.folder,
-            tuple(files.items()),
-            tuple((numbers[place[0]], place[1]) for place in places if place is not None),
-            tuple(layers),
-        )
+        stored = tuple((numbers[name], place) for name, place, _ in places)
+        return StoredStates(self._store.folder, tuple(files.items()), stored, tuple(layers))
 
-    def _missing(self, prompt: Prompt, bare: str, rows: Sequence[Example], wanted: tuple[int, ...]) -> list[Example]:
-        """Rows whose states of the wanted layers are unknown."""
-        known = self._known.get((prompt.id, bare), {})
-        return [row for row in rows if row.id not in known or not set(wanted) <= set(known[row.id][0])]
+    def _missing(self, prompt: Prompt, adapter: str, rows: Sequence[Example], layers: Sequence[int]) -> list[Example]:
+        """Rows whose states of the layers are unknown."""
+        known = self._known.get((prompt.id, adapter), {})
+        return [row for row in rows if row.id not in known or not set(layers) <= set(known[row.id][0])]
 
     def known(self, prompt: Prompt, adapter: str, rows: Sequence[Example]) -> int:
         """Number of leading rows with states of all :attr:`layers`."""
-        known = self._known.get((prompt.id, self.context.model.adapters.without_probe(adapter)), {})
-        wanted = set(self.layers)
-        return next((n for n, row in enumerate(rows) if row.id not in known or not wanted <= set(known[row.id][0])), len(rows))
+        missing = {row.id for row in self._missing(prompt, adapter, rows, self.layers)}
+        return next((n for n, row in enumerate(rows) if row.id in missing), len(rows))
 
     def keep(self, prompts: Collection[str]) -> None:
         """Forget the states of all but some prompts, by id; what is asked for again is embedded again."""
@@ -191,15 +165,15 @@ class Embedding:
         asked = self._asked(prompt, adapter, rows, layers)
         kept: list[Half] = []
 
-        def told(tokens: int) -> None:
+        def progress(tokens: int) -> None:
             context.watcher.progress(stage, prompt.text, round(tokens * self.share(layers)))
 
         def compute() -> tuple[Half, int, dict[str, object]]:
             try:
                 if (request := self._pending.get(asked.name, self._request(asked))) is not None:
-                    found, ran, by = request.result(told)
+                    found, ran, by = request.result(progress)
                     return self._store.put(asked.name, found), ran, {"by": by}
-                return *self._pass(asked, told), {}
+                return *self._pass(asked, progress), {}
             except DivergedError as error:
                 raise DivergedError(f"hidden states of prompt {prompt.id} with adapter {adapter} are not finite") from error
 
@@ -222,7 +196,12 @@ class Embedding:
             }
 
         value = context.journal.step("embed", [prompt.id, adapter, [row.id for row in rows], list(layers)], effect)
-        context.spending.charge(value, "tokens_embedded", lambda ran, took: self._saw(ran, pace_seconds(value, took)))
+
+        def saw(ran: int, took: float) -> None:
+            if seconds := pace_seconds(value, took):
+                context.spending.costs.saw_scoring(ran, seconds)
+
+        context.spending.charge(value, "tokens_embedded", saw)
         if not kept:
             stored = self._store.get(asked.name)
             kept.append(compute()[0] if stored is None or stored.shape[:2] != (len(layers), len(rows)) else stored)
@@ -232,20 +211,16 @@ class Embedding:
         held.update({row.id: (asked.name, place, layers) for place, row in enumerate(rows)})
         return kept[0]
 
-    def _saw(self, tokens: int, seconds: float) -> None:
-        if seconds:
-            self.context.spending.costs.saw_scoring(tokens, seconds)
-
-    def _pass(self, asked: _Asked, told: Callable[[int], None]) -> tuple[Half, int]:
+    def _pass(self, asked: _Asked, progress: Callable[[int], None]) -> tuple[Half, int]:
         """Embed in this process; returns the stored states and the number of computed tokens."""
         ran: list[int] = []
 
-        def progress(tokens: int) -> None:
+        def saw(tokens: int) -> None:
             ran.append(tokens)
-            told(tokens)
+            progress(tokens)
 
         model = self.context.model
-        found = model.layer_states(asked.sequences, asked.layers, starts=asked.starts, adapter=asked.adapter, progress=progress)
+        found = model.layer_states(asked.sequences, asked.layers, starts=asked.starts, adapter=asked.adapter, progress=saw)
         if not np.isfinite(found).all():
             raise DivergedError("hidden states are not finite")
         return self._store.put(asked.name, found), sum(ran)

@@ -11,10 +11,9 @@ from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.limit import RaceLimit
-from cotune.cycle.probe_search.plan import RaceSizes, race_bound
+from cotune.cycle.probe_search.plan import RaceSizes, end_of_race, race_bound
 from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.race import ProbeRace, ProbeRaceResult
-from cotune.cycle.probe_search.slow_end import end_of_race
 from cotune.cycle.probe_search.splits import labelled_rows, splits_of, taught_rows
 from cotune.cycle.probe_search.state import LabelSearch
 from cotune.cycle.search.pool import opening_pool
@@ -27,14 +26,7 @@ from cotune.task.example import Example
 class FirstRace:
     """Races the opening pool, within a limit that leaves a time budget for the end.
 
-    Args:
-        context: context of the run; its rows become those that a cut race read.
-        config: config of the run.
-        own: the seed prompt first, then the user's further prompts.
-        embedding: embeds rows and stores their states.
-        prices: prices of the race.
-        sizes: number of prompts that the race may have.
-        previous: the earlier bundle of a warm start.
+    The context's rows become those that a cut race read. ``own`` are the seed prompt and the user's further prompts.
     """
 
     def __init__(
@@ -85,8 +77,11 @@ class FirstRace:
             limit=limit,
         ).run()
         if race.read < len(rows) or (limit.stopped and taught_rows(context)):
-            rows = rows[: race.read]
-            self._keep_rows(rows)
+            # A teacher's rows take time too.
+            rows, taught = rows[: race.read], taught_rows(context)
+            if taught and not context.journal.replaying:
+                context.journal.tell(f"there is no time for {counted(len(taught), 'row')} that the teacher labelled")
+            context.keep_rows({row.id for row in rows})
         return self._search({proposal.prompt.id: proposal for proposal in proposals}, race, rows, cut=limit.stopped)
 
     def read_on(self, search: LabelSearch) -> LabelSearch | None:
@@ -119,17 +114,9 @@ class FirstRace:
             self._own,
             self._sizes.fitting(rows, self._sizes.room),
             demonstrations=self._config.search.demonstrations,
-            seed=self._config.seed,
             previous=self._previous.proposal if self._previous else None,
             nearest=self._config.search.nearest_demonstrations,
         )
-
-    def _keep_rows(self, rows: Sequence[Example]) -> None:
-        """Continue with the rows that a cut race read, without a teacher's rows, which take time too."""
-        taught = taught_rows(self._context)
-        if taught and not self._context.journal.replaying:
-            self._context.journal.tell(f"there is no time for {counted(len(taught), 'row')} that the teacher labelled")
-        self._context.keep_rows({row.id for row in rows})
 
     def _search(
         self, proposals: dict[str, Proposal], race: ProbeRaceResult, rows: tuple[Example, ...], *, cut: bool

@@ -18,15 +18,8 @@ from cotune.probe.cross_fitting import CrossFit, cross_fit
 class FitTask:
     """Arguments of :func:`cotune.probe.cross_fitting.cross_fit`, except for the states.
 
-    Attributes:
-        truth: the rows' labels, as numbers.
-        classes: number of labels.
-        layers: numbers of the layers.
-        groups: group of each row; rows of a group stay in one fold.
-        words: first token of each label's word, if word logits are combined with the last layer's probe; otherwise None.
-        keep: number of layers that logistic regression is fitted on.
-        repeats: number of times that folds are drawn.
-        seed: seed of the folds.
+    ``truth`` are the labels, and ``words`` the first token of each label's word, if word logits are combined with the last
+    layer's probe; otherwise None.
     """
 
     truth: NDArray[np.int64]
@@ -40,20 +33,10 @@ class FitTask:
 
     def fit(self, model: LocalModel, states: Half) -> CrossFit:
         """Cross-fit probes on states ``[layers, rows, 2 x width]``."""
-        words = None
-        if self.words is not None:
-            words = states[-1].astype(np.float32) @ word_weights(model, self.words).T
-        return cross_fit(
-            states,
-            self.truth,
-            classes=self.classes,
-            layers=self.layers,
-            groups=self.groups,
-            words=words,
-            keep=self.keep,
-            repeats=self.repeats,
-            seed=self.seed,
-        )
+        options = dict(vars(self))
+        truth, first = options.pop("truth"), options.pop("words")
+        words = None if first is None else states[-1].astype(np.float32) @ word_weights(model, first).T
+        return cross_fit(states, truth, words=words, **options)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object for :meth:`from_json`."""

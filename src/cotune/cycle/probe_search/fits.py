@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.embedding import Embedding
-from cotune.cycle.probe_search.fit_task import FitTask, word_weights
+from cotune.cycle.probe_search.fit_task import FitTask
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.workers.fits import PendingFit
 from cotune.cycle.workers.pending import Pending
@@ -56,39 +55,30 @@ class PromptFit:
         return float(self.losses.mean())
 
 
-class Effort(TypedDict, total=False):
-    """Effort of a fit if it is not the usual one: ``keep`` and ``repeats`` of :func:`cotune.probe.cross_fit`."""
-
-    keep: int
-    repeats: int | None
-
-
 class Fitting:
     """Fits the probes of a race's prompts on states of the base model, by workers if the run has any.
 
-    Args:
-        context: context of the run.
-        embedding: stores the states.
+    A fit for ``screening`` only decides which prompts continue: it takes fewer layers and draws folds once.
     """
 
     def __init__(self, context: RunContext, embedding: Embedding) -> None:
         self._context, self._embedding = context, embedding
         self._pending = Pending[PendingFit](context.workers)
 
-    def ahead(self, prompt: Prompt, rows: Sequence[Example], *, keep: int = LAYERS_KEPT, repeats: int | None = None) -> None:
+    def ahead(self, prompt: Prompt, rows: Sequence[Example], *, screening: bool = False) -> None:
         """Let workers fit a prompt's probe when they are idle; does nothing without workers."""
         embedding = self._embedding
 
         def request(workers: WorkerPool) -> PendingFit | None:
             if (stored := embedding.stored(prompt, BASE, rows, embedding.layers)) is None:
                 return None
-            places, task = task_of(self._context, prompt, rows, embedding.layers, keep=keep, repeats=repeats)
+            places, task = task_of(self._context, prompt, rows, embedding.layers, screening=screening)
             return PendingFit(workers, task, stored.of(places.tolist()))
 
         self._pending.submit(prompt.id, request)
 
-    def fit(self, prompt: Prompt, rows: Sequence[Example], *, keep: int = LAYERS_KEPT, repeats: int | None = None) -> PromptFit:
-        """A prompt's cross-fitted probe; for ``keep`` and ``repeats`` see :func:`cotune.probe.cross_fit`.
+    def fit(self, prompt: Prompt, rows: Sequence[Example], *, screening: bool = False) -> PromptFit:
+        """A prompt's cross-fitted probe.
 
         Raises:
             DivergedError: a state is not finite.
@@ -99,7 +89,7 @@ class Fitting:
             places = usable_places(prompt, rows)
             return PromptFit(prompt, tuple(rows[i] for i in places), places, found)
         states = self._embedding.states(prompt, BASE, rows, "race")
-        return fit_prompt(self._context, prompt, rows, states, self._embedding.layers, keep=keep, repeats=repeats)
+        return fit_prompt(self._context, prompt, rows, states, self._embedding.layers, screening=screening)
 
     def cancel_ahead(self) -> None:
         """Cancel the fits of :meth:`ahead` that were not used."""
@@ -113,46 +103,28 @@ def fit_prompt(
     states: NDArray[np.float16],
     layers: Sequence[int],
     *,
-    keep: int = LAYERS_KEPT,
-    repeats: int | None = None,
+    screening: bool = False,
 ) -> PromptFit:
-    """Cross-fit a prompt's probe on the rows that the prompt does not show with their labels.
-
-    Args:
-        context: context of the run.
-        prompt: prompt of the states.
-        rows: labelled rows.
-        states: ``[layers, rows, 2 x width]``.
-        layers: numbers of the layers.
-        keep: see :func:`cotune.probe.cross_fit`.
-        repeats: see :func:`cotune.probe.cross_fit`.
-    """
-    places, task = task_of(context, prompt, rows, layers, keep=keep, repeats=repeats)
+    """Cross-fit a prompt's probe on ``states`` ``[layers, rows, 2 x width]`` of the rows that it does not show."""
+    places, task = task_of(context, prompt, rows, layers, screening=screening)
     return PromptFit(prompt, tuple(rows[i] for i in places), places, task.fit(context.model, states[:, places]))
 
 
 def task_of(
-    context: RunContext,
-    prompt: Prompt,
-    rows: Sequence[Example],
-    layers: Sequence[int],
-    *,
-    keep: int = LAYERS_KEPT,
-    repeats: int | None = None,
+    context: RunContext, prompt: Prompt, rows: Sequence[Example], layers: Sequence[int], *, screening: bool
 ) -> tuple[NDArray[np.int64], FitTask]:
     """Indices of the rows that a prompt's probe is fitted to, and the fitting task without their states."""
     places = usable_places(prompt, rows)
     chosen = tuple(rows[i] for i in places)
-    words = first_words(context, prompt) if layers[-1] == context.model.depth else None
     groups = groups_of(chosen)
     return places, FitTask(
         label_indices(chosen, context.task),
         len(context.task.labels),
         tuple(layers),
         None if groups is None else groups.tolist(),
-        words,
-        keep,
-        repeats,
+        first_words(context, prompt) if layers[-1] == context.model.depth else None,
+        HEURISTICS.early_layers if screening else LAYERS_KEPT,
+        1 if screening else None,
         context.seed,
     )
 
@@ -183,22 +155,11 @@ def tuned_layer(found: CrossFit, rows: int, depth: int) -> int:
     Few rows hardly tell layers apart. Of those at which the frozen probe is as good as at its best, this is then the one
     closest to :attr:`~cotune.cycle.probe_search.heuristics.SearchHeuristics.tuned_depth`. With more rows it is the frozen
     probe's. Label words need the last layer.
-
-    Args:
-        found: the frozen probe.
-        rows: number of rows that it was fitted on.
-        depth: number of the model's layers.
     """
     if found.best.word_scale or rows >= HEURISTICS.few_rows:
         return found.layer
     layers = {found.layer, *(one.layer for one in as_good(found.by_layer) if not one.word_scale)}
     return min(sorted(layers), key=lambda layer: abs(layer - HEURISTICS.tuned_depth * depth))
-
-
-def word_vectors(context: RunContext, prompt: Prompt) -> NDArray[np.float32] | None:
-    """Weights that give the logits of the label words, see :func:`word_weights`; None if words cannot be a read-out."""
-    first = first_words(context, prompt)
-    return None if first is None else word_weights(context.model, first)
 
 
 def first_words(context: RunContext, prompt: Prompt) -> tuple[int, ...] | None:
@@ -219,16 +180,15 @@ def head_of(
 ) -> StartHead:
     """A read-out that is fitted to all states ``[rows, width]``.
 
-    ``words`` are weights ``[labels, width]``, see :func:`word_vectors`; the read-out is fitted with their logits as an offset,
-    and they are part of the result.
+    The logits of ``words``, weights ``[labels, width]``, are an offset of the fit and part of the result.
     """
     features, mean, spread = standardised(states)
-    if words is None:
-        fitted = fit_logistic(features, truth, classes, strengths=[strength])
-        return StartHead(fitted.weight[0], fitted.bias[0], mean, spread)
-    offsets = states.astype(np.float32) @ words.T
+    offsets = None if words is None else states.astype(np.float32) @ words.T
     fitted = fit_logistic(features, truth, classes, strengths=[strength], offsets=offsets)
-    return StartHead(fitted.weight[0] + words * spread, fitted.bias[0] + words @ mean, mean, spread)
+    weight, bias = fitted.weight[0], fitted.bias[0]
+    if words is not None:
+        weight, bias = weight + words * spread, bias + words @ mean
+    return StartHead(weight, bias, mean, spread)
 
 
 def head_from(probe: Probe, states: NDArray[np.float16]) -> StartHead:
@@ -236,8 +196,3 @@ def head_from(probe: Probe, states: NDArray[np.float16]) -> StartHead:
     _, mean, spread = standardised(states)
     weight = probe.weight.astype(np.float64)
     return StartHead(weight * spread, probe.bias + weight @ mean, mean, spread)
-
-
-def probe_of(context: RunContext, head: StartHead, layer: int) -> Probe:
-    """A head as a probe of the task's labels."""
-    return Probe(context.task.labels, *head.folded(), layer)

@@ -10,7 +10,6 @@ import numpy as np
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
-from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.fits import PromptFit, usable_places
 from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.splits import Split
@@ -22,26 +21,18 @@ from cotune.errors import DivergedError
 from cotune.evaluate.decision import BY_PROBE
 from cotune.evaluate.responses import LabelOutputs, label_indices
 from cotune.model.adapters.slots import BASE
-from cotune.prompt.prompt import Prompt
 from cotune.refine import not_shown
 
 
 class HeldOutJudge:
     """Judges prompts on held-out rows: a read-out learns from a part of each split and answers the rest.
 
-    Args:
-        context: context of the run.
-        embedding: embeds held-out rows.
-        trials: fits and tunes read-outs.
-        prices: prices of the end, for which a tuning leaves budget.
-        previous: the earlier bundle of a warm start.
+    A tuning leaves the budget that the end needs by ``prices``.
     """
 
-    def __init__(
-        self, context: RunContext, embedding: Embedding, trials: Trials, prices: Prices, previous: Previous | None = None
-    ) -> None:
-        self._context, self._embedding, self._trials, self._prices = context, embedding, trials, prices
-        self._previous = previous
+    def __init__(self, trials: Trials, prices: Prices, previous: Previous | None = None) -> None:
+        self._context, self._embedding, self._trials = trials.context, trials.embedding, trials
+        self._prices, self._previous = prices, previous
 
     def frozen(self, search: LabelSearch, fit: PromptFit, splits: Sequence[Split] | None = None) -> Evidence:
         """How a prompt's frozen probe does on the held-out rows of splits; None takes those of the search.
@@ -53,8 +44,13 @@ class HeldOutJudge:
         found = [self._trials.frozen(fit, split.learn) for split in splits]
         return self._evidence(search, fit, found, splits, tempers=bool(search.written))
 
-    def with_tfidf(self, search: LabelSearch, fit: PromptFit, tfidf: Tfidf) -> Mixed:
-        """A prompt's frozen probe with TF-IDF on the held-out rows; both learn from the further rows too."""
+    def with_tfidf(self, search: LabelSearch, fit: PromptFit, tfidf: Tfidf) -> Mixed | None:
+        """A prompt's frozen probe with TF-IDF, by cross-fitting; None if TF-IDF cannot be fitted.
+
+        Cross-fitting knows no further rows, so if there are some, both learn from them and are judged on the held-out rows.
+        """
+        if not search.written:
+            return tfidf.cross_fitted(fit)
         learnt = [
             (self._trials.frozen(fit, split.learn), tfidf.weights(split.learn), not_shown(fit.prompt, split.held))
             for split in search.splits
@@ -80,9 +76,7 @@ class HeldOutJudge:
         if search.of(fit.prompt.id, tuned=False) is None:
             search.evidence.append(self.frozen(search, search.fits.get(fit.prompt.id, fit)))
         with suppress(DivergedError):
-            start = self._start_of(search, fit.prompt)
-            evidence = self._evidence(search, fit, found, splits, epochs=search.epochs, start=start, tempers=True)
-            search.evidence.append(evidence)
+            search.evidence.append(self._evidence(search, fit, found, splits, epochs=search.epochs, tempers=True))
         search.choose()
 
     def tune_ahead(self, search: LabelSearch, fit: PromptFit, splits: Sequence[Split]) -> None:
@@ -92,17 +86,11 @@ class HeldOutJudge:
 
     def _requests(self, search: LabelSearch, fit: PromptFit, splits: Sequence[Split]) -> list[TuningRequest]:
         """The tunings of a prompt, one for each split."""
-        start, keep = self._start_of(search, fit.prompt), self._prices.owed(search, fit)
-
-        def request(split: Split) -> TuningRequest:
-            steps = self._trials.steps_of(search.epochs, len(split.learn))
-            return TuningRequest(fit, split.learn, steps, "tune", self._context.seed, start=start, keep=keep)
-
-        return [request(split) for split in splits]
-
-    def _start_of(self, search: LabelSearch, prompt: Prompt) -> str:
-        """Adapter that a prompt is tuned from: an earlier bundle's, but BASE for the seed prompt, to show the gain."""
-        return self._previous.ground if self._previous and prompt.id != search.seed.prompt.id else BASE
+        # The seed prompt is always tuned from the base model, to show the gain.
+        start = self._previous.ground if self._previous and fit.prompt.id != search.seed.prompt.id else BASE
+        keep, seed = self._prices.owed(search, fit), self._context.seed
+        sized = [(split.learn, self._trials.steps_of(search.epochs, len(split.learn))) for split in splits]
+        return [TuningRequest(fit, rows, steps, "tune", seed, start=start, keep=keep) for rows, steps in sized]
 
     def _evidence(
         self,
@@ -112,7 +100,6 @@ class HeldOutJudge:
         splits: Sequence[Split],
         *,
         epochs: float = 0.0,
-        start: str = BASE,
         tempers: bool,
     ) -> Evidence:
         """How read-outs did on the rows held out from each split; a ``tuned`` step.
@@ -141,7 +128,6 @@ class HeldOutJudge:
             counts,
             found[0],
             log_probs[: len(splits[0].held)],
-            start,
         )
         self._context.journal.step(
             "tuned",

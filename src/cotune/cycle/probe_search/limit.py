@@ -14,6 +14,17 @@ from cotune.prompt.prompt import Prompt
 from cotune.task.example import Example
 
 
+def cut_step(
+    context: RunContext, key: list[Any], needed: Callable[[], bool], facts: Callable[[], dict[str, Any]]
+) -> dict[str, Any] | None:
+    """The value of a ``cut`` step if it comes next in the journal or, behind its end, if the time is needed; None otherwise."""
+    journal = context.journal
+    timed = context.spending.budget.kind == "time"
+    if not (journal.holds_next("cut", key) if journal.replaying else timed and needed()):
+        return None
+    return dict(journal.step("cut", key, facts))
+
+
 class RaceLimit:
     """Reads a race's rows under the base model until the rest of a time budget is needed for the end.
 
@@ -23,8 +34,6 @@ class RaceLimit:
     busy when its speed was measured, passes keep to the plan, but all else is late.
 
     Args:
-        context: context of the run.
-        embedding: embeds rows and stores their states.
         end: cost of all that follows the race, at the measured pace.
     """
 
@@ -37,11 +46,8 @@ class RaceLimit:
     @property
     def slow(self) -> bool:
         """Whether passes take far longer than planned, under a time budget."""
-        return self._timed and self._context.spending.costs.slowness >= HEURISTICS.slow
-
-    @property
-    def _timed(self) -> bool:
-        return self._context.spending.budget.kind == "time"
+        spending = self._context.spending
+        return spending.budget.kind == "time" and spending.costs.slowness >= HEURISTICS.slow
 
     def saw_fit(self, seconds: float) -> None:
         """Record how long it took to cross-fit a probe."""
@@ -55,8 +61,7 @@ class RaceLimit:
 
         Args:
             prompts: prompts that would see all rows; the first one reads the few rows.
-            rows: rows of the race before it was cut.
-            read: number of rows that it has read.
+            read: number of rows that the race has read.
             fits: cost of fitting the prompts to all rows, at the expected speed.
         """
         spending = self._context.spending
@@ -92,26 +97,13 @@ class RaceLimit:
     def leaves_out(self, prompt: Prompt, rows: int, stage: str = "fit") -> bool:
         """Whether a prompt's probe must be left out because the end needs the time; if so, a ``cut`` step.
 
-        Args:
-            prompt: the prompt.
-            rows: number of rows that its probe would be fitted to.
-            stage: name of the fit; two fits to the same rows need two names, or a resumed run would confuse their cuts.
+        Two fits to the same number of rows need two stages, or a resumed run would confuse their cuts.
         """
-        journal, key = self._context.journal, [stage, prompt.id, rows]
-        over = journal.holds_next("cut", key) if journal.replaying else self._timed and self._room(1) < 0
-        if over:
-            known, self.stopped = self.stopped, True
-            journal.step("cut", key, lambda: {"fit": prompt.id, "rows": rows, **self._told(known)})
-        return over
+        cut = self._cut([stage, prompt.id, rows], lambda: self._room(1) < 0, lambda: {"fit": prompt.id, "rows": rows})
+        return cut is not None
 
     def warm_up(self, prompt: Prompt, rows: Sequence[Example], count: int) -> None:
-        """Read a race's first rows under its first prompt; starts with a few rows if all would take long on a slow machine.
-
-        Args:
-            prompt: first prompt of the race.
-            rows: rows of the race.
-            count: number of rows of the first round.
-        """
+        """Read a race's first rows under its first prompt; starts with a few rows if all would take long on a slow machine."""
         spending = self._context.spending
         price = HEURISTICS.slowest * self._embedding.row_cost(prompt, count)
         if spending.budget.kind == "time" and price > HEURISTICS.warm_share * spending.budget.amount:
@@ -121,11 +113,7 @@ class RaceLimit:
     def read(self, prompt: Prompt, rows: Sequence[Example], count: int, *, least: int | None) -> int:
         """Embed up to ``count`` rows under a prompt; returns the number that there is time for.
 
-        Args:
-            prompt: prompt to embed rows under.
-            rows: rows of the race.
-            count: number of rows that the prompt should see.
-            least: number of rows that are read in any case; None reads none unless there is time for all.
+        ``least`` rows are read in any case; None reads none unless there is time for all.
         """
         at = self._embedding.known(prompt, BASE, rows[:count])
         while at < count:
@@ -141,33 +129,33 @@ class RaceLimit:
 
     def allowed(self, prompts: Sequence[Prompt], before: int, count: int, *, least: int, stage: str = "round") -> int:
         """Number of rows, up to ``count``, that prompts may see after ``before`` rows; fewer if the end needs the time."""
-        journal = self._context.journal
-        key = [stage, [prompt.id for prompt in prompts], before, count]
-        over = journal.holds_next("cut", key) if journal.replaying else self._is_over(prompts, before, count)
-        if not over:
-            return count
-        known, self.stopped = self.stopped, True
 
-        def effect() -> dict[str, Any]:
+        def needed() -> bool:
+            return sum(self._cost(prompt, count - before) for prompt in prompts) > self._room(len(prompts))
+
+        def facts() -> dict[str, Any]:
             a_row = sum(self._cost(prompt, 100) for prompt in prompts) / 100
             fitting = before + int(self._room(len(prompts)) / a_row)
-            return {"rows": max(least, min(count, fitting)), "of": count, **self._told(known)}
+            return {"rows": max(least, min(count, fitting)), "of": count}
 
-        return int(journal.step("cut", key, effect)["rows"])
+        cut = self._cut([stage, [prompt.id for prompt in prompts], before, count], needed, facts)
+        return count if cut is None else int(cut["rows"])
 
-    def _is_over(self, prompts: Sequence[Prompt], before: int, count: int) -> bool:
-        return self._timed and sum(self._cost(prompt, count - before) for prompt in prompts) > self._room(len(prompts))
+    def _cut(self, key: list[Any], needed: Callable[[], bool], facts: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+        """See :func:`cut_step`; the first cut says why."""
+        reason = {} if self.stopped else {"text": self._reason()}
+        cut = cut_step(self._context, key, needed, lambda: {**facts(), **reason})
+        self.stopped = self.stopped or cut is not None
+        return cut
 
     def _room(self, fits: int) -> float:
         """Budget that is left for passes, without the cost of fitting a number of prompts and of the end."""
         return self._context.spending.left_within_step() - self._end() - self._fit_seconds * fits
 
-    def _told(self, known: bool) -> dict[str, str]:
-        if known:
-            return {}
+    def _reason(self) -> str:
         slowness = self._context.spending.costs.slowness
         why = f"passes take {slowness:.1f} times as long as planned" if self.slow else "the machine is slower than planned"
-        return {"text": f"{why}: the race is cut, as the rest of the time is needed for a bundle and the test"}
+        return f"{why}: the race is cut, as the rest of the time is needed for a bundle and the test"
 
     def _cost(self, prompt: Prompt, rows: int) -> float:
         return self._embedding.row_cost(prompt, rows) * self._context.spending.costs.lag

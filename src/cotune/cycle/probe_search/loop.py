@@ -2,86 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
 from cotune.config import RunConfig
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.folder import ASKED
-from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.first_race import FirstRace
 from cotune.cycle.probe_search.fits import PromptFit
 from cotune.cycle.probe_search.held_out import HeldOutJudge, measured_on_dev
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.label_names import COST_SHARE, judge_names, label_name_rows, with_names
-from cotune.cycle.probe_search.plan import RaceSizes, fit_plan
+from cotune.cycle.probe_search.plan import RaceSizes, fit_plan, fit_test
 from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.race import ProbeRace, ProbeRaceResult
-from cotune.cycle.probe_search.slow_end import fit_test
-from cotune.cycle.probe_search.splits import Split, labelled_rows
+from cotune.cycle.probe_search.splits import labelled_rows
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
-from cotune.cycle.probe_search.tfidf import Mixed, Tfidf, try_tfidf
+from cotune.cycle.probe_search.tfidf import try_tfidf
 from cotune.cycle.probe_search.trial import Trials
+from cotune.cycle.probe_search.verdict import EarlyBundles
 from cotune.cycle.search.guide import Guide
 from cotune.cycle.search.pool import next_pool
 from cotune.cycle.search.result import record_cycle
 from cotune.errors import counted
 from cotune.prompt.prompt import Prompt
 from cotune.refine import Proposal
-from cotune.task.example import Example
 
 
 class LabelLoop:
-    """Runs the cycle until the budget ends or nothing gains.
-
-    Args:
-        context: context of the run.
-        config: config of the run.
-        own: the seed prompt first, then the user's further prompts.
-        embedding: embeds rows and stores their states.
-        trials: fits and tunes read-outs.
-        prices: prices of steps.
-        previous: the earlier bundle of a warm start.
-        first_verdict: called after the first race; saves the first bundle.
-        better: called with tuned weights that beat the bundle's on held-out rows, and with the bundle's evidence if known;
-            saves the weights as the bundle.
-    """
+    """Runs the cycle until the budget ends or nothing gains; ``own`` are the seed prompt and the user's further prompts."""
 
     def __init__(
         self,
         context: RunContext,
         config: RunConfig,
         own: Sequence[Prompt],
-        embedding: Embedding,
         trials: Trials,
         prices: Prices,
+        bundle: Path,
         previous: Previous | None = None,
-        first_verdict: Callable[[LabelSearch], object] = lambda search: None,
-        better: Callable[[Evidence, Evidence | None], object] = lambda evidence, before: None,
     ) -> None:
         self.context, self.config = context, config
-        self.embedding, self.trials, self.prices = embedding, trials, prices
+        self.embedding, self.trials, self.prices = trials.embedding, trials, prices
         self.sizes = RaceSizes(context, prices, own[0], config.search.pool)
-        self.first_race = FirstRace(context, config, own, embedding, prices, self.sizes, previous)
-        self.judge = HeldOutJudge(context, embedding, trials, prices, previous)
+        self.first_race = FirstRace(context, config, own, trials.embedding, prices, self.sizes, previous)
+        self.judge = HeldOutJudge(trials, prices, previous)
         self.guide = Guide(context, config)
-        self._first_verdict, self._better = first_verdict, better
+        self.bundles = EarlyBundles(context, trials, bundle, config.model)
         self._in_bundle: Evidence | None = None
 
     def run(self) -> LabelSearch:
         """Run the search."""
-        search = self._judge_first(self.first_race.run())
-        self._name_labels(search)
-        self._use_tfidf(search)
-        self._first_verdict(search)
+        search = self._with_read_outs(self.first_race.run())
+        self.bundles.first(search)
         if search.cut and (whole := self.first_race.read_on(search)) is not None:
             # The first rows' TF-IDF does not know the others.
             self.trials.use_tfidf(None)
-            search = self._judge_first(whole)
-            self._name_labels(search)
-            self._use_tfidf(search)
+            search = self._with_read_outs(whole)
         search.whole_test = fit_test(self.context, self.prices, search)
-        self._plan(search)
+        search = self._plan(search)
         if search.epochs:
             self._first_trials(search)
         self._record(search, search.base_race, pool=len(search.proposals))
@@ -98,9 +79,16 @@ class LabelLoop:
 
     # Before tuning ------------------------------------------------------------------------------------------------
 
+    def _with_read_outs(self, search: LabelSearch) -> LabelSearch:
+        """Judge the leading prompts of the first race, with names of labels and with TF-IDF where these are better."""
+        self._judge_first(search)
+        self._name_labels(search)
+        self._use_tfidf(search)
+        return search
+
     def _judge_first(self, search: LabelSearch) -> LabelSearch:
         """Judge the seed prompt and the first race's winner on held-out rows, and choose between them."""
-        self._saw_fits(search.base_race)
+        self.prices.saw_fits(search.base_race.read, search.base_race.fit_seconds)
         self._judge_frozen(search, search.seed, search.best_frozen)
         self._in_bundle = search.first
         return search
@@ -113,7 +101,9 @@ class LabelLoop:
             return
         splits = with_names(search.splits, names)
         if judge_names(self.context, names, before, self.judge.frozen(search, best, splits)):
-            self._learn_from(search, names, splits)
+            search.splits, search.written = splits, (*search.written, *names)
+            search.evidence, search.winner = [], None
+            self._judge_frozen(search, best, search.seed)
             search.named = self._in_bundle = search.first
 
     def _use_tfidf(self, search: LabelSearch) -> None:
@@ -121,10 +111,7 @@ class LabelLoop:
         if not self.config.search.tfidf:
             return
         best, rows = search.best_frozen, (*labelled_rows(self.context), *search.written)
-
-        def judge(tfidf: Tfidf) -> Mixed | None:
-            return self.judge.with_tfidf(search, best, tfidf) if search.written else tfidf.cross_fitted(best)
-
+        judge = partial(self.judge.with_tfidf, search, best)
         if (found := try_tfidf(self.context, rows, best.prompt.id, judge)) is None:
             return
         self.trials.use_tfidf(found)
@@ -132,29 +119,22 @@ class LabelLoop:
         self._judge_first(search)
         search.named = None if search.named is None else search.first
 
-    def _learn_from(self, search: LabelSearch, rows: Sequence[Example], splits: tuple[Split, ...]) -> None:
-        """Use further rows from now on; the best prompt and the seed prompt are judged again with them."""
-        search.splits, search.written = splits, (*search.written, *rows)
-        search.evidence, search.winner = [], None
-        self._judge_frozen(search, search.best_frozen, search.seed)
-
     def _judge_frozen(self, search: LabelSearch, *fits: PromptFit) -> None:
         """Judge frozen probes on held-out rows in this order, each once, and choose the winner."""
         for fit in {fit.prompt.id: fit for fit in fits}.values():
             search.evidence.append(self.judge.frozen(search, fit))
         search.choose()
 
-    def _plan(self, search: LabelSearch) -> None:
+    def _plan(self, search: LabelSearch) -> LabelSearch:
         """Plan the tuning, or end the search with frozen probes if the race was cut or the user asks for the end."""
         if search.cut:
             search.zero_shot = False
             search.stopped = "the machine is slow, and what was left of the budget is reserved for the test"
-            return
+            return search
         plan = fit_plan(self.context, self.config, self.trials, self.prices, search)
-        search.epochs, search.last_epochs = plan.epochs, plan.last_epochs
-        search.zero_shot, search.tunes_seed = plan.zero_shot, plan.tunes_seed
         if self.context.finish_asked():
-            search.stopped, search.epochs = ASKED, 0.0
+            plan.stopped, plan.epochs = ASKED, 0.0
+        return plan
 
     # Tuning -------------------------------------------------------------------------------------------------------
 
@@ -216,14 +196,11 @@ class LabelLoop:
             always=entrants[:1],
             first_rows=self.sizes.first_rows,
         ).run()
-        self._saw_fits(race)
+        self.prices.saw_fits(race.read, race.fit_seconds)
         search.fits.update(race.fits_on(rows))
         self._try(search, search.challenger)
         self._record(search, race, pool=len(entrants), children=len(children))
         return ""
-
-    def _saw_fits(self, race: ProbeRaceResult) -> None:
-        self.prices.saw_fits(race.read, race.fit_seconds)
 
     def _trial_cost(self, search: LabelSearch, fit: PromptFit, *, tunes: bool) -> float:
         """Cost of the next cycle besides its race, if the best child is about as long as the winner."""
@@ -245,7 +222,6 @@ class LabelLoop:
             count,
             set(search.proposals),
             demonstrations=self.config.search.demonstrations,
-            seed=self.config.seed,
             rewrites=rewrites,
             nearest=self.config.search.nearest_demonstrations,
         )
@@ -273,7 +249,7 @@ class LabelLoop:
         """
         winner = search.winner
         if winner is not None and winner.tuned and (self._in_bundle is None or winner.beats(self._in_bundle)):
-            self._better(winner, self._in_bundle)
+            self.bundles.better(winner, self._in_bundle)
             self._in_bundle = winner
 
     def _record(self, search: LabelSearch, race: ProbeRaceResult, *, pool: int, children: int | None = None) -> None:

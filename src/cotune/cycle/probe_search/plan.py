@@ -1,21 +1,24 @@
-"""Fitting a run into its budget: the shortest run, the number of prompts of a race, and the epochs of tuning."""
+"""Fitting a run into its budget: the shortest run, prompts of a race, test rows on a slow machine, and epochs of tuning."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from cotune.config import RunConfig
 from cotune.cycle.budget.budget import Budget
 from cotune.cycle.context import RunContext
+from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.heuristics import HEURISTICS
+from cotune.cycle.probe_search.limit import cut_step
 from cotune.cycle.probe_search.prices import Prices, too_small
 from cotune.cycle.probe_search.race import rows_embedded
 from cotune.cycle.probe_search.state import LabelSearch
 from cotune.cycle.probe_search.trial import Trials
 from cotune.errors import counted
 from cotune.prompt.prompt import Prompt
+from cotune.task.sealed import SealedTest
 
 
 def check_budget(context: RunContext, prices: Prices, seed: Prompt) -> None:
@@ -40,11 +43,7 @@ def check_budget(context: RunContext, prices: Prices, seed: Prompt) -> None:
 def race_bound(room: float, budget: Budget, left: float, fits: float) -> float:
     """Budget of a first race's passes above which fewer prompts continue.
 
-    Args:
-        room: budget that the race was planned for.
-        budget: the run's budget.
-        left: budget that is left before the race.
-        fits: cost of fitting the race's probes.
+    The race was planned for ``room`` when ``left`` was left of the run's budget; fitting its probes costs ``fits``.
     """
     bound = HEURISTICS.race_over * room
     if budget.kind != "time":
@@ -54,21 +53,12 @@ def race_bound(room: float, budget: Budget, left: float, fits: float) -> float:
 
 
 class RaceSizes:
-    """Number of prompts of a race for a given part of the budget.
-
-    Args:
-        context: context of the run.
-        prices: prices of rows.
-        seed: the seed prompt, whose length gives the price of rows.
-        most: maximum number of prompts of a race.
-
-    Attributes:
-        first_rows: number of labelled rows of a race's first round.
-    """
+    """Number of prompts, at most ``most``, of a race for a part of the budget, priced by the length of the seed prompt."""
 
     def __init__(self, context: RunContext, prices: Prices, seed: Prompt, most: int) -> None:
         self._context, self._prices, self._seed, self._most = context, prices, seed, most
         self.first_rows = HEURISTICS.opening_rows(len(context.task.labels))
+        """Number of labelled rows of a race's first round."""
 
     @property
     def room(self) -> float:
@@ -87,32 +77,64 @@ class RaceSizes:
         return next((count for count in range(self._most, least, -1) if self.cost(count, rows) <= room), least)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """The plan for what follows the first race.
+def end_of_race(context: RunContext, embedding: Embedding, prices: Prices, seed: Prompt) -> float:
+    """Cost of two frozen arms on some of the test rows, of saving and of the report, at the measured pace."""
+    test = context.task.test.n
 
-    Attributes:
-        epochs: epochs of a trial; 0 if nothing is tuned.
-        last_epochs: epochs of the final tuning on all labelled rows; 0 if a trial ships.
-        zero_shot: whether the untuned model is asked for label words as a reference.
-        tunes_seed: whether the seed prompt is tuned too.
+    def arms(rows: int) -> float:
+        cost = embedding.row_cost(seed, min(rows, test), layers=[max(embedding.layers)])
+        return 2 * context.spending.costs.lag * cost
+
+    share = HEURISTICS.slow_test_share * context.spending.budget.amount
+    return _closing(context, prices) + max(arms(HEURISTICS.least_test), min(share, arms(test)))
+
+
+def fit_test(context: RunContext, prices: Prices, search: LabelSearch) -> SealedTest | None:
+    """Draw as many test rows as frozen arms can score in the rest of a time budget; a ``cut`` step if not all.
+
+    The arms are scored on further rows if there is time left at the end (:func:`cotune.cycle.search.arms.score_more`).
+
+    Returns:
+        The whole test if rows were left out.
     """
+    task, test = context.task, context.task.test
+    if test.n <= HEURISTICS.least_test:
+        return None
 
-    epochs: float
-    last_epochs: float
-    zero_shot: bool
-    tunes_seed: bool
+    def arms() -> float:
+        whole = prices.test(search, search.best_frozen, tuned=False, words=False)
+        return context.spending.costs.lag * (whole - prices.fixed)
+
+    def room() -> float:
+        return context.spending.left_within_step() - _closing(context, prices)
+
+    def facts() -> dict[str, Any]:
+        count = max(HEURISTICS.least_test, min(test.n - 1, int(test.n * room() / arms())))
+        text = f"only {count:,} of {test.n:,} test rows, drawn at random, are scored in the time that is left"
+        return {"test": count, "of": test.n, "text": text}
+
+    cut = cut_step(context, ["test", test.content_hash], lambda: arms() > room(), facts)
+    if cut is None:
+        return None
+    context.keep_rows({row.id for row in (*task.train, *task.dev)}, test.sample(int(cut["test"]), context.seed))
+    return test
 
 
-def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Prices, search: LabelSearch) -> Plan:
+def _closing(context: RunContext, prices: Prices) -> float:
+    """Cost of saving and the report; the fixed reserve pays for twice as much.
+
+    The slowdown is bounded, because that of passes says little about files: passes of a tiny model take far longer than their
+    products.
+    """
+    slowness = min(HEURISTICS.slowest, context.spending.costs.slowness)
+    return prices.fixed * max(1.0, HEURISTICS.closing * slowness)
+
+
+def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Prices, search: LabelSearch) -> LabelSearch:
     """Fit the epochs of trials and of a final tuning on all rows into the remaining budget; recorded as a ``plan`` step.
 
-    Args:
-        context: context of the run.
-        config: config of the run.
-        trials: says how many steps epochs take.
-        prices: prices of steps.
-        search: the search after its first race, with rows that a teacher labelled.
+    Returns:
+        The search with these.
 
     Raises:
         BudgetError: the arms cannot be tested. A time budget is overrun instead, by the few test rows that :func:`fit_test`
@@ -127,29 +149,28 @@ def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Pri
     # A single epoch is divided, so that the dev rows are learnt from too.
     least = min(0.25 if rows >= HEURISTICS.many_rows else 1.0, wanted / 2)
 
-    def fitted(ends: LabelSearch, asks: bool) -> tuple[Plan, float]:
-        reserve = prices.test(ends, winner, words=asks)
-        room = left - reserve
+    def fitted(ends: LabelSearch) -> LabelSearch:
+        room = left - prices.test(ends, winner, words=ends.zero_shot)
         epochs, last = split_epochs(wanted, lambda *way: _tuning_cost(prices, ends, *way) <= room, least)
-        return Plan(epochs, last, asks, ends.tunes_seed), reserve
+        return replace(ends, epochs=epochs, last_epochs=last)
+
+    def rank(plan: LabelSearch) -> tuple[bool, float, bool]:
+        # Of equal plans the first, but without a final tuning one that leaves the reference out.
+        last = plan.last_epochs
+        return last > 0, plan.epochs + last, not (last or plan.zero_shot)
 
     def effect() -> dict[str, Any]:
         # First the reference by the untuned model's words is left out, then the tuning of the seed prompt, which never ships
         # unless it leads.
-        ways: list[tuple[Plan, float]] = []
-        for ends, asks in ((search, True), (search, False), (replace(search, tunes_seed=False), False)):
-            ways.append(fitted(ends, asks))
-            plan = ways[-1][0]
+        plans: list[LabelSearch] = []
+        for tunes_seed, zero_shot in ((True, True), (True, False), (False, False)):
+            plan = fitted(replace(search, tunes_seed=tunes_seed, zero_shot=zero_shot))
+            plans.append(plan)
             if plan.last_epochs and plan.epochs + plan.last_epochs >= HEURISTICS.enough_epochs * wanted:
                 break
-
-        def rank(way: tuple[Plan, float]) -> tuple[bool, float, bool]:
-            # Of equal ways the first, but without a final tuning one that leaves the reference out.
-            plan, last = way[0], way[0].last_epochs
-            return last > 0, plan.epochs + last, not (last or plan.zero_shot)
-
-        plan, reserve = max(ways, key=rank)
+        plan = max(plans, key=rank)
         epochs, last = plan.epochs, plan.last_epochs
+        reserve = prices.test(plan, winner, words=plan.zero_shot)
         room = max(0.0, left - reserve)
         steps = trials.steps_of(epochs, len(splits[0].learn)) if epochs else 0
         kept = reserve if epochs else max(0.0, min(left, prices.test(search, winner, tuned=False)))
@@ -159,7 +180,7 @@ def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Pri
             tuning = (
                 f"tune {window} for {counted(f'{epochs:g}', 'epoch')}, {counted(steps, 'step')}, on "
                 f"{counted(len(splits), 'split')}{f', then for {last:g} more on all labelled rows' if last else ''}: about "
-                f"{_tuning_cost(prices, replace(search, tunes_seed=plan.tunes_seed), epochs, last):,.0f} {unit}"
+                f"{_tuning_cost(prices, plan, epochs, last):,.0f} {unit}"
             )
         else:
             tuning = (
@@ -184,7 +205,8 @@ def fit_plan(context: RunContext, config: RunConfig, trials: Trials, prices: Pri
         }
 
     value = context.journal.step("plan", [context.task.fingerprint, context.spending.budget.amount], effect)
-    return Plan(float(value["epochs"]), float(value["last_epochs"]), value["zero_shot"], value["tunes_seed"])
+    epochs, last, words = float(value["epochs"]), float(value["last_epochs"]), value["zero_shot"]
+    return replace(search, epochs=epochs, last_epochs=last, zero_shot=words, tunes_seed=value["tunes_seed"])
 
 
 def _tuning_cost(prices: Prices, search: LabelSearch, epochs: float, last: float) -> float:
@@ -204,13 +226,8 @@ def _tuning_cost(prices: Prices, search: LabelSearch, epochs: float, last: float
 def split_epochs(wanted: float, fits: Callable[[float, float], bool], least: float = 1.0) -> tuple[float, float]:
     """Epochs of a trial and of the final tuning on all labelled rows: as many as fit, half of them in the trial if possible.
 
-    Args:
-        wanted: epochs in all.
-        fits: whether the budget suffices for given epochs of the trial and of the final tuning.
-        least: minimum epochs of each.
-
-    Returns:
-        Both are 0 if nothing fits. The second is 0 if only a trial fits, which then ships.
+    ``fits`` says whether the budget suffices for given epochs of both, of which each has at least ``least``. Both are 0 if
+    nothing fits. The second is 0 if only a trial fits, which then ships.
     """
     ways = [
         (epochs, last)
@@ -223,7 +240,7 @@ def split_epochs(wanted: float, fits: Callable[[float, float], bool], least: flo
     return next((way for way in (*ways, *((epochs, 0.0) for epochs in _falling(wanted, least))) if fits(*way)), (0.0, 0.0))
 
 
-def _falling(wanted: float, least: float = 1.0) -> list[float]:
+def _falling(wanted: float, least: float) -> list[float]:
     """Epochs to try, in decreasing order from ``wanted`` to 1, and by halves below 1."""
     found = [wanted]
     while found[-1] > 1:

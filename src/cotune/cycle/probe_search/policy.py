@@ -1,11 +1,13 @@
-"""The search policy for label tasks on a local model."""
+"""The search policy for label tasks on a local model, and the sample of rows that its budget can use."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from cotune.config import RunConfig
 from cotune.cycle.context import RunContext
@@ -16,13 +18,20 @@ from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.loop import LabelLoop
 from cotune.cycle.probe_search.plan import check_budget
 from cotune.cycle.probe_search.prices import Prices
+from cotune.cycle.probe_search.race import rows_embedded
 from cotune.cycle.probe_search.state import LabelSearch
 from cotune.cycle.probe_search.trial import Trials
-from cotune.cycle.probe_search.verdict import better_bundle, first_verdict
 from cotune.cycle.search.arms import Confirmed
-from cotune.errors import InputError
+from cotune.errors import InputError, counted
 from cotune.prompt.prompt import Prompt
+from cotune.task.split import DEV_SHARE, stratum_of, subsample
+from cotune.task.task import Task
 from cotune.tune.settings import WindowSettings
+
+LEAST_ROWS, LEAST_ROWS_A_LABEL = 200, 4
+"""Minimum number of labelled rows that are kept, in all and for each label."""
+LEAST_TEST = 200
+"""Minimum number of test rows that are kept; with fewer, hardly any gain can be detected."""
 
 
 def searches_by_probes(context: RunContext, config: RunConfig) -> bool:
@@ -39,14 +48,7 @@ def searches_by_probes(context: RunContext, config: RunConfig) -> bool:
 class ProbePolicy:
     """Races prompts by probes on hidden states, tunes a window of layers below the best, and reads every arm by a probe.
 
-    See :class:`cotune.cycle.policies.SearchPolicy`.
-
-    Args:
-        context: context of the run.
-        config: config of the run.
-        own: the seed prompt first, then the user's further prompts.
-        previous: the earlier bundle of a warm start.
-        bundle: folder of the run's bundle, written first by the first verdict.
+    See :class:`cotune.cycle.policies.SearchPolicy` and :func:`cotune.cycle.policies.policy_for`.
 
     Raises:
         BudgetError: the budget is too small for the shortest run.
@@ -56,26 +58,21 @@ class ProbePolicy:
     def __init__(
         self, context: RunContext, config: RunConfig, own: Sequence[Prompt], previous: Previous | None, bundle: Path
     ) -> None:
-        self._context, self._config, self._own, self._previous, self._bundle = context, config, own, previous, bundle
-        self._embedding, self._trials, self._prices = parts_of(context, config)
-        self.fixed = self._prices.fixed
-        check_budget(context, self._prices, own[0])
+        self._config, self._previous = config, previous
+        trials, prices = parts_of(context, config)
+        self.fixed = prices.fixed
+        check_budget(context, prices, own[0])
+        self._loop = LabelLoop(context, config, own, trials, prices, bundle, previous)
 
     def search(self) -> tuple[LabelSearch, Confirmed]:
         """Search, then fit the arms."""
-        context, previous, embedding, trials = self._context, self._previous, self._embedding, self._trials
-        folder, model_name = self._bundle, self._config.model
-        told = partial(first_verdict, context, trials=trials, bundle=folder, model_name=model_name)
-        better = partial(better_bundle, context, bundle=folder, model_name=model_name)
-        loop = LabelLoop(context, self._config, self._own, embedding, trials, self._prices, previous, told, better)
+        loop, most = self._loop, self._config.tune.max_epochs
         found = loop.run()
-        most = self._config.tune.max_epochs
-        confirmed = confirm_labels(context, found, trials, self._prices, max_epochs=most, previous=previous)
-        return found, replace(confirmed, whole_test=found.whole_test)
+        return found, confirm_labels(loop.context, found, loop.trials, loop.prices, max_epochs=most, previous=self._previous)
 
 
-def parts_of(context: RunContext, config: RunConfig) -> tuple[Embedding, Trials, Prices]:
-    """What a search by probes embeds rows with, tunes with, and prices both by.
+def parts_of(context: RunContext, config: RunConfig) -> tuple[Trials, Prices]:
+    """What a search by probes embeds rows and tunes with, and prices both by.
 
     Raises:
         InputError: ``tune.layers`` are not layers of the model.
@@ -91,7 +88,7 @@ def parts_of(context: RunContext, config: RunConfig) -> tuple[Embedding, Trials,
             )
         embedding.layers = (last,)
     trials = Trials(context, embedding, window_settings(config, context), window)
-    return embedding, trials, Prices(context, embedding, trials, config.evaluate)
+    return trials, Prices(trials, config.evaluate)
 
 
 def window_settings(config: RunConfig, context: RunContext) -> WindowSettings:
@@ -108,3 +105,66 @@ def window_settings(config: RunConfig, context: RunContext) -> WindowSettings:
         contrast_temperature=HEURISTICS.contrast_temperature,
         micro_tokens=context.tune.micro_tokens,
     )
+
+
+def fit_rows(context: RunContext, config: RunConfig, seed: Prompt) -> None:
+    """Start with as many labelled rows and test rows as the budget can use; a ``sample`` step if these are not all.
+
+    The number of labelled rows is that which the first race, with the smallest pool, can embed in its share of the budget. The
+    number of test rows is that which two frozen arms can answer in their share. Both samples are random and stratified by
+    label, and are drawn before the search.
+    The length of the seed prompt gives the price of rows.
+    """
+    task = context.task
+    if not searches_by_probes(context, config):
+        return
+    trials, prices = parts_of(context, config)
+    budget = context.spending.budget.amount
+    rows, test = len(task.train) + len(task.dev), task.test.n
+
+    def race(count: int) -> float:
+        embedded = rows_embedded(HEURISTICS.least_pool, count, min(HEURISTICS.opening_rows(len(task.labels)), count))
+        return prices.race(seed, count, embedded) + prices.fits(count)
+
+    def arms(count: int) -> float:
+        return 2 * trials.embedding.row_cost(seed, count)
+
+    wanted = _most(rows, race, HEURISTICS.most_race_share * budget)
+    asked = _most(test, arms, HEURISTICS.most_test_share * budget)
+    wanted = min(rows, max(wanted, LEAST_ROWS, LEAST_ROWS_A_LABEL * len(task.labels)))
+    asked = min(test, max(asked, LEAST_TEST))
+    if (wanted, asked) == (rows, test):
+        return
+
+    def effect() -> dict[str, Any]:
+        told = [f"{wanted:,} of {counted(rows, 'labelled row')}"] if wanted < rows else []
+        told += [f"{asked:,} of {counted(test, 'test row')}"] if asked < test else []
+        return {"rows": wanted, "test": asked, "text": f"the budget has room for {' and '.join(told)}, drawn at random"}
+
+    value = context.journal.step("sample", [task.fingerprint, rows, test], effect)
+    context.start_with(_sampled(task, int(value["rows"]), int(value["test"]), config.seed))
+
+
+def _most(count: int, cost: Callable[[int], float], room: float) -> int:
+    """The largest number up to ``count`` whose cost fits, by bisection."""
+    if cost(count) <= room:
+        return count
+    low, high = 0, count
+    while high - low > max(1, count // 1000):
+        middle = (low + high) // 2
+        low, high = (middle, high) if cost(max(1, middle)) <= room else (low, middle)
+    return low
+
+
+def _sampled(task: Task, rows: int, test: int, seed: int) -> Task:
+    # With many rows, dev has at most 300; its share of a sample would be a handful.
+    dev = min(len(task.dev), max(round(rows * len(task.dev) / (len(task.train) + len(task.dev))), round(DEV_SHARE * rows), 2))
+    train = min(len(task.train), max(2, rows - dev))
+    numbers = np.random.default_rng([seed, 15])
+    stratum = stratum_of(task.output.kind)
+    # A teacher's labels come last, because nothing is judged on them.
+    own, taught = (tuple(row for row in task.train if row.taught is by_teacher) for by_teacher in (False, True))
+    kept_own, kept_dev = subsample(own, train, numbers, stratum), subsample(task.dev, dev, numbers, stratum)
+    room = train - len(kept_own)
+    kept_taught = subsample(taught, room, numbers, stratum) if taught and room else ()
+    return replace(task, train=(*kept_own, *kept_taught), dev=kept_dev, test=task.test.sample(test, seed))

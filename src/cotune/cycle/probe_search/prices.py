@@ -9,7 +9,6 @@ from cotune.cycle.budget.reserve import closing_cost
 from cotune.cycle.context import RunContext
 from cotune.cycle.diagnostics.allowance import FORMATS, NOISE
 from cotune.cycle.diagnostics.slices import END_SHARE
-from cotune.cycle.probe_search.embedding import Embedding
 from cotune.cycle.probe_search.fits import PromptFit
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.splits import Split
@@ -32,18 +31,11 @@ def too_small(context: RunContext, what: str, needed: float, left: float) -> Bud
 
 
 class Prices:
-    """Prices by the measurements so far.
+    """Prices by the measurements so far; ``evaluate`` says what is measured after the test."""
 
-    Args:
-        context: context of the run.
-        embedding: gives the layers that run.
-        trials: gives the windows that are tuned.
-        evaluate: says what is measured after the test.
-    """
-
-    def __init__(self, context: RunContext, embedding: Embedding, trials: Trials, evaluate: EvaluateConfig) -> None:
-        self._context, self._embedding, self._trials, self._evaluate = context, embedding, trials, evaluate
-        self.fixed = closing_cost(context.spending.budget)
+    def __init__(self, trials: Trials, evaluate: EvaluateConfig) -> None:
+        self._context, self._embedding, self._trials, self._evaluate = trials.context, trials.embedding, trials, evaluate
+        self.fixed = closing_cost(trials.context.spending.budget)
         """Cost of saving and the report under a time budget."""
         self._fit_pace = 1.0
 
@@ -102,14 +94,10 @@ class Prices:
         last_epochs: float,
         trying: PromptFit | None = None,
     ) -> float:
-        """Cost of the final tuning of some prompts and of the test; a trial, which is half of a tuning, is not priced twice.
+        """Cost of the final tuning of the prompts ``tuned``, and of the test if ``winner`` ships.
 
-        Args:
-            search: the search so far.
-            winner: the prompt that ships, with its probe.
-            tuned: prompts that are tuned on all rows.
-            last_epochs: epochs of the final tuning.
-            trying: a prompt whose trial is running.
+        A trial is half of a tuning, so prompts that have one, or whose trial is running (``trying``), are tuned only by the
+        rest.
         """
         owed = self.test(search, winner, tuned=bool(search.epochs and tuned), words=search.zero_shot)
         rows = len(search.rows) + len(search.written)
@@ -138,26 +126,19 @@ class Prices:
         return self.trial(fit, search.splits, search.epochs) <= self.room(search, fit)
 
     def least(self, seed: Prompt, rows: int, embedded: int, *, test: int | None = None) -> float:
-        """Cost of the shortest run: a race that embeds ``embedded`` rows and is won by the frozen seed prompt.
+        """Cost of the shortest run: the race is won by the frozen seed prompt.
 
-        Args:
-            seed: the seed prompt.
-            rows: number of labelled rows.
-            embedded: number of rows of the race, over all prompts.
-            test: number of test rows; None means all.
+        The race embeds ``embedded`` rows over all prompts; ``test`` is the number of test rows, and None means all.
         """
         test = self._context.task.test.n if test is None else test
         arms = 2 * self._embedding.row_cost(seed, test, layers=[min(self._embedding.layers)])
         return self.race(seed, rows, embedded) / HEURISTICS.other_prompts + arms + self.fixed
 
     def test(self, search: LabelSearch, winner: PromptFit, *, tuned: bool = True, words: bool = True) -> float:
-        """Cost of the arms on the test, of saving and of the report.
+        """Cost of the arms on the test if ``winner`` ships, of saving and of the report.
 
-        Args:
-            search: the search so far, for the seed prompt and the best prompt of the base model.
-            winner: the prompt that ships, with its probe.
-            tuned: whether there are arms with tuned weights.
-            words: whether the untuned model is also asked for label words, which is optional.
+        ``tuned`` says whether there are arms with tuned weights, ``words`` whether the untuned model is also asked for label
+        words.
         """
         rows = self._context.task.test.n
         frozen = search.fits.get(winner.prompt.id, winner)

@@ -12,7 +12,7 @@ from typing import Any
 
 from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.embedding import Embedding
-from cotune.cycle.probe_search.fits import Effort, Fitting, PromptFit, can_fit, difference
+from cotune.cycle.probe_search.fits import Fitting, PromptFit, can_fit, difference
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.limit import RaceLimit
 from cotune.errors import CotuneError, DivergedError
@@ -23,8 +23,6 @@ from cotune.task.example import Example, groups_of
 
 _WORTH = 1.25
 """Minimum ratio of a cut round's rows to those of the round before."""
-_SCREENING: Effort = {"keep": HEURISTICS.early_layers, "repeats": 1}
-"""Effort of a fit that only decides which prompts continue; by default, fits are at all folds and layers."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +34,7 @@ class Round:
 
 
 def rounds_of(prompts: int, rows: int, first_rows: int) -> tuple[Round, ...]:
-    """Successive halving: each round doubles the rows and halves the prompts; the last one sees all rows.
-
-    Args:
-        prompts: number of entrants.
-        rows: number of labelled rows.
-        first_rows: number of rows of the first round.
-    """
+    """Successive halving: each round doubles the rows and halves the prompts; the last one sees all rows."""
     found, seen, count = [], min(first_rows, rows), prompts
     # A round that would save less than half of the rows is merged with the last one.
     while count > HEURISTICS.finalists and seen < 0.6 * rows:
@@ -64,12 +56,8 @@ def rows_embedded(prompts: int, rows: int, first_rows: int) -> int:
 def places_after(rounds: Sequence[Round], number: int, standing: int, protected: int, affordable: Callable[[int], bool]) -> int:
     """Number of prompts that continue after a round: that of the schedule, or fewer if the budget is too small.
 
-    Args:
-        rounds: the schedule.
-        number: index of the round.
-        standing: number of prompts that could continue.
-        protected: number of further prompts that always continue.
-        affordable: whether the race may embed a further number of rows, over all prompts.
+    ``standing`` prompts could continue, and ``protected`` further ones always do. ``affordable`` says whether the race may
+    embed a further number of rows, over all prompts.
     """
     planned = min(rounds[number].keep, standing)
 
@@ -107,26 +95,26 @@ class ProbeRaceResult:
         """The fits at all folds on this number of rows, best first."""
         return {name: self.fits[name] for name in self.full if self.rows[name] == rows}
 
+    @property
+    def best(self) -> PromptFit:
+        """The fit of the best prompt."""
+        return self.fits[self.ranking[0]]
+
     def record(self) -> dict[str, Any]:
         """Entry in a cycle's record."""
-        best = self.fits[self.ranking[0]]
-        return {
-            "adapter_id": BASE,
-            "ranking": self.ranking,
-            "dropped": self.dropped,
-            "dev_score": round(best.found.best.accuracy, 6),
-            "dev_log_loss": round(best.mean, 6),
-        }
+        score, log_loss = round(self.best.found.best.accuracy, 6), round(self.best.mean, 6)
+        return {**self._order(), "dev_score": score, "dev_log_loss": log_loss}
+
+    def _order(self) -> dict[str, Any]:
+        return {"adapter_id": BASE, "ranking": self.ranking, "dropped": self.dropped}
 
     def details(self, compared: Collection[str]) -> dict[str, Any]:
         """Value of the race's step in the journal, with all layers of the finalists and of the prompts that are compared."""
-        fits, best = self.fits, self.fits[self.ranking[0]]
+        fits, best = self.fits, self.best
         shown = {name: fits[name].found for name in self.ranking if name in (*self.ranking[: HEURISTICS.finalists], *compared)}
         return {
-            "adapter_id": BASE,
+            **self._order(),
             "seconds": round(self.fit_seconds, 3),
-            "ranking": self.ranking,
-            "dropped": self.dropped,
             "full": self.full,
             "rows": self.rows,
             "scores": {name: round(fit.found.best.accuracy, 4) for name, fit in fits.items()},
@@ -148,23 +136,6 @@ class ProbeRaceResult:
         }
 
 
-@dataclass
-class _Standing:
-    """State of a race between two rounds.
-
-    Attributes:
-        active: ids of the prompts that continue. The first is the seed prompt or the winner so far, and is never left out.
-        seen: number of rows that they have seen.
-        leader: id of the best of them; empty before the first round.
-        failed: ids of the prompts whose states are not finite, or that show all rows of a label.
-    """
-
-    active: list[str]
-    seen: int = 0
-    leader: str = ""
-    failed: set[str] = field(default_factory=set)
-
-
 class ProbeRace:
     """A race of prompts over labelled rows under the base model.
 
@@ -180,13 +151,8 @@ class ProbeRace:
     A row that a prompt shows as a demonstration does not count for that prompt.
 
     Args:
-        context: context of the run.
-        embedding: embeds rows and stores their states.
-        prompts: entrants, at least one.
         rows: labelled rows in random order.
-        cycle: number of the cycle, for the journal.
         always: prompts that see all rows whatever their rank.
-        first_rows: minimum number of rows of the first round.
         affordable: whether the race may embed a further number of rows, over all prompts; called within a step. If not, because
             passes are slower than planned, fewer prompts continue than the schedule allows.
         limit: cuts the race between prompts and between chunks of rows if the rest of the budget is needed for the end; None
@@ -213,7 +179,14 @@ class ProbeRace:
         self._rounds = rounds_of(len(self._prompts), len(rows), first_rows)
         self._fitting = Fitting(context, embedding)
         self._result = ProbeRaceResult(len(rows))
-        self._standing = _Standing(list(self._prompts))
+        self._active = list(self._prompts)
+        """Ids of the prompts that continue; the first one is the seed prompt or the winner so far and always continues."""
+        self._seen = 0
+        """Number of rows that they have seen."""
+        self._leader = ""
+        """Id of the best of them; empty before the first round."""
+        self._failed = set[str]()
+        """Ids of the prompts whose states are not finite, or that show all rows of a label."""
 
     def run(self) -> ProbeRaceResult:
         """Run the race; a ``race`` step.
@@ -223,7 +196,7 @@ class ProbeRace:
         """
         for number, planned in enumerate(self._rounds):
             # If a label is rare or a group is large, the round before may have read these rows already.
-            if (count := _rows_for_folds(self._rows, planned.rows)) > self._standing.seen:
+            if (count := _rows_for_folds(self._rows, planned.rows)) > self._seen:
                 if not self._read(count):
                     break
                 self._fit()
@@ -238,31 +211,30 @@ class ProbeRace:
         compared = self._protected & set(result.full)
         value = self._context.journal.step("race", key, lambda: {"cycle": self._cycle, **result.details(compared)})
         # The recorded duration, so that a resumed run prices the next race alike.
-        result.fit_seconds = float(value.get("seconds", 0.0))
+        result.fit_seconds = float(value["seconds"])
         return result
 
     @property
     def _at_end(self) -> bool:
         """Whether the active prompts have seen all rows."""
-        return self._standing.seen >= self._result.read
+        return self._seen >= self._result.read
 
     def _loss(self, name: str) -> float:
         return self._result.fits[name].mean
 
     def _read(self, count: int) -> bool:
         """Embed the rows of a round; False if there is no time for them, so that the race ends with the rows before."""
-        standing = self._standing
         if self._limit is None or not self._limit.slow:
-            self._embedding.ahead([self._prompts[name] for name in standing.active], BASE, self._rows[:count])
+            self._embedding.ahead([self._prompts[name] for name in self._active], BASE, self._rows[:count])
         if self._limit is not None:
             try:
-                standing.active, count = self._read_within(self._limit, count)
+                self._active, count = self._read_within(self._limit, count)
             except DivergedError:
                 # The fits find the prompts whose states are not finite.
                 self._limit = None
-            if count <= standing.seen:
+            if count <= self._seen:
                 return False
-        standing.seen = count
+        self._seen = count
         return True
 
     def _read_within(self, limit: RaceLimit, count: int) -> tuple[list[str], int]:
@@ -271,10 +243,10 @@ class ProbeRace:
         The first prompt always continues, and from the second round on the leader too. A round whose rows cannot be read under
         these prompts is left out, and the race ends with the rows before it.
         """
-        active, before, result = self._standing.active, self._standing.seen, self._result
+        active, before, result = self._active, self._seen, self._result
         must = active[:1]
         if before:
-            must = list(dict.fromkeys([*must, self._standing.leader]))
+            must = list(dict.fromkeys([*must, self._leader]))
             allowed = limit.allowed([self._prompts[name] for name in must], before, count, least=before)
             if allowed < count:
                 result.read = allowed if allowed >= _WORTH * before else before
@@ -303,24 +275,24 @@ class ProbeRace:
 
     def _fit(self) -> None:
         """Fit the probes of the active prompts to the rows so far; prompts that fail, or have no time left, drop out."""
-        standing, rows = self._standing, self._rows[: self._standing.seen]
-        for name in standing.active[:]:
+        rows = self._rows[: self._seen]
+        for name in self._active[:]:
             # A prompt with demonstrations may show the only row of a label. The seed prompt, or a later race's winner, has to
             # race.
             if name != self._must and not can_fit(self._prompts[name], rows):
                 self._fail(name)
         # Few rows make a single round, in which every prompt would be fitted at all folds.
-        whole = len(standing.active) <= HEURISTICS.full_fits + len(self._protected & set(standing.active))
-        effort: Effort = {} if self._at_end and whole else _SCREENING
+        whole = len(self._active) <= HEURISTICS.full_fits + len(self._protected & set(self._active))
+        screening = not (self._at_end and whole)
         if self._context.workers.slots:
-            self._fit_ahead(rows, effort)
-        for name in list(standing.active):
-            if not self._has_time(name, standing.active[0], standing.leader):
-                standing.active.remove(name)
+            self._fit_ahead(rows, screening)
+        for name in list(self._active):
+            if not self._has_time(name, self._active[0], self._leader):
+                self._active.remove(name)
                 continue
             try:
                 self._embedding.read(self._prompts[name], BASE, rows, "race")
-                self._fit_one(name, rows, effort)
+                self._fit_one(name, rows, screening)
             except DivergedError:
                 self._fail(name)
             else:
@@ -330,13 +302,13 @@ class ProbeRace:
         # Requests of prompts that the limit left out.
         self._fitting.cancel_ahead()
         self._embedding.cancel_ahead()
-        if not standing.active:
+        if not self._active:
             raise CotuneError("every prompt of the race gave hidden states that are not finite")
-        standing.leader = min(standing.active, key=self._loss)
+        self._leader = min(self._active, key=self._loss)
 
-    def _fit_one(self, name: str, rows: Sequence[Example], effort: Effort) -> None:
+    def _fit_one(self, name: str, rows: Sequence[Example], screening: bool) -> None:
         started = time.monotonic()
-        self._result.fits[name] = self._fitting.fit(self._prompts[name], rows, **effort)
+        self._result.fits[name] = self._fitting.fit(self._prompts[name], rows, screening=screening)
         seconds = time.monotonic() - started
         self._result.fit_seconds += seconds
         if self._limit is not None:
@@ -344,38 +316,38 @@ class ProbeRace:
 
     def _fit_leading_fully(self, rows: Sequence[Example]) -> None:
         """Fit the leading prompts, and those that always continue, at all folds after all prompts were fitted at some."""
-        active = self._standing.active
+        active = self._active
         leading = sorted(active, key=self._loss)
         again = [name for name in active if name in self._protected or name in leading[: HEURISTICS.full_fits]]
         for name in again:
             self._fitting.ahead(self._prompts[name], rows)
         for name in again:
             if self._has_time(name, active[0], leading[0], stage="fit fully"):
-                self._fit_one(name, rows, {})
+                self._fit_one(name, rows, False)
                 self._result.full.append(name)
 
-    def _fit_ahead(self, rows: Sequence[Example], effort: Effort) -> None:
+    def _fit_ahead(self, rows: Sequence[Example], screening: bool) -> None:
         """Read states embedded by workers, prompt by prompt, and let workers fit the probes."""
-        for name in list(self._standing.active):
+        for name in list(self._active):
             try:
                 self._embedding.read(self._prompts[name], BASE, rows, "race")
             except DivergedError:
                 self._fail(name)
             else:
-                self._fitting.ahead(self._prompts[name], rows, **effort)
+                self._fitting.ahead(self._prompts[name], rows, screening=screening)
 
     def _has_time(self, name: str, *sure: str, stage: str = "fit") -> bool:
         """Whether there is time to fit a prompt; the ``sure`` ones are fitted in any case."""
-        limit, rows = self._limit, self._standing.seen
+        limit, rows = self._limit, self._seen
         return name in sure or limit is None or not limit.leaves_out(self._prompts[name], rows, stage)
 
     def _fail(self, name: str) -> None:
-        self._standing.failed.add(name)
-        self._standing.active.remove(name)
+        self._failed.add(name)
+        self._active.remove(name)
 
     def _narrow(self) -> None:
         """Leave out layers well above those that the better half of the prompts reads; a ``layers`` step."""
-        active, layers = self._standing.active, self._embedding.layers
+        active, layers = self._active, self._embedding.layers
         better = sorted((self._result.fits[name] for name in active), key=lambda fit: fit.mean)[: max(1, len(active) // 2)]
 
         def effect() -> dict[str, Any]:
@@ -389,32 +361,32 @@ class ProbeRace:
 
     def _drop(self) -> None:
         """Drop prompts that the test finds worse than the leader; those that always continue are only recorded, at the end."""
-        standing, fits, result = self._standing, self._result.fits, self._result
-        spared = {standing.leader} if self._at_end else {standing.leader, *self._protected}
+        fits, result = self._result.fits, self._result
+        spared = {self._leader} if self._at_end else {self._leader, *self._protected}
         comparisons = len(self._rounds) * max(1, len(self._prompts) - 1)
         losers = [
             name
-            for name in standing.active
+            for name in self._active
             if name not in spared
-            and probably_worse(difference(fits[name], fits[standing.leader]), alpha=HEURISTICS.alpha, comparisons=comparisons)
+            and probably_worse(difference(fits[name], fits[self._leader]), alpha=HEURISTICS.alpha, comparisons=comparisons)
         ]
         result.dropped += [name for name in losers if name not in result.dropped]
-        standing.active = [name for name in standing.active if name not in losers]
+        self._active = [name for name in self._active if name not in losers]
 
     def _halve(self, number: int) -> None:
         """Let the best prompts continue, as many as there are places, and those that always do; a ``places`` step."""
-        active = self._standing.active
+        active = self._active
         ranked = sorted((name for name in active if name not in self._protected), key=self._loss)
         protected = len(self._protected & set(active))
         places = partial(places_after, self._rounds, number, len(ranked), protected, self._affordable)
         # A decision by the clock is recorded, so that a resumed run repeats it.
         keep = int(self._context.journal.step("places", [self._cycle, number, ranked], places))
         staying = {*ranked[:keep], *self._protected}
-        self._standing.active = [name for name in active if name in staying]
+        self._active = [name for name in active if name in staying]
 
     def _rank(self) -> None:
         """Rank all prompts that did not fail."""
-        result, failed = self._result, self._standing.failed
+        result, failed = self._result, self._failed
         full = result.full or [name for name in result.fits if result.rows[name] == result.read]
         result.full = sorted((name for name in full if name not in failed), key=self._loss)
         others = [name for name in result.fits if name not in result.full and name not in failed]

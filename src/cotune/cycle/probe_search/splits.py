@@ -52,19 +52,15 @@ def splits_of(context: RunContext) -> tuple[Split, ...]:
     """The split into train and dev; if rows are few, also further splits, so that each of the user's rows is held out once."""
     train, dev = tuple(row for row in context.train_sample if not row.taught), context.dev
     splits = [Split(train, dev)]
-    if len(train) + len(dev) < HEURISTICS.few_rows and HEURISTICS.few_folds > 1:
-        groups = groups_of(train)
-        units = len(train) if groups is None else len(set(groups.tolist()))
-        if units >= HEURISTICS.few_folds - 1 >= 2:
-            parts = fold_numbers(
-                label_indices(train, context.task),
-                HEURISTICS.few_folds - 1,
-                groups=None if groups is None else groups.tolist(),
-                seed=context.seed,
-            )
-            for part in range(HEURISTICS.few_folds - 1):
-                held = tuple(row for row, of in zip(train, parts, strict=True) if of == part)
-                learn = (*(row for row, of in zip(train, parts, strict=True) if of != part), *dev)
+    if len(train) + len(dev) < HEURISTICS.few_rows:
+        of, folds = groups_of(train), HEURISTICS.few_folds - 1
+        groups = None if of is None else of.tolist()
+        units = len(train) if groups is None else len(set(groups))
+        if units >= folds:
+            numbers = fold_numbers(label_indices(train, context.task), folds, groups=groups, seed=context.seed)
+            for fold in range(folds):
+                held = tuple(row for row, number in zip(train, numbers, strict=True) if number == fold)
+                learn = (*(row for row, number in zip(train, numbers, strict=True) if number != fold), *dev)
                 splits.append(Split(learn, held))
     taught = taught_rows(context)
     return tuple(Split((*split.learn, *taught), split.held) for split in splits)

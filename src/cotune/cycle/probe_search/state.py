@@ -39,7 +39,6 @@ class Evidence:
         first: weights and read-out of the first split, whose held-out rows are dev.
         dev_log_probs: ``[dev rows, labels]`` their log-probabilities on dev, in the order of the first split, after
             temperature.
-        start: adapter that tuning started from.
     """
 
     fit: PromptFit
@@ -50,7 +49,6 @@ class Evidence:
     counts: NDArray[np.bool_]
     first: Fitted
     dev_log_probs: Floats
-    start: str = "base"
 
     @property
     def tuned(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,6 @@ COST_SHARE = 0.05
 """Share of the rest of a time budget that the fits may take."""
 _SECONDS = (4e-7, 3e-10, 1e-8)
 """Seconds per square of the rows on a slow core: for their products, per row for the principal axes, per label for the fits."""
-_STEP = "tfidf"
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,13 +81,7 @@ class Mixed:
 
 
 class Tfidf:
-    """TF-IDF with logistic regression on a task's labelled rows.
-
-    Args:
-        task: the task.
-        rows: rows to learn from.
-        seed: seed of the folds.
-    """
+    """TF-IDF with logistic regression on a task's labelled rows; ``seed`` is that of the folds."""
 
     def __init__(self, task: Task, rows: Sequence[Example], seed: int) -> None:
         self._task, self._seed, self._rows = task, seed, {row.id: place for place, row in enumerate(rows)}
@@ -122,13 +115,7 @@ class Tfidf:
         return self.mixed(fit.found.best.log_probs[places], self._table[[self._rows[row.id] for row in rows]], rows)
 
     def mixed(self, log_probs: Floats, terms: Floats, rows: Sequence[Example]) -> Mixed:
-        """A probe with the best share.
-
-        Args:
-            log_probs: ``[rows, labels]`` of the probe.
-            terms: ``[rows, labels]`` of TF-IDF.
-            rows: the rows, which neither has seen.
-        """
+        """A probe with the best share, from ``[rows, labels]`` of both on rows that neither has seen."""
         truth = label_indices(rows, self._task)
         by_share = losses_by_share(log_probs, terms, truth)
         mix = best_mix(log_probs, terms, truth, by_share)
@@ -139,13 +126,7 @@ class Tfidf:
 
 
 def losses_by_share(log_probs: Floats, terms: Floats, truth: NDArray[np.int64]) -> Floats:
-    """Mean log-loss for each of :data:`SHARES`, each at its best temperature.
-
-    Args:
-        log_probs: ``[rows, labels]`` of a probe.
-        terms: ``[rows, labels]`` of TF-IDF.
-        truth: ``[rows]`` label indices.
-    """
+    """Mean log-loss for each of :data:`SHARES`, each at its best temperature."""
     rows = np.arange(len(truth))
     mixed = [log_probs + share * terms for share in SHARES]
     return np.array([-tempered(each, best_temperature(each, truth))[rows, truth].mean() for each in mixed])
@@ -163,7 +144,6 @@ def try_tfidf(
     """TF-IDF if a run uses it, because the best frozen probe is better with it; a ``tfidf`` step.
 
     Args:
-        context: context of the run.
         rows: all rows to learn from, names of labels included, in random order; of very many the first ones are used.
         prompt_id: prompt of the best frozen probe.
         judge: gives this probe with TF-IDF; None if TF-IDF cannot be fitted.
@@ -177,17 +157,24 @@ def try_tfidf(
             return {"used": False, "text": "TF-IDF beside the probe is not tried, as its fits would take too long"}
         if found is None:
             return {"used": False, "text": "TF-IDF beside the probe is not tried, because there are too few rows or words"}
-        told = {
+        log_loss, without = (round(float(losses.mean()), 6) for losses in (found.losses, found.without))
+        verb = "is" if found.pays else "is not"
+        return {
             "used": found.pays,
             "rows": len(found.rows),
             "share": found.mix.share,
-            "log_loss": round(float(found.losses.mean()), 6),
-            "without": round(float(found.without.mean()), 6),
+            "log_loss": log_loss,
+            "without": without,
+            "text": f"TF-IDF of the text {verb} added to the probe: {compared_losses(log_loss, without)}",
         }
-        return {**told, "text": _text(told)}
 
     used = context.journal.step("tfidf", [prompt_id, [row.id for row in rows]], effect)["used"]
     return (tfidf, found) if used and tfidf is not None and found is not None else None
+
+
+def compared_losses(having: float, without: float) -> str:
+    """The held-out log-loss with and without a part of the read-out, in words."""
+    return f"held-out log-loss {having:.3f} with, {without:.3f} without"
 
 
 def _fitting(rows: Sequence[Example]) -> Sequence[Example]:
@@ -200,16 +187,3 @@ def _seconds(context: RunContext, rows: Sequence[Example]) -> float:
     """Expected seconds of all fits."""
     count, (products, axes, fits) = len(_fitting(rows)), _SECONDS
     return count**2 * (products + axes * count + fits * len(context.task.labels))
-
-
-def tfidf_told(context: RunContext) -> dict[str, Any] | None:
-    """The summary's ``tfidf``; None if it was not tried. A race that is read on after a cut tries it anew."""
-    return next((dict(event["value"]) for event in reversed(context.journal.events) if event["kind"] == _STEP), None)
-
-
-def _text(told: Mapping[str, Any]) -> str:
-    verb = "is" if told["used"] else "is not"
-    return (
-        f"TF-IDF of the text {verb} added to the probe: held-out log-loss {told['log_loss']:.3f} with, "
-        f"{told['without']:.3f} without"
-    )

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from cotune.cycle.budget.reserve import spent_to
 from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.embedding import Embedding
-from cotune.cycle.probe_search.fits import PromptFit, head_from, head_of, probe_of, tuned_layer, word_vectors
+from cotune.cycle.probe_search.fit_task import word_weights
+from cotune.cycle.probe_search.fits import PromptFit, first_words, head_from, head_of, tuned_layer
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.tfidf import Mix, Mixed, Tfidf, best_mix, losses_by_share
 from cotune.cycle.workers.pending import Pending
@@ -68,8 +69,8 @@ class TuningRequest:
         steps: number of optimizer steps.
         stage: purpose, for the journal.
         seed: seed of the weights and the order of rows.
-        start: adapter that tuning starts from, with a head fitted to its states.
-        after: an earlier trial of the prompt to continue, with its head.
+        start: adapter that tuning starts from.
+        head: head of the trial that made ``start``, if it is continued; None fits one to the states of ``start``.
         keep: budget that must be left; tuning ends early to leave it.
     """
 
@@ -79,7 +80,7 @@ class TuningRequest:
     stage: str
     seed: int
     start: str = BASE
-    after: Fitted | None = None
+    head: Probe | None = None
     keep: float = 0.0
 
     @cached_property
@@ -90,29 +91,15 @@ class TuningRequest:
     @property
     def source(self) -> str:
         """Weights whose states the head starts from; a head of an earlier trial has the coordinates of the frozen states."""
-        return self.start if self.after is None else BASE
-
-    @property
-    def start_id(self) -> str:
-        """Weights that tuning starts from."""
-        return self.start if self.after is None else self.after.adapter
+        return self.start if self.head is None else BASE
 
     @property
     def key(self) -> list[Any]:
         """Key of the journal step."""
-        best = self.fit.found.best
-        rows, onward = [row.id for row in self.tuned_on], [] if self.after is None else ["after"]
-        return [
-            self.fit.prompt.id,
-            self.start_id,
-            self.fit.found.layer,
-            best.strength,
-            best.word_scale,
-            rows,
-            self.steps,
-            self.seed,
-            *onward,
-        ]
+        found, rows = self.fit.found, [row.id for row in self.tuned_on]
+        read = [found.layer, found.best.strength, found.best.word_scale]
+        onward = [] if self.head is None else ["after"]
+        return [self.fit.prompt.id, self.start, *read, rows, self.steps, self.seed, *onward]
 
     @property
     def name(self) -> tuple[str, str]:
@@ -124,18 +111,11 @@ class Trials:
     """Tunes prompts and fits their read-outs, and records this in the journal.
 
     Args:
-        context: context of the run.
-        embedding: embeds rows under the tuned weights.
-        settings: settings of window tuning.
         window: first and last layer of every window; None takes a share of the depth below :meth:`layer`.
     """
 
     def __init__(
-        self,
-        context: RunContext,
-        embedding: Embedding,
-        settings: WindowSettings,
-        window: tuple[int, int] | None = None,
+        self, context: RunContext, embedding: Embedding, settings: WindowSettings, window: tuple[int, int] | None = None
     ) -> None:
         self.context, self.embedding, self.settings, self._window = context, embedding, settings, window
         self._pending = Pending[PendingTuning](context.workers)
@@ -155,15 +135,10 @@ class Trials:
         return Mix(0.0, fit.found.temperature) if found is None else found.mix
 
     def mix(self, log_probs: Floats, terms: Floats | None, truth: NDArray[np.int64], *, tuned: bool) -> Mix:
-        """The share of TF-IDF and the temperature by held-out rows.
+        """The share of TF-IDF and the temperature by ``[rows, labels]`` of a probe and of TF-IDF on held-out rows.
 
-        Few held-out rows leave the share of a trial to chance, so the losses of the best frozen probe count as much.
-
-        Args:
-            log_probs: ``[rows, labels]`` of a probe on rows that it has not seen.
-            terms: the same of TF-IDF; None if the run does not use it.
-            truth: ``[rows]`` label indices.
-            tuned: whether the probe reads tuned states.
+        Few held-out rows leave the share of a trial (``tuned``) to chance, so the losses of the best frozen probe count as
+        much.
         """
         if terms is None or self._tfidf is None:
             return Mix(0.0, best_temperature(log_probs, truth))
@@ -194,26 +169,28 @@ class Trials:
         Without the shared-prefix engine, no states are stored at the window's lower edge, so the layers below run too.
         """
         rows = min(self.settings.batch_size, len(self.context.task.train))
-        if not self.context.model.shared:
-            return rows * self.context.spending.rows.without_words(fit.prompt)[0] * self.embedding.share([self.layer(fit)])
         own, prefix = self.context.spending.rows.without_words(fit.prompt)
+        if not self.context.model.shared:
+            return rows * own * self.embedding.share([self.layer(fit)])
         return (rows * own + prefix) * (self.layer(fit) - self.edge(fit)) / self.context.model.depth
 
     def frozen(self, fit: PromptFit, rows: Sequence[Example]) -> Fitted:
         """A prompt's probe on the base model, fitted to rows."""
-        prompt, layer, strength = fit.prompt, fit.found.layer, fit.found.best.strength
+        prompt, layer, best = fit.prompt, fit.found.layer, fit.found.best
         terms, rows = self._terms(rows), not_shown(prompt, rows)
         states = self.embedding.states(prompt, BASE, rows, "embed", layers=[layer])[0]
-        head = head_of(
-            states, label_indices(rows, self.context.task), len(self.context.task.labels), strength, self._words(fit)
-        )
-        return Fitted(prompt, BASE, layer, 0, probe_of(self.context, head, layer), terms=terms)
+        return Fitted(prompt, BASE, layer, 0, self._probe(fit, states, rows, layer, best.strength), terms=terms)
 
-    def _words(self, fit: PromptFit) -> NDArray[np.float32] | None:
-        """Weights of the label words that are an offset of a prompt's probe; None if there is no offset."""
-        scale = fit.found.best.word_scale
-        vectors = word_vectors(self.context, fit.prompt) if scale else None
-        return None if vectors is None else (scale * vectors).astype(np.float32)
+    def _probe(
+        self, fit: PromptFit, states: NDArray[np.float16], rows: Sequence[Example], layer: int, strength: float
+    ) -> Probe:
+        """A read-out that is fitted to states ``[rows, width]``, with the same share of label words as the cross-fitted one."""
+        context, scale = self.context, fit.found.best.word_scale
+        first = first_words(context, fit.prompt) if scale else None
+        words = None if first is None else (scale * word_weights(context.model, first)).astype(np.float32)
+        labels = context.task.labels
+        head = head_of(states, label_indices(rows, context.task), len(labels), strength, words)
+        return Probe(labels, *head.folded(), layer)
 
     def tune(self, request: TuningRequest) -> Fitted | None:
         """Tune the window below a layer on rows and fit the read-out; a ``train`` step and an ``embed`` step.
@@ -225,34 +202,31 @@ class Trials:
         Returns:
             None if the loss diverged, which is recorded, or the tuned states are not finite.
         """
-        context, model = self.context, self.context.model
-        fit, key, stage = request.fit, request.key, request.stage
+        context, fit, stage, source = self.context, request.fit, request.stage, request.source
         prompt, layer, strength = fit.prompt, self.layer(fit), fit.found.best.strength
         terms, rows = self._terms(request.rows), request.tuned_on
-        truth, source = label_indices(rows, context.task), request.source
         states = self.embedding.states(prompt, source, rows, "embed" if source == BASE else stage, layers=[layer])[0]
 
         def effect() -> dict[str, Any]:
             pending = self._pending.pop(request.name, partial(self._job, request, states))
             found = self._tuned(request, states) if pending is None else pending.result()
-            return {"stage": stage, "prompt_id": prompt.id, "start": request.start_id, **found}
+            return {"stage": stage, "prompt_id": prompt.id, "start": request.start, **found}
 
-        value = context.journal.step("train", key, effect)
+        value = context.journal.step("train", request.key, effect)
         context.spending.account.counts["tokens_trained"] += int(value["new_tokens"])
         if value.get("timed_tokens") and value["timed_seconds"]:
             context.spending.costs.saw_training(int(value["timed_tokens"]), float(value["timed_seconds"]))
         if "failed" in value:
             return None
         adapter = str(value["adapter_id"])
-        model.adapters.register(context.folder / "adapters" / adapter)
+        context.model.adapters.register(context.folder / "adapters" / adapter)
         head = load_probe(context.folder / "adapters" / str(value["probe_id"]))
         assert head is not None
         try:
             tuned = self.embedding.states(prompt, adapter, rows, stage, layers=[layer])[0]
         except DivergedError:
             return None
-        refit = head_of(tuned, truth, len(context.task.labels), HEURISTICS.refit_strength * strength, self._words(fit))
-        probe = probe_of(context, refit, layer)
+        probe = self._probe(fit, tuned, rows, layer, HEURISTICS.refit_strength * strength)
         return Fitted(prompt, adapter, layer, int(value["steps"]), probe, head, terms)
 
     def ahead(self, request: TuningRequest) -> None:
@@ -302,10 +276,10 @@ class Trials:
 
     def _task(self, request: TuningRequest, states: NDArray[np.float16]) -> WindowTask:
         """The tuning task, whose head starts from the frozen states of its rows."""
-        context, fit, after = self.context, request.fit, request.after
+        context, fit = self.context, request.fit
         truth = label_indices(request.tuned_on, context.task)
-        if after is not None and after.head is not None:
-            head = head_from(after.head, states)
+        if request.head is not None:
+            head = head_from(request.head, states)
         else:
             head = head_of(states, truth, len(context.task.labels), HEURISTICS.head_strength * fit.found.best.strength)
         rendered = context.answering.render(fit.prompt, request.tuned_on)
@@ -320,7 +294,7 @@ class Trials:
             self.settings,
             request.steps,
             request.seed,
-            request.start_id,
+            request.start,
         )
 
     def log_probs(self, fitted: Fitted, rows: Sequence[Example], stage: str) -> Floats:

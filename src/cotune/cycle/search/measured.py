@@ -20,13 +20,7 @@ CALIBRATION_ROWS = 64
 
 @dataclass(frozen=True)
 class Measured:
-    """A candidate that was measured on dev.
-
-    Attributes:
-        candidate: the candidate.
-        evaluation: its evaluation under its decision rule.
-        scores: its outputs.
-    """
+    """A candidate that was measured on dev: its evaluation under its decision rule, and its outputs."""
 
     candidate: Candidate
     evaluation: Evaluation
@@ -54,20 +48,19 @@ def measure_base(context: RunContext, prompt: Prompt) -> Measured:
     return Measured(Candidate(prompt, BASE, rule), evaluation, scores)
 
 
-def measure_previous(context: RunContext, candidate: Candidate) -> Measured:
-    """Measure an earlier bundle on all of dev, under its own decision rule and with its own answers."""
-    scores = context.answers.scores(candidate.prompt, candidate.adapter, context.dev, "confirm", own=candidate.own)
-    return Measured(candidate, context.answers.judge(scores, context.dev, candidate.decision), scores)
-
-
-def with_answers(context: RunContext, measured: Measured, stage: str, rows: int | None = None) -> Measured:
-    """Add answers to the first ``rows`` rows of dev, or to all; unchanged if there are answers or none are needed.
+def measure_unchanged(context: RunContext, candidate: Candidate, stage: str = "confirm", rows: int | None = None) -> Measured:
+    """Measure a candidate on the first ``rows`` rows of dev, or on all, under its own decision rule, with answers.
 
     Raises:
         DivergedError: scores are not finite.
     """
-    if not context.answers.written_late or measured.evaluation.answers:
-        return measured
-    candidate, dev = measured.candidate, context.dev[:rows]
+    dev = context.dev[:rows]
     scores = context.answers.scores(candidate.prompt, candidate.adapter, dev, stage, own=candidate.own)
     return Measured(candidate, context.answers.judge(scores, dev, candidate.decision), scores)
+
+
+def with_answers(context: RunContext, measured: Measured, stage: str, rows: int | None = None) -> Measured:
+    """Add answers to the first ``rows`` rows of dev, or to all; unchanged if there are answers or none are needed."""
+    if not context.answers.written_late or measured.evaluation.answers:
+        return measured
+    return measure_unchanged(context, measured.candidate, stage, rows)

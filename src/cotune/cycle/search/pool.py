@@ -57,14 +57,7 @@ def nearest_variant(context: RunContext, prompt: Prompt) -> Proposal | None:
 
 
 def nearest_cost(context: RunContext, search: SearchConfig, seed: Prompt, own: float) -> float:
-    """Additional tokens of a row that is shown its nearest demonstrations; 0 if pools hold no such prompt.
-
-    Args:
-        context: context of the run.
-        search: says whether pools hold demonstrations and nearest ones.
-        seed: prompt to vary.
-        own: tokens of one of its rows.
-    """
+    """Additional tokens of a row of ``own`` tokens that is shown its nearest demonstrations; 0 if pools hold no such prompt."""
     variant = nearest_variant(context, seed) if search.demonstrations and search.nearest_demonstrations else None
     return 0.0 if variant is None else max(0.0, context.spending.rows.counted(variant.prompt)[0] - own)
 
@@ -75,7 +68,6 @@ def opening_pool(
     count: int,
     *,
     demonstrations: bool,
-    seed: int,
     previous: Proposal | None = None,
     nearest: bool = False,
 ) -> list[Proposal]:
@@ -83,7 +75,7 @@ def opening_pool(
 
     With ``nearest`` the pool also holds the seed prompt with each row's nearest train rows as demonstrations.
     """
-    rng = np.random.default_rng([seed, 10])
+    rng = np.random.default_rng([context.seed, 10])
     shown = demonstration_pool(context) if demonstrations else None
     proposals = first_pool(context.task, list(own), count + max(4, count // 3), rng, demonstration_pool=shown)
     kept = max(2, len(own) + 1)
@@ -105,7 +97,6 @@ def next_pool(
     seen: set[str],
     *,
     demonstrations: bool,
-    seed: int,
     rewrites: Sequence[Proposal] = (),
     nearest: bool = False,
 ) -> list[Proposal]:
@@ -113,7 +104,7 @@ def next_pool(
 
     With ``nearest`` the pool also holds the first survivor with each row's nearest train rows as demonstrations.
     """
-    rng = np.random.default_rng([seed, 10, cycle])
+    rng = np.random.default_rng([context.seed, 10, cycle])
     shown = demonstration_pool(context) if demonstrations else None
     added = [p for p in rewrites if has_room(context, p.prompt)][:count]
     variant = nearest_variant(context, survivors[0]) if nearest else None
@@ -151,12 +142,9 @@ def _record(context: RunContext, cycle: int, proposals: list[Proposal], count: i
 
 
 def thinned(vectors: NDArray[np.float32], count: int, *, keep: Sequence[int] = ()) -> tuple[list[int], int]:
-    """Points of a pool in their order, and the number of near-duplicates that were dropped.
+    """At most ``count`` points of a pool in their order, and the number of near-duplicates that were dropped.
 
-    Args:
-        vectors: ``[points, width]``.
-        count: maximum number of points, if fewer are to be kept.
-        keep: points that come first and are never dropped.
+    The points ``keep`` come first and are never dropped, even if there are more of them.
     """
     staying = without_near_duplicates(vectors, NEAR, keep=keep)
     first = [staying.index(i) for i in keep] or [0]
@@ -190,11 +178,11 @@ def shown_text(prompt: Prompt) -> str:
     return "\n".join(part for part in (prompt.system or "", prompt.text, shown) if part)
 
 
-def _plane(vectors: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def _plane(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
     """Coordinates on the first two principal components, for a map."""
     moved = (vectors - vectors.mean(axis=0)).astype(np.float64)
     if len(moved) < 3:
         return np.zeros((len(moved), 2))
     u, s, _ = np.linalg.svd(moved, full_matrices=False)
-    places: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = u[:, :2] * s[:2]
+    places: NDArray[np.float64] = u[:, :2] * s[:2]
     return places

@@ -39,15 +39,10 @@ def record_cycle(
     log_loss: float | None,
     steps: int,
 ) -> None:
-    """Append a cycle's record; a ``cycle`` step.
+    """Append a cycle's record to ``cycles``; a ``cycle`` step.
 
-    Args:
-        context: context of the run.
-        cycles: the records so far.
-        facts: ``kind`` of the cycle, its ``pool``, ``race``, prompts that were ``tuned``, and the ``winner``.
-        score: the winner's score on dev.
-        log_loss: the winner's log-loss on dev.
-        steps: optimizer steps of the winner.
+    ``facts`` are the ``kind`` of the cycle, its ``pool``, ``race``, prompts that were ``tuned``, and the ``winner``, whose
+    scores on dev and optimizer steps follow.
     """
     number, tokens = len(cycles) + 1, context.spending.account.tokens
     record = {"cycle": number, **facts, "dev_score": score, "dev_log_loss": log_loss, "steps": steps, "tokens": tokens}
