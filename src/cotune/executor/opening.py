@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
 
+from cotune.executor.base import Executor
 from cotune.executor.choice import Choice, slots_of
-from cotune.executor.local import LocalExecutor
+from cotune.executor.job import Done, Job, perform
 from cotune.executor.slots import SlotExecutor
 from cotune.executor.storage import Storage, storage_at
 from cotune.model.hardware.capability import default_threads
 from cotune.model.hardware.machine import available_memory, usable_cpus
 
-if TYPE_CHECKING:
-    from cotune.executor.base import Executor
+
+class LocalExecutor:
+    """Runs each job in this process when it is submitted."""
+
+    slots = 1
+    lost = 0
+    losses: Mapping[str, int] = MappingProxyType({})
+
+    def __init__(self, storage: Storage, threads: int) -> None:
+        self.storage, self.threads = storage, threads
+
+    def submit(self, job: Job) -> Future[Done]:
+        future: Future[Done] = Future()
+        try:
+            future.set_result(perform(job, self.storage))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def cancel(self, job: Job) -> bool:
+        # It is already done.
+        return False
+
+    def close(self) -> None:
+        return None
 
 
 @contextmanager
@@ -46,16 +71,14 @@ def _executor(choice: Choice, storage: Storage, gpus: bool) -> Executor:
         return LocalExecutor(storage, default_threads())
     from cotune.executor.processes import ProcessWorker
 
-    cards = _cards() if gpus else 0
+    cards = 0
+    if gpus:
+        import torch
+
+        cards = torch.cuda.device_count()
     count, each = processes_of(choice, cards)
     workers = [ProcessWorker(each, slot % cards if cards else None) for slot in range(count)]
     return SlotExecutor(workers, storage, each)
-
-
-def _cards() -> int:
-    import torch
-
-    return torch.cuda.device_count()
 
 
 def processes_of(choice: Choice, cards: int = 0) -> tuple[int, int]:

@@ -41,7 +41,9 @@ def open_workers(choice: Choice | None, out: Path, device: str) -> Iterator[Exec
     storage: Storage = Folder(folder.absolute())
     if choice.storage:
         storage = run_storage(choice.storage, out)
-        storage.prove()
+        # Nothing is computed for a storage that cannot be used.
+        with storage.trial():
+            pass
     try:
         with open_executor(choice, storage, gpus=_on_gpu(device)) as executor:
             from threadpoolctl import threadpool_limits
