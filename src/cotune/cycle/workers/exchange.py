@@ -13,9 +13,8 @@ import secrets
 import shutil
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +87,7 @@ class Exchange(ABC):
 
 
 class SharedFolder(Exchange):
-    """An exchange through the run's folder, which all nodes can access under the same path.
-
-    Args:
-        run: the folder.
-    """
+    """An exchange through the run's folder, which all nodes can access under the same path."""
 
     def __init__(self, run: Path) -> None:
         self._run, self.storage = run, Folder((run / JOBS).absolute())
@@ -142,20 +137,18 @@ class ThroughStorage(Exchange):
         self._offered: set[str] = set()
 
     def offer_adapter(self, adapter: str, folder: Path) -> Mapping[str, Any]:
-        def put(name: str) -> None:
+        if not self._offers(name := _adapter_name(adapter)):
             # The same folder is registered as two adapters: with its probe and without it.
             self.storage.put_folder(name, folder, adapter_files(folder, probe=adapter_content_id(folder) == adapter))
-
-        self._offer(_adapter_name(adapter), put)
         return {}
 
     def offer_states(self, folder: Path, names: Sequence[str]) -> Mapping[str, Any]:
         store = StateStore(folder)
         for each in names:
-            path = store.path(each)
             # The store may have removed old states; the run then fits the probe itself.
             with suppress(FileNotFoundError):
-                self._offer(_states_name(each), partial(_put_file, self.storage, path))
+                if not self._offers(name := _states_name(each)):
+                    self.storage.write(name, store.path(each).read_bytes())
         return {}
 
     def receive(self, adapter: str) -> None:
@@ -184,10 +177,11 @@ class ThroughStorage(Exchange):
             folder = self.tuning_folder / _ADAPTERS / adapter
             self.storage.put_folder(_adapter_name(adapter), folder, adapter_files(folder))
 
-    def _offer(self, name: str, put: Callable[[str], None]) -> None:
-        if name not in self._offered and not self.storage.has(name):
-            put(name)
-        self._offered.add(name)
+    def _offers(self, name: str) -> bool:
+        """Whether a name is stored; the storage is not asked again once it is."""
+        if name not in self._offered and self.storage.has(name):
+            self._offered.add(name)
+        return name in self._offered
 
     def _fetched(self, adapter: str) -> Path:
         """The local folder of an adapter, which is fetched if it is missing or damaged."""
@@ -203,10 +197,6 @@ class ThroughStorage(Exchange):
                     hint="Remove it and run the same command again.",
                 )
         return folder
-
-
-def _put_file(storage: Storage, path: Path, name: str) -> None:
-    storage.write(name, path.read_bytes())
 
 
 def exchange_for(storage: Storage, run: Path) -> Exchange:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +55,7 @@ class StoredStates:
 
 
 class PendingFit(PendingJobs):
-    """A fit that a worker does if one is free before the run needs the result.
-
-    Args:
-        workers: the workers.
-        task: arguments of the fit.
-        states: the rows' states.
-    """
+    """A fit that a worker does if one is free before the run needs the result."""
 
     def __init__(self, workers: WorkerPool, task: FitTask, states: StoredStates) -> None:
         given = {"task": task.to_json(), "files": states.files, "rows": states.rows, "layers": states.layers}
@@ -72,10 +67,10 @@ class PendingFit(PendingJobs):
         if self.cancel():
             return None
         try:
-            result = self.workers.result(self.jobs[0])
+            done = self.workers.result(self.jobs[0])
         except StatesGoneError:
             return None
-        arrays, metadata = self.unpacked(result)
+        arrays, metadata = self.unpacked(done)
         return _unpacked(arrays, json.loads(metadata[_ABOUT]))
 
 
@@ -95,19 +90,13 @@ def _states(
     layers: Sequence[int],
 ) -> Half:
     """States ``[layers, rows, 2 x width]`` from the files that contain them."""
-    found = []
-    for name, held in files:
-        stored = _stored(places, name)
-        found.append(stored if list(held) == list(layers) else stored[[list(held).index(layer) for layer in layers]])
+    found, exchange = [], exchange_of(places)
+    for name, stored_layers in files:
+        stored = appears(partial(exchange.states, places, name), _APPEARS_S)
+        if stored is None:
+            raise StatesGoneError(f"the states {name} that a fit needs were removed")
+        found.append(stored[[stored_layers.index(layer) for layer in layers]])
     return np.stack([found[number][:, place] for number, place in rows], axis=1)
-
-
-def _stored(places: Mapping[str, Any], name: str) -> Half:
-    exchange = exchange_of(places)
-    states = appears(lambda: exchange.states(places, name), _APPEARS_S)
-    if states is None:
-        raise StatesGoneError(f"the states {name} that a fit needs were removed")
-    return states
 
 
 def _packed(found: CrossFit) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cotune.cycle.workers.pending import PendingJobs
-from cotune.cycle.workers.pool import Result, WorkerPool, engine_of
+from cotune.cycle.workers.pool import WorkerPool, engine_of
 from cotune.cycle.workers.worker import engine_metadata, with_less_memory, worker_model
 from cotune.errors import DivergedError
 from cotune.executor.tensors import packed
@@ -80,12 +80,11 @@ class PendingStates(PendingJobs):
         if self._shared:
             progress(self._shared)
         found: Half | None = None
-        results: list[Result] = []
-        engines = []
+        done, engines = [], []
         try:
             for job, part, size in zip(self.jobs, self._passes, self.sizes, strict=True):
-                results.append(self.workers.result(job))
-                arrays, metadata = self.unpacked(results[-1])
+                done.append(self.workers.result(job))
+                arrays, metadata = self.unpacked(done[-1])
                 engines.append(engine_of(metadata))
                 states = arrays[_NAME]
                 if found is None:
@@ -96,7 +95,7 @@ class PendingStates(PendingJobs):
             self.cancel()
             raise
         assert found is not None
-        return found, self._shared + sum(self.sizes), self.workers.by(results, engines)
+        return found, self._shared + sum(self.sizes), self.workers.by(done, engines)
 
 
 def submit_all(requests: Sequence[PendingStates]) -> None:
