@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cotune.config import RunConfig
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.context import RunContext
 from cotune.cycle.diagnostics.leakage import overlap_finding
@@ -46,12 +47,7 @@ def attribution_of(
     if not context.can.tune:
         # Without tuning, all gains except the prompt's compare equal arms or repeat a comparison.
         arms |= {"seed_tuned": arms["seed_prompt"], "best_prompt": arms["prompt_only"], "best_tuned": arms["prompt_only"]}
-    gains = attribute(
-        arms,
-        metric=context.task.measure.aggregate or "mean",
-        groups=one.groups,
-        seed=context.seed,
-    )
+    gains = attribute(arms, metric=context.task.measure.aggregate or "mean", groups=one.groups, seed=context.seed)
     if not context.can.tune:
         return Attribution(gains.n, {"prompt": gains.gains["prompt"]}, {})
     if noise is None:
@@ -73,13 +69,12 @@ def _noise_floor(context: RunContext, result: ArmResult, noise: Noise | AnswerNo
 
 def build_summary(
     context: RunContext,
+    config: RunConfig,
     search: SearchResult,
     confirmed: Confirmed,
     results: Mapping[str, ArmResult],
     gains: Attribution,
     *,
-    model_name: str,
-    budget: str,
     cost: Mapping[str, Any],
     trust: Mapping[str, Any],
     previous: Previous | None = None,
@@ -104,7 +99,15 @@ def build_summary(
     sentences = (
         going_on["sentence"] if going_on is not None else "",
         *result_sentences(reached),
-        _gains_sentence(context, search, results, gains, arms, going_on=going_on is not None),
+        gains_sentence(
+            gains.gains,
+            gains.n,
+            going_on=going_on is not None,
+            frozen_first=search.by_probe,
+            frozen=[name for name in ("seed_tuned", "best_tuned") if context.can.tune and is_frozen(arms, name)],
+            candidates={name: result.candidate.id for name, result in results.items()},
+            tuned=search.prompts_tuned > 0,
+        ),
         f"Nothing was tuned: {NOT_TUNED}." if untuned else "",
         openings_sentence(opened),
         _invalid(context, results[confirmed.ships]) if untuned else "",
@@ -114,8 +117,8 @@ def build_summary(
         "task": task.name,
         "n": {"train": len(task.train), "dev": len(task.dev), "test": task.test.n},
         "given": given,
-        "model": model_name,
-        "budget": budget,
+        "model": config.model,
+        "budget": config.budget,
         "metric": task.metric,
         "metric_definition": task.measure.fingerprint or None,
         "input": list(task.input_fields),
@@ -174,26 +177,6 @@ def _selection(
     }
 
 
-def _gains_sentence(
-    context: RunContext,
-    search: SearchResult,
-    results: Mapping[str, ArmResult],
-    gains: Attribution,
-    arms: Mapping[str, Any],
-    *,
-    going_on: bool,
-) -> str:
-    return gains_sentence(
-        gains.gains,
-        gains.n,
-        going_on=going_on,
-        frozen_first=search.by_probe,
-        frozen=[name for name in ("seed_tuned", "best_tuned") if context.can.tune and is_frozen(arms, name)],
-        candidates={name: result.candidate.id for name, result in results.items()},
-        tuned=search.prompts_tuned > 0,
-    )
-
-
 def first_verdict_of(context: RunContext) -> dict[str, Any] | None:
     """The first verdict; None if answers are not read by probes."""
     found = next((event["value"] for event in context.journal.events if event["kind"] == "verdict"), None)
@@ -206,11 +189,8 @@ def judge_told(context: RunContext, recorded: Mapping[str, Any]) -> dict[str, An
     if context.answers.grader is None:
         return None
     facts = {name: recorded[name] for name in ("model", "rubric", "agreement", "sentence")}
-    spent = {
-        **context.spending.account.judged,
-        "dollars": round(context.spending.account.judged["dollars"], 6) if context.answers.grader.prices else None,
-    }
-    return {**facts, **spent}
+    spent = context.spending.account.judged
+    return {**facts, **spent, "dollars": round(spent["dollars"], 6) if context.answers.grader.prices else None}
 
 
 def data_health(context: RunContext, neighbours: Mapping[str, Any], in_prompts: int) -> dict[str, Any]:

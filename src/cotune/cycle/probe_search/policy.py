@@ -61,17 +61,17 @@ class ProbePolicy:
         self.fixed = self._prices.fixed
         check_budget(context, self._prices, own[0])
 
-    def search(self) -> tuple[LabelSearch, Confirmed]:
-        """Search, then fit the arms."""
+    def search(self) -> LabelSearch:
         context, previous, embedding, trials = self._context, self._previous, self._embedding, self._trials
         folder, model_name = self._bundle, self._config.model
         told = partial(first_verdict, context, trials=trials, bundle=folder, model_name=model_name)
         better = partial(better_bundle, context, bundle=folder, model_name=model_name)
-        loop = LabelLoop(context, self._config, self._own, embedding, trials, self._prices, previous, told, better)
-        found = loop.run()
-        most = self._config.tune.max_epochs
-        confirmed = confirm_labels(context, found, trials, self._prices, max_epochs=most, previous=previous)
-        return found, replace(confirmed, whole_test=found.whole_test)
+        return LabelLoop(context, self._config, self._own, embedding, trials, self._prices, previous, told, better).run()
+
+    def confirm(self, found: LabelSearch) -> Confirmed:
+        context, trials, prices, most = self._context, self._trials, self._prices, self._config.tune.max_epochs
+        confirmed = confirm_labels(context, found, trials, prices, max_epochs=most, previous=self._previous)
+        return replace(confirmed, whole_test=found.whole_test)
 
 
 def parts_of(context: RunContext, config: RunConfig) -> tuple[Embedding, Trials, Prices]:
