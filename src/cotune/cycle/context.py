@@ -42,7 +42,7 @@ class RunContext:
         task: the task.
         model: the model, on this machine or behind an endpoint.
         journal: records all steps.
-        costs: prices of steps.
+        costs: the budget, and prices of steps.
         folder: folder of the run.
         tune: settings of training.
         seed: seed of the run.

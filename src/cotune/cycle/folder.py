@@ -106,11 +106,8 @@ def open_folder(
 ) -> Iterator[RunFolder]:
     """Create and lock a run's folder, and check that it does not hold another run.
 
-    Args:
-        out: the folder.
-        config: config of the run.
-        identity: content hashes that identify the run, together with its config.
-        command: the user's command line, stored for advice; None if unknown.
+    ``identity`` holds content hashes that identify the run, together with its config. ``command`` is the user's command line,
+    stored for advice; None if unknown.
 
     Raises:
         InputError: the folder cannot be created, or holds another run, or files of other origin that a run would replace.

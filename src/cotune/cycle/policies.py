@@ -45,12 +45,8 @@ def policy_for(
 ) -> SearchPolicy[Any]:
     """The policy that fits the model and the task.
 
-    Args:
-        context: context of the run.
-        config: config of the run.
-        own: the seed prompt first, then the user's further prompts.
-        previous: the earlier bundle of a warm start.
-        bundle: folder of the run's bundle, where a first bundle may be saved early.
+    ``own`` holds the seed prompt first, then the user's further prompts. ``bundle`` is the folder of the run's bundle, where a
+    first one may be saved early.
 
     Raises:
         InputError: the budget is too small, or the model cannot do what the config asks for.

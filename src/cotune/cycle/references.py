@@ -72,13 +72,10 @@ def zero_shot_cost(context: RunContext, seed: Prompt) -> float:
 
 
 def measure_references(context: RunContext, seed: Prompt, shipped: ArmResult, room: float) -> dict[str, Any]:
-    """Score the references on test rows; each is recorded as a ``reference`` step.
+    """Score the references on the rows of the shipped arm, and compare them with it; each is recorded as a ``reference`` step.
 
-    Args:
-        context: context of the run.
-        seed: the seed prompt, whose label words are the zero-shot reference.
-        shipped: the arm in the bundle, which the references are compared with on the same rows.
-        room: budget that may be spent; the zero-shot reference is left out if it is too small.
+    The zero-shot reference, by the seed prompt's label words, is left out if ``room``, the budget that may be spent, is too
+    small.
 
     Returns:
         ``score``, ``ci``, ``n``, ``log_loss`` and ``difference`` by name; None if a reference could not be computed.
@@ -154,9 +151,8 @@ def told(
 def labelled_tfidf(context: RunContext, rows: Sequence[Example]) -> tuple[float, int] | None:
     """Cross-fitted accuracy of TF-IDF with logistic regression, and its number of rows; None if it cannot be computed.
 
-    Args:
-        context: context of the run; all its labelled rows are used if the run itself uses a sample.
-        rows: rows that the run uses, in random order; of very many rows the first ones suffice.
+    ``rows`` are those that the run uses, in random order. If they are a sample, all labelled rows of the user are used; of very
+    many rows the first ones suffice.
     """
     further = tuple(row for row in reference_rows(context) if not row.taught)[:_MOST_FURTHER]
     rows = further if len(further) > len(rows) else rows[:_MOST_ROWS]

@@ -58,9 +58,6 @@ class Prepared:
     """A run with a loaded model, checked data and a planned budget.
 
     Attributes:
-        config: config of the run.
-        context: context of the run.
-        policy: search policy.
         previous: the earlier bundle of a warm start.
         neighbours: rows of similar meaning, for the data checks.
         judging: a judge's agreement with graded rows.

@@ -30,11 +30,10 @@ _STORE_BYTES = 200 << 20
 
 
 def connect(address: str) -> Any:
-    """Connect to a Ray cluster; returns the package ``ray``.
+    """Connect to the Ray cluster at an address, as for ``ray.init``; returns the package ``ray``.
 
-    Args:
-        address: address of the cluster, as for ``ray.init``. If empty, ``RAY_ADDRESS`` is used, else the cluster that runs on
-            this machine; if there is none, one is started here.
+    If the address is empty, ``RAY_ADDRESS`` is used, else the cluster that runs on this machine; if there is none, one is
+    started here.
 
     Raises:
         InputError: Ray is not installed, or there is no cluster at the address.

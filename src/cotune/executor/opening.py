@@ -47,10 +47,8 @@ class LocalExecutor:
 def open_executor(choice: Choice, storage: Path | Storage, *, gpus: bool = False) -> Iterator[Executor]:
     """Open an executor whose workers end with the block.
 
-    Args:
-        choice: which executor.
-        storage: storage of the results, or their folder, which with Ray every node must be able to access.
-        gpus: whether workers compute on GPUs; if the number of workers is not given, there is one for each GPU.
+    With Ray, every node must be able to access the storage. If workers compute on GPUs and their number is not given, there is
+    one for each GPU.
 
     Raises:
         InputError: Ray is not installed, or the cluster cannot be reached or is too small for the number of workers.

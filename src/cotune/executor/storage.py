@@ -201,10 +201,7 @@ class Folder(Storage):
 class UrlStorage(Storage):
     """A storage below a URL that fsspec supports, with the credentials that fsspec finds on each node.
 
-    Failed operations are retried, see :data:`_WAITS_S`.
-
-    Attributes:
-        url: a URL from :func:`checked_url`, or one below it.
+    Failed operations are retried, see :data:`_WAITS_S`. The URL is from :func:`checked_url`, or one below it.
     """
 
     url: str

@@ -35,10 +35,6 @@ def check_neighbours(context: RunContext, *, wanted: bool = True) -> dict[str, A
 
     Nothing is removed, because paraphrases are common in real inputs, and similarity is a matter of degree.
 
-    Args:
-        context: context of the run.
-        wanted: whether the config asks for it.
-
     Returns:
         Number of ``rows``, number of ``pairs`` compared by the model, ``threshold``, ``alike`` (pairs of train and dev rows:
         ids, labels, beginnings of the texts, closeness), ``near_test`` (ids of train and dev rows that are similar to a test

@@ -50,15 +50,8 @@ def check_references(config: RunConfig, task: Task, can: Capabilities) -> Task:
     """Refuse a schema that cannot be enforced, and report right answers that could never be written.
 
     A model that follows a grammar is constrained by that of the outputs. Others are asked to follow the schema, and their
-    answers are checked here. The rows are kept, because the rest of them is worth learning.
-
-    Args:
-        config: names the model and where the schema comes from.
-        task: the rows.
-        can: the model's capabilities.
-
-    Returns:
-        The task; its checks report such rows.
+    answers are checked here. The rows are kept, because the rest of them is worth learning; the returned task's checks report
+    them.
 
     Raises:
         InputError: the schema has a keyword that cannot be enforced while writing, or the outputs of most rows of a split could
@@ -84,17 +77,10 @@ def check_references(config: RunConfig, task: Task, can: Capabilities) -> Task:
 
 
 def check_lengths(config: RunConfig, task: Task, can: Capabilities) -> Task:
-    """Report right answers that are longer than the limit; loads the model's tokenizer, but not the model.
+    """Report right answers that are longer than the limit in the checks of the returned task.
 
-    Without a tokenizer, :func:`check_references` has estimated the lengths.
-
-    Args:
-        config: names the model, and the limit if any; otherwise the limit is taken from train and dev, which then fit.
-        task: the rows.
-        can: the model's capabilities.
-
-    Returns:
-        The task; its checks report such rows.
+    Loads the model's tokenizer, but not the model; without a tokenizer, :func:`check_references` has estimated the lengths. If
+    the config names no limit, it is taken from train and dev, which then fit.
 
     Raises:
         InputError: answers are numbers or JSON and those of most rows of train or dev are too long; or there is no tokenizer.

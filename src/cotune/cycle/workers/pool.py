@@ -112,14 +112,10 @@ class WorkerPool:
     # Jobs ---------------------------------------------------------------------------------------------------------
 
     def job(self, work: Work, given: Mapping[str, Any], *, adapter: str = BASE, rows: int = 1, **places: Any) -> Job:
-        """A job that uses the run's model.
+        """A job that uses the run's model and an adapter.
 
-        Args:
-            work: function that does the job.
-            given: arguments that the result depends on, besides the model and its engine settings.
-            adapter: id of the adapter that the job uses.
-            rows: number of rows, for progress.
-            places: arguments that do not change the result.
+        ``given`` are the arguments that the result depends on, besides the model and its engine settings, ``places`` those that
+        do not change the result, and ``rows`` is the number of rows, for progress.
         """
         where = {} if adapter == BASE else self.exchange.offer_adapter(adapter, self._model.adapters.folder(adapter))
         return Job(work, {**self._about, "adapter": adapter, **given}, {**self._places, **where, **places}, rows)
@@ -252,11 +248,8 @@ Workers = WorkerPool | NoWorkers
 def pace_seconds(value: Mapping[str, Any], seconds: float) -> float:
     """Seconds of a step for estimating the speed of later steps: the workers' busy seconds per slot.
 
-    The time that the run waited for the step says little, since jobs of several steps run at the same time.
-
-    Args:
-        value: the step's value in the journal.
-        seconds: wall-clock time of the step, which is returned if no workers were used.
+    The time that the run waited for the step says little, since jobs of several steps run at the same time. It is returned if
+    no workers were used.
     """
     by = value.get("by")
     return seconds if by is None else float(by["seconds"]) / int(by["slots"]) / _EFFICIENCY

@@ -70,9 +70,6 @@ class PendingStates(PendingJobs):
 
         Tokens are counted as in one process: the shared prefix counts once, however many workers ran it.
 
-        Args:
-            progress: called with the number of tokens of each pass.
-
         Raises:
             DivergedError: a state is not finite.
         """
