@@ -138,16 +138,11 @@ def run(
                 resources = stack.enter_context(ExitStack())
                 workers = stack.enter_context(open_workers(executor, out, _device(inputs.config, journal)))
                 prepared = prepare(inputs, journal, out, view, resources, workers)
-            except (InputError, EndpointError) as error:
+            except (InputError, EndpointError, KeyboardInterrupt) as error:
                 stack.close()
-                # Answers that were paid for stay, and with them the folder.
+                # A run that was stopped while the model was loading has nothing to resume. Answers that were paid for stay,
+                # and with them the folder.
                 if is_barely_begun(out) or (not resumes and isinstance(error, InputError)):
-                    folder.take_back()
-                raise
-            except KeyboardInterrupt:
-                stack.close()
-                # A run that was stopped while the model was loading has nothing to resume.
-                if is_barely_begun(out):
                     folder.take_back()
                 raise
             found = search(prepared)
