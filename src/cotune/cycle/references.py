@@ -17,7 +17,7 @@ from cotune.evaluate.previous import compare_parts
 from cotune.evaluate.references import MajorityReference, TfidfReference
 from cotune.evaluate.responses import LabelOutputs, label_indices
 from cotune.evaluate.score_interval import score_interval
-from cotune.evaluate.scoring import Evaluation, finite
+from cotune.evaluate.scoring import finite
 from cotune.files import content_hash
 from cotune.model.adapters.slots import BASE
 from cotune.probe.term_fits import TermFits
@@ -82,10 +82,8 @@ def measure_references(context: RunContext, seed: Prompt, shipped: ArmResult, ro
         ``difference`` is the arm's share of right rows minus the reference's, with paired ``ci`` and ``p``. ``learnt_from`` is
         the number of labelled rows that a reference was fitted to, if the arms used fewer.
     """
-    rows = shipped.rows
-    learn = reference_rows(context)
-    used = len(context.task.train) + len(context.task.dev)
-    truth, classes = label_indices(learn, context.task), len(context.task.labels)
+    task, rows, learn = context.task, shipped.rows, reference_rows(context)
+    truth, classes = label_indices(learn, task), len(task.labels)
     texts, asked = [row.text for row in learn], [row.text for row in rows]
 
     def recorded(
@@ -94,13 +92,14 @@ def measure_references(context: RunContext, seed: Prompt, shipped: ArmResult, ro
         def effect() -> dict[str, Any]:
             try:
                 found = answer()
-                commonest = {"label": context.task.labels[int(found[0].argmax())]} if name == MAJORITY else {}
-                learnt = {} if name == ZERO_SHOT or len(learn) == used else {"learnt_from": len(learn)}
+                commonest = {"label": task.labels[int(found[0].argmax())]} if name == MAJORITY else {}
+                sampled = len(learn) != len(task.train) + len(task.dev)
+                learnt = {"learnt_from": len(learn)} if sampled and name != ZERO_SHOT else {}
                 return {"name": name, **told(context, found, shipped, places), **commonest, **learnt}
             except ValueError as error:
                 return {"name": name, "skipped": str(error)}
 
-        value = context.journal.step("reference", [name, context.task.test.content_hash], effect)
+        value = context.journal.step("reference", [name, task.test.content_hash], effect)
         return None if "skipped" in value else {key: item for key, item in value.items() if key != "name"}
 
     found = {
@@ -109,7 +108,7 @@ def measure_references(context: RunContext, seed: Prompt, shipped: ArmResult, ro
     }
     if (cost := zero_shot_cost(context, seed)) > room:
         skipped = {"name": ZERO_SHOT, "skipped": shortage(context.spending.budget, cost, room, room)}
-        context.journal.step("reference", [ZERO_SHOT, context.task.test.content_hash], lambda: skipped)
+        context.journal.step("reference", [ZERO_SHOT, task.test.content_hash], lambda: skipped)
         return {**found, ZERO_SHOT: None}
     some = np.sort(np.random.default_rng([context.seed, 14]).permutation(len(rows))[:ZERO_SHOT_ROWS])
     try:
@@ -125,20 +124,14 @@ def told(
     context: RunContext, log_probs: NDArray[np.float64], shipped: ArmResult, places: NDArray[np.int64] | None = None
 ) -> dict[str, Any]:
     """A reference's scores, and its paired difference from an arm, on the arm's rows or those at ``places``."""
+    task, seed = context.task, context.seed
     chosen = np.arange(len(shipped.rows)) if places is None else places
     rows = tuple(shipped.rows[i] for i in chosen)
-    evaluation: Evaluation = LabelOutputs(log_probs).judge(rows, RAW, context.task)
-    groups = groups_of(rows)
-    interval = score_interval(
-        evaluation,
-        [row.output for row in rows],
-        context.task.measure,
-        context.task.output,
-        seed=context.seed,
-        groups=groups,
-    )
+    groups, references = groups_of(rows), [row.output for row in rows]
+    evaluation = LabelOutputs(log_probs).judge(rows, RAW, task)
+    interval = score_interval(evaluation, references, task.measure, task.output, seed=seed, groups=groups)
     mine = shipped.evaluation.correct[chosen]
-    compared = compare_parts(mine, evaluation.correct, np.ones(len(mine)), groups=groups, seed=context.seed)["all"].as_dict()
+    compared = compare_parts(mine, evaluation.correct, np.ones(len(mine)), groups=groups, seed=seed)["all"].as_dict()
     return {
         "score": round(evaluation.score, 6),
         "ci": interval.rounded(),
@@ -156,8 +149,7 @@ def labelled_tfidf(context: RunContext, rows: Sequence[Example]) -> tuple[float,
     """
     further = tuple(row for row in reference_rows(context) if not row.taught)[:_MOST_FURTHER]
     rows = further if len(further) > len(rows) else rows[:_MOST_ROWS]
-    groups = groups_of(rows)
     truth = label_indices(rows, context.task)
     fits = TermFits([row.text for row in rows], truth, len(context.task.labels))
-    found = fits.cross_fitted(groups=groups, seed=context.seed)
+    found = fits.cross_fitted(groups=groups_of(rows), seed=context.seed)
     return None if found is None else (float((found.argmax(axis=1) == truth).mean()), len(rows))

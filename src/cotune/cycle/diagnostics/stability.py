@@ -36,9 +36,9 @@ def measure_noise(context: RunContext, confirmed: Confirmed, *, keep: float = 0.
     """
     candidate = confirmed.chosen.candidate
     if not context.can.likelihoods:
-        elsewhere = {"skipped": "the model answers behind an endpoint, one row at a time"}
-        found: dict[str, Any] = context.journal.step("noise", [candidate.id], lambda: elsewhere)
-        return found
+        elsewhere: dict[str, Any] = {"skipped": "the model answers behind an endpoint, one row at a time"}
+        context.journal.step("noise", [candidate.id], lambda: elsewhere)
+        return elsewhere
     layer = _probe_layer(context, confirmed.chosen)
     own, prefix = noise_row(context, candidate.prompt, tuned=candidate.adapter != BASE, probe_layer=layer)
     priced = (context.spending.costs.alone, len(context.dev), own, prefix, context.spending.left() - keep)
