@@ -71,7 +71,7 @@ class Tryouts:
     """A finished or confirmed run that is opened to try prompts; the model stays loaded between prompts.
 
     Args:
-        folder: folder of a run whose winner has been confirmed.
+        folder: the run's folder.
         task: the run's rows, if they are not in a file.
         permissions: the user's permissions for the folder. Without them nothing is executed, sent or fetched.
 

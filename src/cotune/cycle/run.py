@@ -148,7 +148,7 @@ def run(
             found = search(prepared)
             confirmed = confirm(prepared, found)
             tested = test(prepared, confirmed)
-            return Result(out, report(prepared, found, confirmed, tested, view))
+            return Result(out, report(prepared, found, confirmed, tested))
 
 
 def _device(config: RunConfig, journal: Journal) -> str:

@@ -32,7 +32,7 @@ from cotune.cycle.inputs import Inputs
 from cotune.cycle.journal import Journal
 from cotune.cycle.policies import SearchPolicy, policy_for
 from cotune.cycle.probe_search.fit_rows import fit_rows
-from cotune.cycle.progress import View, say
+from cotune.cycle.progress import Watcher
 from cotune.cycle.references import measure_references, reference_ids
 from cotune.cycle.row_answers import dev_rows, row_answers
 from cotune.cycle.search.arms import ArmResult, Confirmed, open_test
@@ -87,7 +87,7 @@ class Tested:
 
 
 def prepare(
-    inputs: Inputs, journal: Journal, out: Path, view: View, resources: ExitStack, executor: Executor | None = None
+    inputs: Inputs, journal: Journal, out: Path, watcher: Watcher, resources: ExitStack, executor: Executor | None = None
 ) -> Prepared:
     """Let the teacher, if any, label rows, load the model, check the data and plan the search.
 
@@ -104,7 +104,7 @@ def prepare(
         task, taught = teach(config, inputs.budget, task, inputs.unlabelled, own[0], out, journal, writable)
     judge, judging = open_judge(config, task, inputs.by_hand, out, journal, resources)
     task = check_lengths(config, task, backend.capabilities)
-    context = backend.open(Opening(config, task, own[0], journal, out, view, resources, judge, executor))
+    context = backend.open(Opening(config, task, own[0], journal, out, watcher, resources, judge, executor))
     fit_rows(context, config, own[0])
     for spent in (taught, judging):
         context.spending.account.pay(spent)
@@ -113,7 +113,7 @@ def prepare(
     neighbours = check_neighbours(context, wanted=config.evaluate.neighbours)
     previous = enter(context, inputs.start) if inputs.start else None
     policy = policy_for(context, config, own, previous, out / BUNDLE)
-    context.workers.ready(view)
+    context.workers.ready(journal.tell)
     return Prepared(config, context, policy, previous, neighbours, judging)
 
 
@@ -145,7 +145,7 @@ def test(prepared: Prepared, confirmed: Confirmed) -> Tested:
     return Tested(results, gains, {"noise": noise, "robustness": robustness, "slices": slices, "references": told})
 
 
-def report(prepared: Prepared, found: SearchResult, confirmed: Confirmed, tested: Tested, view: View) -> dict[str, Any]:
+def report(prepared: Prepared, found: SearchResult, confirmed: Confirmed, tested: Tested) -> dict[str, Any]:
     """Write the summary, the bundle, the test rows and the report page; returns the summary."""
     context, config = prepared.context, prepared.config
     journal, out = context.journal, context.folder
@@ -176,8 +176,8 @@ def report(prepared: Prepared, found: SearchResult, confirmed: Confirmed, tested
     try:
         context.workers.clean()
     except StorageError as error:
-        say(view, f"what workers stored could not be removed: {error}")
-    _write_page(out, view)
+        journal.tell(f"what workers stored could not be removed: {error}")
+    _write_page(journal, out)
     journal.step("done", "done", lambda: {"bundle": BUNDLE, "score": summary["arms"][confirmed.ships]["score"]})
     return summary
 
@@ -213,7 +213,7 @@ def _record_start(context: RunContext, config: RunConfig, own: Sequence[Prompt])
     )
 
 
-def _write_page(out: Path, view: View) -> None:
+def _write_page(journal: Journal, out: Path) -> None:
     """Write the report page; a failure does not fail the run, whose numbers are saved."""
     from cotune.report.html import write_report
 
@@ -227,7 +227,7 @@ def _write_page(out: Path, view: View) -> None:
         with suppress(CotuneError):
             write_text(out / REPORT_ERROR, traceback.format_exc())
             text += f", {REPORT_ERROR} says more"
-        say(view, text)
+        journal.tell(text)
     else:
         (out / REPORT_ERROR).unlink(missing_ok=True)
 

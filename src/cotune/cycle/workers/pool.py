@@ -11,13 +11,12 @@ import shutil
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from cotune.cycle.progress import View, say
 from cotune.cycle.workers.exchange import clean_storage, exchange_for
 from cotune.cycle.workers.worker import ENGINE, RUN_ENGINE, load_worker
 from cotune.errors import CotuneError, counted
@@ -42,7 +41,7 @@ class NoWorkers:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def ready(self, view: View) -> None:
+    def ready(self, tell: Callable[[str], None]) -> None:
         """Return at once."""
 
     def account(self) -> dict[str, Any]:
@@ -97,13 +96,13 @@ class WorkerPool:
             self._remove(job.key)
             self.submit(job)
 
-    def ready(self, view: View) -> None:
+    def ready(self, tell: Callable[[str], None]) -> None:
         """Wait until all workers have loaded the model, so that loading does not count as a slow first job.
 
         Raises:
             CotuneError: a worker cannot load it, or finds a different model under its name.
         """
-        say(view, f"waiting for {counted(self.slots, 'worker')}")
+        tell(f"waiting for {counted(self.slots, 'worker')}")
         for job in self._loading:
             self.result(job)
             self.forget(job)
