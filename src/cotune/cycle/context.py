@@ -43,10 +43,6 @@ class RunContext:
         model: the model, on this machine or behind an endpoint.
         journal: records all steps.
         costs: the budget, and prices of steps.
-        folder: folder of the run.
-        tune: settings of training.
-        seed: seed of the run.
-        watcher: receives progress.
         answer_tokens: maximum tokens of a written answer; None takes it from the data.
         grader: the judge whose grades are the metric; None without a judge.
         embeds: creates the embedder of a model behind an endpoint; None embeds texts by their characters.

@@ -26,8 +26,6 @@ class ListedRun:
     """A run in a list.
 
     Attributes:
-        folder: folder of the run.
-        task: name of the task.
         model: the user's name of the model.
         metric: metric of ``score``; empty before the end.
         score: score of the bundle on the test; None before the end.
@@ -113,8 +111,6 @@ class FinishedRun:
     """A finished run's answers on the test.
 
     Attributes:
-        folder: folder of the run.
-        summary: content of ``summary.json``.
         inputs: texts of the input fields of each test row.
         references: right answers.
         answers: answers of the shipped arm.

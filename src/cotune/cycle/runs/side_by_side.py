@@ -34,16 +34,12 @@ class RunComparison:
 
     Attributes:
         first: folder of the first run.
-        second: folder of the second run.
-        metric: metric of the comparison.
         n: number of test rows.
-        scores: scores of the two runs.
         gain: second minus first.
         only_first: number of rows that only the first has right.
         only_second: number of rows that only the second has right.
         remark: remark on the comparison; may be empty.
         intervals: 95% intervals of the two scores.
-        summaries: summaries of the two runs.
         flipped: rows that only one run has right: the texts of their ``input`` fields, ``gold``, the two ``answers``, and
             ``right``, 0 or 1 for the run that is right.
     """

@@ -58,7 +58,6 @@ class WorkerPool:
 
     Args:
         executor: runs the jobs; its storage is the folder ``jobs`` of the run, or is at a URL.
-        folder: the run's folder.
         name: the model as the user named it; workers load it by this name.
         model: the run's own copy.
         settings: value of the journal's ``engine`` step.

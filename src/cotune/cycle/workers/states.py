@@ -24,11 +24,8 @@ class PendingStates(PendingJobs):
     """A request for hidden states: one job for each pass.
 
     Args:
-        workers: the workers.
         sequences: token ids of each row's prompt.
         starts: position of each row's first token that belongs to the row, not to the prompt.
-        layers: numbers of the layers.
-        adapter: id of the adapter.
         batch_tokens: most tokens in a pass, without the shared prefix.
     """
 
