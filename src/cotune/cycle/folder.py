@@ -193,17 +193,14 @@ def _finished(out: Path) -> dict[str, Any] | None:
 def _locked(out: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
-    lock = FileLock(out / LOCK)
     try:
-        lock.acquire(timeout=0)
+        lock = FileLock(out / LOCK).acquire(timeout=0)
     except Timeout as error:
         raise BusyError(f"another process works in {out}. Wait for it, or choose another --out.") from error
     except OSError as error:
         raise cannot_write(out, error) from error
-    try:
+    with lock:
         yield
-    finally:
-        lock.release()
 
 
 def ask_to_finish(folder: Path) -> None:

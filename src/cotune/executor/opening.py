@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
 from types import MappingProxyType
 
@@ -43,9 +43,8 @@ class LocalExecutor:
         return None
 
 
-@contextmanager
-def open_executor(choice: Choice, storage: Path | Storage, *, gpus: bool = False) -> Iterator[Executor]:
-    """Open an executor whose workers end with the block.
+def open_executor(choice: Choice, storage: Path | Storage, *, gpus: bool = False) -> closing[Executor]:
+    """Open an executor whose workers end with a ``with`` block.
 
     With Ray, every node must be able to access the storage. If workers compute on GPUs and their number is not given, there is
     one for each GPU.
@@ -53,20 +52,13 @@ def open_executor(choice: Choice, storage: Path | Storage, *, gpus: bool = False
     Raises:
         InputError: Ray is not installed, or the cluster cannot be reached or is too small for the number of workers.
     """
-    executor = _executor(choice, storage_at(storage), gpus)
-    try:
-        yield executor
-    finally:
-        executor.close()
-
-
-def _executor(choice: Choice, storage: Storage, gpus: bool) -> Executor:
+    storage = storage_at(storage)
     if choice.kind == "ray":
         from cotune.executor.on_ray import ray_executor
 
-        return ray_executor(choice, storage, gpus=gpus)
+        return closing(ray_executor(choice, storage, gpus=gpus))
     if choice.kind == "local":
-        return LocalExecutor(storage, default_threads())
+        return closing(LocalExecutor(storage, default_threads()))
     from cotune.executor.processes import ProcessWorker
 
     cards = 0
@@ -76,7 +68,7 @@ def _executor(choice: Choice, storage: Storage, gpus: bool) -> Executor:
         cards = torch.cuda.device_count()
     count, each = processes_of(choice, cards)
     workers = [ProcessWorker(each, slot % cards if cards else None) for slot in range(count)]
-    return SlotExecutor(workers, storage, each)
+    return closing(SlotExecutor(workers, storage, each))
 
 
 def processes_of(choice: Choice, cards: int = 0) -> tuple[int, int]:
