@@ -51,9 +51,9 @@ class Inputs:
     def identity(self) -> Mapping[str, object]:
         """Content hashes that, with the config, identify the run independently of file names."""
         found: dict[str, object] = {"data": self.task.fingerprint, "prompts": [p.id for p in self.own], "cotune": __version__}
-        # A bundle counts by its content, not by its path; runs without a bundle have no such entry.
-        found |= {"start": self.start.manifest.id} if self.start else {}
         more = {
+            # A bundle counts by its content, not by its path.
+            "start": self.start.manifest.id if self.start else None,
             "unlabelled": unlabelled_hash(self.unlabelled),
             "judge": self.by_hand.content_hash if self.by_hand.asked else None,
         }

@@ -64,7 +64,11 @@ def check_references(config: RunConfig, task: Task, can: Capabilities) -> Task:
     findings = []
     for bad in _bad_rows(task, problem):
         if bad.most:
-            raise _refusal(bad, config, task)
+            raise InputError(
+                f"{bad.count:,} of {bad.total:,} {bad.split} rows have an output that can never be written{bad.told}",
+                where=f"the outputs of {bad.split}",
+                hint=task.output.kind.unwritable_hint(schema_given=config.output.json_schema is not None),
+            )
         message = (
             f"{bad.count:,} of {bad.total:,} {bad.split} rows have an output that can never be written, so no answer "
             f"to them can be fully right; they are kept{bad.told}"
@@ -123,14 +127,6 @@ def _bad_rows(task: Task, problem: Problem) -> Iterator[_Bad]:
             yield _Bad(split, len(found), len(rows), tuple(found[:_SHOWN]))
     if count := task.test.count_outputs(lambda text: bool(problem(text))):
         yield _Bad("test", count, task.test.n, ())
-
-
-def _refusal(bad: _Bad, config: RunConfig, task: Task) -> InputError:
-    return InputError(
-        f"{bad.count:,} of {bad.total:,} {bad.split} rows have an output that can never be written{bad.told}",
-        where=f"the outputs of {bad.split}",
-        hint=task.output.kind.unwritable_hint(schema_given=config.output.json_schema is not None),
-    )
 
 
 def _invalid(output: Output, place: str) -> Problem:

@@ -26,7 +26,7 @@ from cotune.probe.cross_fitting import CrossFit, LayerFit
 
 _APPEARS_S = 20.0
 _ABOUT = "fit"
-_ARRAYS = ("losses", "correct", "log_probs")
+_NUMBERS, _ARRAYS = ("layer", "strength", "word_scale"), ("losses", "correct", "log_probs")
 
 
 class StatesGoneError(CotuneError):
@@ -104,7 +104,7 @@ def _packed(found: CrossFit) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     layers = []
     for number, fit in enumerate(found.by_layer):
         arrays |= {f"{number}/{name}": getattr(fit, name) for name in _ARRAYS}
-        layers.append({"layer": fit.layer, "strength": fit.strength, "word_scale": fit.word_scale})
+        layers.append({name: getattr(fit, name) for name in _NUMBERS})
     about = {
         "layers": layers,
         "best": next(number for number, fit in enumerate(found.by_layer) if fit is found.best),
@@ -118,6 +118,5 @@ def _packed(found: CrossFit) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
 def _unpacked(arrays: Mapping[str, NDArray[Any]], about: Mapping[str, Any]) -> CrossFit:
     fits = []
     for number, one in enumerate(about["layers"]):
-        losses, correct, log_probs = (arrays[f"{number}/{name}"] for name in _ARRAYS)
-        fits.append(LayerFit(one["layer"], one["strength"], losses, correct, log_probs, one["word_scale"]))
+        fits.append(LayerFit(**one, **{name: arrays[f"{number}/{name}"] for name in _ARRAYS}))
     return CrossFit(fits[about["best"]], tuple(fits), dict(about["ridge"]), about["temperature"], tuple(about["lone"]))
