@@ -114,7 +114,7 @@ def compare_runs(first: Path, second: Path) -> RunComparison:
     if groups is None and any(_grouped(run.folder) for run in (one, two)):
         remark = f"{remark} Rows have groups that the folders do not name; the interval treats rows as independent.".strip()
     right = [np.asarray(run.correct) > 0 for run in (before, after)]
-    flipped = [
+    flipped: list[dict[str, Any]] = [
         {
             "input": one.inputs[row],
             "gold": one.references[row],
