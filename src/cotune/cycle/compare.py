@@ -93,8 +93,12 @@ class Tryouts:
         config = permissions.applied(config, folder, judged=judged, rows_known=task is not None)
         going_on: dict[str, Any] = next((e["value"] for e in events if e["kind"] == "previous"), {})
         if task is None:
-            with reading_steps(str(folder)):
-                known = _known(going_on) if going_on else None
+            known = None
+            if going_on:
+                # From the journal, because the bundle of the warm start may be gone.
+                with reading_steps(str(folder)):
+                    shown = Candidate.from_json(going_on["was"]).prompt.always_shown
+                    known = Known(Own.from_json(going_on["answers"]).output, shown)
             task = ConfiguredTask.from_config(config, known=known, checked=False, run_metric=False)
         if identity.get("data") != task.fingerprint:
             hint = "Restore the data files, and the metric's file if there is one."
@@ -288,12 +292,6 @@ def try_prompt(
     """Compare one prompt with a run's winner; see :class:`Tryouts`, which is faster for several prompts."""
     with closing(Tryouts(folder, task, permissions=permissions)) as tryouts:
         return tryouts.compare(text, where=where)
-
-
-def _known(going_on: Mapping[str, Any]) -> Known:
-    """Output and shown rows of the bundle of a warm start, from the ``previous`` step, because the bundle may be gone."""
-    was = Candidate.from_json(going_on["was"])
-    return Known(Own.from_json(going_on["answers"]).output, was.prompt.always_shown)
 
 
 def _stored(folder: Path) -> tuple[RunConfig, Mapping[str, Any], list[dict[str, Any]]]:

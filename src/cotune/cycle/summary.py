@@ -28,7 +28,7 @@ from cotune.evaluate.responses import LabelOutputs
 from cotune.evaluate.score_interval import AVERAGES, score_interval
 from cotune.evaluate.scoring import finite
 from cotune.evaluate.shares import field_scores
-from cotune.evaluate.stats.intervals import Interval, proportion_interval
+from cotune.evaluate.stats.intervals import proportion_interval
 from cotune.evaluate.stats.selection import winners_curse
 from cotune.evaluate.words import gains_sentence, openings_sentence
 from cotune.report.terminal.advice import improvements
@@ -263,16 +263,16 @@ def versions() -> dict[str, str]:
 
 
 def _arm(context: RunContext, result: ArmResult) -> dict[str, Any]:
-    candidate, evaluation = result.candidate, result.evaluation
-    interval = _interval(context, result)
-    valid = _valid(context, result)
+    candidate, evaluation, task, groups = result.candidate, result.evaluation, context.task, result.groups
+    references, valid = [row.output for row in result.rows], _valid(context, result)
+    interval = score_interval(evaluation, references, task.measure, task.output, seed=context.seed, groups=groups)
     return {
         "score": round(evaluation.score, 6),
         "ci": interval.rounded(),
         "n": evaluation.n,
         "log_loss": finite(evaluation.log_loss),
         "valid": round(sum(valid) / len(valid), 6) if valid else None,
-        "valid_ci": proportion_interval(np.array(valid), groups=result.groups).rounded() if valid else None,
+        "valid_ci": proportion_interval(np.array(valid), groups=groups).rounded() if valid else None,
         "fields": _fields(context, result),
         "prompt_id": candidate.prompt.id,
         "adapter_id": candidate.adapter,
@@ -302,9 +302,3 @@ def _fields(context: RunContext, result: ArmResult) -> list[dict[str, Any]] | No
         return None
     answered = Answered([row.output for row in result.rows], output.as_scored(answers), output)
     return [one.as_dict("field") for one in field_scores(answered, seed=context.seed, groups=result.groups)]
-
-
-def _interval(context: RunContext, result: ArmResult) -> Interval:
-    references = [row.output for row in result.rows]
-    measure, output = context.task.measure, context.task.output
-    return score_interval(result.evaluation, references, measure, output, seed=context.seed, groups=result.groups)
