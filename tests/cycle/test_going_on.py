@@ -13,10 +13,11 @@ import pytest
 from cycle_runs import SETTINGS, Ended, journal_of, labelled_rows, summary_of, without_times, write_csv
 
 import cotune
+from cotune.bundle.load import OpenedBundle
 from cotune.cache import cache_folder
 from cotune.config import config_from_data, config_in_memory
 from cotune.config.task import Task
-from cotune.cycle.warm_start import Start, open_start, start_task
+from cotune.cycle.warm_start import open_start, start_task
 from cotune.errors import InputError
 from cotune.files import file_sha256
 from cotune.prompt.prompt import Demonstration, Prompt
@@ -379,9 +380,9 @@ def test_prompts_must_name_the_fields_as_the_bundle_does() -> None:
     task = Task.from_rows(rows, input=["subject", "body"], output="label", seed=0)
     config = config_in_memory(name="t", input=["subject", "body"], output="label")
 
-    def start(*fields: str) -> Start:
+    def start(*fields: str) -> OpenedBundle:
         manifest = SimpleNamespace(input_fields=fields)
-        return cast(Start, SimpleNamespace(bundle=SimpleNamespace(known=Known(task.output), manifest=manifest)))
+        return cast(OpenedBundle, SimpleNamespace(known=Known(task.output), manifest=manifest))
 
     assert start_task(config, start("body", "subject"), task) is task
     with pytest.raises(InputError, match="prompts would name the input of the new rows 'subject', 'body'") as caught:

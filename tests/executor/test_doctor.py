@@ -54,7 +54,7 @@ def test_a_storage_that_cannot_be_used_is_told_with_a_hint(tmp_path: Path, monke
 
 def test_a_node_reads_an_object_or_says_why_not(tmp_path: Path) -> None:
     storage = UrlStorage(f"local://{tmp_path}/store")
-    with storage.trial() as (name, _):
+    with storage.trial() as name:
         assert read_from(storage.url, name) == ""
     assert read_from(storage.url, name) == "the object is not there"
     if not find_spec("s3fs"):

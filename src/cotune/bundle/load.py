@@ -28,6 +28,7 @@ from cotune.bundle.predictor import Predictor
 from cotune.bundle.remote import remote_predictor
 from cotune.embed import Neighbours
 from cotune.errors import InputError
+from cotune.model.adapters.files import BASE
 from cotune.model.base import ENDPOINT
 from cotune.model.loading.folder import FROM_HUB, NotFetchedError
 from cotune.model.structured.limits import Writing, grammar_of
@@ -199,6 +200,11 @@ class OpenedBundle:
         return found
 
     @property
+    def adapter_folder(self) -> Path | None:
+        """Folder of its adapter; None if it uses the base model."""
+        return None if self.manifest.adapter_id == BASE else self.folder / ADAPTER
+
+    @property
     def known(self) -> Known:
         """Its output and demonstrations, for a run that starts from it."""
         return Known(self.manifest.output, [dict(shown.fields) for shown in self.prompt.always_shown])
@@ -269,8 +275,8 @@ def _predictor(bundle: OpenedBundle, model: LocalModel) -> Predictor:
     check_rendering(bundle.saved, model, str(folder / PROMPT))
     if bundle.prompt.nearest:
         model.chooser = model.chooser or Neighbours(model)
-    if manifest.adapter_id != "base":
-        _enter_adapter(folder / ADAPTER, manifest, model)
+    if bundle.adapter_folder is not None:
+        _enter_adapter(bundle.adapter_folder, manifest, model)
     return Predictor(
         model,
         bundle.prompt,

@@ -16,6 +16,7 @@ from cotune.config.endpoints import JUDGE
 from cotune.config.task import Task as ConfiguredTask
 from cotune.cycle.answering.base import rules_of
 from cotune.cycle.answering.factory import answering_for
+from cotune.cycle.answering.judging import reopen_judge
 from cotune.cycle.backends.registry import backend_of
 from cotune.cycle.candidate import Candidate, Own
 from cotune.cycle.journal import read_journal
@@ -25,7 +26,6 @@ from cotune.cycle.probe_search.fits import PromptFit, head_of
 from cotune.cycle.probe_search.tfidf import Mix, Tfidf
 from cotune.errors import CotuneError, DivergedError, InputError, no_run
 from cotune.evaluate.decision import BY_PROBE, Decision
-from cotune.evaluate.judge import Judge
 from cotune.evaluate.responses import LabelOutputs, best_rule, label_indices
 from cotune.evaluate.scoring import Evaluation
 from cotune.evaluate.side_by_side import gain_over
@@ -71,7 +71,7 @@ class Tryouts:
     """A finished or confirmed run that is opened to try prompts; the model stays loaded between prompts.
 
     Args:
-        folder: folder of a run whose winner has been confirmed.
+        folder: the run's folder.
         task: the run's rows, if they are not in a file.
         permissions: the user's permissions for the folder. Without them nothing is executed, sent or fetched.
 
@@ -93,8 +93,12 @@ class Tryouts:
         config = permissions.applied(config, folder, judged=judged, rows_known=task is not None)
         going_on: dict[str, Any] = next((e["value"] for e in events if e["kind"] == "previous"), {})
         if task is None:
-            with reading_steps(str(folder)):
-                known = _known(going_on) if going_on else None
+            known = None
+            if going_on:
+                # From the journal, because the bundle of the warm start may be gone.
+                with reading_steps(str(folder)):
+                    shown = Candidate.from_json(going_on["was"]).prompt.always_shown
+                    known = Known(Own.from_json(going_on["answers"]).output, shown)
             task = ConfiguredTask.from_config(config, known=known, checked=False, run_metric=False)
         if identity.get("data") != task.fingerprint:
             hint = "Restore the data files, and the metric's file if there is one."
@@ -108,7 +112,7 @@ class Tryouts:
             previous = Prompt.from_json(going_on["prompt"]) if self._winner.own else self._winner.prompt
             self._words = previous.label_words
         self._model = backend_of(config).reopen(config, folder, events, task, permissions)
-        self._judge = _judge(config, folder, judging) if judged else None
+        self._judge = reopen_judge(config, folder, judging) if judged else None
         self._dev = dev_in_order(task.dev, config.seed)[:MOST_COMPARED]
         self._probe: Probe | None = None
         # The winner's states are kept for the next comparison, which then runs the tried prompt alone.
@@ -200,10 +204,14 @@ class Tryouts:
                 seed = self._config.seed
                 self._read[key] = judged_by_probe(model, task, dev, asked, adapter, self._probe, seed, self._states)
             return self._read[key]
+
+        def unheard(tokens: int) -> None:
+            return None
+
         answering = answering_for(task, self._model, own, self._config.output.max_tokens, self._judge)
-        scored = answering.score(asked, adapter, dev, _unheard)
+        scored = answering.score(asked, adapter, dev, unheard)
         given = scored.given
-        if task.measure.needs_answers and (written := answering.write(asked, adapter, dev, given, _unheard)) is not None:
+        if task.measure.needs_answers and (written := answering.write(asked, adapter, dev, given, unheard)) is not None:
             given = written.given
         rules = (rule,) if rule is not None else rules_of(answering, given, task)
         return best_rule(given, dev, rules, task)[0], scored.truncated
@@ -221,16 +229,9 @@ def judged_by_probe(
 ) -> tuple[Evaluation, int]:
     """Evaluate a prompt on dev by a probe that is fitted to train rows; also returns the number of shortened rows.
 
-    Args:
-        model: model that gives the states.
-        task: task, whose train rows are learnt from.
-        dev: held-out rows.
-        prompt: the prompt.
-        adapter: the weights.
-        probe: the winner's probe. The prompt's probe reads the same layer; with the base model it may also read layers around
-            it. If the winner adds TF-IDF, so does the prompt.
-        seed: seed of the sample of train rows, if there are very many, and of the folds.
-        store: states of earlier comparisons; receives those that are computed.
+    The prompt's probe reads the layer of the winner's ``probe``; with the base model it may also read layers around it. If the
+    winner adds TF-IDF, so does the prompt. ``seed`` is that of the folds, and of the sample of very many train rows. States are
+    read from ``store`` and put there.
     """
     # Stratified, because a probe needs rows of rare labels too.
     learn = subsample(not_shown(prompt, task.train), MOST_LEARNT, np.random.default_rng([seed, 13]))
@@ -291,22 +292,6 @@ def try_prompt(
     """Compare one prompt with a run's winner; see :class:`Tryouts`, which is faster for several prompts."""
     with closing(Tryouts(folder, task, permissions=permissions)) as tryouts:
         return tryouts.compare(text, where=where)
-
-
-def _known(going_on: Mapping[str, Any]) -> Known:
-    """Output and shown rows of the bundle of a warm start, from the ``previous`` step, because the bundle may be gone."""
-    was = Candidate.from_json(going_on["was"])
-    return Known(Own.from_json(going_on["answers"]).output, [dict(shown.fields) for shown in was.prompt.always_shown])
-
-
-def _unheard(tokens: int) -> None:
-    """Ignore progress."""
-
-
-def _judge(config: RunConfig, folder: Path, recorded: dict[str, Any]) -> Judge:
-    from cotune.cycle.answering.judging import reopen_judge
-
-    return reopen_judge(config, folder, recorded)
 
 
 def _stored(folder: Path) -> tuple[RunConfig, Mapping[str, Any], list[dict[str, Any]]]:

@@ -41,11 +41,7 @@ class RunContext:
         task: the task.
         model: the model, on this machine or behind an endpoint.
         journal: records all steps.
-        costs: prices of steps.
-        folder: folder of the run.
-        tune: settings of training.
-        seed: seed of the run.
-        watcher: receives progress.
+        costs: the budget, and prices of steps.
         answer_tokens: maximum tokens of a written answer; None takes it from the data.
         grader: the judge whose grades are the metric; None without a judge.
         embeds: creates the embedder of a model behind an endpoint; None embeds texts by their characters.

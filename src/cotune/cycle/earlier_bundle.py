@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cotune.bundle.load import check_probe, check_rendering
+from cotune.bundle.load import OpenedBundle, check_probe, check_rendering
 from cotune.bundle.manifest import PROMPT
 from cotune.cycle.candidate import Candidate, Own
 from cotune.cycle.context import RunContext
 from cotune.cycle.kept import register_kept
-from cotune.cycle.warm_start import Start
 from cotune.model.adapters.files import bare_content_id, copy_adapter
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.growing import names_all, with_labels
@@ -48,14 +47,13 @@ class Previous:
         return Proposal(self.prompt, "previous", *(((was,), "labels") if was != self.prompt.id else ()))
 
 
-def enter(context: RunContext, start: Start) -> Previous:
+def enter(context: RunContext, bundle: OpenedBundle) -> Previous:
     """Copy a bundle's adapter into the run's folder and adapt its prompt to the task's labels; a ``previous`` step.
 
     Raises:
         InputError: the model renders prompts differently from the bundle's, or the adapter does not fit it.
     """
-    bundle, task = start.bundle, context.task
-    manifest = bundle.manifest
+    task, manifest, adapter_folder = context.task, bundle.manifest, bundle.adapter_folder
     check_rendering(bundle.saved, context.model, str(bundle.folder / PROMPT), shorter=task.output.kind.written)
     unchanged = in_order(bundle.prompt, task.input_fields)
     shown = [Example(f"shown:{i}", dict(d.fields), d.output) for i, d in enumerate(unchanged.demonstrations)]
@@ -72,14 +70,14 @@ def enter(context: RunContext, start: Start) -> Previous:
     if unseen:
         context.answers.leave_out_rules()
 
-    ground = BASE if start.adapter_folder is None else bare_content_id(start.adapter_folder)
+    ground = BASE if adapter_folder is None else bare_content_id(adapter_folder)
 
     def effect() -> dict[str, Any]:
-        if start.adapter_folder is not None:
+        if adapter_folder is not None:
             # The unchanged adapter, and its weights without a probe, which are tuned further and may win.
-            copy_adapter(start.adapter_folder, context.folder / "adapters" / manifest.adapter_id)
+            copy_adapter(adapter_folder, context.folder / "adapters" / manifest.adapter_id)
             if ground != BASE:
-                copy_adapter(start.adapter_folder, context.folder / "adapters" / ground, probe=False)
+                copy_adapter(adapter_folder, context.folder / "adapters" / ground, probe=False)
         remarks = []
         if leaking:
             remarks.append(f"{len(leaking)} of its worked examples are in the new test, so they were removed from its prompt")
@@ -90,7 +88,7 @@ def enter(context: RunContext, start: Start) -> Previous:
         if manifest.output.schema_text != task.output.schema_text:
             remarks.append("its answers had another schema than the new ones, and the unchanged bundle keeps its schema")
         return {
-            "bundle": start.id,
+            "bundle": manifest.id,
             "task": manifest.task,
             "labels": list(manifest.labels),
             "answers": Own(manifest.output, manifest.answer_tokens).to_json(),
@@ -104,9 +102,9 @@ def enter(context: RunContext, start: Start) -> Previous:
             "remarks": remarks,
         }
 
-    facts = context.journal.step("previous", [start.id, task.fingerprint], effect)
-    if start.adapter_folder is not None:
+    facts = context.journal.step("previous", [manifest.id, task.fingerprint], effect)
+    if adapter_folder is not None:
         for adapter in {manifest.adapter_id, ground} - {BASE}:
             register_kept(context.model.adapters, context.folder, adapter)
-        check_probe(context.model, manifest, start.adapter_folder)
+        check_probe(context.model, manifest, adapter_folder)
     return Previous(candidate, prompt, facts)

@@ -106,11 +106,8 @@ def open_folder(
 ) -> Iterator[RunFolder]:
     """Create and lock a run's folder, and check that it does not hold another run.
 
-    Args:
-        out: the folder.
-        config: config of the run.
-        identity: content hashes that identify the run, together with its config.
-        command: the user's command line, stored for advice; None if unknown.
+    ``identity`` holds content hashes that identify the run, together with its config. ``command`` is the user's command line,
+    stored for advice; None if unknown.
 
     Raises:
         InputError: the folder cannot be created, or holds another run, or files of other origin that a run would replace.
@@ -196,17 +193,14 @@ def _finished(out: Path) -> dict[str, Any] | None:
 def _locked(out: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
-    lock = FileLock(out / LOCK)
     try:
-        lock.acquire(timeout=0)
+        lock = FileLock(out / LOCK).acquire(timeout=0)
     except Timeout as error:
         raise BusyError(f"another process works in {out}. Wait for it, or choose another --out.") from error
     except OSError as error:
         raise cannot_write(out, error) from error
-    try:
+    with lock:
         yield
-    finally:
-        lock.release()
 
 
 def ask_to_finish(folder: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cotune.bundle.load import OpenedBundle
 from cotune.config import RunConfig
 from cotune.cycle.answering.judging import ByHand, read_by_hand
 from cotune.cycle.backends.registry import backend_of
@@ -15,7 +16,7 @@ from cotune.cycle.diagnostics.unwritable import check_references
 from cotune.cycle.endpoints import check_keys, check_prices
 from cotune.cycle.policies import check_probes
 from cotune.cycle.teaching.teach import read_unlabelled, unlabelled_hash
-from cotune.cycle.warm_start import Start, adopt, open_start, start_task
+from cotune.cycle.warm_start import adopt, open_start, start_task
 from cotune.prompt.bank import seed_prompt
 from cotune.prompt.prompt import Prompt, parse_prompt
 from cotune.run_files import CONFIG, SUMMARY
@@ -42,7 +43,7 @@ class Inputs:
     budget: Budget
     task: Task
     own: tuple[Prompt, ...]
-    start: Start | None
+    start: OpenedBundle | None
     unlabelled: tuple[Example, ...]
     by_hand: ByHand
 
@@ -50,9 +51,9 @@ class Inputs:
     def identity(self) -> Mapping[str, object]:
         """Content hashes that, with the config, identify the run independently of file names."""
         found: dict[str, object] = {"data": self.task.fingerprint, "prompts": [p.id for p in self.own], "cotune": __version__}
-        # A bundle counts by its content, not by its path; runs without a bundle have no such entry.
-        found |= {"start": self.start.id} if self.start else {}
         more = {
+            # A bundle counts by its content, not by its path.
+            "start": self.start.manifest.id if self.start else None,
             "unlabelled": unlabelled_hash(self.unlabelled),
             "judge": self.by_hand.content_hash if self.by_hand.asked else None,
         }
@@ -60,13 +61,7 @@ class Inputs:
 
 
 def read_inputs(config: RunConfig, out: Path, task: Task | None, prompts: Sequence[str]) -> Inputs:
-    """Read and check the inputs of a run.
-
-    Args:
-        config: config of the run.
-        out: folder of the run; some checks are skipped if the run exists.
-        task: the rows, if they have already been read; None reads the files that the config names.
-        prompts: further prompt texts of the user, candidates besides the seed prompt.
+    """Read and check the inputs of a run, see :func:`cotune.cycle.run.run`; some checks are skipped if the run exists.
 
     Raises:
         InputError: config, data, model, keys or prices are wrong or missing.
@@ -93,10 +88,10 @@ def read_inputs(config: RunConfig, out: Path, task: Task | None, prompts: Sequen
 def _own_prompts(config: RunConfig, task: Task, texts: Sequence[str]) -> tuple[Prompt, ...]:
     given = config.prompt_text()
     label_words = seed_prompt(task).label_words
-    first = seed_prompt(task) if given is None else _parsed(given, task, "prompt").edit(label_words=label_words)
-    others = [_parsed(text, task, f"prompt {i + 1}").edit(label_words=label_words) for i, text in enumerate(texts)]
+
+    def parsed(text: str, where: str) -> Prompt:
+        return parse_prompt(text, task.input_fields, where=where).edit(label_words=label_words)
+
+    first = seed_prompt(task) if given is None else parsed(given, "prompt")
+    others = [parsed(text, f"prompt {i + 1}") for i, text in enumerate(texts)]
     return tuple({prompt.id: prompt for prompt in (first, *others)}.values())
-
-
-def _parsed(text: str, task: Task, where: str) -> Prompt:
-    return parse_prompt(text, task.input_fields, where=where)

@@ -82,8 +82,7 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
 def cut_journal(folder: Path) -> Path | None:
     """Cut a damaged journal before its first damaged line; returns the path of a copy, or None if nothing is damaged.
 
-    Args:
-        folder: folder of the run. The caller must ensure that no process works in it.
+    The caller must ensure that no process works in the run's folder.
 
     Raises:
         InputError: the journal or its copy cannot be written.
@@ -250,13 +249,7 @@ class Journal:
 def attempt(journal: Journal, effect: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Result of an optional effect, or its error under the name ``skipped``.
 
-    A result that the journal cannot hold, such as NaN, is a failure too.
-
-    An error of the journal itself still ends the run.
-
-    Args:
-        journal: journal of the run.
-        effect: returns a dict for the journal.
+    A result that the journal cannot hold, such as NaN, is a failure too. An error of the journal itself still ends the run.
     """
     try:
         found = effect()

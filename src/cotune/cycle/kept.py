@@ -109,16 +109,11 @@ def register_kept(adapters: AdapterSlot, run: Path, adapter_id: str) -> None:
     Raises:
         InputError: its files are missing, or differ from the journal's content hash.
     """
-    folder = inside(run / "adapters", adapter_id)
+    folder, wrong = inside(run / "adapters", adapter_id), ""
     if not folder.is_dir():
-        raise InputError(
-            "the trained weights that the journal names are missing",
-            where=str(folder),
-            hint="Copy adapters/ of the run again from its source, or start a new run with another --out.",
-        )
-    if adapters.register(folder) != adapter_id:
-        raise InputError(
-            "the trained weights are not the ones that the journal names",
-            where=str(folder),
-            hint="Copy adapters/ of the run again from its source, or start a new run with another --out.",
-        )
+        wrong = "the trained weights that the journal names are missing"
+    elif adapters.register(folder) != adapter_id:
+        wrong = "the trained weights are not the ones that the journal names"
+    if wrong:
+        hint = "Copy adapters/ of the run again from its source, or start a new run with another --out."
+        raise InputError(wrong, where=str(folder), hint=hint)

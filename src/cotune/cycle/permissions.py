@@ -47,11 +47,8 @@ class Permissions:
     def applied(self, config: RunConfig, folder: Path, *, judged: bool, rows_known: bool) -> RunConfig:
         """A run's config with the user's entries in place of the folder's, but for the model, see :meth:`model_name`.
 
-        Args:
-            config: config in the folder.
-            folder: folder of the run, for errors.
-            judged: whether the run asks a judge.
-            rows_known: whether the rows and their metric come from the caller and not from the folder.
+        ``judged`` is whether the run asks a judge, ``rows_known`` whether the rows and their metric come from the caller and
+        not from the folder.
 
         Raises:
             InputError: the folder names a file to execute, a server or a secret that the user did not name.

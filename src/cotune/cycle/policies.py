@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from cotune.config import RunConfig
 from cotune.cycle.answer_search.policy import AnswerPolicy
@@ -17,8 +17,10 @@ from cotune.errors import InputError
 from cotune.prompt.prompt import Prompt
 from cotune.task.task import Task
 
+S = TypeVar("S", bound=SearchResult)
 
-class SearchPolicy(Protocol):
+
+class SearchPolicy(Protocol[S]):
     """Searches within the budget, and returns the arms.
 
     A policy plans when it is created, and then refuses a budget that is too small.
@@ -29,22 +31,22 @@ class SearchPolicy(Protocol):
 
     fixed: float
 
-    def search(self) -> tuple[SearchResult, Confirmed]:
-        """Search until the rest of the budget is needed for the test, then record the arms."""
+    def search(self) -> S:
+        """Search until the rest of the budget is needed for the arms and the test."""
+        ...
+
+    def confirm(self, found: S) -> Confirmed:
+        """Fit the arms on the result of the search, and record them."""
         ...
 
 
 def policy_for(
     context: RunContext, config: RunConfig, own: tuple[Prompt, ...], previous: Previous | None, bundle: Path
-) -> SearchPolicy:
+) -> SearchPolicy[Any]:
     """The policy that fits the model and the task.
 
-    Args:
-        context: context of the run.
-        config: config of the run.
-        own: the seed prompt first, then the user's further prompts.
-        previous: the earlier bundle of a warm start.
-        bundle: folder of the run's bundle, where a first bundle may be saved early.
+    ``own`` holds the seed prompt first, then the user's further prompts. ``bundle`` is the folder of the run's bundle, where a
+    first one may be saved early.
 
     Raises:
         InputError: the budget is too small, or the model cannot do what the config asks for.

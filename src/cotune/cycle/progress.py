@@ -46,12 +46,7 @@ def say(view: View, text: str) -> None:
 
 
 class TimeLeft:
-    """Tells a watcher the remaining time of a run, by its remaining budget of time or tokens.
-
-    Args:
-        costs: the budget and the rates.
-        watcher: receives the remaining time.
-    """
+    """Tells a watcher the remaining time of a run, by its remaining budget of time or tokens."""
 
     def __init__(self, costs: CostModel, watcher: Watcher) -> None:
         self._costs, self._watcher, self._unneeded = costs, watcher, 0.0

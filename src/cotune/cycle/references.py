@@ -16,7 +16,7 @@ from cotune.evaluate.decision import RAW
 from cotune.evaluate.previous import compare_parts
 from cotune.evaluate.references import majority_log_probs, tfidf_log_probs
 from cotune.evaluate.responses import LabelOutputs, label_indices
-from cotune.evaluate.scoring import Evaluation, finite, score_interval
+from cotune.evaluate.scoring import finite, score_interval
 from cotune.files import content_hash
 from cotune.model.adapters.slots import BASE
 from cotune.probe.term_fits import TermFits
@@ -71,23 +71,18 @@ def zero_shot_cost(context: RunContext, seed: Prompt) -> float:
 
 
 def measure_references(context: RunContext, seed: Prompt, shipped: ArmResult, room: float) -> dict[str, Any]:
-    """Score the references on test rows; each is recorded as a ``reference`` step.
+    """Score the references on the rows of the shipped arm, and compare them with it; each is recorded as a ``reference`` step.
 
-    Args:
-        context: context of the run.
-        seed: the seed prompt, whose label words are the zero-shot reference.
-        shipped: the arm in the bundle, which the references are compared with on the same rows.
-        room: budget that may be spent; the zero-shot reference is left out if it is too small.
+    The zero-shot reference, by the seed prompt's label words, is left out if ``room``, the budget that may be spent, is too
+    small.
 
     Returns:
         ``score``, ``ci``, ``n``, ``log_loss`` and ``difference`` by name; None if a reference could not be computed.
         ``difference`` is the arm's share of right rows minus the reference's, with paired ``ci`` and ``p``. ``learnt_from`` is
         the number of labelled rows that a reference was fitted to, if the arms used fewer.
     """
-    rows = shipped.rows
-    learn = reference_rows(context)
-    used = len(context.task.train) + len(context.task.dev)
-    truth, classes = label_indices(learn, context.task), len(context.task.labels)
+    task, rows, learn = context.task, shipped.rows, reference_rows(context)
+    truth, classes = label_indices(learn, task), len(task.labels)
     texts, asked = [row.text for row in learn], [row.text for row in rows]
 
     def recorded(
@@ -96,13 +91,14 @@ def measure_references(context: RunContext, seed: Prompt, shipped: ArmResult, ro
         def effect() -> dict[str, Any]:
             try:
                 found = answer()
-                commonest = {"label": context.task.labels[int(found[0].argmax())]} if name == MAJORITY else {}
-                learnt = {} if name == ZERO_SHOT or len(learn) == used else {"learnt_from": len(learn)}
+                commonest = {"label": task.labels[int(found[0].argmax())]} if name == MAJORITY else {}
+                sampled = len(learn) != len(task.train) + len(task.dev)
+                learnt = {"learnt_from": len(learn)} if sampled and name != ZERO_SHOT else {}
                 return {"name": name, **told(context, found, shipped, places), **commonest, **learnt}
             except ValueError as error:
                 return {"name": name, "skipped": str(error)}
 
-        value = context.journal.step("reference", [name, context.task.test.content_hash], effect)
+        value = context.journal.step("reference", [name, task.test.content_hash], effect)
         return None if "skipped" in value else {key: item for key, item in value.items() if key != "name"}
 
     found = {
@@ -111,7 +107,7 @@ def measure_references(context: RunContext, seed: Prompt, shipped: ArmResult, ro
     }
     if (cost := zero_shot_cost(context, seed)) > room:
         skipped = {"name": ZERO_SHOT, "skipped": shortage(context.spending.budget, cost, room, room)}
-        context.journal.step("reference", [ZERO_SHOT, context.task.test.content_hash], lambda: skipped)
+        context.journal.step("reference", [ZERO_SHOT, task.test.content_hash], lambda: skipped)
         return {**found, ZERO_SHOT: None}
     some = np.sort(np.random.default_rng([context.seed, 14]).permutation(len(rows))[:ZERO_SHOT_ROWS])
     try:
@@ -127,20 +123,14 @@ def told(
     context: RunContext, log_probs: NDArray[np.float64], shipped: ArmResult, places: NDArray[np.int64] | None = None
 ) -> dict[str, Any]:
     """A reference's scores, and its paired difference from an arm, on the arm's rows or those at ``places``."""
+    task, seed = context.task, context.seed
     chosen = np.arange(len(shipped.rows)) if places is None else places
     rows = tuple(shipped.rows[i] for i in chosen)
-    evaluation: Evaluation = LabelOutputs(log_probs).judge(rows, RAW, context.task)
-    groups = groups_of(rows)
-    interval = score_interval(
-        evaluation,
-        [row.output for row in rows],
-        context.task.measure,
-        context.task.output,
-        seed=context.seed,
-        groups=groups,
-    )
+    groups, references = groups_of(rows), [row.output for row in rows]
+    evaluation = LabelOutputs(log_probs).judge(rows, RAW, task)
+    interval = score_interval(evaluation, references, task.measure, task.output, seed=seed, groups=groups)
     mine = shipped.evaluation.correct[chosen]
-    compared = compare_parts(mine, evaluation.correct, np.ones(len(mine)), groups=groups, seed=context.seed)["all"].as_dict()
+    compared = compare_parts(mine, evaluation.correct, np.ones(len(mine)), groups=groups, seed=seed)["all"].as_dict()
     return {
         "score": round(evaluation.score, 6),
         "ci": interval.rounded(),
@@ -153,14 +143,12 @@ def told(
 def labelled_tfidf(context: RunContext, rows: Sequence[Example]) -> tuple[float, int] | None:
     """Cross-fitted accuracy of TF-IDF with logistic regression, and its number of rows; None if it cannot be computed.
 
-    Args:
-        context: context of the run; all its labelled rows are used if the run itself uses a sample.
-        rows: rows that the run uses, in random order; of very many rows the first ones suffice.
+    ``rows`` are those that the run uses, in random order. If they are a sample, all labelled rows of the user are used; of very
+    many rows the first ones suffice.
     """
     further = tuple(row for row in reference_rows(context) if not row.taught)[:_MOST_FURTHER]
     rows = further if len(further) > len(rows) else rows[:_MOST_ROWS]
-    groups = groups_of(rows)
     truth = label_indices(rows, context.task)
     fits = TermFits([row.text for row in rows], truth, len(context.task.labels))
-    found = fits.cross_fitted(groups=groups, seed=context.seed)
+    found = fits.cross_fitted(groups=groups_of(rows), seed=context.seed)
     return None if found is None else (float((found.argmax(axis=1) == truth).mean()), len(rows))

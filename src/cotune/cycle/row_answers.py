@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,6 @@ from cotune.evaluate.decision import Decision
 from cotune.evaluate.responses import LabelOutputs
 from cotune.evaluate.scoring import finite
 from cotune.task.example import Example
-from cotune.task.values.kinds.base import Mode
 
 _MOST_PROMPTS = 6
 
@@ -51,7 +50,7 @@ def dev_rows(context: RunContext, confirmed: Confirmed) -> dict[str, Any]:
 
 def row_answers(context: RunContext, results: Mapping[str, ArmResult]) -> dict[str, Any]:
     """Answers by arm: numbers and probabilities of labels, or texts with their scores for other outputs."""
-    return _TABLES[context.task.output.kind.mode](context, results)
+    return (_written_answers if context.task.output.kind.written else _label_answers)(context, results)
 
 
 def _written_answers(context: RunContext, results: Mapping[str, ArmResult]) -> dict[str, Any]:
@@ -97,12 +96,6 @@ def _label_answers(context: RunContext, results: Mapping[str, ArmResult]) -> dic
             for i, row in enumerate(next(iter(results.values())).rows)
         ],
     }
-
-
-_TABLES: Mapping[Mode, Callable[[RunContext, Mapping[str, ArmResult]], dict[str, Any]]] = {
-    "choose": _label_answers,
-    "write": _written_answers,
-}
 
 
 def _among(labels: Sequence[str], known: Sequence[str], decision: Decision, scores: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -18,11 +18,8 @@ Vectors = NDArray[np.float32]
 class RowVectors:
     """Embeds rows and keeps their vectors.
 
-    Args:
-        embedder: creates an embedder from a function that receives its tokens.
-        stopwatch: measures the seconds.
-
     Attributes:
+        embedder: creates an embedder from a function that receives its tokens.
         dev_rows: number of dev rows whose embedding is recorded and paid for.
         stock_paid: whether the embedding of the stock of nearest demonstrations is paid for.
     """
@@ -38,15 +35,9 @@ class RowVectors:
         key = tuple(row.id for row in rows)
         if key in self._kept:
             return self._kept[key], 0
-        found, tokens = self.texts([row.text for row in rows])
-        self._kept[key] = found
-        return found, tokens
-
-    def texts(self, texts: Sequence[str]) -> tuple[Vectors, int]:
-        """``[texts, width]`` and the number of computed tokens; nothing is kept."""
         told: list[int] = []
         with self._stopwatch:
-            found = self.embedder(told.append).embed(list(texts))
+            found = self._kept[key] = self.embedder(told.append).embed([row.text for row in rows])
         return found, sum(told)
 
     def paid_for_dev(self, rows: int) -> None:

@@ -1,4 +1,4 @@
-"""A whole run: prepare, search, test, report. Another call with the same folder resumes the run."""
+"""A whole run: prepare, search, confirm, test, report. Another call with the same folder resumes the run."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from cotune.cycle.folder import is_barely_begun, open_folder
 from cotune.cycle.inputs import read_inputs
 from cotune.cycle.journal import Journal
 from cotune.cycle.progress import Quiet, View, say
-from cotune.cycle.stages import prepare, report, search, test
+from cotune.cycle.stages import confirm, prepare, report, search, test
 from cotune.cycle.workers.opening import check_spread, open_workers
 from cotune.endpoint.errors import EndpointError
 from cotune.errors import InputError, counted
 from cotune.executor import Choice
-from cotune.plain import duration, fields
+from cotune.plain import duration, fields, shipped
 from cotune.run_files import BUNDLE, REPORT, SUMMARY
 from cotune.task.task import Task
 
@@ -48,8 +48,6 @@ class Result:
     @property
     def score(self) -> float:
         """Score of the bundle on the sealed test, by the task's metric."""
-        from cotune.plain import shipped
-
         return float(shipped(self.summary)["score"])
 
     def to_frame(self) -> DataFrame:
@@ -140,21 +138,17 @@ def run(
                 resources = stack.enter_context(ExitStack())
                 workers = stack.enter_context(open_workers(executor, out, _device(inputs.config, journal)))
                 prepared = prepare(inputs, journal, out, view, resources, workers)
-            except (InputError, EndpointError) as error:
+            except (InputError, EndpointError, KeyboardInterrupt) as error:
                 stack.close()
-                # Answers that were paid for stay, and with them the folder.
+                # A run that was stopped while the model was loading has nothing to resume. Answers that were paid for stay,
+                # and with them the folder.
                 if is_barely_begun(out) or (not resumes and isinstance(error, InputError)):
                     folder.take_back()
                 raise
-            except KeyboardInterrupt:
-                stack.close()
-                # A run that was stopped while the model was loading has nothing to resume.
-                if is_barely_begun(out):
-                    folder.take_back()
-                raise
-            searched = search(prepared)
-            tested = test(prepared, searched)
-            return Result(out, report(prepared, searched, tested, view))
+            found = search(prepared)
+            confirmed = confirm(prepared, found)
+            tested = test(prepared, confirmed)
+            return Result(out, report(prepared, found, confirmed, tested))
 
 
 def _device(config: RunConfig, journal: Journal) -> str:

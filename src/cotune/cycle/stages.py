@@ -1,4 +1,4 @@
-"""The stages of a run: prepare, search, test, report. Each takes the result of the one before."""
+"""The stages of a run: prepare, search, confirm, test, report. Each takes the results of those before."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from cotune.cycle.inputs import Inputs
 from cotune.cycle.journal import Journal
 from cotune.cycle.policies import SearchPolicy, policy_for
 from cotune.cycle.probe_search.policy import fit_rows
-from cotune.cycle.progress import View, say
+from cotune.cycle.progress import Watcher
 from cotune.cycle.references import measure_references, reference_ids
 from cotune.cycle.row_answers import dev_rows, row_answers
 from cotune.cycle.search.arms import ArmResult, Confirmed, open_test, save_candidate, score_more
@@ -56,9 +56,6 @@ class Prepared:
     """A run with a loaded model, checked data and a planned budget.
 
     Attributes:
-        config: config of the run.
-        context: context of the run.
-        policy: search policy.
         previous: the earlier bundle of a warm start.
         neighbours: rows of similar meaning, for the data checks.
         judging: a judge's agreement with graded rows.
@@ -66,18 +63,10 @@ class Prepared:
 
     config: RunConfig
     context: RunContext
-    policy: SearchPolicy
+    policy: SearchPolicy[Any]
     previous: Previous | None
     neighbours: Any
     judging: Any
-
-
-@dataclass(frozen=True)
-class Searched:
-    """Result of the search, and the arms to test."""
-
-    search: SearchResult
-    confirmed: Confirmed
 
 
 @dataclass(frozen=True)
@@ -96,17 +85,11 @@ class Tested:
 
 
 def prepare(
-    inputs: Inputs, journal: Journal, out: Path, view: View, resources: ExitStack, executor: Executor | None = None
+    inputs: Inputs, journal: Journal, out: Path, watcher: Watcher, resources: ExitStack, executor: Executor | None = None
 ) -> Prepared:
     """Let the teacher, if any, label rows, load the model, check the data and plan the search.
 
-    Args:
-        inputs: inputs of the run.
-        journal: journal of the run.
-        out: folder of the run.
-        view: shows progress.
-        resources: closes connections and files of the model and of the judge when the run ends.
-        executor: runs work in parallel; None if the run does all work itself.
+    ``resources`` closes connections and files of the model and of the judge when the run ends.
 
     Raises:
         InputError: the model, the data or the budget is wrong.
@@ -119,7 +102,7 @@ def prepare(
         task, taught = teach(config, inputs.budget, task, inputs.unlabelled, own[0], out, journal, writable)
     judge, judging = open_judge(config, task, inputs.by_hand, out, journal, resources)
     task = check_lengths(config, task, backend.capabilities)
-    context = backend.open(Opening(config, task, own[0], journal, out, view, resources, judge, executor))
+    context = backend.open(Opening(config, task, own[0], journal, out, watcher, resources, judge, executor))
     fit_rows(context, config, own[0])
     for spent in (taught, judging):
         context.spending.account.pay(spent)
@@ -128,21 +111,26 @@ def prepare(
     neighbours = check_neighbours(context, wanted=config.evaluate.neighbours)
     previous = enter(context, inputs.start) if inputs.start else None
     policy = policy_for(context, config, own, previous, out / BUNDLE)
-    context.workers.ready(view)
+    context.workers.ready(journal.tell)
     return Prepared(config, context, policy, previous, neighbours, judging)
 
 
-def search(prepared: Prepared) -> Searched:
-    """Search until the rest of the budget is needed for the test, and record the arms."""
-    found, confirmed = prepared.policy.search()
+def search(prepared: Prepared) -> SearchResult:
+    """Search until the rest of the budget is needed for the arms and the test."""
+    found: SearchResult = prepared.policy.search()
+    return found
+
+
+def confirm(prepared: Prepared, found: SearchResult) -> Confirmed:
+    """Fit and record the arms, and write the best prompts' answers to the dev rows."""
+    confirmed = prepared.policy.confirm(found)
     write_json(prepared.context.folder / DEV_ROWS, dev_rows(prepared.context, confirmed))
-    return Searched(found, confirmed)
+    return confirmed
 
 
-def test(prepared: Prepared, searched: Searched) -> Tested:
+def test(prepared: Prepared, confirmed: Confirmed) -> Tested:
     """Open the sealed test once, score the arms and the references, and measure the winner's stability."""
-    context, evaluate, confirmed = prepared.context, prepared.config.evaluate, searched.confirmed
-    keep = prepared.policy.fixed
+    context, evaluate, keep = prepared.context, prepared.config.evaluate, prepared.policy.fixed
     seed = confirmed.arms["seed_prompt"].candidate.prompt
     references = reference_ids(context, seed)
     results = score_more(context, confirmed, open_test(context, confirmed, references), references, keep=keep)
@@ -155,9 +143,9 @@ def test(prepared: Prepared, searched: Searched) -> Tested:
     return Tested(results, gains, {"noise": noise, "robustness": robustness, "slices": slices, "references": told})
 
 
-def report(prepared: Prepared, searched: Searched, tested: Tested, view: View) -> dict[str, Any]:
+def report(prepared: Prepared, found: SearchResult, confirmed: Confirmed, tested: Tested) -> dict[str, Any]:
     """Write the summary, the bundle, the test rows and the report page; returns the summary."""
-    context, confirmed = prepared.context, searched.confirmed
+    context, config = prepared.context, prepared.config
     journal, out = context.journal, context.folder
 
     def effect() -> dict[str, Any]:
@@ -166,17 +154,9 @@ def report(prepared: Prepared, searched: Searched, tested: Tested, view: View) -
         return {**told, **({"workers": account} if account else {})}
 
     cost = journal.step("cost", "cost", effect)
+    trust = {**tested.checks, "neighbours": prepared.neighbours, "judge": prepared.judging}
     built = build_summary(
-        context,
-        searched.search,
-        confirmed,
-        tested.results,
-        tested.gains,
-        model_name=prepared.config.model,
-        budget=prepared.config.budget,
-        cost=cost,
-        trust={**tested.checks, "neighbours": prepared.neighbours, "judge": prepared.judging},
-        previous=prepared.previous,
+        context, config, found, confirmed, tested.results, tested.gains, cost=cost, trust=trust, previous=prepared.previous
     )
     doubt = conformal_scores_of(context, confirmed, tested.results)
     metrics = {
@@ -184,7 +164,7 @@ def report(prepared: Prepared, searched: Searched, tested: Tested, view: View) -
         DATA: {"rows": context.task.fingerprint, "test": context.task.test.content_hash},
         **({} if doubt is None else {CONFORMAL: doubt}),
     }
-    save_candidate(context, confirmed.winner.candidate, out / BUNDLE, metrics, prepared.config.model)
+    save_candidate(context, confirmed.winner.candidate, out / BUNDLE, metrics, config.model)
     write_row_hashes(out, learnt=(*context.task.train, *context.task.dev), tested=tested.results[confirmed.ships].rows)
     write_json(out / TEST_ROWS, row_answers(context, tested.results))
     # Return the same values that are later read from the file.
@@ -194,8 +174,8 @@ def report(prepared: Prepared, searched: Searched, tested: Tested, view: View) -
     try:
         context.workers.clean()
     except StorageError as error:
-        say(view, f"what workers stored could not be removed: {error}")
-    _write_page(out, view)
+        journal.tell(f"what workers stored could not be removed: {error}")
+    _write_page(journal, out)
     journal.step("done", "done", lambda: {"bundle": BUNDLE, "score": summary["arms"][confirmed.ships]["score"]})
     return summary
 
@@ -231,7 +211,7 @@ def _record_start(context: RunContext, config: RunConfig, own: Sequence[Prompt])
     )
 
 
-def _write_page(out: Path, view: View) -> None:
+def _write_page(journal: Journal, out: Path) -> None:
     """Write the report page; a failure does not fail the run, whose numbers are saved."""
     from cotune.report.html import write_report
 
@@ -245,7 +225,7 @@ def _write_page(out: Path, view: View) -> None:
         with suppress(CotuneError):
             write_text(out / REPORT_ERROR, traceback.format_exc())
             text += f", {REPORT_ERROR} says more"
-        view.event({"n": -1, "kind": "note", "value": {"text": text}})
+        journal.tell(text)
     else:
         (out / REPORT_ERROR).unlink(missing_ok=True)
 

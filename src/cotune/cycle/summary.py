@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cotune.config import RunConfig
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.context import RunContext
 from cotune.cycle.diagnostics.leakage import overlap_finding
@@ -24,7 +25,7 @@ from cotune.evaluate.previous import compare_parts, keep_sentence, which_to_keep
 from cotune.evaluate.responses import LabelOutputs
 from cotune.evaluate.scoring import AVERAGES, finite, score_interval
 from cotune.evaluate.shares import field_scores
-from cotune.evaluate.stats.intervals import Interval, proportion_interval
+from cotune.evaluate.stats.intervals import proportion_interval
 from cotune.evaluate.stats.selection import winners_curse
 from cotune.evaluate.words import gains_sentence, openings_sentence
 from cotune.report.terminal.advice import improvements
@@ -43,12 +44,7 @@ def attribution_of(
     if not context.can.tune:
         # Without tuning, all gains except the prompt's compare equal arms or repeat a comparison.
         arms |= {"seed_tuned": arms["seed_prompt"], "best_prompt": arms["prompt_only"], "best_tuned": arms["prompt_only"]}
-    gains = attribute(
-        arms,
-        metric=context.task.measure.aggregate or "mean",
-        groups=one.groups,
-        seed=context.seed,
-    )
+    gains = attribute(arms, metric=context.task.measure.aggregate or "mean", groups=one.groups, seed=context.seed)
     if not context.can.tune:
         return Attribution(gains.n, {"prompt": gains.gains["prompt"]}, {})
     if noise is None:
@@ -71,13 +67,12 @@ def _noise_floor(context: RunContext, result: ArmResult, noise: Noise | AnswerNo
 
 def build_summary(
     context: RunContext,
+    config: RunConfig,
     search: SearchResult,
     confirmed: Confirmed,
     results: Mapping[str, ArmResult],
     gains: Attribution,
     *,
-    model_name: str,
-    budget: str,
     cost: Mapping[str, Any],
     trust: Mapping[str, Any],
     previous: Previous | None = None,
@@ -102,7 +97,15 @@ def build_summary(
     sentences = (
         going_on["sentence"] if going_on is not None else "",
         *result_sentences(reached),
-        _gains_sentence(context, search, results, gains, arms, going_on=going_on is not None),
+        gains_sentence(
+            gains.gains,
+            gains.n,
+            going_on=going_on is not None,
+            frozen_first=search.by_probe,
+            frozen=[name for name in ("seed_tuned", "best_tuned") if context.can.tune and is_frozen(arms, name)],
+            candidates={name: result.candidate.id for name, result in results.items()},
+            tuned=search.prompts_tuned > 0,
+        ),
         f"Nothing was tuned: {NOT_TUNED}." if untuned else "",
         openings_sentence(opened),
         _invalid(context, results[confirmed.ships]) if untuned else "",
@@ -112,8 +115,8 @@ def build_summary(
         "task": task.name,
         "n": {"train": len(task.train), "dev": len(task.dev), "test": task.test.n},
         "given": given,
-        "model": model_name,
-        "budget": budget,
+        "model": config.model,
+        "budget": config.budget,
         "metric": task.metric,
         "metric_definition": task.measure.fingerprint or None,
         "input": list(task.input_fields),
@@ -172,26 +175,6 @@ def _selection(
     }
 
 
-def _gains_sentence(
-    context: RunContext,
-    search: SearchResult,
-    results: Mapping[str, ArmResult],
-    gains: Attribution,
-    arms: Mapping[str, Any],
-    *,
-    going_on: bool,
-) -> str:
-    return gains_sentence(
-        gains.gains,
-        gains.n,
-        going_on=going_on,
-        frozen_first=search.by_probe,
-        frozen=[name for name in ("seed_tuned", "best_tuned") if context.can.tune and is_frozen(arms, name)],
-        candidates={name: result.candidate.id for name, result in results.items()},
-        tuned=search.prompts_tuned > 0,
-    )
-
-
 def _last(context: RunContext, kind: str) -> dict[str, Any] | None:
     """The value of the last step of a kind; None if there is none. A race that is read on after a cut repeats steps."""
     return next((dict(event["value"]) for event in reversed(context.journal.events) if event["kind"] == kind), None)
@@ -209,11 +192,8 @@ def judge_told(context: RunContext, recorded: Mapping[str, Any]) -> dict[str, An
     if context.answers.grader is None:
         return None
     facts = {name: recorded[name] for name in ("model", "rubric", "agreement", "sentence")}
-    spent = {
-        **context.spending.account.judged,
-        "dollars": round(context.spending.account.judged["dollars"], 6) if context.answers.grader.prices else None,
-    }
-    return {**facts, **spent}
+    spent = context.spending.account.judged
+    return {**facts, **spent, "dollars": round(spent["dollars"], 6) if context.answers.grader.prices else None}
 
 
 def data_health(context: RunContext, neighbours: Mapping[str, Any], in_prompts: int) -> dict[str, Any]:
@@ -286,16 +266,16 @@ def versions() -> dict[str, str]:
 
 
 def _arm(context: RunContext, result: ArmResult) -> dict[str, Any]:
-    candidate, evaluation = result.candidate, result.evaluation
-    interval = _interval(context, result)
-    valid = _valid(context, result)
+    candidate, evaluation, task, groups = result.candidate, result.evaluation, context.task, result.groups
+    references, valid = [row.output for row in result.rows], _valid(context, result)
+    interval = score_interval(evaluation, references, task.measure, task.output, seed=context.seed, groups=groups)
     return {
         "score": round(evaluation.score, 6),
         "ci": interval.rounded(),
         "n": evaluation.n,
         "log_loss": finite(evaluation.log_loss),
         "valid": round(sum(valid) / len(valid), 6) if valid else None,
-        "valid_ci": proportion_interval(np.array(valid), groups=result.groups).rounded() if valid else None,
+        "valid_ci": proportion_interval(np.array(valid), groups=groups).rounded() if valid else None,
         "fields": _fields(context, result),
         "prompt_id": candidate.prompt.id,
         "adapter_id": candidate.adapter,
@@ -325,9 +305,3 @@ def _fields(context: RunContext, result: ArmResult) -> list[dict[str, Any]] | No
         return None
     answered = Answered([row.output for row in result.rows], output.as_scored(answers), output)
     return [one.as_dict("field") for one in field_scores(answered, seed=context.seed, groups=result.groups)]
-
-
-def _interval(context: RunContext, result: ArmResult) -> Interval:
-    references = [row.output for row in result.rows]
-    measure, output = context.task.measure, context.task.output
-    return score_interval(result.evaluation, references, measure, output, seed=context.seed, groups=result.groups)

@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from cotune.bundle.load import OpenedBundle, base_folder
-from cotune.bundle.manifest import ADAPTER
-from cotune.config import EngineConfig, RunConfig, TuneConfig
+from cotune.config import RunConfig
 from cotune.config.task import Task as ConfiguredTask
 from cotune.errors import InputError
 from cotune.model.adapters.files import is_bare_probe, read_settings
-from cotune.model.adapters.slots import BASE
 from cotune.task.task import Task
 
 
-@dataclass(frozen=True)
-class Start:
-    """An earlier bundle whose files and base model match its manifest."""
-
-    bundle: OpenedBundle
-
-    @property
-    def id(self) -> str:
-        """Content hash of the bundle; part of a run's identity."""
-        return self.bundle.manifest.id
-
-    @property
-    def adapter_folder(self) -> Path | None:
-        """Folder of its adapter; None if it uses the base model."""
-        return None if self.bundle.manifest.adapter_id == BASE else self.bundle.folder / ADAPTER
-
-
-def open_start(config: RunConfig) -> Start | None:
+def open_start(config: RunConfig) -> OpenedBundle | None:
     """Open and check the bundle that the config starts from; None if it names none.
 
     Raises:
@@ -43,10 +22,10 @@ def open_start(config: RunConfig) -> Start | None:
         return None
     bundle = OpenedBundle.read(config.start)
     base_folder(bundle, config.model)
-    return Start(bundle)
+    return bundle
 
 
-def adopt(config: RunConfig, start: Start | None) -> RunConfig:
+def adopt(config: RunConfig, start: OpenedBundle | None) -> RunConfig:
     """The config with the bundle's settings: shape of its adapter, maximum length of prompts.
 
     Raises:
@@ -59,40 +38,37 @@ def adopt(config: RunConfig, start: Start | None) -> RunConfig:
     if start.adapter_folder is not None and not is_bare_probe(start.adapter_folder):
         shape = read_settings(start.adapter_folder)
         tune = {"rank": shape.rank, "alpha": float(shape.alpha), "target": shape.target}
-    engine = {"max_tokens": start.bundle.manifest.max_tokens}
-    for section, values in (("tune", tune), ("engine", engine)):
-        usual = TuneConfig() if section == "tune" else EngineConfig()
+    adopted: dict[str, Any] = {}
+    for name, values in (("tune", tune), ("engine", {"max_tokens": start.manifest.max_tokens})):
+        section = getattr(config, name)
+        usual = type(section)()
         for key, value in values.items():
-            given = getattr(getattr(config, section), key)
+            given = getattr(section, key)
             if given not in (value, getattr(usual, key)):
                 raise InputError(
-                    f"the bundle has {section}.{key}={value}, and here it is {given}",
-                    where=f"{section}.{key}",
+                    f"the bundle has {name}.{key}={value}, and here it is {given}",
+                    where=f"{name}.{key}",
                     hint="Leave it out; the run uses the bundle's setting.",
                 )
-    return config.model_copy(
-        update={"tune": config.tune.model_copy(update=tune), "engine": config.engine.model_copy(update=engine)}
-    )
+        adopted[name] = section.model_copy(update=values)
+    return config.model_copy(update=adopted)
 
 
-def start_task(config: RunConfig, start: Start | None, task: Task | None = None) -> Task:
-    """The rows, checked against the bundle that the run starts from.
+def start_task(config: RunConfig, start: OpenedBundle | None, task: Task | None = None) -> Task:
+    """The rows, checked against the bundle that the run starts from, if any.
 
-    Args:
-        config: names the data.
-        start: the bundle that the run starts from, if any.
-        task: the rows, if they have already been read, with the bundle's labels.
+    ``task`` holds the rows if they have already been read, with the bundle's labels.
 
     Raises:
         InputError: the data is missing or broken, rows are replayed without a bundle to start from, or the bundle has another
             output type or other input fields.
     """
-    known = start.bundle.known if start is not None else None
+    known = start.known if start is not None else None
     found = ConfiguredTask.from_config(config, known=known) if task is None else task
-    if start is not None and set(found.input_fields) != set(start.bundle.manifest.input_fields):
+    if start is not None and set(found.input_fields) != set(start.manifest.input_fields):
         # Compared once the rows are read, because a column beside them can change the name that a header gives.
         raise InputError(
-            f"the bundle reads {_quoted(start.bundle.manifest.input_fields)}, and prompts would name the input of the new rows"
+            f"the bundle reads {_quoted(start.manifest.input_fields)}, and prompts would name the input of the new rows"
             f" {_quoted(found.input_fields)}",
             where="data.input",
             hint="Rename the columns of the new rows to the bundle's names, or start without the bundle.",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import numpy.typing as npt
 
 from cotune.evaluate.arms import ArmScores
@@ -35,12 +34,6 @@ def gain_between(
     """The same of two arms, which need different candidates."""
     arms = dict.fromkeys(ARMS, before) | {"best_tuned": after}
     return attribute(arms, metric=metric, groups=groups, seed=seed).gains["both"]
-
-
-def flips(first: Evaluation, second: Evaluation) -> tuple[int, int]:
-    """Number of rows that only the first has right, and number that only the second has right."""
-    one, two = np.asarray(first.correct) > 0, np.asarray(second.correct) > 0
-    return int(np.sum(one & ~two)), int(np.sum(~one & two))
 
 
 def same_order(first: Sequence[object], second: Sequence[object]) -> list[int] | None:

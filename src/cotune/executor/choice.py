@@ -36,11 +36,13 @@ class Choice:
         Raises:
             InputError: as for :meth:`parse`, or a number of workers or a storage is given without an executor.
         """
-        if executor is None and workers is not None:
+        if executor is not None:
+            return cls.parse(executor, workers, storage)
+        if workers is not None:
             raise InputError("workers need an executor", where="--workers", hint="Add --executor processes or ray.")
-        if executor is None and storage is not None:
+        if storage is not None:
             raise InputError("a storage needs an executor", where="--storage", hint="Add --executor processes or ray.")
-        return None if executor is None else cls.parse(executor, workers, storage)
+        return None
 
     @classmethod
     def parse(cls, executor: str, workers: int | None = None, storage: str | None = None) -> Choice:
@@ -77,10 +79,5 @@ class Choice:
 
 
 def slots_of(cpus: int, memory: int) -> int:
-    """Number of workers of one processor each that a machine has room for; at least one.
-
-    Args:
-        cpus: number of processors.
-        memory: memory in bytes.
-    """
+    """Number of workers of one processor each that a machine with so many bytes of memory has room for; at least one."""
     return max(1, min(cpus, memory // WORKER_BYTES))

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from cotune.errors import CotuneError, InputError, counted
-from cotune.executor.choice import Choice, slots_of
-from cotune.executor.on_ray import connect, cpus_each, versions
+from cotune.executor.choice import Choice
+from cotune.executor.on_ray import connect, slots_on, versions
 from cotune.executor.opening import processes_of
 from cotune.executor.storage import UrlStorage
 from cotune.model.hardware.capability import default_threads
@@ -71,7 +71,7 @@ def _storage(storage: UrlStorage, from_nodes: Callable[[str], list[str]]) -> Che
     """Write, read and remove an object here; ``from_nodes`` lets nodes read it and says which of them could not."""
     started = time.monotonic()
     try:
-        with storage.trial() as (name, _):
+        with storage.trial() as name:
             seconds = time.monotonic() - started
             failed = from_nodes(name)
     except InputError as error:
@@ -130,15 +130,9 @@ def _node(node: dict[str, Any], answer: dict[str, Any] | str) -> Check:
 
 
 def _slots(choice: Choice, nodes: list[dict[str, Any]]) -> Check:
-    cpus = [int(node["Resources"].get("CPU", 0)) for node in nodes]
-    memory = [int(node["Resources"].get("memory", 0)) for node in nodes]
-    rooms = [slots_of(each, bytes_) for each, bytes_ in zip(cpus, memory, strict=True) if each]
-    count = choice.workers or sum(rooms)
-    each = cpus_each(cpus, count) if choice.workers else 1
-    if not count or not each:
-        told = f"{counted(sum(cpus), 'CPU')}, too few for {counted(count or 1, 'worker')}"
-        return Check("workers", "fail", told, "Use fewer --workers, or add nodes.")
-    finding = f"{counted(count, 'worker')}, {counted(each, 'CPU')} each"
+    _, fitting, finding = slots_on([node["Resources"] for node in nodes], choice.workers or 0)
+    if not fitting:
+        return Check("workers", "fail", finding, "Use fewer --workers, or add nodes.")
     if any(node["Resources"].get("GPU") for node in nodes):
         told = "Workers of cotune run use GPUs if the command itself does; workers of other commands use CPUs."
         return Check("workers", "warn", f"{finding}; GPUs are not used", told)

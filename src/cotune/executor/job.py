@@ -101,9 +101,7 @@ def found(job: Job, storage: Storage) -> Done | None:
 def perform(job: Job, storage: Path | Storage) -> Done:
     """Run a job in this process and store its result, unless it is already stored.
 
-    Args:
-        job: the job.
-        storage: storage of the results, or their existing folder, which the driver can access too.
+    ``storage`` may be an existing folder, which the driver can access too.
 
     Raises:
         InputError: this machine cannot access the storage, or cannot write to it.
@@ -120,11 +118,7 @@ def perform(job: Job, storage: Path | Storage) -> Done:
 
 
 def settle(threads: int) -> None:
-    """Set up a process as a worker. Call it before numerical libraries are imported.
-
-    Args:
-        threads: number of CPU threads that it may use.
-    """
+    """Set up a process as a worker with a number of CPU threads. Call it before numerical libraries are imported."""
     for name in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS"):
         os.environ[name] = str(threads)
     # The command does the same: these warnings of other libraries are for their developers.

@@ -9,13 +9,13 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cotune.errors import CotuneError, InputError, counted, not_installed
 from cotune.executor.base import LostError, WorkerLost
 from cotune.executor.choice import Choice, slots_of
-from cotune.executor.job import Done, Job, perform, settle
+from cotune.executor.job import Done, Job, perform, settle, worker_name
 from cotune.executor.slots import SlotExecutor
 from cotune.executor.storage import Storage
 from cotune.version import __version__
@@ -30,11 +30,10 @@ _STORE_BYTES = 200 << 20
 
 
 def connect(address: str) -> Any:
-    """Connect to a Ray cluster; returns the package ``ray``.
+    """Connect to the Ray cluster at an address, as for ``ray.init``; returns the package ``ray``.
 
-    Args:
-        address: address of the cluster, as for ``ray.init``. If empty, ``RAY_ADDRESS`` is used, else the cluster that runs on
-            this machine; if there is none, one is started here.
+    If the address is empty, ``RAY_ADDRESS`` is used, else the cluster that runs on this machine; if there is none, one is
+    started here.
 
     Raises:
         InputError: Ray is not installed, or there is no cluster at the address.
@@ -77,11 +76,7 @@ def connect(address: str) -> Any:
 class RayExecutor(SlotExecutor):
     """Runs jobs on actors, and gives up when the cluster's head node is lost: Ray would kill this process within a minute.
 
-    Args:
-        workers: the workers.
-        storage: storage of the results.
-        threads: number of CPU threads of each worker.
-        head: host and port of the head node; it counts as lost when no connection can be made.
+    ``head`` is the host and port of the head node; it counts as lost when no connection can be made.
     """
 
     def __init__(self, workers: Sequence[RayWorker], storage: Storage, threads: int, head: tuple[str, int]) -> None:
@@ -119,7 +114,6 @@ def ray_executor(choice: Choice, storage: Storage, *, gpus: bool = False) -> Slo
     """Make an executor with actors as workers; see :func:`cotune.executor.open_executor`."""
     ray = connect(choice.address)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cpus = [int(node.get("CPU", 0)) for node in nodes]
     cards = sum(int(node.get("GPU", 0)) for node in nodes) if gpus else 0
     if gpus and not cards:
         raise InputError(
@@ -127,17 +121,10 @@ def ray_executor(choice: Choice, storage: Storage, *, gpus: bool = False) -> Slo
             where="--executor",
             hint="Add nodes with GPUs, or run with engine.device=cpu.",
         )
-    if cards and choice.workers is None:
-        count = cards
-        threads = cpus_each(cpus, cards)
-    elif choice.workers is None:
-        count = sum(slots_of(each, int(node.get("memory", 0))) for each, node in zip(cpus, nodes, strict=True) if each)
-        threads = 1
-    else:
-        count, threads = choice.workers, cpus_each(cpus, choice.workers)
-    if not count or not threads:
+    count, threads, finding = slots_on(nodes, choice.workers or cards)
+    if not threads:
         raise InputError(
-            f"the cluster has {counted(sum(cpus), 'CPU')}, too few for {counted(count or 1, 'worker')}",
+            f"the cluster has {finding}",
             where="--workers",
             hint="Use fewer --workers, or add nodes; cotune doctor --executor ray lists the nodes.",
         )
@@ -146,30 +133,37 @@ def ray_executor(choice: Choice, storage: Storage, *, gpus: bool = False) -> Slo
     return RayExecutor(workers, storage, threads, _head_of(ray, choice.address))
 
 
-def cpus_each(nodes: Sequence[int], workers: int) -> int:
-    """The most CPUs per worker such that all workers fit on the nodes; 0 if they do not fit.
+def slots_on(nodes: Sequence[Mapping[str, float]], workers: int) -> tuple[int, int, str]:
+    """Number of workers, the CPUs of each, 0 if they do not fit on the nodes, and both as text.
 
     Args:
-        nodes: number of CPUs of each node.
-        workers: number of workers; each runs on one node.
+        nodes: resources of each node.
+        workers: number of workers; 0 gives as many of one CPU each as there is room for.
     """
+    cpus = [int(node.get("CPU", 0)) for node in nodes]
+    rooms = [slots_of(each, int(node.get("memory", 0))) for each, node in zip(cpus, nodes, strict=True) if each]
+    count = workers or sum(rooms)
+    each = cpus_each(cpus, count) if workers else min(count, 1)
+    if not each:
+        return count, 0, f"{counted(sum(cpus), 'CPU')}, too few for {counted(count or 1, 'worker')}"
+    return count, each, f"{counted(count, 'worker')}, {counted(each, 'CPU')} each"
+
+
+def cpus_each(nodes: Sequence[int], workers: int) -> int:
+    """The most CPUs per worker such that all workers fit on nodes with these numbers of CPUs; 0 if they do not fit."""
     return next((cpus for cpus in range(max(nodes, default=0), 0, -1) if sum(n // cpus for n in nodes) >= workers), 0)
 
 
 class Slot:
-    """The class of the actors, which runs on the nodes.
-
-    Args:
-        threads: number of CPU threads that it may use; Ray would set one.
-    """
+    """The class of the actors, which runs on the nodes."""
 
     def __init__(self, threads: int) -> None:
-        # Torch is imported with the first job and reads this number; the engine sets it again.
+        # Ray would set one thread. Torch is imported with the first job and reads this number; the engine sets it again.
         settle(threads)
 
     def about(self) -> dict[str, str]:
         """Name and versions of this process."""
-        return {"name": f"{socket.gethostname()}:{os.getpid()}", **versions()}
+        return {"name": worker_name(), **versions()}
 
     def perform(self, job: Job, storage: Storage) -> Done | CotuneError:
         """Run a job. Errors for users are returned, since Ray would wrap them if they were raised."""
@@ -180,19 +174,13 @@ class Slot:
 
 
 class RayWorker:
-    """A worker that runs as an actor.
+    """A worker that runs as an actor, which reserves CPUs and GPUs, or a share of one.
 
     Ray restarts an actor that died, on another node if its node is lost. It does not repeat the actor's job; the executor does.
-
-    Args:
-        ray: the package, connected to a cluster.
-        cpus: number of CPUs that the actor reserves.
-        gpus: number or share of GPUs that the actor reserves.
     """
 
     def __init__(self, ray: Any, cpus: int, gpus: float = 0.0) -> None:
-        self.name, self._gpus = "an actor", gpus
-        self._ray, self._cpus = ray, cpus
+        self.name, self._ray, self._cpus, self._gpus = "an actor", ray, cpus, gpus
         self._actor: Any = None
         self._ready = self._stopped = False
         raised = ray.exceptions
@@ -226,7 +214,13 @@ class RayWorker:
             except self._ray.exceptions.GetTimeoutError:
                 told = f"no node has {counted(self._cpus, 'CPU')} free"
             else:
-                _check(about)
+                for name, here in versions().items():
+                    if about[name] != here:
+                        raise InputError(
+                            f"a node has {name} {about[name]}, and this machine has {here}",
+                            where=about["name"],
+                            hint="Install the same versions on all nodes; cotune doctor --executor ray shows them.",
+                        )
                 self.name, self._ready = about["name"], True
             if not self._ready and time.monotonic() > deadline:
                 raise WorkerLost(told)
@@ -239,16 +233,13 @@ class RayWorker:
             answer: Done | CotuneError = self._ray.get(self._actor.perform.remote(job, storage))
         except self._losses as error:
             self._ready = False
-            raise WorkerLost(_line(error), memory=self._for_memory(error)) from error
+            memory = isinstance(error, self._ray.exceptions.OutOfMemoryError) or "low on memory" in str(error)
+            raise WorkerLost(_line(error), memory=memory) from error
         except self._ray.exceptions.RayTaskError as error:
             raise RuntimeError(f"a job failed in a worker:\n{error}") from error
         if isinstance(answer, CotuneError):
             raise answer
         return answer
-
-    def _for_memory(self, error: Exception) -> bool:
-        """Whether Ray ended the worker because its node's memory ran out."""
-        return isinstance(error, self._ray.exceptions.OutOfMemoryError) or "low on memory" in str(error)
 
     def stop(self) -> None:
         self._stopped = True
@@ -259,16 +250,6 @@ class RayWorker:
 def versions() -> dict[str, str]:
     """Versions that must be the same on every node."""
     return {"cotune": __version__, "python": ".".join(map(str, sys.version_info[:2]))}
-
-
-def _check(about: dict[str, str]) -> None:
-    for name, here in versions().items():
-        if about[name] != here:
-            raise InputError(
-                f"a node has {name} {about[name]}, and this machine has {here}",
-                where=about["name"],
-                hint="Install the same versions on all nodes; cotune doctor --executor ray shows them.",
-            )
 
 
 def _line(error: BaseException, number: int = 0) -> str:

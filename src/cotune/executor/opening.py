@@ -2,60 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from concurrent.futures import Future
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
 
+from cotune.executor.base import Executor
 from cotune.executor.choice import Choice, slots_of
-from cotune.executor.local import LocalExecutor
+from cotune.executor.job import Done, Job, perform
 from cotune.executor.slots import SlotExecutor
 from cotune.executor.storage import Storage, storage_at
 from cotune.model.hardware.capability import default_threads
 from cotune.model.hardware.machine import available_memory, usable_cpus
 
-if TYPE_CHECKING:
-    from cotune.executor.base import Executor
+
+class LocalExecutor:
+    """Runs each job in this process when it is submitted."""
+
+    slots = 1
+    lost = 0
+    losses: Mapping[str, int] = MappingProxyType({})
+
+    def __init__(self, storage: Storage, threads: int) -> None:
+        self.storage, self.threads = storage, threads
+
+    def submit(self, job: Job) -> Future[Done]:
+        future: Future[Done] = Future()
+        try:
+            future.set_result(perform(job, self.storage))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def cancel(self, job: Job) -> bool:
+        # It is already done.
+        return False
+
+    def close(self) -> None:
+        return None
 
 
-@contextmanager
-def open_executor(choice: Choice, storage: Path | Storage, *, gpus: bool = False) -> Iterator[Executor]:
-    """Open an executor whose workers end with the block.
+def open_executor(choice: Choice, storage: Path | Storage, *, gpus: bool = False) -> closing[Executor]:
+    """Open an executor whose workers end with a ``with`` block.
 
-    Args:
-        choice: which executor.
-        storage: storage of the results, or their folder, which with Ray every node must be able to access.
-        gpus: whether workers compute on GPUs; if the number of workers is not given, there is one for each GPU.
+    With Ray, every node must be able to access the storage. If workers compute on GPUs and their number is not given, there is
+    one for each GPU.
 
     Raises:
         InputError: Ray is not installed, or the cluster cannot be reached or is too small for the number of workers.
     """
-    executor = _executor(choice, storage_at(storage), gpus)
-    try:
-        yield executor
-    finally:
-        executor.close()
-
-
-def _executor(choice: Choice, storage: Storage, gpus: bool) -> Executor:
+    storage = storage_at(storage)
     if choice.kind == "ray":
         from cotune.executor.on_ray import ray_executor
 
-        return ray_executor(choice, storage, gpus=gpus)
+        return closing(ray_executor(choice, storage, gpus=gpus))
     if choice.kind == "local":
-        return LocalExecutor(storage, default_threads())
+        return closing(LocalExecutor(storage, default_threads()))
     from cotune.executor.processes import ProcessWorker
 
-    cards = _cards() if gpus else 0
+    cards = 0
+    if gpus:
+        import torch
+
+        cards = torch.cuda.device_count()
     count, each = processes_of(choice, cards)
     workers = [ProcessWorker(each, slot % cards if cards else None) for slot in range(count)]
-    return SlotExecutor(workers, storage, each)
-
-
-def _cards() -> int:
-    import torch
-
-    return torch.cuda.device_count()
+    return closing(SlotExecutor(workers, storage, each))
 
 
 def processes_of(choice: Choice, cards: int = 0) -> tuple[int, int]:

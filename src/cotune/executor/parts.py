@@ -48,18 +48,17 @@ def part_folder(out: Path) -> Iterator[Path]:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         raise BusyError(f"{out}: another command is writing this file. Wait for it, or choose another --out.") from None
+    complete = False
     try:
         remove_stale(folder)
         write_json(folder / _MARK, {"output": out.name})
         yield folder
-    except BaseException:
+        complete = True
+    finally:
         # While the lock is held: another command may take the folder as soon as it is free.
-        if not finished(folder):
+        if complete or not finished(folder):
             shutil.rmtree(folder, ignore_errors=True)
         lock.release()
-        raise
-    shutil.rmtree(folder, ignore_errors=True)
-    lock.release()
 
 
 def _is_ours(folder: Path) -> bool:

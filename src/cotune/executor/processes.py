@@ -25,11 +25,7 @@ class ProcessWorker:
 
     ``concurrent.futures.ProcessPoolExecutor`` gives up all jobs when one of its processes is killed. Here only the job of the
     killed process is lost. A worker ends by itself when the driver is killed, because only the driver holds the other end of
-    the pipe.
-
-    Args:
-        threads: number of CPU threads that the worker may use.
-        gpu: number of the only GPU that the worker sees; None shows it all GPUs.
+    the pipe. ``gpu`` is the number of the only GPU that the worker sees; None shows it all GPUs.
     """
 
     def __init__(self, threads: int, gpu: int | None = None) -> None:

@@ -13,15 +13,12 @@ AHEAD = 2
 
 
 def run_all(executor: Executor, jobs: Iterable[Job], told: Callable[[Done], None] = lambda done: None) -> list[Done]:
-    """Run all jobs.
+    """Run all jobs; returns them in the order of ``jobs``, so that results do not depend on the executor.
 
     Args:
         executor: the executor.
         jobs: the jobs; the iterable is consumed as slots become free.
         told: called with each job when it is finished, in order of time.
-
-    Returns:
-        The finished jobs in the order of ``jobs``, so that results do not depend on the executor.
 
     Raises:
         LostError: too many workers were lost in one job, or no worker is left.

@@ -34,12 +34,9 @@ class _Waiting:
 
 
 class SlotExecutor:
-    """Runs jobs on workers, and repeats a job on another worker if its worker is lost.
+    """Runs jobs on workers, one for each slot, and repeats a job on another worker if its worker is lost.
 
-    Args:
-        workers: one for each slot; a worker is started with its first job.
-        storage: storage of the results, or their folder.
-        threads: number of CPU threads of each worker.
+    A worker is started with its first job. ``threads`` is the number of CPU threads of each worker.
     """
 
     def __init__(self, workers: Sequence[Worker], storage: Path | Storage, threads: int) -> None:

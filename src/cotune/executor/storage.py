@@ -13,7 +13,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -158,11 +158,7 @@ def appears(found: Callable[[], T | None], seconds: float) -> T | None:
 
 @dataclass(frozen=True)
 class Folder(Storage):
-    """A folder that all workers can access under the same path.
-
-    Attributes:
-        path: the folder, which the driver creates.
-    """
+    """A folder that the driver creates, and that all workers can access under the same path."""
 
     path: Path
     hint = "Choose an output in a folder that all nodes share, not in separate folders of the same name."
@@ -205,37 +201,21 @@ class Folder(Storage):
 class UrlStorage(Storage):
     """A storage below a URL that fsspec supports, with the credentials that fsspec finds on each node.
 
-    Failed operations are retried, see :data:`_WAITS_S`.
-
-    Attributes:
-        url: a URL from :func:`checked_url`, or one below it.
+    Failed operations are retried, see :data:`_WAITS_S`. The URL is from :func:`checked_url`, or one below it.
     """
 
     url: str
     hint = "Give a URL that refers to the same storage on every node."
 
-    @cached_property
-    def _whole(self) -> bool:
-        return self.url.partition("://")[0] in _WHOLE
-
     def check(self) -> None:
         _opened(self.url)
 
-    def prove(self) -> None:
-        """Write, read and remove a test object, before anything is computed.
+    @contextlib.contextmanager
+    def trial(self) -> Iterator[str]:
+        """Write and read a test object, which others may read inside the block, and remove it; gives its name.
 
         Raises:
             InputError: one of them fails, or the package of the protocol is not installed.
-        """
-        with self.trial():
-            pass
-
-    @contextlib.contextmanager
-    def trial(self) -> Iterator[tuple[str, bytes]]:
-        """Write an object for others to read, and remove it afterwards; gives its name and its data.
-
-        Raises:
-            InputError: as for :meth:`prove`.
         """
         name, data = f"{secrets.token_hex(8)}.try", secrets.token_bytes(32)
         try:
@@ -243,7 +223,7 @@ class UrlStorage(Storage):
             try:
                 if self.read_late(name) != data:
                     raise StorageError(f"the storage {self.url} returned other data than was written")
-                yield name, data
+                yield name
             finally:
                 self.remove(name)
         except StorageError as error:
@@ -278,7 +258,7 @@ class UrlStorage(Storage):
 
     def write(self, name: str, data: bytes) -> None:
         def put(files: Any, root: str) -> None:
-            if self._whole:
+            if self.url.partition("://")[0] in _WHOLE:
                 files.pipe_file(f"{root}/{name}", data)
                 return
             files.makedirs(root, exist_ok=True)

@@ -11,11 +11,8 @@ from cotune.executor.job import Done
 class Throughput:
     """Counts the rows of finished jobs.
 
-    Args:
-        rows: number of rows of all jobs.
-        now: monotonic clock in seconds.
-
     Attributes:
+        rows: number of rows of all jobs.
         done: number of finished rows.
         earlier: how many of them an earlier command had finished.
     """

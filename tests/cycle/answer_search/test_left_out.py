@@ -116,7 +116,7 @@ def test_a_cycle_without_room_for_a_new_prompt_ends_the_search(
     monkeypatch.setattr(StepPolicy, "affordable", none_new)
     for _ in ("first", "resumed"):
         with search_in(tmp_path, url) as answers:
-            search, _ = answers.search()
+            search = answers.search()
         assert search.stopped == NO_NEW_PROMPT and len(search.cycles) == 1
         decided = [event["value"] for event in journal_of(tmp_path) if event["kind"] == "decide"]
         assert [value["next"] for value in decided] == ["prompts", "finish"] and decided[-1]["why"] == NO_NEW_PROMPT
@@ -126,7 +126,7 @@ def test_a_cycle_without_room_for_a_new_prompt_ends_the_search(
 def test_a_search_that_finds_no_new_prompt_ends(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "next_pool", lambda *asked, **more: [])
     with search_in(tmp_path, url) as answers:
-        search, _ = answers.search()
+        search = answers.search()
     assert search.stopped == NONE_FOUND and len(search.cycles) == 1
 
 
@@ -148,7 +148,7 @@ def test_prompts_that_were_left_out_are_not_proposed_again(tmp_path: Path, url: 
     monkeypatch.setattr(loop, "next_pool", watched)
     monkeypatch.setattr(StepPolicy, "affordable", without_one)
     with search_in(tmp_path, url) as answers:
-        search, _ = answers.search()
+        search = answers.search()
     assert len(seen) >= 2 and len(left_out) >= 1
     assert all(set(left_out[:number]) <= known for number, known in enumerate(seen))
     assert not any(name in cycle["race"]["ranking"] for name in left_out for cycle in search.cycles)

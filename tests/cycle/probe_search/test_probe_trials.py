@@ -40,8 +40,6 @@ from cotune.model.local import LocalModel
 from cotune.probe.cross_fitting import as_good
 from cotune.prompt.bank import seed_prompt
 from cotune.refine import with_demonstrations
-from cotune.task.example import Example
-from cotune.task.task import Task
 from cotune.tune.settings import TuneSettings, WindowSettings
 from tiny import tiny_local
 

@@ -26,7 +26,8 @@ class AnswerPolicy:
         self._plan = fit_plan(context, config, own, self._end, previous)
         self.fixed = self._plan.fixed
 
-    def search(self) -> tuple[Search, Confirmed]:
-        """Search, then fit the arms."""
-        found = Loop(self._context, self._config, self._plan, self._own, self._end, self._previous).run()
-        return found, confirm(self._context, found, end=self._end, previous=self._previous)
+    def search(self) -> Search:
+        return Loop(self._context, self._config, self._plan, self._own, self._end, self._previous).run()
+
+    def confirm(self, found: Search) -> Confirmed:
+        return confirm(self._context, found, end=self._end, previous=self._previous)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cotune.config import RunConfig
 from cotune.cycle.journal import Journal
 from cotune.cycle.permissions import Permissions
-from cotune.cycle.progress import View
+from cotune.cycle.progress import Watcher
 from cotune.evaluate.judge import Judge
 from cotune.executor import Executor
 from cotune.model.adapters.files import LoraSettings, alpha_of
@@ -35,7 +35,7 @@ class Opening:
         seed: the seed prompt, which an endpoint is tried with.
         journal: journal of the run.
         out: folder of the run.
-        watcher: receives progress and notes.
+        watcher: receives progress.
         resources: closes the model's connections and files when the run ends.
         grader: the judge whose grades are the metric; None without a judge.
         executor: runs work in parallel; None if the run does all work itself.
@@ -46,7 +46,7 @@ class Opening:
     seed: Prompt
     journal: Journal
     out: Path
-    watcher: View
+    watcher: Watcher
     resources: ExitStack
     grader: Judge | None = None
     executor: Executor | None = None

@@ -16,7 +16,6 @@ from cotune.cycle.budget.spending import Stopwatch
 from cotune.cycle.journal import Journal
 from cotune.cycle.kept import check_model, recorded
 from cotune.cycle.permissions import Permissions
-from cotune.cycle.progress import say
 from cotune.cycle.workers.opening import check_engine
 from cotune.cycle.workers.pool import NoWorkers, WorkerPool, Workers
 from cotune.embed import Neighbours
@@ -58,7 +57,7 @@ class LocalBackend(Backend):
         executor = opening.executor
         # The tuner checks it too, but only after the model is loaded.
         check_dtype(config.engine.dtype)
-        say(opening.watcher, f"loading the model {Path(config.model).name}")
+        journal.tell(f"loading the model {Path(config.model).name}")
         stopwatch = Stopwatch()
         with stopwatch:
             model, probed = load_model(config, out, journal, None if executor is None else executor.threads)

@@ -35,14 +35,10 @@ class Allowance:
     share: float
 
     def rows(self, costs: CostModel, dev: int, own: float, prefix: float, left: float | None = None) -> int:
-        """Number of rows that the budget has room for; 0 if it is below ``least``.
+        """Number of the ``dev`` rows that the budget has room for; 0 if it is below ``least``.
 
-        Args:
-            costs: prices of scoring, and the budget.
-            dev: number of dev rows.
-            own: tokens of a row.
-            prefix: tokens that each pass computes once.
-            left: remaining budget at the end of the run; None during planning.
+        ``own`` are the tokens of a row, ``prefix`` those that each pass computes once, and ``left`` is the remaining budget at
+        the end of the run; None during planning.
         """
         room = self.share * costs.budget.amount if left is None else allowed_at_end(costs.budget, self.share, left)
         a_token = costs.scoring(1.0)

@@ -28,38 +28,35 @@ def conformal_scores_of(context: RunContext, confirmed: Confirmed, results: Mapp
         with other labels than the task's.
     """
     measured, shipped = confirmed.chosen, results[confirmed.ships]
-    given, tested = measured.scores, shipped.scores
-    if not (isinstance(given, LabelOutputs) and isinstance(tested, LabelOutputs) and context.answering.rules):
+    given, outputs = measured.scores, shipped.scores
+    if not (isinstance(given, LabelOutputs) and isinstance(outputs, LabelOutputs) and context.answering.rules):
         return None
-    if given.own or tested.own:
+    if given.own or outputs.own:
         return None
     log_probs = measured.candidate.decision.log_probs(given.log_probs)
     scores = np.sort(np.maximum(conformal_scores(log_probs, label_indices(context.dev, context.task)), 0.0))
     # Rounded up, so that no label is removed from a set.
     kept = [math.ceil(score * _DIGITS) / _DIGITS for score in scores.tolist()]
     truth = label_indices(shipped.rows, context.task)
-    on_test = shipped.candidate.decision.log_probs(tested.log_probs)
-    told = []
-    for share in SHARES:
-        if len(kept) < least_rows(share):
-            continue
+    on_test = shipped.candidate.decision.log_probs(outputs.log_probs)
+
+    def checked(share: float) -> dict[str, Any]:
         sets = label_sets(on_test, threshold(np.array(kept), share))
         found = coverage(sets, truth)
         inside = sets[np.arange(len(truth)), truth]
-        interval = proportion_interval(inside, groups=shipped.groups)
-        told.append(
-            {
-                "share": share,
-                "n": len(truth),
-                "covered": round(found.covered, 6),
-                "ci": interval.rounded(),
-                "answered": round(found.answered, 6),
-                "wrong": round(found.wrong, 6),
-                "size": round(found.size, 4),
-                "by_label": {
-                    context.task.labels[label]: {"covered": round(covered, 6), "n": int((truth == label).sum())}
-                    for label, covered in found.by_label.items()
-                },
-            }
-        )
-    return {"n": len(kept), "scores": kept, "test": told}
+        return {
+            "share": share,
+            "n": len(truth),
+            "covered": round(found.covered, 6),
+            "ci": proportion_interval(inside, groups=shipped.groups).rounded(),
+            "answered": round(found.answered, 6),
+            "wrong": round(found.wrong, 6),
+            "size": round(found.size, 4),
+            "by_label": {
+                context.task.labels[label]: {"covered": round(covered, 6), "n": int((truth == label).sum())}
+                for label, covered in found.by_label.items()
+            },
+        }
+
+    tested = [checked(share) for share in SHARES if len(kept) >= least_rows(share)]
+    return {"n": len(kept), "scores": kept, "test": tested}

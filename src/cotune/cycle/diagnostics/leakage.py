@@ -12,20 +12,12 @@ from cotune.task.task import Task
 
 
 def overlapping(task: Task, prompts: Sequence[Prompt]) -> int:
-    """Number of test rows that share 13 consecutive words with a prompt or its demonstrations, or are there whole.
-
-    See :func:`cotune.task.overlap.overlapping_test_rows`.
-    """
+    """Number of test rows that share 13 consecutive words with a prompt or its demonstrations, or are there whole."""
     return task.test.overlapping_rows(shown_text(prompt) for prompt in prompts)
 
 
 def overlap_finding(count: int, whose: str) -> list[Finding]:
-    """A finding on such rows; empty if there are none.
-
-    Args:
-        count: result of :func:`overlapping`.
-        whose: description of the prompts.
-    """
+    """A finding on such rows, with a description of the prompts; empty if there are none."""
     if not count:
         return []
     rows = f"{counted(count, 'test row')} stand{'s' if count == 1 else ''}"

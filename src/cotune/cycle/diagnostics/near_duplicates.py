@@ -35,10 +35,6 @@ def check_neighbours(context: RunContext, *, wanted: bool = True) -> dict[str, A
 
     Nothing is removed, because paraphrases are common in real inputs, and similarity is a matter of degree.
 
-    Args:
-        context: context of the run.
-        wanted: whether the config asks for it.
-
     Returns:
         Number of ``rows``, number of ``pairs`` compared by the model, ``threshold``, ``alike`` (pairs of train and dev rows:
         ids, labels, beginnings of the texts, closeness), ``near_test`` (ids of train and dev rows that are similar to a test
@@ -104,22 +100,17 @@ class _Look:
         candidates = self._within_budget(self._candidates(rows, texts), texts)
         if not candidates:
             return []
-        with self.context.spending.stopwatch:
-            found, self.tokens = _alike(self.context, texts, candidates)
         self.pairs = len(candidates)
-        return found
+        with self.context.spending.stopwatch:
+            return self._alike(texts, candidates)
 
     def _candidates(self, rows: Sequence[Example], texts: Sequence[str]) -> list[tuple[int, int]]:
         """The pairs closest by their words, those across splits first, without those that another check reports."""
         vectors = StaticEmbedder(self.context.model).embed(texts)
-        train, dev = len(self.context.task.train), len(self.context.task.train) + len(self.context.task.dev)
-        ranges = {
-            "train and test": (range(dev), range(dev, len(rows))),
-            "train and dev": (range(train), range(train, dev)),
-            "train": (range(train), range(train)),
-            "dev": (range(train, dev), range(train, dev)),
-            "test": (range(dev, len(rows)), range(dev, len(rows))),
-        }
+        labelled, train = range(len(rows) - self.context.task.test.n), range(len(self.context.task.train))
+        dev, test = range(train.stop, labelled.stop), range(labelled.stop, len(rows))
+        ranges = {"train and test": (labelled, test), "train and dev": (train, dev)}
+        ranges |= {"train": (train, train), "dev": (dev, dev), "test": (test, test)}
         chosen: list[list[tuple[int, int]]] = []
         for name, (first, second) in ranges.items():
             taken: list[tuple[int, int]] = []
@@ -148,7 +139,7 @@ class _Look:
             # Tokens may differ where text and frame meet.
             return self._length(text) + tail + 2
 
-        spent, seen = head + sum(map(tokens, _reference(self.context))), set[int]()
+        spent, seen = head + sum(map(tokens, self._reference())), set[int]()
         fitting = []
         for pair in pairs:
             spent += sum(tokens(texts[place]) for place in pair if place not in seen)
@@ -159,46 +150,38 @@ class _Look:
             fitting.append(pair)
         return fitting if len(fitting) >= min(_LEAST, len(pairs)) else []
 
+    def _alike(self, texts: Sequence[str], candidates: Sequence[tuple[int, int]]) -> list[tuple[int, int, float]]:
+        """The pairs of texts whose embeddings by the model are similar."""
 
-def _alike(
-    context: RunContext, texts: Sequence[str], candidates: Sequence[tuple[int, int]]
-) -> tuple[list[tuple[int, int, float]], int]:
-    """The similar pairs of texts, and the number of computed tokens."""
-    told: list[int] = []
+        def progress(tokens: int) -> None:
+            self.tokens += tokens
+            self.context.watcher.progress("neighbours", "rows that are close by their words", tokens)
 
-    def progress(tokens: int) -> None:
-        told.append(tokens)
-        context.watcher.progress("neighbours", "rows that are close by their words", tokens)
+        places = sorted({place for pair in candidates for place in pair})
+        embedder = TextEmbedder(self.context.model, EmbedSettings(max_chars=_MAX_CHARS), progress=progress)
+        vectors = embedder.embed([texts[place] for place in places] + self._reference())
+        # Random rows are included in the centring, because the rows of a single cluster have too much in common.
+        fitted = Standardizer.fit(vectors).apply(vectors)
+        where = {place: i for i, place in enumerate(places)}
+        close = [(left, right, float(fitted[where[left]] @ fitted[where[right]])) for left, right in candidates]
+        return [pair for pair in close if pair[2] >= LIKE]
 
-    places = sorted({place for pair in candidates for place in pair})
-    embedder = TextEmbedder(context.model, EmbedSettings(max_chars=_MAX_CHARS), progress=progress)
-    vectors = embedder.embed([texts[place] for place in places] + _reference(context))
-    # Random rows are included in the centring, because the rows of a single cluster have too much in common.
-    fitted = Standardizer.fit(vectors).apply(vectors)
-    where = {place: i for i, place in enumerate(places)}
-    close = [(left, right, float(fitted[where[left]] @ fitted[where[right]])) for left, right in candidates]
-    return [pair for pair in close if pair[2] >= LIKE], sum(told)
-
-
-def _reference(context: RunContext) -> list[str]:
-    """Random texts of train."""
-    train = context.task.train
-    drawn = np.random.default_rng([context.seed, 23]).permutation(len(train))[:_REFERENCE]
-    return [train[place].text[:_MAX_CHARS] for place in drawn]
+    def _reference(self) -> list[str]:
+        """Random texts of train."""
+        train = self.context.task.train
+        drawn = np.random.default_rng([self.context.seed, 23]).permutation(len(train))[:_REFERENCE]
+        return [train[place].text[:_MAX_CHARS] for place in drawn]
 
 
 def _findings(value: dict[str, Any], dev: set[str], labelled: bool) -> list[Finding]:
     """Findings on the pairs; contradictory labels are warnings."""
     looked = f"of the {value['pairs']} pairs of rows closest by their words"
     alike: list[dict[str, Any]] = value["alike"]
-    in_dev = [sum(row in dev for row in pair["rows"]) for pair in alike]
+    by_dev = {count: [pair for pair in alike if sum(row in dev for row in pair["rows"]) == count] for count in range(3)}
 
     def of_pairs(kind: str, level: Severity, pairs: list[dict[str, Any]], said: str) -> list[Finding]:
         ids = tuple(row for pair in pairs for row in pair["rows"])
         return [Finding(kind, level, f"{looked}, {len(pairs)} {said}", len(pairs), ids[:_SHOWN_IDS])] if pairs else []
-
-    def with_rows_of_dev(count: int) -> list[dict[str, Any]]:
-        return [pair for pair, inside in zip(alike, in_dev, strict=True) if inside == count]
 
     # Only labels are compared, because free texts and numbers may differ for many reasons.
     clashing = [pair for pair in alike if labelled and pair["labels"][0] != pair["labels"][1]]
@@ -208,9 +191,9 @@ def _findings(value: dict[str, Any], dev: set[str], labelled: bool) -> list[Find
         joined = f"some join {len(near)} of train and dev to {value['test_rows']} of the test that say {same}; they stay"
         found.append(Finding("same_meaning_with_test", "info", f"{looked}, {joined}", len(near), tuple(near[:_SHOWN_IDS])))
     across = f"join a row of train to one of dev that says {same}; they stay"
-    found += of_pairs("same_meaning_in_train_dev", "info", with_rows_of_dev(1), across)
-    found += of_pairs("same_meaning_in_train", "info", with_rows_of_dev(0), f"of train say {same}; they stay")
-    found += of_pairs("same_meaning_in_dev", "info", with_rows_of_dev(2), f"of dev say {same}; they stay")
+    found += of_pairs("same_meaning_in_train_dev", "info", by_dev[1], across)
+    found += of_pairs("same_meaning_in_train", "info", by_dev[0], f"of train say {same}; they stay")
+    found += of_pairs("same_meaning_in_dev", "info", by_dev[2], f"of dev say {same}; they stay")
     if within:
         found.append(Finding("same_meaning_in_test", "info", f"{looked}, {within} of the test say {same}; they stay", within))
     return found

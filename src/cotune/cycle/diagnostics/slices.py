@@ -73,15 +73,9 @@ def measure_slices(
     budget = context.spending.budget
     limit = share * budget.amount if room is None else allowed_at_end(budget, share, room)
     rows = context.dev[: _fitting(context, limit)][: len(measured.evaluation.values)]
-    correct, answers = measured.evaluation.correct[: len(rows)], measured.evaluation.answers[: len(rows)]
-    failed = np.flatnonzero(correct == 0)
-    embedded = context.vectors.dev_rows
-    head: dict[str, Any] = {
-        "cycle": cycle,
-        "prompt_id": measured.candidate.prompt.id,
-        "candidate_id": measured.candidate.id,
-        "tokens": 0,
-    }
+    correct, answers = measured.evaluation.correct[: len(rows)], measured.evaluation.answers
+    failures, embedded, candidate = int((correct == 0).sum()), context.vectors.dev_rows, measured.candidate
+    head = {"cycle": cycle, "prompt_id": candidate.prompt.id, "candidate_id": candidate.id, "tokens": 0}
 
     def effect() -> dict[str, Any]:
         if not wanted:
@@ -91,17 +85,16 @@ def measure_slices(
         if len(rows) < least:
             needed = context.spending.costs.alone.scoring(float(sum(_tokens_each(context, context.dev[:least]))))
             return {"skipped": shortage(budget, needed, limit, room)}
-        if len(failed) < LEAST_FAILURES:
-            return {"skipped": f"{len(failed)} of {len(rows)} dev rows are wrong, too few to find anything in common"}
-        texts = [row.text for row in rows]
+        if failures < LEAST_FAILURES:
+            return {"skipped": f"{failures} of {len(rows)} dev rows are wrong, too few to find anything in common"}
         own, ran = context.vectors.of(rows)
-        # A resumed run embeds dev again; the cost was counted the first time.
-        tokens = 0 if embedded else ran
-        found = error_slices(centred(own), texts, correct, groups=groups_of(rows), seed=context.seed)
+        texts, groups = [row.text for row in rows], groups_of(rows)
+        found = error_slices(centred(own), texts, correct, groups=groups, seed=context.seed)
         told = [_told(slice_.to_json(), rows, answers) for slice_ in found]
-        return {"tokens": tokens, "rows": len(rows), "failures": len(failed), "slices": told}
+        # A resumed run embeds dev again; the cost was counted the first time.
+        return {"tokens": 0 if embedded else ran, "rows": len(rows), "failures": failures, "slices": told}
 
-    key = [measured.candidate.id, cycle, [row.id for row in rows]]
+    key = [candidate.id, cycle, [row.id for row in rows]]
 
     def record() -> dict[str, Any]:
         return {**head, **attempt(context.journal, effect), **context.spending.stopwatch.taken()}

@@ -31,19 +31,14 @@ from cotune.task.example import Example, groups_of
 def measure_noise(context: RunContext, confirmed: Confirmed, *, keep: float = 0.0) -> dict[str, Any]:
     """Let the winner answer the same dev rows in two kinds of batches; recorded as a ``noise`` step.
 
-    Args:
-        context: context of the run.
-        confirmed: the frozen arms.
-        keep: budget that must be left afterwards, in its unit.
-
-    Returns:
-        The dict of :meth:`Noise.as_dict` or :meth:`AnswerNoise.as_dict`, with ``tokens``; or ``skipped`` with the reason.
+    ``keep`` is the budget that must be left afterwards, in its unit. Returns the dict of :meth:`Noise.as_dict` or
+    :meth:`AnswerNoise.as_dict`, with ``tokens``; or ``skipped`` with the reason.
     """
     candidate = confirmed.chosen.candidate
     if not context.can.likelihoods:
-        elsewhere = {"skipped": "the model answers behind an endpoint, one row at a time"}
-        found: dict[str, Any] = context.journal.step("noise", [candidate.id], lambda: elsewhere)
-        return found
+        elsewhere: dict[str, Any] = {"skipped": "the model answers behind an endpoint, one row at a time"}
+        context.journal.step("noise", [candidate.id], lambda: elsewhere)
+        return elsewhere
     layer = _probe_layer(context, confirmed.chosen)
     own, prefix = noise_row(context, candidate.prompt, tuned=candidate.adapter != BASE, probe_layer=layer)
     priced = (context.spending.costs.alone, len(context.dev), own, prefix, context.spending.left() - keep)
@@ -98,12 +93,7 @@ def measure_robustness(context: RunContext, confirmed: Confirmed, *, wanted: boo
     """Score the winning prompt in other formats, with base and tuned weights; a ``robustness`` step.
 
     If the arms' probes have learnt from the dev rows, the probes before that are measured, of base and tuned weights alike.
-
-    Args:
-        context: context of the run.
-        confirmed: the frozen arms.
-        wanted: whether the config asks for it.
-        keep: budget that must be left afterwards, in its unit.
+    ``keep`` is the budget that must be left afterwards, in its unit.
 
     Returns:
         The dict of :meth:`cotune.evaluate.robustness.Robustness.as_dict`, with ``prompts`` (the formats, in the order of the
@@ -174,13 +164,8 @@ def _over_formats(
         for prompt in variants if context.journal.upcoming != "robustness" else ():
             context.answers.ahead(prompt, measured.candidate.adapter, rows)
     before, after = ([arm(measured, prompt) for prompt in variants] for measured in (base, winner))
-    result = robustness(
-        before,
-        after,
-        metric=context.task.measure.aggregate or "mean",
-        groups=groups_of(rows),
-        seed=context.seed,
-    )
+    metric, groups = context.task.measure.aggregate or "mean", groups_of(rows)
+    result = robustness(before, after, metric=metric, groups=groups, seed=context.seed)
     # If only finalists write on dev, the base model wrote nothing there.
     as_it_is = {name: judged(measured, measured.scores[: len(rows)]) for name, measured in (("base", base), ("tuned", winner))}
     own = {name: finite(found.score) for name, found in as_it_is.items()}

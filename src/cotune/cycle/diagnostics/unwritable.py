@@ -50,15 +50,8 @@ def check_references(config: RunConfig, task: Task, can: Capabilities) -> Task:
     """Refuse a schema that cannot be enforced, and report right answers that could never be written.
 
     A model that follows a grammar is constrained by that of the outputs. Others are asked to follow the schema, and their
-    answers are checked here. The rows are kept, because the rest of them is worth learning.
-
-    Args:
-        config: names the model and where the schema comes from.
-        task: the rows.
-        can: the model's capabilities.
-
-    Returns:
-        The task; its checks report such rows.
+    answers are checked here. The rows are kept, because the rest of them is worth learning; the returned task's checks report
+    them.
 
     Raises:
         InputError: the schema has a keyword that cannot be enforced while writing, or the outputs of most rows of a split could
@@ -71,7 +64,11 @@ def check_references(config: RunConfig, task: Task, can: Capabilities) -> Task:
     findings = []
     for bad in _bad_rows(task, problem):
         if bad.most:
-            raise _refusal(bad, config, task)
+            raise InputError(
+                f"{bad.count:,} of {bad.total:,} {bad.split} rows have an output that can never be written{bad.told}",
+                where=f"the outputs of {bad.split}",
+                hint=task.output.kind.unwritable_hint(schema_given=config.output.json_schema is not None),
+            )
         message = (
             f"{bad.count:,} of {bad.total:,} {bad.split} rows have an output that can never be written, so no answer "
             f"to them can be fully right; they are kept{bad.told}"
@@ -84,17 +81,10 @@ def check_references(config: RunConfig, task: Task, can: Capabilities) -> Task:
 
 
 def check_lengths(config: RunConfig, task: Task, can: Capabilities) -> Task:
-    """Report right answers that are longer than the limit; loads the model's tokenizer, but not the model.
+    """Report right answers that are longer than the limit in the checks of the returned task.
 
-    Without a tokenizer, :func:`check_references` has estimated the lengths.
-
-    Args:
-        config: names the model, and the limit if any; otherwise the limit is taken from train and dev, which then fit.
-        task: the rows.
-        can: the model's capabilities.
-
-    Returns:
-        The task; its checks report such rows.
+    Loads the model's tokenizer, but not the model; without a tokenizer, :func:`check_references` has estimated the lengths. If
+    the config names no limit, it is taken from train and dev, which then fit.
 
     Raises:
         InputError: answers are numbers or JSON and those of most rows of train or dev are too long; or there is no tokenizer.
@@ -137,14 +127,6 @@ def _bad_rows(task: Task, problem: Problem) -> Iterator[_Bad]:
             yield _Bad(split, len(found), len(rows), tuple(found[:_SHOWN]))
     if count := task.test.count_outputs(lambda text: bool(problem(text))):
         yield _Bad("test", count, task.test.n, ())
-
-
-def _refusal(bad: _Bad, config: RunConfig, task: Task) -> InputError:
-    return InputError(
-        f"{bad.count:,} of {bad.total:,} {bad.split} rows have an output that can never be written{bad.told}",
-        where=f"the outputs of {bad.split}",
-        hint=task.output.kind.unwritable_hint(schema_given=config.output.json_schema is not None),
-    )
 
 
 def _invalid(output: Output, place: str) -> Problem:

@@ -64,11 +64,12 @@ class ProbePolicy:
         check_budget(context, prices, own[0])
         self._loop = LabelLoop(context, config, own, trials, prices, bundle, previous)
 
-    def search(self) -> tuple[LabelSearch, Confirmed]:
-        """Search, then fit the arms."""
+    def search(self) -> LabelSearch:
+        return self._loop.run()
+
+    def confirm(self, found: LabelSearch) -> Confirmed:
         loop, most = self._loop, self._config.tune.max_epochs
-        found = loop.run()
-        return found, confirm_labels(loop.context, found, loop.trials, loop.prices, max_epochs=most, previous=self._previous)
+        return confirm_labels(loop.context, found, loop.trials, loop.prices, max_epochs=most, previous=self._previous)
 
 
 def parts_of(context: RunContext, config: RunConfig) -> tuple[Trials, Prices]:

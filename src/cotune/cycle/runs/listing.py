@@ -26,8 +26,6 @@ class ListedRun:
     """A run in a list.
 
     Attributes:
-        folder: folder of the run.
-        task: name of the task.
         model: the user's name of the model.
         metric: metric of ``score``; empty before the end.
         score: score of the bundle on the test; None before the end.
@@ -80,13 +78,13 @@ def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def _listed(folder: Path) -> ListedRun:
-    stored, damaged = _object(folder / CONFIG)
+    stored, damaged = read_object(folder / CONFIG)
     config = fields(stored.get("config"))
     last = _last_event(folder / JOURNAL)
     summary: dict[str, Any] = {}
     ended = last is not None and last.get("kind") == "done"
     if ended:
-        summary, broken = _object(folder / SUMMARY)
+        summary, broken = read_object(folder / SUMMARY)
         damaged = damaged or broken
     arm = shipped(summary)
     score = number(arm.get("score"))
@@ -113,8 +111,6 @@ class FinishedRun:
     """A finished run's answers on the test.
 
     Attributes:
-        folder: folder of the run.
-        summary: content of ``summary.json``.
         inputs: texts of the input fields of each test row.
         references: right answers.
         answers: answers of the shipped arm.
@@ -208,7 +204,7 @@ def is_locked(folder: Path) -> bool:
         return False
 
 
-def _object(path: Path) -> tuple[dict[str, Any], bool]:
+def read_object(path: Path) -> tuple[dict[str, Any], bool]:
     """The JSON object in a file, and whether reading it failed."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

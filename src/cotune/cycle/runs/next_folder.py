@@ -20,10 +20,6 @@ def folder_for(config: RunConfig, folder: Path) -> tuple[Path, str]:
     A search is planned by its budget from the first race on, so a run cannot get more budget later. If the folder holds this
     run with a smaller budget, the run uses the folder with the next free number, or resumes in a numbered folder that already
     holds it.
-
-    Args:
-        config: config of the run.
-        folder: the folder that was named.
     """
     before = _config(folder)
     if before is None or not _is_smaller(before, config) or (is_barely_begun(folder) and not is_locked(folder)):

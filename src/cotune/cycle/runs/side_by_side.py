@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cotune.cycle.runs.listing import FinishedRun, read_finished
+from cotune.cycle.runs.listing import FinishedRun, read_finished, read_object
 from cotune.errors import InputError
 from cotune.evaluate.attribution import Gain
 from cotune.evaluate.scoring import Evaluation, judged, score_interval
-from cotune.evaluate.side_by_side import flips, gain_over, same_order
+from cotune.evaluate.side_by_side import gain_over, same_order
 from cotune.evaluate.stats.intervals import Interval
 from cotune.files import canonical_json
 from cotune.plain import fields
@@ -32,16 +33,12 @@ class RunComparison:
 
     Attributes:
         first: folder of the first run.
-        second: folder of the second run.
-        metric: metric of the comparison.
         n: number of test rows.
-        scores: scores of the two runs.
         gain: second minus first.
         only_first: number of rows that only the first has right.
         only_second: number of rows that only the second has right.
         remark: remark on the comparison; may be empty.
         intervals: 95% intervals of the two scores.
-        summaries: summaries of the two runs.
         flipped: rows that only one run has right: the texts of their ``input`` fields, ``gold``, the two ``answers``, and
             ``right``, 0 or 1 for the run that is right.
     """
@@ -115,7 +112,18 @@ def compare_runs(first: Path, second: Path) -> RunComparison:
     groups = joined(one.groups, two.groups)
     if groups is None and any(_grouped(run.folder) for run in (one, two)):
         remark = f"{remark} Rows have groups that the folders do not name; the interval treats rows as independent.".strip()
-    lost, gained = flips(before, after)
+    right = [np.asarray(run.correct) > 0 for run in (before, after)]
+    flipped: list[dict[str, Any]] = [
+        {
+            "input": one.inputs[row],
+            "gold": one.references[row],
+            "answers": (one.answers[row], two.answers[row]),
+            "right": int(right[1][row]),
+        }
+        for row in np.flatnonzero(right[0] != right[1])
+    ]
+    gained = sum(row["right"] for row in flipped)
+    interval = partial(score_interval, references=one.references, metric=metric, output=output, seed=0, groups=groups)
     return RunComparison(
         first=first,
         second=second,
@@ -123,23 +131,12 @@ def compare_runs(first: Path, second: Path) -> RunComparison:
         n=len(order),
         scores=(before.score, after.score),
         gain=gain_over(before, after, metric, groups=groups),
-        only_first=lost,
+        only_first=len(flipped) - gained,
         only_second=gained,
         remark=remark,
-        intervals=(
-            score_interval(before, one.references, metric, output, seed=0, groups=groups),
-            score_interval(after, one.references, metric, output, seed=0, groups=groups),
-        ),
+        intervals=(interval(before), interval(after)),
         summaries=(one.summary, two.summary),
-        flipped=tuple(
-            {
-                "input": one.inputs[row],
-                "gold": one.references[row],
-                "answers": (one.answers[row], two.answers[row]),
-                "right": right,
-            }
-            for row, right in _flipped(before, after)
-        ),
+        flipped=tuple(flipped),
     )
 
 
@@ -156,13 +153,6 @@ def _judged(run: FinishedRun, references: tuple[str, ...], output: Output, metri
         values = np.array(run.values)
         return Evaluation(run.answers, values, metric.right(values), np.zeros(len(values)), float(values.mean()))
     return judged(Answered(references, output.as_scored(run.answers), output), np.zeros(len(references)), metric)
-
-
-def _flipped(before: Evaluation, after: Evaluation) -> Iterator[tuple[int, int]]:
-    """Each row that only one of the two has right, with 0 or 1 for that one."""
-    for row, (first, second) in enumerate(zip(np.asarray(before.correct) > 0, np.asarray(after.correct) > 0, strict=True)):
-        if first != second:
-            yield row, int(second)
 
 
 def _metric(one: FinishedRun, two: FinishedRun) -> tuple[Metric, str]:
@@ -221,9 +211,5 @@ def _difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
 
 
 def _grouped(folder: Path) -> bool:
-    import json
-
-    try:
-        return bool(json.loads((folder / CONFIG).read_text(encoding="utf-8"))["config"]["data"]["group"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    stored, _ = read_object(folder / CONFIG)
+    return bool(fields(fields(stored.get("config")).get("data")).get("group"))

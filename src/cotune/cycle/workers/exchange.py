@@ -12,10 +12,8 @@ import re
 import secrets
 import shutil
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,84 +32,43 @@ _PLACE = "storage.json"
 _ID = re.compile(r"[0-9a-f]{16}")
 
 
-class Exchange(ABC):
-    """Transfers adapters and states. The first methods are for the run, the others for its workers.
+class SharedFolder:
+    """Transfers adapters and states through the run's folder, which all nodes can access under the same path.
+
+    The first three methods are for the run, the others for its workers.
 
     Attributes:
         storage: storage of results and inputs.
         places: entries for the ``places`` of every job, from which :func:`exchange_of` makes the worker's exchange.
+        tuning_folder: folder in which a tuning writes checkpoints and adapters.
     """
 
-    storage: Storage
-    places: Mapping[str, Any]
+    def __init__(self, run: Path) -> None:
+        self.tuning_folder, self.storage = run, Folder((run / JOBS).absolute())
+        self.places = {"run": absolute(run)}
 
-    # The run ------------------------------------------------------------------------------------------------------
-
-    @abstractmethod
-    def offer_adapter(self, adapter: str, folder: Path) -> Mapping[str, Any]:
+    def offer_adapter(self, adapter: str, folder: Path) -> dict[str, Any]:
         """Make an adapter available to workers; returns further entries for the ``places`` of jobs that use it."""
+        return {"adapter": absolute(folder)}
 
-    @abstractmethod
-    def offer_states(self, folder: Path, names: Sequence[str]) -> Mapping[str, Any]:
+    def offer_states(self, folder: Path, names: Sequence[str]) -> dict[str, Any]:
         """Make files of a state store available, by their names; returns further entries for ``places``."""
+        return {"states": absolute(folder)}
 
-    @abstractmethod
     def receive(self, adapter: str) -> None:
         """Wait until an adapter that a worker published is in the run's folder.
 
         Raises:
             InputError: it does not appear in time, or is damaged.
         """
+        Folder(self.tuning_folder / _ADAPTERS).wait_for(adapter)
 
-    # A worker -----------------------------------------------------------------------------------------------------
-
-    @property
-    @abstractmethod
-    def tuning_folder(self) -> Path:
-        """Folder in which a tuning writes checkpoints and adapters."""
-
-    @abstractmethod
     def adapter(self, places: Mapping[str, Any], adapter: str) -> Path:
         """Folder of an adapter that the run has made available.
 
         Raises:
             InputError: this machine cannot access it, or it is damaged.
         """
-
-    @abstractmethod
-    def states(self, places: Mapping[str, Any], name: str) -> Half | None:
-        """States that the run has made available; None if they are not there."""
-
-    @abstractmethod
-    def publish(self, adapters: Sequence[str]) -> None:
-        """Make adapters in :attr:`tuning_folder` available to the run."""
-
-
-class SharedFolder(Exchange):
-    """An exchange through the run's folder, which all nodes can access under the same path.
-
-    Args:
-        run: the folder.
-    """
-
-    def __init__(self, run: Path) -> None:
-        self._run, self.storage = run, Folder((run / JOBS).absolute())
-        self.places = {"run": absolute(run)}
-
-    def offer_adapter(self, adapter: str, folder: Path) -> Mapping[str, Any]:
-        return {"adapter": absolute(folder)}
-
-    def offer_states(self, folder: Path, names: Sequence[str]) -> Mapping[str, Any]:
-        return {"states": absolute(folder)}
-
-    def receive(self, adapter: str) -> None:
-        Folder(self._run / _ADAPTERS).wait_for(adapter)
-
-    @property
-    def tuning_folder(self) -> Path:
-        return self._run
-
-    def adapter(self, places: Mapping[str, Any], adapter: str) -> Path:
         folder = Path(places["adapter"])
         if not folder.is_dir():
             raise InputError(
@@ -122,49 +79,43 @@ class SharedFolder(Exchange):
         return folder
 
     def states(self, places: Mapping[str, Any], name: str) -> Half | None:
+        """States that the run has made available; None if they are not there."""
         return StateStore(Path(places["states"])).get(name)
 
     def publish(self, adapters: Sequence[str]) -> None:
-        return None
+        """Make adapters in :attr:`tuning_folder` available to the run."""
 
 
-class ThroughStorage(Exchange):
-    """An exchange through a storage at a URL.
+class ThroughStorage:
+    """Transfers adapters and states through a storage at a URL; methods and attributes as of :class:`SharedFolder`.
 
-    Args:
-        storage: storage that the run and its workers can reach.
-        folder: local folder for adapters: the run's, or the node's cache folder for this run.
+    ``folder`` is the local folder for adapters: the run's, or the node's cache folder for this run.
     """
 
     def __init__(self, storage: UrlStorage, folder: Path) -> None:
         self.storage, self._folder = storage, folder
         self.places = {"storage": storage.url}
+        # Not among the fetched adapters, which are always complete.
+        self.tuning_folder = folder / "tuned"
         self._offered: set[str] = set()
 
-    def offer_adapter(self, adapter: str, folder: Path) -> Mapping[str, Any]:
-        def put(name: str) -> None:
+    def offer_adapter(self, adapter: str, folder: Path) -> dict[str, Any]:
+        if not self._offers(name := _adapter_name(adapter)):
             # The same folder is registered as two adapters: with its probe and without it.
             self.storage.put_folder(name, folder, adapter_files(folder, probe=adapter_content_id(folder) == adapter))
-
-        self._offer(_adapter_name(adapter), put)
         return {}
 
-    def offer_states(self, folder: Path, names: Sequence[str]) -> Mapping[str, Any]:
+    def offer_states(self, folder: Path, names: Sequence[str]) -> dict[str, Any]:
         store = StateStore(folder)
         for each in names:
-            path = store.path(each)
             # The store may have removed old states; the run then fits the probe itself.
             with suppress(FileNotFoundError):
-                self._offer(_states_name(each), partial(_put_file, self.storage, path))
+                if not self._offers(name := _states_name(each)):
+                    self.storage.write(name, store.path(each).read_bytes())
         return {}
 
     def receive(self, adapter: str) -> None:
         self._fetched(adapter)
-
-    @property
-    def tuning_folder(self) -> Path:
-        # Not among the fetched adapters, which are always complete.
-        return self._folder / "tuned"
 
     def adapter(self, places: Mapping[str, Any], adapter: str) -> Path:
         from filelock import FileLock
@@ -184,10 +135,11 @@ class ThroughStorage(Exchange):
             folder = self.tuning_folder / _ADAPTERS / adapter
             self.storage.put_folder(_adapter_name(adapter), folder, adapter_files(folder))
 
-    def _offer(self, name: str, put: Callable[[str], None]) -> None:
-        if name not in self._offered and not self.storage.has(name):
-            put(name)
-        self._offered.add(name)
+    def _offers(self, name: str) -> bool:
+        """Whether a name is stored; the storage is not asked again once it is."""
+        if name not in self._offered and self.storage.has(name):
+            self._offered.add(name)
+        return name in self._offered
 
     def _fetched(self, adapter: str) -> Path:
         """The local folder of an adapter, which is fetched if it is missing or damaged."""
@@ -205,8 +157,7 @@ class ThroughStorage(Exchange):
         return folder
 
 
-def _put_file(storage: Storage, path: Path, name: str) -> None:
-    storage.write(name, path.read_bytes())
+Exchange = SharedFolder | ThroughStorage
 
 
 def exchange_for(storage: Storage, run: Path) -> Exchange:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from cotune.probe.cross_fitting import CrossFit, LayerFit
 
 _APPEARS_S = 20.0
 _ABOUT = "fit"
-_ARRAYS = ("losses", "correct", "log_probs")
+_NUMBERS, _ARRAYS = ("layer", "strength", "word_scale"), ("losses", "correct", "log_probs")
 
 
 class StatesGoneError(CotuneError):
@@ -54,13 +55,7 @@ class StoredStates:
 
 
 class PendingFit(PendingJobs):
-    """A fit that a worker does if one is free before the run needs the result.
-
-    Args:
-        workers: the workers.
-        task: arguments of the fit.
-        states: the rows' states.
-    """
+    """A fit that a worker does if one is free before the run needs the result."""
 
     def __init__(self, workers: WorkerPool, task: FitTask, states: StoredStates) -> None:
         given = {"task": task.to_json(), "files": states.files, "rows": states.rows, "layers": states.layers}
@@ -72,10 +67,10 @@ class PendingFit(PendingJobs):
         if self.cancel():
             return None
         try:
-            result = self.workers.result(self.jobs[0])
+            done = self.workers.result(self.jobs[0])
         except StatesGoneError:
             return None
-        arrays, metadata = self.unpacked(result)
+        arrays, metadata = self.unpacked(done)
         return _unpacked(arrays, json.loads(metadata[_ABOUT]))
 
 
@@ -95,19 +90,13 @@ def _states(
     layers: Sequence[int],
 ) -> Half:
     """States ``[layers, rows, 2 x width]`` from the files that contain them."""
-    found = []
-    for name, held in files:
-        stored = _stored(places, name)
-        found.append(stored if list(held) == list(layers) else stored[[list(held).index(layer) for layer in layers]])
+    found, exchange = [], exchange_of(places)
+    for name, stored_layers in files:
+        stored = appears(partial(exchange.states, places, name), _APPEARS_S)
+        if stored is None:
+            raise StatesGoneError(f"the states {name} that a fit needs were removed")
+        found.append(stored[[stored_layers.index(layer) for layer in layers]])
     return np.stack([found[number][:, place] for number, place in rows], axis=1)
-
-
-def _stored(places: Mapping[str, Any], name: str) -> Half:
-    exchange = exchange_of(places)
-    states = appears(lambda: exchange.states(places, name), _APPEARS_S)
-    if states is None:
-        raise StatesGoneError(f"the states {name} that a fit needs were removed")
-    return states
 
 
 def _packed(found: CrossFit) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
@@ -115,7 +104,7 @@ def _packed(found: CrossFit) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     layers = []
     for number, fit in enumerate(found.by_layer):
         arrays |= {f"{number}/{name}": getattr(fit, name) for name in _ARRAYS}
-        layers.append({"layer": fit.layer, "strength": fit.strength, "word_scale": fit.word_scale})
+        layers.append({name: getattr(fit, name) for name in _NUMBERS})
     about = {
         "layers": layers,
         "best": next(number for number, fit in enumerate(found.by_layer) if fit is found.best),
@@ -128,6 +117,5 @@ def _packed(found: CrossFit) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
 def _unpacked(arrays: Mapping[str, NDArray[Any]], about: Mapping[str, Any]) -> CrossFit:
     fits = []
     for number, one in enumerate(about["layers"]):
-        losses, correct, log_probs = (arrays[f"{number}/{name}"] for name in _ARRAYS)
-        fits.append(LayerFit(one["layer"], one["strength"], losses, correct, log_probs, one["word_scale"]))
+        fits.append(LayerFit(**one, **{name: arrays[f"{number}/{name}"] for name in _ARRAYS}))
     return CrossFit(fits[about["best"]], tuple(fits), dict(about["ridge"]), about["temperature"])

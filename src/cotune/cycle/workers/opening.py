@@ -9,12 +9,12 @@ from pathlib import Path
 from cotune.config import RunConfig
 from cotune.cycle.folder import is_barely_begun
 from cotune.cycle.workers.exchange import clean_storage, run_storage
-from cotune.cycle.workers.pool import jobs_folder
 from cotune.errors import CotuneError, InputError
 from cotune.executor import Choice, Executor, open_executor
 from cotune.executor.storage import Folder, Storage, UrlStorage
 from cotune.files import make_folder
 from cotune.model.local import LocalModel
+from cotune.run_files import JOBS
 from cotune.task.task import Task
 
 _ALONE = "Remove --executor: this run works in one process."
@@ -24,10 +24,8 @@ _ALONE = "Remove --executor: this run works in one process."
 def open_workers(choice: Choice | None, out: Path, device: str) -> Iterator[Executor | None]:
     """Open the executor of a run, which is closed at the end of the block; None without workers.
 
-    Args:
-        choice: the executor; ``local`` is the same as None.
-        out: the run's folder.
-        device: the run's device, or ``auto``. Workers get GPUs only if the run itself uses one, so that numbers are comparable.
+    Workers get GPUs only if the run's ``device``, which may be ``auto``, is one, so that numbers are comparable. The executor
+    ``local`` is the same as None.
 
     Raises:
         InputError: Ray is not installed, the cluster cannot be reached or is too small for the number of workers, or the
@@ -36,12 +34,14 @@ def open_workers(choice: Choice | None, out: Path, device: str) -> Iterator[Exec
     if choice is None or choice.kind == "local":
         yield None
         return
-    folder = jobs_folder(out)
+    folder = out / JOBS
     make_folder(folder)
     storage: Storage = Folder(folder.absolute())
     if choice.storage:
         storage = run_storage(choice.storage, out)
-        storage.prove()
+        # Nothing is computed for a storage that cannot be used.
+        with storage.trial():
+            pass
     try:
         with open_executor(choice, storage, gpus=_on_gpu(device)) as executor:
             from threadpoolctl import threadpool_limits
@@ -63,13 +63,7 @@ def _on_gpu(device: str) -> bool:
 
 
 def check_spread(choice: Choice | None, config: RunConfig, task: Task, alone: str) -> None:
-    """Refuse workers for a run that cannot use them.
-
-    Args:
-        choice: the executor; ``local`` and None use no workers.
-        config: config of the run.
-        task: the task.
-        alone: reason why the model allows no workers; empty if it does.
+    """Refuse workers for a run that cannot use them; ``alone`` is the reason why its model allows none, if any.
 
     Raises:
         InputError: answers are not read by a probe on a local model.

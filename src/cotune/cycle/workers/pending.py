@@ -7,18 +7,13 @@ from typing import Any, Generic, TypeVar
 
 from numpy.typing import NDArray
 
-from cotune.cycle.workers.pool import NoWorkers, Result, WorkerPool, Workers, engine_of
-from cotune.executor import Job
+from cotune.cycle.workers.pool import NoWorkers, WorkerPool, Workers, engine_of
+from cotune.executor import Done, Job
 from cotune.executor.tensors import unpacked
 
 
 class PendingJobs:
-    """The jobs of a request.
-
-    Args:
-        workers: the workers.
-        jobs: the jobs.
-    """
+    """The jobs of a request."""
 
     def __init__(self, workers: WorkerPool, jobs: Sequence[Job]) -> None:
         self.workers, self.jobs = workers, tuple(jobs)
@@ -38,10 +33,10 @@ class PendingJobs:
         for job in self.jobs:
             self.workers.forget(job)
 
-    def unpacked(self, result: Result) -> tuple[dict[str, NDArray[Any]], Mapping[str, str]]:
-        """Arrays and metadata of a result, whose engine facts are recorded."""
-        arrays, metadata = unpacked(result.data)
-        self.workers.saw_engine(result.worker, engine_of(metadata))
+    def unpacked(self, done: Done) -> tuple[dict[str, NDArray[Any]], Mapping[str, str]]:
+        """Arrays and metadata of a job's result; the worker's engine facts in it are recorded."""
+        arrays, metadata = unpacked(done.read())
+        self.workers.saw_engine(done.worker, engine_of(metadata))
         return arrays, metadata
 
 
@@ -49,11 +44,7 @@ P = TypeVar("P", bound=PendingJobs)
 
 
 class Pending(Generic[P]):
-    """Requests by name. Without workers there are none, and none is made.
-
-    Args:
-        workers: the workers of the run.
-    """
+    """Requests by name. Without workers there are none, and none is made."""
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers

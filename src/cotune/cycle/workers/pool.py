@@ -10,14 +10,13 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cotune.cycle.progress import View, say
 from cotune.cycle.workers.exchange import clean_storage, exchange_for
 from cotune.cycle.workers.worker import ENGINE, RUN_ENGINE, load_worker
 from cotune.errors import CotuneError, counted
@@ -34,49 +33,15 @@ _EFFICIENCY = 0.8
 """Assumed busy share of slots, see benchmarks/scale.py."""
 
 
-@dataclass
-class _Worked:
-    """What a worker has done.
-
-    Attributes:
-        jobs: finished jobs.
-        seconds: time spent on them.
-        engine: facts of its engine, once known.
-    """
-
-    jobs: int = 0
-    seconds: float = 0.0
-    engine: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """A job's result.
-
-    Attributes:
-        data: the result's bytes.
-        worker: the worker's name; empty if an earlier session did the job.
-        seconds: time that the worker spent on it.
-    """
-
-    data: bytes
-    worker: str
-    seconds: float
-
-
 class NoWorkers:
-    """The workers of a run that does all its work itself.
-
-    Args:
-        folder: the run's folder; an earlier session may have had workers.
-    """
+    """The workers of a run that does all its work itself; an earlier session may have had workers."""
 
     slots = 0
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def ready(self, view: View) -> None:
+    def ready(self, tell: Callable[[str], None]) -> None:
         """Return at once."""
 
     def account(self) -> dict[str, Any]:
@@ -85,15 +50,14 @@ class NoWorkers:
 
     def clean(self) -> None:
         """Remove what workers of earlier sessions left in the run's folder."""
-        shutil.rmtree(jobs_folder(self.folder), ignore_errors=True)
+        shutil.rmtree(self.folder / JOBS, ignore_errors=True)
 
 
 class WorkerPool:
     """Submits a run's jobs and collects their results.
 
     Args:
-        executor: runs the jobs; its storage is the run's :func:`jobs_folder`, or is at a URL.
-        folder: the run's folder.
+        executor: runs the jobs; its storage is the folder ``jobs`` of the run, or is at a URL.
         name: the model as the user named it; workers load it by this name.
         model: the run's own copy.
         settings: value of the journal's ``engine`` step.
@@ -116,7 +80,7 @@ class WorkerPool:
         # Results of earlier sessions. One request lists them all; a storage at a URL answers slowly.
         self._stored = executor.storage.names()
         self._lock = threading.Lock()
-        self._workers: dict[str, _Worked] = {}
+        self._workers: defaultdict[str, dict[str, Any]] = defaultdict(_no_work)
         self._futures: dict[str, Future[Done]] = {}
         self._loading: list[Job] = []
         self._began, self._told = time.monotonic(), 0.0
@@ -131,13 +95,13 @@ class WorkerPool:
             self._remove(job.key)
             self.submit(job)
 
-    def ready(self, view: View) -> None:
+    def ready(self, tell: Callable[[str], None]) -> None:
         """Wait until all workers have loaded the model, so that loading does not count as a slow first job.
 
         Raises:
             CotuneError: a worker cannot load it, or finds a different model under its name.
         """
-        say(view, f"waiting for {counted(self.slots, 'worker')}")
+        tell(f"waiting for {counted(self.slots, 'worker')}")
         for job in self._loading:
             self.result(job)
             self.forget(job)
@@ -146,14 +110,10 @@ class WorkerPool:
     # Jobs ---------------------------------------------------------------------------------------------------------
 
     def job(self, work: Work, given: Mapping[str, Any], *, adapter: str = BASE, rows: int = 1, **places: Any) -> Job:
-        """A job that uses the run's model.
+        """A job that uses the run's model and an adapter.
 
-        Args:
-            work: function that does the job.
-            given: arguments that the result depends on, besides the model and its engine settings.
-            adapter: id of the adapter that the job uses.
-            rows: number of rows, for progress.
-            places: arguments that do not change the result.
+        ``given`` are the arguments that the result depends on, besides the model and its engine settings, ``places`` those that
+        do not change the result, and ``rows`` is the number of rows, for progress.
         """
         where = {} if adapter == BASE else self.exchange.offer_adapter(adapter, self._model.adapters.folder(adapter))
         return Job(work, {**self._about, "adapter": adapter, **given}, {**self._places, **where, **places}, rows)
@@ -170,13 +130,12 @@ class WorkerPool:
             future.add_done_callback(self._saw)
         self._futures[job.key] = future
 
-    def result(self, job: Job) -> Result:
-        """Wait for a job's result; submits the job if necessary, and raises the job's error if it failed."""
+    def result(self, job: Job) -> Done:
+        """Wait until a job is done; submits the job if necessary, and raises the job's error if it failed."""
         self.submit(job)
         done = self._futures[job.key].result()
-        data = done.read()
         self.tell()
-        return Result(data, done.worker, done.seconds)
+        return done
 
     def cancel(self, job: Job) -> bool:
         """Cancel a job that no worker has started; returns False if one has."""
@@ -211,15 +170,15 @@ class WorkerPool:
         """Record the engine facts of a worker."""
         if worker:
             with self._lock:
-                self._workers.setdefault(worker, _Worked()).engine = engine
+                self._workers[worker]["engine"] = dict(engine)
 
-    def by(self, results: Sequence[Result], engines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def by(self, jobs: Sequence[Done], engines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The entry ``by`` of a journal step: slots, workers, their busy seconds, processor and dtype."""
         facts = {name: sorted({str(engine[name]) for engine in engines}) for name in ("processor", "dtype")}
         return {
             "slots": self.slots,
-            "workers": len({one.worker for one in results if one.worker}),
-            "seconds": round(sum(one.seconds for one in results), 3),
+            "workers": len({one.worker for one in jobs if one.worker}),
+            "seconds": round(sum(one.seconds for one in jobs), 3),
             **{name: ", ".join(values) for name, values in facts.items()},
         }
 
@@ -230,18 +189,9 @@ class WorkerPool:
         the time in jobs. ``unlike`` names the engine facts that differ between workers.
         """
         with self._lock:
-            lost = dict(self.executor.losses)
-            idle = {"jobs": 0, "seconds": 0.0, "engine": None}
-            mine = {
-                name: {
-                    "jobs": one.jobs,
-                    "seconds": round(one.seconds, 2),
-                    "lost": lost.get(name, 0),
-                    "engine": None if one.engine is None else dict(one.engine),
-                }
-                for name, one in self._workers.items()
-            }
-        mine |= {name: {**idle, "lost": count} for name, count in lost.items() if name not in mine}
+            for name, lost in dict(self.executor.losses).items():
+                self._workers[name]["lost"] = lost
+            mine = {name: {**one, "seconds": round(one["seconds"], 2)} for name, one in self._workers.items()}
         workers = {**self._before.get("workers", {}), **mine}
         engines = [one["engine"] for one in workers.values() if one["engine"]]
         seconds = self.slots * (time.monotonic() - self._began)
@@ -263,7 +213,7 @@ class WorkerPool:
         self._told = now
         # A full disk is reported by the next step of the run.
         with suppress(CotuneError, OSError):
-            write_json(jobs_folder(self.folder) / WORKERS, self.account())
+            write_json(self.folder / JOBS / WORKERS, self.account())
 
     def clean(self) -> None:
         """Remove the job results and the account of a finished run.
@@ -275,7 +225,7 @@ class WorkerPool:
             if isinstance(self.executor.storage, UrlStorage):
                 clean_storage(self.executor.storage)
         finally:
-            shutil.rmtree(jobs_folder(self.folder), ignore_errors=True)
+            shutil.rmtree(self.folder / JOBS, ignore_errors=True)
 
     def _saw(self, future: Future[Done]) -> None:
         """Count a finished job; called from an executor's thread."""
@@ -284,9 +234,9 @@ class WorkerPool:
         done = future.result()
         if done.worker:
             with self._lock:
-                one = self._workers.setdefault(done.worker, _Worked())
-                one.jobs += 1
-                one.seconds += done.seconds
+                one = self._workers[done.worker]
+                one["jobs"] += 1
+                one["seconds"] += done.seconds
 
 
 Workers = WorkerPool | NoWorkers
@@ -296,11 +246,8 @@ Workers = WorkerPool | NoWorkers
 def pace_seconds(value: Mapping[str, Any], seconds: float) -> float:
     """Seconds of a step for estimating the speed of later steps: the workers' busy seconds per slot.
 
-    The time that the run waited for the step says little, since jobs of several steps run at the same time.
-
-    Args:
-        value: the step's value in the journal.
-        seconds: wall-clock time of the step, which is returned if no workers were used.
+    The time that the run waited for the step says little, since jobs of several steps run at the same time. It is returned if
+    no workers were used.
     """
     by = value.get("by")
     return seconds if by is None else float(by["seconds"]) / int(by["slots"]) / _EFFICIENCY
@@ -312,15 +259,15 @@ def engine_of(data: Mapping[str, str]) -> Mapping[str, Any]:
     return found
 
 
-def jobs_folder(folder: Path) -> Path:
-    """Folder of a run's job results; removed when the run ends."""
-    return folder / JOBS
+def _no_work() -> dict[str, Any]:
+    """The account of a worker that has done nothing; ``engine`` holds the facts of its engine, once known."""
+    return {"jobs": 0, "seconds": 0.0, "lost": 0, "engine": None}
 
 
 def earlier_account(folder: Path) -> dict[str, Any]:
     """The account that earlier sessions of a run wrote; empty if there is none."""
     with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
-        read = json.loads((jobs_folder(folder) / WORKERS).read_bytes())
+        read = json.loads((folder / JOBS / WORKERS).read_bytes())
         workers = {
             str(name): {
                 "jobs": int(one["jobs"]),

@@ -21,16 +21,7 @@ _SCORES, _COST = "scores", "cost"
 
 
 class PendingScores(PendingJobs):
-    """A request for label scores: one job for each batch that is not in the model's cache.
-
-    Args:
-        workers: the workers.
-        model: the run's model.
-        prompt: the prompt.
-        rows: input fields of each row.
-        labels: the labels to score.
-        adapter: id of the adapter.
-    """
+    """A request for label scores of rows: one job for each batch that is not in the model's cache."""
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cotune.cycle.workers.pending import PendingJobs
-from cotune.cycle.workers.pool import Result, WorkerPool, engine_of
+from cotune.cycle.workers.pool import WorkerPool, engine_of
 from cotune.cycle.workers.worker import engine_metadata, with_less_memory, worker_model
 from cotune.errors import DivergedError
 from cotune.executor.tensors import packed
@@ -24,11 +24,8 @@ class PendingStates(PendingJobs):
     """A request for hidden states: one job for each pass.
 
     Args:
-        workers: the workers.
         sequences: token ids of each row's prompt.
         starts: position of each row's first token that belongs to the row, not to the prompt.
-        layers: numbers of the layers.
-        adapter: id of the adapter.
         batch_tokens: most tokens in a pass, without the shared prefix.
     """
 
@@ -70,9 +67,6 @@ class PendingStates(PendingJobs):
 
         Tokens are counted as in one process: the shared prefix counts once, however many workers ran it.
 
-        Args:
-            progress: called with the number of tokens of each pass.
-
         Raises:
             DivergedError: a state is not finite.
         """
@@ -80,12 +74,11 @@ class PendingStates(PendingJobs):
         if self._shared:
             progress(self._shared)
         found: Half | None = None
-        results: list[Result] = []
-        engines = []
+        done, engines = [], []
         try:
             for job, part, size in zip(self.jobs, self._passes, self.sizes, strict=True):
-                results.append(self.workers.result(job))
-                arrays, metadata = self.unpacked(results[-1])
+                done.append(self.workers.result(job))
+                arrays, metadata = self.unpacked(done[-1])
                 engines.append(engine_of(metadata))
                 states = arrays[_NAME]
                 if found is None:
@@ -96,7 +89,7 @@ class PendingStates(PendingJobs):
             self.cancel()
             raise
         assert found is not None
-        return found, self._shared + sum(self.sizes), self.workers.by(results, engines)
+        return found, self._shared + sum(self.sizes), self.workers.by(done, engines)
 
 
 def submit_all(requests: Sequence[PendingStates]) -> None:

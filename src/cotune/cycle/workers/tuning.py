@@ -53,13 +53,7 @@ class Deadline:
 
 
 class PendingTuning(PendingJobs):
-    """Tuning as a job of a worker.
-
-    Args:
-        workers: the workers.
-        task: what to tune.
-        deadline: makes the deadline when the job is made; None without a time budget.
-    """
+    """Tuning as a job of a worker; ``deadline`` makes the deadline when the job is made, None without a time budget."""
 
     def __init__(self, workers: WorkerPool, task: WindowTask, deadline: Callable[[], Deadline] | None) -> None:
         self._task = task
@@ -71,19 +65,19 @@ class PendingTuning(PendingJobs):
         """The value of a journal step ``train``; with ``failed`` if workers ran out of memory or were lost too often."""
         started = time.monotonic()
         try:
-            result = self.workers.result(self.jobs[0])
+            done = self.workers.result(self.jobs[0])
         except (WorkerMemoryError, LostError) as error:
             if isinstance(error, LostError) and not error.of_job:
                 raise
             none: dict[str, Any] = {"asked": self._task.steps, "steps": 0, "decayed": True, "rows": len(self._task.sequences)}
             none |= {"window": [self._task.first, self._task.last], "losses": [], "loss": None, "tokens": 0, "new_tokens": 0}
             return {**none, "seconds": round(time.monotonic() - started, 3), "failed": str(error)}
-        found: dict[str, Any] = json.loads(result.data)
+        found: dict[str, Any] = json.loads(done.read())
         engine = found.pop(ENGINE)
         for adapter in _adapters(found):
             self.workers.exchange.receive(adapter)
-        self.workers.saw_engine(result.worker, engine)
-        return {**found, "by": self.workers.by([result], [engine])}
+        self.workers.saw_engine(done.worker, engine)
+        return {**found, "by": self.workers.by([done], [engine])}
 
 
 def _adapters(found: Mapping[str, Any]) -> list[str]:

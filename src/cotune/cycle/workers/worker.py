@@ -82,25 +82,15 @@ def with_less_memory(model: LocalModel, places: Mapping[str, Any], do: Callable[
     Raises:
         WorkerMemoryError: memory ran out again.
     """
-    smaller = bool(places.get(SMALLER))
-    if not smaller:
+    for smaller in (True,) if places.get(SMALLER) else (False, True):
         try:
-            return do(False)
+            return do(smaller)
         except (MemoryError, RuntimeError) as error:
-            if not _memory(error):
+            if isinstance(error, RuntimeError) and not out_of_memory(error):
                 raise
         # Not in the handler, because the exception's traceback holds references to tensors.
         give_back_memory(model.runner.device)
-    try:
-        return do(True)
-    except (MemoryError, RuntimeError) as error:
-        if not _memory(error):
-            raise
-        raise WorkerMemoryError(
-            "a worker ran out of memory twice, the second time with half the tokens in a pass. Use fewer --workers, a smaller "
-            "engine.batch_tokens or tune.batch_size, or machines with more memory."
-        ) from None
-
-
-def _memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and out_of_memory(error))
+    raise WorkerMemoryError(
+        "a worker ran out of memory twice, the second time with half the tokens in a pass. Use fewer --workers, a smaller "
+        "engine.batch_tokens or tune.batch_size, or machines with more memory."
+    )
