@@ -8,8 +8,7 @@ from typing import Literal
 from cotune.config import RunConfig
 from cotune.config.sections import SearchConfig
 from cotune.cycle.answer_search.heuristics import HEURISTICS
-from cotune.cycle.answer_search.race import FINAL
-from cotune.cycle.answer_search.row_counts import untuned_end_tokens
+from cotune.cycle.answer_search.race import FINAL, race_rows_scored
 from cotune.cycle.answer_search.state import Search
 from cotune.cycle.answer_search.trial import Trial
 from cotune.cycle.budget.reserve import closing_cost
@@ -21,6 +20,7 @@ from cotune.cycle.search.measured import CALIBRATION_ROWS, Measured, measure_bas
 from cotune.cycle.search.pool import nearest_cost
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
+from cotune.task.task import Task
 
 Aside = Literal["all", "least"]
 """Optional parts of the cost: all measurements after the test, or none."""
@@ -137,7 +137,7 @@ class EndCosts:
         """
         context, counted = self.context, self.context.spending.rows.counted
         own, others = counted(seed)[0], [(prompt.id, counted(prompt)[0]) for prompt in finalists]
-        tokens = untuned_end_tokens(
+        tokens = _untuned_end_tokens(
             context.task,
             own + max(length for _, length in others),
             0.0 if seed.id in known else own,
@@ -217,3 +217,27 @@ class EndCosts:
         if prompt.id not in self._variants:
             self._variants[prompt.id] = variants_of(self.context, prompt)
         return self._variants[prompt.id]
+
+
+def _untuned_end_tokens(task: Task, arms: float, seed: float, finalists: Sequence[float], *, calibrates: bool = True) -> float:
+    """Number of tokens that the end of an untuned search asks: two arms on the test, the seed prompt and finalists on dev.
+
+    Args:
+        task: the task.
+        arms: tokens of a row of the seed prompt and of the longest prompt that may win, together.
+        seed: tokens of a row of the seed prompt; 0 if it was measured on dev.
+        finalists: tokens of a row of each prompt that may be a finalist and was not measured on dev; the longest count.
+        calibrates: whether a bias is estimated for each finalist.
+    """
+    calibration = min(CALIBRATION_ROWS, len(task.train)) if calibrates else 0
+    longest = sorted(finalists, reverse=True)[:FINAL]
+    tokens = task.test.n * arms + len(task.dev) * seed + (len(task.dev) + calibration) * sum(longest)
+    return HEURISTICS.untuned_end_care * tokens
+
+
+def least_rows(task: Task) -> float:
+    """Number of rows that the smallest untuned search asks, including its end."""
+    bounds = HEURISTICS.untuned_race
+    return _untuned_end_tokens(task, 2, 1, [1] * FINAL) + race_rows_scored(
+        bounds.least_pool, min(len(task.dev), HEURISTICS.least_race_rows)
+    )

@@ -10,9 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 from cotune.config import RunConfig
+from cotune.cycle.answer_search.confirm import confirm
 from cotune.cycle.answer_search.ending import EndCosts
 from cotune.cycle.answer_search.heuristics import HEURISTICS
-from cotune.cycle.answer_search.plan import Plan
+from cotune.cycle.answer_search.plan import fit_plan
 from cotune.cycle.answer_search.race import FINAL, RaceResult, race_prompts
 from cotune.cycle.answer_search.state import Search
 from cotune.cycle.answer_search.steps import NO_NEW_PROMPT, NONE_FOUND, SPENT, Choice, StepPolicy
@@ -20,6 +21,7 @@ from cotune.cycle.answer_search.trial import Trial, advance, catch_up, finish, o
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.folder import ASKED
+from cotune.cycle.search.arms import Confirmed
 from cotune.cycle.search.guide import Guide
 from cotune.cycle.search.measured import with_answers
 from cotune.cycle.search.pool import next_pool, opening_pool
@@ -31,44 +33,32 @@ from cotune.prompt.prompt import Prompt
 from cotune.refine import Proposal
 
 
-class Loop:
-    """Runs the cycle within a plan.
+class AnswerPolicy:
+    """Races prompts by a model's own answers, and tunes the best if the model can be tuned.
+
+    See :class:`cotune.cycle.policies.SearchPolicy`.
 
     Args:
         context: context of the run.
         config: config of the run.
-        plan: plan of the first cycle.
         own: the seed prompt first, then the user's further prompts.
-        end: prices of the end.
         previous: the earlier bundle of a warm start.
     """
 
-    def __init__(
-        self,
-        context: RunContext,
-        config: RunConfig,
-        plan: Plan,
-        own: Sequence[Prompt],
-        end: EndCosts,
-        previous: Previous | None = None,
-    ) -> None:
-        self.context, self.config, self.own, self.previous, self.end = context, config, list(own), previous, end
-        self.guide = Guide(context, config)
-        self.policy = StepPolicy(context, config, plan, end, self.guide)
-        self._out_of_budget = False
+    def __init__(self, context: RunContext, config: RunConfig, own: Sequence[Prompt], previous: Previous | None) -> None:
+        self.context, self.config, self.own, self.previous = context, config, own, previous
+        self.end, self.guide = EndCosts(context, config, previous), Guide(context, config)
+        plan = fit_plan(context, config, own, self.end, previous)
+        self.fixed = plan.fixed
+        self.policy = StepPolicy(context, config, plan, self.end, self.guide)
 
-    @property
-    def plan(self) -> Plan:
-        """The plan of the first cycle, at the measured speed."""
-        return self.policy.plan
-
-    def run(self) -> Search:
-        """Run cycles until the budget, the steps or the gains end."""
+    def search(self) -> tuple[Search, Confirmed]:
+        """Run cycles until the budget, the steps or the gains end, then fit the arms."""
         search = self._first_cycle()
         for _ in range(HEURISTICS.finishes):
             more = self._go_round(search)
             self._finish(search, more)
-            if not self._out_of_budget or not self.context.can.tune:
+            if search.stopped != SPENT or not self.context.can.tune:
                 break
             self._let_the_better_lead(search)
             # The cost of the end is estimated cautiously; if much is left, it is spent.
@@ -76,7 +66,7 @@ class Loop:
             if choice.next == "finish" or choice.steps < max(4, search.winner.steps // 4):
                 break
             catch_up(self.context, search.winner, cycle=len(search.cycles))
-        return search
+        return search, confirm(self.context, search, end=self.end, previous=self.previous)
 
     def _go_round(self, search: Search) -> int:
         """Run cycles until a decision to finish; returns the steps that there is still room for."""
@@ -93,7 +83,6 @@ class Loop:
             self.context.spending.expect_end(self.policy.owed(search, steps) if over else None)
             if over:
                 search.stopped = recorded["why"]
-                self._out_of_budget = recorded["why"] == SPENT
                 return steps
             before = search.winner.best.rank
             if recorded["next"] == "prompts":
@@ -107,7 +96,7 @@ class Loop:
     # Cycles -------------------------------------------------------------------------------------------------------
 
     def _first_cycle(self) -> Search:
-        context, plan, previous = self.context, self.plan, self.previous
+        context, plan, previous = self.context, self.policy.plan, self.previous
         proposals = opening_pool(
             context,
             self.own,
@@ -118,11 +107,10 @@ class Loop:
             nearest=plan.nearest,
         )
         by_id = {p.prompt.id: p for p in proposals}
+        racing = [p.prompt for p in proposals]
         if not context.can.tune:
-            entrants, sure = [p.prompt for p in proposals], [prompt.id for prompt in self.own]
-            racing = self.policy.affordable(entrants, plan.race_rows, seed=self.own[0], sure=sure)
-        else:
-            racing = [p.prompt for p in proposals]
+            sure = [prompt.id for prompt in self.own]
+            racing = self.policy.affordable(racing, plan.race_rows, seed=self.own[0], sure=sure)
         race = race_prompts(context, racing, BASE, rows=plan.race_rows, cycle=1)
         # A search without tuning measures only the best prompt of each race, because every answer costs money.
         self.end.look(self.own[0], [by_id[i].prompt for i in race.ranking[: 2 if context.can.tune else 1]])
@@ -157,7 +145,7 @@ class Loop:
             take_up(context, trials[-1], cycle=1)
         self.policy.pace(trials)
         for trial in trials:
-            advance(context, trial, self.plan.short_steps, cycle=1)
+            advance(context, trial, self.policy.plan.short_steps, cycle=1)
         alive = [t for t in trials if not t.failed]
         if not alive:
             raise CotuneError("every tuning run diverged. Lower tune.learning_rate and start a new --out folder.")
@@ -184,12 +172,12 @@ class Loop:
             context,
             number,
             parents,
-            HEURISTICS.later_pool_size(self.plan.pool, tunes=context.can.tune),
+            HEURISTICS.later_pool_size(self.policy.plan.pool, tunes=context.can.tune),
             set(search.proposals),
             demonstrations=self.config.search.demonstrations,
             seed=self.config.seed,
             rewrites=rewrites,
-            nearest=self.plan.nearest,
+            nearest=self.policy.plan.nearest,
         )
         field_ = list({p.id: p for p in (incumbent.prompt, *parents, *(c.prompt for c in children))}.values())
         if not context.can.tune:

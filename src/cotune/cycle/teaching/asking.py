@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cotune.config import RunConfig
-from cotune.cycle.answer_search.row_counts import least_rows
+from cotune.cycle.answer_search.ending import least_rows
 from cotune.cycle.budget.budget import Budget
 from cotune.cycle.endpoints import ANSWERS, answer_limit, prices_of
 from cotune.endpoint import AnswerCache, Client, Endpoint, Prices, Usage, estimate_tokens
