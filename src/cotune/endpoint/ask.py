@@ -58,8 +58,6 @@ def ask(
     """Ask one question, with retries as in :class:`cotune.endpoint.client.Client` and another request format if one is refused.
 
     Args:
-        endpoint: the server to ask.
-        messages: chat messages, each with ``role`` and ``content``.
         way: the request format to try first.
         schema: JSON Schema of the answer, enforced as far as the server supports it.
         tries: most requests, not counting those refused as malformed.

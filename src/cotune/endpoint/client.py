@@ -57,7 +57,6 @@ class Client:
     a server that the user did not name.
 
     Args:
-        endpoint: the server to ask.
         most: most concurrent requests.
         keep: keep connections open. This saves handshakes if many requests follow each other; after a long pause the server may
             have closed the connection, which costs one try.

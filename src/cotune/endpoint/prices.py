@@ -37,9 +37,7 @@ class Usage:
         """Read an answer's ``usage``; missing or impossible numbers are replaced by estimates.
 
         Args:
-            body: the answer's JSON object.
             asked: estimated tokens of the question.
-            answer: the answer's text.
         """
         found = body.get("usage") if isinstance(body, Mapping) else None
         found = found if isinstance(found, Mapping) else {}

@@ -27,7 +27,6 @@ def first_answered(ask: Callable[[T], R], questions: Iterable[T]) -> tuple[T, R]
     """Ask one question after another until one is not refused.
 
     Args:
-        ask: asks a question.
         questions: the questions, of which the first :data:`TRIAL_QUESTIONS` are tried.
 
     Returns:

@@ -151,7 +151,6 @@ def parse_prompt(text: str, input_fields: Iterable[str], *, where: str = "prompt
 
     Args:
         text: the template, with each input field somewhere as ``{field}``, or by the name of its column.
-        input_fields: the task's input fields.
         where: file or key that the text came from, for errors.
 
     Raises:

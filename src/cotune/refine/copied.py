@@ -36,9 +36,6 @@ class RowGrams:
 
     Right answers count too, unless they are labels. From four words on, a shorter text counts as a whole; still shorter ones
     are phrases that any instruction may contain.
-
-    Args:
-        task: task with the rows.
     """
 
     def __init__(self, task: Task) -> None:

@@ -47,8 +47,6 @@ def fixed(task: Task, rng: np.random.Generator, *, k: int | None = None) -> tupl
     """Draw train rows at random, balanced over the labels, in random order.
 
     Args:
-        task: task; only ``task.train`` is used.
-        rng: random generator.
         k: number of rows; None takes :func:`default_count`.
     """
     count = default_count(len(task.labels)) if k is None else k

@@ -50,12 +50,7 @@ def mutate(
     survivor, a prompt in ``seen`` or another child. Fewer are returned only if many tries find no unseen child.
 
     Args:
-        survivors: the parents, best first.
-        task: source of field names and labels.
-        n: number of children.
-        rng: random generator.
         demonstration_pool: draws train rows to show; None leaves demonstrations unchanged.
-        seen: ids of known prompts.
 
     Raises:
         ValueError: the pool drew a row that is not in ``task.train``.
@@ -85,10 +80,8 @@ def first_pool(
     any. Then come the bank's prompts and, if ``n`` is larger, edits of all these.
 
     Args:
-        task: source of field names and labels.
         user_prompts: the user's prompts, the seed prompt first.
         n: number of prompts, all different.
-        rng: random generator.
         demonstration_pool: draws train rows to show; None shows none.
 
     Raises:

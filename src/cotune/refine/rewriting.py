@@ -160,8 +160,6 @@ def accept(items: Sequence[Any], task: Task, question: Question, grams: RowGrams
 
     Args:
         items: items of the answer, from :func:`read_answer`.
-        task: the task.
-        question: the question that was asked.
         grams: word n-grams of the rows that must not be copied.
         known: known prompts, besides the present one.
     """

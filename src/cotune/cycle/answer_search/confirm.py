@@ -31,10 +31,7 @@ def confirm(
     If the model cannot be tuned, there are two arms: the seed prompt and the best prompt.
 
     Args:
-        context: context of the run.
-        search: result of the search.
         end: cost of the end; a candidate other than the winner and the seed prompt may win if there is room to test it.
-        previous: the earlier bundle of a warm start.
     """
     if not context.can.tune:
         return _confirm_untuned(context, search)

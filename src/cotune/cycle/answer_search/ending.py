@@ -223,7 +223,6 @@ def _untuned_end_tokens(task: Task, arms: float, seed: float, finalists: Sequenc
     """Number of tokens that the end of an untuned search asks: two arms on the test, the seed prompt and finalists on dev.
 
     Args:
-        task: the task.
         arms: tokens of a row of the seed prompt and of the longest prompt that may win, together.
         seed: tokens of a row of the seed prompt; 0 if it was measured on dev.
         finalists: tokens of a row of each prompt that may be a finalist and was not measured on dev; the longest count.

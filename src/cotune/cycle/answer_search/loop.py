@@ -39,10 +39,7 @@ class AnswerPolicy:
     See :class:`cotune.cycle.policies.SearchPolicy`.
 
     Args:
-        context: context of the run.
-        config: config of the run.
         own: the seed prompt first, then the user's further prompts.
-        previous: the earlier bundle of a warm start.
     """
 
     def __init__(self, context: RunContext, config: RunConfig, own: Sequence[Prompt], previous: Previous | None) -> None:

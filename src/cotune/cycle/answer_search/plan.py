@@ -128,7 +128,6 @@ def make_plan(
 
     Args:
         left: remaining budget, in its unit.
-        sizes: sizes of the task.
         costs: the budget, and prices of scoring and training.
         reserve: budget of the end, in its unit.
         test_row: part of it for each test row.
@@ -188,7 +187,6 @@ def _make_untuned_plan(left: float, row: float, dev: int, budget: Budget, *, res
         left: remaining budget, in its unit.
         row: cost of a scored row.
         dev: number of dev rows.
-        budget: the run's budget.
         reserve: budget of the end, in its unit.
         max_pool: maximum number of prompts.
 
@@ -213,10 +211,7 @@ def fit_plan(
     """Measure a few rows, then fit the run into the budget; recorded as a ``plan`` step.
 
     Args:
-        context: context of the run.
-        config: config of the run.
         own: the seed prompt, whose length gives the price of rows, and the user's further prompts, which race in any case.
-        end: prices of the end.
         previous: the earlier bundle of a warm start; its arm and its prompt's length cost too.
 
     Raises:

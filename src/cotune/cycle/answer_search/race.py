@@ -82,11 +82,9 @@ def race_prompts(
     model depend more on the frequency of label words than on the prompt.
 
     Args:
-        context: context of the run.
         prompts: entrants, at least one.
         adapter: weights to race under.
         rows: dev rows of the last round.
-        cycle: number of the cycle, for the journal.
 
     Raises:
         CotuneError: every prompt failed.

@@ -51,15 +51,7 @@ class Choice:
 
 
 class StepPolicy:
-    """Chooses the next step of a search.
-
-    Args:
-        context: context of the run.
-        config: config of the run.
-        plan: plan of the first cycle.
-        end: prices of the end.
-        guide: guide of mutation, which costs something too.
-    """
+    """Chooses the next step of a search."""
 
     def __init__(self, context: RunContext, config: RunConfig, plan: Plan, end: EndCosts, guide: Guide) -> None:
         self.context, self.config, self.plan, self.end, self.guide = context, config, plan, end, guide

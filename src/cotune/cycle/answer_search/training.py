@@ -34,12 +34,6 @@ class Training:
 
     Args:
         answering: renders rows with their right answers.
-        settings: settings of training.
-        journal: records the steps.
-        spending: budget of the run.
-        watcher: receives progress.
-        folder: folder of the run.
-        seed: seed of the run.
         sample: train rows that steps are priced by.
     """
 

@@ -30,11 +30,6 @@ class Answers:
     """Asks the model about rows of a task.
 
     Args:
-        task: the task.
-        answering: the way in which the model answers rows.
-        journal: records the replies.
-        spending: budget of the run.
-        watcher: receives progress.
         grader: the judge whose grades are the metric; None without a judge.
         workers: workers that score labels.
 
@@ -81,7 +76,6 @@ class Answers:
         """Outputs of a prompt and an adapter on rows; a ``score`` step, and for written answers a ``write`` step.
 
         Args:
-            prompt: the prompt.
             adapter: the weights.
             rows: rows of one split.
             stage: purpose, for the journal and progress.

@@ -18,8 +18,6 @@ class AskedWriting(AskedAnswering):
     """Asks a model behind an endpoint to write an answer to each row, also in races, which use the metric too.
 
     Args:
-        task: the task.
-        model: the model that answers.
         judge: grades the answers; None if the metric needs no judge.
     """
 

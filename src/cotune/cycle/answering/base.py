@@ -150,12 +150,7 @@ class OnePass:
 
 
 class LabelAnswering(OnePass):
-    """Scores every label of every row.
-
-    Args:
-        task: the task.
-        model: the model that answers.
-    """
+    """Scores every label of every row."""
 
     rules = True
     noise_tokens = "tokens_scored"
@@ -214,13 +209,7 @@ class LabelAnswering(OnePass):
 
 
 class OwnLabelAnswering(LabelAnswering):
-    """Scores labels of an earlier bundle, which differ from the task's.
-
-    Args:
-        task: the task.
-        model: the model that answers.
-        labels: labels to choose from.
-    """
+    """Scores labels of an earlier bundle, which differ from the task's."""
 
     rules = False
 
@@ -236,10 +225,6 @@ class OwnLabelAnswering(LabelAnswering):
 
 class AskedAnswering(OnePass):
     """Asks a model behind an endpoint for each row's label; such rows cannot be rendered, tuned or batched here.
-
-    Args:
-        task: the task.
-        model: the model that answers.
 
     Attributes:
         rules: whether the model's scores are probabilities, so that a bias can be fitted to them.

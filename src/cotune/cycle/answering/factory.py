@@ -24,8 +24,6 @@ def answering_for(
     """The answering for a task and a model.
 
     Args:
-        task: the task.
-        model: the model that answers.
         own: an earlier bundle's output; None for the task's output.
         limit: maximum tokens of a written answer; None takes it from the data.
         judge: grades written answers; None if the metric needs no judge.

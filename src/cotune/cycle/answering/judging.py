@@ -99,11 +99,8 @@ def open_judge(
     """Open the judge in the request format of the run's first session; recorded as a ``judge`` step.
 
     Args:
-        config: names the judge.
         task: the task, whose metric may need a judge.
         by_hand: graded answers by :func:`read_by_hand`, which the judge grades first.
-        out: folder of the run, where grades are kept.
-        journal: journal of the run.
         resources: closes the judge when the run ends.
 
     Returns:

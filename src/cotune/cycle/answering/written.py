@@ -33,8 +33,6 @@ class WrittenAnswering:
     """Computes the right answers' likelihood, and writes answers if they are needed.
 
     Args:
-        task: the task.
-        model: the model that answers.
         limit: maximum tokens of an answer; None takes a quarter more than the longest right answer of train and dev.
         judge: grades the answers; None if the metric needs no judge.
         output: output that answers must fit; None takes the task's. An earlier bundle may have another one.

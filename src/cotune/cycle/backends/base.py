@@ -93,10 +93,7 @@ class Backend(ABC):
         """Open the model as a finished run used it.
 
         Args:
-            config: config of the run.
-            folder: folder of the run.
             events: events of its journal.
-            task: the task.
             permissions: the user's permissions for the folder.
 
         Raises:

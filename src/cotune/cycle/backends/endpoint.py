@@ -84,13 +84,9 @@ def open_remote(
     """Open the model in the request format of the run's first session; recorded as an ``engine`` step.
 
     Args:
-        config: names the model.
         task: the task; its first train row is the trial question, so that the answer is useful. If an earlier try of the run
             has kept it, or the server refuses it for its content, the bare prompt is tried on dev rows, since it races in any
             case.
-        seed: prompt for the trial question.
-        out: folder of the run, where answers are kept.
-        journal: journal of the run.
         resources: closes the model when the run ends.
 
     Raises:

@@ -99,8 +99,6 @@ def open_teacher(
     """Open the teacher, with its answers kept in the run's folder.
 
     Args:
-        config: names the teacher.
-        out: folder of the run.
         tokens: maximum tokens of an answer.
         schema: JSON Schema of the answers, if any.
 

@@ -75,13 +75,7 @@ def teach(
     smallest search, and at least half; the labelled rows take at most a third of its cost.
 
     Args:
-        config: names the teacher and its bounds.
-        budget: budget of the run.
-        task: the task with its labelled rows.
         rows: unlabelled rows, by :func:`read_unlabelled`.
-        prompt: prompt for the questions.
-        out: folder of the run, where answers are kept.
-        journal: journal of the run.
         writable: refuses answers that the model could never write, so that it does not learn from them; None allows all.
 
     Returns:
