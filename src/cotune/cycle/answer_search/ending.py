@@ -117,7 +117,7 @@ class EndCosts:
         # Before the finalists are measured, there is one more of them than there are arms.
         rows += 0.0 if self._on_dev else context.spending.rows.scored(seed)
         confirm = len(context.dev) * rows
-        if context.answering.rules and context.answers.calibrates:
+        if context.answers.calibrates:
             confirm += min(CALIBRATION_ROWS, len(context.task.train)) * rows
         confirm += sum(self._answers_to_dev(prompt, tuned=True) for prompt in tuned)
         if self.previous is not None and not self._on_dev:
@@ -142,7 +142,7 @@ class EndCosts:
             own + max(length for _, length in others),
             0.0 if seed.id in known else own,
             [length for name, length in others if name not in known],
-            calibrates=context.answering.rules and context.answers.calibrates,
+            calibrates=context.answers.calibrates,
         )
         return context.spending.costs.scoring(tokens) + self.fixed
 

@@ -32,9 +32,6 @@ class Answers:
     Args:
         grader: the judge whose grades are the metric; None without a judge.
         workers: workers that score labels.
-
-    Attributes:
-        calibrates: whether decision rules with a bias are tried, which need rows of every label.
     """
 
     def __init__(
@@ -49,9 +46,14 @@ class Answers:
     ) -> None:
         self.answering, self.grader = answering, grader
         self._task, self._journal, self._spending, self._watcher = task, journal, spending, watcher
-        self.calibrates = True
+        self._every_label = True
         self._known: dict[str, ModelOutputs] = {}
         self._pending = Pending[PendingScores](workers)
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether decision rules with a bias are tried, which need probabilities and rows of every label."""
+        return self.answering.rules and self._every_label
 
     @property
     def written_late(self) -> bool:
@@ -178,13 +180,11 @@ class Answers:
 
     def rules(self, given: ModelOutputs) -> tuple[Decision, ...]:
         """The decision rules to choose from."""
-        if not self.calibrates:
-            return (RAW,)
-        return rules_of(self.answering, given, self._task)
+        return rules_of(self.answering, given, self._task) if self._every_label else (RAW,)
 
     def leave_out_rules(self) -> None:
         """Stop trying decision rules with a bias, because some labels have no row."""
-        self.calibrates = False
+        self._every_label = False
 
 
 def _key(prompt: Prompt, adapter: str, rows: Sequence[Example], own: Own | None) -> list[Any]:

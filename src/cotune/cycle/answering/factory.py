@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import cast
 
-from cotune.cycle.answering.asked_writing import AskedWriting
 from cotune.cycle.answering.base import Answering, AskedAnswering, LabelAnswering, OwnLabelAnswering
-from cotune.cycle.answering.written import WrittenAnswering
+from cotune.cycle.answering.written import AskedWriting, WrittenAnswering
 from cotune.cycle.candidate import Own
 from cotune.evaluate.judge import Judge
 from cotune.model.base import AskedModel, ModelBackend
