@@ -11,10 +11,10 @@ from typing import Any
 
 from cotune.config import RunConfig
 from cotune.cycle.answering.base import Reply
-from cotune.cycle.endpoints import ANSWERS, prices_of
+from cotune.cycle.endpoints import ANSWERS, client_of, prices_of
 from cotune.cycle.journal import Journal
 from cotune.cycle.kept import reading_steps
-from cotune.endpoint import AnswerCache, Client, Endpoint
+from cotune.endpoint import AnswerCache
 from cotune.endpoint.refusals import first_answered
 from cotune.endpoint.request_format import RequestFormat
 from cotune.errors import InputError, counted
@@ -187,10 +187,8 @@ def sentence(model: str, found: Mapping[str, Any] | None) -> str:
 
 def _judge(config: RunConfig, folder: Path) -> Judge:
     section = config.judge
-    assert section.base_url is not None and section.model is not None
-    endpoint = Endpoint(section.base_url, section.model, section.key_env, section.timeout, "judge")
     return Judge(
-        Client(endpoint, most=section.concurrency, keep=True),
+        client_of(section, section.model, "judge"),
         AnswerCache(folder / ANSWERS),
         rubric=section.rubric,
         prices=prices_of(section),

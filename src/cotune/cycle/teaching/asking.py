@@ -12,10 +12,9 @@ from typing import Any, Literal
 from cotune.config import RunConfig
 from cotune.cycle.answer_search.ending import least_rows
 from cotune.cycle.budget.budget import Budget
-from cotune.cycle.endpoints import ANSWERS, answer_limit, prices_of
-from cotune.endpoint import AnswerCache, Client, Endpoint, Prices, Usage, estimate_tokens
+from cotune.cycle.endpoints import ANSWERS, answer_limit, client_of, prices_of
+from cotune.endpoint import AnswerCache, Prices, Usage, estimate_tokens
 from cotune.endpoint.request_format import FORMS, RequestFormat, Said
-from cotune.errors import InputError
 from cotune.model.remote.model import RemoteModel
 from cotune.prompt.messages import turns_of
 from cotune.prompt.prompt import Prompt
@@ -89,13 +88,7 @@ def bounds_of(config: RunConfig, budget: Budget, task: Task, seed: Prompt) -> Bo
     return Bounds(section.calls, section.tokens, max(0.0, min(_SHARE * budget.amount, budget.amount - least_rows(task) * row)))
 
 
-def open_teacher(
-    config: RunConfig,
-    out: Path,
-    *,
-    tokens: int,
-    schema: Mapping[str, Any] | None = None,
-) -> RemoteModel:
+def open_teacher(config: RunConfig, out: Path, *, tokens: int, schema: Mapping[str, Any] | None = None) -> RemoteModel:
     """Open the teacher, with its answers kept in the run's folder.
 
     Args:
@@ -103,18 +96,11 @@ def open_teacher(
         schema: JSON Schema of the answers, if any.
 
     Raises:
-        InputError: the config names no teacher.
         EndpointError: its key is missing.
     """
     section = config.teacher
-    if section.base_url is None or section.model is None:
-        raise InputError("there is no teacher", where="teacher", hint="Set teacher.base_url and teacher.model.")
     return RemoteModel(
-        Client(
-            Endpoint(section.base_url, section.model, section.key_env, section.timeout, "teacher"),
-            most=section.concurrency,
-            keep=True,
-        ),
+        client_of(section, section.model, "teacher"),
         way=RequestFormat(0, tokens=tokens, form="" if schema is None else FORMS[0]),
         answers=AnswerCache(out / ANSWERS),
         prices=prices_of(section),
