@@ -133,7 +133,7 @@ def test_a_refused_question_ends_no_other() -> None:
 
 def test_closing_ends_waits() -> None:
     with chat_server(send(503, b"")) as server:
-        client = Client(Endpoint(server.url, "m"), longest_wait=60)
+        client = Client(Endpoint(server.url, "m"))
         threading.Timer(0.2, client.close).start()
         before = time.monotonic()
         with pytest.raises((EndpointError, RuntimeError)):

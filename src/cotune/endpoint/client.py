@@ -27,7 +27,8 @@ T = TypeVar("T")
 
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
 _MALFORMED = re.compile(rb"validation error|response_format")
-_FIRST_WAIT_S = 0.5
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 20.0
+"""Seconds between two tries, unless the server names a time."""
 _MOST_BYTES = 1_000_000
 _IDLE_S = 15.0
 _MOST_LOST = 8
@@ -60,7 +61,6 @@ class Client:
         most: most concurrent requests.
         keep: keep connections open. This saves handshakes if many requests follow each other; after a long pause the server may
             have closed the connection, which costs one try.
-        longest_wait: most seconds between two tries, unless the server names a time.
         sleep: function that waits some seconds; by default the wait also ends when :meth:`close` is called.
         jitter: function that draws a number in [0, 1) for each wait.
 
@@ -74,14 +74,13 @@ class Client:
         *,
         most: int = 1,
         keep: bool = False,
-        longest_wait: float = 20.0,
         sleep: Callable[[float], object] | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         import httpx2
 
         self.endpoint, self.gate = endpoint, Gate(Window(most))
-        self._most, self._longest_wait, self._jitter = most, longest_wait, jitter
+        self._most, self._jitter = most, jitter
         self._key = Key.of(endpoint)
         self._sleep = sleep
         # Those of the calls under way: what ends one leaves others, and those that follow, alone.
@@ -109,10 +108,6 @@ class Client:
             for stop in self._stops:
                 stop.set()
         self._http.close()
-
-    def without_key(self, text: str) -> str:
-        """The text with the key removed."""
-        return self._key.without(text)
 
     def post(
         self,
@@ -169,7 +164,7 @@ class Client:
         asked, lost, why = 0, 0, "there was no time for a request"
 
         def failure(text: str, status: int | None = None) -> EndpointError:
-            message = self.without_key(f"{text} ({counted(asked, 'request')})")
+            message = self._key.without(f"{text} ({counted(asked, 'request')})")
             return EndpointError(message, requests=asked, lost=lost, status=status)
 
         while (tries is None or asked < tries) and lost < _MOST_LOST and (left := end - time.monotonic()) > 0:
@@ -264,7 +259,7 @@ class Client:
     def _wait(self, asked: int, wanted: float | None) -> float:
         if wanted is not None:
             return wanted + 0.5 * self._jitter()
-        return min(self._longest_wait, _FIRST_WAIT_S * 2.0 ** min(asked - 1, 30)) * (0.5 + 0.5 * self._jitter())
+        return min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2.0 ** min(asked - 1, 30)) * (0.5 + 0.5 * self._jitter())
 
     def _request(self, path: str, body: Mapping[str, Any], seconds: float, most_bytes: int) -> Any:
         """Send one request; returns the answer's JSON value."""
@@ -312,11 +307,11 @@ class Client:
     def _excerpt(self, data: bytes) -> str:
         """The beginning of an error's body, on one line."""
         # Remove the key before cutting the text, or a part of it could remain.
-        text = " ".join(self.without_key(data.decode("utf-8", "replace")).split())[:200]
+        text = " ".join(self._key.without(data.decode("utf-8", "replace")).split())[:200]
         return f": {text}" if text else ""
 
     def _unusable(self, error: Exception) -> EndpointError:
-        return EndpointError(self.without_key(f"the endpoint cannot be used ({type(error).__name__}: {error})"))
+        return EndpointError(self._key.without(f"the endpoint cannot be used ({type(error).__name__}: {error})"))
 
 
 def _seconds(retry_after: str | None) -> float | None:

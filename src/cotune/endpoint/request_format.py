@@ -84,16 +84,8 @@ class RequestFormat:
         Raises:
             ValueError: if a key is missing, unknown or of the wrong type.
         """
-        kinds = {
-            "alternatives": int,
-            "limit": str,
-            "tokens": int,
-            "greedy": bool,
-            "tells_probabilities": bool,
-            "form": str,
-        }
-        data = {"form": "", **data}
-        if set(data) != set(kinds) or not all(isinstance(data[key], kind) for key, kind in kinds.items()):
+        defaults = asdict(cls())
+        if set(data) != set(defaults) or not all(isinstance(data[key], type(value)) for key, value in defaults.items()):
             raise ValueError("not a request format")
         found = cls(**data)
         limits = ("max_tokens", "max_completion_tokens")
