@@ -85,14 +85,9 @@ class _Draft:
 
     Attributes:
         shown: the row's part, with ``<fields>``, ``<bare>`` or ``<quoted>`` for the input fields.
-        cue: the answer cue.
-        ask: the instruction if labels are listed.
+        ask: the instruction.
         unlisted: the instruction if there are too many labels to list; None for the same one.
-        system: the system text if labels are listed.
-        unlisted_system: the system text if they are not listed; None for the same one.
-        words: style of the label words.
-        order: order of instruction and row.
-        separator: text between the parts.
+        unlisted_system: the same for the system text.
     """
 
     shown: str

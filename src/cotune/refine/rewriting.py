@@ -43,12 +43,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Failures:
-    """A group of failures.
-
-    Attributes:
-        about: what they have in common, in words; may be empty.
-        cases: a few of them.
-    """
+    """A few failures, and what they have in common, in words that may be empty."""
 
     about: str
     cases: tuple[Case, ...]
@@ -56,14 +51,7 @@ class Failures:
 
 @dataclass(frozen=True)
 class Question:
-    """The content of a question to the language model.
-
-    Attributes:
-        prompt: the present prompt.
-        failures: a few rows that it gets wrong, in groups.
-        successes: a few that it gets right.
-        wanted: number of instructions asked for.
-    """
+    """A question for ``wanted`` new instructions: the present prompt, and a few rows that it gets wrong or right."""
 
     prompt: Prompt
     failures: tuple[Failures, ...]
@@ -78,12 +66,7 @@ class Question:
 
 @dataclass
 class Rewrites:
-    """The result of an answer.
-
-    Attributes:
-        proposals: accepted prompts.
-        refused: rejected items, each with ``text`` and ``why``.
-    """
+    """Accepted prompts, and rejected items, each with its ``text`` and ``why``."""
 
     proposals: list[Proposal] = field(default_factory=list)
     refused: list[dict[str, str]] = field(default_factory=list)
@@ -160,7 +143,6 @@ def accept(items: Sequence[Any], task: Task, question: Question, grams: RowGrams
 
     Args:
         items: items of the answer, from :func:`read_answer`.
-        grams: word n-grams of the rows that must not be copied.
         known: known prompts, besides the present one.
     """
     found = Rewrites()

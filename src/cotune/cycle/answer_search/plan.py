@@ -93,14 +93,7 @@ def rounded(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _first_race(bounds: RaceBounds, most_pool: int, dev: int, affordable: float) -> tuple[int, int]:
-    """Number of prompts and of dev rows of a first race that scores at most ``affordable`` rows, or of the smallest race.
-
-    Args:
-        bounds: the smallest race, and what is left out first.
-        most_pool: maximum number of prompts.
-        dev: number of dev rows.
-        affordable: number of row scores that the budget has room for.
-    """
+    """Number of prompts and of dev rows of a first race that scores at most ``affordable`` rows, or of the smallest race."""
     pool, rows, least = most_pool, min(dev, HEURISTICS.most_race_rows), HEURISTICS.least_race_rows
     while race_rows_scored(pool, rows) > affordable and (rows > least or pool > bounds.least_pool):
         if rows > least and (rows > bounds.rows_first or pool <= bounds.pool_last):
@@ -128,11 +121,8 @@ def make_plan(
 
     Args:
         left: remaining budget, in its unit.
-        costs: the budget, and prices of scoring and training.
         reserve: budget of the end, in its unit.
         test_row: part of it for each test row.
-        max_pool: maximum number of prompts.
-        max_epochs: maximum epochs of the winner's run.
         decay: share of a finished run in which the learning rate decays.
 
     Raises:
@@ -181,14 +171,7 @@ def _remedies(budget: Budget, lacking: float, test: int, test_row: float, *, lon
 
 
 def _make_untuned_plan(left: float, row: float, dev: int, budget: Budget, *, reserve: float, max_pool: int) -> Plan:
-    """Fit the first race of a search without tuning into the remaining budget.
-
-    Args:
-        left: remaining budget, in its unit.
-        row: cost of a scored row.
-        dev: number of dev rows.
-        reserve: budget of the end, in its unit.
-        max_pool: maximum number of prompts.
+    """Fit the first race of a search without tuning into what the end leaves of the budget; ``row`` is the cost of a row.
 
     Raises:
         BudgetError: the budget is too small for the smallest race.

@@ -35,12 +35,7 @@ _WHERE = "judge.agreement"
 
 @dataclass(frozen=True)
 class ByHand:
-    """Answers that were graded by people.
-
-    Attributes:
-        asked: the answers.
-        grades: their grades, from 0 to 1.
-    """
+    """Answers that were graded by people, with their grades from 0 to 1."""
 
     asked: tuple[Asked, ...] = ()
     grades: tuple[float, ...] = ()
@@ -99,7 +94,6 @@ def open_judge(
     """Open the judge in the request format of the run's first session; recorded as a ``judge`` step.
 
     Args:
-        task: the task, whose metric may need a judge.
         by_hand: graded answers by :func:`read_by_hand`, which the judge grades first.
         resources: closes the judge when the run ends.
 

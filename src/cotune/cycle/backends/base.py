@@ -30,12 +30,7 @@ class Opening:
     """The parts of a run that exist before its model.
 
     Attributes:
-        config: config of the run.
-        task: the task.
         seed: the seed prompt, which an endpoint is tried with.
-        journal: journal of the run.
-        out: folder of the run.
-        watcher: receives progress and notes.
         resources: closes the model's connections and files when the run ends.
         grader: the judge whose grades are the metric; None without a judge.
         executor: runs work in parallel; None if the run does all work itself.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -89,11 +89,7 @@ def bounds_of(config: RunConfig, budget: Budget, task: Task, seed: Prompt) -> Bo
 
 
 def open_teacher(config: RunConfig, out: Path, *, tokens: int, schema: Mapping[str, Any] | None = None) -> RemoteModel:
-    """Open the teacher, with its answers kept in the run's folder.
-
-    Args:
-        tokens: maximum tokens of an answer.
-        schema: JSON Schema of the answers, if any.
+    """Open the teacher, with its answers of at most ``tokens`` tokens kept in the run's folder.
 
     Raises:
         EndpointError: its key is missing.
@@ -112,11 +108,11 @@ def open_teacher(config: RunConfig, out: Path, *, tokens: int, schema: Mapping[s
 
 def affordable(teacher: RemoteModel, questions: Sequence[Question], bounds: Bounds) -> float:
     """Estimated number of questions that the money suffices for, before the first; infinite if money does not count."""
-    each = _cost(teacher.prices, foreseen(teacher, questions)) / max(1, len(questions))
+    each = _cost_of(teacher)(_foreseen(teacher, questions)) / max(1, len(questions))
     return bounds.dollars / each if each > 0 else math.inf
 
 
-def foreseen(teacher: RemoteModel, questions: Sequence[Question]) -> Usage:
+def _foreseen(teacher: RemoteModel, questions: Sequence[Question]) -> Usage:
     """Upper estimate of the usage of questions, with answers of maximum length."""
     return Usage(sum(map(estimate_tokens, questions)), len(questions) * teacher.way.tokens)
 
@@ -131,19 +127,17 @@ def ask(teacher: RemoteModel, questions: Sequence[Question], bounds: Bounds) -> 
     spent, guessed = Usage(), Usage()
     bounded = questions[: bounds.calls]
     stopped: Stop = ""
-    started = time.monotonic()
+    started, cost = time.monotonic(), _cost_of(teacher)
     while len(said) < len(bounded) and not stopped:
         if said and time.monotonic() - started > bounds.seconds:
             stopped = "time"
             break
         part = bounded[len(said) : len(said) + (_AT_ONCE if said else _FIRST)]
-        guess = foreseen(teacher, part)
+        guess = _foreseen(teacher, part)
         tokens = guess.total * _ratio(spent.total, guessed.total) / len(part)
-        dollars = (
-            _cost(teacher.prices, guess) * _ratio(_cost(teacher.prices, spent), _cost(teacher.prices, guessed)) / len(part)
-        )
+        dollars = cost(guess) * _ratio(cost(spent), cost(guessed)) / len(part)
         by_tokens = (bounds.tokens - spent.total) / max(1.0, tokens)
-        by_money = (bounds.dollars - _cost(teacher.prices, spent)) / dollars if dollars > 0 else math.inf
+        by_money = (bounds.dollars - cost(spent)) / dollars if dollars > 0 else math.inf
         room = max(0, math.floor(min(by_tokens, by_money, len(part))))
         if room < len(part):
             stopped, part = ("money" if by_money < by_tokens else "tokens"), part[:room]
@@ -152,7 +146,7 @@ def ask(teacher: RemoteModel, questions: Sequence[Question], bounds: Bounds) -> 
         found, new, _ = teacher.say(part)
         said += found
         spent = sum((answer.usage for answer in new), spent)
-        guessed += foreseen(teacher, part)
+        guessed += _foreseen(teacher, part)
     return Asked(tuple(said), spent, stopped or ("calls" if len(said) < len(questions) else ""))
 
 
@@ -160,5 +154,5 @@ def _ratio(spent: float, guessed: float) -> float:
     return _MARGIN * spent / guessed if guessed > 0 and spent > 0 else 1.0
 
 
-def _cost(prices: Prices | None, usage: Usage) -> float:
-    return prices.cost(usage) if prices else 0.0
+def _cost_of(teacher: RemoteModel) -> Callable[[Usage], float]:
+    return (teacher.prices or Prices(0.0, 0.0)).cost
