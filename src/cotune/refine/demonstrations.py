@@ -60,37 +60,21 @@ def fixed(task: Task, rng: np.random.Generator, *, k: int | None = None) -> tupl
     return tuple(rows[chosen[place]] for place in rng.permutation(len(chosen)))
 
 
-def diverse(
-    vectors: npt.ArrayLike,
-    labels: Sequence[str],
-    k: int,
-    *,
-    rng: np.random.Generator | None = None,
-) -> list[int]:
+def diverse(vectors: npt.NDArray[Any], labels: Sequence[str], k: int, rng: np.random.Generator) -> list[int]:
     """Choose rows farthest-first, balanced over the labels: each next row is the farthest from those already chosen.
 
     Args:
         vectors: embeddings of the rows, ``[n, d]``; distances are Euclidean.
         labels: labels of the ``n`` rows.
         k: number of rows; fewer are returned if there are fewer.
-        rng: draws the first row; if None, the row closest to the mean comes first.
+        rng: draws the first row.
 
     Returns:
         Indices of the rows, in the order of choice.
-
-    Raises:
-        ValueError: the shapes differ, or a vector is not finite.
     """
     points = np.asarray(vectors, dtype=np.float64)
-    if points.ndim != 2 or len(points) != len(labels):
-        raise ValueError(f"vectors must be [{len(labels)}, d], not {points.shape}")
-    if not np.isfinite(points).all():
-        raise ValueError("the vectors are not all finite")
-    if not len(points):
-        return []
     nearest = np.full(len(points), np.inf)
-    typical = np.linalg.norm(points - points.mean(axis=0), axis=1)
-    first: npt.NDArray[np.float64] = typical if rng is None else rng.random(len(points))
+    first = rng.random(len(points))
 
     def badness(last: int | None) -> npt.NDArray[np.float64]:
         if last is None:

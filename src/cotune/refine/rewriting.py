@@ -28,7 +28,8 @@ ANSWER_SCHEMA: dict[str, Any] = {
     "additionalProperties": False,
 }
 """JSON Schema of the answer, for servers that support it: a list of instructions."""
-_MOST_ITEMS = 16
+_WANTED, _MOST_ITEMS = 4, 16
+"""Number of instructions asked for, and the maximum number that is read."""
 _ROW_CHARACTERS, _MOST_LABELS, _SHOWN_CHARACTERS = 300, 60, 160
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 
@@ -51,12 +52,11 @@ class Failures:
 
 @dataclass(frozen=True)
 class Question:
-    """A question for ``wanted`` new instructions: the present prompt, and a few rows that it gets wrong or right."""
+    """A question for new instructions: the present prompt, and a few rows that it gets wrong or right."""
 
     prompt: Prompt
     failures: tuple[Failures, ...]
     successes: tuple[Case, ...]
-    wanted: int = 4
 
     @property
     def rows(self) -> tuple[Example, ...]:
@@ -97,7 +97,7 @@ def messages_for(task: Task, question: Question) -> list[dict[str, str]]:
     if question.successes:
         shown.append("Rows that it gets right\n" + "\n".join(_case(case) for case in question.successes))
     shown.append(
-        f"Write {question.wanted} new instructions that differ from each other and say in general words what would help. "
+        f"Write {_WANTED} new instructions that differ from each other and say in general words what would help. "
         f"{kind.advice} Never quote a row and never give the answer to one. Keep each under 120 words. "
         'Answer with JSON alone: {"prompts": ["...", "..."]}.'
     )
