@@ -75,17 +75,17 @@ class AnswerPolicy:
             if self.context.finish_asked():
                 choice = Choice("finish", ASKED)
             key = [len(search.cycles), choice.next, choice.steps, choice.rows]
-            recorded = self.context.journal.step("decide", key, choice.to_json)
-            over, steps = recorded["next"] == "finish", int(recorded["steps"])
-            self.context.spending.expect_end(self.policy.owed(search, steps) if over else None)
+            choice = Choice(**self.context.journal.step("decide", key, choice.to_json))
+            over = choice.next == "finish"
+            self.context.spending.expect_end(self.policy.owed(search, choice.steps) if over else None)
             if over:
-                search.stopped = recorded["why"]
-                return steps
+                search.stopped = choice.why
+                return choice.steps
             before = search.winner.best.rank
-            if recorded["next"] == "prompts":
-                empty = self._prompt_cycle(search, steps, int(recorded["rows"]), float(recorded["room"]))
+            if choice.next == "prompts":
+                empty = self._prompt_cycle(search, choice)
             else:
-                self._tune_cycle(search, steps)
+                self._tune_cycle(search, choice.steps)
             winner = search.winner
             # A first bad score does not count as a failed cycle; the next one decides.
             lost = 0 if winner.best.rank > before else lost + (not winner.in_doubt)
@@ -150,10 +150,8 @@ class AnswerPolicy:
         self.policy.worth["prompts"] = max(1e-4, sum(losses) / len(losses) - min(losses))
         return Search(by_id, race, first, _best_of(alive), trials), [_tuned_record(t) for t in alive]
 
-    def _prompt_cycle(self, search: Search, steps: int, rows: int, room: float) -> str:
+    def _prompt_cycle(self, search: Search, choice: Choice) -> str:
         """Mutate the survivors, race under the present adapter, and tune the leading prompt further.
-
-        ``room`` is the budget for the guide's answer.
 
         Returns:
             The reason why nothing was raced: a search without tuning has nothing to do in a cycle without a new prompt. Empty
@@ -164,7 +162,7 @@ class AnswerPolicy:
         ground = incumbent.ground.candidate
         adapter = ground.adapter
         parents = self._survivors(search)
-        rewrites = self.guide.look(number, incumbent.ground, [p.prompt for p in search.proposals.values()], room)
+        rewrites = self.guide.look(number, incumbent.ground, [p.prompt for p in search.proposals.values()], choice.room)
         children = next_pool(
             context,
             number,
@@ -180,7 +178,7 @@ class AnswerPolicy:
         if not context.can.tune:
             field_ = self.policy.affordable(
                 field_,
-                rows,
+                choice.rows,
                 seed=search.seed.prompt,
                 sure=[incumbent.prompt.id],
                 known=search.known,
@@ -191,13 +189,15 @@ class AnswerPolicy:
         if not context.can.tune and not any(c.prompt in field_ for c in children):
             return NO_NEW_PROMPT if children else NONE_FOUND
         children = [c for c in children if c.prompt in field_]
-        race = race_prompts(context, field_, adapter, rows=rows, cycle=number)
+        race = race_prompts(context, field_, adapter, rows=choice.rows, cycle=number)
         by_id = {p.id: p for p in field_}
         # Prompts that were already tuned from these weights are left out.
         tried = {incumbent.prompt.id, *(t.prompt.id for t in search.trials if t.start == adapter)}
         if context.can.tune:
-            challengers = self.policy.fitting(search, [by_id[i] for i in race.ranking if i not in tried], steps)[:1]
-            tuned = self._tune_beside(search, [open_trial(context, p, adapter, ground.steps) for p in challengers], steps)
+            challengers = self.policy.fitting(search, [by_id[i] for i in race.ranking if i not in tried], choice.steps)[:1]
+            tuned = self._tune_beside(
+                search, [open_trial(context, p, adapter, ground.steps) for p in challengers], choice.steps
+            )
         else:
             search.base_race, tuned = race, []
             search.trials.extend(untuned_trial(context, by_id[i]) for i in race.ranking[:1] if i not in tried)

@@ -20,7 +20,6 @@ from cotune.errors import DivergedError
 from cotune.files import content_hash
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
-from cotune.prompt.render import shared_prefix
 from cotune.task.example import Example
 from cotune.tune.settings import TuneSettings
 from cotune.tune.trainer import TuningRun
@@ -59,11 +58,9 @@ class Training:
         return cast(LocalModel, self._answering.model)
 
     def step_tokens(self, prompt: Prompt, batch: int) -> float:
-        """Mean tokens of an optimizer step of ``batch`` rows, by a few train rows; an answer's last token is not an input."""
-        rows = self._answering.training_rows(prompt, self._sample[:_STEP_ROWS])
-        prefix = shared_prefix([row.prompt_ids for row in rows])
-        own = sum(len(row.prompt_ids) + len(row.answer_ids) - 1 for row in rows) / len(rows)
-        return batch * (own - prefix) + prefix
+        """Mean tokens of an optimizer step of ``batch`` rows, by a few train rows."""
+        own, prefix = self._answering.tokens_with_answer(prompt, self._sample[:_STEP_ROWS])
+        return batch * own + prefix
 
     def run_of(self, prompt: Prompt, start: str, train: Sequence[Example]) -> TuningRun:
         """The tuning run of a prompt from an adapter on ``train``; the same arguments return the same object."""
@@ -71,14 +68,8 @@ class Training:
         if key not in self._runs:
             rows = self._answering.training_rows(prompt, train)
             self._spending.account.counts["tokens_embedded"] += sum(row.looked_up for row in rows)
-            self._runs[key] = TuningRun(
-                self._model,
-                rows,
-                self._settings,
-                seed=self._seed,
-                folder=self._folder / "checkpoints",
-                start=start,
-            )
+            folder = self._folder / "checkpoints"
+            self._runs[key] = TuningRun(self._model, rows, self._settings, seed=self._seed, folder=folder, start=start)
         return self._runs[key]
 
     def advance(

@@ -99,6 +99,12 @@ class Answering(ABC):
         """Token ids of the rows with their right answers; only of a model that can be tuned."""
         raise NotImplementedError
 
+    def tokens_with_answer(self, prompt: Prompt, rows: Sequence[Example]) -> tuple[float, int]:
+        """Mean number of own tokens of a row with its right answer, whose last token is not an input; and of the prefix."""
+        rendered = self.training_rows(prompt, rows)
+        prefix = shared_prefix([row.prompt_ids for row in rendered])
+        return sum(len(row.prompt_ids) + len(row.answer_ids) - 1 for row in rendered) / len(rendered) - prefix, prefix
+
     @abstractmethod
     def tokens_a_row(self, prompt: Prompt, rows: Sequence[Example]) -> tuple[float, int]:
         """Mean number of own tokens of a row in :meth:`score`, and number of tokens of the prefix."""

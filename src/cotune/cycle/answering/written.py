@@ -122,11 +122,8 @@ class WrittenAnswering(Answering):
         return training_rows(self.model.renderer.render_answers(prompt, fields, answers), [0] * len(rows))
 
     def tokens_a_row(self, prompt: Prompt, rows: Sequence[Example]) -> tuple[float, int]:
-        """Mean number of tokens of a row's text and right answer, without the answer's last token, which is not an input."""
-        asked = self.training_rows(prompt, rows)
-        prefix = shared_prefix([row.prompt_ids for row in asked])
-        own = sum(len(row.prompt_ids) + len(row.answer_ids) - 1 for row in asked) / len(asked)
-        return own - prefix, prefix
+        """As :meth:`tokens_with_answer`."""
+        return self.tokens_with_answer(prompt, rows)
 
     def tokens_read_again(self, prompt: Prompt, rows: Sequence[Example], *, apart: bool) -> float:
         """Mean number of tokens of a row's text if it must be read again, otherwise 0."""
