@@ -35,11 +35,13 @@ class Together:
         send(200, completion(said))(handler)
 
 
+def text_of(number: int, body: Any) -> str:
+    return message_text(body)
+
+
 def gather(client: Client, count: int, patience: float = 30.0) -> dict[int, str]:
     found: dict[int, str] = {}
-    client.post_all(
-        CHAT, bodies(count), message_text, patience=patience, received=lambda i, reply: found.__setitem__(i, reply.value)
-    )
+    client.post_all(CHAT, bodies(count), text_of, patience=patience, received=found.__setitem__)
     return found
 
 
@@ -59,9 +61,9 @@ def test_a_busy_server_is_asked_by_fewer_and_then_by_more_again() -> None:
         client.post_all(
             CHAT,
             bodies(60),
-            message_text,
+            text_of,
             patience=30,
-            received=lambda i, reply: widths.append(client.gate.window.width),
+            received=lambda i, text: widths.append(client.gate.window.width),
         )
         assert len(server.seen) == 63
         assert client.gate.window.generation >= 1
@@ -90,7 +92,7 @@ def test_a_final_failure_ends_all_and_what_came_is_kept() -> None:
     with chat_server(*replies) as server, Client(Endpoint(server.url, "m"), most=2) as client:
         found: list[int] = []
         with pytest.raises(EndpointError, match="401") as told:
-            client.post_all(CHAT, bodies(50), message_text, patience=30, received=lambda i, reply: found.append(i))
+            client.post_all(CHAT, bodies(50), text_of, patience=30, received=lambda i, text: found.append(i))
         assert told.value.status == 401
         # What was under way comes in, however slowly this machine tells of the failure; all 50 would not have ended.
         assert len(found) == 5 and len(server.seen) < 30
@@ -125,8 +127,8 @@ def test_a_refused_question_ends_no_other() -> None:
 
     with chat_server(reply) as server, Client(Endpoint(server.url, "m"), most=2) as client:
         found, refused = list[int](), dict[int, EndpointError]()
-        take = {"received": lambda i, reply: found.append(i), "refused": refused.__setitem__}
-        client.post_all(CHAT, bodies(9), message_text, patience=30, **take)
+        take = {"received": lambda i, text: found.append(i), "refused": refused.__setitem__}
+        client.post_all(CHAT, bodies(9), text_of, patience=30, **take)
         assert sorted(found) == [0, 1, 2, 4, 5, 7, 8] and sorted(refused) == [3, 6] and len(server.seen) == 9
         assert "422: too long" in str(refused[3])
 

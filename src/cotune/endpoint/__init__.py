@@ -7,7 +7,7 @@ from __future__ import annotations
 from cotune.endpoint.answers import AnswerCache
 from cotune.endpoint.ask import TRIES, ask
 from cotune.endpoint.chat import estimate_tokens
-from cotune.endpoint.client import Client, Reply
+from cotune.endpoint.client import Client
 from cotune.endpoint.errors import EndpointError
 from cotune.endpoint.prices import Prices, Usage
 from cotune.endpoint.server import Endpoint
@@ -19,7 +19,6 @@ __all__ = [
     "Endpoint",
     "EndpointError",
     "Prices",
-    "Reply",
     "Usage",
     "ask",
     "estimate_tokens",

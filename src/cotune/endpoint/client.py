@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
@@ -207,10 +208,10 @@ class Client:
         self,
         path: str,
         bodies: Sequence[Mapping[str, Any]],
-        read: Callable[[Any], T],
+        read: Callable[[int, Any], T],
         *,
         patience: float,
-        received: Callable[[int, Reply[T]], None],
+        received: Callable[[int, T], None],
         refused: Callable[[int, EndpointError], None] | None = None,
     ) -> None:
         """Send many requests, with as many at a time as the endpoint answers without errors.
@@ -218,9 +219,10 @@ class Client:
         Args:
             path: as in :meth:`post`.
             bodies: JSON bodies of the requests.
-            read: as in :meth:`post`.
+            read: as in :meth:`post`, called with the index of the request and the answer's JSON value.
             patience: seconds for each request, retries included.
-            received: called with index and answer of each request, by several threads, in order of arrival.
+            received: called with the index of each request and its answer, by several threads but one at a time, in order of
+                arrival.
             refused: called in the same way with index and error of each refusal (:attr:`EndpointError.is_refusal`); None lets
                 a refusal end all other requests, as any other failure does.
 
@@ -229,17 +231,21 @@ class Client:
                 ``received``.
         """
 
+        one_at_a_time = threading.Lock()
+
         def one(number: int) -> None:
             if stop.is_set():
                 return
             try:
-                reply = self._post(path, bodies[number], read, None, patience, stop)
+                reply = self._post(path, bodies[number], partial(read, number), None, patience, stop)
             except EndpointError as error:
                 if refused is None or not error.is_refusal:
                     raise
-                refused(number, error)
+                with one_at_a_time:
+                    refused(number, error)
             else:
-                received(number, reply)
+                with one_at_a_time:
+                    received(number, reply.value)
 
         with self._call() as stop, ThreadPoolExecutor(max_workers=max(1, min(self._most, len(bodies)))) as pool:
             futures = [pool.submit(one, number) for number in range(len(bodies))]
