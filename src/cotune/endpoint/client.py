@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
 from cotune.endpoint.errors import EndpointError, Final, TryAgain
-from cotune.endpoint.pacing import Gate, Window
+from cotune.endpoint.pacing import Gate
 from cotune.endpoint.server import Endpoint, Key, is_loopback
 from cotune.errors import counted
 
@@ -80,7 +80,7 @@ class Client:
     ) -> None:
         import httpx2
 
-        self.endpoint, self.gate = endpoint, Gate(Window(most))
+        self.endpoint, self.gate = endpoint, Gate(most)
         self._most, self._jitter = most, jitter
         self._key = Key.of(endpoint)
         self._sleep = sleep
