@@ -23,7 +23,6 @@ class Answer:
     """An answer and its cost.
 
     Attributes:
-        text: the text of the model's message.
         requests: number of requests sent, failed ones included.
         usage: number of tokens, as the endpoint reports it or else estimated. A failed request counts as an answer of the
             maximum length, the most that it can have cost.

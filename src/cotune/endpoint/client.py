@@ -124,7 +124,6 @@ class Client:
 
         Args:
             path: below the base URL, such as ``/chat/completions``.
-            body: JSON body of the request.
             read: reads the answer's JSON value; if it raises ``ValueError``, ``TypeError``, ``KeyError`` or ``IndexError``, the
                 answer counts as incomplete.
             tries: most requests; None sends as many as fit into ``patience``.
@@ -218,7 +217,6 @@ class Client:
 
         Args:
             path: as in :meth:`post`.
-            bodies: JSON bodies of the requests.
             read: as in :meth:`post`, called with the index of the request and the answer's JSON value.
             patience: seconds for each request, retries included.
             received: called with the index of each request and its answer, by several threads but one at a time, in order of

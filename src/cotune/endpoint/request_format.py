@@ -99,7 +99,6 @@ class Said:
     """The parts of an answer that are kept.
 
     Attributes:
-        text: text of the message.
         positions: for each of its first tokens, the alternatives with the chosen one first; empty if the server returns none.
         usage: number of tokens of question and answer.
         cut: whether the token limit ended it (``finish_reason``), so that its end is missing.
@@ -144,8 +143,6 @@ def find_way(ask: Callable[[RequestFormat], Said], way: RequestFormat, model: st
 
     Args:
         ask: sends a question of the task in a given format; its answer is kept.
-        way: the format to try first.
-        model: name of the model at the endpoint.
 
     Raises:
         EndpointError: if the server refuses all formats, does not know the model, or cannot be reached.

@@ -65,7 +65,6 @@ def told_answer(text: str, rows: Sequence[Example], names: Mapping[str, Sequence
     label's line, its own line may then contain at most two other words.
 
     Args:
-        text: text of a prompt.
         rows: rows that its author was shown.
         names: label to its possible names in the text.
 

@@ -65,7 +65,6 @@ def diverse(vectors: npt.NDArray[Any], labels: Sequence[str], k: int, rng: np.ra
 
     Args:
         vectors: embeddings of the rows, ``[n, d]``; distances are Euclidean.
-        labels: labels of the ``n`` rows.
         k: number of rows; fewer are returned if there are fewer.
         rng: draws the first row.
 

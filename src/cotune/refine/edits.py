@@ -47,7 +47,6 @@ class Operator:
 
     Attributes:
         name: its key in ``OPERATORS``.
-        edit: the function.
         preserves_meaning: whether only the format changes, so that it can be used to measure robustness.
     """
 

@@ -17,7 +17,6 @@ class Proposal:
     """A prompt to try, with its provenance. Compared by content.
 
     Attributes:
-        prompt: the prompt.
         source: the kind of step that made it.
         parents: ids of the prompts that it was made from, the most similar first; none for a first prompt.
         operator: names of the operators that made it, in order, joined by ``+``; empty for a first prompt.

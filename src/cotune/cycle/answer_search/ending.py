@@ -104,7 +104,6 @@ class EndCosts:
         """Cost of the whole end of a search that tunes.
 
         Args:
-            seed: the seed prompt.
             chosen: the winning prompt, tuned.
             alone: whether ``chosen`` is the seed prompt, so that it needs no separate arms.
             new: whether ``chosen`` stands for an unknown prompt of its length.
@@ -131,7 +130,6 @@ class EndCosts:
         An endpoint shares no prefix, so a prompt with demonstrations costs several times as much as one without.
 
         Args:
-            seed: the seed prompt.
             finalists: prompts that may be finalists and win, at least one.
             known: ids of prompts that were measured on all of dev.
         """

@@ -83,7 +83,6 @@ def race_prompts(
 
     Args:
         prompts: entrants, at least one.
-        adapter: weights to race under.
         rows: dev rows of the last round.
 
     Raises:

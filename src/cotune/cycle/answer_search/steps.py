@@ -62,7 +62,6 @@ class StepPolicy:
         """Choose the next step, with the reason and its number of steps.
 
         Args:
-            search: the search so far.
             lost: number of cycles in a row without a better dev score.
         """
         self.end.learn(search.winner)
@@ -299,9 +298,7 @@ class StepPolicy:
         If no new prompt is left, all others but the sure ones make room for the shortest new one, if the budget can race it.
 
         Args:
-            prompts: the entrants.
             rows: number of dev rows of the longest race.
-            seed: the seed prompt.
             sure: ids of prompts that race in any case.
             known: ids of prompts that were measured on all of dev, so that the race asks them nothing.
             new: ids of prompts that were not raced before.

@@ -25,14 +25,12 @@ class Trial:
     """A prompt that is measured on dev, and tuned from an adapter.
 
     Attributes:
-        prompt: the prompt.
         run: its tuning run; None if the model cannot be tuned, so that the base model is the only thing that is measured.
         start: adapter that it started from.
         start_steps: optimizer steps of that adapter.
         measured: its adapters, measured on dev, in order.
         steady: those of ``measured`` that were trained at the full learning rate, in order of steps.
         finished: numbers of steps at which the learning rate was decayed.
-        failed: whether training diverged.
         steady_steps: optimizer steps at the full learning rate of this trial.
         epoch: optimizer steps of about one epoch.
         newest: its adapter after all steps at the full learning rate, which may not have been measured.

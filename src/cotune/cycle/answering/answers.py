@@ -78,7 +78,6 @@ class Answers:
         """Outputs of a prompt and an adapter on rows; a ``score`` step, and for written answers a ``write`` step.
 
         Args:
-            adapter: the weights.
             rows: rows of one split.
             stage: purpose, for the journal and progress.
             answers: whether the metric is needed; False if the log-loss decides, which is far cheaper if answers are written.

@@ -57,8 +57,6 @@ class Answering(ABC):
     """Answers a task's rows by a model; by default the scores are the answer, and nothing is written.
 
     Attributes:
-        task: the task.
-        model: the model that answers.
         loss_bound: cap on a row's loss in a race, in nats.
         rules: whether a decision rule other than the raw one can be fitted.
         limit: maximum tokens of a written answer; 0 if none is written.

@@ -95,7 +95,6 @@ def open_judge(
 
     Args:
         by_hand: graded answers by :func:`read_by_hand`, which the judge grades first.
-        resources: closes the judge when the run ends.
 
     Returns:
         The judge and the recorded value; None and an empty value if the metric needs no judge.

@@ -89,7 +89,6 @@ def open_remote(
         task: the task; its first train row is the trial question, so that the answer is useful. If an earlier try of the run
             has kept it, or the server refuses it for its content, the bare prompt is tried on dev rows, since it races in any
             case.
-        resources: closes the model when the run ends.
 
     Raises:
         EndpointError: it cannot be asked.
