@@ -78,4 +78,4 @@ def tokens_of(text: str) -> int:
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST else None
+    return value if type(value) is int and 0 <= value < _MOST else None

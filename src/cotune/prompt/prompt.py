@@ -127,12 +127,7 @@ class Prompt:
             if not isinstance(values.get(name, ""), str):
                 raise InputError(f"the prompt's {name} must be a text")
         nearest = values.get("nearest", 0)
-        if (
-            isinstance(nearest, bool)
-            or not isinstance(nearest, int)
-            or nearest < 0
-            or nearest > 0 == len(values["demonstrations"])
-        ):
+        if type(nearest) is not int or nearest < 0 or nearest > 0 == len(values["demonstrations"]):
             raise InputError("the prompt's nearest must be a number of its demonstrations")
         if values.get("order", "instruction_first") not in ("instruction_first", "input_first"):
             raise InputError(f"unknown order {values['order']!r}", hint="Use instruction_first or input_first.")
