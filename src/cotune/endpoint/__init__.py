@@ -12,14 +12,4 @@ from cotune.endpoint.errors import EndpointError
 from cotune.endpoint.prices import Prices, Usage
 from cotune.endpoint.server import Endpoint
 
-__all__ = [
-    "TRIES",
-    "AnswerCache",
-    "Client",
-    "Endpoint",
-    "EndpointError",
-    "Prices",
-    "Usage",
-    "ask",
-    "estimate_tokens",
-]
+__all__ = ["TRIES", "AnswerCache", "Client", "Endpoint", "EndpointError", "Prices", "Usage", "ask", "estimate_tokens"]

@@ -122,11 +122,7 @@ def not_shown(prompt: Prompt, examples: Iterable[Example]) -> tuple[Example, ...
 
 
 def _balanced(
-    labels: Sequence[str],
-    k: int,
-    badness: Callable[[int | None], npt.NDArray[Any]],
-    *,
-    ties: dict[str, int] | None = None,
+    labels: Sequence[str], k: int, badness: Callable[[int | None], npt.NDArray[Any]], *, ties: dict[str, int] | None = None
 ) -> list[int]:
     """Greedy choice: the row with the lowest badness among the labels chosen least often; ``badness`` gets the last choice."""
     left = np.ones(len(labels), dtype=np.bool_)

@@ -20,13 +20,7 @@ from cotune.prompt.bank import explanation, sample_line
 from cotune.prompt.prompt import PLACEHOLDER, Prompt
 from cotune.prompt.words import LABEL_STYLES, MANY_LABELS, capitalise, field_name, item_noun, kind_noun, label_words
 from cotune.refine.template import STYLES, read_template, write_template
-from cotune.refine.wording import (
-    LENGTHENERS,
-    instruction_wording,
-    list_sentence,
-    paraphrases,
-    sentences,
-)
+from cotune.refine.wording import LENGTHENERS, instruction_wording, list_sentence, paraphrases, sentences
 from cotune.task.values.kinds.base import Mode
 
 if TYPE_CHECKING:

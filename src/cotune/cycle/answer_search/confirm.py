@@ -15,13 +15,7 @@ from cotune.evaluate.frozen_arms import PREVIOUS
 from cotune.model.adapters.slots import BASE
 
 
-def confirm(
-    context: RunContext,
-    search: Search,
-    *,
-    end: EndCosts,
-    previous: Previous | None = None,
-) -> Confirmed:
+def confirm(context: RunContext, search: Search, *, end: EndCosts, previous: Previous | None = None) -> Confirmed:
     """Score all candidates for the arms on every dev row, and record the arms.
 
     The best arm on dev ships: if the search found nothing better, it is the tuned seed prompt or the unchanged earlier bundle.

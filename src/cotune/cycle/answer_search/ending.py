@@ -93,13 +93,7 @@ class EndCosts:
     # Pricing -------------------------------------------------------------------------------------------------------
 
     def cost(
-        self,
-        seed: Prompt,
-        chosen: Prompt,
-        *,
-        alone: bool = False,
-        new: bool = False,
-        aside: Aside | None = None,
+        self, seed: Prompt, chosen: Prompt, *, alone: bool = False, new: bool = False, aside: Aside | None = None
     ) -> float:
         """Cost of the whole end of a search that tunes.
 

@@ -68,14 +68,7 @@ class RaceResult:
         }
 
 
-def race_prompts(
-    context: RunContext,
-    prompts: Sequence[Prompt],
-    adapter: str,
-    *,
-    rows: int,
-    cycle: int,
-) -> RaceResult:
+def race_prompts(context: RunContext, prompts: Sequence[Prompt], adapter: str, *, rows: int, cycle: int) -> RaceResult:
     """Race prompts over the first ``rows`` rows of dev.
 
     All prompts see the same rows in the same order. The loss is the log-loss after calibration, because raw scores of the base

@@ -73,14 +73,7 @@ class Training:
         return self._runs[key]
 
     def advance(
-        self,
-        prompt: Prompt,
-        run: TuningRun,
-        end: int,
-        *,
-        decay_from: int | None = None,
-        stage: str = "tune",
-        keep: float = 0,
+        self, prompt: Prompt, run: TuningRun, end: int, *, decay_from: int | None = None, stage: str = "tune", keep: float = 0
     ) -> tuple[str, int] | None:
         """Advance a run and keep its adapter; recorded as a ``train`` step.
 

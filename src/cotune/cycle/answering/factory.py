@@ -14,11 +14,7 @@ from cotune.task.task import Task
 
 
 def answering_for(
-    task: Task,
-    model: ModelBackend,
-    own: Own | None = None,
-    limit: int | None = None,
-    judge: Judge | None = None,
+    task: Task, model: ModelBackend, own: Own | None = None, limit: int | None = None, judge: Judge | None = None
 ) -> Answering:
     """The answering for a task and a model.
 

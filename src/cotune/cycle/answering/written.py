@@ -50,12 +50,7 @@ class WrittenAnswering(Answering):
     noise_tokens = "tokens_written"
 
     def __init__(
-        self,
-        task: Task,
-        model: LocalModel,
-        limit: int | None = None,
-        judge: Judge | None = None,
-        output: Output | None = None,
+        self, task: Task, model: LocalModel, limit: int | None = None, judge: Judge | None = None, output: Output | None = None
     ) -> None:
         self.task, self.judge = task, judge
         lengths = _lengths(model, list({row.output for row in (*task.train, *task.dev)}))
