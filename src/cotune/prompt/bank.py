@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from cotune.prompt.prompt import Order, Prompt
 from cotune.prompt.words import (
@@ -18,10 +17,8 @@ from cotune.prompt.words import (
     label_words,
     written_bodies,
 )
+from cotune.task.task import Task
 from cotune.task.values.kinds.base import Mode
-
-if TYPE_CHECKING:
-    from cotune.task.task import Task
 
 FEW_LABELS = 12
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from cotune.task.task import Task
+from cotune.task.task import Task
 
 LabelStyle = Literal["human", "capital", "lower", "raw"]
 LABEL_STYLES: tuple[LabelStyle, ...] = ("human", "capital", "lower", "raw")

@@ -6,12 +6,9 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING
 
 from cotune.task.example import Example
-
-if TYPE_CHECKING:
-    from cotune.task.task import Task
+from cotune.task.task import Task
 
 GRAM = 8
 """Number of consecutive words that a prompt must not share with a row."""

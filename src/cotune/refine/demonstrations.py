@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,7 @@ import numpy.typing as npt
 from cotune.prompt.prompt import Demonstration, Prompt
 from cotune.task.example import Example
 from cotune.task.split import stratum_of
-
-if TYPE_CHECKING:
-    from cotune.task.task import Task
+from cotune.task.task import Task
 
 MOST_WORDS = 60
 MOST_CHARACTERS = 2000

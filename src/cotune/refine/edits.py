@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -21,10 +21,8 @@ from cotune.prompt.prompt import PLACEHOLDER, Prompt
 from cotune.prompt.words import LABEL_STYLES, MANY_LABELS, capitalise, field_name, item_noun, kind_noun, label_words
 from cotune.refine.template import STYLES, read_template, write_template
 from cotune.refine.wording import LENGTHENERS, instruction_wording, list_sentence, paraphrases, sentences
+from cotune.task.task import Task
 from cotune.task.values.kinds.base import Mode
-
-if TYPE_CHECKING:
-    from cotune.task.task import Task
 
 SEPARATORS = ("\n", "\n\n", " ", " | ")
 # A longer instruction contains more than the wordings here, so it is not replaced by one of them.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,9 +12,7 @@ from cotune.refine.demonstrations import with_demonstrations
 from cotune.refine.edits import operators, sound, with_words
 from cotune.refine.proposal import Proposal, Source
 from cotune.task.example import Example
-
-if TYPE_CHECKING:
-    from cotune.task.task import Task
+from cotune.task.task import Task
 
 DemonstrationPool = Callable[[np.random.Generator], Sequence[Example]]
 """A function that draws train rows to show, by ``fixed`` or ``diverse``, or by both in turn."""

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
 
@@ -15,10 +15,8 @@ from cotune.refine.copied import RowGrams, told_answer, words_of
 from cotune.refine.edits import sound
 from cotune.refine.proposal import Proposal
 from cotune.task.example import Example
+from cotune.task.task import Task
 from cotune.task.values.json_value import FENCE
-
-if TYPE_CHECKING:
-    from cotune.task.task import Task
 
 MOST_CHARACTERS = 2000
 ANSWER_SCHEMA: dict[str, Any] = {

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
 from cotune.prompt.words import capitalise, fill_nouns, item_noun, written_bodies
+from cotune.task.task import Task
 from cotune.task.values.kinds.base import Mode
-
-if TYPE_CHECKING:
-    from cotune.task.task import Task
 
 TaskKind = Literal["sentiment", "entailment", "yes_no", "intent", "question", "general"]
 
