@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import cache, partial
 from typing import Literal
 
 from cotune.config import RunConfig
@@ -52,7 +53,7 @@ class EndCosts:
         self._only: Prompt | None = None
         self._on_dev: set[str] = set()
         self._looked_at = 0
-        self._variants: dict[str, list[Prompt]] = {}
+        self._variants_of = cache(partial(variants_of, context))
 
     # Measuring what will be needed ---------------------------------------------------------------------------------
 
@@ -204,11 +205,6 @@ class EndCosts:
         if self._formats and len(variants := self._variants_of(chosen)) >= LEAST_FORMATS:
             cost += FORMATS.cost(context.spending.costs, dev, *formats_row(context, chosen, variants))
         return cost + (END_SHARE * context.spending.budget.amount if self._slices else 0.0)
-
-    def _variants_of(self, prompt: Prompt) -> list[Prompt]:
-        if prompt.id not in self._variants:
-            self._variants[prompt.id] = variants_of(self.context, prompt)
-        return self._variants[prompt.id]
 
 
 def _untuned_end_tokens(task: Task, arms: float, seed: float, finalists: Sequence[float], *, calibrates: bool = True) -> float:

@@ -6,14 +6,15 @@ If the model cannot be tuned, a cycle is a race, and its best prompt is measured
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from cotune.config import RunConfig
 from cotune.cycle.answer_search.confirm import confirm
 from cotune.cycle.answer_search.ending import EndCosts
 from cotune.cycle.answer_search.heuristics import HEURISTICS
-from cotune.cycle.answer_search.plan import fit_plan
+from cotune.cycle.answer_search.plan import fit_plan, rounded
 from cotune.cycle.answer_search.race import FINAL, RaceResult, race_prompts
 from cotune.cycle.answer_search.state import Search
 from cotune.cycle.answer_search.steps import NO_NEW_PROMPT, NONE_FOUND, SPENT, Choice, StepPolicy
@@ -75,7 +76,7 @@ class AnswerPolicy:
             if self.context.finish_asked():
                 choice = Choice("finish", ASKED)
             key = [len(search.cycles), choice.next, choice.steps, choice.rows]
-            choice = Choice(**self.context.journal.step("decide", key, choice.to_json))
+            choice = Choice(**self.context.journal.step("decide", key, partial(rounded, asdict(choice))))
             over = choice.next == "finish"
             self.context.spending.expect_end(self.policy.owed(search, choice.steps) if over else None)
             if over:

@@ -82,13 +82,9 @@ class Plan:
     race: float = 0.0
     tuning: float = 0.0
 
-    def to_json(self) -> dict[str, Any]:
-        """For the journal; with digits enough for an amount of money."""
-        return rounded(asdict(self))
-
 
 def rounded(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts, with numbers rounded to eight digits."""
+    """The facts for the journal, with numbers rounded to eight digits, which are enough for an amount of money."""
     return {name: round(value, 8) if isinstance(value, float) else value for name, value in facts.items()}
 
 
@@ -205,7 +201,12 @@ def fit_plan(
     asked = [seed, *([previous.prompt] if previous is not None else [])] if context.can.tune else own
     longest = max(asked, key=spending.rows.scored)
     tokens = spending.rows.counted(longest)[0]
-    sizes = _sizes(context, asked, tokens) if context.can.tune else None
+    sizes = None
+    if context.can.tune:
+        batch = context.tune.batch_size
+        step_tokens = max(context.training.step_tokens(prompt, min(batch, len(task.train))) for prompt in asked)
+        epoch, late = -(-len(task.train) // batch), context.answers.written_late
+        sizes = Sizes(len(task.dev), task.test.n, tokens, step_tokens, epoch, late)
     left = spending.left()
     reserves = {
         aside: end.untuned(seed, [longest] * FINAL) if sizes is None else end.cost(seed, longest, new=True, aside=aside)
@@ -244,7 +245,7 @@ def fit_plan(
         text = _plan_text(plan, context, sizes, spending.budget.amount - left)
         if nearest and not plan.nearest:
             text.append("leave nearest demonstrations out: the budget could not test a winner that has them")
-        return {**plan.to_json(), **warmed, "text": text}
+        return {**rounded(asdict(plan)), **warmed, "text": text}
 
     value = context.journal.step("plan", [task.fingerprint, config.budget, config.search.model_dump()], effect)
     plan = Plan(**{name: value[name] for name in Plan.__dataclass_fields__})
@@ -269,18 +270,6 @@ def _measure_rows(context: RunContext, seed: Prompt) -> None:
                 answering.warm_up(seed, warm[:2])
         long = timed and spending.budget.amount >= HEURISTICS.long_budget
         context.answers.scores(seed, BASE, rows[: HEURISTICS.timed_answers[long]], "measure")
-
-
-def _sizes(context: RunContext, asked: Sequence[Prompt], own: float) -> Sizes:
-    task, batch_size = context.task, context.tune.batch_size
-    return Sizes(
-        len(task.dev),
-        task.test.n,
-        own,
-        max(context.training.step_tokens(prompt, min(batch_size, len(task.train))) for prompt in asked),
-        -(-len(task.train) // batch_size),
-        late=context.answers.written_late,
-    )
 
 
 def _plan_text(plan: Plan, context: RunContext, sizes: Sizes | None, spent: float) -> list[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from cotune.config import RunConfig
 from cotune.cycle.answer_search.ending import EndCosts
 from cotune.cycle.answer_search.heuristics import HEURISTICS
-from cotune.cycle.answer_search.plan import CHECKS, Plan, rounded
+from cotune.cycle.answer_search.plan import CHECKS, Plan
 from cotune.cycle.answer_search.race import FINAL, race_rows_scored, race_tokens
 from cotune.cycle.answer_search.state import Search
 from cotune.cycle.answer_search.trial import Trial, advance, decay_steps
@@ -44,10 +44,6 @@ class Choice:
     left: float = 0.0
     end: float = 0.0
     room: float = 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        """For the journal; with digits enough for an amount of money."""
-        return rounded(asdict(self))
 
 
 class StepPolicy:
