@@ -55,11 +55,7 @@ class StepPolicy:
         self.worth: dict[str, float] = {}
 
     def decide(self, search: Search, lost: int) -> Choice:
-        """Choose the next step, with the reason and its number of steps.
-
-        Args:
-            lost: number of cycles in a row without a better dev score.
-        """
+        """Choose the next step after ``lost`` cycles in a row without a better dev score."""
         self.end.learn(search.winner)
         left, end = self.context.spending.left(), self._end(search)
         return replace(self._choose(search, lost, left), left=left, end=end)
@@ -88,7 +84,7 @@ class StepPolicy:
         # Every further step of the winner is also needed for the seed prompt, and both have a longer decay.
         longer = 1 + decay / (1 - decay)
         per_step = (1 if winner is search.seed else 2) * longer * step
-        affordable = int((spare - check) / per_step) if per_step else room
+        affordable = int((spare - check) / per_step)
         # A challenger adds arms, and the seed prompt must follow it; the winner continues too, unless more steps do not help.
         beside = left - self._owed_to_a_challenger(search) - (1 if winner.peaked else 2) * check
         per_both = (2 * longer + (0 if winner.peaked else 1)) * step
@@ -99,10 +95,10 @@ class StepPolicy:
             # Only other prompts can help now, so they race on fewer rows rather than not at all.
             rows = max(HEURISTICS.least_race_rows, rows // 2)
             race = self.race_cost(winner.prompt, rows)
-        with_race = int((beside - race) / per_both) if per_both else room
+        with_race = int((beside - race) / per_both)
         # The winner's steps in all, including decay, if prompts are mutated now and a challenger wins.
         taken = min(block, with_race)
-        later = longer * (winner.reached + taken) + ((beside - race - taken * per_both) / (2 * step) if step else room)
+        later = longer * (winner.reached + taken) + (beside - race - taken * per_both) / (2 * step)
         # Steps that no longer help are not lacking.
         lacking = lost == 0 and later < self._enough(search.seed)
         held = False
@@ -136,7 +132,7 @@ class StepPolicy:
                 why += f"; the last ones moved dev log-loss by {self.worth['tune']:.4f}"
             # Tuning ends with a measurement on dev, which costs as much as several steps and shows whether more steps help.
             return Choice("tune", why, min(room, affordable, max(block, winner.reached // 2)))
-        more = min(room, int(spare / per_step)) if per_step else 0
+        more = min(room, int(spare / per_step))
         while more > 0 and self.owed(search, more) > left:
             more -= 1
         return Choice("finish", SPENT, max(0, more))
@@ -168,8 +164,7 @@ class StepPolicy:
 
     def _owed_to_a_challenger(self, search: Search) -> float:
         winner, seed = search.winner, search.seed
-        cost = self.end.cost(seed.prompt, winner.prompt, new=True)
-        return cost + self._decays(winner, seed, winner.reached, challenged=True)
+        return self.end.cost(seed.prompt, winner.prompt, new=True) + self._decays(winner, seed, winner.reached, challenged=True)
 
     def fitting(self, search: Search, challengers: Sequence[Prompt], steps: int) -> list[Prompt]:
         """Prompts that could be tuned for ``steps`` steps, win, and be tested within the remaining budget."""
@@ -234,10 +229,8 @@ class StepPolicy:
 
     def _step_under(self, prompt: Prompt) -> float:
         """Cost of an optimizer step under a prompt without a trial."""
-        context = self.context
-        return context.spending.costs.training(
-            context.training.step_tokens(prompt, min(context.tune.batch_size, len(context.task.train)))
-        )
+        batch = min(self.context.tune.batch_size, len(self.context.task.train))
+        return self.context.spending.costs.training(self.context.training.step_tokens(prompt, batch))
 
     def check(self, prompt: Prompt) -> float:
         """Cost of measuring a prompt on all of dev."""
@@ -257,11 +250,7 @@ class StepPolicy:
         return HEURISTICS.finish_care * cost
 
     def pace(self, trials: Sequence[Trial]) -> None:
-        """Shorten the plan's short runs to what the measured speed allows.
-
-        Args:
-            trials: trials of the first cycle, that of the seed prompt first.
-        """
+        """Shorten the plan's short runs to what the measured speed allows; the seed prompt's trial comes first."""
         context, plan, seed = self.context, self.plan, trials[0]
         if context.spending.budget.kind == "tokens":
             return
@@ -269,7 +258,7 @@ class StepPolicy:
         spare = context.spending.left() - max(self.end.cost(seed.prompt, trial.prompt, new=True) for trial in trials) - checks
         # The winner and the seed prompt continue from a short run to a whole one.
         steps = list(map(self.step, trials))
-        whole = (sum(steps) + 2 * (1 / HEURISTICS.short - 1) * max(steps)) or 1.0
+        whole = sum(steps) + 2 * (1 / HEURISTICS.short - 1) * max(steps)
         short = max(3, seed.steps, min(plan.short_steps, int(spare / whole)))
         self.plan = replace(plan, short_steps=short, target_steps=min(plan.target_steps, round(short / HEURISTICS.short)))
 
