@@ -123,8 +123,8 @@ class Prompt:
             )
         except (TypeError, ValueError, KeyError) as error:
             raise InputError(f"a prompt's label words or demonstrations have the wrong form ({error})") from error
-        for name in ("instruction", "input_template", "cue", "separator"):
-            if not isinstance(values.get(name, ""), str):
+        for name in ("instruction", "input_template", "cue", "separator", "system"):
+            if not isinstance(values.get(name, ""), str) and (name != "system" or values[name] is not None):
                 raise InputError(f"the prompt's {name} must be a text")
         nearest = values.get("nearest", 0)
         if type(nearest) is not int or nearest < 0 or nearest > 0 == len(values["demonstrations"]):
