@@ -14,8 +14,8 @@ from chat_server import Handler, chat_server, send
 from cotune.config import config_from_data
 from cotune.config.task import Task
 from cotune.cycle.budget.budget import parse_budget
-from cotune.cycle.teaching.answers import answer_of as meaning_of
 from cotune.cycle.teaching.asking import Bounds, ask, bounds_of, open_teacher
+from cotune.cycle.teaching.teach import answer_of as meaning_of
 from cotune.endpoint import Usage
 from cotune.endpoint.request_format import Said
 from cotune.errors import InputError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import random
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from chat_server import Handler, Reply, chat_server, completion, hang, send, slow, torn, trickle
-from cotune.endpoint import Endpoint, EndpointError, ask, estimate_tokens
+from cotune.endpoint import TRIES, Client, Endpoint, EndpointError, ask, estimate_tokens
 from cotune.endpoint.request_format import RequestFormat
 
 MESSAGES = [{"role": "user", "content": "What would help?"}]
@@ -31,16 +32,25 @@ class Waits:
         self.seconds.append(seconds)
 
 
-def asked(url: str, *, waits: Waits | None = None, timeout: float = 20.0, key_env: str | None = None, **more: Any) -> Any:
-    way = more.pop("way", RequestFormat(0, tokens=50))
-    return ask(Endpoint(url, "writer", key_env, timeout), MESSAGES, way=way, sleep=waits or Waits(), **more)
+def asked(
+    url: str,
+    *,
+    waits: Waits | None = None,
+    timeout: float = 20.0,
+    key_env: str | None = None,
+    jitter: Callable[[], float] = random.random,
+    **more: Any,
+) -> Any:
+    given = {"way": RequestFormat(0, tokens=50), "schema": None, "tries": TRIES, "most": 99, "patience": 2 * timeout, **more}
+    with Client(Endpoint(url, "writer", key_env, timeout), sleep=waits or Waits(), jitter=jitter) as client:
+        return ask(client, MESSAGES, **given)
 
 
 def test_a_good_answer_comes_with_what_it_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WRITER_KEY", "secret-123\n")
     with chat_server(send(200, completion("hello", 77))) as server:
         answer = asked(server.url + "/", key_env="WRITER_KEY")
-    assert (answer.text, answer.requests, answer.tokens) == ("hello", 1, 77)
+    assert (answer.text, answer.requests, answer.usage.total) == ("hello", 1, 77)
     request = server.seen[0]
     assert request["path"] == "/v1/chat/completions"
     assert request["headers"]["Authorization"] == "Bearer secret-123"
@@ -52,7 +62,7 @@ def test_without_a_key_none_is_sent_and_uncounted_tokens_are_estimated() -> None
     with chat_server(send(200, completion("hello" * 30, None))) as server:
         answer = asked(server.url)
     assert "Authorization" not in server.seen[0]["headers"]
-    assert answer.tokens >= estimate_tokens(MESSAGES) + 30
+    assert answer.usage.total >= estimate_tokens(MESSAGES) + 30
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 503])
@@ -110,7 +120,7 @@ def test_a_broken_answer_is_asked_for_again_and_counts_as_a_whole_one(reply: Any
     with chat_server(reply, send(200, completion("whole", 10))) as server:
         answer = asked(server.url)
     assert (answer.text, answer.requests) == ("whole", 2)
-    assert answer.tokens == 10 + LOST and answer.usage.output >= 50
+    assert answer.usage.total == 10 + LOST and answer.usage.output >= 50
 
 
 def test_tries_are_bounded() -> None:
@@ -229,7 +239,7 @@ def test_a_server_that_refuses_any_format_is_asked_without_and_it_is_remembered(
         first = asked(server.url, way=FIRM, schema=SCHEMA, tries=1, waits=waits)
         formats = [(request["body"].get("response_format") or {}).get("type") for request in server.seen]
         second = asked(server.url, way=first.way, schema=SCHEMA, tries=1)
-    assert (first.text, first.requests, first.tokens, first.way.form) == ("[]", 5, 10, "")
+    assert (first.text, first.requests, first.usage.total, first.way.form) == ("[]", 5, 10, "")
     assert formats == ["json_schema", "json_schema", "json_object", "json_object", None]
     assert second.requests == 1 and not waits.seconds
 

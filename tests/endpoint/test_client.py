@@ -11,7 +11,7 @@ import pytest
 from chat_server import Handler, chat_server, completion, hang, send, slow
 from cotune.endpoint import Client, Endpoint, EndpointError
 from cotune.endpoint.chat import CHAT, message_text
-from cotune.endpoint.pacing import Gate, Window
+from cotune.endpoint.pacing import Gate
 
 
 def bodies(count: int) -> list[dict[str, Any]]:
@@ -35,11 +35,13 @@ class Together:
         send(200, completion(said))(handler)
 
 
+def text_of(number: int, body: Any) -> str:
+    return message_text(body)
+
+
 def gather(client: Client, count: int, patience: float = 30.0) -> dict[int, str]:
     found: dict[int, str] = {}
-    client.post_all(
-        CHAT, bodies(count), message_text, patience=patience, received=lambda i, reply: found.__setitem__(i, reply.value)
-    )
+    client.post_all(CHAT, bodies(count), text_of, patience=patience, received=found.__setitem__)
     return found
 
 
@@ -48,7 +50,7 @@ def test_many_questions_are_asked_together_but_never_more_than_allowed() -> None
     with chat_server(together) as server, Client(Endpoint(server.url, "m"), most=4) as client:
         found = gather(client, 24)
         assert len(found) == len(server.seen) == 24
-        assert client.gate.window.width == 4
+        assert client.gate.width == 4
     assert 2 <= together.most <= 4
 
 
@@ -59,12 +61,12 @@ def test_a_busy_server_is_asked_by_fewer_and_then_by_more_again() -> None:
         client.post_all(
             CHAT,
             bodies(60),
-            message_text,
+            text_of,
             patience=30,
-            received=lambda i, reply: widths.append(client.gate.window.width),
+            received=lambda i, text: widths.append(client.gate.width),
         )
         assert len(server.seen) == 63
-        assert client.gate.window.generation >= 1
+        assert client.gate.generation >= 1
     # It had grown before it was turned down, and grew again after.
     assert max(widths[:12]) > 3 and min(widths[12:30]) < max(widths[:12]) and widths[-1] > min(widths[12:30])
 
@@ -90,7 +92,7 @@ def test_a_final_failure_ends_all_and_what_came_is_kept() -> None:
     with chat_server(*replies) as server, Client(Endpoint(server.url, "m"), most=2) as client:
         found: list[int] = []
         with pytest.raises(EndpointError, match="401") as told:
-            client.post_all(CHAT, bodies(50), message_text, patience=30, received=lambda i, reply: found.append(i))
+            client.post_all(CHAT, bodies(50), text_of, patience=30, received=lambda i, text: found.append(i))
         assert told.value.status == 401
         # What was under way comes in, however slowly this machine tells of the failure; all 50 would not have ended.
         assert len(found) == 5 and len(server.seen) < 30
@@ -125,15 +127,15 @@ def test_a_refused_question_ends_no_other() -> None:
 
     with chat_server(reply) as server, Client(Endpoint(server.url, "m"), most=2) as client:
         found, refused = list[int](), dict[int, EndpointError]()
-        take = {"received": lambda i, reply: found.append(i), "refused": refused.__setitem__}
-        client.post_all(CHAT, bodies(9), message_text, patience=30, **take)
+        take = {"received": lambda i, text: found.append(i), "refused": refused.__setitem__}
+        client.post_all(CHAT, bodies(9), text_of, patience=30, **take)
         assert sorted(found) == [0, 1, 2, 4, 5, 7, 8] and sorted(refused) == [3, 6] and len(server.seen) == 9
         assert "422: too long" in str(refused[3])
 
 
 def test_closing_ends_waits() -> None:
     with chat_server(send(503, b"")) as server:
-        client = Client(Endpoint(server.url, "m"), longest_wait=60)
+        client = Client(Endpoint(server.url, "m"))
         threading.Timer(0.2, client.close).start()
         before = time.monotonic()
         with pytest.raises((EndpointError, RuntimeError)):
@@ -169,23 +171,23 @@ def test_connections_are_used_again_only_where_that_is_asked_for() -> None:
 
 
 def test_the_window_grows_by_one_a_round_and_halves_once_a_burst() -> None:
-    window = Window(most=16, width=4.0)
+    gate = Gate(16, width=4.0)
     for _ in range(4):
-        window.grow()
-    assert 4.8 < window.width < 5.0
+        gate.leave(0, well=True)
+    assert 4.8 < gate.width < 5.0
     for _ in range(5):
-        window.shrink(0)
-    assert window.width == pytest.approx(2.45, abs=0.05) and window.generation == 1
+        gate.leave(0, well=False, crowded=True)
+    assert gate.width == pytest.approx(2.45, abs=0.05) and gate.generation == 1
     for generation in (1, 2, 3, 4):
-        window.shrink(generation)
-    assert window.width == 1.0
+        gate.leave(generation, well=False, crowded=True)
+    assert gate.width == 1.0
     for _ in range(500):
-        window.grow()
-    assert window.width == 16.0
+        gate.leave(5, well=True)
+    assert gate.width == 16.0
 
 
 def test_a_gate_lets_nobody_through_once_stopped() -> None:
-    gate, stop = Gate(Window(1)), threading.Event()
+    gate, stop = Gate(1), threading.Event()
     assert gate.enter(stop) == 0
     stop.set()
     assert gate.enter(stop) == -1

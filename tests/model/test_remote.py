@@ -311,8 +311,6 @@ def test_a_schema_is_asked_for_as_far_as_the_server_understands_it(tmp_path: Pat
         assert (way.form, way.limit) == (form, "max_completion_tokens" if newer else "max_tokens")
         assert RequestFormat.from_json(json.loads(json.dumps(way.to_json()))) == way
         assert found.generate(PROMPT, [row("one"), row("two")]).texts == ('{"kind": "fruit"}',) * 2
-    older = {name: value for name, value in way.to_json().items() if name != "form"}
-    assert RequestFormat.from_json(older).form == ""
 
 
 def test_what_is_written_is_kept_and_paid_once(tmp_path: Path) -> None:

@@ -135,6 +135,7 @@ def test_parse_refuses_a_prompt_without_its_field(text: str, said: str) -> None:
         {"label_words": 4},
         {"demonstrations": [{"fields": []}]},
         {"separator": None},
+        {"system": 3},
     ],
 )
 def test_from_json_refuses_wrong_forms(data: dict[str, object]) -> None:

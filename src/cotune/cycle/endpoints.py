@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 from cotune.config import RunConfig
-from cotune.config.endpoints import EndpointSection
+from cotune.config.endpoints import EndpointSection, JudgeConfig, ModelEndpoint, TeacherConfig
 from cotune.cycle.budget.budget import Budget
-from cotune.endpoint import Prices
+from cotune.endpoint import Client, Endpoint, Prices
 from cotune.endpoint.prices import tokens_of
 from cotune.endpoint.request_format import answer_tokens
 from cotune.errors import BudgetError, InputError
@@ -54,6 +54,17 @@ def check_prices(config: RunConfig, budget: Budget) -> None:
                 where="budget",
                 hint=f"Set {name}.input_price and {name}.output_price, in US dollars for a million tokens.",
             )
+
+
+def client_of(section: TeacherConfig | JudgeConfig | ModelEndpoint, model: str | None, name: str = "endpoint") -> Client:
+    """A client of the endpoint that the section ``name`` of the config names.
+
+    Raises:
+        EndpointError: its key is missing, or its address cannot be used.
+    """
+    assert section.base_url is not None and model is not None
+    endpoint = Endpoint(section.base_url, model, section.key_env, section.timeout, name)
+    return Client(endpoint, most=section.concurrency, keep=True)
 
 
 def prices_of(section: EndpointSection) -> Prices | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from cotune.config import RunConfig
-from cotune.cycle.answer_search.policy import AnswerPolicy
+from cotune.cycle.answer_search.loop import AnswerPolicy
 from cotune.cycle.backends.base import Backend
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous

@@ -5,23 +5,11 @@ The number of concurrent requests adapts to the server. Every paid answer is wri
 from __future__ import annotations
 
 from cotune.endpoint.answers import AnswerCache
-from cotune.endpoint.ask import TRIES, Answer, ask
+from cotune.endpoint.ask import TRIES, ask
 from cotune.endpoint.chat import estimate_tokens
-from cotune.endpoint.client import Client, Reply
+from cotune.endpoint.client import Client
 from cotune.endpoint.errors import EndpointError
 from cotune.endpoint.prices import Prices, Usage
 from cotune.endpoint.server import Endpoint
 
-__all__ = [
-    "TRIES",
-    "Answer",
-    "AnswerCache",
-    "Client",
-    "Endpoint",
-    "EndpointError",
-    "Prices",
-    "Reply",
-    "Usage",
-    "ask",
-    "estimate_tokens",
-]
+__all__ = ["TRIES", "AnswerCache", "Client", "Endpoint", "EndpointError", "Prices", "Usage", "ask", "estimate_tokens"]

@@ -1,10 +1,9 @@
-"""One chat request with a text answer, as the proposer and the judge send it."""
+"""One question with a text answer, within bounds on requests and time, as the proposer asks it."""
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,6 @@ from cotune.endpoint.client import Client
 from cotune.endpoint.errors import EndpointError
 from cotune.endpoint.prices import Usage
 from cotune.endpoint.request_format import RequestFormat, Said, find_way
-from cotune.endpoint.server import Endpoint
 
 TRIES = 4
 """Most requests for one question, including the first one, but not those refused as malformed."""
@@ -25,7 +23,6 @@ class Answer:
     """An answer and its cost.
 
     Attributes:
-        text: the text of the model's message.
         requests: number of requests sent, failed ones included.
         usage: number of tokens, as the endpoint reports it or else estimated. A failed request counts as an answer of the
             maximum length, the most that it can have cost.
@@ -37,42 +34,31 @@ class Answer:
     usage: Usage
     way: RequestFormat
 
-    @property
-    def tokens(self) -> int:
-        """Tokens of question and answer together."""
-        return self.usage.total
-
 
 def ask(
-    endpoint: Endpoint,
+    client: Client,
     messages: Sequence[Message],
     *,
     way: RequestFormat,
-    schema: Mapping[str, Any] | None = None,
-    tries: int = TRIES,
-    most: int | None = None,
-    patience: float | None = None,
-    sleep: Callable[[float], object] = time.sleep,
-    jitter: Callable[[], float] = random.random,
+    schema: Mapping[str, Any] | None,
+    tries: int,
+    most: int,
+    patience: float,
 ) -> Answer:
-    """Ask one question, with retries as in :class:`cotune.endpoint.client.Client` and another request format if one is refused.
+    """Ask one question, with the client's retries and another request format if one is refused.
 
     Args:
-        endpoint: the server to ask.
-        messages: chat messages, each with ``role`` and ``content``.
         way: the request format to try first.
         schema: JSON Schema of the answer, enforced as far as the server supports it.
         tries: most requests, not counting those refused as malformed.
-        most: most requests in total, including those; None for no limit.
-        patience: seconds for all tries and waits together; None means twice the timeout.
-        sleep: function that waits some seconds.
-        jitter: function that draws a number in [0, 1) for each wait.
+        most: most requests in total, including those.
+        patience: seconds for all tries and waits together.
 
     Raises:
         EndpointError: if there was no answer; the error has the number of requests and tokens that were spent.
     """
     asked = estimate_tokens(messages)
-    end = time.monotonic() + (2 * endpoint.timeout if patience is None else patience)
+    end = time.monotonic() + patience
     requests, lost, answers = 0, 0, list[Said]()
 
     def wasted() -> Usage:
@@ -83,25 +69,23 @@ def ask(
         text = message_text(body)
         return Said(text, (), Usage.read(body, asked=asked, answer=text))
 
-    with Client(endpoint, sleep=sleep, jitter=jitter) as client:
-
-        def put(tried: RequestFormat) -> Said:
-            nonlocal requests, lost
-            left = tries - lost if most is None else min(tries - lost, most - requests)
-            if left < 1:
-                raise EndpointError(f"all requests are used up ({requests}), and the last one was refused as malformed")
-            body = tried.body(endpoint.model, messages, schema, temperature=_TEMPERATURE)
-            try:
-                reply = client.post(CHAT, body, read, tries=left, patience=end - time.monotonic())
-            except EndpointError as error:
-                requests, lost = requests + error.requests, lost + error.lost
-                raise
-            requests, lost = requests + reply.requests, lost + reply.lost
-            answers.append(reply.value)
-            return reply.value
-
+    def put(tried: RequestFormat) -> Said:
+        nonlocal requests, lost
+        left = min(tries - lost, most - requests)
+        if left < 1:
+            raise EndpointError(f"all requests are used up ({requests}), and the last one was refused as malformed")
+        body = tried.body(client.endpoint.model, messages, schema, temperature=_TEMPERATURE)
         try:
-            found = find_way(put, way, endpoint.model)
+            reply = client.post(CHAT, body, read, tries=left, patience=end - time.monotonic())
         except EndpointError as error:
-            raise EndpointError(str(error), requests=requests, lost=lost, usage=wasted(), status=error.status) from None
+            requests, lost = requests + error.requests, lost + error.lost
+            raise
+        requests, lost = requests + reply.requests, lost + reply.lost
+        answers.append(reply.value)
+        return reply.value
+
+    try:
+        found = find_way(put, way, client.endpoint.model)
+    except EndpointError as error:
+        raise EndpointError(str(error), requests=requests, lost=lost, usage=wasted(), status=error.status) from None
     return Answer(answers[-1].text, requests, answers[-1].usage + wasted(), found)

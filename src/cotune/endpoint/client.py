@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
 from cotune.endpoint.errors import EndpointError, Final, TryAgain
-from cotune.endpoint.pacing import Gate, Window
+from cotune.endpoint.pacing import Gate
 from cotune.endpoint.server import Endpoint, Key, is_loopback
 from cotune.errors import counted
 
@@ -27,7 +28,8 @@ T = TypeVar("T")
 
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
 _MALFORMED = re.compile(rb"validation error|response_format")
-_FIRST_WAIT_S = 0.5
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 20.0
+"""Seconds between two tries, unless the server names a time."""
 _MOST_BYTES = 1_000_000
 _IDLE_S = 15.0
 _MOST_LOST = 8
@@ -57,11 +59,9 @@ class Client:
     a server that the user did not name.
 
     Args:
-        endpoint: the server to ask.
         most: most concurrent requests.
         keep: keep connections open. This saves handshakes if many requests follow each other; after a long pause the server may
             have closed the connection, which costs one try.
-        longest_wait: most seconds between two tries, unless the server names a time.
         sleep: function that waits some seconds; by default the wait also ends when :meth:`close` is called.
         jitter: function that draws a number in [0, 1) for each wait.
 
@@ -75,14 +75,13 @@ class Client:
         *,
         most: int = 1,
         keep: bool = False,
-        longest_wait: float = 20.0,
         sleep: Callable[[float], object] | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         import httpx2
 
-        self.endpoint, self.gate = endpoint, Gate(Window(most))
-        self._most, self._longest_wait, self._jitter = most, longest_wait, jitter
+        self.endpoint, self.gate = endpoint, Gate(most)
+        self._most, self._jitter = most, jitter
         self._key = Key.of(endpoint)
         self._sleep = sleep
         # Those of the calls under way: what ends one leaves others, and those that follow, alone.
@@ -111,10 +110,6 @@ class Client:
                 stop.set()
         self._http.close()
 
-    def without_key(self, text: str) -> str:
-        """The text with the key removed."""
-        return self._key.without(text)
-
     def post(
         self,
         path: str,
@@ -129,7 +124,6 @@ class Client:
 
         Args:
             path: below the base URL, such as ``/chat/completions``.
-            body: JSON body of the request.
             read: reads the answer's JSON value; if it raises ``ValueError``, ``TypeError``, ``KeyError`` or ``IndexError``, the
                 answer counts as incomplete.
             tries: most requests; None sends as many as fit into ``patience``.
@@ -170,7 +164,7 @@ class Client:
         asked, lost, why = 0, 0, "there was no time for a request"
 
         def failure(text: str, status: int | None = None) -> EndpointError:
-            message = self.without_key(f"{text} ({counted(asked, 'request')})")
+            message = self._key.without(f"{text} ({counted(asked, 'request')})")
             return EndpointError(message, requests=asked, lost=lost, status=status)
 
         while (tries is None or asked < tries) and lost < _MOST_LOST and (left := end - time.monotonic()) > 0:
@@ -213,20 +207,20 @@ class Client:
         self,
         path: str,
         bodies: Sequence[Mapping[str, Any]],
-        read: Callable[[Any], T],
+        read: Callable[[int, Any], T],
         *,
         patience: float,
-        received: Callable[[int, Reply[T]], None],
+        received: Callable[[int, T], None],
         refused: Callable[[int, EndpointError], None] | None = None,
     ) -> None:
         """Send many requests, with as many at a time as the endpoint answers without errors.
 
         Args:
             path: as in :meth:`post`.
-            bodies: JSON bodies of the requests.
-            read: as in :meth:`post`.
+            read: as in :meth:`post`, called with the index of the request and the answer's JSON value.
             patience: seconds for each request, retries included.
-            received: called with index and answer of each request, by several threads, in order of arrival.
+            received: called with the index of each request and its answer, by several threads but one at a time, in order of
+                arrival.
             refused: called in the same way with index and error of each refusal (:attr:`EndpointError.is_refusal`); None lets
                 a refusal end all other requests, as any other failure does.
 
@@ -235,17 +229,21 @@ class Client:
                 ``received``.
         """
 
+        one_at_a_time = threading.Lock()
+
         def one(number: int) -> None:
             if stop.is_set():
                 return
             try:
-                reply = self._post(path, bodies[number], read, None, patience, stop)
+                reply = self._post(path, bodies[number], partial(read, number), None, patience, stop)
             except EndpointError as error:
                 if refused is None or not error.is_refusal:
                     raise
-                refused(number, error)
+                with one_at_a_time:
+                    refused(number, error)
             else:
-                received(number, reply)
+                with one_at_a_time:
+                    received(number, reply.value)
 
         with self._call() as stop, ThreadPoolExecutor(max_workers=max(1, min(self._most, len(bodies)))) as pool:
             futures = [pool.submit(one, number) for number in range(len(bodies))]
@@ -265,7 +263,7 @@ class Client:
     def _wait(self, asked: int, wanted: float | None) -> float:
         if wanted is not None:
             return wanted + 0.5 * self._jitter()
-        return min(self._longest_wait, _FIRST_WAIT_S * 2.0 ** min(asked - 1, 30)) * (0.5 + 0.5 * self._jitter())
+        return min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2.0 ** min(asked - 1, 30)) * (0.5 + 0.5 * self._jitter())
 
     def _request(self, path: str, body: Mapping[str, Any], seconds: float, most_bytes: int) -> Any:
         """Send one request; returns the answer's JSON value."""
@@ -313,11 +311,11 @@ class Client:
     def _excerpt(self, data: bytes) -> str:
         """The beginning of an error's body, on one line."""
         # Remove the key before cutting the text, or a part of it could remain.
-        text = " ".join(self.without_key(data.decode("utf-8", "replace")).split())[:200]
+        text = " ".join(self._key.without(data.decode("utf-8", "replace")).split())[:200]
         return f": {text}" if text else ""
 
     def _unusable(self, error: Exception) -> EndpointError:
-        return EndpointError(self.without_key(f"the endpoint cannot be used ({type(error).__name__}: {error})"))
+        return EndpointError(self._key.without(f"the endpoint cannot be used ({type(error).__name__}: {error})"))
 
 
 def _seconds(retry_after: str | None) -> float | None:

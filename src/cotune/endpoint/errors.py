@@ -42,7 +42,6 @@ class TryAgain(Exception):
     """A request failed, and sending it again may help.
 
     Attributes:
-        why: the reason in words.
         wait: seconds that the server asks to wait; None if it does not say.
         paid: whether the server may charge for it.
         crowded: whether fewer concurrent requests may help.

@@ -3,70 +3,45 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
 
 
-@dataclass
-class Window:
-    """Additive increase, multiplicative decrease, as in TCP (Chiu and Jain 1989).
-
-    Requests sent before the last decrease do not count, so that several refusals of one burst halve the width once.
-
-    Attributes:
-        most: most concurrent requests.
-        width: present width; rounded down to whole requests.
-        generation: number of times the width was halved.
-    """
-
-    most: int
-    width: float = 2.0
-    generation: int = 0
-
-    def __post_init__(self) -> None:
-        self.width = min(self.width, float(self.most))
-
-    def grow(self) -> None:
-        """Record a success; the width grows by one after as many successes as its size."""
-        self.width = min(float(self.most), self.width + 1.0 / self.width)
-
-    def shrink(self, generation: int) -> None:
-        """Record that a request which began in ``generation`` was refused for overload."""
-        if generation == self.generation:
-            self.width = max(1.0, self.width / 2)
-            self.generation += 1
-
-
-@dataclass
 class Gate:
-    """Limits the threads that send requests to a :class:`Window`, and pauses all of them when the server asks to wait.
+    """Limits the threads that send requests to a window, and pauses all of them when the server asks to wait.
+
+    The window grows additively and shrinks multiplicatively, as in TCP (Chiu and Jain 1989). Requests sent before it last
+    shrank do not shrink it again, so that several refusals of one burst halve it once.
+
+    Args:
+        most: most concurrent requests.
+        width: number of threads that may send at first; rounded down to whole requests.
 
     Attributes:
-        window: the number of threads that may send at once.
+        generation: number of times the window was halved.
     """
 
-    window: Window
-    _running: int = 0
-    _held: int = 0
-    _turn: threading.Condition = field(default_factory=threading.Condition)
+    def __init__(self, most: int, width: float = 2.0) -> None:
+        self.most, self.width, self.generation = most, min(width, float(most)), 0
+        self._running = self._held = 0
+        self._turn = threading.Condition()
 
     def enter(self, stop: threading.Event) -> int:
         """Wait until this thread may send; returns the window's generation, or -1 if ``stop`` was set meanwhile."""
         with self._turn:
-            while self._held or self._running >= int(self.window.width):
+            while self._held or self._running >= int(self.width):
                 if stop.is_set():
                     return -1
                 self._turn.wait(0.5)
             if stop.is_set():
                 return -1
             self._running += 1
-            return self.window.generation
+            return self.generation
 
     def leave(self, generation: int, *, well: bool, crowded: bool = False, hold: bool = False) -> None:
         """Record the end of a request.
 
         Args:
             generation: what :meth:`enter` returned.
-            well: whether it was answered.
+            well: whether it was answered; the window grows by one after as many answers as its size.
             crowded: whether it failed in a way that fewer concurrent requests may prevent.
             hold: let no thread send until :meth:`release`.
         """
@@ -74,9 +49,10 @@ class Gate:
             self._running -= 1
             self._held += hold
             if well:
-                self.window.grow()
-            elif crowded:
-                self.window.shrink(generation)
+                self.width = min(float(self.most), self.width + 1.0 / self.width)
+            elif crowded and generation == self.generation:
+                self.width = max(1.0, self.width / 2)
+                self.generation += 1
             self._turn.notify_all()
 
     def release(self) -> None:

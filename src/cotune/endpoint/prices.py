@@ -37,9 +37,7 @@ class Usage:
         """Read an answer's ``usage``; missing or impossible numbers are replaced by estimates.
 
         Args:
-            body: the answer's JSON object.
             asked: estimated tokens of the question.
-            answer: the answer's text.
         """
         found = body.get("usage") if isinstance(body, Mapping) else None
         found = found if isinstance(found, Mapping) else {}
@@ -80,4 +78,4 @@ def tokens_of(text: str) -> int:
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST else None
+    return value if type(value) is int and 0 <= value < _MOST else None

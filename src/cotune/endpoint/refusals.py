@@ -24,14 +24,7 @@ def too_many_refused(refused: int, asked: int) -> bool:
 
 
 def first_answered(ask: Callable[[T], R], questions: Iterable[T]) -> tuple[T, R]:
-    """Ask one question after another until one is not refused.
-
-    Args:
-        ask: asks a question.
-        questions: the questions, of which the first :data:`TRIAL_QUESTIONS` are tried.
-
-    Returns:
-        The question and its answer.
+    """Ask one question after another until one is not refused, at most :data:`TRIAL_QUESTIONS`; returns it and its answer.
 
     Raises:
         EndpointError: all were refused, or one failed for another reason.

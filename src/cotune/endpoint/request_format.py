@@ -84,16 +84,8 @@ class RequestFormat:
         Raises:
             ValueError: if a key is missing, unknown or of the wrong type.
         """
-        kinds = {
-            "alternatives": int,
-            "limit": str,
-            "tokens": int,
-            "greedy": bool,
-            "tells_probabilities": bool,
-            "form": str,
-        }
-        data = {"form": "", **data}
-        if set(data) != set(kinds) or not all(isinstance(data[key], kind) for key, kind in kinds.items()):
+        defaults = asdict(cls())
+        if set(data) != set(defaults) or not all(isinstance(data[key], type(value)) for key, value in defaults.items()):
             raise ValueError("not a request format")
         found = cls(**data)
         limits = ("max_tokens", "max_completion_tokens")
@@ -107,7 +99,6 @@ class Said:
     """The parts of an answer that are kept.
 
     Attributes:
-        text: text of the message.
         positions: for each of its first tokens, the alternatives with the chosen one first; empty if the server returns none.
         usage: number of tokens of question and answer.
         cut: whether the token limit ended it (``finish_reason``), so that its end is missing.
@@ -152,8 +143,6 @@ def find_way(ask: Callable[[RequestFormat], Said], way: RequestFormat, model: st
 
     Args:
         ask: sends a question of the task in a given format; its answer is kept.
-        way: the format to try first.
-        model: name of the model at the endpoint.
 
     Raises:
         EndpointError: if the server refuses all formats, does not know the model, or cannot be reached.

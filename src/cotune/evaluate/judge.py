@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cotune.endpoint import AnswerCache, Client, EndpointError, Prices, Reply, Usage
+from cotune.endpoint import AnswerCache, Client, EndpointError, Prices, Usage
 from cotune.endpoint.chat import CHAT
 from cotune.endpoint.refusals import too_many_refused
 from cotune.endpoint.request_format import RequestFormat, Said, find_way, read_said
@@ -195,32 +194,27 @@ class Judge:
         progress: Progress | None,
     ) -> None:
         """Try each question once; adds results to ``graded``, costs to ``spent``, and refusals to ``refusals``."""
-        keys, turn = list(missing), threading.Lock()
+        keys, questions = list(missing), list(missing.values())
 
-        def received(number: int, reply: Reply[Any]) -> None:
+        def read(number: int, body: Any) -> Said:
+            return read_said(body, questions[number])
+
+        def received(number: int, said: Said) -> None:
             key = keys[number]
-            said = read_said(reply.value, missing[key])
-            with turn:
-                usage = spent[key] = spent.get(key, Usage()) + said.usage
+            usage = spent[key] = spent.get(key, Usage()) + said.usage
             if (grade := grade_in(said.text)) is not None:
-                kept = self._keep(key, grade, usage)
-                with turn:
-                    graded[key] = kept
+                graded[key] = self._keep(key, grade, usage)
             if progress:
                 progress(0)
 
         def refused(number: int, error: EndpointError) -> None:
             refusals[keys[number]] = error
 
-        def checked(body: Any) -> Any:
-            read_said(body, ())
-            return body
-
         if missing:
-            bodies = [self.way.body(self.client.endpoint.model, messages) for messages in missing.values()]
+            bodies = [self.way.body(self.client.endpoint.model, messages) for messages in questions]
             if drawn and self.way.greedy:
                 bodies = [{**body, "temperature": _TEMPERATURE} for body in bodies]
-            self.client.post_all(CHAT, bodies, checked, patience=self.patience, received=received, refused=refused)
+            self.client.post_all(CHAT, bodies, read, patience=self.patience, received=received, refused=refused)
 
     def _keep(self, key: str, grade: float | None, usage: Usage) -> dict[str, Any]:
         kept = {"grade": grade, "usage": asdict(usage)}

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from cotune.prompt.prompt import Order, Prompt
-from cotune.prompt.words import MANY_LABELS, LabelStyle, capitalise, field_name, item_noun, kind_noun, label_words
-from cotune.prompt.written import fill, written_bank, written_seed
+from cotune.prompt.words import (
+    MANY_LABELS,
+    LabelStyle,
+    capitalise,
+    field_name,
+    fill_nouns,
+    item_noun,
+    kind_noun,
+    label_words,
+    written_bodies,
+)
+from cotune.task.task import Task
 from cotune.task.values.kinds.base import Mode
-
-if TYPE_CHECKING:
-    from cotune.task.task import Task
 
 FEW_LABELS = 12
 
@@ -22,36 +28,12 @@ def seed_prompt(task: Task) -> Prompt:
 
     Up to twenty labels are listed; a longer list would make every pass expensive. For JSON the fields are named.
     """
-    return _SEEDS[task.output.kind.mode](task)
-
-
-def _choosing_seed(task: Task) -> Prompt:
-    item, kind = item_noun(task), kind_noun(task)
-    ask = "Answer with one of: {labels}." if len(task.labels) <= MANY_LABELS else f"Answer with its {kind}."
-    return Prompt(
-        instruction=f"Classify the {item}. {ask}",
-        input_template=field_template(task),
-        cue=f"{capitalise(kind)}:",
-        label_words=label_words(task.labels, "human"),
-    )
+    return _filled(_DRAFTS[task.output.kind.mode][:1], task)[0]
 
 
 def bare_prompt(task: Task) -> Prompt:
     """A prompt of the row's fields only, with the label words of the seed prompt."""
-    return Prompt(input_template=bare_template(task), label_words=label_words(task.labels, "human"))
-
-
-def field_template(task: Task, mark: str = ": ") -> str:
-    """The input fields, each after its name."""
-    single = len(task.input_fields) == 1
-    return "\n".join(
-        f"{capitalise(item_noun(task) if single else field_name(field))}{mark}{{{field}}}" for field in task.input_fields
-    )
-
-
-def bare_template(task: Task) -> str:
-    """The input fields without names, one per line."""
-    return "\n".join(f"{{{field}}}" for field in task.input_fields)
+    return _filled([_BARE], task)[0]
 
 
 def explanation(words: tuple[str, ...], item: str) -> str | None:
@@ -79,27 +61,30 @@ def sample_line(words: tuple[str, ...]) -> str | None:
 
 
 def starting_bank(task: Task) -> list[Prompt]:
-    """About twenty different prompts, the most different first; the seed prompt and the bare prompt are the first two.
+    """Up to about twenty different prompts, the most different first; the seed prompt and the bare prompt are the first two.
 
     With more than twenty labels none of them lists the labels. All are different.
     """
-    return _BANKS[task.output.kind.mode](task)
+    bank = _filled(_DRAFTS[task.output.kind.mode], task)
+    words = bank[0].words(task.labels)
+    if line := explanation(words, item_noun(task)) if len(task.labels) <= MANY_LABELS else sample_line(words):
+        plain = _filled([_EXPLAINED], task)[0]
+        bank.insert(_EXPLAINED_AT, plain.edit(instruction=f"{plain.instruction} {line}"))
+    return list({entry.id: entry for entry in bank}.values())
 
 
 @dataclass(frozen=True)
 class _Draft:
     """A prompt of the bank with placeholders for the task's nouns: ``<item>``, ``<an item>``, ``<kind>`` and ``<Kind>``.
 
+    In prompts for generated answers ``<form>`` is the form of an answer, ``<request 1>`` a wording of the request, followed by
+    the form, and ``<request>`` the first wording alone.
+
     Attributes:
         shown: the row's part, with ``<fields>``, ``<bare>`` or ``<quoted>`` for the input fields.
-        cue: the answer cue.
-        ask: the instruction if labels are listed.
+        ask: the instruction.
         unlisted: the instruction if there are too many labels to list; None for the same one.
-        system: the system text if labels are listed.
-        unlisted_system: the system text if they are not listed; None for the same one.
-        words: style of the label words.
-        order: order of instruction and row.
-        separator: text between the parts.
+        unlisted_system: the same for the system text.
     """
 
     shown: str
@@ -117,7 +102,15 @@ _LONG = "You are given <an item>. Read it carefully and decide which <kind> fits
 _ONE = "Answer with that one and with nothing else."
 _MEANT = "Decide what the <item> is about. Look at what is meant, not at single words. "
 _ABOVE = "What is the <kind> of the <item> above? "
+_BARE = _Draft("<bare>")
 _CHOOSING = (
+    _Draft(
+        "<fields>",
+        "<Kind>:",
+        "Classify the <item>. Answer with one of: {labels}.",
+        "Classify the <item>. Answer with its <kind>.",
+    ),
+    _BARE,
     _Draft("<fields>", "<Kind>:"),
     _Draft("<fields>", "Answer:", "Which of these is it: {labels}?", "Which <kind> is it?", order="input_first"),
     _Draft(
@@ -173,28 +166,49 @@ _CHOOSING = (
         separator="\n\n",
     ),
 )
+_EXPLAINED = _Draft("<fields>", "<Kind>:", "Classify the <item>.")
 _EXPLAINED_AT = 8
 """Index in the bank of the prompt whose instruction explains the labels."""
+_WRITING = (
+    _Draft("<fields>", "<Kind>:", "<request 0>"),
+    _BARE,
+    _Draft("<fields>", "<Kind>:"),
+    _Draft("<fields>", "Answer:", "<request 1>", order="input_first"),
+    _Draft("<bare>", system="<request 0>"),
+    _Draft("<fields>", "Answer:", "<request 3> Read it carefully. Do not explain."),
+    _Draft("<bare>", ask="<request>"),
+    _Draft("<bare>", "What is the <kind>?", separator="\n\n"),
+    _Draft("<fields>", ask="<request 2>", system="You are an expert who works carefully."),
+    _Draft("<fields>", "Answer:", system=""),
+    _Draft("<fields>", "### <Kind>", "### Task\nFind the <kind> of <an item>.\n<form>", separator="\n\n"),
+    _Draft("<bare>", "<Kind>:", "<form>"),
+    _Draft("<bare>", ask="<request 4>", system="You give short answers.", separator="\n\n"),
+)
+_DRAFTS: Mapping[Mode, tuple[_Draft, ...]] = {"choose": _CHOOSING, "write": _WRITING}
 
 
-def _choosing_bank(task: Task) -> list[Prompt]:
+def _filled(drafts: Sequence[_Draft], task: Task) -> list[Prompt]:
     listed = len(task.labels) <= MANY_LABELS
-    bare = bare_template(task)
-    nouns = {
+    bare, form = "\n".join(f"{{{field}}}" for field in task.input_fields), task.output.form
+    requests = [fill_nouns(text, task) for text in written_bodies(task)]
+    marks = {
         "<Kind>": capitalise(kind_noun(task)),
         "<count>": str(len(task.labels)),
-        "<fields>": field_template(task),
-        "<fields = >": field_template(task, " = "),
-        "<fields \n>": field_template(task, "\n"),
+        "<fields>": _field_template(task, ": "),
+        "<fields = >": _field_template(task, " = "),
+        "<fields \n>": _field_template(task, "\n"),
         "<bare>": bare,
         "<quoted>": f'"{bare}"' if len(task.input_fields) == 1 else bare,
+        "<request>": requests[0],
+        **{f"<request {place}>": f"{text} {form}".strip() for place, text in enumerate(requests)},
+        "<form>": form,
     }
 
     def filled(text: str) -> str:
-        text = fill(text, task)
-        for mark, noun in nouns.items():
-            text = text.replace(mark, noun)
-        return text
+        text = fill_nouns(text, task)
+        for mark, part in marks.items():
+            text = text.replace(mark, part)
+        return text.strip()
 
     def prompt(draft: _Draft) -> Prompt:
         ask = draft.ask if listed or draft.unlisted is None else draft.unlisted
@@ -203,24 +217,15 @@ def _choosing_bank(task: Task) -> list[Prompt]:
         shown, cue, system = filled(draft.shown), filled(draft.cue), None if system is None else filled(system)
         return Prompt(filled(ask), shown, cue, system, words, (), draft.order, draft.separator)
 
-    bank = [seed_prompt(task), bare_prompt(task), *map(prompt, _CHOOSING)]
-    words = Prompt(label_words=label_words(task.labels, "human")).words(task.labels)
-    if line := explanation(words, item_noun(task)) if listed else sample_line(words):
-        plain = prompt(_Draft("<fields>", "<Kind>:", "Classify the <item>."))
-        bank.insert(_EXPLAINED_AT, plain.edit(instruction=f"{plain.instruction} {line}"))
-    return list({entry.id: entry for entry in bank}.values())
+    return list(map(prompt, drafts))
 
 
-def _writing_seed(task: Task) -> Prompt:
-    return written_seed(task, field_template(task))
-
-
-def _writing_bank(task: Task) -> list[Prompt]:
-    return written_bank(task, field_template(task), bare_template(task))
-
-
-_SEEDS: Mapping[Mode, Callable[[Task], Prompt]] = {"choose": _choosing_seed, "write": _writing_seed}
-_BANKS: Mapping[Mode, Callable[[Task], list[Prompt]]] = {"choose": _choosing_bank, "write": _writing_bank}
+def _field_template(task: Task, mark: str) -> str:
+    """The input fields, each after its name."""
+    single = len(task.input_fields) == 1
+    return "\n".join(
+        f"{capitalise(item_noun(task) if single else field_name(field))}{mark}{{{field}}}" for field in task.input_fields
+    )
 
 
 def _quotable(word: str) -> bool:

@@ -18,11 +18,6 @@ def with_labels(prompt: Prompt, before: Sequence[str], after: Sequence[str]) -> 
     New label words follow the style of the old ones if they have a common style; otherwise they are written in natural
     language. ``{labels}`` needs no change. A written-out list or explanation of the labels in instruction, cue or system text
     is rewritten; other text stays unchanged. Demonstrations of removed labels are removed.
-
-    Args:
-        prompt: a prompt for the labels ``before``.
-        before: its labels.
-        after: the new labels.
     """
     if set(before) == set(after):
         return prompt

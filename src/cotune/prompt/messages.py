@@ -66,9 +66,6 @@ def turns_of(
     """A prompt's turns for one row.
 
     Args:
-        prompt: the prompt.
-        fields: the row's input fields, substituted literally.
-        labels: the labels to choose from.
         clean: function that removes control tokens from label words and demonstrations.
 
     Raises:

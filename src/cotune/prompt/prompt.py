@@ -123,16 +123,11 @@ class Prompt:
             )
         except (TypeError, ValueError, KeyError) as error:
             raise InputError(f"a prompt's label words or demonstrations have the wrong form ({error})") from error
-        for name in ("instruction", "input_template", "cue", "separator"):
-            if not isinstance(values.get(name, ""), str):
+        for name in ("instruction", "input_template", "cue", "separator", "system"):
+            if not isinstance(values.get(name, ""), str) and (name != "system" or values[name] is not None):
                 raise InputError(f"the prompt's {name} must be a text")
         nearest = values.get("nearest", 0)
-        if (
-            isinstance(nearest, bool)
-            or not isinstance(nearest, int)
-            or nearest < 0
-            or nearest > 0 == len(values["demonstrations"])
-        ):
+        if type(nearest) is not int or nearest < 0 or nearest > 0 == len(values["demonstrations"]):
             raise InputError("the prompt's nearest must be a number of its demonstrations")
         if values.get("order", "instruction_first") not in ("instruction_first", "input_first"):
             raise InputError(f"unknown order {values['order']!r}", hint="Use instruction_first or input_first.")
@@ -151,7 +146,6 @@ def parse_prompt(text: str, input_fields: Iterable[str], *, where: str = "prompt
 
     Args:
         text: the template, with each input field somewhere as ``{field}``, or by the name of its column.
-        input_fields: the task's input fields.
         where: file or key that the text came from, for errors.
 
     Raises:

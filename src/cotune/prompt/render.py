@@ -129,7 +129,6 @@ class Renderer:
 
         Args:
             prompt: the prompt; ``{labels}`` is replaced by nothing.
-            rows: input fields of each row.
             answers: the reference answer of each row; None to render none.
 
         Raises:
@@ -281,7 +280,6 @@ class Renderer:
 
         Args:
             skeleton: full text of the prompt with markers.
-            values: fields of the row.
             abridged: the same fields, with very long ones abridged.
             ids: token ids of ``abridged``.
         """

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from cotune.task.task import Task
+from cotune.task.task import Task
 
 LabelStyle = Literal["human", "capital", "lower", "raw"]
 LABEL_STYLES: tuple[LabelStyle, ...] = ("human", "capital", "lower", "raw")
@@ -17,6 +16,21 @@ MANY_LABELS = 20
 _PLAIN_ITEMS = {"input", "inputs", "text", "x", "content", "sentence", "data", "value", "body"}
 _PLAIN_KINDS = {"output", "outputs", "label", "labels", "y", "target", "class", "gold", "answer", "category", "tag", "value"}
 _SHARE_OF_QUESTIONS = 0.6
+_BODIES = (
+    "Read the <item> and give its <kind>.",
+    "Give the <kind> for the <item>.",
+    "Your task is to find the <kind> of the <item>.",
+    "You are given <an item>. Work out its <kind>.",
+    "What is the <kind> of the <item>?",
+    "Find the <kind>.",
+)
+_QUESTION_BODIES = (
+    "Answer the <item>.",
+    "Read the <item> and answer it.",
+    "Give the right <kind> to the <item>.",
+    "You are given <an item>. Work out the <kind>.",
+    "What is the <kind> to the <item>?",
+)
 
 
 def humanise(name: str) -> str:
@@ -89,6 +103,18 @@ def kind_noun(task: Task) -> str:
     """A noun for the output, from the output field's name; the output kind's own noun if the name is generic."""
     name = _plain(task.output_field).lower()
     return task.output.kind.noun if not name or name in _PLAIN_KINDS else name
+
+
+def fill_nouns(text: str, task: Task) -> str:
+    """Substitute the task's nouns for ``<item>``, ``<an item>`` and ``<kind>``."""
+    item = item_noun(task)
+    return text.replace("<an item>", indefinite(item)).replace("<item>", item).replace("<kind>", kind_noun(task))
+
+
+def written_bodies(task: Task) -> tuple[str, ...]:
+    """Wordings of the request for a generated answer, see :func:`fill_nouns`."""
+    asked = task.output.kind.answers_questions and kind_noun(task) == "answer"
+    return _QUESTION_BODIES if asked else _BODIES
 
 
 def _plain(name: str) -> str:

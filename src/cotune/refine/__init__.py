@@ -2,24 +2,9 @@
 
 from __future__ import annotations
 
-from cotune.refine.demonstrations import default_count, diverse, fits, fixed, not_shown, with_demonstrations
-from cotune.refine.edits import OPERATORS, Operator, format_variants
-from cotune.refine.mutate import DemonstrationPool, first_pool, mutate
-from cotune.refine.proposal import Proposal, Source
+from cotune.refine.demonstrations import diverse, fixed, not_shown, with_demonstrations
+from cotune.refine.edits import format_variants
+from cotune.refine.mutate import first_pool, mutate
+from cotune.refine.proposal import Proposal
 
-__all__ = [
-    "OPERATORS",
-    "DemonstrationPool",
-    "Operator",
-    "Proposal",
-    "Source",
-    "default_count",
-    "diverse",
-    "first_pool",
-    "fits",
-    "fixed",
-    "format_variants",
-    "mutate",
-    "not_shown",
-    "with_demonstrations",
-]
+__all__ = ["Proposal", "diverse", "first_pool", "fixed", "format_variants", "mutate", "not_shown", "with_demonstrations"]

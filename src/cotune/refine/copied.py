@@ -6,12 +6,9 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING
 
 from cotune.task.example import Example
-
-if TYPE_CHECKING:
-    from cotune.task.task import Task
+from cotune.task.task import Task
 
 GRAM = 8
 """Number of consecutive words that a prompt must not share with a row."""
@@ -36,9 +33,6 @@ class RowGrams:
 
     Right answers count too, unless they are labels. From four words on, a shorter text counts as a whole; still shorter ones
     are phrases that any instruction may contain.
-
-    Args:
-        task: task with the rows.
     """
 
     def __init__(self, task: Task) -> None:
@@ -68,7 +62,6 @@ def told_answer(text: str, rows: Sequence[Example], names: Mapping[str, Sequence
     label's line, its own line may then contain at most two other words.
 
     Args:
-        text: text of a prompt.
         rows: rows that its author was shown.
         names: label to its possible names in the text.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,7 @@ import numpy.typing as npt
 from cotune.prompt.prompt import Demonstration, Prompt
 from cotune.task.example import Example
 from cotune.task.split import stratum_of
-
-if TYPE_CHECKING:
-    from cotune.task.task import Task
+from cotune.task.task import Task
 
 MOST_WORDS = 60
 MOST_CHARACTERS = 2000
@@ -47,8 +45,6 @@ def fixed(task: Task, rng: np.random.Generator, *, k: int | None = None) -> tupl
     """Draw train rows at random, balanced over the labels, in random order.
 
     Args:
-        task: task; only ``task.train`` is used.
-        rng: random generator.
         k: number of rows; None takes :func:`default_count`.
     """
     count = default_count(len(task.labels)) if k is None else k
@@ -62,37 +58,20 @@ def fixed(task: Task, rng: np.random.Generator, *, k: int | None = None) -> tupl
     return tuple(rows[chosen[place]] for place in rng.permutation(len(chosen)))
 
 
-def diverse(
-    vectors: npt.ArrayLike,
-    labels: Sequence[str],
-    k: int,
-    *,
-    rng: np.random.Generator | None = None,
-) -> list[int]:
+def diverse(vectors: npt.NDArray[Any], labels: Sequence[str], k: int, rng: np.random.Generator) -> list[int]:
     """Choose rows farthest-first, balanced over the labels: each next row is the farthest from those already chosen.
 
     Args:
         vectors: embeddings of the rows, ``[n, d]``; distances are Euclidean.
-        labels: labels of the ``n`` rows.
         k: number of rows; fewer are returned if there are fewer.
-        rng: draws the first row; if None, the row closest to the mean comes first.
+        rng: draws the first row.
 
     Returns:
         Indices of the rows, in the order of choice.
-
-    Raises:
-        ValueError: the shapes differ, or a vector is not finite.
     """
     points = np.asarray(vectors, dtype=np.float64)
-    if points.ndim != 2 or len(points) != len(labels):
-        raise ValueError(f"vectors must be [{len(labels)}, d], not {points.shape}")
-    if not np.isfinite(points).all():
-        raise ValueError("the vectors are not all finite")
-    if not len(points):
-        return []
     nearest = np.full(len(points), np.inf)
-    typical = np.linalg.norm(points - points.mean(axis=0), axis=1)
-    first: npt.NDArray[np.float64] = typical if rng is None else rng.random(len(points))
+    first = rng.random(len(points))
 
     def badness(last: int | None) -> npt.NDArray[np.float64]:
         if last is None:
@@ -141,11 +120,7 @@ def not_shown(prompt: Prompt, examples: Iterable[Example]) -> tuple[Example, ...
 
 
 def _balanced(
-    labels: Sequence[str],
-    k: int,
-    badness: Callable[[int | None], npt.NDArray[Any]],
-    *,
-    ties: dict[str, int] | None = None,
+    labels: Sequence[str], k: int, badness: Callable[[int | None], npt.NDArray[Any]], *, ties: dict[str, int] | None = None
 ) -> list[int]:
     """Greedy choice: the row with the lowest badness among the labels chosen least often; ``badness`` gets the last choice."""
     left = np.ones(len(labels), dtype=np.bool_)

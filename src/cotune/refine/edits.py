@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,17 +20,9 @@ from cotune.prompt.bank import explanation, sample_line
 from cotune.prompt.prompt import PLACEHOLDER, Prompt
 from cotune.prompt.words import LABEL_STYLES, MANY_LABELS, capitalise, field_name, item_noun, kind_noun, label_words
 from cotune.refine.template import STYLES, read_template, write_template
-from cotune.refine.wording import (
-    LENGTHENERS,
-    instruction_wording,
-    list_sentence,
-    paraphrases,
-    sentences,
-)
+from cotune.refine.wording import LENGTHENERS, instruction_wording, list_sentence, paraphrases, sentences
+from cotune.task.task import Task
 from cotune.task.values.kinds.base import Mode
-
-if TYPE_CHECKING:
-    from cotune.task.task import Task
 
 SEPARATORS = ("\n", "\n\n", " ", " | ")
 # A longer instruction contains more than the wordings here, so it is not replaced by one of them.
@@ -47,7 +39,6 @@ class Operator:
 
     Attributes:
         name: its key in ``OPERATORS``.
-        edit: the function.
         preserves_meaning: whether only the format changes, so that it can be used to measure robustness.
     """
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,9 +12,7 @@ from cotune.refine.demonstrations import with_demonstrations
 from cotune.refine.edits import operators, sound, with_words
 from cotune.refine.proposal import Proposal, Source
 from cotune.task.example import Example
-
-if TYPE_CHECKING:
-    from cotune.task.task import Task
+from cotune.task.task import Task
 
 DemonstrationPool = Callable[[np.random.Generator], Sequence[Example]]
 """A function that draws train rows to show, by ``fixed`` or ``diverse``, or by both in turn."""
@@ -50,12 +47,7 @@ def mutate(
     survivor, a prompt in ``seen`` or another child. Fewer are returned only if many tries find no unseen child.
 
     Args:
-        survivors: the parents, best first.
-        task: source of field names and labels.
-        n: number of children.
-        rng: random generator.
         demonstration_pool: draws train rows to show; None leaves demonstrations unchanged.
-        seen: ids of known prompts.
 
     Raises:
         ValueError: the pool drew a row that is not in ``task.train``.
@@ -85,10 +77,8 @@ def first_pool(
     any. Then come the bank's prompts and, if ``n`` is larger, edits of all these.
 
     Args:
-        task: source of field names and labels.
         user_prompts: the user's prompts, the seed prompt first.
         n: number of prompts, all different.
-        rng: random generator.
         demonstration_pool: draws train rows to show; None shows none.
 
     Raises:

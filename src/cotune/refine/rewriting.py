@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
 
@@ -15,10 +15,8 @@ from cotune.refine.copied import RowGrams, told_answer, words_of
 from cotune.refine.edits import sound
 from cotune.refine.proposal import Proposal
 from cotune.task.example import Example
+from cotune.task.task import Task
 from cotune.task.values.json_value import FENCE
-
-if TYPE_CHECKING:
-    from cotune.task.task import Task
 
 MOST_CHARACTERS = 2000
 ANSWER_SCHEMA: dict[str, Any] = {
@@ -28,7 +26,8 @@ ANSWER_SCHEMA: dict[str, Any] = {
     "additionalProperties": False,
 }
 """JSON Schema of the answer, for servers that support it: a list of instructions."""
-_MOST_ITEMS = 16
+_WANTED, _MOST_ITEMS = 4, 16
+"""Number of instructions asked for, and the maximum number that is read."""
 _ROW_CHARACTERS, _MOST_LABELS, _SHOWN_CHARACTERS = 300, 60, 160
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 
@@ -43,12 +42,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Failures:
-    """A group of failures.
-
-    Attributes:
-        about: what they have in common, in words; may be empty.
-        cases: a few of them.
-    """
+    """A few failures, and what they have in common, in words that may be empty."""
 
     about: str
     cases: tuple[Case, ...]
@@ -56,19 +50,11 @@ class Failures:
 
 @dataclass(frozen=True)
 class Question:
-    """The content of a question to the language model.
-
-    Attributes:
-        prompt: the present prompt.
-        failures: a few rows that it gets wrong, in groups.
-        successes: a few that it gets right.
-        wanted: number of instructions asked for.
-    """
+    """A question for new instructions: the present prompt, and a few rows that it gets wrong or right."""
 
     prompt: Prompt
     failures: tuple[Failures, ...]
     successes: tuple[Case, ...]
-    wanted: int = 4
 
     @property
     def rows(self) -> tuple[Example, ...]:
@@ -78,12 +64,7 @@ class Question:
 
 @dataclass
 class Rewrites:
-    """The result of an answer.
-
-    Attributes:
-        proposals: accepted prompts.
-        refused: rejected items, each with ``text`` and ``why``.
-    """
+    """Accepted prompts, and rejected items, each with its ``text`` and ``why``."""
 
     proposals: list[Proposal] = field(default_factory=list)
     refused: list[dict[str, str]] = field(default_factory=list)
@@ -114,7 +95,7 @@ def messages_for(task: Task, question: Question) -> list[dict[str, str]]:
     if question.successes:
         shown.append("Rows that it gets right\n" + "\n".join(_case(case) for case in question.successes))
     shown.append(
-        f"Write {question.wanted} new instructions that differ from each other and say in general words what would help. "
+        f"Write {_WANTED} new instructions that differ from each other and say in general words what would help. "
         f"{kind.advice} Never quote a row and never give the answer to one. Keep each under 120 words. "
         'Answer with JSON alone: {"prompts": ["...", "..."]}.'
     )
@@ -160,9 +141,6 @@ def accept(items: Sequence[Any], task: Task, question: Question, grams: RowGrams
 
     Args:
         items: items of the answer, from :func:`read_answer`.
-        task: the task.
-        question: the question that was asked.
-        grams: word n-grams of the rows that must not be copied.
         known: known prompts, besides the present one.
     """
     found = Rewrites()

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
-from cotune.prompt.words import capitalise, indefinite, item_noun, kind_noun
-from cotune.prompt.written import bodies as written_bodies
+from cotune.prompt.words import capitalise, fill_nouns, item_noun, written_bodies
+from cotune.task.task import Task
 from cotune.task.values.kinds.base import Mode
-
-if TYPE_CHECKING:
-    from cotune.task.task import Task
 
 TaskKind = Literal["sentiment", "entailment", "yes_no", "intent", "question", "general"]
 
@@ -137,12 +134,6 @@ _WORDINGS: Mapping[Mode, Callable[[Task, bool, np.random.Generator], str]] = {
 def list_sentence(rng: np.random.Generator) -> str:
     """A sentence that lists the labels."""
     return _WITH_LIST[int(rng.integers(len(_WITH_LIST)))]
-
-
-def fill_nouns(text: str, task: Task) -> str:
-    """Substitute the task's nouns."""
-    item, kind = item_noun(task), kind_noun(task)
-    return text.replace("<an item>", indefinite(item)).replace("<item>", item).replace("<kind>", kind)
 
 
 def paraphrases(text: str) -> list[str]:

@@ -336,8 +336,8 @@ def test_prompts_are_bred_where_the_winner_would_meet_its_rows_four_times_all_th
     # By what steps and prompts moved dev so far, prompts would be mutated in any case.
     policy.worth = {"prompts": 1.0, "tune": 0.0001}
     search = search_of(track_of(seed, (20, 0.8, 0.5)), track_of(long, (20, 0.8, 0.5)))
-    step, race = policy.ahead.step(search.winner), policy.race_cost(long, PLAN.race_rows)
-    base = policy._owed_to_a_challenger(search) + 2 * policy.ahead.check(long) + race
+    step, race = policy.step(search.winner), policy.race_cost(long, PLAN.race_rows)
+    base = policy._owed_to_a_challenger(search) + 2 * policy.check(long) + race
     # A short run of 10 steps for challenger, winner and seed prompt, the first and the last with their decay.
     base += 10 * (2 / 0.7 + 1) * step
     # 30 steps with their decay are behind them then, and four epochs are 80 steps.
@@ -378,7 +378,7 @@ def test_a_prompt_whose_length_would_cost_the_winner_its_steps_is_not_tuned(tmp_
     policy, first = decider_of(context, PLAN), track_of(seed, (4, 0.8, 0.5))
     own, heavy = (context.training.step_tokens(prompt, context.tune.batch_size) for prompt in (seed, shown))
     assert context.training.step_tokens(long, context.tune.batch_size) < 1.5 * own < heavy
-    end = policy.end.cost(seed, seed, new=True) + 5 * policy.ahead.check(seed)
+    end = policy.end.cost(seed, seed, new=True) + 5 * policy.check(seed)
     # The seed prompt's whole run beside the heavy prompt's: four times the 20 steps in which all rows are met, and as much
     # again for prompts that are mutated.
     whole = 2 * 80 * (own + heavy)
@@ -399,7 +399,7 @@ def test_what_is_kept_for_bred_prompts_is_free_once_none_will_be_bred(tmp_path: 
     policy, first = decider_of(context, PLAN), track_of(seed, (4, 0.8, 0.5))
     own, heavy = (context.training.step_tokens(prompt, context.tune.batch_size) for prompt in (seed, shown))
     spare = 80 * (own + heavy)
-    spend_all_but(context, policy.end.cost(seed, seed, new=True) + 5 * policy.ahead.check(seed) + 1.1 * spare)
+    spend_all_but(context, policy.end.cost(seed, seed, new=True) + 5 * policy.check(seed) + 1.1 * spare)
     assert policy.light([shown], first) == []
     alone = config_in_memory(name="ends", input=["text"], output="label", search={"max_cycles": 1})
     assert decider_of(context, PLAN, alone).light([shown], first) == [shown]

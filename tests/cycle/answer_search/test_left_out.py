@@ -15,7 +15,7 @@ from chat_server import chat_server
 from cotune.config import config_in_memory
 from cotune.config.task import Task
 from cotune.cycle.answer_search import loop
-from cotune.cycle.answer_search.policy import AnswerPolicy
+from cotune.cycle.answer_search.loop import AnswerPolicy
 from cotune.cycle.answer_search.steps import NO_NEW_PROMPT, NONE_FOUND, StepPolicy
 from cotune.cycle.backends.base import Opening
 from cotune.cycle.backends.endpoint import EndpointBackend

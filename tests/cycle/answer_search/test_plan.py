@@ -26,8 +26,6 @@ def schedule(pool: int, rows: int) -> int:
 def plan(left: float, sizes: Sizes = TREC, **changes: Any) -> Plan:
     """A plan at 500 tokens a second in scoring, 150 in training."""
     settings: dict[str, Any] = {
-        "scoring": lambda tokens: tokens / 500,
-        "training": lambda tokens: tokens / 150,
         "reserve": RESERVE,
         "test_row": TEST_ROW,
         "max_pool": 16,
@@ -35,7 +33,7 @@ def plan(left: float, sizes: Sizes = TREC, **changes: Any) -> Plan:
         "decay": 0.3,
         **changes,
     }
-    return make_plan(left, sizes, **settings)
+    return make_plan(left, sizes, CostModel(Budget("time", left), score_rate=500, train_rate=150), **settings)
 
 
 def test_where_rows_cannot_be_met_four_times_less_is_raced() -> None:
@@ -80,7 +78,7 @@ def snips(left: float, test: int = 300, **changes: Any) -> Plan:
 
 
 def test_training_gets_half_of_a_budget_or_the_plan_says_what_would_give_it_that() -> None:
-    short, long = snips(1500.0, raised=Budget("time", 1500.0).raised), snips(6000.0)
+    short, long = snips(1500.0), snips(6000.0)
     assert short.training < 0.5 < long.training and not long.advice
     budget, rows = re.findall(r"--budget (\d+)m, or limit.test=(\d+)", short.advice)[0]
     assert snips(60.0 * int(budget)).training >= 0.48
@@ -89,12 +87,12 @@ def test_training_gets_half_of_a_budget_or_the_plan_says_what_would_give_it_that
 
 def test_a_refusal_names_a_budget_or_a_test_that_fits() -> None:
     with pytest.raises(BudgetError) as caught:
-        snips(600.0, raised=Budget("time", 600.0).raised)
+        snips(600.0)
     budget, rows = re.findall(r"--budget (\d+)m, or limit.test=(\d+)", str(caught.value))[0]
     assert snips(60.0 * int(budget)).short_steps >= 3 and snips(600.0, int(rows)).short_steps >= 3
     with pytest.raises(BudgetError, match=r"Give --budget 20m\."):
         # Without any test row there would be no room either.
-        snips(20.0, raised=Budget("time", 20.0).raised)
+        snips(20.0)
 
 
 @pytest.mark.parametrize(

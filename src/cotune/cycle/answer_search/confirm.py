@@ -15,13 +15,7 @@ from cotune.evaluate.frozen_arms import PREVIOUS
 from cotune.model.adapters.slots import BASE
 
 
-def confirm(
-    context: RunContext,
-    search: Search,
-    *,
-    end: EndCosts,
-    previous: Previous | None = None,
-) -> Confirmed:
+def confirm(context: RunContext, search: Search, *, end: EndCosts, previous: Previous | None = None) -> Confirmed:
     """Score all candidates for the arms on every dev row, and record the arms.
 
     The best arm on dev ships: if the search found nothing better, it is the tuned seed prompt or the unchanged earlier bundle.
@@ -31,10 +25,7 @@ def confirm(
     If the model cannot be tuned, there are two arms: the seed prompt and the best prompt.
 
     Args:
-        context: context of the run.
-        search: result of the search.
         end: cost of the end; a candidate other than the winner and the seed prompt may win if there is room to test it.
-        previous: the earlier bundle of a warm start.
     """
     if not context.can.tune:
         return _confirm_untuned(context, search)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import cache, partial
 from typing import Literal
 
 from cotune.config import RunConfig
 from cotune.config.sections import SearchConfig
 from cotune.cycle.answer_search.heuristics import HEURISTICS
-from cotune.cycle.answer_search.race import FINAL
-from cotune.cycle.answer_search.row_counts import untuned_end_tokens
+from cotune.cycle.answer_search.race import FINAL, race_rows_scored
 from cotune.cycle.answer_search.state import Search
 from cotune.cycle.answer_search.trial import Trial
 from cotune.cycle.budget.reserve import closing_cost
@@ -21,6 +21,7 @@ from cotune.cycle.search.measured import CALIBRATION_ROWS, Measured, measure_bas
 from cotune.cycle.search.pool import nearest_cost
 from cotune.model.adapters.slots import BASE
 from cotune.prompt.prompt import Prompt
+from cotune.task.task import Task
 
 Aside = Literal["all", "least"]
 """Optional parts of the cost: all measurements after the test, or none."""
@@ -52,7 +53,7 @@ class EndCosts:
         self._only: Prompt | None = None
         self._on_dev: set[str] = set()
         self._looked_at = 0
-        self._variants: dict[str, list[Prompt]] = {}
+        self._variants_of = cache(partial(variants_of, context))
 
     # Measuring what will be needed ---------------------------------------------------------------------------------
 
@@ -93,18 +94,11 @@ class EndCosts:
     # Pricing -------------------------------------------------------------------------------------------------------
 
     def cost(
-        self,
-        seed: Prompt,
-        chosen: Prompt,
-        *,
-        alone: bool = False,
-        new: bool = False,
-        aside: Aside | None = None,
+        self, seed: Prompt, chosen: Prompt, *, alone: bool = False, new: bool = False, aside: Aside | None = None
     ) -> float:
         """Cost of the whole end of a search that tunes.
 
         Args:
-            seed: the seed prompt.
             chosen: the winning prompt, tuned.
             alone: whether ``chosen`` is the seed prompt, so that it needs no separate arms.
             new: whether ``chosen`` stands for an unknown prompt of its length.
@@ -117,7 +111,7 @@ class EndCosts:
         # Before the finalists are measured, there is one more of them than there are arms.
         rows += 0.0 if self._on_dev else context.spending.rows.scored(seed)
         confirm = len(context.dev) * rows
-        if context.answering.rules and context.answers.calibrates:
+        if context.answers.calibrates:
             confirm += min(CALIBRATION_ROWS, len(context.task.train)) * rows
         confirm += sum(self._answers_to_dev(prompt, tuned=True) for prompt in tuned)
         if self.previous is not None and not self._on_dev:
@@ -131,18 +125,17 @@ class EndCosts:
         An endpoint shares no prefix, so a prompt with demonstrations costs several times as much as one without.
 
         Args:
-            seed: the seed prompt.
             finalists: prompts that may be finalists and win, at least one.
             known: ids of prompts that were measured on all of dev.
         """
         context, counted = self.context, self.context.spending.rows.counted
         own, others = counted(seed)[0], [(prompt.id, counted(prompt)[0]) for prompt in finalists]
-        tokens = untuned_end_tokens(
+        tokens = _untuned_end_tokens(
             context.task,
             own + max(length for _, length in others),
             0.0 if seed.id in known else own,
             [length for name, length in others if name not in known],
-            calibrates=context.answering.rules and context.answers.calibrates,
+            calibrates=context.answers.calibrates,
         )
         return context.spending.costs.scoring(tokens) + self.fixed
 
@@ -213,7 +206,25 @@ class EndCosts:
             cost += FORMATS.cost(context.spending.costs, dev, *formats_row(context, chosen, variants))
         return cost + (END_SHARE * context.spending.budget.amount if self._slices else 0.0)
 
-    def _variants_of(self, prompt: Prompt) -> list[Prompt]:
-        if prompt.id not in self._variants:
-            self._variants[prompt.id] = variants_of(self.context, prompt)
-        return self._variants[prompt.id]
+
+def _untuned_end_tokens(task: Task, arms: float, seed: float, finalists: Sequence[float], *, calibrates: bool = True) -> float:
+    """Number of tokens that the end of an untuned search asks: two arms on the test, the seed prompt and finalists on dev.
+
+    Args:
+        arms: tokens of a row of the seed prompt and of the longest prompt that may win, together.
+        seed: tokens of a row of the seed prompt; 0 if it was measured on dev.
+        finalists: tokens of a row of each prompt that may be a finalist and was not measured on dev; the longest count.
+        calibrates: whether a bias is estimated for each finalist.
+    """
+    calibration = min(CALIBRATION_ROWS, len(task.train)) if calibrates else 0
+    longest = sorted(finalists, reverse=True)[:FINAL]
+    tokens = task.test.n * arms + len(task.dev) * seed + (len(task.dev) + calibration) * sum(longest)
+    return HEURISTICS.untuned_end_care * tokens
+
+
+def least_rows(task: Task) -> float:
+    """Number of rows that the smallest untuned search asks, including its end."""
+    bounds = HEURISTICS.untuned_race
+    return _untuned_end_tokens(task, 2, 1, [1] * FINAL) + race_rows_scored(
+        bounds.least_pool, min(len(task.dev), HEURISTICS.least_race_rows)
+    )

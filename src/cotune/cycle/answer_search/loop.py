@@ -6,13 +6,15 @@ If the model cannot be tuned, a cycle is a race, and its best prompt is measured
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from cotune.config import RunConfig
+from cotune.cycle.answer_search.confirm import confirm
 from cotune.cycle.answer_search.ending import EndCosts
 from cotune.cycle.answer_search.heuristics import HEURISTICS
-from cotune.cycle.answer_search.plan import Plan
+from cotune.cycle.answer_search.plan import fit_plan, rounded
 from cotune.cycle.answer_search.race import FINAL, RaceResult, race_prompts
 from cotune.cycle.answer_search.state import Search
 from cotune.cycle.answer_search.steps import NO_NEW_PROMPT, NONE_FOUND, SPENT, Choice, StepPolicy
@@ -20,6 +22,7 @@ from cotune.cycle.answer_search.trial import Trial, advance, catch_up, finish, o
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.folder import ASKED
+from cotune.cycle.search.arms import Confirmed
 from cotune.cycle.search.guide import Guide
 from cotune.cycle.search.measured import with_answers
 from cotune.cycle.search.pool import next_pool, opening_pool
@@ -31,44 +34,29 @@ from cotune.prompt.prompt import Prompt
 from cotune.refine import Proposal
 
 
-class Loop:
-    """Runs the cycle within a plan.
+class AnswerPolicy:
+    """Races prompts by a model's own answers, and tunes the best if the model can be tuned.
+
+    See :class:`cotune.cycle.policies.SearchPolicy`.
 
     Args:
-        context: context of the run.
-        config: config of the run.
-        plan: plan of the first cycle.
         own: the seed prompt first, then the user's further prompts.
-        end: prices of the end.
-        previous: the earlier bundle of a warm start.
     """
 
-    def __init__(
-        self,
-        context: RunContext,
-        config: RunConfig,
-        plan: Plan,
-        own: Sequence[Prompt],
-        end: EndCosts,
-        previous: Previous | None = None,
-    ) -> None:
-        self.context, self.config, self.own, self.previous, self.end = context, config, list(own), previous, end
-        self.guide = Guide(context, config)
-        self.policy = StepPolicy(context, config, plan, end, self.guide)
-        self._out_of_budget = False
+    def __init__(self, context: RunContext, config: RunConfig, own: Sequence[Prompt], previous: Previous | None) -> None:
+        self.context, self.config, self.own, self.previous = context, config, own, previous
+        self.end, self.guide = EndCosts(context, config, previous), Guide(context, config)
+        plan = fit_plan(context, config, own, self.end, previous)
+        self.fixed = plan.fixed
+        self.policy = StepPolicy(context, config, plan, self.end, self.guide)
 
-    @property
-    def plan(self) -> Plan:
-        """The plan of the first cycle, at the measured speed."""
-        return self.policy.plan
-
-    def run(self) -> Search:
+    def search(self) -> Search:
         """Run cycles until the budget, the steps or the gains end."""
         search = self._first_cycle()
         for _ in range(HEURISTICS.finishes):
             more = self._go_round(search)
             self._finish(search, more)
-            if not self._out_of_budget or not self.context.can.tune:
+            if search.stopped != SPENT or not self.context.can.tune:
                 break
             self._let_the_better_lead(search)
             # The cost of the end is estimated cautiously; if much is left, it is spent.
@@ -77,6 +65,10 @@ class Loop:
                 break
             catch_up(self.context, search.winner, cycle=len(search.cycles))
         return search
+
+    def confirm(self, found: Search) -> Confirmed:
+        """Fit the arms."""
+        return confirm(self.context, found, end=self.end, previous=self.previous)
 
     def _go_round(self, search: Search) -> int:
         """Run cycles until a decision to finish; returns the steps that there is still room for."""
@@ -88,18 +80,17 @@ class Loop:
             if self.context.finish_asked():
                 choice = Choice("finish", ASKED)
             key = [len(search.cycles), choice.next, choice.steps, choice.rows]
-            recorded = self.context.journal.step("decide", key, choice.to_json)
-            over, steps = recorded["next"] == "finish", int(recorded["steps"])
-            self.context.spending.expect_end(self.policy.owed(search, steps) if over else None)
+            choice = Choice(**self.context.journal.step("decide", key, partial(rounded, asdict(choice))))
+            over = choice.next == "finish"
+            self.context.spending.expect_end(self.policy.owed(search, choice.steps) if over else None)
             if over:
-                search.stopped = recorded["why"]
-                self._out_of_budget = recorded["why"] == SPENT
-                return steps
+                search.stopped = choice.why
+                return choice.steps
             before = search.winner.best.rank
-            if recorded["next"] == "prompts":
-                empty = self._prompt_cycle(search, steps, int(recorded["rows"]), float(recorded["room"]))
+            if choice.next == "prompts":
+                empty = self._prompt_cycle(search, choice)
             else:
-                self._tune_cycle(search, steps)
+                self._tune_cycle(search, choice.steps)
             winner = search.winner
             # A first bad score does not count as a failed cycle; the next one decides.
             lost = 0 if winner.best.rank > before else lost + (not winner.in_doubt)
@@ -107,7 +98,7 @@ class Loop:
     # Cycles -------------------------------------------------------------------------------------------------------
 
     def _first_cycle(self) -> Search:
-        context, plan, previous = self.context, self.plan, self.previous
+        context, plan, previous = self.context, self.policy.plan, self.previous
         proposals = opening_pool(
             context,
             self.own,
@@ -117,11 +108,10 @@ class Loop:
             nearest=plan.nearest,
         )
         by_id = {p.prompt.id: p for p in proposals}
+        racing = [p.prompt for p in proposals]
         if not context.can.tune:
-            entrants, sure = [p.prompt for p in proposals], [prompt.id for prompt in self.own]
-            racing = self.policy.affordable(entrants, plan.race_rows, seed=self.own[0], sure=sure)
-        else:
-            racing = [p.prompt for p in proposals]
+            sure = [prompt.id for prompt in self.own]
+            racing = self.policy.affordable(racing, plan.race_rows, seed=self.own[0], sure=sure)
         race = race_prompts(context, racing, BASE, rows=plan.race_rows, cycle=1)
         # A search without tuning measures only the best prompt of each race, because every answer costs money.
         self.end.look(self.own[0], [by_id[i].prompt for i in race.ranking[: 2 if context.can.tune else 1]])
@@ -156,7 +146,7 @@ class Loop:
             take_up(context, trials[-1], cycle=1)
         self.policy.pace(trials)
         for trial in trials:
-            advance(context, trial, self.plan.short_steps, cycle=1)
+            advance(context, trial, self.policy.plan.short_steps, cycle=1)
         alive = [t for t in trials if not t.failed]
         if not alive:
             raise CotuneError("every tuning run diverged. Lower tune.learning_rate and start a new --out folder.")
@@ -164,10 +154,8 @@ class Loop:
         self.policy.worth["prompts"] = max(1e-4, sum(losses) / len(losses) - min(losses))
         return Search(by_id, race, first, _best_of(alive), trials), [_tuned_record(t) for t in alive]
 
-    def _prompt_cycle(self, search: Search, steps: int, rows: int, room: float) -> str:
+    def _prompt_cycle(self, search: Search, choice: Choice) -> str:
         """Mutate the survivors, race under the present adapter, and tune the leading prompt further.
-
-        ``room`` is the budget for the guide's answer.
 
         Returns:
             The reason why nothing was raced: a search without tuning has nothing to do in a cycle without a new prompt. Empty
@@ -178,22 +166,22 @@ class Loop:
         ground = incumbent.ground.candidate
         adapter = ground.adapter
         parents = self._survivors(search)
-        rewrites = self.guide.look(number, incumbent.ground, [p.prompt for p in search.proposals.values()], room)
+        rewrites = self.guide.look(number, incumbent.ground, [p.prompt for p in search.proposals.values()], choice.room)
         children = next_pool(
             context,
             number,
             parents,
-            HEURISTICS.later_pool_size(self.plan.pool, tunes=context.can.tune),
+            HEURISTICS.later_pool_size(self.policy.plan.pool, tunes=context.can.tune),
             set(search.proposals),
             demonstrations=self.config.search.demonstrations,
             rewrites=rewrites,
-            nearest=self.plan.nearest,
+            nearest=self.policy.plan.nearest,
         )
         field_ = list({p.id: p for p in (incumbent.prompt, *parents, *(c.prompt for c in children))}.values())
         if not context.can.tune:
             field_ = self.policy.affordable(
                 field_,
-                rows,
+                choice.rows,
                 seed=search.seed.prompt,
                 sure=[incumbent.prompt.id],
                 known=search.known,
@@ -204,13 +192,15 @@ class Loop:
         if not context.can.tune and not any(c.prompt in field_ for c in children):
             return NO_NEW_PROMPT if children else NONE_FOUND
         children = [c for c in children if c.prompt in field_]
-        race = race_prompts(context, field_, adapter, rows=rows, cycle=number)
+        race = race_prompts(context, field_, adapter, rows=choice.rows, cycle=number)
         by_id = {p.id: p for p in field_}
         # Prompts that were already tuned from these weights are left out.
         tried = {incumbent.prompt.id, *(t.prompt.id for t in search.trials if t.start == adapter)}
         if context.can.tune:
-            challengers = self.policy.fitting(search, [by_id[i] for i in race.ranking if i not in tried], steps)[:1]
-            tuned = self._tune_beside(search, [open_trial(context, p, adapter, ground.steps) for p in challengers], steps)
+            challengers = self.policy.fitting(search, [by_id[i] for i in race.ranking if i not in tried], choice.steps)[:1]
+            tuned = self._tune_beside(
+                search, [open_trial(context, p, adapter, ground.steps) for p in challengers], choice.steps
+            )
         else:
             search.base_race, tuned = race, []
             search.trials.extend(untuned_trial(context, by_id[i]) for i in race.ranking[:1] if i not in tried)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
 
 from cotune.config import RunConfig
 from cotune.cycle.answer_search.ending import Aside, EndCosts
-from cotune.cycle.answer_search.heuristics import HEURISTICS
+from cotune.cycle.answer_search.heuristics import HEURISTICS, RaceBounds
 from cotune.cycle.answer_search.race import FINAL, race_rows_scored
-from cotune.cycle.answer_search.row_counts import first_race
 from cotune.cycle.answer_search.trial import decay_steps
 from cotune.cycle.answering.written import WrittenAnswering
+from cotune.cycle.budget.budget import Budget
+from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.search.measured import CALIBRATION_ROWS
@@ -81,29 +82,33 @@ class Plan:
     race: float = 0.0
     tuning: float = 0.0
 
-    def to_json(self) -> dict[str, Any]:
-        """For the journal; with digits enough for an amount of money."""
-        return rounded(asdict(self))
-
 
 def rounded(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts, with numbers rounded to eight digits."""
+    """The facts for the journal, with numbers rounded to eight digits, which are enough for an amount of money."""
     return {name: round(value, 8) if isinstance(value, float) else value for name, value in facts.items()}
+
+
+def _first_race(bounds: RaceBounds, most_pool: int, dev: int, affordable: float) -> tuple[int, int]:
+    """Number of prompts and of dev rows of a first race that scores at most ``affordable`` rows, or of the smallest race."""
+    pool, rows, least = most_pool, min(dev, HEURISTICS.most_race_rows), HEURISTICS.least_race_rows
+    while race_rows_scored(pool, rows) > affordable and (rows > least or pool > bounds.least_pool):
+        if rows > least and (rows > bounds.rows_first or pool <= bounds.pool_last):
+            rows = max(least, int(rows * HEURISTICS.fewer_rows))
+        else:
+            pool -= 1
+    return pool, rows
 
 
 def make_plan(
     left: float,
     sizes: Sizes,
+    costs: CostModel,
     *,
     reserve: float,
     test_row: float,
-    scoring: Callable[[float], float],
-    training: Callable[[float], float],
     max_pool: int,
     max_epochs: int,
     decay: float,
-    raised: Callable[[float], str] = "{:.0f} more".format,
-    unit: str = "",
 ) -> Plan:
     """Fit a run into the remaining budget.
 
@@ -112,38 +117,30 @@ def make_plan(
 
     Args:
         left: remaining budget, in its unit.
-        sizes: sizes of the task.
         reserve: budget of the end, in its unit.
         test_row: part of it for each test row.
-        scoring: cost of scoring a number of tokens.
-        training: cost of training on a number of tokens.
-        max_pool: maximum number of prompts.
-        max_epochs: maximum epochs of the winner's run.
         decay: share of a finished run in which the learning rate decays.
-        raised: the budget plus an amount, as written in a command.
-        unit: the budget's unit, as written in messages.
 
     Raises:
         BudgetError: the budget is too small for one short run.
     """
-    row = scoring(sizes.own)
+    row, budget = costs.scoring(sizes.own), costs.budget
     usable = left - reserve
-    step = training(sizes.step_tokens)
+    step = costs.training(sizes.step_tokens)
     check = sizes.dev * row
     least = 2 * 4 * step + 4 * check
     if usable < least:
-        blank = f" {unit}" if unit else ""
         raise BudgetError(
             f"the budget is too small: scoring the test rows and one short tuning run need about "
-            f"{_amount(reserve + least)}{blank}, and {_amount(max(0.0, left))}{blank} are left",
-            hint=f"Give {_remedies(least - usable, sizes.test, test_row, raised)}.",
+            f"{_amount(reserve + least)} {budget.unit}, and {_amount(max(0.0, left))} {budget.unit} are left",
+            hint=f"Give {_remedies(budget, least - usable, sizes.test, test_row)}.",
         )
     limit = max(8, max_epochs * sizes.steps_per_epoch)
     # Scores before tuning say little about scores after tuning, so the first race is short. If there are still too few epochs,
     # it is made shorter, because tuning gains most from more steps at first.
     wanted = min(limit, max(HEURISTICS.least_steps, min(HEURISTICS.epochs * sizes.steps_per_epoch, HEURISTICS.enough)))
     for share in HEURISTICS.race.shares:
-        pool, race_rows = first_race(HEURISTICS.race, max_pool, sizes.dev, share * usable / row)
+        pool, race_rows = _first_race(HEURISTICS.race, max_pool, sizes.dev, share * usable / row)
         rest = usable - race_rows_scored(pool, race_rows) * row - CHECKS * check
         target = int(rest / (2 * step))
         trained = max(0.0, rest) / left
@@ -152,49 +149,37 @@ def make_plan(
     target = max(6, min(target, limit))
     steady = target - decay_steps(int(target * (1 - decay)), decay)
     short = max(3, min(round(HEURISTICS.short * target), steady))
-    plan = Plan(pool, race_rows, short, target, reserve)
     # Steps beyond max_epochs are not lacking.
     lacking = (HEURISTICS.writing_half - trained) * left if sizes.late and target < limit else 0.0
     # Some of a longer budget goes into races and checks, and half of the rest into steps.
     longer = 1 / (1 - HEURISTICS.other_than_steps - HEURISTICS.writing_half)
-    advice = _remedies(lacking, sizes.test, test_row, raised, longer=longer) if lacking > 0 else ""
+    advice = _remedies(budget, lacking, sizes.test, test_row, longer=longer) if lacking > 0 else ""
     race, tuning = race_rows_scored(pool, race_rows) * row, 2 * target * step + CHECKS * check
-    return replace(plan, training=trained, advice=advice, race=race, tuning=tuning)
+    return Plan(pool, race_rows, short, target, reserve, training=trained, advice=advice, race=race, tuning=tuning)
 
 
-def _remedies(lacking: float, test: int, test_row: float, raised: Callable[[float], str], *, longer: float = 1.1) -> str:
+def _remedies(budget: Budget, lacking: float, test: int, test_row: float, *, longer: float = 1.1) -> str:
     """Options that free the lacking budget: a budget that is larger by ``longer`` times as much, or fewer test rows."""
     rows = int(test - 1.1 * lacking / test_row) if test_row > 0 else 0
     rows -= rows % 10
-    budget = f"--budget {raised(longer * lacking)}"
-    return f"{budget}, or limit.test={rows}" if HEURISTICS.least_test <= rows < test else budget
+    option = f"--budget {budget.raised(longer * lacking)}"
+    return f"{option}, or limit.test={rows}" if HEURISTICS.least_test <= rows < test else option
 
 
-def make_untuned_plan(
-    left: float, row: float, dev: int, *, reserve: float, max_pool: int, raised: Callable[[float], str], unit: str
-) -> Plan:
-    """Fit the first race of a search without tuning into the remaining budget.
-
-    Args:
-        left: remaining budget, in its unit.
-        row: cost of a scored row.
-        dev: number of dev rows.
-        reserve: budget of the end, in its unit.
-        max_pool: maximum number of prompts.
-        raised: the budget plus an amount, as written in a command.
-        unit: the budget's unit, as written in messages.
+def _make_untuned_plan(left: float, row: float, dev: int, budget: Budget, *, reserve: float, max_pool: int) -> Plan:
+    """Fit the first race of a search without tuning into what the end leaves of the budget; ``row`` is the cost of a row.
 
     Raises:
         BudgetError: the budget is too small for the smallest race.
     """
     usable, bounds = left - reserve, HEURISTICS.untuned_race
-    pool, rows = first_race(bounds, max_pool, dev, bounds.shares[0] * usable / row if row else math.inf)
+    pool, rows = _first_race(bounds, max_pool, dev, bounds.shares[0] * usable / row if row else math.inf)
     race = race_rows_scored(pool, rows) * row
     if race > usable:
         raise BudgetError(
             f"the budget is too small: two arms on the test, three prompts on dev and the smallest race need about "
-            f"{_amount(reserve + race)} {unit}, and {_amount(max(0.0, left))} {unit} are left",
-            hint=f"Give --budget {raised(1.1 * (race - usable))}, or fewer rows with limit.test= and limit.dev=.",
+            f"{_amount(reserve + race)} {budget.unit}, and {_amount(max(0.0, left))} {budget.unit} are left",
+            hint=f"Give --budget {budget.raised(1.1 * (race - usable))}, or fewer rows with limit.test= and limit.dev=.",
         )
     return Plan(pool, rows, 0, 0, reserve, race=race)
 
@@ -205,10 +190,7 @@ def fit_plan(
     """Measure a few rows, then fit the run into the budget; recorded as a ``plan`` step.
 
     Args:
-        context: context of the run.
-        config: config of the run.
         own: the seed prompt, whose length gives the price of rows, and the user's further prompts, which race in any case.
-        end: prices of the end.
         previous: the earlier bundle of a warm start; its arm and its prompt's length cost too.
 
     Raises:
@@ -219,7 +201,12 @@ def fit_plan(
     asked = [seed, *([previous.prompt] if previous is not None else [])] if context.can.tune else own
     longest = max(asked, key=spending.rows.scored)
     tokens = spending.rows.counted(longest)[0]
-    sizes = _sizes(context, asked, tokens) if context.can.tune else None
+    sizes = None
+    if context.can.tune:
+        batch = context.tune.batch_size
+        step_tokens = max(context.training.step_tokens(prompt, min(batch, len(task.train))) for prompt in asked)
+        epoch, late = -(-len(task.train) // batch), context.answers.written_late
+        sizes = Sizes(len(task.dev), task.test.n, tokens, step_tokens, epoch, late)
     left = spending.left()
     reserves = {
         aside: end.untuned(seed, [longest] * FINAL) if sizes is None else end.cost(seed, longest, new=True, aside=aside)
@@ -227,22 +214,19 @@ def fit_plan(
     }
 
     def planned(reserve: float) -> Plan:
-        pool, raised, unit = config.search.pool, spending.budget.raised, spending.budget.unit
+        pool = config.search.pool
         if sizes is None:
             row = spending.costs.scoring(tokens)
-            return make_untuned_plan(left, row, len(task.dev), reserve=reserve, max_pool=pool, raised=raised, unit=unit)
+            return _make_untuned_plan(left, row, len(task.dev), spending.budget, reserve=reserve, max_pool=pool)
         return make_plan(
             left,
             sizes,
+            spending.costs,
             reserve=reserve,
             test_row=end.test_row(seed),
-            scoring=spending.costs.scoring,
-            training=spending.costs.training,
             max_pool=pool,
             max_epochs=config.tune.max_epochs,
             decay=context.tune.decay,
-            raised=raised,
-            unit=unit,
         )
 
     nearest, warmed = end.nearest_tokens(config.search, seed, tokens), spending.stopwatch.taken()
@@ -261,7 +245,7 @@ def fit_plan(
         text = _plan_text(plan, context, sizes, spending.budget.amount - left)
         if nearest and not plan.nearest:
             text.append("leave nearest demonstrations out: the budget could not test a winner that has them")
-        return {**plan.to_json(), **warmed, "text": text}
+        return {**rounded(asdict(plan)), **warmed, "text": text}
 
     value = context.journal.step("plan", [task.fingerprint, config.budget, config.search.model_dump()], effect)
     plan = Plan(**{name: value[name] for name in Plan.__dataclass_fields__})
@@ -286,18 +270,6 @@ def _measure_rows(context: RunContext, seed: Prompt) -> None:
                 answering.warm_up(seed, warm[:2])
         long = timed and spending.budget.amount >= HEURISTICS.long_budget
         context.answers.scores(seed, BASE, rows[: HEURISTICS.timed_answers[long]], "measure")
-
-
-def _sizes(context: RunContext, asked: Sequence[Prompt], own: float) -> Sizes:
-    task, batch_size = context.task, context.tune.batch_size
-    return Sizes(
-        len(task.dev),
-        task.test.n,
-        own,
-        max(context.training.step_tokens(prompt, min(batch_size, len(task.train))) for prompt in asked),
-        -(-len(task.train) // batch_size),
-        late=context.answers.written_late,
-    )
 
 
 def _plan_text(plan: Plan, context: RunContext, sizes: Sizes | None, spent: float) -> list[str]:

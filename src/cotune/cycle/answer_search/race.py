@@ -68,25 +68,15 @@ class RaceResult:
         }
 
 
-def race_prompts(
-    context: RunContext,
-    prompts: Sequence[Prompt],
-    adapter: str,
-    *,
-    rows: int,
-    cycle: int,
-) -> RaceResult:
+def race_prompts(context: RunContext, prompts: Sequence[Prompt], adapter: str, *, rows: int, cycle: int) -> RaceResult:
     """Race prompts over the first ``rows`` rows of dev.
 
     All prompts see the same rows in the same order. The loss is the log-loss after calibration, because raw scores of the base
     model depend more on the frequency of label words than on the prompt.
 
     Args:
-        context: context of the run.
         prompts: entrants, at least one.
-        adapter: weights to race under.
         rows: dev rows of the last round.
-        cycle: number of the cycle, for the journal.
 
     Raises:
         CotuneError: every prompt failed.

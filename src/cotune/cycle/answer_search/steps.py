@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from cotune.config import RunConfig
 from cotune.cycle.answer_search.ending import EndCosts
 from cotune.cycle.answer_search.heuristics import HEURISTICS
-from cotune.cycle.answer_search.plan import CHECKS, Plan, rounded
+from cotune.cycle.answer_search.plan import CHECKS, Plan
 from cotune.cycle.answer_search.race import FINAL, race_rows_scored, race_tokens
 from cotune.cycle.answer_search.state import Search
 from cotune.cycle.answer_search.trial import Trial, advance, decay_steps
@@ -45,35 +45,17 @@ class Choice:
     end: float = 0.0
     room: float = 0.0
 
-    def to_json(self) -> dict[str, Any]:
-        """For the journal; with digits enough for an amount of money."""
-        return rounded(asdict(self))
-
 
 class StepPolicy:
-    """Chooses the next step of a search.
-
-    Args:
-        context: context of the run.
-        config: config of the run.
-        plan: plan of the first cycle.
-        end: prices of the end.
-        guide: guide of mutation, which costs something too.
-    """
+    """Chooses the next step of a search."""
 
     def __init__(self, context: RunContext, config: RunConfig, plan: Plan, end: EndCosts, guide: Guide) -> None:
         self.context, self.config, self.plan, self.end, self.guide = context, config, plan, end, guide
-        self.ahead = StepCosts(context)
         # Gain in dev log-loss by the last step of each kind.
         self.worth: dict[str, float] = {}
 
     def decide(self, search: Search, lost: int) -> Choice:
-        """Choose the next step, with the reason and its number of steps.
-
-        Args:
-            search: the search so far.
-            lost: number of cycles in a row without a better dev score.
-        """
+        """Choose the next step after ``lost`` cycles in a row without a better dev score."""
         self.end.learn(search.winner)
         left, end = self.context.spending.left(), self._end(search)
         return replace(self._choose(search, lost, left), left=left, end=end)
@@ -98,11 +80,11 @@ class StepPolicy:
         if room < 3:
             return Choice("finish", f"the steps reached tune.max_epochs={self.config.tune.max_epochs}")
         spare = left - self.owed(search)
-        step, check = self.ahead.step(winner), self.ahead.check(winner.prompt)
+        step, check = self.step(winner), self.check(winner.prompt)
         # Every further step of the winner is also needed for the seed prompt, and both have a longer decay.
         longer = 1 + decay / (1 - decay)
         per_step = (1 if winner is search.seed else 2) * longer * step
-        affordable = int((spare - check) / per_step) if per_step else room
+        affordable = int((spare - check) / per_step)
         # A challenger adds arms, and the seed prompt must follow it; the winner continues too, unless more steps do not help.
         beside = left - self._owed_to_a_challenger(search) - (1 if winner.peaked else 2) * check
         per_both = (2 * longer + (0 if winner.peaked else 1)) * step
@@ -113,10 +95,10 @@ class StepPolicy:
             # Only other prompts can help now, so they race on fewer rows rather than not at all.
             rows = max(HEURISTICS.least_race_rows, rows // 2)
             race = self.race_cost(winner.prompt, rows)
-        with_race = int((beside - race) / per_both) if per_both else room
+        with_race = int((beside - race) / per_both)
         # The winner's steps in all, including decay, if prompts are mutated now and a challenger wins.
         taken = min(block, with_race)
-        later = longer * (winner.reached + taken) + ((beside - race - taken * per_both) / (2 * step) if step else room)
+        later = longer * (winner.reached + taken) + (beside - race - taken * per_both) / (2 * step)
         # Steps that no longer help are not lacking.
         lacking = lost == 0 and later < self._enough(search.seed)
         held = False
@@ -150,7 +132,7 @@ class StepPolicy:
                 why += f"; the last ones moved dev log-loss by {self.worth['tune']:.4f}"
             # Tuning ends with a measurement on dev, which costs as much as several steps and shows whether more steps help.
             return Choice("tune", why, min(room, affordable, max(block, winner.reached // 2)))
-        more = min(room, int(spare / per_step)) if per_step else 0
+        more = min(room, int(spare / per_step))
         while more > 0 and self.owed(search, more) > left:
             more -= 1
         return Choice("finish", SPENT, max(0, more))
@@ -172,18 +154,17 @@ class StepPolicy:
         cost = self._end(search)
         if winner.failed or winner.run is None:
             return cost
-        return cost + more * self.ahead.step(winner) + self.ahead.finish(winner, seed, winner.reached + more)
+        return cost + more * self.step(winner) + self._decays(winner, seed, winner.reached + more)
 
     def kept(self, search: Search, more: int, *, check: bool) -> float:
         """Budget that must be left after the winner has taken ``more`` steps, including a measurement on dev if ``check``."""
         winner = search.winner
-        look = self.ahead.check(winner.prompt) if check else 0.0
-        return self.owed(search, more) - more * self.ahead.step(winner) + look
+        look = self.check(winner.prompt) if check else 0.0
+        return self.owed(search, more) - more * self.step(winner) + look
 
     def _owed_to_a_challenger(self, search: Search) -> float:
         winner, seed = search.winner, search.seed
-        cost = self.end.cost(seed.prompt, winner.prompt, new=True)
-        return cost + self.ahead.finish(winner, seed, winner.reached, challenged=True)
+        return self.end.cost(seed.prompt, winner.prompt, new=True) + self._decays(winner, seed, winner.reached, challenged=True)
 
     def fitting(self, search: Search, challengers: Sequence[Prompt], steps: int) -> list[Prompt]:
         """Prompts that could be tuned for ``steps`` steps, win, and be tested within the remaining budget."""
@@ -191,12 +172,12 @@ class StepPolicy:
         left = context.spending.left()
         reached = winner.reached + steps
         decay = decay_steps(reached, context.tune.decay)
-        own = 0.0 if winner.peaked else steps * self.ahead.step(winner) + self.ahead.check(winner.prompt)
+        own = 0.0 if winner.peaked else steps * self.step(winner) + self.check(winner.prompt)
 
         def cost(prompt: Prompt) -> float:
-            step = self._step(prompt)
-            tuning = (steps + decay) * step + 2 * self.ahead.check(prompt)
-            following = 0.0 if seed.failed else (reached - seed.reached + decay) * self.ahead.step(seed)
+            step = self._step_under(prompt)
+            tuning = (steps + decay) * step + 2 * self.check(prompt)
+            following = 0.0 if seed.failed else (reached - seed.reached + decay) * self.step(seed)
             return own + tuning + following + self.end.cost(seed.prompt, prompt, new=True, aside="least")
 
         light = self.light(challengers, seed, reached=winner.reached, cycles=len(search.cycles))
@@ -223,15 +204,15 @@ class StepPolicy:
             reached: steps that the weights have had.
             cycles: number of finished cycles; after the first the seed prompt takes no short run beside.
         """
-        own, first = self._step(seed.prompt), cycles == 0
+        own, first = self._step_under(seed.prompt), cycles == 0
         spare = self.context.spending.left() - self.end.cost(seed.prompt, seed.prompt, new=True)
-        spare -= (CHECKS if first else CHECKS - 1) * self.ahead.check(seed.prompt) + max(0, reached - seed.reached) * own
+        spare -= (CHECKS if first else CHECKS - 1) * self.check(seed.prompt) + max(0, reached - seed.reached) * own
         share = 1 - HEURISTICS.mutated_share if cycles + 1 < self.config.search.max_cycles else 1.0
         enough = self._enough(seed)
         others = own if first else (1 - HEURISTICS.short) * own
 
         def fits(prompt: Prompt) -> bool:
-            step = self._step(prompt)
+            step = self._step_under(prompt)
             return step <= HEURISTICS.light * own or reached + share * spare / (others + step) >= enough
 
         return [prompt for prompt in prompts if fits(prompt)]
@@ -241,34 +222,51 @@ class StepPolicy:
         assert seed.run is not None
         return min(min(HEURISTICS.epochs, self.config.tune.max_epochs) * seed.run.steps_per_epoch, HEURISTICS.enough)
 
-    def _step(self, prompt: Prompt) -> float:
+    def step(self, trial: Trial) -> float:
+        """Cost of an optimizer step of a trial."""
+        assert trial.run is not None
+        return self.context.spending.costs.training(trial.run.tokens_per_step)
+
+    def _step_under(self, prompt: Prompt) -> float:
         """Cost of an optimizer step under a prompt without a trial."""
-        context = self.context
-        return context.spending.costs.training(
-            context.training.step_tokens(prompt, min(context.tune.batch_size, len(context.task.train)))
-        )
+        batch = min(self.context.tune.batch_size, len(self.context.task.train))
+        return self.context.spending.costs.training(self.context.training.step_tokens(prompt, batch))
+
+    def check(self, prompt: Prompt) -> float:
+        """Cost of measuring a prompt on all of dev."""
+        return self.context.spending.rows.scored(prompt) * len(self.context.dev)
+
+    def _decays(self, winner: Trial, seed: Trial, steps: int, *, challenged: bool = False) -> float:
+        """Cost of decaying the winner after ``steps`` steps, and of training the seed prompt as long and decaying it.
+
+        ``challenged`` means that another prompt of the winner's length may win, so that the winner is not the seed prompt.
+        """
+        share = self.context.tune.decay
+        cost = decay_steps(steps, share) * self.step(winner) + self.check(winner.prompt)
+        if (challenged or seed is not winner) and not seed.failed:
+            behind = max(0, steps - seed.reached)
+            owed = behind + decay_steps(seed.reached + behind, share)
+            cost += owed * self.step(seed) + self.check(seed.prompt)
+        return HEURISTICS.finish_care * cost
 
     def pace(self, trials: Sequence[Trial]) -> None:
-        """Shorten the plan's short runs to what the measured speed allows.
-
-        Args:
-            trials: trials of the first cycle, that of the seed prompt first.
-        """
+        """Shorten the plan's short runs to what the measured speed allows; the seed prompt's trial comes first."""
         context, plan, seed = self.context, self.plan, trials[0]
         if context.spending.budget.kind == "tokens":
             return
-        checks = (len(trials) + 3) * self.ahead.check(seed.prompt)
+        checks = (len(trials) + 3) * self.check(seed.prompt)
         spare = context.spending.left() - max(self.end.cost(seed.prompt, trial.prompt, new=True) for trial in trials) - checks
         # The winner and the seed prompt continue from a short run to a whole one.
-        steps = list(map(self.ahead.step, trials))
-        whole = (sum(steps) + 2 * (1 / HEURISTICS.short - 1) * max(steps)) or 1.0
+        steps = list(map(self.step, trials))
+        whole = sum(steps) + 2 * (1 / HEURISTICS.short - 1) * max(steps)
         short = max(3, seed.steps, min(plan.short_steps, int(spare / whole)))
         self.plan = replace(plan, short_steps=short, target_steps=min(plan.target_steps, round(short / HEURISTICS.short)))
 
     def race_cost(self, prompt: Prompt, rows: int) -> float:
         """Cost of a race of mutated prompts of about this prompt's length, and of the guide."""
-        mutated = HEURISTICS.later_pool_size(self.plan.pool, tunes=True)
-        return self.ahead.race(prompt, mutated + FINAL, rows) + self.guide.cost(prompt)
+        entrants = HEURISTICS.later_pool_size(self.plan.pool, tunes=True) + FINAL
+        race = HEURISTICS.race_care * race_rows_scored(entrants, rows) * self.context.spending.rows.scored(prompt)
+        return race + self.guide.cost(prompt)
 
     def affordable(
         self,
@@ -285,9 +283,7 @@ class StepPolicy:
         If no new prompt is left, all others but the sure ones make room for the shortest new one, if the budget can race it.
 
         Args:
-            prompts: the entrants.
             rows: number of dev rows of the longest race.
-            seed: the seed prompt.
             sure: ids of prompts that race in any case.
             known: ids of prompts that were measured on all of dev, so that the race asks them nothing.
             new: ids of prompts that were not raced before.
@@ -319,40 +315,3 @@ class StepPolicy:
         rows = race_rows_scored(mutated + FINAL, self.plan.race_rows) + len(self.context.dev)
         own = max(spending.rows.counted(asked)[0] for asked in (prompt, search.seed.prompt))
         return HEURISTICS.race_care * spending.costs.scoring(rows * own) + self.guide.cost(prompt)
-
-
-class StepCosts:
-    """Prices steps at the measured rates.
-
-    Args:
-        context: context of the run.
-    """
-
-    def __init__(self, context: RunContext) -> None:
-        self.context = context
-
-    def step(self, trial: Trial) -> float:
-        """Cost of an optimizer step of a trial."""
-        assert trial.run is not None
-        return self.context.spending.costs.training(trial.run.tokens_per_step)
-
-    def check(self, prompt: Prompt) -> float:
-        """Cost of measuring a prompt on all of dev."""
-        return self.context.spending.rows.scored(prompt) * len(self.context.dev)
-
-    def finish(self, winner: Trial, seed: Trial, steps: int, *, challenged: bool = False) -> float:
-        """Cost of decaying the winner after ``steps`` steps, and of training the seed prompt as long and decaying it.
-
-        ``challenged`` means that another prompt of the winner's length may win, so that the winner is not the seed prompt.
-        """
-        share = self.context.tune.decay
-        cost = decay_steps(steps, share) * self.step(winner) + self.check(winner.prompt)
-        if (challenged or seed is not winner) and not seed.failed:
-            behind = max(0, steps - seed.reached)
-            owed = behind + decay_steps(seed.reached + behind, share)
-            cost += owed * self.step(seed) + self.check(seed.prompt)
-        return HEURISTICS.finish_care * cost
-
-    def race(self, prompt: Prompt, entrants: int, rows: int) -> float:
-        """Cost of a race of ``entrants`` prompts of about this prompt's length over ``rows`` rows."""
-        return HEURISTICS.race_care * race_rows_scored(entrants, rows) * self.context.spending.rows.scored(prompt)

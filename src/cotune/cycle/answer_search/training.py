@@ -20,7 +20,6 @@ from cotune.errors import DivergedError
 from cotune.files import content_hash
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
-from cotune.prompt.render import shared_prefix
 from cotune.task.example import Example
 from cotune.tune.settings import TuneSettings
 from cotune.tune.trainer import TuningRun
@@ -34,12 +33,6 @@ class Training:
 
     Args:
         answering: renders rows with their right answers.
-        settings: settings of training.
-        journal: records the steps.
-        spending: budget of the run.
-        watcher: receives progress.
-        folder: folder of the run.
-        seed: seed of the run.
         sample: train rows that steps are priced by.
     """
 
@@ -65,11 +58,9 @@ class Training:
         return cast(LocalModel, self._answering.model)
 
     def step_tokens(self, prompt: Prompt, batch: int) -> float:
-        """Mean tokens of an optimizer step of ``batch`` rows, by a few train rows; an answer's last token is not an input."""
-        rows = self._answering.training_rows(prompt, self._sample[:_STEP_ROWS])
-        prefix = shared_prefix([row.prompt_ids for row in rows])
-        own = sum(len(row.prompt_ids) + len(row.answer_ids) - 1 for row in rows) / len(rows)
-        return batch * (own - prefix) + prefix
+        """Mean tokens of an optimizer step of ``batch`` rows, by a few train rows."""
+        own, prefix = self._answering.tokens_with_answer(prompt, self._sample[:_STEP_ROWS])
+        return batch * own + prefix
 
     def run_of(self, prompt: Prompt, start: str, train: Sequence[Example]) -> TuningRun:
         """The tuning run of a prompt from an adapter on ``train``; the same arguments return the same object."""
@@ -77,25 +68,12 @@ class Training:
         if key not in self._runs:
             rows = self._answering.training_rows(prompt, train)
             self._spending.account.counts["tokens_embedded"] += sum(row.looked_up for row in rows)
-            self._runs[key] = TuningRun(
-                self._model,
-                rows,
-                self._settings,
-                seed=self._seed,
-                folder=self._folder / "checkpoints",
-                start=start,
-            )
+            folder = self._folder / "checkpoints"
+            self._runs[key] = TuningRun(self._model, rows, self._settings, seed=self._seed, folder=folder, start=start)
         return self._runs[key]
 
     def advance(
-        self,
-        prompt: Prompt,
-        run: TuningRun,
-        end: int,
-        *,
-        decay_from: int | None = None,
-        stage: str = "tune",
-        keep: float = 0,
+        self, prompt: Prompt, run: TuningRun, end: int, *, decay_from: int | None = None, stage: str = "tune", keep: float = 0
     ) -> tuple[str, int] | None:
         """Advance a run and keep its adapter; recorded as a ``train`` step.
 

@@ -25,14 +25,12 @@ class Trial:
     """A prompt that is measured on dev, and tuned from an adapter.
 
     Attributes:
-        prompt: the prompt.
         run: its tuning run; None if the model cannot be tuned, so that the base model is the only thing that is measured.
         start: adapter that it started from.
         start_steps: optimizer steps of that adapter.
         measured: its adapters, measured on dev, in order.
         steady: those of ``measured`` that were trained at the full learning rate, in order of steps.
         finished: numbers of steps at which the learning rate was decayed.
-        failed: whether training diverged.
         steady_steps: optimizer steps at the full learning rate of this trial.
         epoch: optimizer steps of about one epoch.
         newest: its adapter after all steps at the full learning rate, which may not have been measured.
@@ -118,7 +116,7 @@ def _was_better(before: Evaluation, last: Evaluation) -> bool:
 
 
 def open_trial(context: RunContext, prompt: Prompt, start: str = BASE, start_steps: int = 0) -> Trial:
-    """A new trial. Rows that its prompt shows are left out of training, because their answers could be copied."""
+    """A new trial, tuned from the adapter ``start``."""
     run = _run_of(context, prompt, start)
     return Trial(prompt, run, start, start_steps, epoch=run.steps_per_epoch)
 
@@ -134,25 +132,13 @@ def untuned_trial(context: RunContext, prompt: Prompt) -> Trial:
 
 
 def _run_of(context: RunContext, prompt: Prompt, start: str) -> TuningRun:
+    """The run on the rows that the prompt does not show, because answers to those could be copied."""
     return context.training.run_of(prompt, start, not_shown(prompt, context.task.train))
 
 
 def take_up(context: RunContext, trial: Trial, *, cycle: int) -> bool:
     """Measure the adapter that a trial starts from, so that tuning is compared with it."""
     return _measure_into(context, trial, trial.start, trial.start_steps, cycle, "previous")
-
-
-def measure(context: RunContext, prompt: Prompt, adapter: str, steps: int, stage: str) -> Measured:
-    """Score a tuned prompt on all of dev at once and choose its decision rule there.
-
-    Answers that must be written are not written yet; the right answers' log-loss, from one pass, tells which steps were good.
-
-    Raises:
-        DivergedError: scores are not finite.
-    """
-    scores = context.answers.scores(prompt, adapter, context.dev, stage, answers=not context.answers.written_late)
-    evaluation, rule = context.answers.judge_best(scores, context.dev)
-    return Measured(Candidate(prompt, adapter, rule, steps), evaluation, scores)
 
 
 def advance(
@@ -217,11 +203,18 @@ def decay_steps(steps: int, decay: float) -> int:
 
 
 def _measure_into(context: RunContext, trial: Trial, adapter: str, steps: int, cycle: int, stage: str) -> bool:
+    """Score weights on all of dev and choose their decision rule there; False if scores are not finite.
+
+    Answers that must be written are not written yet; the right answers' log-loss, from one pass, tells which steps were good.
+    """
+    answers = context.answers
     try:
-        found = measure(context, trial.prompt, adapter, steps, stage)
+        scores = answers.scores(trial.prompt, adapter, context.dev, stage, answers=not answers.written_late)
     except DivergedError:
         trial.failed = True
         return False
+    evaluation, rule = answers.judge_best(scores, context.dev)
+    found = Measured(Candidate(trial.prompt, adapter, rule, steps), evaluation, scores)
     trial.measured.append(found)
     if stage != "finish":
         trial.steady.append(found)

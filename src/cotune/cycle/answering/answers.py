@@ -30,16 +30,8 @@ class Answers:
     """Asks the model about rows of a task.
 
     Args:
-        task: the task.
-        answering: the way in which the model answers rows.
-        journal: records the replies.
-        spending: budget of the run.
-        watcher: receives progress.
         grader: the judge whose grades are the metric; None without a judge.
         workers: workers that score labels.
-
-    Attributes:
-        calibrates: whether decision rules with a bias are tried, which need rows of every label.
     """
 
     def __init__(
@@ -54,9 +46,14 @@ class Answers:
     ) -> None:
         self.answering, self.grader = answering, grader
         self._task, self._journal, self._spending, self._watcher = task, journal, spending, watcher
-        self.calibrates = True
+        self._every_label = True
         self._known: dict[str, ModelOutputs] = {}
         self._pending = Pending[PendingScores](workers)
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether decision rules with a bias are tried, which need probabilities and rows of every label."""
+        return self.answering.rules and self._every_label
 
     @property
     def written_late(self) -> bool:
@@ -81,8 +78,6 @@ class Answers:
         """Outputs of a prompt and an adapter on rows; a ``score`` step, and for written answers a ``write`` step.
 
         Args:
-            prompt: the prompt.
-            adapter: the weights.
             rows: rows of one split.
             stage: purpose, for the journal and progress.
             answers: whether the metric is needed; False if the log-loss decides, which is far cheaper if answers are written.
@@ -184,13 +179,11 @@ class Answers:
 
     def rules(self, given: ModelOutputs) -> tuple[Decision, ...]:
         """The decision rules to choose from."""
-        if not self.calibrates:
-            return (RAW,)
-        return rules_of(self.answering, given, self._task)
+        return rules_of(self.answering, given, self._task) if self._every_label else (RAW,)
 
     def leave_out_rules(self) -> None:
         """Stop trying decision rules with a bias, because some labels have no row."""
-        self.calibrates = False
+        self._every_label = False
 
 
 def _key(prompt: Prompt, adapter: str, rows: Sequence[Example], own: Own | None) -> list[Any]:

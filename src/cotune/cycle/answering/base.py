@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
-from cotune.errors import CotuneError
 from cotune.evaluate.answer_noise import AnswerNoise
 from cotune.evaluate.decision import RAW, Decision
 from cotune.evaluate.noise import Noise, compare
@@ -53,8 +53,8 @@ class Reply:
     by_probe: bool = False
 
 
-class Answering(Protocol):
-    """Answers a task's rows by a model.
+class Answering(ABC):
+    """Answers a task's rows by a model; by default the scores are the answer, and nothing is written.
 
     Attributes:
         loss_bound: cap on a row's loss in a race, in nats.
@@ -63,25 +63,22 @@ class Answering(Protocol):
         noise_tokens: entry of the account for the tokens of :meth:`noise`.
     """
 
+    task: Task
+    model: ModelBackend
     loss_bound: float
     rules: bool
-    limit: int
-    noise_tokens: str
+    limit = 0
+    noise_tokens = "tokens_scored"
 
-    @property
-    def model(self) -> ModelBackend:
-        """The model that answers."""
-        ...
-
+    @abstractmethod
     def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:
         """Outputs of a cheap pass over the rows, which suffice for a log-loss."""
-        ...
 
     def write(
         self, prompt: Prompt, adapter: str, rows: Sequence[Example], given: ModelOutputs, progress: Progress
     ) -> Reply | None:
         """Answers in addition to the outputs ``given`` of :meth:`score`; None if these are the answers."""
-        ...
+        return None
 
     def both(
         self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress
@@ -90,75 +87,50 @@ class Answering(Protocol):
 
         None if this would save nothing.
         """
-        ...
+        return None
 
     def render(self, prompt: Prompt, rows: Sequence[Example]) -> list[RenderedRow]:
-        """Token ids of the rows with all possible answers."""
-        ...
+        """Token ids of the rows with all possible answers; only of a model with hidden states."""
+        raise NotImplementedError
 
     def training_rows(self, prompt: Prompt, rows: Sequence[Example]) -> list[TrainingRow]:
-        """Token ids of the rows with their right answers."""
-        ...
+        """Token ids of the rows with their right answers; only of a model that can be tuned."""
+        raise NotImplementedError
 
+    def tokens_with_answer(self, prompt: Prompt, rows: Sequence[Example]) -> tuple[float, int]:
+        """Mean number of own tokens of a row with its right answer, whose last token is not an input; and of the prefix."""
+        rendered = self.training_rows(prompt, rows)
+        prefix = shared_prefix([row.prompt_ids for row in rendered])
+        return sum(len(row.prompt_ids) + len(row.answer_ids) - 1 for row in rendered) / len(rendered) - prefix, prefix
+
+    @abstractmethod
     def tokens_a_row(self, prompt: Prompt, rows: Sequence[Example]) -> tuple[float, int]:
         """Mean number of own tokens of a row in :meth:`score`, and number of tokens of the prefix."""
-        ...
 
     def tokens_read_again(self, prompt: Prompt, rows: Sequence[Example], *, apart: bool) -> float:
         """Mean number of a row's tokens that writing reads again; more if it is done ``apart`` from :meth:`score`."""
-        ...
+        return 0.0
 
     def answer_tokens(self, *, tuned: bool) -> float:
         """Expected tokens of a written answer before any is known; ``tuned`` weights have learnt the length of answers."""
-        ...
+        return 0.0
 
     def odd_rows(self, count: int) -> int:
         """Number of rows of the small batches that noise is measured with, for ``count`` rows in all."""
-        ...
+        return ODD_ROWS
 
     def noise(
         self, prompt: Prompt, adapter: str, rows: Sequence[Example], decision: Decision, *, odd: int, progress: Progress
     ) -> tuple[Noise | AnswerNoise, int] | None:
         """Differences between two passes over the same rows in different batches, and their tokens; None if not measured."""
-        ...
-
-
-class OnePass:
-    """Base class for answering by scores alone, without writing."""
-
-    limit = 0
-
-    def write(
-        self, prompt: Prompt, adapter: str, rows: Sequence[Example], given: ModelOutputs, progress: Progress
-    ) -> Reply | None:
-        """None, because the scores are the answer."""
         return None
 
-    def both(
-        self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress
-    ) -> tuple[Reply, Reply, float] | None:
-        """None, because the scores are the answer."""
-        return None
 
-    def tokens_read_again(self, prompt: Prompt, rows: Sequence[Example], *, apart: bool) -> float:
-        """0, because nothing is read or written after scoring."""
-        return 0.0
+class LabelAnswering(Answering):
+    """Scores every label of every row."""
 
-    def answer_tokens(self, *, tuned: bool) -> float:
-        """0, because nothing is read or written after scoring."""
-        return 0.0
-
-
-class LabelAnswering(OnePass):
-    """Scores every label of every row.
-
-    Args:
-        task: the task.
-        model: the model that answers.
-    """
-
+    model: LocalModel
     rules = True
-    noise_tokens = "tokens_scored"
 
     def __init__(self, task: Task, model: LocalModel) -> None:
         self.task, self.model = task, model
@@ -198,10 +170,6 @@ class LabelAnswering(OnePass):
         prefix = shared_prefix([row.prompt_ids for row in rendered]) if self.model.shared else 0
         return sum(len(row.prompt_ids) + row.looked_up for row in rendered) / len(rendered) - prefix, prefix
 
-    def odd_rows(self, count: int) -> int:
-        """Always three."""
-        return ODD_ROWS
-
     def noise(
         self, prompt: Prompt, adapter: str, rows: Sequence[Example], decision: Decision, *, odd: int, progress: Progress
     ) -> tuple[Noise, int] | None:
@@ -214,13 +182,7 @@ class LabelAnswering(OnePass):
 
 
 class OwnLabelAnswering(LabelAnswering):
-    """Scores labels of an earlier bundle, which differ from the task's.
-
-    Args:
-        task: the task.
-        model: the model that answers.
-        labels: labels to choose from.
-    """
+    """Scores labels of an earlier bundle, which differ from the task's."""
 
     rules = False
 
@@ -234,22 +196,15 @@ class OwnLabelAnswering(LabelAnswering):
         return replace(reply, given=replace(reply.given, own=self.task.labels))
 
 
-class AskedAnswering(OnePass):
-    """Asks a model behind an endpoint for each row's label; such rows cannot be rendered, tuned or batched here.
+class AskedAnswering(Answering):
+    """Asks a model behind an endpoint for each row's label; such rows cannot be rendered, tuned or batched here."""
 
-    Args:
-        task: the task.
-        model: the model that answers.
-
-    Attributes:
-        rules: whether the model's scores are probabilities, so that a bias can be fitted to them.
-    """
-
-    noise_tokens = "tokens_scored"
+    model: AskedModel
 
     def __init__(self, task: Task, model: AskedModel) -> None:
         self.task, self.model = task, model
         self.loss_bound = loss_bound(len(task.labels))
+        # A bias can be fitted to probabilities alone.
         self.rules = model.tells_probabilities
 
     def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:
@@ -259,30 +214,9 @@ class AskedAnswering(OnePass):
             LabelOutputs(found.log_probs), found.tokens, 0, 0, bool(found.cached), round(found.cost, 9), found.unmatched
         )
 
-    def render(self, prompt: Prompt, rows: Sequence[Example]) -> list[RenderedRow]:
-        """Raises CotuneError: there are no token ids."""
-        raise self._elsewhere()
-
-    def training_rows(self, prompt: Prompt, rows: Sequence[Example]) -> list[TrainingRow]:
-        """Raises CotuneError: there are no token ids."""
-        raise self._elsewhere()
-
     def tokens_a_row(self, prompt: Prompt, rows: Sequence[Example]) -> tuple[float, int]:
         """Estimated tokens of question and answer; an endpoint shares no prefix."""
         return self.model.row_tokens(prompt, [row.fields for row in rows], self.task.labels), 0
-
-    def odd_rows(self, count: int) -> int:
-        """All rows, because the endpoint batches by itself."""
-        return count
-
-    def noise(
-        self, prompt: Prompt, adapter: str, rows: Sequence[Example], decision: Decision, *, odd: int, progress: Progress
-    ) -> tuple[Noise, int] | None:
-        """None, because the endpoint batches by itself."""
-        return None
-
-    def _elsewhere(self) -> CotuneError:
-        return CotuneError(f"{self.model.name} answers behind an endpoint and cannot be tuned or inspected")
 
 
 def rules_of(answering: Answering, given: ModelOutputs, task: Task) -> tuple[Decision, ...]:

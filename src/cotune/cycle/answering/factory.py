@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import cast
 
-from cotune.cycle.answering.asked_writing import AskedWriting
 from cotune.cycle.answering.base import Answering, AskedAnswering, LabelAnswering, OwnLabelAnswering
-from cotune.cycle.answering.written import WrittenAnswering
+from cotune.cycle.answering.written import AskedWriting, WrittenAnswering
 from cotune.cycle.candidate import Own
 from cotune.evaluate.judge import Judge
 from cotune.model.base import AskedModel, ModelBackend
@@ -15,17 +14,11 @@ from cotune.task.task import Task
 
 
 def answering_for(
-    task: Task,
-    model: ModelBackend,
-    own: Own | None = None,
-    limit: int | None = None,
-    judge: Judge | None = None,
+    task: Task, model: ModelBackend, own: Own | None = None, limit: int | None = None, judge: Judge | None = None
 ) -> Answering:
     """The answering for a task and a model.
 
     Args:
-        task: the task.
-        model: the model that answers.
         own: an earlier bundle's output; None for the task's output.
         limit: maximum tokens of a written answer; None takes it from the data.
         judge: grades written answers; None if the metric needs no judge.

@@ -11,10 +11,10 @@ from typing import Any
 
 from cotune.config import RunConfig
 from cotune.cycle.answering.base import Reply
-from cotune.cycle.endpoints import ANSWERS, prices_of
+from cotune.cycle.endpoints import ANSWERS, client_of, prices_of
 from cotune.cycle.journal import Journal
 from cotune.cycle.kept import reading_steps
-from cotune.endpoint import AnswerCache, Client, Endpoint
+from cotune.endpoint import AnswerCache
 from cotune.endpoint.refusals import first_answered
 from cotune.endpoint.request_format import RequestFormat
 from cotune.errors import InputError, counted
@@ -35,12 +35,7 @@ _WHERE = "judge.agreement"
 
 @dataclass(frozen=True)
 class ByHand:
-    """Answers that were graded by people.
-
-    Attributes:
-        asked: the answers.
-        grades: their grades, from 0 to 1.
-    """
+    """Answers that were graded by people, with their grades from 0 to 1."""
 
     asked: tuple[Asked, ...] = ()
     grades: tuple[float, ...] = ()
@@ -99,12 +94,7 @@ def open_judge(
     """Open the judge in the request format of the run's first session; recorded as a ``judge`` step.
 
     Args:
-        config: names the judge.
-        task: the task, whose metric may need a judge.
         by_hand: graded answers by :func:`read_by_hand`, which the judge grades first.
-        out: folder of the run, where grades are kept.
-        journal: journal of the run.
-        resources: closes the judge when the run ends.
 
     Returns:
         The judge and the recorded value; None and an empty value if the metric needs no judge.
@@ -190,10 +180,8 @@ def sentence(model: str, found: Mapping[str, Any] | None) -> str:
 
 def _judge(config: RunConfig, folder: Path) -> Judge:
     section = config.judge
-    assert section.base_url is not None and section.model is not None
-    endpoint = Endpoint(section.base_url, section.model, section.key_env, section.timeout, "judge")
     return Judge(
-        Client(endpoint, most=section.concurrency, keep=True),
+        client_of(section, section.model, "judge"),
         AnswerCache(folder / ANSWERS),
         rubric=section.rubric,
         prices=prices_of(section),

@@ -1,4 +1,4 @@
-"""Written answers: texts, numbers and JSON, also judged by the likelihood of the right answers."""
+"""Written answers: texts, numbers and JSON, judged also by the likelihood of the right answers if the model gives it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cotune.cycle.answering.base import ODD_ROWS, Reply
+from cotune.cycle.answering.base import ODD_ROWS, Answering, AskedAnswering, Reply
 from cotune.cycle.answering.judging import graded
 from cotune.errors import InputError
 from cotune.evaluate.answer_noise import AnswerNoise, compare_answers
@@ -14,7 +14,7 @@ from cotune.evaluate.decision import Decision
 from cotune.evaluate.judge import Judge
 from cotune.evaluate.responses import AnswerOutputs, ModelOutputs
 from cotune.model.adapters.slots import BASE
-from cotune.model.base import Progress
+from cotune.model.base import AskedModel, Progress
 from cotune.model.local import LocalModel
 from cotune.model.structured.limits import Writing, most_tokens
 from cotune.prompt.prompt import Prompt
@@ -29,12 +29,10 @@ LOSS_BOUND = 6.0
 """Cap on the loss in races, in nats per token. An untuned model has about 3 for a short answer."""
 
 
-class WrittenAnswering:
+class WrittenAnswering(Answering):
     """Computes the right answers' likelihood, and writes answers if they are needed.
 
     Args:
-        task: the task.
-        model: the model that answers.
         limit: maximum tokens of an answer; None takes a quarter more than the longest right answer of train and dev.
         judge: grades the answers; None if the metric needs no judge.
         output: output that answers must fit; None takes the task's. An earlier bundle may have another one.
@@ -46,17 +44,13 @@ class WrittenAnswering:
         InputError: the task's schema cannot be enforced while writing, or answers leave no room for a prompt.
     """
 
+    model: LocalModel
     rules = False
     loss_bound = LOSS_BOUND
     noise_tokens = "tokens_written"
 
     def __init__(
-        self,
-        task: Task,
-        model: LocalModel,
-        limit: int | None = None,
-        judge: Judge | None = None,
-        output: Output | None = None,
+        self, task: Task, model: LocalModel, limit: int | None = None, judge: Judge | None = None, output: Output | None = None
     ) -> None:
         self.task, self.judge = task, judge
         lengths = _lengths(model, list({row.output for row in (*task.train, *task.dev)}))
@@ -123,11 +117,8 @@ class WrittenAnswering:
         return training_rows(self.model.renderer.render_answers(prompt, fields, answers), [0] * len(rows))
 
     def tokens_a_row(self, prompt: Prompt, rows: Sequence[Example]) -> tuple[float, int]:
-        """Mean number of tokens of a row's text and right answer, without the answer's last token, which is not an input."""
-        asked = self.training_rows(prompt, rows)
-        prefix = shared_prefix([row.prompt_ids for row in asked])
-        own = sum(len(row.prompt_ids) + len(row.answer_ids) - 1 for row in asked) / len(asked)
-        return own - prefix, prefix
+        """As :meth:`tokens_with_answer`."""
+        return self.tokens_with_answer(prompt, rows)
 
     def tokens_read_again(self, prompt: Prompt, rows: Sequence[Example], *, apart: bool) -> float:
         """Mean number of tokens of a row's text if it must be read again, otherwise 0."""
@@ -162,6 +153,31 @@ class WrittenAnswering:
         answers = whole.texts, tuple(text for piece in pieces for text in piece.texts)
         first, second = (AnswerOutputs(np.zeros(len(rows)), texts).judge(rows, decision, self.task) for texts in answers)
         return compare_answers(first, second), sum(found.tokens for found in (whole, *pieces))
+
+
+class AskedWriting(AskedAnswering):
+    """Asks a model behind an endpoint to write an answer to each row, also in races, which use the metric too."""
+
+    loss_bound = 1.0
+    rules = False
+
+    def __init__(self, task: Task, model: AskedModel, judge: Judge | None = None) -> None:
+        self.task, self.model, self.judge = task, model, judge
+        self.limit = model.answer_tokens
+
+    def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:
+        """The answers with their grades."""
+        found = self.model.generate(prompt, [row.fields for row in rows], adapter=adapter, limit=self.limit, progress=progress)
+        reply = Reply(
+            AnswerOutputs(None, found.texts),
+            found.tokens,
+            0,
+            0,
+            bool(found.cached),
+            round(found.cost, 9),
+            sum(not self.task.output.fits(text) for text in found.texts),
+        )
+        return graded(self.judge, reply, rows, progress)
 
 
 def _with_room(model: LocalModel, longest: int) -> LocalModel:

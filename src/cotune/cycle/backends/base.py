@@ -30,12 +30,7 @@ class Opening:
     """The parts of a run that exist before its model.
 
     Attributes:
-        config: config of the run.
-        task: the task.
         seed: the seed prompt, which an endpoint is tried with.
-        journal: journal of the run.
-        out: folder of the run.
-        watcher: receives progress.
         resources: closes the model's connections and files when the run ends.
         grader: the judge whose grades are the metric; None without a judge.
         executor: runs work in parallel; None if the run does all work itself.
@@ -93,10 +88,7 @@ class Backend(ABC):
         """Open the model as a finished run used it.
 
         Args:
-            config: config of the run.
-            folder: folder of the run.
             events: events of its journal.
-            task: the task.
             permissions: the user's permissions for the folder.
 
         Raises:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cotune.config import RunConfig
 from cotune.cycle.backends.base import Backend, Opening, tune_settings
-from cotune.cycle.budget.budget import Budget, parse_budget
+from cotune.cycle.budget.budget import parse_budget
 from cotune.cycle.budget.rates import CostModel
-from cotune.cycle.endpoints import ANSWERS, answer_limit, prices_of
+from cotune.cycle.endpoints import ANSWERS, answer_limit, client_of, prices_of
 from cotune.cycle.journal import Journal
 from cotune.cycle.kept import reading_steps, recorded
 from cotune.cycle.permissions import Permissions
 from cotune.embed import Embedder, EndpointEmbedder, Neighbours
-from cotune.endpoint import AnswerCache, Client, Endpoint
+from cotune.endpoint import AnswerCache
 from cotune.endpoint.refusals import first_answered, refusal_ignored
 from cotune.endpoint.request_format import FORMS, RequestFormat
 from cotune.errors import InputError
@@ -58,8 +57,11 @@ class EndpointBackend(Backend):
                 hint="Name a metric of the answers, or a model on this machine.",
             )
         remote, found = open_remote(config, task, opening.seed, out, journal, opening.resources)
-        costs = remote_costs(parse_budget(config.budget), config, found)
-        tune, embeds = tune_settings(config), embeds_of(config, remote)
+        prices = prices_of(config.endpoint)
+        # Until an answer has been paid for: answers are short, so nearly all tokens belong to questions.
+        price = prices.input / 1e6 if prices else 0.0
+        costs = CostModel(parse_budget(config.budget), max(1.0, float(found["tokens_per_s"])), 1.0, token_price=price)
+        tune, embeds = tune_settings(config), _embeds_of(config, remote)
         return RunContext(
             task, remote, journal, costs, out, tune, config.seed, opening.watcher, grader=opening.grader, embeds=embeds
         )
@@ -84,14 +86,9 @@ def open_remote(
     """Open the model in the request format of the run's first session; recorded as an ``engine`` step.
 
     Args:
-        config: names the model.
         task: the task; its first train row is the trial question, so that the answer is useful. If an earlier try of the run
             has kept it, or the server refuses it for its content, the bare prompt is tried on dev rows, since it races in any
             case.
-        seed: prompt for the trial question.
-        out: folder of the run, where answers are kept.
-        journal: journal of the run.
-        resources: closes the model when the run ends.
 
     Raises:
         EndpointError: it cannot be asked.
@@ -101,9 +98,8 @@ def open_remote(
     asked = RequestFormat(
         20 if section.probabilities and not task.output.kind.written else 0,
         tokens=answer_limit(config, seed, task),
+        form="" if json_schema(task.output) is None else FORMS[0],
     )
-    if json_schema(task.output) is not None:
-        asked = replace(asked, form=FORMS[0])
     model = resources.enter_context(closing(_model(config, out, asked, task)))
     answers = model.answers
     assert answers is not None
@@ -131,15 +127,7 @@ def open_remote(
     return model, found
 
 
-def remote_costs(budget: Budget, config: RunConfig, found: dict[str, Any]) -> CostModel:
-    """Prices before any answer has been paid for."""
-    prices = prices_of(config.endpoint)
-    # Answers are short, so nearly all tokens belong to questions.
-    price = prices.input / 1e6 if prices else 0.0
-    return CostModel(budget, max(1.0, float(found["tokens_per_s"])), 1.0, token_price=price)
-
-
-def embeds_of(config: RunConfig, model: RemoteModel) -> Callable[[Progress | None], Embedder] | None:
+def _embeds_of(config: RunConfig, model: RemoteModel) -> Callable[[Progress | None], Embedder] | None:
     """A function that creates embedders by the endpoint's ``/embeddings``; None if the config names no model for it."""
     name, answers = config.endpoint.embeddings, model.answers
     if name is None or answers is None:
@@ -149,11 +137,8 @@ def embeds_of(config: RunConfig, model: RemoteModel) -> Callable[[Progress | Non
 
 def _model(config: RunConfig, folder: Path, way: RequestFormat, task: Task) -> RemoteModel:
     section = config.endpoint
-    assert section.base_url is not None and config.remote_model is not None
-    endpoint = Endpoint(section.base_url, config.remote_model, section.key_env, section.timeout)
-    client = Client(endpoint, most=section.concurrency, keep=True)
     return RemoteModel(
-        client,
+        client_of(section, config.remote_model),
         way=way,
         answers=AnswerCache(folder / ANSWERS),
         prices=prices_of(section),

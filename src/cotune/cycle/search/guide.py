@@ -16,7 +16,7 @@ from cotune.cycle.context import RunContext
 from cotune.cycle.diagnostics.slices import measure_slices, slicing_tokens
 from cotune.cycle.endpoints import prices_of
 from cotune.cycle.search.measured import Measured, with_answers
-from cotune.endpoint import TRIES, Endpoint, EndpointError, Usage, ask, estimate_tokens
+from cotune.endpoint import TRIES, Client, Endpoint, EndpointError, Usage, ask, estimate_tokens
 from cotune.endpoint.request_format import FORMS, RequestFormat
 from cotune.errors import counted
 from cotune.prompt.prompt import Prompt
@@ -167,11 +167,12 @@ class Proposer:
         self.context.watcher.progress("rewrite", f"{self.name} reads what goes wrong", 0)
         way, calls, patience = replace(self._way, tokens=answer_tokens), config.calls - self._requests, self._patience()
         try:
-            answer = ask(self._endpoint, messages, way=way, schema=ANSWER_SCHEMA, tries=tries, most=calls, patience=patience)
+            with Client(self._endpoint) as client:
+                answer = ask(client, messages, way=way, schema=ANSWER_SCHEMA, tries=tries, most=calls, patience=patience)
         except EndpointError as error:
             lost = error.usage
             return {"failed": str(error), "requests": error.requests, "tokens": lost.total, **self._paid(lost)}
-        spent = {"requests": answer.requests, "tokens": answer.tokens, "way": answer.way.to_json()}
+        spent = {"requests": answer.requests, "tokens": answer.usage.total, "way": answer.way.to_json()}
         return {"text": answer.text, **spent, **self._paid(answer.usage)}
 
     def saw(self, value: Mapping[str, Any]) -> None:

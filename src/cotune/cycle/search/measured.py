@@ -40,7 +40,7 @@ def measure_base(context: RunContext, prompt: Prompt) -> Measured:
     """
     scores = context.answers.scores(prompt, BASE, context.dev, "confirm", answers=not context.answers.written_late)
     rules: tuple[Decision, ...] = (RAW,)
-    if context.answering.rules and context.answers.calibrates:
+    if context.answers.calibrates:
         rules = context.answers.rules(
             context.answers.scores(prompt, BASE, context.train_sample[:CALIBRATION_ROWS], "calibrate", answers=False)
         )

@@ -34,7 +34,7 @@ def demonstration_pool(context: RunContext) -> DemonstrationPool:
         vectors, tokens = context.vectors.of(rows)
         # Drawing is not a step of the journal: a resumed run repeats it and counts it again.
         context.spending.account.counts["tokens_embedded"] += tokens
-        chosen = diverse(centred(vectors), strata(context.task, rows), default_count(len(context.task.labels)), rng=rng)
+        chosen = diverse(centred(vectors), strata(context.task, rows), default_count(len(context.task.labels)), rng)
         return [rows[i] for i in chosen]
 
     return draw

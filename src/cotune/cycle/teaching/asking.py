@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from cotune.config import RunConfig
-from cotune.cycle.answer_search.row_counts import least_rows
+from cotune.cycle.answer_search.ending import least_rows
 from cotune.cycle.budget.budget import Budget
-from cotune.cycle.endpoints import ANSWERS, answer_limit, prices_of
-from cotune.endpoint import AnswerCache, Client, Endpoint, Prices, Usage, estimate_tokens
+from cotune.cycle.endpoints import ANSWERS, answer_limit, client_of, prices_of
+from cotune.endpoint import AnswerCache, Prices, Usage, estimate_tokens
 from cotune.endpoint.request_format import FORMS, RequestFormat, Said
-from cotune.errors import InputError
 from cotune.model.remote.model import RemoteModel
 from cotune.prompt.messages import turns_of
 from cotune.prompt.prompt import Prompt
@@ -89,34 +88,15 @@ def bounds_of(config: RunConfig, budget: Budget, task: Task, seed: Prompt) -> Bo
     return Bounds(section.calls, section.tokens, max(0.0, min(_SHARE * budget.amount, budget.amount - least_rows(task) * row)))
 
 
-def open_teacher(
-    config: RunConfig,
-    out: Path,
-    *,
-    tokens: int,
-    schema: Mapping[str, Any] | None = None,
-) -> RemoteModel:
-    """Open the teacher, with its answers kept in the run's folder.
-
-    Args:
-        config: names the teacher.
-        out: folder of the run.
-        tokens: maximum tokens of an answer.
-        schema: JSON Schema of the answers, if any.
+def open_teacher(config: RunConfig, out: Path, *, tokens: int, schema: Mapping[str, Any] | None = None) -> RemoteModel:
+    """Open the teacher, with its answers of at most ``tokens`` tokens kept in the run's folder.
 
     Raises:
-        InputError: the config names no teacher.
         EndpointError: its key is missing.
     """
     section = config.teacher
-    if section.base_url is None or section.model is None:
-        raise InputError("there is no teacher", where="teacher", hint="Set teacher.base_url and teacher.model.")
     return RemoteModel(
-        Client(
-            Endpoint(section.base_url, section.model, section.key_env, section.timeout, "teacher"),
-            most=section.concurrency,
-            keep=True,
-        ),
+        client_of(section, section.model, "teacher"),
         way=RequestFormat(0, tokens=tokens, form="" if schema is None else FORMS[0]),
         answers=AnswerCache(out / ANSWERS),
         prices=prices_of(section),
@@ -128,11 +108,11 @@ def open_teacher(
 
 def affordable(teacher: RemoteModel, questions: Sequence[Question], bounds: Bounds) -> float:
     """Estimated number of questions that the money suffices for, before the first; infinite if money does not count."""
-    each = _cost(teacher.prices, foreseen(teacher, questions)) / max(1, len(questions))
+    each = _cost_of(teacher)(_foreseen(teacher, questions)) / max(1, len(questions))
     return bounds.dollars / each if each > 0 else math.inf
 
 
-def foreseen(teacher: RemoteModel, questions: Sequence[Question]) -> Usage:
+def _foreseen(teacher: RemoteModel, questions: Sequence[Question]) -> Usage:
     """Upper estimate of the usage of questions, with answers of maximum length."""
     return Usage(sum(map(estimate_tokens, questions)), len(questions) * teacher.way.tokens)
 
@@ -147,19 +127,17 @@ def ask(teacher: RemoteModel, questions: Sequence[Question], bounds: Bounds) -> 
     spent, guessed = Usage(), Usage()
     bounded = questions[: bounds.calls]
     stopped: Stop = ""
-    started = time.monotonic()
+    started, cost = time.monotonic(), _cost_of(teacher)
     while len(said) < len(bounded) and not stopped:
         if said and time.monotonic() - started > bounds.seconds:
             stopped = "time"
             break
         part = bounded[len(said) : len(said) + (_AT_ONCE if said else _FIRST)]
-        guess = foreseen(teacher, part)
+        guess = _foreseen(teacher, part)
         tokens = guess.total * _ratio(spent.total, guessed.total) / len(part)
-        dollars = (
-            _cost(teacher.prices, guess) * _ratio(_cost(teacher.prices, spent), _cost(teacher.prices, guessed)) / len(part)
-        )
+        dollars = cost(guess) * _ratio(cost(spent), cost(guessed)) / len(part)
         by_tokens = (bounds.tokens - spent.total) / max(1.0, tokens)
-        by_money = (bounds.dollars - _cost(teacher.prices, spent)) / dollars if dollars > 0 else math.inf
+        by_money = (bounds.dollars - cost(spent)) / dollars if dollars > 0 else math.inf
         room = max(0, math.floor(min(by_tokens, by_money, len(part))))
         if room < len(part):
             stopped, part = ("money" if by_money < by_tokens else "tokens"), part[:room]
@@ -168,7 +146,7 @@ def ask(teacher: RemoteModel, questions: Sequence[Question], bounds: Bounds) -> 
         found, new, _ = teacher.say(part)
         said += found
         spent = sum((answer.usage for answer in new), spent)
-        guessed += foreseen(teacher, part)
+        guessed += _foreseen(teacher, part)
     return Asked(tuple(said), spent, stopped or ("calls" if len(said) < len(questions) else ""))
 
 
@@ -176,5 +154,5 @@ def _ratio(spent: float, guessed: float) -> float:
     return _MARGIN * spent / guessed if guessed > 0 and spent > 0 else 1.0
 
 
-def _cost(prices: Prices | None, usage: Usage) -> float:
-    return prices.cost(usage) if prices else 0.0
+def _cost_of(teacher: RemoteModel) -> Callable[[Usage], float]:
+    return (teacher.prices or Prices(0.0, 0.0)).cost

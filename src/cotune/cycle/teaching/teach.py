@@ -14,16 +14,21 @@ from cotune.config import RunConfig
 from cotune.cycle.budget.budget import Budget
 from cotune.cycle.endpoints import prices_of, usual_limit
 from cotune.cycle.journal import Journal
-from cotune.cycle.teaching.answers import agreement_of, answer_of
 from cotune.cycle.teaching.asking import WHY_STOPPED, Asked, affordable, ask, bounds_of, open_teacher
 from cotune.endpoint import Usage
 from cotune.endpoint.refusals import first_answered
+from cotune.endpoint.request_format import Said
 from cotune.errors import counted
+from cotune.evaluate.scoring import judged, score_interval
+from cotune.model.remote.label_answers import match_label, spoken
 from cotune.model.structured.limits import json_schema
 from cotune.model.structured.writable import Writable
 from cotune.prompt.prompt import Prompt
+from cotune.task.answered import Answered
 from cotune.task.checks import DataChecks, Finding
-from cotune.task.example import UNLABELLED, Example
+from cotune.task.example import UNLABELLED, Example, groups_of
+from cotune.task.metrics.metric import METRICS
+from cotune.task.reading.cells import has_half_character
 from cotune.task.reading.field_names import with_fields
 from cotune.task.reading.read import read_table
 from cotune.task.sealed import rows_hash
@@ -75,13 +80,7 @@ def teach(
     smallest search, and at least half; the labelled rows take at most a third of its cost.
 
     Args:
-        config: names the teacher and its bounds.
-        budget: budget of the run.
-        task: the task with its labelled rows.
         rows: unlabelled rows, by :func:`read_unlabelled`.
-        prompt: prompt for the questions.
-        out: folder of the run, where answers are kept.
-        journal: journal of the run.
         writable: refuses answers that the model could never write, so that it does not learn from them; None allows all.
 
     Returns:
@@ -123,7 +122,7 @@ def teach(
             "left_out": left_out,
             "unasked": len(order) - len(found),
             "stopped": WHY_STOPPED.get(asked.stopped, ""),
-            "agreement": agreement_of(answers[: len(shown)], shown, task, config.seed),
+            "agreement": _agreement_of(answers[: len(shown)], shown, task, config.seed),
             "tokens": asked.spent.total,
             "dollars": round(prices.cost(asked.spent), 9) if (prices := prices_of(section)) else 0.0,
         }
@@ -147,6 +146,47 @@ def sentence(value: Any) -> str:
     if value.get("stopped"):
         text += f"; it was not asked about {counted(value['unasked'], 'row')}, as {value['stopped']}"
     return text
+
+
+def answer_of(answer: Said, prompt: Prompt, task: Task) -> str | None:
+    """A teacher's answer in the canonical form; None if it does not fit the output.
+
+    A number is the last one of the answer. JSON may be between other words, and must fit the schema. An answer that was cut by
+    the limit is refused unless it names a label, because a model would learn from it to stop in the middle.
+    """
+    if not task.output.kind.written:
+        label = match_label(answer.text, prompt.words(task.labels), cut=answer.cut)
+        return None if label is None else task.labels[label]
+    if answer.cut:
+        return None
+    said = task.output.canonical(spoken(answer.text))
+    return said if said and task.output.fits(said) and not ("\0" in said or has_half_character(said)) else None
+
+
+def _agreement_of(answers: Sequence[str | None], rows: Sequence[Example], task: Task, seed: int) -> dict[str, Any]:
+    """Agreement of answers with the known outputs of rows, by the task's metric; for labels, the share of equal ones.
+
+    Answers that do not fit the output count as wrong. A metric that needs more than answers is replaced by the default of the
+    output's type.
+    """
+    if not answers:
+        return {"n": 0, "agree": 0, "rate": None, "ci": None, "metric": None}
+    metric, kind = task.measure, task.output.kind
+    if not kind.written or metric.graded or not metric.needs_answers:
+        metric = METRICS[kind.default_metric]
+    known = [row.output for row in rows[: len(answers)]]
+    groups = groups_of(rows[: len(answers)])
+    # An empty text is never a label or a valid value.
+    given = [answer or "" for answer in answers]
+    found = judged(Answered(known, given, task.output, rows[: len(answers)]), np.zeros(len(known)), metric)
+    interval = score_interval(found, known, metric, task.output, seed=seed, groups=groups)
+    return {
+        "n": len(known),
+        "agree": int(found.correct.sum()),
+        "rate": round(found.score, 6),
+        "ci": [round(min(1.0, max(0.0, end)), 4) for end in (interval.low, interval.high)],
+        "metric": metric.name,
+    }
 
 
 def _fresh(rows: Sequence[Example], task: Task) -> tuple[list[Example], dict[str, int]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cotune.endpoint import AnswerCache, Endpoint, EndpointError, Prices, Reply, Usage, estimate_tokens
+from cotune.endpoint import AnswerCache, Endpoint, EndpointError, Prices, Usage, estimate_tokens
 from cotune.endpoint.chat import CHAT
 from cotune.endpoint.client import Client
 from cotune.endpoint.refusals import too_many_refused
@@ -285,28 +284,25 @@ class RemoteModel:
         refusals: dict[str, EndpointError] | None = None,
     ) -> None:
         """Add the answers to ``found``, and refusals to ``refusals``; without that, a refusal is raised."""
-        keys, turn = list(missing), threading.Lock()
+        keys, questions = list(missing), list(missing.values())
 
-        def received(number: int, reply: Reply[Any]) -> None:
-            said = read_said(reply.value, missing[keys[number]])
+        def read(number: int, body: Any) -> Said:
+            return read_said(body, questions[number])
+
+        def received(number: int, said: Said) -> None:
             self._keep(keys[number], said)
-            with turn:
-                found[keys[number]] = said
-                if progress:
-                    progress(said.usage.total)
+            found[keys[number]] = said
+            if progress:
+                progress(said.usage.total)
 
         def refused(number: int, error: EndpointError) -> None:
             assert refusals is not None
             refusals[keys[number]] = error
 
-        def checked(body: Any) -> Any:
-            read_said(body, ())
-            return body
-
         if missing:
-            bodies = [self._body(messages) for messages in missing.values()]
+            bodies = [self._body(messages) for messages in questions]
             aside = None if refusals is None else refused
-            self.client.post_all(CHAT, bodies, checked, patience=self.patience, received=received, refused=aside)
+            self.client.post_all(CHAT, bodies, read, patience=self.patience, received=received, refused=aside)
 
     def _known(
         self, questions: Sequence[Sequence[Mapping[str, str]]]
