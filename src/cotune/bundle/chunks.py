@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from cotune.bundle.answer_sheet import Checked, SheetAnswers, askable, sheet_answers
 from cotune.bundle.load import OpenedBundle, base_folder, load
@@ -15,12 +15,8 @@ from cotune.errors import InputError
 from cotune.executor import Done, Executor, Job, engine_of, run_all, unlike
 from cotune.files import absolute, canonical_json
 from cotune.garbage import collection_paused
-from cotune.model.base import ENDPOINT
 from cotune.model.loading.folder import FROM_HUB
 from cotune.task.reading.sheet import Sheet
-
-if TYPE_CHECKING:
-    from cotune.model.local import LocalModel
 
 
 def open_for_workers(bundle: Path, base: Path | None, *, here: bool) -> OpenedBundle:
@@ -35,7 +31,7 @@ def open_for_workers(bundle: Path, base: Path | None, *, here: bool) -> OpenedBu
         InputError: the bundle cannot be loaded, or its model is behind an endpoint.
     """
     opened = OpenedBundle.read(bundle)
-    if ENDPOINT in opened.saved:
+    if opened.has_endpoint:
         raise InputError(
             "the bundle's model is behind an endpoint, which workers do not support",
             where="--executor",
@@ -110,7 +106,7 @@ def answer_chunk(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
     from cotune.model.engine.facts import engine_facts
 
     found = predictor.answers(given["rows"], probabilities=given["probabilities"], unsure=given["unsure"])
-    facts = engine_facts(cast("LocalModel", predictor.model))
+    facts = engine_facts(predictor.model)
     told = [[one.answer, [*one.probabilities.values()], one.truncated, one.ended, one.possible] for one in found]
     return canonical_json({"answers": told, "engine": facts}).encode()
 

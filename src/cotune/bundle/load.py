@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cotune.bundle.calibration import Calibration
 from cotune.bundle.card import base_model_name
@@ -25,7 +25,7 @@ from cotune.bundle.manifest import (
     verify,
 )
 from cotune.bundle.predictor import Predictor
-from cotune.bundle.remote import remote_predictor
+from cotune.bundle.remote import remote_model
 from cotune.embed import Neighbours
 from cotune.errors import InputError
 from cotune.model.base import ENDPOINT
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from cotune.model.base import Model
     from cotune.model.hardware.capability import Capability
     from cotune.model.local import LocalModel
+    from cotune.model.remote.model import RemoteModel
 
 PATIENCE_S = 600.0
 
@@ -119,7 +120,7 @@ def load_several(
     found = None
     for bundle in opened:
         manifest = bundle.manifest
-        if ENDPOINT in bundle.saved:
+        if bundle.has_endpoint:
             where = str(bundle.folder / PROMPT)
             if weights:
                 name = manifest.base_model.name
@@ -128,18 +129,8 @@ def load_several(
                     where=where,
                     hint="Use cotune predict, or a bundle with a local model.",
                 )
-            predictors.append(
-                remote_predictor(
-                    manifest,
-                    bundle.prompt,
-                    bundle.saved,
-                    where,
-                    key_env=key_env,
-                    endpoint=endpoint,
-                    patience=patience,
-                    calibration=_calibration(bundle.folder),
-                )
-            )
+            remote = remote_model(manifest, bundle.saved, where, key_env=key_env, endpoint=endpoint, patience=patience)
+            predictors.append(_predictor(bundle, remote))
             continue
         known = models.get(manifest.base_model.fingerprint)
         if known is None:
@@ -147,7 +138,9 @@ def load_several(
             found = found or check_capability(device, dtype, threads)
             known = models[manifest.base_model.fingerprint] = _load_base(bundle, model_folder, found, once=once)
         same = known.settings.max_tokens == manifest.max_tokens
-        predictors.append(_predictor(bundle, known if same else known.with_max_tokens(manifest.max_tokens)))
+        local = known if same else known.with_max_tokens(manifest.max_tokens)
+        check_rendering(bundle.saved, local, str(bundle.folder / PROMPT))
+        predictors.append(_predictor(bundle, local))
     for model in models.values():
         model.adapters.keep = max(model.adapters.keep, len(opened))
     return predictors
@@ -193,10 +186,26 @@ class OpenedBundle:
         manifest = read_manifest(folder)
         verify(folder, manifest)
         found = cls(folder, manifest, *_read_parts(folder, manifest))
-        if manifest.written is not None and ENDPOINT not in found.saved:
-            # Unsupported schemas are refused here, before the model is loaded.
-            grammar_of(manifest.written, f"{folder / MANIFEST}, output.schema")
+        # Unsupported schemas are refused here, before the model is loaded.
+        found.writing()
         return found
+
+    @property
+    def has_endpoint(self) -> bool:
+        """Whether its model is behind an endpoint, so that there are no weights."""
+        return ENDPOINT in self.saved
+
+    def writing(self) -> Writing | None:
+        """The settings of generated answers; None for labels. An endpoint follows the schema without a grammar.
+
+        Raises:
+            InputError: the schema cannot be enforced during generation.
+        """
+        written = self.manifest.written
+        if written is None:
+            return None
+        grammar = None if self.has_endpoint else grammar_of(written, f"{self.folder / MANIFEST}, output.schema")
+        return Writing(written, self.manifest.answer_tokens, grammar)
 
     @property
     def known(self) -> Known:
@@ -264,13 +273,13 @@ def _load_base(bundle: OpenedBundle, folder: Path, found: Capability, *, once: b
     return LocalModel.load(folder, settings=settings, name=base_model_name(bundle.manifest), light=True)
 
 
-def _predictor(bundle: OpenedBundle, model: LocalModel) -> Predictor:
+def _predictor(bundle: OpenedBundle, model: LocalModel | RemoteModel) -> Predictor:
     manifest, folder = bundle.manifest, bundle.folder
-    check_rendering(bundle.saved, model, str(folder / PROMPT))
+    local = None if bundle.has_endpoint else cast("LocalModel", model)
     if bundle.prompt.nearest:
-        model.chooser = model.chooser or Neighbours(model)
-    if manifest.adapter_id != "base":
-        _enter_adapter(folder / ADAPTER, manifest, model)
+        model.chooser = model.chooser or Neighbours(local)
+    if local is not None and manifest.adapter_id != "base":
+        _enter_adapter(folder / ADAPTER, manifest, local)
     return Predictor(
         model,
         bundle.prompt,
@@ -280,14 +289,10 @@ def _predictor(bundle: OpenedBundle, model: LocalModel) -> Predictor:
         adapter_id=manifest.adapter_id,
         bundle_id=manifest.id,
         task=manifest.task,
-        writing=None if manifest.written is None else Writing.of(manifest.written, manifest.answer_tokens),
+        writing=bundle.writing(),
         label_type=manifest.label_type,
-        calibration=_calibration(folder),
+        calibration=Calibration.of(read_json(folder / METRICS), str(folder / METRICS)),
     )
-
-
-def _calibration(folder: Path) -> Calibration | None:
-    return Calibration.of(read_json(folder / METRICS), str(folder / METRICS))
 
 
 def _read_parts(folder: Path, manifest: Manifest) -> tuple[Prompt, Mapping[str, Any]]:

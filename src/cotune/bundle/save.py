@@ -128,25 +128,18 @@ def _card(
     text, stock = saved.text, len(prompt.demonstrations)
     if prompt.nearest:
         text = f"(each row is shown the {prompt.nearest} most similar of {stock} examples; here the text of one row)\n{text}"
-    # Only a model with hidden states can have a probe.
-    read = model.capabilities.hidden_states
-    return model_card(
-        manifest,
-        metrics,
-        text,
-        endpoint=saved.server,
-        reading=_reading(manifest, adapter, prompt, cast("LocalModel", model)) if read else None,
-        demonstrations=stock,
-    )
+    # Only a local model has adapters.
+    reading = None if adapter is None else _reading(manifest, adapter, prompt, cast("LocalModel", model))
+    return model_card(manifest, metrics, text, endpoint=saved.server, reading=reading, demonstrations=stock)
 
 
-def _reading(manifest: Manifest, folder: Path | None, prompt: Prompt, model: LocalModel) -> Reading | None:
+def _reading(manifest: Manifest, folder: Path, prompt: Prompt, model: LocalModel) -> Reading | None:
     """Description of the probe in an adapter's folder; None if there is none."""
     from cotune.model.adapters.files import is_bare_probe
     from cotune.model.layers.cut import norm_epsilon
     from cotune.probe.readout import load_probe
 
-    if folder is None or (probe := load_probe(folder)) is None:
+    if (probe := load_probe(folder)) is None:
         return None
     ids = Ids.of(model.renderer, prompt, manifest.input_fields, manifest.labels)
     return Reading(probe, model.depth, norm_epsilon(model.model), ids, tuned=not is_bare_probe(folder))

@@ -34,7 +34,7 @@ def stored_answers(predictor: Predictor, rows: Sequence[Mapping[str, str]]) -> I
         EndpointError: the block raised it; the message also says how many answers are stored.
         InputError: the answers cannot be stored.
     """
-    if predictor.scorer.capabilities.hidden_states:
+    if not predictor.scorer.capabilities.endpoint:
         yield
         return
     from filelock import FileLock, Timeout

@@ -5,20 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cotune.bundle.answer_sheet import Checked
-from cotune.bundle.manifest import PROMPT, read_json
+from cotune.bundle.load import OpenedBundle
 from cotune.bundle.predictor import Prediction, Predictor, ending_error
 from cotune.bundle.rows import said
 from cotune.bundle.unfinished import stored_answers
 from cotune.errors import InputError, RowError
 from cotune.labelling.acquisition import ACQUISITIONS, Pool
-from cotune.model.base import ENDPOINT
 from cotune.probe.cross_fitting import standardised
 from cotune.task.reading.sheet import Sheet, escaped, plain_json
 
@@ -188,7 +186,6 @@ def _writable(value: Any) -> Any:
     return escaped(value) if isinstance(value, str) else value
 
 
-def default_way(bundle: Path) -> str:
+def default_way(bundle: OpenedBundle) -> str:
     """The default function: the best one of docs/labelling.md, or one by probabilities alone if there are no states."""
-    saved = read_json(bundle / PROMPT)
-    return "margin" if isinstance(saved, dict) and ENDPOINT in saved else DEFAULT
+    return "margin" if bundle.has_endpoint else DEFAULT

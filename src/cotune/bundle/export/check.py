@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,6 @@ from cotune.bundle.manifest import Manifest
 from cotune.bundle.predictor import Predictor
 from cotune.errors import CotuneError
 from cotune.probe.readout import Probe
-
-if TYPE_CHECKING:
-    from cotune.model.local import LocalModel
 
 # Tolerance of log-probabilities: weights are rounded to the stored dtype, and bfloat16 changes them by about this much.
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 0.6, "float16": 0.15}
@@ -54,7 +51,7 @@ def check_weights(
         wanted = predictor.model.score(*asked, adapter=predictor.adapter_id).log_probs
         _compare(wanted, other.score(*asked, adapter=own).log_probs, dtype)
         return
-    model = cast("LocalModel", predictor.model)
+    model = predictor.model
     rendered = model.renderer.render(*asked)
     ids, starts = [row.prompt_ids for row in rendered], [row.start for row in rendered]
     states = model.layer_states(ids, [probe.layer], starts=starts, adapter=predictor.adapter_id)[0]

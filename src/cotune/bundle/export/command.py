@@ -6,13 +6,13 @@ import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import Literal
 
 from cotune.bundle.export.card import export_card
 from cotune.bundle.export.check import check_classifier, check_graph, check_weights
 from cotune.bundle.export.gguf import GgufExport
 from cotune.bundle.export.mlflow_folder import export_mlflow
-from cotune.bundle.export.probe import CELLS, CLASSIFY, PIPELINE, TEMPLATE, TERMS, ProbePage, probe_of, write_template
+from cotune.bundle.export.probe import CELLS, CLASSIFY, PIPELINE, TEMPLATE, TERMS, ProbePage, write_template
 from cotune.bundle.export.request import REQUEST, SCHEMA, Asking
 from cotune.bundle.export.weights import copy_model, cut, merge, write_classifier
 from cotune.bundle.load import load_several, resolve_base, resolve_bundle
@@ -26,9 +26,6 @@ from cotune.probe import terms
 from cotune.probe.readout import PROBE, Probe
 from cotune.prompt.prompt import held_rows
 from cotune.task.reading import cells
-
-if TYPE_CHECKING:
-    from cotune.model.local import LocalModel
 
 Target = Literal["transformers", "onnx", "peft", "merged", "gguf", "gguf-merged", "mlflow"]
 TARGETS: tuple[Target, ...] = ("transformers", "onnx", "peft", "merged", "gguf", "gguf-merged", "mlflow")
@@ -116,7 +113,7 @@ class _Export:
 
         manifest = read_manifest(folder)
         (predictor,) = load_several([folder], base=base, device="cpu", dtype="float32", weights=True)
-        probe = probe_of(predictor)
+        probe = predictor.probe
         adapter = None if manifest.adapter_id == "base" or is_bare_probe(folder / ADAPTER) else folder / ADAPTER
         _check_form(folder, to, predictor, probe, has_adapter=adapter is not None)
         source = resolve_base(manifest, base)
@@ -191,7 +188,7 @@ class _Export:
         }
         if self.probe is not None:
             files = "" if gguf is None else gguf.options(merged=self.to == "gguf-merged")
-            depth = cast("LocalModel", self.predictor.model).depth
+            depth = self.predictor.model.depth
             tuned = adapter is not None
             card = ProbePage(manifest, self.to, asking, self.probe, depth, tuned, files).text()
         else:

@@ -25,7 +25,6 @@ from cotune.bundle.place import atomic_folder
 from cotune.bundle.snippets import code_block
 from cotune.errors import not_installed
 from cotune.files import write_text
-from cotune.model.base import ENDPOINT
 from cotune.prompt.prompt import held_rows
 
 _SCRIPT = Path(__file__).with_name("pyfunc.py")
@@ -86,12 +85,11 @@ def export_mlflow(bundle: Path, out: Path, base: str | Path | None = None) -> Pa
     except ImportError as error:
         raise not_installed("mlflow", "--to", error) from error
     opened = OpenedBundle.read(bundle)
-    remote = ENDPOINT in opened.saved
-    source = None if remote else base_folder(opened, base)
+    source = None if opened.has_endpoint else base_folder(opened, base)
     with atomic_folder(out) as temporary, quiet_mlflow():
         with pyfunc_model(bundle, source) as parts:
             mlflow.pyfunc.save_model(str(temporary), **parts)
-        if not remote:
+        if source is not None:
             path = list(sys.path)
             try:
                 # MLflow puts the model's own source on the path.

@@ -24,7 +24,6 @@ from cotune.bundle.snippets import (
 )
 from cotune.errors import counted
 from cotune.files import write_json
-from cotune.model.local import LocalModel
 from cotune.probe.readout import PROBE, Probe
 
 EMBEDDING_PORT = 8081
@@ -36,12 +35,6 @@ CELLS = "cells.py"
 """Texts of a row's fields, for both of these files."""
 TERMS = "terms.py"
 """Computes TF-IDF, if the bundle adds it to the probe."""
-
-
-def probe_of(predictor: Predictor) -> Probe | None:
-    """The probe of a loaded bundle; None for label words and generated answers."""
-    model = predictor.scorer
-    return model.adapters.probe(predictor.adapter_id) if isinstance(model, LocalModel) else None
 
 
 def batch_of(tokens: int) -> str:

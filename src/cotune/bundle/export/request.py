@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from cotune.bundle.manifest import Manifest
 from cotune.bundle.predictor import Predictor
 from cotune.bundle.snippets import Ids, code_block
 from cotune.files import slug
-
-if TYPE_CHECKING:
-    from cotune.model.local import LocalModel
 
 SCHEMA, REQUEST, OLLAMA = "schema.json", "request.json", "ollama.json"
 
@@ -56,7 +53,7 @@ class Asking:
     @classmethod
     def of(cls, predictor: Predictor, manifest: Manifest) -> Asking:
         """Collect it from a loaded bundle."""
-        model, prompt = cast("LocalModel", predictor.model), predictor.prompt
+        model, prompt = predictor.model, predictor.prompt
         lead = model.renderer.lead(prompt, manifest.input_fields)
         completions: tuple[tuple[int, ...], ...] = ()
         ids, marks = Ids(not model.renderer.chat), _marks(predictor)

@@ -140,7 +140,7 @@ class Repository:
 
 def form_of(bundle: OpenedBundle) -> Target | None:
     """The default form: a classifier for bundles with a probe, else one merged model."""
-    if ENDPOINT in bundle.saved or bundle.prompt.nearest:
+    if bundle.has_endpoint or bundle.prompt.nearest:
         return None
     return "transformers" if bundle.manifest.decision.kind == "probe" else "merged"
 
@@ -149,7 +149,7 @@ def licence_of(bundle: OpenedBundle, base: str | Path | None = None) -> str | No
     """The licence in the base model's card; None if the card is not on this machine or names none."""
     if bundle.manifest.base_model.name.lower() == BUNDLED_MODEL:
         return "apache-2.0"
-    if ENDPOINT in bundle.saved:
+    if bundle.has_endpoint:
         return None
     from huggingface_hub import ModelCard
 

@@ -12,7 +12,6 @@ from cotune.bundle.serve.errors import ApiError
 from cotune.bundle.serve.schemas import ModelCard, OutputCard
 from cotune.bundle.serve.work import Drawing, Embedding, Scoring
 from cotune.errors import InputError
-from cotune.model.local import LocalModel
 
 
 @dataclass(frozen=True)
@@ -83,10 +82,9 @@ class Shelf:
 
         for served in self.served.values():
             predictor, model = served.predictor, served.predictor.model
-            if isinstance(model, LocalModel):
-                if model.settings.threads:
-                    torch.set_num_threads(model.settings.threads)
-                model.keep_prefix(predictor.prompt, predictor.input_fields, predictor.labels, adapter=predictor.adapter_id)
+            if model.settings.threads:
+                torch.set_num_threads(model.settings.threads)
+            model.keep_prefix(predictor.prompt, predictor.input_fields, predictor.labels, adapter=predictor.adapter_id)
         for collector in self._collectors:
             collector.prepare()
 

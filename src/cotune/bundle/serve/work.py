@@ -62,7 +62,7 @@ class Scoring:
             self._collector.saw(items)
         if predictor.writing is not None:
             return _written(predictor, items, found)
-        rendered = predictor.model.renderer.render(predictor.prompt, items, predictor.labels)
+        rendered = predictor.rendered(items)
         place = {label: i for i, label in enumerate(predictor.labels)}
         return [
             Answered(one, len(row.prompt_ids), len(row.completions[place[one.possible[0] if one.possible else one.answer]]))
@@ -125,9 +125,8 @@ class Drawing:
 
 
 def _written(predictor: Predictor, items: Sequence[Mapping[str, str]], found: Sequence[Prediction]) -> list[Answered]:
-    model = predictor.model
-    rendered = model.renderer.render_answers(predictor.prompt, items, None)
-    lengths = [len(ids) for ids in model.tokenizer([one.answer for one in found], add_special_tokens=False)["input_ids"]]
+    tokenizer, rendered = predictor.model.tokenizer, predictor.rendered(items)
+    lengths = [len(ids) for ids in tokenizer([one.answer for one in found], add_special_tokens=False)["input_ids"]]
     return [
         Answered(one, len(row.prompt_ids), length + one.ended)
         for one, row, length in zip(found, rendered, lengths, strict=True)
