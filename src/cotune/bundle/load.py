@@ -195,6 +195,12 @@ class OpenedBundle:
         """Whether its model is behind an endpoint, so that there are no weights."""
         return ENDPOINT in self.saved
 
+    @property
+    def server(self) -> tuple[str, str | None] | None:
+        """URL of that endpoint, and the environment variable with its key; None for a local model."""
+        server = self.saved.get(ENDPOINT)
+        return (str(server.get("base_url")), server.get("key_env")) if isinstance(server, Mapping) else None
+
     def writing(self) -> Writing | None:
         """The settings of generated answers; None for labels. An endpoint follows the schema without a grammar.
 

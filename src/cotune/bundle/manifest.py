@@ -110,6 +110,11 @@ class Manifest:
         return self.written or label_output(self.labels, self.label_type)
 
     @property
+    def has_adapter(self) -> bool:
+        """Whether its folder has the weights of a PEFT adapter, and not only a probe."""
+        return not set(ADAPTER_FILES).isdisjoint(self.files)
+
+    @property
     def named_metric(self) -> str | None:
         """The metric's name; None for a function of the user, whose file is not in the bundle."""
         return None if names_user_metric(self.metric) else self.metric
@@ -251,16 +256,17 @@ def verify(folder: Path, manifest: Manifest) -> None:
         check_name(folder, name)
         if not _SHA256.fullmatch(digest):
             raise InputError(f"the sha256 of {name} is invalid", where=str(folder / MANIFEST), hint=COPY_AGAIN)
+    probed = f"{ADAPTER}/{PROBE}" in manifest.files
     # The folder of a probe on the untuned model contains only the probe.
-    bare_probe = f"{ADAPTER}/{PROBE}" in manifest.files and not set(ADAPTER_FILES) & set(manifest.files)
-    needed = {*manifest.files, *NEEDED, *(ADAPTER_FILES if manifest.adapter_id != "base" and not bare_probe else ())}
+    tuned = manifest.adapter_id != "base" and (manifest.has_adapter or not probed)
+    needed = {*manifest.files, *NEEDED, *(ADAPTER_FILES if tuned else ())}
     if lost := sorted(needed - found):
         raise InputError("the file is missing", where=str(folder / lost[0]), hint=COPY_AGAIN)
     if added := sorted(found - set(manifest.files)):
         raise InputError(
             "the file is not in the bundle's manifest", where=str(folder / added[0]), hint="Move it out of the bundle."
         )
-    by_probe, probed = manifest.decision.kind == "probe", f"{ADAPTER}/{PROBE}" in manifest.files
+    by_probe = manifest.decision.kind == "probe"
     if by_probe != probed or (by_probe and (manifest.written is not None or manifest.adapter_id == "base")):
         raise InputError(
             "a bundle has a probe if and only if its decision rule is probe, and then needs labels and the probe's adapter id",

@@ -118,7 +118,7 @@ def _ollama(gguf: GgufExport, asking: Asking, *, apart: bool) -> tuple[str, ...]
         return ("Ollama does not support adapters since version 0.34.1: export with `--to gguf-merged` for it.",)
     if asking.held is not None:
         told = "`format` contains the schema"
-    elif gguf.manifest.written is not None:
+    elif not asking.words:
         told = "It generates greedily"
     else:
         told = "Ollama supports neither a grammar of labels nor a bias: it only generates greedily"

@@ -96,7 +96,7 @@ def export_mlflow(bundle: Path, out: Path, base: str | Path | None = None) -> Pa
                 found = mlflow.pyfunc.load_model(str(temporary))
             finally:
                 sys.path[:] = path
-            check_pyfunc(load(bundle, base=base), opened.manifest, found)
+            check_pyfunc(load(bundle, base=base), found)
         held = held_rows(len(opened.prompt.demonstrations), "folder")
         write_text(temporary / CARD, _card(opened.manifest) + (f"\n**{held}**\n" if held else ""))
     return out
@@ -130,32 +130,27 @@ def _card(manifest: Manifest) -> str:
     """The README of the folder: how MLflow runs it."""
     fields = ", ".join(manifest.input_fields)
     rows = json.dumps([dict.fromkeys(manifest.input_fields, "...")])
-    return (
-        "\n\n".join(
-            (
-                f"# {manifest.task}, for MLflow",
-                f"From the cotune bundle `{manifest.id}`: {fields} in, {manifest.output.summary} out.",
-                code_block(
-                    "python",
-                    "import mlflow",
-                    "",
-                    'model = mlflow.pyfunc.load_model("FOLDER")',
-                    f"print(model.predict({rows}))",
-                    f'print(model.predict({rows}, params={{"probabilities": True}}))',
-                ),
-                code_block(
-                    "sh",
-                    "mlflow models serve -m FOLDER --env-manager local --port 5000",
-                    "curl http://127.0.0.1:5000/invocations -H 'Content-Type: application/json' \\",
-                    f"  -d '{{\"dataframe_records\": {rows}}}'",
-                ),
-                "`--env-manager local` uses the installed packages; without it, MLflow installs those in "
-                "`requirements.txt`. "
-                "cotune itself is in `code/`.",
-            )
-        )
-        + "\n"
+    parts = (
+        f"# {manifest.task}, for MLflow",
+        f"From the cotune bundle `{manifest.id}`: {fields} in, {manifest.output.summary} out.",
+        code_block(
+            "python",
+            "import mlflow",
+            "",
+            'model = mlflow.pyfunc.load_model("FOLDER")',
+            f"print(model.predict({rows}))",
+            f'print(model.predict({rows}, params={{"probabilities": True}}))',
+        ),
+        code_block(
+            "sh",
+            "mlflow models serve -m FOLDER --env-manager local --port 5000",
+            "curl http://127.0.0.1:5000/invocations -H 'Content-Type: application/json' \\",
+            f"  -d '{{\"dataframe_records\": {rows}}}'",
+        ),
+        "`--env-manager local` uses the installed packages; without it, MLflow installs those in `requirements.txt`. "
+        "cotune itself is in `code/`.",
     )
+    return "\n\n".join(parts) + "\n"
 
 
 def _requirements() -> list[str]:

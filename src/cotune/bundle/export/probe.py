@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,17 +58,10 @@ def write_template(predictor: Predictor, asking: Asking, target: Path, **more: S
     number = 0
     while not marks or any(mark in asking.text for mark in marks.values()):
         marks, number = {name: f"FIELD {number} {i} HERE" for i, name in enumerate(fields)}, number + 1
-    rest = predictor.model.renderer.text(predictor.prompt, marks, predictor.labels)
-    pieces: list[str | dict[str, str]] = []
-    while rest:
-        found = {name: rest.find(mark) for name, mark in marks.items() if mark in rest}
-        if not found:
-            pieces.append(rest)
-            break
-        name = min(found, key=found.__getitem__)
-        pieces += [rest[: found[name]], {"field": name}]
-        rest = rest[found[name] + len(marks[name]) :]
-    about = {"fields": list(fields), "pieces": [piece for piece in pieces if piece]}
+    whole = predictor.model.renderer.text(predictor.prompt, marks, predictor.labels)
+    fields_at = {mark: {"field": name} for name, mark in marks.items()}
+    parts = re.split(f"({'|'.join(fields_at)})", whole)
+    about = {"fields": list(fields), "pieces": [fields_at.get(part, part) for part in parts if part]}
     write_json(target, about | {"add_special_tokens": asking.ids.special, "beyond": asking.ids.beyond, **more})
 
 
