@@ -113,18 +113,8 @@ def answer_sheet(
     found = [one for one in told if isinstance(one, Prediction)]
     if not found:
         raise ended or next(one for one in checked if isinstance(one, RowError))
-    answers = sheet_answers(
-        found,
-        predictor.output,
-        predictor.labels,
-        sheet,
-        checked,
-        probabilities=probabilities,
-        unsure=unsure,
-        nested=nested,
-        typed=typed,
-    )
-    return replace(answers, ended=ended)
+    options: dict[str, Any] = {"probabilities": probabilities, "unsure": unsure, "nested": nested, "typed": typed}
+    return replace(sheet_answers(found, predictor.output, sheet, checked, **options), ended=ended)
 
 
 def askable(checked: Checked) -> list[dict[str, str]]:
@@ -135,24 +125,15 @@ def askable(checked: Checked) -> list[dict[str, str]]:
 def sheet_answers(
     found: Iterable[Prediction],
     output: Output,
-    labels: Sequence[str],
     sheet: Sheet,
     checked: Checked,
     *,
     probabilities: bool,
     unsure: float | None,
     nested: bool,
-    typed: bool = True,
+    typed: bool,
 ) -> SheetAnswers:
-    """Convert answers to columns; see :func:`answer_sheet` for the arguments that are not listed.
-
-    Args:
-        found: answers to the rows of :func:`askable`, in their order.
-        output: type of the answers.
-        labels: the labels, in the bundle's order.
-        sheet: the rows.
-        checked: result of :func:`check_sheet`.
-    """
+    """Convert answers to the rows of :func:`askable`, in their order, to columns; arguments as for :func:`answer_sheet`."""
     errors = tuple(one for one in checked if isinstance(one, RowError))
     asked = [index for index, fields in enumerate(checked) if not isinstance(fields, RowError)]
     size = len(checked)
@@ -170,7 +151,7 @@ def sheet_answers(
     if probabilities and nested:
         added["probabilities"] = list(shares)
     elif probabilities:
-        added |= {f"p({label})": [None if one is None else one.get(label) for one in shares] for label in labels}
+        added |= {f"p({label})": [None if one is None else one.get(label) for one in shares] for label in output.labels}
     truncated = sum(one is True for one in cut)
     added |= {"truncated": cut} if truncated else {}
     if errors:
