@@ -81,15 +81,12 @@ def answer_sheet(
     answers, and the rows left get it as their error.
 
     Args:
-        predictor: the predictor.
-        sheet: the rows.
         checked: result of :func:`check_sheet`.
         probabilities: whether to add probabilities.
         unsure: error rate, as for :meth:`Predictor.predict`; None answers every row.
         nested: whether a cell can contain an object. If so, probabilities are one column and JSON answers are values; otherwise
             probabilities are one column per label and JSON answers are texts.
         typed: whether a cell can contain a number or a truth value; otherwise labels are written as in the training rows.
-        batch: number of rows in a batch.
         progress: called with the number of rows done, after each batch.
 
     Raises:

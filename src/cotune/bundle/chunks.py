@@ -23,7 +23,7 @@ def open_for_workers(bundle: Path, base: Path | None, *, here: bool) -> OpenedBu
     Args:
         bundle: the bundle's folder.
         base: as for :func:`cotune.bundle.load`.
-        here: whether the workers run on this machine; the base model is then prepared for them once.
+        here: whether the workers run on this machine, so that the base model is prepared for them once.
 
     Raises:
         InputError: the bundle cannot be loaded, or its model is behind an endpoint.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -25,7 +26,7 @@ from cotune.bundle.manifest import (
     verify,
 )
 from cotune.bundle.predictor import Predictor
-from cotune.bundle.remote import remote_model
+from cotune.bundle.remote import endpoint_model
 from cotune.embed import Neighbours
 from cotune.errors import InputError
 from cotune.model.base import ENDPOINT
@@ -129,7 +130,7 @@ def load_several(
                     where=where,
                     hint="Use cotune predict, or a bundle with a local model.",
                 )
-            remote = remote_model(manifest, bundle.saved, where, key_env=key_env, endpoint=endpoint, patience=patience)
+            remote = endpoint_model(manifest, bundle.saved, where, key_env=key_env, endpoint=endpoint, patience=patience)
             predictors.append(_predictor(bundle, remote))
             continue
         known = models.get(manifest.base_model.fingerprint)
@@ -231,16 +232,12 @@ def base_folder(bundle: OpenedBundle, base: str | Path | None = None, progress: 
     name = base_of(manifest, base)
     try:
         model_folder = resolve_base(manifest, base, progress)
-    except OSError as error:
+    except (OSError, InputError) as error:
+        why, hint = (error.what, error.hint) if isinstance(error, InputError) else (error.strerror or error, "")
+        if isinstance(error, NotFetchedError):
+            hint = f"To allow fetching {name}, add --base hub (in Python, base='hub')."
         raise InputError(
-            f"the bundle's base model cannot be found ({error.strerror or error})",
-            where=where,
-            hint="If it is elsewhere, give its folder as the base.",
-        ) from error
-    except InputError as error:
-        hint = _hub_hint(name) if isinstance(error, NotFetchedError) else error.hint
-        raise InputError(
-            f"the bundle's base model cannot be found: {error.what}",
+            f"the bundle's base model cannot be found: {why}",
             where=where,
             hint=f"{hint} If it is elsewhere, give its folder as the base.".strip(),
         ) from error
@@ -263,10 +260,6 @@ def resolve_base(manifest: Manifest, base: str | Path | None = None, progress: C
     from cotune.model.loading.bundled import resolve_model
 
     return resolve_model(base_of(manifest, base), progress, fetch=base is not None)
-
-
-def _hub_hint(name: str) -> str:
-    return f"To allow fetching {name}, add --base hub (in Python, base='hub')."
 
 
 def _load_base(bundle: OpenedBundle, folder: Path, found: Capability, *, once: bool) -> LocalModel:
@@ -337,17 +330,15 @@ def check_rendering(saved: Mapping[str, Any], model: Model, where: str, *, short
     Raises:
         InputError: chat template, stop token or longest prompt differ.
     """
-    now = {
-        "chat_template": getattr(model.tokenizer, "chat_template", None),
-        "stop_id": model.renderer.stop_id,
-        "max_tokens": model.renderer.max_tokens,
-    }
-    about = {"chat_template": "chat template", "stop_id": "stop token", "max_tokens": "longest prompt"}
-    for key, value in now.items():
+    for key, about, value in (
+        ("chat_template", "chat template", getattr(model.tokenizer, "chat_template", None)),
+        ("stop_id", "stop token", model.renderer.stop_id),
+        ("max_tokens", "longest prompt", model.renderer.max_tokens),
+    ):
         same = key in saved and saved[key] == value
         if not same and not (shorter and key == "max_tokens" and value < saved.get(key, 0)):
             raise InputError(
-                f"the base model's {about[key]} is not the one that the bundle was made with",
+                f"the base model's {about} is not the one that the bundle was made with",
                 where=where,
                 hint="Use the unchanged base model, with versions of transformers and cotune close to those in the manifest.",
             )
@@ -356,11 +347,18 @@ def check_rendering(saved: Mapping[str, Any], model: Model, where: str, *, short
 def _enter_adapter(folder: Path, manifest: Manifest, model: LocalModel) -> None:
     if model.adapters.register(folder) != manifest.adapter_id:
         raise InputError(f"the adapter is not the one in {MANIFEST}", where=str(folder), hint=COPY_AGAIN)
-    try:
+    with _damaged(folder):
         model.adapters.use(manifest.adapter_id)
-    except InputError as error:
-        raise InputError(error.what, where=error.where or str(folder), hint=error.hint or COPY_AGAIN) from error
     check_probe(model, manifest, folder)
+
+
+@contextmanager
+def _damaged(place: Path) -> Iterator[None]:
+    """Name the place in errors that do not, and say how to get an undamaged bundle."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(error.what, where=error.where or str(place), hint=error.hint or COPY_AGAIN) from error
 
 
 def check_probe(model: LocalModel, manifest: Manifest, folder: Path) -> None:
@@ -369,18 +367,12 @@ def check_probe(model: LocalModel, manifest: Manifest, folder: Path) -> None:
     Raises:
         InputError: it does not fit, or cannot be read.
     """
-    try:
+    with _damaged(folder / PROBE):
         probe = model.adapters.probe(manifest.adapter_id)
-    except InputError as error:
-        raise InputError(error.what, where=error.where or str(folder / PROBE), hint=error.hint or COPY_AGAIN) from error
     if probe is None:
         return
     if set(probe.labels) != set(manifest.labels) or probe.width != model.width or probe.layer > model.depth:
-        raise InputError(
-            "the probe does not fit the labels or the model",
-            where=str(folder / PROBE),
-            hint=COPY_AGAIN,
-        )
+        raise InputError("the probe does not fit the labels or the model", where=str(folder / PROBE), hint=COPY_AGAIN)
 
 
 def base_of(manifest: Manifest, base: str | Path | None = None) -> str:

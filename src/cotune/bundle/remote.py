@@ -60,7 +60,7 @@ def check_allowed(
         )
 
 
-def remote_model(
+def endpoint_model(
     manifest: Manifest, saved: Mapping[str, Any], where: str, *, key_env: str | None, endpoint: str | None, patience: float
 ) -> RemoteModel:
     """The model of a bundle that is behind an endpoint.

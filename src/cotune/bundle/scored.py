@@ -104,8 +104,6 @@ class LabelledRows:
         """Read labelled rows by the rules of the bundle's training rows.
 
         Args:
-            table: the rows.
-            manifest: manifest of the bundle.
             column: column of the right answers; None takes the name that it had in the training data.
             metric: name of the metric; None takes the bundle's.
             group: column whose equal values mark rows that depend on each other.
@@ -156,11 +154,7 @@ def score_rows(
     A row that an endpoint refuses counts as an answer that names nothing, as in a run. If the endpoint fails, its answers so
     far are stored (:func:`cotune.bundle.unfinished.stored_answers`), and the next call with the same rows asks for the others.
 
-    Args:
-        predictor: the predictor.
-        labelled: the rows.
-        batch: number of rows in a batch.
-        progress: called with the number of rows done, after each batch.
+    ``progress`` is called with the number of rows done, after each batch.
 
     Raises:
         EndpointError: the endpoint failed, or refused all of the first batch.

@@ -91,9 +91,7 @@ def pick_rows(
         count: number of rows to pick; fewer if the pool has fewer.
         way: name of the acquisition function, from :data:`cotune.labelling.acquisition.ACQUISITIONS`.
         look: most rows of the pool that the model reads, drawn at random.
-        seed: seed of all random draws.
         known: texts of rows that already have a label (:func:`cotune.bundle.rows.said`); they are not picked.
-        batch: number of rows in a batch.
         progress: called with the number of rows read and the number of all rows to read.
 
     Raises:

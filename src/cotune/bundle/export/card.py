@@ -24,9 +24,7 @@ def export_card(
     """The README in Markdown, for bundles with label words or generated answers.
 
     Args:
-        manifest: manifest of the bundle.
         to: ``peft``, ``merged``, ``gguf`` or ``gguf-merged``.
-        asking: requests and an example prompt.
         words: label words, if answers are labels.
         rank: rank of the adapter; 0 if there is none.
         gguf: the writer of the GGUF files, for those two forms.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from functools import partial
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,9 +33,6 @@ def write_model(folder: Path, target: Path, layout: Layout, tokenizer: GgufToken
 
     Args:
         folder: folder with safetensors weights.
-        target: the file.
-        layout: layout of the model.
-        tokenizer: tokenizer in llama.cpp's format.
         name: name of the model in the file.
     """
     import gguf
@@ -81,18 +77,14 @@ def write_adapter(adapter: Path, target: Path, layout: Layout, name: str) -> Non
     writer.add_name(name)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(settings.alpha))
-    found = list(_factors(weights, layout))
-    _write(writer, [(place, tuple(values.shape), partial(_itself, values)) for place, values in found], torch.float32)
+    factors = [(place, tuple(values.shape), values.clone) for place, values in _factors(weights, layout)]
+    _write(writer, factors, torch.float32)
 
 
 def weights_in(folder: Path, layout: Layout, model: Path, adapter: Path | None = None) -> dict[str, Tensor]:
-    """The weights in GGUF files in float32, with the adapter added, under the names in a model's folder.
+    """The weights in files of :func:`write_model` and :func:`write_adapter`, in float32 and with the adapter added.
 
-    Args:
-        folder: model folder with the same tensors.
-        layout: layout of the model.
-        model: a file from :func:`write_model`.
-        adapter: a file from :func:`write_adapter`.
+    They get the names in ``folder``, which has the same tensors.
     """
     held, scale = _read(model)[0], 0.0
     factors: dict[str, Tensor] = {}
@@ -157,10 +149,6 @@ def _write(
             writer.write_tensor_data(_plain(read().to(kind).contiguous()))
     finally:
         writer.close()
-
-
-def _itself(values: Tensor) -> Tensor:
-    return values
 
 
 def _plain(values: Tensor) -> Any:

@@ -71,11 +71,6 @@ def pyfunc_model(bundle: Path, base: Path | None = None) -> Iterator[dict[str, A
 def export_mlflow(bundle: Path, out: Path, base: str | Path | None = None) -> Path:
     """Write a bundle as an MLflow model folder with its base model, and check that it gives the same answers.
 
-    Args:
-        bundle: the bundle's folder.
-        out: a new or empty folder.
-        base: folder or name of the base model if it has moved.
-
     Raises:
         InputError: MLflow is not installed, or the bundle or its base model is wrong.
         CotuneError: the model gives other answers than the bundle.

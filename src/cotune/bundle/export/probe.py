@@ -44,14 +44,7 @@ def batch_of(tokens: int) -> str:
 
 
 def write_template(predictor: Predictor, asking: Asking, target: Path, **more: Sequence[str] | Sequence[int]) -> None:
-    """Write a prompt's constant parts, with the fields between them, for :data:`PIPELINE` or :data:`CLASSIFY`.
-
-    Args:
-        predictor: the bundle.
-        asking: requests and an example prompt.
-        target: the file.
-        more: further content.
-    """
+    """Write a prompt's constant parts, with the fields between them and ``more``, for :data:`PIPELINE` or :data:`CLASSIFY`."""
     fields = predictor.input_fields
     # The markers must not occur in the prompt itself, where they would be taken for a field.
     marks: dict[str, str] = {}

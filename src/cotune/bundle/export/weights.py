@@ -47,7 +47,7 @@ def write_classifier(source: Path, adapter: Path | None, probe: Probe, target: P
     Args:
         source: a model from :func:`cut`.
         adapter: its adapter; None if there is none.
-        probe: the probe; its labels become ``id2label``, in order.
+        probe: its labels become ``id2label``, in order.
         target: an existing folder.
         last_ids: tokens at which a prompt may end, none of which may be used for padding.
         pool_from: number of tokens at which all texts begin, which are excluded from the mean.
@@ -107,14 +107,8 @@ def cut(source: Path, adapter: Path | None, layer: int, target: Path) -> tuple[P
     The final norm gets unit weight, so that the last hidden state is the probe's input. An output layer that is not tied to the
     embedding is omitted, since it is not used.
 
-    Args:
-        source: the model's folder.
-        adapter: the adapter's folder; None if there is none.
-        layer: number of layers to keep.
-        target: an existing folder.
-
     Returns:
-        The folders of both; None for an adapter without weights below the cut.
+        The folders of both in ``target``; None for an adapter without weights below the cut.
 
     Raises:
         InputError: if the model's final norm is of another kind.

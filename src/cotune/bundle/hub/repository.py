@@ -54,7 +54,7 @@ class Repository:
             name: ``org/name``.
             bundle: its folder, or its run's.
             to: one of :data:`FORMS`.
-            base: folder or name of the base model if it has moved.
+            base: as for :func:`cotune.bundle.load`.
             licence: licence of the base model as the hub spells it; None to use that of its model card.
 
         Raises:

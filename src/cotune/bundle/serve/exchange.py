@@ -44,9 +44,6 @@ async def taken(request: Request, batcher: Batcher, limits: Limits, read: Callab
     The body is freed afterwards, because the parsed values may need many times its size.
 
     Args:
-        request: the request.
-        batcher: the batcher that will answer.
-        limits: limits of a request.
         read: parses the body and checks its rows; for a long body it is called on the thread for long texts.
 
     Raises:
@@ -109,12 +106,6 @@ def parsed(validate: Callable[[bytearray], V], body: bytearray) -> V:
 
 def checked(given: Sequence[Any], check: Callable[[int, Any], R], batcher: Batcher, limits: Limits) -> list[R]:
     """Check rows or texts; ``check`` gets the place and the value and returns the item.
-
-    Args:
-        given: rows or texts of the request.
-        check: raises InputError if one cannot be answered.
-        batcher: the batcher that will answer.
-        limits: limits of a request.
 
     Raises:
         ApiError: if there are too many.

@@ -48,7 +48,7 @@ class Shelf:
     Args:
         predictors: loaded bundles.
         unsure: error rate of ``/predict``; None answers every row.
-        collectors: collectors of rows by bundle, if rows are collected.
+        collectors: one for each bundle, if rows are collected.
 
     Raises:
         InputError: if a bundle is given twice, or has no calibration for ``unsure``.
@@ -106,10 +106,6 @@ class Shelf:
         """The embedding work of a base model, by its own name or that of a bundle."""
         found = {id(each.embedding): each.embedding for each in self.served.values() if each.parent == name}
         return next(iter(found.values())) if len(found) == 1 else self.find(name).embedding
-
-    def cards(self) -> list[ModelCard]:
-        """Model cards of all bundles."""
-        return [self.card(each) for each in self.served.values()]
 
     def card(self, served: Served) -> ModelCard:
         """Model card of a bundle."""

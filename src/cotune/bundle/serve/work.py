@@ -14,13 +14,7 @@ from cotune.model.base import Model, Sampling
 
 @dataclass(frozen=True)
 class Answered:
-    """A row's answer.
-
-    Attributes:
-        prediction: the answer itself.
-        prompt_tokens: number of tokens of the prompt.
-        completion_tokens: number of tokens of the answer, including a stop token.
-    """
+    """A row's answer with its numbers of tokens; those of the answer include a stop token."""
 
     prediction: Prediction
     prompt_tokens: int
@@ -34,12 +28,7 @@ class Answered:
 class Scoring:
     """Answers rows of a bundle, exactly as its :class:`Predictor` does.
 
-    Args:
-        predictor: the bundle.
-        probabilities: whether to compute every label's probability; rows with and without are not batched together, since
-            answers alone cost less.
-        unsure: error rate; None answers every row.
-        collector: collects rows to label; None for none.
+    Rows with and without probabilities are not batched together, since answers alone cost less.
     """
 
     def __init__(
@@ -72,13 +61,7 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Draw:
-    """A row with a sampled answer.
-
-    Attributes:
-        row: its fields.
-        temperature: sampling temperature, above 0.
-        seed: seed; None for a different answer each time.
-    """
+    """A row whose answer is sampled, at a temperature above 0; without a seed it gets a different answer each time."""
 
     row: Mapping[str, str]
     temperature: float
@@ -86,11 +69,7 @@ class Draw:
 
 
 class Drawing:
-    """Samples answers of a bundle that generates text; rows with the same temperature and seed run together.
-
-    Args:
-        predictor: the bundle.
-    """
+    """Samples answers of a bundle that generates text; rows with the same temperature and seed run together."""
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
@@ -135,23 +114,14 @@ def _written(predictor: Predictor, items: Sequence[Mapping[str, str]], found: Se
 
 @dataclass(frozen=True)
 class Embedded:
-    """A text's vector.
-
-    Attributes:
-        vector: ``[width]``.
-        tokens: number of tokens of the text.
-    """
+    """A text's vector, ``[width]``, and its number of tokens."""
 
     vector: Vectors
     tokens: int
 
 
 class Embedding:
-    """Embeds texts with a base model, without adapter, as :class:`TextEmbedder` does by default.
-
-    Args:
-        model: the base model.
-    """
+    """Embeds texts with a base model, without adapter, as :class:`TextEmbedder` does by default."""
 
     def __init__(self, model: Model) -> None:
         self._embedder = TextEmbedder(model, EmbedSettings())
