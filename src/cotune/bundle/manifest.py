@@ -9,7 +9,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NoReturn
 
 from cotune.errors import InputError
@@ -308,24 +308,17 @@ def list_files(folder: Path) -> set[str]:
         InputError: there is a link, a device or the like, or far too many files.
     """
     names: set[str] = set()
-    waiting, entries = [folder], 0
-    while waiting:
-        current = waiting.pop()
-        try:
-            with os.scandir(current) as listing:
-                for entry in listing:
-                    path = Path(entry.path)
-                    entries += 1
-                    if entries > _MOST_ENTRIES:
-                        raise InputError("the folder has too many files for a bundle", where=str(folder), hint=COPY_AGAIN)
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(path)
-                    elif entry.is_file(follow_symlinks=False):
-                        names.add(PurePosixPath(path.relative_to(folder)).as_posix())
-                    else:
-                        _irregular(path)
-        except OSError as error:
-            _unreadable(current, error)
+    entries = 0
+    for current, folders, files in os.walk(folder, onerror=lambda error: _unreadable(Path(error.filename), error)):
+        entries += len(folders) + len(files)
+        if entries > _MOST_ENTRIES:
+            raise InputError("the folder has too many files for a bundle", where=str(folder), hint=COPY_AGAIN)
+        for path in (Path(current, name) for name in (*folders, *files)):
+            kind = path.lstat().st_mode
+            if stat.S_ISREG(kind):
+                names.add(path.relative_to(folder).as_posix())
+            elif not stat.S_ISDIR(kind):
+                _irregular(path)
     return names
 
 
