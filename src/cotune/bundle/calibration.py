@@ -50,11 +50,7 @@ class Calibration:
 
     @classmethod
     def of(cls, metrics: Any, where: str) -> Calibration | None:
-        """Read the scores from ``metrics.json``; None if there are none.
-
-        Raises:
-            InputError: they are invalid.
-        """
+        """Read the scores from ``metrics.json``; None if there are none."""
         found = metrics.get(CONFORMAL) if isinstance(metrics, Mapping) else None
         if found is None:
             return None

@@ -148,11 +148,7 @@ def load_several(
 
 
 def resolve_bundle(name: str | Path, progress: Callable[[str], None] | None = None) -> Path:
-    """The local folder of a bundle given as its folder, its run's folder, or ``hf://org/name@revision``.
-
-    Raises:
-        InputError: it is on the hub and cannot be fetched, or is not a bundle.
-    """
+    """The local folder of a bundle given as its folder, its run's folder, or ``hf://org/name@revision``, which is fetched."""
     return fetch_bundle(str(name), progress) if is_on_hub(name) else bundle_folder(name)
 
 
@@ -161,9 +157,6 @@ class OpenedBundle:
     """A bundle whose files match its manifest.
 
     Attributes:
-        folder: its folder.
-        manifest: its manifest.
-        prompt: its prompt.
         saved: the content of ``prompt.json``.
     """
 
@@ -174,15 +167,7 @@ class OpenedBundle:
 
     @classmethod
     def read(cls, name: str | Path, progress: Callable[[str], None] | None = None) -> OpenedBundle:
-        """Check a bundle's files and read its prompt, without the base model.
-
-        Args:
-            name: the bundle, as in :func:`load`.
-            progress: called with a message about downloads.
-
-        Raises:
-            InputError: as in :func:`load`.
-        """
+        """Check a bundle's files and read its prompt, without the base model; arguments and errors as in :func:`load`."""
         folder = resolve_bundle(name, progress)
         manifest = read_manifest(folder)
         verify(folder, manifest)
@@ -203,11 +188,7 @@ class OpenedBundle:
         return (str(server.get("base_url")), server.get("key_env")) if isinstance(server, Mapping) else None
 
     def writing(self) -> Writing | None:
-        """The settings of generated answers; None for labels. An endpoint follows the schema without a grammar.
-
-        Raises:
-            InputError: the schema cannot be enforced during generation.
-        """
+        """The settings of generated answers; None for labels. An endpoint is given the schema instead of a grammar."""
         written = self.manifest.written
         if written is None:
             return None
@@ -221,11 +202,7 @@ class OpenedBundle:
 
 
 def base_folder(bundle: OpenedBundle, base: str | Path | None = None, progress: Callable[[str], None] | None = None) -> Path:
-    """Folder of the base model, with its content checked; ``base`` as in :func:`load`.
-
-    Raises:
-        InputError: it is missing or different.
-    """
+    """Folder of the base model, with its content checked; arguments and errors as in :func:`load`."""
     from cotune.model.loading.folder import model_fingerprint
 
     manifest, where = bundle.manifest, str(bundle.folder)
@@ -252,11 +229,7 @@ def base_folder(bundle: OpenedBundle, base: str | Path | None = None, progress: 
 
 
 def resolve_base(manifest: Manifest, base: str | Path | None = None, progress: Callable[[str], None] | None = None) -> Path:
-    """Folder of the base model, fetched from the hub only if the user allows it; ``base`` as in :func:`load`.
-
-    Raises:
-        InputError: it is missing.
-    """
+    """Folder of the base model, fetched from the hub only if the user allows it; ``base`` as in :func:`load`."""
     from cotune.model.loading.bundled import resolve_model
 
     return resolve_model(base_of(manifest, base), progress, fetch=base is not None)

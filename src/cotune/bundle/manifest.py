@@ -226,11 +226,7 @@ def bundle_folder(folder: str | Path) -> Path:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read and validate a manifest, without checking the files that it names.
-
-    Raises:
-        InputError: the folder is not a bundle, or its manifest is damaged.
-    """
+    """Read and validate a manifest, without checking the files that it names."""
     if not folder.is_dir():
         what = "this is a file, not the folder of a bundle" if folder.exists() else "there is no such bundle"
         raise InputError(what, where=str(folder), hint="Give the folder of a run or of a bundle.")
@@ -285,11 +281,7 @@ def verify(folder: Path, manifest: Manifest) -> None:
 
 
 def check_name(folder: Path, name: str) -> None:
-    """Check that a file of this name may belong to the bundle in a folder.
-
-    Raises:
-        InputError: the name could lead out of the folder, or its ending is forbidden.
-    """
+    """Refuse a file whose name could lead out of the bundle's folder, or whose ending is forbidden."""
     if not _NAME.fullmatch(name) or name == MANIFEST:
         raise InputError(f"the name {name!r} is not allowed in a bundle", where=str(folder / MANIFEST), hint=COPY_AGAIN)
     if not name.endswith(ENDINGS):
@@ -302,11 +294,7 @@ def check_name(folder: Path, name: str) -> None:
 
 
 def list_files(folder: Path) -> set[str]:
-    """Relative POSIX names of all files below a folder.
-
-    Raises:
-        InputError: there is a link, a device or the like, or far too many files.
-    """
+    """Relative POSIX names of all files below a folder; an :class:`InputError` for a link or device, or far too many files."""
     names: set[str] = set()
     entries = 0
     for current, folders, files in os.walk(folder, onerror=lambda error: _unreadable(Path(error.filename), error)):
@@ -323,11 +311,7 @@ def list_files(folder: Path) -> set[str]:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file of a bundle.
-
-    Raises:
-        InputError: the file is not regular, too large, nested too deeply, or not JSON.
-    """
+    """Read a JSON file of a bundle; an :class:`InputError` if it is not regular, too large, nested too deeply, or not JSON."""
     try:
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode):

@@ -55,11 +55,7 @@ class Pick:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Pick:
-        """Inverse of :meth:`to_json`.
-
-        Raises:
-            KeyError, TypeError, ValueError: if the object is not valid.
-        """
+        """Inverse of :meth:`to_json`; KeyError, TypeError or ValueError if the object is not valid."""
         shares = {str(label): float(share) for label, share in data["shares"].items()}
         if not shares:
             raise ValueError("a row has no labels")

@@ -78,11 +78,7 @@ class Earlier:
 
     @classmethod
     def read(cls, out: Path, input_fields: Sequence[str], label: str) -> Earlier:
-        """Read the file to which labels are added.
-
-        Raises:
-            InputError: if the file exists but does not contain labelled rows of the task.
-        """
+        """Read the file to which labels are added; an :class:`InputError` if it is not one of labelled rows."""
         if not out.is_file() or not out.stat().st_size:
             return cls()
         sheet = read_sheet(out)

@@ -1,4 +1,4 @@
-"""Checks that an export gives the same answers as the bundle."""
+"""Checks that an export gives the same answers as the bundle; each raises a :class:`CotuneError` if answers differ."""
 
 from __future__ import annotations
 
@@ -19,17 +19,7 @@ _TEXTS = ("Where is it?", "It does not work, please help.", "a", "12 of 30 were 
 
 
 def check_weights(predictor: Predictor, folder: Path, dtype: str, adapter: Path | None = None) -> None:
-    """Check exported weights against the bundle. If a probe answers, it must give the same answers on the model's last states.
-
-    Args:
-        predictor: the bundle, in float32.
-        folder: the model.
-        dtype: dtype of the stored weights.
-        adapter: folder of the adapter; None if there is none.
-
-    Raises:
-        CotuneError: if answers differ.
-    """
+    """Check weights that are stored in ``dtype``, with an adapter's folder if there is one, against the bundle in float32."""
     from cotune.model.adapters.files import BASE
     from cotune.model.engine.settings import EngineSettings
     from cotune.model.local import LocalModel
@@ -51,11 +41,7 @@ def check_weights(predictor: Predictor, folder: Path, dtype: str, adapter: Path 
 
 
 def check_classifier(predictor: Predictor, folder: Path, dtype: str) -> None:
-    """Check a transformers classifier with its pipeline, in one batch.
-
-    Raises:
-        CotuneError: if answers differ.
-    """
+    """Check a transformers classifier with its pipeline, in one batch."""
     from cotune.bundle.export.pipeline import load
 
     rows = _rows(predictor)
@@ -69,11 +55,7 @@ def check_classifier(predictor: Predictor, folder: Path, dtype: str) -> None:
 
 
 def check_pyfunc(predictor: Predictor, model: Any) -> None:
-    """Check an MLflow pyfunc through its public interface.
-
-    Raises:
-        CotuneError: if answers differ.
-    """
+    """Check an MLflow pyfunc through its public interface."""
     rows = _rows(predictor)
     wanted, found = predictor.predict(rows), list(model.predict(rows))
     if wanted != found:
@@ -81,11 +63,7 @@ def check_pyfunc(predictor: Predictor, model: Any) -> None:
 
 
 def check_graph(predictor: Predictor, folder: Path) -> None:
-    """Check an ONNX graph with its Python file, with rows one by one and in one batch.
-
-    Raises:
-        CotuneError: if answers differ.
-    """
+    """Check an ONNX graph with its Python file, with rows one by one and in one batch."""
     from cotune.bundle.export.classify import load
 
     rows = _rows(predictor)

@@ -85,13 +85,9 @@ class _Export:
     """The inputs of an export.
 
     Attributes:
-        folder: folder of the bundle.
-        to: the format.
-        manifest: manifest of the bundle.
         predictor: the bundle, loaded in float32 so that an export can only differ from it by the dtype of its weights.
         source: folder of the base model, or of its first layers after :meth:`cut`.
         adapter: folder of the adapter; None if there is none.
-        asking: requests and an example prompt.
         gguf: writer of GGUF files; None for other formats.
     """
 

@@ -32,13 +32,11 @@ class GgufExport:
     changes log-probabilities over ten times more than rounding the weights to float16 does (docs/export.md). Besides, the
     folder always exists, while that file would have to be fetched again.
 
-    Args:
+    Attributes:
         predictor: the bundle, in float32.
         asking: its requests.
         source: the base model's folder.
         adapter: the adapter's folder; None for the base model.
-        layout: layout of the base model.
-        tokenizer: tokenizer of the base model.
     """
 
     predictor: Predictor
@@ -50,11 +48,7 @@ class GgufExport:
 
     @classmethod
     def of(cls, predictor: Predictor, asking: Asking, source: Path, adapter: Path | None) -> GgufExport:
-        """Check that GGUF supports all parts of the bundle, before anything is written.
-
-        Raises:
-            InputError: if a part is not supported.
-        """
+        """Prepare the files before anything is written; an :class:`InputError` names a part that GGUF does not support."""
         return cls(predictor, asking, source, adapter, Layout.of(source), GgufTokenizer.of(predictor.model.renderer))
 
     def cut(self, source: Path, adapter: Path | None) -> GgufExport:
@@ -72,11 +66,7 @@ class GgufExport:
         return f"-m FOLDER/{MERGED if merged else BASE}{apart}"
 
     def write(self, out: Path) -> None:
-        """Write base model and adapter to a file each.
-
-        Raises:
-            CotuneError: the files give other answers than the bundle.
-        """
+        """Write base model and adapter to a file each, and check their answers."""
         dtype = write_model(self.source, out / BASE, self.layout, self.tokenizer, self.predictor.model.fingerprint[:16])
         if self.adapter is not None and self.adapter_file is not None:
             write_adapter(self.adapter, out / self.adapter_file, self.layout, self.asking.name)
@@ -84,11 +74,7 @@ class GgufExport:
         self._write_requests(out, BASE)
 
     def write_merged(self, out: Path) -> None:
-        """Write a single file with the adapter added to the weights.
-
-        Raises:
-            CotuneError: the file gives other answers than the bundle.
-        """
+        """Write a single file with the adapter added to the weights, and check its answers."""
         with tempfile.TemporaryDirectory(dir=out, prefix=".merged-") as name:
             folder = Path(name) / "model"
             merge(self.source, self.adapter, folder)

@@ -63,11 +63,7 @@ def write_model(folder: Path, target: Path, layout: Layout, tokenizer: GgufToken
 
 
 def write_adapter(adapter: Path, target: Path, layout: Layout, name: str) -> None:
-    """Write a LoRA adapter's folder as one GGUF file, its factors in float32.
-
-    Raises:
-        InputError: if it changes a layer for which llama.cpp needs another kind of adapter.
-    """
+    """Write a LoRA adapter's folder as one GGUF file, its factors in float32; see :meth:`Layout.adapted` for errors."""
     import gguf
     from safetensors.torch import load_file
 

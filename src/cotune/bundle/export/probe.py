@@ -63,10 +63,6 @@ class ProbePage:
     """Writes ``README.md`` for an export.
 
     Attributes:
-        manifest: manifest of the bundle.
-        to: the format.
-        asking: requests and an example prompt.
-        probe: the probe.
         depth: number of layers of the whole base model.
         adapter: whether there is an adapter besides the base model.
         files: options with which llama.cpp loads the model; empty for other formats.

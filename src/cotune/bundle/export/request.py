@@ -93,10 +93,7 @@ class Asking:
 
     @property
     def label_bias(self) -> list[tuple[int, float]]:
-        """The decision rule as a bias on the first token of each label.
-
-        Empty if there is none, or if two labels begin with the same token.
-        """
+        """The decision rule as a bias on the labels' first tokens; empty without one, or if two labels begin with one token."""
         first = [ids[0] for ids in self.completions]
         return [] if not self.bias or len(set(first)) < len(first) else list(zip(first, self.bias, strict=True))
 

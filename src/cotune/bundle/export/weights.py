@@ -23,7 +23,7 @@ _NO_NORM = "the final norm of models of the type {!r} cannot be given unit weigh
 
 def copy_model(source: Path, target: Path, *, weights: bool = True) -> None:
     """Copy the model's own files only, since a folder may contain others."""
-    target.mkdir()
+    target.mkdir(exist_ok=True)
     for path in sorted(source.iterdir()):
         is_weights = path.suffix == ".safetensors" or path.name.endswith(".safetensors.index.json")
         wanted = weights if is_weights else path.suffix in _ENDINGS and "cotune" not in path.name
@@ -88,14 +88,11 @@ def write_classifier(source: Path, adapter: Path | None, probe: Probe, target: P
     setattr(found, found.base_model_prefix, model.get_decoder().to(dtype))
     found.score.weight = torch.nn.Parameter(torch.from_numpy(probe.weight.copy()))
     found.score.bias = torch.nn.Parameter(torch.from_numpy(probe.bias.copy()))
-    copy_model(source, target / "model", weights=False)
-    found.save_pretrained(target / "model", max_shard_size="4GB")
-    tokenizer.save_pretrained(target / "model")
+    copy_model(source, target, weights=False)
+    found.save_pretrained(target, max_shard_size="4GB")
+    tokenizer.save_pretrained(target)
     code = Path(__file__).with_name(POOLED).read_text(encoding="utf-8").replace("LlamaConfig", type(config).__name__)
-    write_text(target / "model" / POOLED, code)
-    for path in sorted((target / "model").iterdir()):
-        path.rename(target / path.name)
-    (target / "model").rmdir()
+    write_text(target / POOLED, code)
     # A cut model cannot generate.
     (target / "generation_config.json").unlink(missing_ok=True)
     return str(dtype).removeprefix("torch.")

@@ -32,7 +32,6 @@ class Repository:
 
     Attributes:
         name: ``org/name``.
-        bundle: the bundle with checked files.
         form: form of the exported model; None for the bundle alone.
         base: folder or name of the base model if it has moved.
         licence: licence of the base model, if the user gives it.
@@ -83,12 +82,7 @@ class Repository:
         return found
 
     def write(self, out: Path) -> list[str]:
-        """Write all files into a new or empty folder; returns their names.
-
-        Raises:
-            InputError: if the folder is not empty, the base model is missing, or the form does not support the bundle.
-            CotuneError: if the exported model gives other answers than the bundle.
-        """
+        """Write all files into a new or empty folder; returns their names. Errors as in :func:`export_bundle`."""
         check_new(out)
         bundle = self.bundle
         with atomic_folder(out) as temporary:

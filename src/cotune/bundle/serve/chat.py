@@ -72,11 +72,7 @@ def _check_format(asked: ChatRequest, predictor: Predictor) -> None:
 
 
 def last_text(messages: Sequence[Message]) -> str:
-    """The text of the user's last message.
-
-    Raises:
-        ApiError: if there is none, or it contains anything but text.
-    """
+    """The text of the user's last message; an :class:`ApiError` if there is none, or it contains anything but text."""
     place, message = next(((i, m) for i, m in reversed(list(enumerate(messages))) if m.role == "user"), (0, None))
     if message is None:
         raise ApiError(400, "There is no user message to answer.", code="invalid_body", param="messages")
@@ -93,11 +89,7 @@ def last_text(messages: Sequence[Message]) -> str:
 
 
 def fields_of(text: str, input_fields: Sequence[str]) -> dict[str, str]:
-    """The row in a message: the text itself for a single field, or a JSON object of several fields.
-
-    Raises:
-        InputError: if the text is not such a row.
-    """
+    """The row in a message: the text itself for a single field, or a JSON object of several fields."""
     where = "the last user message"
     if len(input_fields) == 1:
         return checked_row(text, input_fields, where)

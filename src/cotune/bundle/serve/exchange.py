@@ -47,8 +47,7 @@ async def taken(request: Request, batcher: Batcher, limits: Limits, read: Callab
         read: parses the body and checks its rows; for a long body it is called on the thread for long texts.
 
     Raises:
-        ApiError: if it is too long (413), takes too long (408), or ``read`` refuses it.
-        InputError: if ``read`` refuses a row.
+        ApiError: if it is too long (413) or takes too long (408).
         QueueFull: if too many items are waiting.
         Gone: if the client disconnected.
     """
@@ -105,12 +104,7 @@ def parsed(validate: Callable[[bytearray], V], body: bytearray) -> V:
 
 
 def checked(given: Sequence[Any], check: Callable[[int, Any], R], batcher: Batcher, limits: Limits) -> list[R]:
-    """Check rows or texts; ``check`` gets the place and the value and returns the item.
-
-    Raises:
-        ApiError: if there are too many.
-        InputError: if ``check`` refuses one.
-    """
+    """Items for rows or texts, which ``check`` makes of each place and value; an :class:`ApiError` if there are too many."""
     most = min(limits.rows, batcher.most_waiting)
     if len(given) > most:
         raise ApiError(400, f"There are {len(given)} rows, and {most} are allowed in a request.", code="too_many_rows")

@@ -36,10 +36,7 @@ class Operation:
     """An operation of the API, for routing and for the OpenAPI document.
 
     Attributes:
-        name: operation id.
-        method: GET or POST.
         path: path in Starlette's syntax.
-        summary: description.
         gives: models of the response, any of them.
         errors: statuses of errors.
         takes: models of the body, any of them; empty without a body.

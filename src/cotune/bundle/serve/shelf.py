@@ -20,7 +20,6 @@ class Served:
 
     Attributes:
         id: ``task@hash``.
-        predictor: the predictor.
         best: work for answers without probabilities.
         full: work for answers with all probabilities.
         sure: the same, without an answer to undecided rows if the server runs with ``unsure``.
@@ -89,11 +88,7 @@ class Shelf:
             collector.prepare()
 
     def find(self, name: str, param: str = "model") -> Served:
-        """A bundle by its id, or by its task's name if that is unique.
-
-        Raises:
-            ApiError: if there is none, or more than one.
-        """
+        """A bundle by its id, or by its task's name if that is unique; an :class:`ApiError` 404 otherwise."""
         if name in self.served:
             return self.served[name]
         named = [each for each in self.served.values() if each.predictor.task == name]
