@@ -81,18 +81,12 @@ def load(
         InputError: it is not a bundle; a file is missing, changed, unexpected or a link; its parts contradict each other; or
             the base model is missing, different, or has another chat template.
     """
-    return load_several(
-        [folder],
-        device=device,
-        dtype=dtype,
-        threads=threads,
-        base=base,
-        key_env=key_env,
-        endpoint=endpoint,
-        patience=patience,
-        progress=progress,
-        once=once,
-    )[0]
+    bundle = OpenedBundle.read(folder, progress)
+    if not bundle.has_endpoint:
+        return _load_local([bundle], device, dtype, threads, base, progress, once=once)[0]
+    where = str(bundle.folder / PROMPT)
+    model = endpoint_model(bundle.manifest, bundle.saved, where, key_env=key_env, endpoint=endpoint, patience=patience)
+    return _predictor(bundle, model)
 
 
 def load_several(
@@ -102,37 +96,39 @@ def load_several(
     dtype: str = "auto",
     threads: int | None = None,
     base: str | Path | None = None,
-    key_env: str | None = None,
-    endpoint: str | None = None,
-    patience: float = PATIENCE_S,
-    progress: Callable[[str], None] | None = None,
-    once: bool = False,
-    weights: bool = False,
 ) -> list[Predictor]:
-    """Load bundles. Those with the same base model share it, and must only be used by one thread at a time.
+    """Load bundles with local models. Those with the same base model share it, and must only be used by one thread at a time.
 
-    Arguments and errors as in :func:`load`; with ``weights``, a model behind an endpoint is an error too.
+    Arguments and errors as in :func:`load`; a model behind an endpoint is an error too.
     """
+    opened = [OpenedBundle.read(folder) for folder in folders]
+    for bundle in opened:
+        if bundle.has_endpoint:
+            raise InputError(
+                f"the bundle's model {bundle.manifest.base_model.name} is behind an endpoint, so there are no weights here",
+                where=str(bundle.folder / PROMPT),
+                hint="Use cotune predict, or a bundle with a local model.",
+            )
+    return _load_local(opened, device, dtype, threads, base)
+
+
+def _load_local(
+    bundles: Sequence[OpenedBundle],
+    device: str,
+    dtype: str,
+    threads: int | None,
+    base: str | Path | None,
+    progress: Callable[[str], None] | None = None,
+    *,
+    once: bool = False,
+) -> list[Predictor]:
     from cotune.model.hardware.capability import check_capability
 
-    opened = [OpenedBundle.read(folder, progress) for folder in folders]
     models: dict[str, LocalModel] = {}
     predictors = []
     found = None
-    for bundle in opened:
+    for bundle in bundles:
         manifest = bundle.manifest
-        if bundle.has_endpoint:
-            where = str(bundle.folder / PROMPT)
-            if weights:
-                name = manifest.base_model.name
-                raise InputError(
-                    f"the bundle's model {name} is behind an endpoint, so there are no weights here",
-                    where=where,
-                    hint="Use cotune predict, or a bundle with a local model.",
-                )
-            remote = endpoint_model(manifest, bundle.saved, where, key_env=key_env, endpoint=endpoint, patience=patience)
-            predictors.append(_predictor(bundle, remote))
-            continue
         known = models.get(manifest.base_model.fingerprint)
         if known is None:
             model_folder = base_folder(bundle, base, progress)
@@ -143,7 +139,7 @@ def load_several(
         check_rendering(bundle.saved, local, str(bundle.folder / PROMPT))
         predictors.append(_predictor(bundle, local))
     for model in models.values():
-        model.adapters.keep = max(model.adapters.keep, len(opened))
+        model.adapters.keep = max(model.adapters.keep, len(bundles))
     return predictors
 
 

@@ -104,7 +104,7 @@ class _Export:
     def of(cls, folder: Path, to: Target, base: str | Path | None) -> _Export:
         """Open the bundle, and check that the format supports it."""
         manifest = read_manifest(folder)
-        (predictor,) = load_several([folder], base=base, device="cpu", dtype="float32", weights=True)
+        (predictor,) = load_several([folder], base=base, device="cpu", dtype="float32")
         adapter = folder / ADAPTER if manifest.has_adapter else None
         _check_form(folder, to, predictor, has_adapter=adapter is not None)
         source = resolve_base(manifest, base)

@@ -92,7 +92,7 @@ def serve(
     token = _token(settings)
     _check_names(settings.allowed_hosts)
     with listen(settings.port, settings.host) as listening:
-        predictors = load_several(bundles, device=settings.device, dtype=settings.dtype, base=base, weights=True)
+        predictors = load_several(bundles, device=settings.device, dtype=settings.dtype, base=base)
         with prepared(predictors, listening, settings, token=token, like=like, ready=ready) as server:
             server.run(sockets=[listening])
     return not any(thread.name == MODEL_THREAD for thread in threading.enumerate())
