@@ -64,7 +64,6 @@ def model_card(
         metrics: ``arms``, ``gains`` and ``robustness`` as in a run's summary; scores without an interval are left out.
         prompt_text: the text that the model reads, with ``{field}`` in place of a row's fields.
         endpoint: for a model behind an endpoint, its URL and the environment variable with the key, if any.
-        reading: how the probe reads states; None without a probe.
         demonstrations: number of labelled rows in the prompt.
     """
     base = base_model_name(manifest)

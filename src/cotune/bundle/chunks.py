@@ -57,11 +57,9 @@ def answer_on(
     same number of threads, the answers are therefore exactly the same.
 
     Args:
-        executor: runs the jobs.
         bundle: from :func:`open_for_workers`.
         rows: the rows, from :func:`cotune.bundle.answer_sheet.askable`.
         base: as for :func:`cotune.bundle.load`.
-        probabilities: whether to compute the probability of every label.
         unsure: error rate, as for :meth:`cotune.bundle.Predictor.predict`.
         batch: number of rows in a job.
         told: called with each job when it is finished.

@@ -59,22 +59,14 @@ def save_bundle(
 
     Args:
         folder: target folder; its parent is created.
-        task_name: name of the task.
-        input_fields: input fields of a row.
         output_field: name of the label column.
         output: type of the answers; labels in the order of the decision's bias.
-        metric: name of the metric.
-        prompt: the prompt.
-        decision: the decision rule.
         adapter_folder: an adapter's PEFT folder, with its probe if there is one, or a folder with a probe alone; copied
             unchanged. None for the base model.
         model: the model; for one behind an endpoint the bundle stores its address.
         metrics: for ``metrics.json`` and the card: ``arms`` and ``gains`` as in a run's summary.
         model_name: the user's name of the model; a folder is stored as an absolute path.
         answer_tokens: maximum length of a generated answer.
-
-    Returns:
-        The folder.
 
     Raises:
         InputError: ``folder`` contains something else, the adapter folder has no adapter, or the disk is full or not writable;

@@ -32,8 +32,6 @@ class Scored:
     """Scores of a bundle on labelled rows.
 
     Attributes:
-        metric: name of the metric.
-        score: the score.
         interval: 95% interval of the score.
         n: number of rows.
         skipped: number of further rows without input or right answer.
@@ -86,9 +84,7 @@ class LabelledRows:
     """Validated labelled rows; needs no model.
 
     Attributes:
-        rows: the rows, with their right answers.
         skipped: number of rows without input or right answer, which are left out.
-        metric: the metric.
         remarks: notes for the user on how the rows were read.
     """
 

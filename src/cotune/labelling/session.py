@@ -116,9 +116,8 @@ class Session:
     Args:
         out: output file of labelled rows: CSV, TSV, JSONL or Parquet.
         label: name of the label column.
-        labels: labels of the task.
         picks: rows to ask about, in order.
-        earlier: rows that the file held before.
+        earlier: rows that the file contained before.
         identity: bundle, pool and settings that the session belongs to.
         actions: index of a pick and its label (None if skipped), in order of time.
         label_type: type of the labels in the task's data, which a new file gets if its format has types.
@@ -282,10 +281,7 @@ def read_session(
     """Load an unfinished session; None if there is none.
 
     Args:
-        out: output file of labelled rows.
         identity: bundle, pool and settings that it must belong to.
-        input_fields: input fields of the task.
-        label_type: as for :class:`Session`.
 
     Raises:
         InputError: if it belongs to another bundle, pool or setting, or cannot be read.

@@ -93,11 +93,12 @@ def _rule(manifest: Manifest, asking: Asking) -> str:
 
 def _launch(to: str, asking: Asking, rank: int, gguf: GgufExport | None) -> tuple[str, ...]:
     if gguf is not None:
-        return _gguf(gguf, asking, merged=to == "gguf-merged")
+        return _gguf(gguf, merged=to == "gguf-merged")
     return _merged(asking) if to == "merged" else _peft(asking, rank)
 
 
-def _gguf(gguf: GgufExport, asking: Asking, *, merged: bool) -> tuple[str, ...]:
+def _gguf(gguf: GgufExport, *, merged: bool) -> tuple[str, ...]:
+    asking = gguf.asking
     bounds = {"grammar": ", restricted to the labels by a grammar", "json_schema": ", restricted to the schema"}
     held = next((told for key, told in bounds.items() if key in gguf.request()), "")
     return (

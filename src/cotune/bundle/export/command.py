@@ -56,9 +56,6 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
         to: the format.
         base: folder or name of the base model if it has moved.
 
-    Returns:
-        ``out``.
-
     Raises:
         InputError: the bundle, its base model or ``out`` is wrong, there is no adapter to export, the format does not support
             the bundle, such as one whose model is behind an endpoint, or a required package is not installed.

@@ -119,9 +119,7 @@ def write_onnx(source: Path, adapter: Path | None, probe: Probe, target: Path, p
 
     Args:
         source: a model that :func:`~cotune.bundle.export.weights.cut` wrote.
-        adapter: its adapter; None if there is none.
         probe: logits are in the order of its labels.
-        target: an existing folder.
         prefix_ids: tokens that rows begin with.
 
     Raises:

@@ -222,8 +222,6 @@ def classifier_parts(
     """Code that runs an exported classifier by :data:`PIPELINE`, a paragraph, and code for transformers alone.
 
     Args:
-        marks: input fields of a row, with their marks in the example of the prompt.
-        ids: how a text becomes token ids.
         terms: whether the bundle adds TF-IDF to the probe.
         repository: name of the classifier on the hub; empty for a folder.
         said: text of the shown row, as in :func:`row_code`.

@@ -46,9 +46,7 @@ def write_classifier(source: Path, adapter: Path | None, probe: Probe, target: P
 
     Args:
         source: a model from :func:`cut`.
-        adapter: its adapter; None if there is none.
         probe: its labels become ``id2label``, in order.
-        target: an existing folder.
         last_ids: tokens at which a prompt may end, none of which may be used for padding.
         pool_from: number of tokens at which all texts begin, which are excluded from the mean.
 
