@@ -15,7 +15,7 @@ from cotune.bundle.serve.batcher import Batcher
 from cotune.bundle.serve.chat import chat
 from cotune.bundle.serve.embeddings import embeddings
 from cotune.bundle.serve.errors import always, error_response
-from cotune.bundle.serve.exchange import Limits, json_response
+from cotune.bundle.serve.exchange import Exchange, Limits, json_response
 from cotune.bundle.serve.kind import ModelStopped
 from cotune.bundle.serve.openapi import openapi_document, operations
 from cotune.bundle.serve.page import PAGE_POLICY, docs_page
@@ -24,7 +24,7 @@ from cotune.bundle.serve.schemas import Health, ModelList
 from cotune.bundle.serve.shelf import Shelf
 from cotune.web import ANSWER_POLICY, Guard
 
-Handler = Callable[[Request, Shelf, Batcher, Limits], Awaitable[Response]]
+Handler = Callable[[Exchange], Awaitable[Response]]
 
 
 def make_app(
@@ -41,7 +41,7 @@ def make_app(
     """The application; ``names`` and ``loopback`` as for :class:`Guard`, ``address`` for the examples on its page."""
 
     def asked(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-        return lambda request: handler(request, shelf, batcher, limits)
+        return lambda request: handler(Exchange(request, shelf, batcher, limits))
 
     async def models(request: Request) -> Response:
         return json_response(ModelList(data=list(map(shelf.card, shelf.served.values()))))

@@ -10,14 +10,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pydantic import TypeAdapter
-from starlette.requests import Request
 from starlette.responses import Response
 
 from cotune.bundle.predictor import Predictor
 from cotune.bundle.rows import checked_row, example_row
-from cotune.bundle.serve.batcher import Batcher
 from cotune.bundle.serve.errors import ApiError
-from cotune.bundle.serve.exchange import Limits, answered, json_response, parsed, taken
+from cotune.bundle.serve.exchange import Exchange, json_response, parsed
 from cotune.bundle.serve.kind import Kind
 from cotune.bundle.serve.schemas import Answer, ChatRequest, ChatResponse, Choice, Logprob, Logprobs, Message, TopLogprob, Usage
 from cotune.bundle.serve.shelf import Served, Shelf
@@ -29,11 +27,11 @@ _LEAST_TEMPERATURE = 1e-6
 _FIELDS: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 
 
-async def chat(request: Request, shelf: Shelf, batcher: Batcher, limits: Limits) -> Response:
+async def chat(exchange: Exchange) -> Response:
     """Answer a chat, as one response or a stream of server-sent events."""
-    asked, served, row = await taken(request, batcher, limits, lambda sent: _asked(sent, shelf))
+    asked, served, row = await exchange.taken(lambda sent: _asked(sent, exchange.shelf))
     kind, item = _work(asked, served, row)
-    (found,) = await answered(request, batcher, kind, [item])
+    (found,) = await exchange.answered(kind, [item])
     whole = _response(served.id, found, asked.top_logprobs or 0)
     if not asked.stream:
         return json_response(whole)
