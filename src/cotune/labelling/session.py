@@ -174,28 +174,29 @@ class Session:
             raise InputError("all rows are labelled or skipped", where=str(self.out))
         if label is not None and label not in self.labels:
             raise InputError(f"{label!r} is not a label", where=str(self.out), hint="Give one of the bundle's labels.")
-        self.actions.append((self.at, label))
-        try:
-            self.save()
-        except BaseException:
-            self.actions.pop()
-            raise
+        self._change([*self.actions, (self.at, label)])
 
     def undo(self) -> bool:
         """Undo the last action; returns whether there was one."""
         if not self.actions:
             return False
-        last = self.actions.pop()
+        self._change(self.actions[:-1])
+        return True
+
+    def _change(self, actions: list[tuple[int, str | None]]) -> None:
+        before, self.actions = self.actions, actions
         try:
             self.save()
         except BaseException:
-            self.actions.append(last)
+            self.actions = before
             raise
-        return True
 
     def save(self) -> None:
         """Write the labelled rows, then the state of the session."""
-        self._write_rows()
+        if (sheet := self.sheet(self.actions)) is None:
+            self.out.unlink(missing_ok=True)
+        else:
+            write_sheet(sheet, {}, self.out)
         write_json(
             session_file(self.out),
             {
@@ -213,12 +214,6 @@ class Session:
         """Remove the session file if no row is left."""
         if self.current is None:
             session_file(self.out).unlink(missing_ok=True)
-
-    def _write_rows(self) -> None:
-        if (sheet := self.sheet(self.actions)) is None:
-            self.out.unlink(missing_ok=True)
-        else:
-            write_sheet(sheet, {}, self.out)
 
     def sheet(self, actions: Sequence[tuple[int, str | None]]) -> Sheet | None:
         """The content of the output file after some actions; None without any row, since a header could not be read back."""
