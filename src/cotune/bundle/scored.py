@@ -139,11 +139,7 @@ class LabelledRows:
 
 
 def score_rows(
-    predictor: Predictor,
-    labelled: LabelledRows,
-    *,
-    batch: int = 64,
-    progress: Callable[[int], None] = lambda done: None,
+    predictor: Predictor, labelled: LabelledRows, *, batch: int = 64, progress: Callable[[int], None] = lambda done: None
 ) -> Scored:
     """Answer labelled rows and score the answers.
 

@@ -78,9 +78,5 @@ def diverse_margin(pool: Pool, count: int, rng: np.random.Generator) -> list[int
     return sorted([*picked, *rest[: count - len(picked)]], key=lambda row: -doubt[row])
 
 
-ACQUISITIONS: Mapping[str, Acquisition] = {
-    "random": random_rows,
-    "margin": least_margin,
-    "diverse_margin": diverse_margin,
-}
+ACQUISITIONS: Mapping[str, Acquisition] = {"random": random_rows, "margin": least_margin, "diverse_margin": diverse_margin}
 """Acquisition functions by name."""

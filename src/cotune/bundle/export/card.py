@@ -13,13 +13,7 @@ from cotune.errors import counted
 
 
 def export_card(
-    manifest: Manifest,
-    to: str,
-    asking: Asking,
-    *,
-    words: Sequence[str] = (),
-    rank: int = 0,
-    gguf: GgufExport | None = None,
+    manifest: Manifest, to: str, asking: Asking, *, words: Sequence[str] = (), rank: int = 0, gguf: GgufExport | None = None
 ) -> str:
     """The README in Markdown, for bundles with label words or generated answers.
 
@@ -139,8 +133,7 @@ def _peft(asking: Asking, rank: int) -> tuple[str, ...]:
         *_python(asking, *model_lines("AutoModelForCausalLM", '"FOLDER/base"', adapter='"FOLDER/adapter"')),
         "vLLM serves the adapter under a separate name and caches it by that name, which therefore contains the content hash:",
         *_vllm(
-            asking,
-            f"FOLDER/base --enable-lora --max-lora-rank {vllm_rank(rank)} --lora-modules {asking.name}=FOLDER/adapter",
+            asking, f"FOLDER/base --enable-lora --max-lora-rank {vllm_rank(rank)} --lora-modules {asking.name}=FOLDER/adapter"
         ),
     )
 

@@ -144,7 +144,5 @@ def _check_name(name: str) -> None:
         raise InputError(what, where="REPOSITORY", hint="Names look like org/name.") from error
     if name.count("/") != 1:
         raise InputError(
-            f"{name!r} has no owner",
-            where="REPOSITORY",
-            hint="Write your user name or organization in front of it: org/name.",
+            f"{name!r} has no owner", where="REPOSITORY", hint="Write your user name or organization in front of it: org/name."
         )

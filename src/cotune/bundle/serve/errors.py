@@ -47,12 +47,7 @@ class ApiError(Exception):
 
 
 def error_response(
-    message: str,
-    status: int,
-    headers: Mapping[str, str] | None = None,
-    *,
-    code: str | None = None,
-    param: str | None = None,
+    message: str, status: int, headers: Mapping[str, str] | None = None, *, code: str | None = None, param: str | None = None
 ) -> Response:
     """``{"error": {"message", "type", "param", "code"}}``."""
     shown = message if len(message) <= _LONGEST else message[:_LONGEST] + " ..."
