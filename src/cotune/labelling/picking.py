@@ -26,6 +26,7 @@ DEFAULT = "diverse_margin"
 """The default acquisition function."""
 WITHOUT_STATES = ("random", "margin")
 """Acquisition functions that need no hidden states and therefore work for models behind endpoints."""
+_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,6 @@ def pick_rows(
     look: int,
     seed: int,
     known: Collection[str] = (),
-    batch: int = 64,
     progress: Callable[[int, int], None] = lambda done, size: None,
 ) -> list[Pick]:
     """Pick the rows whose labels would help most, the best first.
@@ -116,10 +116,10 @@ def pick_rows(
         places = sorted(places[int(i)] for i in rng.permutation(len(places))[:look])
     rows = [fields for place in places if not isinstance(fields := checked[place], RowError)]
     if predictor.scorer.capabilities.hidden_states:
-        found, log_probs = _seen(predictor, rows, batch, progress)
+        found, log_probs = _seen(predictor, rows, progress)
         states = standardised(found)[0]
     else:
-        log_probs, answered = _answered(predictor, rows, batch, progress)
+        log_probs, answered = _answered(predictor, rows, progress)
         if refused := len(rows) - len(answered):
             _log.warning("%d of %d rows were refused by the endpoint and are left out", refused, len(rows))
         places, rows = [places[i] for i in answered], [rows[i] for i in answered]
@@ -131,34 +131,34 @@ def pick_rows(
 
 
 def _seen(
-    predictor: Predictor, rows: Sequence[Mapping[str, str]], batch: int, progress: Callable[[int, int], None]
+    predictor: Predictor, rows: Sequence[Mapping[str, str]], progress: Callable[[int, int], None]
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Hidden states and log-probabilities of rows."""
     states, log_probs = [], []
-    for start in range(0, len(rows), batch):
-        found, logs = predictor.states(rows[start : start + batch])
+    for start in range(0, len(rows), _BATCH):
+        found, logs = predictor.states(rows[start : start + _BATCH])
         states.append(found)
         log_probs.append(logs)
-        progress(min(start + batch, len(rows)), len(rows))
+        progress(min(start + _BATCH, len(rows)), len(rows))
     return np.concatenate(states), np.concatenate(log_probs)
 
 
 def _answered(
-    predictor: Predictor, rows: Sequence[Mapping[str, str]], batch: int, progress: Callable[[int, int], None]
+    predictor: Predictor, rows: Sequence[Mapping[str, str]], progress: Callable[[int, int], None]
 ) -> tuple[NDArray[np.float64], list[int]]:
     """Log-probabilities from an endpoint, and the indices of the rows that they belong to: those that it did not refuse."""
     shares: list[list[float]] = []
     answered: list[int] = []
     with stored_answers(predictor, rows):
-        for start in range(0, len(rows), batch):
-            part = predictor.each(rows[start : start + batch], probabilities=True)
+        for start in range(0, len(rows), _BATCH):
+            part = predictor.each(rows[start : start + _BATCH], probabilities=True)
             if (why := ending_error(part, first=not answered)) is not None:
                 raise why
             for place, one in enumerate(part, start):
                 if isinstance(one, Prediction):
                     shares.append(list(one.probabilities.values()))
                     answered.append(place)
-            progress(min(start + batch, len(rows)), len(rows))
+            progress(min(start + _BATCH, len(rows)), len(rows))
         if not answered:
             raise next(one for one in part if not isinstance(one, Prediction))
     return np.log(np.maximum(np.array(shares), 1e-12)), answered
