@@ -251,11 +251,8 @@ def robustness(metrics: Mapping[str, Any]) -> list[str]:
 
 def _is_this(manifest: Manifest, arm: Mapping[str, Any]) -> bool:
     decision = arm.get("decision")
-    return (
-        arm.get("prompt_id") == manifest.prompt_id
-        and arm.get("adapter_id") == manifest.adapter_id
-        and (not isinstance(decision, Mapping) or dict(decision) == manifest.decision.to_json())
-    )
+    same = arm.get("prompt_id") == manifest.prompt_id and arm.get("adapter_id") == manifest.adapter_id
+    return same and (not isinstance(decision, Mapping) or dict(decision) == manifest.decision.to_json())
 
 
 def about_base(manifest: Manifest, base: str) -> str:

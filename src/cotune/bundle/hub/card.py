@@ -148,8 +148,7 @@ class HubCard:
         return found
 
     def _hashes(self) -> dict[str, str]:
-        found = self.metrics.get(DATA)
-        return {name: str(value) for name, value in found.items()} if isinstance(found, Mapping) else {}
+        return {name: str(value) for name, value in fields(self.metrics.get(DATA)).items()}
 
     def _data(self) -> list[str]:
         names = {"rows": "all rows with their splits, fields, labels and metric", "test": "the test rows"}

@@ -1,4 +1,4 @@
-"""Kinds of work of the model's thread: answers to rows of a bundle, and embeddings by a base model."""
+"""Kinds of work (:class:`Kind`) of the model's thread: answers to rows of a bundle, and embeddings by a base model."""
 
 from __future__ import annotations
 
@@ -37,11 +37,9 @@ class Scoring:
         self._predictor, self._probabilities, self._unsure, self._collector = predictor, probabilities, unsure, collector
 
     def size(self, item: Mapping[str, str]) -> int:
-        """Number of characters of a row."""
         return sum(map(len, item.values()))
 
     def shortened(self, item: Mapping[str, str]) -> Mapping[str, str] | None:
-        """See :meth:`Predictor.shortened`."""
         return self._predictor.shortened(item)
 
     def run(self, items: Sequence[Mapping[str, str]]) -> list[Answered]:
@@ -75,11 +73,9 @@ class Drawing:
         self._predictor = predictor
 
     def size(self, item: Draw) -> int:
-        """Number of characters of a row."""
         return sum(map(len, item.row.values()))
 
     def shortened(self, item: Draw) -> Draw | None:
-        """See :meth:`Predictor.shortened`."""
         row = self._predictor.shortened(item.row)
         return None if row is None else replace(item, row=row)
 
