@@ -34,7 +34,6 @@ class Reading:
     """How a bundle's probe reads hidden states.
 
     Attributes:
-        probe: the probe.
         depth: number of layers of the base model.
         epsilon: number added to the mean square of a state before the state is divided by its root.
         ids: how a text becomes token ids.

@@ -21,7 +21,6 @@ def open_for_workers(bundle: Path, base: Path | None, *, here: bool) -> OpenedBu
     """Open and check a bundle before any worker starts.
 
     Args:
-        bundle: the bundle's folder.
         base: as for :func:`cotune.bundle.load`.
         here: whether the workers run on this machine, so that the base model is prepared for them once.
 

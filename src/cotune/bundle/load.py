@@ -291,9 +291,8 @@ def check_rendering(saved: Mapping[str, Any], model: Model, where: str, *, short
     """Refuse a tokenizer that would produce other token ids than in training and test.
 
     Args:
-        saved: what the bundle says of its prompts.
-        model: the model.
-        where: place for messages.
+        saved: content of the bundle's ``prompt.json``.
+        where: path of that file, for errors.
         shorter: whether the model may cut prompts earlier, because a run's longer answers need room among its positions.
 
     Raises:

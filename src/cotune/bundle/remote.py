@@ -66,12 +66,9 @@ def endpoint_model(
     """The model of a bundle that is behind an endpoint.
 
     Args:
-        manifest: manifest of the bundle.
         saved: content of ``prompt.json``.
         where: path of that file, for errors.
-        key_env: environment variable with the key, if the caller allows one.
-        endpoint: URL that rows may be sent to, if the caller allows one; not needed for a server on this machine.
-        patience: seconds for one request, including retries and waits.
+        key_env: as for :func:`cotune.bundle.load`, like the two others.
 
     Raises:
         InputError: the bundle's endpoint is invalid, or the caller did not allow it or its key.

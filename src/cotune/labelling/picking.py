@@ -82,8 +82,8 @@ def pick_rows(
 
     Args:
         predictor: the model that will learn from the labels.
-        sheet: the pool of rows.
-        checked: its input fields from :func:`cotune.bundle.answer_sheet.check_sheet`; invalid rows and duplicates are skipped.
+        checked: the pool's input fields from :func:`cotune.bundle.answer_sheet.check_sheet`; invalid rows and duplicates are
+            skipped.
         count: number of rows to pick; fewer if the pool has fewer.
         way: name of the acquisition function, from :data:`cotune.labelling.acquisition.ACQUISITIONS`.
         look: most rows of the pool that the model reads, drawn at random.

@@ -50,7 +50,6 @@ class HubCard:
 
     Attributes:
         repository: ``org/name``.
-        bundle: the bundle.
         form: format of the exported model; None for the bundle alone.
         licence: licence of the base model as the hub spells it; None if not known.
         text: the prompt for a row whose fields contain their marks; None without an export.

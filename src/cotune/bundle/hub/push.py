@@ -33,7 +33,6 @@ def check_target(repository: str, *, update: bool, private: bool) -> HfApi:
     """Check that a repository can be pushed to, before anything is computed.
 
     Args:
-        repository: ``org/name``.
         update: whether it may exist; it must then be a repository that was pushed by cotune.
         private: whether only some people may read it; an existing repository must then be private already.
 

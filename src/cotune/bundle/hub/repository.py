@@ -50,7 +50,6 @@ class Repository:
         """Open a bundle for pushing.
 
         Args:
-            name: ``org/name``.
             bundle: its folder, or its run's.
             to: one of :data:`FORMS`.
             base: as for :func:`cotune.bundle.load`.

@@ -45,7 +45,6 @@ class Shelf:
     """The served bundles.
 
     Args:
-        predictors: loaded bundles.
         unsure: error rate of ``/predict``; None answers every row.
         collectors: one for each bundle, if rows are collected.
 
