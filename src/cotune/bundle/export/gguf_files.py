@@ -151,7 +151,7 @@ def _plain(values: Tensor) -> Any:
 
 def _matrix_type(weights: Mapping[str, Any]) -> torch.dtype:
     matrices = [values for values in weights.values() if len(values.get_shape()) > 1]
-    stored = {values[:].dtype for values in matrices[:1]}
+    stored: set[torch.dtype] = {values[:].dtype for values in matrices[:1]}
     if stored & {torch.bfloat16, torch.float16}:
         return stored.pop()
     large = any(float(values[:].abs().max()) > _LARGEST_HALF for values in matrices)

@@ -56,17 +56,16 @@ class Asking:
         prompt, fields = predictor.prompt, predictor.input_fields
         lead, marks = renderer.lead(prompt, fields), _marks(predictor)
         (rendered,) = predictor.rendered([dict.fromkeys(fields, "a")])
-        completions = tuple(map(tuple, rendered.completions))
         return cls(
             name=f"{slug(predictor.task)}-{predictor.adapter_id}",
             marks=marks,
             text=renderer.text(prompt, marks, predictor.labels),
             chat=renderer.chat,
-            tokens=max(map(len, completions)) if writing is None else writing.limit,
+            tokens=max(map(len, rendered.completions)) if writing is None else writing.limit,
             stop_ids=predictor.model.stop_ids,
             lead=lead,
             words=tuple(lead + word for word in prompt.words(predictor.labels)),
-            completions=completions,
+            completions=rendered.completions,
             bias=tuple(predictor.decision.bias),
             schema=None if writing is None else writing.output.schema,
             ids=Ids(not renderer.chat) if writing is not None else Ids.of(renderer, prompt, fields, predictor.labels),
