@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from cotune.bundle import Predictor, load
 from cotune.bundle.export.command import export_bundle
-from cotune.bundle.export.probe import batch_of, probe_of
+from cotune.bundle.export.probe import batch_of
 from cotune.bundle.manifest import read_manifest
 from cotune.errors import CotuneError, InputError
 from cotune.evaluate.stats.intervals import wilson
@@ -214,7 +214,7 @@ def main(arguments: list[str] | None = None) -> int:
         manifest = read_manifest(given.bundle)
         rows = [json.loads(line) for line in given.data.read_text(encoding="utf-8").splitlines()[: given.rows]]
         predictor = load(given.bundle, device="cpu", dtype="float32", threads=given.threads, base=given.base)
-        probe, asked = probe_of(predictor), [{name: str(row[name]) for name in predictor.input_fields} for row in rows]
+        probe, asked = predictor.probe, [{name: str(row[name]) for name in predictor.input_fields} for row in rows]
         if probe is not None and not given.server:
             raise InputError("the bundle answers by a probe, whose states a server tells", where="--server", hint="Name it.")
         with tempfile.TemporaryDirectory() as name:

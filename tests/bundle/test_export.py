@@ -19,7 +19,6 @@ from bundles import BIAS, LABELS, PROMPT, TEXTS, Bench, answers_of_page, loaded,
 from cotune.bundle.export.command import export_bundle
 from cotune.bundle.export.request import Asking
 from cotune.bundle.hub.repository import Repository
-from cotune.bundle.manifest import read_manifest
 from cotune.bundle.snippets import prompt_lines
 from cotune.cli import main
 from cotune.errors import CotuneError, InputError
@@ -172,7 +171,7 @@ def test_fields_whose_names_differ_in_case_alone_are_told_apart(bench: Bench, tm
         input_fields=("text", "Text", "text_2"),
         prompt=Prompt(input_template="{text} / {Text} / {text_2}", cue="Label:"),
     )
-    asking = Asking.of(loaded(bundle), read_manifest(bundle))
+    asking = Asking.of(loaded(bundle))
     assert asking.marks == {"text": "THE TEXT", "Text": "THE TEXT 2", "text_2": "THE TEXT_2"}
     names = {"prompt_text": asking.text}
     exec("\n".join(prompt_lines(asking.marks)[2:]).replace(", 'THE ", ", 'my "), names)

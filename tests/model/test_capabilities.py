@@ -38,7 +38,7 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_local_model_can_do_everything_and_one_elsewhere_writes() -> None:
     assert tiny_local("llama").capabilities == EVERYTHING
-    assert remote().capabilities == Capabilities(tune=False, hidden_states=False, likelihoods=False, generation=True)
+    assert remote().capabilities == Capabilities(generation=True, endpoint=True)
 
 
 def test_backends_know_the_capabilities_of_their_models() -> None:

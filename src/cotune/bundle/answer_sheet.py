@@ -81,22 +81,19 @@ def answer_sheet(
     answers, and the rows left get it as their error.
 
     Args:
-        predictor: the predictor.
-        sheet: the rows.
         checked: result of :func:`check_sheet`.
         probabilities: whether to add probabilities.
         unsure: error rate, as for :meth:`Predictor.predict`; None answers every row.
         nested: whether a cell can contain an object. If so, probabilities are one column and JSON answers are values; otherwise
             probabilities are one column per label and JSON answers are texts.
         typed: whether a cell can contain a number or a truth value; otherwise labels are written as in the training rows.
-        batch: number of rows in a batch.
         progress: called with the number of rows done, after each batch.
 
     Raises:
         EndpointError: the endpoint failed before it answered any row.
         RowError: the error of the first row, if the endpoint answered none.
     """
-    checked, asked = list(checked), askable(checked)
+    asked = askable(checked)
     told: list[Prediction | EndpointError] = []
     ended: EndpointError | None = None
     while len(told) < len(asked) and ended is None:
@@ -106,24 +103,10 @@ def answer_sheet(
         progress(len(told))
     if ended is not None:
         told += [ended] * (len(asked) - len(told))
-    places = [place for place, fields in enumerate(checked) if not isinstance(fields, RowError)]
-    for place, one in zip(places, told, strict=True):
-        if not isinstance(one, Prediction):
-            checked[place] = RowError(str(one), where=sheet.where(place))
-    found = [one for one in told if isinstance(one, Prediction)]
-    if not found:
-        raise ended or next(one for one in checked if isinstance(one, RowError))
-    answers = sheet_answers(
-        found,
-        predictor.output,
-        predictor.labels,
-        sheet,
-        checked,
-        probabilities=probabilities,
-        unsure=unsure,
-        nested=nested,
-        typed=typed,
-    )
+    options: dict[str, Any] = {"probabilities": probabilities, "unsure": unsure, "nested": nested, "typed": typed}
+    answers = sheet_answers(told, predictor.output, sheet, checked, **options)
+    if not answers.answered:
+        raise ended or answers.errors[0]
     return replace(answers, ended=ended)
 
 
@@ -133,49 +116,43 @@ def askable(checked: Checked) -> list[dict[str, str]]:
 
 
 def sheet_answers(
-    found: Iterable[Prediction],
+    found: Iterable[Prediction | EndpointError],
     output: Output,
-    labels: Sequence[str],
     sheet: Sheet,
     checked: Checked,
     *,
     probabilities: bool,
     unsure: float | None,
     nested: bool,
-    typed: bool = True,
+    typed: bool,
 ) -> SheetAnswers:
-    """Convert answers to columns; see :func:`answer_sheet` for the arguments that are not listed.
+    """Convert answers to the rows of :func:`askable`, in their order, to columns; arguments as for :func:`answer_sheet`."""
+    rows: list[Prediction | RowError] = []
+    following = iter(found)
+    for index, fields in enumerate(checked):
+        one = fields if isinstance(fields, RowError) else next(following)
+        rows.append(one if isinstance(one, (Prediction, RowError)) else RowError(str(one), where=sheet.where(index)))
 
-    Args:
-        found: answers to the rows of :func:`askable`, in their order.
-        output: type of the answers.
-        labels: the labels, in the bundle's order.
-        sheet: the rows.
-        checked: result of :func:`check_sheet`.
-    """
-    errors = tuple(one for one in checked if isinstance(one, RowError))
-    asked = [index for index, fields in enumerate(checked) if not isinstance(fields, RowError)]
-    size = len(checked)
-    answers: list[Any] = [None] * size
-    cut: list[Any] = [None] * size
-    possible: list[Any] = [None] * size
-    shares: list[dict[str, float] | None] = [None] * size
+    def column(value: Callable[[Prediction], Any]) -> list[Any]:
+        return [value(one) if isinstance(one, Prediction) else None for one in rows]
+
     own: Callable[[str], Any] = output.told if nested else output.own if typed else str
-    for index, one in zip(asked, found, strict=True):
-        answers[index] = None if one.answer is None else own(one.answer)
-        possible[index] = [own(label) for label in one.possible] or None
-        cut[index] = True if one.truncated else None
-        shares[index] = {label: round(share, 6) for label, share in one.probabilities.items()} if probabilities else None
-    added: dict[str, list[Any]] = {"answer": answers} | ({} if unsure is None else {"possible": possible})
+    added = {"answer": column(lambda one: None if one.answer is None else own(one.answer))}
+    possible = column(lambda one: [own(label) for label in one.possible] or None)
+    if unsure is not None:
+        added["possible"] = possible
+    shares = column(lambda one: {label: round(share, 6) for label, share in one.probabilities.items()})
     if probabilities and nested:
-        added["probabilities"] = list(shares)
+        added["probabilities"] = shares
     elif probabilities:
-        added |= {f"p({label})": [None if one is None else one.get(label) for one in shares] for label in labels}
-    truncated = sum(one is True for one in cut)
-    added |= {"truncated": cut} if truncated else {}
+        added |= {f"p({label})": [None if one is None else one.get(label) for one in shares] for label in output.labels}
+    cut = column(lambda one: one.truncated or None)
+    if truncated := cut.count(True):
+        added["truncated"] = cut
+    errors = tuple(one for one in rows if isinstance(one, RowError))
     if errors:
-        added["error"] = [one.what if isinstance(one, RowError) else None for one in checked]
+        added["error"] = [one.what if isinstance(one, RowError) else None for one in rows]
     named: dict[str, list[Any]] = {}
     for name, values in added.items():
         named[free_name(name, (*sheet.columns, *named))] = values
-    return SheetAnswers(named, len(asked), truncated, errors, sum(one is not None for one in possible))
+    return SheetAnswers(named, len(rows) - len(errors), truncated, errors, sum(one is not None for one in possible))

@@ -25,20 +25,12 @@ CONFORMAL = "conformal"
 
 @dataclass(frozen=True)
 class Calibration:
-    """Conformal scores of held-out rows.
-
-    Attributes:
-        scores: minus the log-probability of the right label, ascending.
-    """
+    """Conformal scores of held-out rows: minus the log-probability of the right label, ascending."""
 
     scores: tuple[float, ...]
 
     def highest(self, share: float, where: str) -> float:
-        """The threshold for an error rate.
-
-        Args:
-            share: share of rows that may be answered wrongly.
-            where: name of the bundle in errors.
+        """The threshold for a share of rows that may be answered wrongly; ``where`` names the bundle in errors.
 
         Raises:
             InputError: the share is invalid, or there are too few held-out rows for it.
@@ -58,11 +50,7 @@ class Calibration:
 
     @classmethod
     def of(cls, metrics: Any, where: str) -> Calibration | None:
-        """Read the scores from ``metrics.json``; None if there are none.
-
-        Raises:
-            InputError: they are invalid.
-        """
+        """Read the scores from ``metrics.json``; None if there are none."""
         found = metrics.get(CONFORMAL) if isinstance(metrics, Mapping) else None
         if found is None:
             return None

@@ -34,7 +34,6 @@ class Reading:
     """How a bundle's probe reads hidden states.
 
     Attributes:
-        probe: the probe.
         depth: number of layers of the base model.
         epsilon: number added to the mean square of a state before the state is divided by its root.
         ids: how a text becomes token ids.
@@ -64,7 +63,6 @@ def model_card(
         metrics: ``arms``, ``gains`` and ``robustness`` as in a run's summary; scores without an interval are left out.
         prompt_text: the text that the model reads, with ``{field}`` in place of a row's fields.
         endpoint: for a model behind an endpoint, its URL and the environment variable with the key, if any.
-        reading: how the probe reads states; None without a probe.
         demonstrations: number of labelled rows in the prompt.
     """
     base = base_model_name(manifest)
@@ -252,11 +250,8 @@ def robustness(metrics: Mapping[str, Any]) -> list[str]:
 
 def _is_this(manifest: Manifest, arm: Mapping[str, Any]) -> bool:
     decision = arm.get("decision")
-    return (
-        arm.get("prompt_id") == manifest.prompt_id
-        and arm.get("adapter_id") == manifest.adapter_id
-        and (not isinstance(decision, Mapping) or dict(decision) == manifest.decision.to_json())
-    )
+    same = arm.get("prompt_id") == manifest.prompt_id and arm.get("adapter_id") == manifest.adapter_id
+    return same and (not isinstance(decision, Mapping) or dict(decision) == manifest.decision.to_json())
 
 
 def about_base(manifest: Manifest, base: str) -> str:

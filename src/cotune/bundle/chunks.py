@@ -3,39 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
-from cotune.bundle.answer_sheet import Checked, SheetAnswers, askable, sheet_answers
 from cotune.bundle.load import OpenedBundle, base_folder, load
 from cotune.bundle.predictor import Prediction, Predictor
 from cotune.errors import InputError
 from cotune.executor import Done, Executor, Job, engine_of, run_all, unlike
 from cotune.files import absolute, canonical_json
 from cotune.garbage import collection_paused
-from cotune.model.base import ENDPOINT
 from cotune.model.loading.folder import FROM_HUB
-from cotune.task.reading.read import Sheet
-
-if TYPE_CHECKING:
-    from cotune.model.local import LocalModel
 
 
 def open_for_workers(bundle: Path, base: Path | None, *, here: bool) -> OpenedBundle:
     """Open and check a bundle before any worker starts.
 
     Args:
-        bundle: the bundle's folder.
         base: as for :func:`cotune.bundle.load`.
-        here: whether the workers run on this machine; the base model is then prepared for them once.
+        here: whether the workers run on this machine, so that the base model is prepared for them once.
 
     Raises:
         InputError: the bundle cannot be loaded, or its model is behind an endpoint.
     """
     opened = OpenedBundle.read(bundle)
-    if ENDPOINT in opened.saved:
+    if opened.has_endpoint:
         raise InputError(
             "the bundle's model is behind an endpoint, which workers do not support",
             where="--executor",
@@ -49,40 +42,31 @@ def open_for_workers(bundle: Path, base: Path | None, *, here: bool) -> OpenedBu
 def answer_on(
     executor: Executor,
     bundle: OpenedBundle,
-    sheet: Sheet,
-    checked: Checked,
+    rows: Sequence[Mapping[str, str]],
     *,
-    base: Path | None = None,
-    probabilities: bool = False,
-    unsure: float | None = None,
-    nested: bool = False,
-    typed: bool = True,
-    batch: int = 64,
-    told: Callable[[Done], None] = lambda done: None,
-) -> tuple[SheetAnswers, str]:
-    """Answer the rows of a file on an executor.
+    base: Path | None,
+    probabilities: bool,
+    unsure: float | None,
+    batch: int,
+    told: Callable[[Done], None],
+) -> tuple[list[Prediction], str]:
+    """Answer rows on an executor.
 
     Each job is one batch, the same as in :func:`cotune.bundle.answer_sheet.answer_sheet`. On the same processor and with the
     same number of threads, the answers are therefore exactly the same.
 
     Args:
-        executor: runs the jobs.
         bundle: from :func:`open_for_workers`.
-        sheet: the rows.
-        checked: result of :func:`cotune.bundle.answer_sheet.check_sheet`.
+        rows: the rows, from :func:`cotune.bundle.answer_sheet.askable`.
         base: as for :func:`cotune.bundle.load`.
-        probabilities: as for :func:`cotune.bundle.answer_sheet.answer_sheet`.
-        unsure: as for :func:`cotune.bundle.answer_sheet.answer_sheet`.
-        nested: as for :func:`cotune.bundle.answer_sheet.answer_sheet`.
-        typed: as for :func:`cotune.bundle.answer_sheet.answer_sheet`.
-        batch: as for :func:`cotune.bundle.answer_sheet.answer_sheet`.
+        unsure: error rate, as for :meth:`cotune.bundle.Predictor.predict`.
+        batch: number of rows in a job.
         told: called with each job when it is finished.
 
     Returns:
         The answers, and the facts in which the workers' engines differ (empty if they agree).
     """
     engine = engine_of(executor)
-    rows = askable(checked)
     place = None if base is None else FROM_HUB if str(base) == FROM_HUB else absolute(base)
     places = {"bundle": absolute(bundle.folder), "base": place}
     about = {"bundle": bundle.manifest.id, "probabilities": probabilities, "unsure": unsure, "engine": engine}
@@ -97,9 +81,7 @@ def answer_on(
         for answer, shares, truncated, ended, possible in result["answers"]:
             by_label = dict(zip(labels, shares, strict=True)) if shares else {}
             found.append(Prediction(answer, by_label, truncated, ended, tuple(possible)))
-    manifest = bundle.manifest
-    options: dict[str, Any] = {"probabilities": probabilities, "unsure": unsure, "nested": nested, "typed": typed}
-    return sheet_answers(found, manifest.output, labels, sheet, checked, **options), unlike(engines)
+    return found, unlike(engines)
 
 
 def answer_chunk(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
@@ -109,7 +91,7 @@ def answer_chunk(given: Mapping[str, Any], places: Mapping[str, Any]) -> bytes:
     predictor = _loaded(places["bundle"], given["bundle"], places["base"], *on)
 
     found = predictor.answers(given["rows"], probabilities=given["probabilities"], unsure=given["unsure"])
-    facts = cast("LocalModel", predictor.model).facts()
+    facts = predictor.model.facts()
     told = [[one.answer, [*one.probabilities.values()], one.truncated, one.ended, one.possible] for one in found]
     return canonical_json({"answers": told, "engine": facts}).encode()
 

@@ -83,7 +83,6 @@ class Collector:
 
     Args:
         folder: output folder; for one server at a time.
-        predictor: the predictor.
         like: training rows; if there are few or none, no row counts as far from them.
         share: error rate for undecided rows.
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cotune.bundle.calibration import Calibration
 from cotune.bundle.card import base_model_name
@@ -25,7 +26,7 @@ from cotune.bundle.manifest import (
     verify,
 )
 from cotune.bundle.predictor import Predictor
-from cotune.bundle.remote import remote_predictor
+from cotune.bundle.remote import endpoint_model
 from cotune.embed import Neighbours
 from cotune.errors import InputError
 from cotune.model.adapters.files import BASE
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from cotune.model.base import Model
     from cotune.model.hardware.capability import Capability
     from cotune.model.local import LocalModel
+    from cotune.model.remote.model import RemoteModel
 
 PATIENCE_S = 600.0
 
@@ -80,18 +82,12 @@ def load(
         InputError: it is not a bundle; a file is missing, changed, unexpected or a link; its parts contradict each other; or
             the base model is missing, different, or has another chat template.
     """
-    return load_several(
-        [folder],
-        device=device,
-        dtype=dtype,
-        threads=threads,
-        base=base,
-        key_env=key_env,
-        endpoint=endpoint,
-        patience=patience,
-        progress=progress,
-        once=once,
-    )[0]
+    bundle = OpenedBundle.read(folder, progress)
+    if not bundle.has_endpoint:
+        return _load_local([bundle], device, dtype, threads, base, progress, once=once)[0]
+    where = str(bundle.folder / PROMPT)
+    model = endpoint_model(bundle.manifest, bundle.saved, where, key_env=key_env, endpoint=endpoint, patience=patience)
+    return _predictor(bundle, model)
 
 
 def load_several(
@@ -101,65 +97,55 @@ def load_several(
     dtype: str = "auto",
     threads: int | None = None,
     base: str | Path | None = None,
-    key_env: str | None = None,
-    endpoint: str | None = None,
-    patience: float = PATIENCE_S,
-    progress: Callable[[str], None] | None = None,
-    once: bool = False,
-    weights: bool = False,
 ) -> list[Predictor]:
-    """Load bundles. Those with the same base model share it, and must only be used by one thread at a time.
+    """Load bundles with local models. Those with the same base model share it, and must only be used by one thread at a time.
 
-    Arguments and errors as in :func:`load`; with ``weights``, a model behind an endpoint is an error too.
+    Arguments and errors as in :func:`load`; a model behind an endpoint is an error too.
     """
+    opened = [OpenedBundle.read(folder) for folder in folders]
+    for bundle in opened:
+        if bundle.has_endpoint:
+            raise InputError(
+                f"the bundle's model {bundle.manifest.base_model.name} is behind an endpoint, so there are no weights here",
+                where=str(bundle.folder / PROMPT),
+                hint="Use cotune predict, or a bundle with a local model.",
+            )
+    return _load_local(opened, device, dtype, threads, base)
+
+
+def _load_local(
+    bundles: Sequence[OpenedBundle],
+    device: str,
+    dtype: str,
+    threads: int | None,
+    base: str | Path | None,
+    progress: Callable[[str], None] | None = None,
+    *,
+    once: bool = False,
+) -> list[Predictor]:
     from cotune.model.hardware.capability import check_capability
 
-    opened = [OpenedBundle.read(folder, progress) for folder in folders]
     models: dict[str, LocalModel] = {}
     predictors = []
     found = None
-    for bundle in opened:
+    for bundle in bundles:
         manifest = bundle.manifest
-        if ENDPOINT in bundle.saved:
-            where = str(bundle.folder / PROMPT)
-            if weights:
-                name = manifest.base_model.name
-                raise InputError(
-                    f"the bundle's model {name} is behind an endpoint, so there are no weights here",
-                    where=where,
-                    hint="Use cotune predict, or a bundle with a local model.",
-                )
-            predictors.append(
-                remote_predictor(
-                    manifest,
-                    bundle.prompt,
-                    bundle.saved,
-                    where,
-                    key_env=key_env,
-                    endpoint=endpoint,
-                    patience=patience,
-                    calibration=_calibration(bundle.folder),
-                )
-            )
-            continue
         known = models.get(manifest.base_model.fingerprint)
         if known is None:
             model_folder = base_folder(bundle, base, progress)
             found = found or check_capability(device, dtype, threads)
             known = models[manifest.base_model.fingerprint] = _load_base(bundle, model_folder, found, once=once)
         same = known.settings.max_tokens == manifest.max_tokens
-        predictors.append(_predictor(bundle, known if same else known.with_max_tokens(manifest.max_tokens)))
+        local = known if same else known.with_max_tokens(manifest.max_tokens)
+        check_rendering(bundle.saved, local, str(bundle.folder / PROMPT))
+        predictors.append(_predictor(bundle, local))
     for model in models.values():
-        model.adapters.keep = max(model.adapters.keep, len(opened))
+        model.adapters.keep = max(model.adapters.keep, len(bundles))
     return predictors
 
 
 def resolve_bundle(name: str | Path, progress: Callable[[str], None] | None = None) -> Path:
-    """The local folder of a bundle given as its folder, its run's folder, or ``hf://org/name@revision``.
-
-    Raises:
-        InputError: it is on the hub and cannot be fetched, or is not a bundle.
-    """
+    """The local folder of a bundle given as its folder, its run's folder, or ``hf://org/name@revision``, which is fetched."""
     return fetch_bundle(str(name), progress) if is_on_hub(name) else bundle_folder(name)
 
 
@@ -168,9 +154,6 @@ class OpenedBundle:
     """A bundle whose files match its manifest.
 
     Attributes:
-        folder: its folder.
-        manifest: its manifest.
-        prompt: its prompt.
         saved: the content of ``prompt.json``.
     """
 
@@ -181,22 +164,13 @@ class OpenedBundle:
 
     @classmethod
     def read(cls, name: str | Path, progress: Callable[[str], None] | None = None) -> OpenedBundle:
-        """Check a bundle's files and read its prompt, without the base model.
-
-        Args:
-            name: the bundle, as in :func:`load`.
-            progress: called with a message about downloads.
-
-        Raises:
-            InputError: as in :func:`load`.
-        """
+        """Check a bundle's files and read its prompt, without the base model; arguments and errors as in :func:`load`."""
         folder = resolve_bundle(name, progress)
         manifest = read_manifest(folder)
         verify(folder, manifest)
         found = cls(folder, manifest, *_read_parts(folder, manifest))
-        if manifest.written is not None and ENDPOINT not in found.saved:
-            # Unsupported schemas are refused here, before the model is loaded.
-            grammar_of(manifest.written, f"{folder / MANIFEST}, output.schema")
+        # Unsupported schemas are refused here, before the model is loaded.
+        found.writing()
         return found
 
     @property
@@ -205,33 +179,44 @@ class OpenedBundle:
         return None if self.manifest.adapter_id == BASE else self.folder / ADAPTER
 
     @property
+    def has_endpoint(self) -> bool:
+        """Whether its model is behind an endpoint, so that there are no weights."""
+        return ENDPOINT in self.saved
+
+    @property
+    def server(self) -> tuple[str, str | None] | None:
+        """URL of that endpoint, and the environment variable with its key; None for a local model."""
+        server = self.saved.get(ENDPOINT)
+        return (str(server.get("base_url")), server.get("key_env")) if isinstance(server, Mapping) else None
+
+    def writing(self) -> Writing | None:
+        """The settings of generated answers; None for labels. An endpoint is given the schema instead of a grammar."""
+        written = self.manifest.written
+        if written is None:
+            return None
+        grammar = None if self.has_endpoint else grammar_of(written, f"{self.folder / MANIFEST}, output.schema")
+        return Writing(written, self.manifest.answer_tokens, grammar)
+
+    @property
     def known(self) -> Known:
         """Its output and demonstrations, for a run that starts from it."""
         return Known(self.manifest.output, [dict(shown.fields) for shown in self.prompt.always_shown])
 
 
 def base_folder(bundle: OpenedBundle, base: str | Path | None = None, progress: Callable[[str], None] | None = None) -> Path:
-    """Folder of the base model, with its content checked; ``base`` as in :func:`load`.
-
-    Raises:
-        InputError: it is missing or different.
-    """
+    """Folder of the base model, with its content checked; arguments and errors as in :func:`load`."""
     from cotune.model.loading.folder import model_fingerprint
 
     manifest, where = bundle.manifest, str(bundle.folder)
     name = base_of(manifest, base)
     try:
         model_folder = resolve_base(manifest, base, progress)
-    except OSError as error:
+    except (OSError, InputError) as error:
+        why, hint = (error.what, error.hint) if isinstance(error, InputError) else (error.strerror or error, "")
+        if isinstance(error, NotFetchedError):
+            hint = f"To allow fetching {name}, add --base hub (in Python, base='hub')."
         raise InputError(
-            f"the bundle's base model cannot be found ({error.strerror or error})",
-            where=where,
-            hint="If it is elsewhere, give its folder as the base.",
-        ) from error
-    except InputError as error:
-        hint = _hub_hint(name) if isinstance(error, NotFetchedError) else error.hint
-        raise InputError(
-            f"the bundle's base model cannot be found: {error.what}",
+            f"the bundle's base model cannot be found: {why}",
             where=where,
             hint=f"{hint} If it is elsewhere, give its folder as the base.".strip(),
         ) from error
@@ -246,18 +231,10 @@ def base_folder(bundle: OpenedBundle, base: str | Path | None = None, progress: 
 
 
 def resolve_base(manifest: Manifest, base: str | Path | None = None, progress: Callable[[str], None] | None = None) -> Path:
-    """Folder of the base model, fetched from the hub only if the user allows it; ``base`` as in :func:`load`.
-
-    Raises:
-        InputError: it is missing.
-    """
+    """Folder of the base model, fetched from the hub only if the user allows it; ``base`` as in :func:`load`."""
     from cotune.model.loading.bundled import resolve_model
 
     return resolve_model(base_of(manifest, base), progress, fetch=base is not None)
-
-
-def _hub_hint(name: str) -> str:
-    return f"To allow fetching {name}, add --base hub (in Python, base='hub')."
 
 
 def _load_base(bundle: OpenedBundle, folder: Path, found: Capability, *, once: bool) -> LocalModel:
@@ -270,13 +247,13 @@ def _load_base(bundle: OpenedBundle, folder: Path, found: Capability, *, once: b
     return LocalModel.load(folder, settings=settings, name=base_model_name(bundle.manifest), light=True)
 
 
-def _predictor(bundle: OpenedBundle, model: LocalModel) -> Predictor:
+def _predictor(bundle: OpenedBundle, model: LocalModel | RemoteModel) -> Predictor:
     manifest, folder = bundle.manifest, bundle.folder
-    check_rendering(bundle.saved, model, str(folder / PROMPT))
+    local = None if bundle.has_endpoint else cast("LocalModel", model)
     if bundle.prompt.nearest:
-        model.chooser = model.chooser or Neighbours(model)
-    if bundle.adapter_folder is not None:
-        _enter_adapter(bundle.adapter_folder, manifest, model)
+        model.chooser = model.chooser or Neighbours(local)
+    if local is not None and bundle.adapter_folder is not None:
+        _enter_adapter(bundle.adapter_folder, manifest, local)
     return Predictor(
         model,
         bundle.prompt,
@@ -286,14 +263,10 @@ def _predictor(bundle: OpenedBundle, model: LocalModel) -> Predictor:
         adapter_id=manifest.adapter_id,
         bundle_id=manifest.id,
         task=manifest.task,
-        writing=None if manifest.written is None else Writing.of(manifest.written, manifest.answer_tokens),
+        writing=bundle.writing(),
         label_type=manifest.label_type,
-        calibration=_calibration(folder),
+        calibration=Calibration.of(read_json(folder / METRICS), str(folder / METRICS)),
     )
-
-
-def _calibration(folder: Path) -> Calibration | None:
-    return Calibration.of(read_json(folder / METRICS), str(folder / METRICS))
 
 
 def _read_parts(folder: Path, manifest: Manifest) -> tuple[Prompt, Mapping[str, Any]]:
@@ -324,25 +297,22 @@ def check_rendering(saved: Mapping[str, Any], model: Model, where: str, *, short
     """Refuse a tokenizer that would produce other token ids than in training and test.
 
     Args:
-        saved: what the bundle says of its prompts.
-        model: the model.
-        where: place for messages.
+        saved: content of the bundle's ``prompt.json``.
+        where: path of that file, for errors.
         shorter: whether the model may cut prompts earlier, because a run's longer answers need room among its positions.
 
     Raises:
         InputError: chat template, stop token or longest prompt differ.
     """
-    now = {
-        "chat_template": getattr(model.tokenizer, "chat_template", None),
-        "stop_id": model.renderer.stop_id,
-        "max_tokens": model.renderer.max_tokens,
-    }
-    about = {"chat_template": "chat template", "stop_id": "stop token", "max_tokens": "longest prompt"}
-    for key, value in now.items():
+    for key, about, value in (
+        ("chat_template", "chat template", getattr(model.tokenizer, "chat_template", None)),
+        ("stop_id", "stop token", model.renderer.stop_id),
+        ("max_tokens", "longest prompt", model.renderer.max_tokens),
+    ):
         same = key in saved and saved[key] == value
         if not same and not (shorter and key == "max_tokens" and value < saved.get(key, 0)):
             raise InputError(
-                f"the base model's {about[key]} is not the one that the bundle was made with",
+                f"the base model's {about} is not the one that the bundle was made with",
                 where=where,
                 hint="Use the unchanged base model, with versions of transformers and cotune close to those in the manifest.",
             )
@@ -351,11 +321,18 @@ def check_rendering(saved: Mapping[str, Any], model: Model, where: str, *, short
 def _enter_adapter(folder: Path, manifest: Manifest, model: LocalModel) -> None:
     if model.adapters.register(folder) != manifest.adapter_id:
         raise InputError(f"the adapter is not the one in {MANIFEST}", where=str(folder), hint=COPY_AGAIN)
-    try:
+    with _damaged(folder):
         model.adapters.use(manifest.adapter_id)
-    except InputError as error:
-        raise InputError(error.what, where=error.where or str(folder), hint=error.hint or COPY_AGAIN) from error
     check_probe(model, manifest, folder)
+
+
+@contextmanager
+def _damaged(place: Path) -> Iterator[None]:
+    """Name the place in errors that do not, and say how to get an undamaged bundle."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(error.what, where=error.where or str(place), hint=error.hint or COPY_AGAIN) from error
 
 
 def check_probe(model: LocalModel, manifest: Manifest, folder: Path) -> None:
@@ -364,18 +341,12 @@ def check_probe(model: LocalModel, manifest: Manifest, folder: Path) -> None:
     Raises:
         InputError: it does not fit, or cannot be read.
     """
-    try:
+    with _damaged(folder / PROBE):
         probe = model.adapters.probe(manifest.adapter_id)
-    except InputError as error:
-        raise InputError(error.what, where=error.where or str(folder / PROBE), hint=error.hint or COPY_AGAIN) from error
     if probe is None:
         return
     if set(probe.labels) != set(manifest.labels) or probe.width != model.width or probe.layer > model.depth:
-        raise InputError(
-            "the probe does not fit the labels or the model",
-            where=str(folder / PROBE),
-            hint=COPY_AGAIN,
-        )
+        raise InputError("the probe does not fit the labels or the model", where=str(folder / PROBE), hint=COPY_AGAIN)
 
 
 def base_of(manifest: Manifest, base: str | Path | None = None) -> str:

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NoReturn
 
 from cotune.errors import InputError
@@ -108,6 +108,11 @@ class Manifest:
     def output(self) -> Output:
         """The type of the answers."""
         return self.written or label_output(self.labels, self.label_type)
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether its folder has the weights of a PEFT adapter, and not only a probe."""
+        return not set(ADAPTER_FILES).isdisjoint(self.files)
 
     @property
     def named_metric(self) -> str | None:
@@ -221,11 +226,7 @@ def bundle_folder(folder: str | Path) -> Path:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read and validate a manifest, without checking the files that it names.
-
-    Raises:
-        InputError: the folder is not a bundle, or its manifest is damaged.
-    """
+    """Read and validate a manifest, without checking the files that it names."""
     if not folder.is_dir():
         what = "this is a file, not the folder of a bundle" if folder.exists() else "there is no such bundle"
         raise InputError(what, where=str(folder), hint="Give the folder of a run or of a bundle.")
@@ -251,16 +252,17 @@ def verify(folder: Path, manifest: Manifest) -> None:
         check_name(folder, name)
         if not _SHA256.fullmatch(digest):
             raise InputError(f"the sha256 of {name} is invalid", where=str(folder / MANIFEST), hint=COPY_AGAIN)
+    probed = f"{ADAPTER}/{PROBE}" in manifest.files
     # The folder of a probe on the untuned model contains only the probe.
-    bare_probe = f"{ADAPTER}/{PROBE}" in manifest.files and not set(ADAPTER_FILES) & set(manifest.files)
-    needed = {*manifest.files, *NEEDED, *(ADAPTER_FILES if manifest.adapter_id != "base" and not bare_probe else ())}
+    tuned = manifest.adapter_id != "base" and (manifest.has_adapter or not probed)
+    needed = {*manifest.files, *NEEDED, *(ADAPTER_FILES if tuned else ())}
     if lost := sorted(needed - found):
         raise InputError("the file is missing", where=str(folder / lost[0]), hint=COPY_AGAIN)
     if added := sorted(found - set(manifest.files)):
         raise InputError(
             "the file is not in the bundle's manifest", where=str(folder / added[0]), hint="Move it out of the bundle."
         )
-    by_probe, probed = manifest.decision.kind == "probe", f"{ADAPTER}/{PROBE}" in manifest.files
+    by_probe = manifest.decision.kind == "probe"
     if by_probe != probed or (by_probe and (manifest.written is not None or manifest.adapter_id == "base")):
         raise InputError(
             "a bundle has a probe if and only if its decision rule is probe, and then needs labels and the probe's adapter id",
@@ -279,11 +281,7 @@ def verify(folder: Path, manifest: Manifest) -> None:
 
 
 def check_name(folder: Path, name: str) -> None:
-    """Check that a file of this name may belong to the bundle in a folder.
-
-    Raises:
-        InputError: the name could lead out of the folder, or its ending is forbidden.
-    """
+    """Refuse a file whose name could lead out of the bundle's folder, or whose ending is forbidden."""
     if not _NAME.fullmatch(name) or name == MANIFEST:
         raise InputError(f"the name {name!r} is not allowed in a bundle", where=str(folder / MANIFEST), hint=COPY_AGAIN)
     if not name.endswith(ENDINGS):
@@ -296,39 +294,24 @@ def check_name(folder: Path, name: str) -> None:
 
 
 def list_files(folder: Path) -> set[str]:
-    """Relative POSIX names of all files below a folder.
-
-    Raises:
-        InputError: there is a link, a device or the like, or far too many files.
-    """
+    """Relative POSIX names of all files below a folder; an :class:`InputError` for a link or device, or far too many files."""
     names: set[str] = set()
-    waiting, entries = [folder], 0
-    while waiting:
-        current = waiting.pop()
-        try:
-            with os.scandir(current) as listing:
-                for entry in listing:
-                    path = Path(entry.path)
-                    entries += 1
-                    if entries > _MOST_ENTRIES:
-                        raise InputError("the folder has too many files for a bundle", where=str(folder), hint=COPY_AGAIN)
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(path)
-                    elif entry.is_file(follow_symlinks=False):
-                        names.add(PurePosixPath(path.relative_to(folder)).as_posix())
-                    else:
-                        _irregular(path)
-        except OSError as error:
-            _unreadable(current, error)
+    entries = 0
+    for current, folders, files in os.walk(folder, onerror=lambda error: _unreadable(Path(error.filename), error)):
+        entries += len(folders) + len(files)
+        if entries > _MOST_ENTRIES:
+            raise InputError("the folder has too many files for a bundle", where=str(folder), hint=COPY_AGAIN)
+        for path in (Path(current, name) for name in (*folders, *files)):
+            kind = path.lstat().st_mode
+            if stat.S_ISREG(kind):
+                names.add(path.relative_to(folder).as_posix())
+            elif not stat.S_ISDIR(kind):
+                _irregular(path)
     return names
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file of a bundle.
-
-    Raises:
-        InputError: the file is not regular, too large, nested too deeply, or not JSON.
-    """
+    """Read a JSON file of a bundle; an :class:`InputError` if it is not regular, too large, nested too deeply, or not JSON."""
     try:
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode):

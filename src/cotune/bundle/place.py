@@ -25,11 +25,7 @@ _OF_THE_SYSTEM = re.compile(r"\(os error (\d+)\)")
 
 
 def check_new(folder: Path) -> None:
-    """Refuse an output folder that is not new or empty.
-
-    Raises:
-        InputError: it contains something, or is not a folder.
-    """
+    """Refuse an output folder that is not new or empty."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         what = "the folder is not empty" if folder.is_dir() else "this is a file, not a folder"
         raise InputError(what, where=str(folder), hint="Give a new or empty folder.")

@@ -24,11 +24,11 @@ from cotune.task.values.output import Output, label_output
 
 if TYPE_CHECKING:
     from cotune.endpoint import EndpointError
-    from cotune.model.base import Model, Scorer, Writer
+    from cotune.model.base import Scorer, Writer
     from cotune.model.local import LocalModel
     from cotune.model.remote.model import RemoteModel
     from cotune.model.structured.limits import Writing
-    from cotune.prompt.render import Renderer
+    from cotune.prompt.render import RenderedRow
 
 Row = str | Mapping[str, Any]
 _log = logging.getLogger(__name__)
@@ -82,6 +82,9 @@ class Predictor:
         writing: settings of generated answers; None for labels.
         label_type: type of the labels in the data.
         calibration: conformal scores of held-out rows, for abstention; None if the bundle has none.
+
+    Attributes:
+        probe: the probe that answers; None for label words and generated answers.
     """
 
     def __init__(
@@ -103,8 +106,7 @@ class Predictor:
         self.labels, self.input_fields = tuple(labels), tuple(input_fields)
         self.adapter_id, self.bundle_id, self.task = adapter_id, bundle_id, task
         self.writing, self.label_type, self.calibration = writing, label_type, calibration
-        probe = cast("LocalModel", model).adapters.probe(adapter_id) if decision.kind == "probe" else None
-        self._reads_terms = probe is not None and probe.terms is not None
+        self.probe = self.model.adapters.probe(adapter_id) if decision.kind == "probe" else None
 
     def __repr__(self) -> str:
         asked = f"{', '.join(self.input_fields)} -> {self.output.summary}"
@@ -116,19 +118,19 @@ class Predictor:
         return label_output(self.labels, self.label_type) if self.writing is None else self.writing.output
 
     @property
-    def model(self) -> Model:
+    def model(self) -> LocalModel:
         """The local model.
 
         Raises:
             InputError: the model is behind an endpoint.
         """
-        if not self.scorer.capabilities.hidden_states:
+        if self.scorer.capabilities.endpoint:
             raise InputError(
                 f"the bundle's model {self.scorer.name} is behind an endpoint, so there are no weights here",
                 where=self.task,
                 hint="Use cotune predict.",
             )
-        return cast("Model", self.scorer)
+        return cast("LocalModel", self.scorer)
 
     @overload
     def predict(
@@ -194,25 +196,42 @@ class Predictor:
     ) -> Iterator[Prediction]:
         """Answer rows from :func:`cotune.bundle.rows.checked_row`, one by one; ``sampling`` applies to generated answers."""
         highest = None if unsure is None else self.doubt(unsure)
-        if self.writing is not None:
-            yield from self._written(self.writing, rows, sampling)
-            return
-        top = 1 if self.decision.kind == "raw" and not probabilities and highest is None else None
         for start in range(0, len(rows), _AT_ONCE):
             part, short = self._shown(rows[start : start + _AT_ONCE])
-            scores = self.scorer.score(self.prompt, part, self.labels, adapter=self.adapter_id, top=top)
-            chosen = self.decision.predict(scores.log_probs)
-            cut = short
-            if scores.truncated:
-                rendered = self.model.renderer.render(self.prompt, part, self.labels)
-                cut = [was or row.truncated for was, row in zip(short, rendered, strict=True)]
-            log_probs = self.decision.log_probs(scores.log_probs) if probabilities or highest is not None else None
-            shares = np.exp(log_probs) if log_probs is not None and probabilities else None
-            open_ = self._open(log_probs, highest)
-            for i, place in enumerate(chosen):
-                by_label = {} if shares is None else dict(zip(self.labels, map(float, shares[i]), strict=True))
-                possible = open_.get(i, ())
-                yield Prediction(None if possible else self.labels[int(place)], by_label, cut[i], possible=possible)
+            if self.writing is None:
+                yield from self._chosen(part, short, highest, probabilities=probabilities)
+                continue
+            writer = cast("Writer", self.scorer)
+            found = self.writing.write(writer, self.prompt, part, adapter=self.adapter_id, sampling=sampling)
+            cut = self._cut(part, short) if found.truncated else short
+            for text, truncated, ended in zip(found.texts, cut, found.ended, strict=True):
+                yield Prediction(self.writing.output.canonical(text), {}, truncated, ended)
+
+    def _chosen(
+        self, rows: Sequence[Mapping[str, str]], short: Sequence[bool], highest: float | None, *, probabilities: bool
+    ) -> Iterator[Prediction]:
+        top = 1 if self.decision.kind == "raw" and not probabilities and highest is None else None
+        scores = self.scorer.score(self.prompt, rows, self.labels, adapter=self.adapter_id, top=top)
+        chosen = self.decision.predict(scores.log_probs)
+        cut = self._cut(rows, short) if scores.truncated else short
+        log_probs = self.decision.log_probs(scores.log_probs) if probabilities or highest is not None else None
+        shares = np.exp(log_probs) if log_probs is not None and probabilities else None
+        open_ = self._open(log_probs, highest)
+        for i, place in enumerate(chosen):
+            by_label = {} if shares is None else dict(zip(self.labels, map(float, shares[i]), strict=True))
+            possible = open_.get(i, ())
+            yield Prediction(None if possible else self.labels[int(place)], by_label, cut[i], possible=possible)
+
+    def rendered(self, rows: Sequence[Mapping[str, str]]) -> Sequence[RenderedRow]:
+        """Token ids of rows, as the local model reads them."""
+        renderer = self.model.renderer
+        if self.writing is not None:
+            return renderer.render_answers(self.prompt, rows, None)
+        return renderer.render(self.prompt, rows, self.labels)
+
+    def _cut(self, rows: Sequence[Mapping[str, str]], short: Sequence[bool]) -> list[bool]:
+        """Which rows were cut, when they were shortened or when they were rendered."""
+        return [was or row.truncated for was, row in zip(short, self.rendered(rows), strict=True)]
 
     def each(
         self, rows: Sequence[Mapping[str, str]], *, probabilities: bool = False, unsure: float | None = None
@@ -222,7 +241,7 @@ class Predictor:
         So no answer that was paid is lost. A refusal (``is_refusal``) concerns its row alone; any other error is the one after
         which no further row was asked.
         """
-        if self.scorer.capabilities.hidden_states:
+        if not self.scorer.capabilities.endpoint:
             return [*self.answers(rows, probabilities=probabilities, unsure=unsure)]
         errors = cast("RemoteModel", self.scorer).fetch(self.prompt, rows, self.labels)
         taken = [row for row, error in zip(rows, errors, strict=True) if error is None]
@@ -264,8 +283,9 @@ class Predictor:
         TF-IDF reads more of a text than the model, so a bundle with it shortens none. Unlike all other methods, this one may be
         called while another thread uses the predictor.
         """
-        renderer: Renderer | None = getattr(self.scorer, "renderer", None)
-        return None if renderer is None or self._reads_terms else renderer.shortened(self.prompt, row, self.labels)
+        if self.scorer.capabilities.endpoint or (self.probe is not None and self.probe.terms is not None):
+            return None
+        return self.model.renderer.shortened(self.prompt, row, self.labels)
 
     def states(self, rows: Sequence[Mapping[str, str]]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """Hidden states and label log-probabilities of rows from :func:`cotune.bundle.rows.checked_row`.
@@ -281,10 +301,9 @@ class Predictor:
         """
         if self.writing is not None:
             raise InputError("the bundle generates its answers and has no labels", where=self.task)
-        model = cast("LocalModel", self.model)
+        model, probe = self.model, self.probe
         shown, _ = self._shown(rows)
-        rendered = model.renderer.render(self.prompt, shown, self.labels)
-        probe = model.adapters.probe(self.adapter_id) if self.decision.kind == "probe" else None
+        rendered = self.rendered(shown)
         layer = model.depth if probe is None else probe.layer
         starts = None if probe is None else [row.start for row in rendered]
         ids, bare = [row.prompt_ids for row in rendered], model.adapters.without_probe(self.adapter_id)
@@ -294,18 +313,6 @@ class Predictor:
             return states, self.decision.log_probs(found)
         scores = model.score(self.prompt, shown, self.labels, adapter=self.adapter_id)
         return states, self.decision.log_probs(scores.log_probs)
-
-    def _written(self, writing: Writing, rows: Sequence[Mapping[str, str]], sampling: Sampling) -> Iterator[Prediction]:
-        for start in range(0, len(rows), _AT_ONCE):
-            part, short = self._shown(rows[start : start + _AT_ONCE])
-            writer = cast("Writer", self.scorer)
-            found = writing.write(writer, self.prompt, part, adapter=self.adapter_id, sampling=sampling)
-            cut = short
-            if found.truncated:
-                rendered = self.model.renderer.render_answers(self.prompt, part, None)
-                cut = [was or row.truncated for was, row in zip(short, rendered, strict=True)]
-            for text, truncated, ended in zip(found.texts, cut, found.ended, strict=True):
-                yield Prediction(writing.output.canonical(text), {}, truncated, ended)
 
     def _shown(self, rows: Sequence[Mapping[str, str]]) -> tuple[list[Mapping[str, str]], list[bool]]:
         """Rows with very long texts shortened, and which rows were shortened."""

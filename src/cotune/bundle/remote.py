@@ -1,18 +1,18 @@
-"""Bundles whose model is behind an endpoint: prompt, decision rule, address and request format, without the key."""
+"""Models of bundles that are behind an endpoint, and the permissions that they need."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from cotune.bundle.calibration import Calibration
 from cotune.bundle.manifest import COPY_AGAIN, Manifest
-from cotune.bundle.predictor import Predictor
 from cotune.errors import InputError
 from cotune.model.base import ENDPOINT
-from cotune.prompt.prompt import Prompt
+
+if TYPE_CHECKING:
+    from cotune.model.remote.model import RemoteModel
 
 _CONCURRENCY = 8
 
@@ -60,38 +60,24 @@ def check_allowed(
         )
 
 
-def remote_predictor(
-    manifest: Manifest,
-    prompt: Prompt,
-    saved: Mapping[str, Any],
-    where: str,
-    *,
-    key_env: str | None,
-    endpoint: str | None,
-    patience: float,
-    calibration: Calibration | None = None,
-) -> Predictor:
-    """Make a predictor for a bundle whose model is behind an endpoint.
+def endpoint_model(
+    manifest: Manifest, saved: Mapping[str, Any], where: str, *, key_env: str | None, endpoint: str | None, patience: float
+) -> RemoteModel:
+    """The model of a bundle that is behind an endpoint.
 
     Args:
-        manifest: manifest of the bundle.
-        prompt: prompt of the bundle.
         saved: content of ``prompt.json``.
         where: path of that file, for errors.
-        key_env: environment variable with the key, if the caller allows one.
-        endpoint: URL that rows may be sent to, if the caller allows one; not needed for a server on this machine.
-        patience: seconds for one request, including retries and waits.
-        calibration: scores of held-out rows; None if the bundle has none.
+        key_env: as for :func:`cotune.bundle.load`, like the two others.
 
     Raises:
         InputError: the bundle's endpoint is invalid, or the caller did not allow it or its key.
         EndpointError: the key is not set.
     """
-    from cotune.embed import Neighbours
     from cotune.endpoint import Client, Endpoint
     from cotune.endpoint.request_format import RequestFormat
     from cotune.model.remote.model import RemoteModel
-    from cotune.model.structured.limits import Writing, json_schema
+    from cotune.model.structured.limits import json_schema
 
     data = saved[ENDPOINT]
     try:
@@ -105,22 +91,8 @@ def remote_predictor(
     except (KeyError, TypeError, ValueError) as error:
         raise InputError("the file names no valid endpoint and request format", where=where, hint=COPY_AGAIN) from error
     check_allowed(base_url, named, endpoint, key_env, who="bundle", where=where)
-    written = manifest.written
-    schema = json_schema(written) if written is not None else None
+    schema = None if manifest.written is None else json_schema(manifest.written)
     model = RemoteModel(Client(asked, most=_CONCURRENCY, keep=True), way=way, schema=schema, patience=patience)
     if model.fingerprint != manifest.base_model.fingerprint:
         raise InputError("the endpoint is not the one in the manifest", where=where, hint=COPY_AGAIN)
-    if prompt.nearest:
-        model.chooser = Neighbours()
-    return Predictor(
-        model,
-        prompt,
-        manifest.labels,
-        manifest.input_fields,
-        decision=manifest.decision,
-        bundle_id=manifest.id,
-        task=manifest.task,
-        writing=None if written is None else Writing(written, manifest.answer_tokens, None),
-        label_type=manifest.label_type,
-        calibration=calibration,
-    )
+    return model

@@ -18,7 +18,6 @@ def checked_row(row: Any, input_fields: Sequence[str], where: str) -> dict[str, 
 
     Args:
         row: a mapping with the input fields, or a text if there is one field.
-        input_fields: names of the fields.
         where: name of the row in errors, such as ``row 3``.
 
     Raises:

@@ -59,22 +59,14 @@ def save_bundle(
 
     Args:
         folder: target folder; its parent is created.
-        task_name: name of the task.
-        input_fields: input fields of a row.
         output_field: name of the label column.
         output: type of the answers; labels in the order of the decision's bias.
-        metric: name of the metric.
-        prompt: the prompt.
-        decision: the decision rule.
         adapter_folder: an adapter's PEFT folder, with its probe if there is one, or a folder with a probe alone; copied
             unchanged. None for the base model.
         model: the model; for one behind an endpoint the bundle stores its address.
         metrics: for ``metrics.json`` and the card: ``arms`` and ``gains`` as in a run's summary.
         model_name: the user's name of the model; a folder is stored as an absolute path.
         answer_tokens: maximum length of a generated answer.
-
-    Returns:
-        The folder.
 
     Raises:
         InputError: ``folder`` contains something else, the adapter folder has no adapter, or the disk is full or not writable;
@@ -128,25 +120,18 @@ def _card(
     text, stock = saved.text, len(prompt.demonstrations)
     if prompt.nearest:
         text = f"(each row is shown the {prompt.nearest} most similar of {stock} examples; here the text of one row)\n{text}"
-    # Only a model with hidden states can have a probe.
-    read = model.capabilities.hidden_states
-    return model_card(
-        manifest,
-        metrics,
-        text,
-        endpoint=saved.server,
-        reading=_reading(manifest, adapter, prompt, cast("LocalModel", model)) if read else None,
-        demonstrations=stock,
-    )
+    # Only a local model has adapters.
+    reading = None if adapter is None else _reading(manifest, adapter, prompt, cast("LocalModel", model))
+    return model_card(manifest, metrics, text, endpoint=saved.server, reading=reading, demonstrations=stock)
 
 
-def _reading(manifest: Manifest, folder: Path | None, prompt: Prompt, model: LocalModel) -> Reading | None:
+def _reading(manifest: Manifest, folder: Path, prompt: Prompt, model: LocalModel) -> Reading | None:
     """Description of the probe in an adapter's folder; None if there is none."""
     from cotune.model.adapters.files import is_bare_probe
     from cotune.model.layers.cut import norm_epsilon
     from cotune.probe.readout import load_probe
 
-    if folder is None or (probe := load_probe(folder)) is None:
+    if (probe := load_probe(folder)) is None:
         return None
     ids = Ids.of(model.renderer, prompt, manifest.input_fields, manifest.labels)
     return Reading(probe, model.depth, norm_epsilon(model.model), ids, tuned=not is_bare_probe(folder))

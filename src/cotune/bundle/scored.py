@@ -31,8 +31,6 @@ class Scored:
     """Scores of a bundle on labelled rows.
 
     Attributes:
-        metric: name of the metric.
-        score: the score.
         interval: 95% interval of the score.
         n: number of rows.
         skipped: number of further rows without input or right answer.
@@ -85,9 +83,7 @@ class LabelledRows:
     """Validated labelled rows; needs no model.
 
     Attributes:
-        rows: the rows, with their right answers.
         skipped: number of rows without input or right answer, which are left out.
-        metric: the metric.
         remarks: notes for the user on how the rows were read.
     """
 
@@ -103,8 +99,6 @@ class LabelledRows:
         """Read labelled rows by the rules of the bundle's training rows.
 
         Args:
-            table: the rows.
-            manifest: manifest of the bundle.
             column: column of the right answers; None takes the name that it had in the training data.
             metric: name of the metric; None takes the bundle's.
             group: column whose equal values mark rows that depend on each other.
@@ -144,22 +138,14 @@ class LabelledRows:
 
 
 def score_rows(
-    predictor: Predictor,
-    labelled: LabelledRows,
-    *,
-    batch: int = 64,
-    progress: Callable[[int], None] = lambda done: None,
+    predictor: Predictor, labelled: LabelledRows, *, batch: int = 64, progress: Callable[[int], None] = lambda done: None
 ) -> Scored:
     """Answer labelled rows and score the answers.
 
     A row that an endpoint refuses counts as an answer that names nothing, as in a run. If the endpoint fails, its answers so
     far are stored (:func:`cotune.bundle.unfinished.stored_answers`), and the next call with the same rows asks for the others.
 
-    Args:
-        predictor: the predictor.
-        labelled: the rows.
-        batch: number of rows in a batch.
-        progress: called with the number of rows done, after each batch.
+    ``progress`` is called with the number of rows done, after each batch.
 
     Raises:
         EndpointError: the endpoint failed, or refused all of the first batch.

@@ -58,12 +58,7 @@ def write_row_hashes(folder: Path, *, learnt: Iterable[Example], tested: Iterabl
 
 
 def seen_rows(bundle: Path, rows: Sequence[Example]) -> Seen | None:
-    """Count the rows that the run of a bundle has seen; None if its folder is missing or has no hashes.
-
-    Args:
-        bundle: folder of the bundle.
-        rows: rows with the bundle's input fields.
-    """
+    """Count the rows that the run of a bundle has seen; None if its folder is missing or has no hashes."""
     path = run_folder(bundle) / ROW_HASHES
     if not path.is_file():
         return None

@@ -60,12 +60,9 @@ def predict_stream(
     batch that have no answer get an ``error`` before it is raised.
 
     Args:
-        predictor: the predictor.
         lines: one JSON object per line.
         write: called with each output line, line break included; for example ``sys.stdout.write``.
         flush: called after the lines of each batch; for example ``sys.stdout.flush``.
-        batch: number of rows in a batch.
-        probabilities: whether to add probabilities.
         unsure: share of rows that may be answered wrongly, as for :meth:`Predictor.predict`; undecided rows get ``answer`` null
             and the possible labels under ``possible``.
         source: name of the stream in errors.

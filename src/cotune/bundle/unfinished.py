@@ -25,16 +25,12 @@ def stored_answers(predictor: Predictor, rows: Sequence[Mapping[str, str]]) -> I
     After a failure or a kill, the next block with the same bundle and rows uses them instead of asking, and paying, again. Does
     nothing for a model on this machine.
 
-    Args:
-        predictor: the predictor.
-        rows: input fields of all rows that the block asks about.
-
     Raises:
         BusyError: another process is asking about the same rows.
         EndpointError: the block raised it; the message also says how many answers are stored.
         InputError: the answers cannot be stored.
     """
-    if predictor.scorer.capabilities.hidden_states:
+    if not predictor.scorer.capabilities.endpoint:
         yield
         return
     from filelock import FileLock, Timeout

@@ -53,16 +53,17 @@ def label(
     as_json: Json = False,
 ) -> None:
     """Pick the rows whose labels would help most and ask for them; quit at any time, the same command resumes."""
-    from cotune.bundle.manifest import read_manifest
+    from cotune.bundle.load import OpenedBundle
     from cotune.labelling.known import bundle_of
     from cotune.labelling.picking import default_way
     from cotune.labelling.pool import identity_of
 
     bundle, folder = bundle_of(run)
-    manifest = read_manifest(bundle)
+    opened = OpenedBundle.read(bundle)
+    manifest = opened.manifest
     if not manifest.labels:
         raise InputError("the bundle generates its answers and has no labels to ask for", where=str(bundle))
-    way = by or default_way(bundle)
+    way = by or default_way(opened)
     _check_way(way)
     asks = {"bundle": manifest.id, "n": n, "way": way, "seed": seed, "look": look, "pool": identity_of(pool)}
 

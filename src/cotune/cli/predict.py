@@ -32,10 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from cotune.bundle import Predictor
-    from cotune.bundle.answer_sheet import Checked, SheetAnswers
     from cotune.endpoint import EndpointError
     from cotune.executor import Choice
-    from cotune.task.reading.read import Sheet
 
 
 @app.command(
@@ -241,7 +239,7 @@ def _answer_file(
     as_json: bool,
 ) -> None:
     """Answer the rows of a file, into a file or to the screen. Both files are checked before a model is loaded."""
-    from cotune.bundle.answer_sheet import answer_sheet, askable, check_sheet
+    from cotune.bundle.answer_sheet import answer_sheet, askable, check_sheet, sheet_answers
     from cotune.bundle.manifest import bundle_folder, read_manifest
     from cotune.files import check_place
     from cotune.task.reading.read import JSON_LINES, SEPARATED, read_sheet
@@ -258,19 +256,23 @@ def _answer_file(
     if out is None and (as_json or kind in (".parquet", ".pq", ".json")):
         # On the screen, rows appear one by one.
         kind = ".jsonl"
-    options: dict[str, Any] = {
-        "probabilities": probabilities,
-        "unsure": unsure,
-        "nested": kind in JSON_LINES,
-        "typed": kind not in SEPARATED,
-        "batch": batch,
-    }
+    options: dict[str, Any] = {"probabilities": probabilities, "unsure": unsure}
+    form = {"nested": kind in JSON_LINES, "typed": kind not in SEPARATED}
+    asked = askable(checked)
     workers: dict[str, Any] = {}
     unlike = ""
     if choice is not None and out is not None:
-        answers, workers, unlike = _answer_on(choice, bundle, sheet, checked, out, base=base, **options)
+        from cotune.bundle.chunks import answer_on, open_for_workers
+
+        opened = open_for_workers(bundle, base, here=choice.kind != "ray")
+        meter = Meter(len(asked))
+        with running(choice, out) as executor:
+            found, unlike = answer_on(executor, opened, asked, base=base, batch=batch, told=meter.told, **options)
+            answers = sheet_answers(found, opened.manifest.output, sheet, checked, **options, **form)
+            write_sheet(sheet, answers.added, out)
+            workers = meter.summary(executor)
     else:
-        answers = answer_sheet(load(), sheet, checked, **options, progress=counting(len(askable(checked))))
+        answers = answer_sheet(load(), sheet, checked, **options, **form, batch=batch, progress=counting(len(asked)))
         if out is None:
             sys.stdout.write(sheet_text(sheet, answers.added, kind))
         else:
@@ -308,19 +310,3 @@ def _ended_early(why: EndpointError, answered: int, size: int, out: Path | None)
     place = "" if out is None else f" in {out}"
     told = f"{answered:,} of {counted(size, 'row')} are answered{place}, and the others have the reason as their error"
     return EndpointError(f"{why}. {told}.", status=why.status)
-
-
-def _answer_on(
-    choice: Choice, bundle: Path, sheet: Sheet, checked: Checked, out: Path, *, base: Path | None, **options: Any
-) -> tuple[SheetAnswers, dict[str, Any], str]:
-    """Answer rows on an executor and write them; also returns the workers' summary and their differences."""
-    from cotune.bundle.answer_sheet import askable
-    from cotune.bundle.chunks import answer_on, open_for_workers
-    from cotune.task.reading.sheet import write_sheet
-
-    opened = open_for_workers(bundle, base, here=choice.kind != "ray")
-    meter = Meter(len(askable(checked)))
-    with running(choice, out) as executor:
-        answers, unlike = answer_on(executor, opened, sheet, checked, base=base, told=meter.told, **options)
-        write_sheet(sheet, answers.added, out)
-        return answers, meter.summary(executor), unlike

@@ -71,21 +71,12 @@ def diverse_margin(pool: Pool, count: int, rng: np.random.Generator) -> list[int
         warnings.simplefilter("ignore", ConvergenceWarning)
         found = KMeans(count, n_init=1, random_state=int(rng.integers(2**31))).fit(states, sample_weight=weights)
     gaps = ((states - found.cluster_centers_[found.labels_]) ** 2).sum(axis=1)
-    picked = [int(candidates[min(rows, key=lambda row: gaps[row])]) for rows in _clusters(found.labels_)]
+    order = np.argsort(gaps, kind="stable")
+    _, nearest = np.unique(found.labels_[order], return_index=True)
+    picked = [int(row) for row in candidates[order[nearest]]]
     rest = [int(row) for row in candidates[~np.isin(candidates, picked)]]
     return sorted([*picked, *rest[: count - len(picked)]], key=lambda row: -doubt[row])
 
 
-ACQUISITIONS: Mapping[str, Acquisition] = {
-    "random": random_rows,
-    "margin": least_margin,
-    "diverse_margin": diverse_margin,
-}
+ACQUISITIONS: Mapping[str, Acquisition] = {"random": random_rows, "margin": least_margin, "diverse_margin": diverse_margin}
 """Acquisition functions by name."""
-
-
-def _clusters(numbers: NDArray[np.int32]) -> list[list[int]]:
-    rows: dict[int, list[int]] = {}
-    for row, number in enumerate(numbers.tolist()):
-        rows.setdefault(number, []).append(row)
-    return list(rows.values())

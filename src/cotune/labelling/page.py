@@ -41,7 +41,6 @@ def label_on_page(session: Session, *, port: int = 0, ready: Callable[[str], Non
     request, so that other users and pages on this machine can neither read rows nor label them.
 
     Args:
-        session: the labelling session.
         port: port to listen on; 0 chooses a free one.
         ready: called with the page's address once it can be opened.
 
@@ -68,11 +67,7 @@ def label_on_page(session: Session, *, port: int = 0, ready: Callable[[str], Non
 def make_app(session: Session, port: int, token: str, stop: Callable[[], None]) -> ASGIApp:
     """The application: the page at ``/``, the current row at ``/state``, and ``/answer``, which receives labels.
 
-    Args:
-        session: the labelling session.
-        port: port that the server listens on.
-        token: token that every request except that for the empty page must carry.
-        stop: stops the server.
+    Every request except that for the empty page must carry the token.
     """
     folder = package_files("cotune.labelling") / "assets"
     live = Live((folder / "label.js").read_text("utf-8"), (folder / "label.css").read_text("utf-8"), "")

@@ -5,20 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cotune.bundle.answer_sheet import Checked
-from cotune.bundle.manifest import PROMPT, read_json
+from cotune.bundle.load import OpenedBundle
 from cotune.bundle.predictor import Prediction, Predictor, ending_error
 from cotune.bundle.rows import said
 from cotune.bundle.unfinished import stored_answers
 from cotune.errors import InputError, RowError
 from cotune.labelling.acquisition import ACQUISITIONS, Pool
-from cotune.model.base import ENDPOINT
 from cotune.probe.cross_fitting import standardised
 from cotune.task.reading.read import Sheet
 from cotune.task.reading.sheet import escaped, plain_json
@@ -29,6 +27,7 @@ DEFAULT = "diverse_margin"
 """The default acquisition function."""
 WITHOUT_STATES = ("random", "margin")
 """Acquisition functions that need no hidden states and therefore work for models behind endpoints."""
+_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -58,11 +57,7 @@ class Pick:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Pick:
-        """Inverse of :meth:`to_json`.
-
-        Raises:
-            KeyError, TypeError, ValueError: if the object is not valid.
-        """
+        """Inverse of :meth:`to_json`; KeyError, TypeError or ValueError if the object is not valid."""
         shares = {str(label): float(share) for label, share in data["shares"].items()}
         if not shares:
             raise ValueError("a row has no labels")
@@ -79,7 +74,6 @@ def pick_rows(
     look: int,
     seed: int,
     known: Collection[str] = (),
-    batch: int = 64,
     progress: Callable[[int, int], None] = lambda done, size: None,
 ) -> list[Pick]:
     """Pick the rows whose labels would help most, the best first.
@@ -89,14 +83,12 @@ def pick_rows(
 
     Args:
         predictor: the model that will learn from the labels.
-        sheet: the pool of rows.
-        checked: its input fields from :func:`cotune.bundle.answer_sheet.check_sheet`; invalid rows and duplicates are skipped.
+        checked: the pool's input fields from :func:`cotune.bundle.answer_sheet.check_sheet`; invalid rows and duplicates are
+            skipped.
         count: number of rows to pick; fewer if the pool has fewer.
         way: name of the acquisition function, from :data:`cotune.labelling.acquisition.ACQUISITIONS`.
         look: most rows of the pool that the model reads, drawn at random.
-        seed: seed of all random draws.
         known: texts of rows that already have a label (:func:`cotune.bundle.rows.said`); they are not picked.
-        batch: number of rows in a batch.
         progress: called with the number of rows read and the number of all rows to read.
 
     Raises:
@@ -125,10 +117,10 @@ def pick_rows(
         places = sorted(places[int(i)] for i in rng.permutation(len(places))[:look])
     rows = [fields for place in places if not isinstance(fields := checked[place], RowError)]
     if predictor.scorer.capabilities.hidden_states:
-        found, log_probs = _seen(predictor, rows, batch, progress)
+        found, log_probs = _seen(predictor, rows, progress)
         states = standardised(found)[0]
     else:
-        log_probs, answered = _answered(predictor, rows, batch, progress)
+        log_probs, answered = _answered(predictor, rows, progress)
         if refused := len(rows) - len(answered):
             _log.warning("%d of %d rows were refused by the endpoint and are left out", refused, len(rows))
         places, rows = [places[i] for i in answered], [rows[i] for i in answered]
@@ -140,34 +132,34 @@ def pick_rows(
 
 
 def _seen(
-    predictor: Predictor, rows: Sequence[Mapping[str, str]], batch: int, progress: Callable[[int, int], None]
+    predictor: Predictor, rows: Sequence[Mapping[str, str]], progress: Callable[[int, int], None]
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Hidden states and log-probabilities of rows."""
     states, log_probs = [], []
-    for start in range(0, len(rows), batch):
-        found, logs = predictor.states(rows[start : start + batch])
+    for start in range(0, len(rows), _BATCH):
+        found, logs = predictor.states(rows[start : start + _BATCH])
         states.append(found)
         log_probs.append(logs)
-        progress(min(start + batch, len(rows)), len(rows))
+        progress(min(start + _BATCH, len(rows)), len(rows))
     return np.concatenate(states), np.concatenate(log_probs)
 
 
 def _answered(
-    predictor: Predictor, rows: Sequence[Mapping[str, str]], batch: int, progress: Callable[[int, int], None]
+    predictor: Predictor, rows: Sequence[Mapping[str, str]], progress: Callable[[int, int], None]
 ) -> tuple[NDArray[np.float64], list[int]]:
     """Log-probabilities from an endpoint, and the indices of the rows that they belong to: those that it did not refuse."""
     shares: list[list[float]] = []
     answered: list[int] = []
     with stored_answers(predictor, rows):
-        for start in range(0, len(rows), batch):
-            part = predictor.each(rows[start : start + batch], probabilities=True)
+        for start in range(0, len(rows), _BATCH):
+            part = predictor.each(rows[start : start + _BATCH], probabilities=True)
             if (why := ending_error(part, first=not answered)) is not None:
                 raise why
             for place, one in enumerate(part, start):
                 if isinstance(one, Prediction):
                     shares.append(list(one.probabilities.values()))
                     answered.append(place)
-            progress(min(start + batch, len(rows)), len(rows))
+            progress(min(start + _BATCH, len(rows)), len(rows))
         if not answered:
             raise next(one for one in part if not isinstance(one, Prediction))
     return np.log(np.maximum(np.array(shares), 1e-12)), answered
@@ -189,7 +181,6 @@ def _writable(value: Any) -> Any:
     return escaped(value) if isinstance(value, str) else value
 
 
-def default_way(bundle: Path) -> str:
+def default_way(bundle: OpenedBundle) -> str:
     """The default function: the best one of docs/labelling.md, or one by probabilities alone if there are no states."""
-    saved = read_json(bundle / PROMPT)
-    return "margin" if isinstance(saved, dict) and ENDPOINT in saved else DEFAULT
+    return "margin" if bundle.has_endpoint else DEFAULT

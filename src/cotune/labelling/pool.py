@@ -14,11 +14,7 @@ from cotune.task.reading.read import Sheet, check_file, read_sheet
 
 
 def read_pool(pool: Path, input_fields: Sequence[str]) -> Sheet:
-    """Read the rows of a file, or those that ``cotune serve --collect`` wrote to a folder, the newest first.
-
-    Raises:
-        InputError: if there are none, or they cannot be read.
-    """
+    """Read the rows of a file, or those that ``cotune serve --collect`` wrote to a folder, the newest first."""
     if not pool.is_dir():
         return read_sheet(pool)
     rows: list[dict[str, Any]] = []
@@ -43,11 +39,7 @@ def read_pool(pool: Path, input_fields: Sequence[str]) -> Sheet:
 
 
 def identity_of(pool: Path) -> str:
-    """Identify a pool, by the content hash of a file or by the path of a folder, since a folder may grow.
-
-    Raises:
-        InputError: if there is no such file or folder.
-    """
+    """Identify a pool, by the content hash of a file or by the path of a folder, since a folder may grow."""
     if pool.is_dir():
         return absolute(pool.resolve())
     check_file(pool, str(pool))

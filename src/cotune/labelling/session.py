@@ -79,11 +79,7 @@ class Earlier:
 
     @classmethod
     def read(cls, out: Path, input_fields: Sequence[str], label: str) -> Earlier:
-        """Read the file to which labels are added.
-
-        Raises:
-            InputError: if the file exists but does not contain labelled rows of the task.
-        """
+        """Read the file to which labels are added; an :class:`InputError` if it is not one of labelled rows."""
         if not out.is_file() or not out.stat().st_size:
             return cls()
         sheet = read_sheet(out)
@@ -121,9 +117,8 @@ class Session:
     Args:
         out: output file of labelled rows: CSV, TSV, JSONL or Parquet.
         label: name of the label column.
-        labels: labels of the task.
         picks: rows to ask about, in order.
-        earlier: rows that the file held before.
+        earlier: rows that the file contained before.
         identity: bundle, pool and settings that the session belongs to.
         actions: index of a pick and its label (None if skipped), in order of time.
         label_type: type of the labels in the task's data, which a new file gets if its format has types.
@@ -180,28 +175,29 @@ class Session:
             raise InputError("all rows are labelled or skipped", where=str(self.out))
         if label is not None and label not in self.labels:
             raise InputError(f"{label!r} is not a label", where=str(self.out), hint="Give one of the bundle's labels.")
-        self.actions.append((self.at, label))
-        try:
-            self.save()
-        except BaseException:
-            self.actions.pop()
-            raise
+        self._change([*self.actions, (self.at, label)])
 
     def undo(self) -> bool:
         """Undo the last action; returns whether there was one."""
         if not self.actions:
             return False
-        last = self.actions.pop()
+        self._change(self.actions[:-1])
+        return True
+
+    def _change(self, actions: list[tuple[int, str | None]]) -> None:
+        before, self.actions = self.actions, actions
         try:
             self.save()
         except BaseException:
-            self.actions.append(last)
+            self.actions = before
             raise
-        return True
 
     def save(self) -> None:
         """Write the labelled rows, then the state of the session."""
-        self._write_rows()
+        if (sheet := self.sheet(self.actions)) is None:
+            self.out.unlink(missing_ok=True)
+        else:
+            write_sheet(sheet, {}, self.out)
         write_json(
             session_file(self.out),
             {
@@ -219,12 +215,6 @@ class Session:
         """Remove the session file if no row is left."""
         if self.current is None:
             session_file(self.out).unlink(missing_ok=True)
-
-    def _write_rows(self) -> None:
-        if (sheet := self.sheet(self.actions)) is None:
-            self.out.unlink(missing_ok=True)
-        else:
-            write_sheet(sheet, {}, self.out)
 
     def sheet(self, actions: Sequence[tuple[int, str | None]]) -> Sheet | None:
         """The content of the output file after some actions; None without any row, since a header could not be read back."""
@@ -287,10 +277,7 @@ def read_session(
     """Load an unfinished session; None if there is none.
 
     Args:
-        out: output file of labelled rows.
         identity: bundle, pool and settings that it must belong to.
-        input_fields: input fields of the task.
-        label_type: as for :class:`Session`.
 
     Raises:
         InputError: if it belongs to another bundle, pool or setting, or cannot be read.

@@ -24,7 +24,6 @@ def ask_in_terminal(session: Session, handle: int, write: Callable[[str], None])
     """Ask for the label of every remaining row, until all are done or the person quits.
 
     Args:
-        session: the labelling session.
         handle: file descriptor of the terminal; in character mode until this returns.
         write: prints a text without buffering.
     """

@@ -34,6 +34,7 @@ class Capabilities:
         likelihoods: it returns the likelihood of any given answer, independent of the batch.
         generation: it generates answers.
         grammar: generated answers follow a given grammar; others are checked after they were generated.
+        endpoint: its answers come from a server, one request per row; a request may fail, and may cost money.
     """
 
     tune: bool = False
@@ -41,6 +42,7 @@ class Capabilities:
     likelihoods: bool = False
     generation: bool = True
     grammar: bool = False
+    endpoint: bool = False
 
 
 EVERYTHING = Capabilities(tune=True, hidden_states=True, likelihoods=True, generation=True, grammar=True)

@@ -18,8 +18,9 @@ import pytest
 from cycle_runs import Ended, journal_of, summary_of, without_times
 
 from chat_server import ChatServer, Handler, Reply, chat_server, say, send, slow, torn
+from cotune.bundle import Predictor
 from cotune.bundle.load import OpenedBundle, load
-from cotune.bundle.remote import ENDPOINT, remote_predictor
+from cotune.bundle.remote import ENDPOINT, endpoint_model
 from cotune.cache import cache_folder
 from cotune.cycle.budget.budget import parse_budget
 from cotune.endpoint import Client, Endpoint, EndpointError, estimate_tokens
@@ -159,7 +160,8 @@ def test_a_bundle_whose_server_is_gone_gives_up_when_it_is_told_to(whole: tuple[
     )
     base = replace(bundle.manifest.base_model, fingerprint=moved.fingerprint)
     manifest = replace(bundle.manifest, base_model=base)
-    predictor = remote_predictor(manifest, bundle.prompt, saved, "prompt.json", key_env=None, endpoint=None, patience=0.8)
+    model = endpoint_model(manifest, saved, "prompt.json", key_env=None, endpoint=None, patience=0.8)
+    predictor = Predictor(model, bundle.prompt, manifest.labels, manifest.input_fields, decision=manifest.decision)
     started = time.monotonic()
     with pytest.raises(EndpointError, match="another try in"):
         predictor.predict("a cow")

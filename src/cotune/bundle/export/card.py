@@ -13,20 +13,12 @@ from cotune.errors import counted
 
 
 def export_card(
-    manifest: Manifest,
-    to: str,
-    asking: Asking,
-    *,
-    words: Sequence[str] = (),
-    rank: int = 0,
-    gguf: GgufExport | None = None,
+    manifest: Manifest, to: str, asking: Asking, *, words: Sequence[str] = (), rank: int = 0, gguf: GgufExport | None = None
 ) -> str:
     """The README in Markdown, for bundles with label words or generated answers.
 
     Args:
-        manifest: manifest of the bundle.
         to: ``peft``, ``merged``, ``gguf`` or ``gguf-merged``.
-        asking: requests and an example prompt.
         words: label words, if answers are labels.
         rank: rank of the adapter; 0 if there is none.
         gguf: the writer of the GGUF files, for those two forms.
@@ -95,11 +87,12 @@ def _rule(manifest: Manifest, asking: Asking) -> str:
 
 def _launch(to: str, asking: Asking, rank: int, gguf: GgufExport | None) -> tuple[str, ...]:
     if gguf is not None:
-        return _gguf(gguf, asking, merged=to == "gguf-merged")
+        return _gguf(gguf, merged=to == "gguf-merged")
     return _merged(asking) if to == "merged" else _peft(asking, rank)
 
 
-def _gguf(gguf: GgufExport, asking: Asking, *, merged: bool) -> tuple[str, ...]:
+def _gguf(gguf: GgufExport, *, merged: bool) -> tuple[str, ...]:
+    asking = gguf.asking
     bounds = {"grammar": ", restricted to the labels by a grammar", "json_schema": ", restricted to the schema"}
     held = next((told for key, told in bounds.items() if key in gguf.request()), "")
     return (
@@ -118,7 +111,7 @@ def _ollama(gguf: GgufExport, asking: Asking, *, apart: bool) -> tuple[str, ...]
         return ("Ollama does not support adapters since version 0.34.1: export with `--to gguf-merged` for it.",)
     if asking.held is not None:
         told = "`format` contains the schema"
-    elif gguf.manifest.written is not None:
+    elif not asking.words:
         told = "It generates greedily"
     else:
         told = "Ollama supports neither a grammar of labels nor a bias: it only generates greedily"
@@ -140,8 +133,7 @@ def _peft(asking: Asking, rank: int) -> tuple[str, ...]:
         *_python(asking, *model_lines("AutoModelForCausalLM", '"FOLDER/base"', adapter='"FOLDER/adapter"')),
         "vLLM serves the adapter under a separate name and caches it by that name, which therefore contains the content hash:",
         *_vllm(
-            asking,
-            f"FOLDER/base --enable-lora --max-lora-rank {vllm_rank(rank)} --lora-modules {asking.name}=FOLDER/adapter",
+            asking, f"FOLDER/base --enable-lora --max-lora-rank {vllm_rank(rank)} --lora-modules {asking.name}=FOLDER/adapter"
         ),
     )
 

@@ -1,21 +1,16 @@
-"""Checks that an export gives the same answers as the bundle."""
+"""Checks that an export gives the same answers as the bundle; each raises a :class:`CotuneError` if answers differ."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cotune.bundle.manifest import Manifest
 from cotune.bundle.predictor import Predictor
 from cotune.errors import CotuneError
-from cotune.probe.readout import Probe
-
-if TYPE_CHECKING:
-    from cotune.model.local import LocalModel
 
 # Tolerance of log-probabilities: weights are rounded to the stored dtype, and bfloat16 changes them by about this much.
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 0.6, "float16": 0.15}
@@ -23,99 +18,70 @@ _LEAST_SHARE = 1e-30
 _TEXTS = ("Where is it?", "It does not work, please help.", "a", "12 of 30 were right, and nobody knew why that was so.")
 
 
-def check_weights(
-    predictor: Predictor, manifest: Manifest, folder: Path, dtype: str, probe: Probe | None = None, adapter: Path | None = None
-) -> None:
-    """Check exported weights against the bundle.
-
-    Args:
-        predictor: the bundle, in float32.
-        manifest: its manifest.
-        folder: the model.
-        dtype: dtype of the stored weights.
-        probe: the probe, if one answers: the model then ends after its layer, and the probe must give the same answers on its
-            states.
-        adapter: folder of the adapter; None if there is none.
-
-    Raises:
-        CotuneError: if answers differ.
-    """
+def check_weights(predictor: Predictor, folder: Path, dtype: str, adapter: Path | None = None) -> None:
+    """Check weights that are stored in ``dtype``, with an adapter's folder if there is one, against the bundle in float32."""
     from cotune.model.adapters.files import BASE
     from cotune.model.engine.settings import EngineSettings
     from cotune.model.local import LocalModel
 
-    settings = EngineSettings("cpu", "float32", max_tokens=manifest.max_tokens)
-    other = LocalModel.load(folder, settings=settings)
+    model, probe = predictor.model, predictor.probe
+    other = LocalModel.load(folder, settings=EngineSettings("cpu", "float32", max_tokens=model.settings.max_tokens))
     own = BASE if adapter is None else other.adapters.register(adapter)
-    rows = _rows(manifest)
     # One different token changes the rest of a generated answer, so compare the likelihood of fixed answers.
-    asked = (predictor.prompt, rows, manifest.labels or _TEXTS)
+    asked = (predictor.prompt, _rows(predictor), predictor.labels or _TEXTS)
     if probe is None:
-        wanted = predictor.model.score(*asked, adapter=predictor.adapter_id).log_probs
+        wanted = model.score(*asked, adapter=predictor.adapter_id).log_probs
         _compare(wanted, other.score(*asked, adapter=own).log_probs, dtype)
         return
-    model = cast("LocalModel", predictor.model)
     rendered = model.renderer.render(*asked)
     ids, starts = [row.prompt_ids for row in rendered], [row.start for row in rendered]
     states = model.layer_states(ids, [probe.layer], starts=starts, adapter=predictor.adapter_id)[0]
     found = other.layer_states(ids, [other.depth], starts=starts, adapter=own)[0]
-    _compare(probe.log_probs(states, manifest.labels), probe.log_probs(found, manifest.labels), dtype)
+    _compare(probe.log_probs(states, predictor.labels), probe.log_probs(found, predictor.labels), dtype)
 
 
-def check_classifier(predictor: Predictor, manifest: Manifest, folder: Path, dtype: str) -> None:
-    """Check a transformers classifier with its pipeline, in one batch.
-
-    Raises:
-        CotuneError: if answers differ.
-    """
+def check_classifier(predictor: Predictor, folder: Path, dtype: str) -> None:
+    """Check a transformers classifier with its pipeline, in one batch."""
     from cotune.bundle.export.pipeline import load
 
-    rows = _rows(manifest)
-    wanted = _wanted(predictor, manifest, rows)
+    rows = _rows(predictor)
+    wanted = _wanted(predictor, rows)
     told = load(folder, batch_size=len(rows))(rows, top_k=None)
     # Python leaves compiled files in the folder, which would be exported too.
     shutil.rmtree(folder / "__pycache__", ignore_errors=True)
     by_label = [{each["label"]: each["score"] for each in row} for row in told]
-    found = np.log(np.maximum([[row[label] for label in manifest.labels] for row in by_label], _LEAST_SHARE))
+    found = np.log(np.maximum([[row[label] for label in predictor.labels] for row in by_label], _LEAST_SHARE))
     _compare(wanted, found, dtype)
 
 
-def check_pyfunc(predictor: Predictor, manifest: Manifest, model: Any) -> None:
-    """Check an MLflow pyfunc through its public interface.
-
-    Raises:
-        CotuneError: if answers differ.
-    """
-    rows = _rows(manifest)
+def check_pyfunc(predictor: Predictor, model: Any) -> None:
+    """Check an MLflow pyfunc through its public interface."""
+    rows = _rows(predictor)
     wanted, found = predictor.predict(rows), list(model.predict(rows))
     if wanted != found:
         raise CotuneError(f"the exported model answers {found}, but the bundle answers {wanted}; nothing was written")
 
 
-def check_graph(predictor: Predictor, manifest: Manifest, folder: Path) -> None:
-    """Check an ONNX graph with its Python file, with rows one by one and in one batch.
-
-    Raises:
-        CotuneError: if answers differ.
-    """
+def check_graph(predictor: Predictor, folder: Path) -> None:
+    """Check an ONNX graph with its Python file, with rows one by one and in one batch."""
     from cotune.bundle.export.classify import load
 
-    rows = _rows(manifest)
-    wanted = _wanted(predictor, manifest, rows)
+    rows = _rows(predictor)
+    wanted = _wanted(predictor, rows)
     classify = load(folder, threads=1)
-    order = [classify.labels.index(label) for label in manifest.labels]
+    order = [classify.labels.index(label) for label in predictor.labels]
     for batch_size in (1, len(rows)):
         found = classify.probabilities(rows, batch_size)[:, order]
         _compare(wanted, np.log(np.maximum(found, _LEAST_SHARE)), "float32")
 
 
-def _rows(manifest: Manifest) -> list[dict[str, str]]:
-    return [dict.fromkeys(manifest.input_fields, text) for text in _TEXTS]
+def _rows(predictor: Predictor) -> list[dict[str, str]]:
+    return [dict.fromkeys(predictor.input_fields, text) for text in _TEXTS]
 
 
-def _wanted(predictor: Predictor, manifest: Manifest, rows: list[dict[str, str]]) -> NDArray[np.float64]:
+def _wanted(predictor: Predictor, rows: list[dict[str, str]]) -> NDArray[np.float64]:
     """The bundle's log-probabilities of the labels, those of very unlikely ones raised to what a share can express."""
-    scored = predictor.scorer.score(predictor.prompt, rows, manifest.labels, adapter=predictor.adapter_id)
+    scored = predictor.scorer.score(predictor.prompt, rows, predictor.labels, adapter=predictor.adapter_id)
     return np.maximum(scored.log_probs, np.log(_LEAST_SHARE))
 
 

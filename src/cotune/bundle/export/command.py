@@ -6,13 +6,13 @@ import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import Literal
 
 from cotune.bundle.export.card import export_card
 from cotune.bundle.export.check import check_classifier, check_graph, check_weights
 from cotune.bundle.export.gguf import GgufExport
 from cotune.bundle.export.mlflow_folder import export_mlflow
-from cotune.bundle.export.probe import CELLS, CLASSIFY, PIPELINE, TEMPLATE, TERMS, ProbePage, probe_of, write_template
+from cotune.bundle.export.probe import CELLS, CLASSIFY, PIPELINE, TEMPLATE, TERMS, ProbePage, write_template
 from cotune.bundle.export.request import REQUEST, SCHEMA, Asking
 from cotune.bundle.export.weights import copy_model, cut, merge, write_classifier
 from cotune.bundle.load import load_several, resolve_base, resolve_bundle
@@ -26,9 +26,6 @@ from cotune.probe import terms
 from cotune.probe.readout import PROBE, Probe
 from cotune.prompt.prompt import held_rows
 from cotune.task.reading import cells
-
-if TYPE_CHECKING:
-    from cotune.model.local import LocalModel
 
 Target = Literal["transformers", "onnx", "peft", "merged", "gguf", "gguf-merged", "mlflow"]
 TARGETS: tuple[Target, ...] = ("transformers", "onnx", "peft", "merged", "gguf", "gguf-merged", "mlflow")
@@ -59,9 +56,6 @@ def export_bundle(bundle: str | Path, out: str | Path, to: Target, *, base: str 
         to: the format.
         base: folder or name of the base model if it has moved.
 
-    Returns:
-        ``out``.
-
     Raises:
         InputError: the bundle, its base model or ``out`` is wrong, there is no adapter to export, the format does not support
             the bundle, such as one whose model is behind an endpoint, or a required package is not installed.
@@ -88,14 +82,9 @@ class _Export:
     """The inputs of an export.
 
     Attributes:
-        folder: folder of the bundle.
-        to: the format.
-        manifest: manifest of the bundle.
         predictor: the bundle, loaded in float32 so that an export can only differ from it by the dtype of its weights.
-        probe: the probe; None for label words and generated answers.
         source: folder of the base model, or of its first layers after :meth:`cut`.
         adapter: folder of the adapter; None if there is none.
-        asking: requests and an example prompt.
         gguf: writer of GGUF files; None for other formats.
     """
 
@@ -103,7 +92,6 @@ class _Export:
     to: Target
     manifest: Manifest
     predictor: Predictor
-    probe: Probe | None
     source: Path
     adapter: Path | None
     asking: Asking
@@ -112,40 +100,36 @@ class _Export:
     @classmethod
     def of(cls, folder: Path, to: Target, base: str | Path | None) -> _Export:
         """Open the bundle, and check that the format supports it."""
-        from cotune.model.adapters.files import is_bare_probe
-
         manifest = read_manifest(folder)
-        (predictor,) = load_several([folder], base=base, device="cpu", dtype="float32", weights=True)
-        probe = probe_of(predictor)
-        adapter = None if manifest.adapter_id == "base" or is_bare_probe(folder / ADAPTER) else folder / ADAPTER
-        _check_form(folder, to, predictor, probe, has_adapter=adapter is not None)
+        (predictor,) = load_several([folder], base=base, device="cpu", dtype="float32")
+        adapter = folder / ADAPTER if manifest.has_adapter else None
+        _check_form(folder, to, predictor, has_adapter=adapter is not None)
         source = resolve_base(manifest, base)
-        asking = Asking.of(predictor, manifest)
-        gguf = GgufExport.of(predictor, manifest, asking, source, adapter, probe) if to.startswith("gguf") else None
-        return cls(folder, to, manifest, predictor, probe, source, adapter, asking, gguf)
+        asking = Asking.of(predictor)
+        gguf = GgufExport.of(predictor, asking, source, adapter) if to.startswith("gguf") else None
+        return cls(folder, to, manifest, predictor, source, adapter, asking, gguf)
 
     def cut(self, out: Path, aside: Path) -> _Export:
         """The inputs with a model, written to ``aside``, that ends after the probe's layer; writes the probe to ``out``."""
-        if self.probe is None:
+        if (probe := self.predictor.probe) is None:
             return self
-        source, adapter = cut(self.source, self.adapter, self.probe.layer, aside)
-        (out / PROBE).write_bytes(self.probe.to_bytes())
-        if self.probe.terms is not None:
+        source, adapter = cut(self.source, self.adapter, probe.layer, aside)
+        (out / PROBE).write_bytes(probe.to_bytes())
+        if probe.terms is not None:
             shutil.copyfile(terms.__file__, out / TERMS)
         return replace(self, source=source, adapter=adapter, gguf=None if self.gguf is None else self.gguf.cut(source, adapter))
 
     def write(self, out: Path) -> None:
         """Write the model, check its answers, and write the files on how to use it."""
+        probe = self.predictor.probe
         if self.gguf is not None:
             (self.gguf.write if self.to == "gguf" else self.gguf.write_merged)(out)
-        elif self.to in _CLASSIFIERS:
-            assert self.probe is not None
-            (self._write_classifier if self.to == "transformers" else self._write_graph)(self.probe, out)
+        elif probe is not None and self.to in _CLASSIFIERS:
+            (self._write_classifier if self.to == "transformers" else self._write_graph)(probe, out)
         elif self.to == "peft":
-            self._write_adapter(out)
+            self._write_adapter(probe, out)
         else:
-            dtype = merge(self.source, self.adapter, out / MODEL)
-            check_weights(self.predictor, self.manifest, out / MODEL, dtype, self.probe)
+            check_weights(self.predictor, out / MODEL, merge(self.source, self.adapter, out / MODEL))
         self._write_page(out)
 
     def _write_classifier(self, probe: Probe, out: Path) -> None:
@@ -153,7 +137,7 @@ class _Export:
         dtype = write_classifier(self.source, self.adapter, probe, out, ends, self.asking.ids.start)
         write_template(self.predictor, self.asking, out / TEMPLATE)
         _write_code(out, PIPELINE)
-        check_classifier(self.predictor, self.manifest, out, dtype)
+        check_classifier(self.predictor, out, dtype)
 
     def _write_graph(self, probe: Probe, out: Path) -> None:
         from cotune.bundle.export.onnx import write_onnx
@@ -162,25 +146,25 @@ class _Export:
         write_onnx(self.source, self.adapter, probe, out, prefix_ids)
         write_template(self.predictor, self.asking, out / TEMPLATE, labels=list(probe.labels), prefix_ids=list(prefix_ids))
         _write_code(out, CLASSIFY)
-        check_graph(self.predictor, self.manifest, out)
+        check_graph(self.predictor, out)
 
-    def _write_adapter(self, out: Path) -> None:
+    def _write_adapter(self, probe: Probe | None, out: Path) -> None:
         if self.adapter is None:
             raise InputError(
-                f"the adapter changes no layer up to layer {self.probe.layer if self.probe else ''}, which the probe reads",
+                f"the adapter changes no layer up to layer {probe.layer if probe else ''}, which the probe reads",
                 where=str(self.folder),
                 hint="Export with --to transformers or --to merged.",
             )
         copy_model(self.source, out / BASE)
         shutil.copytree(self.adapter, out / ADAPTER, ignore=shutil.ignore_patterns(PROBE))
-        if self.probe is not None:
-            check_weights(self.predictor, self.manifest, out / BASE, "float32", self.probe, out / ADAPTER)
+        if probe is not None:
+            check_weights(self.predictor, out / BASE, "float32", out / ADAPTER)
 
     def _write_page(self, out: Path) -> None:
         """Write the prompt, the decision rule, an example, requests if there are any, and the page on how to run the model."""
         from cotune.model.adapters.files import read_settings
 
-        manifest, asking, gguf, adapter = self.manifest, self.asking, self.gguf, self.adapter
+        manifest, asking, gguf, adapter, probe = self.manifest, self.asking, self.gguf, self.adapter, self.predictor.probe
         shutil.copyfile(self.folder / PROMPT, out / PROMPT)
         write_json(out / DECISION, manifest.decision.to_json())
         example = {
@@ -189,11 +173,9 @@ class _Export:
             "labels": list(manifest.labels),
             "bundle": manifest.id,
         }
-        if self.probe is not None:
+        if probe is not None:
             files = "" if gguf is None else gguf.options(merged=self.to == "gguf-merged")
-            depth = cast("LocalModel", self.predictor.model).depth
-            tuned = adapter is not None
-            card = ProbePage(manifest, self.to, asking, self.probe, depth, tuned, files).text()
+            card = ProbePage(manifest, self.to, asking, probe, self.predictor.model.depth, adapter is not None, files).text()
         else:
             words = self.predictor.prompt.words(manifest.labels)
             example |= {"words": list(words)}
@@ -209,8 +191,8 @@ class _Export:
         write_text(out / CARD, card)
 
 
-def _check_form(folder: Path, to: Target, predictor: Predictor, probe: Probe | None, *, has_adapter: bool) -> None:
-    if to in _CLASSIFIERS and probe is None:
+def _check_form(folder: Path, to: Target, predictor: Predictor, *, has_adapter: bool) -> None:
+    if to in _CLASSIFIERS and predictor.probe is None:
         how = "generation" if predictor.output.kind.written else "label words"
         raise InputError(
             f"the bundle answers by {how}, not by a probe, which {_CLASSIFIERS[to]} does not support",
@@ -221,7 +203,7 @@ def _check_form(folder: Path, to: Target, predictor: Predictor, probe: Probe | N
         raise InputError(
             "the bundle has no adapter, because the base model won",
             where=str(folder),
-            hint="Export with --to merged." if probe is None else "Export with --to transformers or --to merged.",
+            hint="Export with --to merged." if predictor.probe is None else "Export with --to transformers or --to merged.",
         )
     if predictor.prompt.nearest:
         raise InputError(
@@ -234,7 +216,7 @@ def _check_form(folder: Path, to: Target, predictor: Predictor, probe: Probe | N
 def _row_ids(predictor: Predictor) -> list[tuple[int, ...]]:
     """Rendered prompts of some different rows."""
     rows = [dict.fromkeys(predictor.input_fields, text) for text in ("a", "Z 7", "#!", "\u7684", "x.\n")]
-    return [row.prompt_ids for row in predictor.model.renderer.render(predictor.prompt, rows, predictor.labels)]
+    return [row.prompt_ids for row in predictor.rendered(rows)]
 
 
 def _write_code(out: Path, name: str) -> None:

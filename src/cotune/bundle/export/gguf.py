@@ -16,10 +16,8 @@ from cotune.bundle.export.gguf_layout import Layout
 from cotune.bundle.export.gguf_tokenizer import GgufTokenizer
 from cotune.bundle.export.request import OLLAMA, REQUEST, Asking
 from cotune.bundle.export.weights import copy_model, merge
-from cotune.bundle.manifest import Manifest
 from cotune.bundle.predictor import Predictor
 from cotune.files import write_json, write_text
-from cotune.probe.readout import Probe
 
 BASE, MERGED, MODELFILE = "base.gguf", "model.gguf", "Modelfile"
 _ESCAPED = re.compile(r'["\\\x00-\x1f\x7f]')
@@ -34,38 +32,24 @@ class GgufExport:
     changes log-probabilities over ten times more than rounding the weights to float16 does (docs/export.md). Besides, the
     folder always exists, while that file would have to be fetched again.
 
-    Args:
+    Attributes:
         predictor: the bundle, in float32.
-        manifest: its manifest.
         asking: its requests.
         source: the base model's folder.
         adapter: the adapter's folder; None for the base model.
-        probe: the probe; None for label words.
-        layout: layout of the base model.
-        tokenizer: tokenizer of the base model.
     """
 
     predictor: Predictor
-    manifest: Manifest
     asking: Asking
     source: Path
     adapter: Path | None
-    probe: Probe | None
     layout: Layout
     tokenizer: GgufTokenizer
 
     @classmethod
-    def of(
-        cls, predictor: Predictor, manifest: Manifest, asking: Asking, source: Path, adapter: Path | None, probe: Probe | None
-    ) -> GgufExport:
-        """Check that GGUF supports all parts of the bundle, before anything is written.
-
-        Raises:
-            InputError: if a part is not supported.
-        """
-        layout = Layout.of(source)
-        tokenizer = GgufTokenizer.of(predictor.model.renderer)
-        return cls(predictor, manifest, asking, source, adapter, probe, layout, tokenizer)
+    def of(cls, predictor: Predictor, asking: Asking, source: Path, adapter: Path | None) -> GgufExport:
+        """Prepare the files before anything is written; an :class:`InputError` names a part that GGUF does not support."""
+        return cls(predictor, asking, source, adapter, Layout.of(source), GgufTokenizer.of(predictor.model.renderer))
 
     def cut(self, source: Path, adapter: Path | None) -> GgufExport:
         """The same files for a model and an adapter cut after the probe's layer."""
@@ -74,7 +58,7 @@ class GgufExport:
     @property
     def adapter_file(self) -> str | None:
         """Name of the adapter's file."""
-        return None if self.adapter is None else f"adapter-{self.manifest.adapter_id}.gguf"
+        return None if self.adapter is None else f"adapter-{self.predictor.adapter_id}.gguf"
 
     def options(self, *, merged: bool) -> str:
         """Options with which llama.cpp loads the files."""
@@ -82,23 +66,15 @@ class GgufExport:
         return f"-m FOLDER/{MERGED if merged else BASE}{apart}"
 
     def write(self, out: Path) -> None:
-        """Write base model and adapter to a file each.
-
-        Raises:
-            CotuneError: the files give other answers than the bundle.
-        """
-        dtype = write_model(self.source, out / BASE, self.layout, self.tokenizer, self.manifest.base_model.fingerprint[:16])
+        """Write base model and adapter to a file each, and check their answers."""
+        dtype = write_model(self.source, out / BASE, self.layout, self.tokenizer, self.predictor.model.fingerprint[:16])
         if self.adapter is not None and self.adapter_file is not None:
             write_adapter(self.adapter, out / self.adapter_file, self.layout, self.asking.name)
         self._check(out / BASE, None if self.adapter_file is None else out / self.adapter_file, dtype)
         self._write_requests(out, BASE)
 
     def write_merged(self, out: Path) -> None:
-        """Write a single file with the adapter added to the weights.
-
-        Raises:
-            CotuneError: the file gives other answers than the bundle.
-        """
+        """Write a single file with the adapter added to the weights, and check its answers."""
         with tempfile.TemporaryDirectory(dir=out, prefix=".merged-") as name:
             folder = Path(name) / "model"
             merge(self.source, self.adapter, folder)
@@ -113,32 +89,30 @@ class GgufExport:
             folder = Path(name) / "model"
             copy_model(self.source, folder, weights=False)
             save_file(weights_in(self.source, self.layout, model, adapter), folder / "model.safetensors", {"format": "pt"})
-            check_weights(self.predictor, self.manifest, folder, dtype, self.probe)
+            check_weights(self.predictor, folder, dtype)
 
     def _write_requests(self, out: Path, model: str) -> None:
         write_json(out / REQUEST, self.request())
-        if self.probe is not None:
-            # Ollama does not return raw states.
-            return
-        if model == BASE and self.adapter is not None:
-            # Ollama no longer supports adapters.
+        # Ollama returns no raw states, and no longer supports adapters.
+        if self.predictor.probe is not None or (model == BASE and self.adapter is not None):
             return
         write_json(out / OLLAMA, self.asking.ollama())
-        stop = self.predictor.model.tokenizer.convert_ids_to_tokens(self.predictor.model.renderer.stop_id)
+        local = self.predictor.model
+        stop = local.tokenizer.convert_ids_to_tokens(local.renderer.stop_id)
         lines = [
             f"FROM ./{model}",
             'TEMPLATE "{{ .Prompt }}"',
             "PARAMETER temperature 0",
             "PARAMETER repeat_penalty 1",
             f"PARAMETER num_predict {self.asking.tokens}",
-            f"PARAMETER num_ctx {self.manifest.max_tokens + self.asking.tokens}",
+            f"PARAMETER num_ctx {local.settings.max_tokens + self.asking.tokens}",
             f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}",
         ]
         write_text(out / MODELFILE, "\n".join(lines) + "\n")
 
     def request(self) -> dict[str, Any]:
         """A request body for llama.cpp's server at ``/completion``, or at ``/embedding`` for a probe."""
-        if self.probe is not None:
+        if self.predictor.probe is not None:
             return {"content": self.asking.text, "embd_normalize": -1}
         body: dict[str, Any] = {"prompt": self.asking.text, "temperature": 0, "n_predict": self.asking.tokens}
         if self.asking.words:

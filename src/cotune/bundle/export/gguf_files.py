@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,9 +32,6 @@ def write_model(folder: Path, target: Path, layout: Layout, tokenizer: GgufToken
 
     Args:
         folder: folder with safetensors weights.
-        target: the file.
-        layout: layout of the model.
-        tokenizer: tokenizer in llama.cpp's format.
         name: name of the model in the file.
     """
     import gguf
@@ -46,32 +41,27 @@ def write_model(folder: Path, target: Path, layout: Layout, tokenizer: GgufToken
         torch.float16: gguf.LlamaFileType.MOSTLY_F16,
         torch.bfloat16: gguf.LlamaFileType.MOSTLY_BF16,
     }
-    with _Weights(folder) as weights:
-        names = [found for found in weights if not layout.skipped(found)]
-        dtype = _matrix_type(weights, names)
-        writer = gguf.GGUFWriter(target, layout.architecture)
-        writer.add_type("model")
-        writer.add_name(name)
-        writer.add_file_type(file_types[dtype])
-        layout.describe(writer)
-        tokenizer.write(writer, layout.config.vocab_size)
+    weights = {found: values for found, values in _stored(folder).items() if not layout.skipped(found)}
+    dtype = _matrix_type(weights)
+    writer = gguf.GGUFWriter(target, layout.architecture)
+    writer.add_type("model")
+    writer.add_name(name)
+    writer.add_file_type(file_types[dtype])
+    layout.describe(writer)
+    tokenizer.write(writer, layout.config.vocab_size)
 
-        def reader(found: str) -> Callable[[], Tensor]:
-            return lambda: layout.reordered(found, weights.read(found))
+    def reader(found: str) -> Callable[[], Tensor]:
+        return lambda: layout.reordered(found, weights[found][:])
 
-        tensors = [(layout.place(found), weights.shape(found), reader(found)) for found in names]
-        if (factors := layout.frequency_factors()) is not None:
-            tensors.append((_FREQUENCIES, tuple(factors.shape), lambda: factors))
-        _write(writer, tensors, dtype)
+    tensors = [(layout.place(found), tuple(values.get_shape()), reader(found)) for found, values in weights.items()]
+    if (factors := layout.frequency_factors()) is not None:
+        tensors.append((_FREQUENCIES, tuple(factors.shape), lambda: factors))
+    _write(writer, tensors, dtype)
     return str(dtype).removeprefix("torch.")
 
 
 def write_adapter(adapter: Path, target: Path, layout: Layout, name: str) -> None:
-    """Write a LoRA adapter's folder as one GGUF file, its factors in float32.
-
-    Raises:
-        InputError: if it changes a layer for which llama.cpp needs another kind of adapter.
-    """
+    """Write a LoRA adapter's folder as one GGUF file, its factors in float32; see :meth:`Layout.adapted` for errors."""
     import gguf
     from safetensors.torch import load_file
 
@@ -81,18 +71,14 @@ def write_adapter(adapter: Path, target: Path, layout: Layout, name: str) -> Non
     writer.add_name(name)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(settings.alpha))
-    found = list(_factors(weights, layout))
-    _write(writer, [(place, tuple(values.shape), partial(_itself, values)) for place, values in found], torch.float32)
+    factors = [(place, tuple(values.shape), values.clone) for place, values in _factors(weights, layout)]
+    _write(writer, factors, torch.float32)
 
 
 def weights_in(folder: Path, layout: Layout, model: Path, adapter: Path | None = None) -> dict[str, Tensor]:
-    """The weights in GGUF files in float32, with the adapter added, under the names in a model's folder.
+    """The weights in files of :func:`write_model` and :func:`write_adapter`, in float32 and with the adapter added.
 
-    Args:
-        folder: model folder with the same tensors.
-        layout: layout of the model.
-        model: a file from :func:`write_model`.
-        adapter: a file from :func:`write_adapter`.
+    They get the names in ``folder``, which has the same tensors.
     """
     held, scale = _read(model)[0], 0.0
     factors: dict[str, Tensor] = {}
@@ -100,15 +86,14 @@ def weights_in(folder: Path, layout: Layout, model: Path, adapter: Path | None =
         factors, alpha = _read(adapter)
         scale = alpha / next(values.shape[0] for name, values in factors.items() if name.endswith(".lora_a"))
     found = {}
-    with _Weights(folder) as weights:
-        for name in weights:
-            if layout.skipped(name):
-                continue
-            place = layout.place(name)
-            values = held.pop(place)
-            if (down := factors.pop(f"{place}.lora_a", None)) is not None:
-                values += scale * (factors.pop(f"{place}.lora_b") @ down)
-            found[name] = layout.restored(name, values).contiguous()
+    for name in _stored(folder):
+        if layout.skipped(name):
+            continue
+        place = layout.place(name)
+        values = held.pop(place)
+        if (down := factors.pop(f"{place}.lora_a", None)) is not None:
+            values += scale * (factors.pop(f"{place}.lora_b") @ down)
+        found[name] = layout.restored(name, values).contiguous()
     if more := {*held, *factors} - {_FREQUENCIES}:
         raise CotuneError(f"the GGUF files contain unknown tensors, such as {min(more)}")
     return found
@@ -159,49 +144,23 @@ def _write(
         writer.close()
 
 
-def _itself(values: Tensor) -> Tensor:
-    return values
-
-
 def _plain(values: Tensor) -> Any:
     """The tensor as numpy array; numpy has no bfloat16."""
     return (values.view(torch.int16) if values.dtype == torch.bfloat16 else values).numpy()
 
 
-def _matrix_type(weights: _Weights, names: Sequence[str]) -> torch.dtype:
-    matrices = [name for name in names if len(weights.shape(name)) > 1]
-    stored = {weights.read(name).dtype for name in matrices[:1]}
+def _matrix_type(weights: Mapping[str, Any]) -> torch.dtype:
+    matrices = [values for values in weights.values() if len(values.get_shape()) > 1]
+    stored: set[torch.dtype] = {values[:].dtype for values in matrices[:1]}
     if stored & {torch.bfloat16, torch.float16}:
         return stored.pop()
-    large = any(float(weights.read(name).abs().max()) > _LARGEST_HALF for name in matrices)
+    large = any(float(values[:].abs().max()) > _LARGEST_HALF for values in matrices)
     return torch.float32 if large else torch.float16
 
 
-class _Weights:
-    """All tensors of a folder's safetensors files, by name, read on access."""
+def _stored(folder: Path) -> dict[str, Any]:
+    """All tensors of a folder's safetensors files by name; ``[:]`` reads one."""
+    from safetensors import safe_open
 
-    def __init__(self, folder: Path) -> None:
-        self._paths = sorted(folder.glob("*.safetensors"))
-        self._stack = ExitStack()
-        self._files: dict[str, Any] = {}
-
-    def __enter__(self) -> _Weights:
-        from safetensors import safe_open
-
-        for path in self._paths:
-            file = self._stack.enter_context(safe_open(path, framework="pt"))
-            self._files |= dict.fromkeys(file.keys(), file)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._files[name].get_slice(name).get_shape())
-
-    def read(self, name: str) -> Tensor:
-        values: Tensor = self._files[name].get_tensor(name)
-        return values
+    files = [safe_open(path, framework="pt") for path in sorted(folder.glob("*.safetensors"))]
+    return {name: file.get_slice(name) for file in files for name in file.keys()}  # noqa: SIM118 - not a mapping

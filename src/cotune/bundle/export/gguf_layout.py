@@ -37,11 +37,7 @@ class Layout:
 
     @classmethod
     def of(cls, folder: Path) -> Layout:
-        """The layout of a model's folder.
-
-        Raises:
-            InputError: if the model has a part that this writer does not support.
-        """
+        """The layout of a model's folder; an :class:`InputError` names a part that this writer does not support."""
         import gguf
         from transformers import AutoConfig
 
@@ -68,11 +64,7 @@ class Layout:
         return int(found or self.config.hidden_size // self.config.num_attention_heads)
 
     def place(self, tensor: str) -> str:
-        """GGUF name of a tensor, such as ``model.layers.0.self_attn.q_proj.weight``.
-
-        Raises:
-            InputError: if it has none.
-        """
+        """GGUF name of a tensor, such as ``model.layers.0.self_attn.q_proj.weight``; an :class:`InputError` if it has none."""
         module, _, part = tensor.rpartition(".")
         found: str | None = self.names.get_name(module)
         if found is None:
@@ -80,11 +72,7 @@ class Layout:
         return f"{found}.{part}"
 
     def adapted(self, tensor: str) -> str:
-        """The same for the weight of a layer that an adapter changes.
-
-        Raises:
-            InputError: if llama.cpp does not support a LoRA of this form there.
-        """
+        """The same for a weight that an adapter changes; an :class:`InputError` if llama.cpp supports no LoRA there."""
         if _module(tensor) in (_EMBEDDING, _HEAD):
             raise InputError(
                 f"an adapter of {tensor} cannot be written as GGUF", where="--to gguf", hint="Export with --to gguf-merged."
@@ -98,9 +86,7 @@ class Layout:
     def reordered(self, tensor: str, values: Tensor) -> Tensor:
         """Rows in llama.cpp's order: the two halves of a rotated head become neighbours, pair by pair.
 
-        Args:
-            tensor: name of the tensor; for a LoRA's second factor, name of the adapted weight.
-            values: the values, with output features first.
+        For a LoRA's second factor, ``tensor`` is the name of the adapted weight.
         """
         return self._swapped(tensor, values, lambda half: (2, half))
 

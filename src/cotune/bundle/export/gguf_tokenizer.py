@@ -30,7 +30,6 @@ class GgufTokenizer:
         merges: merges in order, each as two tokens with a space in between.
         special: special token ids by llama.cpp's names: ``bos``, ``eos``, ``eot``, ``unk``, ``pad``.
         adds_bos: whether a first token is added to texts.
-        chat_template: the chat template; None if there is none.
     """
 
     splitting: str

@@ -25,7 +25,6 @@ from cotune.bundle.place import atomic_folder
 from cotune.bundle.snippets import code_block
 from cotune.errors import not_installed
 from cotune.files import write_text
-from cotune.model.base import ENDPOINT
 from cotune.prompt.prompt import held_rows
 
 _SCRIPT = Path(__file__).with_name("pyfunc.py")
@@ -72,11 +71,6 @@ def pyfunc_model(bundle: Path, base: Path | None = None) -> Iterator[dict[str, A
 def export_mlflow(bundle: Path, out: Path, base: str | Path | None = None) -> Path:
     """Write a bundle as an MLflow model folder with its base model, and check that it gives the same answers.
 
-    Args:
-        bundle: the bundle's folder.
-        out: a new or empty folder.
-        base: folder or name of the base model if it has moved.
-
     Raises:
         InputError: MLflow is not installed, or the bundle or its base model is wrong.
         CotuneError: the model gives other answers than the bundle.
@@ -86,19 +80,18 @@ def export_mlflow(bundle: Path, out: Path, base: str | Path | None = None) -> Pa
     except ImportError as error:
         raise not_installed("mlflow", "--to", error) from error
     opened = OpenedBundle.read(bundle)
-    remote = ENDPOINT in opened.saved
-    source = None if remote else base_folder(opened, base)
+    source = None if opened.has_endpoint else base_folder(opened, base)
     with atomic_folder(out) as temporary, quiet_mlflow():
         with pyfunc_model(bundle, source) as parts:
             mlflow.pyfunc.save_model(str(temporary), **parts)
-        if not remote:
+        if source is not None:
             path = list(sys.path)
             try:
                 # MLflow puts the model's own source on the path.
                 found = mlflow.pyfunc.load_model(str(temporary))
             finally:
                 sys.path[:] = path
-            check_pyfunc(load(bundle, base=base), opened.manifest, found)
+            check_pyfunc(load(bundle, base=base), found)
         held = held_rows(len(opened.prompt.demonstrations), "folder")
         write_text(temporary / CARD, _card(opened.manifest) + (f"\n**{held}**\n" if held else ""))
     return out
@@ -132,32 +125,27 @@ def _card(manifest: Manifest) -> str:
     """The README of the folder: how MLflow runs it."""
     fields = ", ".join(manifest.input_fields)
     rows = json.dumps([dict.fromkeys(manifest.input_fields, "...")])
-    return (
-        "\n\n".join(
-            (
-                f"# {manifest.task}, for MLflow",
-                f"From the cotune bundle `{manifest.id}`: {fields} in, {manifest.output.summary} out.",
-                code_block(
-                    "python",
-                    "import mlflow",
-                    "",
-                    'model = mlflow.pyfunc.load_model("FOLDER")',
-                    f"print(model.predict({rows}))",
-                    f'print(model.predict({rows}, params={{"probabilities": True}}))',
-                ),
-                code_block(
-                    "sh",
-                    "mlflow models serve -m FOLDER --env-manager local --port 5000",
-                    "curl http://127.0.0.1:5000/invocations -H 'Content-Type: application/json' \\",
-                    f"  -d '{{\"dataframe_records\": {rows}}}'",
-                ),
-                "`--env-manager local` uses the installed packages; without it, MLflow installs those in "
-                "`requirements.txt`. "
-                "cotune itself is in `code/`.",
-            )
-        )
-        + "\n"
+    parts = (
+        f"# {manifest.task}, for MLflow",
+        f"From the cotune bundle `{manifest.id}`: {fields} in, {manifest.output.summary} out.",
+        code_block(
+            "python",
+            "import mlflow",
+            "",
+            'model = mlflow.pyfunc.load_model("FOLDER")',
+            f"print(model.predict({rows}))",
+            f'print(model.predict({rows}, params={{"probabilities": True}}))',
+        ),
+        code_block(
+            "sh",
+            "mlflow models serve -m FOLDER --env-manager local --port 5000",
+            "curl http://127.0.0.1:5000/invocations -H 'Content-Type: application/json' \\",
+            f"  -d '{{\"dataframe_records\": {rows}}}'",
+        ),
+        "`--env-manager local` uses the installed packages; without it, MLflow installs those in `requirements.txt`. "
+        "cotune itself is in `code/`.",
     )
+    return "\n\n".join(parts) + "\n"
 
 
 def _requirements() -> list[str]:

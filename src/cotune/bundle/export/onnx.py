@@ -17,8 +17,6 @@ from cotune.bundle.export.probe import ONNX, TOKENIZER
 from cotune.bundle.export.weights import merged
 from cotune.errors import InputError
 from cotune.model.engine.attention import use_plain_attention
-from cotune.model.engine.cpu_attention import KeyValue
-from cotune.model.engine.prefix_cache import PrefixState
 from cotune.probe.readout import Probe
 
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -40,9 +38,9 @@ class PrefixedClassifier(torch.nn.Module):
         self.score.weight = torch.nn.Parameter(torch.from_numpy(probe.weight.copy()))
         self.score.bias = torch.nn.Parameter(torch.from_numpy(probe.bias.copy()))
         with torch.no_grad():
-            layers = _plain_prefix(model, prefix_ids) if prefix_ids else {}
-        self.layers = tuple(layers)
-        for layer, (keys, values) in layers.items():
+            prefix = _prefix_states(model, prefix_ids) if prefix_ids else []
+        self.depth = len(prefix)
+        for layer, (keys, values) in enumerate(prefix):
             self.register_buffer(f"keys_{layer}", keys.clone())
             self.register_buffer(f"values_{layer}", values.clone())
 
@@ -54,10 +52,17 @@ class PrefixedClassifier(torch.nn.Module):
                 begin with the prefix.
             attention_mask: ``[rows, prefix + longest]``; 1 over the prefix, or 0 for a row that does not begin with it.
         """
+        from transformers import DynamicCache
+
         own = attention_mask[:, self.known :]
-        layers = {n: (self.get_buffer(f"keys_{n}"), self.get_buffer(f"values_{n}")) for n in self.layers}
-        given = _behind(self.model, PrefixState(self.known, layers) if layers else None, own)
-        states = self.model.get_decoder()(input_ids=input_ids, **given | {"attention_mask": attention_mask}).last_hidden_state
+        given: dict[str, Any] = {"use_cache": False}
+        if self.depth:
+            cache = DynamicCache()
+            for layer in range(self.depth):
+                pair = self.get_buffer(f"keys_{layer}"), self.get_buffer(f"values_{layer}")
+                cache.update(*(part.expand(own.shape[0], -1, -1, -1) for part in pair), layer)
+            given = {_cache_argument(self.model): cache}
+        states = self.model.get_decoder()(input_ids=input_ids, attention_mask=attention_mask, **given).last_hidden_state
         places, ends = torch.arange(own.shape[1])[None], own.sum(1, keepdim=True) - 1
         at_end = places == ends
         state = (states * at_end[..., None].to(states.dtype)).sum(1)
@@ -69,28 +74,8 @@ class PrefixedClassifier(torch.nn.Module):
         return logits
 
 
-def _behind(model: Any, start: PrefixState | None, mask: torch.Tensor) -> dict[str, Any]:
-    """Arguments of a model's forward pass over right-padded rows that all come after ``start``.
-
-    Args:
-        model: a transformers causal language model.
-        start: keys and values that every row attends to; None if there are none.
-        mask: ``[rows, longest]`` of the rows' own tokens.
-    """
-    if start is None:
-        return {"attention_mask": mask, "use_cache": False}
-    from transformers import DynamicCache
-
-    rows = mask.shape[0]
-    cache = DynamicCache()
-    for layer, pair in sorted(start.layers.items()):
-        cache.update(*(part.transpose(0, 1)[None].expand(rows, -1, -1, -1) for part in pair), layer)
-    before = mask.new_ones(rows, start.length)
-    return {"attention_mask": torch.cat([before, mask], 1), _cache_argument(model): cache}
-
-
-def _plain_prefix(model: Any, ids: Sequence[int]) -> dict[int, KeyValue]:
-    """Keys and values by layer of ``ids``, computed with the model's own cache.
+def _prefix_states(model: Any, ids: Sequence[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Keys and values ``[1, heads, tokens, width]`` of each layer for ``ids``, computed with the model's own cache.
 
     Raises:
         InputError: if the model has no cache of keys and values.
@@ -104,14 +89,13 @@ def _plain_prefix(model: Any, ids: Sequence[int]) -> dict[int, KeyValue]:
     arguments = {"attention_mask": mask, "use_cache": True, _cache_argument(model): cache}
     try:
         model.get_decoder()(input_ids=torch.tensor([list(ids)], device=model.device), **arguments)
-        layers = {n: (layer.keys, layer.values) for n, layer in enumerate(cache.layers)}
+        return [(layer.keys, layer.values) for layer in cache.layers]
     except (AttributeError, IndexError, TypeError, ValueError) as error:
         raise InputError(
             "the model keeps no keys and values of the prompt's beginning, which the graph needs",
             where="--to onnx",
             hint="Export with --to transformers.",
         ) from error
-    return {n: (keys[0].transpose(0, 1), values[0].transpose(0, 1)) for n, (keys, values) in layers.items()}
 
 
 def _cache_argument(model: Any) -> str:
@@ -135,9 +119,7 @@ def write_onnx(source: Path, adapter: Path | None, probe: Probe, target: Path, p
 
     Args:
         source: a model that :func:`~cotune.bundle.export.weights.cut` wrote.
-        adapter: its adapter; None if there is none.
-        probe: the probe; logits are in the order of its labels.
-        target: an existing folder.
+        probe: logits are in the order of its labels.
         prefix_ids: tokens that rows begin with.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,6 @@ from cotune.bundle.snippets import (
 )
 from cotune.errors import counted
 from cotune.files import write_json
-from cotune.model.local import LocalModel
 from cotune.probe.readout import PROBE, Probe
 
 EMBEDDING_PORT = 8081
@@ -38,43 +38,23 @@ TERMS = "terms.py"
 """Computes TF-IDF, if the bundle adds it to the probe."""
 
 
-def probe_of(predictor: Predictor) -> Probe | None:
-    """The probe of a loaded bundle; None for label words and generated answers."""
-    model = predictor.scorer
-    return model.adapters.probe(predictor.adapter_id) if isinstance(model, LocalModel) else None
-
-
 def batch_of(tokens: int) -> str:
     """Options for llama.cpp's server to read a text of that many tokens in one batch, which pooled states need."""
     return f"-c {tokens} -b {tokens} -ub {tokens} -np 1"
 
 
 def write_template(predictor: Predictor, asking: Asking, target: Path, **more: Sequence[str] | Sequence[int]) -> None:
-    """Write a prompt's constant parts, with the fields between them, for :data:`PIPELINE` or :data:`CLASSIFY`.
-
-    Args:
-        predictor: the bundle.
-        asking: requests and an example prompt.
-        target: the file.
-        more: further content.
-    """
+    """Write a prompt's constant parts, with the fields between them and ``more``, for :data:`PIPELINE` or :data:`CLASSIFY`."""
     fields = predictor.input_fields
     # The markers must not occur in the prompt itself, where they would be taken for a field.
     marks: dict[str, str] = {}
     number = 0
     while not marks or any(mark in asking.text for mark in marks.values()):
         marks, number = {name: f"FIELD {number} {i} HERE" for i, name in enumerate(fields)}, number + 1
-    rest = predictor.model.renderer.text(predictor.prompt, marks, predictor.labels)
-    pieces: list[str | dict[str, str]] = []
-    while rest:
-        found = {name: rest.find(mark) for name, mark in marks.items() if mark in rest}
-        if not found:
-            pieces.append(rest)
-            break
-        name = min(found, key=found.__getitem__)
-        pieces += [rest[: found[name]], {"field": name}]
-        rest = rest[found[name] + len(marks[name]) :]
-    about = {"fields": list(fields), "pieces": [piece for piece in pieces if piece]}
+    whole = predictor.model.renderer.text(predictor.prompt, marks, predictor.labels)
+    fields_at = {mark: {"field": name} for name, mark in marks.items()}
+    parts = re.split(f"({'|'.join(fields_at)})", whole)
+    about = {"fields": list(fields), "pieces": [fields_at.get(part, part) for part in parts if part]}
     write_json(target, about | {"add_special_tokens": asking.ids.special, "beyond": asking.ids.beyond, **more})
 
 
@@ -83,10 +63,6 @@ class ProbePage:
     """Writes ``README.md`` for an export.
 
     Attributes:
-        manifest: manifest of the bundle.
-        to: the format.
-        asking: requests and an example prompt.
-        probe: the probe.
         depth: number of layers of the whole base model.
         adapter: whether there is an adapter besides the base model.
         files: options with which llama.cpp loads the model; empty for other formats.
@@ -246,8 +222,6 @@ def classifier_parts(
     """Code that runs an exported classifier by :data:`PIPELINE`, a paragraph, and code for transformers alone.
 
     Args:
-        marks: input fields of a row, with their marks in the example of the prompt.
-        ids: how a text becomes token ids.
         terms: whether the bundle adds TF-IDF to the probe.
         repository: name of the classifier on the hub; empty for a folder.
         said: text of the shown row, as in :func:`row_code`.

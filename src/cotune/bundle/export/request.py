@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
-from cotune.bundle.manifest import Manifest
 from cotune.bundle.predictor import Predictor
 from cotune.bundle.snippets import Ids, code_block
 from cotune.files import slug
-
-if TYPE_CHECKING:
-    from cotune.model.local import LocalModel
 
 SCHEMA, REQUEST, OLLAMA = "schema.json", "request.json", "ollama.json"
 
@@ -54,30 +50,25 @@ class Asking:
     ids: Ids
 
     @classmethod
-    def of(cls, predictor: Predictor, manifest: Manifest) -> Asking:
+    def of(cls, predictor: Predictor) -> Asking:
         """Collect it from a loaded bundle."""
-        model, prompt = cast("LocalModel", predictor.model), predictor.prompt
-        lead = model.renderer.lead(prompt, manifest.input_fields)
-        completions: tuple[tuple[int, ...], ...] = ()
-        ids, marks = Ids(not model.renderer.chat), _marks(predictor)
-        if manifest.written is None:
-            row = dict.fromkeys(manifest.input_fields, "a")
-            (rendered,) = model.renderer.render(prompt, [row], manifest.labels)
-            completions = tuple(map(tuple, rendered.completions))
-            ids = Ids.of(model.renderer, prompt, manifest.input_fields, manifest.labels)
+        renderer, writing = predictor.model.renderer, predictor.writing
+        prompt, fields = predictor.prompt, predictor.input_fields
+        lead, marks = renderer.lead(prompt, fields), _marks(predictor)
+        (rendered,) = predictor.rendered([dict.fromkeys(fields, "a")])
         return cls(
-            name=f"{slug(manifest.task)}-{manifest.adapter_id}",
+            name=f"{slug(predictor.task)}-{predictor.adapter_id}",
             marks=marks,
-            text=model.renderer.text(prompt, marks, predictor.labels),
-            chat=model.renderer.chat,
-            tokens=manifest.answer_tokens or max(map(len, completions)),
-            stop_ids=model.stop_ids,
+            text=renderer.text(prompt, marks, predictor.labels),
+            chat=renderer.chat,
+            tokens=max(map(len, rendered.completions)) if writing is None else writing.limit,
+            stop_ids=predictor.model.stop_ids,
             lead=lead,
-            words=tuple(lead + word for word in prompt.words(manifest.labels)),
-            completions=completions,
-            bias=tuple(manifest.decision.bias),
-            schema=None if manifest.written is None else manifest.written.schema,
-            ids=ids,
+            words=tuple(lead + word for word in prompt.words(predictor.labels)),
+            completions=rendered.completions,
+            bias=tuple(predictor.decision.bias),
+            schema=None if writing is None else writing.output.schema,
+            ids=Ids(not renderer.chat) if writing is not None else Ids.of(renderer, prompt, fields, predictor.labels),
         )
 
     @property
@@ -101,10 +92,7 @@ class Asking:
 
     @property
     def label_bias(self) -> list[tuple[int, float]]:
-        """The decision rule as a bias on the first token of each label.
-
-        Empty if there is none, or if two labels begin with the same token.
-        """
+        """The decision rule as a bias on the labels' first tokens; empty without one, or if two labels begin with one token."""
         first = [ids[0] for ids in self.completions]
         return [] if not self.bias or len(set(first)) < len(first) else list(zip(first, self.bias, strict=True))
 

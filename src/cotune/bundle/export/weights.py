@@ -23,7 +23,7 @@ _NO_NORM = "the final norm of models of the type {!r} cannot be given unit weigh
 
 def copy_model(source: Path, target: Path, *, weights: bool = True) -> None:
     """Copy the model's own files only, since a folder may contain others."""
-    target.mkdir()
+    target.mkdir(exist_ok=True)
     for path in sorted(source.iterdir()):
         is_weights = path.suffix == ".safetensors" or path.name.endswith(".safetensors.index.json")
         wanted = weights if is_weights else path.suffix in _ENDINGS and "cotune" not in path.name
@@ -46,9 +46,7 @@ def write_classifier(source: Path, adapter: Path | None, probe: Probe, target: P
 
     Args:
         source: a model from :func:`cut`.
-        adapter: its adapter; None if there is none.
-        probe: the probe; its labels become ``id2label``, in order.
-        target: an existing folder.
+        probe: its labels become ``id2label``, in order.
         last_ids: tokens at which a prompt may end, none of which may be used for padding.
         pool_from: number of tokens at which all texts begin, which are excluded from the mean.
 
@@ -88,14 +86,11 @@ def write_classifier(source: Path, adapter: Path | None, probe: Probe, target: P
     setattr(found, found.base_model_prefix, model.get_decoder().to(dtype))
     found.score.weight = torch.nn.Parameter(torch.from_numpy(probe.weight.copy()))
     found.score.bias = torch.nn.Parameter(torch.from_numpy(probe.bias.copy()))
-    copy_model(source, target / "model", weights=False)
-    found.save_pretrained(target / "model", max_shard_size="4GB")
-    tokenizer.save_pretrained(target / "model")
+    copy_model(source, target, weights=False)
+    found.save_pretrained(target, max_shard_size="4GB")
+    tokenizer.save_pretrained(target)
     code = Path(__file__).with_name(POOLED).read_text(encoding="utf-8").replace("LlamaConfig", type(config).__name__)
-    write_text(target / "model" / POOLED, code)
-    for path in sorted((target / "model").iterdir()):
-        path.rename(target / path.name)
-    (target / "model").rmdir()
+    write_text(target / POOLED, code)
     # A cut model cannot generate.
     (target / "generation_config.json").unlink(missing_ok=True)
     return str(dtype).removeprefix("torch.")
@@ -107,14 +102,8 @@ def cut(source: Path, adapter: Path | None, layer: int, target: Path) -> tuple[P
     The final norm gets unit weight, so that the last hidden state is the probe's input. An output layer that is not tied to the
     embedding is omitted, since it is not used.
 
-    Args:
-        source: the model's folder.
-        adapter: the adapter's folder; None if there is none.
-        layer: number of layers to keep.
-        target: an existing folder.
-
     Returns:
-        The folders of both; None for an adapter without weights below the cut.
+        The folders of both in ``target``; None for an adapter without weights below the cut.
 
     Raises:
         InputError: if the model's final norm is of another kind.

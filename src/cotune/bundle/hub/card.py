@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,12 @@ from cotune.bundle.export.command import Target
 from cotune.bundle.export.probe import classifier_parts
 from cotune.bundle.export.weights import POOLED
 from cotune.bundle.hub.fetch import BUNDLE_FOLDER, SCHEME
-from cotune.bundle.manifest import ADAPTER, CARD, DATA, MANIFEST, Manifest
+from cotune.bundle.load import OpenedBundle
+from cotune.bundle.manifest import ADAPTER, CARD, DATA, MANIFEST, METRICS, Manifest, read_json
 from cotune.bundle.snippets import Ids, code_block, longest_first, python_block, whole_model_lines
 from cotune.errors import counted
 from cotune.model.loading.bundled import BUNDLED_MODEL
+from cotune.plain import fields
 
 EXPORT_PAGE = "EXPORT.md"
 """How to run the exported files without cotune."""
@@ -47,31 +50,32 @@ class HubCard:
 
     Attributes:
         repository: ``org/name``.
-        manifest: manifest of the bundle.
-        metrics: its ``metrics.json``.
         form: format of the exported model; None for the bundle alone.
-        adapter: whether the bundle has a PEFT adapter.
-        rows: number of rows of the user's data in the prompt.
+        licence: licence of the base model as the hub spells it; None if not known.
         text: the prompt for a row whose fields contain their marks; None without an export.
         marks: input fields with the text that stands for each in ``text``.
-        licence: licence of the base model as the hub spells it; None if not known.
-        endpoint: for a model behind an endpoint its URL, and the environment variable with the key, if any.
         ids: how a text becomes token ids for an exported classifier; None without one.
         terms: whether the bundle adds TF-IDF to the exported model.
     """
 
     repository: str
-    manifest: Manifest
-    metrics: Mapping[str, Any]
+    bundle: OpenedBundle
     form: Target | None
-    adapter: bool
-    rows: int
+    licence: str | None
     text: str | None
     marks: Mapping[str, str]
-    licence: str | None
-    endpoint: tuple[str, str | None] | None
     ids: Ids | None
     terms: bool
+
+    @property
+    def manifest(self) -> Manifest:
+        """The bundle's manifest."""
+        return self.bundle.manifest
+
+    @cached_property
+    def metrics(self) -> Mapping[str, Any]:
+        """The bundle's ``metrics.json``."""
+        return fields(read_json(self.bundle.folder / METRICS))
 
     def page(self) -> str:
         """The card in Markdown, after the hub's YAML."""
@@ -79,13 +83,13 @@ class HubCard:
         parts = [
             f"---\n{self.head()}\n---",
             f"# {plain(manifest.task)}",
-            lead(manifest, tuned=self.adapter, by_probe=by_probe),
+            lead(manifest, tuned=manifest.has_adapter, by_probe=by_probe),
             "## Contents",
             self._contents(),
             self._rows(),
             "## Use",
             "With cotune, which fetches the bundle, checks the hash of each file and caches it:",
-            use(manifest, self.endpoint, f"{SCHEME}{self.repository}"),
+            use(manifest, self.bundle.server, f"{SCHEME}{self.repository}"),
             f"`{SCHEME}{self.repository}@REVISION` refers to a commit, a branch or a tag; only a commit never changes. "
             + self._fetching(),
             *self._transformers(),
@@ -110,7 +114,7 @@ class HubCard:
             base_model=self._base_on_hub(),
             library_name="transformers" if classifier else None,
             pipeline_tag="text-classification" if classifier else None,
-            tags=["cotune", *(["lora"] if self.adapter else [])],
+            tags=["cotune", *(["lora"] if self.manifest.has_adapter else [])],
             widget=[{"text": self._asked(), "example_title": "The whole prompt"}] if classifier and self.text else None,
             model_name=self.repository.partition("/")[2] if scores else None,
             eval_results=scores or None,
@@ -143,8 +147,7 @@ class HubCard:
         return found
 
     def _hashes(self) -> dict[str, str]:
-        found = self.metrics.get(DATA)
-        return {name: str(value) for name, value in found.items()} if isinstance(found, Mapping) else {}
+        return {name: str(value) for name, value in fields(self.metrics.get(DATA)).items()}
 
     def _data(self) -> list[str]:
         names = {"rows": "all rows with their splits, fields, labels and metric", "test": "the test rows"}
@@ -155,7 +158,7 @@ class HubCard:
         name = self.manifest.base_model.name
         if name.lower() == BUNDLED_MODEL:
             return _BUNDLED_ON_HUB
-        return None if self.endpoint is not None or Path(name).is_absolute() else name.partition("@")[0]
+        return None if self.bundle.has_endpoint or Path(name).is_absolute() else name.partition("@")[0]
 
     def _asked(self) -> str:
         text = self.text or ""
@@ -169,22 +172,22 @@ class HubCard:
             page = f"[{EXPORT_PAGE}]({EXPORT_PAGE}) explains how to run it, where `FOLDER` is a copy of this repository"
             code = f", with its class in `{POOLED}`" if self.form == "transformers" else ""
             lines.insert(0, f"| the other files | {AT_THE_TOP[self.form]}{code}; {page} |")
-        if self.adapter:
+        if self.manifest.has_adapter:
             lines.append(f"| `{BUNDLE_FOLDER}/{ADAPTER}/` | a PEFT adapter of the whole base model |")
         return "\n".join(["| where | what |", "|---|---|", *lines])
 
     def _rows(self) -> str:
-        if not self.rows:
+        if not (rows := len(self.bundle.prompt.demonstrations)):
             return "The prompt contains no rows of the training data."
         return (
-            f"**The prompt contains {counted(self.rows, 'row')} of the training data, word for word.** Everyone who can read "
+            f"**The prompt contains {counted(rows, 'row')} of the training data, word for word.** Everyone who can read "
             "this repository can read them."
         )
 
     def _fetching(self) -> str:
         name = self.manifest.base_model.name
-        if self.endpoint is not None:
-            return sent_to(self.endpoint[0])
+        if (server := self.bundle.server) is not None:
+            return sent_to(server[0])
         if name.lower() == BUNDLED_MODEL:
             return "The base model is included in cotune."
         if Path(name).is_absolute():
@@ -200,7 +203,7 @@ class HubCard:
         return ["With transformers alone:", filled, told, alone]
 
     def _peft(self) -> list[str]:
-        if not self.adapter or self.form is None:
+        if not self.manifest.has_adapter or self.form is None:
             return []
         base = self._base_on_hub() or base_model_name(self.manifest)
         adapter = f'"{self.repository}", subfolder="{BUNDLE_FOLDER}/{ADAPTER}"'

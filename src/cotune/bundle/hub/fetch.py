@@ -34,7 +34,6 @@ def fetch_bundle(name: str, progress: Callable[[str], None] | None = None) -> Pa
 
     Args:
         name: ``hf://org/name``, or ``hf://org/name@revision`` for a branch, tag or commit.
-        progress: called with a message about downloads.
 
     Raises:
         InputError: the name is invalid, the repository or revision does not exist or cannot be accessed, there is no network,

@@ -23,12 +23,7 @@ _EXISTS, _UPDATE = "the repository already exists", "Add --update to add a commi
 
 @dataclass(frozen=True)
 class Pushed:
-    """The result of an upload.
-
-    Attributes:
-        url: URL of the commit.
-        commit: its hash.
-    """
+    """The commit of an upload: its URL and its hash."""
 
     url: str
     commit: str
@@ -38,7 +33,6 @@ def check_target(repository: str, *, update: bool, private: bool) -> HfApi:
     """Check that a repository can be pushed to, before anything is computed.
 
     Args:
-        repository: ``org/name``.
         update: whether it may exist; it must then be a repository that was pushed by cotune.
         private: whether only some people may read it; an existing repository must then be private already.
 
@@ -61,11 +55,7 @@ def check_target(repository: str, *, update: bool, private: bool) -> HfApi:
         if not api.repo_exists(repository):
             return api
         if not update:
-            raise InputError(
-                _EXISTS,
-                where=repository,
-                hint=_UPDATE,
-            )
+            raise InputError(_EXISTS, where=repository, hint=_UPDATE)
         there = set(api.list_repo_files(repository)) - {_OF_THE_HUB}
         if private and not api.repo_info(repository).private:
             raise InputError(
@@ -86,10 +76,7 @@ def upload(api: HfApi, repository: str, folder: Path, files: Sequence[str], *, p
     """Create a repository and commit a folder's files to it; with ``update``, other files in it are deleted.
 
     Args:
-        api: client with the token.
-        repository: ``org/name``.
-        folder: folder of the files.
-        files: their names.
+        api: client from :func:`check_target`.
         private: whether a new repository is private; an existing one is not changed.
         update: whether it may exist.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +14,11 @@ from cotune.bundle.export.probe import TEMPLATE, TERMS
 from cotune.bundle.hub.card import AT_THE_TOP, EXPORT_PAGE, HubCard
 from cotune.bundle.hub.fetch import BUNDLE_FOLDER
 from cotune.bundle.load import OpenedBundle, resolve_base
-from cotune.bundle.manifest import ADAPTER, CARD, METRICS, list_files, read_json
+from cotune.bundle.manifest import CARD, list_files
 from cotune.bundle.place import atomic_folder, check_new
 from cotune.bundle.snippets import EXAMPLE, Ids
 from cotune.errors import InputError, counted
 from cotune.files import write_text
-from cotune.model.base import ENDPOINT
 from cotune.model.loading.bundled import BUNDLED_MODEL
 
 AUTO, BUNDLE_ALONE = "auto", "bundle"
@@ -34,7 +32,6 @@ class Repository:
 
     Attributes:
         name: ``org/name``.
-        bundle: the bundle with checked files.
         form: form of the exported model; None for the bundle alone.
         base: folder or name of the base model if it has moved.
         licence: licence of the base model, if the user gives it.
@@ -53,10 +50,9 @@ class Repository:
         """Open a bundle for pushing.
 
         Args:
-            name: ``org/name``.
             bundle: its folder, or its run's.
             to: one of :data:`FORMS`.
-            base: folder or name of the base model if it has moved.
+            base: as for :func:`cotune.bundle.load`.
             licence: licence of the base model as the hub spells it; None to use that of its model card.
 
         Raises:
@@ -78,19 +74,14 @@ class Repository:
         found = []
         if self.rows:
             found.append(f"The prompt shows {counted(self.rows, 'row')} of your data, word for word.")
-        if (server := self._endpoint) is not None:
+        if (server := self.bundle.server) is not None:
             found.append(f"The bundle contains the address of the model's server, {server[0]}.")
         elif Path(self.bundle.manifest.base_model.name).is_absolute():
             found.append(f"The bundle contains the path of the base model, {self.bundle.manifest.base_model.name}.")
         return found
 
     def write(self, out: Path) -> list[str]:
-        """Write all files into a new or empty folder; returns their names.
-
-        Raises:
-            InputError: if the folder is not empty, the base model is missing, or the form does not support the bundle.
-            CotuneError: if the exported model gives other answers than the bundle.
-        """
+        """Write all files into a new or empty folder; returns their names. Errors as in :func:`export_bundle`."""
         check_new(out)
         bundle = self.bundle
         with atomic_folder(out) as temporary:
@@ -106,41 +97,21 @@ class Repository:
 
     def _card(self, exported: Path | None) -> HubCard:
         """The card of a repository with an export in that folder; None for the bundle alone."""
-        from cotune.model.adapters.files import is_bare_probe
-
-        bundle, adapter, text, ids = self.bundle, self.bundle.folder / ADAPTER, None, None
         marks: dict[str, str] = {}
-        metrics = read_json(bundle.folder / METRICS)
+        text, ids, terms = None, None, False
         if exported is not None:
             example = json.loads((exported / EXAMPLE).read_text(encoding="utf-8"))
-            text, marks = example["prompt_text"], example["fields"]
+            text, marks, terms = example["prompt_text"], example["fields"], (exported / TERMS).is_file()
             if self.form == "transformers":
                 template = json.loads((exported / TEMPLATE).read_text(encoding="utf-8"))
                 ids = Ids(template["add_special_tokens"], template["beyond"])
-        return HubCard(
-            repository=self.name,
-            manifest=bundle.manifest,
-            metrics=metrics if isinstance(metrics, Mapping) else {},
-            form=self.form,
-            adapter=adapter.is_dir() and not is_bare_probe(adapter),
-            rows=self.rows,
-            text=text,
-            marks=marks,
-            licence=self.licence or licence_of(bundle, self.base),
-            endpoint=self._endpoint,
-            ids=ids,
-            terms=exported is not None and (exported / TERMS).is_file(),
-        )
-
-    @property
-    def _endpoint(self) -> tuple[str, str | None] | None:
-        server = self.bundle.saved.get(ENDPOINT)
-        return (str(server.get("base_url")), server.get("key_env")) if isinstance(server, Mapping) else None
+        licence = self.licence or licence_of(self.bundle, self.base)
+        return HubCard(self.name, self.bundle, self.form, licence, text, marks, ids, terms)
 
 
 def form_of(bundle: OpenedBundle) -> Target | None:
     """The default form: a classifier for bundles with a probe, else one merged model."""
-    if ENDPOINT in bundle.saved or bundle.prompt.nearest:
+    if bundle.has_endpoint or bundle.prompt.nearest:
         return None
     return "transformers" if bundle.manifest.decision.kind == "probe" else "merged"
 
@@ -149,7 +120,7 @@ def licence_of(bundle: OpenedBundle, base: str | Path | None = None) -> str | No
     """The licence in the base model's card; None if the card is not on this machine or names none."""
     if bundle.manifest.base_model.name.lower() == BUNDLED_MODEL:
         return "apache-2.0"
-    if ENDPOINT in bundle.saved:
+    if bundle.has_endpoint:
         return None
     from huggingface_hub import ModelCard
 
@@ -172,7 +143,5 @@ def _check_name(name: str) -> None:
         raise InputError(what, where="REPOSITORY", hint="Names look like org/name.") from error
     if name.count("/") != 1:
         raise InputError(
-            f"{name!r} has no owner",
-            where="REPOSITORY",
-            hint="Write your user name or organization in front of it: org/name.",
+            f"{name!r} has no owner", where="REPOSITORY", hint="Write your user name or organization in front of it: org/name."
         )

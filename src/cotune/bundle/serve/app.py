@@ -15,7 +15,7 @@ from cotune.bundle.serve.batcher import Batcher
 from cotune.bundle.serve.chat import chat
 from cotune.bundle.serve.embeddings import embeddings
 from cotune.bundle.serve.errors import always, error_response
-from cotune.bundle.serve.exchange import Limits, json_response
+from cotune.bundle.serve.exchange import Exchange, Limits, json_response
 from cotune.bundle.serve.kind import ModelStopped
 from cotune.bundle.serve.openapi import openapi_document, operations
 from cotune.bundle.serve.page import PAGE_POLICY, docs_page
@@ -24,7 +24,7 @@ from cotune.bundle.serve.schemas import Health, ModelList
 from cotune.bundle.serve.shelf import Shelf
 from cotune.web import ANSWER_POLICY, Guard
 
-Handler = Callable[[Request, Shelf, Batcher, Limits], Awaitable[Response]]
+Handler = Callable[[Exchange], Awaitable[Response]]
 
 
 def make_app(
@@ -38,24 +38,13 @@ def make_app(
     names: Collection[str],
     token: str | None,
 ) -> ASGIApp:
-    """The application.
-
-    Args:
-        shelf: the served bundles.
-        batcher: runs the models.
-        limits: limits of a request.
-        address: address of the server for messages.
-        port: port of the server.
-        loopback: whether it listens on 127.0.0.1.
-        names: further names of the server, as for :class:`Guard`.
-        token: required token; None requires none.
-    """
+    """The application; ``names`` and ``loopback`` as for :class:`Guard`, ``address`` for the examples on its page."""
 
     def asked(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-        return lambda request: handler(request, shelf, batcher, limits)
+        return lambda request: handler(Exchange(request, shelf, batcher, limits))
 
     async def models(request: Request) -> Response:
-        return json_response(ModelList(data=shelf.cards()))
+        return json_response(ModelList(data=list(map(shelf.card, shelf.served.values()))))
 
     async def model(request: Request) -> Response:
         return json_response(shelf.card(shelf.find(request.path_params["model"])))

@@ -81,13 +81,7 @@ class Batcher:
         room: memory for bodies that are not parsed yet.
     """
 
-    def __init__(
-        self,
-        *,
-        most_waiting: int = 1024,
-        most_together: int = 64,
-        start: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, *, most_waiting: int = 1024, most_together: int = 64, start: Callable[[], None] = lambda: None) -> None:
         self.most_waiting, self.most_together = most_waiting, most_together
         self._start = start
         self.long_texts, self.room = LongTexts(), Room()

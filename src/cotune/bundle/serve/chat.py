@@ -10,14 +10,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pydantic import TypeAdapter
-from starlette.requests import Request
 from starlette.responses import Response
 
 from cotune.bundle.predictor import Predictor
 from cotune.bundle.rows import checked_row, example_row
-from cotune.bundle.serve.batcher import Batcher
 from cotune.bundle.serve.errors import ApiError
-from cotune.bundle.serve.exchange import Limits, answered, json_response, parsed, taken
+from cotune.bundle.serve.exchange import Exchange, json_response, parsed
 from cotune.bundle.serve.kind import Kind
 from cotune.bundle.serve.schemas import Answer, ChatRequest, ChatResponse, Choice, Logprob, Logprobs, Message, TopLogprob, Usage
 from cotune.bundle.serve.shelf import Served, Shelf
@@ -29,11 +27,11 @@ _LEAST_TEMPERATURE = 1e-6
 _FIELDS: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 
 
-async def chat(request: Request, shelf: Shelf, batcher: Batcher, limits: Limits) -> Response:
+async def chat(exchange: Exchange) -> Response:
     """Answer a chat, as one response or a stream of server-sent events."""
-    asked, served, row = await taken(request, batcher, limits, lambda sent: _asked(sent, shelf))
+    asked, served, row = await exchange.taken(lambda sent: _asked(sent, exchange.shelf))
     kind, item = _work(asked, served, row)
-    (found,) = await answered(request, batcher, kind, [item])
+    (found,) = await exchange.answered(kind, [item])
     whole = _response(served.id, found, asked.top_logprobs or 0)
     if not asked.stream:
         return json_response(whole)
@@ -72,11 +70,7 @@ def _check_format(asked: ChatRequest, predictor: Predictor) -> None:
 
 
 def last_text(messages: Sequence[Message]) -> str:
-    """The text of the user's last message.
-
-    Raises:
-        ApiError: if there is none, or it contains anything but text.
-    """
+    """The text of the user's last message; an :class:`ApiError` if there is none, or it contains anything but text."""
     place, message = next(((i, m) for i, m in reversed(list(enumerate(messages))) if m.role == "user"), (0, None))
     if message is None:
         raise ApiError(400, "There is no user message to answer.", code="invalid_body", param="messages")
@@ -93,11 +87,7 @@ def last_text(messages: Sequence[Message]) -> str:
 
 
 def fields_of(text: str, input_fields: Sequence[str]) -> dict[str, str]:
-    """The row in a message: the text itself for a single field, or a JSON object of several fields.
-
-    Raises:
-        InputError: if the text is not such a row.
-    """
+    """The row in a message: the text itself for a single field, or a JSON object of several fields."""
     where = "the last user message"
     if len(input_fields) == 1:
         return checked_row(text, input_fields, where)

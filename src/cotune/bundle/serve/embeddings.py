@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import base64
 
-from starlette.requests import Request
 from starlette.responses import Response
 
 from cotune.bundle.rows import checked_row
-from cotune.bundle.serve.batcher import Batcher
 from cotune.bundle.serve.errors import ApiError
-from cotune.bundle.serve.exchange import Limits, answered, checked, json_response, parsed, taken
+from cotune.bundle.serve.exchange import Exchange, json_response, parsed
 from cotune.bundle.serve.schemas import Embedding, EmbeddingRequest, EmbeddingResponse, EmbeddingUsage
-from cotune.bundle.serve.shelf import Shelf
 from cotune.embed.standardize import Vectors
 
 
-async def embeddings(request: Request, shelf: Shelf, batcher: Batcher, limits: Limits) -> Response:
+async def embeddings(exchange: Exchange) -> Response:
     """Embed a text or a list of them."""
-    asked, texts = await taken(request, batcher, limits, lambda sent: _asked(sent, batcher, limits))
-    kind = shelf.embedding(asked.model)
-    found = await answered(request, batcher, kind, texts)
+    asked, texts = await exchange.taken(lambda sent: _asked(exchange, sent))
+    found = await exchange.answered(exchange.shelf.embedding(asked.model), texts)
     width = len(found[0].vector)
     if asked.dimensions not in (None, width):
         raise ApiError(400, f"The model's vectors have {width} numbers.", code="unsupported", param="dimensions")
@@ -35,11 +31,11 @@ async def embeddings(request: Request, shelf: Shelf, batcher: Batcher, limits: L
     )
 
 
-def _asked(sent: bytearray, batcher: Batcher, limits: Limits) -> tuple[EmbeddingRequest, list[str]]:
+def _asked(exchange: Exchange, sent: bytearray) -> tuple[EmbeddingRequest, list[str]]:
     """The request without its texts, and the texts."""
     asked = parsed(EmbeddingRequest.model_validate_json, sent)
     given = [asked.input] if isinstance(asked.input, str) else asked.input
-    return asked.model_copy(update={"input": ""}), checked(given, _text, batcher, limits)
+    return asked.model_copy(update={"input": ""}), exchange.checked(given, _text)
 
 
 def _text(place: int, text: str) -> str:

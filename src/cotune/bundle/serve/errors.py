@@ -26,15 +26,7 @@ _LONGEST = 500
 
 
 class ApiError(Exception):
-    """A request that is refused.
-
-    Args:
-        status: HTTP status.
-        message: the problem and how to fix it.
-        code: error code for programs.
-        param: key of the body with the problem.
-        headers: further headers of the response.
-    """
+    """A request that is refused, with the problem and how to fix it; ``code`` is for programs, ``param`` a key of the body."""
 
     def __init__(
         self,
@@ -55,12 +47,7 @@ class ApiError(Exception):
 
 
 def error_response(
-    message: str,
-    status: int,
-    headers: Mapping[str, str] | None = None,
-    *,
-    code: str | None = None,
-    param: str | None = None,
+    message: str, status: int, headers: Mapping[str, str] | None = None, *, code: str | None = None, param: str | None = None
 ) -> Response:
     """``{"error": {"message", "type", "param", "code"}}``."""
     shown = message if len(message) <= _LONGEST else message[:_LONGEST] + " ..."

@@ -15,6 +15,7 @@ from cotune.bundle.serve.batcher import Batcher
 from cotune.bundle.serve.errors import ApiError, wrong_body
 from cotune.bundle.serve.kind import Gone, Kind
 from cotune.bundle.serve.room import Arriving
+from cotune.bundle.serve.shelf import Shelf
 
 R = TypeVar("R")
 V = TypeVar("V")
@@ -38,30 +39,62 @@ class Limits:
     rows: int = 256
 
 
-async def taken(request: Request, batcher: Batcher, limits: Limits, read: Callable[[bytearray], V]) -> V:
-    """Receive and parse a body; returns what ``read`` extracts.
+@dataclass(frozen=True)
+class Exchange:
+    """A request, and what answers it."""
 
-    The body is freed afterwards, because the parsed values may need many times its size.
+    request: Request
+    shelf: Shelf
+    batcher: Batcher
+    limits: Limits
 
-    Args:
-        request: the request.
-        batcher: the batcher that will answer.
-        limits: limits of a request.
-        read: parses the body and checks its rows; for a long body it is called on the thread for long texts.
+    async def taken(self, read: Callable[[bytearray], V]) -> V:
+        """Receive and parse the body; returns what ``read`` extracts.
 
-    Raises:
-        ApiError: if it is too long (413), takes too long (408), or ``read`` refuses it.
-        InputError: if ``read`` refuses a row.
-        QueueFull: if too many items are waiting.
-        Gone: if the client disconnected.
-    """
-    body = Arriving(batcher.room)
-    try:
-        await _read_body(request, limits, body)
-        body.check()
-        return await batcher.long_texts.aside(len(body.data), lambda: read(body.data))
-    finally:
-        body.release()
+        The body is freed afterwards, because the parsed values may need many times its size.
+
+        Args:
+            read: parses the body and checks its rows; for a long body it is called on the thread for long texts.
+
+        Raises:
+            ApiError: if it is too long (413) or takes too long (408).
+            QueueFull: if too many items are waiting.
+            Gone: if the client disconnected.
+        """
+        body = Arriving(self.batcher.room)
+        try:
+            await _read_body(self.request, self.limits, body)
+            body.check()
+            return await self.batcher.long_texts.aside(len(body.data), lambda: read(body.data))
+        finally:
+            body.release()
+
+    def checked(self, given: Sequence[Any], check: Callable[[int, Any], R]) -> list[R]:
+        """Items that ``check`` makes of each place and row or text; an :class:`ApiError` if there are too many."""
+        most = min(self.limits.rows, self.batcher.most_waiting)
+        if len(given) > most:
+            raise ApiError(400, f"There are {len(given)} rows, and {most} are allowed in a request.", code="too_many_rows")
+        return [check(place, each) for place, each in enumerate(given)]
+
+    async def answered(self, kind: Kind, items: Sequence[Any]) -> list[Any]:
+        """Have the items answered by the model's thread.
+
+        Raises:
+            InputError: if one of the items cannot be answered.
+            QueueFull: if too many items are waiting.
+            Gone: if the client disconnected; items that had not started are dropped.
+        """
+        answer = asyncio.ensure_future(_run(self.batcher, kind, items))
+        gone = asyncio.ensure_future(_hung_up(self.request))
+        try:
+            both: set[asyncio.Future[Any]] = {answer, gone}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                raise Gone
+            return answer.result()
+        finally:
+            gone.cancel()
+            answer.cancel()
 
 
 async def _read_body(request: Request, limits: Limits, body: Arriving) -> None:
@@ -105,46 +138,6 @@ def parsed(validate: Callable[[bytearray], V], body: bytearray) -> V:
         return validate(body)
     except ValidationError as error:
         raise wrong_body(error) from None
-
-
-def checked(given: Sequence[Any], check: Callable[[int, Any], R], batcher: Batcher, limits: Limits) -> list[R]:
-    """Check rows or texts; ``check`` gets the place and the value and returns the item.
-
-    Args:
-        given: rows or texts of the request.
-        check: raises InputError if one cannot be answered.
-        batcher: the batcher that will answer.
-        limits: limits of a request.
-
-    Raises:
-        ApiError: if there are too many.
-        InputError: if ``check`` refuses one.
-    """
-    most = min(limits.rows, batcher.most_waiting)
-    if len(given) > most:
-        raise ApiError(400, f"There are {len(given)} rows, and {most} are allowed in a request.", code="too_many_rows")
-    return [check(place, each) for place, each in enumerate(given)]
-
-
-async def answered(request: Request, batcher: Batcher, kind: Kind, items: Sequence[Any]) -> list[Any]:
-    """Have the items answered by the model's thread.
-
-    Raises:
-        InputError: if one of the items cannot be answered.
-        QueueFull: if too many items are waiting.
-        Gone: if the client disconnected; items that had not started are dropped.
-    """
-    answer = asyncio.ensure_future(_run(batcher, kind, items))
-    gone = asyncio.ensure_future(_hung_up(request))
-    try:
-        both: set[asyncio.Future[Any]] = {answer, gone}
-        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
-            raise Gone
-        return answer.result()
-    finally:
-        gone.cancel()
-        answer.cancel()
 
 
 async def _run(batcher: Batcher, kind: Kind, items: Sequence[Any]) -> list[Any]:

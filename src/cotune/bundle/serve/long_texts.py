@@ -23,8 +23,7 @@ _PER_SECOND = 2**18
 class LongTexts:
     """Checks rows and shortens them to what the model reads, one after the other. Call it from the event loop only.
 
-    Args:
-        most: most characters that may wait.
+    If more than ``most`` characters would wait, :class:`QueueFull` is raised.
     """
 
     def __init__(self, most: int = _MOST) -> None:
@@ -33,22 +32,14 @@ class LongTexts:
         self._thread = ThreadPoolExecutor(1, "cotune-texts")
 
     async def aside(self, size: int, work: Callable[[], T]) -> T:
-        """Result of ``work``, which is called at once if ``size``, the number of characters that it reads, is small.
-
-        Raises:
-            QueueFull: if too many items are waiting.
-        """
+        """Result of ``work``, which is called at once if ``size``, the number of characters that it reads, is small."""
         if size < _LONG:
             return work()
         with self._place(size):
             return await self._on_thread(work)
 
     async def shortened(self, kind: Kind, items: Sequence[Any]) -> tuple[list[Any], set[int]]:
-        """The items to be queued, and the indices of those that were shortened.
-
-        Raises:
-            QueueFull: if too many items are waiting.
-        """
+        """The items to be queued, and the indices of those that were shortened."""
         found, cut = list(items), set()
         sizes = {place: size for place, item in enumerate(items) if (size := kind.size(item)) >= _LONG}
         with self._place(sum(sizes.values())):

@@ -36,10 +36,7 @@ class Operation:
     """An operation of the API, for routing and for the OpenAPI document.
 
     Attributes:
-        name: operation id.
-        method: GET or POST.
         path: path in Starlette's syntax.
-        summary: description.
         gives: models of the response, any of them.
         errors: statuses of errors.
         takes: models of the body, any of them; empty without a body.
@@ -89,14 +86,7 @@ def operations(shelf: Shelf) -> list[Operation]:
 
 
 def openapi_document(told: Sequence[Operation], shelf: Shelf, limits: Limits, *, token: bool) -> dict[str, Any]:
-    """The OpenAPI document as JSON.
-
-    Args:
-        told: the operations.
-        shelf: the served bundles.
-        limits: limits to name in descriptions.
-        token: whether a token is required.
-    """
+    """The OpenAPI document as JSON; ``token`` is whether one is required."""
     sent = [(model, "validation") for each in told for model in each.takes]
     returned = [(model, "serialization") for each in told for model in each.gives]
     every: Any = [*sent, *returned, (schemas.Error, "serialization")]

@@ -22,12 +22,7 @@ td, th { border-bottom: 1px solid var(--line); padding: .25rem .75rem .25rem 0; 
 
 
 def docs_page(document: Mapping[str, Any], address: str) -> str:
-    """The page.
-
-    Args:
-        document: the OpenAPI document.
-        address: address of the server, for the examples.
-    """
+    """The page for an OpenAPI document; its examples call the server at ``address``."""
     info, schemas = document["info"], document["components"]["schemas"]
     secured = "security" in document
     parts = [f"<h1>{escape(info['title'])} {escape(info['version'])}</h1>", f"<p>{escape(info['description'])}</p>"]

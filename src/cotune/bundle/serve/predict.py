@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -12,9 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cotune.bundle.rows import checked_row
-from cotune.bundle.serve.batcher import Batcher
 from cotune.bundle.serve.errors import ApiError
-from cotune.bundle.serve.exchange import Limits, answered, checked, json_response, parsed, taken
+from cotune.bundle.serve.exchange import Exchange, json_response, parsed
 from cotune.bundle.serve.schemas import Predicted, PredictedRows, RowAnswer
 from cotune.bundle.serve.shelf import Served, Shelf
 from cotune.bundle.serve.work import Answered
@@ -25,35 +23,25 @@ _VALUE: TypeAdapter[Any] = TypeAdapter(Any)
 _BODY: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 
 
-async def predict(request: Request, shelf: Shelf, batcher: Batcher, limits: Limits) -> Response:
+async def predict(exchange: Exchange) -> Response:
     """Answer one row, whose fields are the body's keys, or a list of them under ``rows``."""
-    asked = await taken(request, batcher, limits, lambda sent: _asked(request, sent, shelf, batcher, limits))
-    served, output = asked.served, asked.served.predictor.output
-    answers = await answered(request, batcher, served.sure, asked.items)
-    if not asked.several:
-        return json_response(Predicted(bundle=served.id, **row_answer(answers[0], output).model_dump()))
-    return json_response(PredictedRows(bundle=served.id, rows=[row_answer(each, output) for each in answers]))
+    served, items, several = await exchange.taken(lambda sent: _asked(exchange, sent))
+    answers = [row_answer(each, served.predictor.output) for each in await exchange.answered(served.sure, items)]
+    if several:
+        return json_response(PredictedRows(bundle=served.id, rows=answers))
+    return json_response(Predicted(bundle=served.id, **answers[0].model_dump()))
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """A parsed body: bundle, rows, and whether they were a list."""
-
-    served: Served
-    items: list[dict[str, str]]
-    several: bool
-
-
-def _asked(request: Request, sent: bytearray, shelf: Shelf, batcher: Batcher, limits: Limits) -> _Asked:
+def _asked(exchange: Exchange, sent: bytearray) -> tuple[Served, list[dict[str, str]], bool]:
+    """The bundle, the rows, and whether they were a list."""
     body = parsed(_BODY.validate_json, sent)
-    served = _bundle(request, body, shelf)
+    served = _bundle(exchange.request, body, exchange.shelf)
     rows, fields = body.get("rows"), served.predictor.input_fields
     if not isinstance(rows, list):
-        return _Asked(served, [checked_row(body, fields, "body")], several=False)
+        return served, [checked_row(body, fields, "body")], False
     if not rows:
         raise InputError("there are no rows", where="rows", hint="Give at least one.")
-    items = checked(rows, lambda place, row: checked_row(row, fields, f"rows.{place}"), batcher, limits)
-    return _Asked(served, items, several=True)
+    return served, exchange.checked(rows, lambda place, row: checked_row(row, fields, f"rows.{place}")), True
 
 
 def _bundle(request: Request, body: Mapping[str, Any], shelf: Shelf) -> Served:

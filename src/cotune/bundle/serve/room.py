@@ -12,11 +12,8 @@ _PER_SECOND = 2**20
 class Room:
     """Counts the bytes of bodies that are arriving or waiting to be parsed. Use it from the event loop only.
 
-    A body is released once it is parsed: items that wait for the model are counted by the batcher.
-
-    Attributes:
-        most: most bytes at once; short bodies are always accepted.
-        used: present number of bytes.
+    At most ``most`` bytes are used at once; short bodies are always accepted. A body is released once it is parsed: items that
+    wait for the model are counted by the batcher.
     """
 
     most = 64 * 2**20
@@ -26,15 +23,7 @@ class Room:
 
 
 class Arriving:
-    """A body that is arriving.
-
-    Args:
-        room: the room that it uses.
-
-    Attributes:
-        data: what has arrived; empty if it was refused.
-        refused: whether there was no room.
-    """
+    """A body that is arriving; it is refused, and its data dropped, if there is no room for it."""
 
     def __init__(self, room: Room) -> None:
         self._room, self._counted = room, 0

@@ -92,7 +92,7 @@ def serve(
     token = _token(settings)
     _check_names(settings.allowed_hosts)
     with listen(settings.port, settings.host) as listening:
-        predictors = load_several(bundles, device=settings.device, dtype=settings.dtype, base=base, weights=True)
+        predictors = load_several(bundles, device=settings.device, dtype=settings.dtype, base=base)
         with prepared(predictors, listening, settings, token=token, like=like, ready=ready) as server:
             server.run(sockets=[listening])
     return not any(thread.name == MODEL_THREAD for thread in threading.enumerate())
@@ -108,16 +108,7 @@ def prepared(
     like: Sequence[Sequence[Mapping[str, str]]] = (),
     ready: Callable[[str, list[str]], None] = lambda address, ids: None,
 ) -> Iterator[GracefulServer]:
-    """Create a server and start its model's thread, which ends with the block.
-
-    Args:
-        predictors: loaded bundles; nothing else may use them until the block ends.
-        listening: the listening socket.
-        settings: settings of the server.
-        token: token that requests must carry; None requires none.
-        like: as for :func:`serve`.
-        ready: as for :func:`serve`.
-    """
+    """Create a server and start its model's thread, which ends with the block. Only that thread may use the predictors."""
     collectors = _collectors(predictors, settings, like)
     shelf = Shelf(predictors, settings.unsure, collectors)
     batcher = Batcher(most_waiting=settings.queue, most_together=settings.batch, start=shelf.warm_up)

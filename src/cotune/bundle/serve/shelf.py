@@ -12,7 +12,6 @@ from cotune.bundle.serve.errors import ApiError
 from cotune.bundle.serve.schemas import ModelCard, OutputCard
 from cotune.bundle.serve.work import Drawing, Embedding, Scoring
 from cotune.errors import InputError
-from cotune.model.local import LocalModel
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,6 @@ class Served:
 
     Attributes:
         id: ``task@hash``.
-        predictor: the predictor.
         best: work for answers without probabilities.
         full: work for answers with all probabilities.
         sure: the same, without an answer to undecided rows if the server runs with ``unsure``.
@@ -47,9 +45,8 @@ class Shelf:
     """The served bundles.
 
     Args:
-        predictors: loaded bundles.
         unsure: error rate of ``/predict``; None answers every row.
-        collectors: collectors of rows by bundle, if rows are collected.
+        collectors: one for each bundle, if rows are collected.
 
     Raises:
         InputError: if a bundle is given twice, or has no calibration for ``unsure``.
@@ -83,19 +80,14 @@ class Shelf:
 
         for served in self.served.values():
             predictor, model = served.predictor, served.predictor.model
-            if isinstance(model, LocalModel):
-                if model.settings.threads:
-                    torch.set_num_threads(model.settings.threads)
-                model.keep_prefix(predictor.prompt, predictor.input_fields, predictor.labels, adapter=predictor.adapter_id)
+            if model.settings.threads:
+                torch.set_num_threads(model.settings.threads)
+            model.keep_prefix(predictor.prompt, predictor.input_fields, predictor.labels, adapter=predictor.adapter_id)
         for collector in self._collectors:
             collector.prepare()
 
     def find(self, name: str, param: str = "model") -> Served:
-        """A bundle by its id, or by its task's name if that is unique.
-
-        Raises:
-            ApiError: if there is none, or more than one.
-        """
+        """A bundle by its id, or by its task's name if that is unique; an :class:`ApiError` 404 otherwise."""
         if name in self.served:
             return self.served[name]
         named = [each for each in self.served.values() if each.predictor.task == name]
@@ -108,10 +100,6 @@ class Shelf:
         """The embedding work of a base model, by its own name or that of a bundle."""
         found = {id(each.embedding): each.embedding for each in self.served.values() if each.parent == name}
         return next(iter(found.values())) if len(found) == 1 else self.find(name).embedding
-
-    def cards(self) -> list[ModelCard]:
-        """Model cards of all bundles."""
-        return [self.card(each) for each in self.served.values()]
 
     def card(self, served: Served) -> ModelCard:
         """Model card of a bundle."""

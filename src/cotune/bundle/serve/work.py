@@ -1,4 +1,4 @@
-"""Kinds of work of the model's thread: answers to rows of a bundle, and embeddings by a base model."""
+"""Kinds of work (:class:`Kind`) of the model's thread: answers to rows of a bundle, and embeddings by a base model."""
 
 from __future__ import annotations
 
@@ -15,13 +15,7 @@ from cotune.model.base import Model, Sampling
 
 @dataclass(frozen=True)
 class Answered:
-    """A row's answer.
-
-    Attributes:
-        prediction: the answer itself.
-        prompt_tokens: number of tokens of the prompt.
-        completion_tokens: number of tokens of the answer, including a stop token.
-    """
+    """A row's answer with its numbers of tokens; those of the answer include a stop token."""
 
     prediction: Prediction
     prompt_tokens: int
@@ -35,12 +29,7 @@ class Answered:
 class Scoring:
     """Answers rows of a bundle, exactly as its :class:`Predictor` does.
 
-    Args:
-        predictor: the bundle.
-        probabilities: whether to compute every label's probability; rows with and without are not batched together, since
-            answers alone cost less.
-        unsure: error rate; None answers every row.
-        collector: collects rows to label; None for none.
+    Rows with and without probabilities are not batched together, since answers alone cost less.
     """
 
     def __init__(
@@ -49,11 +38,9 @@ class Scoring:
         self._predictor, self._probabilities, self._unsure, self._collector = predictor, probabilities, unsure, collector
 
     def size(self, item: Mapping[str, str]) -> int:
-        """Number of characters of a row."""
         return sum(map(len, item.values()))
 
     def shortened(self, item: Mapping[str, str]) -> Mapping[str, str] | None:
-        """See :meth:`Predictor.shortened`."""
         return self._predictor.shortened(item)
 
     def run(self, items: Sequence[Mapping[str, str]]) -> list[Answered]:
@@ -63,7 +50,7 @@ class Scoring:
             self._collector.saw(items)
         if predictor.writing is not None:
             return _written(predictor, items, found)
-        rendered = predictor.model.renderer.render(predictor.prompt, items, predictor.labels)
+        rendered = predictor.rendered(items)
         place = {label: i for i, label in enumerate(predictor.labels)}
         return [
             Answered(one, len(row.prompt_ids), len(row.completions[place[one.possible[0] if one.possible else one.answer]]))
@@ -73,13 +60,7 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Draw:
-    """A row with a sampled answer.
-
-    Attributes:
-        row: its fields.
-        temperature: sampling temperature, above 0.
-        seed: seed; None for a different answer each time.
-    """
+    """A row whose answer is sampled, at a temperature above 0; without a seed it gets a different answer each time."""
 
     row: Mapping[str, str]
     temperature: float
@@ -87,21 +68,15 @@ class Draw:
 
 
 class Drawing:
-    """Samples answers of a bundle that generates text; rows with the same temperature and seed run together.
-
-    Args:
-        predictor: the bundle.
-    """
+    """Samples answers of a bundle that generates text; rows with the same temperature and seed run together."""
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
 
     def size(self, item: Draw) -> int:
-        """Number of characters of a row."""
         return sum(map(len, item.row.values()))
 
     def shortened(self, item: Draw) -> Draw | None:
-        """See :meth:`Predictor.shortened`."""
         row = self._predictor.shortened(item.row)
         return None if row is None else replace(item, row=row)
 
@@ -126,9 +101,8 @@ class Drawing:
 
 
 def _written(predictor: Predictor, items: Sequence[Mapping[str, str]], found: Sequence[Prediction]) -> list[Answered]:
-    model = predictor.model
-    rendered = model.renderer.render_answers(predictor.prompt, items, None)
-    lengths = [len(ids) for ids in model.tokenizer([one.answer for one in found], add_special_tokens=False)["input_ids"]]
+    tokenizer, rendered = predictor.model.tokenizer, predictor.rendered(items)
+    lengths = [len(ids) for ids in tokenizer([one.answer for one in found], add_special_tokens=False)["input_ids"]]
     return [
         Answered(one, len(row.prompt_ids), length + one.ended)
         for one, row, length in zip(found, rendered, lengths, strict=True)
@@ -137,23 +111,14 @@ def _written(predictor: Predictor, items: Sequence[Mapping[str, str]], found: Se
 
 @dataclass(frozen=True)
 class Embedded:
-    """A text's vector.
-
-    Attributes:
-        vector: ``[width]``.
-        tokens: number of tokens of the text.
-    """
+    """A text's vector, ``[width]``, and its number of tokens."""
 
     vector: Vectors
     tokens: int
 
 
 class Embedding:
-    """Embeds texts with a base model, without adapter, as :class:`TextEmbedder` does by default.
-
-    Args:
-        model: the base model.
-    """
+    """Embeds texts with a base model, without adapter, as :class:`TextEmbedder` does by default."""
 
     def __init__(self, model: Model) -> None:
         self._embedder = TextEmbedder(model, EmbedSettings())

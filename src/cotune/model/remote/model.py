@@ -59,10 +59,10 @@ class RemoteModel:
 
     Attributes:
         chooser: chooses nearest demonstrations; without one, prompts that need them are refused.
-        capabilities: scoring and generation.
+        capabilities: scoring and generation, by requests.
     """
 
-    capabilities = Capabilities(generation=True)
+    capabilities = Capabilities(generation=True, endpoint=True)
 
     def __init__(
         self,
