@@ -54,8 +54,7 @@ def paired_change(before: str, after: str, groups: Sequence[int] = ()) -> Point 
     return ends.low, ends.high
 
 
-def share_text(score: float, rows: int, metric: str, groups: Sequence[int] = ()) -> str:
+def share_text(score: float, rows: int, ci: Point | None) -> str:
     """``51.6% (39.4 to 63.6, 62 rows)``."""
-    ci = share_interval(score, rows, metric, groups)
     interval = f"{between(ci, percent)}, " if ci else ""
     return f"{percent(score)}% ({interval}{counted(rows, 'row')})"

@@ -40,13 +40,11 @@ class BarView:
     Args:
         draw: function that replaces the shown state.
         interval: minimum seconds between two states.
-        end: called once with the last state.
+        end: called once with the last state; ``draw`` by default.
         now: monotonic clock in seconds.
-
-    Attributes:
-        wants_history: a resumed run passes events of earlier sessions, so that the best so far is known.
     """
 
+    # A resumed run passes events of earlier sessions, so that the best so far is known.
     wants_history = True
 
     def __init__(
@@ -79,11 +77,7 @@ class BarView:
         self._pace.set_left(seconds)
 
     def close(self, *, failed: bool = False) -> None:
-        """Show the last state. Further calls do nothing.
-
-        Args:
-            failed: whether the run failed; the bar then stays at its share.
-        """
+        """Show the last state; the bar of a ``failed`` run stays at its share. Further calls do nothing."""
         if not self._ended:
             self._ended = "stopped" if failed else "ended"
             (self._end or self._draw)(self._state())
@@ -108,15 +102,11 @@ class BarView:
 def python_view(stream: TextIO | None = None) -> BarView:
     """The view of a run that was started from Python.
 
-    A bar in a notebook, a redrawn line on a terminal, and else a line now and then.
-
-    Args:
-        stream: stream for lines; standard error by default.
+    A bar in a notebook, a redrawn line on a terminal, and else a line now and then; on standard error if ``stream`` is None.
     """
     out = stream or sys.stderr
     if stream is None and in_notebook():
-        show = _notebook_drawing()
-        return BarView(show, interval=_INTERVALS["notebook"])
+        return BarView(_notebook_drawing(), interval=_INTERVALS["notebook"])
     written = Output(out)
     if out.isatty():
         return BarView(

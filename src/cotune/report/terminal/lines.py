@@ -44,12 +44,9 @@ class PlainView(RunView):
         stream: output stream.
         now: monotonic clock, in seconds.
         heartbeat: seconds without a line after which a line describes the current work.
-
-    Attributes:
-        wants_history: a resumed run passes events of earlier sessions, so that prompts are shown by their text. They are not
-            written again.
     """
 
+    # A resumed run passes events of earlier sessions, so that prompts are shown by their text. They are not written again.
     wants_history = True
 
     def __init__(self, stream: TextIO, *, now: Callable[[], float] = time.monotonic, heartbeat: float = 60.0) -> None:
@@ -91,11 +88,7 @@ class JsonView(RunView):
     """Writes one JSON object per line: the journal's events unchanged, and ``progress`` objects between them.
 
     A progress object holds ``stage``, ``what``, the ``tokens`` since the last one and ``time_left_s``. Numbers that are not
-    finite become null.
-
-    Args:
-        stream: output stream.
-        now: monotonic clock, in seconds.
+    finite become null. ``now`` is a monotonic clock, in seconds.
     """
 
     def __init__(self, stream: TextIO, *, now: Callable[[], float] = time.monotonic) -> None:

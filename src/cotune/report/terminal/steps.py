@@ -108,16 +108,14 @@ def _teach(value: Value) -> list[Line]:
     return [Line(f"{head}, {counted(value.get('refused'), 'answer')} fitted nothing{agrees}{left}", "news")]
 
 
-def _label_names(value: Value) -> list[Line]:
-    return [Line(one_line(value.get("text") or "names of labels were tried as rows", 300))]
+def _text(value: Value, limit: int = 300) -> list[Line]:
+    """The event's own words."""
+    return [Line(one_line(value["text"], limit))] if value.get("text") else []
 
 
-def _tfidf(value: Value) -> list[Line]:
-    return [Line(one_line(value.get("text") or "TF-IDF was tried beside the probe", 300))]
-
-
-def _judge(value: Value) -> list[Line]:
-    return [Line(one_line(value.get("sentence") or f"judge: {value.get('model')}", 400))]
+def news(value: Value) -> list[Line]:
+    """The event's own words, as news."""
+    return [Line(line.text, "news") for line in _text(value)]
 
 
 def _cost(value: Value) -> list[Line]:
@@ -132,10 +130,6 @@ def _done(value: Value) -> list[Line]:
     return [Line(f"done{score}{bundle}", "news")]
 
 
-def _note(value: Value) -> list[Line]:
-    return [Line(one_line(value.get("text") or _pairs(value) or "", 400))]
-
-
 ALONE: dict[str, Callable[[Value], list[Line]]] = {
     "engine": _engine,
     "neighbours": _neighbours,
@@ -145,12 +139,15 @@ ALONE: dict[str, Callable[[Value], list[Line]]] = {
     "slices": _slices,
     "rewrite": _rewrite,
     "teach": _teach,
-    "judge": _judge,
-    "label_names": _label_names,
-    "tfidf": _tfidf,
+    "judge": lambda value: [Line(one_line(value.get("sentence") or f"judge: {value.get('model')}", 400))],
+    "label_names": _text,
+    "tfidf": _text,
     "cost": _cost,
     "done": _done,
-    "note": _note,
+    "sample": news,
+    "more_test": news,
+    "diverged": lambda value: [Line(f"left out: {one_line(value.get('error'), 200)}", "news")],
+    "note": lambda value: [Line(one_line(value.get("text") or _pairs(value), 400))],
 }
 """Kind of event to the function that words it."""
 

@@ -108,7 +108,7 @@ def _columns(devs: AnsweredRows, prompts: Prompts, record: RunRecord) -> list[di
         facts, tag = prompts.by_id.get(prompt_id), prompts.tag(prompt_id)
         score, rows = number(candidate.get("score")), int(number(candidate.get("n")) or 0)
         about = [f"tuned {counted(steps, 'step')}" if steps else "base model"]
-        about += [share_text(score, rows, record.metric, record.dev_groups)] if score is not None and rows else []
+        about += [share_text(score, rows, record.dev_interval(score, rows))] if score is not None and rows else []
         columns.append(
             {
                 "name": f"{_ordinal(place + 1)}{f' ({tag})' if tag else ''}, {'tuned' if steps else 'base'}",

@@ -83,7 +83,7 @@ def _dots(record: RunRecord, data: Mapping[str, Any], formats: list[tuple[Any, t
         for number_, (prompt, scores) in enumerate(formats):
             # Formats often have equal scores, so each has its own height.
             height = level + 0.6 * (middle - number_) / max(1, len(formats))
-            shown = f"{name}: {share_text(scores[place], rows, record.metric, record.dev_groups)}"
+            shown = f"{name}: {share_text(scores[place], rows, record.dev_interval(scores[place], rows))}"
             text = one_line(prompt.text.replace("\n", " ⏎ "), 160)
             where = f"format {number_ + 1}, {shown}: open its wording"
             plot.dot((scores[place], height), kind, tip=f"{shown}\n{text}", prompt=prompt.id, name=where)

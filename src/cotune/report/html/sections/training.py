@@ -246,7 +246,7 @@ def search_section(record: RunRecord, prompts: Prompts) -> str:
         shown = measure.text(one.level, one.rows)
         tip = f"{one.what}, {shown}\n{facts.name if facts else one.prompt_id}\nafter {amount(one.spent)} tokens"
         kind = "dot " + ("raced" if one.raced else "tuned")
-        plot.dot((one.spent, one.level), kind, radius=5, tip=tip, prompt=one.prompt_id if facts else "")
+        plot.dot((one.spent, one.level), kind, tip=tip, prompt=one.prompt_id if facts else "")
     top = max((one for one in seen if not one.raced), key=lambda one: (measure.rank(one.level), one.rows), default=None)
     note = measure.of_highest("filled dot", top.level, top.rows) if top else measure.remark
     return figure(

@@ -27,9 +27,8 @@ from cotune.evaluate.words import (
 )
 from cotune.plain import amount, aside, between, decimal, dollars, duration, fields, items, number, sentences, shipped
 from cotune.prompt.prompt import held_rows
-from cotune.report.html.intervals import share_interval
 from cotune.report.html.markup import card, data_text, esc, facts_table, figure, percent
-from cotune.report.html.plot import Point, difference_row, nice_ticks, padded, place_in, strip, strip_row, strips
+from cotune.report.html.plot import Point, difference_row, nice_ticks, padded, strip, strip_row, strips, upright
 from cotune.report.html.sections.prompts import PromptFacts, Prompts, Score
 from cotune.report.html.sections.record import RunRecord
 from cotune.report.terminal.advice import next_steps, parted
@@ -133,10 +132,7 @@ def _arms(record: RunRecord) -> str:
     ends += [v for one in references.values() for v in (number(one.get("score")) or 0.0, *(interval_of(one) or ()))]
     low, high = padded(ends, share=0.05, least=0.1)
     span = (max(0.0, low), min(1.0, high)) if record.metric in ("accuracy", "macro_f1", "weighted_f1") else (low, high)
-    grid = "".join(
-        f'<line class="grid" x1="{place_in(span, t):.2f}%" x2="{place_in(span, t):.2f}%" y1="0" y2="100%"/>'
-        for t in nice_ticks(*span, 4)
-    )
+    grid = "".join(upright(span, tick, "grid") for tick in nice_ticks(*span, 4))
 
     def line(title: str, what: str, one: Mapping[str, Any], ci: Point | None, kind: str, mark: str) -> str:
         score, ends = number(one.get("score")), between(ci, percent)
@@ -246,7 +242,7 @@ def _selection(record: RunRecord) -> str:
     if dev is None or test is None:
         return ""
     ci = _arm_ci(best, record)
-    dev_ci = share_interval(dev, int(number(n.get("dev")) or 0), record.metric, record.dev_groups)
+    dev_ci = record.dev_interval(dev, int(number(n.get("dev")) or 0))
     corrected = number(selection.get("dev_corrected"))
     on = counted(n.get("dev", "?"), "dev row")
     name = f"{esc(on)}, by a fit that had not seen them" if probed else f"{esc(on)}, which chose the winner"

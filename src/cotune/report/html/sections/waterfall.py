@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from cotune.errors import counted
 from cotune.plain import between, fields, items, number
 from cotune.report.html.markup import esc, figure
-from cotune.report.html.plot import padded, place_in
+from cotune.report.html.plot import padded, place_in, upright
 from cotune.report.html.sections.prompts import Prompts
 from cotune.report.html.sections.record import RunRecord
 
@@ -46,7 +46,7 @@ def waterfall_section(record: RunRecord, prompts: Prompts) -> str:
         else:
             kind = "up" if measure.rank(change) > 0 else "down"
             left, width = min(place_in(span, start), place_in(span, level)), abs(place_in(span, level) - place_in(span, start))
-            bar = f'<line class="from" x1="{place_in(span, start):.2f}%" x2="{place_in(span, start):.2f}%" y1="0" y2="100%"/>'
+            bar = upright(span, start, "from")
             bar += f'<rect class="bar {kind}" x="{left:.2f}%" width="{width:.2f}%" y="20%" height="60%" rx="2"/>'
             kind = kind if change else "quiet"
             number_text = f'<b class="{kind}">{measure.change(change)}</b> <span>→ {measure.shown(level)}{unit}</span>'
