@@ -36,6 +36,11 @@ def padded(values: Iterable[float], *, share: float = 0.06, least: float = 0.0) 
     return low - air, high + air
 
 
+def whole_ticks(most: int, count: int) -> list[tuple[float, str]]:
+    """About ``count`` whole numbers from 0 to ``most``, as ticks of :meth:`Plot.axes`."""
+    return [(tick, f"{tick:g}") for tick in nice_ticks(0, most, count) if tick == int(tick)]
+
+
 class Plot:
     """A plot area in data coordinates: ``x`` from left to right, ``y`` from bottom to top.
 

@@ -14,13 +14,7 @@ from cotune.report.html.sections.record import RunRecord
 
 @dataclass(frozen=True)
 class Move:
-    """A step, and the leading candidate's measure on dev after it.
-
-    Attributes:
-        name: name of the step.
-        level: score or log-loss, by the page's measure.
-        correct: packed flags of the dev rows that are right, from the journal; empty if it has none.
-    """
+    """A step, and the leading candidate's measure on dev after it; ``correct`` holds packed flags of right rows, if known."""
 
     name: str
     level: float
@@ -88,15 +82,15 @@ def read_moves(record: RunRecord, prompts: Prompts) -> list[Move]:
     def confirmed(arm: str) -> float | None:
         return measure.of(fields(dev.get(arm)))
 
-    races = list(record.values("race"))
-    first = measure.of_race(races[0]) if races else {}
+    race = next(record.values("race"), {})
+    first = measure.of_race(race)
     start = confirmed("seed_prompt")
     start = first.get(prompts.seed) if start is None else start
     if start is None:
         return []
     add("seed prompt, base model", start, arm="seed_prompt")
     searched = confirmed("prompt_only")
-    searched = measure.of(fields(races[0].get("best"))) if searched is None and races else searched
+    searched = measure.of(fields(race.get("best"))) if searched is None else searched
     if searched is not None:
         add(f"choosing among {counted(len(first), 'prompt')}", searched, arm="prompt_only")
     leader = ""
@@ -117,8 +111,7 @@ def read_moves(record: RunRecord, prompts: Prompts) -> list[Move]:
             if most is not None and most != level:
                 add(f"{name}: tuning the two best on to {counted(cycle.get('steps'), 'step')}", level, winner)
         elif winner != leader:
-            own = tuned.get(leader)
-            if own is not None:
+            if (own := tuned.get(leader)) is not None:
                 add(f"{name}: tuning on", own, leader)
             add(f"{name}: a new prompt", level, winner)
         else:
