@@ -85,11 +85,7 @@ def init(
 
 
 def _answer(question: str, value: str | None, guess: str | None, check: Callable[[str], object], *, asks: bool) -> str:
-    """The given value, else the user's answer, else the guess; asks again if an answer is invalid.
-
-    Raises:
-        InputError: if the given value is invalid, or there is no guess.
-    """
+    """The given value, else the user's answer, else the guess; asks again if an answer is invalid."""
     if value is None and asks:
         while True:
             try:

@@ -66,11 +66,7 @@ def predict(
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Add each label's probability.")] = False,
     unsure: Annotated[
         float | None,
-        typer.Option(
-            min=0.001,
-            max=0.5,
-            help="Share of rows that may be answered wrongly; undecided rows are left open.",
-        ),
+        typer.Option(min=0.001, max=0.5, help="Share of rows that may be answered wrongly; undecided rows are left open."),
     ] = None,
     batch: Batch = 64,
     base: Base = None,
@@ -100,26 +96,17 @@ def predict(
                 predictor.doubt(unsure)
             return predictor
 
+    options: dict[str, Any] = {"probabilities": probabilities, "unsure": unsure}
     if input:
         if rows is not None or out is not None:
             raise InputError("it answers one text, but a file is given too", where="--input", hint="Give one of the two.")
         for text in input:
             _check_no_file(text, bundle)
-        _answer_texts(load(), input, probabilities=probabilities, unsure=unsure, as_json=as_json)
+        _answer_texts(load(), input, **options, as_json=as_json)
         return
+    options["batch"] = batch
     if rows is not None and from_file:
-        _answer_file(
-            load,
-            bundle,
-            rows,
-            out,
-            choice=choice,
-            base=base,
-            probabilities=probabilities,
-            unsure=unsure,
-            batch=batch,
-            as_json=as_json,
-        )
+        _answer_file(load, bundle, rows, out, choice=choice, base=base, options=options, as_json=as_json)
         return
     if out is not None:
         raise InputError("it needs a file of rows", where="--out", hint="Give the file, or redirect the answers with > FILE.")
@@ -129,21 +116,20 @@ def predict(
             where="standard input",
             hint="Give --input TEXT, name a file of rows, or pipe JSONL in.",
         )
-    _answer_stream(load(), batch=batch, probabilities=probabilities, unsure=unsure)
+    _answer_stream(load(), options)
 
 
-def _answer_stream(predictor: Predictor, *, batch: int, probabilities: bool, unsure: float | None) -> None:
+def _answer_stream(predictor: Predictor, options: dict[str, Any]) -> None:
     """Answer JSONL from standard input on standard output."""
     from cotune.bundle import predict_stream
     from cotune.streams import utf8_streams
 
     lines, out = utf8_streams()
     # A program that waits for the answers to a batch before it sends the next one gets them.
-    options: dict[str, Any] = {"batch": batch, "probabilities": probabilities, "unsure": unsure}
     count = predict_stream(predictor, lines, out.write, flush=out.flush, **options)
     if count.errors:
         typer.echo(f"{counted(count.errors, 'row')} could not be answered; their errors are under the key error.", err=True)
-    if unsure is not None:
+    if options["unsure"] is not None:
         tell(_left_open(count.open, count.rows + count.errors), err=True)
 
 
@@ -155,11 +141,7 @@ def _left_open(count: int, size: int) -> str:
 
 
 def _check_no_file(text: str, bundle: Path) -> None:
-    """Check that a text is not the name of a file.
-
-    Raises:
-        InputError: if it is the name of a file of rows.
-    """
+    """Refuse a text that is the name of a file of rows."""
     from cotune.task.reading.sheet import SUFFIXES
 
     try:
@@ -178,11 +160,7 @@ def _check_no_file(text: str, bundle: Path) -> None:
 
 
 def _row_of(texts: list[str], input_fields: Sequence[str]) -> dict[str, str]:
-    """The row of the texts after ``--input``: one text, or ``FIELD=TEXT`` for each of several fields.
-
-    Raises:
-        InputError: a text names no field, or the fields are not those of the task.
-    """
+    """The row of the texts after ``--input``: one text, or ``FIELD=TEXT`` for each of several fields."""
     from cotune.bundle.rows import checked_row
     from cotune.task.reading.cells import column_of
 
@@ -235,9 +213,7 @@ def _answer_file(
     *,
     choice: Choice | None,
     base: Path | None,
-    probabilities: bool,
-    unsure: float | None,
-    batch: int,
+    options: dict[str, Any],
     as_json: bool,
 ) -> None:
     """Answer the rows of a file, into a file or to the screen. Both files are checked before a model is loaded."""
@@ -257,13 +233,7 @@ def _answer_file(
     if out is None and (as_json or kind in (".parquet", ".pq", ".json")):
         # On the screen, rows appear one by one.
         kind = ".jsonl"
-    options: dict[str, Any] = {
-        "probabilities": probabilities,
-        "unsure": unsure,
-        "nested": kind in JSON_LINES,
-        "typed": kind not in SEPARATED,
-        "batch": batch,
-    }
+    options = {**options, "nested": kind in JSON_LINES, "typed": kind not in SEPARATED}
     workers: dict[str, Any] = {}
     unlike = ""
     if choice is not None and out is not None:
@@ -281,7 +251,7 @@ def _answer_file(
         "rows": len(checked),
         "answered": answers.answered,
         "truncated": answers.truncated,
-        **({} if unsure is None else {"open": answers.open}),
+        **({} if options["unsure"] is None else {"open": answers.open}),
         "errors": [{"where": error.where, "error": error.what} for error in answers.errors],
         **workers,
     }
@@ -292,7 +262,7 @@ def _answer_file(
     tell(note, err=out is None)
     if workers:
         tell_summary(workers, unlike=unlike)
-    if unsure is not None:
+    if options["unsure"] is not None:
         tell(_left_open(answers.open, len(checked)), err=True)
     if answers.truncated:
         tell(f"Of {counted(answers.truncated, 'row')} the text was too long and was truncated.", err=True)

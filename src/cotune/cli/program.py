@@ -128,15 +128,7 @@ def count(done: int, size: int, what: str = "rows") -> None:
 
 
 def show_page(address: str, line: str, values: Mapping[str, Any], *, as_json: bool, no_open: bool) -> None:
-    """Print the address of a page, and open it in a browser if the output is a terminal.
-
-    Args:
-        address: address of the page.
-        line: line to print.
-        values: further values for JSON.
-        as_json: whether to print JSON instead of the line.
-        no_open: whether to open no browser.
-    """
+    """Print a line with the address of a page, or JSON with further values; in a terminal the page also opens in a browser."""
     from cotune.report.view import open_browser
 
     if as_json:
