@@ -25,7 +25,7 @@ def init(
     data: Annotated[Path, typer.Argument(help="Labelled rows: CSV, TSV, JSONL or Parquet.")],
     input: Annotated[list[str] | None, typer.Option(help="Input column; may be given several times.")] = None,
     output: Annotated[str | None, typer.Option(help="Column of the right answers.")] = None,
-    budget: Annotated[str | None, typer.Option(help="90s, 10m, 1h, or tokens: 300ktok, 2Mtok.")] = None,
+    budget: Annotated[str | None, typer.Option(help="90s, 10m, 1h, tokens: 300ktok, 2Mtok, or money: 2usd.")] = None,
     out: Annotated[Path, typer.Option(help="The task file to write.")] = Path("task.yaml"),
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing and accept all guesses.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
@@ -154,7 +154,7 @@ def task_file(data: Path, table: Table, inputs: Sequence[str], output: str, budg
         (f"  output: {yaml_name(output)}", "the right answers"),
         *([("  on_blank: skip", f"leaves out {counted(blank, 'further row')} without input or answer")] if blank else []),
         (f"output: {{type: {kind}}}", f"label, text, number or json; {why}"),
-        (f"budget: {yaml_name(budget)}", "90s, 10m, 1h, or tokens: 300ktok, 2Mtok"),
+        (f"budget: {yaml_name(budget)}", "90s, 10m, 1h, tokens: 300ktok, 2Mtok, or money: 2usd"),
         (
             "# metric: macro_f1",
             "metric to report, by default the accuracy of labels; label tasks on a local model are searched by log-loss",

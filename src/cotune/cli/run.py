@@ -36,7 +36,7 @@ def run(
     ] = None,
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings such as tune.rank=8.")] = None,
     input: Annotated[list[str] | None, typer.Option(help="Input column; may be given several times.")] = None,
-    output: Annotated[str | None, typer.Option(help="Label column.")] = None,
+    output: Annotated[str | None, typer.Option(help="Column of the right answers.")] = None,
     budget: Annotated[
         str | None, typer.Option(help="90s, 10m, 1h, tokens: 300ktok, 2Mtok, or money: 2usd. (default: 10m)")
     ] = None,
