@@ -103,17 +103,15 @@ class Guard:
         return None
 
     def _is_mine(self, host: str) -> bool:
-        host = host.lower()
-        name = _PORT.sub("", host)
-        return host in self._hosts or any(_fits(each, host) or _fits(each, name) for each in self._names)
+        return host.lower() in self._hosts or self._is_named(host.lower())
 
     def _is_from_here(self, origin: str) -> bool:
         scheme, _, host = origin.partition("://")
-        if scheme == "http" and host in self._hosts:
-            return True
         # A proxy in front of the server may use TLS for the given names.
-        name = _PORT.sub("", host)
-        return scheme in ("http", "https") and any(_fits(each, host) or _fits(each, name) for each in self._names)
+        return (scheme == "http" and host in self._hosts) or (scheme in ("http", "https") and self._is_named(host))
+
+    def _is_named(self, host: str) -> bool:
+        return any(_fits(each, name) for each in self._names for name in (host, _PORT.sub("", host)))
 
     def _bears_token(self, headers: Headers) -> bool:
         assert self._token is not None
