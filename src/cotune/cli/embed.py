@@ -61,7 +61,6 @@ def embed(
         "standard": standard,
         "fit_on": fit_on,
     }
-    summary: dict[str, Any] = {}
     unlike = ""
     if choice is None:
         result = embed_file(input, out, **asked)
@@ -72,14 +71,13 @@ def embed(
         meter = Meter(len(task.different), "text")
         with running(choice, out) as running_on:
             result, unlike = embed_on(running_on, task, meter.told)
-            summary = meter.summary(running_on)
-        result |= summary
+            result |= meter.summary(running_on)
     if as_json:
         echo_json(result)
     else:
         size = f"{counted(result['texts'], 'text')}, {counted(result['width'], 'number')} each"
         tell(f"{size}, {result['from_cache']} from the cache: {out}")
-        if summary:
-            tell_summary(summary, "text", unlike)
+        if choice is not None:
+            tell_summary(result, "text", unlike)
         if result["cut"]:
             typer.echo(f"Of {result['cut']} only the first {result['max_chars']} characters were read.", err=True)

@@ -166,16 +166,17 @@ def _ask(session: Session, *, web: bool, port: int, no_open: bool, as_json: bool
 
 
 def _last_words(session: Session, bundle: Path, folder: Path | None, *, as_json: bool) -> None:
-    counts = {"labelled": session.labelled, "skipped": session.skipped, "left": len(session.picks) - session.at}
+    left = len(session.picks) - session.at
     if as_json:
-        echo_json({"out": str(session.out), **counts, "agreed": session.agreed})
+        counts = {"labelled": session.labelled, "skipped": session.skipped, "left": left, "agreed": session.agreed}
+        echo_json({"out": str(session.out), **counts})
         return
     picked = session.identity["way"] != "random"
     unlike = ", which says little about other rows, since these were not picked at random" if picked else ""
     labelled = counted(session.labelled, "row")
     tell(f"{labelled} labelled: {session.out}. The model's guess was right on {session.agreed} of them{unlike}.")
-    if counts["left"]:
-        tell(f"{counted(counts['left'], 'row')} {'is' if counts['left'] == 1 else 'are'} left; the same command resumes.")
+    if left:
+        tell(f"{counted(left, 'row')} {'is' if left == 1 else 'are'} left; the same command resumes.")
     elif session.labelled:
         from cotune.labelling.known import train_source
 

@@ -152,9 +152,7 @@ def bundle_argument(name: str) -> Path:
 Bundle = Annotated[
     Path,
     typer.Argument(
-        parser=bundle_argument,
-        metavar="BUNDLE",
-        help="Folder of a run or of its bundle, or hf://org/name@revision.",
+        parser=bundle_argument, metavar="BUNDLE", help="Folder of a run or of its bundle, or hf://org/name@revision."
     ),
 ]
 
@@ -173,9 +171,7 @@ Batch = Annotated[int, typer.Option(min=1, help="Rows per batch.")]
 ExecutorName = Annotated[
     str | None,
     typer.Option(
-        "--executor",
-        metavar="NAME",
-        help="Run in chunks that survive an interrupt, on: local, processes, ray or ray:ADDRESS.",
+        "--executor", metavar="NAME", help="Run in chunks that survive an interrupt, on: local, processes, ray or ray:ADDRESS."
     ),
 ]
 

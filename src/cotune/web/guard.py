@@ -39,13 +39,11 @@ class Guard:
     given.
 
     Args:
-        app: the application.
-        port: port that the server listens on.
         loopback: whether the server listens on 127.0.0.1, so that its names and the origins of its pages are known.
         names: further names of the server, as a Host header holds them: with a port, or for any; ``*.example.org`` stands for
             all names below that one, ``*`` for every name. Without names, Host and Origin are not checked outside the loopback.
         methods: HTTP methods that are allowed; None leaves that to ``app``.
-        token: token that every request must carry, except those for ``open_paths``; None requires none.
+        token: token that every request must carry, except those for ``open_paths``.
         open_paths: paths that need no token and, outside the loopback, no known name, since health checks use the server's
             address.
         refuse: builds the answer to a refused request.

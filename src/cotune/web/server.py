@@ -35,11 +35,8 @@ _LAST_WORD_S = 1.0
 def bounded_config(app: ASGIApp, *, most: int, log_level: str, drain_s: float | None = None) -> uvicorn.Config:
     """The configuration of uvicorn for ``app``: HTTP alone, with limits on slow clients and on connections.
 
-    Args:
-        app: the application.
-        most: most concurrent connections; fewer if the limit on open files is low.
-        log_level: log level of uvicorn's messages.
-        drain_s: seconds after which uvicorn cancels unfinished requests at shutdown; None for no limit.
+    There are at most ``most`` concurrent connections, or fewer if the limit on open files is low. At shutdown, uvicorn cancels
+    unfinished requests after ``drain_s`` seconds; None for no limit.
 
     Raises:
         InputError: if the limit on open files leaves no room for connections.
@@ -92,8 +89,6 @@ class GracefulServer(ReadyServer):
     managers expect. A second Ctrl-C stops it at once.
 
     Args:
-        config: configuration of uvicorn.
-        ready: called once the server answers requests.
         drain_s: seconds for answering the remaining requests; None for no limit.
         give_up: called when these have passed or at a second Ctrl-C; must make the remaining requests end at once.
     """

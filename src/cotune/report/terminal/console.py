@@ -175,13 +175,9 @@ class LiveView(RunView):
 
 
 def make_view(json: bool, quiet: bool, stream: TextIO, is_terminal: bool) -> RunView:
-    """The view for a stream. It shows nothing before it is started.
+    """The view for a stream: JSON lines, nothing if ``quiet``, else a live view, or plain lines.
 
-    Args:
-        json: whether to write JSON lines; takes precedence over ``quiet``.
-        quiet: whether to show nothing.
-        stream: the output stream.
-        is_terminal: whether it is a terminal. One without cursor movement or Unicode gets plain lines.
+    Plain lines are for pipes, and for terminals without cursor movement or Unicode.
     """
     if json:
         return JsonView(stream)

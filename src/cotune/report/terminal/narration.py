@@ -273,8 +273,9 @@ def _better(story: Story, value: Value) -> list[Line]:
     score, rows = number(value.get("score")), number(value.get("n"))
     if score is None or rows is None:
         return []
+    before = f"; before: {measured(fields(value['before']))}" if "before" in value else ""
     on = f"on {counted(int(rows), 'labelled row')} held out from it"
-    return [Line(f"a better bundle is in best: {measured(value)} {on}; before: {measured(fields(value.get('before')))}")]
+    return [Line(f"a better bundle is in best: {measured(value)} {on}{before}")]
 
 
 def _verdict(story: Story, value: Value) -> list[Line]:
