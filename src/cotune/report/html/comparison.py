@@ -87,7 +87,6 @@ def _scores(comparison: Mapping[str, Any]) -> str:
         strips(lines, span),
         f"{capitalised(_metric(comparison))} in percent with 95% intervals. Hollow: base model. Filled: tuned. Both answer the "
         "same rows, so overlapping intervals can still hide a difference: read the paired one below.",
-        kind="wide",
     )
 
 
@@ -102,7 +101,6 @@ def _difference(comparison: Mapping[str, Any], difference: float) -> str:
         strips([line], span, signed=True),
         f"In points, paired row by row. Interval: {esc(comparison.get('interval') or 'unknown')}. "
         f"Test: {esc(comparison.get('test') or 'unknown')}. An interval that leaves out zero is a significant difference.",
-        kind="wide",
     )
 
 
@@ -151,7 +149,6 @@ def _rows(comparison: Mapping[str, Any]) -> str:
         counted(len(flipped), "row"),
         plain_table(("row", "right answer", "first run", "second run"), lines),
         f"✓ right, ✗ wrong.{cut}",
-        kind="wide",
     )
 
 

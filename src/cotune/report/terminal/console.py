@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
 from cotune.plain import amount, clock, decimal, fields, one_line, time_left
-from cotune.report.terminal.lines import JsonView, PlainView, RunView, speaks_unicode
-from cotune.report.terminal.narration import Story, stage_name
-from cotune.report.terminal.pace import Pace
+from cotune.report.terminal.lines import FollowingView, JsonView, PlainView, RunView, speaks_unicode
+from cotune.report.terminal.narration import stage_name
 from cotune.report.terminal.steps import Line
 
 if TYPE_CHECKING:
@@ -29,17 +28,14 @@ _NAMES, _GAP, _FRAME = 8, 2, 4
 _REFRESH_PER_SECOND = 4
 
 
-class LiveView(RunView):
-    """A view in a terminal, redrawn in place; ``now`` is a monotonic clock in seconds."""
-
-    # A resumed run passes events of earlier sessions, so that the best so far is known.
-    wants_history = True
+class LiveView(FollowingView):
+    """A view in a terminal, redrawn in place."""
 
     def __init__(self, console: Console, *, now: Callable[[], float] = time.monotonic) -> None:
         from rich.live import Live
 
+        super().__init__(now)
         self._console = console
-        self._story, self._pace = Story(), Pace(now)
         self._log: deque[tuple[float, Line]] = deque(maxlen=_LOG_LINES)
         self._stage, self._what = "", ""
         self._closed = False
@@ -75,7 +71,7 @@ class LiveView(RunView):
 
     def set_time_left(self, seconds: float | None) -> None:
         with self._lock:
-            self._pace.set_left(seconds)
+            super().set_time_left(seconds)
 
     def close(self) -> None:
         self._closed, self._starts = True, False

@@ -37,23 +37,29 @@ class RunView:
         """Stop showing and restore the terminal. May be called more than once."""
 
 
-class PlainView(RunView):
-    """Writes a line for each noteworthy event, with the elapsed time and without control codes, for pipes and logs.
+class FollowingView(RunView):
+    """A view that keeps the run's state; ``now`` is a monotonic clock, in seconds."""
 
-    Args:
-        stream: output stream.
-        now: monotonic clock, in seconds.
-        heartbeat: seconds without a line after which a line describes the current work.
-    """
-
-    # A resumed run passes events of earlier sessions, so that prompts are shown by their text. They are not written again.
+    # A resumed run passes events of earlier sessions, so that the best so far and the prompts' texts are known.
     wants_history = True
 
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now, self._story, self._pace = now, Story(), Pace(now)
+
+    def set_time_left(self, seconds: float | None) -> None:
+        self._pace.set_left(seconds)
+
+
+class PlainView(FollowingView):
+    """Writes a line for each noteworthy event, with the elapsed time and without control codes, for pipes and logs.
+
+    After ``heartbeat`` seconds without a line, a line describes the current work.
+    """
+
     def __init__(self, stream: TextIO, *, now: Callable[[], float] = time.monotonic, heartbeat: float = 60.0) -> None:
-        self._out, self._now, self._heartbeat = Output(stream), now, heartbeat
-        self._story, self._pace = Story(), Pace(now)
-        self._last = now()
-        self._past = -1
+        super().__init__(now)
+        self._out, self._heartbeat = Output(stream), heartbeat
+        self._last, self._past = now(), -1
 
     def event(self, event: Mapping[str, Any]) -> None:
         place = number(event.get("n"))
@@ -75,9 +81,6 @@ class PlainView(RunView):
         speed = f", {rate:,.0f} tokens/s" if rate is not None else ""
         rest = f", {time_left(left)}" if left is not None else ""
         self._say(f"{stage_name(stage)}: {one_line(what, 80)}{speed}{rest}")
-
-    def set_time_left(self, seconds: float | None) -> None:
-        self._pace.set_left(seconds)
 
     def _say(self, text: str) -> None:
         self._last = self._now()

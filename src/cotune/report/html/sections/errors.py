@@ -146,4 +146,4 @@ def _mistakes(tests: AnsweredRows, arm: str) -> str:
         for sure, row in wrong[:_SHOWN_MISTAKES]
     )
     note = "Worth a look: some of these may be wrong labels rather than wrong answers."
-    return figure("Most confident mistakes", f'<ol class="mistakes">{lines}</ol>', note, kind="wide")
+    return figure("Most confident mistakes", f'<ol class="mistakes">{lines}</ol>', note)

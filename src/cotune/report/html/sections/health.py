@@ -75,7 +75,6 @@ def _neighbours(near: Mapping[str, Any]) -> str:
         f"The {esc(near.get('pairs', '?'))} pairs that are closest by their words were embedded by the model; shown are those "
         "of train and dev with a cosine of at least "
         f"{esc(near.get('threshold', '?'))}. They stay: paraphrases are what real inputs are made of.",
-        kind="wide",
     )
 
 
@@ -160,7 +159,7 @@ def _command(record: RunRecord) -> str:
     for name, prompt in zip(files, extra, strict=True):
         shown += _copied(name, prompt.text)
     note = "The config as the run resolved it. Under a token budget the same machine gives the same journal, apart from times."
-    return figure("Make it again", shown, note, kind="wide")
+    return figure("Make it again", shown, note)
 
 
 def task_yaml(config: Mapping[str, Any]) -> str:

@@ -158,7 +158,6 @@ def _ridge(curves: list[LayerCurve], kinds: list[str], prompts: Prompts, depth: 
         plot.render(x_title="layer", y_title="leave-one-out squared error, less is better"),
         "What chooses the layers above: ridge regression on the labels has its leave-one-out error in closed form, so every "
         "layer can be tried. It ranks layers; its errors cannot be compared with log-losses.",
-        kind="wide",
     )
 
 

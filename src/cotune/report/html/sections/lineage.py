@@ -33,7 +33,6 @@ def lineage_section(record: RunRecord, prompts: Prompts) -> str:
         f'<div class="tree">{axis}<ol>{rows}</ol></div>',
         f"Each prompt is listed below the one that it was made from. Hollow dot: {measure.name} {before}. Filled dots: after "
         f"tuning, joined in the order of steps. {measure.levels} Open a prompt for its text and what changed.",
-        kind="wide",
     )
 
 

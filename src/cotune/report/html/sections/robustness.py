@@ -33,7 +33,6 @@ def robustness_section(record: RunRecord) -> str:
         f"on {counted(esc(data.get('n', '?')), 'dev row')}; a dashed line marks the prompt as it is, which these rows helped "
         "to choose. Few rows scatter by themselves: the table holds what is left when that is taken away, with 95% intervals. "
         "Tab to a dot and press Enter to read it.",
-        kind="wide",
     )
 
 

@@ -107,7 +107,6 @@ def seconds_section(record: RunRecord, prompts: Prompts) -> str:
         "Score by seconds",
         plot.render(x_title="time of work", y_title="percent") + legend([(kind, text, "") for kind, text, _ in named]),
         caption,
-        kind="wide",
     )
 
 

@@ -42,7 +42,7 @@ def _slices(record: RunRecord) -> str:
     heads = ("Slice", "Rows", "Wrong", "Others wrong", "Difference", "p")
     title = f"{esc(slices.get('failures', '?'))} of {esc(slices.get('rows', '?'))} dev rows are wrong"
     caption = f"Failures on dev, clustered by {_place(record)}; {_CAPTION}"
-    return figure(title, plain_table(heads, rows, kind="slices"), caption, kind="wide")
+    return figure(title, plain_table(heads, rows, kind="slices"), caption)
 
 
 def _place(record: RunRecord) -> str:
@@ -88,7 +88,6 @@ def _rewriting(record: RunRecord, prompts: Prompts) -> str:
         f"Rewriting by {data_text(model)}",
         plain_table(("Cycle", "Instructions", "On dev"), lines),
         f"{spent}. Instructions that were taken went into the cycle’s pool and were raced like all others.",
-        kind="wide",
     )
 
 

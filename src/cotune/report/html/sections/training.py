@@ -107,7 +107,6 @@ def training_section(record: RunRecord, prompts: Prompts) -> str:
         "Each line is a separate tuning: one for each split of the labelled rows, and the last ones on all of them."
         if record.by_probe
         else "",
-        kind="wide" if record.by_probe else "",
     )
     # A window is tuned without measurements in between, so there is no curve by step.
     if not record.by_probe:

@@ -162,7 +162,6 @@ def _arms(record: RunRecord) -> str:
         strips(lines, span),
         f"{esc(capitalised(metric_words(record.metric)))} in percent with 95% intervals. Hollow: base model. Filled: tuned."
         + (_OVERLAP if has_gains(record.summary) else ""),
-        kind="wide",
     )
 
 
@@ -191,7 +190,6 @@ def _previous(record: RunRecord) -> str:
         facts_table(rows) + notes,
         "Share of right rows on the same sealed test rows; the old bundle cannot know new labels. Differences are paired; "
         "intervals and p-values are corrected for the parts being read together (Bonferroni).",
-        kind="wide",
     )
 
 
@@ -216,7 +214,7 @@ def _gains(summary: Mapping[str, Any]) -> str:
             f"({interval}, {p_value(loss.get('p'))})."
         )
     note = f"{gains_note(summary)}{_text(loss_note)} {repeated_text(summary)}".rstrip()
-    return figure("What was gained, and by what", strips(lines, span, signed=True), esc(note), kind="wide")
+    return figure("What was gained, and by what", strips(lines, span, signed=True), esc(note))
 
 
 def _text(words: str) -> str:

@@ -59,7 +59,6 @@ def waterfall_section(record: RunRecord, prompts: Prompts) -> str:
         + (", with paired 95% intervals where the same rows are known before and after" if any_interval else "")
         + f". {measure.remark}{' ' if measure.remark else ''}{measure.where[:1].upper()}{measure.where[1:]} also "
         "chose the candidates, so each step looks better here than on new rows. The verdict has the gains on the sealed test.",
-        kind="wide",
     )
 
 

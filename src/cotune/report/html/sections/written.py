@@ -59,7 +59,6 @@ def _fields(listed: Sequence[Any]) -> str:
         "Fields",
         plain_table(("field", "right", "given", "precision", "recall", "F1"), lines),
         "For each field: in how many right answers it is, in how many given answers, and percent right, with 95% intervals.",
-        kind="wide",
     )
 
 
@@ -81,7 +80,7 @@ def _worst(tests: AnsweredRows, arm: str) -> str:
         f"{len(wrong)} of {counted(len(tests.rows), 'row')} count as wrong. Struck out: should be there. Underlined: was "
         "written instead."
     )
-    return figure("Rows that are worth least", f'<ol class="mistakes">{lines}</ol>', note, kind="wide")
+    return figure("Rows that are worth least", f'<ol class="mistakes">{lines}</ol>', note)
 
 
 def _marked(tests: AnsweredRows, row: AnsweredRow, arm: str) -> str:
