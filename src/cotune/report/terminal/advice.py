@@ -154,7 +154,7 @@ def more_rows(summary: Mapping[str, Any]) -> str | None:
 
 
 def still_gaining(cycles: list[Any], *, by_loss: bool = False) -> bool:
-    """Whether the last cycle's winner clearly beats those of all earlier cycles, by the score or, with probes, by the log-loss."""
+    """Whether the last cycle's winner clearly beats all earlier ones, by the score or, with probes, by the log-loss."""
     levels = [level for level in (_reached(fields(cycle), by_loss) for cycle in cycles) if level is not None]
     return len(levels) > 1 and levels[-1] >= max(levels[:-1]) + _LEAST_GAIN
 
