@@ -127,7 +127,7 @@ def run(
     if as_json:
         echo_json({"out": str(folder), **summary})
         return
-    from cotune.report import print_verdict, quiet_text
+    from cotune.report.terminal.verdict import print_verdict, quiet_text
 
     if quiet:
         tell(quiet_text({**summary, "out": str(folder)}))
@@ -159,7 +159,7 @@ def _config_of(task: str, settings: list[str], options: dict[str, Any], inputs: 
 def _searched(config: RunConfig, folder: Path, *, quiet: bool, as_json: bool, **options: Any) -> dict[str, Any]:
     """Run the search, show it on the terminal and log it to a tracker; returns the summary."""
     from cotune.cycle.run import run as run_cycle
-    from cotune.report import make_view
+    from cotune.report.terminal.console import make_view
     from cotune.tracking import tracked, tracker_of
 
     tracker = tracker_of(config.tracking)

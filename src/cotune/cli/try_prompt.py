@@ -84,7 +84,7 @@ def try_one(tryouts: Tryouts, text: str, *, where: str, rows: int, as_json: bool
     Raises:
         InputError: if the prompt has no input field; ``where`` names its source.
     """
-    from cotune.report import TRYOUT_CLOSING, comparison_text, tryout_heading
+    from cotune.report.terminal.tryout import TRYOUT_CLOSING, comparison_text, tryout_heading
 
     def show(result: Tryout) -> None:
         if len(result.comparisons) == 1:
