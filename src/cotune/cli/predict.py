@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from cotune.bundle import Predictor
     from cotune.bundle.answer_sheet import Checked, SheetAnswers
-    from cotune.endpoint import EndpointError
     from cotune.executor import Choice
     from cotune.task.reading.sheet import Sheet
 
@@ -145,10 +144,9 @@ def _check_no_file(text: str, bundle: Path) -> None:
     from cotune.task.reading.sheet import SUFFIXES
 
     try:
-        is_file = Path(text).is_file()
+        if not Path(text).is_file():
+            return
     except (OSError, ValueError):
-        return
-    if not is_file:
         return
     if Path(text).suffix.lower() in (*SUFFIXES, ".json"):
         raise InputError(
@@ -168,18 +166,16 @@ def _row_of(texts: list[str], input_fields: Sequence[str]) -> dict[str, str]:
         return checked_row(texts[0], input_fields, "row 1")
     hint = "Write: " + " ".join(f'--input {shlex.quote(name)}="..."' for name in input_fields) + "."
     if len(input_fields) == 1:
-        raise InputError(
-            f"the task has one input field, but {len(texts)} texts are given", where="--input", hint="Give one text."
-        )
+        what = f"the task has one input field, but {len(texts)} texts are given"
+        raise InputError(what, where="--input", hint="Give one text.")
     row: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         field = next((field for field in input_fields if column_of(field, [name]) is not None), None)
         if not equals or field is None:
-            what = (
-                f"the task has {counted(len(input_fields), 'input field')} ({', '.join(input_fields)}), and {shortened(text)!r}"
-            )
-            raise InputError(f"{what} names none of them", where="--input", hint=hint)
+            known = f"{counted(len(input_fields), 'input field')} ({', '.join(input_fields)})"
+            what = f"the task has {known}, and {shortened(text)!r} names none of them"
+            raise InputError(what, where="--input", hint=hint)
         if field in row:
             raise InputError(f"the field {field!r} is given twice", where="--input", hint=hint)
         row[field] = value
@@ -245,7 +241,11 @@ def _answer_file(
         else:
             write_sheet(sheet, answers.added, out)
     if answers.ended is not None:
-        raise _ended_early(answers.ended, answers.answered, len(checked), out)
+        from cotune.endpoint import EndpointError
+
+        done = f"{answers.answered:,} of {counted(len(checked), 'row')} are answered{'' if out is None else f' in {out}'}"
+        text = f"{answers.ended}. {done}, and the others have the reason as their error."
+        raise EndpointError(text, status=answers.ended.status)
     record: dict[str, Any] = {
         "out": None if out is None else str(out),
         "rows": len(checked),
@@ -269,14 +269,6 @@ def _answer_file(
     if answers.errors:
         first = answers.errors[0]
         tell(f"{counted(len(answers.errors), 'row')} could not be answered; the first: {first.where}: {first.what}.", err=True)
-
-
-def _ended_early(why: EndpointError, answered: int, size: int, out: Path | None) -> EndpointError:
-    from cotune.endpoint import EndpointError
-
-    place = "" if out is None else f" in {out}"
-    told = f"{answered:,} of {counted(size, 'row')} are answered{place}, and the others have the reason as their error"
-    return EndpointError(f"{why}. {told}.", status=why.status)
 
 
 def _answer_on(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -190,11 +192,10 @@ class TrackedView:
         self._queue.put(status)
         if status == "finished" and not self._follower.problem:
             say(self._view, f"sending the result to {self._follower.name}")
-        waited = 0.0
+        until = math.inf if status == "finished" else time.monotonic() + _PATIENCE_S
         # Join in short steps, so that an interrupt is handled.
-        while self._thread is not None and self._thread.is_alive() and (status == "finished" or waited < _PATIENCE_S):
+        while self._thread is not None and self._thread.is_alive() and time.monotonic() < until:
             self._thread.join(0.1)
-            waited += 0.1
         self._tell()
 
     def _start(self) -> None:
