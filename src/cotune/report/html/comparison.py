@@ -107,7 +107,8 @@ def _difference(comparison: Mapping[str, Any], difference: float) -> str:
 def _table(comparison: Mapping[str, Any]) -> str:
     alone = {f"right in the {side} run alone": int(number(comparison.get(f"only_{side}_right")) or 0) for side in _SIDES}
     rows = {**alone, "right in both or in neither": int(number(comparison.get("n")) or 0) - sum(alone.values())}
-    return card("Which rows differ", facts_table([(name, counted(count, "row")) for name, count in rows.items()]))
+    table = facts_table([(name, counted(count, "row")) for name, count in rows.items()])
+    return f'<div class="cards">{card("Which rows differ", table)}</div>'
 
 
 def _ships(comparison: Mapping[str, Any]) -> str:
