@@ -15,10 +15,15 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
-from cotune.web.crowd import ACCEPTED, most_connections
-from cotune.web.patience import PatientProtocol
+from cotune.errors import InputError
+from cotune.web.patience import BEYOND, PatientProtocol
 
 _LOG = logging.getLogger(__name__)
+# Connections accepted at once: asyncio accepts as many as the backlog that it is given before it does anything else.
+_ACCEPTED = 32
+# Files that are open besides the connections, such as accepted ones that are about to be closed.
+_SPARE = BEYOND + 3 * _ACCEPTED + 16
+_FEWEST = 16
 # Connections that may wait in the operating system to be accepted.
 _BACKLOG = 512
 _NO_MORE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -51,10 +56,36 @@ def bounded_config(app: ASGIApp, *, most: int, log_level: str, drain_s: float | 
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        backlog=ACCEPTED,
+        backlog=_ACCEPTED,
         limit_concurrency=most_connections(most),
         timeout_graceful_shutdown=drain_s,  # type: ignore[arg-type]
     )
+
+
+def most_connections(most: int) -> int:
+    """The limit on connections: ``most``, or fewer if the limit on open files requires it.
+
+    Raises:
+        InputError: if the limit on open files leaves room for hardly any connection.
+    """
+    try:
+        import resource
+    except ImportError:
+        # Windows has no such limit.
+        return most
+    import psutil
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return most
+    room = soft - int(psutil.Process().num_fds()) - _SPARE
+    if room < _FEWEST:
+        raise InputError(
+            f"this process may have {soft} files open, which leaves no room for connections",
+            where="ulimit -n",
+            hint=f"Allow more, for example: ulimit -n {soft - room + most}",
+        )
+    return min(most, room)
 
 
 class ReadyServer(uvicorn.Server):
