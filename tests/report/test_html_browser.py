@@ -48,12 +48,14 @@ def test_gains_stay_inside_their_figure(browser: Any, tmp_path: Path, width: int
     folder = run_folder(tmp_path / "run")
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     summary["gains"]["synergy"] |= {"value": 0.0, "ci": [-0.105, 0.105], "p": 1.0}
+    summary["gains"]["both"] |= {"p": 0.031, "within_noise": True}
     (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
     watched = Watched(browser, write_report(folder), viewport={"width": width, "height": 900})
     rows = watched.page.locator("#verdict .strips .number").evaluate_all(
         "cells => cells.map(cell => [cell.innerText, cell.scrollWidth - cell.clientWidth])"
     )
-    assert any("no significant difference, p = 1.000" in text for text, _ in rows)
+    texts = " ".join(" ".join(text.split()) for text, _ in rows)
+    assert "no significant difference, p = 1.000" in texts and "within the noise of this machine, p = 0.031" in texts
     assert [(text, over) for text, over in rows if over > 0] == []
     watched.page.close()
 
