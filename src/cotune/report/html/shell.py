@@ -48,7 +48,7 @@ def framed(
     finished: bool = True,
     live: Live | None = None,
 ) -> str:
-    """Build a whole page with the logo, links to its sections and a panel, from trusted markup.
+    """Build a whole page with the logo, links to its sections and a panel, from trusted markup; the title is escaped.
 
     Args:
         links: names of the sections' elements, with their titles.
@@ -68,7 +68,7 @@ def framed(
 
 
 def shell(title: str, body: str, *, script: str = "", finished: bool = False, live: Live | None = None) -> str:
-    """Build a whole page from trusted markup and its script, which runs after the body and after the script of ``live``.
+    """Build a whole page from a title, which is escaped, trusted markup, and its script, which runs after that of ``live``.
 
     The content security policy allows exactly these scripts and styles. Without ``live`` the page may send no requests.
     """
