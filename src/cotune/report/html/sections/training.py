@@ -206,7 +206,7 @@ def search_section(record: RunRecord, prompts: Prompts) -> str:
         dots.append(((spent, level), f"dot {'raced' if kind == 'race' else 'tuned'}", tip, prompt_id if facts else ""))
     if not dots:
         return "<p class=empty>Nothing was measured on dev yet.</p>"
-    levels = padded([level for (_, level), *_ in dots], share=0.15, least=0.05)
+    levels = padded((place[1] for place, *_ in dots), share=0.15, least=0.05)
     plot = Plot((0, spent * 1.02 or 1), levels, height=260, label=f"Best dev {measure.name} by tokens")
     tokens = [(t, amount(t)) for t in nice_ticks(0, spent or 1, 4)]
     plot.axes(tokens, [(t, measure.tick(t)) for t in nice_ticks(*levels, 4)])
