@@ -111,7 +111,7 @@ def run(
 
 
 def _bar() -> BarView:
-    from cotune.report import python_view
+    from cotune.report.terminal.bar import python_view
 
     return python_view()
 

@@ -17,7 +17,7 @@ from servers import running
 
 from cotune.bundle import Predictor, load_several
 from cotune.errors import InputError
-from cotune.web.crowd import most_connections
+from cotune.web.server import most_connections
 
 FLOOD = """
 import resource, socket, sys, time

@@ -59,6 +59,8 @@ def test_a_browser_shows_it_whole_and_runs_no_text(browser: Any, tmp_path: Path,
     tab.goto(path.as_uri())
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     assert "gains 16.7 points" in tab.inner_text("h1") and tab.locator("#rows tr").count() == 11
+    # Names and numbers of the small table stand near each other.
+    assert tab.evaluate("document.querySelector('#verdict table').offsetWidth") < 400
     tab.locator("#verdict .strip[data-tip]").first.hover()
     assert "66.7%" in tab.inner_text("#tip")
     before_switch = tab.evaluate("getComputedStyle(document.body).backgroundColor")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +41,23 @@ class Watched:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(run_folder(tmp_path_factory.mktemp("browser") / "run", rows=120))
+
+
+@pytest.mark.parametrize("width", [1000, 1200, 1280])
+def test_gains_stay_inside_their_figure(browser: Any, tmp_path: Path, width: int) -> None:
+    folder = run_folder(tmp_path / "run")
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    summary["gains"]["synergy"] |= {"value": 0.0, "ci": [-0.105, 0.105], "p": 1.0}
+    summary["gains"]["both"] |= {"p": 0.031, "within_noise": True}
+    (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    watched = Watched(browser, write_report(folder), viewport={"width": width, "height": 900})
+    rows = watched.page.locator("#verdict .strips .number").evaluate_all(
+        "cells => cells.map(cell => [cell.innerText, cell.scrollWidth - cell.clientWidth])"
+    )
+    texts = " ".join(" ".join(text.split()) for text, _ in rows)
+    assert "no significant difference, p = 1.000" in texts and "within the noise of this machine, p = 0.031" in texts
+    assert [(text, over) for text, over in rows if over > 0] == []
+    watched.page.close()
 
 
 @pytest.fixture

@@ -409,7 +409,7 @@ def test_a_share_of_grouped_rows_counts_groups() -> None:
     alone, grouped = share_interval(0.8, 30, "accuracy"), share_interval(0.8, 30, "accuracy", [row // 5 for row in range(50)])
     assert alone and grouped and grouped[1] - grouped[0] > 1.5 * (alone[1] - alone[0])
     assert share_interval(0.8, 30, "accuracy", range(50)) == alone
-    assert "30 rows" in share_text(0.8, 30, "accuracy", [0] * 30)
+    assert "30 rows" in share_text(0.8, 30, share_interval(0.8, 30, "accuracy", [0] * 30))
 
 
 def test_prompts_know_their_scores_and_parents(tmp_path: Path) -> None:

@@ -25,9 +25,9 @@ from cotune.cycle.compare import Tryout
 from cotune.cycle.run import Result
 from cotune.evaluate.tried import Comparison
 from cotune.prompt.prompt import Prompt
-from cotune.report import notebook_html, summary_line
 from cotune.report.html import run_blocks
 from cotune.report.terminal.bar import BarView, Progress, bar_html, bar_line, python_view
+from cotune.report.terminal.notebook import notebook_html, summary_line
 from cotune.report.terminal.verdict import verdict_text
 
 SUMMARY: dict[str, Any] = {

@@ -190,7 +190,7 @@ def test_while_it_goes_on_the_first_verdict_leads(tmp_path: Path) -> None:
     assert "Where the answer forms" in page
 
 
-def killed_in_the_test(folder: Path, to: Path, steps: int, metric: str | None = "macro_f1") -> Path:
+def killed_in_the_test(folder: Path, to: Path, steps: int, metric: str = "macro_f1") -> Path:
     """A run that was killed when its arms had been tested; ``steps`` are those of the winner."""
     lines = [json.loads(line) for line in (folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
     last = max(place for place, line in enumerate(lines) if line["kind"] == "arm")
@@ -202,7 +202,7 @@ def killed_in_the_test(folder: Path, to: Path, steps: int, metric: str | None = 
             best = {**winner, "decision": {"kind": "probe"}, "steps": 0, "adapter_id": "a" * 16}
             tuned = {**best, "steps": steps, "adapter_id": "b" * 16} if steps else best
             line["value"]["arms"] = arms | {"prompt_only": best, "best_prompt": best, "best_tuned": tuned}
-        if line["kind"] == "start" and metric:
+        if line["kind"] == "start":
             line["value"]["metric"] = metric
         if line["kind"] == "arm":
             name = line["value"]["name"]
@@ -218,11 +218,11 @@ def test_arms_are_told_by_their_weights_and_with_intervals_before_there_is_a_sum
     assert "first prompt, base model, frozen; also seed tuned" in shown
     assert "winner’s prompt, base model, frozen; also prompt only, best tuned" in shown
     assert "Macro F1 in percent with 95% intervals" in shown
-    killed = read_record(killed_in_the_test(folder, tmp_path / "tuned", 12, metric=None))
+    killed = read_record(killed_in_the_test(folder, tmp_path / "tuned", 12, metric="accuracy"))
     tested = [one for one in read_course(killed) if one.kind == "test"]
     assert [one.what for one in tested] == ["test, best prompt", "test, seed prompt", "test, best tuned"]
     assert [one.base for one in tested] == [True, True, False] and all(one.prompt_id for one in tested)
-    assert all(one.ci is not None and one.ci[0] < one.score < one.ci[1] for one in tested), "accuracy is the default"
+    assert all(one.ci is not None and one.ci[0] < one.score < one.ci[1] for one in tested)
 
 
 def test_while_it_goes_on_the_best_is_that_of_the_lowest_log_loss(folder: Path, tmp_path: Path) -> None:

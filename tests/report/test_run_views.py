@@ -46,13 +46,13 @@ EVENTS: list[tuple[str, Any]] = [
             "threads": 2,
         },
     ),
-    ("plan", {"text": "24 prompts, raced over 128 rows\n4 of them tuned for 24 steps", "pool": 24}),
+    ("plan", {"text": ["24 prompts, raced over 128 rows", "4 of them tuned for 24 steps"], "pool": 24}),
     (
         "pool",
         {
             "cycle": 1,
             "proposals": [{"prompt": p.to_json(), "source": "edit", "parents": [], "operator": ""} for p in (ODD, BARE, SHOWN)],
-            "dropped": 2,
+            "near_duplicates": 2,
         },
     ),
     ("score", {"stage": "race", "prompt_id": ODD.id, "adapter_id": "base", "rows": 16, "score": 0.99, "log_loss": 0.1}),

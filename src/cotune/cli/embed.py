@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -56,7 +56,6 @@ def embed(
 
     settings = {"pooling": pooling, "layer": layer}
     task = EmbedTask.read(input, out, model=model, column=column, settings=settings, standard=standard, fit_on=fit_on)
-    summary: dict[str, Any] = {}
     unlike = ""
     if choice is None:
         result = embed_here(task)
@@ -66,14 +65,13 @@ def embed(
         meter = Meter(len(task.different), "text")
         with running(choice, out) as running_on:
             result, unlike = embed_on(running_on, task, meter.told)
-            summary = meter.summary(running_on)
-        result |= summary
+            result |= meter.summary(running_on)
     if as_json:
         echo_json(result)
     else:
         size = f"{counted(result['texts'], 'text')}, {counted(result['width'], 'number')} each"
         tell(f"{size}, {result['from_cache']} from the cache: {out}")
-        if summary:
-            tell_summary(summary, "text", unlike)
+        if choice is not None:
+            tell_summary(result, "text", unlike)
         if result["cut"]:
             typer.echo(f"Of {result['cut']} only the first {result['max_chars']} characters were read.", err=True)

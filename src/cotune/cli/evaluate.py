@@ -61,8 +61,7 @@ def evaluate(
     predictor = load(bundle, base=base, key_env=key_env, endpoint=endpoint, patience=patience)
     scored = score_rows(predictor, labelled, batch=batch, progress=counting(len(labelled.rows)))
     if as_json:
-        record = {"bundle": str(bundle), "rows": rows, **scored.to_json(), "seen": seen.to_json() if seen else None}
-        echo_json(record)
+        echo_json({"bundle": str(bundle), "rows": rows, **scored.to_json(), "seen": seen.to_json() if seen else None})
         return
     from cotune.cli.terminal import out_console
 
@@ -76,9 +75,12 @@ def _shown(scored: Scored, source: str, width: int) -> Iterator[Any]:
 
     from cotune.plain import harmless, one_line
 
+    low, high = scored.interval.low, scored.interval.high
+    # A single row with a fractional score says nothing about others.
+    interval = f"95% interval {low:.3f} to {high:.3f}" if math.isfinite(low) and math.isfinite(high) else "interval unknown"
     yield Text(
-        f"{metric_words(scored.metric)} {_with_interval(scored.score, scored.interval.low, scored.interval.high)} "
-        f"on {counted(scored.n, 'row')} of {one_line(source, 80)}, {scored.right:,} of them right"
+        f"{metric_words(scored.metric)} {scored.score:.3f} ({interval}) on {counted(scored.n, 'row')} of "
+        f"{one_line(source, 80)}, {scored.right:,} of them right"
     )
     if scored.majority is not None:
         yield Text(f"always {one_line(scored.majority[0], 40)!r}, the most frequent label here: {scored.majority[1]:.3f}")
@@ -97,12 +99,6 @@ def _shown(scored: Scored, source: str, width: int) -> Iterator[Any]:
     if scored.fields:
         yield Text("")
         yield _table("field", scored.fields, width)
-
-
-def _with_interval(value: float, low: float, high: float) -> str:
-    # A single row with a fractional score says nothing about others.
-    known = math.isfinite(low) and math.isfinite(high)
-    return f"{value:.3f} (95% interval {low:.3f} to {high:.3f})" if known else f"{value:.3f} (interval unknown)"
 
 
 def _table(what: str, parts: Sequence[PartScores], width: int) -> Any:
@@ -124,10 +120,8 @@ def _table(what: str, parts: Sequence[PartScores], width: int) -> Any:
 def _share(share: Share | None, *, interval: bool = True) -> str:
     if share is None:
         return "-"
-    if not interval:
-        return f"{share.value:.2f}"
-    # The longer form leaves no room for labels on 80 columns.
-    return f"{share.value:.2f} ({share.interval.low:.2f}-{share.interval.high:.2f})"
+    # With "to" as elsewhere there would be no room for labels on 80 columns.
+    return f"{share.value:.2f}" + (f" ({share.interval.low:.2f}-{share.interval.high:.2f})" if interval else "")
 
 
 def _confusion(scored: Scored, width: int) -> Iterator[Any]:

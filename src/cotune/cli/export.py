@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cotune.cli.program import Base, Bundle, Json, app, tell
+from cotune.cli.program import Base, Bundle, Json, app, echo_json, tell
 
 _CHECKED = ("transformers", "onnx", "merged")
 """Formats whose answers are always compared with the bundle's; of the others some files are."""
@@ -43,7 +42,7 @@ def export(
     written = export_bundle(bundle, out, to, base=base)  # type: ignore[arg-type]
     probe = PROBE if (written / PROBE).is_file() else None
     if as_json:
-        typer.echo(json.dumps({"out": str(written), "to": to, "probe": probe}))
+        echo_json({"out": str(written), "to": to, "probe": probe})
         return
     if probe and to not in ("transformers", "onnx"):
         typer.echo(

@@ -16,6 +16,8 @@ from cotune.errors import InputError, counted, shown_names
 if TYPE_CHECKING:
     from cotune.task.reading.table import Table
 
+_METRIC = "metric to report, by default the accuracy of labels; label tasks on a local model are searched by log-loss"
+
 
 @app.command(
     epilog="Examples:\n\n  cotune init tickets.csv\n\n  cotune init tickets.csv --yes\n\n"
@@ -25,7 +27,7 @@ def init(
     data: Annotated[Path, typer.Argument(help="Labelled rows: CSV, TSV, JSONL or Parquet.")],
     input: Annotated[list[str] | None, typer.Option(help="Input column; may be given several times.")] = None,
     output: Annotated[str | None, typer.Option(help="Column of the right answers.")] = None,
-    budget: Annotated[str | None, typer.Option(help="90s, 10m, 1h, or tokens: 300ktok, 2Mtok.")] = None,
+    budget: Annotated[str | None, typer.Option(help="90s, 10m, 1h, tokens: 300ktok, 2Mtok, or money: 2usd.")] = None,
     out: Annotated[Path, typer.Option(help="The task file to write.")] = Path("task.yaml"),
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing and accept all guesses.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
@@ -72,24 +74,19 @@ def init(
     config = config_from_text(text, out)
     write_text(out, text)
     if as_json:
-        record = {"out": str(out), "name": config.name, "input": inputs, "output": answers, "budget": spent}
-        echo_json(record)
-    else:
-        if not asks and not (input and output):
-            guesses = [option for option, value in (("--input", input), ("--output", output)) if not value]
-            name = f"{' and '.join(guesses)} name{'s another' if len(guesses) == 1 else ' others'}"
-            unused = [column for column in table.columns if column not in (*inputs, answers)]
-            others = f" Not used: {shown_names(unused)}." if unused else ""
-            tell(f"Reads {shown_names(inputs)}, answers {answers!r} (guessed; {name}).{others}")
-        tell(f"Written: {out}. Start with: cotune run {shlex.quote(str(out))}")
+        echo_json({"out": str(out), "name": config.name, "input": inputs, "output": answers, "budget": spent})
+        return
+    guesses = [option for option, value in (("--input", input), ("--output", output)) if not value]
+    if guesses and not asks:
+        name = f"{' and '.join(guesses)} name{'s another' if len(guesses) == 1 else ' others'}"
+        unused = [column for column in table.columns if column not in (*inputs, answers)]
+        others = f" Not used: {shown_names(unused)}." if unused else ""
+        tell(f"Reads {shown_names(inputs)}, answers {answers!r} (guessed; {name}).{others}")
+    tell(f"Written: {out}. Start with: cotune run {shlex.quote(str(out))}")
 
 
 def _answer(question: str, value: str | None, guess: str | None, check: Callable[[str], object], *, asks: bool) -> str:
-    """The given value, else the user's answer, else the guess; asks again if an answer is invalid.
-
-    Raises:
-        InputError: if the given value is invalid, or there is no guess.
-    """
+    """The given value, else the user's answer, else the guess; asks again if an answer is invalid."""
     if value is None and asks:
         while True:
             try:
@@ -106,11 +103,8 @@ def _answer(question: str, value: str | None, guess: str | None, check: Callable
                 return answer
     answer = value if value is not None else guess or ""
     if not answer:
-        raise InputError(
-            f"no column looks like the {question.partition(',')[0]}",
-            where="cotune init",
-            hint="Name it with --input or --output.",
-        )
+        what = f"no column looks like the {question.partition(',')[0]}"
+        raise InputError(what, where="cotune init", hint="Name it with --input or --output.")
     check(answer)
     return answer
 
@@ -147,6 +141,7 @@ def task_file(data: Path, table: Table, inputs: Sequence[str], output: str, budg
         )
     kind, why = guess_type(whole)
     blank = len(table) - len(whole)
+    first = fields_for(inputs, table.columns)[0]
     read = yaml_name(inputs[0]) if len(inputs) == 1 else yaml_list(inputs)
     lines = [
         ("# A task for cotune. All keys: docs/configuration.md", ""),
@@ -158,16 +153,10 @@ def task_file(data: Path, table: Table, inputs: Sequence[str], output: str, budg
         (f"  output: {yaml_name(output)}", "the right answers"),
         *([("  on_blank: skip", f"leaves out {counted(blank, 'further row')} without input or answer")] if blank else []),
         (f"output: {{type: {kind}}}", f"label, text, number or json; {why}"),
-        (f"budget: {yaml_name(budget)}", "90s, 10m, 1h, or tokens: 300ktok, 2Mtok"),
-        (
-            "# metric: macro_f1",
-            "metric to report, by default the accuracy of labels; label tasks on a local model are searched by log-loss",
-        ),
+        (f"budget: {yaml_name(budget)}", "90s, 10m, 1h, tokens: 300ktok, 2Mtok, or money: 2usd"),
+        ("# metric: macro_f1", _METRIC),
         ("# model: smollm2-135m", "the bundled model; or a folder, or a hub id such as org/name"),
-        (
-            '# prompt: "Which is it? {' + fields_for(inputs, table.columns)[0] + '}"',
-            "your own prompt to start with, or a .txt file that contains it",
-        ),
+        (f'# prompt: "Which is it? {{{first}}}"', "your own prompt to start with, or a .txt file that contains it"),
         ("# limit: {train: 500}", "a random subset of the rows"),
         ("# seed: 0", ""),
         ("# tracking: mlflow", "log the run to mlflow, wandb or tensorboard"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,6 +55,7 @@ def label(
 ) -> None:
     """Pick the rows whose labels would help most and ask for them; quit at any time, the same command resumes."""
     from cotune.bundle.load import OpenedBundle
+    from cotune.labelling.acquisition import ACQUISITIONS
     from cotune.labelling.known import bundle_of
     from cotune.labelling.picking import default_way
     from cotune.labelling.pool import identity_of
@@ -64,7 +66,8 @@ def label(
     if not manifest.labels:
         raise InputError("the bundle generates its answers and has no labels to ask for", where=str(bundle))
     way = by or default_way(opened)
-    _check_way(way)
+    if way not in ACQUISITIONS:
+        raise InputError(f"there is no way {way!r} to pick rows", where="--by", hint=f"Give one of {', '.join(ACQUISITIONS)}.")
     asks = {"bundle": manifest.id, "n": n, "way": way, "seed": seed, "look": look, "pool": identity_of(pool)}
 
     def load() -> Predictor:
@@ -72,9 +75,13 @@ def label(
 
         return load_bundle(bundle, base=base, key_env=key_env, endpoint=endpoint)
 
+    def picked() -> tuple[list[Pick], Earlier]:
+        return _picked(load, folder, manifest, pool, asks, out)
+
     if as_json and not web:
-        picks, _ = _picked(load, folder, manifest, pool, asks, out)
-        echo_json({"way": way, "labels": list(manifest.labels), "rows": [_record(p) for p in picks]})
+        picks, _ = picked()
+        rows = [{"number": p.number, "row": p.row, "guess": p.guess, "probabilities": p.shares} for p in picks]
+        echo_json({"way": way, "labels": list(manifest.labels), "rows": rows})
         return
     if out is None:
         raise InputError("the output file is missing", where="--out", hint="Add --out labelled.csv or --json.")
@@ -95,7 +102,7 @@ def label(
     lock = out.with_name(f".{out.name}.lock")
     try:
         with FileLock(lock).acquire(timeout=0):
-            session = _session(load, folder, manifest, pool, asks, out)
+            session = _session(picked, manifest, asks, out)
             _ask(session, web=web, port=port, no_open=no_open, as_json=as_json)
             session.close()
             lock.unlink(missing_ok=True)
@@ -104,20 +111,8 @@ def label(
     _last_words(session, bundle, folder, as_json=as_json)
 
 
-def _check_way(way: str) -> None:
-    from cotune.labelling.acquisition import ACQUISITIONS
-
-    if way not in ACQUISITIONS:
-        raise InputError(f"there is no way {way!r} to pick rows", where="--by", hint=f"Give one of {', '.join(ACQUISITIONS)}.")
-
-
 def _picked(
-    load: Callable[[], Predictor],
-    folder: Path | None,
-    manifest: Manifest,
-    pool: Path,
-    asks: dict[str, Any],
-    out: Path | None,
+    load: Callable[[], Predictor], folder: Path | None, manifest: Manifest, pool: Path, asks: dict[str, Any], out: Path | None
 ) -> tuple[list[Pick], Earlier]:
     """The rows to ask about, and the existing content of the label file."""
     from cotune.bundle.answer_sheet import check_sheet
@@ -132,39 +127,20 @@ def _picked(
     earlier = Earlier.read(out, manifest.input_fields, manifest.output_field) if out is not None else Earlier()
     _, words, all_read = ([], set[str](), True) if folder is None else rows_of_run(folder, manifest)
     if not all_read:
-        tell(
-            "The run's training rows cannot be read; rows of the pool that are among them may be asked again.",
-            err=True,
-        )
-    picks = pick_rows(
-        load(),
-        sheet,
-        checked,
-        asks["n"],
-        way=asks["way"],
-        look=asks["look"],
-        seed=asks["seed"],
-        known=words | earlier.known,
-        progress=lambda done, size: count(done, size, "rows looked at"),
-    )
-    return picks, earlier
+        tell("The run's training rows cannot be read; rows of the pool that are among them may be asked again.", err=True)
+    options = {name: asks[name] for name in ("way", "look", "seed")} | {"known": words | earlier.known}
+    progress = partial(count, what="rows looked at")
+    return pick_rows(load(), sheet, checked, asks["n"], **options, progress=progress), earlier
 
 
-def _session(
-    load: Callable[[], Predictor],
-    folder: Path | None,
-    manifest: Manifest,
-    pool: Path,
-    asks: dict[str, Any],
-    out: Path,
-) -> Session:
+def _session(picked: Callable[[], tuple[list[Pick], Earlier]], manifest: Manifest, asks: dict[str, Any], out: Path) -> Session:
     from cotune.labelling.session import Session, read_session
 
     resumed = read_session(out, asks, manifest.input_fields, manifest.label_type)
     if resumed is not None:
         tell(f"Resuming at row {resumed.at + 1} of {len(resumed.picks)}.", err=True)
         return resumed
-    picks, earlier = _picked(load, folder, manifest, pool, asks, out)
+    picks, earlier = picked()
     label_type = manifest.label_type
     session = Session(out, manifest.output_field, manifest.labels, picks, earlier, asks, label_type=label_type)
     session.save()
@@ -190,21 +166,18 @@ def _ask(session: Session, *, web: bool, port: int, no_open: bool, as_json: bool
     label_on_page(session, port=port, ready=ready)
 
 
-def _record(pick: Pick) -> dict[str, Any]:
-    return {"number": pick.number, "row": pick.row, "guess": pick.guess, "probabilities": pick.shares}
-
-
 def _last_words(session: Session, bundle: Path, folder: Path | None, *, as_json: bool) -> None:
-    counts = {"labelled": session.labelled, "skipped": session.skipped, "left": len(session.picks) - session.at}
+    left = len(session.picks) - session.at
     if as_json:
-        echo_json({"out": str(session.out), **counts, "agreed": session.agreed})
+        counts = {"labelled": session.labelled, "skipped": session.skipped, "left": left, "agreed": session.agreed}
+        echo_json({"out": str(session.out), **counts})
         return
     picked = session.identity["way"] != "random"
     unlike = ", which says little about other rows, since these were not picked at random" if picked else ""
     labelled = counted(session.labelled, "row")
     tell(f"{labelled} labelled: {session.out}. The model's guess was right on {session.agreed} of them{unlike}.")
-    if counts["left"]:
-        tell(f"{counted(counts['left'], 'row')} {'is' if counts['left'] == 1 else 'are'} left; the same command resumes.")
+    if left:
+        tell(f"{counted(left, 'row')} {'is' if left == 1 else 'are'} left; the same command resumes.")
     elif session.labelled:
         from cotune.labelling.known import train_source
 

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from cotune.bundle import Predictor
-    from cotune.endpoint import EndpointError
     from cotune.executor import Choice
 
 
@@ -64,11 +63,7 @@ def predict(
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Add each label's probability.")] = False,
     unsure: Annotated[
         float | None,
-        typer.Option(
-            min=0.001,
-            max=0.5,
-            help="Share of rows that may be answered wrongly; undecided rows are left open.",
-        ),
+        typer.Option(min=0.001, max=0.5, help="Share of rows that may be answered wrongly; undecided rows are left open."),
     ] = None,
     batch: Batch = 64,
     base: Base = None,
@@ -98,26 +93,17 @@ def predict(
                 predictor.doubt(unsure)
             return predictor
 
+    options: dict[str, Any] = {"probabilities": probabilities, "unsure": unsure}
     if input:
         if rows is not None or out is not None:
             raise InputError("it answers one text, but a file is given too", where="--input", hint="Give one of the two.")
         for text in input:
             _check_no_file(text, bundle)
-        _answer_texts(load(), input, probabilities=probabilities, unsure=unsure, as_json=as_json)
+        _answer_texts(load(), input, **options, as_json=as_json)
         return
+    options["batch"] = batch
     if rows is not None and from_file:
-        _answer_file(
-            load,
-            bundle,
-            rows,
-            out,
-            choice=choice,
-            base=base,
-            probabilities=probabilities,
-            unsure=unsure,
-            batch=batch,
-            as_json=as_json,
-        )
+        _answer_file(load, bundle, rows, out, choice=choice, base=base, options=options, as_json=as_json)
         return
     if out is not None:
         raise InputError("it needs a file of rows", where="--out", hint="Give the file, or redirect the answers with > FILE.")
@@ -127,21 +113,20 @@ def predict(
             where="standard input",
             hint="Give --input TEXT, name a file of rows, or pipe JSONL in.",
         )
-    _answer_stream(load(), batch=batch, probabilities=probabilities, unsure=unsure)
+    _answer_stream(load(), options)
 
 
-def _answer_stream(predictor: Predictor, *, batch: int, probabilities: bool, unsure: float | None) -> None:
+def _answer_stream(predictor: Predictor, options: dict[str, Any]) -> None:
     """Answer JSONL from standard input on standard output."""
     from cotune.bundle import predict_stream
     from cotune.streams import utf8_streams
 
     lines, out = utf8_streams()
     # A program that waits for the answers to a batch before it sends the next one gets them.
-    options: dict[str, Any] = {"batch": batch, "probabilities": probabilities, "unsure": unsure}
     count = predict_stream(predictor, lines, out.write, flush=out.flush, **options)
     if count.errors:
         typer.echo(f"{counted(count.errors, 'row')} could not be answered; their errors are under the key error.", err=True)
-    if unsure is not None:
+    if options["unsure"] is not None:
         tell(_left_open(count.open, count.rows + count.errors), err=True)
 
 
@@ -153,18 +138,13 @@ def _left_open(count: int, size: int) -> str:
 
 
 def _check_no_file(text: str, bundle: Path) -> None:
-    """Check that a text is not the name of a file.
-
-    Raises:
-        InputError: if it is the name of a file of rows.
-    """
+    """Refuse a text that is the name of a file of rows."""
     from cotune.task.reading.read import SUFFIXES
 
     try:
-        is_file = Path(text).is_file()
+        if not Path(text).is_file():
+            return
     except (OSError, ValueError):
-        return
-    if not is_file:
         return
     if Path(text).suffix.lower() in (*SUFFIXES, ".json"):
         raise InputError(
@@ -176,11 +156,7 @@ def _check_no_file(text: str, bundle: Path) -> None:
 
 
 def _row_of(texts: list[str], input_fields: Sequence[str]) -> dict[str, str]:
-    """The row of the texts after ``--input``: one text, or ``FIELD=TEXT`` for each of several fields.
-
-    Raises:
-        InputError: a text names no field, or the fields are not those of the task.
-    """
+    """The row of the texts after ``--input``: one text, or ``FIELD=TEXT`` for each of several fields."""
     from cotune.bundle.rows import checked_row
     from cotune.task.reading.cells import column_of
 
@@ -188,18 +164,16 @@ def _row_of(texts: list[str], input_fields: Sequence[str]) -> dict[str, str]:
         return checked_row(texts[0], input_fields, "row 1")
     hint = "Write: " + " ".join(f'--input {shlex.quote(name)}="..."' for name in input_fields) + "."
     if len(input_fields) == 1:
-        raise InputError(
-            f"the task has one input field, but {len(texts)} texts are given", where="--input", hint="Give one text."
-        )
+        what = f"the task has one input field, but {len(texts)} texts are given"
+        raise InputError(what, where="--input", hint="Give one text.")
     row: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         field = next((field for field in input_fields if column_of(field, [name]) is not None), None)
         if not equals or field is None:
-            what = (
-                f"the task has {counted(len(input_fields), 'input field')} ({', '.join(input_fields)}), and {shortened(text)!r}"
-            )
-            raise InputError(f"{what} names none of them", where="--input", hint=hint)
+            known = f"{counted(len(input_fields), 'input field')} ({', '.join(input_fields)})"
+            what = f"the task has {known}, and {shortened(text)!r} names none of them"
+            raise InputError(what, where="--input", hint=hint)
         if field in row:
             raise InputError(f"the field {field!r} is given twice", where="--input", hint=hint)
         row[field] = value
@@ -233,9 +207,7 @@ def _answer_file(
     *,
     choice: Choice | None,
     base: Path | None,
-    probabilities: bool,
-    unsure: float | None,
-    batch: int,
+    options: dict[str, Any],
     as_json: bool,
 ) -> None:
     """Answer the rows of a file, into a file or to the screen. Both files are checked before a model is loaded."""
@@ -256,7 +228,6 @@ def _answer_file(
     if out is None and (as_json or kind in (".parquet", ".pq", ".json")):
         # On the screen, rows appear one by one.
         kind = ".jsonl"
-    options: dict[str, Any] = {"probabilities": probabilities, "unsure": unsure}
     form = {"nested": kind in JSON_LINES, "typed": kind not in SEPARATED}
     asked = askable(checked)
     workers: dict[str, Any] = {}
@@ -267,24 +238,29 @@ def _answer_file(
         opened = open_for_workers(bundle, base, here=choice.kind != "ray")
         meter = Meter(len(asked))
         with running(choice, out) as executor:
-            found, unlike = answer_on(executor, opened, asked, base=base, batch=batch, told=meter.told, **options)
-            answers = sheet_answers(found, opened.manifest.output, sheet, checked, **options, **form)
+            found, unlike = answer_on(executor, opened, asked, base=base, told=meter.told, **options)
+            shown = {name: options[name] for name in ("probabilities", "unsure")}
+            answers = sheet_answers(found, opened.manifest.output, sheet, checked, **shown, **form)
             write_sheet(sheet, answers.added, out)
             workers = meter.summary(executor)
     else:
-        answers = answer_sheet(load(), sheet, checked, **options, **form, batch=batch, progress=counting(len(asked)))
+        answers = answer_sheet(load(), sheet, checked, **options, **form, progress=counting(len(asked)))
         if out is None:
             sys.stdout.write(sheet_text(sheet, answers.added, kind))
         else:
             write_sheet(sheet, answers.added, out)
     if answers.ended is not None:
-        raise _ended_early(answers.ended, answers.answered, len(checked), out)
+        from cotune.endpoint import EndpointError
+
+        done = f"{answers.answered:,} of {counted(len(checked), 'row')} are answered{'' if out is None else f' in {out}'}"
+        text = f"{answers.ended}. {done}, and the others have the reason as their error."
+        raise EndpointError(text, status=answers.ended.status)
     record: dict[str, Any] = {
         "out": None if out is None else str(out),
         "rows": len(checked),
         "answered": answers.answered,
         "truncated": answers.truncated,
-        **({} if unsure is None else {"open": answers.open}),
+        **({} if options["unsure"] is None else {"open": answers.open}),
         "errors": [{"where": error.where, "error": error.what} for error in answers.errors],
         **workers,
     }
@@ -295,18 +271,10 @@ def _answer_file(
     tell(note, err=out is None)
     if workers:
         tell_summary(workers, unlike=unlike)
-    if unsure is not None:
+    if options["unsure"] is not None:
         tell(_left_open(answers.open, len(checked)), err=True)
     if answers.truncated:
         tell(f"Of {counted(answers.truncated, 'row')} the text was too long and was truncated.", err=True)
     if answers.errors:
         first = answers.errors[0]
         tell(f"{counted(len(answers.errors), 'row')} could not be answered; the first: {first.where}: {first.what}.", err=True)
-
-
-def _ended_early(why: EndpointError, answered: int, size: int, out: Path | None) -> EndpointError:
-    from cotune.endpoint import EndpointError
-
-    place = "" if out is None else f" in {out}"
-    told = f"{answered:,} of {counted(size, 'row')} are answered{place}, and the others have the reason as their error"
-    return EndpointError(f"{why}. {told}.", status=why.status)

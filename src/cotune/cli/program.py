@@ -128,15 +128,7 @@ def count(done: int, size: int, what: str = "rows") -> None:
 
 
 def show_page(address: str, line: str, values: Mapping[str, Any], *, as_json: bool, no_open: bool) -> None:
-    """Print the address of a page, and open it in a browser if the output is a terminal.
-
-    Args:
-        address: address of the page.
-        line: line to print.
-        values: further values for JSON.
-        as_json: whether to print JSON instead of the line.
-        no_open: whether to open no browser.
-    """
+    """Print a line with the address of a page, or JSON with further values; in a terminal the page also opens in a browser."""
     from cotune.report.view import open_browser
 
     if as_json:
@@ -160,9 +152,7 @@ def bundle_argument(name: str) -> Path:
 Bundle = Annotated[
     Path,
     typer.Argument(
-        parser=bundle_argument,
-        metavar="BUNDLE",
-        help="Folder of a run or of its bundle, or hf://org/name@revision.",
+        parser=bundle_argument, metavar="BUNDLE", help="Folder of a run or of its bundle, or hf://org/name@revision."
     ),
 ]
 
@@ -181,9 +171,7 @@ Batch = Annotated[int, typer.Option(min=1, help="Rows per batch.")]
 ExecutorName = Annotated[
     str | None,
     typer.Option(
-        "--executor",
-        metavar="NAME",
-        help="Run in chunks that survive an interrupt, on: local, processes, ray or ray:ADDRESS.",
+        "--executor", metavar="NAME", help="Run in chunks that survive an interrupt, on: local, processes, ray or ray:ADDRESS."
     ),
 ]
 

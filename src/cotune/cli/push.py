@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -53,7 +52,7 @@ def push(
         folder = out or Path(f"{repository.partition('/')[2]}-hub")
         files = wanted.write(folder)
         if as_json:
-            typer.echo(json.dumps({"out": str(folder), "repository": repository, "files": files, "rows": wanted.rows}))
+            echo_json({"out": str(folder), "repository": repository, "files": files, "rows": wanted.rows})
         else:
             tell(f"Written: {folder}, {len(files)} files for {repository}. Nothing was uploaded.")
         return
@@ -71,8 +70,7 @@ def push(
             tell(f"Uploading {len(files)} files to {repository}.", err=True)
         done = upload(api, repository, folder, files, private=private, update=update)
     if as_json:
-        record = {"repository": repository, "url": done.url, "commit": done.commit, "files": files, "rows": wanted.rows}
-        echo_json(record)
+        echo_json({"repository": repository, "url": done.url, "commit": done.commit, "files": files, "rows": wanted.rows})
     else:
         tell(f"Pushed: {done.url}")
         tell(f'Load it anywhere with cotune.load("hf://{repository}@{done.commit}").')

@@ -31,7 +31,7 @@ def report(
         return
     if summary is not None:
         from cotune.cli.terminal import out_console
-        from cotune.report import print_verdict
+        from cotune.report.terminal.verdict import print_verdict
 
         print_verdict({**summary, "out": str(run)}, out_console())
     tell(f"Report: {page}")

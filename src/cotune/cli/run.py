@@ -18,7 +18,6 @@ from cotune.run_files import CONFIG, JOURNAL, run_folder
 
 if TYPE_CHECKING:
     from cotune.config import RunConfig
-    from cotune.executor.choice import Choice
 
 _QUOTED = '--input "Customer message"'
 
@@ -37,7 +36,7 @@ def run(
     ] = None,
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings such as tune.rank=8.")] = None,
     input: Annotated[list[str] | None, typer.Option(help="Input column; may be given several times.")] = None,
-    output: Annotated[str | None, typer.Option(help="Label column.")] = None,
+    output: Annotated[str | None, typer.Option(help="Column of the right answers.")] = None,
     budget: Annotated[
         str | None, typer.Option(help="90s, 10m, 1h, tokens: 300ktok, 2Mtok, or money: 2usd. (default: 10m)")
     ] = None,
@@ -69,11 +68,7 @@ def run(
     ] = False,
     executor: Annotated[
         str | None,
-        typer.Option(
-            "--executor",
-            metavar="NAME",
-            help="Spread a search for labels over processes, ray or ray:ADDRESS.",
-        ),
+        typer.Option("--executor", metavar="NAME", help="Spread a search for labels over processes, ray or ray:ADDRESS."),
     ] = None,
     workers: Workers = None,
     storage: StorageUrl = None,
@@ -115,10 +110,15 @@ def run(
         if sys.stdout.isatty() and not (as_json or quiet):
             typer.echo("Starting ...")
         if cut_journal:
-            _cut_journal(folder)
+            from cotune.cycle.folder import cut_damaged
+
+            if (copy := cut_damaged(folder)) is not None:
+                done = "The journal was damaged and was cut before the damage; a copy of the whole file is in"
+                typer.echo(f"{done} {copy}.", err=True)
         if finish and _ask_to_finish(folder, as_json=as_json):
             return
-        summary = _searched(config, folder, texts, typed, choice, quiet=quiet, as_json=as_json)
+        options = {"prompts": texts, "command": typed, "executor": choice}
+        summary = _searched(config, folder, quiet=quiet, as_json=as_json, **options)
     except KeyboardInterrupt:
         kept = (folder / JOURNAL).is_file()
         done = f"Progress is saved in {folder}; run the same command to continue." if kept else "Nothing was done yet."
@@ -127,7 +127,7 @@ def run(
     if as_json:
         echo_json({"out": str(folder), **summary})
         return
-    from cotune.report import print_verdict, quiet_text
+    from cotune.report.terminal.verdict import print_verdict, quiet_text
 
     if quiet:
         tell(quiet_text({**summary, "out": str(folder)}))
@@ -136,15 +136,7 @@ def run(
 
 
 def _config_of(task: str, settings: list[str], options: dict[str, Any], inputs: list[str], output: str | None) -> RunConfig:
-    """The config of a task file or of bare rows.
-
-    Args:
-        task: the task file or file of rows.
-        settings: settings on the command line.
-        options: settings with an option; None if the option is not given.
-        inputs: columns given by ``--input``.
-        output: column given by ``--output``.
-    """
+    """The config of a task file or of bare rows; ``options`` are settings with an option, None if it is not given."""
     from cotune.config import config_from_data, load_config
 
     if output is not None and output in inputs:
@@ -164,19 +156,10 @@ def _config_of(task: str, settings: list[str], options: dict[str, Any], inputs: 
     return config_from_data(task, input=inputs or None, output=output, overrides=settings)
 
 
-def _searched(
-    config: RunConfig,
-    folder: Path,
-    texts: list[str],
-    command: str | None,
-    choice: Choice | None,
-    *,
-    quiet: bool,
-    as_json: bool,
-) -> dict[str, Any]:
+def _searched(config: RunConfig, folder: Path, *, quiet: bool, as_json: bool, **options: Any) -> dict[str, Any]:
     """Run the search, show it on the terminal and log it to a tracker; returns the summary."""
     from cotune.cycle.run import run as run_cycle
-    from cotune.report import make_view
+    from cotune.report.terminal.console import make_view
     from cotune.tracking import tracked, tracker_of
 
     tracker = tracker_of(config.tracking)
@@ -185,15 +168,11 @@ def _searched(
         # An interrupt may arrive during the first drawing.
         view.start()
         with tracked(tracker, config, folder, view) as watched:
-            return dict(run_cycle(config, folder, prompts=texts, view=watched, command=command, executor=choice).summary)
+            return dict(run_cycle(config, folder, view=watched, **options).summary)
 
 
 def _check_quotes(source: str, settings: list[str], named: dict[str, list[str]]) -> None:
-    """Check that no word is left over from a column name without quotes.
-
-    Raises:
-        InputError: if a word is no setting and columns are given.
-    """
+    """Refuse words that are left over from a column name without quotes."""
     words = [word for word in settings if "=" not in word]
     if not words or not any(named.values()):
         return
@@ -246,13 +225,6 @@ def _columns_unsaid(source: str, inputs: list[str], output: str | None) -> Input
         where=source,
         hint=f"This file has {shown_names(table.columns)}. For example: {command}",
     )
-
-
-def _cut_journal(folder: Path) -> None:
-    from cotune.cycle.folder import cut_damaged
-
-    if (copy := cut_damaged(folder)) is not None:
-        typer.echo(f"The journal was damaged and was cut before the damage; a copy of the whole file is in {copy}.", err=True)
 
 
 def _ask_to_finish(folder: Path, *, as_json: bool) -> bool:

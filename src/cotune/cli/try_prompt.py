@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cotune.cli.program import Base, Json, app, echo_json, tell
+from cotune.cli.program import Base, Json, KeyEnv, app, echo_json, tell
 from cotune.errors import InputError, no_run
 from cotune.files import read_standard_input, read_text
 from cotune.garbage import collection_paused
@@ -39,7 +39,7 @@ def try_(
     endpoint: Annotated[
         str | None, typer.Option(help="URL that the run may send rows to, if it is not on this machine.")
     ] = None,
-    key_env: Annotated[str | None, typer.Option(help="Environment variable that holds the endpoint's key.")] = None,
+    key_env: KeyEnv = None,
     judge_endpoint: Annotated[str | None, typer.Option(help="URL that rows and answers may be sent to for grades.")] = None,
     judge_key_env: Annotated[str | None, typer.Option(help="Environment variable that holds the judge's key.")] = None,
     base: Base = None,
@@ -55,19 +55,18 @@ def try_(
     from cotune.cycle.permissions import Permissions
 
     allowed = Permissions(metric, endpoint, key_env, judge_endpoint, judge_key_env, base)
+    file = None if prompt is None or str(prompt) == "-" else prompt
     if watch:
-        if text is not None or prompt is None or str(prompt) == "-":
+        if text is not None or file is None:
             raise InputError("it needs a file to watch", where="--watch", hint="Add --prompt FILE.")
-        try_saved(run, allowed, prompt, rows=rows, as_json=as_json)
+        try_saved(run, allowed, file, rows=rows, as_json=as_json)
         return
     if text is None and prompt is None and sys.stdin.isatty():
         try_typed(run, allowed, rows=rows, as_json=as_json)
         return
+    where = "--text" if text is not None else "standard input" if file is None else str(file)
     if text is None:
-        text = read_standard_input() if prompt is None or str(prompt) == "-" else read_text(prompt, "the prompt file")
-        where = "standard input" if prompt is None or str(prompt) == "-" else str(prompt)
-    else:
-        where = "--text"
+        text = read_standard_input() if file is None else read_text(file, "the prompt file")
     try_one(open_run(run, allowed), text, where=where, rows=rows, as_json=as_json)
 
 
@@ -82,17 +81,10 @@ def open_run(run: Path, permissions: Permissions) -> Tryouts:
 def try_one(tryouts: Tryouts, text: str, *, where: str, rows: int, as_json: bool) -> None:
     """Compare one prompt and print the results, first under the tuned weights, then under the base weights.
 
-    Args:
-        tryouts: the opened run.
-        text: the prompt.
-        where: its source, for errors.
-        rows: number of flipped rows to show for each set of weights.
-        as_json: whether to print one JSON object at the end instead.
-
     Raises:
-        InputError: if the prompt has no input field.
+        InputError: if the prompt has no input field; ``where`` names its source.
     """
-    from cotune.report import TRYOUT_CLOSING, comparison_text, tryout_heading
+    from cotune.report.terminal.tryout import TRYOUT_CLOSING, comparison_text, tryout_heading
 
     def show(result: Tryout) -> None:
         if len(result.comparisons) == 1:
@@ -107,17 +99,7 @@ def try_one(tryouts: Tryouts, text: str, *, where: str, rows: int, as_json: bool
 
 
 def try_typed(run: Path, permissions: Permissions, *, rows: int, as_json: bool) -> None:
-    """Read prompts interactively; the run loads meanwhile.
-
-    Args:
-        run: folder of a run.
-        permissions: permissions of the folder.
-        rows: number of flipped rows to show for each set of weights.
-        as_json: whether to print one JSON object per prompt.
-
-    Raises:
-        InputError: if the run cannot be opened.
-    """
+    """Read prompts interactively; the run loads meanwhile."""
     # Imported here before the other thread imports the same modules.
     shown = " and ".join(f"{{{name}}}" for name in _fields(run))
     with ThreadPoolExecutor(1) as pool:
@@ -148,19 +130,7 @@ def _fields(run: Path) -> tuple[str, ...]:
 
 
 def try_saved(run: Path, permissions: Permissions, file: Path, *, rows: int, as_json: bool) -> None:
-    """Try a file's prompt, and try it again whenever the file is saved with changes, until Ctrl-C.
-
-    Args:
-        run: folder of a run.
-        permissions: permissions of the folder.
-        file: file with the prompt.
-        rows: number of flipped rows to show for each set of weights.
-        as_json: whether to print one JSON object per prompt.
-
-    Raises:
-        InputError: if the run cannot be opened, or the file cannot be read at first.
-        KeyboardInterrupt: if the user ends it.
-    """
+    """Try a file's prompt, and try it again whenever the file is saved with changes, until Ctrl-C."""
     text: str | None = read_text(file, "the prompt file")
     tryouts = open_run(run, permissions)
     tried: str | None = None

@@ -21,11 +21,7 @@ _NAMED = 2
 
 
 def choice_of(executor: str | None, workers: int | None, storage: str | None = None) -> Choice | None:
-    """The executor of a command line; None if none is given.
-
-    Raises:
-        InputError: if one of the options is invalid.
-    """
+    """The executor of a command line; None if none is given."""
     if executor is None and workers is None and storage is None:
         return None
     from cotune.executor import Choice
@@ -34,13 +30,7 @@ def choice_of(executor: str | None, workers: int | None, storage: str | None = N
 
 
 class Meter:
-    """Shows the workers' progress on standard error: on one line of a terminal, else as occasional lines.
-
-    Args:
-        rows: number of rows.
-        what: noun for a row.
-        now: monotonic clock, in seconds.
-    """
+    """Shows the workers' progress on standard error: on one line of a terminal, else as occasional lines."""
 
     def __init__(self, rows: int, what: str = "row", now: Callable[[], float] = time.monotonic) -> None:
         from cotune.executor.throughput import Throughput
@@ -98,10 +88,7 @@ def tell_summary(summary: Mapping[str, Any], what: str = "row", unlike: str = ""
         parts.append(f"{counted(before, what)} done before")
     tell("; ".join(part for part in parts if part), err=True)
     if unlike:
-        tell(
-            f"The workers differ, so last digits may depend on which worker computed a {what}: {unlike}.",
-            err=True,
-        )
+        tell(f"The workers differ, so last digits may depend on which worker computed a {what}: {unlike}.", err=True)
 
 
 @contextmanager
@@ -119,8 +106,8 @@ def running(choice: Choice, out: Path) -> Iterator[Executor]:
         # The chunks there belong to the other command.
         raise
     except BaseException:
-        if kept := finished(part_folder_of(out)):
-            place = part_folder_of(out)
+        place = part_folder_of(out)
+        if kept := finished(place):
             if sys.stderr.isatty():
                 # Start below the progress line.
                 sys.stderr.write("\n")

@@ -57,12 +57,12 @@ class Tryout(Tried):
     """Comparison of a prompt with the winner for each set of weights; displayed as a table."""
 
     def __str__(self) -> str:
-        from cotune.report import tryout_text
+        from cotune.report.terminal.tryout import tryout_text
 
         return tryout_text(self)
 
     def _repr_html_(self) -> str:
-        from cotune.report import tryout_html
+        from cotune.report.terminal.notebook import tryout_html
 
         return tryout_html(self)
 

@@ -82,13 +82,13 @@ class Result:
         return page if page.is_file() else write_report(self.folder)
 
     def __repr__(self) -> str:
-        from cotune.report import summary_line
+        from cotune.report.terminal.notebook import summary_line
 
         return f"Result({str(self.folder)!r}, {summary_line(self.summary)})"
 
     def _repr_html_(self) -> str:
-        from cotune.report import summary_html
         from cotune.report.html import run_blocks
+        from cotune.report.terminal.notebook import summary_html
 
         return summary_html({**self.summary, "out": str(self.folder)}, run_blocks(self.folder))
 

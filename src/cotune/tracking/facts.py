@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from typing import Any
 
 from cotune.config import RunConfig
 from cotune.config.run import dotted
 from cotune.plain import ends_of, fields, number
-from cotune.tracking.tracker import Estimate
+from cotune.tracking.tracker import Estimate, Kind
 
 _NAMES = {"race": "race", "tuned": "tuned", "cycle": "cycle", "verdict": "first_verdict", "better": "bundle"}
 """Kinds of events with a held-out score, and the prefix of their metrics."""
+_KINDS: Mapping[Kind, str] = {"arm": "score", "reference": "score", "gain": "value"}
+"""Kinds of estimates, and the key of their value in a summary."""
 _OF_OTHERS = frozenset({"rewrite", "teach", "judge"})
 """Kinds of events whose tokens belong to other models behind endpoints."""
 
@@ -51,39 +54,23 @@ def tokens_after(tokens: int, event: Mapping[str, Any]) -> int:
 
 def estimates_of(summary: Mapping[str, Any]) -> list[Estimate]:
     """The numbers of a summary's arms, references and gains."""
-    return [
-        *_scored("arm", summary.get("arms")),
-        *_scored("reference", summary.get("references")),
-        *_gains(summary.get("gains")),
-    ]
-
-
-def _scored(kind: Any, named: object) -> Iterator[Estimate]:
-    for name, values in fields(named).items():
-        one = fields(values)
-        if (score := number(one.get("score"))) is not None:
-            low, high = ends_of(one.get("ci")) or (None, None)
-            n = number(one.get("n"))
-            yield Estimate(kind, str(name), score, low, high, None if n is None else int(n), number(one.get("log_loss")))
-
-
-def _gains(named: object) -> Iterator[Estimate]:
-    for name, values in fields(named).items():
-        one = fields(values)
-        if (value := number(one.get("value"))) is not None:
-            low, high = ends_of(one.get("ci")) or (None, None)
-            yield Estimate("gain", str(name), value, low, high, p=number(one.get("p")))
+    found = []
+    for kind, values in _KINDS.items():
+        for name, one in fields(summary.get(f"{kind}s")).items():
+            estimate = fields(one)
+            value, n, loss, p = (number(estimate.get(key)) for key in (values, "n", "log_loss", "p"))
+            if value is not None:
+                low, high = ends_of(estimate.get("ci")) or (None, None)
+                found.append(Estimate(kind, name, value, low, high, None if n is None else int(n), loss, p))
+    return found
 
 
 def flat_estimates(estimates: Sequence[Estimate]) -> dict[str, float]:
     """Estimates as metrics: ``test/best_tuned/score``, ``low``, ``high``, ``log_loss``, and ``gain/both/value``, ``p``."""
     flat: dict[str, float] = {}
     for one in estimates:
-        named = {"low": one.low, "high": one.high, "log_loss": one.log_loss, "p": one.p}
-        if one.kind == "gain":
-            flat |= _numbers(f"gain/{one.name}", {"value": one.value, **named})
-        else:
-            flat |= _numbers(f"test/{one.name}", {"score": one.value, **named})
+        named = {_KINDS[one.kind]: one.value, "low": one.low, "high": one.high, "log_loss": one.log_loss, "p": one.p}
+        flat |= _numbers(f"{'gain' if one.kind == 'gain' else 'test'}/{one.name}", named)
     return flat
 
 
@@ -93,7 +80,7 @@ TABLE = ("kind", "name", "score", "low", "high", "n", "log_loss", "p")
 
 def table_row(one: Estimate) -> tuple[Any, ...]:
     """An estimate as a row of a table."""
-    return (one.kind, one.name, one.value, one.low, one.high, one.n, one.log_loss, one.p)
+    return astuple(one)
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:

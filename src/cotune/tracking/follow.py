@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,13 +32,7 @@ def tracked(tracker: Tracker | None, config: RunConfig, folder: Path, view: View
     """A view that also sends the run's events to a tracker; the view itself if there is no tracker.
 
     Nothing is sent for a run that is refused before its search begins. For a run that resumes, or that ended while the tracker
-    was unreachable, the missing events are sent.
-
-    Args:
-        tracker: the tracker to send to.
-        config: config of the run.
-        folder: folder of the run.
-        view: the view that shows the run, and at its end whether tracking succeeded.
+    was unreachable, the missing events are sent. The view shows whether tracking succeeded.
     """
     if tracker is None:
         yield view
@@ -52,15 +48,9 @@ def tracked(tracker: Tracker | None, config: RunConfig, folder: Path, view: View
 
 
 class Follower:
-    """Sends each event of a run to a tracker once, until a failure.
-
-    Args:
-        tracker: the tracker to send to.
-        name: name of the tracker.
-        run: the run that is tracked.
+    """Sends each event of a run to a tracker once.
 
     Attributes:
-        name: name of the tracker.
         where: address of the run in the tracker; empty before the run was started there.
         problem: why tracking ended before the run; empty if it did not.
     """
@@ -80,20 +70,18 @@ class Follower:
 
     def take(self, event: Mapping[str, Any]) -> None:
         """Send an event, after those before it that were not sent yet."""
-        with _record_problems(self):
-            self._open(int(event["n"]))
-            self._catch_up(int(event["n"]))
-            self._tell(event)
+        self._open(int(event["n"]))
+        self._catch_up(int(event["n"]))
+        self._tell(event)
 
     def end(self, status: Status) -> None:
         """Send what is left and the status at the end of the session."""
-        with _record_problems(self):
-            if status == "finished":
-                journal = self._journal()
-                self._open(len(journal))
-                self._catch_up(len(journal))
-                self._finish()
-            self._tracker.end(status)
+        if status == "finished":
+            lines = len(self._journal())
+            self._open(lines)
+            self._catch_up(lines)
+            self._finish()
+        self._tracker.end(status)
 
     def _open(self, place: int) -> None:
         """Start or resume the tracker's run at a line of the journal that no session has sent."""
@@ -163,11 +151,7 @@ class Follower:
 class TrackedView:
     """A view that passes everything on to another view and sends new events to a tracker.
 
-    It sends from a thread, so that a slow server does not delay the run.
-
-    Args:
-        view: the view that shows the run.
-        follower: sends to the tracker.
+    It sends from a thread, so that a slow server does not delay the run. An error of the tracker ends tracking, not the run.
     """
 
     def __init__(self, view: View, follower: Follower) -> None:
@@ -208,11 +192,10 @@ class TrackedView:
         self._queue.put(status)
         if status == "finished" and not self._follower.problem:
             say(self._view, f"sending the result to {self._follower.name}")
-        waited = 0.0
+        until = math.inf if status == "finished" else time.monotonic() + _PATIENCE_S
         # Join in short steps, so that an interrupt is handled.
-        while self._thread is not None and self._thread.is_alive() and (status == "finished" or waited < _PATIENCE_S):
+        while self._thread is not None and self._thread.is_alive() and time.monotonic() < until:
             self._thread.join(0.1)
-            waited += 0.1
         self._tell()
 
     def _start(self) -> None:
@@ -221,30 +204,20 @@ class TrackedView:
             self._thread.start()
 
     def _work(self) -> None:
-        while isinstance(item := self._queue.get(), Mapping):
-            if not self._follower.problem:
+        try:
+            while isinstance(item := self._queue.get(), Mapping):
                 self._follower.take(item)
-        if not self._follower.problem:
             self._follower.end(item)
+        except Exception as error:
+            self._follower.problem = problem_of(error)
 
     def _tell(self) -> None:
         """Report whether tracking succeeded, from the view's own thread."""
         name, where, problem = self._follower.name, self._follower.where, self._follower.problem
         if problem and self._reported != problem:
             self._reported = problem
-            say(
-                self._view,
-                f"tracking in {name} stopped ({problem}). The run itself goes on; run the same command again to send the rest",
-            )
+            rest = "The run itself goes on; run the same command again to send the rest"
+            say(self._view, f"tracking in {name} stopped ({problem}). {rest}")
         elif where and not self._reported:
             self._reported = where
             say(self._view, f"tracked in {name}: {where}")
-
-
-@contextmanager
-def _record_problems(follower: Follower) -> Iterator[None]:
-    """Catch any exception of a tracker, so that it never ends the run."""
-    try:
-        yield
-    except Exception as error:
-        follower.problem = problem_of(error)

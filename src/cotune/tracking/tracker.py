@@ -13,6 +13,8 @@ from cotune.errors import shortened
 Status = Literal["finished", "failed", "stopped"]
 """Status at the end of a run or session; a stopped run was interrupted and is resumed by the same command."""
 
+Kind = Literal["arm", "reference", "gain"]
+
 
 @dataclass(frozen=True)
 class Tracked:
@@ -20,8 +22,6 @@ class Tracked:
 
     Attributes:
         name: name of the run's folder, which distinguishes runs of one task.
-        task: name of the task.
-        folder: the run's.
         config: every key of the config that is set, such as ``tune.rank``, with a number, boolean or text.
     """
 
@@ -48,20 +48,17 @@ class Moment:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number from the sealed test with its 95% interval.
+    """A number from the sealed test with its 95% interval; None for what it does not have.
 
     Attributes:
-        kind: ``arm``, ``reference`` or ``gain``.
         name: as in ``summary.json``, such as ``best_tuned``, ``tfidf`` or ``both``.
         value: the score, or the difference of scores.
-        low: lower end of the interval; None without an interval.
-        high: upper end of the interval.
-        n: number of test rows; None for gains.
-        log_loss: log-loss of an arm or reference; None for gains, or if not known.
+        n: number of test rows of an arm or reference.
+        log_loss: log-loss of an arm or reference.
         p: p-value of a gain, corrected for multiple comparisons.
     """
 
-    kind: Literal["arm", "reference", "gain"]
+    kind: Kind
     name: str
     value: float
     low: float | None

@@ -39,13 +39,11 @@ class Guard:
     given.
 
     Args:
-        app: the application.
-        port: port that the server listens on.
         loopback: whether the server listens on 127.0.0.1, so that its names and the origins of its pages are known.
         names: further names of the server, as a Host header holds them: with a port, or for any; ``*.example.org`` stands for
             all names below that one, ``*`` for every name. Without names, Host and Origin are not checked outside the loopback.
         methods: HTTP methods that are allowed; None leaves that to ``app``.
-        token: token that every request must carry, except those for ``open_paths``; None requires none.
+        token: token that every request must carry, except those for ``open_paths``.
         open_paths: paths that need no token and, outside the loopback, no known name, since health checks use the server's
             address.
         refuse: builds the answer to a refused request.
@@ -103,17 +101,15 @@ class Guard:
         return None
 
     def _is_mine(self, host: str) -> bool:
-        host = host.lower()
-        name = _PORT.sub("", host)
-        return host in self._hosts or any(_fits(each, host) or _fits(each, name) for each in self._names)
+        return host.lower() in self._hosts or self._is_named(host.lower())
 
     def _is_from_here(self, origin: str) -> bool:
         scheme, _, host = origin.partition("://")
-        if scheme == "http" and host in self._hosts:
-            return True
         # A proxy in front of the server may use TLS for the given names.
-        name = _PORT.sub("", host)
-        return scheme in ("http", "https") and any(_fits(each, host) or _fits(each, name) for each in self._names)
+        return (scheme == "http" and host in self._hosts) or (scheme in ("http", "https") and self._is_named(host))
+
+    def _is_named(self, host: str) -> bool:
+        return any(_fits(each, name) for each in self._names for name in (host, _PORT.sub("", host)))
 
     def _bears_token(self, headers: Headers) -> bool:
         assert self._token is not None

@@ -15,8 +15,8 @@ import h11
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from cotune.web.crowd import BEYOND
-
+BEYOND = 16
+"""Connections above the limit that get an answer saying so; further ones are closed at once."""
 _SLICE = 4096
 _REST = 9
 """Pause before the next slice, as a multiple of the time that the last one took."""

@@ -15,10 +15,15 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
-from cotune.web.crowd import ACCEPTED, most_connections
-from cotune.web.patience import PatientProtocol
+from cotune.errors import InputError
+from cotune.web.patience import BEYOND, PatientProtocol
 
 _LOG = logging.getLogger(__name__)
+# Connections accepted at once: asyncio accepts as many as the backlog that it is given before it does anything else.
+_ACCEPTED = 32
+# Files that are open besides the connections, such as accepted ones that are about to be closed.
+_SPARE = BEYOND + 3 * _ACCEPTED + 16
+_FEWEST = 16
 # Connections that may wait in the operating system to be accepted.
 _BACKLOG = 512
 _NO_MORE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -35,11 +40,8 @@ _LAST_WORD_S = 1.0
 def bounded_config(app: ASGIApp, *, most: int, log_level: str, drain_s: float | None = None) -> uvicorn.Config:
     """The configuration of uvicorn for ``app``: HTTP alone, with limits on slow clients and on connections.
 
-    Args:
-        app: the application.
-        most: most concurrent connections; fewer if the limit on open files is low.
-        log_level: log level of uvicorn's messages.
-        drain_s: seconds after which uvicorn cancels unfinished requests at shutdown; None for no limit.
+    There are at most ``most`` concurrent connections, or fewer if the limit on open files is low. At shutdown, uvicorn cancels
+    unfinished requests after ``drain_s`` seconds; None for no limit.
 
     Raises:
         InputError: if the limit on open files leaves no room for connections.
@@ -54,10 +56,36 @@ def bounded_config(app: ASGIApp, *, most: int, log_level: str, drain_s: float | 
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        backlog=ACCEPTED,
+        backlog=_ACCEPTED,
         limit_concurrency=most_connections(most),
         timeout_graceful_shutdown=drain_s,  # type: ignore[arg-type]
     )
+
+
+def most_connections(most: int) -> int:
+    """The limit on connections: ``most``, or fewer if the limit on open files requires it.
+
+    Raises:
+        InputError: if the limit on open files leaves room for hardly any connection.
+    """
+    try:
+        import resource
+    except ImportError:
+        # Windows has no such limit.
+        return most
+    import psutil
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return most
+    room = soft - int(psutil.Process().num_fds()) - _SPARE
+    if room < _FEWEST:
+        raise InputError(
+            f"this process may have {soft} files open, which leaves no room for connections",
+            where="ulimit -n",
+            hint=f"Allow more, for example: ulimit -n {soft - room + most}",
+        )
+    return min(most, room)
 
 
 class ReadyServer(uvicorn.Server):
@@ -92,8 +120,6 @@ class GracefulServer(ReadyServer):
     managers expect. A second Ctrl-C stops it at once.
 
     Args:
-        config: configuration of uvicorn.
-        ready: called once the server answers requests.
         drain_s: seconds for answering the remaining requests; None for no limit.
         give_up: called when these have passed or at a second Ctrl-C; must make the remaining requests end at once.
     """

@@ -20,7 +20,7 @@ from cotune.cycle.probe_search.tfidf import SHARES, Mix, Tfidf, best_mix, losses
 from cotune.cycle.run import run as run_cycle
 from cotune.model.local import LocalModel
 from cotune.probe.readout import Probe
-from cotune.report import verdict_text
+from cotune.report.terminal.verdict import verdict_text
 
 if TYPE_CHECKING:
     from conftest import Bench

@@ -31,12 +31,7 @@ def write_comparison(path: Path, comparison: Mapping[str, Any]) -> None:
 
 
 def render_comparison(comparison: Mapping[str, Any]) -> str:
-    """The page as HTML; it loads nothing from the network.
-
-    Args:
-        comparison: the output of ``cotune compare --json``, with ``intervals``, ``summaries`` and ``flipped`` as in
-            :class:`cotune.cycle.runs.side_by_side.RunComparison`.
-    """
+    """The page as HTML, from ``RunComparison.for_page``; it loads nothing from the network."""
     main = (
         f'{_about(comparison)}<section id="verdict" aria-label="Verdict">{_verdict(comparison)}</section>'
         f'<section id="ships" aria-label="What ships"><h2>What each run ships</h2>{_ships(comparison)}</section>'
@@ -82,7 +77,7 @@ def _scores(comparison: Mapping[str, Any]) -> str:
     span = (max(0.0, low), min(1.0, high))
     lines = []
     for side, score, ends, summary in zip(_SIDES, scores, intervals, _summaries(comparison), strict=True):
-        kind = "base" if _is_frozen(summary) else "tuned"
+        kind = _weights(summary).removesuffix(" model")
         tip = f"{one_line(comparison.get(side), 80)}: {percent(score)}% ({between(ends, percent)})"
         name, drawn = data_text(one_line(comparison.get(side), 60)), strip(span, score, ends, kind, tip=tip)
         beside = f"<span>{between(ends, percent)}</span>"
@@ -92,7 +87,6 @@ def _scores(comparison: Mapping[str, Any]) -> str:
         strips(lines, span),
         f"{capitalised(_metric(comparison))} in percent with 95% intervals. Hollow: base model. Filled: tuned. Both answer the "
         "same rows, so overlapping intervals can still hide a difference: read the paired one below.",
-        kind="wide",
     )
 
 
@@ -107,16 +101,14 @@ def _difference(comparison: Mapping[str, Any], difference: float) -> str:
         strips([line], span, signed=True),
         f"In points, paired row by row. Interval: {esc(comparison.get('interval') or 'unknown')}. "
         f"Test: {esc(comparison.get('test') or 'unknown')}. An interval that leaves out zero is a significant difference.",
-        kind="wide",
     )
 
 
 def _table(comparison: Mapping[str, Any]) -> str:
-    n = int(number(comparison.get("n")) or 0)
-    only = [int(number(comparison.get(f"only_{side}_right")) or 0) for side in _SIDES]
-    rows = [(f"right in {side} alone", count) for side, count in zip(("the first run", "the second run"), only, strict=True)]
-    rows.append(("right in both or in neither", n - sum(only)))
-    return card("Which rows differ", facts_table([(name, counted(count, "row")) for name, count in rows]))
+    alone = {f"right in the {side} run alone": int(number(comparison.get(f"only_{side}_right")) or 0) for side in _SIDES}
+    rows = {**alone, "right in both or in neither": int(number(comparison.get("n")) or 0) - sum(alone.values())}
+    table = facts_table([(name, counted(count, "row")) for name, count in rows.items()])
+    return f'<div class="cards">{card("Which rows differ", table)}</div>'
 
 
 def _ships(comparison: Mapping[str, Any]) -> str:
@@ -145,11 +137,10 @@ def _rows(comparison: Mapping[str, Any]) -> str:
         return "<p class=empty>There is none: each row is right in both runs or in neither.</p>"
     lines = ""
     for row in flipped[:_MOST_ROWS]:
-        answers = "".join(
-            f'<td class="{"ok" if place == row.get("right") else "no"}">{"✓" if place == row.get("right") else "✗"} '
-            f"{data_text(one_line(answer, _MOST_CHARACTERS))}</td>"
-            for place, answer in enumerate(items(row.get("answers")))
-        )
+        answers = ""
+        for place, answer in enumerate(items(row.get("answers"))):
+            kind, sign = ("ok", "✓") if place == row.get("right") else ("no", "✗")
+            answers += f'<td class="{kind}">{sign} {data_text(one_line(answer, _MOST_CHARACTERS))}</td>'
         text = " · ".join(one_line(part, _MOST_CHARACTERS) for part in items(row.get("input")))
         lines += (
             f"<tr><td>{data_text(text)}</td><td>{data_text(one_line(row.get('gold'), _MOST_CHARACTERS))}</td>{answers}</tr>"
@@ -159,7 +150,6 @@ def _rows(comparison: Mapping[str, Any]) -> str:
         counted(len(flipped), "row"),
         plain_table(("row", "right answer", "first run", "second run"), lines),
         f"✓ right, ✗ wrong.{cut}",
-        kind="wide",
     )
 
 
@@ -168,9 +158,5 @@ def _summaries(comparison: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     return [*summaries, {}, {}][: len(_SIDES)]
 
 
-def _is_frozen(summary: Mapping[str, Any]) -> bool:
-    return is_frozen(fields(summary.get("arms")), shipped_arm(summary))
-
-
 def _weights(summary: Mapping[str, Any]) -> str:
-    return "base model" if _is_frozen(summary) else "tuned"
+    return "base model" if is_frozen(fields(summary.get("arms")), shipped_arm(summary)) else "tuned"

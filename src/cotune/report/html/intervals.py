@@ -13,12 +13,8 @@ from cotune.report.html.plot import Point
 def share_interval(score: float, rows: int, metric: str, groups: Sequence[int] = ()) -> Point | None:
     """Wilson's 95% interval of an accuracy; None for other metrics, whose intervals need the answers.
 
-    Args:
-        score: share of right answers.
-        rows: number of rows.
-        metric: name of the metric.
-        groups: group of each row, if rows are grouped. Since it is not known which rows are right, each group counts as one
-            row: the interval may be too wide, but not too narrow.
+    Since it is not known which rows are right, each of the ``groups`` of rows counts as one row: the interval may be too wide,
+    but not too narrow.
     """
     if metric != "accuracy" or rows < 1 or not 0 <= score <= 1:
         return None
@@ -32,13 +28,7 @@ def share_interval(score: float, rows: int, metric: str, groups: Sequence[int] =
 
 
 def paired_change(before: str, after: str, groups: Sequence[int] = ()) -> Point | None:
-    """Paired 95% interval of the change of a share; None if the right rows of either side are not known.
-
-    Args:
-        before: packed flags of the dev rows that were right, from the journal; empty if it has none.
-        after: the same for the same rows after the change.
-        groups: group of each row, if rows are grouped.
-    """
+    """Paired 95% interval of the change of a share, from packed flags of the right rows; None if a side's are not known."""
     if not before or len(before) != len(after):
         return None
     from cotune.evaluate.packing import unpack_rows
@@ -54,8 +44,7 @@ def paired_change(before: str, after: str, groups: Sequence[int] = ()) -> Point 
     return ends.low, ends.high
 
 
-def share_text(score: float, rows: int, metric: str, groups: Sequence[int] = ()) -> str:
+def share_text(score: float, rows: int, ci: Point | None) -> str:
     """``51.6% (39.4 to 63.6, 62 rows)``."""
-    ci = share_interval(score, rows, metric, groups)
     interval = f"{between(ci, percent)}, " if ci else ""
     return f"{percent(score)}% ({interval}{counted(rows, 'row')})"

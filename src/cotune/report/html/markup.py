@@ -78,10 +78,10 @@ def interval_below(interval: object, shown: Callable[[object], str] = percent) -
     return f"<div class=quiet>{between(ends, shown)}</div>" if len(ends) == 2 else ""
 
 
-def figure(title: str, body: str, caption: str = "", *, kind: str = "") -> str:
+def figure(title: str, body: str, caption: str = "") -> str:
     """A figure with title (trusted text) and caption (trusted markup)."""
     below = f"<figcaption>{caption}</figcaption>" if caption else ""
-    return f'<figure class="{kind}"><h3>{title}</h3>{body}{below}</figure>'
+    return f"<figure><h3>{title}</h3>{body}{below}</figure>"
 
 
 def facts_table(rows: Iterable[Sequence[object]], *, kind: str = "") -> str:

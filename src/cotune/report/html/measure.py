@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cotune.errors import counted
@@ -19,34 +19,30 @@ class DevMeasure:
     Args:
         metric: name of the metric.
         groups: group number of each dev row; empty if rows are not grouped.
-
-    Attributes:
-        where: name of the rows that it is measured on.
-        key: key of the measure in an event of the journal.
-        name: name of the measure in a sentence.
-        unit: unit behind a single number; empty if the caption says it.
-        axis: title of an axis.
-        scale: short title of a scale; empty if the caption says it.
-        levels: explanation of the numbers, for captions.
-        steps: explanation of a chain of levels and their changes, without a full stop.
-        remark: further remark for captions; may be empty.
-        chosen_late: name of a last step that leads to the candidate that was kept.
-        panel: title of a prompt's measurements.
-        columns: column heads of the table under that title.
     """
 
     where = "dev"
+    """The rows that it is measured on."""
     key, _in_race = "score", "scores"
+    """Keys of the measure in events of the journal."""
     name, unit, axis, scale = "score", "", "percent", ""
+    """Name in a sentence, unit behind a number, titles of an axis and of a scale; empty if the caption says it."""
     levels = "Scores on dev in percent."
     steps = "Score on dev in percent, step by step; changes in points"
+    """Explanation of a chain of levels and their changes, without a full stop."""
     remark = ""
     chosen_late = "the best of all that was measured kept"
+    """Name of a last step that leads to the candidate that was kept."""
     panel = "Scores on dev"
     columns = ("score", "95% interval", "rows", "log-loss", "adapter")
+    """Title and column heads of a prompt's measurements."""
+
+    title = ""
+    """Name in a heading, as trusted markup; the metric's by default."""
 
     def __init__(self, metric: str, groups: Sequence[int] = ()) -> None:
         self._metric, self._groups = metric, groups
+        self.title = self.title or esc(metric_words(metric))
 
     def of(self, measured: Mapping[str, Any]) -> float | None:
         """Level of a measurement; None if not known."""
@@ -59,11 +55,6 @@ class DevMeasure:
     def of_race(self, race: Mapping[str, Any]) -> dict[str, float]:
         """Level of each prompt of a race by prompt id, on the rows that it was scored on."""
         return {i: level for i, value in fields(race.get(self._in_race)).items() if (level := number(value)) is not None}
-
-    @property
-    def title(self) -> str:
-        """Name of the measure in a heading, as trusted markup."""
-        return esc(metric_words(self._metric))
 
     def rank(self, level: float) -> float:
         """Sort key of a level; higher is better."""
@@ -86,8 +77,8 @@ class DevMeasure:
         return signed_points(change)
 
     def text(self, level: float, rows: int) -> str:
-        """Format a level with its unit and number of rows."""
-        return share_text(level, rows, self._metric, self._groups)
+        """Format a level with its unit, interval and number of rows."""
+        return share_text(level, rows, self.interval(level, rows))
 
     def other(self, log_loss: float | None) -> str:
         """The log-loss on a separate line, unless it is the measure."""
@@ -115,32 +106,22 @@ class HeldOutAccuracy(DevMeasure):
     """Cross-fitted accuracy of probes, used with any metric."""
 
     where = "held-out rows"
-    name = "held-out accuracy"
+    name, title = "held-out accuracy", "accuracy"
     levels = "Accuracy in percent on labelled rows that the probe’s fit had not seen."
     steps = "Accuracy in percent on labelled rows that the fit had not seen, step by step; changes in points"
     remark = "Held-out log-loss decides, so that a step can lower the accuracy."
     panel = "On held-out rows"
 
-    @property
-    def title(self) -> str:
-        return "accuracy"
-
-    def text(self, level: float, rows: int) -> str:
-        # The journal does not record the groups of labelled rows.
-        return f"{percent(level)}% ({counted(rows, 'row')})" if self._groups else share_text(level, rows, "accuracy")
-
     def interval(self, level: float, rows: int) -> Point | None:
+        # The journal does not record the groups of labelled rows.
         return None if self._groups else share_interval(level, rows, "accuracy")
-
-    def change_interval(self, before: str, after: str) -> Point | None:
-        return None
 
 
 class DevLogLoss(DevMeasure):
     """Log-loss of the right answers in nats per token, for a search whose answers are generated only at the end."""
 
     key, _in_race = "log_loss", "log_losses"
-    name, unit, axis = "log-loss", "nats", "nats a token, less is better"
+    name, unit, axis, title = "log-loss", "nats", "nats a token, less is better", "log-loss"
     scale = f"log-loss on dev in {axis}"
     remark = (
         "Only finalists write answers to dev, so the search goes by the log-loss of the right ones. Single rows’ losses are "
@@ -157,10 +138,6 @@ class DevLogLoss(DevMeasure):
     chosen_late = "the best score among the finalists’ answers kept"
     panel = "Log-loss on dev in nats a token, less is better"
     columns = ("log-loss", "rows", "score", "95% interval", "adapter")
-
-    @property
-    def title(self) -> str:
-        return self.name
 
     def rank(self, level: float) -> float:
         return -level
@@ -184,7 +161,9 @@ class DevLogLoss(DevMeasure):
         return ""
 
     def beside(self, score: float | None, rows: int) -> str:
-        return "" if score is None else f"{metric_words(self._metric)} {super().text(score, rows)}"
+        if score is None:
+            return ""
+        return f"{metric_words(self._metric)} {share_text(score, rows, super().interval(score, rows))}"
 
     def interval(self, level: float, rows: int) -> Point | None:
         return None
@@ -194,26 +173,18 @@ class DevLogLoss(DevMeasure):
 
 
 def dev_measure(
-    events: Iterable[Mapping[str, Any]], metric: str, groups: Sequence[int] = (), *, by_probe: bool = False
+    events: Sequence[Mapping[str, Any]], metric: str, groups: Sequence[int] = (), *, by_probe: bool = False
 ) -> DevMeasure:
     """The measure on a run's page: the log-loss if the search had no score, else the score.
 
-    Args:
-        events: events of the journal.
-        metric: name of the metric.
-        groups: group number of each dev row; empty if rows are not grouped.
-        by_probe: whether probes were scored on held-out rows.
+    With ``by_probe``, which says that probes were scored on held-out rows, it is their accuracy.
     """
     if by_probe:
         return HeldOutAccuracy(metric, groups)
     score, log_loss = DevMeasure(metric, groups), DevLogLoss(metric, groups)
-    searched = [(event.get("kind"), fields(event.get("value"))) for event in events]
+    values = {kind: [fields(event.get("value")) for event in events if event.get("kind") == kind] for kind in ("race", "tuned")}
 
     def known(measure: DevMeasure) -> bool:
-        return any(
-            bool(measure.of_race(value)) if kind == "race" else measure.of(value) is not None
-            for kind, value in searched
-            if kind in ("race", "tuned")
-        )
+        return any(map(measure.of_race, values["race"])) or any(measure.of(value) is not None for value in values["tuned"])
 
     return log_loss if known(log_loss) and not known(score) else score

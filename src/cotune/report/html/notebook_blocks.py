@@ -21,6 +21,7 @@ from cotune.report.html.sections.record import RunRecord, read_record
 
 _WIDE, _HIGH = 600, 210
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 10, 34
+_RIGHT_ANSWER, _WRONG_ANSWER = "54,122,246", "226,88,34"
 _MOST_LABELS = 16
 _MOST_CONFUSIONS = 12
 _KINDS = {"winner": ("the winning prompt", ""), "seed": ("the seed prompt", ' stroke-dasharray="5 4"')}
@@ -30,8 +31,10 @@ def run_blocks(folder: Path) -> list[tuple[str, str]]:
     """Title and HTML of each figure that a run's folder has data for; empty if the folder no longer exists."""
     try:
         record = read_record(folder)
-        prompts = read_prompts(record)
-        made = [("Log-loss by layer", layer_curve(record, prompts)), ("What is taken for what", confusions(record))]
+        made = [
+            ("Log-loss by layer", layer_curve(record, read_prompts(record))),
+            ("What is taken for what", confusions(record)),
+        ]
     except (CotuneError, OSError):
         return []
     return [(title, markup) for title, markup in made if markup]
@@ -42,10 +45,11 @@ def layer_curve(record: RunRecord, prompts: Prompts) -> str:
     curves = {tag: curve for curve in read_curves(record, prompts) if (tag := prompts.tag(curve.prompt_id))}
     if not curves:
         return ""
-    layers = sorted({layer for curve in curves.values() for layer in (*curve.probes, *(point.layer for point in curve.tuned))})
-    losses = [loss for curve in curves.values() for _, loss in curve.probes.values()]
-    losses += [point.log_loss for curve in curves.values() for point in curve.tuned]
-    (first, last), (low, high) = padded(map(float, layers), share=0.04, least=2.0), padded(losses, share=0.1, least=0.05)
+    points = [(layer, loss) for curve in curves.values() for layer, (_, loss) in curve.probes.items()]
+    points += [(point.layer, point.log_loss) for curve in curves.values() for point in curve.tuned]
+    layers = sorted({layer for layer, _ in points})
+    first, last = padded(map(float, layers), share=0.04, least=2.0)
+    low, high = padded((loss for _, loss in points), share=0.1, least=0.05)
 
     def x(layer: float) -> str:
         return f"{_LEFT + (layer - first) / (last - first) * (_WIDE - _LEFT - _RIGHT):.1f}"
@@ -57,11 +61,9 @@ def layer_curve(record: RunRecord, prompts: Prompts) -> str:
     for tick in nice_ticks(low, high, 4):
         parts.append(f'<line x1="{_LEFT}" x2="{_WIDE - _RIGHT}" y1="{y(tick)}" y2="{y(tick)}" stroke-opacity=".15"/>')
         parts.append(_word(f"{tick:g}", str(_LEFT - 6), y(tick), "end", down=4))
-    for tick in layers:
-        parts.append(_word(str(tick), x(tick), str(_HIGH - _BOTTOM), "middle", down=16))
+    parts += [_word(str(layer), x(layer), str(_HIGH - _BOTTOM), "middle", down=16) for layer in layers]
     parts.append(_word("layer", str((_LEFT + _WIDE) // 2), str(_HIGH), "middle", down=-3))
-    for tag, curve in curves.items():
-        parts.append(_line(curve, _KINDS[tag][1], x, y))
+    parts += [_line(curve, _KINDS[tag][1], x, y) for tag, curve in curves.items()]
     legend = "; ".join(
         f"{'dashed' if tag == 'seed' else 'solid'}: {_KINDS[tag][0]}"
         + (f", read after layer {curve.chosen}" if curve.chosen is not None else "")
@@ -107,29 +109,23 @@ def confusions(record: RunRecord) -> str:
     shipped = shipped_arm(record.summary)
     arm = shipped if shipped in tests.arms else tests.arms[-1]
     references, answers = (
-        np.array(one) for one in zip(*((row.reference, row.answers[arm]) for row in tests.rows), strict=True)
+        np.array(each) for each in zip(*((row.reference, row.answers[arm]) for row in tests.rows), strict=True)
     )
     counts = confusion_matrix(references, answers, len(tests.labels))
-    right = f"<p>{int(np.trace(counts))} of {counted(len(references), 'test row')} right."
+    right = f"<p>{int(np.trace(counts))} of {counted(len(tests.rows), 'test row')} right."
     if len(tests.labels) > _MOST_LABELS:
         return f"{right}</p>{_most_frequent(tests.labels, counts)}"
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     names = [one_line(label, 30) for label in tests.labels]
     head = "".join(_cell("th", str(number), title=name) for number, name in enumerate(names, 1))
-    lines = "".join(
-        "<tr>"
-        + _cell("th", f"{number} {name}", side="left")
-        + "".join(
-            _cell(
-                "td",
-                str(n) if n else "·",
-                tint=("54,122,246" if i == number - 1 else "226,88,34", float(shares[number - 1, i])),
-            )
-            for i, n in enumerate(counts[number - 1])
-        )
-        + "</tr>"
-        for number, name in enumerate(names, 1)
-    )
+    lines = ""
+    for i, name in enumerate(names):
+        colours = [_RIGHT_ANSWER if i == j else _WRONG_ANSWER for j in range(len(names))]
+        cells = [
+            _cell("td", str(n) if n else "·", tint=(colour, float(share)))
+            for n, colour, share in zip(counts[i], colours, shares[i], strict=True)
+        ]
+        lines += f"<tr>{_cell('th', f'{i + 1} {name}', side='left')}{''.join(cells)}</tr>"
     table = f'<table style="border-collapse:collapse"><tr><th style="background:none"></th>{head}</tr>{lines}</table>'
     return f"{right} A row for each right label, a column for each answer, by the labels’ numbers.</p>{table}"
 

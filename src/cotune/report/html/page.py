@@ -7,7 +7,6 @@ from pathlib import Path
 from cotune.errors import counted
 from cotune.files import write_text
 from cotune.plain import one_line, splits_text
-from cotune.report.html.intervals import share_interval
 from cotune.report.html.markup import data_text, esc
 from cotune.report.html.plot import Point
 from cotune.report.html.sections.errors import errors_section
@@ -30,14 +29,7 @@ from cotune.run_files import REPORT
 
 
 def write_report(run_folder: Path) -> Path:
-    """Write ``report.html`` into a run's folder, atomically; the run need not have ended.
-
-    Args:
-        run_folder: the run's folder. Only the journal is required; ``summary.json``, ``config.json``, ``test_rows.json`` and
-            ``dev_rows.json`` are used if present (docs/files.md describes them).
-
-    Returns:
-        The file's path.
+    """Write ``report.html`` into a run's folder, atomically, and return its path; only the journal is required.
 
     Raises:
         InputError: if the folder is not a run's folder.
@@ -106,7 +98,7 @@ def _panel_interval(record: RunRecord, score: Score) -> Point | None:
     if score.score is None:
         return None
     if score.stage == "robustness":
-        return share_interval(score.score, score.rows, record.metric, record.dev_groups)
+        return record.dev_interval(score.score, score.rows)
     return record.dev_measure.interval(score.score, score.rows)
 
 

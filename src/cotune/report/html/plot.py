@@ -36,14 +36,15 @@ def padded(values: Iterable[float], *, share: float = 0.06, least: float = 0.0) 
     return low - air, high + air
 
 
-class Plot:
-    """A plot area in data coordinates.
+def whole_ticks(most: int, count: int) -> list[tuple[float, str]]:
+    """About ``count`` whole numbers from 0 to ``most``, as ticks of :meth:`Plot.axes`."""
+    return [(tick, f"{tick:g}") for tick in nice_ticks(0, most, count) if tick == int(tick)]
 
-    Args:
-        x: range of the horizontal axis.
-        y: range of the vertical axis; the first value is at the bottom.
-        height: height in pixels; the width follows the page.
-        label: description of the plot for screen readers.
+
+class Plot:
+    """A plot area in data coordinates: ``x`` from left to right, ``y`` from bottom to top.
+
+    The height is in pixels, the width follows the page; screen readers get the label.
     """
 
     def __init__(self, x: Point, y: Point, *, height: int, label: str) -> None:
@@ -82,10 +83,10 @@ class Plot:
             f'<polyline class="{kind}" points="{places}"{hover}/></svg>'
         )
 
-    def dot(self, place: Point, kind: str, *, radius: float = 5, tip: str = "", prompt: str = "", name: str = "") -> None:
+    def dot(self, place: Point, kind: str, *, radius: float = 5, tip: str, prompt: str = "", name: str = "") -> None:
         """Add a dot; with ``prompt`` it is a button that opens that prompt."""
-        hover = f' data-tip="{esc(tip)}"' if tip else ""
-        circle = f'<circle class="{kind}" cx="{self.x(place[0])}" cy="{self.y(place[1])}" r="{radius:.1f}"{hover}'
+        x, y = self.x(place[0]), self.y(place[1])
+        circle = f'<circle class="{kind}" cx="{x}" cy="{y}" r="{radius:.1f}" data-tip="{esc(tip)}"'
         if prompt:
             circle += f' data-prompt="{esc(prompt)}" tabindex="0" role="button" aria-label="{esc(name or tip)}"'
         self.raw(circle + "/>")
@@ -115,34 +116,13 @@ class Plot:
         )
 
 
-def strip(
-    span: Point,
-    value: float | None,
-    ci: Point | None,
-    kind: str,
-    *,
-    zero: float | None = None,
-    tip: str = "",
-    extra: str = "",
-) -> str:
-    """A plot of one value with its interval.
-
-    Args:
-        span: range of the scale.
-        value: position of the dot; None for no dot.
-        ci: ends of the interval.
-        kind: CSS class of dot and interval.
-        zero: position of a reference line.
-        tip: tooltip.
-        extra: trusted markup drawn underneath.
-    """
+def strip(span: Point, value: float | None, ci: Point | None, kind: str, *, tip: str, extra: str = "") -> str:
+    """A plot of one value, if it is known, with its interval; ``extra`` is trusted markup drawn underneath."""
 
     def at(value: float) -> str:
         return f"{min(100.0, max(0.0, place_in(span, value))):.2f}%"
 
     parts = [extra]
-    if zero is not None and span[0] <= zero <= span[1]:
-        parts.append(f'<line class="zero" x1="{at(zero)}" x2="{at(zero)}" y1="0" y2="100%"/>')
     if ci is not None:
         parts.append(f'<line class="whisker {kind}" x1="{at(ci[0])}" x2="{at(ci[1])}" y1="50%" y2="50%"/>')
         for end in ci:
@@ -151,21 +131,18 @@ def strip(
                 parts.append(f'<line class="cap {kind}" x1="{at(end)}" x2="{at(end)}" y1="{top}" y2="{bottom}"/>')
     if value is not None:
         parts.append(f'<circle class="mark {kind}" cx="{at(value)}" cy="50%" r="6.5"/>')
-    hover = f' data-tip="{esc(tip)}"' if tip else ""
-    return f'<svg class="strip" width="100%" height="{_STRIP_HEIGHT}" aria-hidden="true"{hover}>{"".join(parts)}</svg>'
+    size = f'width="100%" height="{_STRIP_HEIGHT}"'
+    return f'<svg class="strip" {size} aria-hidden="true" data-tip="{esc(tip)}">{"".join(parts)}</svg>'
+
+
+def upright(span: Point, value: float, kind: str) -> str:
+    """A line through the whole height of a strip, with a CSS class."""
+    place = f"{place_in(span, value):.2f}%"
+    return f'<line class="{kind}" x1="{place}" x2="{place}" y1="0" y2="100%"/>'
 
 
 def strip_row(who: str, what: str, drawn: str, value: str, more: str, *, kind: str = "") -> str:
-    """A row with name, strip and number, as trusted markup.
-
-    Args:
-        who: name, in bold.
-        what: description.
-        drawn: markup from :func:`strip`.
-        value: value behind the strip, in bold.
-        more: text behind the value.
-        kind: CSS class of the row.
-    """
+    """A row with name, description, strip, its value and more, all trusted markup; ``kind`` is its CSS class."""
     return (
         f'<div class="{f"row {kind}".rstrip()}"><div class="who"><b>{who}</b> <span>{what}</span></div>{drawn}'
         f'<div class="number"><b>{value}</b> {more}</div></div>'
@@ -173,20 +150,12 @@ def strip_row(who: str, what: str, drawn: str, value: str, more: str, *, kind: s
 
 
 def difference_row(who: str, what: str, gain: Mapping[str, Any], span: Point, reading: str) -> str:
-    """A :func:`strip_row` of a gain, from a summary or in the same form, in points.
-
-    Args:
-        who: name.
-        what: the arms whose difference it is.
-        gain: the gain.
-        span: range of the scale.
-        reading: what the gain turned out to be.
-    """
+    """A :func:`strip_row` of a gain in points: its name, the arms, the gain as in a summary, and what it turned out to be."""
     outcome, ci, value = gain_outcome(gain), ends_of(gain.get("ci")), number(gain.get("value")) or 0.0
     ends, p = ("", "") if outcome == "same arm" else (between(ci, signed_points), p_value(gain.get("p")))
     kind = {"gain": "up", "loss": "down"}.get(outcome or "", "quiet")
     tip = f"{who}: {signed_points(value)} points{aside(ends)}\n{p_value(gain.get('p'))}, {gain.get('test', '')}"
-    drawn = strip(span, value, ci, kind, zero=0.0, tip=f"{tip}\n{gain.get('interval', '')}")
+    drawn = strip(span, value, ci, kind, tip=f"{tip}\n{gain.get('interval', '')}", extra=upright(span, 0.0, "zero"))
     tested = f", <span>{p}</span>" if p else ""
     beside = f'<span>{ends}</span><span class="told {kind}">{reading}{tested}</span>'
     return strip_row(who, what, drawn, signed_points(value), beside)

@@ -24,7 +24,6 @@ class Live:
 
     Attributes:
         script: refreshes the page; it may send requests to the page's own server only.
-        style: style of what the script shows.
         version: version of the run's files that the page was made from.
     """
 
@@ -49,17 +48,13 @@ def framed(
     finished: bool = True,
     live: Live | None = None,
 ) -> str:
-    """Build a whole page with the logo, links to its sections and a panel.
+    """Build a whole page with the logo, links to its sections and a panel, from trusted markup; the title is escaped.
 
     Args:
-        title: title; it is escaped.
-        main: trusted markup.
         links: names of the sections' elements, with their titles.
         source: files that the page was made from, for the last line.
         data: JSON for the scripts.
         scripts: names of the page's scripts among the assets.
-        finished: whether the run has ended.
-        live: the parts of a served page; None for an offline file.
     """
     nav = "".join(f'<a href="#{name}">{shown}</a>' for name, shown in links.items())
     body = (
@@ -73,18 +68,9 @@ def framed(
 
 
 def shell(title: str, body: str, *, script: str = "", finished: bool = False, live: Live | None = None) -> str:
-    """Build a whole page.
+    """Build a whole page from a title, which is escaped, trusted markup, and its script, which runs after that of ``live``.
 
-    Args:
-        title: title; it is escaped.
-        body: trusted markup.
-        script: the page's own script; runs after the body and after the script of ``live``.
-        finished: whether the run has ended; passed to the script of ``live``.
-        live: the parts of a served page; None for an offline file.
-
-    Returns:
-        HTML whose content security policy allows exactly these scripts and styles. Without ``live`` the page may send no
-        requests.
+    The content security policy allows exactly these scripts and styles. Without ``live`` the page may send no requests.
     """
     # The live script comes first: it must see the sections as served, before other scripts fill them.
     scripts = [text for text in (live.script if live else "", script) if text]

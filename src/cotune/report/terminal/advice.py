@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import PurePath
 from typing import Any
 
@@ -27,9 +28,7 @@ _ONCE = ("--finish", "--cut-journal", "--json", "--quiet", "-q")
 def next_steps(summary: Mapping[str, Any]) -> list[str]:
     """All next steps: use the bundle, try your own prompt, and improve the result.
 
-    Args:
-        summary: as ``summary.json`` holds it; ``out``, if present, is the run's folder, and ``command`` the user's command
-            line, which summaries do not contain since it names the folder.
+    Besides the keys of ``summary.json``, ``out`` may hold the run's folder, and ``command`` the user's command line.
     """
     stored = [step for step in items(summary.get("next")) if isinstance(step, str) and step.strip()]
     steps, command = stored or improvements(summary), summary.get("command")
@@ -64,9 +63,9 @@ def improvements(summary: Mapping[str, Any]) -> list[str]:
 def rows_left_out(summary: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     """Numbers of used and given rows, for ``labelled`` and ``test`` if a run used fewer than it was given."""
     n, given = fields(summary.get("n")), fields(summary.get("given"))
-    used = {"labelled": (number(n.get("train")) or 0.0) + (number(n.get("dev")) or 0.0), "test": number(n.get("test")) or 0.0}
-    all_rows = {name: number(given.get(name)) or 0.0 for name in used}
-    return {name: (int(used[name]), int(all_rows[name])) for name in used if 0 < used[name] < all_rows[name]}
+    train, dev, test = (int(number(n.get(split)) or 0) for split in ("train", "dev", "test"))
+    counts = {name: (used, int(number(given.get(name)) or 0)) for name, used in (("labelled", train + dev), ("test", test))}
+    return {name: (used, every) for name, (used, every) in counts.items() if 0 < used < every}
 
 
 def left_out_text(cut: Mapping[str, tuple[int, int]]) -> str:
@@ -114,13 +113,12 @@ def _again(summary: Mapping[str, Any], times: int) -> str:
 
 def with_budget(command: str, budget: str) -> str:
     """A ``cotune run`` command with another budget, without options that apply to a single call."""
-    kept: list[str] = []
     words = shlex.split(command)
-    for place, word in enumerate(words):
-        if word in _ONCE or word == "--budget" or (place and words[place - 1] == "--budget"):
-            continue
-        if not word.startswith(("--budget=", "budget=")):
-            kept.append(word)
+    kept = [
+        word
+        for before, word in pairwise(["", *words])
+        if "--budget" not in (before, word) and word not in _ONCE and not word.startswith(("--budget=", "budget="))
+    ]
     return shlex.join([*kept, "--budget", budget])
 
 
@@ -156,12 +154,7 @@ def more_rows(summary: Mapping[str, Any]) -> str | None:
 
 
 def still_gaining(cycles: list[Any], *, by_loss: bool = False) -> bool:
-    """Whether the last cycle's winner clearly beats those of all earlier cycles.
-
-    Args:
-        cycles: cycles of a summary; False if there is only one.
-        by_loss: whether the log-loss decides, as with probes; without a score it decides anyway.
-    """
+    """Whether the last cycle's winner clearly beats all earlier ones, by the score or, with probes, by the log-loss."""
     levels = [level for level in (_reached(fields(cycle), by_loss) for cycle in cycles) if level is not None]
     return len(levels) > 1 and levels[-1] >= max(levels[:-1]) + _LEAST_GAIN
 

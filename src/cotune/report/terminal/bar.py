@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from cotune.plain import clock, decimal, duration, fields, one_line
-from cotune.report.terminal.lines import Output, speaks_unicode
-from cotune.report.terminal.narration import Story, stage_name
-from cotune.report.terminal.pace import Pace
+from cotune.report.terminal.lines import FollowingView, Output, speaks_unicode
+from cotune.report.terminal.narration import stage_name
 
 _CELLS = 24
 _MOST_COLUMNS, _USUAL_COLUMNS = 100, 80
@@ -34,20 +33,15 @@ class Progress:
     text: str
 
 
-class BarView:
+class BarView(FollowingView):
     """Redraws a run's progress.
 
     Args:
         draw: function that replaces the shown state.
         interval: minimum seconds between two states.
-        end: called once with the last state.
+        end: called once with the last state; ``draw`` by default.
         now: monotonic clock in seconds.
-
-    Attributes:
-        wants_history: a resumed run passes events of earlier sessions, so that the best so far is known.
     """
-
-    wants_history = True
 
     def __init__(
         self,
@@ -57,8 +51,8 @@ class BarView:
         end: Callable[[Progress], None] | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._draw, self._interval, self._end, self._now = draw, interval, end, now
-        self._story, self._pace = Story(), Pace(now)
+        super().__init__(now)
+        self._draw, self._interval, self._end = draw, interval, end or draw
         self._stage, self._last, self._ended = "loading the model", float("-inf"), ""
         self._show()
 
@@ -75,18 +69,11 @@ class BarView:
         self._pace.saw_tokens(tokens)
         self._show()
 
-    def set_time_left(self, seconds: float | None) -> None:
-        self._pace.set_left(seconds)
-
     def close(self, *, failed: bool = False) -> None:
-        """Show the last state. Further calls do nothing.
-
-        Args:
-            failed: whether the run failed; the bar then stays at its share.
-        """
+        """Show the last state; the bar of a ``failed`` run stays at its share. Further calls do nothing."""
         if not self._ended:
             self._ended = "stopped" if failed else "ended"
-            (self._end or self._draw)(self._state())
+            self._end(self._state())
 
     def _show(self, *, at_once: bool = False) -> None:
         if at_once or self._now() - self._last >= self._interval:
@@ -108,15 +95,11 @@ class BarView:
 def python_view(stream: TextIO | None = None) -> BarView:
     """The view of a run that was started from Python.
 
-    A bar in a notebook, a redrawn line on a terminal, and else a line now and then.
-
-    Args:
-        stream: stream for lines; standard error by default.
+    A bar in a notebook, a redrawn line on a terminal, and else a line now and then; on standard error if ``stream`` is None.
     """
     out = stream or sys.stderr
     if stream is None and in_notebook():
-        show = _notebook_drawing()
-        return BarView(show, interval=_INTERVALS["notebook"])
+        return BarView(_notebook_drawing(), interval=_INTERVALS["notebook"])
     written = Output(out)
     if out.isatty():
         return BarView(

@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
 from cotune.plain import amount, clock, decimal, fields, one_line, time_left
-from cotune.report.terminal.lines import JsonView, PlainView, RunView, speaks_unicode
-from cotune.report.terminal.narration import Story, stage_name
-from cotune.report.terminal.pace import Pace
+from cotune.report.terminal.lines import FollowingView, JsonView, PlainView, RunView, speaks_unicode
+from cotune.report.terminal.narration import stage_name
 from cotune.report.terminal.steps import Line
 
 if TYPE_CHECKING:
@@ -29,24 +28,14 @@ _NAMES, _GAP, _FRAME = 8, 2, 4
 _REFRESH_PER_SECOND = 4
 
 
-class LiveView(RunView):
-    """A view in a terminal, redrawn in place.
-
-    Args:
-        console: rich console of the terminal.
-        now: monotonic clock in seconds.
-
-    Attributes:
-        wants_history: a resumed run passes events of earlier sessions.
-    """
-
-    wants_history = True
+class LiveView(FollowingView):
+    """A view in a terminal, redrawn in place."""
 
     def __init__(self, console: Console, *, now: Callable[[], float] = time.monotonic) -> None:
         from rich.live import Live
 
+        super().__init__(now)
         self._console = console
-        self._story, self._pace = Story(), Pace(now)
         self._log: deque[tuple[float, Line]] = deque(maxlen=_LOG_LINES)
         self._stage, self._what = "", ""
         self._closed = False
@@ -82,7 +71,7 @@ class LiveView(RunView):
 
     def set_time_left(self, seconds: float | None) -> None:
         with self._lock:
-            self._pace.set_left(seconds)
+            super().set_time_left(seconds)
 
     def close(self) -> None:
         self._closed, self._starts = True, False
@@ -100,11 +89,9 @@ class LiveView(RunView):
 
         with self._lock:
             title = Text.assemble(("cotune", "bold"), (f" {self._story.task}" if self._story.task else "", "cyan"))
-            parts: list[RenderableType] = [self._facts()]
             log = self._log_lines()
-            if log:
-                parts += [Rule(style="bright_black"), *log]
-            return Panel(Group(*parts), title=title, title_align="left", border_style="bright_black", box=box.ROUNDED)
+            parts = Group(self._facts(), *([Rule(style="bright_black")] if log else []), *log)
+            return Panel(parts, title=title, title_align="left", border_style="bright_black", box=box.ROUNDED)
 
     def _facts(self) -> Table:
         from rich.progress_bar import ProgressBar
@@ -121,9 +108,8 @@ class LiveView(RunView):
         grid.add_row("now", _line((stage, "bold green" if not self._closed else "bold"), (cycle, "")))
         grid.add_row("trying", _line((one_line(self._what, 300) or "-", "")))
         named = "held out" if story.by_probe else "best dev"
-        if story.verdict:
-            for place, line in enumerate(self._verdict_lines()):
-                grid.add_row("" if place else "verdict", line)
+        for place, line in enumerate(self._verdict_lines()):
+            grid.add_row("" if place else "verdict", line)
         if story.best:
             score, loss, prompt = story.best
             trail = " → ".join(decimal(level) for level in story.trail[-4:]) if len(story.trail) > 1 else ""
@@ -138,12 +124,10 @@ class LiveView(RunView):
         speed = f"{rate:,.0f} tokens/s" if rate is not None else "-"
         so_far = f"   {amount(pace.tokens)} tokens so far" if pace.tokens else ""
         grid.add_row("speed", _line((speed, ""), (so_far, "bright_black")))
-        left = pace.left
-        parts = [(clock(pace.elapsed), "bold"), (f" of {story.budget}" if story.budget else "", "")]
-        if left is not None and not self._closed:
-            parts.append((f"   {time_left(left)}", ""))
-        grid.add_row("time", _line(*parts))
-        if left is not None and not self._closed:
+        left = None if self._closed else pace.left
+        rest = (f" of {story.budget}" if story.budget else "") + ("" if left is None else f"   {time_left(left)}")
+        grid.add_row("time", _line((clock(pace.elapsed), "bold"), (rest, "")))
+        if left is not None:
             whole = max(pace.elapsed + left, 1e-9)
             bar = ProgressBar(total=whole, completed=pace.elapsed, complete_style="cyan", finished_style="cyan")
             grid.add_row(Text(""), bar)
@@ -153,19 +137,19 @@ class LiveView(RunView):
         verdict = self._story.verdict
         return self._wrapped(verdict, "bold green", self._width - _NAMES - _GAP) if verdict else []
 
-    def _log_lines(self) -> list[RenderableType]:
+    def _log_lines(self) -> list[Text]:
         from rich.text import Text
 
         room = min(_LOG_LINES, max(0, self._console.height - _OTHER_LINES - len(self._verdict_lines()) - 1))
         styles = {"verdict": "bold green", "news": "", "failure": "bold red", "note": "bright_black"}
-        lines: list[RenderableType] = []
-        for at, entry in reversed(list(self._log)[-_LOG_LINES:]):
+        lines: list[Text] = []
+        for at, entry in reversed(self._log):
             style = "green" if entry.best else styles.get(entry.level, "")
             moment = f"{clock(at)}  "
             wrapped = self._wrapped(entry.text, style, self._width - len(moment))
             if len(lines) + len(wrapped) > room:
                 break
-            signs = [moment, *[" " * len(moment)] * (len(wrapped) - 1)]
+            signs = [moment] + [" " * len(moment)] * (len(wrapped) - 1)
             lines[:0] = [Text.assemble((sign, "bright_black"), line) for sign, line in zip(signs, wrapped, strict=True)]
         return lines
 
@@ -187,13 +171,9 @@ class LiveView(RunView):
 
 
 def make_view(json: bool, quiet: bool, stream: TextIO, is_terminal: bool) -> RunView:
-    """The view for a stream. It shows nothing before it is started.
+    """The view for a stream: JSON lines, nothing if ``quiet``, else a live view, or plain lines.
 
-    Args:
-        json: whether to write JSON lines; takes precedence over ``quiet``.
-        quiet: whether to show nothing.
-        stream: the output stream.
-        is_terminal: whether it is a terminal. One without cursor movement or Unicode gets plain lines.
+    Plain lines are for pipes, and for terminals without cursor movement or Unicode.
     """
     if json:
         return JsonView(stream)

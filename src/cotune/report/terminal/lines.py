@@ -37,26 +37,29 @@ class RunView:
         """Stop showing and restore the terminal. May be called more than once."""
 
 
-class PlainView(RunView):
-    """Writes a line for each noteworthy event, with the elapsed time and without control codes, for pipes and logs.
+class FollowingView(RunView):
+    """A view that keeps the run's state; ``now`` is a monotonic clock, in seconds."""
 
-    Args:
-        stream: output stream.
-        now: monotonic clock, in seconds.
-        heartbeat: seconds without a line after which a line describes the current work.
-
-    Attributes:
-        wants_history: a resumed run passes events of earlier sessions, so that prompts are shown by their text. They are not
-            written again.
-    """
-
+    # A resumed run passes events of earlier sessions, so that the best so far and the prompts' texts are known.
     wants_history = True
 
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now, self._story, self._pace = now, Story(), Pace(now)
+
+    def set_time_left(self, seconds: float | None) -> None:
+        self._pace.set_left(seconds)
+
+
+class PlainView(FollowingView):
+    """Writes a line for each noteworthy event, with the elapsed time and without control codes, for pipes and logs.
+
+    After ``heartbeat`` seconds without a line, a line describes the current work.
+    """
+
     def __init__(self, stream: TextIO, *, now: Callable[[], float] = time.monotonic, heartbeat: float = 60.0) -> None:
-        self._out, self._now, self._heartbeat = Output(stream), now, heartbeat
-        self._story, self._pace = Story(), Pace(now)
-        self._last = now()
-        self._past = -1
+        super().__init__(now)
+        self._out, self._heartbeat = Output(stream), heartbeat
+        self._last, self._past = now(), -1
 
     def event(self, event: Mapping[str, Any]) -> None:
         place = number(event.get("n"))
@@ -79,9 +82,6 @@ class PlainView(RunView):
         rest = f", {time_left(left)}" if left is not None else ""
         self._say(f"{stage_name(stage)}: {one_line(what, 80)}{speed}{rest}")
 
-    def set_time_left(self, seconds: float | None) -> None:
-        self._pace.set_left(seconds)
-
     def _say(self, text: str) -> None:
         self._last = self._now()
         self._out.line(f"[{clock(self._pace.elapsed)}] {text}")
@@ -91,11 +91,7 @@ class JsonView(RunView):
     """Writes one JSON object per line: the journal's events unchanged, and ``progress`` objects between them.
 
     A progress object holds ``stage``, ``what``, the ``tokens`` since the last one and ``time_left_s``. Numbers that are not
-    finite become null.
-
-    Args:
-        stream: output stream.
-        now: monotonic clock, in seconds.
+    finite become null. ``now`` is a monotonic clock, in seconds.
     """
 
     def __init__(self, stream: TextIO, *, now: Callable[[], float] = time.monotonic) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from cotune.errors import counted
+from cotune.errors import CotuneError, counted
 from cotune.evaluate.frozen_arms import EVERY_ARM
 from cotune.evaluate.words import REFERENCE_NAMES, ArmGroup, group_of, why_frozen
 from cotune.plain import amount, aside, between, decimal, duration, ends_of, fields, items, number, one_line, splits_text
-from cotune.report.terminal.steps import ALONE, Line, Value, cycle_of, generic
+from cotune.prompt.prompt import Prompt, demonstrations_note
+from cotune.report.terminal.steps import ALONE, Line, Value, cycle_of, generic, news
 
 _SOURCES = {
     "seed": "drafted",
@@ -101,16 +103,11 @@ class Story:
 
     def learn(self, data: object) -> None:
         """Remember the text of a prompt from its JSON object."""
-        from cotune.errors import CotuneError
-        from cotune.prompt.prompt import Prompt, demonstrations_note
-
-        try:
+        with suppress(CotuneError, TypeError, ValueError, AttributeError):
             prompt = Prompt.from_json(fields(data))
             note = demonstrations_note(prompt)
             shown = ("[+system text] " if prompt.system else "") + prompt.text
             self._prompts[prompt.id] = shown, f" {note}" if note else ""
-        except (CotuneError, TypeError, ValueError, AttributeError):
-            return
 
     def arm(self, group: ArmGroup) -> str:
         """An arm's name, with a note if it is called tuned but was not tuned."""
@@ -123,10 +120,9 @@ class Story:
         if score is None and loss is None:
             return False
         if self.best is not None:
-            before, before_loss, _ = self.best
-            if _rank(score, loss) <= _rank(before, before_loss):
+            if _rank(score, loss) <= _rank(*self.best[:2]):
                 return False
-            if before is None and score is not None:
+            if self.best[0] is None and score is not None:
                 self.trail.clear()
         level = loss if score is None else score
         if level is not None and (not self.trail or score is None or score > self.trail[-1]):
@@ -134,9 +130,9 @@ class Story:
         self.best = (score, loss, self.prompt(value.get("prompt_id"), 160))
         return True
 
-    def saw_loss(self, value: Value, rows: int | None = None) -> bool:
-        """Record a measurement with the least log-loss as the best so far."""
-        score, loss = number(value.get("score")), number(value.get("log_loss"))
+    def saw_loss(self, value: Value, rows: int | None) -> bool:
+        """Record a measurement with the least log-loss as the best so far; returns whether it has a log-loss."""
+        loss = number(value.get("log_loss"))
         if loss is None:
             return False
         if rows != self._trail_rows:
@@ -144,7 +140,7 @@ class Story:
             self.trail.clear()
         self._trail_rows = rows
         self.trail.append(loss)
-        self.best = (score, loss, self.prompt(value.get("prompt_id"), 160))
+        self.best = (number(value.get("score")), loss, self.prompt(value.get("prompt_id"), 160))
         return True
 
 
@@ -166,14 +162,12 @@ def _rank(score: float | None, loss: float | None) -> tuple[float, float]:
 
 
 def _start(story: Story, value: Value) -> list[Line]:
-    task = value.get("task")
     for prompt in items(value.get("prompts")):
         story.learn(prompt)
-    story.task = one_line(fields(task).get("name") or (task if isinstance(task, str) else "") or "task", 40)
+    story.task = one_line(value.get("task") or "task", 40)
     story.budget = one_line(value.get("budget") or "", 30)
-    dev = number(fields(value.get("n")).get("dev"))
+    train, dev = (number(fields(value.get("n")).get(split)) for split in ("train", "dev"))
     story._dev = None if dev is None else int(dev)
-    train = number(fields(value.get("n")).get("train"))
     story._labelled = None if train is None or dev is None else int(train + dev)
     rows = splits_text(value.get("n"))
     machine = " ".join(one_line(value[key], 30) for key in ("device", "dtype") if value.get(key))
@@ -185,35 +179,30 @@ def _start(story: Story, value: Value) -> list[Line]:
         f"budget {story.budget}" if story.budget else "",
         f"seed {one_line(value['seed'], 20)}" if value.get("seed") is not None else "",
     ]
-    guess = one_line(value.get("output") or "", 300)
+    guess, detectable = (one_line(value.get(name) or "", 300) for name in ("output", "detectable"))
     head = Line(" · ".join(part for part in parts if part.strip()), "news")
+    checks = [one_line(text, 300) for text in items(value.get("checks"))]
     # The guess is listed among the checks too.
-    checks = [text for text in items(value.get("checks")) if not guess or one_line(text, 300) != guess]
-    lines = [f"data: {one_line(text, 300)}" for text in checks]
-    could = [one_line(value["detectable"], 300)] if value.get("detectable") else []
-    return [head, *(Line(line) for line in (*([guess] if guess else []), *lines, *could))]
+    lines = [guess, *(f"data: {text}" for text in checks if text != guess), detectable]
+    return [head, *(Line(line) for line in lines if line)]
 
 
 def _previous(story: Story, value: Value) -> list[Line]:
     story.learn(value.get("prompt"))
     story.learn(fields(value.get("was")).get("prompt"))
-    added = len(items(value.get("new_labels")))
+    added, replay = len(items(value.get("new_labels"))), fields(value.get("replay"))
     grown = f", {counted(added, 'new label')}" if added else ""
-    replay = fields(value.get("replay"))
-    kept = number(replay.get("replay_train"))
-    old = counted(int(kept or 0), "old row")
-    rows = f", {old} to learn from and {amount(replay.get('replay_dev'))} to choose on" if kept else ""
-    name = one_line(value.get("task") or "", 40)
+    rows = ""
+    if kept := number(replay.get("replay_train")):
+        rows = f", {counted(int(kept), 'old row')} to learn from and {amount(replay.get('replay_dev'))} to choose on"
+    bundle = f"{one_line(value.get('task') or '', 40)} ({one_line(value.get('bundle'), 16)})"
     labels = counted(len(items(value.get("labels"))), "label")
-    head = f"starting from the bundle {name} ({one_line(value.get('bundle'), 16)}) with its {labels}"
-    lines = [Line(f"{head}{grown}{rows}", "news")]
-    return lines + [Line(one_line(remark, 300)) for remark in items(value.get("remarks"))]
+    head = Line(f"starting from the bundle {bundle} with its {labels}{grown}{rows}", "news")
+    return [head, *(Line(one_line(remark, 300)) for remark in items(value.get("remarks")))]
 
 
 def _plan(story: Story, value: Value) -> list[Line]:
-    text = value.get("text")
-    lines = [str(line) for line in items(text)] if isinstance(text, list) else str(text or "").splitlines()
-    return [Line(one_line(line, 400)) for line in lines if line.strip()] or [Line(generic("plan", value))]
+    return [Line(one_line(line, 400)) for line in items(value.get("text"))]
 
 
 def _pool(story: Story, value: Value) -> list[Line]:
@@ -222,11 +211,9 @@ def _pool(story: Story, value: Value) -> list[Line]:
         story.learn(proposal.get("prompt"))
     sources = Counter(one_line(p.get("source"), 24) for p in proposals if p.get("source"))
     parts = [f"{count} {_SOURCES.get(source, source)}" for source, count in sources.most_common(5)]
-    made = f" ({', '.join(parts)})" if parts else ""
-    dropped = value.get("dropped", value.get("near_duplicates"))
-    dropped = len(dropped) if isinstance(dropped, (list, tuple)) else number(dropped)
+    dropped = number(value.get("near_duplicates"))
     gone = f", {counted(int(dropped), 'near-duplicate')} dropped" if dropped else ""
-    return [Line(f"{cycle_of(value)}{counted(len(proposals), 'prompt')} to try{made}{gone}")]
+    return [Line(f"{cycle_of(value)}{counted(len(proposals), 'prompt')} to try{aside(', '.join(parts))}{gone}")]
 
 
 def _epochs(story: Story, value: Value) -> list[Line]:
@@ -243,8 +230,7 @@ def _race(story: Story, value: Value) -> list[Line]:
     ranking, dropped = items(value.get("ranking")), items(value.get("dropped"))
     winner = best.get("prompt_id") or (ranking[0] if ranking else None)
     is_best = story.saw_score({**best, "prompt_id": winner})
-    adapter = value.get("adapter_id")
-    under = "on the base model" if adapter in (None, "base") else "on the tuned model"
+    under = f"on the {'base' if value.get('adapter_id') in (None, 'base') else 'tuned'} model"
     early = f", {len(dropped)} dropped early" if dropped else ""
     head = f"{cycle_of(value)}{counted(len(ranking), 'prompt')} raced {under}{early}"
     return [Line(f"{head}: best {measured(best)} with {story.prompt(winner, 48)}", "news" if is_best else "note", is_best)]
@@ -270,15 +256,14 @@ def _after(value: Value) -> str:
 
 
 def _embed(story: Story, value: Value) -> list[Line]:
-    layers = [int(layer) for item in items(value.get("layers")) if (layer := number(item)) is not None]
-    story._deepest = max([story._deepest, *layers])
+    story._deepest = max([story._deepest, *(int(number(layer) or 0) for layer in items(value.get("layers")))])
     # One event for each prompt and round, too many to show.
     return _scored(story, value)
 
 
 def _layers(story: Story, value: Value) -> list[Line]:
-    deepest, before = number(value.get("deepest")), story._deepest
-    if deepest is None or deepest >= before:
+    deepest = number(value.get("deepest"))
+    if deepest is None or deepest >= story._deepest:
         return []
     story._deepest = int(deepest)
     return [Line(f"{cycle_of(value)}passes end after layer {deepest:.0f} from now on: no leading prompt is read from above")]
@@ -288,10 +273,9 @@ def _better(story: Story, value: Value) -> list[Line]:
     score, rows = number(value.get("score")), number(value.get("n"))
     if score is None or rows is None:
         return []
-    before = value.get("before")
-    earlier = f"; before: {measured(before)}" if isinstance(before, Mapping) else ""
+    before = f"; before: {measured(fields(value['before']))}" if "before" in value else ""
     on = f"on {counted(int(rows), 'labelled row')} held out from it"
-    return [Line(f"a better bundle is in best: {measured(value)} {on}{earlier}")]
+    return [Line(f"a better bundle is in best: {measured(value)} {on}{before}")]
 
 
 def _verdict(story: Story, value: Value) -> list[Line]:
@@ -323,10 +307,8 @@ def _scored(story: Story, value: Value) -> list[Line]:
     if not cut or on_test in story._cut:
         return []
     story._cut.add(on_test)
-    rows = f"{cut:.0f} of {one_line(value.get('rows'), 12)} {'test ' if on_test else ''}rows"
-    return [
-        Line(f"{rows} did not fit into the model's context and lost their end, with {story.prompt(value.get('prompt_id'))}")
-    ]
+    rows, name = f"{cut:.0f} of {one_line(value.get('rows'), 12)} {'test ' if on_test else ''}rows", value.get("prompt_id")
+    return [Line(f"{rows} did not fit into the model's context and lost their end, with {story.prompt(name)}")]
 
 
 def _entrants(story: Story, value: Value) -> list[Line]:
@@ -343,12 +325,11 @@ def _train(story: Story, value: Value) -> list[Line]:
     tokens, seconds = number(value.get("tokens")), number(value.get("seconds"))
     cost = f", {amount(tokens)} tokens" if tokens is not None else ""
     cost += f" in {duration(seconds)}" if seconds else ""
-    window = [number(end) for end in items(value.get("window"))]
-    if len(window) == 2 and window[0] is not None and window[1] is not None:
+    head = f"trained to step {steps}"
+    if (window := ends_of(value.get("window"))) is not None:
         rows = counted(value.get("rows"), "labelled row" if value.get("stage") == "final" else "row")
-        head = f"tuned layers {window[0] + 1:.0f} to {window[1]:.0f} on {rows}, {counted(steps, 'step')}, with {name}"
-        return [Line(f"{head}: loss {decimal(value.get('loss'))}{cost}")]
-    return [Line(f"trained to step {steps} with {name}: loss {decimal(value.get('loss'))}{cost}")]
+        head = f"tuned layers {window[0] + 1:.0f} to {window[1]:.0f} on {rows}, {counted(steps, 'step')},"
+    return [Line(f"{head} with {name}: loss {decimal(value.get('loss'))}{cost}")]
 
 
 def _probed(story: Story, value: Value) -> list[Line]:
@@ -371,10 +352,12 @@ def _probed(story: Story, value: Value) -> list[Line]:
             return []
         story._frozen.add(key)
         return [Line(f"frozen probe{_after(value)}: {held} with {name}")]
-    by = f", by a probe{_after(value)}"
     steps = f" for {counted(one_line(value['steps'], 12), 'step')}" if value.get("steps") is not None else ""
-    text = f"tuned{steps}: {held}{by}, with {name}"
-    return [Line(text + (": best so far" if is_best else ""), "news" if is_best else "note", is_best)]
+    return [_candidate(f"tuned{steps}: {held}, by a probe{_after(value)}, with {name}", best=is_best)]
+
+
+def _candidate(text: str, *, best: bool) -> Line:
+    return Line(text + (": best so far" if best else ""), "news" if best else "note", best)
 
 
 def _tuned(story: Story, value: Value) -> list[Line]:
@@ -384,7 +367,7 @@ def _tuned(story: Story, value: Value) -> list[Line]:
     is_best = story.saw_score(value)
     steps = f" after {counted(one_line(value['steps'], 12), 'step')}" if value.get("steps") is not None else ""
     text = f"{cycle_of(value)}tuned{steps}, dev {measured(value)} with {story.prompt(value.get('prompt_id'), 48)}"
-    return [Line(text + (": best so far" if is_best else ""), "news" if is_best else "note", is_best)]
+    return [_candidate(text, best=is_best)]
 
 
 def _cycle_end(story: Story, value: Value) -> list[Line]:
@@ -412,31 +395,26 @@ def _cut(story: Story, value: Value) -> list[Line]:
     if "rows" in value:
         # The number of rows of train and dev in use is reported by the race.
         story._dev = story._labelled = None
-    return [Line(one_line(value["text"], 300), "news")] if value.get("text") else []
+    return news(value)
 
 
 def _open_test(story: Story, value: Value) -> list[Line]:
-    arms = value.get("arms")
-    names = list(arms) if isinstance(arms, (list, tuple, Mapping)) else []
-    own = [name for name in names if not str(name).startswith("reference_")]
-    # Two arms may share prompt and weights, which are scored once.
-    several = len({str(arms[name]) for name in own}) if isinstance(arms, Mapping) else len(own)
-    beside = len(names) - len(own)
+    arms = fields(value.get("arms"))
+    own = [candidate for name, candidate in arms.items() if not name.startswith("reference_")]
+    beside = len(arms) - len(own)
     references = f" and {counted(beside, 'reference')}" if beside else ""
-    arms_text = f", for {counted(several, 'arm')} (a prompt with weights each){references}" if names else ""
-    return [Line(f"the test rows, sealed until now, are scored once{arms_text}", "news")]
+    # Two arms may share prompt and weights, which are scored once.
+    for_arms = f", for {counted(len(set(map(str, own))), 'arm')} (a prompt with weights each){references}" if arms else ""
+    return [Line(f"the test rows, sealed until now, are scored once{for_arms}", "news")]
 
 
 def _arm(story: Story, value: Value) -> list[Line]:
-    name = value.get("name")
-    shown = one_line(name or "arm", 40)
-    if isinstance(name, str):
-        group = group_of(story._arms, name)
-        if story._tested & set(group.names):
-            return []
-        story._tested.add(name)
-        shown = story.arm(group)
-    return [_tested(shown, value)]
+    name = str(value.get("name") or "arm")
+    group = group_of(story._arms, name)
+    if story._tested & set(group.names):
+        return []
+    story._tested.add(name)
+    return [_tested(story.arm(group), value)]
 
 
 _TELLERS: dict[str, Callable[[Story, Value], list[Line]]] = {
@@ -449,13 +427,8 @@ _TELLERS: dict[str, Callable[[Story, Value], list[Line]]] = {
     "write": _scored,
     "embed": _embed,
     "layers": _layers,
-    "sample": lambda story, value: [Line(one_line(value.get("text"), 200), "news")],
     "cut": _cut,
-    "more_test": _cut,
     "read_on": _cut,
-    "diverged": lambda story, value: [
-        Line(f"left out: {one_line(value.get('error') or 'numbers were not finite', 200)}", "news")
-    ],
     "verdict": _verdict,
     "better": _better,
     "reference": _reference,

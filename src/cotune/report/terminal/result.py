@@ -36,20 +36,14 @@ _PARTS = {"all": "all rows", "old_labels": "rows of the old labels", "new_labels
 
 
 def result_sentences(summary: Mapping[str, Any]) -> list[str]:
-    """Sentences on the bundle's score next to results without tuning, and on whether a language model was needed.
-
-    Args:
-        summary: as ``summary.json`` holds it; any of its ``references`` may be missing or null.
-    """
-    arm = shipped(summary)
-    references = references_of(summary)
+    """Sentences on the bundle's score next to results without tuning, and on whether a language model was needed."""
+    arm, references = shipped(summary), references_of(summary)
     if number(arm.get("score")) is None:
         return []
     metric = metric_words(summary.get("metric"))
     interval = f" (95% interval {between(ends)})" if (ends := interval_of(arm)) else ""
-    untuned = references.get("zero_shot")
-    name = "untuned" if untuned is None else REFERENCE_NAMES["zero_shot"]
-    scores = {name: _untuned(summary), **{_SHORT[name]: references.get(name) for name in _SHORT}}
+    untuned = REFERENCE_NAMES["zero_shot"] if "zero_shot" in references else "untuned"
+    scores = {untuned: _untuned(summary), **{_SHORT[name]: references.get(name) for name in _SHORT}}
     beside = [
         f"{name} {decimal(one.get('score'))}{of_other_rows(one, arm)}"
         for name, one in scores.items()
@@ -57,7 +51,7 @@ def result_sentences(summary: Mapping[str, Any]) -> list[str]:
     ]
     rows = counted(decimal(arm.get("n"), 0), "test row")
     lead = f"{capitalised(metric)} {decimal(arm['score'])} on {rows}{interval}"
-    needed = _needed(arm, references.get("tfidf")) if references else ""
+    needed = _needed(references.get("tfidf")) if references else ""
     return [f"{lead}{'; ' if beside else ''}{', '.join(beside)}.", *([needed] if needed else [])]
 
 
@@ -90,11 +84,7 @@ def result_title(summary: Mapping[str, Any]) -> str:
 
 
 def result_warnings(summary: Mapping[str, Any]) -> list[str]:
-    """Warnings on the score: few test rows, a label that nearly all rows have, or TF-IDF that is as good.
-
-    Args:
-        summary: as ``summary.json`` holds it.
-    """
+    """Warnings on the score: few test rows, a label that nearly all rows have, or TF-IDF that is as good."""
     arm, references = shipped(summary), references_of(summary)
     score, n, ends = number(arm.get("score")), number(arm.get("n")), interval_of(arm)
     if score is None or n is None:
@@ -109,9 +99,8 @@ def result_warnings(summary: Mapping[str, Any]) -> list[str]:
             more = f"{n:,.0f} of {given:,.0f} were scored, as the budget had room for no more; a larger --budget scores more."
         warnings.append(f"{counted(int(n), 'test row')} {'is' if n == 1 else 'are'} too few to judge by{spans}. {more}")
     majority = number(fields(references.get("majority")).get("score"))
-    by_accuracy = summary.get("metric") == "accuracy"
-    if by_accuracy and majority is not None and (majority >= _SKEWED or majority >= score):
-        label = fields(references.get("majority")).get("label")
+    if summary.get("metric") == "accuracy" and majority is not None and majority >= min(_SKEWED, score):
+        label = references["majority"].get("label")
         says = f"say {one_line(label, 40)!r}" if isinstance(label, str) else "have the commonest label"
         as_good = ", and always answering so is as good as this result" if majority >= score else ""
         warnings.append(
@@ -128,12 +117,8 @@ def result_warnings(summary: Mapping[str, Any]) -> list[str]:
 
 def references_of(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """The references with a score, the most important one first."""
-    references = fields(summary.get("references"))
-    return {
-        name: fields(references.get(name))
-        for name in REFERENCE_NAMES
-        if number(fields(references.get(name)).get("score")) is not None
-    }
+    known = {name: fields(fields(summary.get("references")).get(name)) for name in REFERENCE_NAMES}
+    return {name: one for name, one in known.items() if number(one.get("score")) is not None}
 
 
 def interval_of(measured: Mapping[str, Any]) -> tuple[float, float] | None:
@@ -141,15 +126,15 @@ def interval_of(measured: Mapping[str, Any]) -> tuple[float, float] | None:
     return ends_of(measured.get("ci"))
 
 
-def _needed(arm: Mapping[str, Any], tfidf: Mapping[str, Any] | None) -> str:
+def _needed(tfidf: Mapping[str, Any] | None) -> str:
     if tfidf is None:
         return "Whether a language model was needed is not known: TF-IDF could not be fitted to these rows."
     compared = fields(tfidf.get("difference"))
-    value, p, ends = number(compared.get("value")), number(compared.get("p")), interval_of(compared)
-    if value is None or p is None or ends is None:
-        return _by_intervals(interval_of(arm), interval_of(tfidf))
+    value, p = number(compared.get("value")), number(compared.get("p"))
+    if value is None or p is None:
+        return ""
     points = f"{abs(100 * value):.1f} points more rows right"
-    how = uncertainty_text(ends, p, "paired")
+    how = uncertainty_text(compared.get("ci"), p, "paired")
     if p >= ALPHA:
         return (
             "These rows do not show that a language model was needed: its answers and those of TF-IDF differ by "
@@ -158,17 +143,6 @@ def _needed(arm: Mapping[str, Any], tfidf: Mapping[str, Any] | None) -> str:
     if value > 0:
         return f"A language model was needed: it answers {points} than TF-IDF ({how})."
     return f"No language model was needed: TF-IDF answers {points} ({how}, this model minus TF-IDF)."
-
-
-def _by_intervals(mine: tuple[float, float] | None, other: tuple[float, float] | None) -> str:
-    """Whether the model was needed, by whether two intervals overlap; empty if one is not known."""
-    if mine is None or other is None:
-        return ""
-    if other[1] < mine[0]:
-        return "A language model was needed: the interval of TF-IDF lies below."
-    if other[0] > mine[1]:
-        return "No language model was needed: the interval of TF-IDF lies above."
-    return "These rows do not show that a language model was needed: the interval of TF-IDF overlaps."
 
 
 def against_test(optimism: float) -> str:
@@ -222,12 +196,12 @@ def data_lines(summary: Mapping[str, Any]) -> list[str]:
 
 def previous_lines(summary: Mapping[str, Any]) -> list[str]:
     """Lines on previous and new bundle for each part of the test; empty if the run started from no bundle."""
-    previous = fields(summary.get("previous"))
     lines = [
         f"{name} ({part['n']}): {share(part, 'old')} with the old, {share(part, 'new')} with the new, {difference(part)}"
         for name, part in previous_parts(summary)
     ]
-    return lines + [harmless(f"{remark[:1].upper()}{remark[1:]}.") for remark in map(str, items(previous.get("remarks")))]
+    remarks = items(fields(summary.get("previous")).get("remarks"))
+    return lines + [harmless(f"{capitalised(str(remark))}.") for remark in remarks]
 
 
 def previous_parts(summary: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

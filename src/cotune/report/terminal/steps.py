@@ -41,8 +41,7 @@ def _engine(value: Value) -> list[Line]:
 
 
 def _neighbours(value: Value) -> list[Line]:
-    skipped = str(value.get("skipped") or "")
-    if skipped:
+    if skipped := str(value.get("skipped") or ""):
         # The page gives the reason why it was skipped.
         failed = skipped.startswith("it failed")
         return [Line(f"data: paraphrases were not looked for: {one_line(skipped, 160)}")] if failed else []
@@ -63,7 +62,7 @@ _STEPS = {"prompts": "next: new prompts", "tune": "next: more tuning", "finish":
 def _noise(value: Value) -> list[Line]:
     if value.get("skipped"):
         return [Line(f"noise of this machine not measured: {one_line(value['skipped'], 160)}")]
-    return [Line(f"noise of this machine: {noise_sentence(value) or _pairs(value)}")]
+    return [Line(f"noise of this machine: {noise_sentence(value)}")]
 
 
 def _robustness(value: Value) -> list[Line]:
@@ -98,26 +97,22 @@ def _teach(value: Value) -> list[Line]:
     ends = ends_of(agreement.get("ci"))
     between = f" (95% interval {100 * ends[0]:.0f} to {100 * ends[1]:.0f}%)" if ends else ""
     head = f"the teacher {one_line(value.get('model'), 40)} labelled {counted(len(items(value.get('rows'))), 'row')}"
-    agrees = f"agrees with {one_line(agreement.get('agree'), 12)} of {counted(agreement.get('n'), 'labelled row')}{between}"
-    agrees = f"; it {agrees}" if agreement.get("n") else ""
-    left = (
-        f"; {counted(value.get('unasked'), 'row')} left out, as {one_line(value['stopped'], 120)}"
-        if value.get("stopped")
-        else ""
-    )
+    agrees, left = "", ""
+    if n := agreement.get("n"):
+        agrees = f"; it agrees with {one_line(agreement.get('agree'), 12)} of {counted(n, 'labelled row')}{between}"
+    if why := value.get("stopped"):
+        left = f"; {counted(value.get('unasked'), 'row')} left out, as {one_line(why, 120)}"
     return [Line(f"{head}, {counted(value.get('refused'), 'answer')} fitted nothing{agrees}{left}", "news")]
 
 
-def _label_names(value: Value) -> list[Line]:
-    return [Line(one_line(value.get("text") or "names of labels were tried as rows", 300))]
+def _text(value: Value, limit: int = 300) -> list[Line]:
+    """The event's own words."""
+    return [Line(one_line(value["text"], limit))] if value.get("text") else []
 
 
-def _tfidf(value: Value) -> list[Line]:
-    return [Line(one_line(value.get("text") or "TF-IDF was tried beside the probe", 300))]
-
-
-def _judge(value: Value) -> list[Line]:
-    return [Line(one_line(value.get("sentence") or f"judge: {value.get('model')}", 400))]
+def news(value: Value) -> list[Line]:
+    """The event's own words, as news."""
+    return [Line(line.text, "news") for line in _text(value)]
 
 
 def _cost(value: Value) -> list[Line]:
@@ -132,10 +127,6 @@ def _done(value: Value) -> list[Line]:
     return [Line(f"done{score}{bundle}", "news")]
 
 
-def _note(value: Value) -> list[Line]:
-    return [Line(one_line(value.get("text") or _pairs(value) or "", 400))]
-
-
 ALONE: dict[str, Callable[[Value], list[Line]]] = {
     "engine": _engine,
     "neighbours": _neighbours,
@@ -145,12 +136,15 @@ ALONE: dict[str, Callable[[Value], list[Line]]] = {
     "slices": _slices,
     "rewrite": _rewrite,
     "teach": _teach,
-    "judge": _judge,
-    "label_names": _label_names,
-    "tfidf": _tfidf,
+    "judge": lambda value: [Line(one_line(value.get("sentence") or f"judge: {value.get('model')}", 400))],
+    "label_names": _text,
+    "tfidf": _text,
     "cost": _cost,
     "done": _done,
-    "note": _note,
+    "sample": news,
+    "more_test": news,
+    "diverged": lambda value: [Line(f"left out: {one_line(value.get('error'), 200)}", "news")],
+    "note": lambda value: _text(value, 400),
 }
 """Kind of event to the function that words it."""
 
@@ -163,23 +157,16 @@ def cycle_of(value: Value) -> str:
 
 def generic(kind: str, value: object) -> str:
     """An event of unknown kind: its kind and short values."""
-    shown = _pairs(value) if isinstance(value, Mapping) else "" if value is None else one_line(value, 80)
+    shown = "" if value is None else one_line(value, 80)
+    if isinstance(value, Mapping):
+        shown = one_line(", ".join(f"{key} {_short(item)}" for key, item in value.items() if item is not None), 160)
     return one_line(kind, 40) + (f": {shown}" if shown else "")
-
-
-def _pairs(value: Value) -> str:
-    """The short values of an object, as ``key value``."""
-    shown = [f"{key} {_short(item)}" for key, item in value.items() if item is not None]
-    return one_line(", ".join(shown), 160)
 
 
 def _short(item: object) -> str:
     if isinstance(item, float):
         return f"{item:.4g}"
-    if isinstance(item, (list, tuple, Mapping)):
-        try:
-            text = json.dumps(item, ensure_ascii=False)
-        except (TypeError, ValueError):
-            text = str(item)
+    if isinstance(item, (list, Mapping)):
+        text = json.dumps(item, ensure_ascii=False)
         return text if len(text) <= 40 else f"({len(item)})"
     return one_line(item, 60)

@@ -37,12 +37,7 @@ _MOST_WORDS = 20
 
 
 def verdict_text(summary: Mapping[str, Any], *, width: int = 100) -> str:
-    """The final summary as plain text without control codes.
-
-    Args:
-        summary: as ``summary.json`` holds it; missing or null values are left out or shown as ``-``.
-        width: columns.
-    """
+    """The final summary as plain text without control codes; missing or null values are left out or shown as ``-``."""
     from rich.console import Console
 
     stream = io.StringIO()
@@ -92,24 +87,27 @@ def _parts(summary: Mapping[str, Any], width: int) -> Iterator[RenderableType]:
     def indented(renderable: RenderableType) -> RenderableType:
         return Padding(renderable, (0, 0, 0, 2))
 
+    def spaced(text: str, style: str) -> RenderableType:
+        return Padding(Text(text, style), (1, 0, 0, 0))
+
     first, *rest = headline(summary)
-    yield Padding(Text(first, style="bold"), (1, 0, 0, 0))
+    yield spaced(first, "bold")
     if rest:
         yield Text(" ".join(rest))
     for warning in result_warnings(summary):
-        yield Padding(_marked(f"Warning: {warning}"), (1, 0, 0, 0))
+        yield spaced(harmless(f"Warning: {warning}"), "yellow")
     for heading, parts in _sections(summary, width):
         if parts:
-            yield Padding(Text(heading, style="bold cyan"), (1, 0, 0, 0))
+            yield spaced(heading, "bold cyan")
             yield from map(indented, parts)
     if steps := next_steps(summary):
-        yield Padding(Text("What to do next", style="bold cyan"), (1, 0, 0, 0))
+        yield spaced("What to do next", "bold cyan")
     for step in steps:
         what, command = parted(harmless(step))
         if not command or len(step) + 4 <= width:
             yield indented(bullet(harmless(step)))
         else:
-            # A command that is broken into lines cannot be pasted.
+            # A command that is broken into lines cannot be pasted; outside a group, rich would ignore no_wrap.
             yield indented(bullet(what))
             yield Group(Text(f"    {command}", no_wrap=True, overflow="ignore"))
 
@@ -132,12 +130,11 @@ def _sections(summary: Mapping[str, Any], width: int) -> Iterator[tuple[str, lis
     yield "Data", [bullet(line) for line in data_lines(summary)]
     yield "Robustness", [Text(line) for line in robustness_sentences(summary)]
     noise = noise_sentence(fields(summary.get("noise")))
-    for heading, text in (
-        ("Noise of this machine", noise and f"{noise.capitalize()}."),
-        ("Which score to quote", _selection(summary)),
-        ("Cost", " · ".join([value if name == "time" else f"{value} {name}" for name, value in cost_facts(summary)])),
-    ):
-        yield heading, [Text(text)] if text else []
+    yield "Noise of this machine", [Text(f"{noise.capitalize()}.")] if noise else []
+    selection = _selection(summary)
+    yield "Which score to quote", [Text(selection)] if selection else []
+    cost = " · ".join([value if name == "time" else f"{value} {name}" for name, value in cost_facts(summary)])
+    yield "Cost", [Text(cost)] if cost else []
     best = fields(summary.get("best"))
     yield "The winning prompt", _winning_prompt(best)
     if best.get("bundle"):
@@ -159,12 +156,6 @@ def _winning_prompt(best: Mapping[str, Any]) -> list[RenderableType]:
     return [*system, prompt_block(best["prompt_text"]), *map(Text, _beside(prompt))]
 
 
-def _marked(text: str) -> RenderableType:
-    from rich.text import Text
-
-    return Text(harmless(text), style="yellow")
-
-
 def _beside(prompt: Mapping[str, Any]) -> list[str]:
     """Parts of a prompt besides its texts: label words that differ from the labels, and demonstrations."""
     pairs = [pair for pair in items(prompt.get("label_words")) if len(items(pair)) == 2 and pair[0] != pair[1]]
@@ -180,24 +171,8 @@ def _beside(prompt: Mapping[str, Any]) -> list[str]:
 
 
 def headline(summary: Mapping[str, Any]) -> list[str]:
-    """The sentences on a run, the result first."""
-    return sentences(_headline(summary))
-
-
-def _headline(summary: Mapping[str, Any]) -> str:
-    verdict = summary.get("verdict")
-    if isinstance(verdict, str) and verdict.strip():
-        return harmless(verdict.strip())
-    arms = fields(summary.get("arms"))
-    best = fields(arms.get("best_tuned"))
-    task = summary.get("task")
-    name = one_line(fields(task).get("name") or (task if isinstance(task, str) else "") or "The run", 60)
-    if number(best.get("score")) is None:
-        return f"{name}: ended without a measured winner."
-    before = number(fields(arms.get("seed_prompt")).get("score"))
-    start = f", from {before:.3f} with the first prompt and the untuned model" if before is not None else ""
-    rows = f" on {counted(best['n'], 'row')}" if number(best.get("n")) is not None else ""
-    return f"{name}: {decimal(best.get('score'))}{rows}{start}."
+    """The sentences on a finished run, the result first."""
+    return sentences(harmless(summary.get("verdict") or "").strip() or "The run has ended.")
 
 
 def _selection(summary: Mapping[str, Any]) -> str:

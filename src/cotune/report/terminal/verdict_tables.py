@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 from cotune.errors import counted
@@ -34,14 +35,12 @@ _DOUBTS = (NO_DIFFERENCE, NOISE)
 
 
 def arms_title(summary: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]]) -> str:
-    splits = {str(arm["split"]) for arm in arms.values() if arm.get("split")}
-    where = f" on the {one_line(splits.pop(), 20)} split" if len(splits) == 1 else ""
     counts = {number(arm.get("n")) for arm in arms.values()}
     only = counts.pop() if len(counts) == 1 else None
     rows = "" if only is None else f", {counted(int(only), 'row')}"
     metric = summary.get("metric")
     named = f", {one_line(metric, 24)}" if isinstance(metric, str) and metric else ""
-    return f"The arms{where}{rows}{named}"
+    return f"The arms on the test split{rows}{named}"
 
 
 def arm_marks(groups: Sequence[ArmGroup]) -> dict[ArmGroup, str]:
@@ -66,12 +65,9 @@ def arms_table(
     from rich.text import Text
 
     counts = {number(arm.get("n")) for arm in arms.values()}
-    splits = {str(arm.get("split")) for arm in arms.values()}
-    wide = width >= _WIDE
-    columns = ["arm", *(["what it is"] if wide else []), "score>", "95% interval", "log-loss>"]
-    columns += [*(["n>"] if wide or len(counts) > 1 else []), *(["split"] if len(splits) > 1 else []), "rule", "steps>"]
-    if width < _NARROW:
-        columns = [column for column in columns if column not in ("log-loss>", "rule", "steps>")]
+    wide, narrow = width >= _WIDE, width < _NARROW
+    columns = ["arm", *(["what it is"] if wide else []), "score>", "95% interval", *([] if narrow else ["log-loss>"])]
+    columns += [*(["n>"] if wide or len(counts) > 1 else []), *([] if narrow else ["rule", "steps>"])]
     table = table_of(columns, width)
     winner, marks = shipped_arm(summary), arm_marks(groups)
     for group in groups:
@@ -80,7 +76,6 @@ def arms_table(
             "arm": group.title + (f" ({marks[group]})" if group in marks else ""),
             "what it is": group.meaning,
             **dict(zip(("score>", "95% interval", "log-loss>", "n>"), score_cells(arm), strict=True)),
-            "split": one_line(arm.get("split") or "-", 12),
             "rule": rule_of(arm),
             "steps>": decimal(arm.get("steps"), 0),
         }
@@ -102,14 +97,10 @@ def references_table(references: Mapping[str, Mapping[str, Any]], width: int) ->
     from rich.text import Text
 
     # On a long test, label words are scored on a sample of the rows.
-    counted = len({number(one.get("n")) for one in references.values()}) > 1
-    columns = ["reference", "score>", "95% interval", *(["log-loss>"] if width >= _NARROW else [])]
-    columns += ["n>"] if counted else []
-    table = table_of(columns, width)
+    shown = [True, True, True, width >= _NARROW, len({number(one.get("n")) for one in references.values()}) > 1]
+    table = table_of([*compress(("reference", "score>", "95% interval", "log-loss>", "n>"), shown)], width)
     for name, one in references.items():
-        score, interval, loss, rows = score_cells(one)
-        cells = [REFERENCE_NAMES[name], score, interval, *([loss] if width >= _NARROW else []), *([rows] if counted else [])]
-        table.add_row(*map(Text, cells))
+        table.add_row(*map(Text, compress((REFERENCE_NAMES[name], *score_cells(one)), shown)))
     return table
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files as package_files
 from pathlib import Path
 
@@ -26,7 +26,6 @@ class Shown:
 
     Attributes:
         version: version of the run's files behind the page; empty if there is nothing to show yet.
-        html: the page as HTML.
         error: a sentence why the page is not up to date; empty if it is.
     """
 
@@ -85,7 +84,7 @@ class RunPage:
     def _fail(self, why: str) -> None:
         if self._shown.version:
             # Keep the page that readers have.
-            self._shown = Shown(self._shown.version, self._shown.html, f"The page cannot be renewed: {why}")
+            self._shown = replace(self._shown, error=f"The page cannot be renewed: {why}")
         else:
             self._shown = self._notice("The page cannot be made.", "It is tried again when the run's files change.", why)
 

@@ -26,10 +26,8 @@ _MOST_CONNECTIONS = 128
 def view_run(folder: Path, *, port: int = 0, ready: Callable[[str], None] = lambda address: None) -> None:
     """Serve a run's page on 127.0.0.1 until Ctrl-C or SIGTERM. Call it from the main thread.
 
-    Args:
-        folder: the run's folder; the run may be in progress in another process, or about to begin.
-        port: port to listen on; 0 chooses a free one.
-        ready: called with the page's address once it can be opened.
+    The run may be in progress in another process, or about to begin. Port 0 chooses a free one; ``ready`` is called with the
+    page's address once it can be opened.
 
     Raises:
         InputError: if the folder is not a run's folder, or the port cannot be opened.

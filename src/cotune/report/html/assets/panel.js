@@ -14,8 +14,8 @@ function make(tag, options = {}, ...children) {
   return element;
 }
 
-function percent(value, digits = 1) {
-  return value === null || value === undefined ? "–" : (100 * value).toFixed(digits);
+function percent(value) {
+  return value === null || value === undefined ? "–" : (100 * value).toFixed(1);
 }
 
 // Theme: the system's unless the reader chose one.

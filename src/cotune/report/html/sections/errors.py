@@ -36,11 +36,11 @@ def errors_section(record: RunRecord) -> str:
         f'<option value="{arm}"{" selected" if arm == chosen else ""}>{esc(group.title)}</option>'
         for arm, group in groups.items()
     )
-    views = {
-        arm: written_errors(tests, arm, items(summed.get(arm, {}).get("fields"))) if tests.written else _arm_errors(tests, arm)
-        for arm in groups
-    }
-    content = "".join(f'<div data-choice="{arm}"{"" if arm == chosen else " hidden"}>{views[arm]}</div>' for arm in groups)
+    content = ""
+    for arm in groups:
+        listed = items(summed.get(arm, {}).get("fields"))
+        view = written_errors(tests, arm, listed) if tests.written else _arm_errors(tests, arm)
+        content += f'<div data-choice="{arm}"{"" if arm == chosen else " hidden"}>{view}</div>'
     return (
         f'<div class="controls"><label>Arm <select data-switch="errors">{options}</select></label></div>'
         f'<div data-choices="errors">{content}</div>'
@@ -77,9 +77,8 @@ def _confusion(labels: tuple[str, ...], references: NDArray[np.int64], answers: 
             f'<td class="{"hit" if i == j else "miss"} c{_shade(shares[i, j])}">{int(n) if n else "·"}</td>'
             for j, n in enumerate(counts[i])
         )
-        lines += (
-            f'<tr><th scope="row">{data_text(one_line(label, 24))}</th>{cells}<td class="sum">{int(counts[i].sum())}</td></tr>'
-        )
+        name = data_text(one_line(label, 24))
+        lines += f'<tr><th scope="row">{name}</th>{cells}<td class="sum">{int(counts[i].sum())}</td></tr>'
     head = f'<tr><td></td>{head}<th scope="col"><span>rows</span></th></tr>'
     body = f'<div class="scroll"><table class="confusion">{head}{lines}</table></div>'
     return figure("Confusions", body, caption)
@@ -97,8 +96,6 @@ def _reliability(tests: AnsweredRows, arm: str, references: NDArray[np.int64], a
         return figure("Reliability", "<p class=empty>This arm’s probabilities are not recorded for every row.</p>")
     sure = np.clip(np.array([p[a] for p, a in zip(probabilities, answers, strict=True) if p is not None]), 0.0, 1.0)
     right = (references == answers).astype(np.float64)
-    error = expected_calibration_error(sure, right)
-    chance = _chance_error(sure)
     plot = Plot((0, 1), (0, 1), height=300, label="Reliability diagram")
     marks = [(t, f"{100 * t:.0f}") for t in (0, 0.25, 0.5, 0.75, 1)]
     plot.axes(marks, marks)
@@ -114,11 +111,11 @@ def _reliability(tests: AnsweredRows, arm: str, references: NDArray[np.int64], a
         )
         plot.dot((group.confidence, group.accuracy), "dot tuned", radius=4 + 7 * (group.count / most) ** 0.5, tip=tip)
     return figure(
-        f"Reliability: calibration error {decimal(error)}",
+        f"Reliability: calibration error {decimal(expected_calibration_error(sure, right))}",
         plot.render(x_title="confidence of the answer, percent", y_title="right, percent"),
         f"On the diagonal, confidence means what it says; larger dots hold more rows; bars are 95% intervals. With "
         f"{counted(len(sure), 'row')}, perfectly calibrated answers of these confidences would show "
-        f"an error up to {decimal(chance)} in 19 of 20 tests.",
+        f"an error up to {decimal(_chance_error(sure))} in 19 of 20 tests.",
     )
 
 
@@ -146,4 +143,4 @@ def _mistakes(tests: AnsweredRows, arm: str) -> str:
         for sure, row in wrong[:_SHOWN_MISTAKES]
     )
     note = "Worth a look: some of these may be wrong labels rather than wrong answers."
-    return figure("Most confident mistakes", f'<ol class="mistakes">{lines}</ol>', note, kind="wide")
+    return figure("Most confident mistakes", f'<ol class="mistakes">{lines}</ol>', note)

@@ -50,29 +50,16 @@ def health_section(record: RunRecord) -> str:
     if not counts and not findings:
         return "<p class=empty>The data was not checked yet.</p>"
     result = f'<ul class="findings">{listed}</ul>' if listed else "<p>No findings.</p>"
-    truncated = number(record.summary.get("truncated"))
-    if truncated:
-        result += (
-            f"<p>{counted(int(truncated), 'row')} did not fit into the model’s context under some prompt and were cut.</p>"
-        )
-    rows = [
-        (_COUNTS.get(name, name.replace("_", " ")), value)
-        for name, value in counts.items()
-        if number(value) or name in ("train", "dev", "test")
-    ]
+    if truncated := number(record.summary.get("truncated")):
+        cut = counted(int(truncated), "row")
+        result += f"<p>{cut} did not fit into the model’s context under some prompt and were cut.</p>"
+    shown = {name: value for name, value in counts.items() if number(value) or name in ("train", "dev", "test")}
+    rows = [(_COUNTS.get(name, name.replace("_", " ")), value) for name, value in shown.items()]
+    looked_at = "Duplicates, leaks between splits, contradictions, odd inputs and balance are looked at."
+    found = figure("What the checks found", result, looked_at)
     detectable = start.get("detectable")
-    note = data_text(detectable) if detectable else ""
-    return (
-        '<div class="pair">'
-        + figure(
-            "What the checks found",
-            result,
-            "Duplicates, leaks between splits, contradictions, odd inputs and balance are looked at.",
-        )
-        + figure("Rows", _table(rows), note)
-        + "</div>"
-        + _neighbours(neighbours)
-    )
+    sizes = figure("Rows", _table(rows), data_text(detectable) if detectable else "")
+    return f'<div class="pair">{found}{sizes}</div>{_neighbours(neighbours)}'
 
 
 def _neighbours(near: Mapping[str, Any]) -> str:
@@ -88,7 +75,6 @@ def _neighbours(near: Mapping[str, Any]) -> str:
         f"The {esc(near.get('pairs', '?'))} pairs that are closest by their words were embedded by the model; shown are those "
         "of train and dev with a cosine of at least "
         f"{esc(near.get('threshold', '?'))}. They stay: paraphrases are what real inputs are made of.",
-        kind="wide",
     )
 
 
@@ -96,8 +82,7 @@ def _pair(pair: Mapping[str, Any]) -> str:
     def column(name: str, limit: int) -> str:
         return "<br>".join(data_text(one_line(item, limit)) for item in items(pair.get(name)))
 
-    closeness = number(pair.get("closeness"))
-    labels = items(pair.get("labels"))
+    closeness, labels = number(pair.get("closeness")), items(pair.get("labels"))
     clash = f" {chip('differ', 'warning')}" if len(set(map(str, labels))) > 1 else ""
     shown = "" if closeness is None else f"{closeness:.2f}"
     return (
@@ -133,20 +118,18 @@ def reproduce_section(record: RunRecord) -> str:
         "winner’s prompt": best.get("prompt_id"),
         "winner’s adapter": best.get("adapter_id"),
     }
-    machine = {name: engine.get(name) for name in ("device", "dtype", "threads", "batch_tokens")}
-    machine = {name.replace("batch_tokens", "tokens a batch"): value for name, value in machine.items()}
-    machine["processor"] = fields(engine.get("probe")).get("processor")
-    facts = [("seed", seed), *versions.items(), *machine.items()]
-    versions_figure = figure("Versions and machine", _table(facts))
+    machine = [(name, engine.get(name)) for name in ("device", "dtype", "threads")]
+    machine.append(("tokens a batch", engine.get("batch_tokens")))
+    machine.append(("processor", fields(engine.get("probe")).get("processor")))
+    versioned = figure("Versions and machine", _table([("seed", seed), *versions.items(), *machine]))
     hashed = figure("Hashes", _table(hashes.items(), "hashes"), "Of contents, never of names.")
-    return f"{_command(record)}<div class=pair>{versions_figure}{hashed}</div>{_noise(record)}"
+    return f"{_command(record)}<div class=pair>{versioned}{hashed}</div>{_noise(record)}"
 
 
 def _noise(record: RunRecord) -> str:
     """Numerical noise: how far scores vary on this machine with the batch."""
     noise = fields(record.summary.get("noise")) or record.value("noise")
-    sentence = noise_sentence(noise)
-    if not sentence:
+    if not noise_sentence(noise):
         why = noise.get("skipped")
         return figure("Noise of this machine", f"<p>Not measured: {data_text(why)}.</p>") if why else ""
     shifts = [("largest difference of a log-probability, nats", "largest"), ("mean difference, nats", "mean")]
@@ -176,7 +159,7 @@ def _command(record: RunRecord) -> str:
     for name, prompt in zip(files, extra, strict=True):
         shown += _copied(name, prompt.text)
     note = "The config as the run resolved it. Under a token budget the same machine gives the same journal, apart from times."
-    return figure("Make it again", shown, note, kind="wide")
+    return figure("Make it again", shown, note)
 
 
 def task_yaml(config: Mapping[str, Any]) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from cotune.errors import counted
-from cotune.plain import decimal, fields, items, number
-from cotune.report.html.markup import data_text, esc, figure, legend, percent, plain_table
-from cotune.report.html.plot import Plot, Point, nice_ticks, padded
+from cotune.plain import decimal, ends_of, fields, items, number
+from cotune.report.html.markup import data_text, figure, legend, percent, plain_table
+from cotune.report.html.plot import Plot, Point, nice_ticks, padded, whole_ticks
 from cotune.report.html.sections.prompts import Prompts
 from cotune.report.html.sections.record import RunRecord, whole, window_of, window_text
 
@@ -34,13 +34,11 @@ class LayerCurve:
     """The probes of a prompt by layer.
 
     Attributes:
-        prompt_id: id of the prompt.
         rows: number of labelled rows in the last race of the prompt.
         chosen: the layer that was chosen.
         probes: layer to cross-fitted accuracy and log-loss, for the layers with a logistic regression.
         ridge: layer to leave-one-out squared error of ridge regression, for every embedded layer.
         frozen: result of the frozen probe on the held-out rows that tuned weights are scored on; None if it has none.
-        tuned: results after tuning.
     """
 
     prompt_id: str
@@ -58,27 +56,22 @@ def read_curves(record: RunRecord, prompts: Prompts) -> list[LayerCurve]:
     for race in record.values("race"):
         rows, layers, ridge = (fields(race.get(name)) for name in ("rows", "layers", "ridge"))
         for prompt_id, by_layer in fields(race.get("by_layer")).items():
-            curve = LayerCurve(str(prompt_id))
-            curve.rows, curve.chosen = int(number(rows.get(prompt_id)) or 0), whole(layers.get(prompt_id))
-            curve.probes = _pairs(fields(by_layer))
-            errors = {whole(layer): number(error) for layer, error in fields(ridge.get(prompt_id)).items()}
-            curve.ridge = {
-                layer: error for layer, error in sorted(errors.items(), key=str) if layer is not None and error is not None
-            }
+            curve = LayerCurve(str(prompt_id), int(number(rows.get(prompt_id)) or 0), whole(layers.get(prompt_id)))
+            for layer, pair in fields(by_layer).items():
+                at, probe = whole(layer), ends_of(pair)
+                curve.probes |= {} if at is None or probe is None else {at: probe}
+            for layer, error in fields(ridge.get(prompt_id)).items():
+                at, squared = whole(layer), number(error)
+                curve.ridge |= {} if at is None or squared is None else {at: squared}
             # Later races overwrite earlier ones.
             curves.pop(curve.prompt_id, None)
             if curve.probes:
                 curves[curve.prompt_id] = curve
-    windows: dict[str, tuple[int, int]] = {}
-    for event in record.events:
-        value = fields(event.get("value"))
-        prompt_id = str(value.get("prompt_id"))
-        if event.get("kind") == "train" and (window := window_of(value)) is not None:
-            windows[str(value.get("adapter_id"))] = window
-        if event.get("kind") == "tuned" and prompt_id in curves and number(value.get("steps")):
-            point = _point(value)
-            if point is not None:
-                curves[prompt_id].tuned.append(replace(point, window=windows.get(str(value.get("adapter_id")))))
+    windows = {str(value.get("adapter_id")): window_of(value) for value in record.values("train")}
+    for value in record.values("tuned"):
+        curve_of, point = curves.get(str(value.get("prompt_id"))), _point(value, windows.get(str(value.get("adapter_id"))))
+        if curve_of is not None and point is not None and point.steps:
+            curve_of.tuned.append(point)
     for prompt_id, event in record.frozen_held_out.items():
         if prompt_id in curves:
             curves[prompt_id].frozen = _point(fields(event.get("value")))
@@ -92,15 +85,8 @@ def layers_section(record: RunRecord, prompts: Prompts) -> str:
     curves = read_curves(record, prompts)
     if not curves:
         return ""
-    depth = max(
-        [layer for curve in curves for layer in (*curve.probes, *curve.ridge)]
-        + [
-            layer
-            for value in record.values("embed")
-            for item in items(value.get("layers"))
-            if (layer := whole(item)) is not None
-        ]
-    )
+    embedded = [whole(layer) or 0 for value in record.values("embed") for layer in items(value.get("layers"))]
+    depth = max([*embedded, *(layer for curve in curves for layer in (*curve.probes, *curve.ridge))])
     kinds = prompts.kinds(curve.prompt_id for curve in curves)
     accuracy = _probes(curves, kinds, prompts, record, depth, place=0)
     loss = _probes(curves, kinds, prompts, record, depth, place=1)
@@ -127,7 +113,7 @@ def _probes(curves: list[LayerCurve], kinds: list[str], prompts: Prompts, record
     values += [(point.accuracy, point.log_loss)[place] for curve in curves if curve.tuned for point in _held_out(curve)]
     plot = Plot((0, depth), padded(values, share=0.12, least=0.05), height=_HEIGHT, label=f"{name} of probes by layer")
     _band(plot, curves)
-    plot.axes(_layer_ticks(depth), [(t, f"{100 * t:g}" if place == 0 else f"{t:g}") for t in nice_ticks(*plot.y_range, 5)])
+    plot.axes(whole_ticks(depth, 6), [(t, f"{100 * t:g}" if place == 0 else f"{t:g}") for t in nice_ticks(*plot.y_range, 5)])
     measure = record.dev_measure
     # Draw the leading prompt last, on top of the others.
     for curve, kind in reversed(list(zip(curves, kinds, strict=True))):
@@ -146,12 +132,8 @@ def _probes(curves: list[LayerCurve], kinds: list[str], prompts: Prompts, record
                 plot.line((point.layer, before), (point.layer, height), "link")
             tip = f"{shown}\n{_weights(point)}{window_text(point.window)}, layer {point.layer}: "
             tip += f"{measure.text(point.accuracy, point.rows)}\nlog-loss {decimal(point.log_loss)}"
-            plot.dot(
-                (point.layer, height),
-                f"dot {kind}" if point.steps else f"dot hollow {kind}",
-                radius=6 if point.steps else 3,
-                tip=tip,
-            )
+            look, radius = (f"dot {kind}", 6) if point.steps else (f"dot hollow {kind}", 3)
+            plot.dot((point.layer, height), look, radius=radius, tip=tip)
     axis = "percent right" if place == 0 else "nats a row, less is better"
     return plot.render(x_title="layer", y_title=axis)
 
@@ -161,27 +143,21 @@ def _ridge(curves: list[LayerCurve], kinds: list[str], prompts: Prompts, depth: 
     drawn = [(curve, kind) for curve, kind in zip(curves, kinds, strict=True) if len(curve.ridge) > 1]
     if not drawn:
         return ""
-    plot = Plot(
-        (0, depth),
-        padded([error for curve, _ in drawn for error in curve.ridge.values()], share=0.12),
-        height=200,
-        label="Error of ridge regression by layer",
-    )
+    errors = padded([error for curve, _ in drawn for error in curve.ridge.values()], share=0.12)
+    plot = Plot((0, depth), errors, height=200, label="Error of ridge regression by layer")
     _band(plot, [curve for curve, _ in drawn])
-    plot.axes(_layer_ticks(depth), [(t, f"{t:g}") for t in nice_ticks(*plot.y_range, 4)])
+    plot.axes(whole_ticks(depth, 6), [(t, f"{t:g}") for t in nice_ticks(*plot.y_range, 4)])
     for curve, kind in reversed(drawn):
         shown = prompts.named(curve.prompt_id)
         plot.path(sorted(curve.ridge.items()), f"line {kind}", shown)
         for layer, error in sorted(curve.ridge.items()):
-            plot.dot(
-                (layer, error), f"dot hollow {kind}", radius=4, tip=f"{shown}\nlayer {layer}: squared error {decimal(error)}"
-            )
+            tip = f"{shown}\nlayer {layer}: squared error {decimal(error)}"
+            plot.dot((layer, error), f"dot hollow {kind}", radius=4, tip=tip)
     return figure(
         "Every layer, by ridge regression",
         plot.render(x_title="layer", y_title="leave-one-out squared error, less is better"),
         "What chooses the layers above: ridge regression on the labels has its leave-one-out error in closed form, so every "
         "layer can be tried. It ranks layers; its errors cannot be compared with log-losses.",
-        kind="wide",
     )
 
 
@@ -203,14 +179,9 @@ def _band(plot: Plot, curves: list[LayerCurve]) -> None:
     window = next((point.window for curve in curves for point in reversed(curve.tuned) if point.window), None)
     if window is None:
         return
-    low, high = (plot.x(edge) for edge in window)
-    wide = float(high.rstrip("%")) - float(low.rstrip("%"))
+    low, high = (float(plot.x(edge).rstrip("%")) for edge in window)
     tip = f"layers {window[0] + 1} to {window[1]} are tuned"
-    plot.raw(f'<rect class="band" x="{low}" y="0" width="{wide:.2f}%" height="100%" data-tip="{esc(tip)}"/>')
-
-
-def _layer_ticks(depth: int) -> list[tuple[float, str]]:
-    return [(t, f"{t:g}") for t in nice_ticks(0, depth, 6) if t == int(t)]
+    plot.raw(f'<rect class="band" x="{low:.2f}%" y="0" width="{high - low:.2f}%" height="100%" data-tip="{tip}"/>')
 
 
 def _read_from(curve: LayerCurve) -> str:
@@ -220,12 +191,13 @@ def _read_from(curve: LayerCurve) -> str:
     return f'<span class="quiet">, {", ".join(read)}</span>' if read else ""
 
 
-def _point(value: Mapping[str, Any]) -> HeldOutPoint | None:
+def _point(value: Mapping[str, Any], window: tuple[int, int] | None = None) -> HeldOutPoint | None:
     """A ``tuned`` event's score; None if it is incomplete."""
     layer, score, loss = whole(value.get("layer")), number(value.get("score")), number(value.get("log_loss"))
     if layer is None or score is None or loss is None:
         return None
-    return HeldOutPoint(layer, score, loss, int(number(value.get("rows")) or 0), int(number(value.get("steps")) or 0))
+    rows, steps = (int(number(value.get(name)) or 0) for name in ("rows", "steps"))
+    return HeldOutPoint(layer, score, loss, rows, steps, window)
 
 
 def _held_out(curve: LayerCurve) -> list[HeldOutPoint]:
@@ -235,12 +207,3 @@ def _held_out(curve: LayerCurve) -> list[HeldOutPoint]:
 
 def _weights(point: HeldOutPoint) -> str:
     return f"tuned {counted(point.steps, 'step')}" if point.steps else "frozen, held-out rows"
-
-
-def _pairs(by_layer: Mapping[str, Any]) -> dict[int, tuple[float, float]]:
-    pairs = {}
-    for layer, pair in by_layer.items():
-        at, numbers = whole(layer), [number(item) for item in items(pair)]
-        if at is not None and len(numbers) == 2 and numbers[0] is not None and numbers[1] is not None:
-            pairs[at] = (numbers[0], numbers[1])
-    return pairs

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
+from typing import Any
 
 from cotune.errors import counted
-from cotune.plain import fields, items, number
+from cotune.plain import ends_of, fields, items, number
 from cotune.report.html.markup import chip, data_text, esc, figure, percent
 from cotune.report.html.measure import DevMeasure
 from cotune.report.html.plot import Plot, Point, nice_ticks, padded, place_in, scale
@@ -26,20 +27,13 @@ def lineage_section(record: RunRecord, prompts: Prompts) -> str:
     ticks = [(t, measure.tick(t)) for t in nice_ticks(*span, 5)]
     rows = "".join(_row(prompts, measure, span, prompt_id, depth) for prompt_id, depth in _tree(prompts))
     axis = f'<div class="branch axis"><span class="axis-title">{measure.scale}</span>{scale(span, ticks)}<span></span></div>'
+    before = "of the frozen probe" if record.by_probe else "in the race, before tuning in this cycle"
     return figure(
         "Who came from whom",
         f'<div class="tree">{axis}<ol>{rows}</ol></div>',
-        f"Each prompt is listed below the one that it was made from. Hollow dot: {_before(record)}. Filled dots: after tuning, "
-        "joined in the order of steps. "
-        f"{measure.levels} Open a prompt for its text and what changed.",
-        kind="wide",
+        f"Each prompt is listed below the one that it was made from. Hollow dot: {measure.name} {before}. Filled dots: after "
+        f"tuning, joined in the order of steps. {measure.levels} Open a prompt for its text and what changed.",
     )
-
-
-def _before(record: RunRecord) -> str:
-    """Name of a prompt's measure without tuning."""
-    name = record.dev_measure.name
-    return f"{name} of the frozen probe" if record.by_probe else f"{name} in the race, before tuning in this cycle"
 
 
 def _tree(prompts: Prompts) -> Iterator[tuple[str, int]]:
@@ -92,14 +86,10 @@ def _scores(facts: PromptFacts, measure: DevMeasure, span: Point) -> str:
     for before, after in pairwise(chain):
         parts.append(f'<line class="link" x1="{at(before)}" x2="{at(after)}" y1="50%" y2="50%"/>')
     for place, score in enumerate(chain):
-        kind = (
-            "mark lineage "
-            + ("tuned" if score.steps or score.stage == "previous" else "base")
-            + (" last" if place == len(chain) - 1 else "")
-        )
+        kind = "tuned" if score.steps or score.stage == "previous" else "base"
+        kind = f"mark lineage {kind}{' last' if place == len(chain) - 1 else ''}"
         what = f"tuned {counted(score.steps, 'step')}" if score.steps else f"race of cycle {score.cycle}"
-        what = "frozen probe" if score.stage == "frozen" else what
-        what = "the old bundle’s weights" if score.stage == "previous" else what
+        what = {"frozen": "frozen probe", "previous": "the old bundle’s weights"}.get(score.stage, what)
         beside = measure.beside(score.score, score.rows)
         tip = f"{what}: {measure.text(score.level, score.rows)}" + (f"\n{beside}" if beside else "")
         tip += f"\nadapter {score.adapter[:12]}"
@@ -112,11 +102,10 @@ def map_section(record: RunRecord, prompts: Prompts) -> str:
     measure = record.dev_measure
     races = {int(number(v.get("cycle")) or 0): v for v in record.values("race")}
     figures: list[str] = []
-    cycles: list[int] = []
+    options = ""
     for pool in record.values("pool"):
         cycle = int(number(pool.get("cycle")) or 1)
-        race = races.get(cycle, {})
-        points = _points(pool, prompts)
+        race, points = races.get(cycle, {}), _points(pool, prompts)
         if len(points) < 2:
             continue
         levels = measure.of_race(race)
@@ -126,19 +115,15 @@ def map_section(record: RunRecord, prompts: Prompts) -> str:
         here = sorted((levels[i] for i, _ in points if i in levels), key=measure.rank)
         # From the worst to the best level, in either direction.
         span = (here[0], here[-1]) if here else (0.0, 1.0)
-        plot = Plot(
-            padded((p[0] for _, p in points), share=0.12),
-            padded((p[1] for _, p in points), share=0.12),
-            height=360,
-            label=f"Map of the prompts of cycle {cycle}",
-        )
+        x, y = (padded((place[axis] for _, place in points), share=0.12) for axis in (0, 1))
+        plot = Plot(x, y, height=360, label=f"Map of the prompts of cycle {cycle}")
         # Draw small dots last, so that large ones do not hide them.
         for prompt_id, place in sorted(points, key=lambda item: -rows.get(item[0], 0)):
             facts = prompts.by_id[prompt_id]
             seen, level = rows.get(prompt_id, 0), levels.get(prompt_id)
             out = prompt_id in gone or (most and seen < most)
-            kind = "place " + ("plain" if level is None else f"s{_step(level, span)}") + (" hollow" if out else "")
-            kind += f" {prompts.tag(prompt_id)}"
+            shade = "plain" if level is None else f"s{_step(level, span)}"
+            kind = f"place {shade}{' hollow' if out else ''} {prompts.tag(prompt_id)}"
             tip = f"{facts.name}\n" + ("not raced" if level is None else measure.text(level, seen))
             tip += "\nleft the race early" if out else ""
             radius = 5 + 8 * ((seen / most) ** 0.5 if most else 0.3)
@@ -151,13 +136,12 @@ def map_section(record: RunRecord, prompts: Prompts) -> str:
             f'<div class="legend">{ramp}{measure.legend(span[1])}<span>larger: more rows seen</span>'
             "<span>hollow: left the race early</span></div>"
         )
-        hidden = "" if not figures else " hidden"
+        hidden = " hidden" if figures else ""
         figures.append(f'<div data-choice="{cycle}"{hidden}>{plot.render(kind="map")}{key}</div>')
-        cycles.append(cycle)
+        options += f'<option value="{cycle}">cycle {cycle}</option>'
     if not figures:
         return "<p class=empty>No pool of prompts was embedded yet.</p>"
-    options = "".join(f'<option value="{c}">cycle {c}</option>' for c in cycles)
-    select = f'<label class="pick">Pool of <select data-switch="map">{options}</select></label>' if len(cycles) > 1 else ""
+    select = f'<label class="pick">Pool of <select data-switch="map">{options}</select></label>' if len(figures) > 1 else ""
     return figure(
         "Prompts as the model sees them",
         f'{select}<div data-choices="map">{"".join(figures)}</div>',
@@ -166,14 +150,12 @@ def map_section(record: RunRecord, prompts: Prompts) -> str:
     )
 
 
-def _points(pool: object, prompts: Prompts) -> list[tuple[str, Point]]:
+def _points(pool: Mapping[str, Any], prompts: Prompts) -> list[tuple[str, Point]]:
     points = []
-    value = fields(pool)
-    for item, place in zip(items(value.get("proposals")), items(value.get("places")), strict=False):
-        numbers = [number(p) for p in items(place)]
-        prompt = read_prompt(fields(item).get("prompt"))
-        if prompt and len(numbers) == 2 and numbers[0] is not None and numbers[1] is not None and prompt.id in prompts.by_id:
-            points.append((prompt.id, (numbers[0], numbers[1])))
+    for item, at in zip(items(pool.get("proposals")), items(pool.get("places")), strict=False):
+        place, prompt = ends_of(at), read_prompt(fields(item).get("prompt"))
+        if prompt and place and prompt.id in prompts.by_id:
+            points.append((prompt.id, place))
     return points
 
 

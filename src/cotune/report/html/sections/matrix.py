@@ -24,6 +24,10 @@ _MOST_WRITTEN = {"test": 1_000, "dev": 250}
 _BYTES = {"test": 1_200_000, "dev": 400_000}
 """Bytes of a table for the texts of its rows, and as many for the changes of generated answers."""
 _LEAST_BYTES = 160
+_OPTIMISTIC = (
+    " Each prompt is shown with the weights that it did best with. Both were chosen on these dev rows, so the scores are "
+    "optimistic."
+)
 _TITLES = {"test": "test rows, arms", "dev": "dev rows, best prompts"}
 
 
@@ -34,17 +38,13 @@ def matrix_section(record: RunRecord) -> str:
         return NO_ROWS.format(" yet: the test split is opened at the end" if not record.finished else "")
     written = record.tests.written or record.devs.written
     tables = "".join(f'<option value="{name}">{_TITLES[name]}</option>' for name in shown)
-    dev = (
-        " Each prompt is shown with the weights that it did best with. Both were chosen on these dev rows, so the scores are "
-        "optimistic."
-    )
     left_out = " ".join(filter(None, (_left_out(name, rows) for name, rows in (("test", record.tests), ("dev", record.devs)))))
     # Generated answers rarely repeat, so no filter by answer is offered.
     hidden = " hidden" if written else ""
     return (
         "<p class=intro>Every row against everyone who answered it: ✓ right, ✗ wrong. A pattern below picks the rows that have "
         f"it; open a row for its text{', answers and how they differ' if written else ', answers and probabilities'}."
-        f"{dev if 'dev' in shown else ''}{f' {left_out}' if left_out else ''}</p>"
+        f"{_OPTIMISTIC if 'dev' in shown else ''}{f' {left_out}' if left_out else ''}</p>"
         f'<div class="controls" id="matrix-controls"><label{"" if len(shown) > 1 else " hidden"}>Table '
         f'<select id="matrix-which">{tables}</select></label>'
         '<label>Show <select id="matrix-view"><option value="all">all rows</option>'
@@ -108,7 +108,7 @@ def _columns(devs: AnsweredRows, prompts: Prompts, record: RunRecord) -> list[di
         facts, tag = prompts.by_id.get(prompt_id), prompts.tag(prompt_id)
         score, rows = number(candidate.get("score")), int(number(candidate.get("n")) or 0)
         about = [f"tuned {counted(steps, 'step')}" if steps else "base model"]
-        about += [share_text(score, rows, record.metric, record.dev_groups)] if score is not None and rows else []
+        about += [share_text(score, rows, record.dev_interval(score, rows))] if score is not None and rows else []
         columns.append(
             {
                 "name": f"{_ordinal(place + 1)}{f' ({tag})' if tag else ''}, {'tuned' if steps else 'base'}",
@@ -127,10 +127,8 @@ def _ordinal(place: int) -> str:
 def rows_for_page(rows: AnsweredRows, places: Mapping[int, int], *, total_bytes: int = 1_200_000) -> list[dict[str, Any]]:
     """Rows for the page's script, with texts cut to a total size and probabilities of the likeliest labels only.
 
-    Args:
-        rows: the rows.
-        places: index on the page of each label or text that the rows refer to.
-        total_bytes: total of the rows' texts, and of the changes of generated answers.
+    ``places`` holds the index on the page of each label or text that the rows refer to. ``total_bytes`` bounds the rows' texts,
+    and the changes of generated answers.
     """
     texts = max(_LEAST_BYTES, min(4_000, total_bytes // max(1, len(rows.rows))))
     changes = max(_LEAST_BYTES, min(6 * MOST_COMPARED, total_bytes // max(1, len(rows.rows) * len(rows.arms))))

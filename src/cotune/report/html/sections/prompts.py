@@ -31,12 +31,10 @@ class Score:
     Attributes:
         level: score or log-loss, by the page's measure.
         rows: number of dev rows.
-        cycle: number of the cycle.
         adapter: id of the adapter, or of the base model.
         score: the metric's score, if known.
         log_loss: log-loss in nats per row, if known.
         steps: optimizer steps of the weights; 0 for the base model.
-        stage: stage of the run.
     """
 
     level: float
@@ -54,14 +52,12 @@ class PromptFacts:
     """A prompt with its history.
 
     Attributes:
-        prompt: the prompt itself.
-        source: source of the prompt.
         operator: operator that made it; empty for initial prompts.
         parents: ids of its parent prompts.
         cycle: cycle in which it first appeared.
         raced: its measurement in each race.
         tuned: measurements of its adapters, in order.
-        dropped: cycles in which a race eliminated it.
+        dropped: whether a race eliminated it.
         layer: layer of its probe; None for label words and generated answers.
     """
 
@@ -72,7 +68,7 @@ class PromptFacts:
     cycle: int = 1
     raced: list[Score] = field(default_factory=list)
     tuned: list[Score] = field(default_factory=list)
-    dropped: set[int] = field(default_factory=set)
+    dropped: bool = False
     layer: int | None = None
 
     @property
@@ -156,9 +152,9 @@ def read_prompts(record: RunRecord) -> Prompts:
             cycle = int(number(value.get("cycle")) or cycle)
             _race(prompts, value, record.dev_measure)
         elif kind == "tuned" and (facts := prompts.get(str(value.get("prompt_id")))):
-            score = _score(value, record.dev_measure.of(value), value)
-            score = replace(score, cycle=cycle) if score and record.by_probe else score
-            (facts.raced if score and score.stage == "frozen" else facts.tuned).extend([score] if score else [])
+            if (score := _score(value, record.dev_measure.of(value), value)) is not None:
+                score = replace(score, cycle=cycle) if record.by_probe else score
+                (facts.raced if score.stage == "frozen" else facts.tuned).append(score)
         elif kind == "write" and value.get("stage") == "confirm" and (facts := prompts.get(str(value.get("prompt_id")))):
             facts.tuned = [_with_answers(score, value) for score in facts.tuned]
         elif kind == "cycle":
@@ -199,16 +195,15 @@ def _race(prompts: Mapping[str, PromptFacts], value: Mapping[str, Any], measure:
             facts.layer = facts.layer if layer is None else int(layer)
     for prompt_id in map(str, items(value.get("dropped"))):
         if prompt_id in prompts:
-            prompts[prompt_id].dropped.add(int(number(value.get("cycle")) or 1))
+            prompts[prompt_id].dropped = True
 
 
 def _score(value: Mapping[str, Any], level: float | None, measured: Mapping[str, Any]) -> Score | None:
     if level is None:
         return None
-    whole = {name: int(number(value.get(name)) or 0) for name in ("cycle", "steps")}
+    rows, cycle, steps = (int(number(found) or 0) for found in (measured.get("rows"), value.get("cycle"), value.get("steps")))
     adapter, stage = str(value.get("adapter_id", "")), str(value.get("stage", "race"))
-    score, loss, rows = (number(measured.get(name)) for name in ("score", "log_loss", "rows"))
-    return Score(level, int(rows or 0), whole["cycle"], adapter, score, loss, whole["steps"], stage)
+    return Score(level, rows, cycle, adapter, number(measured.get("score")), number(measured.get("log_loss")), steps, stage)
 
 
 def _with_answers(measured: Score, written: Mapping[str, Any]) -> Score:
@@ -246,12 +241,7 @@ def word_diff(before: str, after: str) -> list[list[str]] | None:
 
 
 def prompt_details(prompts: Prompts, interval: Callable[[Score], Point | None]) -> dict[str, Any]:
-    """Data for the page's panel: each prompt's text, scores and difference from its parent, cut to a total size.
-
-    Args:
-        prompts: the prompts.
-        interval: 95% interval of a score; None if not known.
-    """
+    """Data for the page's panel: each prompt's text, scores and difference from its parent, cut to a total size."""
     each = max(600, min(12_000, _MOST_BYTES // (2 * max(1, len(prompts.by_id)))))
     texts = {prompt_id: cut(facts.full_text, each) for prompt_id, facts in prompts.by_id.items()}
     details: dict[str, Any] = {}

@@ -20,16 +20,14 @@ from cotune.run_files import CONFIG, DEV_ROWS, JOBS, JOURNAL, SUMMARY, TEST_ROWS
 
 @dataclass(frozen=True)
 class AnsweredRow:
-    """A row with the answers of each arm or candidate.
+    """A row with the answers of each arm or candidate, by its name.
 
     Attributes:
-        id: id of the row.
-        text: its input; with several fields, each with its name.
         reference: index of the right label or answer text.
-        answers: arm name to index of its label or generated text.
-        probabilities: arm name to one probability per label, after the arm's decision rule; arms may be missing.
-        right: arm name to whether its answer is right.
-        values: arm name to the metric's score of a generated answer; empty for labels.
+        answers: index of the label or generated text of each arm.
+        probabilities: one probability per label, after the arm's decision rule; arms may be missing.
+        right: whether the answer is right.
+        values: the metric's score of a generated answer; empty for labels.
     """
 
     id: str
@@ -43,11 +41,9 @@ class AnsweredRow:
 
 @dataclass(frozen=True)
 class AnsweredRows:
-    """Rows of a run, with the labels or answer texts that their indices refer to.
+    """Rows of the test or of dev, with the labels or answer texts that their indices refer to.
 
     Attributes:
-        labels: the labels, or the texts of generated answers.
-        rows: rows of the test or of dev.
         written: whether answers are generated texts.
         names: names of arms or candidates, in the order of display.
         candidates: description of each name that is not an arm's.
@@ -67,19 +63,17 @@ class AnsweredRows:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run as read from its folder.
+    """A run as read from its folder; what it does not hold is empty.
 
     Attributes:
-        folder: the run's folder.
         events: the journal's lines, each with ``kind`` and ``value``.
-        summary: summary of a finished run, else empty.
-        config: config of the run, if present.
+        summary: summary of a finished run.
         identity: hashes of data and prompts.
-        command: the command line; empty if not known.
-        workers: what each worker has done; empty if the run had none.
-        tests: answers to the test rows; empty if the run has none.
-        devs: answers of the best prompts to the dev rows; empty if the run has none.
+        tests: answers to the test rows.
+        devs: answers of the best prompts to the dev rows.
         remarks: sentences on what could not be read.
+        command: the command line.
+        workers: what each worker has done.
     """
 
     folder: Path
@@ -101,9 +95,7 @@ class RunRecord:
     @property
     def metric(self) -> str:
         """Name of the metric."""
-        # Labels have accuracy by default; a journal of an earlier version does not name the metric.
-        usual = "accuracy" if self.by_probe else "score"
-        return str(self.summary.get("metric") or self.value("start").get("metric") or self.config.get("metric") or usual)
+        return str(self.summary.get("metric") or self.value("start").get("metric") or self.config.get("metric") or "score")
 
     @cached_property
     def arms(self) -> Mapping[str, Mapping[str, Any]]:
@@ -115,7 +107,7 @@ class RunRecord:
     @cached_property
     def dev_groups(self) -> tuple[int, ...]:
         """Group number of each dev row, in scoring order; empty if rows are not grouped."""
-        groups = [number(group) for group in items(self.value("start").get("dev_groups"))]
+        groups = map(number, items(self.value("start").get("dev_groups")))
         return tuple(int(group) for group in groups if group is not None)
 
     @cached_property
@@ -123,11 +115,13 @@ class RunRecord:
         """The measure of candidates on dev that the page shows."""
         return dev_measure(self.events, self.metric, self.dev_groups, by_probe=self.by_probe)
 
-    def test_interval(self, score: float, rows: int) -> Point | None:
-        """95% interval of a score on the test before the summary tells it; None if not known.
+    def dev_interval(self, score: float, rows: int) -> Point | None:
+        """95% interval of a score by the metric on dev; None if not known."""
+        return share_interval(score, rows, self.metric, self.dev_groups)
 
-        The journal does not record the groups of test rows.
-        """
+    def test_interval(self, score: float, rows: int) -> Point | None:
+        """95% interval of a score on the test before the summary tells it; None if not known."""
+        # The journal does not record the groups of test rows.
         return None if self.dev_groups else share_interval(score, rows, self.metric)
 
     def values(self, *kinds: str) -> Iterator[Mapping[str, Any]]:
@@ -166,8 +160,7 @@ class RunRecord:
     @cached_property
     def by_probe(self) -> bool:
         """Whether the search was by probes, so that its measurements are of probes on held-out rows."""
-        by_layer = any("layers" in value for value in self.values("race"))
-        return by_layer or any("readout" in value for value in self.values("tuned"))
+        return any("layers" in value for value in self.values("race"))
 
 
 def whole(value: object) -> int | None:
@@ -204,12 +197,10 @@ def read_record(folder: Path) -> RunRecord:
     ended = any(event.get("kind") in ("cost", "done") for event in events) or not events
     summary = fields(_json(folder / SUMMARY, remarks)) if ended else {}
     tests, devs = (_answered(name, _json(folder / name, remarks), remarks) for name in (TEST_ROWS, DEV_ROWS))
-    config, identity = fields(stored.get("config")), fields(stored.get("identity"))
-    command = stored.get("command")
-    typed = command if isinstance(command, str) else ""
+    config, identity, command = fields(stored.get("config")), fields(stored.get("identity")), str(stored.get("command") or "")
     # During a run, this file is stored with the results of its jobs.
     workers = fields(fields(summary.get("cost")).get("workers")) or fields(_json(folder / JOBS / WORKERS, remarks))
-    return RunRecord(folder, events, summary, config, identity, tests, devs, tuple(remarks), typed, workers)
+    return RunRecord(folder, events, summary, config, identity, tests, devs, tuple(remarks), command, workers)
 
 
 def _events(path: Path, remarks: list[str]) -> Iterator[Mapping[str, Any]]:
@@ -260,16 +251,14 @@ def _answered(name: str, data: object, remarks: list[str]) -> AnsweredRows:
 
 def _written_row(item: Mapping[str, Any], texts: dict[str, int]) -> AnsweredRow | None:
     """Read a row with generated answers; new texts are added to ``texts``."""
-    answers, right = fields(item.get("answers")), fields(item.get("right"))
-    reference = item.get("gold")
+    answers, right, reference = fields(item.get("answers")), fields(item.get("right")), item.get("gold")
     if not isinstance(reference, str) or set(answers) != set(right):
         return None
-    said = {str(arm): texts.setdefault(str(text or ""), len(texts)) for arm, text in answers.items()}
-    values = {str(arm): value for arm, v in fields(item.get("values")).items() if (value := number(v)) is not None}
+    said = {arm: texts.setdefault(str(text or ""), len(texts)) for arm, text in answers.items()}
+    values = {arm: value for arm, v in fields(item.get("values")).items() if (value := number(v)) is not None}
     place = texts.setdefault(reference, len(texts))
-    return AnsweredRow(
-        str(item.get("id", "")), _shown(item), place, said, {}, {str(a): bool(ok) for a, ok in right.items()}, values
-    )
+    correct = {arm: bool(ok) for arm, ok in right.items()}
+    return AnsweredRow(str(item.get("id", "")), _shown(item), place, said, {}, correct, values)
 
 
 def _row(item: Mapping[str, Any], labels: int) -> AnsweredRow | None:
@@ -277,19 +266,17 @@ def _row(item: Mapping[str, Any], labels: int) -> AnsweredRow | None:
         finite = number(value)
         return int(finite) if finite is not None and finite == int(finite) and 0 <= finite < labels else None
 
-    reference = index(item.get("gold"))
-    answers = {str(arm): index(answer) for arm, answer in fields(item.get("answers")).items()}
-    if reference is None or any(answer is None for answer in answers.values()):
+    reference, given = index(item.get("gold")), fields(item.get("answers"))
+    answers = {arm: place for arm, answer in given.items() if (place := index(answer)) is not None}
+    if reference is None or len(answers) < len(given):
         return None
     probabilities = {}
     for arm, values in fields(item.get("probabilities")).items():
-        shares = [number(p) for p in items(values)]
-        numbers = tuple(p for p in shares if p is not None and -1e-9 <= p <= 1 + 1e-6)
-        if len(numbers) == labels == len(shares):
-            probabilities[str(arm)] = numbers
-    answered = {arm: answer for arm, answer in answers.items() if answer is not None}
-    right = {arm: answer == reference for arm, answer in answered.items()}
-    return AnsweredRow(str(item.get("id", "")), _shown(item), reference, answered, probabilities, right)
+        numbers = tuple(p for p in map(number, items(values)) if p is not None and -1e-9 <= p <= 1 + 1e-6)
+        if len(numbers) == labels == len(items(values)):
+            probabilities[arm] = numbers
+    right = {arm: answer == reference for arm, answer in answers.items()}
+    return AnsweredRow(str(item.get("id", "")), _shown(item), reference, answers, probabilities, right)
 
 
 def _shown(item: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from cotune.errors import counted
 from cotune.evaluate.words import metric_words
-from cotune.plain import fields, items, number, one_line
+from cotune.plain import ends_of, fields, items, number, one_line
 from cotune.report.html.intervals import share_text
 from cotune.report.html.markup import data_text, esc, figure, interval_below, percent
 from cotune.report.html.plot import Plot, nice_ticks, padded
@@ -21,8 +21,7 @@ _MEASURES = {"min": "worst format", "max": "best format", "range": "range", "sd"
 
 def robustness_section(record: RunRecord) -> str:
     """A dot for each format, with the base model above the tuned one, and the spread in numbers."""
-    data = _robustness(record)
-    formats = _formats(data)
+    data, formats = _robustness(record), _formats(_robustness(record))
     if not formats:
         why = data.get("skipped")
         reason = f"It was left out: {data_text(one_line(why, 200))}." if why else "It is measured at the end of a run."
@@ -34,7 +33,6 @@ def robustness_section(record: RunRecord) -> str:
         f"on {counted(esc(data.get('n', '?')), 'dev row')}; a dashed line marks the prompt as it is, which these rows helped "
         "to choose. Few rows scatter by themselves: the table holds what is left when that is taken away, with 95% intervals. "
         "Tab to a dot and press Enter to read it.",
-        kind="wide",
     )
 
 
@@ -62,9 +60,9 @@ def _formats(data: Mapping[str, Any]) -> list[tuple[Any, tuple[float, float]]]:
     base, tuned = (items(fields(data.get(side)).get("scores")) for side, *_ in _SIDES)
     shown = []
     for item, *scores in zip(items(data.get("prompts")), base, tuned, strict=False):
-        prompt, numbers = read_prompt(item), [number(score) for score in scores]
-        if prompt is not None and numbers[0] is not None and numbers[1] is not None:
-            shown.append((prompt, (numbers[0], numbers[1])))
+        prompt, both = read_prompt(item), ends_of(scores)
+        if prompt is not None and both is not None:
+            shown.append((prompt, both))
     return shown
 
 
@@ -83,7 +81,7 @@ def _dots(record: RunRecord, data: Mapping[str, Any], formats: list[tuple[Any, t
         for number_, (prompt, scores) in enumerate(formats):
             # Formats often have equal scores, so each has its own height.
             height = level + 0.6 * (middle - number_) / max(1, len(formats))
-            shown = f"{name}: {share_text(scores[place], rows, record.metric, record.dev_groups)}"
+            shown = f"{name}: {share_text(scores[place], rows, record.dev_interval(scores[place], rows))}"
             text = one_line(prompt.text.replace("\n", " ⏎ "), 160)
             where = f"format {number_ + 1}, {shown}: open its wording"
             plot.dot((scores[place], height), kind, tip=f"{shown}\n{text}", prompt=prompt.id, name=where)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from cotune.errors import counted
 from cotune.evaluate.frozen_arms import EVERY_ARM, is_frozen
@@ -26,8 +28,6 @@ class Reached:
         score: accuracy; on the test the metric's score.
         kind: ``race``, ``frozen``, ``tuned``, ``verdict`` or ``test``.
         what: description in words.
-        ci: its interval, if known.
-        prompt_id: id of the prompt.
         base: whether the weights are the base model's.
     """
 
@@ -43,8 +43,7 @@ class Reached:
 def read_course(record: RunRecord) -> list[Reached]:
     """All measured points, in order."""
     points: list[Reached] = []
-    measure = record.dev_measure
-    arms = record.arms
+    measure, arms = record.dev_measure, record.arms
     for event in record.events:
         kind, value, at = str(event.get("kind")), fields(event.get("value")), number(event.get("active_s")) or 0.0
         one = fields(value.get("best")) if kind == "race" else value
@@ -61,10 +60,8 @@ def read_course(record: RunRecord) -> list[Reached]:
             points.append(Reached(at, score, "verdict", f"first verdict{after}", interval_of(value), prompt_id))
         elif kind == "tuned":
             steps = int(number(value.get("steps")) or 0)
-            what = (f"tuned {counted(steps, 'step')}" if steps else "frozen probe") + after
-            points.append(
-                Reached(at, score, "tuned" if steps else "frozen", what, measure.interval(score, rows), prompt_id, not steps)
-            )
+            weights, what = ("tuned", f"tuned {counted(steps, 'step')}") if steps else ("frozen", "frozen probe")
+            points.append(Reached(at, score, weights, what + after, measure.interval(score, rows), prompt_id, not steps))
         elif kind == "arm" and value.get("name") in EVERY_ARM:
             name = str(value["name"])
             arm = fields(arms.get(name))
@@ -81,25 +78,24 @@ def seconds_section(record: RunRecord, prompts: Prompts) -> str:
     course = read_course(record)
     if not record.by_probe or not course:
         return ""
-    end = max([number(event.get("active_s")) or 0.0 for event in record.events])
+    end = max(number(event.get("active_s")) or 0.0 for event in record.events)
     journal = {str(value.get("name")): value for value in record.values("reference")}
     references = references_of(record.summary) or references_of({"references": journal})
-    tested = max([number(one.get("n")) or 0.0 for one in references.values()], default=0.0)
+    tested = max((number(one.get("n")) or 0.0 for one in references.values()), default=0.0)
+    named = [(f"other h{n}", _reference_text(name, one, tested), one) for n, (name, one) in enumerate(references.items(), 1)]
     levels = [*(one.score for one in course), *(number(one.get("score")) or 0.0 for one in references.values())]
     levels += [level for one in course if one.kind in ("verdict", "test") and one.ci for level in one.ci]
     low, high = padded(levels, share=0.06, least=0.1)
     plot = Plot((0, end * 1.02 or 1), (max(0.0, low), min(1.0, high)), height=320, label="Score by seconds")
     plot.axes([(t, clock(t)) for t in nice_ticks(0, end or 1, 5)], [(t, f"{100 * t:g}") for t in nice_ticks(*plot.y_range, 5)])
     _test_begins(record, plot)
-    for place, (name, one) in enumerate(references.items()):
+    for kind, text, one in named:
         level = number(one.get("score")) or 0.0
-        plot.path([(0, level), (end * 1.02 or 1, level)], f"line other h{place + 1}", _reference_text(name, one, tested))
+        plot.path([(0, level), (plot.x_range[1], level)], f"line {kind}", text)
     plot.path(_climb(record, course), "line winner", "the best so far by held-out log-loss")
     for reached in course:
         _draw(plot, reached, prompts)
-    lines = [(f"other h{n}", _reference_text(name, one, tested), "") for n, (name, one) in enumerate(references.items(), 1)]
-    metric = metric_words(record.metric)
-    test = "on the sealed test" if record.metric == "accuracy" else f"{metric} on the sealed test"
+    test = f"{'' if record.metric == 'accuracy' else f'{metric_words(record.metric)} '}on the sealed test"
     caption = (
         f"Left of the upright line: accuracy on labelled rows that the fit had not seen. Right of it: {test}. These are other "
         "rows, so compare within a side. Bars are 95% intervals. Hollow: frozen weights. Filled: tuned. The large hollow dot "
@@ -109,9 +105,8 @@ def seconds_section(record: RunRecord, prompts: Prompts) -> str:
     caption += " Dashed lines: references on the test." if references else _labelled_tfidf(record)
     return figure(
         "Score by seconds",
-        plot.render(x_title="time of work", y_title="percent") + legend(lines),
+        plot.render(x_title="time of work", y_title="percent") + legend([(kind, text, "") for kind, text, _ in named]),
         caption,
-        kind="wide",
     )
 
 
@@ -120,9 +115,8 @@ def _labelled_tfidf(record: RunRecord) -> str:
     return "" if score is None else f" TF-IDF with logistic regression has {percent(score)} on the labelled rows."
 
 
-def _reference_text(name: str, one: object, tested: float) -> str:
+def _reference_text(name: str, reference: Mapping[str, Any], tested: float) -> str:
     """A reference in words, with its number of rows if smaller than ``tested``."""
-    reference = fields(one)
     interval = aside(between(interval_of(reference), percent))
     rows = number(reference.get("n"))
     some = f" on {counted(int(rows), 'row')}" if rows is not None and rows < tested else ""
@@ -146,19 +140,15 @@ def _climb(record: RunRecord, course: list[Reached]) -> list[Point]:
     raced = next((one.prompt_id for one in course if one.kind == "race"), "")
     frozen = record.frozen_held_out.get(raced, {})
     score = number(fields(frozen.get("value")).get("score"))
-    points: list[Point] = [] if score is None else [(number(frozen.get("active_s")) or 0.0, score)]
-    opened = None
+    if score is None:
+        return []
+    points: list[Point] = [(number(frozen.get("active_s")) or 0.0, score)]
     for event in record.events:
-        at = number(event.get("active_s")) or 0.0
+        at, level = number(event.get("active_s")) or 0.0, number(fields(event.get("value")).get("dev_score"))
         if event.get("kind") == "open_test":
-            opened = at
-            break
-        value = fields(event.get("value"))
-        level = number(value.get("dev_score")) if event.get("kind") == "cycle" else None
-        if level is not None and points:
+            return [*points, (at, points[-1][1])]
+        if event.get("kind") == "cycle" and level is not None:
             points += [(at, points[-1][1]), (at, level)]
-    if points and opened is not None:
-        points.append((opened, points[-1][1]))
     return points
 
 
@@ -166,11 +156,9 @@ def _draw(plot: Plot, one: Reached, prompts: Prompts) -> None:
     facts = prompts.by_id.get(one.prompt_id)
     interval = aside(between(one.ci, percent))
     tip = f"{one.what}: {percent(one.score)}%{interval}\nafter {clock(one.seconds)}" + (f"\n{facts.name}" if facts else "")
-    place = (one.seconds, one.score)
     if one.ci and one.kind in ("verdict", "test"):
-        side = "base" if one.base else "tuned"
-        plot.line((one.seconds, one.ci[0]), (one.seconds, one.ci[1]), f"whisker {side}")
+        plot.line((one.seconds, one.ci[0]), (one.seconds, one.ci[1]), f"whisker {'base' if one.base else 'tuned'}")
     kind = "dot raced" if one.base else "dot tuned"
     radius = {"verdict": 8.0, "test": 5.5, "tuned": 5.5}.get(one.kind, 4.5)
     name = f"{one_line(one.what, 60)}: {percent(one.score)} percent, open its prompt"
-    plot.dot(place, kind, radius=radius, tip=tip, prompt=one.prompt_id if facts else "", name=name)
+    plot.dot((one.seconds, one.score), kind, radius=radius, tip=tip, prompt=one.prompt_id if facts else "", name=name)

@@ -28,23 +28,21 @@ def slices_section(record: RunRecord, prompts: Prompts) -> str:
 
 def _slices(record: RunRecord) -> str:
     slices = fields(record.summary.get("slices")) or record.value("slices")
-    shown = [fields(item) for item in items(slices.get("slices"))]
-    if not shown:
-        why, wrong = slices.get("skipped"), esc(slices.get("failures", "the"))
-        reason = (
-            f"Not computed: {data_text(one_line(why, 200))}."
-            if why
-            else f"Of {wrong} wrong dev rows none lie together more clearly than chance would have it: no group of at most "
-            "half of the rows clearly fails more often than the rest."
-            if "slices" in slices
-            else "They are looked for at the end of a run."
-        )
+    rows = "".join(_row(fields(item)) for item in items(slices.get("slices")))
+    if not rows:
+        reason = "They are looked for at the end of a run."
+        if why := slices.get("skipped"):
+            reason = f"Not computed: {data_text(one_line(why, 200))}."
+        elif "slices" in slices:
+            reason = (
+                f"Of {esc(slices.get('failures', 'the'))} wrong dev rows none lie together more clearly than chance would have "
+                "it: no group of at most half of the rows clearly fails more often than the rest."
+            )
         return f"<p class=empty>No error slices. {reason}</p>"
-    rows = "".join(map(_row, shown))
     heads = ("Slice", "Rows", "Wrong", "Others wrong", "Difference", "p")
     title = f"{esc(slices.get('failures', '?'))} of {esc(slices.get('rows', '?'))} dev rows are wrong"
     caption = f"Failures on dev, clustered by {_place(record)}; {_CAPTION}"
-    return figure(title, plain_table(heads, rows, kind="slices"), caption, kind="wide")
+    return figure(title, plain_table(heads, rows, kind="slices"), caption)
 
 
 def _place(record: RunRecord) -> str:
@@ -58,8 +56,7 @@ def _row(record: Mapping[str, Any]) -> str:
     words = ", ".join(str(word) for word in items(record.get("words"))) or "(no distinctive words)"
     cases = "".join(_case(fields(item)) for item in items(record.get("examples")))
     examples = f"<details><summary>examples</summary><ul>{cases}</ul></details>" if cases else ""
-    rate = number(record.get("rate"))
-    size = number(record.get("n"))
+    rate, size = number(record.get("rate")), number(record.get("n"))
     wrong = f"{round(rate * size)} of {size:.0f}" if rate is not None and size is not None else ""
     p = p_value(record.get("p")) or "–"
     return (
@@ -91,7 +88,6 @@ def _rewriting(record: RunRecord, prompts: Prompts) -> str:
         f"Rewriting by {data_text(model)}",
         plain_table(("Cycle", "Instructions", "On dev"), lines),
         f"{spent}. Instructions that were taken went into the cycle’s pool and were raced like all others.",
-        kind="wide",
     )
 
 
@@ -103,16 +99,14 @@ def _cycle(value: Mapping[str, Any], prompts: Prompts, measure: DevMeasure) -> s
             continue
         facts = prompts.by_id.get(prompt.id)
         best = facts.best(measure) if facts else None
-        result = "not raced" if best is None or facts is None else f"{measure.shown(best.level)} ({counted(best.rows, 'row')})"
-        result += (
-            ", dropped early" if facts and facts.dropped and not facts.tuned else ", tuned" if facts and facts.tuned else ""
-        )
+        result = "not raced" if best is None else f"{measure.shown(best.level)} ({counted(best.rows, 'row')})"
+        if facts:
+            result += ", tuned" if facts.tuned else ", dropped early" if facts.dropped else ""
         lines.append((data_text(one_line(prompt.instruction, 300)), esc(result)))
     for item in map(fields, items(value.get("refused"))):
         why = f"refused: {data_text(one_line(item.get('why'), 200))}"
         lines.append((f"<span class=quiet>{data_text(one_line(item.get('text'), 160))}</span>", why))
-    nothing = value.get("failed") or value.get("skipped")
-    if nothing:
+    if nothing := value.get("failed") or value.get("skipped"):
         lines.append((f"none: {data_text(one_line(nothing, 300))}", ""))
     elif not lines:
         lines.append(("none", ""))

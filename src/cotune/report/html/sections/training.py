@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from cotune.errors import counted
 from cotune.plain import amount, fields, items, number
 from cotune.report.html.markup import data_text, figure, legend
-from cotune.report.html.plot import Plot, Point, nice_ticks, padded
+from cotune.report.html.plot import Plot, Point, nice_ticks, padded, whole_ticks
 from cotune.report.html.sections.prompts import Prompts
 from cotune.report.html.sections.record import RunRecord, window_of, window_text
 
@@ -19,15 +19,7 @@ _SPENT = {"train": "new_tokens", "score": "tokens", "write": "tokens"}
 
 @dataclass(frozen=True)
 class Look:
-    """A measurement on dev during training.
-
-    Attributes:
-        steps: optimizer steps so far.
-        level: score or log-loss, by the page's measure.
-        rows: number of dev rows.
-        log_loss: log-loss in nats.
-        decays_from: step at which the learning rate began to decay; None if it had not.
-    """
+    """A measurement on dev after optimizer steps; ``decays_from`` is where the learning rate began to decay, if it had."""
 
     steps: int
     level: float
@@ -41,12 +33,10 @@ class Trial:
     """The training of a prompt from given weights.
 
     Attributes:
-        prompt_id: id of the prompt.
         start: optimizer steps of the initial weights.
         losses: training loss of each step.
         steady: number of these steps at the full learning rate.
         decays_from: step at which the learning rate began to decay; None if it did not.
-        looks: measurements on dev, in order.
         failed: the reason if it diverged.
         window: lower and upper edge of the tuned window of layers; None if all layers were tuned.
         rows: number of training rows; 0 if not recorded.
@@ -103,40 +93,36 @@ def training_section(record: RunRecord, prompts: Prompts) -> str:
         return "<p class=empty>Nothing was tuned yet.</p>"
     kinds = prompts.kinds(trial.prompt_id for trial in trials)
     most = max(t.start + len(t.losses) for t in trials)
-    ticks = [(t, f"{t:g}") for t in nice_ticks(0, most, 5) if t == int(t)]
+    ticks = whole_ticks(most, 5)
     drawn = sorted(zip(trials, kinds, strict=True), key=lambda pair: pair[1] in ("winner", "seed"))
-    loss = Plot(
-        (0, most), padded([*(v for t in trials for v in _smooth(t.losses)), 0.0], share=0.04), height=220, label="Loss by step"
-    )
+    smooth = [v for trial in trials for v in _smooth(trial.losses)]
+    loss = Plot((0, most), padded([*smooth, 0.0], share=0.04), height=220, label="Loss by step")
     loss.axes(ticks, [(t, f"{t:g}") for t in nice_ticks(*loss.y_range, 4) if t >= 0])
     for trial, kind in drawn:
         points = [(trial.start + i + 1, v) for i, v in enumerate(_smooth(trial.losses))]
         loss.path(_thinned(points), f"line {kind}", _trial_text(trial, prompts))
-    dev = [(t, k) for t, k in drawn if t.looks]
     figures = figure(
         "Training loss by step",
         loss.render(x_title="optimizer steps", y_title="loss in nats, running mean of five steps"),
         "Each line is a separate tuning: one for each split of the labelled rows, and the last ones on all of them."
         if record.by_probe
         else "",
-        kind="wide" if record.by_probe else "",
     )
     # A window is tuned without measurements in between, so there is no curve by step.
-    if dev and not record.by_probe:
-        figures += _dev_by_step(record, prompts, dev, most, ticks)
+    if not record.by_probe:
+        figures = f'<div class="pair">{figures}{_dev_by_step(record, prompts, drawn, most)}</div>'
     lines = [(kind, _name(trial, prompts, 70), _ending(trial)) for trial, kind in zip(trials, kinds, strict=True)]
-    shown = figures if record.by_probe else f'<div class="pair">{figures}</div>'
-    return shown + legend(lines)
+    return figures + legend(lines)
 
 
-def _dev_by_step(
-    record: RunRecord, prompts: Prompts, dev: list[tuple[Trial, str]], most: int, ticks: list[tuple[float, str]]
-) -> str:
+def _dev_by_step(record: RunRecord, prompts: Prompts, drawn: list[tuple[Trial, str]], most: int) -> str:
     measure = record.dev_measure
-    levels = [look.level for trial, _ in dev for look in trial.looks]
+    levels = [look.level for trial, _ in drawn for look in trial.looks]
+    if not levels:
+        return ""
     plot = Plot((0, most), padded(levels, share=0.12, least=0.05), height=220, label=f"Dev {measure.name} by step")
-    plot.axes(ticks, [(t, measure.tick(t)) for t in nice_ticks(*plot.y_range, 4)])
-    for trial, kind in dev:
+    plot.axes(whole_ticks(most, 5), [(t, measure.tick(t)) for t in nice_ticks(*plot.y_range, 4)])
+    for trial, kind in drawn:
         for line in dev_lines(trial):
             plot.path(line, f"line {kind}", _trial_text(trial, prompts))
         for look in trial.looks:
@@ -145,7 +131,7 @@ def _dev_by_step(
             if look.decays_from is not None:
                 tip += f"\nlearning rate fell from step {look.decays_from}"
             plot.dot((look.steps, look.level), f"dot {kind}", radius=4.5, tip=tip)
-    rows = max(look.rows for trial, _ in dev for look in trial.looks)
+    rows = max(look.rows for trial, _ in drawn for look in trial.looks)
     note = measure.of_highest("of these scores", max(levels, key=measure.rank), rows)
     return figure(f"Dev {measure.title} by step", plot.render(x_title="optimizer steps", y_title=measure.axis), note)
 
@@ -190,65 +176,45 @@ def _thinned(points: Sequence[Point]) -> list[Point]:
     return list(points) if stride <= 1 else [*points[::stride], points[-1]]
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """A measurement on dev with the tokens spent by then."""
-
-    spent: float
-    level: float
-    rows: int
-    prompt_id: str
-    what: str
-    raced: bool
-
-
 def search_section(record: RunRecord, prompts: Prompts) -> str:
     """The best on dev by tokens spent."""
     measure = record.dev_measure
-    spent, best = 0.0, None
-    seen: list[_Seen] = []
+    spent = 0.0
+    dots: list[tuple[Point, str, str, str]] = []
+    tuned: list[tuple[float, int]] = []
     climb: list[Point] = []
     for event in record.events:
-        value = fields(event.get("value"))
-        spent += number(value.get(_SPENT.get(str(event.get("kind")), ""))) or 0.0
-        if event.get("kind") == "open_test":
+        kind, value = event.get("kind"), fields(event.get("value"))
+        spent += number(value.get(_SPENT.get(str(kind), ""))) or 0.0
+        if kind == "open_test":
             break
-        candidate = fields(value.get("best")) if event.get("kind") == "race" else value if event.get("kind") == "tuned" else {}
-        level = measure.of(candidate)
+        candidate = fields(value.get("best")) if kind == "race" else value if kind == "tuned" else {}
+        level, prompt_id = measure.of(candidate), str(candidate.get("prompt_id"))
         if level is None:
             continue
-        raced = event.get("kind") == "race"
-        rows = fields(value.get("rows")).get(str(candidate.get("prompt_id"))) if raced else value.get("rows")
-        steps = counted(value.get("steps"), "step")
-        what = f"race of cycle {value.get('cycle')}: best of the pool" if raced else f"tuned {steps}"
-        seen.append(_Seen(spent, level, int(number(rows) or 0), str(candidate.get("prompt_id")), what, raced))
-        # Races use a part of dev only, so they do not count as the best.
-        if not raced and (best is None or measure.rank(level) > measure.rank(best)):
-            climb += [(spent, best)] if best is not None else []
-            climb.append((spent, level))
-            best = level
-    if not seen:
+        rows = int(number(fields(value.get("rows")).get(prompt_id) if kind == "race" else value.get("rows")) or 0)
+        what = f"tuned {counted(value.get('steps'), 'step')}"
+        if kind == "race":
+            # Races use a part of dev only, so they do not count as the best.
+            what = f"race of cycle {value.get('cycle')}: best of the pool"
+        else:
+            if not tuned or measure.rank(level) > max(measure.rank(other) for other, _ in tuned):
+                climb += [*([(spent, climb[-1][1])] if climb else []), (spent, level)]
+            tuned.append((level, rows))
+        facts = prompts.by_id.get(prompt_id)
+        tip = f"{what}, {measure.text(level, rows)}\n{facts.name if facts else prompt_id}\nafter {amount(spent)} tokens"
+        dots.append(((spent, level), f"dot {'raced' if kind == 'race' else 'tuned'}", tip, prompt_id if facts else ""))
+    if not dots:
         return "<p class=empty>Nothing was measured on dev yet.</p>"
-    if best is not None:
-        climb.append((spent, best))
-    plot = Plot(
-        (0, spent * 1.02 or 1),
-        padded([one.level for one in seen], share=0.15, least=0.05),
-        height=260,
-        label=f"Best dev {measure.name} by tokens",
-    )
-    plot.axes(
-        [(t, amount(t)) for t in nice_ticks(0, spent or 1, 4)], [(t, measure.tick(t)) for t in nice_ticks(*plot.y_range, 4)]
-    )
-    plot.path(climb, "line winner")
-    for one in seen:
-        facts = prompts.by_id.get(one.prompt_id)
-        shown = measure.text(one.level, one.rows)
-        tip = f"{one.what}, {shown}\n{facts.name if facts else one.prompt_id}\nafter {amount(one.spent)} tokens"
-        kind = "dot " + ("raced" if one.raced else "tuned")
-        plot.dot((one.spent, one.level), kind, radius=5, tip=tip, prompt=one.prompt_id if facts else "")
-    top = max((one for one in seen if not one.raced), key=lambda one: (measure.rank(one.level), one.rows), default=None)
-    note = measure.of_highest("filled dot", top.level, top.rows) if top else measure.remark
+    levels = padded((place[1] for place, *_ in dots), share=0.15, least=0.05)
+    plot = Plot((0, spent * 1.02 or 1), levels, height=260, label=f"Best dev {measure.name} by tokens")
+    tokens = [(t, amount(t)) for t in nice_ticks(0, spent or 1, 4)]
+    plot.axes(tokens, [(t, measure.tick(t)) for t in nice_ticks(*levels, 4)])
+    plot.path([*climb, *((spent, level) for _, level in climb[-1:])], "line winner")
+    for place, kind, tip, prompt_id in dots:
+        plot.dot(place, kind, tip=tip, prompt=prompt_id)
+    top = max(tuned, key=lambda one: (measure.rank(one[0]), one[1]), default=None)
+    note = measure.of_highest("filled dot", *top) if top else measure.remark
     return figure(
         f"Best dev {measure.name} by tokens spent",
         plot.render(x_title="tokens scored and trained", y_title=measure.axis),

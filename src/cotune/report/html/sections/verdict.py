@@ -25,11 +25,10 @@ from cotune.evaluate.words import (
     shown_gains,
     why_frozen,
 )
-from cotune.plain import amount, aside, between, decimal, dollars, duration, fields, items, number, sentences, shipped
+from cotune.plain import amount, aside, between, decimal, dollars, duration, fields, items, number, shipped
 from cotune.prompt.prompt import held_rows
-from cotune.report.html.intervals import share_interval
 from cotune.report.html.markup import card, data_text, esc, facts_table, figure, percent
-from cotune.report.html.plot import Point, difference_row, nice_ticks, padded, place_in, strip, strip_row, strips
+from cotune.report.html.plot import Point, difference_row, nice_ticks, padded, strip, strip_row, strips, upright
 from cotune.report.html.sections.prompts import PromptFacts, Prompts, Score
 from cotune.report.html.sections.record import RunRecord
 from cotune.report.terminal.advice import next_steps, parted
@@ -44,8 +43,10 @@ from cotune.report.terminal.result import (
     result_warnings,
     share,
 )
+from cotune.report.terminal.verdict import headline
 
 _COUNTED = {1: "The arm"} | {n: f"The {word} arms" for n, word in enumerate(("two", "three", "four", "five", "six"), 2)}
+_OVERLAP = " Arms answer the same rows, so overlapping intervals can still hide a difference: read the paired gains below."
 _MINUS = re.compile(r"(?<=[ (])-(?=[ \d])")
 _SHARE = re.compile(r"(?<![\d.])(?<![Ww]ithin )(?<!p [=<] )[01]\.\d{3}(?![\d.]*\d)")
 """Format a score for the headline; a tolerance and a p-value are not scores."""
@@ -59,12 +60,12 @@ def verdict_section(record: RunRecord, prompts: Prompts) -> str:
 
 def _finished(record: RunRecord) -> str:
     summary = record.summary
-    headline, *rest = sentences(str(summary.get("verdict") or "The run has ended.").strip())
+    first, *rest = headline(summary)
     # With references, the second sentence compares the score with methods that need no language model.
     needed, rest = (rest[0], rest[1:]) if rest and references_of(summary) else ("", rest)
     more = "".join(f"<li>{data_text(sentence)}</li>" for sentence in rest)
     return (
-        f'<h1 class="headline">{_set(_SHARE.sub(lambda found: f"{percent(float(found[0]))}%", headline))}</h1>'
+        f'<h1 class="headline">{_set(_SHARE.sub(lambda found: f"{percent(float(found[0]))}%", first))}</h1>'
         + (f"<p class=needed>{_set(needed)}</p>" if needed else "")
         + "".join(f"<p class=remark>Warning: {_set(warning)}</p>" for warning in result_warnings(summary))
         + _arms(record)
@@ -129,14 +130,11 @@ def _arms(record: RunRecord) -> str:
         return ""
     rows = {name: _arm_ci(arm, record) for name, arm in shown}
     references = references_of(record.summary)
-    ends = [v for name, arm in shown for v in (number(arm.get("score")) or 0.0, *(rows[name] or ()))]
-    ends += [v for one in references.values() for v in (number(one.get("score")) or 0.0, *(interval_of(one) or ()))]
+    measured = [(arm, rows[name]) for name, arm in shown] + [(one, interval_of(one)) for one in references.values()]
+    ends = [v for one, ci in measured for v in (number(one.get("score")) or 0.0, *(ci or ()))]
     low, high = padded(ends, share=0.05, least=0.1)
     span = (max(0.0, low), min(1.0, high)) if record.metric in ("accuracy", "macro_f1", "weighted_f1") else (low, high)
-    grid = "".join(
-        f'<line class="grid" x1="{place_in(span, t):.2f}%" x2="{place_in(span, t):.2f}%" y1="0" y2="100%"/>'
-        for t in nice_ticks(*span, 4)
-    )
+    grid = "".join(upright(span, tick, "grid") for tick in nice_ticks(*span, 4))
 
     def line(title: str, what: str, one: Mapping[str, Any], ci: Point | None, kind: str, mark: str) -> str:
         score, ends = number(one.get("score")), between(ci, percent)
@@ -162,26 +160,16 @@ def _arms(record: RunRecord) -> str:
     return figure(
         f"{_COUNTED.get(len(groups), f'The {len(groups)} arms')} on {esc(n)} sealed test rows",
         strips(lines, span),
-        f"{esc(capitalised(metric_words(record.metric)))} in percent with 95% intervals. Hollow: "
-        "base model. Filled: tuned."
-        + (
-            " Arms answer the same rows, so overlapping intervals can still hide a difference: read the paired gains below."
-            if has_gains(record.summary)
-            else ""
-        ),
-        kind="wide",
+        f"{esc(capitalised(metric_words(record.metric)))} in percent with 95% intervals. Hollow: base model. Filled: tuned."
+        + (_OVERLAP if has_gains(record.summary) else ""),
     )
 
 
 def _read_by(arm: Mapping[str, Any]) -> str:
     """The readout of an arm, if its summary names it."""
     layer = number(arm.get("layer"))
-    names = {
-        "probe": "probe" if layer is None else f"probe after layer {layer:.0f}{' with TF-IDF' if arm.get('tfidf') else ''}",
-        "words": "label words",
-    }
-    name = names.get(str(arm.get("readout")))
-    return f", {name}" if name else ""
+    probe = "probe" if layer is None else f"probe after layer {layer:.0f}{' with TF-IDF' if arm.get('tfidf') else ''}"
+    return {"probe": f", {probe}", "words": ", label words"}.get(str(arm.get("readout")), "")
 
 
 def _arm_ci(arm: Mapping[str, Any], record: RunRecord) -> Point | None:
@@ -202,7 +190,6 @@ def _previous(record: RunRecord) -> str:
         facts_table(rows) + notes,
         "Share of right rows on the same sealed test rows; the old bundle cannot know new labels. Differences are paired; "
         "intervals and p-values are corrected for the parts being read together (Bonferroni).",
-        kind="wide",
     )
 
 
@@ -214,14 +201,11 @@ def _gains(summary: Mapping[str, Any]) -> str:
         return ""
     ends = [v for _, gain in shown for v in map(number, (gain["value"], *items(gain.get("ci")))) if v is not None]
     span = padded([0.0, *ends], share=0.05, least=0.05)
-    lines = [
-        difference_row(
-            capitalised(_text(words[name].name)), _text(words[name].meaning), gain, span, _text(gain_reading(summary, name))
-        )
-        for name, gain in shown
-    ]
-    loss = gains.get("synergy_log_loss", {})
-    loss_note = ""
+    lines = []
+    for name, gain in shown:
+        title, arms, reading = map(_text, (capitalised(words[name].name), words[name].meaning, gain_reading(summary, name)))
+        lines.append(difference_row(title, arms, gain, span, reading))
+    loss, loss_note = gains.get("synergy_log_loss", {}), ""
     if loss and not loss.get("identical"):
         ceiling = "" if only_winner_tuned(fields(summary.get("arms"))) else ", which no ceiling hides"
         interval = " to ".join(difference_text(end, nats=True) for end in items(loss.get("ci")))
@@ -230,7 +214,7 @@ def _gains(summary: Mapping[str, Any]) -> str:
             f"({interval}, {p_value(loss.get('p'))})."
         )
     note = f"{gains_note(summary)}{_text(loss_note)} {repeated_text(summary)}".rstrip()
-    return figure("What was gained, and by what", strips(lines, span, signed=True), esc(note), kind="wide")
+    return figure("What was gained, and by what", strips(lines, span, signed=True), esc(note))
 
 
 def _text(words: str) -> str:
@@ -241,28 +225,26 @@ def _text(words: str) -> str:
 def _selection(record: RunRecord) -> str:
     selection = fields(record.summary.get("selection"))
     n = fields(record.summary.get("n"))
-    best, probed = shipped(record.summary), record.by_probe
-    dev, test = number(selection.get("dev")), number(selection.get("test"))
+    best = shipped(record.summary)
+    dev, test, corrected = (number(selection.get(name)) for name in ("dev", "test", "dev_corrected"))
     if dev is None or test is None:
         return ""
-    ci = _arm_ci(best, record)
-    dev_ci = share_interval(dev, int(number(n.get("dev")) or 0), record.metric, record.dev_groups)
-    corrected = number(selection.get("dev_corrected"))
-    on = counted(n.get("dev", "?"), "dev row")
-    name = f"{esc(on)}, by a fit that had not seen them" if probed else f"{esc(on)}, which chose the winner"
-    rows = [(name, percent(dev), between(dev_ci, percent))]
+    dev_ci = record.dev_interval(dev, int(number(n.get("dev")) or 0))
+    how, where = ("which chose the winner", "the rows that chose it,")
+    if record.by_probe:
+        how, where = "by a fit that had not seen them", "dev, by a fit to the other labelled rows,"
+    tested = esc(counted(best.get("n", "?"), "sealed test row"))
+    rows = [(f"{esc(counted(n.get('dev', '?'), 'dev row'))}, {how}", percent(dev), between(dev_ci, percent))]
     rows += [("the same, corrected for choosing", percent(corrected), "")] if corrected is not None else []
-    rows += [
-        (f"<b>{esc(counted(best.get('n', '?'), 'sealed test row'))}: quote this one</b>", percent(test), between(ci, percent))
-    ]
+    rows += [(f"<b>{tested}: quote this one</b>", percent(test), between(_arm_ci(best, record), percent))]
     optimism = number(selection.get("optimism")) or 0.0
     opened = number(record.summary.get("test_opened_before", 0))
-    ledger = esc(f" {openings}") if (openings := openings_sentence(None if opened is None else int(opened))) else ""
+    ledger = openings_sentence(None if opened is None else int(opened))
     return card(
         "Which score to quote",
         facts_table(rows),
-        f"<p>On {'dev, by a fit to the other labelled rows,' if probed else 'the rows that chose it,'} the winner of "
-        f"{esc(selection.get('candidates', 'many'))} prompts scored {against_test(optimism)}.{ledger}</p>",
+        f"<p>On {where} the winner of {esc(selection.get('candidates', 'many'))} prompts scored {against_test(optimism)}."
+        f"{esc(f' {ledger}') if ledger else ''}</p>",
     )
 
 
@@ -295,10 +277,8 @@ def _cost(record: RunRecord) -> str:
 
 
 def _next(record: RunRecord) -> str:
-    listed = "".join(
-        f"<li>{_step(step)}</li>"
-        for step in next_steps({**record.summary, "out": str(record.folder), "command": record.command})
-    )
+    steps = next_steps({**record.summary, "out": str(record.folder), "command": record.command})
+    listed = "".join(f"<li>{_step(step)}</li>" for step in steps)
     best = fields(record.summary.get("best"))
     held = held_rows(len(items(fields(best.get("prompt")).get("demonstrations"))))
     beside = f"<p>{data_text(held)}</p>" if held and best.get("bundle") else ""

@@ -7,20 +7,14 @@ from dataclasses import dataclass
 from cotune.errors import counted
 from cotune.plain import between, fields, items, number
 from cotune.report.html.markup import esc, figure
-from cotune.report.html.plot import padded, place_in
+from cotune.report.html.plot import padded, place_in, upright
 from cotune.report.html.sections.prompts import Prompts
 from cotune.report.html.sections.record import RunRecord
 
 
 @dataclass(frozen=True)
 class Move:
-    """A step, and the leading candidate's measure on dev after it.
-
-    Attributes:
-        name: name of the step.
-        level: score or log-loss, by the page's measure.
-        correct: packed flags of the dev rows that are right, from the journal; empty if it has none.
-    """
+    """A step, and the leading candidate's measure on dev after it; ``correct`` holds packed flags of right rows, if known."""
 
     name: str
     level: float
@@ -46,7 +40,7 @@ def waterfall_section(record: RunRecord, prompts: Prompts) -> str:
         else:
             kind = "up" if measure.rank(change) > 0 else "down"
             left, width = min(place_in(span, start), place_in(span, level)), abs(place_in(span, level) - place_in(span, start))
-            bar = f'<line class="from" x1="{place_in(span, start):.2f}%" x2="{place_in(span, start):.2f}%" y1="0" y2="100%"/>'
+            bar = upright(span, start, "from")
             bar += f'<rect class="bar {kind}" x="{left:.2f}%" width="{width:.2f}%" y="20%" height="60%" rx="2"/>'
             kind = kind if change else "quiet"
             number_text = f'<b class="{kind}">{measure.change(change)}</b> <span>→ {measure.shown(level)}{unit}</span>'
@@ -65,7 +59,6 @@ def waterfall_section(record: RunRecord, prompts: Prompts) -> str:
         + (", with paired 95% intervals where the same rows are known before and after" if any_interval else "")
         + f". {measure.remark}{' ' if measure.remark else ''}{measure.where[:1].upper()}{measure.where[1:]} also "
         "chose the candidates, so each step looks better here than on new rows. The verdict has the gains on the sealed test.",
-        kind="wide",
     )
 
 
@@ -88,15 +81,15 @@ def read_moves(record: RunRecord, prompts: Prompts) -> list[Move]:
     def confirmed(arm: str) -> float | None:
         return measure.of(fields(dev.get(arm)))
 
-    races = list(record.values("race"))
-    first = measure.of_race(races[0]) if races else {}
+    race = next(record.values("race"), {})
+    first = measure.of_race(race)
     start = confirmed("seed_prompt")
     start = first.get(prompts.seed) if start is None else start
     if start is None:
         return []
     add("seed prompt, base model", start, arm="seed_prompt")
     searched = confirmed("prompt_only")
-    searched = measure.of(fields(races[0].get("best"))) if searched is None and races else searched
+    searched = measure.of(fields(race.get("best"))) if searched is None else searched
     if searched is not None:
         add(f"choosing among {counted(len(first), 'prompt')}", searched, arm="prompt_only")
     leader = ""
@@ -117,8 +110,7 @@ def read_moves(record: RunRecord, prompts: Prompts) -> list[Move]:
             if most is not None and most != level:
                 add(f"{name}: tuning the two best on to {counted(cycle.get('steps'), 'step')}", level, winner)
         elif winner != leader:
-            own = tuned.get(leader)
-            if own is not None:
+            if (own := tuned.get(leader)) is not None:
                 add(f"{name}: tuning on", own, leader)
             add(f"{name}: a new prompt", level, winner)
         else:

@@ -30,7 +30,7 @@ def workers_section(record: RunRecord) -> str:
         note = "The workers differ, so last digits may depend on which worker did a job"
         more += f"<p>{note}: {data_text(one_line(unlike, 300))}.</p>"
     table = plain_table(("Worker", "Jobs", "Busy", "Lost", "Computes with"), rows)
-    return figure(_title(account), table + more, _CAPTION, kind="wide")
+    return figure(_title(account), table + more, _CAPTION)
 
 
 def _title(account: Mapping[str, Any]) -> str:

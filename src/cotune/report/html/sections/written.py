@@ -19,22 +19,16 @@ _SHOWN_ROWS = 12
 
 
 def written_changes(tests: AnsweredRows, row: AnsweredRow, arm: str, most_bytes: int = 6 * MOST_COMPARED) -> list[list[str]]:
-    """Difference between the right answer and the given one; empty if both are equal.
+    """Difference between the right answer and the arm's; empty if both are equal.
 
-    Each piece is ``=``, ``-`` (missing) or ``+`` (should not be there) and a text; ``…`` stands for text that is left out.
-
-    Args:
-        tests: the rows with their texts.
-        row: the row.
-        arm: name of the arm that gave the answer.
-        most_bytes: most bytes of each of the two that are compared, once they are embedded.
+    Each piece is ``=``, ``-`` (missing) or ``+`` (should not be there) and a text; ``…`` stands for text that is left out. At
+    most ``most_bytes`` of each of the two are compared, once they are embedded.
     """
     reference, answer = tests.labels[row.reference], tests.labels[row.answers[arm]]
     if reference == answer:
         return []
-    same = next(
-        (i for i, (a, b) in enumerate(zip(reference, answer, strict=False)) if a != b), min(len(reference), len(answer))
-    )
+    differing = (i for i, (a, b) in enumerate(zip(reference, answer, strict=False)) if a != b)
+    same = next(differing, min(len(reference), len(answer)))
     # The first difference of long answers is shown, with a little of the text before it.
     most = min(MOST_COMPARED, most_bytes)
     # How many characters fit depends on them: the common beginning gets half of the bytes, if it is cut at all.
@@ -65,7 +59,6 @@ def _fields(listed: Sequence[Any]) -> str:
         "Fields",
         plain_table(("field", "right", "given", "precision", "recall", "F1"), lines),
         "For each field: in how many right answers it is, in how many given answers, and percent right, with 95% intervals.",
-        kind="wide",
     )
 
 
@@ -87,15 +80,13 @@ def _worst(tests: AnsweredRows, arm: str) -> str:
         f"{len(wrong)} of {counted(len(tests.rows), 'row')} count as wrong. Struck out: should be there. Underlined: was "
         "written instead."
     )
-    return figure("Rows that are worth least", f'<ol class="mistakes">{lines}</ol>', note, kind="wide")
+    return figure("Rows that are worth least", f'<ol class="mistakes">{lines}</ol>', note)
 
 
 def _marked(tests: AnsweredRows, row: AnsweredRow, arm: str) -> str:
-    tags = {"-": "del", "+": "ins"}
+    tags = {"=": "span", "-": "del", "+": "ins"}
     # Without generated answers, as under the metric likelihood, there is nothing to mark.
     pieces = written_changes(tests, row, arm) if tests.labels[row.answers[arm]] else []
     if not pieces:
         return data_text(tests.labels[row.reference])
-    return "".join(
-        f"<{tags[op]}>{esc(text)}</{tags[op]}>" if op in tags else f"<span>{esc(text)}</span>" for op, text in pieces
-    )
+    return "".join(f"<{tags[op]}>{esc(text)}</{tags[op]}>" for op, text in pieces)
