@@ -98,7 +98,7 @@ class Tryouts:
                 # From the journal, because the bundle of the warm start may be gone.
                 with reading_steps(str(folder)):
                     shown = Candidate.from_json(going_on["was"]).prompt.always_shown
-                    known = Known(Own.from_json(going_on["answers"]).output, shown)
+                    known = Known(Own.from_json(going_on["answers"]).output, [dict(each.fields) for each in shown])
             task = ConfiguredTask.from_config(config, known=known, checked=False, run_metric=False)
         if identity.get("data") != task.fingerprint:
             hint = "Restore the data files, and the metric's file if there is one."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -59,7 +59,7 @@ class AnswerNoise:
         def mean(sums: Floats) -> Floats:
             return np.minimum(sums[..., 0] / judged.n, 1.0)
 
-        score = mean
+        score: Callable[[Floats], Floats] = mean
         if aggregate is not None and judged.counts is not None and np.shape(self.counts)[1:] == judged.counts.shape[1:]:
             # If these rows have other fields, use the values of the rows.
             changes, table, score = np.array(self.counts), judged.counts, aggregate.score

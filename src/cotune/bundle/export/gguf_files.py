@@ -162,5 +162,5 @@ def _stored(folder: Path) -> dict[str, Any]:
     """All tensors of a folder's safetensors files by name; ``[:]`` reads one."""
     from safetensors import safe_open
 
-    files = [safe_open(path, framework="pt") for path in sorted(folder.glob("*.safetensors"))]
+    files: list[Any] = [safe_open(path, framework="pt") for path in sorted(folder.glob("*.safetensors"))]
     return {name: file.get_slice(name) for file in files for name in file.keys()}  # noqa: SIM118 - not a mapping

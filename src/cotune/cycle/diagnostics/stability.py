@@ -164,8 +164,8 @@ def _over_formats(
         for prompt in variants if context.journal.upcoming != "robustness" else ():
             context.answers.ahead(prompt, measured.candidate.adapter, rows)
     before, after = ([arm(measured, prompt) for prompt in variants] for measured in (base, winner))
-    metric, groups = context.task.measure.aggregate or "mean", groups_of(rows)
-    result = robustness(before, after, metric=metric, groups=groups, seed=context.seed)
+    aggregate = context.task.measure.aggregate
+    result = robustness(before, after, metric=aggregate or "mean", groups=groups_of(rows), seed=context.seed)
     # If only finalists write on dev, the base model wrote nothing there.
     as_it_is = {name: judged(measured, measured.scores[: len(rows)]) for name, measured in (("base", base), ("tuned", winner))}
     own = {name: finite(found.score) for name, found in as_it_is.items()}

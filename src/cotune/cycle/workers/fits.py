@@ -117,5 +117,5 @@ def _packed(found: CrossFit) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
 def _unpacked(arrays: Mapping[str, NDArray[Any]], about: Mapping[str, Any]) -> CrossFit:
     fits = []
     for number, one in enumerate(about["layers"]):
-        fits.append(LayerFit(**one, **{name: arrays[f"{number}/{name}"] for name in _ARRAYS}))
+        fits.append(LayerFit(**one | {name: arrays[f"{number}/{name}"] for name in _ARRAYS}))
     return CrossFit(fits[about["best"]], tuple(fits), dict(about["ridge"]), about["temperature"])
