@@ -15,6 +15,7 @@ rows judge. The prompt is the seed prompt. The ways:
     cross-entropy no contrastive term
     contrast0.6   less of it; contrast0.6-0.2 with a warmer softmax as well
     warmer        its softmax at 0.2 instead of 0.1; cooler at 0.05
+    alone         rows of a step in any order, even where labels outnumber them; otherwise they come in pairs of a label then
     deep          a window from the first layer on
     epochsN       each labelled row is met N times
     words         LoRA on all layers by the labels' words, the learning rate falling over the last 30%, read with a bias
@@ -74,6 +75,7 @@ WAYS: dict[str, WindowSettings] = {
     "contrast0.6-0.2": replace(DEFAULT, contrast=0.6, contrast_temperature=0.2),
     "warmer": replace(DEFAULT, contrast_temperature=0.2),
     "cooler": replace(DEFAULT, contrast_temperature=0.05),
+    "alone": DEFAULT,
     "deep": DEFAULT,
     "epochs2": DEFAULT,
     "epochs4": DEFAULT,
@@ -132,6 +134,7 @@ def run_cell(model: LocalModel, task: Task, way: str, draw: int) -> dict[str, An
         head = head_of(states[place, :count], gold, classes, strength)
         return about | {"refit": judged(log_probs(head, states[place, count:]), truth), "seconds": 0.0, "steps": 0}
     settings = WAYS[way]
+    settings = replace(settings, pairs=way != "alone" and classes > settings.batch_size)
     epochs = float(way[6:]) if way.startswith("epochs") else HEURISTICS.epochs(count, 8)
     first = 0 if way == "deep" else max(0, layer - round(HEURISTICS.window_share * model.depth))
     started = time.monotonic()

@@ -32,6 +32,26 @@ def test_the_order_hangs_on_seed_and_step_alone(rows: int, batch: int, step: int
     assert rows_of_step(step, rows, batch, seed) == first
 
 
+@given(labels=st.lists(st.integers(0, 5), min_size=1, max_size=40), seed=st.integers(0, 99))
+def test_rows_come_in_pairs_of_a_label(labels: list[int], seed: int) -> None:
+    order = rows_of_step(0, len(labels), len(labels), seed, tuple(labels))
+    assert Counter(order) == Counter(range(len(labels)))
+    alone, place = Counter[int](), 0
+    while place < len(order):
+        label = labels[order[place]]
+        paired = place + 1 < len(order) and labels[order[place + 1]] == label
+        alone[label] += not paired
+        place += 2 if paired else 1
+    # Only the last row of an odd number has no partner.
+    assert +alone == Counter(label for label, count in Counter(labels).items() if count % 2)
+
+
+@given(rows=st.integers(8, 40), seed=st.integers(0, 99))
+def test_pairs_differ_between_epochs(rows: int, seed: int) -> None:
+    labels = (0,) * rows
+    assert rows_of_step(0, rows, rows, seed, labels) != rows_of_step(1, rows, rows, seed, labels)
+
+
 def test_seeds_and_epochs_differ() -> None:
     orders = {tuple(rows_of_step(step, 30, 30, seed)) for step in range(4) for seed in range(4)}
     assert len(orders) == 16

@@ -94,6 +94,10 @@ class AdapterRun(ABC):
             The summed loss, the number that it is divided by for :attr:`losses`, and the number of tokens that ran.
         """
 
+    def _rows(self) -> list[int]:
+        """Indices of the next step's rows."""
+        return rows_of_step(self.step, len(self._lengths), self.batch_size, self.seed)
+
     def _enter_head(self) -> tuple[Named, float]:
         """Reset the parameters outside the model that are trained too; returns them and their peak learning rate."""
         return [], 0.0
@@ -126,7 +130,7 @@ class AdapterRun(ABC):
         while self.step < to_step:
             for group in self._optimizer.param_groups:
                 group["lr"] = group["peak"] * rate(self.step)
-            loss, used = self._one_step(rows_of_step(self.step, len(self._lengths), self.batch_size, self.seed))
+            loss, used = self._one_step(self._rows())
             self.step += 1
             self.losses.append(loss)
             self.tokens += used

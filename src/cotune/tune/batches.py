@@ -41,21 +41,41 @@ def training_rows(rendered: Sequence[RenderedRow], answers: Sequence[int] | None
     ]
 
 
-def rows_of_step(step: int, rows: int, batch_size: int, seed: int) -> list[int]:
+def rows_of_step(step: int, rows: int, batch_size: int, seed: int, labels: tuple[int, ...] | None = None) -> list[int]:
     """Indices of the rows in optimizer step ``step``.
 
     Every epoch is a new permutation, drawn from the seed and the epoch only: a resumed run needs no random state, and runs with
     different prompts see the same rows in the same order, so that they are paired.
+
+    Args:
+        rows: number of rows.
+        labels: label of each row; with it, rows follow each other in pairs of the same label as far as there are any.
     """
     size = min(batch_size, rows)
     first = step * size
     picked = []
     for place in range(first, first + size):
         epoch, offset = divmod(place, rows)
-        picked.append(int(_permutation(seed, epoch, rows)[offset]))
+        order = _permutation(seed, epoch, rows) if labels is None else _pairs(seed, epoch, labels)
+        picked.append(int(order[offset]))
     return picked
 
 
 @lru_cache(maxsize=64)
 def _permutation(seed: int, epoch: int, rows: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, epoch]).permutation(rows)
+
+
+@lru_cache(maxsize=64)
+def _pairs(seed: int, epoch: int, labels: tuple[int, ...]) -> NDArray[np.int64]:
+    waiting: dict[int, int] = {}
+    groups: list[tuple[int, ...]] = []
+    for row in _permutation(seed, epoch, len(labels)).tolist():
+        partner = waiting.pop(labels[row], None)
+        if partner is None:
+            waiting[labels[row]] = row
+        else:
+            groups.append((partner, row))
+    groups += [(row,) for row in waiting.values()]
+    order = np.random.default_rng([seed, epoch, 1]).permutation(len(groups))
+    return np.array([row for place in order for row in groups[place]], dtype=np.int64)

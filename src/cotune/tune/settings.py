@@ -56,6 +56,7 @@ class WindowSettings(StepSettings):
         smoothing: label smoothing, the probability that is spread over all labels.
         contrast: share of the contrastive term in the loss, from 0 to 1.
         contrast_temperature: divisor of the cosines in that term.
+        pairs: whether the rows of a step come in pairs of the same label, so that each row has a partner in that term.
     """
 
     batch_size: int = 16
@@ -65,6 +66,7 @@ class WindowSettings(StepSettings):
     smoothing: float = 0.0
     contrast: float = 0.0
     contrast_temperature: float = 0.1
+    pairs: bool = False
 
 
 def learning_rate_factor(step: int, *, warmup: int, decay_from: int | None = None, end: int | None = None) -> float:

@@ -31,6 +31,7 @@ from cotune.model.engine.prefix_cache import NO_PREFIX
 from cotune.model.local import LocalModel
 from cotune.prompt.render import shared_prefix
 from cotune.tune.base import AdapterRun, StepReport
+from cotune.tune.batches import rows_of_step
 from cotune.tune.settings import WindowSettings
 from cotune.tune.trainable import LoraWeights, Named
 
@@ -273,6 +274,10 @@ class WindowRun(AdapterRun):
             hidden.backward(gradient)  # type: ignore[no-untyped-call]
             tokens += used
         return float(loss.detach()), len(rows), tokens
+
+    def _rows(self) -> list[int]:
+        labels = tuple(self.labels[i] for i in self.rows) if self.settings.pairs else None
+        return rows_of_step(self.step, len(self.rows), self.batch_size, self.seed, labels)
 
     def _hidden(self, rows: Sequence[int]) -> tuple[Tensor, int]:
         """The states ``[rows, width]`` that the head reads, and the number of tokens that ran."""
