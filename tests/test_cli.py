@@ -324,6 +324,7 @@ def test_there_are_many_kinds_of_bad_input() -> None:
     ("arguments", "told"),
     [
         (("run",), "Missing argument"),
+        (("run", "--example", "spam", "rows.csv"), "two tasks"),
         (("run", "rows.csv", "--bugdet", "5m"), "--budget"),
         (("run", "rows.csv", "--seed", "one"), "--seed"),
         (("rnu", "rows.csv"), "run"),

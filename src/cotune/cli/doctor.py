@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
-from cotune.cli.program import ExecutorName, Json, StorageUrl, Workers, app, echo_json
+from cotune.cli.program import Json, StorageUrl, Workers, app, echo_json
 from cotune.cli.workers import choice_of
 
 
@@ -12,7 +14,14 @@ from cotune.cli.workers import choice_of
     epilog="Examples:\n\n  cotune doctor --json\n\n  cotune doctor --executor ray\n\n"
     "  cotune doctor --executor ray:auto --storage s3://bucket/runs"
 )
-def doctor(executor: ExecutorName = None, workers: Workers = None, storage: StorageUrl = None, as_json: Json = False) -> None:
+def doctor(
+    executor: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Also check these workers: local, processes, ray or ray:ADDRESS.")
+    ] = None,
+    workers: Workers = None,
+    storage: StorageUrl = None,
+    as_json: Json = False,
+) -> None:
     """Check this machine, and an executor and its storage if they are given, and say how to fix what is missing."""
     choice = choice_of(executor, workers, storage)
     from cotune.model.hardware.doctor import Diagnosis, diagnose, render
