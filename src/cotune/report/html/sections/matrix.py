@@ -35,8 +35,8 @@ def matrix_section(record: RunRecord) -> str:
     written = record.tests.written or record.devs.written
     tables = "".join(f'<option value="{name}">{_TITLES[name]}</option>' for name in shown)
     dev = (
-        " Each prompt is shown with the weights that it did best with. Both were chosen on these dev rows, so the scores are "
-        "optimistic."
+        f" The table “{_TITLES['dev']}” shows each prompt with the weights that it did best with. Both were chosen on these "
+        "rows, so its scores are optimistic."
     )
     left_out = " ".join(filter(None, (_left_out(name, rows) for name, rows in (("test", record.tests), ("dev", record.devs)))))
     # Generated answers rarely repeat, so no filter by answer is offered.
