@@ -192,6 +192,7 @@ READINGS: dict[Outcome, str] = {
     "loss": "a loss",
 }
 """What a gain turned out to be in a few words."""
+_OF_TUNING = ("tuning", "synergy", "synergy_log_loss")
 _SYNERGY: dict[Outcome, str] = {"gain": "worth more together", "loss": "they overlap"}
 
 
@@ -328,8 +329,13 @@ def _repeated(summary: Mapping[str, Any]) -> dict[str, str]:
 
 def shown_gains(summary: Mapping[str, Any]) -> list[str]:
     """Names of the gains in order of display, without those that repeat another or that could not be measured."""
-    gains, left_out = gains_of(summary), {*_repeated(summary)}
-    left_out |= {"tuning"} if only_winner_tuned(fields(summary.get("arms"))) else set()
+    gains, arms = gains_of(summary), fields(summary.get("arms"))
+    left_out = {*_repeated(summary)}
+    if only_winner_tuned(arms):
+        left_out |= {"tuning"}
+    elif "seed_tuned" in arms and is_frozen(arms, "seed_tuned"):
+        # The seed prompt was not tuned: a gain of zero would say that tuning is of no use.
+        left_out |= {name for name, gain in gains.items() if gain.get("identical") and name in _OF_TUNING}
     order = dict.fromkeys((*_gains_order(frozen_first=frozen_first(summary)), *gains))
     return [name for name in order if name in gains and name not in left_out]
 
