@@ -224,7 +224,7 @@ _GAINS = {
         "tuning alone",
         "seed tuned - seed prompt",
         "tuning with the seed prompt {verb}s {points}",
-        "the seed prompt was not tuned, so tuning adds nothing",
+        "the seed prompt was not tuned, so what tuning alone gains is not known",
     ),
     "both": GainWords(
         "prompt and tuning",
@@ -279,7 +279,6 @@ _SEED_FROZEN = {
     ),
 }
 """If the winner was tuned and the seed prompt was not."""
-_NOT_KNOWN = "the seed prompt was not tuned, so what tuning alone gains is not known"
 # In a warm start the winner need not have a searched prompt.
 _WARM_START = "against tuning the seed prompt afresh on these rows, starting from the old bundle {verb}s {points}"
 
@@ -437,8 +436,7 @@ def gains_sentence(
     parts: list[str] = []
     for name in (name for name in order if name not in repeated):
         if gains[name].identical:
-            same = _NOT_KNOWN if name == "tuning" and seed_frozen and tuned else words[name].same
-            parts += [same] if same else []
+            parts += [words[name].same] if words[name].same else []
         else:
             template = _WARM_START if name == LEADING and going_on and not seed_frozen else words[name].sentence
             parts.append(_gain_part(template, gains[name]))
