@@ -368,12 +368,12 @@ def test_a_table_of_confusions_loses_no_label() -> None:
     assert "24" in text and max(map(len, text.splitlines())) <= 80
 
 
-def test_a_table_of_labels_breaks_no_name_on_80_columns() -> None:
+def test_a_table_of_labels_breaks_no_name() -> None:
     share = Share(0.5, Interval(0.25, 0.75))
     short, long = ([PartScores(name, 4, 5, share, share, share)] for name in ("refund", "cancel_subscription"))
-    for parts, shown in ((short, 3), (long, 2)):
-        console = Console(file=io.StringIO(), width=80, record=True, _environ={})
-        console.print(_table("label", parts, 80))
+    for parts, width, shown in ((short, 80, 3), (long, 80, 2), (short, 40, 0), (long, 56, 0)):
+        console = Console(file=io.StringIO(), width=width, record=True, _environ={})
+        console.print(_table("label", parts, width))
         lines = console.export_text().splitlines()
         row = lines[-1]
         assert len(lines) == 1 + len(parts) and parts[-1].name in row
