@@ -39,6 +39,7 @@ from cotune.cycle.runs.listing import list_runs
 from cotune.errors import InputError
 from cotune.evaluate.shares import PartScores, Share
 from cotune.evaluate.stats.intervals import Interval
+from cotune.model.hardware.doctor import Check, Diagnosis, render
 from cotune.model.local import LocalModel
 from cotune.report.terminal.narration import Story
 from finished_runs import finished
@@ -378,6 +379,15 @@ def test_a_table_of_labels_breaks_no_name() -> None:
         row = lines[-1]
         assert len(lines) == 1 + len(parts) and parts[-1].name in row
         assert row.count("0.25-0.75") == shown and row.count("0.50") == 3
+
+
+def test_a_diagnosis_without_a_fault_has_no_column_for_what_to_do() -> None:
+    fine, odd = Check("transformers", "ok", "5.24.0"), Check("disk", "warn", "full", "Free some.")
+    for checks, told in (((fine,), False), ((fine, odd), True)):
+        console = Console(file=io.StringIO(), width=40, record=True, _environ={})
+        console.print(render(Diagnosis(checks, None)))
+        text = console.export_text()
+        assert "transformers" in text and ("how to fix" in " ".join(text.split())) is told
 
 
 # A whole run ------------------------------------------------------------------------------------------------------
