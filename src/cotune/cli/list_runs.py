@@ -47,7 +47,7 @@ def list_(
     facts = ["95% interval", "rows>", "time>"] if console.width >= _TIGHT else []
     table = table_of(["run", *what, "score>", *facts, "state"], console.width)
     for run in runs:
-        cells = {
+        cells: dict[str, Text | str] = {
             "task": Text(one_line(run.task, 24)),
             "model": Text(one_line(run.model, 24)),
             "95% interval": "-" if run.ci is None else f"{run.ci[0]:.3f} to {run.ci[1]:.3f}",
