@@ -39,6 +39,7 @@ from cotune.cycle.runs.listing import list_runs
 from cotune.errors import InputError
 from cotune.evaluate.shares import PartScores, Share
 from cotune.evaluate.stats.intervals import Interval
+from cotune.model.hardware.doctor import Check, Diagnosis, render
 from cotune.model.local import LocalModel
 from cotune.report.terminal.narration import Story
 from finished_runs import finished
@@ -335,6 +336,7 @@ def test_there_are_many_kinds_of_bad_input() -> None:
     ("arguments", "told"),
     [
         (("run",), "Missing argument"),
+        (("run", "--example", "spam", "rows.csv"), "two tasks"),
         (("run", "rows.csv", "--bugdet", "5m"), "--budget"),
         (("run", "rows.csv", "--seed", "one"), "--seed"),
         (("rnu", "rows.csv"), "run"),
@@ -378,16 +380,25 @@ def test_a_table_of_confusions_loses_no_label() -> None:
     assert "24" in text and max(map(len, text.splitlines())) <= 80
 
 
-def test_a_table_of_labels_breaks_no_name_on_80_columns() -> None:
+def test_a_table_of_labels_breaks_no_name() -> None:
     share = Share(0.5, Interval(0.25, 0.75))
     short, long = ([PartScores(name, 4, 5, share, share, share)] for name in ("refund", "cancel_subscription"))
-    for parts, shown in ((short, 3), (long, 2)):
-        console = Console(file=io.StringIO(), width=80, record=True, _environ={})
-        console.print(_table("label", parts, 80))
+    for parts, width, shown in ((short, 80, 3), (long, 80, 2), (short, 40, 0), (long, 56, 0)):
+        console = Console(file=io.StringIO(), width=width, record=True, _environ={})
+        console.print(_table("label", parts, width))
         lines = console.export_text().splitlines()
         row = lines[-1]
         assert len(lines) == 1 + len(parts) and parts[-1].name in row
         assert row.count("0.25-0.75") == shown and row.count("0.50") == 3
+
+
+def test_a_diagnosis_without_a_fault_has_no_column_for_what_to_do() -> None:
+    fine, odd = Check("transformers", "ok", "5.24.0"), Check("disk", "warn", "full", "Free some.")
+    for checks, told in (((fine,), False), ((fine, odd), True)):
+        console = Console(file=io.StringIO(), width=40, record=True, _environ={})
+        console.print(render(Diagnosis(checks, None)))
+        text = console.export_text()
+        assert "transformers" in text and ("how to fix" in " ".join(text.split())) is told
 
 
 # A whole run ------------------------------------------------------------------------------------------------------

@@ -260,6 +260,7 @@ def test_what_it_says_of_itself(server: Client, offline: list[Predictor]) -> Non
     page = server.ask("/docs")
     assert page.headers["content-type"].startswith("text/html") and "<script" not in page.text and "https://" not in page.text
     assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert "several under <code>rows</code>." in page.text and "`" not in page.text.partition("<h2>Schemas")[0]
     assert all(path in page.text for path in document["paths"]) and all(name in page.text for name in rows)
 
 

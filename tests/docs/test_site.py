@@ -46,6 +46,13 @@ def test_links_to_files_outside_docs_lead_to_files_of_the_site() -> None:
                 assert link.startswith("http") or ((ROOT / name).parent / link).resolve() in shown, f"{name}: {link}"
 
 
+def test_examples_of_commands_are_code() -> None:
+    page = runpy.run_path(str(ROOT / "docs" / "site" / "build.py"))["command_page"]()
+    assert "Example:\n\n```sh\ncotune report runs/mine\n```\n" in page and "Examples:\n\n```sh\ncotune list\n" in page
+    outside = re.sub(r"^```.*?^```$", "", page, flags=re.MULTILINE | re.DOTALL)
+    assert not re.search(r"^ *cotune ", outside, re.MULTILINE)
+
+
 def test_the_page_about_python_shows_all_that_is_exported() -> None:
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     shown = re.findall(r"^::: cotune\.(\w+)$", page, re.MULTILINE)

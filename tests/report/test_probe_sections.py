@@ -84,6 +84,7 @@ def test_the_course_has_the_first_verdict_the_cycles_the_test_and_references(fol
     ):
         assert shown.count(told) == 2, "as a line's tip and in the legend"
     assert re.search(r'class="tick y" x="79[^>]*dx="-6" dy="-6">test opened<', shown), "on the left of a late test"
+    assert "Left of the line “test opened”" in shown
     assert "Best dev" not in page and 'id="search"' not in page, "tokens are not what such a run is judged by"
 
 
@@ -186,7 +187,9 @@ def test_while_it_goes_on_the_first_verdict_leads(tmp_path: Path) -> None:
     page = render_report(probe_folder(tmp_path / "run", finished=False))
     shown = section(page, "verdict")
     assert f'First verdict <bdi dir="auto">{FIRST}</bdi>; a usable bundle is in best.' in shown
-    assert "TF-IDF with logistic regression has 58.0 on the labelled rows" in section(page, "seconds")
+    course = section(page, "seconds")
+    assert "TF-IDF with logistic regression has 58.0 on the labelled rows" in course
+    assert "test opened" not in course and "sealed test" not in course, "no line divides the plot yet"
     assert "Where the answer forms" in page
 
 

@@ -495,6 +495,16 @@ def test_a_seed_prompt_that_was_not_tuned_says_nothing_of_tuning() -> None:
     assert "tuning, winner" in page and "synergy" not in page
 
 
+def test_a_run_that_tuned_nothing_shows_no_gain_of_tuning() -> None:
+    summary = only_winner_tuned()
+    summary["arms"]["best_tuned"] |= {"adapter_id": "base", "steps": 0}
+    none = gain(0.0, 0.0, 0.0, 1.0, identical=True)
+    summary["gains"] |= dict.fromkeys(("tuning", "synergy", "synergy_log_loss"), none)
+    told = verdict_text(summary, width=120)
+    assert "winner over seed prompt" in told
+    assert "tuning alone" not in told and "synergy" not in told
+
+
 def test_an_old_bundle_that_ships_is_no_winner_tuned_alone() -> None:
     summary = only_winner_tuned()
     summary["arms"]["previous"] = dict(summary["arms"]["best_tuned"])

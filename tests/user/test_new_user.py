@@ -285,7 +285,7 @@ def test_runs_are_listed(desk: Desk, cotune: Cotune, tmp_path: Path) -> None:
     assert cotune("list", tmp_path / "none").code == 2
 
 
-@pytest.mark.parametrize("width", [60, 80, 200])
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
 def test_every_run_is_named_whole_in_a_list(
     desk: Desk, cotune: Cotune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:

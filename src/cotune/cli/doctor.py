@@ -16,8 +16,7 @@ from cotune.cli.workers import choice_of
 )
 def doctor(
     executor: Annotated[
-        str | None,
-        typer.Option("--executor", metavar="NAME", help="Executor to check: local, processes, ray or ray:ADDRESS."),
+        str | None, typer.Option(metavar="NAME", help="Also check these workers: local, processes, ray or ray:ADDRESS.")
     ] = None,
     workers: Workers = None,
     storage: StorageUrl = None,

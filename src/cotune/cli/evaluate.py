@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from cotune.bundle.scored import Scored
     from cotune.evaluate.shares import PartScores, Share
 
+_SHORT = 16
+"""Characters of a label for which a table makes room before it shows intervals."""
 _MATRIX_LABELS = 10
 _CONFUSIONS = 12
 
@@ -109,15 +111,18 @@ def _table(what: str, parts: Sequence[PartScores], width: int) -> Any:
 
     table = table_of([what, "rows>", "given>", "precision", "recall", "F1"], width)
     names = [one_line(one.name, 40) for one in parts]
-    # On 80 columns, long labels leave no room for all three intervals: omit that of F1, which combines the other two.
-    whole = len("  rows  given") + 3 * len("  0.85 (0.65-0.95)") + max(map(len, names), default=0) <= width
+    # On 80 columns, long labels leave no room for all three intervals: omit that of F1, which combines the other two. On a
+    # narrow terminal omit all, so that labels are not cut.
+    counts, interval, longest = len("  rows  given"), len("  0.85 (0.65-0.95)"), max(map(len, names), default=0)
+    whole = counts + 3 * interval + longest <= width
+    two = counts + 2 * interval + len("  0.85") + min(longest, _SHORT) <= width
     for name, one in zip(names, parts, strict=True):
-        shares = (_share(one.precision), _share(one.recall), _share(one.f1, interval=whole))
+        shares = (_share(one.precision, interval=two), _share(one.recall, interval=two), _share(one.f1, interval=whole))
         table.add_row(Text(name), str(one.right), str(one.given), *shares)
     return table
 
 
-def _share(share: Share | None, *, interval: bool = True) -> str:
+def _share(share: Share | None, *, interval: bool) -> str:
     if share is None:
         return "-"
     # With "to" as elsewhere there would be no room for labels on 80 columns.

@@ -13,6 +13,8 @@ _USUAL = Path("runs")
 """The default folder of runs."""
 _ROOMY = 120
 """Minimum width of a terminal, in columns, to show task and model too."""
+_TIGHT = 60
+"""Width under which only folder, score and state are shown."""
 
 
 @app.command("list", epilog="Examples:\n\n  cotune list\n\n  cotune list runs/sweep --json")
@@ -40,19 +42,23 @@ def list_(
     from cotune.report.terminal.layout import table_of
 
     console = out_console()
-    # On a narrow terminal they would leave no room for the folders, which other commands need.
-    roomy = console.width >= _ROOMY
-    what = ["task", "model"] if roomy else []
-    table = table_of(["run", *what, "score>", "95% interval", "rows>", "time>", "state"], console.width)
+    # The folders, which other commands need, get what the other columns leave.
+    what = ["task", "model"] if console.width >= _ROOMY else []
+    facts = ["95% interval", "rows>", "time>"] if console.width >= _TIGHT else []
+    table = table_of(["run", *what, "score>", *facts, "state"], console.width)
     for run in runs:
-        named = [Text(one_line(text, 24)) for text in (run.task, run.model)] if roomy else []
+        cells: dict[str, Text | str] = {
+            "task": Text(one_line(run.task, 24)),
+            "model": Text(one_line(run.model, 24)),
+            "95% interval": "-" if run.ci is None else f"{run.ci[0]:.3f} to {run.ci[1]:.3f}",
+            "rows>": "-" if run.n is None else str(run.n),
+            "time>": "-" if run.seconds is None else clock(round(run.seconds)),
+        }
         table.add_row(
             Text(one_line(run.folder, 400)),
-            *named,
+            *(cells[name] for name in what),
             decimal(run.score),
-            "-" if run.ci is None else f"{run.ci[0]:.3f} to {run.ci[1]:.3f}",
-            "-" if run.n is None else str(run.n),
-            "-" if run.seconds is None else clock(round(run.seconds)),
+            *(cells[name] for name in facts),
             run.state,
         )
     console.print(table)

@@ -81,6 +81,10 @@ def run(
     choice = choice_of(executor, workers, storage)
     settings = list(overrides or [])
     if example is not None:
+        if task is not None and "=" not in task:
+            raise InputError(
+                f"--example {example} and {task!r} name two tasks", where="command line", hint="Leave one of them out."
+            )
         # The first word is a setting instead of a task.
         settings = settings if task is None else [task, *settings]
         task = _copied(example, quiet=quiet or as_json)

@@ -192,6 +192,7 @@ READINGS: dict[Outcome, str] = {
     "loss": "a loss",
 }
 """What a gain turned out to be in a few words."""
+_OF_TUNING = ("tuning", "synergy", "synergy_log_loss")
 _SYNERGY: dict[Outcome, str] = {"gain": "worth more together", "loss": "they overlap"}
 
 
@@ -223,7 +224,7 @@ _GAINS = {
         "tuning alone",
         "seed tuned - seed prompt",
         "tuning with the seed prompt {verb}s {points}",
-        "the seed prompt was not tuned, so tuning adds nothing",
+        "the seed prompt was not tuned, so what tuning alone gains is not known",
     ),
     "both": GainWords(
         "prompt and tuning",
@@ -278,7 +279,6 @@ _SEED_FROZEN = {
     ),
 }
 """If the winner was tuned and the seed prompt was not."""
-_NOT_KNOWN = "the seed prompt was not tuned, so what tuning alone gains is not known"
 # In a warm start the winner need not have a searched prompt.
 _WARM_START = "against tuning the seed prompt afresh on these rows, starting from the old bundle {verb}s {points}"
 
@@ -328,8 +328,13 @@ def _repeated(summary: Mapping[str, Any]) -> dict[str, str]:
 
 def shown_gains(summary: Mapping[str, Any]) -> list[str]:
     """Names of the gains in order of display, without those that repeat another or that could not be measured."""
-    gains, left_out = gains_of(summary), {*_repeated(summary)}
-    left_out |= {"tuning"} if only_winner_tuned(fields(summary.get("arms"))) else set()
+    gains, arms = gains_of(summary), fields(summary.get("arms"))
+    left_out = {*_repeated(summary)}
+    if only_winner_tuned(arms):
+        left_out |= {"tuning"}
+    elif "seed_tuned" in arms and is_frozen(arms, "seed_tuned"):
+        # The seed prompt was not tuned: a gain of zero would say that tuning is of no use.
+        left_out |= {name for name, gain in gains.items() if gain.get("identical") and name in _OF_TUNING}
     order = dict.fromkeys((*_gains_order(frozen_first=frozen_first(summary)), *gains))
     return [name for name in order if name in gains and name not in left_out]
 
@@ -431,8 +436,7 @@ def gains_sentence(
     parts: list[str] = []
     for name in (name for name in order if name not in repeated):
         if gains[name].identical:
-            same = _NOT_KNOWN if name == "tuning" and seed_frozen and tuned else words[name].same
-            parts += [same] if same else []
+            parts += [words[name].same] if words[name].same else []
         else:
             template = _WARM_START if name == LEADING and going_on and not seed_frozen else words[name].sentence
             parts.append(_gain_part(template, gains[name]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from html import escape
 from typing import Any
@@ -17,6 +18,8 @@ pre { border: 1px solid var(--line); border-radius: 6px; overflow-x: auto; paddi
 section { border-top: 1px solid var(--line); margin-top: 1.5rem; }
 summary { cursor: pointer; padding: .25rem 0; }
 h2 code { font-size: 1.1rem; }
+table { border-collapse: collapse; }
+th { overflow-wrap: normal; }
 td, th { border-bottom: 1px solid var(--line); padding: .25rem .75rem .25rem 0; text-align: left; vertical-align: top; }
 """
 
@@ -25,7 +28,7 @@ def docs_page(document: Mapping[str, Any], address: str) -> str:
     """The page for an OpenAPI document; its examples call the server at ``address``."""
     info, schemas = document["info"], document["components"]["schemas"]
     secured = "security" in document
-    parts = [f"<h1>{escape(info['title'])} {escape(info['version'])}</h1>", f"<p>{escape(info['description'])}</p>"]
+    parts = [f"<h1>{escape(info['title'])} {escape(info['version'])}</h1>", f"<p>{_words(info['description'])}</p>"]
     if secured:
         header = "<code>Authorization: Bearer TOKEN</code>"
         parts.append(f"<p>Requests need the header {header}, except those to <code>/health</code>.</p>")
@@ -49,12 +52,13 @@ def docs_page(document: Mapping[str, Any], address: str) -> str:
 
 def _operation(path: str, method: str, about: Mapping[str, Any], address: str, *, secured: bool) -> str:
     rows = "".join(
-        f"<tr><td><code>{status}</code></td><td>{escape(answer['description'])}</td><td>{_kinds(answer)}</td></tr>"
+        f"<tr><td><code>{status}</code></td><td>{_words(answer['description'])}</td><td>{_kinds(answer)}</td></tr>"
         for status, answer in about["responses"].items()
     )
     parameters = "".join(
-        f"<p>Parameter <code>{escape(each['name'])}</code> ({each['in']}{', required' if each.get('required') else ''}): "
-        f"{escape(each.get('description', ''))} {_pre(each['schema'])}</p>"
+        f"<p>Parameter <code>{escape(each['name'])}</code> ({each['in']}{', required' if each.get('required') else ''})"
+        f"{': ' if each.get('description') else ''}"
+        f"{_words(each.get('description', ''))}</p>{_pre(each['schema'])}"
         for each in about.get("parameters", ())
     )
     sent = f"<p>Body: {_links(about['requestBody'])}</p>" if "requestBody" in about else ""
@@ -64,7 +68,7 @@ def _operation(path: str, method: str, about: Mapping[str, Any], address: str, *
     if "requestBody" in about:
         call.append("-H 'Content-Type: application/json' -d @body.json")
     return (
-        f"<section><h2><code>{method.upper()} {escape(path)}</code></h2><p>{escape(about['summary'])}</p>{sent}{parameters}"
+        f"<section><h2><code>{method.upper()} {escape(path)}</code></h2><p>{_words(about['summary'])}</p>{sent}{parameters}"
         f"<pre>{escape(' '.join(call))}</pre>"
         f"<table><thead><tr><th>status</th><th>when</th><th>body</th></tr></thead><tbody>{rows}</tbody></table></section>"
     )
@@ -78,6 +82,11 @@ def _links(holder: Mapping[str, Any]) -> str:
     schema = holder["content"]["application/json"]["schema"]
     names = [each["$ref"].rsplit("/", 1)[1] for each in schema.get("anyOf", [schema])]
     return " or ".join(f'<a href="#{escape(name)}"><code>{escape(name)}</code></a>' for name in names)
+
+
+def _words(text: str) -> str:
+    """A description as HTML; OpenAPI's descriptions are Markdown, of which ours use backticks only."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def _pre(schema: Any) -> str:

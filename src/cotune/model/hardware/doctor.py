@@ -83,11 +83,14 @@ def render(diagnosis: Diagnosis) -> Table:
 
     styles = {"ok": "green", "warn": "yellow", "fail": "bold red"}
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for title in ("", "check", "finding", "how to fix"):
-        table.add_column(title, overflow="fold")
+    # Where nothing is to be fixed, the findings get the room.
+    hints = any(check.hint for check in diagnosis.checks)
+    for title in ("", "check", "finding", *(["how to fix"] if hints else [])):
+        table.add_column(title, overflow="fold", no_wrap=title == "check")
     for check in diagnosis.checks:
         # Text, not markup: paths in findings may have brackets.
-        table.add_row(Text(check.status, styles[check.status]), Text(check.name), Text(check.finding), Text(check.hint))
+        hint = [Text(check.hint)] if hints else []
+        table.add_row(Text(check.status, styles[check.status]), Text(check.name), Text(check.finding), *hint)
     return table
 
 

@@ -24,11 +24,11 @@ _MOST_WRITTEN = {"test": 1_000, "dev": 250}
 _BYTES = {"test": 1_200_000, "dev": 400_000}
 """Bytes of a table for the texts of its rows, and as many for the changes of generated answers."""
 _LEAST_BYTES = 160
-_OPTIMISTIC = (
-    " Each prompt is shown with the weights that it did best with. Both were chosen on these dev rows, so the scores are "
-    "optimistic."
-)
 _TITLES = {"test": "test rows, arms", "dev": "dev rows, best prompts"}
+_OPTIMISTIC = (
+    f" The table “{_TITLES['dev']}” shows each prompt with the weights that it did best with. Both were chosen on these rows, "
+    "so its scores are optimistic."
+)
 
 
 def matrix_section(record: RunRecord) -> str:

@@ -88,19 +88,24 @@ def seconds_section(record: RunRecord, prompts: Prompts) -> str:
     low, high = padded(levels, share=0.06, least=0.1)
     plot = Plot((0, end * 1.02 or 1), (max(0.0, low), min(1.0, high)), height=320, label="Score by seconds")
     plot.axes([(t, clock(t)) for t in nice_ticks(0, end or 1, 5)], [(t, f"{100 * t:g}") for t in nice_ticks(*plot.y_range, 5)])
-    _test_begins(record, plot)
+    opened = _test_begins(record, plot)
     for kind, text, one in named:
         level = number(one.get("score")) or 0.0
         plot.path([(0, level), (plot.x_range[1], level)], f"line {kind}", text)
     plot.path(_climb(record, course), "line winner", "the best so far by held-out log-loss")
     for reached in course:
         _draw(plot, reached, prompts)
-    test = f"{'' if record.metric == 'accuracy' else f'{metric_words(record.metric)} '}on the sealed test"
+    where = "Accuracy on labelled rows that the fit had not seen."
+    if opened:
+        metric = "" if record.metric == "accuracy" else f"{metric_words(record.metric)} "
+        where = (
+            "Left of the line “test opened”: accuracy on labelled rows that the fit had not seen. Right of it: "
+            f"{metric}on the sealed test. These are other rows, so compare within a side."
+        )
     caption = (
-        f"Left of the upright line: accuracy on labelled rows that the fit had not seen. Right of it: {test}. These are other "
-        "rows, so compare within a side. Bars are 95% intervals. Hollow: frozen weights. Filled: tuned. The large hollow dot "
-        "is the first verdict, cross-fitted on all labelled rows; from then on a usable bundle was on disk. Line: the best so "
-        "far by log-loss on the rows held out from tuning. The log-loss decides, so accuracy may fall along the line."
+        f"{where} Bars are 95% intervals. Hollow: frozen weights. Filled: tuned. The large hollow dot is the first verdict, "
+        "cross-fitted on all labelled rows; from then on a usable bundle was on disk. Line: the best so far by log-loss on the "
+        "rows held out from tuning. The log-loss decides, so accuracy may fall along the line."
     )
     caption += " Dashed lines: references on the test." if references else _labelled_tfidf(record)
     return figure(
@@ -123,13 +128,15 @@ def _reference_text(name: str, reference: Mapping[str, Any], tested: float) -> s
     return f"{REFERENCE_NAMES[name]}: {percent(reference.get('score'))}%{interval}{some}"
 
 
-def _test_begins(record: RunRecord, plot: Plot) -> None:
+def _test_begins(record: RunRecord, plot: Plot) -> bool:
+    """Draw an upright line where the test was opened; False if it was not."""
     opened = next((number(event.get("active_s")) for event in record.events if event.get("kind") == "open_test"), None)
     if opened is not None:
         plot.line((opened, plot.y_range[0]), (opened, plot.y_range[1]), "zero")
         # Near the right edge there is no room for the name to the right of the dot.
         kind, dx = ("tick y", -6) if opened > _LATE * plot.x_range[1] else ("tick", 6)
         plot.text((opened, plot.y_range[0]), "test opened", kind, dx=dx, dy=-6)
+    return opened is not None
 
 
 def _climb(record: RunRecord, course: list[Reached]) -> list[Point]:

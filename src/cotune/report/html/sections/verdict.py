@@ -103,7 +103,7 @@ def _going_on(record: RunRecord, prompts: Prompts) -> str:
         f"<p>{what}</p>"
         f"<p>{counted(len(prompts.by_id), 'prompt')} so far, {esc(duration(last))} of work. Scores on {where} are "
         f"optimistic, since {where} {'choose' if record.by_probe else 'chooses'} the winner; the test split is opened once, at "
-        "the end. Run the same <code>cotune run</code> command to continue.</p>" + _arms(record)
+        "the end. If the run was stopped, the same <code>cotune run</code> command resumes it.</p>" + _arms(record)
     )
 
 
