@@ -153,7 +153,7 @@ def test_options_are_described_for_their_own_command(cotune: Cotune, monkeypatch
     def help_of(command: str, option: str) -> str:
         return next(line for line in cotune(command, "--help").stdout.splitlines() if f"--{option} " in line)
 
-    assert "Executor to check" in help_of("doctor", "executor") and "chunks" not in help_of("doctor", "executor")
+    assert "Also check these workers" in help_of("doctor", "executor") and "chunks" not in help_of("doctor", "executor")
     assert "right answers" in help_of("run", "output") and "abel column" not in help_of("run", "output")
     assert "2usd" in help_of("init", "budget") and "2usd" in help_of("run", "budget")
 

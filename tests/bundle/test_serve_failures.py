@@ -114,10 +114,10 @@ def test_requests_are_answered_when_the_model_panics(
 def test_what_fails_without_the_model_is_answered_in_the_same_shape(
     predictor: Predictor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def panic(shelf: Shelf) -> Any:
+    def panic(shelf: Shelf, served: Any) -> Any:
         raise Panic("a confidential text")
 
-    monkeypatch.setattr(Shelf, "cards", panic)
+    monkeypatch.setattr(Shelf, "card", panic)
     with running([predictor]) as client:
         reply = client.ask("/v1/models")
         assert reply.status == 500 and reply.json["error"]["type"] == "server_error"

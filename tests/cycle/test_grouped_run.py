@@ -15,7 +15,7 @@ from cotune.config.task import Task
 from cotune.cycle import summary as told
 from cotune.cycle.journal import read_journal
 from cotune.cycle.run import run as run_cycle
-from cotune.evaluate import score_interval
+from cotune.evaluate import scoring
 from cotune.run_files import JOURNAL
 from cotune.task.example import Example, by_group, groups_of
 
@@ -33,7 +33,7 @@ def test_groups_reach_gains_intervals_and_the_winners_correction(
 ) -> None:
     seen: dict[str, list[Any]] = {"winners_curse": [], "mean_interval": []}
     for name, calls in seen.items():
-        place = told if name == "winners_curse" else score_interval
+        place = told if name == "winners_curse" else scoring
         real = getattr(place, name)
         monkeypatch.setattr(place, name, lambda *a, _real=real, _calls=calls, **k: _calls.append(k) or _real(*a, **k))
     splits = {name: grouped_rows(count, name) for name, count in (("train", 60), ("dev", 30), ("test", 45))}

@@ -55,6 +55,9 @@ def test_as_many_threads_leave_as_wait() -> None:
     assert machine.second(cpus, waiting=2.2) == 6
     assert machine.second(cpus, waiting=9.0) == 1
     assert [machine.second(cpus, idle=3.4) for _ in range(10)][-1] == 8
+    assert machine.second(cpus, waiting=1.0) == 7
+    cpus.restore()
+    assert (cpus.count, machine.counts[-1]) == (8, 8)
 
 
 def test_returning_too_early_makes_it_more_patient() -> None:
@@ -74,6 +77,13 @@ def test_returning_too_early_makes_it_more_patient() -> None:
         machine.second(cpus)
     assert machine.second(cpus, waiting=1.0) == 1
     assert [machine.second(cpus, idle=1.0) for _ in range(3)][-1] == 2, "patience is forgotten after a while alone"
+
+
+def test_leaving_one_after_the_other_is_not_a_return_too_early() -> None:
+    machine = Machine()
+    cpus = machine.cpus(8)
+    assert [machine.second(cpus, waiting=1.0) for _ in range(5)] == [7, 6, 5, 4, 3]
+    assert [machine.second(cpus, idle=2.0) for _ in range(3)][-1] == 5
 
 
 def test_a_single_thread_never_changes() -> None:

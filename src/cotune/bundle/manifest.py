@@ -302,7 +302,10 @@ def list_files(folder: Path) -> set[str]:
         if entries > _MOST_ENTRIES:
             raise InputError("the folder has too many files for a bundle", where=str(folder), hint=COPY_AGAIN)
         for path in (Path(current, name) for name in (*folders, *files)):
-            kind = path.lstat().st_mode
+            try:
+                kind = path.lstat().st_mode
+            except OSError as error:
+                _unreadable(path, error)
             if stat.S_ISREG(kind):
                 names.add(path.relative_to(folder).as_posix())
             elif not stat.S_ISDIR(kind):

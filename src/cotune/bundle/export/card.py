@@ -171,7 +171,7 @@ def _vllm(asking: Asking, served: str) -> tuple[str, ...]:
 def _python(asking: Asking, *model: str) -> tuple[str, ...]:
     """Python code for one answer with transformers; export formats differ in how the model is loaded."""
     code = python_block(
-        *prompt_lines(),
+        *prompt_lines(asking.marks),
         *model,
         *asking.ids.lines(),
         f"stop = {list(asking.stop_ids)}",

@@ -129,7 +129,7 @@ class ProbePage:
     def _read(self, model: Sequence[str], states: str) -> str:
         return python_block(
             *self._terms_import(),
-            *prompt_lines(),
+            *prompt_lines(self.asking.marks),
             *probe_lines(f"FOLDER/{PROBE}"),
             *model,
             *self.asking.ids.lines(),
@@ -163,7 +163,7 @@ class ProbePage:
             code_block("sh", f"llama-server {self.files} {options}"),
             python_block(
                 *self._terms_import(),
-                *prompt_lines(),
+                *prompt_lines(self.asking.marks),
                 *probe_lines(f"FOLDER/{PROBE}", "numpy"),
                 'asked = json.dumps({"content": prompt_text, "embd_normalize": -1}).encode()',
                 f'request = Request("http://127.0.0.1:{EMBEDDING_PORT}/embedding", asked, '

@@ -210,10 +210,10 @@ def _measure_into(context: RunContext, trial: Trial, adapter: str, steps: int, c
     answers = context.answers
     try:
         scores = answers.scores(trial.prompt, adapter, context.dev, stage, answers=not answers.written_late)
+        evaluation, rule = answers.judge_best(scores, context.dev)
     except DivergedError:
         trial.failed = True
         return False
-    evaluation, rule = answers.judge_best(scores, context.dev)
     found = Measured(Candidate(trial.prompt, adapter, rule, steps), evaluation, scores)
     trial.measured.append(found)
     if stage != "finish":

@@ -83,9 +83,10 @@ class LocalBackend(Backend):
             costs = costs.spread(int(slots))
         if on_cpu:
             tune = replace(tune, micro_tokens=_MICRO_TOKENS)
-            if costs.budget.kind == "time" and config.engine.threads is None:
-                # Under a budget of tokens numbers must not depend on what else runs.
+            if costs.budget.kind == "time" and config.engine.threads is None and executor is None:
+                # Under a budget of tokens numbers must not depend on what else runs, and workers use all processors themselves.
                 model.runner.cpus = SharedCpus(int(probed["threads"]), journal.tell)
+                opening.resources.callback(model.runner.cpus.restore)
         limit, seed, watcher, grader = config.output.max_tokens, config.seed, opening.watcher, opening.grader
         return RunContext(
             task, model, journal, costs, out, tune, seed, watcher, limit, grader, stopwatch=stopwatch, workers=workers

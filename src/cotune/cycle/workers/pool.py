@@ -103,7 +103,8 @@ class WorkerPool:
         """
         tell(f"waiting for {counted(self.slots, 'worker')}")
         for job in self._loading:
-            self.result(job)
+            # Read, so that a folder that workers do not share is found now.
+            self.result(job).read()
             self.forget(job)
         self._loading = []
 

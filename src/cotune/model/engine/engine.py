@@ -127,7 +127,8 @@ class Engine:
             "device": device,
             "processor": processor,
             "dtype": self.settings.dtype,
-            "threads": torch.get_num_threads(),
+            # Not their present number, which may be lower while other programs run: a resumed run must find what it stored.
+            "threads": self.settings.threads or torch.get_num_threads(),
             "kernel": ATTENTION_NAME if self.shared else "plain",
             "products": "prepacked" if self.prepacked else "plain",
             "engine": f"{__version__}/{ENGINE_VERSION}/{torch.__version__}",

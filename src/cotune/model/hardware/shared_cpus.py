@@ -64,6 +64,7 @@ class SharedCpus:
         self._report, self._read, self._set_threads = report, read or read_scheduler, set_threads
         self._before = self._read() if threads > 1 else None
         self._changed, self._patience, self._reported = 0.0, _PATIENCE, False
+        self._raised: float | None = None
 
     def check(self) -> None:
         """Adapt the number of threads. Call it before each pass; between measurements it costs nothing."""
@@ -76,26 +77,37 @@ class SharedCpus:
         self._before = now
         waiting, idle = ((b - a) / (now.at - before.at) for a, b in ((before.waited, now.waited), (before.idle, now.idle)))
         if waiting > _WAITING and self.count > 1:
-            early = self._changed and now.at - self._changed < 2 * self._patience
-            self._patience = min(2 * self._patience, _MOST_PATIENCE) if early else _PATIENCE
+            if self._raised is not None:
+                early = now.at - self._raised < 2 * self._patience
+                self._patience = min(2 * self._patience, _MOST_PATIENCE) if early else _PATIENCE
+                self._raised = None
             self._change(self.count - max(1, round(waiting)), now.at)
         elif idle > _IDLE and self.count < self.threads and now.at - self._changed > self._patience:
+            self._raised = now.at
             self._change(self.count + max(1, int(idle)), now.at)
 
-    def _change(self, count: int, now: float) -> None:
-        self.count, self._changed = min(max(count, 1), self.threads), now
-        if self._set_threads is None:
-            import torch
+    def restore(self) -> None:
+        """Set the number of threads back, for other work in this process."""
+        self._set(self.threads)
 
-            torch.set_num_threads(self.count)
-        else:
-            self._set_threads(self.count)
+    def _change(self, count: int, now: float) -> None:
+        self._set(min(max(count, 1), self.threads))
+        self._changed = now
         if not self._reported:
             self._reported = True
             self._report(
                 f"other programs use the processors: computing in {self.count} of {self.threads} threads while they do, "
                 "which is faster than sharing"
             )
+
+    def _set(self, count: int) -> None:
+        self.count = count
+        if self._set_threads is None:
+            import torch
+
+            torch.set_num_threads(count)
+        else:
+            self._set_threads(count)
 
 
 def read_scheduler(root: Path = _PROC) -> Reading | None:
@@ -109,7 +121,7 @@ def read_scheduler(root: Path = _PROC) -> Reading | None:
         for task in (root / "self" / "task").iterdir():
             try:
                 waited += int((task / "schedstat").read_text().split()[1])
-            except FileNotFoundError:
+            except (FileNotFoundError, ProcessLookupError):
                 # The thread has ended.
                 continue
         ticks, mine = 0, {f"cpu{number}" for number in os.sched_getaffinity(0)}
