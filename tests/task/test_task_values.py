@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from decimal import Decimal
 
 import hypothesis.strategies as st
@@ -192,3 +193,7 @@ def test_lists_are_shown_in_plain_words() -> None:
         "a, b", "none", "1, 2.5, true, null", "x, y", '{"é": [1]}', "[[]]",
     ]  # fmt: skip
     assert input_text([b"a"]) is NESTED and input_text({"a": float("nan")}) is NESTED and input_text({1, 2}) is NESTED
+
+
+def test_keys_of_objects_in_cells_are_written_as_texts() -> None:
+    assert input_text({date(2020, 1, 1): 3, np.int64(4): [np.float32(0.5)]}) == '{"2020-01-01": 3, "4": [0.5]}'

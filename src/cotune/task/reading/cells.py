@@ -117,18 +117,25 @@ def has_half_character(text: str) -> bool:
 
 def nested_text(value: Any) -> str | None:
     """A list or an object as JSON text; None if JSON does not support a value in it."""
-
-    def plain(inner: Any) -> Any:
-        if type(inner).__module__ == "numpy":
-            return inner.tolist()
-        if (text := cell_text(inner)) is NESTED:
-            raise TypeError(f"a {type(inner).__name__} is not JSON")
-        return text
-
     try:
-        return json.dumps(value, default=plain, ensure_ascii=False, allow_nan=False)
+        return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
         return None
+
+
+def _plain(value: Any) -> Any:
+    if type(value).__module__ == "numpy":
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    text = cell_text(value)
+    if text is NESTED:
+        raise TypeError(f"a {type(value).__name__} is not JSON")
+    return text
 
 
 def is_field_name(name: str) -> bool:
