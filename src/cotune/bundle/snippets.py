@@ -108,7 +108,7 @@ def prompt_lines(
         f'with open({example}, encoding="utf-8") as file:',
         '    prompt_text = json.load(file)["prompt_text"]',
         *(
-            f'prompt_text = prompt_text.replace("{mark}", {row_code({name: mark}, said)})  # the row\'s own text'
+            f'prompt_text = prompt_text.replace("{mark}", {row_code({name: mark}, said)})  # put your text in the second place'
             for name, mark in longest_first(marks)
         ),
     ]
@@ -121,7 +121,7 @@ def filled_lines(module: str, row: str, folder: str = '"FOLDER"') -> list[str]:
         f"from {module} import load",
         "",
         f"classify = load({folder})",
-        f'print(classify([{row}])[0]["label"])',
+        f'print(classify([{row}])[0]["label"])  # put your own row here',
     ]
 
 
