@@ -20,19 +20,20 @@ class Machine:
     """Readings of one second each, with the threads that wait and the processors that are idle in it."""
 
     def __init__(self) -> None:
-        self.at, self.waited, self.idle = LONG_AGO, 0.0, 0.0
+        self.at, self.waited, self.idle, self.others = LONG_AGO, 0.0, 0.0, 0.0
         self.counts: list[int] = []
         self.messages: list[str] = []
 
     def read(self) -> Reading:
-        return Reading(self.at, self.waited, self.idle)
+        return Reading(self.at, self.waited, self.idle, self.others)
 
     def cpus(self, threads: int) -> SharedCpus:
         return SharedCpus(threads, self.messages.append, read=self.read, set_threads=self.counts.append)
 
-    def second(self, cpus: SharedCpus, *, waiting: float = 0.0, idle: float = 0.0) -> int:
+    def second(self, cpus: SharedCpus, *, waiting: float = 0.0, idle: float = 0.0, others: float = 1.0) -> int:
         """One second passes; returns the number of threads after it."""
         self.at, self.waited, self.idle = self.at + 1, self.waited + waiting, self.idle + idle
+        self.others += others
         cpus.check()
         return cpus.count
 
@@ -86,6 +87,13 @@ def test_leaving_one_after_the_other_is_not_a_return_too_early() -> None:
     assert [machine.second(cpus, idle=2.0) for _ in range(3)][-1] == 5
 
 
+def test_waiting_for_threads_of_this_process_changes_nothing() -> None:
+    machine = Machine()
+    cpus = machine.cpus(2)
+    assert machine.second(cpus, waiting=1.5, others=0.1) == 2
+    assert machine.messages == []
+
+
 def test_a_single_thread_never_changes() -> None:
     machine = Machine()
     cpus = machine.cpus(1)
@@ -126,4 +134,6 @@ def test_waiting_for_a_processor_is_measured(burners: None) -> None:
         pass
     second = read_scheduler()
     assert second is not None
-    assert second.waited - first.waited > 0.25 * (second.at - first.at)
+    seconds = second.at - first.at
+    assert second.waited - first.waited > 0.25 * seconds
+    assert second.others - first.others > 0.25 * seconds

@@ -13,6 +13,9 @@ _WINDOW = 1.0
 """Seconds over which waiting is measured: short bursts of other programs do not count."""
 _WAITING = 0.25
 """Threads that wait for a processor, on average, from which one is too many. Alone they wait for less than 0.05."""
+_OTHERS = 0.25
+"""Processors that other programs use, on average, from which they are why threads wait. Otherwise it is other threads of this
+process, such as those of scikit-learn's linear algebra, which soon end."""
 _IDLE = 0.75
 """Idle processors, on average, from which another thread has room."""
 _PATIENCE, _MOST_PATIENCE = 2.0, 60.0
@@ -27,11 +30,13 @@ class Reading:
         at: time of the reading, in seconds.
         waited: seconds that all threads of this process together were ready to run, but did not.
         idle: seconds that the processors of this process were idle, summed over them.
+        others: seconds that other programs used these processors.
     """
 
     at: float
     waited: float
     idle: float
+    others: float
 
 
 class SharedCpus:
@@ -75,8 +80,9 @@ class SharedCpus:
         if now is None:
             return
         self._before = now
-        waiting, idle = ((b - a) / (now.at - before.at) for a, b in ((before.waited, now.waited), (before.idle, now.idle)))
-        if waiting > _WAITING and self.count > 1:
+        seconds = now.at - before.at
+        waiting, idle = (now.waited - before.waited) / seconds, (now.idle - before.idle) / seconds
+        if waiting > _WAITING and (now.others - before.others) / seconds > _OTHERS and self.count > 1:
             if self._raised is not None:
                 early = now.at - self._raised < 2 * self._patience
                 self._patience = min(2 * self._patience, _MOST_PATIENCE) if early else _PATIENCE
@@ -124,11 +130,15 @@ def read_scheduler(root: Path = _PROC) -> Reading | None:
             except (FileNotFoundError, ProcessLookupError):
                 # The thread has ended.
                 continue
-        ticks, mine = 0, {f"cpu{number}" for number in os.sched_getaffinity(0)}
+        idle, busy, mine = 0, 0, {f"cpu{number}" for number in os.sched_getaffinity(0)}
         for line in (root / "stat").read_text().splitlines():
             name, *fields = line.split()
             if name in mine:
-                ticks += int(fields[3]) + int(fields[4])
-        return Reading(time.monotonic(), waited / 1e9, ticks / os.sysconf("SC_CLK_TCK"))
+                # user, nice, system, idle, iowait, irq, softirq, steal, and times of guests, which user contains.
+                ticks = [int(field) for field in fields[:8]]
+                idle += ticks[3] + ticks[4]
+                busy += sum(ticks) - ticks[3] - ticks[4]
+        second = os.sysconf("SC_CLK_TCK")
+        return Reading(time.monotonic(), waited / 1e9, idle / second, busy / second - time.process_time())
     except (OSError, ValueError, IndexError, AttributeError):
         return None
