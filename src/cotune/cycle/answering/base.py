@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from cotune.errors import CotuneError
 from cotune.evaluate.answer_noise import AnswerNoise
 from cotune.evaluate.decision import RAW, Decision
 from cotune.evaluate.noise import Noise, compare
@@ -89,13 +90,13 @@ class Answering(ABC):
         """
         return None
 
+    @abstractmethod
     def render(self, prompt: Prompt, rows: Sequence[Example]) -> list[RenderedRow]:
-        """Token ids of the rows with all possible answers; only of a model with hidden states."""
-        raise NotImplementedError
+        """Token ids of the rows with all possible answers."""
 
+    @abstractmethod
     def training_rows(self, prompt: Prompt, rows: Sequence[Example]) -> list[TrainingRow]:
-        """Token ids of the rows with their right answers; only of a model that can be tuned."""
-        raise NotImplementedError
+        """Token ids of the rows with their right answers."""
 
     def tokens_with_answer(self, prompt: Prompt, rows: Sequence[Example]) -> tuple[float, int]:
         """Mean number of own tokens of a row with its right answer, whose last token is not an input; and of the prefix."""
@@ -213,6 +214,17 @@ class AskedAnswering(Answering):
         return Reply(
             LabelOutputs(found.log_probs), found.tokens, 0, 0, bool(found.cached), round(found.cost, 9), found.unmatched
         )
+
+    def render(self, prompt: Prompt, rows: Sequence[Example]) -> list[RenderedRow]:
+        """Raises CotuneError: there are no token ids."""
+        raise self._elsewhere()
+
+    def training_rows(self, prompt: Prompt, rows: Sequence[Example]) -> list[TrainingRow]:
+        """Raises CotuneError: there are no token ids."""
+        raise self._elsewhere()
+
+    def _elsewhere(self) -> CotuneError:
+        return CotuneError(f"{self.model.name} answers behind an endpoint and cannot be tuned or inspected")
 
     def tokens_a_row(self, prompt: Prompt, rows: Sequence[Example]) -> tuple[float, int]:
         """Estimated tokens of question and answer; an endpoint shares no prefix."""
