@@ -101,9 +101,8 @@ def predict(
             _check_no_file(text, bundle)
         _answer_texts(load(), input, **options, as_json=as_json)
         return
-    options["batch"] = batch
     if rows is not None and from_file:
-        _answer_file(load, bundle, rows, out, choice=choice, base=base, options=options, as_json=as_json)
+        _answer_file(load, bundle, rows, out, choice=choice, base=base, batch=batch, options=options, as_json=as_json)
         return
     if out is not None:
         raise InputError("it needs a file of rows", where="--out", hint="Give the file, or redirect the answers with > FILE.")
@@ -113,17 +112,17 @@ def predict(
             where="standard input",
             hint="Give --input TEXT, name a file of rows, or pipe JSONL in.",
         )
-    _answer_stream(load(), options)
+    _answer_stream(load(), batch, options)
 
 
-def _answer_stream(predictor: Predictor, options: dict[str, Any]) -> None:
+def _answer_stream(predictor: Predictor, batch: int, options: dict[str, Any]) -> None:
     """Answer JSONL from standard input on standard output."""
     from cotune.bundle import predict_stream
     from cotune.streams import utf8_streams
 
     lines, out = utf8_streams()
     # A program that waits for the answers to a batch before it sends the next one gets them.
-    count = predict_stream(predictor, lines, out.write, flush=out.flush, **options)
+    count = predict_stream(predictor, lines, out.write, flush=out.flush, batch=batch, **options)
     if count.errors:
         typer.echo(f"{counted(count.errors, 'row')} could not be answered; their errors are under the key error.", err=True)
     if options["unsure"] is not None:
@@ -207,6 +206,7 @@ def _answer_file(
     *,
     choice: Choice | None,
     base: Path | None,
+    batch: int,
     options: dict[str, Any],
     as_json: bool,
 ) -> None:
@@ -238,13 +238,12 @@ def _answer_file(
         opened = open_for_workers(bundle, base, here=choice.kind != "ray")
         meter = Meter(len(asked))
         with running(choice, out) as executor:
-            found, unlike = answer_on(executor, opened, asked, base=base, told=meter.told, **options)
-            shown = {name: options[name] for name in ("probabilities", "unsure")}
-            answers = sheet_answers(found, opened.manifest.output, sheet, checked, **shown, **form)
+            found, unlike = answer_on(executor, opened, asked, base=base, batch=batch, told=meter.told, **options)
+            answers = sheet_answers(found, opened.manifest.output, sheet, checked, **options, **form)
             write_sheet(sheet, answers.added, out)
             workers = meter.summary(executor)
     else:
-        answers = answer_sheet(load(), sheet, checked, **options, **form, progress=counting(len(asked)))
+        answers = answer_sheet(load(), sheet, checked, **options, **form, batch=batch, progress=counting(len(asked)))
         if out is None:
             sys.stdout.write(sheet_text(sheet, answers.added, kind))
         else:
