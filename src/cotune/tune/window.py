@@ -220,6 +220,7 @@ class WindowRun(AdapterRun):
         super().__init__(model, trainable, own, states.length, settings, identity, seed=seed, folder=folder, start=start)
         self.states, self.rows, self.last, self.steps = states, list(rows), last, steps
         self.labels, self.start_head = list(labels), head
+        self._paired = tuple(labels[i] for i in rows) if settings.pairs else None
         self._last = self._file = self.folder / _CHECKPOINT
         self._weight, self._bias = (torch.nn.Parameter(self._on_device(value)) for value in (head.weight, head.bias))
         self._mean, self._scale = self._on_device(head.mean), self._on_device(1 / head.spread)
@@ -276,8 +277,7 @@ class WindowRun(AdapterRun):
         return float(loss.detach()), len(rows), tokens
 
     def _rows(self) -> list[int]:
-        labels = tuple(self.labels[i] for i in self.rows) if self.settings.pairs else None
-        return rows_of_step(self.step, len(self.rows), self.batch_size, self.seed, labels)
+        return rows_of_step(self.step, len(self.rows), self.batch_size, self.seed, self._paired)
 
     def _hidden(self, rows: Sequence[int]) -> tuple[Tensor, int]:
         """The states ``[rows, width]`` that the head reads, and the number of tokens that ran."""
