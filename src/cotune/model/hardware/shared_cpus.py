@@ -66,7 +66,8 @@ class SharedCpus:
         set_threads: Callable[[int], None] | None = None,
     ) -> None:
         self.threads = self.count = threads
-        self._report, self._read, self._set_threads = report, read or read_scheduler, set_threads
+        self._report, self._read = report, read or read_scheduler
+        self._set_threads = set_threads or _set_torch_threads
         self._before = self._read() if threads > 1 else None
         self._changed, self._patience, self._reported = 0.0, _PATIENCE, False
         self._raised: float | None = None
@@ -108,20 +109,23 @@ class SharedCpus:
 
     def _set(self, count: int) -> None:
         self.count = count
-        if self._set_threads is None:
-            import torch
+        self._set_threads(count)
 
-            torch.set_num_threads(count)
-        else:
-            self._set_threads(count)
+
+def _set_torch_threads(count: int) -> None:
+    import torch
+
+    torch.set_num_threads(count)
 
 
 def read_scheduler(root: Path = _PROC) -> Reading | None:
     """Read the scheduler's statistics of this process and of its processors; None where there are none.
 
     Args:
-        root: Linux's ``proc`` folder.
+        root: Linux's ``proc`` folder, for the threads' statistics.
     """
+    import psutil
+
     try:
         waited = 0
         for task in (root / "self" / "task").iterdir():
@@ -130,15 +134,10 @@ def read_scheduler(root: Path = _PROC) -> Reading | None:
             except (FileNotFoundError, ProcessLookupError):
                 # The thread has ended.
                 continue
-        idle, busy, mine = 0, 0, {f"cpu{number}" for number in os.sched_getaffinity(0)}
-        for line in (root / "stat").read_text().splitlines():
-            name, *fields = line.split()
-            if name in mine:
-                # user, nice, system, idle, iowait, irq, softirq, steal, and times of guests, which user contains.
-                ticks = [int(field) for field in fields[:8]]
-                idle += ticks[3] + ticks[4]
-                busy += sum(ticks) - ticks[3] - ticks[4]
-        second = os.sysconf("SC_CLK_TCK")
-        return Reading(time.monotonic(), waited / 1e9, idle / second, busy / second - time.process_time())
+        every = psutil.cpu_times(percpu=True)
+        mine = [every[number] for number in os.sched_getaffinity(0)]
+        idle = sum(cpu.idle + cpu.iowait for cpu in mine)
+        busy = sum(cpu.user + cpu.nice + cpu.system + cpu.irq + cpu.softirq + cpu.steal for cpu in mine)
+        return Reading(time.monotonic(), waited / 1e9, idle, busy - time.process_time())
     except (OSError, ValueError, IndexError, AttributeError):
         return None
