@@ -135,7 +135,7 @@ def test_a_task_file_that_is_there_is_only_written_over_by_force(sheet: Path) ->
 def test_a_terminal_is_asked_three_questions_and_asked_again_where_no_column_fits(sheet: Path) -> None:
     code, _, err = typed("init", sheet, keys=b"\nquue\nurgent\n5m\n")
     assert code == 0, err
-    assert [question for question in ("Input column", "Label column", "Budget") if question in err] and "'quue'" in err
+    assert all(question in err for question in ("Input column", "Output column", "Budget")) and "'quue'" in err
     config = load_config(Path("task.yaml"))
     assert (list(config.data.input), config.data.output, config.budget) == (["Customer message"], "urgent", "5m")
 

@@ -33,7 +33,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write a commented task.yaml for labelled rows; asks for the input column, the label column and the budget."""
+    """Write a commented task.yaml for labelled rows; asks for the input column, the output column and the budget."""
     from cotune.config.read import config_from_text
     from cotune.config.run import RunConfig
     from cotune.cycle.budget.budget import parse_budget
@@ -65,7 +65,7 @@ def init(
         table.need(name, nested=True, several=True)
     question = "input column, or several separated by commas"
     inputs = input or _columns(_answer(question, None, guessed_input, check_inputs, asks=asks), table)
-    answers = _answer("label column", output, guessed_output, lambda text: table.need(text, nested=True), asks=asks)
+    answers = _answer("output column", output, guessed_output, lambda text: table.need(text, nested=True), asks=asks)
     if answers in inputs:
         raise InputError(f"{answers!r} is both input and answer", where=str(data), hint="Name another column with --output.")
     spent = _answer("budget", budget, str(RunConfig.model_fields["budget"].default), parse_budget, asks=asks)

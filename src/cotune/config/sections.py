@@ -24,7 +24,7 @@ class DataConfig(Section):
         dev: rows to choose on; None cuts them from ``train``.
         test: rows for the final test; None cuts them from ``train``.
         input: names of the input columns.
-        output: name of the label column.
+        output: name of the output column: labels, texts, numbers or JSON.
         group: column whose equal values mark rows that must stay in one split.
         on_blank: rows with a blank input or output: an error (``error``), or left out and counted (``skip``).
         replay: rows of the run that made the bundle in ``start``, to learn from again.
