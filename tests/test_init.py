@@ -64,7 +64,7 @@ def test_yes_takes_what_is_guessed_and_writes_a_task_that_runs_take(sheet: Path)
     config, text = load_config(Path("task.yaml")), Path("task.yaml").read_text(encoding="utf-8")
     assert config.data.train == str(sheet.absolute()) and config.output.type == "label"
     assert "  train: tickets.csv" in text, "a path below the file's folder moves along with it"
-    assert "# 3 values" not in text and "3 values stand in 30 rows" in text and "docs/configuration.md" in text
+    assert "# 3 different" not in text and "guessed: 3 different values in 30 rows" in text and "docs/configuration.md" in text
 
 
 def test_guesses_are_told_and_blank_rows_are_left_out_in_numbers_that_agree(sheet: Path) -> None:
@@ -74,7 +74,7 @@ def test_guesses_are_told_and_blank_rows_are_left_out_in_numbers_that_agree(shee
     assert "Reads 'Customer message', answers 'queue' (guessed; --input and --output name others)" in out
     assert "Not used: 'ticket', 'urgent', 'channel'." in out
     text = Path("task.yaml").read_text(encoding="utf-8")
-    assert "30 labelled rows" in text and "3 values stand in 30 rows" in text and "leaves out 2 further rows" in text
+    assert "30 labelled rows" in text and "3 different values in 30 rows" in text and "leaves out 2 further rows" in text
     assert load_config(Path("task.yaml")).data.on_blank == "skip"
     assert "guessed" not in call("init", sheet, "--yes", "--force", "--input", "channel", "--output", "queue").stdout
 

@@ -152,7 +152,7 @@ def task_file(data: Path, table: Table, inputs: Sequence[str], output: str, budg
         (f"  input: {read}", "input column, or a list of several: [subject, text]"),
         (f"  output: {yaml_name(output)}", "the right answers"),
         *([("  on_blank: skip", f"leaves out {counted(blank, 'further row')} without input or answer")] if blank else []),
-        (f"output: {{type: {kind}}}", f"label, text, number or json; {why}"),
+        (f"output: {{type: {kind}}}", f"label, text, number or json; guessed: {why}"),
         (f"budget: {yaml_name(budget)}", "90s, 10m, 1h, tokens: 300ktok, 2Mtok, or money: 2usd"),
         ("# metric: macro_f1", _METRIC),
         ("# model: smollm2-135m", "the bundled model; or a folder, or a hub id such as org/name"),

@@ -31,8 +31,7 @@ class LabelKind(OutputKind):
     def recognise(self, cells: Sequence[str]) -> str:
         """Recognized if values repeat: at most half as many different ones as rows."""
         different = len({cell.strip() for cell in cells})
-        stand = "stands" if different == 1 else "stand"
-        reason = f"{counted(different, 'value')} {stand} in {counted(len(cells), 'row')}"
+        reason = f"{counted(different, 'different value')} in {counted(len(cells), 'row')}"
         return "" if different > max(2, len(cells) // 2) else reason
 
     def stratum(self, output: str) -> str:
