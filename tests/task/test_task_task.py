@@ -205,6 +205,19 @@ def test_a_frame_may_be_a_path_and_errors_name_it(tmp_path: Path, monkeypatch: p
         task_of(tmp_path / "gone.jsonl")
 
 
+@pytest.mark.parametrize("make", [pandas.DataFrame, polars.DataFrame, list])
+def test_columns_that_are_not_named_are_suggested(make: Any) -> None:
+    content = make([{"Customer message": f"message {i} from a customer", "queue": "abc"[i % 3]} for i in range(60)])
+    of = Task.from_rows if make is list else Task.from_frame
+    suggested = "'Customer message', 'queue'. For example: input='Customer message', output='queue'"
+    for named in ({}, {"input": "Customer message"}, {"output": "queue"}):
+        with pytest.raises(InputError, match="the train rows: the columns to use are not given") as told:
+            of(content, **named)
+        assert suggested in str(told.value)
+    with pytest.raises(InputError, match="no column 'queu', did you mean 'queue'"):
+        of(content, input="Customer message", output="queu")
+
+
 @pytest.mark.parametrize("seed", [-1, 2**32, 1.5, True, "a"])
 def test_a_seed_is_a_whole_number(seed: object) -> None:
     with pytest.raises(InputError, match="seed must be a whole number from 0"):

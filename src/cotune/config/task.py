@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from cotune.config.run import RunConfig
-from cotune.errors import InputError
+from cotune.errors import InputError, shown_names
 from cotune.files import absolute
 from cotune.task.assemble import OnBlank, Source, assemble
+from cotune.task.columns import guess_columns
 from cotune.task.known import Known
 from cotune.task.reading.cells import NESTED, cell_text
 from cotune.task.reading.read import read_table
@@ -134,8 +135,11 @@ class Task(_Task):
         input_fields, output_field = _columns(input, output, bundle)
         if metric is None and bundle is not None:
             metric = bundle.metric
+        train = _table(frame, "train")
+        if bundle is None:
+            _check_defaults(train, input, output)
         source = Source(
-            train=_table(frame, "train"),
+            train=train,
             dev=_table(dev, "dev") if dev is not None else None,
             test=_table(test, "test") if test is not None else None,
             input_fields=input_fields,
@@ -175,8 +179,11 @@ class Task(_Task):
         bundle = None if start is None else _Bundle(start)
         input_fields, output_field = _columns(input, output, bundle)
         columns = (*input_fields, output_field)
+        train = _named(rows, columns, "train")
+        if bundle is None:
+            _check_defaults(train, input, output)
         return cls.from_frame(
-            _named(rows, columns, "train"),
+            train,
             input=input_fields,
             output=output_field,
             dev=None if dev is None else _named(dev, columns, "dev"),
@@ -229,6 +236,19 @@ def _columns(input: str | Sequence[str] | None, output: str | None, bundle: _Bun
     usual = (("input",), "output") if bundle is None or (input is not None and output is not None) else bundle.columns
     input_fields = usual[0] if input is None else (input,) if isinstance(input, str) else tuple(input)
     return input_fields, usual[1] if output is None else output
+
+
+def _check_defaults(table: Table, input: str | Sequence[str] | None, output: str | None) -> None:
+    """Refuse rows that lack a column ``input`` or ``output`` which the user did not name; the error suggests columns."""
+    if all(given is not None or name in table.columns for name, given in (("input", input), ("output", output))):
+        return
+    guessed = guess_columns(table)
+    named = f"input={input or guessed[0] or 'COLUMN'!r}, output={output or guessed[1] or 'COLUMN'!r}"
+    raise InputError(
+        "the columns to use are not given",
+        where=table.source,
+        hint=f"The rows have {shown_names(table.columns)}. For example: {named}",
+    )
 
 
 def _table(source: Any, role: str) -> Table:
