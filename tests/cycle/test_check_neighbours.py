@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,10 @@ def test_planted_pairs_are_found_and_the_test_stays_sealed(tmp_path: Path, monke
     assert clash.id in kinds["same_meaning_other_label"]["examples"]
     assert kinds["same_meaning_other_label"]["severity"] == "warning"
     assert {"same_meaning_with_test", "same_meaning_in_train_dev", "same_meaning_in_train"} <= set(kinds)
+    near = kinds["same_meaning_with_test"]
+    told = f"at least {found['test_rows']} test rows are paraphrases of train or dev rows, so scores may be optimistic"
+    assert (near["message"], near["count"]) == (told, len(found["near_test"]))
+    assert re.fullmatch(r"\d+ pairs? of paraphrases within train", kinds["same_meaning_in_train"]["message"])
     told = (tmp_path / "journal.jsonl").read_text(encoding="utf-8")
     rows = context.task.test.open({"arm": "x"}).examples_for("x")
     assert not any(row.text in told or row.id in told for row in rows)

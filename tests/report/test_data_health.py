@@ -41,6 +41,18 @@ def test_checks_and_what_the_test_can_show_are_told_before_the_run() -> None:
     assert told[2] == "With 200 test rows, a gain below"
     event = {"kind": "neighbours", "value": NEIGHBOURS}
     assert [line.text for line in Story().tell(event)] == ["data: of the 48 pairs, 1 differs"]
+    with_test = {"kind": "same_meaning_with_test", "severity": "info", "message": "at least 1 test row is a paraphrase"}
+    others = [
+        {"kind": f"same_meaning_in_{rows}", "severity": "info", "message": f"pairs in {rows}"} for rows in ("train", "dev")
+    ]
+    findings = [*NEIGHBOURS["findings"], with_test, *others]
+    several = {"kind": "neighbours", "value": {**NEIGHBOURS, "findings": findings}}
+    assert [line.text for line in Story().tell(several)] == [
+        "data: of the 48 pairs, 1 differs",
+        "data: at least 1 test row is a paraphrase; the report lists more",
+    ], "one line on the test, beside warnings"
+    alone = {"kind": "neighbours", "value": {**NEIGHBOURS, "findings": others}}
+    assert [line.text for line in Story().tell(alone)] == ["data: pairs in train; the report lists more"]
     nothing = {"kind": "neighbours", "value": {**NEIGHBOURS, "findings": []}}
     assert "none of the 48 closest pairs" in Story().tell(nothing)[0].text
     assert not Story().tell({"kind": "neighbours", "value": {"skipped": "no room"}}), "that stands on the page"

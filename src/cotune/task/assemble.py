@@ -185,7 +185,7 @@ def _type(source: Source) -> tuple[OutputType, tuple[Finding, ...]]:
     if KINDS[kind].may_name_rows(cells):
         message = (
             f"the output {source.output_field!r} is taken for {kind}: every value differs, so it is not a label column; name "
-            f"another with --output, or set output.type={kind} to mean it"
+            f"another with --output, or set output.type={kind} to confirm it"
         )
         return kind, (Finding("output_type", "warning", message, len(cells)), *commas)
     message = f"the output {source.output_field!r} is taken for {kind}: {why}; output.type says otherwise"
@@ -225,8 +225,8 @@ def _decimal_commas(column: str, kind: OutputType, cells: Sequence[str]) -> tupl
         return ()
     message = (
         f"{len(matching):,} of {len(cells):,} values of the output {column!r} look like numbers with decimal commas, such as "
-        f"{shortened(matching[0])!r}, and are taken for {kind}; output.type=number reads them as numbers, as long as all are "
-        f"written alike, and output.type={kind} confirms that they are none"
+        f"{shortened(matching[0])!r}, and are taken for {kind}; output.type=number reads them as numbers if all are written "
+        f"alike, and output.type={kind} confirms that they are not numbers"
     )
     return (Finding("decimal_commas", "warning", message, len(matching)),)
 
@@ -299,7 +299,7 @@ def _with_fields(source: Source) -> tuple[Source, tuple[Finding, ...]]:
         # A column named twice is reported elsewhere.
         return replace(source, input_fields=fields), ()
     listed = ", ".join(f"{column!r} is {{{field}}}" for field, column in renamed.items())
-    message = f"input columns whose names cannot stand in a prompt are renamed there: {listed}"
+    message = f"some input columns have other names in prompts: {listed}"
     called = dict(zip(fields, columns, strict=True))
     source = replace(_each_table(source, lambda table: with_fields(table, called)), input_fields=fields)
     # The group's column may be an input too.

@@ -178,7 +178,7 @@ def _repeats(train: Sequence[Example], dev: Sequence[Example], test: SealedTest)
 def _near(train: Sequence[Example], dev: Sequence[Example], test: SealedTest) -> Iterable[Finding]:
     rows, border = (*train, *dev), len(train)
     if (count := len(rows) + test.n) > MOST_COMPARED:
-        message = f"near-duplicates are looked for in up to {MOST_COMPARED:,} rows; here are more, so only exact ones were"
+        message = f"only exact duplicates were looked for, since there are more than {MOST_COMPARED:,} rows"
         yield Finding("near_duplicates_skipped", "info", message, count)
         return
     found = test.alike(rows, lambda every: [(*pair, THRESHOLD) for pair in near_pairs(every)])
@@ -211,7 +211,7 @@ def _shapes(rows: Sequence[Example]) -> Iterable[Finding]:
         return f"{counted(len(ids), 'row')} of train and dev {_verb(len(ids), 'have')}"
 
     gaps = [example.id for example in rows if any(not text.strip() for text in example.fields.values())]
-    yield from _of_rows("empty_fields", "info", f"{having(gaps)} an empty input field beside others that are filled", gaps)
+    yield from _of_rows("empty_fields", "info", f"{having(gaps)} some empty and some filled input fields", gaps)
     lengths = {example.id: sum(len(text.split()) for text in example.fields.values()) for example in rows}
     long = [name for name, words in lengths.items() if words > LONG_WORDS]
     longest = max(lengths.values(), default=0)

@@ -17,6 +17,7 @@ from cotune.cycle.context import RunContext
 from cotune.cycle.journal import attempt
 from cotune.embed import EmbedSettings, Standardizer, StaticEmbedder, TextEmbedder, closest_pairs
 from cotune.embed.text import ONE_WORD_FRAME
+from cotune.errors import counted
 from cotune.task.checks import Finding, Severity
 from cotune.task.example import Example
 from cotune.task.near import near_duplicates
@@ -175,25 +176,29 @@ class _Look:
 
 def _findings(value: dict[str, Any], dev: set[str], labelled: bool) -> list[Finding]:
     """Findings on the pairs; contradictory labels are warnings."""
-    looked = f"of the {value['pairs']} pairs of rows closest by their words"
     alike: list[dict[str, Any]] = value["alike"]
     by_dev = {count: [pair for pair in alike if sum(row in dev for row in pair["rows"]) == count] for count in range(3)}
 
-    def of_pairs(kind: str, level: Severity, pairs: list[dict[str, Any]], said: str) -> list[Finding]:
+    def of_pairs(kind: str, level: Severity, pairs: list[dict[str, Any]], where: str) -> list[Finding]:
         ids = tuple(row for pair in pairs for row in pair["rows"])
-        return [Finding(kind, level, f"{looked}, {len(pairs)} {said}", len(pairs), ids[:_SHOWN_IDS])] if pairs else []
+        return [Finding(kind, level, _paraphrases(len(pairs), where), len(pairs), ids[:_SHOWN_IDS])] if pairs else []
 
     # Only labels are compared, because free texts and numbers may differ for many reasons.
     clashing = [pair for pair in alike if labelled and pair["labels"][0] != pair["labels"][1]]
-    same, near, within = "nearly the same in other words", value["near_test"], value["within_test"]
-    found = of_pairs("same_meaning_other_label", "warning", clashing, f"say {same} and have different labels")
+    found = of_pairs("same_meaning_other_label", "warning", clashing, "in train and dev with different labels")
+    near, rows, within = value["near_test"], value["test_rows"], value["within_test"]
     if near:
-        joined = f"some join {len(near)} of train and dev to {value['test_rows']} of the test that say {same}; they stay"
-        found.append(Finding("same_meaning_with_test", "info", f"{looked}, {joined}", len(near), tuple(near[:_SHOWN_IDS])))
-    across = f"join a row of train to one of dev that says {same}; they stay"
-    found += of_pairs("same_meaning_in_train_dev", "info", by_dev[1], across)
-    found += of_pairs("same_meaning_in_train", "info", by_dev[0], f"of train say {same}; they stay")
-    found += of_pairs("same_meaning_in_dev", "info", by_dev[2], f"of dev say {same}; they stay")
+        # More may be outside the compared pairs.
+        paraphrases = "1 test row is a paraphrase" if rows == 1 else f"{rows} test rows are paraphrases"
+        message = f"at least {paraphrases} of train or dev rows, so scores may be optimistic"
+        found.append(Finding("same_meaning_with_test", "info", message, len(near), tuple(near[:_SHOWN_IDS])))
+    found += of_pairs("same_meaning_in_train_dev", "info", by_dev[1], "across train and dev")
+    found += of_pairs("same_meaning_in_train", "info", by_dev[0], "within train")
+    found += of_pairs("same_meaning_in_dev", "info", by_dev[2], "within dev")
     if within:
-        found.append(Finding("same_meaning_in_test", "info", f"{looked}, {within} of the test say {same}; they stay", within))
+        found.append(Finding("same_meaning_in_test", "info", _paraphrases(within, "within the test"), within))
     return found
+
+
+def _paraphrases(pairs: int, where: str) -> str:
+    return f"{counted(pairs, 'pair')} of paraphrases {where}"

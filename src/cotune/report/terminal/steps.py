@@ -45,7 +45,12 @@ def _neighbours(value: Value) -> list[Line]:
         # The page gives the reason why it was skipped.
         failed = skipped.startswith("it failed")
         return [Line(f"data: paraphrases were not looked for: {one_line(skipped, 160)}")] if failed else []
-    messages = [one_line(fields(finding).get("message"), 300) for finding in items(value.get("findings"))]
+    findings = [fields(finding) for finding in items(value.get("findings"))]
+    # The others are on the page.
+    told = [f for f in findings if f.get("severity") == "warning" or f.get("kind") == "same_meaning_with_test"] or findings[:1]
+    messages = [one_line(finding.get("message"), 300) for finding in told]
+    if len(findings) > len(told):
+        messages[-1] += "; the report lists more"
     none = f"none of the {one_line(value.get('pairs'), 12)} closest pairs of rows are paraphrases"
     return [Line(f"data: {text}") for text in messages or [none]]
 
