@@ -106,6 +106,25 @@ def test_decimal_commas_among_labels_are_warned_of() -> None:
         assert "decimal_commas" not in quiet.checks
 
 
+@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl", "rows.parquet"])
+def test_labels_that_look_like_missing_values_are_warned_of(tmp_path: Path, name: str) -> None:
+    rows = [{"text": f"message number {i}", "label": ("a", "b", "NaN", "N/A", "NaN")[i % 5]} for i in range(100)]
+    if name == "rows.csv":
+        (tmp_path / name).write_text("text,label\n" + "".join(f"{row['text']},{row['label']}\n" for row in rows))
+    elif name == "rows.jsonl":
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pandas.DataFrame(rows).to_parquet(tmp_path / name)
+    columns: dict[str, Any] = {"input": "text", "output": "label"}
+    task = Task.from_frame(tmp_path / name, **columns)
+    found = task.checks["labels_like_missing"]
+    assert task.labels == ("N/A", "NaN", "a", "b") and found.severity == "warning"
+    assert found.count == 60 and "'NaN' in 40 rows, 'N/A' in 20 rows" in found.message
+    assert "data.on_blank=skip" in found.message and "output.labels" in found.message
+    listed = Task.from_frame(tmp_path / name, labels=["a", "b", "NaN", "N/A"], **columns)
+    assert "labels_like_missing" not in listed.checks
+
+
 def test_outputs_are_written_in_one_form() -> None:
     assert {row.output for row in task_of(texts()).train} <= {f"Answer {i} in words" for i in range(60)}
     assert {row.output for row in task_of(numbers()).train} <= {str(2 * i * i) for i in range(60)}

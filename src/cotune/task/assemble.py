@@ -35,6 +35,8 @@ OnBlank = Literal["error", "skip"]
 """Handling of rows with a blank input or output."""
 _MANY_COMMAS = 0.1
 """Share of outputs with a decimal comma above which a warning says that they are not read as numbers."""
+_LIKE_MISSING = frozenset({"nan", "na", "<na>", "n/a", "#n/a", "null", "none"})
+"""Texts that spreadsheets, databases and pandas write for a missing value, in lower case."""
 _TEST_CUT, _TEST_LIMIT, _TRAIN_LIMIT, _DEV_CUT, _DEV_LIMIT, _REPLAY = range(6)
 
 
@@ -120,6 +122,7 @@ def assemble(source: Source, metric: str | None) -> Parts:
     labels = _labels(source, kind, labelled, dev or (), test or (), old)
     read = {"train_read": len(labelled), "dev_read": len(dev or ()), "test_read": len(test or ())}
 
+    missing = _like_missing(source, labels, (*labelled, *(dev or ())))
     blank = _skipped(source, labelled, dev, test, old)
     read |= {"blank_rows_skipped": blank[0].count} if blank else {}
     stratum = stratum_of(KINDS[kind])
@@ -156,7 +159,7 @@ def assemble(source: Source, metric: str | None) -> Parts:
     read |= replay.counts
     checks = DataChecks((), read)
     if source.checked:
-        also = (*guess, *renamed, *styled, *blank, *_shown_lists(source), *replay.findings)
+        also = (*guess, *renamed, *styled, *missing, *blank, *_shown_lists(source), *replay.findings)
         checks = check_data(train, dev, sealed, labels, removed=removed, counts=read, also=also)
     columns = (source.input_fields, source.output_field)
     description = output.to_json() if output.kind.written else output.labels
@@ -216,6 +219,21 @@ def _numbers_as_labels(column: str, kind: OutputType, cells: Sequence[str]) -> t
         f"output.type=number takes them for numbers, and output.type={kind} confirms that they are labels"
     )
     return (Finding("number_labels", "info", message, len(cells)),)
+
+
+def _like_missing(source: Source, labels: Sequence[str], rows: Rows) -> tuple[Finding, ...]:
+    """A warning where labels that the user has not listed look like missing values."""
+    known = {*(source.labels or ()), *(source.known.output.labels if source.known is not None else ())}
+    alike = {label for label in labels if label.lower() in _LIKE_MISSING and label not in known}
+    counts = Counter(row.output for row in rows if row.output in alike)
+    if not counts:
+        return ()
+    listed = ", ".join(f"{label!r} in {counted(count, 'row')}" for label, count in counts.most_common())
+    message = (
+        f"some labels look like missing values: {listed}. If they are, empty these cells and set data.on_blank=skip; if not, "
+        "list all labels under output.labels"
+    )
+    return (Finding("labels_like_missing", "warning", message, counts.total()),)
 
 
 def _decimal_commas(column: str, kind: OutputType, cells: Sequence[str]) -> tuple[Finding, ...]:
