@@ -23,7 +23,7 @@ from cotune.bundle.rows import said
 from cotune.cli import main
 from cotune.errors import InputError
 from cotune.labelling.acquisition import ACQUISITIONS, margins
-from cotune.labelling.known import bundle_of, rows_of_run
+from cotune.labelling.known import bundle_of, replay_options, rows_of_run
 from cotune.labelling.picking import DEFAULT, pick_rows
 from cotune.labelling.pool import identity_of
 from cotune.labelling.session import Earlier, Session, session_file
@@ -92,6 +92,21 @@ def test_a_run_tells_its_bundle_and_the_rows_it_knows(bench: Bench, tmp_path: Pa
     assert rows_of_run(run, manifest) == ([], {"where is it"}, True), "a row without a label is not labelled"
     rows.unlink()
     assert rows_of_run(run, manifest)[1:] == ({"where is it"}, False)
+
+
+def test_the_rows_of_a_run_are_replayed_as_it_read_them(tmp_path: Path) -> None:
+    def options(columns: tuple[str, ...] = ("text", "person", "label"), train: str = "old.csv", **more: Any) -> tuple[str, ...]:
+        data = {"train": train, **more}
+        (tmp_path / "config.json").write_text(json.dumps({"config": {"data": data}}), encoding="utf-8")
+        return replay_options(tmp_path, columns)
+
+    assert options() == options(on_blank="error", group=None) == ("--replay", "old.csv")
+    kept = ("--replay", "old.csv", "data.on_blank=skip")
+    assert options(on_blank="skip", group="person") == (*kept, "data.group=person")
+    assert options(("text", "label"), on_blank="skip", group="person") == kept, "new rows without the column have no groups"
+    assert options(train="(in memory)") == ("--replay", "OLD.csv")
+    (tmp_path / "config.json").unlink()
+    assert replay_options(tmp_path, ()) == replay_options(None, ()) == ("--replay", "OLD.csv")
 
 
 def started(*arguments: object) -> tuple[subprocess.Popen[bytes], int]:

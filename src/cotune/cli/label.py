@@ -179,8 +179,9 @@ def _last_words(session: Session, bundle: Path, folder: Path | None, *, as_json:
     if left:
         tell(f"{counted(left, 'row')} {'is' if left == 1 else 'are'} left; the same command resumes.")
     elif session.labelled:
-        from cotune.labelling.known import train_source
+        from cotune.labelling.known import replay_options
 
-        old = train_source(folder) if folder is not None else None
-        parts = ("cotune", "run", str(session.out), "--from", str(bundle), "--replay", old or "OLD.csv", "data.test=TEST.csv")
+        written = session.sheet(session.actions)
+        replayed = replay_options(folder, () if written is None else written.columns)
+        parts = ("cotune", "run", str(session.out), "--from", str(bundle), *replayed, "data.test=TEST.csv")
         tell("Train on them, and test on rows that were not picked: " + shlex.join(parts))

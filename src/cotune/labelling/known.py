@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from cotune.bundle.manifest import MANIFEST, Manifest, bundle_folder
 from cotune.bundle.rows import said
+from cotune.config.paths import IN_MEMORY
 from cotune.errors import CotuneError
 from cotune.run_files import BUNDLE, CONFIG, DEV_ROWS, TEST_ROWS
 from cotune.task.reading.cells import column_of
@@ -65,10 +66,31 @@ def rows_of_run(run: Path, manifest: Manifest) -> tuple[list[dict[str, str]], se
 
 def train_source(run: Path) -> str | None:
     """The data file that a run learnt from, as its config names it; None if it cannot be read."""
+    source = _data(run).get("train")
+    return None if source is None else str(source)
+
+
+def replay_options(run: Path | None, columns: Collection[str]) -> tuple[str, ...]:
+    """Arguments of ``cotune run`` to learn again from a run's rows, which are then read as the run read them.
+
+    Args:
+        run: the run; None if it is unknown.
+        columns: columns of the new rows, which may lack the group column.
+    """
+    data = {} if run is None else _data(run)
+    kept = [f"data.on_blank={data['on_blank']}"] if data.get("on_blank", "error") != "error" else []
+    kept += [f"data.group={data['group']}"] if data.get("group") in columns else []
+    source = data.get("train", IN_MEMORY)
+    return ("--replay", "OLD.csv" if source == IN_MEMORY else str(source), *kept)
+
+
+def _data(run: Path) -> Mapping[str, Any]:
+    """The section ``data`` of a run's config; empty if it cannot be read."""
     try:
-        return str(json.loads((run / CONFIG).read_text(encoding="utf-8"))["config"]["data"]["train"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        found = json.loads((run / CONFIG).read_text(encoding="utf-8"))["config"]["data"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return found if isinstance(found, Mapping) else {}
 
 
 def _rows(path: Path) -> list[Mapping[str, Any]]:
