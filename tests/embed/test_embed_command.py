@@ -164,3 +164,39 @@ def test_standard_input_that_is_no_utf_8_is_told(
 def test_a_column_is_known_by_either_name(column: str) -> None:
     table = table_from_rows([{"Customer message": "late", "n": 1}], "rows.csv")
     assert texts_of_table(table, column) == ["late"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error"),
+    [
+        ("rows.csv", 'text,n\nWho?,1\n,2\ncard,3\n"  ",4\n', "line 3, column 'text': the cell is blank (2 rows are like this)"),
+        (
+            "rows.jsonl",
+            '{"text": "Who?"}\n{"text": ""}\n{"text": "card"}\n{"text": null}',
+            "line 2: the line has no text in 'text'",
+        ),
+    ],
+)
+def test_rows_without_text_are_left_out_on_request(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: str, error: str
+) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    arguments = ["--input", str(tmp_path / name), "--out", str(tmp_path / "v.jsonl"), "--model", str(model)]
+    assert embed(*arguments) == 2
+    told = capsys.readouterr().err
+    assert error in told and "leave such rows out: --on-blank skip" in told
+    assert embed(*arguments, "--on-blank", "skip") == 0
+    assert "2 rows without text were left out." in capsys.readouterr().err
+    rows = [json.loads(line) for line in (tmp_path / "v.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["text"] for row in rows] == ["Who?", "card"]
+    assert embed(*arguments, "--on-blank", "skip", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["blank_rows_skipped"] == 2
+    assert embed(*arguments, "--on-blank", "drop") == 2
+    assert "--on-blank: unknown value 'drop'" in capsys.readouterr().err
+
+
+def test_a_column_of_blanks_has_no_texts(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "rows.csv").write_text("text,n\n,1\n,2\n", encoding="utf-8")
+    arguments = ["--input", str(tmp_path / "rows.csv"), "--out", str(tmp_path / "v.npy"), "--model", str(model)]
+    assert embed(*arguments, "--on-blank", "skip") == 2
+    assert "every row has a blank text" in capsys.readouterr().err

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -46,6 +46,9 @@ def embed(
         Path | None,
         typer.Option(help="Texts to fit the standard on; vectors of two files are comparable if both use the same."),
     ] = None,
+    on_blank: Annotated[
+        str, typer.Option(help="Rows with a blank text: an error (error), or left out and counted (skip).")
+    ] = "error",
     executor: ExecutorName = None,
     workers: Workers = None,
     as_json: Json = False,
@@ -55,7 +58,8 @@ def embed(
     from cotune.embed.command import EmbedTask, embed_here
 
     settings = {"pooling": pooling, "layer": layer}
-    task = EmbedTask.read(input, out, model=model, column=column, settings=settings, standard=standard, fit_on=fit_on)
+    given: dict[str, Any] = {"standard": standard, "fit_on": fit_on, "on_blank": on_blank}
+    task = EmbedTask.read(input, out, model=model, column=column, settings=settings, **given)
     unlike = ""
     if choice is None:
         result = embed_here(task)
@@ -73,5 +77,7 @@ def embed(
         tell(f"{size}, {result['from_cache']} from the cache: {out}")
         if choice is not None:
             tell_summary(result, "text", unlike)
+        if skipped := result["blank_rows_skipped"]:
+            typer.echo(f"{counted(skipped, 'row')} without text {'was' if skipped == 1 else 'were'} left out.", err=True)
         if result["cut"]:
             typer.echo(f"Of {result['cut']} only the first {result['max_chars']} characters were read.", err=True)

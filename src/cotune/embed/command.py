@@ -46,6 +46,7 @@ class EmbedTask:
         texts: texts to embed.
         others: texts that the standardisation is fitted on; None for the texts themselves.
         standard: how vectors are standardised.
+        skipped: number of rows without text that were left out.
     """
 
     out: Path
@@ -54,6 +55,7 @@ class EmbedTask:
     texts: Sequence[str]
     others: Sequence[str] | None
     standard: Standard
+    skipped: int = 0
 
     @classmethod
     def read(
@@ -66,6 +68,7 @@ class EmbedTask:
         settings: Mapping[str, Any],
         standard: str | None = None,
         fit_on: Path | None = None,
+        on_blank: str = "error",
     ) -> EmbedTask:
         """Check all arguments and read the texts.
 
@@ -78,11 +81,16 @@ class EmbedTask:
             settings: some attributes of :class:`EmbedSettings`; None values take the defaults.
             standard: how vectors are standardised; None chooses by the number of texts.
             fit_on: a file of texts to fit the standardisation on; None fits it on ``source``.
+            on_blank: rows with a blank text: an error (``error``), or left out and counted (``skip``).
 
         Raises:
             InputError: an argument or a text is wrong.
         """
-        known = (("--pooling", settings.get("pooling"), get_args(Pooling)), ("--standard", standard, get_args(Standard)))
+        known = (
+            ("--pooling", settings.get("pooling"), get_args(Pooling)),
+            ("--standard", standard, get_args(Standard)),
+            ("--on-blank", on_blank, ("error", "skip")),
+        )
         for name, value, names in known:
             if value is not None and value not in names:
                 raise InputError(f"unknown value {value!r}", where=name, hint=f"Use {', '.join(names)}.")
@@ -90,11 +98,11 @@ class EmbedTask:
         chosen = EmbedSettings(**given) if given else None
         check_ending(out, FORMATS, "vectors")
         check_place(out)
-        texts = _texts_of(source, column)
-        others = None if fit_on is None else _texts_of(fit_on, column)
+        texts, skipped = _texts_of(source, column, blank=on_blank == "skip")
+        others = None if fit_on is None else _texts_of(fit_on, column, blank=on_blank == "skip")[0]
         encodes = named_encoder(model) is not None
         kind = _standard(standard, others or texts, encodes and others is None, str(fit_on or source))
-        return cls(out, model, chosen, texts, others, kind)
+        return cls(out, model, chosen, texts, others, kind, skipped)
 
     @property
     def different(self) -> list[str]:
@@ -115,6 +123,7 @@ class EmbedTask:
         return {
             "out": str(self.out),
             "texts": len(self.texts),
+            "blank_rows_skipped": self.skipped,
             "width": int(vectors.shape[1]),
             "from_cache": 0,
             "standard": self.standard,
@@ -135,12 +144,19 @@ def embed_here(task: EmbedTask) -> dict[str, Any]:
     return {**task.write(vectors, lambda: embedder.embed(task.others or ())), "from_cache": found}
 
 
-def _texts_of(source: Path, column: str | None) -> list[str]:
-    if source.suffix.lower() in TABLES:
-        return texts_of_table(read_table(source), column)
+def _texts_of(source: Path, column: str | None, *, blank: bool) -> tuple[list[str], int]:
+    """The texts in a file, and the number of rows that were left out because their text is blank."""
     piped = str(source) == "-"
-    content = read_standard_input() if piped else read_text(source, "the file")
-    return read_texts(content, "standard input" if piped else str(source), column=column or "text")
+    where = "standard input" if piped else str(source)
+    if source.suffix.lower() in TABLES:
+        found = texts_of_table(read_table(source), column, blank=blank)
+    else:
+        content = read_standard_input() if piped else read_text(source, "the file")
+        found = read_texts(content, where, column=column or "text", blank=blank)
+    texts = [text for text in found if text]
+    if not texts:
+        raise InputError("every row has a blank text", where=where, hint="Name another column with --column.")
+    return texts, len(found) - len(texts)
 
 
 def _standard(asked: str | None, texts: Sequence[str], as_they_are: bool, where: str) -> Standard:

@@ -21,13 +21,17 @@ TABLES = (".csv", ".tsv", ".tab", ".parquet", ".pq")
 """Endings of tables, where one column holds the texts."""
 _LINE_END = re.compile("\r\n|\r|\n")
 _OBJECT = re.compile(r"\{\s*(?:[\"}]|$)")
+_FILL = "Fill it, take the row out, or leave such rows out: --on-blank skip."
 
 
-def read_texts(text: str, source: str, *, column: str = "text") -> list[str]:
+def read_texts(text: str, source: str, *, column: str = "text", blank: bool = False) -> list[str]:
     """Texts in a file: JSON lines with a text in ``column``, or one text per line.
 
     A file whose first non-blank line begins like a JSON object is read as JSON lines; blank lines are skipped. Only line feeds
     and carriage returns end a line: other separators may occur inside a text.
+
+    Args:
+        blank: whether JSON lines may have a blank text, which is returned as an empty one.
 
     Raises:
         InputError: there are no texts, or a JSON line is invalid or has no text; the message names the line, from 1.
@@ -38,11 +42,14 @@ def read_texts(text: str, source: str, *, column: str = "text") -> list[str]:
         raise InputError("there are no texts", where=source, hint="Give one text per line, or JSON lines.")
     if not _OBJECT.match(lines[0][1]):
         return [line for _, line in lines]
-    return [_text_of(line, f"{source}, line {number}", column) for number, line in lines]
+    return [_text_of(line, f"{source}, line {number}", column, blank=blank) for number, line in lines]
 
 
-def texts_of_table(table: Table, column: str | None) -> list[str]:
+def texts_of_table(table: Table, column: str | None, *, blank: bool = False) -> list[str]:
     """The texts of a table's column; without a name, of ``text`` or the only column.
+
+    Args:
+        blank: whether cells may be blank; their text is an empty one.
 
     Raises:
         InputError: the column is ambiguous or missing, or a row is blank; the message names the row.
@@ -57,25 +64,28 @@ def texts_of_table(table: Table, column: str | None) -> list[str]:
         column = "text" if "text" in table.columns else table.columns[0]
     column = column_of(column, table.columns) or column
     table.need_input(column)
-    texts = []
-    for index in range(len(table)):
-        text = table.shown(index, column) or ""
-        if not text.strip():
-            raise InputError("the cell is blank", where=table.where(index, column), hint="Fill it, or remove the row.")
-        texts.append(_whole(text, table.where(index, column)))
-    return texts
+    texts = [_whole(table.shown(index, column) or "", table.where(index, column)) for index in range(len(table))]
+    missing = [index for index, text in enumerate(texts) if not text.strip()]
+    if missing and not blank:
+        more = f" ({len(missing):,} rows are like this)" if len(missing) > 1 else ""
+        raise InputError(f"the cell is blank{more}", where=table.where(missing[0], column), hint=_FILL)
+    return ["" if not text.strip() else text for text in texts]
 
 
-def _text_of(line: str, where: str, column: str) -> str:
+def _text_of(line: str, where: str, column: str, *, blank: bool) -> str:
     hint = f'Each line must be an object such as {{"{column}": "..."}}; name another key with --column.'
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise InputError("the line is not JSON", where=where, hint=hint) from error
-    found = row.get(column) if isinstance(row, dict) else None
-    if not isinstance(found, str) or not found.strip():
-        raise InputError(f"the line has no text in {column!r}", where=where, hint=hint)
-    return _whole(found, where)
+    found = row.get(column) if isinstance(row, dict) else 0
+    if found is None or (isinstance(found, str) and not found.strip()):
+        if blank:
+            return ""
+        hint = _FILL if column in row else hint
+    elif isinstance(found, str):
+        return _whole(found, where)
+    raise InputError(f"the line has no text in {column!r}", where=where, hint=hint)
 
 
 def _whole(text: str, where: str) -> str:
