@@ -14,8 +14,8 @@ from cotune.endpoint.chat import CHAT, message_text
 from cotune.endpoint.pacing import Gate
 
 
-def bodies(count: int) -> list[dict[str, Any]]:
-    return [{"model": "m", "messages": [{"role": "user", "content": str(i)}]} for i in range(count)]
+def bodies(count: int) -> dict[int, dict[str, Any]]:
+    return {i: {"model": "m", "messages": [{"role": "user", "content": str(i)}]} for i in range(count)}
 
 
 class Together:
@@ -167,7 +167,7 @@ def test_connections_are_used_again_only_where_that_is_asked_for() -> None:
     with chat_server(reply) as server:
         for keep, ports in ((True, 1), (False, 5)):
             with Client(Endpoint(server.url, "m"), keep=keep) as client:
-                assert len({client.post(CHAT, body, message_text, patience=9).value for body in bodies(5)}) == ports
+                assert len({client.post(CHAT, body, message_text, patience=9).value for body in bodies(5).values()}) == ports
 
 
 def test_the_window_grows_by_one_a_round_and_halves_once_a_burst() -> None:

@@ -8,7 +8,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import httpx2
 
 T = TypeVar("T")
+K = TypeVar("K")
 
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
 _MALFORMED = re.compile(rb"validation error|response_format")
@@ -206,22 +207,23 @@ class Client:
     def post_all(
         self,
         path: str,
-        bodies: Sequence[Mapping[str, Any]],
-        read: Callable[[int, Any], T],
+        bodies: Mapping[K, Mapping[str, Any]],
+        read: Callable[[K, Any], T],
         *,
         patience: float,
-        received: Callable[[int, T], None],
-        refused: Callable[[int, EndpointError], None] | None = None,
+        received: Callable[[K, T], None],
+        refused: Callable[[K, EndpointError], None] | None = None,
     ) -> None:
         """Send many requests, with as many at a time as the endpoint answers without errors.
 
         Args:
             path: as in :meth:`post`.
-            read: as in :meth:`post`, called with the index of the request and the answer's JSON value.
+            bodies: requests by key.
+            read: as in :meth:`post`, called with the key of the request and the answer's JSON value.
             patience: seconds for each request, retries included.
-            received: called with the index of each request and its answer, by several threads but one at a time, in order of
+            received: called with the key of each request and its answer, by several threads but one at a time, in order of
                 arrival.
-            refused: called in the same way with index and error of each refusal (:attr:`EndpointError.is_refusal`); None lets
+            refused: called in the same way with key and error of each refusal (:attr:`EndpointError.is_refusal`); None lets
                 a refusal end all other requests, as any other failure does.
 
         Raises:
@@ -231,22 +233,22 @@ class Client:
 
         one_at_a_time = threading.Lock()
 
-        def one(number: int) -> None:
+        def one(key: K) -> None:
             if stop.is_set():
                 return
             try:
-                reply = self._post(path, bodies[number], partial(read, number), None, patience, stop)
+                reply = self._post(path, bodies[key], partial(read, key), None, patience, stop)
             except EndpointError as error:
                 if refused is None or not error.is_refusal:
                     raise
                 with one_at_a_time:
-                    refused(number, error)
+                    refused(key, error)
             else:
                 with one_at_a_time:
-                    received(number, reply.value)
+                    received(key, reply.value)
 
         with self._call() as stop, ThreadPoolExecutor(max_workers=max(1, min(self._most, len(bodies)))) as pool:
-            futures = [pool.submit(one, number) for number in range(len(bodies))]
+            futures = [pool.submit(one, key) for key in bodies]
             try:
                 done, rest = wait(futures, return_when=FIRST_EXCEPTION)
             except BaseException:

@@ -194,27 +194,23 @@ class Judge:
         progress: Progress | None,
     ) -> None:
         """Try each question once; adds results to ``graded``, costs to ``spent``, and refusals to ``refusals``."""
-        keys, questions = list(missing), list(missing.values())
 
-        def read(number: int, body: Any) -> Said:
-            return read_said(body, questions[number])
+        def read(key: str, body: Any) -> Said:
+            return read_said(body, missing[key])
 
-        def received(number: int, said: Said) -> None:
-            key = keys[number]
+        def received(key: str, said: Said) -> None:
             usage = spent[key] = spent.get(key, Usage()) + said.usage
             if (grade := grade_in(said.text)) is not None:
                 graded[key] = self._keep(key, grade, usage)
             if progress:
                 progress(0)
 
-        def refused(number: int, error: EndpointError) -> None:
-            refusals[keys[number]] = error
-
         if missing:
-            bodies = [self.way.body(self.client.endpoint.model, messages) for messages in questions]
+            bodies = {key: self.way.body(self.client.endpoint.model, messages) for key, messages in missing.items()}
             if drawn and self.way.greedy:
-                bodies = [{**body, "temperature": _TEMPERATURE} for body in bodies]
-            self.client.post_all(CHAT, bodies, read, patience=self.patience, received=received, refused=refused)
+                bodies = {key: {**body, "temperature": _TEMPERATURE} for key, body in bodies.items()}
+            aside = refusals.__setitem__
+            self.client.post_all(CHAT, bodies, read, patience=self.patience, received=received, refused=aside)
 
     def _keep(self, key: str, grade: float | None, usage: Usage) -> dict[str, Any]:
         kept = {"grade": grade, "usage": asdict(usage)}

@@ -284,24 +284,19 @@ class RemoteModel:
         refusals: dict[str, EndpointError] | None = None,
     ) -> None:
         """Add the answers to ``found``, and refusals to ``refusals``; without that, a refusal is raised."""
-        keys, questions = list(missing), list(missing.values())
 
-        def read(number: int, body: Any) -> Said:
-            return read_said(body, questions[number])
+        def read(key: str, body: Any) -> Said:
+            return read_said(body, missing[key])
 
-        def received(number: int, said: Said) -> None:
-            self._keep(keys[number], said)
-            found[keys[number]] = said
+        def received(key: str, said: Said) -> None:
+            self._keep(key, said)
+            found[key] = said
             if progress:
                 progress(said.usage.total)
 
-        def refused(number: int, error: EndpointError) -> None:
-            assert refusals is not None
-            refusals[keys[number]] = error
-
         if missing:
-            bodies = [self._body(messages) for messages in questions]
-            aside = None if refusals is None else refused
+            bodies = {key: self._body(messages) for key, messages in missing.items()}
+            aside = None if refusals is None else refusals.__setitem__
             self.client.post_all(CHAT, bodies, read, patience=self.patience, received=received, refused=aside)
 
     def _known(
