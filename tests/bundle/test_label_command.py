@@ -195,6 +195,17 @@ def test_a_place_for_labels_that_cannot_be_written_is_told(
     assert code == 2 and "cannot write" in error and told in error
 
 
+def test_a_refused_session_leaves_nothing_beside_the_labels(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle, out = bench.save_probed(tmp_path / "bundle"), tmp_path / "labels" / "labelled.csv"
+    out.parent.mkdir()
+    out.write_text("text,other\nwhere is it,1\n", encoding="utf-8")
+    code, _, error = called(capsys, bundle, pool_of(tmp_path), "--out", out, "--web", "--no-open")
+    assert code == 2 and "has no column 'label'" in error
+    assert list(out.parent.iterdir()) == [out]
+
+
 def test_the_page_is_served_by_the_command_and_ends_with_it(
     bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -102,10 +102,13 @@ def label(
     lock = out.with_name(f".{out.name}.lock")
     try:
         with FileLock(lock).acquire(timeout=0):
-            session = _session(picked, manifest, asks, out)
-            _ask(session, web=web, port=port, no_open=no_open, as_json=as_json)
-            session.close()
-            lock.unlink(missing_ok=True)
+            try:
+                session = _session(picked, manifest, asks, out)
+                _ask(session, web=web, port=port, no_open=no_open, as_json=as_json)
+                session.close()
+            finally:
+                # Nobody waits for it.
+                lock.unlink(missing_ok=True)
     except Timeout:
         raise BusyError(f"{out}: another cotune label is adding to this file. Wait for it, or choose another --out.") from None
     _last_words(session, bundle, folder, as_json=as_json)
