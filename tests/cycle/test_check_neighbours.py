@@ -174,4 +174,4 @@ def test_test_rows_in_a_prompt_are_counted_and_told(tmp_path: Path) -> None:
     assert overlapping(context.task, [plain, plain.edit(demonstrations=(shown,))]) == 1
     assert overlapping(context.task, [plain.edit(instruction=f"For example {row.text.upper()}! {{labels}}")]) == 1
     (finding,) = overlap_finding(2, "the prompts that you gave")
-    assert finding.severity == "warning" and "2 test rows stand in the prompts that you gave" in finding.message
+    assert finding.severity == "warning" and "the prompts that you gave contain 2 test rows," in finding.message

@@ -198,7 +198,7 @@ def judge_told(context: RunContext, recorded: Mapping[str, Any]) -> dict[str, An
 
 def data_health(context: RunContext, neighbours: Mapping[str, Any], in_prompts: int) -> dict[str, Any]:
     """Findings of all data checks, warnings first; they concern the rows, the arms' prompts, and rows of similar meaning."""
-    told = [asdict(finding) for finding in overlap_finding(in_prompts, "prompts of the arms")]
+    told = [asdict(finding) for finding in overlap_finding(in_prompts, "the prompts of the arms")]
     checked = context.task.checks.to_json()
     findings = [*checked["findings"], *told, *neighbours.get("findings", [])]
     findings.sort(key=lambda finding: finding["severity"] != "warning")

@@ -20,6 +20,6 @@ def overlap_finding(count: int, whose: str) -> list[Finding]:
     """A finding on such rows, with a description of the prompts; empty if there are none."""
     if not count:
         return []
-    rows = f"{counted(count, 'test row')} stand{'s' if count == 1 else ''}"
-    message = f"{rows} in {whose}, whole or by thirteen consecutive words, so the test scores are too good"
+    rows = f"{counted(count, 'test row')}, or 13 consecutive words of {'it' if count == 1 else 'each'}"
+    message = f"{whose} contain {rows}, so the test scores are too good"
     return [Finding("test_rows_in_prompts", "warning", message, count)]
