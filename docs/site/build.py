@@ -49,12 +49,12 @@ def command_page() -> str:
     told = subprocess.run([sys.executable, "-m", *words], check=True, capture_output=True, text=True).stdout
     # A list of commands with the first words of what they do; the page's table of contents lists them too.
     told = re.sub(r"^\*\*Commands\*\*:\n\n(?:\* .*\n)+\n", "", told, count=1, flags=re.MULTILINE)
-    return re.sub(r"^(Examples?):\n\n((?:  cotune .*\n\n?)+)", _example_block, told, flags=re.MULTILINE)
+    return re.sub(r"^(Examples?):\n\n((?:  cotune .*\n)+)", _example_block, told, flags=re.MULTILINE)
 
 
 def _example_block(found: re.Match[str]) -> str:
-    lines = "\n".join(line.strip() for line in found[2].split("\n\n") if line.strip())
-    return f"{found[1]}:\n\n```sh\n{lines}\n```\n\n"
+    lines = "\n".join(line.strip() for line in found[2].splitlines())
+    return f"{found[1]}:\n\n```sh\n{lines}\n```\n"
 
 
 def _copy(path: Path, place: Path) -> None:
