@@ -104,7 +104,7 @@ def predict(
     if input:
         if rows is not None or out is not None:
             raise InputError(
-                "it is given together with a file of rows or --out", where="--input", hint="Leave one of them out."
+                "it cannot be combined with a file of rows or --out", where="--input", hint="Leave one of them out."
             )
         for text in input:
             _check_no_file(text, bundle)

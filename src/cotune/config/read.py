@@ -47,9 +47,9 @@ def config_from_text(text: str, path: Path, overrides: Iterable[str] = ()) -> Ru
     """A run's config from the text of a YAML file at ``path``; otherwise as :func:`load_config`."""
     document = parse_yaml(text, str(path))
     if not isinstance(document.value, dict):
-        kind = "empty" if document.value is None else f"a {kind_of(document.value)}"
+        kind = "empty" if document.value is None else f"a {kind_of(document.value)}, not keys and values"
         raise InputError(
-            f"the file is {kind} instead of keys and values",
+            f"the file is {kind}",
             where=str(path),
             hint="Write at least data: {train: FILE, input: COLUMN, output: COLUMN}.",
         )
