@@ -147,6 +147,23 @@ def test_help_names_every_command(cotune: Cotune) -> None:
     assert all(command in shown.stdout for command in COMMANDS)
 
 
+def test_the_list_of_commands_has_one_line_for_each(cotune: Cotune, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = cotune("--help").stdout.splitlines()
+    for command in COMMANDS:
+        (line,) = (number for number, text in enumerate(lines) if text.startswith(f"│ {command} "))
+        assert not lines[line + 1].startswith("│   "), f"{command}: the text is longer than a line"
+
+
+def test_options_name_what_they_take() -> None:
+    commands: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    plain = [f"{name} {one.name}" for name, command in commands.items() for one in command.params if one.metavar is None]
+    flags = {
+        f"{name} {one.name}" for name, command in commands.items() for one in command.params if getattr(one, "is_flag", False)
+    }
+    assert plain and set(plain) <= flags
+
+
 def test_options_are_described_for_their_own_command(cotune: Cotune, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "300")
 

@@ -151,8 +151,8 @@ BROKEN: dict[str, tuple[str, tuple[str, ...]]] = {
     "negative": ("limit: {train: -5}", ("limit.train", "at least 1, not -5")),
     "zero": ("tune: {learning_rate: 0}", ("tune.learning_rate", "more than 0")),
     "output type unknown": ("output: {type: jsno}", ("output.type", "'label', 'text', 'number' or 'json'", "'jsno'")),
-    "labels of a number": ("output: {type: number, labels: [a, b]}", ("output", "labels belong to the type label")),
-    "labels and schema": ("output: {labels: [a, b], schema: {type: object}}", ("output", "exclude each other")),
+    "labels of a number": ("output: {type: number, labels: [a, b]}", ("output", "labels can only be given for the type label")),
+    "labels and schema": ("output: {labels: [a, b], schema: {type: object}}", ("output", "not both")),
     "unknown dtype": ("engine: {dtype: int8}", ("engine.dtype", "'bfloat16'", "'int8'")),
     "unknown metric": ("metric: acuracy", ("line 7, metric", "'acuracy'", "did you mean 'accuracy'")),
     "one label": ("output: {labels: [a]}", ("output.labels", "at least 2")),
@@ -193,7 +193,7 @@ def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
         ("tun.rank=8", "command line, tun: unknown key 'tun', did you mean 'tune'?"),
         ("tune.rank.x=8", "command line, tune.rank: 'tune.rank' must be a whole number"),
         ("limit.train=x", "command line, limit.train: "),
-        ("output.max_tokens=8", "task.yaml, line 7, output: labels belong"),
+        ("output.max_tokens=8", "task.yaml, line 7, output: labels can only"),
     ],
 )
 def test_errors_name_the_command_line_or_the_file(tmp_path: Path, override: str, part: str) -> None:
@@ -218,7 +218,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert "gone.yaml: the task file does not exist" in message_of(tmp_path / "gone.yaml")
     (tmp_path / "folder.yaml").mkdir()
     assert "is a folder" in message_of(tmp_path / "folder.yaml")
-    assert "ends in .yaml" in message_of(written(tmp_path, PLAIN, "task.toml"))
+    assert "must end in .yaml" in message_of(written(tmp_path, PLAIN, "task.toml"))
     (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9\n")
     assert "latin.yaml: the task file is not UTF-8" in message_of(tmp_path / "latin.yaml")
     (tmp_path / "bell.yaml").write_bytes(b"name: \x07\n")
@@ -231,7 +231,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         ("seed", ("'seed' is not of the form key=value", "tune.rank=8")),
         ("=3", ("not of the form",)),
         ("tune..rank=3", ("not of the form",)),
-        ("seed.x=3", ("command line, seed.x", "'seed' has no keys")),
+        ("seed.x=3", ("command line, seed.x", "'seed' is a single value")),
         ("tune.rnk=3", ("tune.rnk", "'tune.rank'")),
         ("tune.rank={", ("command line, tune.rank", "not valid YAML")),
         ("seed=abc", ("seed", "whole number")),

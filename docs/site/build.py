@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "build" / "site" / "pages"
@@ -47,14 +48,28 @@ def command_page() -> str:
     """All commands and their options, as Typer tells them."""
     words = ["typer", "cotune.cli", "utils", "docs", "--name", "cotune", "--title", "Commands"]
     told = subprocess.run([sys.executable, "-m", *words], check=True, capture_output=True, text=True).stdout
-    # A list of commands with the first words of what they do; the page's table of contents lists them too.
+    # A list of commands with the first words of what they do; the table has whole sentences.
     told = re.sub(r"^\*\*Commands\*\*:\n\n(?:\* .*\n)+\n", "", told, count=1, flags=re.MULTILINE)
-    return re.sub(r"^(Examples?):\n\n((?:  cotune .*\n\n?)+)", _example_block, told, flags=re.MULTILINE)
+    told = told.replace("**Usage**:", f"{_command_table()}\n\n**Usage**:", 1)
+    return re.sub(r"^(Examples?):\n\n((?:  cotune .*\n)+)", _example_block, told, flags=re.MULTILINE)
+
+
+def _command_table() -> str:
+    from typer.main import get_command
+
+    from cotune.cli import app
+
+    commands: Any = get_command(app)
+    rows = (
+        f"| [`cotune {name}`](#cotune-{name}) | {commands.commands[name].help.partition(chr(10))[0]} |"
+        for name in commands.list_commands(None)
+    )
+    return "\n".join(["| command | what it does |", "|---|---|", *rows])
 
 
 def _example_block(found: re.Match[str]) -> str:
-    lines = "\n".join(line.strip() for line in found[2].split("\n\n") if line.strip())
-    return f"{found[1]}:\n\n```sh\n{lines}\n```\n\n"
+    lines = "\n".join(line.strip() for line in found[2].splitlines())
+    return f"{found[1]}:\n\n```sh\n{lines}\n```\n"
 
 
 def _copy(path: Path, place: Path) -> None:

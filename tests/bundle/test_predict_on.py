@@ -130,8 +130,8 @@ def test_json_lines_and_other_bundles(bundle: Path, tmp_path: Path, capsys: pyte
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--executor", "local"], "an executor answers a file of rows into a file"),
-        (["--input", "a", "--executor", "local"], "an executor answers a file of rows into a file"),
+        (["--executor", "local"], "an executor needs a file of rows and an output file"),
+        (["--input", "a", "--executor", "local"], "an executor needs a file of rows and an output file"),
         (["ROWS", "--out", "a.csv", "--executor", "many"], "unknown executor 'many'"),
         (["ROWS", "--out", "a.csv", "--workers", "2"], "workers need an executor"),
         (["ROWS", "--out", "a.csv", "--executor", "local", "--unsure", "0.1"], "the bundle has no scores of held-out rows"),

@@ -123,7 +123,7 @@ def test_an_answer_without_a_grade_stops_the_run_and_is_asked_again(bench: Bench
 def test_judge_and_metric_go_together() -> None:
     settings = {"name": "t", "input": ["q"], "output": "a"}
     for given in ({"metric": "judge"}, {"judge": {"base_url": "http://x/v1", "model": "m"}}):
-        with pytest.raises(InputError, match="go together"):
+        with pytest.raises(InputError, match="given together"):
             config_in_memory(**settings, **given)  # type: ignore[arg-type]
 
 

@@ -110,7 +110,7 @@ def test_a_teacher_that_cannot_be_asked_ends_the_run_and_says_why(bench: Bench, 
         ended = taught(bench, server.url, tmp_path / "run", rows)
     assert ended.code == 1 and "401: [key]" in ended.stderr and "Traceback" not in ended.stderr
     alone = bench.run(tmp_path / "alone", f"data.unlabelled={rows}")
-    assert alone.code == 2 and "go together" in alone.stderr
+    assert alone.code == 2 and "given together" in alone.stderr
 
 
 def test_a_slow_teacher_leaves_half_of_a_time_budget(bench: Bench, tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_slow_teacher_leaves_half_of_a_time_budget(bench: Bench, tmp_path: Pat
 
 def test_a_teacher_without_rows_is_refused() -> None:
     teacher = ("teacher.base_url=http://127.0.0.1:1/v1", "teacher.model=wise")
-    with pytest.raises(InputError, match="go together"):
+    with pytest.raises(InputError, match="given together"):
         config_from_data("rows.csv", input="text", output="label", overrides=teacher)
 
 

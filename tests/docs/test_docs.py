@@ -239,7 +239,7 @@ def test_the_workflow_runs_the_checks_on_the_oldest_python_and_a_new_one() -> No
     assert forms and all(yaml.safe_load(text_of(form))["body"] for form in forms)
 
 
-@pytest.mark.parametrize("name", ["cycle", "house", "layers", "shared-prefix"])
+@pytest.mark.parametrize("name", ["cycle", "house", "journal", "layers", "serving", "shared-prefix"])
 def test_the_picture_is_well_formed_and_says_what_it_shows(name: str) -> None:
     from xml.etree import ElementTree
 

@@ -13,16 +13,21 @@ from cotune.evaluate.words import NO_DIFFERENCE, change_text, metric_words, unce
 
 
 @app.command(
-    epilog="Examples:\n\n  cotune compare runs/before runs/after\n\n  cotune compare runs/before runs/after --json\n\n"
+    epilog="Examples:\n\n  cotune compare runs/before runs/after\n  cotune compare runs/before runs/after --json\n"
     "  cotune compare runs/before runs/after --report difference.html"
 )
 def compare(
-    first: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
-    second: Annotated[Path, typer.Argument(help="Folder of another run, tested on the same rows.")],
-    report: Annotated[Path | None, typer.Option(help="Also write the comparison as one offline HTML page.")] = None,
+    first: Annotated[Path, typer.Argument(metavar="FIRST", help="Folder of a finished run.")],
+    second: Annotated[Path, typer.Argument(metavar="SECOND", help="Folder of another run, tested on the same rows.")],
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write the comparison as one offline HTML page.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare the bundles of two runs row by row on the same test: difference, 95% interval, p-value."""
+    """Compare the bundles of two runs on the same test rows.
+
+    Prints the difference of their scores with its 95% interval and p-value.
+    """
     from cotune.cycle.runs.side_by_side import compare_runs
 
     comparison = compare_runs(first, second)

@@ -6,23 +6,31 @@ from typing import Annotated
 
 import typer
 
-from cotune.cli.program import Json, StorageUrl, Workers, app, echo_json
+from cotune.cli.program import WORKERS_PANEL, Json, StorageUrl, Workers, app, echo_json
 from cotune.cli.workers import choice_of
 
 
 @app.command(
-    epilog="Examples:\n\n  cotune doctor --json\n\n  cotune doctor --executor ray\n\n"
+    epilog="Examples:\n\n  cotune doctor\n  cotune doctor --executor ray\n"
     "  cotune doctor --executor ray:auto --storage s3://bucket/runs"
 )
 def doctor(
     executor: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Also check these workers: local, processes, ray or ray:ADDRESS.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Also check these workers: local, processes, ray or ray:ADDRESS.",
+            rich_help_panel=WORKERS_PANEL,
+        ),
     ] = None,
     workers: Workers = None,
     storage: StorageUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Check this machine, and an executor and its storage if they are given, and say how to fix what is missing."""
+    """Check this machine, and say how to fix what is missing.
+
+    It also checks workers and their storage if they are named.
+    """
     choice = choice_of(executor, workers, storage)
     from cotune.model.hardware.doctor import Diagnosis, diagnose, render
 

@@ -11,40 +11,70 @@ from cotune.cli.program import ExecutorName, Json, Workers, app, echo_json, tell
 from cotune.cli.workers import Meter, choice_of, running, tell_summary
 from cotune.errors import counted
 
+_VECTORS = "Vectors"
+
 
 @app.command(
-    epilog="Examples:\n\n  cotune embed --input texts.txt --out vectors.npy\n\n"
-    "  cotune embed --input rows.csv --column question --out vectors.parquet --standard whiten\n\n"
+    epilog="Examples:\n\n  cotune embed --input texts.txt --out vectors.npy\n"
+    "  cotune embed --input rows.csv --column question --out vectors.parquet --standard whiten\n"
     "  cotune embed --input queries.txt --out queries.npy --fit-on documents.txt"
 )
 def embed(
     input: Annotated[
         Path,
         typer.Option(
-            help="One text per line, JSONL, CSV, TSV or Parquet; - is standard input. A language model reads 1,200 characters "
-            "of each."
+            metavar="FILE",
+            help="Texts: one per line, or JSONL, CSV, TSV or Parquet; - is standard input. A language model reads the first "
+            "1,200 characters of each.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Output file: .npy, .parquet or .jsonl, in the order of the texts.")],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="Output file: .npy, .parquet or .jsonl, in the order of the texts.")
+    ],
     model: Annotated[
         str,
-        typer.Option(help="smollm2-135m (bundled), a folder, a hub id, sentence-transformers:FOLDER or model2vec:FOLDER."),
+        typer.Option(
+            metavar="MODEL",
+            help="smollm2-135m (bundled), a folder, a hub id, sentence-transformers:FOLDER or model2vec:FOLDER.",
+            rich_help_panel=_VECTORS,
+        ),
     ] = "smollm2-135m",
     column: Annotated[
-        str | None, typer.Option(help="Column or key that holds the text. (default: text, or the only column)")
+        str | None,
+        typer.Option(metavar="COLUMN", help="Column or key that holds the text. (default: text, or the only column)"),
     ] = None,
-    pooling: Annotated[str | None, typer.Option(help="prompt_eol, or static, which runs no model and is much faster.")] = None,
-    layer: Annotated[int | None, typer.Option(help="Layer whose output is read; negative counts from the last.")] = None,
+    pooling: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="prompt_eol, or static, which runs no model and is much faster. (default: prompt_eol)",
+            rich_help_panel=_VECTORS,
+        ),
+    ] = None,
+    layer: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Layer whose output is read; negative counts from the last. (default: -2)",
+            rich_help_panel=_VECTORS,
+        ),
+    ] = None,
     standard: Annotated[
         str | None,
         typer.Option(
-            help="none, centre, half_whiten or whiten (default: half_whiten from 300 different texts on, else centre; none "
-            "for one text and for encoders)."
+            metavar="NAME",
+            help="How vectors are standardised: none, centre, half_whiten or whiten. (default: half_whiten from 300 different "
+            "texts on, else centre; none for one text and for encoders)",
+            rich_help_panel=_VECTORS,
         ),
     ] = None,
     fit_on: Annotated[
         Path | None,
-        typer.Option(help="Texts to fit the standard on; vectors of two files are comparable if both use the same."),
+        typer.Option(
+            metavar="FILE",
+            help="Texts that --standard is fitted on. Vectors of two files are comparable only if both used the same texts.",
+            rich_help_panel=_VECTORS,
+        ),
     ] = None,
     on_blank: Annotated[
         str, typer.Option(help="Rows with a blank text: an error (error), or left out and counted (skip).")

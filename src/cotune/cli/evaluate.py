@@ -25,19 +25,23 @@ _CONFUSIONS = 12
 
 
 @app.command(
-    epilog="Examples:\n\n  cotune evaluate runs/mine labelled.csv\n\n"
+    epilog="Examples:\n\n  cotune evaluate runs/mine labelled.csv\n"
     "  cotune evaluate runs/mine labelled.csv --metric macro_f1 --json"
 )
 def evaluate(
     bundle: Bundle,
-    rows: Annotated[str, typer.Argument(help="Labelled rows: CSV, TSV, JSONL, Parquet, hf://owner/name[:split].")],
+    rows: Annotated[
+        str, typer.Argument(metavar="ROWS", help="Labelled rows: CSV, TSV, JSONL, Parquet or hf://owner/name[:split].")
+    ],
     output: Annotated[
-        str | None, typer.Option(help="Column of the right answers. (default: that of the training rows)")
+        str | None, typer.Option(metavar="COLUMN", help="Column of the right answers. (default: that of the training rows)")
     ] = None,
     metric: Annotated[
-        str | None, typer.Option(help="Metric, such as macro_f1 or FILE.py:FUNCTION. (default: the bundle's)")
+        str | None, typer.Option(metavar="METRIC", help="Such as macro_f1 or FILE.py:FUNCTION. (default: the bundle's)")
     ] = None,
-    group: Annotated[str | None, typer.Option(help="Column whose equal values mark rows that depend on each other.")] = None,
+    group: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column whose equal values mark rows that depend on each other.")
+    ] = None,
     batch: Batch = 64,
     base: Base = None,
     key_env: KeyEnv = None,
@@ -45,7 +49,10 @@ def evaluate(
     patience: Patience = 600.0,
     as_json: Json = False,
 ) -> None:
-    """Score a bundle on labelled rows that its run has not seen: score, interval, and for labels a confusion matrix."""
+    """Score a bundle on labelled rows that its run has not seen.
+
+    Prints the score with its 95% interval, and for labels precision, recall and a confusion matrix.
+    """
     with collection_paused():
         from cotune.bundle import load
         from cotune.bundle.manifest import bundle_folder, read_manifest

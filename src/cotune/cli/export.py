@@ -14,26 +14,29 @@ _CHECKED = ("transformers", "onnx", "merged")
 
 
 @app.command(
-    epilog="Examples:\n\n  cotune export runs/mine --to merged --out mine-merged\n\n"
-    "  cotune export runs/mine --to transformers --out mine-classifier\n\n"
-    "  cotune export runs/mine --to gguf --out mine-gguf\n\n"
+    epilog="Examples:\n\n  cotune export runs/mine --to merged --out mine-merged\n"
+    "  cotune export runs/mine --to transformers --out mine-classifier\n"
+    "  cotune export runs/mine --to gguf --out mine-gguf\n"
     "  cotune export runs/mine --to mlflow --out mine-mlflow"
 )
 def export(
     bundle: Bundle,
-    out: Annotated[Path, typer.Option(help="A new folder.")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="A new folder.")],
     to: Annotated[
         str,
         typer.Option(
-            help="transformers or onnx (a classifier, for bundles that answer by a probe; onnx needs the extra of that name), "
-            "peft (base model and adapter), merged (one model), gguf or gguf-merged (the same for llama.cpp), or mlflow (a "
-            "pyfunc)."
+            metavar="FORMAT",
+            help="merged (one model), peft (base model and adapter), gguf-merged or gguf (the same for llama.cpp), mlflow (a "
+            "pyfunc); if the bundle answers by a probe also transformers or onnx (a classifier).",
         ),
     ] = "merged",
     base: Base = None,
     as_json: Json = False,
 ) -> None:
-    """Export a bundle for transformers, ONNX Runtime, PEFT, vLLM, llama.cpp, Ollama or MLflow."""
+    """Export a bundle for transformers, ONNX, vLLM, llama.cpp or MLflow.
+
+    Writes a folder with the model and a README.md that says how to run it, and checks that it answers as the bundle does.
+    """
     from cotune.bundle.export.command import export_bundle
     from cotune.bundle.load import OpenedBundle
     from cotune.probe.readout import PROBE

@@ -20,20 +20,25 @@ _METRIC = "metric to report, by default the accuracy of labels; label tasks on a
 
 
 @app.command(
-    epilog="Examples:\n\n  cotune init tickets.csv\n\n  cotune init tickets.csv --yes\n\n"
+    epilog="Examples:\n\n  cotune init tickets.csv\n  cotune init tickets.csv --yes\n"
     "  cotune init tickets.csv --input subject --input text --output queue --budget 10m --out queue.yaml"
 )
 def init(
-    data: Annotated[Path, typer.Argument(help="Labelled rows: CSV, TSV, JSONL or Parquet.")],
-    input: Annotated[list[str] | None, typer.Option(help="Input column; may be given several times.")] = None,
-    output: Annotated[str | None, typer.Option(help="Column of the right answers.")] = None,
-    budget: Annotated[str | None, typer.Option(help="90s, 10m, 1h, tokens: 300ktok, 2Mtok, or money: 2usd.")] = None,
-    out: Annotated[Path, typer.Option(help="The task file to write.")] = Path("task.yaml"),
+    data: Annotated[Path, typer.Argument(metavar="ROWS", help="Labelled rows: CSV, TSV, JSONL or Parquet.")],
+    input: Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="Input column; may be given several times.")] = None,
+    output: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of the right answers.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(metavar="BUDGET", help="Time: 90s, 10m, 1h; tokens: 300ktok, 2Mtok; or money: 2usd.")
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The task file to write.")] = Path("task.yaml"),
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing and accept all guesses.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write a commented task.yaml for labelled rows; asks for the input column, the output column and the budget."""
+    """Write a commented task.yaml for a file of labelled rows.
+
+    Asks for the input column, the output column and the budget.
+    """
     from cotune.config.read import config_from_text
     from cotune.config.run import RunConfig
     from cotune.cycle.budget.budget import parse_budget
@@ -104,7 +109,8 @@ def _answer(question: str, value: str | None, guess: str | None, check: Callable
     answer = value if value is not None else guess or ""
     if not answer:
         what = f"no column looks like the {question.partition(',')[0]}"
-        raise InputError(what, where="cotune init", hint="Name it with --input or --output.")
+        option = "--input" if question.startswith("input") else "--output"
+        raise InputError(what, where="cotune init", hint=f"Name it with {option}.")
     check(answer)
     return answer
 

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from cotune.labelling.picking import Pick
     from cotune.labelling.session import Earlier, Session
 
+_BROWSER = "In the browser"
+
 
 @app.command(
-    epilog="Examples:\n\n  cotune label runs/mine pool.csv --n 30 --out labelled.csv\n\n"
-    "  cotune label runs/mine pool.csv --out labelled.csv --web\n\n"
+    epilog="Examples:\n\n  cotune label runs/mine pool.csv --n 30 --out labelled.csv\n"
+    "  cotune label runs/mine pool.csv --out labelled.csv --web\n"
     "  cotune label runs/mine pool.csv --n 100 --json > picked.json"
 )
 def label(
@@ -36,24 +38,52 @@ def label(
         ),
     ],
     pool: Annotated[
-        Path, typer.Argument(help="Rows without labels: CSV, TSV, Parquet, JSONL, or a folder from serve --collect.")
+        Path,
+        typer.Argument(metavar="POOL", help="Rows without labels: CSV, TSV, JSONL, Parquet, or a folder from serve --collect."),
     ],
-    n: Annotated[int, typer.Option("--n", min=1, help="Rows to ask about.")] = 30,
+    n: Annotated[int, typer.Option("--n", min=1, metavar="N", help="Number of rows to ask about.")] = 30,
     out: Annotated[
-        Path | None, typer.Option(help="Output file, .csv, .tsv, .parquet or .jsonl; labels are appended to an existing one.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Output file: .csv, .tsv, .jsonl or .parquet. Labels are appended to an existing one."
+        ),
     ] = None,
-    by: Annotated[str | None, typer.Option(help="How to pick rows: random, margin, diverse_margin.")] = None,
-    look: Annotated[int, typer.Option(min=1, help="Number of rows of a large pool that the model reads.")] = 2000,
-    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
-    web: Annotated[bool, typer.Option("--web", help="Ask on a page in the browser instead of the terminal.")] = False,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page on 127.0.0.1; 0 picks a free one.")] = 0,
-    no_open: Annotated[bool, typer.Option("--no-open", help="Only print the page's address, open no browser.")] = False,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="How to pick rows: diverse_margin, margin or random. (default: diverse_margin; margin behind an endpoint)",
+        ),
+    ] = None,
+    look: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Of a larger pool, the model reads this many random rows.")
+    ] = 2000,
+    seed: Annotated[int, typer.Option(metavar="N", help="Random seed.")] = 0,
+    web: Annotated[
+        bool, typer.Option("--web", help="Ask on a page in the browser instead of the terminal.", rich_help_panel=_BROWSER)
+    ] = False,
+    port: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=65535,
+            metavar="PORT",
+            help="Port of the page on 127.0.0.1; 0 picks a free one.",
+            rich_help_panel=_BROWSER,
+        ),
+    ] = 0,
+    no_open: Annotated[
+        bool, typer.Option("--no-open", help="Only print the page's address, open no browser.", rich_help_panel=_BROWSER)
+    ] = False,
     base: Base = None,
     key_env: KeyEnv = None,
     endpoint: Endpoint = None,
     as_json: Json = False,
 ) -> None:
-    """Pick the rows whose labels would help most and ask for them; quit at any time, the same command resumes."""
+    """Pick the rows whose labels would help most, and ask for them.
+
+    You can quit at any time; the same command resumes.
+    """
     from cotune.bundle.load import OpenedBundle
     from cotune.labelling.acquisition import ACQUISITIONS
     from cotune.labelling.known import bundle_of
@@ -64,10 +94,12 @@ def label(
     opened = OpenedBundle.read(bundle)
     manifest = opened.manifest
     if not manifest.labels:
-        raise InputError("the bundle generates its answers and has no labels to ask for", where=str(bundle))
+        raise InputError(
+            "the bundle generates its answers and has no labels", where=str(bundle), hint="Name one that answers with labels."
+        )
     way = by or default_way(opened)
     if way not in ACQUISITIONS:
-        raise InputError(f"there is no way {way!r} to pick rows", where="--by", hint=f"Give one of {', '.join(ACQUISITIONS)}.")
+        raise InputError(f"unknown method {way!r}", where="--by", hint=f"Give one of {', '.join(ACQUISITIONS)}.")
     asks = {"bundle": manifest.id, "n": n, "way": way, "seed": seed, "look": look, "pool": identity_of(pool)}
 
     def load() -> Predictor:

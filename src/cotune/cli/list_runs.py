@@ -17,12 +17,15 @@ _TIGHT = 60
 """Width under which only folder, score and state are shown."""
 
 
-@app.command("list", epilog="Examples:\n\n  cotune list\n\n  cotune list runs/sweep --json")
+@app.command("list", epilog="Examples:\n\n  cotune list\n  cotune list runs/sweep --json")
 def list_(
-    folder: Annotated[Path, typer.Argument(help="Folder that contains runs.")] = _USUAL,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder that contains runs.")] = _USUAL,
     as_json: Json = False,
 ) -> None:
-    """List the runs in a folder: score, interval, test rows, time, state; in wide terminals also task and model."""
+    """List the runs in a folder with their scores.
+
+    Shows score, interval, test rows, time and state; in wide terminals also task and model.
+    """
     from cotune.cycle.runs.listing import list_runs
 
     runs = list_runs(folder) if folder.is_dir() or folder != _USUAL else []

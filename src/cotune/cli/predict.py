@@ -36,34 +36,41 @@ if TYPE_CHECKING:
 
 
 @app.command(
-    epilog='Examples:\n\n  cotune predict runs/mine --input "How tall is K2?"\n\n'
-    "  cotune predict runs/mine rows.csv --out answers.csv\n\n  cotune predict runs/mine < rows.jsonl > answers.jsonl\n\n"
+    epilog='Examples:\n\n  cotune predict runs/mine --input "How tall is K2?"\n'
+    "  cotune predict runs/mine rows.csv --out answers.csv\n  cotune predict runs/mine < rows.jsonl > answers.jsonl\n"
     "  cotune predict runs/mine many.parquet --out answers.parquet --executor processes --workers 4"
 )
 def predict(
     bundle: Bundle,
     rows: Annotated[
-        Path | None, typer.Argument(help="File of rows: CSV, TSV, Parquet or JSONL; without it, JSONL from standard input.")
+        Path | None,
+        typer.Argument(metavar="ROWS", help="File of rows: CSV, TSV, JSONL or Parquet. (default: JSONL from standard input)"),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Output file with rows and answers; its ending selects the format, an existing file is replaced. "
-            "(default: the screen)"
+            metavar="FILE",
+            help="Output file for the rows with their answers: .csv, .tsv, .jsonl or .parquet. An existing file is replaced. "
+            "(default: the screen)",
         ),
     ] = None,
     input: Annotated[
         list[str] | None,
         typer.Option(
             "--input",
-            metavar="TEXT|FIELD=TEXT",
-            help="One text to answer, instead of rows; of a task with several input fields, FIELD=TEXT for each.",
+            metavar="TEXT",
+            help="One text to answer instead of a file. If the task has several input fields: --input FIELD=TEXT for each.",
         ),
     ] = None,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Add each label's probability.")] = False,
     unsure: Annotated[
         float | None,
-        typer.Option(min=0.001, max=0.5, help="Share of rows that may be answered wrongly; undecided rows are left open."),
+        typer.Option(
+            min=0.001,
+            max=0.5,
+            metavar="SHARE",
+            help="Share of rows that may be answered wrongly; undecided rows are left open.",
+        ),
     ] = None,
     batch: Batch = 64,
     base: Base = None,
@@ -78,7 +85,7 @@ def predict(
     choice, from_file = choice_of(executor, workers), rows is not None and str(rows) != "-"
     if choice is not None and (not from_file or out is None or input):
         raise InputError(
-            "an executor answers a file of rows into a file",
+            "an executor needs a file of rows and an output file",
             where="--executor",
             hint=f"Write: cotune predict {shlex.quote(str(bundle))} rows.csv --out answers.csv --executor {executor}",
         )
@@ -96,7 +103,9 @@ def predict(
     options: dict[str, Any] = {"probabilities": probabilities, "unsure": unsure}
     if input:
         if rows is not None or out is not None:
-            raise InputError("it answers one text, but a file is given too", where="--input", hint="Give one of the two.")
+            raise InputError(
+                "it cannot be combined with a file of rows or --out", where="--input", hint="Leave one of them out."
+            )
         for text in input:
             _check_no_file(text, bundle)
         _answer_texts(load(), input, **options, as_json=as_json)

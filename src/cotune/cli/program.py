@@ -14,30 +14,26 @@ from typer.core import TyperGroup
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 """The exception for an invalid command line, which typer does not export."""
 
-_ORDER = (
-    "init",
-    "run",
-    "predict",
-    "evaluate",
-    "label",
-    "try",
-    "report",
-    "view",
-    "list",
-    "compare",
-    "serve",
-    "embed",
-    "export",
-    "push",
-    "doctor",
-)
+_PANELS = {
+    "Train": ("init", "run", "label"),
+    "Use a bundle": ("predict", "evaluate", "serve", "export", "push"),
+    "Compare and report": ("try", "report", "view", "list", "compare"),
+    "Tools": ("embed", "doctor"),
+}
+"""The commands in groups, in the order in which the help lists them."""
+
+ENDPOINT_PANEL = "Model behind an endpoint"
+WORKERS_PANEL = "Workers"
 
 
 class _InOrder(TyperGroup):
-    """Lists commands in the order in which users need them."""
+    """Lists commands in groups, in the order in which users need them."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return sorted(self.commands, key=_ORDER.index)
+        for panel, names in _PANELS.items():
+            for name in names:
+                self.commands[name].rich_help_panel = panel  # type: ignore[attr-defined]
+        return [name for names in _PANELS.values() for name in names]
 
     def invoke(self, ctx: Any) -> Any:
         words = [*getattr(ctx, "_protected_args", ()), *ctx.args]
@@ -73,6 +69,7 @@ app = typer.Typer(
     name="cotune",
     cls=_InOrder,
     help="Tune a prompt and a model together, and report what each of them gained.",
+    epilog="Example:\n\n  cotune run --example spam --budget 2m\n\nFor the options of a command: cotune COMMAND --help",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -158,20 +155,36 @@ Bundle = Annotated[
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-Base = Annotated[Path | None, typer.Option(help="Folder of the base model if it moved; hub downloads it.")]
+Base = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="Folder of the base model if it moved, or hub to download it.")
+]
 
-KeyEnv = Annotated[str | None, typer.Option(help="Environment variable that holds the endpoint's key.")]
+KeyEnv = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Environment variable that holds the endpoint's key.", rich_help_panel=ENDPOINT_PANEL),
+]
 
-Endpoint = Annotated[str | None, typer.Option(help="URL that the bundle may send rows to, if it is not on this machine.")]
+Endpoint = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="Allow sending rows to this URL of another machine.", rich_help_panel=ENDPOINT_PANEL),
+]
 
-Patience = Annotated[float, typer.Option(min=0.1, help="Seconds for one question to an endpoint, including retries.")]
+Patience = Annotated[
+    float,
+    typer.Option(
+        min=0.1, metavar="SECONDS", help="Maximum time for one question, including retries.", rich_help_panel=ENDPOINT_PANEL
+    ),
+]
 
-Batch = Annotated[int, typer.Option(min=1, help="Rows per batch.")]
+Batch = Annotated[int, typer.Option(min=1, metavar="N", help="Rows per batch.")]
 
 ExecutorName = Annotated[
     str | None,
     typer.Option(
-        "--executor", metavar="NAME", help="Run in chunks that survive an interrupt, on: local, processes, ray or ray:ADDRESS."
+        "--executor",
+        metavar="NAME",
+        help="Work in chunks that survive an interrupt: local, processes, ray or ray:ADDRESS.",
+        rich_help_panel=WORKERS_PANEL,
     ),
 ]
 
@@ -182,7 +195,13 @@ StorageUrl = Annotated[
         metavar="URL",
         help="Where workers store results and adapters, such as s3://bucket/path. (default: the run's folder, which all "
         "nodes must then see)",
+        rich_help_panel=WORKERS_PANEL,
     ),
 ]
 
-Workers = Annotated[int | None, typer.Option(help="Number of workers. (default: one per processor, as memory allows)")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", help="Number of workers. (default: one per processor, as memory allows)", rich_help_panel=WORKERS_PANEL
+    ),
+]

@@ -17,32 +17,37 @@ if TYPE_CHECKING:
 
 
 @app.command(
-    epilog="Examples:\n\n  cotune push runs/mine me/mine --dry-run\n\n  cotune push runs/mine me/mine --private\n\n"
+    epilog="Examples:\n\n  cotune push runs/mine me/mine --dry-run\n  cotune push runs/mine me/mine --private\n"
     "  cotune push runs/mine me/mine --update"
 )
 def push(
     bundle: Bundle,
-    repository: Annotated[str, typer.Argument(metavar="REPOSITORY", help="Where on the hub: org/name.")],
+    repository: Annotated[str, typer.Argument(metavar="REPOSITORY", help="Name on the hub: org/name.")],
     private: Annotated[bool, typer.Option("--private", help="Create a private repository.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Write what would be uploaded to --out, and upload nothing.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder for --dry-run. (default: NAME-hub)")] = None,
-    update: Annotated[bool, typer.Option("--update", help="Put a new commit on a repository that was pushed before.")] = False,
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder for --dry-run. (default: NAME-hub)")] = None,
+    update: Annotated[bool, typer.Option("--update", help="Add a commit to a repository that was pushed before.")] = False,
     to: Annotated[
         str,
         typer.Option(
-            help="Export to upload with the bundle: auto (the one that fits), transformers, merged, peft, bundle (none)."
+            metavar="FORMAT",
+            help="Export to upload beside the bundle: auto (the one that fits), transformers, merged, peft, or bundle (none).",
         ),
     ] = "auto",
     license: Annotated[
-        str | None, typer.Option(help="Licence of the base model, such as apache-2.0. (default: from its own card)")
+        str | None,
+        typer.Option(metavar="NAME", help="Licence of the base model, such as apache-2.0. (default: from the model's card)"),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before uploading rows that the prompt shows.")] = False,
     base: Base = None,
     as_json: Json = False,
 ) -> None:
-    """Upload a bundle to the Hugging Face hub, with the model for transformers, the PEFT adapter and a model card."""
+    """Upload a bundle to the Hugging Face hub.
+
+    Uploads the bundle with its PEFT adapter, the model for transformers, and a model card.
+    """
     from cotune.bundle.hub.repository import Repository
 
     wanted = Repository.of(repository, bundle, to=to, base=base, licence=license)

@@ -14,7 +14,7 @@ from cotune.run_files import JOURNAL, run_folder
 
 @app.command(epilog="Example:\n\n  cotune report runs/mine")
 def report(
-    run: Annotated[Path, typer.Argument(help="Folder of a run, finished or not.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, finished or not.")],
     as_json: Json = False,
 ) -> None:
     """Write report.html, one offline page, and print the verdict again."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cotune.cli.program import StorageUrl, Workers, app, bundle_argument, echo_json, tell
+from cotune.cli.program import WORKERS_PANEL, StorageUrl, Workers, app, bundle_argument, echo_json, tell
 from cotune.cli.terminal import interrupts_unseen, out_console
 from cotune.cli.workers import choice_of
 from cotune.errors import InputError, no_run, shown_names
@@ -19,35 +19,57 @@ from cotune.run_files import CONFIG, JOURNAL, run_folder
 if TYPE_CHECKING:
     from cotune.config import RunConfig
 
+_ROWS = "Rows instead of a task.yaml"
+_EARLIER = "Start from an earlier run"
+_RUNNING = "A run in progress or damaged"
 _QUOTED = '--input "Customer message"'
 
 
 @app.command(
-    epilog="Examples:\n\n  cotune run task.yaml --budget 10m --out runs/mine\n\n"
-    "  cotune run tickets.csv --input text --output label\n\n  cotune run task.yaml tune.rank=8 limit.train=500\n\n"
-    "  cotune run new.csv --from runs/mine --replay old.csv\n\n  cotune run task.yaml tracking=mlflow\n\n"
-    "  cotune run --example support\n\n  cotune run task.yaml --executor ray:auto --workers 8\n\n"
+    epilog="Examples:\n\n  cotune run --example spam --budget 2m\n"
+    "  cotune run tickets.csv --input text --output label --budget 5m\n  cotune run task.yaml --budget 10m --out runs/mine\n"
+    "  cotune run task.yaml tune.rank=8 limit.train=500 tracking=mlflow\n"
+    "  cotune run new.csv --from runs/mine --replay old.csv\n  cotune run task.yaml --executor processes --workers 4\n"
     "  cotune run task.yaml --executor ray:auto --storage s3://bucket/runs"
 )
 def run(
     context: typer.Context,
     task: Annotated[
-        str | None, typer.Argument(help="A task.yaml, or rows: CSV, TSV, JSONL, Parquet, hf://owner/name[:split].")
+        str | None,
+        typer.Argument(
+            metavar="TASK", help="A task.yaml, or labelled rows: CSV, TSV, JSONL, Parquet, hf://owner/name[:split]."
+        ),
     ] = None,
-    overrides: Annotated[list[str] | None, typer.Argument(help="Settings such as tune.rank=8.")] = None,
-    input: Annotated[list[str] | None, typer.Option(help="Input column; may be given several times.")] = None,
-    output: Annotated[str | None, typer.Option(help="Column of the right answers.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings of the task file, such as tune.rank=8.")
+    ] = None,
+    input: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="Input column; may be given several times.", rich_help_panel=_ROWS),
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column of the right answers.", rich_help_panel=_ROWS)
+    ] = None,
     budget: Annotated[
-        str | None, typer.Option(help="90s, 10m, 1h, tokens: 300ktok, 2Mtok, or money: 2usd. (default: 10m)")
+        str | None,
+        typer.Option(metavar="BUDGET", help="Time: 90s, 10m, 1h; tokens: 300ktok, 2Mtok; or money: 2usd. (default: 10m)"),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the run; an interrupted run in it resumes. (default: runs/NAME)")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Folder of the run; an interrupted run in it resumes. (default: runs/NAME)"),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Random seed. (default: 0)")] = None,
-    model: Annotated[str | None, typer.Option(help="smollm2-135m (bundled), a folder, a hub id, or openai:NAME.")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Random seed. (default: 0)")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="smollm2-135m, a folder, a hub id, or openai:NAME. (default: smollm2-135m, bundled)"
+        ),
+    ] = None,
     prompt: Annotated[
         list[Path] | None,
-        typer.Option(help="File with your own prompt, which competes in the race; may be given several times."),
+        typer.Option(
+            metavar="FILE", help="File with a prompt of yours, which competes in the race; may be given several times."
+        ),
     ] = None,
     start: Annotated[
         Path | None,
@@ -56,28 +78,47 @@ def run(
             parser=bundle_argument,
             metavar="BUNDLE",
             help="Earlier run, its bundle, or hf://org/name@revision, to start from with new rows.",
+            rich_help_panel=_EARLIER,
         ),
     ] = None,
-    replay: Annotated[str | None, typer.Option(help="Rows of that run to train on again.")] = None,
-    example: Annotated[
-        str | None, typer.Option(help="Copy an example into this folder and run it: support, routing or spam.")
+    replay: Annotated[
+        str | None, typer.Option(metavar="ROWS", help="Rows of that run, to train on them again.", rich_help_panel=_EARLIER)
     ] = None,
-    finish: Annotated[bool, typer.Option("--finish", help="End the run's search now and go to the test.")] = False,
+    example: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Copy an example into this folder and run it: spam, routing or support.")
+    ] = None,
+    finish: Annotated[
+        bool,
+        typer.Option(
+            "--finish", help="Ask the run in progress to end its search and score the test.", rich_help_panel=_RUNNING
+        ),
+    ] = False,
     cut_journal: Annotated[
-        bool, typer.Option("--cut-journal", help="Cut a damaged journal before the damage, keep a copy, and resume.")
+        bool,
+        typer.Option(
+            "--cut-journal", help="Cut a damaged journal before the damage, keep a copy, and resume.", rich_help_panel=_RUNNING
+        ),
     ] = False,
     executor: Annotated[
         str | None,
-        typer.Option("--executor", metavar="NAME", help="Spread a search for labels over processes, ray or ray:ADDRESS."),
+        typer.Option(
+            "--executor",
+            metavar="NAME",
+            help="Spread a search for labels over processes, ray or ray:ADDRESS.",
+            rich_help_panel=WORKERS_PANEL,
+        ),
     ] = None,
     workers: Workers = None,
     storage: StorageUrl = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only print score and path.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only score and folder.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON, one object per line: the steps, and the summary as the last line.")
     ] = False,
 ) -> None:
-    """Tune a prompt and a model within a budget; writes a bundle, a journal and a report."""
+    """Tune a prompt and a model within a budget.
+
+    Writes a bundle, a journal and a report into the run's folder. After an interrupt the same command resumes.
+    """
     choice = choice_of(executor, workers, storage)
     settings = list(overrides or [])
     if example is not None:
@@ -89,7 +130,7 @@ def run(
         settings = settings if task is None else [task, *settings]
         task = _copied(example, quiet=quiet or as_json)
     elif task is None:
-        raise InputError("Missing argument TASK", hint="Name a task.yaml or a file of rows, or add --example support.")
+        raise InputError("Missing argument TASK", hint="Name a task.yaml or a file of rows, or add --example spam.")
     named = (("budget", budget), ("model", model), ("start", start), ("data.replay", replay), ("seed", seed))
     config = _config_of(task, settings, dict(named), input or [], output)
     from cotune.files import read_text, slug
@@ -153,7 +194,11 @@ def _config_of(task: str, settings: list[str], options: dict[str, Any], inputs: 
     settings = [*settings, *(f"{name}={value}" for name, value in options.items() if value is not None)]
     if Path(task).suffix.lower() in (".yaml", ".yml"):
         if inputs or output:
-            raise InputError("--input and --output are for bare data files", where=task, hint="Set data.input there.")
+            raise InputError(
+                "--input and --output are for a file of rows, not for a task file",
+                where=task,
+                hint="Set data.input and data.output there.",
+            )
         return load_config(Path(task), settings)
     if options["start"] is None and not (inputs and output):
         raise _columns_unsaid(task, inputs, output)

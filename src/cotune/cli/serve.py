@@ -11,9 +11,11 @@ import typer
 
 from cotune.cli.program import Base, Json, app, bundle_argument, echo_json, tell
 
+_ACCESS, _BOUNDS = "Address and access", "Bounds"
+
 
 @app.command(
-    epilog="Examples:\n\n  cotune serve runs/mine\n\n  cotune serve runs/mine runs/other --host 0.0.0.0 --token-env MY_TOKEN"
+    epilog="Examples:\n\n  cotune serve runs/mine\n  cotune serve runs/mine runs/other --host 0.0.0.0 --token-env MY_TOKEN"
 )
 def serve(
     bundles: Annotated[
@@ -24,30 +26,69 @@ def serve(
             help="Folders of runs or of their bundles, or hf://org/name@revision; those with the same base model share it.",
         ),
     ],
-    host: Annotated[str, typer.Option(help="Address to listen on; any other address needs --token-env.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")] = 8000,
-    token_env: Annotated[str | None, typer.Option(help="Name of the environment variable that holds the token.")] = None,
-    queue: Annotated[int, typer.Option(min=1, help="Maximum number of waiting rows; more are refused with 429.")] = 1024,
-    batch: Annotated[int, typer.Option(min=1, help="Rows per batch.")] = 64,
-    max_body: Annotated[int, typer.Option(min=1024, help="Maximum size of a request body, in bytes.")] = 2**20,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    host: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS", help="Address to listen on; any but 127.0.0.1 needs --token-env.", rich_help_panel=_ACCESS
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, metavar="PORT", help="Port; 0 picks a free one.", rich_help_panel=_ACCESS)
+    ] = 8000,
+    token_env: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Environment variable that holds the token which clients must send.", rich_help_panel=_ACCESS
+        ),
+    ] = None,
+    queue: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="N", help="Maximum number of waiting rows; more are refused with 429.", rich_help_panel=_BOUNDS
+        ),
+    ] = 1024,
+    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Rows per batch.", rich_help_panel=_BOUNDS)] = 64,
+    max_body: Annotated[
+        int, typer.Option(min=1024, metavar="BYTES", help="Maximum size of a request body.", rich_help_panel=_BOUNDS)
+    ] = 2**20,
+    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(metavar="NAME", help="auto, float32, bfloat16 or float16.")] = "auto",
     base: Base = None,
     allowed_hosts: Annotated[
         str | None,
-        typer.Option(help="Comma-separated names that requests may be addressed to: example.org,*.example.org,10.0.0.5."),
+        typer.Option(
+            metavar="NAMES",
+            help="Host names that requests may be addressed to, such as example.org,*.example.org.",
+            rich_help_panel=_ACCESS,
+        ),
     ] = None,
     drain: Annotated[
-        float, typer.Option(min=0, help="Seconds at shutdown to answer requests that have arrived; then 503.")
+        float,
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            help="Time at shutdown to answer requests that have arrived; then 503.",
+            rich_help_panel=_BOUNDS,
+        ),
     ] = 25.0,
     unsure: Annotated[
         float | None,
-        typer.Option(min=0.001, max=0.5, help="Share of rows that /predict may answer wrongly; undecided rows are left open."),
+        typer.Option(
+            min=0.001,
+            max=0.5,
+            metavar="SHARE",
+            help="Share of rows that /predict may answer wrongly; undecided rows are left open.",
+        ),
     ] = None,
-    collect: Annotated[Path | None, typer.Option(help="Folder to store undecided and unusual rows in, for labelling.")] = None,
+    collect: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Store undecided and unusual rows in this folder, for cotune label.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Serve bundles over HTTP: OpenAI's API and the tasks' own fields. SIGTERM or Ctrl-C ends it gracefully."""
+    """Serve bundles over HTTP, with OpenAI's API.
+
+    Another path, /predict, takes the fields of the task. SIGTERM or Ctrl-C ends it once all requests so far are answered.
+    """
     from cotune.bundle.serve import ServeSettings
     from cotune.bundle.serve import serve as serve_bundles
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cotune.cli.program import Base, Json, KeyEnv, app, echo_json, tell
+from cotune.cli.program import ENDPOINT_PANEL, Base, Endpoint, Json, KeyEnv, app, echo_json, tell
 from cotune.errors import InputError, no_run
 from cotune.files import read_standard_input, read_text
 from cotune.garbage import collection_paused
@@ -26,28 +26,38 @@ _LOOK_SECONDS = 0.2
 
 @app.command(
     "try",
-    epilog="Examples:\n\n  cotune try runs/mine --prompt mine.txt\n\n  cotune try runs/mine --prompt mine.txt --watch\n\n"
+    epilog="Examples:\n\n  cotune try runs/mine --prompt mine.txt\n  cotune try runs/mine --prompt mine.txt --watch\n"
     "  cotune try runs/mine",
 )
 def try_(
-    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
-    prompt: Annotated[Path | None, typer.Option(help="File with your prompt; - reads it from standard input.")] = None,
-    text: Annotated[str | None, typer.Option(help="The prompt itself.")] = None,
-    rows: Annotated[int, typer.Option(min=0, help="Number of changed rows to show.")] = 8,
-    watch: Annotated[bool, typer.Option("--watch", help="Try the file again whenever it is saved, until Ctrl-C.")] = False,
-    metric: Annotated[str | None, typer.Option(help="FILE.py:FUNCTION that the run names and may execute.")] = None,
-    endpoint: Annotated[
-        str | None, typer.Option(help="URL that the run may send rows to, if it is not on this machine.")
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    prompt: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="File with your prompt; - reads it from standard input.")
     ] = None,
+    text: Annotated[str | None, typer.Option(metavar="PROMPT", help="The prompt itself.")] = None,
+    rows: Annotated[int, typer.Option(min=0, metavar="N", help="Number of changed rows to show.")] = 8,
+    watch: Annotated[bool, typer.Option("--watch", help="Try the file again whenever it is saved, until Ctrl-C.")] = False,
+    metric: Annotated[
+        str | None, typer.Option(metavar="FILE.py:FUNCTION", help="Allow executing this metric, which the run names.")
+    ] = None,
+    endpoint: Endpoint = None,
     key_env: KeyEnv = None,
-    judge_endpoint: Annotated[str | None, typer.Option(help="URL that rows and answers may be sent to for grades.")] = None,
-    judge_key_env: Annotated[str | None, typer.Option(help="Environment variable that holds the judge's key.")] = None,
+    judge_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Allow sending rows and answers to this URL for grades.", rich_help_panel=ENDPOINT_PANEL
+        ),
+    ] = None,
+    judge_key_env: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Environment variable that holds the judge's key.", rich_help_panel=ENDPOINT_PANEL),
+    ] = None,
     base: Base = None,
     as_json: Json = False,
 ) -> None:
-    """Compare your own prompt with the winner on dev: difference, interval, changed rows.
+    """Compare your own prompt with the winner of a run.
 
-    In a terminal without --prompt and --text it asks for one prompt after another and keeps the model loaded.
+    Shows the difference on dev rows, its interval and changed rows. Without --prompt and --text it asks for prompts.
     """
     run = run_folder(run)
     if not (run / CONFIG).is_file():
@@ -58,7 +68,7 @@ def try_(
     file = None if prompt is None or str(prompt) == "-" else prompt
     if watch:
         if text is not None or file is None:
-            raise InputError("it needs a file to watch", where="--watch", hint="Add --prompt FILE.")
+            raise InputError("there is no file to watch", where="--watch", hint="Add --prompt FILE.")
         try_saved(run, allowed, file, rows=rows, as_json=as_json)
         return
     if text is None and prompt is None and sys.stdin.isatty():

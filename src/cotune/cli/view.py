@@ -12,12 +12,15 @@ from cotune.cli.program import Json, app, show_page
 
 @app.command(epilog="Example:\n\n  cotune view runs/mine")
 def view(
-    run: Annotated[Path, typer.Argument(help="Folder of a run, finished or not.")],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 picks a free one.")] = 0,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, finished or not.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, metavar="PORT", help="Port on 127.0.0.1; 0 picks a free one.")] = 0,
     no_open: Annotated[bool, typer.Option("--no-open", help="Only print the address, open no browser.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show a run's report in the browser and refresh it during the run; Ctrl-C ends it."""
+    """Show a run's report in the browser, also during the run.
+
+    Ctrl-C ends it.
+    """
     from cotune.report.view import view_run
 
     def ready(address: str) -> None:

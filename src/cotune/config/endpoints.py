@@ -66,7 +66,7 @@ class EndpointSection(Section):
         if (self.input_price is None) != (self.output_price is None) or (
             self.cached_price is not None and self.input_price is None
         ):
-            raise PydanticCustomError("prices", "input_price and output_price go together, cached_price with them")
+            raise PydanticCustomError("prices", "give both input_price and output_price, or neither; cached_price needs both")
         return self
 
 
@@ -82,7 +82,7 @@ class NamedEndpoint(EndpointSection):
     @model_validator(mode="after")
     def _model_goes_with_url(self) -> NamedEndpoint:
         if (self.base_url is None) != (self.model is None):
-            raise PydanticCustomError("endpoint", "base_url and model go together")
+            raise PydanticCustomError("endpoint", "base_url and model must be given together")
         return self
 
 
@@ -104,7 +104,7 @@ class ProposerConfig(BoundedEndpoint):
     @model_validator(mode="after")
     def _model_goes_with_url(self) -> ProposerConfig:
         if self.base_url is not None and self.model is None:
-            raise PydanticCustomError("endpoint", "base_url needs model, its name there")
+            raise PydanticCustomError("endpoint", "base_url needs model, the model's name at that address")
         if self.model is not None and self.base_url is None:
             raise PydanticCustomError(
                 "endpoint",

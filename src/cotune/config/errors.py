@@ -24,7 +24,8 @@ def readable_error(error: ErrorDetails, where: str, document: YamlText, root: ty
         above = ".".join(map(str, path[:-1]))
         return InputError(f"{above!r} has too few values", where=where, hint=f"Give at least {path[-1] + 1}.")
     if kind == "missing":
-        return InputError(f"the key {key!r} is missing", where=where, hint=f"Add {key}: to it.")
+        section, _, name = key.rpartition(".")
+        return InputError(f"the key {key!r} is missing", where=where, hint=f"Add {name!r}{section and f' below {section!r}'}.")
     if kind in ("extra_forbidden", "invalid_key"):
         names = _known_keys(root, path[:-1])
         near = _nearest_key(root, str(path[-1]), names, path[:-1])

@@ -53,9 +53,11 @@ class OutputConfig(Section):
     def _fits_type(self) -> OutputConfig:
         for key, needed, value in (("labels", "label", self.labels), ("schema", "json", self.json_schema)):
             if value is not None and self.type not in (needed, None):
-                raise PydanticCustomError("output", "{key} belong to the type {needed}", {"key": key, "needed": needed})
+                raise PydanticCustomError(
+                    "output", "{key} can only be given for the type {needed}", {"key": key, "needed": needed}
+                )
         if self.labels is not None and self.json_schema is not None:
-            raise PydanticCustomError("output", "labels and schema exclude each other")
+            raise PydanticCustomError("output", "give labels or schema, not both")
         return self
 
     def read_schema(self) -> dict[str, Any] | None:

@@ -39,7 +39,7 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
             line and key.
     """
     if path.suffix.lower() not in (".yaml", ".yml"):
-        raise InputError("a run's file ends in .yaml or .yml", where=str(path), hint="Rename it, or give the data file.")
+        raise InputError("a task file must end in .yaml or .yml", where=str(path), hint="Rename it.")
     return config_from_text(read_text(path, "the task file"), path, overrides)
 
 
@@ -47,11 +47,11 @@ def config_from_text(text: str, path: Path, overrides: Iterable[str] = ()) -> Ru
     """A run's config from the text of a YAML file at ``path``; otherwise as :func:`load_config`."""
     document = parse_yaml(text, str(path))
     if not isinstance(document.value, dict):
-        kind = "empty" if document.value is None else f"a {kind_of(document.value)}"
+        kind = "empty" if document.value is None else f"a {kind_of(document.value)}, not keys and values"
         raise InputError(
-            f"the file is {kind} and not a list of keys",
+            f"the file is {kind}",
             where=str(path),
-            hint="Write at least name:, data: {train:, input:, output:}.",
+            hint="Write at least data: {train: FILE, input: COLUMN, output: COLUMN}.",
         )
     values = document.value
     values.setdefault("name", path.stem)
@@ -121,7 +121,9 @@ def _overridden(values: dict[str, Any], overrides: Iterable[str]) -> tuple[froze
                 inner = place[section] = {}
             if not isinstance(inner, dict):
                 above = ".".join(sections[: depth + 1])
-                raise InputError(f"{above!r} has no keys", where=f"command line, {key}", hint=f"Set {above} itself.")
+                raise InputError(
+                    f"{above!r} is a single value without keys", where=f"command line, {key}", hint=f"Write {above}=VALUE."
+                )
             # Aliases in YAML are one object in several places.
             inner = place[section] = dict(inner)
             place = inner

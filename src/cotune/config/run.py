@@ -80,12 +80,14 @@ class RunConfig(Section):
                 {"name": self.model},
             )
         if (self.data.unlabelled is None) != (self.teacher.base_url is None):
-            raise PydanticCustomError("teacher", "data.unlabelled and teacher go together: rows, and who answers them")
+            raise PydanticCustomError(
+                "teacher", "data.unlabelled and teacher.base_url must be given together: the teacher answers these rows"
+            )
         if (self.metric == JUDGE) != (self.judge.base_url is not None):
-            what = "metric: judge and the section judge go together: what is measured, and who grades"
+            what = "metric: judge and judge.base_url must be given together: the model there grades the answers"
             raise PydanticCustomError("judge", "{what}", {"what": what})
         if self.remote_model == "":
-            raise PydanticCustomError("endpoint", "the model openai: has no name")
+            raise PydanticCustomError("endpoint", "the model openai: has no name; write openai:NAME")
         return self
 
     @property

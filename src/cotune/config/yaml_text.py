@@ -107,7 +107,9 @@ def _lines(root: yaml.Node, where: str) -> dict[tuple[str | int, ...], int]:
         if id(node) in done:
             return
         if id(node) in inside:
-            raise InputError("an alias contains itself", where=f"{where}, line {node.start_mark.line + 1}", hint="Take it out.")
+            raise InputError(
+                "an alias refers to itself", where=f"{where}, line {node.start_mark.line + 1}", hint="Write the value instead."
+            )
         inside.add(id(node))
         if isinstance(node, yaml.MappingNode):
             seen: set[str] = set()

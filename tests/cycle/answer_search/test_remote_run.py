@@ -328,7 +328,7 @@ def test_each_row_may_be_shown_what_is_nearest_to_it(bench: Bench, tmp_path: Pat
     [
         (("endpoint.base_url=null",), "endpoint.base_url"),
         (("endpoint.base_url=http://user:secret@x/v1",), "must not contain a user"),
-        (("endpoint.input_price=null",), "go together"),
+        (("endpoint.input_price=null",), "or neither"),
         (("model=openai:",), "has no name"),
         (("endpoint.embedings=x",), "embeddings"),
     ],

@@ -88,7 +88,7 @@ def _number(cell: str, where: str, style: NumberStyle | None) -> str:
         raise InputError(
             f"{shortened(cell.strip())!r} is not a number" + ("" if style is None else " in this column's format"),
             where=where,
-            hint="Write it like -1234.5; a unit or decimal commas are read where all cells have them alike. Or set output.type "
+            hint="Write it like -1234.5; a unit or decimal commas are read only if all cells have the same. Or set output.type "
             "to text.",
         )
     return number_text(number)
