@@ -67,7 +67,7 @@ def train_source(run: Path) -> str | None:
     """The data file that a run learnt from, as its config names it; None if it cannot be read."""
     try:
         return str(json.loads((run / CONFIG).read_text(encoding="utf-8"))["config"]["data"]["train"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -75,5 +75,5 @@ def _rows(path: Path) -> list[Mapping[str, Any]]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["rows"]
         return [row["input"] for row in found if isinstance(row["input"], Mapping)]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
