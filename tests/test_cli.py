@@ -33,8 +33,10 @@ from cotune.cli.evaluate import _confusion, _table
 from cotune.cli.predict import _row_of
 from cotune.cli.push import _ask
 from cotune.cli.terminal import wrapped
+from cotune.cli.try_prompt import try_typed
 from cotune.cycle import compare
 from cotune.cycle.compare import Tryouts
+from cotune.cycle.permissions import Permissions
 from cotune.cycle.runs.listing import list_runs
 from cotune.errors import InputError
 from cotune.evaluate.shares import PartScores, Share
@@ -743,6 +745,13 @@ def test_a_run_that_cannot_be_opened_is_an_error_also_where_nothing_was_typed(do
     (tmp_path / "journal.jsonl").write_text("")
     code, _, said = typed("try", tmp_path, keys=b"\x04")
     assert code == 2 and "no winner yet" in said and "Traceback" not in said
+
+
+def test_typed_bytes_that_are_not_utf8_are_an_error_with_a_message(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("cotune.cli.try_prompt.open_run", lambda *_: None)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("Größe: {text}".encode("latin-1")), "utf-8"))
+    with pytest.raises(InputError, match="not UTF-8"):
+        try_typed(tmp_path, Permissions(), rows=8, as_json=False)
 
 
 def test_a_watched_file_is_tried_whenever_it_is_saved(done: Done, tmp_path: Path) -> None:

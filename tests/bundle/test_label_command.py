@@ -92,6 +92,9 @@ def test_a_run_tells_its_bundle_and_the_rows_it_knows(bench: Bench, tmp_path: Pa
     assert rows_of_run(run, manifest) == ([], {"where is it"}, True), "a row without a label is not labelled"
     rows.unlink()
     assert rows_of_run(run, manifest)[1:] == ({"where is it"}, False)
+    for name in ("config.json", "test_rows.json"):
+        (run / name).write_text("[" * 10**5, encoding="utf-8")
+    assert rows_of_run(run, manifest) == ([], set(), False)
 
 
 def test_the_rows_of_a_run_are_replayed_as_it_read_them(tmp_path: Path) -> None:

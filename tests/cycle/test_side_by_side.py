@@ -73,6 +73,24 @@ def test_a_run_without_generated_answers_shows_none(tmp_path: Path) -> None:
     assert read_finished(folder).answers == ("",) * 4
 
 
+@pytest.mark.parametrize("output", [{}, {"output": {"type": "json", "schema": {"additionalProperties": [None]}}}])
+def test_runs_without_a_valid_output_cannot_be_compared(tmp_path: Path, output: dict[str, Any]) -> None:
+    folder = finished(tmp_path / "run", [True] * 4)
+    summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    del summary["output"]
+    (folder / SUMMARY).write_text(json.dumps(summary | output), encoding="utf-8")
+    with pytest.raises(InputError, match=r"has no type|not a valid JSON Schema"):
+        compare_runs(folder, folder)
+
+
+@pytest.mark.parametrize("name", [SUMMARY, TEST_ROWS])
+def test_files_that_are_nested_too_deeply_cannot_be_compared(tmp_path: Path, name: str) -> None:
+    folder = finished(tmp_path / "run", [True] * 4)
+    (folder / name).write_text("[" * 10**5, encoding="utf-8")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_finished(folder)
+
+
 def test_answers_that_miss_the_schema_are_wrong_in_a_comparison_too(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     finished(folder, [True] * 4)

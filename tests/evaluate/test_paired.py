@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from cotune.evaluate.stats.paired import (
     sign_flip_test,
     tango_limits,
 )
+from cotune.evaluate.tried import Comparison
 
 
 @given(st.integers(0, 60), st.integers(0, 60))
@@ -128,3 +130,11 @@ def test_a_difference_of_grouped_rows_counts_groups_and_not_rows():
     grouped, p_grouped = paired_difference(first, second, seed=0, groups=groups)
     assert p_alone < 1e-9 and p_grouped == pytest.approx(2 / 2**4)
     assert grouped.width > 2 * alone.width
+
+
+def test_a_comparison_on_a_single_row_is_valid_json():
+    interval, p = paired_difference([0.5], [0.7], seed=0)
+    compared = Comparison("base", 0.7, 0.5, 0.2, interval.low, interval.high, p, None, [])
+    shown = json.loads(json.dumps(compared.to_json(), allow_nan=False))
+    assert shown["low"] is None and shown["high"] is None, "the interval is unbounded"
+    assert shown["difference"] == 0.2 and shown["p"] == 1.0

@@ -463,6 +463,9 @@ def test_broken_folders_are_told_by_file(tmp_path: Path) -> None:
     told("Git LFS pointer")
     weights.write_bytes(b"abc")
     told("not a safetensors file")
+    for header in (b"[" * 10**5, b'{"a": {"data_offsets": [0, "8"]}}'):
+        weights.write_bytes(len(header).to_bytes(8, "little") + header)
+        told("not a safetensors file")
     weights.unlink()
     told("no weights")
     weights.write_bytes(whole)
@@ -473,8 +476,9 @@ def test_broken_folders_are_told_by_file(tmp_path: Path) -> None:
     (folder / "model.safetensors.index.json").unlink()
     (folder / "tokenizer.json").unlink()
     told("no tokenizer")
-    (folder / "config.json").write_text("{")
-    told("cannot be read as JSON")
+    for content in ("{", "[" * 10**5):
+        (folder / "config.json").write_text(content)
+        told("cannot be read as JSON")
     (folder / "config.json").rename(folder / "adapter_config.json")
     told("holds an adapter")
     (folder / "adapter_config.json").unlink()

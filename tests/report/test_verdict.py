@@ -407,6 +407,12 @@ def test_the_runs_own_command_is_advised_with_a_larger_budget_and_can_be_pasted(
         assert any(line.endswith((f"    {command}", f": {command}")) for line in shown), "on one line"
 
 
+def test_a_stored_command_whose_quotes_do_not_close_does_not_stop_the_report() -> None:
+    summary = {**SUMMARY, "stopped": "the budget is spent", "budget": "90s", "command": "cotune run 'my.csv"}
+    [step] = [step for step in next_steps(summary) if "budget" in step]
+    assert step.endswith("the same command with --budget 180s")
+
+
 def test_rows_left_out_for_the_budgets_sake_are_no_reason_to_label_more() -> None:
     summary = {"n": {"train": 112, "dev": 48, "test": 30}, "given": {"labelled": 19500, "test": 500}, "budget": "2m"}
     gains = {"prompt_given_tuning": gain(0.01, -0.05, 0.09, 0.5)}

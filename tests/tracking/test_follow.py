@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -238,6 +239,34 @@ def test_what_was_told_is_kept_for_each_tracker_and_holds_no_address(tmp_path: P
     session(tmp_path / "mails", Recorder(), [*OPENING, *SEARCH, *END])
     kept = json.loads((tmp_path / "mails" / TRACKING).read_text())
     assert kept == {"mlflow": {"run": "run-1", "told": 11, "arms": True, "ended": True}}
+
+
+def test_deleted_event_files_of_tensorboard_are_sent_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    class Writer:
+        def __init__(self, folder: str) -> None:
+            Path(folder).mkdir(exist_ok=True)
+
+        def add_text(self, name: str, text: str, step: int) -> None:
+            told.append(name)
+
+        add_scalar = add_text
+
+        def flush(self) -> None: ...
+
+        close = flush
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
+    monkeypatch.delitem(sys.modules, "cotune.tracking.tensorboard", raising=False)
+    folder = tmp_path / "mails"
+    for steps in ([*OPENING, *SEARCH[:2]], [*OPENING, *SEARCH[:3]]):
+        with pytest.raises(KeyboardInterrupt):
+            session(folder, tracker_of("tensorboard"), steps, then=fails(KeyboardInterrupt()))
+    assert told.count("config") == 1 and told.count("race/score") == 1
+    (folder / "tensorboard").rmdir()
+    session(folder, tracker_of("tensorboard"), [*OPENING, *SEARCH, *END])
+    assert told.count("config") == 2 and told.count("race/score") == 2
 
 
 @pytest.mark.parametrize("name", ["mlflow", "wandb", "tensorboard"])

@@ -21,7 +21,6 @@ from cotune.task.metrics.user import names_user_metric
 from cotune.task.reading.cells import has_half_character
 from cotune.task.values.label_type import LABEL_TYPES, LabelType
 from cotune.task.values.output import Output, label_output
-from cotune.task.values.schema import schema_problem
 from cotune.version import __version__
 
 FORMAT, WRITTEN_FORMAT = 3, 2
@@ -213,7 +212,7 @@ def _made_by(data: Mapping[str, Any]) -> str:
 
 def _written(table: _Keys, where: str) -> Output:
     output = Output.from_json(table.take("output", dict))
-    if not output.kind.written or (output.schema is not None and schema_problem(output.schema)):
+    if not output.kind.written:
         raise InputError("the output is not one of generated answers", where=f"{where}, key output", hint=COPY_AGAIN)
     return output
 

@@ -115,7 +115,7 @@ def try_typed(run: Path, permissions: Permissions, *, rows: int, as_json: bool) 
     with ThreadPoolExecutor(1) as pool:
         opening = pool.submit(open_run, run, permissions)
         tell(f"Type a prompt with {shown} where the row's text belongs, then press Ctrl-D on an empty line.", err=True)
-        while text := sys.stdin.read().strip():
+        while text := read_standard_input().strip():
             tryouts = opening.result()
             try:
                 try_one(tryouts, text, where="prompt", rows=rows, as_json=as_json)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cotune.evaluate.frozen_arms import ALPHA
+from cotune.evaluate.stats.intervals import Interval
 from cotune.evaluate.words import NO_DIFFERENCE
 from cotune.prompt.prompt import Prompt
 
@@ -19,7 +20,7 @@ class Comparison:
         mine: the new prompt's metric.
         winner: the winner's metric.
         difference: mine minus winner's.
-        low: lower end of its paired 95% interval.
+        low: lower end of its paired 95% interval; minus infinity if it is unbounded, as with a single row or group.
         high: upper end.
         p: p-value by exact McNemar, or a paired permutation test for values other than 0 and 1 and for metrics that are no
             means of rows.
@@ -47,8 +48,9 @@ class Comparison:
         return "better" if self.difference > 0 else "worse"
 
     def to_json(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+        """For ``--json``, which cannot express infinity: an end of the interval that is unbounded is None."""
+        low, high = Interval(self.low, self.high).as_list()
+        return {name: getattr(self, name) for name in self.__dataclass_fields__} | {"low": low, "high": high}
 
 
 @dataclass(frozen=True)

@@ -97,5 +97,5 @@ def _rows(path: Path) -> list[Mapping[str, Any]]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["rows"]
         return [row["input"] for row in found if isinstance(row["input"], Mapping)]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []

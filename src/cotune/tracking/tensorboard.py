@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -24,11 +24,14 @@ class TensorboardTracker:
 
     def start(self, run: Tracked, resume: str | None) -> str:
         """Open a further event file in the run's folder; TensorBoard shows all files of a folder as one run."""
+        kept = (run.folder / FOLDER).is_dir()
         self._writer = SummaryWriter(str(run.folder / FOLDER))
         self.where = f"tensorboard --logdir {shlex.quote(str(run.folder))}"
-        if resume is None or not Path(run.folder / FOLDER).is_dir():
-            self._writer.add_text("config", _markdown(("setting", "value"), list(run.config.items())), 0)
-        return FOLDER
+        if resume is not None and kept:
+            return resume
+        self._writer.add_text("config", _markdown(("setting", "value"), list(run.config.items())), 0)
+        # Another id if an earlier session's files were deleted, so that everything is sent again.
+        return FOLDER if resume is None else f"{FOLDER}-{secrets.token_hex(4)}"
 
     def metrics(self, values: Mapping[str, float], at: Moment) -> None:
         """Write scalars and the number of tokens."""

@@ -164,7 +164,7 @@ def read_finished(folder: Path) -> FinishedRun:
             values=None if labels else tuple(float(row["values"][arm]) for row in rows),
             groups=groups if any(row.get("group") for row in rows) else None,
         )
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"the run's answers to its test cannot be read ({type(error).__name__}: {str(error)[:80]})",
             where=str(folder / TEST_ROWS),

@@ -107,7 +107,7 @@ def compare_runs(first: Path, second: Path) -> RunComparison:
     metric, remark = _metric(one, two)
     # Labels that only one of them knows are answers too.
     labels = tuple(sorted({*one.references, *one.answers, *two.answers})) if one.values is None else ()
-    output = replace(Output.from_json(one.summary["output"]), labels=labels)
+    output = replace(Output.from_json(one.summary.get("output")), labels=labels)
     before, after = (_judged(run, one.references, output, metric) for run in (one, two))
     groups = joined(one.groups, two.groups)
     if groups is None and any(_grouped(run.folder) for run in (one, two)):

@@ -203,7 +203,7 @@ def hub_error(error: BaseException, repository: str, revision: str, where: str =
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"the file cannot be read as JSON ({error})", where=str(path), hint="Save it again.") from error
     if not isinstance(value, dict):
         raise InputError("the file holds no JSON object", where=str(path), hint="Save the model again.")
@@ -304,12 +304,13 @@ def _check_safetensors(path: Path) -> None:
                 raise ValueError("bad header")
             header = json.loads(stream.read(length))
         end = max((entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"), default=0)
+        whole = 8 + length + end
     except OSError as error:
         raise _unreadable("file", error, path) from error
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise InputError("this is not a safetensors file", where=str(path), hint=_COPY_AGAIN) from error
-    if 8 + length + end != size:
-        what = f"the file has {size} bytes, not the {8 + length + end} that its header says"
+    if whole != size:
+        what = f"the file has {size} bytes, not the {whole} that its header says"
         raise InputError(what, where=str(path), hint=_COPY_AGAIN)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import PurePath
 from typing import Any
@@ -33,7 +34,9 @@ def next_steps(summary: Mapping[str, Any]) -> list[str]:
     stored = [step for step in items(summary.get("next")) if isinstance(step, str) and step.strip()]
     steps, command = stored or improvements(summary), summary.get("command")
     if isinstance(command, str) and command:
-        steps = [_SAME.sub(lambda found: with_budget(command, found[1]), step) for step in steps]
+        # A damaged folder may hold a command whose quotes do not close.
+        with suppress(ValueError):
+            steps = [_SAME.sub(lambda found: with_budget(command, found[1]), step) for step in steps]
     return [*_uses(summary), *steps]
 
 

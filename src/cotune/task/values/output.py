@@ -13,7 +13,7 @@ from cotune.task.values.json_value import json_text
 from cotune.task.values.kinds.base import Constraint, OutputKind
 from cotune.task.values.kinds.registry import KINDS, OUTPUT_TYPES, WRITTEN_TYPES, OutputType
 from cotune.task.values.label_type import LABEL_TYPES, Label, LabelType, label_value
-from cotune.task.values.schema import Validator
+from cotune.task.values.schema import Validator, schema_problem
 
 __all__ = ["OUTPUT_TYPES", "WRITTEN_TYPES", "Output", "OutputType", "label_output"]
 
@@ -127,6 +127,8 @@ class Output:
         kind = KINDS[name]
         if kind.written == bool(labels) or kind.has_schema != isinstance(schema, Mapping):
             raise InputError(f"an output of type {name} does not have these labels or this schema", where="output")
+        if schema is not None and (problem := schema_problem(schema)):
+            raise InputError(f"the schema is not a valid JSON Schema ({problem})", where="output")
         if (label_type := data.get("label_type", "text")) not in LABEL_TYPES or (kind.written and label_type != "text"):
             raise InputError(f"labels are not of the type {label_type!r}", where="output")
         return cls(name, tuple(labels), "" if schema is None else json_text(schema), label_type)
