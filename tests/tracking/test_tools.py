@@ -24,6 +24,7 @@ import pytest
 from command_line import call
 from cotune.bundle import load
 from cotune.run_files import JOURNAL, SUMMARY, TRACKING
+from cotune.tracking.tracker import Tracked
 from free_port import free_port
 from tiny import save_tiny
 
@@ -161,6 +162,17 @@ def test_a_killed_run_goes_on_in_the_same_mlflow_run(done: Path, copy: Path, mlf
     found = the_run(mlflow)
     assert (found.info.run_id, found.info.status) == (before.info.run_id, "FINISHED")
     assert "test/best_tuned/score" in found.data.metrics and "first_verdict/score" not in found.data.metrics
+
+
+def test_a_deleted_mlflow_run_is_sent_to_a_new_one(tmp_path: Path, mlflow: Any) -> None:
+    from cotune.tracking.mlflow import MlflowTracker
+
+    tracker, tracked = MlflowTracker(), Tracked("mails", "mails", tmp_path, {})
+    first = tracker.start(tracked, None)
+    tracker.end("stopped")
+    mlflow.delete_run(first)
+    second = tracker.start(tracked, first)
+    assert second != first and the_run(mlflow).info.run_id == second
 
 
 def test_no_mlflow_server_is_told_before_anything_is_done(done: Path, mlflow: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mlflow
+from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
 
 from cotune.bundle.export.mlflow_folder import pyfunc_model, quiet_mlflow
@@ -58,13 +59,15 @@ class MlflowTracker:
         return str(info.run_id)
 
     def _resumed(self, run_id: str) -> Any:
+        """The run with this id, started; None if it was deleted or belongs to another server."""
         try:
-            return mlflow.start_run(run_id=run_id)
+            # MLflow keeps deleted runs for a while and fails to start them.
+            deleted = mlflow.get_run(run_id).info.lifecycle_stage == LifecycleStage.DELETED
         except MlflowException as error:
-            # The id belongs to another server, or the run was deleted.
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             return None
+        return None if deleted else mlflow.start_run(run_id=run_id)
 
     def metrics(self, values: Mapping[str, float], at: Moment) -> None:
         """Log one point of each metric, with the run's whole seconds as step."""
