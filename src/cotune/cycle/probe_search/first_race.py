@@ -73,7 +73,7 @@ class FirstRace:
             cycle=1,
             always=[seed, *([self._previous.prompt] if self._previous else [])],
             first_rows=self._sizes.first_rows,
-            affordable=partial(self._affordable, len(rows), keep),
+            affordable=partial(self._sizes.affordable, len(rows), keep),
             limit=limit,
         ).run()
         if race.read < len(rows) or (limit.stopped and taught_rows(context)):
@@ -103,10 +103,6 @@ class FirstRace:
                 return self._search(search.proposals, race, rows, cut=False)
         context.keep_rows({row.id for row in search.rows})
         return None
-
-    def _affordable(self, rows: int, keep: float, embedded: int) -> bool:
-        """Whether a race over ``rows`` may embed ``embedded`` more rows, over all prompts, and leave ``keep`` of the budget."""
-        return self._prices.race(self._own[0], rows, embedded) <= self._context.spending.left_within_step() - keep
 
     def _pool(self, rows: int) -> list[Proposal]:
         return opening_pool(

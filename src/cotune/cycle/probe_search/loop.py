@@ -187,6 +187,8 @@ class LabelLoop:
             return "no new prompt was found"
         search.proposals.update({child.prompt.id: child for child in children})
         entrants = list({p.id: p for p in (winner.fit.prompt, *(child.prompt for child in children))}.values())
+        # If passes or fits are slower than planned, fewer prompts continue, so that the best child can still be tuned.
+        keep = self.prices.owed(search) + self.prices.extras() + trial
         race = ProbeRace(
             self.context,
             self.embedding,
@@ -195,6 +197,7 @@ class LabelLoop:
             cycle=number,
             always=entrants[:1],
             first_rows=self.sizes.first_rows,
+            affordable=partial(self.sizes.affordable, rows, keep),
         ).run()
         self.prices.saw_fits(race.read, race.fit_seconds)
         search.fits.update(race.fits_on(rows))

@@ -71,6 +71,10 @@ class RaceSizes:
         """Cost of a race of ``count`` prompts over ``rows`` labelled rows."""
         return self._prices.race(self._seed, rows, rows_embedded(count, rows, self.first_rows))
 
+    def affordable(self, rows: int, keep: float, embedded: int) -> bool:
+        """Whether a race over ``rows`` may embed ``embedded`` more rows, over all prompts, and leave ``keep`` of the budget."""
+        return self._prices.race(self._seed, rows, embedded) <= self._context.spending.left_within_step() - keep
+
     def fitting(self, rows: int, room: float) -> int:
         """Number of prompts of a race over ``rows`` labelled rows that costs at most ``room``, else the minimum number."""
         least = min(HEURISTICS.least_pool, self._most)
