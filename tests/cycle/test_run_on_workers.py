@@ -172,7 +172,7 @@ def test_a_fit_is_the_same_after_its_way_through_a_file() -> None:
     rng = np.random.default_rng(0)
     truth = np.arange(40) % 2
     states = (rng.normal(size=(3, 40, 8)) + truth[None, :, None]).astype(np.float16)
-    task = FitTask(truth, 2, (2, 4, 6), None, None, 2, 1, 0)
+    task = FitTask(truth, 2, (2, 4, 6), None, None, 2, (6,), 1, 0)
     found = FitTask.from_json(json.loads(json.dumps(task.to_json()))).fit(tiny_local(), states)
     arrays, about = fits._packed(found)
     again = fits._unpacked(arrays, json.loads(json.dumps(about)))

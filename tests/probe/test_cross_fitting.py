@@ -9,8 +9,8 @@ import pytest
 from scipy.special import log_softmax
 
 from cotune.errors import InputError
-from cotune.probe import cross_fit, fit_logistic, fold_numbers
-from cotune.probe.cross_fitting import best_temperature, standardised, tempered
+from cotune.probe import cross_fit, cross_fitting, fit_logistic, fold_numbers
+from cotune.probe.cross_fitting import FOLDS, STRENGTHS, best_temperature, standardised, tempered
 
 Floats = Any
 
@@ -192,3 +192,28 @@ def test_what_cannot_be_fitted_is_refused(changes: dict[str, Any], message: str)
     states, labels = layered(30, [1.0, 1.0])
     with pytest.raises(InputError, match=message):
         cross_fit(**({"states": states, "labels": labels} | changes))
+
+
+@pytest.mark.parametrize("apart", [0.3, 1.0, 3.0])
+def test_many_rows_and_labels_try_fewer_penalties_and_choose_the_same(apart: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    solved: list[int] = []
+
+    def counted(*given: Any, **settings: Any) -> Any:
+        solved.append(len(settings["strengths"]) * len(settings["masks"]))
+        return fit_logistic(*given, **settings)
+
+    monkeypatch.setattr(cross_fitting, "fit_logistic", counted)
+    for seed in range(8):
+        states, labels = layered(90, [apart], classes=6, seed=seed)
+        monkeypatch.setattr(cross_fitting, "_MANY_LOGITS", 10**9)
+        solved.clear()
+        whole = cross_fit(states, labels, repeats=1, seed=seed)
+        assert solved == [len(STRENGTHS) * FOLDS]
+        monkeypatch.setattr(cross_fitting, "_MANY_LOGITS", 0)
+        solved.clear()
+        found = cross_fit(states, labels, repeats=1, seed=seed)
+        assert sum(solved) < len(STRENGTHS) * FOLDS
+        assert found.best.strength == whole.best.strength
+        # A problem is solved a little further than to the tolerance if others of its call take longer.
+        np.testing.assert_allclose(found.best.losses, whole.best.losses, atol=0.02)
+        assert found.best.log_loss == pytest.approx(whole.best.log_loss, abs=1e-3)

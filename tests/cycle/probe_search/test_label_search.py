@@ -46,7 +46,7 @@ KILLED = -9
 
 def run(bench: Bench, out: Path, *more: str, budget: str = "220ktok", **named: Any) -> Ended:
     # A first cycle and a later one. With fewer epochs no training would be long enough for a checkpoint.
-    settings = ("tune.readout=auto", "search.max_cycles=2", "tune.max_epochs=3")
+    settings = ("tune.readout=auto", "search.max_cycles=2", "tune.max_epochs=5")
     return bench.run(out, *settings, *more, budget=budget, **named)
 
 

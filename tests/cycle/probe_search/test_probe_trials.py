@@ -21,7 +21,7 @@ from cotune.cycle.diagnostics.stability import measure_robustness
 from cotune.cycle.journal import Journal
 from cotune.cycle.probe_search.confirm import confirm_labels, final_plan
 from cotune.cycle.probe_search.embedding import Embedding
-from cotune.cycle.probe_search.fits import PromptFit, fit_prompt
+from cotune.cycle.probe_search.fits import PromptFit, fit_prompt, task_of
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.loop import LabelLoop
 from cotune.cycle.probe_search.plan import fit_plan
@@ -37,7 +37,7 @@ from cotune.executor import LostError
 from cotune.model.adapters.slots import BASE
 from cotune.model.engine.settings import EngineSettings
 from cotune.model.local import LocalModel
-from cotune.probe.cross_fitting import as_good
+from cotune.probe.cross_fitting import LAYERS_KEPT, as_good
 from cotune.prompt.bank import seed_prompt
 from cotune.refine import with_demonstrations
 from cotune.tune.settings import TuneSettings, WindowSettings
@@ -99,6 +99,21 @@ def test_a_fit_outlives_a_race_that_looks_at_fewer_layers(context: RunContext) -
     assert tuned is not None and trials.log_probs(tuned, context.dev, "judge").shape == shape
 
 
+def test_few_rows_always_fit_the_layer_that_tuning_usually_reads(tmp_path: Path) -> None:
+    context = context_of(tiny_local(num_hidden_layers=12, vocab_size=1024), tmp_path, labelled_rows(60))
+    embedding, prompt, rows, layers = Embedding(context), seed_prompt(context.task), context.task.train, list(range(1, 13))
+    states = embedding.states(prompt, BASE, rows, "race", layers=layers)
+    # All layers tell labels apart by the same numbers, but 10 has more noise, so that ridge regression prefers others.
+    states[:] = states[:1]
+    states[9] += np.random.default_rng(0).normal(scale=states.std(), size=states.shape[1:]).astype(states.dtype)
+    found = fit_prompt(context, prompt, rows, states, layers).found
+    kept = sorted(found.ridge, key=lambda layer: (found.ridge[layer], layer))[:LAYERS_KEPT]
+    assert 10 not in kept and [one.layer for one in found.by_layer if not one.word_scale] == sorted([*kept, 10])
+    screened = fit_prompt(context, prompt, rows, states, layers, screening=True).found
+    assert 10 not in [one.layer for one in screened.by_layer]
+    assert task_of(context, prompt, rows * 8, layers, screening=False)[1].also == ()
+
+
 def test_tuning_reads_the_layer_near_the_usual_one_among_those_that_are_as_good(tmp_path: Path) -> None:
     context = context_of(tiny_local(num_hidden_layers=12, vocab_size=1024), tmp_path, labelled_rows(60))
     embedding, prompt, rows = Embedding(context), seed_prompt(context.task), context.task.train
@@ -118,6 +133,8 @@ def test_tuning_reads_the_layer_near_the_usual_one_among_those_that_are_as_good(
     assert (low.found.layer, trials.edge(low), trials.layer(low)) == (5, 6, 10), "all are as good"
     assert trials.layer(judged(l5=0.5, l8=0.9, l10=0.9, l12=0.9)) == 5, "the others are worse"
     assert trials.layer(judged(l5=0.5, l8=0.5, l10=0.9, l12=0.9)) == 8
+    hardly = judged(l5=0.5, l8=0.9, l10=0.52, l12=0.9)
+    assert [one.layer for one in as_good(hardly.found.by_layer)] == [5] and trials.layer(hardly) == 10, "within two errors"
     with_words = replace(low, found=replace(low.found, best=replace(low.found.best, word_scale=1.0)))
     assert trials.layer(with_words) == with_words.found.layer, "the logits of words are read where the probe reads"
     assert trials.layer(replace(low, rows=low.rows * 8)) == 5, "many rows tell layers apart"

@@ -28,6 +28,7 @@ class FitTask:
     groups: list[Any] | None
     words: tuple[int, ...] | None
     keep: int
+    also: tuple[int, ...]
     repeats: int | None
     seed: int
 
@@ -40,14 +41,14 @@ class FitTask:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object for :meth:`from_json`."""
-        return {**vars(self), "truth": self.truth.tolist(), "layers": list(self.layers)}
+        return {**vars(self), "truth": self.truth.tolist(), "layers": list(self.layers), "also": list(self.also)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> FitTask:
         """Inverse of :meth:`to_json`."""
         words = None if data["words"] is None else tuple(data["words"])
-        truth, layers = np.array(data["truth"], dtype=np.int64), tuple(data["layers"])
-        return cls(**{**data, "truth": truth, "layers": layers, "words": words})
+        truth, layers, also = np.array(data["truth"], dtype=np.int64), tuple(data["layers"]), tuple(data["also"])
+        return cls(**{**data, "truth": truth, "layers": layers, "also": also, "words": words})
 
 
 def word_weights(model: LocalModel, first: Sequence[int]) -> NDArray[np.float32]:

@@ -116,14 +116,17 @@ def task_of(
     """Indices of the rows that a prompt's probe is fitted to, and the fitting task without their states."""
     places = usable_places(prompt, rows)
     chosen = tuple(rows[i] for i in places)
-    groups = groups_of(chosen)
+    groups, depth = groups_of(chosen), context.model.depth
+    # Ridge regression may not choose the layer that few rows are tuned for.
+    also = () if screening or len(rows) >= HEURISTICS.few_rows else (_closest_to_usual(layers, depth),)
     return places, FitTask(
         label_indices(chosen, context.task),
         len(context.task.labels),
         tuple(layers),
         None if groups is None else groups.tolist(),
-        first_words(context, prompt) if layers[-1] == context.model.depth else None,
+        first_words(context, prompt) if layers[-1] == depth else None,
         HEURISTICS.early_layers if screening else LAYERS_KEPT,
+        also,
         1 if screening else None,
         context.seed,
     )
@@ -152,14 +155,18 @@ def difference(first: PromptFit, second: PromptFit) -> Floats:
 def tuned_layer(found: CrossFit, rows: int, depth: int) -> int:
     """The layer at which the window ends and tuned states are read.
 
-    Few rows hardly tell layers apart. Of those at which the frozen probe is as good as at its best, this is then the one
+    Few rows hardly tell layers apart. Of those at which the frozen probe is hardly worse than at its best, this is then the one
     closest to :attr:`~cotune.cycle.probe_search.heuristics.SearchHeuristics.tuned_depth`. With more rows it is the frozen
     probe's. Label words need the last layer.
     """
     if found.best.word_scale or rows >= HEURISTICS.few_rows:
         return found.layer
-    layers = {found.layer, *(one.layer for one in as_good(found.by_layer) if not one.word_scale)}
-    return min(sorted(layers), key=lambda layer: abs(layer - HEURISTICS.tuned_depth * depth))
+    near = as_good(found.by_layer, HEURISTICS.tuned_errors)
+    return _closest_to_usual(sorted({found.layer, *(one.layer for one in near if not one.word_scale)}), depth)
+
+
+def _closest_to_usual(layers: Sequence[int], depth: int) -> int:
+    return min(layers, key=lambda layer: abs(layer - HEURISTICS.tuned_depth * depth))
 
 
 def first_words(context: RunContext, prompt: Prompt) -> tuple[int, ...] | None:
