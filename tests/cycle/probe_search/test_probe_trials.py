@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from cycle_runs import labelled_rows
 
-from cotune.config import RunConfig
+from cotune.config import RunConfig, config_in_memory
 from cotune.config.sections import EvaluateConfig
 from cotune.config.task import Task
 from cotune.cycle.budget.budget import parse_budget
@@ -25,6 +25,7 @@ from cotune.cycle.probe_search.fits import PromptFit, fit_prompt, task_of
 from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.loop import LabelLoop
 from cotune.cycle.probe_search.plan import fit_plan
+from cotune.cycle.probe_search.policy import window_settings
 from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.trial import Trials, TuningRequest
@@ -97,6 +98,19 @@ def test_a_fit_outlives_a_race_that_looks_at_fewer_layers(context: RunContext) -
     assert frozen.layer == deepest and trials.log_probs(frozen, context.dev, "judge").shape == shape
     tuned = trials.tune(TuningRequest(fit, rows, 2, "tune", context.seed))
     assert tuned is not None and trials.log_probs(tuned, context.dev, "judge").shape == shape
+
+
+@pytest.mark.parametrize(
+    ("rows", "labels", "pairs", "rate"), [(240, 20, True, 2e-3), (120, 20, True, 1e-3), (240, 4, False, 1e-3)]
+)
+def test_many_rows_of_many_labels_are_tuned_in_pairs_at_a_higher_rate(
+    rows: int, labels: int, pairs: bool, rate: float, tmp_path: Path
+) -> None:
+    made = [{"text": f"text {i}", "label": f"label {i % labels}"} for i in range(rows)]
+    context = context_of(tiny_local(), tmp_path, made)
+    config = config_in_memory(name="pairs", input=["text"], output="label")
+    settings = window_settings(config, context)
+    assert (settings.pairs, settings.learning_rate, settings.head_rate) == (pairs, rate, 1e-3)
 
 
 def test_few_rows_always_fit_the_layer_that_tuning_usually_reads(tmp_path: Path) -> None:

@@ -258,3 +258,36 @@ def test_a_race_that_was_cut_before_its_last_fits_is_resumed_as_it_was_cut(
     assert len([value for value in of_kind(out, "cut") if "fit" in value]) > 1 and len(of_kind(out, "race")[0]["rows"]) > 6
     run(bench, out, Quiet(), pool=12)
     assert journal_of(out)[: len(before)] == before
+
+
+class Tiring(Heard):
+    """The machine is slower from the end of the first cycle on."""
+
+    def __init__(self, machine: Machine, times: float) -> None:
+        super().__init__()
+        self.machine, self.times = machine, times
+
+    def event(self, event: dict[str, Any]) -> None:
+        super().event(event)
+        if event["kind"] == "cycle":
+            self.machine.times = self.times
+
+
+def test_in_a_later_race_fewer_prompts_continue_on_a_machine_that_became_slow(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the race would take the time of the trial that it is for."""
+    settings: dict[str, Any] = {"model": str(bench.model), "budget": "150s", "seed": 4, "tune": {"rank": 2}}
+    settings |= {"search": {"pool": 12, "max_cycles": 2, "tfidf": False}, "engine": {"dtype": "float32", "threads": 1}}
+    config = config_in_memory(name="slow", input=["text"], output="label", **settings)
+    task = Task.from_rows(labelled_rows(400), input="text", output="label", limit={"test": 60})
+    continued = list[int]()
+    for times in (1.0, 4.0):
+        machine, out = Machine(1.0), tmp_path / f"run-{times:g}"
+        with monkeypatch.context() as patch:
+            on(machine, patch)
+            run_cycle(config, out, task=task, view=Tiring(machine, times))
+        first, later = of_kind(out, "places")
+        assert first == 1 and len(of_kind(out, "race")) == 2
+        continued.append(later)
+    assert continued == [3, 1]

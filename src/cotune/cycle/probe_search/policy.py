@@ -94,19 +94,21 @@ def parts_of(context: RunContext, config: RunConfig) -> tuple[Trials, Prices]:
 
 def window_settings(config: RunConfig, context: RunContext) -> WindowSettings:
     """The settings of tuning a window, from the config."""
-    tune = config.tune
+    tune, task = config.tune, context.task
     batch_size = tune.batch_size or WindowSettings.batch_size
+    # Otherwise most rows of a step would be alone with their label (BANKING77, docs/probe-measurements.md).
+    pairs = len(task.labels) > batch_size
+    higher = pairs and len(task.train) + len(task.dev) >= HEURISTICS.few_rows
     return WindowSettings(
         lora=replace(context.tune.lora, layers=()),
-        learning_rate=tune.learning_rate,
+        learning_rate=(HEURISTICS.paired_rate if higher else 1.0) * tune.learning_rate,
         head_rate=tune.learning_rate,
         batch_size=batch_size,
         clip=tune.clip,
         smoothing=tune.smoothing,
         contrast=HEURISTICS.contrast,
         contrast_temperature=HEURISTICS.contrast_temperature,
-        # Otherwise most rows of a step would be alone with their label (BANKING77, docs/probe-measurements.md).
-        pairs=len(context.task.labels) > batch_size,
+        pairs=pairs,
         micro_tokens=context.tune.micro_tokens,
     )
 
