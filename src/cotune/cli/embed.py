@@ -77,7 +77,8 @@ def embed(
         ),
     ] = None,
     on_blank: Annotated[
-        str, typer.Option(help="Rows with a blank text: an error (error), or left out and counted (skip).")
+        str,
+        typer.Option(metavar="NAME", help="Rows with a blank text: stop (error), or leave them out and count them (skip)."),
     ] = "error",
     executor: ExecutorName = None,
     workers: Workers = None,
