@@ -243,7 +243,7 @@ def _fit_layer(
                 out = np.flatnonzero(held_out)
                 logits = fitted.logits_within(out, slice(number * len(some), (number + 1) * len(some)))
                 given = logits if offsets is None else logits + offsets[out]
-                log_probs[repeat][np.ix_(places, out)] = log_softmax(given, axis=-1)
+                log_probs[repeat][np.ix_(np.asarray(places), out)] = log_softmax(given, axis=-1)
 
     def best_of(places: Sequence[int], of: NDArray[np.int64]) -> int:
         """The place with the lowest mean loss on some rows."""
