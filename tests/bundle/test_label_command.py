@@ -176,7 +176,7 @@ def test_without_a_terminal_it_says_how_else_and_json_asks_nobody(
     code, _, refused = called(capsys, bundle, pool, "--out", tmp_path / "out.csv")
     assert code == 2 and "--web" in refused and "--json" in refused
     assert "--out labelled.csv" in called(capsys, bundle, pool)[2]
-    assert "no way 'best'" in called(capsys, bundle, pool, "--by", "best", "--json")[2]
+    assert "unknown method 'best'" in called(capsys, bundle, pool, "--by", "best", "--json")[2]
     code, printed, _ = called(capsys, bundle, pool, "--n", 3, "--json", "--by", "margin")
     found = json.loads(printed)
     assert code == 0 and found["way"] == "margin" and found["labels"] == list(LABELS) and len(found["rows"]) == 3

@@ -122,7 +122,7 @@ def test_a_style_is_told_and_a_cell_in_another_is_refused() -> None:
     with pytest.raises(InputError, match=r"row 3, column 'out': '7 g' is not a number in this column's format"):
         bad = [*rows(2, ["1 kg"]), {"the text": "x", "out": "7 g"}]
         Task.from_frame(rows(120, written), input="the text", output="out", test=bad)
-    with pytest.raises(InputError, match="read where all cells have them alike"):
+    with pytest.raises(InputError, match="read only if all cells have the same"):
         Task.from_frame(rows(120, [*written, "9 g"]), input="the text", output="out", type="number")
 
 

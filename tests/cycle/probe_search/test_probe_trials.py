@@ -101,7 +101,7 @@ def test_a_fit_outlives_a_race_that_looks_at_fewer_layers(context: RunContext) -
 
 
 @pytest.mark.parametrize(
-    ("rows", "labels", "pairs", "rate"), [(240, 20, True, 2e-3), (120, 20, True, 1e-3), (240, 4, False, 1e-3)]
+    ("rows", "labels", "pairs", "rate"), [(400, 20, True, 2e-3), (120, 20, True, 1e-3), (400, 4, False, 1e-3)]
 )
 def test_many_rows_of_many_labels_are_tuned_in_pairs_at_a_higher_rate(
     rows: int, labels: int, pairs: bool, rate: float, tmp_path: Path

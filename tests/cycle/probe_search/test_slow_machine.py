@@ -280,9 +280,9 @@ def test_in_a_later_race_fewer_prompts_continue_on_a_machine_that_became_slow(
     settings: dict[str, Any] = {"model": str(bench.model), "budget": "150s", "seed": 4, "tune": {"rank": 2}}
     settings |= {"search": {"pool": 12, "max_cycles": 2, "tfidf": False}, "engine": {"dtype": "float32", "threads": 1}}
     config = config_in_memory(name="slow", input=["text"], output="label", **settings)
-    task = Task.from_rows(labelled_rows(400), input="text", output="label", limit={"test": 60})
     continued = list[int]()
     for times in (1.0, 4.0):
+        task = Task.from_rows(labelled_rows(400), input="text", output="label", limit={"test": 60})
         machine, out = Machine(1.0), tmp_path / f"run-{times:g}"
         with monkeypatch.context() as patch:
             on(machine, patch)
