@@ -35,8 +35,8 @@ _MOST_LOGITS = 20_000_000
 """Upper bound on the logits of folds that are fitted at once: a few hundred megabytes including the solver's memory."""
 WORD_SCALES = (0.3, 1.0)
 """Factors of the label words' logits that are tried as an offset of the last layer's probe, if these logits are given."""
-EVEN_ROWS = 2.0
-"""Number of rows with all labels in equal parts that are added when a temperature is fitted (docs/probe-measurements.md)."""
+ADDED_ROWS = 2.0
+"""Number of rows that are added when a temperature is fitted (docs/probe-measurements.md)."""
 LEAST_SPREAD = 1e-6
 ONE_ERROR = 1.0
 """Number of standard errors of the paired difference within which a lower layer is preferred (Breiman et al., 1984)."""
@@ -197,20 +197,22 @@ def tempered(log_probs: Floats, temperature: float) -> Floats:
 
 
 def best_temperature(log_probs: Floats, labels: NDArray[np.int64]) -> float:
-    """The temperature, between 1/4 and 8, with the lowest log-loss on held-out rows and :data:`EVEN_ROWS` added ones.
+    """The temperature, between 1/4 and 8, with the lowest log-loss on held-out rows and :data:`ADDED_ROWS` added ones.
 
-    The added rows have all labels in equal parts. Without them, few rows that are all classified correctly would ask for
-    probabilities close to 1 (Platt, 1999, smooths targets for the same reason).
+    The added rows have the two likeliest labels of each row in equal parts. Without them, few rows that are all classified
+    correctly would ask for probabilities close to 1 (Platt, 1999, smooths targets for the same reason).
 
     ``log_probs`` ``[rows, classes]`` are by weights that have not seen the rows.
     """
     from scipy.optimize import minimize_scalar
 
     rows = np.arange(len(labels))
+    likeliest = np.argsort(log_probs, axis=1)[:, -2:]
 
     def loss(power: float) -> float:
         table = tempered(log_probs, float(np.exp(power)))
-        return float(-table[rows, labels].mean() * len(rows) - EVEN_ROWS * table.mean())
+        added = np.take_along_axis(table, likeliest, axis=1)
+        return float(-table[rows, labels].mean() * len(rows) - ADDED_ROWS * added.mean())
 
     optimum = minimize_scalar(loss, bounds=(-np.log(4), np.log(8)), method="bounded")
     return float(np.exp(optimum.x))
