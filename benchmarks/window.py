@@ -135,8 +135,9 @@ def run_cell(model: LocalModel, task: Task, way: str, draw: int) -> dict[str, An
         return about | {"refit": judged(log_probs(head, states[place, count:]), truth), "seconds": 0.0, "steps": 0}
     settings = WAYS[way]
     settings = replace(settings, pairs=way != "alone" and classes > settings.batch_size)
-    if way == "default" and settings.pairs and count >= HEURISTICS.few_rows:
-        settings = replace(settings, learning_rate=HEURISTICS.paired_rate * settings.learning_rate)
+    if way == "default":
+        factor = HEURISTICS.rate_factor(count, pairs=settings.pairs)
+        settings = replace(settings, learning_rate=factor * settings.learning_rate)
     epochs = float(way[6:]) if way.startswith("epochs") else HEURISTICS.epochs(count, 8)
     first = 0 if way == "deep" else max(0, layer - round(HEURISTICS.window_share * model.depth))
     started = time.monotonic()

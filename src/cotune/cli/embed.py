@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -89,8 +89,9 @@ def embed(
     from cotune.embed.command import EmbedTask, embed_here
 
     settings = {"pooling": pooling, "layer": layer}
-    given: dict[str, Any] = {"standard": standard, "fit_on": fit_on, "on_blank": on_blank}
-    task = EmbedTask.read(input, out, model=model, column=column, settings=settings, **given)
+    task = EmbedTask.read(
+        input, out, model=model, column=column, settings=settings, standard=standard, fit_on=fit_on, on_blank=on_blank
+    )
     unlike = ""
     if choice is None:
         result = embed_here(task)

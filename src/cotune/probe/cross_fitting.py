@@ -229,8 +229,9 @@ def _fit_layer(
 ) -> LayerFit:
     from scipy.special import log_softmax
 
-    rows = np.arange(len(y))
     log_probs = np.empty((len(held), len(strengths), len(y), classes))
+    # Not a number until the row is predicted with the penalty.
+    losses = np.full(log_probs.shape[:3], np.nan)
     left_out = [(repeat, fold_of == fold) for repeat, fold_of in enumerate(held) for fold in range(int(fold_of.max()) + 1)]
 
     def predict(folds: Sequence[tuple[int, NDArray[np.bool_]]], places: Sequence[int]) -> None:
@@ -245,27 +246,29 @@ def _fit_layer(
                 out = np.flatnonzero(held_out)
                 logits = fitted.logits_within(out, slice(number * len(some), (number + 1) * len(some)))
                 given = logits if offsets is None else logits + offsets[out]
-                log_probs[repeat][np.ix_(np.asarray(places), out)] = log_softmax(given, axis=-1)
+                at, found = np.ix_(np.asarray(places), out), log_softmax(given, axis=-1)
+                log_probs[repeat][at] = found
+                losses[repeat][at] = -found[:, np.arange(len(out)), y[out]]
 
-    def best_of(places: Sequence[int], of: NDArray[np.int64]) -> int:
-        """The place with the lowest mean loss on some rows."""
-        return places[int(np.argmin(-log_probs[:, places][:, :, of, y[of]].mean(axis=(0, 2))))]
+    def best_of(places: Sequence[int]) -> int:
+        """The place with the lowest mean loss on the rows predicted so far."""
+        return places[int(np.argmin(np.nanmean(losses[:, places], axis=(0, 2))))]
 
     tried = list(range(len(strengths)))
     if len(y) * classes < _MANY_LOGITS:
         predict(left_out, tried)
     else:
         predict(left_out[:1], tried)
-        near = best_of(tried, np.flatnonzero(left_out[0][1]))
+        near = best_of(tried)
         tried = [place for place in tried if abs(place - near) <= 1]
         predict(left_out[1:], tried)
         # All folds together may prefer a penalty beyond these.
-        while (beyond := _beyond(tried, best_of(tried, rows), len(strengths))) is not None:
+        while (beyond := _beyond(tried, best_of(tried), len(strengths))) is not None:
             predict(left_out[1:], [beyond])
             tried = sorted([*tried, beyond])
-    at = best_of(tried, rows)
-    losses, correct = -log_probs[:, at, rows, y].mean(axis=0), (log_probs[:, at].argmax(axis=-1) == y).mean(axis=0)
-    return LayerFit(number, float(strengths[at]), losses, correct, log_probs[0, at])
+    best = best_of(tried)
+    correct = (log_probs[:, best].argmax(axis=-1) == y).mean(axis=0)
+    return LayerFit(number, float(strengths[best]), losses[:, best].mean(axis=0), correct, log_probs[0, best])
 
 
 def _beyond(tried: Sequence[int], best: int, count: int) -> int | None:

@@ -144,6 +144,10 @@ class SearchHeuristics:
         """Number of labelled rows of a race's first round for a number of labels."""
         return max(self.first_rows, self.first_rows_a_label * labels)
 
+    def rate_factor(self, rows: int, *, pairs: bool) -> float:
+        """Learning rate of a window as a multiple of the config's, for a number of labelled rows."""
+        return self.paired_rate if pairs and rows >= self.few_rows else 1.0
+
     def epochs(self, rows: int, most: float) -> float:
         """Epochs in all for a number of labelled rows, at most ``most``: half in the trial, half at the end.
 

@@ -98,10 +98,9 @@ def window_settings(config: RunConfig, context: RunContext) -> WindowSettings:
     batch_size = tune.batch_size or WindowSettings.batch_size
     # Otherwise most rows of a step would be alone with their label (BANKING77, docs/probe-measurements.md).
     pairs = len(task.labels) > batch_size
-    higher = pairs and len(task.train) + len(task.dev) >= HEURISTICS.few_rows
     return WindowSettings(
         lora=replace(context.tune.lora, layers=()),
-        learning_rate=(HEURISTICS.paired_rate if higher else 1.0) * tune.learning_rate,
+        learning_rate=HEURISTICS.rate_factor(len(task.train) + len(task.dev), pairs=pairs) * tune.learning_rate,
         head_rate=tune.learning_rate,
         batch_size=batch_size,
         clip=tune.clip,

@@ -47,9 +47,9 @@ def _neighbours(value: Value) -> list[Line]:
         return [Line(f"data: paraphrases were not looked for: {one_line(skipped, 160)}")] if failed else []
     findings = [fields(finding) for finding in items(value.get("findings"))]
     # The others are on the page.
-    told = [f for f in findings if f.get("severity") == "warning" or f.get("kind") == "same_meaning_with_test"] or findings[:1]
-    messages = [one_line(finding.get("message"), 300) for finding in told]
-    if len(findings) > len(told):
+    shown = [f for f in findings if f.get("severity") == "warning" or f.get("kind") == "same_meaning_with_test"] or findings[:1]
+    messages = [one_line(finding.get("message"), 300) for finding in shown]
+    if len(findings) > len(shown):
         messages[-1] += "; the report lists more"
     none = f"none of the {one_line(value.get('pairs'), 12)} closest pairs of rows are paraphrases"
     return [Line(f"data: {text}") for text in messages or [none]]
