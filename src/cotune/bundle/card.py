@@ -142,6 +142,12 @@ _TERMS = (
 )
 
 
+_FIELDS = (
+    " Here there are several fields, whose values take the place of labels (`labels` in the file, `sizes` of them for each "
+    "field in turn): each field has its own softmax, and its likeliest value goes into the JSON."
+)
+
+
 def probe_in_words(probe: Probe, depth: int, name: str) -> str:
     """How a probe computes an answer, in words."""
     where = f"layer {probe.layer} of {depth}" if probe.layer < depth else f"the last of its {depth} layers"
@@ -151,6 +157,7 @@ def probe_in_words(probe: Probe, depth: int, name: str) -> str:
         f"The probe (`{name}`) is multinomial logistic regression on these numbers: each label has a bias and a weight for "
         "each of the numbers. The sum of the products plus the bias is the label's logit. The label with the largest logit is "
         "the answer; a softmax over all logits gives the probabilities."
+        + (_FIELDS if probe.sizes else "")
         + (" The layers above need not run." if probe.layer < depth else "")
         + ("" if probe.terms is None else _TERMS)
     )
@@ -159,6 +166,8 @@ def probe_in_words(probe: Probe, depth: int, name: str) -> str:
 def _reading(reading: Reading, base: str) -> list[str]:
     """How to compute the same answer with transformers, without cotune."""
     export = "`cotune export FOLDER --to transformers --out OTHER` writes a classifier that runs with transformers alone."
+    if reading.probe.sizes:
+        return []
     if reading.probe.terms is not None:
         return [export]
     code = python_block(
@@ -191,7 +200,7 @@ def use(manifest: Manifest, endpoint: tuple[str, str | None] | None, folder: str
     url, key = endpoint or (None, None)
     leave = [(option, value) for option, value in (("endpoint", url), ("key_env", key)) if value is not None]
     predict = " ".join([f"cotune predict {folder}", *(f"--{o.replace('_', '-')} {shlex.quote(plain(v))}" for o, v in leave)])
-    shares = "" if manifest.written is not None else "--probabilities "
+    shares = "--probabilities " if manifest.choices else ""
     given = "".join(f", {option}={plain(value)!r}" for option, value in leave)
     here = "`FOLDER` is the folder of this file; each" if folder == "FOLDER" else "Each"
     parts = (

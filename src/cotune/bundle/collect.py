@@ -98,10 +98,10 @@ class Collector:
         self._like = list(like)[:: max(1, len(like) // _MOST_ROWS)][:_MOST_ROWS] if len(like) >= _LEAST_ROWS else []
         self._nearness: Nearness | None = None
         self._highest = None
-        if predictor.writing is not None or (predictor.calibration is None and not self._like):
+        if not predictor.chooses_label or (predictor.calibration is None and not self._like):
             raise InputError(
-                "the bundle generates its answers, and rows are only collected for labels"
-                if predictor.writing is not None
+                "the bundle answers with JSON or text, and rows are only collected for labels"
+                if not predictor.chooses_label
                 else "the bundle has no scores of held-out rows, and its training rows are not known",
                 where="--collect",
                 hint="Serve the folder of a label run that was made by this version.",

@@ -190,9 +190,12 @@ class OpenedBundle:
         return (str(server.get("base_url")), server.get("key_env")) if isinstance(server, Mapping) else None
 
     def writing(self) -> Writing | None:
-        """The settings of generated answers; None for labels. An endpoint is given the schema instead of a grammar."""
+        """The settings of generated answers; None for labels and closed fields.
+
+        An endpoint is given the schema instead of a grammar.
+        """
         written = self.manifest.written
-        if written is None:
+        if written is None or self.manifest.closed is not None:
             return None
         grammar = None if self.has_endpoint else grammar_of(written, f"{self.folder / MANIFEST}, output.schema")
         return Writing(written, self.manifest.answer_tokens, grammar)
@@ -257,7 +260,7 @@ def _predictor(bundle: OpenedBundle, model: LocalModel | RemoteModel) -> Predict
     return Predictor(
         model,
         bundle.prompt,
-        manifest.labels,
+        manifest.choices,
         manifest.input_fields,
         decision=manifest.decision,
         adapter_id=manifest.adapter_id,
@@ -265,6 +268,7 @@ def _predictor(bundle: OpenedBundle, model: LocalModel | RemoteModel) -> Predict
         task=manifest.task,
         writing=bundle.writing(),
         label_type=manifest.label_type,
+        output=None if manifest.closed is None else manifest.written,
         calibration=Calibration.of(read_json(folder / METRICS), str(folder / METRICS)),
     )
 
@@ -345,7 +349,14 @@ def check_probe(model: LocalModel, manifest: Manifest, folder: Path) -> None:
         probe = model.adapters.probe(manifest.adapter_id)
     if probe is None:
         return
-    if set(probe.labels) != set(manifest.labels) or probe.width != model.width or probe.layer > model.depth:
+    closed = manifest.closed
+    known = set(probe.labels) == set(manifest.labels) if closed is None else probe.labels == closed.names
+    if (
+        not known
+        or probe.sizes != (() if closed is None else closed.sizes)
+        or probe.width != model.width
+        or probe.layer > model.depth
+    ):
         raise InputError("the probe does not fit the labels or the model", where=str(folder / PROBE), hint=COPY_AGAIN)
 
 

@@ -19,6 +19,7 @@ from cotune.probe.readout import PROBE
 from cotune.run_files import BUNDLE, JOURNAL
 from cotune.task.metrics.user import names_user_metric
 from cotune.task.reading.cells import has_half_character
+from cotune.task.values.closed import ClosedFields
 from cotune.task.values.label_type import LABEL_TYPES, LabelType
 from cotune.task.values.output import Output, label_output
 from cotune.version import __version__
@@ -82,8 +83,8 @@ class Manifest:
         metric: the task's metric.
         max_tokens: longest prompt in tokens.
         versions: versions of packages, by name.
-        written: the output for generated answers; None for labels.
-        answer_tokens: maximum length of a generated answer.
+        written: the output for generated answers and closed fields; None for labels.
+        answer_tokens: maximum length of a generated answer; 0 for closed fields.
         label_type: type of the labels in the data: texts, numbers or truth values.
     """
 
@@ -107,6 +108,16 @@ class Manifest:
     def output(self) -> Output:
         """The type of the answers."""
         return self.written or label_output(self.labels, self.label_type)
+
+    @property
+    def closed(self) -> ClosedFields | None:
+        """The fields of JSON that a probe reads; None for labels and generated answers."""
+        return self.written.closed if self.written is not None and self.decision.kind == "probe" else None
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """What scores are given to: the labels, or the names of the closed fields' values; empty for generated answers."""
+        return self.labels if self.closed is None else self.closed.names
 
     @property
     def has_adapter(self) -> bool:
@@ -198,7 +209,7 @@ class Manifest:
             table.wrong("label_type", "is not one of " + ", ".join(LABEL_TYPES))
         if not 1 <= found.max_tokens <= 10_000_000:
             table.wrong("engine.max_tokens", "is out of range")
-        if version == WRITTEN_FORMAT and not 1 <= found.answer_tokens <= 1_000_000:
+        if version == WRITTEN_FORMAT and not (found.closed is None) <= found.answer_tokens <= 1_000_000:
             table.wrong("engine.answer_tokens", "is out of range")
         return found
 
@@ -262,9 +273,10 @@ def verify(folder: Path, manifest: Manifest) -> None:
             "the file is not in the bundle's manifest", where=str(folder / added[0]), hint="Move it out of the bundle."
         )
     by_probe = manifest.decision.kind == "probe"
-    if by_probe != probed or (by_probe and (manifest.written is not None or manifest.adapter_id == "base")):
+    if by_probe != probed or (by_probe and (not manifest.choices or manifest.adapter_id == "base")):
         raise InputError(
-            "a bundle has a probe if and only if its decision rule is probe, and then needs labels and the probe's adapter id",
+            "a bundle has a probe if and only if its decision rule is probe, and then needs labels or closed fields, and the "
+            "probe's adapter id",
             where=str(folder / ADAPTER / PROBE),
             hint=COPY_AGAIN,
         )

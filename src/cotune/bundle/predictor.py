@@ -14,6 +14,7 @@ from cotune.bundle.calibration import Calibration
 from cotune.bundle.rows import checked_row, example_row
 from cotune.errors import InputError
 from cotune.evaluate.decision import Decision
+from cotune.evaluate.responses import field_answers
 from cotune.evaluate.stats.conformal import label_sets
 from cotune.model.base import GREEDY, Sampling
 from cotune.prompt.prompt import Prompt
@@ -53,7 +54,8 @@ class Prediction:
     Attributes:
         answer: the label, or the generated answer as text. :meth:`Predictor.predict` gives labels in the type that they had in
             the data, :meth:`Predictor.answers` their texts. None if the model is undecided, which only happens with ``unsure``.
-        probabilities: probability of every label after the decision rule; empty if not requested, and for generated answers.
+        probabilities: probability of every label after the decision rule, or of every value of every closed field, by
+            ``field=value``; empty if not requested, and for generated answers.
         truncated: whether the row's text was too long and was cut at its end.
         ended: whether a generated answer ended by itself; False if it was cut or, for numbers and JSON, closed at the maximum
             length.
@@ -73,7 +75,7 @@ class Predictor:
     Args:
         model: the model.
         prompt: the prompt.
-        labels: all labels, in the decision's order; empty for generated answers.
+        labels: all labels, in the decision's order; of closed fields the names of all values; empty for generated answers.
         input_fields: input fields of a row.
         decision: the decision rule.
         adapter_id: id of the adapter in the model.
@@ -81,10 +83,12 @@ class Predictor:
         task: name of the task.
         writing: settings of generated answers; None for labels.
         label_type: type of the labels in the data.
+        output: the output of JSON that is read off closed fields; None for labels and generated answers.
         calibration: conformal scores of held-out rows, for abstention; None if the bundle has none.
 
     Attributes:
         probe: the probe that answers; None for label words and generated answers.
+        closed: the fields that it answers; None for labels and generated answers.
     """
 
     def __init__(
@@ -100,12 +104,14 @@ class Predictor:
         task: str = "",
         writing: Writing | None = None,
         label_type: LabelType = "text",
+        output: Output | None = None,
         calibration: Calibration | None = None,
     ) -> None:
         self.scorer, self.prompt, self.decision = model, prompt, decision
         self.labels, self.input_fields = tuple(labels), tuple(input_fields)
         self.adapter_id, self.bundle_id, self.task = adapter_id, bundle_id, task
         self.writing, self.label_type, self.calibration = writing, label_type, calibration
+        self._output, self.closed = output, None if output is None else output.closed
         self.probe = self.model.adapters.probe(adapter_id) if decision.kind == "probe" else None
 
     def __repr__(self) -> str:
@@ -115,7 +121,14 @@ class Predictor:
     @property
     def output(self) -> Output:
         """The type of the answers."""
-        return label_output(self.labels, self.label_type) if self.writing is None else self.writing.output
+        if self.writing is not None:
+            return self.writing.output
+        return self._output or label_output(self.labels, self.label_type)
+
+    @property
+    def chooses_label(self) -> bool:
+        """Whether an answer is a label, not a generated one or the values of several fields."""
+        return self.writing is None and self.closed is None
 
     @property
     def model(self) -> LocalModel:
@@ -212,15 +225,22 @@ class Predictor:
     ) -> Iterator[Prediction]:
         top = 1 if self.decision.kind == "raw" and not probabilities and highest is None else None
         scores = self.scorer.score(self.prompt, rows, self.labels, adapter=self.adapter_id, top=top)
-        chosen = self.decision.predict(scores.log_probs)
+        if self.closed is not None:
+            answers: Sequence[str] = field_answers(scores.log_probs, self.closed)
+        else:
+            answers = [self.labels[int(place)] for place in self.decision.predict(scores.log_probs)]
         cut = self._cut(rows, short) if scores.truncated else short
-        log_probs = self.decision.log_probs(scores.log_probs) if probabilities or highest is not None else None
+        log_probs = self._decided(scores.log_probs) if probabilities or highest is not None else None
         shares = np.exp(log_probs) if log_probs is not None and probabilities else None
         open_ = self._open(log_probs, highest)
-        for i, place in enumerate(chosen):
+        for i, answer in enumerate(answers):
             by_label = {} if shares is None else dict(zip(self.labels, map(float, shares[i]), strict=True))
             possible = open_.get(i, ())
-            yield Prediction(None if possible else self.labels[int(place)], by_label, cut[i], possible=possible)
+            yield Prediction(None if possible else answer, by_label, cut[i], possible=possible)
+
+    def _decided(self, log_probs: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Log-probabilities after the decision rule; those of fields are not changed by it."""
+        return self.decision.log_probs(log_probs) if self.closed is None else log_probs
 
     def rendered(self, rows: Sequence[Mapping[str, str]]) -> Sequence[RenderedRow]:
         """Token ids of rows, as the local model reads them."""
@@ -255,9 +275,9 @@ class Predictor:
             InputError: the bundle generates its answers, or has no scores of held-out rows, or too few.
         """
         where = self.task or "the bundle"
-        if self.writing is not None:
+        if not self.chooses_label:
             raise InputError(
-                "the bundle generates its answers, and only labels can be undecided", where=where, hint="Remove --unsure."
+                "the bundle answers with JSON or text, and only labels can be undecided", where=where, hint="Remove --unsure."
             )
         if self.calibration is None:
             raise InputError(
@@ -293,7 +313,7 @@ class Predictor:
         Returns:
             Hidden states, divided by their root mean square: the ``[rows, 2 x width]`` that the probe reads, or without a
                 probe the ``[rows, width]`` at the last prompt token after the last layer.
-            ``[rows, labels]`` log-probabilities after the decision rule.
+            ``[rows, labels]`` log-probabilities after the decision rule; of closed fields those of all values.
 
         Raises:
             InputError: the model is behind an endpoint, or answers are generated.
@@ -310,7 +330,7 @@ class Predictor:
         states = model.layer_states(ids, [layer], starts=starts, adapter=bare)[0]
         if probe is not None:
             found = probe.with_terms(probe.log_probs(states, self.labels), shown, self.labels)
-            return states, self.decision.log_probs(found)
+            return states, self._decided(found)
         scores = model.score(self.prompt, shown, self.labels, adapter=self.adapter_id)
         return states, self.decision.log_probs(scores.log_probs)
 

@@ -133,7 +133,7 @@ def _reading(manifest: Manifest, folder: Path, prompt: Prompt, model: LocalModel
 
     if (probe := load_probe(folder)) is None:
         return None
-    ids = Ids.of(model.renderer, prompt, manifest.input_fields, manifest.labels)
+    ids = Ids.of(model.renderer, prompt, manifest.input_fields, manifest.choices)
     return Reading(probe, model.depth, norm_epsilon(model.model), ids, tuned=not is_bare_probe(folder))
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cotune.config import RunConfig
 from cotune.config.endpoints import JUDGE
 from cotune.config.task import Task as ConfiguredTask
-from cotune.cycle.answering.base import rules_of
+from cotune.cycle.answering.base import LabelAnswering, rules_of
 from cotune.cycle.answering.factory import answering_for
 from cotune.cycle.answering.judging import reopen_judge
 from cotune.cycle.backends.registry import backend_of
@@ -26,7 +26,7 @@ from cotune.cycle.probe_search.fits import PromptFit, head_of
 from cotune.cycle.probe_search.tfidf import Mix, Tfidf
 from cotune.errors import CotuneError, DivergedError, InputError, no_run
 from cotune.evaluate.decision import BY_PROBE, Decision
-from cotune.evaluate.responses import LabelOutputs, best_rule, label_indices
+from cotune.evaluate.responses import best_rule
 from cotune.evaluate.scoring import Evaluation
 from cotune.evaluate.side_by_side import gain_over
 from cotune.evaluate.stats.intervals import Interval
@@ -239,29 +239,32 @@ def judged_by_probe(
     layers = (
         [layer] if adapter != BASE else [n for n in layers_of_interest(model.depth) if abs(n - layer) <= _AROUND] or [layer]
     )
-    rendered = model.renderer.render(prompt, [row.fields for row in (*learn, *dev)], task.labels)
+    choosing = cast("LabelAnswering", answering_for(task, model))
+    classes, sizes = len(choosing.labels), choosing.sizes
+    rendered = choosing.render(prompt, (*learn, *dev))
     starts = [row.start for row in rendered]
     states = _states(model, [row.prompt_ids for row in rendered], layers, starts, adapter, store)
-    truth, count = label_indices(learn, task), len(learn)
+    truth, count = choosing.targets(learn), len(learn)
     groups = groups_of(learn)
     found = cross_fit(
         states[:, :count],
         truth,
-        classes=len(task.labels),
+        classes=classes,
+        sizes=sizes,
         layers=layers,
         groups=None if groups is None else groups.tolist(),
         seed=seed,
     )
     place = layers.index(found.layer)
-    head = head_of(states[place, :count], truth, len(task.labels), found.best.strength)
+    head = head_of(states[place, :count], truth, classes, found.best.strength, sizes=sizes)
     held = ((states[place, count:] - head.mean) / head.spread).astype(np.float32)
     logits = np.einsum("nd,kd->nk", held, head.weight, optimize=True) + head.bias
-    mix, terms = Mix(0.0, found.temperature), None
+    mix, terms = Mix(0.0, found.temperature, sizes), None
     if probe.terms is not None:
-        tfidf = Tfidf(task, learn, seed)
+        tfidf = Tfidf(choosing, learn, seed)
         if (mixed := tfidf.cross_fitted(PromptFit(prompt, learn, np.arange(count), found))) is not None:
             mix, terms = mixed.mix, tfidf.weights(learn).logits([row.text for row in dev])
-    given = LabelOutputs(mix.of(logits, terms))
+    given = choosing.outputs(mix.of(logits, terms))
     return given.judge(dev, BY_PROBE, task), sum(row.truncated for row in rendered[count:])
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from cotune.cycle.answer_search.training import Training
 from cotune.cycle.answering.answers import Answers
-from cotune.cycle.answering.base import Answering
+from cotune.cycle.answering.base import Answering, LabelAnswering
 from cotune.cycle.answering.factory import answering_for
 from cotune.cycle.budget.rates import CostModel
 from cotune.cycle.budget.row_costs import RowCosts
@@ -47,6 +47,7 @@ class RunContext:
         embeds: creates the embedder of a model behind an endpoint; None embeds texts by their characters.
         stopwatch: stopwatch that ran while the model was loaded; None takes a new one.
         workers: workers that do some of the run's work; None is :class:`~cotune.cycle.workers.pool.NoWorkers`.
+        readout: ``tune.readout`` of the config.
 
     Attributes:
         given: the task with all rows that the user gave.
@@ -77,20 +78,21 @@ class RunContext:
         embeds: Callable[[Progress | None], Embedder] | None = None,
         stopwatch: Stopwatch | None = None,
         workers: Workers | None = None,
+        readout: str | None = None,
     ) -> None:
         model.chooser = model.chooser or Neighbours(cast(LocalModel, model) if model.capabilities.hidden_states else None)
         self.given, self.journal, self.watcher = task, journal, watcher
         self.workers = workers or NoWorkers(folder)
         self.folder, self.tune, self.seed = folder, tune, seed
         self._model, self._answer_tokens, self._grader, self._embeds = model, answer_tokens, grader, embeds
-        self._costs, self._stopwatch = costs, stopwatch or Stopwatch()
+        self._costs, self._stopwatch, self._readout = costs, stopwatch or Stopwatch(), readout
         self.start_with(task)
 
     def start_with(self, task: Task) -> None:
         """Start with the rows of a task; may be called again before the first request, if there is no room for all rows."""
         model, journal, watcher = self._model, self.journal, self.watcher
         self.use_rows(task)
-        answering = answering_for(task, model, limit=self._answer_tokens, judge=self._grader)
+        answering = answering_for(task, model, limit=self._answer_tokens, judge=self._grader, readout=self._readout)
         rows = RowCosts(answering, self._costs, self.train_sample[:16], writes=task.measure.needs_answers)
         self.spending = Spending(self._costs, rows, journal, watcher, self._stopwatch)
         self.answers = Answers(task, answering, journal, self.spending, watcher, self._grader, self.workers)
@@ -116,6 +118,17 @@ class RunContext:
     def answering(self) -> Answering:
         """The way in which the model answers the task's rows."""
         return self.answers.answering
+
+    @property
+    def choosing(self) -> LabelAnswering:
+        """The answering as one that chooses, among labels or the values of closed fields.
+
+        Raises:
+            CotuneError: answers are generated, or come from an endpoint.
+        """
+        if not isinstance(self.answering, LabelAnswering):
+            raise CotuneError("answers are not chosen among labels here")
+        return self.answering
 
     @property
     def scorer(self) -> ModelBackend:

@@ -66,8 +66,8 @@ def check_probes(config: RunConfig, task: Task, backend: Backend) -> None:
     """
     if config.tune.readout != "probe":
         return
-    if task.output.kind.written:
-        raise _no_probes(f"the output is {task.output.type}, not a label")
+    if task.output.kind.written and task.output.closed is None:
+        raise _no_probes(f"the output is {task.output.type}, not a label or JSON of which every part is one of a few values")
     if not backend.capabilities.hidden_states:
         raise _no_probes(f"the model answers {backend.place}")
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cotune.cycle.answering.base import LabelAnswering
 from cotune.cycle.budget.reserve import shortage
 from cotune.cycle.context import RunContext
 from cotune.cycle.search.arms import ArmResult
@@ -15,10 +16,11 @@ from cotune.errors import DivergedError
 from cotune.evaluate.decision import RAW
 from cotune.evaluate.previous import compare_parts
 from cotune.evaluate.references import majority_log_probs, tfidf_log_probs
-from cotune.evaluate.responses import LabelOutputs, label_indices
+from cotune.evaluate.responses import LabelOutputs
 from cotune.evaluate.scoring import finite, score_interval
 from cotune.files import content_hash
 from cotune.model.adapters.slots import BASE
+from cotune.probe.fields import row_correct
 from cotune.probe.term_fits import TermFits
 from cotune.prompt.prompt import Prompt
 from cotune.task.example import Example, groups_of
@@ -42,7 +44,7 @@ as an epoch of tuning; 300 rows give a share to 6 points.
 
 def reference_ids(context: RunContext, seed: Prompt) -> dict[str, str]:
     """Content hashes of the references, by name, which the opening of the test freezes."""
-    if not context.can.likelihoods or context.task.output.kind.written:
+    if not isinstance(context.answering, LabelAnswering):
         return {}
     given = [] if context.given is context.task else [context.given.fingerprint]
     parts = [context.task.fingerprint, seed.id, context.seed, *given]
@@ -58,7 +60,7 @@ def reference_rows(context: RunContext) -> tuple[Example, ...]:
     if (len(task.train), len(task.dev)) == (len(given.train), len(given.dev)):
         return (*task.train, *task.dev)
     rows = (*given.train, *given.dev)
-    most = min(_MOST_LEARNT, _MOST_CELLS // len(task.labels))
+    most = min(_MOST_LEARNT, _MOST_CELLS // len(context.choosing.labels))
     mixed = [rows[i] for i in np.random.default_rng([context.seed, 17]).permutation(len(rows))[:most]]
     fits = np.cumsum([len(row.text) for row in mixed]) <= _MOST_CHARACTERS
     used = (*task.train, *task.dev)
@@ -66,7 +68,9 @@ def reference_rows(context: RunContext) -> tuple[Example, ...]:
 
 
 def zero_shot_cost(context: RunContext, seed: Prompt) -> float:
-    """Cost of asking the untuned model for label words on the test, in the budget's unit."""
+    """Cost of asking the untuned model for label words on the test, in the budget's unit; 0 for fields, which have none."""
+    if context.choosing.sizes:
+        return 0.0
     return min(context.task.test.n, ZERO_SHOT_ROWS) * context.spending.rows.scored(seed)
 
 
@@ -81,8 +85,8 @@ def measure_references(context: RunContext, seed: Prompt, shipped: ArmResult, ro
         ``difference`` is the arm's share of right rows minus the reference's, with paired ``ci`` and ``p``. ``learnt_from`` is
         the number of labelled rows that a reference was fitted to, if the arms used fewer.
     """
-    task, rows, learn = context.task, shipped.rows, reference_rows(context)
-    truth, classes = label_indices(learn, task), len(task.labels)
+    task, choosing, rows, learn = context.task, context.choosing, shipped.rows, reference_rows(context)
+    truth, classes, sizes = choosing.targets(learn), len(choosing.labels), choosing.sizes
     texts, asked = [row.text for row in learn], [row.text for row in rows]
 
     def recorded(
@@ -91,7 +95,7 @@ def measure_references(context: RunContext, seed: Prompt, shipped: ArmResult, ro
         def effect() -> dict[str, Any]:
             try:
                 found = answer()
-                commonest = {"label": task.labels[int(found[0].argmax())]} if name == MAJORITY else {}
+                commonest = {"label": task.labels[int(found[0].argmax())]} if name == MAJORITY and not sizes else {}
                 sampled = len(learn) != len(task.train) + len(task.dev)
                 learnt = {"learnt_from": len(learn)} if sampled and name != ZERO_SHOT else {}
                 return {"name": name, **told(context, found, shipped, places), **commonest, **learnt}
@@ -102,9 +106,11 @@ def measure_references(context: RunContext, seed: Prompt, shipped: ArmResult, ro
         return None if "skipped" in value else {key: item for key, item in value.items() if key != "name"}
 
     found = {
-        MAJORITY: recorded(MAJORITY, lambda: majority_log_probs(truth, classes, len(asked))),
-        TFIDF: recorded(TFIDF, lambda: tfidf_log_probs(texts, truth, classes, asked)),
+        MAJORITY: recorded(MAJORITY, lambda: majority_log_probs(truth, classes, len(asked), sizes)),
+        TFIDF: recorded(TFIDF, lambda: tfidf_log_probs(texts, truth, classes, asked, sizes)),
     }
+    if sizes:
+        return found
     if (cost := zero_shot_cost(context, seed)) > room:
         skipped = {"name": ZERO_SHOT, "skipped": shortage(context.spending.budget, cost, room, room)}
         context.journal.step("reference", [ZERO_SHOT, task.test.content_hash], lambda: skipped)
@@ -127,7 +133,7 @@ def told(
     chosen = np.arange(len(shipped.rows)) if places is None else places
     rows = tuple(shipped.rows[i] for i in chosen)
     groups, references = groups_of(rows), [row.output for row in rows]
-    evaluation = LabelOutputs(log_probs).judge(rows, RAW, task)
+    evaluation = context.choosing.outputs(log_probs).judge(rows, RAW, task)
     interval = score_interval(evaluation, references, task.measure, task.output, seed=seed, groups=groups)
     mine = shipped.evaluation.correct[chosen]
     compared = compare_parts(mine, evaluation.correct, np.ones(len(mine)), groups=groups, seed=seed)["all"].as_dict()
@@ -146,9 +152,10 @@ def labelled_tfidf(context: RunContext, rows: Sequence[Example]) -> tuple[float,
     ``rows`` are those that the run uses, in random order. If they are a sample, all labelled rows of the user are used; of very
     many rows the first ones suffice.
     """
+    choosing = context.choosing
     further = tuple(row for row in reference_rows(context) if not row.taught)[:_MOST_FURTHER]
     rows = further if len(further) > len(rows) else rows[:_MOST_ROWS]
-    truth = label_indices(rows, context.task)
-    fits = TermFits([row.text for row in rows], truth, len(context.task.labels))
+    truth, sizes = choosing.targets(rows), choosing.sizes
+    fits = TermFits([row.text for row in rows], truth, len(choosing.labels), sizes)
     found = fits.cross_fitted(groups=groups_of(rows), seed=context.seed)
-    return None if found is None else (float((found.argmax(axis=1) == truth).mean()), len(rows))
+    return None if found is None else (float(row_correct(found, truth, sizes).mean()), len(rows))

@@ -11,11 +11,16 @@ from numpy.typing import NDArray
 
 from cotune.evaluate.decision import RAW, Decision, fit_bias, label_frequencies
 from cotune.evaluate.scoring import Evaluation, judged, unanswered, wrong_instead
+from cotune.probe.fields import likeliest, row_losses
 from cotune.task.answered import Answered
 from cotune.task.example import Example
 from cotune.task.task import Task
+from cotune.task.values.closed import ClosedFields
 
 Floats = NDArray[np.float64]
+
+_UNKNOWN_LOSS = 14.0
+"""Log-loss in nats of a row whose right output has a value that no field knows: about that of a probability of a millionth."""
 
 
 class ModelOutputs(Protocol):
@@ -88,6 +93,49 @@ class LabelOutputs:
         if self.own:
             return RAW
         return fit_bias(self.log_probs, label_frequencies(list(label_indices(task.train, task)), len(task.labels)))
+
+
+@dataclass(frozen=True, eq=False)
+class FieldOutputs:
+    """Scores of the values of a JSON output's closed fields.
+
+    Attributes:
+        log_probs: ``[rows, values]`` log-probabilities, of the values of each field in turn.
+        closed: the fields.
+    """
+
+    log_probs: Floats
+    closed: ClosedFields
+
+    def __len__(self) -> int:
+        return len(self.log_probs)
+
+    def __getitem__(self, rows: slice) -> FieldOutputs:
+        return replace(self, log_probs=self.log_probs[rows])
+
+    def plus(self, more: FieldOutputs) -> FieldOutputs:
+        """These outputs and those on further rows."""
+        return replace(self, log_probs=np.concatenate([self.log_probs, more.log_probs]))
+
+    def judge(self, rows: Sequence[Example], decision: Decision, task: Task) -> Evaluation:
+        """Score the JSON of the likeliest values by the task's metric. The log-loss is the mean over a row's fields."""
+        right, losses = [self.closed.places(row.output) for row in rows], np.full(len(rows), _UNKNOWN_LOSS)
+        known = np.array([places is not None for places in right])
+        if known.any():
+            losses[known] = row_losses(self.log_probs[known], np.array([places for places in right if places is not None]))
+        texts = field_answers(self.log_probs, self.closed)
+        references = [row.output for row in rows]
+        evaluation = judged(Answered(references, task.output.as_scored(texts), task.output, rows), losses, task.measure)
+        return replace(evaluation, answers=texts, log_losses=losses)
+
+    def calibrated(self, task: Task) -> Decision:
+        """Nothing to calibrate."""
+        return RAW
+
+
+def field_answers(log_probs: Floats, closed: ClosedFields) -> tuple[str, ...]:
+    """The JSON outputs of the likeliest value of each field, given ``[rows, values]`` log-probabilities."""
+    return tuple(closed.output(places) for places in likeliest(log_probs, closed.sizes).tolist())
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.errors import InputError
+from cotune.probe.fields import by_field, log_softmax_by_field, row_correct, row_losses, spans
 from cotune.probe.folds import fold_numbers
 from cotune.probe.logistic import Axes, fit_logistic
 
@@ -49,8 +50,8 @@ class LayerFit:
     Attributes:
         layer: number of the layer, from 1.
         strength: inverse of the penalty.
-        losses: ``[rows]`` log-loss of each row in nats, averaged over repeats.
-        correct: ``[rows]`` share of repeats in which the likeliest label was right.
+        losses: ``[rows]`` log-loss of each row in nats, averaged over repeats, and over fields if there are several.
+        correct: ``[rows]`` share of repeats, and of fields, in which the likeliest label was right.
         log_probs: ``[rows, classes]`` of the first repeat; no row was predicted by weights that had seen it.
         word_scale: factor of the label words' logits that are added to the probe's; 0 without them.
     """
@@ -82,12 +83,14 @@ class CrossFit:
         by_layer: fits of all layers that logistic regression was fitted on, the lowest first.
         ridge: mean squared leave-one-out error of ridge regression on one-hot labels, by layer, for every layer.
         temperature: divisor of the logits, fitted to the cross-fitted logits of the chosen layer.
+        sizes: number of classes of each field; empty with a single one.
     """
 
     best: LayerFit
     by_layer: tuple[LayerFit, ...]
     ridge: Mapping[int, float]
     temperature: float
+    sizes: tuple[int, ...] = ()
 
     @property
     def layer(self) -> int:
@@ -97,7 +100,7 @@ class CrossFit:
     @property
     def log_probs(self) -> Floats:
         """``[rows, classes]`` cross-fitted log-probabilities of the chosen layer, after temperature."""
-        return tempered(self.best.log_probs, self.temperature)
+        return tempered(self.best.log_probs, self.temperature, self.sizes)
 
 
 def cross_fit(
@@ -105,6 +108,7 @@ def cross_fit(
     labels: Sequence[int] | NDArray[np.int64],
     *,
     classes: int | None = None,
+    sizes: Sequence[int] = (),
     layers: Sequence[int] | None = None,
     groups: Sequence[object] | None = None,
     words: NDArray[np.float32] | None = None,
@@ -121,13 +125,17 @@ def cross_fit(
     multinomial logistic regression then decides by cross-fitted log-loss. The lowest layer within a standard error of the best
     one is chosen.
 
+    With several fields, such as the truth values of a JSON object, each field has a probe, and all share layer and penalty: the
+    mean of their losses decides, of which few rows tell more than of each.
+
     The logits of label words are a linear map of the last layer's state. If given as ``words``, they are also tried as an
     offset of that layer's probe, which then only has to learn what they lack.
 
     Args:
         states: ``[layers, rows, width]``, or ``[rows, width]`` of a single layer.
-        labels: ``[rows]`` numbers from 0.
-        classes: number of labels; None takes the largest label plus one.
+        labels: ``[rows]`` numbers from 0; with several fields, ``[rows, fields]`` places among the classes of all fields.
+        classes: number of labels; None takes the largest label plus one, or the sum of ``sizes``.
+        sizes: number of classes of each of several fields; empty for a single one. Folds are not stratified with several.
         layers: the layers' numbers, increasing; None counts them from 1.
         groups: group of each row; rows of one group are always in the same fold. None treats rows as independent.
         words: ``[rows, classes]`` logits of the label words at the last of the layers, optional.
@@ -142,14 +150,16 @@ def cross_fit(
     """
     stack = states[None] if states.ndim == 2 else states
     y = np.asarray(labels, dtype=np.int64)
-    count = int(y.max(initial=0)) + 1 if classes is None else classes
+    sizes = tuple(sizes)
+    count = sum(sizes) or (int(y.max(initial=0)) + 1 if classes is None else classes)
     numbers = list(range(1, len(stack) + 1)) if layers is None else list(layers)
-    _check(stack, y, count, numbers, groups, words)
+    _check(stack, y, count, sizes, numbers, groups, words)
     units = len(y) if groups is None else len(set(map(str, groups)))
     repeats = (REPEATS if len(y) < FEW_ROWS else 1) if repeats is None else repeats
-    held = [fold_numbers(y, min(FOLDS, units), groups=groups, seed=seed + 1000 * repeat) for repeat in range(repeats)]
+    strata = np.zeros(len(y), dtype=np.int64) if sizes else y
+    held = [fold_numbers(strata, min(FOLDS, units), groups=groups, seed=seed + 1000 * repeat) for repeat in range(repeats)]
     hot = np.zeros((len(y), count))
-    hot[np.arange(len(y)), y] = 1
+    np.put_along_axis(hot, y.reshape(len(y), -1), 1, axis=1)
     ridge: dict[int, float] = {}
     chosen = list(numbers)
     # Computing the axes of a layer takes as long as its fits, so those of the leading layers are kept.
@@ -169,14 +179,14 @@ def cross_fit(
     for number in sorted({*chosen, *([] if words is None else numbers[-1:])}):
         axes = axes_of.pop(number, None) or Axes(standardised(stack[numbers.index(number)])[0])
         if number in chosen:
-            fits.append(_fit_layer(axes, number, y, count, held, strengths))
+            fits.append(_fit_layer(axes, number, y, count, held, strengths, sizes=sizes))
         if words is None or number != numbers[-1]:
             continue
         for scale in WORD_SCALES:
             offsets = (scale * words).astype(np.float32)
             fits.append(replace(_fit_layer(axes, numbers[-1], y, count, held, strengths, offsets), word_scale=scale))
     best = as_good(fits)[0]
-    return CrossFit(best, tuple(fits), ridge, best_temperature(best.log_probs, y))
+    return CrossFit(best, tuple(fits), ridge, best_temperature(best.log_probs, y, sizes), sizes)
 
 
 def standardised(
@@ -188,31 +198,28 @@ def standardised(
     return ((wide - mean) / spread).astype(np.float32), mean, spread
 
 
-def tempered(log_probs: Floats, temperature: float) -> Floats:
-    """Log-probabilities whose logits are divided by a temperature."""
-    from scipy.special import log_softmax
-
-    result: Floats = log_softmax(log_probs / temperature, axis=-1)
-    return result
+def tempered(log_probs: Floats, temperature: float, sizes: Sequence[int] = ()) -> Floats:
+    """Log-probabilities whose logits are divided by a temperature; of several fields if ``sizes`` are given."""
+    return log_softmax_by_field(log_probs / temperature, sizes)
 
 
-def best_temperature(log_probs: Floats, labels: NDArray[np.int64]) -> float:
+def best_temperature(log_probs: Floats, labels: NDArray[np.int64], sizes: Sequence[int] = ()) -> float:
     """The temperature, between 1/4 and 8, with the lowest log-loss on held-out rows and :data:`ADDED_ROWS` added ones.
 
     The added rows have the two likeliest labels of each row in equal parts. Without them, few rows that are all classified
     correctly would ask for probabilities close to 1 (Platt, 1999, smooths targets for the same reason).
 
-    ``log_probs`` ``[rows, classes]`` are by weights that have not seen the rows.
+    ``log_probs`` ``[rows, classes]`` are by weights that have not seen the rows. Several fields have one temperature.
     """
     from scipy.optimize import minimize_scalar
 
-    rows = np.arange(len(labels))
-    likeliest = np.argsort(log_probs, axis=1)[:, -2:]
+    two = [np.argsort(log_probs[:, span], axis=1)[:, -2:] + span.start for span in spans(sizes, log_probs.shape[1])]
+    likeliest = np.concatenate(two, axis=1)
 
     def loss(power: float) -> float:
-        table = tempered(log_probs, float(np.exp(power)))
+        table = tempered(log_probs, float(np.exp(power)), sizes)
         added = np.take_along_axis(table, likeliest, axis=1)
-        return float(-table[rows, labels].mean() * len(rows) - ADDED_ROWS * added.mean())
+        return float(row_losses(table, labels).sum() - ADDED_ROWS * added.mean())
 
     optimum = minimize_scalar(loss, bounds=(-np.log(4), np.log(8)), method="bounded")
     return float(np.exp(optimum.x))
@@ -226,9 +233,8 @@ def _fit_layer(
     held: Sequence[NDArray[np.int64]],
     strengths: Sequence[float],
     offsets: NDArray[np.float32] | None = None,
+    sizes: Sequence[int] = (),
 ) -> LayerFit:
-    from scipy.special import log_softmax
-
     log_probs = np.empty((len(held), len(strengths), len(y), classes))
     # Not a number until the row is predicted with the penalty.
     losses = np.full(log_probs.shape[:3], np.nan)
@@ -241,14 +247,18 @@ def _fit_layer(
         for first in range(0, len(folds), at_once):
             part = folds[first : first + at_once]
             masks = np.stack([~held_out for _, held_out in part])
-            fitted = fit_logistic(axes, y, classes, strengths=some, masks=masks, offsets=offsets, tolerance=CROSS_TOLERANCE)
-            for number, (repeat, held_out) in enumerate(part):
+            for span, own in by_field(y, sizes, classes):
+                size = span.stop - span.start
+                fitted = fit_logistic(axes, own, size, strengths=some, masks=masks, offsets=offsets, tolerance=CROSS_TOLERANCE)
+                for number, (repeat, held_out) in enumerate(part):
+                    out = np.flatnonzero(held_out)
+                    logits = fitted.logits_within(out, slice(number * len(some), (number + 1) * len(some)))
+                    given = logits if offsets is None else logits + offsets[out]
+                    log_probs[repeat, :, :, span][np.ix_(np.asarray(places), out)] = log_softmax_by_field(given, ())
+            for repeat, held_out in part:
                 out = np.flatnonzero(held_out)
-                logits = fitted.logits_within(out, slice(number * len(some), (number + 1) * len(some)))
-                given = logits if offsets is None else logits + offsets[out]
-                at, found = np.ix_(np.asarray(places), out), log_softmax(given, axis=-1)
-                log_probs[repeat][at] = found
-                losses[repeat][at] = -found[:, np.arange(len(out)), y[out]]
+                for place in places:
+                    losses[repeat, place, out] = row_losses(log_probs[repeat, place, out], y[out])
 
     def best_of(places: Sequence[int]) -> int:
         """The place with the lowest mean loss on the rows predicted so far."""
@@ -267,7 +277,7 @@ def _fit_layer(
             predict(left_out[1:], [beyond])
             tried = sorted([*tried, beyond])
     best = best_of(tried)
-    correct = (log_probs[:, best].argmax(axis=-1) == y).mean(axis=0)
+    correct = np.mean([row_correct(table, y, sizes) for table in log_probs[:, best]], axis=0)
     return LayerFit(number, float(strengths[best]), losses[:, best].mean(axis=0), correct, log_probs[0, best])
 
 
@@ -289,6 +299,7 @@ def _check(
     stack: NDArray[np.float32] | NDArray[np.float16],
     y: NDArray[np.int64],
     classes: int,
+    sizes: Sequence[int],
     numbers: Sequence[int],
     groups: Sequence[object] | None,
     words: NDArray[np.float32] | None,
@@ -307,9 +318,14 @@ def _check(
             where="words",
             hint="Give [rows, classes].",
         )
-    if len(y) < 2 or len(set(y.tolist())) < 2 or (groups is not None and len(set(map(str, groups))) < 2):
+    if sizes and (y.ndim != 2 or y.shape[1] != len(sizes)):
+        raise InputError(
+            f"classes of shape {y.shape} do not fit {len(sizes)} fields", where="labels", hint="Give [rows, fields]."
+        )
+    differ = len(y) > 1 and len(np.unique(y, axis=0)) > 1
+    if not differ or (groups is not None and len(set(map(str, groups))) < 2):
         raise InputError("a probe needs at least two rows, two labels and two groups", where="labels", hint="Label more rows.")
-    if y.min() < 0 or y.max() >= classes:
+    if any(own.min() < 0 or own.max() >= span.stop - span.start for span, own in by_field(y, sizes, classes)):
         raise InputError(f"labels must be numbers from 0 to {classes - 1}", where="labels", hint="Number the labels from 0.")
     if not np.isfinite(stack).all():
         raise InputError("a hidden state is not finite", where="states", hint="Use engine.dtype=float32.")

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from cotune.errors import CotuneError, InputError
 from cotune.files import content_hash
+from cotune.probe.fields import log_softmax_by_field
 from cotune.probe.terms import TermWeights
 
 PROBE = "probe.safetensors"
@@ -41,6 +42,7 @@ class Probe:
         bias: ``[labels]`` in fp32.
         layer: number of the layer whose output is read, from 1.
         terms: TF-IDF whose logits are added, in the order of the labels; None if the states answer alone.
+        sizes: number of classes of each field if it answers several at once; empty if there is one.
     """
 
     labels: tuple[str, ...]
@@ -48,6 +50,7 @@ class Probe:
     bias: NDArray[np.float32]
     layer: int
     terms: TermWeights | None = None
+    sizes: tuple[int, ...] = ()
 
     @property
     def width(self) -> int:
@@ -59,23 +62,20 @@ class Probe:
 
         Args:
             states: ``[rows, 2 x width]`` after :attr:`layer` layers, divided by their root mean square, with the mean appended.
-            labels: all labels of the probe, in any order.
+            labels: all labels of the probe, in any order; those of several fields in the probe's own.
 
         Raises:
             CotuneError: the labels are not those of the probe.
         """
-        from scipy.special import log_softmax
-
         order = self._order(labels)
         logits = states.astype(np.float64) @ self.weight[order].T.astype(np.float64) + self.bias[order]
-        result: Floats = log_softmax(logits, axis=1)
-        return result
+        return log_softmax_by_field(logits, self.sizes)
 
     def to_bytes(self) -> bytes:
         """The content of its file; equal probes give equal bytes."""
         from safetensors.numpy import save
 
-        said: dict[str, Any] = {"labels": self.labels, "layer": self.layer}
+        said: dict[str, Any] = {"labels": self.labels, "layer": self.layer, **({"sizes": self.sizes} if self.sizes else {})}
         arrays: dict[str, NDArray[Any]] = {"bias": self.bias, "weight": self.weight}
         if self.terms is not None:
             said["terms"] = {"size": self.terms.size, "fields": self.terms.fields}
@@ -85,15 +85,12 @@ class Probe:
 
     def with_terms(self, log_probs: Floats, rows: Sequence[Mapping[str, str]], labels: Sequence[str]) -> Floats:
         """Log-probabilities by states and TF-IDF, given those by the states alone, ``[rows, labels]``."""
-        from scipy.special import log_softmax
-
         if self.terms is None:
             return log_probs
-        result: Floats = log_softmax(log_probs + self.terms.logits(rows)[:, self._order(labels)], axis=1)
-        return result
+        return log_softmax_by_field(log_probs + self.terms.logits(rows)[:, self._order(labels)], self.sizes)
 
     def _order(self, labels: Sequence[str]) -> list[int]:
-        if sorted(labels) != sorted(self.labels):
+        if sorted(labels) != sorted(self.labels) or (self.sizes and tuple(labels) != self.labels):
             raise CotuneError("the probe was fitted to other labels")
         place = {label: i for i, label in enumerate(self.labels)}
         return [place[label] for label in labels]
@@ -118,11 +115,14 @@ def load_probe(folder: Path) -> Probe | None:
             weight, bias = stored.get_tensor("weight"), stored.get_tensor("bias")
             labels, layer = tuple(map(str, about["labels"])), about["layer"]
             terms = TermWeights.read(stored, about["terms"]) if "terms" in about else None
+            sizes = tuple(about.get("sizes", ()))
         fits = weight.ndim == 2 and bias.shape == weight.shape[:1] == (len(labels),) and len(set(labels)) == len(labels) > 1
         if not fits or weight.dtype != np.float32 or bias.dtype != np.float32:
             raise ValueError("its parts do not fit together")
         if terms is not None and len(terms.bias) != len(labels):
             raise ValueError("its terms have other labels")
+        if sizes and (any(type(size) is not int or size < 2 for size in sizes) or sum(sizes) != len(labels)):
+            raise ValueError("its fields do not fit its labels")
         if weight.shape[1] % 2:
             raise ValueError("its width is invalid")
         if type(layer) is not int or not 1 <= layer <= _MOST_LAYERS:
@@ -131,7 +131,7 @@ def load_probe(folder: Path) -> Probe | None:
             raise ValueError("it contains numbers that are not finite")
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"the probe cannot be read ({error})", where=str(path), hint=_HINT) from error
-    return Probe(labels, weight, bias, layer, terms)
+    return Probe(labels, weight, bias, layer, terms, sizes)
 
 
 def probed_id(adapter_id: str, data: bytes) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_softmax
 
+from cotune.probe.fields import by_field, log_softmax_by_field
 from cotune.probe.folds import fold_numbers
 from cotune.probe.logistic import Axes, fit_logistic
 from cotune.probe.terms import TermWeights, features, term_counts
@@ -34,14 +34,15 @@ class TermFits:
 
     Args:
         texts: the texts, at least one; the time grows with the third power of their number, a few seconds for 3,000.
-        labels: ``[rows]`` label indices.
+        labels: ``[rows]`` label indices; with several fields, ``[rows, fields]`` places among the classes of all fields.
         classes: number of labels.
+        sizes: number of classes of each of several fields; empty for one.
     """
 
-    def __init__(self, texts: Sequence[str], labels: NDArray[np.int64], classes: int) -> None:
+    def __init__(self, texts: Sequence[str], labels: NDArray[np.int64], classes: int, sizes: Sequence[int] = ()) -> None:
         from scipy.sparse import csr_matrix
 
-        self._labels, self._classes = labels, classes
+        self._labels, self._classes, self._sizes = labels, classes, tuple(sizes)
         self._size = _MOST_SIZE
         while True:
             counted = [term_counts(text, self._size) for text in texts]
@@ -88,16 +89,22 @@ class TermFits:
         if units < 2 or self.empty:
             return None
         folds = min(folds, units)
-        fold_of = fold_numbers(self._labels, folds, groups=groups, seed=seed)
-        if any(len(set(self._labels[fold_of != fold].tolist())) < 2 for fold in range(folds)):
+        strata = np.zeros(len(self._labels), dtype=np.int64) if self._sizes else self._labels
+        fold_of = fold_numbers(strata, folds, groups=groups, seed=seed)
+        if any(len(np.unique(self._labels[fold_of != fold], axis=0)) < 2 for fold in range(folds)):
             return None
         weight, bias = self._fitted(fold_of[None] != np.arange(folds)[:, None])
         logits = np.einsum("nd,fkd->fnk", self._axes.z.numpy(), weight) + bias[:, None]
-        log_probs: Floats = log_softmax(logits[fold_of, np.arange(len(fold_of))], axis=-1)
-        return log_probs
+        return log_softmax_by_field(logits[fold_of, np.arange(len(fold_of))], self._sizes)
 
     def _fitted(self, masks: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-        # Two classes have two rows of weights here and one in scikit-learn, which is their difference and has half the penalty.
-        strength = STRENGTH / 2 if self._classes == 2 else STRENGTH
-        found = fit_logistic(self._axes, self._labels, self._classes, strengths=[strength], masks=masks, tolerance=_TOLERANCE)
-        return found.weight, found.bias
+        weights, biases = [], []
+        for span, own in by_field(self._labels, self._sizes, self._classes):
+            size = span.stop - span.start
+            # Two classes have two rows of weights here and one in scikit-learn, which is their difference and has half the
+            # penalty.
+            strength = STRENGTH / 2 if size == 2 else STRENGTH
+            found = fit_logistic(self._axes, own, size, strengths=[strength], masks=masks, tolerance=_TOLERANCE)
+            weights.append(found.weight)
+            biases.append(found.bias)
+        return np.concatenate(weights, axis=1), np.concatenate(biases, axis=1)

@@ -29,6 +29,7 @@ from cotune.model.engine.fallback import plain_layer_states
 from cotune.model.engine.plan import cut_by_length, plan_pass
 from cotune.model.engine.prefix_cache import NO_PREFIX
 from cotune.model.local import LocalModel
+from cotune.probe.fields import spans
 from cotune.prompt.render import shared_prefix
 from cotune.tune.base import AdapterRun, StepReport
 from cotune.tune.batches import rows_of_step
@@ -181,9 +182,10 @@ class WindowRun(AdapterRun):
     Args:
         states: states at the window's lower edge.
         rows: indices of the training rows in ``states``.
-        labels: label of each row of ``states``, as a number.
+        labels: label of each row of ``states``, as a number; with several fields the place of each field's class.
         last: last layer of the window, whose output is read.
         head: initial head.
+        sizes: number of classes of each of several fields; empty for one.
         steps: total number of optimizer steps; the learning rates are zero after them.
         start: adapter to start from; :data:`BASE` draws a new one.
 
@@ -198,11 +200,12 @@ class WindowRun(AdapterRun):
         model: LocalModel,
         states: WindowStates,
         rows: Sequence[int],
-        labels: Sequence[int],
+        labels: Sequence[int] | Sequence[Sequence[int]],
         last: int,
         head: StartHead,
         settings: WindowSettings,
         *,
+        sizes: Sequence[int] = (),
         steps: int,
         seed: int,
         folder: Path,
@@ -211,6 +214,7 @@ class WindowRun(AdapterRun):
         settings = replace(settings, lora=replace(settings.lora, layers=tuple(range(states.first, last))))
         identity = {
             "rows": [[states.sequences[i], labels[i]] for i in rows],
+            **({"sizes": list(sizes)} if sizes else {}),
             "starts": None if states.starts is None else [states.starts[i] for i in rows],
             "steps": steps,
             "head": content_hash(b"".join(part.astype(np.float32).tobytes() for part in head.folded()), 20),
@@ -219,8 +223,9 @@ class WindowRun(AdapterRun):
         own = [states.own(i) for i in rows]
         super().__init__(model, trainable, own, states.length, settings, identity, seed=seed, folder=folder, start=start)
         self.states, self.rows, self.last, self.steps = states, list(rows), last, steps
-        self.labels, self.start_head = list(labels), head
-        self._paired = tuple(labels[i] for i in rows) if settings.pairs else None
+        self.labels, self.start_head = np.asarray(labels, dtype=np.int64), head
+        self._spans = spans(sizes, len(head.bias))
+        self._paired = tuple(self.labels[rows].tolist()) if settings.pairs else None
         self._last = self._file = self.folder / _CHECKPOINT
         self._weight, self._bias = (torch.nn.Parameter(self._on_device(value)) for value in (head.weight, head.bias))
         self._mean, self._scale = self._on_device(head.mean), self._on_device(1 / head.spread)
@@ -292,14 +297,18 @@ class WindowRun(AdapterRun):
         return runner.window(plan, states.first, self.last, edge, states.skips(rows)), plan.tokens
 
     def _loss(self, hidden: Tensor, rows: Sequence[int]) -> Tensor:
-        """Summed loss of rows, given their states."""
+        """Summed loss of rows, given their states; the mean over fields."""
         features = (hidden - self._mean) * self._scale
-        targets = torch.tensor([self.labels[i] for i in rows], device=hidden.device)
+        targets = torch.from_numpy(self.labels[list(rows)].reshape(len(rows), -1)).to(hidden.device)
         logits, share = features @ self._weight.T + self._bias, self.settings.contrast
-        loss = cross_entropy(logits, targets, reduction="sum", label_smoothing=self.settings.smoothing)
-        if not share:
-            return loss
-        return (1 - share) * loss + share * contrastive_loss(features, targets, self.settings.contrast_temperature)
+        losses = []
+        for column, span in enumerate(self._spans):
+            right = targets[:, column] - span.start
+            loss = cross_entropy(logits[:, span], right, reduction="sum", label_smoothing=self.settings.smoothing)
+            if share:
+                loss = (1 - share) * loss + share * contrastive_loss(features, right, self.settings.contrast_temperature)
+            losses.append(loss)
+        return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
 
     def _enter_head(self) -> tuple[Named, float]:
         with torch.no_grad():

@@ -30,7 +30,7 @@ class WindowTask:
     Attributes:
         sequences: token ids of each row's prompt.
         starts: position of each row's first token that belongs to the row, not to the prompt.
-        truth: the rows' labels, as numbers.
+        truth: the rows' labels, as numbers; with several fields the places of each row's classes.
         labels: the task's labels.
         first: number of layers below the window.
         last: layer that the head reads, the last of the window.
@@ -39,11 +39,12 @@ class WindowTask:
         steps: number of optimizer steps.
         seed: seed of the initial weights and of the order of rows.
         start: id of the adapter that tuning starts from.
+        sizes: number of classes of each of several fields; empty for one.
     """
 
     sequences: Sequence[Sequence[int]]
     starts: Sequence[int]
-    truth: Sequence[int]
+    truth: Sequence[int] | Sequence[Sequence[int]]
     labels: tuple[str, ...]
     first: int
     last: int
@@ -52,6 +53,7 @@ class WindowTask:
     steps: int
     seed: int
     start: str
+    sizes: tuple[int, ...] = ()
 
     def share(self, model: LocalModel) -> float:
         """Share of the model's layers that a step runs; without the shared-prefix engine, those below the window too."""
@@ -59,7 +61,7 @@ class WindowTask:
 
     def to_bytes(self) -> bytes:
         """The task in safetensors format, for :meth:`from_bytes`."""
-        names = ("sequences", "starts", "truth", "labels", "first", "last", "steps", "seed", "start")
+        names = ("sequences", "starts", "truth", "labels", "first", "last", "steps", "seed", "start", "sizes")
         data = {name: getattr(self, name) for name in names} | {"settings": asdict(self.settings)}
         return packed({name: getattr(self.head, name) for name in _HEAD}, {"task": canonical_json(data)})
 
@@ -71,7 +73,7 @@ class WindowTask:
         lora = task["settings"].pop("lora")
         lora["layers"] = tuple(lora["layers"])
         task["settings"] = WindowSettings(lora=LoraSettings(**lora), **task["settings"])
-        task["labels"] = tuple(task["labels"])
+        task["labels"], task["sizes"] = tuple(task["labels"]), tuple(task["sizes"])
         return cls(head=StartHead(**{name: arrays[name] for name in _HEAD}), **task)
 
 
@@ -105,10 +107,11 @@ def tune_window(
         model,
         edge,
         range(len(task.sequences)),
-        list(task.truth),
+        task.truth,
         task.last,
         task.head,
         task.settings,
+        sizes=task.sizes,
         steps=task.steps,
         seed=task.seed,
         folder=folder / "checkpoints",
@@ -124,7 +127,7 @@ def tune_window(
     try:
         run.advance(report=stepped, until=until(run.tokens_per_step * share))
         adapter = run.save(adapters)
-        probe = Probe(task.labels, *run.head().folded(), task.last)
+        probe = Probe(task.labels, *run.head().folded(), task.last, sizes=task.sizes)
         made = {"adapter_id": adapter, "probe_id": model.adapters.add_probe(adapter, probe, adapters)}
     except DivergedError as error:
         made = {"failed": str(error)}

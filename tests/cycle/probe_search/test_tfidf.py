@@ -15,6 +15,7 @@ from scipy.special import log_softmax
 from cotune.bundle import load
 from cotune.config import config_in_memory
 from cotune.config.task import Task
+from cotune.cycle.answering.base import LabelAnswering
 from cotune.cycle.compare import try_prompt
 from cotune.cycle.probe_search.tfidf import SHARES, Mix, Tfidf, best_mix, losses_by_share
 from cotune.cycle.run import run as run_cycle
@@ -162,7 +163,7 @@ def test_words_that_tell_nothing_are_seldom_used(rows: int) -> None:
     examples = examples[:rows]
     truth = np.array([task.labels.index(row.output) for row in examples])
     tfidf = Tfidf.__new__(Tfidf)
-    tfidf._task = task
+    tfidf._choosing = LabelAnswering(task, cast("LocalModel", None))
     for _ in range(200):
         probe, terms = table(truth, 6, 1.5, numbers), table(truth, 6, 0.0, numbers)
         used += tfidf.mixed(probe, 0.3 * terms, examples).pays

@@ -199,6 +199,12 @@ def _check_form(folder: Path, to: Target, predictor: Predictor, *, has_adapter: 
             where=str(folder),
             hint="Export with --to merged, which also runs with transformers.",
         )
+    if predictor.closed is not None:
+        raise InputError(
+            "the bundle reads several fields of JSON off the hidden state, which exports do not support",
+            where=str(folder),
+            hint="Use cotune predict or cotune serve, or run with tune.readout=words, which generates the JSON.",
+        )
     if to == "peft" and not has_adapter:
         raise InputError(
             "the bundle has no adapter, because the base model won",

@@ -65,8 +65,8 @@ def _check_format(asked: ChatRequest, predictor: Predictor) -> None:
     kind = predictor.output.kind
     if asked.response_format is not None and asked.response_format.type not in kind.response_formats:
         raise ApiError(400, f"This bundle answers with {kind.reply}.", code="unsupported", param="response_format")
-    if asked.logprobs and predictor.writing is not None:
-        raise ApiError(400, "Generated answers have no log-probabilities.", code="unsupported", param="logprobs")
+    if asked.logprobs and not predictor.chooses_label:
+        raise ApiError(400, "Only labels have log-probabilities.", code="unsupported", param="logprobs")
 
 
 def last_text(messages: Sequence[Message]) -> str:

@@ -113,6 +113,6 @@ class Shelf:
             task=predictor.task,
             bundle=predictor.bundle_id,
             input_fields=list(predictor.input_fields),
-            labels=list(predictor.labels),
+            labels=list(predictor.output.labels),
             output=OutputCard(type=predictor.output.type, schema=predictor.output.schema),
         )

@@ -51,6 +51,9 @@ class Scoring:
         if predictor.writing is not None:
             return _written(predictor, items, found)
         rendered = predictor.rendered(items)
+        if predictor.closed is not None:
+            # Nothing is generated.
+            return [Answered(one, len(row.prompt_ids), 0) for one, row in zip(found, rendered, strict=True)]
         place = {label: i for i, label in enumerate(predictor.labels)}
         return [
             Answered(one, len(row.prompt_ids), len(row.completions[place[one.possible[0] if one.possible else one.answer]]))

@@ -62,7 +62,8 @@ class Answers:
         A written answer costs many passes, its likelihood only one. Endpoints return no likelihoods.
         """
         can, task = self.answering.model.capabilities, self._task
-        return can.likelihoods and task.output.kind.written and task.measure.needs_answers
+        writes = task.output.kind.written and not isinstance(self.answering, LabelAnswering)
+        return can.likelihoods and writes and task.measure.needs_answers
 
     def scores(
         self,
@@ -142,7 +143,7 @@ class Answers:
         if not isinstance(answering, LabelAnswering):
             return None
         fields = [row.fields for row in rows]
-        return PendingScores(workers, answering.model, prompt, fields, answering.task.labels, adapter)
+        return PendingScores(workers, answering.model, prompt, fields, answering.labels, adapter)
 
     def _told(self, reply: Reply, rows: Sequence[Example], seconds: float) -> dict[str, Any]:
         """A reply as a record for the journal."""

@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cotune.errors import CotuneError
 from cotune.evaluate.answer_noise import AnswerNoise
 from cotune.evaluate.decision import RAW, Decision
@@ -128,24 +131,47 @@ class Answering(ABC):
 
 
 class LabelAnswering(Answering):
-    """Scores every label of every row."""
+    """Scores every label of every row.
+
+    Attributes:
+        labels: what is scored: the labels.
+        sizes: number of values of each of several fields, see :mod:`cotune.probe.fields`; empty for labels.
+    """
 
     model: LocalModel
     rules = True
+    sizes: tuple[int, ...] = ()
 
     def __init__(self, task: Task, model: LocalModel) -> None:
         self.task, self.model = task, model
         self.loss_bound = loss_bound(len(task.labels))
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.task.labels
+
+    @property
+    def most_values(self) -> int:
+        """Number of labels, or of the values of the field with most of them."""
+        return max(self.sizes, default=len(self.labels))
+
+    def targets(self, rows: Sequence[Example]) -> NDArray[np.int64]:
+        """``[rows]`` places of the right labels; of several fields ``[rows, fields]`` places of the right values."""
+        return label_indices(rows, self.task)
+
+    def outputs(self, log_probs: NDArray[np.float64]) -> ModelOutputs:
+        """Log-probabilities ``[rows, labels]`` as outputs."""
+        return LabelOutputs(log_probs)
+
     def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:
         """Outputs are log-probabilities of the labels, ``[rows, labels]``."""
-        found = self.model.score(prompt, [row.fields for row in rows], self.task.labels, adapter=adapter, progress=progress)
-        given, by_probe = LabelOutputs(found.log_probs), self.model.adapters.probe(adapter) is not None
+        found = self.model.score(prompt, [row.fields for row in rows], self.labels, adapter=adapter, progress=progress)
+        given, by_probe = self.outputs(found.log_probs), self.model.adapters.probe(adapter) is not None
         return Reply(given, found.tokens, found.tokens_saved, found.truncated, bool(found.cached), by_probe=by_probe)
 
     def render(self, prompt: Prompt, rows: Sequence[Example]) -> list[RenderedRow]:
         """Token ids of each row with all labels."""
-        return self.model.renderer.render(prompt, [row.fields for row in rows], self.task.labels)
+        return self.model.renderer.render(prompt, [row.fields for row in rows], self.labels)
 
     def training_rows(self, prompt: Prompt, rows: Sequence[Example]) -> list[TrainingRow]:
         """Token ids of each row with its label."""
@@ -173,9 +199,9 @@ class LabelAnswering(Answering):
 
     def noise(
         self, prompt: Prompt, adapter: str, rows: Sequence[Example], decision: Decision, *, odd: int, progress: Progress
-    ) -> tuple[Noise, int] | None:
+    ) -> tuple[Noise | AnswerNoise, int] | None:
         """Run both passes without the cache, whose scores are equal to the last bit and would hide the noise."""
-        asked: tuple[Any, ...] = (prompt, [row.fields for row in rows], self.task.labels)
+        asked: tuple[Any, ...] = (prompt, [row.fields for row in rows], self.labels)
         whole, pieces = (
             self.model.score(*asked, adapter=adapter, batch_rows=size, fresh=True, progress=progress) for size in (None, odd)
         )

@@ -89,7 +89,19 @@ class LocalBackend(Backend):
                 opening.resources.callback(model.runner.cpus.restore)
         limit, seed, watcher, grader = config.output.max_tokens, config.seed, opening.watcher, opening.grader
         return RunContext(
-            task, model, journal, costs, out, tune, seed, watcher, limit, grader, stopwatch=stopwatch, workers=workers
+            task,
+            model,
+            journal,
+            costs,
+            out,
+            tune,
+            seed,
+            watcher,
+            limit,
+            grader,
+            stopwatch=stopwatch,
+            workers=workers,
+            readout=config.tune.readout,
         )
 
     def reopen(

@@ -18,12 +18,13 @@ from cotune.probe.cross_fitting import CrossFit, cross_fit
 class FitTask:
     """Arguments of :func:`cotune.probe.cross_fitting.cross_fit`, except for the states.
 
-    ``truth`` are the labels, and ``words`` the first token of each label's word, if word logits are combined with the last
-    layer's probe; otherwise None.
+    ``truth`` are the right classes, and ``words`` the first token of each label's word, if word logits are combined with the
+    last layer's probe; otherwise None.
     """
 
     truth: NDArray[np.int64]
     classes: int
+    sizes: tuple[int, ...]
     layers: tuple[int, ...]
     groups: list[Any] | None
     words: tuple[int, ...] | None
@@ -41,14 +42,20 @@ class FitTask:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object for :meth:`from_json`."""
-        return {**vars(self), "truth": self.truth.tolist(), "layers": list(self.layers), "also": list(self.also)}
+        return {
+            **vars(self),
+            "truth": self.truth.tolist(),
+            "sizes": list(self.sizes),
+            "layers": list(self.layers),
+            "also": list(self.also),
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> FitTask:
         """Inverse of :meth:`to_json`."""
         words = None if data["words"] is None else tuple(data["words"])
-        truth, layers, also = np.array(data["truth"], dtype=np.int64), tuple(data["layers"]), tuple(data["also"])
-        return cls(**{**data, "truth": truth, "layers": layers, "also": also, "words": words})
+        lists = {name: tuple(data[name]) for name in ("sizes", "layers", "also")}
+        return cls(**{**data, **lists, "truth": np.array(data["truth"], dtype=np.int64), "words": words})
 
 
 def word_weights(model: LocalModel, first: Sequence[int]) -> NDArray[np.float32]:

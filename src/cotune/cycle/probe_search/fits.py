@@ -15,10 +15,10 @@ from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.workers.fits import PendingFit
 from cotune.cycle.workers.pending import Pending
 from cotune.cycle.workers.pool import WorkerPool
-from cotune.evaluate.responses import label_indices
 from cotune.model.adapters.slots import BASE
 from cotune.probe.cross_fitting import LAYERS_KEPT, CrossFit, as_good, standardised
-from cotune.probe.logistic import fit_logistic
+from cotune.probe.fields import by_field
+from cotune.probe.logistic import Axes, fit_logistic
 from cotune.probe.readout import Probe
 from cotune.prompt.prompt import Prompt
 from cotune.refine import not_shown
@@ -120,8 +120,9 @@ def task_of(
     # Ridge regression may not choose the layer that few rows are tuned for.
     also = () if screening or len(rows) >= HEURISTICS.few_rows else (_closest_to_usual(layers, depth),)
     return places, FitTask(
-        label_indices(chosen, context.task),
-        len(context.task.labels),
+        context.choosing.targets(chosen),
+        len(context.choosing.labels),
+        context.choosing.sizes,
         tuple(layers),
         None if groups is None else groups.tolist(),
         first_words(context, prompt) if layers[-1] == depth else None,
@@ -171,8 +172,9 @@ def _closest_to_usual(layers: Sequence[int], depth: int) -> int:
 
 def first_words(context: RunContext, prompt: Prompt) -> tuple[int, ...] | None:
     """First token of each label word; None if there are too many labels, or two words begin with the same token."""
-    labels = context.task.labels
-    if len(labels) > HEURISTICS.most_words:
+    labels = context.choosing.labels
+    # Values of fields are not the words of an answer.
+    if len(labels) > HEURISTICS.most_words or context.choosing.sizes:
         return None
     first = [completion[0] for completion in context.answering.render(prompt, context.train_sample[:1])[0].completions]
     return tuple(first) if len(set(first)) == len(labels) else None
@@ -184,15 +186,18 @@ def head_of(
     classes: int,
     strength: float,
     words: NDArray[np.float32] | None = None,
+    sizes: Sequence[int] = (),
 ) -> StartHead:
-    """A read-out that is fitted to all states ``[rows, width]``.
+    """A read-out that is fitted to all states ``[rows, width]``, with a regression for each of several fields.
 
     The logits of ``words``, weights ``[labels, width]``, are an offset of the fit and part of the result.
     """
     features, mean, spread = standardised(states)
     offsets = None if words is None else states.astype(np.float32) @ words.T
-    fitted = fit_logistic(features, truth, classes, strengths=[strength], offsets=offsets)
-    weight, bias = fitted.weight[0], fitted.bias[0]
+    axes, weight, bias = Axes(features, double=True), np.empty((classes, features.shape[1])), np.empty(classes)
+    for span, own in by_field(truth, sizes, classes):
+        fitted = fit_logistic(axes, own, span.stop - span.start, strengths=[strength], offsets=offsets)
+        weight[span], bias[span] = fitted.weight[0], fitted.bias[0]
     if words is not None:
         weight, bias = weight + words * spread, bias + words @ mean
     return StartHead(weight, bias, mean, spread)

@@ -19,8 +19,8 @@ from cotune.cycle.probe_search.trial import Fitted, Trials, TuningRequest
 from cotune.cycle.search.measured import Measured
 from cotune.errors import DivergedError
 from cotune.evaluate.decision import BY_PROBE
-from cotune.evaluate.responses import LabelOutputs, label_indices
 from cotune.model.adapters.slots import BASE
+from cotune.probe.fields import row_correct, row_losses
 from cotune.refine import not_shown
 
 
@@ -110,7 +110,8 @@ class HeldOutJudge:
         tables = [trials.log_probs(made, split.held, "judge") for made, split in zip(found, splits, strict=True)]
         parts = [trials.term_logits(made, split.held) for made, split in zip(found, splits, strict=True)]
         rows = [row for split in splits for row in split.held]
-        truth, counts = label_indices(rows, self._context.task), np.zeros(len(rows), dtype=np.bool_)
+        choosing, counts = self._context.choosing, np.zeros(len(rows), dtype=np.bool_)
+        truth = choosing.targets(rows)
         counts[usable_places(fit.prompt, rows)] = True
         whole, known = np.concatenate(tables), [part for part in parts if part is not None]
         terms = np.concatenate(known) if known else None
@@ -123,8 +124,8 @@ class HeldOutJudge:
             fit,
             epochs,
             mix,
-            -log_probs[np.arange(len(truth)), truth],
-            (log_probs.argmax(axis=1) == truth).astype(np.float64),
+            row_losses(log_probs, truth),
+            row_correct(log_probs, truth, choosing.sizes),
             counts,
             found[0],
             log_probs[: len(splits[0].held)],
@@ -153,6 +154,6 @@ class HeldOutJudge:
 
 def measured_on_dev(context: RunContext, adapter: str, made: Fitted, evidence: Evidence) -> Measured:
     """Weights as a candidate, with the dev outputs of its evidence."""
-    given = LabelOutputs(evidence.dev_log_probs)
+    given = context.choosing.outputs(evidence.dev_log_probs)
     candidate = Candidate(made.prompt, adapter, BY_PROBE, made.steps)
     return Measured(candidate, context.answers.judge(given, context.dev, BY_PROBE), given)

@@ -66,7 +66,8 @@ class SearchHeuristics:
             labels, 64 rows: 24 was within 1.5 in four draws, and tuned states had 0.951 there instead of 0.868 at layer 18).
         head_strength: strength of the head that tuning starts from, as a multiple of the frozen probe's. The frozen probe gives
             the right labels of its own rows nearly all probability, which leaves next to no gradient for the weights below.
-        contrast: share of the contrastive term in the loss of tuning, see :mod:`cotune.tune.window`.
+        contrast: share of the contrastive term in the loss of tuning, see :mod:`cotune.tune.window`. Several fields are tuned
+            without it, as it moves rows together that differ in other fields (docs/probe-measurements.md).
         contrast_temperature: temperature of its softmax.
         paired_rate: learning rate of a window as a multiple of the config's if rows come in pairs and are not few (BANKING77,
             500 to 2,000 rows: accuracy 0.6 to 1.6 points higher, log-loss lower by 0.004 to 0.03; CLINC150 with 20 labels and
@@ -139,6 +140,10 @@ class SearchHeuristics:
     other_prompts: float = 1.25
     race_fits: float = 7.0
     fit_seconds: float = 6e-8
+
+    def refit(self, *, fields: bool) -> float:
+        """Strength of a probe on tuned states, as a multiple of the frozen probe's; ``fields``: of several fields."""
+        return 1.0 if fields else self.refit_strength
 
     def opening_rows(self, labels: int) -> int:
         """Number of labelled rows of a race's first round for a number of labels."""

@@ -28,7 +28,7 @@ def check_budget(context: RunContext, prices: Prices, seed: Prompt) -> None:
         BudgetError: the budget is too small.
     """
     rows, left = len(context.task.train) + len(context.task.dev), context.spending.left()
-    opening = HEURISTICS.opening_rows(len(context.task.labels))
+    opening = HEURISTICS.opening_rows(context.choosing.most_values)
     needed = prices.least(seed, rows, rows_embedded(HEURISTICS.least_pool, rows, opening))
     budget = context.spending.budget
     if budget.kind == "time" and needed <= budget.amount - HEURISTICS.loading:
@@ -57,7 +57,7 @@ class RaceSizes:
 
     def __init__(self, context: RunContext, prices: Prices, seed: Prompt, most: int) -> None:
         self._context, self._prices, self._seed, self._most = context, prices, seed, most
-        self.first_rows = HEURISTICS.opening_rows(len(context.task.labels))
+        self.first_rows = HEURISTICS.opening_rows(context.choosing.most_values)
         """Number of labelled rows of a race's first round."""
 
     @property

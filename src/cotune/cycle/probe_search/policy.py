@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cotune.config import RunConfig
+from cotune.cycle.answering.base import LabelAnswering
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.probe_search.confirm import confirm_labels
@@ -35,11 +36,11 @@ LEAST_TEST = 200
 
 
 def searches_by_probes(context: RunContext, config: RunConfig) -> bool:
-    """Whether a run reads labels off hidden states: this needs labels and a local model whose layers are known."""
+    """Whether a run reads labels, or closed fields, off hidden states: this needs a local model whose layers are known."""
     return (
         context.can.tune
         and context.can.hidden_states
-        and not context.task.output.kind.written
+        and isinstance(context.answering, LabelAnswering)
         and config.tune.readout != "words"
         and context.model.reads_layers
     )
@@ -97,7 +98,7 @@ def window_settings(config: RunConfig, context: RunContext) -> WindowSettings:
     tune, task = config.tune, context.task
     batch_size = tune.batch_size or WindowSettings.batch_size
     # Otherwise most rows of a step would be alone with their label (BANKING77, docs/probe-measurements.md).
-    pairs = len(task.labels) > batch_size
+    pairs = len(task.labels) > batch_size and not context.choosing.sizes
     return WindowSettings(
         lora=replace(context.tune.lora, layers=()),
         learning_rate=HEURISTICS.rate_factor(len(task.train) + len(task.dev), pairs=pairs) * tune.learning_rate,
@@ -105,7 +106,7 @@ def window_settings(config: RunConfig, context: RunContext) -> WindowSettings:
         batch_size=batch_size,
         clip=tune.clip,
         smoothing=tune.smoothing,
-        contrast=HEURISTICS.contrast,
+        contrast=0.0 if context.choosing.sizes else HEURISTICS.contrast,
         contrast_temperature=HEURISTICS.contrast_temperature,
         pairs=pairs,
         micro_tokens=context.tune.micro_tokens,
@@ -128,7 +129,9 @@ def fit_rows(context: RunContext, config: RunConfig, seed: Prompt) -> None:
     rows, test = len(task.train) + len(task.dev), task.test.n
 
     def race(count: int) -> float:
-        embedded = rows_embedded(HEURISTICS.least_pool, count, min(HEURISTICS.opening_rows(len(task.labels)), count))
+        embedded = rows_embedded(
+            HEURISTICS.least_pool, count, min(HEURISTICS.opening_rows(context.choosing.most_values), count)
+        )
         return prices.race(seed, count, embedded) + prices.fits(count)
 
     def arms(count: int) -> float:
@@ -136,7 +139,7 @@ def fit_rows(context: RunContext, config: RunConfig, seed: Prompt) -> None:
 
     wanted = _most(rows, race, HEURISTICS.most_race_share * budget)
     asked = _most(test, arms, HEURISTICS.most_test_share * budget)
-    wanted = min(rows, max(wanted, LEAST_ROWS, LEAST_ROWS_A_LABEL * len(task.labels)))
+    wanted = min(rows, max(wanted, LEAST_ROWS, LEAST_ROWS_A_LABEL * context.choosing.most_values))
     asked = min(test, max(asked, LEAST_TEST))
     if (wanted, asked) == (rows, test):
         return

@@ -158,4 +158,4 @@ class Prices:
     def _fit(self, rows: int) -> float:
         if self._context.spending.budget.kind != "time":
             return 0.0
-        return 0.3 + HEURISTICS.fit_seconds * rows * self._context.model.width * len(self._context.task.labels)
+        return 0.3 + HEURISTICS.fit_seconds * rows * self._context.model.width * len(self._context.choosing.labels)

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cotune.cycle.answering.base import LabelAnswering
 from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.fits import PromptFit
-from cotune.evaluate.responses import label_indices
 from cotune.evaluate.stats.cross_fitted import standard_error
 from cotune.probe.cross_fitting import best_temperature, tempered
+from cotune.probe.fields import row_correct, row_losses
 from cotune.probe.term_fits import TermFits
 from cotune.probe.terms import MOST_CHARACTERS, TermWeights
 from cotune.task.example import Example, groups_of
-from cotune.task.task import Task
 
 Floats = NDArray[np.float64]
 
@@ -43,14 +43,16 @@ class Mix:
     Attributes:
         share: factor of TF-IDF's logits; 0 leaves them out.
         temperature: divisor of the sum.
+        sizes: number of values of each of several fields; empty for labels.
     """
 
     share: float
     temperature: float
+    sizes: tuple[int, ...] = ()
 
     def of(self, log_probs: Floats, terms: Floats | None) -> Floats:
         """``[rows, labels]`` log-probabilities of the sum."""
-        return tempered(log_probs if terms is None else log_probs + self.share * terms, self.temperature)
+        return tempered(log_probs if terms is None else log_probs + self.share * terms, self.temperature, self.sizes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,12 +83,18 @@ class Mixed:
 
 
 class Tfidf:
-    """TF-IDF with logistic regression on a task's labelled rows; ``seed`` is that of the folds."""
+    """TF-IDF with logistic regression on a task's labelled rows.
 
-    def __init__(self, task: Task, rows: Sequence[Example], seed: int) -> None:
-        self._task, self._seed, self._rows = task, seed, {row.id: place for place, row in enumerate(rows)}
+    Args:
+        choosing: gives the rows' right labels, or the right values of their fields.
+        seed: seed of the folds.
+    """
+
+    def __init__(self, choosing: LabelAnswering, rows: Sequence[Example], seed: int) -> None:
+        self._choosing, self._seed, self._rows = choosing, seed, {row.id: place for place, row in enumerate(rows)}
         self._groups = groups_of(rows)
-        self._fits = TermFits([row.text for row in rows], label_indices(rows, task), len(task.labels))
+        texts, sizes = [row.text for row in rows], choosing.sizes
+        self._fits = TermFits(texts, choosing.targets(rows), len(choosing.labels), sizes)
         self._weights: dict[bytes, TermWeights] = {}
         self._table: Floats | None = None
 
@@ -101,7 +109,7 @@ class Tfidf:
         chosen[[self._rows[row.id] for row in rows if row.id in self._rows]] = True
         key = chosen.tobytes()
         if key not in self._weights:
-            self._weights[key] = self._fits.fit(chosen, self._task.input_fields)
+            self._weights[key] = self._fits.fit(chosen, self._choosing.task.input_fields)
         return self._weights[key]
 
     def cross_fitted(self, fit: PromptFit) -> Mixed | None:
@@ -116,26 +124,27 @@ class Tfidf:
 
     def mixed(self, log_probs: Floats, terms: Floats, rows: Sequence[Example]) -> Mixed:
         """A probe with the best share, from ``[rows, labels]`` of both on rows that neither has seen."""
-        truth = label_indices(rows, self._task)
-        by_share = losses_by_share(log_probs, terms, truth)
-        mix = best_mix(log_probs, terms, truth, by_share)
-        mixed, alone = mix.of(log_probs, terms), Mix(0.0, best_temperature(log_probs, truth)).of(log_probs, None)
-        places_of = np.arange(len(truth)), truth
-        correct = (mixed.argmax(axis=1) == truth).astype(np.float64)
-        return Mixed(mix, tuple(rows), -mixed[places_of], correct, -alone[places_of], by_share)
+        truth, sizes = self._choosing.targets(rows), self._choosing.sizes
+        by_share = losses_by_share(log_probs, terms, truth, sizes)
+        mix = best_mix(log_probs, terms, truth, by_share, sizes)
+        mixed, alone = mix.of(log_probs, terms), tempered(log_probs, best_temperature(log_probs, truth, sizes), sizes)
+        correct = row_correct(mixed, truth, sizes)
+        return Mixed(mix, tuple(rows), row_losses(mixed, truth), correct, row_losses(alone, truth), by_share)
 
 
-def losses_by_share(log_probs: Floats, terms: Floats, truth: NDArray[np.int64]) -> Floats:
+def losses_by_share(log_probs: Floats, terms: Floats, truth: NDArray[np.int64], sizes: Sequence[int] = ()) -> Floats:
     """Mean log-loss for each of :data:`SHARES`, each at its best temperature."""
-    rows = np.arange(len(truth))
-    mixed = [log_probs + share * terms for share in SHARES]
-    return np.array([-tempered(each, best_temperature(each, truth))[rows, truth].mean() for each in mixed])
+
+    def loss(mixed: Floats) -> float:
+        return float(row_losses(tempered(mixed, best_temperature(mixed, truth, sizes), sizes), truth).mean())
+
+    return np.array([loss(log_probs + share * terms) for share in SHARES])
 
 
-def best_mix(log_probs: Floats, terms: Floats, truth: NDArray[np.int64], losses: Floats) -> Mix:
+def best_mix(log_probs: Floats, terms: Floats, truth: NDArray[np.int64], losses: Floats, sizes: tuple[int, ...] = ()) -> Mix:
     """The share with the lowest of ``losses``, which may come from more rows than these, at the best temperature on these."""
     share = SHARES[int(losses.argmin())]
-    return Mix(share, best_temperature(log_probs + share * terms, truth))
+    return Mix(share, best_temperature(log_probs + share * terms, truth, sizes), sizes)
 
 
 def try_tfidf(
@@ -149,7 +158,7 @@ def try_tfidf(
         judge: gives this probe with TF-IDF; None if TF-IDF cannot be fitted.
     """
     late = context.spending.budget.kind == "time" and _seconds(context, rows) > COST_SHARE * context.spending.left()
-    tfidf = None if late else Tfidf(context.task, _fitting(rows), context.seed)
+    tfidf = None if late else Tfidf(context.choosing, _fitting(rows), context.seed)
     found = None if tfidf is None or tfidf.empty else judge(tfidf)
 
     def effect() -> dict[str, Any]:
@@ -186,4 +195,4 @@ def _fitting(rows: Sequence[Example]) -> Sequence[Example]:
 def _seconds(context: RunContext, rows: Sequence[Example]) -> float:
     """Expected seconds of all fits."""
     count, (products, axes, fits) = len(_fitting(rows)), _SECONDS
-    return count**2 * (products + axes * count + fits * len(context.task.labels))
+    return count**2 * (products + axes * count + fits * len(context.choosing.labels))

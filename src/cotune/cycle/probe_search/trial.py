@@ -21,7 +21,6 @@ from cotune.cycle.workers.pending import Pending
 from cotune.cycle.workers.pool import WorkerPool
 from cotune.cycle.workers.tuning import Deadline, PendingTuning
 from cotune.errors import DivergedError
-from cotune.evaluate.responses import label_indices
 from cotune.files import content_hash
 from cotune.model.adapters.slots import BASE
 from cotune.probe.cross_fitting import best_temperature
@@ -132,7 +131,7 @@ class Trials:
     def cross_fitted_mix(self, fit: PromptFit) -> Mix:
         """The share of TF-IDF and the temperature of a frozen probe by cross-fitting."""
         found = self.with_tfidf(fit)
-        return Mix(0.0, fit.found.temperature) if found is None else found.mix
+        return Mix(0.0, fit.found.temperature, fit.found.sizes) if found is None else found.mix
 
     def mix(self, log_probs: Floats, terms: Floats | None, truth: NDArray[np.int64], *, tuned: bool) -> Mix:
         """The share of TF-IDF and the temperature by ``[rows, labels]`` of a probe and of TF-IDF on held-out rows.
@@ -140,10 +139,11 @@ class Trials:
         Few held-out rows leave the share of a trial (``tuned``) to chance, so the losses of the best frozen probe count as
         much.
         """
+        sizes = self.context.choosing.sizes
         if terms is None or self._tfidf is None:
-            return Mix(0.0, best_temperature(log_probs, truth))
-        losses = losses_by_share(log_probs, terms, truth)
-        return best_mix(log_probs, terms, truth, losses + self._tfidf[1].by_share if tuned else losses)
+            return Mix(0.0, best_temperature(log_probs, truth, sizes), sizes)
+        losses = losses_by_share(log_probs, terms, truth, sizes)
+        return best_mix(log_probs, terms, truth, losses + self._tfidf[1].by_share if tuned else losses, sizes)
 
     def _terms(self, rows: Sequence[Example]) -> TermWeights | None:
         return None if self._tfidf is None else self._tfidf[0].weights(rows)
@@ -188,9 +188,9 @@ class Trials:
         context, scale = self.context, fit.found.best.word_scale
         first = first_words(context, fit.prompt) if scale else None
         words = None if first is None else (scale * word_weights(context.model, first)).astype(np.float32)
-        labels = context.task.labels
-        head = head_of(states, label_indices(rows, context.task), len(labels), strength, words)
-        return Probe(labels, *head.folded(), layer)
+        labels, sizes = context.choosing.labels, context.choosing.sizes
+        head = head_of(states, context.choosing.targets(rows), len(labels), strength, words, sizes)
+        return Probe(labels, *head.folded(), layer, sizes=sizes)
 
     def tune(self, request: TuningRequest) -> Fitted | None:
         """Tune the window below a layer on rows and fit the read-out; a ``train`` step and an ``embed`` step.
@@ -226,7 +226,8 @@ class Trials:
             tuned = self.embedding.states(prompt, adapter, rows, stage, layers=[layer])[0]
         except DivergedError:
             return None
-        probe = self._probe(fit, tuned, rows, layer, HEURISTICS.refit_strength * strength)
+        strength *= HEURISTICS.refit(fields=bool(context.choosing.sizes))
+        probe = self._probe(fit, tuned, rows, layer, strength)
         return Fitted(prompt, adapter, layer, int(value["steps"]), probe, head, terms)
 
     def ahead(self, request: TuningRequest) -> None:
@@ -276,18 +277,19 @@ class Trials:
 
     def _task(self, request: TuningRequest, states: NDArray[np.float16]) -> WindowTask:
         """The tuning task, whose head starts from the frozen states of its rows."""
-        context, fit = self.context, request.fit
-        truth = label_indices(request.tuned_on, context.task)
+        context, fit, choosing = self.context, request.fit, self.context.choosing
+        truth = choosing.targets(request.tuned_on)
         if request.head is not None:
             head = head_from(request.head, states)
         else:
-            head = head_of(states, truth, len(context.task.labels), HEURISTICS.head_strength * fit.found.best.strength)
+            strength = HEURISTICS.head_strength * fit.found.best.strength
+            head = head_of(states, truth, len(choosing.labels), strength, sizes=choosing.sizes)
         rendered = context.answering.render(fit.prompt, request.tuned_on)
         return WindowTask(
             [row.prompt_ids for row in rendered],
             [row.start for row in rendered],
             truth.tolist(),
-            context.task.labels,
+            choosing.labels,
             self.edge(fit),
             self.layer(fit),
             head,
@@ -295,12 +297,13 @@ class Trials:
             request.steps,
             request.seed,
             request.start,
+            choosing.sizes,
         )
 
     def log_probs(self, fitted: Fitted, rows: Sequence[Example], stage: str) -> Floats:
         """``[rows, labels]`` log-probabilities of the read-out."""
         states = self.embedding.states(fitted.prompt, fitted.adapter, rows, stage, layers=[fitted.layer])[0]
-        return fitted.probe.log_probs(states.astype(np.float32), self.context.task.labels)
+        return fitted.probe.log_probs(states.astype(np.float32), self.context.choosing.labels)
 
     def term_logits(self, fitted: Fitted, rows: Sequence[Example]) -> Floats | None:
         """``[rows, labels]`` logits of TF-IDF that learnt from the same rows; None if the run does not use it."""

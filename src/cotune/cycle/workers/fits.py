@@ -110,6 +110,7 @@ def _packed(found: CrossFit) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         "best": next(number for number, fit in enumerate(found.by_layer) if fit is found.best),
         "ridge": list(found.ridge.items()),
         "temperature": found.temperature,
+        "sizes": list(found.sizes),
     }
     return arrays, about
 
@@ -118,4 +119,4 @@ def _unpacked(arrays: Mapping[str, NDArray[Any]], about: Mapping[str, Any]) -> C
     fits = []
     for number, one in enumerate(about["layers"]):
         fits.append(LayerFit(**one | {name: arrays[f"{number}/{name}"] for name in _ARRAYS}))
-    return CrossFit(fits[about["best"]], tuple(fits), dict(about["ridge"]), about["temperature"])
+    return CrossFit(fits[about["best"]], tuple(fits), dict(about["ridge"]), about["temperature"], tuple(about["sizes"]))

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from cotune.errors import InputError
+from cotune.task.values.closed import ClosedFields, closed_fields
 from cotune.task.values.json_value import json_text
 from cotune.task.values.kinds.base import Constraint, OutputKind
 from cotune.task.values.kinds.registry import KINDS, OUTPUT_TYPES, WRITTEN_TYPES, OutputType
@@ -46,6 +47,11 @@ class Output:
             return None
         schema: Mapping[str, Any] = json.loads(self.schema_text)
         return schema
+
+    @cached_property
+    def closed(self) -> ClosedFields | None:
+        """The fields of JSON all of whose parts are one of a few values; None for any other output."""
+        return closed_fields(self.schema) if self.kind.nested_cells else None
 
     @property
     def summary(self) -> str:

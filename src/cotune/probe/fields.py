@@ -1,0 +1,55 @@
+"""Read-outs with several fields: the classes of all fields in a row, with a distribution over those of each field.
+
+``sizes`` are the fields' numbers of classes; empty, all classes are those of one field, as the labels of a label task are.
+Right classes are ``[rows]`` numbers for one field, and ``[rows, fields]`` places among all classes for several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+def spans(sizes: Sequence[int], classes: int) -> list[slice]:
+    """The places of each field's classes."""
+    ends = list(accumulate(sizes or (classes,)))
+    return [slice(start, end) for start, end in zip((0, *ends), ends, strict=False)]
+
+
+def log_softmax_by_field(logits: NDArray[Any], sizes: Sequence[int]) -> Floats:
+    """Log-probabilities of the classes along the last axis, by field."""
+    from scipy.special import log_softmax
+
+    parts = [log_softmax(logits[..., span].astype(np.float64), axis=-1) for span in spans(sizes, logits.shape[-1])]
+    found: Floats = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+    return found
+
+
+def row_losses(log_probs: Floats, truth: NDArray[np.int64]) -> Floats:
+    """``[rows]`` log-loss of ``[rows, classes]`` in nats, the mean over the fields."""
+    found: Floats = -np.take_along_axis(log_probs, truth.reshape(len(truth), -1), axis=1).mean(axis=1)
+    return found
+
+
+def likeliest(log_probs: Floats, sizes: Sequence[int]) -> NDArray[np.int64]:
+    """``[rows, fields]`` places of each field's likeliest class among all classes; the first of equals."""
+    found = [log_probs[:, span].argmax(axis=1) + span.start for span in spans(sizes, log_probs.shape[1])]
+    return np.stack(found, axis=1)
+
+
+def row_correct(log_probs: Floats, truth: NDArray[np.int64], sizes: Sequence[int]) -> Floats:
+    """``[rows]`` share of the fields whose likeliest class is right."""
+    found: Floats = (likeliest(log_probs, sizes) == truth.reshape(len(truth), -1)).mean(axis=1)
+    return found
+
+
+def by_field(truth: NDArray[np.int64], sizes: Sequence[int], classes: int) -> Iterator[tuple[slice, NDArray[np.int64]]]:
+    """The places of each field's classes, and ``[rows]`` the right one's number within the field."""
+    for column, span in zip(truth.reshape(len(truth), -1).T, spans(sizes, classes), strict=True):
+        yield span, column - span.start

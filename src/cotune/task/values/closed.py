@@ -1,0 +1,274 @@
+"""Closed fields: the parts of a JSON output that are each one of a few values, as its schema says.
+
+An output all of whose parts are closed, such as ``{"urgent": true, "mood": "angry"}``, is a row of choices. These can be read
+off a hidden state, each by its own linear map, where any other JSON has to be generated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any, Final
+
+from cotune.task.values.json_value import NO_JSON, json_in, json_text
+
+MOST_VALUES = 512
+"""Maximum number of values over all fields. Each is a row of the read-out's weights, and each field a regression of its own."""
+_MOST_RANGE = 24
+"""Maximum number of whole numbers between two bounds that count as values, as of an inferred enumeration."""
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "absent"
+
+
+ABSENT: Final = _Absent()
+"""The value of an optional property that an object does not have."""
+
+
+@dataclass(frozen=True)
+class ClosedField:
+    """A field with its possible values.
+
+    Attributes:
+        path: where it stands in the output, such as ``flags.urgent``, or ``topics[]`` for one item of a list.
+        values: the possible values; for an item of a list False and True, whether the list has it.
+        item: the item; None for other fields.
+    """
+
+    path: str
+    values: tuple[Any, ...]
+    item: Any = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """A name for each value that no other field has: ``mood="angry"``, ``topics[]="billing": true``."""
+        start = self.path if self.item is None else f"{self.path}={json_text(self.item)}"
+        return tuple(f"{start}{':' if self.item is not None else '='}{_text_of(value)}" for value in self.values)
+
+
+@dataclass(frozen=True)
+class ClosedFields:
+    """All fields of a closed output, in the order of its schema.
+
+    Attributes:
+        fields: the fields with two or more possible values.
+        names: names of all fields' values, in order.
+        sizes: number of values of each field.
+    """
+
+    fields: tuple[ClosedField, ...]
+    _root: _Node = field(repr=False)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for each in self.fields for name in each.names)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(len(each.values) for each in self.fields)
+
+    def places(self, output: str) -> tuple[int, ...] | None:
+        """Place in :attr:`names` of each field's value in an output; None if the output has another form or value."""
+        value = json_in(output)
+        if value is NO_JSON:
+            return None
+        found = list(self._root.read(value))
+        if len(found) != len(self.fields) or None in found:
+            return None
+        starts = accumulate((0, *self.sizes[:-1]))
+        return tuple(start + place for start, place in zip(starts, found, strict=True) if place is not None)
+
+    def output(self, places: Sequence[int]) -> str:
+        """The output with the values at some places in :attr:`names`, one of each field."""
+        starts = accumulate((0, *self.sizes[:-1]))
+        values = (one.values[place - start] for one, place, start in zip(self.fields, places, starts, strict=True))
+        return json_text(self._root.written(values))
+
+
+def closed_fields(schema: Mapping[str, Any] | None) -> ClosedFields | None:
+    """The fields of a schema under which every part of an output is closed; None if some part is not, or no part can differ.
+
+    Closed are truth values, ``enum``, ``const``, ``null``, whole numbers between two near bounds, alternatives (``anyOf``) of
+    these, lists of distinct enumerated items, and objects of closed parts. A list's order carries no meaning: it is written in
+    the order of the enumeration. Only a single value or a list may be optional in an object.
+    """
+    root = _node(schema or {})
+    if root is None or isinstance(root, _Value):
+        return None
+    fields = tuple(root.fields(""))
+    return ClosedFields(fields, root) if fields and sum(len(one.values) for one in fields) <= MOST_VALUES else None
+
+
+class _Node:
+    """A part of a schema. Reading gives the place of each field's value, None for one that does not fit."""
+
+    def fields(self, path: str) -> Iterator[ClosedField]:
+        raise NotImplementedError
+
+    def read(self, value: Any) -> Iterator[int | None]:
+        raise NotImplementedError
+
+    def written(self, values: Iterator[Any]) -> Any:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class _Value(_Node):
+    """A single value; with one possible value it is no field."""
+
+    values: tuple[Any, ...]
+
+    def fields(self, path: str) -> Iterator[ClosedField]:
+        if len(self.values) > 1:
+            yield ClosedField(path, self.values)
+
+    def read(self, value: Any) -> Iterator[int | None]:
+        texts, text = [_text_of(one) for one in self.values], _text_of(value)
+        place = texts.index(text) if text in texts else None
+        if len(self.values) > 1 or place is None:
+            yield place
+
+    def written(self, values: Iterator[Any]) -> Any:
+        return next(values) if len(self.values) > 1 else self.values[0]
+
+
+@dataclass(frozen=True)
+class _List(_Node):
+    """A list of distinct items, each of which is in it or not."""
+
+    items: tuple[Any, ...]
+    optional: bool = False
+
+    def fields(self, path: str) -> Iterator[ClosedField]:
+        if self.optional:
+            yield ClosedField(path, (ABSENT, "present"))
+        for item in self.items:
+            yield ClosedField(f"{path}[]", (False, True), item)
+
+    def read(self, value: Any) -> Iterator[int | None]:
+        if self.optional:
+            yield int(value is not ABSENT)
+            value = [] if value is ABSENT else value
+        texts = [json_text(item) for item in value] if isinstance(value, list) else None
+        known = {json_text(item) for item in self.items}
+        if texts is None or len(set(texts)) < len(texts) or not known.issuperset(texts):
+            yield from [None] * len(self.items)
+        else:
+            yield from (int(json_text(item) in texts) for item in self.items)
+
+    def written(self, values: Iterator[Any]) -> Any:
+        absent = self.optional and next(values) is ABSENT
+        # Every item's value is taken, also of an absent list.
+        found = [item for item in self.items if next(values)]
+        return ABSENT if absent else found
+
+
+@dataclass(frozen=True)
+class _Object(_Node):
+    """An object of closed properties."""
+
+    properties: tuple[tuple[str, _Node], ...]
+
+    def fields(self, path: str) -> Iterator[ClosedField]:
+        for name, node in self.properties:
+            yield from node.fields(f"{path}.{name}" if path else name)
+
+    def read(self, value: Any) -> Iterator[int | None]:
+        if not isinstance(value, dict) or not {name for name, _ in self.properties}.issuperset(value):
+            yield None
+            return
+        for name, node in self.properties:
+            yield from node.read(value.get(name, ABSENT))
+
+    def written(self, values: Iterator[Any]) -> Any:
+        found = {name: node.written(values) for name, node in self.properties}
+        return {name: value for name, value in found.items() if value is not ABSENT}
+
+
+def _text_of(value: Any) -> str:
+    return repr(value) if value is ABSENT else json_text(value)
+
+
+def _node(schema: Any) -> _Node | None:
+    if not isinstance(schema, Mapping):
+        return None
+    if (values := _single(schema)) is not None:
+        return _Value(values)
+    if schema.get("type") == "array" and isinstance(schema.get("items"), Mapping):
+        items = _single(schema["items"])
+        # A bound on the list's length might forbid what single decisions give.
+        free = not any(key in schema for key in ("minItems", "prefixItems", "contains")) and _holds(schema, items)
+        return _List(items) if items and free else None
+    return _object(schema)
+
+
+def _holds(schema: Mapping[str, Any], items: Sequence[Any] | None) -> bool:
+    """Whether a list may have all items at once."""
+    return items is not None and schema.get("maxItems", len(items)) >= len(items)
+
+
+def _object(schema: Mapping[str, Any]) -> _Object | None:
+    inner = schema.get("properties")
+    if schema.get("type", "object") != "object" or not isinstance(inner, Mapping) or not inner:
+        return None
+    if any(key in schema for key in ("anyOf", "oneOf", "allOf", "not", "if", "$ref", "dependentRequired", "dependentSchemas")):
+        return None
+    required, found = schema.get("required", ()), []
+    for name, part in inner.items():
+        node = _node(part)
+        if node is not None and name not in required:
+            node = _optional(node)
+        if node is None:
+            return None
+        found.append((str(name), node))
+    return _Object(tuple(found))
+
+
+def _optional(node: _Node) -> _Node | None:
+    if isinstance(node, _Value):
+        return _Value((ABSENT, *node.values))
+    return _List(node.items, optional=True) if isinstance(node, _List) else None
+
+
+def _single(schema: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    """The possible single values under a schema, each once; None if they are not few."""
+    if "const" in schema:
+        values: Sequence[Any] = [schema["const"]]
+    elif isinstance(schema.get("enum"), list):
+        values = schema["enum"]
+    elif isinstance(schema.get("anyOf"), list):
+        parts = [_single(option) if isinstance(option, Mapping) else None for option in schema["anyOf"]]
+        if None in parts:
+            return None
+        values = [value for part in parts for value in part or ()]
+    elif (values := _of_types(schema)) == ():
+        return None
+    if not values or any(isinstance(value, (dict, list)) for value in values):
+        return None
+    return tuple({json_text(value): value for value in values}.values())
+
+
+def _of_types(schema: Mapping[str, Any]) -> Sequence[Any]:
+    """The values of all of a schema's types; empty if those of a type are not few."""
+    types = schema.get("type")
+    found: list[Any] = []
+    for name in types if isinstance(types, list) else [types]:
+        if name == "boolean":
+            found += [False, True]
+        elif name == "null":
+            found.append(None)
+        elif name == "integer" and (numbers := _range(schema)):
+            found += numbers
+        else:
+            return ()
+    return found
+
+
+def _range(schema: Mapping[str, Any]) -> Sequence[int]:
+    low, high = schema.get("minimum"), schema.get("maximum")
+    if type(low) is not int or type(high) is not int or "multipleOf" in schema:
+        return ()
+    return range(low, high + 1) if 0 <= high - low < _MOST_RANGE else ()

@@ -1,0 +1,160 @@
+"""Closed fields of a schema: which outputs are closed, and that every choice of values is an output that fits."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cotune.task.values.closed import MOST_VALUES, closed_fields
+from cotune.task.values.schema import Validator, infer_schema
+
+TICKET: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "mood": {"enum": ["angry", "calm", "1"]},
+        "flags": {
+            "type": "object",
+            "properties": {"urgent": {"type": "boolean"}, "level": {"type": "integer", "minimum": 1, "maximum": 3}},
+            "required": ["urgent", "level"],
+        },
+        "topics": {"type": "array", "items": {"enum": ["bill", "refund"]}, "uniqueItems": True},
+        "owner": {"anyOf": [{"enum": ["a", "b"]}, {"type": "null"}]},
+        "version": {"const": 2},
+    },
+    "required": ["mood", "flags", "topics", "version"],
+}
+
+
+def test_an_output_is_read_into_places_and_written_from_them() -> None:
+    closed = closed_fields(TICKET)
+    assert closed is not None
+    assert [field.path for field in closed.fields] == ["mood", "flags.urgent", "flags.level", "topics[]", "topics[]", "owner"]
+    assert closed.sizes == (3, 2, 3, 2, 2, 4) and len(closed.names) == len(set(closed.names)) == 16
+    assert closed.names[2:5] == ('mood="1"', "flags.urgent=false", "flags.urgent=true")
+    assert closed.names[8:10] == ('topics[]="bill":false', 'topics[]="bill":true')
+    output = '{"version": 2, "topics": ["refund", "bill"], "mood": "calm", "flags": {"level": 3, "urgent": true}}'
+    places = closed.places(output)
+    assert places == (1, 4, 7, 9, 11, 12)
+    # Keys are in the schema's order, and a list is in that of its values.
+    written = '{"mood": "calm", "flags": {"urgent": true, "level": 3}, "topics": ["bill", "refund"], "version": 2}'
+    assert closed.output(places) == written and closed.places(written) == places
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mood": "glad"},
+        {"mood": 1},
+        {"flags": {"urgent": True}},
+        {"flags": {"urgent": True, "level": 4}},
+        {"flags": {"urgent": 1, "level": 2}},
+        {"flags": [True, 2]},
+        {"topics": ["bill", "bill"]},
+        {"topics": ["other"]},
+        {"topics": "bill"},
+        {"version": 3},
+        {"further": True},
+    ],
+)
+def test_an_output_with_another_form_or_value_has_no_places(change: dict[str, Any]) -> None:
+    closed = closed_fields(TICKET)
+    right = {"mood": "calm", "flags": {"urgent": True, "level": 3}, "topics": [], "version": 2}
+    assert closed is not None and closed.places(json.dumps(right)) is not None
+    assert closed.places(json.dumps({**right, **change})) is None
+
+
+def test_what_is_no_json_or_no_object_has_no_places() -> None:
+    closed = closed_fields(TICKET)
+    assert closed is not None and closed.places("calm") is None and closed.places("[]") is None
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "string"},
+        {"type": "number"},
+        {"type": "integer"},
+        {"type": "integer", "minimum": 0, "maximum": 1000},
+        {"type": ["string", "null"]},
+        {"enum": [["a"], "b"]},
+        {"enum": []},
+        {"anyOf": [{"enum": ["a"]}, {"type": "string"}]},
+        {"type": "array", "items": {"type": "string"}},
+        {"type": "array", "items": {"enum": ["a", "b"]}, "minItems": 1},
+        {"type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 1},
+        {"type": "object"},
+        {"type": "object", "properties": {}},
+        {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"], "allOf": []},
+        {"$ref": "#/$defs/a"},
+        True,
+    ],
+)
+def test_a_schema_with_an_open_part_is_not_closed(part: Any) -> None:
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}, "part": part}, "required": ["ok", "part"]}
+    assert closed_fields(schema) is None
+
+
+def test_an_optional_object_is_not_closed() -> None:
+    inner = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}
+    assert closed_fields({"type": "object", "properties": {"inner": inner}}) is None
+    assert closed_fields({"type": "object", "properties": {"inner": inner}, "required": ["inner"]}) is not None
+
+
+def test_outputs_that_cannot_differ_and_single_values_are_no_fields() -> None:
+    assert closed_fields(None) is None
+    assert closed_fields({"enum": ["a", "b"]}) is None
+    assert closed_fields({"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]}) is None
+
+
+def test_very_many_values_are_not_closed() -> None:
+    def of(count: int) -> dict[str, Any]:
+        return {"type": "object", "properties": {"a": {"enum": list(range(count))}}, "required": ["a"]}
+
+    assert closed_fields(of(MOST_VALUES)) is not None and closed_fields(of(MOST_VALUES + 1)) is None
+
+
+def test_an_inferred_schema_of_flags_is_closed() -> None:
+    rows = [{"mood": ["angry", "calm"][i % 2], "topics": [["a"], ["b", "a"], []][i % 3], "late": i % 5 == 0} for i in range(60)]
+    closed = closed_fields(infer_schema(rows))
+    assert closed is not None and all(closed.places(json.dumps(row)) is not None for row in rows)
+
+
+_VALUES = st.one_of(st.booleans(), st.none(), st.integers(-3, 9), st.text(max_size=4), st.sampled_from([1.5, "1", "true"]))
+
+
+@st.composite
+def _single(draw: st.DrawFn) -> dict[str, Any]:
+    values = draw(st.lists(_VALUES, min_size=1, max_size=4, unique_by=json.dumps))
+    return draw(st.sampled_from([{"enum": values}, {"type": "boolean"}, {"anyOf": [{"enum": values}, {"type": "null"}]}]))
+
+
+@st.composite
+def _schemas(draw: st.DrawFn, depth: int = 2) -> dict[str, Any]:
+    inner = [_single(), _single().map(lambda items: {"type": "array", "items": items})]
+    parts = draw(st.dictionaries(st.text(min_size=1, max_size=3), st.one_of(*inner), max_size=4))
+    if depth:
+        parts["inner"] = draw(_schemas(depth - 1))
+    parts["last"] = {"type": "boolean"}
+    optional = [name for name, part in parts.items() if "properties" not in part]
+    left_out = set(draw(st.lists(st.sampled_from(optional), unique=True)))
+    required = [name for name in parts if name not in left_out]
+    return {"type": "object", "properties": parts, "required": required, "additionalProperties": False}
+
+
+@given(_schemas(), st.data())
+def test_every_choice_of_values_fits_the_schema_and_is_read_back(schema: dict[str, Any], data: st.DataObject) -> None:
+    closed = closed_fields(schema)
+    assert closed is not None
+    starts = [sum(closed.sizes[:i]) for i in range(len(closed.sizes))]
+    places = [start + data.draw(st.integers(0, size - 1)) for start, size in zip(starts, closed.sizes, strict=True)]
+    output = closed.output(places)
+    assert Validator(schema)(json.loads(output))
+    again = closed.places(output)
+    assert again is not None and closed.output(again) == output
+    # An absent list has no items, so that the values of its items say nothing.
+    if "absent" not in "".join(name for place, name in enumerate(closed.names) if place in places):
+        assert again == tuple(places)
