@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cotune.evaluate.responses import field_answers
+from cotune.probe.fields import log_softmax_by_field
 from cotune.task.values.closed import MOST_VALUES, closed_fields
 from cotune.task.values.schema import Validator, infer_schema
 
@@ -84,8 +87,8 @@ def test_what_is_no_json_or_no_object_has_no_places() -> None:
         {"enum": []},
         {"anyOf": [{"enum": ["a"]}, {"type": "string"}]},
         {"type": "array", "items": {"type": "string"}},
-        {"type": "array", "items": {"enum": ["a", "b"]}, "minItems": 1},
-        {"type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 1},
+        {"type": "array", "items": {"enum": ["a", "b"]}, "minItems": 3},
+        {"type": "array", "items": {"enum": ["a", "b"]}, "contains": {"const": "a"}},
         {"type": "object"},
         {"type": "object", "properties": {}},
         {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"], "allOf": []},
@@ -96,6 +99,21 @@ def test_what_is_no_json_or_no_object_has_no_places() -> None:
 def test_a_schema_with_an_open_part_is_not_closed(part: Any) -> None:
     schema = {"type": "object", "properties": {"ok": {"type": "boolean"}, "part": part}, "required": ["ok", "part"]}
     assert closed_fields(schema) is None
+
+
+def test_a_list_keeps_to_its_bounds() -> None:
+    items = {"type": "array", "items": {"enum": ["a", "b", "c"]}, "minItems": 1, "maxItems": 2}
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}, "topics": items}, "required": ["ok", "topics"]}
+    closed = closed_fields(schema)
+    assert closed is not None and closed.lists == [(slice(1, 4), (1, 2))]
+    for topics in ([], ["a", "b", "c"]):
+        assert closed.places(json.dumps({"ok": True, "topics": topics})) is None
+    # In favour of an item by as many nats.
+    rows = np.array([[3.0, 1.0, 2.0], [-3.0, -1.0, -2.0], [1.0, -1.0, -2.0]])
+    table = np.zeros((3, 8))
+    table[:, 3::2] = rows
+    answers = field_answers(log_softmax_by_field(table, closed.sizes), closed)
+    assert [json.loads(answer)["topics"] for answer in answers] == [["a", "c"], ["b"], ["a"]]
 
 
 def test_an_optional_object_is_not_closed() -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cotune.evaluate.decision import RAW, Decision, fit_bias, label_frequencies
 from cotune.evaluate.scoring import Evaluation, judged, unanswered, wrong_instead
-from cotune.probe.fields import likeliest, row_losses
+from cotune.probe.fields import likeliest, row_losses, spans
 from cotune.task.answered import Answered
 from cotune.task.example import Example
 from cotune.task.task import Task
@@ -134,8 +134,19 @@ class FieldOutputs:
 
 
 def field_answers(log_probs: Floats, closed: ClosedFields) -> tuple[str, ...]:
-    """The JSON outputs of the likeliest value of each field, given ``[rows, values]`` log-probabilities."""
-    return tuple(closed.output(places) for places in likeliest(log_probs, closed.sizes).tolist())
+    """The JSON outputs of the likeliest value of each field, given ``[rows, values]`` log-probabilities.
+
+    A list with more items than it may have loses the least likely ones, and one with fewer gets the likeliest others.
+    """
+    chosen = likeliest(log_probs, closed.sizes)
+    for columns, (least, most) in closed.lists:
+        places = chosen[:, columns]
+        # An item's place is that of False, and the next one that of True.
+        start = np.array([span.start for span in spans(closed.sizes, len(closed.names))[columns]])
+        lead = log_probs[:, start + 1] - log_probs[:, start]
+        rank = np.argsort(np.argsort(-lead, axis=1, kind="stable"), axis=1)
+        chosen[:, columns] = start + np.where(rank < least, 1, np.where(rank >= most, 0, places - start))
+    return tuple(closed.output(places) for places in chosen.tolist())
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import Any, Final
 
 from cotune.task.values.json_value import NO_JSON, json_in, json_text
@@ -36,11 +36,13 @@ class ClosedField:
         path: where it stands in the output, such as ``flags.urgent``, or ``topics[]`` for one item of a list.
         values: the possible values; for an item of a list False and True, whether the list has it.
         item: the item; None for other fields.
+        bounds: of an item, how many items its list may have at least and at most; None for other fields.
     """
 
     path: str
     values: tuple[Any, ...]
     item: Any = None
+    bounds: tuple[int, int] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -69,6 +71,16 @@ class ClosedFields:
     @property
     def sizes(self) -> tuple[int, ...]:
         return tuple(len(each.values) for each in self.fields)
+
+    @property
+    def lists(self) -> list[tuple[slice, tuple[int, int]]]:
+        """The fields of each list whose length is bounded, and the bounds."""
+        found: list[tuple[slice, tuple[int, int]]] = []
+        for (_, bounds), group in groupby(enumerate(self.fields), key=lambda pair: (pair[1].path, pair[1].bounds)):
+            numbers = [number for number, _ in group]
+            if bounds is not None and bounds != (0, len(numbers)):
+                found.append((slice(numbers[0], numbers[-1] + 1), bounds))
+        return found
 
     def places(self, output: str) -> tuple[int, ...] | None:
         """Place in :attr:`names` of each field's value in an output; None if the output has another form or value."""
@@ -140,24 +152,30 @@ class _List(_Node):
     """A list of distinct items, each of which is in it or not."""
 
     items: tuple[Any, ...]
+    bounds: tuple[int, int]
     optional: bool = False
 
     def fields(self, path: str) -> Iterator[ClosedField]:
         if self.optional:
             yield ClosedField(path, (ABSENT, "present"))
         for item in self.items:
-            yield ClosedField(f"{path}[]", (False, True), item)
+            yield ClosedField(f"{path}[]", (False, True), item, self.bounds)
 
     def read(self, value: Any) -> Iterator[int | None]:
         if self.optional:
             yield int(value is not ABSENT)
-            value = [] if value is ABSENT else value
-        texts = [json_text(item) for item in value] if isinstance(value, list) else None
-        known = {json_text(item) for item in self.items}
-        if texts is None or len(set(texts)) < len(texts) or not known.issuperset(texts):
-            yield from [None] * len(self.items)
-        else:
+        texts = [json_text(item) for item in value] if isinstance(value, list) else []
+        known, (least, most) = {json_text(item) for item in self.items}, self.bounds
+        fits = (
+            isinstance(value, list)
+            and len(set(texts)) == len(texts)
+            and known.issuperset(texts)
+            and least <= len(texts) <= most
+        )
+        if fits or (self.optional and value is ABSENT):
             yield from (int(json_text(item) in texts) for item in self.items)
+        else:
+            yield from [None] * len(self.items)
 
     def written(self, values: Iterator[Any]) -> Any:
         absent = self.optional and next(values) is ABSENT
@@ -199,15 +217,11 @@ def _node(schema: Any) -> _Node | None:
         return _Value(values)
     if schema.get("type") == "array" and isinstance(schema.get("items"), Mapping):
         items = _single(schema["items"])
-        # A bound on the list's length might forbid what single decisions give.
-        free = not any(key in schema for key in ("minItems", "prefixItems", "contains")) and _holds(schema, items)
-        return _List(items) if items and free else None
+        if not items or "prefixItems" in schema or "contains" in schema:
+            return None
+        bounds = int(schema.get("minItems", 0)), min(len(items), int(schema.get("maxItems", len(items))))
+        return _List(items, bounds) if bounds[0] <= bounds[1] else None
     return _object(schema)
-
-
-def _holds(schema: Mapping[str, Any], items: Sequence[Any] | None) -> bool:
-    """Whether a list may have all items at once."""
-    return items is not None and schema.get("maxItems", len(items)) >= len(items)
 
 
 def _object(schema: Mapping[str, Any]) -> _Object | None:
@@ -230,7 +244,7 @@ def _object(schema: Mapping[str, Any]) -> _Object | None:
 def _optional(node: _Node) -> _Node | None:
     if isinstance(node, _Value):
         return _Value((ABSENT, *node.values))
-    return _List(node.items, optional=True) if isinstance(node, _List) else None
+    return _List(node.items, node.bounds, optional=True) if isinstance(node, _List) else None
 
 
 def _single(schema: Mapping[str, Any]) -> tuple[Any, ...] | None:
