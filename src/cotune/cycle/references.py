@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from cotune.evaluate.responses import LabelOutputs
 from cotune.evaluate.scoring import finite, score_interval
 from cotune.files import content_hash
 from cotune.model.adapters.slots import BASE
-from cotune.probe.fields import row_correct
+from cotune.probe.fields import log_softmax_by_field, row_correct
 from cotune.probe.term_fits import TermFits
 from cotune.prompt.prompt import Prompt
 from cotune.task.example import Example, groups_of
@@ -107,7 +108,7 @@ def measure_references(context: RunContext, seed: Prompt, shipped: ArmResult, ro
 
     found = {
         MAJORITY: recorded(MAJORITY, lambda: majority_log_probs(truth, classes, len(asked), sizes)),
-        TFIDF: recorded(TFIDF, lambda: tfidf_log_probs(texts, truth, classes, asked, sizes)),
+        TFIDF: recorded(TFIDF, partial(_by_terms, texts, truth, classes, asked, sizes)),
     }
     if sizes:
         return found
@@ -123,6 +124,19 @@ def measure_references(context: RunContext, seed: Prompt, shipped: ArmResult, ro
     assert isinstance(words, LabelOutputs)
     log_probs = (context.answers.bias(words) if context.answers.calibrates else RAW).log_probs(words.log_probs)
     return {**found, ZERO_SHOT: recorded(ZERO_SHOT, lambda: log_probs, some)}
+
+
+def _by_terms(
+    texts: Sequence[str], truth: NDArray[np.int64], classes: int, asked: Sequence[str], sizes: tuple[int, ...]
+) -> NDArray[np.float64]:
+    """``[asked, classes]`` log-probabilities by TF-IDF with logistic regression.
+
+    Several fields share the products of rows, since a regression on all terms for each of them would take too long.
+    """
+    if not sizes:
+        return tfidf_log_probs(texts, truth, classes, asked)
+    fitted = TermFits(texts, truth, classes, sizes).fit(np.ones(len(texts), dtype=bool), ())
+    return log_softmax_by_field(fitted.logits(asked), sizes)
 
 
 def told(

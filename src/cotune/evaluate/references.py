@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cotune.probe.fields import by_field, log_softmax_by_field
+from cotune.probe.fields import log_softmax_by_field
 
 Floats = NDArray[np.float64]
 
@@ -33,39 +33,27 @@ def majority_log_probs(labels: NDArray[np.int64], classes: int, rows: int, sizes
     return np.tile(log_softmax_by_field(np.log(counts), sizes), (rows, 1))
 
 
-def tfidf_log_probs(
-    texts: Sequence[str], labels: NDArray[np.int64], classes: int, asked: Sequence[str], sizes: Sequence[int] = ()
-) -> Floats:
+def tfidf_log_probs(texts: Sequence[str], labels: NDArray[np.int64], classes: int, asked: Sequence[str]) -> Floats:
     """Log-probabilities ``[asked, classes]`` by TF-IDF with scikit-learn's logistic regression.
 
     Args:
         texts: training texts.
-        labels: their label indices; with several fields, ``[rows, fields]`` places among the classes of all fields.
+        labels: their label indices.
         classes: number of labels; a label without rows gets the probability ``1 / (rows + classes)``.
         asked: texts to predict.
-        sizes: number of classes of each of several fields, each with its own regression; empty for one.
 
     Raises:
         ValueError: if there are fewer than two labels, or no text contains a letter or a number.
     """
-    learn, asked = ([text[:_MOST_CHARACTERS] for text in part] for part in (texts, asked))
-    vectors = _tfidf().fit(learn)
-    known, new = vectors.transform(learn), vectors.transform(asked)
-    parts = []
-    for span, own in by_field(labels, sizes, classes):
-        size = span.stop - span.start
-        constant = sizes and len(np.unique(own)) < 2
-        parts.append(majority_log_probs(own, size, len(asked)) if constant else _regression(known, own, size, new))
-    return np.concatenate(parts, axis=1)
-
-
-def _regression(known: Any, labels: NDArray[np.int64], classes: int, asked: Any) -> Floats:
     from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
 
-    found = LogisticRegression(C=_C, max_iter=300).fit(known, labels)
-    rare = 1 / (len(labels) + classes)
-    shares = np.full((asked.shape[0], classes), rare)
-    shares[:, found.classes_] = np.maximum(found.predict_proba(asked), 1e-9) * (1 - rare * (classes - len(found.classes_)))
+    learn, asked = ([text[:_MOST_CHARACTERS] for text in part] for part in (texts, asked))
+    pipeline = make_pipeline(_tfidf(), LogisticRegression(C=_C, max_iter=300)).fit(learn, labels)
+    fitted = pipeline[-1].classes_
+    rare = 1 / (len(texts) + classes)
+    shares = np.full((len(asked), classes), rare)
+    shares[:, fitted] = np.maximum(pipeline.predict_proba(asked), 1e-9) * (1 - rare * (classes - len(fitted)))
     log_probs: Floats = np.log(shares / shares.sum(axis=1, keepdims=True))
     return log_probs
 

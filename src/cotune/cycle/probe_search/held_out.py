@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from cotune.cycle.candidate import Candidate
 from cotune.cycle.context import RunContext
 from cotune.cycle.earlier_bundle import Previous
 from cotune.cycle.probe_search.fits import PromptFit, usable_places
+from cotune.cycle.probe_search.heuristics import HEURISTICS
 from cotune.cycle.probe_search.prices import Prices
 from cotune.cycle.probe_search.splits import Split
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
@@ -120,6 +122,9 @@ class HeldOutJudge:
             some = None if terms is None else terms[counts]
             mix = trials.mix(whole[counts], some, truth[counts], tuned=epochs > 0)
         log_probs = mix.of(whole, terms)
+        if epochs and len(search.rows) < HEURISTICS.few_rows:
+            # Only for answers to other rows: on these the fitted temperature is the best one.
+            mix = replace(mix, temperature=HEURISTICS.few_temperature * mix.temperature)
         evidence = Evidence(
             fit,
             epochs,

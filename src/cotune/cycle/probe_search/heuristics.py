@@ -74,6 +74,9 @@ class SearchHeuristics:
             64 rows lost 2 points).
         refit_strength: strength of a probe on tuned states, as a multiple of the frozen probe's. The weights were tuned on
             these rows, so their states separate these labels better than those of unseen rows.
+        few_temperature: factor on the temperature of tuned weights with few rows. Their held-out rows also chose the prompt,
+            the layer and the names of labels, so the winner looks better on them than it is, and the final tuning takes more
+            steps than the trial (docs/probe-measurements.md).
         credit: standard errors by which a trial, which is half of a tuning, may be worse than the best frozen probe and still
             win.
         few_errors: number of held-out errors of the best frozen probe below which a trial must be better by a standard error
@@ -133,6 +136,7 @@ class SearchHeuristics:
     contrast_temperature: float = 0.1
     paired_rate: float = 2.0
     refit_strength: float = 0.3
+    few_temperature: float = 1.15
     credit: float = 1.0
     few_errors: int = 2
     guess: float = 1.5

@@ -63,6 +63,7 @@ class EarlyBundles:
             facts = {
                 **found,
                 "label_names": named is not None,
+                **({"fields": len(sizes)} if (sizes := context.choosing.sizes) else {}),
                 "with_tfidf": made.terms is not None and mix.share > 0,
                 "tfidf": None if tfidf is None else round(tfidf[0], 6),
                 "tfidf_rows": None if tfidf is None else tfidf[1],
@@ -125,7 +126,8 @@ def sentence(facts: dict[str, Any]) -> str:
     rows = counted(facts["n"], "labelled row")
     added = " with TF-IDF added" if facts["with_tfidf"] else ""
     judged = f"on {rows} held out, by a probe that learns from names of labels too," if facts["label_names"] else ""
+    share = f"{facts['score']:.2f}{' of all values right' if 'fields' in facts else ''}"
     return (
-        f"after {facts['seconds']:.0f} s: {facts['score']:.2f} ({low:.2f} to {high:.2f}), "
+        f"after {facts['seconds']:.0f} s: {share} ({low:.2f} to {high:.2f}), "
         f"{judged or f'cross-fitted on {rows}, by a probe'} on the state after layer {facts['layer']}{added}{beside}"
     )
