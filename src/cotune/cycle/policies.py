@@ -54,6 +54,8 @@ def policy_for(
     if searches_by_probes(context, config):
         return ProbePolicy(context, config, own, previous, bundle)
     if config.tune.readout == "probe":
+        if context.can.hidden_states and context.model.reads_layers:
+            raise _no_probes("an output of train or dev has a value that the schema's closed fields do not list")
         raise _no_probes(f"the engine gives no states between the layers of {context.scorer.name}")
     return AnswerPolicy(context, config, own, previous)
 

@@ -161,3 +161,30 @@ def test_a_row_with_a_free_text_makes_the_run_generate(bench: Bench, tmp_path: P
     assert summary_of(tmp_path / "odd")["arms"]["best_tuned"]["decision"]["kind"] == "raw"
     refused = run(bench, tmp_path / "refused", "tune.readout=probe", odd=True)
     assert refused.code == 2 and "every part is one of a few values" in refused.stderr
+
+
+GIVEN: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "kind": {"enum": ["animal", "fruit", "stone", "tool"]},
+        "topics": {"type": "array", "items": {"enum": ["alive", "eaten"]}, "uniqueItems": True},
+        "here": {"type": "boolean"},
+    },
+    "required": ["kind", "topics", "here"],
+}
+
+
+def test_a_given_schema_may_have_values_without_rows_and_keywords_of_lists(bench: Bench, tmp_path: Path) -> None:
+    """No grammar has to enforce what is chosen among values."""
+    ended = run(bench, tmp_path / "run", f"output.schema={json.dumps(GIVEN)}", "tune.max_epochs=1", "search.max_cycles=1")
+    assert ended.code == 0, ended.stderr
+    assert 'kind="stone"' in read_manifest(tmp_path / "run" / "best").choices
+    assert json.loads(load(tmp_path / "run", threads=1).predict(["cat 1 cat"])[0])["kind"] != "stone"
+
+
+def test_a_probe_for_a_row_beyond_the_closed_fields_is_refused_with_the_reason(bench: Bench, tmp_path: Path) -> None:
+    short = {**GIVEN, "properties": {**GIVEN["properties"], "kind": {"enum": ["animal", "fruit"]}}}
+    del short["properties"]["topics"]["uniqueItems"]
+    ended = run(bench, tmp_path / "run", f"output.schema={json.dumps(short)}", "tune.readout=probe")
+    assert ended.code == 2
+    assert "closed fields do not list" in " ".join(ended.stderr.split()) or "does not fit output.schema" in ended.stderr
