@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import Any
 
 # Such characters could move the cursor, change colours or reorder the line.
 _DANGEROUS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_LARGEST = 1e15
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 
 
@@ -35,14 +35,17 @@ def one_line(text: object, limit: int = 60) -> str:
 
 
 def number(value: object) -> float | None:
-    """The value as a finite number; None for any other value."""
+    """The value as a number from -1e15 to 1e15; None for any other value.
+
+    No measurement of a run is larger, and plots and intervals of such numbers are computed without overflow.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:
         parsed = float(value)
     except OverflowError:
         return None
-    return parsed if math.isfinite(parsed) else None
+    return parsed if abs(parsed) <= _LARGEST else None
 
 
 def ends_of(interval: object) -> tuple[float, float] | None:

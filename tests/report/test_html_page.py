@@ -7,6 +7,7 @@ import hashlib
 import html
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from probe_runs import probe_folder
 from report_runs import ARMS, HOSTILE, run_folder
 
 from cotune.errors import InputError
@@ -29,6 +31,7 @@ from cotune.report.html.sections.record import read_record
 from cotune.report.html.sections.training import dev_lines, read_trials
 from cotune.report.html.sections.verdict import verdict_section
 from cotune.report.html.sections.waterfall import read_moves, waterfall_section
+from cotune.run_files import JOURNAL, SUMMARY
 
 SECTIONS = (
     *("verdict", "lineage", "map", "matrix", "errors", "slices", "robustness"),
@@ -283,6 +286,27 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a run"):
         write_report(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("make", [run_folder, probe_folder])
+def test_numbers_of_any_size_give_a_page(tmp_path: Path, make: Callable[..., Path]) -> None:
+    folder = make(tmp_path / "run", rows=6, prompts=5)
+    files = {name: (folder / name).read_text() for name in (JOURNAL, SUMMARY)}
+    names = sorted({name for text in files.values() for name in re.findall(r'"(\w+)": (?:[{]"\w+": |\[)?-?[0-9]', text)})
+    assert {"active_s", "rows", "scores", "value"} <= set(names)
+
+    def huge(value: Any, name: str, here: bool = False) -> Any:
+        if isinstance(value, dict):
+            return {key: huge(inner, name, here or key == name) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [huge(inner, name, here) for inner in value]
+        return 1e308 if here and isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+    for name in names:
+        for file, text in files.items():
+            lines = [json.dumps(huge(json.loads(line), name)) for line in text.splitlines()]
+            (folder / file).write_text("\n".join(lines) + "\n")
+        assert not Outline(render_report(folder)).open, name
 
 
 def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
