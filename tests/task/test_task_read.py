@@ -7,6 +7,7 @@ import datetime
 import decimal
 import io
 import json
+import re
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -219,6 +220,16 @@ def test_a_torn_row_of_a_file_with_commas_is_told_as_one(tmp_path: Path) -> None
     path.write_text("text,label;more\na,b\nc;d\n")
     with pytest.raises(InputError, match="the row has 1 cells but the header has 2"):
         read_table(path)
+
+
+@pytest.mark.parametrize("first", ["text|label", "# exported in May"])
+def test_a_header_that_does_not_separate_columns_is_quoted(tmp_path: Path, first: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(f"{first}\na, b|c\n")
+    with pytest.raises(InputError, match=rf"names only one column, {re.escape(repr(first))}.*sep=\|"):
+        read_table(path)
+    path.write_text("sep=|\ntext|label\na, b|c\n")
+    assert read_table(path).rows == [{"text": "a, b", "label": "c"}]
 
 
 def test_a_spreadsheet_with_tabs_is_read_whatever_its_ending(tmp_path: Path) -> None:

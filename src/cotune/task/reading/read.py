@@ -273,11 +273,17 @@ def _read_separated(text: str, source: str, delimiter: str, *, keep_blank: bool,
                     continue
                 if len(cells) != len(header):
                     torn = repr(header[len(cells)]) if len(cells) < len(header) else len(header) + 1
+                    hint = "Put double quotes around cells that hold the separator or a line break."
+                    if len(header) == 1:
+                        hint += (
+                            f" The header names only one column, {shortened(header[0])!r}: it must be the first line; where "
+                            "a character other than , ; or tab separates columns, put a line such as sep=| before it."
+                        )
                     raise InputError(
                         f"the row has {len(cells)} cells but the header has {len(header)} "
                         f"(the row begins with {shortened(cells[0], 40)!r})",
                         where=f"{source}, line {line}, column {torn}",
-                        hint="Put double quotes around cells that hold the separator or a line break.",
+                        hint=hint,
                     )
                 rows += [dict.fromkeys(header) for _ in blank]
                 numbers += [*blank, line]
