@@ -13,6 +13,7 @@ from cotune.config import config_from_data
 from cotune.config.task import Task
 from cotune.errors import InputError
 from cotune.task.assemble import Source, assemble
+from cotune.task.checks import DataChecks
 from cotune.task.known import Known
 from cotune.task.reading.table import table_from_rows
 from cotune.task.values.kinds.registry import guess_type
@@ -104,6 +105,22 @@ def test_decimal_commas_among_labels_are_warned_of() -> None:
         assert f"{count} of 60" in found.message and "'120,79'" in found.message and "output.type=number" in found.message
     for quiet in (task_of(prices(3)), task_of(prices(60), type="label"), task_of(prices(60), type="number")):
         assert "decimal_commas" not in quiet.checks
+
+
+@pytest.mark.parametrize(("odd", "kind"), [("n/a", "number"), ('{"a": 1', "json")])
+def test_the_few_outputs_that_are_not_of_the_others_kind_are_named(tmp_path: Path, odd: str, kind: str) -> None:
+    usual = [str(1.5 * i) if kind == "number" else json.dumps({"a": i % 30}) for i in range(100)]
+
+    def found(outputs: list[str], **more: Any) -> DataChecks:
+        rows = [{"text": f"message number {i}", "price": output} for i, output in enumerate(outputs)]
+        pandas.DataFrame(rows).to_csv(tmp_path / "rows.csv", index=False)
+        return Task.from_frame(tmp_path / "rows.csv", input="text", output="price", **more).checks
+
+    finding = found([*usual[:50], odd, *usual[50:]])["output_exceptions"]
+    assert finding.count == 1 and finding.severity == "warning"
+    assert "100 of 101 values" in finding.message and f"line 52, is {odd!r}" in finding.message
+    for quiet in (found(usual), found([*usual, odd], type="text"), found([*usual, *(f"{odd} {i}" for i in range(20))])):
+        assert "output_exceptions" not in quiet
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl", "rows.parquet"])

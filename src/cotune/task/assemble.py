@@ -35,6 +35,8 @@ OnBlank = Literal["error", "skip"]
 """Handling of rows with a blank input or output."""
 _MANY_COMMAS = 0.1
 """Share of outputs with a decimal comma above which a warning says that they are not read as numbers."""
+_NEARLY_ALL = 0.9
+"""Share of outputs of one kind above which a warning names the first of another kind."""
 _LIKE_MISSING = frozenset({"nan", "na", "<na>", "n/a", "#n/a", "null", "none"})
 """Texts that spreadsheets, databases and pandas write for a missing value, in lower case."""
 _TEST_CUT, _TEST_LIMIT, _TRAIN_LIMIT, _DEV_CUT, _DEV_LIMIT, _REPLAY = range(6)
@@ -182,17 +184,17 @@ def _type(source: Source) -> tuple[OutputType, tuple[Finding, ...]]:
     if not cells:
         return "label", ()
     kind, why = guess_type(cells)
-    commas = _decimal_commas(source.output_field, kind, cells)
+    doubts = (*_decimal_commas(source.output_field, kind, cells), *_exceptions(source, kind, cells))
     if not KINDS[kind].guess_told:
-        return kind, (*_numbers_as_labels(source.output_field, kind, cells), *commas)
+        return kind, (*_numbers_as_labels(source.output_field, kind, cells), *doubts)
     if KINDS[kind].may_name_rows(cells):
         message = (
             f"the output {source.output_field!r} is taken for {kind}: every value differs, so it is not a label column; name "
             f"another with --output, or set output.type={kind} to confirm it"
         )
-        return kind, (Finding("output_type", "warning", message, len(cells)), *commas)
+        return kind, (Finding("output_type", "warning", message, len(cells)), *doubts)
     message = f"the output {source.output_field!r} is taken for {kind}: {why}; output.type says otherwise"
-    return kind, (Finding("output_type", "info", message, len(cells)), *commas)
+    return kind, (Finding("output_type", "info", message, len(cells)), *doubts)
 
 
 def _schema(source: Source, kind: OutputType, outputs: Sequence[str]) -> Mapping[str, Any] | None:
@@ -247,6 +249,23 @@ def _decimal_commas(column: str, kind: OutputType, cells: Sequence[str]) -> tupl
         f"alike, and output.type={kind} confirms that they are not numbers"
     )
     return (Finding("decimal_commas", "warning", message, len(matching)),)
+
+
+def _exceptions(source: Source, kind: OutputType, cells: Sequence[str]) -> tuple[Finding, ...]:
+    """A warning where a few cells alone keep the outputs from being taken for JSON or numbers."""
+    for name, stricter in KINDS.items():
+        alike = [cell for cell in cells if stricter.alike(cell)]
+        if name == kind or len(alike) < _NEARLY_ALL * len(cells) or not stricter.recognise(alike):
+            continue
+        column, other = source.output_field, next(cell for cell in cells if not stricter.alike(cell))
+        number = source.train.numbers[next(index for index, row in enumerate(source.train.rows) if row.get(column) == other)]
+        message = (
+            f"{len(alike):,} of {len(cells):,} values of the output {column!r} are of type {name}, the others are not, so all "
+            f"are taken for {kind}; the first of the others, in {source.train.place(number)}, is {shortened(other.strip())!r}. "
+            f"Correct them, or empty these cells and set data.on_blank=skip; output.type={kind} confirms that they are right"
+        )
+        return (Finding("output_exceptions", "warning", message, len(cells) - len(alike)),)
+    return ()
 
 
 def examples_from(table: Table, role: str, source: Source, type: OutputType = "label", known: Collection[str] = ()) -> Rows:

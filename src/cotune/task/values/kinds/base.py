@@ -123,6 +123,10 @@ class OutputKind:
         """Why the non-blank cells of a column look like outputs of this kind, in a few words; empty if they do not."""
         return ""
 
+    def alike(self, cell: str) -> bool:
+        """Whether a cell has the form of this kind; False if every text has it."""
+        return False
+
     def may_name_rows(self, cells: Sequence[str]) -> bool:
         """Whether recognised cells may be row numbers or names instead of answers."""
         return False

@@ -35,9 +35,10 @@ class JsonKind(OutputKind):
 
     def recognise(self, cells: Sequence[str]) -> str:
         """Recognized if all cells are JSON objects or lists."""
-        if all(cell.lstrip()[:1] in "{[" and _is_json(cell) for cell in cells):
-            return "every output is a JSON object or list"
-        return ""
+        return "every output is a JSON object or list" if all(map(self.alike, cells)) else ""
+
+    def alike(self, cell: str) -> bool:
+        return cell.lstrip()[:1] in "{[" and _is_json(cell)
 
     def cell_reader(
         self, *, labels: Sequence[str] = (), schema: Mapping[str, Any] | None = None, style: NumberStyle | None = None

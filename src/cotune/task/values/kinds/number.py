@@ -40,6 +40,9 @@ class NumberKind(OutputKind):
         numbering = whole and min(values) in (0, 1) and len(values) == max(values) - min(values) + 1
         return "" if numbering else f"every output is a number, and {different:,} differ"
 
+    def alike(self, cell: str) -> bool:
+        return parse_number(cell) is not None
+
     def cell_reader(
         self, *, labels: Sequence[str] = (), schema: Mapping[str, Any] | None = None, style: NumberStyle | None = None
     ) -> CellReader:
