@@ -91,6 +91,14 @@ def test_files_that_are_nested_too_deeply_cannot_be_compared(tmp_path: Path, nam
         read_finished(folder)
 
 
+def test_a_damaged_summary_is_named(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "run", [True] * 4)
+    for text in ("{", "[]", '{"best": null}'):
+        (folder / SUMMARY).write_text(text, encoding="utf-8")
+        with pytest.raises(InputError, match=r"summary\.json: the run's summary cannot be read"):
+            read_finished(folder)
+
+
 def test_answers_that_miss_the_schema_are_wrong_in_a_comparison_too(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     finished(folder, [True] * 4)

@@ -142,10 +142,14 @@ def read_finished(folder: Path) -> FinishedRun:
             where=str(folder),
             hint="Run the same cotune run command again, or end it with --finish.",
         )
+    hint = "Copy the run's folder again from its source."
+    summary, damaged = read_object(folder / SUMMARY)
+    arm = fields(summary.get("best")).get("arm")
+    if damaged or not isinstance(arm, str):
+        raise InputError("the run's summary cannot be read", where=str(folder / SUMMARY), hint=hint)
     try:
-        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
         told = json.loads((folder / TEST_ROWS).read_text(encoding="utf-8"))
-        arm, labels, rows = str(summary["best"]["arm"]), told["labels"], told["rows"]
+        labels, rows = told["labels"], told["rows"]
         by_number = [row["gold"] for row in rows if isinstance(row["gold"], int)]
 
         def name(answer: Any) -> str:
@@ -168,7 +172,7 @@ def read_finished(folder: Path) -> FinishedRun:
         raise InputError(
             f"the run's answers to its test cannot be read ({type(error).__name__}: {str(error)[:80]})",
             where=str(folder / TEST_ROWS),
-            hint="Copy the run's folder again from its source.",
+            hint=hint,
         ) from error
 
 
