@@ -428,6 +428,12 @@ def test_rows_left_out_for_the_budgets_sake_are_no_reason_to_label_more() -> Non
     assert not improvements({**summary, **right, "stopped": "the budget is spent"}), "there is nothing to gain"
 
 
+def test_more_budget_and_rows_are_not_advised_where_all_answers_are_right() -> None:
+    summary = {"n": {"train": 80, "dev": 20, "test": 20}, "stopped": "the budget is spent", "budget": "2m"}
+    for score, count in ((0.9, 2), (1.0, 0)):
+        assert len(improvements({**summary, "arms": {"best_tuned": {"score": score}}})) == count
+
+
 @pytest.mark.parametrize(
     ("dev", "told"),
     [(0.95, "agree within their intervals"), (0.99, "4.8 points higher than on the test"), (0.80, "14.2 points lower than on")],

@@ -42,7 +42,11 @@ def next_steps(summary: Mapping[str, Any]) -> list[str]:
 
 def improvements(summary: Mapping[str, Any]) -> list[str]:
     """Steps that would improve the result, the most useful first. A run's summary holds them as ``next``."""
-    if _nothing_to_gain(summary):
+    right, by_tfidf = (
+        (number(one.get("score")) or 0.0) >= _ALL_RIGHT
+        for one in (shipped(summary), fields(fields(summary.get("references")).get("tfidf")))
+    )
+    if right and by_tfidf:
         return []
     steps, cut = [], rows_left_out(summary)
     if "test" not in cut and (advice := more_rows(summary)) is not None:
@@ -50,14 +54,14 @@ def improvements(summary: Mapping[str, Any]) -> list[str]:
     if cut:
         few = any(used < given / 2 for used, given in cut.values())
         steps.append(f"{left_out_text(cut)}. Give it a larger budget: {_again(summary, _MUCH if few else 2)}")
-    elif any(word in str(summary.get("stopped")) for word in ("budget", "reserved")):
+    elif not right and any(word in str(summary.get("stopped")) for word in ("budget", "reserved")):
         by_probe = frozen_first(summary)
         gained = still_gaining(items(summary.get("cycles")), by_loss=by_probe)
         where = "held-out rows" if by_probe else "dev"
         why = f"the last cycle still gained on {where}" if gained else "this run ended while there were steps left to take"
         steps.append(f"Give it a larger budget, as {why}: {_again(summary, 2)}")
     learnt = _learnt_from(summary)
-    if "labelled" not in cut and learnt is not None and learnt < _FEW_ROWS:
+    if not right and "labelled" not in cut and learnt is not None and learnt < _FEW_ROWS:
         rows = "1 row was" if learnt == 1 else f"{learnt:.0f} rows were"
         steps.append(f"Only {rows} learnt from; more labelled rows usually gain the most.")
     return steps
@@ -77,12 +81,6 @@ def left_out_text(cut: Mapping[str, tuple[int, int]]) -> str:
     first, *more = [f"{used:,} of {given:,} {name} rows {{}}{verbs[name]}" for name, (used, given) in cut.items()]
     parts = [first.format("were "), *(part.format("") for part in more)]
     return f"{' and '.join(parts)}, as the budget had room for no more"
-
-
-def _nothing_to_gain(summary: Mapping[str, Any]) -> bool:
-    """Whether both model and TF-IDF have all test rows right."""
-    reached = [shipped(summary), fields(fields(summary.get("references")).get("tfidf"))]
-    return all((number(one.get("score")) or 0.0) >= _ALL_RIGHT for one in reached)
 
 
 def _learnt_from(summary: Mapping[str, Any]) -> float | None:
