@@ -146,7 +146,7 @@ def test_what_stands_in_the_system_text_and_in_label_words_is_shown() -> None:
     assert "  System text:\n  │ Sort\\x1b[31m the mail.\n  Text of each row:\n  │ {text}\n" in text
     told = next(line for line in text.splitlines() if "Labels by other words" in line)
     assert "ham → good, l0 → w0" in told and "spam" not in told and "l18 → w18, and 11 more" in told
-    plain = verdict_text({"best": {"prompt_text": "{text}", "prompt": {"system": "", "label_words": [["a", "a"]]}}}, width=80)
+    plain = verdict_text({"best": {"prompt_text": "{text}", "prompt": {"system": "", "label_words": [["a\nb", "a b"]]}}})
     assert "System text" not in plain and "other words" not in plain
 
 

@@ -158,7 +158,9 @@ def _winning_prompt(best: Mapping[str, Any]) -> list[RenderableType]:
 
 def _beside(prompt: Mapping[str, Any]) -> list[str]:
     """Parts of a prompt besides its texts: label words that differ from the labels, and demonstrations."""
-    pairs = [pair for pair in items(prompt.get("label_words")) if len(items(pair)) == 2 and pair[0] != pair[1]]
+    pairs = [pair for pair in items(prompt.get("label_words")) if len(items(pair)) == 2]
+    # A label of several lines is written on one line, which is how labels are shown here.
+    pairs = [pair for pair in pairs if str(pair[0]).split() != str(pair[1]).split()]
     words = [f"{one_line(label, 40)} → {one_line(word, 40)}" for label, word in pairs[:_MOST_WORDS]]
     more = f", and {len(pairs) - _MOST_WORDS} more in the bundle's prompt.json" if len(pairs) > _MOST_WORDS else ""
     lines = [f"Labels by other words: {', '.join(words)}{more}."] if words else []
