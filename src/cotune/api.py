@@ -226,7 +226,8 @@ def _resolved(task: Task | RunConfig | str | Path, settings: Mapping[str, Any]) 
         raise InputError(
             f"a {type(task).__name__} is not a task",
             where="run",
-            hint="Give a cotune.Task, a RunConfig, or the path of a task.yaml.",
+            hint="Give a cotune.Task, a RunConfig, or the path of a task.yaml; "
+            "cotune.Task.from_frame(rows, input=..., output=...) makes a task of rows.",
         )
     return _with_settings(task, settings), None
 

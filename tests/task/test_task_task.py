@@ -244,3 +244,20 @@ def test_input_columns_of_lists_are_shown_as_text_and_told() -> None:
     assert same.fingerprint == task.fingerprint and "list_inputs" not in same.checks
     with pytest.raises(InputError, match=r"column 'slots': the cell holds a list"):
         Task.from_rows(content, input="text", output="slots", type="label")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"input": 3}, "3 is not a column's name"),
+        ({"input": ["text", None]}, "None is not a column's name"),
+        ({"output": ["label"]}, r"\['label'\] is not a column's name"),
+        ({"labels": "yes"}, "labels must be a list"),
+        ({"limit": 500}, "limit must be a mapping"),
+    ],
+)
+def test_arguments_of_another_type_are_named(wrong: dict[str, Any], message: str) -> None:
+    rows = [{"text": f"message {i}", "label": ("yes", "no")[i % 2]} for i in range(30)]
+    for make in (Task.from_frame, Task.from_rows):
+        with pytest.raises(InputError, match=message):
+            make(rows, **({"input": "text", "output": "label"} | wrong))

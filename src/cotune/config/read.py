@@ -39,7 +39,8 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
             line and key.
     """
     if path.suffix.lower() not in (".yaml", ".yml"):
-        raise InputError("a task file must end in .yaml or .yml", where=str(path), hint="Rename it.")
+        hint = "Rename it; for a file of rows, make a task in Python: cotune.Task.from_frame(FILE, input=..., output=...)."
+        raise InputError("a task file must end in .yaml or .yml", where=str(path), hint=hint)
     return config_from_text(read_text(path, "the task file"), path, overrides)
 
 

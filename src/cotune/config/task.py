@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any, Self
 
 from cotune.config.run import RunConfig
@@ -131,6 +132,12 @@ class Task(_Task):
         Raises:
             InputError: the rows are invalid (the message names row and column), or ``start`` is not a bundle.
         """
+        for key, fits, wanted in (
+            ("labels", not isinstance(labels, str), "a list of labels"),
+            ("limit", isinstance(limit, (Mapping, NoneType)), "a mapping such as {'train': 500}"),
+        ):
+            if not fits:
+                raise InputError(f"{key} must be {wanted}", where=key, hint=f"Correct {key}.")
         bundle = None if start is None else _Bundle(start)
         input_fields, output_field = _columns(input, output, bundle)
         if metric is None and bundle is not None:
@@ -233,6 +240,15 @@ def _asked_by(start: str) -> Mapping[str, str]:
 
 def _columns(input: str | Sequence[str] | None, output: str | None, bundle: _Bundle | None) -> tuple[tuple[str, ...], str]:
     """The named columns, else those of the bundle to start from, else ``input`` and ``output``."""
+    single = isinstance(input, str) or not isinstance(input, Iterable)
+    names: list[Any] = [] if input is None else [input] if single else [*input]
+    names += [] if output is None else [output]
+    if wrong := [name for name in names if not isinstance(name, str)]:
+        raise InputError(
+            f"{wrong[0]!r} is not a column's name",
+            where="input, output",
+            hint="Give a text, such as output='label'; input may also be a list of them.",
+        )
     usual = (("input",), "output") if bundle is None or (input is not None and output is not None) else bundle.columns
     input_fields = usual[0] if input is None else (input,) if isinstance(input, str) else tuple(input)
     return input_fields, usual[1] if output is None else output
