@@ -243,13 +243,15 @@ def test_everything_in_one_group_cannot_be_cut(tmp_path: Path) -> None:
 
 def test_a_train_set_that_is_all_in_the_test(tmp_path: Path) -> None:
     path = good_file(tmp_path)
-    assert "0 labelled rows are left after what repeats the test left" in message_of(path, data={"test": str(path)})
+    assert "0 labelled rows with 0 labels remain without those that also occur in the test" in message_of(
+        path, data={"test": str(path)}
+    )
 
 
 def test_a_train_set_that_is_all_in_dev(tmp_path: Path) -> None:
     path = good_file(tmp_path)
     message = message_of(path, data={"dev": str(path)})
-    assert "0 labelled rows are left after what repeats dev left" in message
+    assert "0 labelled rows with 0 labels remain without those that also occur in dev" in message
 
 
 def test_a_dev_set_that_is_all_in_the_test(tmp_path: Path) -> None:

@@ -542,12 +542,11 @@ def _check_enough(source: Source, kind: OutputType, labelled: Rows, dev: Rows | 
     outputs = 1 if not KINDS[kind].written and (source.known is not None or source.replay is not None) else 2
     if len(labelled) < least or len({example.output for example in labelled}) < outputs:
         judging = [name for name, gone in (("the test", removed.train_in_test), ("dev", removed.train_in_dev)) if gone]
-        left = f"what repeats {' or '.join(judging or ['the test'])} left"
+        left = "under limit.train" if limited else f"without those that also occur in {' or '.join(judging or ['the test'])}"
+        different = counted(len({example.output for example in labelled}), KINDS[kind].output_noun)
         said = f"{KINDS[kind].output_noun}s"
         raise InputError(
-            f"{counted(len(labelled), 'labelled row')} {'is' if len(labelled) == 1 else 'are'} left after "
-            f"{'limit.train' if limited else left} with "
-            f"{counted(len({example.output for example in labelled}), KINDS[kind].output_noun)}",
+            f"{counted(len(labelled), 'labelled row')} with {different} {'remains' if len(labelled) == 1 else 'remain'} {left}",
             where="limit.train" if limited else source.train.source,
             hint=f"At least {least} rows{f' with two {said}' if outputs == 2 else ''} are needed.",
         )
