@@ -143,6 +143,12 @@ def test_streams_that_are_full_or_closed_are_no_traceback(redirected: str, code:
     assert done.returncode == code and told in done.stderr and done.stderr.count("\n") == (code != 0), done.stderr
 
 
+def test_a_limit_on_the_size_of_files_is_no_traceback(tmp_path: Path) -> None:
+    line = f'ulimit -f 0; "{sys.executable}" -m cotune.cli --version >version.txt'
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1 and "cannot be written" in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
 def test_help_names_every_command(cotune: Cotune) -> None:
     shown = cotune("--help")
     assert {"run", "predict", "try", "doctor"} <= set(COMMANDS)

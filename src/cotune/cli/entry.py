@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> Any:
             what = f"the path cannot be reached ({error.strerror})"
             _last_word(str(InputError(what, where=shortened(place, 200), hint="Check it and its permissions.")))
             sys.exit(InputError.exit_code)
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EBADF, errno.EIO):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF, errno.EIO):
             raise
         drop_output()
         _last_word(f"the output cannot be written ({error.strerror}). Free some space, or send it elsewhere.")
