@@ -428,6 +428,17 @@ def test_rows_left_out_for_the_budgets_sake_are_no_reason_to_label_more() -> Non
     assert not improvements({**summary, **right, "stopped": "the budget is spent"}), "there is nothing to gain"
 
 
+def test_a_metric_with_a_tolerance_is_advised_for_fractions_that_are_rarely_right() -> None:
+    def advised(kind: str, score: float, metric: str = "accuracy") -> bool:
+        output = {"type": "number", "schema": {"type": kind}}
+        return "within 10%" in " ".join(
+            improvements({"output": output, "metric": metric, "arms": {"best_tuned": {"score": score}}})
+        )
+
+    assert advised("number", 0.0) and advised("number", 0.3)
+    assert not advised("number", 0.8) and not advised("integer", 0.0) and not advised("number", 0.0, "within 1%")
+
+
 def test_more_budget_and_rows_are_not_advised_where_all_answers_are_right() -> None:
     summary = {"n": {"train": 80, "dev": 20, "test": 20}, "stopped": "the budget is spent", "budget": "2m"}
     for score, count in ((0.9, 2), (1.0, 0)):

@@ -20,6 +20,7 @@ _FEW_ROWS = 300
 _MUCH = 5
 """Factor of the recommended budget if a run used fewer than half of its rows."""
 _ALL_RIGHT = 0.995
+_RARELY_RIGHT = 0.5
 _LEAST_GAIN = 0.002
 """Points of the score, or nats, by which a cycle's winner must beat earlier ones."""
 _SAME = re.compile(r"the same command with --budget (\S+)$")
@@ -49,6 +50,10 @@ def improvements(summary: Mapping[str, Any]) -> list[str]:
     if right and by_tfidf:
         return []
     steps, cut = [], rows_left_out(summary)
+    # A schema of type "integer" says that all right answers are whole, such as counts, which can be met exactly.
+    fractions = fields(fields(summary.get("output")).get("schema")).get("type") == "number"
+    if fractions and summary.get("metric") == "accuracy" and (number(shipped(summary).get("score")) or 0.0) < _RARELY_RIGHT:
+        steps.append('An answer counts only if it is exactly the right number; "metric=within 10%" counts numbers near it too.')
     if "test" not in cut and (advice := more_rows(summary)) is not None:
         steps.append(advice)
     if cut:
