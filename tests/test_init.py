@@ -79,6 +79,16 @@ def test_guesses_are_told_and_blank_rows_are_left_out_in_numbers_that_agree(shee
     assert "guessed" not in call("init", sheet, "--yes", "--force", "--input", "channel", "--output", "queue").stdout
 
 
+def test_doubts_about_the_guessed_type_are_told(sheet: Path) -> None:
+    rows = "".join(f"a thing called {i},{'n/a' if i == 7 else i * 1.5}\n" for i in range(60))
+    Path("prices.csv").write_text(f"text,price\n{rows}")
+    code, out, err = call("init", "prices.csv", "--yes")
+    assert code == 0, err
+    assert "Check output.type: 59 of 60 values of the output 'price' are of type number" in out and "line 9, is 'n/a'" in out
+    code, out, err = call("init", sheet, "--yes", "--force")
+    assert code == 0 and "Check output.type" not in out, err
+
+
 def test_an_interrupt_at_a_question_ends_as_elsewhere(sheet: Path) -> None:
     code, _, err = typed("init", sheet, keys=b"\x04")
     assert code == 130 and "Nothing was written" in err and not Path("task.yaml").exists()

@@ -43,6 +43,7 @@ def init(
     from cotune.config.run import RunConfig
     from cotune.cycle.budget.budget import parse_budget
     from cotune.files import check_ending, check_place, write_text
+    from cotune.task.assemble import guessed_type
     from cotune.task.columns import guess_columns
     from cotune.task.reading.read import read_table
 
@@ -87,6 +88,9 @@ def init(
         unused = [column for column in table.columns if column not in (*inputs, answers)]
         others = f" Not used: {shown_names(unused)}." if unused else ""
         tell(f"Reads {shown_names(inputs)}, answers {answers!r} (guessed; {name}).{others}")
+    # The file names the guessed type, so a run no longer reports doubts about it.
+    for finding in guessed_type(table, answers)[1]:
+        tell(f"Check output.type: {finding.message}.")
     tell(f"Written: {out}. Start with: cotune run {shlex.quote(str(out))}")
 
 

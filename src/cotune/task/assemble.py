@@ -180,20 +180,25 @@ def _type(source: Source) -> tuple[OutputType, tuple[Finding, ...]]:
         return source.known.output.type, ()
     if source.schema is not None:
         return "json", ()
-    cells = source.train.filled(source.output_field)
+    return guessed_type(source.train, source.output_field)
+
+
+def guessed_type(table: Table, column: str) -> tuple[OutputType, tuple[Finding, ...]]:
+    """The type of a column's outputs by :func:`guess_type`, and findings on why it may be another."""
+    cells = table.filled(column)
     if not cells:
         return "label", ()
     kind, why = guess_type(cells)
-    doubts = (*_decimal_commas(source.output_field, kind, cells), *_exceptions(source, kind, cells))
+    doubts = (*_decimal_commas(column, kind, cells), *_exceptions(table, column, kind, cells))
     if not KINDS[kind].guess_told:
-        return kind, (*_numbers_as_labels(source.output_field, kind, cells), *doubts)
+        return kind, (*_numbers_as_labels(column, kind, cells), *doubts)
     if KINDS[kind].may_name_rows(cells):
         message = (
-            f"the output {source.output_field!r} is taken for {kind}: every value differs, so it is not a label column; name "
+            f"the output {column!r} is taken for {kind}: every value differs, so it is not a label column; name "
             f"another with --output, or set output.type={kind} to confirm it"
         )
         return kind, (Finding("output_type", "warning", message, len(cells)), *doubts)
-    message = f"the output {source.output_field!r} is taken for {kind}: {why}; output.type says otherwise"
+    message = f"the output {column!r} is taken for {kind}: {why}; output.type says otherwise"
     return kind, (Finding("output_type", "info", message, len(cells)), *doubts)
 
 
@@ -251,17 +256,17 @@ def _decimal_commas(column: str, kind: OutputType, cells: Sequence[str]) -> tupl
     return (Finding("decimal_commas", "warning", message, len(matching)),)
 
 
-def _exceptions(source: Source, kind: OutputType, cells: Sequence[str]) -> tuple[Finding, ...]:
+def _exceptions(table: Table, column: str, kind: OutputType, cells: Sequence[str]) -> tuple[Finding, ...]:
     """A warning where a few cells alone keep the outputs from being taken for JSON or numbers."""
     for name, stricter in KINDS.items():
         alike = [cell for cell in cells if stricter.alike(cell)]
         if name == kind or len(alike) < _NEARLY_ALL * len(cells) or not stricter.recognise(alike):
             continue
-        column, other = source.output_field, next(cell for cell in cells if not stricter.alike(cell))
-        number = source.train.numbers[next(index for index, row in enumerate(source.train.rows) if row.get(column) == other)]
+        other = next(cell for cell in cells if not stricter.alike(cell))
+        number = table.numbers[next(index for index, row in enumerate(table.rows) if row.get(column) == other)]
         message = (
             f"{len(alike):,} of {len(cells):,} values of the output {column!r} are of type {name}, the others are not, so all "
-            f"are taken for {kind}; the first of the others, in {source.train.place(number)}, is {shortened(other.strip())!r}. "
+            f"are taken for {kind}; the first of the others, in {table.place(number)}, is {shortened(other.strip())!r}. "
             f"Correct them, or empty these cells and set data.on_blank=skip; output.type={kind} confirms that they are right"
         )
         return (Finding("output_exceptions", "warning", message, len(cells) - len(alike)),)
