@@ -137,6 +137,7 @@ def test_planted_problems_are_found() -> None:
         (("yes", "Yes!"), "labels_alike"),
         (("card-arrival", "card arrival"), "labels_alike"),
         (("(other)", "other"), "labels_alike"),
+        (("\u00e9", "e\u0301"), "labels_alike"),
         (("👍", "👎"), None),
         (("+", "-"), None),
         (("C", "C++"), None),
@@ -159,6 +160,8 @@ def test_labels_that_people_take_for_one_are_told_and_no_others(labels: tuple[st
     train = [Example(f"train:{i}", {"text": text}, labels[i % 2]) for i, text in enumerate(sentences(40, 5))]
     found = check_data(train, train[:2], SealedTest(examples(sentences(9, 6), "test")), labels)
     assert {finding.kind for finding in found.findings if "alike" in finding.kind} == ({kind} if kind else set())
+    if kind is not None and not "".join(labels).isascii():
+        assert all(ascii(label) in found[kind].message for label in labels), "what looks the same is told apart"
 
 
 def test_a_long_row_is_read_through_once(monkeypatch: pytest.MonkeyPatch) -> None:

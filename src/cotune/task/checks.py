@@ -257,8 +257,11 @@ def _alike(labels: Sequence[str]) -> Iterable[Finding]:
         for label in labels:
             alike[key(label)].append(label)
         if doubles := [same for same in alike.values() if len(same) > 1]:
+            looks = {unicodedata.normalize("NFC", label).translate(_SAME_LOOKS) for label in doubles[0]}
+            # Labels that look the same are told apart by escapes.
+            shown = repr if len(looks) == len(doubles[0]) else ascii
             message = (
-                f"some labels differ {differ}: {', '.join(map(repr, doubles[0]))}; if they mean the same, use one spelling"
+                f"some labels differ {differ}: {', '.join(map(shown, doubles[0]))}; if they mean the same, use one spelling"
             )
             yield Finding(kind, "warning", message, len(doubles))
 
