@@ -910,6 +910,13 @@ def test_doctor_and_report_speak_json(cotune: Cotune, done: Done) -> None:
     assert found["summary"] == json.loads((done.out / "summary.json").read_text())
 
 
+def test_the_verdict_is_printed_if_the_page_cannot_be_written(cotune: Cotune, tmp_path: Path) -> None:
+    folder = finished(tmp_path / "run", [True] * 4)
+    (folder / "report.html").mkdir()
+    ended = cotune("report", folder)
+    assert ended.code == 2 and "cannot write" in ended.stderr and "The winning prompt" in ended.stdout, ended
+
+
 def test_a_reader_that_leaves_early_is_no_error(done: Done) -> None:
     read, write = os.pipe()
     process = subprocess.Popen([sys.executable, "-m", "cotune.cli", "run", "--help"], stdout=write, stderr=subprocess.PIPE)

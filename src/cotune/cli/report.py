@@ -24,14 +24,14 @@ def report(
     from cotune.cycle.kept import read_summary
     from cotune.report.html import write_report
 
-    page = write_report(run)
     summary = read_summary(run)
     if as_json:
-        echo_json({"report": str(page), "summary": summary})
+        echo_json({"report": str(write_report(run)), "summary": summary})
         return
+    # The verdict comes first, so that it is also printed for a folder that cannot be written to.
     if summary is not None:
         from cotune.cli.terminal import out_console
         from cotune.report.terminal.verdict import print_verdict
 
         print_verdict({**summary, "out": str(run)}, out_console())
-    tell(f"Report: {page}")
+    tell(f"Report: {write_report(run)}")
