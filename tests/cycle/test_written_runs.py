@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cycle_runs import SETTINGS, Ended, journal_of, summary_of, without_times
 
+from command_line import call
 from cotune.api import try_prompt
 from cotune.bundle import load, predict_stream
 from cotune.bundle.manifest import read_manifest
@@ -153,6 +154,13 @@ def test_the_bundle_answers_as_the_test_did(bench: Bench, written: tuple[str, Pa
     served = next(iter(Shelf([predictor]).served.values()))
     assert served.full.run([rows[0]["input"]])[0].prediction.answer == answers[0]
     assert "`cotune predict FOLDER" in (out / "best" / "README.md").read_text() or kind
+
+
+def test_probabilities_of_generated_answers_are_told_to_be_missing(written: tuple[str, Path], tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"thing": "apple"}\n')
+    ended = call("predict", written[1], rows, "--probabilities")
+    assert ended.code == 0 and "there are no probabilities" in ended.stderr, ended.stderr
 
 
 def test_a_prompt_is_tried_against_the_winner(written: tuple[str, Path]) -> None:

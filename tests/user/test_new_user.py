@@ -100,7 +100,8 @@ def test_columns_keep_their_types_and_names(desk: Desk, cotune: Cotune, tmp_path
     source, out = tmp_path / "new.parquet", tmp_path / "answers.parquet"
     table = pa.table({FIELD: ["late", "quick"], "day": pa.array([1, 2], pa.date32()), "answer": ["mine", "too"]})
     pq.write_table(table, source)
-    assert cotune("predict", desk.bundle, source, "--out", out).code == 0
+    ended = cotune("predict", desk.bundle, source, "--out", out)
+    assert ended.code == 0 and "the answers are in 'answer_2'" in ended.stderr
     found = pq.read_table(out)
     assert found.select(table.column_names).equals(table) and found.column_names == [FIELD, "day", "answer", "answer_2"]
 

@@ -232,7 +232,10 @@ def _answer_file(
             raise InputError("this is the input file", where=f"--out {out}", hint="Name another file for the answers.")
         check_place(out)
     sheet = read_sheet(rows)
-    checked = check_sheet(sheet, read_manifest(bundle_folder(bundle)).input_fields)
+    manifest = read_manifest(bundle_folder(bundle))
+    checked = check_sheet(sheet, manifest.input_fields)
+    if options["probabilities"] and manifest.written is not None:
+        tell("The bundle generates its answers, so there are no probabilities to add.", err=True)
     kind = (rows if out is None else out).suffix.lower()
     if out is None and (as_json or kind in (".parquet", ".pq", ".json")):
         # On the screen, rows appear one by one.
@@ -277,6 +280,8 @@ def _answer_file(
         return
     note = f"{counted(answers.answered, 'row')} answered" + ("" if out is None else f": {out}")
     tell(note, err=out is None)
+    if (column := next(iter(answers.added))) != "answer":
+        tell(f"The rows have a column 'answer' already, so the answers are in {column!r}.", err=True)
     if workers:
         tell_summary(workers, unlike=unlike)
     if options["unsure"] is not None:
