@@ -917,6 +917,13 @@ def test_the_verdict_is_printed_if_the_page_cannot_be_written(cotune: Cotune, tm
     assert ended.code == 2 and "cannot write" in ended.stderr and "The winning prompt" in ended.stdout, ended
 
 
+def test_a_report_without_a_summary_says_why_there_is_no_verdict(cotune: Cotune, tmp_path: Path) -> None:
+    folder = finished(tmp_path / "run", [True] * 4)
+    (folder / "summary.json").write_text("{")
+    ended = cotune("report", folder)
+    assert ended.code == 0 and "no verdict" in ended.stderr and f"Report: {folder / 'report.html'}" in ended.stdout, ended
+
+
 def test_a_reader_that_leaves_early_is_no_error(done: Done) -> None:
     read, write = os.pipe()
     process = subprocess.Popen([sys.executable, "-m", "cotune.cli", "run", "--help"], stdout=write, stderr=subprocess.PIPE)

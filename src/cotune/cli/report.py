@@ -29,7 +29,10 @@ def report(
         echo_json({"report": str(write_report(run)), "summary": summary})
         return
     # The verdict comes first, so that it is also printed for a folder that cannot be written to.
-    if summary is not None:
+    if summary is None:
+        why = "the run has not ended, or its summary.json cannot be read"
+        tell(f"There is no verdict: {why}. The same cotune run command continues the run, or writes the file again.", err=True)
+    else:
         from cotune.cli.terminal import out_console
         from cotune.report.terminal.verdict import print_verdict
 
