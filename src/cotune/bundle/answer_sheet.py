@@ -145,7 +145,9 @@ def sheet_answers(
     if probabilities and nested:
         added["probabilities"] = shares
     elif probabilities:
-        added |= {f"p({label})": [None if one is None else one.get(label) for one in shares] for label in output.labels}
+        # Closed fields have probabilities by the names of their values instead.
+        names = output.labels or tuple(next(filter(None, shares), ()))
+        added |= {f"p({name})": [None if one is None else one.get(name) for one in shares] for name in names}
     cut = column(lambda one: one.truncated or None)
     if truncated := cut.count(True):
         added["truncated"] = cut
