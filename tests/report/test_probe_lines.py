@@ -204,7 +204,8 @@ def test_what_the_score_cannot_show_is_warned_of(arm: dict[str, Any], references
     [
         (
             {"score": 0.86, "ci": [0.82, 0.9], "difference": {"value": 0.01, "ci": [-0.02, 0.04], "p": 0.6}},
-            "These rows do not show that a language model was needed: its answers and those of TF-IDF differ by +1.0 points",
+            "These rows do not show that a language model was needed: its answers and those of TF-IDF differ by +1.0 points "
+            "in the share of right rows",
         ),
         (
             {"score": 0.9, "ci": [0.87, 0.93], "difference": {"value": -0.03, "ci": [-0.05, -0.01], "p": 0.01}},

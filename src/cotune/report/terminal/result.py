@@ -138,7 +138,7 @@ def _needed(tfidf: Mapping[str, Any] | None) -> str:
     if p >= ALPHA:
         return (
             "These rows do not show that a language model was needed: its answers and those of TF-IDF differ by "
-            f"{difference_text(value)} points ({how})."
+            f"{difference_text(value)} points in the share of right rows ({how})."
         )
     if value > 0:
         return f"A language model was needed: it answers {points} than TF-IDF ({how})."
