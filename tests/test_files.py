@@ -21,7 +21,10 @@ from cotune.files import (
     absolute,
     atomic_path,
     check_place,
+    decode_json,
     expanded,
+    known_json,
+    load_json,
     make_folder,
     read_text,
     remove_stale,
@@ -306,3 +309,21 @@ def test_a_name_that_begins_with_a_tilde_and_no_user_is_a_files_name(monkeypatch
     monkeypatch.setenv("HOME", "/home/me")
     assert expanded("~/a") == Path("/home/me/a")
     assert absolute("~$rows.csv") == str(tmp_path / "~$rows.csv")
+
+
+@pytest.mark.parametrize("data", [b"{", b"\xff", b"[" * 100_000], ids=["torn", "not UTF-8", "too deep"])
+def test_json_that_cannot_be_read(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "stored.json"
+    path.write_bytes(data)
+    with pytest.raises(ValueError):
+        decode_json(data)
+    with pytest.raises(ValueError):
+        load_json(path)
+    assert known_json(path) is None
+
+
+def test_json_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "stored.json"
+    assert known_json(path) is None
+    write_json(path, {"name": "Zoë"})
+    assert known_json(path) == load_json(path) == {"name": "Zoë"}

@@ -74,6 +74,36 @@ def read_text(path: Path, what: str) -> str:
         raise InputError(f"{what} cannot be read ({error.strerror})", where=str(path), hint="Check its permissions.") from error
 
 
+def decode_json(data: str | bytes) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: if it is not JSON, or is nested too deeply.
+    """
+    try:
+        return json.loads(data)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def load_json(path: Path) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if it is not JSON in UTF-8, or is nested too deeply.
+    """
+    return decode_json(path.read_text(encoding="utf-8"))
+
+
+def known_json(path: Path) -> Any:
+    """The value in a JSON file; None if the file is missing, cannot be read, or is not JSON."""
+    try:
+        return load_json(path)
+    except (OSError, ValueError):
+        return None
+
+
 def read_standard_input() -> str:
     """Read all of standard input as text.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
@@ -28,7 +27,7 @@ from cotune.bundle.place import atomic_folder
 from cotune.bundle.snippets import Ids
 from cotune.errors import InputError
 from cotune.evaluate.decision import Decision
-from cotune.files import expanded, file_sha256, write_json, write_text
+from cotune.files import expanded, file_sha256, load_json, write_json, write_text
 from cotune.model.loading.bundled import BUNDLED_MODEL
 from cotune.prompt.prompt import Prompt
 from cotune.task.values.output import Output
@@ -163,7 +162,7 @@ def _copy_adapter(source: Path, target: Path) -> None:
 
 
 def _copy_config(source: Path, target: Path) -> None:
-    config = json.loads(source.read_text(encoding="utf-8"))
+    config = load_json(source)
     base = config.get("base_model_name_or_path")
     if isinstance(base, str) and (expanded(base).is_absolute() or Path(base).exists()):
         # A local path is useless on other machines, and PEFT does not need it.

@@ -18,7 +18,7 @@ from typing import Any
 
 from cotune.cycle.budget.budget import Clock
 from cotune.errors import CotuneError, DivergedError, InputError
-from cotune.files import atomic_path, cannot_write, canonical_json, content_hash, sync_names
+from cotune.files import atomic_path, cannot_write, canonical_json, content_hash, decode_json, sync_names
 from cotune.run_files import JOURNAL
 
 CHAIN = "chain"
@@ -62,13 +62,13 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
     before: str | None = None
     for number, line in enumerate(lines[:-1], start=1):
         try:
-            event = json.loads(line)
+            event = decode_json(line)
             # Every step has a value, which may be null.
             if not isinstance(event, dict) or not isinstance(event.get("kind"), str) or "value" not in event:
                 raise ValueError("not an event")
             if not isinstance(event.get("active_s", 0.0), (int, float)):
                 raise ValueError("its time is no number")
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             if number == len(lines) - 1:
                 break
             raise DamagedJournalError(path, number) from error

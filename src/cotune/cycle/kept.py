@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from pydantic import ValidationError
 
 from cotune.config import RunConfig
 from cotune.errors import InputError
-from cotune.files import inside
+from cotune.files import inside, known_json, load_json
 from cotune.model.loading.folder import model_fingerprint
 from cotune.run_files import SUMMARY
 
@@ -27,10 +26,7 @@ def read_config(path: Path) -> tuple[RunConfig, Mapping[str, Any]]:
         OSError: it cannot be read.
         ValueError: its content is invalid.
     """
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+    stored = load_json(path)
     if not isinstance(stored, dict) or not isinstance(identity := stored.get("identity"), dict) or "config" not in stored:
         raise ValueError("it has no config and identity")
     return _validated(stored["config"]), identity
@@ -49,10 +45,7 @@ def _validated(values: Any) -> RunConfig:
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
     """The summary of an ended run; None if it is missing or cannot be read."""
-    try:
-        found = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
+    found = known_json(folder / SUMMARY)
     return found if isinstance(found, dict) and found else None
 
 

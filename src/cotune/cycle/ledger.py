@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 
 from cotune.cache import cache_folder
 from cotune.errors import CotuneError
-from cotune.files import write_json
+from cotune.files import load_json, write_json
 
 _DAMAGED = ".damaged-"
 _PATIENCE_S = 10.0
@@ -49,10 +48,10 @@ def enter_opening(test: str, run: Path, arms: dict[str, str]) -> int | None:
 def _read(path: Path) -> list[dict[str, object]] | None:
     """The entries; None if the file is damaged."""
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = load_json(path)
     except FileNotFoundError:
         return []
-    except (ValueError, RecursionError):
+    except ValueError:
         return None
     sound = isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
     return entries if sound else None

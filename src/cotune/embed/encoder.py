@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import version
@@ -14,7 +13,8 @@ from safetensors import SafetensorError
 
 from cotune.embed.standardize import Vectors
 from cotune.errors import InputError
-from cotune.files import content_hash, expanded, file_sha256
+from cotune.files import content_hash, expanded, file_sha256, known_json, load_json
+from cotune.plain import fields
 
 KINDS = ("sentence-transformers", "model2vec")
 """Valid prefixes of ``KIND:FOLDER``."""
@@ -104,7 +104,7 @@ def _check(kind: str, folder: Path) -> None:
 def _check_modules(path: Path) -> None:
     """Check that every part is a class of the package itself: a name in a file must not decide which code is imported."""
     try:
-        types = [str(module["type"]) for module in json.loads(path.read_text(encoding="utf-8"))]
+        types = [str(module["type"]) for module in load_json(path)]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError("the file does not list modules", where=str(path), hint="Save the model again.") from error
     _check_types(types, path)
@@ -112,14 +112,9 @@ def _check_modules(path: Path) -> None:
 
 def _check_parts(path: Path) -> None:
     """The same check for a part that contains others, such as a router, whose file names their classes under ``types``."""
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        # The code that needs the file reports the error.
-        return
-    parts = config.get("types") if isinstance(config, dict) else None
-    if isinstance(parts, dict):
-        _check_types([str(name) for name in parts.values()], path)
+    # The code that needs a file reports that it cannot be read.
+    parts = fields(fields(known_json(path)).get("types"))
+    _check_types([str(name) for name in parts.values()], path)
 
 
 def _check_types(types: Sequence[str], path: Path) -> None:

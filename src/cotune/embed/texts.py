@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.errors import InputError, shown_names
-from cotune.files import atomic_path
+from cotune.files import atomic_path, decode_json
 from cotune.task.reading.cells import column_of, has_half_character
 from cotune.task.reading.table import Table
 
@@ -75,8 +75,8 @@ def texts_of_table(table: Table, column: str | None, *, blank: bool = False) -> 
 def _text_of(line: str, where: str, column: str, *, blank: bool) -> str:
     hint = f'Each line must be an object such as {{"{column}": "..."}}; name another key with --column.'
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        row = decode_json(line)
+    except ValueError as error:
         raise InputError("the line is not JSON", where=where, hint=hint) from error
     found = row.get(column) if isinstance(row, dict) else 0
     if found is None or (isinstance(found, str) and not found.strip()):

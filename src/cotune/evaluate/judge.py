@@ -16,7 +16,7 @@ from cotune.endpoint.refusals import too_many_refused
 from cotune.endpoint.request_format import RequestFormat, Said, find_way, read_said
 from cotune.errors import counted
 from cotune.evaluate.stats.intervals import mean_interval
-from cotune.files import content_hash
+from cotune.files import content_hash, decode_json
 from cotune.model.base import Progress
 from cotune.model.remote.label_answers import spoken
 
@@ -227,8 +227,8 @@ def grade_in(text: str) -> float | None:
     """The grade in a reply, without what stands between ``<think>`` marks; None if there is none between 0 and 1."""
     text = spoken(text)
     try:
-        value = json.loads(text[text.index("{") : text.rindex("}") + 1])["score"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        value = decode_json(text[text.index("{") : text.rindex("}") + 1])["score"]
+    except (ValueError, KeyError, TypeError):
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ from cotune.bundle.manifest import MANIFEST, Manifest, bundle_folder
 from cotune.bundle.rows import said
 from cotune.config.paths import IN_MEMORY
 from cotune.errors import CotuneError
+from cotune.files import known_json
+from cotune.plain import fields, items
 from cotune.run_files import BUNDLE, CONFIG, DEV_ROWS, TEST_ROWS
 from cotune.task.reading.cells import column_of
 from cotune.task.reading.read import read_table
@@ -86,16 +87,9 @@ def replay_options(run: Path | None, columns: Collection[str]) -> tuple[str, ...
 
 def _data(run: Path) -> Mapping[str, Any]:
     """The section ``data`` of a run's config; empty if it cannot be read."""
-    try:
-        found = json.loads((run / CONFIG).read_text(encoding="utf-8"))["config"]["data"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return {}
-    return found if isinstance(found, Mapping) else {}
+    return fields(fields(fields(known_json(run / CONFIG)).get("config")).get("data"))
 
 
 def _rows(path: Path) -> list[Mapping[str, Any]]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))["rows"]
-        return [row["input"] for row in found if isinstance(row["input"], Mapping)]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return []
+    rows = items(fields(known_json(path)).get("rows"))
+    return [row["input"] for row in map(fields, rows) if isinstance(row.get("input"), Mapping)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import threading
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from cotune.errors import InputError
+from cotune.files import decode_json
 from cotune.labelling.keys import label_keys
 from cotune.labelling.session import Session
 from cotune.report.html import Live
@@ -87,9 +87,9 @@ def make_app(session: Session, port: int, token: str, stop: Callable[[], None]) 
             if len(sent) > _MOST_BODY:
                 return JSONResponse({"error": "The request is too long."}, 413, ANSWER_POLICY)
         try:
-            body = json.loads(sent)
+            body = decode_json(sent)
             do, at, label = body["do"], body["at"], body.get("label")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             return JSONResponse({"error": "Send do, at and label as JSON."}, 400, ANSWER_POLICY)
         status, found = await run_in_threadpool(_done, session, lock, do, at, label)
         if do == "quit" and status == 200:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cotune.bundle.collect import collected_files
 from cotune.errors import InputError
-from cotune.files import absolute, file_sha256
+from cotune.files import absolute, decode_json, file_sha256
 from cotune.task.reading.read import Sheet, check_file, read_sheet
 
 
@@ -21,8 +20,8 @@ def read_pool(pool: Path, input_fields: Sequence[str]) -> Sheet:
     for path in collected_files(pool):
         for line in path.read_bytes().split(b"\n"):
             try:
-                row = json.loads(line)["row"]
-            except (ValueError, KeyError, TypeError, RecursionError):
+                row = decode_json(line)["row"]
+            except (ValueError, KeyError, TypeError):
                 # An incomplete line: a server is writing it, or was killed while writing.
                 continue
             # The folder may also hold rows of another task's bundle.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 
 from cotune.bundle.rows import said
 from cotune.errors import InputError, counted
-from cotune.files import write_json
+from cotune.files import load_json, write_json
 from cotune.labelling.picking import Pick
 from cotune.task.reading.cells import cell_text, column_of, input_text
 from cotune.task.reading.read import SEPARATED, Sheet, read_sheet
@@ -286,7 +285,7 @@ def read_session(
     if not path.is_file():
         return None
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = load_json(path)
         if data["format"] != _FORMAT:
             raise ValueError("another format")
         picks = [Pick.from_json(one) for one in data["picks"]]
@@ -295,7 +294,7 @@ def read_session(
             raise ValueError("labels without rows")
         before, count = dict(data["identity"]), int(data["earlier"])
         label, labels = str(data["label"]), tuple(map(str, data["labels"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"the unfinished session cannot be read ({type(error).__name__}: {error})",
             where=str(path),

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
 
+from cotune.files import decode_json
 from cotune.prompt.prompt import PLACEHOLDER, Prompt
 from cotune.refine.copied import RowGrams, told_answer, words_of
 from cotune.refine.edits import sound
@@ -219,8 +220,8 @@ def json_values(text: str) -> Iterator[Any]:
     decoder = json.JSONDecoder()
     for part in (text, *(match[1] for match in FENCE.finditer(text))):
         try:
-            yield json.loads(part)
-        except (ValueError, RecursionError):
+            yield decode_json(part)
+        except ValueError:
             continue
     tried = 0
     for match in re.finditer(r"[{\[]", text):

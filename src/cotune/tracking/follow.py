@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 import time
@@ -17,7 +16,7 @@ from cotune.cycle.folder import OPENING
 from cotune.cycle.journal import read_journal
 from cotune.cycle.kept import read_summary
 from cotune.cycle.progress import View, say
-from cotune.files import write_json
+from cotune.files import known_json, write_json
 from cotune.plain import fields, number
 from cotune.run_files import JOURNAL, TRACKING
 from cotune.tracking.facts import estimates_of, metrics_of, settings_of, tokens_after
@@ -137,11 +136,7 @@ class Follower:
 
     def _kept(self) -> dict[str, Any]:
         """The records of earlier sessions, by tracker."""
-        try:
-            record = json.loads((self._run.folder / TRACKING).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return {name: fields(kept) for name, kept in fields(record).items()}
+        return {name: fields(kept) for name, kept in fields(known_json(self._run.folder / TRACKING)).items()}
 
     def _keep(self) -> None:
         kept = {"run": self._id, "told": self._sent, "arms": self._arms, "ended": self._ended}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cotune.files import atomic_path
+from cotune.files import atomic_path, decode_json
 
 Named = Sequence[tuple[str, torch.nn.Parameter]]
 _STATE = ("step", "exp_avg", "exp_avg_sq")
@@ -47,7 +47,7 @@ def restore_checkpoint(
 
     try:
         with safe_open(path, framework="pt") as stored:
-            about = json.loads(stored.metadata()["about"])
+            about = decode_json(stored.metadata()["about"])
             # Copies, since the file may be overwritten.
             tensors = {name: stored.get_tensor(name).clone() for name in stored.keys()}  # noqa: SIM118
         step, losses, tokens = int(about["step"]), [float(loss) for loss in about["losses"]], int(about["tokens"])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cotune.errors import InputError
-from cotune.files import write_json, write_text
+from cotune.files import load_json, write_json, write_text
 
 if TYPE_CHECKING:
     import torch
@@ -160,7 +159,7 @@ def _cut_adapter(adapter: Path, layer: int, target: Path) -> bool:
     from cotune.model.adapters.files import CONFIG, WEIGHTS
     from cotune.model.layers.lora_binding import layer_number
 
-    config = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
+    config = load_json(adapter / CONFIG)
     weights = load_file(adapter / WEIGHTS)
     numbers = {name: layer_number(name) for name in weights}
     kept = {name: weights[name] for name, number in numbers.items() if number is not None and number < layer}

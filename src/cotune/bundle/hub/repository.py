@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from cotune.bundle.manifest import CARD, list_files
 from cotune.bundle.place import atomic_folder, check_new
 from cotune.bundle.snippets import EXAMPLE, Ids
 from cotune.errors import InputError, counted
-from cotune.files import write_text
+from cotune.files import load_json, write_text
 from cotune.model.loading.bundled import BUNDLED_MODEL
 
 AUTO, BUNDLE_ALONE = "auto", "bundle"
@@ -100,10 +99,10 @@ class Repository:
         marks: dict[str, str] = {}
         text, ids, terms = None, None, False
         if exported is not None:
-            example = json.loads((exported / EXAMPLE).read_text(encoding="utf-8"))
+            example = load_json(exported / EXAMPLE)
             text, marks, terms = example["prompt_text"], example["fields"], (exported / TERMS).is_file()
             if self.form == "transformers":
-                template = json.loads((exported / TEMPLATE).read_text(encoding="utf-8"))
+                template = load_json(exported / TEMPLATE)
                 ids = Ids(template["add_special_tokens"], template["beyond"])
         licence = self.licence or licence_of(self.bundle, self.base)
         return HubCard(self.name, self.bundle, self.form, licence, text, marks, ids, terms)

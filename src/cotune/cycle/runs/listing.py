@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cotune.errors import InputError, no_run
+from cotune.files import decode_json, known_json, load_json
 from cotune.plain import fields, number, shipped
 from cotune.report.terminal.result import interval_of
 from cotune.run_files import CONFIG, JOURNAL, LOCK, SUMMARY, TEST_ROWS, run_folder
@@ -148,7 +148,7 @@ def read_finished(folder: Path) -> FinishedRun:
     if damaged or not isinstance(arm, str):
         raise InputError("the run's summary cannot be read", where=str(folder / SUMMARY), hint=hint)
     try:
-        told = json.loads((folder / TEST_ROWS).read_text(encoding="utf-8"))
+        told = load_json(folder / TEST_ROWS)
         labels, rows = told["labels"], told["rows"]
         by_number = [row["gold"] for row in rows if isinstance(row["gold"], int)]
 
@@ -168,7 +168,7 @@ def read_finished(folder: Path) -> FinishedRun:
             values=None if labels else tuple(float(row["values"][arm]) for row in rows),
             groups=groups if any(row.get("group") for row in rows) else None,
         )
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise InputError(
             f"the run's answers to its test cannot be read ({type(error).__name__}: {str(error)[:80]})",
             where=str(folder / TEST_ROWS),
@@ -184,8 +184,8 @@ def _last_event(path: Path) -> dict[str, Any] | None:
             for reach in (_TAIL, size):
                 stream.seek(max(0, size - reach))
                 for line in reversed(stream.read().split(b"\n")):
-                    with suppress(ValueError, RecursionError):
-                        event = json.loads(line)
+                    with suppress(ValueError):
+                        event = decode_json(line)
                         if isinstance(event, dict):
                             return event
     except OSError:
@@ -210,10 +210,7 @@ def is_locked(folder: Path) -> bool:
 
 def read_object(path: Path) -> tuple[dict[str, Any], bool]:
     """The JSON object in a file, and whether reading it failed."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}, True
+    found = known_json(path)
     return (found, False) if isinstance(found, dict) else ({}, True)
 
 

@@ -6,7 +6,6 @@ everything goes through the storage, and each node stores adapters in its cache 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import secrets
@@ -20,9 +19,10 @@ from typing import Any
 from cotune.cache import cache_folder
 from cotune.errors import InputError
 from cotune.executor.storage import Folder, Storage, UrlStorage
-from cotune.files import absolute, content_hash, write_json
+from cotune.files import absolute, content_hash, known_json, write_json
 from cotune.model.adapters.files import adapter_content_id, adapter_files
 from cotune.model.engine.state_store import Half, StateStore, states_of
+from cotune.plain import fields
 from cotune.run_files import JOBS
 
 _ADAPTERS = "adapters"
@@ -175,9 +175,7 @@ def exchange_of(places: Mapping[str, Any]) -> Exchange:
 def run_storage(url: str, run: Path) -> UrlStorage:
     """The storage of a run below a URL, under a random id, which the run's folder stores for resuming."""
     path = run / JOBS / _PLACE
-    name = ""
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        name = str(json.loads(path.read_bytes())["id"])
+    name = str(fields(known_json(path)).get("id"))
     if not _ID.fullmatch(name):
         name = secrets.token_hex(8)
         write_json(path, {"id": name})

@@ -23,7 +23,7 @@ from cotune.errors import CotuneError, counted
 from cotune.executor import Done, Executor, Job, unlike
 from cotune.executor.job import Work, found
 from cotune.executor.storage import UrlStorage
-from cotune.files import absolute, content_hash, write_json
+from cotune.files import absolute, content_hash, load_json, write_json
 from cotune.model.adapters.slots import BASE
 from cotune.model.local import LocalModel
 from cotune.run_files import JOBS, WORKERS
@@ -267,8 +267,8 @@ def _no_work() -> dict[str, Any]:
 
 def earlier_account(folder: Path) -> dict[str, Any]:
     """The account that earlier sessions of a run wrote; empty if there is none."""
-    with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
-        read = json.loads((folder / JOBS / WORKERS).read_bytes())
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        read = load_json(folder / JOBS / WORKERS)
         workers = {
             str(name): {
                 "jobs": int(one["jobs"]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cotune.errors import InputError
-from cotune.files import atomic_path, content_hash
+from cotune.files import atomic_path, content_hash, load_json
 from cotune.probe.readout import PROBE, probed_id
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ def bare_content_id(folder: Path) -> str:
     if is_bare_probe(folder):
         return BASE
     read_settings(folder)
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config = load_json(folder / CONFIG)
     return content_id(config, (folder / WEIGHTS).read_bytes())
 
 
@@ -115,7 +114,7 @@ def read_settings(folder: Path) -> LoraSettings:
     """
     hint = "Give a folder that holds adapter_config.json and adapter_model.safetensors of a plain LoRA."
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = load_json(folder / CONFIG)
         target = config["target_modules"]
         names = [target] if isinstance(target, str) else sorted(target)
         settings = LoraSettings(int(config["r"]), alpha_of(config["lora_alpha"]), ",".join(names), _layers_of(config))
@@ -123,7 +122,7 @@ def read_settings(folder: Path) -> LoraSettings:
         if not all(least <= value <= most for least, value, most in bounds) or max(map(len, names)) > 1_000:
             raise ValueError("r, lora_alpha or target_modules are out of range")
         plain = config.get("peft_type") == "LORA" and not any(config.get(name) for name in _NOT_PLAIN)
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise InputError(f"not an adapter ({error})", where=str(folder / CONFIG), hint=hint) from error
     if not plain or not (folder / WEIGHTS).is_file():
         raise InputError("not a plain LoRA adapter in safetensors", where=str(folder), hint=hint)

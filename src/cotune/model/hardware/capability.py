@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cotune.cache import cache_folder
 from cotune.errors import CotuneError, InputError
-from cotune.files import content_hash, write_json
+from cotune.files import content_hash, load_json, write_json
 from cotune.model.engine.settings import DTYPES
 from cotune.model.hardware.allocator import settle_memory
 from cotune.model.hardware.machine import available_memory, processor_name, usable_cpus
@@ -198,7 +197,7 @@ def _memory_of(key: list[Any]) -> Path:
 
 def _remembered(key: list[Any]) -> dict[str, float] | None:
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, CotuneError):
-        stored = json.loads(_memory_of(key).read_text(encoding="utf-8"))
+        stored = load_json(_memory_of(key))
         rates = {name: float(stored["gemm_gflops"][name]) for name in _MEASURED}
         if stored["key"] == key and all(0 <= rate < 1e9 for rate in rates.values()) and rates["float32"] > 0:
             return rates

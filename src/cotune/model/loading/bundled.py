@@ -6,7 +6,6 @@ import contextlib
 import errno
 import hashlib
 import importlib.util
-import json
 import os
 import shutil
 import stat
@@ -20,7 +19,7 @@ from typing import IO, Any
 
 from cotune.cache import CACHE_VARIABLE, cache_folder
 from cotune.errors import CotuneError, InputError
-from cotune.files import expanded, file_sha256, sync, write_json
+from cotune.files import expanded, file_sha256, load_json, sync, write_json
 from cotune.model.loading.folder import check_model_folder, fetch_from_hub
 from cotune.model.loading.from_gguf import CONVERSION, convert_gguf
 
@@ -124,7 +123,7 @@ def bundled_problem(folder: Path, *, full: bool = False) -> str | None:
         full: compare the content hash of every file (a second), not only its size.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = load_json(folder / MANIFEST)
         files: dict[str, dict[str, Any]] = manifest["files"]
         for name, facts in files.items():
             path = folder / name

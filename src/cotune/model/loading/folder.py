@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 from cotune.cache import cache_folder
 from cotune.errors import CotuneError, InputError
-from cotune.files import content_hash, file_sha256, write_json
+from cotune.files import content_hash, decode_json, file_sha256, load_json, write_json
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -202,8 +201,8 @@ def hub_error(error: BaseException, repository: str, revision: str, where: str =
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        value = load_json(path)
+    except (OSError, ValueError) as error:
         raise InputError(f"the file cannot be read as JSON ({error})", where=str(path), hint="Save it again.") from error
     if not isinstance(value, dict):
         raise InputError("the file holds no JSON object", where=str(path), hint="Save the model again.")
@@ -302,12 +301,12 @@ def _check_safetensors(path: Path) -> None:
                 )
             if len(start) < 8 or length > min(size, 100_000_000):
                 raise ValueError("bad header")
-            header = json.loads(stream.read(length))
+            header = decode_json(stream.read(length))
         end = max((entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"), default=0)
         whole = 8 + length + end
     except OSError as error:
         raise _unreadable("file", error, path) from error
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise InputError("this is not a safetensors file", where=str(path), hint=_COPY_AGAIN) from error
     if whole != size:
         what = f"the file has {size} bytes, not the {whole} that its header says"
@@ -328,6 +327,6 @@ def _fingerprint_memory(folder: Path) -> Path | None:
 def _known_hashes(memory: Path | None) -> dict[str, list[Any]]:
     if memory is not None:
         with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-            rows = json.loads(memory.read_text(encoding="utf-8"))
+            rows = load_json(memory)
             return {str(name): list(row) for name, row in rows.items() if len(row) == 5}
     return {}

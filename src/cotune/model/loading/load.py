@@ -8,7 +8,6 @@ type, the device and the versions, which are the key in the cache folder.
 from __future__ import annotations
 
 import contextlib
-import json
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from cotune.cache import cache_folder
 from cotune.errors import CotuneError, InputError
-from cotune.files import content_hash, write_json
+from cotune.files import content_hash, load_json, write_json
 from cotune.model.engine.settings import ENGINE_VERSION, EngineSettings, weight_bytes
 from cotune.model.loading.folder import model_fingerprint, weight_files
 from cotune.model.loading.minimal_check import is_light
@@ -119,7 +118,7 @@ def remember(loaded: Loaded, folder: Path, settings: EngineSettings, *, shared: 
 
 def _recall(fingerprint: str, settings: EngineSettings) -> Known | None:
     with contextlib.suppress(CotuneError, OSError, ValueError, TypeError):
-        known = Known(**json.loads(_memory_of(fingerprint, settings).read_text(encoding="utf-8")))
+        known = Known(**load_json(_memory_of(fingerprint, settings)))
         if all(isinstance(value, bool) for value in asdict(known).values()):
             return known
     return None

@@ -7,7 +7,6 @@ identical to those of transformers (:mod:`cotune.model.loading.minimal_check`).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from cotune.files import load_json
 from cotune.model.engine.attention import ATTENTION_NAME, shared_prefix_attention
 
 
@@ -262,7 +262,7 @@ def light_llama(folder: Path, tensors: Mapping[str, Tensor]) -> LightLlama:
         ValueError, KeyError: if the folder contains no plain Llama.
         OSError: if it cannot be read.
     """
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = load_json(folder / "config.json")
     generation = folder / "generation_config.json"
-    said = json.loads(generation.read_text(encoding="utf-8")) if generation.is_file() else config
+    said = load_json(generation) if generation.is_file() else config
     return LightLlama(LightConfig.read(config), said.get("eos_token_id"), tensors)

@@ -5,11 +5,12 @@ It is used only if a first load has shown that it equals the one of transformers
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from cotune.files import load_json
 
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -32,7 +33,7 @@ class LightTokenizer:
         self.inner = Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
         self.inner.no_truncation()
         self.inner.no_padding()
-        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        config = load_json(folder / "tokenizer_config.json")
         template = folder / "chat_template.jinja"
         self.chat_template: str | None = (
             template.read_text(encoding="utf-8") if template.is_file() else config.get("chat_template")

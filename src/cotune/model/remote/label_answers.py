@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import unicodedata
@@ -10,6 +9,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cotune.files import decode_json
 
 Alternatives = Sequence[tuple[str, float]]
 """Alternative tokens at one position of an answer, the chosen one first, each with its log-probability."""
@@ -216,8 +217,8 @@ def _json_text(text: str) -> str | None:
     if start < 0 or end < start:
         return None
     try:
-        value = json.loads(text[start : end + 1])
-    except (ValueError, RecursionError):
+        value = decode_json(text[start : end + 1])
+    except ValueError:
         return None
     texts = [item for item in value.values() if isinstance(item, str)] if isinstance(value, dict) else []
     return texts[0] if len(texts) == 1 else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,6 +10,7 @@ from typing import Any
 
 from cotune.errors import no_run
 from cotune.evaluate.frozen_arms import EVERY_ARM
+from cotune.files import decode_json, load_json
 from cotune.plain import fields, items, number
 from cotune.report.html.intervals import share_interval
 from cotune.report.html.measure import DevMeasure, dev_measure
@@ -212,8 +212,8 @@ def _events(path: Path, remarks: list[str]) -> Iterator[Mapping[str, Any]]:
         if not line.strip():
             continue
         try:
-            event = json.loads(line)
-        except (ValueError, RecursionError):
+            event = decode_json(line)
+        except ValueError:
             # A run in progress, or one that was killed, may have an incomplete last line.
             unreadable += line is not torn and line is not lines[-1]
             continue
@@ -227,8 +227,8 @@ def _json(path: Path, remarks: list[str]) -> object:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
+        return load_json(path)
+    except ValueError:
         remarks.append(f"{path.name} cannot be read and is left out.")
         return None
 
