@@ -54,7 +54,6 @@ def read_text(path: Path, what: str) -> str:
     """Read a UTF-8 file that a user named; a byte order mark is removed.
 
     Args:
-        path: path of the file.
         what: its description in errors, such as "the prompt file".
 
     Raises:

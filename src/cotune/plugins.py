@@ -33,7 +33,6 @@ class Plugin:
         group: entry point group, such as ``cotune.metrics``.
         name: name in that group.
         package: name and version of the package.
-        point: the entry point.
     """
 
     group: str

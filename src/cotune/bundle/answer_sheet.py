@@ -82,7 +82,6 @@ def answer_sheet(
 
     Args:
         checked: result of :func:`check_sheet`.
-        probabilities: whether to add probabilities.
         unsure: error rate, as for :meth:`Predictor.predict`; None answers every row.
         nested: whether a cell can contain an object. If so, probabilities are one column and JSON answers are values; otherwise
             probabilities are one column per label and JSON answers are texts.

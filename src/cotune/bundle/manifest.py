@@ -73,14 +73,11 @@ class Manifest:
     Attributes:
         task: name of the task.
         files: relative POSIX name to sha256 of every file but the manifest itself.
-        base_model: the base model.
         adapter_id: content hash of the adapter, or ``base`` if there is none.
         prompt_id: content hash of the prompt.
-        decision: decision rule.
         labels: all labels, in the order of the decision's bias; empty for generated answers.
         input_fields: input fields of a row.
         output_field: name of the label column that was learned from.
-        metric: the task's metric.
         max_tokens: longest prompt in tokens.
         versions: versions of packages, by name.
         written: the output for generated answers and closed fields; None for labels.

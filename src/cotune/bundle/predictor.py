@@ -73,11 +73,8 @@ class Predictor:
     """A loaded bundle, see :func:`cotune.bundle.load`. Not thread-safe.
 
     Args:
-        model: the model.
-        prompt: the prompt.
         labels: all labels, in the decision's order; of closed fields the names of all values; empty for generated answers.
         input_fields: input fields of a row.
-        decision: the decision rule.
         adapter_id: id of the adapter in the model.
         bundle_id: content hash of the bundle.
         task: name of the task.

@@ -41,7 +41,6 @@ class Candidate:
     """A prompt, an adapter and a decision rule.
 
     Attributes:
-        prompt: the prompt.
         adapter: the weights: ``base`` or an adapter's content id.
         decision: rule that turns scores into an answer.
         steps: optimizer steps of the adapter, including those of this run's adapters that it started from.

@@ -38,7 +38,6 @@ class RunContext:
     Each part keeps its own caches, which are not written to from outside.
 
     Args:
-        task: the task.
         model: the model, on this machine or behind an endpoint.
         journal: records all steps.
         costs: the budget, and prices of steps.

@@ -55,7 +55,6 @@ class RunFolder:
     """A run's folder that this process has locked.
 
     Attributes:
-        path: the folder.
         finished: summary of the run in it; None if the run has not ended.
         new: whether the run begins here, so that nothing of its names was there before.
         made: folders that were created for it, the innermost first.

@@ -167,7 +167,6 @@ class Journal:
         """Execute an effect once and record its value; returns the recorded value.
 
         Args:
-            kind: kind of the step.
             key: JSON value that identifies the step by its inputs.
             effect: executes the step and returns a JSON value; not called if the journal already holds the step. It must not
                 take steps itself: they would be recorded before this one, where a resumed run does not expect them.

@@ -106,7 +106,6 @@ def run(
     """Tune prompt and model together for a task; resumes the run in ``out``, if there is one.
 
     Args:
-        config: config of the run.
         out: folder of the run; created if missing.
         task: the rows, if they have already been read; None reads the files that the config names.
         prompts: further prompt texts of the user, candidates besides the seed prompt.

@@ -74,7 +74,6 @@ class Tested:
     """The arms on the sealed test, and further measurements.
 
     Attributes:
-        results: results by arm.
         gains: gains by prompt and weights, with intervals.
         checks: noise, robustness, slices and references, by name.
     """

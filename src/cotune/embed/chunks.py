@@ -35,7 +35,6 @@ def embed_on(
     depend only on the texts.
 
     Args:
-        executor: runs the jobs.
         task: the texts and the output file.
         told: called with each finished job, whose rows are different texts.
 

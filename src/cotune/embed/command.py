@@ -43,7 +43,6 @@ class EmbedTask:
         out: output file.
         model: as :func:`open_embedder` takes it.
         settings: how a language model embeds; None for the defaults.
-        texts: texts to embed.
         others: texts that the standardisation is fitted on; None for the texts themselves.
         standard: how vectors are standardised.
         skipped: number of rows without text that were left out.

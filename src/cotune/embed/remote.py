@@ -24,7 +24,6 @@ class EndpointEmbedder:
     """An embedder that asks an endpoint.
 
     Args:
-        client: sends the requests.
         model: name of the embedding model there.
         answers: cache of the vectors.
         patience: seconds for one request, including retries.

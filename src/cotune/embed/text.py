@@ -56,8 +56,6 @@ class TextEmbedder:
     Vectors are not centred, although decoder states share a large common part: see :class:`cotune.embed.Standardizer`.
 
     Args:
-        model: the language model.
-        settings: how it embeds.
         progress: called with the number of tokens that ran.
     """
 

@@ -51,7 +51,6 @@ class AnswerNoise:
             judged: the arm on its rows.
             aggregate: the aggregate of the score; None for a mean of rows.
             draws: number of simulated generations.
-            seed: seed of the draws.
         """
         changes = np.array(self.values)[:, None]
         table = judged.values[:, None]

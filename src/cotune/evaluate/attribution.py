@@ -126,9 +126,6 @@ def attribute(
         arms: the arms of :data:`ARMS` by name, on the same rows in the same order.
         metric: see :data:`cotune.evaluate.arms.Metric`.
         groups: group id of each row, if rows depend on each other.
-        seed: seed of all resampling.
-        draws: number of resamples.
-        permutations: number of permutations.
 
     Raises:
         ValueError: an arm is missing, or rows do not fit.

@@ -86,7 +86,6 @@ class Judge:
     request's questions.
 
     Args:
-        client: sends the requests.
         answers: store of grades.
         rubric: meaning of a grade; None for :data:`RUBRIC`.
         prices: prices of its tokens, if any.

@@ -54,7 +54,6 @@ class Noise:
 
         Args:
             scores: ``[rows, labels]`` log-probabilities of an arm.
-            decision: the arm's decision rule.
         """
         share = float(np.mean(self._flipping(decision.log_probs(scores))))
         return float(special.ndtri(0.975) * np.sqrt(share / len(scores)))
@@ -74,10 +73,8 @@ class Noise:
 
         Args:
             scores: ``[rows, labels]`` log-probabilities of an arm.
-            decision: the arm's decision rule.
             references: index of each row's right label.
             average: averaging of the labels' F1.
-            seed: seed of the draws.
         """
         judged = decision.log_probs(scores)
         labels = np.arange(judged.shape[1])
@@ -132,7 +129,6 @@ def told_with_noise(attribution: Attribution, floors: Mapping[str, float], candi
     """Add the noise floor to each gain, so that no gain below it is called a difference.
 
     Args:
-        attribution: the gains.
         floors: arm name to :meth:`Noise.floor` or :meth:`Noise.f1_floor`; a gain's floor adds those of the arms that it
             compares as independent errors.
         candidates: id of the candidate by arm. Arms that cancel out in a gain add no noise to it.

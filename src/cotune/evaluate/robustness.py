@@ -113,8 +113,6 @@ def robustness(
         tuned: the same for the tuned model, with formats in the same order.
         metric: see :data:`cotune.evaluate.arms.Metric`.
         groups: group id of each row, if rows depend on each other.
-        seed: seed of the resampling.
-        draws: number of resamples.
 
     Raises:
         ValueError: fewer than two formats, or the two models' formats or rows do not fit.

@@ -88,7 +88,6 @@ def error_slices(
         groups: group id of each row; intervals then use the effective number of rows.
         most: maximum number of slices.
         draws: number of shuffles for ``p``.
-        seed: seed of the shuffles.
 
     Returns:
         Slices of at least three failures and at most half of the rows, the clearest first, whose interval of the difference is

@@ -19,7 +19,6 @@ class Executor(Protocol):
         threads: number of CPU threads that each job may use.
         lost: number of workers that ended during a job, so far.
         losses: the same number by the worker's name.
-        storage: storage of the results.
     """
 
     slots: int

@@ -69,7 +69,6 @@ class Done:
 
     Attributes:
         key: the job's key, under which its result is stored.
-        storage: storage of the result.
         rows: the job's number of rows.
         worker: the worker that ran it, as ``host:process``; empty if an earlier command or a lost worker did.
         seconds: time that the worker spent on it.

@@ -16,7 +16,6 @@ def run_all(executor: Executor, jobs: Iterable[Job], told: Callable[[Done], None
     """Run all jobs; returns them in the order of ``jobs``, so that results do not depend on the executor.
 
     Args:
-        executor: the executor.
         jobs: the jobs; the iterable is consumed as slots become free.
         told: called with each job when it is finished, in order of time.
 

@@ -76,7 +76,6 @@ class LocalModel(Engine):
 
         Args:
             sequences: token ids, at least one each.
-            adapter: id of the adapter.
             layer: output of this many layers; None means all of them and the final norm.
             progress: called with the number of tokens of the shared prefix, then of each batch.
         """

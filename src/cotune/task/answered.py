@@ -23,7 +23,6 @@ class Answered:
     Attributes:
         references: the right answer of each row.
         answers: the given answer of each row.
-        output: the task's output.
         rows: the rows themselves, for metrics that use the input; may be empty.
         losses: negative log-likelihood of the right answers in nats per token, ``[rows]``; None if unknown.
         grades: grades of a judge from 0 to 1, ``[rows]``; None without a judge.

@@ -100,7 +100,6 @@ def assemble(source: Source, metric: str | None) -> Parts:
     not stratified.
 
     Args:
-        source: the tables.
         metric: name of the metric; None for the default of the output's type.
 
     Raises:

@@ -65,7 +65,6 @@ def choose_replay(
         stratum: function to the stratum that is balanced: the label, or a constant for other outputs.
         shown: :func:`duplicate_key` of rows whose answers the earlier bundle's prompt shows; they stay out of dev.
         ratio: maximum ratio of old rows to new ones, as described above.
-        generator: random generator.
     """
     asked = tuple(row for row in rows if row.output in set(labels)) if labels else rows
     in_test = tuple(dict.fromkeys((*test.leaking_train_ids(asked), *test.ids_in_its_groups(asked))))

@@ -48,7 +48,6 @@ class SealedTest:
         given_hash: content hash of the test that the rows were sampled from; the key in the ledger of openings.
 
     Args:
-        examples: the rows.
         given_hash: content hash of the test that they were sampled from; None if they are the whole test.
     """
 

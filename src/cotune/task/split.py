@@ -119,9 +119,7 @@ def subsample(
     """A stratified subsample in the original order; all rows if ``size`` is None or not smaller.
 
     Args:
-        examples: the rows.
         size: number of rows to keep.
-        generator: random generator.
         stratum: function to strata.
         every_label: whether every label keeps a row (two if ``size`` is twice the number of labels), so that rare labels can
             be learnt and survive a later cut of dev. Rows that scores are computed on need the true shares instead.
@@ -158,9 +156,7 @@ def cut(
     The size is exact unless large units prevent it.
 
     Args:
-        examples: the labelled rows.
         size: number of rows to cut.
-        generator: random generator.
         stratum: function to strata.
         keep: :func:`duplicate_key` of rows that must remain, with the rows linked to them.
     """

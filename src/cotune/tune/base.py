@@ -37,7 +37,6 @@ class AdapterRun(ABC):
         trainable: the adapter's parameters.
         lengths: number of tokens of each training row after the rows' shared prefix.
         prefix: number of tokens of that prefix, which runs in each pass.
-        settings: how to train.
         identity: JSON value of everything else that the weights depend on, such as the rows.
         seed: seed of the initial weights and of the order of rows.
         folder: folder of all runs' checkpoints.

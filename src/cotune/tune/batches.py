@@ -17,7 +17,6 @@ class TrainingRow:
     """Token ids of a training row: the prompt, and the answer with its stop token.
 
     Attributes:
-        prompt_ids: ids of the prompt.
         answer_ids: ids of the right answer, including the stop token.
         looked_up: tokens that were run to choose the row's demonstrations.
     """

@@ -76,7 +76,6 @@ def learning_rate_factor(step: int, *, warmup: int, decay_from: int | None = Non
     schedule, arXiv 2404.06395). A run is finished by a decay from its present step.
 
     Args:
-        step: the optimizer step.
         warmup: steps of warm-up.
         decay_from: first step of the decay; None while the end is not known.
         end: total number of steps, above ``decay_from``.

@@ -31,11 +31,9 @@ class WindowTask:
         sequences: token ids of each row's prompt.
         starts: position of each row's first token that belongs to the row, not to the prompt.
         truth: the rows' labels, as numbers; with several fields the places of each row's classes.
-        labels: the task's labels.
         first: number of layers below the window.
         last: layer that the head reads, the last of the window.
         head: initial weights of the head.
-        settings: settings of the tuning.
         steps: number of optimizer steps.
         seed: seed of the initial weights and of the order of rows.
         start: id of the adapter that tuning starts from.
@@ -90,7 +88,6 @@ def tune_window(
 
     Args:
         model: the model, with the adapter ``task.start`` registered.
-        task: what to tune.
         folder: the run's folder.
         until: takes the number of tokens of a step and returns a function that tells after each step whether to stop, or None.
         edge_progress: called with the number of tokens that ran below the window.

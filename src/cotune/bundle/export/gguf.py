@@ -34,7 +34,6 @@ class GgufExport:
 
     Attributes:
         predictor: the bundle, in float32.
-        asking: its requests.
         source: the base model's folder.
         adapter: the adapter's folder; None for the base model.
     """

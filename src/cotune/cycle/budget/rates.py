@@ -42,7 +42,6 @@ class CostModel:
     price of answers so far, and under a time budget it costs seconds at the measured rates; both start as a guess.
 
     Attributes:
-        budget: the run's budget.
         score_rate: tokens per second in scoring.
         train_rate: tokens per second in training.
         write_rate: tokens per second in writing answers, without those of their prompts, which are read as fast as in scoring.

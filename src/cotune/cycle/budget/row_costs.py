@@ -69,7 +69,6 @@ class RowCosts:
         """Cost of writing a row's answer in addition to scoring it; 0 if nothing is written.
 
         Args:
-            prompt: prompt of the row.
             tuned: whether the weights are tuned.
             apart: whether the answer is written some time after scoring, so that the row is read again.
             new: whether ``prompt`` stands for an unknown prompt of its length.

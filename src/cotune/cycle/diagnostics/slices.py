@@ -57,7 +57,6 @@ def measure_slices(
     """Cluster a candidate's failures on dev by the run's embedder; recorded as a ``slices`` step.
 
     Args:
-        context: context of the run.
         measured: the candidate, measured on all of dev or on its first rows.
         cycle: number of the search's cycle; None at its end.
         least: minimum number of dev rows.

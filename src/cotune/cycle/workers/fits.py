@@ -38,7 +38,6 @@ class StoredStates:
     """Where the states of rows are stored.
 
     Attributes:
-        folder: folder of the files.
         files: name and layers of each file.
         rows: for each row, the index of its file and the row's index in the file.
         layers: numbers of the layers to read.

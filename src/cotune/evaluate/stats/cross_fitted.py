@@ -39,7 +39,6 @@ def probably_worse(differences: NDArray[np.float64], *, alpha: float = 0.05, com
     Args:
         differences: ``[rows]`` held-out loss of the first candidate minus that of the second.
         alpha: probability of calling the better one worse, over all comparisons.
-        comparisons: number of comparisons.
     """
     from scipy.stats import t
 

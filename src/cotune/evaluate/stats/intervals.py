@@ -122,9 +122,7 @@ def mean_interval(
 
     Args:
         values: score of each row, shape (rows,), at least one.
-        seed: seed of the resampling.
         groups: group id of each row; if given, whole groups are drawn, and the group is the unit of evidence.
-        draws: number of resamples.
 
     Source: see :func:`cotune.evaluate.stats.resampling.bca_limits`; clusters: Field and Welsh (JRSS B 2007).
     """
@@ -152,9 +150,7 @@ def aggregate_interval(
     Args:
         statistic: the score as a statistic of resampling weights, one column, from 0 to 1.
         values: score of each row, from 0 to 1, shape (rows,).
-        seed: seed of the resampling.
         groups: group id of each row; if given, whole groups are drawn.
-        draws: number of resamples.
     """
     scores = _checked(values)
     estimate = float(evaluate_over(statistic, iter([np.ones((1, len(scores)))]))[0, 0])

@@ -167,8 +167,6 @@ def contrasts(
     Args:
         statistic: the differences as statistics of resampling weights, one column each.
         differs: whether the arms differ on a row, shape (rows, columns).
-        seed: seed of the resampling.
-        draws: number of resamples.
         groups: group id of each row.
         widened: columns that use the t interval.
 

@@ -26,8 +26,6 @@ def winners_curse(
     Args:
         scores: scores, higher is better, shape (candidates, rows); NaN if a candidate was not scored on a row. At least one
             candidate must be scored on all rows.
-        seed: seed of the resampling.
-        draws: number of resamples.
         groups: group id of each row; if given, whole groups are drawn.
         winner: index of the chosen candidate; None takes the best mean among those scored on all rows.
 

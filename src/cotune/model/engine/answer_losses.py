@@ -30,11 +30,8 @@ def answer_losses(
     """Negative log-likelihood of each row's reference answer, including its stop token.
 
     Args:
-        model: the model.
-        prompt: the prompt.
         rows: input fields of each row.
         answers: the reference answer of each row.
-        adapter: id of the adapter.
         progress: called with the tokens of each finished batch.
 
     Raises:

@@ -45,7 +45,6 @@ class Engine:
         model: the loaded model, in evaluation mode.
         tokenizer: its fast tokenizer.
         fingerprint: content hash of the model's files; part of every cache key.
-        settings: settings of the engine.
         cache: cache of scores; None for none.
         name: name of the model as the user gave it, for cards and messages.
         shared: whether the shared-prefix engine fits this architecture; None to check.
@@ -163,10 +162,8 @@ class Engine:
         last few prefixes are kept. Returns the length of the prefix in tokens.
 
         Args:
-            prompt: the prompt.
             fields: names of a row's input fields.
             labels: all labels; none for generated answers.
-            adapter: id of the adapter.
         """
         if not self.shared:
             return 0

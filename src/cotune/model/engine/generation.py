@@ -48,8 +48,6 @@ def generate(
     """Generate an answer to each row.
 
     Args:
-        model: the model.
-        prompt: the prompt.
         rows: input fields of each row.
         adapter: :data:`BASE` or a registered adapter's id.
         limit: maximum number of tokens of an answer, including the stop token.
@@ -138,7 +136,6 @@ class _Part:
     """Results of a part of a request.
 
     Attributes:
-        answers: generated answers.
         losses: losses of the right answers; zeros if none were given.
         tokens: number of tokens processed, without the prefix.
         entering_s: seconds spent on prompts, their shared prefix and right answers.

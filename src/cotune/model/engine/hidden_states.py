@@ -62,12 +62,10 @@ def layer_states(
     same. One pass serves all layers and ends after the highest; a common beginning runs once.
 
     Args:
-        model: the model.
         sequences: token ids, at least one each.
         layers: each from 1 to the model's depth.
         starts: position of each sequence's first own token, see :class:`cotune.prompt.render.RenderedRow`; None reads only the
             last token.
-        adapter: id of the adapter.
         progress: called with the number of tokens that run.
         shared: number of tokens that run once for all sequences; None takes the longest prefix that they share. Give it if the
             sequences are only a part of a request.

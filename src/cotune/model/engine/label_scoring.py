@@ -39,10 +39,7 @@ def score_labels(
     """Log-probabilities of the labels for each row.
 
     Args:
-        model: the model.
-        prompt: the prompt.
         rows: input fields of each row.
-        labels: all labels.
         adapter: :data:`BASE` or a registered adapter's id.
         top: None returns the whole distribution; a number returns exact scores of that many best labels and may skip others,
             which is faster for labels of several tokens.

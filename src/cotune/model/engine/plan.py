@@ -182,7 +182,6 @@ def plan_pass(
             tokens see all of them.
         merge: number of leading tokens of each suffix (its last token excluded) that may run once for all rows that begin
             alike. Such a plan has no past and supports no gradients.
-        device: device of the tensors.
     """
     assert not (merge and past), "rows with a past cannot be merged"
     rows = len(suffixes)

@@ -59,7 +59,6 @@ class PackedRunner:
         model: a ``transformers`` causal language model (not its peft wrapper), in evaluation mode.
 
     Attributes:
-        device: device of the model.
         vocabulary: number of tokens with logits.
         depth: number of its layers.
         logit_scale: factor of the head's products.
@@ -111,7 +110,6 @@ class PackedRunner:
         """Hidden states ``[places, width]`` of a pass, and its keys and values if ``collect`` is set.
 
         Args:
-            plan: the layout.
             prefix: state of the shared prefix; :data:`NO_PREFIX` if it is empty or runs in this pass.
             past: keys and values of the rows' earlier own tokens.
             read: ``[places]`` positions whose states are returned (without repetition if gradients are needed); the last layer
@@ -132,7 +130,6 @@ class PackedRunner:
         They are divided by their root mean square. The pass ends after the highest of the layers.
 
         Args:
-            plan: the layout.
             prefix: state of the shared prefix, at least as deep as the highest layer.
             layers: each from 1 to the model's depth.
             skips: number of own tokens at the beginning of each row that are left out of the mean. The result is then the state

@@ -23,7 +23,6 @@ class Answer:
         limit: maximum number of tokens, including the stop token.
         ids: its tokens so far.
         ended: whether the model stopped it.
-        done: whether it is complete.
         fed: number of its tokens that the model has read.
     """
 
@@ -49,7 +48,6 @@ class Chooser:
 
     Args:
         stops: tokens that end an answer.
-        sampling: sampling parameters.
         grammar: grammar of the answers; None for free text.
         ahead: whether to append tokens that the grammar determines without logits; the caller must then feed several tokens at
             once.

@@ -111,9 +111,7 @@ def score_in_memory(
     """``[rows, labels]`` scores of a batch, and its number of tokens; in smaller parts if memory runs out.
 
     Args:
-        runner: the model.
         prefix: state of the rows' common prefix.
-        batch: the rows.
         top: None for all labels; a number as in :func:`score_batch_top`.
         probe: computes scores from the rows' states; None scores the label words.
         labels: the probe's labels, in the order of the scores.

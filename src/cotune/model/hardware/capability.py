@@ -39,7 +39,6 @@ class Capability:
         gemm_gflops: measured rate of matrix products at the bundled model's shapes by dtype, in 1e9 operations per second (a
             multiply and an add are two); 0 if the device does not support it.
         memory_bytes: free memory on the device.
-        torch_version: torch's version.
         cpu_capability: the widest instruction set that torch uses on this CPU.
         processor: name of the CPU or GPU that was measured.
     """

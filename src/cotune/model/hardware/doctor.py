@@ -33,7 +33,6 @@ class Check:
     Attributes:
         name: subject, one word.
         status: ``ok``, ``warn`` (works, but not well) or ``fail`` (does not work).
-        finding: the finding.
         hint: what to do; may be empty.
     """
 

@@ -78,7 +78,6 @@ def match_label(text: str, words: Sequence[str], *, cut: bool = False) -> int | 
 
     Args:
         text: text of the answer; anything between ``<think>`` marks is ignored.
-        words: label words.
         cut: whether the answer was cut at its end; a label word there may be the beginning of a longer one.
     """
     text = spoken(text)

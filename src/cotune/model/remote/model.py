@@ -48,7 +48,6 @@ class RemoteModel:
     before it is used, and reused answers are free.
 
     Args:
-        client: sends the requests.
         way: request format.
         answers: store of answers; None stores none.
         prices: prices of its tokens, if any.

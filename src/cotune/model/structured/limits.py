@@ -50,7 +50,6 @@ class Writing:
     """Generates answers of one type.
 
     Attributes:
-        output: the task's output.
         limit: maximum number of tokens of an answer, including the stop token.
         grammar: grammar of answers; None for free text.
     """

@@ -85,8 +85,6 @@ class TokenGrammar:
     """A grammar ready to constrain answers.
 
     Args:
-        grammar: the grammar of answers.
-        table: the tokenizer's token table.
         lead: text before every answer (see ``Renderer.lead``).
         limit: maximum number of tokens of an answer.
 

@@ -22,7 +22,6 @@ class Writable:
     """Checks whether right answers can be generated.
 
     Args:
-        output: the task's output.
         where: source of the schema, for errors.
 
     Raises:

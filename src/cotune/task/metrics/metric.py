@@ -165,7 +165,6 @@ def metric_named(name: str, where: str = "metric", type: OutputType | None = Non
     A function of the user's (``metrics.py:score``) is only loaded by :func:`metric_for`, because that executes its file.
 
     Args:
-        name: name of the metric.
         where: place of the name, for errors.
         type: type of the output, to list fitting metrics in errors; None if unknown.
 

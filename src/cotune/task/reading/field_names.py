@@ -50,7 +50,6 @@ def with_fields(table: Table, fields: Mapping[str, str]) -> Table:
     """The table with columns renamed to fields.
 
     Args:
-        table: rows as read.
         fields: field name to column name in the task's first table; other tables may use either name.
     """
     renamed = {}

@@ -104,7 +104,6 @@ def read_sheet(path: Path, source: str | None = None, *, keep_blank: bool = True
     """Read rows of a CSV, TSV, Parquet, JSONL or JSON file.
 
     Args:
-        path: the file.
         source: its name in messages; by default its path.
         keep_blank: convert blank lines of a CSV file, except at its end, to rows without cells, so that rows keep their
             positions.
