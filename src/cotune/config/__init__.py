@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from cotune.config.paths import IN_MEMORY
 from cotune.config.read import config_from_data, config_in_memory, load_config
 from cotune.config.run import RunConfig
-from cotune.config.sections import EngineConfig, TuneConfig
 
-__all__ = ["IN_MEMORY", "EngineConfig", "RunConfig", "TuneConfig", "config_from_data", "config_in_memory", "load_config"]
+__all__ = ["RunConfig", "config_from_data", "config_in_memory", "load_config"]

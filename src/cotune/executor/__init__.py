@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from cotune.executor.base import Executor, LostError
 from cotune.executor.choice import Choice
-from cotune.executor.engine import engine_of, unlike
 from cotune.executor.job import Done, Job
 from cotune.executor.opening import open_executor
 from cotune.executor.parts import part_folder
-from cotune.executor.run import run_all
+from cotune.executor.run import engine_of, run_all, unlike
 from cotune.executor.storage import Storage
 
 __all__ = [

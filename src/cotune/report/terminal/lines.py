@@ -10,6 +10,7 @@ from typing import IO, Any, TextIO
 from cotune.plain import clock, number, one_line, time_left
 from cotune.report.terminal.narration import Story, stage_name
 from cotune.report.terminal.pace import Pace
+from cotune.task.reading.sheet import plain_json
 
 _PROGRESS_S = 1.0
 """Minimum seconds between two progress objects."""
@@ -102,7 +103,7 @@ class JsonView(RunView):
 
     def event(self, event: Mapping[str, Any]) -> None:
         self._flush()
-        self._out.line(json.dumps(_as_json(event)))
+        self._out.line(json.dumps(plain_json(event)))
 
     def progress(self, stage: str, what: str, tokens: int) -> None:
         if self._pending and self._pending[0] != stage:
@@ -123,7 +124,7 @@ class JsonView(RunView):
         stage, what, tokens = self._pending
         left = self._pace.left
         line = {"kind": "progress", "stage": stage, "what": what, "tokens": tokens}
-        self._out.line(json.dumps(_as_json({**line, "time_left_s": None if left is None else round(left, 1)})))
+        self._out.line(json.dumps(plain_json({**line, "time_left_s": None if left is None else round(left, 1)})))
         self._pending, self._last = None, self._now()
 
 
@@ -174,15 +175,3 @@ class Output:
             write(self._stream)
         except (OSError, ValueError):
             self._stream = None
-
-
-def _as_json(value: object) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _as_json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_as_json(item) for item in value]
-    if isinstance(value, float):
-        return number(value)
-    if value is None or isinstance(value, (str, int)):
-        return value
-    return str(value)
