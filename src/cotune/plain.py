@@ -48,6 +48,11 @@ def number(value: object) -> float | None:
     return parsed if abs(parsed) <= _LARGEST else None
 
 
+def count_of(value: object) -> int:
+    """The value as a whole number; 0 for any other value."""
+    return int(number(value) or 0)
+
+
 def ends_of(interval: object) -> tuple[float, float] | None:
     """The two ends of an interval; None for any other value."""
     low, high = ([*map(number, items(interval)), None, None])[:2]

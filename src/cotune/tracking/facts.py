@@ -9,7 +9,7 @@ from typing import Any
 
 from cotune.config import RunConfig
 from cotune.config.run import dotted
-from cotune.plain import ends_of, fields, number
+from cotune.plain import count_of, ends_of, fields, number
 from cotune.tracking.tracker import Estimate, Kind
 
 _NAMES = {"race": "race", "tuned": "tuned", "cycle": "cycle", "verdict": "first_verdict", "better": "bundle"}
@@ -48,7 +48,7 @@ def tokens_after(tokens: int, event: Mapping[str, Any]) -> int:
     kind, value = str(event.get("kind")), fields(event.get("value"))
     if kind in _OF_OTHERS:
         return tokens
-    event_tokens = int(number(value.get("new_tokens", value.get("tokens"))) or 0)
+    event_tokens = count_of(value.get("new_tokens", value.get("tokens")))
     return max(tokens, event_tokens) if kind == "cycle" else tokens + event_tokens
 
 

@@ -17,7 +17,7 @@ from cotune.cycle.journal import read_journal
 from cotune.cycle.kept import read_summary
 from cotune.cycle.progress import View, say
 from cotune.files import known_json, write_json
-from cotune.plain import fields, number
+from cotune.plain import count_of, fields, number
 from cotune.run_files import JOURNAL, TRACKING
 from cotune.tracking.facts import estimates_of, metrics_of, settings_of, tokens_after
 from cotune.tracking.tracker import Moment, Status, Tracked, Tracker, problem_of
@@ -92,7 +92,7 @@ class Follower:
         self.where = self._tracker.where
         if self._id == before:
             # A journal that was truncated has fewer lines than were sent.
-            self._sent, self._ended = min(int(number(kept.get("told")) or 0), place), bool(kept.get("ended"))
+            self._sent, self._ended = min(count_of(kept.get("told")), place), bool(kept.get("ended"))
             self._arms = bool(kept.get("arms"))
         self._keep()
 

@@ -10,7 +10,7 @@ from cotune.errors import counted
 from cotune.evaluate.frozen_arms import is_frozen
 from cotune.evaluate.words import NO_DIFFERENCE, READINGS, capitalised, change_text, gain_outcome, metric_words
 from cotune.files import write_text
-from cotune.plain import between, ends_of, fields, items, number, one_line, shipped, shipped_arm
+from cotune.plain import between, count_of, ends_of, fields, items, number, one_line, shipped, shipped_arm
 from cotune.report.html.markup import card, data_text, esc, facts_table, figure, percent, plain_table
 from cotune.report.html.plot import difference_row, padded, strip, strip_row, strips
 from cotune.report.html.shell import framed
@@ -105,8 +105,8 @@ def _difference(comparison: Mapping[str, Any], difference: float) -> str:
 
 
 def _table(comparison: Mapping[str, Any]) -> str:
-    alone = {f"right in the {side} run alone": int(number(comparison.get(f"only_{side}_right")) or 0) for side in _SIDES}
-    rows = {**alone, "right in both or in neither": int(number(comparison.get("n")) or 0) - sum(alone.values())}
+    alone = {f"right in the {side} run alone": count_of(comparison.get(f"only_{side}_right")) for side in _SIDES}
+    rows = {**alone, "right in both or in neither": count_of(comparison.get("n")) - sum(alone.values())}
     table = facts_table([(name, counted(count, "row")) for name, count in rows.items()])
     return f'<div class="cards">{card("Which rows differ", table)}</div>'
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from cotune.evaluate.frozen_arms import ALPHA, only_winner_tuned
 from cotune.evaluate.words import frozen_first
-from cotune.plain import ends_of, fields, items, number, shipped
+from cotune.plain import count_of, ends_of, fields, items, number, shipped
 
 # Width of an interval above which it says nothing about the gain of the prompt.
 _WIDE = 0.06
@@ -75,8 +75,8 @@ def improvements(summary: Mapping[str, Any]) -> list[str]:
 def rows_left_out(summary: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     """Numbers of used and given rows, for ``labelled`` and ``test`` if a run used fewer than it was given."""
     n, given = fields(summary.get("n")), fields(summary.get("given"))
-    train, dev, test = (int(number(n.get(split)) or 0) for split in ("train", "dev", "test"))
-    counts = {name: (used, int(number(given.get(name)) or 0)) for name, used in (("labelled", train + dev), ("test", test))}
+    train, dev, test = (count_of(n.get(split)) for split in ("train", "dev", "test"))
+    counts = {name: (used, count_of(given.get(name))) for name, used in (("labelled", train + dev), ("test", test))}
     return {name: (used, every) for name, (used, every) in counts.items() if 0 < used < every}
 
 

@@ -12,6 +12,7 @@ from cotune.plain import (
     amount,
     aside,
     between,
+    count_of,
     decimal,
     dollars,
     duration,
@@ -173,7 +174,7 @@ def cost_facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 def noise_sentence(noise: Mapping[str, Any]) -> str:
     """A sentence on the variation of scores with the batch, from summary or journal; empty if not known."""
     largest, mean, rows = (number(noise.get(name)) for name in ("largest", "mean", "n"))
-    flipped = int(number(noise.get("flipped")) or 0)
+    flipped = count_of(noise.get("flipped"))
     if rows is not None and "counts" in noise:
         return f"in other batches {flipped} of {counted(int(rows), 'written answer')} differ"
     if largest is None or mean is None or rows is None:
@@ -186,7 +187,7 @@ def noise_sentence(noise: Mapping[str, Any]) -> str:
 
 def data_lines(summary: Mapping[str, Any]) -> list[str]:
     """Lines on truncated rows and on warnings of the data checks; mere notes are shown on the page only."""
-    cut = int(number(summary.get("truncated")) or 0)
+    cut = count_of(summary.get("truncated"))
     lines = [f"{counted(cut, 'row')} did not fit into the model's context under some prompt and lost their end"] if cut else []
     findings = [fields(item) for item in items(fields(summary.get("data")).get("findings"))]
     warned = [one_line(f.get("message"), 400) for f in findings if f.get("severity") == "warning" and f.get("message")]

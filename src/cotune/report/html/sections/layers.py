@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cotune.errors import counted
-from cotune.plain import decimal, ends_of, fields, items, number
+from cotune.plain import count_of, decimal, ends_of, fields, items, number
 from cotune.report.html.markup import data_text, figure, legend, percent, plain_table
 from cotune.report.html.plot import Plot, Point, nice_ticks, padded, whole_ticks
 from cotune.report.html.sections.prompts import Prompts
@@ -56,7 +56,7 @@ def read_curves(record: RunRecord, prompts: Prompts) -> list[LayerCurve]:
     for race in record.values("race"):
         rows, layers, ridge = (fields(race.get(name)) for name in ("rows", "layers", "ridge"))
         for prompt_id, by_layer in fields(race.get("by_layer")).items():
-            curve = LayerCurve(str(prompt_id), int(number(rows.get(prompt_id)) or 0), whole(layers.get(prompt_id)))
+            curve = LayerCurve(str(prompt_id), count_of(rows.get(prompt_id)), whole(layers.get(prompt_id)))
             for layer, pair in fields(by_layer).items():
                 at, probe = whole(layer), ends_of(pair)
                 curve.probes |= {} if at is None or probe is None else {at: probe}
@@ -196,7 +196,7 @@ def _point(value: Mapping[str, Any], window: tuple[int, int] | None = None) -> H
     layer, score, loss = whole(value.get("layer")), number(value.get("score")), number(value.get("log_loss"))
     if layer is None or score is None or loss is None:
         return None
-    rows, steps = (int(number(value.get(name)) or 0) for name in ("rows", "steps"))
+    rows, steps = (count_of(value.get(name)) for name in ("rows", "steps"))
     return HeldOutPoint(layer, score, loss, rows, steps, window)
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from cotune.errors import counted
-from cotune.plain import ends_of, fields, items, number
+from cotune.plain import count_of, ends_of, fields, items, number
 from cotune.report.html.markup import chip, data_text, esc, figure, percent
 from cotune.report.html.measure import DevMeasure
 from cotune.report.html.plot import Plot, Point, nice_ticks, padded, place_in, scale
@@ -100,7 +100,7 @@ def _scores(facts: PromptFacts, measure: DevMeasure, span: Point) -> str:
 def map_section(record: RunRecord, prompts: Prompts) -> str:
     """The prompts of each pool as points; near ones have similar hidden states."""
     measure = record.dev_measure
-    races = {int(number(v.get("cycle")) or 0): v for v in record.values("race")}
+    races = {count_of(v.get("cycle")): v for v in record.values("race")}
     figures: list[str] = []
     options = ""
     for pool in record.values("pool"):
@@ -109,7 +109,7 @@ def map_section(record: RunRecord, prompts: Prompts) -> str:
         if len(points) < 2:
             continue
         levels = measure.of_race(race)
-        rows = {i: int(number(v) or 0) for i, v in fields(race.get("rows")).items()}
+        rows = {i: count_of(v) for i, v in fields(race.get("rows")).items()}
         gone = set(map(str, items(race.get("dropped"))))
         most = max(rows.values(), default=0)
         here = sorted((levels[i] for i, _ in points if i in levels), key=measure.rank)

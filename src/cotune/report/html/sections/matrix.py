@@ -8,7 +8,7 @@ from typing import Any
 
 from cotune.errors import counted
 from cotune.evaluate.words import arm_groups
-from cotune.plain import fields, number, one_line
+from cotune.plain import count_of, fields, number, one_line
 from cotune.report.html.intervals import share_text
 from cotune.report.html.markup import cut
 from cotune.report.html.sections.errors import NO_ROWS
@@ -104,9 +104,9 @@ def _columns(devs: AnsweredRows, prompts: Prompts, record: RunRecord) -> list[di
     columns = []
     for place, name in enumerate(devs.arms):
         candidate = devs.candidates[name]
-        prompt_id, steps = str(candidate.get("prompt_id")), int(number(candidate.get("steps")) or 0)
+        prompt_id, steps = str(candidate.get("prompt_id")), count_of(candidate.get("steps"))
         facts, tag = prompts.by_id.get(prompt_id), prompts.tag(prompt_id)
-        score, rows = number(candidate.get("score")), int(number(candidate.get("n")) or 0)
+        score, rows = number(candidate.get("score")), count_of(candidate.get("n"))
         about = [f"tuned {counted(steps, 'step')}" if steps else "base model"]
         about += [share_text(score, rows, record.dev_interval(score, rows))] if score is not None and rows else []
         columns.append(

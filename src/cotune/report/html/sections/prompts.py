@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from cotune.errors import CotuneError, counted
-from cotune.plain import fields, items, number, one_line
+from cotune.plain import count_of, fields, items, number, one_line
 from cotune.prompt.prompt import Prompt, demonstrations_note
 from cotune.report.html.markup import cut
 from cotune.report.html.measure import DevMeasure
@@ -201,7 +201,7 @@ def _race(prompts: Mapping[str, PromptFacts], value: Mapping[str, Any], measure:
 def _score(value: Mapping[str, Any], level: float | None, measured: Mapping[str, Any]) -> Score | None:
     if level is None:
         return None
-    rows, cycle, steps = (int(number(found) or 0) for found in (measured.get("rows"), value.get("cycle"), value.get("steps")))
+    rows, cycle, steps = map(count_of, (measured.get("rows"), value.get("cycle"), value.get("steps")))
     adapter, stage = str(value.get("adapter_id", "")), str(value.get("stage", "race"))
     return Score(level, rows, cycle, adapter, number(measured.get("score")), number(measured.get("log_loss")), steps, stage)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from cotune.errors import counted
 from cotune.evaluate.words import metric_words
-from cotune.plain import ends_of, fields, items, number, one_line
+from cotune.plain import count_of, ends_of, fields, items, number, one_line
 from cotune.report.html.intervals import share_text
 from cotune.report.html.markup import data_text, esc, figure, interval_below, percent
 from cotune.report.html.plot import Plot, nice_ticks, padded
@@ -39,7 +39,7 @@ def robustness_section(record: RunRecord) -> str:
 def with_formats(record: RunRecord, prompts: Prompts) -> Prompts:
     """The prompts, and the winner's other formats with their scores for the panel."""
     data = _robustness(record)
-    rows = int(number(data.get("n")) or 0)
+    rows = count_of(data.get("n"))
     more: dict[str, PromptFacts] = {}
     for prompt, scores in _formats(data):
         base, tuned = (
@@ -73,7 +73,7 @@ def _dots(record: RunRecord, data: Mapping[str, Any], formats: list[tuple[Any, t
     span = padded(ends, share=0.08, least=0.1)
     plot = Plot(span, (-0.6, 1.6), height=150, label="Score of each format: base model above, tuned below")
     plot.axes([(t, f"{100 * t:g}") for t in nice_ticks(*span)], [(level, side) for side, _, _, level in _SIDES])
-    rows = int(number(data.get("n")) or 0)
+    rows = count_of(data.get("n"))
     middle = (len(formats) - 1) / 2
     for place, (side, name, kind, level) in enumerate(_SIDES):
         if (score := number(own.get(side))) is not None:

@@ -9,7 +9,7 @@ from typing import Any
 from cotune.errors import counted
 from cotune.evaluate.frozen_arms import EVERY_ARM, is_frozen
 from cotune.evaluate.words import REFERENCE_NAMES, group_of, metric_words
-from cotune.plain import aside, between, clock, fields, number, one_line
+from cotune.plain import aside, between, clock, count_of, fields, number, one_line
 from cotune.report.html.markup import figure, legend, percent
 from cotune.report.html.plot import Plot, Point, nice_ticks, padded
 from cotune.report.html.sections.prompts import Prompts
@@ -52,20 +52,20 @@ def read_course(record: RunRecord) -> list[Reached]:
             continue
         layer = number(one.get("layer"))
         after = "" if layer is None else f", read after layer {layer:.0f}"
-        rows = int(number(fields(value.get("rows")).get(prompt_id) if kind == "race" else value.get("rows")) or 0)
+        rows = count_of(fields(value.get("rows")).get(prompt_id) if kind == "race" else value.get("rows"))
         if kind == "race":
             what = f"best of the race of cycle {value.get('cycle')}{after}"
             points.append(Reached(at, score, "race", what, measure.interval(score, rows), prompt_id))
         elif kind == "verdict":
             points.append(Reached(at, score, "verdict", f"first verdict{after}", interval_of(value), prompt_id))
         elif kind == "tuned":
-            steps = int(number(value.get("steps")) or 0)
+            steps = count_of(value.get("steps"))
             weights, what = ("tuned", f"tuned {counted(steps, 'step')}") if steps else ("frozen", "frozen probe")
             points.append(Reached(at, score, weights, what + after, measure.interval(score, rows), prompt_id, not steps))
         elif kind == "arm" and value.get("name") in EVERY_ARM:
             name = str(value["name"])
             arm = fields(arms.get(name))
-            ci = interval_of(arm) or record.test_interval(score, int(number(value.get("n")) or 0))
+            ci = interval_of(arm) or record.test_interval(score, count_of(value.get("n")))
             what = f"test, {group_of(arms, name).title}"
             # An arm that got further test rows counts with all of them.
             points = [one for one in points if one.what != what]

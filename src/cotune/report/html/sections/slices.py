@@ -7,7 +7,7 @@ from typing import Any
 
 from cotune.errors import counted
 from cotune.evaluate.words import p_value
-from cotune.plain import fields, items, number, one_line
+from cotune.plain import count_of, fields, items, number, one_line
 from cotune.report.html.markup import data_text, esc, figure, interval_below, percent, plain_table, signed_points
 from cotune.report.html.measure import DevMeasure
 from cotune.report.html.sections.prompts import Prompts, read_prompt
@@ -80,7 +80,7 @@ def _rewriting(record: RunRecord, prompts: Prompts) -> str:
     asked = list(record.values("rewrite"))
     if not asked:
         return ""
-    requests, tokens = (sum(int(number(value.get(name)) or 0) for value in asked) for name in ("requests", "tokens"))
+    requests, tokens = (sum(count_of(value.get(name)) for value in asked) for name in ("requests", "tokens"))
     lines = "".join(_cycle(value, prompts, record.dev_measure) for value in asked)
     spent = (f"{counted(requests, 'request')}, " if requests else "") + f"{tokens:,} tokens"
     model = one_line(next((value["model"] for value in asked if value.get("model")), "a language model"), 60)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cotune.errors import counted
-from cotune.plain import amount, fields, items, number
+from cotune.plain import amount, count_of, fields, items, number
 from cotune.report.html.markup import data_text, figure, legend
 from cotune.report.html.plot import Plot, Point, nice_ticks, padded, whole_ticks
 from cotune.report.html.sections.prompts import Prompts
@@ -72,16 +72,16 @@ def read_trials(record: RunRecord) -> list[Trial]:
                 trial.losses, trial.steady, trial.decays_from = losses, len(losses), None
             trial.failed = str(value.get("failed") or "")
             trial.window = window_of(value)
-            trial.rows = int(number(value.get("rows")) or 0)
+            trial.rows = count_of(value.get("rows"))
             falls = trial.steady if value.get("decayed") else None
-            by_adapter[str(value.get("adapter_id"))] = (trial, int(number(value.get("steps")) or 0), falls)
+            by_adapter[str(value.get("adapter_id"))] = (trial, count_of(value.get("steps")), falls)
         elif event.get("kind") == "tuned" and (joined := by_adapter.get(str(value.get("adapter_id")))):
             trial, own_steps, falls = joined
-            steps, level = int(number(value.get("steps")) or 0), record.dev_measure.of(value)
+            steps, level = count_of(value.get("steps")), record.dev_measure.of(value)
             trial.start = max(0, steps - own_steps)
             if level is not None:
                 decays_from = None if falls is None else trial.start + falls
-                rows = int(number(value.get("rows")) or 0)
+                rows = count_of(value.get("rows"))
                 trial.looks.append(Look(steps, level, rows, number(value.get("log_loss")), decays_from))
     return trials
 
@@ -192,7 +192,7 @@ def search_section(record: RunRecord, prompts: Prompts) -> str:
         level, prompt_id = measure.of(candidate), str(candidate.get("prompt_id"))
         if level is None:
             continue
-        rows = int(number(fields(value.get("rows")).get(prompt_id) if kind == "race" else value.get("rows")) or 0)
+        rows = count_of(fields(value.get("rows")).get(prompt_id) if kind == "race" else value.get("rows"))
         what = f"tuned {counted(value.get('steps'), 'step')}"
         if kind == "race":
             # Races use a part of dev only, so they do not count as the best.

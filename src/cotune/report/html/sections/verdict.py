@@ -25,7 +25,7 @@ from cotune.evaluate.words import (
     shown_gains,
     why_frozen,
 )
-from cotune.plain import amount, aside, between, decimal, dollars, duration, fields, items, number, shipped
+from cotune.plain import amount, aside, between, count_of, decimal, dollars, duration, fields, items, number, shipped
 from cotune.prompt.prompt import held_rows
 from cotune.report.html.markup import card, data_text, esc, facts_table, figure, percent
 from cotune.report.html.plot import Point, difference_row, nice_ticks, padded, strip, strip_row, strips, upright
@@ -173,7 +173,7 @@ def _read_by(arm: Mapping[str, Any]) -> str:
 
 
 def _arm_ci(arm: Mapping[str, Any], record: RunRecord) -> Point | None:
-    return interval_of(arm) or record.test_interval(number(arm.get("score")) or 0.0, int(number(arm.get("n")) or 0))
+    return interval_of(arm) or record.test_interval(number(arm.get("score")) or 0.0, count_of(arm.get("n")))
 
 
 def _previous(record: RunRecord) -> str:
@@ -229,7 +229,7 @@ def _selection(record: RunRecord) -> str:
     dev, test, corrected = (number(selection.get(name)) for name in ("dev", "test", "dev_corrected"))
     if dev is None or test is None:
         return ""
-    dev_ci = record.dev_interval(dev, int(number(n.get("dev")) or 0))
+    dev_ci = record.dev_interval(dev, count_of(n.get("dev")))
     how, where = ("which chose the winner", "the rows that chose it,")
     if record.by_probe:
         how, where = "by a fit that had not seen them", "dev, by a fit to the other labelled rows,"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cotune.errors import counted
-from cotune.plain import duration, fields, number, one_line
+from cotune.plain import count_of, duration, fields, number, one_line
 from cotune.report.html.markup import data_text, esc, figure, plain_table
 from cotune.report.html.sections.record import RunRecord
 
@@ -34,7 +34,7 @@ def workers_section(record: RunRecord) -> str:
 
 
 def _title(account: Mapping[str, Any]) -> str:
-    slots, jobs, lost = (int(number(account.get(name)) or 0) for name in ("slots", "jobs", "lost"))
+    slots, jobs, lost = (count_of(account.get(name)) for name in ("slots", "jobs", "lost"))
     busy, there = (number(account.get(name)) or 0.0 for name in ("busy_seconds", "slot_seconds"))
     share = f", {100 * min(1.0, busy / there):.0f}% of {esc(duration(there))} of slots" if there else ""
     parts = [counted(slots, "slot"), counted(jobs, "job"), f"busy {esc(duration(busy))}{share}"]
