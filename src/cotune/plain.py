@@ -64,10 +64,10 @@ def between(ends: Sequence[Any] | None, shown: Callable[[Any], str] | None = Non
     return " to ".join(map(shown or decimal, ends or ()))
 
 
-def interval_text(ci: object) -> str:
-    """An interval as ``0.918 to 0.959``; ``-`` if not known."""
+def interval_text(ci: object, shown: Callable[[Any], str] | None = None) -> str:
+    """An interval as ``0.918 to 0.959``, its ends formatted by ``shown``; ``-`` if not known."""
     ends = items(ci)
-    return between(ends) if len(ends) == 2 and any(number(end) is not None for end in ends) else "-"
+    return between(ends, shown) if len(ends) == 2 and any(number(end) is not None for end in ends) else "-"
 
 
 def splits_text(counts: object) -> str:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from cotune.errors import counted
 from cotune.evaluate.frozen_arms import ALPHA, EVERY_ARM, PREVIOUS, is_frozen, only_winner_tuned, repeated_gains, same_arms
-from cotune.plain import between, decimal, fields, harmless, items, number, one_line
+from cotune.plain import between, decimal, fields, harmless, interval_text, items, number, one_line
 
 if TYPE_CHECKING:
     from cotune.evaluate.attribution import Gain
@@ -386,9 +387,8 @@ def gain_rows(summary: Mapping[str, Any]) -> list[list[str]]:
     rows, gains, words = [], gains_of(summary), gain_words(summary)
     for name in shown_gains(summary):
         gain, nats = gains[name], name.endswith("log_loss")
-        ends = [] if gain.get("identical") else items(gain.get("ci"))
-        known = len(ends) == 2 and any(number(end) is not None for end in ends)
-        interval = " to ".join(difference_text(end, nats=nats) for end in ends) if known else "-"
+        ci = None if gain.get("identical") else gain.get("ci")
+        interval = interval_text(ci, partial(difference_text, nats=nats))
         p = "" if gain.get("identical") else p_value(gain.get("p")).removeprefix("p ").removeprefix("= ")
         title = words[name].name if name in words else one_line(name, 24)
         rows.append([title, difference_text(gain["value"], nats=nats), interval, p or "-", gain_reading(summary, name)])
