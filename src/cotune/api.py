@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from cotune.cycle.compare import Tryout
     from cotune.cycle.progress import View
     from cotune.cycle.run import Result
-    from cotune.report.terminal.bar import BarView
 
 _OF_THE_TASK = ("data", "input", "output")
 _OF_A_TASK_OBJECT = ("name", "metric", "limit", "start")
@@ -90,12 +89,13 @@ def run(
         from cotune.cycle.progress import Quiet
         from cotune.cycle.run import run as run_cycle
         from cotune.executor import Choice
+        from cotune.report.terminal.bar import python_view
         from cotune.tracking import tracked, tracker_of
 
         choice = Choice.named(executor, workers, storage)
         tracker = tracker_of(config.tracking)
         for folder in _folders(out, config.name):
-            shown, ended = None if view is not None else _bar(), False
+            shown, ended = None if view is not None else python_view(), False
             try:
                 with tracked(tracker, config, folder, view or shown or Quiet()) as watched:
                     result = run_cycle(config, folder, task=rows, prompts=tuple(prompts), view=watched, executor=choice)
@@ -108,12 +108,6 @@ def run(
                 if shown is not None:
                     shown.close(failed=not ended)
     raise AssertionError("folders never end")
-
-
-def _bar() -> BarView:
-    from cotune.report.terminal.bar import python_view
-
-    return python_view()
 
 
 def _folders(out: str | Path | None, name: str) -> Iterator[Path]:
@@ -200,8 +194,11 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
 
 def _resolved(task: Task | RunConfig | str | Path, settings: Mapping[str, Any]) -> tuple[RunConfig, Task | None]:
     """The config with the settings applied, and the task's rows if it already has them."""
-    if isinstance(task, Task) and "start" in settings and absolute(_folder(settings["start"])) == task.start:
-        settings = {key: value for key, value in settings.items() if key != "start"}
+    if isinstance(task, Task) and "start" in settings:
+        from cotune.bundle.load import resolve_bundle
+
+        if absolute(resolve_bundle(settings["start"])) == task.start:
+            settings = {key: value for key, value in settings.items() if key != "start"}
     fixed = (*_OF_THE_TASK, *(_OF_A_TASK_OBJECT if isinstance(task, Task) else ()))
     if wrong := [key for key in fixed if key in settings]:
         raise InputError(
@@ -230,12 +227,6 @@ def _resolved(task: Task | RunConfig | str | Path, settings: Mapping[str, Any]) 
             "cotune.Task.from_frame(rows, input=..., output=...) makes a task of rows.",
         )
     return _with_settings(task, settings), None
-
-
-def _folder(start: str | Path) -> Path:
-    from cotune.bundle.load import resolve_bundle
-
-    return resolve_bundle(start)
 
 
 def _with_settings(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:

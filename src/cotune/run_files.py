@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from cotune.files import known_json
+from cotune.plain import fields
 
 JOURNAL = "journal.jsonl"
 SUMMARY = "summary.json"
@@ -25,3 +30,8 @@ def run_folder(folder: Path) -> Path:
         return folder
     around = folder.parent if folder.name == BUNDLE else resolved.parent
     return around if (around / JOURNAL).is_file() else folder
+
+
+def data_section(run: Path) -> Mapping[str, Any]:
+    """The section ``data`` of a run's config; empty if it cannot be read."""
+    return fields(fields(fields(known_json(run / CONFIG)).get("config")).get("data"))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -31,7 +29,7 @@ from cotune.files import expanded, file_sha256, load_json, write_json, write_tex
 from cotune.model.loading.bundled import BUNDLED_MODEL
 from cotune.prompt.prompt import Prompt
 from cotune.task.values.output import Output
-from cotune.version import __version__
+from cotune.version import versions
 
 if TYPE_CHECKING:
     from cotune.model.base import ModelBackend, SavedModel, Scorer
@@ -92,7 +90,7 @@ def save_bundle(
         output_field=output_field,
         metric=metric,
         max_tokens=saved.longest,
-        versions=_versions(),
+        versions=versions("torch", "transformers", "peft"),
         written=output if output.kind.written else None,
         answer_tokens=answer_tokens,
         label_type=output.label_type,
@@ -193,8 +191,3 @@ def _revision(name: str) -> str | None:
     if isinstance(found, str) and Path(found).parent.parent.name == "snapshots":
         return Path(found).parent.name
     return wanted or None
-
-
-def _versions() -> dict[str, str]:
-    found = {"cotune": __version__, "python": platform.python_version()}
-    return found | {name: metadata.version(name) for name in ("torch", "transformers", "peft")}

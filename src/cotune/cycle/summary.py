@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -32,7 +31,7 @@ from cotune.report.terminal.advice import improvements
 from cotune.report.terminal.result import result_sentences, result_warnings
 from cotune.task.answered import Answered
 from cotune.task.example import groups_of
-from cotune.version import __version__
+from cotune.version import versions
 
 
 def attribution_of(
@@ -153,7 +152,7 @@ def build_summary(
             "prompt": winner.candidate.prompt.to_json(),
         },
         "seed": context.seed,
-        "versions": versions(),
+        "versions": versions("torch", "transformers", "peft", "numpy"),
     }
     return {**summary, "next": improvements(summary)}
 
@@ -255,14 +254,6 @@ def _dollars(context: RunContext) -> float | None:
     asked = (context.scorer, context.answers.grader)
     priced = context.spending.account.dollars > 0 or any(one is not None and one.prices is not None for one in asked)
     return round(context.spending.account.dollars, 6) if priced else None
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that the numbers depend on."""
-    from importlib.metadata import version
-
-    packages = {name: version(name) for name in ("torch", "transformers", "peft", "numpy")}
-    return {"cotune": __version__, "python": platform.python_version(), **packages}
 
 
 def _arm(context: RunContext, result: ArmResult) -> dict[str, Any]:

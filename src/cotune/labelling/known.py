@@ -12,7 +12,7 @@ from cotune.config.paths import IN_MEMORY
 from cotune.errors import CotuneError
 from cotune.files import known_json
 from cotune.plain import fields, items
-from cotune.run_files import BUNDLE, CONFIG, DEV_ROWS, TEST_ROWS
+from cotune.run_files import BUNDLE, CONFIG, DEV_ROWS, TEST_ROWS, data_section
 from cotune.task.reading.cells import column_of
 from cotune.task.reading.read import read_table
 
@@ -67,7 +67,7 @@ def rows_of_run(run: Path, manifest: Manifest) -> tuple[list[dict[str, str]], se
 
 def train_source(run: Path) -> str | None:
     """The data file that a run learnt from, as its config names it; None if it cannot be read."""
-    source = _data(run).get("train")
+    source = data_section(run).get("train")
     return None if source is None else str(source)
 
 
@@ -78,16 +78,11 @@ def replay_options(run: Path | None, columns: Collection[str]) -> tuple[str, ...
         run: the run; None if it is unknown.
         columns: columns of the new rows, which may lack the group column.
     """
-    data = {} if run is None else _data(run)
+    data = {} if run is None else data_section(run)
     kept = [f"data.on_blank={data['on_blank']}"] if data.get("on_blank", "error") != "error" else []
     kept += [f"data.group={data['group']}"] if data.get("group") in columns else []
     source = data.get("train", IN_MEMORY)
     return ("--replay", "OLD.csv" if source == IN_MEMORY else str(source), *kept)
-
-
-def _data(run: Path) -> Mapping[str, Any]:
-    """The section ``data`` of a run's config; empty if it cannot be read."""
-    return fields(fields(fields(known_json(run / CONFIG)).get("config")).get("data"))
 
 
 def _rows(path: Path) -> list[Mapping[str, Any]]:

@@ -106,7 +106,8 @@ def _response(model: str, found: Answered, top: int) -> ChatResponse:
     prediction = found.prediction
     logprobs = None
     if prediction.probabilities:
-        tops = [_top(label, prediction.probabilities[label]) for label in _best(prediction.probabilities, top)]
+        best = sorted(prediction.probabilities.items(), key=lambda item: -item[1])
+        tops = [_top(*item) for item in best[:top]]
         chosen = _top(prediction.answer, prediction.probabilities[prediction.answer])
         logprobs = Logprobs(content=[Logprob(**chosen.model_dump(), top_logprobs=tops)])
     return ChatResponse(
@@ -126,10 +127,6 @@ def _response(model: str, found: Answered, top: int) -> ChatResponse:
             total_tokens=found.prompt_tokens + found.completion_tokens,
         ),
     )
-
-
-def _best(probabilities: dict[str, float], count: int) -> list[str]:
-    return sorted(probabilities, key=lambda label: -probabilities[label])[:count]
 
 
 def _top(label: str, probability: float) -> TopLogprob:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cotune.cycle.runs.listing import FinishedRun, read_finished, read_object
+from cotune.cycle.runs.listing import FinishedRun, read_finished
 from cotune.errors import InputError
 from cotune.evaluate.attribution import Gain
 from cotune.evaluate.scoring import Evaluation, judged, score_interval
@@ -19,7 +19,7 @@ from cotune.evaluate.side_by_side import gain_over, same_order
 from cotune.evaluate.stats.intervals import Interval
 from cotune.files import canonical_json
 from cotune.plain import fields
-from cotune.run_files import CONFIG
+from cotune.run_files import data_section
 from cotune.task.answered import Answered
 from cotune.task.metrics.metric import METRICS, Metric, metric_named
 from cotune.task.metrics.user import names_user_metric
@@ -110,7 +110,7 @@ def compare_runs(first: Path, second: Path) -> RunComparison:
     output = replace(Output.from_json(one.summary.get("output")), labels=labels)
     before, after = (_judged(run, one.references, output, metric) for run in (one, two))
     groups = joined(one.groups, two.groups)
-    if groups is None and any(_grouped(run.folder) for run in (one, two)):
+    if groups is None and any(data_section(run.folder).get("group") for run in (one, two)):
         remark = f"{remark} Rows have groups that the folders do not name; the interval treats rows as independent.".strip()
     right = [np.asarray(run.correct) > 0 for run in (before, after)]
     flipped: list[dict[str, Any]] = [
@@ -208,8 +208,3 @@ def _difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
     if not all(judges):
         return "the content of the function's file, or the version of its package"
     return f"the judges {models[0]} and {models[1]}" if models[0] != models[1] else "the rubrics of the judge"
-
-
-def _grouped(folder: Path) -> bool:
-    stored, _ = read_object(folder / CONFIG)
-    return bool(fields(fields(stored.get("config")).get("data")).get("group"))

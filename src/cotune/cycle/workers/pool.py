@@ -80,7 +80,10 @@ class WorkerPool:
         # Results of earlier sessions. One request lists them all; a storage at a URL answers slowly.
         self._stored = executor.storage.names()
         self._lock = threading.Lock()
-        self._workers: defaultdict[str, dict[str, Any]] = defaultdict(_no_work)
+        # The engine's facts are known with the worker's first result.
+        self._workers: defaultdict[str, dict[str, Any]] = defaultdict(
+            lambda: {"jobs": 0, "seconds": 0.0, "lost": 0, "engine": None}
+        )
         self._futures: dict[str, Future[Done]] = {}
         self._loading: list[Job] = []
         self._began, self._told = time.monotonic(), 0.0
@@ -258,11 +261,6 @@ def engine_of(data: Mapping[str, str]) -> Mapping[str, Any]:
     """The worker's engine facts, from the metadata of a result."""
     found: Mapping[str, Any] = json.loads(data[ENGINE])
     return found
-
-
-def _no_work() -> dict[str, Any]:
-    """The account of a worker that has done nothing; ``engine`` holds the facts of its engine, once known."""
-    return {"jobs": 0, "seconds": 0.0, "lost": 0, "engine": None}
 
 
 def earlier_account(folder: Path) -> dict[str, Any]:

@@ -65,7 +65,9 @@ class Diagnosis:
 
 def diagnose() -> Diagnosis:
     """Check everything that a run needs. Takes seconds, uses no network, and never raises."""
-    checks = [_python(), *(_library(name) for name in _LIBRARIES)]
+    # cotune cannot be installed on an older version, so there is nothing to check.
+    python = f"{platform.python_version()} ({platform.system()}, {platform.machine()})"
+    checks = [Check("python", "ok", python), *map(_library, _LIBRARIES)]
     capability, problem = None, ""
     try:
         capability = check_capability()
@@ -91,11 +93,6 @@ def render(diagnosis: Diagnosis) -> Table:
         hint = [Text(check.hint)] if hints else []
         table.add_row(Text(check.status, styles[check.status]), Text(check.name), Text(check.finding), *hint)
     return table
-
-
-def _python() -> Check:
-    # cotune cannot be installed on an older version, so there is nothing to check.
-    return Check("python", "ok", f"{platform.python_version()} ({platform.system()}, {platform.machine()})")
 
 
 def _library(name: str) -> Check:
