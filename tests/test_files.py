@@ -322,6 +322,15 @@ def test_json_that_cannot_be_read(tmp_path: Path, data: bytes) -> None:
     assert known_json(path) is None
 
 
+@pytest.mark.parametrize("number", ["NaN", "-Infinity"])
+def test_json_without_a_number(tmp_path: Path, number: str) -> None:
+    path = tmp_path / "stored.json"
+    path.write_text(f"[{number}]")
+    assert len(known_json(path)) == 1
+    with pytest.raises(ValueError, match=f"{number} is not a number"):
+        load_json(path, finite=True)
+
+
 def test_json_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "stored.json"
     assert known_json(path) is None

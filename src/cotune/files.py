@@ -13,7 +13,7 @@ import stat
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from cotune.errors import InputError
 
@@ -73,26 +73,30 @@ def read_text(path: Path, what: str) -> str:
         raise InputError(f"{what} cannot be read ({error.strerror})", where=str(path), hint="Check its permissions.") from error
 
 
-def decode_json(data: str | bytes) -> Any:
-    """The value of a JSON text.
+def decode_json(data: str | bytes, *, finite: bool = False) -> Any:
+    """The value of a JSON text; with ``finite``, NaN and infinities are refused, which Python reads otherwise.
 
     Raises:
         ValueError: if it is not JSON, or is nested too deeply.
     """
     try:
-        return json.loads(data)
+        return json.loads(data, parse_constant=_refuse_constant if finite else None)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
 
-def load_json(path: Path) -> Any:
-    """The value in a JSON file.
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number")
+
+
+def load_json(path: Path, *, finite: bool = False) -> Any:
+    """The value in a JSON file; ``finite`` as in :func:`decode_json`.
 
     Raises:
         OSError: if the file cannot be read.
         ValueError: if it is not JSON in UTF-8, or is nested too deeply.
     """
-    return decode_json(path.read_text(encoding="utf-8"))
+    return decode_json(path.read_text(encoding="utf-8"), finite=finite)
 
 
 def known_json(path: Path) -> Any:

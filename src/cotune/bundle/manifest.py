@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import stat
@@ -14,7 +13,7 @@ from typing import Any, NoReturn
 
 from cotune.errors import InputError
 from cotune.evaluate.decision import Decision
-from cotune.files import content_hash, expanded, file_sha256, inside
+from cotune.files import content_hash, expanded, file_sha256, inside, load_json
 from cotune.probe.readout import PROBE
 from cotune.run_files import BUNDLE, JOURNAL
 from cotune.task.metrics.user import names_user_metric
@@ -331,10 +330,10 @@ def read_json(path: Path) -> Any:
             raise InputError(
                 f"the file has {status.st_size:,} bytes, and {LARGEST_JSON:,} are allowed", where=str(path), hint=COPY_AGAIN
             )
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse_constant)
+        return load_json(path, finite=True)
     except OSError as error:
         _unreadable(path, error)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"the file is not valid JSON ({error})", where=str(path), hint=COPY_AGAIN) from error
 
 
@@ -384,11 +383,6 @@ class _Keys:
 
     def wrong(self, key: str, what: str) -> NoReturn:
         raise InputError(f"the key {self.before}{key} {what}", where=self.where, hint=COPY_AGAIN)
-
-
-def refuse_constant(name: str) -> NoReturn:
-    """Refuse NaN and infinities; for ``parse_constant`` of :func:`json.loads`."""
-    raise ValueError(f"{name} is not a number")
 
 
 def _irregular(path: Path) -> NoReturn:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cotune.bundle.manifest import refuse_constant
 from cotune.bundle.predictor import Prediction, Predictor, ending_error
 from cotune.bundle.rows import checked_row, example_row
 from cotune.errors import InputError, RowError
+from cotune.files import decode_json
 from cotune.task.reading.sheet import json_line, plain_json
 from cotune.task.reading.table import free_name
 from cotune.task.values.output import Output
@@ -157,8 +156,8 @@ def _no_utf8(where: str) -> InputError:
 def _row(text: str, input_fields: tuple[str, ...], where: str) -> _Row:
     """The row in a line."""
     try:
-        value = json.loads(text, parse_constant=refuse_constant)
-    except (ValueError, RecursionError) as error:
+        value = decode_json(text, finite=True)
+    except ValueError as error:
         raise InputError(
             f"the line is not JSON ({error})", where=where, hint=f"Write each line like {example_row(input_fields)}."
         ) from error
