@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cotune.cli.program import Json, app, echo_json, tell
+from cotune.cli.program import Json, app, echo_json, option, tell
 from cotune.errors import counted
 from cotune.evaluate.words import NO_DIFFERENCE, change_text, metric_words, uncertainty_text
 
@@ -19,9 +19,7 @@ from cotune.evaluate.words import NO_DIFFERENCE, change_text, metric_words, unce
 def compare(
     first: Annotated[Path, typer.Argument(metavar="FIRST", help="Folder of a finished run.")],
     second: Annotated[Path, typer.Argument(metavar="SECOND", help="Folder of another run, tested on the same rows.")],
-    report: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also write the comparison as one offline HTML page.")
-    ] = None,
+    report: Annotated[Path | None, option("FILE", "Also write the comparison as one offline HTML page.")] = None,
     as_json: Json = False,
 ) -> None:
     """Compare the bundles of two runs on the same test rows.

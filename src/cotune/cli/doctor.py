@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cotune.cli.program import WORKERS_PANEL, Json, StorageUrl, Workers, app, echo_json
+from cotune.cli.program import WORKERS_PANEL, Json, StorageUrl, Workers, app, echo_json, option
 from cotune.cli.workers import choice_of
 
 
@@ -16,12 +16,7 @@ from cotune.cli.workers import choice_of
 )
 def doctor(
     executor: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Also check these workers: local, processes, ray or ray:ADDRESS.",
-            rich_help_panel=WORKERS_PANEL,
-        ),
+        str | None, option("NAME", "Also check these workers: local, processes, ray or ray:ADDRESS.", panel=WORKERS_PANEL)
     ] = None,
     workers: Workers = None,
     storage: StorageUrl = None,

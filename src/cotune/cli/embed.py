@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cotune.cli.program import ExecutorName, Json, Workers, app, echo_json, tell
+from cotune.cli.program import ExecutorName, Json, Workers, app, echo_json, option, tell
 from cotune.cli.workers import Meter, choice_of, running, tell_summary
 from cotune.errors import counted
 
@@ -22,63 +22,50 @@ _VECTORS = "Vectors"
 def embed(
     input: Annotated[
         Path,
-        typer.Option(
-            metavar="FILE",
-            help="Texts: one per line, or JSONL, CSV, TSV or Parquet; - is standard input. A language model reads the first "
+        option(
+            "FILE",
+            "Texts: one per line, or JSONL, CSV, TSV or Parquet; - is standard input. A language model reads the first "
             "1,200 characters of each.",
         ),
     ],
-    out: Annotated[
-        Path, typer.Option(metavar="FILE", help="Output file: .npy, .parquet or .jsonl, in the order of the texts.")
-    ],
+    out: Annotated[Path, option("FILE", "Output file: .npy, .parquet or .jsonl, in the order of the texts.")],
     model: Annotated[
         str,
-        typer.Option(
-            metavar="MODEL",
-            help="smollm2-135m (bundled), a folder, a hub id, sentence-transformers:FOLDER or model2vec:FOLDER.",
-            rich_help_panel=_VECTORS,
+        option(
+            "MODEL",
+            "smollm2-135m (bundled), a folder, a hub id, sentence-transformers:FOLDER or model2vec:FOLDER.",
+            panel=_VECTORS,
         ),
     ] = "smollm2-135m",
     column: Annotated[
-        str | None,
-        typer.Option(metavar="COLUMN", help="Column or key that holds the text. (default: text, or the only column)"),
+        str | None, option("COLUMN", "Column or key that holds the text. (default: text, or the only column)")
     ] = None,
     pooling: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME",
-            help="prompt_eol, or static, which runs no model and is much faster. (default: prompt_eol)",
-            rich_help_panel=_VECTORS,
-        ),
+        option("NAME", "prompt_eol, or static, which runs no model and is much faster. (default: prompt_eol)", panel=_VECTORS),
     ] = None,
     layer: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Layer whose output is read; negative counts from the last. (default: -2)",
-            rich_help_panel=_VECTORS,
-        ),
+        int | None, option("N", "Layer whose output is read; negative counts from the last. (default: -2)", panel=_VECTORS)
     ] = None,
     standard: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME",
-            help="How vectors are standardised: none, centre, half_whiten or whiten. (default: half_whiten from 300 different "
+        option(
+            "NAME",
+            "How vectors are standardised: none, centre, half_whiten or whiten. (default: half_whiten from 300 different "
             "texts on, else centre; none for one text and for encoders)",
-            rich_help_panel=_VECTORS,
+            panel=_VECTORS,
         ),
     ] = None,
     fit_on: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Texts that --standard is fitted on. Vectors of two files are comparable only if both used the same texts.",
-            rich_help_panel=_VECTORS,
+        option(
+            "FILE",
+            "Texts that --standard is fitted on. Vectors of two files are comparable only if both used the same texts.",
+            panel=_VECTORS,
         ),
     ] = None,
     on_blank: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="Rows with a blank text: stop (error), or leave them out and count them (skip)."),
+        str, option("NAME", "Rows with a blank text: stop (error), or leave them out and count them (skip).")
     ] = "error",
     executor: ExecutorName = None,
     workers: Workers = None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cotune.cli.program import Base, Batch, Bundle, Endpoint, Json, KeyEnv, Patience, app, counting, echo_json, tell
+from cotune.cli.program import Base, Batch, Bundle, Endpoint, Json, KeyEnv, Patience, app, counting, echo_json, option, tell
 from cotune.errors import counted
 from cotune.evaluate.words import metric_words
 from cotune.garbage import collection_paused
@@ -33,15 +33,9 @@ def evaluate(
     rows: Annotated[
         str, typer.Argument(metavar="ROWS", help="Labelled rows: CSV, TSV, JSONL, Parquet or hf://owner/name[:split].")
     ],
-    output: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Column of the right answers. (default: that of the training rows)")
-    ] = None,
-    metric: Annotated[
-        str | None, typer.Option(metavar="METRIC", help="Such as macro_f1 or FILE.py:FUNCTION. (default: the bundle's)")
-    ] = None,
-    group: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Column whose equal values mark rows that depend on each other.")
-    ] = None,
+    output: Annotated[str | None, option("COLUMN", "Column of the right answers. (default: that of the training rows)")] = None,
+    metric: Annotated[str | None, option("METRIC", "Such as macro_f1 or FILE.py:FUNCTION. (default: the bundle's)")] = None,
+    group: Annotated[str | None, option("COLUMN", "Column whose equal values mark rows that depend on each other.")] = None,
     batch: Batch = 64,
     base: Base = None,
     key_env: KeyEnv = None,

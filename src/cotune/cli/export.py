@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cotune.cli.program import Base, Bundle, Json, app, echo_json, tell
+from cotune.cli.program import Base, Bundle, Json, app, echo_json, option, tell
 
 _CHECKED = ("transformers", "onnx", "merged")
 """Formats whose answers are always compared with the bundle's; of the others some files are."""
@@ -21,12 +21,12 @@ _CHECKED = ("transformers", "onnx", "merged")
 )
 def export(
     bundle: Bundle,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="A new folder.")],
+    out: Annotated[Path, option("FOLDER", "A new folder.")],
     to: Annotated[
         str,
-        typer.Option(
-            metavar="FORMAT",
-            help="merged (one model), peft (base model and adapter), gguf-merged or gguf (the same for llama.cpp), mlflow (a "
+        option(
+            "FORMAT",
+            "merged (one model), peft (base model and adapter), gguf-merged or gguf (the same for llama.cpp), mlflow (a "
             "pyfunc); if the bundle answers by a probe also transformers or onnx (a classifier).",
         ),
     ] = "merged",

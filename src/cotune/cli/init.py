@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cotune.cli.program import Json, app, echo_json, tell
+from cotune.cli.program import Json, app, echo_json, option, tell
 from cotune.errors import InputError, counted, shown_names
 
 if TYPE_CHECKING:
@@ -25,12 +25,10 @@ _METRIC = "metric to report, by default the accuracy of labels; label tasks on a
 )
 def init(
     data: Annotated[Path, typer.Argument(metavar="ROWS", help="Labelled rows: CSV, TSV, JSONL or Parquet.")],
-    input: Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="Input column; may be given several times.")] = None,
-    output: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of the right answers.")] = None,
-    budget: Annotated[
-        str | None, typer.Option(metavar="BUDGET", help="Time: 90s, 10m, 1h; tokens: 300ktok, 2Mtok; or money: 2usd.")
-    ] = None,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The task file to write.")] = Path("task.yaml"),
+    input: Annotated[list[str] | None, option("COLUMN", "Input column; may be given several times.")] = None,
+    output: Annotated[str | None, option("COLUMN", "Column of the right answers.")] = None,
+    budget: Annotated[str | None, option("BUDGET", "Time: 90s, 10m, 1h; tokens: 300ktok, 2Mtok; or money: 2usd.")] = None,
+    out: Annotated[Path, option("FILE", "The task file to write.")] = Path("task.yaml"),
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing and accept all guesses.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     as_json: Json = False,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cotune.cli.program import Base, Endpoint, Json, KeyEnv, app, bundle_argument, count, echo_json, show_page, tell
+from cotune.cli.program import Base, Endpoint, Json, KeyEnv, app, bundle_argument, count, echo_json, option, show_page, tell
 from cotune.errors import BusyError, InputError, counted
 
 if TYPE_CHECKING:
@@ -43,34 +43,21 @@ def label(
     ],
     n: Annotated[int, typer.Option("--n", min=1, metavar="N", help="Number of rows to ask about.")] = 30,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Output file: .csv, .tsv, .jsonl or .parquet. Labels are appended to an existing one."
-        ),
+        Path | None, option("FILE", "Output file: .csv, .tsv, .jsonl or .parquet. Labels are appended to an existing one.")
     ] = None,
     by: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME",
-            help="How to pick rows: diverse_margin, margin or random. (default: diverse_margin; margin behind an endpoint)",
+        option(
+            "NAME", "How to pick rows: diverse_margin, margin or random. (default: diverse_margin; margin behind an endpoint)"
         ),
     ] = None,
-    look: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Of a larger pool, the model reads this many random rows.")
-    ] = 2000,
-    seed: Annotated[int, typer.Option(metavar="N", help="Random seed.")] = 0,
+    look: Annotated[int, option("N", "Of a larger pool, the model reads this many random rows.", least=1)] = 2000,
+    seed: Annotated[int, option("N", "Random seed.")] = 0,
     web: Annotated[
         bool, typer.Option("--web", help="Ask on a page in the browser instead of the terminal.", rich_help_panel=_BROWSER)
     ] = False,
     port: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            max=65535,
-            metavar="PORT",
-            help="Port of the page on 127.0.0.1; 0 picks a free one.",
-            rich_help_panel=_BROWSER,
-        ),
+        int, option("PORT", "Port of the page on 127.0.0.1; 0 picks a free one.", panel=_BROWSER, least=0, most=65535)
     ] = 0,
     no_open: Annotated[
         bool, typer.Option("--no-open", help="Only print the page's address, open no browser.", rich_help_panel=_BROWSER)

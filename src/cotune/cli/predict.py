@@ -22,6 +22,7 @@ from cotune.cli.program import (
     app,
     counting,
     echo_json,
+    option,
     tell,
 )
 from cotune.cli.workers import Meter, choice_of, running, tell_summary
@@ -48,9 +49,9 @@ def predict(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Output file for the rows with their answers: .csv, .tsv, .jsonl or .parquet. An existing file is replaced. "
+        option(
+            "FILE",
+            "Output file for the rows with their answers: .csv, .tsv, .jsonl or .parquet. An existing file is replaced. "
             "(default: the screen)",
         ),
     ] = None,
@@ -65,12 +66,7 @@ def predict(
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Add each label's probability.")] = False,
     unsure: Annotated[
         float | None,
-        typer.Option(
-            min=0.001,
-            max=0.5,
-            metavar="SHARE",
-            help="Share of rows that may be answered wrongly; undecided rows are left open.",
-        ),
+        option("SHARE", "Share of rows that may be answered wrongly; undecided rows are left open.", least=0.001, most=0.5),
     ] = None,
     batch: Batch = 64,
     base: Base = None,

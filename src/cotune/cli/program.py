@@ -146,6 +146,11 @@ def bundle_argument(name: str) -> Path:
     return fetch_bundle(name, lambda line: tell(line, err=True))
 
 
+def option(metavar: str, help: str, *, panel: str | None = None, least: float | None = None, most: float | None = None) -> Any:
+    """An option with a value from ``least`` to ``most``, in the group ``panel`` of the help."""
+    return typer.Option(metavar=metavar, help=help, rich_help_panel=panel, min=least, max=most)
+
+
 Bundle = Annotated[
     Path,
     typer.Argument(
@@ -155,28 +160,17 @@ Bundle = Annotated[
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-Base = Annotated[
-    Path | None, typer.Option(metavar="FOLDER", help="Folder of the base model if it moved, or hub to download it.")
-]
+Base = Annotated[Path | None, option("FOLDER", "Folder of the base model if it moved, or hub to download it.")]
 
-KeyEnv = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Environment variable that holds the endpoint's key.", rich_help_panel=ENDPOINT_PANEL),
-]
+KeyEnv = Annotated[str | None, option("NAME", "Environment variable that holds the endpoint's key.", panel=ENDPOINT_PANEL)]
 
-Endpoint = Annotated[
-    str | None,
-    typer.Option(metavar="URL", help="Allow sending rows to this URL of another machine.", rich_help_panel=ENDPOINT_PANEL),
-]
+Endpoint = Annotated[str | None, option("URL", "Allow sending rows to this URL of another machine.", panel=ENDPOINT_PANEL)]
 
 Patience = Annotated[
-    float,
-    typer.Option(
-        min=0.1, metavar="SECONDS", help="Maximum time for one question, including retries.", rich_help_panel=ENDPOINT_PANEL
-    ),
+    float, option("SECONDS", "Maximum time for one question, including retries.", panel=ENDPOINT_PANEL, least=0.1)
 ]
 
-Batch = Annotated[int, typer.Option(min=1, metavar="N", help="Rows per batch.")]
+Batch = Annotated[int, option("N", "Rows per batch.", least=1)]
 
 ExecutorName = Annotated[
     str | None,
@@ -200,8 +194,5 @@ StorageUrl = Annotated[
 ]
 
 Workers = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N", help="Number of workers. (default: one per processor, as memory allows)", rich_help_panel=WORKERS_PANEL
-    ),
+    int | None, option("N", "Number of workers. (default: one per processor, as memory allows)", panel=WORKERS_PANEL)
 ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cotune.cli.program import Base, Bundle, Json, app, echo_json, tell
+from cotune.cli.program import Base, Bundle, Json, app, echo_json, option, tell
 from cotune.errors import InputError, counted
 
 if TYPE_CHECKING:
@@ -27,18 +27,17 @@ def push(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Write what would be uploaded to --out, and upload nothing.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder for --dry-run. (default: NAME-hub)")] = None,
+    out: Annotated[Path | None, option("FOLDER", "Folder for --dry-run. (default: NAME-hub)")] = None,
     update: Annotated[bool, typer.Option("--update", help="Add a commit to a repository that was pushed before.")] = False,
     to: Annotated[
         str,
-        typer.Option(
-            metavar="FORMAT",
-            help="Export to upload beside the bundle: auto (the one that fits), transformers, merged, peft, or bundle (none).",
+        option(
+            "FORMAT",
+            "Export to upload beside the bundle: auto (the one that fits), transformers, merged, peft, or bundle (none).",
         ),
     ] = "auto",
     license: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Licence of the base model, such as apache-2.0. (default: from the model's card)"),
+        str | None, option("NAME", "Licence of the base model, such as apache-2.0. (default: from the model's card)")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before uploading rows that the prompt shows.")] = False,
     base: Base = None,

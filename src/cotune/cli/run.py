@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cotune.cli.program import WORKERS_PANEL, StorageUrl, Workers, app, bundle_argument, echo_json, tell
+from cotune.cli.program import WORKERS_PANEL, StorageUrl, Workers, app, bundle_argument, echo_json, option, tell
 from cotune.cli.terminal import interrupts_unseen, out_console
 from cotune.cli.workers import choice_of
 from cotune.errors import InputError, no_run, shown_names
@@ -43,33 +43,21 @@ def run(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings of the task file, such as tune.rank=8.")
     ] = None,
-    input: Annotated[
-        list[str] | None,
-        typer.Option(metavar="COLUMN", help="Input column; may be given several times.", rich_help_panel=_ROWS),
-    ] = None,
-    output: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Column of the right answers.", rich_help_panel=_ROWS)
-    ] = None,
+    input: Annotated[list[str] | None, option("COLUMN", "Input column; may be given several times.", panel=_ROWS)] = None,
+    output: Annotated[str | None, option("COLUMN", "Column of the right answers.", panel=_ROWS)] = None,
     budget: Annotated[
-        str | None,
-        typer.Option(metavar="BUDGET", help="Time: 90s, 10m, 1h; tokens: 300ktok, 2Mtok; or money: 2usd. (default: 10m)"),
+        str | None, option("BUDGET", "Time: 90s, 10m, 1h; tokens: 300ktok, 2Mtok; or money: 2usd. (default: 10m)")
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Folder of the run; an interrupted run in it resumes. (default: runs/NAME)"),
+        Path | None, option("FOLDER", "Folder of the run; an interrupted run in it resumes. (default: runs/NAME)")
     ] = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Random seed. (default: 0)")] = None,
+    seed: Annotated[int | None, option("N", "Random seed. (default: 0)")] = None,
     model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL", help="smollm2-135m, a folder, a hub id, or openai:NAME. (default: smollm2-135m, bundled)"
-        ),
+        str | None, option("MODEL", "smollm2-135m, a folder, a hub id, or openai:NAME. (default: smollm2-135m, bundled)")
     ] = None,
     prompt: Annotated[
         list[Path] | None,
-        typer.Option(
-            metavar="FILE", help="File with a prompt of yours, which competes in the race; may be given several times."
-        ),
+        option("FILE", "File with a prompt of yours, which competes in the race; may be given several times."),
     ] = None,
     start: Annotated[
         Path | None,
@@ -81,11 +69,9 @@ def run(
             rich_help_panel=_EARLIER,
         ),
     ] = None,
-    replay: Annotated[
-        str | None, typer.Option(metavar="ROWS", help="Rows of that run, to train on them again.", rich_help_panel=_EARLIER)
-    ] = None,
+    replay: Annotated[str | None, option("ROWS", "Rows of that run, to train on them again.", panel=_EARLIER)] = None,
     example: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Copy an example into this folder and run it: spam, routing or support.")
+        str | None, option("NAME", "Copy an example into this folder and run it: spam, routing or support.")
     ] = None,
     finish: Annotated[
         bool,

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cotune.cli.program import Base, Json, app, bundle_argument, echo_json, tell
+from cotune.cli.program import Base, Json, app, bundle_argument, echo_json, option, tell
 
 _ACCESS, _BOUNDS = "Address and access", "Bounds"
 
@@ -27,61 +27,33 @@ def serve(
         ),
     ],
     host: Annotated[
-        str,
-        typer.Option(
-            metavar="ADDRESS", help="Address to listen on; any but 127.0.0.1 needs --token-env.", rich_help_panel=_ACCESS
-        ),
+        str, option("ADDRESS", "Address to listen on; any but 127.0.0.1 needs --token-env.", panel=_ACCESS)
     ] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, metavar="PORT", help="Port; 0 picks a free one.", rich_help_panel=_ACCESS)
-    ] = 8000,
+    port: Annotated[int, option("PORT", "Port; 0 picks a free one.", panel=_ACCESS, least=0, most=65535)] = 8000,
     token_env: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="Environment variable that holds the token which clients must send.", rich_help_panel=_ACCESS
-        ),
+        str | None, option("NAME", "Environment variable that holds the token which clients must send.", panel=_ACCESS)
     ] = None,
     queue: Annotated[
-        int,
-        typer.Option(
-            min=1, metavar="N", help="Maximum number of waiting rows; more are refused with 429.", rich_help_panel=_BOUNDS
-        ),
+        int, option("N", "Maximum number of waiting rows; more are refused with 429.", panel=_BOUNDS, least=1)
     ] = 1024,
-    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Rows per batch.", rich_help_panel=_BOUNDS)] = 64,
-    max_body: Annotated[
-        int, typer.Option(min=1024, metavar="BYTES", help="Maximum size of a request body.", rich_help_panel=_BOUNDS)
-    ] = 2**20,
-    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda or mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(metavar="NAME", help="auto, float32, bfloat16 or float16.")] = "auto",
+    batch: Annotated[int, option("N", "Rows per batch.", panel=_BOUNDS, least=1)] = 64,
+    max_body: Annotated[int, option("BYTES", "Maximum size of a request body.", panel=_BOUNDS, least=1024)] = 2**20,
+    device: Annotated[str, option("NAME", "auto, cpu, cuda or mps.")] = "auto",
+    dtype: Annotated[str, option("NAME", "auto, float32, bfloat16 or float16.")] = "auto",
     base: Base = None,
     allowed_hosts: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAMES",
-            help="Host names that requests may be addressed to, such as example.org,*.example.org.",
-            rich_help_panel=_ACCESS,
-        ),
+        option("NAMES", "Host names that requests may be addressed to, such as example.org,*.example.org.", panel=_ACCESS),
     ] = None,
     drain: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            metavar="SECONDS",
-            help="Time at shutdown to answer requests that have arrived; then 503.",
-            rich_help_panel=_BOUNDS,
-        ),
+        float, option("SECONDS", "Time at shutdown to answer requests that have arrived; then 503.", panel=_BOUNDS, least=0)
     ] = 25.0,
     unsure: Annotated[
         float | None,
-        typer.Option(
-            min=0.001,
-            max=0.5,
-            metavar="SHARE",
-            help="Share of rows that /predict may answer wrongly; undecided rows are left open.",
-        ),
+        option("SHARE", "Share of rows that /predict may answer wrongly; undecided rows are left open.", least=0.001, most=0.5),
     ] = None,
     collect: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Store undecided and unusual rows in this folder, for cotune label.")
+        Path | None, option("FOLDER", "Store undecided and unusual rows in this folder, for cotune label.")
     ] = None,
     as_json: Json = False,
 ) -> None:

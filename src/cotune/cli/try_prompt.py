@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cotune.cli.program import ENDPOINT_PANEL, Base, Endpoint, Json, KeyEnv, app, echo_json, tell
+from cotune.cli.program import ENDPOINT_PANEL, Base, Endpoint, Json, KeyEnv, app, echo_json, option, tell
 from cotune.errors import InputError, no_run
 from cotune.files import read_standard_input, read_text
 from cotune.garbage import collection_paused
@@ -31,26 +31,18 @@ _LOOK_SECONDS = 0.2
 )
 def try_(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
-    prompt: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="File with your prompt; - reads it from standard input.")
-    ] = None,
-    text: Annotated[str | None, typer.Option(metavar="PROMPT", help="The prompt itself.")] = None,
-    rows: Annotated[int, typer.Option(min=0, metavar="N", help="Number of changed rows to show.")] = 8,
+    prompt: Annotated[Path | None, option("FILE", "File with your prompt; - reads it from standard input.")] = None,
+    text: Annotated[str | None, option("PROMPT", "The prompt itself.")] = None,
+    rows: Annotated[int, option("N", "Number of changed rows to show.", least=0)] = 8,
     watch: Annotated[bool, typer.Option("--watch", help="Try the file again whenever it is saved, until Ctrl-C.")] = False,
-    metric: Annotated[
-        str | None, typer.Option(metavar="FILE.py:FUNCTION", help="Allow executing this metric, which the run names.")
-    ] = None,
+    metric: Annotated[str | None, option("FILE.py:FUNCTION", "Allow executing this metric, which the run names.")] = None,
     endpoint: Endpoint = None,
     key_env: KeyEnv = None,
     judge_endpoint: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL", help="Allow sending rows and answers to this URL for grades.", rich_help_panel=ENDPOINT_PANEL
-        ),
+        str | None, option("URL", "Allow sending rows and answers to this URL for grades.", panel=ENDPOINT_PANEL)
     ] = None,
     judge_key_env: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Environment variable that holds the judge's key.", rich_help_panel=ENDPOINT_PANEL),
+        str | None, option("NAME", "Environment variable that holds the judge's key.", panel=ENDPOINT_PANEL)
     ] = None,
     base: Base = None,
     as_json: Json = False,

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from cotune.cli.program import Json, app, show_page
+from cotune.cli.program import Json, app, option, show_page
 
 
 @app.command(epilog="Example:\n\n  cotune view runs/mine")
 def view(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, finished or not.")],
-    port: Annotated[int, typer.Option(min=0, max=65535, metavar="PORT", help="Port on 127.0.0.1; 0 picks a free one.")] = 0,
+    port: Annotated[int, option("PORT", "Port on 127.0.0.1; 0 picks a free one.", least=0, most=65535)] = 0,
     no_open: Annotated[bool, typer.Option("--no-open", help="Only print the address, open no browser.")] = False,
     as_json: Json = False,
 ) -> None:
