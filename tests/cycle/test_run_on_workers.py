@@ -168,15 +168,19 @@ def test_a_model_on_plain_batches_gets_no_workers() -> None:
         check_engine(tiny_local("gemma2"))
 
 
-def test_a_fit_is_the_same_after_its_way_through_a_file() -> None:
+@pytest.mark.parametrize("several", [False, True])
+def test_a_fit_is_the_same_after_its_way_through_a_file(several: bool) -> None:
     rng = np.random.default_rng(0)
-    truth = np.arange(40) % 2
-    states = (rng.normal(size=(3, 40, 8)) + truth[None, :, None]).astype(np.float16)
-    task = FitTask(truth, 2, (2, 4, 6), None, None, 2, (6,), 1, 0)
+    label = np.arange(40) % 2
+    # As one label, or as two fields of which the second is noise.
+    truth, sizes = (np.stack([label, 2 + rng.integers(0, 2, 40)], axis=1), (2, 2)) if several else (label, ())
+    states = (rng.normal(size=(3, 40, 8)) + label[None, :, None]).astype(np.float16)
+    task = FitTask(truth, 4 if several else 2, sizes, (2, 4, 6), None, None, 2, (6,), 1, 0)
     found = FitTask.from_json(json.loads(json.dumps(task.to_json()))).fit(tiny_local(), states)
     arrays, about = fits._packed(found)
     again = fits._unpacked(arrays, json.loads(json.dumps(about)))
-    assert (again.layer, again.temperature, again.ridge) == (found.layer, found.temperature, found.ridge)
+    same = ("layer", "temperature", "ridge", "sizes")
+    assert all(getattr(again, name) == getattr(found, name) for name in same) and found.sizes == sizes
     for one, other in zip(again.by_layer, found.by_layer, strict=True):
         assert (one.layer, one.strength, one.word_scale) == (other.layer, other.strength, other.word_scale)
         assert all((getattr(one, name) == getattr(other, name)).all() for name in ("losses", "correct", "log_probs"))
