@@ -73,7 +73,7 @@ def check_spread(choice: Choice | None, config: RunConfig, task: Task, alone: st
     if alone:
         raise _refused(alone, _ALONE)
     if task.output.kind.written:
-        raise _refused(f"answers of type {task.output.kind.name} are generated, and workers support only labels", _ALONE)
+        raise _refused(f"workers support only labels, not answers of type {task.output.kind.name}", _ALONE)
     if config.tune.readout == "words":
         name = "tune.readout=words"
         raise _refused(f"with {name}, labels are read by their words, not by a probe", f"Remove {name} or --executor.")
