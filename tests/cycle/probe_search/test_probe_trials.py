@@ -538,6 +538,24 @@ def test_other_formats_are_answered_by_probes_that_have_not_seen_dev(model: Loca
     assert found["own"]["base"] == pytest.approx((right == truth).mean(), abs=1e-6)
 
 
+def test_a_trial_that_is_not_tuned_on_all_rows_ships_with_a_probe_of_all(context: RunContext) -> None:
+    opened = Opened(context)
+    search, loop = opened.search, opened.loop
+    search.epochs, search.last_epochs = 1.0, 0.0
+    loop.judge.tune(search, search.best_frozen)
+    winner = search.winner = next(e for e in search.evidence if e.tuned)
+    arms = confirm_labels(context, search, loop.trials, loop.prices, max_epochs=2).arms
+    shipped = arms["best_tuned"].candidate
+    assert shipped.steps == winner.first.steps and context.model.adapters.without_probe(shipped.adapter) == winner.first.adapter
+    probe = context.model.adapters.probe(shipped.adapter)
+    assert probe is not None and len(search.rows) > len(search.splits[0].learn)
+    expected = loop.trials.refitted(winner.fit, winner.first, search.rows).probe
+    for part in ("weight", "bias"):
+        mine, trial, of_all = (getattr(one, part) for one in (probe, winner.first.probe, expected))
+        np.testing.assert_allclose(mine * winner.mix.temperature, of_all, rtol=1e-4, atol=1e-6)
+        assert not np.allclose(of_all, trial)
+
+
 def test_states_of_prompts_that_are_out_of_the_race_are_forgotten(context: RunContext) -> None:
     """Otherwise the states of all prompts of all cycles would lie in memory."""
     opened = Opened(context)

@@ -163,7 +163,7 @@ class _Finals:
         """A tuned prompt, tuned further on all rows from its trial's weights if there is room; None if that diverged.
 
         The trial has learnt from the train rows of the first split, so no step is repeated. A prompt without a trial takes the
-        same number of steps in all.
+        same number of steps in all. Without room, a trial keeps its weights, and its probe is fitted to all rows.
         """
         made = evidence.first
         if self.search.last_epochs:
@@ -171,6 +171,8 @@ class _Finals:
             if found is None:
                 return None
             made = replace(found, steps=found.steps + made.steps)
+        elif made.adapter != BASE:
+            made = self.trials.refitted(evidence.fit, made, self.rows)
         return _measured(self.context, made, evidence, "final")
 
     def _request(self, evidence: Evidence, keep: float) -> TuningRequest:

@@ -203,7 +203,7 @@ class Trials:
             None if the loss diverged, which is recorded, or the tuned states are not finite.
         """
         context, fit, stage, source = self.context, request.fit, request.stage, request.source
-        prompt, layer, strength = fit.prompt, self.layer(fit), fit.found.best.strength
+        prompt, layer = fit.prompt, self.layer(fit)
         terms, rows = self._terms(request.rows), request.tuned_on
         states = self.embedding.states(prompt, source, rows, "embed" if source == BASE else stage, layers=[layer])[0]
 
@@ -226,9 +226,23 @@ class Trials:
             tuned = self.embedding.states(prompt, adapter, rows, stage, layers=[layer])[0]
         except DivergedError:
             return None
-        strength *= HEURISTICS.refit(fields=bool(context.choosing.sizes))
-        probe = self._probe(fit, tuned, rows, layer, strength)
+        probe = self._tuned_probe(fit, tuned, rows, layer)
         return Fitted(prompt, adapter, layer, int(value["steps"]), probe, head, terms)
+
+    def refitted(self, fit: PromptFit, made: Fitted, rows: Sequence[Example]) -> Fitted:
+        """Tuned weights with a probe that learns from further rows too, for a trial that is not tuned on them.
+
+        Letters with twelve fields, 62 rows tuned on and 26 more: held-out log-loss 0.248 with a probe of all, 0.287 with one of
+        the 62 (mean of three draws; frozen probes of all 0.257). TREC-6, 64 rows, two draws: 0.600 and 0.672.
+        """
+        known = not_shown(made.prompt, rows)
+        states = self.embedding.states(made.prompt, made.adapter, known, "final", layers=[made.layer])[0]
+        return replace(made, probe=self._tuned_probe(fit, states, known, made.layer), terms=self._terms(rows))
+
+    def _tuned_probe(self, fit: PromptFit, states: NDArray[np.float16], rows: Sequence[Example], layer: int) -> Probe:
+        """A probe that is fitted to tuned states."""
+        factor = HEURISTICS.refit(fields=bool(self.context.choosing.sizes))
+        return self._probe(fit, states, rows, layer, factor * fit.found.best.strength)
 
     def ahead(self, request: TuningRequest) -> None:
         """Let a worker start a tuning before :meth:`tune` is called with the same request; does nothing without workers."""
