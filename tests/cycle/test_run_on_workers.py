@@ -153,7 +153,7 @@ def test_a_run_that_is_refused_leaves_nothing_in_the_storage(bench: Bench, tmp_p
     ("settings", "why"),
     [
         (("tune.readout=words",), "read by their words"),
-        (("output.type=text",), "are generated"),
+        (("output.type=text",), "support only labels, not answers of type text"),
     ],
 )
 def test_what_cannot_be_spread_is_refused(bench: Bench, tmp_path: Path, settings: tuple[str, ...], why: str) -> None:

@@ -208,7 +208,8 @@ class Tryouts:
         def unheard(tokens: int) -> None:
             return None
 
-        answering = answering_for(task, self._model, own, self._config.output.max_tokens, self._judge)
+        limit, readout = self._config.output.max_tokens, self._config.tune.readout
+        answering = answering_for(task, self._model, own, limit, self._judge, readout)
         scored = answering.score(asked, adapter, dev, unheard)
         given = scored.given
         if task.measure.needs_answers and (written := answering.write(asked, adapter, dev, given, unheard)) is not None:

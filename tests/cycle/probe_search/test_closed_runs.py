@@ -149,6 +149,7 @@ def test_words_generate_the_json_and_a_run_goes_on_from_that_by_probes(bench: Be
     assert ended.code == 0, ended.stderr
     assert summary_of(tmp_path / "words")["cost"]["tokens_written"] > 0
     assert read_manifest(tmp_path / "words" / "best").closed is None
+    assert try_prompt(tmp_path / "words", "What is it? {thing}\nJSON:").comparisons
     ended = run(bench, tmp_path / "on", "--from", str(tmp_path / "words"))
     assert ended.code == 0, ended.stderr
     arms = summary_of(tmp_path / "on")["arms"]

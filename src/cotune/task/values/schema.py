@@ -18,6 +18,7 @@ With five rows per value 0.1% of further values were unseen in SNIPS with 64 row
 """
 LEAST_TEXT, LEAST_ITEMS = 32, 4
 """Minimum of the inferred bounds on characters of a text and items of an array."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 _DRAFT = re.compile(r"https?://json-schema\.org/(draft-0[4-7]|draft/20(19-09|20-12))/schema#?")
 
@@ -160,7 +161,8 @@ def _of_kind(kind: str, values: Sequence[Any]) -> dict[str, Any]:
     if kind == "string":
         counts = Counter(values)
         recurring = len(counts) <= ENUM_MOST and len(values) >= ENUM_EACH * len(counts) and min(counts.values()) > 1
-        if recurring and max(map(len, counts)) <= ENUM_LONGEST:
+        # A model cannot write control characters, so that of such values alone none could be an answer.
+        if recurring and max(map(len, counts)) <= ENUM_LONGEST and not any(map(_CONTROL.search, counts)):
             return {"type": "string", "enum": sorted(counts)}
         return {"type": "string", "maxLength": _half_again(values, LEAST_TEXT)}
     return {"type": kind}
