@@ -173,6 +173,7 @@ def test_texts_and_lists_are_bounded_by_half_as_much_again_as_was_seen() -> None
 def test_enumerations_need_values_that_recur() -> None:
     assert "enum" in infer_schema(["a", "b"] * 5) and "enum" not in infer_schema(["a", "b"] * 4)
     assert "enum" not in infer_schema(["a", "b"] * 20 + ["c"])
+    assert infer_schema(["a", "b"] * 50 + ["c"])["enum"] == ["a", "b", "c"], "one row in a hundred"
     # A value with a control character cannot be written.
     assert "enum" not in infer_schema(["a", "b\x1f"] * 20)
 

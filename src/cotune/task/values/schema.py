@@ -16,6 +16,8 @@ ENUM_MOST, ENUM_EACH, ENUM_LONGEST = 24, 5, 60
 
 With five rows per value 0.1% of further values were unseen in SNIPS with 64 rows or more, and 1% with 40 rows.
 """
+ENUM_ONCE = 0.01
+"""Maximum share of rows with a value that occurs once, which is about the probability of an unseen value (Good, 1953)."""
 LEAST_TEXT, LEAST_ITEMS = 32, 4
 """Minimum of the inferred bounds on characters of a text and items of an array."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -27,10 +29,9 @@ def infer_schema(values: Sequence[Any]) -> dict[str, Any]:
     """The JSON Schema of some values.
 
     Objects get the properties that were seen, in the order of the objects, those in every object required, no others allowed. A
-    text becomes an enumeration if it has at most 24 values, with five rows per value on average and no value that occurs once.
-    A number never does, since it may be copied from a text, where others can occur.
-    The probability of an unseen value is about the share of rows with a value that occurs once (Good, Biometrika 1953), so
-    unseen values are then unlikely. Other texts and arrays may be 1.5 times as long as the longest one seen, since an untuned
+    text becomes an enumeration if it has at most 24 values, with five rows per value on average, and at most 1% of the rows
+    have a value that occurs once, so that unseen values are unlikely. A number never does, since it may be copied from a text,
+    where others can occur. Other texts and arrays may be 1.5 times as long as the longest one seen, since an untuned
     model may not stop by itself.
     """
     kinds = list(dict.fromkeys(map(_kind, values)))
@@ -160,7 +161,8 @@ def _of_kind(kind: str, values: Sequence[Any]) -> dict[str, Any]:
         return {"type": "array", "items": infer_schema(items), "maxItems": most} if items else {"type": "array", "maxItems": 0}
     if kind == "string":
         counts = Counter(values)
-        recurring = len(counts) <= ENUM_MOST and len(values) >= ENUM_EACH * len(counts) and min(counts.values()) > 1
+        once = sum(count == 1 for count in counts.values())
+        recurring = len(counts) <= min(ENUM_MOST, len(values) / ENUM_EACH) and once <= ENUM_ONCE * len(values)
         # A model cannot write control characters, so that of such values alone none could be an answer.
         if recurring and max(map(len, counts)) <= ENUM_LONGEST and not any(map(_CONTROL.search, counts)):
             return {"type": "string", "enum": sorted(counts)}
