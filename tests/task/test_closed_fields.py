@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cotune.evaluate.responses import field_answers
 from cotune.probe.fields import log_softmax_by_field
-from cotune.task.values.closed import MOST_VALUES, closed_fields
+from cotune.task.values.closed import MOST_VALUES, closed_fields, open_parts
 from cotune.task.values.schema import Validator, infer_schema
 
 TICKET: dict[str, Any] = {
@@ -99,6 +99,14 @@ def test_what_is_no_json_or_no_object_has_no_places() -> None:
 def test_a_schema_with_an_open_part_is_not_closed(part: Any) -> None:
     schema = {"type": "object", "properties": {"ok": {"type": "boolean"}, "part": part}, "required": ["ok", "part"]}
     assert closed_fields(schema) is None
+
+
+def test_open_parts_are_named() -> None:
+    assert open_parts(TICKET) == []
+    stars = {"type": "integer"}
+    inner = {**TICKET["properties"]["flags"], "properties": {"urgent": {"type": "boolean"}, "stars": stars}}
+    schema = {**TICKET, "properties": {**TICKET["properties"], "flags": inner, "note": {"type": "string"}}}
+    assert open_parts(schema) == ["flags.stars", "note"]
 
 
 def test_a_list_keeps_to_its_bounds() -> None:

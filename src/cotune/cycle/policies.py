@@ -16,8 +16,11 @@ from cotune.cycle.search.result import SearchResult
 from cotune.errors import InputError
 from cotune.prompt.prompt import Prompt
 from cotune.task.task import Task
+from cotune.task.values.closed import open_parts
 
 S = TypeVar("S", bound=SearchResult)
+MOST_OPEN = 3
+"""Maximum number of open parts for which a run advises to close them; with more, the JSON is hardly a set of choices."""
 
 
 class SearchPolicy(Protocol[S]):
@@ -57,7 +60,20 @@ def policy_for(
         if context.can.hidden_states and context.model.reads_layers:
             raise _no_probes("an output of train or dev has a value that the schema's closed fields do not list")
         raise _no_probes(f"the engine gives no states between the layers of {context.scorer.name}")
+    if config.tune.readout != "words" and context.can.hidden_states and context.task.output.kind.nested_cells:
+        _advise_closing(context)
     return AnswerPolicy(context, config, own, previous)
+
+
+def _advise_closing(context: RunContext) -> None:
+    """Say which parts keep JSON from being read off hidden states, if these are few."""
+    parts = open_parts(context.task.output.schema)
+    if 0 < len(parts) <= MOST_OPEN:
+        names = ", ".join(repr(part) for part in parts)
+        context.journal.tell(
+            f"the JSON is generated, because {names} may have many values; if they are few, list them in output.schema "
+            "(enum, or minimum and maximum): then all is read off hidden states, which takes a fraction of the time"
+        )
 
 
 def check_probes(config: RunConfig, task: Task, backend: Backend) -> None:

@@ -114,6 +114,18 @@ def closed_fields(schema: Mapping[str, Any] | None) -> ClosedFields | None:
     return ClosedFields(fields, root) if fields and sum(len(one.values) for one in fields) <= MOST_VALUES else None
 
 
+def open_parts(schema: Mapping[str, Any] | None, path: str = "") -> list[str]:
+    """Paths of the parts of a schema that keep its outputs from being closed, such as texts and numbers without bounds."""
+    schema = schema or {}
+    properties, found = schema.get("properties"), []
+    if not isinstance(properties, Mapping) or not properties:
+        return [] if _node(schema) is not None else [path]
+    for name, part in properties.items():
+        inner = f"{path}.{name}" if path else str(name)
+        found += open_parts(part, inner) if isinstance(part, Mapping) else [inner]
+    return found
+
+
 class _Node:
     """A part of a schema. Reading gives the place of each field's value, None for one that does not fit."""
 
