@@ -56,7 +56,24 @@ def best_rule(
 
 
 @dataclass(frozen=True, eq=False)
-class LabelOutputs:
+class _Scores:
+    """Scores of rows, which can be cut and joined."""
+
+    log_probs: Floats
+
+    def __len__(self) -> int:
+        return len(self.log_probs)
+
+    def __getitem__(self, rows: slice) -> Self:
+        return replace(self, log_probs=self.log_probs[rows])
+
+    def plus(self, more: Self) -> Self:
+        """These outputs and those on further rows."""
+        return replace(self, log_probs=np.concatenate([self.log_probs, more.log_probs]))
+
+
+@dataclass(frozen=True, eq=False)
+class LabelOutputs(_Scores):
     """Label scores.
 
     Attributes:
@@ -64,18 +81,7 @@ class LabelOutputs:
         own: the labels of an earlier bundle, which is wrong on rows with any other label; empty for the task's labels.
     """
 
-    log_probs: Floats
     own: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.log_probs)
-
-    def __getitem__(self, rows: slice) -> LabelOutputs:
-        return replace(self, log_probs=self.log_probs[rows])
-
-    def plus(self, more: LabelOutputs) -> LabelOutputs:
-        """These outputs and those on further rows."""
-        return replace(self, log_probs=np.concatenate([self.log_probs, more.log_probs]))
 
     def judge(self, rows: Sequence[Example], decision: Decision, task: Task) -> Evaluation:
         """Score the chosen labels; the log-loss is infinite for a row whose label an earlier bundle does not know."""
@@ -96,7 +102,7 @@ class LabelOutputs:
 
 
 @dataclass(frozen=True, eq=False)
-class FieldOutputs:
+class FieldOutputs(_Scores):
     """Scores of the values of a JSON output's closed fields.
 
     Attributes:
@@ -104,18 +110,7 @@ class FieldOutputs:
         closed: the fields.
     """
 
-    log_probs: Floats
     closed: ClosedFields
-
-    def __len__(self) -> int:
-        return len(self.log_probs)
-
-    def __getitem__(self, rows: slice) -> FieldOutputs:
-        return replace(self, log_probs=self.log_probs[rows])
-
-    def plus(self, more: FieldOutputs) -> FieldOutputs:
-        """These outputs and those on further rows."""
-        return replace(self, log_probs=np.concatenate([self.log_probs, more.log_probs]))
 
     def judge(self, rows: Sequence[Example], decision: Decision, task: Task) -> Evaluation:
         """Score the JSON of the likeliest values by the task's metric. The log-loss is the mean over a row's fields."""

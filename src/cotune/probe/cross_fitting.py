@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cotune.errors import InputError
-from cotune.probe.fields import by_field, log_softmax_by_field, row_correct, row_losses, spans
+from cotune.probe.fields import by_field, log_softmax_by_field, row_correct, row_losses, spans, strata_of
 from cotune.probe.folds import fold_numbers
 from cotune.probe.logistic import Axes, fit_logistic
 
@@ -156,8 +156,9 @@ def cross_fit(
     _check(stack, y, count, sizes, numbers, groups, words)
     units = len(y) if groups is None else len(set(map(str, groups)))
     repeats = (REPEATS if len(y) < FEW_ROWS else 1) if repeats is None else repeats
-    strata = np.zeros(len(y), dtype=np.int64) if sizes else y
-    held = [fold_numbers(strata, min(FOLDS, units), groups=groups, seed=seed + 1000 * repeat) for repeat in range(repeats)]
+    held = [
+        fold_numbers(strata_of(y), min(FOLDS, units), groups=groups, seed=seed + 1000 * repeat) for repeat in range(repeats)
+    ]
     hot = np.zeros((len(y), count))
     np.put_along_axis(hot, y.reshape(len(y), -1), 1, axis=1)
     ridge: dict[int, float] = {}

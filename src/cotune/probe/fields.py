@@ -49,6 +49,11 @@ def row_correct(log_probs: Floats, truth: NDArray[np.int64], sizes: Sequence[int
     return found
 
 
+def strata_of(truth: NDArray[np.int64]) -> NDArray[np.int64]:
+    """``[rows]`` strata for folds: the classes of one field, and a single stratum for several."""
+    return truth if truth.ndim == 1 else np.zeros(len(truth), dtype=np.int64)
+
+
 def by_field(truth: NDArray[np.int64], sizes: Sequence[int], classes: int) -> Iterator[tuple[slice, NDArray[np.int64]]]:
     """The places of each field's classes, and ``[rows]`` the right one's number within the field."""
     for column, span in zip(truth.reshape(len(truth), -1).T, spans(sizes, classes), strict=True):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cotune.probe.fields import by_field, log_softmax_by_field
+from cotune.probe.fields import by_field, log_softmax_by_field, strata_of
 from cotune.probe.folds import fold_numbers
 from cotune.probe.logistic import Axes, fit_logistic
 from cotune.probe.terms import TermWeights, features, term_counts
@@ -89,8 +89,7 @@ class TermFits:
         if units < 2 or self.empty:
             return None
         folds = min(folds, units)
-        strata = np.zeros(len(self._labels), dtype=np.int64) if self._sizes else self._labels
-        fold_of = fold_numbers(strata, folds, groups=groups, seed=seed)
+        fold_of = fold_numbers(strata_of(self._labels), folds, groups=groups, seed=seed)
         if any(len(np.unique(self._labels[fold_of != fold], axis=0)) < 2 for fold in range(folds)):
             return None
         weight, bias = self._fitted(fold_of[None] != np.arange(folds)[:, None])

@@ -200,12 +200,18 @@ class LabelAnswering(Answering):
     def noise(
         self, prompt: Prompt, adapter: str, rows: Sequence[Example], decision: Decision, *, odd: int, progress: Progress
     ) -> tuple[Noise | AnswerNoise, int] | None:
-        """Run both passes without the cache, whose scores are equal to the last bit and would hide the noise."""
+        """Differences of two passes; both run without the cache, whose scores are equal to the last bit and would hide them."""
         asked: tuple[Any, ...] = (prompt, [row.fields for row in rows], self.labels)
         whole, pieces = (
             self.model.score(*asked, adapter=adapter, batch_rows=size, fresh=True, progress=progress) for size in (None, odd)
         )
-        return compare(whole.log_probs, pieces.log_probs, decision), whole.tokens + pieces.tokens
+        return self.compared(whole.log_probs, pieces.log_probs, rows, decision), whole.tokens + pieces.tokens
+
+    def compared(
+        self, first: NDArray[np.float64], second: NDArray[np.float64], rows: Sequence[Example], decision: Decision
+    ) -> Noise | AnswerNoise:
+        """The noise between two passes over rows, given the scores of both."""
+        return compare(first, second, decision)
 
 
 class OwnLabelAnswering(LabelAnswering):

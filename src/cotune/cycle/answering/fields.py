@@ -12,11 +12,8 @@ from numpy.typing import NDArray
 from cotune.cycle.answering.base import LabelAnswering
 from cotune.evaluate.answer_noise import AnswerNoise, compare_answers
 from cotune.evaluate.decision import Decision
-from cotune.evaluate.noise import Noise
 from cotune.evaluate.responses import FieldOutputs
-from cotune.model.base import Progress
 from cotune.model.local import LocalModel
-from cotune.prompt.prompt import Prompt
 from cotune.task.example import Example
 from cotune.task.task import Task
 from cotune.task.values.output import Output, label_output
@@ -37,25 +34,24 @@ class FieldAnswering(LabelAnswering):
         # The values of all fields are scored in the place of labels.
         super().__init__(replace(task, output=label_output(closed.names)), model)
         self.closed, self.sizes, self._asked = closed, closed.sizes, task
+        self._places: dict[str, tuple[int, ...] | None] = {}
 
     def targets(self, rows: Sequence[Example]) -> NDArray[np.int64]:
-        places = [self.closed.places(row.output) for row in rows]
+        # The same rows are asked for with every prompt, and reading JSON takes long.
+        for row in rows:
+            if row.output not in self._places:
+                self._places[row.output] = self.closed.places(row.output)
+        places = [self._places[row.output] for row in rows]
         return np.array(places, dtype=np.int64).reshape(len(rows), len(self.sizes))
 
     def outputs(self, log_probs: NDArray[np.float64]) -> FieldOutputs:
         return FieldOutputs(log_probs, self.closed)
 
-    def noise(
-        self, prompt: Prompt, adapter: str, rows: Sequence[Example], decision: Decision, *, odd: int, progress: Progress
-    ) -> tuple[Noise | AnswerNoise, int] | None:
-        """Compare the answers of two passes without the cache, in different batches."""
-        fields, labels = [row.fields for row in rows], self.labels
-        whole, pieces = (
-            self.model.score(prompt, fields, labels, adapter=adapter, batch_rows=size, fresh=True, progress=progress)
-            for size in (None, odd)
-        )
-        first, second = (self.outputs(each.log_probs).judge(rows, decision, self._asked) for each in (whole, pieces))
-        return compare_answers(first, second), whole.tokens + pieces.tokens
+    def compared(
+        self, first: NDArray[np.float64], second: NDArray[np.float64], rows: Sequence[Example], decision: Decision
+    ) -> AnswerNoise:
+        one, other = (self.outputs(scores).judge(rows, decision, self._asked) for scores in (first, second))
+        return compare_answers(one, other)
 
 
 def reads_fields(task: Task, model: LocalModel, readout: str | None) -> bool:

@@ -97,11 +97,7 @@ class LabelLoop:
         """Use the labels' names as further rows if that is better on held-out rows."""
         best, before, names = search.best_frozen, search.first, label_name_rows(self.context.task)
         cost = self.embedding.row_cost(best.prompt, len(names), layers=[best.found.layer])
-        if (
-            self.context.choosing.sizes
-            or not (self.config.search.label_names and names and before)
-            or cost > COST_SHARE * self.context.spending.left()
-        ):
+        if not (self.config.search.label_names and names and before) or cost > COST_SHARE * self.context.spending.left():
             return
         splits = with_names(search.splits, names)
         if judge_names(self.context, names, before, self.judge.frozen(search, best, splits)):

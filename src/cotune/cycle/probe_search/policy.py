@@ -98,7 +98,7 @@ def window_settings(config: RunConfig, context: RunContext) -> WindowSettings:
     tune, task = config.tune, context.task
     batch_size = tune.batch_size or WindowSettings.batch_size
     # Otherwise most rows of a step would be alone with their label (BANKING77, docs/probe-measurements.md).
-    pairs = len(task.labels) > batch_size and not context.choosing.sizes
+    pairs = len(task.labels) > batch_size
     return WindowSettings(
         lora=replace(context.tune.lora, layers=()),
         learning_rate=HEURISTICS.rate_factor(len(task.train) + len(task.dev), pairs=pairs) * tune.learning_rate,

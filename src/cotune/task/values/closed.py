@@ -6,15 +6,17 @@ off a hidden state, each by its own linear map, where any other JSON has to be g
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate, groupby
 from typing import Any, Final
 
 from cotune.task.values.json_value import NO_JSON, json_in, json_text
 
 MOST_VALUES = 512
-"""Maximum number of values over all fields. Each is a row of the read-out's weights, and each field a regression of its own."""
+"""Maximum number of values over all fields. Each is a row of the read-out's weights, and each field is one more regression."""
 _MOST_RANGE = 24
 """Maximum number of whole numbers between two bounds that count as values, as of an inferred enumeration."""
 
@@ -64,13 +66,18 @@ class ClosedFields:
     fields: tuple[ClosedField, ...]
     _root: _Node = field(repr=False)
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         return tuple(name for each in self.fields for name in each.names)
 
-    @property
+    @cached_property
     def sizes(self) -> tuple[int, ...]:
         return tuple(len(each.values) for each in self.fields)
+
+    @cached_property
+    def _starts(self) -> tuple[int, ...]:
+        """Place of each field's first value."""
+        return tuple(accumulate((0, *self.sizes[:-1])))
 
     @property
     def lists(self) -> list[tuple[slice, tuple[int, int]]]:
@@ -90,13 +97,11 @@ class ClosedFields:
         found = list(self._root.read(value))
         if len(found) != len(self.fields) or None in found:
             return None
-        starts = accumulate((0, *self.sizes[:-1]))
-        return tuple(start + place for start, place in zip(starts, found, strict=True) if place is not None)
+        return tuple(start + place for start, place in zip(self._starts, found, strict=True) if place is not None)
 
     def output(self, places: Sequence[int]) -> str:
         """The output with the values at some places in :attr:`names`, one of each field."""
-        starts = accumulate((0, *self.sizes[:-1]))
-        values = (one.values[place - start] for one, place, start in zip(self.fields, places, starts, strict=True))
+        values = (one.values[place - start] for one, place, start in zip(self.fields, places, self._starts, strict=True))
         return json_text(self._root.written(values))
 
 
@@ -126,17 +131,20 @@ def open_parts(schema: Mapping[str, Any] | None, path: str = "") -> list[str]:
     return found
 
 
-class _Node:
-    """A part of a schema. Reading gives the place of each field's value, None for one that does not fit."""
+class _Node(ABC):
+    """A part of a schema."""
 
+    @abstractmethod
     def fields(self, path: str) -> Iterator[ClosedField]:
-        raise NotImplementedError
+        """Its fields, in order."""
 
+    @abstractmethod
     def read(self, value: Any) -> Iterator[int | None]:
-        raise NotImplementedError
+        """The number of each field's value; None for one that does not fit."""
 
+    @abstractmethod
     def written(self, values: Iterator[Any]) -> Any:
-        raise NotImplementedError
+        """The part with the next values, one of each of its fields."""
 
 
 @dataclass(frozen=True)
@@ -145,13 +153,17 @@ class _Value(_Node):
 
     values: tuple[Any, ...]
 
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        """The number of each value, by its text."""
+        return {_text_of(value): number for number, value in enumerate(self.values)}
+
     def fields(self, path: str) -> Iterator[ClosedField]:
         if len(self.values) > 1:
             yield ClosedField(path, self.values)
 
     def read(self, value: Any) -> Iterator[int | None]:
-        texts, text = [_text_of(one) for one in self.values], _text_of(value)
-        place = texts.index(text) if text in texts else None
+        place = self._numbers.get(_text_of(value))
         if len(self.values) > 1 or place is None:
             yield place
 
