@@ -351,3 +351,22 @@ def test_rates_rise_and_fall_to_zero() -> None:
     assert (falls < 0).all() and np.ptp(falls) < 1e-9 and rates[-1] == pytest.approx(-falls[0])
     assert all(0 < _rate(step, steps, 0.1) <= 1 for steps in (1, 2, 3, 50) for step in range(steps))
     assert _rate(0, 1, 0.1) == 1
+
+
+def test_the_loss_of_several_fields_is_the_mean_of_theirs(tmp_path: Path) -> None:
+    local = local_of()
+    head, states = head_of(), WindowStates(local, SEQUENCES, 1)
+    other = [(label + 1) % CLASSES for label in LABELS]
+
+    def losses(labels: Any, head: StartHead, folder: str, sizes: tuple[int, ...] = ()) -> list[float]:
+        run = WindowRun(
+            local, states, range(10), labels, 3, head, SETTINGS, sizes=sizes, steps=2, seed=0, folder=tmp_path / folder
+        )
+        run.advance()
+        return run.losses
+
+    both = replace(head, weight=np.concatenate([head.weight] * 2), bias=np.concatenate([head.bias] * 2))
+    pairs = [[label, CLASSES + more] for label, more in zip(LABELS, other, strict=True)]
+    found, first, second = losses(pairs, both, "both", (3, 3)), losses(LABELS, head, "first"), losses(other, head, "second")
+    assert found[0] == pytest.approx((first[0] + second[0]) / 2, rel=1e-5)
+    assert found[1] != pytest.approx((first[1] + second[1]) / 2, rel=1e-5), "one adapter serves both fields"
