@@ -9,13 +9,14 @@ import numpy as np
 
 from compare.cells import Cell, Place
 from compare.registry import is_ours
-from compare.scores import JSON_F1, Floats, Scored
+from compare.scores import SUMMED, Floats, Scored
 from cotune.evaluate.arms import ArmScores
 from cotune.evaluate.side_by_side import gain_between
 from cotune.evaluate.stats.intervals import Interval
 from cotune.evaluate.stats.paired import paired_difference
 
 SCORE, LOG_LOSS = "score", "log_loss"
+_OF_KIND = {"label": "", "json": ", JSON", "number": ", numbers"}
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Difference:
     Attributes:
         scope: set and size, or what was pooled.
         peer: whom it is compared with.
-        measure: ``score`` (more is better; accuracy, or F1 over all values for JSON) or ``log_loss`` (less is better).
+        measure: ``score`` (more is better; accuracy, F1 over all values for JSON, or explained variance for numbers) or
+            ``log_loss`` (less is better).
         value: cotune's minus the peer's.
         ci: 95% interval of it.
         p: of no difference.
@@ -120,7 +122,7 @@ def _difference(
     # Where each row stands once there are no groups, and the exact tests apply.
     grouped = groups if len(set(groups)) < len(groups) else None
     if before.counts is not None:
-        gain = gain_between(before, after, JSON_F1, groups=grouped, seed=seed)
+        gain = gain_between(before, after, SUMMED[ours[places[0]].cell.kind], groups=grouped, seed=seed)
         value, interval, p = gain.value, gain.ci_single, gain.p_single
     else:
         interval, p = paired_difference(before.score, after.score, seed=seed, groups=grouped)
@@ -129,7 +131,7 @@ def _difference(
 
 
 def _arm(part: Sequence[Scored], measure: str) -> ArmScores:
-    """The cells of a peer as one arm; with counts for the score of JSON."""
+    """The cells of a peer as one arm; with counts for a score that comes from sums."""
     values = np.concatenate([given for one in part if (given := _values(one, measure)) is not None])
     counts = [one.counts for one in part if one.counts is not None]
     # As two candidates, whatever they answer.
@@ -143,7 +145,7 @@ def _values(scored: Scored, measure: str) -> Floats | None:
 
 
 def pooled(scored: Sequence[Scored], reference: str) -> list[Difference]:
-    """Differences over all sets: of each size that several sets have, and of everything; labels and JSON apart."""
+    """Differences over all sets: of each size that several sets have, and of everything; each kind of answers apart."""
     found: list[Difference] = []
     for kind in sorted({one.cell.kind for one in scored}):
         part = [one for one in scored if one.cell.kind == kind]
@@ -152,7 +154,7 @@ def pooled(scored: Sequence[Scored], reference: str) -> list[Difference]:
             sized = [one for one in part if (one.cell.per_class, one.cell.rows) == (per_class, rows)]
             if len({one.cell.set for one in sized}) > 1 and len(sizes) > 1:
                 told = f"all sets, {sized[0].cell.drawn.size} rows"
-                found += differences(sized, reference, told + ("" if kind == "label" else ", JSON"))
+                found += differences(sized, reference, told + _OF_KIND[kind])
         if len({one.cell.set for one in part}) > 1 or len(sizes) > 1:
-            found += differences(part, reference, "all sets and sizes" + ("" if kind == "label" else ", JSON"))
+            found += differences(part, reference, "all sets and sizes" + _OF_KIND[kind])
     return found

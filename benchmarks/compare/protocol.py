@@ -15,6 +15,7 @@ from cotune.config import load_config
 from cotune.errors import InputError
 from cotune.files import content_hash
 from cotune.task.values.json_value import parse_json
+from cotune.task.values.kinds.registry import guess_type
 
 MOST_TEST_ROWS = 500
 FURTHER_FIELDS: Mapping[str, tuple[str, ...]] = {"restaurant8k": ("requested_slots",)}
@@ -52,7 +53,7 @@ class RowSet:
 
     Attributes:
         name: what tables call it.
-        kind: ``label`` or ``json``.
+        kind: ``label``, ``number`` or ``json``.
         pool: rows to draw labelled ones from: none of them repeats another, or a test row.
         test: rows that every cell of the set is tested on.
         labels: of the pool, sorted; empty where answers are written.
@@ -102,7 +103,7 @@ def read_set(data: Path, named: str, most_test: int = MOST_TEST_ROWS) -> RowSet:
     name = folder.name
     inputs, output = _columns(folder)
     train, test = (_read(folder / f"{split}.jsonl", inputs, output) for split in ("train", "test"))
-    kind = "json" if all(_is_object(row.output) for row in train[:50]) else "label"
+    kind = _kind([row.output for row in train])
     if part:
         kept = _some_labels(train, int(part))
         train, test = ([row for row in rows if row.output in kept] for rows in (train, test))
@@ -194,6 +195,13 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _kind(outputs: Sequence[str]) -> str:
+    """What cotune takes a set's outputs for; anything but JSON objects and numbers is a label."""
+    if all(map(_is_object, outputs[:50])):
+        return "json"
+    return "number" if guess_type(outputs)[0] == "number" else "label"
 
 
 def _is_object(text: str) -> bool:

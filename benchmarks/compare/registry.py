@@ -49,7 +49,7 @@ class Peer:
     sees_test_labels: bool = False
 
 
-def _cotune(budget: str, kinds: Sequence[str] = ("label", "json")) -> Peer:
+def _cotune(budget: str, kinds: Sequence[str] = ("label", "number", "json")) -> Peer:
     return Peer(
         f"cotune_{budget}",
         f"cotune, `--budget {budget}`",
@@ -65,7 +65,7 @@ def _dspy(name: str, told: str, optimizer: str) -> Peer:
     return Peer(name, told, "dspy_programs.py", "dspy", {"optimizer": optimizer}, limit_s=15 * _MINUTE, served=True)
 
 
-_WRITTEN = frozenset({"json"})
+_WRITTEN, _MEASURED = frozenset({"json"}), frozenset({"label", "number"})
 
 PEERS: Mapping[str, Peer] = MappingProxyType(
     {
@@ -75,9 +75,9 @@ PEERS: Mapping[str, Peer] = MappingProxyType(
             _cotune("3m"),
             _cotune("8m"),
             _cotune("20m", ["json"]),
-            Peer("majority", "majority", "majority.py", "majority", small_model=False),
-            Peer("tfidf", "TF-IDF + logistic regression", "tfidf.py", "tfidf", small_model=False),
-            Peer("minilm_lr", "MiniLM + logistic regression", "minilm_lr.py", "minilm_lr", small_model=False),
+            Peer("majority", "majority", "majority.py", "majority", kinds=_MEASURED, small_model=False),
+            Peer("tfidf", "TF-IDF + regression", "tfidf.py", "tfidf", kinds=_MEASURED, small_model=False),
+            Peer("minilm_lr", "MiniLM + regression", "minilm_lr.py", "minilm_lr", kinds=_MEASURED, small_model=False),
             Peer("palp", "last-layer probe (PALP)", "palp.py", "palp"),
             Peer("zero_shot", "zero-shot words", "zero_shot.py", "zero_shot"),
             Peer("peft_lora", "PEFT LoRA classifier", "peft_lora.py", "peft_lora"),

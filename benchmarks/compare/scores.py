@@ -1,4 +1,4 @@
-"""What a cell's answers are worth: right rows, log-loss, calibration, F1."""
+"""What a cell's answers are worth: right rows, log-loss, calibration, F1, explained variance."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from cotune.evaluate.arms import aggregate_statistic
 from cotune.evaluate.stats.calibration import expected_calibration_error
 from cotune.evaluate.stats.intervals import Interval, aggregate_interval
 from cotune.task.answered import Answered
+from cotune.task.metrics import number
 from cotune.task.metrics.json_fields import field_counts, micro_f1, row_f1
 from cotune.task.metrics.metric import METRICS, Aggregate
 from cotune.task.values.output import Output
 
 Floats = NDArray[np.float64]
 
-JSON_F1 = Aggregate(field_counts, micro_f1)
-"""F1 over all values of all rows."""
+SUMMED = {"json": Aggregate(field_counts, micro_f1), "number": Aggregate(number.squares, number.r2)}
+"""Scores that come from sums over rows, by the kind of answers: F1 over all values, and the share of explained variance."""
 LEAST_PROBABILITY = 1e-6
 """What a right label that was ruled out, or is unknown to a peer, is taken to have been given: 13.8 nats, not infinity."""
 
@@ -34,11 +35,11 @@ class Scored:
     Attributes:
         cell: which.
         right: ``[rows]`` 1 where the whole answer is right, else 0.
-        worth: ``[rows]`` what the answer counts: the same for labels, a row's F1 for JSON.
+        worth: ``[rows]`` what the answer counts: the same for labels, a row's F1 for JSON, its closeness for numbers.
         losses: ``[rows]`` log-loss in nats; None without probabilities.
-        counts: ``[rows, 3]`` counts that the F1 of JSON sums over rows; None for labels.
+        counts: ``[rows, columns]`` counts that the score sums over rows (:data:`SUMMED`); None for labels.
         values: the scores by name: ``accuracy``; for labels ``macro_f1``, and ``log_loss`` and ``ece`` where there are
-            probabilities; for JSON ``json_f1``.
+            probabilities; for JSON ``json_f1``; for numbers ``r2``, ``spearman`` and ``mean_absolute_error``.
         curve: of cotune, seconds and ``values`` of each bundle that lay on disk.
     """
 
@@ -74,6 +75,8 @@ def _score(cell: Cell, answers: Mapping[str, Any]) -> Scored:
     outputs, predictions = answers["outputs"], answers["predictions"]
     if cell.kind == "json":
         return _score_json(cell, outputs, predictions)
+    if cell.kind == "number":
+        return _score_numbers(cell, outputs, predictions)
     right = np.array([float(a == b) for a, b in zip(outputs, predictions, strict=True)])
     values = {"accuracy": float(right.mean()), "macro_f1": macro_f1(outputs, predictions)}
     losses = None
@@ -114,12 +117,26 @@ def _score_json(cell: Cell, outputs: Sequence[str], predictions: Sequence[str]) 
     return Scored(cell, right, worth, None, values, counts=np.asarray(counts, dtype=np.float64))
 
 
-def json_f1_interval(counts: Floats, worth: Floats, groups: NDArray[np.int64] | None) -> Interval:
-    """95% interval of the F1 over all values of all rows.
+def _score_numbers(cell: Cell, outputs: Sequence[str], predictions: Sequence[str]) -> Scored:
+    output = Output("number")
+    answered = Answered(list(outputs), list(predictions), output)
+    counts, worth = number.squares(answered), number.closeness(answered)
+    values = {name: METRICS[name].score(answered) for name in ("r2", "spearman")}
+    values |= output.kind.errors(outputs, predictions)
+    # Right numbers of variance 1, so that sets with other units can be pooled.
+    spread = float(np.sqrt(counts[:, 2].mean())) or 1.0
+    return Scored(
+        cell, METRICS["r2"].right(worth), worth, None, values, counts=counts / np.array([1, spread, spread**2, spread**2])
+    )
+
+
+def summed_interval(kind: str, counts: Floats, worth: Floats, groups: NDArray[np.int64] | None) -> Interval:
+    """95% interval of a score that comes from sums over rows.
 
     Args:
-        counts: ``[rows, 3]`` counts of each row.
-        worth: ``[rows]`` F1 of each row.
+        kind: of the answers.
+        counts: ``[rows, columns]`` counts of each row.
+        worth: ``[rows]`` what each row's answer counts.
         groups: group id of each row.
     """
-    return aggregate_interval(aggregate_statistic(JSON_F1, [counts]), worth, seed=0, groups=groups)
+    return aggregate_interval(aggregate_statistic(SUMMED[kind], [counts]), worth, seed=0, groups=groups)

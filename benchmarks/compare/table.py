@@ -25,12 +25,18 @@ from compare.cells import DONE, Cell, read_cells
 from compare.pairs import LOG_LOSS, SCORE, Difference, by_peer, differences, pooled, scope_of
 from compare.picture import Point, score_picture
 from compare.registry import PEERS, REFERENCE, is_ours
-from compare.scores import Scored, json_f1_interval, score_cell
+from compare.scores import Scored, score_cell, summed_interval
 from cotune.errors import CotuneError, InputError
 from cotune.evaluate.stats.intervals import Interval, mean_interval, proportion_interval
 from cotune.files import slug, write_json, write_text
 
 ALPHA = 0.05
+_COLUMNS = {
+    "accuracy": ["accuracy (95%)", "macro F1", "log-loss (95%)", "ECE"],
+    "json_f1": ["JSON F1 (95%)", "whole answer right"],
+    "r2": ["R² (95%)", "Spearman", "mean absolute error"],
+}
+_BESIDE = {"json_f1": ("accuracy",), "r2": ("spearman", "mean_absolute_error")}
 SLOW = 0.75
 """Share of the usual rate of matrix products below which a machine counts as slow; on a shared one a fifth less is common."""
 
@@ -44,7 +50,7 @@ class Line:
         cells: how many are in it.
         values: means by name: those of :class:`compare.scores.Scored`; ``train_s``, ``predict_ms`` a row, ``peak_mb``,
             ``shipped_mb``, ``base_mb``, ``all_s``.
-        ci: 95% intervals of ``accuracy`` or ``json_f1``, and of ``log_loss``, over the test rows.
+        ci: 95% intervals of ``accuracy``, ``json_f1`` or ``r2``, and of ``log_loss``, over the test rows.
     """
 
     peer: str
@@ -121,22 +127,23 @@ def lines_of(scored: Iterable[Scored]) -> list[Line]:
 def markdown(lines: Sequence[Line], compared: Sequence[Difference], against: str) -> str:
     """The table of one set and size."""
     found = {(one.peer, one.measure): one for one in compared}
-    written = any("json_f1" in line.values for line in lines)
-    scores = ["JSON F1 (95%)", "whole answer right"] if written else ["accuracy (95%)", "macro F1", "log-loss (95%)", "ECE"]
-    last = ["cotune's score less the peer's"] + ([] if written else ["log-loss likewise"])
+    kind = _main(lines[0].values)
+    labels = kind == "accuracy"
+    last = ["cotune's score less the peer's"] + (["log-loss likewise"] if labels else [])
+    scores = _COLUMNS[kind]
     head = ["", *scores, "train, s", "ms a row", "peak MB", "ships MB", *last]
     rows = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for line in lines:
         values, main_score = line.values, _main(line.values)
         cells = [_name(line.peer), f"{values[main_score]:.3f}{_between(line.ci[main_score])}"]
-        if written:
-            cells.append(f"{values['accuracy']:.3f}")
+        if not labels:
+            cells += [f"{values[name]:.3f}" for name in _BESIDE[kind]]
         else:
             loss = f"{values['log_loss']:.3f}{_between(line.ci['log_loss'])}" if "log_loss" in values else "-"
             cells += [f"{values['macro_f1']:.3f}", loss, f"{values['ece']:.3f}" if "ece" in values else "-"]
         cells += [f"{values['train_s']:.1f}", f"{values['predict_ms']:.1f}", f"{values['peak_mb']:.0f}"]
         cells.append(f"{values['shipped_mb']:.2f} + {values['base_mb']:.0f}")
-        cells += [_told(found.get((line.peer, measure))) for measure in ((SCORE,) if written else (SCORE, LOG_LOSS))]
+        cells += [_told(found.get((line.peer, measure))) for measure in ((SCORE, LOG_LOSS) if labels else (SCORE,))]
         rows.append(f"| {' | '.join(cells)} |")
     count = max(line.cells for line in lines)
     drawn = "one draw" if count == 1 else f"means of {count} draws"
@@ -220,7 +227,7 @@ def _line(peer: str, part: Sequence[Scored]) -> Line:
     worth = np.concatenate([one.worth for one in part])
     counts = [one.counts for one in part if one.counts is not None]
     if counts:
-        ci = {"json_f1": json_f1_interval(np.concatenate(counts), worth, groups)}
+        ci = {_main(values): summed_interval(cells[0].kind, np.concatenate(counts), worth, groups)}
     else:
         ci = {"accuracy": proportion_interval(worth, groups=groups)}
     losses = [one.losses for one in part if one.losses is not None]
@@ -302,11 +309,11 @@ def _longest_of_all(scored: Sequence[Scored]) -> list[Scored]:
 
 
 def _main(values: Mapping[str, float]) -> str:
-    return "json_f1" if "json_f1" in values else "accuracy"
+    return next((name for name in ("json_f1", "r2") if name in values), "accuracy")
 
 
 def _axis(part: Sequence[Scored]) -> str:
-    return "JSON F1" if part[0].cell.kind == "json" else "accuracy"
+    return {"json": "JSON F1", "number": "R²"}.get(part[0].cell.kind, "accuracy")
 
 
 def _name(peer: str) -> str:

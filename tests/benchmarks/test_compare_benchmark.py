@@ -29,7 +29,7 @@ from compare.measure import run_measured
 from compare.picture import Point, score_picture
 from compare.protocol import Draw, Row, RowSet, draw_rows, read_set, shares
 from compare.registry import HERE, PEERS, SERVER, Peer
-from compare.scores import LEAST_PROBABILITY, json_f1_interval, macro_f1, score_answers
+from compare.scores import LEAST_PROBABILITY, macro_f1, score_answers, summed_interval
 from cotune.errors import BusyError, InputError
 
 BENCHMARKS = HERE.parent
@@ -112,6 +112,17 @@ def test_columns_come_from_a_task_file_and_json_is_known(tmp_path: Path) -> None
     (folder / "task.yaml").unlink()
     with pytest.raises(InputError, match="no column 'input'"):
         read_set(tmp_path, "mine")
+
+
+def test_numbers_are_known_unless_they_are_labels(tmp_path: Path) -> None:
+    for name, outputs in (("scores", [i * 7 % 101 / 4 for i in range(40)]), ("stars", [i % 5 for i in range(40)])):
+        (tmp_path / name).mkdir()
+        for split in ("train", "test"):
+            lines = (json.dumps({"input": f"{split} {i}", "output": output}) + "\n" for i, output in enumerate(outputs))
+            (tmp_path / name / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+    scores, stars = read_set(tmp_path, "scores"), read_set(tmp_path, "stars")
+    assert scores.kind == "number" and scores.labels == () and len(draw_rows(scores, Draw(30, False, 0))) == 30
+    assert stars.kind == "label" and len(stars.labels) == 5
 
 
 def cell(peer: str = "majority", **changes: Any) -> Cell:
@@ -349,6 +360,31 @@ def test_json_answers_are_scored_field_by_field() -> None:
     assert found.values["json_f1"] == pytest.approx(2 * 2 / (3 + 3))
 
 
+def test_numbers_are_scored_by_explained_variance_whatever_their_unit() -> None:
+    right = [1.0, 2.0, 3.0, 4.0, 6.0, 8.0]
+    near, far = [1.5, 2.0, 2.5, 4.5, 6.0, 7.0], [4.0] * 6
+    told = []
+    for unit in (1.0, 1000.0):
+        both = []
+        for peer, given in (("majority", far), ("cotune_3m", near)):
+            answers = {
+                "outputs": [repr(unit * one) for one in right],
+                "predictions": [repr(unit * one) for one in given],
+                "probabilities": None,
+                "labels": [],
+            }
+            both.append(score_answers(cell(kind="number", peer=peer), answers))
+        told.append(both)
+        assert both[1].values["mean_absolute_error"] == pytest.approx(unit * 2.5 / 6, rel=1e-4)
+    wanted = 1 - 1.75 / sum((one - 4.0) ** 2 for one in right)
+    assert told[0][0].values["r2"] == 0.0 and told[0][1].values["r2"] == pytest.approx(wanted)
+    assert told[0][1].counts == pytest.approx(told[1][1].counts)
+    (difference,) = pairs.differences(told[1], "cotune_3m", "s, 8")
+    assert difference.value == pytest.approx(wanted)
+    interval = summed_interval("number", told[0][1].counts, told[0][1].worth, None)
+    assert interval.low <= wanted <= interval.high <= 1.0
+
+
 def test_the_interval_and_the_differences_of_json_are_of_the_f1_that_is_told() -> None:
     """A row without values that is answered by none counts one in a mean of rows, and nothing in the F1 over all values."""
     right = ["{}"] * 60 + ['{"a": "x", "b": "y"}'] * 60
@@ -360,7 +396,7 @@ def test_the_interval_and_the_differences_of_json_are_of_the_f1_that_is_told() -
     assert difference.value == pytest.approx(told[1].values["json_f1"] - told[0].values["json_f1"]) == pytest.approx(1 / 3)
     assert difference.ci.low < 1 / 3 < difference.ci.high and difference.p < 0.001
     assert told[0].counts is not None
-    interval = json_f1_interval(told[0].counts, told[0].worth, None)
+    interval = summed_interval("json", told[0].counts, told[0].worth, None)
     assert interval.low < 0.5 < interval.high < told[0].worth.mean()
 
 

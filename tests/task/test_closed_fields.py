@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cotune.evaluate.responses import field_answers
 from cotune.probe.fields import log_softmax_by_field
 from cotune.task.values.closed import MOST_VALUES, closed_fields, open_parts
 from cotune.task.values.schema import Validator, infer_schema
@@ -120,7 +119,7 @@ def test_a_list_keeps_to_its_bounds() -> None:
     rows = np.array([[3.0, 1.0, 2.0], [-3.0, -1.0, -2.0], [1.0, -1.0, -2.0]])
     table = np.zeros((3, 8))
     table[:, 3::2] = rows
-    answers = field_answers(log_softmax_by_field(table, closed.sizes), closed)
+    answers = closed.answers(log_softmax_by_field(table, closed.sizes))
     assert [json.loads(answer)["topics"] for answer in answers] == [["a", "c"], ["b"], ["a"]]
 
 

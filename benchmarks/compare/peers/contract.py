@@ -36,7 +36,7 @@ class Job:
         train: all labelled rows that it may learn and choose from.
         test: rows to answer.
         labels: the labels there are; empty where answers are written.
-        kind: ``label`` or ``json``.
+        kind: ``label``, ``number`` or ``json``.
         seed: of everything random.
         threads: to compute with.
         options: the peer's own.

@@ -76,6 +76,7 @@ def train(job: Job) -> Trained:
         "data": {"train": "labelled.jsonl", "test": "sealed.jsonl", "input": list(job.train[0].fields), "output": "output"},
         # The run infers the schema of JSON from the same labelled rows. If it were given, every test row would have to fit it.
         "output": {"type": job.kind, **({"labels": job.labels} if job.kind == "label" else {})},
+        **({"metric": "r2"} if job.kind == "number" else {}),
         "model": "smollm2-135m",
         "budget": job.options["budget"],
         "seed": job.seed,

@@ -1,4 +1,4 @@
-"""A frozen sentence encoder, all-MiniLM-L6-v2, with logistic regression on its vectors."""
+"""A frozen sentence encoder, all-MiniLM-L6-v2, with logistic regression on its vectors, for numbers ridge regression."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from contract import Answers, Job, Row, Trained, serve
 from logistic import GRID, answered, fit_chosen
+from ridge import by_ridge
 
 # Vectors of unit length by the model's own pooling, as on its page:
 # https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2
@@ -27,6 +28,8 @@ def train(job: Job) -> Trained:
     def encoded(texts: list[str]) -> Any:
         return encoder.encode(texts, normalize_embeddings=True, batch_size=64, show_progress_bar=False)
 
+    if job.kind == "number":
+        return by_ridge(job, encoded, TOLD, base=[Path(get_model_path())])
     fitted, chosen = fit_chosen(
         lambda strength: LogisticRegression(C=strength, max_iter=1000), encoded(job.texts), job.outputs, job.seed
     )

@@ -1,4 +1,4 @@
-"""TF-IDF of words and pairs of words with logistic regression, in scikit-learn."""
+"""TF-IDF of words and pairs of words with logistic regression, for numbers ridge regression, in scikit-learn."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from contract import Answers, Job, Row, Trained, serve
 from logistic import GRID, answered, fit_chosen
+from ridge import by_ridge
 
 # One and two words, and a penalty chosen by cross-validation, are the grid of scikit-learn's own example:
 # https://scikit-learn.org/stable/auto_examples/model_selection/plot_grid_search_text_feature_extraction.html
@@ -26,6 +27,9 @@ def train(job: Job) -> Trained:
             TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=strength, max_iter=1000)
         )
 
+    if job.kind == "number":
+        words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True).fit(job.texts)
+        return by_ridge(job, words.transform, TOLD)
     fitted, chosen = fit_chosen(make, job.texts, job.outputs, job.seed)
     held = io.BytesIO()
     joblib.dump(fitted, held)

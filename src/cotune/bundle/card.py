@@ -144,7 +144,8 @@ _TERMS = (
 
 _FIELDS = (
     " Here there are several fields, whose values take the place of labels (`labels` in the file, `sizes` of them for each "
-    "field in turn): each field has its own softmax, and its likeliest value goes into the JSON."
+    "field in turn): each field has its own softmax. The likeliest value of each goes into the JSON; a number is the mean of "
+    "the distribution that the probabilities of being above each threshold describe."
 )
 
 

@@ -190,12 +190,12 @@ class OpenedBundle:
         return (str(server.get("base_url")), server.get("key_env")) if isinstance(server, Mapping) else None
 
     def writing(self) -> Writing | None:
-        """The settings of generated answers; None for labels and closed fields.
+        """The settings of generated answers; None for labels and fields.
 
         An endpoint is given the schema instead of a grammar.
         """
         written = self.manifest.written
-        if written is None or self.manifest.closed is not None:
+        if written is None or self.manifest.fields is not None:
             return None
         grammar = None if self.has_endpoint else grammar_of(written, f"{self.folder / MANIFEST}, output.schema")
         return Writing(written, self.manifest.answer_tokens, grammar)
@@ -268,7 +268,7 @@ def _predictor(bundle: OpenedBundle, model: LocalModel | RemoteModel) -> Predict
         task=manifest.task,
         writing=bundle.writing(),
         label_type=manifest.label_type,
-        output=None if manifest.closed is None else manifest.written,
+        output=None if manifest.fields is None else manifest.written,
         calibration=Calibration.of(read_json(folder / METRICS), str(folder / METRICS)),
     )
 
@@ -349,11 +349,11 @@ def check_probe(model: LocalModel, manifest: Manifest, folder: Path) -> None:
         probe = model.adapters.probe(manifest.adapter_id)
     if probe is None:
         return
-    closed = manifest.closed
-    known = set(probe.labels) == set(manifest.labels) if closed is None else probe.labels == closed.names
+    fields = manifest.fields
+    known = set(probe.labels) == set(manifest.labels) if fields is None else probe.labels == fields.names
     if (
         not known
-        or probe.sizes != (() if closed is None else closed.sizes)
+        or probe.sizes != (() if fields is None else fields.sizes)
         or probe.width != model.width
         or probe.layer > model.depth
     ):

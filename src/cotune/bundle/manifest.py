@@ -18,7 +18,7 @@ from cotune.probe.readout import PROBE
 from cotune.run_files import BUNDLE, JOURNAL
 from cotune.task.metrics.user import names_user_metric
 from cotune.task.reading.cells import has_half_character
-from cotune.task.values.closed import ClosedFields
+from cotune.task.values.closed import AnswerFields
 from cotune.task.values.label_type import LABEL_TYPES, LabelType
 from cotune.task.values.output import Output, label_output
 from cotune.version import __version__
@@ -79,8 +79,8 @@ class Manifest:
         output_field: name of the label column that was learned from.
         max_tokens: longest prompt in tokens.
         versions: versions of packages, by name.
-        written: the output for generated answers and closed fields; None for labels.
-        answer_tokens: maximum length of a generated answer; 0 for closed fields.
+        written: the output for generated answers and those of several fields; None for labels.
+        answer_tokens: maximum length of a generated answer; 0 for fields.
         label_type: type of the labels in the data: texts, numbers or truth values.
     """
 
@@ -106,14 +106,14 @@ class Manifest:
         return self.written or label_output(self.labels, self.label_type)
 
     @property
-    def closed(self) -> ClosedFields | None:
-        """The fields of JSON that a probe reads; None for labels and generated answers."""
-        return self.written.closed if self.written is not None and self.decision.kind == "probe" else None
+    def fields(self) -> AnswerFields | None:
+        """The fields that a probe reads; None for labels and generated answers."""
+        return self.written.fields if self.written is not None and self.decision.kind == "probe" else None
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """What scores are given to: the labels, or the names of the closed fields' values; empty for generated answers."""
-        return self.labels if self.closed is None else self.closed.names
+        """What scores are given to: the labels, or the names of the fields' values; empty for generated answers."""
+        return self.labels if self.fields is None else self.fields.names
 
     @property
     def has_adapter(self) -> bool:
@@ -205,7 +205,7 @@ class Manifest:
             table.wrong("label_type", "is not one of " + ", ".join(LABEL_TYPES))
         if not 1 <= found.max_tokens <= 10_000_000:
             table.wrong("engine.max_tokens", "is out of range")
-        if version == WRITTEN_FORMAT and not (found.closed is None) <= found.answer_tokens <= 1_000_000:
+        if version == WRITTEN_FORMAT and not (found.fields is None) <= found.answer_tokens <= 1_000_000:
             table.wrong("engine.answer_tokens", "is out of range")
         return found
 
@@ -271,7 +271,7 @@ def verify(folder: Path, manifest: Manifest) -> None:
     by_probe = manifest.decision.kind == "probe"
     if by_probe != probed or (by_probe and (not manifest.choices or manifest.adapter_id == "base")):
         raise InputError(
-            "a bundle has a probe if and only if its decision rule is probe, and then needs labels or closed fields, and the "
+            "a bundle has a probe if and only if its decision rule is probe, and then needs labels or fields, and the "
             "probe's adapter id",
             where=str(folder / ADAPTER / PROBE),
             hint=COPY_AGAIN,

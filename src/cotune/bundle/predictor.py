@@ -14,7 +14,6 @@ from cotune.bundle.calibration import Calibration
 from cotune.bundle.rows import checked_row, example_row
 from cotune.errors import InputError
 from cotune.evaluate.decision import Decision
-from cotune.evaluate.responses import field_answers
 from cotune.evaluate.stats.conformal import label_sets
 from cotune.model.base import GREEDY, Sampling
 from cotune.prompt.prompt import Prompt
@@ -54,7 +53,7 @@ class Prediction:
     Attributes:
         answer: the label, or the generated answer as text. :meth:`Predictor.predict` gives labels in the type that they had in
             the data, :meth:`Predictor.answers` their texts. None if the model is undecided, which only happens with ``unsure``.
-        probabilities: probability of every label after the decision rule, or of every value of every closed field, by
+        probabilities: probability of every label after the decision rule, or of every value of every field, by
             ``field=value``; empty if not requested, and for generated answers.
         truncated: whether the row's text was too long and was cut at its end.
         ended: whether a generated answer ended by itself; False if it was cut or, for numbers and JSON, closed at the maximum
@@ -73,19 +72,19 @@ class Predictor:
     """A loaded bundle, see :func:`cotune.bundle.load`. Not thread-safe.
 
     Args:
-        labels: all labels, in the decision's order; of closed fields the names of all values; empty for generated answers.
+        labels: all labels, in the decision's order; of fields the names of all values; empty for generated answers.
         input_fields: input fields of a row.
         adapter_id: id of the adapter in the model.
         bundle_id: content hash of the bundle.
         task: name of the task.
         writing: settings of generated answers; None for labels.
         label_type: type of the labels in the data.
-        output: the output of JSON that is read off closed fields; None for labels and generated answers.
+        output: the output of answers that are read off several fields; None for labels and generated answers.
         calibration: conformal scores of held-out rows, for abstention; None if the bundle has none.
 
     Attributes:
         probe: the probe that answers; None for label words and generated answers.
-        closed: the fields that it answers; None for labels and generated answers.
+        fields: the fields that it answers; None for labels and generated answers.
     """
 
     def __init__(
@@ -108,7 +107,7 @@ class Predictor:
         self.labels, self.input_fields = tuple(labels), tuple(input_fields)
         self.adapter_id, self.bundle_id, self.task = adapter_id, bundle_id, task
         self.writing, self.label_type, self.calibration = writing, label_type, calibration
-        self._output, self.closed = output, None if output is None else output.closed
+        self._output, self.fields = output, None if output is None else output.fields
         self.probe = self.model.adapters.probe(adapter_id) if decision.kind == "probe" else None
 
     def __repr__(self) -> str:
@@ -125,7 +124,7 @@ class Predictor:
     @property
     def chooses_label(self) -> bool:
         """Whether an answer is a label, not a generated one or the values of several fields."""
-        return self.writing is None and self.closed is None
+        return self.writing is None and self.fields is None
 
     @property
     def model(self) -> LocalModel:
@@ -222,8 +221,8 @@ class Predictor:
     ) -> Iterator[Prediction]:
         top = 1 if self.decision.kind == "raw" and not probabilities and highest is None else None
         scores = self.scorer.score(self.prompt, rows, self.labels, adapter=self.adapter_id, top=top)
-        if self.closed is not None:
-            answers: Sequence[str] = field_answers(scores.log_probs, self.closed)
+        if self.fields is not None:
+            answers: Sequence[str] = self.fields.answers(scores.log_probs)
         else:
             answers = [self.labels[int(place)] for place in self.decision.predict(scores.log_probs)]
         cut = self._cut(rows, short) if scores.truncated else short
@@ -237,7 +236,7 @@ class Predictor:
 
     def _decided(self, log_probs: NDArray[np.float64]) -> NDArray[np.float64]:
         """Log-probabilities after the decision rule; those of fields are not changed by it."""
-        return self.decision.log_probs(log_probs) if self.closed is None else log_probs
+        return self.decision.log_probs(log_probs) if self.fields is None else log_probs
 
     def rendered(self, rows: Sequence[Mapping[str, str]]) -> Sequence[RenderedRow]:
         """Token ids of rows, as the local model reads them."""
@@ -310,7 +309,7 @@ class Predictor:
         Returns:
             Hidden states, divided by their root mean square: the ``[rows, 2 x width]`` that the probe reads, or without a
                 probe the ``[rows, width]`` at the last prompt token after the last layer.
-            ``[rows, labels]`` log-probabilities after the decision rule; of closed fields those of all values.
+            ``[rows, labels]`` log-probabilities after the decision rule; of fields those of all values.
 
         Raises:
             InputError: the model is behind an endpoint, or answers are generated.

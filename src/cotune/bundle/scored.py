@@ -42,6 +42,7 @@ class Scored:
             answers.
         fields: scores of each field of JSON answers.
         truncated: number of rows whose text was too long and was cut.
+        errors: measures of errors in the answers' own unit, by name; empty for kinds without a unit.
     """
 
     metric: str
@@ -56,6 +57,7 @@ class Scored:
     confusion: npt.NDArray[np.int64] | None
     fields: tuple[PartScores, ...]
     truncated: int
+    errors: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
@@ -67,6 +69,7 @@ class Scored:
             "score": round(self.score, 6),
             "ci": self.interval.rounded(),
             "n": self.n,
+            **self.errors,
             "right": self.right,
             "skipped": self.skipped,
             "truncated": self.truncated,
@@ -189,6 +192,7 @@ def score_rows(
         confusion=None if output.kind.written else confusions(answered),
         fields=tuple(field_scores(answered, seed=0, groups=groups)) if output.kind.by_field else (),
         truncated=truncated,
+        errors=output.kind.errors(references, answers),
     )
 
 

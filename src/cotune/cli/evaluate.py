@@ -85,6 +85,8 @@ def _shown(scored: Scored, source: str, width: int) -> Iterator[Any]:
         f"{metric_words(scored.metric)} {scored.score:.3f} ({interval}) on {counted(scored.n, 'row')} of "
         f"{one_line(source, 80)}, {scored.right:,} of them right"
     )
+    for name, error in scored.errors.items():
+        yield Text(f"{name.replace('_', ' ')} {error:.4g}")
     if scored.majority is not None:
         yield Text(f"always {one_line(scored.majority[0], 40)!r}, the most frequent label here: {scored.majority[1]:.3f}")
     if scored.skipped:

@@ -57,17 +57,26 @@ def policy_for(
     if searches_by_probes(context, config):
         return ProbePolicy(context, config, own, previous, bundle)
     if config.tune.readout == "probe":
+        measure = context.task.measure
+        if context.task.output.fields is not None and (measure.graded or not measure.needs_answers):
+            raise _no_probes(f"the metric {measure.name} needs generated answers")
         if context.can.hidden_states and context.model.reads_layers:
             raise _no_probes("an output of train or dev has a value that the schema's closed fields do not list")
         raise _no_probes(f"the engine gives no states between the layers of {context.scorer.name}")
-    if config.tune.readout != "words" and context.can.hidden_states and context.task.output.kind.nested_cells:
-        _advise_closing(context)
+    if config.tune.readout != "words" and context.can.hidden_states:
+        _advise_probes(context)
     return AnswerPolicy(context, config, own, previous)
 
 
-def _advise_closing(context: RunContext) -> None:
-    """Say which parts keep JSON from being read off hidden states, if these are few."""
-    parts = open_parts(context.task.output.schema)
+def _advise_probes(context: RunContext) -> None:
+    """Say what keeps JSON or numbers from being read off hidden states, if that may be changed."""
+    output, measure = context.task.output, context.task.measure
+    if output.fields is not None and measure.exact and not output.kind.by_field:
+        context.journal.tell(
+            f"the numbers are generated, because {measure.name} counts exact answers only; under a metric for which near is "
+            "nearly right (metric=r2, spearman or 'within 5%') they are read off hidden states in a fraction of the time"
+        )
+    parts = open_parts(output.schema) if output.kind.nested_cells else []
     if 0 < len(parts) <= MOST_OPEN:
         names = ", ".join(repr(part) for part in parts)
         context.journal.tell(
@@ -84,15 +93,17 @@ def check_probes(config: RunConfig, task: Task, backend: Backend) -> None:
     """
     if config.tune.readout != "probe":
         return
-    if task.output.kind.written and task.output.closed is None:
-        raise _no_probes(f"the output is {task.output.type}, not a label or JSON of which every part is one of a few values")
+    if task.output.kind.written and task.output.fields is None:
+        raise _no_probes(
+            f"the output is {task.output.type}, not a label, a number or JSON of which every part is one of a few values"
+        )
     if not backend.capabilities.hidden_states:
         raise _no_probes(f"the model answers {backend.place}")
 
 
 def _no_probes(why: str) -> InputError:
     return InputError(
-        f"labels cannot be read off hidden states here: {why}",
+        f"answers cannot be read off hidden states here: {why}",
         where="tune.readout",
         hint="Leave tune.readout out, so that the run chooses a possible one.",
     )

@@ -156,12 +156,15 @@ def told(
         "ci": interval.rounded(),
         "n": evaluation.n,
         "log_loss": finite(evaluation.log_loss),
+        **task.output.kind.errors(references, evaluation.answers),
         "difference": {name: compared[name] for name in ("value", "ci", "p")},
     }
 
 
 def labelled_tfidf(context: RunContext, rows: Sequence[Example]) -> tuple[float, int] | None:
-    """Cross-fitted accuracy of TF-IDF with logistic regression, and its number of rows; None if it cannot be computed.
+    """Cross-fitted score of TF-IDF with logistic regression, and its number of rows; None if it cannot be computed.
+
+    The score is that of :meth:`LabelAnswering.held_out_score`.
 
     ``rows`` are those that the run uses, in random order. If they are a sample, all labelled rows of the user are used; of very
     many rows the first ones suffice.
@@ -172,4 +175,4 @@ def labelled_tfidf(context: RunContext, rows: Sequence[Example]) -> tuple[float,
     truth, sizes = choosing.targets(rows), choosing.sizes
     fits = TermFits([row.text for row in rows], truth, len(choosing.labels), sizes)
     found = fits.cross_fitted(groups=groups_of(rows), seed=context.seed)
-    return None if found is None else (float(row_correct(found, truth, sizes).mean()), len(rows))
+    return None if found is None else (choosing.held_out_score(found, rows, row_correct(found, truth, sizes))[0], len(rows))

@@ -183,7 +183,9 @@ def first_verdict_of(context: RunContext) -> dict[str, Any] | None:
     """The first verdict; None if answers are not read by probes."""
     found = next((event["value"] for event in context.journal.events if event["kind"] == "verdict"), None)
     names = ("seconds", "score", "ci", "n", "log_loss", "prompt_id", "layer", "tfidf", "tfidf_rows", "with_tfidf")
-    return None if found is None else {name: found[name] for name in names}
+    if found is None:
+        return None
+    return {**{name: found[name] for name in names}, **({"metric": found["metric"]} if "metric" in found else {})}
 
 
 def judge_told(context: RunContext, recorded: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -265,6 +267,7 @@ def _arm(context: RunContext, result: ArmResult) -> dict[str, Any]:
         "ci": interval.rounded(),
         "n": evaluation.n,
         "log_loss": finite(evaluation.log_loss),
+        **(task.output.kind.errors(references, evaluation.answers) if evaluation.answers else {}),
         "valid": round(sum(valid) / len(valid), 6) if valid else None,
         "valid_ci": proportion_interval(np.array(valid), groups=groups).rounded() if valid else None,
         "fields": _fields(context, result),
@@ -280,8 +283,8 @@ def _arm(context: RunContext, result: ArmResult) -> dict[str, Any]:
 
 def _readout(context: RunContext, candidate: Candidate) -> dict[str, Any]:
     """A candidate's read-out, its layer, None if that is the last one or unknown, and whether TF-IDF is added to a probe."""
-    written = (context.task if candidate.own is None else candidate.own).output.kind.written
-    if written or candidate.decision.kind != "probe":
+    if candidate.decision.kind != "probe":
+        written = (context.task if candidate.own is None else candidate.own).output.kind.written
         return {"readout": "generation" if written else "words", "layer": None}
     probe = context.model.adapters.probe(candidate.adapter)
     if probe is None:

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from cotune.evaluate.decision import RAW, Decision, fit_bias, label_frequencies
 from cotune.evaluate.scoring import Evaluation, judged, unanswered, wrong_instead
-from cotune.probe.fields import likeliest, row_losses, spans
+from cotune.probe.fields import row_losses
 from cotune.task.answered import Answered
 from cotune.task.example import Example
 from cotune.task.task import Task
-from cotune.task.values.closed import ClosedFields
+from cotune.task.values.closed import AnswerFields
 
 Floats = NDArray[np.float64]
 
@@ -103,22 +103,22 @@ class LabelOutputs(_Scores):
 
 @dataclass(frozen=True, eq=False)
 class FieldOutputs(_Scores):
-    """Scores of the values of a JSON output's closed fields.
+    """Scores of the values of several fields: closed ones of JSON, or a number's thresholds.
 
     Attributes:
         log_probs: ``[rows, values]`` log-probabilities, of the values of each field in turn.
-        closed: the fields.
+        fields: the fields.
     """
 
-    closed: ClosedFields
+    fields: AnswerFields
 
     def judge(self, rows: Sequence[Example], decision: Decision, task: Task) -> Evaluation:
-        """Score the JSON of the likeliest values by the task's metric. The log-loss is the mean over a row's fields."""
-        right, losses = [self.closed.places(row.output) for row in rows], np.full(len(rows), _UNKNOWN_LOSS)
+        """Score the answers by the task's metric. The log-loss is the mean over a row's fields."""
+        right, losses = [self.fields.places(row.output) for row in rows], np.full(len(rows), _UNKNOWN_LOSS)
         known = np.array([places is not None for places in right])
         if known.any():
             losses[known] = row_losses(self.log_probs[known], np.array([places for places in right if places is not None]))
-        texts = field_answers(self.log_probs, self.closed)
+        texts = self.fields.answers(self.log_probs)
         references = [row.output for row in rows]
         evaluation = judged(Answered(references, task.output.as_scored(texts), task.output, rows), losses, task.measure)
         return replace(evaluation, answers=texts, log_losses=losses)
@@ -126,22 +126,6 @@ class FieldOutputs(_Scores):
     def calibrated(self, task: Task) -> Decision:
         """Nothing to calibrate."""
         return RAW
-
-
-def field_answers(log_probs: Floats, closed: ClosedFields) -> tuple[str, ...]:
-    """The JSON outputs of the likeliest value of each field, given ``[rows, values]`` log-probabilities.
-
-    A list with more items than it may have loses the least likely ones, and one with fewer gets the likeliest others.
-    """
-    chosen = likeliest(log_probs, closed.sizes)
-    for columns, (least, most) in closed.lists:
-        places = chosen[:, columns]
-        # An item's place is that of False, and the next one that of True.
-        start = np.array([span.start for span in spans(closed.sizes, len(closed.names))[columns]])
-        lead = log_probs[:, start + 1] - log_probs[:, start]
-        rank = np.argsort(np.argsort(-lead, axis=1, kind="stable"), axis=1)
-        chosen[:, columns] = start + np.where(rank < least, 1, np.where(rank >= most, 0, places - start))
-    return tuple(closed.output(places) for places in chosen.tolist())
 
 
 @dataclass(frozen=True, eq=False)

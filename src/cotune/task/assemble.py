@@ -16,7 +16,7 @@ from cotune.files import content_hash
 from cotune.task.checks import DataChecks, Finding, Removed, check_data
 from cotune.task.example import Example
 from cotune.task.known import Known
-from cotune.task.metrics.metric import Metric, metric_for
+from cotune.task.metrics.metric import METRICS, Metric, metric_for
 from cotune.task.reading.cells import column_of, has_half_character
 from cotune.task.reading.field_names import RESERVED, field_names, fields_for, with_fields, with_headers
 from cotune.task.reading.table import Table
@@ -100,7 +100,7 @@ def assemble(source: Source, metric: str | None) -> Parts:
     not stratified.
 
     Args:
-        metric: name of the metric; None for the default of the output's type.
+        metric: name of the metric; None for that which suits the outputs.
 
     Raises:
         InputError: a column is missing, a cell is empty or of another type, a label unknown, there are too few rows or labels,
@@ -111,7 +111,7 @@ def assemble(source: Source, metric: str | None) -> Parts:
     source = _with_truth_values(source)
     kind, guess = _type(source)
     source, styled = with_style(source, kind)
-    judged = metric_for(metric, Output(kind), run=source.run_metric)
+    named = None if metric is None else metric_for(metric, Output(kind), run=source.run_metric)
     typed = not KINDS[kind].written and not any(source.output_field in table.texts for table in _tables(source))
     known = {*(source.labels or ()), *(source.known.output.labels if source.known is not None else ())} if typed else set()
     labelled = examples_from(source.train, "train", source, kind, known)
@@ -164,6 +164,7 @@ def assemble(source: Source, metric: str | None) -> Parts:
         checks = check_data(train, dev, sealed, labels, removed=removed, counts=read, also=also)
     columns = (source.input_fields, source.output_field)
     description = output.to_json() if output.kind.written else output.labels
+    judged = named or METRICS[output.kind.usual_metric([row.output for row in (*train, *dev)])]
     metric_parts = [judged.name, *([judged.fingerprint] if judged.fingerprint else [])]
     view = [rows_hash(train), rows_hash(dev), sealed.content_hash, *columns, description, *metric_parts]
     return Parts(*columns, output, judged, train, dev, sealed, checks, content_hash(view), source.replay is not None)

@@ -59,7 +59,7 @@ def closed(bench: Bench) -> Path:
     out: Path = bench.folder / "closed"
     ended = run(bench, out)
     assert ended.code == 0, ended.stderr
-    assert "of all values right (" in ended.stdout and "TF-IDF with logistic regression" in ended.stdout
+    assert "s: json_f1 0." in ended.stdout and "TF-IDF with logistic regression" in ended.stdout
     return out
 
 
@@ -83,7 +83,7 @@ def test_weights_are_tuned_for_all_fields_at_once(closed: Path) -> None:
 
 def test_the_bundle_answers_as_the_test_did_and_gives_each_value_a_probability(bench: Bench, closed: Path) -> None:
     manifest = read_manifest(closed / "best")
-    assert manifest.closed is not None and manifest.answer_tokens == 0 and f"adapter/{PROBE}" in manifest.files
+    assert manifest.fields is not None and manifest.answer_tokens == 0 and f"adapter/{PROBE}" in manifest.files
     told = json.loads((closed / "test_rows.json").read_text(encoding="utf-8"))["rows"]
     predictor = load(closed, threads=1, dtype="float32")
     rows = [row["input"] for row in told]
@@ -148,7 +148,7 @@ def test_words_generate_the_json_and_a_run_goes_on_from_that_by_probes(bench: Be
     ended = run(bench, tmp_path / "words", "tune.readout=words")
     assert ended.code == 0, ended.stderr
     assert summary_of(tmp_path / "words")["cost"]["tokens_written"] > 0
-    assert read_manifest(tmp_path / "words" / "best").closed is None
+    assert read_manifest(tmp_path / "words" / "best").fields is None
     assert try_prompt(tmp_path / "words", "What is it? {thing}\nJSON:").comparisons
     ended = run(bench, tmp_path / "on", "--from", str(tmp_path / "words"))
     assert ended.code == 0, ended.stderr

@@ -199,11 +199,12 @@ def _check_form(folder: Path, to: Target, predictor: Predictor, *, has_adapter: 
             where=str(folder),
             hint="Export with --to merged, which also runs with transformers.",
         )
-    if predictor.closed is not None:
+    if predictor.fields is not None:
+        how = "several fields of JSON" if predictor.output.kind.by_field else "numbers by thresholds"
         raise InputError(
-            "the bundle reads several fields of JSON off the hidden state, which exports do not support",
+            f"the bundle reads {how} off the hidden state, which exports do not support",
             where=str(folder),
-            hint="Use cotune predict or cotune serve, or run with tune.readout=words, which generates the JSON.",
+            hint="Use cotune predict or cotune serve, or run with tune.readout=words, which generates the answer.",
         )
     if to == "peft" and not has_adapter:
         raise InputError(

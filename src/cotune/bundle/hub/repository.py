@@ -110,7 +110,7 @@ class Repository:
 
 def form_of(bundle: OpenedBundle) -> Target | None:
     """The default form: a classifier for bundles with a probe, else one merged model."""
-    if bundle.has_endpoint or bundle.prompt.nearest or bundle.manifest.closed is not None:
+    if bundle.has_endpoint or bundle.prompt.nearest or bundle.manifest.fields is not None:
         return None
     return "transformers" if bundle.manifest.decision.kind == "probe" else "merged"
 

@@ -51,7 +51,7 @@ class Scoring:
         if predictor.writing is not None:
             return _written(predictor, items, found)
         rendered = predictor.rendered(items)
-        if predictor.closed is not None:
+        if predictor.fields is not None:
             # Nothing is generated.
             return [Answered(one, len(row.prompt_ids), 0) for one, row in zip(found, rendered, strict=True)]
         place = {label: i for i, label in enumerate(predictor.labels)}

@@ -15,12 +15,13 @@ from cotune.evaluate.answer_noise import AnswerNoise
 from cotune.evaluate.decision import RAW, Decision
 from cotune.evaluate.noise import Noise, compare
 from cotune.evaluate.responses import LabelOutputs, ModelOutputs, label_indices
+from cotune.evaluate.stats.intervals import Interval, proportion_interval
 from cotune.evaluate.stats.racing import loss_bound
 from cotune.model.base import AskedModel, ModelBackend, Progress
 from cotune.model.local import LocalModel
 from cotune.prompt.prompt import Prompt
 from cotune.prompt.render import RenderedRow, shared_prefix
-from cotune.task.example import Example
+from cotune.task.example import Example, groups_of
 from cotune.task.task import Task
 from cotune.tune.batches import TrainingRow, training_rows
 
@@ -162,6 +163,17 @@ class LabelAnswering(Answering):
     def outputs(self, log_probs: NDArray[np.float64]) -> ModelOutputs:
         """Log-probabilities ``[rows, labels]`` as outputs."""
         return LabelOutputs(log_probs)
+
+    def held_out_score(
+        self, log_probs: NDArray[np.float64], rows: Sequence[Example], correct: NDArray[np.float64]
+    ) -> tuple[float, Interval]:
+        """The score of a probe on rows that it has not seen, with its interval: accuracy, or of several fields the metric.
+
+        Args:
+            log_probs: ``[rows, labels]``.
+            correct: ``[rows]`` share of the draws of folds that were right, or of fields.
+        """
+        return float(correct.mean()), proportion_interval(correct, groups=groups_of(rows))
 
     def score(self, prompt: Prompt, adapter: str, rows: Sequence[Example], progress: Progress) -> Reply:
         """Outputs are log-probabilities of the labels, ``[rows, labels]``."""

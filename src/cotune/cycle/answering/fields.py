@@ -1,4 +1,4 @@
-"""Answering of JSON whose parts are all closed: every value of every field is scored by a probe, and nothing is generated."""
+"""Answering by several fields, JSON's closed ones or a number's thresholds: a probe scores each, and nothing is generated."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from numpy.typing import NDArray
 
 from cotune.cycle.answering.base import LabelAnswering
 from cotune.evaluate.answer_noise import AnswerNoise, compare_answers
-from cotune.evaluate.decision import Decision
+from cotune.evaluate.decision import RAW, Decision
 from cotune.evaluate.responses import FieldOutputs
+from cotune.evaluate.scoring import score_interval
+from cotune.evaluate.stats.intervals import Interval
 from cotune.model.local import LocalModel
-from cotune.task.example import Example
+from cotune.task.example import Example, groups_of
 from cotune.task.task import Task
 from cotune.task.values.output import Output, label_output
 
 
 class FieldAnswering(LabelAnswering):
-    """Scores the values of a task's closed fields, see :mod:`cotune.task.values.closed`.
+    """Scores the values of a task's fields, see :mod:`cotune.task.values.closed` and :mod:`cotune.task.values.scale`.
 
     Args:
         output: output of an earlier bundle; None for the task's.
@@ -29,23 +31,31 @@ class FieldAnswering(LabelAnswering):
     rules = False
 
     def __init__(self, task: Task, model: LocalModel, output: Output | None = None) -> None:
-        closed = (output or task.output).closed
-        assert closed is not None
+        fields = (output or task.output).fields
+        assert fields is not None
         # The values of all fields are scored in the place of labels.
-        super().__init__(replace(task, output=label_output(closed.names)), model)
-        self.closed, self.sizes, self._asked = closed, closed.sizes, task
+        super().__init__(replace(task, output=label_output(fields.names)), model)
+        self.fields, self.sizes, self._asked = fields, fields.sizes, task
         self._places: dict[str, tuple[int, ...] | None] = {}
 
     def targets(self, rows: Sequence[Example]) -> NDArray[np.int64]:
         # The same rows are asked for with every prompt, and reading JSON takes long.
         for row in rows:
             if row.output not in self._places:
-                self._places[row.output] = self.closed.places(row.output)
+                self._places[row.output] = self.fields.places(row.output)
         places = [self._places[row.output] for row in rows]
         return np.array(places, dtype=np.int64).reshape(len(rows), len(self.sizes))
 
     def outputs(self, log_probs: NDArray[np.float64]) -> FieldOutputs:
-        return FieldOutputs(log_probs, self.closed)
+        return FieldOutputs(log_probs, self.fields)
+
+    def held_out_score(
+        self, log_probs: NDArray[np.float64], rows: Sequence[Example], correct: NDArray[np.float64]
+    ) -> tuple[float, Interval]:
+        task, groups = self._asked, groups_of(rows)
+        judged = self.outputs(log_probs).judge(rows, RAW, task)
+        references = [row.output for row in rows]
+        return judged.score, score_interval(judged, references, task.measure, task.output, seed=0, groups=groups)
 
     def compared(
         self, first: NDArray[np.float64], second: NDArray[np.float64], rows: Sequence[Example], decision: Decision
@@ -55,14 +65,22 @@ class FieldAnswering(LabelAnswering):
 
 
 def reads_fields(task: Task, model: LocalModel, readout: str | None) -> bool:
-    """Whether a task's JSON is read off hidden states instead of being generated.
+    """Whether a model chooses values of a task's fields, see :func:`chooses_fields`; its layers must be known."""
+    known = model.capabilities.hidden_states and model.capabilities.tune and model.reads_layers
+    return known and chooses_fields(task, readout)
 
-    This needs closed fields that hold every labelled row, a metric that reads answers, and a model whose layers are known. A
-    config may ask for generation by the read-out ``words``.
+
+def chooses_fields(task: Task, readout: str | None) -> bool:
+    """Whether a task's JSON or numbers are read off hidden states by their fields instead of being generated.
+
+    This needs fields that hold every labelled row, and a metric that reads answers. A config may ask for generation by the
+    read-out ``words``. Numbers under a metric that counts exact answers only are generated, unless the config asks for a
+    ``probe``.
     """
-    closed = task.output.closed
-    if closed is None or readout == "words" or not task.measure.needs_answers or task.measure.graded:
+    measure, output = task.measure, task.output
+    fields = output.fields
+    if fields is None or readout == "words" or not measure.needs_answers or measure.graded:
         return False
-    if not (model.capabilities.hidden_states and model.capabilities.tune and model.reads_layers):
+    if measure.exact and not output.kind.by_field and readout != "probe":
         return False
-    return all(closed.places(row.output) is not None for row in chain(task.train, task.dev))
+    return all(fields.places(row.output) is not None for row in chain(task.train, task.dev))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from cotune.config import RunConfig
+from cotune.cycle.answering.fields import chooses_fields
 from cotune.endpoint.prices import tokens_of
 from cotune.errors import InputError
 from cotune.model.base import Capabilities
@@ -60,8 +61,8 @@ def check_references(config: RunConfig, task: Task, can: Capabilities) -> Task:
     if not task.output.kind.written:
         return task
     place = _schema_place(config)
-    # Values of closed fields are chosen, so no keyword has to be enforced while writing.
-    chosen = can.hidden_states and task.output.closed is not None and config.tune.readout != "words"
+    # Values of fields are chosen, so no keyword has to be enforced while writing.
+    chosen = can.hidden_states and chooses_fields(task, config.tune.readout)
     problem = Writable(task.output, place).problem if can.grammar and not chosen else _invalid(task.output, place)
     findings = []
     for bad in _bad_rows(task, problem):
@@ -91,7 +92,7 @@ def check_lengths(config: RunConfig, task: Task, can: Capabilities) -> Task:
     Raises:
         InputError: answers are numbers or JSON and those of most rows of train or dev are too long; or there is no tokenizer.
     """
-    if not task.output.kind.written or not can.hidden_states:
+    if not task.output.kind.written or not can.hidden_states or chooses_fields(task, config.tune.readout):
         return task
     from cotune.model.loading.bundled import resolve_model
     from cotune.model.loading.load import load_tokenizer

@@ -142,7 +142,9 @@ def _frozen_evidence(context: RunContext, search: LabelSearch, trials: Trials, f
     made = trials.frozen(fit, search.splits[0].learn)
     mix = trials.cross_fitted_mix(fit)
     table = mix.of(trials.log_probs(made, context.dev, "judge"), trials.term_logits(made, context.dev))
-    return Evidence(fit, 0.0, mix, fit.losses, fit.found.best.correct, np.ones(len(fit.rows), dtype=np.bool_), made, table)
+    best, every = fit.found.best, np.ones(len(fit.rows), dtype=np.bool_)
+    judged = context.choosing.held_out_score(fit.found.log_probs, fit.rows, best.correct)
+    return Evidence(fit, 0.0, mix, fit.losses, best.correct, every, made, judged, table)
 
 
 @dataclass(frozen=True)

@@ -125,14 +125,17 @@ class HeldOutJudge:
         if epochs and len(search.rows) < HEURISTICS.few_rows:
             # Only for answers to other rows: on these the fitted temperature is the best one.
             mix = replace(mix, temperature=HEURISTICS.few_temperature * mix.temperature)
+        correct = row_correct(log_probs, truth, choosing.sizes)
+        judged = [rows[place] for place in np.flatnonzero(counts)]
         evidence = Evidence(
             fit,
             epochs,
             mix,
             row_losses(log_probs, truth),
-            row_correct(log_probs, truth, choosing.sizes),
+            correct,
             counts,
             found[0],
+            choosing.held_out_score(log_probs[counts], judged, correct[counts]),
             log_probs[: len(splits[0].held)],
         )
         self._context.journal.step(

@@ -16,6 +16,7 @@ from cotune.cycle.probe_search.splits import Split
 from cotune.cycle.probe_search.tfidf import Mix
 from cotune.cycle.probe_search.trial import Fitted
 from cotune.evaluate.stats.cross_fitted import corrected_error, standard_error
+from cotune.evaluate.stats.intervals import Interval
 from cotune.prompt.prompt import Prompt
 from cotune.refine import Proposal
 from cotune.task.example import Example
@@ -37,6 +38,7 @@ class Evidence:
         counts: ``[rows]`` whether a row counts: not if the prompt shows it with its answer, as with few rows, where train is
             held out too.
         first: weights and read-out of the first split, whose held-out rows are dev.
+        judged: held-out accuracy, or of several fields the task's metric, with its interval.
         dev_log_probs: ``[dev rows, labels]`` their log-probabilities on dev, in the order of the first split, after
             temperature.
     """
@@ -48,7 +50,13 @@ class Evidence:
     correct: Floats
     counts: NDArray[np.bool_]
     first: Fitted
+    judged: tuple[float, Interval]
     dev_log_probs: Floats
+
+    @property
+    def score(self) -> float:
+        """Held-out accuracy; of several fields the task's metric."""
+        return self.judged[0]
 
     @property
     def tuned(self) -> bool:
@@ -59,11 +67,6 @@ class Evidence:
     def mean(self) -> float:
         """Mean held-out log-loss."""
         return float(self.losses[self.counts].mean())
-
-    @property
-    def score(self) -> float:
-        """Held-out accuracy."""
-        return float(self.correct[self.counts].mean())
 
     def gap(self, other: Evidence) -> Floats:
         """Log-loss less that of another candidate, row by row, on the rows that count for both."""

@@ -62,6 +62,7 @@ class Mixed:
     Attributes:
         mix: the share and the temperature.
         rows: the rows.
+        log_probs: ``[rows, labels]``, after temperature.
         losses: ``[rows]`` log-loss in nats.
         correct: ``[rows]`` 1 if the likeliest label was right, otherwise 0.
         without: ``[rows]`` log-loss of the probe alone.
@@ -70,6 +71,7 @@ class Mixed:
 
     mix: Mix
     rows: tuple[Example, ...]
+    log_probs: Floats
     losses: Floats
     correct: Floats
     without: Floats
@@ -129,7 +131,7 @@ class Tfidf:
         mix = best_mix(log_probs, terms, truth, by_share, sizes)
         mixed, alone = mix.of(log_probs, terms), tempered(log_probs, best_temperature(log_probs, truth, sizes), sizes)
         correct = row_correct(mixed, truth, sizes)
-        return Mixed(mix, tuple(rows), row_losses(mixed, truth), correct, row_losses(alone, truth), by_share)
+        return Mixed(mix, tuple(rows), mixed, row_losses(mixed, truth), correct, row_losses(alone, truth), by_share)
 
 
 def losses_by_share(log_probs: Floats, terms: Floats, truth: NDArray[np.int64], sizes: Sequence[int] = ()) -> Floats:

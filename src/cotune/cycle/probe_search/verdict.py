@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from cotune.cycle.candidate import Candidate
 from cotune.cycle.context import RunContext
 from cotune.cycle.probe_search.confirm import save_readout
-from cotune.cycle.probe_search.splits import labelled_rows, splits_of
+from cotune.cycle.probe_search.splits import labelled_rows
 from cotune.cycle.probe_search.state import Evidence, LabelSearch
 from cotune.cycle.probe_search.trial import Fitted, Trials
 from cotune.cycle.references import labelled_tfidf
 from cotune.cycle.search.arms import save_candidate
 from cotune.errors import counted
 from cotune.evaluate.decision import BY_PROBE
-from cotune.evaluate.stats.intervals import proportion_interval
-from cotune.task.example import Example, groups_of
+from cotune.evaluate.stats.intervals import Interval
 
 _KEPT = ("score", "ci", "n", "log_loss", "layer", "seconds")
 """Values that the bundle's metrics keep."""
@@ -55,15 +50,17 @@ class EarlyBundles:
         def effect() -> dict[str, Any]:
             tfidf = labelled_tfidf(context, rows)
             if both is not None:
-                found = self._facts(made, adapter, both.correct, both.rows, float(both.losses.mean()))
+                judged = context.choosing.held_out_score(both.log_probs, both.rows, both.correct)
+                found = self._facts(made, adapter, judged, len(both.rows), float(both.losses.mean()))
             elif named is not None:
                 found = self._facts_of(named, made, adapter)
             else:
-                found = self._facts(made, adapter, fit.found.best.correct, fit.rows, fit.mean)
+                judged = context.choosing.held_out_score(fit.found.log_probs, fit.rows, fit.found.best.correct)
+                found = self._facts(made, adapter, judged, len(fit.rows), fit.mean)
             facts = {
                 **found,
                 "label_names": named is not None,
-                **({"fields": len(sizes)} if (sizes := context.choosing.sizes) else {}),
+                **({"metric": context.task.measure.name} if context.choosing.sizes else {}),
                 "with_tfidf": made.terms is not None and mix.share > 0,
                 "tfidf": None if tfidf is None else round(tfidf[0], 6),
                 "tfidf_rows": None if tfidf is None else tfidf[1],
@@ -85,26 +82,23 @@ class EarlyBundles:
                 return facts
             both = evidence.counts & before.counts
             score, log_loss = (round(float(values[both].mean()), 6) for values in (before.correct, before.losses))
+            if self._context.choosing.sizes:
+                score = round(before.score, 6)
             return {**facts, "before": {"score": score, "log_loss": log_loss}}
 
         self._context.journal.step("better", [made.prompt.id, adapter], effect)
 
     def _facts_of(self, evidence: Evidence, made: Fitted, adapter: str) -> dict[str, Any]:
         """The record of a read-out that was judged on the held-out rows of all splits, or of the first alone."""
-        held = [row for split in splits_of(self._context) for row in split.held]
-        rows = [row for row, counts in zip(held, evidence.counts, strict=False) if counts]
-        return self._facts(made, adapter, evidence.correct[evidence.counts], rows, evidence.mean)
+        return self._facts(made, adapter, evidence.judged, int(evidence.counts.sum()), evidence.mean)
 
-    def _facts(
-        self, made: Fitted, adapter: str, correct: NDArray[np.float64], rows: Sequence[Example], log_loss: float
-    ) -> dict[str, Any]:
-        # A row that several draws of the folds judged counts by the share of draws that were right.
-        interval = proportion_interval(correct, groups=groups_of(rows))
+    def _facts(self, made: Fitted, adapter: str, judged: tuple[float, Interval], rows: int, log_loss: float) -> dict[str, Any]:
+        score, interval = judged
         return {
             "seconds": round(self._context.journal.clock(), 1),
-            "score": round(float(correct.mean()), 6),
+            "score": round(score, 6),
             "ci": interval.rounded(),
-            "n": len(correct),
+            "n": rows,
             "log_loss": round(log_loss, 6),
             "prompt_id": made.prompt.id,
             "adapter_id": adapter,
@@ -126,7 +120,7 @@ def sentence(facts: dict[str, Any]) -> str:
     rows = counted(facts["n"], "labelled row")
     added = " with TF-IDF added" if facts["with_tfidf"] else ""
     judged = f"on {rows} held out, by a probe that learns from names of labels too," if facts["label_names"] else ""
-    share = f"{facts['score']:.2f}{' of all values right' if 'fields' in facts else ''}"
+    share = f"{facts['metric'] + ' ' if 'metric' in facts else ''}{facts['score']:.2f}"
     return (
         f"after {facts['seconds']:.0f} s: {share} ({low:.2f} to {high:.2f}), "
         f"{judged or f'cross-fitted on {rows}, by a probe'} on the state after layer {facts['layer']}{added}{beside}"

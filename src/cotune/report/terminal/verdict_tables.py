@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-_MARKS = "abcdefgh"
+_MARKS, _ERROR = "abcdefgh", "mean_absolute_error"
 # Least width of a terminal for the description of arms, and for all numbers.
 _WIDE, _NARROW = 100, 60
 _STYLES = {SAME_ARM: "bright_black", "a gain": "green", "worth more together": "green", "a loss": "red"}
@@ -67,6 +67,7 @@ def arms_table(
     counts = {number(arm.get("n")) for arm in arms.values()}
     wide, narrow = width >= _WIDE, width < _NARROW
     columns = ["arm", *(["what it is"] if wide else []), "score>", "95% interval", *([] if narrow else ["log-loss>"])]
+    columns += ["mean error>"] if any(number(arm.get(_ERROR)) is not None for arm in arms.values()) and not narrow else []
     columns += [*(["n>"] if wide or len(counts) > 1 else []), *([] if narrow else ["rule", "steps>"])]
     table = table_of(columns, width)
     winner, marks = shipped_arm(summary), arm_marks(groups)
@@ -76,6 +77,7 @@ def arms_table(
             "arm": group.title + (f" ({marks[group]})" if group in marks else ""),
             "what it is": group.meaning,
             **dict(zip(("score>", "95% interval", "log-loss>", "n>"), score_cells(arm), strict=True)),
+            "mean error>": plain_error(arm),
             "rule": rule_of(arm),
             "steps>": decimal(arm.get("steps"), 0),
         }
@@ -98,10 +100,17 @@ def references_table(references: Mapping[str, Mapping[str, Any]], width: int) ->
 
     # On a long test, label words are scored on a sample of the rows.
     shown = [True, True, True, width >= _NARROW, len({number(one.get("n")) for one in references.values()}) > 1]
-    table = table_of([*compress(("reference", "score>", "95% interval", "log-loss>", "n>"), shown)], width)
+    shown += [width >= _NARROW and any(number(one.get(_ERROR)) is not None for one in references.values())]
+    table = table_of([*compress(("reference", "score>", "95% interval", "log-loss>", "n>", "mean error>"), shown)], width)
     for name, one in references.items():
-        table.add_row(*map(Text, compress((REFERENCE_NAMES[name], *score_cells(one)), shown)))
+        table.add_row(*map(Text, compress((REFERENCE_NAMES[name], *score_cells(one), plain_error(one)), shown)))
     return table
+
+
+def plain_error(one: Mapping[str, Any]) -> str:
+    """Mean absolute error of an arm or a reference whose answers are numbers, in their unit."""
+    error = number(one.get(_ERROR))
+    return "-" if error is None else f"{error:.4g}"
 
 
 def score_cells(one: Mapping[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 from cotune.errors import InputError
 from cotune.plugins import METRICS_GROUP, Plugin, plugins
 from cotune.task.answered import Answered, Floats
-from cotune.task.metrics import json_fields, label, text
+from cotune.task.metrics import json_fields, label, number, text
 from cotune.task.metrics.user import UserMetric, names_user_metric
 from cotune.task.values.number import equal_numbers
 from cotune.task.values.output import OUTPUT_TYPES, WRITTEN_TYPES, Output, OutputType, label_output
@@ -51,6 +51,7 @@ class Metric:
         right_from: value from which a row counts as right.
         needs_answers: whether it uses answers, or only the likelihood of the right answers.
         graded: whether a judge has to grade the answers first.
+        exact: whether only an answer that is equal to the right one counts, so that a near number is wrong.
         fingerprint: hash of its definition, if the name does not identify it.
     """
 
@@ -62,6 +63,7 @@ class Metric:
     right_from: float = 1.0
     needs_answers: bool = True
     graded: bool = False
+    exact: bool = False
     fingerprint: str = ""
 
     @property
@@ -126,7 +128,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
     {
         metric.name: metric
         for metric in (
-            Metric("accuracy", "share of rows that are right", OUTPUT_TYPES, _same),
+            Metric("accuracy", "share of rows that are right", OUTPUT_TYPES, _same, exact=True),
             Metric(
                 "macro_f1", "mean of the labels' F1, every label counting the same", ("label",), _same,
                 Aggregate(_LABEL_COUNTS, label.macro_f1),
@@ -139,6 +141,14 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
                    _texts(text.normalised_match)),
             Metric("token_f1", "mean F1 of a row's words", ("text",), _texts(text.token_f1), right_from=0.5),
             Metric("rouge_l", "mean ROUGE-L of a row", ("text",), _texts(text.rouge_l), right_from=0.5),
+            Metric("r2", "share of the numbers' variance that the answers explain", ("number",), number.closeness,
+                   Aggregate(number.squares, number.r2), right_from=0.5),
+            Metric("d2_absolute_error", "one minus the absolute error as a share of the median's", ("number",),
+                   number.closeness, Aggregate(number.absolutes, number.d2_absolute_error), right_from=0.5),
+            Metric("pearson", "Pearson's correlation with the right numbers", ("number",), number.closeness,
+                   Aggregate(number.products, number.correlation), right_from=0.5),
+            Metric("spearman", "Spearman's rank correlation with the right numbers", ("number",), number.closeness,
+                   Aggregate(number.rank_products, number.correlation), right_from=0.5),
             Metric("json_f1", "F1 over all fields of all rows", ("json",), json_fields.row_f1,
                    Aggregate(_JSON_COUNTS, json_fields.micro_f1)),
             Metric("json_precision", "share of the given fields that are right", ("json",), json_fields.row_f1,

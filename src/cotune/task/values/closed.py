@@ -11,7 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate, groupby
-from typing import Any, Final
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cotune.task.values.json_value import NO_JSON, json_in, json_text
 
@@ -19,6 +22,28 @@ MOST_VALUES = 512
 """Maximum number of values over all fields. Each is a row of the read-out's weights, and each field is one more regression."""
 _MOST_RANGE = 24
 """Maximum number of whole numbers between two bounds that count as values, as of an inferred enumeration."""
+
+
+class AnswerFields(Protocol):
+    """Fields with a few values each, by which an answer is read off a hidden state instead of being generated."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all fields' values, in order."""
+        ...
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of values of each field."""
+        ...
+
+    def places(self, output: str) -> tuple[int, ...] | None:
+        """Place in :attr:`names` of each field's value in an output; None if the output has another form or value."""
+        ...
+
+    def answers(self, log_probs: NDArray[np.float64]) -> tuple[str, ...]:
+        """The outputs of rows, given ``[rows, values]`` log-probabilities of :attr:`names`."""
+        ...
 
 
 class _Absent:
@@ -98,6 +123,22 @@ class ClosedFields:
         if len(found) != len(self.fields) or None in found:
             return None
         return tuple(start + place for start, place in zip(self._starts, found, strict=True) if place is not None)
+
+    def answers(self, log_probs: NDArray[np.float64]) -> tuple[str, ...]:
+        """The outputs with the likeliest value of each field, given ``[rows, values]`` log-probabilities.
+
+        A list with more items than it may have loses the least likely ones, and one with fewer gets the likeliest others.
+        """
+        starts = np.array(self._starts)
+        parts = zip(self._starts, self.sizes, strict=True)
+        chosen = np.stack([log_probs[:, start : start + size].argmax(axis=1) + start for start, size in parts], axis=1)
+        for columns, (least, most) in self.lists:
+            places, start = chosen[:, columns], starts[columns]
+            # An item's place is that of False, and the next one that of True.
+            lead = log_probs[:, start + 1] - log_probs[:, start]
+            rank = np.argsort(np.argsort(-lead, axis=1, kind="stable"), axis=1)
+            chosen[:, columns] = start + np.where(rank < least, 1, np.where(rank >= most, 0, places - start))
+        return tuple(self.output(places) for places in chosen.tolist())
 
     def output(self, places: Sequence[int]) -> str:
         """The output with the values at some places in :attr:`names`, one of each field."""

@@ -9,11 +9,12 @@ from functools import cached_property
 from typing import Any
 
 from cotune.errors import InputError
-from cotune.task.values.closed import ClosedFields, closed_fields
+from cotune.task.values.closed import AnswerFields, closed_fields
 from cotune.task.values.json_value import json_text
 from cotune.task.values.kinds.base import Constraint, OutputKind
 from cotune.task.values.kinds.registry import KINDS, OUTPUT_TYPES, WRITTEN_TYPES, OutputType
 from cotune.task.values.label_type import LABEL_TYPES, Label, LabelType, label_value
+from cotune.task.values.scale import Scale
 from cotune.task.values.schema import Validator, schema_problem
 
 __all__ = ["OUTPUT_TYPES", "WRITTEN_TYPES", "Output", "OutputType", "label_output"]
@@ -49,9 +50,15 @@ class Output:
         return schema
 
     @cached_property
-    def closed(self) -> ClosedFields | None:
-        """The fields of JSON all of whose parts are one of a few values; None for any other output."""
-        return closed_fields(self.schema) if self.kind.nested_cells else None
+    def fields(self) -> AnswerFields | None:
+        """The fields that a probe can read: closed ones of JSON, or a number's thresholds; None if there are none.
+
+        Raises:
+            ValueError: a number's scale is invalid.
+        """
+        if self.kind.nested_cells:
+            return closed_fields(self.schema)
+        return Scale.from_json(self.schema) if self.schema is not None else None
 
     @property
     def summary(self) -> str:
@@ -135,6 +142,11 @@ class Output:
             raise InputError(f"an output of type {name} does not have these labels or this schema", where="output")
         if schema is not None and (problem := schema_problem(schema)):
             raise InputError(f"the schema is not a valid JSON Schema ({problem})", where="output")
+        if schema is not None and not kind.nested_cells:
+            try:
+                Scale.from_json(schema)
+            except ValueError as error:
+                raise InputError(str(error), where="output") from error
         if (label_type := data.get("label_type", "text")) not in LABEL_TYPES or (kind.written and label_type != "text"):
             raise InputError(f"labels are not of the type {label_type!r}", where="output")
         return cls(name, tuple(labels), "" if schema is None else json_text(schema), label_type)

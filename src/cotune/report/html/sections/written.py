@@ -1,21 +1,25 @@
-"""Generated answers on the page: differences from the right answers, and JSON results by field."""
+"""Answers that are no labels on the page: differences from the right ones, JSON results by field, and numbers as a plot."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from cotune.errors import counted
 from cotune.plain import between, fields, items, one_line
 from cotune.report.html.markup import cut, data_text, esc, figure, percent, plain_table
+from cotune.report.html.plot import Plot, nice_ticks, padded
 from cotune.report.html.sections.prompts import word_diff
 from cotune.report.html.sections.record import AnsweredRow, AnsweredRows
+from cotune.task.values.number import number_in, parse_number
 
 MOST_COMPARED = 1_200
 """Most characters of an answer that are compared by words."""
 _BEFORE = 100
 """Characters before the first difference that are shown of long answers."""
-_SHOWN_ROWS = 12
+_SHOWN_ROWS, _SHOWN_DOTS = 12, 500
 
 
 def written_changes(tests: AnsweredRows, row: AnsweredRow, arm: str, most_bytes: int = 6 * MOST_COMPARED) -> list[list[str]]:
@@ -41,11 +45,32 @@ def written_changes(tests: AnsweredRows, row: AnsweredRow, arm: str, most_bytes:
 
 
 def written_errors(tests: AnsweredRows, arm: str, listed: Sequence[Any]) -> str:
-    """An arm's answers: for JSON precision and recall of each field, then the rows with the lowest scores.
+    """An arm's answers: JSON by field, numbers as a plot, then the rows with the lowest scores.
 
     ``listed`` holds the arm's fields from the summary; empty if there are none.
     """
-    return (_fields(listed) if listed else "") + _worst(tests, arm)
+    return (_fields(listed) if listed else _numbers(tests, arm)) + _worst(tests, arm)
+
+
+def _numbers(tests: AnsweredRows, arm: str) -> str:
+    """Answers over right numbers; empty if the right answers are no numbers."""
+    pairs = [(parse_number(tests.labels[row.reference]), number_in(tests.labels[row.answers[arm]])) for row in tests.rows]
+    points = [
+        (float(right), float(answer), i) for i, (right, answer) in enumerate(pairs) if right is not None and answer is not None
+    ]
+    if not points or any(right is None for right, _ in pairs) or not np.isfinite(points).all():
+        return ""
+    low, high = padded(value for right, answer, _ in points for value in (right, answer))
+    plot = Plot((low, high), (low, high), height=320, label="Answers over right numbers")
+    ticks = [(tick, f"{tick:g}") for tick in nice_ticks(low, high)]
+    plot.axes(ticks, ticks)
+    plot.line((low, low), (high, high), "diagonal")
+    for right, answer, i in points[:_SHOWN_DOTS]:
+        tip = f"right {right:g}, answered {answer:g}\n{one_line(tests.rows[i].text, 160)}"
+        plot.dot((right, answer), "dot tuned", radius=3, tip=tip)
+    some = f"The first {_SHOWN_DOTS} of {counted(len(points), 'row')}. " if len(points) > _SHOWN_DOTS else ""
+    caption = f"{some}On the diagonal an answer is equal to the right number."
+    return figure("Answers over right numbers", plot.render(x_title="right number", y_title="answer"), caption)
 
 
 def _fields(listed: Sequence[Any]) -> str:

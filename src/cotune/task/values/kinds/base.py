@@ -60,7 +60,7 @@ class OutputKind:
         samples: a few different outputs of a task of this kind, for contract tests.
         about: description of an answer, for messages.
         mode: how a model answers.
-        default_metric: metric of a task that names none.
+        default_metric: metric of a task that names none, if its outputs do not suggest another.
         has_schema: whether every output of the kind has a JSON Schema.
         by_field: whether answers have fields that are scored one by one.
         nested_cells: whether a cell of a table may hold a list or an object.
@@ -156,6 +156,10 @@ class OutputKind:
         """The normal form of an output under the schema: JSON gets the schema's order of keys."""
         return output
 
+    def usual_metric(self, outputs: Sequence[str]) -> str:
+        """Metric of a task with these outputs that names none."""
+        return self.default_metric
+
     def stratum(self, output: str) -> str:
         """Stratum for splits and demonstrations: the label, or a constant if outputs hardly recur."""
         return ""
@@ -180,6 +184,10 @@ class OutputKind:
     def same(self, reference: str, answer: str) -> bool:
         """Whether an answer is right, as defined by accuracy."""
         return reference.strip() == answer.strip()
+
+    def errors(self, references: Sequence[str], answers: Sequence[str]) -> dict[str, float]:
+        """Measures of the errors in the answers' own unit, by name, beside the metric; none for kinds without a unit."""
+        return {}
 
     def plain_value(self, text: str) -> Any:
         """An answer as a JSON value for serving: None, a text, a number, a list or an object."""

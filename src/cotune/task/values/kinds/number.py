@@ -11,6 +11,7 @@ from cotune.errors import InputError, shortened
 from cotune.task.values.kinds.base import Bounds, CellReader, Constraint, OutputKind
 from cotune.task.values.number import equal_numbers, number_in, number_text, parse_number
 from cotune.task.values.number_style import NumberStyle, number_style
+from cotune.task.values.scale import Scale, scale_of
 
 _NUMBERS_FROM = 20
 """Minimum count of different numbers; fewer are taken for labels, such as stars from 1 to 5."""
@@ -49,10 +50,24 @@ class NumberKind(OutputKind):
         """A reader of numbers, plain or in the common style of the column."""
         return lambda cell, where: _number(cell, where, style)
 
+    def usual_metric(self, outputs: Sequence[str]) -> str:
+        """``r2`` for measurements, where near is nearly right: most outputs have decimals."""
+        return "r2" if 2 * sum(map(_whole, outputs)) < len(outputs) else self.default_metric
+
     def schema_of(self, outputs: Sequence[str], given: Mapping[str, Any] | None) -> Mapping[str, Any]:
-        """A schema that says whether all outputs are integers."""
-        whole = all(Decimal(output) == Decimal(output).to_integral_value() for output in outputs)
-        return {"type": "integer" if whole else "number"}
+        """The given schema, else one that says whether all outputs are integers, with their :class:`Scale`."""
+        if given is not None:
+            return given
+        scale = scale_of(outputs)
+        kind = {"type": "integer" if all(map(_whole, outputs)) else "number"}
+        return kind if scale is None else kind | scale.to_json()
+
+    def kept_schema(self, schema: Mapping[str, Any] | None, outputs: Sequence[str]) -> Mapping[str, Any] | None:
+        """An earlier bundle's schema if its scale suits these outputs, so that log-losses stay comparable."""
+        scale = None if schema is None else Scale.from_json(schema)
+        if schema is None or scale is None or not scale.suits(outputs):
+            return None
+        return schema if schema["type"] == "number" or all(map(_whole, outputs)) else None
 
     def canonical(self, text: str, bounds: Bounds) -> str:
         number = number_in(text)
@@ -65,6 +80,13 @@ class NumberKind(OutputKind):
         """Whether both are equal up to rounding errors of doubles."""
         right, answered = number_in(reference), number_in(answer)
         return right is not None and answered is not None and equal_numbers(answered, right, absolute=0.0, relative=1e-9)
+
+    def errors(self, references: Sequence[str], answers: Sequence[str]) -> dict[str, float]:
+        """``mean_absolute_error`` of the rows that have a number as answer; nothing if none has."""
+        pairs = [(number_in(right), number_in(answer)) for right, answer in zip(references, answers, strict=True)]
+        gaps = [abs(float(answer - right)) for right, answer in pairs if right is not None and answer is not None]
+        mean = sum(gaps) / len(gaps) if gaps else math.inf
+        return {"mean_absolute_error": float(f"{mean:.6g}")} if math.isfinite(mean) else {}
 
     def plain_value(self, text: str) -> int | float | None:
         """The number; None if there is none, or if it is too large for a double."""
@@ -79,10 +101,15 @@ class NumberKind(OutputKind):
 
     def constraint(self, bounds: Bounds) -> Constraint:
         """Answers must be plain numbers; integers only if all outputs are."""
-        return Constraint(integer=bounds.schema == {"type": "integer"})
+        return Constraint(integer=(bounds.schema or {}).get("type") == "integer")
 
     def unwritable_hint(self, *, schema_given: bool) -> str:
         return "Shorten the numbers, or set output.type to text."
+
+
+def _whole(output: str) -> bool:
+    number = Decimal(output)
+    return number == number.to_integral_value()
 
 
 def _number(cell: str, where: str, style: NumberStyle | None) -> str:

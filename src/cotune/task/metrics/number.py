@@ -1,0 +1,98 @@
+"""Metrics of numbers for which near is nearly right, from sums over rows.
+
+Definitions follow scikit-learn's ``r2_score`` and ``d2_absolute_error_score`` and SciPy's ``pearsonr`` and ``spearmanr``, but a
+score below 0, worse than a constant answer, is 0. An answer without a number counts as the mean of the right ones.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cotune.task.answered import Answered, Floats
+
+
+def closeness(answered: Answered) -> Floats:
+    """``[rows]`` one minus the error in standard deviations of the right numbers; 0 from one on, and without a number.
+
+    So a row counts as right if its answer is within half a standard deviation.
+    """
+    right, given = _numbers(answered)
+    spread = float(right.std()) or 1.0
+    errors = np.where(np.isnan(given), np.inf, np.abs(given - right))
+    return np.asarray(np.clip(1.0 - errors / spread, 0.0, 1.0), dtype=np.float64)
+
+
+def squares(answered: Answered) -> Floats:
+    """``[rows, 4]``: 1, and of the right numbers less their mean: each, its square, and the squared error."""
+    right, given = _centred(answered)
+    return np.stack([np.ones(len(right)), right, right**2, (given - right) ** 2], axis=1)
+
+
+def r2(sums: Floats) -> Floats:
+    """Share of the variance of the right numbers that the answers explain, from sums of :func:`squares`."""
+    rows, total, squared, errors = np.moveaxis(np.asarray(sums, dtype=np.float64), -1, 0)
+    return _skill(errors, squared - total**2 / np.maximum(rows, 1.0))
+
+
+def absolutes(answered: Answered) -> Floats:
+    """``[rows, 2]``: absolute errors of the answers and of the median of the right numbers."""
+    right, given = _centred(answered)
+    return np.stack([np.abs(given - right), np.abs(right - np.median(right))], axis=1)
+
+
+def d2_absolute_error(sums: Floats) -> Floats:
+    """One minus the absolute error as a share of the median's, from sums of :func:`absolutes`."""
+    errors, reference = np.moveaxis(np.asarray(sums, dtype=np.float64), -1, 0)
+    return _skill(errors, reference)
+
+
+def products(answered: Answered) -> Floats:
+    """``[rows, 6]``: 1, right, answer, their squares and their product, both less the mean of the right numbers."""
+    return _products(*_centred(answered))
+
+
+def rank_products(answered: Answered) -> Floats:
+    """As :func:`products`, of the ranks among all rows; equal numbers have their mean rank."""
+    from scipy.stats import rankdata
+
+    right, given = (rankdata(numbers) - (len(numbers) + 1) / 2 for numbers in _centred(answered))
+    return _products(right, given)
+
+
+def correlation(sums: Floats) -> Floats:
+    """Pearson's correlation from sums of :func:`products` or :func:`rank_products`; 0 where either side does not vary."""
+    rows, right, given, right_2, given_2, both = np.moveaxis(np.asarray(sums, dtype=np.float64), -1, 0)
+    rows = np.maximum(rows, 1.0)
+    spread = np.sqrt(np.maximum(right_2 - right**2 / rows, 0.0) * np.maximum(given_2 - given**2 / rows, 0.0))
+    scale = np.sqrt(right_2 * given_2)
+    known = spread > 1e-12 * np.maximum(scale, 1e-300)
+    found = np.where(known, (both - right * given / rows) / np.where(known, spread, 1.0), 0.0)
+    return np.asarray(np.clip(found, 0.0, 1.0), dtype=np.float64)
+
+
+def _numbers(answered: Answered) -> tuple[Floats, Floats]:
+    """Right and given numbers, ``[rows]`` each; NaN for an answer without one, or one that is too large.
+
+    A task's right answers are numbers; any other counts as 0.
+    """
+    pairs = [[float("nan") if value is None else float(value) for value in pair] for pair in answered.pairs]
+    right, given = np.array(pairs, dtype=np.float64).T
+    return np.where(np.isfinite(right), right, 0.0), np.where(np.isfinite(given), given, np.nan)
+
+
+def _centred(answered: Answered) -> tuple[Floats, Floats]:
+    """Right and given numbers less the mean of the right ones, which keeps the digits of sums of squares."""
+    right, given = _numbers(answered)
+    mean = right.mean()
+    return right - mean, np.nan_to_num(given - mean, nan=0.0)
+
+
+def _products(right: Floats, given: Floats) -> Floats:
+    return np.stack([np.ones(len(right)), right, given, right**2, given**2, right * given], axis=1)
+
+
+def _skill(errors: Floats, reference: Floats) -> Floats:
+    """One minus the error as a share of a constant's, at least 0; 1 without an error."""
+    known = reference > 0
+    found = np.where(known, 1.0 - errors / np.where(known, reference, 1.0), np.where(errors > 0, 0.0, 1.0))
+    return np.asarray(np.clip(found, 0.0, 1.0), dtype=np.float64)

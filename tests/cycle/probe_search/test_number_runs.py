@@ -1,0 +1,127 @@
+"""Runs whose answers are numbers that are read off hidden states by thresholds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cycle_runs import SETTINGS, Ended, journal_of, summary_of, without_times
+
+from cotune.api import try_prompt
+from cotune.bundle import load
+from cotune.bundle.export.command import export_bundle
+from cotune.bundle.manifest import read_manifest
+from cotune.bundle.serve.shelf import Shelf
+from cotune.cache import cache_folder
+from cotune.errors import InputError
+
+if TYPE_CHECKING:
+    from conftest import Bench
+
+_WEIGHTS = {"pear": 0.2, "cat": 4.5, "saw": 2.5, "cow": 600.5, "mouse": 0.1}
+
+
+def write_rows(path: Path) -> Path:
+    words = list(_WEIGHTS)
+    rows: list[dict[str, Any]] = [
+        {"thing": f"{words[i % 5]} {i} {words[i % 5]}", "weight": round(_WEIGHTS[words[i % 5]] * (1 + i % 7 / 20), 3)}
+        for i in range(90)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def run(bench: Bench, out: Path, *more: str, at: tuple[str, str, int] | None = None) -> Ended:
+    rows = write_rows(bench.folder / "weights.jsonl")
+    if not out.exists():
+        # Else each run would be told that the ones before had opened its test.
+        shutil.rmtree(cache_folder("ledger"), ignore_errors=True)
+    settings = ("--model", str(bench.model), "--budget", "160ktok", "--seed", "1", "--out", str(out))
+    limits = ("limit.test=16", "limit.train=56", "limit.dev=12", "search.max_cycles=2", "tune.max_epochs=4")
+    readout = () if any(one.startswith("tune.readout") for one in more) else ("tune.readout=auto",)
+    columns = ("--input", "thing", "--output", "weight")
+    return bench.commands.run("run", str(rows), *columns, *settings, *SETTINGS, *limits, *readout, *more, at=at)
+
+
+@pytest.fixture(scope="module")
+def weights(bench: Bench) -> Path:
+    out: Path = bench.folder / "weights"
+    ended = run(bench, out, "metric=spearman")
+    assert ended.code == 0, ended.stderr
+    assert "s: spearman 0." in ended.stdout and "TF-IDF with logistic regression" in ended.stdout
+    return out
+
+
+def test_every_arm_reads_numbers_by_a_probe_and_generates_nothing(weights: Path) -> None:
+    summary = summary_of(weights)
+    assert summary["output"]["type"] == "number" and summary["metric"] == "spearman"
+    for arm in summary["arms"].values():
+        assert arm["decision"]["kind"] == arm["readout"] == "probe" and arm["layer"] is not None
+    assert summary["cost"].get("tokens_written", 0) == 0
+    best, references = summary["arms"]["best_tuned"], summary["references"]
+    low, high = best["ci"]
+    assert low <= best["score"] <= high and best["score"] > 0.5 > references["majority"]["score"] == 0.0
+    assert references["tfidf"]["score"] > 0.8 and "zero_shot" not in references
+    assert best["mean_absolute_error"] < references["majority"]["mean_absolute_error"]
+    assert not (weights / "report-error.txt").exists() and (weights / "report.html").stat().st_size > 10_000
+
+
+def test_the_bundle_answers_as_the_test_did(weights: Path) -> None:
+    manifest = read_manifest(weights / "best")
+    assert manifest.fields is not None and manifest.answer_tokens == 0
+    told = json.loads((weights / "test_rows.json").read_text(encoding="utf-8"))["rows"]
+    predictor = load(weights, threads=1, dtype="float32")
+    rows = [row["input"] for row in told]
+    answers = predictor.predict(rows)
+    assert answers == [row["answers"]["best_tuned"] for row in told] and all(map(predictor.output.fits, answers))
+    shares = predictor.predict(rows[:1], probabilities=True)[0].probabilities
+    assert tuple(shares) == manifest.choices and next(iter(shares)).startswith("at most ")
+    served = next(iter(Shelf([predictor]).served.values()))
+    assert [one.prediction.answer for one in served.best.run(rows[:3])] == answers[:3]
+
+
+def test_commands_predict_evaluate_try_and_export(bench: Bench, weights: Path, tmp_path: Path) -> None:
+    ended = bench.commands.run("predict", str(weights), "--input", "cow 3 cow")
+    assert ended.code == 0 and float(ended.stdout) > 0, ended.stderr
+    ended = bench.commands.run("evaluate", str(weights), str(bench.folder / "weights.jsonl"), "--metric", "r2", "--json")
+    assert ended.code == 0, ended.stderr
+    told = json.loads(ended.stdout)
+    assert told["score"] > 0.3 and told["mean_absolute_error"] > 0
+    ended = bench.commands.run("evaluate", str(weights), str(bench.folder / "weights.jsonl"))
+    assert ended.code == 0 and "mean absolute error" in ended.stdout and "of them right" in ended.stdout, ended.stderr
+    assert try_prompt(weights, "How heavy is it? {thing}\nKilograms:").to_json()
+    with pytest.raises(InputError, match="reads numbers by thresholds"):
+        export_bundle(weights, tmp_path / "out", "merged")
+
+
+def test_a_killed_run_ends_with_the_same_numbers(bench: Bench, weights: Path) -> None:
+    out = bench.folder / "weights-killed"
+    assert run(bench, out, "metric=spearman", at=("line", "train", 2)).code == -9
+    ended = run(bench, out, "metric=spearman")
+    assert ended.code == 0, ended.stderr
+    assert without_times(journal_of(out)) == without_times(journal_of(weights))
+
+
+def test_a_run_goes_on_from_the_bundle_and_keeps_its_thresholds(bench: Bench, weights: Path, tmp_path: Path) -> None:
+    ended = run(bench, tmp_path / "on", "metric=spearman", "--from", str(weights), "seed=2")
+    assert ended.code == 0, ended.stderr
+    previous = summary_of(tmp_path / "on")["arms"]["previous"]
+    assert previous["decision"]["kind"] == "probe" and previous["log_loss"] is not None
+    assert read_manifest(tmp_path / "on" / "best").choices == read_manifest(weights / "best").choices
+
+
+def test_exact_numbers_are_generated_unless_the_config_asks_for_a_probe(bench: Bench, tmp_path: Path) -> None:
+    short = ("tune.max_epochs=1", "search.max_cycles=1")
+    ended = run(bench, tmp_path / "exact", "metric=accuracy", *short)
+    assert ended.code == 0, ended.stderr
+    summary = summary_of(tmp_path / "exact")
+    assert summary["arms"]["best_tuned"]["readout"] == "generation" and summary["cost"]["tokens_written"] > 0
+    ended = run(bench, tmp_path / "read", "metric=accuracy", "tune.readout=probe", *short)
+    assert ended.code == 0, ended.stderr
+    assert summary_of(tmp_path / "read")["arms"]["best_tuned"]["readout"] == "probe"
+    ended = run(bench, tmp_path / "words", "metric=r2", "tune.readout=words", *short)
+    assert ended.code == 0, ended.stderr
+    assert summary_of(tmp_path / "words")["cost"]["tokens_written"] > 0
